@@ -1,0 +1,3 @@
+"""Transactional outbox dispatcher: relays committed rows from Postgres to a Redis Stream."""
+
+__version__ = "0.1.0"

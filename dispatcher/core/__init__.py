@@ -1,0 +1,1 @@
+"""The pure part: values and decisions, standard library only, no I/O."""

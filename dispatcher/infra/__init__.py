@@ -1,0 +1,1 @@
+"""The thin edges: Postgres sessions, the Redis connection, the SQL files."""

@@ -1,0 +1,1 @@
+"""What runs beside the loop: registry, takeover, gauges."""

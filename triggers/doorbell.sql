@@ -1,0 +1,49 @@
+-- The doorbell: wakes a sleeping dispatcher when a transaction that wrote events commits, and costs next to nothing
+-- when none sleeps. Optional: without it the dispatcher finds rows on its tick. Runs under plain `psql -f`, any number
+-- of times. Undone by doorbell.down.sql.
+--
+-- At commit the trigger tries to take advisory key K shared. A dispatcher holds K exclusively only while it sleeps, so
+--   got it:  nobody sleeps; the running dispatcher will look again after this transaction lets K go. No NOTIFY.
+--   not got: somebody sleeps; NOTIFY, with an empty payload.
+-- NOTIFY takes an instance-wide lock until the commit is flushed; this way only the commits that end a sleep pay for it.
+--
+-- `SET dispatcher.doorbell = off` mutes it for a session that must not NOTIFY (two-phase commit forbids it).
+
+CREATE OR REPLACE FUNCTION messaging.ring_doorbell() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock_shared(1869968482, 1) THEN
+        PERFORM pg_notify('outbox_doorbell', '');
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+DO $$
+BEGIN
+    -- CREATE CONSTRAINT TRIGGER has no OR REPLACE; dropping a trigger that is right already would lock the table for nothing.
+    IF NOT EXISTS (
+        SELECT FROM pg_trigger
+        WHERE tgrelid = 'messaging.message_outbox'::regclass AND tgname = 'message_outbox_doorbell'
+    ) THEN
+        -- Deferred: K is held for the length of a commit, not of a business transaction that stays open for seconds.
+        -- The condition queues one call a transaction instead of one a row (a COPY of a million rows would queue a
+        -- million). set_config(..., true) is undone with the savepoint or transaction that did it, exactly as the queued call is,
+        -- so a rolled-back first insert cannot silence a later one.
+        CREATE CONSTRAINT TRIGGER message_outbox_doorbell
+            AFTER INSERT ON messaging.message_outbox
+            DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW
+            WHEN (
+                CASE
+                    WHEN current_setting('dispatcher.rung', true) = 'yes' THEN false
+                    WHEN current_setting('dispatcher.doorbell', true) = 'off' THEN false
+                    ELSE set_config('dispatcher.rung', 'yes', true) = 'yes'
+                END
+            )
+            EXECUTE FUNCTION messaging.ring_doorbell();
+    END IF;
+END
+$$;
