@@ -1,0 +1,141 @@
+"""Reply to outcome: the one table that says whose failure an error is, the sink's or the row's.
+
+The sink's failures (an outage, a full memory, a failover, a wrong password) say nothing about the row: it goes back unharmed and a
+breaker opens, so an outage of any length buries nothing. The row's failures cost it one attempt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from dispatcher.core.backoff import Backoff
+from dispatcher.core.outcome import Dead, Outcome, Retry, Returned, Sent, Unknown, Verdict
+from dispatcher.core.row import ClaimedRow
+
+MAX_ERROR_CHARS = 500
+
+# The first word of a Redis error reply that speaks of the server, the connection or the key, never of one entry.
+SINK_CODES = frozenset(
+    {
+        "OOM",  # maxmemory reached
+        "READONLY",  # a replica: failover in progress
+        "LOADING",  # reading its dump
+        "MISCONF",  # cannot persist
+        "NOREPLICAS",  # min-replicas-to-write not met
+        "MASTERDOWN",
+        "BUSY",  # a script runs
+        "CLUSTERDOWN",
+        "MOVED",
+        "ASK",
+        "CROSSSLOT",
+        "TRYAGAIN",
+        "NOAUTH",
+        "NOPERM",
+        "WRONGPASS",
+        "WRONGTYPE",  # the key is not a stream
+        "UNKILLABLE",
+        "EXECABORT",
+        "NOPROTO",
+        "DENIED",  # protected mode
+        "MAXCLIENTS",
+    }
+)
+# Errors without a code of their own ("ERR ...") that speak of the server all the same.
+SINK_PHRASES = (
+    "max number of clients",
+    "unknown command",
+    "the id specified in xadd must be greater",
+    "the stream has exhausted the last possible id",
+    "writing to a replica",
+    "unbalanced",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how patiently a row of its own failing is tried."""
+
+    max_attempts: int
+    backoff: Backoff
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """The pipeline was never written: certainly not applied."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoReply:
+    """The pipeline was written, at least in part, and this entry's answer never came."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The server answered with an error: certainly not applied. `text` begins with the error's code."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """The row was found, before publishing, never to be able to succeed (too large, say)."""
+
+    reason: str
+
+
+Reply = bytes | NotSent | NoReply | Refused | Unfit
+
+
+def is_sink_failure(text: str) -> bool:
+    """Whether a Redis error reply speaks of the sink as a whole rather than of the one entry it answers."""
+    if text.split(" ", 1)[0] in SINK_CODES:
+        return True
+    lowered = text.lower()
+    return any(phrase in lowered for phrase in SINK_PHRASES)
+
+
+def brief(text: str) -> str:
+    """An error fit for `last_error`: one line, at most 500 characters."""
+    return " ".join(text.split())[:MAX_ERROR_CHARS]
+
+
+def decide(reply: Reply, attempts: int, policy: RetryPolicy, rng: Random) -> Outcome:
+    """One reply to one outcome. `attempts` is the row's count before this try."""
+    match reply:
+        case bytes():
+            return Sent(reply.decode("ascii"))
+        case NotSent(error):
+            return Returned(brief(error))
+        case NoReply(error):
+            return Unknown(brief(error))
+        case Unfit(reason):
+            return Dead(brief(reason))
+        case Refused(text) if is_sink_failure(text):
+            return Returned(brief(f"redis: {text}"))
+        case Refused(text):
+            error = brief(f"redis: {text}")
+            if attempts + 1 >= policy.max_attempts:
+                return Dead(error)
+            return Retry(policy.backoff.delay(attempts + 1, rng), error)
+
+
+def judge(rows: Sequence[ClaimedRow], replies: Sequence[Reply], policy: RetryPolicy, rng: Random) -> Verdict:
+    """A batch's replies, in the order of its rows, to its verdict.
+
+    Raises ValueError when the counts differ: matching by index would settle the wrong rows.
+    """
+    if len(rows) != len(replies):
+        raise ValueError(f"{len(replies)} replies for {len(rows)} rows")
+    verdict = Verdict()
+    sent_ids, stream_ids = verdict.sent_ids, verdict.stream_ids
+    for row, reply in zip(rows, replies, strict=True):
+        if type(reply) is bytes:
+            sent_ids.append(row.id)
+            stream_ids.append(reply.decode("ascii"))
+        else:
+            verdict.add(row.id, decide(reply, row.attempts, policy, rng))
+    return verdict

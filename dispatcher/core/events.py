@@ -1,0 +1,162 @@
+"""What happens, as typed values: production turns them into metrics and log lines, tests wait for them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+WakeCause = Literal["notify", "tick", "due", "writers", "peer", "reconnect", "nudge", "busy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The service is up: everything is open that could be opened."""
+
+    name: str
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Woke:
+    """The relay stopped waiting, and why."""
+
+    cause: WakeCause
+
+
+@dataclass(frozen=True, slots=True)
+class Slept:
+    """The relay is about to wait. `holds_key`: it is the one writers ring for."""
+
+    holds_key: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """One turn of the loop: an idle look, or one batch from claim to settle. Seconds."""
+
+    result: Literal["ok", "error"]
+    duration_s: float
+    error: str | None = None  # class and code, no payload
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A batch was claimed."""
+
+    rows: int
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A pipeline was answered. `ages_s`: for each entry taken, seconds from occurred_at to its answer, by Postgres's clock."""
+
+    entries: int
+    ages_s: Sequence[float]
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A batch was settled. `lost`: rows whose claim was no longer ours."""
+
+    sent: int
+    retried: int
+    dead: int
+    returned: int
+    unknown: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """Rows went to the dead-letter queue: (id, class and code of the error), no payload."""
+
+    rows: Sequence[tuple[int, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """Rows of dead or overdue claims were put back to be claimed again."""
+
+    rows: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged:
+    """The breaker before the sink opened or closed."""
+
+    state: Literal["open", "closed"]
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerChanged:
+    """The doorbell's listener went up or down (down: the dispatcher works on its tick)."""
+
+    up: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseChanged:
+    """The relay's Postgres sessions went up or down."""
+
+    up: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A look at the whole: what is unsettled, how old the oldest is, what the stream holds."""
+
+    backlog: int
+    oldest_age_s: float
+    notification_queue_usage: float
+    stream_length: int | None
+    group_lag: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """Nothing new is taken from now on."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Everything is closed. `given_back`: rows returned to pending at the end."""
+
+    given_back: int
+
+
+Event = (
+    Started
+    | Woke
+    | Slept
+    | Ticked
+    | Claimed
+    | Published
+    | Settled
+    | Buried
+    | TakenOver
+    | BreakerChanged
+    | ListenerChanged
+    | DatabaseChanged
+    | Sampled
+    | Stopping
+    | Stopped
+)
+Observer = Callable[[Event], None]
+
+
+def fan_out(*observers: Observer) -> Observer:
+    """One observer that passes each event to all of these, in order."""
+
+    def observe(event: Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    return observe

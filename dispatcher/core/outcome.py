@@ -1,0 +1,75 @@
+"""What became of a row that was published: five frozen values, matched once."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """In the stream, under this entry id."""
+
+    stream_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The row's own failure: costs it one attempt, due again after `delay_s` seconds."""
+
+    delay_s: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Its last attempt failed, or it can never succeed: to the dead-letter queue."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The sink's failure, certainly not applied: back to where it was, unharmed."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The connection broke before the answer: it may be in the stream or not."""
+
+    error: str
+
+
+Outcome = Sent | Retry | Dead | Returned | Unknown
+
+
+@dataclass(slots=True)
+class Verdict:
+    """The outcomes of one batch, as the columns the settle statements take.
+
+    Columns rather than one object a row: in the usual case every row is sent and nothing is allocated per row.
+    """
+
+    sent_ids: list[int] = field(default_factory=list)
+    stream_ids: list[str] = field(default_factory=list)
+    retries: list[tuple[int, Retry]] = field(default_factory=list)
+    dead: list[tuple[int, Dead]] = field(default_factory=list)
+    returned: list[int] = field(default_factory=list)
+    unknown: list[int] = field(default_factory=list)
+    sink_error: str | None = None  # why the sink failed, when it did: opens the breaker
+
+    def add(self, row_id: int, outcome: Outcome) -> None:
+        """File one row's outcome."""
+        match outcome:
+            case Sent(stream_id):
+                self.sent_ids.append(row_id)
+                self.stream_ids.append(stream_id)
+            case Retry():
+                self.retries.append((row_id, outcome))
+            case Dead():
+                self.dead.append((row_id, outcome))
+            case Returned(error):
+                self.returned.append(row_id)
+                self.sink_error = self.sink_error or error
+            case Unknown(error):
+                self.unknown.append(row_id)
+                self.sink_error = self.sink_error or error

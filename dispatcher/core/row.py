@@ -1,0 +1,32 @@
+"""One claimed outbox row, as the claim returns it."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+
+class ClaimedRow(NamedTuple):
+    """Columns of sql/statements/claim.sql, in its order.
+
+    A tuple, not a dataclass: one is made for each event, and a tuple is made in C.
+    """
+
+    id: int
+    next_run_at: datetime  # the claim's order, with id; the keyset cursor
+    event_id: str
+    message_id: str
+    event_type: str
+    aggregate_type: str
+    aggregate_id: str
+    occurred_at: datetime  # naive, UTC
+    payload: str  # the JSON text as Postgres prints it; ciphertext, never parsed
+    headers: str | None
+    attempts: int
+    age_s: float  # seconds from occurred_at to the claim, by Postgres's clock
+
+
+class Batch(NamedTuple):
+    """What one claim took: its fencing token, its rows in publishing order, and when it was taken."""
+
+    claim_id: str
+    rows: list[ClaimedRow]
+    claimed_at: float  # this process's monotonic clock, seconds, when the claim's answer arrived
