@@ -1,0 +1,62 @@
+"""Finds the SQL files: statements, migrations, the doorbell trigger.
+
+They lie beside the package in a checkout (sql/, triggers/) and inside it in a wheel (_sql, _triggers, put there by
+hatchling's force-include). The text is returned as it stands in the file.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from dispatcher.core.errors import Misconfigured
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file of sql/migrations. `name` is the file's name without `.sql`; names sort in the order to apply them."""
+
+    name: str
+    sql: str
+
+
+@cache
+def load(name: str) -> str:
+    """The text of sql/statements/<name>.sql."""
+    return _read(_folder("sql") / "statements" / f"{name}.sql")
+
+
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """Every migration, first to last."""
+    files = sorted((_folder("sql") / "migrations").glob("*.sql"))
+    return tuple(Migration(path.stem, _read(path)) for path in files)
+
+
+@cache
+def trigger() -> str:
+    """What installs the doorbell trigger; any number of times."""
+    return _read(_folder("triggers") / "doorbell.sql")
+
+
+@cache
+def trigger_down() -> str:
+    """What removes the doorbell trigger."""
+    return _read(_folder("triggers") / "doorbell.down.sql")
+
+
+def _folder(name: str) -> Path:
+    package = Path(__file__).parent.parent
+    for folder in (package / f"_{name}", package.parent / name):
+        if folder.is_dir():
+            return folder
+    raise Misconfigured(
+        f"the {name} folder of the dispatcher is missing beside {package}: the installation is broken, install it again"
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise Misconfigured(f"cannot read the SQL file {path.name} in {path.parent}: {reason}") from None
