@@ -1,0 +1,223 @@
+"""One Postgres session: opened with the right settings, its statements never cut, its errors told apart.
+
+A statement is never cut by a cancel scope: psycopg would close the connection while the server goes on with the statement. It
+runs shielded, bounded by the server's statement_timeout and, for a network that swallows everything, by shutting the
+socket down, which ends the wait with an ordinary connection error.
+"""
+
+import asyncio
+import math
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, LiteralString, cast
+
+import anyio
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
+
+MINIMUM_VERSION = 140000
+
+# What libpq says, in the server's words, when trying again cannot help. There is no SQLSTATE for a refused connection.
+_REFUSALS = {
+    "password authentication failed": "the user or password is wrong",
+    "no password supplied": "a password is needed",
+    "authentication failed": "authentication failed",
+    "no pg_hba.conf entry": "the server's pg_hba.conf has no entry for this user, database and address",
+    "does not exist": "the role or database does not exist",
+    "invalid connection option": "the connection string has an option libpq does not know",
+    'missing "="': "the connection string is malformed",
+    "invalid port": "the port is not a number between 1 and 65535",
+    "invalid sslmode": "sslmode is none of disable, allow, prefer, require, verify-ca, verify-full",
+    "certificate verify failed": "the server's certificate does not match (sslmode, sslrootcert)",
+    "server does not support SSL": "sslmode asks for TLS and the server has none",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A database to connect to and how. `pooled`: behind a transaction pooler, where session settings do not last."""
+
+    conninfo: str = field(repr=False)
+    application_name: str
+    connect_timeout_s: float = 10.0
+    query_timeout_s: float = 30.0
+    pooled: bool = False
+
+    def address(self) -> str:
+        """host:port/database, for messages; never the user's password."""
+        try:
+            parts = conninfo_to_dict(self.conninfo)
+        except psycopg.ProgrammingError:
+            return "(unreadable connection string)"
+        host = parts.get("host") or parts.get("hostaddr") or "local socket"
+        return f"{host}:{parts.get('port') or 5432}/{parts.get('dbname') or parts.get('user') or ''}"
+
+    def full_conninfo(self, purpose: str) -> str:
+        """The connection string with our timeouts, keepalives and session settings added."""
+        parts = conninfo_to_dict(self.conninfo)
+        extra: dict[str, Any] = {
+            "application_name": f"{self.application_name} {purpose}"[:63],
+            "connect_timeout": max(2, math.ceil(self.connect_timeout_s)),
+            "client_encoding": "utf8",
+            "keepalives": 1,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 10_000,
+        }
+        if not self.pooled:  # a transaction pooler refuses unknown start-up parameters
+            extra["options"] = " ".join(filter(None, (str(parts.get("options") or ""), self._session_settings())))
+        return make_conninfo(self.conninfo, **extra)
+
+    def _session_settings(self) -> str:
+        settings = {
+            # Losing an unflushed claim or settle in a crash repeats work; it never loses any.
+            "synchronous_commit": "off",
+            "statement_timeout": f"{round(self.query_timeout_s * 1000)}",
+            "idle_in_transaction_session_timeout": "60000",
+            # A prepared plan made while the table was empty must not scan it when it is full.
+            "enable_seqscan": "off",
+            "jit": "off",
+            # A vanished host must free its locks in about ten seconds, not in two hours.
+            "tcp_keepalives_idle": "5",
+            "tcp_keepalives_interval": "2",
+            "tcp_keepalives_count": "3",
+            "tcp_user_timeout": "10000",
+            "client_connection_check_interval": "10000",
+        }
+        return " ".join(f"-c {name}={value}" for name, value in settings.items())
+
+
+def describe(error: BaseException) -> str:
+    """Class and code of an error, fit for logs and `last_error`: psycopg's own text may quote the failing row."""
+    if isinstance(error, DispatcherError):
+        return str(error)
+    if isinstance(error, psycopg.Error):
+        primary = error.diag.message_primary
+        if primary:
+            return f"{type(error).__name__} {error.sqlstate}: {primary}"
+        return type(error).__name__ + (f" {error.sqlstate}" if error.sqlstate else "")
+    return type(error).__name__
+
+
+class Session:
+    """One autocommit session, used by one task at a time."""
+
+    def __init__(
+        self, connection: psycopg.AsyncConnection[tuple[Any, ...]], deadline_s: float, *, prepare: bool
+    ) -> None:
+        self._connection = connection
+        self._cursor = connection.cursor(binary=True)
+        self._deadline_s = deadline_s
+        self._prepare = prepare
+        self._notices: list[tuple[str, str, int]] = []
+        self._loop = asyncio.get_running_loop()
+        self.backend_pid = connection.info.backend_pid
+        connection.add_notify_handler(lambda n: self._notices.append((n.channel, n.payload, n.pid)))
+
+    @property
+    def closed(self) -> bool:
+        """True once the session broke or was closed."""
+        return self._connection.closed
+
+    async def fetch(self, sql: str, params: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Run one statement to its end, whatever happens to the caller, and return its rows.
+
+        Raises SessionLost when the session broke (the statement's effect is unknown) and psycopg.Error when the server refused it.
+        """
+        with anyio.CancelScope(shield=True):
+            watchdog = self._loop.call_later(self._deadline_s, self._shut_socket)
+            try:
+                cursor = self._cursor
+                await cursor.execute(cast("LiteralString", sql), params, prepare=self._prepare)
+                return await cursor.fetchall() if cursor.description is not None else []
+            except psycopg.Error as error:
+                if self._connection.closed:
+                    raise SessionLost(describe(error)) from None
+                raise
+            finally:
+                watchdog.cancel()
+
+    def _shut_socket(self) -> None:
+        # A duplicate descriptor: closing libpq's own under its feet would leave it to a stranger's next socket.
+        try:
+            with socket.socket(fileno=os.dup(self._connection.fileno())) as half_open:
+                half_open.shutdown(socket.SHUT_RDWR)
+        except (OSError, psycopg.Error):
+            pass  # it is gone already, which is what was wanted
+
+    def drain_notices(self) -> list[tuple[str, str, int]]:
+        """Notifications that have arrived: (channel, payload, sender's backend pid). Never waits."""
+        pgconn = self._connection.pgconn
+        try:
+            pgconn.consume_input()
+            while notice := pgconn.notifies():
+                self._notices.append((notice.relname.decode(), notice.extra.decode(), notice.be_pid))
+        except psycopg.Error as error:
+            raise SessionLost(describe(error)) from None
+        notices, self._notices = self._notices, []
+        return notices
+
+    async def wait_readable(self) -> None:
+        """Wait until the server sent something. The one wait on a session that may be cancelled at any time."""
+        if self._connection.closed:
+            raise SessionLost("the session is closed")
+        await anyio.wait_readable(self._connection.fileno())
+
+    async def close(self) -> None:
+        """Close the session. Never raises, never waits for the server."""
+        with anyio.CancelScope(shield=True):
+            await self._connection.close()
+
+
+async def connect(target: Target, purpose: str) -> Session:
+    """Open a session.
+
+    Raises Misconfigured (wrong password, unknown database, server too old ...: waiting does not help) or Unreachable.
+    """
+    where = f"Postgres at {target.address()}"
+    try:
+        conninfo = target.full_conninfo(purpose)
+    except psycopg.ProgrammingError:
+        raise Misconfigured(
+            "DATABASE_URL is neither a postgresql:// URL nor libpq key/value pairs such as 'host=db dbname=app user=app'"
+        ) from None
+    try:
+        with anyio.fail_after(target.connect_timeout_s):
+            connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+    except TimeoutError:
+        raise Unreachable(f"{where} did not answer within {target.connect_timeout_s:g} s") from None
+    except psycopg.OperationalError as error:
+        raise _connection_error(where, error) from None
+    # A pooler hands each transaction to another server process, which would not know our prepared statements.
+    session = Session(connection, target.query_timeout_s + 2.0, prepare=not target.pooled)
+    if target.pooled:
+        connection.prepare_threshold = None
+    if (version := connection.info.server_version) < MINIMUM_VERSION:
+        await session.close()
+        major = f"{version // 10000}.{version % 10000}" if version >= 100000 else str(version // 10000)
+        raise Misconfigured(f"{where} runs PostgreSQL {major}; PostgreSQL 14 or later is needed")
+    if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+        await session.close()
+        raise Misconfigured(f"{where} has no encoding (SQL_ASCII); a database with ENCODING 'UTF8' is needed")
+    return session
+
+
+def _connection_error(where: str, error: psycopg.OperationalError) -> DispatcherError:
+    text = str(error)
+    for phrase, reason in _REFUSALS.items():
+        if phrase in text:
+            return Misconfigured(f"{where} refused the connection: {reason}. Check DATABASE_URL")
+    if "Connection refused" in text:
+        return Unreachable(f"{where} refused the connection: nothing listens there")
+    if "could not translate host name" in text or "resolve host" in text or "Name or service not known" in text:
+        return Unreachable(f"{where}: the host name cannot be resolved")
+    if "too many" in text or "remaining connection slots" in text:
+        return Unreachable(f"{where} has no connection left (max_connections or a role's limit)")
+    if "starting up" in text or "shutting down" in text or "recovery" in text:
+        return Unreachable(f"{where} is starting up, shutting down or recovering")
+    return Unreachable(f"{where} is unreachable ({type(error).__name__})")

@@ -1,0 +1,109 @@
+"""A Postgres session that comes back: opened, watched and reopened with capped, jittered backoff."""
+
+from collections.abc import Awaitable, Callable
+from random import Random
+
+import anyio
+import psycopg
+from anyio.abc import TaskStatus
+
+from dispatcher.core.backoff import Backoff
+from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
+from dispatcher.infra.database import Session, Target, connect, describe
+
+RECONNECT = Backoff(base_s=0.1, cap_s=2.0)
+
+Prepare = Callable[[Session], Awaitable[None]]
+Changed = Callable[[bool, str | None], None]
+
+
+class Link:
+    """Keeps one session open while `keep()` runs. Users take `session` or wait for it, and report it with `broke()`.
+
+    `prepare` runs on every new session before anyone else sees it. `changed(up, reason)` hears of every change.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        purpose: str,
+        *,
+        prepare: Prepare | None = None,
+        changed: Changed | None = None,
+        rng: Random,
+    ) -> None:
+        self._target = target
+        self._purpose = purpose
+        self._prepare = prepare
+        self._changed = changed or (lambda up, reason: None)
+        self._rng = rng
+        self._up = anyio.Event()  # replaced by keep() for each session
+        self._down = anyio.Event()
+        self.session: Session | None = None  # written by keep() and broke()
+
+    async def keep(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Keep the session open until cancelled. Reports started after the first try, successful or not.
+
+        Raises Misconfigured when a person has to act and no session was ever open; later the same error is waited out,
+        because a password may be changing under us.
+        """
+        attempt, ever_up, started = 0, False, False
+        try:
+            while True:
+                try:
+                    session = await self._open()
+                except DispatcherError as error:
+                    if isinstance(error, Misconfigured) and not ever_up:
+                        raise
+                    attempt += 1
+                    self._changed(False, str(error))
+                else:
+                    attempt, ever_up = 0, True
+                    self._down = anyio.Event()
+                    self.session = session
+                    self._changed(True, None)
+                    self._up.set()
+                if not started:
+                    started = True
+                    task_status.started()
+                if self.session is not None:
+                    await self._down.wait()
+                    self._up = anyio.Event()
+                await anyio.sleep(RECONNECT.reconnect_delay(attempt, self._rng) if attempt else 0)
+        finally:
+            await self.close()
+
+    async def _open(self) -> Session:
+        session = await connect(self._target, self._purpose)
+        try:
+            if self._prepare is not None:
+                await self._prepare(session)
+        except SessionLost as error:
+            raise Unreachable(str(error)) from None
+        except psycopg.Error as error:
+            await session.close()
+            raise Unreachable(describe(error)) from None
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    async def get(self) -> Session:
+        """The session, waiting until there is one."""
+        while self.session is None:
+            await self._up.wait()
+        return self.session
+
+    async def broke(self, session: Session, reason: str) -> None:
+        """Report that `session` is of no use any more; `keep()` opens another. Idempotent."""
+        if session is self.session:
+            self.session = None
+            self._changed(False, reason)
+            self._down.set()
+        await session.close()
+
+    async def close(self) -> None:
+        """Close the session, if there is one."""
+        session, self.session = self.session, None
+        if session is not None:
+            await session.close()

@@ -1,0 +1,34 @@
+-- Who: stages/claim.py, for each batch. Index: message_outbox_due_idx, from the cursor on.
+-- A row missing from the answer: not due, held by another dispatcher, or not in our share of the slots.
+-- The array is built once, before the update, so no plan can claim more than the limit; by ctid no index is asked twice.
+UPDATE messaging.message_outbox AS o
+SET status = 'picked',
+    picked_at = coalesce(%(now)s::timestamptz, clock_timestamp()),
+    picked_by = %(dispatcher)s,
+    claim_id = %(claim_id)s,
+    stream_id = %(floor)s
+WHERE o.ctid = ANY (ARRAY(
+    SELECT d.ctid
+    FROM messaging.message_outbox AS d
+    WHERE NOT d.settled
+      AND d.status <> 'picked'
+      AND d.next_run_at <= coalesce(%(now)s::timestamptz, clock_timestamp())
+      AND (d.next_run_at, d.id) > (%(after_time)s::timestamptz, %(after_id)s)
+      AND d.slot < %(slots)s
+    ORDER BY d.next_run_at, d.id
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+))
+RETURNING
+    o.id,
+    o.next_run_at,
+    o.event_id::text,
+    o.message_id::text,
+    o.event_type,
+    o.aggregate_type,
+    o.aggregate_id,
+    o.occurred_at AT TIME ZONE 'UTC',
+    o.payload::text,
+    o.headers::text,
+    o.attempts,
+    date_part('epoch', coalesce(%(now)s::timestamptz, clock_timestamp()) - o.occurred_at)

@@ -1,0 +1,10 @@
+-- Who: stages/wake.py, the look after the doorbell's key was got and the look of an idle tick.
+-- Index: message_outbox_due_idx, its head. Answer: seconds until the earliest claimable row is due (0 or less: now).
+-- No row: nothing is waiting.
+SELECT date_part('epoch', d.next_run_at - clock_timestamp())
+FROM messaging.message_outbox AS d
+WHERE NOT d.settled
+  AND d.status <> 'picked'
+  AND d.slot < %(slots)s
+ORDER BY d.next_run_at, d.id
+LIMIT 1

@@ -1,0 +1,24 @@
+-- Who: stages/settle.py, for the rows of one claim that are given up. Index: message_outbox_pkey.
+-- A row missing from the answer: the claim was lost; somebody else has the row or had it. One statement: a row is dead exactly when
+-- its copy is in the dead-letter queue.
+WITH buried AS (
+    UPDATE messaging.message_outbox AS o
+    SET status = 'dead',
+        attempts = o.attempts + 1,
+        last_error = s.error,
+        stream_id = NULL
+    FROM unnest(%(ids)s::bigint[], %(errors)s::text[]) AS s (id, error)
+    WHERE o.id = s.id
+      AND o.claim_id = %(claim_id)s
+      AND o.status = 'picked'
+    RETURNING o.id, o.event_id, o.message_id, o.event_type, o.aggregate_type, o.aggregate_id,
+              o.payload, o.headers, o.attempts, o.last_error, o.occurred_at
+),
+copied AS (
+    INSERT INTO messaging.message_dlq
+        (outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id,
+         payload, headers, attempts, last_error, occurred_at, died_at)
+    SELECT b.*, coalesce(%(now)s::timestamptz, clock_timestamp())
+    FROM buried AS b
+)
+SELECT id FROM buried

@@ -1,0 +1,12 @@
+-- Who: stages/settle.py, for the rows of one claim that are in the stream. Index: message_outbox_pkey.
+-- A row missing from the answer: the claim was lost; somebody else has the row or had it.
+UPDATE messaging.message_outbox AS o
+SET status = 'sent',
+    sent_at = coalesce(%(now)s::timestamptz, clock_timestamp()),
+    stream_id = s.stream_id,
+    last_error = NULL
+FROM unnest(%(ids)s::bigint[], %(stream_ids)s::text[]) AS s (id, stream_id)
+WHERE o.id = s.id
+  AND o.claim_id = %(claim_id)s
+  AND o.status = 'picked'
+RETURNING o.id
