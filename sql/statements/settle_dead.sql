@@ -15,10 +15,18 @@ WITH buried AS (
               o.payload, o.headers, o.attempts, o.last_error, o.occurred_at
 ),
 copied AS (
-    INSERT INTO messaging.message_dlq
+    INSERT INTO messaging.message_dlq AS d
         (outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id,
          payload, headers, attempts, last_error, occurred_at, died_at)
     SELECT b.*, coalesce(%(now)s::timestamptz, clock_timestamp())
     FROM buried AS b
+    -- Replayed by a plain UPDATE and dead again: its open copy is renewed, so that there is one copy to list and to replay.
+    ON CONFLICT (outbox_id) WHERE replayed_at IS NULL DO UPDATE
+    SET payload = excluded.payload,
+        headers = excluded.headers,
+        attempts = excluded.attempts,
+        last_error = excluded.last_error,
+        died_at = excluded.died_at,
+        replay_count = d.replay_count + 1
 )
 SELECT id FROM buried
