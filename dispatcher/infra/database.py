@@ -1,8 +1,8 @@
 """One Postgres session: opened with the right settings, its statements never cut, its errors told apart.
 
-A statement is never cut by a cancel scope: psycopg would close the connection while the server goes on with the statement. It
-runs shielded, bounded by the server's statement_timeout and, for a network that swallows everything, by shutting the
-socket down, which ends the wait with an ordinary connection error.
+A statement is never cut by a cancel scope: psycopg would close the connection while the server goes on with the
+statement. It runs shielded, bounded by the server's statement_timeout and, for a network that swallows everything, by
+shutting the socket down, which ends the wait with an ordinary connection error.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import anyio
 import psycopg
@@ -56,8 +56,8 @@ class Target:
         host = parts.get("host") or parts.get("hostaddr") or "local socket"
         return f"{host}:{parts.get('port') or 5432}/{parts.get('dbname') or parts.get('user') or ''}"
 
-    def full_conninfo(self, purpose: str) -> str:
-        """The connection string with our timeouts, keepalives and session settings added."""
+    def full_conninfo(self, purpose: str, *, pooled: bool) -> str:
+        """The connection string with our timeouts, keepalives and, unless pooled, session settings added."""
         parts = conninfo_to_dict(self.conninfo)
         extra: dict[str, Any] = {
             "application_name": f"{self.application_name} {purpose}"[:63],
@@ -69,7 +69,7 @@ class Target:
             "keepalives_count": 3,
             "tcp_user_timeout": 10_000,
         }
-        if not self.pooled:  # a transaction pooler refuses unknown start-up parameters
+        if not pooled:  # a transaction pooler refuses unknown start-up parameters
             extra["options"] = " ".join(filter(None, (str(parts.get("options") or ""), self._session_settings())))
         return make_conninfo(self.conninfo, **extra)
 
@@ -113,11 +113,17 @@ class Session:
         self._connection = connection
         self._cursor = connection.cursor(binary=True)
         self._deadline_s = deadline_s
-        self._prepare = prepare
+        self._prepare = True
         self._notices: list[tuple[str, str, int]] = []
         self._loop = asyncio.get_running_loop()
         self.backend_pid = connection.info.backend_pid
+        self.pooled = False
         connection.add_notify_handler(lambda n: self._notices.append((n.channel, n.payload, n.pid)))
+
+    def treat_as_pooled(self) -> None:
+        """Behind a transaction pooler each transaction may meet another server process: prepare nothing."""
+        self.pooled, self._prepare = True, False
+        self._connection.prepare_threshold = None
 
     @property
     def closed(self) -> bool:
@@ -127,20 +133,24 @@ class Session:
     async def fetch(self, sql: str, params: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement to its end, whatever happens to the caller, and return its rows.
 
-        Raises SessionLost when the session broke (the statement's effect is unknown) and psycopg.Error when the server refused it.
+        Raises SessionLost when the session broke (the statement's effect is unknown) and psycopg.Error when the server
+        refused it.
         """
+        cursor = self._cursor
+        rows: list[tuple[Any, ...]] = []
         with anyio.CancelScope(shield=True):
             watchdog = self._loop.call_later(self._deadline_s, self._shut_socket)
             try:
-                cursor = self._cursor
-                await cursor.execute(cast("LiteralString", sql), params, prepare=self._prepare)
-                return await cursor.fetchall() if cursor.description is not None else []
+                await cursor.execute(sql.encode(), params, prepare=self._prepare)
+                if cursor.description is not None:
+                    rows = await cursor.fetchall()
             except psycopg.Error as error:
                 if self._connection.closed:
                     raise SessionLost(describe(error)) from None
                 raise
             finally:
                 watchdog.cancel()
+        return rows
 
     def _shut_socket(self) -> None:
         # A duplicate descriptor: closing libpq's own under its feet would leave it to a stranger's next socket.
@@ -180,23 +190,27 @@ async def connect(target: Target, purpose: str) -> Session:
     Raises Misconfigured (wrong password, unknown database, server too old ...: waiting does not help) or Unreachable.
     """
     where = f"Postgres at {target.address()}"
-    try:
-        conninfo = target.full_conninfo(purpose)
-    except psycopg.ProgrammingError:
-        raise Misconfigured(
-            "DATABASE_URL is neither a postgresql:// URL nor libpq key/value pairs such as 'host=db dbname=app user=app'"
-        ) from None
+    pooled = target.pooled
     try:
         with anyio.fail_after(target.connect_timeout_s):
-            connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+            try:
+                connection = await _open(target, purpose, pooled=pooled)
+            except psycopg.OperationalError as error:
+                if "unsupported startup parameter" not in str(error):
+                    raise
+                pooled = True  # PgBouncer's words
+                connection = await _open(target, purpose, pooled=True)
     except TimeoutError:
         raise Unreachable(f"{where} did not answer within {target.connect_timeout_s:g} s") from None
+    except psycopg.ProgrammingError:
+        raise Misconfigured(
+            "DATABASE_URL is neither a postgresql:// URL nor libpq key/value pairs such as 'host=db dbname=app user=me'"
+        ) from None
     except psycopg.OperationalError as error:
         raise _connection_error(where, error) from None
-    # A pooler hands each transaction to another server process, which would not know our prepared statements.
-    session = Session(connection, target.query_timeout_s + 2.0, prepare=not target.pooled)
-    if target.pooled:
-        connection.prepare_threshold = None
+    session = Session(connection, target.query_timeout_s + 2.0)
+    if pooled:
+        session.treat_as_pooled()
     if (version := connection.info.server_version) < MINIMUM_VERSION:
         await session.close()
         major = f"{version // 10000}.{version % 10000}" if version >= 100000 else str(version // 10000)
@@ -204,7 +218,18 @@ async def connect(target: Target, purpose: str) -> Session:
     if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
         await session.close()
         raise Misconfigured(f"{where} has no encoding (SQL_ASCII); a database with ENCODING 'UTF8' is needed")
+    try:
+        [(pid,)] = await session.fetch("SELECT pg_backend_pid()")
+    except (SessionLost, psycopg.Error) as error:
+        await session.close()
+        raise Unreachable(f"{where}: {describe(error)}") from None
+    if pid != session.backend_pid:
+        session.treat_as_pooled()  # a pooler invents the process id it announces
     return session
+
+
+async def _open(target: Target, purpose: str, *, pooled: bool) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    return await psycopg.AsyncConnection.connect(target.full_conninfo(purpose, pooled=pooled), autocommit=True)
 
 
 def _connection_error(where: str, error: psycopg.OperationalError) -> DispatcherError:

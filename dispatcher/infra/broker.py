@@ -1,0 +1,184 @@
+"""The sink's connection: opened, introduced to the server, and known to be up or down."""
+
+import asyncio
+import re
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.exceptions import RedisError
+
+from dispatcher.core.decide import NoReply, NotSent, Refused
+from dispatcher.core.errors import Misconfigured, Unreachable
+from dispatcher.infra.pipe import Pipe
+
+MINIMUM_VERSION = (5, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerTarget:
+    """A Redis server, database and user, taken from a redis://, rediss:// or unix:// URL."""
+
+    host: str
+    port: int
+    path: str | None
+    db: int
+    username: str | None
+    password: str | None = field(repr=False)
+    tls: ssl.SSLContext | None = field(repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> "BrokerTarget":
+        """Raises Misconfigured; the message never holds the password."""
+        try:
+            parts: dict[str, Any] = dict(parse_url(url))
+            secure = parts.pop("connection_class", None) is SSLConnection
+            tls = None
+            if secure:
+                # redis-py knows the ssl_* options of a URL and its safe defaults; only its context is used.
+                options = {key: value for key, value in parts.items() if key.startswith("ssl_")}
+                tls = SSLConnection(**options).ssl_context.get()
+            return cls(
+                host=str(parts.get("host", "localhost")),
+                port=int(parts.get("port", 6379)),
+                path=parts.get("path"),
+                db=int(parts.get("db", 0)),
+                username=parts.get("username"),
+                password=parts.get("password"),
+                tls=tls,
+            )
+        except (ValueError, TypeError, OSError, RedisError) as error:
+            raise Misconfigured(
+                "REDIS_URL cannot be read: it must look like redis://user:password@host:6379/0, rediss://... or "
+                f"unix:///path/to/socket ({type(error).__name__})"
+            ) from None
+
+    def address(self) -> str:
+        """host:port/db or the socket's path, for messages."""
+        return f"{self.path or f'{self.host}:{self.port}'}/{self.db}"
+
+
+class Broker:
+    """One connection at a time to the sink. Used by the relay's tasks, all on one event loop."""
+
+    def __init__(
+        self,
+        target: BrokerTarget,
+        *,
+        name: str,
+        stream: str,
+        connect_timeout_s: float,
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self._target = target
+        self._name = re.sub(r"[^!-~]", "-", name)  # CLIENT SETNAME takes neither spaces nor control characters
+        self._stream = stream
+        self._connect_timeout_s = connect_timeout_s
+        self._on_lost = on_lost
+        self._pipe: Pipe | None = None  # written by connect() and close()
+        self.floor = "0-0"  # the newest entry id known; written by connect() and the relay's lanes
+
+    @property
+    def up(self) -> bool:
+        """Whether something may be sent."""
+        return self._pipe is not None and self._pipe.open
+
+    def send(self, commands: list[tuple[str, ...]], deadline_s: float) -> asyncio.Future[list[Any]]:
+        """Write the commands now; a future of one reply each. See Pipe.send."""
+        if self._pipe is None:
+            done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+            done.set_result([NotSent("redis is not connected")] * len(commands))
+            return done
+        return self._pipe.send(commands, deadline_s)
+
+    async def connect(self) -> None:
+        """Open the connection, sign in, choose the database, learn the newest entry id.
+
+        Raises Misconfigured (password, rights, version) or Unreachable.
+        """
+        self.close()
+        where = f"Redis at {self._target.address()}"
+        try:
+            with anyio.fail_after(self._connect_timeout_s):
+                pipe = await self._open()
+                try:
+                    await self._introduce(pipe, where)
+                except BaseException:
+                    pipe.abort("the introduction failed")
+                    raise
+        except TimeoutError:
+            raise Unreachable(f"{where} did not answer within {self._connect_timeout_s:g} s") from None
+        except ssl.SSLError as error:
+            raise Misconfigured(
+                f"{where}: TLS failed ({error.reason or type(error).__name__}). Check REDIS_URL"
+            ) from None
+        except OSError as error:
+            raise Unreachable(f"{where} is unreachable ({error.strerror or type(error).__name__})") from None
+        self._pipe = pipe
+
+    async def _open(self) -> Pipe:
+        loop = asyncio.get_running_loop()
+        target = self._target
+        if target.path is not None:
+            _, pipe = await loop.create_unix_connection(lambda: Pipe(self._lost), target.path)
+        else:
+            _, pipe = await loop.create_connection(lambda: Pipe(self._lost), target.host, target.port, ssl=target.tls)
+        return pipe
+
+    async def _introduce(self, pipe: Pipe, where: str) -> None:
+        commands: list[tuple[str, ...]] = []
+        if self._target.password is not None:
+            user = (self._target.username,) if self._target.username else ()
+            commands.append(("AUTH", *user, self._target.password))
+        if self._target.db:
+            commands.append(("SELECT", str(self._target.db)))
+        commands.append(("CLIENT", "SETNAME", self._name))
+        commands.append(("INFO", "server"))
+        commands.append(("XINFO", "STREAM", self._stream))
+        replies = await pipe.send(commands, self._connect_timeout_s)
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, NoReply | NotSent):
+                raise Unreachable(f"{where}: {reply.error}")
+            if isinstance(reply, Refused) and command[0] in ("AUTH", "SELECT"):
+                raise self._refusal(where, reply.text)
+        info, stream = replies[-2], replies[-1]
+        if isinstance(info, bytes):
+            self._check_version(where, info.decode(errors="replace"))
+        elif isinstance(info, Refused) and not info.text.startswith("NOPERM"):
+            raise self._refusal(where, info.text)
+        if isinstance(stream, list):
+            fields = dict(zip(stream[::2], stream[1::2], strict=False))
+            self.floor = fields.get(b"last-generated-id", b"0-0").decode()
+        elif isinstance(stream, Refused) and stream.text.startswith("WRONGTYPE"):
+            raise Misconfigured(
+                f"{where}: the key '{self._stream}' is not a stream. Set another DISPATCH_STREAM_NAME or rename the key"
+            )
+
+    @staticmethod
+    def _refusal(where: str, text: str) -> Misconfigured | Unreachable:
+        code = text.split(" ", 1)[0]
+        if code in ("WRONGPASS", "NOAUTH", "NOPERM") or "AUTH" in text or "invalid password" in text:
+            return Misconfigured(f"{where} refused us ({code}): check the user and password in REDIS_URL")
+        if "DB index" in text:
+            return Misconfigured(f"{where}: there is no database of that number; check the end of REDIS_URL")
+        return Unreachable(f"{where}: {text[:200]}")
+
+    @staticmethod
+    def _check_version(where: str, info: str) -> None:
+        match = re.search(r"^redis_version:(\d+)\.(\d+)", info, re.MULTILINE)
+        if match and (int(match[1]), int(match[2])) < MINIMUM_VERSION:
+            raise Misconfigured(f"{where} is version {match[1]}.{match[2]}; streams need Redis 5.0 or later, or Valkey")
+
+    def _lost(self, pipe: Pipe, why: str) -> None:
+        if pipe is self._pipe:
+            self._pipe = None
+            self._on_lost(why)
+
+    def close(self) -> None:
+        """Close the connection, if there is one. Whatever waits for replies gets NoReply."""
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.abort("closed by us")

@@ -1,0 +1,44 @@
+"""Publish: one pipeline a batch, one reply a row, nothing sent twice."""
+
+import asyncio
+from typing import Any, NamedTuple
+
+from dispatcher.core.decide import Refused, Reply, Unfit
+from dispatcher.core.entry import EntryFormat
+from dispatcher.core.row import Batch
+from dispatcher.infra.broker import Broker
+
+
+class Pending(NamedTuple):
+    """A batch on its way: its pipeline's future replies, and the rows that were not sent because they never can be."""
+
+    replies: asyncio.Future[list[Any]]
+    unfit: dict[int, Unfit]  # by position in the batch
+
+
+def send(broker: Broker, entry: EntryFormat, batch: Batch, deadline_s: float) -> Pending:
+    """Write the batch's pipeline now, without waiting: batches sent in turn reach the stream in that order."""
+    unfit: dict[int, Unfit] = {}
+    commands: list[tuple[str, ...]] = []
+    for position, row in enumerate(batch.rows):
+        if reason := entry.unfit(row):
+            unfit[position] = Unfit(reason)
+        else:
+            commands.append(entry.xadd(row))
+    return Pending(broker.send(commands, deadline_s), unfit)
+
+
+async def answers(pending: Pending) -> list[Reply]:
+    """The batch's replies, one a row, in the order of its rows."""
+    # Shielded: a cancelled lane must not make a reply that arrives look lost.
+    replies: list[Reply] = [_checked(reply) for reply in await asyncio.shield(pending.replies)]
+    for position in sorted(pending.unfit):
+        replies.insert(position, pending.unfit[position])
+    return replies
+
+
+def _checked(reply: Any) -> Reply:
+    if reply is None or isinstance(reply, list | int):
+        return Refused(f"UNEXPECTED reply of type {type(reply).__name__} to XADD")
+    checked: Reply = reply
+    return checked
