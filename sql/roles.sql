@@ -1,0 +1,42 @@
+-- Group roles with no more rights than their job needs. Optional. Run it after the migrations, as the tables' owner with
+-- CREATEROLE (or as a superuser), any number of times:
+--     psql "$DATABASE_URL" -f sql/roles.sql
+--     CREATE ROLE app LOGIN PASSWORD '...' IN ROLE outbox_producer;
+-- Migrating (`dispatcher migrate`) stays with the owner. Roles are shared by all databases of a server; their rights are not.
+
+DO $$
+DECLARE
+    wanted text;
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY['outbox_producer', 'outbox_dispatcher', 'outbox_pruner'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);
+        END IF;
+    END LOOP;
+END
+$$;
+
+GRANT USAGE ON SCHEMA messaging TO outbox_producer, outbox_dispatcher, outbox_pruner;
+
+-- Procedures are open to everybody by default.
+REVOKE ALL ON PROCEDURE messaging.prune_message_outbox(interval), messaging.prune_message_dlq(interval) FROM PUBLIC;
+
+-- The application: writes events, reads none. The identity column and the doorbell need no right of their own.
+GRANT INSERT (event_id, message_id, event_type, aggregate_type, aggregate_id, payload, headers, status, attempts, next_run_at, occurred_at)
+    ON messaging.message_outbox TO outbox_producer;
+-- For INSERT ... RETURNING (an ORM's habit) and ON CONFLICT (event_id) DO NOTHING.
+GRANT SELECT (id, event_id) ON messaging.message_outbox TO outbox_producer;
+
+-- The dispatcher: claims and settles, never changes what the producer wrote, and prunes by itself.
+GRANT SELECT, DELETE ON messaging.message_outbox TO outbox_dispatcher;
+GRANT UPDATE (status, attempts, next_run_at, picked_at, sent_at, picked_by, claim_id, stream_id, last_error)
+    ON messaging.message_outbox TO outbox_dispatcher;
+GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.message_dlq TO outbox_dispatcher;
+GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.dispatcher TO outbox_dispatcher;
+GRANT EXECUTE ON PROCEDURE messaging.prune_message_outbox(interval), messaging.prune_message_dlq(interval) TO outbox_dispatcher;
+
+-- An operator's cron: the two procedures run with the caller's rights. They read, delete, keep a dead row's copy and close one.
+GRANT EXECUTE ON PROCEDURE messaging.prune_message_outbox(interval), messaging.prune_message_dlq(interval) TO outbox_pruner;
+GRANT SELECT, DELETE ON messaging.message_outbox TO outbox_pruner;
+GRANT SELECT, INSERT, DELETE ON messaging.message_dlq TO outbox_pruner;
+GRANT UPDATE (replayed_at, replay_count) ON messaging.message_dlq TO outbox_pruner;
