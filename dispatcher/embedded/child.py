@@ -1,0 +1,156 @@
+"""A server process that never outlives us.
+
+It dies with us, even when we are killed (see launch.py), and it has a session of its own, so that Ctrl-C in a terminal
+reaches only us and we stop the servers in our own order.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+
+from dispatcher.embedded import launch
+from dispatcher.embedded.folders import User
+
+_POLL_S = 0.01
+_HAS_PROC = Path("/proc/self/stat").exists()  # Linux; elsewhere ps knows
+
+
+class Child:
+    """A running server. Its output goes to the end of `log`."""
+
+    def __init__(
+        self, command: Sequence[str], *, user: User, death_signal: int, log: Path, keep: Sequence[int]
+    ) -> None:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            self._log, self._log_start = log, os.fstat(descriptor).st_size
+            shim = [sys.executable, "-I", "-S", str(Path(launch.__file__).resolve())]
+            tie = [str(os.getpid()), str(death_signal), str(user.uid), str(user.gid)]
+            # LC_ALL: we read the messages. PG*: the user's own settings are for other servers.
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+            self._process = _in_keeper_thread(
+                lambda: subprocess.Popen(
+                    [*shim, *tie, *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=descriptor,
+                    stderr=descriptor,
+                    cwd="/",
+                    env=environment | {"LC_ALL": "C"},
+                    pass_fds=keep,
+                    start_new_session=True,
+                )
+            )
+        finally:
+            os.close(descriptor)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, minus the signal that killed it, or None while it runs."""
+        return self._process.poll()
+
+    def signal(self, number: int) -> None:
+        """Send a signal; one that has ended is left alone."""
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for its end. False when it still runs after `timeout_s` seconds."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """Kill it and its own children at once, as a power cut would, and wait until all are gone."""
+        if self.returncode is not None:
+            return
+        self.signal(signal.SIGSTOP)  # so that it starts no further child while we look
+        family = children_of(self.pid)
+        self.signal(signal.SIGKILL)
+        for pid in family:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._process.wait()
+        while any(map(_alive, family)):
+            time.sleep(_POLL_S)
+
+    def last_words(self, lines: int = 4) -> str:
+        """The last lines it wrote since it started, as one."""
+        with self._log.open("rb") as file:
+            file.seek(self._log_start)
+            text = file.read().decode(errors="replace")
+        return " | ".join([line.strip() for line in text.splitlines() if line.strip()][-lines:])
+
+
+def children_of(pid: int) -> list[int]:
+    """The process ids of its living children."""
+    if _HAS_PROC:
+        found = [(int(path.name), _stat(int(path.name))) for path in Path("/proc").iterdir() if path.name.isdigit()]
+        return [child for child, (state, parent) in found if parent == pid and state not in "ZX"]
+    listing = subprocess.run(["/bin/ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    pairs = [line.split() for line in listing.splitlines()]
+    return [int(child) for child, parent in pairs if int(parent) == pid]
+
+
+def _alive(pid: int) -> bool:
+    if _HAS_PROC:
+        return _stat(pid)[0] not in "ZX"  # an orphan may stay a zombie for ever where nobody reaps
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _stat(pid: int) -> tuple[str, int]:
+    """State letter and parent of a process; ("X", 0) when there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return "X", 0
+    state, parent = text.rpartition(")")[2].split()[:2]
+    return state, int(parent)
+
+
+# --- The keeper: the kernel ends a child with the *thread* that started it, so all are started by one that never ends.
+
+_Start = Callable[[], "subprocess.Popen[bytes]"]
+_orders: SimpleQueue[tuple[_Start, "SimpleQueue[subprocess.Popen[bytes] | Exception]"]] = SimpleQueue()
+_keeper: threading.Thread | None = None
+_keeper_lock = threading.Lock()
+
+
+def _in_keeper_thread(start: _Start) -> "subprocess.Popen[bytes]":
+    global _keeper
+    with _keeper_lock:
+        if _keeper is None or not _keeper.is_alive():  # not alive: we are a fork of the process that had one
+            _keeper = threading.Thread(target=_keep, name="dispatcher-embedded", daemon=True)
+            _keeper.start()
+    answer: SimpleQueue[subprocess.Popen[bytes] | Exception] = SimpleQueue()
+    _orders.put((start, answer))
+    result = answer.get()
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _keep() -> None:
+    while True:
+        start, answer = _orders.get()
+        try:
+            answer.put(start())
+        except Exception as error:
+            answer.put(error)

@@ -1,0 +1,61 @@
+"""A Valkey (the free Redis) of our own on 127.0.0.1, without a password."""
+
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from dispatcher.embedded.folders import User, current_user
+from dispatcher.embedded.install import valkey_server
+from dispatcher.embedded.ports import HOST
+from dispatcher.embedded.server import Server
+
+
+class EmbeddedValkey(Server):
+    """Keeps its data in `data_dir` when `appendonly`, else in memory only. `options` are Valkey directives."""
+
+    name = "Valkey"
+    port_option = "--redis-port"
+    stop_signal: ClassVar[int] = signal.SIGTERM
+    death_signal: ClassVar[int] = signal.SIGKILL  # loses nothing: the append-only file is written before the answer
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        port: int | None = None,
+        appendonly: bool = False,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(data_dir, port=port)
+        self.appendonly = appendonly
+        self.options = dict(options or {})
+
+    @property
+    def url(self) -> str:
+        """A connection URL for its database 0."""
+        return f"redis://{HOST}:{self.port}/0"
+
+    def _prepare(self) -> None:
+        valkey_server()
+
+    def _command(self) -> tuple[Sequence[str], User]:
+        directives = {
+            "bind": HOST,
+            "port": str(self.port),
+            "dir": str(self.data_dir),
+            "save": "",
+            "appendonly": "yes" if self.appendonly else "no",
+        } | self.options
+        flags = [flag for name, value in directives.items() for flag in (f"--{name}", value)]
+        return [str(valkey_server()), *flags], current_user()
+
+    def _ready(self) -> bool:
+        try:
+            with socket.create_connection((HOST, self.port), timeout=1.0) as connection:
+                connection.sendall(b"PING\r\n")
+                # NOAUTH: it takes clients, only not this one. Until then it refuses, or answers that it is loading.
+                return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+        except OSError:
+            return False

@@ -1,0 +1,1 @@
+"""The tests: unit (pure), integration (real servers), faults, acceptance. Fixtures live in tests/fixtures."""

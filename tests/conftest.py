@@ -1,0 +1,16 @@
+"""Loads the fixtures, one file a concern. `pytest --help` lists our options under "dispatcher"."""
+
+import pytest
+
+pytest_plugins = [
+    "tests.fixtures.options",
+    "tests.fixtures.servers",
+    "tests.fixtures.postgres",
+    "tests.fixtures.redis",
+]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """We run on asyncio: psycopg and redis-py do."""
+    return "asyncio"

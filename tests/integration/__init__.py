@@ -1,0 +1,1 @@
+"""Each part against real Postgres and Valkey."""
