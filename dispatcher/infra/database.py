@@ -107,9 +107,7 @@ def describe(error: BaseException) -> str:
 class Session:
     """One autocommit session, used by one task at a time."""
 
-    def __init__(
-        self, connection: psycopg.AsyncConnection[tuple[Any, ...]], deadline_s: float, *, prepare: bool
-    ) -> None:
+    def __init__(self, connection: psycopg.AsyncConnection[tuple[Any, ...]], deadline_s: float) -> None:
         self._connection = connection
         self._cursor = connection.cursor(binary=True)
         self._deadline_s = deadline_s
@@ -151,6 +149,20 @@ class Session:
             finally:
                 watchdog.cancel()
         return rows
+
+    async def script(self, sql: str) -> None:
+        """Run several statements, no parameters: one transaction unless they say otherwise. Raises as `fetch` does."""
+        cursor = self._connection.cursor()  # a text cursor: the binary protocol takes one statement at a time
+        with anyio.CancelScope(shield=True):
+            watchdog = self._loop.call_later(self._deadline_s, self._shut_socket)
+            try:
+                await cursor.execute(sql.encode(), prepare=False)
+            except psycopg.Error as error:
+                if self._connection.closed:
+                    raise SessionLost(describe(error)) from None
+                raise
+            finally:
+                watchdog.cancel()
 
     def _shut_socket(self) -> None:
         # A duplicate descriptor: closing libpq's own under its feet would leave it to a stranger's next socket.
