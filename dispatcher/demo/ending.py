@@ -1,0 +1,56 @@
+"""Whatever ends a run, everything it started is stopped: one exit stack, whose closing no signal cuts short."""
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from dispatcher.core.errors import DispatcherError, Misconfigured
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class InterruptedRunError(DispatcherError):
+    """A signal asked us to end."""
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    raise InterruptedRunError(f"ended by {signal.Signals(number).name}; everything that was started has been stopped")
+
+
+@contextlib.contextmanager
+def ending_in_order() -> Iterator[contextlib.ExitStack]:
+    """An exit stack that Ctrl-C, SIGTERM and SIGHUP close, once: while it closes they are ignored. Main thread only."""
+    before = {number: signal.signal(number, _interrupt) for number in SIGNALS}
+    try:
+        with contextlib.ExitStack() as stack:
+            try:
+                yield stack
+            finally:
+                for number in SIGNALS:
+                    signal.signal(number, signal.SIG_IGN)  # an impatient second Ctrl-C would leave a server running
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder, removed at the end. Raises Misconfigured when none can be made where TMPDIR says."""
+    parent = os.environ.get("TMPDIR") or None  # given outright: tempfile would silently go elsewhere
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        folder.chmod(0o711)  # Postgres, which will not run as root, must get through to its data
+    except OSError as error:
+        raise Misconfigured(
+            f"cannot make a folder in {parent or tempfile.tempdir or 'any temporary folder'} ({error.strerror}): "
+            "set TMPDIR to a folder you may write to"
+        ) from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,113 @@
+"""The demo from end to end: servers, schema, dispatcher, events, verdict."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import psycopg
+
+from dispatcher.demo.child import DispatcherProcess
+from dispatcher.demo.consumer import Reader
+from dispatcher.demo.ending import ending_in_order, scratch_folder
+from dispatcher.demo.measure import Hooks, measure
+from dispatcher.demo.producer import Load
+from dispatcher.demo.screen import Screen
+from dispatcher.demo.tally import Tally
+from dispatcher.demo.verdict import Verdict, judge
+from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from dispatcher.embedded.ports import require_free
+from dispatcher.infra.migrations import migrate
+
+STREAM = "sanctum:messages"
+DATABASE = "postgres"
+SETTLE_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the person asked for."""
+
+    rate: float
+    seconds: float
+    http_port: int = 0  # 0: any free one
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of it."""
+
+    tally: Tally
+    sent: int
+    verdict: Verdict
+
+
+def run(plan: Plan, screen: Screen) -> Result:
+    """Raises Misconfigured (a wheel, a port, a folder) or another DispatcherError; nothing is left running then."""
+    port = plan.http_port or free_port()
+    require_free(port, "--http-port")
+    with ending_in_order() as stack:
+        stack.callback(screen.close)
+        folder = stack.enter_context(scratch_folder("dispatcher-demo-"))
+        database_url, redis_url = _start_servers(stack, folder, screen)
+        dispatcher = _start_dispatcher(stack, folder / "dispatcher.log", database_url, redis_url, port)
+        screen.step(f"dispatcher ready (pid {dispatcher.pid}): http://127.0.0.1:{port}/metrics")
+        screen.step(f"sending {plan.rate:g} events/s for {plan.seconds:g} s, each in its own durable transaction")
+        measured = measure(
+            Load(database_url, plan.rate, plan.seconds, connections=4),
+            Reader(redis_url, STREAM, group="demo"),
+            Hooks(screen.progress, dispatcher.check, _until_settled(database_url)),
+        )
+        sent, _ = count_rows(database_url)
+        code = dispatcher.stop()
+        return Result(measured.tally, sent, judge(measured.tally, sent, code))
+
+
+def _start_servers(stack: ExitStack, folder: Path, screen: Screen) -> tuple[str, str]:
+    """Postgres with the schema, and Valkey: their URLs."""
+    screen.step("starting Postgres 18 and Valkey 9 in a temporary folder")
+    postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres"))
+    valkey = stack.enter_context(EmbeddedValkey(folder / "valkey"))
+    database_url = postgres.url(DATABASE)
+    applied = anyio.run(migrate, database_url)
+    screen.step(f"schema and doorbell installed ({len(applied)} migrations)")
+    return database_url, valkey.url
+
+
+def _start_dispatcher(stack: ExitStack, log: Path, database_url: str, redis_url: str, port: int) -> DispatcherProcess:
+    """The real service, as its own process, ready."""
+    settings = {
+        "DISPATCHER_ENABLED": "true",
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "DISPATCH_STREAM_NAME": STREAM,
+        "DISPATCH_HTTP_HOST": "127.0.0.1",
+        "DISPATCH_HTTP_PORT": str(port),
+    }
+    dispatcher = stack.enter_context(DispatcherProcess(settings, log))
+    dispatcher.wait_ready()
+    return dispatcher
+
+
+def count_rows(database_url: str) -> tuple[int, int]:
+    """Rows of the outbox: (marked sent, not settled)."""
+    with psycopg.connect(database_url, autocommit=True, connect_timeout=10) as connection:
+        counted = connection.execute(
+            "SELECT count(*) FILTER (WHERE status = 'sent'), count(*) FILTER (WHERE NOT settled)"
+            " FROM messaging.message_outbox"
+        ).fetchone()
+    sent, unsettled = counted or (0, 0)
+    return sent, unsettled
+
+
+def _until_settled(database_url: str) -> Callable[[], None]:
+    """Waits until every row is settled, so that a second copy of an entry could not come later unseen."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while count_rows(database_url)[1] and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    return wait

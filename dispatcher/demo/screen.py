@@ -1,0 +1,120 @@
+"""What the demo shows: a live panel on a terminal, a line every few seconds elsewhere, and the table at the end."""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from dispatcher.demo.tally import Tally
+from dispatcher.demo.verdict import SLA_P95_MS, Verdict
+
+LINE_EVERY_S = 3.0
+
+
+class Screen(Protocol):
+    """Where the demo reports to."""
+
+    def step(self, text: str) -> None:
+        """Say what happens now."""
+
+    def progress(self, tally: Tally, elapsed_s: float) -> None:
+        """Show how the measurement goes."""
+
+    def close(self) -> None:
+        """Show nothing more."""
+
+
+@dataclass(slots=True)
+class Lines:
+    """Plain lines, for a log, a pipe or CI."""
+
+    seconds: float
+    to_stderr: bool = False
+    _next_s: float = LINE_EVERY_S
+
+    def step(self, text: str) -> None:
+        click.echo(text, err=self.to_stderr)
+
+    def progress(self, tally: Tally, elapsed_s: float) -> None:
+        if elapsed_s >= self._next_s:
+            self._next_s = elapsed_s + LINE_EVERY_S
+            click.echo(f"{min(elapsed_s, self.seconds):4.0f} s  {describe(tally)}", err=self.to_stderr)
+
+    def close(self) -> None:
+        return
+
+
+def describe(tally: Tally) -> str:
+    """The figures of a running measurement in one line."""
+    return (
+        f"{tally.committed:,} committed, {tally.matched:,} received, {tally.duplicated:,} duplicated, "
+        f"p95 so far {tally.quantile_ms(0.95):.1f} ms (SLA: under {SLA_P95_MS / 1000:g} s)"
+    )
+
+
+class LivePanel:
+    """A few lines that redraw themselves."""
+
+    REDRAW_S = 0.2
+
+    def __init__(self, console: Console, seconds: float) -> None:
+        self.console = console
+        self.seconds = seconds
+        self.live = Live(console=console, auto_refresh=False, transient=True)
+        self.drawn_at = 0.0
+
+    def step(self, text: str) -> None:
+        self.console.print(Text.assemble(("• ", "cyan"), text))
+
+    def progress(self, tally: Tally, elapsed_s: float) -> None:
+        now = time.monotonic()
+        if now - self.drawn_at < self.REDRAW_S:
+            return
+        self.drawn_at = now
+        self.live.start()
+        self.live.update(self._panel(tally, min(elapsed_s, self.seconds)), refresh=True)
+
+    def _panel(self, tally: Tally, elapsed_s: float) -> Group:
+        p95 = tally.quantile_ms(0.95)
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row("events committed", f"{tally.committed:,}")
+        grid.add_row("received by the consumer", f"{tally.matched:,}")
+        grid.add_row("duplicated", f"{tally.duplicated:,}")
+        grid.add_row("p95 commit to consumer", Text(f"{p95:.2f} ms", style="green" if p95 < SLA_P95_MS else "red"))
+        grid.add_row("SLA", f"p95 under {SLA_P95_MS / 1000:g} s")
+        return Group(ProgressBar(total=self.seconds, completed=elapsed_s, width=50), grid)
+
+    def close(self) -> None:
+        self.live.stop()
+
+
+def show_result(console: Console, tally: Tally, sent: int, verdict: Verdict) -> None:
+    """The closing table, the verdict, and where to go next."""
+    table = Table(title="From commit to consumer", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_row("events committed", f"{tally.committed:,}")
+    table.add_row("rows marked sent", f"{sent:,}")
+    table.add_row("lost", f"{tally.lost:,}")
+    table.add_row("duplicated", f"{tally.duplicated:,}", end_section=True)
+    for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
+        table.add_row(name, f"{tally.quantile_ms(q):.2f} ms")
+    table.add_row("max", f"{tally.latency.maximum / 1e6:.2f} ms", end_section=True)
+    style = "bold green" if verdict.passed else "bold red"
+    table.add_row(f"SLA: p95 under {SLA_P95_MS / 1000:g} s, none lost or doubled", Text(verdict.word, style=style))
+    console.print()
+    console.print(table)
+    if tally.early:
+        console.print(f"{tally.early:,} reached the consumer before their commit call had returned: counted as 0 ms.")
+    for reason in verdict.reasons:
+        console.print(Text(reason, style="red"))
+    console.print("\nNext:")
+    console.print("  dispatcher dev               Postgres and Valkey to build against, kept running", highlight=False)
+    console.print("  dispatcher migrate           the outbox in your own database (DATABASE_URL)", highlight=False)
+    console.print("  DISPATCHER_ENABLED=true dispatcher run   relay it to your own Redis (REDIS_URL)", highlight=False)

@@ -1,0 +1,39 @@
+"""Did it keep the promise: nothing lost, nothing doubled, p95 under the runbook's 1.5 s."""
+
+from dataclasses import dataclass
+
+from dispatcher.demo.tally import Tally
+
+SLA_P95_MS = 1500.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Passed when there is no reason against it."""
+
+    reasons: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every promise was kept."""
+        return not self.reasons
+
+    @property
+    def word(self) -> str:
+        """For the table and for scripts."""
+        return "met" if self.passed else "BROKEN"
+
+
+def judge(tally: Tally, sent: int, exit_code: int) -> Verdict:
+    """`sent`: rows Postgres calls sent at the end. `exit_code`: the dispatcher's, after it was asked to stop."""
+    p95_ms = tally.quantile_ms(0.95)
+    checks = (
+        (tally.committed == 0, "nothing was committed"),
+        (tally.lost > 0, f"{tally.lost:,} events were committed and never reached the consumer"),
+        (tally.duplicated > 0, f"{tally.duplicated:,} entries reached the consumer a second time"),
+        (tally.foreign > 0, f"{tally.foreign:,} entries reached the consumer that nobody committed"),
+        (p95_ms >= SLA_P95_MS, f"p95 is {p95_ms:,.0f} ms, the SLA is under {SLA_P95_MS:,.0f} ms"),
+        (sent != tally.committed, f"{sent:,} rows are marked sent, {tally.committed:,} were committed"),
+        (exit_code != 0, f"the dispatcher ended with exit code {exit_code} when asked to stop"),
+    )
+    return Verdict(tuple(reason for broken, reason in checks if broken))

@@ -1,0 +1,68 @@
+"""The histogram's promises: a bounded relative error, and merging equals recording."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.demo.histogram import RELATIVE_ERROR, Histogram, bucket_of, highest_in
+
+VALUES = st.integers(min_value=0, max_value=2**60)
+MANY = st.lists(VALUES, min_size=1, max_size=200)
+
+
+@given(VALUES, VALUES)
+def test_buckets_are_ordered_as_their_values(a: int, b: int) -> None:
+    low, high = sorted((a, b))
+    assert bucket_of(low) <= bucket_of(high)
+
+
+@given(VALUES)
+def test_a_bucket_ends_where_the_next_begins(value: int) -> None:
+    end = highest_in(bucket_of(value))
+    assert value <= end <= value * (1 + RELATIVE_ERROR)
+    assert bucket_of(end) == bucket_of(value)
+    assert bucket_of(end + 1) == bucket_of(value) + 1
+
+
+@given(MANY, st.floats(min_value=0, max_value=1))
+def test_a_quantile_is_never_below_the_true_one_and_at_most_one_part_in_128_above(values: list[int], q: float) -> None:
+    true = sorted(values)[max(1, math.ceil(q * len(values))) - 1]
+    found = Histogram(values).quantile(q)
+    assert true <= found <= true * (1 + RELATIVE_ERROR)
+
+
+@given(MANY)
+def test_extremes_count_and_mean_are_exact(values: list[int]) -> None:
+    histogram = Histogram(values)
+    assert (histogram.minimum, histogram.maximum, histogram.count) == (min(values), max(values), len(values))
+    assert histogram.quantile(1.0) == max(values)
+    assert histogram.mean() == sum(values) / len(values)
+
+
+@given(st.lists(VALUES, max_size=100), st.lists(VALUES, max_size=100))
+def test_merging_is_the_same_as_recording_both(left: list[int], right: list[int]) -> None:
+    merged = Histogram(left)
+    merged.merge(Histogram(right))
+    assert merged.as_dict() == Histogram(left + right).as_dict()
+
+
+@given(st.lists(VALUES, max_size=100))
+def test_it_survives_json(values: list[int]) -> None:
+    histogram = Histogram(values)
+    assert Histogram.from_dict(json.loads(json.dumps(histogram.as_dict()))).as_dict() == histogram.as_dict()
+
+
+def test_nothing_recorded_reads_as_zero() -> None:
+    assert (Histogram().quantile(0.99), Histogram().mean()) == (0, 0.0)
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="from 0"):
+        Histogram([-1])
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Histogram([1]).quantile(1.5)
+    with pytest.raises(ValueError, match="buckets"):
+        Histogram.from_dict({})
