@@ -84,6 +84,14 @@ class TakenOver:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconciled:
+    """Rows whose reply was lost were looked for in the stream. `found`: sent after all, duplicates avoided."""
+
+    found: int
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
 class BreakerChanged:
     """The breaker before the sink opened or closed."""
 
@@ -114,8 +122,9 @@ class Sampled:
     backlog: int
     oldest_age_s: float
     notification_queue_usage: float
-    stream_length: int | None
+    stream_length: int | None  # None: Redis did not answer, and `redis_error` says why
     group_lag: dict[str, int]
+    redis_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +151,7 @@ Event = (
     | Settled
     | Buried
     | TakenOver
+    | Reconciled
     | BreakerChanged
     | ListenerChanged
     | DatabaseChanged

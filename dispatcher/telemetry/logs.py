@@ -1,0 +1,191 @@
+"""Events to log lines: one JSON object each in production, readable text on a terminal.
+
+The only file that imports loguru. `event` is the name the runbook greps for. No line holds a payload or a password:
+exceptions appear by class and code, tracebacks and the values of variables never.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from loguru import logger
+
+from dispatcher.core import events
+
+if TYPE_CHECKING:
+    from loguru import Message, Record
+
+Format = Literal["json", "text"]
+Fields = dict[str, object]
+
+REPEAT_S = 5.0  # the same tick error is written at most this often
+_COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
+
+
+def configure(level: str = "INFO", format: Format | None = None, *, stream: TextIO | None = None) -> "Logs":
+    """Send log lines to `stream` (standard error) and return the observer that writes them. May be called again.
+
+    Without a format: text on a terminal, else JSON.
+    """
+    out = stream if stream is not None else sys.stderr
+    terminal = out.isatty()
+    chosen = format or ("text" if terminal else "json")
+    render = _as_json if chosen == "json" else (_as_coloured_text if terminal else _as_text)
+
+    def write(message: "Message") -> None:
+        out.write(render(message.record))
+        out.flush()
+
+    logger.remove()
+    # diagnose would print the values of variables, payloads among them, under each line of a traceback.
+    logger.add(write, level=level, format="{message}", backtrace=False, diagnose=False, catch=True)
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, FromLibraries)]
+    root.addHandler(FromLibraries(logging.WARNING))
+    return Logs(debug=logger.level(level).no <= logging.DEBUG)
+
+
+class Logs:
+    """An observer that writes log lines. Its fields are written by the event loop's thread only."""
+
+    def __init__(self, *, debug: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._debug = debug
+        self._clock = clock
+        self._tick_errors: dict[str, tuple[float, int]] = {}  # error -> when last written, how many since
+        self._down: dict[str, str | None] = {}  # what is down, and the reason that was written
+
+    def __call__(self, event: events.Event) -> None:
+        """Write one event, or pass over it."""
+        match event:
+            case events.Woke() | events.Slept() | events.Claimed() | events.Published() | events.Sampled():
+                if self._debug:
+                    self._write_detail(event)
+            case events.Ticked("ok"):
+                pass
+            case events.Ticked(_, duration_s, error):
+                self._write_tick_error(error or "unknown", duration_s)
+            case events.Settled(lost=lost):
+                if self._debug:
+                    self._write_detail(event)
+                if lost:
+                    text = "Claims were lost: another dispatcher had taken these rows when they were to be settled"
+                    _write("WARNING", "claims_lost", text, {"rows": lost})
+            case events.Buried(rows):
+                text = "Rows went to the dead-letter queue"
+                ids, errors = [row_id for row_id, _ in rows], sorted({error for _, error in rows})
+                fields: Fields = {"rows": len(rows), "ids": ids, "errors": errors}
+                _write("ERROR", "outbox_rows_buried_after_max_attempts", text, fields)
+            case events.TakenOver(rows, owner):
+                text = "Rows of a dead or overdue claim were taken over"
+                _write("WARNING", "claims_taken_over", text, {"rows": rows, "owner": owner})
+            case events.BreakerChanged(state, reason):
+                if state == "open":
+                    _write("WARNING", "breaker_opened", "Redis takes no entries; claiming pauses", {"reason": reason})
+                else:
+                    _write("INFO", "breaker_closed", "Redis takes entries again", {})
+            case events.ListenerChanged(up, reason):
+                text = (
+                    "Writers can wake the dispatcher"
+                    if up
+                    else "Writers cannot wake the dispatcher; it polls on its tick"
+                )
+                self._write_change("listener", up, text, reason, "WARNING")
+            case events.DatabaseChanged(up, reason):
+                text = "Postgres is connected" if up else "Postgres is not connected; connecting again"
+                self._write_change("database", up, text, reason, "ERROR")
+            case events.Started(name, enabled):
+                text = "Started" if enabled else "Started; takes no row because DISPATCHER_ENABLED is false"
+                _write("INFO", "dispatcher_started", text, {"dispatcher": name, "enabled": enabled})
+            case events.Stopping(reason):
+                _write("INFO", "dispatcher_stopping", "Stopping: nothing new is taken", {"reason": reason})
+            case events.Stopped(given_back):
+                _write("INFO", "dispatcher_stopped", "Stopped", {"given_back": given_back})
+
+    def _write_tick_error(self, error: str, duration_s: float) -> None:
+        now = self._clock()
+        written, suppressed = self._tick_errors.get(error, (None, 0))
+        if written is not None and now - written < REPEAT_S:
+            self._tick_errors[error] = (written, suppressed + 1)
+            return
+        if len(self._tick_errors) >= 64 and error not in self._tick_errors:
+            self._tick_errors.clear()  # errors that are never the same twice must not pile up
+        self._tick_errors[error] = (now, 0)
+        fields: Fields = {"error": error, "duration_s": round(duration_s, 6)}
+        if suppressed:
+            fields["suppressed"] = suppressed
+        _write("ERROR", "dispatcher_tick_error", "A turn of the relay's loop failed", fields)
+
+    def _write_change(self, what: str, up: bool, text: str, reason: str | None, level: str) -> None:
+        """Write that something went up or down once, not at every attempt to reach it."""
+        if up:
+            self._down.pop(what, None)
+            _write("INFO", f"{what}_up", text, {})
+        elif what not in self._down or self._down[what] != reason:
+            self._down[what] = reason
+            _write(level, f"{what}_down", text, {"reason": reason})
+
+    def _write_detail(self, event: events.Event) -> None:
+        fields: Fields = {name: getattr(event, name) for name in event.__slots__ if name != "ages_s"}
+        _write("DEBUG", type(event).__name__.lower(), type(event).__name__, fields)
+
+
+class FromLibraries(logging.Handler):
+    """Passes on what aiohttp, psycopg, asyncio and others log, without tracebacks.
+
+    The first line only, and exceptions by class and code: what they add may quote a row, as Postgres's DETAIL does.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record of the standard library's logging."""
+        try:
+            if isinstance(record.args, tuple):
+                record.args = tuple(_name(arg) if isinstance(arg, BaseException) else arg for arg in record.args)
+            lines = record.getMessage().splitlines()
+            fields: Fields = {"logger": record.name}
+            if record.exc_info and record.exc_info[1] is not None:
+                fields["error"] = _name(record.exc_info[1])
+            _write(record.levelname, "library_log", lines[0][:300] if lines else "", fields)
+        except Exception:
+            self.handleError(record)
+
+
+def _name(error: BaseException) -> str:
+    code = getattr(error, "sqlstate", None)
+    return f"{type(error).__name__} {code}" if code else type(error).__name__
+
+
+def _write(level: str, event: str, text: str, fields: Fields) -> None:
+    logger.bind(event=event, fields=fields).log(level, "{}", text)
+
+
+def _time(record: "Record") -> str:
+    return record["time"].astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _as_json(record: "Record") -> str:
+    extra: dict[str, Any] = record["extra"]
+    line = {"time": _time(record), "level": record["level"].name, "event": extra.get("event", "log")}
+    line |= {"message": record["message"], **extra.get("fields", {})}
+    return json.dumps(line, ensure_ascii=False, default=str) + "\n"
+
+
+def _as_text(record: "Record") -> str:
+    extra: dict[str, Any] = record["extra"]
+    fields = "".join(f" {name}={_plain(value)}" for name, value in extra.get("fields", {}).items() if value is not None)
+    moment = record["time"].strftime("%H:%M:%S.%f")[:-3]
+    return f"{moment} {record['level'].name:<7} {extra.get('event', 'log')}: {record['message']}{fields}\n"
+
+
+def _as_coloured_text(record: "Record") -> str:
+    colour = _COLOURS.get(record["level"].name)
+    line = _as_text(record).rstrip("\n")
+    return f"\x1b[{colour}m{line}\x1b[0m\n" if colour else line + "\n"
+
+
+def _plain(value: object) -> str:
+    text = str(value)
+    return text if text.isprintable() and not any(mark in ' "' for mark in text) else json.dumps(text)

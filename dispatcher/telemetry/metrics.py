@@ -1,0 +1,149 @@
+"""Events to Prometheus: every metric's name, type and labels, in one table.
+
+The names of the runbook are a contract. Labels of counters have a closed set of values, and each series exists from the
+start at 0, so that an alert on `increase(...)` sees the first error too. Hence an alert on ticks has to `sum` over
+`result`: a flat error series is good news, not a dispatcher that is down.
+"""
+
+import platform
+import time
+from typing import get_args
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from dispatcher import __version__
+from dispatcher.core import events
+from dispatcher.telemetry.latency import EDGES, LatencyHistogram
+
+# The `_created` twin of each series doubles the page and nothing reads it.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_NAN = float("nan")
+
+
+class Metrics:
+    """An observer that counts. Its fields are written by the event loop's thread only."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry = registry if registry is not None else CollectorRegistry()
+
+        def counter(name: str, documentation: str, *labels: str) -> Counter:
+            return Counter(name, documentation, labels, registry=registry)
+
+        def gauge(name: str, documentation: str, *labels: str) -> Gauge:
+            return Gauge(name, documentation, labels, registry=registry)
+
+        # The runbook's. prometheus_client appends `_total` to the name of a counter.
+        ticks = counter("messaging_dispatch_ticks", "Turns of the relay's loop, idle looks included", "result")
+        self._ticks = {result: ticks.labels(result) for result in ("ok", "error")}
+        self._tick_duration = Histogram(
+            "messaging_dispatch_tick_duration_seconds",
+            "One turn of the loop: an idle look, or one batch from claim to settle",
+            buckets=tuple(sorted({*EDGES, 3.0})),  # the runbook alerts on 1.5 and 3
+            registry=registry,
+        )
+        self._picked = counter("messaging_outbox_picked", "Rows claimed")
+        self._sent = counter("messaging_outbox_sent", "Rows settled as sent")
+        self._failed = counter("messaging_outbox_failed", "Failures of a row's own, those that buried it included")
+        self._dead = counter("messaging_outbox_dead", "Rows buried: no attempt left, or never able to succeed")
+        self._published = counter("messaging_dispatch_published", "Entries Redis acknowledged")
+        self._dlq = counter("messaging_dispatch_dlq", "Rows copied to the dead-letter queue", "sink").labels("postgres")
+
+        # Ours.
+        self.latency = LatencyHistogram(
+            "messaging_dispatch_latency_seconds", "From occurred_at to Redis's acknowledgement, by Postgres's clock"
+        )
+        registry.register(self.latency)
+        wakeups = counter("messaging_dispatch_wakeups", "Ends of a wait, by what ended it", "cause")
+        self._wakeups = {cause: wakeups.labels(cause) for cause in get_args(events.WakeCause)}
+        self._returned = counter(
+            "messaging_outbox_returned", "Rows given back unharmed: the sink's failure, not the row's"
+        )
+        self._unknown = counter("messaging_outbox_unknown", "Rows published whose answer never came")
+        self._lost = counter("messaging_outbox_claims_lost", "Rows whose claim another dispatcher held when we settled")
+        self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
+        self._backlog = gauge("messaging_outbox_backlog_rows", "Unsettled rows, counted up to 1000001")
+        self._oldest = gauge(
+            "messaging_outbox_oldest_unsettled_age_seconds", "How long the oldest unsettled row is overdue"
+        )
+        self._queue = gauge(
+            "messaging_postgres_notification_queue_usage_ratio", "Share of Postgres's notification queue in use"
+        )
+        self._stream = gauge("messaging_stream_length_entries", "Entries in the stream")
+        self._lag = gauge("messaging_stream_group_lag_entries", "Entries a consumer group has yet to read", "group")
+        self._sampled_at = gauge("messaging_dispatch_sampled_timestamp_seconds", "When the gauges were last looked at")
+        self._breaker = gauge("messaging_dispatch_breaker_open", "1 while claiming pauses because the sink fails")
+        self._listener_up = gauge("messaging_dispatch_listener_up", "1 while writers can wake the dispatcher")
+        self._database_up = gauge("messaging_dispatch_database_up", "1 while the relay has its Postgres sessions")
+        self._redis_up = gauge("messaging_dispatch_redis_up", "1 while Redis answers and takes entries")
+        self._enabled = gauge("messaging_dispatch_enabled", "1 when DISPATCHER_ENABLED is true")
+        gauge("messaging_dispatch_build_info", "Always 1; the labels say what runs", "version", "python").labels(
+            __version__, platform.python_version()
+        ).set(1)
+        self._breaker_open = False
+        self._redis_answers = False
+        for unknown in (self._backlog, self._oldest, self._queue, self._stream):
+            unknown.set(_NAN)
+
+    def __call__(self, event: events.Event) -> None:
+        """Count one event."""
+        match event:
+            case events.Woke(cause):
+                self._wakeups[cause].inc()
+            case events.Ticked(result, duration_s):
+                self._ticks[result].inc()
+                self._tick_duration.observe(duration_s)
+            case events.Claimed(rows):
+                self._picked.inc(rows)
+            case events.Published(_, ages_s):
+                self._published.inc(len(ages_s))
+                self.latency.observe(ages_s)
+                if ages_s and not self._redis_answers:
+                    self._redis(answers=True)
+            case events.Settled():
+                self._settled(event)
+            case events.Buried(rows=buried):
+                self._dlq.inc(len(buried))
+            case events.TakenOver(rows):
+                self._taken_over.inc(rows)
+            case events.Sampled():
+                self._sampled(event)
+            case events.BreakerChanged(state):
+                self._breaker_open = state == "open"
+                self._breaker.set(self._breaker_open)
+                self._redis(answers=not self._breaker_open)
+            case events.ListenerChanged(up):
+                self._listener_up.set(up)
+            case events.DatabaseChanged(up):
+                self._database_up.set(up)
+                if not up:  # the last figures would look like a calm outbox
+                    for stale in (self._backlog, self._oldest, self._queue):
+                        stale.set(_NAN)
+            case events.Started(_, enabled):
+                self._enabled.set(enabled)
+            case _:
+                pass
+
+    def _redis(self, *, answers: bool) -> None:
+        self._redis_answers = answers
+        self._redis_up.set(answers and not self._breaker_open)
+
+    def _settled(self, event: events.Settled) -> None:
+        self._sent.inc(event.sent)
+        self._failed.inc(event.retried + event.dead)
+        self._dead.inc(event.dead)
+        self._returned.inc(event.returned)
+        self._unknown.inc(event.unknown)
+        self._lost.inc(event.lost)
+
+    def _sampled(self, event: events.Sampled) -> None:
+        self._sampled_at.set(time.time())
+        self._backlog.set(event.backlog)
+        self._oldest.set(event.oldest_age_s)
+        self._queue.set(event.notification_queue_usage)
+        self._stream.set(_NAN if event.stream_length is None else event.stream_length)
+        self._redis(answers=event.stream_length is not None)
+        self._lag.clear()  # a group that was destroyed must not keep its last figure
+        for group, lag in event.group_lag.items():
+            self._lag.labels(group).set(lag)
