@@ -21,22 +21,23 @@ class Breaker:
     state: State = "closed"
     reason: str | None = None
     failures: int = 0
+    connection_only: bool = False  # what failed was reaching the sink: a connection alone is the proof of its return
     _until: float = 0.0
 
-    def failed(self, now: float, reason: str) -> bool:
+    def failed(self, now: float, reason: str, *, connection_only: bool) -> bool:
         """Note a failure of the sink. True when this opened a closed breaker."""
         opened = self.state == "closed"
         if self.state == "open":
             return False  # other batches of the same outage: they must not lengthen the wait
         self.failures += 1
-        self.state, self.reason = "open", reason
+        self.state, self.reason, self.connection_only = "open", reason, connection_only
         self._until = now + self.backoff.reconnect_delay(self.failures, self.rng)
         return opened
 
     def succeeded(self) -> bool:
         """Note that the sink took something. True when this closed the breaker."""
         closed = self.state != "closed"
-        self.state, self.reason, self.failures = "closed", None, 0
+        self.state, self.reason, self.failures, self.connection_only = "closed", None, 0, False
         return closed
 
     def wait_s(self, now: float) -> float:

@@ -49,7 +49,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A pipeline was answered. `ages_s`: for each entry taken, seconds from occurred_at to its answer, by Postgres's clock."""
+    """A pipeline was answered. `ages_s`: seconds from occurred_at to the answer, one an entry, by Postgres's clock."""
 
     entries: int
     ages_s: Sequence[float]

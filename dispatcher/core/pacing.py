@@ -31,8 +31,8 @@ class BatchPacer:
 class Doze:
     """Pauses between looks while some writer holds the doorbell's key: short at first, doubling up to the tick.
 
-    A writer in the middle of its commit will not ring for what it wrote, so somebody has to look again. Written by the relay's
-    claim loop only. Seconds.
+    A writer in the middle of its commit will not ring for what it wrote, so somebody has to look again. Written by the
+    relay's claim loop only. Seconds.
     """
 
     tick_s: float

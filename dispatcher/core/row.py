@@ -29,4 +29,5 @@ class Batch(NamedTuple):
 
     claim_id: str
     rows: list[ClaimedRow]
+    floor: str  # the newest stream id known before it was published: its entries come after
     claimed_at: float  # this process's monotonic clock, seconds, when the claim's answer arrived

@@ -79,7 +79,8 @@ class Broker:
         self._connect_timeout_s = connect_timeout_s
         self._on_lost = on_lost
         self._pipe: Pipe | None = None  # written by connect() and close()
-        self.floor = "0-0"  # the newest entry id known; written by connect() and the relay's lanes
+        self._client_id: int | None = None  # the server's number for our last connection; written by connect()
+        self.floor = "0-0"  # the newest entry id known; written by connect() and saw()
 
     @property
     def up(self) -> bool:
@@ -93,6 +94,10 @@ class Broker:
             done.set_result([NotSent("redis is not connected")] * len(commands))
             return done
         return self._pipe.send(commands, deadline_s)
+
+    def saw(self, stream_id: str) -> None:
+        """Note the id of an entry that was just added: the floor for rows claimed from now on."""
+        self.floor = stream_id
 
     async def connect(self) -> None:
         """Open the connection, sign in, choose the database, learn the newest entry id.
@@ -135,7 +140,11 @@ class Broker:
             commands.append(("AUTH", *user, self._target.password))
         if self._target.db:
             commands.append(("SELECT", str(self._target.db)))
+        if self._client_id is not None:
+            # What our last connection left in the server's socket buffer must not be applied after we looked.
+            commands.append(("CLIENT", "KILL", "ID", str(self._client_id)))
         commands.append(("CLIENT", "SETNAME", self._name))
+        commands.append(("CLIENT", "ID"))
         commands.append(("INFO", "server"))
         commands.append(("XINFO", "STREAM", self._stream))
         replies = await pipe.send(commands, self._connect_timeout_s)
@@ -144,7 +153,8 @@ class Broker:
                 raise Unreachable(f"{where}: {reply.error}")
             if isinstance(reply, Refused) and command[0] in ("AUTH", "SELECT"):
                 raise self._refusal(where, reply.text)
-        info, stream = replies[-2], replies[-1]
+        client_id, info, stream = replies[-3:]
+        self._client_id = client_id if isinstance(client_id, int) else None
         if isinstance(info, bytes):
             self._check_version(where, info.decode(errors="replace"))
         elif isinstance(info, Refused) and not info.text.startswith("NOPERM"):

@@ -42,8 +42,8 @@ async def claim(
 ) -> Batch:
     """Take up to `limit` due rows of the first `slots` of 256 slots.
 
-    `floor` is the newest stream id known now: whoever takes these rows over looks for them after it. Raises SessionLost:
-    the claim may have been made.
+    `floor` is the newest stream id known now: whoever takes these rows over looks for them after it. Raises
+    SessionLost: the claim may have been made.
     """
     rows = await session.fetch(
         load("claim"),
@@ -59,7 +59,7 @@ async def claim(
         },
     )
     rows.sort(key=_order)
-    return Batch(claim_id, [ClaimedRow._make(row) for row in rows], monotonic())
+    return Batch(claim_id, [ClaimedRow._make(row) for row in rows], floor, monotonic())
 
 
 def last_key(batch: Batch) -> Keyset:

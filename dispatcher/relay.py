@@ -1,0 +1,249 @@
+"""The relay: lanes that take turns to claim, and overlap while they publish and settle.
+
+One lane at a time has the turn: it sleeps, claims and writes its pipeline. Then the turn passes on, and while the next
+lane claims, this one waits for the replies and settles. So claims are in order, pipelines reach the stream in the order
+of the claims, and neither Postgres nor Redis waits for the other.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from time import monotonic
+
+import anyio
+import psycopg
+
+from dispatcher.core.decide import RetryPolicy, judge
+from dispatcher.core.entry import EntryFormat
+from dispatcher.core.errors import SessionLost
+from dispatcher.core.events import (
+    Buried,
+    Claimed,
+    Observer,
+    Published,
+    Settled,
+    Ticked,
+)
+from dispatcher.core.outcome import Verdict
+from dispatcher.core.pacing import BatchPacer
+from dispatcher.core.row import Batch
+from dispatcher.infra.database import Session, describe
+from dispatcher.infra.link import Link
+from dispatcher.stages.claim import FROM_THE_START, Keyset, claim, last_key, new_claim_id
+from dispatcher.stages.gate import Gate
+from dispatcher.stages.publish import Pending, answers, send
+from dispatcher.stages.settle import Settlement, release, settle
+from dispatcher.stages.wake import Doorbell
+
+CURSOR_AGE_S = 1.0  # late commits have older keys: at least once a second a claim begins from the start
+RELEASE_KEY_AT = 8  # rows in a claim from which on writers are too many to have each of them ring
+
+
+@dataclass(frozen=True, slots=True)
+class RelayPolicy:
+    """What the relay was told. Seconds."""
+
+    entry: EntryFormat
+    retry: RetryPolicy
+    publish_timeout_s: float
+    slots: int
+
+
+class Relay:
+    """Runs lanes until told to stop. State is written by the lane that has the turn, unless said otherwise."""
+
+    def __init__(
+        self,
+        policy: RelayPolicy,
+        *,
+        gate: Gate,
+        doorbell: Doorbell,
+        control: Link,
+        lanes: list[Link],
+        pacer: BatchPacer,
+        dispatcher_id: Callable[[], int | None],
+        observe: Observer,
+        rng: Random,
+    ) -> None:
+        self._policy = policy
+        self._gate = gate
+        self._doorbell = doorbell
+        self._control = control
+        self._lanes = lanes
+        self._pacer = pacer
+        self._dispatcher_id = dispatcher_id
+        self._observe = observe
+        self._rng = rng
+        self._turn = anyio.Lock()
+        self._stopping = anyio.Event()
+        self._after: Keyset = FROM_THE_START
+        self._from_start_at = 0.0
+        self._doubtful: list[str] = []  # claims whose answer was lost; any lane adds
+        self._sleepy = False  # the last claim came back short: sleep before the next
+
+    def stop(self) -> None:
+        """Take nothing new. `run()` returns when what is in flight is settled."""
+        self._stopping.set()
+        self._gate.stop()
+        self._doorbell.nudge()
+
+    async def run(self) -> None:
+        """Relay until `stop()`."""
+        async with anyio.create_task_group() as lanes:
+            for number, link in enumerate(self._lanes):
+                lanes.start_soon(self._lane, link, name=f"lane {number}")
+
+    async def _lane(self, link: Link) -> None:
+        while not self._stopping.is_set():
+            async with self._turn:
+                began = monotonic()
+                taken = await self._take(link)
+            if taken is not None:
+                await self._finish(link, *taken, began)
+
+    # With the turn.
+
+    async def _take(self, link: Link) -> tuple[Batch, Pending] | None:
+        """Sleep if there was nothing to do, claim, and write the pipeline. None: nothing was taken."""
+        if self._sleepy:
+            self._sleepy = False
+            await self._doorbell.wait(self._control)
+        if self._gate.shut():
+            await self._doorbell.release(self._control)  # nobody will look: writers need not ring
+        if self._stopping.is_set() or not await self._gate.open():
+            return None
+        session = await self._session(link)
+        if session is None:
+            return None
+        trial = self._gate.trial()
+        limit = 1 if trial else self._pacer.limit()
+        began = monotonic()
+        try:
+            await self._free_doubtful(session)
+            batch = await self._claim(session, limit)
+        except (SessionLost, psycopg.Error) as error:
+            await self._failed(link, session, error, began)
+            return None
+        if not batch.rows:
+            self._sleepy = True
+            return None
+        full = len(batch.rows) >= limit
+        self._observe(Claimed(len(batch.rows), full))
+        pending = send(self._gate.broker, self._policy.entry, batch, self._policy.publish_timeout_s)
+        self._pacer.saw(len(batch.rows), sum(len(row.payload) for row in batch.rows))
+        self._after = last_key(batch) if full else FROM_THE_START
+        self._sleepy = not full
+        if len(batch.rows) >= RELEASE_KEY_AT:
+            await self._doorbell.release(self._control)
+            if full and not trial:
+                await self._doorbell.ring_peers(self._control)
+        return batch, pending
+
+    async def _claim(self, session: Session, limit: int) -> Batch:
+        now = monotonic()
+        if self._after is not FROM_THE_START and now - self._from_start_at > CURSOR_AGE_S:
+            self._after = FROM_THE_START
+        if self._after is FROM_THE_START:
+            self._from_start_at = now
+        claim_id = new_claim_id()
+        try:
+            batch = await claim(
+                session,
+                claim_id=claim_id,
+                dispatcher=self._dispatcher_id(),
+                limit=limit,
+                slots=self._policy.slots,
+                after=self._after,
+                floor=self._gate.broker.floor,
+            )
+        except SessionLost:
+            self._doubtful.append(claim_id)
+            raise
+        if not batch.rows and self._after is not FROM_THE_START:
+            self._after = FROM_THE_START  # nothing after the cursor; late commits may stand before it
+            return await self._claim(session, limit)
+        return batch
+
+    async def _free_doubtful(self, session: Session) -> None:
+        """Give back claims that were made though their answer never came."""
+        while self._doubtful:
+            claims = list(self._doubtful)
+            await release(session, claims)
+            del self._doubtful[: len(claims)]
+
+    async def _session(self, link: Link) -> Session | None:
+        """The lane's session; None when told to stop while waiting for one."""
+        if link.session is None:
+            async with anyio.create_task_group() as waiting:
+
+                async def stopped() -> None:
+                    await self._stopping.wait()
+                    waiting.cancel_scope.cancel()
+
+                waiting.start_soon(stopped, name="stop while the database is down")
+                await link.get()
+                waiting.cancel_scope.cancel()
+        return link.session
+
+    # Without the turn.
+
+    async def _finish(self, link: Link, batch: Batch, pending: Pending, began: float) -> None:
+        """Wait for the replies, decide, settle."""
+        replies = await answers(pending)
+        answered = monotonic()
+        verdict = judge(batch.rows, replies, self._policy.retry, self._rng)
+        self._gate.note(verdict)
+        if verdict.sent_ids:
+            elapsed = answered - batch.claimed_at
+            ages = [row.age_s + elapsed for row, reply in zip(batch.rows, replies, strict=True) if type(reply) is bytes]
+            self._observe(Published(len(ages), ages, elapsed))
+        error = verdict.sink_error
+        if verdict.unknown:
+            await self._reconcile(batch, verdict)
+        settlement = await self._settle(link, batch.claim_id, verdict)
+        if verdict.retries:
+            self._doorbell.nudge(min(retry.delay_s for _, retry in verdict.retries))
+        if verdict.dead:
+            self._observe(
+                Buried([(row_id, dead.error) for row_id, dead in verdict.dead if row_id not in settlement.lost])
+            )
+        self._observe(
+            Settled(
+                sent=settlement.sent,
+                retried=settlement.retried,
+                dead=settlement.dead,
+                returned=settlement.returned,
+                unknown=len(verdict.unknown),
+                lost=len(settlement.lost),
+            )
+        )
+        self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
+
+    async def _reconcile(self, batch: Batch, verdict: Verdict) -> None:
+        """Find out about rows whose reply was lost, as soon as the sink is back. At a stop they stay claimed."""
+        while not self._stopping.is_set():
+            if await self._gate.open() and await self._gate.reconcile(batch, verdict):
+                return
+
+    async def _settle(self, link: Link, claim_id: str, verdict: Verdict) -> Settlement:
+        """Settle, on another session when one breaks: what is in the stream must not be claimed again."""
+        again = False
+        while True:
+            session = await link.get()
+            began = monotonic()
+            try:
+                settlement = await settle(session, claim_id, verdict)
+            except (SessionLost, psycopg.Error) as error:
+                await self._failed(link, session, error, began)
+                again = True
+            else:
+                # After a lost answer, rows the first try settled are not found by the second: not lost, just done.
+                return settlement._replace(lost=frozenset()) if again else settlement
+
+    async def _failed(self, link: Link, session: Session, error: SessionLost | psycopg.Error, began: float) -> None:
+        reason = describe(error)
+        self._observe(Ticked("error", monotonic() - began, reason))
+        if isinstance(error, SessionLost):
+            await link.broke(session, reason)
+        else:
+            await anyio.sleep(0.1)  # refused, not broken: a lock, a timeout, a right taken away

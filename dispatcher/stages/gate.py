@@ -1,0 +1,107 @@
+"""The gate before the sink: connects, holds claims back while the sink fails, lets a trial through, finds lost replies.
+
+An outage of Redis costs no row an attempt: nothing is claimed while the gate is shut, and what was in flight goes back.
+"""
+
+from time import monotonic
+
+import anyio
+
+from dispatcher.core.breaker import Breaker
+from dispatcher.core.errors import DispatcherError
+from dispatcher.core.events import BreakerChanged, Observer, Reconciled
+from dispatcher.core.outcome import Returned, Sent, Verdict
+from dispatcher.core.row import Batch
+from dispatcher.infra.broker import Broker
+
+PAGE = 1000  # entries read at once when looking for lost replies
+
+
+class Gate:
+    """The broker and its breaker. Used by all lanes."""
+
+    def __init__(self, broker: Broker, breaker: Breaker, *, stream: str, timeout_s: float, observe: Observer) -> None:
+        self.broker = broker
+        self._breaker = breaker
+        self._stream = stream
+        self._timeout_s = timeout_s
+        self._observe = observe
+        self._connecting = anyio.Lock()
+        self._stopping = anyio.Event()
+
+    def stop(self) -> None:
+        """End every wait of `open()`."""
+        self._stopping.set()
+
+    def trial(self) -> bool:
+        """Whether only a single row should be tried."""
+        return self._breaker.try_trial(monotonic())
+
+    async def open(self) -> bool:
+        """Whether something may be sent now. Waits out the breaker and connects; False: ask again."""
+        wait_s = self._breaker.wait_s(monotonic())
+        if wait_s > 0:
+            with anyio.move_on_after(wait_s):
+                await self._stopping.wait()
+            return False
+        async with self._connecting:
+            if self.broker.up:
+                return True
+            try:
+                await self.broker.connect()
+            except DispatcherError as error:
+                self._shut(str(error))
+                return False
+            if self._breaker.connection_only:
+                self._reopen()
+        return True
+
+    def shut(self) -> bool:
+        """Whether claims are held back now."""
+        return self._breaker.wait_s(monotonic()) > 0
+
+    def note(self, verdict: Verdict) -> None:
+        """Learn from a batch's verdict whether the sink works."""
+        if verdict.sink_error is not None:
+            self._shut(verdict.sink_error, connection_only=not self.broker.up)
+        elif verdict.sent_ids or verdict.retries or verdict.dead:
+            self._reopen()
+        if verdict.stream_ids:
+            self.broker.saw(verdict.stream_ids[-1])
+
+    def _shut(self, reason: str, *, connection_only: bool = True) -> None:
+        if self._breaker.failed(monotonic(), reason, connection_only=connection_only):
+            self._observe(BreakerChanged("open", reason))
+
+    def _reopen(self) -> None:
+        if self._breaker.succeeded():
+            self._observe(BreakerChanged("closed", None))
+
+    async def reconcile(self, batch: Batch, verdict: Verdict) -> bool:
+        """Look in the stream, after the batch's floor, for the rows whose reply was lost, and file them as sent or returned.
+
+        The connection that carried them is dead by now (see Broker.connect), so nothing can arrive after the look.
+        False: the look failed; the rows stay unknown.
+        """
+        unknown = set(verdict.unknown)
+        wanted = {row.event_id: row.id for row in batch.rows if row.id in unknown}
+        found: dict[int, str] = {}
+        after = batch.floor
+        while len(found) < len(wanted):
+            [page] = await self.broker.send(
+                [("XRANGE", self._stream, f"({after}", "+", "COUNT", str(PAGE))], self._timeout_s
+            )
+            if not isinstance(page, list):
+                return False
+            for stream_id, fields in page:
+                event_id = fields[fields.index(b"event_id") + 1].decode() if b"event_id" in fields else ""
+                if event_id in wanted:
+                    found[wanted[event_id]] = stream_id.decode()
+            if len(page) < PAGE:
+                break
+            after = page[-1][0].decode()
+        for row_id in verdict.unknown:
+            verdict.add(row_id, Sent(found[row_id]) if row_id in found else Returned("the connection broke before it"))
+        verdict.unknown.clear()
+        self._observe(Reconciled(len(found), len(wanted) - len(found)))
+        return True

@@ -1,0 +1,229 @@
+"""Wake: sleep until there may be something to claim, without taxing the writers while awake.
+
+Whoever sleeps holds advisory key K exclusively, and a writer that fails to take K shared at its commit rings. Awake, a
+dispatcher lets K go and writers commit in silence. No wake-up is lost: with K in hand every writer that stayed silent
+has ended, and the look after it sees what they committed; every later writer rings. See triggers/doorbell.sql.
+
+All methods are called by one task at a time, the one whose turn it is to claim; `nudge` by anyone.
+"""
+
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import Literal
+
+import anyio
+import psycopg
+
+from dispatcher.core.errors import SessionLost, Unreachable
+from dispatcher.core.events import Observer, Slept, Ticked, WakeCause, Woke
+from dispatcher.core.pacing import Doze
+from dispatcher.infra.database import Session, describe
+from dispatcher.infra.link import Link
+from dispatcher.infra.sqlfiles import load
+
+DOORBELL = "outbox_doorbell"  # rung by writers; only the holder of K listens
+BACKLOG = "outbox_backlog"  # rung by a dispatcher that has more than it can take
+PING_EVERY_S = 5.0
+RING_PEERS_EVERY_S = 1.0
+
+_RELEASE = "SELECT pg_advisory_unlock(1869968482, 1)"
+
+Position = Literal["asleep", "writers", "peer"]
+
+
+class Doorbell:
+    """Waits on the control session, or on the tick alone while that session is down."""
+
+    def __init__(
+        self, *, tick_s: float, slots: int, ping_channel: str, observe: Observer, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._tick_s = tick_s
+        self._slots = slots
+        self._ping_channel = ping_channel
+        self._observe = observe
+        self._clock = clock
+        self._doze = Doze(tick_s)
+        self._session: Session | None = None  # the session the fields below speak of
+        self._holds_key = False
+        self._listens = False
+        self._heard_at = 0.0
+        self._pinged_at: float | None = None
+        self._rang_at = -inf
+        self._due_at = inf  # set by nudge(): when some row of ours is due
+        self._nudged = False
+        self._scope: anyio.CancelScope | None = None
+
+    async def attach(self, session: Session) -> None:
+        """Make a new session fit for waiting: it must be direct, and hear its own ring.
+
+        Raises Unreachable when it is deaf, as behind a transaction pooler.
+        """
+        if session.pooled:
+            raise Unreachable(
+                "the listener is behind a transaction pooler, where LISTEN is deaf; "
+                "set DISPATCH_LISTEN_URL to a direct connection"
+            )
+        await session.fetch(f"LISTEN {BACKLOG}")
+        await session.fetch(f"LISTEN {self._ping_channel}")
+        await session.fetch("SELECT pg_notify(%(channel)s, '')", {"channel": self._ping_channel})
+        with anyio.move_on_after(PING_EVERY_S):
+            while not any(channel == self._ping_channel for channel, _, _ in session.drain_notices()):
+                await session.wait_readable()
+            return
+        raise Unreachable("the listener is deaf: its own notification did not come back")
+
+    def nudge(self, due_in_s: float = 0.0) -> None:
+        """Something of ours is due in so many seconds (0: now, or the relay must look at its state): wake in time."""
+        at = self._clock() + due_in_s
+        if at < self._due_at:
+            self._due_at = at
+            if self._scope is not None:
+                self._scope.cancel()
+        if due_in_s <= 0:
+            self._nudged = True
+
+    async def wait(self, link: Link) -> WakeCause:
+        """Wait until there may be something to claim, and say why."""
+        cause = await self._wait(link)
+        self._observe(Woke(cause))
+        return cause
+
+    async def _wait(self, link: Link) -> WakeCause:
+        session = link.session
+        if session is not self._session:
+            self._session, self._holds_key, self._listens = session, False, False
+            self._heard_at, self._pinged_at = self._clock(), None
+            if session is not None:
+                return "reconnect"  # what was rung in between was rung to nobody
+        if session is not None:
+            try:
+                return await self._sleep(session)
+            except SessionLost as error:
+                await link.broke(session, str(error))
+                return "reconnect"
+            except psycopg.Error as error:
+                self._observe(Ticked("error", 0.0, describe(error)))
+        return "nudge" if await self._pause(self._tick_s) else "tick"
+
+    async def release(self, link: Link) -> None:
+        """Let K go: from now on writers need not ring, because we look without being rung."""
+        session = link.session
+        if session is None or session is not self._session or not self._holds_key:
+            return
+        self._holds_key = False
+        await self._quietly(link, session, _RELEASE)
+
+    async def ring_peers(self, link: Link) -> None:
+        """Tell the other dispatchers that there is more than one can take; at most once a second."""
+        session, now = link.session, self._clock()
+        if session is None or now - self._rang_at < RING_PEERS_EVERY_S:
+            return
+        self._rang_at = now
+        await self._quietly(link, session, f"SELECT pg_notify('{BACKLOG}', '')")
+
+    async def _quietly(self, link: Link, session: Session, sql: str) -> None:
+        try:
+            await session.fetch(sql)
+        except SessionLost as error:
+            await link.broke(session, str(error))
+        except psycopg.Error as error:
+            self._observe(Ticked("error", 0.0, describe(error)))
+
+    async def _sleep(self, session: Session) -> WakeCause:
+        first, planned = True, False
+        while True:
+            if self._nudged:
+                self._nudged, self._due_at = False, inf
+                return "nudge"
+            # Clear the flag, then look: a ring that comes during the look is still there to wake us.
+            self._hear(session, session.drain_notices())
+            began = self._clock()
+            position, due_s = await self._take_position(session)
+            now = self._clock()
+            if due_s <= 0:
+                return "busy" if first else "writers" if position == "writers" else "due" if planned else "tick"
+            if not first:
+                self._observe(Ticked("ok", now - began))
+            first = False
+            await self._ping_if_silent(session, now)
+            timeout, planned = min(self._tick_s, due_s), due_s < self._tick_s
+            if position == "writers":
+                timeout = min(timeout, self._doze.pause_s())
+            else:
+                self._doze.reset()
+            if cause := await self._listen(session, timeout):
+                return cause
+
+    async def _take_position(self, session: Session) -> tuple[Position, float]:
+        """Get K if it is free, then look. Returns who has K and seconds until a row is due (inf: none waits)."""
+        look = {"slots": self._slots}
+        if self._holds_key:
+            return "asleep", _due(await session.fetch(load("look"), look))
+        [(position, due_s)] = await session.fetch(load("doze"), look)
+        if position == "asleep":
+            self._holds_key = True
+            if not self._listens:
+                await session.fetch(f"LISTEN {DOORBELL}")
+                self._listens = True
+            # The look inside doze.sql is older than K: a silent writer may have committed between the two.
+            return "asleep", _due(await session.fetch(load("look"), look))
+        if position == "peer" and self._listens:
+            await session.fetch(f"UNLISTEN {DOORBELL}")  # one ring must not wake a herd
+            self._listens = False
+        return position, inf if due_s is None else due_s
+
+    async def _listen(self, session: Session, timeout_s: float) -> WakeCause | None:
+        """Wait for a ring, a nudge or the timeout (None)."""
+        self._observe(Slept(self._holds_key, timeout_s))
+        deadline = self._clock() + timeout_s
+        while True:
+            left = min(deadline, self._due_at) - self._clock()
+            if self._nudged or left <= 0:
+                break
+            with anyio.move_on_after(left) as self._scope:
+                await session.wait_readable()
+            self._scope = None
+            if cause := self._hear(session, session.drain_notices()):
+                return cause
+        if self._nudged or self._clock() >= self._due_at:
+            self._nudged, self._due_at = False, inf
+            return "nudge"
+        return None
+
+    def _hear(self, session: Session, notices: list[tuple[str, str, int]]) -> WakeCause | None:
+        cause: WakeCause | None = None
+        for channel, _, sender in notices:
+            self._heard_at = self._clock()
+            if channel == self._ping_channel:
+                self._pinged_at = None
+            elif channel == DOORBELL:
+                cause = "notify"
+            elif sender != session.backend_pid:
+                cause = cause or "peer"
+        return cause
+
+    async def _ping_if_silent(self, session: Session, now: float) -> None:
+        """Ring ourselves after five silent seconds, and give the session up when that ring does not come back."""
+        if self._pinged_at is not None:
+            if now - self._pinged_at > PING_EVERY_S:
+                raise SessionLost("the listener is deaf: its own notification did not come back")
+        elif now - self._heard_at > PING_EVERY_S:
+            self._pinged_at = now
+            await session.fetch("SELECT pg_notify(%(channel)s, '')", {"channel": self._ping_channel})
+
+    async def _pause(self, seconds: float) -> bool:
+        """Sleep so long, or until nudged (True)."""
+        left = min(seconds, max(0.0, self._due_at - self._clock()))
+        if not self._nudged:
+            with anyio.move_on_after(left) as self._scope:
+                await anyio.sleep(inf)
+            self._scope = None
+        nudged = self._nudged or self._clock() >= self._due_at
+        if nudged:
+            self._nudged, self._due_at = False, inf
+        return nudged
+
+
+def _due(rows: list[tuple[float]]) -> float:
+    return rows[0][0] if rows else inf

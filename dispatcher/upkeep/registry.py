@@ -1,0 +1,56 @@
+"""The registry: one row a running dispatcher, and a session lock that says it is alive.
+
+The lock lives and dies with the control session, so a crash frees it without anybody's help.
+"""
+
+import os
+import socket
+
+import anyio
+import psycopg
+
+from dispatcher import __version__
+from dispatcher.core.errors import SessionLost, Unreachable
+from dispatcher.infra.database import Session
+from dispatcher.infra.sqlfiles import load
+
+_TRIES = 20
+
+
+class Registry:
+    """This process's row. `id` is set by the first enrolment and kept for life."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.id: int | None = None  # written by enrol()
+
+    async def enrol(self, session: Session) -> None:
+        """Write our row and take its lock on this session.
+
+        After a broken connection the server may not have noticed yet and still hold the lock for the old session: that
+        one is ended first, or we would look dead to the others. Raises Unreachable when it will not go.
+        """
+        [(self.id,)] = await session.fetch(
+            load("enrol"),
+            {
+                "id": self.id,
+                "name": self.name,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "version": __version__,
+            },
+        )
+        for attempt in range(_TRIES):
+            [(locked,)] = await session.fetch("SELECT pg_try_advisory_lock(1869968483, %(id)s::int)", {"id": self.id})
+            if locked:
+                return
+            await session.fetch(load("evict"), {"id": self.id})
+            await anyio.sleep(0.02 * (attempt + 1))
+        raise Unreachable(f"the lock of dispatcher {self.id} is still held by an earlier session of ours")
+
+    async def sign_off(self, session: Session) -> None:
+        """Remove our row at the end of a clean stop. A failure is no matter: the lock goes with the session."""
+        try:
+            await session.fetch(load("sign_off"), {"id": self.id})
+        except (SessionLost, psycopg.Error):
+            return
