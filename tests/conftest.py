@@ -7,6 +7,9 @@ pytest_plugins = [
     "tests.fixtures.servers",
     "tests.fixtures.postgres",
     "tests.fixtures.redis",
+    "tests.fixtures.proxy",
+    "tests.fixtures.tap",
+    "tests.fixtures.child",
 ]
 
 

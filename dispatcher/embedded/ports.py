@@ -21,9 +21,14 @@ def free_port() -> int:
 
 
 def require_free(port: int, option: str) -> None:
-    """Raise Misconfigured when somebody listens on `port`; `option` is what a person would change."""
-    if not _bindable(port):
-        raise taken(port, option)
+    """Raise Misconfigured when we may not listen on `port`; `option` is what a person would change."""
+    try:
+        if not _bindable(port):
+            raise taken(port, option)
+    except PermissionError:
+        raise Misconfigured(
+            f"no right to listen on port {port} of {HOST}; choose one above 1023 with {option}"
+        ) from None
 
 
 def taken(port: int, option: str) -> Misconfigured:
@@ -38,7 +43,7 @@ def _bindable(port: int) -> bool:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            if error.errno == errno.EADDRINUSE:
                 return False
             raise
     return True

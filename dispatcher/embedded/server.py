@@ -55,9 +55,14 @@ class Server(ABC):
             raise RuntimeError(f"{self.name} is not running")
         return self._child.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended since."""
+        return self._child is not None and self._child.returncode is None
+
     def start(self) -> None:
         """Start it and wait until it answers. Raises Misconfigured or Unreachable, and then leaves nothing running."""
-        if self._child is not None and self._child.returncode is None:
+        if self.running:
             return
         self._let_go()
         atexit.register(self._at_exit)
