@@ -60,7 +60,7 @@ class Target:
         """The connection string with our timeouts, keepalives and, unless pooled, session settings added."""
         parts = conninfo_to_dict(self.conninfo)
         extra: dict[str, Any] = {
-            "application_name": f"{self.application_name} {purpose}"[:63],
+            "application_name": f"dispatcher {purpose} {self.application_name}"[:63],
             "connect_timeout": max(2, math.ceil(self.connect_timeout_s)),
             "client_encoding": "utf8",
             "keepalives": 1,
@@ -105,11 +105,12 @@ def describe(error: BaseException) -> str:
 
 
 class Session:
-    """One autocommit session, used by one task at a time."""
+    """One autocommit session. Statements of several tasks run one after another; notifications are for one task."""
 
     def __init__(self, connection: psycopg.AsyncConnection[tuple[Any, ...]], deadline_s: float) -> None:
         self._connection = connection
         self._cursor = connection.cursor(binary=True)
+        self._lock = anyio.Lock(fast_acquire=True)
         self._deadline_s = deadline_s
         self._prepare = True
         self._notices: list[tuple[str, str, int]] = []
@@ -137,6 +138,7 @@ class Session:
         cursor = self._cursor
         rows: list[tuple[Any, ...]] = []
         with anyio.CancelScope(shield=True):
+            await self._lock.acquire()
             watchdog = self._loop.call_later(self._deadline_s, self._shut_socket)
             try:
                 await cursor.execute(sql.encode(), params, prepare=self._prepare)
@@ -148,12 +150,14 @@ class Session:
                 raise
             finally:
                 watchdog.cancel()
+                self._lock.release()
         return rows
 
     async def script(self, sql: str) -> None:
         """Run several statements, no parameters: one transaction unless they say otherwise. Raises as `fetch` does."""
         cursor = self._connection.cursor()  # a text cursor: the binary protocol takes one statement at a time
         with anyio.CancelScope(shield=True):
+            await self._lock.acquire()
             watchdog = self._loop.call_later(self._deadline_s, self._shut_socket)
             try:
                 await cursor.execute(sql.encode(), prepare=False)
@@ -163,6 +167,7 @@ class Session:
                 raise
             finally:
                 watchdog.cancel()
+                self._lock.release()
 
     def _shut_socket(self) -> None:
         # A duplicate descriptor: closing libpq's own under its feet would leave it to a stranger's next socket.

@@ -8,7 +8,7 @@ from time import monotonic
 import anyio
 
 from dispatcher.core.breaker import Breaker
-from dispatcher.core.errors import DispatcherError
+from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.core.events import BreakerChanged, Observer, Reconciled
 from dispatcher.core.outcome import Returned, Sent, Verdict
 from dispatcher.core.row import Batch
@@ -28,6 +28,7 @@ class Gate:
         self._observe = observe
         self._connecting = anyio.Lock()
         self._stopping = anyio.Event()
+        self._ever_up = False
 
     def stop(self) -> None:
         """End every wait of `open()`."""
@@ -38,7 +39,10 @@ class Gate:
         return self._breaker.try_trial(monotonic())
 
     async def open(self) -> bool:
-        """Whether something may be sent now. Waits out the breaker and connects; False: ask again."""
+        """Whether something may be sent now. Waits out the breaker and connects; False: ask again.
+
+        Raises Misconfigured when a person has to act and the sink was never up; later that is waited out.
+        """
         wait_s = self._breaker.wait_s(monotonic())
         if wait_s > 0:
             with anyio.move_on_after(wait_s):
@@ -50,8 +54,11 @@ class Gate:
             try:
                 await self.broker.connect()
             except DispatcherError as error:
+                if isinstance(error, Misconfigured) and not self._ever_up:
+                    raise
                 self._shut(str(error))
                 return False
+            self._ever_up = True
             if self._breaker.connection_only:
                 self._reopen()
         return True
@@ -78,7 +85,7 @@ class Gate:
             self._observe(BreakerChanged("closed", None))
 
     async def reconcile(self, batch: Batch, verdict: Verdict) -> bool:
-        """Look in the stream, after the batch's floor, for the rows whose reply was lost, and file them as sent or returned.
+        """Look in the stream, after the batch's floor, for rows whose reply was lost; file them as sent or returned.
 
         The connection that carried them is dead by now (see Broker.connect), so nothing can arrive after the look.
         False: the look failed; the rows stay unknown.

@@ -1,0 +1,15 @@
+-- Who: service.py, on each new session of the first lane, before anything is claimed. Index: none, the catalogue.
+-- Answer: what this role may not do and must, one row each; no row: it may do everything.
+SELECT w.what
+FROM (
+    VALUES
+        ('USAGE on schema messaging', has_schema_privilege('messaging', 'USAGE')),
+        ('SELECT on messaging.message_outbox', has_table_privilege('messaging.message_outbox', 'SELECT')),
+        ('UPDATE (status) on messaging.message_outbox',
+         has_column_privilege('messaging.message_outbox', 'status', 'UPDATE')),
+        ('UPDATE (claim_id) on messaging.message_outbox',
+         has_column_privilege('messaging.message_outbox', 'claim_id', 'UPDATE')),
+        ('INSERT on messaging.message_dlq', has_any_column_privilege('messaging.message_dlq', 'INSERT')),
+        ('INSERT on messaging.dispatcher', has_any_column_privilege('messaging.dispatcher', 'INSERT'))
+) AS w (what, granted)
+WHERE NOT w.granted
