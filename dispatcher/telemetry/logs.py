@@ -82,6 +82,9 @@ class Logs:
             case events.TakenOver(rows, owner):
                 text = "Rows of a dead or overdue claim were taken over"
                 _write("WARNING", "claims_taken_over", text, {"rows": rows, "owner": owner})
+            case events.Reconciled(found, missing):
+                text = "Rows whose reply was lost were looked for in the stream"
+                _write("INFO", "replies_reconciled", text, {"found": found, "missing": missing})
             case events.BreakerChanged(state, reason):
                 if state == "open":
                     _write("WARNING", "breaker_opened", "Redis takes no entries; claiming pauses", {"reason": reason})

@@ -62,6 +62,10 @@ class Metrics:
         )
         self._unknown = counter("messaging_outbox_unknown", "Rows published whose answer never came")
         self._lost = counter("messaging_outbox_claims_lost", "Rows whose claim another dispatcher held when we settled")
+        self._avoided = counter(
+            "messaging_dispatch_duplicates_avoided",
+            "Rows found in the stream after their reply was lost, not sent again",
+        )
         self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
         self._backlog = gauge("messaging_outbox_backlog_rows", "Unsettled rows, counted up to 1000001")
         self._oldest = gauge(
@@ -107,6 +111,8 @@ class Metrics:
                 self._dlq.inc(len(buried))
             case events.TakenOver(rows):
                 self._taken_over.inc(rows)
+            case events.Reconciled(found):
+                self._avoided.inc(found)
             case events.Sampled():
                 self._sampled(event)
             case events.BreakerChanged(state):

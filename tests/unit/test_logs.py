@@ -66,6 +66,7 @@ def test_a_line_is_one_json_object(out):
         (events.DatabaseChanged(False, "gone"), "database_down", "ERROR"),
         (events.DatabaseChanged(True, None), "database_up", "INFO"),
         (events.TakenOver(3, "b"), "claims_taken_over", "WARNING"),
+        (events.Reconciled(3, 1), "replies_reconciled", "INFO"),
         (events.Settled(1, 0, 0, 0, 0, lost=2), "claims_lost", "WARNING"),
     ],
 )

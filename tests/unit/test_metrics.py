@@ -67,6 +67,7 @@ def test_a_batch_is_counted(metrics):
     metrics(events.Buried(rows=[(7, "redis: ERR")]))
     metrics(events.Ticked("ok", 0.004))
     metrics(events.Ticked("error", 1.6, "SessionLost"))
+    metrics(events.Reconciled(found=4, missing=1))
     metrics(events.TakenOver(rows=5, owner="a"))
     expected = {
         "messaging_outbox_picked_total": 10,
@@ -78,6 +79,7 @@ def test_a_batch_is_counted(metrics):
         "messaging_outbox_returned_total": 2,
         "messaging_outbox_unknown_total": 1,
         "messaging_outbox_claims_lost_total": 1,
+        "messaging_dispatch_duplicates_avoided_total": 4,
         "messaging_outbox_claims_taken_over_total": 5,
         "messaging_dispatch_tick_duration_seconds_count": 2,
     }

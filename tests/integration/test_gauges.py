@@ -1,0 +1,193 @@
+"""What a sample sees in Postgres and in the stream."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import psycopg
+import pytest
+from redis.asyncio import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from dispatcher.core.errors import SessionLost
+from dispatcher.core.events import Sampled
+from dispatcher.embedded import free_port
+from dispatcher.infra.database import Session, Target, connect
+from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep import gauges
+from dispatcher.upkeep.gauges import Group, Stream, lag_of, look_at_stream, run, sample_once
+from tests.fixtures.rows import STREAM, insert_events
+from tests.fixtures.tap import Tap
+
+PICKED: dict[str, Any] = {"status": "picked", "picked_at": datetime.now(UTC), "picked_by": 1, "claim_id": uuid4()}
+NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+async def session(database_url: str) -> AsyncIterator[Session]:
+    session = await connect(Target(database_url, "dispatcher"), "gauges")
+    yield session
+    await session.close()
+
+
+async def sample(session: Session, redis: Redis, tap: Tap) -> Sampled:
+    await sample_once(session.fetch, redis, STREAM, tap, now=NOW)
+    return await tap.next(Sampled)
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+async def test_nothing_there(session, redis, tap):
+    seen = await sample(session, redis, tap)
+    assert (seen.backlog, seen.oldest_age_s, seen.stream_length, seen.group_lag, seen.redis_error) == (
+        0,
+        0,
+        0,
+        {},
+        None,
+    )
+
+
+async def test_what_is_settled_is_no_backlog(session, db, redis, tap):
+    for status in ("pending", "retry", "sent", "dead"):
+        await insert_events(db, 2, status=status)
+    await insert_events(db, 2, **PICKED)
+    assert (await sample(session, redis, tap)).backlog == 6
+
+
+async def test_the_count_stops_at_its_bound(session, db):
+    await insert_events(db, 20)
+    [(backlog, _, _)] = await session.fetch(load("sample"), {"bound": 7, "now": None})
+    assert backlog == 7
+
+
+async def test_age_is_how_long_the_oldest_is_overdue(session, db, redis, tap):
+    await insert_events(db, next_run_at=ago(5), occurred_at=ago(5))
+    await insert_events(db, next_run_at=ago(30), occurred_at=ago(30), status="sent")
+    assert (await sample(session, redis, tap)).oldest_age_s == 5
+    await insert_events(db, next_run_at=ago(12), occurred_at=ago(12), **PICKED)
+    assert (await sample(session, redis, tap)).oldest_age_s == 12
+
+
+async def test_what_is_scheduled_for_later_is_not_late(session, db, redis, tap):
+    await insert_events(db, next_run_at=ago(-60), occurred_at=ago(3600))
+    assert (await sample(session, redis, tap)).oldest_age_s == 0
+
+
+async def test_what_failed_is_as_old_as_its_event(session, db, redis, tap):
+    await insert_events(db, next_run_at=ago(-30), occurred_at=ago(100), attempts=3, status="retry")
+    assert (await sample(session, redis, tap)).oldest_age_s == 100
+
+
+async def test_without_a_time_postgress_clock_counts(session, db, redis, tap):
+    await insert_events(db, next_run_at=datetime.now(UTC) - timedelta(hours=1))
+    await sample_once(session.fetch, redis, STREAM, tap)
+    assert 3600 <= (await tap.next(Sampled)).oldest_age_s < 4000
+
+
+async def test_the_notification_queue_is_asked(session, db, redis, tap, database_url):
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as deaf:
+        await deaf.execute("LISTEN hall")
+        await deaf.execute("BEGIN")  # a listener in a transaction holds the queue's tail
+        await deaf.execute("SELECT 1")
+        await db.execute("SELECT count(pg_notify('hall', i || repeat('x', 7000))) FROM generate_series(1, 3000) AS i")
+        assert (await sample(session, redis, tap)).notification_queue_usage > 0
+
+
+async def test_the_length_and_what_each_group_has_to_read(session, redis, tap):
+    for number in range(10):
+        await redis.xadd(STREAM, {"n": number})
+    await redis.xgroup_create(STREAM, "behind", "0")
+    await redis.xgroup_create(STREAM, "there", "$")
+    await redis.xreadgroup("behind", "c", {STREAM: ">"}, count=4)
+    seen = await sample(session, redis, tap)
+    assert (seen.stream_length, seen.group_lag) == (10, {"behind": 6, "there": 0})
+    stream = await look_at_stream(redis, STREAM)
+    assert stream == Stream(10, (Group("behind", 6, 4, 1), Group("there", 0, 0, 0)))
+
+
+async def test_a_group_whose_lag_the_server_cannot_tell(session, redis, tap):
+    ids = [await redis.xadd(STREAM, {"n": number}) for number in range(10)]
+    await redis.xgroup_create(STREAM, "middle", ids[4])
+    await redis.xgroup_create(STREAM, "holes", "0")
+    await redis.xdel(STREAM, ids[7])
+    assert [group["lag"] for group in await redis.xinfo_groups(STREAM)] == [None, None]
+    seen = await sample(session, redis, tap)
+    assert seen.group_lag == {"middle": 9, "holes": 9}  # at most what the stream holds
+    await redis.xreadgroup("holes", "c", {STREAM: ">"})
+    assert (await sample(session, redis, tap)).group_lag["holes"] == 0
+
+
+async def test_names_and_ids_are_read_from_a_client_that_does_not_decode(redis_url, redis):
+    await redis.xadd(STREAM, {"n": 1}, id="5-1")
+    await redis.xadd(STREAM, {"n": 1}, id="5-3")
+    await redis.xgroup_create(STREAM, "größe", "5-2")
+    async with Redis.from_url(redis_url) as raw:
+        assert await look_at_stream(raw, STREAM) == Stream(2, (Group("größe", 2, 0, 0),))
+
+
+@pytest.mark.parametrize(
+    ("group", "stream", "lag"),
+    [
+        ({"lag": 7}, {}, 7),
+        ({"last-delivered-id": "9-0"}, {"last-generated-id": "9-0", "length": 4}, 0),
+        ({"last-delivered-id": "10-0"}, {"last-generated-id": "9-9", "length": 4}, 0),  # not as text
+        ({"last-delivered-id": "1-0"}, {"last-generated-id": "9-0", "length": 4}, 4),  # Redis before 7
+        (
+            {"lag": None, "last-delivered-id": b"1-0", "entries-read": 7},
+            {"last-generated-id": b"9-0", "length": 400, "entries-added": 10},
+            3,
+        ),
+    ],
+)
+def test_lag(group, stream, lag):
+    assert lag_of(group, stream) == lag
+
+
+async def test_the_groups_are_a_bounded_number(session, redis, tap, monkeypatch):
+    monkeypatch.setattr(gauges, "MAX_GROUPS", 2)
+    await redis.xadd(STREAM, {"n": 1})
+    await redis.xgroup_create(STREAM, "done", "$")
+    for name in "abc":
+        await redis.xgroup_create(STREAM, name, "0")
+    assert (await sample(session, redis, tap)).group_lag == {"a": 1, "b": 1}
+
+
+async def test_redis_away_is_part_of_the_sample(session, db, tap):
+    await insert_events(db, 3)
+    async with Redis.from_url(f"redis://127.0.0.1:{free_port()}", retry=Retry(NoBackoff(), 0)) as away:
+        seen = await sample(session, away, tap)
+    assert (seen.backlog, seen.stream_length, seen.group_lag) == (3, None, {})
+    assert seen.redis_error == "ConnectionError"
+
+
+async def test_a_key_that_is_no_stream_is_named_by_its_code(session, redis, tap):
+    await redis.set(STREAM, "text")
+    assert (await sample(session, redis, tap)).redis_error == "ResponseError WRONGTYPE"
+
+
+async def test_a_lost_session_is_the_callers_to_know(session, redis, tap, db):
+    await db.execute("SELECT pg_terminate_backend(%s)", [session.backend_pid])
+    with pytest.raises(SessionLost):
+        await sample_once(session.fetch, redis, STREAM, tap)
+    assert tap.all(Sampled) == []
+
+
+async def test_sampling_goes_on_after_a_failure(session, redis, tap):
+    failures = [SessionLost("gone"), psycopg.errors.QueryCanceled("statement timeout")]
+
+    async def fetch(sql, params):
+        if failures:
+            raise failures.pop()
+        return await session.fetch(sql, params)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: run(fetch, redis, STREAM, tap, every_s=0.0))
+        await tap.next(Sampled)
+        tasks.cancel_scope.cancel()
+    assert failures == []
