@@ -15,6 +15,11 @@ from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import SLA_P95_MS, Verdict
 
 LINE_EVERY_S = 3.0
+NEXT = """
+Next:
+  dispatcher dev      Postgres and Valkey that keep running, to build against
+  dispatcher migrate  the outbox in your own database (DATABASE_URL)
+  dispatcher run      relay it to your own Redis (REDIS_URL)"""
 
 
 class Screen(Protocol):
@@ -114,7 +119,4 @@ def show_result(console: Console, tally: Tally, sent: int, verdict: Verdict) -> 
         console.print(f"{tally.early:,} reached the consumer before their commit call had returned: counted as 0 ms.")
     for reason in verdict.reasons:
         console.print(Text(reason, style="red"))
-    console.print("\nNext:")
-    console.print("  dispatcher dev               Postgres and Valkey to build against, kept running", highlight=False)
-    console.print("  dispatcher migrate           the outbox in your own database (DATABASE_URL)", highlight=False)
-    console.print("  DISPATCHER_ENABLED=true dispatcher run   relay it to your own Redis (REDIS_URL)", highlight=False)
+    console.print(NEXT, highlight=False, markup=False)

@@ -1,0 +1,1 @@
+"""Benchmarks: one scenario a file, each with its target. `python -m bench --help`."""

@@ -1,0 +1,32 @@
+"""`python -m bench <scenario>`: the command line. Exit codes: 0 target met, 1 missed or failed, 2 bad usage."""
+
+import sys
+
+import click
+
+from bench.drain import drain
+from bench.latency import latency
+from bench.writers import writers
+from dispatcher.core.errors import DispatcherError
+
+
+@click.group()
+def bench() -> None:
+    """Measure the dispatcher. Servers of its own by default; see bench/README.md before believing a figure."""
+
+
+for scenario in (writers, latency, drain):
+    bench.add_command(scenario)
+
+
+def main() -> None:
+    """Errors a person can mend are one line, without a traceback."""
+    try:
+        bench()
+    except DispatcherError as error:
+        click.echo(f"bench: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

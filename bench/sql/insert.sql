@@ -1,0 +1,2 @@
+\set conversation random(1, 100000)
+INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('message.created', 'conversation-' || :conversation, '{"v":1,"alg":"xchacha20-poly1305","key_id":"9f2c5b1e77d04a36","nonce":"b2Zs0mB0m1h6Yk1xN3pQd0tVZ2JhRXJT","ciphertext":"q1TtqkN7o1yq0mJb2Jp3S0w2cTz5m4n9x8Qd7VbLhYkUe3RfWi6AzGsPvMjOaXcHtBnEuDyFlKrIgZpCqT1wSxNm5oJ8bV4hLkY2eRd7fUi0aGz6PsMvOjXaHcBtEnDuFyKlIrZgCpTqW1SxNmJ5o8VbLh4kYe2RdfU7i0aGzPs6MvOjXaHcBtEnDuFyKlIrZgCpTqW1SxNmJ5o8VbLh4kYe2RdfU7i0aGzPs6MvOjXaHcBtEnDuFyKlIrZgCpTq"}');

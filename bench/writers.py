@@ -1,0 +1,125 @@
+"""What waking the dispatcher costs the writers: durable inserts a second with no trigger, the doorbell, a plain NOTIFY.
+
+A dispatcher runs in every leg. Legs are interleaved and their order turns each round, so that a machine that slows
+down does not favour one of them.
+"""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+
+from bench.options import common
+from bench.progress import Legs
+from bench.report import Report, Target
+from bench.servers import Rig, rig
+from dispatcher.core.errors import DispatcherError
+from dispatcher.demo.child import DispatcherProcess
+from dispatcher.infra import sqlfiles
+
+HERE = Path(__file__).parent
+KEPT = 0.90  # share of the rate without a trigger that the doorbell must leave the writers
+NAMES = {"absent": "no trigger", "doorbell": "doorbell", "notify": "statement-level NOTIFY"}
+
+
+@click.command()
+@click.option("--clients", type=click.IntRange(1, 150), default=32, show_default=True, help="Concurrent writers.")
+@click.option("--time", "seconds", type=click.IntRange(1, 600), default=10, show_default=True, help="Seconds a leg.")
+@click.option("--rounds", type=click.IntRange(1, 50), default=5, show_default=True, help="Times each leg is run.")
+@common
+def writers(
+    clients: int,
+    seconds: int,
+    rounds: int,
+    database_url: str | None,
+    redis_url: str | None,
+    settings: tuple[str, ...],
+    reports: Path,
+) -> None:
+    """One insert a durable transaction from many writers, with and without the doorbell."""
+    with rig(database_url, redis_url, settings) as servers, Legs(rounds * len(NAMES)) as legs:
+        report = Report("writers", {"clients": clients, "seconds a leg": seconds, "rounds": rounds}, [], [])
+        dispatcher = servers.start_dispatcher()
+        rates: dict[str, list[float]] = {leg: [] for leg in NAMES}
+        raw: list[dict[str, Any]] = []
+        for turn in range(rounds):
+            order = list(NAMES)
+            for leg in order[turn % 3 :] + order[: turn % 3]:
+                found = _leg(servers, dispatcher, leg, clients, seconds, legs)
+                rates[leg].append(found["tps"])
+                raw.append({"round": turn + 1, "leg": leg, **found})
+        report.raw = raw
+        _judge(report, rates)
+        code = report.finish(servers, reports)
+    sys.exit(code)
+
+
+def _leg(
+    servers: Rig, dispatcher: DispatcherProcess, leg: str, clients: int, seconds: int, legs: Legs
+) -> dict[str, Any]:
+    """One run of pgbench: its rate, and the rows the dispatcher had left when it ended."""
+    legs.begin(NAMES[leg])
+    _install(servers, leg)
+    servers.empty()
+    cpu = dispatcher.cpu_seconds()
+    command = [str(servers.pgbench), "-n", "-M", "prepared", "-c", str(clients), "-j", "2", "-T", str(seconds)]
+    command += ["-f", str(HERE / "sql" / "insert.sql"), servers.database_url]
+    output = servers.folder / "pgbench.log"
+    with output.open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            began = time.monotonic()
+            while process.poll() is None:
+                dispatcher.check()
+                legs.within((time.monotonic() - began) / seconds)
+                time.sleep(0.1)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+    tps = _rate(output.read_text(), process.returncode)
+    left = servers.backlog()
+    used = dispatcher.cpu_seconds() - cpu
+    servers.wait_drained(dispatcher)
+    legs.end(f"{NAMES[leg]}: {tps:,.0f} inserts/s, {left:,} rows not yet relayed at the end")
+    return {"tps": tps, "left": left, "dispatcher_cpu_s": round(used, 2)}
+
+
+def _install(servers: Rig, leg: str) -> None:
+    servers.script("DROP TRIGGER IF EXISTS bench_notify ON messaging.message_outbox")
+    servers.script("DROP FUNCTION IF EXISTS messaging.bench_notify()")
+    servers.script(sqlfiles.trigger_down())
+    if leg == "doorbell":
+        servers.script(sqlfiles.trigger())
+    if leg == "notify":
+        servers.script((HERE / "sql" / "statement_notify.sql").read_text())
+
+
+def _rate(output: str, code: int) -> float:
+    found = re.search(r"^tps = ([\d.]+)", output, re.MULTILINE)
+    if code or not found:
+        raise DispatcherError(f"pgbench ended with exit code {code}:\n{output[-500:]}")
+    return float(found[1])
+
+
+def _judge(report: Report, rates: dict[str, list[float]]) -> None:
+    medians = {leg: median(found) for leg, found in rates.items()}
+    report.rows = [
+        {
+            "trigger": NAMES[leg],
+            "median inserts/s": f"{medians[leg]:,.0f}",
+            "lowest": f"{min(rates[leg]):,.0f}",
+            "highest": f"{max(rates[leg]):,.0f}",
+            "of no trigger": f"{medians[leg] / medians['absent']:.1%}",
+        }
+        for leg in NAMES
+    ]
+    each = (f"{rung / silent:.1%}" for rung, silent in zip(rates["doorbell"], rates["absent"], strict=True))
+    report.notes = [f"Doorbell against no trigger, round by round: {', '.join(each)}."]
+    kept = medians["doorbell"] / medians["absent"]
+    report.targets = [Target(f"the doorbell keeps {kept:.1%} of the writers' rate, wanted {KEPT:.0%}", kept >= KEPT)]
