@@ -1,0 +1,37 @@
+"""The configuration table in words: for README, its test, and `dispatcher run --help`."""
+
+from typing import NamedTuple
+
+from dispatcher.settings.fields import Settings
+from dispatcher.settings.setting import flag_of, setting_of
+
+
+class Row(NamedTuple):
+    """One line of the configuration table."""
+
+    env: str  # "" where there is only a flag
+    flag: str
+    default: str  # "" where there is none
+    wanted: str
+    help: str
+
+
+def describe() -> list[Row]:
+    """Every setting, in the table's order."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        setting = setting_of(field)
+        flag = setting.alias.flag if setting.alias and not setting.env else flag_of(name)
+        rows.append(Row(next(iter(setting.env), ""), flag, default_text(name), setting.kind.wanted, setting.help))
+    return rows
+
+
+def default_text(attribute: str) -> str:
+    """A setting's default as it would be typed; "" where there is none."""
+    field = Settings.model_fields[attribute]
+    stated = setting_of(field).default_text
+    if stated is not None:
+        return stated
+    if field.is_required() or field.default is None:
+        return ""
+    return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)

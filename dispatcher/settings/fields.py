@@ -1,0 +1,121 @@
+"""The one table of settings: attribute, environment variable, flag, default, limits, what it does."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+
+from dispatcher.settings.kinds import (
+    LEVELS,
+    MS,
+    choice,
+    host,
+    key,
+    postgres_url,
+    redis_url,
+    seconds_to_ms,
+    switch,
+    token,
+    whole,
+)
+from dispatcher.settings.read import cross_problems, read
+from dispatcher.settings.setting import Alias, negated, setting, setting_of, terminal_format, unchanged
+
+
+class Settings(BaseModel):
+    """All settings. Built by `load()`; a test may build one itself (a bad value is then pydantic's ValidationError)."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    # fmt: off
+    enabled: bool = setting("DISPATCHER_ENABLED", switch(), False,
+        "Whether rows are taken at all. Off: probes and metrics only.")
+    database_url: str = setting("DATABASE_URL", postgres_url(), ..., "The Postgres that holds the outbox.",
+        also_env="POSTGRES_URL", alias=Alias("--dsn", unchanged, "Dispatchbox's name for --database-url.", "DSN"))
+    listen_url: str = setting("DISPATCH_LISTEN_URL", postgres_url(), "",
+        "A direct connection to it, when the database URL is a transaction pooler.", default_text="the database URL")
+    redis_url: str = setting("REDIS_URL", redis_url(), ..., "The Redis or Valkey that holds the stream.")
+    stream_name: str = setting("DISPATCH_STREAM_NAME", key(), "sanctum:messages", "The stream's key.")
+    stream_maxlen: int = setting("REDIS_STREAM_MAXLEN", whole(1, 10**12, "entries"), 1_000_000,
+        "About how many entries the stream keeps.")
+    tick_ms: int = setting("DISPATCH_TICK_MS", whole(1, 60_000, MS), 100,
+        "The fallback poll, when nothing wakes the dispatcher.",
+        alias=Alias("--poll-interval", seconds_to_ms, "Dispatchbox's name for --tick-ms, in seconds.", "SECONDS"))
+    batch_size: int = setting("DISPATCH_BATCH_SIZE", whole(1, 10_000, "rows"), 256, "The most rows of one claim.")
+    max_attempts: int = setting("DISPATCH_MAX_ATTEMPTS", whole(1, 10_000), 10,
+        "Failures of its own after which a row is dead.")
+    backoff_base_ms: int = setting("DISPATCH_BACKOFF_BASE_MS", whole(1, 600_000, MS), 250,
+        "The longest wait after a row's first failure; doubles with each.")
+    backoff_max_ms: int = setting("DISPATCH_BACKOFF_MAX_MS", whole(1, 86_400_000, MS), 60_000,
+        "The longest wait after any failure.")
+    lease_ms: int = setting("DISPATCH_LEASE_MS", whole(1000, 3_600_000, MS), 30_000,
+        "After this long a claim is taken from a dispatcher that froze.")
+    publish_timeout_ms: int = setting("DISPATCH_PUBLISH_TIMEOUT_MS", whole(100, 600_000, MS), 5_000,
+        "The longest wait for Redis to answer a batch.")
+    connect_timeout_ms: int = setting("DISPATCH_CONNECT_TIMEOUT_MS", whole(100, 600_000, MS), 10_000,
+        "The longest wait for a connection.")
+    query_timeout_ms: int = setting("DISPATCH_QUERY_TIMEOUT_MS", whole(100, 3_600_000, MS), 30_000,
+        "The longest wait for a statement.")
+    shutdown_grace_ms: int = setting("DISPATCH_SHUTDOWN_GRACE_MS", whole(0, 3_600_000, MS), 10_000,
+        "How long a stop waits for what is in flight.")
+    canary_percent: int = setting("DISPATCH_CANARY_PERCENT", whole(0, 100, "percent"), 100,
+        "The share of the events that this dispatcher takes.")
+    max_payload_bytes: int = setting("DISPATCH_MAX_PAYLOAD_BYTES", whole(1, 512 * 1024 * 1024, "bytes"), 1_048_576,
+        "A larger payload is dead at once.")
+    outbox_retention_days: int = setting("OUTBOX_RETENTION_DAYS", whole(1, 36_500, "days"), 7,
+        "How long settled rows are kept.")
+    dlq_retention_days: int = setting("DLQ_RETENTION_DAYS", whole(1, 36_500, "days"), 30,
+        "How long dead-letter copies are kept.")
+    http_enabled: bool = setting("", switch(), True, "Whether the HTTP sidecar runs.",
+        alias=Alias("--disable-http", negated, "Serve no probes, no metrics, no API."))
+    http_host: str = setting("DISPATCH_HTTP_HOST", host(), "0.0.0.0",  # noqa: S104 -- probes come from outside
+        "The address the sidecar listens on.")
+    http_port: int = setting("DISPATCH_HTTP_PORT", whole(0, 65_535), 8080,
+        "The port the sidecar listens on; 0: any free one.")
+    api_token: str | None = setting("DISPATCH_API_TOKEN", token(), None,
+        "The bearer token that /api asks for. Set the variable: others can see a flag.")
+    log_level: str = setting("DISPATCH_LOG_LEVEL", choice(*LEVELS), "INFO",
+        "The least severe messages that are logged.")
+    log_format: Literal["json", "text"] = setting("DISPATCH_LOG_FORMAT", choice("json", "text"), terminal_format,
+        "How messages are written.", default_text="json; text on a terminal")
+    # fmt: on
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listen_where_the_rows_are(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("listen_url"):
+            return {**values, "listen_url": values.get("database_url")}
+        return values
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _fits_its_kind(cls, value: object, info: ValidationInfo) -> object:
+        field = cls.model_fields[str(info.field_name)]
+        if value is None and field.default is None:
+            return None
+        try:
+            return setting_of(field).kind.parse(value)
+        except ValueError as error:
+            raise ValueError(f"it must be {error}") from None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if problems := cross_problems(self.__dict__):
+            raise ValueError("; ".join(problems))
+        return self
+
+    @classmethod
+    def load(cls, env: Mapping[str, str], flags: Mapping[str, object]) -> "Settings":
+        """All settings. A flag beats the environment beats the default.
+
+        `flags`: by the flag's name as click has it (tick_ms, dsn, disable_http); None is not given.
+        Raises Misconfigured with a line for each problem.
+        """
+        return cls(**read(cls.model_fields, env, flags))
+
+    @classmethod
+    def load_some(
+        cls, attributes: Iterable[str], env: Mapping[str, str], flags: Mapping[str, object]
+    ) -> dict[str, Any]:
+        """Some settings by attribute, for a command that needs no more. Arguments and errors as for `load`."""
+        return read({name: cls.model_fields[name] for name in attributes}, env, flags)

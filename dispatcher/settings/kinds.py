@@ -1,0 +1,170 @@
+"""Kinds of values: how each is read from text, and the words for what it must be.
+
+A parser takes what an environment variable, a flag or a caller gave and returns the value, or raises ValueError whose
+text completes "it must be ...". That text never quotes the value: it may hold a password.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+_YES, _NO = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+MS = "milliseconds"
+LEVELS = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+POSTGRES = "a postgresql:// URL or libpq key/value pairs such as 'host=db dbname=app user=me'"
+REDIS = "a redis://, rediss:// or unix:// URL such as redis://localhost:6379/0"
+
+
+def _shortened(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of value. `wanted` completes "it must be ..."; `metavar` stands for the value in `--help`."""
+
+    parse: Callable[[object], object]
+    wanted: str
+    metavar: str
+    mask: Callable[[object], str] = _shortened
+    secret: bool = False  # never part of repr(settings)
+
+
+def whole(low: int, high: int, unit: str = "") -> Kind:
+    """A whole number between two limits, both included."""
+    wanted = f"a whole number from {low} to {high}" + (f" ({unit})" if unit else "")
+
+    def parse(value: object) -> int:
+        if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,20}", value.strip()):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(wanted)
+        return value
+
+    return Kind(parse, wanted, "MS" if unit == MS else unit.upper() or "N")
+
+
+def switch() -> Kind:
+    """Yes or no."""
+    wanted = "true or false (also 1, 0, yes, no, on, off)"
+
+    def parse(value: object) -> bool:
+        if isinstance(value, bool):
+            return value
+        word = value.strip().lower() if isinstance(value, str) else ""
+        if word not in _YES | _NO:
+            raise ValueError(wanted)
+        return word in _YES
+
+    return Kind(parse, wanted, "BOOL")
+
+
+def choice(*words: str) -> Kind:
+    """One of these words, in either case."""
+    wanted = f"one of {', '.join(words)}"
+
+    def parse(value: object) -> str:
+        for word in words:
+            if isinstance(value, str) and value.strip().lower() == word.lower():
+                return word
+        raise ValueError(wanted)
+
+    return Kind(parse, wanted, "|".join(words))
+
+
+def text(wanted: str, metavar: str, pattern: str) -> Kind:
+    """Text that matches a pattern as a whole."""
+
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(wanted)
+        return value
+
+    return Kind(parse, wanted, metavar)
+
+
+def key() -> Kind:
+    """The name of a Redis key."""
+    return text("1 to 512 printable characters", "KEY", r"[^\x00-\x1f\x7f\ud800-\udfff]{1,512}")
+
+
+def host() -> Kind:
+    """A host to listen on."""
+    return text("a host name or address", "HOST", r"[0-9A-Za-z._:%\-]{1,255}")
+
+
+def token() -> Kind:
+    """A secret that an Authorization header can carry."""
+    plain = text("visible ASCII characters without spaces", "TOKEN", r"[!-~]+")
+    return Kind(plain.parse, plain.wanted, plain.metavar, mask=lambda value: "***", secret=True)
+
+
+def postgres_url() -> Kind:
+    """A connection string libpq understands."""
+    return Kind(_parse_postgres, POSTGRES, "URL", mask=_scheme_only, secret=True)
+
+
+def redis_url() -> Kind:
+    """A Redis URL."""
+    return Kind(_parse_redis, REDIS, "URL", mask=_scheme_only, secret=True)
+
+
+def seconds_to_ms(value: object) -> int:
+    """Seconds, as Dispatchbox's --poll-interval has them, in milliseconds."""
+    wanted = "a number of seconds from 0.001 to 60"
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        raise ValueError(wanted) from None
+    if not 0.001 <= seconds <= 60:
+        raise ValueError(wanted)
+    return round(seconds * 1000)
+
+
+def _scheme_only(value: object) -> str:
+    """What may be shown of a URL that cannot be read: where a broken one ends its password nobody can say."""
+    scheme = re.match(r"[a-z][a-z0-9+]{1,20}://", value) if isinstance(value, str) else None
+    return f"'{scheme[0] if scheme else ''}***'"
+
+
+def _parse_postgres(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(POSTGRES)
+    value = value.strip()
+    if driver := re.match(r"(postgres(?:ql)?)\+\w+://", value):
+        raise ValueError(f"{POSTGRES}: write {driver[1]}:// without SQLAlchemy's driver name")
+    try:
+        value.encode()
+        parts = conninfo_to_dict(value)
+    except (psycopg.ProgrammingError, UnicodeEncodeError):
+        raise ValueError(f"{POSTGRES}; a special character in a URL's password is written %XX") from None
+    for port in str(parts.get("port") or "5432").split(","):
+        if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+            raise ValueError(f"{POSTGRES}, its port a number from 1 to 65535")
+    return value
+
+
+def _parse_redis(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(REDIS)
+    value = value.strip()
+    try:
+        value.encode()
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{REDIS}, its port a number from 1 to 65535") from None
+    if parts.scheme == "unix" and parts.path:
+        return value
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise ValueError(REDIS)
+    if port == 0:
+        raise ValueError(f"{REDIS}, its port a number from 1 to 65535")
+    if not re.fullmatch(r"/?[0-9]{0,6}", parts.path):
+        raise ValueError(f"{REDIS}, its path the number of a database")
+    return value

@@ -1,0 +1,74 @@
+"""Reads settings from flags, environment and defaults, and reports everything that is wrong with them at once."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from dispatcher.core.errors import Misconfigured
+from dispatcher.settings.setting import Setting, flag_of, setting_of, unchanged
+
+LEASE_MARGIN_MS = 5000
+
+Given = tuple[
+    str, object, Callable[[object], object]
+]  # where it was set, the value, what makes the setting's value of it
+
+
+def read(fields: Mapping[str, FieldInfo], env: Mapping[str, str], flags: Mapping[str, object]) -> dict[str, Any]:
+    """The values of these fields. A flag beats the environment beats the default.
+
+    Raises Misconfigured with a line for each problem: what was set, its value (secrets masked), what would be right.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, field in fields.items():
+        setting = setting_of(field)
+        given = list(_given(name, setting, env, flags))
+        if len(given) > 1 and given[1][0].startswith("--"):
+            problems.append(f"{given[0][0]} and {given[1][0]} are the same setting: give one of them")
+        elif given:
+            source, value, convert = given[0]
+            try:
+                values[name] = setting.kind.parse(convert(value))
+            except ValueError as error:
+                problems.append(f"{source} is {setting.kind.mask(value)}: it must be {error}")
+        elif field.is_required():
+            problems.append(f"{' or '.join(setting.env)} is not set: it must be {setting.kind.wanted}")
+        elif field.default != "":  # "": another setting stands in
+            values[name] = field.get_default(call_default_factory=True)
+    problems += cross_problems(values)
+    if problems:
+        intro = "" if len(problems) == 1 else f"{len(problems)} settings are wrong:\n  "
+        raise Misconfigured(intro + "\n  ".join(problems))
+    return values
+
+
+def _given(name: str, setting: Setting, env: Mapping[str, str], flags: Mapping[str, object]) -> Iterator[Given]:
+    """What was set, strongest first."""
+    if setting.env and flags.get(name) is not None:
+        yield flag_of(name), flags[name], unchanged
+    if alias := setting.alias:
+        value = flags.get(alias.flag.removeprefix("--").replace("-", "_"))
+        if value is not None and value is not False:  # False: click's word for a switch that is not there
+            yield alias.flag, value, alias.convert
+    for variable in setting.env:
+        if env.get(variable, "").strip():
+            yield variable, env[variable], unchanged
+
+
+def cross_problems(values: Mapping[str, Any]) -> list[str]:
+    """What does not fit together, of the values that are there."""
+    problems = []
+    lease, publish = values.get("lease_ms"), values.get("publish_timeout_ms")
+    if lease is not None and publish is not None and lease < publish + LEASE_MARGIN_MS:
+        problems.append(
+            f"DISPATCH_LEASE_MS is {lease} and DISPATCH_PUBLISH_TIMEOUT_MS is {publish}: the lease must be at least "
+            f"{LEASE_MARGIN_MS} longer, or another dispatcher takes rows that are still being published"
+        )
+    base, cap = values.get("backoff_base_ms"), values.get("backoff_max_ms")
+    if base is not None and cap is not None and cap < base:
+        problems.append(
+            f"DISPATCH_BACKOFF_MAX_MS is {cap} and DISPATCH_BACKOFF_BASE_MS is {base}: the maximum must not be less"
+        )
+    return problems

@@ -1,0 +1,75 @@
+"""One line of the table of settings: where it comes from, what it must be, what it does."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import Field
+from pydantic.fields import FieldInfo
+
+from dispatcher.settings.kinds import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """Another flag for a setting. `convert` makes the setting's value of the flag's."""
+
+    flag: str
+    convert: Callable[[object], object]
+    help: str
+    metavar: str | None = None  # None: the flag takes no value
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a field of `Settings` carries beside its type and default. Its flag is its attribute, with dashes."""
+
+    env: tuple[str, ...]  # the first that is set counts; the first is shown; none: it has only its alias
+    kind: Kind
+    help: str
+    alias: Alias | None = None
+    default_text: str | None = None  # when the default is not one fixed value
+
+
+def setting(
+    env: str,
+    kind: Kind,
+    default: Any,
+    help: str,
+    *,
+    also_env: str = "",
+    alias: Alias | None = None,
+    default_text: str | None = None,
+) -> Any:
+    """One field of the table. `default`: `...` where it must be set, a function where it depends."""
+    mark = Setting(tuple(filter(None, (env, also_env))), kind, help, alias, default_text)
+    extra: dict[str, Any] = {"setting": mark}
+    if callable(default):
+        return Field(default_factory=default, repr=not kind.secret, json_schema_extra=extra)
+    return Field(default, repr=not kind.secret, json_schema_extra=extra)
+
+
+def setting_of(field: FieldInfo) -> Setting:
+    """What `setting()` put on a field."""
+    return cast(Setting, cast(dict[str, Any], field.json_schema_extra)["setting"])
+
+
+def flag_of(attribute: str) -> str:
+    """The flag of a setting."""
+    return "--" + attribute.replace("_", "-")
+
+
+def unchanged(value: object) -> object:
+    """What an alias does that is only another name."""
+    return value
+
+
+def negated(value: object) -> object:
+    """What an alias does that says the opposite."""
+    return not value
+
+
+def terminal_format() -> str:
+    """Text for a person, JSON for a machine."""
+    return "text" if sys.stderr.isatty() else "json"

@@ -1,0 +1,24 @@
+"""Environment variables that look like ours and are not: a misspelt name must not be ignored in silence."""
+
+import difflib
+import re
+from collections.abc import Mapping
+
+from dispatcher.settings.describe import describe
+
+# What Kubernetes sets for a Service that is called dispatch or dispatcher.
+_KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
+
+
+def unknown_variables(env: Mapping[str, str]) -> list[str]:
+    """One warning for each variable that is set, looks like one of ours and is not. Never shows a value."""
+    known = {row.env for row in describe() if row.env}
+    warnings = []
+    for name in sorted(env):
+        if not env[name].strip() or name in known or _KUBERNETES.search(name):
+            continue
+        close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.85)
+        if name.startswith("DISPATCH_") or (close and name.startswith("DISPATCHER_")):
+            hint = f"; did you mean {close[0]}?" if close else ""
+            warnings.append(f"{name} is set, but this version has no such setting{hint}")
+    return warnings
