@@ -1,0 +1,99 @@
+"""The command line: finds the command, and turns what went wrong into one plain message and an exit code.
+
+0 done, 1 failed (waiting may help), 2 bad usage or configuration, 130 interrupted. Never a traceback for these.
+"""
+
+import importlib
+import sys
+from typing import NoReturn
+
+import click
+
+from dispatcher import __version__
+from dispatcher.core.errors import DispatcherError
+
+COMMANDS = {
+    "run": "Relay committed rows from Postgres to the Redis Stream.",
+    "migrate": "Create or update the tables, and install the trigger.",
+    "status": "What waits, what is dead, who runs.",
+    "demo": "Start servers of its own, send events through, print the verdict.",
+    "dev": "Postgres and Valkey to develop against.",
+}
+
+HELP = """Relay every row that an application commits to messaging.message_outbox to a Redis Stream, about a millisecond
+later and through crashes of anything.
+
+\b
+Try it; nothing has to be installed or running:
+  dispatcher demo
+
+\b
+Use it with your own servers:
+  export DATABASE_URL=postgresql://user:password@localhost/app REDIS_URL=redis://localhost:6379/0
+  dispatcher migrate
+  dispatcher run --enabled
+
+Every setting is an environment variable or a flag: `dispatcher run --help`.
+"""
+
+
+class LazyGroup(click.Group):
+    """Imports a command when it is called: `--help` stays fast, and `migrate` does without aiohttp and redis."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import dispatcher/commands/<name>.py; its command bears the same name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(f"dispatcher.commands.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)  # noqa: S101 -- for the type checker
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(__version__, prog_name="dispatcher")
+def cli() -> None:
+    """Replaced by HELP."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit. `args`: without the program's name; None: those of the process."""
+    try:
+        code = cli.main(args, prog_name="dispatcher", standalone_mode=False)
+    except DispatcherError as error:
+        _fail(error)
+    except BaseExceptionGroup as group:
+        ours, others = group.split(DispatcherError)
+        if ours is None or others is not None:
+            raise
+        _fail(_first(ours))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("dispatcher: interrupted", err=True)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: DispatcherError) -> NoReturn:
+    click.echo(f"dispatcher: {error}", err=True)
+    sys.exit(error.exit_code)
+
+
+def _first(error: BaseException) -> DispatcherError:
+    """The first of ours in a group: a task group wraps whatever ends it, however deep."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, DispatcherError)  # noqa: S101 -- for the type checker
+    return error

@@ -1,0 +1,47 @@
+"""`dispatcher run`: the service. A flag for every setting, made from the table of settings."""
+
+import os
+from collections.abc import Callable
+
+import anyio
+import click
+
+from dispatcher.settings import Settings, unknown_variables
+from dispatcher.settings.describe import default_text
+from dispatcher.settings.setting import flag_of, setting_of
+
+
+def setting_flags(command: Callable[..., object]) -> Callable[..., object]:
+    """Give a command a flag for each setting. Values stay text: they are checked all at once, with the environment."""
+    options = []
+    for name, field in Settings.model_fields.items():
+        setting = setting_of(field)
+        notes = "; ".join(filter(None, (default_text(name) and f"default: {default_text(name)}", *setting.env)))
+        if field.annotation is bool and setting.env:
+            flags = f"{flag_of(name)}/--not-{name}"
+            options.append(click.option(flags, name, default=None, help=f"{setting.help}  [{notes}]"))
+        elif setting.env:
+            metavar = setting.kind.metavar
+            options.append(click.option(flag_of(name), name, metavar=metavar, help=f"{setting.help}  [{notes}]"))
+        if alias := setting.alias:
+            is_flag = alias.metavar is None
+            options.append(click.option(alias.flag, is_flag=is_flag, metavar=alias.metavar, help=alias.help))
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@setting_flags
+def run(**flags: object) -> int:
+    """Relay committed rows from Postgres to the Redis Stream, until SIGTERM or SIGINT.
+
+    Every flag has an environment variable, in brackets; the flag beats it. Takes no row unless DISPATCHER_ENABLED is
+    true or --enabled is given.
+    """
+    settings = Settings.load(os.environ, flags)
+    for warning in unknown_variables(os.environ):
+        click.echo(f"dispatcher: warning: {warning}", err=True)
+    from dispatcher import service
+
+    return anyio.run(service.run, settings)
