@@ -1,5 +1,6 @@
 """Folders that servers keep their data in: made, locked and checked, each trouble as one line that names the folder."""
 
+import errno
 import fcntl
 import os
 import pwd
@@ -66,6 +67,8 @@ def make_folder(folder: Path) -> None:
     """Make a folder and its parents. What root makes, the server's user may pass through."""
     if folder.is_dir():
         return
+    if folder.exists() or folder.parent == folder:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     if os.geteuid() == 0:

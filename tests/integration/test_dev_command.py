@@ -1,0 +1,106 @@
+"""`dispatcher dev`, as a person runs it."""
+
+import signal
+import socket
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis as redis_sync
+
+from dispatcher.embedded import free_port
+from tests.fixtures.child import Child, StartCli
+
+
+@pytest.fixture
+def folder(server_folder: Path, request: pytest.FixtureRequest) -> Path:
+    return server_folder / str(request.node.name)
+
+
+@pytest.fixture
+def file(folder: Path) -> Path:
+    folder.touch()
+    return folder
+
+
+class Dev:
+    """The command on ports of its own."""
+
+    def __init__(self, cli: StartCli, folder: Path) -> None:
+        self.folder = folder
+        self.ports = (free_port(), free_port())
+        self._cli = cli
+
+    async def start(self) -> Child:
+        postgres, redis = map(str, self.ports)
+        options = ("--data-dir", str(self.folder), "--postgres-port", postgres, "--redis-port", redis)
+        return await self._cli("dev", *options)
+
+    def listening(self) -> list[int]:
+        found = []
+        for port in self.ports:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    found.append(port)
+        return found
+
+
+@pytest.fixture
+def dev(cli: StartCli, folder: Path) -> Dev:
+    return Dev(cli, folder)
+
+
+async def urls(child: Child) -> tuple[str, str]:
+    """What it says to export, once it is up."""
+    await child.line("Ctrl-C stops both")
+    database = (await child.line("export DATABASE_URL=")).partition("=")[2]
+    redis = (await child.line("export REDIS_URL=")).partition("=")[2]
+    return database, redis
+
+
+async def test_data_stays_from_run_to_run(dev: Dev) -> None:
+    insert = "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('t', 'a', '{}')"
+    for run, stop in enumerate((signal.SIGINT, signal.SIGTERM), start=1):
+        child = await dev.start()
+        database_url, redis_url = await urls(child)
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(insert)
+            count = connection.execute("SELECT count(*) FROM messaging.message_outbox").fetchone()
+        with redis_sync.Redis.from_url(redis_url) as client:
+            assert client.incr("runs") == run
+        assert count == (run,)
+        assert dev.listening() == list(dev.ports)
+        child.signal(stop)
+        assert await child.wait() == 0
+        assert "Stopped. The data stays in" in child.output
+        assert dev.listening() == []
+
+
+@pytest.mark.parametrize(("which", "option"), [(0, "--postgres-port"), (1, "--redis-port")])
+async def test_a_taken_port(dev: Dev, which: int, option: str) -> None:
+    port = dev.ports[which]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        child = await dev.start()
+        assert await child.wait() == 2
+    assert f"port {port} on 127.0.0.1 is taken; choose another with {option}" in child.lines[-1]
+    assert "Traceback" not in child.output
+    assert dev.listening() == []
+
+
+async def test_a_file_where_the_folder_should_be(dev: Dev, file: Path) -> None:
+    child = await dev.start()
+    assert await child.wait() == 2
+    assert f"cannot keep data in {file}/postgres: Not a directory" in child.lines[-1]
+    assert "Traceback" not in child.output
+
+
+async def test_a_server_that_ends_by_itself_ends_the_command(dev: Dev) -> None:
+    child = await dev.start()
+    _, redis_url = await urls(child)
+    with redis_sync.Redis.from_url(redis_url) as client:
+        client.shutdown(nosave=True)
+    assert await child.wait() == 1
+    assert "Valkey ended by itself" in child.lines[-1]
+    assert dev.listening() == []
