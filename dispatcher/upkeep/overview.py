@@ -1,0 +1,134 @@
+"""One look at everything, from outside: the outbox, the dispatchers that run, the stream."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import anyio
+import psycopg
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError, RedisError
+
+from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
+from dispatcher.infra.broker import Broker, BrokerTarget
+from dispatcher.infra.database import Session, Target, connect
+from dispatcher.infra.migrations import missing
+from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep.gauges import Stream, describe, look_at_stream
+
+STATUSES = ("pending", "picked", "retry", "sent", "dead")
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatcher:
+    """A dispatcher that runs."""
+
+    id: int
+    name: str
+    host: str | None
+    pid: int | None
+    version: str | None
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """What Postgres says. `rows`: by status, None when counting took longer than a statement may."""
+
+    address: str
+    rows: dict[str, int] | None
+    oldest_unsettled_age_s: float
+    notification_queue_usage: float
+    doorbell: str  # installed | disabled | absent
+    dispatchers: tuple[Dispatcher, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Both sides; one that cannot be reached is None and has a problem instead."""
+
+    stream_name: str
+    outbox: Outbox | None
+    stream: Stream | None
+    problems: tuple[str, ...]
+
+
+async def look(target: Target, redis_url: str, stream_name: str) -> Overview:
+    """Ask both servers at once. Raises Misconfigured; a server that does not answer is one of the problems."""
+    outbox: list[Outbox] = []
+    stream: list[Stream] = []
+    errors: list[DispatcherError] = []
+
+    async def asking(answers: list[Any], question: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            answers.append(await question())
+        except DispatcherError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as both:
+        both.start_soon(asking, outbox, lambda: _look_at_outbox(target), name="Postgres")
+        both.start_soon(
+            asking, stream, lambda: _look_at_stream(redis_url, stream_name, target.connect_timeout_s), name="Redis"
+        )
+    if wrong := [str(error) for error in errors if isinstance(error, Misconfigured)]:
+        raise Misconfigured("; ".join(wrong))
+    problems = tuple(str(error) for error in errors)
+    return Overview(stream_name, next(iter(outbox), None), next(iter(stream), None), problems)
+
+
+async def _look_at_outbox(target: Target) -> Outbox:
+    where = f"Postgres at {target.address()}"
+    session = await connect(target, "status")
+    try:
+        if gone := await missing(session):
+            raise Misconfigured(f"{where} lacks {', '.join(gone)}: run `dispatcher migrate` first")
+        [(_, oldest_age_s, queue_usage)] = await session.fetch(load("sample"), {"bound": 1, "now": None})
+        enabled = [how for (how,) in await session.fetch(load("status_doorbell"))]
+        dispatchers = tuple(Dispatcher(*row) for row in await session.fetch(load("status_dispatchers")))
+        doorbell = "absent" if not enabled else "disabled" if enabled[0] == "D" else "installed"
+        return Outbox(target.address(), await _count(session), oldest_age_s, queue_usage, doorbell, dispatchers)
+    except SessionLost as error:
+        raise Unreachable(f"the connection to {where} broke ({error})") from None
+    except psycopg.errors.InsufficientPrivilege:
+        raise Misconfigured(
+            f"{where}: this role may not read the outbox; grant it the role outbox_dispatcher (sql/roles.sql)"
+        ) from None
+    except psycopg.OperationalError as error:
+        raise Unreachable(f"{where} did not answer: {type(error).__name__} {error.sqlstate}") from None
+    finally:
+        await session.close()
+
+
+async def _count(session: Session) -> dict[str, int] | None:
+    # The dispatcher's sessions avoid sequential scans; counting everything is what they are for.
+    await session.fetch("SET enable_seqscan = on")
+    try:
+        counts = dict(await session.fetch(load("status_counts")))
+    except psycopg.errors.QueryCanceled:
+        return None
+    return {name: counts.get(name, 0) for name in STATUSES}
+
+
+async def _look_at_stream(url: str, name: str, timeout_s: float) -> Stream:
+    target = BrokerTarget.parse(url)
+    where = f"Redis at {target.address()}"
+    # It tells a wrong password, a wrong key and a server that is away apart.
+    broker = Broker(target, name="dispatcher-status", stream=name, connect_timeout_s=timeout_s, on_lost=lambda _: None)
+    await broker.connect()
+    broker.close()
+    client = Redis.from_url(
+        url, retry=Retry(NoBackoff(), 0), socket_timeout=timeout_s, socket_connect_timeout=timeout_s
+    )
+    try:
+        return await look_at_stream(client, name)
+    except NoPermissionError:
+        raise Misconfigured(
+            f"{where}: this user may not look at '{name}'; allow it with ACL SETUSER ... ~{name} +xlen +xinfo"
+        ) from None
+    except (RedisError, OSError, TimeoutError) as error:
+        raise Unreachable(f"{where} did not answer: {describe(error)}") from None
+    finally:
+        await client.aclose()

@@ -1,0 +1,6 @@
+-- Who: upkeep/overview.py, for `dispatcher status`, once. Index: the catalogue's.
+-- Answer: how the doorbell trigger fires; 'D' is disabled. No row: it is not installed.
+SELECT t.tgenabled::text
+FROM pg_trigger AS t
+WHERE t.tgrelid = 'messaging.message_outbox'::regclass
+  AND t.tgname = 'message_outbox_doorbell'

@@ -1,0 +1,196 @@
+"""`dispatcher status` as a person and as a script meet it."""
+
+import json
+
+import psycopg
+import pytest
+from rich.console import Console
+
+from dispatcher.commands.status import show
+from dispatcher.core.errors import Misconfigured
+from dispatcher.embedded import free_port
+from dispatcher.infra.database import Target
+from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep.gauges import Group, Stream
+from dispatcher.upkeep.overview import Overview, look
+from tests.fixtures.rows import STREAM, insert_events
+
+OUTBOX = {"pending": 0, "picked": 0, "retry": 0, "sent": 0, "dead": 0}
+
+
+@pytest.fixture
+def status(cli, database_url, redis_url):
+    """Runs the command; returns its exit code and output."""
+
+    async def run(*arguments: str, **env: str | None) -> tuple[int, str]:
+        urls = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+        child = await cli("status", *arguments, env=urls | env)
+        return await child.wait(), child.output
+
+    return run
+
+
+async def test_what_waits_who_runs_and_who_reads(status, db, redis):
+    await insert_events(db, 3)
+    await insert_events(db, 2, status="sent")
+    await insert_events(db, 1, status="dead")
+    await redis.xadd(STREAM, {"n": 1})
+    await redis.xgroup_create(STREAM, "websockets", "0")
+    ids = []
+    for name in ("alive", "dead", "locked by something else"):
+        cursor = await db.execute("INSERT INTO messaging.dispatcher (name) VALUES (%s) RETURNING id", [name])
+        ids += [row[0] for row in await cursor.fetchall()]
+    await db.execute("SELECT pg_advisory_lock(1869968483, %s::int)", [ids[0]])
+    await db.execute("SELECT pg_advisory_lock(1869968482, %s::int)", [ids[2]])
+    code, output = await status("--json")
+    found = json.loads(output)
+    assert code == 0
+    assert found["outbox"]["rows"] == OUTBOX | {"pending": 3, "sent": 2, "dead": 1}
+    assert [each["name"] for each in found["outbox"]["dispatchers"]] == ["alive"]
+    assert found["outbox"]["doorbell"] == "installed"
+    assert found["stream"] == {
+        "name": STREAM,
+        "length": 1,
+        "groups": [{"name": "websockets", "lag": 1, "pending": 0, "consumers": 0}],
+    }
+    assert found["problems"] == []
+
+
+async def test_a_lock_of_another_database_is_not_ours(status, db, postgres):
+    other = postgres.clone()
+    try:
+        await db.execute("INSERT INTO messaging.dispatcher (id, name) VALUES (7, 'gone')")
+        async with await psycopg.AsyncConnection.connect(postgres.url(other), autocommit=True) as elsewhere:
+            await elsewhere.execute("SELECT pg_advisory_lock(1869968483, 7)")
+            _, output = await status("--json")
+        assert json.loads(output)["outbox"]["dispatchers"] == []
+    finally:
+        postgres.drop(other)
+
+
+async def test_plain_lines_where_there_is_no_terminal(status, db):
+    await insert_events(db, 3)
+    code, output = await status()
+    assert code == 0
+    assert "pending: 3" in output.splitlines()
+    assert f"stream: {STREAM}" in output.splitlines()
+    assert "dispatchers alive: 0" in output.splitlines()
+
+
+def test_a_terminal_gets_a_table_and_no_markup_of_strangers():
+    console = Console(force_terminal=True, width=80, record=True)
+    stream = Stream(5, (Group("[red]g[/red]", 1, 2, 3),))
+    show(Overview(STREAM, None, stream, ()), console)
+    text = console.export_text()
+    assert "[red]g[/red]" in text
+    assert "│" in text
+
+
+@pytest.mark.parametrize(
+    ("statement", "doorbell"),
+    [
+        ("DROP TRIGGER message_outbox_doorbell ON messaging.message_outbox", "absent"),
+        ("ALTER TABLE messaging.message_outbox DISABLE TRIGGER message_outbox_doorbell", "disabled"),
+    ],
+)
+async def test_a_silent_doorbell_is_said(database_url, redis_url, db, statement, doorbell):
+    await db.execute(statement)
+    found = await look(Target(database_url, "dispatcher"), redis_url, STREAM)
+    assert found.outbox is not None
+    assert found.outbox.doorbell == doorbell
+
+
+async def test_counting_that_takes_too_long_is_left_out(database_url, redis_url, monkeypatch):
+    slow = "SELECT 'pending', count(*) FROM (SELECT pg_sleep(60)) AS t"
+    replaced = {"status_counts": slow}
+    monkeypatch.setattr("dispatcher.upkeep.overview.load", lambda name: replaced.get(name) or load(name))
+    found = await look(Target(database_url, "dispatcher", query_timeout_s=0.1), redis_url, STREAM)
+    assert found.outbox is not None
+    assert found.outbox.rows is None
+    assert found.problems == ()
+
+
+async def test_one_server_away_does_not_hide_the_other(status, db):
+    await insert_events(db, 3)
+    code, output = await status("--redis-url", f"redis://:secret@127.0.0.1:{free_port()}")
+    assert code == 1
+    assert "pending: 3" in output
+    assert "dispatcher: Redis at 127.0.0.1:" in output
+    assert "secret" not in output
+    code, output = await status("--database-url", f"postgresql://u:secret@127.0.0.1:{free_port()}/app")
+    assert code == 1
+    assert "entries: 0" in output
+    assert "dispatcher: Postgres at 127.0.0.1:" in output
+    assert "secret" not in output
+
+
+async def test_both_away(status):
+    nowhere = free_port()
+    code, output = await status(
+        "--json", DATABASE_URL=f"postgresql://127.0.0.1:{nowhere}/app", REDIS_URL=f"redis://127.0.0.1:{nowhere}"
+    )
+    assert code == 1
+    [line] = output.splitlines()
+    assert "Postgres at" in line
+    assert "Redis at" in line
+
+
+async def test_missing_tables_name_the_remedy(cli, empty_database_url, redis_url):
+    child = await cli("status", env={"DATABASE_URL": empty_database_url, "REDIS_URL": redis_url})
+    assert await child.wait() == 2
+    [line] = child.lines
+    assert "run `dispatcher migrate` first" in line
+
+
+async def test_a_role_without_rights_names_the_remedy(database_url, redis_url, db):
+    await db.execute("CREATE ROLE stranger_to_status LOGIN PASSWORD 'secret'")
+    try:
+        target = Target(f"{database_url}?user=stranger_to_status&password=secret", "dispatcher")
+        with pytest.raises(Misconfigured, match="grant it the role outbox_dispatcher"):
+            await look(target, redis_url, STREAM)
+    finally:
+        await db.execute("DROP ROLE stranger_to_status")
+
+
+async def test_the_dispatchers_role_is_enough(database_url, redis_url, db):
+    for statement in (
+        "CREATE ROLE reader_of_status LOGIN PASSWORD 'secret'",
+        "GRANT USAGE ON SCHEMA messaging TO reader_of_status",
+        "GRANT SELECT ON messaging.message_outbox, messaging.dispatcher TO reader_of_status",
+    ):
+        await db.execute(statement)
+    try:
+        found = await look(
+            Target(f"{database_url}?user=reader_of_status&password=secret", "dispatcher"), redis_url, STREAM
+        )
+        assert found.outbox is not None
+    finally:
+        await db.execute("DROP OWNED BY reader_of_status")
+        await db.execute("DROP ROLE reader_of_status")
+
+
+async def test_redis_users_without_rights_name_the_remedy(database_url, redis_url, redis):
+    await redis.acl_setuser("shy", enabled=True, passwords=["+secret"], keys=["*"], commands=["+ping", "+info"])
+    try:
+        url = redis_url.replace("redis://", "redis://shy:secret@")
+        with pytest.raises(Misconfigured, match="ACL SETUSER"):
+            await look(Target(database_url, "dispatcher"), url, STREAM)
+        with pytest.raises(Misconfigured, match="check the user and password in REDIS_URL") as caught:
+            await look(Target(database_url, "dispatcher"), url.replace("secret", "guess"), STREAM)
+        assert "guess" not in str(caught.value)
+    finally:
+        await redis.acl_deluser("shy")
+
+
+async def test_a_key_that_is_no_stream(database_url, redis_url, redis):
+    await redis.set(STREAM, "text")
+    with pytest.raises(Misconfigured, match="is not a stream"):
+        await look(Target(database_url, "dispatcher"), redis_url, STREAM)
+
+
+async def test_nothing_set_at_all(cli):
+    child = await cli("status")
+    assert await child.wait() == 2
+    assert "DATABASE_URL" in child.output
+    assert "REDIS_URL" in child.output
+    assert "Traceback" not in child.output
