@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint types contracts check wheel bench bench-writers bench-latency clean
+.PHONY: help demo dev test lint types contracts check schema wheel bench bench-writers bench-latency clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ contracts: $(STAMP) ## imports go down only
 	@$(BIN)/lint-imports
 
 check: lint types contracts test ## all of the above
+
+schema: $(STAMP) ## write sql/schema.sql from the migrations
+	@$(BIN)/python -m tests.dump_schema
 
 wheel: $(STAMP) ## build the wheel and try it outside the checkout
 	@$(BIN)/python .ci/try_wheel.py

@@ -1,0 +1,299 @@
+"""Settings: who beats whom, every problem at once, and no secret in any text."""
+
+import os
+from collections.abc import Mapping
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.core.errors import Misconfigured
+from dispatcher.settings import Settings, describe, unknown_variables
+
+URLS = {"DATABASE_URL": "postgresql://app@db/app", "REDIS_URL": "redis://cache:6379/0"}
+SECRET = "hunter2hunter2"
+
+# From the runbook's table and DESIGN's list.
+DEFAULTS = {
+    "enabled": False,
+    "stream_name": "sanctum:messages",
+    "stream_maxlen": 1_000_000,
+    "tick_ms": 100,
+    "batch_size": 256,
+    "max_attempts": 10,
+    "backoff_base_ms": 250,
+    "backoff_max_ms": 60_000,
+    "lease_ms": 30_000,
+    "publish_timeout_ms": 5_000,
+    "connect_timeout_ms": 10_000,
+    "query_timeout_ms": 30_000,
+    "shutdown_grace_ms": 10_000,
+    "canary_percent": 100,
+    "max_payload_bytes": 1_048_576,
+    "outbox_retention_days": 7,
+    "dlq_retention_days": 30,
+    "http_enabled": True,
+    "http_host": "0.0.0.0",  # noqa: S104
+    "http_port": 8080,
+    "api_token": None,
+    "log_level": "INFO",
+}
+
+
+def problems(env: Mapping[str, str], flags: Mapping[str, object] | None = None) -> str:
+    with pytest.raises(Misconfigured) as caught:
+        Settings.load({**URLS, **env}, flags or {})
+    return str(caught.value)
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    settings = Settings.load(URLS, {})
+    assert {name: getattr(settings, name) for name in DEFAULTS} == DEFAULTS
+    assert settings.listen_url == settings.database_url == URLS["DATABASE_URL"]
+
+
+NUMBERS = [
+    ("DISPATCH_TICK_MS", "tick_ms", 1, 60_000),
+    ("DISPATCH_BATCH_SIZE", "batch_size", 1, 10_000),
+    ("DISPATCH_HTTP_PORT", "http_port", 0, 65_535),
+    ("DISPATCH_CANARY_PERCENT", "canary_percent", 0, 100),
+    ("OUTBOX_RETENTION_DAYS", "outbox_retention_days", 1, 36_500),
+]
+
+
+@given(case=st.sampled_from(NUMBERS), data=st.data())
+def test_flag_beats_environment_beats_default(case: tuple[str, str, int, int], data: st.DataObject) -> None:
+    variable, attribute, low, high = case
+    in_env = data.draw(st.none() | st.integers(low, high))
+    in_flag = data.draw(st.none() | st.integers(low, high))
+    env = URLS if in_env is None else {**URLS, variable: str(in_env)}
+    settings = Settings.load(env, {attribute: None if in_flag is None else str(in_flag)})
+    expected = next(value for value in (in_flag, in_env, DEFAULTS[attribute]) if value is not None)
+    assert getattr(settings, attribute) == expected
+
+
+@given(case=st.sampled_from(NUMBERS), data=st.data())
+def test_a_number_outside_its_limits_is_refused_with_the_limits(
+    case: tuple[str, str, int, int], data: st.DataObject
+) -> None:
+    variable, _, low, high = case
+    value = data.draw(st.integers(max_value=low - 1) | st.integers(min_value=high + 1))
+    text = problems({variable: str(value)})
+    assert text.startswith(f"{variable} is '")
+    assert f"a whole number from {low} to {high}" in text
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_variable_is_unset(text: str) -> None:
+    settings = Settings.load({**URLS, "DISPATCH_TICK_MS": text, "DISPATCH_LISTEN_URL": text}, {})
+    assert settings.tick_ms == 100
+    assert settings.listen_url == URLS["DATABASE_URL"]
+
+
+@pytest.mark.parametrize("text", ["1.5", "1e3", "0x10", "1_000", "٣", "ten", "+", "1 0"])
+def test_a_number_is_written_in_digits(text: str) -> None:
+    assert "DISPATCH_TICK_MS" in problems({"DISPATCH_TICK_MS": text})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("true", True),
+        ("FALSE", False),
+        ("1", True),
+        ("0", False),
+        ("Yes", True),
+        ("no", False),
+        ("on", True),
+        (" off ", False),
+    ],
+)
+def test_yes_and_no_in_everybodys_words(text: str, value: bool) -> None:
+    assert Settings.load({**URLS, "DISPATCHER_ENABLED": text}, {}).enabled is value
+
+
+def test_every_problem_is_reported_at_once_naming_where_it_came_from() -> None:
+    env = {
+        "REDIS_URL": "",
+        "DATABASE_URL": "mysql://db/app",
+        "DISPATCHER_ENABLED": "maybe",
+        "DISPATCH_TICK_MS": "0",
+        "DISPATCH_BATCH_SIZE": "many",
+        "DISPATCH_LEASE_MS": "6000",
+        "DISPATCH_LOG_LEVEL": "loud",
+    }
+    lines = problems(env, {"http_port": "99999", "tick_ms": None}).splitlines()
+    assert lines[0] == "8 settings are wrong:"
+    assert [line.split()[0] for line in lines[1:]] == [
+        "DISPATCHER_ENABLED",
+        "DATABASE_URL",
+        "REDIS_URL",
+        "DISPATCH_TICK_MS",
+        "DISPATCH_BATCH_SIZE",
+        "--http-port",
+        "DISPATCH_LOG_LEVEL",
+        "DISPATCH_LEASE_MS",
+    ]
+
+
+def test_what_does_not_fit_together_is_refused() -> None:
+    assert "DISPATCH_PUBLISH_TIMEOUT_MS is 26000" in problems({"DISPATCH_PUBLISH_TIMEOUT_MS": "26000"})
+    assert "DISPATCH_BACKOFF_BASE_MS is 61000" in problems({"DISPATCH_BACKOFF_BASE_MS": "61000"})
+    Settings.load({**URLS, "DISPATCH_PUBLISH_TIMEOUT_MS": "25000"}, {})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://u:p@h:5433/d",
+        "postgresql://h1:5432,h2:5433/d?target_session_attrs=read-write",
+        "postgresql:///d?host=/run/postgresql",
+        "host=localhost port=5432 dbname=outbox user=postgres password='a b'",
+        "postgresql://u:p%40ss@[::1]/d",
+    ],
+)
+def test_postgres_urls_that_libpq_takes(url: str) -> None:
+    assert Settings.load({**URLS, "DATABASE_URL": url}, {}).database_url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://u:p@h:6380/3", "redis://:p@[::1]:6379?db=2", "unix:///run/redis.sock?db=1"]
+)
+def test_redis_urls_that_are_taken(url: str) -> None:
+    assert Settings.load({**URLS, "REDIS_URL": url}, {}).redis_url == url
+
+
+BROKEN_DATABASES = [
+    "mysql://u:{0}@h/d",
+    "postgresql+asyncpg://u:{0}@h/d",
+    "postgresql://u:{0}%@h/d",
+    "postgresql://u:{0}@h:0/d",
+    "postgresql://u:{0}@h:123456/d",
+    "host=h password='{0}",
+    "u:{0}@h",
+    "{0}",
+    "postgresql://u:{0}\udc80@h/d",
+]
+BROKEN_REDIS = [
+    "http://u:{0}@h",
+    "redis://:{0}@",
+    "redis://u:{0}",
+    "redis://:{0}@h:0",
+    "redis://:{0}@h:port",
+    "redis://:{0}@h/db",
+    "redis://[:{0}@h",
+    "unix://",
+    "{0}@h",
+]
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [("DATABASE_URL", url) for url in BROKEN_DATABASES]
+    + [("DISPATCH_LISTEN_URL", url) for url in BROKEN_DATABASES]
+    + [("REDIS_URL", url) for url in BROKEN_REDIS],
+)
+def test_a_broken_url_is_refused_without_its_password(variable: str, url: str) -> None:
+    url = url.format(SECRET)
+    text = problems({variable: url})
+    assert text.startswith(f"{variable} is '")
+    assert SECRET not in text
+    built = {"database_url": "host=db", "redis_url": "redis://h", variable.lower().removeprefix("dispatch_"): url}
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Settings.model_validate(built)
+    assert SECRET not in str(caught.value)
+
+
+@given(token=st.text(alphabet=st.characters(codec="utf-8"), min_size=1).map(lambda text: f"{SECRET} {text}"))
+def test_a_broken_token_is_never_shown(token: str) -> None:
+    assert SECRET not in problems({"DISPATCH_API_TOKEN": token})
+
+
+def test_no_secret_in_repr_or_str() -> None:
+    env = {
+        "DATABASE_URL": f"postgresql://u:{SECRET}@h/d",
+        "REDIS_URL": f"redis://:{SECRET}@h",
+        "DISPATCH_API_TOKEN": SECRET,
+    }
+    settings = Settings.load(env, {})
+    assert settings.api_token == SECRET
+    assert SECRET not in repr(settings) + str(settings)
+
+
+def test_dispatchbox_flags_keep_their_meaning() -> None:
+    flags = {"dsn": "host=localhost dbname=outbox", "poll_interval": "0.5", "batch_size": "20", "disable_http": True}
+    settings = Settings.load(URLS, flags)
+    assert (settings.database_url, settings.tick_ms, settings.batch_size) == ("host=localhost dbname=outbox", 500, 20)
+    assert not settings.http_enabled
+    assert Settings.load(URLS, {"disable_http": False}).http_enabled
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "61", "nan", "inf", "soon", "1e400"])
+def test_a_poll_interval_that_makes_no_sense(text: str) -> None:
+    assert problems({}, {"poll_interval": text}) == (
+        f"--poll-interval is '{text}': it must be a number of seconds from 0.001 to 60"
+    )
+
+
+def test_two_flags_for_one_setting_are_refused() -> None:
+    text = problems({}, {"tick_ms": "50", "poll_interval": "0.5"})
+    assert text == "--tick-ms and --poll-interval are the same setting: give one of them"
+
+
+def test_postgres_url_stands_in_for_database_url() -> None:
+    env = {"REDIS_URL": URLS["REDIS_URL"], "POSTGRES_URL": "postgresql://two/d"}
+    assert Settings.load(env, {}).database_url == "postgresql://two/d"
+    assert Settings.load({**env, "DATABASE_URL": "postgresql://one/d"}, {}).database_url == "postgresql://one/d"
+
+
+def test_settings_are_frozen_and_closed() -> None:
+    settings = Settings.load(URLS, {})
+    with pytest.raises(pydantic.ValidationError):
+        settings.tick_ms = 5
+    with pytest.raises(pydantic.ValidationError):
+        Settings(database_url="host=x", redis_url="redis://x", tick=5)  # type: ignore[call-arg]
+
+
+def test_a_command_may_ask_for_a_few_settings_only() -> None:
+    env = {"DATABASE_URL": "host=db", "DISPATCH_TICK_MS": "nonsense"}
+    assert Settings.load_some(["database_url", "connect_timeout_ms"], env, {}) == {
+        "database_url": "host=db",
+        "connect_timeout_ms": 10_000,
+    }
+
+
+def test_a_variable_that_is_none_of_ours_is_pointed_out_without_its_value() -> None:
+    env = {
+        "DISPATCH_BATCHSIZE": SECRET,
+        "DISPATCHER_ENABLE": "true",
+        "DISPATCH_WHATEVER": "1",
+        "DISPATCH_EMPTY": "",
+        "DISPATCH_TICK_MS": "5",
+        # What Kubernetes sets for services called dispatch and dispatcher.
+        "DISPATCH_SERVICE_HOST": "10.0.0.1",
+        "DISPATCH_PORT_80_TCP_ADDR": "10.0.0.1",
+        "DISPATCHER_PORT": "tcp://10.0.0.1:80",
+        "DISPATCHER_SERVICE_PORT_HTTP": "80",
+    }
+    warnings = unknown_variables(env)
+    assert [line.split()[0] for line in warnings] == ["DISPATCHER_ENABLE", "DISPATCH_BATCHSIZE", "DISPATCH_WHATEVER"]
+    assert "did you mean DISPATCHER_ENABLED?" in warnings[0]
+    assert "did you mean DISPATCH_BATCH_SIZE?" in warnings[1]
+    assert SECRET not in "".join(warnings)
+
+
+def test_the_table_describes_every_setting_once() -> None:
+    rows = describe()
+    assert len(rows) == len(Settings.model_fields)
+    variables = [row.env for row in rows if row.env]
+    assert len(variables) == len(set(variables)) == len(rows) - 1
+    assert all(row.flag.startswith("--") and row.wanted and row.help.endswith(".") for row in rows)
+    by_flag = {row.flag: row for row in rows}
+    assert by_flag["--tick-ms"].default == "100"
+    assert by_flag["--database-url"].default == ""
+    assert by_flag["--log-format"].default == "json; text on a terminal"
+
+
+def test_the_real_environment_is_a_mapping_it_takes() -> None:
+    assert Settings.load({**os.environ, **URLS}, {}).redis_url == URLS["REDIS_URL"]
