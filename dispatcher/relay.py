@@ -36,7 +36,6 @@ from dispatcher.stages.settle import Settlement, release, settle
 from dispatcher.stages.wake import Doorbell
 
 CURSOR_AGE_S = 1.0  # late commits have older keys: at least once a second a claim begins from the start
-RELEASE_KEY_AT = 8  # rows in a claim from which on writers are too many to have each of them ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +125,7 @@ class Relay:
             return None
         if not batch.rows:
             self._sleepy = True
+            await self._doorbell.saw(0, self._control)
             return None
         full = len(batch.rows) >= limit
         self._observe(Claimed(len(batch.rows), full))
@@ -133,10 +133,9 @@ class Relay:
         self._pacer.saw(len(batch.rows), sum(len(row.payload) for row in batch.rows))
         self._after = last_key(batch) if full else FROM_THE_START
         self._sleepy = not full
-        if len(batch.rows) >= RELEASE_KEY_AT:
-            await self._doorbell.release(self._control)
-            if full and not trial:
-                await self._doorbell.ring_peers(self._control)
+        await self._doorbell.saw(len(batch.rows), self._control)
+        if full and not trial:
+            await self._doorbell.ring_peers(self._control)
         return batch, pending
 
     async def _claim(self, session: Session, limit: int) -> Batch:

@@ -92,7 +92,7 @@ class Service:
             name,
             connect_timeout_s=s.connect_timeout_ms / 1000,
             query_timeout_s=s.query_timeout_ms / 1000,
-            pooled=s.listen_url is not None and s.listen_url != s.database_url,
+            pooled=bool(s.listen_url) and s.listen_url != s.database_url,
         )
         direct = Target(
             s.listen_url or s.database_url,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-WakeCause = Literal["notify", "tick", "due", "writers", "peer", "reconnect", "nudge", "busy"]
+WakeCause = Literal["notify", "tick", "due", "writers", "peer", "reconnect", "nudge", "busy", "poll"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
-"""How many rows to ask for, and how long to pause while writers keep the doorbell's key."""
+"""How many rows to ask for, how to be woken at which rate, how long to pause while writers keep the doorbell's key."""
 
 from dataclasses import dataclass
+from math import exp, inf
 
 
 @dataclass(slots=True)
@@ -48,3 +49,41 @@ class Doze:
     def reset(self) -> None:
         """Rows were found, or the key was got: the next pause is short again."""
         self._next_s = 0.0
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """How fast rows come, and from that how to be woken: interrupts when idle, polling when busy.
+
+    A commit that rings holds an instance-wide lock until it is flushed, so commits that ring run one at a time, at one a
+    flush. A few a second may; thousands must not. Written by the relay's claim loop only. Times are monotonic seconds.
+    """
+
+    window_s: float = 0.1
+    keep_key_below: float = 100.0  # rows a second: each writer may ring, which saves us two statements an event
+    poll_above: float = 1500.0  # rows a second: take the key no more, look every few milliseconds
+    ring_again_below: float = 1000.0  # lower than poll_above, so that a rate between the two does not flap
+    quiet_s: float = 0.025  # so long without a row ends the polling, whatever the rate was
+    polling: bool = False
+    _rate: float = 0.0
+    _at: float = -inf
+    _row_at: float = -inf
+
+    def saw(self, rows: int, now: float) -> None:
+        """Note that a claim took so many rows."""
+        self._rate = self.rate(now) + rows / self.window_s
+        self._at = now
+        if rows:
+            self._row_at = now
+        if self._rate > self.poll_above:
+            self.polling = True
+        elif self._rate < self.ring_again_below or now - self._row_at > self.quiet_s:
+            self.polling = False
+
+    def rate(self, now: float) -> float:
+        """Rows a second, averaged over the last window with older ones fading."""
+        return self._rate * exp((self._at - now) / self.window_s) if self._rate else 0.0
+
+    def keep_key(self, now: float) -> bool:
+        """Whether the doorbell's key may stay with us while awake."""
+        return self.rate(now) < self.keep_key_below

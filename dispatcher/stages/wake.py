@@ -17,7 +17,7 @@ import psycopg
 
 from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.core.events import Observer, Slept, Ticked, WakeCause, Woke
-from dispatcher.core.pacing import Doze
+from dispatcher.core.pacing import Arrivals, Doze
 from dispatcher.infra.database import Session, describe
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
@@ -26,6 +26,7 @@ DOORBELL = "outbox_doorbell"  # rung by writers; only the holder of K listens
 BACKLOG = "outbox_backlog"  # rung by a dispatcher that has more than it can take
 PING_EVERY_S = 5.0
 RING_PEERS_EVERY_S = 1.0
+POLL_S = 0.003
 
 _RELEASE = "SELECT pg_advisory_unlock(1869968482, 1)"
 
@@ -44,6 +45,7 @@ class Doorbell:
         self._observe = observe
         self._clock = clock
         self._doze = Doze(tick_s)
+        self._arrivals = Arrivals()
         self._session: Session | None = None  # the session the fields below speak of
         self._holds_key = False
         self._listens = False
@@ -83,6 +85,13 @@ class Doorbell:
         if due_in_s <= 0:
             self._nudged = True
 
+    async def saw(self, rows: int, link: Link) -> None:
+        """A claim took so many rows; lets K go when they come too fast for every writer to ring."""
+        now = self._clock()
+        self._arrivals.saw(rows, now)
+        if self._holds_key and not self._arrivals.keep_key(now):
+            await self.release(link)
+
     async def wait(self, link: Link) -> WakeCause:
         """Wait until there may be something to claim, and say why."""
         cause = await self._wait(link)
@@ -96,6 +105,8 @@ class Doorbell:
             self._heard_at, self._pinged_at = self._clock(), None
             if session is not None:
                 return "reconnect"  # what was rung in between was rung to nobody
+        if self._arrivals.polling and not self._holds_key:
+            return "nudge" if await self._pause(min(POLL_S, self._tick_s)) else "poll"
         if session is not None:
             try:
                 return await self._sleep(session)
@@ -178,14 +189,15 @@ class Doorbell:
         self._observe(Slept(self._holds_key, timeout_s))
         deadline = self._clock() + timeout_s
         while True:
+            # Before waiting too: a ring that came with the answer to the look is not on the socket any more.
+            if cause := self._hear(session, session.drain_notices()):
+                return cause
             left = min(deadline, self._due_at) - self._clock()
             if self._nudged or left <= 0:
                 break
             with anyio.move_on_after(left) as self._scope:
                 await session.wait_readable()
             self._scope = None
-            if cause := self._hear(session, session.drain_notices()):
-                return cause
         if self._nudged or self._clock() >= self._due_at:
             self._nudged, self._due_at = False, inf
             return "nudge"
