@@ -21,8 +21,11 @@ def describe() -> list[Row]:
     rows = []
     for name, field in Settings.model_fields.items():
         setting = setting_of(field)
-        flag = setting.alias.flag if setting.alias and not setting.env else flag_of(name)
-        rows.append(Row(next(iter(setting.env), ""), flag, default_text(name), setting.kind.wanted, setting.help))
+        if setting.env or setting.alias is None:
+            row = Row(next(iter(setting.env), ""), flag_of(name), default_text(name), setting.kind.wanted, setting.help)
+        else:  # its flag says the opposite of the attribute: so do the words beside it
+            row = Row("", setting.alias.flag, "", setting.kind.wanted, setting.alias.help)
+        rows.append(row)
     return rows
 
 
