@@ -1,0 +1,159 @@
+"""Whose failure an error is: an outage buries nothing, a row's own failure costs it one attempt."""
+
+from datetime import datetime
+from itertools import chain
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.core.backoff import Backoff
+from dispatcher.core.decide import (
+    SINK_CODES,
+    SINK_PHRASES,
+    NoReply,
+    NotSent,
+    Refused,
+    Reply,
+    RetryPolicy,
+    Unfit,
+    brief,
+    decide,
+    is_sink_failure,
+    judge,
+)
+from dispatcher.core.outcome import Dead, Outcome, Retry, Returned, Sent, Unknown
+from dispatcher.core.row import ClaimedRow
+
+POLICY = RetryPolicy(10, Backoff(0.25, 60.0))
+THEN = datetime(2025, 6, 1)
+
+texts = st.text(max_size=700)
+stream_ids = st.from_regex(rb"[0-9]{1,13}-[0-9]{1,3}", fullmatch=True)
+row_errors = texts.filter(lambda text: not is_sink_failure(text)).map(Refused)
+sink_errors = st.one_of(
+    st.builds(lambda code, text: Refused(f"{code} {text}"), st.sampled_from(sorted(SINK_CODES)), texts),
+    st.builds(lambda phrase, text: Refused(f"ERR {text} {phrase}"), st.sampled_from(SINK_PHRASES), texts),
+    texts.map(NotSent),
+    texts.map(NoReply),
+)
+replies = st.one_of(stream_ids, row_errors, sink_errors, texts.map(Unfit))
+attempts = st.integers(min_value=0, max_value=10**6)
+policies = st.builds(RetryPolicy, st.integers(min_value=1, max_value=1000), st.just(Backoff(0.25, 60.0)))
+
+
+def row(row_id: int = 1, attempts: int = 0) -> ClaimedRow:
+    return ClaimedRow(row_id, THEN, f"e{row_id}", "m", "t", "message", "a", THEN, "{}", None, attempts, 0.0)
+
+
+def the(reply: Reply, attempts: int = 0, policy: RetryPolicy = POLICY) -> Outcome:
+    return decide(reply, attempts, policy, Random(1))
+
+
+@given(replies, attempts, policies)
+def test_every_reply_has_an_outcome(reply: Reply, attempts: int, policy: RetryPolicy) -> None:
+    outcome = the(reply, attempts, policy)
+    assert isinstance(outcome, Sent | Retry | Dead | Returned | Unknown)
+    if not isinstance(outcome, Sent):
+        assert len(outcome.error) <= 500
+
+
+@given(sink_errors, attempts, policies)
+def test_the_sink_never_costs_a_row_anything(reply: Reply, attempts: int, policy: RetryPolicy) -> None:
+    assert isinstance(the(reply, attempts, policy), Returned | Unknown)
+
+
+@pytest.mark.parametrize("code", sorted(SINK_CODES))
+def test_a_code_of_the_sink_returns_the_row(code: str) -> None:
+    for text in (code, f"{code} some words"):
+        assert the(Refused(text), 9) == Returned(f"redis: {text}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ERR max number of clients reached",
+        "ERR unknown command 'XADD', with args beginning with: 'sanctum:messages' 'MAXLEN' ",
+        "ERR The ID specified in XADD must be greater than 0-0",
+        "ERR The stream has exhausted the last possible ID, unable to add more items",
+        "READONLY You can't write against a read only replica.",
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "LOADING Redis is loading the dataset in memory",
+        "MISCONF Redis is configured to save RDB snapshots, but it is currently not able to persist on disk.",
+        "WRONGTYPE Operation against a key holding the wrong kind of value",
+        "CLUSTERDOWN The cluster is down",
+        "NOAUTH Authentication required.",
+    ],
+)
+def test_what_servers_say_of_themselves_returns_the_row(text: str) -> None:
+    assert the(Refused(text), 9) == Returned(brief(f"redis: {text}"))
+
+
+@pytest.mark.parametrize("text", ["ERR syntax error", "OOMPH", "ERR OOM-like", "", "ERR value is not an integer"])
+def test_what_speaks_of_the_entry_costs_an_attempt(text: str) -> None:
+    outcome = the(Refused(text))
+    assert isinstance(outcome, Retry)
+    assert 0 <= outcome.delay_s <= 0.25
+
+
+@given(row_errors, policies)
+def test_a_rows_own_error_at_the_limit_is_dead_and_one_before_is_not(reply: Refused, policy: RetryPolicy) -> None:
+    assert isinstance(the(reply, policy.max_attempts - 1, policy), Dead)
+    assert isinstance(the(reply, policy.max_attempts + 5, policy), Dead)
+    if policy.max_attempts > 1:
+        assert isinstance(the(reply, policy.max_attempts - 2, policy), Retry)
+
+
+@given(texts, policies)
+def test_what_can_never_succeed_dies_at_once(reason: str, policy: RetryPolicy) -> None:
+    assert the(Unfit(reason), 0, policy) == Dead(brief(reason))
+
+
+def test_a_lost_reply_is_unknown_and_an_unsent_one_is_not() -> None:
+    assert the(NoReply("the connection was closed")) == Unknown("the connection was closed")
+    assert the(NotSent("redis is not connected")) == Returned("redis is not connected")
+
+
+@given(st.text(max_size=2000))
+def test_brief_is_one_line_of_at_most_500(text: str) -> None:
+    short = brief(text)
+    assert len(short) <= 500
+    assert len(short.splitlines()) <= 1
+    assert brief(short).rstrip() == short.rstrip()
+
+
+@pytest.mark.parametrize("answers", [0, 1, 3])
+def test_a_batch_with_another_number_of_replies_is_refused(answers: int) -> None:
+    with pytest.raises(ValueError, match=f"{answers} replies for 2 rows"):
+        judge([row(1), row(2)], [b"1-0"] * answers, POLICY, Random(1))
+
+
+@given(st.lists(st.tuples(replies, attempts), max_size=40))
+def test_a_verdict_files_each_row_once_in_order_as_its_own_reply_says(answered: list[tuple[Reply, int]]) -> None:
+    rows = [row(number, tried) for number, (_, tried) in enumerate(answered)]
+    verdict = judge(rows, [reply for reply, _ in answered], POLICY, Random(1))
+    filed = [
+        verdict.sent_ids,
+        [i for i, _ in verdict.retries],
+        [i for i, _ in verdict.dead],
+        verdict.returned,
+        verdict.unknown,
+    ]
+    assert sorted(chain(*filed)) == [each.id for each in rows]
+    assert all(ids == sorted(ids) for ids in filed)
+    assert verdict.stream_ids == [reply.decode() for reply, _ in answered if isinstance(reply, bytes)]
+    assert (verdict.sink_error is not None) == bool(verdict.returned or verdict.unknown)
+
+
+def test_one_error_touches_one_row() -> None:
+    verdict = judge([row(1), row(2), row(3)], [b"1-0", Refused("ERR syntax error"), b"2-0"], POLICY, Random(1))
+    assert (verdict.sent_ids, verdict.stream_ids) == ([1, 3], ["1-0", "2-0"])
+    assert [row_id for row_id, _ in verdict.retries] == [2]
+    assert verdict.sink_error is None
+
+
+def test_a_batch_has_the_first_reason_of_the_sink() -> None:
+    said: list[Reply] = [b"1-0", Refused("OOM no memory"), Refused("READONLY a replica"), NoReply("cut")]
+    verdict = judge([row(n) for n in range(4)], said, POLICY, Random(1))
+    assert verdict.sink_error == "redis: OOM no memory"

@@ -1,0 +1,51 @@
+"""Events are closed, frozen values, and observers hear each of them in order."""
+
+import dataclasses
+import typing
+from typing import Any
+
+import pytest
+
+from dispatcher.core import events
+from dispatcher.core.events import Event, Observer, Woke, fan_out
+
+KINDS: tuple[Any, ...] = typing.get_args(Event)
+
+
+def test_every_event_of_the_module_is_in_the_union() -> None:
+    declared = {kind for kind in vars(events).values() if dataclasses.is_dataclass(kind) and isinstance(kind, type)}
+    assert declared == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_event_is_frozen_and_says_what_it_means(kind: Any) -> None:
+    assert kind.__dataclass_params__.frozen
+    assert "__slots__" in vars(kind)
+    assert kind.__doc__
+    assert not kind.__doc__.startswith(f"{kind.__name__}(")
+
+
+def test_no_event_carries_a_payload() -> None:
+    names = {field.name for kind in KINDS for field in dataclasses.fields(kind)}
+    assert not names & {"payload", "headers", "aggregate_id", "password"}
+
+
+def test_each_observer_hears_each_event_in_order() -> None:
+    heard: list[tuple[str, Event]] = []
+
+    def listener(name: str) -> Observer:
+        return lambda event: heard.append((name, event))
+
+    observe = fan_out(listener("first"), listener("second"))
+    observe(Woke("tick"))
+    observe(Woke("notify"))
+    assert heard == [
+        ("first", Woke("tick")),
+        ("second", Woke("tick")),
+        ("first", Woke("notify")),
+        ("second", Woke("notify")),
+    ]
+
+
+def test_nobody_may_be_listening() -> None:
+    fan_out()(Woke("tick"))

@@ -1,0 +1,54 @@
+"""A verdict files each outcome in the columns its settle statement takes."""
+
+import dataclasses
+
+import pytest
+
+from dispatcher.core.outcome import Dead, Outcome, Retry, Returned, Sent, Unknown, Verdict
+
+
+def test_each_outcome_has_its_columns() -> None:
+    verdict = Verdict()
+    outcomes: list[Outcome] = [
+        Sent("1-0"),
+        Retry(0.5, "ERR"),
+        Dead("too large"),
+        Returned("OOM"),
+        Unknown("cut"),
+        Sent("2-0"),
+    ]
+    for row_id, outcome in enumerate(outcomes, start=10):
+        verdict.add(row_id, outcome)
+    assert (verdict.sent_ids, verdict.stream_ids) == ([10, 15], ["1-0", "2-0"])
+    assert verdict.retries == [(11, Retry(0.5, "ERR"))]
+    assert verdict.dead == [(12, Dead("too large"))]
+    assert (verdict.returned, verdict.unknown) == ([13], [14])
+
+
+@pytest.mark.parametrize("outcome", [Returned("OOM"), Unknown("OOM")])
+def test_the_first_error_of_the_sink_is_kept(outcome: Returned | Unknown) -> None:
+    verdict = Verdict()
+    verdict.add(1, outcome)
+    verdict.add(2, Returned("later"))
+    verdict.add(3, Unknown("later"))
+    assert verdict.sink_error == "OOM"
+
+
+def test_a_rows_own_failure_says_nothing_of_the_sink() -> None:
+    verdict = Verdict()
+    outcomes: list[Outcome] = [Sent("1-0"), Retry(0.5, "ERR"), Dead("too large")]
+    for row_id, outcome in enumerate(outcomes):
+        verdict.add(row_id, outcome)
+    assert verdict.sink_error is None
+
+
+def test_verdicts_share_nothing() -> None:
+    Verdict().add(1, Sent("1-0"))
+    assert Verdict() == Verdict()
+    assert not Verdict().sent_ids
+
+
+@pytest.mark.parametrize("outcome", [Sent("1-0"), Retry(0.5, "e"), Dead("e"), Returned("e"), Unknown("e")])
+def test_an_outcome_cannot_be_changed(outcome: object) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(outcome, next(iter(dataclasses.fields(outcome))).name, "x")  # type: ignore[arg-type]
