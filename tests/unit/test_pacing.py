@@ -1,10 +1,10 @@
-"""Batches stay within a budget of memory; pauses grow to the tick and start short again."""
+"""Batches stay within a budget of memory, pauses within the tick, and the way of being woken follows the rate."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.pacing import BatchPacer, Doze
+from dispatcher.core.pacing import Arrivals, BatchPacer, Doze
 
 BUDGET = 16 * 1024 * 1024
 batches = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 2**31)), max_size=50)
@@ -65,3 +65,58 @@ def test_a_pause_is_never_nothing_and_never_above_the_tick(tick_s: float, resets
         if reset:
             doze.reset()
         assert 0 < doze.pause_s() <= tick_s
+
+
+def steady(arrivals: Arrivals, per_second: float, seconds: float, start: float = 0.0) -> float:
+    """One row at a time at that rate; returns when the last came."""
+    now = start
+    for number in range(1, round(per_second * seconds) + 1):
+        now = start + number / per_second
+        arrivals.saw(1, now)
+    return now
+
+
+@pytest.mark.parametrize("rate", [50.0, 500.0, 5000.0])
+def test_the_rate_is_what_comes(rate: float) -> None:
+    arrivals = Arrivals()
+    assert arrivals.rate(0.0) == 0.0
+    assert arrivals.rate(steady(arrivals, rate, 2.0)) == pytest.approx(rate, rel=0.15)
+
+
+@pytest.mark.parametrize(("rate", "keeps", "polls"), [(20, True, False), (500, False, False), (5000, False, True)])
+def test_few_ring_more_let_the_key_go_many_are_polled(rate: float, keeps: bool, polls: bool) -> None:
+    arrivals = Arrivals()
+    now = steady(arrivals, rate, 1.0)
+    assert (arrivals.keep_key(now), arrivals.polling) == (keeps, polls)
+
+
+def test_a_rate_between_the_two_marks_does_not_flap() -> None:
+    arrivals = Arrivals()
+    now = steady(arrivals, 1250, 1.0)
+    assert not arrivals.polling
+    now = steady(arrivals, 3000, 1.0, now)
+    assert arrivals.polling
+    for _ in range(5):
+        now = steady(arrivals, 1250, 0.2, now)
+        assert arrivals.polling
+
+
+def test_quiet_ends_the_polling_whatever_the_rate_was() -> None:
+    arrivals = Arrivals()
+    arrivals.saw(100_000, 0.0)
+    arrivals.saw(0, 0.02)
+    assert arrivals.polling
+    arrivals.saw(0, 0.03)
+    assert arrivals.rate(0.03) > arrivals.poll_above
+    assert not arrivals.polling
+
+
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.floats(0, 100)), max_size=60))
+def test_a_rate_is_never_negative_and_fades_to_nothing(seen: list[tuple[int, float]]) -> None:
+    arrivals, now = Arrivals(), 0.0
+    for rows, later in seen:
+        now += later
+        arrivals.saw(rows, now)
+        assert arrivals.rate(now) >= 0
+    assert arrivals.rate(now + 3600) < 1e-9
+    assert arrivals.keep_key(now + 3600)
