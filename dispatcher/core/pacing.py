@@ -75,14 +75,18 @@ class Arrivals:
         self._at = now
         if rows:
             self._row_at = now
-        if self._rate > self.poll_above:
-            self.polling = True
-        elif self._rate < self.ring_again_below or now - self._row_at > self.quiet_s:
+        if self._rate < self.ring_again_below or now - self._row_at > self.quiet_s:
             self.polling = False
+        elif self._rate > self.poll_above:
+            self.polling = True
 
     def rate(self, now: float) -> float:
         """Rows a second, averaged over the last window with older ones fading."""
         return self._rate * exp((self._at - now) / self.window_s) if self._rate else 0.0
+
+    def poll_s(self, now: float) -> float:
+        """How long to pause between polls: longer the faster rows come, so that a claim is worth its round trip."""
+        return min(max(self.rate(now) * 1e-6, 0.002), 0.008)
 
     def keep_key(self, now: float) -> bool:
         """Whether the doorbell's key may stay with us while awake."""

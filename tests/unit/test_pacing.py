@@ -92,23 +92,22 @@ def test_few_ring_more_let_the_key_go_many_are_polled(rate: float, keeps: bool, 
 
 def test_a_rate_between_the_two_marks_does_not_flap() -> None:
     arrivals = Arrivals()
-    now = steady(arrivals, 1250, 1.0)
-    assert not arrivals.polling
-    now = steady(arrivals, 3000, 1.0, now)
-    assert arrivals.polling
-    for _ in range(5):
-        now = steady(arrivals, 1250, 0.2, now)
-        assert arrivals.polling
+    now, said = 0.0, []
+    for rate in (1250, 3000, 1250, 1250, 800, 1250):
+        now = steady(arrivals, rate, 1.0, now)
+        said.append(arrivals.polling)
+    assert said == [False, True, True, True, False, False]
 
 
 def test_quiet_ends_the_polling_whatever_the_rate_was() -> None:
     arrivals = Arrivals()
     arrivals.saw(100_000, 0.0)
-    arrivals.saw(0, 0.02)
-    assert arrivals.polling
-    arrivals.saw(0, 0.03)
-    assert arrivals.rate(0.03) > arrivals.poll_above
-    assert not arrivals.polling
+    said = []
+    for now in (0.02, 0.03):
+        arrivals.saw(0, now)
+        assert arrivals.rate(now) > arrivals.poll_above
+        said.append(arrivals.polling)
+    assert said == [True, False]
 
 
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.floats(0, 100)), max_size=60))
