@@ -26,7 +26,6 @@ DOORBELL = "outbox_doorbell"  # rung by writers; only the holder of K listens
 BACKLOG = "outbox_backlog"  # rung by a dispatcher that has more than it can take
 PING_EVERY_S = 5.0
 RING_PEERS_EVERY_S = 1.0
-POLL_S = 0.003
 
 _RELEASE = "SELECT pg_advisory_unlock(1869968482, 1)"
 
@@ -106,7 +105,8 @@ class Doorbell:
             if session is not None:
                 return "reconnect"  # what was rung in between was rung to nobody
         if self._arrivals.polling and not self._holds_key:
-            return "nudge" if await self._pause(min(POLL_S, self._tick_s)) else "poll"
+            pause_s = min(self._arrivals.poll_s(self._clock()), self._tick_s)
+            return "nudge" if await self._pause(pause_s) else "poll"
         if session is not None:
             try:
                 return await self._sleep(session)
@@ -143,6 +143,7 @@ class Doorbell:
 
     async def _sleep(self, session: Session) -> WakeCause:
         first, planned = True, False
+        before: Position | None = None
         while True:
             if self._nudged:
                 self._nudged, self._due_at = False, inf
@@ -153,7 +154,8 @@ class Doorbell:
             position, due_s = await self._take_position(session)
             now = self._clock()
             if due_s <= 0:
-                return "busy" if first else "writers" if position == "writers" else "due" if planned else "tick"
+                return "busy" if first else "writers" if before == "writers" else "due" if planned else "tick"
+            before = position
             if not first:
                 self._observe(Ticked("ok", now - began))
             first = False
