@@ -13,7 +13,7 @@ from bench.servers import STREAM, Rig, rig
 from dispatcher.demo.child import DispatcherProcess
 from dispatcher.demo.consumer import Reader
 from dispatcher.demo.measure import Hooks, Measurement, measure
-from dispatcher.demo.producer import Load
+from dispatcher.demo.producer import Load, connections_for
 
 RATES = (50.0, 500.0, 2000.0, 5000.0)
 PROMISED_RATE, PROMISED_P50_MS, PROMISED_P99_MS = 500.0, 3.0, 15.0
@@ -61,10 +61,9 @@ def _leg(
     legs.begin(f"{rate:g} events/s")
     servers.empty()
     total_s = seconds + warmup_s
-    connections = min(32, max(4, round(rate / 250)))
     cpu = dispatcher.cpu_seconds()
     measured = measure(
-        Load(servers.database_url, rate, total_s, connections, MAX_GROUP),
+        Load(servers.database_url, rate, total_s, connections_for(rate), MAX_GROUP),
         Reader(servers.redis_url, STREAM),
         Hooks(
             progress=lambda _tally, elapsed_s: legs.within(elapsed_s / total_s),

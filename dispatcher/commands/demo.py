@@ -30,7 +30,7 @@ def demo(rate: float, seconds: float, http_port: int, as_json: bool) -> None:
     if as_json:
         click.echo(as_text(result))
     else:
-        show_result(console, result.tally, result.sent, result.verdict)
+        show_result(console, result.tally, result.sent, result.verdict, result.rate)
     sys.exit(0 if result.verdict.passed else 1)
 
 
@@ -40,6 +40,7 @@ def as_text(result: Result) -> str:
         {
             **result.tally.summary(),
             "sent": result.sent,
+            "events_per_second": round(result.rate, 1),
             "verdict": result.verdict.word,
             "reasons": result.verdict.reasons,
         }

@@ -5,7 +5,6 @@ by hiredis and taken as they come: a dictionary an entry would cost more than th
 """
 
 import gc
-import signal
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -15,6 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from dispatcher.demo.ending import leave_stopping_to_parent
 from dispatcher.demo.wire import Ended, Failed, Ready, Received, Stop
 
 BLOCK_MS = 100
@@ -33,7 +33,7 @@ class Reader:
 
 def consume(reader: Reader, pipe: Connection) -> None:
     """The body of the process: take position at the stream's end, say so, read until told to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent stops us
+    leave_stopping_to_parent()
     try:
         pool = redis.ConnectionPool.from_url(
             reader.url, protocol=2, socket_timeout=10, socket_connect_timeout=10, retry=Retry(NoBackoff(), 0)

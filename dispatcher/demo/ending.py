@@ -17,6 +17,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class InterruptedRunError(DispatcherError):
     """A signal asked us to end."""
 
+    exit_code = 130
+
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     raise InterruptedRunError(f"ended by {signal.Signals(number).name}; everything that was started has been stopped")
@@ -36,6 +38,29 @@ def ending_in_order() -> Iterator[contextlib.ExitStack]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[None]:
+    """A signal that comes meanwhile acts at the end. A child started here begins with them blocked. Main thread only."""
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in SIGNALS}
+    # Blocking alone would not do: another thread would take the signal, and Python would run the handler in this one.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def leave_stopping_to_parent() -> None:
+    """In a child started under `signals_held_back`. Ctrl-C reaches all of a terminal; our parent stops us in order."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 from dispatcher.core.errors import DispatcherError
 from dispatcher.demo.consumer import Reader, consume
+from dispatcher.demo.ending import signals_held_back
 from dispatcher.demo.producer import Load, produce
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.wire import Committed, Done, Ended, Failed, Message, Ready, Received, Start, Stop
@@ -47,7 +48,8 @@ def _process(body: Callable[[Any, Connection], None], plan: object) -> Iterator[
     ours, theirs = context.Pipe()
     process = context.Process(target=body, args=(plan, theirs), daemon=True)
     try:
-        process.start()
+        with signals_held_back():  # cut half-way, the child would be there and nobody would know it
+            process.start()
         theirs.close()  # or the end of the child would never show as the end of the pipe
         yield ours
     finally:

@@ -8,7 +8,6 @@ generator does not use up the machine it measures.
 
 import gc
 import select
-import signal
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -18,6 +17,7 @@ import psycopg
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
 
+from dispatcher.demo.ending import leave_stopping_to_parent
 from dispatcher.demo.messages import COLUMNS, sample_events
 from dispatcher.demo.wire import Committed, Done, Failed, Ready, Start
 
@@ -42,9 +42,14 @@ class Load:
         return max(1, round(self.rate * self.seconds))
 
 
+def connections_for(rate: float) -> int:
+    """A few at a low rate; enough for each to commit 250 times a second at a high one."""
+    return min(32, max(4, round(rate / 250)))
+
+
 def produce(load: Load, pipe: Connection) -> None:
     """The body of the process: connect, say so, wait for the start, produce, report, end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the parent stops us
+    leave_stopping_to_parent()
     try:
         opened = [_open(load) for _ in range(load.connections)]
         pipe.send(Ready())

@@ -13,7 +13,7 @@ from dispatcher.demo.child import DispatcherProcess
 from dispatcher.demo.consumer import Reader
 from dispatcher.demo.ending import ending_in_order, scratch_folder
 from dispatcher.demo.measure import Hooks, measure
-from dispatcher.demo.producer import Load
+from dispatcher.demo.producer import Load, connections_for
 from dispatcher.demo.screen import Screen
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import Verdict, judge
@@ -42,6 +42,7 @@ class Result:
     tally: Tally
     sent: int
     verdict: Verdict
+    rate: float  # events a second, as reached
 
 
 def run(plan: Plan, screen: Screen) -> Result:
@@ -56,13 +57,14 @@ def run(plan: Plan, screen: Screen) -> Result:
         screen.step(f"dispatcher ready (pid {dispatcher.pid}): http://127.0.0.1:{port}/metrics")
         screen.step(f"sending {plan.rate:g} events/s for {plan.seconds:g} s, each in its own durable transaction")
         measured = measure(
-            Load(database_url, plan.rate, plan.seconds, connections=4),
+            Load(database_url, plan.rate, plan.seconds, connections_for(plan.rate)),
             Reader(redis_url, STREAM, group="demo"),
             Hooks(screen.progress, dispatcher.check, _until_settled(database_url)),
         )
         sent, _ = count_rows(database_url)
         code = dispatcher.stop()
-        return Result(measured.tally, sent, judge(measured.tally, sent, code))
+        rate = measured.done.events / max(measured.done.seconds, plan.seconds)
+        return Result(measured.tally, sent, judge(measured.tally, sent, code), rate)
 
 
 def _start_servers(stack: ExitStack, folder: Path, screen: Screen) -> tuple[str, str]:

@@ -99,12 +99,13 @@ class LivePanel:
         self.live.stop()
 
 
-def show_result(console: Console, tally: Tally, sent: int, verdict: Verdict) -> None:
-    """The closing table, the verdict, and where to go next."""
+def show_result(console: Console, tally: Tally, sent: int, verdict: Verdict, rate: float) -> None:
+    """The closing table, the verdict, and where to go next. `rate`: events a second, as reached."""
     table = Table(title="From commit to consumer", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(justify="right")
     table.add_row("events committed", f"{tally.committed:,}")
+    table.add_row("events a second", f"{rate:,.0f}")
     table.add_row("rows marked sent", f"{sent:,}")
     table.add_row("lost", f"{tally.lost:,}")
     table.add_row("duplicated", f"{tally.duplicated:,}", end_section=True)

@@ -61,15 +61,16 @@ def temporary(server_folder: Path, request: pytest.FixtureRequest) -> Iterator[P
 
 
 def alive(folder: Path) -> list[str]:
-    """Command lines of processes that name the folder: servers of ours that outlived the demo."""
+    """Command lines of processes that work in the demo's folder or have its TMPDIR: what it started and left."""
+    mark = f"TMPDIR={folder}".encode()
     lines = []
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            line = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            ours = mark in (process / "environ").read_bytes().split(b"\0")
+            if ours or (process / "cwd").readlink().is_relative_to(folder):  # servers overwrite their environment
+                lines.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         except OSError:
-            continue  # ended while we looked
-        if str(folder) in line:
-            lines.append(line)
+            continue  # ended while we looked, or somebody else's
     return lines
 
 
@@ -108,9 +109,10 @@ def test_a_dispatcher_that_dies_ends_the_demo_with_the_reason(temporary: Path) -
 def test_a_signal_stops_everything(temporary: Path, number: signal.Signals) -> None:
     with running(temporary, "--rate", "50", "--seconds", "600", "--json") as demo:
         until(demo, r"sending 50 events/s")
+        assert len(alive(temporary)) >= 4  # the demo, its servers, its dispatcher: the look below can see them
         demo.send_signal(number)
         _, errors = finish(demo)
-    assert demo.returncode == 1
+    assert demo.returncode == 130
     assert f"ended by {number.name}" in errors
     assert "Traceback" not in errors
     assert alive(temporary) == []
