@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.proxy",
     "tests.fixtures.tap",
     "tests.fixtures.child",
+    "tests.fixtures.running",
 ]
 
 

@@ -100,8 +100,10 @@ def children_of(pid: int) -> list[int]:
     if _HAS_PROC:
         found = [(int(path.name), _stat(int(path.name))) for path in Path("/proc").iterdir() if path.name.isdigit()]
         return [child for child, (state, parent) in found if parent == pid and state not in "ZX"]
-    listing = subprocess.run(["/bin/ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    pairs = [line.split() for line in listing.splitlines()]
+    listing = subprocess.run(
+        ["/bin/ps", "-ax", "-o", "pid=", "-o", "ppid="], capture_output=True, text=True, check=True
+    )
+    pairs = [line.split() for line in listing.stdout.splitlines()]
     return [int(child) for child, parent in pairs if int(parent) == pid]
 
 

@@ -72,8 +72,10 @@ class EmbeddedPostgres(Server):
     def _programs(self) -> Path:
         return postgres_programs(self.version, self._user())
 
+    def _require_programs(self) -> None:
+        self._programs()
+
     def _prepare(self) -> None:
-        self._programs()  # the wheel's absence is told before anything is made
         user = self._user()
         closed = closed_to(user, self.data_dir)
         if closed is not None:

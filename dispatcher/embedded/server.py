@@ -67,6 +67,7 @@ class Server(ABC):
         self._let_go()
         atexit.register(self._at_exit)
         try:
+            self._require_programs()
             with naming(self.data_dir):
                 make_folder(self.data_dir)
                 self.data_dir = self.data_dir.resolve()
@@ -105,8 +106,11 @@ class Server(ABC):
         self.stop()
 
     @abstractmethod
-    def _prepare(self) -> None:
-        """Make the data folder ready to start on."""
+    def _require_programs(self) -> None:
+        """Raise Misconfigured where the wheel is missing, before anything is made."""
+
+    def _prepare(self) -> None:  # noqa: B027  # most servers need nothing
+        """Make what is in the data folder ready to start on."""
 
     @abstractmethod
     def _command(self) -> tuple[Sequence[str], User]:

@@ -37,7 +37,7 @@ class EmbeddedValkey(Server):
         """A connection URL for its database 0."""
         return f"redis://{HOST}:{self.port}/0"
 
-    def _prepare(self) -> None:
+    def _require_programs(self) -> None:
         valkey_server()
 
     def _command(self) -> tuple[Sequence[str], User]:

@@ -235,17 +235,19 @@ def test_an_interrupted_initdb_is_begun_again(folder: Path) -> None:
         assert execute(server.url(), "SELECT 1") == [(1,)]
 
 
-def test_without_the_wheels() -> None:
-    # -S: no installed package at all, which also proves that the standard library is enough to get this far.
+def test_without_the_wheels(folder: Path) -> None:
+    # -E -S: no installed package at all, which also proves that the standard library is enough to get this far.
     program = (
-        "import pathlib, sys, tempfile\n"
+        "import pathlib, sys\n"
         "from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey\n"
         "for kind in (EmbeddedPostgres, EmbeddedValkey):\n"
-        "    try: kind(pathlib.Path(tempfile.mkdtemp())).start()\n"
+        "    try: kind(pathlib.Path(sys.argv[1], 'data')).start()\n"
         "    except Exception as error: print(error)\n"
     )
-    result = subprocess.run([sys.executable, "-S", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-E", "-S", "-c", program, str(folder)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "the embedded servers are not installed; pip install 'dispatcher[embedded]'\n" * 2
+    assert not list(folder.iterdir())
 
 
 START_BOTH = (
