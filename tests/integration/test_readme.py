@@ -1,0 +1,156 @@
+"""README's commands and code, read out of it and run against real servers."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from redis.asyncio import Redis
+
+from tests.fixtures.child import StartCli
+from tests.fixtures.postgres import StartPostgres
+from tests.fixtures.rows import STREAM, insert_events, read_stream
+from tests.readme import ROOT, blocks, code
+
+pytestmark = pytest.mark.one_version
+
+ORDERS = "CREATE TABLE orders (id bigserial PRIMARY KEY, customer text NOT NULL, total numeric NOT NULL)"
+
+
+@asynccontextmanager
+async def running(*command: str, env: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process with nothing of ours in its environment but `env`; killed at the end."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE", "REDIS"))}
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env=inherited | env,
+        cwd=ROOT,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def run(*command: str, env: Mapping[str, str]) -> str:
+    """Run to the end; the output. Fails when the exit code is not 0."""
+    async with running(*command, env=env) as process:
+        output, _ = await process.communicate()
+        assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+async def entries(redis: "Redis", count: int) -> list[dict[str, str]]:
+    """The stream's entries once there are so many."""
+    last, found = "0", 0
+    async with asyncio.timeout(20):
+        while found < count:
+            for _, page in await redis.xread({STREAM: last}, block=10_000) or []:
+                last, found = page[-1][0], found + len(page)
+    return await read_stream(redis)
+
+
+@pytest.mark.parametrize("heading", ["psycopg", "SQLAlchemy"])
+async def test_a_producer_in_python(
+    heading: str, cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
+) -> None:
+    await db.execute(ORDERS)
+    relay = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    await relay.ready()
+
+    await run(sys.executable, "-W", "error", "-c", code(heading, "python"), env={"DATABASE_URL": database_url})
+
+    [entry] = await entries(redis, 1)
+    [order] = await (await db.execute("SELECT id::text, total::int FROM orders")).fetchall()
+    assert (entry["event_type"], entry["aggregate_type"]) == ("order.created", "order")
+    assert (entry["aggregate_id"], entry["payload"]) == (order[0], f'{{"total": {order[1]}}}')
+
+
+async def test_a_producer_in_sql(
+    cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
+) -> None:
+    await db.execute(ORDERS)
+    relay = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    await relay.ready()
+
+    await db.execute(code("Plain SQL", "sql").encode())
+
+    [entry] = await entries(redis, 1)
+    assert (entry["event_type"], entry["aggregate_id"], entry["payload"]) == ("order.created", "1", '{"total": 42}')
+
+
+async def test_the_consumer_takes_over_what_was_abandoned_and_does_nothing_twice(
+    cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
+) -> None:
+    relay = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    await relay.ready()
+    await insert_events(db, 2)
+    first, second = await entries(redis, 2)
+    # The first event comes twice; the second was read by a consumer that crashed two minutes ago.
+    await redis.xgroup_create(STREAM, "billing", id=first["stream_id"])
+    await redis.xreadgroup("billing", "crashed", {STREAM: ">"}, count=1)
+    await redis.xclaim(STREAM, "billing", "crashed", 0, [second["stream_id"]], idle=120_000, justid=True)
+    for _ in range(2):
+        await redis.xadd(STREAM, {name: value for name, value in first.items() if name != "stream_id"})
+
+    environment = {"REDIS_URL": redis_url, "CONSUMER_DATABASE_URL": database_url}
+    consumer = code("Read and acknowledge", "python")
+    async with running(sys.executable, "-W", "error", "-c", consumer, env=environment) as process:
+        assert process.stdout is not None
+        lines = [await _line(process.stdout) for _ in range(2)]
+        await insert_events(db, 1, aggregate_id="last")
+        lines.append(await _line(process.stdout))  # so all before it were handled and acknowledged
+
+    assert [line.split()[:2] for line in lines] == [
+        ["order.created", second["aggregate_id"]],
+        ["order.created", first["aggregate_id"]],
+        ["order.created", "last"],
+    ]
+    unacknowledged = await redis.xpending_range(STREAM, "billing", "-", "+", 10)
+    last = (await read_stream(redis))[-1]["stream_id"]
+    assert {entry["message_id"] for entry in unacknowledged} <= {last}
+
+
+async def _line(stream: asyncio.StreamReader) -> str:
+    async with asyncio.timeout(20):
+        return (await stream.readline()).decode()
+
+
+async def test_setting_up_your_own_servers(
+    own_postgres: StartPostgres, cli: StartCli, redis: "Redis", redis_url: str, tmp_path: Path
+) -> None:
+    server = own_postgres()
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute("CREATE ROLE owner LOGIN CREATEROLE")
+        admin.execute("CREATE DATABASE app OWNER owner")
+        admin.execute("CREATE ROLE my_application LOGIN")
+    _, migrate, start = blocks("Use your own Postgres and Redis", "sh")
+    address = f"localhost:{server.port}/app"
+
+    programs = os.pathsep.join([str(Path(sys.executable).parent), str(server.bin("psql").parent), os.environ["PATH"]])
+    psqlrc = tmp_path / "psqlrc"
+    psqlrc.write_text("\\set ON_ERROR_STOP on\n")
+    script = "set -e\n" + migrate.replace("localhost:5432/app", address)
+    assert address in script
+    await run("bash", "-c", script, env={"PATH": programs, "PSQLRC": str(psqlrc)})
+
+    settings = dict(line.removeprefix("export ").split("=", 1) for line in start.splitlines() if "export" in line)
+    relay_url = settings["DATABASE_URL"].replace("localhost:5432/app", address)
+    assert urlsplit(relay_url).username == "relay"
+    relay = await cli("run", env={"DATABASE_URL": relay_url, "REDIS_URL": redis_url, "DISPATCHER_ENABLED": "true"})
+    await relay.ready()
+    with psycopg.connect(f"postgresql://my_application@{address}", autocommit=True) as application:
+        application.execute(
+            "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('a', 'b', '{}')"
+        )
+    assert len(await entries(redis, 1)) == 1
