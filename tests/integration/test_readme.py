@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -28,7 +29,7 @@ async def running(*command: str, env: Mapping[str, str]) -> AsyncIterator[asynci
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE", "REDIS"))}
     process = await asyncio.create_subprocess_exec(
         *command,
-        env=inherited | env,
+        env={**inherited, **env},
         cwd=ROOT,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -55,7 +56,8 @@ async def entries(redis: "Redis", count: int) -> list[dict[str, str]]:
     last, found = "0", 0
     async with asyncio.timeout(20):
         while found < count:
-            for _, page in await redis.xread({STREAM: last}, block=10_000) or []:
+            answer: Any = await redis.xread({STREAM: last}, block=2_000)
+            for _, page in answer:
                 last, found = page[-1][0], found + len(page)
     return await read_stream(redis)
 
