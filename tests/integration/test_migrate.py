@@ -1,0 +1,235 @@
+"""`migrate`: many at once, adopted databases, changed files, missing rights, busy tables."""
+
+import hashlib
+import secrets
+from pathlib import Path
+
+import anyio
+import psycopg
+import pytest
+
+from dispatcher import cli
+from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
+from dispatcher.infra import migrations, sqlfiles
+from dispatcher.infra.migrations import migrate, missing
+from tests.fixtures.postgres import Databases
+
+NAMES = [m.name for m in sqlfiles.migrations()]
+SECRET = "hunter2hunter2"
+
+
+async def open_connection(url: str) -> psycopg.AsyncConnection:
+    return await psycopg.AsyncConnection.connect(url, autocommit=True)
+
+
+async def has_trigger(url: str) -> bool:
+    async with await open_connection(url) as connection:
+        found = await connection.execute("SELECT FROM pg_trigger WHERE tgname = 'message_outbox_doorbell'")
+        return await found.fetchone() is not None
+
+
+async def test_applies_everything_once_and_records_it(empty_database_url: str) -> None:
+    assert await migrate(empty_database_url) == [*NAMES, "doorbell"]
+    assert await migrate(empty_database_url) == []
+    async with await open_connection(empty_database_url) as connection:
+        rows = await (await connection.execute("SELECT name, checksum FROM messaging.schema_migration")).fetchall()
+    files = {m.name: m.sql for m in sqlfiles.migrations()} | {"doorbell": sqlfiles.trigger()}
+    assert dict(rows) == {name: hashlib.sha256(sql.encode()).hexdigest() for name, sql in files.items()}
+
+
+async def test_many_at_once_apply_each_file_once(empty_database_url: str) -> None:
+    applied: list[str] = []
+
+    async def one() -> None:
+        applied.extend(await migrate(empty_database_url))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(one)
+    assert sorted(applied) == sorted([*NAMES, "doorbell"])
+
+
+async def test_the_trigger_is_left_out_on_request_and_added_later(empty_database_url: str) -> None:
+    assert await migrate(empty_database_url, trigger=False) == NAMES
+    assert not await has_trigger(empty_database_url)
+    assert await migrate(empty_database_url) == ["doorbell"]
+    assert await has_trigger(empty_database_url)
+
+
+async def test_what_was_removed_by_hand_is_put_back(database_url: str) -> None:
+    async with await open_connection(database_url) as connection:
+        await connection.execute(sqlfiles.trigger_down())
+        await connection.execute("DROP TABLE messaging.message_dlq")
+        assert await missing(connection) == NAMES[:1]
+    assert await migrate(database_url) == [NAMES[0], "doorbell"]
+    assert await has_trigger(database_url)
+
+
+async def test_a_database_made_by_plain_sql_is_adopted_with_its_rows(empty_database_url: str) -> None:
+    async with await open_connection(empty_database_url) as connection:
+        for _ in range(2):  # as `psql -f` may, any number of times
+            for migration in sqlfiles.migrations():
+                await connection.execute(migration.sql)
+            await connection.execute(sqlfiles.trigger())
+        await connection.execute(
+            "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('a', 'b', '{}')"
+        )
+        await migrate(empty_database_url)
+        assert await migrate(empty_database_url) == []
+        count = await connection.execute("SELECT count(*) FROM messaging.message_outbox")
+        assert await count.fetchone() == (1,)
+
+
+async def test_a_half_made_database_is_completed(empty_database_url: str) -> None:
+    async with await open_connection(empty_database_url) as connection:
+        await connection.execute(sqlfiles.migrations()[0].sql)
+        await connection.execute("DROP INDEX messaging.message_outbox_due_idx")
+        await migrate(empty_database_url)
+        index = await connection.execute("SELECT to_regclass('messaging.message_outbox_due_idx') IS NOT NULL")
+        assert await index.fetchone() == (True,)
+
+
+async def test_missing_says_what_is_not_there(empty_database_url: str) -> None:
+    async with await open_connection(empty_database_url) as connection:
+        assert await missing(connection) == NAMES
+        await connection.execute(sqlfiles.migrations()[0].sql)  # without any bookkeeping
+        assert await missing(connection) == NAMES[1:]
+        await migrate(empty_database_url)
+        assert await missing(connection) == []
+
+
+async def test_a_changed_released_file_is_refused_by_name(database_url: str) -> None:
+    async with await open_connection(database_url) as connection:
+        await connection.execute(
+            "UPDATE messaging.schema_migration SET checksum = repeat('0', 64) WHERE name = %s", [NAMES[0]]
+        )
+    with pytest.raises(Misconfigured, match=f"{NAMES[0]} was applied to this database with other contents"):
+        await migrate(database_url)
+
+
+async def test_a_changed_trigger_file_is_applied_again(database_url: str) -> None:
+    async with await open_connection(database_url) as connection:
+        await connection.execute("UPDATE messaging.schema_migration SET checksum = 'older' WHERE name = 'doorbell'")
+    assert await migrate(database_url) == ["doorbell"]
+
+
+async def test_a_failed_file_leaves_nothing_behind(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = sqlfiles.Migration("99990101_bad", "CREATE TABLE IF NOT EXISTS messaging.half (id int); SELECT 1 / 0")
+    monkeypatch.setattr(sqlfiles, "migrations", lambda: (bad,))
+    with pytest.raises(DispatcherError, match="99990101_bad failed: DivisionByZero 22012"):
+        await migrate(empty_database_url)
+    async with await open_connection(empty_database_url) as connection:
+        there = await connection.execute("SELECT to_regclass('messaging.half'), to_regnamespace('messaging')")
+        assert await there.fetchone() == (None, None)
+
+
+async def test_a_table_of_the_same_name_and_another_shape_is_pointed_out(empty_database_url: str) -> None:
+    async with await open_connection(empty_database_url) as connection:
+        await connection.execute("CREATE SCHEMA messaging CREATE TABLE message_outbox (id bigint PRIMARY KEY)")
+    with pytest.raises(Misconfigured, match="was not made by these migrations"):
+        await migrate(empty_database_url)
+
+
+async def test_a_table_that_stays_busy_is_reported_and_writers_are_not_held_up(database_url: str) -> None:
+    insert = "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('a', 'b', '{}')"
+    async with await open_connection(database_url) as holder, await open_connection(database_url) as writer:
+        await writer.execute(sqlfiles.trigger_down())
+        async with holder.transaction():
+            await holder.execute(insert)
+            with pytest.raises(DispatcherError, match=r"could not lock messaging\.message_outbox in 2 tries") as caught:
+                await migrate(database_url, lock_tries=2)
+            assert caught.value.exit_code == 1
+            await writer.execute("SET lock_timeout = '5s'")
+            await writer.execute(insert)  # nothing is left in the queue
+    assert await migrate(database_url) == ["doorbell"]
+
+
+async def test_a_table_that_falls_free_is_migrated(database_url: str) -> None:
+    async with await open_connection(database_url) as holder, await open_connection(database_url) as watcher:
+        await watcher.execute(sqlfiles.trigger_down())
+        async with anyio.create_task_group() as tasks, holder.transaction():
+            await holder.execute("LOCK TABLE messaging.message_outbox IN ROW EXCLUSIVE MODE")
+            tasks.start_soon(migrate, database_url)
+            waiting = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'messaging.message_outbox'::regclass"
+            while await (await watcher.execute(waiting)).fetchone() is None:
+                pass  # the server answers each look
+    assert await has_trigger(database_url)
+
+
+async def test_a_role_without_rights_is_told_which(empty_database_url: str, postgres: Databases) -> None:
+    role = f"dispatcher_test_poor_{secrets.token_hex(4)}"  # roles belong to the whole server
+    async with await open_connection(empty_database_url) as connection:
+        await connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{SECRET}'")
+        try:
+            with pytest.raises(
+                Misconfigured, match=r"permission denied for database.*GRANT CREATE ON DATABASE"
+            ) as caught:
+                await migrate(as_role(empty_database_url, role))
+            assert SECRET not in str(caught.value)
+            await connection.execute(f"CREATE SCHEMA messaging AUTHORIZATION {role}")
+            assert await migrate(as_role(empty_database_url, role)) == [*NAMES, "doorbell"]  # needs no CREATE any more
+        finally:
+            await connection.execute(f"DROP OWNED BY {role} CASCADE")
+            await connection.execute(f"DROP ROLE {role}")
+
+
+def as_role(url: str, role: str) -> str:
+    return psycopg.conninfo.make_conninfo(url, user=role, password=SECRET)
+
+
+async def test_a_read_only_database_is_told_apart(empty_database_url: str) -> None:
+    with pytest.raises(Misconfigured, match="read-only"):
+        await migrate(psycopg.conninfo.make_conninfo(empty_database_url, options="-c default_transaction_read_only=on"))
+
+
+async def test_a_database_without_an_encoding_is_refused(postgres: Databases, empty_database_url: str) -> None:
+    name = f"{psycopg.conninfo.conninfo_to_dict(empty_database_url)['dbname']}_ascii"
+    async with await open_connection(empty_database_url) as connection:
+        await connection.execute(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
+    try:
+        with pytest.raises(Misconfigured, match="UTF8"):
+            await migrate(postgres.url(name))
+    finally:
+        postgres.drop(name)
+
+
+@pytest.mark.one_version
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"dbname": "no_such_database"}, Misconfigured, "does not exist"),
+        ({"user": "no_such_role"}, Misconfigured, "refused the connection"),
+        ({"port": "1"}, Unreachable, "nothing listens"),
+        ({"host": "no-such-host.invalid"}, Unreachable, "cannot be resolved"),
+    ],
+)
+async def test_a_wrong_target_is_explained_without_its_password(
+    database_url: str, change: dict[str, str], error: type[DispatcherError], words: str
+) -> None:
+    conninfo = psycopg.conninfo.make_conninfo(database_url, password=SECRET, **change)
+    with pytest.raises(error, match=words) as caught:
+        await migrate(conninfo, connect_timeout_s=5)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.one_version
+def test_the_command_says_what_it_did(empty_database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for expected in ([*(f"applied {name}" for name in NAMES)], ["already up to date"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["migrate", "--no-trigger", "--dsn", empty_database_url])
+        assert caught.value.code == 0
+        assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_every_migration_is_found_and_guarded() -> None:
+    files = sorted((Path(__file__).parents[2] / "sql" / "migrations").iterdir())
+    assert [path.name for path in files] == [f"{name}.sql" for name in NAMES]
+    assert NAMES[0] == "20250203_message_outbox"  # the runbook's name for it
+    assert all(migrations._tables_made_by(m.sql) for m in sqlfiles.migrations())  # else missing() cannot see it
+
+
+def test_an_unknown_statement_is_a_clear_error() -> None:
+    with pytest.raises(Misconfigured, match=r"cannot read the SQL file nonsense\.sql"):
+        sqlfiles.load("nonsense")

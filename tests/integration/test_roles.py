@@ -1,0 +1,173 @@
+"""sql/roles.sql: each role can do its job, its doorbell included, and none can do another's."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Literal
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from dispatcher.infra import sqlfiles
+from tests.psql import psql
+
+ROLES = Path(__file__).parents[2] / "sql" / "roles.sql"
+INSERT = "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('a', 'b', '{}')"
+CLAIM_ID = "11111111-1111-1111-1111-111111111111"
+PARAMETERS: dict[str, object] = {
+    "now": None,
+    "dispatcher": 1,
+    "claim_id": CLAIM_ID,
+    "claim_ids": [CLAIM_ID],
+    "floor": None,
+    "after_time": "-infinity",
+    "after_id": 0,
+    "slots": 256,
+    "limit": 10,
+    "window": 10,
+    "lease_s": 30.0,
+    "ids": [1],
+    "errors": ["refused"],
+    "delays": [1.0],
+    "stream_ids": ["1-1"],
+}
+Role = Literal["outbox_producer", "outbox_dispatcher", "outbox_pruner"]
+
+
+@pytest.fixture
+async def roles(database_url: str, db: psycopg.AsyncConnection) -> AsyncIterator[psycopg.AsyncConnection]:
+    """A superuser's connection to a database with one row and the roles, made twice. They are dropped at the end."""
+    for _ in range(2):
+        psql(database_url, "-f", str(ROLES))
+    await db.execute(INSERT)
+    yield db
+    await db.execute("RESET ROLE")
+    for role in ("outbox_producer", "outbox_dispatcher", "outbox_pruner"):
+        await db.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role)))
+        await db.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+async def act_as(db: psycopg.AsyncConnection, role: Role) -> None:
+    await db.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        INSERT,
+        f"{INSERT} RETURNING id, event_id",
+        INSERT.replace(") VALUES", ", event_id) VALUES").replace(
+            "'{}')", "'{}', gen_random_uuid()) ON CONFLICT (event_id) DO NOTHING"
+        ),
+        "INSERT INTO messaging.message_outbox (aggregate_type, aggregate_id, event_type, payload, headers, status, "
+        "attempts, next_run_at, occurred_at, message_id) "
+        "VALUES ('a', 'b', 'c', '{}', '{}', 'pending', 0, now(), now(), gen_random_uuid())",
+    ],
+)
+async def test_a_producer_writes_events(roles: psycopg.AsyncConnection, statement: str) -> None:
+    await act_as(roles, "outbox_producer")
+    assert (await roles.execute(statement)).rowcount == 1
+
+
+async def test_a_producer_copies_events(roles: psycopg.AsyncConnection) -> None:
+    await act_as(roles, "outbox_producer")
+    copy = "COPY messaging.message_outbox (event_type, aggregate_id, payload) FROM STDIN"
+    async with roles.cursor() as cursor, cursor.copy(copy) as sink:
+        await sink.write_row(("a", "b", "{}"))
+
+
+async def test_a_producers_commit_rings_the_doorbell(roles: psycopg.AsyncConnection, database_url: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as sleeper:
+        await sleeper.execute("SELECT pg_advisory_lock(1869968482, 1)")
+        await sleeper.execute("LISTEN outbox_doorbell")
+        await act_as(roles, "outbox_producer")
+        await roles.execute(INSERT)
+        async for notice in sleeper.notifies(timeout=10, stop_after=1):
+            assert notice.channel == "outbox_doorbell"
+            return
+    pytest.fail("the doorbell was not rung")
+
+
+@pytest.mark.parametrize(
+    "name", ["claim", "look", "doze", "takeover", "release", "settle_sent", "settle_retry", "settle_dead"]
+)
+async def test_a_dispatcher_runs_each_statement_of_the_relay(roles: psycopg.AsyncConnection, name: str) -> None:
+    if name.startswith(("settle", "release")):
+        await roles.execute(
+            "UPDATE messaging.message_outbox "
+            "SET status = 'picked', picked_at = now(), picked_by = 1, claim_id = %(claim_id)s",
+            PARAMETERS,
+        )
+    await act_as(roles, "outbox_dispatcher")
+    result = await roles.execute(sqlfiles.load(name).encode(), PARAMETERS)
+    assert len(await result.fetchall()) == 1
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO messaging.dispatcher (name) VALUES ('d') RETURNING id",
+        "UPDATE messaging.dispatcher SET seen_at = clock_timestamp()",
+        "DELETE FROM messaging.dispatcher",
+        "DELETE FROM messaging.message_outbox WHERE settled",
+        "UPDATE messaging.message_dlq SET replayed_at = clock_timestamp()",
+        "CALL messaging.prune_message_outbox('7 days')",
+        "CALL messaging.prune_message_dlq('30 days')",
+        "SELECT pg_notification_queue_usage()",
+    ],
+)
+async def test_a_dispatcher_keeps_house(roles: psycopg.AsyncConnection, statement: str) -> None:
+    await act_as(roles, "outbox_dispatcher")
+    await roles.execute(statement)
+
+
+async def test_a_pruner_prunes_what_there_is_to_prune(roles: psycopg.AsyncConnection) -> None:
+    await roles.execute("UPDATE messaging.message_outbox SET status = 'dead', occurred_at = now() - interval '8 days'")
+    await roles.execute(f"{INSERT} RETURNING id")
+    await roles.execute(
+        "INSERT INTO messaging.message_dlq (outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id, "
+        "payload, attempts, occurred_at) "
+        "SELECT id, event_id, message_id, event_type, aggregate_type, aggregate_id, payload, 1, occurred_at "
+        "FROM messaging.message_outbox WHERE status = 'pending'"
+    )
+    await roles.execute(
+        "UPDATE messaging.message_outbox SET status = 'sent', sent_at = now() - interval '8 days' "
+        "WHERE status = 'pending'"
+    )
+    await act_as(roles, "outbox_pruner")
+    await roles.execute("CALL messaging.prune_message_outbox('7 days')")
+    count = "SELECT (SELECT count(*) FROM messaging.message_outbox), (SELECT count(*) FROM messaging.message_dlq)"
+    assert await (await roles.execute(count)).fetchone() == (0, 2)
+    await roles.execute("CALL messaging.prune_message_dlq('0')")
+    assert await (await roles.execute(count)).fetchone() == (0, 0)
+
+
+DENIED: list[tuple[Role, str]] = [
+    ("outbox_producer", "SELECT payload FROM messaging.message_outbox"),
+    ("outbox_producer", "UPDATE messaging.message_outbox SET status = 'sent'"),
+    ("outbox_producer", "DELETE FROM messaging.message_outbox"),
+    ("outbox_producer", "TRUNCATE messaging.message_outbox"),
+    ("outbox_producer", INSERT.replace(") VALUES", ", claim_id) VALUES").replace("'{}')", "'{}', gen_random_uuid())")),
+    ("outbox_producer", "SELECT FROM messaging.message_dlq"),
+    ("outbox_producer", "SELECT FROM messaging.dispatcher"),
+    ("outbox_producer", "CALL messaging.prune_message_outbox('7 days')"),
+    ("outbox_producer", "CALL messaging.prune_message_dlq('30 days')"),
+    ("outbox_dispatcher", INSERT),
+    ("outbox_dispatcher", "UPDATE messaging.message_outbox SET payload = '{}'"),
+    ("outbox_dispatcher", "UPDATE messaging.message_outbox SET event_id = gen_random_uuid()"),
+    ("outbox_dispatcher", "TRUNCATE messaging.message_outbox"),
+    ("outbox_dispatcher", "DROP TABLE messaging.message_outbox"),
+    ("outbox_dispatcher", "CREATE TABLE messaging.x ()"),
+    ("outbox_pruner", INSERT),
+    ("outbox_pruner", "UPDATE messaging.message_outbox SET status = 'pending'"),
+    ("outbox_pruner", "UPDATE messaging.message_dlq SET payload = '{}'"),
+    ("outbox_pruner", "SELECT FROM messaging.dispatcher"),
+    ("outbox_pruner", "CREATE TABLE messaging.x ()"),
+]
+
+
+@pytest.mark.parametrize(("role", "statement"), DENIED)
+async def test_none_does_anothers_job(roles: psycopg.AsyncConnection, role: Role, statement: str) -> None:
+    await act_as(roles, role)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        await roles.execute(statement)
