@@ -1,0 +1,300 @@
+"""The doorbell: no committed row waits for the tick while the listener is up. Each race is built, not hoped for."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+
+from dispatcher.core.events import ListenerChanged, Slept, Ticked
+from dispatcher.infra.database import Session
+from dispatcher.infra.sqlfiles import load, trigger_down
+from dispatcher.stages.wake import PING_EVERY_S
+from tests.fixtures.rows import insert_events
+from tests.fixtures.running import Bell, StartBell
+
+Db = psycopg.AsyncConnection[Any]
+
+
+@asynccontextmanager
+async def asleep(ours: Bell) -> AsyncIterator[dict[str, str]]:
+    """Wait in the background, and enter the block once K is held and the wait has begun; `cause` is there after it."""
+    result: dict[str, str] = {}
+
+    async def wait() -> None:
+        result["cause"] = await ours.wait()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await ours.tap.next(Slept, where=lambda slept: slept.holds_key)
+        yield result
+
+
+@asynccontextmanager
+async def other_session(db: Db) -> AsyncIterator[Db]:
+    """One more session on the same database."""
+    async with await psycopg.AsyncConnection.connect(
+        db.info.dsn, password=db.info.password or None, autocommit=True
+    ) as connection:
+        yield connection
+
+
+async def test_a_commit_rings_the_sleeper(bell: StartBell, db: Db) -> None:
+    async with bell() as ours:
+        async with asleep(ours) as woken:
+            await insert_events(db)
+        assert woken["cause"] == "notify"
+
+
+async def test_a_silent_writer_that_commits_after_the_last_look(bell: StartBell, db: Db) -> None:
+    async with bell() as ours, other_session(db) as writer:
+        async with writer.transaction():
+            await insert_events(writer)
+            await writer.execute("SET CONSTRAINTS ALL IMMEDIATE")  # the trigger takes K shared and says nothing
+            causes: list[str] = []
+
+            async def wait() -> None:
+                causes.append(await ours.wait())
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                slept = await ours.tap.next(Slept)
+                assert not slept.holds_key  # it must not sleep on a key that a writer holds
+                await ours.tap.next(Slept)
+                tasks.start_soon(writer.execute, "COMMIT")
+        assert causes == ["writers"]
+
+
+async def test_a_silent_writer_that_commits_between_the_key_and_the_look(
+    bell: StartBell, db: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the look inside doze.sql cannot see, because its snapshot is older than the key."""
+    async with bell() as ours:
+        fetch = ours.session.fetch
+
+        async def commit_behind(sql: str, params: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+            rows = await fetch(sql, params)
+            if sql == load("doze"):
+                assert rows == [("asleep", None)]
+                await db.execute("SET dispatcher.doorbell = off")
+                await insert_events(db)
+            return rows
+
+        monkeypatch.setattr(ours.session, "fetch", commit_behind)
+        assert await ours.wait() == "busy"
+
+
+@pytest.mark.parametrize("received", ["on the socket", "with another answer"])
+async def test_a_ring_that_comes_during_the_look(
+    bell: StartBell, db: Db, monkeypatch: pytest.MonkeyPatch, received: str
+) -> None:
+    async with bell() as ours:
+        fetch = ours.session.fetch
+
+        async def commit_behind(sql: str, params: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+            rows = await fetch(sql, params)
+            if sql == load("look"):
+                assert rows == []
+                await insert_events(db)
+                if received == "with another answer":
+                    await fetch("SELECT 1")  # psycopg takes the ring off the socket with this answer
+            return rows
+
+        monkeypatch.setattr(ours.session, "fetch", commit_behind)
+        assert await ours.wait() == "notify"
+
+
+async def test_a_row_that_is_due_already_needs_no_ring(bell: StartBell, db: Db) -> None:
+    async with bell() as ours:
+        await insert_events(db)
+        assert await ours.wait() == "busy"
+
+
+async def test_the_earliest_due_time_ends_the_sleep(bell: StartBell, db: Db) -> None:
+    async with bell() as ours:
+        await db.execute("SET dispatcher.doorbell = off")
+        [row] = await insert_events(db)
+        await db.execute(
+            "UPDATE messaging.message_outbox SET next_run_at = clock_timestamp() + interval '50 ms' WHERE id = %s",
+            (row,),
+        )
+        assert await ours.wait() == "due"
+
+
+async def test_a_nudge_ends_the_sleep_in_time(bell: StartBell) -> None:
+    async with bell() as ours:
+        async with asleep(ours) as woken:
+            ours.doorbell.nudge(0.01)
+        assert woken["cause"] == "nudge"
+        ours.doorbell.nudge()
+        assert await ours.wait() == "nudge"
+
+
+async def test_without_the_trigger_the_tick_finds_rows(bell: StartBell, db: Db) -> None:
+    await db.execute(trigger_down().encode())
+    async with bell(tick_s=0.02) as ours:
+        async with asleep(ours) as woken:
+            await insert_events(db)
+        assert woken["cause"] == "tick"
+        assert all(ticked.result == "ok" for ticked in ours.tap.all(Ticked))
+
+
+async def test_a_producer_transaction_left_open_silences_nobody(bell: StartBell, db: Db) -> None:
+    async with bell() as ours, other_session(db) as idler, idler.transaction():
+        await insert_events(idler)
+        async with asleep(ours) as woken:
+            await insert_events(db)
+        assert woken["cause"] == "notify"
+
+
+async def test_a_muted_session_does_not_ring(bell: StartBell, db: Db) -> None:
+    async with bell() as ours, other_session(db) as muted:
+        await muted.execute("SET dispatcher.doorbell = off")
+        async with asleep(ours) as woken:
+            await insert_events(muted)
+            ours.doorbell.nudge()
+        assert woken["cause"] == "nudge"
+        assert ours.session.drain_notices() == []
+
+
+async def test_a_terminated_listener_counts_as_a_wake_up(bell: StartBell, db: Db) -> None:
+    async with bell() as ours:
+        async with asleep(ours) as woken:
+            await db.execute("SELECT pg_terminate_backend(%s)", (ours.session.backend_pid,))
+        assert woken["cause"] == "reconnect"
+        assert (await ours.tap.next(ListenerChanged, where=lambda e: not e.up)).reason
+        await insert_events(db)  # rung to nobody
+        await ours.link.get()
+        assert await ours.wait() == "reconnect"
+        assert await ours.wait() == "busy"
+
+
+async def test_only_the_holder_of_the_key_is_rung(bell: StartBell, db: Db) -> None:
+    async with bell() as first, bell(tick_s=0.02) as second:
+        async with asleep(first) as woken:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(second.wait)
+                assert not (await second.tap.next(Slept)).holds_key
+                assert not (await second.tap.next(Slept)).holds_key
+                tasks.cancel_scope.cancel()
+            await insert_events(db)
+        assert woken["cause"] == "notify"
+        channels = await second.session.fetch("SELECT * FROM pg_listening_channels()")
+        assert ("outbox_doorbell",) not in channels
+
+
+async def test_the_key_passes_on_when_its_holder_ends(bell: StartBell, db: Db) -> None:
+    async with bell(tick_s=0.02) as heir:
+        async with bell() as first, asleep(first):
+            first.doorbell.nudge()
+        async with asleep(heir) as woken:
+            await insert_events(db)
+        assert woken["cause"] in ("notify", "tick")
+
+
+async def test_peers_are_rung_on_a_backlog_but_not_twice_a_second(bell: StartBell) -> None:
+    async with bell() as busy, bell() as idle:
+        async with asleep(idle) as woken:
+            await busy.doorbell.ring_peers(busy.link)
+            await busy.doorbell.ring_peers(busy.link)
+        assert woken["cause"] == "peer"
+        await busy.session.fetch("SELECT 1")
+        assert len([n for n in busy.session.drain_notices() if n[0] == "outbox_backlog"]) == 1
+
+
+async def test_awake_it_lets_the_key_go_when_rows_come_fast(bell: StartBell, db: Db) -> None:
+    async with bell() as ours:
+        async with asleep(ours):
+            await insert_events(db)
+        await ours.doorbell.saw(100, ours.link)
+        async with other_session(db) as writer, writer.transaction():
+            cursor = await writer.execute("SELECT pg_try_advisory_xact_lock_shared(1869968482, 1)")
+            assert await cursor.fetchone() == (True,)
+
+
+async def test_a_deaf_listener_is_given_up(bell: StartBell) -> None:
+    skipped = [0.0]
+    async with bell(clock=lambda: monotonic() + skipped[0], tick_s=0.02) as ours:
+        await ours.session.fetch("UNLISTEN *")
+        async with asleep(ours) as woken:
+            skipped[0] += PING_EVERY_S + 1  # it rings itself
+            await ours.tap.next(Ticked)
+            await ours.tap.next(Ticked)
+            skipped[0] += PING_EVERY_S + 1  # and hears nothing
+        assert woken["cause"] == "reconnect"
+        assert "deaf" in str((await ours.tap.next(ListenerChanged, where=lambda e: not e.up)).reason)
+
+
+async def test_a_cancelled_wait_leaves_the_session_in_order(bell: StartBell, db: Db) -> None:
+    async with bell() as ours:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ours.wait)
+            await ours.tap.next(Slept)
+            tasks.cancel_scope.cancel()
+        assert await ours.session.fetch("SELECT 1") == [(1,)]
+        async with asleep(ours) as woken:
+            await insert_events(db)
+        assert woken["cause"] == "notify"
+
+
+async def test_a_table_lock_is_waited_out_on_the_tick(bell: StartBell, db: Db) -> None:
+    async with bell(tick_s=0.02) as ours:
+        await ours.session.fetch("SET statement_timeout = '50ms'")
+        async with db.transaction():
+            await db.execute("LOCK TABLE messaging.message_outbox IN ACCESS EXCLUSIVE MODE")
+            assert await ours.wait() == "tick"
+            assert [t.result for t in ours.tap.all(Ticked)] == ["error"]
+        async with asleep(ours) as woken:
+            await insert_events(db)
+        assert woken["cause"] in ("notify", "tick")
+
+
+async def listened(session: Session) -> int:
+    """How many rings of writers have arrived."""
+    await session.fetch("SELECT 1")
+    return len([n for n in session.drain_notices() if n[0] == "outbox_doorbell"])
+
+
+async def test_savepoints(bell: StartBell, db: Db) -> None:
+    async with bell() as ours, asleep(ours):
+        ours.doorbell.nudge()
+    async with bell() as ours, asleep(ours):
+        async with db.transaction():
+            await db.execute("SAVEPOINT s")
+            await insert_events(db)
+            await db.execute("ROLLBACK TO s")
+        ours.doorbell.nudge()
+    async with bell() as ours:
+        async with asleep(ours) as woken, db.transaction():
+            await db.execute("SAVEPOINT s")
+            await insert_events(db)
+            await db.execute("ROLLBACK TO s")
+            await insert_events(db)  # the rolled-back one must not have used up the transaction's ring
+            await db.execute("SAVEPOINT t")
+            await insert_events(db)
+            await db.execute("ROLLBACK TO t")
+        assert woken["cause"] == "notify"
+
+
+@pytest.mark.one_version
+@pytest.mark.timeout(180)
+async def test_a_copy_of_a_million_rows_calls_the_trigger_once(bell: StartBell, db: Db) -> None:
+    async with bell() as ours:
+        await db.execute("SET track_functions = 'pl'")
+        async with asleep(ours) as woken, db.transaction():
+            async with (
+                db.cursor() as cursor,
+                cursor.copy("COPY messaging.message_outbox (event_type, aggregate_id, payload) FROM STDIN") as copy,
+            ):
+                block = "".join(f"MessageCreated\ta{n}\t{{}}\n" for n in range(1000)).encode()
+                for _ in range(1000):
+                    await copy.write(block)
+            await db.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            calls = await (
+                await db.execute("SELECT calls FROM pg_stat_xact_user_functions WHERE funcname = 'ring_doorbell'")
+            ).fetchall()
+            assert calls == [(1,)]
+        assert woken["cause"] == "notify"
