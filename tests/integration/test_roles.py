@@ -51,9 +51,9 @@ async def act_as(db: psycopg.AsyncConnection, role: Role) -> None:
     await db.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
+async def test_a_producer_writes_events(roles: psycopg.AsyncConnection) -> None:
+    await act_as(roles, "outbox_producer")
+    for statement in (
         INSERT,
         f"{INSERT} RETURNING id, event_id",
         INSERT.replace(") VALUES", ", event_id) VALUES").replace(
@@ -62,11 +62,8 @@ async def act_as(db: psycopg.AsyncConnection, role: Role) -> None:
         "INSERT INTO messaging.message_outbox (aggregate_type, aggregate_id, event_type, payload, headers, status, "
         "attempts, next_run_at, occurred_at, message_id) "
         "VALUES ('a', 'b', 'c', '{}', '{}', 'pending', 0, now(), now(), gen_random_uuid())",
-    ],
-)
-async def test_a_producer_writes_events(roles: psycopg.AsyncConnection, statement: str) -> None:
-    await act_as(roles, "outbox_producer")
-    assert (await roles.execute(statement)).rowcount == 1
+    ):
+        assert (await roles.execute(statement)).rowcount == 1
 
 
 async def test_a_producer_copies_events(roles: psycopg.AsyncConnection) -> None:
@@ -103,9 +100,9 @@ async def test_a_dispatcher_runs_each_statement_of_the_relay(roles: psycopg.Asyn
     assert len(await result.fetchall()) == 1
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
+async def test_a_dispatcher_keeps_house(roles: psycopg.AsyncConnection) -> None:
+    await act_as(roles, "outbox_dispatcher")
+    for statement in (
         "INSERT INTO messaging.dispatcher (name) VALUES ('d') RETURNING id",
         "UPDATE messaging.dispatcher SET seen_at = clock_timestamp()",
         "DELETE FROM messaging.dispatcher",
@@ -114,11 +111,8 @@ async def test_a_dispatcher_runs_each_statement_of_the_relay(roles: psycopg.Asyn
         "CALL messaging.prune_message_outbox('7 days')",
         "CALL messaging.prune_message_dlq('30 days')",
         "SELECT pg_notification_queue_usage()",
-    ],
-)
-async def test_a_dispatcher_keeps_house(roles: psycopg.AsyncConnection, statement: str) -> None:
-    await act_as(roles, "outbox_dispatcher")
-    await roles.execute(statement)
+    ):
+        await roles.execute(statement)
 
 
 async def test_a_pruner_prunes_what_there_is_to_prune(roles: psycopg.AsyncConnection) -> None:
@@ -166,8 +160,13 @@ DENIED: list[tuple[Role, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("role", "statement"), DENIED)
-async def test_none_does_anothers_job(roles: psycopg.AsyncConnection, role: Role, statement: str) -> None:
-    await act_as(roles, role)
-    with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        await roles.execute(statement)
+async def test_none_does_anothers_job(roles: psycopg.AsyncConnection) -> None:
+    allowed = []
+    for role, statement in DENIED:
+        await act_as(roles, role)
+        try:
+            await roles.execute(statement)
+        except psycopg.errors.InsufficientPrivilege:
+            continue
+        allowed.append((role, statement))
+    assert allowed == []
