@@ -42,7 +42,7 @@ def ending_in_order() -> Iterator[contextlib.ExitStack]:
 
 @contextlib.contextmanager
 def signals_held_back() -> Iterator[None]:
-    """A signal that comes meanwhile acts at the end. A child started here begins with them blocked. Main thread only."""
+    """A signal that comes meanwhile acts at the end. A child started here has them blocked. Main thread only."""
     came: list[int] = []
     handlers = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in SIGNALS}
     # Blocking alone would not do: another thread would take the signal, and Python would run the handler in this one.
