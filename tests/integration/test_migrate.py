@@ -130,17 +130,33 @@ async def test_a_table_of_the_same_name_and_another_shape_is_pointed_out(empty_d
         await migrate(empty_database_url)
 
 
+WAITING = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'messaging.message_outbox'::regclass"
+
+
+async def until_migrate_waits(watcher: psycopg.AsyncConnection) -> None:
+    while await (await watcher.execute(WAITING)).fetchone() is None:
+        pass  # the server answers each look
+
+
 async def test_a_table_that_stays_busy_is_reported_and_writers_are_not_held_up(database_url: str) -> None:
     insert = "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('a', 'b', '{}')"
+    failures: list[DispatcherError] = []
+
+    async def migrate_in_vain() -> None:
+        with pytest.raises(DispatcherError, match=r"could not lock messaging\.message_outbox in 2 tries") as caught:
+            await migrate(database_url, lock_tries=2)
+        failures.append(caught.value)
+
     async with await open_connection(database_url) as holder, await open_connection(database_url) as writer:
         await writer.execute(sqlfiles.trigger_down())
         async with holder.transaction():
             await holder.execute(insert)
-            with pytest.raises(DispatcherError, match=r"could not lock messaging\.message_outbox in 2 tries") as caught:
-                await migrate(database_url, lock_tries=2)
-            assert caught.value.exit_code == 1
-            await writer.execute("SET lock_timeout = '5s'")
-            await writer.execute(insert)  # nothing is left in the queue
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(migrate_in_vain)
+                await until_migrate_waits(writer)
+                await writer.execute("SET lock_timeout = '5s'")
+                await writer.execute(insert)  # queued behind the waiting CREATE TRIGGER, which soon steps back
+    assert [failure.exit_code for failure in failures] == [1]
     assert await migrate(database_url) == ["doorbell"]
 
 
@@ -150,9 +166,7 @@ async def test_a_table_that_falls_free_is_migrated(database_url: str) -> None:
         async with anyio.create_task_group() as tasks, holder.transaction():
             await holder.execute("LOCK TABLE messaging.message_outbox IN ROW EXCLUSIVE MODE")
             tasks.start_soon(migrate, database_url)
-            waiting = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'messaging.message_outbox'::regclass"
-            while await (await watcher.execute(waiting)).fetchone() is None:
-                pass  # the server answers each look
+            await until_migrate_waits(watcher)
     assert await has_trigger(database_url)
 
 
