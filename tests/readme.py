@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 
 
 def section(heading: str, text: str = README) -> str:
@@ -15,9 +16,9 @@ def section(heading: str, text: str = README) -> str:
     return text[found.start(1) : found.end(1)]
 
 
-def blocks(heading: str, language: str) -> list[str]:
+def blocks(heading: str, language: str, text: str = README) -> list[str]:
     """The blocks of that language under a heading."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", section(heading), re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", section(heading, text), re.MULTILINE | re.DOTALL)
 
 
 def code(heading: str, language: str) -> str:

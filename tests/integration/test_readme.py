@@ -15,8 +15,9 @@ from redis.asyncio import Redis
 
 from tests.fixtures.child import StartCli
 from tests.fixtures.postgres import StartPostgres
+from tests.fixtures.redis import StartValkey
 from tests.fixtures.rows import STREAM, insert_events, read_stream
-from tests.readme import ROOT, blocks, code
+from tests.readme import OPERATIONS, ROOT, blocks, code
 
 pytestmark = pytest.mark.one_version
 
@@ -156,3 +157,71 @@ async def test_setting_up_your_own_servers(
             "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('a', 'b', '{}')"
         )
     assert len(await entries(redis, 1)) == 1
+
+
+async def test_the_acl_for_redis_is_enough(
+    own_valkey: StartValkey, cli: StartCli, db: psycopg.AsyncConnection, database_url: str
+) -> None:
+    server = own_valkey()
+    [line] = blocks("Rights in Redis", "", OPERATIONS)
+    async with Redis.from_url(server.url, decode_responses=True) as redis:
+        await redis.execute_command(*line.split())  # type: ignore[no-untyped-call]
+        url = server.url.replace("redis://", "redis://relay:secret@")
+        relay = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": url})
+        await relay.ready()
+        await insert_events(db, 1)
+        await entries(redis, 1)
+        await redis.client_pause(60_000, all=False)
+        await insert_events(db, 1)  # its XADD waits in the server
+        await redis.client_kill_filter(_id=await _blocked_connection(redis))
+        await relay.line("replies_reconciled")
+        await redis.client_unpause()
+        await entries(redis, 2)
+        denied = [entry for entry in await redis.acl_log() if entry["username"] == "relay"]
+    assert not denied
+
+
+async def _blocked_connection(redis: "Redis") -> str:
+    async with asyncio.timeout(20):
+        while True:
+            for client in await redis.client_list():
+                if client["user"] == "relay" and "b" in client["flags"]:
+                    return str(client["id"])
+            await asyncio.sleep(0.01)  # between two looks
+
+
+async def test_replaying_and_pruning(
+    cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
+) -> None:
+    relay = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    await relay.ready()
+    await insert_events(db, 2)
+    await entries(redis, 2)
+    replay_dead, replay_sent, prune = blocks("When something is wrong", "sql", OPERATIONS) + blocks(
+        "Pruning", "sql", OPERATIONS
+    )
+    await _settled(db, 2)
+
+    await db.execute(replay_sent.encode())
+    await entries(redis, 4)
+    await _settled(db, 2)
+    await insert_events(db, 1, status="dead", attempts=10, last_error="mended")
+    await db.execute(replay_dead.encode())
+    await entries(redis, 5)
+    await _settled(db, 3)
+
+    await db.execute("UPDATE messaging.message_outbox SET sent_at = now() - INTERVAL '8 days'")
+    await db.execute(prune.encode())
+    assert await _settled(db, 0)
+
+
+async def _settled(db: psycopg.AsyncConnection, wanted: int) -> bool:
+    """Wait until so many rows are sent and no other is left."""
+    async with asyncio.timeout(20):
+        while True:
+            cursor = await db.execute(
+                "SELECT count(*) FILTER (WHERE status = 'sent'), count(*) FROM messaging.message_outbox"
+            )
+            if await cursor.fetchone() == (wanted, wanted):
+                return True
+            await asyncio.sleep(0.01)  # between two looks
