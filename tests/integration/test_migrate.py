@@ -1,10 +1,12 @@
 """`migrate`: many at once, adopted databases, changed files, missing rights, busy tables."""
 
+import contextlib
 import hashlib
 import secrets
 from pathlib import Path
 
 import anyio
+import anyio.abc
 import psycopg
 import pytest
 
@@ -226,6 +228,41 @@ async def test_a_wrong_target_is_explained_without_its_password(
     with pytest.raises(error, match=words) as caught:
         await migrate(conninfo, connect_timeout_s=5)
     assert SECRET not in str(caught.value)
+
+
+def message(kind: bytes, body: bytes) -> bytes:
+    return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+
+REFUSES_OUR_SETTINGS = message(
+    b"E", b'SFATAL\0C42704\0Munrecognized configuration parameter "client_connection_check_interval"\0\0'
+)
+TELLS_ITS_VERSION = (
+    message(b"R", bytes(4))
+    + message(b"S", b"server_version\x0013.21\0")
+    + message(b"K", bytes(8))
+    + message(b"Z", b"I")
+)
+
+
+@pytest.mark.parametrize("answer", [REFUSES_OUR_SETTINGS, TELLS_ITS_VERSION], ids=["refuses", "tells"])
+async def test_a_server_that_is_too_old_is_refused(answer: bytes) -> None:
+    async def serve(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(answer)
+            with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                await stream.receive()  # until the client leaves
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, serve)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 -- not Django
+        with pytest.raises(Misconfigured, match="PostgreSQL 14 or later is needed"):
+            await migrate(f"postgresql://u:{SECRET}@127.0.0.1:{port}/d?sslmode=disable&gssencmode=disable")
+        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.one_version
