@@ -11,7 +11,7 @@ class ClaimedRow(NamedTuple):
     """
 
     id: int
-    next_run_at: datetime  # the claim's order, with id; the keyset cursor
+    next_run_at: datetime  # naive, UTC; the claim's order, with id; the keyset cursor
     event_id: str
     message_id: str
     event_type: str

@@ -17,7 +17,7 @@ _order = itemgetter(1, 0)  # (next_run_at, id)
 class Keyset:
     """Claim only after this key: in a backlog the index entries before it are dead and need not be walked again."""
 
-    after_time: datetime | str
+    after_time: datetime | str  # naive, UTC
     after_id: int
 
 

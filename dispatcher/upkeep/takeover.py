@@ -21,7 +21,7 @@ class Takeover:
     def __init__(self, *, lease_s: float, observe: Observer) -> None:
         self._lease_s = lease_s
         self._observe = observe
-        self._after: tuple[datetime | str, int] = ("-infinity", 0)  # written by look() only
+        self._after: tuple[str, int] = ("-infinity", 0)  # written by look() only
 
     async def look(self, session: Session, *, now: datetime | None = None) -> int:
         """Look at the next window; returns how many rows were put back."""

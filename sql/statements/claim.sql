@@ -1,5 +1,6 @@
 -- Who: stages/claim.py, for each batch. Index: message_outbox_due_idx, from the cursor on.
 -- A row missing from the answer: not due, held by another dispatcher, or not in our share of the slots.
+-- Times come and go in UTC: the earliest allowed is no Python time in a zone west of Greenwich, and would fail its batch for ever.
 -- The array is built once, before the update, so no plan can claim more than the limit; by ctid no index is asked twice.
 UPDATE messaging.message_outbox AS o
 SET status = 'picked',
@@ -13,7 +14,7 @@ WHERE o.ctid = ANY (ARRAY(
     WHERE NOT d.settled
       AND d.status <> 'picked'
       AND d.next_run_at <= coalesce(%(now)s::timestamptz, clock_timestamp())
-      AND (d.next_run_at, d.id) > (%(after_time)s::timestamptz, %(after_id)s)
+      AND (d.next_run_at, d.id) > (%(after_time)s::timestamp AT TIME ZONE 'UTC', %(after_id)s)
       AND d.slot < %(slots)s
     ORDER BY d.next_run_at, d.id
     LIMIT %(limit)s
@@ -21,7 +22,7 @@ WHERE o.ctid = ANY (ARRAY(
 ))
 RETURNING
     o.id,
-    o.next_run_at,
+    o.next_run_at AT TIME ZONE 'UTC',
     o.event_id::text,
     o.message_id::text,
     o.event_type,

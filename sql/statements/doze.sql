@@ -15,6 +15,7 @@ SELECT
         WHERE NOT d.settled
           AND d.status <> 'picked'
           AND d.slot < %(slots)s
+          AND d.next_run_at < 'infinity' -- parked; Postgres 16 cannot subtract it
         ORDER BY d.next_run_at, d.id
         LIMIT 1
     )

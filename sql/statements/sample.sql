@@ -23,6 +23,7 @@ SELECT
                 CASE WHEN o.attempts > 0 THEN o.occurred_at ELSE o.next_run_at END AS since
             FROM messaging.message_outbox AS o
             WHERE NOT o.settled
+              AND o.next_run_at < 'infinity' -- parked; Postgres 16 cannot subtract it
             ORDER BY o.next_run_at, o.id
             LIMIT 100
         ) AS t

@@ -1,6 +1,7 @@
 -- Who: upkeep/takeover.py, every second. Index: message_outbox_due_idx, one window of it a call, from the cursor on.
 -- Puts back, unharmed, claims older than the lease: their owner froze or died. The last resort.
 -- Answer, always one row: rows put back, rows looked at, and the last key looked at (NULL: none; begin again).
+-- The key's time is text: a parked row's infinity is no Python time.
 -- A window, because without a backlog it is everything, and with a backlog of millions nobody should walk it every second.
 WITH seen AS MATERIALIZED (
     SELECT d.ctid, d.next_run_at, d.id, d.status, d.picked_at
@@ -30,7 +31,7 @@ freed AS (
 SELECT
     (SELECT count(*) FROM freed),
     (SELECT count(*) FROM seen),
-    last.next_run_at,
+    last.next_run_at::text,
     last.id
 FROM (SELECT 1) AS always
 LEFT JOIN LATERAL (

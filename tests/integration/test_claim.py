@@ -1,0 +1,202 @@
+"""A claim takes due rows in order, each row once, and only its share."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from anyio import create_task_group
+
+from dispatcher.core.row import Batch
+from dispatcher.infra.database import Session, Target, connect
+from dispatcher.stages.claim import FROM_THE_START, Keyset, claim, last_key, new_claim_id
+from tests.fixtures.rows import insert_events, read_table, statuses
+
+OpenSession = Callable[[], Awaitable[Session]]
+NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+async def open_session(database_url: str) -> AsyncIterator[OpenSession]:
+    sessions: list[Session] = []
+
+    async def open_one() -> Session:
+        sessions.append(await connect(Target(database_url, "test"), "lane"))
+        return sessions[-1]
+
+    yield open_one
+    for each in sessions:
+        await each.close()
+
+
+@pytest.fixture
+async def session(open_session: OpenSession) -> Session:
+    return await open_session()
+
+
+async def take(session: Session, limit: int = 100, *, after: Keyset = FROM_THE_START, slots: int = 256, now=None):
+    return await claim(
+        session,
+        claim_id=new_claim_id(),
+        dispatcher=7,
+        limit=limit,
+        after=after,
+        slots=slots,
+        floor="1748779200000-5",
+        now=now,
+    )
+
+
+def ids(batch: Batch) -> list[int]:
+    return [row.id for row in batch.rows]
+
+
+async def test_a_claimed_row_is_marked_and_comes_back_whole(session, db):
+    [row_id] = await insert_events(db, payload='{"b": 1, "a": "é\\n"}', headers='{"traceparent": "00"}', attempts=3)
+    batch = await take(session)
+    [row], [stored] = batch.rows, await read_table(db)
+    assert (row.id, row.payload, row.headers, row.attempts) == (
+        row_id,
+        '{"a": "é\\n", "b": 1}',
+        '{"traceparent": "00"}',
+        3,
+    )
+    assert (row.event_id, row.message_id) == (str(stored["event_id"]), str(stored["message_id"]))
+    assert (row.event_type, row.aggregate_type, row.aggregate_id) == ("order.created", "message", "a1")
+    assert row.occurred_at == stored["occurred_at"].astimezone(UTC).replace(tzinfo=None)
+    assert 0 <= row.age_s < 60
+    assert (stored["status"], str(stored["claim_id"]), stored["picked_by"]) == ("picked", batch.claim_id, 7)
+    assert (stored["stream_id"], batch.floor) == ("1748779200000-5",) * 2
+    assert stored["occurred_at"] <= stored["picked_at"]
+
+
+async def test_the_oldest_due_come_first_and_the_first_inserted_of_the_same_time(session, db):
+    late = await insert_events(db, 2, next_run_at=NOW - timedelta(seconds=1))
+    early = await insert_events(db, 2, next_run_at=NOW - timedelta(seconds=9))
+    assert ids(await take(session)) == early + late
+
+
+async def test_it_takes_no_more_than_asked(session, db):
+    rows = await insert_events(db, 5, next_run_at=NOW)
+    assert ids(await take(session, 3)) == rows[:3]
+    assert ids(await take(session, 3)) == rows[3:]
+    assert ids(await take(session, 3)) == []
+
+
+async def test_only_what_is_due_by_the_servers_clock(session, db):
+    await insert_events(db, next_run_at="infinity")
+    await db.execute(
+        "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload, next_run_at)"
+        " VALUES ('t', 'a', '{}', clock_timestamp() + interval '1 hour')"
+    )
+    [due] = await insert_events(db)
+    assert ids(await take(session)) == [due]
+
+
+async def test_the_time_can_be_given(session, db):
+    [due] = await insert_events(db, next_run_at=NOW, occurred_at=NOW - timedelta(seconds=5))
+    assert ids(await take(session, now=NOW - timedelta(microseconds=1))) == []
+    batch = await take(session, now=NOW)
+    assert ids(batch) == [due]
+    assert batch.rows[0].age_s == 5.0
+    assert (await read_table(db))[0]["picked_at"] == NOW
+
+
+@pytest.mark.parametrize("status", ["pending", "retry"])
+async def test_it_takes_new_rows_and_rows_to_retry(session, db, status):
+    rows = await insert_events(db, 2, status=status)
+    assert ids(await take(session)) == rows
+
+
+@pytest.mark.parametrize("status", ["sent", "dead", "picked"])
+async def test_it_leaves_what_is_settled_or_held(session, db, status):
+    await insert_events(db, 2, status=status, picked_at=NOW)
+    assert ids(await take(session)) == []
+
+
+async def test_a_share_of_the_slots_is_the_same_rows_for_everybody(session, db):
+    await insert_events(db, 1000)
+    slots = {row["id"]: row["slot"] for row in await read_table(db)}
+    ours = sorted(row_id for row_id, slot in slots.items() if slot < 64)
+    assert 150 < len(ours) < 350
+    assert sorted(ids(await take(session, 1000, slots=64))) == ours
+    assert ids(await take(session, 1000, slots=0)) == []
+    assert len(ids(await take(session, 1000, slots=256))) == 1000 - len(ours)
+
+
+async def test_a_cursor_skips_what_stands_before_it_and_the_start_finds_late_commits(session, db):
+    rows = await insert_events(db, 4, next_run_at=NOW)
+    first = await take(session, 2)
+    assert last_key(first) == Keyset(NOW.replace(tzinfo=None), rows[1])
+    [late] = await insert_events(db, next_run_at=NOW - timedelta(seconds=1))
+    assert ids(await take(session, after=last_key(first))) == rows[2:]
+    assert ids(await take(session, after=last_key(first))) == []
+    assert ids(await take(session)) == [late]
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
+async def test_the_zone_of_the_server_changes_nothing(session, db, open_session, database_url, zone):
+    await db.execute(
+        f"ALTER ROLE CURRENT_USER IN DATABASE \"{database_url.rsplit('/', 1)[1]}\" SET timezone = '{zone}'"
+    )
+    # No Python time in a zone west of Greenwich: reading it there would fail its batch for ever.
+    earliest = "0001-01-01 00:00:00+00"
+    rows = await insert_events(db, 3, next_run_at=earliest, occurred_at=earliest)
+    zoned = await open_session()
+    first = await take(zoned, 2)
+    assert ids(first) == rows[:2]
+    assert first.rows[0].occurred_at == datetime(1, 1, 1)
+    assert ids(await take(zoned, 2, after=last_key(first))) == rows[2:]
+
+
+async def test_rows_another_session_holds_are_passed_over(session, db, database_url):
+    rows = await insert_events(db, 6, next_run_at=NOW)
+    async with await psycopg.AsyncConnection.connect(database_url) as other:
+        await other.execute("SELECT FROM messaging.message_outbox WHERE id = ANY(%s) FOR UPDATE", [rows[:4]])
+        assert ids(await take(session, 3)) == rows[4:]
+    assert ids(await take(session)) == rows[:4]
+
+
+async def test_an_event_is_invisible_until_its_transaction_commits(session, database_url, db):
+    async with await psycopg.AsyncConnection.connect(database_url) as producer:
+        rows = await insert_events(producer)
+        assert ids(await take(session)) == []
+    assert ids(await take(session)) == rows
+
+
+async def test_claimers_at_once_take_each_row_exactly_once(open_session, db):
+    rows = await insert_events(db, 3000)
+    taken: list[list[int]] = []
+
+    async def drain(session: Session) -> None:
+        empty = 0
+        while empty < 2:  # an empty answer may only mean that the others held what was left
+            batch = await take(session, 37)
+            taken.append(ids(batch))
+            empty = 0 if batch.rows else empty + 1
+
+    sessions = [await open_session() for _ in range(4)]
+    async with create_task_group() as group:
+        for each in sessions:
+            group.start_soon(drain, each)
+    assert sorted(row_id for batch in taken for row_id in batch) == rows
+    assert await statuses(db) == {"picked": 3000}
+
+
+async def test_claims_have_tokens_of_their_own(session, db):
+    await insert_events(db, 2)
+    first, second = await take(session, 1), await take(session, 1)
+    assert first.claim_id != second.claim_id
+    assert [str(row["claim_id"]) for row in await read_table(db)] == [first.claim_id, second.claim_id]
+
+
+async def test_a_claim_is_a_heap_only_update(session, db):
+    """One changed index entry a claim is what halves the rate of the usual outbox."""
+    await insert_events(db, 500, payload='{"text": "%s"}' % ("x" * 300))
+    while len(ids(await take(session, 64))):
+        pass
+    query = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'message_outbox'"
+    await session.fetch("SELECT pg_stat_force_next_flush()")
+    await session.fetch("SELECT 1")
+    [(updated, hot)] = await session.fetch(query)
+    assert (updated, hot) == (500, 500)
