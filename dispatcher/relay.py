@@ -29,6 +29,7 @@ from dispatcher.core.pacing import BatchPacer
 from dispatcher.core.row import Batch
 from dispatcher.infra.database import Session, describe
 from dispatcher.infra.link import Link
+from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import FROM_THE_START, Keyset, claim, last_key, new_claim_id
 from dispatcher.stages.gate import Gate
 from dispatcher.stages.publish import Pending, answers, send
@@ -77,7 +78,7 @@ class Relay:
         self._stopping = anyio.Event()
         self._after: Keyset = FROM_THE_START
         self._from_start_at = 0.0
-        self._doubtful: list[str] = []  # claims whose answer was lost; any lane adds
+        self._doubtful: list[tuple[str, int]] = []  # claims whose answer was lost, and their session's backend pid
         self._sleepy = False  # the last claim came back short: sleep before the next
 
     def stop(self) -> None:
@@ -95,14 +96,13 @@ class Relay:
     async def _lane(self, link: Link) -> None:
         while not self._stopping.is_set():
             async with self._turn:
-                began = monotonic()
                 taken = await self._take(link)
             if taken is not None:
-                await self._finish(link, *taken, began)
+                await self._finish(link, *taken)
 
     # With the turn.
 
-    async def _take(self, link: Link) -> tuple[Batch, Pending] | None:
+    async def _take(self, link: Link) -> tuple[Batch, Pending, float] | None:
         """Sleep if there was nothing to do, claim, and write the pipeline. None: nothing was taken."""
         if self._sleepy:
             self._sleepy = False
@@ -136,7 +136,7 @@ class Relay:
         await self._doorbell.saw(len(batch.rows), self._control)
         if full and not trial:
             await self._doorbell.ring_peers(self._control)
-        return batch, pending
+        return batch, pending, began
 
     async def _claim(self, session: Session, limit: int) -> Batch:
         now = monotonic()
@@ -156,7 +156,7 @@ class Relay:
                 floor=self._gate.broker.floor,
             )
         except SessionLost:
-            self._doubtful.append(claim_id)
+            self._doubtful.append((claim_id, session.backend_pid))
             raise
         if not batch.rows and self._after is not FROM_THE_START:
             self._after = FROM_THE_START  # nothing after the cursor; late commits may stand before it
@@ -166,9 +166,11 @@ class Relay:
     async def _free_doubtful(self, session: Session) -> None:
         """Give back claims that were made though their answer never came."""
         while self._doubtful:
-            claims = list(self._doubtful)
-            await release(session, claims)
-            del self._doubtful[: len(claims)]
+            doubtful = list(self._doubtful)
+            if not session.pooled:
+                await session.fetch(load("end_sessions"), {"pids": [pid for _, pid in doubtful]})
+            await release(session, [claim_id for claim_id, _ in doubtful])
+            del self._doubtful[: len(doubtful)]
 
     async def _session(self, link: Link) -> Session | None:
         """The lane's session; None when told to stop while waiting for one."""

@@ -19,7 +19,7 @@ from dispatcher.core.backoff import Backoff
 from dispatcher.core.breaker import Breaker
 from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.entry import EntryFormat
-from dispatcher.core.errors import DispatcherError, Misconfigured
+from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost
 from dispatcher.core.events import (
     DatabaseChanged,
     ListenerChanged,
@@ -228,7 +228,11 @@ class Service:
 
     async def _fetch_beside(self, sql: str, params: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
         session = await self._upkeep.get()
-        return await session.fetch(sql, params)
+        try:
+            return await session.fetch(sql, params)
+        except SessionLost as error:
+            await self._upkeep.broke(session, str(error))
+            raise
 
     async def _prepare_control(self, session: Session) -> None:
         await self._check(session)

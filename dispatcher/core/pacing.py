@@ -55,7 +55,7 @@ class Doze:
 class Arrivals:
     """How fast rows come, and from that how to be woken: interrupts when idle, polling when busy.
 
-    A commit that rings holds an instance-wide lock until it is flushed, so commits that ring run one at a time, at one a
+    A commit that rings holds an instance-wide lock until it is flushed, so commits that ring run one at a time, one a
     flush. A few a second may; thousands must not. Written by the relay's claim loop only. Times are monotonic seconds.
     """
 

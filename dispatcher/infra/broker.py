@@ -1,6 +1,7 @@
 """The sink's connection: opened, introduced to the server, and known to be up or down."""
 
 import asyncio
+import os
 import re
 import ssl
 from collections.abc import Callable
@@ -121,7 +122,8 @@ class Broker:
                 f"{where}: TLS failed ({error.reason or type(error).__name__}). Check REDIS_URL"
             ) from None
         except OSError as error:
-            raise Unreachable(f"{where} is unreachable ({error.strerror or type(error).__name__})") from None
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__
+            raise Unreachable(f"{where} is unreachable ({reason})") from None
         self._pipe = pipe
 
     async def _open(self) -> Pipe:

@@ -28,6 +28,8 @@ _REFUSALS = {
     "authentication failed": "authentication failed",
     "no pg_hba.conf entry": "the server's pg_hba.conf has no entry for this user, database and address",
     "does not exist": "the role or database does not exist",
+    # A setting of ours that an older server does not know: it refuses before it can tell its version.
+    'parameter "client_connection_check_interval"': "PostgreSQL 14 or later is needed, this server is older",
     "invalid connection option": "the connection string has an option libpq does not know",
     'missing "="': "the connection string is malformed",
     "invalid port": "the port is not a number between 1 and 65535",
@@ -35,6 +37,9 @@ _REFUSALS = {
     "certificate verify failed": "the server's certificate does not match (sslmode, sslrootcert)",
     "server does not support SSL": "sslmode asks for TLS and the server has none",
 }
+
+# Somebody altered the table, or threw our prepared statements away: this session would fail for ever, a new one works.
+_STALE_STATEMENTS = ("0A000", "26000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,8 @@ class Session:
                 if cursor.description is not None:
                     rows = await cursor.fetchall()
             except psycopg.Error as error:
+                if error.sqlstate in _STALE_STATEMENTS:
+                    await self._connection.close()
                 if self._connection.closed:
                     raise SessionLost(describe(error)) from None
                 raise
@@ -162,6 +169,8 @@ class Session:
             try:
                 await cursor.execute(sql.encode(), prepare=False)
             except psycopg.Error as error:
+                if error.sqlstate in _STALE_STATEMENTS:
+                    await self._connection.close()
                 if self._connection.closed:
                     raise SessionLost(describe(error)) from None
                 raise

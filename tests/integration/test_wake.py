@@ -20,12 +20,12 @@ Db = psycopg.AsyncConnection[Any]
 
 
 @asynccontextmanager
-async def asleep(ours: Bell) -> AsyncIterator[dict[str, str]]:
+async def asleep(ours: Bell, patience_s: float = 20.0) -> AsyncIterator[dict[str, str]]:
     """Wait in the background, and enter the block once K is held and the wait has begun; `cause` is there after it."""
     result: dict[str, str] = {}
 
     async def wait() -> None:
-        result["cause"] = await ours.wait()
+        result["cause"] = await ours.wait(patience_s)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait)
@@ -284,7 +284,7 @@ async def test_savepoints(bell: StartBell, db: Db) -> None:
 async def test_a_copy_of_a_million_rows_calls_the_trigger_once(bell: StartBell, db: Db) -> None:
     async with bell() as ours:
         await db.execute("SET track_functions = 'pl'")
-        async with asleep(ours) as woken, db.transaction():
+        async with asleep(ours, patience_s=170.0) as woken, db.transaction():
             async with (
                 db.cursor() as cursor,
                 cursor.copy("COPY messaging.message_outbox (event_type, aggregate_id, payload) FROM STDIN") as copy,
