@@ -88,6 +88,8 @@ class Doorbell:
         """A claim took so many rows; lets K go when they come too fast for every writer to ring."""
         now = self._clock()
         self._arrivals.saw(rows, now)
+        if rows:
+            self._doze.reset()  # or the pauses would grow to the tick while writers always overlap, rows or no rows
         if self._holds_key and not self._arrivals.keep_key(now):
             await self.release(link)
 
