@@ -84,8 +84,9 @@ class Target:
             "synchronous_commit": "off",
             "statement_timeout": f"{round(self.query_timeout_s * 1000)}",
             "idle_in_transaction_session_timeout": "60000",
-            # A prepared plan made while the table was empty must not scan it when it is full.
+            # A prepared plan made while the table was empty must not read it all, or sort it all, when it is full.
             "enable_seqscan": "off",
+            "enable_sort": "off",
             "jit": "off",
             # A vanished host must free its locks in about ten seconds, not in two hours.
             "tcp_keepalives_idle": "5",

@@ -1,0 +1,173 @@
+"""With 100,000 rows waiting and as many settled behind them, no statement touches more than a few times its batch.
+
+Each file of sql/statements is planned by the real session, as a plan made while the table was empty, as a generic plan
+with statistics and as a custom plan. A new file fails until it says here what it may touch.
+"""
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from dispatcher.infra import sqlfiles
+from dispatcher.infra.database import Session, Target, connect
+from dispatcher.stages.claim import new_claim_id
+from tests.fixtures.rows import insert_events
+
+WAITING, SETTLED, BATCH, WINDOW = 100_000, 100_000, 256, 1000
+OURS, OVERDUE = new_claim_id(), new_claim_id()
+FILES = sorted(path.stem for path in (sqlfiles._folder("sql") / "statements").glob("*.sql"))
+
+# Rows of message_outbox that one run may touch.
+MAY_TOUCH = {
+    "claim": 6 * BATCH,  # passes the rows that are held, locks its batch, updates it
+    "settle_sent": 2 * BATCH,
+    "settle_retry": 2 * BATCH,
+    "settle_dead": 2 * BATCH,
+    "release": 2 * BATCH,
+    "release everything": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
+    "look": 3 * BATCH,  # passes the rows that are held
+    "doze": 3 * BATCH,
+    "takeover": 3 * WINDOW,
+    "sample": 5000 + 200,  # its own bound, and the first hundred
+    "status_counts": WAITING + SETTLED + 2 * BATCH,  # a person asks; documented so
+} | dict.fromkeys(["end_sessions", "enrol", "evict", "rights", "sign_off", "status_dispatchers", "status_doorbell"], 0)
+
+PARAMETERS: dict[str, object] = {
+    "now": None,
+    "dispatcher": 7,
+    "claim_id": OURS,
+    "claim_ids": [OURS],
+    "floor": "1748779200000-5",
+    "after_time": "-infinity",
+    "after_id": 0,
+    "slots": 256,
+    "limit": BATCH,
+    "window": WINDOW,
+    "lease_s": 30.0,
+    "errors": ["ERR"] * BATCH,
+    "delays": [1.0] * BATCH,
+    "stream_ids": ["9-1"] * BATCH,
+    "bound": 5000,
+    "pids": [1],
+    "id": 1,
+    "name": "test",
+    "host": "test",
+    "pid": 1,
+    "version": "1",
+}
+
+
+class Planner:
+    """Prepares each statement on one session, as psycopg would, and reads the plan of one run that is undone."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._arguments: dict[str, list[str]] = {}
+
+    async def prepare(self, name: str) -> None:
+        names: list[str] = []
+
+        def number(match: re.Match[str]) -> str:
+            if match[1] not in names:
+                names.append(match[1])
+            return f"${names.index(match[1]) + 1}"
+
+        text = re.sub(r"%\((\w+)\)s", number, sqlfiles.load(name)).replace("%%", "%")
+        self._arguments[name] = names
+        await self._session.script(f'PREPARE "{name}" AS {text}')
+
+    async def plan(self, name: str, parameters: dict[str, object]) -> dict[str, Any]:
+        values = [f"{sql.Literal(parameters[each]).as_string()}" for each in self._arguments[name]]
+        arguments = f"({', '.join(values)})" if values else ""
+        await self._session.fetch("BEGIN")
+        [(plans,)] = await self._session.fetch(
+            f'EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE "{name}" {arguments}'.replace("%", "%%")
+        )
+        await self._session.fetch("ROLLBACK")
+        plan: dict[str, Any] = (json.loads(plans) if isinstance(plans, str) else plans)[0]["Plan"]
+        return plan
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+def touched(plan: dict[str, Any]) -> int:
+    """Rows of message_outbox that the plan's scans read, kept or not."""
+    rows: float = sum(
+        node["Actual Loops"]
+        * (
+            node["Actual Rows"]
+            + node.get("Rows Removed by Filter", 0)
+            + node.get("Rows Removed by Index Recheck", 0)
+            + node.get("Rows Removed by Join Filter", 0)
+        )
+        for node in nodes(plan)
+        if node.get("Relation Name") == "message_outbox" and node["Node Type"] != "ModifyTable"
+    )
+    return round(rows)
+
+
+def scans_all(plan: dict[str, Any]) -> bool:
+    return any(
+        node["Node Type"] == "Seq Scan" and node.get("Relation Name") == "message_outbox" for node in nodes(plan)
+    )
+
+
+@pytest.fixture
+async def session(database_url: str) -> AsyncIterator[Session]:
+    session = await connect(Target(database_url, "test"), "lane")
+    session.treat_as_pooled()  # psycopg throws all prepared statements away at a ROLLBACK, ours too
+    yield session
+    await session.close()
+
+
+async def fill(db: psycopg.AsyncConnection[Any]) -> list[int]:
+    """Settled rows, overdue and held ones, our own batch, and what waits; returns the ids of our batch."""
+    await db.execute("SET dispatcher.doorbell = off")
+    await insert_events(db, SETTLED - 1000, status="sent")
+    await insert_events(db, 1000, status="dead")
+    held = {"status": "picked", "picked_by": 7}
+    await insert_events(db, BATCH, claim_id=OVERDUE, picked_at="2025-06-01 00:00:00+00", **held)
+    ours = await insert_events(db, BATCH, claim_id=OURS, picked_at="9000-01-01 00:00:00+00", **held)
+    await insert_events(db, WAITING)
+    return ours
+
+
+@pytest.mark.timeout(180)
+async def test_no_statement_touches_more_than_it_must(session, db):
+    assert {*FILES, "release everything"} == {*MAY_TOUCH}, "say in MAY_TOUCH what a new statement may touch"
+    await db.execute("ALTER TABLE messaging.message_outbox SET (autovacuum_enabled = off)")
+    planner = Planner(session)
+    empty = PARAMETERS | {"ids": [1]}
+    await session.fetch("SET plan_cache_mode = force_generic_plan")
+    for name in FILES:
+        await planner.prepare(name)
+        await planner.plan(name, empty)
+    ours = await fill(db)
+
+    found: list[str] = []
+
+    async def check(phase: str) -> None:
+        for name, may_touch in MAY_TOUCH.items():
+            parameters = PARAMETERS | {"ids": None if name == "release everything" else ours}
+            plan = await planner.plan(name.split(" ")[0], parameters)
+            rows, everything = touched(plan), scans_all(plan) and name != "status_counts"
+            if rows > may_touch or everything:
+                found.append(f"{phase}: {name} touches {rows} rows, may {may_touch}; sequential scan: {everything}")
+            if name in ("claim", "settle_sent", "settle_retry", "settle_dead", "release", "takeover"):
+                assert rows >= BATCH, f"{phase}: {name} had nothing to do, which proves nothing"
+
+    await check("planned while empty")
+    await db.execute("ANALYZE messaging.message_outbox")
+    await check("generic")
+    await session.fetch("SET plan_cache_mode = force_custom_plan")
+    await check("custom")
+    assert not found, "\n".join(found)
