@@ -33,6 +33,7 @@ _REFUSALS = {
     "invalid connection option": "the connection string has an option libpq does not know",
     'missing "="': "the connection string is malformed",
     "invalid port": "the port is not a number between 1 and 65535",
+    "for connection option": "an option, such as the port, has a value that libpq does not understand",
     "invalid sslmode": "sslmode is none of disable, allow, prefer, require, verify-ca, verify-full",
     "certificate verify failed": "the server's certificate does not match (sslmode, sslrootcert)",
     "server does not support SSL": "sslmode asks for TLS and the server has none",

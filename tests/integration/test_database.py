@@ -1,0 +1,166 @@
+"""A session's statements are never cut, always end, and leave no connection behind."""
+
+from collections.abc import AsyncIterator
+
+import anyio
+import psycopg
+import pytest
+
+from dispatcher.core.errors import SessionLost
+from dispatcher.infra.database import Session, Target, connect, describe
+
+
+@pytest.fixture
+async def session(database_url: str) -> AsyncIterator[Session]:
+    session = await connect(Target(database_url, "test"), "lane")
+    yield session
+    await session.close()
+
+
+async def sessions_there(db: psycopg.AsyncConnection) -> int:
+    cursor = await db.execute(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE 'dispatcher %'"
+    )
+    [[count]] = await cursor.fetchall()
+    return int(count)
+
+
+async def gone(db: psycopg.AsyncConnection, pid: int) -> None:
+    """Wait until the server has ended that backend."""
+    with anyio.fail_after(10):
+        while True:
+            if not (await db.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid])).rowcount:
+                return
+
+
+async def test_it_has_the_settings_that_claims_rely_on(session):
+    expected = {
+        "synchronous_commit": "off",
+        "statement_timeout": "30s",
+        "enable_seqscan": "off",
+        "enable_sort": "off",
+        "application_name": "dispatcher lane test",
+        "client_encoding": "UTF8",
+        "client_connection_check_interval": "10s",
+    }
+    for name, value in expected.items():
+        assert await session.fetch("SELECT current_setting(%(name)s)", {"name": name}) == [(value,)]
+
+
+async def test_options_of_the_users_own_are_kept(database_url):
+    session = await connect(Target(f"{database_url}?options=-c%20work_mem%3D7MB", "test"), "lane")
+    assert await session.fetch("SHOW work_mem") == [("7MB",)]
+    assert await session.fetch("SHOW synchronous_commit") == [("off",)]
+    await session.close()
+
+
+async def test_a_statement_is_not_cut_by_a_cancelled_scope(session, db):
+    pid = session.backend_pid
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        rows = await session.fetch("SELECT pg_backend_pid() FROM pg_sleep(0.2)")
+        assert rows == [(pid,)]  # it ran to its end, under the cancelled scope
+    assert not session.closed
+    assert await session.fetch("SELECT pg_backend_pid()") == [(pid,)]
+
+
+async def test_a_statement_that_another_task_runs_is_waited_for_not_mixed(session):
+    answers: list[int] = []
+
+    async def ask(number: int) -> None:
+        [(answer,)] = await session.fetch("SELECT %(n)s::int FROM pg_sleep(0.01)", {"n": number})
+        answers.append(answer)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(ask, number)
+    assert sorted(answers) == list(range(20))
+
+
+async def test_the_server_ends_a_statement_that_takes_too_long(database_url):
+    session = await connect(Target(database_url, "test", query_timeout_s=0.1), "lane")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        await session.fetch("SELECT pg_sleep(30)")
+    assert await session.fetch("SELECT 1") == [(1,)]
+    await session.close()
+
+
+@pytest.mark.parametrize("how", ["fetch", "script"])
+async def test_a_network_that_swallows_everything_ends_a_statement(database_url, proxy, db, monkeypatch, how):
+    through = await proxy(database_url)
+    session = await connect(Target(through.via(database_url), "test", query_timeout_s=0.1), "lane")
+    monkeypatch.setattr(session, "_deadline_s", 0.1)  # in production two seconds more than the server's own
+    through.stall()
+    with pytest.raises(SessionLost):
+        await (session.fetch("SELECT 1") if how == "fetch" else session.script("SELECT 1; SELECT 2"))
+    assert session.closed
+    await session.close()
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_a_broken_connection_is_a_lost_session_then_and_after(database_url, proxy, reset):
+    through = await proxy(database_url)
+    session = await connect(Target(through.via(database_url), "test"), "lane")
+    through.cut(reset=reset)
+    for _ in range(2):
+        with pytest.raises(SessionLost):
+            await session.fetch("SELECT 1")
+    with pytest.raises(SessionLost):
+        await session.wait_readable()
+    with pytest.raises(SessionLost):
+        session.drain_notices()
+
+
+async def test_a_refused_statement_is_not_a_lost_session(session):
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        await session.fetch("SELECT FROM nowhere")
+    assert await session.fetch("SELECT 1") == [(1,)]
+
+
+async def test_a_table_that_was_altered_under_prepared_statements_is_a_lost_session(session, db):
+    await db.execute("CREATE TABLE altered (a int)")
+    for _ in range(6):
+        await session.fetch("SELECT * FROM altered")
+    await db.execute("ALTER TABLE altered ADD COLUMN b int")
+    with pytest.raises(SessionLost):
+        await session.fetch("SELECT * FROM altered")
+    assert session.closed
+
+
+async def test_an_error_is_described_without_the_row_that_failed(session):
+    with pytest.raises(psycopg.Error) as caught:
+        await session.fetch(
+            "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload, status)"
+            " VALUES ('t', 'a', '{\"secret\": 1}', 'wrong')"
+        )
+    assert "secret" in str(caught.value)
+    assert describe(caught.value).startswith("CheckViolation 23514: ")
+    assert "secret" not in describe(caught.value)
+
+
+async def test_notifications_arrive_and_waiting_for_them_may_be_cancelled(session, db):
+    await session.fetch("LISTEN bell")
+    with anyio.move_on_after(0.01):
+        await session.wait_readable()
+    await db.execute("NOTIFY bell, 'ring'")
+    with anyio.fail_after(10):
+        while not (notices := session.drain_notices()):
+            await session.wait_readable()
+    assert notices == [("bell", "ring", db.info.backend_pid)]
+    await db.execute("NOTIFY bell, 'again'")
+    await session.fetch("SELECT 1")  # one that comes with a statement's answer is kept too
+    with anyio.fail_after(10):
+        while not (notices := session.drain_notices()):
+            await session.wait_readable()
+    assert [payload for _, payload, _ in notices] == ["again"]
+
+
+async def test_closing_leaves_no_connection_behind(database_url, db):
+    opened = [await connect(Target(database_url, "test"), "lane") for _ in range(5)]
+    assert await sessions_there(db) == 5
+    for each in opened:
+        await each.close()
+        await each.close()
+        await gone(db, each.backend_pid)
+    assert await sessions_there(db) == 0
