@@ -79,6 +79,7 @@ class Link:
             if self._prepare is not None:
                 await self._prepare(session)
         except SessionLost as error:
+            await session.close()
             raise Unreachable(str(error)) from None
         except psycopg.Error as error:
             await session.close()
