@@ -81,6 +81,7 @@ class Broker:
         self._on_lost = on_lost
         self._pipe: Pipe | None = None  # written by connect() and close()
         self._client_id: int | None = None  # the server's number for our last connection; written by connect()
+        self._run_id: str | None = None  # the run of the server that gave it: another run gave it to a stranger
         self.floor = "0-0"  # the newest entry id known; written by connect() and saw()
 
     @property
@@ -142,25 +143,20 @@ class Broker:
             commands.append(("AUTH", *user, self._target.password))
         if self._target.db:
             commands.append(("SELECT", str(self._target.db)))
-        if self._client_id is not None:
-            # What our last connection left in the server's socket buffer must not be applied after we looked.
-            commands.append(("CLIENT", "KILL", "ID", str(self._client_id)))
-        commands.append(("CLIENT", "SETNAME", self._name))
-        commands.append(("CLIENT", "ID"))
-        commands.append(("INFO", "server"))
-        commands.append(("XINFO", "STREAM", self._stream))
-        replies = await pipe.send(commands, self._connect_timeout_s)
-        for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, NoReply | NotSent):
-                raise Unreachable(f"{where}: {reply.error}")
-            if isinstance(reply, Refused) and command[0] in ("AUTH", "SELECT"):
-                raise self._refusal(where, reply.text)
-        client_id, info, stream = replies[-3:]
-        self._client_id = client_id if isinstance(client_id, int) else None
+        commands += [("CLIENT", "SETNAME", self._name), ("CLIENT", "ID"), ("INFO", "server")]
+        *_, client_id, info = await self._ask(pipe, where, commands)
+        run_id = None
         if isinstance(info, bytes):
-            self._check_version(where, info.decode(errors="replace"))
+            run_id = self._check_server(where, info.decode(errors="replace"))
         elif isinstance(info, Refused) and not info.text.startswith("NOPERM"):
             raise self._refusal(where, info.text)
+        commands = [("XINFO", "STREAM", self._stream)]
+        if self._client_id is not None and run_id == self._run_id:
+            # What our last connection left in the server's socket buffer must not be applied after we looked.
+            commands.insert(0, ("CLIENT", "KILL", "ID", str(self._client_id)))
+        *_, stream = await self._ask(pipe, where, commands)
+        self._client_id = client_id if isinstance(client_id, int) else None
+        self._run_id = run_id
         if isinstance(stream, list):
             fields = dict(zip(stream[::2], stream[1::2], strict=False))
             self.floor = fields.get(b"last-generated-id", b"0-0").decode()
@@ -168,21 +164,36 @@ class Broker:
             raise Misconfigured(
                 f"{where}: the key '{self._stream}' is not a stream. Set another DISPATCH_STREAM_NAME or rename the key"
             )
+        else:
+            self.floor = "0-0"  # there is no stream yet, or no more, or it may not be looked at
+
+    async def _ask(self, pipe: Pipe, where: str, commands: list[tuple[str, ...]]) -> list[Any]:
+        replies = await pipe.send(commands, self._connect_timeout_s)
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, NoReply | NotSent):
+                said = [each.text for each in replies if isinstance(each, Refused)]
+                raise Unreachable(f"{where}: {said[0][:200] if said else reply.error}")
+            if isinstance(reply, Refused) and command[0] in ("AUTH", "SELECT"):
+                raise self._refusal(where, reply.text)
+        return replies
 
     @staticmethod
     def _refusal(where: str, text: str) -> Misconfigured | Unreachable:
         code = text.split(" ", 1)[0]
-        if code in ("WRONGPASS", "NOAUTH", "NOPERM") or "AUTH" in text or "invalid password" in text:
+        if code in ("WRONGPASS", "NOAUTH", "NOPERM") or "auth" in text.lower() or "invalid password" in text:
             return Misconfigured(f"{where} refused us ({code}): check the user and password in REDIS_URL")
         if "DB index" in text:
             return Misconfigured(f"{where}: there is no database of that number; check the end of REDIS_URL")
         return Unreachable(f"{where}: {text[:200]}")
 
     @staticmethod
-    def _check_version(where: str, info: str) -> None:
+    def _check_server(where: str, info: str) -> str | None:
+        """The id of this run of the server, from what INFO says."""
         match = re.search(r"^redis_version:(\d+)\.(\d+)", info, re.MULTILINE)
         if match and (int(match[1]), int(match[2])) < MINIMUM_VERSION:
             raise Misconfigured(f"{where} is version {match[1]}.{match[2]}; streams need Redis 5.0 or later, or Valkey")
+        run_id = re.search(r"^run_id:(\w+)", info, re.MULTILINE)
+        return run_id[1] if run_id else None
 
     def _lost(self, pipe: Pipe, why: str) -> None:
         if pipe is self._pipe:

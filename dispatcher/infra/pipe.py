@@ -90,6 +90,11 @@ class Pipe(asyncio.Protocol):
                     replies.append(Refused(str(reply)) if isinstance(reply, hiredis.ReplyError) else reply)
                 bursts.popleft()
                 self._finish(burst)
+            unasked = reader.gets()
+            if unasked is not _INCOMPLETE:
+                # Kept, it would be taken for the reply to the next command, and every one after it would be off by one.
+                said = str(unasked)[:100] if isinstance(unasked, hiredis.ReplyError) else "something we did not ask for"
+                self.abort(f"the server said: {said}")
         except hiredis.ProtocolError:
             self.abort("the server does not speak the Redis protocol")
 

@@ -1,0 +1,163 @@
+"""A Redis that cannot be used is told in plain words: what is wrong, where, and no password."""
+
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.abc
+import pytest
+from anyio.streams.tls import TLSListener
+
+from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
+from dispatcher.embedded import free_port
+from dispatcher.infra import broker as broker_module
+from dispatcher.infra.broker import Broker, BrokerTarget
+from tests.fixtures.rows import STREAM
+
+PASSWORD = "s3cr3t-Wort"
+
+
+def broker(url: str, timeout_s: float = 5.0) -> Broker:
+    target = BrokerTarget.parse(url)
+    return Broker(target, name="test", stream=STREAM, connect_timeout_s=timeout_s, on_lost=lambda why: None)
+
+
+async def refusal(url: str, kind: type[DispatcherError] = Misconfigured, timeout_s: float = 5.0) -> str:
+    """What it says when it cannot connect."""
+    made = broker(url, timeout_s)
+    with pytest.raises(kind) as caught:
+        await made.connect()
+    assert not made.up
+    assert PASSWORD not in str(caught.value)
+    return str(caught.value)
+
+
+async def test_a_wrong_password_none_and_the_right_one(own_valkey):
+    server = own_valkey(options={"requirepass": "right"})
+    address = f"Redis at 127.0.0.1:{server.port}/0"
+    at = f"127.0.0.1:{server.port}/0"
+    advice = "check the user and password in REDIS_URL"
+    assert await refusal(f"redis://:{PASSWORD}@{at}") == f"{address} refused us (WRONGPASS): {advice}"
+    assert await refusal(f"redis://someone:{PASSWORD}@{at}") == f"{address} refused us (WRONGPASS): {advice}"
+    assert await refusal(f"redis://{at}") == f"{address} refused us (NOAUTH): {advice}"
+    for right in (f"redis://:right@{at}", f"redis://default:right@{at}"):
+        made = broker(right)
+        await made.connect()
+        made.close()
+
+
+async def test_a_password_where_none_is_set(redis_url):
+    said = await refusal(redis_url.replace("redis://", f"redis://:{PASSWORD}@"))
+    assert "check the user and password in REDIS_URL" in said
+
+
+async def test_a_database_that_does_not_exist(redis_url):
+    assert "there is no database of that number" in await refusal(redis_url.rsplit("/", 1)[0] + "/99")
+
+
+async def test_a_key_that_is_no_stream(redis_url, redis):
+    await redis.set(STREAM, "x")
+    said = await refusal(redis_url)
+    assert f"the key '{STREAM}' is not a stream. Set another DISPATCH_STREAM_NAME" in said
+
+
+async def test_a_server_that_is_too_old(redis_url, monkeypatch):
+    monkeypatch.setattr(broker_module, "MINIMUM_VERSION", (99, 0))
+    assert "streams need Redis 5.0 or later" in await refusal(redis_url)
+
+
+async def test_a_server_that_takes_no_more_clients_is_waited_for(own_valkey):
+    server = own_valkey(options={"maxclients": "1"})
+    first = broker(server.url)
+    await first.connect()
+    assert "max number of clients reached" in await refusal(server.url, Unreachable)
+    first.close()
+
+
+async def test_nobody_listens_nobody_is_there_and_nobody_answers(redis_url, proxy):
+    assert "unreachable" in await refusal(f"redis://:{PASSWORD}@127.0.0.1:{free_port()}/0", Unreachable)
+    assert "unreachable" in await refusal(f"redis://:{PASSWORD}@nowhere.invalid/0", Unreachable)
+    assert "unreachable" in await refusal("unix:///nowhere/redis.sock", Unreachable)
+    through = await proxy(redis_url)
+    through.stall()
+    assert "did not answer within 0.2 s" in await refusal(through.via(redis_url), Unreachable, timeout_s=0.2)
+
+
+@pytest.mark.one_version
+async def test_something_else_listens_there(database_url):
+    await refusal(f"redis://127.0.0.1:{urlsplit(database_url).port}/0", Unreachable)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:6379", f"http://:{PASSWORD}@h", f"redis://:{PASSWORD}@h:port/0", "rediss://h?ssl_ca_certs=/no"],
+)
+def test_what_is_no_url(url):
+    with pytest.raises(Misconfigured, match="REDIS_URL cannot be read") as caught:
+        BrokerTarget.parse(url)
+    assert PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [f"redis://u:{PASSWORD}@h:1/2", f"rediss://u:{PASSWORD}@h:1/2"])
+def test_a_target_does_not_show_its_password(url):
+    target = BrokerTarget.parse(url)
+    assert (target.password, target.address()) == (PASSWORD, "h:1/2")
+    assert PASSWORD not in repr(target)
+
+
+@pytest.fixture
+def certificate(server_folder: Path) -> Path:
+    """A certificate for localhost; its key lies beside it as .key."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("there is no openssl here to make a certificate with")
+    path = server_folder / "tls.crt"
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    files = ["-keyout", str(path.with_suffix(".key")), "-out", str(path)]
+    subprocess.run([*command, *names, *files], check=True, capture_output=True)
+    return path
+
+
+@asynccontextmanager
+async def behind_tls(redis_url: str, certificate: Path) -> AsyncIterator[int]:
+    """A port where TLS ends and the server begins; not every Valkey is built with TLS."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    upstream = urlsplit(redis_url)
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port: int = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610
+
+    async def copy(source: anyio.abc.ByteStream, target: anyio.abc.ByteStream) -> None:
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            async for data in source:
+                await target.send(data)
+            await target.aclose()
+
+    async def relay(client: anyio.abc.ByteStream) -> None:
+        server = await anyio.connect_tcp(str(upstream.hostname), upstream.port or 6379)
+        async with client, server, anyio.create_task_group() as both:
+            both.start_soon(copy, client, server)
+            both.start_soon(copy, server, client)
+
+    tls = TLSListener(listener, context, standard_compatible=False)
+    async with tls, anyio.create_task_group() as serving:
+        serving.start_soon(tls.serve, relay)
+        yield port
+        serving.cancel_scope.cancel()
+
+
+async def test_tls_with_a_certificate_we_trust_and_one_we_do_not(redis_url, redis, certificate):
+    async with behind_tls(redis_url, certificate) as port:
+        made = broker(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}")
+        await made.connect()
+        [reply] = await made.send([("XADD", STREAM, "*", "a", "x" * 100_000)], 5.0)
+        made.close()
+        assert [entry_id.encode() for entry_id, _ in await redis.xrange(STREAM)] == [reply]
+        assert "TLS failed" in await refusal(f"rediss://localhost:{port}/0")
+        await refusal(f"redis://localhost:{port}/0", Unreachable)
