@@ -202,6 +202,8 @@ class Relay:
         if verdict.unknown:
             await self._reconcile(batch, verdict)
         settlement = await self._settle(link, batch.claim_id, verdict)
+        if settlement.returned:
+            self._doorbell.nudge()  # due again, and the lane that sleeps looked while we still held them
         if verdict.retries:
             self._doorbell.nudge(min(retry.delay_s for _, retry in verdict.retries))
         if verdict.dead:
