@@ -1,0 +1,200 @@
+"""The gate holds claims back while Redis fails, lets one row try, opens again, and finds what was lost on the way."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from random import Random
+from uuid import uuid4
+
+import anyio
+import pytest
+
+from dispatcher.core.backoff import Backoff
+from dispatcher.core.breaker import Breaker
+from dispatcher.core.decide import RetryPolicy, judge
+from dispatcher.core.entry import EntryFormat
+from dispatcher.core.errors import Misconfigured
+from dispatcher.core.events import BreakerChanged, Reconciled
+from dispatcher.core.outcome import Verdict
+from dispatcher.core.row import Batch, ClaimedRow
+from dispatcher.infra.broker import Broker, BrokerTarget
+from dispatcher.stages.gate import Gate
+from dispatcher.stages.publish import answers, send
+from tests.fixtures.rows import STREAM, read_stream
+from tests.fixtures.tap import Tap
+
+MakeGate = Callable[..., Gate]
+POLICY = RetryPolicy(10, Backoff(0.25, 60.0))
+ENTRY = EntryFormat(STREAM, 1_000_000, 100_000)
+THEN = datetime(2025, 2, 3)
+
+
+@pytest.fixture
+async def make_gate(tap: Tap) -> AsyncIterator[MakeGate]:
+    async with AsyncExitStack() as stack:
+
+        def make(url: str, backoff: Backoff | None = None) -> Gate:
+            target = BrokerTarget.parse(url)
+            broker = Broker(target, name="test", stream=STREAM, connect_timeout_s=5.0, on_lost=lambda why: None)
+            stack.callback(broker.close)
+            breaker = Breaker(backoff or Backoff(0.01, 0.02), Random(1))
+            return Gate(broker, breaker, stream=STREAM, timeout_s=5.0, observe=tap)
+
+        yield make
+
+
+def rows(count: int, payload: str = "{}") -> list[ClaimedRow]:
+    return [
+        ClaimedRow(n, THEN, str(uuid4()), "m", "t", "message", "a", THEN, payload, None, 0, 0.0) for n in range(count)
+    ]
+
+
+def batch(claimed: list[ClaimedRow], floor: str = "0-0") -> Batch:
+    return Batch("c", claimed, floor, 0.0)
+
+
+async def publish(gate: Gate, claimed: list[ClaimedRow], deadline_s: float = 5.0) -> Verdict:
+    """Publish them and let the gate learn from the verdict."""
+    replies = await answers(send(gate.broker, ENTRY, batch(claimed), deadline_s))
+    verdict = judge(claimed, replies, POLICY, Random(1))
+    gate.note(verdict)
+    return verdict
+
+
+async def opened(gate: Gate) -> None:
+    """Wait until something may be sent."""
+    with anyio.fail_after(10):
+        while not await gate.open():
+            pass
+
+
+async def test_it_connects_and_is_open_while_all_goes_well(make_gate, redis_url, tap):
+    gate = make_gate(redis_url)
+    assert await gate.open()
+    assert len((await publish(gate, rows(3))).sent_ids) == 3
+    assert not gate.shut()
+    assert not gate.trial()
+    assert tap.seen == []
+    verdict = await publish(gate, rows(2))
+    assert gate.broker.floor == verdict.stream_ids[-1]
+
+
+@pytest.mark.parametrize("trouble", ["OOM", "READONLY"])
+async def test_a_failing_sink_shuts_it_and_a_trial_of_one_row_opens_it(make_gate, own_valkey, tap, trouble):
+    server = own_valkey()
+    gate = make_gate(server.url)
+    assert await gate.open()
+    begin, end = {
+        "OOM": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+        "READONLY": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+    }[trouble]
+    await gate.broker.send([begin], 5.0)
+    for _ in range(3):  # batches of one outage
+        verdict = await publish(gate, rows(4))
+        assert verdict.returned == [0, 1, 2, 3]
+    assert gate.shut()
+    assert not await gate.open()
+    for _ in range(5):
+        await opened(gate)
+        assert gate.trial()
+        assert (await publish(gate, rows(1))).returned == [0]
+    await opened(gate)
+    await gate.broker.send([end], 5.0)
+    assert gate.trial()
+    assert (await publish(gate, rows(1))).sent_ids == [0]
+    assert not gate.trial()
+    assert await gate.open()
+    changes = tap.all(BreakerChanged)
+    assert [(change.state, (change.reason or "")[:10].strip()) for change in changes] == [
+        ("open", f"redis: {trouble}"[:10].strip()),
+        ("closed", ""),
+    ]
+
+
+async def test_a_row_that_never_reached_the_sink_proves_nothing(make_gate, own_valkey):
+    gate = make_gate(own_valkey(options={"maxmemory": "1"}).url)
+    assert await gate.open()
+    await publish(gate, rows(4))
+    await opened(gate)
+    assert gate.trial()
+    verdict = await publish(gate, rows(1, "x" * 200_000))
+    assert len(verdict.dead) == 1
+    assert gate.trial()
+
+
+async def test_redis_killed_and_started_again(make_gate, own_valkey, tap):
+    server = own_valkey()
+    gate = make_gate(server.url)
+    assert await gate.open()
+    await gate.broker.send([("CLIENT", "PAUSE", "60000", "WRITE")], 5.0)
+    pending = send(gate.broker, ENTRY, batch(claimed := rows(2)), 30.0)
+    server.crash()
+    gate.note(verdict := judge(claimed, await answers(pending), POLICY, Random(1)))
+    assert verdict.unknown == [0, 1]
+    assert (await tap.next(BreakerChanged)).state == "open"
+    for _ in range(3):
+        assert not await gate.open()
+    server.start()
+    await opened(gate)
+    assert await tap.next(BreakerChanged) == BreakerChanged("closed", None)  # being there is the proof
+    assert not gate.trial()
+    assert len((await publish(gate, rows(2))).sent_ids) == 2
+
+
+async def test_what_a_person_must_mend_is_raised_at_first_and_waited_out_later(make_gate, redis_url, redis, tap):
+    await redis.set(STREAM, "x")
+    with pytest.raises(Misconfigured):
+        await make_gate(redis_url).open()
+    await redis.delete(STREAM)
+    gate = make_gate(redis_url)
+    assert await gate.open()
+    gate.broker.close()
+    await redis.set(STREAM, "x")
+    assert not await gate.open()
+    assert "is not a stream" in str((await tap.next(BreakerChanged)).reason)
+    await redis.delete(STREAM)
+    await opened(gate)
+
+
+async def test_a_stop_ends_the_wait(make_gate, own_valkey):
+    gate = make_gate(own_valkey(options={"maxmemory": "1"}).url, Backoff(3600, 3600))
+    assert await gate.open()
+    await publish(gate, rows(1))
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(gate.open)
+            await anyio.wait_all_tasks_blocked()
+            gate.stop()
+
+
+async def test_lanes_that_ask_at_once_share_one_connection(make_gate, redis_url, redis):
+    gate = make_gate(redis_url)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(gate.open)
+    assert [client["name"] for client in await redis.client_list()].count("test") == 1
+
+
+async def test_entries_whose_reply_was_lost_are_found_and_the_rest_goes_back(make_gate, redis_url, redis, proxy, tap):
+    through = await proxy(redis_url)
+    gate = make_gate(through.via(redis_url))
+    assert await gate.open()
+    claimed = rows(5)
+    through.drop_replies()
+    applied = await publish(gate, claimed[:3], 0.1)
+    await through.restore()
+    await opened(gate)
+    through.stall()
+    held = await publish(gate, claimed[3:], 0.1)
+    await through.restore()
+    await opened(gate)
+    verdict = Verdict(unknown=applied.unknown + held.unknown)
+    assert await gate.reconcile(batch(claimed), verdict)
+    entries = {entry["event_id"]: entry["stream_id"] for entry in await read_stream(redis)}
+    found = [each for each in claimed if each.event_id in entries]
+    assert {0, 1, 2} <= {each.id for each in found}
+    assert verdict.sent_ids == [each.id for each in found]
+    assert verdict.stream_ids == [entries[each.event_id] for each in found]
+    assert verdict.returned == [each.id for each in claimed if each not in found]
+    assert verdict.unknown == []
+    assert await tap.next(Reconciled) == Reconciled(len(found), 5 - len(found))

@@ -1,0 +1,183 @@
+"""A batch becomes a pipeline: each row its own entry as the contract says, each entry its own reply."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import anyio
+import pytest
+from redis.asyncio import Redis
+
+from dispatcher.core.decide import NoReply, NotSent, Refused, Reply, Unfit
+from dispatcher.core.entry import EntryFormat
+from dispatcher.core.row import Batch, ClaimedRow
+from dispatcher.infra.broker import Broker, BrokerTarget
+from dispatcher.infra.database import Target, connect
+from dispatcher.stages.claim import claim, new_claim_id
+from dispatcher.stages.publish import answers, send
+from tests.fixtures.rows import STREAM, insert_events, read_stream, read_table
+
+FORMAT = EntryFormat(STREAM, 1_000_000, 2 * 1024 * 1024)
+THEN = datetime(2025, 2, 3, 4, 5, 6)
+
+
+def broker_of(url: str) -> Broker:
+    target = BrokerTarget.parse(url)
+    return Broker(target, name="test", stream=STREAM, connect_timeout_s=5.0, on_lost=lambda why: None)
+
+
+@pytest.fixture
+async def broker(redis_url: str) -> AsyncIterator[Broker]:
+    broker = broker_of(redis_url)
+    await broker.connect()
+    yield broker
+    broker.close()
+
+
+def row(number: int, payload: str = "{}", headers: str | None = None) -> ClaimedRow:
+    ids = str(uuid4()), str(uuid4())
+    return ClaimedRow(number, THEN, *ids, "order.created", "message", f"a{number}", THEN, payload, headers, 0, 0.0)
+
+
+def batch(*rows: ClaimedRow) -> Batch:
+    return Batch(new_claim_id(), list(rows), "0-0", 0.0)
+
+
+async def publish(broker: Broker, *rows: ClaimedRow, entry: EntryFormat = FORMAT, deadline_s: float = 5.0):
+    return await answers(send(broker, entry, batch(*rows), deadline_s))
+
+
+async def test_a_committed_row_is_in_the_stream_as_the_contract_says(database_url, db, broker, redis):
+    await insert_events(db, headers='{"traceparent": "00"}', payload='{"b": [1.50, "é"], "a": null}')
+    await insert_events(db)
+    session = await connect(Target(database_url, "test"), "lane")
+    claimed = await claim(session, claim_id=new_claim_id(), dispatcher=1, limit=10)
+    await session.close()
+    replies = await answers(send(broker, FORMAT, claimed, 5.0))
+    rows, entries = await read_table(db), await read_stream(redis)
+    for stored, entry, reply in zip(rows, entries, replies, strict=True):
+        assert isinstance(reply, bytes)
+        expected = {
+            "stream_id": reply.decode(),
+            "event_id": str(stored["event_id"]),
+            "message_id": str(stored["message_id"]),
+            "event_type": "order.created",
+            "aggregate_type": "message",
+            "aggregate_id": "a1",
+            "occurred_at": stored["occurred_at"].astimezone(UTC).replace(tzinfo=None).isoformat("T", "microseconds")
+            + "Z",
+        }
+        assert {name: entry[name] for name in expected} == expected
+        assert json.loads(entry["payload"]) == stored["payload"]
+    assert entries[0]["headers"] == '{"traceparent": "00"}'
+    assert "1.50" in entries[0]["payload"]  # the text of Postgres, not what Python would make of it
+    assert "headers" not in entries[1]
+
+
+async def test_the_stream_is_trimmed_about_there(broker, redis):
+    entry = EntryFormat(STREAM, 200, 1000)
+    for _ in range(10):
+        assert len(await publish(broker, *map(row, range(100)), entry=entry)) == 100
+    assert 200 <= await redis.xlen(STREAM) < 500
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "",
+        "a\x00b",
+        "[" * 5000 + "]" * 5000,
+        '"' + "x" * 1024 * 1024 + '"',
+        "Ünïcödé 漢字 🎉 \u202e\ufeff\ufffd",
+        "*3\r\n$4\r\nXADD\r\n$1\r\nx\r\n+OK\r\n-ERR no\r\n",
+        "\x7f\x80\xff\u0100\U0010ffff",
+    ],
+    ids=["empty", "NUL", "deep", "1 MiB", "not ASCII", "like the protocol", "like binary"],
+)
+async def test_any_text_arrives_as_it_was(broker, redis, payload):
+    before, given, after = row(1), row(2, payload, payload), row(3)
+    await publish(broker, before, given, after)
+    entries = await read_stream(redis)
+    assert (entries[1]["payload"], entries[1]["headers"]) == (payload, payload)
+    assert [entry["event_id"] for entry in entries] == [before.event_id, given.event_id, after.event_id]
+
+
+async def test_a_row_too_large_is_left_out_and_answered_in_its_place(broker, redis):
+    small = EntryFormat(STREAM, 1000, 10)
+    rows = [row(1, "x" * 11), row(2), row(3), row(4, "é" * 6), row(5)]
+    replies = await publish(broker, *rows, entry=small)
+    assert [type(reply) for reply in replies] == [Unfit, bytes, bytes, Unfit, bytes]
+    assert [entry["aggregate_id"] for entry in await read_stream(redis)] == ["a2", "a3", "a5"]
+    assert await publish(broker, rows[0], entry=small) == [
+        Unfit("payload is 11 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 10")
+    ]
+
+
+async def test_a_key_that_is_no_stream_refuses_every_row(broker, redis):
+    await redis.set(STREAM, "x")
+    replies = await publish(broker, row(1), row(2))
+    assert [isinstance(reply, Refused) and reply.text.split()[0] for reply in replies] == ["WRONGTYPE"] * 2
+
+
+async def test_where_memory_ends_each_row_has_the_answer_that_is_true_of_it(own_valkey):
+    """Errors are not always a suffix: some entries may succeed after the first that was refused."""
+    server = own_valkey(options={"maxmemory": "8mb", "maxmemory-policy": "noeviction"})
+    broker = broker_of(server.url)
+    await broker.connect()
+    rows = [row(number, "x" * 20_000) for number in range(1000)]
+    replies: list[Reply] = []
+    for start in range(0, len(rows), 100):
+        replies += await publish(broker, *rows[start : start + 100])
+    broker.close()
+    async with Redis.from_url(server.url, decode_responses=True) as client:
+        there = {entry["event_id"]: entry["stream_id"].encode() for entry in await read_stream(client)}
+    refused = [reply for reply in replies if isinstance(reply, Refused)]
+    assert 0 < len(refused) < len(rows)
+    assert {reply.text.split()[0] for reply in refused} == {"OOM"}
+    assert there == {
+        each.event_id: reply for each, reply in zip(rows, replies, strict=True) if isinstance(reply, bytes)
+    }
+
+
+async def test_a_lost_reply_is_unknown_and_a_connection_that_is_gone_is_not(redis_url, redis, proxy):
+    through = await proxy(redis_url)
+    broker = broker_of(through.via(redis_url))
+    await broker.connect()
+    through.drop_replies()
+    assert await publish(broker, row(1), row(2, "x" * 3_000_000), deadline_s=0.2) == [
+        NoReply("no reply within 0.2 s"),
+        Unfit("payload is 3000000 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 2097152"),
+    ]
+    assert await redis.xlen(STREAM) == 1
+    assert await publish(broker, row(3)) == [NotSent("redis is not connected")]
+
+
+async def test_batches_sent_in_turn_reach_the_stream_in_that_order(broker, redis):
+    pending = [
+        send(broker, FORMAT, batch(*(row(turn * 100 + n) for n in range(50))), 5.0)
+        for turn in range(10)
+    ]  # fmt: skip
+    for each in reversed(pending):
+        assert all(isinstance(reply, bytes) for reply in await answers(each))
+    order = [int(entry["aggregate_id"][1:]) for entry in await read_stream(redis)]
+    assert order == sorted(order)
+
+
+async def test_a_cancelled_wait_does_not_make_a_reply_look_lost(broker):
+    pending = send(broker, FORMAT, batch(row(1)), 5.0)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await answers(pending)
+    assert scope.cancelled_caught
+    [reply] = await answers(pending)
+    assert isinstance(reply, bytes)
+
+
+async def test_an_answer_that_xadd_never_gives_is_a_refusal(broker, redis_url):
+    odd = [("PING",), ("LPUSH", "list", "x"), ("LRANGE", "list", "0", "1"), ("GET", "none")]
+    pending = send(broker, FORMAT, batch(), 5.0)
+    replies = await answers(pending._replace(replies=broker.send(odd, 5.0)))
+    assert replies == [b"PONG"] + [
+        Refused(f"UNEXPECTED reply of type {kind} to XADD") for kind in ("int", "list", "NoneType")
+    ]

@@ -1,0 +1,126 @@
+"""After a lost reply: the stream is read from the floor on, however long it is and whoever else writes to it."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from random import Random
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from dispatcher.core.backoff import Backoff
+from dispatcher.core.breaker import Breaker
+from dispatcher.core.events import BreakerChanged, Reconciled
+from dispatcher.core.outcome import Verdict
+from dispatcher.core.row import Batch, ClaimedRow
+from dispatcher.infra.broker import Broker, BrokerTarget
+from dispatcher.stages import gate as gate_module
+from dispatcher.stages.gate import Gate
+from tests.fixtures.rows import STREAM
+from tests.fixtures.tap import Tap
+
+THEN = datetime(2025, 2, 3)
+
+
+def gate_to(url: str, tap: Tap) -> Gate:
+    broker = Broker(
+        BrokerTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=5.0, on_lost=lambda why: None
+    )
+    return Gate(broker, Breaker(Backoff(0.01, 0.02), Random(1)), stream=STREAM, timeout_s=5.0, observe=tap)
+
+
+@pytest.fixture
+async def gate(redis_url: str, tap: Tap) -> AsyncIterator[Gate]:
+    gate = gate_to(redis_url, tap)
+    assert await gate.open()
+    yield gate
+    gate.broker.close()
+
+
+def lost(*event_ids: str, floor: str = "0-0") -> tuple[Batch, Verdict]:
+    """A batch of these events, none of which was answered."""
+    claimed = [
+        ClaimedRow(n, THEN, event, "m", "t", "message", "a", THEN, "{}", None, 0, 0.0)
+        for n, event in enumerate(event_ids)
+    ]
+    return Batch("c", claimed, floor, 0.0), Verdict(unknown=list(range(len(claimed))))
+
+
+async def write(redis: "Redis", *entries: tuple[str, str]) -> None:
+    """Add entries (id, event_id)."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for stream_id, event in entries:
+            pipe.xadd(STREAM, {"event_id": event}, id=stream_id)
+        await pipe.execute()
+
+
+@pytest.mark.parametrize(("page", "length"), [(10, 35), (10, 30), (1, 5), (1000, 2500)])
+async def test_it_reads_to_the_end_page_by_page(gate, redis, monkeypatch, page, length):
+    monkeypatch.setattr(gate_module, "PAGE", page)
+    await write(redis, *((f"{n}-1", f"e{n}") for n in range(1, length + 1)))
+    wanted = sorted({1, page, min(page + 1, length), length})
+    looked, verdict = lost(*(f"e{n}" for n in wanted), "missing")
+    assert await gate.reconcile(looked, verdict)
+    assert verdict.stream_ids == [f"{n}-1" for n in wanted]
+    assert verdict.returned == [len(wanted)]
+
+
+@pytest.mark.parametrize("floor", ["5-0", f"4-{2**64 - 1}"])
+async def test_only_what_came_after_the_floor_is_ours(gate, redis, floor):
+    """An event that was replayed is in the stream already: that is not this publication of it."""
+    await write(redis, ("4-1", "before"), (floor, "at the floor"), ("5-1", "after"))
+    looked, verdict = lost("before", "at the floor", "after", floor=floor)
+    assert await gate.reconcile(looked, verdict)
+    assert (verdict.sent_ids, verdict.stream_ids, verdict.returned) == ([2], ["5-1"], [0, 1])
+
+
+async def test_what_was_settled_before_stays_as_it_was(gate, redis, tap):
+    await write(redis, ("1-0", "a"), ("2-0", "b"))
+    looked, _ = lost("a", "b", "c")
+    verdict = Verdict(sent_ids=[0], stream_ids=["9-9"], unknown=[1, 2], sink_error="cut")
+    assert await gate.reconcile(looked, verdict)
+    assert (verdict.sent_ids, verdict.stream_ids, verdict.returned) == ([0, 1], ["9-9", "2-0"], [2])
+    assert (await tap.next(Reconciled)) == Reconciled(1, 1)
+
+
+async def test_entries_of_strangers_are_no_matter(gate, redis, redis_url):
+    async with Redis.from_url(redis_url) as raw:
+        foreign: list[dict[Any, Any]] = [
+            {"something": "else"},
+            {"named": "event_id"},
+            {b"\xff": b"\xfe", b"event_id": b"\xff\xfe"},
+            {"event_id": ""},
+        ]
+        for fields in foreign:
+            await raw.xadd(STREAM, fields)
+        ours: Any = await raw.xadd(STREAM, {"before": "event_id", "event_id": "a"})
+    looked, verdict = lost("a", "b")
+    assert await gate.reconcile(looked, verdict)
+    assert (verdict.stream_ids, verdict.returned) == ([ours.decode()], [1])
+
+
+async def test_no_stream_means_nothing_arrived(gate):
+    looked, verdict = lost("a")
+    assert await gate.reconcile(looked, verdict)
+    assert (verdict.sent_ids, verdict.returned) == ([], [0])
+
+
+async def test_a_look_that_fails_leaves_the_rows_unknown_and_waits(gate, tap):
+    gate.broker.close()
+    looked, verdict = lost("a")
+    assert not await gate.reconcile(looked, verdict)
+    assert verdict == lost("a")[1]
+    assert gate.shut()  # or the next look would follow at once, and the next
+    assert (await tap.next(BreakerChanged)).state == "open"
+
+
+async def test_where_nobody_may_look_the_rows_are_published_again(own_valkey, tap):
+    server = own_valkey()
+    async with Redis.from_url(server.url) as admin:
+        await admin.acl_setuser("app", enabled=True, passwords="+right", keys="*", commands=["+@all", "-xrange"])
+    gate = gate_to(server.url.replace("redis://", "redis://app:right@"), tap)
+    assert await gate.open()
+    looked, verdict = lost("a")
+    assert await gate.reconcile(looked, verdict)
+    assert (verdict.unknown, verdict.returned) == ([], [0])
+    gate.broker.close()
