@@ -9,6 +9,7 @@ from anyio import create_task_group
 
 from dispatcher.core.row import Batch
 from dispatcher.infra.database import Session, Target, connect
+from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import FROM_THE_START, Keyset, claim, last_key, new_claim_id
 from tests.fixtures.rows import insert_events, read_table, statuses
 
@@ -91,6 +92,15 @@ async def test_only_what_is_due_by_the_servers_clock(session, db):
     )
     [due] = await insert_events(db)
     assert ids(await take(session)) == [due]
+
+
+async def test_a_parked_row_is_waited_for_by_nobody(session, db):
+    """Postgres 16 cannot even subtract infinity from a time: one parked row would fail every look."""
+    await insert_events(db, next_run_at="infinity")
+    assert await session.fetch(load("look"), {"slots": 256}) == []
+    assert await session.fetch(load("doze"), {"slots": 256}) == [("asleep", None)]
+    [(backlog, age_s, _)] = await session.fetch(load("sample"), {"bound": 10, "now": None})
+    assert (backlog, age_s) == (1, 0)
 
 
 async def test_the_time_can_be_given(session, db):
