@@ -85,14 +85,18 @@ async def test_two_dispatchers_share_without_doubling(dispatcher: StartDispatche
     rows = 4000
     await insert_events(db, rows)
     async with dispatcher(batch_size=50) as one, dispatcher(batch_size=50) as two:
-        total = 0
+        left = rows
         with anyio.fail_after(30):
-            while total < rows:
-                await asyncio.wait(
-                    [asyncio.ensure_future(each.tap.next(Settled, timeout=30)) for each in (one, two)],
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                total = sum(event.sent for each in (one, two) for event in each.tap.all(Settled))
+            async with anyio.create_task_group() as watching:
+
+                async def count(tap: Tap) -> None:
+                    nonlocal left
+                    while left > 0:
+                        left -= (await tap.next(Settled, timeout=30)).sent
+                    watching.cancel_scope.cancel()
+
+                watching.start_soon(count, one.tap)
+                watching.start_soon(count, two.tap)
     events = [entry["event_id"] for entry in await read_stream(redis)]
     assert len(events) == len(set(events)) == rows
     assert sum(event.lost for each in (one, two) for event in each.tap.all(Settled)) == 0
