@@ -43,6 +43,7 @@ from dispatcher.stages.wake import Doorbell
 from dispatcher.telemetry import logs, metrics
 from dispatcher.upkeep import gauges
 from dispatcher.upkeep.registry import Registry
+from dispatcher.upkeep.retention import Retention
 from dispatcher.upkeep.takeover import Takeover
 
 LANES = 3
@@ -185,6 +186,10 @@ class Service:
             opening.cancel_scope.cancel()
         if s.enabled:
             beside.start_soon(Takeover(lease_s=s.lease_ms / 1000, observe=self._observe).run, self._upkeep)
+            retention = Retention(
+                outbox_days=s.outbox_retention_days, dlq_days=s.dlq_retention_days, observe=self._observe
+            )
+            beside.start_soon(retention.run, self._upkeep, name="retention")
         beside.start_soon(self._sample, name="gauges")
 
     async def _give_up_opening(self, scope: anyio.CancelScope) -> None:

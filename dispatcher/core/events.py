@@ -128,6 +128,22 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
+class Pruned:
+    """Retention looked, and deleted so many settled rows and dead-letter copies. `more`: another batch follows soon."""
+
+    outbox: int
+    dlq: int
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PruneRefused:
+    """Postgres refused to prune: a right, a lock or a timeout. Said once for the same reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """Nothing new is taken from now on."""
 
@@ -156,6 +172,8 @@ Event = (
     | ListenerChanged
     | DatabaseChanged
     | Sampled
+    | Pruned
+    | PruneRefused
     | Stopping
     | Stopped
 )

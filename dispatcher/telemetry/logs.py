@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Format = Literal["json", "text"]
 Fields = dict[str, object]
 
+PRUNED_S = 60.0  # while there is more to delete, a line at most this often
 REPEAT_S = 5.0  # the same tick error is written at most this often
 _COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 
@@ -57,6 +58,7 @@ class Logs:
         self._clock = clock
         self._tick_errors: dict[str, tuple[float, int]] = {}  # error -> when last written, how many since
         self._down: dict[str, str | None] = {}  # what is down, and the reason that was written
+        self._pruned: tuple[int, int, float] | None = None  # rows, copies, since when; not written yet
 
     def __call__(self, event: events.Event) -> None:
         """Write one event, or pass over it."""
@@ -85,6 +87,10 @@ class Logs:
             case events.Reconciled(found, missing):
                 text = "Rows whose reply was lost were looked for in the stream"
                 _write("INFO", "replies_reconciled", text, {"found": found, "missing": missing})
+            case events.Pruned():
+                self._write_pruned(event)
+            case events.PruneRefused(reason):
+                _write("WARNING", "prune_refused", "Postgres refused to delete what is too old", {"reason": reason})
             case events.BreakerChanged(state, reason):
                 if state == "open":
                     _write("WARNING", "breaker_opened", "Redis takes no entries; claiming pauses", {"reason": reason})
@@ -121,6 +127,18 @@ class Logs:
         if suppressed:
             fields["suppressed"] = suppressed
         _write("ERROR", "dispatcher_tick_error", "A turn of the relay's loop failed", fields)
+
+    def _write_pruned(self, event: events.Pruned) -> None:
+        """Write what was deleted once there is no more, or once a minute: not each batch."""
+        rows, copies, since = self._pruned or (0, 0, self._clock())
+        rows, copies = rows + event.outbox, copies + event.dlq
+        if rows + copies == 0:
+            return
+        self._pruned = (rows, copies, since)
+        if not event.more or self._clock() - since >= PRUNED_S:
+            self._pruned = None
+            text = "Deleted what was older than is kept"
+            _write("INFO", "outbox_pruned", text, {"message_outbox": rows, "message_dlq": copies})
 
     def _write_change(self, what: str, up: bool, text: str, reason: str | None, level: str) -> None:
         """Write that something went up or down once, not at every attempt to reach it."""

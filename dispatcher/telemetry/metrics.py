@@ -67,6 +67,8 @@ class Metrics:
             "Rows found in the stream after their reply was lost, not sent again",
         )
         self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
+        pruned = counter("messaging_outbox_pruned", "Rows deleted because they were older than is kept", "table")
+        self._pruned_outbox, self._pruned_dlq = pruned.labels("message_outbox"), pruned.labels("message_dlq")
         self._backlog = gauge("messaging_outbox_backlog_rows", "Unsettled rows, counted up to 1000001")
         self._oldest = gauge(
             "messaging_outbox_oldest_unsettled_age_seconds", "How long the oldest unsettled row is overdue"
@@ -115,6 +117,9 @@ class Metrics:
                 self._avoided.inc(found)
             case events.Sampled():
                 self._sampled(event)
+            case events.Pruned(outbox, dlq):
+                self._pruned_outbox.inc(outbox)
+                self._pruned_dlq.inc(dlq)
             case events.BreakerChanged(state):
                 self._breaker_open = state == "open"
                 self._breaker.set(self._breaker_open)

@@ -34,6 +34,8 @@ MAY_TOUCH = {
     "doze": 3 * BATCH,
     "takeover": 3 * WINDOW,
     "sample": 5000 + 200,  # its own bound, and the first hundred
+    "prune_outbox": 2 * WINDOW,  # one window, of which nothing is old: test_retention has the rest
+    "prune_dlq": 0,
     "status_counts": WAITING + SETTLED + 2 * BATCH,  # a person asks; documented so
 } | dict.fromkeys(["end_sessions", "enrol", "evict", "rights", "sign_off", "status_dispatchers", "status_doorbell"], 0)
 
@@ -49,6 +51,8 @@ PARAMETERS: dict[str, object] = {
     "limit": BATCH,
     "window": WINDOW,
     "lease_s": 30.0,
+    "older_than_s": 604_800.0,
+    "batch": WINDOW,
     "errors": ["ERR"] * BATCH,
     "delays": [1.0] * BATCH,
     "stream_ids": ["9-1"] * BATCH,

@@ -68,6 +68,8 @@ def test_a_line_is_one_json_object(out):
         (events.TakenOver(3, "b"), "claims_taken_over", "WARNING"),
         (events.Reconciled(3, 1), "replies_reconciled", "INFO"),
         (events.Settled(1, 0, 0, 0, 0, lost=2), "claims_lost", "WARNING"),
+        (events.Pruned(3, 0), "outbox_pruned", "INFO"),
+        (events.PruneRefused("InsufficientPrivilege 42501"), "prune_refused", "WARNING"),
     ],
 )
 def test_names_and_levels(out, event, name, level):
@@ -134,6 +136,25 @@ def test_errors_that_are_never_the_same_do_not_pile_up(out):
     for number in range(1000):
         observe(events.Ticked("error", 0.1, f"error {number}"))
     assert len(observe._tick_errors) <= 64
+
+
+def test_pruning_makes_a_line_when_it_is_done_or_takes_long(out):
+    logs.configure("INFO", "json", stream=out)
+    now = 100.0
+    observe = logs.Logs(debug=False, clock=lambda: now)
+    observe(events.Pruned(0, 0))
+    for _ in range(3):
+        observe(events.Pruned(1000, 2, more=True))
+    assert lines(out) == []
+    observe(events.Pruned(0, 0))
+    observe(events.Pruned(0, 0))
+    observe(events.Pruned(1000, 0, more=True))
+    now += logs.PRUNED_S
+    observe(events.Pruned(1000, 0, more=True))
+    assert [(line["event"], line["message_outbox"], line["message_dlq"]) for line in lines(out)] == [
+        ("outbox_pruned", 3000, 6),
+        ("outbox_pruned", 2000, 0),
+    ]
 
 
 def test_each_attempt_to_reconnect_does_not_make_a_line(out):

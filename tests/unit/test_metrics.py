@@ -69,6 +69,7 @@ def test_a_batch_is_counted(metrics):
     metrics(events.Ticked("error", 1.6, "SessionLost"))
     metrics(events.Reconciled(found=4, missing=1))
     metrics(events.TakenOver(rows=5, owner="a"))
+    metrics(events.Pruned(outbox=6, dlq=7))
     expected = {
         "messaging_outbox_picked_total": 10,
         "messaging_dispatch_published_total": 3,
@@ -85,6 +86,8 @@ def test_a_batch_is_counted(metrics):
     }
     assert {name: value(metrics, name) for name in expected} == expected
     assert value(metrics, "messaging_dispatch_dlq_total", sink="postgres") == 1
+    assert value(metrics, "messaging_outbox_pruned_total", table="message_outbox") == 6
+    assert value(metrics, "messaging_outbox_pruned_total", table="message_dlq") == 7
     assert value(metrics, "messaging_dispatch_ticks_total", result="ok") == 1
     assert value(metrics, "messaging_dispatch_ticks_total", result="error") == 1
     assert value(metrics, "messaging_dispatch_tick_duration_seconds_bucket", le="1.5") == 1

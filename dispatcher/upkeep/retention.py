@@ -1,0 +1,96 @@
+"""Retention: what was settled long ago is deleted, beside the relay and never in its way.
+
+One dispatcher at a time, under the lock of the prune procedures, deletes a small batch a few times a second. It walks
+the primary key from the lowest id on: ids grow with time, so the walk ends at the first window whose rows are mostly
+recent, and an idle look reads one window however large the table is. What the walk passed by, because it was not
+settled or was sent again lately, is found by the next walk from the start.
+"""
+
+from datetime import datetime
+from time import monotonic
+
+import anyio
+import psycopg
+
+from dispatcher.core.errors import SessionLost
+from dispatcher.core.events import Observer, Pruned, PruneRefused
+from dispatcher.infra.database import Session, describe
+from dispatcher.infra.link import Link
+from dispatcher.infra.sqlfiles import load
+
+WINDOW = 1000  # rows looked at, and at most deleted, in one statement
+SLOW_S = 0.2  # a batch that takes longer (large payloads, a slow disk) halves the next one
+PAUSE_S = 0.25  # between batches while there is more to delete
+EVERY_S = 60.0  # between looks when there is not
+WALK_AGAIN_S = 3600.0  # from the lowest id again, at most this often ...
+REST = 20  # ... and after walking past rows for t seconds in vain, no sooner than 20 t later
+
+_DAY_S = 86_400.0
+
+
+class Retention:
+    """Deletes settled rows and dead-letter copies that are old enough, a batch a look."""
+
+    def __init__(self, *, outbox_days: int, dlq_days: int, observe: Observer) -> None:
+        self._outbox_s = outbox_days * _DAY_S
+        self._dlq_s = dlq_days * _DAY_S
+        self._observe = observe
+        self._refused: str | None = None  # what was reported last; written by run()
+        # The walk; written by look() and run().
+        self._after = 0  # the last id passed
+        self._in_vain = 0  # windows passed without deleting a row
+        self._began_at = monotonic()
+        self._window = WINDOW
+
+    async def look(self, session: Session, *, now: datetime | None = None) -> bool:
+        """Delete one batch of each table. True: there is probably more.
+
+        Raises SessionLost or psycopg.Error; then nothing was deleted, or the next look finds out what was.
+        """
+        window, began = self._window, monotonic()
+        try:
+            [(ours, rows, seen, last_id, recent)] = await session.fetch(
+                load("prune_outbox"),
+                {"after_id": self._after, "window": window, "older_than_s": self._outbox_s, "now": now},
+            )
+        finally:
+            slow = monotonic() - began > SLOW_S
+            self._window = max(window // 2, 1) if slow else min(window * 2, WINDOW)
+        onward = seen == window and recent * 2 <= seen
+        if onward:
+            self._after = last_id
+            self._in_vain += not rows
+        copies = 0
+        if ours:
+            [(copies,)] = await session.fetch(
+                load("prune_dlq"), {"batch": window, "older_than_s": self._dlq_s, "now": now}
+            )
+        more = onward or copies == window
+        self._observe(Pruned(rows, copies, more))
+        return more
+
+    async def run(self, link: Link) -> None:
+        """Look until cancelled, several times a second while there is something to delete, else once a minute."""
+        while True:
+            session = await link.get()
+            self._walk_again()
+            more = False
+            try:
+                more = await self.look(session)
+                self._refused = None
+            except SessionLost as error:
+                await link.broke(session, str(error))
+            except psycopg.Error as error:
+                self._report(describe(error))  # a right, a lock or a timeout
+            await anyio.sleep(PAUSE_S if more else EVERY_S)
+
+    def _walk_again(self) -> None:
+        """Go back to the lowest id when it is time to."""
+        now = monotonic()
+        if now - self._began_at >= max(WALK_AGAIN_S, REST * PAUSE_S * self._in_vain):
+            self._after, self._in_vain, self._began_at = 0, 0, now
+
+    def _report(self, reason: str) -> None:
+        if reason != self._refused:
+            self._refused = reason
+            self._observe(PruneRefused(reason))

@@ -1,0 +1,70 @@
+-- Who: upkeep/retention.py, once a minute, and several times a second while there is something to delete.
+-- Index: message_outbox_pkey, one window of it a call, from the remembered id on; the BRIN on times is no help, because its ranges
+-- never narrow again once pruned pages are filled anew.
+-- Deletes the settled rows of the window that are older than %(older_than_s)s: the same rows, with the same care for their copies
+-- in the dead-letter queue, as messaging.prune_message_outbox. Whoever has the procedures' lock; the others get nothing to do.
+-- Answer, always one row: whether it was our turn, rows deleted, rows looked at, the last id looked at (NULL: none), and how many
+-- of the rows looked at occurred within the time they are kept.
+-- No waiting: a row somebody holds is left for the next time, and a held copy ends the statement after half a second.
+WITH turn AS MATERIALIZED (
+    SELECT
+        pg_try_advisory_xact_lock(1869968482, 3) AND set_config('lock_timeout', '500ms', true) IS NOT NULL AS ours,
+        coalesce(%(now)s::timestamptz, clock_timestamp()) AS now,
+        coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(older_than_s)s) AS cutoff
+),
+seen AS MATERIALIZED (
+    SELECT d.ctid, d.id, d.status, d.occurred_at, d.picked_at, d.sent_at
+    FROM messaging.message_outbox AS d
+    WHERE (SELECT t.ours FROM turn AS t)
+      AND d.id > %(after_id)s
+    ORDER BY d.id
+    LIMIT %(window)s
+),
+gone AS (
+    DELETE FROM messaging.message_outbox AS o
+    WHERE o.ctid = ANY (ARRAY(
+        SELECT d.ctid
+        FROM messaging.message_outbox AS d
+        WHERE d.ctid = ANY (ARRAY(
+            SELECT s.ctid
+            FROM seen AS s
+            WHERE CASE s.status
+                WHEN 'sent' THEN coalesce(s.sent_at, s.occurred_at)
+                WHEN 'dead' THEN greatest(s.occurred_at, s.picked_at)
+            END < (SELECT t.cutoff FROM turn AS t)
+        ))
+          -- Again, on the row as it is once it is locked: somebody may have replayed it since.
+          AND d.settled
+          AND CASE d.status
+              WHEN 'sent' THEN coalesce(d.sent_at, d.occurred_at)
+              ELSE greatest(d.occurred_at, d.picked_at)
+          END < (SELECT t.cutoff FROM turn AS t)
+        FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING o.*
+),
+kept AS (
+    -- A row marked dead by hand has no copy yet; it gets one, so that it can still be listed and replayed.
+    INSERT INTO messaging.message_dlq
+        (outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id,
+         payload, headers, attempts, last_error, occurred_at)
+    SELECT g.id, g.event_id, g.message_id, g.event_type, g.aggregate_type, g.aggregate_id,
+           g.payload, g.headers, g.attempts, g.last_error, g.occurred_at
+    FROM gone AS g
+    WHERE g.status = 'dead'
+    ON CONFLICT (outbox_id) WHERE replayed_at IS NULL DO NOTHING
+),
+closed AS (
+    -- A row that was replayed by a plain UPDATE, then sent, leaves an open copy; without its row it would look dead again.
+    UPDATE messaging.message_dlq AS d
+    SET replayed_at = clock_timestamp(), replay_count = d.replay_count + 1
+    WHERE d.outbox_id = ANY (ARRAY(SELECT g.id FROM gone AS g WHERE g.status = 'sent'))
+      AND d.replayed_at IS NULL
+)
+SELECT
+    t.ours,
+    (SELECT count(*) FROM gone),
+    (SELECT count(*) FROM seen),
+    (SELECT max(s.id) FROM seen AS s),
+    (SELECT count(*) FROM seen AS s WHERE s.occurred_at BETWEEN t.cutoff AND t.now)
+FROM turn AS t
