@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint types contracts check schema wheel bench bench-writers bench-latency clean
+.PHONY: help demo dev test faults lint types contracts check schema wheel bench bench-writers bench-latency clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ dev: $(RUN) ## Postgres and Valkey to develop against, data kept in .dispatcher-
 
 test: $(DEV) ## every test, against real Postgres and Valkey
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+faults: $(DEV) ## every fault on real processes: kills, cuts, crashes, freezes (make test runs the quick ones)
+	@$(BIN)/python -m pytest -m fault tests/faults $(PYTEST_ARGS)
 
 lint: $(DEV) ## ruff: format and rules
 	@$(BIN)/ruff format --check .

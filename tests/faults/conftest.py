@@ -1,0 +1,94 @@
+"""Servers of the faults' own, and the world to break. Without `-m fault` only the quick ones run."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from dispatcher.embedded import EmbeddedPostgres
+from tests.faults import harness_results
+from tests.faults.harness import RELAY, World
+from tests.fixtures.options import VERSIONS
+from tests.fixtures.postgres import Databases
+from tests.fixtures.redis import StartValkey
+from tests.fixtures.servers import Address
+
+HERE = Path(__file__).parent
+ROLES = (HERE.parents[1] / "sql" / "roles.sql").read_text()
+TIMEOUT_S = 240
+
+StartWorld = Callable[..., AbstractAsyncContextManager[World]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker("fault")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    lines = [
+        line
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call" and "faults" in report.nodeid
+        for line in report.capstdout.splitlines()
+    ]
+    if lines:
+        terminalreporter.section("faults: what was measured")
+        for line in lines:
+            terminalreporter.line(line)
+        terminalreporter.line(f"as a table: python -m tests.faults.table (from {harness_results.results_file()})")
+
+
+@pytest.fixture(scope="session")
+def crashable_postgres(request: pytest.FixtureRequest, server_folder: Path) -> Iterator[EmbeddedPostgres]:
+    """One Postgres for all faults. Commits are durable against its crash, not against the machine's."""
+    version = int(VERSIONS[request.config.getoption("--pg-version")][0].removeprefix("pg"))
+    with EmbeddedPostgres(server_folder / "faults", version=version, options={"fsync": "off"}) as server:
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute("CREATE ROLE outbox_dispatcher")
+            connection.execute(f"CREATE ROLE {RELAY} LOGIN IN ROLE outbox_dispatcher")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fault_databases(crashable_postgres: EmbeddedPostgres) -> Iterator[Databases]:
+    """Databases of that server."""
+    databases = Databases(Address(crashable_postgres.url()))
+    yield databases
+    crashable_postgres.start()
+    databases.close()
+
+
+@pytest.fixture
+def fault_database_url(crashable_postgres: EmbeddedPostgres, fault_databases: Databases) -> Iterator[str]:
+    """A fresh database with our schema, trigger and roles."""
+    crashable_postgres.start()
+    name = fault_databases.clone()
+    url = fault_databases.url(name)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(ROLES.encode())
+    yield url
+    crashable_postgres.start()
+    fault_databases.drop(name)
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest, fault_database_url: str, own_valkey: StartValkey) -> StartWorld:
+    """`async with world(DISPATCH_LEASE_MS="60000") as w:`; options of its Valkey as `valkey={...}`."""
+    test = request.node.nodeid.partition("[")[0]
+
+    @asynccontextmanager
+    async def start(
+        *, valkey: dict[str, str] | None = None, appendonly: bool = False, admin_url: str | None = None, **env: str
+    ) -> AsyncIterator[World]:
+        server = own_valkey(appendonly=appendonly, options=valkey or {})
+        async with World(admin_url or fault_database_url, server, test, env) as made:
+            yield made
+
+    return start

@@ -1,0 +1,200 @@
+"""A small world to break: a Postgres, a Valkey, dispatchers behind proxies, a load, and the oracle after each fault."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from dispatcher.embedded import EmbeddedValkey
+from tests.faults import harness_audit, harness_oracle, harness_results
+from tests.faults.harness_direct import Direct
+from tests.faults.harness_load import Load
+from tests.faults.harness_process import Process
+from tests.faults.harness_wait import until
+from tests.fixtures.child import start_child
+from tests.fixtures.proxy import Proxy
+
+RELAY = "relay"  # the role dispatchers sign in as: no superuser, as in production
+MORE = 60  # events committed after recovery, to see that it lasts
+RECENT = 40  # entries whose latency says whether events flow
+
+
+@dataclass(slots=True)
+class Fault:
+    """A fault in progress. `heal()` says when it was over; by default that is the end of its block."""
+
+    healed: float | None = None
+
+    def heal(self) -> None:
+        """The fault is over now: from here on recovery is timed."""
+        self.healed = time.time()
+
+
+class World(Direct):
+    """Made by the fixture `world`. `settings` are environment variables of every dispatcher."""
+
+    def __init__(self, admin_url: str, valkey: EmbeddedValkey, test: str, settings: dict[str, str]) -> None:
+        super().__init__(admin_url, valkey)
+        self.test = test
+        self.settings = {
+            "DISPATCHER_ENABLED": "true",
+            "DISPATCH_TICK_MS": "200",
+            "DISPATCH_LEASE_MS": "6000",
+            "DISPATCH_PUBLISH_TIMEOUT_MS": "1000",
+            "DISPATCH_CONNECT_TIMEOUT_MS": "2000",
+            "DISPATCH_QUERY_TIMEOUT_MS": "3000",
+            **settings,
+        }
+        self.load = Load(admin_url)
+        self.processes: list[Process] = []
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await (await self.db()).execute(harness_audit.INSTALL)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.load.stop()
+        for process in self.processes:
+            await process.child.kill()
+        await self._stack.aclose()
+        await self.close()
+
+    # Dispatchers.
+
+    async def dispatcher(self, *, ready: bool = True, filtered: Any = None, **settings: str) -> Process:
+        """Start one behind proxies of its own. `filtered` makes a filter of its Postgres connections."""
+        postgres_url = urlsplit(self.admin_url)._replace(query="sslmode=disable&gssencmode=disable").geturl()
+        postgres_url = postgres_url.replace("postgres@", f"{RELAY}@")
+        postgres, redis = await self.proxy(postgres_url), await self.proxy(self.valkey.url)
+        postgres.make_filter = filtered
+        urls = {"DATABASE_URL": postgres.via(postgres_url), "REDIS_URL": redis.via(self.valkey.url)}
+        child = await start_child("run", env=self.settings | urls | settings)
+        process = Process(child, postgres, redis)
+        self.processes.append(process)
+        if ready:
+            await child.ready()
+        return process
+
+    async def proxy(self, url: str) -> Proxy:
+        """A proxy before the server of a URL."""
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        made = Proxy(parts.hostname, parts.port)
+        await made.start()
+        self._stack.push_async_callback(made.stop)
+        return made
+
+    async def alive(self) -> list[Process]:
+        """Those that run."""
+        return [process for process in self.processes if process.alive]
+
+    # Flow.
+
+    async def backlog(self, rows: int) -> None:
+        """Commit so many events at once."""
+        found = await self.ask(
+            "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) "
+            "SELECT 'order.created', 'a' || i, jsonb_build_object('n', i) FROM generate_series(1, %s) AS i "
+            "RETURNING event_id::text",
+            (rows,),
+        )
+        now = time.time()
+        self.load.ledger.acknowledged.update((event, now) for (event,) in found)
+
+    async def commits(self, events: int) -> None:
+        """Let the load commit so many more."""
+        goal = len(self.load.ledger.acknowledged) + events
+
+        async def look() -> bool:
+            return len(self.load.ledger.acknowledged) >= goal
+
+        await until(look, f"{events} more events are committed")
+
+    async def flowing(self, since: float = 0.0, timeout_s: float = 60.0) -> None:
+        """Wait until the newest entries are of events committed after `since`, at p95 within the SLA."""
+
+        async def look() -> bool:
+            newest = await self.entries(RECENT)
+            committed = [(self.load.ledger.acknowledged.get(event, 0.0), added) for event, added in newest]
+            recent = [added - at for at, added in committed if at > since]
+            return len(recent) >= RECENT // 2 and harness_oracle.p95(recent) < harness_oracle.SLA_S
+
+        await until(look, "events flow at p95 < 1.5 s", timeout_s)
+
+    async def drained(self, timeout_s: float = 30.0) -> None:
+        """Wait until no row is unsettled."""
+
+        async def look() -> bool:
+            counts = await self.ask("SELECT count(*) FROM messaging.message_outbox WHERE NOT settled")
+            return counts == [(0,)]
+
+        await until(look, "every row is settled", timeout_s)
+
+    @asynccontextmanager
+    async def fault(
+        self, name: str, *, recover_s: float = 60.0, drain_s: float = 30.0, baseline: bool = True, **allowed: Any
+    ) -> AsyncIterator[Fault]:
+        """Load, the fault in the block, then recovery, quiet, and the oracle. `allowed`: see Allowance."""
+        self.load.start()
+        await self.flowing()
+        files = {process.name: process.open_files() for process in await self.alive()}
+        sessions = await self.sessions()
+        fault = Fault()
+        yield fault
+        if fault.healed is None:
+            fault.heal()
+        assert fault.healed is not None
+        await self.flowing(fault.healed, recover_s)
+        await self.commits(MORE)
+        await self.load.stop()
+        await self.drained(drain_s)
+        problems = await self._judge(name, fault.healed, harness_oracle.Allowance(**allowed))
+        if baseline:
+            await self._baseline(files, sessions)
+        assert not problems, f"{name}:\n  " + "\n  ".join(problems)
+
+    async def _judge(self, name: str, healed: float, allowed: harness_oracle.Allowance) -> list[str]:
+        lease_s = int(self.settings["DISPATCH_LEASE_MS"]) / 1000
+        gone = {process.name: process.gone_at for process in self.processes if process.gone_at is not None}
+        await self.ask("SELECT 1")
+        db = await self.db()
+        seen = harness_oracle.Seen(
+            ledger=self.load.ledger,
+            rows=await harness_oracle.read_rows(db),
+            dead_letters={event for (event,) in await self.ask("SELECT event_id::text FROM messaging.message_dlq")},
+            stream=await self.entries(),
+            claims=await harness_audit.read_claims(db, lease_s=lease_s, healed=healed, gone=gone),
+            lease_s=lease_s,
+            healed=healed,
+        )
+        measured, problems = harness_oracle.judge(seen, allowed, name, self.test)
+        print(measured.line())  # noqa: T201 -- what was measured is half of what a fault is for
+        if not problems:
+            harness_results.keep(measured)
+        return problems
+
+    async def _baseline(self, files: dict[str, int], sessions: Counter[str]) -> None:
+        """Wait until nothing is left of the fault: sessions of the dead, sessions and files of the living."""
+        alive = await self.alive()
+        each = max(sessions.values())
+
+        async def look() -> bool:
+            return await self.sessions() == Counter({process.name: each for process in alive})
+
+        await until(look, f"{each} Postgres sessions for each of {[p.name for p in alive]}", 20.0)
+
+        async def count() -> bool:
+            return all(process.open_files() <= files.get(process.name, process.open_files()) for process in alive)
+
+        await until(count, f"open files back at {files}", 20.0)
+
+
+async def in_thread(call: Any) -> None:
+    """Start, stop or crash a server without holding up the load and the proxies."""
+    await asyncio.to_thread(call)

@@ -1,0 +1,90 @@
+"""Both servers as the test sees them: no proxy between, a superuser, what is claimed, published and connected."""
+
+from collections import Counter
+from typing import Any
+
+import psycopg
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from dispatcher.embedded import EmbeddedValkey
+from tests.faults.harness_process import Process
+from tests.fixtures.rows import STREAM
+
+
+class Direct:
+    """Questions to the two servers. A connection that broke is replaced."""
+
+    def __init__(self, admin_url: str, valkey: EmbeddedValkey) -> None:
+        self.admin_url = admin_url
+        self.valkey = valkey  # the primary; replaced by a failover
+        self.password: str | None = None  # while the fault is one
+        self._db: psycopg.AsyncConnection[Any] | None = None
+
+    async def close(self) -> None:
+        """Close the connection to Postgres."""
+        if self._db is not None:
+            await self._db.close()
+
+    async def db(self) -> psycopg.AsyncConnection[Any]:
+        """An autocommit superuser's connection; a new one when it broke."""
+        if self._db is None or self._db.closed:
+            self._db = await psycopg.AsyncConnection.connect(self.admin_url, autocommit=True)
+        return self._db
+
+    async def ask(self, statement: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement; its rows. Once more when the connection was found to be broken, as after a restart."""
+        for again in (True, False):
+            db = await self.db()
+            try:
+                cursor = await db.execute(statement, parameters)
+                return await cursor.fetchall() if cursor.description else []
+            except psycopg.OperationalError:
+                if not (db.closed and again):
+                    raise
+        raise AssertionError("not reached")
+
+    def _client(self) -> Redis:
+        url, retry = self.valkey.url, Retry(NoBackoff(), 0)
+        client: Redis = Redis.from_url(url, decode_responses=True, retry=retry, password=self.password)
+        return client
+
+    async def redis(self, *command: str | int) -> Any:
+        """One command to the primary."""
+        async with self._client() as client:
+            return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    async def entries(self, newest: int | None = None) -> list[tuple[str, float]]:
+        """(event_id, when added) of all entries in order, or of the newest, newest first."""
+        async with self._client() as client:
+            found: Any = await (client.xrevrange(STREAM, count=newest) if newest else client.xrange(STREAM))
+        return [(fields.get("event_id", ""), int(entry.partition("-")[0]) / 1000) for entry, fields in found]
+
+    async def picked(self, process: Process | None = None) -> list[int]:
+        """Ids of the rows that are claimed, by anybody or by this one."""
+        name = None if process is None else process.name
+        rows = await self.ask(
+            "SELECT o.id FROM messaging.message_outbox AS o "
+            "LEFT JOIN messaging.dispatcher AS d ON d.id = o.picked_by "
+            "WHERE o.status = 'picked' AND (%s::text IS NULL OR d.name = %s)",
+            (name, name),
+        )
+        return [row for (row,) in rows]
+
+    async def published(self, process: Process) -> bool:
+        """Whether it holds claims, and Redis has every row of them."""
+        held = await self.ask(
+            "SELECT o.event_id::text FROM messaging.message_outbox AS o "
+            "JOIN messaging.dispatcher AS d ON d.id = o.picked_by WHERE o.status = 'picked' AND d.name = %s",
+            (process.name,),
+        )
+        return bool(held) and {event for (event,) in held} <= {event for event, _ in await self.entries(500)}
+
+    async def sessions(self) -> Counter[str]:
+        """Dispatcher sessions in this database, by the dispatcher's name."""
+        rows = await self.ask(
+            "SELECT application_name FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name LIKE 'dispatcher %%'"
+        )
+        return Counter(name.rsplit(" ", 1)[-1] for (name,) in rows)

@@ -1,0 +1,169 @@
+"""Dispatchers that die at each step, stop and crowd. What freezes is in test_frozen.py."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.faults.conftest import StartWorld
+from tests.faults.harness import World
+from tests.faults.harness_process import Process
+from tests.faults.harness_wait import until
+
+NOT_BUILT = "takeover from the registry and the look in the stream are not built yet"
+NO_LEASE = "60000"  # so long that only a takeover from the dead can pass
+
+Bring = Callable[[World, Process], Awaitable[None]]
+
+
+async def before_publish(w: World, one: Process) -> None:
+    """Its claim is made, its entries are on their way to Redis."""
+    one.redis.hold("to_server")
+    await until(lambda: w.picked(one), "it claims")
+
+
+async def after_publish(w: World, one: Process) -> None:
+    """Redis has its entries, and the answer is on its way back."""
+    one.redis.hold("to_client")
+    await until(lambda: w.published(one), "Redis has what it claimed")
+
+
+async def in_settle(w: World, one: Process) -> None:
+    """Its settle is on its way to Postgres."""
+    await after_publish(w, one)
+    claims = await w.ask("SELECT DISTINCT claim_id::text FROM messaging.message_outbox WHERE status = 'picked'")
+    one.postgres.hold("to_server")
+    one.redis.let_go("to_client")
+
+    async def sent() -> bool:
+        held = one.postgres.held_bytes("to_server")
+        return any(claim.encode() in held for (claim,) in claims)
+
+    await until(sent, "it settles")
+
+
+async def after_settle(w: World, one: Process) -> None:
+    """Its settle was carried out, the answer is on its way back; so is the answer of its next claim."""
+    await after_publish(w, one)
+    one.postgres.hold("to_client")
+    one.redis.let_go("to_client")
+    [(before,)] = await w.ask("SELECT coalesce(max(id), 0) FROM audit.change")
+
+    async def settled() -> bool:
+        found = await w.ask(
+            "SELECT 1 FROM audit.change WHERE id > %s AND after = 'sent' AND by LIKE %s LIMIT 1",
+            (before, f"%{one.name}"),
+        )
+        return bool(found) and bool(await w.picked(one))
+
+    await until(settled, "it settled, and claimed again")
+
+
+STEPS = [before_publish, after_publish, in_settle, after_settle]
+
+
+@pytest.mark.xfail(strict=True, reason=NOT_BUILT)
+@pytest.mark.parametrize("step", STEPS)
+async def test_killed_with_a_second_one_running(world: StartWorld, step: Bring) -> None:
+    async with world(DISPATCH_LEASE_MS=NO_LEASE) as w:
+        one = await w.dispatcher()
+        await w.dispatcher()
+        async with w.fault(f"kill -9 {_words(step)}, a second one running", drain_s=10.0) as fault:
+            await step(w, one)
+            await one.kill()
+            fault.heal()
+
+
+@pytest.mark.xfail(strict=True, reason=NOT_BUILT)
+@pytest.mark.parametrize("step", STEPS)
+async def test_killed_alone_and_started_again(world: StartWorld, step: Bring) -> None:
+    async with world(DISPATCH_LEASE_MS=NO_LEASE) as w:
+        one = await w.dispatcher()
+        async with w.fault(f"kill -9 {_words(step)}, alone, started again", drain_s=10.0) as fault:
+            await step(w, one)
+            await one.kill()
+            await w.dispatcher()
+            fault.heal()
+
+
+@pytest.mark.xfail(strict=True, reason=NOT_BUILT)
+async def test_entries_of_the_dead_arrive_late(world: StartWorld) -> None:
+    """What the dead had written is applied by Redis only after another took its rows over: the fence must stop it."""
+    async with world(DISPATCH_LEASE_MS=NO_LEASE) as w:
+        one = await w.dispatcher()
+        await w.dispatcher()
+        async with w.fault("kill -9, its entries reach Redis after the takeover", drain_s=10.0) as fault:
+            await before_publish(w, one)
+            held = await w.picked(one)
+            await one.kill_leaving_bytes()
+            one.postgres.cut()
+            fault.heal()
+
+            async def taken_over() -> bool:
+                rows = await w.ask("SELECT 1 FROM messaging.message_outbox WHERE id = ANY(%s) AND NOT settled", (held,))
+                return not rows
+
+            await until(taken_over, "its rows are settled by the other", 10.0)
+            one.redis.let_go("to_server")
+
+
+@pytest.mark.xfail(strict=True, reason=NOT_BUILT)
+async def test_a_claim_of_the_dead_is_made_late(world: StartWorld) -> None:
+    """The claim was on its way to Postgres when its owner died."""
+    async with world(DISPATCH_LEASE_MS=NO_LEASE) as w:
+        one = await w.dispatcher()
+        await w.dispatcher()
+        async with w.fault("kill -9, its claim reaches Postgres afterwards", drain_s=10.0) as fault:
+            one.postgres.hold("to_server")
+            await until(lambda: _many_bytes(one), "it claims")
+            await one.kill_leaving_bytes()
+            one.redis.cut()
+            one.postgres.let_go("to_server")
+            await until(lambda: w.picked(one), "its claim is made")
+            fault.heal()
+
+
+@pytest.mark.quick
+async def test_sigterm_under_load(world: StartWorld) -> None:
+    async with world(DISPATCH_BATCH_SIZE="20") as w:
+        one = await w.dispatcher()
+        await w.dispatcher()
+        async with w.fault("SIGTERM under load and a backlog, a second one running") as fault:
+            await w.backlog(3000)
+            await until(lambda: w.picked(one), "it works on the backlog")
+            assert await one.child.terminate(timeout=5.0) == 0
+            fault.heal()
+            assert await w.picked(one) == []
+            assert (await w.sessions())[one.name] == 0
+
+
+async def test_sigterm_alone_under_load_and_started_again(world: StartWorld) -> None:
+    async with world(DISPATCH_BATCH_SIZE="20") as w:
+        one = await w.dispatcher()
+        async with w.fault("SIGTERM under load, alone, started again") as fault:
+            await w.backlog(3000)
+            await until(lambda: w.picked(one), "it works on the backlog")
+            assert await one.child.terminate(timeout=5.0) == 0
+            assert await w.picked() == []
+            await w.dispatcher()
+            fault.heal()
+
+
+async def test_eight_at_once(world: StartWorld) -> None:
+    async with world(DISPATCH_BATCH_SIZE="50") as w:
+        for _ in range(8):
+            await w.dispatcher(ready=False)
+        for process in w.processes:
+            await process.child.ready()
+        async with w.fault("8 dispatchers at once, a backlog of 10,000") as fault:
+            await w.backlog(10_000)
+            fault.heal()
+        took_part = await w.ask("SELECT DISTINCT by FROM audit.change WHERE after = 'picked'")
+        assert len({name.rsplit(" ", 1)[-1] for (name,) in took_part}) > 1
+
+
+async def _many_bytes(one: Process) -> bool:
+    return b"sanctum" in one.redis.held_bytes("to_server") or len(one.postgres.held_bytes("to_server")) > 0
+
+
+def _words(step: Bring) -> str:
+    return step.__name__.replace("_", " ")

@@ -1,0 +1,116 @@
+"""Postgres that crashes, stays away, ends sessions, locks, refuses and commits late."""
+
+import time
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from dispatcher.embedded import EmbeddedPostgres
+from tests.faults.conftest import StartWorld
+from tests.faults.harness import RELAY, in_thread
+from tests.faults.harness_load import INSERT
+from tests.faults.harness_wait import pass_time, until
+
+UNFLUSHED = 150  # events of a second: more than the WAL writer ever leaves unflushed (0.6 s)
+TERMINATE = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND application_name LIKE %s"
+)
+
+
+@pytest.mark.quick
+async def test_all_backends_terminated(world: StartWorld) -> None:
+    async with world() as w:
+        await w.dispatcher()
+        async with w.fault("all its Postgres sessions terminated, 3 times", stolen=True) as fault:
+            full = await w.sessions()
+
+            async def back() -> bool:
+                return await w.sessions() == full
+
+            for _ in range(3):
+                await w.backlog(500)
+                assert await w.ask(TERMINATE, ("dispatcher %",))
+                await until(back, "all sessions are back")
+            fault.heal()
+
+
+async def test_listener_terminated(world: StartWorld) -> None:
+    async with world(DISPATCH_TICK_MS="1000") as w:
+        one = await w.dispatcher()
+        async with w.fault("the listener's session terminated") as fault:
+            await w.ask(TERMINATE, ("dispatcher control %",))
+            fault.heal()
+
+            async def listens_again() -> bool:
+                return await one.events("listener_up") == 2
+
+            await until(listens_again, "it listens again")
+
+
+@pytest.mark.quick
+async def test_killed_and_restarted(world: StartWorld, crashable_postgres: EmbeddedPostgres) -> None:
+    async with world() as w:
+        one = await w.dispatcher()
+        async with w.fault("Postgres killed and restarted", duplicates=UNFLUSHED, stolen=True) as fault:
+            await in_thread(crashable_postgres.crash)
+            await until(lambda: one.events("database_down"), "it knows")
+            await in_thread(crashable_postgres.start)
+            fault.heal()
+
+
+async def test_down_for_30_s(world: StartWorld, crashable_postgres: EmbeddedPostgres) -> None:
+    async with world() as w:
+        one = await w.dispatcher()
+        async with w.fault("Postgres down for 30 s", stolen=True) as fault:
+            await in_thread(crashable_postgres.stop)
+            until_then = time.monotonic() + 30.0
+            while time.monotonic() < until_then:
+                assert await one.health() == 200
+                await pass_time(0.5)
+            await in_thread(crashable_postgres.start)
+            fault.heal()
+
+
+async def test_table_locked_for_10_s(world: StartWorld) -> None:
+    async with world() as w:
+        await w.dispatcher()
+        async with w.fault("ACCESS EXCLUSIVE on the outbox for 10 s") as fault:
+            async with await psycopg.AsyncConnection.connect(w.admin_url) as other, other.transaction():
+                await other.execute("LOCK TABLE messaging.message_outbox IN ACCESS EXCLUSIVE MODE")
+                await pass_time(10.0)
+            fault.heal()
+
+
+async def test_connection_limit_0(world: StartWorld) -> None:
+    async with world() as w:
+        one = await w.dispatcher()
+        async with w.fault("connection limit 0, sessions terminated", stolen=True) as fault:
+            await w.ask(f"ALTER ROLE {RELAY} CONNECTION LIMIT 0")
+            try:
+                await w.ask(TERMINATE, ("dispatcher %",))
+                await one.child.line("no connection left")
+                await pass_time(5.0)
+            finally:
+                await w.ask(f"ALTER ROLE {RELAY} CONNECTION LIMIT -1")
+            fault.heal()
+
+
+async def test_a_low_id_commits_late(world: StartWorld) -> None:
+    async with world() as w:
+        await w.dispatcher()
+        async with w.fault("a low id commits 10 s late") as fault:
+            late = str(uuid4())
+            async with await psycopg.AsyncConnection.connect(w.admin_url) as other:
+                await other.execute(INSERT, ([late],))
+                await pass_time(10.0)
+                await other.commit()
+            w.load.ledger.acknowledged[late] = time.time()
+            fault.heal()
+
+            async def found() -> list[float]:
+                return [added for event, added in await w.entries() if event == late]
+
+            [added] = await until(found, "it is in the stream")
+        print(f"the late row was in the stream {added - w.load.ledger.acknowledged[late]:.3f} s after its commit")  # noqa: T201
