@@ -92,7 +92,8 @@ async def test_two_dispatchers_share_without_doubling(dispatcher: StartDispatche
                 async def count(tap: Tap) -> None:
                     nonlocal left
                     while left > 0:
-                        left -= (await tap.next(Settled, timeout=30)).sent
+                        settled = await tap.next(Settled, timeout=30)
+                        left -= settled.sent
                     watching.cancel_scope.cancel()
 
                 watching.start_soon(count, one.tap)
