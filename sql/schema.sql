@@ -2,6 +2,18 @@
 
 CREATE SCHEMA messaging;
 
+CREATE FUNCTION messaging.doorbell_not_rung() RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF pg_catalog.current_setting('dispatcher.doorbell', true) IN ('rung', 'off') THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_catalog.set_config('dispatcher.doorbell', 'rung', true);
+    RETURN true;
+END
+$$;
+
 CREATE PROCEDURE messaging.prune_message_dlq(IN older_than interval)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -82,7 +94,6 @@ CREATE FUNCTION messaging.ring_doorbell() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    -- Names are qualified one by one: SET search_path on the function would cost every commit ten microseconds.
     IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(1869968482, 1) THEN
         PERFORM pg_catalog.pg_notify('outbox_doorbell', '');
     END IF;
@@ -206,9 +217,4 @@ CREATE INDEX message_outbox_due_idx ON messaging.message_outbox USING btree (nex
 
 CREATE INDEX message_outbox_time_idx ON messaging.message_outbox USING brin (occurred_at, sent_at) WITH (pages_per_range='32', autosummarize='on');
 
-CREATE CONSTRAINT TRIGGER message_outbox_doorbell AFTER INSERT ON messaging.message_outbox DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (
-        CASE
-            WHEN (current_setting('dispatcher.rung'::text, true) = 'yes'::text) THEN false
-            WHEN (current_setting('dispatcher.doorbell'::text, true) = 'off'::text) THEN false
-            ELSE (set_config('dispatcher.rung'::text, 'yes'::text, true) = 'yes'::text)
-        END) EXECUTE FUNCTION messaging.ring_doorbell();
+CREATE CONSTRAINT TRIGGER message_outbox_doorbell AFTER INSERT ON messaging.message_outbox DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (messaging.doorbell_not_rung()) EXECUTE FUNCTION messaging.ring_doorbell();
