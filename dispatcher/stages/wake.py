@@ -117,6 +117,8 @@ class Doorbell:
                 return "reconnect"
             except psycopg.Error as error:
                 self._observe(Ticked("error", 0.0, describe(error)))
+                if not self._holds_key:  # a doze cut after it got K keeps K, and we would let go of it once too few
+                    await self._quietly(link, session, _RELEASE)
         return "nudge" if await self._pause(self._tick_s) else "tick"
 
     async def release(self, link: Link) -> None:
@@ -173,20 +175,19 @@ class Doorbell:
     async def _take_position(self, session: Session) -> tuple[Position, float]:
         """Get K if it is free, then look. Returns who has K and seconds until a row is due (inf: none waits)."""
         look = {"slots": self._slots}
-        if self._holds_key:
-            return "asleep", _due(await session.fetch(load("look"), look))
-        [(position, due_s)] = await session.fetch(load("doze"), look)
-        if position == "asleep":
+        if not self._holds_key:
+            [(position, due_s)] = await session.fetch(load("doze"), look)
+            if position == "peer" and self._listens:
+                await session.fetch(f"UNLISTEN {DOORBELL}")  # one ring must not wake a herd
+                self._listens = False
+            if position != "asleep":
+                return position, inf if due_s is None else due_s
             self._holds_key = True
-            if not self._listens:
-                await session.fetch(f"LISTEN {DOORBELL}")
-                self._listens = True
-            # The look inside doze.sql is older than K: a silent writer may have committed between the two.
-            return "asleep", _due(await session.fetch(load("look"), look))
-        if position == "peer" and self._listens:
-            await session.fetch(f"UNLISTEN {DOORBELL}")  # one ring must not wake a herd
-            self._listens = False
-        return position, inf if due_s is None else due_s
+        if not self._listens:  # or an earlier LISTEN was refused, and K in hand would be rung to nobody
+            await session.fetch(f"LISTEN {DOORBELL}")
+            self._listens = True
+        # The look inside doze.sql is older than K: a silent writer may have committed between the two.
+        return "asleep", _due(await session.fetch(load("look"), look))
 
     async def _listen(self, session: Session, timeout_s: float) -> WakeCause | None:
         """Wait for a ring, a nudge or the timeout (None)."""

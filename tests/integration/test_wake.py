@@ -12,7 +12,7 @@ import pytest
 from dispatcher.core.events import ListenerChanged, Slept, Ticked
 from dispatcher.infra.database import Session
 from dispatcher.infra.sqlfiles import load, trigger_down
-from dispatcher.stages.wake import PING_EVERY_S
+from dispatcher.stages.wake import DOORBELL, PING_EVERY_S
 from tests.fixtures.rows import insert_events
 from tests.fixtures.running import Bell, StartBell
 
@@ -250,6 +250,48 @@ async def test_a_table_lock_is_waited_out_on_the_tick(bell: StartBell, db: Db) -
         async with asleep(ours) as woken:
             await insert_events(db)
         assert woken["cause"] in ("notify", "tick")
+
+
+async def test_after_a_refused_listen_the_next_sleep_is_not_deaf(
+    bell: StartBell, db: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bell() as ours:
+        fetch, refusals = ours.session.fetch, [psycopg.errors.QueryCanceled()]
+
+        async def refuse(sql: str, params: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+            if sql == f"LISTEN {DOORBELL}" and refusals:
+                ours.doorbell.nudge()  # ends the pause that follows
+                raise refusals.pop()
+            return await fetch(sql, params)
+
+        monkeypatch.setattr(ours.session, "fetch", refuse)
+        assert await ours.wait() == "nudge"
+        assert [t.result for t in ours.tap.all(Ticked)] == ["error"]
+        async with asleep(ours) as woken:
+            await insert_events(db)
+        assert woken["cause"] == "notify"
+
+
+async def test_a_refused_doze_that_got_the_key_does_not_keep_it(
+    bell: StartBell, db: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Session locks outlive the statement that took them: taken twice and let go once, writers would ring for ever."""
+    async with bell() as ours:
+        fetch, refusals = ours.session.fetch, [psycopg.errors.QueryCanceled()]
+
+        async def refuse(sql: str, params: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+            rows = await fetch(sql, params)
+            if sql == load("doze") and refusals:
+                assert rows == [("asleep", None)]
+                ours.doorbell.nudge()
+                raise refusals.pop()
+            return rows
+
+        monkeypatch.setattr(ours.session, "fetch", refuse)
+        assert await ours.wait() == "nudge"
+        async with db.transaction():
+            cursor = await db.execute("SELECT pg_try_advisory_xact_lock_shared(1869968482, 1)")
+            assert await cursor.fetchone() == (True,)
 
 
 async def listened(session: Session) -> int:

@@ -1,0 +1,1 @@
+"""Models of protocols, small enough to try every interleaving of their steps."""
