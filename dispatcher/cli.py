@@ -16,6 +16,7 @@ COMMANDS = {
     "run": "Relay committed rows from Postgres to the Redis Stream.",
     "migrate": "Create or update the tables, and install the trigger.",
     "status": "What waits, what is dead, who runs.",
+    "replay": "Publish rows again that were sent already.",
     "demo": "Start servers of its own, send events through, print the verdict.",
     "dev": "Postgres and Valkey to develop against.",
 }

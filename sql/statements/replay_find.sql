@@ -1,0 +1,14 @@
+-- Who: upkeep/replay.py, once before a replay. Index: message_outbox_time_idx for a time range, message_outbox_event_id_key for
+-- event ids; else the whole table is read, as a person asked, bounded by statement_timeout.
+-- Answer, always one row: now; when the first and the last of the sent rows that match were sent, and their ids in order (NULL: none).
+-- A parameter that is NULL limits nothing. A row marked sent by hand has no sent_at and is in no range of time.
+SELECT statement_timestamp(), min(o.sent_at), max(o.sent_at), array_agg(o.id ORDER BY o.id)
+FROM messaging.message_outbox AS o
+WHERE o.status = 'sent'
+  AND (o.sent_at < statement_timestamp() OR o.sent_at IS NULL)
+  AND (%(since)s::timestamptz IS NULL OR o.sent_at >= %(since)s)
+  AND (%(until)s::timestamptz IS NULL OR o.sent_at < %(until)s)
+  AND (%(event_types)s::text[] IS NULL OR o.event_type = ANY (%(event_types)s))
+  AND (%(aggregate_types)s::text[] IS NULL OR o.aggregate_type = ANY (%(aggregate_types)s))
+  AND (%(aggregate_ids)s::text[] IS NULL OR o.aggregate_id = ANY (%(aggregate_ids)s))
+  AND (%(event_ids)s::uuid[] IS NULL OR o.event_id = ANY (%(event_ids)s))

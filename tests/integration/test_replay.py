@@ -1,0 +1,300 @@
+"""`dispatcher replay`: what it takes, what it leaves alone, what it asks, and that consumers get the events again."""
+
+import io
+import json
+import os
+import pty
+import re
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from anyio import to_thread
+
+from dispatcher.cli import main
+from dispatcher.core.errors import Misconfigured
+from dispatcher.core.events import Settled
+from dispatcher.infra.database import Target, connect
+from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep import replay as upkeep
+from dispatcher.upkeep.replay import Replay, Selection
+from tests.fixtures.child import OURS
+from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
+
+Answer = tuple[int, str, str]
+Replays = Callable[..., Awaitable[Answer]]
+
+AT = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def replay(database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Replays:
+    """Runs the command in this process; its exit code, standard output and standard error. Nobody is there to ask."""
+
+    def main_in_thread(arguments: tuple[str, ...]) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(["replay", *arguments])
+        return int(ended.value.code or 0)
+
+    async def run(*arguments: str) -> Answer:
+        for name in os.environ:
+            if name.startswith(OURS):
+                monkeypatch.delenv(name)
+        monkeypatch.setenv("DATABASE_URL", database_url)
+        code = await to_thread.run_sync(main_in_thread, arguments)
+        written = capsys.readouterr()
+        return code, written.out, written.err
+
+    return run
+
+
+async def pending(db: psycopg.AsyncConnection[Any]) -> list[int]:
+    return [row["id"] for row in await read_table(db) if row["status"] == "pending"]
+
+
+async def test_a_replayed_row_is_as_new(replay, db):
+    await insert_events(
+        db,
+        status="sent",
+        sent_at=AT,
+        attempts=3,
+        stream_id="5-1",
+        picked_at=AT,
+        picked_by=7,
+        claim_id="7c8b6a9e-3b0f-4f0e-9a44-0c0f5d1f8a11",
+        next_run_at=AT,
+        headers='{"traceparent": "x"}',
+    )
+    [before] = await read_table(db)
+    assert await replay("--all", "--yes") == (
+        0,
+        "Sent rows that match: 1, sent from 2025-06-01T12:00:00.000000Z to 2025-06-01T12:00:00.000000Z\n"
+        "Replayed 1 rows.\n",
+        "1 of 1 rows\n",
+    )
+    [after] = await read_table(db)
+    changed = {name for name in after if after[name] != before[name]}
+    nothing = ("sent_at", "stream_id", "picked_at", "picked_by", "claim_id")
+    assert changed == {"status", "attempts", "next_run_at", "settled", *nothing}
+    assert (after["status"], after["attempts"]) == ("pending", 0)
+    assert [after[name] for name in nothing] == [None] * 5
+    assert timedelta(0) < datetime.now(UTC) - after["next_run_at"] < timedelta(minutes=5)
+
+
+async def test_consumers_get_the_same_events_again_in_the_same_order(replay, db, redis, dispatcher):
+    async with dispatcher(tick_ms=20) as running:
+        ids = await insert_events(db, 50)
+        while await statuses(db) != {"sent": 50}:
+            await running.tap.next(Settled)
+        first = [entry["event_id"] for entry in await read_stream(redis)]
+        code, out, _ = await replay("--since", "1h", "--yes")
+        assert (code, out.splitlines()[-1]) == (0, "Replayed 50 rows.")
+        while await statuses(db) != {"sent": 50} or len(await read_stream(redis)) < 100:
+            await running.tap.next(Settled)
+    entries = await read_stream(redis)
+    assert [entry["event_id"] for entry in entries] == first * 2
+    assert [row["stream_id"] for row in await read_table(db)] == [entry["stream_id"] for entry in entries[50:]]
+    assert [row["id"] for row in await read_table(db)] == ids
+
+
+async def test_only_sent_rows_are_taken(replay, db):
+    for status in ("pending", "retry", "dead", "sent"):
+        await insert_events(db, status=status)
+    await insert_events(db, status="picked", picked_at=AT)
+    before = await read_table(db)
+    assert (await replay("--all", "--yes"))[1] == "Sent rows that match: 1\nReplayed 1 rows.\n"
+    after = await read_table(db)
+    assert [row["status"] for row in after] == ["pending", "retry", "dead", "pending", "picked"]
+    assert [row for row in after if row["id"] != 4] == [row for row in before if row["id"] != 4]
+
+
+async def test_each_option_and_all_of_them_together(replay, db):
+    made = []
+    for event_type in ("order.created", "order.paid"):
+        for aggregate_type in ("order", "invoice"):
+            for minutes in (0, 10):
+                made += await insert_events(
+                    db,
+                    2,
+                    status="sent",
+                    event_type=event_type,
+                    aggregate_type=aggregate_type,
+                    sent_at=AT + timedelta(minutes=minutes),
+                )
+    rows = await read_table(db)
+    chosen: list[tuple[list[str], Callable[[dict[str, Any]], bool]]] = [
+        (["--event-type", "order.paid"], lambda row: row["event_type"] == "order.paid"),
+        (["--event-type", "order.paid", "--event-type", "order.created"], lambda row: True),
+        (["--aggregate-type", "invoice"], lambda row: row["aggregate_type"] == "invoice"),
+        (["--aggregate-id", "a2"], lambda row: row["aggregate_id"] == "a2"),
+        (["--event-id", str(rows[3]["event_id"])], lambda row: row == rows[3]),
+        ([f"--event-id={rows[n]['event_id']}" for n in (3, 9)], lambda row: row in (rows[3], rows[9])),
+        (["--since", "2025-06-01T12:10:00Z"], lambda row: row["sent_at"] > AT),
+        (["--since", "2025-06-01T14:10:00+02:00"], lambda row: row["sent_at"] > AT),
+        (["--since", "2025-06-01 12:10"], lambda row: row["sent_at"] > AT),
+        (["--until", "2025-06-01T12:10:00Z"], lambda row: row["sent_at"] == AT),
+        (["--since", "2025-06-01", "--until", "2025-06-02"], lambda row: True),
+        (["--since", "36500d", "--until", "2h"], lambda row: True),
+        (["--since", "2h"], lambda row: False),
+        (["--event-type", "nothing"], lambda row: False),
+        (
+            ["--event-type=order.paid", "--aggregate-type=order", "--aggregate-id=a1", "--until=2025-06-01T12:10:00Z"],
+            lambda row: row["id"] == made[8],
+        ),
+    ]  # fmt: skip
+    for options, wanted in chosen:
+        expected = [row["id"] for row in rows if wanted(row)]
+        code, out, _ = await replay(*options, "--dry-run")
+        assert code == 0
+        said = f"Sent rows that match: {len(expected)}," if expected else "No sent row matches."
+        assert out.startswith(said), options
+        assert await pending(db) == []  # a dry run changes nothing
+        await replay(*options, "--yes")
+        assert await pending(db) == expected, options
+        await db.execute("UPDATE messaging.message_outbox SET status = 'sent'")
+        for row in rows:
+            await db.execute(
+                "UPDATE messaging.message_outbox SET sent_at = %s WHERE id = %s", [row["sent_at"], row["id"]]
+            )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "Say which rows (--since 2h, --event-type ...), or --all for every sent row."),
+        (["--yes"], "Say which rows"),
+        (["--all", "--since", "2h", "--yes"], "--all takes every sent row"),
+        (["--all"], "There is no terminal to ask on: give --yes, or --dry-run to look first."),
+        (["--since", "yesterday", "--yes"], "'yesterday' is neither ISO 8601"),
+        (["--since", "99999999999w", "--yes"], "is neither ISO 8601"),
+        (["--since", "0001-01-01T00:00:00+10:00", "--yes"], "is neither ISO 8601"),
+        (["--event-id", "7", "--yes"], "'7' is not a valid UUID"),
+        (["--since", "1h", "--until", "2h", "--yes"], "the first must be earlier"),
+    ],
+)
+async def test_bad_usage_changes_nothing(replay, db, monkeypatch, arguments, complaint):
+    await insert_events(db, status="sent")
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    code, out, err = await replay(*arguments)
+    assert (code, out) == (2, "")
+    assert complaint in re.sub(r"\s+", " ", err)
+    assert await statuses(db) == {"sent": 1}
+
+
+async def test_what_changed_since_it_was_found_is_skipped_and_counted(database_url, db):
+    ids = await insert_events(db, 6, status="sent", sent_at=AT)
+    held, replayed, again, pruned, *left = ids
+    async with Replay(Target(database_url, "test")) as run:
+        found = await run.find(Selection(until=timedelta(hours=1)))
+        assert list(found.ids) == ids
+        await db.execute("UPDATE messaging.message_outbox SET status = 'pending' WHERE id = %s", [replayed])
+        await db.execute("UPDATE messaging.message_outbox SET sent_at = clock_timestamp() WHERE id = %s", [again])
+        await db.execute("DELETE FROM messaging.message_outbox WHERE id = %s", [pruned])
+        await db.execute("BEGIN")
+        await db.execute("SELECT FROM messaging.message_outbox WHERE id = %s FOR UPDATE", [held])
+        await run.put_back(found, lambda rows: None)
+        await db.execute("COMMIT")
+    assert (run.replayed, run.skipped) == (2, 4)
+    assert await pending(db) == sorted([replayed, *left])
+
+
+async def test_it_goes_in_batches_with_progress(replay, db, monkeypatch):
+    monkeypatch.setattr(upkeep, "BATCH", 10)
+    await insert_events(db, 95, status="sent", sent_at=AT)
+    code, out, err = await replay("--all", "--yes")
+    assert (code, out.splitlines()[1:]) == (0, ["Replayed 95 rows."])
+    assert err.splitlines() == [f"{done} of 95 rows" for done in (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)]
+    assert await statuses(db) == {"pending": 95}
+
+
+async def test_a_connection_that_breaks_says_how_to_go_on(replay, db, monkeypatch):
+    monkeypatch.setattr(upkeep, "BATCH", 10)
+    ids = await insert_events(db, 25, status="sent", sent_at=AT)
+    await db.execute(
+        """
+        CREATE FUNCTION break_off() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM pg_terminate_backend(pg_backend_pid());
+            RETURN NEW;
+        END $$;
+        """
+    )
+    await db.execute(
+        "CREATE TRIGGER break_off BEFORE UPDATE ON messaging.message_outbox "
+        f"FOR EACH ROW WHEN (NEW.id = {ids[15]}) EXECUTE FUNCTION break_off()"
+    )
+    code, _, err = await replay("--since", "2025-06-01", "--yes")
+    assert code == 1
+    assert "broke" in err
+    [until] = re.findall(r"Stopped after 10 of 25 rows\. To go on: the same options, and --until (\S+),", err)
+    await db.execute("DROP TRIGGER break_off ON messaging.message_outbox")
+    await db.execute(  # the first ten are sent again already
+        "UPDATE messaging.message_outbox SET status = 'sent', sent_at = clock_timestamp() WHERE status = 'pending'"
+    )
+    code, out, _ = await replay("--since", "2025-06-01", "--until", until, "--yes")
+    assert (code, out.splitlines()[-1]) == (0, "Replayed 15 rows.")
+    assert await pending(db) == ids[10:]
+
+
+async def test_a_role_that_may_not_is_told_what_to_do(replay, db, database_url, monkeypatch):
+    name = f"reader_{os.getpid()}"
+    await db.execute(f"CREATE ROLE {name}")
+    try:
+        await db.execute(f"GRANT USAGE ON SCHEMA messaging TO {name}")
+        await db.execute(f"GRANT SELECT ON messaging.message_outbox TO {name}")
+        await insert_events(db, status="sent", sent_at=AT)
+        code, _, err = await replay("--all", "--yes", "--database-url", f"{database_url}?options=-crole%3D{name}")
+        assert code == 2
+        assert "grant it the role outbox_dispatcher" in err
+        assert await statuses(db) == {"sent": 1}
+    finally:
+        await db.execute(f"DROP OWNED BY {name}")
+        await db.execute(f"DROP ROLE {name}")
+
+
+async def test_a_database_without_tables_says_migrate(empty_database_url):
+    with pytest.raises(Misconfigured, match="run `dispatcher migrate` first"):
+        async with Replay(Target(empty_database_url, "test")):
+            pass
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, "pending"), ("n", 1, "sent"), ("", 1, "sent")])
+async def test_a_person_is_asked(replay, db, monkeypatch, answer, code, left):
+    await insert_events(db, status="sent", sent_at=AT)
+    keyboard, terminal = pty.openpty()
+    with os.fdopen(keyboard, "wb", buffering=0) as typing, os.fdopen(terminal) as read:
+        monkeypatch.setattr("sys.stdin", read)
+        typing.write(f"{answer}\n".encode())
+        ended, out, _ = await replay("--all")
+    assert ended == code
+    assert "Publish them again? [y/N]" in out
+    assert await statuses(db) == {left: 1}
+
+
+def test_help_says_that_consumers_see_them_again(capsys):
+    with pytest.raises(SystemExit):
+        main(["replay", "--help"])
+    assert "event_id" in capsys.readouterr().out
+
+
+async def test_a_time_range_reads_its_part_of_the_table(database_url, db):
+    await db.execute("SET dispatcher.doorbell = off")
+    for day in range(4):
+        when = AT + timedelta(days=day)
+        await insert_events(db, 20_000, status="sent", occurred_at=when, sent_at=when)
+    await db.execute("VACUUM ANALYZE messaging.message_outbox")  # which summarizes the BRIN index
+    text = load("replay_find")
+    unlimited = ("event_types", "aggregate_types", "aggregate_ids", "event_ids", "until")
+    for name, value in {"since": "2025-06-04", **dict.fromkeys(unlimited)}.items():
+        text = text.replace(f"%({name})s", f"'{value}'" if value else "NULL")
+    session = await connect(Target(database_url, "test"), "replay")
+    await session.script("SET enable_seqscan = on; SET enable_sort = on")
+    [(plans,)] = await session.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {text}")
+    await session.close()
+    plan = (json.loads(plans) if isinstance(plans, str) else plans)[0]["Plan"]
+    while "Plans" in plan and plan["Node Type"] != "Bitmap Heap Scan":
+        plan = plan["Plans"][0]
+    assert plan["Actual Rows"] == 20_000
+    assert plan["Rows Removed by Index Recheck"] + plan.get("Rows Removed by Filter", 0) < 5_000
