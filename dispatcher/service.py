@@ -6,14 +6,11 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from random import Random, SystemRandom
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.breaker import Breaker
@@ -88,33 +85,42 @@ class Service:
         self._doorbell = Doorbell(
             tick_s=s.tick_ms / 1000, slots=slots, ping_channel=f"outbox_ping_{uuid4().hex}", observe=self._observe
         )
-        self._target = Target(
-            s.database_url,
-            name,
-            connect_timeout_s=s.connect_timeout_ms / 1000,
-            query_timeout_s=s.query_timeout_ms / 1000,
-            pooled=bool(s.listen_url) and s.listen_url != s.database_url,
-        )
-        direct = Target(
-            s.listen_url or s.database_url,
-            name,
-            connect_timeout_s=s.connect_timeout_ms / 1000,
-            query_timeout_s=s.query_timeout_ms / 1000,
-        )
+        self._pooled = s.listen_url != s.database_url
         database = _AnyUp(self._observe)
-        self._control = Link(direct, "control", prepare=self._prepare_control, changed=self._listener_changed, rng=rng)
-        self._upkeep = Link(self._target, "upkeep", prepare=self._check, changed=database.changed("upkeep"), rng=rng)
+        self._control = Link(
+            self._direct, "control", prepare=self._prepare_control, changed=self._listener_changed, rng=rng
+        )
+        self._upkeep = Link(self._database, "upkeep", prepare=self._check, changed=database.changed("upkeep"), rng=rng)
         self._lanes = [
-            Link(self._target, f"lane-{n}", prepare=self._check, changed=database.changed(f"lane-{n}"), rng=rng)
+            Link(self._database, f"lane-{n}", prepare=self._check, changed=database.changed(f"lane-{n}"), rng=rng)
             for n in range(LANES)
         ]
         self._gate, self._relay = self._build_relay(slots, rng)
 
+    def _database(self) -> Target:
+        """The database as it is to be reached now: its password may have changed."""
+        return self._target("database_url", pooled=self._pooled)
+
+    def _direct(self) -> Target:
+        """The same without a pooler between."""
+        return self._target("listen_url", pooled=False)
+
+    def _target(self, which: Literal["database_url", "listen_url"], *, pooled: bool) -> Target:
+        s = self._settings
+        return Target(
+            s.current(which),
+            self._name,
+            connect_timeout_s=s.connect_timeout_ms / 1000,
+            query_timeout_s=s.query_timeout_ms / 1000,
+            pooled=pooled,
+        )
+
     def _build_relay(self, slots: int, rng: Random) -> tuple[Gate, Relay]:
         s = self._settings
         publish_timeout_s = s.publish_timeout_ms / 1000
+        BrokerTarget.parse(s.redis_url)  # what is wrong with it is said at once, also while disabled
         broker = Broker(
-            BrokerTarget.parse(s.redis_url),
+            lambda: BrokerTarget.parse(s.current("redis_url")),
             name=f"dispatcher-{self._name}",
             stream=s.stream_name,
             connect_timeout_s=s.connect_timeout_ms / 1000,
@@ -218,18 +224,13 @@ class Service:
             await self._registry.sign_off(self._control.session)
 
     async def _sample(self) -> None:
-        redis = Redis.from_url(
-            self._settings.redis_url,
-            client_name=f"dispatcher-gauges-{self._name}",
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=2.0,
-            socket_connect_timeout=2.0,
+        await gauges.run(
+            self._fetch_beside,
+            lambda: self._settings.current("redis_url"),
+            f"dispatcher-gauges-{self._name}",
+            self._settings.stream_name,
+            self._observe,
         )
-        try:
-            await gauges.run(self._fetch_beside, redis, self._settings.stream_name, self._observe)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await redis.aclose()
 
     async def _fetch_beside(self, sql: str, params: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
         session = await self._upkeep.get()
@@ -248,11 +249,11 @@ class Service:
         """Raises Misconfigured when a table or a right is missing."""
         if gone := await missing(session):
             raise Misconfigured(
-                f"Postgres at {self._target.address()} lacks {', '.join(gone)}: run `dispatcher migrate` first"
+                f"Postgres at {self._database().address()} lacks {', '.join(gone)}: run `dispatcher migrate` first"
             )
         if denied := [what for (what,) in await session.fetch(load("rights"))]:
             raise Misconfigured(
-                f"the role at {self._target.address()} lacks {'; '.join(denied)}: "
+                f"the role at {self._database().address()} lacks {'; '.join(denied)}: "
                 "grant it the role outbox_dispatcher (sql/roles.sql)"
             )
 

@@ -38,6 +38,9 @@ def run(**flags: object) -> int:
 
     Every flag has an environment variable, in brackets; the flag beats it. Takes no row unless DISPATCHER_ENABLED is
     true or --enabled is given.
+
+    A secret may come from a file: DATABASE_URL_FILE, REDIS_URL_FILE, DISPATCH_LISTEN_URL_FILE, DISPATCH_API_TOKEN_FILE
+    name one. It is read again for every connection, so that a rotated secret is used without a restart.
     """
     settings = Settings.load(os.environ, flags)
     for warning in unknown_variables(os.environ):

@@ -63,11 +63,14 @@ class BrokerTarget:
 
 
 class Broker:
-    """One connection at a time to the sink. Used by the relay's tasks, all on one event loop."""
+    """One connection at a time to the sink. Used by the relay's tasks, all on one event loop.
+
+    `target`, when it is a function, is asked at each connect: a rotated password is used without a restart.
+    """
 
     def __init__(
         self,
-        target: BrokerTarget,
+        target: BrokerTarget | Callable[[], BrokerTarget],
         *,
         name: str,
         stream: str,
@@ -107,12 +110,13 @@ class Broker:
         Raises Misconfigured (password, rights, version) or Unreachable.
         """
         self.close()
-        where = f"Redis at {self._target.address()}"
+        target = self._target() if callable(self._target) else self._target
+        where = f"Redis at {target.address()}"
         try:
             with anyio.fail_after(self._connect_timeout_s):
-                pipe = await self._open()
+                pipe = await self._open(target)
                 try:
-                    await self._introduce(pipe, where)
+                    await self._introduce(pipe, target, where)
                 except BaseException:
                     pipe.abort("the introduction failed")
                     raise
@@ -127,22 +131,21 @@ class Broker:
             raise Unreachable(f"{where} is unreachable ({reason})") from None
         self._pipe = pipe
 
-    async def _open(self) -> Pipe:
+    async def _open(self, target: BrokerTarget) -> Pipe:
         loop = asyncio.get_running_loop()
-        target = self._target
         if target.path is not None:
             _, pipe = await loop.create_unix_connection(lambda: Pipe(self._lost), target.path)
         else:
             _, pipe = await loop.create_connection(lambda: Pipe(self._lost), target.host, target.port, ssl=target.tls)
         return pipe
 
-    async def _introduce(self, pipe: Pipe, where: str) -> None:
+    async def _introduce(self, pipe: Pipe, target: BrokerTarget, where: str) -> None:
         commands: list[tuple[str, ...]] = []
-        if self._target.password is not None:
-            user = (self._target.username,) if self._target.username else ()
-            commands.append(("AUTH", *user, self._target.password))
-        if self._target.db:
-            commands.append(("SELECT", str(self._target.db)))
+        if target.password is not None:
+            user = (target.username,) if target.username else ()
+            commands.append(("AUTH", *user, target.password))
+        if target.db:
+            commands.append(("SELECT", str(target.db)))
         commands += [("CLIENT", "SETNAME", self._name), ("CLIENT", "ID"), ("INFO", "server")]
         *_, client_id, info = await self._ask(pipe, where, commands)
         run_id = None

@@ -20,12 +20,13 @@ Changed = Callable[[bool, str | None], None]
 class Link:
     """Keeps one session open while `keep()` runs. Users take `session` or wait for it, and report it with `broke()`.
 
+    `target`, when it is a function, is asked at each connect: a rotated password is used without a restart.
     `prepare` runs on every new session before anyone else sees it. `changed(up, reason)` hears of every change.
     """
 
     def __init__(
         self,
-        target: Target,
+        target: Target | Callable[[], Target],
         purpose: str,
         *,
         prepare: Prepare | None = None,
@@ -74,7 +75,8 @@ class Link:
             await self.close()
 
     async def _open(self) -> Session:
-        session = await connect(self._target, self._purpose)
+        target = self._target() if callable(self._target) else self._target
+        session = await connect(target, self._purpose)
         try:
             if self._prepare is not None:
                 await self._prepare(session)

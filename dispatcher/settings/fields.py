@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationInfo, field_validator, model_validator
 
+from dispatcher.settings.files import SecretFile
 from dispatcher.settings.kinds import (
     LEVELS,
     MS,
@@ -21,11 +22,14 @@ from dispatcher.settings.kinds import (
 from dispatcher.settings.read import cross_problems, read
 from dispatcher.settings.setting import Alias, negated, setting, setting_of, terminal_format, unchanged
 
+Secret = Literal["database_url", "listen_url", "redis_url", "api_token"]
+
 
 class Settings(BaseModel):
     """All settings. Built by `load()`; a test may build one itself (a bad value is then pydantic's ValidationError)."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    _files: dict[str, SecretFile] = PrivateAttr(default_factory=dict)
 
     # fmt: off
     enabled: bool = setting("DISPATCHER_ENABLED", switch(), False,
@@ -111,11 +115,21 @@ class Settings(BaseModel):
         `flags`: by the flag's name as click has it (tick_ms, dsn, disable_http); None is not given.
         Raises Misconfigured with a line for each problem.
         """
-        return cls(**read(cls.model_fields, env, flags))
+        found = read(cls.model_fields, env, flags)
+        settings = cls(**found.values)
+        settings._files = found.files
+        if "listen_url" not in found.values and (file := found.files.get("database_url")):
+            settings._files["listen_url"] = file
+        return settings
 
     @classmethod
     def load_some(
         cls, attributes: Iterable[str], env: Mapping[str, str], flags: Mapping[str, object]
     ) -> dict[str, Any]:
         """Some settings by attribute, for a command that needs no more. Arguments and errors as for `load`."""
-        return read({name: cls.model_fields[name] for name in attributes}, env, flags)
+        return read({name: cls.model_fields[name] for name in attributes}, env, flags).values
+
+    def current(self, attribute: Secret) -> Any:
+        """A secret as it is now: read again when it came from a file. Raises Misconfigured when it cannot be."""
+        file = self._files.get(attribute)
+        return file.read() if file else getattr(self, attribute)

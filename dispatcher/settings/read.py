@@ -1,11 +1,12 @@
 """Reads settings from flags, environment and defaults, and reports everything that is wrong with them at once."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic.fields import FieldInfo
 
 from dispatcher.core.errors import Misconfigured
+from dispatcher.settings.files import SUFFIX, SecretFile
 from dispatcher.settings.setting import Setting, flag_of, setting_of, unchanged
 
 LEASE_MARGIN_MS = 5000
@@ -15,18 +16,34 @@ Given = tuple[
 ]  # where it was set, the value, what makes the setting's value of it
 
 
-def read(fields: Mapping[str, FieldInfo], env: Mapping[str, str], flags: Mapping[str, object]) -> dict[str, Any]:
+class Found(NamedTuple):
+    """Values by attribute, and of those that came from a file, the file."""
+
+    values: dict[str, Any]
+    files: dict[str, SecretFile]
+
+
+def read(fields: Mapping[str, FieldInfo], env: Mapping[str, str], flags: Mapping[str, object]) -> Found:
     """The values of these fields. A flag beats the environment beats the default.
 
     Raises Misconfigured with a line for each problem: what was set, its value (secrets masked), what would be right.
     """
     values: dict[str, Any] = {}
+    files: dict[str, SecretFile] = {}
     problems: list[str] = []
     for name, field in fields.items():
         setting = setting_of(field)
         given = list(_given(name, setting, env, flags))
         if len(given) > 1 and given[1][0].startswith("--"):
             problems.append(f"{given[0][0]} and {given[1][0]} are the same setting: give one of them")
+        elif len(given) > 1 and given[1][0] == given[0][0] + SUFFIX:
+            problems.append(f"{given[0][0]} and {given[1][0]} are both set: unset one of them")
+        elif given and given[0][0].endswith(SUFFIX):
+            files[name] = SecretFile(given[0][0], str(given[0][1]), setting.kind)
+            try:
+                values[name] = files[name].read()
+            except Misconfigured as error:
+                problems.append(str(error))
         elif given:
             source, value, convert = given[0]
             try:
@@ -41,7 +58,7 @@ def read(fields: Mapping[str, FieldInfo], env: Mapping[str, str], flags: Mapping
     if problems:
         intro = "" if len(problems) == 1 else f"{len(problems)} settings are wrong:\n  "
         raise Misconfigured(intro + "\n  ".join(problems))
-    return values
+    return Found(values, files)
 
 
 def _given(name: str, setting: Setting, env: Mapping[str, str], flags: Mapping[str, object]) -> Iterator[Given]:
@@ -53,8 +70,10 @@ def _given(name: str, setting: Setting, env: Mapping[str, str], flags: Mapping[s
         if value is not None and value is not False:  # False: click's word for a switch that is not there
             yield alias.flag, value, alias.convert
     for variable in setting.env:
-        if env.get(variable, "").strip():
-            yield variable, env[variable], unchanged
+        names = (variable, variable + SUFFIX) if setting.kind.secret else (variable,)
+        for each in names:
+            if env.get(each, "").strip():
+                yield each, env[each], unchanged
 
 
 def cross_problems(values: Mapping[str, Any]) -> list[str]:

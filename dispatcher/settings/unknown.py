@@ -5,6 +5,9 @@ import re
 from collections.abc import Mapping
 
 from dispatcher.settings.describe import describe
+from dispatcher.settings.fields import Settings
+from dispatcher.settings.files import SUFFIX
+from dispatcher.settings.setting import setting_of
 
 # What Kubernetes sets for a Service that is called dispatch or dispatcher.
 _KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
@@ -13,6 +16,8 @@ _KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP
 def unknown_variables(env: Mapping[str, str]) -> list[str]:
     """One warning for each variable that is set, looks like one of ours and is not. Never shows a value."""
     known = {row.env for row in describe() if row.env}
+    secrets = [setting for field in Settings.model_fields.values() if (setting := setting_of(field)).kind.secret]
+    known |= {variable + SUFFIX for setting in secrets for variable in setting.env}
     warnings = []
     for name in sorted(env):
         if not env[name].strip() or name in known or _KUBERNETES.search(name):

@@ -14,11 +14,14 @@ from typing import Any
 import anyio
 import psycopg
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from dispatcher.core.errors import SessionLost
+from dispatcher.core.errors import Misconfigured, SessionLost
 from dispatcher.core.events import Observer, Sampled
+from dispatcher.infra.broker import BrokerTarget
 from dispatcher.infra.sqlfiles import load
 
 BACKLOG_BOUND = 1_000_001
@@ -97,14 +100,39 @@ async def sample_once(
     observe(Sampled(backlog, oldest_age_s, queue_usage, length, lags, error))
 
 
-async def run(fetch: Fetch, redis: Redis, stream: str, observe: Observer, *, every_s: float = 10.0) -> None:
-    """Sample until cancelled."""
-    while True:
-        began = time.monotonic()
-        # Postgres away or too busy: the age of the last sample says so, and the next look may succeed.
-        with suppress(SessionLost, psycopg.OperationalError):
-            await sample_once(fetch, redis, stream, observe)
-        await anyio.sleep(max(every_s, REST * (time.monotonic() - began)))
+async def run(
+    fetch: Fetch, redis_url: Callable[[], str], name: str, stream: str, observe: Observer, *, every_s: float = 10.0
+) -> None:
+    """Sample until cancelled. `redis_url` is asked before each look: a rotated password is used without a restart."""
+    url, redis = "", None
+    try:
+        while True:
+            began = time.monotonic()
+            with suppress(Misconfigured):  # a secret's file is gone or half written: go on with what there is
+                if (now := redis_url()) != url or redis is None:
+                    url, redis = now, await _replaced(redis, now, name)
+            # Postgres away or too busy: the age of the last sample says so, and the next look may succeed.
+            with suppress(SessionLost, psycopg.OperationalError):
+                if redis is not None:
+                    await sample_once(fetch, redis, stream, observe)
+            await anyio.sleep(max(every_s, REST * (time.monotonic() - began)))
+    finally:
+        with anyio.CancelScope(shield=True):
+            if redis is not None:
+                await redis.aclose()
+
+
+async def _replaced(old: Redis | None, url: str, name: str) -> Redis:
+    BrokerTarget.parse(url)  # says what is wrong with it in our words
+    if old is not None:
+        await old.aclose()
+    return Redis.from_url(
+        url,
+        client_name=name,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=REDIS_DEADLINE_S,
+        socket_connect_timeout=REDIS_DEADLINE_S,
+    )
 
 
 def describe(failure: BaseException) -> str:

@@ -178,7 +178,7 @@ async def test_a_lost_session_is_the_callers_to_know(session, redis, tap, db):
     assert tap.all(Sampled) == []
 
 
-async def test_sampling_goes_on_after_a_failure(session, redis, tap):
+async def test_sampling_goes_on_after_a_failure(session, redis_url, tap):
     failures = [SessionLost("gone"), psycopg.errors.QueryCanceled("statement timeout")]
 
     async def fetch(sql, params):
@@ -187,7 +187,7 @@ async def test_sampling_goes_on_after_a_failure(session, redis, tap):
         return await session.fetch(sql, params)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: run(fetch, redis, STREAM, tap, every_s=0.0))
+        tasks.start_soon(lambda: run(fetch, lambda: redis_url, "gauges", STREAM, tap, every_s=0.0))
         await tap.next(Sampled)
         tasks.cancel_scope.cancel()
     assert failures == []

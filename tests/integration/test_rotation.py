@@ -1,0 +1,162 @@
+"""A password is changed under a running dispatcher, its file rewritten, its connections cut: events go on."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+import psycopg
+import pytest
+from redis.asyncio import Redis
+
+from dispatcher.core.events import (
+    BreakerChanged,
+    DatabaseChanged,
+    ListenerChanged,
+    Sampled,
+    Settled,
+    Slept,
+    Started,
+    Woke,
+)
+from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey
+from dispatcher.infra.migrations import migrate
+from dispatcher.service import Service
+from dispatcher.settings import Settings
+from dispatcher.upkeep import gauges
+from tests.fixtures.postgres import StartPostgres
+from tests.fixtures.redis import StartValkey
+from tests.fixtures.rows import insert_events, read_stream, statuses
+from tests.fixtures.running import Running
+from tests.fixtures.tap import Tap
+
+ROLES = (Path(__file__).parents[2] / "sql" / "roles.sql").read_text(encoding="utf-8")
+OURS = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'relay'"
+
+
+@pytest.fixture
+def guarded_postgres(own_postgres: StartPostgres, server_folder: Path) -> Iterator[EmbeddedPostgres]:
+    """A Postgres that asks the role relay for its password, 'one'."""
+    rules = server_folder / "pg_hba.conf"
+    rules.write_text("host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+    rules.chmod(0o644)
+    server = own_postgres(options={"hba_file": str(rules)})
+    anyio.run(migrate, server.url())
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(ROLES.encode())
+        connection.execute("CREATE ROLE relay LOGIN PASSWORD 'one' IN ROLE outbox_dispatcher")
+    yield server
+    rules.unlink()
+
+
+@pytest.fixture
+async def admin(guarded_postgres: EmbeddedPostgres) -> AsyncIterator[psycopg.AsyncConnection]:
+    async with await psycopg.AsyncConnection.connect(guarded_postgres.url(), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def guarded_valkey(own_valkey: StartValkey) -> EmbeddedValkey:
+    """A Valkey whose password is 'one'."""
+    return own_valkey(options={"requirepass": "one"})
+
+
+@asynccontextmanager
+async def running(**variables: object) -> AsyncIterator[Running]:
+    """A dispatcher that was configured by these variables, as a container is."""
+    tap = Tap()
+    env = {name.upper(): str(value) for name, value in variables.items()}
+    env |= {"DISPATCHER_ENABLED": "true", "DISPATCH_TICK_MS": "60000", "DISPATCH_LOG_LEVEL": "CRITICAL"}
+    it = Running(Service(Settings.load(env, {"disable_http": True}), tap), tap)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(it.service.run)
+        await tap.next(Started)
+        await tap.next(ListenerChanged, lambda event: event.up)
+        yield it
+        it.service.stop("the test is over")
+
+
+def relay_url(server: EmbeddedPostgres, password: str) -> str:
+    return server.url().replace("postgres@", f"relay:{password}@", 1)
+
+
+def valkey_url(server: EmbeddedValkey, password: str) -> str:
+    return urlsplit(server.url)._replace(netloc=f":{password}@{urlsplit(server.url).netloc}").geturl()
+
+
+async def one_more_goes_out(admin: psycopg.AsyncConnection, tap: Tap) -> None:
+    before = (await statuses(admin)).get("sent", 0)
+    await insert_events(admin)
+    await tap.next(Settled, lambda event: event.sent == 1)
+    assert await statuses(admin) == {"sent": before + 1}
+
+
+async def cut(admin: psycopg.AsyncConnection, tap: Tap) -> int:
+    """Cut its connections while it sleeps on its listener, so that it hears of that at once; how many they were."""
+    while not isinstance(next((event for event in reversed(tap.seen) if isinstance(event, Slept | Woke)), None), Slept):
+        await tap.next(Slept)
+    [(connections,)] = await (await admin.execute(OURS)).fetchall()
+    return int(connections)
+
+
+async def test_postgres(guarded_postgres, admin, redis_url, redis, tmp_path):
+    file = tmp_path / "database_url"
+    file.write_text(relay_url(guarded_postgres, "one") + "\n")
+    async with running(database_url_file=file, redis_url=redis_url) as it:
+        await one_more_goes_out(admin, it.tap)
+        await admin.execute("ALTER ROLE relay PASSWORD 'two'")
+        assert await cut(admin, it.tap) == 5  # lanes, control, upkeep
+        # Before the file is written the old password is refused, and that does not end the process.
+        await it.tap.next(ListenerChanged, lambda event: "password is wrong" in (event.reason or ""))
+        file.write_text(relay_url(guarded_postgres, "two"))
+        await it.tap.next(ListenerChanged, lambda event: event.up)
+        await one_more_goes_out(admin, it.tap)
+        # A file that is written at this moment, or gone, is waited for.
+        file.write_text("")
+        await cut(admin, it.tap)
+        await it.tap.next(ListenerChanged, lambda event: f"DATABASE_URL_FILE is '{file}'" in (event.reason or ""))
+        file.write_text(relay_url(guarded_postgres, "two"))
+        await it.tap.next(ListenerChanged, lambda event: event.up)
+        await one_more_goes_out(admin, it.tap)
+        reasons = [event.reason or "" for event in it.tap.all(ListenerChanged) + it.tap.all(DatabaseChanged)]
+        assert not [reason for reason in reasons if "relay:" in reason]
+    assert len(await read_stream(redis)) == 3
+
+
+async def test_a_listen_url_of_its_own(guarded_postgres, admin, redis_url, tmp_path):
+    rows, listen = tmp_path / "database_url", tmp_path / "listen_url"
+    for file in (rows, listen):
+        file.write_text(relay_url(guarded_postgres, "one"))
+    async with running(database_url_file=rows, dispatch_listen_url_file=listen, redis_url=redis_url) as it:
+        await admin.execute("ALTER ROLE relay PASSWORD 'two'")
+        rows.write_text(relay_url(guarded_postgres, "two"))
+        await cut(admin, it.tap)
+        await it.tap.next(ListenerChanged, lambda event: "password is wrong" in (event.reason or ""))
+        listen.write_text(relay_url(guarded_postgres, "two"))
+        await it.tap.next(ListenerChanged, lambda event: event.up)
+        await one_more_goes_out(admin, it.tap)
+
+
+async def test_redis(database_url, db, guarded_valkey, tmp_path, monkeypatch):
+    file = tmp_path / "redis_url"
+    file.write_text(valkey_url(guarded_valkey, "one"))
+    monkeypatch.setattr(gauges, "REST", 0)
+    monkeypatch.setattr(gauges.run, "__kwdefaults__", {"every_s": 0.05})
+    async with (
+        Redis.from_url(valkey_url(guarded_valkey, "one"), decode_responses=True) as client,
+        running(database_url=database_url, redis_url_file=file) as it,
+    ):
+        await one_more_goes_out(db, it.tap)
+        await client.config_set("requirepass", "two")
+        await client.client_kill_filter(_type="normal", skipme=True)
+        waiting = await insert_events(db)
+        # Before the file is written the old password is refused, and that does not end the process.
+        assert "WRONGPASS" in ((await it.tap.next(BreakerChanged)).reason or "")
+        await it.tap.next(Sampled, lambda event: event.redis_error is not None)
+        file.write_text(valkey_url(guarded_valkey, "two"))
+        assert (await it.tap.next(Settled, lambda event: event.sent > 0)).sent == len(waiting)
+        it.tap.forget()
+        await it.tap.next(Sampled, lambda event: event.stream_length == 2)  # the gauges too
+        await one_more_goes_out(db, it.tap)
+        assert len(await read_stream(client)) == 3
