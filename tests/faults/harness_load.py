@@ -33,6 +33,7 @@ class Load:
     def __init__(self, url: str, rate: float = 60.0) -> None:
         self.url = url
         self.rate = rate
+        self.plain = False  # one statement a transaction, none rolled back
         self.ledger = Ledger()
         self.errors: list[str] = []
         self._task: asyncio.Task[None] | None = None
@@ -78,9 +79,9 @@ class Load:
 
     async def _transaction(self, connection: psycopg.AsyncConnection[Any], number: int) -> None:
         events = [str(uuid4()) for _ in range(1 + number % 3)]
-        roll_back = number % 10 == 0
+        roll_back = number % 10 == 0 and not self.plain
         try:
-            if number % 5:
+            if number % 5 or self.plain:
                 await connection.execute(INSERT, (events,))
             else:
                 async with connection.transaction(force_rollback=roll_back):

@@ -6,6 +6,7 @@ import pytest
 
 from tests.faults.conftest import StartWorld
 from tests.faults.harness import World
+from tests.faults.harness_pgwire import StopClaim
 from tests.faults.harness_process import Process
 from tests.faults.harness_wait import until
 
@@ -110,15 +111,21 @@ async def test_entries_of_the_dead_arrive_late(world: StartWorld) -> None:
 async def test_a_claim_of_the_dead_is_made_late(world: StartWorld) -> None:
     """The claim was on its way to Postgres when its owner died."""
     async with world(DISPATCH_LEASE_MS=NO_LEASE) as w:
-        one = await w.dispatcher()
-        await w.dispatcher()
+        trap = StopClaim()
+        one = await w.dispatcher(filtered=trap)
         async with w.fault("kill -9, its claim reaches Postgres afterwards", drain_s=10.0) as fault:
-            one.postgres.hold("to_server")
-            await until(lambda: _many_bytes(one), "it claims")
+            trap.arm(one.postgres)
+
+            async def sprung() -> bool:
+                return trap.sprung
+
+            await until(sprung, "it claims")
+            await w.commits(10)
             await one.kill_leaving_bytes()
             one.redis.cut()
             one.postgres.let_go("to_server")
             await until(lambda: w.picked(one), "its claim is made")
+            await w.dispatcher()
             fault.heal()
 
 
@@ -159,10 +166,6 @@ async def test_eight_at_once(world: StartWorld) -> None:
             fault.heal()
         took_part = await w.ask("SELECT DISTINCT by FROM audit.change WHERE after = 'picked'")
         assert len({name.rsplit(" ", 1)[-1] for (name,) in took_part}) > 1
-
-
-async def _many_bytes(one: Process) -> bool:
-    return b"sanctum" in one.redis.held_bytes("to_server") or len(one.postgres.held_bytes("to_server")) > 0
 
 
 def _words(step: Bring) -> str:

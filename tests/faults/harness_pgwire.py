@@ -1,0 +1,67 @@
+"""Filters for the proxy before Postgres that know its messages: lose notifications, stop a claim on its way."""
+
+import re
+import struct
+from dataclasses import dataclass, field
+
+from tests.fixtures.proxy import Direction, Filter, Proxy
+
+CLAIM_ID = re.compile(rb"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+
+
+@dataclass(slots=True)
+class LoseNotifications:
+    """Drops NotificationResponse ('A') from what the server sends, as a transaction pooler does. No TLS between."""
+
+    losing: bool = True
+    lost: int = 0
+
+    def __call__(self) -> Filter:
+        """A filter for a new connection."""
+        rest = b""
+
+        def pass_on(direction: Direction, data: bytes) -> bytes:
+            nonlocal rest
+            if direction == "to_server":
+                return data
+            rest += data
+            kept = []
+            while len(rest) >= 5:
+                end = 1 + struct.unpack_from("!i", rest, 1)[0]
+                if len(rest) < end:
+                    break
+                message, rest = rest[:end], rest[end:]
+                if self.losing and message[:1] == b"A":
+                    self.lost += 1
+                else:
+                    kept.append(message)
+            return b"".join(kept)
+
+        return pass_on
+
+
+@dataclass(slots=True)
+class StopClaim:
+    """Once armed, the next claim a dispatcher sends is held on its way to the server, and so is all that follows."""
+
+    proxy: Proxy | None = None
+    sprung: bool = False
+    seen: set[bytes] = field(default_factory=set)
+
+    def arm(self, proxy: Proxy) -> None:
+        """From now on."""
+        self.proxy = proxy
+
+    def __call__(self) -> Filter:
+        """A filter for a new connection."""
+
+        def pass_on(direction: Direction, data: bytes) -> bytes:
+            if direction == "to_server":
+                new = set(CLAIM_ID.findall(data)) - self.seen
+                self.seen |= new
+                if new and self.proxy is not None and not self.sprung:
+                    self.sprung = True
+                    self.proxy.hold("to_server")
+            return data
+
+        return pass_on

@@ -1,0 +1,86 @@
+"""A dispatcher that is frozen (SIGSTOP) for longer than its lease, and thaws with work in its hands."""
+
+import pytest
+
+from tests.faults.conftest import StartWorld
+from tests.faults.harness import World
+from tests.faults.harness_process import Process
+from tests.faults.harness_wait import until
+
+NOT_BUILT = "the fence and the look in the stream are not built yet"
+
+
+async def settled_by_another(w: World, one: Process, rows: list[int]) -> None:
+    """Wait until the lease is over and somebody else has sent these rows."""
+
+    async def look() -> bool:
+        return not await w.ask("SELECT 1 FROM messaging.message_outbox WHERE id = ANY(%s) AND NOT settled", (rows,))
+
+    await until(look, "the other has sent what the frozen one had claimed", 20.0)
+
+
+@pytest.mark.xfail(strict=True, reason=NOT_BUILT)
+async def test_frozen_with_a_claim_in_its_socket(world: StartWorld) -> None:
+    """It is frozen before it reads the answer to its claim: thawed, it would publish what is no longer its own."""
+    async with world() as w:
+        one = await w.dispatcher()
+        await w.dispatcher()
+        async with w.fault("SIGSTOP beyond the lease after a claim, then SIGCONT", stolen=True) as fault:
+            one.postgres.hold("to_client")
+            rows = await until(lambda: w.picked(one), "it claims")
+            one.freeze()
+            one.postgres.let_go("to_client")
+            await settled_by_another(w, one, rows)
+            one.thaw()
+            fault.heal()
+
+
+@pytest.mark.xfail(strict=True, reason=NOT_BUILT)
+async def test_frozen_with_entries_on_their_way(world: StartWorld) -> None:
+    """It is frozen while its entries are on their way to Redis, where they arrive when the lease is over."""
+    async with world() as w:
+        one = await w.dispatcher()
+        await w.dispatcher()
+        async with w.fault(
+            "SIGSTOP beyond the lease, its entries reach Redis after the takeover", stolen=True
+        ) as fault:
+            one.redis.hold("to_server")
+            rows = await until(lambda: w.picked(one), "it claims")
+            one.freeze()
+            await settled_by_another(w, one, rows)
+            one.redis.let_go("to_server")
+            one.thaw()
+            fault.heal()
+
+
+@pytest.mark.xfail(strict=True, reason=NOT_BUILT)
+async def test_frozen_between_publish_and_settle(world: StartWorld) -> None:
+    """Redis has its entries: the other must find them there, and the thawed one must change nothing."""
+    async with world() as w:
+        one = await w.dispatcher()
+        await w.dispatcher()
+        async with w.fault("SIGSTOP beyond the lease before the settle, then SIGCONT", stolen=True) as fault:
+            one.redis.hold("to_client")
+            await until(lambda: w.published(one), "Redis has what it claimed")
+            rows = await w.picked(one)
+            one.freeze()
+            await settled_by_another(w, one, rows)
+            one.redis.let_go("to_client")
+            one.thaw()
+            fault.heal()
+
+
+@pytest.mark.quick
+async def test_a_short_freeze(world: StartWorld) -> None:
+    """Shorter than the lease, with entries on their way: nobody takes anything, nothing is doubled."""
+    async with world() as w:
+        one = await w.dispatcher()
+        await w.dispatcher()
+        async with w.fault("SIGSTOP within the lease, then SIGCONT") as fault:
+            one.redis.hold("to_server")
+            await until(lambda: w.picked(one), "it claims")
+            one.freeze()
+            await w.commits(100)
+            one.redis.let_go("to_server")
+            one.thaw()
+            fault.heal()

@@ -1,0 +1,139 @@
+"""The network between: half-open connections, lost answers, lost notifications, a pooler."""
+
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from dispatcher.embedded import free_port
+from tests.faults.conftest import StartWorld
+from tests.faults.harness import RELAY
+from tests.faults.harness_pgwire import LoseNotifications
+from tests.faults.harness_wait import until
+
+
+async def test_half_open_postgres(world: StartWorld) -> None:
+    """Its connections deliver nothing any more, and neither end is told; new ones work."""
+    async with world() as w:
+        one = await w.dispatcher()
+        async with w.fault("Postgres: half-open connections") as fault:
+            one.postgres.lose_links()
+            fault.heal()
+            await w.flowing(fault.healed or 0.0)
+            one.postgres.cut_lost()
+
+
+async def test_half_open_redis(world: StartWorld) -> None:
+    async with world() as w:
+        one = await w.dispatcher()
+        async with w.fault("Redis: half-open connections") as fault:
+            one.redis.lose_links()
+            fault.heal()
+            await w.flowing(fault.healed or 0.0)
+            one.redis.cut_lost()
+
+
+@pytest.mark.quick
+async def test_answers_of_postgres_lost(world: StartWorld) -> None:
+    """Its statements commit, the answers are lost: claims it does not know of, settles it cannot be sure of."""
+    async with world() as w:
+        one = await w.dispatcher()
+        async with w.fault("Postgres: the answers to its commits lost", stolen=True) as fault:
+            one.postgres.drop_replies()
+            await until(lambda: w.picked(one), "a claim is made without its knowledge")
+            await one.postgres.restore()
+            fault.heal()
+
+
+async def test_the_answer_to_a_producers_commit_lost(world: StartWorld) -> None:
+    async with world() as w:
+        between = await w.proxy(w.admin_url)
+        w.load.url, w.load.plain = between.via(w.admin_url), True
+        await w.dispatcher()
+        async with w.fault("a producer's commit: the answer lost") as fault:
+            [(rows,)] = await w.ask("SELECT count(*) FROM messaging.message_outbox")
+            between.drop_replies()
+            committed = len(w.load.ledger.acknowledged)
+
+            async def unheard() -> bool:
+                [(now,)] = await w.ask("SELECT count(*) FROM messaging.message_outbox")
+                return bool(now > rows) and len(w.load.ledger.acknowledged) == committed
+
+            await until(unheard, "a commit its producer does not hear of")
+            await between.restore()
+            fault.heal()
+        assert w.load.ledger.unknown
+
+
+async def test_notifications_lost(world: StartWorld) -> None:
+    """As behind a transaction pooler, begun in mid-flight: the tick carries on, and the listener comes back."""
+    async with world() as w:
+        wire = LoseNotifications(losing=False)
+        one = await w.dispatcher(filtered=wire)
+        async with w.fault("notifications swallowed") as fault:
+            wire.losing = True
+            await one.child.line("listener_down")
+            before = len(await w.entries())
+            await w.commits(100)
+
+            async def polled() -> bool:
+                return len(await w.entries()) >= before + 100
+
+            await until(polled, "rows go out on the tick")
+            wire.losing = False
+            fault.heal()
+
+            async def listens() -> bool:
+                return await one.events("listener_up") == 2
+
+            await until(listens, "it listens again")
+        assert wire.lost > 0
+
+
+@contextmanager
+def pgbouncer(folder: Path, url: str) -> Iterator[str]:
+    """A real PgBouncer in transaction mode before a database; yields the URL through it."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("PgBouncer is not installed (Debian: apt-get install pgbouncer)")
+    parts, port = urlsplit(url), free_port()
+    folder.mkdir(mode=0o755)
+    (folder / "users.txt").write_text(f'"{RELAY}" ""\n')
+    (folder / "pgbouncer.ini").write_text(
+        f"[databases]\n* = host={parts.hostname} port={parts.port}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\n"
+        f"auth_file = {folder}/users.txt\npool_mode = transaction\ndefault_pool_size = 5\nmax_client_conn = 100\n"
+    )
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    if user:
+        nobody = pwd.getpwnam("nobody")
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    log = (folder / "log").open("wb")
+    process = subprocess.Popen([program, *user, str(folder / "pgbouncer.ini")], stdout=log, stderr=log)
+    try:
+        yield parts._replace(netloc=f"{RELAY}@127.0.0.1:{port}").geturl()
+    finally:
+        process.terminate()
+        process.wait(10)
+        log.close()
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["listening directly", "listening through it"])
+async def test_through_pgbouncer(world: StartWorld, server_folder: Path, direct: bool) -> None:
+    async with world() as w:
+        with pgbouncer(server_folder / f"pgbouncer-{direct}", w.admin_url) as pooled:
+            straight = w.admin_url.replace("postgres@", f"{RELAY}@")
+            urls = {"DATABASE_URL": pooled} | ({"DISPATCH_LISTEN_URL": straight} if direct else {})
+            one = await w.dispatcher(ready=direct, **urls)
+            await one.child.line("listener_up" if direct else "transaction pooler")
+            how = "listening directly" if direct else "LISTEN deaf"
+            async with w.fault(f"a real PgBouncer, transaction mode, {how}", baseline=False) as fault:
+                await w.backlog(2000)
+                fault.heal()
+            assert await one.child.terminate(timeout=5.0) == 0

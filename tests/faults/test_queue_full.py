@@ -1,0 +1,57 @@
+"""The notification queue is full: commits that would ring are refused until whoever blocks it has ended."""
+
+import psycopg
+import pytest
+
+from dispatcher.embedded import EmbeddedPostgres
+from dispatcher.infra.migrations import migrate
+from tests.faults.conftest import ROLES, StartWorld
+from tests.faults.harness import RELAY
+from tests.faults.harness_wait import until
+from tests.fixtures.postgres import StartPostgres
+
+
+async def prepared(server: EmbeddedPostgres) -> str:
+    """Our schema and roles on a server of the test's own; its URL."""
+    url = server.url()
+    await migrate(url)
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        await connection.execute("CREATE ROLE outbox_dispatcher")
+        await connection.execute(f"CREATE ROLE {RELAY} LOGIN IN ROLE outbox_dispatcher")
+        await connection.execute(ROLES.encode())
+    return url
+
+
+async def test_queue_full(world: StartWorld, own_postgres: StartPostgres, pytestconfig: pytest.Config) -> None:
+    if pytestconfig.getoption("--pg-version") == "16":
+        pytest.skip("max_notify_queue_pages came with Postgres 17")
+    url = await prepared(own_postgres(durable=True, options={"fsync": "off", "max_notify_queue_pages": "64"}))
+    async with world(admin_url=url) as w:
+        await w.dispatcher()
+        w.load.rate = 5.0  # slow enough for the dispatcher to fall asleep between two commits, so that each would ring
+        async with w.fault("the notification queue is full") as fault:
+            async with await psycopg.AsyncConnection.connect(url) as blocker:
+                await blocker.execute("LISTEN anything")
+                await blocker.commit()
+                await blocker.execute("SELECT 1")  # a transaction left open keeps the queue from advancing
+                await fill_queue(url)
+
+                async def refused() -> bool:
+                    return any("54000" in error for error in w.load.errors)
+
+                await until(refused, "a commit that rings is refused")
+            fault.heal()
+            errors = len(w.load.errors)
+            await w.commits(20)
+            print(f"commits refused while the queue was full: {errors}, after: {len(w.load.errors) - errors}")  # noqa: T201
+
+
+async def fill_queue(url: str) -> None:
+    """Notify until it is refused."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        for number in range(1000):
+            try:
+                await connection.execute("SELECT pg_notify('filler', %s)", (f"{number}" + "x" * 7000,))
+            except psycopg.errors.ProgramLimitExceeded:
+                return
+    raise AssertionError("the queue was never full")

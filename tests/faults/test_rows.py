@@ -1,0 +1,70 @@
+"""Rows that are the fault: too large, too deep, refused for themselves, fatal to the connection. And a full bell."""
+
+import json
+import time
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from tests.faults.conftest import StartWorld
+from tests.faults.harness import World
+
+MIB = 1024 * 1024
+
+
+async def poison(w: World, payload: str, *, among: int = 50) -> str:
+    """Commit one row with this payload in the middle of others, in one transaction; its event_id."""
+    event = str(uuid4())
+    async with await psycopg.AsyncConnection.connect(w.admin_url) as connection:
+        insert = (
+            "INSERT INTO messaging.message_outbox (event_id, event_type, aggregate_id, payload) VALUES (%s, %s, %s, %s)"
+        )
+        events = [str(uuid4()) for _ in range(among)]
+        for number, each in enumerate(events):
+            await connection.execute(insert, (each, "order.created", f"p{number}", "{}"))
+            if number == among // 2:
+                await connection.execute(insert, (event, "order.created", "poison", payload))
+    w.load.ledger.acknowledged |= dict.fromkeys([*events, event], time.time())
+    return event
+
+
+async def test_a_nul_cannot_be_committed(world: StartWorld) -> None:
+    async with world() as w:
+        with pytest.raises(psycopg.errors.UntranslatableCharacter):
+            await poison(w, '{"a": "\\u0000"}')
+
+
+@pytest.mark.quick
+async def test_32_mb(world: StartWorld) -> None:
+    async with world() as w:
+        await w.dispatcher()
+        async with w.fault("poison: a payload of 32 MB", dead=1) as fault:
+            event = await poison(w, json.dumps({"x": "y" * 32 * MIB}))
+            fault.heal()
+        rows = await w.ask("SELECT event_id::text, last_error FROM messaging.message_outbox WHERE status = 'dead'")
+        assert [dead for dead, _ in rows] == [event]
+        assert "DISPATCH_MAX_PAYLOAD_BYTES" in rows[0][1]
+
+
+async def test_deep_json(world: StartWorld) -> None:
+    async with world() as w:
+        await w.dispatcher()
+        async with w.fault("poison: JSON nested 5,000 deep") as fault:
+            event = await poison(w, "[" * 5000 + "]" * 5000)
+            fault.heal()
+        assert event in {found for found, _ in await w.entries()}
+
+
+@pytest.mark.xfail(strict=True, reason="bisecting a batch that kills the connection is not built yet")
+async def test_a_row_that_kills_the_connection(world: StartWorld) -> None:
+    """Redis takes bulk strings of 1 MiB at most here, and closes the connection of whoever sends more."""
+    async with world(valkey={"proto-max-bulk-len": "1mb"}, DISPATCH_MAX_PAYLOAD_BYTES=str(16 * MIB)) as w:
+        await w.dispatcher()
+        async with w.fault(
+            "poison: a row that makes Redis close the connection", dead=1, attempts=True, recover_s=20.0
+        ) as fault:
+            event = await poison(w, json.dumps({"x": "y" * 2 * MIB}))
+            fault.heal()
+        rows = await w.ask("SELECT event_id::text FROM messaging.message_outbox WHERE attempts > 0")
+        assert rows == [(event,)]
