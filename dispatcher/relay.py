@@ -47,6 +47,7 @@ class RelayPolicy:
     retry: RetryPolicy
     publish_timeout_s: float
     slots: int
+    lease_s: float
 
 
 class Relay:
@@ -79,6 +80,7 @@ class Relay:
         self._after: Keyset = FROM_THE_START
         self._from_start_at = 0.0
         self._doubtful: list[tuple[str, int]] = []  # claims whose answer was lost, and their session's backend pid
+        self.in_flight: set[str] = set()  # claims being worked on; any lane adds and removes its own
         self._sleepy = False  # the last claim came back short: sleep before the next
 
     def stop(self) -> None:
@@ -98,7 +100,10 @@ class Relay:
             async with self._turn:
                 taken = await self._take(link)
             if taken is not None:
-                await self._finish(link, *taken)
+                try:
+                    await self._finish(link, *taken)
+                finally:
+                    self.in_flight.discard(taken[0].claim_id)
 
     # With the turn.
 
@@ -120,6 +125,10 @@ class Relay:
         try:
             await self._free_doubtful(session)
             batch = await self._claim(session, limit)
+            if batch.claimed_at - began > self._policy.lease_s / 2:
+                self.in_flight.discard(batch.claim_id)
+                await release(session, [batch.claim_id])  # frozen meanwhile: somebody may have taken over already
+                return None
         except (SessionLost, psycopg.Error) as error:
             await self._failed(link, session, error, began)
             return None
@@ -145,6 +154,7 @@ class Relay:
         if self._after is FROM_THE_START:
             self._from_start_at = now
         claim_id = new_claim_id()
+        self.in_flight.add(claim_id)
         try:
             batch = await claim(
                 session,
@@ -155,9 +165,15 @@ class Relay:
                 after=self._after,
                 floor=self._gate.broker.floor,
             )
+        except psycopg.Error:
+            self.in_flight.discard(claim_id)
+            raise
         except SessionLost:
+            self.in_flight.discard(claim_id)
             self._doubtful.append((claim_id, session.backend_pid))
             raise
+        if not batch.rows:
+            self.in_flight.discard(claim_id)
         if not batch.rows and self._after is not FROM_THE_START:
             self._after = FROM_THE_START  # nothing after the cursor; late commits may stand before it
             return await self._claim(session, limit)
@@ -200,7 +216,7 @@ class Relay:
             self._observe(Published(len(ages), ages, elapsed))
         error = verdict.sink_error
         if verdict.unknown:
-            await self._reconcile(batch, verdict)
+            await self._reconcile(link, batch, verdict)
         settlement = await self._settle(link, batch.claim_id, verdict)
         if settlement.returned:
             self._doorbell.nudge()  # due again, and the lane that sleeps looked while we still held them
@@ -222,11 +238,23 @@ class Relay:
         )
         self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
 
-    async def _reconcile(self, batch: Batch, verdict: Verdict) -> None:
+    async def _reconcile(self, link: Link, batch: Batch, verdict: Verdict) -> None:
         """Find out about rows whose reply was lost, as soon as the sink is back. At a stop they stay claimed."""
+        renewed_at = monotonic()
         while not self._stopping.is_set():
             if await self._gate.open() and await self._gate.reconcile(batch, verdict):
                 return
+            if monotonic() - renewed_at > self._policy.lease_s / 4:
+                renewed_at = monotonic()
+                await self._renew(link, batch.claim_id)
+
+    async def _renew(self, link: Link, claim_id: str) -> None:
+        """Say that the claim's owner is alive, or an outage longer than the lease would look like a frozen owner."""
+        session = await link.get()
+        try:
+            await session.fetch(load("renew"), {"claim_id": claim_id})
+        except (SessionLost, psycopg.Error) as error:
+            await self._failed(link, session, error, monotonic())
 
     async def _settle(self, link: Link, claim_id: str, verdict: Verdict) -> Settlement:
         """Settle, on another session when one breaks: what is in the stream must not be claimed again."""

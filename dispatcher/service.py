@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from random import Random, SystemRandom
 from typing import Any, Literal
 from uuid import uuid4
@@ -44,6 +45,7 @@ from dispatcher.upkeep.retention import Retention
 from dispatcher.upkeep.takeover import Takeover
 
 LANES = 3
+CONTROL_TIMEOUT_S = 5.0
 BREAKER = Backoff(base_s=0.1, cap_s=0.5)  # the first event is out within a second of Redis's return
 
 
@@ -78,9 +80,11 @@ class Service:
         self._forced = anyio.CancelScope()
 
         s, rng = settings, SystemRandom()
-        name = f"{socket.gethostname()}-{os.getpid()}"
+        token = uuid4().hex[:8]  # pod names and process ids come again; a successor must not fence a namesake
+        name = f"{socket.gethostname()}-{os.getpid()}-{token}"
         slots = round(256 * s.canary_percent / 100)
         self._name = name
+        self._session_name = f"{token} {name}"  # the token first: Postgres keeps 63 bytes
         self._registry = Registry(name)
         self._doorbell = Doorbell(
             tick_s=s.tick_ms / 1000, slots=slots, ping_channel=f"outbox_ping_{uuid4().hex}", observe=self._observe
@@ -88,13 +92,17 @@ class Service:
         self._pooled = s.listen_url != s.database_url
         database = _AnyUp(self._observe)
         self._control = Link(
-            self._direct, "control", prepare=self._prepare_control, changed=self._listener_changed, rng=rng
+            self._listening, "control", prepare=self._prepare_control, changed=self._listener_changed, rng=rng
         )
-        self._upkeep = Link(self._database, "upkeep", prepare=self._check, changed=database.changed("upkeep"), rng=rng)
+        # Direct: the takeover takes session locks.
+        self._upkeep = Link(self._direct, "upkeep", prepare=self._check, changed=database.changed("upkeep"), rng=rng)
         self._lanes = [
             Link(self._database, f"lane-{n}", prepare=self._check, changed=database.changed(f"lane-{n}"), rng=rng)
             for n in range(LANES)
         ]
+        links = [self._control, self._upkeep, *self._lanes]
+        for link in links:
+            link.companions = [other for other in links if other is not link]
         self._gate, self._relay = self._build_relay(slots, rng)
 
     def _database(self) -> Target:
@@ -105,11 +113,16 @@ class Service:
         """The same without a pooler between."""
         return self._target("listen_url", pooled=False)
 
+    def _listening(self) -> Target:
+        """The same with little patience: its statements are short, so it is the first to find a silent network out."""
+        target = self._direct()
+        return replace(target, query_timeout_s=min(target.query_timeout_s, CONTROL_TIMEOUT_S))
+
     def _target(self, which: Literal["database_url", "listen_url"], *, pooled: bool) -> Target:
         s = self._settings
         return Target(
             s.current(which),
-            self._name,
+            self._session_name,
             connect_timeout_s=s.connect_timeout_ms / 1000,
             query_timeout_s=s.query_timeout_ms / 1000,
             pooled=pooled,
@@ -121,7 +134,7 @@ class Service:
         BrokerTarget.parse(s.redis_url)  # what is wrong with it is said at once, also while disabled
         broker = Broker(
             lambda: BrokerTarget.parse(s.current("redis_url")),
-            name=f"dispatcher-{self._name}",
+            name=self._name,
             stream=s.stream_name,
             connect_timeout_s=s.connect_timeout_ms / 1000,
             on_lost=lambda why: self._doorbell.nudge(),
@@ -136,6 +149,7 @@ class Service:
                 RetryPolicy(s.max_attempts, backoff),
                 publish_timeout_s,
                 slots,
+                s.lease_ms / 1000,
             ),
             gate=gate,
             doorbell=self._doorbell,
@@ -191,7 +205,17 @@ class Service:
                     first_tries.start_soon(beside.start, link.keep)
             opening.cancel_scope.cancel()
         if s.enabled:
-            beside.start_soon(Takeover(lease_s=s.lease_ms / 1000, observe=self._observe).run, self._upkeep)
+            takeover = Takeover(
+                self._gate.broker,
+                stream=s.stream_name,
+                lease_s=s.lease_ms / 1000,
+                deadline_s=s.publish_timeout_ms / 1000,
+                dispatcher_id=lambda: self._registry.id,
+                in_flight=lambda: self._relay.in_flight,
+                freed=self._doorbell.nudge,
+                observe=self._observe,
+            )
+            beside.start_soon(takeover.run, self._upkeep, name="takeover")
             retention = Retention(
                 outbox_days=s.outbox_retention_days, dlq_days=s.dlq_retention_days, observe=self._observe
             )

@@ -62,6 +62,11 @@ class BrokerTarget:
         return f"{self.path or f'{self.host}:{self.port}'}/{self.db}"
 
 
+def client_name(dispatcher: str) -> str:
+    """The name of a dispatcher's connection; CLIENT SETNAME takes neither spaces nor control characters."""
+    return re.sub(r"[^!-~]", "-", f"dispatcher-{dispatcher}")
+
+
 class Broker:
     """One connection at a time to the sink. Used by the relay's tasks, all on one event loop.
 
@@ -78,7 +83,7 @@ class Broker:
         on_lost: Callable[[str], None],
     ) -> None:
         self._target = target
-        self._name = re.sub(r"[^!-~]", "-", name)  # CLIENT SETNAME takes neither spaces nor control characters
+        self._name = client_name(name)
         self._stream = stream
         self._connect_timeout_s = connect_timeout_s
         self._on_lost = on_lost

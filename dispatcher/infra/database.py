@@ -124,6 +124,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self.backend_pid = connection.info.backend_pid
         self.pooled = False
+        self.silent = False  # given up because the server said nothing; written by _give_up()
         connection.add_notify_handler(lambda n: self._notices.append((n.channel, n.payload, n.pid)))
 
     def treat_as_pooled(self) -> None:
@@ -146,7 +147,7 @@ class Session:
         rows: list[tuple[Any, ...]] = []
         with anyio.CancelScope(shield=True):
             await self._lock.acquire()
-            watchdog = self._loop.call_later(self._deadline_s, self._shut_socket)
+            watchdog = self._loop.call_later(self._deadline_s, self._give_up)
             try:
                 await cursor.execute(sql.encode(), params, prepare=self._prepare)
                 if cursor.description is not None:
@@ -167,7 +168,7 @@ class Session:
         cursor = self._connection.cursor()  # a text cursor: the binary protocol takes one statement at a time
         with anyio.CancelScope(shield=True):
             await self._lock.acquire()
-            watchdog = self._loop.call_later(self._deadline_s, self._shut_socket)
+            watchdog = self._loop.call_later(self._deadline_s, self._give_up)
             try:
                 await cursor.execute(sql.encode(), prepare=False)
             except psycopg.Error as error:
@@ -180,7 +181,12 @@ class Session:
                 watchdog.cancel()
                 self._lock.release()
 
-    def _shut_socket(self) -> None:
+    def _give_up(self) -> None:
+        self.silent = True
+        self.cut()
+
+    def cut(self) -> None:
+        """Shut the socket: whatever waits on this session, now or next, fails at once. For a peer that may be gone."""
         # A duplicate descriptor: closing libpq's own under its feet would leave it to a stranger's next socket.
         try:
             with socket.socket(fileno=os.dup(self._connection.fileno())) as half_open:

@@ -1,6 +1,6 @@
 """A Postgres session that comes back: opened, watched and reopened with capped, jittered backoff."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 import anyio
@@ -41,6 +41,7 @@ class Link:
         self._up = anyio.Event()  # replaced by keep() for each session
         self._down = anyio.Event()
         self.session: Session | None = None  # written by keep() and broke()
+        self.companions: Sequence[Link] = ()  # to the same server; written by their owner before keep()
 
     async def keep(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep the session open until cancelled. Reports started after the first try, successful or not.
@@ -103,7 +104,16 @@ class Link:
             self.session = None
             self._changed(False, reason)
             self._down.set()
+            if session.silent:
+                # The network swallows everything: found out one after another, each would cost a deadline of its own.
+                for companion in self.companions:
+                    companion.doubt()
         await session.close()
+
+    def doubt(self) -> None:
+        """Whoever uses the session, now or next, finds it broken and gets another."""
+        if self.session is not None:
+            self.session.cut()
 
     async def close(self) -> None:
         """Close the session, if there is one."""

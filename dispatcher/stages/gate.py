@@ -8,17 +8,12 @@ from time import monotonic
 import anyio
 
 from dispatcher.core.breaker import Breaker
-from dispatcher.core.decide import Refused
-from dispatcher.core.errors import DispatcherError, Misconfigured
+from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.events import BreakerChanged, Observer, Reconciled
 from dispatcher.core.outcome import Returned, Sent, Verdict
 from dispatcher.core.row import Batch
 from dispatcher.infra.broker import Broker
-
-PAGE = 1000  # entries read at once when looking for lost replies
-
-# The server cannot be read from now, but will be.
-_PASSING = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOAUTH", "ERR max number of clients")
+from dispatcher.stages.find import find
 
 
 class Gate:
@@ -96,38 +91,13 @@ class Gate:
         """
         unknown = set(verdict.unknown)
         wanted = {row.event_id: row.id for row in batch.rows if row.id in unknown}
-        found: dict[int, str] = {}
-        begin = _after(batch.floor)
-        while len(found) < len(wanted):
-            [page] = await self.broker.send([("XRANGE", self._stream, begin, "+", "COUNT", str(PAGE))], self._timeout_s)
-            if isinstance(page, Refused) and not page.text.startswith(_PASSING):
-                break  # nobody may ever look: publishing again is better than never
-            if not isinstance(page, list):
-                error = page.text if isinstance(page, Refused) else getattr(page, "error", "no page of entries")
-                self._shut(error, connection_only=not self.broker.up)  # or the next look would follow at once
-                return False
-            for stream_id, fields in page:
-                event_id = _event_id(fields)
-                if event_id in wanted:
-                    found[wanted[event_id]] = stream_id.decode()
-            if len(page) < PAGE:
-                break
-            begin = _after(page[-1][0].decode())
+        try:
+            found = await find(self.broker, self._stream, batch.floor, wanted, self._timeout_s)
+        except Unreachable as error:
+            self._shut(str(error), connection_only=not self.broker.up)  # or the next look would follow at once
+            return False
         for row_id in verdict.unknown:
             verdict.add(row_id, Sent(found[row_id]) if row_id in found else Returned("the connection broke before it"))
         verdict.unknown.clear()
         self._observe(Reconciled(len(found), len(wanted) - len(found)))
         return True
-
-
-def _after(stream_id: str) -> str:
-    """The first id after this one. "(id" says the same, but only since Redis 6.2."""
-    milliseconds, _, sequence = stream_id.partition("-")
-    if int(sequence) == 2**64 - 1:
-        return f"{int(milliseconds) + 1}-0"
-    return f"{milliseconds}-{int(sequence) + 1}"
-
-
-def _event_id(fields: list[bytes]) -> str:
-    """The event's id in an entry's fields, or "" in a stranger's entry."""
-    return dict(zip(fields[::2], fields[1::2], strict=False)).get(b"event_id", b"").decode(errors="replace")

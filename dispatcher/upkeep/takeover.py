@@ -1,48 +1,170 @@
-"""Takeover: rows claimed by somebody who froze or died are put back, so that no crash leaves an event behind."""
+"""Takeover: what a dispatcher that died or froze had claimed is found out and finished, so that no crash leaves a row.
 
+A dead one is known by its free lock, within a second; a frozen one by its lease. Either is fenced first. Then each of
+its rows is looked for in the stream: found, it is settled as sent; not found, it goes back to be claimed.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from datetime import datetime
+from time import monotonic
 
 import anyio
 import psycopg
 
-from dispatcher.core.errors import SessionLost
-from dispatcher.core.events import Observer, TakenOver
+from dispatcher.core.errors import SessionLost, Unreachable
+from dispatcher.core.events import Observer, Reconciled, TakenOver
+from dispatcher.core.outcome import Verdict
+from dispatcher.infra.broker import Broker
 from dispatcher.infra.database import Session
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
+from dispatcher.stages.claim import new_claim_id
+from dispatcher.stages.find import find, stream_order
+from dispatcher.stages.settle import release, settle
+from dispatcher.upkeep.fence import fence
 
-WINDOW = 20_000
+WINDOW = 20_000  # unsettled rows looked at in one look for overdue claims
+ADOPT = 2_000  # rows taken over in one statement
 EVERY_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """Rows taken over under a claim of ours, not yet looked for in the stream: (id, event id, floor)."""
+
+    claim_id: str
+    rows: list[tuple[int, str, str | None]]
+
+
 class Takeover:
-    """Walks the unsettled rows in windows, one a call, and puts overdue claims back."""
+    """Succeeds the dead and the frozen. Its fields are written by its own task only."""
 
-    def __init__(self, *, lease_s: float, observe: Observer) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        stream: str,
+        lease_s: float,
+        deadline_s: float,
+        dispatcher_id: Callable[[], int | None],
+        in_flight: Callable[[], Collection[str]],
+        freed: Callable[[], None],
+        observe: Observer,
+    ) -> None:
+        self._broker = broker
+        self._stream = stream
         self._lease_s = lease_s
+        self._deadline_s = deadline_s
+        self._dispatcher_id = dispatcher_id
+        self._in_flight = in_flight  # claims of our own that are being worked on
+        self._freed = freed
         self._observe = observe
-        self._after: tuple[str, int] = ("-infinity", 0)  # written by look() only
-
-    async def look(self, session: Session, *, now: datetime | None = None) -> int:
-        """Look at the next window; returns how many rows were put back."""
-        after_time, after_id = self._after
-        [(freed, seen, last_time, last_id)] = await session.fetch(
-            load("takeover"),
-            {"after_time": after_time, "after_id": after_id, "window": WINDOW, "lease_s": self._lease_s, "now": now},
-        )
-        self._after = (last_time, last_id) if seen == WINDOW else ("-infinity", 0)
-        if freed:
-            self._observe(TakenOver(freed, "lease"))
-        return int(freed)
+        self._after: tuple[str, int] = ("-infinity", 0)
+        self._adopted: list[Adopted] = []  # the sink went away before they were looked for
 
     async def run(self, link: Link) -> None:
-        """Look every second until cancelled."""
+        """Look every second until cancelled; for overdue claims ten times a lease, at most every second."""
+        overdue_at = 0.0
         while True:
             session = await link.get()
             try:
-                await self.look(session)
+                if self._broker.up:  # without the sink nobody can be fenced, nothing looked for, nothing published
+                    await self.finish(session)
+                    await self.succeed_the_dead(session)
+                    if monotonic() >= overdue_at:
+                        overdue_at = monotonic() + min(max(self._lease_s / 10, EVERY_S), 5.0)
+                        await self.take_overdue(session)
             except SessionLost as error:
                 await link.broke(session, str(error))
-            except psycopg.Error:
-                pass  # a lock or a timeout; the next second tries again
+            except (psycopg.Error, Unreachable):
+                pass  # a lock, a timeout, the sink gone: the next second tries again
             await anyio.sleep(EVERY_S)
+
+    async def succeed_the_dead(self, session: Session) -> int:
+        """Take over from every dispatcher whose lock is free; returns how many rows."""
+        total = 0
+        for owner, name in await session.fetch(load("dead_dispatchers"), {"self": self._dispatcher_id()}):
+            done = False
+            try:
+                await fence(session, self._broker, name, self._deadline_s)
+                total += await self._take_over(session, name, owner=owner)
+                done = True
+            finally:
+                await session.fetch(load("forget"), {"id": owner, "done": done})
+        return total
+
+    async def take_overdue(self, session: Session, *, now: datetime | None = None) -> int:
+        """Take over claims of the next window that are older than the lease; returns how many rows."""
+        after_time, after_id = self._after
+        [head, *overdue] = await session.fetch(
+            load("overdue"),
+            {"after_time": after_time, "after_id": after_id, "window": WINDOW, "lease_s": self._lease_s, "now": now},
+        )
+        self._after = (head[4], head[5]) if head[3] == WINDOW else ("-infinity", 0)
+        ours = self._in_flight()
+        claims: dict[tuple[int | None, str | None], list[str | None]] = {}
+        for claim_id, owner, name, *_ in overdue:
+            if claim_id not in ours:
+                claims.setdefault((owner, name), []).append(claim_id)
+        total = 0
+        for (owner, name), ids in claims.items():
+            if name is not None and owner != self._dispatcher_id():
+                await fence(session, self._broker, name, self._deadline_s)
+            total += await self._take_over(session, name or "unknown", claims=ids, now=now)
+        return total
+
+    async def _take_over(
+        self,
+        session: Session,
+        name: str,
+        *,
+        owner: int | None = None,
+        claims: list[str | None] | None = None,
+        now: datetime | None = None,
+    ) -> int:
+        total = 0
+        while True:
+            claim_id = new_claim_id()
+            rows = await session.fetch(
+                load("adopt"),
+                {
+                    "self": self._dispatcher_id(),
+                    "claim_id": claim_id,
+                    "owner": owner,
+                    "claims": [claim for claim in claims or [] if claim is not None],
+                    "unclaimed": None in (claims or []),
+                    "lease_s": self._lease_s,
+                    "limit": ADOPT,
+                    "now": now,
+                },
+            )
+            if not rows:
+                return total
+            total += len(rows)
+            self._observe(TakenOver(len(rows), name))
+            self._adopted.append(Adopted(claim_id, [(row[0], row[1], row[2]) for row in rows]))
+            await self.finish(session)
+
+    async def finish(self, session: Session) -> None:
+        """Look for adopted rows in the stream: sent when found, back to pending when not.
+
+        Raises Unreachable, SessionLost or psycopg.Error; what is left is finished by the next call.
+        """
+        while self._adopted:
+            adopted = self._adopted[0]
+            found = await self._find(adopted)
+            verdict = Verdict(sent_ids=list(found), stream_ids=list(found.values()))
+            await settle(session, adopted.claim_id, verdict)
+            await release(session, [adopted.claim_id])
+            self._adopted.pop(0)
+            self._observe(Reconciled(len(found), len(adopted.rows) - len(found)))
+            self._freed()
+
+    async def _find(self, adopted: Adopted) -> dict[int, str]:
+        floors = [floor for _, _, floor in adopted.rows if floor is not None]
+        if not floors:
+            return {}  # never claimed by a dispatcher: a person set them
+        floor = min(floors, key=stream_order)
+        wanted = {event_id: row_id for row_id, event_id, _ in adopted.rows}
+        return await find(self._broker, self._stream, floor, wanted, self._deadline_s)

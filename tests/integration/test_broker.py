@@ -41,7 +41,7 @@ def losses() -> Losses:
 async def make_broker(losses: Losses) -> AsyncIterator[MakeBroker]:
     made: list[Broker] = []
 
-    def make(url: str, *, name: str = "dispatcher-test", timeout_s: float = 5.0) -> Broker:
+    def make(url: str, *, name: str = "test", timeout_s: float = 5.0) -> Broker:
         target = BrokerTarget.parse(url)
         made.append(Broker(target, name=name, stream=STREAM, connect_timeout_s=timeout_s, on_lost=losses))
         return made[-1]
@@ -62,7 +62,7 @@ async def ours(redis: "Redis", name: str = "dispatcher-test") -> list[int]:
 
 
 async def test_it_is_up_once_connected_and_known_by_its_name(make_broker, redis_url, redis, losses):
-    broker = make_broker(redis_url, name="dispatcher-ho st\n-1")
+    broker = make_broker(redis_url, name="ho st\n-1")
     assert not broker.up
     await broker.connect()
     assert broker.up

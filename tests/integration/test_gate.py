@@ -172,7 +172,7 @@ async def test_lanes_that_ask_at_once_share_one_connection(make_gate, redis_url,
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
             tasks.start_soon(gate.open)
-    assert [client["name"] for client in await redis.client_list()].count("test") == 1
+    assert [client["name"] for client in await redis.client_list()].count("dispatcher-test") == 1
 
 
 async def test_entries_whose_reply_was_lost_are_found_and_the_rest_goes_back(make_gate, redis_url, redis, proxy, tap):

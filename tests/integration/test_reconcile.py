@@ -14,7 +14,7 @@ from dispatcher.core.events import BreakerChanged, Reconciled
 from dispatcher.core.outcome import Verdict
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.broker import Broker, BrokerTarget
-from dispatcher.stages import gate as gate_module
+from dispatcher.stages import find as find_module
 from dispatcher.stages.gate import Gate
 from tests.fixtures.rows import STREAM
 from tests.fixtures.tap import Tap
@@ -56,7 +56,7 @@ async def write(redis: "Redis", *entries: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize(("page", "length"), [(10, 35), (10, 30), (1, 5), (1000, 2500)])
 async def test_it_reads_to_the_end_page_by_page(gate, redis, monkeypatch, page, length):
-    monkeypatch.setattr(gate_module, "PAGE", page)
+    monkeypatch.setattr(find_module, "PAGE", page)
     await write(redis, *((f"{n}-1", f"e{n}") for n in range(1, length + 1)))
     wanted = sorted({1, page, min(page + 1, length), length})
     looked, verdict = lost(*(f"e{n}" for n in wanted), "missing")

@@ -30,6 +30,10 @@ PARAMETERS: dict[str, object] = {
     "errors": ["refused"],
     "delays": [1.0],
     "stream_ids": ["1-1"],
+    "self": 1,
+    "owner": 1,
+    "claims": [CLAIM_ID],
+    "unclaimed": False,
 }
 Role = Literal["outbox_producer", "outbox_dispatcher", "outbox_pruner"]
 
@@ -86,10 +90,11 @@ async def test_a_producers_commit_rings_the_doorbell(roles: psycopg.AsyncConnect
 
 
 @pytest.mark.parametrize(
-    "name", ["claim", "look", "doze", "takeover", "release", "settle_sent", "settle_retry", "settle_dead"]
+    "name",
+    ["claim", "look", "doze", "overdue", "adopt", "renew", "release", "settle_sent", "settle_retry", "settle_dead"],
 )
 async def test_a_dispatcher_runs_each_statement_of_the_relay(roles: psycopg.AsyncConnection, name: str) -> None:
-    if name.startswith(("settle", "release")):
+    if name.startswith(("settle", "release", "adopt", "renew")):
         await roles.execute(
             "UPDATE messaging.message_outbox "
             "SET status = 'picked', picked_at = now(), picked_by = 1, claim_id = %(claim_id)s",

@@ -1,0 +1,51 @@
+"""Fence: make sure that a dispatcher can do nothing more before its rows are taken over.
+
+The dead may still act. A claim in its Postgres backend can commit, XADDs in Redis's socket buffer can be applied, a
+frozen process can thaw. So its sessions and its Redis connection are ended from outside, and only then anybody looks.
+"""
+
+import re
+
+import anyio
+
+from dispatcher.core.decide import Refused
+from dispatcher.core.errors import Unreachable
+from dispatcher.infra.broker import Broker, client_name
+from dispatcher.infra.database import Session
+from dispatcher.infra.sqlfiles import load
+
+UNFENCED_WAIT_S = 1.0  # when an ACL forbids the kill: what is in a socket buffer is applied long before
+
+
+def token_of(name: str) -> str:
+    """The random part of a dispatcher's name, which its Postgres sessions carry too."""
+    return name.rsplit("-", 1)[-1]
+
+
+async def fence(session: Session, broker: Broker, name: str, deadline_s: float) -> bool:
+    """End the Postgres sessions and the Redis connection of the dispatcher of that name, and wait until they are ended.
+
+    False: Redis's ACL forbids it, and a second was waited instead. Raises Unreachable when Redis does not answer.
+    """
+    await session.fetch(load("fence"), {"token": token_of(name)})
+    [clients] = await broker.send([("CLIENT", "LIST")], deadline_s)
+    if isinstance(clients, bytes):
+        ids = _ids_named(client_name(name), clients.decode(errors="replace"))
+        replies = await broker.send([("CLIENT", "KILL", "ID", number) for number in ids], deadline_s) if ids else []
+        if all(isinstance(reply, int) for reply in replies):
+            return True
+        clients = next(reply for reply in replies if not isinstance(reply, int))
+    if not isinstance(clients, Refused):
+        raise Unreachable(getattr(clients, "error", "no answer to CLIENT LIST"))
+    await anyio.sleep(UNFENCED_WAIT_S)
+    return False
+
+
+def _ids_named(name: str, client_list: str) -> list[str]:
+    """The ids of the clients of that name, from the text CLIENT LIST answers with."""
+    found = []
+    for line in client_list.splitlines():
+        fields = dict(re.findall(r"(\S+?)=(\S*)", line))
+        if fields.get("name") == name:
+            found.append(fields["id"])
+    return found

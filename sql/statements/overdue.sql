@@ -1,0 +1,24 @@
+-- Who: upkeep/takeover.py, a few times a lease. Index: message_outbox_due_idx, one window of it a call, from the cursor on.
+-- Answer: first one row with NULLs, how many rows were looked at and the last key (NULL: none; begin again); then the
+-- claims older than the lease: claim, owner's id, owner's name (NULL: not in the registry any more).
+-- Times are text: a parked row's infinity is no Python time.
+-- A window, because without a backlog it is everything, and with a backlog of millions nobody should walk it every second.
+WITH seen AS MATERIALIZED (
+    SELECT d.next_run_at, d.id, d.status, d.picked_at, d.picked_by, d.claim_id
+    FROM messaging.message_outbox AS d
+    WHERE NOT d.settled
+      AND (d.next_run_at, d.id) > (%(after_time)s::timestamptz, %(after_id)s)
+    ORDER BY d.next_run_at, d.id
+    LIMIT %(window)s
+),
+last AS (
+    SELECT s.next_run_at, s.id FROM seen AS s ORDER BY s.next_run_at DESC, s.id DESC LIMIT 1
+)
+SELECT NULL::text, NULL::bigint, NULL::text, (SELECT count(*) FROM seen),
+       (SELECT l.next_run_at::text FROM last AS l), (SELECT l.id FROM last AS l)
+UNION ALL
+SELECT DISTINCT s.claim_id::text, s.picked_by, r.name, NULL::bigint, NULL::text, NULL::bigint
+FROM seen AS s
+LEFT JOIN messaging.dispatcher AS r ON r.id = s.picked_by
+WHERE s.status = 'picked'
+  AND s.picked_at < coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(lease_s)s)

@@ -1,0 +1,166 @@
+"""A dead dispatcher: fenced, its rows looked for in the stream, then sent or given back, never doubled."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from dispatcher.core.errors import SessionLost, Unreachable
+from dispatcher.core.events import Reconciled, TakenOver
+from dispatcher.infra.broker import Broker, BrokerTarget, client_name
+from dispatcher.infra.database import Session, Target, connect
+from dispatcher.stages.claim import claim, new_claim_id
+from dispatcher.upkeep.fence import fence
+from dispatcher.upkeep.registry import Registry
+from dispatcher.upkeep.takeover import Takeover
+from tests.fixtures.proxy import StartProxy
+from tests.fixtures.rows import STREAM, insert_events, read_stream, read_table, statuses
+from tests.fixtures.tap import Tap
+
+Succeed = Callable[..., Awaitable[Takeover]]
+NAME = "host-1-deadbeef"
+
+
+@pytest.fixture
+async def session(database_url: str) -> AsyncIterator[Session]:
+    session = await connect(Target(database_url, "cafe0000 us"), "upkeep")
+    yield session
+    await session.close()
+
+
+@pytest.fixture
+async def owner(database_url: str) -> AsyncIterator[tuple[Registry, Session]]:
+    """A dispatcher in the registry, and its control session: close it, and it is dead."""
+    session = await connect(Target(database_url, f"deadbeef {NAME}"), "control")
+    registry = Registry(NAME)
+    await registry.enrol(session)
+    yield registry, session
+    await session.close()
+
+
+@pytest.fixture
+async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Awaitable[Takeover]]]:
+    """Makes a successor whose broker is connected, to another URL if asked."""
+    brokers: list[Broker] = []
+
+    async def make(url: str = redis_url) -> Takeover:
+        broker = Broker(
+            BrokerTarget.parse(url), name="us", stream=STREAM, connect_timeout_s=5.0, on_lost=lambda why: None
+        )
+        brokers.append(broker)
+        await broker.connect()
+        return Takeover(
+            broker,
+            stream=STREAM,
+            lease_s=3600,
+            deadline_s=0.5,
+            dispatcher_id=lambda: 99,
+            in_flight=lambda: (),
+            freed=lambda: None,
+            observe=tap,
+        )
+
+    yield make
+    for broker in brokers:
+        broker.close()
+
+
+async def picked_by(owner: Registry, session: Session, *, floor: str = "0-0") -> list[str]:
+    """The owner claims everything; the event ids."""
+    batch = await claim(session, claim_id=new_claim_id(), dispatcher=owner.id, limit=1000, floor=floor)
+    return [row.event_id for row in batch.rows]
+
+
+async def test_what_it_published_is_sent_and_what_it_did_not_is_given_back(
+    session: Session, owner: tuple[Registry, Session], succeed: Succeed, redis: "Redis", db: Any, tap: Tap
+) -> None:
+    registry, control = owner
+    await insert_events(db, 6)
+    events = await picked_by(registry, session)
+    ids = [await redis.xadd(STREAM, {"event_id": event}) for event in events[:4]]
+    takeover = await succeed()
+    assert await takeover.succeed_the_dead(session) == 0  # it is alive
+    await control.close()
+    assert await takeover.succeed_the_dead(session) == 6
+    table = {str(row["event_id"]): row for row in await read_table(db)}
+    assert [(table[event]["status"], table[event]["stream_id"]) for event in events] == [
+        *(("sent", stream_id) for stream_id in ids),
+        ("pending", None),
+        ("pending", None),
+    ]
+    assert {row["attempts"] for row in table.values()} == {0}
+    assert await read_table(db, "dispatcher") == []
+    assert tap.all(TakenOver) == [TakenOver(6, NAME)]
+    assert tap.all(Reconciled) == [Reconciled(4, 2)]
+    assert len(await read_stream(redis)) == 4
+    assert await takeover.succeed_the_dead(session) == 0
+
+
+async def test_only_one_succeeds(
+    session: Session, owner: tuple[Registry, Session], database_url: str, succeed: Succeed, db: Any
+) -> None:
+    registry, control = owner
+    await insert_events(db, 3)
+    await picked_by(registry, session)
+    await control.close()
+    rival = await connect(Target(database_url, "beef0000 rival"), "upkeep")
+    [(held,)] = await rival.fetch("SELECT pg_try_advisory_lock(1869968483, %(id)s::integer)", {"id": registry.id})
+    assert held
+    takeover = await succeed()
+    assert await takeover.succeed_the_dead(session) == 0
+    await rival.close()
+    assert await takeover.succeed_the_dead(session) == 3
+
+
+async def test_it_is_fenced_first(
+    session: Session, succeed: Succeed, redis: "Redis", redis_url: str, database_url: str
+) -> None:
+    theirs = await connect(Target(database_url, f"deadbeef {NAME}"), "lane-0")
+    namesake = await connect(Target(database_url, "0badf00d host-1-0badf00d"), "lane-0")
+    takeover = await succeed()
+    names = {client_name(NAME), client_name("other")}
+    async with (
+        Redis.from_url(redis_url, client_name=client_name(NAME)) as zombie,
+        Redis.from_url(redis_url, client_name=client_name("other")) as other,
+    ):
+        await zombie.ping()
+        await other.ping()
+        assert names <= {client["name"] for client in await redis.client_list()}
+        assert await fence(session, takeover._broker, NAME, 5.0)
+        assert {client["name"] for client in await redis.client_list()} & names == {client_name("other")}
+    with pytest.raises(SessionLost):
+        await theirs.fetch("SELECT 1")
+    assert await namesake.fetch("SELECT 1") == [(1,)]
+    await namesake.close()
+    await theirs.close()
+
+
+async def test_a_sink_that_goes_away_leaves_nothing_half_done(
+    session: Session, owner: tuple[Registry, Session], succeed: Succeed, redis_url: str, redis: "Redis", db: Any,
+    proxy: StartProxy, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    registry, control = owner
+    await insert_events(db, 3)
+    [event, *_] = await picked_by(registry, session)
+    await redis.xadd(STREAM, {"event_id": event})
+    await control.close()
+    through = await proxy(redis_url)
+    takeover = await succeed(through.via(redis_url))
+    real = session.fetch
+
+    async def cut_after_adopting(sql: str, params: Any = None) -> list[tuple[Any, ...]]:
+        rows = await real(sql, params)
+        if "SET picked_at" in sql:
+            through.drop_replies()
+        return rows
+
+    monkeypatch.setattr(session, "fetch", cut_after_adopting)
+    with pytest.raises(Unreachable):
+        await takeover.succeed_the_dead(session)
+    assert await statuses(db) == {"picked": 3}
+    await through.restore()
+    await takeover._broker.connect()
+    monkeypatch.undo()
+    await takeover.finish(session)
+    assert await statuses(db) == {"sent": 1, "pending": 2}
