@@ -1,7 +1,7 @@
 """A dispatcher as a process of its own, each with proxies of its own before both servers."""
 
+import json
 import signal
-import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,11 @@ class Process:
 
     @property
     def name(self) -> str:
-        """What it calls itself in Postgres and Redis."""
-        return f"{socket.gethostname()}-{self.child.pid}"
+        """What it calls itself in Postgres, in Redis and in the log line of its start."""
+        for line in self.child.lines:
+            if '"event": "dispatcher_started"' in line:
+                return str(json.loads(line)["dispatcher"])
+        raise AssertionError(f"it has not started yet; output:\n{self.child.output}")
 
     @property
     def alive(self) -> bool:

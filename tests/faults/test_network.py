@@ -19,13 +19,16 @@ from tests.faults.harness_wait import until
 
 
 async def test_half_open_postgres(world: StartWorld) -> None:
-    """Its connections deliver nothing any more, and neither end is told; new ones work."""
-    async with world() as w:
+    """Its connections deliver nothing any more, and neither end is told; new ones work.
+
+    A statement may take 20 s here: found out one after another, its sessions would be back after a minute and a half.
+    """
+    async with world(DISPATCH_QUERY_TIMEOUT_MS="20000") as w:
         one = await w.dispatcher()
-        async with w.fault("Postgres: half-open connections") as fault:
+        async with w.fault("Postgres: half-open connections", stolen=True) as fault:
             one.postgres.lose_links()
             fault.heal()
-            await w.flowing(fault.healed or 0.0)
+            await w.flowing(fault.healed or 0.0, 18.0)
             one.postgres.cut_lost()
 
 
