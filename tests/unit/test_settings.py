@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import pydantic
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from dispatcher.core.errors import Misconfigured
 from dispatcher.settings import Settings, describe, unknown_variables
+from dispatcher.settings.fields import Secret
 
 URLS = {"DATABASE_URL": "postgresql://app@db/app", "REDIS_URL": "redis://cache:6379/0"}
 SECRET = "hunter2hunter2"
@@ -297,3 +299,109 @@ def test_the_table_describes_every_setting_once() -> None:
 
 def test_the_real_environment_is_a_mapping_it_takes() -> None:
     assert Settings.load({**os.environ, **URLS}, {}).redis_url == URLS["REDIS_URL"]
+
+
+FILES = [
+    ("DATABASE_URL", "database_url", f"postgresql://u:{SECRET}@h/d"),
+    ("POSTGRES_URL", "database_url", f"postgresql://u:{SECRET}@h/d"),
+    ("DISPATCH_LISTEN_URL", "listen_url", f"postgresql://u:{SECRET}@h/d"),
+    ("REDIS_URL", "redis_url", f"redis://:{SECRET}@h:6379/1"),
+    ("DISPATCH_API_TOKEN", "api_token", SECRET),
+]
+
+
+def without(variable: str) -> dict[str, str]:
+    """The two URLs that must be set, but for the one that is to come from a file."""
+    gone = {variable, "DATABASE_URL"} if variable == "POSTGRES_URL" else {variable}
+    return {name: value for name, value in URLS.items() if name not in gone}
+
+
+@pytest.mark.parametrize(("variable", "attribute", "secret"), FILES)
+def test_a_secret_comes_from_a_file_and_is_read_again(
+    variable: str, attribute: Secret, secret: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"  {secret}\n")
+    settings = Settings.load(without(variable) | {f"{variable}_FILE": str(file)}, {})
+    assert getattr(settings, attribute) == settings.current(attribute) == secret
+    file.write_text(secret.replace(SECRET, "rotated"))
+    assert settings.current(attribute) == secret.replace(SECRET, "rotated")
+    file.unlink()
+    with pytest.raises(Misconfigured, match=f"^{variable}_FILE is '{file}': this file cannot be read"):
+        settings.current(attribute)
+    assert SECRET not in repr(settings)
+
+
+@pytest.mark.parametrize(("variable", "attribute", "secret"), FILES)
+def test_the_variable_and_its_file_are_not_both_set(variable: str, attribute: str, secret: str, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(secret)
+    env = without(variable) | {variable: secret, f"{variable}_FILE": str(file)}
+    with pytest.raises(Misconfigured) as caught:
+        Settings.load(env, {})
+    assert str(caught.value) == f"{variable} and {variable}_FILE are both set: unset one of them"
+    Settings.load(env | {variable: " "}, {})  # an empty variable is unset
+    assert getattr(Settings.load(env, {attribute: secret}), attribute) == secret  # a flag beats both
+
+
+def test_what_is_no_secret_comes_from_no_file(tmp_path: Path) -> None:
+    file = tmp_path / "tick"
+    file.write_text("7")
+    assert Settings.load({**URLS, "DISPATCH_TICK_MS_FILE": str(file)}, {}).tick_ms == 100
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "this file is empty"),
+        (b" \n", "this file is empty"),
+        (b"\xff\xfe", "this file is not UTF-8 text"),
+        (b"x" * 70_000, "this file is larger than 65536 bytes"),
+        (f"mysql://u:{SECRET}@h/d".encode(), "the content of this file must be a postgresql:// URL or libpq"),
+    ],
+)
+def test_a_file_of_no_use_is_named_without_its_content(content: bytes, complaint: str, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    text = problems({"DATABASE_URL": "", "DATABASE_URL_FILE": str(file)})
+    assert text.startswith(f"DATABASE_URL_FILE is '{file}': {complaint}")
+    assert SECRET not in text
+
+
+def test_only_a_regular_file_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, complaint in (
+        (".", "is no regular file"),
+        ("pipe", "is no regular file"),
+        ("none", "cannot be read (No"),
+    ):
+        assert complaint in problems({"DATABASE_URL": "", "DATABASE_URL_FILE": str(tmp_path / name)})
+
+
+@pytest.mark.parametrize("secret", [f"postgresql://u:{SECRET}@h/d", f"/:{SECRET}@h://", SECRET, f"{SECRET}/{SECRET}="])
+def test_a_secret_in_the_place_of_its_files_name_is_not_shown(secret: str) -> None:
+    text = problems({"DISPATCH_API_TOKEN_FILE": secret})
+    assert text.startswith("DISPATCH_API_TOKEN_FILE is '***': this file cannot be read")
+    assert SECRET not in text
+
+
+def test_the_listen_url_follows_the_file_of_the_database_url(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("host=one")
+    env = {"REDIS_URL": URLS["REDIS_URL"], "DATABASE_URL_FILE": str(file)}
+    settings = Settings.load(env, {})
+    of_its_own = Settings.load({**env, "DISPATCH_LISTEN_URL": "host=direct"}, {})
+    file.write_text("host=two")
+    assert (settings.current("database_url"), settings.current("listen_url")) == ("host=two", "host=two")
+    assert of_its_own.current("listen_url") == "host=direct"
+
+
+def test_a_command_takes_a_secret_from_a_file_too(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("host=one")
+    assert Settings.load_some(["database_url"], {"POSTGRES_URL_FILE": str(file)}, {}) == {"database_url": "host=one"}
+
+
+def test_the_variables_of_files_are_known() -> None:
+    names = ["DISPATCH_LISTEN_URL_FILE", "DISPATCH_API_TOKEN_FILE", "DISPATCH_TICK_MS_FILE"]
+    assert [line.split()[0] for line in unknown_variables(dict.fromkeys(names, "/x"))] == ["DISPATCH_TICK_MS_FILE"]
