@@ -27,6 +27,9 @@ BACKLOG = "outbox_backlog"  # rung by a dispatcher that has more than it can tak
 PING_EVERY_S = 5.0
 RING_PEERS_EVERY_S = 1.0
 
+ALL_SLOTS = 256
+
+_RING_PEERS = f"SELECT pg_notify('{BACKLOG}', '')"
 _RELEASE = "SELECT pg_advisory_unlock(1869968482, 1)"
 
 Position = Literal["asleep", "writers", "peer"]
@@ -53,6 +56,7 @@ class Doorbell:
         self._rang_at = -inf
         self._due_at = inf  # set by nudge(): when some row of ours is due
         self._nudged = False
+        self._woken_by: WakeCause = "nudge"
         self._scope: anyio.CancelScope | None = None
 
     async def attach(self, session: Session) -> None:
@@ -92,12 +96,15 @@ class Doorbell:
             self._doze.reset()  # or the pauses would grow to the tick while writers always overlap, rows or no rows
         if self._holds_key and not self._arrivals.keep_key(now):
             await self.release(link)
+        if not rows and self._slots < ALL_SLOTS and self._woken_by == "notify" and link.session is not None:
+            # What rang is not in our share, and whose it is was not rung: only the holder of K is.
+            await self._quietly(link, link.session, _RING_PEERS)
 
     async def wait(self, link: Link) -> WakeCause:
         """Wait until there may be something to claim, and say why."""
-        cause = await self._wait(link)
-        self._observe(Woke(cause))
-        return cause
+        self._woken_by = await self._wait(link)
+        self._observe(Woke(self._woken_by))
+        return self._woken_by
 
     async def _wait(self, link: Link) -> WakeCause:
         session = link.session
@@ -126,8 +133,8 @@ class Doorbell:
         session = link.session
         if session is None or session is not self._session or not self._holds_key:
             return
-        self._holds_key = False
-        await self._quietly(link, session, _RELEASE)
+        if await self._quietly(link, session, _RELEASE):
+            self._holds_key = False
 
     async def ring_peers(self, link: Link) -> None:
         """Tell the other dispatchers that there is more than one can take; at most once a second."""
@@ -135,15 +142,18 @@ class Doorbell:
         if session is None or now - self._rang_at < RING_PEERS_EVERY_S:
             return
         self._rang_at = now
-        await self._quietly(link, session, f"SELECT pg_notify('{BACKLOG}', '')")
+        await self._quietly(link, session, _RING_PEERS)
 
-    async def _quietly(self, link: Link, session: Session, sql: str) -> None:
+    async def _quietly(self, link: Link, session: Session, sql: str) -> bool:
         try:
             await session.fetch(sql)
         except SessionLost as error:
             await link.broke(session, str(error))
         except psycopg.Error as error:
             self._observe(Ticked("error", 0.0, describe(error)))
+        else:
+            return True
+        return False
 
     async def _sleep(self, session: Session) -> WakeCause:
         first, planned = True, False

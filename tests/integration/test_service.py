@@ -122,6 +122,16 @@ async def test_a_canary_takes_only_its_slots(dispatcher: StartDispatcher, db: Db
     assert [row["id"] for row in await read_table(db) if row["status"] == "sent"] == [row["id"] for row in share]
 
 
+async def test_a_canary_that_is_rung_for_others_passes_the_ring_on(dispatcher: StartDispatcher, db: Db) -> None:
+    async with dispatcher(canary_percent=0) as canary:
+        await canary.tap.next(Slept, where=lambda slept: slept.holds_key)
+        async with dispatcher() as full:
+            await full.tap.next(Slept, where=lambda slept: not slept.holds_key)
+            await insert_events(db)
+            await settled(full, 1)  # its tick is a minute away
+    assert canary.tap.all(Claimed) == []
+
+
 async def test_a_payload_over_the_cap_is_dead_at_once_and_harms_nobody(dispatcher: StartDispatcher, db: Db) -> None:
     [large] = await insert_events(db, payload='"' + "x" * 2000 + '"')
     await insert_events(db, 3)
