@@ -15,7 +15,7 @@ import psycopg
 
 from dispatcher.core.decide import RetryPolicy, judge
 from dispatcher.core.entry import EntryFormat
-from dispatcher.core.errors import SessionLost
+from dispatcher.core.errors import SessionLost, StreamMoved
 from dispatcher.core.events import (
     Buried,
     Claimed,
@@ -32,7 +32,7 @@ from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import FROM_THE_START, Keyset, claim, last_key, new_claim_id
 from dispatcher.stages.gate import Gate
-from dispatcher.stages.publish import Pending, answers, send
+from dispatcher.stages.publish import Pending, answers, send, unsent
 from dispatcher.stages.settle import Settlement, release, settle
 from dispatcher.stages.wake import Doorbell
 
@@ -97,6 +97,9 @@ class Relay:
 
     async def _lane(self, link: Link) -> None:
         while not self._stopping.is_set():
+            # Without the turn: a lane whose session is away must not keep the others from claiming.
+            if await self._session(link) is None:
+                continue
             async with self._turn:
                 taken = await self._take(link)
             if taken is not None:
@@ -116,7 +119,8 @@ class Relay:
             await self._doorbell.release(self._control)  # nobody will look: writers need not ring
         if self._stopping.is_set() or not await self._gate.open():
             return None
-        session = await self._session(link)
+        server = self._gate.broker.server
+        session = link.session
         if session is None:
             return None
         trial = self._gate.trial()
@@ -138,7 +142,10 @@ class Relay:
             return None
         full = len(batch.rows) >= limit
         self._observe(Claimed(len(batch.rows), full))
-        pending = send(self._gate.broker, self._policy.entry, batch, self._policy.publish_timeout_s)
+        if self._gate.broker.server is server:
+            pending = send(self._gate.broker, self._policy.entry, batch, self._policy.publish_timeout_s)
+        else:  # connected again meanwhile: not audited yet, or the batch's floor is another server's
+            pending = unsent(batch, "the connection was replaced before it")
         self._pacer.saw(len(batch.rows), sum(len(row.payload) for row in batch.rows))
         self._after = last_key(batch) if full else FROM_THE_START
         self._sleepy = not full
@@ -209,6 +216,7 @@ class Relay:
         replies = await answers(pending)
         answered = monotonic()
         verdict = judge(batch.rows, replies, self._policy.retry, self._rng)
+        verdict.server = pending.server
         self._gate.note(verdict)
         if verdict.sent_ids:
             elapsed = answered - batch.claimed_at
@@ -217,7 +225,7 @@ class Relay:
         error = verdict.sink_error
         if verdict.unknown:
             await self._reconcile(link, batch, verdict)
-        settlement = await self._settle(link, batch.claim_id, verdict)
+        settlement = await self._settle(link, batch, verdict)
         if settlement.returned:
             self._doorbell.nudge()  # due again, and the lane that sleeps looked while we still held them
         if verdict.retries:
@@ -242,8 +250,12 @@ class Relay:
         """Find out about rows whose reply was lost, as soon as the sink is back. At a stop they stay claimed."""
         renewed_at = monotonic()
         while not self._stopping.is_set():
-            if await self._gate.open() and await self._gate.reconcile(batch, verdict):
-                return
+            if await self._gate.open():
+                if (server := self._gate.broker.server) != verdict.server:
+                    verdict.doubt_sent()  # acknowledged by a run of Redis that holds the stream no more
+                verdict.server = server
+                if await self._gate.reconcile(batch, verdict):
+                    return
             if monotonic() - renewed_at > self._policy.lease_s / 4:
                 renewed_at = monotonic()
                 await self._renew(link, batch.claim_id)
@@ -256,14 +268,19 @@ class Relay:
         except (SessionLost, psycopg.Error) as error:
             await self._failed(link, session, error, monotonic())
 
-    async def _settle(self, link: Link, claim_id: str, verdict: Verdict) -> Settlement:
+    async def _settle(self, link: Link, batch: Batch, verdict: Verdict) -> Settlement:
         """Settle, on another session when one breaks: what is in the stream must not be claimed again."""
         again = False
         while True:
             session = await link.get()
             began = monotonic()
             try:
-                settlement = await settle(session, claim_id, verdict)
+                settlement = await settle(session, batch.claim_id, verdict)
+            except StreamMoved:
+                if verdict.server is not None:
+                    self._gate.broker.doubt(verdict.server)
+                verdict.doubt_sent()
+                await self._reconcile(link, batch, verdict)
             except (SessionLost, psycopg.Error) as error:
                 await self._failed(link, session, error, began)
                 again = True

@@ -42,6 +42,7 @@ from dispatcher.telemetry import logs, metrics
 from dispatcher.upkeep import gauges
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.retention import Retention
+from dispatcher.upkeep.stream_audit import StreamAudit
 from dispatcher.upkeep.takeover import Takeover
 
 LANES = 3
@@ -139,8 +140,21 @@ class Service:
             connect_timeout_s=s.connect_timeout_ms / 1000,
             on_lost=lambda why: self._doorbell.nudge(),
         )
+        self._audit = StreamAudit(
+            s.stream_name,
+            self._upkeep,
+            window_s=s.audit_window_s,
+            deadline_s=publish_timeout_s,
+            wake=self._doorbell.nudge,
+            observe=self._observe,
+        )
         gate = Gate(
-            broker, Breaker(BREAKER, rng), stream=s.stream_name, timeout_s=publish_timeout_s, observe=self._observe
+            broker,
+            Breaker(BREAKER, rng),
+            stream=s.stream_name,
+            timeout_s=publish_timeout_s,
+            observe=self._observe,
+            verify=self._audit.verify,
         )
         backoff = Backoff(s.backoff_base_ms / 1000, s.backoff_max_ms / 1000)
         relay = Relay(
@@ -216,6 +230,7 @@ class Service:
                 observe=self._observe,
             )
             beside.start_soon(takeover.run, self._upkeep, name="takeover")
+            beside.start_soon(self._audit.run, self._gate.broker, name="stream audit")
             retention = Retention(
                 outbox_days=s.outbox_retention_days, dlq_days=s.dlq_retention_days, observe=self._observe
             )

@@ -33,6 +33,8 @@ GRANT UPDATE (status, attempts, next_run_at, picked_at, sent_at, picked_by, clai
     ON messaging.message_outbox TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.message_dlq TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.dispatcher TO outbox_dispatcher;
+GRANT SELECT, INSERT, UPDATE ON messaging.stream_server TO outbox_dispatcher;
+GRANT EXECUTE ON FUNCTION messaging.audit_stream(text, text, text, text, double precision, integer) TO outbox_dispatcher;
 GRANT EXECUTE ON PROCEDURE messaging.prune_message_outbox(interval), messaging.prune_message_dlq(interval) TO outbox_dispatcher;
 
 -- An operator's cron: the two procedures run with the caller's rights. They read, delete, keep a dead row's copy and close one.

@@ -2,6 +2,43 @@
 
 CREATE SCHEMA messaging;
 
+CREATE FUNCTION messaging.audit_stream(of_stream text, of_run_id text, of_replid text, of_last_id text, window_s double precision, at_most integer, OUT republished bigint, OUT done boolean, OUT changed boolean, OUT was_replid text) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    known messaging.stream_server;
+BEGIN
+    PERFORM pg_advisory_xact_lock(1869968482, 4);
+    SELECT s.* INTO known FROM messaging.stream_server AS s WHERE s.stream = of_stream;
+    was_replid := known.replid;
+    changed := known.stream IS NOT NULL AND (known.run_id, known.replid) IS DISTINCT FROM (of_run_id, of_replid);
+    republished := 0;
+    IF changed THEN
+        UPDATE messaging.message_outbox AS o
+        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, sent_at = NULL, stream_id = NULL
+        WHERE o.ctid = ANY (ARRAY(
+            SELECT d.ctid
+            FROM messaging.message_outbox AS d
+            WHERE d.settled
+              AND d.status = 'sent'
+              AND d.sent_at >= known.seen_at - make_interval(secs => window_s)
+              AND messaging.stream_order(d.stream_id) > messaging.stream_order(of_last_id)
+            LIMIT at_most
+            FOR UPDATE
+        ));
+        GET DIAGNOSTICS republished = ROW_COUNT;
+    END IF;
+    done := republished < at_most;
+    IF done THEN
+        INSERT INTO messaging.stream_server AS s (stream, run_id, replid, last_id)
+        VALUES (of_stream, of_run_id, of_replid, of_last_id)
+        ON CONFLICT (stream) DO UPDATE
+        SET run_id = excluded.run_id, replid = excluded.replid, last_id = excluded.last_id, seen_at = excluded.seen_at;
+    END IF;
+END
+$$;
+
 CREATE FUNCTION messaging.doorbell_not_rung() RETURNS boolean
     LANGUAGE plpgsql
     AS $$
@@ -10,6 +47,22 @@ BEGIN
         RETURN false;
     END IF;
     PERFORM pg_catalog.set_config('dispatcher.doorbell', 'rung', true);
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION messaging.holds_stream(of_stream text, of_run_id text, of_replid text) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM pg_catalog.pg_advisory_xact_lock_shared(1869968482, 4);
+    PERFORM FROM messaging.stream_server AS s
+    WHERE s.stream OPERATOR(pg_catalog.=) of_stream
+      AND s.run_id OPERATOR(pg_catalog.=) of_run_id
+      AND s.replid OPERATOR(pg_catalog.=) of_replid;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'another run of Redis holds the stream now' USING ERRCODE = 'DS001';
+    END IF;
     RETURN true;
 END
 $$;
@@ -100,6 +153,14 @@ BEGIN
     RETURN NULL;
 END
 $$;
+
+CREATE FUNCTION messaging.stream_order(stream_id text) RETURNS numeric[]
+    LANGUAGE sql IMMUTABLE
+    AS $_$
+SELECT CASE
+    WHEN $1 OPERATOR(pg_catalog.~) '^[0-9]{1,20}-[0-9]{1,20}$' THEN pg_catalog.string_to_array($1, '-')::pg_catalog.numeric[]
+END
+$_$;
 
 CREATE TABLE messaging.dispatcher (
     id bigint NOT NULL,
@@ -192,6 +253,14 @@ CREATE TABLE messaging.schema_migration (
     applied_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 
+CREATE TABLE messaging.stream_server (
+    stream text NOT NULL,
+    run_id text NOT NULL,
+    replid text NOT NULL,
+    last_id text NOT NULL,
+    seen_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
 ALTER TABLE ONLY messaging.dispatcher
     ADD CONSTRAINT dispatcher_pkey PRIMARY KEY (id);
 
@@ -206,6 +275,9 @@ ALTER TABLE ONLY messaging.message_outbox
 
 ALTER TABLE ONLY messaging.schema_migration
     ADD CONSTRAINT schema_migration_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY messaging.stream_server
+    ADD CONSTRAINT stream_server_pkey PRIMARY KEY (stream);
 
 CREATE INDEX message_dlq_died_at_idx ON messaging.message_dlq USING btree (died_at);
 

@@ -19,5 +19,9 @@ class Unreachable(DispatcherError):
     exit_code = 1
 
 
+class StreamMoved(Unreachable):
+    """Another run of Redis holds the stream now than the one that rows to be settled were published to or found in."""
+
+
 class SessionLost(DispatcherError):
     """A Postgres session broke under a statement. Whether the statement took effect is unknown."""

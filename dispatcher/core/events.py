@@ -92,6 +92,22 @@ class Reconciled:
 
 
 @dataclass(frozen=True, slots=True)
+class Republished:
+    """Another run of Redis holds the stream than before: rows whose entries it lost, perhaps none, were put back."""
+
+    rows: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditChanged:
+    """Whether it can be noticed that Redis lost entries."""
+
+    on: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class BreakerChanged:
     """The breaker before the sink opened or closed."""
 
@@ -168,6 +184,8 @@ Event = (
     | Buried
     | TakenOver
     | Reconciled
+    | Republished
+    | AuditChanged
     | BreakerChanged
     | ListenerChanged
     | DatabaseChanged

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from dispatcher.core.server import Server
+
 
 @dataclass(frozen=True, slots=True)
 class Sent:
@@ -56,6 +58,13 @@ class Verdict:
     returned: list[int] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
     sink_error: str | None = None  # why the sink failed, when it did: opens the breaker
+    server: Server | None = None  # the run of Redis that has the entries of `sent_ids`; None: not known, not asked
+
+    def doubt_sent(self) -> None:
+        """Another run of Redis holds the stream: whether it has these entries is unknown."""
+        self.unknown.extend(self.sent_ids)
+        self.sent_ids.clear()
+        self.stream_ids.clear()
 
     def add(self, row_id: int, outcome: Outcome) -> None:
         """File one row's outcome."""

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.core.errors import Misconfigured, Unreachable
+from dispatcher.core.server import Server
 from dispatcher.infra.pipe import Pipe
 
 MINIMUM_VERSION = (5, 0)
@@ -91,6 +92,8 @@ class Broker:
         self._client_id: int | None = None  # the server's number for our last connection; written by connect()
         self._run_id: str | None = None  # the run of the server that gave it: another run gave it to a stranger
         self.floor = "0-0"  # the newest entry id known; written by connect() and saw()
+        # What this connection was verified to lead to; None: not yet, publish nothing. Written by the gate and doubt().
+        self.server: Server | None = None
 
     @property
     def up(self) -> bool:
@@ -109,12 +112,18 @@ class Broker:
         """Note the id of an entry that was just added: the floor for rows claimed from now on."""
         self.floor = stream_id
 
+    def doubt(self, server: Server) -> None:
+        """The connection may lead to this server no more: it is verified again before anything is published."""
+        if self.server == server:
+            self.server = None
+
     async def connect(self) -> None:
         """Open the connection, sign in, choose the database, learn the newest entry id.
 
         Raises Misconfigured (password, rights, version) or Unreachable.
         """
         self.close()
+        self.server = None
         target = self._target() if callable(self._target) else self._target
         where = f"Redis at {target.address()}"
         try:

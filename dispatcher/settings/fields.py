@@ -62,6 +62,8 @@ class Settings(BaseModel):
         "The longest wait for a statement.")
     shutdown_grace_ms: int = setting("DISPATCH_SHUTDOWN_GRACE_MS", whole(0, 3_600_000, MS), 10_000,
         "How long a stop waits for what is in flight.")
+    audit_window_s: int = setting("DISPATCH_AUDIT_WINDOW_S", whole(0, 86_400, "seconds"), 60,
+        "How far back sent rows are sent again when Redis lost them.")
     canary_percent: int = setting("DISPATCH_CANARY_PERCENT", whole(0, 100, "percent"), 100,
         "The share of the events that this dispatcher takes.")
     max_payload_bytes: int = setting("DISPATCH_MAX_PAYLOAD_BYTES", whole(1, 512 * 1024 * 1024, "bytes"), 1_048_576,

@@ -3,6 +3,7 @@
 An outage of Redis costs no row an attempt: nothing is claimed while the gate is shut, and what was in flight goes back.
 """
 
+from collections.abc import Awaitable, Callable
 from time import monotonic
 
 import anyio
@@ -12,19 +13,36 @@ from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.events import BreakerChanged, Observer, Reconciled
 from dispatcher.core.outcome import Returned, Sent, Verdict
 from dispatcher.core.row import Batch
+from dispatcher.core.server import Server
 from dispatcher.infra.broker import Broker
 from dispatcher.stages.find import find
 
+Verify = Callable[[Broker], Awaitable[Server]]
+
 
 class Gate:
-    """The broker and its breaker. Used by all lanes."""
+    """The broker and its breaker. Used by all lanes.
 
-    def __init__(self, broker: Broker, breaker: Breaker, *, stream: str, timeout_s: float, observe: Observer) -> None:
+    `verify` is asked about each new connection, and each one after a failure, before anything is published on it: which
+    run of Redis it leads to. Raises DispatcherError while nothing may be published there.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        breaker: Breaker,
+        *,
+        stream: str,
+        timeout_s: float,
+        observe: Observer,
+        verify: Verify | None = None,
+    ) -> None:
         self.broker = broker
         self._breaker = breaker
         self._stream = stream
         self._timeout_s = timeout_s
         self._observe = observe
+        self._verify = verify
         self._connecting = anyio.Lock()
         self._stopping = anyio.Event()
         self._ever_up = False
@@ -48,10 +66,12 @@ class Gate:
                 await self._stopping.wait()
             return False
         async with self._connecting:
-            if self.broker.up:
+            if self.broker.up and self.broker.server is not None:
                 return True
             try:
-                await self.broker.connect()
+                if not self.broker.up:
+                    await self.broker.connect()
+                self.broker.server = await self._verify(self.broker) if self._verify else Server(self._stream)
             except DispatcherError as error:
                 if isinstance(error, Misconfigured) and not self._ever_up:
                     raise
@@ -72,10 +92,11 @@ class Gate:
             self._shut(verdict.sink_error, connection_only=not self.broker.up)
         elif verdict.sent_ids or verdict.retries:  # a dead row may never have been sent
             self._reopen()
-        if verdict.stream_ids:
+        if verdict.stream_ids and verdict.server in (None, self.broker.server):
             self.broker.saw(verdict.stream_ids[-1])
 
     def _shut(self, reason: str, *, connection_only: bool = True) -> None:
+        self.broker.server = None  # a primary that refused may have been a replica meanwhile, and lost entries
         if self._breaker.failed(monotonic(), reason, connection_only=connection_only):
             self._observe(BreakerChanged("open", reason))
 

@@ -3,9 +3,10 @@
 import asyncio
 from typing import Any, NamedTuple
 
-from dispatcher.core.decide import Refused, Reply, Unfit
+from dispatcher.core.decide import NotSent, Refused, Reply, Unfit
 from dispatcher.core.entry import EntryFormat
 from dispatcher.core.row import Batch
+from dispatcher.core.server import Server
 from dispatcher.infra.broker import Broker
 
 
@@ -14,6 +15,7 @@ class Pending(NamedTuple):
 
     replies: asyncio.Future[list[Any]]
     unfit: dict[int, Unfit]  # by position in the batch
+    server: Server | None = None  # where it was sent
 
 
 def send(broker: Broker, entry: EntryFormat, batch: Batch, deadline_s: float) -> Pending:
@@ -25,7 +27,14 @@ def send(broker: Broker, entry: EntryFormat, batch: Batch, deadline_s: float) ->
             unfit[position] = Unfit(reason)
         else:
             commands.append(entry.xadd(row))
-    return Pending(broker.send(commands, deadline_s), unfit)
+    return Pending(broker.send(commands, deadline_s), unfit, broker.server)
+
+
+def unsent(batch: Batch, why: str) -> Pending:
+    """A batch that was not written at all: its rows go back."""
+    replies: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+    replies.set_result([NotSent(why)] * len(batch.rows))
+    return Pending(replies, {})
 
 
 async def answers(pending: Pending) -> list[Reply]:

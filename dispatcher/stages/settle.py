@@ -4,9 +4,14 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
+import psycopg
+
+from dispatcher.core.errors import StreamMoved
 from dispatcher.core.outcome import Verdict
 from dispatcher.infra.database import Session
 from dispatcher.infra.sqlfiles import load
+
+ANOTHER_RUN = "DS001"  # raised by messaging.holds_stream
 
 
 class Settlement(NamedTuple):
@@ -22,12 +27,24 @@ class Settlement(NamedTuple):
 async def settle(session: Session, claim_id: str, verdict: Verdict, *, now: datetime | None = None) -> Settlement:
     """Write the verdict. Every statement is fenced by the claim's token and may safely be run again.
 
-    Rows whose outcome is unknown are left as they are. Raises SessionLost: run it again on another session.
+    Rows whose outcome is unknown are left as they are. Raises SessionLost: run it again on another session; and
+    StreamMoved: look for the entries of the rows to be settled as sent, which another run of Redis may have lost.
     """
     common: dict[str, object] = {"claim_id": claim_id, "now": now}
     sent = retried = dead = returned = frozenset[int]()
     if verdict.sent_ids:
-        sent = await _run(session, "settle_sent", common, ids=verdict.sent_ids, stream_ids=verdict.stream_ids)
+        try:
+            sent = await _run(
+                session,
+                "settle_sent",
+                common | _server(verdict),
+                ids=verdict.sent_ids,
+                stream_ids=verdict.stream_ids,
+            )
+        except psycopg.Error as error:
+            if error.sqlstate == ANOTHER_RUN:
+                raise StreamMoved("another run of Redis holds the stream now") from None
+            raise
     if verdict.retries:
         retried = await _run(
             session,
@@ -62,6 +79,13 @@ async def release(session: Session, claim_ids: Iterable[str], ids: list[int] | N
     """Give rows of these claims back as they were: all of them, or those of `ids`. Returns the ids given back."""
     rows = await session.fetch(load("release"), {"claim_ids": list(claim_ids), "ids": ids})
     return frozenset(row_id for (row_id,) in rows)
+
+
+def _server(verdict: Verdict) -> dict[str, object]:
+    server = verdict.server
+    if server is None or not server.known:
+        return {"stream": None, "run_id": None, "replid": None}
+    return {"stream": server.stream, "run_id": server.run_id, "replid": server.replid}
 
 
 async def _run(session: Session, statement: str, common: Mapping[str, object], **columns: object) -> frozenset[int]:

@@ -91,6 +91,15 @@ class Logs:
                 self._write_pruned(event)
             case events.PruneRefused(reason):
                 _write("WARNING", "prune_refused", "Postgres refused to delete what is too old", {"reason": reason})
+            case events.Republished(rows, why):
+                text = "Another run of Redis holds the stream; rows whose entries it lost are published again"
+                _write("WARNING" if rows else "INFO", "stream_audited", text, {"rows": rows, "why": why})
+            case events.AuditChanged(on, reason):
+                if on:
+                    _write("INFO", "stream_audit_on", "Entries that Redis loses will be published again", {})
+                else:
+                    text = "Entries that Redis loses will not be noticed"
+                    _write("WARNING", "stream_audit_off", text, {"reason": reason})
             case events.BreakerChanged(state, reason):
                 if state == "open":
                     _write("WARNING", "breaker_opened", "Redis takes no entries; claiming pauses", {"reason": reason})

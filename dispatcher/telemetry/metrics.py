@@ -66,6 +66,10 @@ class Metrics:
             "messaging_dispatch_duplicates_avoided",
             "Rows found in the stream after their reply was lost, not sent again",
         )
+        self._republished = counter(
+            "messaging_dispatch_republished", "Rows put back because Redis lost the entries it had acknowledged"
+        )
+        self._audit = gauge("messaging_dispatch_audit_on", "1 while it can be noticed that Redis lost entries")
         self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
         pruned = counter("messaging_outbox_pruned", "Rows deleted because they were older than is kept", "table")
         self._pruned_outbox, self._pruned_dlq = pruned.labels("message_outbox"), pruned.labels("message_dlq")
@@ -120,6 +124,10 @@ class Metrics:
             case events.Pruned(outbox, dlq):
                 self._pruned_outbox.inc(outbox)
                 self._pruned_dlq.inc(dlq)
+            case events.Republished(rows):
+                self._republished.inc(rows)
+            case events.AuditChanged(on):
+                self._audit.set(on)
             case events.BreakerChanged(state):
                 self._breaker_open = state == "open"
                 self._breaker.set(self._breaker_open)

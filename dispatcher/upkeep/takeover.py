@@ -15,6 +15,7 @@ import psycopg
 from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.core.events import Observer, Reconciled, TakenOver
 from dispatcher.core.outcome import Verdict
+from dispatcher.core.server import Server
 from dispatcher.infra.broker import Broker
 from dispatcher.infra.database import Session
 from dispatcher.infra.link import Link
@@ -61,6 +62,7 @@ class Takeover:
         self._freed = freed
         self._observe = observe
         self._after: tuple[str, int] = ("-infinity", 0)
+        self._server: Server | None = None  # the run of Redis that is looked through
         self._adopted: list[Adopted] = []  # the sink went away before they were looked for
 
     async def run(self, link: Link) -> None:
@@ -69,7 +71,10 @@ class Takeover:
         while True:
             session = await link.get()
             try:
-                if self._broker.up:  # without the sink nobody can be fenced, nothing looked for, nothing published
+                self._server = self._broker.server
+                if (
+                    self._broker.up and self._server is not None
+                ):  # without the sink nobody can be fenced, nothing looked for, nothing published
                     await self.finish(session)
                     await self.succeed_the_dead(session)
                     if monotonic() >= overdue_at:
@@ -154,7 +159,7 @@ class Takeover:
         while self._adopted:
             adopted = self._adopted[0]
             found = await self._find(adopted)
-            verdict = Verdict(sent_ids=list(found), stream_ids=list(found.values()))
+            verdict = Verdict(sent_ids=list(found), stream_ids=list(found.values()), server=self._server)
             await settle(session, adopted.claim_id, verdict)
             await release(session, [adopted.claim_id])
             self._adopted.pop(0)

@@ -10,6 +10,7 @@ FROM (
         ('UPDATE (claim_id) on messaging.message_outbox',
          has_column_privilege('messaging.message_outbox', 'claim_id', 'UPDATE')),
         ('INSERT on messaging.message_dlq', has_any_column_privilege('messaging.message_dlq', 'INSERT')),
-        ('INSERT on messaging.dispatcher', has_any_column_privilege('messaging.dispatcher', 'INSERT'))
+        ('INSERT on messaging.dispatcher', has_any_column_privilege('messaging.dispatcher', 'INSERT')),
+        ('INSERT on messaging.stream_server', has_any_column_privilege('messaging.stream_server', 'INSERT'))
 ) AS w (what, granted)
 WHERE NOT w.granted

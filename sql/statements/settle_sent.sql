@@ -1,5 +1,6 @@
 -- Who: stages/settle.py, for the rows of one claim that are in the stream. Index: message_outbox_pkey.
--- A row missing from the answer: the claim was lost; somebody else has the row or had it.
+-- A row missing from the answer: the claim was lost; somebody else has the row or had it. SQLSTATE DS001: another run of Redis
+-- holds the stream now than the one (%(run_id)s not NULL) that these rows were published to or found in.
 UPDATE messaging.message_outbox AS o
 SET status = 'sent',
     sent_at = coalesce(%(now)s::timestamptz, clock_timestamp()),
@@ -9,4 +10,10 @@ FROM unnest(%(ids)s::bigint[], %(stream_ids)s::text[]) AS s (id, stream_id)
 WHERE o.id = s.id
   AND o.claim_id = %(claim_id)s
   AND o.status = 'picked'
+  AND (
+      SELECT CASE
+          WHEN %(run_id)s::text IS NULL THEN true
+          ELSE messaging.holds_stream(%(stream)s, %(run_id)s, %(replid)s)
+      END
+  )
 RETURNING o.id

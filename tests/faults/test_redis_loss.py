@@ -14,8 +14,6 @@ from tests.faults.harness_wait import pass_time, until
 from tests.fixtures.redis import StartValkey
 from tests.fixtures.rows import STREAM
 
-NOT_BUILT = "the audit of a Redis that lost acknowledged entries is not built yet"
-
 
 def cut_tail(valkey: EmbeddedValkey, size: int) -> None:
     """Cut the end of its append-only file, as a power loss between two fsyncs does."""
@@ -23,7 +21,6 @@ def cut_tail(valkey: EmbeddedValkey, size: int) -> None:
     os.truncate(file, file.stat().st_size - size)
 
 
-@pytest.mark.xfail(strict=True, reason=NOT_BUILT)
 async def test_restarted_without_the_tail_of_its_aof(world: StartWorld) -> None:
     async with world(appendonly=True) as w:
         one = await w.dispatcher()
@@ -63,7 +60,7 @@ async def fail_over(w: World, replica: EmbeddedValkey) -> None:
 
 @pytest.mark.parametrize(
     "missed",
-    [False, pytest.param(True, marks=pytest.mark.xfail(strict=True, reason=NOT_BUILT))],
+    [False, True],
     ids=["in step", "behind"],
 )
 async def test_failover(world: StartWorld, own_valkey: StartValkey, missed: bool) -> None:

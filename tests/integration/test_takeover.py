@@ -10,6 +10,7 @@ import pytest
 
 from dispatcher.core.events import TakenOver
 from dispatcher.core.outcome import Dead, Retry, Sent, Verdict
+from dispatcher.core.server import Server
 from dispatcher.infra.broker import Broker, BrokerTarget
 from dispatcher.infra.database import Session, Target, connect
 from dispatcher.infra.link import Link
@@ -50,6 +51,7 @@ async def broker(redis_url: str) -> AsyncIterator[Broker]:
         BrokerTarget.parse(redis_url), name="h-1-aaaa", stream=STREAM, connect_timeout_s=5.0, on_lost=lambda why: None
     )
     await broker.connect()
+    broker.server = Server(STREAM)  # as the gate does
     yield broker
     broker.close()
 
