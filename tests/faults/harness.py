@@ -161,7 +161,7 @@ class World(Direct):
 
     async def _judge(self, name: str, healed: float, allowed: harness_oracle.Allowance) -> list[str]:
         lease_s = int(self.settings["DISPATCH_LEASE_MS"]) / 1000
-        gone = {process.name: process.gone_at for process in self.processes if process.gone_at is not None}
+        gone = {process.token: process.gone_at for process in self.processes if process.gone_at is not None}
         await self.ask("SELECT 1")
         db = await self.db()
         seen = harness_oracle.Seen(
@@ -187,9 +187,9 @@ class World(Direct):
         async def look() -> bool:
             # Fewer is no leak: a session that was ended is replaced when it is needed next.
             found = await self.sessions()
-            return found.keys() <= {process.name for process in alive} and max(found.values()) <= each
+            return found.keys() <= {process.token for process in alive} and max(found.values()) <= each
 
-        await until(look, f"{each} Postgres sessions for each of {[p.name for p in alive]}, and no other", 20.0)
+        await until(look, f"{each} Postgres sessions for each of {[p.token for p in alive]}, and no other", 20.0)
 
         async def count() -> bool:
             return all(process.open_files() <= files.get(process.name, process.open_files()) for process in alive)

@@ -37,30 +37,29 @@ class Claims:
 async def read_claims(
     db: psycopg.AsyncConnection[Any], *, lease_s: float, healed: float, gone: Mapping[str, float]
 ) -> Claims:
-    """Walk the record row by row. `gone`: when a dispatcher was killed or frozen, by its name; wall clock."""
+    """Walk the record row by row. `gone`: when a dispatcher was killed or frozen, by its token; wall clock."""
     cursor = await db.execute(
         "SELECT row_id, before, after, claim_before, claim_after, by, at FROM audit.change ORDER BY id"
     )
     holder: dict[int, tuple[str, datetime]] = {}
     longest, stolen, broken = 0.0, [], []
     for row_id, before, after, claim_before, claim_after, by, at in await cursor.fetchall():
-        if after == "picked":
-            if before == "picked":
+        if before == "picked":
+            owner, since = holder.pop(row_id, (_name(by), at))
+            longest = max(longest, at.timestamp() - max(since.timestamp(), healed))
+            held_s = (at - since).total_seconds()
+            if _name(by) != owner and held_s < lease_s and gone.get(owner, float("inf")) > at.timestamp():
+                stolen.append(f"row {row_id} was taken from {owner} after {held_s:.2f} s by {by}")
+            if after in ("sent", "dead") and claim_after != claim_before:
+                broken.append(f"row {row_id} was settled under another claim, by {by} at {at}")
+            if after == "picked" and " lane-" in by:  # a successor adopts on its upkeep session; a lane never may
                 broken.append(f"row {row_id} was claimed while it was claimed, by {by} at {at}")
+        if after == "picked":
             holder[row_id] = (_name(by), at)
-            continue
-        if before != "picked":
-            continue
-        owner, since = holder.pop(row_id, (_name(by), at))
-        longest = max(longest, at.timestamp() - max(since.timestamp(), healed))
-        if after in ("sent", "dead") and claim_after is not None and claim_after != claim_before:
-            broken.append(f"row {row_id} was settled under another claim, by {by} at {at}")
-        held_s = (at - since).total_seconds()
-        if _name(by) != owner and held_s < lease_s and gone.get(owner, float("inf")) > at.timestamp():
-            stolen.append(f"row {row_id} was taken from {owner} after {held_s:.2f} s by {by}")
     return Claims(longest, stolen, broken)
 
 
 def _name(application: str) -> str:
-    """`dispatcher lane-0 host-123` belongs to `host-123`."""
-    return application.rsplit(" ", 1)[-1]
+    """`dispatcher lane-0 4f5a host-123-4f5a`, cut to 63 bytes, belongs to `4f5a`."""
+    words = application.split(" ")
+    return words[2] if len(words) > 2 else application

@@ -82,9 +82,9 @@ class Direct:
         return bool(held) and {event for (event,) in held} <= {event for event, _ in await self.entries(500)}
 
     async def sessions(self) -> Counter[str]:
-        """Dispatcher sessions in this database, by the dispatcher's name."""
+        """Dispatcher sessions in this database, by the dispatcher's token."""
         rows = await self.ask(
             "SELECT application_name FROM pg_stat_activity "
             "WHERE datname = current_database() AND application_name LIKE 'dispatcher %%'"
         )
-        return Counter(name.rsplit(" ", 1)[-1] for (name,) in rows)
+        return Counter(name.split(" ")[2] for (name,) in rows)

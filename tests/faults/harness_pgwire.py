@@ -42,26 +42,31 @@ class LoseNotifications:
 
 @dataclass(slots=True)
 class StopClaim:
-    """Once armed, the next claim a dispatcher sends is held on its way to the server, and so is all that follows."""
+    """Once armed, the next claim a dispatcher sends is held on its way there or its answer on its way back, and so is
+    all that follows in that direction."""
 
-    proxy: Proxy | None = None
-    sprung: bool = False
-    seen: set[bytes] = field(default_factory=set)
+    _proxy: Proxy | None = None
+    _direction: Direction = "to_server"
+    _seen: set[bytes] = field(default_factory=set)
 
-    def arm(self, proxy: Proxy) -> None:
+    def arm(self, proxy: Proxy, direction: Direction) -> None:
         """From now on."""
-        self.proxy = proxy
+        self._proxy, self._direction = proxy, direction
+
+    async def sprung(self) -> bool:
+        """Whether a claim was stopped."""
+        return self._proxy is None
 
     def __call__(self) -> Filter:
         """A filter for a new connection."""
 
         def pass_on(direction: Direction, data: bytes) -> bytes:
             if direction == "to_server":
-                new = set(CLAIM_ID.findall(data)) - self.seen
-                self.seen |= new
-                if new and self.proxy is not None and not self.sprung:
-                    self.sprung = True
-                    self.proxy.hold("to_server")
+                new = set(CLAIM_ID.findall(data)) - self._seen
+                self._seen |= new
+                if new and self._proxy is not None:
+                    self._proxy.hold(self._direction)
+                    self._proxy = None
             return data
 
         return pass_on

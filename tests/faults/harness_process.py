@@ -31,6 +31,11 @@ class Process:
         raise AssertionError(f"it has not started yet; output:\n{self.child.output}")
 
     @property
+    def token(self) -> str:
+        """The part of its name that is nobody else's, and the third word of its sessions' application_name."""
+        return self.name.rsplit("-", 1)[-1]
+
+    @property
     def alive(self) -> bool:
         """Whether it runs, frozen or not."""
         return self.child.running

@@ -10,6 +10,7 @@ from dispatcher.embedded import EmbeddedPostgres
 from tests.faults.conftest import StartWorld
 from tests.faults.harness import RELAY, in_thread
 from tests.faults.harness_load import INSERT
+from tests.faults.harness_steps import after_publish
 from tests.faults.harness_wait import pass_time, until
 
 UNFLUSHED = 150  # events of a second: more than the WAL writer ever leaves unflushed (0.6 s)
@@ -74,11 +75,14 @@ async def test_down_for_30_s(world: StartWorld, crashable_postgres: EmbeddedPost
 
 
 async def test_table_locked_for_10_s(world: StartWorld) -> None:
+    """Longer than the lease, and begun between publish and settle: its own rows are overdue when the lock is gone."""
     async with world() as w:
-        await w.dispatcher()
+        one = await w.dispatcher()
         async with w.fault("ACCESS EXCLUSIVE on the outbox for 10 s") as fault:
             async with await psycopg.AsyncConnection.connect(w.admin_url) as other, other.transaction():
+                await after_publish(w, one)
                 await other.execute("LOCK TABLE messaging.message_outbox IN ACCESS EXCLUSIVE MODE")
+                one.redis.let_go("to_client")
                 await pass_time(10.0)
             fault.heal()
 

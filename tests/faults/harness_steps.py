@@ -1,0 +1,59 @@
+"""Failpoints without code in the product: the proxies stop a dispatcher between two steps, by what is on the wire."""
+
+import re
+
+from tests.faults.harness import World
+from tests.faults.harness_process import Process
+from tests.faults.harness_wait import until
+
+ENTRY_ID = re.compile(rb"\$\d+\r\n\d{13}-\d+\r\n")  # Redis's answer to an XADD
+
+
+async def before_publish(w: World, one: Process) -> None:
+    """Its claim is made, its entries are on their way to Redis."""
+    one.redis.hold("to_server")
+
+    async def stopped() -> bool:
+        return b"XADD" in one.redis.held_bytes("to_server") and bool(await w.picked(one))
+
+    await until(stopped, "it claims and publishes")
+
+
+async def after_publish(w: World, one: Process) -> None:
+    """Redis has its entries, and the answer is on its way back."""
+    one.redis.hold("to_client")
+
+    async def stopped() -> bool:
+        # The answer too: a batch from before the hold may be about to be settled.
+        return ENTRY_ID.search(one.redis.held_bytes("to_client")) is not None and await w.published(one)
+
+    await until(stopped, "Redis has what it claimed")
+
+
+async def in_settle(w: World, one: Process) -> None:
+    """Its settle is on its way to Postgres."""
+    await after_publish(w, one)
+    rows = await w.picked(one)
+    claims = await w.ask("SELECT DISTINCT claim_id::text FROM messaging.message_outbox WHERE id = ANY(%s)", (rows,))
+    one.postgres.hold("to_server")
+    one.redis.let_go("to_client")
+
+    async def stopped() -> bool:
+        held = one.postgres.held_bytes("to_server")
+        return any(claim.encode() in held for (claim,) in claims)
+
+    await until(stopped, "it settles")
+
+
+async def after_settle(w: World, one: Process) -> None:
+    """Its settle was carried out, the answer is on its way back."""
+    await after_publish(w, one)
+    [(before,)] = await w.ask("SELECT coalesce(max(id), 0) FROM audit.change")
+    one.postgres.hold("to_client")
+    one.redis.let_go("to_client")
+
+    async def stopped() -> bool:
+        sent = "SELECT 1 FROM audit.change WHERE id > %s AND after = 'sent' AND by LIKE %s LIMIT 1"
+        return bool(await w.ask(sent, (before, f"% {one.token} %")))
+
+    await until(stopped, "it settled")
