@@ -1,12 +1,24 @@
 """Failpoints without code in the product: the proxies stop a dispatcher between two steps, by what is on the wire."""
 
 import re
+from contextlib import suppress
 
 from tests.faults.harness import World
+from tests.faults.harness_pgwire import StopClaim
 from tests.faults.harness_process import Process
-from tests.faults.harness_wait import until
+from tests.faults.harness_wait import NeverCameTrue, until
 
 ENTRY_ID = re.compile(rb"\$\d+\r\n\d{13}-\d+\r\n")  # Redis's answer to an XADD
+
+
+async def before_the_answer(w: World, one: Process, claims: StopClaim) -> list[int]:
+    """A claim of its is made, and the answer is on its way back. `claims` filters its sessions; the claimed rows."""
+    while True:  # another may have been quicker: then the claim that was stopped found nothing
+        claims.arm(one.postgres, "to_client")
+        await until(claims.sprung, "it claims")
+        with suppress(NeverCameTrue):
+            return await until(lambda: w.picked(one), "its claim found rows", 0.2)
+        one.postgres.let_go("to_client")
 
 
 async def before_publish(w: World, one: Process) -> None:

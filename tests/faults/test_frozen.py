@@ -1,15 +1,13 @@
 """A dispatcher that is frozen (SIGSTOP) for longer than its lease, and thaws with work in its hands."""
 
-from contextlib import suppress
-
 import pytest
 
 from tests.faults.conftest import StartWorld
 from tests.faults.harness import World
 from tests.faults.harness_pgwire import StopClaim
 from tests.faults.harness_process import Process
-from tests.faults.harness_steps import after_publish, before_publish
-from tests.faults.harness_wait import NeverCameTrue, until
+from tests.faults.harness_steps import after_publish, before_publish, before_the_answer
+from tests.faults.harness_wait import until
 
 
 async def settled_by_another(w: World, one: Process, rows: list[int]) -> None:
@@ -28,13 +26,7 @@ async def test_frozen_with_a_claim_in_its_socket(world: StartWorld) -> None:
         one = await w.dispatcher(filtered=trap)
         await w.dispatcher()
         async with w.fault("SIGSTOP beyond the lease after a claim, then SIGCONT", stolen=True) as fault:
-            rows: list[int] = []
-            while not rows:  # the other may have been quicker: then the claim that was stopped found nothing
-                one.postgres.let_go("to_client")
-                trap.arm(one.postgres, "to_client")
-                await until(trap.sprung, "it claims")
-                with suppress(NeverCameTrue):
-                    rows = await until(lambda: w.picked(one), "its claim found rows", 0.2)
+            rows = await before_the_answer(w, one, trap)
             one.freeze()
             one.postgres.let_go("to_client")
             await settled_by_another(w, one, rows)

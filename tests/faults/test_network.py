@@ -14,7 +14,8 @@ import pytest
 from dispatcher.embedded import free_port
 from tests.faults.conftest import StartWorld
 from tests.faults.harness import RELAY
-from tests.faults.harness_pgwire import LoseNotifications
+from tests.faults.harness_pgwire import LoseNotifications, StopClaim
+from tests.faults.harness_steps import before_the_answer
 from tests.faults.harness_wait import until
 
 
@@ -46,10 +47,11 @@ async def test_half_open_redis(world: StartWorld) -> None:
 async def test_answers_of_postgres_lost(world: StartWorld) -> None:
     """Its statements commit, the answers are lost: claims it does not know of, settles it cannot be sure of."""
     async with world() as w:
-        one = await w.dispatcher()
+        trap = StopClaim()
+        one = await w.dispatcher(filtered=trap)
         async with w.fault("Postgres: the answers to its commits lost", stolen=True) as fault:
+            await before_the_answer(w, one, trap)
             one.postgres.drop_replies()
-            await until(lambda: w.picked(one), "a claim is made without its knowledge")
             await one.postgres.restore()
             fault.heal()
 
