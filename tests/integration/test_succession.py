@@ -66,6 +66,12 @@ async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Await
         broker.close()
 
 
+async def die(control: Session, db: Any) -> None:
+    """End a dispatcher's control session, and wait until its lock is free."""
+    await db.execute("SELECT pg_terminate_backend(%s, 5000)", (control.backend_pid,))
+    await control.close()
+
+
 async def picked_by(owner: Registry, session: Session, *, floor: str = "0-0") -> list[str]:
     """The owner claims everything; the event ids."""
     batch = await claim(session, claim_id=new_claim_id(), dispatcher=owner.id, limit=1000, floor=floor)
@@ -81,7 +87,7 @@ async def test_what_it_published_is_sent_and_what_it_did_not_is_given_back(
     ids = [await redis.xadd(STREAM, {"event_id": event}) for event in events[:4]]
     takeover = await succeed()
     assert await takeover.succeed_the_dead(session) == 0  # it is alive
-    await control.close()
+    await die(control, db)
     assert await takeover.succeed_the_dead(session) == 6
     table = {str(row["event_id"]): row for row in await read_table(db)}
     assert [(table[event]["status"], table[event]["stream_id"]) for event in events] == [
@@ -103,7 +109,7 @@ async def test_only_one_succeeds(
     registry, control = owner
     await insert_events(db, 3)
     await picked_by(registry, session)
-    await control.close()
+    await die(control, db)
     rival = await connect(Target(database_url, "beef0000 rival"), "upkeep")
     [(held,)] = await rival.fetch("SELECT pg_try_advisory_lock(1869968483, %(id)s::integer)", {"id": registry.id})
     assert held
@@ -144,7 +150,7 @@ async def test_a_sink_that_goes_away_leaves_nothing_half_done(
     await insert_events(db, 3)
     [event, *_] = await picked_by(registry, session)
     await redis.xadd(STREAM, {"event_id": event})
-    await control.close()
+    await die(control, db)
     through = await proxy(redis_url)
     takeover = await succeed(through.via(redis_url))
     real = session.fetch
