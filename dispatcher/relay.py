@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from time import monotonic
+from typing import Protocol
 
 import anyio
 import psycopg
@@ -38,6 +39,8 @@ from dispatcher.stages.wake import Doorbell
 
 CURSOR_AGE_S = 1.0  # late commits have older keys: at least once a second a claim begins from the start
 
+HOLD_S = 0.1  # between two looks at a group that has to catch up
+
 
 @dataclass(frozen=True, slots=True)
 class RelayPolicy:
@@ -48,6 +51,18 @@ class RelayPolicy:
     publish_timeout_s: float
     slots: int
     lease_s: float
+
+
+class Room(Protocol):
+    """How many rows may be published before somebody downstream has to catch up."""
+
+    async def room(self) -> int:
+        """Rows that may be published now; 0: none."""
+        ...
+
+    def took(self, rows: int) -> None:
+        """So many rows are about to be published."""
+        ...
 
 
 class Relay:
@@ -62,6 +77,7 @@ class Relay:
         control: Link,
         lanes: list[Link],
         pacer: BatchPacer,
+        room: Room,
         dispatcher_id: Callable[[], int | None],
         observe: Observer,
         rng: Random,
@@ -72,6 +88,7 @@ class Relay:
         self._control = control
         self._lanes = lanes
         self._pacer = pacer
+        self._room = room
         self._dispatcher_id = dispatcher_id
         self._observe = observe
         self._rng = rng
@@ -124,8 +141,11 @@ class Relay:
         if session is None:
             return None
         trial = self._gate.trial()
-        limit = 1 if trial else self._pacer.limit()
         began = monotonic()
+        limit = min(1 if trial else self._pacer.limit(), await self._room.room())
+        if limit == 0:
+            await self._hold(began)
+            return None
         try:
             await self._free_doubtful(session)
             batch = await self._claim(session, limit)
@@ -140,6 +160,7 @@ class Relay:
             self._sleepy = True
             await self._doorbell.saw(0, self._control)
             return None
+        self._room.took(len(batch.rows))
         full = len(batch.rows) >= limit
         self._observe(Claimed(len(batch.rows), full))
         if self._gate.broker.server is server:
@@ -153,6 +174,13 @@ class Relay:
         if full and not trial:
             await self._doorbell.ring_peers(self._control)
         return batch, pending, began
+
+    async def _hold(self, began: float) -> None:
+        """Let a consumer group catch up."""
+        await self._doorbell.release(self._control)  # nobody will look: writers need not ring
+        with anyio.move_on_after(HOLD_S):
+            await self._stopping.wait()
+        self._observe(Ticked("ok", monotonic() - began))
 
     async def _claim(self, session: Session, limit: int) -> Batch:
         now = monotonic()

@@ -40,6 +40,7 @@ from dispatcher.stages.gate import Gate
 from dispatcher.stages.wake import Doorbell
 from dispatcher.telemetry import logs, metrics
 from dispatcher.upkeep import gauges
+from dispatcher.upkeep.backpressure import Backpressure
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.retention import Retention
 from dispatcher.upkeep.stream_audit import StreamAudit
@@ -156,6 +157,9 @@ class Service:
             observe=self._observe,
             verify=self._audit.verify,
         )
+        self._backpressure = Backpressure(
+            broker, stream=s.stream_name, maxlen=s.stream_maxlen, deadline_s=publish_timeout_s, observe=self._observe
+        )
         backoff = Backoff(s.backoff_base_ms / 1000, s.backoff_max_ms / 1000)
         relay = Relay(
             RelayPolicy(
@@ -170,6 +174,7 @@ class Service:
             control=self._control,
             lanes=self._lanes,
             pacer=BatchPacer(s.batch_size),
+            room=self._backpressure,
             dispatcher_id=lambda: self._registry.id,
             observe=self._observe,
             rng=rng,
@@ -231,6 +236,7 @@ class Service:
             )
             beside.start_soon(takeover.run, self._upkeep, name="takeover")
             beside.start_soon(self._audit.run, self._gate.broker, name="stream audit")
+            beside.start_soon(self._backpressure.run, self._upkeep, name="backpressure")
             retention = Retention(
                 outbox_days=s.outbox_retention_days, dlq_days=s.dlq_retention_days, observe=self._observe
             )

@@ -108,6 +108,15 @@ class AuditChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class BackpressureChanged:
+    """Claiming stopped before MAXLEN trims what a group has not read, or goes on. `unread`: by the slowest group."""
+
+    on: bool
+    group: str
+    unread: int
+
+
+@dataclass(frozen=True, slots=True)
 class BreakerChanged:
     """The breaker before the sink opened or closed."""
 
@@ -186,6 +195,7 @@ Event = (
     | Reconciled
     | Republished
     | AuditChanged
+    | BackpressureChanged
     | BreakerChanged
     | ListenerChanged
     | DatabaseChanged

@@ -93,13 +93,25 @@ class Logs:
                 _write("WARNING", "prune_refused", "Postgres refused to delete what is too old", {"reason": reason})
             case events.Republished(rows, why):
                 text = "Another run of Redis holds the stream; rows whose entries it lost are published again"
-                _write("WARNING" if rows else "INFO", "stream_audited", text, {"rows": rows, "why": why})
+                if rows:
+                    _write("WARNING", "stream_audited", text, {"rows": rows, "why": why})
+                else:
+                    _write(
+                        "INFO", "stream_audited", "Another run of Redis holds the stream; it lost none", {"why": why}
+                    )
             case events.AuditChanged(on, reason):
                 if on:
                     _write("INFO", "stream_audit_on", "Entries that Redis loses will be published again", {})
                 else:
                     text = "Entries that Redis loses will not be noticed"
                     _write("WARNING", "stream_audit_off", text, {"reason": reason})
+            case events.BackpressureChanged(on, group, unread):
+                fields = {"group": group, "unread": unread}
+                if on:
+                    text = "Claiming waits: a consumer group is about to lose what it has not read to MAXLEN"
+                    _write("WARNING", "backpressure_on", text, fields)
+                else:
+                    _write("INFO", "backpressure_off", "Claiming goes on: the slowest consumer group moved", fields)
             case events.BreakerChanged(state, reason):
                 if state == "open":
                     _write("WARNING", "breaker_opened", "Redis takes no entries; claiming pauses", {"reason": reason})

@@ -70,6 +70,9 @@ class Metrics:
             "messaging_dispatch_republished", "Rows put back because Redis lost the entries it had acknowledged"
         )
         self._audit = gauge("messaging_dispatch_audit_on", "1 while it can be noticed that Redis lost entries")
+        self._backpressure = gauge(
+            "messaging_dispatch_backpressure_on", "1 while claiming waits for a consumer group near MAXLEN"
+        )
         self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
         pruned = counter("messaging_outbox_pruned", "Rows deleted because they were older than is kept", "table")
         self._pruned_outbox, self._pruned_dlq = pruned.labels("message_outbox"), pruned.labels("message_dlq")
@@ -126,6 +129,8 @@ class Metrics:
                 self._pruned_dlq.inc(dlq)
             case events.Republished(rows):
                 self._republished.inc(rows)
+            case events.BackpressureChanged(on):
+                self._backpressure.set(on)
             case events.AuditChanged(on):
                 self._audit.set(on)
             case events.BreakerChanged(state):

@@ -43,7 +43,8 @@ MAY_TOUCH = {
     "status_counts": WAITING + SETTLED + 2 * BATCH,  # a person asks; documented so
 } | dict.fromkeys([
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
-        "saw_stream", "dead_dispatchers", "end_sessions", "enrol", "evict", "fence", "forget", "rights", "sign_off",
+        "saw_stream", "count_dispatchers",
+        "dead_dispatchers", "end_sessions", "enrol", "evict", "fence", "forget", "rights", "sign_off",
         "status_dispatchers", "status_doorbell",
     ],
     0,

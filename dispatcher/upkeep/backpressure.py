@@ -1,0 +1,107 @@
+"""Backpressure: claiming stops before MAXLEN trims what a consumer group has not read.
+
+Redis trims in silence, and afterwards the group's lag looks small. An entry goes only when MAXLEN newer ones are
+there, so nothing unread is trimmed while no group has more than MAXLEN to read. The slowest group may have nine tenths;
+the last tenth is shared out among the dispatchers, and each looks again before it has published more than its share.
+The look goes down the connection that carries the entries, so it counts all that this dispatcher has written before it.
+"""
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import anyio
+import psycopg
+
+from dispatcher.core.decide import Refused
+from dispatcher.core.errors import SessionLost
+from dispatcher.core.events import BackpressureChanged, Observer
+from dispatcher.infra.broker import Broker
+from dispatcher.infra.link import Link
+from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep.gauges import lag_of
+
+ON_AT = 0.9  # of MAXLEN unread by the slowest group
+OFF_BELOW = 0.8
+SHARED = 0.1  # what is left above ON_AT
+LOOK_EVERY_S = 1.0  # at least, while something is published
+COUNT_EVERY_S = 1.0
+
+
+class Backpressure:
+    """How many rows may be claimed. Its fields are written by the lane that has the turn, but for `_dispatchers`."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        stream: str,
+        maxlen: int,
+        deadline_s: float,
+        observe: Observer,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._broker = broker
+        self._stream = stream
+        self._maxlen = maxlen
+        self._deadline_s = deadline_s
+        self._observe = observe
+        self._clock = clock
+        self._dispatchers = 8  # that may publish at once, until they are counted; written by run()
+        self._on = False
+        self._left = 0
+        self._look_at = 0.0
+
+    async def room(self) -> int:
+        """Rows that may be published now; 0: none, ask again a little later."""
+        if self._on or self._left <= 0 or self._clock() >= self._look_at:
+            await self._look()
+        return 0 if self._on else self._left
+
+    def took(self, rows: int) -> None:
+        """Note that so many rows are about to be published."""
+        self._left -= rows
+
+    async def run(self, link: Link) -> None:
+        """Count those who share the last tenth, until cancelled."""
+        while True:
+            session = await link.get()
+            try:
+                [(self._dispatchers,)] = await session.fetch(load("count_dispatchers"))
+            except SessionLost as error:
+                await link.broke(session, str(error))
+            except psycopg.Error:
+                pass  # a lock or a timeout; the number of before will do
+            await anyio.sleep(COUNT_EVERY_S)
+
+    async def _look(self) -> None:
+        group, unread = await self._slowest()
+        on = unread >= (OFF_BELOW if self._on else ON_AT) * self._maxlen
+        # One more than there are: the next one may just have started.
+        self._left = max(1, int(SHARED * self._maxlen / (self._dispatchers + 1)))
+        self._look_at = self._clock() + LOOK_EVERY_S
+        if on != self._on:
+            self._on = on
+            self._observe(BackpressureChanged(on, group, unread))
+
+    async def _slowest(self) -> tuple[str, int]:
+        """The group with most to read, and how much; ("", 0) when there is none or it may not be asked."""
+        [found] = await self._broker.send([("XINFO", "GROUPS", self._stream)], self._deadline_s)
+        if not isinstance(found, list):
+            # No stream yet, or no right to look. A connection that broke takes no entries either.
+            return ("", 0) if isinstance(found, Refused) or not self._on else ("", self._maxlen)
+        groups = [_fields(each) for each in found]
+        stream: dict[str, Any] = {}
+        if any(group.get("lag") is None for group in groups):
+            # It carries the first and the last entry, payload and all: asked only when there is no other way.
+            [about] = await self._broker.send([("XINFO", "STREAM", self._stream)], self._deadline_s)
+            stream = _fields(about) if isinstance(about, list) else {}
+            if "entries-added" not in stream:
+                return "", 0  # before Redis 7 nobody can tell
+        unread = [(lag_of(group, stream), group["name"].decode(errors="replace")) for group in groups]
+        lag, name = max(unread, default=(0, ""))
+        return name, lag
+
+
+def _fields(pairs: list[Any]) -> dict[str, Any]:
+    return {name.decode(errors="replace"): value for name, value in zip(pairs[::2], pairs[1::2], strict=False)}

@@ -1,0 +1,137 @@
+"""MAXLEN trims nothing that a consumer group has not read: the relay waits for the slowest one."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from dispatcher.core.events import BackpressureChanged, Claimed, Settled
+from dispatcher.infra.broker import Broker, BrokerTarget
+from dispatcher.upkeep.backpressure import Backpressure
+from tests.faults.harness_wait import until
+from tests.fixtures.rows import STREAM, insert_events, statuses
+from tests.fixtures.tap import Tap
+
+MAXLEN = 1000
+
+
+async def read_all(redis: Any, db: Any, rows: int, group: str, *others: str) -> set[str]:
+    """Read as a consumer of the group until every row was read or nothing comes any more."""
+    read: set[str] = set()
+
+    async def look() -> bool:
+        for other in others:
+            await redis.xreadgroup(other, "me", {STREAM: ">"}, count=1000)
+        found = await redis.xreadgroup(group, "me", {STREAM: ">"}, count=500)
+        for _, entries in found:
+            read.update(fields["event_id"] for _, fields in entries)
+        return not found and await statuses(db) == {"sent": rows}
+
+    await until(look, "every row is sent and the group has nothing more to read")
+    return read
+
+
+@pytest.mark.parametrize("batch_size", [1, 256, 10_000])
+async def test_a_stalled_group_loses_nothing(dispatcher, redis, db, batch_size):
+    await redis.config_set("stream-node-max-entries", 1)  # trims to the entry, the worst that can be
+    await redis.xgroup_create(STREAM, "slow", id="0", mkstream=True)
+    await redis.xgroup_create(STREAM, "quick", id="0")
+    rows = 3000 if batch_size == 1 else 5000
+    await insert_events(db, rows)
+    try:
+        async with dispatcher(stream_maxlen=MAXLEN, batch_size=batch_size) as running:
+            held = await running.tap.next(BackpressureChanged, timeout=30)
+            assert (held.on, held.group) == (True, "slow")
+            assert 900 <= held.unread <= MAXLEN
+            assert await redis.xlen(STREAM) <= MAXLEN
+            assert len(await read_all(redis, db, rows, "slow", "quick")) == rows
+            assert not (await running.tap.next(BackpressureChanged)).on
+    finally:
+        await redis.config_set("stream-node-max-entries", 100)
+
+
+async def test_two_dispatchers_share_the_last_tenth(dispatcher, redis, db):
+    await redis.config_set("stream-node-max-entries", 1)
+    await redis.xgroup_create(STREAM, "slow", id="0", mkstream=True)
+    await insert_events(db, 5000)
+    options = {"stream_maxlen": MAXLEN, "batch_size": 256}
+    try:
+        async with dispatcher(**options) as one, dispatcher(**options) as two:
+            await one.tap.next(BackpressureChanged, timeout=30)
+            await two.tap.next(BackpressureChanged, timeout=30)
+            assert len(await read_all(redis, db, 5000, "slow")) == 5000
+    finally:
+        await redis.config_set("stream-node-max-entries", 100)
+
+
+async def test_without_a_group_nothing_is_held(dispatcher, redis, db):
+    await insert_events(db, 3000)
+    async with dispatcher(stream_maxlen=MAXLEN) as running:
+        sent = 0
+        while sent < 3000:
+            sent += (await running.tap.next(Settled)).sent
+        assert running.tap.all(BackpressureChanged) == []
+
+
+async def test_a_held_relay_stops_at_once(dispatcher, redis, db):
+    await redis.xgroup_create(STREAM, "slow", id="0", mkstream=True)
+    await insert_events(db, 2000)
+    async with dispatcher(stream_maxlen=MAXLEN) as running:
+        await running.tap.next(BackpressureChanged)
+    assert set(await statuses(db)) == {"sent", "pending"}
+
+
+async def test_a_large_maxlen_does_not_cut_batches(dispatcher, redis, db):
+    await redis.xgroup_create(STREAM, "slow", id="0", mkstream=True)
+    await insert_events(db, 2560)
+    async with dispatcher(batch_size=256) as running:
+        sent = 0
+        while sent < 2560:
+            sent += (await running.tap.next(Settled)).sent
+        assert max(event.rows for event in running.tap.all(Claimed)) == 256
+
+
+@pytest.fixture
+async def broker(redis_url: str) -> AsyncIterator[Broker]:
+    broker = Broker(
+        BrokerTarget.parse(redis_url), name="test", stream=STREAM, connect_timeout_s=5.0, on_lost=lambda _: None
+    )
+    await broker.connect()
+    yield broker
+    broker.close()
+
+
+async def test_a_group_whose_lag_redis_cannot_tell(broker, redis, tap: Tap):
+    """Made at an id in the middle, or after an XDEL: it counts as having all to read until it is at the end."""
+    ids = [await redis.xadd(STREAM, {"n": n}) for n in range(100)]
+    await redis.xgroup_create(STREAM, "middle", id=ids[50])
+    pressure = Backpressure(broker, stream=STREAM, maxlen=100, deadline_s=5.0, observe=tap)
+    assert await pressure.room() == 0
+    assert tap.seen == [BackpressureChanged(True, "middle", 100)]
+    await redis.xreadgroup("middle", "me", {STREAM: ">"}, count=1000)
+    assert await pressure.room() > 0
+    assert tap.seen[1:] == [BackpressureChanged(False, "middle", 0)]
+
+
+async def test_between_two_limits_it_stays_as_it_is(broker, redis, tap: Tap):
+    await redis.xgroup_create(STREAM, "slow", id="0", mkstream=True)
+    now = 0.0
+    pressure = Backpressure(broker, stream=STREAM, maxlen=100, deadline_s=5.0, observe=tap, clock=lambda: now)
+    pressure._dispatchers = 1
+
+    async def add(entries: int) -> None:
+        for _ in range(entries):
+            await redis.xadd(STREAM, {"a": "b"})
+
+    await add(85)
+    assert await pressure.room() == 5
+    pressure.took(4)
+    await add(5)
+    assert await pressure.room() == 1  # its share is not used up, and the last look was just now
+    now = 1.0
+    assert await pressure.room() == 0
+    await redis.xreadgroup("slow", "me", {STREAM: ">"}, count=5)
+    assert await pressure.room() == 0
+    await redis.xreadgroup("slow", "me", {STREAM: ">"}, count=10)
+    assert await pressure.room() == 5
+    assert [event.on for event in tap.all(BackpressureChanged)] == [True, False]
