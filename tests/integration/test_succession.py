@@ -115,7 +115,7 @@ async def test_only_one_succeeds(
     assert held
     takeover = await succeed()
     assert await takeover.succeed_the_dead(session) == 0
-    await rival.close()
+    await die(rival, db)
     assert await takeover.succeed_the_dead(session) == 3
 
 
