@@ -27,7 +27,7 @@ class Breaker:
     def failed(self, now: float, reason: str, *, connection_only: bool) -> bool:
         """Note a failure of the sink. True when this opened a closed breaker."""
         opened = self.state == "closed"
-        if self.state == "open":
+        if self.state == "open" and now < self._until:
             return False  # other batches of the same outage: they must not lengthen the wait
         self.failures += 1
         self.state, self.reason, self.connection_only = "open", reason, connection_only

@@ -37,6 +37,12 @@ def test_a_failure_opens_it_for_a_while(breaker: Breaker) -> None:
     assert breaker.state == "open"
 
 
+def test_a_failure_after_the_wait_starts_another_though_no_trial_was_taken(breaker: Breaker) -> None:
+    due = opened(breaker, connection_only=True)  # a connection that is refused: no row was tried
+    assert not breaker.failed(due, "refused", connection_only=True)
+    assert breaker.wait_s(due) > 0
+
+
 def test_other_batches_of_the_same_outage_do_not_lengthen_the_wait(breaker: Breaker) -> None:
     due = opened(breaker)
     for _ in range(10):
