@@ -17,7 +17,7 @@ from dispatcher.core.backoff import Backoff
 from dispatcher.core.breaker import Breaker
 from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.entry import EntryFormat
-from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost
+from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
 from dispatcher.core.events import (
     DatabaseChanged,
     ListenerChanged,
@@ -175,7 +175,8 @@ class Service:
             lanes=self._lanes,
             pacer=BatchPacer(s.batch_size),
             room=self._backpressure,
-            dispatcher_id=lambda: self._registry.id,
+            # Without the registry's lock we look dead: what is claimed then must not be taken for a dead one's.
+            dispatcher_id=lambda: self._registry.id if self._control.session is not None else None,
             observe=self._observe,
             rng=rng,
         )
@@ -259,7 +260,8 @@ class Service:
                 await self._stopping.wait()
                 await anyio.sleep(self._settings.shutdown_grace_ms / 1000)
                 self.exit_code = 1
-                working.cancel_scope.cancel()
+                # The links too: a statement in flight is shielded, and only its session's end ends it.
+                self._forced.cancel()
 
             working.start_soon(deadline, name="grace")
             await self._relay.run()
@@ -291,7 +293,12 @@ class Service:
         await self._registry.enrol(session)
 
     async def _check(self, session: Session) -> None:
-        """Raises Misconfigured when a table or a right is missing."""
+        """Raises Misconfigured when a table or a right is missing, Unreachable when the server is a standby."""
+        [(standby,)] = await session.fetch(
+            "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'"
+        )
+        if standby:
+            raise Unreachable(f"Postgres at {self._database().address()} is read-only: a standby, or about to be one")
         if gone := await missing(session):
             raise Misconfigured(
                 f"Postgres at {self._database().address()} lacks {', '.join(gone)}: run `dispatcher migrate` first"

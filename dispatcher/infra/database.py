@@ -39,8 +39,9 @@ _REFUSALS = {
     "server does not support SSL": "sslmode asks for TLS and the server has none",
 }
 
-# Somebody altered the table, or threw our prepared statements away: this session would fail for ever, a new one works.
-_STALE_STATEMENTS = ("0A000", "26000")
+# Somebody altered the table, threw our prepared statements away, or the server became a standby: this session would
+# fail for ever, a new one works.
+_STALE_STATEMENTS = ("0A000", "26000", "25006")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Target:
         except psycopg.ProgrammingError:
             return "(unreadable connection string)"
         host = parts.get("host") or parts.get("hostaddr") or "local socket"
+        if any("@" in str(parts.get(part) or "") for part in ("host", "port", "dbname")):
+            return "(an address that cannot be told from the password: write @ as %40 and / as %2F in it)"
         return f"{host}:{parts.get('port') or 5432}/{parts.get('dbname') or parts.get('user') or ''}"
 
     def full_conninfo(self, purpose: str, *, pooled: bool) -> str:

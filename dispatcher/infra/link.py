@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
+from time import monotonic
 
 import anyio
 import psycopg
@@ -49,7 +50,7 @@ class Link:
         Raises Misconfigured when a person has to act and no session was ever open; later the same error is waited out,
         because a password may be changing under us.
         """
-        attempt, ever_up, started = 0, False, False
+        attempt, ever_up, started, opened_at = 0, False, False, 0.0
         try:
             while True:
                 try:
@@ -60,7 +61,7 @@ class Link:
                     attempt += 1
                     self._changed(False, str(error))
                 else:
-                    attempt, ever_up = 0, True
+                    attempt, ever_up, opened_at = 0, True, monotonic()
                     self._down = anyio.Event()
                     self.session = session
                     self._changed(True, None)
@@ -71,7 +72,10 @@ class Link:
                 if self.session is not None:
                     await self._down.wait()
                     self._up = anyio.Event()
-                await anyio.sleep(RECONNECT.reconnect_delay(attempt, self._rng) if attempt else 0)
+                # A session that breaks as soon as it is opened must not make this a busy loop.
+                short_lived = attempt == 0 and monotonic() - opened_at < 1.0
+                pause_s = RECONNECT.reconnect_delay(max(attempt, 1), self._rng) if attempt or short_lived else 0.0
+                await anyio.sleep(pause_s)
         finally:
             await self.close()
 

@@ -6,7 +6,7 @@ from dispatcher.core.decide import Refused
 from dispatcher.core.errors import Unreachable
 from dispatcher.infra.broker import Broker
 
-PAGE = 1000  # entries read at once
+PAGE = 200  # entries read at once: of a megabyte each, what a slow network carries within the deadline
 
 # The server cannot be read from now, but will be.
 _PASSING = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOAUTH", "ERR max number of clients")

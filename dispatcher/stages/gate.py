@@ -66,6 +66,8 @@ class Gate:
                 await self._stopping.wait()
             return False
         async with self._connecting:
+            if self.shut():
+                return False  # another lane tried meanwhile, and failed
             if self.broker.up and self.broker.server is not None:
                 return True
             try:

@@ -57,6 +57,7 @@ class Doorbell:
         self._due_at = inf  # set by nudge(): when some row of ours is due
         self._nudged = False
         self._woken_by: WakeCause = "nudge"
+        self._fruitless = False  # the last claim got nothing of what a look had found
         self._scope: anyio.CancelScope | None = None
 
     async def attach(self, session: Session) -> None:
@@ -96,6 +97,7 @@ class Doorbell:
             self._doze.reset()  # or the pauses would grow to the tick while writers always overlap, rows or no rows
         if self._holds_key and not self._arrivals.keep_key(now):
             await self.release(link)
+        self._fruitless = not rows and self._woken_by in ("busy", "due", "tick", "writers")
         if not rows and self._slots < ALL_SLOTS and self._woken_by == "notify" and link.session is not None:
             # What rang is not in our share, and whose it is was not rung: only the holder of K is.
             await self._quietly(link, link.session, _RING_PEERS)
@@ -167,6 +169,11 @@ class Doorbell:
             began = self._clock()
             position, due_s = await self._take_position(session)
             now = self._clock()
+            pause_s = inf
+            if due_s <= 0 and self._fruitless:
+                # Somebody holds a lock on what is due: looking again at once would find the same, as fast as it can.
+                self._fruitless, due_s = False, inf
+                pause_s = self._doze.pause_s()
             if due_s <= 0:
                 return "busy" if first else "writers" if before == "writers" else "due" if planned else "tick"
             before = position
@@ -175,7 +182,9 @@ class Doorbell:
             first = False
             await self._ping_if_silent(session, now)
             timeout, planned = min(self._tick_s, due_s), due_s < self._tick_s
-            if position == "writers":
+            if pause_s < inf:
+                timeout = min(timeout, pause_s)
+            elif position == "writers":
                 timeout = min(timeout, self._doze.pause_s())
             else:
                 self._doze.reset()

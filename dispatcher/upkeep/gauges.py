@@ -112,7 +112,7 @@ async def run(
                 if (now := redis_url()) != url or redis is None:
                     url, redis = now, await _replaced(redis, now, name)
             # Postgres away or too busy: the age of the last sample says so, and the next look may succeed.
-            with suppress(SessionLost, psycopg.OperationalError):
+            with suppress(SessionLost, psycopg.Error):
                 if redis is not None:
                     await sample_once(fetch, redis, stream, observe)
             await anyio.sleep(max(every_s, REST * (time.monotonic() - began)))

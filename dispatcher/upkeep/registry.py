@@ -30,19 +30,15 @@ class Registry:
         After a broken connection the server may not have noticed yet and still hold the lock for the old session: that
         one is ended first, or we would look dead to the others. Raises Unreachable when it will not go.
         """
-        [(self.id,)] = await session.fetch(
-            load("enrol"),
-            {
-                "id": self.id,
-                "name": self.name,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "version": __version__,
-            },
-        )
+        us = {"name": self.name, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__}
+        if self.id is None:
+            [(self.id, _)] = await session.fetch(load("enrol"), us)
+            return
+        # The lock first: with the row alone we would look dead, and a successor's last step would remove it.
         for attempt in range(_TRIES):
             [(locked,)] = await session.fetch("SELECT pg_try_advisory_lock(1869968483, %(id)s::int)", {"id": self.id})
             if locked:
+                await session.fetch(load("enrol_again"), {"id": self.id, **us})
                 return
             await session.fetch(load("evict"), {"id": self.id})
             await anyio.sleep(0.02 * (attempt + 1))

@@ -13,11 +13,11 @@ import anyio
 import psycopg
 
 from dispatcher.core.errors import SessionLost, Unreachable
-from dispatcher.core.events import Observer, Reconciled, TakenOver
+from dispatcher.core.events import Observer, Reconciled, TakenOver, Ticked
 from dispatcher.core.outcome import Verdict
 from dispatcher.core.server import Server
 from dispatcher.infra.broker import Broker
-from dispatcher.infra.database import Session
+from dispatcher.infra.database import Session, describe
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import new_claim_id
@@ -28,6 +28,7 @@ from dispatcher.upkeep.fence import fence
 WINDOW = 20_000  # unsettled rows looked at in one look for overdue claims
 ADOPT = 2_000  # rows taken over in one statement
 EVERY_S = 1.0
+PATIENCE_S = 3.0  # after our own session came back: the others' sessions may be on their way back too
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,36 +68,48 @@ class Takeover:
 
     async def run(self, link: Link) -> None:
         """Look every second until cancelled; for overdue claims ten times a lease, at most every second."""
-        overdue_at = 0.0
+        overdue_at = patient_until = 0.0
+        known: Session | None = None
         while True:
             session = await link.get()
+            if session is not known:
+                patient_until = monotonic() + PATIENCE_S if known is not None else 0.0
+                known = session
             try:
                 self._server = self._broker.server
-                if (
-                    self._broker.up and self._server is not None
-                ):  # without the sink nobody can be fenced, nothing looked for, nothing published
+                # Without the sink nobody can be fenced, nothing looked for, nothing published.
+                if self._broker.up and self._server is not None:
                     await self.finish(session)
-                    await self.succeed_the_dead(session)
+                    # Behind a pooler a session lock would stay in the pool.
+                    if monotonic() >= patient_until and not session.pooled:
+                        await self.succeed_the_dead(session)
                     if monotonic() >= overdue_at:
                         overdue_at = monotonic() + min(max(self._lease_s / 10, EVERY_S), 5.0)
                         await self.take_overdue(session)
             except SessionLost as error:
                 await link.broke(session, str(error))
-            except (psycopg.Error, Unreachable):
-                pass  # a lock, a timeout, the sink gone: the next second tries again
+            except (
+                psycopg.Error,
+                Unreachable,
+            ) as error:  # a lock, a timeout, the sink gone: the next second tries again
+                self._observe(Ticked("error", 0.0, f"takeover: {describe(error)}"))
             await anyio.sleep(EVERY_S)
 
     async def succeed_the_dead(self, session: Session) -> int:
         """Take over from every dispatcher whose lock is free; returns how many rows."""
         total = 0
         for owner, name in await session.fetch(load("dead_dispatchers"), {"self": self._dispatcher_id()}):
-            done = False
+            # Its lock in our hands, one at a time: there is one successor, and none is left locked by a failure.
+            [(ours,)] = await session.fetch("SELECT pg_try_advisory_lock(1869968483, %(id)s::integer)", {"id": owner})
+            if not ours:
+                continue
             try:
+                [(fenced_at,)] = await session.fetch("SELECT clock_timestamp()::text")
                 await fence(session, self._broker, name, self._deadline_s)
-                total += await self._take_over(session, name, owner=owner)
-                done = True
+                total += await self._take_over(session, name, owner=owner, fenced_at=fenced_at)
+                await session.fetch(load("sign_off"), {"id": owner})
             finally:
-                await session.fetch(load("forget"), {"id": owner, "done": done})
+                await session.fetch("SELECT pg_advisory_unlock(1869968483, %(id)s::integer)", {"id": owner})
         return total
 
     async def take_overdue(self, session: Session, *, now: datetime | None = None) -> int:
@@ -125,6 +138,7 @@ class Takeover:
         name: str,
         *,
         owner: int | None = None,
+        fenced_at: str | None = None,
         claims: list[str | None] | None = None,
         now: datetime | None = None,
     ) -> int:
@@ -137,6 +151,7 @@ class Takeover:
                     "self": self._dispatcher_id(),
                     "claim_id": claim_id,
                     "owner": owner,
+                    "fenced_at": fenced_at,
                     "claims": [claim for claim in claims or [] if claim is not None],
                     "unclaimed": None in (claims or []),
                     "lease_s": self._lease_s,

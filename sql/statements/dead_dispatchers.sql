@@ -1,8 +1,13 @@
--- Who: upkeep/takeover.py, every second, on a direct session. Index: none, the registry is a handful of rows.
--- Answer: dispatchers that are gone, their lock now ours, so that nobody else succeeds them. No row: all are alive.
-WITH others AS MATERIALIZED (
-    SELECT d.id, d.name FROM messaging.dispatcher AS d WHERE d.id <> coalesce(%(self)s::bigint, 0)
-)
-SELECT o.id, o.name
-FROM others AS o
-WHERE pg_try_advisory_lock(1869968483, o.id::integer)
+-- Who: upkeep/takeover.py, every second. Index: none, the registry is a handful of rows, and pg_locks.
+-- Answer: other dispatchers whose lock nobody holds. No row: all are alive, or being succeeded.
+SELECT d.id, d.name
+FROM messaging.dispatcher AS d
+WHERE d.id <> coalesce(%(self)s::bigint, 0)
+  AND NOT EXISTS (
+      SELECT
+      FROM pg_locks AS l
+      WHERE l.locktype = 'advisory'
+        AND l.database = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
+        AND l.classid = 1869968483
+        AND l.objid = d.id::oid
+  )

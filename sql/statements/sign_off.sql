@@ -1,3 +1,8 @@
--- Who: upkeep/registry.py, at the end of a clean stop and to clear away rows whose process is long gone.
--- Index: dispatcher_pkey. A dispatcher's row that still has claimed rows to its name is kept for the takeover.
-DELETE FROM messaging.dispatcher WHERE id = %(id)s
+-- Who: upkeep/registry.py at the end of a clean stop, upkeep/takeover.py after a succession. Index: dispatcher_pkey; then
+-- message_outbox_due_idx: rare, so walking what is unsettled is affordable.
+-- Removes a dispatcher from the registry, unless rows are still claimed in its name: those need a successor.
+DELETE FROM messaging.dispatcher AS d
+WHERE d.id = %(id)s
+  AND NOT EXISTS (
+      SELECT FROM messaging.message_outbox AS o WHERE NOT o.settled AND o.status = 'picked' AND o.picked_by = d.id
+  )

@@ -34,6 +34,7 @@ MAY_TOUCH = {
     "doze": 3 * BATCH,
     "overdue": 3 * WINDOW,
     "adopt": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
+    "sign_off": WAITING + SETTLED + 2 * BATCH,  # what is unsettled; once a dispatcher
     "renew": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
     "sample": 5000 + 200,  # its own bound, and the first hundred
     "prune_outbox": 2 * WINDOW,  # one window, of which nothing is old: test_retention has the rest
@@ -44,8 +45,7 @@ MAY_TOUCH = {
 } | dict.fromkeys([
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
         "saw_stream", "count_dispatchers",
-        "dead_dispatchers", "end_sessions", "enrol", "evict", "fence", "forget", "rights", "sign_off",
-        "status_dispatchers", "status_doorbell",
+        "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "rights",         "status_dispatchers", "status_doorbell",
     ],
     0,
 )  # fmt: skip
@@ -80,7 +80,7 @@ PARAMETERS: dict[str, object] = {
     "owner": None,
     "claims": [OURS],
     "unclaimed": False,
-    "done": True,
+    "fenced_at": None,
     "token": "deadbeef",
     "id": 1,
     "stream": STREAM,

@@ -37,6 +37,7 @@ PARAMETERS: dict[str, object] = {
     "owner": 1,
     "claims": [CLAIM_ID],
     "unclaimed": False,
+    "fenced_at": "infinity",
 }
 Role = Literal["outbox_producer", "outbox_dispatcher", "outbox_pruner"]
 

@@ -170,3 +170,55 @@ async def test_a_sink_that_goes_away_leaves_nothing_half_done(
     monkeypatch.undo()
     await takeover.finish(session)
     assert await statuses(db) == {"sent": 1, "pending": 2}
+
+
+async def test_what_a_living_one_claims_after_the_fence_is_not_taken(
+    session: Session, owner: tuple[Registry, Session], succeed: Succeed, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its control session broke, the rest lives on: fenced, it claims again at once, and will publish what it claims."""
+    registry, control = owner
+    await insert_events(db, 2)
+    await picked_by(registry, session)
+    await die(control, db)
+    takeover = await succeed()
+
+    async def fence_and_let_it_claim(*arguments: Any) -> bool:
+        fenced = await fence(*arguments)
+        await insert_events(db, 3)
+        await picked_by(registry, session)
+        return fenced
+
+    monkeypatch.setattr("dispatcher.upkeep.takeover.fence", fence_and_let_it_claim)
+    assert await takeover.succeed_the_dead(session) == 2
+    assert await statuses(db) == {"pending": 2, "picked": 3}
+    assert [row["id"] for row in await read_table(db, "dispatcher")] == [registry.id]  # it still needs a successor
+
+
+async def test_a_failed_succession_leaves_no_lock_behind(
+    session: Session, owner: tuple[Registry, Session], succeed: Succeed, database_url: str, db: Any
+) -> None:
+    registry, control = owner
+    await die(control, db)
+    takeover = await succeed()
+    takeover._broker.close()
+    for _ in range(3):
+        with pytest.raises(Unreachable):
+            await takeover.succeed_the_dead(session)
+    again = await connect(Target(database_url, f"deadbeef {NAME}"), "control")
+    await registry.enrol(again)
+    [row] = await read_table(db, "dispatcher")
+    assert row["id"] == registry.id
+    assert await takeover.succeed_the_dead(session) == 0
+    await again.close()
+
+
+async def test_a_clean_stop_that_leaves_claims_is_succeeded(
+    session: Session, owner: tuple[Registry, Session], succeed: Succeed, db: Any
+) -> None:
+    registry, control = owner
+    await insert_events(db, 2)
+    await picked_by(registry, session)
+    await registry.sign_off(control)
+    await die(control, db)
+    assert await (await succeed()).succeed_the_dead(session) == 2
+    assert await read_table(db, "dispatcher") == []

@@ -133,6 +133,19 @@ async def test_a_nudge_ends_the_sleep_in_time(bell: StartBell) -> None:
         assert await ours.wait() == "nudge"
 
 
+async def test_a_due_row_that_somebody_has_locked_makes_no_busy_loop(bell: StartBell, db: Db) -> None:
+    async with bell() as ours, other_session(db) as holder:
+        [row] = await insert_events(db)
+        async with holder.transaction():
+            await holder.execute("SELECT FROM messaging.message_outbox WHERE id = %s FOR UPDATE", (row,))
+            for pause_s in (0.002, 0.004, 0.008):
+                assert await ours.wait() in ("busy", "tick")
+                await ours.doorbell.saw(0, ours.link)  # what the claim got
+                async with asleep(ours) as woken:
+                    assert ours.tap.all(Slept)[-1].timeout_s == pause_s
+                assert woken["cause"] == "tick"
+
+
 async def test_without_the_trigger_the_tick_finds_rows(bell: StartBell, db: Db) -> None:
     await db.execute(trigger_down().encode())
     async with bell(tick_s=0.02) as ours:
