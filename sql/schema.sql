@@ -147,8 +147,7 @@ CREATE FUNCTION messaging.ring_doorbell() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    -- One of 32 keys by process: all writers on one lock would queue for its partition of the lock table.
-    IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(1869968482, 1000 + pg_catalog.pg_backend_pid() % 32) THEN
+    IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(1869968482, 1) THEN
         PERFORM pg_catalog.pg_notify('outbox_doorbell', '');
     END IF;
     RETURN NULL;

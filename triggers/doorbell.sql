@@ -2,8 +2,7 @@
 -- when none sleeps. Optional: without it the dispatcher finds rows on its tick. Runs under plain `psql -f`, any number
 -- of times. Undone by doorbell.down.sql.
 --
--- At commit the trigger tries to take advisory key K shared (its process's one of 32 keys, which together are K). A
--- dispatcher holds K, all of them, exclusively and only while it sleeps, so
+-- At commit the trigger tries to take advisory key K shared. A dispatcher holds K exclusively only while it sleeps, so
 --   got it:  nobody sleeps; the running dispatcher will look again after this transaction lets K go. No NOTIFY.
 --   not got: somebody sleeps; NOTIFY, with an empty payload.
 -- NOTIFY takes an instance-wide lock until the commit is flushed; this way only the commits that end a sleep pay for it.
@@ -16,8 +15,7 @@ CREATE OR REPLACE FUNCTION messaging.ring_doorbell() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    -- One of 32 keys by process: all writers on one lock would queue for its partition of the lock table.
-    IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(1869968482, 1000 + pg_catalog.pg_backend_pid() % 32) THEN
+    IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(1869968482, 1) THEN
         PERFORM pg_catalog.pg_notify('outbox_doorbell', '');
     END IF;
     RETURN NULL;
