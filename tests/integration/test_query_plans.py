@@ -45,7 +45,8 @@ MAY_TOUCH = {
 } | dict.fromkeys([
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
         "saw_stream", "count_dispatchers",
-        "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "rights",         "status_dispatchers", "status_doorbell",
+        "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "rights",
+        "status_dispatchers", "status_doorbell",
     ],
     0,
 )  # fmt: skip

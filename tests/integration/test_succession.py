@@ -175,7 +175,7 @@ async def test_a_sink_that_goes_away_leaves_nothing_half_done(
 async def test_what_a_living_one_claims_after_the_fence_is_not_taken(
     session: Session, owner: tuple[Registry, Session], succeed: Succeed, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its control session broke, the rest lives on: fenced, it claims again at once, and will publish what it claims."""
+    """Its control session broke, the rest lives on: fenced, it claims again at once and will publish that."""
     registry, control = owner
     await insert_events(db, 2)
     await picked_by(registry, session)
