@@ -28,7 +28,7 @@ from dispatcher.core.events import (
 from dispatcher.core.outcome import Verdict
 from dispatcher.core.pacing import BatchPacer
 from dispatcher.core.row import Batch
-from dispatcher.infra.database import Session, describe
+from dispatcher.infra.database import Session, describe, is_standby_now
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import FROM_THE_START, Keyset, claim, last_key, new_claim_id
@@ -319,7 +319,7 @@ class Relay:
     async def _failed(self, link: Link, session: Session, error: SessionLost | psycopg.Error, began: float) -> None:
         reason = describe(error)
         self._observe(Ticked("error", monotonic() - began, reason))
-        if isinstance(error, SessionLost):
+        if isinstance(error, SessionLost) or is_standby_now(error):
             await link.broke(session, reason)
         else:
             await anyio.sleep(0.1)  # refused, not broken: a lock, a timeout, a right taken away

@@ -39,9 +39,8 @@ _REFUSALS = {
     "server does not support SSL": "sslmode asks for TLS and the server has none",
 }
 
-# Somebody altered the table, threw our prepared statements away, or the server became a standby: this session would
-# fail for ever, a new one works.
-_STALE_STATEMENTS = ("0A000", "26000", "25006")
+# Somebody altered the table, or threw our prepared statements away: this session would fail for ever, a new one works.
+_STALE_STATEMENTS = ("0A000", "26000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +99,11 @@ class Target:
             "client_connection_check_interval": "10000",
         }
         return " ".join(f"-c {name}={value}" for name, value in settings.items())
+
+
+def is_standby_now(error: BaseException) -> bool:
+    """Whether a statement was refused because the server takes no writes: a new session may find the primary."""
+    return isinstance(error, psycopg.Error) and error.sqlstate == "25006"
 
 
 def describe(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from dispatcher.core.events import Observer, Reconciled, TakenOver, Ticked
 from dispatcher.core.outcome import Verdict
 from dispatcher.core.server import Server
 from dispatcher.infra.broker import Broker
-from dispatcher.infra.database import Session, describe
+from dispatcher.infra.database import Session, describe, is_standby_now
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import new_claim_id
@@ -93,6 +93,8 @@ class Takeover:
                 Unreachable,
             ) as error:  # a lock, a timeout, the sink gone: the next second tries again
                 self._observe(Ticked("error", 0.0, f"takeover: {describe(error)}"))
+                if is_standby_now(error):
+                    await link.broke(session, describe(error))
             await anyio.sleep(EVERY_S)
 
     async def succeed_the_dead(self, session: Session) -> int:
