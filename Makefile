@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test faults lint types contracts check schema wheel bench bench-writers bench-latency clean
+.PHONY: help demo dev tools test faults lint types contracts check schema wheel bench bench-writers bench-latency clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ demo: $(RUN) ## start Postgres, Valkey and the dispatcher, send events through, 
 
 dev: $(RUN) ## Postgres and Valkey to develop against, data kept in .dispatcher-dev
 	@$(BIN)/dispatcher dev
+
+tools: ## on Debian: Prometheus, Chromium, PgBouncer, Spin, redis-cli, which some tests need (they skip without)
+	@.ci/debian
 
 test: $(DEV) ## every test, against real Postgres and Valkey
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
