@@ -19,7 +19,7 @@ from dispatcher.embedded import EmbeddedValkey
 from dispatcher.infra.broker import Broker, BrokerTarget
 from dispatcher.infra.database import Session, Target, connect
 from dispatcher.infra.link import Link
-from dispatcher.relay import Relay
+from dispatcher.relay.finish import Finish
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import settle
 from dispatcher.upkeep import stream_audit
@@ -192,9 +192,9 @@ async def test_a_dispatcher_left_on_the_old_primary(
     old, new = own_valkey(), own_valkey()
     address = await proxy(old.url)
     held = anyio.Event()
-    settled = Relay._settle
+    settled = Finish._settle
 
-    async def late(self: Relay, link: Link, batch: Any, verdict: Verdict) -> Any:
+    async def late(self: Finish, link: Link, batch: Any, verdict: Verdict) -> Any:
         if verdict.sent_ids and address.upstream[1] == old.port:
             address.upstream = ("127.0.0.1", new.port)
             held.set()
@@ -206,7 +206,7 @@ async def test_a_dispatcher_left_on_the_old_primary(
     async with dispatcher(redis_url=address.via(old.url)) as running, client(new) as redis:
         await insert_events(db, 3)
         await wait_sent(running.tap, 3)
-        monkeypatch.setattr(Relay, "_settle", late)
+        monkeypatch.setattr(Finish, "_settle", late)
         await insert_events(db, 4)
         await held.wait()
         async with dispatcher(redis_url=new.url) as other:

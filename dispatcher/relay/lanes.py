@@ -6,63 +6,30 @@ of the claims, and neither Postgres nor Redis waits for the other.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 from time import monotonic
-from typing import Protocol
 
 import anyio
 import psycopg
 
-from dispatcher.core.decide import RetryPolicy, judge
-from dispatcher.core.entry import EntryFormat
-from dispatcher.core.errors import SessionLost, StreamMoved
-from dispatcher.core.events import (
-    Buried,
-    Claimed,
-    Observer,
-    Published,
-    Settled,
-    Ticked,
-)
-from dispatcher.core.outcome import Verdict
+from dispatcher.core.errors import SessionLost
+from dispatcher.core.events import Claimed, Observer, Ticked
 from dispatcher.core.pacing import BatchPacer
 from dispatcher.core.row import Batch
-from dispatcher.infra.database import Session, describe, is_standby_now
+from dispatcher.infra.database import Session
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
+from dispatcher.relay.finish import Finish, failed
+from dispatcher.relay.policy import RelayPolicy, Room
 from dispatcher.stages.claim import FROM_THE_START, Keyset, claim, last_key, new_claim_id
 from dispatcher.stages.gate import Gate
-from dispatcher.stages.publish import Pending, answers, send, unsent
-from dispatcher.stages.settle import Settlement, release, settle
+from dispatcher.stages.publish import Pending, send, unsent
+from dispatcher.stages.settle import release
 from dispatcher.stages.wake import Doorbell
 
 CURSOR_AGE_S = 1.0  # late commits have older keys: at least once a second a claim begins from the start
 
 HOLD_S = 0.1  # between two looks at a group that has to catch up
-
-
-@dataclass(frozen=True, slots=True)
-class RelayPolicy:
-    """What the relay was told. Seconds."""
-
-    entry: EntryFormat
-    retry: RetryPolicy
-    publish_timeout_s: float
-    slots: int
-    lease_s: float
-
-
-class Room(Protocol):
-    """How many rows may be published before somebody downstream has to catch up."""
-
-    async def room(self) -> int:
-        """Rows that may be published now; 0: none."""
-        ...
-
-    def took(self, rows: int) -> None:
-        """So many rows are about to be published."""
-        ...
 
 
 class Relay:
@@ -91,9 +58,9 @@ class Relay:
         self._room = room
         self._dispatcher_id = dispatcher_id
         self._observe = observe
-        self._rng = rng
-        self._turn = anyio.Lock()
         self._stopping = anyio.Event()
+        self._finish = Finish(policy, gate=gate, doorbell=doorbell, stopping=self._stopping, observe=observe, rng=rng)
+        self._turn = anyio.Lock()
         self._after: Keyset = FROM_THE_START
         self._from_start_at = 0.0
         self._doubtful: list[tuple[str, int]] = []  # claims whose answer was lost, and their session's backend pid
@@ -121,7 +88,7 @@ class Relay:
                 taken = await self._take(link)
             if taken is not None:
                 try:
-                    await self._finish(link, *taken)
+                    await self._finish.batch(link, *taken)
                 finally:
                     self.in_flight.discard(taken[0].claim_id)
 
@@ -154,7 +121,7 @@ class Relay:
                 await release(session, [batch.claim_id])  # frozen meanwhile: somebody may have taken over already
                 return None
         except (SessionLost, psycopg.Error) as error:
-            await self._failed(link, session, error, began)
+            await failed(link, session, error, began, self._observe)
             return None
         if not batch.rows:
             self._sleepy = True
@@ -236,90 +203,3 @@ class Relay:
                 await link.get()
                 waiting.cancel_scope.cancel()
         return link.session
-
-    # Without the turn.
-
-    async def _finish(self, link: Link, batch: Batch, pending: Pending, began: float) -> None:
-        """Wait for the replies, decide, settle."""
-        replies = await answers(pending)
-        answered = monotonic()
-        verdict = judge(batch.rows, replies, self._policy.retry, self._rng)
-        verdict.server = pending.server
-        self._gate.note(verdict)
-        if verdict.sent_ids:
-            elapsed = answered - batch.claimed_at
-            ages = [row.age_s + elapsed for row, reply in zip(batch.rows, replies, strict=True) if type(reply) is bytes]
-            self._observe(Published(len(ages), ages, elapsed))
-        error = verdict.sink_error
-        if verdict.unknown:
-            await self._reconcile(link, batch, verdict)
-        settlement = await self._settle(link, batch, verdict)
-        if settlement.returned:
-            self._doorbell.nudge()  # due again, and the lane that sleeps looked while we still held them
-        if verdict.retries:
-            self._doorbell.nudge(min(retry.delay_s for _, retry in verdict.retries))
-        if verdict.dead:
-            self._observe(
-                Buried([(row_id, dead.error) for row_id, dead in verdict.dead if row_id not in settlement.lost])
-            )
-        self._observe(
-            Settled(
-                sent=settlement.sent,
-                retried=settlement.retried,
-                dead=settlement.dead,
-                returned=settlement.returned,
-                unknown=len(verdict.unknown),
-                lost=len(settlement.lost),
-            )
-        )
-        self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
-
-    async def _reconcile(self, link: Link, batch: Batch, verdict: Verdict) -> None:
-        """Find out about rows whose reply was lost, as soon as the sink is back. At a stop they stay claimed."""
-        renewed_at = monotonic()
-        while not self._stopping.is_set():
-            if await self._gate.open():
-                if (server := self._gate.broker.server) != verdict.server:
-                    verdict.doubt_sent()  # acknowledged by a run of Redis that holds the stream no more
-                verdict.server = server
-                if await self._gate.reconcile(batch, verdict):
-                    return
-            if monotonic() - renewed_at > self._policy.lease_s / 4:
-                renewed_at = monotonic()
-                await self._renew(link, batch.claim_id)
-
-    async def _renew(self, link: Link, claim_id: str) -> None:
-        """Say that the claim's owner is alive, or an outage longer than the lease would look like a frozen owner."""
-        session = await link.get()
-        try:
-            await session.fetch(load("renew"), {"claim_id": claim_id})
-        except (SessionLost, psycopg.Error) as error:
-            await self._failed(link, session, error, monotonic())
-
-    async def _settle(self, link: Link, batch: Batch, verdict: Verdict) -> Settlement:
-        """Settle, on another session when one breaks: what is in the stream must not be claimed again."""
-        again = False
-        while True:
-            session = await link.get()
-            began = monotonic()
-            try:
-                settlement = await settle(session, batch.claim_id, verdict)
-            except StreamMoved:
-                if verdict.server is not None:
-                    self._gate.broker.doubt(verdict.server)
-                verdict.doubt_sent()
-                await self._reconcile(link, batch, verdict)
-            except (SessionLost, psycopg.Error) as error:
-                await self._failed(link, session, error, began)
-                again = True
-            else:
-                # After a lost answer, rows the first try settled are not found by the second: not lost, just done.
-                return settlement._replace(lost=frozenset()) if again else settlement
-
-    async def _failed(self, link: Link, session: Session, error: SessionLost | psycopg.Error, began: float) -> None:
-        reason = describe(error)
-        self._observe(Ticked("error", monotonic() - began, reason))
-        if isinstance(error, SessionLost) or is_standby_now(error):
-            await link.broke(session, reason)
-        else:
-            await anyio.sleep(0.1)  # refused, not broken: a lock, a timeout, a right taken away

@@ -1,0 +1,5 @@
+"""The service: opens everything, owns the signals and the stop, and ends when any part of it dies."""
+
+from dispatcher.service.lifecycle import Service, run
+
+__all__ = ["Service", "run"]

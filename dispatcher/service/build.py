@@ -1,0 +1,98 @@
+"""What the settings make of the relay and of what stands between it and Redis."""
+
+from dataclasses import dataclass
+from random import Random
+
+from dispatcher.core.backoff import Backoff
+from dispatcher.core.breaker import Breaker
+from dispatcher.core.decide import RetryPolicy
+from dispatcher.core.entry import EntryFormat
+from dispatcher.core.events import Observer
+from dispatcher.core.pacing import BatchPacer
+from dispatcher.infra.broker import Broker, BrokerTarget
+from dispatcher.relay import Relay, RelayPolicy
+from dispatcher.service.links import Links
+from dispatcher.settings import Settings
+from dispatcher.stages.gate import Gate
+from dispatcher.stages.wake import Doorbell
+from dispatcher.upkeep.backpressure import Backpressure
+from dispatcher.upkeep.registry import Registry
+from dispatcher.upkeep.stream_audit import StreamAudit
+
+BREAKER = Backoff(base_s=0.1, cap_s=0.5)  # the first event is out within a second of Redis's return
+
+
+@dataclass(frozen=True, slots=True)
+class Works:
+    """The relay, and what guards its way to Redis."""
+
+    relay: Relay
+    broker: Broker
+    audit: StreamAudit
+    backpressure: Backpressure
+
+
+def works(
+    s: Settings,
+    name: str,
+    links: Links,
+    *,
+    doorbell: Doorbell,
+    registry: Registry,
+    observe: Observer,
+    rng: Random,
+) -> Works:
+    """Put the relay together. Raises Misconfigured when REDIS_URL cannot be read, also while disabled."""
+    publish_timeout_s = s.publish_timeout_ms / 1000
+    BrokerTarget.parse(s.redis_url)
+    broker = Broker(
+        lambda: BrokerTarget.parse(s.current("redis_url")),
+        name=name,
+        stream=s.stream_name,
+        connect_timeout_s=s.connect_timeout_ms / 1000,
+        on_lost=lambda why: doorbell.nudge(),
+    )
+    audit = StreamAudit(
+        s.stream_name,
+        links.upkeep,
+        window_s=s.audit_window_s,
+        deadline_s=publish_timeout_s,
+        wake=doorbell.nudge,
+        observe=observe,
+    )
+    gate = Gate(
+        broker,
+        Breaker(BREAKER, rng),
+        stream=s.stream_name,
+        timeout_s=publish_timeout_s,
+        observe=observe,
+        verify=audit.verify,
+    )
+    backpressure = Backpressure(
+        broker, stream=s.stream_name, maxlen=s.stream_maxlen, deadline_s=publish_timeout_s, observe=observe
+    )
+    relay = Relay(
+        RelayPolicy(
+            EntryFormat(s.stream_name, s.stream_maxlen, s.max_payload_bytes),
+            RetryPolicy(s.max_attempts, Backoff(s.backoff_base_ms / 1000, s.backoff_max_ms / 1000)),
+            publish_timeout_s,
+            slots(s),
+            s.lease_ms / 1000,
+        ),
+        gate=gate,
+        doorbell=doorbell,
+        control=links.control,
+        lanes=links.lanes,
+        pacer=BatchPacer(s.batch_size),
+        room=backpressure,
+        # Without the registry's lock we look dead: what is claimed then must not be taken for a dead one's.
+        dispatcher_id=lambda: registry.id if links.control.session is not None else None,
+        observe=observe,
+        rng=rng,
+    )
+    return Works(relay, broker, audit, backpressure)
+
+
+def slots(s: Settings) -> int:
+    """How many of the 256 slots are ours."""
+    return round(256 * s.canary_percent / 100)

@@ -1,0 +1,186 @@
+"""From the first connection to the last goodbye of one dispatcher process."""
+
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from random import SystemRandom
+from typing import Any
+from uuid import uuid4
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from dispatcher.core.errors import SessionLost
+from dispatcher.core.events import Observer, Started, Stopped, Stopping, fan_out
+from dispatcher.service.build import slots, works
+from dispatcher.service.links import Links
+from dispatcher.service.one_error import one_error
+from dispatcher.settings import Settings
+from dispatcher.sidecar import app, probes
+from dispatcher.stages.wake import Doorbell
+from dispatcher.telemetry import logs, metrics
+from dispatcher.upkeep import gauges
+from dispatcher.upkeep.registry import Registry
+from dispatcher.upkeep.retention import Retention
+from dispatcher.upkeep.takeover import Takeover
+
+
+async def run(settings: Settings, *, observe: Observer | None = None) -> int:
+    """Run until SIGTERM or SIGINT; 0 after a clean stop, 1 after one that was forced or ran out of its grace.
+
+    Raises DispatcherError when a person has to act. `observe` hears every event, beside metrics and logs.
+    """
+    service = Service(settings, observe)
+    with one_error():
+        async with anyio.create_task_group() as everything:
+            await everything.start(service.watch_signals)
+            try:
+                await service.run()
+            finally:
+                everything.cancel_scope.cancel()
+    return service.exit_code
+
+
+class Service:
+    """Everything one dispatcher process is made of."""
+
+    def __init__(self, settings: Settings, observe: Observer | None = None) -> None:
+        self._settings = settings
+        self.exit_code = 0  # written by run() and watch_signals()
+        self._readiness = probes.Readiness()
+        self._metrics = metrics.Metrics()
+        log = logs.configure(settings.log_level, settings.log_format)
+        beside: list[Observer] = [observe] if observe else []
+        self._observe = fan_out(self._readiness.observe, self._metrics, log, *beside)
+        self._stopping = anyio.Event()
+        self._forced = anyio.CancelScope()
+
+        s, rng = settings, SystemRandom()
+        token = uuid4().hex[:8]  # pod names and process ids come again; a successor must not fence a namesake
+        self._name = name = f"{socket.gethostname()}-{os.getpid()}-{token}"
+        self._registry = Registry(name)
+        self._doorbell = Doorbell(
+            tick_s=s.tick_ms / 1000, slots=slots(s), ping_channel=f"outbox_ping_{uuid4().hex}", observe=self._observe
+        )
+        self._links = Links(
+            s,
+            f"{token} {name}",  # the token first: Postgres keeps 63 bytes
+            doorbell=self._doorbell,
+            registry=self._registry,
+            observe=self._observe,
+            rng=rng,
+        )
+        self._works = works(
+            s, name, self._links, doorbell=self._doorbell, registry=self._registry, observe=self._observe, rng=rng
+        )
+        self._relay = self._works.relay
+
+    def stop(self, reason: str) -> None:
+        """Begin the stop: nothing new is taken. Idempotent."""
+        if not self._stopping.is_set():
+            self._observe(Stopping(reason))
+            self._stopping.set()
+            self._relay.stop()
+
+    async def watch_signals(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """SIGTERM or SIGINT stops; a second one forces."""
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                if self._stopping.is_set():
+                    self.exit_code = 1
+                    self._forced.cancel()
+                self.stop(signal.Signals(number).name)
+
+    async def run(self) -> None:
+        """Open everything, relay until stopped, close everything."""
+        with self._forced:
+            async with anyio.create_task_group() as beside:
+                try:
+                    await self._open(beside)
+                    self._observe(Started(self._name, self._settings.enabled))
+                    await self._work()
+                finally:
+                    beside.cancel_scope.cancel()
+        self._works.broker.close()
+        self._observe(Stopped(0))
+
+    async def _open(self, beside: TaskGroup) -> None:
+        s = self._settings
+        if s.http_enabled:
+            site = app.build(self._readiness, self._metrics.registry)
+            await beside.start(app.serve, site, s.http_host, s.http_port, name="sidecar")
+        links = [self._links.upkeep, *([self._links.control, *self._links.lanes] if s.enabled else [])]
+        async with anyio.create_task_group() as opening:
+            opening.start_soon(self._give_up_opening, opening.cancel_scope)
+            async with anyio.create_task_group() as first_tries:
+                for link in links:
+                    first_tries.start_soon(beside.start, link.keep)
+            opening.cancel_scope.cancel()
+        if s.enabled:
+            self._open_upkeep(beside)
+        beside.start_soon(self._sample, name="gauges")
+
+    def _open_upkeep(self, beside: TaskGroup) -> None:
+        s, upkeep, broker = self._settings, self._links.upkeep, self._works.broker
+        takeover = Takeover(
+            broker,
+            stream=s.stream_name,
+            lease_s=s.lease_ms / 1000,
+            deadline_s=s.publish_timeout_ms / 1000,
+            dispatcher_id=lambda: self._registry.id,
+            in_flight=lambda: self._relay.in_flight,
+            freed=self._doorbell.nudge,
+            observe=self._observe,
+        )
+        beside.start_soon(takeover.run, upkeep, name="takeover")
+        beside.start_soon(self._works.audit.run, broker, name="stream audit")
+        beside.start_soon(self._works.backpressure.run, upkeep, name="backpressure")
+        retention = Retention(outbox_days=s.outbox_retention_days, dlq_days=s.dlq_retention_days, observe=self._observe)
+        beside.start_soon(retention.run, upkeep, name="retention")
+
+    async def _give_up_opening(self, scope: anyio.CancelScope) -> None:
+        await self._stopping.wait()
+        scope.cancel()
+
+    async def _work(self) -> None:
+        """Relay until stopped, then give what is in flight its grace."""
+        if not self._settings.enabled:
+            await self._stopping.wait()
+            return
+        finished = False
+        async with anyio.create_task_group() as working:
+
+            async def deadline() -> None:
+                await self._stopping.wait()
+                await anyio.sleep(self._settings.shutdown_grace_ms / 1000)
+                self.exit_code = 1
+                # The links too: a statement in flight is shielded, and only its session's end ends it.
+                self._forced.cancel()
+
+            working.start_soon(deadline, name="grace")
+            await self._relay.run()
+            finished = True
+            working.cancel_scope.cancel()
+        control = self._links.control.session
+        if finished and control is not None:
+            await self._registry.sign_off(control)
+
+    async def _sample(self) -> None:
+        await gauges.run(
+            self._fetch_beside,
+            lambda: self._settings.current("redis_url"),
+            f"dispatcher-gauges-{self._name}",
+            self._settings.stream_name,
+            self._observe,
+        )
+
+    async def _fetch_beside(self, sql: str, params: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
+        upkeep = self._links.upkeep
+        session = await upkeep.get()
+        try:
+            return await session.fetch(sql, params)
+        except SessionLost as error:
+            await upkeep.broke(session, str(error))
+            raise
