@@ -6,6 +6,8 @@ RUN    := $(VENV)/.installed-run
 DEV    := $(VENV)/.installed-dev
 PIP    := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
+# Tests wait more than they work: four at once keep two cores busy.
+TEST_JOBS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help demo dev tools test faults lint types contracts check schema wheel bench bench-writers bench-latency clean
@@ -40,7 +42,7 @@ tools: ## on Debian: Prometheus, Chromium, PgBouncer, Spin, redis-cli, which som
 	@.ci/debian
 
 test: $(DEV) ## every test, against real Postgres and Valkey
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
 faults: $(DEV) ## every fault on real processes: kills, cuts, crashes, freezes (make test runs the quick ones)
 	@$(BIN)/python -m pytest -m fault tests/faults $(PYTEST_ARGS)

@@ -1,8 +1,8 @@
 """Loopback ports for servers of our own."""
 
 import errno
-import random
 import socket
+from random import SystemRandom
 
 from dispatcher.core.errors import Misconfigured
 
@@ -10,12 +10,13 @@ HOST = "127.0.0.1"
 # Below the range that systems give to outgoing connections: a client that keeps reconnecting to a stopped server in
 # that range sooner or later gets the server's own port as its source, and so connects to itself.
 _FIRST, _LAST = 10_240, 32_767
+_dice = SystemRandom()  # seeded alike, as tests seed `random`, processes side by side would pick the same port
 
 
 def free_port() -> int:
     """A port nobody listens on at the moment, on 127.0.0.1."""
     while True:
-        port = random.randint(_FIRST, _LAST)  # noqa: S311  # not a secret
+        port = _dice.randint(_FIRST, _LAST)
         if _bindable(port):
             return port
 
