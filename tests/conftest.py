@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.fixtures.tap",
     "tests.fixtures.child",
     "tests.fixtures.running",
+    "tests.fixtures.prometheus",
 ]
 
 
