@@ -17,7 +17,7 @@ from dispatcher.service.build import slots, works
 from dispatcher.service.links import Links
 from dispatcher.service.one_error import one_error
 from dispatcher.settings import Settings
-from dispatcher.sidecar import app, probes
+from dispatcher.sidecar import app, guard, probes
 from dispatcher.stages.wake import Doorbell
 from dispatcher.telemetry import logs, metrics
 from dispatcher.upkeep import gauges
@@ -109,7 +109,10 @@ class Service:
     async def _open(self, beside: TaskGroup) -> None:
         s = self._settings
         if s.http_enabled:
-            site = app.build(self._readiness, self._metrics.registry)
+            keeper = guard.Guard(
+                token=lambda: s.current("api_token"), listens_on=s.http_host, hosts=s.http_allowed_hosts
+            )
+            site = app.build(self._readiness, self._metrics.registry, guard=keeper)
             await beside.start(app.serve, site, s.http_host, s.http_port, name="sidecar")
         links = [self._links.upkeep, *([self._links.control, *self._links.lanes] if s.enabled else [])]
         async with anyio.create_task_group() as opening:

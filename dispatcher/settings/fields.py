@@ -11,6 +11,7 @@ from dispatcher.settings.kinds import (
     MS,
     choice,
     host,
+    hosts,
     key,
     postgres_url,
     redis_url,
@@ -78,8 +79,11 @@ class Settings(BaseModel):
         "The address the sidecar listens on.")
     http_port: int = setting("DISPATCH_HTTP_PORT", whole(0, 65_535), 8080,
         "The port the sidecar listens on; 0: any free one.")
+    http_allowed_hosts: tuple[str, ...] = setting("DISPATCH_HTTP_ALLOWED_HOSTS", hosts(), (),
+        "More host names that the API and the console answer to, with commas between.",
+        default_text="addresses, localhost, the machine's name")
     api_token: str | None = setting("DISPATCH_API_TOKEN", token(), None,
-        "The bearer token that /api asks for. Set the variable: others can see a flag.")
+        "The bearer token that the API asks for. Set the variable: others can see a flag.")
     log_level: str = setting("DISPATCH_LOG_LEVEL", choice(*LEVELS), "INFO",
         "The least severe messages that are logged.")
     log_format: Literal["json", "text"] = setting("DISPATCH_LOG_FORMAT", choice("json", "text"), terminal_format,

@@ -98,6 +98,22 @@ def host() -> Kind:
     return text("a host name or address", "HOST", r"[0-9A-Za-z._:%\-]{1,255}")
 
 
+def hosts() -> Kind:
+    """Host names with commas between them."""
+    wanted = "host names such as dispatcher.example.com,*.internal with commas between them, without ports"
+
+    def parse(value: object) -> tuple[str, ...]:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            raise ValueError(wanted)
+        names = tuple(str(name).strip().lower() for name in names)
+        if not all(re.fullmatch(r"\*|(\*\.)?[0-9a-z_-]+(\.[0-9a-z_-]+)*", name) for name in names):
+            raise ValueError(wanted)
+        return names
+
+    return Kind(parse, wanted, "HOSTS")
+
+
 def token() -> Kind:
     """A secret that an Authorization header can carry."""
     plain = text("visible ASCII characters without spaces", "TOKEN", r"[!-~]+")

@@ -1,8 +1,11 @@
-"""The HTTP sidecar: liveness, readiness, metrics. Plain JSON errors, no access log, nothing about our versions."""
+"""The HTTP sidecar: liveness, readiness, metrics, and the rooms given to it (dead-letter API, console).
+
+Plain JSON errors, no access log, no cookies, no CORS, nothing about our versions.
+"""
 
 import errno
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterable
 
 import anyio
 from aiohttp import web
@@ -10,15 +13,34 @@ from anyio.abc import TaskStatus
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 
 from dispatcher.core.errors import Misconfigured
+from dispatcher.sidecar.answers import MAX_BODY_BYTES, errors_as_json
+from dispatcher.sidecar.guard import Guard
 
-MAX_BODY_BYTES = 64 * 1024
 SHUTDOWN_S = 2.0  # what a request in flight gets at the end
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# An answer that sets one of them itself keeps its own: the console's page needs a wider policy.
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
 
 
-def build(readiness: Callable[[], str | None], registry: CollectorRegistry) -> web.Application:
-    """The application. `readiness` gives the reason not to be ready, or None."""
+def build(
+    readiness: Callable[[], str | None],
+    registry: CollectorRegistry,
+    *,
+    guard: Guard | None = None,
+    routes: Iterable[web.AbstractRouteDef] = (),
+) -> web.Application:
+    """The application. `readiness` gives the reason not to be ready, or None; `guard`: by default nobody may.
+
+    `routes`: the rooms', under /api, at / and under /console: the guard knows those.
+    """
 
     async def health(request: web.Request) -> web.Response:
         # Liveness: the event loop turns. A server that is down is no reason to restart the dispatcher.
@@ -33,34 +55,17 @@ def build(readiness: Callable[[], str | None], registry: CollectorRegistry) -> w
     async def metrics(request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
-    app = web.Application(middlewares=[_errors_as_json], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[errors_as_json, (guard or Guard()).middleware], client_max_size=MAX_BODY_BYTES)
     app.on_response_prepare.append(_headers)
     app.add_routes([web.get("/health", health), web.get("/ready", ready), web.get("/metrics", metrics)])
+    app.add_routes(routes)
     return app
-
-
-@web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException as answer:
-        if answer.status < 400:
-            raise
-        words = {
-            404: f"there is nothing at {request.path}",
-            405: f"{request.method} is not allowed at {request.path}",
-            413: f"the body is larger than {MAX_BODY_BYTES} bytes",
-        }
-        error = web.json_response({"error": words.get(answer.status, answer.reason)}, status=answer.status)
-        if "Allow" in answer.headers:
-            error.headers["Allow"] = answer.headers["Allow"]
-        return error
 
 
 async def _headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "dispatcher"
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
 
 
 async def serve(

@@ -1,33 +1,16 @@
 """The sidecar over real HTTP: what probes and Prometheus get, and what anybody else gets."""
 
-from contextlib import asynccontextmanager
-
-import aiohttp
 import aiohttp.web
-import anyio
 import pytest
-from anyio.abc import TaskStatus
 from prometheus_client.parser import text_string_to_metric_families
 
 from dispatcher.core import events
 from dispatcher.core.errors import Misconfigured
-from dispatcher.sidecar.app import MAX_BODY_BYTES, build, serve
+from dispatcher.sidecar.answers import MAX_BODY_BYTES
+from dispatcher.sidecar.app import build, serve
 from dispatcher.sidecar.probes import Readiness
 from dispatcher.telemetry.metrics import Metrics
-
-
-@asynccontextmanager
-async def served(app, host="127.0.0.1", port=0):
-    """A client of the app, served on a port of its own."""
-
-    async def serving(*, task_status: TaskStatus[int]) -> None:
-        await serve(app, host, port, task_status=task_status)
-
-    async with anyio.create_task_group() as tasks:
-        bound = await tasks.start(serving)
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{bound}") as client:
-            yield client
-        tasks.cancel_scope.cancel()
+from tests.fixtures.http import port_of, served
 
 
 @pytest.fixture
@@ -137,7 +120,7 @@ async def test_head_is_get_without_a_body(client, readiness, path):
         assert await answer.read() == b""
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/health/", "/metrics/x"])
+@pytest.mark.parametrize("path", ["/nothing", "/health/", "/metrics/x", "/apis"])
 async def test_an_unknown_path_is_a_json_404(client, path):
     async with client.get(path) as answer:
         assert answer.status == 404
@@ -166,14 +149,18 @@ async def test_a_large_body_is_a_json_413(readiness, metrics):
             assert await answer.json() == {"error": f"the body is larger than {MAX_BODY_BYTES} bytes"}
 
 
-@pytest.mark.parametrize("path", ["/health", "/nothing"])
-async def test_no_versions_are_shown(client, path):
+@pytest.mark.parametrize("path", ["/health", "/nothing", "/api/nothing"])
+async def test_no_versions_are_shown_and_no_browser_is_led_astray(client, path):
     async with client.get(path) as answer:
         assert answer.headers["Server"] == "dispatcher"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert not {"Set-Cookie", "Access-Control-Allow-Origin"} & set(answer.headers)
 
 
 async def test_a_taken_port_is_named_with_the_remedy(client, readiness, metrics):
-    port = client._base_url.port
+    port = port_of(client)
     with pytest.raises(Misconfigured) as caught:
         await serve(build(readiness, metrics.registry), "127.0.0.1", port)
     assert str(caught.value) == (
@@ -188,8 +175,21 @@ async def test_a_foreign_address_is_named_with_the_remedy(readiness, metrics):
 
 async def test_the_port_is_free_after_a_stop(readiness, metrics):
     async with served(build(readiness, metrics.registry)) as client:
-        port = client._base_url.port
+        port = port_of(client)
         async with client.get("/health") as answer:
             assert answer.status == 200
     async with served(build(readiness, metrics.registry), port=port) as again, again.get("/health") as answer:
         assert answer.status == 200
+
+
+async def test_a_bug_of_ours_is_a_json_500_that_shows_nothing(readiness, metrics, caplog):
+    async def broken(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        raise ZeroDivisionError("s3cret")
+
+    routes = [aiohttp.web.get("/broken", broken)]
+    async with served(build(readiness, metrics.registry, routes=routes)) as client, client.get("/broken") as answer:
+        assert (answer.status, await answer.json()) == (
+            500,
+            {"error": "this should not have happened; the log says more"},
+        )
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
