@@ -1,4 +1,4 @@
-"""Finds the SQL files: statements, migrations, the doorbell trigger.
+"""Finds the SQL files: statements, those of dispatcher/client, migrations, the doorbell trigger.
 
 They lie beside the package in a checkout (sql/, triggers/) and inside it in a wheel (_sql, _triggers, put there by
 hatchling's force-include). The text is returned as it stands in the file.
@@ -23,6 +23,12 @@ class Migration:
 def load(name: str) -> str:
     """The text of sql/statements/<name>.sql."""
     return _read(_folder("sql") / "statements" / f"{name}.sql")
+
+
+@cache
+def client(name: str) -> str:
+    """The text of sql/client/<name>.sql."""
+    return _read(_folder("sql") / "client" / f"{name}.sql")
 
 
 @cache

@@ -63,7 +63,28 @@ async def entries(redis: "Redis", count: int) -> list[dict[str, str]]:
     return await read_stream(redis)
 
 
-@pytest.mark.parametrize("heading", ["psycopg", "SQLAlchemy"])
+# What the example for Django takes for granted: a project with a model, and somebody who calls the function.
+PROJECT = """
+import os, sys, types, urllib.parse
+import django
+from django.conf import settings
+place = urllib.parse.urlsplit(os.environ["DATABASE_URL"])
+settings.configure(DATABASES={"default": {
+    "ENGINE": "django.db.backends.postgresql", "NAME": place.path[1:], "USER": place.username or "",
+    "PASSWORD": place.password or "", "HOST": place.hostname, "PORT": place.port}})
+django.setup()
+from django.db import models
+class Order(models.Model):
+    customer, total = models.TextField(), models.DecimalField(max_digits=9, decimal_places=2)
+    class Meta:
+        app_label, db_table = "shop", "orders"
+sys.modules["shop"], sys.modules["shop.models"] = types.ModuleType("shop"), types.ModuleType("shop.models")
+sys.modules["shop.models"].Order = Order
+"""
+AROUND = {"Django": (PROJECT, "\nplace_order('ada', 42)\n")}
+
+
+@pytest.mark.parametrize("heading", ["psycopg", "SQLAlchemy", "Django"])
 async def test_a_producer_in_python(
     heading: str, cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
 ) -> None:
@@ -71,7 +92,9 @@ async def test_a_producer_in_python(
     relay = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
     await relay.ready()
 
-    await run(sys.executable, "-W", "error", "-c", code(heading, "python"), env={"DATABASE_URL": database_url})
+    before, after = AROUND.get(heading, ("", ""))
+    program = before + code(heading, "python") + after
+    await run(sys.executable, "-W", "error", "-c", program, env={"DATABASE_URL": database_url})
 
     [entry] = await entries(redis, 1)
     [order] = await (await db.execute("SELECT id::text, total::int FROM orders")).fetchall()

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from dispatcher.client import Event, add_event_async
 from dispatcher.infra import sqlfiles
 from tests.psql import psql
 
@@ -72,6 +73,8 @@ async def test_a_producer_writes_events(roles: psycopg.AsyncConnection) -> None:
         "VALUES ('a', 'b', 'c', '{}', '{}', 'pending', 0, now(), now(), gen_random_uuid())",
     ):
         assert (await roles.execute(statement)).rowcount == 1
+    async with roles.transaction():
+        await add_event_async(roles, Event(event_type="a", aggregate_id="b", payload={}))
 
 
 async def test_a_producer_copies_events(roles: psycopg.AsyncConnection) -> None:

@@ -1,0 +1,49 @@
+"""Does an event once: remembers event_id in the transaction that does the work, in the consumer's own database.
+
+Both are committed or neither, so an event whose work is in that database is done once however often it comes: a
+second transaction with the same event waits for the first, and then sees that it is done. What the work does elsewhere
+(a mail, an HTTP call) is no part of the transaction and may happen again after a crash.
+"""
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+
+from dispatcher.client.outbox import require_transaction
+from dispatcher.infra import sqlfiles
+
+
+def create_table(connection: psycopg.Connection[Any]) -> None:
+    """Create `handled_event` (sql/client/handled_event.sql) where the search_path says, if it is not there."""
+    with connection.transaction():
+        connection.execute(sqlfiles.client("handled_event"))
+
+
+def first_time(connection: psycopg.Connection[Any], consumer: str, event_id: uuid.UUID) -> bool:
+    """Whether this consumer has not handled the event. Remembered with the commit, forgotten with a rollback.
+
+    `consumer` names what is done with the event, usually the group. Raises NoTransaction outside a transaction.
+    """
+    require_transaction(connection)
+    return connection.execute(sqlfiles.client("first_time"), _key(consumer, event_id)).rowcount == 1
+
+
+async def first_time_async(connection: psycopg.AsyncConnection[Any], consumer: str, event_id: uuid.UUID) -> bool:
+    """The same on an AsyncConnection."""
+    require_transaction(connection)
+    return (await connection.execute(sqlfiles.client("first_time"), _key(consumer, event_id))).rowcount == 1
+
+
+def forget(connection: psycopg.Connection[Any], older_than: timedelta, limit: int = 10_000) -> int:
+    """Delete up to `limit` events handled longer ago than that; how many. Again, until it is fewer than `limit`.
+
+    An event that comes again after that is done again: keep them longer than the stream, the outbox and its
+    dead-letter queue keep an event (30 days, with the defaults).
+    """
+    return connection.execute(sqlfiles.client("forget"), {"older_than": older_than, "limit": limit}).rowcount
+
+
+def _key(consumer: str, event_id: uuid.UUID) -> dict[str, str]:
+    return {"consumer": consumer, "event_id": str(event_id)}

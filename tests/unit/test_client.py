@@ -1,0 +1,18 @@
+"""What dispatcher.client promises without a server: nothing heavy is imported, nothing private is shown."""
+
+import subprocess
+import sys
+
+from dispatcher.client import Event
+
+HEAVY = {"aiohttp", "anyio", "click", "django", "loguru", "prometheus_client", "pydantic", "rich", "sqlalchemy"}
+
+
+def test_an_event_shows_no_payload() -> None:
+    assert "secret" not in repr(Event(event_type="a", aggregate_id="b", payload="secret", headers={"secret": "x"}))
+
+
+def test_importing_the_client_loads_nothing_of_the_server() -> None:
+    program = f"import sys, dispatcher.client, dispatcher.client.handled\nprint(sorted({HEAVY} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert (shown.stdout, shown.stderr) == ("[]\n", "")
