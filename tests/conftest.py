@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.proxy",
     "tests.fixtures.tap",
     "tests.fixtures.child",
+    "tests.fixtures.command",
     "tests.fixtures.running",
     "tests.fixtures.prometheus",
     "tests.fixtures.django",

@@ -47,6 +47,7 @@ MAY_TOUCH = {
         "saw_stream", "count_dispatchers",
         "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "rights",
         "status_dispatchers", "status_doorbell",
+        "doctor_server", "doctor_trigger", "doctor_indexes", "doctor_storage", "doctor_snapshots",
     ],
     0,
 )  # fmt: skip

@@ -1,0 +1,39 @@
+"""What an examination found, and what to do about it: one value a check, for people and for machines."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["ok", "warning", "bad", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check's answer. `found` is a fact in plain words; `remedy` what to do, None when there is nothing to do.
+
+    warning: works, and will cost something; bad: events are late, stopped or at risk; unknown: could not be asked.
+    """
+
+    check: str
+    level: Level
+    found: str
+    remedy: str | None = None
+
+
+def ok(check: str, found: str) -> Finding:
+    """All is well."""
+    return Finding(check, "ok", found)
+
+
+def warning(check: str, found: str, remedy: str) -> Finding:
+    """It works, but not as it should."""
+    return Finding(check, "warning", found, remedy)
+
+
+def bad(check: str, found: str, remedy: str) -> Finding:
+    """Events are late, stopped or at risk."""
+    return Finding(check, "bad", found, remedy)
+
+
+def unknown(check: str, found: str, remedy: str) -> Finding:
+    """It could not be asked."""
+    return Finding(check, "unknown", found, remedy)
