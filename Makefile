@@ -4,13 +4,15 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 RUN    := $(VENV)/.installed-run
 DEV    := $(VENV)/.installed-dev
+BENCH  := $(VENV)/.installed-bench
+PEERS  := $(VENV)/.installed-peers
 PIP    := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
 # Tests wait more than they work: four at once keep two cores busy.
 TEST_JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev tools test faults lint types contracts check schema wheel bench bench-writers bench-latency clean
+.PHONY: help demo dev tools test faults lint types contracts check schema wheel bench bench-all bench-writers bench-latency clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +27,16 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing everything, tests and checks included, into $(VENV) (once) ..."
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $(RUN) $@
+
+$(BENCH): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing what measures and draws into $(VENV) (once) ..."
+	@$(PIP) install -c constraints.txt -e '.[bench]'
+	@touch $(RUN) $@
+
+$(PEERS): pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing what measures, and the peers to measure, into $(VENV) (once) ..."
+	@$(PIP) install -c constraints.txt -e '.[peers]'
+	@touch $(RUN) $(BENCH) $@
 
 $(BIN)/pip:
 	@test -n "$(PYTHON)" || { echo "No python3 found: Python 3.11 or newer is needed"; exit 2; }
@@ -65,13 +77,17 @@ schema: $(DEV) ## write sql/schema.sql from the migrations
 wheel: $(DEV) ## build the wheel and try it outside the checkout
 	@$(BIN)/python .ci/try_wheel.py
 
-bench-writers: $(DEV) ## what the doorbell costs 32 durable writers
-	@$(BIN)/python -m bench writers
+bench: $(BENCH) ## the SLA: 1,000 events/s, then the highest rate that holds it (under 3 minutes)
+	@$(BIN)/python -m bench sla --find-max
 
-bench-latency: $(DEV) ## commit to consumer at a steady rate
+bench-latency: $(BENCH) ## commit to consumer at a steady rate, against poll-only
 	@$(BIN)/python -m bench latency
 
-bench: bench-writers bench-latency ## both
+bench-writers: $(BENCH) ## what the doorbell costs durable writers
+	@$(BIN)/python -m bench writers
+
+bench-all: $(PEERS) ## every scenario, peers included, and one report (about 40 minutes)
+	@$(BIN)/python -m bench all
 
 clean: ## remove the venv and caches
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

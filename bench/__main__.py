@@ -4,8 +4,14 @@ import sys
 
 import click
 
+from bench.crash import crash
 from bench.drain import drain
+from bench.growth import growth
 from bench.latency import latency
+from bench.outage import outage
+from bench.scale import scale
+from bench.sla import sla
+from bench.snapshot import snapshot
 from bench.writers import writers
 from dispatcher.core.errors import DispatcherError
 
@@ -15,7 +21,7 @@ def bench() -> None:
     """Measure the dispatcher. Servers of its own by default; see bench/README.md before believing a figure."""
 
 
-for scenario in (writers, latency, drain):
+for scenario in (sla, latency, drain, writers, snapshot, growth, outage, crash, scale):
     bench.add_command(scenario)
 
 

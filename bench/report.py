@@ -1,26 +1,23 @@
-"""The report of a run: a table on the screen, Markdown and JSON in a folder. Names machine, versions and settings."""
+"""The report of a run: a table on the screen; Markdown, JSON, charts in a folder. Names machine, versions, settings."""
 
 import json
 import os
-import platform
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
-import psycopg
-import redis
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.charts import Chart, draw
+from bench.environment import environment
 from bench.servers import Rig
 
-SHOWN = ("fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_wal_size", "max_connections")
+STEM = "BENCH_STEM"  # set by `bench all`: the name of the files in its folder, without the date
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +26,21 @@ class Target:
 
     text: str
     met: bool
+
+
+def below(name: str, found: float, wanted: float, unit: str = "") -> Target:
+    """A figure that may be so much and no more."""
+    return Target(f"{name} {found:,.4g}{unit}, wanted ≤ {wanted:,.4g}{unit}", found <= wanted)
+
+
+def above(name: str, found: float, wanted: float, unit: str = "") -> Target:
+    """A figure that must be so much at least."""
+    return Target(f"{name} {found:,.4g}{unit}, wanted ≥ {wanted:,.4g}{unit}", found >= wanted)
+
+
+def complete(name: str, lost: int, doubled: int) -> Target:
+    """Every event once."""
+    return Target(f"{name} {lost:,} lost, {doubled:,} doubled, wanted none", not lost + doubled)
 
 
 @dataclass(slots=True)
@@ -41,8 +53,10 @@ class Report:
     targets: Sequence[Target]
     raw: Any = None  # for machines: everything measured
     notes: Sequence[str] = ()
+    charts: Sequence[Chart] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     load_before: tuple[float, float, float] = field(default_factory=os.getloadavg)
+    began: float = field(default_factory=monotonic)
 
     @property
     def met(self) -> bool:
@@ -50,16 +64,26 @@ class Report:
         return all(target.met for target in self.targets)
 
     def finish(self, rig: Rig, folder: Path) -> int:
-        """Look at the machine, write both files, show the table. Returns the exit code."""
-        self.environment = environment(rig) | {"load_average_1_5_15": self.load_before}
-        stem = f"{self.scenario}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        """Look at the machine, write the files, show the table. Returns the exit code."""
+        self.environment = environment(rig.database_url, rig.redis_url, rig.dispatcher_settings) | {
+            "load_average_1_5_15": self.load_before,
+            "seconds": round(monotonic() - self.began),
+        }
+        stem = os.environ.get(STEM) or f"{self.scenario}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{stem}.md").write_text(self.markdown())
-        (folder / f"{stem}.json").write_text(json.dumps(self.as_dict(), indent=1))
+        drawn = {chart.title: path.name for chart in self.charts if draw(chart, path := self._png(folder, stem, chart))}
+        if len(drawn) < len(self.charts):
+            self.notes = [*self.notes, "No charts: matplotlib is not installed (extra `bench`)."]
+        (folder / f"{stem}.md").write_text(self.markdown(drawn), encoding="utf-8")
+        (folder / f"{stem}.json").write_text(json.dumps(self.as_dict(), indent=1), encoding="utf-8")
         on_terminal = Console().is_terminal
-        self.show(Console(highlight=False, width=None if on_terminal else 120))
-        print(f"\nReport: {folder / stem}.md and .json")
+        self.show(Console(highlight=False, width=None if on_terminal else 170))
+        print(f"\nReport: {folder / stem}.md and .json" + (f", {len(drawn)} charts" if drawn else ""))
         return 0 if self.met else 1
+
+    @staticmethod
+    def _png(folder: Path, stem: str, chart: Chart) -> Path:
+        return folder / f"{stem}-{chart.name}.png"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -70,20 +94,17 @@ class Report:
             "options": dict(self.options),
             "table": [dict(row) for row in self.rows],
             "notes": list(self.notes),
+            "charts": [chart.as_dict() for chart in self.charts],
             "environment": self.environment,
             "raw": self.raw,
         }
 
-    def markdown(self) -> str:
-        """For people."""
-        names = list(self.rows[0]) if self.rows else []
-        lines = [f"# {self.scenario}", ""]
-        lines += [f"- {'met' if target.met else '**missed**'}: {target.text}" for target in self.targets]
-        lines += ["", f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-        lines += [f"| {' | '.join(row[name] for name in names)} |" for row in self.rows]
-        lines += ["", *(f"{note}\n" for note in self.notes)]
-        lines += ["", *(f"- {name}: {value}" for name, value in (dict(self.options) | self.environment).items()), ""]
-        return "\n".join(lines)
+    def markdown(self, drawn: Mapping[str, str] | None = None) -> str:
+        """For people. `drawn`: title and file of each chart."""
+        lines = [f"# {self.scenario}", "", *body(self.as_dict()), ""]
+        lines += [f"![{title}]({file})\n" for title, file in (drawn or {}).items()]
+        lines += [f"- {name}: {value}" for name, value in (dict(self.options) | self.environment).items()]
+        return "\n".join([*lines, ""])
 
     def show(self, console: Console) -> None:
         """On the screen."""
@@ -99,50 +120,14 @@ class Report:
             console.print(f"{'met   ' if target.met else 'MISSED'}  {target.text}", markup=False)
 
 
-def environment(rig: Rig) -> dict[str, Any]:
-    """Machine, versions and the settings that matter, without addresses or passwords."""
-    with psycopg.connect(rig.database_url, autocommit=True, connect_timeout=10) as connection:
-        settings = connection.execute(
-            "SELECT name, current_setting(name) FROM unnest(%s::text[]) AS name", [list(SHOWN)]
-        ).fetchall()
-        postgres = connection.execute("SHOW server_version").fetchone()
-    client = redis.Redis.from_url(rig.redis_url, protocol=2, socket_timeout=10)
-    try:
-        server: Any = client.info("server")
-    finally:
-        client.close()
-    return {
-        "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "commit": _commit(),
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": sys.version.split()[0],
-        "psycopg": version("psycopg"),
-        "redis-py": version("redis"),
-        "hiredis": version("hiredis"),
-        "postgres": postgres[0] if postgres else "?",
-        "valkey or redis": server.get("valkey_version") or server.get("redis_version"),
-        "postgres settings": dict(settings),
-        "dispatcher settings": dict(rig.dispatcher_settings),
-    }
-
-
-def _cpu() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _commit() -> str:
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],  # noqa: S607
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return answer.stdout.strip()
+def body(saved: Mapping[str, Any]) -> list[str]:
+    """Targets, table and notes of a saved report (`Report.as_dict`) as lines of Markdown."""
+    lines = [f"- {'met' if target['met'] else '**missed**'}: {target['text']}" for target in saved["targets"]]
+    rows = saved["table"]
+    names = list(rows[0]) if rows else []
+    if names:
+        lines += ["", f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+        lines += [f"| {' | '.join(row[name] for name in names)} |" for row in rows]
+    for note in saved["notes"]:
+        lines += ["", note]
+    return lines

@@ -5,12 +5,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import psycopg
 import redis
 
+from bench.processes import cpu_seconds
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.demo.child import DispatcherProcess
 from dispatcher.demo.ending import ending_in_order, scratch_folder
@@ -26,6 +27,14 @@ POSTGRES_SETTINGS = {  # durable: fsync, full_page_writes and synchronous_commit
 }
 
 
+class Alive(Protocol):
+    """What relays: raises when it has ended."""
+
+    def check(self) -> None:
+        """Raises DispatcherError when it has ended."""
+        ...
+
+
 @dataclass(slots=True)
 class Rig:
     """The servers of one run. Made by `rig`."""
@@ -36,36 +45,48 @@ class Rig:
     pgbench: Path
     stack: contextlib.ExitStack
     dispatcher_settings: Mapping[str, str]
+    server_pids: Mapping[str, int] = field(default_factory=dict)  # of the servers that are our own
     started: int = field(default=0)
 
-    def start_dispatcher(self) -> DispatcherProcess:
-        """A dispatcher, ready. It is stopped at the end, or before by its `stop`."""
+    def start_dispatcher(self, **settings: str) -> DispatcherProcess:
+        """A dispatcher, ready, with these settings beside those asked for. Stopped at the end, or by its `stop`."""
+        process = self.launch_dispatcher(**settings)
+        process.wait_ready()
+        return process
+
+    def launch_dispatcher(self, **settings: str) -> DispatcherProcess:
+        """The same, not yet ready."""
         self.started += 1
-        settings = {
+        variables = {
             "DISPATCHER_ENABLED": "true",
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.redis_url,
             "DISPATCH_STREAM_NAME": STREAM,
             "DISPATCH_HTTP_HOST": "127.0.0.1",
             "DISPATCH_HTTP_PORT": str(free_port()),
+            **settings,
             **self.dispatcher_settings,
         }
-        process = DispatcherProcess(settings, self.folder / f"dispatcher-{self.started}.log")
-        self.stack.enter_context(process).wait_ready()
-        return process
+        process = DispatcherProcess(variables, self.folder / f"dispatcher-{self.started}.log")
+        return self.stack.enter_context(process)
+
+    def server_cpu_seconds(self) -> dict[str, float]:
+        """Processor time our own servers have used so far."""
+        return {name: cpu_seconds(pid) for name, pid in self.server_pids.items()}
 
     def script(self, sql: str) -> None:
         """Run a script as it stands: several statements, no parameters."""
-        with self._connect() as connection:
+        with self.connect() as connection:
             connection.execute(sql.encode())
 
     def value(self, sql: str) -> Any:
         """The first column of the first row."""
-        with self._connect() as connection:
+        with self.connect() as connection:
             row = connection.execute(sql.encode()).fetchone()
         return row[0] if row else None
 
-    def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+    def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """An autocommit connection for what is not measured."""
         return psycopg.connect(self.database_url, autocommit=True, connect_timeout=10, application_name="outbox-bench")
 
     def redis(self) -> "redis.Redis":
@@ -76,7 +97,7 @@ class Rig:
         """Rows not settled."""
         return int(self.value("SELECT count(*) FROM messaging.message_outbox WHERE NOT settled"))
 
-    def wait_drained(self, dispatcher: DispatcherProcess, timeout_s: float = 300.0) -> None:
+    def wait_drained(self, dispatcher: Alive, timeout_s: float = 300.0) -> None:
         """Returns when every row is settled. Raises DispatcherError after `timeout_s` seconds."""
         deadline = time.monotonic() + timeout_s
         while rows := self.backlog():
@@ -95,20 +116,29 @@ class Rig:
 
 
 @contextlib.contextmanager
-def rig(database_url: str | None, redis_url: str | None, settings: Sequence[str]) -> Iterator[Rig]:
+def rig(
+    database_url: str | None,
+    redis_url: str | None,
+    settings: Sequence[str],
+    *,
+    postgres_settings: Mapping[str, str] = POSTGRES_SETTINGS,
+) -> Iterator[Rig]:
     """Start what no URL was given for. `settings`: NAME=VALUE for the dispatcher."""
+    pids: dict[str, int] = {}
     with ending_in_order() as stack:
         folder = stack.enter_context(scratch_folder("dispatcher-bench-"))
-        postgres = EmbeddedPostgres(folder / "postgres", options=POSTGRES_SETTINGS)
+        postgres = EmbeddedPostgres(folder / "postgres", options=postgres_settings)
         pgbench = postgres.bin("pgbench")
         if database_url is None:
             database_url = stack.enter_context(postgres).url()
+            pids["postgres"] = postgres.pid
         else:
             _require_empty(database_url)
         if redis_url is None:
-            redis_url = stack.enter_context(EmbeddedValkey(folder / "valkey")).url
+            valkey = stack.enter_context(EmbeddedValkey(folder / "valkey"))
+            redis_url, pids["valkey"] = valkey.url, valkey.pid
         anyio.run(migrate, database_url)
-        yield Rig(database_url, redis_url, folder, pgbench, stack, _parsed(settings))
+        yield Rig(database_url, redis_url, folder, pgbench, stack, _parsed(settings), pids)
 
 
 def _parsed(settings: Sequence[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from bench.charts import Chart
 from bench.options import common
 from bench.progress import Legs
 from bench.report import Report, Target
@@ -22,18 +23,28 @@ from dispatcher.core.errors import DispatcherError
 from dispatcher.demo.child import DispatcherProcess
 from dispatcher.infra import sqlfiles
 
+Rates = dict[tuple[int, str], list[float]]  # by clients and leg
+
 HERE = Path(__file__).parent
-KEPT = 0.90  # share of the rate without a trigger that the doorbell must leave the writers
+CLIENTS = (1, 8, 32, 64)
+PROMISED_CLIENTS, KEPT = 32, 0.95  # share of the rate without a trigger that the doorbell must leave the writers
 NAMES = {"absent": "no trigger", "doorbell": "doorbell", "notify": "statement-level NOTIFY"}
 
 
 @click.command()
-@click.option("--clients", type=click.IntRange(1, 150), default=32, show_default=True, help="Concurrent writers.")
-@click.option("--time", "seconds", type=click.IntRange(1, 600), default=10, show_default=True, help="Seconds a leg.")
-@click.option("--rounds", type=click.IntRange(1, 50), default=5, show_default=True, help="Times each leg is run.")
+@click.option(
+    "--clients",
+    type=click.IntRange(1, 150),
+    multiple=True,
+    default=CLIENTS,
+    show_default=True,
+    help="Concurrent writers. May be given several times.",
+)
+@click.option("--time", "seconds", type=click.IntRange(1, 600), default=5, show_default=True, help="Seconds a leg.")
+@click.option("--rounds", type=click.IntRange(1, 50), default=3, show_default=True, help="Times each leg is run.")
 @common
 def writers(
-    clients: int,
+    clients: tuple[int, ...],
     seconds: int,
     rounds: int,
     database_url: str | None,
@@ -42,19 +53,21 @@ def writers(
     reports: Path,
 ) -> None:
     """One insert a durable transaction from many writers, with and without the doorbell."""
-    with rig(database_url, redis_url, settings) as servers, Legs(rounds * len(NAMES)) as legs:
+    with rig(database_url, redis_url, settings) as servers, Legs(len(clients) * rounds * len(NAMES)) as legs:
         report = Report("writers", {"clients": clients, "seconds a leg": seconds, "rounds": rounds}, [], [])
         dispatcher = servers.start_dispatcher()
-        rates: dict[str, list[float]] = {leg: [] for leg in NAMES}
+        rates: Rates = {(count, leg): [] for count in clients for leg in NAMES}
         raw: list[dict[str, Any]] = []
         for turn in range(rounds):
             order = list(NAMES)
-            for leg in order[turn % 3 :] + order[: turn % 3]:
-                found = _leg(servers, dispatcher, leg, clients, seconds, legs)
-                rates[leg].append(found["tps"])
-                raw.append({"round": turn + 1, "leg": leg, **found})
+            for count in clients:
+                for leg in order[turn % 3 :] + order[: turn % 3]:
+                    found = _leg(servers, dispatcher, leg, count, seconds, legs)
+                    rates[count, leg].append(found["tps"])
+                    raw.append({"round": turn + 1, "clients": count, "leg": leg, **found})
         report.raw = raw
         _judge(report, rates)
+        _install(servers, "doorbell")
         code = report.finish(servers, reports)
     sys.exit(code)
 
@@ -63,7 +76,7 @@ def _leg(
     servers: Rig, dispatcher: DispatcherProcess, leg: str, clients: int, seconds: int, legs: Legs
 ) -> dict[str, Any]:
     """One run of pgbench: its rate, and the rows the dispatcher had left when it ended."""
-    legs.begin(NAMES[leg])
+    legs.begin(f"{clients} clients, {NAMES[leg]}")
     _install(servers, leg)
     servers.empty()
     cpu = dispatcher.cpu_seconds()
@@ -86,7 +99,7 @@ def _leg(
     left = servers.backlog()
     used = dispatcher.cpu_seconds() - cpu
     servers.wait_drained(dispatcher)
-    legs.end(f"{NAMES[leg]}: {tps:,.0f} inserts/s, {left:,} rows not yet relayed at the end")
+    legs.end(f"{clients} clients, {NAMES[leg]}: {tps:,.0f} inserts/s, {left:,} rows not yet relayed at the end")
     return {"tps": tps, "left": left, "dispatcher_cpu_s": round(used, 2)}
 
 
@@ -107,19 +120,36 @@ def _rate(output: str, code: int) -> float:
     return float(found[1])
 
 
-def _judge(report: Report, rates: dict[str, list[float]]) -> None:
-    medians = {leg: median(found) for leg, found in rates.items()}
+def _judge(report: Report, rates: Rates) -> None:
+    medians = {key: median(found) for key, found in rates.items()}
+    counts = sorted({count for count, _ in rates})
     report.rows = [
         {
+            "clients": f"{count}",
             "trigger": NAMES[leg],
-            "median inserts/s": f"{medians[leg]:,.0f}",
-            "lowest": f"{min(rates[leg]):,.0f}",
-            "highest": f"{max(rates[leg]):,.0f}",
-            "of no trigger": f"{medians[leg] / medians['absent']:.1%}",
+            "median inserts/s": f"{medians[count, leg]:,.0f}",
+            "lowest": f"{min(rates[count, leg]):,.0f}",
+            "highest": f"{max(rates[count, leg]):,.0f}",
+            "of no trigger": f"{medians[count, leg] / medians[count, 'absent']:.1%}",
         }
+        for count in counts
         for leg in NAMES
     ]
-    each = (f"{rung / silent:.1%}" for rung, silent in zip(rates["doorbell"], rates["absent"], strict=True))
-    report.notes = [f"Doorbell against no trigger, round by round: {', '.join(each)}."]
-    kept = medians["doorbell"] / medians["absent"]
-    report.targets = [Target(f"the doorbell keeps {kept:.1%} of the writers' rate, wanted {KEPT:.0%}", kept >= KEPT)]
+    report.notes = [
+        f"{count} clients, doorbell against no trigger, round by round: "
+        + ", ".join(
+            f"{rung / silent:.1%}"
+            for rung, silent in zip(rates[count, "doorbell"], rates[count, "absent"], strict=True)
+        )
+        + "."
+        for count in counts
+    ]
+    promised = PROMISED_CLIENTS if PROMISED_CLIENTS in counts else counts[-1]
+    kept = medians[promised, "doorbell"] / medians[promised, "absent"]
+    report.targets = [
+        Target(f"the doorbell keeps {kept:.1%} of the rate of {promised} writers, wanted {KEPT:.0%}", kept >= KEPT)
+    ]
+    bars: dict[str, Any] = {
+        NAMES[leg]: [(f"{count} writers", medians[count, leg]) for count in counts] for leg in NAMES
+    }
+    report.charts = [Chart("rate", "Durable inserts, one a transaction", "", "inserts/s", bars, kind="bars")]

@@ -30,6 +30,7 @@ class Measurement:
 
     tally: Tally
     done: Done
+    start_ns: int = 0  # the monotonic clock when the first event was due
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +63,33 @@ def _process(body: Callable[[Any, Connection], None], plan: object) -> Iterator[
             process.close()
 
 
-def measure(load: Load, reader: Reader, hooks: Hooks, *, warmup_s: float = 0.0, grace_s: float = 10.0) -> Measurement:
-    """Produce, consume, match.
+def measure(
+    load: Load,
+    reader: Reader,
+    hooks: Hooks,
+    *,
+    warmup_s: float = 0.0,
+    grace_s: float = 10.0,
+    trace: bool = False,
+) -> Measurement:
+    """Produce, consume, match. `trace`: keep the moments of every timed event.
 
     Events of the first `warmup_s` seconds are counted but not timed. After the last commit it waits for what is
     missing, until nothing has arrived for `grace_s` seconds: what is missing then is lost.
     Raises MeasurementFailedError, and whatever a hook raises.
     """
     with _process(consume, reader) as consumer, _process(produce, load) as producer:
-        return _Run(producer, consumer, hooks).run(warmup_s, grace_s)
+        return _Run(producer, consumer, hooks, Tally(trace=trace)).run(warmup_s, grace_s)
 
 
 class _Run:
     """One measurement's state. Written by the parent's single thread only."""
 
-    def __init__(self, producer: Connection, consumer: Connection, hooks: Hooks) -> None:
+    def __init__(self, producer: Connection, consumer: Connection, hooks: Hooks, tally: Tally) -> None:
         self.producer = producer
         self.consumer = consumer
         self.hooks = hooks
-        self.tally = Tally()
+        self.tally = tally
         self.start_ns = 0
         self.ready = 0
         self.done: Done | None = None
@@ -101,7 +110,7 @@ class _Run:
         self.consumer.send(Stop())
         self._until(lambda: self.ended, START_TIMEOUT_S, "the consumer did not reach the end of the stream")
         self.hooks.progress(self.tally, self._elapsed_s())
-        return Measurement(self.tally, done)
+        return Measurement(self.tally, done, self.start_ns)
 
     def _elapsed_s(self) -> float:
         return max(0.0, (time.perf_counter_ns() - self.start_ns) / 1e9) if self.start_ns else 0.0

@@ -35,6 +35,7 @@ class Load:
     connections: int = 8
     max_group: int = 1  # events that may share a transaction once more are overdue than connections are free
     seed: int = 0
+    statement: str | None = None  # to run for each event instead of our INSERT; $1 to $6 are COLUMNS. No groups then
 
     @property
     def events(self) -> int:
@@ -82,7 +83,8 @@ def _open(load: Load) -> psycopg.Connection[tuple[object, ...]]:
     """A connection with the inserts of every group size prepared, ready for asynchronous calls."""
     session = psycopg.connect(load.conninfo, autocommit=True, connect_timeout=10, application_name="outbox-producer")
     for size in range(1, load.max_group + 1):
-        result = session.pgconn.prepare(b"insert_%d" % size, _insert(size))
+        statement = load.statement.encode() if load.statement else _insert(size)
+        result = session.pgconn.prepare(b"insert_%d" % size, statement)
         if result.status != ExecStatus.COMMAND_OK:
             raise psycopg.OperationalError(result.error_message.decode(errors="replace"))
     session.pgconn.nonblocking = 1
@@ -147,7 +149,7 @@ class _Producer:
             if session.is_busy():
                 continue
             result = session.get_result()
-            if result is None or result.status != ExecStatus.COMMAND_OK:
+            if result is None or result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
                 text = result.error_message.decode(errors="replace") if result else "the connection closed"
                 raise psycopg.OperationalError(text)
             session.get_result()  # the end mark, already read

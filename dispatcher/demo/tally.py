@@ -13,13 +13,14 @@ from dispatcher.demo.histogram import Histogram
 class Tally:
     """Written by the parent process only."""
 
-    def __init__(self, measure_from_ns: int = 0) -> None:
+    def __init__(self, measure_from_ns: int = 0, *, trace: bool = False) -> None:
         self.measure_from_ns = measure_from_ns  # events committed before (the warm-up) are counted, not timed
         self.latency = Histogram()  # nanoseconds
         self.committed = 0
         self.matched = 0
         self.duplicated = 0
         self.early = 0
+        self.trace: list[tuple[int, int]] | None = [] if trace else None  # (commit, receipt) of each timed event
         self._awaited: dict[bytes, int] = {}  # committed, not yet received
         self._unclaimed: dict[bytes, int] = {}  # received, commit not yet reported
         self._matched: set[bytes] = set()
@@ -64,6 +65,8 @@ class Tally:
         if received < committed:
             self.early += 1
         self.latency.record(max(0, received - committed))
+        if self.trace is not None:
+            self.trace.append((committed, received))
 
     def quantile_ms(self, q: float) -> float:
         """A quantile of commit to consumer, in milliseconds."""
