@@ -27,9 +27,12 @@ GRANT INSERT (event_id, message_id, event_type, aggregate_type, aggregate_id, pa
 -- For INSERT ... RETURNING (an ORM's habit) and ON CONFLICT (event_id) DO NOTHING.
 GRANT SELECT (id, event_id) ON messaging.message_outbox TO outbox_producer;
 
--- The dispatcher: claims and settles, never changes what the producer wrote, and prunes by itself.
+-- The dispatcher: claims and settles, never changes what the producer wrote, and prunes by itself. It inserts only what it puts
+-- back: a dead event that is replayed after its row was pruned.
 GRANT SELECT, DELETE ON messaging.message_outbox TO outbox_dispatcher;
 GRANT UPDATE (status, attempts, next_run_at, picked_at, sent_at, picked_by, claim_id, stream_id, last_error)
+    ON messaging.message_outbox TO outbox_dispatcher;
+GRANT INSERT (id, event_id, message_id, event_type, aggregate_type, aggregate_id, payload, headers, occurred_at, next_run_at)
     ON messaging.message_outbox TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.message_dlq TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.dispatcher TO outbox_dispatcher;

@@ -285,6 +285,8 @@ CREATE INDEX message_dlq_event_id_idx ON messaging.message_dlq USING btree (even
 
 CREATE UNIQUE INDEX message_dlq_open_key ON messaging.message_dlq USING btree (outbox_id) WHERE (replayed_at IS NULL);
 
+CREATE INDEX message_outbox_dead_idx ON messaging.message_outbox USING btree (id) WHERE (settled AND (sent_at IS NULL));
+
 CREATE INDEX message_outbox_due_idx ON messaging.message_outbox USING btree (next_run_at, id) WHERE (NOT settled);
 
 CREATE INDEX message_outbox_time_idx ON messaging.message_outbox USING brin (occurred_at, sent_at) WITH (pages_per_range='32', autosummarize='on');

@@ -9,7 +9,7 @@ import asyncio
 import math
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,10 @@ _REFUSALS = {
 
 # Somebody altered the table, or threw our prepared statements away: this session would fail for ever, a new one works.
 _STALE_STATEMENTS = ("0A000", "26000")
+
+
+# Runs one statement and returns its rows: what a session does, for those who need not know whose session it is.
+Fetch = Callable[[str, Mapping[str, object] | None], Awaitable[list[tuple[Any, ...]]]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,11 @@ MAY_TOUCH = {
     "prune_outbox": 2 * WINDOW,  # one window, of which nothing is old: test_retention has the rest
     "prune_dlq": 0,
     "replay": 3 * BATCH,
+    "dead_list": 2 * (100 + 1000),  # no further than the page, once from the rows and once beside the copies
+    "dead_show": 2,
+    "dead_stats": 1000 + 1000,  # every dead row, and beside every copy; a person asks
+    "dead_retry": 4 * BATCH,
+    "dead_retry_copy": 0,  # of rows that are there: their copies are replayed already
     "replay_find": WAITING + SETTLED + 2 * BATCH,  # a person asks; test_replay shows what a time range reads
     "status_counts": WAITING + SETTLED + 2 * BATCH,  # a person asks; documented so
 } | dict.fromkeys([
@@ -71,7 +76,15 @@ PARAMETERS: dict[str, object] = {
     "event_types": None,
     "aggregate_types": None,
     "aggregate_ids": None,
-    "event_ids": None,
+    "event_ids": None,  # dead_retry: of rows known by their ids
+    "before_id": None,
+    "event_id": None,
+    "event_type": None,
+    "aggregate_type": None,
+    "last_error": None,
+    "offset": 1000,
+    "payload": False,
+    "groups": 100,
     "batch": WINDOW,
     "errors": ["ERR"] * BATCH,
     "delays": [1.0] * BATCH,
@@ -168,7 +181,7 @@ async def session(database_url: str) -> AsyncIterator[Session]:
 async def fill(db: psycopg.AsyncConnection[Any]) -> list[int]:
     """Settled rows, overdue and held ones, our own batch, and what waits; returns the ids of our batch."""
     await db.execute("SET dispatcher.doorbell = off")
-    await insert_events(db, SETTLED - 1000, status="sent")
+    await insert_events(db, SETTLED - 1000, status="sent", sent_at="9000-01-01 00:00:00+00")
     await insert_events(db, 1000, status="dead")
     held = {"status": "picked", "picked_by": 7}
     await insert_events(db, BATCH, claim_id=OVERDUE, picked_at="2025-06-01 00:00:00+00", **held)

@@ -127,6 +127,35 @@ async def test_a_dispatcher_keeps_house(roles: psycopg.AsyncConnection) -> None:
         await roles.execute(statement)
 
 
+async def test_a_dispatcher_finds_dead_events_and_puts_them_back(roles: psycopg.AsyncConnection) -> None:
+    asked: dict[str, object] = {
+        "id": 1,
+        "event_id": None,
+        "before_id": None,
+        "event_type": None,
+        "aggregate_type": None,
+        "last_error": None,
+        "limit": 10,
+        "offset": 0,
+        "payload": True,
+        "at_most": 10_000,
+        "groups": 10,
+        "now": None,
+        "ids": [1],
+        "event_ids": [],
+    }
+
+    async def rows(name: str) -> int:
+        return len(await (await roles.execute(sqlfiles.load(name).encode(), asked)).fetchall())
+
+    await roles.execute("UPDATE messaging.message_outbox SET status = 'dead'")
+    await act_as(roles, "outbox_dispatcher")
+    assert [await rows(name) for name in ("dead_list", "dead_show", "dead_stats", "dead_retry")] == [1, 1, 1, 1]
+    await roles.execute("UPDATE messaging.message_outbox SET status = 'dead'")
+    await roles.execute("CALL messaging.prune_message_outbox('0')")
+    assert [await rows(name) for name in ("dead_show", "dead_retry", "dead_retry_copy")] == [1, 0, 1]
+
+
 async def test_a_pruner_prunes_what_there_is_to_prune(roles: psycopg.AsyncConnection) -> None:
     await roles.execute("UPDATE messaging.message_outbox SET status = 'dead', occurred_at = now() - interval '8 days'")
     await roles.execute(f"{INSERT} RETURNING id")
@@ -158,7 +187,7 @@ DENIED: list[tuple[Role, str]] = [
     ("outbox_producer", "SELECT FROM messaging.dispatcher"),
     ("outbox_producer", "CALL messaging.prune_message_outbox('7 days')"),
     ("outbox_producer", "CALL messaging.prune_message_dlq('30 days')"),
-    ("outbox_dispatcher", INSERT),
+    ("outbox_dispatcher", INSERT.replace(") VALUES", ", status) VALUES").replace("'{}')", "'{}', 'sent')")),
     ("outbox_dispatcher", "UPDATE messaging.message_outbox SET payload = '{}'"),
     ("outbox_dispatcher", "UPDATE messaging.message_outbox SET event_id = gen_random_uuid()"),
     ("outbox_dispatcher", "TRUNCATE messaging.message_outbox"),

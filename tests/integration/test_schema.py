@@ -161,7 +161,7 @@ async def test_no_index_knows_of_what_a_claim_changes(db: psycopg.AsyncConnectio
         f"SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = '{OUTBOX}'::regclass AND indisvalid"
     )
     definitions = [definition for (definition,) in await rows.fetchall()]
-    assert len(definitions) == 4
+    assert len(definitions) == 5
     for definition in definitions:
         columns = definition.replace("(", " ").replace(")", " ").replace(",", " ").split()
         assert not changed & set(columns), definition

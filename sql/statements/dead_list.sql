@@ -1,0 +1,82 @@
+-- Who: dead_letters/find.py, for a page of dead events. Index: message_outbox_dead_idx, and message_dlq_open_key with
+-- message_outbox_pkey and message_outbox_event_id_key for what has no row; both from the highest id down, no further than the page.
+-- Answer, always one row: how many events the page has, and their JSON objects with commas between, those inserted last first;
+-- NULL when the objects would be larger than %(at_most)s bytes. A parameter that is NULL limits nothing; last_error '' is none.
+-- Whether an event is dead is said by its row while there is one, and by its open copy after that.
+WITH dead AS (
+    (
+        SELECT o.id, o.event_id, o.message_id, o.event_type, o.aggregate_type, o.aggregate_id, o.payload, o.headers,
+               o.attempts, o.last_error, o.occurred_at, true AS in_outbox
+        FROM messaging.message_outbox AS o
+        WHERE o.settled
+          AND o.sent_at IS NULL
+          AND o.status = 'dead'
+          AND o.id < coalesce(%(before_id)s::bigint, 9223372036854775807)
+          AND (%(event_type)s::text IS NULL OR o.event_type = %(event_type)s)
+          AND (%(aggregate_type)s::text IS NULL OR o.aggregate_type = %(aggregate_type)s)
+          AND (%(last_error)s::text IS NULL OR coalesce(o.last_error, '') = %(last_error)s)
+        ORDER BY o.id DESC
+        LIMIT %(offset)s::bigint + %(limit)s::bigint
+    )
+    UNION ALL
+    (
+        SELECT d.outbox_id, d.event_id, d.message_id, d.event_type, d.aggregate_type, d.aggregate_id, d.payload, d.headers,
+               d.attempts, d.last_error, d.occurred_at, o.id IS NOT NULL
+        FROM messaging.message_dlq AS d
+        LEFT JOIN messaging.message_outbox AS o ON o.id = d.outbox_id
+        WHERE d.replayed_at IS NULL
+          AND d.outbox_id < coalesce(%(before_id)s::bigint, 9223372036854775807)
+          AND CASE
+              WHEN o.id IS NULL THEN NOT EXISTS ( -- inserted anew by its producer
+                  SELECT FROM messaging.message_outbox AS again WHERE again.event_id = d.event_id
+              )
+              ELSE o.status = 'dead' AND o.sent_at IS NOT NULL -- not in the first half
+          END
+          AND (%(event_type)s::text IS NULL OR d.event_type = %(event_type)s)
+          AND (%(aggregate_type)s::text IS NULL OR d.aggregate_type = %(aggregate_type)s)
+          AND (%(last_error)s::text IS NULL OR coalesce(d.last_error, '') = %(last_error)s)
+        ORDER BY d.outbox_id DESC
+        LIMIT %(offset)s::bigint + %(limit)s::bigint
+    )
+),
+page AS MATERIALIZED (
+    SELECT * FROM dead ORDER BY id DESC LIMIT %(limit)s::bigint OFFSET %(offset)s::bigint
+),
+size AS MATERIALIZED ( -- looked at before anything is unpacked; compressed, so the text is looked at as well
+    SELECT coalesce(sum(pg_column_size(p.payload) + coalesce(pg_column_size(p.headers), 0)), 0) AS stored FROM page AS p
+),
+written AS MATERIALIZED (
+    SELECT string_agg(
+        left(json_build_object(
+            'id', p.id,
+            'event_id', p.event_id,
+            'message_id', p.message_id,
+            'event_type', p.event_type,
+            'aggregate_type', p.aggregate_type,
+            'aggregate_id', p.aggregate_id,
+            'status', 'dead',
+            'attempts', p.attempts,
+            'last_error', p.last_error,
+            'occurred_at', to_char(p.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+            'died_at', to_char(c.died_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+            'replay_count', coalesce(c.replay_count, 0),
+            'in_outbox', p.in_outbox
+        )::text, -1)
+        || CASE
+            WHEN %(payload)s THEN ', "payload" : ' || p.payload::text || ', "headers" : ' || coalesce(p.headers::text, 'null')
+            ELSE ''
+        END
+        || '}',
+        ',' ORDER BY p.id DESC
+    ) AS objects
+    FROM page AS p
+    LEFT JOIN messaging.message_dlq AS c ON c.outbox_id = p.id AND c.replayed_at IS NULL
+    WHERE NOT %(payload)s OR (SELECT s.stored FROM size AS s) <= %(at_most)s
+)
+SELECT
+    (SELECT count(*) FROM page),
+    CASE
+        WHEN NOT EXISTS (SELECT FROM page) THEN ''
+        WHEN octet_length(w.objects) <= %(at_most)s THEN w.objects
+    END
+FROM written AS w

@@ -1,0 +1,38 @@
+-- Who: dead_letters/retry.py, for dead events by the ids of their rows and by their event_ids. Index: message_outbox_pkey,
+-- message_outbox_event_id_key, message_dlq_open_key.
+-- Puts rows back to be claimed as if they were new, due at once, in the order of their ids, and closes their copies.
+-- A row missing from the answer: not dead any more (replayed by somebody else, also a moment ago: the lock is waited for), or
+-- pruned; dead_retry_copy knows. A person waits: the commit is flushed, unlike the relay's own.
+WITH wanted AS MATERIALIZED (
+    SELECT o.id
+    FROM messaging.message_outbox AS o
+    WHERE o.id = ANY (%(ids)s::bigint[] || ARRAY(
+        SELECT n.id FROM messaging.message_outbox AS n WHERE n.event_id = ANY (%(event_ids)s::uuid[])
+    ))
+      AND o.status = 'dead'
+      AND (SELECT set_config('synchronous_commit', 'local', true)) IS NOT NULL
+    ORDER BY o.id -- two that want the same rows must not wait for each other
+    FOR UPDATE
+),
+back AS (
+    UPDATE messaging.message_outbox AS o
+    SET status = 'pending',
+        attempts = 0,
+        next_run_at = coalesce(%(now)s::timestamptz, statement_timestamp()),
+        picked_at = NULL,
+        picked_by = NULL,
+        claim_id = NULL,
+        sent_at = NULL,
+        stream_id = NULL,
+        last_error = NULL
+    WHERE o.id = ANY (ARRAY(SELECT w.id FROM wanted AS w))
+    RETURNING o.id, o.event_id
+),
+closed AS (
+    UPDATE messaging.message_dlq AS d
+    SET replayed_at = coalesce(%(now)s::timestamptz, statement_timestamp()), replay_count = d.replay_count + 1
+    WHERE d.outbox_id = ANY (ARRAY(SELECT b.id FROM back AS b))
+      AND d.replayed_at IS NULL
+)
+SELECT b.id, b.event_id
+FROM back AS b
