@@ -71,6 +71,7 @@ class NoReply:
     """The pipeline was written, at least in part, and this entry's answer never came."""
 
     error: str
+    cut: bool = False  # the other end closed the connection; not: it was silent for too long, or we closed it
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,14 @@ class Unfit:
     reason: str
 
 
-Reply = bytes | NotSent | NoReply | Refused | Unfit
+@dataclass(frozen=True, slots=True)
+class Deadly:
+    """Whenever the entry is sent, and nothing else, the other end closes the connection; small ones it takes."""
+
+    error: str
+
+
+Reply = bytes | NotSent | NoReply | Refused | Unfit | Deadly
 
 
 def is_sink_failure(text: str) -> bool:
@@ -117,10 +125,16 @@ def decide(reply: Reply, attempts: int, policy: RetryPolicy, rng: Random) -> Out
         case Refused(text) if is_sink_failure(text):
             return Returned(brief(f"redis: {text}"))
         case Refused(text):
-            error = brief(f"redis: {text}")
-            if attempts + 1 >= policy.max_attempts:
-                return Dead(error)
-            return Retry(policy.backoff.delay(attempts + 1, rng), error)
+            return _failed(f"redis: {text}", attempts, policy, rng)
+        case Deadly(error):
+            return _failed(error, attempts, policy, rng)
+
+
+def _failed(why: str, attempts: int, policy: RetryPolicy, rng: Random) -> Outcome:
+    error = brief(why)
+    if attempts + 1 >= policy.max_attempts:
+        return Dead(error)
+    return Retry(policy.backoff.delay(attempts + 1, rng), error)
 
 
 def judge(rows: Sequence[ClaimedRow], replies: Sequence[Reply], policy: RetryPolicy, rng: Random) -> Verdict:

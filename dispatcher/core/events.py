@@ -76,6 +76,14 @@ class Buried:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosedConnection:
+    """A row was found to be what closes the connection to the sink; it cost the row an attempt. Size in bytes."""
+
+    row: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class TakenOver:
     """Rows of dead or overdue claims were put back to be claimed again."""
 
@@ -191,6 +199,7 @@ Event = (
     | Published
     | Settled
     | Buried
+    | ClosedConnection
     | TakenOver
     | Reconciled
     | Republished

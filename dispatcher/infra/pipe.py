@@ -39,6 +39,7 @@ class Pipe(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._why = "the connection was closed"
+        self._aborted = False
 
     @property
     def open(self) -> bool:
@@ -68,7 +69,7 @@ class Pipe(asyncio.Protocol):
     def abort(self, why: str) -> None:
         """Close at once. Bursts that wait get `NoReply`."""
         if self._transport is not None and not self._transport.is_closing():
-            self._why = why
+            self._why, self._aborted = why, True
             self._transport.abort()
 
     # Called by the event loop.
@@ -102,7 +103,7 @@ class Pipe(asyncio.Protocol):
         if exc is not None:
             self._why = f"the connection broke ({type(exc).__name__})"
         self._transport = None
-        lost = NoReply(self._why)
+        lost = NoReply(self._why, cut=not self._aborted)
         while self._bursts:
             burst = self._bursts.popleft()
             burst.replies.extend([lost] * (burst.expected - len(burst.replies)))

@@ -1,28 +1,30 @@
 """After the turn: wait for a batch's replies, decide, settle, while the next lane already claims."""
 
+from collections.abc import Sequence
 from random import Random
 from time import monotonic
 
 import anyio
 import psycopg
 
-from dispatcher.core.decide import judge
+from dispatcher.core.decide import NoReply, Reply, judge
 from dispatcher.core.errors import SessionLost, StreamMoved
 from dispatcher.core.events import Buried, Observer, Published, Settled, Ticked
 from dispatcher.core.outcome import Verdict
-from dispatcher.core.row import Batch
-from dispatcher.infra.database import Session, describe, is_standby_now
+from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.link import Link
-from dispatcher.infra.sqlfiles import load
+from dispatcher.relay.find_out import FindOut, failed
 from dispatcher.relay.policy import RelayPolicy
 from dispatcher.stages.gate import Gate
 from dispatcher.stages.publish import Pending, answers
 from dispatcher.stages.settle import Settlement, settle
 from dispatcher.stages.wake import Doorbell
 
+REMEMBERED = 10_000  # rows whose connection was cut once
+
 
 class Finish:
-    """Finishes batches, those of several lanes at once; keeps nothing between two of them."""
+    """Finishes batches, those of several lanes at once."""
 
     def __init__(
         self,
@@ -37,24 +39,40 @@ class Finish:
         self._policy = policy
         self._gate = gate
         self._doorbell = doorbell
-        self._stopping = stopping
         self._observe = observe
         self._rng = rng
+        self._find_out = FindOut(lease_s=policy.lease_s, stopping=stopping, observe=observe)
+        self._cut_once: set[int] = set()  # rows that were on their way when the connection was cut; written by batch()
 
-    async def batch(self, link: Link, batch: Batch, pending: Pending, began: float) -> None:
-        """Wait for the replies, decide, settle."""
+    async def batch(self, link: Link, batch: Batch, pending: Pending, began: float) -> list[ClaimedRow]:
+        """Wait for the replies, decide, settle. Returns rows that are to be published apart, still claimed."""
         replies = await answers(pending)
-        answered = monotonic()
         verdict = judge(batch.rows, replies, self._policy.retry, self._rng)
         verdict.server = pending.server
         self._gate.note(verdict)
-        if verdict.sent_ids:
-            elapsed = answered - batch.claimed_at
-            ages = [row.age_s + elapsed for row, reply in zip(batch.rows, replies, strict=True) if type(reply) is bytes]
-            self._observe(Published(len(ages), ages, elapsed))
+        self.note_published(batch, replies)
         error = verdict.sink_error
+        apart: list[ClaimedRow] = []
         if verdict.unknown:
-            await self._reconcile(link, batch, verdict)
+            unanswered = set(verdict.unknown)
+            await self._find_out.about(self._gate, link, batch, verdict)
+            if was_cut(replies) and not verdict.retries:  # an error in reply has named the row already
+                apart = self._suspects([row for row in batch.rows if row.id in unanswered], verdict)
+        elif self._cut_once:
+            self._cut_once.difference_update(verdict.sent_ids)
+        await self.settle(link, batch, verdict)
+        self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
+        return apart
+
+    def note_published(self, batch: Batch, replies: Sequence[Reply]) -> None:
+        """Say which entries Redis acknowledged just now."""
+        elapsed = monotonic() - batch.claimed_at
+        ages = [row.age_s + elapsed for row, reply in zip(batch.rows, replies, strict=True) if type(reply) is bytes]
+        if ages:
+            self._observe(Published(len(ages), ages, elapsed))
+
+    async def settle(self, link: Link, batch: Batch, verdict: Verdict) -> None:
+        """Write the verdict down, and say what became of the batch."""
         settlement = await self._settle(link, batch, verdict)
         if settlement.returned:
             self._doorbell.nudge()  # due again, and the lane that sleeps looked while we still held them
@@ -74,29 +92,20 @@ class Finish:
                 lost=len(settlement.lost),
             )
         )
-        self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
 
-    async def _reconcile(self, link: Link, batch: Batch, verdict: Verdict) -> None:
-        """Find out about rows whose reply was lost, as soon as the sink is back. At a stop they stay claimed."""
-        renewed_at = monotonic()
-        while not self._stopping.is_set():
-            if await self._gate.open():
-                if (server := self._gate.broker.server) != verdict.server:
-                    verdict.doubt_sent()  # acknowledged by a run of Redis that holds the stream no more
-                verdict.server = server
-                if await self._gate.reconcile(batch, verdict):
-                    return
-            if monotonic() - renewed_at > self._policy.lease_s / 4:
-                renewed_at = monotonic()
-                await self._renew(link, batch.claim_id)
-
-    async def _renew(self, link: Link, claim_id: str) -> None:
-        """Say that the claim's owner is alive, or an outage longer than the lease would look like a frozen owner."""
-        session = await link.get()
-        try:
-            await session.fetch(load("renew"), {"claim_id": claim_id})
-        except (SessionLost, psycopg.Error) as error:
-            await failed(link, session, error, monotonic(), self._observe)
+    def _suspects(self, unanswered: list[ClaimedRow], verdict: Verdict) -> list[ClaimedRow]:
+        """Rows that are not in the stream after a second cut; after a first one they go back, as after any outage."""
+        returned = set(verdict.returned)
+        missing = [row for row in unanswered if row.id in returned]
+        if not any(row.id in self._cut_once or row.attempts for row in missing):
+            if len(self._cut_once) > REMEMBERED:
+                self._cut_once.clear()
+            self._cut_once.update(row.id for row in missing)
+            return []
+        suspected = {row.id for row in missing}
+        self._cut_once -= suspected
+        verdict.returned = [row_id for row_id in verdict.returned if row_id not in suspected]
+        return missing
 
     async def _settle(self, link: Link, batch: Batch, verdict: Verdict) -> Settlement:
         """Settle, on another session when one breaks: what is in the stream must not be claimed again."""
@@ -110,7 +119,7 @@ class Finish:
                 if verdict.server is not None:
                     self._gate.broker.doubt(verdict.server)
                 verdict.doubt_sent()
-                await self._reconcile(link, batch, verdict)
+                await self._find_out.about(self._gate, link, batch, verdict)
             except (SessionLost, psycopg.Error) as error:
                 await failed(link, session, error, began, self._observe)
                 again = True
@@ -119,13 +128,6 @@ class Finish:
                 return settlement._replace(lost=frozenset()) if again else settlement
 
 
-async def failed(
-    link: Link, session: Session, error: SessionLost | psycopg.Error, began: float, observe: Observer
-) -> None:
-    """Note a statement that failed; a session that is of no use any more is replaced."""
-    reason = describe(error)
-    observe(Ticked("error", monotonic() - began, reason))
-    if isinstance(error, SessionLost) or is_standby_now(error):
-        await link.broke(session, reason)
-    else:
-        await anyio.sleep(0.1)  # refused, not broken: a lock, a timeout, a right taken away
+def was_cut(replies: Sequence[Reply]) -> bool:
+    """Whether the other end closed the connection before it had answered all."""
+    return any(isinstance(reply, NoReply) and reply.cut for reply in replies)

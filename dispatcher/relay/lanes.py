@@ -8,6 +8,7 @@ of the claims, and neither Postgres nor Redis waits for the other.
 from collections.abc import Callable
 from random import Random
 from time import monotonic
+from typing import NamedTuple
 
 import anyio
 import psycopg
@@ -15,11 +16,13 @@ import psycopg
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Claimed, Observer, Ticked
 from dispatcher.core.pacing import BatchPacer
-from dispatcher.core.row import Batch
+from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.database import Session
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
-from dispatcher.relay.finish import Finish, failed
+from dispatcher.relay.find_out import failed
+from dispatcher.relay.finish import Finish
+from dispatcher.relay.isolate import Isolate
 from dispatcher.relay.policy import RelayPolicy, Room
 from dispatcher.stages.claim import FROM_THE_START, Keyset, claim, last_key, new_claim_id
 from dispatcher.stages.gate import Gate
@@ -32,6 +35,15 @@ CURSOR_AGE_S = 1.0  # late commits have older keys: at least once a second a cla
 HOLD_S = 0.1  # between two looks at a group that has to catch up
 
 
+class Taken(NamedTuple):
+    """What a lane took in its turn: rows on their way, and rows that go out apart because they failed before."""
+
+    batch: Batch
+    pending: Pending
+    began: float
+    apart: list[ClaimedRow]
+
+
 class Relay:
     """Runs lanes until told to stop. State is written by the lane that has the turn, unless said otherwise."""
 
@@ -40,6 +52,7 @@ class Relay:
         policy: RelayPolicy,
         *,
         gate: Gate,
+        apart: Gate,
         doorbell: Doorbell,
         control: Link,
         lanes: list[Link],
@@ -60,22 +73,32 @@ class Relay:
         self._observe = observe
         self._stopping = anyio.Event()
         self._finish = Finish(policy, gate=gate, doorbell=doorbell, stopping=self._stopping, observe=observe, rng=rng)
+        self._isolate = Isolate(
+            policy, gate=apart, finish=self._finish, stopping=self._stopping, observe=observe, rng=rng
+        )
         self._turn = anyio.Lock()
         self._after: Keyset = FROM_THE_START
         self._from_start_at = 0.0
         self._doubtful: list[tuple[str, int]] = []  # claims whose answer was lost, and their session's backend pid
-        self.in_flight: set[str] = set()  # claims being worked on; any lane adds and removes its own
+        self._in_flight: set[str] = set()  # claims lanes work on; any lane adds and removes its own
         self._sleepy = False  # the last claim came back short: sleep before the next
+
+    @property
+    def in_flight(self) -> set[str]:
+        """Claims that are being worked on."""
+        return self._in_flight | self._isolate.claims
 
     def stop(self) -> None:
         """Take nothing new. `run()` returns when what is in flight is settled."""
         self._stopping.set()
         self._gate.stop()
+        self._isolate.stop()
         self._doorbell.nudge()
 
     async def run(self) -> None:
         """Relay until `stop()`."""
         async with anyio.create_task_group() as lanes:
+            lanes.start_soon(self._isolate.run, name="isolate")
             for number, link in enumerate(self._lanes):
                 lanes.start_soon(self._lane, link, name=f"lane {number}")
 
@@ -87,14 +110,20 @@ class Relay:
             async with self._turn:
                 taken = await self._take(link)
             if taken is not None:
-                try:
-                    await self._finish.batch(link, *taken)
-                finally:
-                    self.in_flight.discard(taken[0].claim_id)
+                await self._publish(link, taken)
+
+    async def _publish(self, link: Link, taken: Taken) -> None:
+        """Without the turn: finish what was sent; what is to be published apart goes there."""
+        try:
+            apart = [*taken.apart, *await self._finish.batch(link, taken.batch, taken.pending, taken.began)]
+            if apart:
+                await self._isolate.add(link, taken.batch._replace(rows=apart))
+        finally:
+            self._in_flight.discard(taken.batch.claim_id)
 
     # With the turn.
 
-    async def _take(self, link: Link) -> tuple[Batch, Pending, float] | None:
+    async def _take(self, link: Link) -> Taken | None:
         """Sleep if there was nothing to do, claim, and write the pipeline. None: nothing was taken."""
         if self._sleepy:
             self._sleepy = False
@@ -117,7 +146,7 @@ class Relay:
             await self._free_doubtful(session)
             batch = await self._claim(session, limit)
             if batch.claimed_at - began > self._policy.lease_s / 2:
-                self.in_flight.discard(batch.claim_id)
+                self._in_flight.discard(batch.claim_id)
                 await release(session, [batch.claim_id])  # frozen meanwhile: somebody may have taken over already
                 return None
         except (SessionLost, psycopg.Error) as error:
@@ -127,20 +156,25 @@ class Relay:
             self._sleepy = True
             await self._doorbell.saw(0, self._control)
             return None
-        self._room.took(len(batch.rows))
-        full = len(batch.rows) >= limit
-        self._observe(Claimed(len(batch.rows), full))
+        taken, size, last = len(batch.rows), sum(len(row.payload) for row in batch.rows), last_key(batch)
+        self._room.took(taken)
+        full = taken >= limit
+        self._observe(Claimed(taken, full))
+        # Where they can cut nobody's connection but their own; a trial has to show whether this one works.
+        apart = [] if trial else [row for row in batch.rows if row.attempts]
+        if apart:
+            batch = batch._replace(rows=[row for row in batch.rows if not row.attempts])
         if self._gate.broker.server is server:
             pending = send(self._gate.broker, self._policy.entry, batch, self._policy.publish_timeout_s)
         else:  # connected again meanwhile: not audited yet, or the batch's floor is another server's
             pending = unsent(batch, "the connection was replaced before it")
-        self._pacer.saw(len(batch.rows), sum(len(row.payload) for row in batch.rows))
-        self._after = last_key(batch) if full else FROM_THE_START
+        self._pacer.saw(taken, size)
+        self._after = last if full else FROM_THE_START
         self._sleepy = not full
-        await self._doorbell.saw(len(batch.rows), self._control)
+        await self._doorbell.saw(taken, self._control)
         if full and not trial:
             await self._doorbell.ring_peers(self._control)
-        return batch, pending, began
+        return Taken(batch, pending, began, apart)
 
     async def _hold(self, began: float) -> None:
         """Let a consumer group catch up."""
@@ -156,7 +190,7 @@ class Relay:
         if self._after is FROM_THE_START:
             self._from_start_at = now
         claim_id = new_claim_id()
-        self.in_flight.add(claim_id)
+        self._in_flight.add(claim_id)
         try:
             batch = await claim(
                 session,
@@ -168,14 +202,14 @@ class Relay:
                 floor=self._gate.broker.floor,
             )
         except psycopg.Error:
-            self.in_flight.discard(claim_id)
+            self._in_flight.discard(claim_id)
             raise
         except SessionLost:
-            self.in_flight.discard(claim_id)
+            self._in_flight.discard(claim_id)
             self._doubtful.append((claim_id, session.backend_pid))
             raise
         if not batch.rows:
-            self.in_flight.discard(claim_id)
+            self._in_flight.discard(claim_id)
         if not batch.rows and self._after is not FROM_THE_START:
             self._after = FROM_THE_START  # nothing after the cursor; late commits may stand before it
             return await self._claim(session, limit)

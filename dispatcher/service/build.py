@@ -7,7 +7,7 @@ from dispatcher.core.backoff import Backoff
 from dispatcher.core.breaker import Breaker
 from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.entry import EntryFormat
-from dispatcher.core.events import Observer
+from dispatcher.core.events import BreakerChanged, Event, Observer, Reconciled
 from dispatcher.core.pacing import BatchPacer
 from dispatcher.infra.broker import Broker, BrokerTarget
 from dispatcher.relay import Relay, RelayPolicy
@@ -45,12 +45,16 @@ def works(
     """Put the relay together. Raises Misconfigured when REDIS_URL cannot be read, also while disabled."""
     publish_timeout_s = s.publish_timeout_ms / 1000
     BrokerTarget.parse(s.redis_url)
-    broker = Broker(
-        lambda: BrokerTarget.parse(s.current("redis_url")),
-        name=name,
-        stream=s.stream_name,
-        connect_timeout_s=s.connect_timeout_ms / 1000,
-        on_lost=lambda why: doorbell.nudge(),
+    # One name for both: whoever fences us ends all connections of that name.
+    broker, apart = (
+        Broker(
+            lambda: BrokerTarget.parse(s.current("redis_url")),
+            name=name,
+            stream=s.stream_name,
+            connect_timeout_s=s.connect_timeout_ms / 1000,
+            on_lost=on_lost,
+        )
+        for on_lost in (lambda why: doorbell.nudge(), lambda why: None)
     )
     audit = StreamAudit(
         s.stream_name,
@@ -68,6 +72,15 @@ def works(
         observe=observe,
         verify=audit.verify,
     )
+    gate_apart = Gate(
+        apart,
+        Breaker(BREAKER, rng),
+        stream=s.stream_name,
+        timeout_s=publish_timeout_s,
+        observe=lambda event: None if _is_routine(event) else observe(event),
+        verify=lambda connected: audit.verify(connected, holds=broker.server),
+        patient=True,
+    )
     backpressure = Backpressure(
         broker, stream=s.stream_name, maxlen=s.stream_maxlen, deadline_s=publish_timeout_s, observe=observe
     )
@@ -80,6 +93,7 @@ def works(
             s.lease_ms / 1000,
         ),
         gate=gate,
+        apart=gate_apart,
         doorbell=doorbell,
         control=links.control,
         lanes=links.lanes,
@@ -91,6 +105,11 @@ def works(
         rng=rng,
     )
     return Works(relay, broker, audit, backpressure)
+
+
+def _is_routine(event: Event) -> bool:
+    """The state of the main connection is what people are told; here each cut is followed by a look."""
+    return isinstance(event, BreakerChanged) or (isinstance(event, Reconciled) and not event.found)
 
 
 def slots(s: Settings) -> int:

@@ -23,6 +23,7 @@ Verify = Callable[[Broker], Awaitable[Server]]
 class Gate:
     """The broker and its breaker. Used by all lanes.
 
+    `patient`: another gate to the same sink was up, so what needs a person is waited out from the start.
     `verify` is asked about each new connection, and each one after a failure, before anything is published on it: which
     run of Redis it leads to. Raises DispatcherError while nothing may be published there.
     """
@@ -36,6 +37,7 @@ class Gate:
         timeout_s: float,
         observe: Observer,
         verify: Verify | None = None,
+        patient: bool = False,
     ) -> None:
         self.broker = broker
         self._breaker = breaker
@@ -45,7 +47,7 @@ class Gate:
         self._verify = verify
         self._connecting = anyio.Lock()
         self._stopping = anyio.Event()
-        self._ever_up = False
+        self._ever_up = patient
 
     def stop(self) -> None:
         """End every wait of `open()`."""

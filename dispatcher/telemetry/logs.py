@@ -81,6 +81,9 @@ class Logs:
                 ids, errors = [row_id for row_id, _ in rows], sorted({error for _, error in rows})
                 fields: Fields = {"rows": len(rows), "ids": ids, "errors": errors}
                 _write("ERROR", "outbox_rows_buried_after_max_attempts", text, fields)
+            case events.ClosedConnection(row, size):
+                text = "Redis, or a proxy before it, closes the connection on this row; it waits for its next attempt"
+                _write("WARNING", "row_closes_connection", text, {"id": row, "bytes": size})
             case events.TakenOver(rows, owner):
                 text = "Rows of a dead or overdue claim were taken over"
                 _write("WARNING", "claims_taken_over", text, {"rows": rows, "owner": owner})

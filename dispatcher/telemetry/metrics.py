@@ -73,6 +73,9 @@ class Metrics:
         self._backpressure = gauge(
             "messaging_dispatch_backpressure_on", "1 while claiming waits for a consumer group near MAXLEN"
         )
+        self._closed_connection = counter(
+            "messaging_outbox_closed_connection", "Attempts of rows on which Redis, or a proxy, closes the connection"
+        )
         self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
         pruned = counter("messaging_outbox_pruned", "Rows deleted because they were older than is kept", "table")
         self._pruned_outbox, self._pruned_dlq = pruned.labels("message_outbox"), pruned.labels("message_dlq")
@@ -118,6 +121,8 @@ class Metrics:
                 self._settled(event)
             case events.Buried(rows=buried):
                 self._dlq.inc(len(buried))
+            case events.ClosedConnection():
+                self._closed_connection.inc()
             case events.TakenOver(rows):
                 self._taken_over.inc(rows)
             case events.Reconciled(found):

@@ -47,13 +47,14 @@ class StreamAudit:
         self._observe = observe
         self._on: bool | None = None  # what was reported last; written by _report()
 
-    async def verify(self, broker: Broker) -> Server:
+    async def verify(self, broker: Broker, *, holds: Server | None = None) -> Server:
         """The run of Redis this connection leads to, which holds the stream once this returns.
 
+        `holds`: where another open connection of ours was verified to lead; for the same run Postgres is not asked.
         Raises Unreachable when it may not be published to yet: a replica, a server that loads, Postgres away.
         """
         server, replid2, last_id = await self._ask(broker)
-        if not server.known:
+        if not server.known or server == holds:
             return server
         while True:
             republished, done, changed, was = await self._audit(server, last_id)

@@ -1,6 +1,7 @@
 """Rows that are the fault: too large, too deep, refused for themselves, fatal to the connection. And a full bell."""
 
 import json
+import re
 import time
 from uuid import uuid4
 
@@ -9,8 +10,26 @@ import pytest
 
 from tests.faults.conftest import StartWorld
 from tests.faults.harness import World
+from tests.fixtures.proxy import Direction, Filter
 
 MIB = 1024 * 1024
+IMPATIENT = {
+    "DISPATCH_MAX_ATTEMPTS": "3",
+    "DISPATCH_BACKOFF_MAX_MS": "500",
+    "DISPATCH_MAX_PAYLOAD_BYTES": str(16 * MIB),
+}
+LENGTH = re.compile(rb"\$(\d+)\r\n")
+
+
+def no_large_strings() -> Filter:
+    """A filter that resets the connection on a string of more than 64 KiB."""
+
+    def pass_on(direction: Direction, data: bytes) -> bytes:
+        if direction == "to_server" and any(int(length) > 64 * 1024 for length in LENGTH.findall(data)):
+            raise ConnectionAbortedError
+        return data
+
+    return pass_on
 
 
 async def poison(w: World, payload: str, *, among: int = 50) -> str:
@@ -56,15 +75,41 @@ async def test_deep_json(world: StartWorld) -> None:
         assert event in {found for found, _ in await w.entries()}
 
 
-@pytest.mark.xfail(strict=True, reason="bisecting a batch that kills the connection is not built yet")
 async def test_a_row_that_kills_the_connection(world: StartWorld) -> None:
     """Redis takes bulk strings of 1 MiB at most here, and closes the connection of whoever sends more."""
-    async with world(valkey={"proto-max-bulk-len": "1mb"}, DISPATCH_MAX_PAYLOAD_BYTES=str(16 * MIB)) as w:
+    async with world(valkey={"proto-max-bulk-len": "1mb"}, **IMPATIENT) as w:
         await w.dispatcher()
         async with w.fault(
             "poison: a row that makes Redis close the connection", dead=1, attempts=True, recover_s=20.0
         ) as fault:
             event = await poison(w, json.dumps({"x": "y" * 2 * MIB}))
             fault.heal()
-        rows = await w.ask("SELECT event_id::text FROM messaging.message_outbox WHERE attempts > 0")
-        assert rows == [(event,)]
+        rows = await w.ask(
+            "SELECT event_id::text, attempts, last_error FROM messaging.message_outbox WHERE attempts > 0"
+        )
+        assert [row[:2] for row in rows] == [(event, 3)]
+        assert "2097161 bytes" in rows[0][2] or "Protocol error" in rows[0][2]
+
+
+@pytest.mark.quick
+async def test_rows_that_a_proxy_cuts_off(world: StartWorld) -> None:
+    """Something between cuts each connection that sends more than 64 KiB at once; two dispatchers, five such rows."""
+    async with world(**IMPATIENT) as w:
+        for _ in range(2):
+            (await w.dispatcher()).redis.make_filter = no_large_strings
+        async with w.fault(
+            "poison: 5 rows on which a proxy cuts the connection, 2 dispatchers",
+            dead=5,
+            attempts=True,
+            recover_s=20.0,
+            stolen=True,
+        ) as fault:
+            for process in w.processes:
+                process.redis.cut()  # from here on the filter is between
+            events = {await poison(w, json.dumps({"x": "y" * 128 * 1024})) for _ in range(5)}
+            fault.heal()
+        rows = await w.ask(
+            "SELECT event_id::text, attempts, last_error FROM messaging.message_outbox WHERE attempts > 0"
+        )
+        assert {row[:2] for row in rows} == {(event, 3) for event in events}
+        assert all("131081 bytes" in error for _, _, error in rows)

@@ -35,6 +35,7 @@ MAY_TOUCH = {
     "overdue": 3 * WINDOW,
     "adopt": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
     "sign_off": WAITING + SETTLED + 2 * BATCH,  # what is unsettled; once a dispatcher
+    "hold": 2 * BATCH,
     "renew": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
     "sample": 5000 + 200,  # its own bound, and the first hundred
     "prune_outbox": 2 * WINDOW,  # one window, of which nothing is old: test_retention has the rest

@@ -1,0 +1,65 @@
+"""Find out: rows whose reply was lost are looked for in the stream, as soon as the sink is back."""
+
+from collections.abc import Collection
+from time import monotonic
+
+import anyio
+import psycopg
+
+from dispatcher.core.errors import SessionLost
+from dispatcher.core.events import Observer, Ticked
+from dispatcher.core.outcome import Verdict
+from dispatcher.core.row import Batch
+from dispatcher.infra.database import Session, describe, is_standby_now
+from dispatcher.infra.link import Link
+from dispatcher.infra.sqlfiles import load
+from dispatcher.stages.gate import Gate
+
+
+class FindOut:
+    """Waits for the sink and looks. Keeps nothing between two batches."""
+
+    def __init__(self, *, lease_s: float, stopping: anyio.Event, observe: Observer) -> None:
+        self._lease_s = lease_s
+        self._stopping = stopping
+        self._observe = observe
+
+    async def about(
+        self, gate: Gate, link: Link, batch: Batch, verdict: Verdict, *, also: Collection[str] = ()
+    ) -> None:
+        """File what is unknown as sent or returned. At a stop it stays unknown, and its rows claimed.
+
+        `also`: other claims that are kept meanwhile.
+        """
+        renewed_at = monotonic()
+        while not self._stopping.is_set():
+            if await gate.open():
+                if (server := gate.broker.server) != verdict.server:
+                    verdict.doubt_sent()  # acknowledged by a run of Redis that holds the stream no more
+                verdict.server = server
+                if await gate.reconcile(batch, verdict):
+                    return
+            if monotonic() - renewed_at > self._lease_s / 4:
+                renewed_at = monotonic()
+                for claim_id in {batch.claim_id, *also}:
+                    await self._renew(link, claim_id)
+
+    async def _renew(self, link: Link, claim_id: str) -> None:
+        """Say that the claim's owner is alive, or an outage longer than the lease would look like a frozen owner."""
+        session = await link.get()
+        try:
+            await session.fetch(load("renew"), {"claim_id": claim_id})
+        except (SessionLost, psycopg.Error) as error:
+            await failed(link, session, error, monotonic(), self._observe)
+
+
+async def failed(
+    link: Link, session: Session, error: SessionLost | psycopg.Error, began: float, observe: Observer
+) -> None:
+    """Note a statement that failed; a session that is of no use any more is replaced."""
+    reason = describe(error)
+    observe(Ticked("error", monotonic() - began, reason))
+    if isinstance(error, SessionLost) or is_standby_now(error):
+        await link.broke(session, reason)
+    else:
+        await anyio.sleep(0.1)  # refused, not broken: a lock, a timeout, a right taken away

@@ -1,0 +1,8 @@
+-- Who: relay/isolate.py, before each try of rows it has held for a while. Index: message_outbox_pkey.
+-- Renews the lease of rows of one claim. A row missing from the answer: the claim was lost, and the row is not published.
+UPDATE messaging.message_outbox AS o
+SET picked_at = clock_timestamp()
+WHERE o.id = ANY (%(ids)s::bigint[])
+  AND o.status = 'picked'
+  AND o.claim_id = %(claim_id)s
+RETURNING o.id

@@ -1,0 +1,99 @@
+"""Rows on which the connection to Redis is cut are published apart, down to the one that does it; outages are not."""
+
+import re
+from typing import Any
+
+import psycopg
+import pytest
+from redis.asyncio import Redis
+
+from dispatcher.core.events import BreakerChanged, Buried, ClosedConnection, Published
+from tests.fixtures.proxy import Direction, Filter, StartProxy
+from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
+from tests.fixtures.running import StartDispatcher
+
+Db = psycopg.AsyncConnection[Any]
+PATIENT_S = 20.0
+FAST = {"tick_ms": 50, "max_attempts": 2, "backoff_base_ms": 10, "backoff_max_ms": 20}
+LARGE = '{"x": "' + "y" * 5000 + '"}'
+
+
+def cutting(pattern: bytes) -> Any:
+    """Makes filters that reset a connection which sends that."""
+    found = re.compile(pattern)
+
+    def make() -> Filter:
+        def pass_on(direction: Direction, data: bytes) -> bytes:
+            if direction == "to_server" and found.search(data):
+                raise ConnectionAbortedError
+            return data
+
+        return pass_on
+
+    return make
+
+
+@pytest.mark.one_version
+async def test_several_guilty_rows_in_a_batch(
+    dispatcher: StartDispatcher, db: Db, redis: "Redis", redis_url: str, proxy: StartProxy
+) -> None:
+    through = await proxy(redis_url)
+    through.make_filter = cutting(rb"\$50\d\d\r\n")
+    guilty = []
+    for many in (3, 97, 100, 60):
+        await insert_events(db, many)
+        guilty += await insert_events(db, payload=LARGE)
+    async with dispatcher(redis_url=through.via(redis_url), **FAST) as running:
+        for _ in guilty:
+            await running.tap.next(Buried, timeout=PATIENT_S)
+        table = await read_table(db)
+        assert {row["id"]: row["attempts"] for row in table if row["attempts"]} == dict.fromkeys(guilty, 2)
+        assert await statuses(db) == {"sent": 260, "dead": 4}
+        assert all("closed from there" in row["last_error"] for row in table if row["status"] == "dead")
+        assert sorted(event.row for event in running.tap.all(ClosedConnection)) == sorted(guilty * 2)
+    events = [entry["event_id"] for entry in await read_stream(redis)]
+    assert len(events) == len(set(events)) == 260
+
+
+@pytest.mark.one_version
+async def test_a_row_that_was_guilty_before_cuts_off_nobody_else(
+    dispatcher: StartDispatcher, db: Db, redis_url: str, proxy: StartProxy
+) -> None:
+    through = await proxy(redis_url)
+    through.make_filter = cutting(rb"\$50\d\d\r\n")
+    await insert_events(db, payload=LARGE, attempts=1)
+    async with dispatcher(redis_url=through.via(redis_url), **FAST | {"max_attempts": 5}) as running:
+        for _ in range(3):
+            await running.tap.next(ClosedConnection, timeout=PATIENT_S)
+            await insert_events(db)
+            await running.tap.next(Published, timeout=PATIENT_S)
+        await running.tap.next(Buried, timeout=PATIENT_S)
+        assert running.tap.all(BreakerChanged) == []
+
+
+@pytest.mark.one_version
+@pytest.mark.parametrize("attempts", [0, 1])
+async def test_a_sink_that_cuts_off_everybody_costs_nothing(
+    dispatcher: StartDispatcher, db: Db, redis: "Redis", redis_url: str, proxy: StartProxy, attempts: int
+) -> None:
+    """It answers everything but XADD: no row can be guilty of that."""
+    through = await proxy(redis_url)
+    through.make_filter = cutting(rb"XADD")
+    await insert_events(db, 5, attempts=attempts)
+    async with dispatcher(redis_url=through.via(redis_url), **FAST) as running:
+        if not attempts:
+            for _ in range(3):  # each a batch that was cut off
+                await running.tap.next(BreakerChanged, lambda event: event.state == "open", PATIENT_S)
+        else:
+            await insert_events(db)
+            await running.tap.next(BreakerChanged, lambda event: event.state == "open", PATIENT_S)
+        assert {row["attempts"] for row in await read_table(db) if row["payload"] == {"n": 5}} == {attempts}
+        through.make_filter = None
+        through.cut()
+        sent = 0
+        while sent < 5 + bool(attempts):
+            sent += (await running.tap.next(Published, timeout=PATIENT_S)).entries
+    assert {row["attempts"] for row in await read_table(db)} <= {0, attempts}
+    assert set(await statuses(db)) == {"sent"}
+    events = [entry["event_id"] for entry in await read_stream(redis)]
+    assert len(events) == len(set(events))
