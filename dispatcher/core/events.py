@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from dispatcher.core.reading import Alive
+
 WakeCause = Literal["notify", "tick", "due", "writers", "peer", "reconnect", "nudge", "busy", "poll"]
 
 
@@ -155,9 +157,17 @@ class Sampled:
     backlog: int
     oldest_age_s: float
     notification_queue_usage: float
-    stream_length: int | None  # None: Redis did not answer, and `redis_error` says why
+    stream_length: int | None  # None: Redis did not answer, and `redis_error` says why, or we may not look
     group_lag: dict[str, int]
     redis_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """Who runs, and how many events are dead, up to a bound. Looked up only while somebody watches the console."""
+
+    dispatchers: Sequence[Alive]
+    dead: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +219,7 @@ Event = (
     | ListenerChanged
     | DatabaseChanged
     | Sampled
+    | Surveyed
     | Pruned
     | PruneRefused
     | Stopping

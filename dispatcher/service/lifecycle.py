@@ -14,13 +14,14 @@ from anyio.abc import TaskGroup, TaskStatus
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Observer, Started, Stopped, Stopping, fan_out
 from dispatcher.service.build import slots, works
+from dispatcher.service.console import Console
 from dispatcher.service.links import Links
 from dispatcher.service.one_error import one_error
 from dispatcher.settings import Settings
 from dispatcher.sidecar import app, guard, probes
 from dispatcher.stages.wake import Doorbell
 from dispatcher.telemetry import logs, metrics
-from dispatcher.upkeep import gauges
+from dispatcher.upkeep import gauges, survey
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.retention import Retention
 from dispatcher.upkeep.takeover import Takeover
@@ -52,7 +53,8 @@ class Service:
         self._metrics = metrics.Metrics()
         log = logs.configure(settings.log_level, settings.log_format)
         beside: list[Observer] = [observe] if observe else []
-        self._observe = fan_out(self._readiness.observe, self._metrics, log, *beside)
+        self._console = Console(settings, self._metrics.latency.snapshot)
+        self._observe = fan_out(self._readiness.observe, self._metrics, self._console.reader, log, *beside)
         self._stopping = anyio.Event()
         self._forced = anyio.CancelScope()
 
@@ -112,7 +114,7 @@ class Service:
             keeper = guard.Guard(
                 token=lambda: s.current("api_token"), listens_on=s.http_host, hosts=s.http_allowed_hosts
             )
-            site = app.build(self._readiness, self._metrics.registry, guard=keeper)
+            site = app.build(self._readiness, self._metrics.registry, guard=keeper, routes=self._console.routes)
             await beside.start(app.serve, site, s.http_host, s.http_port, name="sidecar")
         links = [self._links.upkeep, *([self._links.control, *self._links.lanes] if s.enabled else [])]
         async with anyio.create_task_group() as opening:
@@ -124,6 +126,9 @@ class Service:
         if s.enabled:
             self._open_upkeep(beside)
         beside.start_soon(self._sample, name="gauges")
+        if s.http_enabled:
+            beside.start_soon(self._console.history.run, name="history")
+            beside.start_soon(survey.run, self._fetch_beside, self._console.attention, self._observe, name="survey")
 
     def _open_upkeep(self, beside: TaskGroup) -> None:
         s, upkeep, broker = self._settings, self._links.upkeep, self._works.broker
@@ -177,6 +182,7 @@ class Service:
             f"dispatcher-gauges-{self._name}",
             self._settings.stream_name,
             self._observe,
+            attention=self._console.attention,
         )
 
     async def _fetch_beside(self, sql: str, params: Mapping[str, object] | None) -> list[tuple[Any, ...]]:

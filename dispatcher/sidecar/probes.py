@@ -41,8 +41,8 @@ class Readiness:
             case events.BreakerChanged(state, reason):
                 self._breaker = (reason or "takes no entries") if state == "open" else None
                 self._redis = None
-            case events.Sampled(stream_length=length, redis_error=error):
-                self._redis = (error or "does not answer") if length is None else None
+            case events.Sampled(redis_error=error):
+                self._redis = error
             case events.Stopping() | events.Stopped():
                 self._stopping = True
             case _:

@@ -7,48 +7,19 @@ as fast.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from dispatcher.core.latencies import Latencies
+
 # Seconds. 0.003 and 0.015 are our aim, 1.5 is the promise to users: each must be an edge, or its share is a guess.
 EDGES = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05,
     0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Latencies:
-    """Counts at one moment: one more than there are edges, the last for what exceeds them all. Seconds."""
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    sum_s: float
-
-    def since(self, earlier: "Latencies") -> "Latencies":
-        """What came after an earlier moment of the same histogram."""
-        counts = tuple(now - then for now, then in zip(self.counts, earlier.counts, strict=True))
-        return Latencies(self.edges, counts, self.sum_s - earlier.sum_s)
-
-    def quantile(self, q: float) -> float | None:
-        """An estimate of quantile `q` (0 to 1), linear within a bucket as Prometheus has it. None when empty.
-
-        What exceeds the last edge is answered with the last edge.
-        """
-        total = sum(self.counts)
-        if total == 0:
-            return None
-        rank, below = q * total, 0
-        for index, count in enumerate(self.counts[:-1]):
-            if count and below + count >= rank:
-                low = self.edges[index - 1] if index else 0.0
-                return low + (self.edges[index] - low) * max(0.0, rank - below) / count
-            below += count
-        return self.edges[-1]
 
 
 class LatencyHistogram(Collector):

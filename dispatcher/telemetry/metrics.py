@@ -172,7 +172,7 @@ class Metrics:
         self._oldest.set(event.oldest_age_s)
         self._queue.set(event.notification_queue_usage)
         self._stream.set(_NAN if event.stream_length is None else event.stream_length)
-        self._redis(answers=event.stream_length is not None)
+        self._redis(answers=event.redis_error is None)
         self._lag.clear()  # a group that was destroyed must not keep its last figure
         for group, lag in event.group_lag.items():
             self._lag.labels(group).set(lag)

@@ -16,17 +16,19 @@ import psycopg
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from dispatcher.core.errors import Misconfigured, SessionLost
 from dispatcher.core.events import Observer, Sampled
 from dispatcher.infra.broker import BrokerTarget
 from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep.attention import Attention
 
 BACKLOG_BOUND = 1_000_001
 MAX_GROUPS = 64  # each is a series in Prometheus for as long as it exists
 REDIS_DEADLINE_S = 2.0
+WATCHED_S = 2.0  # between two looks while somebody watches
 REST = 20  # a look that took t seconds is followed by at least 20 t of rest: never more than a twentieth of a core
 
 Fetch = Callable[[str, Mapping[str, object] | None], Awaitable[list[tuple[Any, ...]]]]
@@ -95,15 +97,27 @@ async def sample_once(
     try:
         seen = await look_at_stream(redis, stream)
         length, lags = seen.length, {group.name: group.lag for group in seen.groups[:MAX_GROUPS]}
+    except NoPermissionError:
+        pass  # it answers; what may not be looked at is no outage
     except (RedisError, OSError, TimeoutError) as failure:
         error = describe(failure)
     observe(Sampled(backlog, oldest_age_s, queue_usage, length, lags, error))
 
 
 async def run(
-    fetch: Fetch, redis_url: Callable[[], str], name: str, stream: str, observe: Observer, *, every_s: float = 10.0
+    fetch: Fetch,
+    redis_url: Callable[[], str],
+    name: str,
+    stream: str,
+    observe: Observer,
+    *,
+    every_s: float = 10.0,
+    attention: Attention | None = None,
 ) -> None:
-    """Sample until cancelled. `redis_url` is asked before each look: a rotated password is used without a restart."""
+    """Sample until cancelled. `redis_url` is asked before each look: a rotated password is used without a restart.
+
+    While somebody watches (`attention`) the next look follows after `WATCHED_S` already.
+    """
     url, redis = "", None
     try:
         while True:
@@ -115,7 +129,10 @@ async def run(
             with suppress(SessionLost, psycopg.Error):
                 if redis is not None:
                     await sample_once(fetch, redis, stream, observe)
-            await anyio.sleep(max(every_s, REST * (time.monotonic() - began)))
+            rest_s = REST * (time.monotonic() - began)
+            await anyio.sleep(rest_s if attention else max(rest_s, every_s))
+            if attention:
+                await attention.rest(every_s - rest_s, WATCHED_S - rest_s)
     finally:
         with anyio.CancelScope(shield=True):
             if redis is not None:

@@ -50,7 +50,7 @@ MAY_TOUCH = {
     "status_counts": WAITING + SETTLED + 2 * BATCH,  # a person asks; documented so
 } | dict.fromkeys([
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
-        "saw_stream", "count_dispatchers",
+        "saw_stream", "count_dispatchers", "count_dead",
         "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "rights",
         "status_dispatchers", "status_doorbell",
         "doctor_server", "doctor_trigger", "doctor_indexes", "doctor_storage", "doctor_snapshots",

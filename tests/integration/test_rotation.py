@@ -148,7 +148,7 @@ async def test_redis(database_url, db, guarded_valkey, tmp_path, monkeypatch):
     file = tmp_path / "redis_url"
     file.write_text(valkey_url(guarded_valkey, "one"))
     monkeypatch.setattr(gauges, "REST", 0)
-    monkeypatch.setattr(gauges.run, "__kwdefaults__", {"every_s": 0.05})
+    monkeypatch.setattr(gauges.run, "__kwdefaults__", (gauges.run.__kwdefaults__ or {}) | {"every_s": 0.05})
     async with (
         Redis.from_url(valkey_url(guarded_valkey, "one"), decode_responses=True) as client,
         running(database_url=database_url, redis_url_file=file) as it,

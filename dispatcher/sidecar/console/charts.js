@@ -1,0 +1,67 @@
+// The four charts, and the points they are drawn of: asked for once, then only what is new.
+
+import { ask } from "./ask.js";
+import { Chart, Group, linear, powers } from "./chart.js";
+import { BACKLOG_BOUND, byId, compact, count, lasting, latency, rate } from "./words.js";
+
+export class Charts {
+  constructor(sla) {
+    const group = new Group();
+    this.points = [];
+    this.next = 0;
+    this.all = [
+      new Chart(byId("chart-events"), group, {
+        title: "Throughput",
+        lines: [
+          { name: "published", of: (p) => p.events, tone: "one", fill: true },
+          { name: "failed", of: (p) => p.failed, tone: "bad" },
+        ],
+        scale: linear([(p) => p.events, (p) => p.failed], compact, 3),
+        say: (p) => `${rate(p.events)} published, ${rate(p.failed)} failed a second`,
+        empty: "No event yet.",
+      }),
+      new Chart(byId("chart-latency"), group, {
+        title: "Latency, from commit to Redis",
+        lines: [
+          { name: "p99", of: (p) => p.p99, tone: "three", bridge: 10 },
+          { name: "p95", of: (p) => p.p95, tone: "one", bridge: 10 },
+          { name: "p50", of: (p) => p.p50, tone: "two", bridge: 10 },
+        ],
+        scale: powers(0.001, 100, (value) => (value < 1 ? `${Math.round(value * 1000)} ms` : `${Math.round(value)} s`)),
+        limit: { value: sla, text: `promised for p95: ${sla} s` },
+        say: (p) => (p.p95 == null ? "no event" : `p50 ${latency(p.p50)}, p95 ${latency(p.p95)}, p99 ${latency(p.p99)}`),
+        empty: "No event in the last 15 minutes.",
+      }),
+      new Chart(byId("chart-backlog"), group, {
+        title: "Backlog",
+        lines: [{ name: "waiting", of: (p) => p.backlog, tone: "one", fill: true }],
+        scale: linear([(p) => p.backlog], compact, 3),
+        say: (p) => (p.backlog == null ? "not known"
+          : `${count(p.backlog, BACKLOG_BOUND)} waiting, the oldest ${lasting(p.oldest)} overdue`),
+        empty: "Not known yet: Postgres has not been asked.",
+      }),
+      new Chart(byId("chart-lag"), group, {
+        title: "Unread by the slowest consumer group",
+        lines: [{ name: "unread", of: (p) => p.lag, tone: "two", fill: true }],
+        scale: linear([(p) => p.lag], compact, 3),
+        say: (p) => (p.lag == null ? "no group" : `${count(p.lag)} unread`),
+        empty: "The stream has no consumer group.",
+      }),
+    ];
+  }
+
+  /** Ask for what is new and draw it. */
+  async update() {
+    const answer = await ask(`/api/history?after=${this.next}`);
+    if (answer.next < this.next) this.points = []; // another start: its numbers began anew
+    const fresh = answer.points.map((point) => Object.fromEntries(answer.fields.map((field, i) => [field, point[i]])));
+    this.points = this.points.concat(fresh).slice(-answer.keep);
+    this.next = answer.next;
+    for (const chart of this.all) chart.show(this.points, answer.every_s, answer.keep);
+  }
+
+  forget() {
+    this.points = [];
+    this.next = 0;
+  }
+}

@@ -1,0 +1,136 @@
+"""The last fifteen minutes, one point every two seconds: what the console draws. Bounded, and cheap.
+
+It asks nobody: a point is the difference of two readings, which the events of the dispatcher keep up to date anyway.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, fields
+
+import anyio
+
+from dispatcher.core.latencies import Latencies
+from dispatcher.core.reading import Reading
+
+EVERY_S = 2.0
+POINTS = 450  # fifteen minutes
+WINDOW = 30  # points: the minute that the figures of now are about
+RATE_WINDOW = 5  # points: the ten seconds of a rate of now
+SLA_S = 1.5  # what the runbook promises for p95
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Two seconds. Rates in events a second, latencies and ages in seconds, `at` in Unix seconds; None: not known."""
+
+    at: float
+    events: float
+    failed: float
+    dead: int
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    backlog: int | None
+    oldest: float | None
+    lag: int | None  # of the slowest consumer group
+
+
+@dataclass(frozen=True, slots=True)
+class Lately:
+    """The last minute in one figure each: what is judged and shown as now."""
+
+    events: float = 0.0  # a second
+    count: int = 0  # events the quantiles are of
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    error_share: float = 0.0  # of the turns of the loop
+    slow_since: float | None = None  # when p95 began to exceed the promise, if it does
+
+
+FIELDS = tuple(field.name for field in fields(Point))
+
+
+class History:
+    """A ring of points. Written by `tick` only, which the event loop's thread calls.
+
+    `read` gives the reading of now, of one process or the sum of several.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Reading],
+        *,
+        clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.read = read
+        self._clock = clock
+        self._elapsed = elapsed
+        self._readings: deque[tuple[float, Reading]] = deque([(elapsed(), read())], maxlen=WINDOW + 1)
+        self._points: deque[str] = deque(maxlen=POINTS)  # as JSON: written once, however many ask
+        self.taken = 0  # points since the start: the number of the next
+        self.lately = Lately()
+
+    async def run(self) -> None:
+        """Take a point every two seconds, until cancelled."""
+        while True:
+            await anyio.sleep(EVERY_S)
+            self.tick()
+
+    def tick(self) -> None:
+        """Take a point now."""
+        now, reading = self._elapsed(), self.read()
+        then, before = self._readings[-1]
+        self._readings.append((now, reading))
+        elapsed = max(now - then, 0.001)
+        latency = reading.latency.since(before.latency)
+        sample = reading.sample
+        point = Point(
+            at=round(self._clock(), 3),
+            events=round(max(0, reading.published - before.published) / elapsed, 2),
+            failed=round(max(0, reading.failed - before.failed) / elapsed, 2),
+            dead=max(0, reading.dead - before.dead),
+            p50=_short(latency, 0.5),
+            p95=_short(latency, 0.95),
+            p99=_short(latency, 0.99),
+            backlog=sample.backlog if sample else None,
+            oldest=round(sample.oldest_age_s, 3) if sample and sample.oldest_age_s is not None else None,
+            lag=max(sample.group_lag.values(), default=None) if sample else None,
+        )
+        self._points.append(json.dumps(astuple(point), separators=(",", ":")))
+        self.taken += 1
+        self.lately = self._look_back(now)
+
+    def after(self, number: int) -> bytes:
+        """As JSON, the points from that number on: `{"every_s", "keep", "fields", "next", "points"}`."""
+        kept = len(self._points)
+        skip = min(max(0, number - (self.taken - kept)), kept) if number <= self.taken else 0  # else: another start's
+        points = ",".join(list(self._points)[skip:])
+        head = {"every_s": EVERY_S, "keep": POINTS, "fields": FIELDS, "next": self.taken}
+        return f'{json.dumps(head)[:-1]}, "points": [{points}]}}'.encode()
+
+    def _look_back(self, now: float) -> Lately:
+        _, first = self._readings[0]
+        _, last = self._readings[-1]
+        latency = last.latency.since(first.latency)
+        rate_then, rate_first = self._readings[max(0, len(self._readings) - 1 - RATE_WINDOW)]
+        ticks, errors = last.ticks - first.ticks, last.tick_errors - first.tick_errors
+        p95 = latency.quantile(0.95)
+        slow = p95 is not None and p95 > SLA_S
+        return Lately(
+            events=max(0, last.published - rate_first.published) / max(now - rate_then, 0.001),
+            count=latency.total,
+            p50=latency.quantile(0.5),
+            p95=p95,
+            p99=latency.quantile(0.99),
+            error_share=max(0.0, errors / ticks) if ticks > 0 else 0.0,
+            slow_since=(self.lately.slow_since or self._clock()) if slow else None,
+        )
+
+
+def _short(latency: Latencies, q: float) -> float | None:
+    value = latency.quantile(q)
+    return None if value is None else round(value, 6)

@@ -1,0 +1,113 @@
+"""What the console asks every two seconds: `/api/overview` and `/api/history`, from what is known already.
+
+No request asks a server. The answer is made at most once a second, so ten people cost about as much as one.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from aiohttp import web
+
+from dispatcher import __version__
+from dispatcher.core.reading import Reading, Trouble
+from dispatcher.sidecar.answers import Refusal
+from dispatcher.sidecar.history import SLA_S, WINDOW, History
+from dispatcher.sidecar.verdict import judge, level_of
+
+FRESH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the page says of the settings. `look` is told that somebody watches."""
+
+    stream: str
+    maxlen: int
+    look: Callable[[], None] = lambda: None
+
+
+class Overview:
+    """The two handlers, and the answer of the last second. Written by the event loop's thread only."""
+
+    def __init__(self, history: History, facts: Facts, *, clock: Callable[[], float] = time.time) -> None:
+        self._history = history
+        self._facts = facts
+        self._clock = clock
+        self._made: tuple[float, bytes] | None = None
+
+    def routes(self) -> list[web.RouteDef]:
+        """Both paths."""
+        return [web.get("/api/overview", self.overview), web.get("/api/history", self.history)]
+
+    async def overview(self, request: web.Request) -> web.Response:
+        """GET /api/overview."""
+        self._facts.look()
+        now = self._clock()
+        if self._made is None or not 0 <= now - self._made[0] < FRESH_S:
+            self._made = (now, json.dumps(self.describe(now), separators=(",", ":")).encode())
+        return web.Response(body=self._made[1], content_type="application/json")
+
+    async def history(self, request: web.Request) -> web.Response:
+        """GET /api/history?after=<next of the last answer>."""
+        self._facts.look()
+        text = request.query.get("after", "0")
+        if not (text.isascii() and text.isdigit() and len(text) <= 15):
+            raise Refusal(400, "after must be a whole number: the `next` of the answer before")
+        return web.Response(body=self._history.after(int(text)), content_type="application/json")
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """Everything, as JSON has it. Seconds, and Unix seconds for moments."""
+        reading, lately = self._history.read(), self._history.lately
+        findings = judge(reading, lately, now)
+        sample, survey = reading.sample, reading.survey
+        return {
+            "now": now,
+            "level": level_of(findings),
+            "findings": [asdict(finding) for finding in findings],
+            "names": reading.names,
+            "processes": reading.processes,
+            "version": __version__,
+            "started_at": reading.started_at,
+            "events_per_s": round(lately.events, 2),
+            "totals": {"published": reading.published, "failed": reading.failed, "dead": reading.dead},
+            "latency": {
+                "window_s": int(WINDOW * 2),
+                "count": lately.count,
+                "p50": lately.p50,
+                "p95": lately.p95,
+                "p99": lately.p99,
+                "sla_s": SLA_S,
+            },
+            "error_share": round(lately.error_share, 4),
+            "states": _states(reading),
+            "sampled_at": sample.at if sample else None,
+            "backlog": sample.backlog if sample else None,
+            "oldest_age_s": sample.oldest_age_s if sample else None,
+            "stream": {
+                "name": self._facts.stream,
+                "maxlen": self._facts.maxlen,
+                "length": sample.stream_length if sample else None,
+                "groups": [{"name": name, "lag": lag} for name, lag in sample.group_lag.items()] if sample else [],
+            },
+            "surveyed_at": survey.at if survey else None,
+            "dispatchers": [asdict(one) for one in survey.dispatchers] if survey else None,
+            "dead": survey.dead if survey else None,
+        }
+
+
+def _states(reading: Reading) -> list[dict[str, Any]]:
+    """What can be on or off, each with whether it is as it should be."""
+    troubles: dict[str, Trouble] = {trouble.kind: trouble for trouble in reading.troubles}
+    names = ("database", "redis", "listener", "backpressure", "audit", "paused", "disabled")
+    return [
+        {
+            "kind": name,
+            "ok": name not in troubles,
+            "reason": troubles[name].reason if name in troubles else None,
+            "since": troubles[name].since if name in troubles else None,
+        }
+        for name in names
+    ]

@@ -1,0 +1,40 @@
+"""What only somebody at the console needs: who runs, and how many events are dead. Looked up only while they watch."""
+
+import time
+from contextlib import suppress
+
+import anyio
+import psycopg
+
+from dispatcher.core.errors import SessionLost
+from dispatcher.core.events import Observer, Surveyed
+from dispatcher.core.reading import Alive
+from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep.attention import Attention
+from dispatcher.upkeep.gauges import REST, Fetch
+
+EVERY_S = 5.0
+DEAD_BOUND = 10_001  # more than ten thousand is said as that
+MAX_DISPATCHERS = 256
+
+
+async def survey_once(fetch: Fetch, observe: Observer) -> None:
+    """Look once and emit Surveyed. Raises SessionLost or psycopg.Error."""
+    rows = await fetch(load("status_dispatchers"), None)
+    [(dead,)] = await fetch(load("count_dead"), {"bound": DEAD_BOUND})
+    alive = [
+        Alive(name, host, pid, version, started_at.timestamp())
+        for _, name, host, pid, version, started_at in rows[:MAX_DISPATCHERS]
+    ]
+    observe(Surveyed(alive, dead))
+
+
+async def run(fetch: Fetch, attention: Attention, observe: Observer, *, every_s: float = EVERY_S) -> None:
+    """Survey while somebody watches, until cancelled."""
+    while True:
+        await attention.begun()
+        began = time.monotonic()
+        # Postgres away or too busy: the age of the last survey says so, and the next may succeed.
+        with suppress(SessionLost, psycopg.Error):
+            await survey_once(fetch, observe)
+        await anyio.sleep(max(every_s, REST * (time.monotonic() - began)))

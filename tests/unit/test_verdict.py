@@ -1,0 +1,92 @@
+"""What a person sees first: is it fine, and if not what, since when and what to do."""
+
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+
+from dispatcher.core.latencies import Latencies
+from dispatcher.core.reading import Alive, Reading, Sample, Survey, Trouble, TroubleKind
+from dispatcher.sidecar.history import Lately
+from dispatcher.sidecar.verdict import judge, level_of
+
+NOW = 10_000.0
+CALM = Reading(
+    ("a",), 0.0, Latencies((1.0,), (0, 0), 0.0), sample=Sample(NOW - 5, 0, 0.0, 10, {}), survey=Survey(NOW, (), 0)
+)
+
+
+def found(reading: Reading, lately: Lately | None = None) -> list[tuple[str, str, float | None]]:
+    return [(each.level, each.kind, each.since) for each in judge(reading, lately or Lately(), NOW)]
+
+
+def test_nothing_to_say_is_fine():
+    assert found(CALM) == []
+    assert level_of([]) == "fine"
+
+
+@pytest.mark.parametrize("kind", get_args(TroubleKind))
+def test_every_trouble_says_since_when_and_what_to_do(kind):
+    [said] = judge(replace(CALM, troubles=(Trouble(kind, "the reason", 9_000.0),)), Lately(), NOW)
+    assert (said.kind, said.since) == (kind, 9_000.0)
+    assert said.do
+    assert "{" not in said.what + said.do
+    [unknown] = judge(replace(CALM, troubles=(Trouble(kind, None, 9_000.0),)), Lately(), NOW)
+    assert "{" not in unknown.what
+    assert "None" not in unknown.what
+
+
+def test_the_worst_comes_first_then_the_oldest():
+    troubles = (Trouble("audit", "x", 1.0), Trouble("listener", "x", 2.0), Trouble("redis", "OOM", 4.0))
+    reading = replace(CALM, troubles=(*troubles, Trouble("database", "x", 3.0)))
+    assert [kind for _, kind, _ in found(reading)] == ["database", "redis", "listener", "audit"]
+    assert level_of(judge(reading, Lately(), NOW)) == "bad"
+
+
+def test_of_several_processes_it_says_how_many():
+    reading = replace(CALM, processes=4, troubles=(Trouble("redis", "OOM", 1.0, of=2),))
+    assert judge(reading, Lately(), NOW)[0].what == "Redis takes no entries: OOM (2 of 4 processes)"
+
+
+def test_a_burial_is_bad_for_fifteen_minutes_then_a_note_while_dead_letters_are_left():
+    fresh = replace(CALM, buried_at=NOW - 60, buried_error="redis: ERR", survey=Survey(NOW, (), 3))
+    assert found(fresh) == [("bad", "buried", NOW - 60)]
+    assert "redis: ERR" in judge(fresh, Lately(), NOW)[0].what
+    assert found(replace(fresh, buried_at=NOW - 3600)) == [("note", "dead", None)]
+    assert found(replace(fresh, buried_at=NOW - 3600, survey=Survey(NOW, (), 0))) == []
+
+
+def test_a_broken_promise_is_bad_unless_few_events_broke_it():
+    slow = Lately(p95=2.0, count=100, slow_since=9_000.0)
+    assert found(CALM, slow) == [("bad", "slow", 9_000.0)]
+    assert found(CALM, replace(slow, count=3)) == []
+
+
+@pytest.mark.parametrize(("age", "level"), [(1.0, None), (6.0, "warn"), (61.0, "bad")])
+def test_events_that_wait_without_a_reason(age, level):
+    reading = replace(CALM, sample=Sample(NOW - 1, 9, age, 10, {}))
+    assert found(reading) == ([(level, "late", NOW - 1 - age)] if level else [])
+
+
+@pytest.mark.parametrize("kind", ["database", "redis", "backpressure", "disabled", "paused", "starting"])
+def test_a_known_reason_explains_why_events_wait(kind):
+    reading = replace(CALM, sample=Sample(NOW - 1, 9, 500.0, 10, {}), troubles=(Trouble(kind, None, 1.0),))
+    assert [each for _, each, _ in found(reading)] == [kind]
+
+
+def test_figures_of_long_ago_are_said_to_be_so_unless_postgres_is_known_to_be_away():
+    stale = replace(CALM, sample=Sample(NOW - 100, 9, 500.0, 10, {}))
+    assert found(stale) == [("warn", "stale", NOW - 100)]
+    away = replace(stale, troubles=(Trouble("database", None, 1.0),))
+    assert [kind for _, kind, _ in found(away)] == ["database"]
+
+
+def test_turns_that_fail_without_a_known_outage():
+    lately = Lately(error_share=0.05)
+    assert found(CALM, lately) == [("warn", "errors", None)]
+    away: Any = replace(CALM, troubles=(Trouble("redis", None, 1.0),))
+    assert [kind for _, kind, _ in found(away, lately)] == ["redis"]
+
+
+def test_a_dispatcher_that_is_alive_is_no_finding():
+    assert found(replace(CALM, survey=Survey(NOW, (Alive("a", None, None, None, 0.0),), 0))) == []
