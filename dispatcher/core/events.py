@@ -164,10 +164,14 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:
-    """Who runs, and how many events are dead, up to a bound. Looked up only while somebody watches the console."""
+    """Who runs, how many events are dead, up to a bound, and when the newest died (Unix seconds).
+
+    Looked up only while somebody watches the console.
+    """
 
     dispatchers: Sequence[Alive]
     dead: int
+    newest_dead_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,11 +49,15 @@ class Alive:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Who runs, and how many events are dead (counted up to a bound). Looked up only while somebody watches."""
+    """Who runs, how many events are dead (counted up to a bound), and when the newest of them died.
+
+    Looked up only while somebody watches, and of all dispatchers. Times are Unix seconds.
+    """
 
     at: float
     dispatchers: tuple[Alive, ...]
     dead: int
+    newest_dead_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

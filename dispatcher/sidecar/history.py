@@ -48,6 +48,8 @@ class Lately:
     p99: float | None = None
     error_share: float = 0.0  # of the turns of the loop
     slow_since: float | None = None  # when p95 began to exceed the promise, if it does
+    buried: int = 0  # events given up in the fifteen minutes, and when the first of them was
+    buried_since: float | None = None
 
 
 FIELDS = tuple(field.name for field in fields(Point))
@@ -71,6 +73,7 @@ class History:
         self._elapsed = elapsed
         self._readings: deque[tuple[float, Reading]] = deque([(elapsed(), read())], maxlen=WINDOW + 1)
         self._points: deque[str] = deque(maxlen=POINTS)  # as JSON: written once, however many ask
+        self._burials: deque[tuple[float, int]] = deque()  # of the points that had any: when, how many
         self.taken = 0  # points since the start: the number of the next
         self.lately = Lately()
 
@@ -102,6 +105,10 @@ class History:
         )
         self._points.append(json.dumps(astuple(point), separators=(",", ":")))
         self.taken += 1
+        if point.dead:
+            self._burials.append((point.at, point.dead))
+        while self._burials and self._burials[0][0] < point.at - POINTS * EVERY_S:
+            self._burials.popleft()
         self.lately = self._look_back(now)
 
     def after(self, number: int) -> bytes:
@@ -128,6 +135,8 @@ class History:
             p99=latency.quantile(0.99),
             error_share=max(0.0, errors / ticks) if ticks > 0 else 0.0,
             slow_since=(self.lately.slow_since or self._clock()) if slow else None,
+            buried=sum(dead for _, dead in self._burials),
+            buried_since=self._burials[0][0] if self._burials else None,
         )
 
 

@@ -97,22 +97,7 @@ def _say(trouble: Trouble, reading: Reading) -> Finding:
 
 def _computed(reading: Reading, lately: Lately, now: float) -> Iterator[Finding]:
     kinds = {trouble.kind for trouble in reading.troubles}
-    if reading.buried_at is not None and now - reading.buried_at < BURIED_LATELY_S:
-        yield Finding(
-            "bad",
-            "buried",
-            f"Events were given up in the last 15 minutes, the latest with: {reading.buried_error}",
-            reading.buried_at,
-            "Look at the errors under dead letters, mend the cause, then retry them there.",
-        )
-    elif reading.survey and reading.survey.dead:
-        yield Finding(
-            "note",
-            "dead",
-            "Dead letters wait for a decision; none is new in the last 15 minutes",
-            None,
-            "When there is time: look at them below, mend the cause, retry them.",
-        )
+    yield from _dead(reading, lately, now)
     if lately.slow_since is not None and lately.p95 is not None and lately.count >= FEW_EVENTS:
         yield Finding(
             "bad",
@@ -148,6 +133,30 @@ def _computed(reading: Reading, lately: Lately, now: float) -> Iterator[Finding]
             f"{lately.error_share:.0%} of the turns of the last minute failed",
             None,
             "Look for dispatcher_tick_error in the log: it names the class and code.",
+        )
+
+
+def _dead(reading: Reading, lately: Lately, now: float) -> Iterator[Finding]:
+    survey = reading.survey
+    newest = survey.newest_dead_at if survey else None
+    mend = "Look at the errors under dead letters, mend the cause, then retry them there."
+    if lately.buried:
+        events = "1 event was" if lately.buried == 1 else f"{lately.buried:,} events were"
+        what = f"{events} given up" + (f", the latest with: {reading.buried_error}" if reading.buried_error else "")
+        if survey and not survey.dead and survey.at > (reading.buried_at or now):
+            yield Finding("note", "buried", f"{what}; none is left", lately.buried_since, "Nothing: they were retried.")
+        else:
+            yield Finding("bad", "buried", what, lately.buried_since, mend)
+    elif newest is not None and now - newest < BURIED_LATELY_S:
+        # By another process; or by this one's predecessor.
+        yield Finding("bad", "buried", "Events were given up", newest, mend)
+    elif survey and survey.dead:
+        yield Finding(
+            "note",
+            "dead",
+            "Dead letters wait for a decision; none is younger than 15 minutes",
+            newest,
+            "When there is time: look at them below, mend the cause, retry them.",
         )
 
 

@@ -63,8 +63,8 @@ class Reader:
                 self._buried = (self._clock(), rows[-1][1])
             case events.Sampled():
                 self._sampled(event)
-            case events.Surveyed(dispatchers, dead):
-                self._survey = Survey(self._clock(), tuple(dispatchers), dead)
+            case events.Surveyed(dispatchers, dead, newest_dead_at):
+                self._survey = Survey(self._clock(), tuple(dispatchers), dead, newest_dead_at)
             case events.Started(name, enabled):
                 self._name = name
                 self._trouble("starting", None, there=False)

@@ -21,12 +21,12 @@ MAX_DISPATCHERS = 256
 async def survey_once(fetch: Fetch, observe: Observer) -> None:
     """Look once and emit Surveyed. Raises SessionLost or psycopg.Error."""
     rows = await fetch(load("status_dispatchers"), None)
-    [(dead,)] = await fetch(load("count_dead"), {"bound": DEAD_BOUND})
+    [(dead, newest)] = await fetch(load("count_dead"), {"bound": DEAD_BOUND})
     alive = [
         Alive(name, host, pid, version, started_at.timestamp())
         for _, name, host, pid, version, started_at in rows[:MAX_DISPATCHERS]
     ]
-    observe(Surveyed(alive, dead))
+    observe(Surveyed(alive, dead, newest.timestamp() if newest else None))
 
 
 async def run(fetch: Fetch, attention: Attention, observe: Observer, *, every_s: float = EVERY_S) -> None:

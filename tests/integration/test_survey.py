@@ -49,6 +49,16 @@ async def test_who_runs_and_what_is_dead(session, db, tap):
     assert [one.name for one in seen.dispatchers] == ["ours"]
     assert abs(seen.dispatchers[0].started_at - datetime.now(UTC).timestamp()) < 60
     assert seen.dead == 2
+    assert seen.newest_dead_at is not None
+    assert abs(seen.newest_dead_at - datetime.now(UTC).timestamp()) < 60
+
+
+async def test_a_copy_that_was_replayed_is_not_the_newest_dead(session, db, tap):
+    await bury(db)
+    await db.execute("UPDATE messaging.message_dlq SET replayed_at = clock_timestamp()")
+    await survey.survey_once(session.fetch, tap)
+    seen = await tap.next(Surveyed)
+    assert (seen.dead, seen.newest_dead_at) == (0, None)
 
 
 async def test_the_count_of_the_dead_is_bounded(session, db, tap, monkeypatch):

@@ -95,6 +95,21 @@ def test_a_rate_is_of_ten_seconds_and_a_share_of_errors_of_a_minute():
     assert source.history.lately.error_share == 0.1
 
 
+def test_burials_are_counted_for_fifteen_minutes():
+    source = Source()
+    source.tick(dead=3)
+    first = source.now
+    source.tick()
+    source.tick(dead=5)
+    assert (lately(source).buried, lately(source).buried_since) == (5, first)
+    for _ in range(POINTS - 1):
+        source.tick()
+    assert (lately(source).buried, lately(source).buried_since) == (2, first + 4)
+    source.tick()
+    source.tick()
+    assert (lately(source).buried, lately(source).buried_since) == (0, None)
+
+
 def test_a_process_that_began_anew_makes_no_rate_below_zero():
     source = Source()
     source.tick(published=10)

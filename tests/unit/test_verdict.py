@@ -49,11 +49,20 @@ def test_of_several_processes_it_says_how_many():
 
 
 def test_a_burial_is_bad_for_fifteen_minutes_then_a_note_while_dead_letters_are_left():
-    fresh = replace(CALM, buried_at=NOW - 60, buried_error="redis: ERR", survey=Survey(NOW, (), 3))
-    assert found(fresh) == [("bad", "buried", NOW - 60)]
-    assert "redis: ERR" in judge(fresh, Lately(), NOW)[0].what
-    assert found(replace(fresh, buried_at=NOW - 3600)) == [("note", "dead", None)]
-    assert found(replace(fresh, buried_at=NOW - 3600, survey=Survey(NOW, (), 0))) == []
+    left = replace(CALM, buried_at=NOW - 50, buried_error="redis: ERR", survey=Survey(NOW, (), 3))
+    fresh = Lately(buried=1200, buried_since=NOW - 60)
+    assert found(left, fresh) == [("bad", "buried", NOW - 60)]
+    assert judge(left, fresh, NOW)[0].what == "1,200 events were given up, the latest with: redis: ERR"
+    assert found(left) == [("note", "dead", None)]
+    assert found(replace(left, survey=Survey(NOW, (), 0))) == []
+    retried = replace(left, survey=Survey(NOW - 10, (), 0))
+    assert found(retried, fresh) == [("note", "buried", NOW - 60)]
+    assert found(replace(retried, survey=Survey(NOW - 55, (), 0)), fresh)[0][0] == "bad"  # it looked before
+
+
+def test_a_burial_by_another_dispatcher_is_bad_as_well():
+    assert found(replace(CALM, survey=Survey(NOW, (), 3, NOW - 100))) == [("bad", "buried", NOW - 100)]
+    assert found(replace(CALM, survey=Survey(NOW, (), 3, NOW - 1000))) == [("note", "dead", NOW - 1000)]
 
 
 def test_a_broken_promise_is_bad_unless_few_events_broke_it():

@@ -37,7 +37,7 @@ export class Chart {
       pointerleave: () => group.choose(null), blur: () => group.choose(null), keydown: (event) => this.moved(event),
     }, this.canvas, this.empty);
     const legend = lines.length > 1
-      && el("span", { class: "legend" }, lines.map((line) => el("span", { class: `key ${line.tone}` }, line.name)));
+      && el("span", { class: "legend" }, lines.map((line) => el("span", { class: `key key-${line.tone}` }, line.name)));
     place.replaceChildren(el("div", { class: "bar" }, el("h3", {}, title), legend), this.readout, this.stage);
     new ResizeObserver(() => this.draw()).observe(this.stage);
   }

@@ -25,10 +25,14 @@ export function glance(seen) {
   write(byId("todo"), first ? first.do : "");
   byId("todo").hidden = !first;
   const others = [...findings.slice(1), ...notes];
-  refill(byId("others"), [others, Math.floor(seen.now / 10)], () => others.map((finding) => el("li", { "data-level": finding.level },
-    el("details", {},
-      el("summary", {}, finding.what, finding.since ? el("span", { class: "muted" }, ` · ${since(finding.since, seen.now)}`) : null),
-      el("p", {}, finding.do)))));
+  refill(byId("others"), others.map((finding) => finding.kind), () => others.map((finding) => el("li", { "data-level": finding.level },
+    el("details", {}, el("summary", {}, el("span", {}), el("span", { class: "muted" })), el("p", {})))));
+  for (const [i, item] of [...byId("others").children].entries()) { // written into, or an open one would close
+    const [what, lasts] = item.querySelectorAll("summary span");
+    write(what, others[i].what);
+    write(lasts, others[i].since ? ` · ${since(others[i].since, seen.now)}` : "");
+    write(item.querySelector("p"), others[i].do);
+  }
   const tab = first ? `${first.level === "bad" ? "✕" : "!"} ${first.what}` : "✓ Dispatcher";
   if (document.title !== tab) document.title = tab;
   const words = `${WORDS[seen.level]}. ${first ? first.what : "All is well"}`;
@@ -59,7 +63,7 @@ function tiles(seen) {
   tone("tile-latency", speed.p95 != null && speed.p95 > speed.sla_s ? "bad" : "");
   write(byId("tile-backlog"), count(seen.backlog, BACKLOG_BOUND));
   write(byId("tile-backlog-more"), seen.backlog == null ? "not known yet"
-    : `oldest ${lasting(seen.oldest_age_s)} overdue · ${lasting(Math.max(0, seen.now - seen.sampled_at))} ago`);
+    : `${seen.backlog ? `oldest ${lasting(seen.oldest_age_s)} overdue` : "nothing waits"} · ${lasting(Math.max(0, seen.now - seen.sampled_at))} ago`);
   tone("tile-backlog", seen.findings.some((finding) => finding.kind === "late") ? "warn" : "");
   write(byId("tile-dead"), count(seen.dead, DEAD_BOUND));
   write(byId("tile-dead-more"), totals.dead ? `${count(totals.dead)} given up since ${at(seen.started_at, { seconds: false })}` : "none since its start");

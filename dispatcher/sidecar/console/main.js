@@ -7,7 +7,7 @@ import { Letters } from "./letters.js";
 import { at, byId, write } from "./words.js";
 
 const EVERY_MS = 2000;
-const THEMES = { "": "Auto", light: "Light", dark: "Dark" };
+const THEMES = { "": "auto", light: "light", dark: "dark" };
 const letters = new Letters();
 let charts = null;
 let answered = null; // when the last answer came, Unix seconds
@@ -92,8 +92,7 @@ byId("forget").addEventListener("click", () => {
 function paint(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
-  write(byId("theme"), THEMES[theme]);
-  byId("theme").setAttribute("aria-label", `Colours: ${theme || "as the system has them"}`);
+  write(byId("theme"), `Colours: ${THEMES[theme]}`);
 }
 
 byId("theme").addEventListener("click", () => {
