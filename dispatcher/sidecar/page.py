@@ -34,7 +34,7 @@ def routes() -> list[web.RouteDef]:
         kind = TYPES.get("." + name.rpartition(".")[2])
         if kind is not None:
             path = "/" if name == "index.html" else f"/console/{name}"
-            found.append(web.get(path, _Static(file.read_bytes(), kind)))
+            found.append(web.get(path, _Static(file.read_bytes(), kind).answer))
     return found
 
 
@@ -51,7 +51,8 @@ class _Static:
             "ETag": f'"{hashlib.sha256(body).hexdigest()[:16]}"',
         }
 
-    async def __call__(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.Response:
+        """GET."""
         if request.headers.get("If-None-Match") == self._headers["ETag"]:
             return web.Response(status=304, headers=self._headers)
         return web.Response(body=self._body, headers=self._headers)
