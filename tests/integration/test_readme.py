@@ -115,8 +115,9 @@ async def test_a_producer_in_sql(
     assert (entry["event_type"], entry["aggregate_id"], entry["payload"]) == ("order.created", "1", '{"total": 42}')
 
 
+@pytest.mark.parametrize("heading", ["Read and acknowledge", "With dispatcher.client"])
 async def test_the_consumer_takes_over_what_was_abandoned_and_does_nothing_twice(
-    cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
+    heading: str, cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
 ) -> None:
     relay = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
     await relay.ready()
@@ -130,7 +131,7 @@ async def test_the_consumer_takes_over_what_was_abandoned_and_does_nothing_twice
         await redis.xadd(STREAM, {name: value for name, value in first.items() if name != "stream_id"})
 
     environment = {"REDIS_URL": redis_url, "CONSUMER_DATABASE_URL": database_url}
-    consumer = code("Read and acknowledge", "python")
+    consumer = code(heading, "python")
     async with running(sys.executable, "-W", "error", "-c", consumer, env=environment) as process:
         assert process.stdout is not None
         lines = [await _line(process.stdout) for _ in range(2)]

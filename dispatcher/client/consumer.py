@@ -1,0 +1,155 @@
+"""Reads a consumer group of the stream and calls your handler for each event, at least once.
+
+An event is acknowledged after the handler returned. When it raises, the event comes again after a pause, to this
+consumer or another, and after `max_deliveries` goes to `dead_stream`. An event may come twice (a crash after the work,
+a replay): do it in a transaction with dispatcher.client.handled.first_time, or give a store (dispatcher.client.seen).
+
+The entries of a consumer that died are claimed by the others after `claim_idle_ms`. Events of one read are handled one
+after the other; for more at a time run more consumers.
+"""
+
+import asyncio
+import contextlib
+import queue
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import redis
+import redis.asyncio
+
+from dispatcher.client.group import Group
+from dispatcher.client.reading import GroupReader
+from dispatcher.client.received import Received
+from dispatcher.client.seen import AsyncSeen, Seen
+from dispatcher.client.steps import Call, Pause, Steps, Work
+
+__all__ = ["AsyncConsumer", "Consumer", "Group", "Received"]
+
+SOCKET_TIMEOUT_S = 5  # redis-py's own, when the client names none
+
+
+class Consumer:
+    """One consumer of a group, on a thread that it blocks.
+
+    `outages`: what your handler raises when what it needs is away, such as psycopg.OperationalError. Then the event
+    waits and is tried again, which costs it no delivery. `on_error(event, error)` gets every other failure, with its
+    message; the log has its class and line only. What `on_error` raises ends run().
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        group: Group,
+        *,
+        seen: Seen | None = None,
+        outages: tuple[type[Exception], ...] = (),
+        on_error: Callable[[Received, Exception], object] | None = None,
+    ) -> None:
+        require_patience(client, group)
+        self._client = client
+        self._seen = seen
+        self._reader = GroupReader(group, outages, on_error, has_store=seen is not None)
+        self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in a signal handler
+
+    def run(self, handle: Callable[[Received], object]) -> None:
+        """Read until stop(). Redis being away is waited out; a wrong password or a missing right is raised."""
+        with contextlib.closing(self._reader.steps()) as steps:
+            step = advance(steps, None, None)
+            while step is not None:
+                try:
+                    answer = self._do(step, handle)
+                except Exception as error:
+                    step = advance(steps, None, error)
+                else:
+                    step = advance(steps, answer, None)
+
+    def stop(self) -> None:
+        """End run() after the event in hand, or after at most block_ms. From any thread, or from a signal handler."""
+        self._reader.stopping = True
+        self._woken.put(None)
+
+    def _do(self, step: Call | Work | Pause, handle: Callable[[Received], object]) -> Any:
+        match step:
+            case Call(method, arguments, options):
+                return getattr(self._client, method)(*arguments, **options)
+            case Work("handle", event):
+                handle(event)
+            case Work("has", event) if self._seen is not None:
+                return self._seen.has(event.event_id)
+            case Work("add", event) if self._seen is not None:
+                self._seen.add(event.event_id)
+            case Pause(seconds) if not self._reader.stopping:
+                with contextlib.suppress(queue.Empty):
+                    self._woken.get(timeout=seconds)
+        return None
+
+
+class AsyncConsumer:
+    """The same on asyncio. stop() gives back what is in hand; cancelled, it is claimed only after claim_idle_ms."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        group: Group,
+        *,
+        seen: AsyncSeen | None = None,
+        outages: tuple[type[Exception], ...] = (),
+        on_error: Callable[[Received, Exception], object] | None = None,
+    ) -> None:
+        require_patience(client, group)
+        self._client = client
+        self._seen = seen
+        self._reader = GroupReader(group, outages, on_error, has_store=seen is not None)
+        self._stopped = asyncio.Event()
+
+    async def run(self, handle: Callable[[Received], Awaitable[object]]) -> None:
+        """Read until stop(). Redis being away is waited out; a wrong password or a missing right is raised."""
+        with contextlib.closing(self._reader.steps()) as steps:
+            step = advance(steps, None, None)
+            while step is not None:
+                try:
+                    answer = await self._do(step, handle)
+                except Exception as error:
+                    step = advance(steps, None, error)
+                else:
+                    step = advance(steps, answer, None)
+
+    def stop(self) -> None:
+        """End run() after the event in hand, or after at most block_ms. From the loop: loop.add_signal_handler(...)."""
+        self._reader.stopping = True
+        self._stopped.set()
+
+    async def _do(self, step: Call | Work | Pause, handle: Callable[[Received], Awaitable[object]]) -> Any:
+        match step:
+            case Call(method, arguments, options):
+                return await getattr(self._client, method)(*arguments, **options)
+            case Work("handle", event):
+                await handle(event)
+            case Work("has", event) if self._seen is not None:
+                return await self._seen.has(event.event_id)
+            case Work("add", event) if self._seen is not None:
+                await self._seen.add(event.event_id)
+            case Pause(seconds):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await self._stopped.wait()
+        return None
+
+
+def advance(steps: Steps, answer: Any, error: Exception | None) -> Call | Work | Pause | None:
+    """The next step after that answer or error; None at the end."""
+    try:
+        return steps.send(answer) if error is None else steps.throw(error)
+    except StopIteration:
+        return None
+
+
+def require_patience(client: object, group: Group) -> None:
+    """Raise ValueError when the client gives up on a read before Redis answers it: idle would look like broken."""
+    settings = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
+    timeout_s = settings.get("socket_timeout", SOCKET_TIMEOUT_S)
+    if timeout_s is not None and group.block_ms >= timeout_s * 1000:
+        raise ValueError(
+            f"block_ms is {group.block_ms}, but the Redis client gives up after socket_timeout={timeout_s} s: "
+            "lower block_ms, or raise socket_timeout"
+        )

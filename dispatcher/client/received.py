@@ -1,0 +1,65 @@
+"""An entry of the stream as a consumer gets it."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+class Malformed(Exception):
+    """An entry that the dispatcher did not write: which field is missing or wrong, without its value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """One event. `event_id` is the same each time it comes, `entry_id` is not. Its repr has no payload, no headers."""
+
+    event_id: uuid.UUID
+    message_id: uuid.UUID
+    event_type: str
+    aggregate_type: str
+    aggregate_id: str
+    occurred_at: datetime
+    payload: str = field(repr=False)  # JSON text, as Postgres prints it
+    headers: str | None = field(repr=False)  # JSON text
+    entry_id: str
+    deliveries: int  # 1: this group sees the entry for the first time
+
+    def json(self) -> Any:
+        """The payload, parsed."""
+        return json.loads(self.payload)
+
+
+def receive(entry_id: str, fields: Mapping[Any, Any], deliveries: int) -> Received:
+    """The event in an entry, whose names and values are text or bytes. Raises Malformed."""
+    name = ""
+    try:
+        texts = {_text(key): _text(value) for key, value in fields.items()}
+        for name in ("event_id", "message_id"):
+            uuid.UUID(texts[name])
+        name = "occurred_at"
+        occurred_at = datetime.fromisoformat(texts[name])
+        for name in ("event_type", "aggregate_type", "aggregate_id", "payload"):
+            texts[name]
+    except KeyError:
+        raise Malformed(f"the entry has no field {name}") from None
+    except ValueError:
+        raise Malformed(f"the entry's field {name} cannot be read" if name else "the entry is not text") from None
+    return Received(
+        event_id=uuid.UUID(texts["event_id"]),
+        message_id=uuid.UUID(texts["message_id"]),
+        event_type=texts["event_type"],
+        aggregate_type=texts["aggregate_type"],
+        aggregate_id=texts["aggregate_id"],
+        occurred_at=occurred_at,
+        payload=texts["payload"],
+        headers=texts.get("headers"),
+        entry_id=entry_id,
+        deliveries=deliveries,
+    )
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,380 @@
+"""dispatcher.client.consumer: what a group's entries go through, with both consumers, whatever happens to them."""
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import redis as sync
+from redis import asyncio as aio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from dispatcher.client.consumer import AsyncConsumer, Consumer, Group, Received
+from dispatcher.client.seen import AsyncRedisSeen, RedisSeen
+from tests.fixtures.proxy import StartProxy
+from tests.fixtures.rows import STREAM, read_stream
+
+GROUP = "billing"
+DEAD = f"{STREAM}:{GROUP}:dead"
+PATIENCE_S = 20
+Behave = Callable[[Received], object]
+pytestmark = pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+
+
+class Away(Exception):
+    """What the handler needs is away."""
+
+
+def group(**settings: Any) -> Group:
+    """Tries again quickly, and claims only what its idle time calls for: no test waits for a claim."""
+    quick: dict[str, Any] = {"block_ms": 50, "retry_ms": 10, "claim_idle_ms": 600_000}
+    return Group(stream=STREAM, group=GROUP, **(quick | settings))
+
+
+class Running:
+    """A consumer at work."""
+
+    def __init__(self, consumer: Consumer | AsyncConsumer, behave: Behave) -> None:
+        self.consumer = consumer
+        self._loop = asyncio.get_running_loop()
+        self._came: asyncio.Queue[Received] = asyncio.Queue()
+        self._behave = behave
+        if isinstance(consumer, Consumer):
+            self.task = asyncio.create_task(asyncio.to_thread(consumer.run, self._handle))
+        else:
+            self.task = asyncio.create_task(consumer.run(self._handle_async))
+
+    def _handle(self, event: Received) -> None:
+        self._loop.call_soon_threadsafe(self._came.put_nowait, event)
+        self._behave(event)
+
+    async def _handle_async(self, event: Received) -> None:
+        self._handle(event)
+
+    async def next(self) -> Received:
+        """The next event the handler gets."""
+        async with asyncio.timeout(PATIENCE_S):
+            return await self._came.get()
+
+    async def rest(self) -> list[Received]:
+        """What came and was not taken yet."""
+        await asyncio.sleep(0)  # lets what a thread handed over arrive
+        return [self._came.get_nowait() for _ in range(self._came.qsize())]
+
+    async def stop(self) -> None:
+        """And wait for the end."""
+        self.consumer.stop()
+        async with asyncio.timeout(PATIENCE_S):
+            await self.task
+
+
+@asynccontextmanager
+async def consuming(
+    kind: str, url: str, settings: Group, behave: Behave = lambda event: None, *, seen: bool = False, **client: Any
+) -> AsyncIterator[Running]:
+    """A consumer that runs until the end of the block."""
+    async with contextlib.AsyncExitStack() as stack:
+        consumer: Consumer | AsyncConsumer
+        if kind == "blocking":
+            blocking = sync.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **client)
+            stack.callback(blocking.close)
+            store = RedisSeen(blocking, GROUP) if seen else None
+            consumer = Consumer(blocking, settings, seen=store, outages=(Away,))
+        else:
+            turning = aio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **client)
+            stack.push_async_callback(turning.aclose)
+            async_store = AsyncRedisSeen(turning, GROUP) if seen else None
+            consumer = AsyncConsumer(turning, settings, seen=async_store, outages=(Away,))
+        running = Running(consumer, behave)
+        try:
+            yield running
+        finally:
+            consumer.stop()
+            await asyncio.wait([running.task])
+        if running.task.exception() is not None:
+            await running.task
+
+
+async def publish(redis: "aio.Redis", aggregate_id: str, event_id: uuid.UUID | None = None) -> str:
+    """An entry as the dispatcher writes it; its id."""
+    entry = await redis.xadd(
+        STREAM,
+        {
+            "event_id": str(event_id or uuid.uuid4()),
+            "message_id": str(uuid.uuid4()),
+            "event_type": "order.created",
+            "aggregate_type": "order",
+            "aggregate_id": aggregate_id,
+            "occurred_at": "2025-06-01T12:00:00.123456+00:00",
+            "payload": '{"total": 42}',
+        },
+    )
+    return str(entry)
+
+
+async def abandon(redis: "aio.Redis", *, deliveries: int = 1, idle_ms: int = 3_600_000) -> list[str]:
+    """All entries, read by a consumer that died then and so often."""
+    with contextlib.suppress(sync.ResponseError):
+        await redis.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+    reply: Any = await redis.xreadgroup(GROUP, "died", {STREAM: ">"})
+    ids = [entry_id for _, page in reply for entry_id, _ in page]
+    await redis.xclaim(STREAM, GROUP, "died", 0, ids, idle=idle_ms, retrycount=deliveries, justid=True)
+    return ids
+
+
+async def pending(redis: "aio.Redis") -> list[dict[str, Any]]:
+    """What was delivered and not acknowledged."""
+    return list(await redis.xpending_range(STREAM, GROUP, "-", "+", 100))
+
+
+async def until_nothing_is_pending(redis: "aio.Redis") -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if not await pending(redis):
+                return
+            await asyncio.sleep(0.01)  # between two looks
+
+
+async def logged(caplog: pytest.LogCaptureFixture, words: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if words in caplog.text:
+                return
+            await asyncio.sleep(0.01)  # between two looks
+
+
+async def dead(redis: "aio.Redis") -> list[dict[str, str]]:
+    """What was put away, once there is any."""
+    for _ in range(PATIENCE_S):
+        if await redis.xread({DEAD: "0"}, block=1000):
+            break
+    return await read_stream(redis, DEAD)
+
+
+@pytest.mark.parametrize("client", [{"protocol": 2}, {"protocol": 3, "decode_responses": True}])
+async def test_an_event_is_handled_and_acknowledged(
+    kind: str, redis: "aio.Redis", redis_url: str, client: dict[str, Any]
+) -> None:
+    event_id = uuid.uuid4()
+    entry_id = await publish(redis, "7", event_id)
+    async with consuming(kind, redis_url, group(), **client) as running:
+        event = await running.next()
+        assert (event.event_id, event.entry_id, event.deliveries) == (event_id, entry_id, 1)
+        assert (event.event_type, event.aggregate_type, event.aggregate_id) == ("order.created", "order", "7")
+        assert event.occurred_at.isoformat() == "2025-06-01T12:00:00.123456+00:00"
+        assert (event.payload, event.json(), event.headers) == ('{"total": 42}', {"total": 42}, None)
+        assert "total" not in repr(event)
+        await publish(redis, "8")
+        assert (await running.next()).aggregate_id == "8"
+        await running.stop()
+    assert await pending(redis) == []
+    assert await redis.xinfo_consumers(STREAM, GROUP) == []
+
+
+async def test_what_failed_comes_again_and_holds_nobody_up(kind: str, redis: "aio.Redis", redis_url: str) -> None:
+    def behave(event: Received) -> None:
+        if event.aggregate_id == "bad" and event.deliveries < 3:
+            raise LookupError("secret")
+
+    for name in ("bad", "bad", "good"):
+        await publish(redis, name)
+    async with consuming(kind, redis_url, group(), behave) as running:
+        came = [await running.next() for _ in range(7)]
+        await until_nothing_is_pending(redis)
+    tries = [(event.aggregate_id, event.deliveries) for event in came]
+    assert tries[:3] == [("bad", 1), ("bad", 1), ("good", 1)]
+    assert sorted(tries[3:]) == [("bad", 2), ("bad", 2), ("bad", 3), ("bad", 3)]
+    assert not await redis.exists(DEAD)
+
+
+async def test_what_fails_too_often_is_put_away(
+    kind: str, redis: "aio.Redis", redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def behave(event: Received) -> None:
+        raise LookupError("secret")
+
+    entry_id = await publish(redis, "bad")
+    async with consuming(kind, redis_url, group(max_deliveries=2), behave) as running:
+        assert [(await running.next()).deliveries for _ in range(2)] == [1, 2]
+        [entry] = await dead(redis)
+        await until_nothing_is_pending(redis)
+    assert (entry["aggregate_id"], entry["payload"]) == ("bad", '{"total": 42}')
+    assert (entry["dead_entry_id"], entry["dead_group"], entry["dead_deliveries"]) == (entry_id, GROUP, "2")
+    assert entry["dead_reason"].startswith("LookupError at test_client_consumer.py:")
+    assert "put away" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_the_entries_of_a_dead_consumer_are_taken_over(kind: str, redis: "aio.Redis", redis_url: str) -> None:
+    for name in ("first", "second", "third"):
+        await publish(redis, name)
+    await abandon(redis, deliveries=2)
+    async with consuming(kind, redis_url, group()) as running:
+        came = [await running.next() for _ in range(3)]
+        await until_nothing_is_pending(redis)
+    assert [(event.aggregate_id, event.deliveries) for event in came] == [("first", 3), ("second", 3), ("third", 3)]
+
+
+async def test_what_kills_its_consumers_is_put_away_unread(kind: str, redis: "aio.Redis", redis_url: str) -> None:
+    await publish(redis, "killer")
+    await abandon(redis, deliveries=10)
+    async with consuming(kind, redis_url, group()) as running:
+        [entry] = await dead(redis)
+        await until_nothing_is_pending(redis)
+        assert await running.rest() == []
+    assert (entry["aggregate_id"], entry["dead_deliveries"]) == ("killer", "11")
+
+
+async def test_what_another_consumer_works_on_is_left_alone(kind: str, redis: "aio.Redis", redis_url: str) -> None:
+    await publish(redis, "other's")
+    await abandon(redis, idle_ms=0)
+    async with consuming(kind, redis_url, group()) as running:
+        await publish(redis, "ours")
+        assert (await running.next()).aggregate_id == "ours"
+    assert [entry["consumer"] for entry in await pending(redis)] == ["died"]
+
+
+async def test_trimmed_entries_are_named_and_dropped(
+    kind: str, redis: "aio.Redis", redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("trimmed", "trimmed", "kept"):
+        await publish(redis, name)
+    await abandon(redis)
+    await redis.xtrim(STREAM, maxlen=1, approximate=False)
+    async with consuming(kind, redis_url, group()) as running:
+        assert (await running.next()).aggregate_id == "kept"
+        await until_nothing_is_pending(redis)
+    assert "entries were trimmed" in caplog.text
+
+
+async def test_a_stop_gives_back_what_was_not_begun(kind: str, redis: "aio.Redis", redis_url: str) -> None:
+    for name in ("first", "second", "third"):
+        await publish(redis, name)
+    running: Running
+
+    async with consuming(kind, redis_url, group(), lambda event: running.consumer.stop()) as running:
+        assert (await running.next()).aggregate_id == "first"
+        async with asyncio.timeout(PATIENCE_S):
+            await running.task
+        assert await running.rest() == []
+    async with consuming(kind, redis_url, group()) as other:
+        came = [await other.next() for _ in range(2)]
+    assert [(event.aggregate_id, event.deliveries) for event in came] == [("second", 1), ("third", 1)]
+
+
+async def test_an_outage_costs_no_delivery(
+    kind: str, redis: "aio.Redis", redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = True
+
+    def behave(event: Received) -> None:
+        if away:
+            raise Away("secret")
+
+    for name in ("first", "second"):
+        await publish(redis, name)
+    async with consuming(kind, redis_url, group(max_deliveries=1), behave) as running:
+        waiting = [await running.next() for _ in range(3)]
+        away = False
+        came: list[Received] = []
+        while not came or came[-1].aggregate_id == "first":
+            came.append(await running.next())
+        await until_nothing_is_pending(redis)
+    assert {(event.aggregate_id, event.deliveries) for event in waiting} == {("first", 1)}
+    assert (came[-1].aggregate_id, came[-1].deliveries) == ("second", 1)
+    assert "Away" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_a_stop_in_an_outage_gives_the_event_back(kind: str, redis: "aio.Redis", redis_url: str) -> None:
+    def behave(event: Received) -> None:
+        raise Away
+
+    await publish(redis, "waits")
+    async with consuming(kind, redis_url, group(), behave) as running:
+        await running.next()
+        await running.stop()
+    async with consuming(kind, redis_url, group()) as other:
+        event = await other.next()
+    assert (event.aggregate_id, event.deliveries) == ("waits", 1)
+
+
+async def test_a_store_keeps_an_event_from_being_done_twice(kind: str, redis: "aio.Redis", redis_url: str) -> None:
+    event_id = uuid.uuid4()
+    for name, same in (("once", event_id), ("twice", event_id), ("other", None)):
+        await publish(redis, name, same)
+    async with consuming(kind, redis_url, group(), seen=True) as running:
+        came = [await running.next() for _ in range(2)]
+        await until_nothing_is_pending(redis)
+        assert await running.rest() == []
+    assert [event.aggregate_id for event in came] == ["once", "other"]
+    assert await redis.ttl(f"handled:{GROUP}:{event_id}") > 29 * 86_400
+
+
+async def test_an_entry_that_is_not_ours_is_put_away(kind: str, redis: "aio.Redis", redis_url: str) -> None:
+    await redis.xadd(STREAM, {"event_id": "1", "payload": "secret"})
+    await publish(redis, "ours")
+    async with consuming(kind, redis_url, group()) as running:
+        assert (await running.next()).aggregate_id == "ours"
+        await until_nothing_is_pending(redis)
+        [entry] = await dead(redis)
+    assert (entry["payload"], entry["dead_reason"]) == ("secret", "the entry's field event_id cannot be read")
+
+
+async def test_redis_being_away_is_waited_out(
+    kind: str, redis: "aio.Redis", redis_url: str, proxy: StartProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "dispatcher.client")
+    through = await proxy(redis_url)
+    loop = asyncio.get_running_loop()
+
+    def behave(event: Received) -> None:
+        if event.aggregate_id == "first":  # handled, but the acknowledgement cannot be sent
+            if kind == "asyncio":
+                lose_redis()
+            else:
+                asyncio.run_coroutine_threadsafe(losing_redis(), loop).result()
+
+    def lose_redis() -> None:
+        through.refuse()
+        through.cut()
+
+    async def losing_redis() -> None:
+        lose_redis()
+
+    await publish(redis, "first")
+    async with consuming(kind, through.via(redis_url), group(), behave) as running:
+        assert (await running.next()).aggregate_id == "first"
+        await logged(caplog, "trying again")
+        await publish(redis, "second")
+        await through.start()
+        assert (await running.next()).aggregate_id == "second"
+        await until_nothing_is_pending(redis)
+        assert await running.rest() == []
+
+
+async def test_a_group_that_is_gone_is_made_again(kind: str, redis: "aio.Redis", redis_url: str) -> None:
+    await publish(redis, "before")
+    async with consuming(kind, redis_url, group()) as running:
+        assert (await running.next()).aggregate_id == "before"
+        await redis.delete(STREAM)
+        await publish(redis, "after")
+        assert (await running.next()).aggregate_id == "after"
+
+
+async def test_a_wrong_password_is_an_error(kind: str, redis_url: str) -> None:
+    with pytest.raises(sync.AuthenticationError):
+        async with consuming(kind, redis_url, group(), username="nobody", password="wrong") as running:
+            await asyncio.wait([running.task], timeout=PATIENCE_S)
+
+
+async def test_a_client_that_gives_up_before_redis_answers_is_an_error(kind: str, redis_url: str) -> None:
+    with pytest.raises(ValueError, match="lower block_ms, or raise socket_timeout"):
+        async with consuming(kind, redis_url, group(block_ms=2_000), socket_timeout=1):
+            pass

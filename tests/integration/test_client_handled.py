@@ -1,0 +1,100 @@
+"""dispatcher.client.handled: an event is done once, in the transaction that does the work, with every library alike."""
+
+import threading
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from django.db import transaction
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from dispatcher.client import NoTransaction, django, sqlalchemy
+from dispatcher.client.handled import create_table, first_time, first_time_async, forget
+
+EVENT = uuid.uuid4()
+pytestmark = pytest.mark.one_version
+
+
+@pytest.fixture
+def url(empty_database_url: str) -> str:
+    """A consumer's own database: nothing of the outbox is in it."""
+    with psycopg.connect(empty_database_url) as connection:
+        create_table(connection)
+        create_table(connection)
+    return empty_database_url
+
+
+def with_psycopg(url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        return first_time(connection, "billing", EVENT)
+
+
+def with_sqlalchemy(url: str) -> bool:
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:", 1), poolclass=NullPool)
+    with Session(engine) as session, session.begin():
+        return sqlalchemy.first_time(session, "billing", EVENT)
+
+
+@pytest.mark.parametrize("ask", [with_psycopg, with_sqlalchemy])
+def test_only_the_first_time_that_is_committed_counts(ask: Callable[[str], bool], url: str) -> None:
+    with psycopg.connect(url) as connection:
+        assert first_time(connection, "billing", EVENT)
+        connection.rollback()
+    assert [ask(url), ask(url)] == [True, False]
+    with psycopg.connect(url) as connection:
+        assert first_time(connection, "mailing", EVENT)
+
+
+def test_the_same_in_django(django_alias: str, database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        create_table(connection)
+    for expected in (True, False):
+        with transaction.atomic(using=django_alias):
+            assert django.first_time("billing", EVENT, using=django_alias) is expected
+    with pytest.raises(NoTransaction):
+        django.first_time("billing", EVENT, using=django_alias)
+
+
+async def test_the_same_on_the_loop(url: str) -> None:
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        assert await first_time_async(connection, "billing", EVENT)
+    engine = create_async_engine(url.replace("postgresql:", "postgresql+asyncpg:", 1), poolclass=NullPool)
+    async with AsyncSession(engine) as session, session.begin():
+        assert not await sqlalchemy.first_time_async(session, "billing", EVENT)
+        assert await sqlalchemy.first_time_async(session, "billing", uuid.uuid4())
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        with pytest.raises(NoTransaction):
+            await first_time_async(connection, "billing", EVENT)
+
+
+def test_a_second_transaction_waits_for_the_first(url: str) -> None:
+    answers: list[bool] = []
+    with psycopg.connect(url) as first, psycopg.connect(url) as second:
+        assert first_time(first, "billing", EVENT)
+        waiter = threading.Thread(target=lambda: answers.append(first_time(second, "billing", EVENT)))
+        waiter.start()
+        with psycopg.connect(url, autocommit=True) as other:
+            waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE pid = %s AND NOT granted)"
+            while other.execute(waiting, [second.info.backend_pid]).fetchone() != (True,):
+                assert waiter.is_alive()
+        assert answers == []
+        first.commit()
+        waiter.join()
+    assert answers == [False]
+
+
+def test_what_is_old_is_forgotten_a_bit_at_a_time(url: str) -> None:
+    with psycopg.connect(url) as connection:
+        for _ in range(3):
+            first_time(connection, "billing", uuid.uuid4())
+        connection.execute("UPDATE handled_event SET handled_at = now() - INTERVAL '31 days'")
+        assert first_time(connection, "billing", EVENT)
+        assert [forget(connection, timedelta(days=30), limit=2) for _ in range(2)] == [2, 1]
+        assert not first_time(connection, "billing", EVENT)
+    with psycopg.connect(url, autocommit=True) as connection, pytest.raises(NoTransaction):
+        first_time(connection, "billing", EVENT)

@@ -1,0 +1,118 @@
+"""What a consumer does next, step by step on a clock of the test's own: leases, and the settings of a group."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dispatcher.client.group import Group
+from dispatcher.client.reading import GroupReader
+from dispatcher.client.steps import Call, Pause, Work, entries_of
+
+FIELDS = {
+    "event_id": "00000000-0000-0000-0000-000000000001",
+    "message_id": "00000000-0000-0000-0000-000000000002",
+    "event_type": "a",
+    "aggregate_type": "b",
+    "aggregate_id": "c",
+    "occurred_at": "2025-06-01T12:00:00+00:00",
+    "payload": "{}",
+}
+
+
+class Slow:
+    """Carries out the steps of a reader over one read of three entries; the handler takes `seconds` for each."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        self.now = 0.0
+        self.claimed: list[list[str]] = []
+        self.handled: list[str] = []
+        self.acknowledged: list[str] = []
+        self._seconds: Iterator[float] = iter(seconds)
+        group = Group(stream="s", group="g", consumer="me", claim_idle_ms=60_000)
+        self._reader = GroupReader(group, (), None, has_store=False, clock=lambda: self.now)
+        self._reads = 0
+
+    def run(self) -> None:
+        """Until the second read."""
+        steps = self._reader.steps()
+        step = next(steps)
+        try:
+            while True:
+                step = steps.send(self._do(step))
+        except StopIteration:
+            return
+
+    def _do(self, step: Call | Work | Pause) -> Any:
+        match step:
+            case Work("handle", event):
+                self.handled.append(event.entry_id)
+                self.now += next(self._seconds)
+            case Call("xautoclaim"):
+                return ["0-0", [], []]
+            case Call("xreadgroup"):
+                self._reads += 1
+                if self._reads > 1:
+                    self._reader.stopping = True
+                    return []
+                return [["s", [(entry_id, FIELDS) for entry_id in ("1-0", "2-0", "3-0")]]]
+            case Call("xclaim", (_, _, _, _, ids)):
+                self.claimed.append(ids)
+            case Call("xack", (_, _, *ids)):
+                self.acknowledged += [str(entry_id) for entry_id in ids]
+        return []
+
+
+def test_entries_that_wait_are_claimed_again_when_half_their_time_is_over() -> None:
+    slow = Slow([31.0, 1.0, 1.0])
+    slow.run()
+    assert slow.claimed == [["2-0", "3-0"]]
+    assert slow.acknowledged == ["1-0", "2-0", "3-0"]
+
+
+def test_a_claim_again_gives_them_all_their_time_again() -> None:
+    slow = Slow([31.0, 31.0, 31.0])
+    slow.run()
+    assert slow.claimed == [["2-0", "3-0"], ["3-0"]]
+    assert slow.handled == ["1-0", "2-0", "3-0"]
+
+
+def test_what_waited_longer_than_its_claim_is_left_to_others(caplog: pytest.LogCaptureFixture) -> None:
+    slow = Slow([61.0])
+    slow.run()
+    assert (slow.handled, slow.acknowledged, slow.claimed) == (["1-0"], ["1-0"], [])
+    assert "2 entries waited too long" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        [["s", [("1-0", {}), ("2-0", {})]]],
+        {"s": [("1-0", {}), ("2-0", {})]},
+        {"s": [[("1-0", {}), ("2-0", {})]]},
+    ],
+)
+def test_every_shape_of_a_reply_is_read(reply: Any) -> None:
+    assert entries_of(reply) == [("1-0", {}), ("2-0", {})]
+
+
+@pytest.mark.parametrize("reply", [[], {}, None])
+def test_nothing_new(reply: Any) -> None:
+    assert entries_of(reply) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"stream": ""}, "stream must not be empty"), ({"count": 0}, "count must be 1 or more")]
+)
+def test_a_setting_that_cannot_be_is_named(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Group(**({"stream": "s", "group": "g"} | settings))
+
+
+def test_pauses_double_up_to_the_claim() -> None:
+    group = Group(stream="s", group="g", retry_ms=1000, claim_idle_ms=5000)
+    assert [group.delay_ms(deliveries) for deliveries in (1, 2, 3, 4, 1000)] == [1000, 2000, 4000, 5000, 5000]
+
+
+def test_two_consumers_never_share_a_name() -> None:
+    assert Group(stream="s", group="g").consumer != Group(stream="s", group="g").consumer
