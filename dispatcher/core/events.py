@@ -11,10 +11,11 @@ WakeCause = Literal["notify", "tick", "due", "writers", "peer", "reconnect", "nu
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The service is up: everything is open that could be opened."""
+    """The service is up: everything is open that could be opened. `stream_maxlen`: as it was configured."""
 
     name: str
     enabled: bool
+    stream_maxlen: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ class Service:
             async with anyio.create_task_group() as beside:
                 try:
                     await self._open(beside)
-                    self._observe(Started(self._name, self._settings.enabled))
+                    self._observe(Started(self._name, self._settings.enabled, self._settings.stream_maxlen))
                     await self._work()
                 finally:
                     beside.cancel_scope.cancel()

@@ -5,7 +5,7 @@ from random import Random
 from typing import Literal
 
 from dispatcher.core.errors import Misconfigured, Unreachable
-from dispatcher.core.events import DatabaseChanged, ListenerChanged, Observer
+from dispatcher.core.events import DatabaseChanged, ListenerChanged, Observer, Ticked
 from dispatcher.infra.database import Session, Target
 from dispatcher.infra.link import Changed, Link
 from dispatcher.infra.migrations import missing
@@ -47,7 +47,9 @@ class Links:
         # Direct: the takeover takes session locks.
         self.upkeep = Link(self._direct, "upkeep", prepare=self._check, changed=database.changed("upkeep"), rng=rng)
         self.lanes = [
-            Link(self._database, f"lane-{n}", prepare=self._check, changed=database.changed(f"lane-{n}"), rng=rng)
+            Link(
+                self._database, f"lane-{n}", prepare=self._check, changed=self._turning(database, f"lane-{n}"), rng=rng
+            )
             for n in range(LANES)
         ]
         links = [self.control, self.upkeep, *self.lanes]
@@ -98,6 +100,17 @@ class Links:
                 f"the role at {self._database().address()} lacks {'; '.join(denied)}: "
                 "grant it the role outbox_dispatcher (sql/roles.sql)"
             )
+
+    def _turning(self, database: "_AnyUp", purpose: str) -> Changed:
+        """A lane that cannot get its session turns in vain: or an outage would look like a dispatcher that is dead."""
+        note = database.changed(purpose)
+
+        def changed(up: bool, reason: str | None) -> None:
+            note(up, reason)
+            if not up:
+                self._observe(Ticked("error", 0.0, reason))
+
+        return changed
 
     def _listener_changed(self, up: bool, reason: str | None) -> None:
         self._observe(ListenerChanged(up, reason))

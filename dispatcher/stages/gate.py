@@ -10,7 +10,7 @@ import anyio
 
 from dispatcher.core.breaker import Breaker
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
-from dispatcher.core.events import BreakerChanged, Observer, Reconciled
+from dispatcher.core.events import BreakerChanged, Observer, Reconciled, Ticked
 from dispatcher.core.outcome import Returned, Sent, Verdict
 from dispatcher.core.row import Batch
 from dispatcher.core.server import Server
@@ -72,6 +72,7 @@ class Gate:
                 return False  # another lane tried meanwhile, and failed
             if self.broker.up and self.broker.server is not None:
                 return True
+            began = monotonic()
             try:
                 if not self.broker.up:
                     await self.broker.connect()
@@ -80,6 +81,8 @@ class Gate:
                 if isinstance(error, Misconfigured) and not self._ever_up:
                     raise
                 self._shut(str(error))
+                # Or an outage would look like a dispatcher that does not turn any more.
+                self._observe(Ticked("error", monotonic() - began, str(error)))
                 return False
             self._ever_up = True
             if self._breaker.connection_only:

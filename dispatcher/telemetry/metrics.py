@@ -87,6 +87,9 @@ class Metrics:
             "messaging_postgres_notification_queue_usage_ratio", "Share of Postgres's notification queue in use"
         )
         self._stream = gauge("messaging_stream_length_entries", "Entries in the stream")
+        self._maxlen = gauge(
+            "messaging_stream_maxlen_entries", "REDIS_STREAM_MAXLEN: what lags behind it is trimmed unread"
+        )
         self._lag = gauge("messaging_stream_group_lag_entries", "Entries a consumer group has yet to read", "group")
         self._sampled_at = gauge("messaging_dispatch_sampled_timestamp_seconds", "When the gauges were last looked at")
         self._breaker = gauge("messaging_dispatch_breaker_open", "1 while claiming pauses because the sink fails")
@@ -99,7 +102,7 @@ class Metrics:
         ).set(1)
         self._breaker_open = False
         self._redis_answers = False
-        for unknown in (self._backlog, self._oldest, self._queue, self._stream):
+        for unknown in (self._backlog, self._oldest, self._queue, self._stream, self._maxlen):
             unknown.set(_NAN)
 
     def __call__(self, event: events.Event) -> None:
@@ -149,8 +152,9 @@ class Metrics:
                 if not up:  # the last figures would look like a calm outbox
                     for stale in (self._backlog, self._oldest, self._queue):
                         stale.set(_NAN)
-            case events.Started(_, enabled):
+            case events.Started(_, enabled, stream_maxlen):
                 self._enabled.set(enabled)
+                self._maxlen.set(_NAN if stream_maxlen is None else stream_maxlen)
             case _:
                 pass
 
