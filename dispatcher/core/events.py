@@ -87,6 +87,14 @@ class ClosedConnection:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadRetried:
+    """Dead events were put back to be published. `ids`: their rows; `by`: the address that asked for it."""
+
+    ids: Sequence[int]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class TakenOver:
     """Rows of dead or overdue claims were put back to be claimed again."""
 
@@ -215,6 +223,7 @@ Event = (
     | Settled
     | Buried
     | ClosedConnection
+    | DeadRetried
     | TakenOver
     | Reconciled
     | Republished

@@ -17,8 +17,9 @@ from dispatcher.service.build import slots, works
 from dispatcher.service.console import Console
 from dispatcher.service.links import Links
 from dispatcher.service.one_error import one_error
+from dispatcher.service.site import site
 from dispatcher.settings import Settings
-from dispatcher.sidecar import app, guard, probes
+from dispatcher.sidecar import app, probes
 from dispatcher.stages.wake import Doorbell
 from dispatcher.telemetry import logs, metrics
 from dispatcher.upkeep import gauges, survey
@@ -111,11 +112,17 @@ class Service:
     async def _open(self, beside: TaskGroup) -> None:
         s = self._settings
         if s.http_enabled:
-            keeper = guard.Guard(
-                token=lambda: s.current("api_token"), listens_on=s.http_host, hosts=s.http_allowed_hosts
+            served = site(
+                s,
+                readiness=self._readiness,
+                registry=self._metrics.registry,
+                ask=self._links.asked.fetch,
+                retried=self._doorbell.nudge,
+                observe=self._observe,
+                rooms=self._console.routes,
             )
-            site = app.build(self._readiness, self._metrics.registry, guard=keeper, routes=self._console.routes)
-            await beside.start(app.serve, site, s.http_host, s.http_port, name="sidecar")
+            await beside.start(app.serve, served, s.http_host, s.http_port, name="sidecar")
+            beside.start_soon(self._links.asked.run, name="what people ask")
         links = [self._links.upkeep, *([self._links.control, *self._links.lanes] if s.enabled else [])]
         async with anyio.create_task_group() as opening:
             opening.start_soon(self._give_up_opening, opening.cancel_scope)

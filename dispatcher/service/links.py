@@ -1,4 +1,4 @@
-"""The Postgres sessions of one dispatcher: one that listens, one for what runs beside the loop, one a lane."""
+"""The Postgres sessions of one dispatcher: to listen, for what runs beside the loop, one a lane, for people."""
 
 from dataclasses import replace
 from random import Random
@@ -9,6 +9,7 @@ from dispatcher.core.events import DatabaseChanged, ListenerChanged, Observer, T
 from dispatcher.infra.database import Session, Target
 from dispatcher.infra.link import Changed, Link
 from dispatcher.infra.migrations import missing
+from dispatcher.infra.on_demand import OnDemand
 from dispatcher.infra.sqlfiles import load
 from dispatcher.settings import Settings
 from dispatcher.stages.wake import Doorbell
@@ -16,10 +17,12 @@ from dispatcher.upkeep.registry import Registry
 
 LANES = 3
 CONTROL_TIMEOUT_S = 5.0
+ASKED_TIMEOUT_S = 5.0
+ASKED_CONNECT_S = 2.0
 
 
 class Links:
-    """Opens nothing by itself: whoever runs the service keeps `control`, `upkeep` and `lanes` open.
+    """Opens nothing by itself: whoever runs the service keeps `control`, `upkeep` and `lanes` open, and runs `asked`.
 
     `session_name` is what Postgres knows all of them by, so that a successor can end them.
     """
@@ -52,6 +55,8 @@ class Links:
             )
             for n in range(LANES)
         ]
+        # Apart from the others: what a person asks may be slow, and a slow answer holds up nobody else.
+        self.asked = OnDemand(self._asking, "api", prepare=self._check)
         links = [self.control, self.upkeep, *self.lanes]
         for link in links:
             link.companions = [other for other in links if other is not link]
@@ -68,6 +73,15 @@ class Links:
         """The same with little patience: its statements are short, so it is the first to find a silent network out."""
         target = self._direct()
         return replace(target, query_timeout_s=min(target.query_timeout_s, CONTROL_TIMEOUT_S))
+
+    def _asking(self) -> Target:
+        """The same for people, who would rather hear that it takes too long."""
+        target = self._direct()
+        return replace(
+            target,
+            query_timeout_s=min(target.query_timeout_s, ASKED_TIMEOUT_S),
+            connect_timeout_s=min(target.connect_timeout_s, ASKED_CONNECT_S),
+        )
 
     def _target(self, which: Literal["database_url", "listen_url"], *, pooled: bool) -> Target:
         s = self._settings

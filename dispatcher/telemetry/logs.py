@@ -84,6 +84,9 @@ class Logs:
             case events.ClosedConnection(row, size):
                 text = "Redis, or a proxy before it, closes the connection on this row; it waits for its next attempt"
                 _write("WARNING", "row_closes_connection", text, {"id": row, "bytes": size})
+            case events.DeadRetried(ids, by):
+                text = "Dead events were put back to be published"
+                _write("INFO", "dead_events_retried", text, {"rows": len(ids), "ids": list(ids), "by": by})
             case events.TakenOver(rows, owner):
                 text = "Rows of a dead or overdue claim were taken over"
                 _write("WARNING", "claims_taken_over", text, {"rows": rows, "owner": owner})

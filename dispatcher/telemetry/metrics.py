@@ -76,6 +76,7 @@ class Metrics:
         self._closed_connection = counter(
             "messaging_outbox_closed_connection", "Attempts of rows on which Redis, or a proxy, closes the connection"
         )
+        self._retried = counter("messaging_outbox_retried", "Dead events put back through the API or the console")
         self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
         pruned = counter("messaging_outbox_pruned", "Rows deleted because they were older than is kept", "table")
         self._pruned_outbox, self._pruned_dlq = pruned.labels("message_outbox"), pruned.labels("message_dlq")
@@ -122,6 +123,8 @@ class Metrics:
                     self._redis(answers=True)
             case events.Settled():
                 self._settled(event)
+            case events.DeadRetried(ids):
+                self._retried.inc(len(ids))
             case events.Buried(rows=buried):
                 self._dlq.inc(len(buried))
             case events.ClosedConnection():

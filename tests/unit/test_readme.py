@@ -2,14 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from dispatcher.cli import COMMANDS
 from dispatcher.service.console import Console
+from dispatcher.service.site import site as service_site
 from dispatcher.settings import Settings, describe
-from dispatcher.sidecar import app
 from dispatcher.telemetry.latency import LatencyHistogram
 from dispatcher.telemetry.metrics import Metrics
 from tests.readme import OPERATIONS, README, ROOT, section, table
@@ -34,10 +35,20 @@ def test_every_command_is_described() -> None:
     assert [row[0] for row in table("Commands")] == [f"`dispatcher {name}`" for name in COMMANDS]
 
 
+def never(*anything: object) -> Any:
+    raise AssertionError("nothing is asked")
+
+
 def test_every_endpoint_is_described() -> None:
     settings = Settings(database_url="postgresql:///app", redis_url="redis://localhost")
-    site = app.build(
-        lambda: None, CollectorRegistry(), routes=Console(settings, LatencyHistogram("x", "x").snapshot).routes
+    site = service_site(
+        settings,
+        readiness=lambda: None,
+        registry=CollectorRegistry(),
+        ask=never,
+        retried=never,
+        observe=never,
+        rooms=Console(settings, LatencyHistogram("x", "x").snapshot).routes,
     )
     served = {
         f"`{route.method} {route.resource.canonical}`"
