@@ -192,7 +192,8 @@ async def fill(db: psycopg.AsyncConnection[Any]) -> list[int]:
 
 
 @pytest.mark.timeout(180)
-async def test_no_statement_touches_more_than_it_must(session, db):
+@pytest.mark.parametrize("analyzed", [False, True], ids=["never analyzed", "analyzed while empty"])
+async def test_no_statement_touches_more_than_it_must(session, db, analyzed):
     assert {*FILES, "release everything"} == {*MAY_TOUCH}, "say in MAY_TOUCH what a new statement may touch"
     await db.execute("ALTER TABLE messaging.message_outbox SET (autovacuum_enabled = off)")
     await db.execute(
@@ -202,6 +203,8 @@ async def test_no_statement_touches_more_than_it_must(session, db):
     planner = Planner(session)
     empty = PARAMETERS | {"ids": [1]}
     await session.fetch("SET plan_cache_mode = force_generic_plan")
+    if analyzed:  # an outbox is empty most of the time, and that is when autovacuum looks at it
+        await db.execute("VACUUM ANALYZE messaging.message_outbox")
     for name in FILES:
         await planner.prepare(name)
         await planner.plan(name, empty)
@@ -220,6 +223,9 @@ async def test_no_statement_touches_more_than_it_must(session, db):
                 assert rows >= BATCH, f"{phase}: {name} had nothing to do, which proves nothing"
 
     await check("planned while empty")
+    if analyzed:
+        assert not found, "\n".join(found)
+        return  # the rest is the same as without
     await db.execute("ANALYZE messaging.message_outbox")
     await check("generic")
     await session.fetch("SET plan_cache_mode = force_custom_plan")
