@@ -4,14 +4,20 @@ import sys
 
 import click
 
+from bench.ceiling import ceiling
+from bench.counters import counters
 from bench.crash import crash
+from bench.document import document
 from bench.drain import drain
 from bench.growth import growth
+from bench.idle import idle
 from bench.latency import latency
 from bench.outage import outage
+from bench.record import run_all
 from bench.scale import scale
 from bench.sla import sla
 from bench.snapshot import snapshot
+from bench.soak import soak
 from bench.writers import writers
 from dispatcher.core.errors import DispatcherError
 
@@ -21,7 +27,23 @@ def bench() -> None:
     """Measure the dispatcher. Servers of its own by default; see bench/README.md before believing a figure."""
 
 
-for scenario in (sla, latency, drain, writers, snapshot, growth, outage, crash, scale):
+for scenario in (
+    sla,
+    latency,
+    drain,
+    writers,
+    snapshot,
+    growth,
+    outage,
+    crash,
+    scale,
+    ceiling,
+    idle,
+    soak,
+    counters,
+    run_all,
+    document,
+):
     bench.add_command(scenario)
 
 

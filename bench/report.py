@@ -71,7 +71,11 @@ class Report:
         }
         stem = os.environ.get(STEM) or f"{self.scenario}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = {chart.title: path.name for chart in self.charts if draw(chart, path := self._png(folder, stem, chart))}
+        drawn = [
+            (chart.title, path.name)
+            for chart in self.charts
+            if draw(chart, path := folder / f"{stem}-{chart.name}.png")
+        ]
         if len(drawn) < len(self.charts):
             self.notes = [*self.notes, "No charts: matplotlib is not installed (extra `bench`)."]
         (folder / f"{stem}.md").write_text(self.markdown(drawn), encoding="utf-8")
@@ -80,10 +84,6 @@ class Report:
         self.show(Console(highlight=False, width=None if on_terminal else 170))
         print(f"\nReport: {folder / stem}.md and .json" + (f", {len(drawn)} charts" if drawn else ""))
         return 0 if self.met else 1
-
-    @staticmethod
-    def _png(folder: Path, stem: str, chart: Chart) -> Path:
-        return folder / f"{stem}-{chart.name}.png"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -99,10 +99,10 @@ class Report:
             "raw": self.raw,
         }
 
-    def markdown(self, drawn: Mapping[str, str] | None = None) -> str:
+    def markdown(self, drawn: Sequence[tuple[str, str]] = ()) -> str:
         """For people. `drawn`: title and file of each chart."""
         lines = [f"# {self.scenario}", "", *body(self.as_dict()), ""]
-        lines += [f"![{title}]({file})\n" for title, file in (drawn or {}).items()]
+        lines += [f"![{title}]({file})\n" for title, file in drawn]
         lines += [f"- {name}: {value}" for name, value in (dict(self.options) | self.environment).items()]
         return "\n".join([*lines, ""])
 
