@@ -12,6 +12,7 @@ pytest_plugins = [
     "tests.fixtures.child",
     "tests.fixtures.command",
     "tests.fixtures.running",
+    "tests.fixtures.browser",
     "tests.fixtures.prometheus",
     "tests.fixtures.django",
 ]

@@ -80,7 +80,9 @@ _EXPLAINS_WAITING: frozenset[str] = frozenset({"database", "redis", "backpressur
 
 def judge(reading: Reading, lately: Lately, now: float) -> list[Finding]:
     """Everything there is to say, the worst first; empty: all is fine."""
-    found = [_say(trouble, reading) for trouble in reading.troubles]
+    away = any(trouble.kind == "database" for trouble in reading.troubles)
+    # Without Postgres nobody listens: that is the same trouble.
+    found = [_say(trouble, reading) for trouble in reading.troubles if not (away and trouble.kind == "listener")]
     found += _computed(reading, lately, now)
     return sorted(found, key=lambda finding: (-LEVELS.index(finding.level), finding.since or now))
 

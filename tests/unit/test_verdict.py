@@ -39,7 +39,7 @@ def test_every_trouble_says_since_when_and_what_to_do(kind):
 def test_the_worst_comes_first_then_the_oldest():
     troubles = (Trouble("audit", "x", 1.0), Trouble("listener", "x", 2.0), Trouble("redis", "OOM", 4.0))
     reading = replace(CALM, troubles=(*troubles, Trouble("database", "x", 3.0)))
-    assert [kind for _, kind, _ in found(reading)] == ["database", "redis", "listener", "audit"]
+    assert [kind for _, kind, _ in found(reading)] == ["database", "redis", "audit"]
     assert level_of(judge(reading, Lately(), NOW)) == "bad"
 
 

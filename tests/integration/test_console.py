@@ -1,0 +1,186 @@
+"""The console in a real browser, fed by events as the relay emits them: what people see, and what keeps others out."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.abc import TaskStatus
+from playwright.async_api import Page, expect
+from prometheus_client import CollectorRegistry
+
+from dispatcher.core import events
+from dispatcher.core.reading import Alive
+from dispatcher.service.console import Console
+from dispatcher.settings import Settings
+from dispatcher.sidecar import app
+from dispatcher.sidecar.guard import Guard
+from dispatcher.telemetry.latency import LatencyHistogram
+from tests.fixtures.browser import OpenPage
+from tests.fixtures.page_checks import CONTRAST, SMALL, UNNAMED, WIDE
+
+MARKUP = "<img src=x onerror=\"document.title='taken'\"><b>bold</b>"
+NOT_FOUND = "404 (Not Found)"  # the dead letters: they are not served here
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+@dataclass
+class Fed:
+    """A console without a dispatcher: the test says what happens."""
+
+    console: Console
+    latency: LatencyHistogram
+    url: str = ""
+    now: float = field(default_factory=time.time)
+
+    def say(self, *happened: events.Event) -> None:
+        for event in happened:
+            if isinstance(event, events.Published):
+                self.latency.observe(event.ages_s)
+            self.console.reader(event)
+
+    def calm(self) -> None:
+        """A dispatcher that runs well, and a point of it two seconds after the last."""
+        self.say(
+            events.Started("host-1-cafe", enabled=True),
+            events.DatabaseChanged(True, None),
+            events.Published(100, [0.002] * 100, 0.01),
+            events.Sampled(7, 0.25, 0.0, 900, {"billing": 40, MARKUP: 3}),
+            events.Surveyed(
+                [Alive("host-1-cafe", "h", 1, "0.1.0", time.time() - 60), Alive(MARKUP, "h", 2, "0.1.0", 0)], 0
+            ),
+        )
+        self.now += 2.0
+        self.console.history.tick()
+
+
+@asynccontextmanager
+async def fed(*, token: str | None = None, listens_on: str = "127.0.0.1") -> AsyncIterator[Fed]:
+    """A console over real HTTP."""
+    latency = LatencyHistogram("x", "x")
+    settings = Settings(database_url="postgresql:///app", redis_url="redis://localhost", stream_maxlen=1000)
+    ours = Fed(Console(settings, latency.snapshot), latency)
+    guard = Guard(token=lambda: token, listens_on=listens_on)
+    site = app.build(lambda: None, CollectorRegistry(), guard=guard, routes=ours.console.routes)
+
+    async def serving(*, task_status: TaskStatus[int]) -> None:
+        await app.serve(site, "127.0.0.1", 0, task_status=task_status)
+
+    ours.console.history._clock = lambda: ours.now
+    async with anyio.create_task_group() as tasks:
+        ours.url = f"http://127.0.0.1:{await tasks.start(serving)}/"
+        yield ours
+        tasks.cancel_scope.cancel()
+
+
+async def level(page: Page, wanted: str) -> None:
+    await expect(page.locator("#glance")).to_have_attribute("data-level", wanted)
+
+
+async def test_from_the_first_glance_through_an_outage_and_back_without_a_reload(open_page: OpenPage) -> None:
+    async with fed() as ours, open_page(ours.url, allow=(NOT_FOUND,)) as page:
+        headline, parts = page.locator("#headline"), page.locator("#parts")
+        await expect(page.locator("#others")).to_contain_text("Starting")
+        ours.calm()
+        await expect(headline).to_have_text("All is well")
+        await level(page, "fine")
+        await expect(page).to_have_title("✓ Dispatcher")
+        await expect(page.locator("#live")).to_have_attribute("data-state", "on")
+        await expect(page.locator("#tile-backlog")).to_have_text("7")
+        await expect(page.locator("#tile-latency")).to_have_text("1.9 ms")
+        await expect(page.locator("#tile-dead")).to_have_text("0")
+        await expect(page.locator("#chart-latency .readout")).to_contain_text("p50 1.5 ms, p95 1.9 ms")
+        # What is called after markup is written, not obeyed; the page's complaints would fail the test too.
+        await expect(page.locator("#groups")).to_contain_text(MARKUP)
+        await expect(page.locator("#alive")).to_contain_text(MARKUP)
+        assert await page.locator("#groups b, #alive img").count() == 0
+
+        ours.say(events.BreakerChanged("open", f"OOM {MARKUP}"), events.BackpressureChanged(True, MARKUP, 900))
+        await expect(headline).to_have_text(f"Redis takes no entries: OOM {MARKUP}")
+        await level(page, "bad")
+        await expect(page.locator("#when")).to_contain_text("since ")
+        await expect(page.locator("#todo")).to_contain_text("Nothing is lost")
+        await expect(page.locator("#others")).to_contain_text(f"waits for the consumer group {MARKUP}")
+        await expect(parts.locator("li[data-ok=false]")).to_have_count(2)
+        await expect(page.locator("#say")).to_contain_text("Trouble. Redis takes no entries")
+
+        ours.say(events.BreakerChanged("closed", None), events.BackpressureChanged(False, MARKUP, 1))
+        await expect(headline).to_have_text("All is well")
+        await expect(parts.locator("li[data-ok=false]")).to_have_count(0)
+        assert await page.locator("#headline img").count() == 0
+
+
+async def test_a_dispatcher_that_is_gone_is_said_to_be_and_one_that_came_back_is_drawn_anew(
+    open_page: OpenPage,
+) -> None:
+    async with fed() as ours:
+        ours.calm()
+        async with open_page(ours.url, allow=(NOT_FOUND, "ERR_CONNECTION", "ERR_FAILED")) as page:
+            await level(page, "fine")
+            await page.route("**/api/**", lambda route: route.abort())
+            await expect(page.locator("#headline")).to_have_text("No answer from the dispatcher")
+            await expect(page.locator("#when")).to_contain_text("The figures below are of")
+            await level(page, "bad")
+            await page.unroute("**/api/**")
+            await expect(page.locator("#headline")).to_have_text("All is well")
+
+
+async def test_the_token_is_asked_for_and_kept_in_the_tab_only(open_page: OpenPage) -> None:
+    async with fed(token="open-sesame", listens_on="0.0.0.0") as ours:  # noqa: S104
+        ours.calm()
+        async with open_page(ours.url, allow=(NOT_FOUND, "401 (Unauthorized)")) as page:
+            token, wrong = page.get_by_label("Token"), page.locator("#token-wrong")
+            await expect(token).to_be_focused()
+            await expect(page.locator("main")).to_be_hidden()
+            await token.press("Escape")  # there is nothing behind it
+            await token.fill("guessed")
+            await token.press("Enter")
+            await expect(wrong).to_contain_text("is not the value of DISPATCH_API_TOKEN")
+            await token.fill("open-sesame")
+            await token.press("Enter")
+            await expect(page.locator("#headline")).to_have_text("All is well")
+            kept = "() => [sessionStorage.length, JSON.stringify(localStorage), document.cookie, location.search]"
+            assert await page.evaluate(kept) == [1, "{}", "", ""]
+            await page.reload()
+            await expect(page.locator("#headline")).to_have_text("All is well")
+            await page.get_by_role("button", name="Sign out").click()
+            await expect(token).to_be_focused()
+            assert await page.evaluate("() => sessionStorage.length") == 0
+
+
+async def test_by_keyboard(open_page: OpenPage) -> None:
+    async with fed() as ours:
+        for _ in range(3):
+            ours.calm()
+        async with open_page(ours.url, allow=(NOT_FOUND,)) as page:
+            await level(page, "fine")
+            await page.keyboard.press("Tab")
+            await expect(page.get_by_text("Skip to the content")).to_be_focused()
+            await page.keyboard.press("Enter")
+            for _ in range(5):  # past the four tiles
+                await page.keyboard.press("Tab")
+            chart = page.get_by_role("slider", name="Throughput")
+            await expect(chart).to_be_focused()
+            readouts = page.locator(".readout")
+            await expect(readouts.nth(0)).to_contain_text("now")
+            await page.keyboard.press("ArrowLeft")
+            assert await chart.get_attribute("aria-valuenow") == "1"
+            for readout in await readouts.all():  # the same moment in all four
+                await expect(readout).not_to_contain_text("now")
+            await page.keyboard.press("Home")
+            assert await chart.get_attribute("aria-valuenow") == "0"
+            await page.keyboard.press("Tab")
+            await expect(readouts.nth(0)).to_contain_text("now")
+
+
+async def test_on_a_phone_it_fits_and_can_be_read_in_either_colour(open_page: OpenPage) -> None:
+    async with fed() as ours:
+        ours.calm()
+        ours.say(events.BreakerChanged("open", "OOM"), events.ListenerChanged(False, "gone"))
+        for scheme in ("light", "dark"):
+            async with open_page(ours.url, allow=(NOT_FOUND,), color_scheme=scheme, **PHONE) as page:
+                await level(page, "bad")
+                await expect(page.locator("#parts li")).to_have_count(7)
+                for check in (CONTRAST, SMALL, UNNAMED, WIDE):
+                    assert await page.evaluate(check) == []

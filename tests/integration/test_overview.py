@@ -1,0 +1,173 @@
+"""What the console asks: answered from memory, to whoever may, as it is now; and its page, which needs no leave."""
+
+import json
+import re
+from typing import Any
+
+import aiohttp
+import anyio
+import pytest
+from prometheus_client import CollectorRegistry
+
+from dispatcher.core import events
+from dispatcher.core.events import DatabaseChanged, Sampled, Settled, Surveyed
+from dispatcher.embedded import free_port
+from dispatcher.service.console import Console
+from dispatcher.settings import Settings
+from dispatcher.sidecar.app import build
+from dispatcher.sidecar.guard import Guard
+from dispatcher.sidecar.overview import Facts, Overview
+from dispatcher.telemetry.latency import LatencyHistogram
+from tests.fixtures.http import served
+from tests.fixtures.rows import insert_events
+from tests.fixtures.running import StartDispatcher
+
+SETTINGS = Settings(database_url="postgresql:///app", redis_url="redis://localhost", stream_maxlen=1000)
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(SETTINGS, LatencyHistogram("x", "x").snapshot)
+
+
+def site(console: Console, token: str | None = None, listens_on: str = "127.0.0.1"):
+    guard = Guard(token=lambda: token, listens_on=listens_on)
+    return build(lambda: None, CollectorRegistry(), guard=guard, routes=console.routes)
+
+
+async def get(client: aiohttp.ClientSession, path: str, status: int = 200, **headers: str):
+    async with client.get(path, headers=headers) as answer:
+        assert answer.status == status, await answer.text()
+        return await answer.json()
+
+
+async def test_the_overview_says_everything_at_once(console):
+    console.reader(events.Started("a", enabled=True))
+    console.reader(events.Sampled(7, 0.25, 0.0, 900, {"billing": 40}))
+    console.history.tick()
+    async with served(site(console)) as client:
+        seen = await get(client, "/api/overview")
+    assert (seen["level"], seen["findings"], seen["names"]) == ("fine", [], ["a"])
+    assert (seen["backlog"], seen["oldest_age_s"]) == (7, 0.25)
+    assert seen["stream"] == {
+        "name": "sanctum:messages",
+        "maxlen": 1000,
+        "length": 900,
+        "groups": [{"name": "billing", "lag": 40}],
+    }
+    assert seen["latency"]["sla_s"] == 1.5
+    assert all(state["ok"] for state in seen["states"])
+    assert (seen["dispatchers"], seen["dead"]) == (None, None)  # nobody has asked Postgres yet
+
+
+async def test_the_history_gives_what_is_new(console):
+    async with served(site(console)) as client:
+        for _ in range(3):
+            console.history.tick()
+        seen = await get(client, "/api/history")
+        assert (len(seen["points"]), seen["next"], seen["keep"], seen["every_s"]) == (3, 3, 450, 2.0)
+        console.history.tick()
+        assert len((await get(client, "/api/history?after=3"))["points"]) == 1
+        assert (await get(client, "/api/history?after=4"))["points"] == []
+
+
+@pytest.mark.parametrize("after", ["", "-1", "x", "1.5", "٣", "1" * 16])
+async def test_a_wrong_number_is_named(console, after):
+    async with served(site(console)) as client:
+        seen = await get(client, f"/api/history?after={after}", 400)
+        assert seen == {"error": "after must be a whole number: the `next` of the answer before"}
+
+
+async def test_the_figures_ask_for_the_token_and_the_page_does_not(console):
+    async with served(site(console, token="secret")) as client:
+        for path in ("/api/overview", "/api/history"):
+            await get(client, path, 401)
+            await get(client, path, Authorization="Bearer secret")
+        for path in ("/", "/console/main.js", "/console/base.css"):
+            async with client.get(path) as answer:
+                assert answer.status == 200
+    async with served(site(console, listens_on="0.0.0.0")) as client:  # noqa: S104
+        for path in ("/", "/console/main.js", "/api/overview", "/api/history"):
+            assert "set DISPATCH_API_TOKEN" in (await get(client, path, 403))["error"]
+
+
+async def test_the_page_allows_its_own_files_only_and_they_are_all_there(console):
+    async with served(site(console)) as client:
+        async with client.get("/") as answer:
+            policy, page, tag = answer.headers["Content-Security-Policy"], await answer.text(), answer.headers["ETag"]
+            assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert "unsafe" not in policy
+        assert "require-trusted-types-for 'script'" in policy
+        assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]* src=)", page)
+        asked = set(re.findall(r'(?:src|href)="(/console/[^"]+)"', page))
+        done: set[str] = set()
+        while asked - done:
+            path = (asked - done).pop()
+            async with client.get(path) as answer:
+                assert answer.status == 200, path
+                text = await answer.text()
+            assert "http" not in text.replace("http://www.w3.org/2000/", "").replace("HTTP", ""), path
+            asked |= {f"/console/{name}" for name in re.findall(r'from "\./([^"]+)"', text)}
+            done.add(path)
+        assert len(done) > 10
+        async with client.get("/", headers={"If-None-Match": tag}) as answer:
+            assert (answer.status, await answer.read()) == (304, b"")
+
+
+async def test_ten_who_look_cost_one_answer_a_second_and_somebody_is_told_that_they_look(console, monkeypatch):
+    looks, now = [], 1000.0
+    overview = Overview(console.history, Facts("s", 1, lambda: looks.append(now)), clock=lambda: now)
+    made = []
+
+    def describe(moment: float) -> dict[str, Any]:
+        made.append(moment)
+        return {}
+
+    monkeypatch.setattr(overview, "describe", describe)
+    app = build(lambda: None, CollectorRegistry(), guard=Guard(listens_on="127.0.0.1"), routes=overview.routes())
+    async with served(app) as client:
+        for _ in range(10):
+            await get(client, "/api/overview")
+        now += 1.0
+        await get(client, "/api/overview")
+    assert (made, len(looks)) == ([1000.0, 1001.0], 11)
+
+
+async def test_a_real_dispatcher_says_what_it_does_and_who_runs(dispatcher: StartDispatcher, db, redis):
+    port = free_port()
+    await redis.xgroup_create("sanctum:messages", "billing", mkstream=True)
+    async with (
+        dispatcher(http_enabled=True, http_host="127.0.0.1", http_port=port) as running,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client,
+    ):
+        await insert_events(db, 5)
+        await running.tap.next(Settled)
+        await get(client, "/api/overview")  # somebody watches from now on
+        await running.tap.next(Surveyed)
+        await running.tap.next(Sampled, where=lambda sample: sample.group_lag == {"billing": 5})
+        await anyio.sleep(1.0)  # the age of an answer
+        seen = await get(client, "/api/overview")
+    assert seen["totals"] == {"published": 5, "failed": 0, "dead": 0}
+    assert [one["name"] for one in seen["dispatchers"]] == seen["names"]
+    assert (seen["dead"], seen["stream"]["groups"]) == (0, [{"name": "billing", "lag": 5}])
+
+
+async def test_it_answers_while_neither_server_does(dispatcher: StartDispatcher):
+    port, nobody = free_port(), free_port()
+    async with dispatcher(
+        wait=False,
+        http_enabled=True,
+        http_host="127.0.0.1",
+        http_port=port,
+        database_url=f"postgresql://x@127.0.0.1:{nobody}/x",
+        redis_url=f"redis://127.0.0.1:{nobody}",
+    ) as running:
+        await running.tap.next(DatabaseChanged)
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+            assert await get(client, "/health") == {"status": "ok"}
+            assert (await get(client, "/ready", 503))["reason"].startswith("database: ")
+            seen = await get(client, "/api/overview")
+            kinds = [finding["kind"] for finding in seen["findings"]]
+            assert (kinds[0], set(kinds) <= {"database", "starting"}) == ("database", True)
+            assert json.dumps(seen["findings"]).count("Nothing is lost") == 1
