@@ -1,16 +1,33 @@
--- Who: upkeep/survey.py, every 5 s while somebody watches the console. Index: message_dlq_open_key, message_dlq_died_at_idx, and the
--- keys of message_outbox.
--- Answer, always one row: dead events with an open copy, counted up to %(bound)s; when the newest of them died, NULL when none of the
--- hundred newest copies is one. Open copies of rows that were replayed by a plain UPDATE are passed over: they are dead no more.
+-- Who: upkeep/survey.py, every 5 s while somebody watches the console. Index: message_outbox_dead_idx, message_dlq_open_key,
+-- message_dlq_died_at_idx, and the keys of message_outbox.
+-- Answer, always one row: how many events are dead, counted up to %(bound)s, as dead_stats counts them; when the newest of them died,
+-- NULL when none of the hundred newest copies is of a dead one.
 SELECT
     (
         SELECT count(*)
         FROM (
-            SELECT
-            FROM messaging.message_dlq AS d
-            LEFT JOIN messaging.message_outbox AS o ON o.id = d.outbox_id
-            WHERE d.replayed_at IS NULL
-              AND coalesce(o.status, 'dead') = 'dead'
+            (
+                SELECT
+                FROM messaging.message_outbox AS o
+                WHERE o.settled
+                  AND o.sent_at IS NULL
+                  AND o.status = 'dead'
+                LIMIT %(bound)s::bigint
+            )
+            UNION ALL
+            (
+                SELECT
+                FROM messaging.message_dlq AS d
+                LEFT JOIN messaging.message_outbox AS o ON o.id = d.outbox_id
+                WHERE d.replayed_at IS NULL
+                  AND CASE
+                      WHEN o.id IS NULL THEN NOT EXISTS ( -- inserted anew by its producer
+                          SELECT FROM messaging.message_outbox AS again WHERE again.event_id = d.event_id
+                      )
+                      ELSE o.status = 'dead' AND o.sent_at IS NOT NULL -- not in the first half
+                  END
+                LIMIT %(bound)s::bigint
+            )
             LIMIT %(bound)s::bigint
         ) AS dead
     ),

@@ -44,13 +44,14 @@ MAY_TOUCH = {
     "dead_list": 2 * (100 + 1000),  # no further than the page, once from the rows and once beside the copies
     "dead_show": 2,
     "dead_stats": 1000 + 1000,  # every dead row, and beside every copy; a person asks
+    "count_dead": 1000 + 1000 + 100,  # the same up to its bound, and the hundred newest copies; while somebody watches
     "dead_retry": 4 * BATCH,
     "dead_retry_copy": 0,  # of rows that are there: their copies are replayed already
     "replay_find": WAITING + SETTLED + 2 * BATCH,  # a person asks; test_replay shows what a time range reads
     "status_counts": WAITING + SETTLED + 2 * BATCH,  # a person asks; documented so
 } | dict.fromkeys([
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
-        "saw_stream", "count_dispatchers", "count_dead",
+        "saw_stream", "count_dispatchers",
         "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "rights",
         "status_dispatchers", "status_doorbell",
         "doctor_server", "doctor_trigger", "doctor_indexes", "doctor_storage", "doctor_snapshots",
