@@ -17,6 +17,7 @@ COMMANDS = {
     "migrate": "Create or update the tables, and install the trigger.",
     "status": "What waits, what is dead, who runs.",
     "replay": "Publish rows again that were sent already.",
+    "dlq": "Dead events: list, show and count them, publish them again.",
     "doctor": "What is wrong with the servers, the tables, the stream, and what to do about it.",
     "demo": "Start servers of its own, send events through, print the verdict.",
     "dev": "Postgres and Valkey to develop against.",

@@ -21,6 +21,7 @@ from dispatcher.sidecar.asked import event_in_path, events_in_body, parameters, 
 
 LIMIT = 100
 FURTHEST = 1_000_000_000
+EVENT = r"{event_id:(?!(?:stats|retry-batch)$)[^{}/]+}"  # or those would answer to the methods of an event
 FILTERS = ("aggregate_type", "event_type", "last_error")
 FORBIDDEN = "this role may not insert into messaging.message_outbox, which copies need: run sql/roles.sql again"
 
@@ -39,8 +40,8 @@ class DeadLetters:
             web.get("/api/dead-events", self._list),
             web.get("/api/dead-events/stats", self._stats),
             web.post("/api/dead-events/retry-batch", self._retry_batch),
-            web.get("/api/dead-events/{event_id}", self._show),
-            web.post("/api/dead-events/{event_id}/retry", self._retry),
+            web.get(f"/api/dead-events/{EVENT}", self._show),
+            web.post(f"/api/dead-events/{EVENT}/retry", self._retry),
         ]
 
     async def _list(self, request: web.Request) -> web.Response:

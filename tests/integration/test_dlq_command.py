@@ -1,0 +1,150 @@
+"""`dispatcher dlq`: what it shows, what it puts back, what it refuses."""
+
+import io
+import json
+import os
+import pty
+import re
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+import pytest
+from anyio import to_thread
+
+from dispatcher.cli import main
+from dispatcher.commands.dlq import retry
+from tests.fixtures.child import OURS
+from tests.fixtures.rows import insert_events, read_table, statuses
+from tests.integration.test_dead_letters import bury, prune
+
+pytestmark = pytest.mark.one_version
+Dlq = Callable[..., Awaitable[tuple[int, str, str]]]
+
+
+@pytest.fixture
+def dlq(database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dlq:
+    """Runs the command in this process; its exit code, standard output and standard error. Nobody is there to ask."""
+
+    def main_in_thread(arguments: tuple[str, ...]) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(["dlq", *arguments])
+        return int(ended.value.code or 0)
+
+    async def run(*arguments: str) -> tuple[int, str, str]:
+        for name in os.environ:
+            if name.startswith(OURS):
+                monkeypatch.delenv(name)
+        monkeypatch.setenv("DATABASE_URL", database_url)
+        code = await to_thread.run_sync(main_in_thread, arguments)
+        written = capsys.readouterr()
+        return code, written.out, written.err
+
+    return run
+
+
+async def test_none_is_dead(dlq):
+    assert await dlq("list") == (0, "No event is dead.\n", "")
+    assert await dlq("list", "--event-type", "x") == (0, "No dead event matches.\n", "")
+    assert await dlq("stats") == (0, "dead: 0\n", "")
+    assert await dlq("retry", "--all", "--yes") == (0, "Dead events that match: 0\n", "")
+
+
+async def test_looking(dlq, db):
+    ids = await insert_events(db, 3, aggregate_id="a\x1b[31m\nb")
+    await bury(db, ids, "ERR one")
+    paid = await insert_events(db, 1, event_type="order.paid")
+    await bury(db, paid, "ERR two")
+    code, out, err = await dlq("list", "--limit", "2")
+    assert (code, err) == (0, "There may be more: --offset 2\n")
+    head, first, second = (line.split("\t") for line in out.splitlines())
+    assert head[:2] == ["id", "event_type"]
+    assert (first[0], first[1], first[-1]) == (str(paid[0]), "order.paid", "ERR two")
+    assert (second[0], second[3]) == (str(ids[-1]), "a\\x1b[31m\\x0ab")
+    page = json.loads((await dlq("list", "--json", "--error", "ERR one", "--offset", "1"))[1])
+    assert ([event["id"] for event in page["events"]], page["count"], page["offset"]) == (ids[1::-1], 2, 1)
+    assert (await dlq("stats"))[1] == (
+        "dead: 4\ncount\tlast_error\n3\tERR one\n1\tERR two\n"
+        "count\tevent_type\taggregate_type\n3\torder.created\tmessage\n1\torder.paid\tmessage\n"
+    )
+    assert json.loads((await dlq("stats", "--json", "--aggregate-type", "message"))[1])["total"] == 4
+    code, out, _ = await dlq("show", str(ids[0]))
+    shown = dict(line.split(": ", 1) for line in out.splitlines())
+    assert (code, shown["id"], shown["last_error"], "payload" in shown) == (0, str(ids[0]), "ERR one", False)
+    assert json.loads((await dlq("show", shown["event_id"], "--payload", "--json"))[1])["payload"] == {"n": 1}
+    assert await dlq("show", "999") == (1, "", "dispatcher: no dead event has the id 999\n")
+
+
+async def test_retrying_those_named(dlq, db):
+    ids = await insert_events(db, 3)
+    await bury(db, ids)
+    [first, *_] = await read_table(db)
+    await prune(db)
+    assert await dlq("retry", str(first["event_id"]), str(ids[1])) == (0, "Retried 2 events.\n", "")
+    stranger = str(uuid4())
+    assert await dlq("retry", str(ids[1]), str(ids[2]), stranger) == (
+        1,
+        "Retried 1 event.\n",
+        f"Not dead (any more): 2, {ids[1]}, {stranger}\n",
+    )
+    assert await statuses(db) == {"pending": 3}
+
+
+async def test_retrying_those_that_match(dlq, db, monkeypatch):
+    monkeypatch.setattr(retry, "PAGE", 2)
+    monkeypatch.setattr(retry, "BATCH", 3)
+    ids = await insert_events(db, 7)
+    await bury(db, ids, "ERR one")
+    others = await insert_events(db, 2)
+    await bury(db, others, "ERR two")
+    assert await dlq("retry", "--error", "ERR one", "--dry-run") == (0, "Dead events that match: 7\n", "")
+    assert await statuses(db) == {"dead": 9}
+    assert await dlq("retry", "--error", "ERR one", "--yes") == (
+        0,
+        "Dead events that match: 7\nRetried 7 events.\n",
+        "3 of 7 events\n6 of 7 events\n7 of 7 events\n",
+    )
+    rows = {row["id"]: row for row in await read_table(db)}
+    assert [row_id for row_id, row in rows.items() if row["status"] == "pending"] == ids
+    assert sorted(ids, key=lambda row_id: (rows[row_id]["next_run_at"], row_id)) == ids  # go out as they were inserted
+    assert (await dlq("retry", "--all", "--yes"))[1].endswith("Retried 2 events.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["retry"], "Say which: ids, or filters"),
+        (["retry", "7", "--all"], "one of the three"),
+        (["retry", "7", "--event-type", "x"], "one of the three"),
+        (["retry", "--all"], "There is no terminal to ask on"),
+        (["retry", "7", "--dry-run"], "`dlq show` looks at one event"),
+        (["retry", "x"], "'x' is no event: it must be the number of a row"),
+        (["show", "0"], "'0' is no event"),
+        (["list", "--limit", "1001"], "1<=x<=1000"),
+        (["nonsense"], "No such command 'nonsense'"),
+    ],
+)
+async def test_bad_usage(dlq, monkeypatch, arguments, complaint):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    code, out, err = await dlq(*arguments)
+    assert (code, out) == (2, "")
+    assert complaint in re.sub(r"[\s│]+", " ", err)
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, "pending"), ("n", 1, "dead")])
+async def test_a_person_is_asked(dlq, db, monkeypatch, answer, code, left):
+    await bury(db, await insert_events(db))
+    keyboard, terminal = pty.openpty()
+    with os.fdopen(keyboard, "wb", buffering=0) as typing, os.fdopen(terminal) as read:
+        monkeypatch.setattr("sys.stdin", read)
+        typing.write(f"{answer}\n".encode())
+        ended, out, _ = await dlq("retry", "--all")
+    assert ended == code
+    assert "Publish them again? [y/N]" in out
+    assert await statuses(db) == {left: 1}
+
+
+async def test_what_is_wrong_with_the_database_is_said(dlq, empty_database_url):
+    code, _, err = await dlq("list", "--database-url", empty_database_url)
+    assert (code, "run `dispatcher migrate` first" in err) == (2, True)
+    code, _, err = await dlq("stats", "--dsn", "host=127.0.0.1 port=1 dbname=x")
+    assert (code, "nothing listens there" in err) == (1, True)

@@ -1,0 +1,42 @@
+"""The OpenAPI document says what the sidecar does: every route, and what schemathesis makes of it."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from dispatcher.embedded import free_port
+from dispatcher.sidecar.openapi import DOCUMENT
+from tests.fixtures.rows import insert_events
+from tests.integration.test_dead_letters import bury
+from tests.readme import table
+
+TOKEN = "s3cret"
+
+
+def test_it_has_every_path_that_readme_has() -> None:
+    documented = {f"`{method.upper()} {path}`" for path, methods in DOCUMENT["paths"].items() for method in methods}
+    assert documented == {row[0] for row in table("HTTP") if " /api" in row[0]}
+
+
+@pytest.mark.one_version
+async def test_schemathesis_finds_nothing(dispatcher, db, tmp_path: Path):
+    """Each of the phases that ends by itself, every check; the seed makes a failure come again."""
+    await bury(db, await insert_events(db, 20))
+    port = free_port()
+    run = [
+        *(sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{port}/api/openapi.json"),
+        *("--header", f"Authorization: Bearer {TOKEN}", "--max-examples", "3", "--phases", "examples,coverage,fuzzing"),
+        *("--checks", "all", "--seed", "1", "--continue-on-failure", "--no-color"),
+    ]
+    async with dispatcher(http_enabled=True, http_host="127.0.0.1", http_port=port, api_token=TOKEN):
+        done = await anyio.run_process(
+            run, check=False, cwd=tmp_path, env={"PATH": os.environ["PATH"], "NO_COLOR": "1"}
+        )
+    output = done.stdout.decode()
+    assert done.returncode == 0, output + done.stderr.decode()
+    [generated] = re.findall(r"(\d+) generated", output)
+    assert int(generated) > 100, output
