@@ -169,6 +169,7 @@ class Sampled:
     stream_length: int | None  # None: Redis did not answer, and `redis_error` says why, or we may not look
     group_lag: dict[str, int]
     redis_error: str | None = None
+    dead: int = 0  # dead events that nobody has replayed
 
 
 @dataclass(frozen=True, slots=True)

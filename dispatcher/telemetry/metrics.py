@@ -84,6 +84,7 @@ class Metrics:
         self._oldest = gauge(
             "messaging_outbox_oldest_unsettled_age_seconds", "How long the oldest unsettled row is overdue"
         )
+        self._dead_rows = gauge("messaging_outbox_dead_rows", "Dead events not replayed yet, counted up to 10001")
         self._queue = gauge(
             "messaging_postgres_notification_queue_usage_ratio", "Share of Postgres's notification queue in use"
         )
@@ -103,7 +104,7 @@ class Metrics:
         ).set(1)
         self._breaker_open = False
         self._redis_answers = False
-        for unknown in (self._backlog, self._oldest, self._queue, self._stream, self._maxlen):
+        for unknown in (self._backlog, self._oldest, self._dead_rows, self._queue, self._stream, self._maxlen):
             unknown.set(_NAN)
 
     def __call__(self, event: events.Event) -> None:
@@ -153,7 +154,7 @@ class Metrics:
             case events.DatabaseChanged(up):
                 self._database_up.set(up)
                 if not up:  # the last figures would look like a calm outbox
-                    for stale in (self._backlog, self._oldest, self._queue):
+                    for stale in (self._backlog, self._oldest, self._dead_rows, self._queue):
                         stale.set(_NAN)
             case events.Started(_, enabled, stream_maxlen):
                 self._enabled.set(enabled)
@@ -177,6 +178,7 @@ class Metrics:
         self._sampled_at.set(time.time())
         self._backlog.set(event.backlog)
         self._oldest.set(event.oldest_age_s)
+        self._dead_rows.set(event.dead)
         self._queue.set(event.notification_queue_usage)
         self._stream.set(_NAN if event.stream_length is None else event.stream_length)
         self._redis(answers=event.redis_error is None)

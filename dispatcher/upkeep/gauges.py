@@ -26,6 +26,7 @@ from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.attention import Attention
 
 BACKLOG_BOUND = 1_000_001
+DEAD_BOUND = 10_001
 MAX_GROUPS = 64  # each is a series in Prometheus for as long as it exists
 REDIS_DEADLINE_S = 2.0
 WATCHED_S = 2.0  # between two looks while somebody watches
@@ -93,6 +94,7 @@ async def sample_once(
 ) -> None:
     """Look once and emit Sampled. Raises SessionLost or psycopg.Error; Redis's absence is part of what is emitted."""
     [(backlog, oldest_age_s, queue_usage)] = await fetch(load("sample"), {"bound": BACKLOG_BOUND, "now": now})
+    [(dead, _)] = await fetch(load("count_dead"), {"bound": DEAD_BOUND})
     length, lags, error = None, {}, None
     try:
         seen = await look_at_stream(redis, stream)
@@ -101,7 +103,7 @@ async def sample_once(
         pass  # it answers; what may not be looked at is no outage
     except (RedisError, OSError, TimeoutError) as failure:
         error = describe(failure)
-    observe(Sampled(backlog, oldest_age_s, queue_usage, length, lags, error))
+    observe(Sampled(backlog, oldest_age_s, queue_usage, length, lags, error, dead))
 
 
 async def run(

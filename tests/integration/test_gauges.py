@@ -191,3 +191,15 @@ async def test_sampling_goes_on_after_a_failure(session, redis_url, tap):
         await tap.next(Sampled)
         tasks.cancel_scope.cancel()
     assert failures == []
+
+
+async def test_dead_events_are_counted_until_they_are_replayed(session, db, redis, tap):
+    await insert_events(db, 2, status="dead")
+    await db.execute(
+        "INSERT INTO messaging.message_dlq (outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id,"
+        " payload, attempts, occurred_at) SELECT id, event_id, message_id, event_type, aggregate_type, aggregate_id,"
+        " payload, attempts, occurred_at FROM messaging.message_outbox"
+    )
+    assert (await sample(session, redis, tap)).dead == 2
+    await db.execute("UPDATE messaging.message_outbox SET status = 'pending' WHERE aggregate_id = 'a1'")
+    assert (await sample(session, redis, tap)).dead == 1
