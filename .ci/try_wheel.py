@@ -14,6 +14,8 @@ NEEDED = (
     "dispatcher/py.typed",
     "dispatcher/_sql/migrations/20250203_message_outbox.sql",
     "dispatcher/_triggers/doorbell.sql",
+    "dispatcher/sidecar/console/index.html",
+    "dispatcher/sidecar/console/main.js",
 )
 
 

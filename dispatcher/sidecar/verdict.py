@@ -99,12 +99,13 @@ def _say(trouble: Trouble, reading: Reading) -> Finding:
 
 def _computed(reading: Reading, lately: Lately, now: float) -> Iterator[Finding]:
     kinds = {trouble.kind for trouble in reading.troubles}
+    waits = bool(kinds & _EXPLAINS_WAITING)
     yield from _dead(reading, lately, now)
-    if lately.slow_since is not None and lately.p95 is not None and lately.count >= FEW_EVENTS:
+    if lately.slow_since is not None and lately.p95 is not None and lately.count >= FEW_EVENTS and not waits:
         yield Finding(
             "bad",
             "slow",
-            f"Events are late: p95 of the last minute is {lately.p95:.1f} s, the promise is {SLA_S} s",
+            f"Events are late: p95 of the last minute is {_seconds(lately.p95)}, the promise is {SLA_S} s",
             lately.slow_since,
             "After an outage this passes by itself. If not: is the backlog falling? If it grows, start another "
             "dispatcher; if there is none, look at how busy Postgres and Redis are.",
@@ -119,7 +120,7 @@ def _computed(reading: Reading, lately: Lately, now: float) -> Iterator[Finding]
                 sample.at,
                 "Postgres is slow or refuses: look at its load and at the log of the dispatcher.",
             )
-        elif (age := sample.oldest_age_s or 0.0) > LATE_S and not kinds & _EXPLAINS_WAITING:
+        elif (age := sample.oldest_age_s or 0.0) > LATE_S and not waits:
             yield Finding(
                 "bad" if age > VERY_LATE_S else "warn",
                 "late",
@@ -160,6 +161,10 @@ def _dead(reading: Reading, lately: Lately, now: float) -> Iterator[Finding]:
             newest,
             "When there is time: look at them below, mend the cause, retry them.",
         )
+
+
+def _seconds(s: float) -> str:
+    return "60 s or more" if s >= 60 else f"{s:.1f} s"
 
 
 def level_of(findings: list[Finding]) -> Level:

@@ -80,7 +80,9 @@ def test_events_that_wait_without_a_reason(age, level):
 @pytest.mark.parametrize("kind", ["database", "redis", "backpressure", "disabled", "paused", "starting"])
 def test_a_known_reason_explains_why_events_wait(kind):
     reading = replace(CALM, sample=Sample(NOW - 1, 9, 500.0, 10, {}), troubles=(Trouble(kind, None, 1.0),))
-    assert [each for _, each, _ in found(reading)] == [kind]
+    slow = Lately(p95=60.0, count=100, slow_since=9_000.0)
+    assert [each for _, each, _ in found(reading, slow)] == [kind]
+    assert "is 60 s or more" in judge(CALM, slow, NOW)[0].what
 
 
 def test_figures_of_long_ago_are_said_to_be_so_unless_postgres_is_known_to_be_away():
