@@ -16,6 +16,8 @@ COMMANDS = {
     "run": "Relay committed rows from Postgres to the Redis Stream.",
     "migrate": "Create or update the tables, and install the trigger.",
     "status": "What waits, what is dead, who runs.",
+    "pause": "Hold all dispatchers back; rows wait.",
+    "resume": "Let them take rows again.",
     "replay": "Publish rows again that were sent already.",
     "dlq": "Dead events: list, show and count them, publish them again.",
     "doctor": "What is wrong with the servers, the tables, the stream, and what to do about it.",

@@ -136,6 +136,15 @@ class BackpressureChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseChanged:
+    """Somebody paused or resumed all dispatchers."""
+
+    paused: bool
+    by: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class BreakerChanged:
     """The breaker before the sink opened or closed."""
 
@@ -230,6 +239,7 @@ Event = (
     | Republished
     | AuditChanged
     | BackpressureChanged
+    | PauseChanged
     | BreakerChanged
     | ListenerChanged
     | DatabaseChanged

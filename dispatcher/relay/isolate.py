@@ -9,6 +9,7 @@ takes writes; and it must be the same run of Redis afterwards. Anything else giv
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from time import monotonic
@@ -45,12 +46,21 @@ class Isolate:
     """Publishes suspects, one case at a time. Its state is written by run(), but for the queue, which lanes fill."""
 
     def __init__(
-        self, policy: RelayPolicy, *, gate: Gate, finish: Finish, stopping: anyio.Event, observe: Observer, rng: Random
+        self,
+        policy: RelayPolicy,
+        *,
+        gate: Gate,
+        finish: Finish,
+        stopping: anyio.Event,
+        settled: Callable[[], None],
+        observe: Observer,
+        rng: Random,
     ) -> None:
         self._policy = policy
         self._gate = gate  # to a connection of its own
         self._finish = finish
         self._stopping = stopping
+        self._settled = settled  # hears that a case is closed
         self._observe = observe
         self._rng = rng
         self._find_out = FindOut(lease_s=policy.lease_s, stopping=stopping, observe=observe)
@@ -91,6 +101,7 @@ class Isolate:
                 await self._narrow(self._cases[0])
                 self._cases.popleft()
                 self._note_change()
+                self._settled()
         finally:
             self._gate.broker.close()
 

@@ -23,7 +23,7 @@ from dispatcher.infra.sqlfiles import load
 from dispatcher.relay.find_out import failed
 from dispatcher.relay.finish import Finish
 from dispatcher.relay.isolate import Isolate
-from dispatcher.relay.policy import RelayPolicy, Room
+from dispatcher.relay.policy import RelayPolicy, Room, Switch
 from dispatcher.stages.claim import FROM_THE_START, Keyset, claim, last_key, new_claim_id
 from dispatcher.stages.gate import Gate
 from dispatcher.stages.publish import Pending, send, unsent
@@ -58,6 +58,7 @@ class Relay:
         lanes: list[Link],
         pacer: BatchPacer,
         room: Room,
+        pause: Switch,
         dispatcher_id: Callable[[], int | None],
         observe: Observer,
         rng: Random,
@@ -69,12 +70,19 @@ class Relay:
         self._lanes = lanes
         self._pacer = pacer
         self._room = room
+        self._pause = pause
         self._dispatcher_id = dispatcher_id
         self._observe = observe
         self._stopping = anyio.Event()
         self._finish = Finish(policy, gate=gate, doorbell=doorbell, stopping=self._stopping, observe=observe, rng=rng)
         self._isolate = Isolate(
-            policy, gate=apart, finish=self._finish, stopping=self._stopping, observe=observe, rng=rng
+            policy,
+            gate=apart,
+            finish=self._finish,
+            stopping=self._stopping,
+            settled=pause.settled,
+            observe=observe,
+            rng=rng,
         )
         self._turn = anyio.Lock()
         self._after: Keyset = FROM_THE_START
@@ -87,6 +95,11 @@ class Relay:
     def in_flight(self) -> set[str]:
         """Claims that are being worked on."""
         return self._in_flight | self._isolate.claims
+
+    @property
+    def in_hand(self) -> int:
+        """Batches that may still be claimed, published or settled."""
+        return len(self.in_flight) + len(self._doubtful)
 
     def stop(self) -> None:
         """Take nothing new. `run()` returns when what is in flight is settled."""
@@ -120,14 +133,19 @@ class Relay:
                 await self._isolate.add(link, taken.batch._replace(rows=apart))
         finally:
             self._in_flight.discard(taken.batch.claim_id)
+            self._pause.settled()
 
     # With the turn.
 
     async def _take(self, link: Link) -> Taken | None:
         """Sleep if there was nothing to do, claim, and write the pipeline. None: nothing was taken."""
+        if self._pause.held():
+            await self._wait_paused(link)
+            return None
         if self._sleepy:
             self._sleepy = False
             await self._doorbell.wait(self._control)
+        await self._doorbell.overhear(self._control)  # under load nobody listens for the pause otherwise
         if self._gate.shut():
             await self._doorbell.release(self._control)  # nobody will look: writers need not ring
         if self._stopping.is_set() or not await self._gate.open():
@@ -144,6 +162,8 @@ class Relay:
             return None
         try:
             await self._free_doubtful(session)
+            if self._pause.held():  # whoever paused waits until nothing is in hand: no claim may begin after this
+                return None
             batch = await self._claim(session, limit)
             if batch.claimed_at - began > self._policy.lease_s / 2:
                 self._in_flight.discard(batch.claim_id)
@@ -175,6 +195,19 @@ class Relay:
         if full and not trial:
             await self._doorbell.ring_peers(self._control)
         return Taken(batch, pending, began, apart)
+
+    async def _wait_paused(self, link: Link) -> None:
+        """Claim nothing until the tick, or until somebody resumed."""
+        self._sleepy, began = False, monotonic()
+        if self._doubtful and (session := link.session) is not None:
+            try:
+                await self._free_doubtful(session)
+            except (SessionLost, psycopg.Error) as error:
+                await failed(link, session, error, began, self._observe)
+        self._pause.settled()
+        took_s = monotonic() - began
+        await self._doorbell.hold(self._control)
+        self._observe(Ticked("ok", took_s))
 
     async def _hold(self, began: float) -> None:
         """Let a consumer group catch up."""

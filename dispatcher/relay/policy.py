@@ -18,6 +18,18 @@ class RelayPolicy:
     lease_s: float
 
 
+class Switch(Protocol):
+    """Whether everything is paused."""
+
+    def held(self) -> bool:
+        """Nothing may be claimed."""
+        ...
+
+    def settled(self) -> None:
+        """A batch is not in hand any more."""
+        ...
+
+
 class Room(Protocol):
     """How many rows may be published before somebody downstream has to catch up."""
 

@@ -16,6 +16,7 @@ from dispatcher.settings import Settings
 from dispatcher.stages.gate import Gate
 from dispatcher.stages.wake import Doorbell
 from dispatcher.upkeep.backpressure import Backpressure
+from dispatcher.upkeep.pause import Pause
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.stream_audit import StreamAudit
 
@@ -39,6 +40,7 @@ def works(
     *,
     doorbell: Doorbell,
     registry: Registry,
+    pause: Pause,
     observe: Observer,
     rng: Random,
 ) -> Works:
@@ -99,6 +101,7 @@ def works(
         lanes=links.lanes,
         pacer=BatchPacer(s.batch_size),
         room=backpressure,
+        pause=pause,
         # Without the registry's lock we look dead: what is claimed then must not be taken for a dead one's.
         dispatcher_id=lambda: registry.id if links.control.session is not None else None,
         observe=observe,

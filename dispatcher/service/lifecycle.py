@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
+from functools import partial
 from random import SystemRandom
 from typing import Any
 from uuid import uuid4
@@ -23,6 +24,7 @@ from dispatcher.sidecar import app, probes
 from dispatcher.stages.wake import Doorbell
 from dispatcher.telemetry import logs, metrics
 from dispatcher.upkeep import gauges, survey
+from dispatcher.upkeep.pause import Pause
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.retention import Retention
 from dispatcher.upkeep.takeover import Takeover
@@ -64,7 +66,11 @@ class Service:
         self._name = name = f"{socket.gethostname()}-{os.getpid()}-{token}"
         self._registry = Registry(name)
         self._doorbell = Doorbell(
-            tick_s=s.tick_ms / 1000, slots=slots(s), ping_channel=f"outbox_ping_{uuid4().hex}", observe=self._observe
+            tick_s=s.tick_ms / 1000,
+            slots=slots(s),
+            ping_channel=f"outbox_ping_{uuid4().hex}",
+            observe=self._observe,
+            on_control=lambda: self._pause.look_soon(),
         )
         self._links = Links(
             s,
@@ -74,8 +80,24 @@ class Service:
             observe=self._observe,
             rng=rng,
         )
+        self._pause = Pause(
+            name,
+            [*self._links.lanes, self._links.upkeep],
+            tick_s=s.tick_ms / 1000,
+            listening=lambda: self._links.control.session is not None,
+            in_hand=lambda: self._relay.in_hand,
+            changed=self._doorbell.nudge,
+            observe=self._observe,
+        )
         self._works = works(
-            s, name, self._links, doorbell=self._doorbell, registry=self._registry, observe=self._observe, rng=rng
+            s,
+            name,
+            self._links,
+            doorbell=self._doorbell,
+            registry=self._registry,
+            pause=self._pause,
+            observe=self._observe,
+            rng=rng,
         )
         self._relay = self._works.relay
 
@@ -132,6 +154,7 @@ class Service:
             opening.cancel_scope.cancel()
         if s.enabled:
             self._open_upkeep(beside)
+        beside.start_soon(partial(self._pause.run, answers=s.enabled), name="pause")
         beside.start_soon(self._sample, name="gauges")
         if s.http_enabled:
             beside.start_soon(self._console.history.run, name="history")
@@ -178,6 +201,7 @@ class Service:
             await self._relay.run()
             finished = True
             working.cancel_scope.cancel()
+        await self._pause.sign_off()
         control = self._links.control.session
         if finished and control is not None:
             await self._registry.sign_off(control)

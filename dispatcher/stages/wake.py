@@ -21,10 +21,12 @@ from dispatcher.core.pacing import Arrivals, Doze
 from dispatcher.infra.database import Session, describe
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
+from dispatcher.stages import ping
+from dispatcher.stages.ping import Ping
 
 DOORBELL = "outbox_doorbell"  # rung by writers; only the holder of K listens
 BACKLOG = "outbox_backlog"  # rung by a dispatcher that has more than it can take
-PING_EVERY_S = 5.0
+CONTROL = "outbox_control"  # rung by whoever pauses or resumes
 RING_PEERS_EVERY_S = 1.0
 
 ALL_SLOTS = 256
@@ -39,20 +41,26 @@ class Doorbell:
     """Waits on the control session, or on the tick alone while that session is down."""
 
     def __init__(
-        self, *, tick_s: float, slots: int, ping_channel: str, observe: Observer, clock: Callable[[], float] = monotonic
+        self,
+        *,
+        tick_s: float,
+        slots: int,
+        ping_channel: str,
+        observe: Observer,
+        on_control: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._tick_s = tick_s
         self._slots = slots
-        self._ping_channel = ping_channel
+        self._ping = Ping(ping_channel, clock)
         self._observe = observe
+        self._on_control = on_control  # CONTROL was rung, or it may have been while nobody listened
         self._clock = clock
         self._doze = Doze(tick_s)
         self._arrivals = Arrivals()
         self._session: Session | None = None  # the session the fields below speak of
         self._holds_key = False
         self._listens = False
-        self._heard_at = 0.0
-        self._pinged_at: float | None = None
         self._rang_at = -inf
         self._due_at = inf  # set by nudge(): when some row of ours is due
         self._nudged = False
@@ -71,10 +79,11 @@ class Doorbell:
                 "set DISPATCH_LISTEN_URL to a direct connection"
             )
         await session.fetch(f"LISTEN {BACKLOG}")
-        await session.fetch(f"LISTEN {self._ping_channel}")
-        await session.fetch("SELECT pg_notify(%(channel)s, '')", {"channel": self._ping_channel})
-        with anyio.move_on_after(PING_EVERY_S):
-            while not any(channel == self._ping_channel for channel, _, _ in session.drain_notices()):
+        await session.fetch(f"LISTEN {CONTROL}")
+        await session.fetch(f"LISTEN {self._ping.channel}")
+        await self._ping.ring(session)
+        with anyio.move_on_after(ping.EVERY_S):
+            while not any(channel == self._ping.channel for channel, _, _ in session.drain_notices()):
                 await session.wait_readable()
             return
         raise Unreachable("the listener is deaf: its own notification did not come back")
@@ -110,11 +119,8 @@ class Doorbell:
 
     async def _wait(self, link: Link) -> WakeCause:
         session = link.session
-        if session is not self._session:
-            self._session, self._holds_key, self._listens = session, False, False
-            self._heard_at, self._pinged_at = self._clock(), None
-            if session is not None:
-                return "reconnect"  # what was rung in between was rung to nobody
+        if self._replaced(session) and session is not None:
+            return "reconnect"  # what was rung in between was rung to nobody
         if self._arrivals.polling and not self._holds_key:
             pause_s = min(self._arrivals.poll_s(self._clock()), self._tick_s)
             return "nudge" if await self._pause(pause_s) else "poll"
@@ -129,6 +135,39 @@ class Doorbell:
                 if not self._holds_key:  # a doze cut after it got K keeps K, and we would let go of it once too few
                     await self._quietly(link, session, _RELEASE)
         return "nudge" if await self._pause(self._tick_s) else "tick"
+
+    async def overhear(self, link: Link) -> None:
+        """Hear what was rung while awake, without waiting. A claim must follow: what rang for rows is forgotten."""
+        session = link.session
+        if session is not None and session is self._session:
+            try:
+                self._hear(session, session.drain_notices())
+            except SessionLost as error:
+                await link.broke(session, str(error))
+
+    async def hold(self, link: Link) -> None:
+        """Wait for the tick, a nudge or CONTROL while nothing may be claimed: writers need not ring."""
+        self._replaced(link.session)
+        await self.release(link)
+        if (session := link.session) is None:
+            await self._pause(self._tick_s)
+            return
+        try:
+            await self._ping.ring_if_silent(session)
+            await self._listen(session, self._tick_s)
+        except SessionLost as error:
+            await link.broke(session, str(error))
+        except psycopg.Error as error:
+            self._observe(Ticked("error", 0.0, describe(error)))
+
+    def _replaced(self, session: Session | None) -> bool:
+        """Whether the session is another one than before; then nothing is known of it."""
+        if session is self._session:
+            return False
+        self._session, self._holds_key, self._listens = session, False, False
+        self._ping.begin()
+        self._on_control()
+        return True
 
     async def release(self, link: Link) -> None:
         """Let K go: from now on writers need not ring, because we look without being rung."""
@@ -180,7 +219,7 @@ class Doorbell:
             if not first:
                 self._observe(Ticked("ok", now - began))
             first = False
-            await self._ping_if_silent(session, now)
+            await self._ping.ring_if_silent(session)
             timeout, planned = min(self._tick_s, due_s), due_s < self._tick_s
             if pause_s < inf:
                 timeout = min(timeout, pause_s)
@@ -230,23 +269,14 @@ class Doorbell:
     def _hear(self, session: Session, notices: list[tuple[str, str, int]]) -> WakeCause | None:
         cause: WakeCause | None = None
         for channel, _, sender in notices:
-            self._heard_at = self._clock()
-            if channel == self._ping_channel:
-                self._pinged_at = None
-            elif channel == DOORBELL:
+            self._ping.heard(channel)
+            if channel == DOORBELL:
                 cause = "notify"
-            elif sender != session.backend_pid:
+            elif channel == CONTROL:
+                self._on_control()
+            elif channel == BACKLOG and sender != session.backend_pid:
                 cause = cause or "peer"
         return cause
-
-    async def _ping_if_silent(self, session: Session, now: float) -> None:
-        """Ring ourselves after five silent seconds, and give the session up when that ring does not come back."""
-        if self._pinged_at is not None:
-            if now - self._pinged_at > PING_EVERY_S:
-                raise SessionLost("the listener is deaf: its own notification did not come back")
-        elif now - self._heard_at > PING_EVERY_S:
-            self._pinged_at = now
-            await session.fetch("SELECT pg_notify(%(channel)s, '')", {"channel": self._ping_channel})
 
     async def _pause(self, seconds: float) -> bool:
         """Sleep so long, or until nudged (True)."""

@@ -118,6 +118,13 @@ class Logs:
                     _write("WARNING", "backpressure_on", text, fields)
                 else:
                     _write("INFO", "backpressure_off", "Claiming goes on: the slowest consumer group moved", fields)
+            case events.PauseChanged(paused, by, reason):
+                fields = {"by": by, "reason": reason}
+                if paused:
+                    text = "Paused, like all dispatchers: nothing is taken until `dispatcher resume`"
+                    _write("WARNING", "dispatcher_paused", text, fields)
+                else:
+                    _write("INFO", "dispatcher_resumed", "Resumed: rows are taken again", fields)
             case events.BreakerChanged(state, reason):
                 if state == "open":
                     _write("WARNING", "breaker_opened", "Redis takes no entries; claiming pauses", {"reason": reason})

@@ -77,6 +77,7 @@ class Metrics:
             "messaging_outbox_closed_connection", "Attempts of rows on which Redis, or a proxy, closes the connection"
         )
         self._retried = counter("messaging_outbox_retried", "Dead events put back through the API or the console")
+        self._paused = gauge("messaging_dispatch_paused", "1 while `dispatcher pause` holds all dispatchers back")
         self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
         pruned = counter("messaging_outbox_pruned", "Rows deleted because they were older than is kept", "table")
         self._pruned_outbox, self._pruned_dlq = pruned.labels("message_outbox"), pruned.labels("message_dlq")
@@ -143,6 +144,8 @@ class Metrics:
                 self._republished.inc(rows)
             case events.BackpressureChanged(on):
                 self._backpressure.set(on)
+            case events.PauseChanged(paused):
+                self._paused.set(paused)
             case events.AuditChanged(on):
                 self._audit.set(on)
             case events.BreakerChanged(state):

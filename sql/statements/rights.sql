@@ -11,6 +11,9 @@ FROM (
          has_column_privilege('messaging.message_outbox', 'claim_id', 'UPDATE')),
         ('INSERT on messaging.message_dlq', has_any_column_privilege('messaging.message_dlq', 'INSERT')),
         ('INSERT on messaging.dispatcher', has_any_column_privilege('messaging.dispatcher', 'INSERT')),
+        ('SELECT on messaging.pause', has_table_privilege('messaging.pause', 'SELECT')),
+        ('INSERT on messaging.pause_acknowledgement',
+         has_any_column_privilege('messaging.pause_acknowledgement', 'INSERT')),
         ('INSERT on messaging.stream_server', has_any_column_privilege('messaging.stream_server', 'INSERT'))
 ) AS w (what, granted)
 WHERE NOT w.granted

@@ -12,7 +12,8 @@ import pytest
 from dispatcher.core.events import ListenerChanged, Slept, Ticked
 from dispatcher.infra.database import Session
 from dispatcher.infra.sqlfiles import load, trigger_down
-from dispatcher.stages.wake import DOORBELL, PING_EVERY_S
+from dispatcher.stages.ping import EVERY_S as PING_EVERY_S
+from dispatcher.stages.wake import DOORBELL
 from tests.fixtures.rows import insert_events
 from tests.fixtures.running import Bell, StartBell
 

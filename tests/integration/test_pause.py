@@ -1,0 +1,263 @@
+"""`dispatcher pause` and `resume`: all dispatchers hold back, with nothing in hand, and say so."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import psycopg
+import pytest
+from redis.asyncio import Redis
+
+from dispatcher.core.events import Claimed, ListenerChanged, PauseChanged, Settled, TakenOver, Ticked
+from dispatcher.telemetry.metrics import Metrics
+from dispatcher.upkeep import pause
+from tests.faults.harness_pgwire import LoseNotifications
+from tests.faults.harness_wait import until
+from tests.fixtures.command import RunCommand
+from tests.fixtures.proxy import StartProxy
+from tests.fixtures.rows import insert_events, read_stream, statuses
+from tests.fixtures.running import Running, StartDispatcher
+
+pytestmark = pytest.mark.one_version
+
+OVERDUE = {"status": "picked", "picked_at": "2025-06-01 00:00:00+00"}
+
+
+@pytest.fixture
+def only_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause is heard of by its ring alone, or on the tick."""
+    monkeypatch.setattr(pause, "LOOK_EVERY_S", 600.0)
+
+
+async def turns(running: Running, count: int = 3) -> None:
+    """Let the loop turn so often: it would have claimed by then."""
+    running.tap.forget()
+    for _ in range(count):
+        await running.tap.next(Ticked)
+
+
+async def sent(running: Running, rows: int) -> None:
+    """Wait until so many rows were settled as sent."""
+    done = 0
+    while done < rows:
+        done += (await running.tap.next(Settled)).sent
+
+
+@pytest.mark.usefixtures("only_the_ring")
+@pytest.mark.parametrize("tick_ms", [50, 60_000])
+async def test_an_idle_dispatcher_holds_back_and_goes_on(
+    tick_ms: int, dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection, redis: "Redis"
+) -> None:
+    async with dispatcher(tick_ms=tick_ms) as running:
+        await insert_events(db, 2)
+        await sent(running, 2)
+        code, output = await command("pause", "--reason", "moving house")
+        assert code == 0
+        assert "Paused: 1 dispatcher acknowledged." in output
+        changed = await running.tap.next(PauseChanged)
+        assert (changed.paused, changed.reason) == (True, "moving house")
+        await db.execute("LISTEN outbox_doorbell")
+        await insert_events(db, 3)
+        if tick_ms == 50:
+            await turns(running)
+        assert await statuses(db) == {"sent": 2, "pending": 3}
+        assert [notice async for notice in db.notifies(timeout=0)] == []  # writers need not ring
+        code, output = await command("resume")
+        assert (code, output.startswith("Resumed: 1 dispatcher acknowledged.\n")) == (0, True)
+        await sent(running, 3)
+        assert len(await read_stream(redis)) == 5
+        assert not (await running.tap.next(PauseChanged)).paused
+
+
+@pytest.mark.usefixtures("only_the_ring")
+async def test_under_load_nothing_is_in_hand_once_it_is_acknowledged(
+    dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection, redis: "Redis"
+) -> None:
+    async with dispatcher(batch_size=2) as running, dispatcher(batch_size=2) as other:
+        await insert_events(db, 4000)
+        await running.tap.next(Claimed)
+        await other.tap.next(Claimed)
+        code, output = await command("pause", "--json")
+        assert code == 0
+        assert [each["acknowledged"] for each in json.loads(output.splitlines()[0])["dispatchers"]] == [True, True]
+        held = await statuses(db)
+        assert set(held) == {"sent", "pending"}
+        assert len(await read_stream(redis)) == held["sent"]
+        await db.execute("DELETE FROM messaging.message_outbox WHERE status = 'pending' AND id % 20 <> 0")
+        left = (await statuses(db)).get("pending", 0)
+        assert (await command("resume"))[0] == 0
+
+        async def all_sent() -> bool:
+            return await statuses(db) == {"sent": held["sent"] + left}
+
+        await until(all_sent, "all are sent")
+        entries = [entry["event_id"] for entry in await read_stream(redis)]
+        assert len(set(entries)) == len(entries) == held["sent"] + left
+
+
+@pytest.mark.usefixtures("only_the_ring")
+async def test_without_a_listener_the_tick_finds_it(
+    dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection, database_url: str, proxy: StartProxy
+) -> None:
+    through = await proxy(database_url)
+    through.make_filter = LoseNotifications()
+    listen_url = f"{through.via(database_url)}?sslmode=disable"
+    async with dispatcher(tick_ms=50, listen_url=listen_url, wait=False) as running:
+        await running.tap.next(ListenerChanged, lambda change: not change.up)
+        code, output = await command("pause", "--json")
+        assert code == 0
+        [word] = json.loads(output.splitlines()[0])["dispatchers"]
+        assert word["acknowledged"]
+        assert (await command("resume"))[0] == 0
+        assert [each.paused for each in running.tap.all(PauseChanged)] == [True, False]
+    assert (await command("pause"))[1].startswith("Paused. No dispatcher runs")
+
+
+async def test_it_waits_for_what_is_in_hand(
+    dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection, redis_url: str, proxy: StartProxy
+) -> None:
+    through = await proxy(redis_url)
+    async with dispatcher(redis_url=through.via(redis_url), tick_ms=50, publish_timeout_ms=20_000) as running:
+        await insert_events(db, 1)
+        await sent(running, 1)
+        through.hold("to_client")
+        await insert_events(db, 1)
+        await running.tap.next(Claimed, lambda claimed: len(running.tap.all(Claimed)) == 2)
+        code, output = await command("pause", "--timeout", "0.2")
+        assert code == 1
+        assert "only 0 of 1 dispatcher acknowledged within 0.2 s" in output
+        assert "finishes what it has in hand (1 batches" in output
+        through.let_go("to_client")
+        code, output = await command("pause")
+        assert code == 0
+        assert "Already paused since" in output
+        assert await statuses(db) == {"sent": 2}
+
+
+async def test_one_that_starts_while_paused_takes_nothing(
+    dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection
+) -> None:
+    await command("pause")
+    await insert_events(db, 2)
+    async with dispatcher(tick_ms=50) as running:
+        await running.tap.next(PauseChanged)
+        await turns(running)
+        assert await statuses(db) == {"pending": 2}
+        code, output = await command("pause")
+        assert (code, "Paused: 1 dispatcher acknowledged." in output) == (0, True)
+        await command("resume")
+        await sent(running, 2)
+
+
+async def test_a_disabled_one_is_not_waited_for(dispatcher: StartDispatcher, command: RunCommand) -> None:
+    async with dispatcher(enabled=False) as running:
+        assert "No dispatcher runs enabled" in (await command("pause"))[1]
+        assert (await running.tap.next(PauseChanged)).paused
+
+
+async def test_the_lost_are_taken_over_meanwhile(
+    dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection
+) -> None:
+    async with dispatcher(tick_ms=50) as running:
+        await insert_events(db, 1)
+        await sent(running, 1)
+        await command("pause")
+        await insert_events(db, 2, **OVERDUE)
+        assert (await running.tap.next(TakenOver)).rows == 2
+
+        async def given_back() -> bool:
+            return await statuses(db) == {"sent": 1, "pending": 2}
+
+        await until(given_back, "they wait again")
+
+
+async def test_it_stays_paused_when_its_sessions_break(
+    dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection
+) -> None:
+    async with dispatcher(tick_ms=50) as running:
+        await command("pause")
+        running.tap.forget()
+        await db.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name LIKE 'dispatcher %' AND pid <> pg_backend_pid()"
+        )
+        await running.tap.next(ListenerChanged, lambda change: change.up)
+        await insert_events(db, 2)
+        await turns(running)
+        assert await statuses(db) == {"pending": 2}
+        assert (await command("resume"))[0] == 0
+        await sent(running, 2)
+
+
+@asynccontextmanager
+async def silent(db: psycopg.AsyncConnection, name: str, version: str) -> AsyncIterator[None]:
+    """A dispatcher that lives and says nothing: frozen, or of an older release."""
+    cursor = await db.execute(
+        "INSERT INTO messaging.dispatcher (name, version) VALUES (%s, %s) RETURNING id", [name, version]
+    )
+    [(number,)] = await cursor.fetchall()
+    await db.execute("SELECT pg_advisory_lock(1869968483, %s::integer)", [number])
+    yield
+    await db.execute("SELECT pg_advisory_unlock(1869968483, %s::integer)", [number])
+
+
+async def test_who_says_nothing_is_named(command: RunCommand, db: psycopg.AsyncConnection) -> None:
+    async with silent(db, "old", "0.0.1"), silent(db, "frozen", "9"):
+        await db.execute(
+            "INSERT INTO messaging.pause_acknowledgement (name, generation, in_flight, seen_at) "
+            "VALUES ('frozen', 0, 0, now() - interval '1 minute'), ('dead', 0, 0, now() - interval '1 minute')"
+        )
+        code, output = await command("pause", "--timeout", "0")
+        assert code == 1
+        assert "only 0 of 2 dispatchers acknowledged" in output
+        assert "old: it never said anything; version 0.0.1" in output
+        assert "frozen: no word for 60 s" in output
+        assert "dead" not in output
+    code, output = await command("pause")
+    assert code == 0
+    assert "No dispatcher runs" in output
+
+
+async def test_somebody_resumes_while_it_waits(command: RunCommand, db: psycopg.AsyncConnection) -> None:
+    async def paused() -> bool:
+        return bool(await (await db.execute("SELECT FROM messaging.pause")).fetchall())
+
+    async with silent(db, "old", "0.0.1"), anyio.create_task_group() as tasks:
+
+        async def ada() -> None:
+            await until(paused, "it is paused")
+            await db.execute(
+                "UPDATE messaging.pause SET paused = false, generation = generation + 1, changed_by = 'ada'"
+            )
+
+        tasks.start_soon(ada)
+        code, output = await command("pause")
+    assert code == 1
+    assert "ada resumed meanwhile" in output
+
+
+async def test_not_migrated_and_no_right(command: RunCommand, db: psycopg.AsyncConnection, database_url: str) -> None:
+    await db.execute("CREATE ROLE stranger_to_pause LOGIN")
+    try:
+        code, output = await command("pause", DATABASE_URL=f"{database_url}?user=stranger_to_pause")
+        assert code == 2
+        assert "outbox_dispatcher" in output
+    finally:
+        await db.execute("DROP ROLE stranger_to_pause")
+    await db.execute("DROP TABLE messaging.pause")
+    code, output = await command("pause")
+    assert code == 2
+    assert "20250206_pause: run `dispatcher migrate` first" in output
+
+
+async def test_probes_go_on_and_a_metric_says_so(dispatcher: StartDispatcher, command: RunCommand) -> None:
+    await command("pause")
+    async with dispatcher(tick_ms=50, http_enabled=True, http_host="127.0.0.1", http_port=0) as running:
+        await running.tap.next(PauseChanged)
+        metrics: Metrics = running.service._metrics
+        assert metrics.registry.get_sample_value("messaging_dispatch_paused") == 1
+        assert running.service._readiness() is None
+        await command("resume")
+        await running.tap.next(PauseChanged)
+        assert metrics.registry.get_sample_value("messaging_dispatch_paused") == 0
