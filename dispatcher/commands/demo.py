@@ -2,12 +2,21 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from random import Random
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
+from dispatcher.commands.progress import rows_progress
 from dispatcher.demo.run import Plan, Result, run
+from dispatcher.demo.samples import STATUSES, Sample, as_sql, samples
 from dispatcher.demo.screen import Lines, LivePanel, Screen, show_result
+from dispatcher.demo.seed import seed
+from dispatcher.settings import Settings
+
+SEEDING = ("rows", "statuses", "random_seed", "database_url", "dsn")
 
 
 @click.command()
@@ -17,12 +26,48 @@ from dispatcher.demo.screen import Lines, LivePanel, Screen, show_result
     "--http-port", type=click.IntRange(0, 65_535), default=0, help="Port of the sidecar.  [default: any free one]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to standard error.")
-def demo(rate: float, seconds: float, http_port: int, as_json: bool) -> None:
+@click.option("--seed-only", is_flag=True, help="Start nothing: write sample rows, as SQL or into a database.")
+@click.option("--rows", type=click.IntRange(1), default=100, show_default=True, help="With --seed-only: how many.")
+@click.option(
+    "--status",
+    "statuses",
+    type=click.Choice(STATUSES),
+    multiple=True,
+    help="With --seed-only: rows of this status (repeatable).  [default: of each]",
+)
+@click.option("--seed", "random_seed", type=int, help="With --seed-only: the same rows for the same number.")
+@click.option("--database-url", metavar="URL", help="With --seed-only: copy them into this database.")
+@click.option("--dsn", metavar="DSN", help="Dispatchbox's name for --database-url.")
+@click.pass_context
+def demo(
+    context: click.Context,
+    rate: float,
+    seconds: float,
+    http_port: int,
+    as_json: bool,
+    seed_only: bool,
+    rows: int,
+    statuses: tuple[str, ...],
+    random_seed: int | None,
+    database_url: str | None,
+    dsn: str | None,
+) -> None:
     """Start Postgres, Valkey and the dispatcher, send sample events through, print the verdict.
 
     Needs nothing installed but the 'embedded' extra, and leaves nothing behind. Exit code 0 only when nothing was
     lost or doubled and p95 from commit to consumer is under 1.5 s.
+
+    With --seed-only it starts nothing and writes sample rows instead: a few as SQL, or millions by COPY.
+
+    \b
+    dispatcher demo --seed-only | psql "$DATABASE_URL"
+    dispatcher demo --seed-only --rows 1000000 --status pending --database-url "$DATABASE_URL"
     """
+    _require_fitting(context, seed_only)
+    if seed_only:
+        chosen = samples(Random(random_seed), statuses or STATUSES)  # noqa: S311
+        _write_samples(chosen, rows, {"database_url": database_url, "dsn": dsn})
+        return
     console = Console()
     live = console.is_terminal and not as_json
     screen: Screen = LivePanel(console, seconds) if live else Lines(seconds, to_stderr=as_json)
@@ -32,6 +77,29 @@ def demo(rate: float, seconds: float, http_port: int, as_json: bool) -> None:
     else:
         show_result(console, result.tally, result.sent, result.verdict, result.rate)
     sys.exit(0 if result.verdict.passed else 1)
+
+
+def _require_fitting(context: click.Context, seed_only: bool) -> None:
+    """Refuse an option that would do nothing."""
+    idle = ("rate", "seconds", "http_port", "as_json") if seed_only else SEEDING
+    for option in context.command.params:
+        if option.name in idle and context.get_parameter_source(option.name) == ParameterSource.COMMANDLINE:
+            name = option.opts[0]
+            raise click.UsageError(
+                f"{name} does nothing with --seed-only" if seed_only else f"{name} needs --seed-only"
+            )
+
+
+def _write_samples(rows: Iterator[Sample], count: int, flags: dict[str, str | None]) -> None:
+    """To standard output, or into the database that a flag names: never one from the environment, which is in use."""
+    if not any(flags.values()):
+        for part in as_sql(rows, count):
+            click.echo(part, nl=False)
+        return
+    settings = Settings.load_some(("database_url",), {}, flags)
+    with rows_progress("Copying", count) as progress:
+        seed(settings["database_url"], rows, count, progress)
+    click.echo(f"Copied {count} rows.")
 
 
 def as_text(result: Result) -> str:

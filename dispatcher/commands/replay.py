@@ -3,14 +3,13 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import anyio
 import click
 
+from dispatcher.commands.progress import rows_progress
 from dispatcher.infra.database import Target
 from dispatcher.settings import Settings
 from dispatcher.upkeep.replay import Found, Moment, Replay, Selection
@@ -115,7 +114,7 @@ async def _find(target: Target, selection: Selection) -> Found:
 async def _put_back(target: Target, found: Found) -> None:
     async with Replay(target) as run:
         try:
-            with _progress(len(found.ids)) as progress:
+            with rows_progress("Replaying", len(found.ids)) as progress:
                 await run.put_back(found, progress)
         except BaseException:
             click.echo(
@@ -134,24 +133,6 @@ def _summary(found: Found) -> str:
         return "No sent row matches."
     when = f", sent from {_iso(found.oldest)} to {_iso(found.newest)}" if found.oldest and found.newest else ""
     return f"Sent rows that match: {len(found.ids)}{when}"
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, a line about every tenth elsewhere; both on standard error."""
-    if sys.stderr.isatty():
-        with click.progressbar(length=total, label="Replaying", file=sys.stderr) as bar:
-            yield bar.update
-        return
-    done = 0
-
-    def line(rows: int) -> None:
-        nonlocal done
-        tenth, done = done * 10 // total, done + rows
-        if done * 10 // total > tenth:
-            click.echo(f"{done} of {total} rows", err=True)
-
-    yield line
 
 
 def _iso(moment: datetime) -> str:
