@@ -68,6 +68,10 @@ def main() -> None:
         imported = run(programs / "python", "-c", "import dispatcher; print(dispatcher.__file__)", cwd=elsewhere)
         if not Path(imported.strip()).resolve().is_relative_to((folder / "venv").resolve()):
             sys.exit(f"wheel: the package was imported from {imported.strip()}")
+        client = (
+            "from dispatcher.infra import sqlfiles; import dispatcher.client; print(len(sqlfiles.client('add_event')))"
+        )
+        run(programs / "python", "-c", client, cwd=elsewhere)
         dispatcher = programs / "dispatcher"
         say(run(dispatcher, "--version", cwd=elsewhere).strip())
         run(dispatcher, "--help", cwd=elsewhere)

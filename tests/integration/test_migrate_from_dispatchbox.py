@@ -1,6 +1,8 @@
 """sql/migrate_from_dispatchbox.sql and dispatchbox_view.sql, on the tables of both generations of Dispatchbox."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -11,10 +13,12 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.psql import psql
+from tests.psql import client_program, psql
+from tests.readme import ROOT, blocks
 
 SQL = Path(__file__).parents[2] / "sql"
 MOVE, VIEW = SQL / "migrate_from_dispatchbox.sql", SQL / "dispatchbox_view.sql"
+GUIDE = (ROOT / "docs" / "migrating-from-dispatchbox.md").read_text(encoding="utf-8")
 # The columns its INSERTs, its queries and its API name; a worker of the second generation marks what it works on.
 FIRST = """
 CREATE TABLE outbox_event (
@@ -202,3 +206,32 @@ def test_a_view_takes_the_place_of_the_table(old: psycopg.Connection[Any], datab
     finally:
         old.execute(f"DROP OWNED BY {application}".encode())
         old.execute(f"DROP ROLE {application}".encode())
+
+
+@pytest.mark.one_version
+@pytest.mark.parametrize("definition", [FIRST, SECOND], ids=["first generation", "second generation"])
+def test_the_steps_of_the_guide(definition: str, empty_database_url: str) -> None:
+    migrate, move_rows, view, move_rest = blocks("The steps", "sh", GUIDE)
+    programs = [str(Path(sys.executable).parent), str(client_program("psql").parent), os.environ["PATH"]]
+    env = {**os.environ, "DATABASE_URL": empty_database_url, "PATH": os.pathsep.join(programs)}
+
+    def step(script: str) -> None:
+        done = subprocess.run(
+            ["/bin/sh", "-ec", script], cwd=SQL.parent, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute(definition.encode())
+        insert(connection, 8)
+        step(migrate)
+        step(move_rows)
+        insert(connection, 1, "'pending'", "0")
+        step(view)
+        connection.execute(
+            "INSERT INTO outbox_event (aggregate_type, aggregate_id, event_type, payload) VALUES ('a', 'b', 'c', '{}')"
+        )
+        step(move_rest)
+        assert dict(Counter(row["status"] for row in outbox(connection))) == {
+            "pending": 4, "retry": 2, "sent": 2, "dead": 2,
+        }  # fmt: skip
