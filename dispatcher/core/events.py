@@ -178,19 +178,15 @@ class Sampled:
     stream_length: int | None  # None: Redis did not answer, and `redis_error` says why, or we may not look
     group_lag: dict[str, int]
     redis_error: str | None = None
-    dead: int = 0  # dead events that nobody has replayed
+    dead: int = 0  # dead events that nobody has replayed, up to a bound, and when the newest died (Unix seconds)
+    newest_dead_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Surveyed:
-    """Who runs, how many events are dead, up to a bound, and when the newest died (Unix seconds).
-
-    Looked up only while somebody watches the console.
-    """
+    """Who runs. Looked up only while somebody watches the console."""
 
     dispatchers: Sequence[Alive]
-    dead: int
-    newest_dead_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ class Sample:
     oldest_age_s: float | None
     stream_length: int | None
     group_lag: dict[str, int]
+    dead: int = 0  # counted up to a bound, and when the newest died
+    newest_dead_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +51,10 @@ class Alive:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Who runs, how many events are dead (counted up to a bound), and when the newest of them died.
-
-    Looked up only while somebody watches, and of all dispatchers. Times are Unix seconds.
-    """
+    """Who runs, on all hosts. Looked up only while somebody watches. `at`: Unix seconds."""
 
     at: float
     dispatchers: tuple[Alive, ...]
-    dead: int
-    newest_dead_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ class Overview:
             },
             "surveyed_at": survey.at if survey else None,
             "dispatchers": [asdict(one) for one in survey.dispatchers] if survey else None,
-            "dead": survey.dead if survey else None,
+            "dead": sample.dead if sample else None,
         }
 
 

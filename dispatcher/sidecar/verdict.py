@@ -140,20 +140,20 @@ def _computed(reading: Reading, lately: Lately, now: float) -> Iterator[Finding]
 
 
 def _dead(reading: Reading, lately: Lately, now: float) -> Iterator[Finding]:
-    survey = reading.survey
-    newest = survey.newest_dead_at if survey else None
+    sample = reading.sample
+    newest = sample.newest_dead_at if sample else None
     mend = "Look at the errors under dead letters, mend the cause, then retry them there."
     if lately.buried:
         events = "1 event was" if lately.buried == 1 else f"{lately.buried:,} events were"
         what = f"{events} given up" + (f", the latest with: {reading.buried_error}" if reading.buried_error else "")
-        if survey and not survey.dead and survey.at > (reading.buried_at or now):
+        if sample and not sample.dead and sample.at > (reading.buried_at or now):
             yield Finding("note", "buried", f"{what}; none is left", lately.buried_since, "Nothing: they were retried.")
         else:
             yield Finding("bad", "buried", what, lately.buried_since, mend)
     elif newest is not None and now - newest < BURIED_LATELY_S:
         # By another process; or by this one's predecessor.
         yield Finding("bad", "buried", "Events were given up", newest, mend)
-    elif survey and survey.dead:
+    elif sample and sample.dead:
         yield Finding(
             "note",
             "dead",

@@ -63,8 +63,8 @@ class Reader:
                 self._buried = (self._clock(), rows[-1][1])
             case events.Sampled():
                 self._sampled(event)
-            case events.Surveyed(dispatchers, dead, newest_dead_at):
-                self._survey = Survey(self._clock(), tuple(dispatchers), dead, newest_dead_at)
+            case events.Surveyed(dispatchers):
+                self._survey = Survey(self._clock(), tuple(dispatchers))
             case events.Started(name, enabled):
                 self._name = name
                 self._trouble("starting", None, there=False)
@@ -87,7 +87,13 @@ class Reader:
 
     def _sampled(self, event: events.Sampled) -> None:
         self._sample = Sample(
-            self._clock(), event.backlog, event.oldest_age_s, event.stream_length, dict(event.group_lag)
+            self._clock(),
+            event.backlog,
+            event.oldest_age_s,
+            event.stream_length,
+            dict(event.group_lag),
+            event.dead,
+            event.newest_dead_at,
         )
         if not self._breaker_open:
             self._trouble("redis", event.redis_error, there=event.redis_error is not None)

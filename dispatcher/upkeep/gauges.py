@@ -94,7 +94,7 @@ async def sample_once(
 ) -> None:
     """Look once and emit Sampled. Raises SessionLost or psycopg.Error; Redis's absence is part of what is emitted."""
     [(backlog, oldest_age_s, queue_usage)] = await fetch(load("sample"), {"bound": BACKLOG_BOUND, "now": now})
-    [(dead, _)] = await fetch(load("count_dead"), {"bound": DEAD_BOUND})
+    [(dead, newest)] = await fetch(load("count_dead"), {"bound": DEAD_BOUND})
     length, lags, error = None, {}, None
     try:
         seen = await look_at_stream(redis, stream)
@@ -103,7 +103,8 @@ async def sample_once(
         pass  # it answers; what may not be looked at is no outage
     except (RedisError, OSError, TimeoutError) as failure:
         error = describe(failure)
-    observe(Sampled(backlog, oldest_age_s, queue_usage, length, lags, error, dead))
+    newest_dead_at = newest.timestamp() if newest else None
+    observe(Sampled(backlog, oldest_age_s, queue_usage, length, lags, error, dead, newest_dead_at))
 
 
 async def run(

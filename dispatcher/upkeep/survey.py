@@ -1,4 +1,4 @@
-"""What only somebody at the console needs: who runs, and how many events are dead. Looked up only while they watch."""
+"""What only somebody at the console needs: who runs. Looked up only while they watch."""
 
 import time
 from contextlib import suppress
@@ -14,19 +14,17 @@ from dispatcher.upkeep.attention import Attention
 from dispatcher.upkeep.gauges import REST, Fetch
 
 EVERY_S = 5.0
-DEAD_BOUND = 10_001  # more than ten thousand is said as that
 MAX_DISPATCHERS = 256
 
 
 async def survey_once(fetch: Fetch, observe: Observer) -> None:
     """Look once and emit Surveyed. Raises SessionLost or psycopg.Error."""
     rows = await fetch(load("status_dispatchers"), None)
-    [(dead, newest)] = await fetch(load("count_dead"), {"bound": DEAD_BOUND})
     alive = [
         Alive(name, host, pid, version, started_at.timestamp())
         for _, name, host, pid, version, started_at in rows[:MAX_DISPATCHERS]
     ]
-    observe(Surveyed(alive, dead, newest.timestamp() if newest else None))
+    observe(Surveyed(alive))
 
 
 async def run(fetch: Fetch, attention: Attention, observe: Observer, *, every_s: float = EVERY_S) -> None:

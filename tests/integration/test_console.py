@@ -46,9 +46,9 @@ class Fed:
             events.Started("host-1-cafe", enabled=True),
             events.DatabaseChanged(True, None),
             events.Published(100, [0.002] * 100, 0.01),
-            events.Sampled(7, 0.25, 0.0, 900, {"billing": 40, MARKUP: 3}),
+            events.Sampled(7, 0.25, 0.0, 900, {"billing": 40, MARKUP: 3}, None, 0),
             events.Surveyed(
-                [Alive("host-1-cafe", "h", 1, "0.1.0", time.time() - 60), Alive(MARKUP, "h", 2, "0.1.0", 0)], 0
+                [Alive("host-1-cafe", "h", 1, "0.1.0", time.time() - 60), Alive(MARKUP, "h", 2, "0.1.0", 0)]
             ),
         )
         self.now += 2.0

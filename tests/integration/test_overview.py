@@ -57,7 +57,7 @@ async def test_the_overview_says_everything_at_once(console):
     }
     assert seen["latency"]["sla_s"] == 1.5
     assert all(state["ok"] for state in seen["states"])
-    assert (seen["dispatchers"], seen["dead"]) == (None, None)  # nobody has asked Postgres yet
+    assert (seen["dispatchers"], seen["dead"]) == (None, 0)  # nobody has asked who runs yet
 
 
 async def test_the_history_gives_what_is_new(console):

@@ -11,7 +11,6 @@ from redis.exceptions import NoPermissionError
 
 from dispatcher.core.events import Sampled, Surveyed
 from dispatcher.infra.database import Session, Target, connect
-from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep import gauges, survey
 from dispatcher.upkeep.attention import LASTS_S, Attention
 from dispatcher.upkeep.registry import Registry
@@ -37,39 +36,43 @@ async def bury(db, n: int = 1) -> list[int]:
     return ids
 
 
-async def test_who_runs_and_what_is_dead(session, db, tap):
+async def test_who_runs(session, tap):
     await Registry("ours").enrol(session)
+    await survey.survey_once(session.fetch, tap)
+    [one] = (await tap.next(Surveyed)).dispatchers
+    assert one.name == "ours"
+    assert abs(one.started_at - datetime.now(UTC).timestamp()) < 60
+
+
+async def test_what_is_dead_and_since_when(session, db, redis, tap):
     first, again, pruned = await bury(db, 3)
     # A row that was sent, replayed by hand and died then; one that somebody marked dead, so that it has no copy.
     await db.execute("UPDATE messaging.message_outbox SET sent_at = clock_timestamp() WHERE id = %s", [again])
     await insert_events(db, status="dead")
-    await db.execute(
-        "UPDATE messaging.message_outbox SET status = 'pending' WHERE id = %s", [first]
-    )  # replayed by hand
+    replayed = "UPDATE messaging.message_outbox SET status = 'pending' WHERE id = %s"
+    await db.execute(replayed, [first])
     await db.execute("DELETE FROM messaging.message_outbox WHERE id = %s", [pruned])
-    await survey.survey_once(session.fetch, tap)
-    seen = await tap.next(Surveyed)
-    assert [one.name for one in seen.dispatchers] == ["ours"]
-    assert abs(seen.dispatchers[0].started_at - datetime.now(UTC).timestamp()) < 60
+    await gauges.sample_once(session.fetch, redis, STREAM, tap)
+    seen = await tap.next(Sampled)
     assert seen.dead == 3
     assert seen.newest_dead_at is not None
     assert abs(seen.newest_dead_at - datetime.now(UTC).timestamp()) < 60
 
 
-async def test_a_copy_that_was_replayed_is_not_the_newest_dead(session, db, tap):
+async def test_a_copy_that_was_replayed_is_not_the_newest_dead(session, db, redis, tap):
     await bury(db)
     await db.execute("UPDATE messaging.message_dlq SET replayed_at = clock_timestamp()")
     await db.execute("UPDATE messaging.message_outbox SET status = 'pending'")
-    await survey.survey_once(session.fetch, tap)
-    seen = await tap.next(Surveyed)
+    await gauges.sample_once(session.fetch, redis, STREAM, tap)
+    seen = await tap.next(Sampled)
     assert (seen.dead, seen.newest_dead_at) == (0, None)
 
 
-async def test_the_count_of_the_dead_is_bounded(session, db, tap, monkeypatch):
-    monkeypatch.setattr(survey, "DEAD_BOUND", 3)
+async def test_the_count_of_the_dead_is_bounded(session, db, redis, tap, monkeypatch):
+    monkeypatch.setattr(gauges, "DEAD_BOUND", 3)
     await bury(db, 5)
-    await survey.survey_once(session.fetch, tap)
-    assert (await tap.next(Surveyed)).dead == 3
+    await gauges.sample_once(session.fetch, redis, STREAM, tap)
+    assert (await tap.next(Sampled)).dead == 3
 
 
 async def test_nobody_asks_postgres_until_somebody_watches(session, tap):
@@ -133,7 +136,3 @@ async def test_a_redis_that_forbids_the_look_is_not_away(session, tap):
     await gauges.sample_once(session.fetch, Forbids(), STREAM, tap)
     seen = await tap.next(Sampled)
     assert (seen.stream_length, seen.redis_error) == (None, None)
-
-
-async def test_its_statement_says_who_runs_it():
-    assert "upkeep/survey.py" in load("count_dead")

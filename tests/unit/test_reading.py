@@ -113,7 +113,7 @@ def test_several_processes_are_one():
     clock.now += 1
     two(events.BreakerChanged("open", "reset"))
     two(events.ListenerChanged(False, "gone"))
-    two(events.Surveyed([Alive("p0", "h", 1, "1", 5.0)], 3))
+    two(events.Surveyed([Alive("p0", "h", 1, "1", 5.0)]))
     both = merged([one.read(), two.read()])
     assert (both.names, both.published, both.processes) == (("p0", "p1"), 20, 2)
     assert [(trouble.kind, trouble.reason, trouble.since, trouble.of) for trouble in both.troubles] == [
@@ -123,7 +123,7 @@ def test_several_processes_are_one():
     assert both.sample is not None
     assert both.sample.backlog == 6  # the newest look
     assert both.survey is not None
-    assert both.survey.dead == 3
+    assert [one.name for one in both.survey.dispatchers] == ["p0"]
     assert merged([one.read()]) == one.read()
 
 

@@ -12,8 +12,12 @@ from dispatcher.sidecar.verdict import judge, level_of
 
 NOW = 10_000.0
 CALM = Reading(
-    ("a",), 0.0, Latencies((1.0,), (0, 0), 0.0), sample=Sample(NOW - 5, 0, 0.0, 10, {}), survey=Survey(NOW, (), 0)
+    ("a",), 0.0, Latencies((1.0,), (0, 0), 0.0), sample=Sample(NOW - 5, 0, 0.0, 10, {}), survey=Survey(NOW, ())
 )
+
+
+def dead(n: int, *, at: float = NOW, newest: float | None = None) -> Sample:
+    return Sample(at, 0, 0.0, 10, {}, n, newest)
 
 
 def found(reading: Reading, lately: Lately | None = None) -> list[tuple[str, str, float | None]]:
@@ -49,20 +53,20 @@ def test_of_several_processes_it_says_how_many():
 
 
 def test_a_burial_is_bad_for_fifteen_minutes_then_a_note_while_dead_letters_are_left():
-    left = replace(CALM, buried_at=NOW - 50, buried_error="redis: ERR", survey=Survey(NOW, (), 3))
+    left = replace(CALM, buried_at=NOW - 50, buried_error="redis: ERR", sample=dead(3))
     fresh = Lately(buried=1200, buried_since=NOW - 60)
     assert found(left, fresh) == [("bad", "buried", NOW - 60)]
     assert judge(left, fresh, NOW)[0].what == "1,200 events were given up, the latest with: redis: ERR"
     assert found(left) == [("note", "dead", None)]
-    assert found(replace(left, survey=Survey(NOW, (), 0))) == []
-    retried = replace(left, survey=Survey(NOW - 10, (), 0))
+    assert found(replace(left, sample=Sample(NOW - 60, 0, 0.0, 10, {}))) == []
+    retried = replace(left, sample=dead(0, at=NOW - 10))
     assert found(retried, fresh) == [("note", "buried", NOW - 60)]
-    assert found(replace(retried, survey=Survey(NOW - 55, (), 0)), fresh)[0][0] == "bad"  # it looked before
+    assert found(replace(retried, sample=dead(0, at=NOW - 55)), fresh)[0][0] == "bad"  # it looked before
 
 
 def test_a_burial_by_another_dispatcher_is_bad_as_well():
-    assert found(replace(CALM, survey=Survey(NOW, (), 3, NOW - 100))) == [("bad", "buried", NOW - 100)]
-    assert found(replace(CALM, survey=Survey(NOW, (), 3, NOW - 1000))) == [("note", "dead", NOW - 1000)]
+    assert found(replace(CALM, sample=dead(3, newest=NOW - 100))) == [("bad", "buried", NOW - 100)]
+    assert found(replace(CALM, sample=dead(3, newest=NOW - 1000))) == [("note", "dead", NOW - 1000)]
 
 
 def test_a_broken_promise_is_bad_unless_few_events_broke_it():
@@ -100,4 +104,4 @@ def test_turns_that_fail_without_a_known_outage():
 
 
 def test_a_dispatcher_that_is_alive_is_no_finding():
-    assert found(replace(CALM, survey=Survey(NOW, (Alive("a", None, None, None, 0.0),), 0))) == []
+    assert found(replace(CALM, survey=Survey(NOW, (Alive("a", None, None, None, 0.0),)))) == []
