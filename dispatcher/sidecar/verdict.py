@@ -57,7 +57,7 @@ _SAID: dict[TroubleKind, tuple[Level, str, str]] = {
     ),
     "paused": (
         "warn",
-        "Paused: no event is taken",
+        "Paused, so no event is taken: {}",
         "dispatcher resume, when whoever paused it agrees. Events wait in Postgres.",
     ),
     "listener": (
@@ -84,7 +84,12 @@ def judge(reading: Reading, lately: Lately, now: float) -> list[Finding]:
     # Without Postgres nobody listens: that is the same trouble.
     found = [_say(trouble, reading) for trouble in reading.troubles if not (away and trouble.kind == "listener")]
     found += _computed(reading, lately, now)
-    return sorted(found, key=lambda finding: (-LEVELS.index(finding.level), finding.since or now))
+
+    def first(finding: Finding) -> tuple[int, bool, float]:
+        # What stands in the way comes before what came of it.
+        return -LEVELS.index(finding.level), finding.kind not in _SAID, finding.since or now
+
+    return sorted(found, key=first)
 
 
 def _say(trouble: Trouble, reading: Reading) -> Finding:

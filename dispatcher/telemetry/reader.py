@@ -78,6 +78,9 @@ class Reader:
                 self._trouble("listener", reason, there=not up)
             case events.BackpressureChanged(on, group):
                 self._trouble("backpressure", group, there=on)
+            case events.PauseChanged(paused, by, reason):
+                why = ", ".join(filter(None, (reason, by and f"by {by}")))
+                self._trouble("paused", why or None, there=paused)
             case events.AuditChanged(on, reason):
                 self._trouble("audit", reason, there=not on)
             case events.Stopping(reason):

@@ -90,6 +90,14 @@ async def test_a_listener_that_is_down_is_no_reason(client, readiness):
     assert await why(client) is None
 
 
+async def test_neither_backpressure_nor_a_pause_nor_a_forbidden_look_is_a_reason(client, readiness):
+    up(readiness)
+    readiness.observe(events.BackpressureChanged(True, "billing", 900))
+    readiness.observe(events.PauseChanged(True, "ada", "moving the stream"))
+    readiness.observe(events.Sampled(0, 0, 0, None, {}))  # Redis answers, but forbids this user the look
+    assert await why(client) is None
+
+
 async def test_disabled_and_stopping_are_reasons(client, readiness):
     up(readiness, enabled=False)
     assert await why(client) == "disabled: DISPATCHER_ENABLED is false"

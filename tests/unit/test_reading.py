@@ -66,12 +66,15 @@ def test_every_state_is_a_trouble_while_it_lasts():
     ours(events.BackpressureChanged(True, "billing", 900))
     ours(events.AuditChanged(False, "INFO is forbidden"))
     ours(events.BreakerChanged("open", "OOM"))
+    ours(events.PauseChanged(True, "ada", "moving the stream"))
+    assert ours.read().troubles[-1].reason == "moving the stream, by ada"
     ours(events.Stopping("SIGTERM"))
-    assert kinds(ours) == ["disabled", "listener", "backpressure", "audit", "redis", "stopping"]
+    assert kinds(ours) == ["disabled", "listener", "backpressure", "audit", "redis", "paused", "stopping"]
     ours(events.ListenerChanged(True, None))
     ours(events.BackpressureChanged(False, "billing", 10))
     ours(events.AuditChanged(True, None))
     ours(events.BreakerChanged("closed", None))
+    ours(events.PauseChanged(False, None, None))
     assert kinds(ours) == ["disabled", "stopping"]
 
 

@@ -47,6 +47,12 @@ def test_the_worst_comes_first_then_the_oldest():
     assert level_of(judge(reading, Lately(), NOW)) == "bad"
 
 
+def test_what_stands_in_the_way_comes_before_what_came_of_it():
+    reading = replace(CALM, troubles=(Trouble("backpressure", "billing", NOW - 5),))
+    lately = Lately(buried=1, buried_since=NOW - 60)
+    assert [kind for _, kind, _ in found(reading, lately)] == ["backpressure", "buried"]
+
+
 def test_of_several_processes_it_says_how_many():
     reading = replace(CALM, processes=4, troubles=(Trouble("redis", "OOM", 1.0, of=2),))
     assert judge(reading, Lately(), NOW)[0].what == "Redis takes no entries: OOM (2 of 4 processes)"

@@ -14,7 +14,7 @@ export class Charts {
         title: "Throughput",
         lines: [
           { name: "published", of: (p) => p.events, tone: "one", fill: true },
-          { name: "failed", of: (p) => p.failed, tone: "bad" },
+          { name: "failed", of: (p) => p.failed || null, tone: "bad" },
         ],
         scale: linear([(p) => p.events, (p) => p.failed], compact, 3),
         say: (p) => `${rate(p.events)} published, ${rate(p.failed)} failed a second`,
