@@ -19,6 +19,7 @@ COMMANDS = {
     "pause": "Hold all dispatchers back; rows wait.",
     "resume": "Let them take rows again.",
     "replay": "Publish rows again that were sent already.",
+    "prune": "Delete what is older than is kept, now.",
     "dlq": "Dead events: list, show and count them, publish them again.",
     "doctor": "What is wrong with the servers, the tables, the stream, and what to do about it.",
     "demo": "Start servers of its own, send events through, print the verdict.",

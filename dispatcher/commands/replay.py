@@ -1,7 +1,6 @@
 """`dispatcher replay`: publishes rows again that were sent already."""
 
 import os
-import re
 import sys
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -9,14 +8,13 @@ from uuid import UUID
 import anyio
 import click
 
+from dispatcher.commands.duration import seconds_of
 from dispatcher.commands.progress import rows_progress
 from dispatcher.infra.database import Target
 from dispatcher.settings import Settings
 from dispatcher.upkeep.replay import Found, Moment, Replay, Selection
 
 PATIENCE_S = 600.0  # for finding the rows: without a time range the whole table is read
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_LONGEST_S = 36_500 * 86_400
 
 
 class Time(click.ParamType[Moment]):
@@ -27,10 +25,8 @@ class Time(click.ParamType[Moment]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Moment:
         """A point in time, UTC where it says no offset, or a duration."""
         text = str(value).strip()
-        if ago := re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([smhdw])", text):
-            seconds = float(ago[1]) * _UNITS[ago[2]]
-            if seconds <= _LONGEST_S:
-                return timedelta(seconds=seconds)
+        if (ago := seconds_of(text)) is not None:
+            return timedelta(seconds=ago)
         try:
             moment = datetime.fromisoformat(text)
             moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -2,20 +2,17 @@
 
 import getpass
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
-from typing import Self
 
 import anyio
-import psycopg
 
-from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
-from dispatcher.infra.database import Session, Target, connect, describe
-from dispatcher.infra.migrations import missing
+from dispatcher.core.errors import DispatcherError
+from dispatcher.infra.database import Session
 from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep.errand import Errand
 
 LOOK_EVERY_S = 0.05
 
@@ -47,37 +44,16 @@ class Word:
         return self.generation == switch.generation and not (switch.paused and self.in_flight)
 
 
-class Pausing:
-    """`async with Pausing(target) as pausing:` a session to switch and to watch. All raise DispatcherError."""
+class Pausing(Errand):
+    """`async with Pausing(target) as pausing:` to switch and to watch."""
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self._session: Session | None = None  # written by __aenter__()
-
-    async def __aenter__(self) -> Self:
-        self._session = session = await connect(self._target, "pause")
-        try:
-            with self._explained():
-                if gone := await missing(session):
-                    raise Misconfigured(
-                        f"Postgres at {self._target.address()} lacks {', '.join(gone)}: run `dispatcher migrate` first"
-                    )
-                if not session.pooled:
-                    await session.fetch("SET synchronous_commit = on")  # a crash must not undo what a person was told
-        except BaseException:
-            await session.close()
-            raise
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+    verb = "pause"
 
     async def switch(self, *, paused: bool, reason: str | None) -> tuple[Switch, bool]:
         """Pause or resume. How it stands then, and whether that is a change."""
         parameters = {"paused": paused, "changed_by": _who(), "reason": reason}
-        with self._explained():
-            changed = bool(await self._opened().fetch(load("pause_set"), parameters))
+        with self.explained():
+            changed = bool(await self.session.fetch(load("pause_set"), parameters))
         now = await self.now()
         if now.paused != paused:
             raise _overtaken(now)
@@ -85,13 +61,13 @@ class Pausing:
 
     async def now(self) -> Switch:
         """How it stands."""
-        with self._explained():
-            return await read_switch(self._opened())
+        with self.explained():
+            return await read_switch(self.session)
 
     async def words(self) -> list[Word]:
         """The dispatchers that live."""
-        with self._explained():
-            return await read_words(self._opened())
+        with self.explained():
+            return await read_words(self.session)
 
     async def wait(self, switch: Switch, timeout_s: float, progress: Callable[[list[Word]], None]) -> list[Word]:
         """Wait until all obey, at most so long; what they said last. `progress` hears it at each look.
@@ -108,25 +84,6 @@ class Pausing:
             if now.generation != switch.generation:
                 raise _overtaken(now)
             await anyio.sleep(LOOK_EVERY_S)
-
-    def _opened(self) -> Session:
-        if self._session is None:
-            raise RuntimeError("it was not opened")
-        return self._session
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        where = f"Postgres at {self._target.address()}"
-        try:
-            yield
-        except SessionLost as error:
-            raise Unreachable(f"the connection to {where} broke ({error})") from None
-        except psycopg.errors.InsufficientPrivilege:
-            raise Misconfigured(
-                f"{where}: this role may not pause; grant it the role outbox_dispatcher (sql/roles.sql, run again)"
-            ) from None
-        except psycopg.Error as error:
-            raise DispatcherError(f"{where} refused: {describe(error)}") from None
 
 
 async def read_switch(session: Session) -> Switch:

@@ -1,0 +1,104 @@
+"""`dispatcher prune`: deletes what is older than is kept, now and completely."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import anyio
+import click
+
+from dispatcher.commands.duration import seconds_of
+from dispatcher.infra.database import Target
+from dispatcher.settings import Settings
+from dispatcher.upkeep.prune import Prune
+
+PATIENCE_S = 600.0  # for counting
+
+
+class Age(click.ParamType[float]):
+    """A duration such as 7d or 12h, in seconds."""
+
+    name = "age"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds."""
+        seconds = seconds_of(str(value).strip())
+        if seconds is None:
+            self.fail(f"'{value}' is no duration such as 7d, 12h, 30m or 0s", param)
+        return seconds
+
+
+@click.command()
+@click.option("--outbox-older-than", type=Age(), metavar="AGE", help="Settled rows.  [OUTBOX_RETENTION_DAYS]")
+@click.option("--dlq-older-than", type=Age(), metavar="AGE", help="Dead-letter copies.  [DLQ_RETENTION_DAYS]")
+@click.option("--only", type=click.Choice(["outbox", "dlq"]), help="One of the two tables.")
+@click.option("--dry-run", is_flag=True, help="Only count what is too old.")
+@click.option("--database-url", metavar="URL", help="The Postgres that holds the outbox.  [DATABASE_URL]")
+@click.option("--dsn", metavar="DSN", help="Dispatchbox's name for --database-url.")
+def prune(
+    outbox_older_than: float | None, dlq_older_than: float | None, only: str | None, dry_run: bool, **flags: str | None
+) -> None:
+    """Delete settled rows and dead-letter copies that are older than is kept.
+
+    Dispatchers do this by themselves. Use it to delete sooner, or while all of them are disabled. Rows that are not
+    settled are never deleted; a dead row's copy stays in the dead-letter queue until it is too old itself.
+
+    \b
+    dispatcher prune --dry-run
+    dispatcher prune --outbox-older-than 12h --only outbox
+
+    A sent row's age counts from when it was sent, a dead one's from its last claim, a copy's from its death. It goes in
+    small batches, beside running dispatchers, and can be stopped at any time.
+    """
+    wanted = ("database_url", "connect_timeout_ms", "outbox_retention_days", "dlq_retention_days")
+    settings = Settings.load_some(wanted, os.environ, flags)
+    target = Target(
+        settings["database_url"],
+        "dispatcher",
+        connect_timeout_s=settings["connect_timeout_ms"] / 1000,
+        query_timeout_s=PATIENCE_S,
+    )
+    outbox_s = settings["outbox_retention_days"] * 86_400.0 if outbox_older_than is None else outbox_older_than
+    dlq_s = settings["dlq_retention_days"] * 86_400.0 if dlq_older_than is None else dlq_older_than
+    ages = {"outbox_s": None if only == "dlq" else outbox_s, "dlq_s": None if only == "outbox" else dlq_s}
+    anyio.run(_count if dry_run else _delete, target, ages)
+
+
+async def _count(target: Target, ages: dict[str, float | None]) -> None:
+    async with Prune(target, outbox_s=ages["outbox_s"], dlq_s=ages["dlq_s"]) as run:
+        rows, copies = await run.count()
+    click.echo(f"Too old: {rows} settled rows and {copies} dead-letter copies.")
+
+
+async def _delete(target: Target, ages: dict[str, float | None]) -> None:
+    async with Prune(target, outbox_s=ages["outbox_s"], dlq_s=ages["dlq_s"]) as run:
+        try:
+            with _progress(run) as progress:
+                await run.run(progress)
+        except BaseException:
+            click.echo(f"Stopped: {_deleted(run)} so far. The same command goes on.", err=True)
+            raise
+    click.echo(f"Deleted {_deleted(run)}.")
+
+
+def _deleted(run: Prune) -> str:
+    return f"{run.rows} settled rows and {run.copies} dead-letter copies"
+
+
+@contextmanager
+def _progress(run: Prune) -> Iterator[Callable[[float], None]]:
+    """A bar on a terminal, a line about every tenth elsewhere; both on standard error."""
+    if sys.stderr.isatty():
+        with click.progressbar(length=1000, label="Pruning", file=sys.stderr) as bar:
+            yield lambda share: bar.update(round(share * 1000) - bar.pos)
+        return
+    said = 0
+
+    def line(share: float) -> None:
+        nonlocal said
+        if int(share * 10) > said:
+            said = int(share * 10)
+            click.echo(f"{share:.0%} of the outbox walked, {run.rows} rows deleted", err=True)
+
+    yield line

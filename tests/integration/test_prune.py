@@ -1,0 +1,110 @@
+"""`dispatcher prune` deletes what the procedures delete, walks past what must stay, and takes its turn."""
+
+from datetime import UTC, datetime, timedelta
+
+import anyio
+import psycopg
+import pytest
+
+from dispatcher.upkeep import prune
+from tests.faults.harness_wait import until
+from tests.fixtures.command import RunCommand
+from tests.fixtures.rows import insert_events, read_table, statuses
+
+pytestmark = pytest.mark.one_version
+
+NOW = datetime.now(UTC)
+OLD, RECENT = NOW - timedelta(days=8), NOW - timedelta(days=6)
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prune, "BATCH", 10)
+
+
+async def fill(db: psycopg.AsyncConnection) -> None:
+    """Old rows behind and between what must stay, and copies of both ages."""
+    await insert_events(db, 30, status="sent", occurred_at=RECENT, sent_at=RECENT)
+    await insert_events(db, 25, status="sent", occurred_at=OLD, sent_at=OLD)
+    await insert_events(db, 3, occurred_at=OLD)
+    await insert_events(db, 2, status="dead", occurred_at=OLD)
+    for died_at in (NOW - timedelta(days=31), NOW - timedelta(days=29)):
+        await db.execute(
+            "INSERT INTO messaging.message_dlq (outbox_id, event_id, message_id, event_type, aggregate_type, "
+            "aggregate_id, payload, attempts, occurred_at, died_at, replayed_at) SELECT i, gen_random_uuid(), "
+            "gen_random_uuid(), 'a', 'b', 'c', '{}', 1, %s, %s, now() FROM generate_series(1, 15) AS i",
+            [died_at, died_at],
+        )
+
+
+async def test_it_deletes_what_the_procedures_delete(command: RunCommand, db: psycopg.AsyncConnection) -> None:
+    await fill(db)
+    await db.execute("BEGIN")
+    await db.execute("CALL messaging.prune_message_outbox('7 days'); CALL messaging.prune_message_dlq('30 days')")
+    expected = await statuses(db), len(await read_table(db, "message_dlq"))
+    await db.execute("ROLLBACK")
+
+    assert (await command("prune", "--dry-run"))[1] == "Too old: 27 settled rows and 15 dead-letter copies.\n"
+    assert await statuses(db) != expected[0]
+    code, output = await command("prune")
+    assert code == 0
+    assert output.startswith("Deleted 27 settled rows and 15 dead-letter copies.\n")
+    assert "100% of the outbox walked, 27 rows deleted" in output
+    assert (await statuses(db), len(await read_table(db, "message_dlq"))) == expected
+    assert (await command("prune"))[1].startswith("Deleted 0 settled rows and 0 ")
+
+
+async def test_ages_come_from_the_settings_and_the_flags(command: RunCommand, db: psycopg.AsyncConnection) -> None:
+    await fill(db)
+    assert "Too old: 57 settled rows" in (await command("prune", "--dry-run", OUTBOX_RETENTION_DAYS="5"))[1]
+    assert (
+        "Too old: 57 settled rows and 0 "
+        in (await command("prune", "--dry-run", "--outbox-older-than", "12h", "--only", "outbox"))[1]
+    )
+    code, output = await command("prune", "--dlq-older-than", "0s", "--only", "dlq")
+    assert output.startswith("Deleted 0 settled rows and 30 dead-letter copies.")
+    assert len(await read_table(db)) == 60
+    code, output = await command("prune", "--outbox-older-than", "soon")
+    assert code == 2
+    assert "'soon' is no duration such as 7d" in output
+
+
+async def test_it_waits_while_somebody_else_prunes(
+    command: RunCommand, db: psycopg.AsyncConnection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(db)
+
+    async def waits() -> bool:
+        look = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%%pg_try_advisory_xact_lock%%' AND pid <> %s"
+        return bool(await (await db.execute(look, [other.info.backend_pid])).fetchall())
+
+    async with await psycopg.AsyncConnection.connect(database_url) as other, anyio.create_task_group() as tasks:
+        await other.execute("CALL messaging.prune_message_dlq('100 days')")
+
+        async def end() -> None:
+            await until(waits, "it asks for its turn")
+            assert len(await read_table(db)) == 60
+            await other.rollback()
+
+        tasks.start_soon(end)
+        code, output = await command("prune")
+        assert output.startswith("Deleted 27 settled rows and 15 ")
+        assert code == 0
+    monkeypatch.setattr(prune, "PATIENCE_S", 0.0)
+    async with await psycopg.AsyncConnection.connect(database_url) as other:
+        await other.execute("CALL messaging.prune_message_dlq('100 days')")
+        code, output = await command("prune")
+    assert code == 1
+    assert "somebody else has been pruning" in output
+    assert "Stopped: 0 settled rows" in output
+
+
+async def test_an_empty_outbox_and_no_right(
+    command: RunCommand, db: psycopg.AsyncConnection, database_url: str
+) -> None:
+    assert (await command("prune"))[1].startswith("Deleted 0 settled rows and 0 dead-letter copies.")
+    await db.execute("CREATE ROLE stranger_to_prune LOGIN")
+    code, output = await command("prune", DATABASE_URL=f"{database_url}?user=stranger_to_prune")
+    await db.execute("DROP ROLE stranger_to_prune")
+    assert code == 2
+    assert "may not prune; grant it the role outbox_dispatcher" in output
