@@ -13,6 +13,7 @@ from bench.growth import growth
 from bench.idle import idle
 from bench.latency import latency
 from bench.outage import outage
+from bench.peers import peers
 from bench.record import run_all
 from bench.scale import scale
 from bench.sla import sla
@@ -40,6 +41,7 @@ for scenario in (
     ceiling,
     idle,
     soak,
+    peers,
     counters,
     run_all,
     document,

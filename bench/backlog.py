@@ -51,7 +51,6 @@ class WorkedOff:
 
 def fill(servers: Rig, rows: int, legs: Legs | None = None, *, settled: bool = False, small: bool = False) -> None:
     """Insert so many sample events, on the server. `settled`: as if sent long ago. `small`: tiny payloads."""
-    samples = list(islice(sample_events(Random(rows)), SAMPLES))
     columns = ", ".join(COLUMNS[2:])
     extra, values = (", status, sent_at, stream_id", ", 'sent', now(), '0-1'") if settled else ("", "")
     source = columns.replace("payload", "'{\"v\": 1}'::jsonb") if small else columns
@@ -60,16 +59,23 @@ def fill(servers: Rig, rows: int, legs: Legs | None = None, *, settled: bool = F
         SELECT {source}{values}
         FROM generate_series(%s::integer, %s::integer) AS i JOIN bench_samples AS s ON s.n = i %% {SAMPLES}
     """
-    with servers.connect() as connection, connection.cursor() as cursor:
-        cursor.execute(SAMPLE_TABLE)
-        with cursor.copy("COPY bench_samples FROM STDIN") as copy:
-            for number, sample in enumerate(samples):
-                copy.write_row([number, *(None if value is None else value.decode() for value in sample[2:])])
-        cursor.execute("ANALYZE bench_samples")
+    with samples(servers, rows) as cursor:
         for first in range(1, rows + 1, CHUNK):
             cursor.execute(insert.encode(), [first, min(rows, first + CHUNK - 1)])
             if legs is not None:
                 legs.within(0.3 * first / rows)
+
+
+@contextlib.contextmanager
+def samples(servers: Rig, seed: int) -> Iterator[psycopg.Cursor[tuple[Any, ...]]]:
+    """A cursor on a session that has sample events in the temporary table bench_samples, n from 0 to SAMPLES - 1."""
+    with servers.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(SAMPLE_TABLE)
+        with cursor.copy("COPY bench_samples FROM STDIN") as copy:
+            for number, sample in enumerate(islice(sample_events(Random(seed)), SAMPLES)):
+                copy.write_row([number, *(None if value is None else value.decode() for value in sample[2:])])
+        cursor.execute("ANALYZE bench_samples")
+        yield cursor
 
 
 def work_off(
