@@ -9,6 +9,7 @@ from bench.counters import counters
 from bench.crash import crash
 from bench.document import document
 from bench.drain import drain
+from bench.flood import flood
 from bench.growth import growth
 from bench.idle import idle
 from bench.latency import latency
@@ -37,6 +38,7 @@ for scenario in (
     growth,
     outage,
     crash,
+    flood,
     scale,
     ceiling,
     idle,

@@ -45,6 +45,7 @@ STEPS = (
     Step("growth", (), ("--settled", "1000", "--settled", "10000", "--claims", "20"), 15.0),
     Step("outage", (), ("--away", "3", "--after", "5")),
     Step("crash", (), ("--seconds", "6")),
+    Step("flood", (), ("--seconds", "2", "--warm-up", "1")),
     Step("scale", (), ("--rows", "20000", "--rounds", "1")),
     Step("peers", (), ("--rows", "2000", "--seconds", "3", "--rounds", "1"), 20.0),
     Step("soak", ("--minutes", "5"), ("--minutes", "0.2"), 30.0),

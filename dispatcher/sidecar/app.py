@@ -3,6 +3,7 @@
 Plain JSON errors, no access log, no cookies, no CORS, nothing about our versions.
 """
 
+import asyncio
 import errno
 import socket
 from collections.abc import Callable, Iterable
@@ -14,9 +15,15 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, gener
 
 from dispatcher.core.errors import Misconfigured
 from dispatcher.sidecar.answers import MAX_BODY_BYTES, errors_as_json
+from dispatcher.sidecar.door import Door
 from dispatcher.sidecar.guard import Guard
+from dispatcher.sidecar.pace import Pace
 
+BACKLOG = 32  # connections taken in one turn of the loop: a storm of them must not make it long
 SHUTDOWN_S = 2.0  # what a request in flight gets at the end
+
+PACE = web.AppKey("pace", Pace)
+
 
 # An answer that sets one of them itself keeps its own: the console's page needs a wider policy.
 HEADERS = {
@@ -55,7 +62,11 @@ def build(
     async def metrics(request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
-    app = web.Application(middlewares=[errors_as_json, (guard or Guard()).middleware], client_max_size=MAX_BODY_BYTES)
+    pace = Pace()
+    app = web.Application(
+        middlewares=[errors_as_json, pace.middleware, (guard or Guard()).middleware], client_max_size=MAX_BODY_BYTES
+    )
+    app[PACE] = pace
     app.on_response_prepare.append(_headers)
     app.add_routes([web.get("/health", health), web.get("/ready", ready), web.get("/metrics", metrics)])
     app.add_routes(routes)
@@ -72,17 +83,24 @@ async def serve(
     app: web.Application, host: str, port: int, *, task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED
 ) -> None:
     """Serve until cancelled; started with the port, which matters for port 0. Raises Misconfigured."""
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
+    listener: asyncio.Server | None = None
     try:
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port).start()
+            handlers = runner.server
+            assert handlers is not None  # noqa: S101 -- for the type checker
+            listener = await asyncio.get_running_loop().create_server(
+                lambda: Door(handlers, app[PACE]), host, port, backlog=BACKLOG
+            )
         except (OSError, OverflowError) as error:
             raise _cannot_listen(host, port, error) from None
-        task_status.started(runner.addresses[0][1])
+        task_status.started(listener.sockets[0].getsockname()[1])
         await anyio.sleep_forever()
     finally:
         with anyio.CancelScope(shield=True):
+            if listener is not None:
+                listener.close()
             await runner.cleanup()
 
 

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from dispatcher.embedded import free_port
+from dispatcher.sidecar import pace
 from dispatcher.sidecar.openapi import DOCUMENT
 from tests.fixtures.rows import insert_events
 from tests.integration.test_dead_letters import bury
@@ -23,8 +24,9 @@ def test_it_has_every_path_that_readme_has() -> None:
 
 
 @pytest.mark.one_version
-async def test_schemathesis_finds_nothing(dispatcher, db, tmp_path: Path):
+async def test_schemathesis_finds_nothing(dispatcher, db, tmp_path: Path, monkeypatch):
     """Each of the phases that ends by itself, every check; the seed makes a failure come again."""
+    monkeypatch.setattr(pace, "RATE", 1e6)
     await bury(db, await insert_events(db, 20))
     port = free_port()
     run = [

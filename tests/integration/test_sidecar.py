@@ -176,6 +176,16 @@ async def test_a_taken_port_is_named_with_the_remedy(client, readiness, metrics)
     )
 
 
+async def test_a_taken_port_ends_the_command_with_one_line(cli, client):
+    env = {"DATABASE_URL": "postgresql://127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1"}
+    child = await cli("run", env=env | {"DISPATCH_HTTP_PORT": str(port_of(client))})
+    assert await child.wait() == 2
+    assert child.lines == [
+        f"dispatcher: port {port_of(client)} on 127.0.0.1 is taken; set DISPATCH_HTTP_PORT or --http-port, "
+        "or --disable-http"
+    ]
+
+
 async def test_a_foreign_address_is_named_with_the_remedy(readiness, metrics):
     with pytest.raises(Misconfigured, match=r"^192\.0\.2\.1 is not an address of this machine; set DISPATCH_HTTP_HOST"):
         await serve(build(readiness, metrics.registry), "192.0.2.1", 0)
