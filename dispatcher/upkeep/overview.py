@@ -18,6 +18,7 @@ from dispatcher.infra.database import Session, Target, connect
 from dispatcher.infra.migrations import missing
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.gauges import Stream, describe, look_at_stream
+from dispatcher.upkeep.pausing import Switch, Word, read_switch, read_words
 
 STATUSES = ("pending", "picked", "retry", "sent", "dead")
 
@@ -44,6 +45,8 @@ class Outbox:
     notification_queue_usage: float
     doorbell: str  # installed | disabled | absent
     dispatchers: tuple[Dispatcher, ...]
+    pause: Switch
+    words: tuple[Word, ...]  # what each that takes rows said of the pause, those in no registry too
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +91,16 @@ async def _look_at_outbox(target: Target) -> Outbox:
         [(_, oldest_age_s, queue_usage)] = await session.fetch(load("sample"), {"bound": 1, "now": None})
         enabled = [how for (how,) in await session.fetch(load("status_doorbell"))]
         dispatchers = tuple(Dispatcher(*row) for row in await session.fetch(load("status_dispatchers")))
-        doorbell = "absent" if not enabled else "disabled" if enabled[0] == "D" else "installed"
-        return Outbox(target.address(), await _count(session), oldest_age_s, queue_usage, doorbell, dispatchers)
+        return Outbox(
+            target.address(),
+            await _count(session),
+            oldest_age_s,
+            queue_usage,
+            "absent" if not enabled else "disabled" if enabled[0] == "D" else "installed",
+            dispatchers,
+            await read_switch(session),
+            tuple(await read_words(session)),
+        )
     except SessionLost as error:
         raise Unreachable(f"the connection to {where} broke ({error})") from None
     except psycopg.errors.InsufficientPrivilege:

@@ -81,7 +81,7 @@ async def test_all_is_well(look: Examine, own_valkey: StartValkey, shared: psyco
     await shared.execute("SET application_name = 'dispatcher control'")
     found = await look(redis=primary.url)
     assert {check: each.found for check, each in found.items() if each.level != "ok"} == {}
-    assert len(found) == 23
+    assert len(found) == 24
     assert not any(each.remedy for each in found.values())
     assert (await look(redis=replica.url))["redis-replicas"].level == "bad"
     assert (await look(redis=replica.url))["redis-entries"].found == "it takes no entry: READONLY"
@@ -140,6 +140,10 @@ POSTGRES = {
         f"ALTER TABLE {OUTBOX} RESET (autovacuum_vacuum_scale_factor)",
         "storage", "warning", "autovacuum_vacuum_scale_factor is not set instead of 0.02",
     ),
+    "paused": (
+        "INSERT INTO messaging.pause (generation, paused, changed_by, reason) VALUES (1, true, 'ada', 'a move')",
+        "pause", "warning", "by ada: a move",
+    ),
     "autovacuum off": (
         f"ALTER TABLE {OUTBOX} SET (autovacuum_enabled = off)",
         "autovacuum", "bad", "off for message_outbox",
@@ -167,6 +171,8 @@ async def mend(found: Finding, db: psycopg.AsyncConnection, database_url: str) -
             await db.execute((Path(__file__).parents[2] / "triggers" / "doorbell.down.sql").read_bytes())
         elif "dispatcher migrate" in step:
             await migrate(database_url)
+        elif "`dispatcher resume`" in step:
+            await db.execute("UPDATE messaging.pause SET paused = false")
         elif step[:2].isupper():
             await db.execute(step.encode())
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import psycopg
 import pytest
@@ -168,7 +169,8 @@ async def test_the_dispatchers_role_is_enough(database_url, redis_url, db):
     for statement in (
         "CREATE ROLE reader_of_status LOGIN PASSWORD 'secret'",
         "GRANT USAGE ON SCHEMA messaging TO reader_of_status",
-        "GRANT SELECT ON messaging.message_outbox, messaging.dispatcher TO reader_of_status",
+        "GRANT SELECT ON messaging.message_outbox, messaging.dispatcher, messaging.pause, "
+        "messaging.pause_acknowledgement TO reader_of_status",
     ):
         await db.execute(statement)
     try:
@@ -198,6 +200,52 @@ async def test_a_key_that_is_no_stream(database_url, redis_url, redis):
     await redis.set(STREAM, "text")
     with pytest.raises(Misconfigured, match="is not a stream"):
         await look(Target(database_url, "dispatcher"), redis_url, STREAM)
+
+
+async def test_a_pause_is_shown(status, db):
+    assert "paused: no" in (await status())[1]
+    await db.execute(
+        "INSERT INTO messaging.pause (generation, paused, changed_by, reason) "
+        "VALUES (3, true, 'ada@home', 'moving house')"
+    )
+    await db.execute(
+        "INSERT INTO messaging.pause_acknowledgement (name, version, generation, in_flight) "
+        "VALUES ('obeys', '1.0', 3, 0), ('settles', '1.0', 3, 1), ('late', '1.0', 2, 0)"
+    )
+    code, output = await status()
+    assert code == 0
+    assert "by ada@home (moving house); 1 of 3 dispatchers hold back" in output
+    assert "dispatchers alive: 3" in output
+    assert "dispatcher -: obeys, version 1.0, without a listener" in output
+    found = json.loads((await status("--json"))[1])["outbox"]
+    assert found["pause"] | {"changed_at": None} == {
+        "generation": 3,
+        "paused": True,
+        "changed_at": None,
+        "changed_by": "ada@home",
+        "reason": "moving house",
+    }
+    assert [word["name"] for word in found["words"]] == ["late", "obeys", "settles"]
+
+
+async def test_watching_goes_on_until_it_is_interrupted(cli, database_url, redis_url, db):
+    child = await cli("status", "--watch", "0.1", "--json", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    assert json.loads(await child.line('"outbox"'))["outbox"]["rows"]["pending"] == 0
+    await insert_events(db, 3)
+    assert json.loads(await child.line('"pending": 3'))["problems"] == []
+    child.signal(signal.SIGINT)
+    assert await child.wait() == 0
+
+
+async def test_watching_shows_what_is_away(cli, redis_url):
+    nowhere = f"postgresql://127.0.0.1:{free_port()}/app"
+    child = await cli("status", "--watch", env={"DATABASE_URL": nowhere, "REDIS_URL": redis_url})
+    await child.line("entries: 0")
+    assert "Postgres at 127.0.0.1" in await child.line("not reached: ")
+    await child.line("; Ctrl-C ends")
+    assert child.running
+    child.signal(signal.SIGINT)
+    assert await child.wait() == 0
 
 
 async def test_nothing_set_at_all(status):

@@ -3,6 +3,7 @@
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.infra.database import Session
 from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep.pausing import read_switch, read_words
 
 OLD_TRANSACTIONS = 1_000_000  # where no time is to be had
 QUEUE_WARNING, QUEUE_BAD = 0.1, 0.5  # of the notification queue
@@ -52,18 +53,28 @@ async def notify_queue(session: Session) -> Finding:
 
 
 async def dispatchers(session: Session) -> Finding:
-    """Who runs enabled, by the locks of the registry."""
-    alive = await session.fetch(load("status_dispatchers"))
+    """Who takes rows."""
+    alive = await read_words(session)
     if not alive:
-        remedy = (
-            "start one with DISPATCHER_ENABLED=true; one without a direct connection (see listen) is not counted here"
-        )
-        return warning("dispatchers", "none is in the registry", remedy)
-    versions = sorted({str(version) for _, _, _, _, version, _ in alive})
+        return warning("dispatchers", "none takes rows", "start one with DISPATCHER_ENABLED=true")
+    versions = sorted({str(word.version) for word in alive})
     said = f"{len(alive)} alive, version {', '.join(versions)}"
+    if deaf := [word.name for word in alive if not word.registered]:
+        remedy = "give them a direct connection (DISPATCH_LISTEN_URL), see listen"
+        return warning("dispatchers", f"{said}; without a listener, so on their tick: {', '.join(deaf)}", remedy)
     if len(versions) > 1:
         return warning("dispatchers", said, "finish the rollout: they should be of one version")
     return ok("dispatchers", said)
+
+
+async def pause(session: Session) -> Finding:
+    """Whether somebody holds all dispatchers back."""
+    switch = await read_switch(session)
+    if not switch.paused:
+        return ok("pause", "nobody paused")
+    why = f": {switch.reason}" if switch.reason else ""
+    said = f"paused since {switch.changed_at:%Y-%m-%d %H:%M:%S%z} by {switch.changed_by}{why}"
+    return warning("pause", said, "`dispatcher resume`, when it is not wanted any more")
 
 
 async def backlog(session: Session) -> Finding:

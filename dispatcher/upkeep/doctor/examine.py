@@ -85,6 +85,7 @@ async def _postgres(wanted: Wanted, clock: list[tuple[str, float]]) -> list[Find
             ),
             ("notify-queue", activity.notify_queue),
             ("dispatchers", activity.dispatchers),
+            ("pause", activity.pause),
             ("backlog", activity.backlog),
         ]
         for name, check in checks:
