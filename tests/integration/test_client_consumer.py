@@ -18,7 +18,9 @@ from redis.retry import Retry
 from dispatcher.client.consumer import AsyncConsumer, Consumer, Group, Received
 from dispatcher.client.seen import AsyncRedisSeen, RedisSeen
 from tests.fixtures.proxy import StartProxy
+from tests.fixtures.redis import StartValkey
 from tests.fixtures.rows import STREAM, read_stream
+from tests.readme import OPERATIONS, blocks, section
 
 GROUP = "billing"
 DEAD = f"{STREAM}:{GROUP}:dead"
@@ -372,6 +374,31 @@ async def test_a_wrong_password_is_an_error(kind: str, redis_url: str) -> None:
     with pytest.raises(sync.AuthenticationError):
         async with consuming(kind, redis_url, group(), username="nobody", password="wrong") as running:
             await asyncio.wait([running.task], timeout=PATIENCE_S)
+
+
+async def test_the_acl_of_the_documentation_is_enough(kind: str, own_valkey: StartValkey) -> None:
+    def behave(event: Received) -> None:
+        if event.aggregate_id == "bad":
+            raise LookupError
+
+    server = own_valkey()
+    [line] = blocks("Consumers", "", OPERATIONS)
+    for_store = [f"(~handled:{GROUP}:*", "+exists", "+set)"]
+    assert " ".join(for_store) in section("Consumers", OPERATIONS)
+    async with aio.Redis.from_url(server.url, decode_responses=True) as redis:
+        await redis.execute_command(*line.split(), *for_store)  # type: ignore[no-untyped-call]
+        await publish(redis, "abandoned")
+        await abandon(redis)
+        for name in ("good", "bad"):
+            await publish(redis, name)
+        url = server.url.replace("redis://", "redis://billing:secret@")
+        async with consuming(kind, url, group(max_deliveries=2), behave, seen=True) as running:
+            came = [(await running.next()).aggregate_id for _ in range(4)]
+            await dead(redis)
+            await until_nothing_is_pending(redis)
+            await running.stop()
+        assert sorted(came) == ["abandoned", "bad", "bad", "good"]
+        assert [entry for entry in await redis.acl_log() if entry["username"] == "billing"] == []
 
 
 async def test_a_client_that_gives_up_before_redis_answers_is_an_error(kind: str, redis_url: str) -> None:
