@@ -221,9 +221,8 @@ async def test_replaying_and_pruning(
     await relay.ready()
     await insert_events(db, 2)
     await entries(redis, 2)
-    replay_dead, replay_sent, prune = blocks("When something is wrong", "sql", OPERATIONS) + blocks(
-        "Pruning", "sql", OPERATIONS
-    )
+    headings = ("When something is wrong", "Dead letters", "Pruning")
+    replay_sent, replay_dead, prune = (block for name in headings for block in blocks(name, "sql", OPERATIONS))
     await _settled(db, 2)
 
     await db.execute(replay_sent.encode())
