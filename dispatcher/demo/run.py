@@ -54,7 +54,9 @@ def run(plan: Plan, screen: Screen) -> Result:
         folder = stack.enter_context(scratch_folder("dispatcher-demo-"))
         database_url, redis_url = _start_servers(stack, folder, screen)
         dispatcher = _start_dispatcher(stack, folder / "dispatcher.log", database_url, redis_url, port)
-        screen.step(f"dispatcher ready (pid {dispatcher.pid}): http://127.0.0.1:{port}/metrics")
+        screen.step(
+            f"dispatcher ready (pid {dispatcher.pid}): http://127.0.0.1:{port}/ is its console, /metrics for Prometheus"
+        )
         screen.step(f"sending {plan.rate:g} events/s for {plan.seconds:g} s, each in its own durable transaction")
         measured = measure(
             Load(database_url, plan.rate, plan.seconds, connections_for(plan.rate)),

@@ -45,6 +45,10 @@ function failed(error) {
     return;
   }
   if (error.status === undefined) throw error;
+  if (error.status === 429) { // too many tabs of one address: what is shown stays, and is said to be old
+    live("off", answered ? `Slowed down, ${at(answered)}` : "Slowed down");
+    return;
+  }
   const words = error.status === 0 ? "No answer from the dispatcher" : error.message;
   live("off", answered ? `Stale, ${at(answered)}` : "No answer");
   byId("main").hidden = false;
