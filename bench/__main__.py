@@ -20,6 +20,7 @@ from bench.scale import scale
 from bench.sla import sla
 from bench.snapshot import snapshot
 from bench.soak import soak
+from bench.techniques import techniques
 from bench.writers import writers
 from dispatcher.core.errors import DispatcherError
 
@@ -44,6 +45,7 @@ for scenario in (
     idle,
     soak,
     peers,
+    techniques,
     counters,
     run_all,
     document,

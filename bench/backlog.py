@@ -86,8 +86,12 @@ def work_off(
     dispatchers: int = 1,
     settings: dict[str, str] | None = None,
     meanwhile: contextlib.AbstractContextManager[object] | None = None,
+    command: Sequence[str] | None = None,
 ) -> WorkedOff:
-    """Fill, then let the dispatchers loose, `meanwhile` in force. Raises DispatcherError when nothing moves."""
+    """Fill, then let the dispatchers loose, `meanwhile` in force; `command`: another program than `dispatcher run`.
+
+    Raises DispatcherError when nothing moves any more.
+    """
     servers.empty()
     fill(servers, rows, legs)
     settings = {"REDIS_STREAM_MAXLEN": str(max(1_000_000, 2 * rows)), **(settings or {})}
@@ -95,7 +99,7 @@ def work_off(
     try:
         with meanwhile or contextlib.nullcontext():
             with _all_waiting(servers, dispatchers) as wait:
-                running += [servers.launch_dispatcher(**settings) for _ in range(dispatchers)]
+                running += [servers.launch_dispatcher(command=command, **settings) for _ in range(dispatchers)]
                 wait(running)
                 cpu, servers_cpu, wal = _cpu(running), servers.server_cpu_seconds(), _wal(servers)
             until_published(servers, running, rows, legs)

@@ -13,7 +13,7 @@ import redis
 
 from bench.processes import cpu_seconds
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
-from dispatcher.demo.child import DispatcherProcess
+from dispatcher.demo.child import COMMAND, DispatcherProcess
 from dispatcher.demo.ending import ending_in_order, scratch_folder
 from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from dispatcher.infra.migrations import migrate
@@ -54,8 +54,8 @@ class Rig:
         process.wait_ready()
         return process
 
-    def launch_dispatcher(self, **settings: str) -> DispatcherProcess:
-        """The same, not yet ready."""
+    def launch_dispatcher(self, command: Sequence[str] | None = None, **settings: str) -> DispatcherProcess:
+        """The same, not yet ready. `command`: another program than `dispatcher run`, with the same environment."""
         self.started += 1
         variables = {
             "DISPATCHER_ENABLED": "true",
@@ -67,7 +67,8 @@ class Rig:
             **settings,
             **self.dispatcher_settings,
         }
-        process = DispatcherProcess(variables, self.folder / f"dispatcher-{self.started}.log")
+        log = self.folder / f"dispatcher-{self.started}.log"
+        process = DispatcherProcess(variables, log, command=command or COMMAND)
         return self.stack.enter_context(process)
 
     def server_cpu_seconds(self) -> dict[str, float]:

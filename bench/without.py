@@ -1,0 +1,80 @@
+"""`python -m bench.without <technique>`: `dispatcher run` with one technique switched off, to see what it brings.
+
+It changes modules from outside before the dispatcher starts: nothing of this is in the product.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from redis.connection import Connection, PythonRespSerializer
+
+from dispatcher.cli import main
+from dispatcher.infra import pipe
+from dispatcher.infra.database import Target
+from dispatcher.relay import lanes
+from dispatcher.service import links
+from dispatcher.stages.claim import FROM_THE_START
+
+
+@dataclass(frozen=True, slots=True)
+class Technique:
+    """What is taken away: `off` alters the process, `sql` the database, `back` undoes that. `held`: beside a snapshot."""
+
+    name: str
+    off: Callable[[], None] = lambda: None
+    sql: str = ""
+    back: str = ""
+    held: bool = False
+    settings: tuple[tuple[str, str], ...] = ()
+
+
+def _one_lane() -> None:
+    links.LANES = 1
+
+
+def _no_cursor() -> None:
+    vars(lanes)["last_key"] = lambda _batch: FROM_THE_START
+
+
+def _python_packing() -> None:
+    connection: Any = cast("Any", Connection)()
+    serializer: Any = PythonRespSerializer(connection._buffer_cutoff, connection.encoder.encode)
+    vars(pipe)["_pack"] = lambda command: b"".join(serializer.pack(*command))
+
+
+def _synchronous_commit() -> None:
+    settings: Callable[[Target], str] = Target._session_settings
+
+    def durable(target: Target) -> str:
+        return settings(target).replace("synchronous_commit=off", "synchronous_commit=on")
+
+    Target._session_settings = durable  # type: ignore[assignment,method-assign]
+
+
+_TABLE = "ALTER TABLE messaging.message_outbox"
+_USUAL_INDEX = "ON messaging.message_outbox (next_run_at, id) WHERE status IN ('pending', 'retry')"
+TECHNIQUES = {
+    "batches": Technique("batches of 256 (16 instead)", settings=(("DISPATCH_BATCH_SIZE", "16"),)),
+    "lanes": Technique("three lanes that take turns (one)", _one_lane),
+    "packing": Technique("commands packed by hiredis (redis-py's Python)", _python_packing),
+    "commit": Technique("synchronous_commit off in our sessions (on)", _synchronous_commit),
+    "hot": Technique(
+        "claims that are heap-only (an index on status too)",
+        sql=f"CREATE INDEX bench_usual {_USUAL_INDEX}",
+        back="DROP INDEX IF EXISTS messaging.bench_usual",
+    ),
+    "fillfactor": Technique(
+        "room in the page, fillfactor 44 (100)",
+        sql=f"{_TABLE} SET (fillfactor = 100)",
+        back=f"{_TABLE} SET (fillfactor = 44)",
+    ),
+    "cursor": Technique("the keyset cursor, a snapshot held (none)", _no_cursor, held=True),
+}
+
+
+if __name__ == "__main__":
+    TECHNIQUES[sys.argv[1]].off()
+    sys.argv[1:] = ["run"]
+    main()
