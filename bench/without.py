@@ -20,7 +20,7 @@ from dispatcher.stages.claim import FROM_THE_START
 
 @dataclass(frozen=True, slots=True)
 class Technique:
-    """What is taken away: `off` alters the process, `sql` the database, `back` undoes that. `held`: beside a snapshot."""
+    """What is taken away: `off` alters the process, `sql` the database, `back` undoes it. `held`: beside a snapshot."""
 
     name: str
     off: Callable[[], None] = lambda: None
