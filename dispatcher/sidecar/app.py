@@ -57,6 +57,9 @@ def build(
         reason = readiness()
         if reason is None:
             return web.json_response({"status": "ready"})
+        if reason.startswith("disabled") and "disabled" in request.query.getall("exclude", []):
+            # The kill switch has to roll out: Kubernetes replaces no further pod until the new one is ready.
+            return web.json_response({"status": "ready", "excluded": reason})
         return web.json_response({"status": "not ready", "reason": reason}, status=503)
 
     async def metrics(request: web.Request) -> web.Response:

@@ -197,6 +197,16 @@ async def test_our_alerts_are_evaluated_and_the_buried_row_is_told(seen: Seen) -
     }
 
 
+async def test_the_scaling_queries_find_data(seen: Seen) -> None:
+    found = []
+    for file in sorted((ROOT / "deploy" / "kubernetes").rglob("*.yaml")):
+        text = file.read_text(encoding="utf-8")
+        for indent, query in re.findall(r"^( +)(?:query|metricsQuery): \|\n((?:\1 +.*\n?)+)", text, re.MULTILINE):
+            assert indent
+            found.append(await seen.prometheus.value(query))
+    assert len(found) == 2
+
+
 def runbook() -> str:
     """The runbook this product replaces; it is not part of the repository."""
     if not RUNBOOK.exists():

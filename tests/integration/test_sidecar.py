@@ -50,6 +50,16 @@ async def test_health_needs_nothing(client, readiness):
         assert await answer.json() == {"status": "ok"}
 
 
+async def test_a_rollout_may_leave_out_that_it_is_disabled(client, readiness):
+    up(readiness, enabled=False)
+    assert str(await why(client)).startswith("disabled")
+    async with client.get("/ready?exclude=disabled") as answer:
+        assert (answer.status, (await answer.json())["status"]) == (200, "ready")
+    readiness.observe(events.Stopping("test"))
+    async with client.get("/ready?exclude=disabled&exclude=stopping") as answer:
+        assert (answer.status, (await answer.json())["reason"]) == (503, "stopping")
+
+
 async def test_ready_when_everything_is_up(client, readiness):
     assert await why(client) == "database: not connected yet"
     readiness.observe(events.DatabaseChanged(True, None))
