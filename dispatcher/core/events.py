@@ -161,6 +161,17 @@ class ListenerChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class NotificationQueueChanged:
+    """Postgres's notification queue fills up, and no writer is asked to ring; or it is calm again.
+
+    `usage`: the share of it that is in use.
+    """
+
+    filling: bool
+    usage: float
+
+
+@dataclass(frozen=True, slots=True)
 class DatabaseChanged:
     """The relay's Postgres sessions went up or down."""
 
@@ -238,6 +249,7 @@ Event = (
     | PauseChanged
     | BreakerChanged
     | ListenerChanged
+    | NotificationQueueChanged
     | DatabaseChanged
     | Sampled
     | Surveyed

@@ -22,6 +22,7 @@ from dispatcher.infra.database import Session, describe
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages import ping
+from dispatcher.stages.look import Look
 from dispatcher.stages.ping import Ping
 
 DOORBELL = "outbox_doorbell"  # rung by writers; only the holder of K listens
@@ -34,7 +35,7 @@ ALL_SLOTS = 256
 _RING_PEERS = f"SELECT pg_notify('{BACKLOG}', '')"
 _RELEASE = "SELECT pg_advisory_unlock(1869968482, 1)"
 
-Position = Literal["asleep", "writers", "peer"]
+Position = Literal["asleep", "writers", "peer", "filling"]
 
 
 class Doorbell:
@@ -57,6 +58,7 @@ class Doorbell:
         self._on_control = on_control  # CONTROL was rung, or it may have been while nobody listened
         self._clock = clock
         self._doze = Doze(tick_s)
+        self._look = Look(slots, observe, clock)
         self._arrivals = Arrivals()
         self._session: Session | None = None  # the session the fields below speak of
         self._holds_key = False
@@ -166,6 +168,7 @@ class Doorbell:
             return False
         self._session, self._holds_key, self._listens = session, False, False
         self._ping.begin()
+        self._look.begin()
         self._on_control()
         return True
 
@@ -180,7 +183,7 @@ class Doorbell:
     async def ring_peers(self, link: Link) -> None:
         """Tell the other dispatchers that there is more than one can take; at most once a second."""
         session, now = link.session, self._clock()
-        if session is None or now - self._rang_at < RING_PEERS_EVERY_S:
+        if session is None or self._look.filling or now - self._rang_at < RING_PEERS_EVERY_S:
             return
         self._rang_at = now
         await self._quietly(link, session, _RING_PEERS)
@@ -219,7 +222,8 @@ class Doorbell:
             if not first:
                 self._observe(Ticked("ok", now - began))
             first = False
-            await self._ping.ring_if_silent(session)
+            if position != "filling":
+                await self._ping.ring_if_silent(session)
             timeout, planned = min(self._tick_s, due_s), due_s < self._tick_s
             if pause_s < inf:
                 timeout = min(timeout, pause_s)
@@ -232,20 +236,28 @@ class Doorbell:
 
     async def _take_position(self, session: Session) -> tuple[Position, float]:
         """Get K if it is free, then look. Returns who has K and seconds until a row is due (inf: none waits)."""
-        look = {"slots": self._slots}
+        if self._look.filling:
+            due_s, filling = await self._look.due_s(session)
+            if filling:
+                return "filling", due_s
         if not self._holds_key:
-            [(position, due_s)] = await session.fetch(load("doze"), look)
+            [(position, due)] = await session.fetch(load("doze"), {"slots": self._slots})
             if position == "peer" and self._listens:
                 await session.fetch(f"UNLISTEN {DOORBELL}")  # one ring must not wake a herd
                 self._listens = False
             if position != "asleep":
-                return position, inf if due_s is None else due_s
+                return position, inf if due is None else due
             self._holds_key = True
         if not self._listens:  # or an earlier LISTEN was refused, and K in hand would be rung to nobody
             await session.fetch(f"LISTEN {DOORBELL}")
             self._listens = True
         # The look inside doze.sql is older than K: a silent writer may have committed between the two.
-        return "asleep", _due(await session.fetch(load("look"), look))
+        due_s, filling = await self._look.due_s(session)
+        if not filling:
+            return "asleep", due_s
+        await session.fetch(_RELEASE)
+        self._holds_key = False
+        return "filling", due_s
 
     async def _listen(self, session: Session, timeout_s: float) -> WakeCause | None:
         """Wait for a ring, a nudge or the timeout (None)."""
@@ -289,7 +301,3 @@ class Doorbell:
         if nudged:
             self._nudged, self._due_at = False, inf
         return nudged
-
-
-def _due(rows: list[tuple[float]]) -> float:
-    return rows[0][0] if rows else inf

@@ -137,6 +137,16 @@ class Logs:
                     else "Writers cannot wake the dispatcher; it polls on its tick"
                 )
                 self._write_change("listener", up, text, reason, "WARNING")
+            case events.NotificationQueueChanged(filling, usage):
+                fields = {"usage": round(usage, 3)}
+                if filling:
+                    text = (
+                        "The notification queue fills up: no writer is asked to ring, the dispatcher looks on its tick"
+                    )
+                    _write("WARNING", "notification_queue_filling", text, fields)
+                else:
+                    text = "The notification queue is calm again: writers wake the dispatcher"
+                    _write("INFO", "notification_queue_calm", text, fields)
             case events.DatabaseChanged(up, reason):
                 text = "Postgres is connected" if up else "Postgres is not connected; connecting again"
                 self._write_change("database", up, text, reason, "ERROR")

@@ -72,6 +72,7 @@ PARAMETERS: dict[str, object] = {
     "after_id": 0,
     "slots": 256,
     "limit": BATCH,
+    "usage": True,
     "window": WINDOW,
     "lease_s": 30.0,
     "older_than_s": 604_800.0,

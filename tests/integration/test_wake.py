@@ -98,7 +98,7 @@ async def test_a_ring_that_comes_during_the_look(
         async def commit_behind(sql: str, params: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
             rows = await fetch(sql, params)
             if sql == load("look"):
-                assert rows == []
+                assert rows[0][0] is None
                 await insert_events(db)
                 if received == "with another answer":
                     await fetch("SELECT 1")  # psycopg takes the ring off the socket with this answer
@@ -119,7 +119,7 @@ async def test_the_earliest_due_time_ends_the_sleep(bell: StartBell, db: Db) -> 
         await db.execute("SET dispatcher.doorbell = off")
         [row] = await insert_events(db)
         await db.execute(
-            "UPDATE messaging.message_outbox SET next_run_at = clock_timestamp() + interval '50 ms' WHERE id = %s",
+            "UPDATE messaging.message_outbox SET next_run_at = clock_timestamp() + interval '400 ms' WHERE id = %s",
             (row,),
         )
         assert await ours.wait() == "due"

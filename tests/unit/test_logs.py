@@ -63,6 +63,8 @@ def test_a_line_is_one_json_object(out):
         (events.BreakerChanged("closed", None), "breaker_closed", "INFO"),
         (events.ListenerChanged(False, "gone"), "listener_down", "WARNING"),
         (events.ListenerChanged(True, None), "listener_up", "INFO"),
+        (events.NotificationQueueChanged(True, 0.6), "notification_queue_filling", "WARNING"),
+        (events.NotificationQueueChanged(False, 0.1), "notification_queue_calm", "INFO"),
         (events.DatabaseChanged(False, "gone"), "database_down", "ERROR"),
         (events.DatabaseChanged(True, None), "database_up", "INFO"),
         (events.TakenOver(3, "b"), "claims_taken_over", "WARNING"),
