@@ -1,7 +1,7 @@
 """Look: when the next row is due, and whether writers may still be asked to ring.
 
-A commit that must ring while Postgres's notification queue is full is refused. Whoever listens in a transaction left open,
-on any channel, keeps the queue from advancing; so it is watched, and long before it is full nobody has to ring.
+A commit that must ring while Postgres's notification queue is full is refused. Whoever listens, on any channel, in a
+transaction left open keeps the queue from advancing; so it is watched, and long before it is full nobody has to ring.
 """
 
 from collections.abc import Callable

@@ -29,9 +29,7 @@ DOORBELL = "outbox_doorbell"  # rung by writers; only the holder of K listens
 BACKLOG = "outbox_backlog"  # rung by a dispatcher that has more than it can take
 CONTROL = "outbox_control"  # rung by whoever pauses or resumes
 RING_PEERS_EVERY_S = 1.0
-
 ALL_SLOTS = 256
-
 _RING_PEERS = f"SELECT pg_notify('{BACKLOG}', '')"
 _RELEASE = "SELECT pg_advisory_unlock(1869968482, 1)"
 
@@ -61,8 +59,7 @@ class Doorbell:
         self._look = Look(slots, observe, clock)
         self._arrivals = Arrivals()
         self._session: Session | None = None  # the session the fields below speak of
-        self._holds_key = False
-        self._listens = False
+        self._holds_key = self._listens = False
         self._rang_at = -inf
         self._due_at = inf  # set by nudge(): when some row of ours is due
         self._nudged = False
