@@ -10,7 +10,7 @@ import anyio
 import psycopg
 import pytest
 
-from dispatcher.core.events import DeadRetried, Published
+from dispatcher.core.events import DeadRetried, Published, Stopped
 from dispatcher.embedded import free_port
 from dispatcher.infra import on_demand
 from dispatcher.sidecar import asked
@@ -209,6 +209,8 @@ async def test_a_question_that_hangs_holds_up_no_event(api, db, redis, monkeypat
 
     async with api() as (client, running):
         await get(client, "dead-events")  # the session is open
+        await insert_events(db, 1)
+        await running.tap.next(Published)  # and so is everything else
         async with anyio.create_task_group() as asking:
             await db.execute("BEGIN")
             await db.execute("LOCK TABLE messaging.message_dlq IN ACCESS EXCLUSIVE MODE")
@@ -256,3 +258,47 @@ async def test_a_role_from_before_this_release_may_retry_rows_and_is_told_about_
     finally:
         await db.execute(f"DROP OWNED BY {role}")
         await db.execute(f"DROP ROLE {role}")
+
+
+async def test_a_stop_does_not_wait_for_a_question(api, db, monkeypatch):
+    monkeypatch.setattr(on_demand, "GRACE_S", 0.05)
+    found: list[int] = []
+
+    async def ask(client: aiohttp.ClientSession) -> None:
+        try:
+            async with client.get("dead-events") as answer:
+                found.append(answer.status)
+        except aiohttp.ClientError:
+            found.append(0)
+
+    locked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'messaging.message_dlq'::regclass"
+    async with await psycopg.AsyncConnection.connect(db.info.dsn) as other, anyio.create_task_group() as asking:
+        await other.execute("LOCK TABLE messaging.message_dlq IN ACCESS EXCLUSIVE MODE")
+        async with api(enabled=False) as (client, running):
+            asking.start_soon(ask, client)
+            while (await (await db.execute(locked)).fetchone()) != (1,):  # noqa: ASYNC110
+                await anyio.sleep(0.01)  # between two looks
+            with anyio.fail_after(4.0):  # a statement may take five seconds
+                running.service.stop("the test says so")
+                await running.tap.next(Stopped)
+        await other.rollback()
+    assert found in ([0], [503])
+
+
+async def test_the_session_is_closed_when_nobody_asks(api, monkeypatch, db):
+    monkeypatch.setattr(on_demand, "IDLE_S", 0.02)
+    ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'dispatcher api %'"
+    async with api() as (client, _):
+        for _ in range(2):
+            await get(client, "dead-events")
+            while (await (await db.execute(ours)).fetchone()) != (0,):  # noqa: ASYNC110
+                await anyio.sleep(0.01)  # between two looks
+
+
+async def test_without_postgres_it_says_so_and_does_not_ask_again_at_once(api, proxy, database_url):
+    between = await proxy(database_url)
+    async with api(database_url=between.via(database_url)) as (client, _):
+        between.refuse()
+        first = await get(client, "dead-events", 503)
+        assert "Postgres" in first["error"]
+        assert await get(client, "dead-events", 503) == first

@@ -7,16 +7,23 @@ from typing import Any, TypeVar
 import anyio
 import click
 
-from dispatcher.dead_letters.ask import asking
 from dispatcher.dead_letters.find import Filter
 from dispatcher.dead_letters.identity import EventRef, parse
 from dispatcher.infra.database import Fetch, Target
 from dispatcher.settings import Settings
+from dispatcher.upkeep.errand import Errand
 
 PATIENCE_S = 600.0  # for one statement: counting reads every dead event
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class DeadLetters(Errand):
+    """The session of these commands."""
+
+    verb = "see to dead letters"
+    too_slow = "narrow it down with --event-type or --aggregate-type"
 
 
 class Event(click.ParamType[EventRef]):
@@ -62,7 +69,13 @@ def ask(flags: dict[str, str | None], question: Callable[[Fetch], Awaitable[T]])
         connect_timeout_s=settings["connect_timeout_ms"] / 1000,
         query_timeout_s=PATIENCE_S,
     )
-    return anyio.run(asking, target, question)
+    return anyio.run(_asked, target, question)
+
+
+async def _asked(target: Target, question: Callable[[Fetch], Awaitable[T]]) -> T:
+    async with DeadLetters(target) as errand:
+        with errand.explained():
+            return await question(errand.session.fetch)
 
 
 def filter_of(flags: dict[str, str | None]) -> Filter:
