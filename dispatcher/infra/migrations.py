@@ -45,9 +45,9 @@ BEGIN
 END
 $$
 """
-_TABLES = """
+_RELATIONS = """
 SELECT c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = 'messaging' AND c.relkind IN ('r', 'p')
+WHERE n.nspname = 'messaging' AND c.relkind IN ('r', 'p', 'i')
 """
 _HAS_TRIGGER = """
 SELECT 1 FROM pg_catalog.pg_trigger
@@ -85,17 +85,19 @@ async def migrate(
 
 
 async def missing(connection: _Fetches | psycopg.AsyncConnection[tuple[Any, ...]]) -> list[str]:
-    """The migrations whose tables are not there, first to last. Needs no right but to connect."""
+    """The migrations of which something is not there, first to last. Needs no right but to connect."""
     if isinstance(connection, psycopg.AsyncConnection):
-        rows = await (await connection.execute(_TABLES)).fetchall()
+        rows = await (await connection.execute(_RELATIONS)).fetchall()
     else:
-        rows = await connection.fetch(_TABLES)
+        rows = await connection.fetch(_RELATIONS)
     there = {name for (name,) in rows}
-    return [m.name for m in sqlfiles.migrations() if not _tables_made_by(m.sql) <= there]
+    return [m.name for m in sqlfiles.migrations() if not _made_by(m.sql) <= there]
 
 
-def _tables_made_by(sql: str) -> set[str]:
-    return set(re.findall(r"^CREATE TABLE IF NOT EXISTS messaging\.(\w+)", sql, re.MULTILINE))
+def _made_by(sql: str) -> set[str]:
+    """The tables of a file; the indexes of one that makes no table."""
+    tables = re.findall(r"^CREATE TABLE IF NOT EXISTS messaging\.(\w+)", sql, re.MULTILINE)
+    return set(tables or re.findall(r"^CREATE INDEX IF NOT EXISTS (\w+)", sql, re.MULTILINE))
 
 
 async def _apply_patiently(session: Session, name: str, sql: str, tries: int) -> bool:
@@ -135,7 +137,7 @@ async def _apply(session: Session, name: str, sql: str) -> bool:
 async def _is_there(session: Session, name: str, sql: str) -> bool:
     if name == TRIGGER:
         return bool(await session.fetch(_HAS_TRIGGER))
-    return _tables_made_by(sql) <= {table for (table,) in await session.fetch(_TABLES)}
+    return _made_by(sql) <= {name for (name,) in await session.fetch(_RELATIONS)}
 
 
 def _verify(name: str, recorded: str, checksum: str) -> None:

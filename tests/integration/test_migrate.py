@@ -278,7 +278,7 @@ def test_every_migration_is_found_and_guarded() -> None:
     files = sorted((Path(__file__).parents[2] / "sql" / "migrations").iterdir())
     assert [path.name for path in files] == [f"{name}.sql" for name in NAMES]
     assert NAMES[0] == "20250203_message_outbox"  # the runbook's name for it
-    assert all(migrations._tables_made_by(m.sql) for m in sqlfiles.migrations())  # else missing() cannot see it
+    assert all(migrations._made_by(m.sql) for m in sqlfiles.migrations())  # else missing() cannot see it
 
 
 def test_an_unknown_statement_is_a_clear_error() -> None:
