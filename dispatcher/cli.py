@@ -85,6 +85,8 @@ def main(args: list[str] | None = None) -> None:
         _fail(_first(ours))
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.NoSuchOption) and error.ctx is not None and error.ctx.command is cli:
+            click.echo(f"Name the command first: `dispatcher run {error.option_name} ...`", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("dispatcher: interrupted", err=True)
@@ -103,3 +105,7 @@ def _first(error: BaseException) -> DispatcherError:
         error = error.exceptions[0]
     assert isinstance(error, DispatcherError)  # noqa: S101 -- for the type checker
     return error
+
+
+if __name__ == "__main__":  # `python -m dispatcher.cli`, as Dispatchbox was started
+    main()

@@ -13,6 +13,7 @@ pytest_plugins = [
     "tests.fixtures.command",
     "tests.fixtures.running",
     "tests.fixtures.browser",
+    "tests.fixtures.handlers",
     "tests.fixtures.prometheus",
     "tests.fixtures.django",
 ]

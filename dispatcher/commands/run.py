@@ -1,6 +1,9 @@
 """`dispatcher run`: the service. A flag for every setting, made from the table of settings."""
 
+import asyncio
 import os
+import sys
+import threading
 from collections.abc import Callable
 
 import anyio
@@ -45,6 +48,16 @@ def run(**flags: object) -> int:
     settings = Settings.load(os.environ, flags)
     for warning in unknown_variables(os.environ):
         click.echo(f"dispatcher: warning: {warning}", err=True)
+    return anyio.run(_serve, settings)
+
+
+async def _serve(settings: Settings) -> int:
     from dispatcher import service
 
-    return anyio.run(service.run, settings)
+    code = await service.run(settings)
+    if len(asyncio.all_tasks()) > 1 or any(not thread.daemon for thread in threading.enumerate()[1:]):
+        # A handler goes on, in a task or in threads of its own: everything is settled, and nobody waits for it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

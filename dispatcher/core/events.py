@@ -60,6 +60,39 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Handled:
+    """A handler ended, or its time was over. `age_s`: seconds from occurred_at to its end, by Postgres's clock.
+
+    `error`: class and message without payload; `where`: file and line that raised.
+    """
+
+    row_id: int
+    event_type: str
+    handled: Literal["done", "retry", "dead", "timeout"]
+    age_s: float
+    duration_s: float
+    error: str | None = None
+    where: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InHand:
+    """Rows that handlers work on, rows that wait for one, and handlers that go on though nobody waits for them."""
+
+    running: int
+    waiting: int
+    stuck: int
+
+
+@dataclass(frozen=True, slots=True)
+class StuckHandlers:
+    """All slots are taken by handlers that do not end: no event is handed to one (on), or it is again (off)."""
+
+    on: bool
+    stuck: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """A batch was settled. `lost`: rows whose claim was no longer ours."""
 
@@ -237,6 +270,9 @@ Event = (
     | Ticked
     | Claimed
     | Published
+    | Handled
+    | InHand
+    | StuckHandlers
     | Settled
     | Buried
     | ClosedConnection

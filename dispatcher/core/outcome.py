@@ -1,4 +1,4 @@
-"""What became of a row that was published: five frozen values, matched once."""
+"""What became of a row that was published or handled: six frozen values, matched once."""
 
 from dataclasses import dataclass, field
 
@@ -10,6 +10,11 @@ class Sent:
     """In the stream, under this entry id."""
 
     stream_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Its handler ended well: sent, with no entry in the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class Unknown:
     error: str
 
 
-Outcome = Sent | Retry | Dead | Returned | Unknown
+Outcome = Sent | Done | Retry | Dead | Returned | Unknown
 
 
 @dataclass(slots=True)
@@ -53,6 +58,7 @@ class Verdict:
 
     sent_ids: list[int] = field(default_factory=list)
     stream_ids: list[str] = field(default_factory=list)
+    done_ids: list[int] = field(default_factory=list)
     retries: list[tuple[int, Retry]] = field(default_factory=list)
     dead: list[tuple[int, Dead]] = field(default_factory=list)
     returned: list[int] = field(default_factory=list)
@@ -72,6 +78,8 @@ class Verdict:
             case Sent(stream_id):
                 self.sent_ids.append(row_id)
                 self.stream_ids.append(stream_id)
+            case Done():
+                self.done_ids.append(row_id)
             case Retry():
                 self.retries.append((row_id, outcome))
             case Dead():

@@ -1,4 +1,4 @@
-"""How many rows to ask for, how to be woken at which rate, how long to pause while writers keep the doorbell's key."""
+"""How many rows to ask for and from where, how to be woken at which rate, how long to pause."""
 
 from dataclasses import dataclass
 from math import exp, inf
@@ -91,3 +91,61 @@ class Arrivals:
     def keep_key(self, now: float) -> bool:
         """Whether the doorbell's key may stay with us while awake."""
         return self.rate(now) < self.keep_key_below
+
+
+@dataclass(slots=True)
+class Appetite:
+    """How many rows to claim for handlers: as many as have a slot, and as many more as are done in a tenth of a second.
+
+    More would keep them from other dispatchers; fewer would let a slot wait for a claim. Written by one task only.
+    """
+
+    parallel: int
+    most: int  # of one claim
+    ahead_s: float = 0.1
+    _mean_s: float = inf
+
+    def limit(self, in_hand: int, stuck: int = 0) -> int:
+        """Rows the next claim may take; 0: none now. `stuck`: handlers that go on though nobody waits for them."""
+        if stuck >= self.parallel:
+            return 0
+        ahead = int(min(self.most, self.parallel * self.ahead_s / max(self._mean_s, 1e-6)))
+        room = self.parallel + ahead - in_hand
+        if room <= 0 or (in_hand >= self.parallel and room < ahead / 2):
+            return 0
+        return min(room, self.most)
+
+    def saw(self, seconds: float) -> None:
+        """Note how long a handler took. Rises at once, falls slowly: a guess too high only costs a claim."""
+        mean = self._mean_s
+        self._mean_s = seconds if seconds > mean or mean == inf else mean * 0.95 + seconds * 0.05
+
+
+@dataclass(slots=True)
+class Detour:
+    """Where a claim begins that passes over rows which are not for it: from the start, unless that is a long way.
+
+    Walking past 100,000 rows that wait for handlers takes 30 ms. So after a walk that took long only what fell due
+    since then is looked at, until twenty times as long has passed. Written by one task only. Monotonic seconds.
+    """
+
+    dear_s: float = 0.003
+    rest: float = 20.0
+    slack_s: float = 1.0  # a row may be committed that long after the time it is due at, and still be seen at once
+    rest_s: float = 0.0  # how long not to begin from the start again
+    _walked_at: float = -inf
+    _again_at: float = -inf
+
+    def since_s(self, now: float) -> float | None:
+        """Look only at what fell due in the last so many seconds; None: at everything."""
+        return None if now >= self._again_at else now - self._walked_at + self.slack_s
+
+    def walked(self, began: float, took_s: float, *, to_the_end: bool) -> None:
+        """A claim began at the start; it looked at everything, or ended where it had enough."""
+        self.rest_s = self.rest * took_s if took_s > self.dear_s else 0.0
+        if to_the_end:
+            self._walked_at, self._again_at = began, began + self.rest_s
+
+    def forget(self) -> None:
+        """Something was put back that fell due long ago: the next claim looks at everything."""
+        self.rest_s, self._again_at = 0.0, -inf

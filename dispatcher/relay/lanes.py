@@ -19,18 +19,17 @@ from dispatcher.core.pacing import BatchPacer
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.database import Session
 from dispatcher.infra.link import Link
-from dispatcher.infra.sqlfiles import load
+from dispatcher.relay.doubtful import Doubtful
 from dispatcher.relay.find_out import failed
 from dispatcher.relay.finish import Finish
 from dispatcher.relay.isolate import Isolate
+from dispatcher.relay.place import Place
 from dispatcher.relay.policy import RelayPolicy, Room, Switch
-from dispatcher.stages.claim import FROM_THE_START, Keyset, claim, last_key, new_claim_id
+from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.gate import Gate
 from dispatcher.stages.publish import Pending, send, unsent
 from dispatcher.stages.settle import release
 from dispatcher.stages.wake import Doorbell
-
-CURSOR_AGE_S = 1.0  # late commits have older keys: at least once a second a claim begins from the start
 
 HOLD_S = 0.1  # between two looks at a group that has to catch up
 
@@ -62,8 +61,10 @@ class Relay:
         dispatcher_id: Callable[[], int | None],
         observe: Observer,
         rng: Random,
+        beside: Callable[[], None] | None = None,
     ) -> None:
         self._policy = policy
+        self._beside = beside  # told at each turn that there may be something for handlers
         self._gate = gate
         self._doorbell = doorbell
         self._control = control
@@ -85,9 +86,8 @@ class Relay:
             rng=rng,
         )
         self._turn = anyio.Lock()
-        self._after: Keyset = FROM_THE_START
-        self._from_start_at = 0.0
-        self._doubtful: list[tuple[str, int]] = []  # claims whose answer was lost, and their session's backend pid
+        self._place = Place(passes_over=policy.share is not None)
+        self._doubtful = Doubtful()
         self._in_flight: set[str] = set()  # claims lanes work on; any lane adds and removes its own
         self._sleepy = False  # the last claim came back short: sleep before the next
 
@@ -144,8 +144,11 @@ class Relay:
             return None
         if self._sleepy:
             self._sleepy = False
-            await self._doorbell.wait(self._control)
+            if await self._doorbell.wait(self._control) == "nudge":
+                self._place.forget()  # something may have been given back
         await self._doorbell.overhear(self._control)  # under load nobody listens for the pause otherwise
+        if self._beside is not None:
+            self._beside()
         if self._gate.shut():
             await self._doorbell.release(self._control)  # nobody will look: writers need not ring
         if self._stopping.is_set() or not await self._gate.open():
@@ -161,7 +164,7 @@ class Relay:
             await self._hold(began)
             return None
         try:
-            await self._free_doubtful(session)
+            await self._doubtful.free(session)
             if self._pause.held():  # whoever paused waits until nothing is in hand: no claim may begin after this
                 return None
             batch = await self._claim(session, limit)
@@ -176,9 +179,10 @@ class Relay:
             self._sleepy = True
             await self._doorbell.saw(0, self._control)
             return None
-        taken, size, last = len(batch.rows), sum(len(row.payload) for row in batch.rows), last_key(batch)
+        taken, size = len(batch.rows), sum(len(row.payload) for row in batch.rows)
         self._room.took(taken)
         full = taken >= limit
+        self._place.took(batch, full)
         self._observe(Claimed(taken, full))
         # Where they can cut nobody's connection but their own; a trial has to show whether this one works.
         apart = [] if trial else [row for row in batch.rows if row.attempts]
@@ -189,7 +193,6 @@ class Relay:
         else:  # connected again meanwhile: not audited yet, or the batch's floor is another server's
             pending = unsent(batch, "the connection was replaced before it")
         self._pacer.saw(taken, size)
-        self._after = last if full else FROM_THE_START
         self._sleepy = not full
         await self._doorbell.saw(taken, self._control)
         if full and not trial:
@@ -201,7 +204,7 @@ class Relay:
         self._sleepy, began = False, monotonic()
         if self._doubtful and (session := link.session) is not None:
             try:
-                await self._free_doubtful(session)
+                await self._doubtful.free(session)
             except (SessionLost, psycopg.Error) as error:
                 await failed(link, session, error, began, self._observe)
         self._pause.settled()
@@ -217,11 +220,7 @@ class Relay:
         self._observe(Ticked("ok", monotonic() - began))
 
     async def _claim(self, session: Session, limit: int) -> Batch:
-        now = monotonic()
-        if self._after is not FROM_THE_START and now - self._from_start_at > CURSOR_AGE_S:
-            self._after = FROM_THE_START
-        if self._after is FROM_THE_START:
-            self._from_start_at = now
+        after, since_s = self._place.begin(monotonic())
         claim_id = new_claim_id()
         self._in_flight.add(claim_id)
         try:
@@ -231,31 +230,23 @@ class Relay:
                 dispatcher=self._dispatcher_id(),
                 limit=limit,
                 slots=self._policy.slots,
-                after=self._after,
+                after=after,
                 floor=self._gate.broker.floor,
+                share=self._policy.share,
+                since_s=since_s,
             )
         except psycopg.Error:
             self._in_flight.discard(claim_id)
             raise
         except SessionLost:
             self._in_flight.discard(claim_id)
-            self._doubtful.append((claim_id, session.backend_pid))
+            self._doubtful.add(claim_id, session)
             raise
         if not batch.rows:
             self._in_flight.discard(claim_id)
-        if not batch.rows and self._after is not FROM_THE_START:
-            self._after = FROM_THE_START  # nothing after the cursor; late commits may stand before it
+        if not batch.rows and not self._place.found_nothing(batch):
             return await self._claim(session, limit)
         return batch
-
-    async def _free_doubtful(self, session: Session) -> None:
-        """Give back claims that were made though their answer never came."""
-        while self._doubtful:
-            doubtful = list(self._doubtful)
-            if not session.pooled:
-                await session.fetch(load("end_sessions"), {"pids": [pid for _, pid in doubtful]})
-            await release(session, [claim_id for claim_id, _ in doubtful])
-            del self._doubtful[: len(doubtful)]
 
     async def _session(self, link: Link) -> Session | None:
         """The lane's session; None when told to stop while waiting for one."""

@@ -1,10 +1,14 @@
-"""What the relay is told, and whom it asks for room downstream."""
+"""What the relay and the handling are told, and whom the relay asks for room downstream."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.entry import EntryFormat
+from dispatcher.core.row import ClaimedRow
+from dispatcher.handlers.load import Routes
+from dispatcher.stages.claim import Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +20,24 @@ class RelayPolicy:
     publish_timeout_s: float
     slots: int
     lease_s: float
+    share: Share | None = None  # all but the event types that have handlers; None: there are no handlers
+
+
+@dataclass(frozen=True, slots=True)
+class HandlingPolicy:
+    """What the handling was told. Seconds. `share`: None takes every event, and buries what has no handler."""
+
+    routes: Routes
+    share: Share | None
+    parallel: int
+    timeout_s: float
+    patience_s: float  # how long a stop waits for handlers
+    retry: RetryPolicy
+    unfit: Callable[[ClaimedRow], str | None]
+    batch_size: int
+    slots: int
+    lease_s: float
+    tick_s: float
 
 
 class Switch(Protocol):

@@ -1,120 +1,143 @@
-"""What the settings make of the relay and of what stands between it and Redis."""
+"""What the settings make of all that works on rows: the relay, the handling, or both."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from random import Random
 
-from dispatcher.core.backoff import Backoff
-from dispatcher.core.breaker import Breaker
-from dispatcher.core.decide import RetryPolicy
-from dispatcher.core.entry import EntryFormat
-from dispatcher.core.events import BreakerChanged, Event, Observer, Reconciled
-from dispatcher.core.pacing import BatchPacer
-from dispatcher.infra.broker import Broker, BrokerTarget
-from dispatcher.relay import Relay, RelayPolicy
+import anyio
+
+from dispatcher.core.events import Observer
+from dispatcher.handlers.load import Routes, load
+from dispatcher.infra.threads import Threads
+from dispatcher.relay import Handling, HandlingPolicy, Porter
 from dispatcher.service.links import Links
+from dispatcher.service.policies import entry_format, retry_policy, slots
+from dispatcher.service.stream import Stream, stream
 from dispatcher.settings import Settings
-from dispatcher.stages.gate import Gate
+from dispatcher.stages.claim import Share
+from dispatcher.stages.handle import Crew
 from dispatcher.stages.wake import Doorbell
-from dispatcher.upkeep.backpressure import Backpressure
 from dispatcher.upkeep.pause import Pause
 from dispatcher.upkeep.registry import Registry
-from dispatcher.upkeep.stream_audit import StreamAudit
-
-BREAKER = Backoff(base_s=0.1, cap_s=0.5)  # the first event is out within a second of Redis's return
 
 
-@dataclass(frozen=True, slots=True)
 class Works:
-    """The relay, and what guards its way to Redis."""
+    """What works on rows: the relay, the handling, or both. Raises Misconfigured for REDIS_URL and for the handlers."""
 
-    relay: Relay
-    broker: Broker
-    audit: StreamAudit
-    backpressure: Backpressure
-
-
-def works(
-    s: Settings,
-    name: str,
-    links: Links,
-    *,
-    doorbell: Doorbell,
-    registry: Registry,
-    pause: Pause,
-    observe: Observer,
-    rng: Random,
-) -> Works:
-    """Put the relay together. Raises Misconfigured when REDIS_URL cannot be read, also while disabled."""
-    publish_timeout_s = s.publish_timeout_ms / 1000
-    BrokerTarget.parse(s.redis_url)
-    # One name for both: whoever fences us ends all connections of that name.
-    broker, apart = (
-        Broker(
-            lambda: BrokerTarget.parse(s.current("redis_url")),
-            name=name,
-            stream=s.stream_name,
-            connect_timeout_s=s.connect_timeout_ms / 1000,
-            on_lost=on_lost,
-        )
-        for on_lost in (lambda why: doorbell.nudge(), lambda why: None)
-    )
-    audit = StreamAudit(
-        s.stream_name,
-        links.upkeep,
-        window_s=s.audit_window_s,
-        deadline_s=publish_timeout_s,
-        wake=doorbell.nudge,
-        observe=observe,
-    )
-    gate = Gate(
-        broker,
-        Breaker(BREAKER, rng),
-        stream=s.stream_name,
-        timeout_s=publish_timeout_s,
-        observe=observe,
-        verify=audit.verify,
-    )
-    gate_apart = Gate(
-        apart,
-        Breaker(BREAKER, rng),
-        stream=s.stream_name,
-        timeout_s=publish_timeout_s,
-        observe=lambda event: None if _is_routine(event) else observe(event),
-        verify=lambda connected: audit.verify(connected, holds=broker.server),
-        patient=True,
-    )
-    backpressure = Backpressure(
-        broker, stream=s.stream_name, maxlen=s.stream_maxlen, deadline_s=publish_timeout_s, observe=observe
-    )
-    relay = Relay(
-        RelayPolicy(
-            EntryFormat(s.stream_name, s.stream_maxlen, s.max_payload_bytes),
-            RetryPolicy(s.max_attempts, Backoff(s.backoff_base_ms / 1000, s.backoff_max_ms / 1000)),
-            publish_timeout_s,
-            slots(s),
-            s.lease_ms / 1000,
-        ),
-        gate=gate,
-        apart=gate_apart,
-        doorbell=doorbell,
-        control=links.control,
-        lanes=links.lanes,
-        pacer=BatchPacer(s.batch_size),
-        room=backpressure,
-        pause=pause,
+    def __init__(
+        self,
+        s: Settings,
+        name: str,
+        links: Links,
+        *,
+        doorbell: Doorbell,
+        registry: Registry,
+        pause: Pause,
+        observe: Observer,
+        rng: Random,
+    ) -> None:
         # Without the registry's lock we look dead: what is claimed then must not be taken for a dead one's.
-        dispatcher_id=lambda: registry.id if links.control.session is not None else None,
-        observe=observe,
-        rng=rng,
-    )
-    return Works(relay, broker, audit, backpressure)
+        self._dispatcher_id = lambda: registry.id if links.control.session is not None else None
+        self._doorbell = doorbell
+        routes = load(s.handlers) if s.handlers else None
+        self.stream: Stream | None = None
+        self.handling: Handling | None = None
+        self.crew = Crew(Threads("handler"), set())
+        self._porter: Porter | None = None
+        if s.unrouted == "dead":
+            self._porter = Porter(doorbell, links.control, pause, observe)
+        if routes is not None:
+            arrived = self._porter.took if self._porter else doorbell.arrived
+            self.handling = self._handling(s, routes, links, arrived, pause, observe, rng)
+        if self._porter is None:
+            share = Share(tuple(routes), handled=False) if routes is not None else None
+            self.stream = stream(
+                s,
+                name,
+                links,
+                share=share,
+                beside=self.handling.nudge if self.handling else None,
+                dispatcher_id=self._dispatcher_id,
+                doorbell=doorbell,
+                pause=pause,
+                observe=observe,
+                rng=rng,
+            )
 
+    def _handling(
+        self,
+        s: Settings,
+        routes: Routes,
+        links: Links,
+        arrived: Callable[[int], None],
+        pause: Pause,
+        observe: Observer,
+        rng: Random,
+    ) -> Handling:
+        grace_s = s.shutdown_grace_ms / 1000
+        policy = HandlingPolicy(
+            routes,
+            share=Share(tuple(routes), handled=True) if s.unrouted == "stream" else None,
+            parallel=s.max_parallel,
+            timeout_s=s.handler_timeout_ms / 1000,
+            patience_s=max(grace_s * 0.8, grace_s - 1.0),  # what is left of the grace is for giving back
+            retry=retry_policy(s),
+            unfit=entry_format(s).unfit,
+            batch_size=s.batch_size,
+            slots=slots(s),
+            lease_s=s.lease_ms / 1000,
+            tick_s=s.tick_ms / 1000,
+        )
+        return Handling(
+            policy,
+            link=links.handlers,
+            crew=self.crew,
+            dispatcher_id=self._dispatcher_id,
+            arrived=arrived,
+            pause=pause,
+            observe=observe,
+            rng=rng,
+        )
 
-def _is_routine(event: Event) -> bool:
-    """The state of the main connection is what people are told; here each cut is followed by a look."""
-    return isinstance(event, BreakerChanged) or (isinstance(event, Reconciled) and not event.found)
+    @property
+    def in_flight(self) -> set[str]:
+        """Claims of ours that are being worked on."""
+        relaying = self.stream.relay.in_flight if self.stream else set()
+        return relaying | self.handling.in_flight if self.handling else relaying
 
+    @property
+    def in_hand(self) -> int:
+        """What may still be claimed, worked on or settled: 0 when a pause is obeyed."""
+        relaying = self.stream.relay.in_hand if self.stream else 0
+        return relaying + self.handling.in_hand if self.handling else relaying
 
-def slots(s: Settings) -> int:
-    """How many of the 256 slots are ours."""
-    return round(256 * s.canary_percent / 100)
+    def freed(self) -> None:
+        """Rows were put back: look for them."""
+        self._doorbell.nudge()
+        if self.handling is not None:
+            self.handling.look_anew()
+
+    async def run(self) -> int:
+        """Work until `stop()`; returns how many rows of handlers were given back at the end."""
+        given_back = 0
+        async with anyio.create_task_group() as working:
+            if self.stream is not None:
+                working.start_soon(self.stream.relay.run, name="relay")
+            if self._porter is not None and self.handling is not None:
+                working.start_soon(self._porter.run, self.handling.nudge, name="porter")
+            if self.handling is not None:
+                given_back = await self.handling.run()
+        return given_back
+
+    def stop(self) -> None:
+        """Take nothing new."""
+        if self.stream is not None:
+            self.stream.relay.stop()
+        if self._porter is not None:
+            self._porter.stop()
+        if self.handling is not None:
+            self.handling.stop()
+
+    def close(self) -> None:
+        """After `run()`."""
+        if self.stream is not None:
+            self.stream.broker.close()

@@ -14,10 +14,11 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Observer, Started, Stopped, Stopping, fan_out
-from dispatcher.service.build import slots, works
+from dispatcher.service.build import Works
 from dispatcher.service.console import Console
 from dispatcher.service.links import Links
 from dispatcher.service.one_error import one_error
+from dispatcher.service.policies import slots
 from dispatcher.service.site import site
 from dispatcher.settings import Settings
 from dispatcher.sidecar import app, probes
@@ -82,14 +83,14 @@ class Service:
         )
         self._pause = Pause(
             name,
-            [*self._links.lanes, self._links.upkeep],
+            [*self._links.lanes, self._links.handlers, self._links.upkeep],
             tick_s=s.tick_ms / 1000,
             listening=lambda: self._links.control.session is not None,
-            in_hand=lambda: self._relay.in_hand,
+            in_hand=lambda: self._works.in_hand,
             changed=self._doorbell.nudge,
             observe=self._observe,
         )
-        self._works = works(
+        self._works = Works(
             s,
             name,
             self._links,
@@ -99,14 +100,14 @@ class Service:
             observe=self._observe,
             rng=rng,
         )
-        self._relay = self._works.relay
+        self._given_back = 0  # written by _work()
 
     def stop(self, reason: str) -> None:
         """Begin the stop: nothing new is taken. Idempotent."""
         if not self._stopping.is_set():
             self._observe(Stopping(reason))
             self._stopping.set()
-            self._relay.stop()
+            self._works.stop()
 
     async def watch_signals(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """SIGTERM or SIGINT stops; a second one forces."""
@@ -128,8 +129,8 @@ class Service:
                     await self._work()
                 finally:
                     beside.cancel_scope.cancel()
-        self._works.broker.close()
-        self._observe(Stopped(0))
+        self._works.close()
+        self._observe(Stopped(self._given_back))
 
     async def _open(self, beside: TaskGroup) -> None:
         s = self._settings
@@ -139,13 +140,17 @@ class Service:
                 readiness=self._readiness,
                 registry=self._metrics.registry,
                 ask=self._links.asked.fetch,
-                retried=self._doorbell.nudge,
+                retried=self._works.freed,
                 observe=self._observe,
                 rooms=self._console.routes,
             )
             await beside.start(app.serve, served, s.http_host, s.http_port, name="sidecar")
             beside.start_soon(self._links.asked.run, name="what people ask")
-        links = [self._links.upkeep, *([self._links.control, *self._links.lanes] if s.enabled else [])]
+        links = [self._links.upkeep]
+        if s.enabled:
+            links.append(self._links.control)
+            links += self._links.lanes if self._works.stream else []
+            links += [self._links.handlers] if self._works.handling else []
         async with anyio.create_task_group() as opening:
             opening.start_soon(self._give_up_opening, opening.cancel_scope)
             async with anyio.create_task_group() as first_tries:
@@ -161,20 +166,21 @@ class Service:
             beside.start_soon(survey.run, self._fetch_beside, self._console.attention, self._observe, name="survey")
 
     def _open_upkeep(self, beside: TaskGroup) -> None:
-        s, upkeep, broker = self._settings, self._links.upkeep, self._works.broker
+        s, upkeep, stream = self._settings, self._links.upkeep, self._works.stream
         takeover = Takeover(
-            broker,
+            stream.broker if stream else None,
             stream=s.stream_name,
             lease_s=s.lease_ms / 1000,
             deadline_s=s.publish_timeout_ms / 1000,
             dispatcher_id=lambda: self._registry.id,
-            in_flight=lambda: self._relay.in_flight,
-            freed=self._doorbell.nudge,
+            in_flight=lambda: self._works.in_flight,
+            freed=self._works.freed,
             observe=self._observe,
         )
         beside.start_soon(takeover.run, upkeep, name="takeover")
-        beside.start_soon(self._works.audit.run, broker, name="stream audit")
-        beside.start_soon(self._works.backpressure.run, upkeep, name="backpressure")
+        if stream is not None:
+            beside.start_soon(stream.audit.run, stream.broker, name="stream audit")
+            beside.start_soon(stream.backpressure.run, upkeep, name="backpressure")
         retention = Retention(outbox_days=s.outbox_retention_days, dlq_days=s.dlq_retention_days, observe=self._observe)
         beside.start_soon(retention.run, upkeep, name="retention")
 
@@ -198,7 +204,7 @@ class Service:
                 self._forced.cancel()
 
             working.start_soon(deadline, name="grace")
-            await self._relay.run()
+            self._given_back = await self._works.run()
             finished = True
             working.cancel_scope.cancel()
         await self._pause.sign_off()
@@ -209,7 +215,7 @@ class Service:
     async def _sample(self) -> None:
         await gauges.run(
             self._fetch_beside,
-            lambda: self._settings.current("redis_url"),
+            lambda: self._settings.current("redis_url") if self._works.stream else "",
             f"dispatcher-gauges-{self._name}",
             self._settings.stream_name,
             self._observe,

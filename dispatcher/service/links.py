@@ -1,4 +1,4 @@
-"""The Postgres sessions of one dispatcher: to listen, for what runs beside the loop, one a lane, for people."""
+"""The Postgres sessions of one dispatcher: to listen, for what runs beside, one a lane, for handlers, for people."""
 
 from dataclasses import replace
 from random import Random
@@ -22,7 +22,7 @@ ASKED_CONNECT_S = 2.0
 
 
 class Links:
-    """Opens nothing by itself: whoever runs the service keeps `control`, `upkeep` and `lanes` open, and runs `asked`.
+    """Opens nothing by itself: whoever runs the service keeps those open that it needs, and runs `asked`.
 
     `session_name` is what Postgres knows all of them by, so that a successor can end them.
     """
@@ -57,7 +57,10 @@ class Links:
         ]
         # Apart from the others: what a person asks may be slow, and a slow answer holds up nobody else.
         self.asked = OnDemand(self._asking, "api", prepare=self._check)
-        links = [self.control, self.upkeep, *self.lanes]
+        self.handlers = Link(
+            self._database, "handlers", prepare=self._check, changed=self._turning(database, "handlers"), rng=rng
+        )
+        links = [self.control, self.upkeep, self.handlers, *self.lanes]
         for link in links:
             link.companions = [other for other in links if other is not link]
 

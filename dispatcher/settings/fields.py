@@ -13,6 +13,7 @@ from dispatcher.settings.kinds import (
     host,
     hosts,
     key,
+    module,
     postgres_url,
     redis_url,
     seconds_to_ms,
@@ -39,7 +40,7 @@ class Settings(BaseModel):
         also_env="POSTGRES_URL", alias=Alias("--dsn", unchanged, "Dispatchbox's name for --database-url.", "DSN"))
     listen_url: str = setting("DISPATCH_LISTEN_URL", postgres_url(), "",
         "A direct connection to it, when the database URL is a transaction pooler.", default_text="the database URL")
-    redis_url: str = setting("REDIS_URL", redis_url(), ..., "The Redis or Valkey that holds the stream.")
+    redis_url: str = setting("REDIS_URL", redis_url(), "", "The Redis or Valkey that holds the stream.")
     stream_name: str = setting("DISPATCH_STREAM_NAME", key(), "sanctum:messages", "The stream's key.")
     stream_maxlen: int = setting("REDIS_STREAM_MAXLEN", whole(1, 10**12, "entries"), 1_000_000,
         "About how many entries the stream keeps.")
@@ -69,6 +70,16 @@ class Settings(BaseModel):
         "The share of the events that this dispatcher takes.")
     max_payload_bytes: int = setting("DISPATCH_MAX_PAYLOAD_BYTES", whole(1, 512 * 1024 * 1024, "bytes"), 1_048_576,
         "A larger payload is dead at once.")
+    handlers: str | None = setting("DISPATCH_HANDLERS", module(), None,
+        "The event types that go to a Python handler instead of the stream.")
+    unrouted: Literal["stream", "dead"] = setting("DISPATCH_UNROUTED", choice("stream", "dead"), "stream",
+        "Where an event without a handler goes; dead: no Redis is used.")
+    max_parallel: int = setting("DISPATCH_MAX_PARALLEL", whole(1, 1000, "handlers"), 10,
+        "How many handlers run at once in a process.")
+    handler_timeout_ms: int = setting("DISPATCH_HANDLER_TIMEOUT_MS", whole(1, 86_400_000, MS), 60_000,
+        "The longest a handler may take; longer is a failed attempt.")
+    processes: int = setting("DISPATCH_PROCESSES", whole(1, 256, "processes"), 1,
+        "How many processes share the work, under one supervisor.")
     outbox_retention_days: int = setting("OUTBOX_RETENTION_DAYS", whole(1, 36_500, "days"), 7,
         "How long settled rows are kept.")
     dlq_retention_days: int = setting("DLQ_RETENTION_DAYS", whole(1, 36_500, "days"), 30,
@@ -101,8 +112,8 @@ class Settings(BaseModel):
     @classmethod
     def _fits_its_kind(cls, value: object, info: ValidationInfo) -> object:
         field = cls.model_fields[str(info.field_name)]
-        if value is None and field.default is None:
-            return None
+        if value == field.default and field.default in (None, ""):
+            return value
         try:
             return setting_of(field).kind.parse(value)
         except ValueError as error:

@@ -114,6 +114,15 @@ def hosts() -> Kind:
     return Kind(parse, wanted, "HOSTS")
 
 
+def module() -> Kind:
+    """A module to import, and a name in it."""
+    return text(
+        "a module such as shop.handlers, or module:name such as shop.events:HANDLERS",
+        "MODULE[:NAME]",
+        r"[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*)?",
+    )
+
+
 def token() -> Kind:
     """A secret that an Authorization header can carry."""
     plain = text("visible ASCII characters without spaces", "TOKEN", r"[!-~]+")

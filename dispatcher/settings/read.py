@@ -50,7 +50,7 @@ def read(fields: Mapping[str, FieldInfo], env: Mapping[str, str], flags: Mapping
                 values[name] = setting.kind.parse(convert(value))
             except ValueError as error:
                 problems.append(f"{source} is {setting.kind.mask(value)}: it must be {error}")
-        elif field.is_required():
+        elif field.is_required() or (name == "redis_url" and not _without_redis(fields, env, flags)):
             problems.append(f"{' or '.join(setting.env)} is not set: it must be {setting.kind.wanted}")
         elif field.default != "":  # "": another setting stands in
             values[name] = field.get_default(call_default_factory=True)
@@ -76,6 +76,12 @@ def _given(name: str, setting: Setting, env: Mapping[str, str], flags: Mapping[s
                 yield each, env[each], unchanged
 
 
+def _without_redis(fields: Mapping[str, FieldInfo], env: Mapping[str, str], flags: Mapping[str, object]) -> bool:
+    """Whether no event goes to the stream: what has no handler is buried."""
+    given = list(_given("unrouted", setting_of(fields["unrouted"]), env, flags)) if "unrouted" in fields else []
+    return bool(given) and str(given[0][1]).strip().lower() == "dead"
+
+
 def cross_problems(values: Mapping[str, Any]) -> list[str]:
     """What does not fit together, of the values that are there."""
     problems = []
@@ -89,5 +95,12 @@ def cross_problems(values: Mapping[str, Any]) -> list[str]:
     if base is not None and cap is not None and cap < base:
         problems.append(
             f"DISPATCH_BACKOFF_MAX_MS is {cap} and DISPATCH_BACKOFF_BASE_MS is {base}: the maximum must not be less"
+        )
+    if values.get("redis_url") == "" and values.get("unrouted") != "dead":
+        problems.append("REDIS_URL is not set: it is needed for every event that has no handler")
+    if values.get("unrouted") == "dead" and values.get("handlers") is None:
+        problems.append(
+            "DISPATCH_UNROUTED is dead and DISPATCH_HANDLERS is not set: every event would be buried; name the module "
+            "that has the handlers, or leave DISPATCH_UNROUTED at stream"
         )
     return problems

@@ -1,5 +1,6 @@
 """Claim: take due rows, in order, with a fencing token of this one claim."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
@@ -21,6 +22,14 @@ class Keyset:
     after_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which event types a claim takes, when some have handlers: these only, or all but these."""
+
+    types: Sequence[str]
+    handled: bool
+
+
 FROM_THE_START = Keyset("-infinity", 0)
 
 
@@ -37,29 +46,34 @@ async def claim(
     limit: int,
     slots: int = 256,
     after: Keyset = FROM_THE_START,
-    floor: str = "0-0",
+    floor: str | None = "0-0",
+    share: Share | None = None,
+    since_s: float | None = None,
     now: datetime | None = None,
 ) -> Batch:
     """Take up to `limit` due rows of the first `slots` of 256 slots.
 
-    `floor` is the newest stream id known now: whoever takes these rows over looks for them after it. Raises
-    SessionLost: the claim may have been made.
+    `floor` is the newest stream id known now: whoever takes these rows over looks for them after it; None: they do not
+    go to the stream. `share`: some event types only, and then `since_s`: only what fell due in the last so many
+    seconds. Raises SessionLost: the claim may have been made.
     """
-    rows = await session.fetch(
-        load("claim"),
-        {
-            "claim_id": claim_id,
-            "dispatcher": dispatcher,
-            "limit": limit,
-            "slots": slots,
-            "after_time": after.after_time,
-            "after_id": after.after_id,
-            "floor": floor,
-            "now": now,
-        },
-    )
+    parameters: dict[str, object] = {
+        "claim_id": claim_id,
+        "dispatcher": dispatcher,
+        "limit": limit,
+        "slots": slots,
+        "after_time": after.after_time,
+        "after_id": after.after_id,
+        "floor": floor,
+        "now": now,
+    }
+    if share is None:
+        rows = await session.fetch(load("claim"), parameters)
+    else:
+        parameters |= {"types": list(share.types), "handled": share.handled, "since_s": since_s}
+        rows = await session.fetch(load("claim_share"), parameters)
     rows.sort(key=_order)
-    return Batch(claim_id, [ClaimedRow._make(row) for row in rows], floor, monotonic())
+    return Batch(claim_id, [ClaimedRow._make(row) for row in rows], floor or "0-0", monotonic())
 
 
 def last_key(batch: Batch) -> Keyset:

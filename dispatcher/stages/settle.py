@@ -12,6 +12,7 @@ from dispatcher.infra.database import Session
 from dispatcher.infra.sqlfiles import load
 
 ANOTHER_RUN = "DS001"  # raised by messaging.holds_stream
+NOWHERE: Mapping[str, object] = {"stream": None, "run_id": None, "replid": None}  # not in a stream: any run will do
 
 
 class Settlement(NamedTuple):
@@ -37,7 +38,7 @@ async def settle(session: Session, claim_id: str, verdict: Verdict, *, now: date
             sent = await _run(
                 session,
                 "settle_sent",
-                common | _server(verdict),
+                {**common, **_server(verdict)},
                 ids=verdict.sent_ids,
                 stream_ids=verdict.stream_ids,
             )
@@ -45,6 +46,10 @@ async def settle(session: Session, claim_id: str, verdict: Verdict, *, now: date
             if error.sqlstate == ANOTHER_RUN:
                 raise StreamMoved("another run of Redis holds the stream now") from None
             raise
+    if verdict.done_ids:
+        nowhere = {**common, **NOWHERE}
+        ids = verdict.done_ids
+        sent |= await _run(session, "settle_sent", nowhere, ids=ids, stream_ids=[None] * len(ids))
     if verdict.retries:
         retried = await _run(
             session,
@@ -66,6 +71,7 @@ async def settle(session: Session, claim_id: str, verdict: Verdict, *, now: date
         returned = await release(session, [claim_id], verdict.returned)
     asked = {
         *verdict.sent_ids,
+        *verdict.done_ids,
         *(row_id for row_id, _ in verdict.retries),
         *(row_id for row_id, _ in verdict.dead),
         *verdict.returned,
@@ -81,10 +87,10 @@ async def release(session: Session, claim_ids: Iterable[str], ids: list[int] | N
     return frozenset(row_id for (row_id,) in rows)
 
 
-def _server(verdict: Verdict) -> dict[str, object]:
+def _server(verdict: Verdict) -> Mapping[str, object]:
     server = verdict.server
     if server is None or not server.known:
-        return {"stream": None, "run_id": None, "replid": None}
+        return NOWHERE
     return {"stream": server.stream, "run_id": server.run_id, "replid": server.replid}
 
 

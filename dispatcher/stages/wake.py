@@ -110,6 +110,10 @@ class Doorbell:
             # What rang is not in our share, and whose it is was not rung: only the holder of K is.
             await self._quietly(link, link.session, _RING_PEERS)
 
+    def arrived(self, rows: int) -> None:
+        """Rows were claimed elsewhere than in the turn: by handlers. They too say how fast writers ring."""
+        self._arrivals.saw(rows, self._clock())
+
     async def wait(self, link: Link) -> WakeCause:
         """Wait until there may be something to claim, and say why."""
         self._woken_by = await self._wait(link)

@@ -63,13 +63,28 @@ class Logs:
     def __call__(self, event: events.Event) -> None:
         """Write one event, or pass over it."""
         match event:
-            case events.Woke() | events.Slept() | events.Claimed() | events.Published() | events.Sampled():
+            case (
+                events.Woke()
+                | events.Slept()
+                | events.InHand()
+                | events.Claimed()
+                | events.Published()
+                | events.Sampled()
+            ):
                 if self._debug:
                     self._write_detail(event)
             case events.Ticked("ok"):
                 pass
             case events.Ticked(_, duration_s, error):
                 self._write_tick_error(error or "unknown", duration_s)
+            case events.Handled():
+                self._write_handled(event)
+            case events.StuckHandlers(on, stuck):
+                if on:
+                    text = "Every handler slot is taken by one that does not end; restart the process to free them"
+                    _write("ERROR", "handlers_stuck", text, {"stuck": stuck})
+                else:
+                    _write("INFO", "handlers_free", "A stuck handler ended; events are handed out again", {})
             case events.Settled(lost=lost):
                 if self._debug:
                     self._write_detail(event)
@@ -151,22 +166,46 @@ class Logs:
                 text = "Postgres is connected" if up else "Postgres is not connected; connecting again"
                 self._write_change("database", up, text, reason, "ERROR")
             case events.Started(name, enabled):
-                text = "Started" if enabled else "Started; takes no row because DISPATCHER_ENABLED is false"
+                text = (
+                    "Started"
+                    if enabled
+                    else "Started; takes no row: DISPATCHER_ENABLED is false; set it to true, or give --enabled"
+                )
                 _write("INFO", "dispatcher_started", text, {"dispatcher": name, "enabled": enabled})
             case events.Stopping(reason):
                 _write("INFO", "dispatcher_stopping", "Stopping: nothing new is taken", {"reason": reason})
             case events.Stopped(given_back):
                 _write("INFO", "dispatcher_stopped", "Stopped", {"given_back": given_back})
 
-    def _write_tick_error(self, error: str, duration_s: float) -> None:
+    def _write_handled(self, event: events.Handled) -> None:
+        if self._debug:
+            self._write_detail(event)
+        if event.handled == "done":
+            return
+        if (suppressed := self._repeated(f"{event.event_type} {event.error}")) is None:
+            return
+        text = "A handler did not end in time" if event.handled == "timeout" else "A handler failed"
+        fields: Fields = {"event_type": event.event_type, "id": event.row_id, "error": event.error}
+        fields |= {"where": event.where, "duration_s": round(event.duration_s, 6)}
+        if suppressed:
+            fields["suppressed"] = suppressed
+        _write("WARNING", "handler_failed", text, fields)
+
+    def _repeated(self, error: str) -> int | None:
+        """How often the same was passed over since it was last written; None: pass over it once more."""
         now = self._clock()
         written, suppressed = self._tick_errors.get(error, (None, 0))
         if written is not None and now - written < REPEAT_S:
             self._tick_errors[error] = (written, suppressed + 1)
-            return
+            return None
         if len(self._tick_errors) >= 64 and error not in self._tick_errors:
             self._tick_errors.clear()  # errors that are never the same twice must not pile up
         self._tick_errors[error] = (now, 0)
+        return suppressed
+
+    def _write_tick_error(self, error: str, duration_s: float) -> None:
+        if (suppressed := self._repeated(error)) is None:
+            return
         fields: Fields = {"error": error, "duration_s": round(duration_s, 6)}
         if suppressed:
             fields["suppressed"] = suppressed

@@ -78,6 +78,17 @@ class Metrics:
         )
         self._retried = counter("messaging_outbox_retried", "Dead events put back through the API or the console")
         self._paused = gauge("messaging_dispatch_paused", "1 while `dispatcher pause` holds all dispatchers back")
+        handled = counter("messaging_dispatch_handled", "Ends of handlers, by how they ended", "result")
+        self._handled = {result: handled.labels(result) for result in ("done", "retry", "dead", "timeout")}
+        self._handler_duration = Histogram(
+            "messaging_dispatch_handler_duration_seconds",
+            "How long a handler took, or its timeout",
+            buckets=EDGES,
+            registry=registry,
+        )
+        self._handling = gauge("messaging_dispatch_handlers_running", "Handlers at work")
+        self._waiting = gauge("messaging_dispatch_handlers_waiting_rows", "Rows claimed that wait for a handler")
+        self._stuck = gauge("messaging_dispatch_handlers_stuck", "Handlers that go on after their timeout")
         self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
         pruned = counter("messaging_outbox_pruned", "Rows deleted because they were older than is kept", "table")
         self._pruned_outbox, self._pruned_dlq = pruned.labels("message_outbox"), pruned.labels("message_dlq")
@@ -123,6 +134,15 @@ class Metrics:
                 self.latency.observe(ages_s)
                 if ages_s and not self._redis_answers:
                     self._redis(answers=True)
+            case events.Handled(_, _, handled, age_s, duration_s):
+                self._handled[handled].inc()
+                self._handler_duration.observe(duration_s)
+                if handled == "done":
+                    self.latency.observe([age_s])
+            case events.InHand(running, waiting, stuck):
+                self._handling.set(running)
+                self._waiting.set(waiting)
+                self._stuck.set(stuck)
             case events.Settled():
                 self._settled(event)
             case events.DeadRetried(ids):

@@ -56,6 +56,8 @@ class Reader:
                 self._published += entries
                 if entries and not self._breaker_open:
                     self._trouble("redis", None, there=False)
+            case events.Handled(handled="done"):
+                self._published += 1  # for the console an event that was handled went out
             case events.Settled(retried=retried, dead=dead):
                 self._failed += retried + dead
                 self._dead += dead

@@ -23,16 +23,18 @@ def token_of(name: str) -> str:
     return name.rsplit("-", 1)[-1]
 
 
-async def fence(session: Session, broker: Broker, name: str, deadline_s: float) -> bool:
+async def fence(session: Session, broker: Broker | None, name: str, deadline_s: float) -> bool:
     """End the Postgres sessions and the Redis connection of the dispatcher of that name, and wait until they are ended.
 
-    False: Redis's ACL forbids the kill, and a second was waited instead, as it is for Postgres sessions of another
-    role, which may not be ended. Raises Unreachable when Redis does not answer.
+    `broker` None: no event goes to the stream. False: Redis's ACL forbids the kill, and a second was waited instead, as
+    it is for Postgres sessions of another role, which may not be ended. Raises Unreachable when Redis does not answer.
     """
     try:
         await session.fetch(load("fence"), {"token": token_of(name)})
     except psycopg.errors.InsufficientPrivilege:
         await anyio.sleep(UNFENCED_WAIT_S)  # it runs under another role; its statements are short
+    if broker is None:
+        return True
     [clients] = await broker.send([("CLIENT", "LIST")], deadline_s)
     if isinstance(clients, bytes):
         ids = _ids_named(client_name(name), clients.decode(errors="replace"))

@@ -90,15 +90,16 @@ async def look_at_stream(redis: Redis, name: str) -> Stream:
 
 
 async def sample_once(
-    fetch: Fetch, redis: Redis, stream: str, observe: Observer, *, now: datetime | None = None
+    fetch: Fetch, redis: Redis | None, stream: str, observe: Observer, *, now: datetime | None = None
 ) -> None:
     """Look once and emit Sampled. Raises SessionLost or psycopg.Error; Redis's absence is part of what is emitted."""
     [(backlog, oldest_age_s, queue_usage)] = await fetch(load("sample"), {"bound": BACKLOG_BOUND, "now": now})
     [(dead, newest)] = await fetch(load("count_dead"), {"bound": DEAD_BOUND})
     length, lags, error = None, {}, None
     try:
-        seen = await look_at_stream(redis, stream)
-        length, lags = seen.length, {group.name: group.lag for group in seen.groups[:MAX_GROUPS]}
+        seen = await look_at_stream(redis, stream) if redis is not None else None
+        if seen is not None:
+            length, lags = seen.length, {group.name: group.lag for group in seen.groups[:MAX_GROUPS]}
     except NoPermissionError:
         pass  # it answers; what may not be looked at is no outage
     except (RedisError, OSError, TimeoutError) as failure:
@@ -120,17 +121,19 @@ async def run(
     """Sample until cancelled. `redis_url` is asked before each look: a rotated password is used without a restart.
 
     While somebody watches (`attention`) the next look follows after `WATCHED_S` already.
+    `redis_url` answers "" when no event goes to the stream.
     """
     url, redis = "", None
+    now: str | None = None
     try:
         while True:
             began = time.monotonic()
             with suppress(Misconfigured):  # a secret's file is gone or half written: go on with what there is
-                if (now := redis_url()) != url or redis is None:
+                if (now := redis_url()) and (now != url or redis is None):
                     url, redis = now, await _replaced(redis, now, name)
             # Postgres away or too busy: the age of the last sample says so, and the next look may succeed.
             with suppress(SessionLost, psycopg.Error):
-                if redis is not None:
+                if redis is not None or now == "":
                     await sample_once(fetch, redis, stream, observe)
             rest_s = REST * (time.monotonic() - began)
             await anyio.sleep(rest_s if attention else max(rest_s, every_s))

@@ -44,7 +44,7 @@ class Takeover:
 
     def __init__(
         self,
-        broker: Broker,
+        broker: Broker | None,
         *,
         stream: str,
         lease_s: float,
@@ -54,7 +54,7 @@ class Takeover:
         freed: Callable[[], None],
         observe: Observer,
     ) -> None:
-        self._broker = broker
+        self._broker = broker  # None: no event goes to the stream
         self._stream = stream
         self._lease_s = lease_s
         self._deadline_s = deadline_s
@@ -76,9 +76,9 @@ class Takeover:
                 patient_until = monotonic() + PATIENCE_S if known is not None else 0.0
                 known = session
             try:
-                self._server = self._broker.server
+                self._server = self._broker.server if self._broker is not None else None
                 # Without the sink nobody can be fenced, nothing looked for, nothing published.
-                if self._broker.up and self._server is not None:
+                if self._broker is None or (self._broker.up and self._server is not None):
                     await self.finish(session)
                     # Behind a pooler a session lock would stay in the pool.
                     if monotonic() >= patient_until and not session.pooled:
@@ -185,8 +185,8 @@ class Takeover:
 
     async def _find(self, adopted: Adopted) -> dict[int, str]:
         floors = [floor for _, _, floor in adopted.rows if floor is not None]
-        if not floors:
-            return {}  # never claimed by a dispatcher: a person set them
+        if not floors or self._broker is None:
+            return {}  # claimed for handlers, or never by a dispatcher: a person set them
         floor = min(floors, key=stream_order)
-        wanted = {event_id: row_id for row_id, event_id, _ in adopted.rows}
+        wanted = {event_id: row_id for row_id, event_id, floor in adopted.rows if floor is not None}
         return await find(self._broker, self._stream, floor, wanted, self._deadline_s)

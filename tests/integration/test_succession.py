@@ -166,6 +166,7 @@ async def test_a_sink_that_goes_away_leaves_nothing_half_done(
         await takeover.succeed_the_dead(session)
     assert await statuses(db) == {"picked": 3}
     await through.restore()
+    assert takeover._broker is not None
     await takeover._broker.connect()
     monkeypatch.undo()
     await takeover.finish(session)
@@ -200,6 +201,7 @@ async def test_a_failed_succession_leaves_no_lock_behind(
     registry, control = owner
     await die(control, db)
     takeover = await succeed()
+    assert takeover._broker is not None
     takeover._broker.close()
     for _ in range(3):
         with pytest.raises(Unreachable):

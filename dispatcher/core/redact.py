@@ -1,0 +1,54 @@
+"""Keeps payloads out of error messages: an exception's text may quote the data it could not stand.
+
+Whatever the message shares with a value of the payload or the headers is blotted out: every value as a whole word, and
+every run of eight characters of a longer one, so that a value shown in part is not shown either. Names of fields stay:
+they are the shape of the data, not the data.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+BLOT = "***"
+RUN = 8
+MAX_CHARS = 2000  # of the message that are looked at
+MAX_DATA = 64 * 1024  # characters of data; with more the message is left out
+
+
+def redact(message: str, *documents: str | None) -> str:
+    """The message without values of these JSON documents, and without characters that Postgres cannot store."""
+    if sum(len(each) for each in documents if each) > MAX_DATA:
+        return "(its message is not kept: the payload is too large to be kept out of it)"
+    message = message[:MAX_CHARS].encode("utf-8", "replace").decode().replace("\x00", "")
+    try:
+        values = {text for each in documents if each for text in _values(json.loads(each))}
+    except (ValueError, RecursionError):
+        return "(its message is not kept: the payload cannot be read to be kept out of it)"
+    covered = bytearray(len(message))
+    runs: set[str] = set()
+    for value in values:
+        for shown in {value, repr(value)[1:-1], json.dumps(value)[1:-1]}:
+            if len(shown) >= RUN:
+                runs.update(shown[at : at + RUN] for at in range(len(shown) - RUN + 1))
+            for found in re.finditer(rf"(?<!\w){re.escape(shown)}(?!\w)", message):
+                covered[found.start() : found.end()] = b"\x01" * (found.end() - found.start())
+    for at in range(len(message) - RUN + 1):
+        if message[at : at + RUN] in runs:
+            covered[at : at + RUN] = b"\x01" * RUN
+    return re.sub("\x00+", BLOT, "".join("\x00" if hidden else c for c, hidden in zip(message, covered, strict=True)))
+
+
+def _values(data: Any) -> Iterator[str]:
+    """Text and numbers in the data, as text. Not the names of fields; not true, false and null."""
+    if isinstance(data, dict):
+        for each in data.values():
+            yield from _values(each)
+    elif isinstance(data, list):
+        for each in data:
+            yield from _values(each)
+    elif isinstance(data, str):
+        if data.strip():
+            yield data
+    elif isinstance(data, int | float) and not isinstance(data, bool):
+        yield str(data)

@@ -1,0 +1,122 @@
+"""Finds an application's handlers: imports the module, checks each handler, says in one line what is wrong with it."""
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dispatcher.core.errors import Misconfigured
+from dispatcher.handlers.registry import REGISTERED, Handler, described
+
+Routes = Mapping[str, "Route"]  # by event type
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One handler, and how it is called."""
+
+    function: Handler
+    on_the_loop: bool  # async; else it gets a thread
+    takes_event: bool
+
+
+def load(where: str) -> Routes:
+    """The handlers of `module` or `module:name`. Raises Misconfigured.
+
+    Without a name: the dict HANDLERS of the module, if it has one, and what @handler registered.
+    """
+    module_name, _, name = where.partition(":")
+    module = _imported(module_name)
+    if name:
+        if not hasattr(module, name):
+            raise Misconfigured(f"DISPATCH_HANDLERS is {where!r}: {module_name} has no {name}")
+        handlers = _as_dict(where, name, getattr(module, name))
+    else:
+        handlers = _as_dict(where, "HANDLERS", getattr(module, "HANDLERS", {}))
+        for event_type, function in REGISTERED.items():
+            if handlers.setdefault(event_type, function) is not function:
+                raise Misconfigured(
+                    f"DISPATCH_HANDLERS is {where!r}: two handlers for {event_type!r}, "
+                    f"{described(handlers[event_type])} and {described(function)}"
+                )
+    if not handlers:
+        raise Misconfigured(
+            f"DISPATCH_HANDLERS is {where!r}: it has no handlers; it needs a dict HANDLERS of event type to function, "
+            'or functions under @handler("event.type") from dispatcher.handlers'
+        )
+    return {event_type: _route(where, event_type, function) for event_type, function in handlers.items()}
+
+
+def _imported(name: str) -> Any:
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it: a project need not be installed
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise Misconfigured(
+                f"DISPATCH_HANDLERS is {name!r}: there is no module {error.name}, neither in {Path.cwd()} nor installed"
+            ) from None
+        raise _failed(name, error) from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever it does when imported, SystemExit included
+        raise _failed(name, error) from None
+
+
+def _failed(name: str, error: BaseException) -> Misconfigured:
+    """One line: what was raised, and where in the application's code."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f" ({error.filename}:{error.lineno})"
+        error = type(error)(error.msg)
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return Misconfigured(f"DISPATCH_HANDLERS: {name} cannot be imported: {text}{place}")
+
+
+def _as_dict(where: str, name: str, found: object) -> dict[str, Handler]:
+    if not isinstance(found, Mapping):
+        raise Misconfigured(
+            f"DISPATCH_HANDLERS is {where!r}: {name} must be a dict of event type to function, "
+            f"it is of type {type(found).__name__}"
+        )
+    return dict(found)
+
+
+def _route(where: str, event_type: object, function: object) -> Route:
+    wrong = f"DISPATCH_HANDLERS is {where!r}: "
+    if not isinstance(event_type, str) or not event_type:
+        raise Misconfigured(f"{wrong}{event_type!r} is no event type; it must be text")
+    if not callable(function):
+        raise Misconfigured(
+            f"{wrong}the handler of {event_type!r} must be a function, it is of type {type(function).__name__}"
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise Misconfigured(
+            f"{wrong}{described(function)}, the handler of {event_type!r}, is a generator: none of it would run; "
+            "it must not yield"
+        )
+    on_the_loop = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 -- an object whose __call__ is async
+    )
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # written in C: it takes what it takes
+        return Route(function, on_the_loop, takes_event=False)
+    positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    needed = [each for each in positional if each.default is each.empty]
+    others = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
+    any_number = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    if len(needed) > 2 or others or (not positional and not any_number):
+        raise Misconfigured(
+            f"{wrong}{described(function)}, the handler of {event_type!r}, must take the payload, "
+            "and the event too if it likes: def handle(payload, event)"
+        )
+    # A second parameter with a default is the application's own, unless its name says otherwise.
+    takes_event = len(needed) == 2 or (len(positional) > 1 and positional[1].name == "event")
+    return Route(function, on_the_loop, takes_event)

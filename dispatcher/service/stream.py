@@ -1,0 +1,111 @@
+"""What the settings make of the relay and of what stands between it and Redis."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from dispatcher.core.backoff import Backoff
+from dispatcher.core.breaker import Breaker
+from dispatcher.core.events import BreakerChanged, Event, Observer, Reconciled
+from dispatcher.core.pacing import BatchPacer
+from dispatcher.infra.broker import Broker, BrokerTarget
+from dispatcher.relay import Relay, RelayPolicy
+from dispatcher.service.links import Links
+from dispatcher.service.policies import entry_format, retry_policy, slots
+from dispatcher.settings import Settings
+from dispatcher.stages.claim import Share
+from dispatcher.stages.gate import Gate
+from dispatcher.stages.wake import Doorbell
+from dispatcher.upkeep.backpressure import Backpressure
+from dispatcher.upkeep.pause import Pause
+from dispatcher.upkeep.stream_audit import StreamAudit
+
+BREAKER = Backoff(base_s=0.1, cap_s=0.5)  # the first event is out within a second of Redis's return
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """The relay, and what guards its way to Redis."""
+
+    relay: Relay
+    broker: Broker
+    audit: StreamAudit
+    backpressure: Backpressure
+
+
+def stream(
+    s: Settings,
+    name: str,
+    links: Links,
+    *,
+    share: Share | None,
+    beside: Callable[[], None] | None,
+    dispatcher_id: Callable[[], int | None],
+    doorbell: Doorbell,
+    pause: Pause,
+    observe: Observer,
+    rng: Random,
+) -> Stream:
+    """Put the relay together. Raises Misconfigured when REDIS_URL cannot be read, also while disabled."""
+    publish_timeout_s = s.publish_timeout_ms / 1000
+    BrokerTarget.parse(s.redis_url)
+    # One name for both: whoever fences us ends all connections of that name.
+    broker, apart = (
+        Broker(
+            lambda: BrokerTarget.parse(s.current("redis_url")),
+            name=name,
+            stream=s.stream_name,
+            connect_timeout_s=s.connect_timeout_ms / 1000,
+            on_lost=on_lost,
+        )
+        for on_lost in (lambda why: doorbell.nudge(), lambda why: None)
+    )
+    audit = StreamAudit(
+        s.stream_name,
+        links.upkeep,
+        window_s=s.audit_window_s,
+        deadline_s=publish_timeout_s,
+        wake=doorbell.nudge,
+        observe=observe,
+    )
+    gate = Gate(
+        broker,
+        Breaker(BREAKER, rng),
+        stream=s.stream_name,
+        timeout_s=publish_timeout_s,
+        observe=observe,
+        verify=audit.verify,
+    )
+    gate_apart = Gate(
+        apart,
+        Breaker(BREAKER, rng),
+        stream=s.stream_name,
+        timeout_s=publish_timeout_s,
+        observe=lambda event: None if _is_routine(event) else observe(event),
+        verify=lambda connected: audit.verify(connected, holds=broker.server),
+        patient=True,
+    )
+    backpressure = Backpressure(
+        broker, stream=s.stream_name, maxlen=s.stream_maxlen, deadline_s=publish_timeout_s, observe=observe
+    )
+    relay = Relay(
+        RelayPolicy(entry_format(s), retry_policy(s), publish_timeout_s, slots(s), s.lease_ms / 1000, share),
+        gate=gate,
+        apart=gate_apart,
+        doorbell=doorbell,
+        control=links.control,
+        lanes=links.lanes,
+        pacer=BatchPacer(s.batch_size),
+        room=backpressure,
+        pause=pause,
+        dispatcher_id=dispatcher_id,
+        observe=observe,
+        rng=rng,
+        beside=beside,
+    )
+    return Stream(relay, broker, audit, backpressure)
+
+
+def _is_routine(event: Event) -> bool:
+    """The state of the main connection is what people are told; here each cut is followed by a look."""
+    return isinstance(event, BreakerChanged) or (isinstance(event, Reconciled) and not event.found)
