@@ -1,11 +1,17 @@
 """The sidecar over real HTTP: what probes and Prometheus get, and what anybody else gets."""
 
+import asyncio
+import threading
+
+import aiohttp
 import aiohttp.web
+import anyio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dispatcher.core import events
 from dispatcher.core.errors import Misconfigured
+from dispatcher.embedded import free_port
 from dispatcher.sidecar.answers import MAX_BODY_BYTES
 from dispatcher.sidecar.app import build, serve
 from dispatcher.sidecar.probes import Readiness
@@ -58,6 +64,43 @@ async def test_a_rollout_may_leave_out_that_it_is_disabled(client, readiness):
     readiness.observe(events.Stopping("test"))
     async with client.get("/ready?exclude=disabled&exclude=stopping") as answer:
         assert (answer.status, (await answer.json())["reason"]) == (503, "stopping")
+
+
+async def test_health_fails_while_the_loop_is_stuck_and_only_then(readiness, metrics):
+    port, stuck, free = free_port(), threading.Event(), threading.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serving() -> None:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(serve, build(readiness, metrics.registry), "127.0.0.1", port)
+            loops.append(asyncio.get_running_loop())
+            stuck.set()
+            await anyio.to_thread.run_sync(done.wait)
+            tasks.cancel_scope.cancel()
+
+    done = threading.Event()
+    other = threading.Thread(target=anyio.run, args=[serving])
+    other.start()
+    try:
+        await anyio.to_thread.run_sync(stuck.wait)
+        stuck.clear()
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+
+            def block() -> None:
+                stuck.set()
+                free.wait()
+
+            loops[0].call_soon_threadsafe(block)
+            await anyio.to_thread.run_sync(stuck.wait)
+            with pytest.raises(TimeoutError):
+                await client.get("/health", timeout=aiohttp.ClientTimeout(0.2))
+            free.set()
+            async with client.get("/health") as answer:
+                assert answer.status == 200
+    finally:
+        free.set()
+        done.set()
+        other.join()
 
 
 async def test_ready_when_everything_is_up(client, readiness):
