@@ -29,7 +29,7 @@ RUNBOOK = ROOT.parent / "shared" / "seeds" / "dispatcher-runbook.md"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "dispatcher.json"
 GRAFANA_FILLS_IN = {"$job": ".*", "$instance": ".*", "$__rate_interval": "1m", "$__range": "5m"}
 
-FIRST, MORE = 300, 50
+FIRST, MORE, HANDLED = 300, 50, 1
 MAX_PAYLOAD = 2000
 TICKS_OK = 'messaging_dispatch_ticks_total{result="ok"}'
 TICKS_ERROR = 'messaging_dispatch_ticks_total{result="error"}'
@@ -62,12 +62,16 @@ async def seen(
     await asyncio.to_thread(valkey.start)
     async with Redis.from_url(valkey.url) as redis:
         await redis.xgroup_create(STREAM, "billing", "0", mkstream=True)
+    modules = tmp_path_factory.mktemp("handlers")
+    (modules / "live_handlers.py").write_text('HANDLERS = {"live.handled": lambda payload: None}\n')
     child = await start_child(
         "run",
+        cwd=modules,
         env={
             "DATABASE_URL": databases.url(name),
             "REDIS_URL": valkey.url,
             "DISPATCHER_ENABLED": "true",
+            "DISPATCH_HANDLERS": "live_handlers",
             "DISPATCH_MAX_PAYLOAD_BYTES": str(MAX_PAYLOAD),
         },
     )
@@ -96,6 +100,8 @@ async def live_through(prometheus: Prometheus, db: psycopg.AsyncConnection[Any],
     await insert_events(db, 1, payload=json.dumps({"text": "x" * MAX_PAYLOAD}))
     await prometheus.until("messaging_outbox_dead_total == 1")
     buried = await values(prometheus)
+    await insert_events(db, 1, event_type="live.handled")
+    await prometheus.until('messaging_dispatch_handled_total{result="done"} == 1')
     await prometheus.until("count_over_time(messaging_dispatch_enabled[1m]) >= 3")  # enough for any rate
     panels = {(title, query): await prometheus.query(filled_in(query)) for title, query in panel_queries()}
     await asyncio.to_thread(valkey.crash)
@@ -104,7 +110,9 @@ async def live_through(prometheus: Prometheus, db: psycopg.AsyncConnection[Any],
     await prometheus.until(f"{TICKS_ERROR} > {buried[TICKS_ERROR] + 3}")
     outage = await values(prometheus)
     await asyncio.to_thread(valkey.start)
-    await prometheus.until(f"messaging_outbox_sent_total == {FIRST + MORE} and messaging_dispatch_breaker_open == 0")
+    await prometheus.until(
+        f"messaging_outbox_sent_total == {FIRST + MORE + HANDLED} and messaging_dispatch_breaker_open == 0"
+    )
     return Seen(prometheus, idle, relayed, buried, outage, await values(prometheus), panels)
 
 
@@ -160,9 +168,10 @@ async def test_a_buried_row_is_failed_dead_and_in_the_queue(seen: Seen) -> None:
 async def test_an_outage_is_errors_and_no_failures(seen: Seen) -> None:
     """Ticks go on, so nobody is called about a dispatcher that is down; rows wait, unharmed."""
     assert seen.outage[TICKS_ERROR] > seen.buried[TICKS_ERROR] + 3
-    for name in ("messaging_outbox_sent_total", "messaging_outbox_failed_total", "messaging_outbox_dead_total"):
+    for name in ("messaging_dispatch_published_total", "messaging_outbox_failed_total", "messaging_outbox_dead_total"):
         assert seen.outage[name] == seen.buried[name]
-    assert seen.over["messaging_outbox_sent_total"] == seen.over["messaging_dispatch_published_total"] == FIRST + MORE
+    assert seen.over["messaging_dispatch_published_total"] == FIRST + MORE
+    assert seen.over["messaging_outbox_sent_total"] == FIRST + MORE + HANDLED
     assert (seen.over["messaging_outbox_failed_total"], seen.over["messaging_outbox_dead_total"]) == (1, 1)
     assert seen.over[TICKS_OK] > seen.buried[TICKS_OK]
 
