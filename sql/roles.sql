@@ -40,6 +40,8 @@ GRANT SELECT, INSERT, UPDATE ON messaging.stream_server TO outbox_dispatcher;
 -- It obeys the pause and says so; `dispatcher pause` and `resume` run as this role too.
 GRANT SELECT, INSERT, UPDATE ON messaging.pause TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.pause_acknowledgement TO outbox_dispatcher;
+GRANT SELECT, UPDATE ON messaging.newest_entry TO outbox_dispatcher;
+GRANT SELECT, INSERT ON messaging.unbroken TO outbox_dispatcher;
 GRANT EXECUTE ON FUNCTION messaging.audit_stream(text, text, text, text, double precision, integer) TO outbox_dispatcher;
 GRANT EXECUTE ON PROCEDURE messaging.prune_message_outbox(interval), messaging.prune_message_dlq(interval) TO outbox_dispatcher;
 

@@ -152,6 +152,14 @@ class Republished:
 
 
 @dataclass(frozen=True, slots=True)
+class CrashAudited:
+    """Postgres crashed, failed over or was restored: rows it had forgotten were found in the stream, perhaps none."""
+
+    found: int
+    looked_at: int  # entries
+
+
+@dataclass(frozen=True, slots=True)
 class AuditChanged:
     """Whether it can be noticed that Redis lost entries."""
 
@@ -280,6 +288,7 @@ Event = (
     | TakenOver
     | Reconciled
     | Republished
+    | CrashAudited
     | AuditChanged
     | BackpressureChanged
     | PauseChanged

@@ -91,6 +91,7 @@ class Broker:
         self._pipe: Pipe | None = None  # written by connect() and close()
         self._client_id: int | None = None  # the server's number for our last connection; written by connect()
         self._run_id: str | None = None  # the run of the server that gave it: another run gave it to a stranger
+        self.named = True  # whether the server let us give our connection a name; written by connect()
         self.floor = "0-0"  # the newest entry id known; written by connect() and saw()
         # What this connection was verified to lead to; None: not yet, publish nothing. Written by the gate and doubt().
         self.server: Server | None = None
@@ -161,7 +162,8 @@ class Broker:
         if target.db:
             commands.append(("SELECT", str(target.db)))
         commands += [("CLIENT", "SETNAME", self._name), ("CLIENT", "ID"), ("INFO", "server")]
-        *_, client_id, info = await self._ask(pipe, where, commands)
+        *_, named, client_id, info = await self._ask(pipe, where, commands)
+        self.named = not isinstance(named, Refused)
         run_id = None
         if isinstance(info, bytes):
             run_id = self._check_server(where, info.decode(errors="replace"))

@@ -102,6 +102,10 @@ class Link:
             await self._up.wait()
         return self.session
 
+    async def gone(self) -> None:
+        """Wait until the session there is now is of no use any more."""
+        await self._down.wait()
+
     async def broke(self, session: Session, reason: str) -> None:
         """Report that `session` is of no use any more; `keep()` opens another. Idempotent."""
         if session is self.session:

@@ -145,7 +145,12 @@ class Isolate:
             session, began = await case.link.get(), monotonic()
             try:
                 held = await session.fetch(
-                    load("hold"), {"claim_id": case.batch.claim_id, "ids": [row.id for row in rows]}
+                    load("hold"),
+                    {
+                        "claim_id": case.batch.claim_id,
+                        "ids": [row.id for row in rows],
+                        "floor": self._gate.broker.floor,
+                    },
                 )
             except (SessionLost, psycopg.Error) as error:
                 await failed(case.link, session, error, began, self._observe)

@@ -180,6 +180,7 @@ class Service:
         beside.start_soon(takeover.run, upkeep, name="takeover")
         if stream is not None:
             beside.start_soon(stream.audit.run, stream.broker, name="stream audit")
+            beside.start_soon(stream.crash_audit.run, upkeep, name="crash audit")
             beside.start_soon(stream.backpressure.run, upkeep, name="backpressure")
         retention = Retention(outbox_days=s.outbox_retention_days, dlq_days=s.dlq_retention_days, observe=self._observe)
         beside.start_soon(retention.run, upkeep, name="retention")

@@ -17,6 +17,7 @@ from dispatcher.stages.claim import Share
 from dispatcher.stages.gate import Gate
 from dispatcher.stages.wake import Doorbell
 from dispatcher.upkeep.backpressure import Backpressure
+from dispatcher.upkeep.crash_audit import CrashAudit
 from dispatcher.upkeep.pause import Pause
 from dispatcher.upkeep.stream_audit import StreamAudit
 
@@ -30,6 +31,7 @@ class Stream:
     relay: Relay
     broker: Broker
     audit: StreamAudit
+    crash_audit: CrashAudit
     backpressure: Backpressure
 
 
@@ -49,21 +51,34 @@ def stream(
     """Put the relay together. Raises Misconfigured when REDIS_URL cannot be read, also while disabled."""
     publish_timeout_s = s.publish_timeout_ms / 1000
     BrokerTarget.parse(s.redis_url)
-    # One name for both: whoever fences us ends all connections of that name.
-    broker, apart = (
+    # One name for the two that publish: whoever fences us ends all connections of that name.
+    broker, apart, looker = (
         Broker(
             lambda: BrokerTarget.parse(s.current("redis_url")),
-            name=name,
+            name=known_as,
             stream=s.stream_name,
             connect_timeout_s=s.connect_timeout_ms / 1000,
             on_lost=on_lost,
         )
-        for on_lost in (lambda why: doorbell.nudge(), lambda why: None)
+        for known_as, on_lost in (
+            (name, lambda why: doorbell.nudge()),
+            (name, _unnoticed),
+            (f"look-{name}", _unnoticed),
+        )
     )
     audit = StreamAudit(
         s.stream_name,
         links.upkeep,
         window_s=s.audit_window_s,
+        deadline_s=publish_timeout_s,
+        wake=doorbell.nudge,
+        observe=observe,
+    )
+    crash_audit = CrashAudit(
+        s.stream_name,
+        publisher=broker,
+        looker=looker,
+        verify=audit.verify,
         deadline_s=publish_timeout_s,
         wake=doorbell.nudge,
         observe=observe,
@@ -103,7 +118,11 @@ def stream(
         rng=rng,
         beside=beside,
     )
-    return Stream(relay, broker, audit, backpressure)
+    return Stream(relay, broker, audit, crash_audit, backpressure)
+
+
+def _unnoticed(why: str) -> None:
+    """Whoever uses the connection finds out."""
 
 
 def _is_routine(event: Event) -> bool:

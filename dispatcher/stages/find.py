@@ -1,6 +1,6 @@
 """Find: which of these events are in the stream already, after the newest entry id known before they were sent."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from dispatcher.core.decide import Refused
 from dispatcher.core.errors import Unreachable
@@ -19,21 +19,30 @@ async def find(broker: Broker, stream: str, floor: str, wanted: Mapping[str, int
     that never lets us read has none of them: publishing again is better than never.
     """
     found: dict[int, str] = {}
+    if wanted:
+        async for page in pages(broker, stream, floor, deadline_s):
+            found |= {wanted[event_id]: stream_id for stream_id, event_id in page if event_id in wanted}
+            if len(found) == len(wanted):
+                break
+    return found
+
+
+async def pages(broker: Broker, stream: str, floor: str, deadline_s: float) -> AsyncIterator[list[tuple[str, str]]]:
+    """The entries after `floor` up to the newest, page by page: (entry id, event id), "" in a stranger's entry.
+
+    None when the sink never lets us read. Raises Unreachable when it cannot be read now.
+    """
     begin = _after(floor)
-    while len(found) < len(wanted):
+    while True:
         [page] = await broker.send([("XRANGE", stream, begin, "+", "COUNT", str(PAGE))], deadline_s)
         if isinstance(page, Refused) and not page.text.startswith(_PASSING):
-            break
+            return
         if not isinstance(page, list):
             raise Unreachable(page.text if isinstance(page, Refused) else getattr(page, "error", "no page of entries"))
-        for stream_id, fields in page:
-            event_id = _event_id(fields)
-            if event_id in wanted:
-                found[wanted[event_id]] = stream_id.decode()
+        yield [(stream_id.decode(), _event_id(fields)) for stream_id, fields in page]
         if len(page) < PAGE:
-            break
+            return
         begin = _after(page[-1][0].decode())
-    return found
 
 
 def stream_order(stream_id: str) -> tuple[int, int]:

@@ -120,6 +120,11 @@ class Logs:
                     _write(
                         "INFO", "stream_audited", "Another run of Redis holds the stream; it lost none", {"why": why}
                     )
+            case events.CrashAudited(found, looked_at):
+                text = (
+                    "Postgres crashed, failed over or was restored; rows found in the stream are sent, claiming goes on"
+                )
+                _write("WARNING", "postgres_crash_audited", text, {"found": found, "looked_at": looked_at})
             case events.AuditChanged(on, reason):
                 if on:
                     _write("INFO", "stream_audit_on", "Entries that Redis loses will be published again", {})

@@ -153,7 +153,7 @@ class Metrics:
                 self._closed_connection.inc()
             case events.TakenOver(rows):
                 self._taken_over.inc(rows)
-            case events.Reconciled(found):
+            case events.Reconciled(found) | events.CrashAudited(found):
                 self._avoided.inc(found)
             case events.Sampled():
                 self._sampled(event)

@@ -5,6 +5,7 @@ frozen process can thaw. So its sessions and its Redis connection are ended from
 """
 
 import re
+from collections.abc import Collection, Iterable
 
 import anyio
 import psycopg
@@ -26,8 +27,9 @@ def token_of(name: str) -> str:
 async def fence(session: Session, broker: Broker | None, name: str, deadline_s: float) -> bool:
     """End the Postgres sessions and the Redis connection of the dispatcher of that name, and wait until they are ended.
 
-    `broker` None: no event goes to the stream. False: Redis's ACL forbids the kill, and a second was waited instead, as
-    it is for Postgres sessions of another role, which may not be ended. Raises Unreachable when Redis does not answer.
+    `broker` None: no event goes to the stream. False: Redis's ACL forbids the kill, or the name it would be found by,
+    and a second was waited instead, as it is for Postgres sessions of another role, which may not be ended. Raises
+    Unreachable when Redis does not answer.
     """
     try:
         await session.fetch(load("fence"), {"token": token_of(name)})
@@ -35,24 +37,30 @@ async def fence(session: Session, broker: Broker | None, name: str, deadline_s: 
         await anyio.sleep(UNFENCED_WAIT_S)  # it runs under another role; its statements are short
     if broker is None:
         return True
+    return await end_connections(broker, [name], deadline_s)
+
+
+async def end_connections(broker: Broker, names: Iterable[str], deadline_s: float) -> bool:
+    """End the Redis connections of the dispatchers of these names, but for the one that asks. As in `fence`."""
+    wanted = {client_name(name) for name in names}
     [clients] = await broker.send([("CLIENT", "LIST")], deadline_s)
-    if isinstance(clients, bytes):
-        ids = _ids_named(client_name(name), clients.decode(errors="replace"))
+    if isinstance(clients, bytes) and broker.named:
+        ids = _ids_named(wanted, clients.decode(errors="replace"))
         replies = await broker.send([("CLIENT", "KILL", "ID", number) for number in ids], deadline_s) if ids else []
         if all(isinstance(reply, int) for reply in replies):
             return True
         clients = next(reply for reply in replies if not isinstance(reply, int))
-    if not isinstance(clients, Refused):
+    if not isinstance(clients, Refused | bytes):
         raise Unreachable(getattr(clients, "error", "no answer to CLIENT LIST"))
     await anyio.sleep(UNFENCED_WAIT_S)
     return False
 
 
-def _ids_named(name: str, client_list: str) -> list[str]:
-    """The ids of the clients of that name, from the text CLIENT LIST answers with."""
+def _ids_named(names: Collection[str], client_list: str) -> list[str]:
+    """The ids of the clients of these names, from the text CLIENT LIST answers with."""
     found = []
     for line in client_list.splitlines():
         fields = dict(re.findall(r"(\S+?)=(\S*)", line))
-        if fields.get("name") == name:
+        if fields.get("name") in names:
             found.append(fields["id"])
     return found

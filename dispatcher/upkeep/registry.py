@@ -32,7 +32,7 @@ class Registry:
         """
         us = {"name": self.name, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__}
         if self.id is None:
-            [(self.id, _)] = await session.fetch(load("enrol"), us)
+            [(self.id, *_)] = await session.fetch(load("enrol"), us)
             return
         # The lock first: with the row alone we would look dead, and a successor's last step would remove it.
         for attempt in range(_TRIES):

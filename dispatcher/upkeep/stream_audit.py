@@ -54,7 +54,11 @@ class StreamAudit:
         Raises Unreachable when it may not be published to yet: a replica, a server that loads, Postgres away.
         """
         server, replid2, last_id = await self._ask(broker)
-        if not server.known or server == holds:
+        if not server.known:
+            return server
+        # Once a replica, a primary may have dropped entries: those to come may be older than the known ones.
+        broker.floor = last_id
+        if server == holds:
             return server
         while True:
             republished, done, changed, was = await self._audit(server, last_id)

@@ -1,5 +1,7 @@
 -- Who: stages/claim.py, for each batch. Index: message_outbox_due_idx, from the cursor on.
--- A row missing from the answer: not due, held by another dispatcher, or not in our share of the slots.
+-- A row missing from the answer: not due, held by another dispatcher, not in our share of the slots; or Postgres crashed, and what
+-- it forgot was not looked for in the stream yet (upkeep/crash_audit.py): then all of them. Rows for handlers, which have no floor,
+-- do not wait for that: they are in no stream.
 -- Times come and go in UTC: the earliest allowed is no Python time in a zone west of Greenwich, and would fail its batch for ever.
 -- The array is built once, before the update, so no plan can claim more than the limit; by ctid no index is asked twice.
 UPDATE messaging.message_outbox AS o
@@ -16,6 +18,7 @@ WHERE o.ctid = ANY (ARRAY(
       AND d.next_run_at <= coalesce(%(now)s::timestamptz, clock_timestamp())
       AND (d.next_run_at, d.id) > (%(after_time)s::timestamp AT TIME ZONE 'UTC', %(after_id)s)
       AND d.slot < %(slots)s
+      AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM messaging.unbroken))
     ORDER BY d.next_run_at, d.id
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED

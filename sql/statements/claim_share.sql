@@ -25,6 +25,7 @@ WHERE o.ctid = ANY (ARRAY(
           %(after_id)s::bigint
       )
       AND d.slot < %(slots)s
+      AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM messaging.unbroken)) -- see claim.sql
       AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     ORDER BY d.next_run_at, d.id
     LIMIT %(limit)s

@@ -14,6 +14,8 @@ FROM (
         ('SELECT on messaging.pause', has_table_privilege('messaging.pause', 'SELECT')),
         ('INSERT on messaging.pause_acknowledgement',
          has_any_column_privilege('messaging.pause_acknowledgement', 'INSERT')),
-        ('INSERT on messaging.stream_server', has_any_column_privilege('messaging.stream_server', 'INSERT'))
+        ('INSERT on messaging.stream_server', has_any_column_privilege('messaging.stream_server', 'INSERT')),
+        ('INSERT on messaging.unbroken', has_any_column_privilege('messaging.unbroken', 'INSERT')),
+        ('UPDATE on messaging.newest_entry', has_any_column_privilege('messaging.newest_entry', 'UPDATE'))
 ) AS w (what, granted)
 WHERE NOT w.granted

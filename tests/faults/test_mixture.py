@@ -11,7 +11,7 @@ from dispatcher.embedded import EmbeddedPostgres
 from tests.faults.conftest import StartWorld
 from tests.faults.harness import World, in_thread
 from tests.faults.harness_process import Process
-from tests.faults.test_postgres import TERMINATE, UNFLUSHED
+from tests.faults.test_postgres import TERMINATE
 
 STEPS = int(os.environ.get("FAULTS_STEPS") or 12)
 SEED = os.environ.get("FAULTS_SEED")
@@ -119,14 +119,14 @@ MILD = [
 ]
 
 
-async def play(w: World, steps: Sequence[Step], seed: int, name: str, *, duplicates: int = 0) -> None:
+async def play(w: World, steps: Sequence[Step], seed: int, name: str) -> None:
     """Two dispatchers, STEPS faults in a row at random, the oracle at the end."""
     chance = random.Random(seed)
     schedule = [chance.choice(steps) for _ in range(STEPS)]
     print(f"FAULTS_SEED={seed}: {', '.join(step.__name__ for step in schedule)}")  # noqa: T201
     await w.dispatcher()
     await w.dispatcher()
-    async with w.fault(name, duplicates=duplicates, stolen=True) as fault:
+    async with w.fault(name, stolen=True) as fault:
         for step in schedule:
             await step(w, chance.choice(await w.alive()))
             await w.commits(chance.randrange(5, 60))
@@ -162,4 +162,4 @@ async def test_mixture_with_a_postgres_that_crashes(world: StartWorld, crashable
     seed = new_seed()
     async with world(appendonly=True) as w:
         name = f"a random mixture of {STEPS} faults, crashes of Postgres among them"
-        await play(w, [*MILD, postgres_crashes, postgres_crashes], seed, name, duplicates=UNFLUSHED * STEPS)
+        await play(w, [*MILD, postgres_crashes, postgres_crashes], seed, name)

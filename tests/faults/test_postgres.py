@@ -13,7 +13,6 @@ from tests.faults.harness_load import INSERT
 from tests.faults.harness_steps import after_publish
 from tests.faults.harness_wait import pass_time, until
 
-UNFLUSHED = 150  # events of a second: more than the WAL writer ever leaves unflushed (0.6 s)
 TERMINATE = (
     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
     "WHERE datname = current_database() AND application_name LIKE %s"
@@ -54,11 +53,45 @@ async def test_listener_terminated(world: StartWorld) -> None:
 async def test_killed_and_restarted(world: StartWorld, crashable_postgres: EmbeddedPostgres) -> None:
     async with world() as w:
         one = await w.dispatcher()
-        async with w.fault("Postgres killed and restarted", duplicates=UNFLUSHED, stolen=True) as fault:
+        async with w.fault("Postgres killed and restarted", stolen=True) as fault:
             await in_thread(crashable_postgres.crash)
             await until(lambda: one.events("database_down"), "it knows")
             await in_thread(crashable_postgres.start)
             fault.heal()
+
+
+@pytest.mark.parametrize(
+    "with_it", [pytest.param(False, marks=pytest.mark.quick), True], ids=["alone", "dispatchers too"]
+)
+async def test_killed_and_much_forgotten(
+    world: StartWorld, crashable_postgres: EmbeddedPostgres, with_it: bool
+) -> None:
+    """It never flushes by itself here, and nobody's commit waits for the disk: the crash undoes a thousand settles."""
+    async with world() as w:
+        for _ in range(2):
+            await w.dispatcher()
+        also = ", both dispatchers killed too" if with_it else ""
+        async with w.fault(f"Postgres killed, its last 1,000 settles forgotten{also}", stolen=True) as fault:
+            await w.load.stop()
+            for setting in ("wal_writer_delay = 10000", "wal_writer_flush_after = 1000000"):
+                await w.ask(f"ALTER SYSTEM SET {setting}")
+            await w.ask("SELECT pg_reload_conf()")
+            await w.backlog(1000)
+            await w.drained()
+            await in_thread(crashable_postgres.crash)
+            if with_it:
+                for process in w.processes:
+                    await process.kill()
+            await in_thread(crashable_postgres.start)
+            [(forgotten,)] = await w.ask("SELECT count(*) FROM messaging.message_outbox WHERE NOT settled")
+            await w.ask("ALTER SYSTEM RESET ALL")
+            await w.ask("SELECT pg_reload_conf()")
+            if with_it:
+                await w.dispatcher()
+            w.load.start()
+            fault.heal()
+        print(f"{forgotten} settled rows were forgotten")  # noqa: T201
+        assert forgotten > 0
 
 
 async def test_down_for_30_s(world: StartWorld, crashable_postgres: EmbeddedPostgres) -> None:

@@ -38,6 +38,8 @@ MAY_TOUCH = {
     "adopt": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
     "sign_off": WAITING + SETTLED + 2 * BATCH,  # what is unsettled; once a dispatcher
     "hold": 2 * BATCH,
+    "crash_since": 2 * (WAITING + 2 * BATCH),  # what is unsettled; after a crash
+    "settle_found": 2 * BATCH,
     "renew": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
     "sample": 5000 + 200,  # its own bound, and the first hundred
     "prune_outbox": 2 * WINDOW,  # one window, of which nothing is old: test_retention has the rest
@@ -56,6 +58,7 @@ MAY_TOUCH = {
 } | dict.fromkeys([
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
         "saw_stream", "count_dispatchers",
+        "note_newest", "mark_unbroken", "all_dispatchers",
         "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "rights",
         "status_dispatchers", "status_doorbell",
         "pause_state", "pause_set", "pause_acknowledge", "pause_forget", "pause_progress",
@@ -115,6 +118,7 @@ PARAMETERS: dict[str, object] = {
     "run_id": "run",
     "replid": "data set",
     "last_id": "0-0",
+    "since_id": "0-0",
     "window_s": 60.0,
     "at_most": BATCH,
     "name": "test",

@@ -1,0 +1,130 @@
+"""The audit after a crash of Postgres: what it forgot is looked for in the stream before anything is claimed.
+
+Our sessions do not wait for the disk, so a crash may undo their last claims and settles: rows that are in the stream
+say `pending` again. So does a failover to a standby that lagged, and a restore. All of them empty an unlogged table
+that every claim asks for (messaging.unbroken). docs/decisions/0010 has the whole argument.
+"""
+
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import anyio
+import psycopg
+
+from dispatcher.core.errors import DispatcherError, SessionLost
+from dispatcher.core.events import CrashAudited, Observer, Ticked
+from dispatcher.core.server import Server
+from dispatcher.infra.broker import Broker
+from dispatcher.infra.database import Session, describe, is_standby_now
+from dispatcher.infra.link import Link
+from dispatcher.infra.sqlfiles import load
+from dispatcher.stages.find import pages
+from dispatcher.upkeep.fence import end_connections
+
+EVERY_S = 1.0
+
+_LOCK = "SELECT pg_try_advisory_lock(1869968482, 5)"
+_UNLOCK = "SELECT pg_advisory_unlock(1869968482, 5)"
+
+
+class CrashAudit:
+    """Notes how far the stream is, and looks through its end when Postgres may have forgotten. One for a process."""
+
+    def __init__(
+        self,
+        stream: str,
+        *,
+        publisher: Broker,
+        looker: Broker,
+        verify: Callable[[Broker], Awaitable[Server]],
+        deadline_s: float,
+        wake: Callable[[], None],
+        observe: Observer,
+    ) -> None:
+        self._stream = stream
+        self._publisher = publisher
+        self._looker = looker  # a connection of its own, of another name: it ends all those that publish, ours too
+        self._verify = verify
+        self._deadline_s = deadline_s
+        self._wake = wake
+        self._observe = observe
+
+    async def run(self, link: Link) -> None:
+        """Once a second, and at once on a new session, until cancelled."""
+        while True:
+            session = await link.get()
+            try:
+                if not await self.note(session):
+                    await self.audit(session)
+            except SessionLost as error:
+                await link.broke(session, str(error))
+            except (psycopg.Error, DispatcherError) as error:  # a lock, a timeout, the sink gone: tried again
+                self._observe(Ticked("error", 0.0, f"audit after a crash of Postgres: {describe(error)}"))
+                if is_standby_now(error):
+                    await link.broke(session, describe(error))
+            with anyio.move_on_after(EVERY_S):
+                await link.gone()
+
+    async def note(self, session: Session) -> bool:
+        """Note the newest entry we know. False: an audit is due, and nothing is claimed before it."""
+        server = self._publisher.server
+        known = (
+            {"floor": None, "replid": ""}
+            if server is None
+            else {"floor": self._publisher.floor, "replid": server.replid}
+        )
+        [(unbroken,)] = await session.fetch(load("note_newest"), {"stream": self._stream, **known})
+        return bool(unbroken)
+
+    async def audit(self, session: Session) -> None:
+        """Look, unless another dispatcher does. Raises SessionLost, psycopg.Error, Unreachable or Misconfigured."""
+        # Behind a pooler a session lock would stay in the pool. Two at once find the same, so it only spares work.
+        if not session.pooled:
+            [(ours,)] = await session.fetch(_LOCK)
+            if not ours:
+                return
+        try:
+            if not await self.note(session):
+                await self._look(session)
+        finally:
+            self._looker.close()
+            if not session.pooled and not session.closed:
+                await session.fetch(_UNLOCK)
+
+    async def _look(self, session: Session) -> None:
+        await self._looker.connect()
+        server = await self._verify(self._looker)
+        # What was claimed before the crash must not arrive after the look: it was written on a connection of before.
+        names = [name for (name,) in await session.fetch(load("all_dispatchers"))]
+        await end_connections(self._looker, names, self._deadline_s)
+        looked_at = found = 0
+        for since, begin in await session.fetch(load("crash_since"), {"stream": self._stream}):
+            async for page in pages(self._looker, self._stream, begin, self._deadline_s):
+                looked_at += len(page)
+                found += await self._settle(session, server, since, page)
+        await session.fetch(load("mark_unbroken"))
+        self._observe(CrashAudited(found, looked_at))
+        self._wake()
+
+    async def _settle(self, session: Session, server: Server, since: str, page: list[tuple[str, str]]) -> int:
+        ours = {event_id: stream_id for stream_id, event_id in page if _is_uuid(event_id)}
+        rows = await session.fetch(
+            load("settle_found"),
+            {
+                "event_ids": list(ours),
+                "stream_ids": list(ours.values()),
+                "since_id": since,
+                "stream": server.stream,
+                "run_id": server.run_id if server.known else None,
+                "replid": server.replid,
+            },
+        )
+        return len(rows)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
