@@ -34,6 +34,8 @@ def document(report: Path, into: Path) -> None:
     saved = json.loads(report.read_text(encoding="utf-8"))
     if "scenarios" not in saved:
         raise Misconfigured(f"{report} is not the report.json of `python -m bench all`")
+    if saved["quick"]:
+        raise Misconfigured(f"{report} is of a --quick run: its figures say nothing")
     charts = into.parent / into.stem
     charts.mkdir(exist_ok=True)
     into.write_text(render(into.read_text(encoding="utf-8"), saved, charts), encoding="utf-8")

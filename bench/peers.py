@@ -200,7 +200,7 @@ def _latency(servers: Rig, name: str, rival: Any, rate: float, seconds: float, f
                 seconds,
                 2.0,
                 legs,
-                give_up_behind_s=4.0,
+                give_up_behind_s=min(4.0, seconds / 4),
                 statement=statement,
                 drained=lambda: _wait_done(servers, rival, process),
             )

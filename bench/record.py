@@ -36,11 +36,11 @@ class Step:
 STEPS = (
     Step("counters", (), ()),
     Step("idle", (), ("--seconds", "6")),
-    Step("latency", (), ("--seconds", "2", "--warm-up", "1")),
+    Step("latency", ("--seconds", "12"), ("--seconds", "2", "--warm-up", "1")),
     Step("sla", ("--find-max",), ("--seconds", "5", "--warm-up", "1")),
     Step("drain", (), ("--rows", "20000", "--rounds", "1")),
     Step("ceiling", (), ("--rows", "20000", "--rounds", "1")),
-    Step("writers", (), ("--time", "1", "--rounds", "1")),
+    Step("writers", ("--time", "4"), ("--time", "1", "--rounds", "1")),
     Step("snapshot", (), ("--rows", "20000", "--rounds", "1")),
     Step("growth", (), ("--settled", "1000", "--settled", "10000", "--claims", "20"), 15.0),
     Step("outage", (), ("--away", "3", "--after", "5")),
@@ -94,7 +94,7 @@ def run_all(
         options = [*(step.quick if quick else step.options), *(shared if step.scenario != "counters" else [])]
         outcome = _run(step, options, folder)
         outcomes[step.scenario] = f"{outcome}, {time.monotonic() - began:.0f} s"
-        combine(folder, outcomes)
+        combine(folder, outcomes, quick=quick)
     console.print(f"\nReport: {folder / 'README.md'}, {folder / 'report.json'}", soft_wrap=True)
     sys.exit(0 if all(outcome.startswith("met") for outcome in outcomes.values()) else 1)
 
@@ -122,14 +122,14 @@ def _run(step: Step, options: Sequence[str], folder: Path) -> str:
     return "met" if code == 0 else "a target was missed"
 
 
-def combine(folder: Path, outcomes: Mapping[str, str]) -> None:
+def combine(folder: Path, outcomes: Mapping[str, str], *, quick: bool = False) -> None:
     """Write report.json and README.md from the scenarios' own."""
     scenarios: dict[str, Any] = {}
     for name in outcomes:
         file = folder / f"{name}.json"
         if file.exists():
             scenarios[name] = json.loads(file.read_text(encoding="utf-8"))
-    saved = {"outcomes": dict(outcomes), "scenarios": scenarios}
+    saved = {"quick": quick, "outcomes": dict(outcomes), "scenarios": scenarios}
     (folder / "report.json").write_text(json.dumps(saved, indent=1), encoding="utf-8")
     (folder / "README.md").write_text("\n".join(_markdown(saved)), encoding="utf-8")
 
