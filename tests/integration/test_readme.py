@@ -221,7 +221,7 @@ async def test_replaying_and_pruning(
     await relay.ready()
     await insert_events(db, 2)
     await entries(redis, 2)
-    headings = ("When something is wrong", "Dead letters", "Pruning")
+    headings = ("Replay", "Dead letters", "Pruning")
     replay_sent, replay_dead, prune = (block for name in headings for block in blocks(name, "sql", OPERATIONS))
     await _settled(db, 2)
 

@@ -1,0 +1,225 @@
+"""docs/operations.md: each of its commands and SQL statements is read out of it and executed."""
+
+import asyncio
+import re
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import click
+import psycopg
+import pytest
+from redis.asyncio import Redis
+
+from dispatcher.cli import COMMANDS, cli
+from dispatcher.embedded import EmbeddedValkey, free_port
+from tests.fixtures.child import StartCli
+from tests.fixtures.command import RunCommand
+from tests.fixtures.rows import STREAM, insert_events
+from tests.fixtures.running import StartDispatcher
+from tests.psql import client_program
+from tests.readme import OPERATIONS, ROOT
+from tests.runbook import SQL_VERBS, Section, commands, sections, statements
+
+pytestmark = pytest.mark.one_version
+
+SECTIONS = [section for section in sections(OPERATIONS) if section.blocks]
+EVENT_ID = "0f5c1a52-7b7e-4c43-9f0e-1b7a3c9d2e10"
+TOKEN = "a-token-of-this-test"
+# What a reader fills in.
+PLACES = {"<uuid>": EVENT_ID}
+
+
+class Answers:
+    """A terminal on which somebody says yes."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self) -> str:
+        return "y\n"
+
+
+@pytest.fixture(scope="module")
+def valkey(server_folder: Path) -> Iterator[EmbeddedValkey]:
+    """One that keeps what it has, or doctor would find that bad."""
+    with EmbeddedValkey(server_folder / "operations", appendonly=True) as server:
+        yield server
+
+
+@pytest.fixture
+async def stream(valkey: EmbeddedValkey) -> AsyncIterator["Redis"]:
+    async with Redis.from_url(valkey.url, decode_responses=True) as redis:
+        await redis.flushall()
+        yield redis
+
+
+async def seed(db: psycopg.AsyncConnection, redis: "Redis", *, dead: bool) -> None:
+    """Rows of every kind: those the page names are 4711 to 4713, dead or waiting for their next try."""
+    await db.execute("TRUNCATE messaging.message_outbox, messaging.message_dlq")
+    sent = {"status": "sent", "sent_at": "now"}
+    await insert_events(db, 1, id=1, event_id=EVENT_ID, **sent)
+    await insert_events(db, 1, id=2, **sent | {"sent_at": "2025-06-01 12:10:00+00"})
+    await insert_events(db, 1, id=3, **sent | {"sent_at": "2025-05-01 12:00:00+00"})
+    await insert_events(db, 1, id=4, status="picked", picked_at="now", next_run_at="infinity")
+    for number in (4711, 4712, 4713):
+        status = {"status": "dead" if dead else "retry", "attempts": 10 if dead else 1}
+        await insert_events(db, 1, id=number, last_error="ResponseError ERR", **status)
+    await redis.delete(STREAM)
+    await redis.xgroup_create(STREAM, "billing", mkstream=True)
+    await redis.xadd(f"{STREAM}:billing:dead", {"event_id": EVENT_ID})
+
+
+class Runner:
+    """Executes what stands in one section."""
+
+    def __init__(
+        self, command: RunCommand, start: StartCli, db: psycopg.AsyncConnection, redis: "Redis", env: dict[str, str]
+    ) -> None:
+        self._command = command
+        self._start = start
+        self._db = db
+        self._redis = redis
+        self._env = env
+
+    async def sql(self, text: str) -> None:
+        for statement in statements(text):
+            cursor = await self._db.execute(statement.encode())
+            if statement.startswith("UPDATE"):
+                assert cursor.rowcount, f"it changes nothing: {statement}"
+
+    async def shell(self, text: str) -> None:
+        for place, value in PLACES.items():
+            text = text.replace(place, value)
+        for env, words in commands(text):
+            words = [re.sub(r"\$(\w+)", lambda match: self._env[match[1]], word) for word in words]
+            words = [word.replace("localhost:8080", f"127.0.0.1:{self._env['DISPATCH_HTTP_PORT']}") for word in words]
+            program, arguments = words[0], words[1:]
+            execute: Callable[..., object] | None = getattr(self, program.replace("-", "_"), None)
+            assert execute, f"say here how {program} is executed"
+            await execute(arguments, self._env | env)  # type: ignore[misc]
+
+    async def dispatcher(self, arguments: list[str], env: dict[str, str]) -> None:
+        if arguments == ["run"] or "--watch" in arguments:
+            env = {name: value for name, value in env.items() if name != "DISPATCH_HTTP_PORT"}  # the child has its own
+            child = await self._start(*arguments, env=env)
+            await (child.ready() if arguments == ["run"] else child.line("Ctrl-C ends"))
+            child.signal(signal.SIGINT)
+            assert await child.wait() == 0, child.output
+            return
+        code, output = await self._command(*arguments, **env)
+        assert code == 0, f"dispatcher {' '.join(arguments)}: {output}"
+
+    async def redis_cli(self, arguments: list[str], env: dict[str, str]) -> None:
+        await self._redis.execute_command(*arguments)  # type: ignore[no-untyped-call]
+
+    async def psql(self, arguments: list[str], env: dict[str, str]) -> None:
+        await run(str(client_program("psql")), "-X", "-v", "ON_ERROR_STOP=1", *arguments)
+
+    async def curl(self, arguments: list[str], env: dict[str, str]) -> None:
+        if shutil.which("curl") is None:
+            pytest.skip("there is no curl")
+        await run("curl", "--silent", "--show-error", "--fail-with-body", *arguments)
+
+
+async def run(*words: str) -> None:
+    """Run a program in the checkout; it must end with 0."""
+    process = await asyncio.create_subprocess_exec(
+        *words, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, f"{' '.join(words)}: {output.decode()}"
+
+
+@pytest.fixture
+def runner(
+    command: RunCommand,
+    cli: StartCli,
+    db: psycopg.AsyncConnection,
+    stream: "Redis",
+    valkey: EmbeddedValkey,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Runner:
+    monkeypatch.setattr(sys, "stdin", Answers())
+    env = {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": valkey.url,
+        "DISPATCH_API_TOKEN": TOKEN,
+        "DISPATCH_HTTP_PORT": str(free_port()),
+    }
+    return Runner(command, cli, db, stream, env)
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.heading)
+async def test_commands_and_statements(
+    section: Section,
+    runner: Runner,
+    db: psycopg.AsyncConnection,
+    stream: "Redis",
+    dispatcher: StartDispatcher,
+    valkey: EmbeddedValkey,
+) -> None:
+    shell = any(language == "sh" for language, _ in section.blocks)
+
+    async def execute() -> None:
+        for language, text in section.blocks:
+            await seed(db, stream, dead=shell)
+            match language:
+                case "sql":
+                    await runner.sql(text)
+                case "sh":
+                    await runner.shell(text)
+                case "" if text.startswith("ACL SETUSER"):
+                    await stream.execute_command(*re.findall(r"\([^)]*\)|\S+", text))  # type: ignore[no-untyped-call]
+                case _:
+                    pytest.fail(f"say here how {language!r} is executed")
+
+    if not shell:
+        await execute()
+        return
+    port = int(runner._env["DISPATCH_HTTP_PORT"])
+    sidecar = {"http_enabled": True, "http_host": "127.0.0.1", "http_port": port, "api_token": TOKEN}
+    async with dispatcher(redis_url=valkey.url, tick_ms=100, **sidecar):
+        await execute()
+
+
+INLINE = [(section.heading, code) for section in sections(OPERATIONS) for code in section.inline]
+
+
+async def test_statements_between_backticks(db: psycopg.AsyncConnection) -> None:
+    found = [code for _, code in INLINE if code.startswith(SQL_VERBS) and " " in code]
+    assert found
+    for statement in found:
+        await db.execute(statement.encode())
+
+
+def test_commands_between_backticks() -> None:
+    named = [code for _, code in INLINE if code.startswith("dispatcher ") and "<" not in code]
+    assert len(named) > 5
+    for code in named:
+        name, *arguments = code.removeprefix("dispatcher ").split()
+        assert name in COMMANDS, code
+        with click.Context(cli) as context:
+            found = cli.get_command(context, name)
+        assert found is not None
+        if isinstance(found, click.Group) and arguments and not arguments[0].startswith("-"):
+            found = found.commands.get(arguments[0])
+            assert found is not None, code
+        options = {flag for option in found.params for flag in option.opts}
+        assert {word for word in arguments if word.startswith("--")} <= options, code
+
+
+def test_the_runner_sees_what_is_wrong() -> None:
+    """A page that is not executed would never fail."""
+    [section] = [
+        each
+        for each in sections("# One\n\nSay `SELECT 1`.\n\n```sh\nA=1 dispatcher \\\n  x 'y z'  # not this\n```\n")
+        if each.heading
+    ]
+    assert section.inline == ["SELECT 1"]
+    assert commands(section.blocks[0][1]) == [({"A": "1"}, ["dispatcher", "x", "y z"])]
+    assert statements("-- a\nSELECT 1;\nSELECT 2") == ["SELECT 1", "SELECT 2"]
+    assert sum(language in ("sh", "sql") for each in SECTIONS for language, _ in each.blocks) > 25
