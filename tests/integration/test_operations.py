@@ -60,10 +60,10 @@ async def seed(db: psycopg.AsyncConnection, redis: "Redis", *, dead: bool) -> No
     """Rows of every kind: those the page names are 4711 to 4713, dead or waiting for their next try."""
     await db.execute("TRUNCATE messaging.message_outbox, messaging.message_dlq")
     sent = {"status": "sent", "sent_at": "now"}
-    await insert_events(db, 1, id=1, event_id=EVENT_ID, **sent)
-    await insert_events(db, 1, id=2, **sent | {"sent_at": "2025-06-01 12:10:00+00"})
-    await insert_events(db, 1, id=3, **sent | {"sent_at": "2025-05-01 12:00:00+00"})
-    await insert_events(db, 1, id=4, status="picked", picked_at="now", next_run_at="infinity")
+    await insert_events(db, 1, id=4701, event_id=EVENT_ID, **sent)
+    await insert_events(db, 1, id=4702, **sent | {"sent_at": "2025-06-01 12:10:00+00"})
+    await insert_events(db, 1, id=4703, **sent | {"sent_at": "2025-05-01 12:00:00+00"})
+    await insert_events(db, 1, id=4704, status="picked", picked_at="now", next_run_at="infinity")
     for number in (4711, 4712, 4713):
         status = {"status": "dead" if dead else "retry", "attempts": 10 if dead else 1}
         await insert_events(db, 1, id=number, last_error="ResponseError ERR", **status)
