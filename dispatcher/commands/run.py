@@ -1,9 +1,6 @@
 """`dispatcher run`: the service. A flag for every setting, made from the table of settings."""
 
-import asyncio
 import os
-import sys
-import threading
 from collections.abc import Callable
 
 import anyio
@@ -48,16 +45,17 @@ def run(**flags: object) -> int:
     settings = Settings.load(os.environ, flags)
     for warning in unknown_variables(os.environ):
         click.echo(f"dispatcher: warning: {warning}", err=True)
+    from dispatcher import service
+
+    if settings.processes > 1:
+        return anyio.run(service.supervise, settings, flags)
     return anyio.run(_serve, settings)
 
 
 async def _serve(settings: Settings) -> int:
     from dispatcher import service
+    from dispatcher.service.leave import leave_if_held_up
 
     code = await service.run(settings)
-    if len(asyncio.all_tasks()) > 1 or any(not thread.daemon for thread in threading.enumerate()[1:]):
-        # A handler goes on, in a task or in threads of its own: everything is settled, and nobody waits for it.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    leave_if_held_up(code)
     return code

@@ -258,6 +258,32 @@ class PruneRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    """The supervisor started a worker. `running`: so many are there now."""
+
+    worker: str
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnded:
+    """A worker ended: an exit code, or minus a signal. `again_in_s`: until another takes its place; None: none does."""
+
+    worker: str
+    code: int
+    running: int
+    again_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStuck:
+    """A worker has said nothing for so long, though it should every second: it is killed."""
+
+    worker: str
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """Nothing new is taken from now on."""
 
@@ -300,6 +326,9 @@ Event = (
     | Surveyed
     | Pruned
     | PruneRefused
+    | WorkerStarted
+    | WorkerEnded
+    | WorkerStuck
     | Stopping
     | Stopped
 )

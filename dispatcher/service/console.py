@@ -5,6 +5,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from dispatcher.core.latencies import Latencies
+from dispatcher.core.reading import Reading
 from dispatcher.settings import Settings
 from dispatcher.sidecar import page
 from dispatcher.sidecar.history import History
@@ -14,11 +15,19 @@ from dispatcher.upkeep.attention import Attention
 
 
 class Console:
-    """Of one process. With several, one sidecar draws `core.reading.merged` of all their readers."""
+    """Of one process."""
 
     def __init__(self, s: Settings, latency: Callable[[], Latencies]) -> None:
         self.attention = Attention()
         self.reader = Reader(latency)
-        self.history = History(self.reader.read)
-        facts = Facts(s.stream_name, s.stream_maxlen, self.attention.look)
+        drawn = Drawn(s, self.reader.read, self.attention.look)
+        self.history, self.routes = drawn.history, drawn.routes
+
+
+class Drawn:
+    """What is drawn of a reading: that of one process, or the sum of several. `look`: told that somebody watches."""
+
+    def __init__(self, s: Settings, read: Callable[[], Reading], look: Callable[[], None]) -> None:
+        self.history = History(read)
+        facts = Facts(s.stream_name, s.stream_maxlen, look)
         self.routes: list[web.AbstractRouteDef] = [*page.routes(), *Overview(self.history, facts).routes()]

@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Observer, Started, Stopped, Stopping, fan_out
+from dispatcher.core.snapshot import Snapshot
 from dispatcher.service.build import Works
 from dispatcher.service.console import Console
 from dispatcher.service.links import Links
@@ -23,7 +24,7 @@ from dispatcher.service.site import site
 from dispatcher.settings import Settings
 from dispatcher.sidecar import app, probes
 from dispatcher.stages.wake import Doorbell
-from dispatcher.telemetry import logs, metrics
+from dispatcher.telemetry import logs, merge, metrics
 from dispatcher.upkeep import gauges, survey
 from dispatcher.upkeep.pause import Pause
 from dispatcher.upkeep.registry import Registry
@@ -36,7 +37,11 @@ async def run(settings: Settings, *, observe: Observer | None = None) -> int:
 
     Raises DispatcherError when a person has to act. `observe` hears every event, beside metrics and logs.
     """
-    service = Service(settings, observe)
+    return await run_to_the_end(Service(settings, observe))
+
+
+async def run_to_the_end(service: "Service") -> int:
+    """As `run`, for a service that was made already."""
     with one_error():
         async with anyio.create_task_group() as everything:
             await everything.start(service.watch_signals)
@@ -48,14 +53,15 @@ async def run(settings: Settings, *, observe: Observer | None = None) -> int:
 
 
 class Service:
-    """Everything one dispatcher process is made of."""
+    """Everything one dispatcher process is made of. `worker`: its name, where a supervisor has the sidecar."""
 
-    def __init__(self, settings: Settings, observe: Observer | None = None) -> None:
+    def __init__(self, settings: Settings, observe: Observer | None = None, *, worker: str | None = None) -> None:
         self._settings = settings
+        self._watched = settings.http_enabled or worker is not None  # by the console, our own or the supervisor's
         self.exit_code = 0  # written by run() and watch_signals()
         self._readiness = probes.Readiness()
         self._metrics = metrics.Metrics()
-        log = logs.configure(settings.log_level, settings.log_format)
+        log = logs.configure(settings.log_level, settings.log_format, worker=worker)
         beside: list[Observer] = [observe] if observe else []
         self._console = Console(settings, self._metrics.latency.snapshot)
         self._observe = fan_out(self._readiness.observe, self._metrics, self._console.reader, log, *beside)
@@ -101,6 +107,23 @@ class Service:
             rng=rng,
         )
         self._given_back = 0  # written by _work()
+
+    def snapshot(self) -> Snapshot:
+        """What a supervisor has to know."""
+        return Snapshot(self._readiness(), self._console.reader.read(), merge.families(self._metrics.registry))
+
+    @property
+    def not_ready(self) -> str | None:
+        """The reason not to be ready, or None."""
+        return self._readiness()
+
+    def told(self, word: str) -> None:
+        """What the supervisor says: somebody looks at the console, or dead events were put back."""
+        match word:
+            case "look":
+                self._console.attention.look()
+            case "freed":
+                self._works.freed()
 
     def stop(self, reason: str) -> None:
         """Begin the stop: nothing new is taken. Idempotent."""
@@ -163,6 +186,7 @@ class Service:
         beside.start_soon(self._sample, name="gauges")
         if s.http_enabled:
             beside.start_soon(self._console.history.run, name="history")
+        if self._watched:
             beside.start_soon(survey.run, self._fetch_beside, self._console.attention, self._observe, name="survey")
 
     def _open_upkeep(self, beside: TaskGroup) -> None:

@@ -1,24 +1,17 @@
 """The Postgres sessions of one dispatcher: to listen, for what runs beside, one a lane, for handlers, for people."""
 
-from dataclasses import replace
 from random import Random
-from typing import Literal
 
-from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.core.events import DatabaseChanged, ListenerChanged, Observer, Ticked
-from dispatcher.infra.database import Session, Target
+from dispatcher.infra.database import Session
 from dispatcher.infra.link import Changed, Link
-from dispatcher.infra.migrations import missing
 from dispatcher.infra.on_demand import OnDemand
-from dispatcher.infra.sqlfiles import load
+from dispatcher.service.reach import Reach
 from dispatcher.settings import Settings
 from dispatcher.stages.wake import Doorbell
 from dispatcher.upkeep.registry import Registry
 
 LANES = 3
-CONTROL_TIMEOUT_S = 5.0
-ASKED_TIMEOUT_S = 5.0
-ASKED_CONNECT_S = 2.0
 
 
 class Links:
@@ -37,86 +30,35 @@ class Links:
         observe: Observer,
         rng: Random,
     ) -> None:
-        self._settings = settings
-        self._session_name = session_name
+        reach = self._reach = Reach(settings, session_name)
         self._doorbell = doorbell
         self._registry = registry
         self._observe = observe
-        self._pooled = settings.listen_url != settings.database_url
         database = _AnyUp(observe)
         self.control = Link(
-            self._listening, "control", prepare=self._prepare_control, changed=self._listener_changed, rng=rng
+            reach.listening, "control", prepare=self._prepare_control, changed=self._listener_changed, rng=rng
         )
         # Direct: the takeover takes session locks.
-        self.upkeep = Link(self._direct, "upkeep", prepare=self._check, changed=database.changed("upkeep"), rng=rng)
+        self.upkeep = Link(reach.direct, "upkeep", prepare=reach.check, changed=database.changed("upkeep"), rng=rng)
         self.lanes = [
             Link(
-                self._database, f"lane-{n}", prepare=self._check, changed=self._turning(database, f"lane-{n}"), rng=rng
+                reach.database, f"lane-{n}", prepare=reach.check, changed=self._turning(database, f"lane-{n}"), rng=rng
             )
             for n in range(LANES)
         ]
         # Apart from the others: what a person asks may be slow, and a slow answer holds up nobody else.
-        self.asked = OnDemand(self._asking, "api", prepare=self._check)
+        self.asked = OnDemand(reach.asking, "api", prepare=reach.check)
         self.handlers = Link(
-            self._database, "handlers", prepare=self._check, changed=self._turning(database, "handlers"), rng=rng
+            reach.database, "handlers", prepare=reach.check, changed=self._turning(database, "handlers"), rng=rng
         )
         links = [self.control, self.upkeep, self.handlers, *self.lanes]
         for link in links:
             link.companions = [other for other in links if other is not link]
 
-    def _database(self) -> Target:
-        """The database as it is to be reached now: its password may have changed."""
-        return self._target("database_url", pooled=self._pooled)
-
-    def _direct(self) -> Target:
-        """The same without a pooler between."""
-        return self._target("listen_url", pooled=False)
-
-    def _listening(self) -> Target:
-        """The same with little patience: its statements are short, so it is the first to find a silent network out."""
-        target = self._direct()
-        return replace(target, query_timeout_s=min(target.query_timeout_s, CONTROL_TIMEOUT_S))
-
-    def _asking(self) -> Target:
-        """The same for people, who would rather hear that it takes too long."""
-        target = self._direct()
-        return replace(
-            target,
-            query_timeout_s=min(target.query_timeout_s, ASKED_TIMEOUT_S),
-            connect_timeout_s=min(target.connect_timeout_s, ASKED_CONNECT_S),
-        )
-
-    def _target(self, which: Literal["database_url", "listen_url"], *, pooled: bool) -> Target:
-        s = self._settings
-        return Target(
-            s.current(which),
-            self._session_name,
-            connect_timeout_s=s.connect_timeout_ms / 1000,
-            query_timeout_s=s.query_timeout_ms / 1000,
-            pooled=pooled,
-        )
-
     async def _prepare_control(self, session: Session) -> None:
-        await self._check(session)
+        await self._reach.check(session)
         await self._doorbell.attach(session)
         await self._registry.enrol(session)
-
-    async def _check(self, session: Session) -> None:
-        """Raises Misconfigured when a table or a right is missing, Unreachable when the server is a standby."""
-        [(standby,)] = await session.fetch(
-            "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'"
-        )
-        if standby:
-            raise Unreachable(f"Postgres at {self._database().address()} is read-only: a standby, or about to be one")
-        if gone := await missing(session):
-            raise Misconfigured(
-                f"Postgres at {self._database().address()} lacks {', '.join(gone)}: run `dispatcher migrate` first"
-            )
-        if denied := [what for (what,) in await session.fetch(load("rights"))]:
-            raise Misconfigured(
-                f"the role at {self._database().address()} lacks {'; '.join(denied)}: "
-                "grant it the role outbox_dispatcher (sql/roles.sql)"
-            )
 
     def _turning(self, database: "_AnyUp", purpose: str) -> Changed:
         """A lane that cannot get its session turns in vain: or an outage would look like a dispatcher that is dead."""

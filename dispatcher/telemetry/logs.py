@@ -27,10 +27,12 @@ REPEAT_S = 5.0  # the same tick error is written at most this often
 _COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 
 
-def configure(level: str = "INFO", format: Format | None = None, *, stream: TextIO | None = None) -> "Logs":
+def configure(
+    level: str = "INFO", format: Format | None = None, *, stream: TextIO | None = None, worker: str | None = None
+) -> "Logs":
     """Send log lines to `stream` (standard error) and return the observer that writes them. May be called again.
 
-    Without a format: text on a terminal, else JSON.
+    Without a format: text on a terminal, else JSON. `worker`: the name every line bears, where there are several.
     """
     out = stream if stream is not None else sys.stderr
     terminal = out.isatty()
@@ -41,6 +43,7 @@ def configure(level: str = "INFO", format: Format | None = None, *, stream: Text
         out.write(render(message.record))
         out.flush()
 
+    logger.configure(extra={"worker": worker} if worker else {})
     logger.remove()
     # diagnose would print the values of variables, payloads among them, under each line of a traceback.
     logger.add(write, level=level, format="{message}", backtrace=False, diagnose=False, catch=True)
@@ -170,6 +173,18 @@ class Logs:
             case events.DatabaseChanged(up, reason):
                 text = "Postgres is connected" if up else "Postgres is not connected; connecting again"
                 self._write_change("database", up, text, reason, "ERROR")
+            case events.WorkerStarted(worker):
+                _write("INFO", "worker_started", "A worker was started", {"started": worker})
+            case events.WorkerEnded(worker, code, _, again_in_s):
+                fields = {"ended": worker, "code": code}
+                if again_in_s is None:
+                    _write("INFO", "worker_ended", "A worker ended", fields)
+                else:
+                    fields["again_in_s"] = round(again_in_s, 3)
+                    _write("WARNING", "worker_ended", "A worker ended; another takes its place", fields)
+            case events.WorkerStuck(worker, silent_s):
+                text = "A worker says nothing any more: its loop is stuck, or it is frozen; it is killed"
+                _write("ERROR", "worker_stuck", text, {"stuck": worker, "silent_s": round(silent_s, 1)})
             case events.Started(name, enabled):
                 text = (
                     "Started"
@@ -278,6 +293,8 @@ def _time(record: "Record") -> str:
 def _as_json(record: "Record") -> str:
     extra: dict[str, Any] = record["extra"]
     line = {"time": _time(record), "level": record["level"].name, "event": extra.get("event", "log")}
+    if "worker" in extra:
+        line["worker"] = extra["worker"]
     line |= {"message": record["message"], **extra.get("fields", {})}
     return json.dumps(line, ensure_ascii=False, default=str) + "\n"
 
@@ -286,7 +303,8 @@ def _as_text(record: "Record") -> str:
     extra: dict[str, Any] = record["extra"]
     fields = "".join(f" {name}={_plain(value)}" for name, value in extra.get("fields", {}).items() if value is not None)
     moment = record["time"].strftime("%H:%M:%S.%f")[:-3]
-    return f"{moment} {record['level'].name:<7} {extra.get('event', 'log')}: {record['message']}{fields}\n"
+    who = f"{extra['worker']} " if "worker" in extra else ""
+    return f"{moment} {record['level'].name:<7} {who}{extra.get('event', 'log')}: {record['message']}{fields}\n"
 
 
 def _as_coloured_text(record: "Record") -> str:

@@ -89,6 +89,9 @@ class Metrics:
         self._handling = gauge("messaging_dispatch_handlers_running", "Handlers at work")
         self._waiting = gauge("messaging_dispatch_handlers_waiting_rows", "Rows claimed that wait for a handler")
         self._stuck = gauge("messaging_dispatch_handlers_stuck", "Handlers that go on after their timeout")
+        self._workers = gauge("messaging_dispatch_workers_running", "Worker processes; 1 without a supervisor")
+        self._workers.set(1)
+        self._restarts = counter("messaging_dispatch_worker_restarts", "Workers that ended and were started again")
         self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
         pruned = counter("messaging_outbox_pruned", "Rows deleted because they were older than is kept", "table")
         self._pruned_outbox, self._pruned_dlq = pruned.labels("message_outbox"), pruned.labels("message_dlq")
@@ -143,6 +146,11 @@ class Metrics:
                 self._handling.set(running)
                 self._waiting.set(waiting)
                 self._stuck.set(stuck)
+            case events.WorkerStarted(running=running):
+                self._workers.set(running)
+            case events.WorkerEnded(running=running, again_in_s=again_in_s):
+                self._workers.set(running)
+                self._restarts.inc(again_in_s is not None)
             case events.Settled():
                 self._settled(event)
             case events.DeadRetried(ids):

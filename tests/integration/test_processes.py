@@ -1,0 +1,185 @@
+"""`--processes N` with the real command line: one supervisor, N workers, one sidecar, and nobody left behind."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psycopg
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from psycopg.conninfo import conninfo_to_dict
+from redis.asyncio import Redis
+
+from dispatcher.core.events import WorkerEnded, WorkerStarted, WorkerStuck
+from dispatcher.service import supervisor
+from dispatcher.settings import Settings
+from tests.fixtures.child import Child, StartCli
+from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
+from tests.fixtures.tap import Tap
+
+pytestmark = pytest.mark.one_version
+
+Db = psycopg.AsyncConnection[Any]
+STARTED = re.compile(r"worker-\d\d-pid(\d+)")
+
+
+@pytest.fixture
+def env(database_url: str, redis_url: str) -> dict[str, str]:
+    return {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "DISPATCHER_ENABLED": "true"}
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Look until it is so."""
+    async with asyncio.timeout(30):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.05)
+
+
+async def get(child: Child, path: str) -> str:
+    async with aiohttp.ClientSession() as session, session.get(child.http_url + path) as response:
+        return await response.text()
+
+
+async def metric(child: Child, sample: str) -> float:
+    """A sample without labels, or the sum of those that have some."""
+    families = text_string_to_metric_families(await get(child, "/metrics"))
+    return sum(each.value for family in families for each in family.samples if each.name == sample)
+
+
+def workers(child: Child) -> list[int]:
+    """Process ids of all workers that were started, the newest last."""
+    found = [json.loads(line) for line in child.lines if '"worker_started"' in line]
+    return [int(STARTED.fullmatch(line["started"])[1]) for line in found]  # type: ignore[index]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def all_gone(pids: list[int]) -> bool:
+    return not any(map(alive, pids))
+
+
+async def test_workers_share_are_replaced_and_stop_together(
+    cli: StartCli, env: dict[str, str], db: Db, redis: Redis
+) -> None:
+    """Started as Dispatchbox was: its flags with its meanings, a key/value DSN among them."""
+    parts = conninfo_to_dict(env["DATABASE_URL"])
+    child = await cli(
+        *("run", "--enabled", "--dsn", " ".join(f"{name}={value}" for name, value in parts.items())),
+        *("--processes", "2", "--batch-size", "20", "--poll-interval", "60", "--log-level", "INFO"),
+        *("--http-host", "127.0.0.1"),
+        env={"REDIS_URL": env["REDIS_URL"]},
+    )
+    await child.ready()
+    first, second = workers(child)
+    await insert_events(db, 2000)
+    await until(lambda: sent(db, 2000))
+
+    async def counted(rows: float) -> bool:
+        return await metric(child, "messaging_outbox_sent_total") == rows
+
+    await until(lambda: counted(2000))
+    assert await metric(child, "messaging_dispatch_workers_running") == 2
+    assert await metric(child, "messaging_dispatch_latency_seconds_count") == 2000
+    assert json.loads(await get(child, "/health")) == {"status": "ok"}
+    overview = json.loads(await get(child, "/api/overview"))
+    assert (overview["processes"], overview["totals"]["published"]) == (2, 2000)
+    assert len(overview["names"]) == 2
+
+    [dead] = await insert_events(db, status="dead", attempts=10, last_error="x")
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{child.http_url}/api/dead-events/{dead}/retry") as response,
+    ):
+        assert response.status == 200, await response.text()
+    await until(lambda: sent(db, 2001))  # the workers were told: the tick is a minute away
+    await until(lambda: counted(2001))
+    assert await metric(child, "messaging_outbox_retried_total") == 1
+
+    os.kill(second, signal.SIGKILL)
+    again = await child.line('"again_in_s"')
+    assert json.loads(again)["code"] == -signal.SIGKILL
+    await until(lambda: is_true(len(workers(child)) == 3))
+    await child.ready()
+    assert await metric(child, "messaging_outbox_sent_total") == 2001  # what the dead had counted stays
+    assert await metric(child, "messaging_dispatch_worker_restarts_total") == 1
+    await insert_events(db, 500)
+    await until(lambda: counted(2501))
+
+    assert await child.terminate() == 0
+    assert not any(map(alive, [first, second, *workers(child)]))
+    assert await statuses(db) == {"sent": 2501}
+    assert len(await read_stream(redis)) == 2501
+    assert await read_table(db, "dispatcher") == []  # all signed off; the killed one was succeeded
+    lines = [json.loads(line) for line in child.lines]
+    assert {STARTED.sub("worker", line["worker"].replace("supervisor", "worker-00")) for line in lines} == {"worker"}
+
+
+async def sent(db: Db, rows: int) -> bool:
+    return await statuses(db) == {"sent": rows}
+
+
+async def is_true(what: bool) -> bool:
+    return what
+
+
+async def test_no_worker_outlives_the_supervisor(cli: StartCli, env: dict[str, str], db: Db, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text("import time\nHANDLERS = {'block': lambda p: time.sleep(3600)}\n")
+    child = await cli("run", "--processes=2", "--handlers=shop", "--shutdown-grace-ms=2000", env=env, cwd=tmp_path)
+    await child.ready()
+    await insert_events(db, event_type="block")
+
+    async def handling() -> bool:
+        return await metric(child, "messaging_dispatch_handlers_running") == 1
+
+    await until(handling)
+    pids = workers(child)
+    assert len(pids) == 2
+    assert await child.kill() == -signal.SIGKILL
+    await until(lambda: all_gone(pids))
+    assert await statuses(db) == {"pending": 1}  # in order all the same: given back, and signed off
+    assert await read_table(db, "dispatcher") == []
+
+
+async def test_what_is_wrong_is_said_once_and_exit_2(cli: StartCli, env: dict[str, str], tmp_path: Path) -> None:
+    child = await cli("run", "--processes=3", "--handlers=nowhere", env=env, cwd=tmp_path)
+    assert await child.wait() == 2
+    plain = [line for line in child.lines if not line.startswith("{")]
+    assert len(plain) == 1
+    assert plain[0].startswith("dispatcher: DISPATCH_HANDLERS is 'nowhere': there is no module nowhere")
+    assert "Traceback" not in child.output
+
+
+async def test_a_worker_that_says_nothing_is_replaced(
+    database_url: str, redis_url: str, db: Db, tap: Tap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen, or its loop blocked by a handler: it does no work, and its probes cannot say so."""
+    monkeypatch.setattr(supervisor, "STUCK_S", 2.0)
+    flags = {"database_url": database_url, "redis_url": redis_url, "enabled": "true", "log_level": "ERROR"}
+    settings = Settings.load({}, flags | {"disable_http": True, "processes": "2"})
+    ours = supervisor.Supervisor(settings, flags, tap)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(ours.run())
+        [frozen, _] = [await tap.next(WorkerStarted, timeout=30) for _ in range(2)]
+        await until(lambda: is_true(ours._not_ready() is None))
+        os.kill(int(STARTED.fullmatch(frozen.worker)[1]), signal.SIGSTOP)  # type: ignore[index]
+        assert (await tap.next(WorkerStuck, timeout=30)).worker == frozen.worker
+        ended = await tap.next(WorkerEnded, timeout=30)
+        assert (ended.worker, ended.code) == (frozen.worker, -signal.SIGKILL)
+        assert ours._not_ready() == "worker-00: starting"
+        await tap.next(WorkerStarted, timeout=30)
+        await until(lambda: is_true(ours._not_ready() is None))
+        ours.stop("test")
+    assert ours.exit_code == 0
