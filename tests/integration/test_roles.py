@@ -123,6 +123,10 @@ async def test_a_dispatcher_keeps_house(roles: psycopg.AsyncConnection) -> None:
         "CALL messaging.prune_message_outbox('7 days')",
         "CALL messaging.prune_message_dlq('30 days')",
         "SELECT pg_notification_queue_usage()",
+        "INSERT INTO messaging.pause (generation, paused) VALUES (1, true)",
+        "UPDATE messaging.pause SET paused = false",
+        "INSERT INTO messaging.pause_acknowledgement (name, generation, in_flight) VALUES ('d', 1, 0)",
+        "DELETE FROM messaging.pause_acknowledgement",
     ):
         await roles.execute(statement)
 
@@ -193,6 +197,9 @@ DENIED: list[tuple[Role, str]] = [
     ("outbox_dispatcher", "TRUNCATE messaging.message_outbox"),
     ("outbox_dispatcher", "DROP TABLE messaging.message_outbox"),
     ("outbox_dispatcher", "CREATE TABLE messaging.x ()"),
+    ("outbox_producer", "INSERT INTO messaging.pause (generation, paused) VALUES (1, true)"),
+    ("outbox_dispatcher", "DELETE FROM messaging.pause"),
+    ("outbox_pruner", "UPDATE messaging.pause SET paused = true"),
     ("outbox_pruner", INSERT),
     ("outbox_pruner", "UPDATE messaging.message_outbox SET status = 'pending'"),
     ("outbox_pruner", "UPDATE messaging.message_dlq SET payload = '{}'"),

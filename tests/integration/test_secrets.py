@@ -2,6 +2,7 @@
 
 import json
 import signal
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,13 @@ pytestmark = pytest.mark.one_version
 PAYLOAD, HEADERS = "canary-of-a-payload", "canary-of-a-header"
 PG_PASSWORD, REDIS_PASSWORD, TOKEN = "canary-for-postgres", "canary-for-redis", "canary-of-the-token"
 CANARY = "canary-"
+# A handler whose error repeats what it was given.
+HANDLERS = """
+def fail(payload):
+    raise RuntimeError("cannot do " + payload["secret"])
+
+HANDLERS = {"failing": fail}
+"""
 LARGE = json.dumps({"secret": PAYLOAD, "x": "y" * 3000})
 
 
@@ -56,6 +64,7 @@ async def place(
     database_url: str,
     own_valkey: StartValkey,
     proxy: StartProxy,
+    tmp_path: Path,
 ) -> Place:
     valkey = own_valkey()
     async with Redis.from_url(valkey.url) as redis:
@@ -75,8 +84,10 @@ async def place(
         "DISPATCH_BACKOFF_BASE_MS": "1",
         "DISPATCH_MAX_PAYLOAD_BYTES": "2000",
         "DISPATCH_PUBLISH_TIMEOUT_MS": "1000",
+        "DISPATCH_HANDLERS": "canary_handlers",
     }
-    child = await cli("run", "--enabled", env=env)
+    (tmp_path / "canary_handlers.py").write_text(HANDLERS)
+    child = await cli("run", "--enabled", env=env, cwd=tmp_path)
     await child.ready()
     return Place(child, url, redis_url, postgres_proxy, redis_proxy)
 
@@ -98,7 +109,12 @@ async def break_everything(place: Place, db: psycopg.AsyncConnection) -> None:
     await plant(db, 3)
     await sent(db, 3)
     await plant(db, 1, payload=LARGE)
-    await place.child.line("outbox_rows_buried_after_max_attempts")
+    await plant(db, 1, event_type="failing")
+
+    async def both_dead() -> bool:
+        return (await statuses(db)).get("dead", 0) == 2
+
+    await until(both_dead, "what is too large and what its handler refuses are dead")
     # A settle that fails: Postgres's DETAIL holds the whole row.
     await db.execute("ALTER TABLE messaging.message_outbox ADD CONSTRAINT refused CHECK (status <> 'sent') NOT VALID")
     await plant(db, 1)
