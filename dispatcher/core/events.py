@@ -186,6 +186,13 @@ class PauseChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class BackpressureBlind:
+    """Why what a group has not read may be trimmed: it cannot be told how much that is. None: it can again."""
+
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class BreakerChanged:
     """The breaker before the sink opened or closed."""
 
@@ -317,6 +324,7 @@ Event = (
     | CrashAudited
     | AuditChanged
     | BackpressureChanged
+    | BackpressureBlind
     | PauseChanged
     | BreakerChanged
     | ListenerChanged

@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,16 @@ class BrokerTarget:
 def client_name(dispatcher: str) -> str:
     """The name of a dispatcher's connection; CLIENT SETNAME takes neither spaces nor control characters."""
     return re.sub(r"[^!-~]", "-", f"dispatcher-{dispatcher}")
+
+
+def ids_named(names: Collection[str], client_list: str) -> list[str]:
+    """The ids of the clients of these names, from the text CLIENT LIST answers with."""
+    found = []
+    for line in client_list.splitlines():
+        fields = dict(re.findall(r"(\S+?)=(\S*)", line))
+        if fields.get("name") in names:
+            found.append(fields["id"])
+    return found
 
 
 class Broker:
@@ -170,9 +180,10 @@ class Broker:
         elif isinstance(info, Refused) and not info.text.startswith("NOPERM"):
             raise self._refusal(where, info.text)
         commands = [("XINFO", "STREAM", self._stream)]
-        if self._client_id is not None and run_id == self._run_id:
+        old = self._client_id if run_id == self._run_id else None
+        if old is not None and (run_id is not None or await self._is_ours(pipe, where, old)):
             # What our last connection left in the server's socket buffer must not be applied after we looked.
-            commands.insert(0, ("CLIENT", "KILL", "ID", str(self._client_id)))
+            commands.insert(0, ("CLIENT", "KILL", "ID", str(old)))
         *_, stream = await self._ask(pipe, where, commands)
         self._client_id = client_id if isinstance(client_id, int) else None
         self._run_id = run_id
@@ -185,6 +196,13 @@ class Broker:
             )
         else:
             self.floor = "0-0"  # there is no stream yet, or no more, or it may not be looked at
+
+    async def _is_ours(self, pipe: Pipe, where: str, client_id: int) -> bool:
+        """Whether the client of that number has our name: INFO would tell a restart, after which it is a stranger's."""
+        [clients] = await self._ask(pipe, where, [("CLIENT", "LIST")])
+        return isinstance(clients, bytes) and str(client_id) in ids_named(
+            {self._name}, clients.decode(errors="replace")
+        )
 
     async def _ask(self, pipe: Pipe, where: str, commands: list[tuple[str, ...]]) -> list[Any]:
         replies = await pipe.send(commands, self._connect_timeout_s)

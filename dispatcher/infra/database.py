@@ -9,6 +9,7 @@ import asyncio
 import math
 import os
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
 
 MINIMUM_VERSION = 140000
+MAX_NOTICES = 1000  # kept until they are drained; the oldest go first
 
 # What libpq says, in the server's words, when trying again cannot help. There is no SQLSTATE for a refused connection.
 _REFUSALS = {
@@ -131,7 +133,8 @@ class Session:
         self._lock = anyio.Lock(fast_acquire=True)
         self._deadline_s = deadline_s
         self._prepare = True
-        self._notices: list[tuple[str, str, int]] = []
+        # Bounded: while nobody sleeps nobody drains them, and any one of them wakes.
+        self._notices: deque[tuple[str, str, int]] = deque(maxlen=MAX_NOTICES)
         self._loop = asyncio.get_running_loop()
         self.backend_pid = connection.info.backend_pid
         self.pooled = False
@@ -214,7 +217,8 @@ class Session:
                 self._notices.append((notice.relname.decode(), notice.extra.decode(), notice.be_pid))
         except psycopg.Error as error:
             raise SessionLost(describe(error)) from None
-        notices, self._notices = self._notices, []
+        notices = list(self._notices)
+        self._notices.clear()
         return notices
 
     async def wait_readable(self) -> None:

@@ -7,7 +7,7 @@ from time import monotonic
 import anyio
 import psycopg
 
-from dispatcher.core.decide import NoReply, Reply, judge
+from dispatcher.core.decide import NoReply, NotSent, Refused, Reply, is_sink_failure, judge
 from dispatcher.core.errors import SessionLost, StreamMoved
 from dispatcher.core.events import Buried, Observer, Published, Settled, Ticked
 from dispatcher.core.outcome import Verdict
@@ -46,7 +46,7 @@ class Finish:
 
     async def batch(self, link: Link, batch: Batch, pending: Pending, began: float) -> list[ClaimedRow]:
         """Wait for the replies, decide, settle. Returns rows that are to be published apart, still claimed."""
-        replies = await answers(pending)
+        replies = await self._whose_refusals(await answers(pending))
         verdict = judge(batch.rows, replies, self._policy.retry, self._rng)
         verdict.server = pending.server
         self._gate.note(verdict)
@@ -63,6 +63,18 @@ class Finish:
         await self.settle(link, batch, verdict)
         self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
         return apart
+
+    async def _whose_refusals(self, replies: list[Reply]) -> list[Reply]:
+        """An error nobody knows may be that of a proxy whose Redis is away: then it is no row's own failure."""
+        refused = [isinstance(reply, Refused) and not is_sink_failure(reply.text) for reply in replies]
+        if not any(refused) or any(type(reply) is bytes for reply in replies):
+            return replies  # what was taken between proves that the refusals are the rows' own
+        if await self._gate.refuses_all() is None:
+            return replies
+        return [
+            NotSent(f"redis: {reply.text}") if own and isinstance(reply, Refused) else reply
+            for reply, own in zip(replies, refused, strict=True)
+        ]
 
     def note_published(self, batch: Batch, replies: Sequence[Reply]) -> None:
         """Say which entries Redis acknowledged just now."""

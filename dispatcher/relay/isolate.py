@@ -17,7 +17,7 @@ from time import monotonic
 import anyio
 import psycopg
 
-from dispatcher.core.decide import Deadly, Refused, decide, is_sink_failure, judge
+from dispatcher.core.decide import Deadly, decide, judge
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import ClosedConnection, Observer
 from dispatcher.core.outcome import Verdict
@@ -124,11 +124,9 @@ class Isolate:
         """Whether the sink answers, and takes entries but for a reason of their own."""
         if self._stopping.is_set() or not await self._gate.open():
             return False
-        probe = ("XADD", self._policy.entry.stream, "0-0", "probe", "")
-        [reply] = await self._gate.broker.send([probe], self._policy.publish_timeout_s)
-        if isinstance(reply, Refused) and ("than 0-0" in reply.text or not is_sink_failure(reply.text)):
+        if (why := await self._gate.refuses_all()) is None:
             return True
-        self._gate.note(Verdict(sink_error=reply.text if isinstance(reply, Refused) else "no answer to a probe"))
+        self._gate.note(Verdict(sink_error=why))
         return False
 
     async def _hold(self, case: Case, rows: list[ClaimedRow]) -> list[ClaimedRow]:

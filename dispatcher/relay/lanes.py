@@ -118,12 +118,22 @@ class Relay:
     async def _lane(self, link: Link) -> None:
         while not self._stopping.is_set():
             # Without the turn: a lane whose session is away must not keep the others from claiming.
+            if link.session is None:
+                await self._nobody_looks()
             if await self._session(link) is None:
                 continue
             async with self._turn:
                 taken = await self._take(link)
             if taken is not None:
                 await self._publish(link, taken)
+
+    async def _nobody_looks(self) -> None:
+        """Let the doorbell's key go while no lane has a session: writers would ring, and nobody could look."""
+        if any(lane.session is not None for lane in self._lanes):
+            return
+        async with self._turn:
+            if not any(lane.session is not None for lane in self._lanes):
+                await self._doorbell.release(self._control)
 
     async def _publish(self, link: Link, taken: Taken) -> None:
         """Without the turn: finish what was sent; what is to be published apart goes there."""

@@ -168,6 +168,8 @@ def _parse_postgres(value: object) -> str:
         parts = conninfo_to_dict(value)
     except (psycopg.ProgrammingError, UnicodeEncodeError):
         raise ValueError(f"{POSTGRES}; a special character in a URL's password is written %XX") from None
+    if any("@" in str(parts.get(part) or "") for part in ("host", "port", "dbname")):
+        raise ValueError(f"{POSTGRES}; in a URL's user and password @ is written %40, : %3A and / %2F")
     for port in str(parts.get("port") or "5432").split(","):
         if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
             raise ValueError(f"{POSTGRES}, its port a number from 1 to 65535")

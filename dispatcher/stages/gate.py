@@ -9,6 +9,7 @@ from time import monotonic
 import anyio
 
 from dispatcher.core.breaker import Breaker
+from dispatcher.core.decide import Refused
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.events import BreakerChanged, Observer, Reconciled, Ticked
 from dispatcher.core.outcome import Returned, Sent, Verdict
@@ -110,6 +111,16 @@ class Gate:
     def _reopen(self) -> None:
         if self._breaker.succeeded():
             self._observe(BreakerChanged("closed", None))
+
+    async def refuses_all(self) -> str | None:
+        """Why the sink takes no entries now, by an XADD that it always refuses; None: it takes them.
+
+        A reply that speaks of that XADD proves more than PING does: reachable, writable, and no proxy's own error.
+        """
+        [reply] = await self.broker.send([("XADD", self._stream, "0-0", "probe", "")], self._timeout_s)
+        if isinstance(reply, Refused):
+            return None if "than 0-0" in reply.text else reply.text
+        return str(getattr(reply, "error", "it took an XADD that nobody may take"))
 
     async def reconcile(self, batch: Batch, verdict: Verdict) -> bool:
         """Look in the stream, after the batch's floor, for rows whose reply was lost; file them as sent or returned.

@@ -109,7 +109,7 @@ class Logs:
                 text = "Rows of a dead or overdue claim were taken over"
                 _write("WARNING", "claims_taken_over", text, {"rows": rows, "owner": owner})
             case events.Reconciled(found, missing):
-                text = "Rows whose reply was lost were looked for in the stream"
+                text = "Rows whose reply was lost, or that were taken over, were looked for in the stream"
                 _write("INFO", "replies_reconciled", text, {"found": found, "missing": missing})
             case events.Pruned():
                 self._write_pruned(event)
@@ -148,6 +148,11 @@ class Logs:
                     _write("WARNING", "dispatcher_paused", text, fields)
                 else:
                     _write("INFO", "dispatcher_resumed", "Resumed: rows are taken again", fields)
+            case events.BackpressureBlind(None):
+                _write("INFO", "backpressure_sees", "What each consumer group has to read can be told", {})
+            case events.BackpressureBlind(reason):
+                text = "MAXLEN may trim what a consumer group has not read: how much that is cannot be told"
+                _write("WARNING", "backpressure_blind", text, {"reason": reason})
             case events.BreakerChanged(state, reason):
                 if state == "open":
                     _write("WARNING", "breaker_opened", "Redis takes no entries; claiming pauses", {"reason": reason})

@@ -70,6 +70,9 @@ class Metrics:
             "messaging_dispatch_republished", "Rows put back because Redis lost the entries it had acknowledged"
         )
         self._audit = gauge("messaging_dispatch_audit_on", "1 while it can be noticed that Redis lost entries")
+        self._backpressure_blind = gauge(
+            "messaging_dispatch_backpressure_blind", "1 while it cannot be told what consumer groups have not read"
+        )
         self._backpressure = gauge(
             "messaging_dispatch_backpressure_on", "1 while claiming waits for a consumer group near MAXLEN"
         )
@@ -170,6 +173,8 @@ class Metrics:
                 self._pruned_dlq.inc(dlq)
             case events.Republished(rows):
                 self._republished.inc(rows)
+            case events.BackpressureBlind(reason):
+                self._backpressure_blind.set(reason is not None)
             case events.BackpressureChanged(on):
                 self._backpressure.set(on)
             case events.PauseChanged(paused):

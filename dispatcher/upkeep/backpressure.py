@@ -15,7 +15,7 @@ import psycopg
 
 from dispatcher.core.decide import Refused
 from dispatcher.core.errors import SessionLost
-from dispatcher.core.events import BackpressureChanged, Observer
+from dispatcher.core.events import BackpressureBlind, BackpressureChanged, Observer
 from dispatcher.infra.broker import Broker
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
@@ -49,6 +49,7 @@ class Backpressure:
         self._clock = clock
         self._dispatchers = 8  # that may publish at once, until they are counted; written by run()
         self._on = False
+        self._blind: str | None = None  # why nothing can be held back, as it was reported last
         self._left = 0
         self._look_at = 0.0
 
@@ -84,9 +85,16 @@ class Backpressure:
             self._on = on
             self._observe(BackpressureChanged(on, group, unread))
 
+    def _report(self, blind: str | None) -> None:
+        if blind != self._blind:
+            self._blind = blind
+            self._observe(BackpressureBlind(blind))
+
     async def _slowest(self) -> tuple[str, int]:
         """The group with most to read, and how much; ("", 0) when there is none or it may not be asked."""
         [found] = await self._broker.send([("XINFO", "GROUPS", self._stream)], self._deadline_s)
+        if isinstance(found, Refused) and found.text.startswith(("NOPERM", "ERR unknown")):
+            self._report(f"Redis refused: {found.text.split(' ', 1)[0]}; allow this user +xinfo")
         if not isinstance(found, list):
             # No stream yet, or no right to look. A connection that broke takes no entries either.
             return ("", 0) if isinstance(found, Refused) or not self._on else ("", self._maxlen)
@@ -97,7 +105,9 @@ class Backpressure:
             [about] = await self._broker.send([("XINFO", "STREAM", self._stream)], self._deadline_s)
             stream = _fields(about) if isinstance(about, list) else {}
             if "entries-added" not in stream:
-                return "", 0  # before Redis 7 nobody can tell
+                self._report("this Redis does not tell what a group has read: it is older than 7.0")
+                return "", 0
+        self._report(None)
         unread = [(lag_of(group, stream), group["name"].decode(errors="replace")) for group in groups]
         lag, name = max(unread, default=(0, ""))
         return name, lag

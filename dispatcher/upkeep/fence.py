@@ -4,15 +4,14 @@ The dead may still act. A claim in its Postgres backend can commit, XADDs in Red
 frozen process can thaw. So its sessions and its Redis connection are ended from outside, and only then anybody looks.
 """
 
-import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 import anyio
 import psycopg
 
 from dispatcher.core.decide import Refused
 from dispatcher.core.errors import Unreachable
-from dispatcher.infra.broker import Broker, client_name
+from dispatcher.infra.broker import Broker, client_name, ids_named
 from dispatcher.infra.database import Session
 from dispatcher.infra.sqlfiles import load
 
@@ -45,7 +44,7 @@ async def end_connections(broker: Broker, names: Iterable[str], deadline_s: floa
     wanted = {client_name(name) for name in names}
     [clients] = await broker.send([("CLIENT", "LIST")], deadline_s)
     if isinstance(clients, bytes) and broker.named:
-        ids = _ids_named(wanted, clients.decode(errors="replace"))
+        ids = ids_named(wanted, clients.decode(errors="replace"))
         replies = await broker.send([("CLIENT", "KILL", "ID", number) for number in ids], deadline_s) if ids else []
         if all(isinstance(reply, int) for reply in replies):
             return True
@@ -54,13 +53,3 @@ async def end_connections(broker: Broker, names: Iterable[str], deadline_s: floa
         raise Unreachable(getattr(clients, "error", "no answer to CLIENT LIST"))
     await anyio.sleep(UNFENCED_WAIT_S)
     return False
-
-
-def _ids_named(names: Collection[str], client_list: str) -> list[str]:
-    """The ids of the clients of these names, from the text CLIENT LIST answers with."""
-    found = []
-    for line in client_list.splitlines():
-        fields = dict(re.findall(r"(\S+?)=(\S*)", line))
-        if fields.get("name") in names:
-            found.append(fields["id"])
-    return found

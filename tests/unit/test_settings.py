@@ -171,6 +171,7 @@ BROKEN_DATABASES = [
     "postgresql+asyncpg://u:{0}@h/d",
     "postgresql://u:{0}%@h/d",
     "postgresql://u:{0}@h:0/d",
+    "postgresql://u:p@{0}@h/d",
     "postgresql://u:{0}@h:123456/d",
     "host=h password='{0}",
     "u:{0}@h",
