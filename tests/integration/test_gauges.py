@@ -179,7 +179,11 @@ async def test_a_lost_session_is_the_callers_to_know(session, redis, tap, db):
 
 
 async def test_sampling_goes_on_after_a_failure(session, redis_url, tap):
-    failures = [SessionLost("gone"), psycopg.errors.QueryCanceled("statement timeout")]
+    failures = [
+        SessionLost("gone"),
+        psycopg.errors.QueryCanceled("statement timeout"),
+        psycopg.errors.InsufficientPrivilege("a right that was taken away"),
+    ]
 
     async def fetch(sql, params):
         if failures:
