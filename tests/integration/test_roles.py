@@ -39,6 +39,7 @@ PARAMETERS: dict[str, object] = {
     "claims": [CLAIM_ID],
     "unclaimed": False,
     "fenced_at": "infinity",
+    "usage": True,
 }
 Role = Literal["outbox_producer", "outbox_dispatcher", "outbox_pruner"]
 
