@@ -137,3 +137,8 @@ def test_a_commands_answer_is_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(cli.cli, "get_command", lambda context, name: answering)
     assert call("run") == 1
+
+
+def test_a_flag_before_the_command_is_shown_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--dsn", "host=db") == 2
+    assert "Name the command first: `dispatcher run --dsn ...`" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.pacing import Arrivals, BatchPacer, Doze
+from dispatcher.core.pacing import Appetite, Arrivals, BatchPacer, Detour, Doze
 
 BUDGET = 16 * 1024 * 1024
 batches = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 2**31)), max_size=50)
@@ -119,3 +119,56 @@ def test_a_rate_is_never_negative_and_fades_to_nothing(seen: list[tuple[int, flo
         assert arrivals.rate(now) >= 0
     assert arrivals.rate(now + 3600) < 1e-9
     assert arrivals.keep_key(now + 3600)
+
+
+@given(st.integers(1, 100), st.integers(1, 1000), st.integers(0, 3000), st.lists(st.floats(0, 60), max_size=30))
+def test_no_more_is_in_hand_than_has_a_slot_or_is_done_soon(
+    parallel: int, most: int, in_hand: int, took: list[float]
+) -> None:
+    appetite = Appetite(parallel, most)
+    for seconds in took:
+        appetite.saw(seconds)
+    limit = appetite.limit(in_hand)
+    assert 0 <= limit <= most
+    assert limit == 0 or in_hand + limit <= parallel + most
+    assert appetite.limit(in_hand, stuck=parallel) == 0
+
+
+def test_slow_handlers_get_no_more_than_their_slots() -> None:
+    appetite = Appetite(10, 256)
+    assert appetite.limit(0) == 10  # nothing is known yet
+    appetite.saw(10.0)
+    assert [appetite.limit(in_hand) for in_hand in (0, 9, 10)] == [10, 1, 0]
+
+
+def test_quick_handlers_get_some_ahead_and_in_whole_batches() -> None:
+    appetite = Appetite(10, 256)
+    for _ in range(200):
+        appetite.saw(0.01)
+    assert appetite.limit(0) == 110  # ten at once for a tenth of a second
+    assert appetite.limit(109) == 0  # one would not be worth a claim
+    appetite.saw(5.0)  # a slow one is believed at once
+    assert appetite.limit(0) == 10
+
+
+def test_a_short_way_is_walked_from_the_start_each_time() -> None:
+    detour = Detour()
+    detour.walked(100.0, 0.002, to_the_end=True)
+    assert detour.since_s(100.01) is None
+
+
+def test_a_long_way_is_not_walked_again_for_twenty_times_as_long() -> None:
+    detour = Detour()
+    detour.walked(100.0, 0.5, to_the_end=True)
+    assert detour.since_s(104.0) == pytest.approx(5.0)  # since then, and a second before
+    assert detour.since_s(110.0) is None
+    detour.walked(110.0, 0.5, to_the_end=True)
+    detour.forget()
+    assert detour.since_s(110.1) is None
+
+
+def test_a_walk_that_ended_early_leaves_nothing_out() -> None:
+    detour = Detour()
+    detour.walked(100.0, 0.5, to_the_end=False)
+    assert detour.since_s(100.1) is None
+    assert detour.rest_s == 10.0  # but the next one goes on where it ended

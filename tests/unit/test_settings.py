@@ -406,3 +406,19 @@ def test_a_command_takes_a_secret_from_a_file_too(tmp_path: Path) -> None:
 def test_the_variables_of_files_are_known() -> None:
     names = ["DISPATCH_LISTEN_URL_FILE", "DISPATCH_API_TOKEN_FILE", "DISPATCH_TICK_MS_FILE"]
     assert [line.split()[0] for line in unknown_variables(dict.fromkeys(names, "/x"))] == ["DISPATCH_TICK_MS_FILE"]
+
+
+def test_redis_is_needed_unless_nothing_goes_to_the_stream() -> None:
+    urls = {"DATABASE_URL": URLS["DATABASE_URL"]}
+    with pytest.raises(Misconfigured, match="REDIS_URL is not set"):
+        Settings.load(urls, {})
+    with pytest.raises(Misconfigured, match="REDIS_URL is not set"):
+        Settings.load(urls | {"DISPATCH_UNROUTED": "stream", "DISPATCH_HANDLERS": "shop"}, {})
+    settings = Settings.load(urls | {"DISPATCH_HANDLERS": "shop.handlers:MINE"}, {"unrouted": "DEAD"})
+    assert (settings.redis_url, settings.unrouted) == ("", "dead")
+    assert "every event would be buried" in problems({"DISPATCH_UNROUTED": "dead"})
+
+
+@pytest.mark.parametrize("module", ["shop handlers", "shop/handlers.py", "shop:", ":HANDLERS", "1shop", "shop.:a"])
+def test_handlers_are_named_as_a_module(module: str) -> None:
+    assert "it must be a module such as shop.handlers" in problems({"DISPATCH_HANDLERS": module})
