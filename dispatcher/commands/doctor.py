@@ -37,8 +37,8 @@ def doctor(no_trigger: bool, as_json: bool, **flags: str | None) -> int:
     bad      events are late, stopped or at risk: exit code 1
     unknown  this role or user may not ask
     """
-    wanted = ("database_url", "listen_url", "redis_url", "stream_name", "stream_maxlen", "connect_timeout_ms")
-    settings = Settings.load_some(wanted, os.environ, flags)
+    wanted = ("database_url", "listen_url", "redis_url", "handlers", "unrouted", "stream_name", "stream_maxlen")
+    settings = Settings.load_some((*wanted, "connect_timeout_ms"), os.environ, flags)
     connect_timeout_s = settings["connect_timeout_ms"] / 1000
     database, listening = (
         Target(url, "dispatcher", connect_timeout_s=connect_timeout_s, query_timeout_s=PATIENCE_S)
@@ -49,7 +49,7 @@ def doctor(no_trigger: bool, as_json: bool, **flags: str | None) -> int:
         Wanted(
             database,
             listening,
-            settings["redis_url"],
+            settings.get("redis_url", ""),
             settings["stream_name"],
             settings["stream_maxlen"],
             trigger=not no_trigger,

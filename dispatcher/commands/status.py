@@ -43,15 +43,15 @@ def status(watch: float | None, as_json: bool, **flags: str | None) -> None:
 
     Exit code 1 when a server cannot be reached (the other one is shown), 2 when something is set up wrongly.
     """
-    wanted = ("database_url", "redis_url", "stream_name", "connect_timeout_ms", "query_timeout_ms")
-    settings = Settings.load_some(wanted, os.environ, flags)
+    wanted = ("database_url", "redis_url", "handlers", "unrouted", "stream_name", "connect_timeout_ms")
+    settings = Settings.load_some((*wanted, "query_timeout_ms"), os.environ, flags)
     target = Target(
         settings["database_url"],
         "dispatcher",
         connect_timeout_s=settings["connect_timeout_ms"] / 1000,
         query_timeout_s=settings["query_timeout_ms"] / 1000,
     )
-    ask = partial(look, target, settings["redis_url"], settings["stream_name"])
+    ask = partial(look, target, settings.get("redis_url", ""), settings["stream_name"])
     if watch is not None:
         with suppress(KeyboardInterrupt):  # the way to end it
             anyio.run(_watch, ask, watch, as_json)

@@ -60,7 +60,10 @@ class Overview:
 
 
 async def look(target: Target, redis_url: str, stream_name: str) -> Overview:
-    """Ask both servers at once. Raises Misconfigured; a server that does not answer is one of the problems."""
+    """Ask both servers at once. Raises Misconfigured; a server that does not answer is one of the problems.
+
+    `redis_url` "": no event goes to the stream, and nothing is asked of Redis.
+    """
     outbox: list[Outbox] = []
     stream: list[Stream] = []
     errors: list[DispatcherError] = []
@@ -73,9 +76,10 @@ async def look(target: Target, redis_url: str, stream_name: str) -> Overview:
 
     async with anyio.create_task_group() as both:
         both.start_soon(asking, outbox, lambda: _look_at_outbox(target), name="Postgres")
-        both.start_soon(
-            asking, stream, lambda: _look_at_stream(redis_url, stream_name, target.connect_timeout_s), name="Redis"
-        )
+        if redis_url:
+            both.start_soon(
+                asking, stream, lambda: _look_at_stream(redis_url, stream_name, target.connect_timeout_s), name="Redis"
+            )
     if wrong := [str(error) for error in errors if isinstance(error, Misconfigured)]:
         raise Misconfigured("; ".join(wrong))
     problems = tuple(str(error) for error in errors)

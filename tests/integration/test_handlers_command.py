@@ -1,6 +1,7 @@
 """Handlers with the real command line: found in the working directory, and never in the way of an end."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.fixtures.child import StartCli
+from tests.fixtures.command import RunCommand
 from tests.fixtures.rows import insert_events, read_table, statuses
 
 pytestmark = pytest.mark.one_version
@@ -80,3 +82,13 @@ async def test_a_module_that_cannot_be_imported_is_one_line_and_exit_2(cli: Star
     [line] = child.lines
     assert line.startswith("dispatcher: DISPATCH_HANDLERS: shop cannot be imported: ModuleNotFoundError: ")
     assert "shop.py:1)" in line
+
+
+async def test_status_and_doctor_ask_no_redis_where_none_is_used(
+    command: RunCommand, db: psycopg.AsyncConnection[Any]
+) -> None:
+    settings = {"REDIS_URL": "", "DISPATCH_UNROUTED": "dead", "DISPATCH_HANDLERS": "shop"}
+    code, output = await command("status", "--json", **settings)
+    assert (code, json.loads(output)["stream"], json.loads(output)["problems"]) == (0, None, [])
+    _, output = await command("doctor", "--json", **settings)
+    assert not [each for each in json.loads(output)["findings"] if "redis" in each["check"]]

@@ -19,7 +19,8 @@ Check = Callable[[Session], Awaitable[Finding]]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to examine. `trigger`: whether it is meant to be installed. The last two are when a snapshot is old."""
+    """What to examine. `trigger`: whether it is meant to be installed. `redis_url` "": no event goes to the
+    stream. The last two are when a snapshot is old."""
 
     database: Target
     listening: Target
@@ -50,7 +51,8 @@ async def examine(wanted: Wanted) -> list[Finding]:
 
     async with anyio.create_task_group() as both:
         both.start_soon(ask_postgres, name="Postgres")
-        both.start_soon(ask_redis, name="Redis")
+        if wanted.redis_url:
+            both.start_soon(ask_redis, name="Redis")
     return [*postgres, *redis, *clocks.judge(clock)]
 
 
