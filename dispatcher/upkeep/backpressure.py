@@ -25,7 +25,9 @@ ON_AT = 0.9  # of MAXLEN unread by the slowest group
 OFF_BELOW = 0.8
 SHARED = 0.1  # what is left above ON_AT
 LOOK_EVERY_S = 1.0  # at least, while something is published
-COUNT_EVERY_S = 1.0
+COUNT_EVERY_S = 10.0
+COUNT_NEAR_EVERY_S = 1.0  # from half of MAXLEN on: soon the number will matter
+NEAR_AT = 0.5
 
 
 class Backpressure:
@@ -50,6 +52,8 @@ class Backpressure:
         self._dispatchers = 8  # that may publish at once, until they are counted; written by run()
         self._on = False
         self._blind: str | None = None  # why nothing can be held back, as it was reported last
+        self._near = False
+        self._nearing = anyio.Event()
         self._left = 0
         self._look_at = 0.0
 
@@ -73,11 +77,19 @@ class Backpressure:
                 await link.broke(session, str(error))
             except psycopg.Error:
                 pass  # a lock or a timeout; the number of before will do
-            await anyio.sleep(COUNT_EVERY_S)
+            self._nearing = anyio.Event()
+            if self._near:
+                await anyio.sleep(COUNT_NEAR_EVERY_S)
+            else:
+                with anyio.move_on_after(COUNT_EVERY_S):
+                    await self._nearing.wait()
 
     async def _look(self) -> None:
         group, unread = await self._slowest()
         on = unread >= (OFF_BELOW if self._on else ON_AT) * self._maxlen
+        self._near = unread >= NEAR_AT * self._maxlen
+        if self._near:
+            self._nearing.set()
         # One more than there are: the next one may just have started.
         self._left = max(1, int(SHARED * self._maxlen / (self._dispatchers + 1)))
         self._look_at = self._clock() + LOOK_EVERY_S

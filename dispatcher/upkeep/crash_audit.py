@@ -6,6 +6,7 @@ that every claim asks for (messaging.unbroken). docs/decisions/0010 has the whol
 """
 
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from uuid import UUID
 
 import anyio
@@ -22,6 +23,7 @@ from dispatcher.stages.find import pages
 from dispatcher.upkeep.fence import end_connections
 
 EVERY_S = 1.0
+NOTE_AGAIN_S = 60.0  # while the stream is as it was when last noted
 
 _LOCK = "SELECT pg_try_advisory_lock(1869968482, 5)"
 _UNLOCK = "SELECT pg_advisory_unlock(1869968482, 5)"
@@ -48,13 +50,17 @@ class CrashAudit:
         self._deadline_s = deadline_s
         self._wake = wake
         self._observe = observe
+        self._noted: tuple[Session, str] | None = None  # on this session it was all right, up to this entry
+        self._note_at = 0.0  # again, whatever was noted
 
     async def run(self, link: Link) -> None:
-        """Once a second, and at once on a new session, until cancelled."""
+        """Once a second, unless nothing was published, and at once on a new session, until cancelled."""
         while True:
             session = await link.get()
             try:
-                if not await self.note(session):
+                # A crash ends every session, so one that was all right is, and need not be asked for nothing.
+                due = self._noted != (session, self._publisher.floor) or monotonic() >= self._note_at
+                if due and not await self.note(session):
                     await self.audit(session)
             except SessionLost as error:
                 await link.broke(session, str(error))
@@ -74,6 +80,8 @@ class CrashAudit:
             else {"floor": self._publisher.floor, "replid": server.replid}
         )
         [(unbroken,)] = await session.fetch(load("note_newest"), {"stream": self._stream, **known})
+        self._noted = (session, known["floor"]) if unbroken and known["floor"] is not None else None
+        self._note_at = monotonic() + NOTE_AGAIN_S
         return bool(unbroken)
 
     async def audit(self, session: Session) -> None:

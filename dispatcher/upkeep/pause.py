@@ -1,7 +1,7 @@
 """Pause: one switch in Postgres holds all dispatchers back, at no cost to a claim while it is off.
 
-The relay asks a flag in memory. The flag is read from Postgres when `dispatcher pause` or `resume` rings, and every
-second in case the ring was missed; on each tick where nothing can be heard. Obeyed means: nothing new is claimed and
+The relay asks a flag in memory. The flag is read from Postgres when `dispatcher pause` or `resume` rings, and every few
+seconds in case the ring was missed; on each tick where nothing can be heard. Obeyed means: nothing new is claimed and
 nothing is in hand. That is written down, for the command that waits for it.
 """
 
@@ -19,8 +19,8 @@ from dispatcher.infra.database import describe
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
 
-LOOK_EVERY_S = 1.0  # while it can be rung
-SAY_EVERY_S = 5.0  # pause_progress.sql takes one for alive that was heard of in the last 15 s
+LOOK_EVERY_S = 7.0  # while it can be rung
+SAY_EVERY_S = 6.0  # pause_progress.sql takes one for alive that was heard of in the last 15 s
 SOON_S = 0.05  # until Postgres answered for the first time
 
 
@@ -69,7 +69,7 @@ class Pause:
         """Look until cancelled. `answers`: we take rows, so somebody may wait for our word."""
         while True:
             self._ring = anyio.Event()
-            if await self._look() and answers and not self._gone:
+            if await self._look(answers) and answers and not self._gone:
                 await self._say()
             await self._rest(answers)
 
@@ -78,9 +78,10 @@ class Pause:
         self._gone = True
         await self._fetch("pause_forget", {"name": self._name})
 
-    async def _look(self) -> bool:
+    async def _look(self, answers: bool) -> bool:
         """Read the switch. False: Postgres did not answer, and what was known goes on."""
-        rows = await self._fetch("pause_state", None)
+        again = answers and not self._gone and self._said is not None and self._unsaid_s() >= SAY_EVERY_S
+        rows = await (self._write() if again else self._fetch("pause_state", None))
         if rows is None:
             return False
         [(self._generation, paused, _, by, reason)] = rows or [(0, False, None, None, None)]
@@ -93,25 +94,33 @@ class Pause:
 
     async def _say(self) -> None:
         """Write down what we obey, when that changed or has not been said for a while."""
-        in_hand = self._in_hand()
-        word = (self._generation, bool(self._paused and in_hand))
-        if word == self._said and monotonic() - self._said_at < SAY_EVERY_S:
-            return
+        if self._word() != self._said or self._unsaid_s() >= SAY_EVERY_S:
+            await self._write()
+
+    def _word(self) -> tuple[int, bool]:
+        return self._generation, bool(self._paused and self._in_hand())
+
+    def _unsaid_s(self) -> float:
+        return monotonic() - self._said_at
+
+    async def _write(self) -> list[tuple[Any, ...]] | None:
+        """Write down what we obey; the answer is the switch as it is now."""
+        word = self._word()
         parameters = {
             "name": self._name,
             "version": __version__,
             "generation": self._generation,
-            "in_flight": in_hand if self._paused else 0,
+            "in_flight": self._in_hand() if self._paused else 0,
         }
-        if await self._fetch("pause_acknowledge", parameters) is not None:
+        rows = await self._fetch("pause_acknowledge", parameters)
+        if rows is not None:
             self._said, self._said_at = word, monotonic()
+        return rows
 
     async def _rest(self, answers: bool) -> None:
         """Wait to be rung, or for the time of the next look."""
-        if self._paused is None:
-            rest_s = SOON_S
-        else:
-            rest_s = LOOK_EVERY_S if self._listening() else min(LOOK_EVERY_S, self._tick_s)
+        looks_s = LOOK_EVERY_S if self._listening() else min(1.0, self._tick_s)
+        rest_s = SOON_S if self._paused is None else looks_s
         unsettled = answers and self._said == (self._generation, True)
         if unsettled and not self._in_hand():
             return  # settled while we wrote that it was not

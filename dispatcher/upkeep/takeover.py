@@ -67,7 +67,7 @@ class Takeover:
         self._adopted: list[Adopted] = []  # the sink went away before they were looked for
 
     async def run(self, link: Link) -> None:
-        """Look every second until cancelled; for overdue claims ten times a lease, at most every second."""
+        """Look every second until cancelled; for overdue claims six times a lease, at most every second."""
         overdue_at = patient_until = 0.0
         known: Session | None = None
         while True:
@@ -84,7 +84,7 @@ class Takeover:
                     if monotonic() >= patient_until and not session.pooled:
                         await self.succeed_the_dead(session)
                     if monotonic() >= overdue_at:
-                        overdue_at = monotonic() + min(max(self._lease_s / 10, EVERY_S), 5.0)
+                        overdue_at = monotonic() + min(max(self._lease_s / 6, EVERY_S), 5.0)
                         await self.take_overdue(session)
             except SessionLost as error:
                 await link.broke(session, str(error))
