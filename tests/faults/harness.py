@@ -191,8 +191,10 @@ class World(Direct):
 
         await until(look, f"{each} Postgres sessions for each of {[p.token for p in alive]}, and no other", 20.0)
 
+        most = max(files.values())  # one may have opened its last connection only after it was counted
+
         async def count() -> bool:
-            return all(process.open_files() <= files.get(process.name, process.open_files()) for process in alive)
+            return all(process.open_files() <= most for process in alive)
 
         await until(count, f"open files back at {files}", 20.0)
 
