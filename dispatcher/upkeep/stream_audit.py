@@ -6,7 +6,8 @@ are put back: a single new entry would move that id past the lost ones. docs/dec
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -53,13 +54,24 @@ class StreamAudit:
         `holds`: where another open connection of ours was verified to lead; for the same run Postgres is not asked.
         Raises Unreachable when it may not be published to yet: a replica, a server that loads, Postgres away.
         """
-        server, replid2, last_id = await self._ask(broker)
+        server, _, last_id = await self._ask(broker)
         if not server.known:
             return server
         # Once a replica, a primary may have dropped entries: those to come may be older than the known ones.
         broker.floor = last_id
-        if server == holds:
+        if server == holds or await self._holds(server):
             return server
+        # Who does not know of the new run yet may publish to it, and settle, after its newest entry was asked for.
+        # Under the lock nobody settles, so what is sent and newer than what is asked for now is lost.
+        async with self._nobody_settles():
+            now, replid2, last_id = await self._ask(broker)
+            if now != server:
+                raise Unreachable("another run of Redis holds the stream than a moment ago")
+            broker.floor = last_id
+            await self._audit_all(server, replid2, last_id)
+        return server
+
+    async def _audit_all(self, server: Server, replid2: str, last_id: str) -> None:
         while True:
             republished, done, changed, was = await self._audit(server, last_id)
             if changed and (republished or done):
@@ -68,7 +80,7 @@ class StreamAudit:
             if republished:
                 self._wake()
             if done:
-                return server
+                return
 
     async def run(self, broker: Broker) -> None:
         """Every second, until cancelled: ask whether the connection still leads to the run it was verified to be.
@@ -118,12 +130,33 @@ class StreamAudit:
         self._report(server.known, None if server.known else "INFO tells no run id or replication id")
         return server, fields.get("master_replid2", ""), last_id
 
+    def _session(self) -> Session:
+        if self._link.session is None:
+            raise Unreachable("Postgres must say which run of Redis holds the stream, and is not connected")
+        return self._link.session
+
+    async def _holds(self, server: Server) -> bool:
+        """Whether Postgres names this run already."""
+        return bool(await self._fetch(self._session(), load("saw_stream"), _identity(server)))
+
+    @asynccontextmanager
+    async def _nobody_settles(self) -> AsyncIterator[None]:
+        """Hold the lock that settles ask for. Behind a transaction pooler it would stay in the pool: then not."""
+        session = self._session()
+        if session.pooled:
+            yield
+            return
+        await self._fetch(session, "SELECT pg_advisory_lock(1869968482, 4)", {})
+        try:
+            yield
+        finally:
+            with suppress(Unreachable):  # the lock goes with the session
+                await self._fetch(session, "SELECT pg_advisory_unlock(1869968482, 4)", {})
+
     async def _audit(self, server: Server, last_id: str) -> tuple[int, bool, bool, str | None]:
         parameters = {"last_id": last_id, "window_s": self._window_s, "at_most": CHUNK, **_identity(server)}
-        session = self._link.session
-        if session is None:
-            raise Unreachable("Postgres must say which run of Redis holds the stream, and is not connected")
-        [(republished, done, changed, was)] = await self._fetch(session, "audit_stream", parameters)
+        session = self._session()
+        [(republished, done, changed, was)] = await self._fetch(session, load("audit_stream"), parameters)
         return republished, done, changed, was
 
     async def _note(self, server: Server) -> bool:
@@ -132,13 +165,13 @@ class StreamAudit:
         if session is None:
             return True
         try:
-            return bool(await self._fetch(session, "saw_stream", _identity(server)))
+            return bool(await self._fetch(session, load("saw_stream"), _identity(server)))
         except Unreachable:
             return True
 
-    async def _fetch(self, session: Session, statement: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
+    async def _fetch(self, session: Session, sql: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
         try:
-            return await session.fetch(load(statement), parameters)
+            return await session.fetch(sql, parameters)
         except SessionLost as error:
             await self._link.broke(session, str(error))
             raise Unreachable(f"Postgres must say which run of Redis holds the stream: {error}") from None

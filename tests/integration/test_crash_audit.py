@@ -206,6 +206,7 @@ async def test_a_look_that_fails_lets_nobody_claim(
     with pytest.raises(Unreachable):
         await audit.audit(session)
     assert await claimable(session) == 0
+    audit._looker._connect_timeout_s = 20.0
     await through.restore()
     await audit.audit(session)  # no lock was left behind
     assert await claimable(session) == 1
@@ -245,6 +246,7 @@ async def sent(db: Db, rows: int) -> bool:
 
 
 @pytest.mark.one_version
+@pytest.mark.timeout(180)
 async def test_a_crash_empties_the_mark_and_a_restart_does_not(own_postgres: StartPostgres) -> None:
     server = own_postgres(durable=True, options={"fsync": "off"})
     await migrate(server.url())
@@ -266,6 +268,7 @@ async def test_a_crash_empties_the_mark_and_a_restart_does_not(own_postgres: Sta
 
 
 @pytest.mark.one_version
+@pytest.mark.timeout(180)
 async def test_one_killed_session_is_a_crash_too(own_postgres: StartPostgres) -> None:
     """Postgres ends all sessions and throws its memory away, the end of its log with it; it does not restart."""
     server = own_postgres(durable=True, options={"fsync": "off"})

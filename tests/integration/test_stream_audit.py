@@ -400,3 +400,27 @@ async def test_what_was_known_before_is_no_floor_on_another_data_set(audit, brok
     broker.floor = "5000-0"
     await audit.verify(broker)
     assert broker.floor == "900-0"
+
+
+async def test_what_is_published_and_settled_by_who_does_not_know_yet(audit, broker, redis, db, tap, database_url):
+    """Between the question for the newest entry and the audit: it is in the stream, and must not be published again."""
+    await remember(db)
+    await insert_events(db)
+    session = await connect(Target(database_url, "another"), "lane")
+    batch = await claim(session, claim_id=new_claim_id(), dispatcher=7, limit=9)
+    real = audit._ask
+
+    async def then_publish(asked: Broker) -> Any:
+        answer = await real(asked)
+        if not tap.seen or not isinstance(tap.seen[-1], Settled):
+            entry = str(await redis.xadd(STREAM, {"event_id": batch.rows[0].event_id}))
+            verdict = Verdict(sent_ids=[batch.rows[0].id], stream_ids=[entry], server=Server(STREAM, "old", "old"))
+            await settle(session, batch.claim_id, verdict)
+            tap(Settled(1, 0, 0, 0, 0, 0))
+        return answer
+
+    audit._ask = then_publish
+    await audit.verify(broker)
+    assert [event.rows for event in tap.all(Republished)] == [0]
+    assert await statuses(db) == {"sent": 1}
+    await session.close()
