@@ -23,6 +23,7 @@ from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages import ping
 from dispatcher.stages.look import Look
+from dispatcher.stages.nudge import Nudge
 from dispatcher.stages.ping import Ping
 
 DOORBELL = "outbox_doorbell"  # rung by writers; only the holder of K listens
@@ -61,11 +62,9 @@ class Doorbell:
         self._session: Session | None = None  # the session the fields below speak of
         self._holds_key = self._listens = False
         self._rang_at = -inf
-        self._due_at = inf  # set by nudge(): when some row of ours is due
-        self._nudged = False
+        self._nudge = Nudge(clock)
         self._woken_by: WakeCause = "nudge"
         self._fruitless = False  # the last claim got nothing of what a look had found
-        self._scope: anyio.CancelScope | None = None
 
     async def attach(self, session: Session) -> None:
         """Make a new session fit for waiting: it must be direct, and hear its own ring.
@@ -89,13 +88,7 @@ class Doorbell:
 
     def nudge(self, due_in_s: float = 0.0) -> None:
         """Something of ours is due in so many seconds (0: now, or the relay must look at its state): wake in time."""
-        at = self._clock() + due_in_s
-        if at < self._due_at:
-            self._due_at = at
-            if self._scope is not None:
-                self._scope.cancel()
-        if due_in_s <= 0:
-            self._nudged = True
+        self._nudge.give(due_in_s)
 
     async def saw(self, rows: int, link: Link) -> None:
         """A claim took so many rows; lets K go when they come too fast for every writer to ring."""
@@ -204,8 +197,7 @@ class Doorbell:
         first, planned = True, False
         before: Position | None = None
         while True:
-            if self._nudged:
-                self._nudged, self._due_at = False, inf
+            if self._nudge.taken(early=True):
                 return "nudge"
             # Clear the flag, then look: a ring that comes during the look is still there to wake us.
             self._hear(session, session.drain_notices())
@@ -263,21 +255,13 @@ class Doorbell:
     async def _listen(self, session: Session, timeout_s: float) -> WakeCause | None:
         """Wait for a ring, a nudge or the timeout (None)."""
         self._observe(Slept(self._holds_key, timeout_s))
-        deadline = self._clock() + timeout_s
-        while True:
+        deadline, waits = self._clock() + timeout_s, True
+        while waits:
             # Before waiting too: a ring that came with the answer to the look is not on the socket any more.
             if cause := self._hear(session, session.drain_notices()):
                 return cause
-            left = min(deadline, self._due_at) - self._clock()
-            if self._nudged or left <= 0:
-                break
-            with anyio.move_on_after(left) as self._scope:
-                await session.wait_readable()
-            self._scope = None
-        if self._nudged or self._clock() >= self._due_at:
-            self._nudged, self._due_at = False, inf
-            return "nudge"
-        return None
+            waits = await self._nudge.wait(deadline, session.wait_readable)
+        return "nudge" if self._nudge.taken() else None
 
     def _hear(self, session: Session, notices: list[tuple[str, str, int]]) -> WakeCause | None:
         cause: WakeCause | None = None
@@ -293,12 +277,5 @@ class Doorbell:
 
     async def _pause(self, seconds: float) -> bool:
         """Sleep so long, or until nudged (True)."""
-        left = min(seconds, max(0.0, self._due_at - self._clock()))
-        if not self._nudged:
-            with anyio.move_on_after(left) as self._scope:
-                await anyio.sleep(inf)
-            self._scope = None
-        nudged = self._nudged or self._clock() >= self._due_at
-        if nudged:
-            self._nudged, self._due_at = False, inf
-        return nudged
+        await self._nudge.wait(self._clock() + seconds, anyio.sleep_forever)
+        return self._nudge.taken()

@@ -4,27 +4,25 @@ The only file that imports loguru. `event` is the name the runbook greps for. No
 exceptions appear by class and code, tracebacks and the values of variables never.
 """
 
-import json
 import logging
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from loguru import logger
 
 from dispatcher.core import events
+from dispatcher.telemetry.render import as_coloured_text, as_json, as_text
 
 if TYPE_CHECKING:
-    from loguru import Message, Record
+    from loguru import Message
 
 Format = Literal["json", "text"]
 Fields = dict[str, object]
 
 PRUNED_S = 60.0  # while there is more to delete, a line at most this often
 REPEAT_S = 5.0  # the same tick error is written at most this often
-_COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 
 
 def configure(
@@ -37,7 +35,7 @@ def configure(
     out = stream if stream is not None else sys.stderr
     terminal = out.isatty()
     chosen = format or ("text" if terminal else "json")
-    render = _as_json if chosen == "json" else (_as_coloured_text if terminal else _as_text)
+    render = as_json if chosen == "json" else (as_coloured_text if terminal else as_text)
 
     def write(message: "Message") -> None:
         out.write(render(message.record))
@@ -289,35 +287,3 @@ def _name(error: BaseException) -> str:
 
 def _write(level: str, event: str, text: str, fields: Fields) -> None:
     logger.bind(event=event, fields=fields).log(level, "{}", text)
-
-
-def _time(record: "Record") -> str:
-    return record["time"].astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _as_json(record: "Record") -> str:
-    extra: dict[str, Any] = record["extra"]
-    line = {"time": _time(record), "level": record["level"].name, "event": extra.get("event", "log")}
-    if "worker" in extra:
-        line["worker"] = extra["worker"]
-    line |= {"message": record["message"], **extra.get("fields", {})}
-    return json.dumps(line, ensure_ascii=False, default=str) + "\n"
-
-
-def _as_text(record: "Record") -> str:
-    extra: dict[str, Any] = record["extra"]
-    fields = "".join(f" {name}={_plain(value)}" for name, value in extra.get("fields", {}).items() if value is not None)
-    moment = record["time"].strftime("%H:%M:%S.%f")[:-3]
-    who = f"{extra['worker']} " if "worker" in extra else ""
-    return f"{moment} {record['level'].name:<7} {who}{extra.get('event', 'log')}: {record['message']}{fields}\n"
-
-
-def _as_coloured_text(record: "Record") -> str:
-    colour = _COLOURS.get(record["level"].name)
-    line = _as_text(record).rstrip("\n")
-    return f"\x1b[{colour}m{line}\x1b[0m\n" if colour else line + "\n"
-
-
-def _plain(value: object) -> str:
-    text = str(value)
-    return text if text.isprintable() and not any(mark in ' "' for mark in text) else json.dumps(text)
