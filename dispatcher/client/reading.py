@@ -4,6 +4,7 @@ Each step's answer is sent back in, each error thrown in. The order: acknowledge
 one entry at a time, so that a process that is killed by an entry costs no other entry a delivery; then what is new.
 """
 
+import contextlib
 import heapq
 import logging
 import time
@@ -192,10 +193,14 @@ class GroupReader:
                 )
                 failures += 1
                 yield Pause(seconds)
-                if self.stopping:
-                    yield from self._give_back([entry], entry.deliveries - 1)
+                stopping = self.stopping
+                with contextlib.suppress(*NOT_NOW):  # Redis is away too: no failure of the event either
+                    if stopping:
+                        yield from self._give_back([entry], entry.deliveries - 1)
+                    else:
+                        yield from self._keep_lease([entry])
+                if stopping:
                     raise LeaseLost from None
-                yield from self._keep_lease([entry])
 
     def _failed(self, entry: Entry, event: Received, error: Exception) -> Steps:
         reason = f"{type(error).__name__}{where(error)}"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from dispatcher.client.group import Group
 from dispatcher.client.reading import GroupReader
@@ -82,6 +83,37 @@ def test_what_waited_longer_than_its_claim_is_left_to_others(caplog: pytest.LogC
     slow.run()
     assert (slow.handled, slow.acknowledged, slow.claimed) == (["1-0"], ["1-0"], [])
     assert "2 entries waited too long" in caplog.text
+
+
+def test_an_outage_of_redis_while_a_handler_waits_costs_no_delivery() -> None:
+    errors: list[Exception] = []
+    group = Group(stream="s", group="g", consumer="me", claim_idle_ms=60_000, max_deliveries=1)
+    now = 0.0
+    reader = GroupReader(group, (), lambda _, error: errors.append(error), has_store=False, clock=lambda: now)
+    steps = reader.steps()
+    called: list[str] = []
+    step: Call | Work | Pause = next(steps)
+    while not called or called[-1] != "xack":
+        match step:
+            case Pause():
+                now += 12.0
+                step = steps.send(None)
+            case Work():
+                called.append("handle")
+                step = steps.throw(redis.ConnectionError()) if called.count("handle") < 5 else steps.send(None)
+            case Call("xclaim"):
+                called.append("xclaim")
+                step = steps.throw(redis.ConnectionError()) if called.count("xclaim") < 2 else steps.send([])
+            case Call("xautoclaim"):
+                step = steps.send(["0-0", [], []])
+            case Call("xreadgroup"):
+                step = steps.send([["s", [("1-0", FIELDS)]]])
+            case Call(method):
+                called += [method] if method != "xgroup_create" else []
+                step = steps.send([])
+    steps.close()
+    assert called == ["handle", "handle", "handle", "xclaim", "handle", "xclaim", "handle", "xack"]
+    assert errors == []
 
 
 @pytest.mark.parametrize(
