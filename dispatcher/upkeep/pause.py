@@ -20,6 +20,7 @@ from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
 
 LOOK_EVERY_S = 7.0  # while it can be rung
+AGAIN_S = 1.0  # after a look that got no answer
 SAY_EVERY_S = 6.0  # pause_progress.sql takes one for alive that was heard of in the last 15 s
 SOON_S = 0.05  # until Postgres answered for the first time
 
@@ -69,9 +70,10 @@ class Pause:
         """Look until cancelled. `answers`: we take rows, so somebody may wait for our word."""
         while True:
             self._ring = anyio.Event()
-            if await self._look(answers) and answers and not self._gone:
-                await self._say()
-            await self._rest(answers)
+            answered = await self._look(answers)
+            if answered and answers and not self._gone:
+                answered = await self._say()
+            await self._rest(answers, answered)
 
     async def sign_off(self) -> None:
         """Say nothing more, and take back what was said. A failure is no matter: it is forgotten in time."""
@@ -92,10 +94,11 @@ class Pause:
             self._changed()
         return True
 
-    async def _say(self) -> None:
-        """Write down what we obey, when that changed or has not been said for a while."""
+    async def _say(self) -> bool:
+        """Write down what we obey, when that changed or has not been said for a while. False: Postgres refused it."""
         if self._word() != self._said or self._unsaid_s() >= SAY_EVERY_S:
-            await self._write()
+            return await self._write() is not None
+        return True
 
     def _word(self) -> tuple[int, bool]:
         return self._generation, bool(self._paused and self._in_hand())
@@ -117,13 +120,14 @@ class Pause:
             self._said, self._said_at = word, monotonic()
         return rows
 
-    async def _rest(self, answers: bool) -> None:
+    async def _rest(self, answers: bool, answered: bool) -> None:
         """Wait to be rung, or for the time of the next look."""
-        looks_s = LOOK_EVERY_S if self._listening() else min(1.0, self._tick_s)
+        patience_s = LOOK_EVERY_S if answered else AGAIN_S
+        looks_s = patience_s if self._listening() else min(1.0, self._tick_s)
         rest_s = SOON_S if self._paused is None else looks_s
         unsettled = answers and self._said == (self._generation, True)
-        if unsettled and not self._in_hand():
-            return  # settled while we wrote that it was not
+        if answered and unsettled and not self._in_hand():
+            return  # settled while we wrote that it was not; without an answer the loop would never wait
         with anyio.move_on_after(rest_s):
             await self._ring.wait()
 

@@ -3,6 +3,8 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from random import Random
 
 import anyio
 import psycopg
@@ -10,8 +12,11 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.core.events import Claimed, ListenerChanged, PauseChanged, Settled, TakenOver, Ticked
+from dispatcher.infra.database import Target
+from dispatcher.infra.link import Link
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.upkeep import pause
+from dispatcher.upkeep.pause import Pause
 from tests.faults.harness_pgwire import LoseNotifications
 from tests.faults.harness_wait import until
 from tests.fixtures.command import RunCommand
@@ -261,3 +266,49 @@ async def test_probes_go_on_and_a_metric_says_so(dispatcher: StartDispatcher, co
         await command("resume")
         await running.tap.next(PauseChanged)
         assert metrics.registry.get_sample_value("messaging_dispatch_paused") == 0
+
+
+async def test_it_waits_when_postgres_goes_before_the_last_word(db: psycopg.AsyncConnection, database_url: str) -> None:
+    link = Link(Target(database_url, "test"), "lane", rng=Random(1))
+    in_hand, asked = 1, 0
+
+    def count() -> int:
+        nonlocal asked
+        asked += 1
+        assert asked < 1000, "it asks without ever waiting, and nothing else gets a turn"
+        return in_hand
+
+    async def said() -> list[int]:
+        rows = await db.execute("SELECT in_flight FROM messaging.pause_acknowledgement WHERE name = 'one'")
+        return [row[0] for row in await rows.fetchall()]
+
+    await db.execute("INSERT INTO messaging.pause (generation, paused) VALUES (1, true)")
+    switch = Pause(
+        "one",
+        [link],
+        tick_s=0.05,
+        listening=lambda: False,
+        in_hand=count,
+        changed=lambda: None,
+        observe=lambda event: None,
+    )
+    async with anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as connected:
+            await connected.start(link.keep)
+            tasks.start_soon(partial(switch.run, answers=True))
+
+            async def unsettled() -> bool:
+                return await said() == [1]
+
+            await until(unsettled, "it says that something is in hand")
+            in_hand, asked = 0, 0  # settled, and Postgres is gone before that is written down
+            connected.cancel_scope.cancel()
+        switch.settled()
+        await anyio.wait_all_tasks_blocked()
+        await tasks.start(link.keep)
+
+        async def obeyed() -> bool:
+            return await said() == [0]
+
+        await until(obeyed, "it says that nothing is in hand any more")
+        tasks.cancel_scope.cancel()
