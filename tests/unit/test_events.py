@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dispatcher.core import events
-from dispatcher.core.events import Event, Observer, Woke, fan_out
+from dispatcher.core.events import Event, Observer, Woke, fan_out, guarding, relaying, running
 
 KINDS: tuple[Any, ...] = typing.get_args(Event)
 
@@ -15,10 +15,12 @@ KINDS: tuple[Any, ...] = typing.get_args(Event)
 def test_every_event_of_the_module_is_in_the_union() -> None:
     declared = {
         kind
-        for kind in vars(events).values()
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind.__module__ == events.__name__
+        for room in (events, guarding, relaying, running)
+        for kind in vars(room).values()
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind.__module__.startswith(events.__name__)
     }
     assert declared == set(KINDS)
+    assert {kind.__name__ for kind in KINDS} <= set(events.__all__)
 
 
 @pytest.mark.parametrize("kind", KINDS)
