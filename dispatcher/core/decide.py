@@ -107,8 +107,9 @@ def is_sink_failure(text: str) -> bool:
 
 
 def brief(text: str) -> str:
-    """An error fit for `last_error`: one line, at most 500 characters."""
-    return " ".join(text.split())[:MAX_ERROR_CHARS]
+    """An error fit for `last_error`: one line, at most 500 characters, all of which Postgres can store."""
+    storable = text.replace("\0", " ").encode("utf-8", "replace").decode()
+    return " ".join(storable.split())[:MAX_ERROR_CHARS]
 
 
 def decide(reply: Reply, attempts: int, policy: RetryPolicy, rng: Random) -> Outcome:

@@ -13,6 +13,7 @@ import anyio
 import psycopg
 from anyio.abc import TaskGroup
 
+from dispatcher.core.decide import brief
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Claimed, Handled, InHand, Observer, StuckHandlers, Ticked
 from dispatcher.core.outcome import Dead, Outcome, Returned
@@ -247,7 +248,8 @@ class Handling:
         row, began = work.row, monotonic()
         route = self._policy.routes.get(row.event_type)
         if route is None:
-            self._ended(work, Dead(f"no handler for event type {row.event_type!r} (DISPATCH_UNROUTED=dead)"))
+            why = f"no handler for event type {row.event_type!r} (DISPATCH_UNROUTED=dead)"
+            self._ended(work, Dead(brief(why)))
         elif reason := self._policy.unfit(row):
             self._ended(work, Dead(reason))
         else:

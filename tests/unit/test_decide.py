@@ -123,6 +123,14 @@ def test_brief_is_one_line_of_at_most_500(text: str) -> None:
     assert brief(short).rstrip() == short.rstrip()
 
 
+@pytest.mark.parametrize("text", ["ERR a\0b", "ERR a\ud800b"])
+def test_brief_holds_nothing_that_postgres_cannot_store(text: str) -> None:
+    short = brief(text)
+    assert short.startswith("ERR a")
+    assert "\0" not in short
+    short.encode()
+
+
 @pytest.mark.parametrize("answers", [0, 1, 3])
 def test_a_batch_with_another_number_of_replies_is_refused(answers: int) -> None:
     with pytest.raises(ValueError, match=f"{answers} replies for 2 rows"):
