@@ -74,7 +74,12 @@ async def start(number: int, flags: Mapping[str, object]) -> Worker:
         raise
     finally:
         theirs.close()
-    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    try:
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+    except BaseException:
+        ours.close()
+        process.kill()
+        raise
     writer.write(json.dumps(dict(flags)).encode() + b"\n")
     return Worker(f"{name}-pid{process.pid}", process, writer, reader, time.time())
 

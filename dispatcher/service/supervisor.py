@@ -128,7 +128,12 @@ class Supervisor:
         failures = 0
         while not self._stopping.is_set():
             began = monotonic()
-            code, name = await self._once(number)
+            try:
+                code, name = await self._once(number)
+            except OSError as error:  # no memory, no process, no descriptor is left: those that run must not end of it
+                if not self._first_is_up.is_set():
+                    raise
+                code, name = os.EX_OSERR, f"worker-{number:02d} (could not be started: {error.strerror})"
             if self._stopping.is_set():
                 self.exit_code = max(self.exit_code, abs(code) and 1)
                 return

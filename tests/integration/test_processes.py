@@ -1,6 +1,7 @@
 """`--processes N` with the real command line: one supervisor, N workers, one sidecar, and nobody left behind."""
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -162,6 +163,16 @@ async def test_a_worker_that_says_nothing_is_replaced(
     flags = {"database_url": database_url, "redis_url": redis_url, "enabled": "true", "log_level": "ERROR"}
     settings = Settings.load({}, flags | {"disable_http": True, "processes": "2"})
     ours = supervisor.Supervisor(settings, flags, tap)
+    start, starts = supervisor.start, 0
+
+    async def start_but_the_third(*arguments: Any) -> supervisor.Worker:
+        nonlocal starts
+        starts += 1
+        if starts == 3:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return await start(*arguments)
+
+    monkeypatch.setattr(supervisor, "start", start_but_the_third)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(ours.run())
         [frozen, _] = [await tap.next(WorkerStarted, timeout=30) for _ in range(2)]
@@ -171,6 +182,8 @@ async def test_a_worker_that_says_nothing_is_replaced(
         ended = await tap.next(WorkerEnded, timeout=30)
         assert (ended.worker, ended.code) == (frozen.worker, -signal.SIGKILL)
         assert ours._not_ready() == "worker-00: starting"
+        not_started = await tap.next(WorkerEnded, timeout=30)
+        assert not_started.worker == "worker-00 (could not be started: Cannot allocate memory)"
         await tap.next(WorkerStarted, timeout=30)
         await until(lambda: is_true(ours._not_ready() is None))
         ours.stop("test")
