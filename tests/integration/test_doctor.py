@@ -17,11 +17,13 @@ from redis.asyncio import Redis
 from rich.console import Console
 
 from dispatcher.commands.doctor import show
+from dispatcher.core.decide import Refused
 from dispatcher.core.finding import Finding, bad
 from dispatcher.embedded import EmbeddedValkey, free_port
 from dispatcher.infra.database import Target
 from dispatcher.infra.migrations import migrate
 from dispatcher.upkeep.doctor import Wanted, examine, listening, redis_durability, storage
+from dispatcher.upkeep.doctor import redis as redis_server
 from tests.faults.harness_pgwire import LoseNotifications
 from tests.faults.harness_wait import until
 from tests.fixtures.command import RunCommand
@@ -469,6 +471,12 @@ async def test_rights_in_redis(denied: str, check: str, level: str, words: str, 
         await redis.acl_deluser("shy")
     assert found.level == level
     assert words in found.found
+
+
+def test_only_the_refusal_of_that_very_entry_shows_that_entries_are_taken() -> None:
+    refused = redis_server.Facts({}, {"XADD": Refused("CLUSTERDOWN Hash slot not served")}, None)
+    found = redis_server._entries(refused, STREAM)
+    assert (found.level, found.found) == ("bad", "it takes no entry: CLUSTERDOWN")
 
 
 async def test_redis_is_away_or_refuses_us(look: Examine, breakable: str) -> None:

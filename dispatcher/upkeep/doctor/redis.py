@@ -124,9 +124,9 @@ def _entries(facts: Facts, stream: str) -> Finding:
         "WRONGTYPE": "see stream",
         "LOADING": "it reads its data; wait",
     }
-    if code in remedies:
-        return bad("redis-entries", f"it takes no entry: {code}", remedies[code])
-    return ok("redis-entries", "it takes entries from this user")
+    if "than 0-0" in text:
+        return ok("redis-entries", "it takes entries from this user")
+    return bad("redis-entries", f"it takes no entry: {code}", remedies.get(code, "look at the log of Redis"))
 
 
 def _rights(facts: Facts, stream: str) -> Finding:
