@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from redis.asyncio import Redis
 
 from dispatcher.core.events import WorkerEnded, WorkerStarted, WorkerStuck
-from dispatcher.service import supervisor
+from dispatcher.service import staff, supervisor
 from dispatcher.settings import Settings
 from tests.fixtures.child import Child, StartCli
 from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
@@ -163,14 +163,14 @@ async def test_a_worker_that_says_nothing_is_replaced(
     flags = {"database_url": database_url, "redis_url": redis_url, "enabled": "true", "log_level": "ERROR"}
     settings = Settings.load({}, flags | {"disable_http": True, "processes": "2"})
     ours = supervisor.Supervisor(settings, flags, tap)
-    start, starts = supervisor.start, 0
+    starts = 0
 
-    async def start_but_the_third(*arguments: Any) -> supervisor.Worker:
+    async def start_but_the_third(*arguments: Any) -> staff.Worker:
         nonlocal starts
         starts += 1
         if starts == 3:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-        return await start(*arguments)
+        return await staff.start(*arguments)
 
     monkeypatch.setattr(supervisor, "start", start_but_the_third)
     async with asyncio.TaskGroup() as tasks:
