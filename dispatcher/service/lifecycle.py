@@ -218,7 +218,6 @@ class Service:
         if not self._settings.enabled:
             await self._stopping.wait()
             return
-        finished = False
         async with anyio.create_task_group() as working:
 
             async def deadline() -> None:
@@ -230,12 +229,11 @@ class Service:
 
             working.start_soon(deadline, name="grace")
             self._given_back = await self._works.run()
-            finished = True
+            # Within the grace too: in a network that swallows everything each waits for its statement's timeout.
+            await self._pause.sign_off()
+            if (control := self._links.control.session) is not None:
+                await self._registry.sign_off(control)
             working.cancel_scope.cancel()
-        await self._pause.sign_off()
-        control = self._links.control.session
-        if finished and control is not None:
-            await self._registry.sign_off(control)
 
     async def _sample(self) -> None:
         await gauges.run(

@@ -157,6 +157,18 @@ async def test_the_grace_ends_though_a_statement_does_not(database_url: str, red
     assert service.exit_code == 1
 
 
+@pytest.mark.one_version
+async def test_the_grace_ends_though_postgres_hears_no_goodbye(
+    dispatcher: StartDispatcher, database_url: str, proxy: StartProxy
+) -> None:
+    through = await proxy(database_url)
+    url = f"{through.via(database_url)}?sslmode=disable"
+    async with dispatcher(database_url=url, shutdown_grace_ms=300, query_timeout_ms=12_000) as running:
+        await running.tap.next(Slept)
+        through.stall()
+    assert running.service.exit_code == 1  # 0: it waited until the statement's own time was over
+
+
 async def test_a_look_reads_no_more_at_once_than_a_slow_network_carries(redis: "Redis", redis_url: str) -> None:
     """Pages of entries of a megabyte each: 200 of them are what five seconds carry at 320 Mbit/s."""
     broker = Broker(
