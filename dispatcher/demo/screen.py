@@ -11,15 +11,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dispatcher.demo.program import program
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import SLA_P95_MS, Verdict
 
 LINE_EVERY_S = 3.0
-NEXT = """
-Next:
-  dispatcher dev      Postgres and Valkey that keep running, to build against
-  dispatcher migrate  the outbox in your own database (DATABASE_URL)
-  dispatcher run      relay it to your own Redis (REDIS_URL)"""
+NEXT = {
+    "demo --seconds 300": "the same for longer: time to look at the console",
+    "dev": "Postgres and Valkey that keep running, to build against",
+    "migrate": "the outbox in your own database (DATABASE_URL)",
+    "run": "relay it to your own Redis (REDIS_URL)",
+}
 
 
 class Screen(Protocol):
@@ -120,4 +122,6 @@ def show_result(console: Console, tally: Tally, sent: int, verdict: Verdict, rat
         console.print(f"{tally.early:,} reached the consumer before their commit call had returned: counted as 0 ms.")
     for reason in verdict.reasons:
         console.print(Text(reason, style="red"))
-    console.print(NEXT, highlight=False, markup=False)
+    console.print("\nNext:")
+    for command, what in NEXT.items():
+        console.print(f"  {program()} {command:20}{what}", highlight=False, markup=False, soft_wrap=True)

@@ -13,7 +13,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from dispatcher.core.errors import SessionLost
-from dispatcher.core.events import Observer, Started, Stopped, Stopping, fan_out
+from dispatcher.core.events import Observer, SidecarUp, Started, Stopped, Stopping, fan_out
 from dispatcher.core.snapshot import Snapshot
 from dispatcher.service.build import Works
 from dispatcher.service.console import Console
@@ -167,7 +167,8 @@ class Service:
                 observe=self._observe,
                 rooms=self._console.routes,
             )
-            await beside.start(app.serve, served, s.http_host, s.http_port, name="sidecar")
+            port = await beside.start(app.serve, served, s.http_host, s.http_port, name="sidecar")
+            self._observe(SidecarUp(s.http_host, port))
             beside.start_soon(self._links.asked.run, name="what people ask")
         links = [self._links.upkeep]
         if s.enabled:

@@ -14,7 +14,16 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from dispatcher.core.backoff import Backoff
-from dispatcher.core.events import Observer, Stopped, Stopping, WorkerEnded, WorkerStarted, WorkerStuck, fan_out
+from dispatcher.core.events import (
+    Observer,
+    SidecarUp,
+    Stopped,
+    Stopping,
+    WorkerEnded,
+    WorkerStarted,
+    WorkerStuck,
+    fan_out,
+)
 from dispatcher.infra.on_demand import OnDemand
 from dispatcher.service.console import Drawn
 from dispatcher.service.one_error import one_error
@@ -116,7 +125,8 @@ class Supervisor:
             observe=self._observe,
             rooms=drawn.routes,
         )
-        await beside.start(app.serve, served, s.http_host, s.http_port, name="sidecar")
+        port = await beside.start(app.serve, served, s.http_host, s.http_port, name="sidecar")
+        self._observe(SidecarUp(s.http_host, port))
         beside.start_soon(asked.run, name="what people ask")
         beside.start_soon(drawn.history.run, name="history")
 

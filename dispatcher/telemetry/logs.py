@@ -195,6 +195,10 @@ class Logs:
                     else "Started; takes no row: DISPATCHER_ENABLED is false; set it to true, or give --enabled"
                 )
                 _write("INFO", "dispatcher_started", text, {"dispatcher": name, "enabled": enabled})
+            case events.SidecarUp(host, port):
+                address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+                text = f"The sidecar listens: http://{address}/"
+                _write("INFO", "sidecar_up", text, {"host": host, "port": port})
             case events.Stopping(reason):
                 _write("INFO", "dispatcher_stopping", "Stopping: nothing new is taken", {"reason": reason})
             case events.Stopped(given_back):

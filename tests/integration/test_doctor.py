@@ -24,6 +24,7 @@ from dispatcher.infra.database import Target
 from dispatcher.infra.migrations import migrate
 from dispatcher.upkeep.doctor import Wanted, examine, listening, redis_durability, storage
 from dispatcher.upkeep.doctor import redis as redis_server
+from dispatcher.upkeep.doctor.clocks import judge
 from tests.faults.harness_pgwire import LoseNotifications
 from tests.faults.harness_wait import until
 from tests.fixtures.command import RunCommand
@@ -487,6 +488,11 @@ async def test_redis_is_away_or_refuses_us(look: Examine, breakable: str) -> Non
     refused = await look(redis=breakable.replace("redis://", "redis://nobody:hunter2@"))
     assert refused["redis"].level == "bad"
     assert "hunter2" not in repr(away) + repr(refused)
+
+
+def test_clocks_that_agree_have_no_sign_that_misleads() -> None:
+    [found] = judge([("Postgres", 0.0001), ("Redis", 0.0)])
+    assert "-0.000" not in found.found
 
 
 async def test_clocks_that_differ(look: Examine, redis_url: str, proxy: StartProxy) -> None:

@@ -9,9 +9,10 @@ from random import Random
 import anyio
 import psycopg
 import pytest
+from aiohttp import ClientSession
 from redis.asyncio import Redis
 
-from dispatcher.core.events import Claimed, ListenerChanged, PauseChanged, Settled, TakenOver, Ticked
+from dispatcher.core.events import Claimed, ListenerChanged, PauseChanged, Settled, SidecarUp, TakenOver, Ticked
 from dispatcher.infra.database import Target
 from dispatcher.infra.link import Link
 from dispatcher.telemetry.metrics import Metrics
@@ -259,10 +260,12 @@ async def test_not_migrated_and_no_right(command: RunCommand, db: psycopg.AsyncC
 async def test_probes_go_on_and_a_metric_says_so(dispatcher: StartDispatcher, command: RunCommand) -> None:
     await command("pause")
     async with dispatcher(tick_ms=50, http_enabled=True, http_host="127.0.0.1", http_port=0) as running:
+        up = await running.tap.next(SidecarUp)
         await running.tap.next(PauseChanged)
         metrics: Metrics = running.service._metrics
         assert metrics.registry.get_sample_value("messaging_dispatch_paused") == 1
-        assert running.service._readiness() is None
+        async with ClientSession() as client, client.get(f"http://{up.host}:{up.port}/ready") as answer:
+            assert answer.status == 200, await answer.text()
         await command("resume")
         await running.tap.next(PauseChanged)
         assert metrics.registry.get_sample_value("messaging_dispatch_paused") == 0

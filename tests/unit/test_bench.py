@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from bench import sla
+from bench.__main__ import bench
 from bench.charts import Chart
 from bench.document import render
 from bench.latency import WANTED
@@ -137,3 +139,9 @@ def test_the_record_survives_a_scenario_that_failed(tmp_path: Path) -> None:
 def test_the_targets_of_latency_are_ordered(rate: float) -> None:
     limits = [ms for _, ms in sorted(WANTED[rate].items())]
     assert limits == sorted(limits)
+
+
+def test_the_help_says_what_each_scenario_measures_to_the_end() -> None:
+    listed = " ".join(CliRunner().invoke(bench, ["--help"]).output.split())
+    for scenario in bench.commands.values():
+        assert scenario.get_short_help_str(limit=500) in listed

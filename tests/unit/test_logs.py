@@ -57,6 +57,7 @@ def test_a_line_is_one_json_object(out):
         (events.Ticked("error", 0.1, "SessionLost"), "dispatcher_tick_error", "ERROR"),
         (events.Buried([(3, "redis: ERR x"), (4, "redis: ERR x")]), "outbox_rows_buried_after_max_attempts", "ERROR"),
         (events.Started("a", False), "dispatcher_started", "INFO"),
+        (events.SidecarUp("127.0.0.1", 8080), "sidecar_up", "INFO"),
         (events.Stopping("SIGTERM"), "dispatcher_stopping", "INFO"),
         (events.Stopped(2), "dispatcher_stopped", "INFO"),
         (events.BreakerChanged("open", "OOM"), "breaker_opened", "WARNING"),

@@ -35,6 +35,7 @@ from dispatcher.core.events.running import (
     Pruned,
     PruneRefused,
     Sampled,
+    SidecarUp,
     Started,
     Stopped,
     Stopping,
@@ -69,6 +70,7 @@ __all__ = [
     "Republished",
     "Sampled",
     "Settled",
+    "SidecarUp",
     "Slept",
     "Started",
     "Stopped",
@@ -87,6 +89,7 @@ __all__ = [
 
 Event = (
     Started
+    | SidecarUp
     | Woke
     | Slept
     | Ticked

@@ -16,6 +16,14 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class SidecarUp:
+    """Probes, metrics, API and console are served. `port`: the real one, when 0 was asked for."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sampled:
     """A look at the whole: what is unsettled, how old the oldest is, what the stream holds."""
 

@@ -24,7 +24,7 @@ def judge(ahead: Sequence[tuple[str, float]]) -> list[Finding]:
     apart = by_server["Redis"] - by_server["Postgres"]
     said = (
         f"Redis's clock is {abs(apart):.3f} s {'ahead of' if apart >= 0 else 'behind'} Postgres's "
-        f"(and this machine's {-by_server['Postgres']:+.3f} s against Postgres's)"
+        f"(and this machine's {0.0 - round(by_server['Postgres'], 3):+.3f} s against Postgres's)"
     )
     if abs(apart) < WARNING_S:
         return [ok("clocks", said)]
