@@ -23,7 +23,15 @@ WAKERS = {"doorbell": "doorbell", "poll-only": "poll only"}
 
 
 @click.command()
-@click.option("--rate", "rates", type=click.FloatRange(1, 50_000), multiple=True, default=RATES, show_default=True)
+@click.option(
+    "--rate",
+    "rates",
+    type=click.FloatRange(1, 50_000),
+    multiple=True,
+    default=RATES,
+    show_default=True,
+    help="Events a second. May be given several times.",
+)
 @click.option("--seconds", type=click.FloatRange(1, 3_600), default=15.0, show_default=True, help="Timed, each rate.")
 @click.option("--warm-up", "warmup_s", type=click.FloatRange(0, 60), default=3.0, show_default=True, help="Untimed.")
 @click.option("--poll-only/--no-poll-only", default=True, show_default=True, help="Also without the trigger.")
