@@ -89,7 +89,7 @@ class Service:
         )
         self._pause = Pause(
             name,
-            [*self._links.lanes, self._links.handlers, self._links.upkeep],
+            [*self._links.lanes, self._links.handlers, self._links.upkeep, self._links.chores],
             tick_s=s.tick_ms / 1000,
             listening=lambda: self._links.control.session is not None,
             in_hand=lambda: self._works.in_hand,
@@ -170,9 +170,9 @@ class Service:
             port = await beside.start(app.serve, served, s.http_host, s.http_port, name="sidecar")
             self._observe(SidecarUp(s.http_host, port))
             beside.start_soon(self._links.asked.run, name="what people ask")
-        links = [self._links.upkeep]
+        links = [self._links.chores]
         if s.enabled:
-            links.append(self._links.control)
+            links += [self._links.control, self._links.upkeep]
             links += self._links.lanes if self._works.stream else []
             links += [self._links.handlers] if self._works.handling else []
         async with anyio.create_task_group() as opening:
@@ -206,9 +206,9 @@ class Service:
         if stream is not None:
             beside.start_soon(stream.audit.run, stream.broker, name="stream audit")
             beside.start_soon(stream.crash_audit.run, upkeep, name="crash audit")
-            beside.start_soon(stream.backpressure.run, upkeep, name="backpressure")
+            beside.start_soon(stream.backpressure.run, self._links.chores, name="backpressure")
         retention = Retention(outbox_days=s.outbox_retention_days, dlq_days=s.dlq_retention_days, observe=self._observe)
-        beside.start_soon(retention.run, upkeep, name="retention")
+        beside.start_soon(retention.run, self._links.chores, name="retention")
 
     async def _give_up_opening(self, scope: anyio.CancelScope) -> None:
         await self._stopping.wait()
@@ -247,10 +247,10 @@ class Service:
         )
 
     async def _fetch_beside(self, sql: str, params: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
-        upkeep = self._links.upkeep
-        session = await upkeep.get()
+        chores = self._links.chores
+        session = await chores.get()
         try:
             return await session.fetch(sql, params)
         except SessionLost as error:
-            await upkeep.broke(session, str(error))
+            await chores.broke(session, str(error))
             raise

@@ -1,4 +1,4 @@
-"""The Postgres sessions of one dispatcher: to listen, for what runs beside, one a lane, for handlers, for people."""
+"""The Postgres sessions of one dispatcher: to listen, take over, do chores, one a lane, for handlers, for people."""
 
 from random import Random
 
@@ -12,6 +12,7 @@ from dispatcher.stages.wake import Doorbell
 from dispatcher.upkeep.registry import Registry
 
 LANES = 3
+CHORES_LOCK_S = 0.5  # then the next time will do
 
 
 class Links:
@@ -40,6 +41,10 @@ class Links:
         )
         # Direct: the takeover takes session locks.
         self.upkeep = Link(reach.direct, "upkeep", prepare=reach.check, changed=database.changed("upkeep"), rng=rng)
+        # Apart from upkeep, which publishing waits for after a reconnect: a lock on a table holds up only the chores.
+        self.chores = Link(
+            reach.direct, "chores", prepare=self._prepare_chores, changed=database.changed("chores"), rng=rng
+        )
         self.lanes = [
             Link(
                 reach.database, f"lane-{n}", prepare=reach.check, changed=self._turning(database, f"lane-{n}"), rng=rng
@@ -51,7 +56,7 @@ class Links:
         self.handlers = Link(
             reach.database, "handlers", prepare=reach.check, changed=self._turning(database, "handlers"), rng=rng
         )
-        links = [self.control, self.upkeep, self.handlers, *self.lanes]
+        links = [self.control, self.upkeep, self.chores, self.handlers, *self.lanes]
         for link in links:
             link.companions = [other for other in links if other is not link]
 
@@ -59,6 +64,11 @@ class Links:
         await self._reach.check(session)
         await self._doorbell.attach(session)
         await self._registry.enrol(session)
+
+    async def _prepare_chores(self, session: Session) -> None:
+        await self._reach.check(session)
+        # For the session: a table's lock is taken before a statement could set it for itself.
+        await session.fetch(f"SET lock_timeout = {round(CHORES_LOCK_S * 1000)}")
 
     def _turning(self, database: "_AnyUp", purpose: str) -> Changed:
         """A lane that cannot get its session turns in vain: or an outage would look like a dispatcher that is dead."""

@@ -8,7 +8,16 @@ import psycopg
 import pytest
 from redis.asyncio import Redis
 
-from dispatcher.core.events import BreakerChanged, DatabaseChanged, Published, Settled, Slept, Started, Stopped
+from dispatcher.core.events import (
+    BreakerChanged,
+    DatabaseChanged,
+    PruneRefused,
+    Published,
+    Settled,
+    Slept,
+    Started,
+    Stopped,
+)
 from dispatcher.infra import database
 from dispatcher.infra.broker import Broker, BrokerTarget
 from dispatcher.infra.database import Target, connect
@@ -209,3 +218,18 @@ async def test_a_right_that_is_taken_away_costs_nothing(dispatcher: StartDispatc
 
 async def refused(tap: Tap) -> bool:
     return any("42501" in str(getattr(event, "error", "")) for event in tap.seen)
+
+
+@pytest.mark.one_version
+async def test_a_table_that_is_locked_holds_up_the_chores_only(
+    dispatcher: StartDispatcher, db: Db, redis_url: str, proxy: StartProxy
+) -> None:
+    through = await proxy(redis_url)
+    async with await psycopg.AsyncConnection.connect(db.info.dsn, password=db.info.password or None) as builder:
+        await builder.execute("LOCK TABLE messaging.message_dlq IN SHARE MODE")  # as CREATE INDEX does
+        async with dispatcher(redis_url=through.via(redis_url)) as running:
+            refused = await running.tap.next(PruneRefused)  # not the statement's timeout of 30 s
+            assert "55P03" in refused.reason
+            through.cut()  # the new connection is verified on the session that guards publishing
+            await insert_events(db)
+            await running.tap.next(Published)
