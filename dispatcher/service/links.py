@@ -42,9 +42,9 @@ class Links:
         # Direct: the takeover takes session locks.
         self.upkeep = Link(reach.direct, "upkeep", prepare=reach.check, changed=database.changed("upkeep"), rng=rng)
         # Apart from upkeep, which publishing waits for after a reconnect: a lock on a table holds up only the chores.
-        self.chores = Link(
-            reach.direct, "chores", prepare=self._prepare_chores, changed=database.changed("chores"), rng=rng
-        )
+        # It says nothing of whether events can be relayed, unless none are: then it is the only one.
+        told = None if settings.enabled else database.changed("chores")
+        self.chores = Link(reach.direct, "chores", prepare=self._prepare_chores, changed=told, rng=rng)
         self.lanes = [
             Link(
                 reach.database, f"lane-{n}", prepare=reach.check, changed=self._turning(database, f"lane-{n}"), rng=rng

@@ -15,7 +15,7 @@ import psycopg
 from dispatcher import __version__
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Observer, PauseChanged, Ticked
-from dispatcher.infra.database import describe
+from dispatcher.infra.database import describe, is_standby_now
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
 
@@ -141,5 +141,7 @@ class Pause:
                 await link.broke(session, str(error))
             except psycopg.Error as error:  # a lock or a timeout: the next look may be luckier
                 self._observe(Ticked("error", 0.0, f"pause: {describe(error)}"))
+                if is_standby_now(error):
+                    await link.broke(session, describe(error))
                 return None
         return None
