@@ -146,7 +146,8 @@ class Broker:
                     pipe.abort("the introduction failed")
                     raise
         except TimeoutError:
-            raise Unreachable(f"{where} did not answer within {self._connect_timeout_s:g} s") from None
+            hint = " (rediss:// speaks TLS: a server that does not needs redis://)" if target.tls else ""
+            raise Unreachable(f"{where} did not answer within {self._connect_timeout_s:g} s{hint}") from None
         except ssl.SSLError as error:
             raise Misconfigured(
                 f"{where}: TLS failed ({error.reason or type(error).__name__}). Check REDIS_URL"

@@ -97,7 +97,7 @@ class Pipe(asyncio.Protocol):
                 said = str(unasked)[:100] if isinstance(unasked, hiredis.ReplyError) else "something we did not ask for"
                 self.abort(f"the server said: {said}")
         except hiredis.ProtocolError:
-            self.abort("the server does not speak the Redis protocol")
+            self.abort("the server does not speak the Redis protocol (if it speaks TLS, the URL begins with rediss://)")
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None:

@@ -88,6 +88,11 @@ async def test_nobody_listens_nobody_is_there_and_nobody_answers(redis_url, prox
     assert "did not answer within 0.2 s" in await refusal(through.via(redis_url), Unreachable, timeout_s=0.2)
 
 
+async def test_tls_where_there_is_none(redis_url):
+    secure = redis_url.replace("redis://", "rediss://")
+    assert "redis://)" in await refusal(secure, Unreachable, timeout_s=0.2)
+
+
 @pytest.mark.one_version
 async def test_something_else_listens_there(database_url):
     await refusal(f"redis://127.0.0.1:{urlsplit(database_url).port}/0", Unreachable)
