@@ -4,7 +4,10 @@ from dispatcher.core.pacing import Detour
 from dispatcher.core.row import Batch
 from dispatcher.stages.claim import FROM_THE_START, Keyset, last_key
 
-CURSOR_AGE_S = 1.0  # late commits have older keys: at least once a second a claim begins from the start
+CURSOR_AGE_S = 1.0  # late commits have older keys: once a second a claim begins from the start ...
+# ... but beside an open snapshot it walks past all that was settled since: for a twentieth of the time at most.
+REST = 20
+CURSOR_AGE_AT_MOST_S = 10.0
 
 
 class Place:
@@ -14,11 +17,13 @@ class Place:
         self._detour = Detour() if passes_over else None
         self._after: Keyset = FROM_THE_START
         self._from_start_at = 0.0
+        self._walk_s = 0.0  # how long the last claim from the start took
         self._since_s: float | None = None
 
     def begin(self, now: float) -> tuple[Keyset, float | None]:
         """The key to begin after, and how far back to look (None: to the start). Monotonic seconds."""
-        age_s = CURSOR_AGE_S if self._detour is None else max(CURSOR_AGE_S, self._detour.rest_s)
+        rest_s = min(REST * self._walk_s, CURSOR_AGE_AT_MOST_S) if self._detour is None else self._detour.rest_s
+        age_s = max(CURSOR_AGE_S, rest_s)
         if self._after is not FROM_THE_START and now - self._from_start_at > age_s:
             self._after = FROM_THE_START
         self._since_s = None
@@ -47,6 +52,8 @@ class Place:
             self._after = FROM_THE_START
 
     def _walked(self, batch: Batch, *, to_the_end: bool) -> None:
-        if self._detour is not None and self._after is FROM_THE_START and self._since_s is None:
+        if self._after is FROM_THE_START and self._since_s is None:
             began = self._from_start_at
-            self._detour.walked(began, batch.claimed_at - began, to_the_end=to_the_end)
+            self._walk_s = batch.claimed_at - began
+            if self._detour is not None:
+                self._detour.walked(began, self._walk_s, to_the_end=to_the_end)
