@@ -32,7 +32,7 @@ from tests.fixtures.running import Running
 from tests.fixtures.tap import Tap
 
 ROLES = (Path(__file__).parents[2] / "sql" / "roles.sql").read_text(encoding="utf-8")
-CONNECTIONS = 5  # three lanes, control, upkeep
+CONNECTIONS = 6  # three lanes, control, upkeep, chores
 OURS = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'relay'"
 CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'relay'"
 
