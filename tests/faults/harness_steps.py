@@ -1,12 +1,14 @@
 """Failpoints without code in the product: the proxies stop a dispatcher between two steps, by what is on the wire."""
 
 import re
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from tests.faults.harness import World
 from tests.faults.harness_pgwire import StopClaim
 from tests.faults.harness_process import Process
 from tests.faults.harness_wait import NeverCameTrue, until
+from tests.fixtures.proxy import Direction
 
 ENTRY_ID = re.compile(rb"\$\d+\r\n\d{13}-\d+\r\n")  # Redis's answer to an XADD
 
@@ -23,23 +25,32 @@ async def before_the_answer(w: World, one: Process, claims: StopClaim) -> list[i
 
 async def before_publish(w: World, one: Process) -> None:
     """Its claim is made, its entries are on their way to Redis."""
-    one.redis.hold("to_server")
 
     async def stopped() -> bool:
         return b"XADD" in one.redis.held_bytes("to_server") and bool(await w.picked(one))
 
-    await until(stopped, "it claims and publishes")
+    await _held(one, "to_server", stopped, "it claims and publishes")
 
 
 async def after_publish(w: World, one: Process) -> None:
     """Redis has its entries, and the answer is on its way back."""
-    one.redis.hold("to_client")
 
     async def stopped() -> bool:
         # The answer too: a batch from before the hold may be about to be settled.
         return ENTRY_ID.search(one.redis.held_bytes("to_client")) is not None and await w.published(one)
 
-    await until(stopped, "Redis has what it claimed")
+    await _held(one, "to_client", stopped, "Redis has what it claimed")
+
+
+async def _held(one: Process, direction: Direction, stopped: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Hold its traffic with Redis until `stopped`. Anew when a question was caught instead, about its groups, say."""
+    for _ in range(10):
+        one.redis.hold(direction)
+        with suppress(NeverCameTrue):
+            await until(stopped, what, 3.0)  # less than the publish timeout, at which it would give the connection up
+            return
+        one.redis.let_go(direction)
+    raise NeverCameTrue(what)
 
 
 async def in_settle(w: World, one: Process) -> None:
