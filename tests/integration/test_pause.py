@@ -102,6 +102,12 @@ async def test_under_load_nothing_is_in_hand_once_it_is_acknowledged(
         assert len(set(entries)) == len(entries) == held["sent"] + left
 
 
+async def has_said(db: psycopg.AsyncConnection) -> bool:
+    """Whether a dispatcher has written down what it obeys."""
+    found = await (await db.execute("SELECT count(*) FROM messaging.pause_acknowledgement")).fetchone()
+    return found is not None and found[0] > 0
+
+
 @pytest.mark.usefixtures("only_the_ring")
 async def test_without_a_listener_the_tick_finds_it(
     dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection, database_url: str, proxy: StartProxy
@@ -111,6 +117,7 @@ async def test_without_a_listener_the_tick_finds_it(
     listen_url = f"{through.via(database_url)}?sslmode=disable"
     async with dispatcher(tick_ms=50, listen_url=listen_url, wait=False) as running:
         await running.tap.next(ListenerChanged, lambda change: not change.up)
+        await until(lambda: has_said(db), "it has said a first word")
         code, output = await command("pause", "--json")
         assert code == 0
         [word] = json.loads(output.splitlines()[0])["dispatchers"]
