@@ -215,7 +215,7 @@ async def test_a_dispatcher_left_on_the_old_primary(
             moved.set()
             await until(lambda: has(redis, 8), "the new primary has all")
             await all_sent(db, 8)
-        # More than four when it also took some that the audit put back, while it was still connected to the old primary.
+        # More when it also took rows that the audit put back, while it was still connected to the old primary.
         assert sum(event.missing for event in running.tap.all(Reconciled)) >= 4
         await all_once(db, redis)
 
