@@ -1,54 +1,28 @@
 """Events to log lines: one JSON object each in production, readable text on a terminal.
 
-The only file that imports loguru. `event` is the name the runbook greps for. No line holds a payload or a password:
-exceptions appear by class and code, tracebacks and the values of variables never.
+`event` is the name the runbook greps for. No line holds a payload or a password.
 """
 
-import logging
-import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, TextIO
-
-from loguru import logger
+from typing import TextIO
 
 from dispatcher.core import events
-from dispatcher.telemetry.render import as_coloured_text, as_json, as_text
-
-if TYPE_CHECKING:
-    from loguru import Message
-
-Format = Literal["json", "text"]
-Fields = dict[str, object]
+from dispatcher.telemetry import lines
+from dispatcher.telemetry.lines import Fields, write
+from dispatcher.telemetry.repeats import Repeats
 
 PRUNED_S = 60.0  # while there is more to delete, a line at most this often
-REPEAT_S = 5.0  # the same tick error is written at most this often
 
 
 def configure(
-    level: str = "INFO", format: Format | None = None, *, stream: TextIO | None = None, worker: str | None = None
+    level: str = "INFO", format: lines.Format | None = None, *, stream: TextIO | None = None, worker: str | None = None
 ) -> "Logs":
     """Send log lines to `stream` (standard error) and return the observer that writes them. May be called again.
 
     Without a format: text on a terminal, else JSON. `worker`: the name every line bears, where there are several.
     """
-    out = stream if stream is not None else sys.stderr
-    terminal = out.isatty()
-    chosen = format or ("text" if terminal else "json")
-    render = as_json if chosen == "json" else (as_coloured_text if terminal else as_text)
-
-    def write(message: "Message") -> None:
-        out.write(render(message.record))
-        out.flush()
-
-    logger.configure(extra={"worker": worker} if worker else {})
-    logger.remove()
-    # diagnose would print the values of variables, payloads among them, under each line of a traceback.
-    logger.add(write, level=level, format="{message}", backtrace=False, diagnose=False, catch=True)
-    root = logging.getLogger()
-    root.handlers = [handler for handler in root.handlers if not isinstance(handler, FromLibraries)]
-    root.addHandler(FromLibraries(logging.WARNING))
-    return Logs(debug=logger.level(level).no <= logging.DEBUG)
+    return Logs(debug=lines.configure(level, format, stream=stream, worker=worker))
 
 
 class Logs:
@@ -57,7 +31,7 @@ class Logs:
     def __init__(self, *, debug: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._debug = debug
         self._clock = clock
-        self._tick_errors: dict[str, tuple[float, int]] = {}  # error -> when last written, how many since
+        self._repeats = Repeats(clock)
         self._down: dict[str, str | None] = {}  # what is down, and the reason that was written
         self._pruned: tuple[int, int, float] | None = None  # rows, copies, since when; not written yet
 
@@ -83,79 +57,77 @@ class Logs:
             case events.StuckHandlers(on, stuck):
                 if on:
                     text = "Every handler slot is taken by one that does not end; restart the process to free them"
-                    _write("ERROR", "handlers_stuck", text, {"stuck": stuck})
+                    write("ERROR", "handlers_stuck", text, {"stuck": stuck})
                 else:
-                    _write("INFO", "handlers_free", "A stuck handler ended; events are handed out again", {})
+                    write("INFO", "handlers_free", "A stuck handler ended; events are handed out again", {})
             case events.Settled(lost=lost):
                 if self._debug:
                     self._write_detail(event)
                 if lost:
                     text = "Claims were lost: another dispatcher had taken these rows when they were to be settled"
-                    _write("WARNING", "claims_lost", text, {"rows": lost})
+                    write("WARNING", "claims_lost", text, {"rows": lost})
             case events.Buried(rows):
                 text = "Rows went to the dead-letter queue"
                 ids, errors = [row_id for row_id, _ in rows], sorted({error for _, error in rows})
                 fields: Fields = {"rows": len(rows), "ids": ids, "errors": errors}
-                _write("ERROR", "outbox_rows_buried_after_max_attempts", text, fields)
+                write("ERROR", "outbox_rows_buried_after_max_attempts", text, fields)
             case events.ClosedConnection(row, size):
                 text = "Redis, or a proxy before it, closes the connection on this row; it waits for its next attempt"
-                _write("WARNING", "row_closes_connection", text, {"id": row, "bytes": size})
+                write("WARNING", "row_closes_connection", text, {"id": row, "bytes": size})
             case events.DeadRetried(ids, by):
                 text = "Dead events were put back to be published"
-                _write("INFO", "dead_events_retried", text, {"rows": len(ids), "ids": list(ids), "by": by})
+                write("INFO", "dead_events_retried", text, {"rows": len(ids), "ids": list(ids), "by": by})
             case events.TakenOver(rows, owner):
                 text = "Rows of a dead or overdue claim were taken over"
-                _write("WARNING", "claims_taken_over", text, {"rows": rows, "owner": owner})
+                write("WARNING", "claims_taken_over", text, {"rows": rows, "owner": owner})
             case events.Reconciled(found, missing):
                 text = "Rows whose reply was lost, or that were taken over, were looked for in the stream"
-                _write("INFO", "replies_reconciled", text, {"found": found, "missing": missing})
+                write("INFO", "replies_reconciled", text, {"found": found, "missing": missing})
             case events.Pruned():
                 self._write_pruned(event)
             case events.PruneRefused(reason):
-                _write("WARNING", "prune_refused", "Postgres refused to delete what is too old", {"reason": reason})
+                write("WARNING", "prune_refused", "Postgres refused to delete what is too old", {"reason": reason})
             case events.Republished(rows, why):
                 text = "Another run of Redis holds the stream; rows whose entries it lost are published again"
                 if rows:
-                    _write("WARNING", "stream_audited", text, {"rows": rows, "why": why})
+                    write("WARNING", "stream_audited", text, {"rows": rows, "why": why})
                 else:
-                    _write(
-                        "INFO", "stream_audited", "Another run of Redis holds the stream; it lost none", {"why": why}
-                    )
+                    write("INFO", "stream_audited", "Another run of Redis holds the stream; it lost none", {"why": why})
             case events.CrashAudited(found, looked_at):
                 text = (
                     "Postgres crashed, failed over or was restored; rows found in the stream are sent, claiming goes on"
                 )
-                _write("WARNING", "postgres_crash_audited", text, {"found": found, "looked_at": looked_at})
+                write("WARNING", "postgres_crash_audited", text, {"found": found, "looked_at": looked_at})
             case events.AuditChanged(on, reason):
                 if on:
-                    _write("INFO", "stream_audit_on", "Entries that Redis loses will be published again", {})
+                    write("INFO", "stream_audit_on", "Entries that Redis loses will be published again", {})
                 else:
                     text = "Entries that Redis loses will not be noticed"
-                    _write("WARNING", "stream_audit_off", text, {"reason": reason})
+                    write("WARNING", "stream_audit_off", text, {"reason": reason})
             case events.BackpressureChanged(on, group, unread):
                 fields = {"group": group, "unread": unread}
                 if on:
                     text = "Claiming waits: a consumer group is about to lose what it has not read to MAXLEN"
-                    _write("WARNING", "backpressure_on", text, fields)
+                    write("WARNING", "backpressure_on", text, fields)
                 else:
-                    _write("INFO", "backpressure_off", "Claiming goes on: the slowest consumer group moved", fields)
+                    write("INFO", "backpressure_off", "Claiming goes on: the slowest consumer group moved", fields)
             case events.PauseChanged(paused, by, reason):
                 fields = {"by": by, "reason": reason}
                 if paused:
                     text = "Paused, like all dispatchers: nothing is taken until `dispatcher resume`"
-                    _write("WARNING", "dispatcher_paused", text, fields)
+                    write("WARNING", "dispatcher_paused", text, fields)
                 else:
-                    _write("INFO", "dispatcher_resumed", "Resumed: rows are taken again", fields)
+                    write("INFO", "dispatcher_resumed", "Resumed: rows are taken again", fields)
             case events.BackpressureBlind(None):
-                _write("INFO", "backpressure_sees", "What each consumer group has to read can be told", {})
+                write("INFO", "backpressure_sees", "What each consumer group has to read can be told", {})
             case events.BackpressureBlind(reason):
                 text = "MAXLEN may trim what a consumer group has not read: how much that is cannot be told"
-                _write("WARNING", "backpressure_blind", text, {"reason": reason})
+                write("WARNING", "backpressure_blind", text, {"reason": reason})
             case events.BreakerChanged(state, reason):
                 if state == "open":
-                    _write("WARNING", "breaker_opened", "Redis takes no entries; claiming pauses", {"reason": reason})
+                    write("WARNING", "breaker_opened", "Redis takes no entries; claiming pauses", {"reason": reason})
                 else:
-                    _write("INFO", "breaker_closed", "Redis takes entries again", {})
+                    write("INFO", "breaker_closed", "Redis takes entries again", {})
             case events.ListenerChanged(up, reason):
                 text = (
                     "Writers can wake the dispatcher"
@@ -169,74 +141,62 @@ class Logs:
                     text = (
                         "The notification queue fills up: no writer is asked to ring, the dispatcher looks on its tick"
                     )
-                    _write("WARNING", "notification_queue_filling", text, fields)
+                    write("WARNING", "notification_queue_filling", text, fields)
                 else:
                     text = "The notification queue is calm again: writers wake the dispatcher"
-                    _write("INFO", "notification_queue_calm", text, fields)
+                    write("INFO", "notification_queue_calm", text, fields)
             case events.DatabaseChanged(up, reason):
                 text = "Postgres is connected" if up else "Postgres is not connected; connecting again"
                 self._write_change("database", up, text, reason, "ERROR")
             case events.WorkerStarted(worker):
-                _write("INFO", "worker_started", "A worker was started", {"started": worker})
+                write("INFO", "worker_started", "A worker was started", {"started": worker})
             case events.WorkerEnded(worker, code, _, again_in_s):
                 fields = {"ended": worker, "code": code}
                 if again_in_s is None:
-                    _write("INFO", "worker_ended", "A worker ended", fields)
+                    write("INFO", "worker_ended", "A worker ended", fields)
                 else:
                     fields["again_in_s"] = round(again_in_s, 3)
-                    _write("WARNING", "worker_ended", "A worker ended; another takes its place", fields)
+                    write("WARNING", "worker_ended", "A worker ended; another takes its place", fields)
             case events.WorkerStuck(worker, silent_s):
                 text = "A worker says nothing any more: its loop is stuck, or it is frozen; it is killed"
-                _write("ERROR", "worker_stuck", text, {"stuck": worker, "silent_s": round(silent_s, 1)})
+                write("ERROR", "worker_stuck", text, {"stuck": worker, "silent_s": round(silent_s, 1)})
             case events.Started(name, enabled):
                 text = (
                     "Started"
                     if enabled
                     else "Started; takes no row: DISPATCHER_ENABLED is false; set it to true, or give --enabled"
                 )
-                _write("INFO", "dispatcher_started", text, {"dispatcher": name, "enabled": enabled})
+                write("INFO", "dispatcher_started", text, {"dispatcher": name, "enabled": enabled})
             case events.SidecarUp(host, port):
                 address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
                 text = f"The sidecar listens: http://{address}/"
-                _write("INFO", "sidecar_up", text, {"host": host, "port": port})
+                write("INFO", "sidecar_up", text, {"host": host, "port": port})
             case events.Stopping(reason):
-                _write("INFO", "dispatcher_stopping", "Stopping: nothing new is taken", {"reason": reason})
+                write("INFO", "dispatcher_stopping", "Stopping: nothing new is taken", {"reason": reason})
             case events.Stopped(given_back):
-                _write("INFO", "dispatcher_stopped", "Stopped", {"given_back": given_back})
+                write("INFO", "dispatcher_stopped", "Stopped", {"given_back": given_back})
 
     def _write_handled(self, event: events.Handled) -> None:
         if self._debug:
             self._write_detail(event)
         if event.handled == "done":
             return
-        if (suppressed := self._repeated(f"{event.event_type} {event.error}")) is None:
+        if (suppressed := self._repeats.suppressed(f"{event.event_type} {event.error}")) is None:
             return
         text = "A handler did not end in time" if event.handled == "timeout" else "A handler failed"
         fields: Fields = {"event_type": event.event_type, "id": event.row_id, "error": event.error}
         fields |= {"where": event.where, "duration_s": round(event.duration_s, 6)}
         if suppressed:
             fields["suppressed"] = suppressed
-        _write("WARNING", "handler_failed", text, fields)
-
-    def _repeated(self, error: str) -> int | None:
-        """How often the same was passed over since it was last written; None: pass over it once more."""
-        now = self._clock()
-        written, suppressed = self._tick_errors.get(error, (None, 0))
-        if written is not None and now - written < REPEAT_S:
-            self._tick_errors[error] = (written, suppressed + 1)
-            return None
-        if len(self._tick_errors) >= 64 and error not in self._tick_errors:
-            self._tick_errors.clear()  # errors that are never the same twice must not pile up
-        self._tick_errors[error] = (now, 0)
-        return suppressed
+        write("WARNING", "handler_failed", text, fields)
 
     def _write_tick_error(self, error: str, duration_s: float) -> None:
-        if (suppressed := self._repeated(error)) is None:
+        if (suppressed := self._repeats.suppressed(error)) is None:
             return
         fields: Fields = {"error": error, "duration_s": round(duration_s, 6)}
         if suppressed:
             fields["suppressed"] = suppressed
-        _write("ERROR", "dispatcher_tick_error", "A turn of the relay's loop failed", fields)
+        write("ERROR", "dispatcher_tick_error", "A turn of the relay's loop failed", fields)
 
     def _write_pruned(self, event: events.Pruned) -> None:
         """Write what was deleted once there is no more, or once a minute: not each batch."""
@@ -248,46 +208,17 @@ class Logs:
         if not event.more or self._clock() - since >= PRUNED_S:
             self._pruned = None
             text = "Deleted what was older than is kept"
-            _write("INFO", "outbox_pruned", text, {"message_outbox": rows, "message_dlq": copies})
+            write("INFO", "outbox_pruned", text, {"message_outbox": rows, "message_dlq": copies})
 
     def _write_change(self, what: str, up: bool, text: str, reason: str | None, level: str) -> None:
         """Write that something went up or down once, not at every attempt to reach it."""
         if up:
             self._down.pop(what, None)
-            _write("INFO", f"{what}_up", text, {})
+            write("INFO", f"{what}_up", text, {})
         elif what not in self._down or self._down[what] != reason:
             self._down[what] = reason
-            _write(level, f"{what}_down", text, {"reason": reason})
+            write(level, f"{what}_down", text, {"reason": reason})
 
     def _write_detail(self, event: events.Event) -> None:
         fields: Fields = {name: getattr(event, name) for name in event.__slots__ if name != "ages_s"}
-        _write("DEBUG", type(event).__name__.lower(), type(event).__name__, fields)
-
-
-class FromLibraries(logging.Handler):
-    """Passes on what aiohttp, psycopg, asyncio and others log, without tracebacks.
-
-    The first line only, and exceptions by class and code: what they add may quote a row, as Postgres's DETAIL does.
-    """
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one record of the standard library's logging."""
-        try:
-            if isinstance(record.args, tuple):
-                record.args = tuple(_name(arg) if isinstance(arg, BaseException) else arg for arg in record.args)
-            lines = record.getMessage().splitlines()
-            fields: Fields = {"logger": record.name}
-            if record.exc_info and record.exc_info[1] is not None:
-                fields["error"] = _name(record.exc_info[1])
-            _write(record.levelname, "library_log", lines[0][:300] if lines else "", fields)
-        except Exception:
-            self.handleError(record)
-
-
-def _name(error: BaseException) -> str:
-    code = getattr(error, "sqlstate", None)
-    return f"{type(error).__name__} {code}" if code else type(error).__name__
-
-
-def _write(level: str, event: str, text: str, fields: Fields) -> None:
-    logger.bind(event=event, fields=fields).log(level, "{}", text)
+        write("DEBUG", type(event).__name__.lower(), type(event).__name__, fields)

@@ -10,7 +10,8 @@ import pytest
 from loguru import logger
 
 from dispatcher.core import events
-from dispatcher.telemetry import logs
+from dispatcher.telemetry import logs, repeats
+from dispatcher.telemetry.lines import FromLibraries
 
 SECRET = "ciphertext-of-the-payload"
 
@@ -25,7 +26,7 @@ def restore():
     yield
     logger.remove()
     root = logging.getLogger()
-    root.handlers = [handler for handler in root.handlers if not isinstance(handler, logs.FromLibraries)]
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, FromLibraries)]
 
 
 @pytest.fixture
@@ -121,9 +122,9 @@ def test_a_repeated_tick_error_is_counted_not_repeated(out):
     for _ in range(10):
         observe(events.Ticked("error", 0.1, "SessionLost"))
     observe(events.Ticked("error", 0.1, "another"))
-    now += logs.REPEAT_S
+    now += repeats.EVERY_S
     observe(events.Ticked("error", 0.1, "SessionLost"))
-    now += logs.REPEAT_S
+    now += repeats.EVERY_S
     observe(events.Ticked("error", 0.1, "SessionLost"))
     assert [(line["error"], line.get("suppressed")) for line in lines(out)] == [
         ("SessionLost", None),
@@ -138,7 +139,7 @@ def test_errors_that_are_never_the_same_do_not_pile_up(out):
     observe = logs.Logs(debug=False, clock=lambda: 0.0)
     for number in range(1000):
         observe(events.Ticked("error", 0.1, f"error {number}"))
-    assert len(observe._tick_errors) <= 64
+    assert len(observe._repeats) <= repeats.AT_MOST
 
 
 def test_pruning_makes_a_line_when_it_is_done_or_takes_long(out):
