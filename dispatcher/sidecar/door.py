@@ -10,9 +10,9 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
-from dispatcher.sidecar.pace import API_COST, Pace
+from dispatcher.sidecar.pace import API_COST, Pace, network_of
 
-MOST_CONNECTIONS, MOST_OF_ONE = 256, 64  # of one address
+MOST_CONNECTIONS, MOST_OF_ONE = 256, 64  # of one address, or of one IPv6 /64
 IDLE_S = 75.0  # between two requests
 
 log = logging.getLogger(__name__)
@@ -28,10 +28,12 @@ class Door(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Hand it on, or end it."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- for the type checker
-        address = address_of(transport)
-        others = [address_of(one.transport) for one in self._server.connections if one.transport is not None]
-        crowded = len(others) >= MOST_CONNECTIONS or others.count(address) >= MOST_OF_ONE
-        if crowded or self._pace.wait_s(address, "connection", API_COST) > 0:
+        network = network_of(address_of(transport))
+        others = [
+            network_of(address_of(one.transport)) for one in self._server.connections if one.transport is not None
+        ]
+        crowded = len(others) >= MOST_CONNECTIONS or others.count(network) >= MOST_OF_ONE
+        if crowded or self._pace.wait_s(network, "connection", API_COST) > 0:
             transport.abort()
             return
         speaker = Speaker(

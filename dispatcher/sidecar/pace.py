@@ -6,6 +6,7 @@ Probes have a budget of their own, or a flood from a kubelet's address would hav
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from math import ceil
 from time import monotonic
@@ -69,6 +70,7 @@ class Pace:
         return await handler(request)
 
 
+@lru_cache(maxsize=MOST_ADDRESSES)  # each new connection asks about all that are open
 def network_of(address: str) -> str:
     """An IPv4 address; of an IPv6 address its /64, which one host has to itself."""
     try:

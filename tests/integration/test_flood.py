@@ -1,5 +1,6 @@
 """The sidecar under more requests than it answers: they wait, then are refused; probes are not."""
 
+import asyncio
 from contextlib import AbstractAsyncContextManager
 
 import aiohttp
@@ -53,6 +54,26 @@ async def test_there_are_only_so_many_connections(monkeypatch, limit):
         for stream in open_ones:
             await stream.aclose()
         assert await status(client, "/health") == 200
+
+
+async def test_a_host_with_a_whole_ipv6_network_is_one(monkeypatch):
+    monkeypatch.setattr(door, "MOST_OF_ONE", 2)
+    addresses: dict[int, str] = {}  # by the other side's port
+    network = "2001:db8:0:1"
+
+    def address_of(transport: asyncio.BaseTransport) -> str:
+        port = transport.get_extra_info("peername")[1]
+        return addresses.setdefault(port, f"{network}::{port:x}")
+
+    monkeypatch.setattr(door, "address_of", address_of)
+    async with site() as client:
+        open_ones = [await anyio.connect_tcp("127.0.0.1", port_of(client)) for _ in range(3)]
+        assert [await answers(stream) for stream in open_ones] == [True, True, False]
+        network = "2001:db8:0:2"
+        open_ones.append(await anyio.connect_tcp("127.0.0.1", port_of(client)))
+        assert await answers(open_ones[-1])
+        for stream in open_ones:
+            await stream.aclose()
 
 
 async def test_connections_one_after_another_are_too_many_as_well(monkeypatch):
