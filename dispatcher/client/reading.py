@@ -8,15 +8,14 @@ import contextlib
 import heapq
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 import redis
 
 from dispatcher.client.group import Group
+from dispatcher.client.lease import Lease, LeaseLost
 from dispatcher.client.received import Malformed, Received, receive
-from dispatcher.client.steps import Call, Entry, Pause, Steps, Work, entries_of, pause_s, text, where
+from dispatcher.client.steps import Call, Entry, Pause, Steps, Work, call, entries_of, pause_s, text, where
 
 log = logging.getLogger("dispatcher.client")
 NOT_NOW = (
@@ -29,10 +28,6 @@ NOT_NOW = (
     redis.exceptions.TryAgainError,
 )
 NEEDS_A_PERSON = (redis.AuthenticationError, redis.exceptions.AuthorizationError)
-
-
-class LeaseLost(Exception):
-    """The entries in hand are so old that another consumer may have them by now; or a stop came first."""
 
 
 class GroupReader:
@@ -52,8 +47,7 @@ class GroupReader:
         self._on_error = on_error
         self._has_store = has_store
         self._clock = clock
-        self._batch: deque[Entry] = deque()  # read, not begun
-        self._leased_at = 0.0  # when the entries in hand were delivered, or claimed again
+        self._lease = Lease(group, clock)
         self._done: list[str] = []  # handled, not acknowledged
         self._claim_at = 0.0
         self._retries: list[float] = []  # a heap: when what failed here can be claimed again
@@ -86,14 +80,14 @@ class GroupReader:
 
     def _create_group(self) -> Steps:
         try:
-            yield self._call("xgroup_create", id=self._group.start, mkstream=True)
+            yield call(self._group, "xgroup_create", id=self._group.start, mkstream=True)
         except redis.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
 
     def _turn(self) -> Steps:
         yield from self._acknowledge()
-        if self._batch:
+        if self._lease.waiting:
             yield from self._work_off()
         elif self._clock() >= self._claim_at:
             yield from self._claim_next()
@@ -102,34 +96,31 @@ class GroupReader:
 
     def _read_new(self) -> Steps:
         until_claim_ms = max(1, int((self._claim_at - self._clock()) * 1000))
-        reply = yield self._call_plain(
-            "xreadgroup",
-            self._group.group,
-            self._group.consumer,
-            {self._group.stream: ">"},
-            count=self._group.count,
-            block=min(self._group.block_ms, until_claim_ms),
-        )
-        self._leased_at = self._clock()
-        self._batch.extend(Entry(text(entry_id), fields, 1) for entry_id, fields in entries_of(reply))
+        group = self._group
+        options = {"count": group.count, "block": min(group.block_ms, until_claim_ms)}
+        reply = yield Call("xreadgroup", (group.group, group.consumer, {group.stream: ">"}), options)
+        self._lease.begin()
+        self._lease.waiting.extend(Entry(text(entry_id), fields, 1) for entry_id, fields in entries_of(reply))
 
     def _work_off(self) -> Steps:
-        while self._batch and not self.stopping:
+        while self._lease.waiting and not self.stopping:
             try:
-                yield from self._keep_lease(())
-                yield from self._take(self._batch.popleft())
+                yield from self._lease.keep(())
+                yield from self._take(self._lease.waiting.popleft())
             except LeaseLost:
-                if self._batch and not self.stopping:
-                    log.warning("%d entries waited too long behind a slow one; left to be claimed", len(self._batch))
-                    self._batch.clear()
+                if self._lease.waiting and not self.stopping:
+                    log.warning(
+                        "%d entries waited too long behind a slow one; left to be claimed", len(self._lease.waiting)
+                    )
+                    self._lease.waiting.clear()
 
     def _claim_next(self) -> Steps:
         """One entry that nobody has acknowledged for claim_idle_ms, or the end of the search for now."""
         idle_ms = self._group.claim_idle_ms
-        cursor, entries, *rest = yield self._call(
-            "xautoclaim", self._group.consumer, min_idle_time=idle_ms, start_id=self._cursor, count=1
+        cursor, entries, *rest = yield call(
+            self._group, "xautoclaim", self._group.consumer, min_idle_time=idle_ms, start_id=self._cursor, count=1
         )
-        self._leased_at = self._clock()
+        self._lease.begin()
         self._cursor = text(cursor)
         if self._cursor == "0-0":
             now = self._clock()
@@ -141,7 +132,7 @@ class GroupReader:
             if fields is None:  # before Redis 7, which drops them by itself
                 trimmed += 1
                 continue
-            found = yield self._call("xpending_range", min=entry_id, max=entry_id, count=1)
+            found = yield call(self._group, "xpending_range", min=entry_id, max=entry_id, count=1)
             deliveries = int(found[0]["times_delivered"]) if found else 1
             try:
                 yield from self._take(Entry(text(entry_id), fields, deliveries))
@@ -196,9 +187,9 @@ class GroupReader:
                 stopping = self.stopping
                 with contextlib.suppress(*NOT_NOW):  # Redis is away too: no failure of the event either
                     if stopping:
-                        yield from self._give_back([entry], entry.deliveries - 1)
+                        yield from self._lease.give_back([entry], entry.deliveries - 1)
                     else:
-                        yield from self._keep_lease([entry])
+                        yield from self._lease.keep([entry])
                 if stopping:
                     raise LeaseLost from None
 
@@ -213,9 +204,9 @@ class GroupReader:
             "event %s (%s) failed, delivery %d of %d, next in %d ms: %s",
             event.event_id, event.event_type, entry.deliveries, self._group.max_deliveries, delay_ms, reason,
         )  # fmt: skip
-        if self._held():  # else another consumer may have it, and would lose it to us
+        if self._lease.held():  # else another consumer may have it, and would lose it to us
             idle = max(0, self._group.claim_idle_ms - delay_ms)
-            yield self._call("xclaim", self._group.consumer, 0, [entry.id], idle=idle, justid=True)
+            yield call(self._group, "xclaim", self._group.consumer, 0, [entry.id], idle=idle, justid=True)
             heapq.heappush(self._retries, self._clock() + (delay_ms + 1) / 1000)  # Redis counts whole milliseconds
             self._claim_at = min(self._claim_at, self._retries[0])
         return None
@@ -229,46 +220,21 @@ class GroupReader:
             "dead_deliveries": entry.deliveries,
         }
         log.error("entry %s put away into %s: %s", entry.id, self._group.dead_stream, reason)
-        yield self._call_plain("xadd", self._group.dead_stream, {**entry.fields, **why})
+        yield Call("xadd", (self._group.dead_stream, {**entry.fields, **why}))
         self._done.append(entry.id)
         yield from self._acknowledge()
 
     def _acknowledge(self) -> Steps:
         if self._done:
-            yield self._call("xack", *self._done)
+            yield call(self._group, "xack", *self._done)
             self._done.clear()
-
-    def _held(self) -> bool:
-        return self._clock() - self._leased_at < self._group.claim_idle_ms / 1000
-
-    def _keep_lease(self, begun: Iterable[Entry]) -> Steps:
-        """Claim what is in hand again when half its time is over. Raises LeaseLost when all of it is."""
-        if not self._held():
-            raise LeaseLost
-        if self._clock() - self._leased_at > self._group.claim_idle_ms / 2000:
-            ids = [entry.id for entry in (*begun, *self._batch)]
-            yield self._call("xclaim", self._group.consumer, 0, ids, justid=True)
-            self._leased_at = self._clock()
-
-    def _give_back(self, entries: list[Entry], deliveries: int) -> Steps:
-        """To be claimed at once by any other, as if it had not been delivered to us."""
-        if entries and self._held():
-            ids = [entry.id for entry in entries]
-            idle = self._group.claim_idle_ms
-            yield self._call("xclaim", self._group.consumer, 0, ids, idle=idle, retrycount=deliveries, justid=True)
 
     def _leave(self) -> Steps:
         """A name with nothing pending is deleted: one is left behind by every restart otherwise."""
         yield from self._acknowledge()
-        yield from self._give_back(list(self._batch), 0)
-        self._batch.clear()
+        yield from self._lease.give_back(self._lease.waiting, 0)
+        self._lease.waiting.clear()
         consumer = self._group.consumer
-        pending = yield self._call("xpending_range", min="-", max="+", count=1, consumername=consumer)
+        pending = yield call(self._group, "xpending_range", min="-", max="+", count=1, consumername=consumer)
         if not pending:
-            yield self._call("xgroup_delconsumer", consumer)
-
-    def _call(self, method: str, *arguments: Any, **options: Any) -> Call:
-        return Call(method, (self._group.stream, self._group.group, *arguments), options)
-
-    def _call_plain(self, method: str, *arguments: Any, **options: Any) -> Call:
-        return Call(method, arguments, options)
+            yield call(self._group, "xgroup_delconsumer", consumer)

@@ -1,9 +1,10 @@
 """What a consumer can do next, and how answers and errors are read."""
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from dispatcher.client.group import Group
 from dispatcher.client.received import Received
 
 LONGEST_PAUSE_S = 5.0
@@ -15,7 +16,7 @@ class Call:
 
     method: str
     arguments: tuple[Any, ...]
-    options: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,11 @@ class Entry:
 
 
 Steps = Generator[Call | Work | Pause, Any, Any]
+
+
+def call(group: Group, method: str, *arguments: Any, **options: Any) -> Call:
+    """A call about the group."""
+    return Call(method, (group.stream, group.group, *arguments), options)
 
 
 def pause_s(failures: int) -> float:
