@@ -14,7 +14,7 @@
  *   LISTEN_AFTER_THE_LOOK   look, then LISTEN
  *   RECONNECT_IS_NO_WAKE_UP go on waiting when the session is back
  *   KEY_FREED_TOO_EARLY     the writer frees K before its row is visible
- *   SAVEPOINT_USES_UP_RING  dispatcher.rung outlives the savepoint that set it
+ *   SAVEPOINT_USES_UP_RING  the mark "rung" outlives the savepoint that set it
  */
 #ifndef NW
 #define NW 2
@@ -47,27 +47,22 @@ bool tick_only[2];                          /* waits; neither the pause for writ
 /* ---- triggers/doorbell.sql and the steps of Postgres's commit ---- */
 
 proctype writer(byte me) {
-    bool rung, queued, silent, notifies;
+    bool rung, silent, notifies;
 
     atomic {                                /* nobody sees anything of a writer before its commit: one step */
         if
         :: skip
-        :: rung = true; queued = true;      /* inserts in a savepoint ... */
-           queued = false;                  /* ... and rolls back to it */
+        :: KEY_TAKEN -> rung = true;        /* rings in a savepoint, after SET CONSTRAINTS ... IMMEDIATE ... */
 #ifndef SAVEPOINT_USES_UP_RING
-           rung = false
+           rung = false                     /* ... and rolls back to it */
 #endif
-        fi;
-        if
-        :: !rung -> rung = true; queued = true
-        :: else
         fi
     }
     atomic {                                /* ring_doorbell(), deferred to the commit */
         if
-        :: queued && KEY_TAKEN -> notifies = true
-        :: queued && !KEY_TAKEN -> silent = true; shared++
-        :: else
+        :: !rung && KEY_TAKEN -> notifies = true
+        :: !rung && !KEY_TAKEN -> silent = true; shared++
+        :: rung
         fi
     }
 #ifdef KEY_FREED_TOO_EARLY

@@ -1,6 +1,6 @@
 -- Who: upkeep/doctor/schema.py, for `dispatcher doctor`, once. Index: the catalogue's.
 -- Answer: how the doorbell trigger fires ('O' and 'A': on every insert; 'D': never; 'R': in replication only), whether it waits for
--- the commit, and the source of its functions. No row: it is not installed.
+-- the commit, and the source of its function. No row: it is not installed.
 SELECT
     t.tgenabled::text,
     t.tgdeferrable AND t.tginitdeferred,
@@ -8,7 +8,7 @@ SELECT
         SELECT p.prosrc
         FROM pg_proc AS p
         WHERE p.pronamespace = to_regnamespace('messaging')
-          AND p.proname IN ('ring_doorbell', 'doorbell_not_rung')
+          AND p.proname = 'ring_doorbell'
     )
 FROM pg_trigger AS t
 WHERE t.tgrelid = 'messaging.message_outbox'::regclass

@@ -118,7 +118,7 @@ POSTGRES = {
     "trigger of somebody else": (
         "CREATE OR REPLACE FUNCTION messaging.ring_doorbell() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN NOTIFY outbox_doorbell; RETURN NULL; END $$",
-        "trigger", "warning", "not those of this release",
+        "trigger", "warning", "not that of this release",
     ),
     "table dropped": ("DROP TABLE messaging.stream_server", "tables", "bad", "20250205_stream_audit"),
     "index dropped": ("DROP INDEX messaging.message_outbox_due_idx", "indexes", "bad", "message_outbox_due_idx"),

@@ -115,6 +115,25 @@ async def test_a_changed_trigger_file_is_applied_again(database_url: str) -> Non
     assert await migrate(database_url) == ["doorbell"]
 
 
+async def test_a_doorbell_with_a_condition_is_replaced(database_url: str) -> None:
+    """Earlier ones had one; a trigger that is there already is otherwise left alone."""
+    async with await open_connection(database_url) as connection:
+        await connection.execute("DROP TRIGGER message_outbox_doorbell ON messaging.message_outbox")
+        await connection.execute(
+            "CREATE FUNCTION messaging.doorbell_not_rung() RETURNS boolean LANGUAGE sql AS 'SELECT true';"
+            "CREATE CONSTRAINT TRIGGER message_outbox_doorbell AFTER INSERT ON messaging.message_outbox DEFERRABLE"
+            " INITIALLY DEFERRED FOR EACH ROW WHEN (messaging.doorbell_not_rung())"
+            " EXECUTE FUNCTION messaging.ring_doorbell();"
+            "UPDATE messaging.schema_migration SET checksum = 'older' WHERE name = 'doorbell'"
+        )
+        assert await migrate(database_url) == ["doorbell"]
+        left = await connection.execute(
+            "SELECT tgqual, to_regproc('messaging.doorbell_not_rung') FROM pg_trigger"
+            " WHERE tgname = 'message_outbox_doorbell'"
+        )
+        assert await left.fetchall() == [(None, None)]
+
+
 async def test_a_failed_file_leaves_nothing_behind(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = sqlfiles.Migration("99990101_bad", "CREATE TABLE IF NOT EXISTS messaging.half (id int); SELECT 1 / 0")
     monkeypatch.setattr(sqlfiles, "migrations", lambda: (bad,))

@@ -10,7 +10,7 @@ class Writer(NamedTuple):
     """A producer's transaction."""
 
     at: Literal["begin", "inserted", "decided", "visible", "over"] = "begin"
-    rung: bool = False  # the setting dispatcher.rung: an insert queued the trigger's call already
+    rung: bool = False  # the setting dispatcher.doorbell is "rung": the transaction has called pg_notify
     queued: bool = False  # the deferred call of ring_doorbell()
     shares_key: bool = False  # K, shared, until the transaction ends
     notifies: bool = False  # pg_notify was called; the notification goes out at the end of the commit
@@ -30,14 +30,16 @@ def writer_steps(writer: Writer, sleeper: bool, flaw: str | None) -> Iterator[Wr
     match writer.at:
         case "begin":
             # Before its commit nobody sees anything of a writer, so all it does there is one step.
-            yield WriterStep("inserts", _insert(writer)._replace(at="inserted"))
-            undone = _roll_back_to_savepoint(_insert(writer), flaw)
-            again = _insert(undone)._replace(at="inserted")
-            yield WriterStep("inserts in a savepoint, rolls back to it, inserts again", again)
+            inserted = writer._replace(at="inserted", queued=True)
+            yield WriterStep("inserts", inserted)
+            if sleeper:  # SET CONSTRAINTS ... IMMEDIATE; what it did there is undone, the mark with it
+                rung = flaw == "a rolled-back savepoint uses up the ring"
+                what = "rings in a savepoint, rolls back to it, inserts again"
+                yield WriterStep(what, inserted._replace(rung=rung))
         case "inserted":
             decided = writer._replace(at="decided", queued=False, rung=False)
-            if not writer.queued:
-                yield WriterStep("begins its commit without a trigger call", decided)
+            if writer.rung:
+                yield WriterStep("begins its commit: has rung already, says the mark", decided)
             elif sleeper:
                 yield WriterStep("begins its commit: K is taken, NOTIFY", decided._replace(notifies=True))
             else:
@@ -54,13 +56,3 @@ def writer_steps(writer: Writer, sleeper: bool, flaw: str | None) -> Iterator[Wr
             yield WriterStep("ends its commit: releases K", writer._replace(at="over", shares_key=False))
         case "over":
             return
-
-
-def _insert(writer: Writer) -> Writer:
-    """The trigger's WHEN: the first insert queues the call and sets dispatcher.rung, later ones find it set."""
-    return writer if writer.rung else writer._replace(rung=True, queued=True)
-
-
-def _roll_back_to_savepoint(writer: Writer, flaw: str | None) -> Writer:
-    """Undone with the savepoint: the queued call, and the setting that says there is one."""
-    return writer._replace(queued=False, rung=flaw == "a rolled-back savepoint uses up the ring")

@@ -49,8 +49,8 @@ async def trigger(session: Session, *, wanted: bool) -> Finding:
         said = "the doorbell rings at the insert, not at the commit: a long transaction silences it for others"
         return warning("trigger", said, again)
     ours = sqlfiles.trigger()
-    if len(sources) != 2 or not all(source.strip() in ours for source in sources):
-        return warning("trigger", "the doorbell's functions are not those of this release", again)
+    if len(sources) != 1 or not all(source.strip() in ours for source in sources):
+        return warning("trigger", "the doorbell is not that of this release", again)
     return ok("trigger", "the doorbell is installed and enabled")
 
 
