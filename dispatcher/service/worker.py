@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import anyio
 
 from dispatcher.core.errors import DispatcherError
+from dispatcher.service.freeze import freeze
 from dispatcher.service.leave import leave_if_held_up
 from dispatcher.service.lifecycle import Service, run_to_the_end
 from dispatcher.service.wire import packed
@@ -50,6 +51,7 @@ def main(name: str, supervisor: int, descriptor: int) -> NoReturn:
 
 
 async def _serve(name: str, settings: Settings, line: socket.socket, words: Any) -> int:
+    freeze()
     service = Service(settings, worker=name)
     speaker = _Speaker(line)
     call = asyncio.get_running_loop().call_soon_threadsafe

@@ -142,3 +142,19 @@ def test_a_commands_answer_is_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_flag_before_the_command_is_shown_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--dsn", "host=db") == 2
     assert "Name the command first: `dispatcher run --dsn ...`" in capsys.readouterr().err
+
+
+def test_a_dispatcher_is_out_of_the_garbage_collectors_sight() -> None:
+    code = """
+import gc, os
+from dispatcher import cli, service
+
+async def run(settings):
+    print(gc.get_freeze_count())
+    return 0
+
+service.run = run
+cli.main(["run", "--database-url", "postgresql://h/d", "--redis-url", "redis://h", "--enabled"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 50_000
