@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from random import Random
 from time import monotonic
 
 import anyio
@@ -12,7 +13,7 @@ from dispatcher.core.events import Buried, Observer, Settled
 from dispatcher.core.outcome import Returned, Verdict
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
-from dispatcher.relay.find_out import failed
+from dispatcher.relay.find_out import REFUSED, failed
 from dispatcher.relay.in_hand import Ended, WorkInHand
 from dispatcher.stages.settle import Settlement, settle
 
@@ -39,6 +40,7 @@ class Desk:
         settled: Callable[[], None],
         beat: Callable[[], None],
         observe: Observer,
+        rng: Random,
     ) -> None:
         self._link = link
         self._hand = hand
@@ -48,6 +50,7 @@ class Desk:
         self._settled = settled
         self._beat = beat
         self._observe = observe
+        self._rng = rng
         self._more = asyncio.Event()  # something has ended
         self._empty = asyncio.Event()  # nothing is left to settle
         self.given_back = 0  # rows; written by settle_all()
@@ -103,18 +106,19 @@ class Desk:
 
     async def _write(self, claim_id: str, verdict: Verdict) -> Settlement:
         """Settle, on another session when one breaks: what was handled must not be handled again."""
-        again = False
+        failures = 0
         while True:
             session = await self._link.get()
             began = monotonic()
             try:
                 settlement = await settle(session, claim_id, verdict)
             except (SessionLost, psycopg.Error) as error:
-                await failed(self._link, session, error, began, self._observe)
-                again = True
+                failures += 1
+                pause_s = REFUSED.reconnect_delay(failures, self._rng)
+                await failed(self._link, session, error, began, self._observe, pause_s=pause_s)
             else:
                 # After a lost answer, rows the first try settled are not found by the second: not lost, just done.
-                return settlement._replace(lost=frozenset()) if again else settlement
+                return settlement._replace(lost=frozenset()) if failures else settlement
 
     async def tend(self) -> None:
         """Renew leases and give back what waits too long, until cancelled."""

@@ -1,4 +1,4 @@
-"""Claims whose answer was lost: they may have been made, and nobody works on them."""
+"""Claims whose answer was lost or came too late: they may have been made, and nobody works on them."""
 
 from dispatcher.infra.database import Session
 from dispatcher.infra.sqlfiles import load
@@ -15,7 +15,7 @@ class Doubtful:
         return len(self._claims)
 
     def add(self, claim_id: str, session: Session) -> None:
-        """The session broke under this claim."""
+        """The session broke under this claim, or answered too late. Twice does no harm."""
         self._claims.append((claim_id, session.backend_pid))
 
     async def free(self, session: Session) -> None:

@@ -6,6 +6,7 @@ from time import monotonic
 import anyio
 import psycopg
 
+from dispatcher.core.backoff import Backoff
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Observer, Ticked
 from dispatcher.core.outcome import Verdict
@@ -14,6 +15,8 @@ from dispatcher.infra.database import Session, describe, is_standby_now
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.gate import Gate
+
+REFUSED = Backoff(base_s=0.1, cap_s=1.0)  # between two tries of what Postgres refuses, and goes on refusing
 
 
 class FindOut:
@@ -54,12 +57,18 @@ class FindOut:
 
 
 async def failed(
-    link: Link, session: Session, error: SessionLost | psycopg.Error, began: float, observe: Observer
+    link: Link,
+    session: Session,
+    error: SessionLost | psycopg.Error,
+    began: float,
+    observe: Observer,
+    *,
+    pause_s: float = REFUSED.base_s,
 ) -> None:
-    """Note a statement that failed; a session that is of no use any more is replaced."""
+    """Note a statement that failed; a session that is of no use any more is replaced. Else wait for `pause_s`."""
     reason = describe(error)
     observe(Ticked("error", monotonic() - began, reason))
     if isinstance(error, SessionLost) or is_standby_now(error):
         await link.broke(session, reason)
     else:
-        await anyio.sleep(0.1)  # refused, not broken: a lock, a timeout, a right taken away
+        await anyio.sleep(pause_s)  # refused, not broken: a lock, a timeout, a right taken away

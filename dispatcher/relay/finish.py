@@ -13,7 +13,7 @@ from dispatcher.core.events import Buried, Observer, Published, Settled, Ticked
 from dispatcher.core.outcome import Verdict
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.link import Link
-from dispatcher.relay.find_out import FindOut, failed
+from dispatcher.relay.find_out import REFUSED, FindOut, failed
 from dispatcher.relay.policy import RelayPolicy
 from dispatcher.stages.gate import Gate
 from dispatcher.stages.publish import Pending, answers
@@ -121,7 +121,7 @@ class Finish:
 
     async def _settle(self, link: Link, batch: Batch, verdict: Verdict) -> Settlement:
         """Settle, on another session when one breaks: what is in the stream must not be claimed again."""
-        again = False
+        failures = 0
         while True:
             session = await link.get()
             began = monotonic()
@@ -133,11 +133,12 @@ class Finish:
                 verdict.doubt_sent()
                 await self._find_out.about(self._gate, link, batch, verdict)
             except (SessionLost, psycopg.Error) as error:
-                await failed(link, session, error, began, self._observe)
-                again = True
+                failures += 1
+                pause_s = REFUSED.reconnect_delay(failures, self._rng)
+                await failed(link, session, error, began, self._observe, pause_s=pause_s)
             else:
                 # After a lost answer, rows the first try settled are not found by the second: not lost, just done.
-                return settlement._replace(lost=frozenset()) if again else settlement
+                return settlement._replace(lost=frozenset()) if failures else settlement
 
 
 def was_cut(replies: Sequence[Reply]) -> bool:

@@ -23,13 +23,12 @@ from dispatcher.infra.database import Session
 from dispatcher.infra.link import Link
 from dispatcher.relay.desk import Desk
 from dispatcher.relay.doubtful import Doubtful
-from dispatcher.relay.find_out import failed
+from dispatcher.relay.find_out import REFUSED, failed
 from dispatcher.relay.in_hand import Work, WorkInHand
 from dispatcher.relay.place import Place
 from dispatcher.relay.policy import HandlingPolicy, Switch
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.handle import Crew, handle
-from dispatcher.stages.settle import release
 
 REST = 3  # a claim that found nothing in t seconds is followed by 3 t of rest: each turn of the relay asks for one
 STOPPING = Returned("the dispatcher stopped")
@@ -71,11 +70,13 @@ class Handling:
             settled=pause.settled,
             beat=self._report,
             observe=observe,
+            rng=rng,
         )
         self._stopping = anyio.Event()
         self._look = asyncio.Event()  # there may be something to claim
         self._room = asyncio.Event()  # a slot came free
         self._due_at = float("inf")  # when a retry of ours is due
+        self._failures = 0  # claims that failed since one was answered
         self._exhausted = False  # this and the next: what was said last
         self._said = InHand(0, 0, 0)
 
@@ -212,13 +213,18 @@ class Handling:
                 share=self._policy.share,
                 since_s=since_s,
             )
+            self._failures = 0
             if batch.claimed_at - began > self._policy.lease_s / 2:
-                await release(session, [claim_id])  # frozen meanwhile: somebody may have taken over already
+                # Frozen meanwhile: somebody may have taken over already. Tried again with the next claim if this fails.
+                self._doubtful.add(claim_id, session)
+                await self._doubtful.free(session)
                 return None
         except (SessionLost, psycopg.Error) as error:
             if isinstance(error, SessionLost):
                 self._doubtful.add(claim_id, session)
-            await failed(self._link, session, error, began, self._observe)
+            self._failures += 1
+            pause_s = REFUSED.reconnect_delay(self._failures, self._rng)
+            await failed(self._link, session, error, began, self._observe, pause_s=pause_s)
             self._look.set()
             return None
         else:

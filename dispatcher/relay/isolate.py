@@ -24,7 +24,7 @@ from dispatcher.core.outcome import Verdict
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.link import Link
 from dispatcher.infra.sqlfiles import load
-from dispatcher.relay.find_out import FindOut, failed
+from dispatcher.relay.find_out import REFUSED, FindOut, failed
 from dispatcher.relay.finish import Finish, was_cut
 from dispatcher.relay.policy import RelayPolicy
 from dispatcher.stages.gate import Gate
@@ -139,6 +139,7 @@ class Isolate:
         return [row for row in rows if row.id in held]
 
     async def _renew(self, case: Case, rows: list[ClaimedRow]) -> set[int]:
+        failures = 0
         while True:
             session, began = await case.link.get(), monotonic()
             try:
@@ -151,7 +152,9 @@ class Isolate:
                     },
                 )
             except (SessionLost, psycopg.Error) as error:
-                await failed(case.link, session, error, began, self._observe)
+                failures += 1
+                pause_s = REFUSED.reconnect_delay(failures, self._rng)
+                await failed(case.link, session, error, began, self._observe, pause_s=pause_s)
                 if self._stopping.is_set():
                     return set()
             else:

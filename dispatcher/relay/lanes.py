@@ -20,7 +20,7 @@ from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.database import Session
 from dispatcher.infra.link import Link
 from dispatcher.relay.doubtful import Doubtful
-from dispatcher.relay.find_out import failed
+from dispatcher.relay.find_out import REFUSED, failed
 from dispatcher.relay.finish import Finish
 from dispatcher.relay.isolate import Isolate
 from dispatcher.relay.place import Place
@@ -28,7 +28,6 @@ from dispatcher.relay.policy import RelayPolicy, Room, Switch
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.gate import Gate
 from dispatcher.stages.publish import Pending, send, unsent
-from dispatcher.stages.settle import release
 from dispatcher.stages.wake import Doorbell
 
 HOLD_S = 0.1  # between two looks at a group that has to catch up
@@ -74,6 +73,7 @@ class Relay:
         self._pause = pause
         self._dispatcher_id = dispatcher_id
         self._observe = observe
+        self._rng = rng
         self._stopping = anyio.Event()
         self._finish = Finish(policy, gate=gate, doorbell=doorbell, stopping=self._stopping, observe=observe, rng=rng)
         self._isolate = Isolate(
@@ -90,6 +90,7 @@ class Relay:
         self._doubtful = Doubtful()
         self._in_flight: set[str] = set()  # claims lanes work on; any lane adds and removes its own
         self._sleepy = False  # the last claim came back short: sleep before the next
+        self._failures = 0  # claims that failed since one was answered
 
     @property
     def in_flight(self) -> set[str]:
@@ -178,12 +179,17 @@ class Relay:
             if self._pause.held():  # whoever paused waits until nothing is in hand: no claim may begin after this
                 return None
             batch = await self._claim(session, limit)
+            self._failures = 0
             if batch.claimed_at - began > self._policy.lease_s / 2:
+                # Frozen meanwhile: somebody may have taken over already. Tried again with the next claim if this fails.
+                self._doubtful.add(batch.claim_id, session)
                 self._in_flight.discard(batch.claim_id)
-                await release(session, [batch.claim_id])  # frozen meanwhile: somebody may have taken over already
+                await self._doubtful.free(session)
                 return None
         except (SessionLost, psycopg.Error) as error:
-            await failed(link, session, error, began, self._observe)
+            self._failures += 1
+            pause_s = REFUSED.reconnect_delay(self._failures, self._rng)
+            await failed(link, session, error, began, self._observe, pause_s=pause_s)
             return None
         if not batch.rows:
             self._sleepy = True

@@ -1,0 +1,179 @@
+"""What Postgres refuses is tried again, less and less often; a claim that is given back late is not forgotten."""
+
+from collections.abc import AsyncIterator
+from random import Random
+from typing import Any, cast
+
+import anyio
+import psycopg
+import pytest
+
+from dispatcher.core.backoff import Backoff
+from dispatcher.core.decide import RetryPolicy
+from dispatcher.core.entry import EntryFormat
+from dispatcher.core.events import Settled, TakenOver, Ticked
+from dispatcher.core.outcome import Done, Sent, Verdict
+from dispatcher.core.row import Batch
+from dispatcher.infra.database import Session, Target
+from dispatcher.infra.link import Link
+from dispatcher.relay import handling, lanes
+from dispatcher.relay.desk import Desk
+from dispatcher.relay.finish import Finish
+from dispatcher.relay.in_hand import WorkInHand
+from dispatcher.relay.policy import RelayPolicy
+from dispatcher.service import lifecycle
+from dispatcher.stages.claim import claim, new_claim_id
+from tests.fixtures.handlers import MakeModule
+from tests.fixtures.rows import insert_events, statuses
+from tests.fixtures.running import StartDispatcher
+from tests.fixtures.tap import Tap
+
+pytestmark = pytest.mark.one_version
+
+PATIENT_S = 30.0
+Db = psycopg.AsyncConnection[Any]
+REFUSE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not now'; END $$;
+CREATE TRIGGER refuse BEFORE UPDATE ON messaging.message_outbox FOR EACH ROW WHEN (NEW.status = %s)
+    EXECUTE FUNCTION refuse();
+"""
+POLICY = RelayPolicy(EntryFormat("s", 10, 10), RetryPolicy(3, Backoff(1.0, 1.0)), 5.0, 256, 30.0)
+RANGES = [(0.05, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.8), (0.5, 1.0), (0.5, 1.0)]  # seconds, of each pause
+
+
+class Impatient(Random):
+    """Notes between what and what each pause was to be, and makes it none."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.asked: list[tuple[float, float]] = []
+
+    def uniform(self, a: float, b: float) -> float:
+        self.asked.append((a, b))
+        return 0.0
+
+
+async def refuse(db: Db, status: str) -> None:
+    await db.execute(REFUSE.replace("%s", f"'{status}'"))
+
+
+async def allow(db: Db) -> None:
+    await db.execute("DROP TRIGGER refuse ON messaging.message_outbox")
+
+
+@pytest.fixture
+async def link(database_url: str) -> AsyncIterator[Link]:
+    """A session that is kept open."""
+    made = Link(Target(database_url, "test"), "lane-0", rng=Random(1))
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(made.keep)
+        yield made
+        tasks.cancel_scope.cancel()
+
+
+async def one_row(db: Db, link: Link) -> Batch:
+    await insert_events(db)
+    return await claim(await link.get(), claim_id=new_claim_id(), dispatcher=None, limit=10)
+
+
+async def refused(tap: Tap, times: int) -> None:
+    for _ in range(times):
+        await tap.next(Ticked, lambda event: event.result == "error" and "not now" in (event.error or ""))
+
+
+async def test_a_settle_of_the_relay_is_tried_less_and_less_often(db: Db, link: Link, tap: Tap) -> None:
+    rng = Impatient()
+    nobody = cast(Any, None)
+    finish = Finish(POLICY, gate=nobody, doorbell=nobody, stopping=anyio.Event(), observe=tap, rng=rng)
+    batch = await one_row(db, link)
+    await refuse(db, "sent")
+    verdict = Verdict()
+    verdict.add(batch.rows[0].id, Sent("1-1"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(finish.settle, link, batch, verdict)
+        await refused(tap, len(RANGES))
+        await allow(db)
+    assert rng.asked[: len(RANGES)] == [pytest.approx(pair) for pair in RANGES]
+    assert tap.all(Settled)[0].sent == 1
+    assert await statuses(db) == {"sent": 1}
+
+
+async def test_a_settle_of_the_handling_is_too(db: Db, link: Link, tap: Tap) -> None:
+    rng, hand = Impatient(), WorkInHand()
+    desk = Desk(
+        link,
+        hand,
+        lease_s=30.0,
+        due=lambda in_s: None,
+        slow=lambda waited_s: None,
+        settled=lambda: None,
+        beat=lambda: None,
+        observe=tap,
+        rng=rng,
+    )
+    batch = await one_row(db, link)
+    await refuse(db, "sent")
+    hand.take(batch)
+    [work] = hand.waiting
+    hand.end(work, Done())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(desk.settle_all)
+        desk.nudge()
+        await refused(tap, len(RANGES))
+        await allow(db)
+        await desk.empty()
+        tasks.cancel_scope.cancel()
+    assert rng.asked[: len(RANGES)] == [pytest.approx(pair) for pair in RANGES]
+    assert tap.all(Settled)[0].sent == 1
+    assert await statuses(db) == {"sent": 1}
+
+
+async def test_claims_are_too(dispatcher: StartDispatcher, db: Db, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = Impatient()
+    monkeypatch.setattr(lifecycle, "SystemRandom", lambda: rng)
+    await insert_events(db)
+    await refuse(db, "picked")
+    async with dispatcher() as running:
+        await refused(running.tap, len(RANGES))
+        await allow(db)
+        await running.tap.next(Settled, lambda event: event.sent == 1, PATIENT_S)
+    assert set(RANGES) <= {(round(low, 6), round(high, 6)) for low, high in rng.asked}
+
+
+LEASE_MS = 600_000  # nobody waits for that
+
+
+@pytest.mark.parametrize("trouble", ["lost", "refused"])
+@pytest.mark.parametrize("where", ["relay", "handling"])
+async def test_a_claim_answered_too_late_is_given_back_though_that_fails_at_first(
+    dispatcher: StartDispatcher,
+    db: Db,
+    handlers_module: MakeModule,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    trouble: str,
+) -> None:
+    late: list[str] = []
+
+    async def claim_late(session: Session, **options: Any) -> Batch:
+        batch = await claim(session, **options)
+        if not batch.rows or late:
+            return batch
+        late.append(batch.claim_id)
+        if trouble == "lost":
+            session.cut()
+        else:
+            await refuse(db, "pending")
+        return batch._replace(claimed_at=batch.claimed_at + LEASE_MS)
+
+    monkeypatch.setattr(lanes if where == "relay" else handling, "claim", claim_late)
+    handled = {"handlers": handlers_module({"order.created": lambda payload: None})} if where == "handling" else {}
+    async with dispatcher(lease_ms=LEASE_MS, tick_ms=50, **handled) as running:
+        await insert_events(db)
+        if trouble == "refused":
+            await refused(running.tap, 1)
+            await allow(db)
+        await running.tap.next(Settled, lambda event: event.sent == 1, PATIENT_S)
+        assert running.tap.all(TakenOver) == []
+    assert len(late) == 1
+    assert await statuses(db) == {"sent": 1}
