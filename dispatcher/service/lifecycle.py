@@ -133,13 +133,15 @@ class Service:
             self._works.stop()
 
     async def watch_signals(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """SIGTERM or SIGINT stops; a second one forces."""
+        """SIGTERM or SIGINT stops; a second one forces. One that follows a stop of ours is no second one."""
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             task_status.started()
+            heard = False
             async for number in signals:
-                if self._stopping.is_set():
+                if heard:
                     self.exit_code = 1
                     self._forced.cancel()
+                heard = True
                 self.stop(signal.Signals(number).name)
 
     async def run(self) -> None:

@@ -29,7 +29,6 @@ PR_SET_PDEATHSIG = 1
 SAY_EVERY_S = 1.0
 LOOK_EVERY_S = 0.1  # whether it became ready, or ceased to be
 MARGIN_S = 5.0  # after the grace
-KERNEL_FIRST_S = 0.5  # its SIGTERM, after a stop of ours, would be taken for a second one, which forces
 
 
 def main(name: str, supervisor: int, descriptor: int) -> NoReturn:
@@ -87,7 +86,6 @@ def _listen(words: Any, service: Service, call: Callable[..., object], patience_
             call(service.told, json.loads(word))
     except (OSError, ValueError):
         pass
-    time.sleep(KERNEL_FIRST_S)
     try:
         call(service.stop, "the supervisor is gone")
     except RuntimeError:
