@@ -1,6 +1,27 @@
 """Loads the fixtures, one file a concern. `pytest --help` lists our options under "dispatcher"."""
 
+import os
+import signal
+
 import pytest
+
+from dispatcher.embedded import ports
+
+# A shell ignores SIGINT for what it starts in the background, and programs that we start would ignore it too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _share_of_ports() -> None:
+    """Give each worker of xdist ports of its own: what one has chosen and not yet bound, another must not choose."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = (ports._LAST - ports._FIRST + 1) // workers
+    ports._FIRST += number * share
+    ports._LAST = ports._FIRST + share - 1
+
+
+_share_of_ports()
 
 pytest_plugins = [
     "tests.fixtures.options",

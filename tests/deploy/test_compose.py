@@ -175,7 +175,7 @@ async def until(
     enough: Callable[[int], bool],
 ) -> None:
     """Wait until what a script does is seen."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (seen := await look()) is None or not enough(seen):
             if process.returncode is not None:
                 raise AssertionError((await process.communicate())[0].decode())

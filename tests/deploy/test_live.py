@@ -103,7 +103,7 @@ async def live_through(prometheus: Prometheus, db: psycopg.AsyncConnection[Any],
     await insert_events(db, 1, event_type="live.handled")
     await prometheus.until('messaging_dispatch_handled_total{result="done"} == 1')
     await prometheus.until("count_over_time(messaging_dispatch_enabled[1m]) >= 3")  # enough for any rate
-    panels = {(title, query): await prometheus.query(filled_in(query)) for title, query in panel_queries()}
+    panels = {(title, query): await prometheus.soon(filled_in(query)) for title, query in panel_queries()}
     await asyncio.to_thread(valkey.crash)
     await insert_events(db, MORE)
     await prometheus.until("messaging_dispatch_breaker_open == 1")
@@ -230,7 +230,7 @@ async def test_every_metric_of_the_runbook_is_there(seen: Seen) -> None:
         if metric.endswith("_"):
             continue  # messaging_outbox_*
         histogram = "_count" if metric == "messaging_dispatch_tick_duration_seconds" else ""
-        assert await seen.prometheus.query(metric + histogram), metric
+        assert await seen.prometheus.soon(metric + histogram), metric
 
 
 async def test_the_runbooks_promql_runs_unchanged(seen: Seen) -> None:
@@ -238,7 +238,7 @@ async def test_the_runbooks_promql_runs_unchanged(seen: Seen) -> None:
     queries = [re.sub(r"^#.*\n", "", query, flags=re.MULTILINE) for query in block.strip().split("\n\n")]
     assert len(queries) == 4
     for query in queries:
-        assert await seen.prometheus.query(query), query
+        assert await seen.prometheus.soon(query), query
 
 
 async def test_the_runbooks_alerts_can_be_evaluated(seen: Seen) -> None:
@@ -249,12 +249,12 @@ async def test_the_runbooks_alerts_can_be_evaluated(seen: Seen) -> None:
         await seen.prometheus.query(alert["expr"])
         left, operator, _ = re.split(r" (==|>) (?=[\d.]+\s*$)", alert["expr"].strip())
         assert operator in ("==", ">")
-        assert await seen.prometheus.query(left), alert["alert"]
+        assert await seen.prometheus.soon(left), alert["alert"]
 
 
 async def names(prometheus: Prometheus) -> set[str]:
     """Every metric of ours that Prometheus has."""
-    return {sample.labels["__name__"] for sample in await prometheus.query('{__name__=~"messaging_.+"}')}
+    return {sample.labels["__name__"] for sample in await prometheus.soon('{__name__=~"messaging_.+"}')}
 
 
 async def test_what_is_refused_or_never_comes_is_said(seen: Seen) -> None:

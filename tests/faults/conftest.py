@@ -17,7 +17,7 @@ from tests.fixtures.servers import Address
 
 HERE = Path(__file__).parent
 ROLES = (HERE.parents[1] / "sql" / "roles.sql").read_text()
-TIMEOUT_S = 240
+TIMEOUT_S = 600
 
 StartWorld = Callable[..., AbstractAsyncContextManager[World]]
 

@@ -116,7 +116,7 @@ class World(Direct):
 
         await until(look, f"{events} more events are committed")
 
-    async def flowing(self, since: float = 0.0, timeout_s: float = 60.0) -> None:
+    async def flowing(self, since: float = 0.0, timeout_s: float = 120.0) -> None:
         """Wait until the newest entries are of events committed after `since`, at p95 within the SLA."""
 
         async def look() -> bool:
@@ -127,7 +127,7 @@ class World(Direct):
 
         await until(look, "events flow at p95 < 1.5 s", timeout_s)
 
-    async def drained(self, timeout_s: float = 30.0) -> None:
+    async def drained(self, timeout_s: float = 60.0) -> None:
         """Wait until no row is unsettled."""
 
         async def look() -> bool:
@@ -138,7 +138,7 @@ class World(Direct):
 
     @asynccontextmanager
     async def fault(
-        self, name: str, *, recover_s: float = 60.0, drain_s: float = 30.0, baseline: bool = True, **allowed: Any
+        self, name: str, *, recover_s: float = 120.0, drain_s: float = 60.0, baseline: bool = True, **allowed: Any
     ) -> AsyncIterator[Fault]:
         """Load, the fault in the block, then recovery, quiet, and the oracle. `allowed`: see Allowance."""
         self.load.start()
@@ -189,14 +189,14 @@ class World(Direct):
             found = await self.sessions()
             return found.keys() <= {process.token for process in alive} and max(found.values()) <= each
 
-        await until(look, f"{each} Postgres sessions for each of {[p.token for p in alive]}, and no other", 20.0)
+        await until(look, f"{each} Postgres sessions for each of {[p.token for p in alive]}, and no other")
 
         most = max(files.values())  # one may have opened its last connection only after it was counted
 
         async def count() -> bool:
             return all(process.open_files() <= most for process in alive)
 
-        await until(count, f"open files back at {files}", 20.0)
+        await until(count, f"open files back at {files}")
 
 
 async def in_thread(call: Any) -> None:

@@ -14,7 +14,7 @@ class NeverCameTrue(AssertionError):
     """A condition did not come true before its deadline."""
 
 
-async def until(look: Callable[[], Awaitable[T]], what: str, timeout_s: float = 30.0) -> T:
+async def until(look: Callable[[], Awaitable[T]], what: str, timeout_s: float = 50.0) -> T:
     """Look again and again until the answer is true; returns it. Raises NeverCameTrue with the last answer."""
     deadline = time.monotonic() + timeout_s
     while True:

@@ -26,7 +26,7 @@ async def test_killed_with_a_second_one_running(world: StartWorld, step: Bring) 
     async with world(**PATIENT) as w:
         one = await w.dispatcher()
         await w.dispatcher()
-        async with w.fault(f"kill -9 {_words(step)}, a second one running", drain_s=10.0) as fault:
+        async with w.fault(f"kill -9 {_words(step)}, a second one running", drain_s=30.0) as fault:
             await step(w, one)
             await one.kill()
             fault.heal()
@@ -36,7 +36,7 @@ async def test_killed_with_a_second_one_running(world: StartWorld, step: Bring) 
 async def test_killed_alone_and_started_again(world: StartWorld, step: Bring) -> None:
     async with world(**PATIENT) as w:
         one = await w.dispatcher()
-        async with w.fault(f"kill -9 {_words(step)}, alone, started again", drain_s=10.0) as fault:
+        async with w.fault(f"kill -9 {_words(step)}, alone, started again", drain_s=30.0) as fault:
             await step(w, one)
             await one.kill()
             await w.dispatcher()
@@ -48,7 +48,7 @@ async def test_entries_of_the_dead_arrive_late(world: StartWorld) -> None:
     async with world(**PATIENT) as w:
         one = await w.dispatcher()
         await w.dispatcher()
-        async with w.fault("kill -9, its entries reach Redis after the takeover", drain_s=10.0) as fault:
+        async with w.fault("kill -9, its entries reach Redis after the takeover", drain_s=30.0) as fault:
             await before_publish(w, one)
             held = await w.picked(one)
             await one.kill_leaving_bytes()
@@ -59,7 +59,7 @@ async def test_entries_of_the_dead_arrive_late(world: StartWorld) -> None:
                 rows = await w.ask("SELECT 1 FROM messaging.message_outbox WHERE id = ANY(%s) AND NOT settled", (held,))
                 return not rows
 
-            await until(taken_over, "its rows are settled by the other", 10.0)
+            await until(taken_over, "its rows are settled by the other", 30.0)
             one.redis.let_go("to_server")
 
 
@@ -68,7 +68,7 @@ async def test_a_claim_of_the_dead_is_made_late(world: StartWorld) -> None:
     async with world(**PATIENT) as w:
         trap = StopClaim()
         one = await w.dispatcher(filtered=trap)
-        async with w.fault("kill -9, its claim reaches Postgres afterwards", drain_s=10.0) as fault:
+        async with w.fault("kill -9, its claim reaches Postgres afterwards", drain_s=30.0) as fault:
             trap.arm(one.postgres, "to_server")
             await until(trap.sprung, "it claims")
             await w.commits(10)
@@ -88,7 +88,7 @@ async def test_sigterm_under_load(world: StartWorld) -> None:
         async with w.fault("SIGTERM under load and a backlog, a second one running") as fault:
             await w.backlog(3000)
             await until(lambda: w.picked(one), "it works on the backlog")
-            assert await one.child.terminate(timeout=5.0) == 0
+            assert await one.child.terminate() == 0
             fault.heal()
             assert await w.picked(one) == []
             assert (await w.sessions())[one.token] == 0
@@ -100,7 +100,7 @@ async def test_sigterm_alone_under_load_and_started_again(world: StartWorld) -> 
         async with w.fault("SIGTERM under load, alone, started again") as fault:
             await w.backlog(3000)
             await until(lambda: w.picked(one), "it works on the backlog")
-            assert await one.child.terminate(timeout=5.0) == 0
+            assert await one.child.terminate() == 0
             assert await w.picked() == []
             await w.dispatcher()
             fault.heal()

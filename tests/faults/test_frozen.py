@@ -16,7 +16,7 @@ async def settled_by_another(w: World, one: Process, rows: list[int]) -> None:
     async def look() -> bool:
         return not await w.ask("SELECT 1 FROM messaging.message_outbox WHERE id = ANY(%s) AND NOT settled", (rows,))
 
-    await until(look, "the other has sent what the frozen one had claimed", 20.0)
+    await until(look, "the other has sent what the frozen one had claimed")
 
 
 async def test_frozen_with_a_claim_in_its_socket(world: StartWorld) -> None:
@@ -69,7 +69,7 @@ async def test_frozen_between_publish_and_settle(world: StartWorld) -> None:
 @pytest.mark.quick
 async def test_a_short_freeze(world: StartWorld) -> None:
     """Shorter than the lease, with entries on their way: nobody takes anything, nothing is doubled."""
-    async with world() as w:
+    async with world(DISPATCH_LEASE_MS="60000") as w:
         one = await w.dispatcher()
         await w.dispatcher()
         async with w.fault("SIGSTOP within the lease, then SIGCONT") as fault:

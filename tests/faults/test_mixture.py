@@ -88,7 +88,7 @@ async def redis_readonly(w: World, one: Process) -> None:
 
 async def stopped_and_started(w: World, one: Process) -> None:
     """SIGTERM; another one is started."""
-    assert await one.child.terminate(timeout=8.0) == 0
+    assert await one.child.terminate() == 0
     await w.dispatcher()
 
 

@@ -141,4 +141,4 @@ async def test_through_pgbouncer(world: StartWorld, server_folder: Path, direct:
             async with w.fault(f"a real PgBouncer, transaction mode, {how}", baseline=False) as fault:
                 await w.backlog(2000)
                 fault.heal()
-            assert await one.child.terminate(timeout=5.0) == 0
+            assert await one.child.terminate() == 0

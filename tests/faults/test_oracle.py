@@ -46,7 +46,7 @@ def test_all_is_well() -> None:
         ({"rows": {"a": ("sent", 0), "b": ("dead", 1)}}, "1 dead"),
         ({"rows": {"a": ("sent", 0), "b": ("picked", 0)}}, "not settled"),
         ({"rows": {"a": ("sent", 0), "b": ("sent", 1)}}, "charged an attempt"),
-        ({"claims": Claims(8.1, [], [])}, "held for 8.1 s"),
+        ({"claims": Claims(17.1, [], [])}, "held for 17.1 s"),
         ({"claims": Claims(0.0, ["row 1"], [])}, "taken from the living"),
         ({"claims": Claims(0.0, [], ["row 1 was claimed while it was claimed"])}, "while it was claimed"),
     ],

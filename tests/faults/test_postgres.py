@@ -1,6 +1,7 @@
 """Postgres that crashes, stays away, ends sessions, locks, refuses and commits late."""
 
 import time
+from collections import Counter
 from uuid import uuid4
 
 import psycopg
@@ -8,7 +9,7 @@ import pytest
 
 from dispatcher.embedded import EmbeddedPostgres
 from tests.faults.conftest import StartWorld
-from tests.faults.harness import RELAY, in_thread
+from tests.faults.harness import RELAY, World, in_thread
 from tests.faults.harness_load import INSERT
 from tests.faults.harness_steps import after_publish
 from tests.faults.harness_wait import pass_time, until
@@ -19,15 +20,24 @@ TERMINATE = (
 )
 
 
+async def working(w: World) -> Counter[str]:
+    """Sessions by their purpose, but for the one of the chores: it is opened again when the next one is due."""
+    rows = await w.ask(
+        "SELECT split_part(application_name, ' ', 2) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name LIKE 'dispatcher %%'"
+    )
+    return Counter(purpose for (purpose,) in rows if purpose != "chores")
+
+
 @pytest.mark.quick
 async def test_all_backends_terminated(world: StartWorld) -> None:
     async with world() as w:
         await w.dispatcher()
         async with w.fault("all its Postgres sessions terminated, 3 times", stolen=True) as fault:
-            full = await w.sessions()
+            full = await working(w)
 
             async def back() -> bool:
-                return await w.sessions() == full
+                return await working(w) >= full
 
             for _ in range(3):
                 await w.backlog(500)
@@ -76,14 +86,19 @@ async def test_killed_and_much_forgotten(
             for setting in ("wal_writer_delay = 10000", "wal_writer_flush_after = 1000000"):
                 await w.ask(f"ALTER SYSTEM SET {setting}")
             await w.ask("SELECT pg_reload_conf()")
-            await w.backlog(1000)
-            await w.drained()
-            await in_thread(crashable_postgres.crash)
-            if with_it:
-                for process in w.processes:
-                    await process.kill()
-            await in_thread(crashable_postgres.start)
-            [(forgotten,)] = await w.ask("SELECT count(*) FROM messaging.message_outbox WHERE NOT settled")
+            for _ in range(10):  # now and then it flushes just before the crash
+                await w.backlog(1000)
+                await w.drained()
+                await in_thread(crashable_postgres.crash)
+                if with_it:
+                    for process in w.processes:
+                        await process.kill()
+                await in_thread(crashable_postgres.start)
+                [(forgotten,)] = await w.ask("SELECT count(*) FROM messaging.message_outbox WHERE NOT settled")
+                if forgotten:
+                    break
+                if with_it:
+                    await w.dispatcher()
             await w.ask("ALTER SYSTEM RESET ALL")
             await w.ask("SELECT pg_reload_conf()")
             if with_it:

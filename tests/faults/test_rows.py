@@ -56,7 +56,7 @@ async def test_a_nul_cannot_be_committed(world: StartWorld) -> None:
 
 @pytest.mark.quick
 async def test_32_mb(world: StartWorld) -> None:
-    async with world() as w:
+    async with world(DISPATCH_QUERY_TIMEOUT_MS="30000", DISPATCH_LEASE_MS="60000") as w:  # 32 MB take their time
         await w.dispatcher()
         async with w.fault("poison: a payload of 32 MB", dead=1) as fault:
             event = await poison(w, json.dumps({"x": "y" * 32 * MIB}))
@@ -80,7 +80,7 @@ async def test_a_row_that_kills_the_connection(world: StartWorld) -> None:
     async with world(valkey={"proto-max-bulk-len": "1mb"}, **IMPATIENT) as w:
         await w.dispatcher()
         async with w.fault(
-            "poison: a row that makes Redis close the connection", dead=1, attempts=True, recover_s=20.0
+            "poison: a row that makes Redis close the connection", dead=1, attempts=True, recover_s=60.0
         ) as fault:
             event = await poison(w, json.dumps({"x": "y" * 2 * MIB}))
             fault.heal()
@@ -101,7 +101,7 @@ async def test_rows_that_a_proxy_cuts_off(world: StartWorld) -> None:
             "poison: 5 rows on which a proxy cuts the connection, 2 dispatchers",
             dead=5,
             attempts=True,
-            recover_s=20.0,
+            recover_s=60.0,
             stolen=True,
         ) as fault:
             for process in w.processes:

@@ -27,7 +27,7 @@ class Losses:
         self._next.set()
 
     async def first(self) -> str:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await self._next.wait()
         return self.reasons[0]
 
@@ -41,7 +41,7 @@ def losses() -> Losses:
 async def make_broker(losses: Losses) -> AsyncIterator[MakeBroker]:
     made: list[Broker] = []
 
-    def make(url: str, *, name: str = "test", timeout_s: float = 5.0) -> Broker:
+    def make(url: str, *, name: str = "test", timeout_s: float = 30.0) -> Broker:
         target = BrokerTarget.parse(url)
         made.append(Broker(target, name=name, stream=STREAM, connect_timeout_s=timeout_s, on_lost=losses))
         return made[-1]

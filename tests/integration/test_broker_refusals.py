@@ -22,12 +22,12 @@ from tests.fixtures.rows import STREAM
 PASSWORD = "s3cr3t-Wort"
 
 
-def broker(url: str, timeout_s: float = 5.0) -> Broker:
+def broker(url: str, timeout_s: float = 30.0) -> Broker:
     target = BrokerTarget.parse(url)
     return Broker(target, name="test", stream=STREAM, connect_timeout_s=timeout_s, on_lost=lambda why: None)
 
 
-async def refusal(url: str, kind: type[DispatcherError] = Misconfigured, timeout_s: float = 5.0) -> str:
+async def refusal(url: str, kind: type[DispatcherError] = Misconfigured, timeout_s: float = 30.0) -> str:
     """What it says when it cannot connect."""
     made = broker(url, timeout_s)
     with pytest.raises(kind) as caught:

@@ -24,7 +24,7 @@ from tests.readme import OPERATIONS, blocks, section
 
 GROUP = "billing"
 DEAD = f"{STREAM}:{GROUP}:dead"
-PATIENCE_S = 20
+PATIENCE_S = 60
 Behave = Callable[[Received], object]
 pytestmark = pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 

@@ -51,9 +51,9 @@ async def make(redis_url: str, tap: Tap) -> AsyncIterator[Make]:
     async def verify(broker: Broker) -> Server:
         return Server(STREAM)
 
-    async def made(url: str = redis_url) -> CrashAudit:
+    async def made(url: str = redis_url, deadline_s: float = 60.0) -> CrashAudit:
         publisher, looker = (
-            Broker(BrokerTarget.parse(url), name=name, stream=STREAM, connect_timeout_s=5.0, on_lost=lambda why: None)
+            Broker(BrokerTarget.parse(url), name=name, stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None)
             for name in ("us", "look-us")
         )
         brokers.extend((publisher, looker))
@@ -64,7 +64,7 @@ async def make(redis_url: str, tap: Tap) -> AsyncIterator[Make]:
             publisher=publisher,
             looker=looker,
             verify=verify,
-            deadline_s=1.0,
+            deadline_s=deadline_s,
             wake=lambda: None,
             observe=tap,
         )
@@ -199,7 +199,7 @@ async def test_a_look_that_fails_lets_nobody_claim(
 ) -> None:
     await insert_events(db, 1)
     through = await proxy(redis_url)
-    audit = await make(through.via(redis_url))
+    audit = await make(through.via(redis_url), 1.0)
     await db.execute(FORGET)
     through.drop_replies()
     audit._looker._connect_timeout_s = 0.2
@@ -246,7 +246,7 @@ async def sent(db: Db, rows: int) -> bool:
 
 
 @pytest.mark.one_version
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 async def test_a_crash_empties_the_mark_and_a_restart_does_not(own_postgres: StartPostgres) -> None:
     server = own_postgres(durable=True, options={"fsync": "off"})
     await migrate(server.url())
@@ -268,7 +268,7 @@ async def test_a_crash_empties_the_mark_and_a_restart_does_not(own_postgres: Sta
 
 
 @pytest.mark.one_version
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 async def test_one_killed_session_is_a_crash_too(own_postgres: StartPostgres) -> None:
     """Postgres ends all sessions and throws its memory away, the end of its log with it; it does not restart."""
     server = own_postgres(durable=True, options={"fsync": "off"})

@@ -28,7 +28,7 @@ async def sessions_there(db: psycopg.AsyncConnection) -> int:
 
 async def gone(db: psycopg.AsyncConnection, pid: int) -> None:
     """Wait until the server has ended that backend."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while True:
             if not (await db.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid])).rowcount:
                 return
@@ -80,7 +80,7 @@ async def test_a_statement_that_another_task_runs_is_waited_for_not_mixed(sessio
 
 
 async def test_the_server_ends_a_statement_that_takes_too_long(database_url):
-    session = await connect(Target(database_url, "test", query_timeout_s=0.1), "lane")
+    session = await connect(Target(database_url, "test", query_timeout_s=1.0), "lane")
     with pytest.raises(psycopg.errors.QueryCanceled):
         await session.fetch("SELECT pg_sleep(30)")
     assert await session.fetch("SELECT 1") == [(1,)]
@@ -90,7 +90,7 @@ async def test_the_server_ends_a_statement_that_takes_too_long(database_url):
 @pytest.mark.parametrize("how", ["fetch", "script"])
 async def test_a_network_that_swallows_everything_ends_a_statement(database_url, proxy, db, monkeypatch, how):
     through = await proxy(database_url)
-    session = await connect(Target(through.via(database_url), "test", query_timeout_s=0.1), "lane")
+    session = await connect(Target(through.via(database_url), "test"), "lane")
     monkeypatch.setattr(session, "_deadline_s", 0.1)  # in production two seconds more than the server's own
     through.stall()
     with pytest.raises(SessionLost):
@@ -145,13 +145,13 @@ async def test_notifications_arrive_and_waiting_for_them_may_be_cancelled(sessio
     with anyio.move_on_after(0.01):
         await session.wait_readable()
     await db.execute("NOTIFY bell, 'ring'")
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not (notices := session.drain_notices()):
             await session.wait_readable()
     assert notices == [("bell", "ring", db.info.backend_pid)]
     await db.execute("NOTIFY bell, 'again'")
     await session.fetch("SELECT 1")  # one that comes with a statement's answer is kept too
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while not (notices := session.drain_notices()):
             await session.wait_readable()
     assert [payload for _, payload, _ in notices] == ["again"]

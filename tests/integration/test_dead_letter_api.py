@@ -13,6 +13,7 @@ import pytest
 from dispatcher.core.events import DeadRetried, Published, Stopped
 from dispatcher.embedded import free_port
 from dispatcher.infra import on_demand
+from dispatcher.service import reach
 from dispatcher.sidecar import asked
 from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
 from tests.integration.test_dead_letters import bury, prune
@@ -22,8 +23,10 @@ CANARY = "canary-7f3a"
 
 
 @pytest.fixture
-def api(dispatcher):
+def api(dispatcher, monkeypatch):
     """`async with api() as (client, running):` a dispatcher on loopback, which never ticks, and its API."""
+
+    monkeypatch.setattr(reach, "ASKED_CONNECT_S", 60.0)
 
     @asynccontextmanager
     async def start(**settings: Any):
@@ -198,6 +201,8 @@ async def test_a_body_that_does_not_come_is_not_waited_for(api, monkeypatch):
 
 async def test_a_question_that_hangs_holds_up_no_event(api, db, redis, monkeypatch):
     monkeypatch.setattr(on_demand, "QUEUE", 4)
+    monkeypatch.setattr(on_demand, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(reach, "ASKED_TIMEOUT_S", 60.0)
     await buried(db, 1)
     found: list[int] = []
 
@@ -262,6 +267,7 @@ async def test_a_role_from_before_this_release_may_retry_rows_and_is_told_about_
 
 async def test_a_stop_does_not_wait_for_a_question(api, db, monkeypatch):
     monkeypatch.setattr(on_demand, "GRACE_S", 0.05)
+    monkeypatch.setattr(reach, "ASKED_TIMEOUT_S", 600.0)
     found: list[int] = []
 
     async def ask(client: aiohttp.ClientSession) -> None:
@@ -274,11 +280,11 @@ async def test_a_stop_does_not_wait_for_a_question(api, db, monkeypatch):
     locked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'messaging.message_dlq'::regclass"
     async with await psycopg.AsyncConnection.connect(db.info.dsn) as other, anyio.create_task_group() as asking:
         await other.execute("LOCK TABLE messaging.message_dlq IN ACCESS EXCLUSIVE MODE")
-        async with api(enabled=False) as (client, running):
+        async with api(enabled=False, query_timeout_ms=600_000) as (client, running):
             asking.start_soon(ask, client)
             while (await (await db.execute(locked)).fetchone()) != (1,):  # noqa: ASYNC110
                 await anyio.sleep(0.01)  # between two looks
-            with anyio.fail_after(4.0):  # a statement may take five seconds
+            with anyio.fail_after(60):  # the statement may take ten minutes
                 running.service.stop("the test says so")
                 await running.tap.next(Stopped)
         await other.rollback()

@@ -64,8 +64,8 @@ def look(shared_url: str, redis_url: str) -> Examine:
     async def run(
         database: str = shared_url, redis: str = redis_url, *, listen: str | None = None, **wanted: Any
     ) -> dict[str, Finding]:
-        target = Target(database, "dispatcher", connect_timeout_s=5.0, query_timeout_s=5.0)
-        listening = Target(listen or database, "dispatcher", connect_timeout_s=5.0, query_timeout_s=5.0)
+        target = Target(database, "dispatcher", connect_timeout_s=30.0, query_timeout_s=30.0)
+        listening = Target(listen or database, "dispatcher", connect_timeout_s=30.0, query_timeout_s=30.0)
         findings = await examine(Wanted(target, listening, redis, wanted.pop("stream", STREAM), 100, **wanted))
         return {finding.check: finding for finding in reversed(findings)}
 

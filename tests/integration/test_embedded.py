@@ -59,7 +59,7 @@ def await_end(pid: int) -> None:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return
-    ended, _, _ = select.select([descriptor], [], [], 20)
+    ended, _, _ = select.select([descriptor], [], [], 60)
     os.close(descriptor)
     assert ended, f"process {pid} is still running"
 

@@ -60,7 +60,7 @@ class Gate:
 
 async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
     """Look until it is so."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(50):
         while True:
             found = condition()
             if found if isinstance(found, bool) else await found:
@@ -281,7 +281,7 @@ async def test_a_stop_waits_for_handlers_then_gives_the_rest_back(
         await may_end.wait()
 
     name = handlers_module({"ends": ends, "endless": gate})
-    async with dispatcher(handlers=name, max_parallel=2, shutdown_grace_ms=500) as running:
+    async with dispatcher(handlers=name, max_parallel=2, shutdown_grace_ms=2500) as running:
         await insert_events(db, event_type="ends")
         await begun.wait()
         await insert_events(db, 3, event_type="endless")

@@ -48,7 +48,7 @@ async def test_an_end_waits_for_no_handler_that_does_not_end(
     await insert_events(db, event_type="thread")
     await insert_events(db, event_type="task")
     await asyncio.gather(child.line("in the thread"), child.line("in the task"))
-    assert await child.terminate(timeout=10) == 0
+    assert await child.terminate() == 0
     assert "Traceback" not in child.output
     assert await statuses(db) == {"pending": 2}
     assert [row["attempts"] for row in await read_table(db)] == [0, 0]
@@ -66,7 +66,7 @@ async def test_killed_while_a_handler_runs_it_runs_again(
     assert await statuses(db) == {"picked": 1}
     successor = await cli("run", "--handlers=mended", env=env, cwd=tmp_path)
     await successor.line("claims_taken_over")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             if await statuses(db) == {"sent": 1}:
                 break

@@ -80,7 +80,7 @@ class Echo:
             writer.close()
 
     async def has(self, data: bytes) -> None:
-        async with asyncio.timeout(10), self.more:
+        async with asyncio.timeout(60), self.more:
             await self.more.wait_for(lambda: self.got.endswith(data))
 
 
@@ -93,7 +93,7 @@ async def test_proxy() -> None:
     async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", proxy.port)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         reader, writer = await connect()
         writer.write(b"x" * 5_000_000)
         assert await reader.readexactly(5_000_000) == b"x" * 5_000_000

@@ -13,7 +13,7 @@ from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
 from tests.fixtures.running import StartDispatcher
 
 Db = psycopg.AsyncConnection[Any]
-PATIENT_S = 20.0
+PATIENT_S = 60.0
 FAST = {"tick_ms": 50, "max_attempts": 2, "backoff_base_ms": 10, "backoff_max_ms": 20}
 LARGE = '{"x": "' + "y" * 5000 + '"}'
 

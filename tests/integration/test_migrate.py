@@ -175,7 +175,7 @@ async def test_a_table_that_stays_busy_is_reported_and_writers_are_not_held_up(d
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(migrate_in_vain)
                 await until_migrate_waits(writer)
-                await writer.execute("SET lock_timeout = '5s'")
+                await writer.execute("SET lock_timeout = '60s'")
                 await writer.execute(insert)  # queued behind the waiting CREATE TRIGGER, which soon steps back
     assert [failure.exit_code for failure in failures] == [1]
     assert await migrate(database_url) == ["doorbell"]

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from dispatcher.core import events
-from dispatcher.core.events import DatabaseChanged, Sampled, Settled, Surveyed
+from dispatcher.core.events import DatabaseChanged, Sampled, Settled, SidecarUp, Surveyed
 from dispatcher.embedded import free_port
 from dispatcher.service.console import Console
 from dispatcher.settings import Settings
@@ -165,6 +165,7 @@ async def test_it_answers_while_neither_server_does(dispatcher: StartDispatcher)
         database_url=f"postgresql://x@127.0.0.1:{nobody}/x",
         redis_url=f"redis://127.0.0.1:{nobody}",
     ) as running:
+        await running.tap.next(SidecarUp)
         await running.tap.next(DatabaseChanged)
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
             assert await get(client, "/health") == {"status": "ok"}

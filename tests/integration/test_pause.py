@@ -1,6 +1,7 @@
 """`dispatcher pause` and `resume`: all dispatchers hold back, with nothing in hand, and say so."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -43,6 +44,12 @@ async def turns(running: Running, count: int = 3) -> None:
         await running.tap.next(Ticked)
 
 
+async def key_is_free(db: psycopg.AsyncConnection) -> bool:
+    """Whether a writer that commits now need not ring."""
+    found = await (await db.execute("SELECT pg_try_advisory_xact_lock_shared(1869968482, 1)")).fetchone()
+    return found == (True,)
+
+
 async def sent(running: Running, rows: int) -> None:
     """Wait until so many rows were settled as sent."""
     done = 0
@@ -63,6 +70,7 @@ async def test_an_idle_dispatcher_holds_back_and_goes_on(
         assert "Paused: 1 dispatcher acknowledged." in output
         changed = await running.tap.next(PauseChanged)
         assert (changed.paused, changed.reason) == (True, "moving house")
+        await until(lambda: key_is_free(db), "the doorbell's key is let go")
         await db.execute("LISTEN outbox_doorbell")
         await insert_events(db, 3)
         if tick_ms == 50:
@@ -225,7 +233,7 @@ async def test_who_says_nothing_is_named(command: RunCommand, db: psycopg.AsyncC
         assert code == 1
         assert "only 0 of 2 dispatchers acknowledged" in output
         assert "old: it never said anything; version 0.0.1" in output
-        assert "frozen: no word for 60 s" in output
+        assert re.search(r"frozen: no word for \d\d+ s", output)
         assert "dead" not in output
     code, output = await command("pause")
     assert code == 0

@@ -37,7 +37,7 @@ def env(database_url: str, redis_url: str) -> dict[str, str]:
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Look until it is so."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(50):
         while True:
             if await condition():
                 return
@@ -175,16 +175,16 @@ async def test_a_worker_that_says_nothing_is_replaced(
     monkeypatch.setattr(supervisor, "start", start_but_the_third)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(ours.run())
-        [frozen, _] = [await tap.next(WorkerStarted, timeout=30) for _ in range(2)]
+        [frozen, _] = [await tap.next(WorkerStarted) for _ in range(2)]
         await until(lambda: is_true(ours._not_ready() is None))
         os.kill(int(STARTED.fullmatch(frozen.worker)[1]), signal.SIGSTOP)  # type: ignore[index]
-        assert (await tap.next(WorkerStuck, timeout=30)).worker == frozen.worker
-        ended = await tap.next(WorkerEnded, timeout=30)
+        assert (await tap.next(WorkerStuck)).worker == frozen.worker
+        ended = await tap.next(WorkerEnded)
         assert (ended.worker, ended.code) == (frozen.worker, -signal.SIGKILL)
         assert ours._not_ready() == "worker-00: starting"
-        not_started = await tap.next(WorkerEnded, timeout=30)
+        not_started = await tap.next(WorkerEnded)
         assert not_started.worker == "worker-00 (could not be started: Cannot allocate memory)"
-        await tap.next(WorkerStarted, timeout=30)
+        await tap.next(WorkerStarted)
         await until(lambda: is_true(ours._not_ready() is None))
         ours.stop("test")
     assert ours.exit_code == 0

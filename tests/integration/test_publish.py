@@ -24,7 +24,7 @@ THEN = datetime(2025, 2, 3, 4, 5, 6)
 
 def broker_of(url: str) -> Broker:
     target = BrokerTarget.parse(url)
-    return Broker(target, name="test", stream=STREAM, connect_timeout_s=5.0, on_lost=lambda why: None)
+    return Broker(target, name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None)
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ async def run(*command: str, env: Mapping[str, str]) -> str:
 async def entries(redis: "Redis", count: int) -> list[dict[str, str]]:
     """The stream's entries once there are so many."""
     last, found = "0", 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while found < count:
             answer: Any = await redis.xread({STREAM: last}, block=2_000)
             for _, page in answer:
@@ -149,7 +149,7 @@ async def test_the_consumer_takes_over_what_was_abandoned_and_does_nothing_twice
 
 
 async def _line(stream: asyncio.StreamReader) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return (await stream.readline()).decode()
 
 
@@ -206,7 +206,7 @@ async def test_the_acl_for_redis_is_enough(
 
 
 async def _blocked_connection(redis: "Redis") -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             for client in await redis.client_list():
                 if client["user"] == "relay" and "b" in client["flags"]:
@@ -240,7 +240,7 @@ async def test_replaying_and_pruning(
 
 async def _settled(db: psycopg.AsyncConnection, wanted: int) -> bool:
     """Wait until so many rows are sent and no other is left."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             cursor = await db.execute(
                 "SELECT count(*) FILTER (WHERE status = 'sent'), count(*) FROM messaging.message_outbox"

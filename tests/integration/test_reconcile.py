@@ -24,9 +24,9 @@ THEN = datetime(2025, 2, 3)
 
 def gate_to(url: str, tap: Tap) -> Gate:
     broker = Broker(
-        BrokerTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=5.0, on_lost=lambda why: None
+        BrokerTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
     )
-    return Gate(broker, Breaker(Backoff(0.01, 0.02), Random(1)), stream=STREAM, timeout_s=5.0, observe=tap)
+    return Gate(broker, Breaker(Backoff(0.01, 0.02), Random(1)), stream=STREAM, timeout_s=60.0, observe=tap)
 
 
 @pytest.fixture

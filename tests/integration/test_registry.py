@@ -114,7 +114,7 @@ async def test_a_crash_frees_the_lock(registered, open_session, db):
     session = await open_session()
     await registered.enrol(session)
     await db.execute("SELECT pg_terminate_backend(%s)", [session.backend_pid])
-    await db.execute("SET lock_timeout = '10s'")
+    await db.execute("SET lock_timeout = '60s'")
     await db.execute(WAIT_FOR_LOCK, [registered.id])  # returns once the server has ended it
 
 

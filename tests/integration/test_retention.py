@@ -324,7 +324,7 @@ def touched(plan: dict[str, Any], table: str) -> int:
     return round(own) + sum(touched(child, table) for child in plan.get("Plans", []))
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 async def test_an_idle_look_touches_one_window_of_a_large_table(session, db):
     await db.execute("SET dispatcher.doorbell = off")
     await db.execute("ALTER TABLE messaging.message_outbox SET (autovacuum_enabled = off)")

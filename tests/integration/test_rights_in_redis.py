@@ -30,7 +30,7 @@ async def as_user(own_valkey: StartValkey) -> AsyncIterator[AsUser]:
             await admin.acl_setuser("app", enabled=True, passwords="+right", keys="*", commands=rights)
         url = server.url.replace("redis://", "redis://app:right@")
         broker = Broker(
-            BrokerTarget.parse(url), name="us", stream=STREAM, connect_timeout_s=5.0, on_lost=lambda why: None
+            BrokerTarget.parse(url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
         )
         brokers.append(broker)
         await broker.connect()
@@ -66,7 +66,7 @@ async def test_without_info_no_strangers_connection_is_ended(as_user: AsUser) ->
 
 async def test_backpressure_that_may_not_look_says_so(as_user: AsUser, tap: Tap) -> None:
     _, broker = await as_user("xinfo")
-    pressure = Backpressure(broker, stream=STREAM, maxlen=100, deadline_s=5.0, observe=tap)
+    pressure = Backpressure(broker, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap)
     assert await pressure.room() > 0
     assert tap.all(BackpressureBlind) == [BackpressureBlind("Redis refused: NOPERM; allow this user +xinfo")]
     _, broker = await as_user()
@@ -94,7 +94,7 @@ async def test_backpressure_on_a_redis_before_7_says_so(
         return [cut(reply) for reply in await real(commands, deadline_s)]
 
     monkeypatch.setattr(broker, "send", older)
-    pressure = Backpressure(broker, stream=STREAM, maxlen=100, deadline_s=5.0, observe=tap)
+    pressure = Backpressure(broker, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap)
     assert await pressure.room() > 0
     [blind] = tap.all(BackpressureBlind)
     assert blind.reason is not None

@@ -91,7 +91,7 @@ async def test_a_producers_commit_rings_the_doorbell(roles: psycopg.AsyncConnect
         await sleeper.execute("LISTEN outbox_doorbell")
         await act_as(roles, "outbox_producer")
         await roles.execute(INSERT)
-        async for notice in sleeper.notifies(timeout=10, stop_after=1):
+        async for notice in sleeper.notifies(timeout=60, stop_after=1):
             assert notice.channel == "outbox_doorbell"
             return
     pytest.fail("the doorbell was not rung")

@@ -98,7 +98,7 @@ async def at_rest(admin: psycopg.AsyncConnection, tap: Tap) -> None:
     """Wait until it has all its connections and sleeps on its listener, so that it hears of a cut at once."""
     while not isinstance(next((event for event in reversed(tap.seen) if isinstance(event, Slept | Woke)), None), Slept):
         await tap.next(Slept)
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while (await (await admin.execute(OURS)).fetchall()) != [(CONNECTIONS,)]:
             pass  # each look is a round trip
 

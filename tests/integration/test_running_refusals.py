@@ -84,7 +84,7 @@ async def test_writers_need_not_ring_while_no_lane_has_a_session(
             rows = await db.execute("SELECT pg_try_advisory_xact_lock_shared(1869968482, 1)")
             return bool((await rows.fetchall())[0][0])
 
-        await until(free, "the doorbell's key is let go", 10.0)
+        await until(free, "the doorbell's key is let go")
         await through.restore()
         await running.tap.next(Settled, lambda event: event.sent == 1)
 
@@ -125,11 +125,11 @@ async def test_a_primary_that_becomes_read_only_is_left(own_postgres: StartPostg
         await db.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         await db.execute("SELECT pg_reload_conf()")
         await insert_events(db)
-        down = await tap.next(DatabaseChanged, lambda event: not event.up, timeout=20)
+        down = await tap.next(DatabaseChanged, lambda event: not event.up, timeout=60)
         assert "25006" in str(down.reason) or "read-only" in str(down.reason)
         await db.execute("ALTER SYSTEM RESET default_transaction_read_only")
         await db.execute("SELECT pg_reload_conf()")
-        await tap.next(Settled, lambda event: event.sent == 1, timeout=20)
+        await tap.next(Settled, lambda event: event.sent == 1, timeout=60)
         service.stop("the test is over")
 
 
@@ -145,7 +145,7 @@ async def test_the_grace_ends_though_a_statement_does_not(database_url: str, red
         http_enabled=False,
         log_level="ERROR",
         shutdown_grace_ms=300,
-        query_timeout_ms=60_000,
+        query_timeout_ms=600_000,
     )
     service = Service(settings, tap)
     async with await psycopg.AsyncConnection.connect(database_url) as other, anyio.create_task_group() as tasks:
@@ -161,8 +161,8 @@ async def test_the_grace_ends_though_a_statement_does_not(database_url: str, red
 
         await until(waits, "a statement waits for the lock")
         service.stop("the test is over")
-        with anyio.fail_after(15):
-            await tap.next(Stopped, timeout=15)
+        with anyio.fail_after(60):
+            await tap.next(Stopped, timeout=60)
     assert service.exit_code == 1
 
 
@@ -181,7 +181,7 @@ async def test_the_grace_ends_though_postgres_hears_no_goodbye(
 async def test_a_look_reads_no_more_at_once_than_a_slow_network_carries(redis: "Redis", redis_url: str) -> None:
     """Pages of entries of a megabyte each: 200 of them are what five seconds carry at 320 Mbit/s."""
     broker = Broker(
-        BrokerTarget.parse(redis_url), name="us", stream=STREAM, connect_timeout_s=5.0, on_lost=lambda why: None
+        BrokerTarget.parse(redis_url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
     )
     await broker.connect()
     for number in range(450):
@@ -210,7 +210,7 @@ async def test_a_right_that_is_taken_away_costs_nothing(dispatcher: StartDispatc
             await until(lambda: refused(running.tap), "a claim is refused")
             assert await statuses(db) == {"pending": 2}
             await db.execute("ALTER ROLE outbox_test SUPERUSER")
-            await running.tap.next(Settled, lambda event: event.sent == 2, timeout=20)
+            await running.tap.next(Settled, lambda event: event.sent == 2, timeout=60)
         assert {row["attempts"] for row in await read_table(db)} == {0}
     finally:
         await db.execute("DROP ROLE outbox_test")

@@ -1,6 +1,7 @@
 """The whole dispatcher in this process: from a commit to the stream and back to `sent`, through stops and outages."""
 
 import asyncio
+import signal
 from datetime import UTC
 from typing import Any
 
@@ -26,7 +27,9 @@ from dispatcher.core.events import (
     Woke,
 )
 from dispatcher.service import Service, run
+from dispatcher.service.lifecycle import run_to_the_end
 from dispatcher.settings import Settings
+from tests.faults.harness_wait import until
 from tests.fixtures.postgres import StartPostgres
 from tests.fixtures.proxy import StartProxy
 from tests.fixtures.redis import StartValkey
@@ -45,12 +48,16 @@ async def settled(running: Running, rows: int) -> None:
     assert left == 0
 
 
+async def all_sent(db: Db, rows: int) -> bool:
+    return await statuses(db) == {"sent": rows}
+
+
 async def test_a_committed_row_is_in_the_stream_and_sent(dispatcher: StartDispatcher, db: Db, redis: Redis) -> None:
     async with dispatcher() as running:
         await running.tap.next(Slept, where=lambda slept: slept.holds_key)
         [row] = await insert_events(db, headers='{"traceparent": "00-1"}', payload='{"b": 2, "a": "é"}')
         await settled(running, 1)
-        assert running.tap.all(Woke)[-1].cause == "notify"
+        assert "notify" in [woke.cause for woke in running.tap.all(Woke)]
     [entry] = await read_stream(redis)
     [table] = await read_table(db)
     assert (table["id"], table["status"], table["attempts"]) == (row, "sent", 0)
@@ -86,13 +93,13 @@ async def test_two_dispatchers_share_without_doubling(dispatcher: StartDispatche
     await insert_events(db, rows)
     async with dispatcher(batch_size=50) as one, dispatcher(batch_size=50) as two:
         left = rows
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as watching:
 
                 async def count(tap: Tap) -> None:
                     nonlocal left
                     while left > 0:
-                        settled = await tap.next(Settled, timeout=30)
+                        settled = await tap.next(Settled)
                         left -= settled.sent
                     watching.cancel_scope.cancel()
 
@@ -169,6 +176,20 @@ async def test_stop_is_idempotent_and_may_come_at_any_time(dispatcher: StartDisp
     assert await cursor.fetchone() == (0,)
 
 
+@pytest.mark.one_version
+async def test_a_signal_after_a_stop_of_ours_forces_nothing(database_url: str, redis_url: str, db: Db) -> None:
+    """A worker whose supervisor was killed hears of it twice, in either order: by its socket and by the kernel."""
+    tap = Tap()
+    service = Service(settings(database_url=database_url, redis_url=redis_url), tap)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run_to_the_end, service)
+        await tap.next(Started)
+        service.stop("the supervisor is gone")
+        signal.raise_signal(signal.SIGTERM)
+    assert service.exit_code == 0
+    assert await read_table(db, "dispatcher") == []
+
+
 async def test_terminated_sessions_cost_nothing(dispatcher: StartDispatcher, db: Db, redis: Redis) -> None:
     rows = 3000
     async with dispatcher(batch_size=50) as running:
@@ -179,9 +200,7 @@ async def test_terminated_sessions_cost_nothing(dispatcher: StartDispatcher, db:
             "WHERE datname = current_database() AND application_name LIKE 'dispatcher %%'"
         )
         await running.tap.next(ListenerChanged, where=lambda event: not event.up)
-        with anyio.fail_after(30):
-            while (await statuses(db)).get("sent", 0) < rows:
-                await running.tap.next(Settled, timeout=30)
+        await until(lambda: all_sent(db, rows), "all are sent")  # one may be sent whose answer was lost
         await running.tap.next(ListenerChanged, where=lambda event: event.up)
     events = [entry["event_id"] for entry in await read_stream(redis)]
     assert len(events) == len(set(events)) == rows
@@ -195,7 +214,7 @@ async def test_the_answer_of_a_claim_is_lost(
         await running.tap.next(Slept, where=lambda slept: slept.holds_key)
         through.drop_replies()
         await insert_events(db, 5)
-        await running.tap.next(Ticked, where=lambda tick: tick.result == "error", timeout=20)
+        await running.tap.next(Ticked, where=lambda tick: tick.result == "error", timeout=60)
         await through.restore()
         await settled(running, 5)
     assert len(await read_stream(redis)) == 5
@@ -245,9 +264,7 @@ async def test_a_full_redis_buries_nothing(dispatcher: StartDispatcher, db: Db, 
         await running.tap.next(Settled, where=lambda event: event.returned == 1)  # a trial takes one row only
         await client.config_set("maxmemory", 0)
         await running.tap.next(BreakerChanged, where=lambda event: event.state == "closed")
-        with anyio.fail_after(20):
-            while (await statuses(db)).get("sent", 0) < 10:
-                await running.tap.next(Settled)
+        await until(lambda: all_sent(db, 10), "all are sent")
     assert {row["attempts"] for row in await read_table(db)} == {0}
 
 
@@ -286,7 +303,12 @@ async def test_overdue_claims_come_back(dispatcher: StartDispatcher, db: Db) -> 
 
 
 def settings(**changes: Any) -> Settings:
-    base: dict[str, Any] = {"enabled": True, "http_enabled": False, "log_level": "CRITICAL", "connect_timeout_ms": 1000}
+    base: dict[str, Any] = {
+        "enabled": True,
+        "http_enabled": False,
+        "log_level": "CRITICAL",
+        "connect_timeout_ms": 60_000,
+    }
     return Settings(**(base | changes))
 
 
@@ -334,6 +356,6 @@ async def test_a_dead_task_stops_the_service(
         raise RuntimeError("gauges died")
 
     monkeypatch.setattr(service, "_sample", die)
-    with pytest.raises(ExceptionGroup) as stopped, anyio.fail_after(10):
+    with pytest.raises(ExceptionGroup) as stopped, anyio.fail_after(60):
         await service.run()
     assert stopped.group_contains(RuntimeError, match="gauges died", depth=1) or "gauges died" in repr(stopped.value)

@@ -114,10 +114,11 @@ async def test_a_silent_doorbell_is_said(database_url, redis_url, db, statement,
 
 
 async def test_counting_that_takes_too_long_is_left_out(database_url, redis_url, monkeypatch):
-    slow = "SELECT 'pending', count(*) FROM (SELECT pg_sleep(60)) AS t"
+    # As the server's own timeout does it; a short one would cut the other statements of a slow machine too.
+    slow = "SELECT 'pending', count(*) FROM (SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(60)) AS t"
     replaced = {"status_counts": slow}
     monkeypatch.setattr("dispatcher.upkeep.overview.load", lambda name: replaced.get(name) or load(name))
-    found = await look(Target(database_url, "dispatcher", query_timeout_s=0.1), redis_url, STREAM)
+    found = await look(Target(database_url, "dispatcher"), redis_url, STREAM)
     assert found.outbox is not None
     assert found.outbox.rows is None
     assert found.problems == ()

@@ -56,7 +56,7 @@ async def wait_sent(tap: Tap, rows: int) -> None:
     """Wait until so many rows were settled as sent since the last wait."""
     sent = 0
     while sent < rows:
-        sent += (await tap.next(Settled, timeout=30)).sent
+        sent += (await tap.next(Settled)).sent
 
 
 async def has(redis: Any, entries: int) -> bool:
@@ -89,7 +89,7 @@ async def test_the_tail_of_the_aof_is_lost(dispatcher: StartDispatcher, own_valk
         cut_tail(valkey, 60)
         await insert_events(db, 10)  # what waits must not be published before the audit
         await anyio.to_thread.run_sync(valkey.start)
-        assert (await running.tap.next(Republished, timeout=30)).rows == 40
+        assert (await running.tap.next(Republished)).rows == 40
         await wait_sent(running.tap, 50)
         await all_once(db, redis)
         assert {row["attempts"] for row in await read_table(db)} == {0}
@@ -102,7 +102,7 @@ async def test_all_is_lost(dispatcher: StartDispatcher, own_valkey: StartValkey,
         await wait_sent(running.tap, 30)
         await anyio.to_thread.run_sync(valkey.crash)
         await anyio.to_thread.run_sync(valkey.start)
-        assert (await running.tap.next(Republished, timeout=30)).rows == 30  # also though nobody writes anything new
+        assert (await running.tap.next(Republished)).rows == 30  # also though nobody writes anything new
         await wait_sent(running.tap, 30)
         await all_once(db, redis)
 
@@ -115,7 +115,7 @@ async def test_a_clean_restart_is_no_alarm(dispatcher: StartDispatcher, own_valk
         await anyio.to_thread.run_sync(valkey.crash)
         await insert_events(db, 1)
         await anyio.to_thread.run_sync(valkey.start)
-        assert (await running.tap.next(Republished, timeout=30)).rows == 0
+        assert (await running.tap.next(Republished)).rows == 0
         await wait_sent(running.tap, 1)
         await all_once(db, redis)
 
@@ -160,7 +160,7 @@ async def test_a_failover_to_a_replica_that_missed_entries(
         address.upstream = ("127.0.0.1", replica.port)
         address.cut()
         await insert_events(db, 5)
-        event = await running.tap.next(Republished, lambda event: event.rows > 0, timeout=30)
+        event = await running.tap.next(Republished, lambda event: event.rows > 0)
         assert event == Republished(15, "a replica was promoted")
         await wait_sent(running.tap, 20)
         await all_once(db, redis)
@@ -235,14 +235,14 @@ async def audit(database_url: str, tap: Tap) -> AsyncIterator[StreamAudit]:
     link = Link(Target(database_url, "test"), "upkeep", rng=Random(1))
     async with anyio.create_task_group() as tasks:
         await tasks.start(link.keep)
-        yield StreamAudit(STREAM, link, window_s=60, deadline_s=5.0, wake=lambda: None, observe=tap)
+        yield StreamAudit(STREAM, link, window_s=60, deadline_s=30.0, wake=lambda: None, observe=tap)
         tasks.cancel_scope.cancel()
 
 
 @pytest.fixture
 async def broker(redis_url: str) -> AsyncIterator[Broker]:
     broker = Broker(
-        BrokerTarget.parse(redis_url), name="test", stream=STREAM, connect_timeout_s=5.0, on_lost=lambda _: None
+        BrokerTarget.parse(redis_url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda _: None
     )
     await broker.connect()
     yield broker
@@ -312,7 +312,7 @@ async def test_without_the_right_to_ask_it_says_so_once(audit, redis_url, redis,
     await db.execute(SENT, (0, "5-5"))
     await redis.execute_command("ACL", "SETUSER", "noinfo", "on", ">x", "~*", "+@all", "-info")
     url = redis_url.replace("redis://", "redis://noinfo:x@")
-    broker = Broker(BrokerTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=5.0, on_lost=lambda _: None)
+    broker = Broker(BrokerTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda _: None)
     try:
         await broker.connect()
         assert not (await audit.verify(broker)).known
@@ -333,7 +333,7 @@ async def test_a_demotion_and_promotion_in_place_is_noticed(dispatcher, own_valk
         await redis.execute_command("REPLICAOF", "127.0.0.1", other.port)  # drops what it has
         await until(lambda: has(redis, 0), "the entries are dropped")
         await redis.execute_command("REPLICAOF", "NO", "ONE")
-        assert (await running.tap.next(Republished, timeout=30)).rows == 5
+        assert (await running.tap.next(Republished)).rows == 5
         await wait_sent(running.tap, 5)
         await all_once(db, redis)
 
@@ -389,7 +389,7 @@ async def test_while_postgres_cannot_be_asked_nothing_is_published(
             await anyio.to_thread.run_sync(valkey.start)
             await an_audit_waits(db)
             assert await has(redis, 0)
-        assert (await running.tap.next(Republished, timeout=30)).rows == 5
+        assert (await running.tap.next(Republished)).rows == 5
         await wait_sent(running.tap, 5)
         await all_once(db, redis)
 

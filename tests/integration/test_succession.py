@@ -44,9 +44,9 @@ async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Await
     """Makes a successor whose broker is connected, to another URL if asked."""
     brokers: list[Broker] = []
 
-    async def make(url: str = redis_url) -> Takeover:
+    async def make(url: str = redis_url, deadline_s: float = 60.0) -> Takeover:
         broker = Broker(
-            BrokerTarget.parse(url), name="us", stream=STREAM, connect_timeout_s=5.0, on_lost=lambda why: None
+            BrokerTarget.parse(url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
         )
         brokers.append(broker)
         await broker.connect()
@@ -54,7 +54,7 @@ async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Await
             broker,
             stream=STREAM,
             lease_s=3600,
-            deadline_s=0.5,
+            deadline_s=deadline_s,
             dispatcher_id=lambda: 99,
             in_flight=lambda: (),
             freed=lambda: None,
@@ -152,7 +152,7 @@ async def test_a_sink_that_goes_away_leaves_nothing_half_done(
     await redis.xadd(STREAM, {"event_id": event})
     await die(control, db)
     through = await proxy(redis_url)
-    takeover = await succeed(through.via(redis_url))
+    takeover = await succeed(through.via(redis_url), 0.5)
     real = session.fetch
 
     async def cut_after_adopting(sql: str, params: Any = None) -> list[tuple[Any, ...]]:

@@ -48,7 +48,7 @@ def held(for_s: float, **columns: object) -> dict[str, Any]:
 @pytest.fixture
 async def broker(redis_url: str) -> AsyncIterator[Broker]:
     broker = Broker(
-        BrokerTarget.parse(redis_url), name="h-1-aaaa", stream=STREAM, connect_timeout_s=5.0, on_lost=lambda why: None
+        BrokerTarget.parse(redis_url), name="h-1-aaaa", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
     )
     await broker.connect()
     broker.server = Server(STREAM)  # as the gate does
@@ -65,7 +65,7 @@ def make(broker: Broker, tap: Tap) -> Callable[..., Takeover]:
             broker,
             stream=STREAM,
             lease_s=lease_s,
-            deadline_s=5.0,
+            deadline_s=30.0,
             dispatcher_id=lambda: 99,
             in_flight=lambda: in_flight,
             freed=lambda: None,

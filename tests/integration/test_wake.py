@@ -21,7 +21,7 @@ Db = psycopg.AsyncConnection[Any]
 
 
 @asynccontextmanager
-async def asleep(ours: Bell, patience_s: float = 20.0) -> AsyncIterator[dict[str, str]]:
+async def asleep(ours: Bell, patience_s: float = 50.0) -> AsyncIterator[dict[str, str]]:
     """Wait in the background, and enter the block once K is held and the wait has begun; `cause` is there after it."""
     result: dict[str, str] = {}
 
@@ -118,11 +118,16 @@ async def test_the_earliest_due_time_ends_the_sleep(bell: StartBell, db: Db) -> 
     async with bell() as ours:
         await db.execute("SET dispatcher.doorbell = off")
         [row] = await insert_events(db)
-        await db.execute(
-            "UPDATE messaging.message_outbox SET next_run_at = clock_timestamp() + interval '400 ms' WHERE id = %s",
-            (row,),
-        )
-        assert await ours.wait() == "due"
+        for milliseconds in (400, 4_000, 40_000):
+            await db.execute(
+                "UPDATE messaging.message_outbox SET next_run_at = clock_timestamp() + %s * interval '1 ms' "
+                "WHERE id = %s",
+                (milliseconds, row),
+            )
+            cause = await ours.wait()
+            if cause != "busy":  # or it was due before the first look: a machine that stood still
+                break
+        assert cause == "due"
 
 
 async def test_a_nudge_ends_the_sleep_in_time(bell: StartBell) -> None:
@@ -171,7 +176,7 @@ async def test_a_muted_session_does_not_ring(bell: StartBell, db: Db) -> None:
             await insert_events(muted)
             ours.doorbell.nudge()
         assert woken["cause"] == "nudge"
-        assert ours.session.drain_notices() == []
+        assert await listened(ours.session) == 0
 
 
 async def test_a_terminated_listener_counts_as_a_wake_up(bell: StartBell, db: Db) -> None:
@@ -210,7 +215,7 @@ async def test_the_key_passes_on_when_its_holder_ends(bell: StartBell, db: Db) -
 
 
 async def test_peers_are_rung_on_a_backlog_but_not_twice_a_second(bell: StartBell) -> None:
-    async with bell() as busy, bell() as idle:
+    async with bell(clock=lambda: 1000.0) as busy, bell() as idle:
         async with asleep(idle) as woken:
             await busy.doorbell.ring_peers(busy.link)
             await busy.doorbell.ring_peers(busy.link)
@@ -256,7 +261,7 @@ async def test_a_cancelled_wait_leaves_the_session_in_order(bell: StartBell, db:
 
 async def test_a_table_lock_is_waited_out_on_the_tick(bell: StartBell, db: Db) -> None:
     async with bell(tick_s=0.02) as ours:
-        await ours.session.fetch("SET statement_timeout = '50ms'")
+        await ours.session.fetch("SET lock_timeout = '50ms'")  # cuts nothing that is only slow
         async with db.transaction():
             await db.execute("LOCK TABLE messaging.message_outbox IN ACCESS EXCLUSIVE MODE")
             assert await ours.wait() == "tick"

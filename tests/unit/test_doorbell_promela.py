@@ -21,7 +21,7 @@ def errors(folder: Path, *defines: str) -> int:
         pytest.skip("spin or gcc is not installed (apt-get install spin gcc): the Promela model is NOT checked")
     shutil.copy(MODEL, folder)
     run = [spin, *(f"-D{define}" for define in defines), "-run", "-safety", "-m100000", MODEL.name]
-    done = subprocess.run(run, cwd=folder, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(run, cwd=folder, capture_output=True, text=True, timeout=250)
     found = re.search(r"errors: (\d+)", done.stdout)
     assert found, f"{done.stdout}\n{done.stderr}"
     assert "too small" not in done.stdout, "the search was cut short"
