@@ -13,22 +13,21 @@ import anyio
 import psycopg
 from anyio.abc import TaskGroup
 
-from dispatcher.core.decide import brief
 from dispatcher.core.errors import SessionLost
-from dispatcher.core.events import Claimed, Handled, InHand, Observer, StuckHandlers, Ticked
-from dispatcher.core.outcome import Dead, Outcome, Returned
-from dispatcher.core.pacing import Appetite
+from dispatcher.core.events import Claimed, Observer, Ticked
+from dispatcher.core.outcome import Returned
 from dispatcher.core.row import Batch
 from dispatcher.infra.database import Session
 from dispatcher.infra.link import Link
 from dispatcher.relay.desk import Desk
 from dispatcher.relay.doubtful import Doubtful
 from dispatcher.relay.find_out import REFUSED, failed
-from dispatcher.relay.in_hand import Work, WorkInHand
+from dispatcher.relay.in_hand import WorkInHand
 from dispatcher.relay.place import Place
 from dispatcher.relay.policy import HandlingPolicy, Switch
+from dispatcher.relay.slots import Slots
 from dispatcher.stages.claim import claim, new_claim_id
-from dispatcher.stages.handle import Crew, handle
+from dispatcher.stages.handle import Crew
 
 REST = 3  # a claim that found nothing in t seconds is followed by 3 t of rest: each turn of the relay asks for one
 STOPPING = Returned("the dispatcher stopped")
@@ -51,14 +50,13 @@ class Handling:
     ) -> None:
         self._policy = policy
         self._link = link
-        self._crew = crew
         self._dispatcher_id = dispatcher_id
         self._arrived = arrived  # told how many rows a claim took
         self._pause = pause
         self._observe = observe
         self._rng = rng
-        self._appetite = Appetite(policy.parallel, policy.batch_size)
         self._hand = WorkInHand()
+        self._slots = Slots(policy, crew, self._hand, ended=lambda: self._desk.nudge(), observe=observe, rng=rng)
         self._place = Place(passes_over=policy.share is not None)
         self._doubtful = Doubtful()
         self._desk = Desk(
@@ -66,19 +64,16 @@ class Handling:
             self._hand,
             lease_s=policy.lease_s,
             due=self._due,
-            slow=self._appetite.saw,
+            slow=self._slots.appetite.saw,
             settled=pause.settled,
-            beat=self._report,
+            beat=self._slots.report,
             observe=observe,
             rng=rng,
         )
         self._stopping = anyio.Event()
         self._look = asyncio.Event()  # there may be something to claim
-        self._room = asyncio.Event()  # a slot came free
         self._due_at = float("inf")  # when a retry of ours is due
         self._failures = 0  # claims that failed since one was answered
-        self._exhausted = False  # this and the next: what was said last
-        self._said = InHand(0, 0, 0)
 
     @property
     def in_flight(self) -> set[str]:
@@ -103,7 +98,7 @@ class Handling:
         """Take nothing new; `run()` returns when what is being handled has ended, or its patience has."""
         self._stopping.set()
         self._look.set()
-        self._room.set()
+        self._slots.room.set()
 
     async def run(self) -> int:
         """Handle until `stop()`; returns how many rows were given back at the end."""
@@ -116,8 +111,8 @@ class Handling:
                 given_back = await self._finish_within(self._policy.patience_s)
                 handlers.cancel_scope.cancel()
             tasks.cancel_scope.cancel()
-        self._report()
-        self._crew.threads.close()
+        self._slots.report()
+        self._slots.close()
         return given_back
 
     async def _claim_all(self, handlers: TaskGroup) -> None:
@@ -127,9 +122,9 @@ class Handling:
                 with anyio.move_on_after(min(self._policy.tick_s, max(0.0, self._due_at - monotonic()))):
                     await self._look.wait()
             self._look.clear()
-            while (limit := self._limit()) == 0 and not self._stopping.is_set():
-                self._room.clear()
-                await self._room.wait()
+            while (limit := self._slots.limit()) == 0 and not self._stopping.is_set():
+                self._slots.room.clear()
+                await self._slots.room.wait()
             session = self._link.session
             if session is None or self._stopping.is_set():
                 await self._session_or_stop()
@@ -146,7 +141,7 @@ class Handling:
             rows = len(batch.rows) if batch else 0
             more = rows == limit
             if batch and batch.rows:
-                self._start(handlers)
+                self._slots.fill(handlers)
             else:
                 with anyio.move_on_after(REST * (monotonic() - began)):
                     await self._stopping.wait()
@@ -163,23 +158,6 @@ class Handling:
         with anyio.move_on_after(self._policy.tick_s):
             await self._look.wait()
         self._look.set()
-
-    def _limit(self) -> int:
-        stuck = self._crew.stuck
-        limit = self._appetite.limit(len(self._hand), stuck)
-        exhausted = stuck >= self._policy.parallel
-        if exhausted != self._exhausted:
-            self._exhausted = exhausted
-            self._observe(StuckHandlers(exhausted, stuck))
-        return limit
-
-    def _report(self) -> None:
-        """Say what is in hand, when that changed; and look for room: nobody else notices that a stuck handler ended."""
-        now = InHand(len(self._hand.running), len(self._hand.waiting), self._crew.stuck)
-        if now != self._said:
-            self._said = now
-            self._observe(now)
-        self._room.set()
 
     async def _session_or_stop(self) -> None:
         """Return when there is a session, or it is to stop."""
@@ -242,42 +220,6 @@ class Handling:
             if self._hand.claims[claim_id] <= 0:
                 del self._hand.claims[claim_id]
 
-    def _start(self, handlers: TaskGroup) -> None:
-        """Give free slots to rows that wait."""
-        hand = self._hand
-        while hand.waiting and len(hand.running) < self._policy.parallel:
-            work = hand.waiting.popleft()
-            hand.running.add(work)
-            handlers.start_soon(self._work, handlers, work, name=f"handle {work.row.id}")
-
-    async def _work(self, handlers: TaskGroup, work: Work) -> None:
-        row, began = work.row, monotonic()
-        route = self._policy.routes.get(row.event_type)
-        if route is None:
-            why = f"no handler for event type {row.event_type!r} (DISPATCH_UNROUTED=dead)"
-            self._ended(work, Dead(brief(why)))
-        elif reason := self._policy.unfit(row):
-            self._ended(work, Dead(reason))
-        else:
-            policy = self._policy
-            result = await handle(route, row, self._crew, timeout_s=policy.timeout_s, retry=policy.retry, rng=self._rng)
-            now = monotonic()
-            if work not in self._hand.running:
-                return  # given back meanwhile
-            self._appetite.saw(now - began)
-            outcome = result.outcome
-            error = None if result.handled == "done" else getattr(outcome, "error", None)
-            age_s = row.age_s + now - work.claimed_at
-            handled = result.handled
-            self._observe(Handled(row.id, row.event_type, handled, age_s, now - began, error, result.where))
-            self._ended(work, outcome)
-        self._start(handlers)
-
-    def _ended(self, work: Work, outcome: Outcome) -> None:
-        self._hand.end(work, outcome)
-        self._desk.nudge()
-        self._room.set()
-
     def _due(self, in_s: float) -> None:
         """A retry of ours is due in so many seconds."""
         self._due_at = min(self._due_at, monotonic() + in_s)
@@ -287,12 +229,12 @@ class Handling:
         """Give back what waits; wait for what is being handled, then give that back too. Returns how many."""
         before = self._desk.given_back
         for work in list(self._hand.waiting):
-            self._ended(work, STOPPING)
+            self._slots.end(work, STOPPING)
         with anyio.move_on_after(patience_s):
             while self._hand.running:
-                self._room.clear()
-                await self._room.wait()
+                self._slots.room.clear()
+                await self._slots.room.wait()
         for work in list(self._hand.running):
-            self._ended(work, STOPPING)
+            self._slots.end(work, STOPPING)
         await self._desk.empty()
         return self._desk.given_back - before
