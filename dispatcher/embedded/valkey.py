@@ -18,7 +18,9 @@ class EmbeddedValkey(Server):
     name = "Valkey"
     port_option = "--redis-port"
     stop_signal: ClassVar[int] = signal.SIGTERM
-    death_signal: ClassVar[int] = signal.SIGKILL  # loses nothing: the append-only file is written before the answer
+    death_signal: ClassVar[int] = (
+        signal.SIGKILL
+    )  # the append-only file is written before the answer, by a disk that keeps up
 
     def __init__(
         self,

@@ -58,7 +58,8 @@ async def seen(
     given = server_options(pytestconfig).database_url
     databases = databases_of("given" if given else VERSIONS[pytestconfig.getoption("--pg-version")][0])
     name = await asyncio.to_thread(databases.clone)
-    valkey = EmbeddedValkey(server_folder / "live-valkey", appendonly=True)  # or its restart would lose what it had
+    kept = {"appendfsync": "always"}  # or its restart could lose what it had
+    valkey = EmbeddedValkey(server_folder / "live-valkey", appendonly=True, options=kept)
     await asyncio.to_thread(valkey.start)
     async with Redis.from_url(valkey.url) as redis:
         await redis.xgroup_create(STREAM, "billing", "0", mkstream=True)

@@ -22,7 +22,7 @@ from dispatcher.core.finding import Finding, bad
 from dispatcher.embedded import EmbeddedValkey, free_port
 from dispatcher.infra.database import Target
 from dispatcher.infra.migrations import migrate
-from dispatcher.upkeep.doctor import Wanted, examine, listening, redis_durability, storage
+from dispatcher.upkeep.doctor import Wanted, clocks, examine, listening, redis_durability, storage
 from dispatcher.upkeep.doctor import redis as redis_server
 from dispatcher.upkeep.doctor.clocks import judge
 from tests.faults.harness_pgwire import LoseNotifications
@@ -57,6 +57,12 @@ async def shared(shared_url: str) -> AsyncIterator[psycopg.AsyncConnection]:
         yield connection
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notification that comes late on a busy machine is not swallowed."""
+    monkeypatch.setattr(listening, "PATIENCE_S", 30.0)
+
+
 @pytest.fixture
 def look(shared_url: str, redis_url: str) -> Examine:
     """Examines the test's servers, or those given; the findings by their check (of several groups: the first)."""
@@ -72,7 +78,10 @@ def look(shared_url: str, redis_url: str) -> Examine:
     return run
 
 
-async def test_all_is_well(look: Examine, own_valkey: StartValkey, shared: psycopg.AsyncConnection) -> None:
+async def test_all_is_well(
+    look: Examine, own_valkey: StartValkey, shared: psycopg.AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clocks, "WARNING_S", 30.0)  # an answer that comes late looks like a clock that is ahead
     primary = own_valkey(appendonly=True, options={"repl-diskless-sync-delay": "0"})
     replica = own_valkey()
     async with Redis.from_url(primary.url, socket_timeout=30) as redis, Redis.from_url(replica.url) as follower:
@@ -226,7 +235,11 @@ async def test_an_old_snapshot_names_who_holds_it(look: Examine, stranger: str, 
         assert (await look(snapshot_warning_s=0.0, snapshot_bad_s=0.0))["snapshot"].level == "bad"
         assert (await look())["snapshot"].level == "ok"
         assert (await look(stranger))["snapshot"].level == "unknown"
-    assert (await look(snapshot_warning_s=0.0))["snapshot"].level == "ok"
+
+    async def gone() -> bool:
+        return (await look(snapshot_warning_s=0.0))["snapshot"].level == "ok"
+
+    await until(gone, "the server has ended its session")
 
 
 async def test_a_prepared_transaction_that_was_forgotten(
@@ -509,7 +522,7 @@ async def test_clocks_that_differ(look: Examine, redis_url: str, proxy: StartPro
     through.make_filter = faster
     found = (await look(redis=through.via(redis_url)))["clocks"]
     assert found.level == "warning"
-    assert re.search(r"Redis's clock is [45]\.\d+ s ahead of Postgres's", found.found)
+    assert re.search(r"Redis's clock is \d\.\d+ s ahead of Postgres's", found.found)
     ahead_s = -300
     found = (await look(redis=through.via(redis_url)))["clocks"]
     assert found.level == "bad"

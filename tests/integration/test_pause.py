@@ -28,6 +28,7 @@ from tests.fixtures.running import Running, StartDispatcher
 
 pytestmark = pytest.mark.one_version
 
+PATIENT = {"publish_timeout_ms": 300_000, "lease_ms": 600_000}
 OVERDUE = {"status": "picked", "picked_at": "2025-06-01 00:00:00+00"}
 
 
@@ -96,7 +97,7 @@ async def test_under_load_nothing_is_in_hand_once_it_is_acknowledged(
         assert code == 0
         assert [each["acknowledged"] for each in json.loads(output.splitlines()[0])["dispatchers"]] == [True, True]
         held = await statuses(db)
-        assert set(held) == {"sent", "pending"}
+        assert set(held) <= {"sent", "pending"}  # all are sent, should the command take that long
         assert len(await read_stream(redis)) == held["sent"]
         await db.execute("DELETE FROM messaging.message_outbox WHERE status = 'pending' AND id % 20 <> 0")
         left = (await statuses(db)).get("pending", 0)
@@ -139,7 +140,7 @@ async def test_it_waits_for_what_is_in_hand(
     dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection, redis_url: str, proxy: StartProxy
 ) -> None:
     through = await proxy(redis_url)
-    async with dispatcher(redis_url=through.via(redis_url), tick_ms=50, publish_timeout_ms=20_000) as running:
+    async with dispatcher(redis_url=through.via(redis_url), tick_ms=50, **PATIENT) as running:
         await insert_events(db, 1)
         await sent(running, 1)
         through.hold("to_client")

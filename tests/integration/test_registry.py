@@ -31,8 +31,7 @@ async def open_session(database_url: str) -> AsyncIterator[OpenSession]:
 
 
 @pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch) -> Registry:
-    monkeypatch.setattr(registry, "_TRIES", 3)
+def registered() -> Registry:
     return Registry("one")
 
 
@@ -99,7 +98,8 @@ async def test_other_sessions_of_ours_are_not_ended(registered, open_session):
     assert [await each.fetch("SELECT 1") for each in (lane, stranger)] == [[(1,)]] * 2
 
 
-async def test_a_lock_that_a_stranger_holds_is_told_and_the_stranger_lives(registered, open_session, db):
+async def test_a_lock_that_a_stranger_holds_is_told_and_the_stranger_lives(registered, open_session, db, monkeypatch):
+    monkeypatch.setattr(registry, "_TRIES", 3)
     await registered.enrol(await open_session())
     dispatcher = registered.id
     stranger = await open_session("two")
