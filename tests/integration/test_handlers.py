@@ -281,7 +281,7 @@ async def test_a_stop_waits_for_handlers_then_gives_the_rest_back(
         await may_end.wait()
 
     name = handlers_module({"ends": ends, "endless": gate})
-    async with dispatcher(handlers=name, max_parallel=2, shutdown_grace_ms=2500) as running:
+    async with dispatcher(handlers=name, max_parallel=2, shutdown_grace_ms=5000) as running:
         await insert_events(db, event_type="ends")
         await begun.wait()
         await insert_events(db, 3, event_type="endless")
