@@ -19,27 +19,10 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
+from dispatcher.infra.refused import refused
 
 MINIMUM_VERSION = 140000
 MAX_NOTICES = 1000  # kept until they are drained; the oldest go first
-
-# What libpq says, in the server's words, when trying again cannot help. There is no SQLSTATE for a refused connection.
-_REFUSALS = {
-    "password authentication failed": "the user or password is wrong",
-    "no password supplied": "a password is needed",
-    "authentication failed": "authentication failed",
-    "no pg_hba.conf entry": "the server's pg_hba.conf has no entry for this user, database and address",
-    "does not exist": "the role or database does not exist",
-    # A setting of ours that an older server does not know: it refuses before it can tell its version.
-    'parameter "client_connection_check_interval"': "PostgreSQL 14 or later is needed, this server is older",
-    "invalid connection option": "the connection string has an option libpq does not know",
-    'missing "="': "the connection string is malformed",
-    "invalid port": "the port is not a number between 1 and 65535",
-    "for connection option": "an option, such as the port, has a value that libpq does not understand",
-    "invalid sslmode": "sslmode is none of disable, allow, prefer, require, verify-ca, verify-full",
-    "certificate verify failed": "the server's certificate does not match (sslmode, sslrootcert)",
-    "server does not support SSL": "sslmode asks for TLS and the server has none",
-}
 
 # Somebody altered the table, or threw our prepared statements away: this session would fail for ever, a new one works.
 _STALE_STATEMENTS = ("0A000", "26000")
@@ -70,12 +53,21 @@ class Target:
             return "(an address that cannot be told from the password: write @ as %40 and / as %2F in it)"
         return f"{host}:{parts.get('port') or 5432}/{parts.get('dbname') or parts.get('user') or ''}"
 
+    def patience_s(self) -> float:
+        """How long connecting may take in all: each of several hosts may be the one that swallows everything."""
+        parts = conninfo_to_dict(self.conninfo)
+        more = str(parts.get("host") or parts.get("hostaddr") or "").count(",")
+        return self.connect_timeout_s + more * self._host_timeout_s()
+
+    def _host_timeout_s(self) -> int:
+        return max(2, math.ceil(self.connect_timeout_s))  # libpq's least
+
     def full_conninfo(self, purpose: str, *, pooled: bool) -> str:
         """The connection string with our timeouts, keepalives and, unless pooled, session settings added."""
         parts = conninfo_to_dict(self.conninfo)
         extra: dict[str, Any] = {
             "application_name": f"dispatcher {purpose} {self.application_name}"[:63],
-            "connect_timeout": max(2, math.ceil(self.connect_timeout_s)),
+            "connect_timeout": self._host_timeout_s(),
             "client_encoding": "utf8",
             "keepalives": 1,
             "keepalives_idle": 5,
@@ -93,6 +85,10 @@ class Target:
             "synchronous_commit": "off",
             "statement_timeout": f"{round(self.query_timeout_s * 1000)}",
             "idle_in_transaction_session_timeout": "60000",
+            # Whatever the role was given: with a snapshot older than the lock it waited for a settle would not see that
+            # another run of Redis holds the stream, and a time with its zone's abbreviation comes back as another time.
+            "default_transaction_isolation": r"read\ committed",
+            "datestyle": "ISO",
             # A prepared plan made while the table was empty must not read it all, or sort it all, when it is full.
             "enable_seqscan": "off",
             "enable_sort": "off",
@@ -103,6 +99,7 @@ class Target:
             "tcp_keepalives_count": "3",
             "tcp_user_timeout": "10000",
             "client_connection_check_interval": "10000",
+            "idle_session_timeout": "0",  # after the setting by which an older server is told
         }
         return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
@@ -241,7 +238,7 @@ async def connect(target: Target, purpose: str) -> Session:
     where = f"Postgres at {target.address()}"
     pooled = target.pooled
     try:
-        with anyio.fail_after(target.connect_timeout_s):
+        with anyio.fail_after(target.patience_s()):
             try:
                 connection = await _open(target, purpose, pooled=pooled)
             except psycopg.OperationalError as error:
@@ -250,13 +247,13 @@ async def connect(target: Target, purpose: str) -> Session:
                 pooled = True  # PgBouncer's words
                 connection = await _open(target, purpose, pooled=True)
     except TimeoutError:
-        raise Unreachable(f"{where} did not answer within {target.connect_timeout_s:g} s") from None
+        raise Unreachable(f"{where} did not answer within {target.patience_s():g} s") from None
     except psycopg.ProgrammingError:
         raise Misconfigured(
             "DATABASE_URL is neither a postgresql:// URL nor libpq key/value pairs such as 'host=db dbname=app user=me'"
         ) from None
     except psycopg.OperationalError as error:
-        raise _connection_error(where, error) from None
+        raise refused(where, error) from None
     session = Session(connection, target.query_timeout_s + 2.0)
     if pooled:
         session.treat_as_pooled()
@@ -279,19 +276,3 @@ async def connect(target: Target, purpose: str) -> Session:
 
 async def _open(target: Target, purpose: str, *, pooled: bool) -> psycopg.AsyncConnection[tuple[Any, ...]]:
     return await psycopg.AsyncConnection.connect(target.full_conninfo(purpose, pooled=pooled), autocommit=True)
-
-
-def _connection_error(where: str, error: psycopg.OperationalError) -> DispatcherError:
-    text = str(error)
-    for phrase, reason in _REFUSALS.items():
-        if phrase in text:
-            return Misconfigured(f"{where} refused the connection: {reason}. Check DATABASE_URL")
-    if "Connection refused" in text:
-        return Unreachable(f"{where} refused the connection: nothing listens there")
-    if "could not translate host name" in text or "resolve host" in text or "Name or service not known" in text:
-        return Unreachable(f"{where}: the host name cannot be resolved")
-    if "too many" in text or "remaining connection slots" in text:
-        return Unreachable(f"{where} has no connection left (max_connections or a role's limit)")
-    if "starting up" in text or "shutting down" in text or "recovery" in text:
-        return Unreachable(f"{where} is starting up, shutting down or recovering")
-    return Unreachable(f"{where} is unreachable ({type(error).__name__})")

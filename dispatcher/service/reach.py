@@ -55,12 +55,19 @@ class Reach:
         )
 
     async def check(self, session: Session) -> None:
-        """Raises Misconfigured when a table or a right is missing, Unreachable when the server is a standby."""
-        [(standby,)] = await session.fetch(
-            "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'"
+        """Raises Misconfigured when a table, right or setting is wrong, Unreachable when the server is a standby."""
+        [(standby, isolation)] = await session.fetch(
+            "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', "
+            "current_setting('transaction_isolation')"
         )
         if standby:
             raise Unreachable(f"Postgres at {self.database().address()} is read-only: a standby, or about to be one")
+        if isolation != "read committed":  # a pooler keeps our own setting from it
+            raise Misconfigured(
+                f"the role at {self.database().address()} has default_transaction_isolation '{isolation}', with which "
+                "lost entries would go unnoticed: ALTER ROLE ... SET default_transaction_isolation = 'read committed', "
+                "then RECONNECT in the pooler"
+            )
         if gone := await missing(session):
             raise Misconfigured(
                 f"Postgres at {self.database().address()} lacks {', '.join(gone)}: run `dispatcher migrate` first"

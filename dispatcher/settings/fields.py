@@ -59,7 +59,7 @@ class Settings(BaseModel):
     publish_timeout_ms: int = setting("DISPATCH_PUBLISH_TIMEOUT_MS", whole(100, 600_000, MS), 5_000,
         "The longest wait for Redis to answer a batch.")
     connect_timeout_ms: int = setting("DISPATCH_CONNECT_TIMEOUT_MS", whole(100, 600_000, MS), 10_000,
-        "The longest wait for a connection.")
+        "The longest wait for a connection; of several hosts in the URL, for each.")
     query_timeout_ms: int = setting("DISPATCH_QUERY_TIMEOUT_MS", whole(100, 3_600_000, MS), 30_000,
         "The longest wait for a statement.")
     shutdown_grace_ms: int = setting("DISPATCH_SHUTDOWN_GRACE_MS", whole(0, 3_600_000, MS), 10_000,

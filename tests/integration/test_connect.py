@@ -5,7 +5,7 @@ from pathlib import Path
 import anyio
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.embedded import free_port
@@ -140,3 +140,14 @@ async def test_a_server_that_says_nothing_is_given_up_and_left(database_url, pro
         await connect(Target(through.via(database_url), "test", connect_timeout_s=0.2), "lane")
     await through.stop()
     assert open_files() <= before
+
+
+@pytest.mark.one_version
+async def test_a_second_host_is_tried_when_the_first_says_nothing(database_url, proxy):
+    through = await proxy(database_url)
+    through.stall()
+    there, silent = conninfo_to_dict(database_url), conninfo_to_dict(through.via(database_url))
+    hosts = {part: f"{silent[part]},{there[part]}" for part in ("host", "port")}
+    session = await connect(Target(make_conninfo(database_url, **hosts), "test", connect_timeout_s=2.0), "lane")
+    assert await session.fetch("SELECT 1") == [(1,)]
+    await session.close()

@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator
 import anyio
 import psycopg
 import pytest
+from psycopg import sql
 
-from dispatcher.core.errors import SessionLost
+from dispatcher.core.errors import Misconfigured, SessionLost
 from dispatcher.infra.database import Session, Target, connect, describe
+from dispatcher.service.reach import Reach
+from dispatcher.settings import Settings
 
 
 @pytest.fixture
@@ -53,6 +56,48 @@ async def test_options_of_the_users_own_are_kept(database_url):
     assert await session.fetch("SHOW work_mem") == [("7MB",)]
     assert await session.fetch("SHOW synchronous_commit") == [("off",)]
     await session.close()
+
+
+async def give(db: psycopg.AsyncConnection, **settings: str) -> None:
+    """Every session that begins from now on in this database has these settings, unless it asks for others."""
+    [[name]] = await (await db.execute("SELECT current_database()")).fetchall()
+    for setting, value in settings.items():
+        change = sql.SQL("ALTER DATABASE {} SET {} = {}").format(
+            sql.Identifier(name), sql.Identifier(setting), sql.Literal(value)
+        )
+        await db.execute(change)
+
+
+async def test_what_the_database_was_given_does_not_count(database_url, db):
+    """Nothing may depend on it: not what a settle that waited for an audit sees, not how a time is read back."""
+    await give(
+        db,
+        default_transaction_isolation="serializable",
+        idle_session_timeout="1s",
+        datestyle="SQL, DMY",
+        timezone="Asia/Kolkata",
+    )
+    session = await connect(Target(database_url, "test"), "lane")
+    assert await session.fetch("SHOW transaction_isolation") == [("read committed",)]
+    assert await session.fetch("SHOW idle_session_timeout") == [("0",)]
+    # India's abbreviation is read as Israel's.
+    [(written,)] = await session.fetch("SELECT clock_timestamp()::text")
+    now = "SELECT %(at)s::timestamptz BETWEEN clock_timestamp() - interval '1 hour' AND clock_timestamp()"
+    assert await session.fetch(now, {"at": written}) == [(True,)]
+    await session.close()
+
+
+async def test_behind_a_pooler_another_isolation_level_is_told(database_url, db):
+    """Only there it cannot be set for a session."""
+    reach = Reach(Settings.load({"DATABASE_URL": database_url, "REDIS_URL": "redis://localhost"}, {}), "test")
+    await give(db, default_transaction_isolation="repeatable read")
+    direct = await connect(Target(database_url, "test"), "lane")
+    await reach.check(direct)
+    await direct.close()
+    pooled = await connect(Target(database_url, "test", pooled=True), "lane")
+    with pytest.raises(Misconfigured, match="default_transaction_isolation 'repeatable read'"):
+        await reach.check(pooled)
+    await pooled.close()
 
 
 async def test_a_statement_is_not_cut_by_a_cancelled_scope(session, db):
