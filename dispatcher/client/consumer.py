@@ -21,7 +21,7 @@ from dispatcher.client.group import Group
 from dispatcher.client.reading import GroupReader
 from dispatcher.client.received import Received
 from dispatcher.client.seen import AsyncSeen, Seen
-from dispatcher.client.steps import Call, Pause, Steps, Work
+from dispatcher.client.steps import Call, Pause, Steps, Work, of_call
 
 __all__ = ["AsyncConsumer", "Consumer", "Group", "Received"]
 
@@ -59,7 +59,7 @@ class Consumer:
                 try:
                     answer = self._do(step, handle)
                 except Exception as error:
-                    step = advance(steps, None, error)
+                    step = advance(steps, None, of_call(error) if isinstance(step, Call) else error)
                 else:
                     step = advance(steps, answer, None)
 
@@ -110,7 +110,7 @@ class AsyncConsumer:
                 try:
                     answer = await self._do(step, handle)
                 except Exception as error:
-                    step = advance(steps, None, error)
+                    step = advance(steps, None, of_call(error) if isinstance(step, Call) else error)
                 else:
                     step = advance(steps, answer, None)
 

@@ -15,7 +15,7 @@ import redis
 from dispatcher.client.group import Group
 from dispatcher.client.lease import Lease, LeaseLost
 from dispatcher.client.received import Malformed, Received, receive
-from dispatcher.client.steps import Call, Entry, Pause, Steps, Work, call, entries_of, pause_s, text, where
+from dispatcher.client.steps import Call, Entry, NotNow, Pause, Steps, Work, call, entries_of, pause_s, text, where
 
 log = logging.getLogger("dispatcher.client")
 NOT_NOW = (
@@ -66,7 +66,8 @@ class GroupReader:
                 raise
             except NOT_NOW as error:
                 seconds = pause_s(failures)
-                log.warning("Redis: %s; trying again in %.1f s", type(error).__name__, seconds)
+                what = error if isinstance(error, NotNow) else type(error).__name__
+                log.warning("Redis: %s; trying again in %.1f s", what, seconds)
                 failures += 1
                 yield Pause(seconds)
             except redis.ResponseError as error:

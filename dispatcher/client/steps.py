@@ -4,10 +4,18 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import redis
+
 from dispatcher.client.group import Group
 from dispatcher.client.received import Received
 
 LONGEST_PAUSE_S = 5.0
+# Answers that speak of the server as it is just now, and for which redis-py has no class of their own.
+PASSING = ("UNBLOCKED", "NOREPLICAS", "MISCONF")
+
+
+class NotNow(redis.ConnectionError):
+    """The server refuses, and will not later. `str()` is the answer's code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,12 @@ Steps = Generator[Call | Work | Pause, Any, Any]
 def call(group: Group, method: str, *arguments: Any, **options: Any) -> Call:
     """A call about the group."""
     return Call(method, (group.stream, group.group, *arguments), options)
+
+
+def of_call(error: Exception) -> Exception:
+    """What a call raised, as the steps are told of it."""
+    code = str(error).partition(" ")[0]
+    return NotNow(code) if isinstance(error, redis.ResponseError) and code in PASSING else error
 
 
 def pause_s(failures: int) -> float:

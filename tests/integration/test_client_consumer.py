@@ -143,6 +143,14 @@ async def until_nothing_is_pending(redis: "aio.Redis") -> None:
             await asyncio.sleep(0.01)  # between two looks
 
 
+async def until_it_waits(redis: "aio.Redis") -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if (await redis.info("clients"))["blocked_clients"]:
+                return
+            await asyncio.sleep(0.01)  # between two looks
+
+
 async def logged(caplog: pytest.LogCaptureFixture, words: str) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while True:
@@ -359,6 +367,27 @@ async def test_redis_being_away_is_waited_out(
         assert (await running.next()).aggregate_id == "second"
         await until_nothing_is_pending(redis)
         assert await running.rest() == []
+
+
+async def test_a_failover_under_a_read_is_waited_out(
+    kind: str, own_valkey: StartValkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A primary that becomes a replica ends reads that wait; one that misses its replicas refuses a group's reads."""
+    caplog.set_level(logging.WARNING, "dispatcher.client")
+    valkey = own_valkey()
+    async with aio.Redis.from_url(valkey.url, decode_responses=True) as redis:
+        await redis.config_set("min-replicas-to-write", 1)
+        async with consuming(kind, valkey.url, group(block_ms=4_000)) as running:
+            await logged(caplog, "NOREPLICAS")
+            await redis.config_set("min-replicas-to-write", 0)
+            while "UNBLOCKED" not in caplog.text:  # a read that had just ended is refused instead
+                caplog.clear()
+                await until_it_waits(redis)
+                await redis.replicaof("127.0.0.1", 1)
+                await logged(caplog, "trying again")
+                await redis.replicaof("NO", "ONE")
+            await publish(redis, "after the failover")
+            assert (await running.next()).aggregate_id == "after the failover"
 
 
 async def test_a_group_that_is_gone_is_made_again(kind: str, redis: "aio.Redis", redis_url: str) -> None:
