@@ -75,7 +75,10 @@ async def test_it_waits_while_somebody_else_prunes(
     await fill(db)
 
     async def waits() -> bool:
-        look = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%%pg_try_advisory_xact_lock%%' AND pid <> %s"
+        look = (
+            "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%%pg_try_advisory_xact_lock%%' "
+            "AND datname = current_database() AND pid NOT IN (%s, pg_backend_pid())"
+        )
         return bool(await (await db.execute(look, [other.info.backend_pid])).fetchall())
 
     async with await psycopg.AsyncConnection.connect(database_url) as other, anyio.create_task_group() as tasks:
