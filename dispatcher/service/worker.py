@@ -1,7 +1,8 @@
 """A worker: a whole dispatcher without a sidecar, which tells its supervisor about itself and does not outlive it.
 
 When the supervisor is gone, however it went, the socket to it ends, and the worker stops as after SIGTERM; a thread
-sees to it that it does, even when the event loop is stuck. On Linux the kernel says so too.
+sees to it that it does, even when the event loop is stuck. On Linux the kernel says so too, once for each thread of the
+supervisor that ends: so by SIGHUP, for a second SIGTERM forces.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import anyio
+from anyio.abc import TaskStatus
 
 from dispatcher.core.errors import DispatcherError
 from dispatcher.service.freeze import freeze
@@ -29,12 +31,13 @@ PR_SET_PDEATHSIG = 1
 SAY_EVERY_S = 1.0
 LOOK_EVERY_S = 0.1  # whether it became ready, or ceased to be
 MARGIN_S = 5.0  # after the grace
+GONE = "the supervisor is gone"
 
 
 def main(name: str, supervisor: int, descriptor: int) -> NoReturn:
     """Never returns. `descriptor`: our end of the socket, on which the flags come first."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGHUP), 0, 0, 0)
     if os.getppid() != supervisor:
         sys.exit(f"{name}: the supervisor is gone")
     line = socket.socket(fileno=descriptor)
@@ -58,6 +61,7 @@ async def _serve(name: str, settings: Settings, line: socket.socket, words: Any)
     threading.Thread(target=_listen, args=(words, service, call, stop), name="supervisor's words", daemon=True).start()
     async with anyio.create_task_group() as beside:
         beside.start_soon(_speak, service, speaker, name="snapshots")
+        await beside.start(_outlive_nobody, service, name="the kernel's word")
         try:
             code = await run_to_the_end(service)
         finally:
@@ -79,6 +83,14 @@ async def _speak(service: Service, speaker: "_Speaker") -> None:
         await anyio.sleep(LOOK_EVERY_S)
 
 
+async def _outlive_nobody(service: Service, *, task_status: TaskStatus[None]) -> None:
+    """Stop when the kernel says that the supervisor is gone; it may say so again."""
+    with anyio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            service.stop(GONE)
+
+
 def _listen(words: Any, service: Service, call: Callable[..., object], patience_s: float) -> None:
     """In a thread: pass on what the supervisor says; when it is gone, stop, and end the process if it does not."""
     try:
@@ -87,7 +99,7 @@ def _listen(words: Any, service: Service, call: Callable[..., object], patience_
     except (OSError, ValueError):
         pass
     try:
-        call(service.stop, "the supervisor is gone")
+        call(service.stop, GONE)
     except RuntimeError:
         return  # the loop is closed: it ends anyway
     time.sleep(patience_s)
