@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 from itertools import islice
-from pathlib import Path
 from random import Random
 from statistics import median
 from time import perf_counter
@@ -21,10 +20,10 @@ import hiredis
 
 from bench.backlog import fill, work_off
 from bench.charts import Chart
-from bench.options import common
+from bench.options import Where, common, rounds, rows
 from bench.progress import Legs
 from bench.report import Report, above, complete
-from bench.servers import STREAM, Rig, rig
+from bench.servers import STREAM, Rig
 from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.demo.messages import COLUMNS, sample_events
 from dispatcher.infra.database import Target as Address
@@ -54,20 +53,17 @@ CLAIMED = (
 
 
 @click.command()
-@click.option("--rows", type=click.IntRange(1_000, 20_000_000), default=200_000, show_default=True, help="Each leg.")
-@click.option("--rounds", type=click.IntRange(1, 50), default=3, show_default=True, help="Times each leg is run.")
+@rows(200_000)
+@rounds(3)
 @common
 def ceiling(
     rows: int,
     rounds: int,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """The servers alone, by the same statements, and the drain's share of that."""
     legs_of_a_round = [*NAMES.values(), "XADD", "drain"]
-    with rig(database_url, redis_url, settings) as servers, Legs(rounds * len(legs_of_a_round)) as legs:
+    with where.rig() as servers, Legs(rounds * len(legs_of_a_round)) as legs:
         report = Report("ceiling", {"rows": rows, "rounds": rounds}, [], [], notes=[NOTE])
         rates: dict[str, list[float]] = {name: [] for name in legs_of_a_round}
         lost = doubled = 0
@@ -103,7 +99,7 @@ def ceiling(
         ]
         bars: dict[str, Any] = {"rows/s": [(name.replace(", ", ",\n"), rate) for name, rate in medians.items()]}
         report.charts = [Chart("rate", "Servers alone, and the drain", "", "rows/s", bars, kind="bars")]
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)
 
 

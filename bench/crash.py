@@ -3,17 +3,16 @@
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from bench.charts import Chart
-from bench.options import common
+from bench.options import Where, common
 from bench.processes import cpu_seconds
 from bench.progress import Legs
 from bench.report import Report, Target, below, complete
-from bench.servers import Rig, rig
+from bench.servers import Rig
 from bench.steady import NOTE, by_second, row, steady
 from bench.steady import raw as as_raw
 from dispatcher.demo.measure import Measurement
@@ -31,13 +30,10 @@ KILLED = ("the busier", "the other")
 def crash(
     rate: float,
     seconds: float,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """kill -9 of one of two dispatchers under load: p95 through it, and the slowest event."""
-    with rig(database_url, redis_url, settings) as servers, Legs(len(KILLED)) as legs:
+    with where.rig() as servers, Legs(len(KILLED)) as legs:
         report = Report("crash", {"events/s": rate, "seconds": seconds}, [], [], notes=[NOTE])
         rows, found, targets = [], [], []
         curves: dict[str, Any] = {}
@@ -56,7 +52,7 @@ def crash(
         report.rows, report.raw, report.targets = rows, found, targets
         title = f"One of two dispatchers killed at {seconds / 2:g} s"
         report.charts = [Chart("seconds", title, "s, by commit", "ms", curves)]
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)
 
 

@@ -1,7 +1,6 @@
 """How fast a backlog is worked off, and what it costs: events a second, processor time, WAL, memory."""
 
 import sys
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -9,10 +8,9 @@ import click
 
 from bench.backlog import WorkedOff, work_off
 from bench.charts import Chart
-from bench.options import common
+from bench.options import Where, backlogs, common, rounds
 from bench.progress import Legs
 from bench.report import Report, Target, below, complete
-from bench.servers import rig
 
 CPU_S_PER_1000 = 0.012
 MEMORY_MB = 120
@@ -23,27 +21,17 @@ NOTE = (
 
 
 @click.command()
-@click.option(
-    "--rows",
-    type=click.IntRange(1_000, 20_000_000),
-    multiple=True,
-    default=(100_000, 1_000_000),
-    show_default=True,
-    help="The backlog. May be given several times.",
-)
-@click.option("--rounds", type=click.IntRange(1, 50), default=3, show_default=True, help="Of each; of a million, one.")
+@backlogs(100_000, 1_000_000)
+@rounds(3, "Of each; of a million, one.")
 @common
 def drain(
     rows: tuple[int, ...],
     rounds: int,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """A backlog written while the dispatcher was stopped, then the dispatcher."""
     plan = [size for size in rows for _ in range(rounds if size < 1_000_000 else 1)]
-    with rig(database_url, redis_url, settings) as servers, Legs(len(plan)) as legs:
+    with where.rig() as servers, Legs(len(plan)) as legs:
         report = Report("drain", {"rows": rows, "rounds": rounds}, [], [], notes=[NOTE])
         found = []
         for size in plan:
@@ -54,7 +42,7 @@ def drain(
         report.raw = [each.as_dict() for each in found]
         report.targets = targets(found)
         report.charts = [_chart(found)]
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)
 
 

@@ -4,16 +4,15 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 
-from bench.options import common
+from bench.options import Where, common
 from bench.processes import cpu_seconds
 from bench.progress import Legs
 from bench.report import Report, Target, below, complete
-from bench.servers import Rig, rig
+from bench.servers import Rig
 from bench.steady import NOTE, cores_used, raw, row, steady
 from dispatcher.demo.child import DispatcherProcess
 from dispatcher.demo.measure import Measurement
@@ -58,14 +57,11 @@ def flood(
     rate: float,
     seconds: float,
     warmup_s: float,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """Commit to consumer while a client asks the sidecar as fast as it is answered."""
     parameters = {"connections": connections, "seconds a flood": seconds, "warm-up": warmup_s}
-    with rig(database_url, redis_url, (f"DISPATCH_API_TOKEN={TOKEN}", *settings)) as servers, Legs(len(FLOODS)) as legs:
+    with where.rig(f"DISPATCH_API_TOKEN={TOKEN}") as servers, Legs(len(FLOODS)) as legs:
         report = Report("flood", parameters, [], [], notes=[NOTE])
         dispatcher = servers.start_dispatcher()
         rows, found, targets = [], [], list[Target]()
@@ -81,7 +77,7 @@ def flood(
             targets += _targets(name, measured, quiet)
             legs.end(f"{name}: p50 {p50:.2f} ms, p99 {p99:.2f} ms, answers {answers}")
         report.rows, report.raw, report.targets = rows, found, targets
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
@@ -11,10 +10,10 @@ import click
 
 from bench.backlog import fill
 from bench.charts import Chart
-from bench.options import common
+from bench.options import Where, common
 from bench.progress import Legs
 from bench.report import Report, below
-from bench.servers import Rig, rig
+from bench.servers import Rig
 from bench.steady import quantile
 from dispatcher.core.outcome import Sent, Verdict
 from dispatcher.infra.database import Target as Address
@@ -58,14 +57,11 @@ class Grown:
 def growth(
     settled: tuple[int, ...],
     claims: int,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """Claim and settle time from ten thousand to ten million settled rows behind."""
     sizes = sorted(settled)
-    with rig(database_url, redis_url, settings) as servers, Legs(len(sizes)) as legs:
+    with where.rig() as servers, Legs(len(sizes)) as legs:
         report = Report("growth", {"settled": sizes, "claims": claims}, [], [], notes=[NOTE])
         servers.empty()
         found: list[Grown] = []
@@ -99,7 +95,7 @@ def growth(
         report.charts = [
             Chart("claim", "A batch of 256 with settled rows behind", "settled rows", "ms", curves, log_x=True)
         ]
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)
 
 

@@ -3,15 +3,14 @@
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import click
 
-from bench.options import common
+from bench.options import Where, common
 from bench.processes import cpu_seconds, memory_bytes
 from bench.progress import Legs
 from bench.report import Report, below
-from bench.servers import Rig, rig
+from bench.servers import Rig
 from bench.statements import LOGGED, StatementLog
 
 CPU_PERCENT, STATEMENTS_A_SECOND = 1.0, 12.0
@@ -28,15 +27,12 @@ NOTE = (
 @common
 def idle(
     seconds: float,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """Processor time, statements and memory with nothing to do."""
-    with rig(database_url, redis_url, settings, postgres_settings=LOGGED) as servers, Legs(1) as legs:
+    with where.rig(postgres_settings=LOGGED) as servers, Legs(1) as legs:
         report = Report("idle", {"seconds": seconds}, [], [], notes=[NOTE])
-        log = StatementLog(servers) if database_url is None else None
+        log = StatementLog(servers) if where.database_url is None else None
         dispatcher = servers.start_dispatcher()
         legs.begin("doing nothing")
         time.sleep(SETTLING_S)
@@ -66,7 +62,7 @@ def idle(
             below("processor time", share, CPU_PERCENT, " %"),
             below("statements a second", statements, STATEMENTS_A_SECOND),
         ]
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)
 
 

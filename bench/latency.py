@@ -1,17 +1,16 @@
 """Commit to consumer at a steady rate: the figure a user feels. Beside it the same without a doorbell: poll only."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from bench.charts import Chart
-from bench.options import common
+from bench.options import Where, common
 from bench.processes import cpu_seconds
 from bench.progress import Legs
 from bench.report import Report, Target, below, complete
-from bench.servers import Rig, rig
+from bench.servers import Rig
 from bench.steady import NOTE, cores_used, raw, row, steady
 from dispatcher.demo.child import DispatcherProcess
 from dispatcher.demo.measure import Measurement
@@ -41,14 +40,11 @@ def latency(
     seconds: float,
     warmup_s: float,
     poll_only: bool,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """Commit to consumer: p50 to max at given rates, open loop."""
     wakers = list(WAKERS) if poll_only else ["doorbell"]
-    with rig(database_url, redis_url, settings) as servers, Legs(len(rates) * len(wakers)) as legs:
+    with where.rig() as servers, Legs(len(rates) * len(wakers)) as legs:
         report = Report("latency", {"seconds a rate": seconds, "warm-up": warmup_s}, [], [], notes=[NOTE])
         rows, found, targets = [], [], []
         curves: dict[str, list[tuple[float | str, float]]] = {}
@@ -70,7 +66,7 @@ def latency(
         report.charts = [
             Chart("quantiles", "Commit to consumer", "events/s", "ms", curves, log_x=True, log_y=True),
         ]
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)
 
 

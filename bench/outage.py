@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
@@ -10,11 +9,10 @@ import click
 
 from bench.charts import Chart
 from bench.faults import Proxy
-from bench.options import common
+from bench.options import Where, common
 from bench.processes import cpu_seconds
 from bench.progress import Legs
 from bench.report import Report, Target, below, complete
-from bench.servers import rig
 from bench.steady import by_second, cores_used, quantile, raw, steady
 from dispatcher.demo.measure import Measurement
 
@@ -46,14 +44,11 @@ def outage(
     rate: float,
     away_s: float,
     after_s: float,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """Redis away 30 s under load: time to drain, and to be back under the SLA."""
     total_s = BEFORE_S + away_s + after_s
-    with rig(database_url, redis_url, settings) as servers, Legs(1) as legs:
+    with where.rig() as servers, Legs(1) as legs:
         report = Report("outage", {"events/s": rate, "away": away_s, "seconds": total_s}, [], [], notes=[NOTE])
         proxy = servers.stack.enter_context(Proxy(servers.redis_url))
         dispatcher = servers.start_dispatcher(REDIS_URL=proxy.url)
@@ -88,7 +83,7 @@ def outage(
         curves: dict[str, Any] = {"p95": by_second(measured)}
         title = f"Redis away from {BEFORE_S:g} s to {BEFORE_S + away_s:g} s"
         report.charts = [Chart("seconds", title, "s, by commit", "ms", curves)]
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)
 
 

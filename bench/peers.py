@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -19,11 +18,11 @@ import click
 
 from bench.backlog import SAMPLES, fill, samples, until_published
 from bench.charts import Chart
-from bench.options import common
+from bench.options import Where, common, rounds
 from bench.processes import cpu_seconds
 from bench.progress import Legs
 from bench.report import Report, Target, complete
-from bench.servers import STREAM, Rig, rig
+from bench.servers import STREAM, Rig
 from bench.steady import OverloadedError, steady
 from bench.stream import look
 from dispatcher.core.errors import DispatcherError, Misconfigured
@@ -51,22 +50,19 @@ class Found:
 @click.option(
     "--rows", type=click.IntRange(1_000, 900_000), default=100_000, show_default=True, help="Ours; less for others."
 )
-@click.option("--rounds", type=click.IntRange(1, 50), default=2, show_default=True, help="Of each backlog.")
+@rounds(2, "Of each backlog.")
 @click.option("--seconds", type=click.FloatRange(2, 3_600), default=12.0, show_default=True, help="Each steady rate.")
 @common
 def peers(
     rows: int,
     rounds: int,
     seconds: float,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """procrastinate, PgQueuer and faststream-outbox at the same work."""
     rivals = _rivals()
     names = [OURS, *rivals]
-    with rig(database_url, redis_url, settings) as servers, Legs(len(names) * (rounds + len(RATES))) as legs:
+    with where.rig() as servers, Legs(len(names) * (rounds + len(RATES))) as legs:
         versions = {name: version(rivals[name].INSTALLED) for name in rivals}
         report = Report("peers", {"rows": rows, "rounds": rounds, "seconds": seconds, **versions}, [], [])
         for rival in rivals.values():
@@ -98,7 +94,7 @@ def peers(
             Chart("rate", "Backlog worked off", "", "events/s", bars, kind="bars"),
             Chart("p99", "Commit to consumer, p99 (none: fell behind)", "", "ms", p99, kind="bars", log_y=True),
         ]
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)
 
 

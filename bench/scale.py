@@ -1,7 +1,6 @@
 """A backlog shared by 1, 2 and 4 dispatchers that begin at the same moment."""
 
 import sys
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -10,10 +9,9 @@ import click
 from bench.backlog import WorkedOff, work_off
 from bench.charts import Chart
 from bench.drain import row
-from bench.options import common
+from bench.options import Where, common, rounds, rows
 from bench.progress import Legs
 from bench.report import Report, complete
-from bench.servers import rig
 
 NOTE = (
     "Each process is a dispatcher of its own, as on a host of its own. With no more cores than the servers already "
@@ -25,20 +23,17 @@ NOTE = (
 @click.option(
     "--processes", type=click.IntRange(1, 64), multiple=True, default=(1, 2, 4), show_default=True, help="How many."
 )
-@click.option("--rows", type=click.IntRange(1_000, 20_000_000), default=200_000, show_default=True, help="The backlog.")
-@click.option("--rounds", type=click.IntRange(1, 50), default=2, show_default=True, help="Times each leg is run.")
+@rows(200_000, "The backlog.")
+@rounds(2)
 @common
 def scale(
     processes: tuple[int, ...],
     rows: int,
     rounds: int,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """The drain by several processes."""
-    with rig(database_url, redis_url, settings) as servers, Legs(len(processes) * rounds) as legs:
+    with where.rig() as servers, Legs(len(processes) * rounds) as legs:
         report = Report("scale", {"rows": rows, "rounds": rounds}, [], [], notes=[NOTE])
         found: dict[int, list[WorkedOff]] = {count: [] for count in processes}
         for turn in range(rounds):
@@ -54,5 +49,5 @@ def scale(
             "dispatchers": [(f"{count}", median(leg.per_second for leg in each)) for count, each in found.items()]
         }
         report.charts = [Chart("rate", f"{rows:,} rows worked off", "processes", "events/s", bars, kind="bars")]
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)

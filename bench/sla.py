@@ -7,17 +7,16 @@ gap. The load is what gives way first on a small machine; the report says when i
 import sys
 import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
 
 from bench.charts import Chart
-from bench.options import common
+from bench.options import Where, common
 from bench.processes import cpu_seconds
 from bench.progress import Legs
 from bench.report import Report, Target, below, complete
-from bench.servers import Rig, rig
+from bench.servers import Rig
 from bench.steady import COLUMNS, NOTE, OverloadedError, by_second, cores_used, raw, row, steady
 from dispatcher.demo.child import DispatcherProcess
 from dispatcher.demo.measure import Measurement
@@ -90,13 +89,10 @@ def sla(
     warmup_s: float,
     find_max: bool,
     step_seconds: float,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """What operators accept a deployment by; exit code 1 when it does not hold."""
-    with rig(database_url, redis_url, settings) as servers, Legs(1 + STEPS * find_max) as legs:
+    with where.rig() as servers, Legs(1 + STEPS * find_max) as legs:
         options = {"events/s": rate, "seconds": seconds, "warm-up": warmup_s, "find the highest": find_max}
         report = Report("sla", options, [], [], notes=[NOTE, ERRORS])
         dispatcher = servers.start_dispatcher()
@@ -118,7 +114,7 @@ def sla(
         if first.measured is not None:
             curves: dict[str, Any] = {f"p{q * 100:g}": by_second(first.measured, q) for q in (0.5, 0.95)}
             report.charts = [Chart("seconds", f"{rate:g} events/s, by second of commit", "s", "ms", curves)]
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -11,36 +10,25 @@ import click
 from bench.backlog import WorkedOff, snapshot_held, work_off
 from bench.charts import Chart
 from bench.drain import row
-from bench.options import common
+from bench.options import Where, backlogs, common, rounds
 from bench.progress import Legs
 from bench.report import Report, above, complete
-from bench.servers import rig
 
 KEPT = 0.9
 HELD = {False: "nobody's", True: "held"}
 
 
 @click.command()
-@click.option(
-    "--rows",
-    type=click.IntRange(1_000, 20_000_000),
-    multiple=True,
-    default=(200_000, 400_000),
-    show_default=True,
-    help="The backlog. May be given several times.",
-)
-@click.option("--rounds", type=click.IntRange(1, 50), default=2, show_default=True, help="Times each leg is run.")
+@backlogs(200_000, 400_000)
+@rounds(2)
 @common
 def snapshot(
     rows: tuple[int, ...],
     rounds: int,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """The drain with a snapshot held open elsewhere, against the drain without."""
-    with rig(database_url, redis_url, settings) as servers, Legs(len(rows) * rounds * 2) as legs:
+    with where.rig() as servers, Legs(len(rows) * rounds * 2) as legs:
         report = Report("snapshot", {"rows": rows, "rounds": rounds}, [], [])
         found: dict[tuple[int, bool], list[WorkedOff]] = {(size, held): [] for size in rows for held in HELD}
         for turn in range(rounds):
@@ -65,5 +53,5 @@ def snapshot(
             f"snapshot {HELD[held]}": [(f"{size:,} rows", rates[size, held]) for size in rows] for held in HELD
         }
         report.charts = [Chart("rate", "Backlog worked off beside an open snapshot", "", "events/s", bars, kind="bars")]
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)

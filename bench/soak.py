@@ -1,18 +1,16 @@
 """Ten minutes under a steady load: memory must stay where it was, latency too."""
 
 import sys
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import click
 
 from bench.charts import Chart
-from bench.options import common
+from bench.options import Where, common
 from bench.processes import cpu_seconds, memory_bytes
 from bench.progress import Legs
 from bench.report import Report, below, complete
-from bench.servers import rig
 from bench.steady import NOTE, by_second, cores_used, raw, row, steady
 
 MEMORY_MB, GROWTH = 120.0, 1.05
@@ -26,14 +24,11 @@ SAMPLES_AN_END = 10
 def soak(
     rate: float,
     minutes: float,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """A long steady load: memory through it."""
     seconds = minutes * 60
-    with rig(database_url, redis_url, settings) as servers, Legs(1) as legs:
+    with where.rig() as servers, Legs(1) as legs:
         report = Report("soak", {"events/s": rate, "minutes": minutes}, [], [], notes=[NOTE])
         dispatcher = servers.start_dispatcher()
         cpu = cpu_seconds(dispatcher.pid)
@@ -62,5 +57,5 @@ def soak(
             Chart("memory", f"{rate:g} events/s for {minutes:g} minutes", "s", "MB", {"dispatcher": samples}),
             Chart("seconds", f"{rate:g} events/s for {minutes:g} minutes", "s", "ms", p95),
         ]
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)

@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -10,10 +9,10 @@ import click
 
 from bench.backlog import WorkedOff, snapshot_held, work_off
 from bench.charts import Chart
-from bench.options import common
+from bench.options import Where, common, rounds, rows
 from bench.progress import Legs
 from bench.report import Report, complete
-from bench.servers import Rig, rig
+from bench.servers import Rig
 from bench.without import TECHNIQUES, Technique
 
 ALL = Technique("all of them")
@@ -25,20 +24,17 @@ NOTE = (
 
 
 @click.command()
-@click.option("--rows", type=click.IntRange(1_000, 20_000_000), default=100_000, show_default=True, help="Each leg.")
-@click.option("--rounds", type=click.IntRange(1, 50), default=2, show_default=True, help="Times each leg is run.")
+@rows(100_000)
+@rounds(2)
 @common
 def techniques(
     rows: int,
     rounds: int,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """The drain with each technique and without it."""
     plan = {"": ALL, "held": ALL_HELD, **TECHNIQUES}
-    with rig(database_url, redis_url, settings) as servers, Legs(len(plan) * rounds) as legs:
+    with where.rig() as servers, Legs(len(plan) * rounds) as legs:
         report = Report("techniques", {"rows": rows, "rounds": rounds}, [], [], notes=[NOTE])
         found: dict[str, list[WorkedOff]] = {key: [] for key in plan}
         for turn in range(rounds):
@@ -54,7 +50,7 @@ def techniques(
             "events/s": [(key or "all", median(leg.per_second for leg in each)) for key, each in found.items()]
         }
         report.charts = [Chart("rate", "The drain without one technique", "without", "events/s", rates, kind="bars")]
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import click
 
 from bench.charts import Chart
-from bench.options import common
+from bench.options import Where, common, rounds
 from bench.progress import Legs
 from bench.report import Report, Target
-from bench.servers import Rig, rig
+from bench.servers import Rig
 from dispatcher.core.errors import DispatcherError
 from dispatcher.demo.child import DispatcherProcess
 from dispatcher.infra import sqlfiles
@@ -41,19 +41,16 @@ NAMES = {"absent": "no trigger", "doorbell": "doorbell", "notify": "statement-le
     help="Concurrent writers. May be given several times.",
 )
 @click.option("--time", "seconds", type=click.IntRange(1, 600), default=5, show_default=True, help="Seconds a leg.")
-@click.option("--rounds", type=click.IntRange(1, 50), default=3, show_default=True, help="Times each leg is run.")
+@rounds(3)
 @common
 def writers(
     clients: tuple[int, ...],
     seconds: int,
     rounds: int,
-    database_url: str | None,
-    redis_url: str | None,
-    settings: tuple[str, ...],
-    reports: Path,
+    where: Where,
 ) -> None:
     """One insert a durable transaction from many writers, with and without the doorbell."""
-    with rig(database_url, redis_url, settings) as servers, Legs(len(clients) * rounds * len(NAMES)) as legs:
+    with where.rig() as servers, Legs(len(clients) * rounds * len(NAMES)) as legs:
         report = Report("writers", {"clients": clients, "seconds a leg": seconds, "rounds": rounds}, [], [])
         dispatcher = servers.start_dispatcher()
         rates: Rates = {(count, leg): [] for count in clients for leg in NAMES}
@@ -68,7 +65,7 @@ def writers(
         report.raw = raw
         _judge(report, rates)
         _install(servers, "doorbell")
-        code = report.finish(servers, reports)
+        code = report.finish(servers, where.reports)
     sys.exit(code)
 
 
