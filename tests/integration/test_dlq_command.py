@@ -5,41 +5,23 @@ import json
 import os
 import pty
 import re
-from collections.abc import Awaitable, Callable
+from functools import partial
 from uuid import uuid4
 
 import pytest
-from anyio import to_thread
 
-from dispatcher.cli import main
 from dispatcher.commands.dlq import retry
-from tests.fixtures.child import OURS
+from tests.fixtures.command import HearCommand
 from tests.fixtures.rows import insert_events, read_table, statuses
 from tests.integration.test_dead_letters import bury, prune
 
 pytestmark = pytest.mark.one_version
-Dlq = Callable[..., Awaitable[tuple[int, str, str]]]
 
 
 @pytest.fixture
-def dlq(database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Dlq:
-    """Runs the command in this process; its exit code, standard output and standard error. Nobody is there to ask."""
-
-    def main_in_thread(arguments: tuple[str, ...]) -> int:
-        with pytest.raises(SystemExit) as ended:
-            main(["dlq", *arguments])
-        return int(ended.value.code or 0)
-
-    async def run(*arguments: str) -> tuple[int, str, str]:
-        for name in os.environ:
-            if name.startswith(OURS):
-                monkeypatch.delenv(name)
-        monkeypatch.setenv("DATABASE_URL", database_url)
-        code = await to_thread.run_sync(main_in_thread, arguments)
-        written = capsys.readouterr()
-        return code, written.out, written.err
-
-    return run
+def dlq(heard: HearCommand) -> HearCommand:
+    """The command's exit code, standard output and standard error. Nobody is there to ask."""
+    return partial(heard, "dlq")
 
 
 async def test_none_is_dead(dlq):

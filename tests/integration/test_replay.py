@@ -5,13 +5,13 @@ import json
 import os
 import pty
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
-from anyio import to_thread
 
 from dispatcher.cli import main
 from dispatcher.core.errors import Misconfigured
@@ -20,34 +20,16 @@ from dispatcher.infra.database import Target, connect
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep import replay as upkeep
 from dispatcher.upkeep.replay import Replay, Selection
-from tests.fixtures.child import OURS
+from tests.fixtures.command import HearCommand
 from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
-
-Answer = tuple[int, str, str]
-Replays = Callable[..., Awaitable[Answer]]
 
 AT = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 
 
 @pytest.fixture
-def replay(database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Replays:
-    """Runs the command in this process; its exit code, standard output and standard error. Nobody is there to ask."""
-
-    def main_in_thread(arguments: tuple[str, ...]) -> int:
-        with pytest.raises(SystemExit) as ended:
-            main(["replay", *arguments])
-        return int(ended.value.code or 0)
-
-    async def run(*arguments: str) -> Answer:
-        for name in os.environ:
-            if name.startswith(OURS):
-                monkeypatch.delenv(name)
-        monkeypatch.setenv("DATABASE_URL", database_url)
-        code = await to_thread.run_sync(main_in_thread, arguments)
-        written = capsys.readouterr()
-        return code, written.out, written.err
-
-    return run
+def replay(heard: HearCommand) -> HearCommand:
+    """The command's exit code, standard output and standard error. Nobody is there to ask."""
+    return partial(heard, "replay")
 
 
 async def pending(db: psycopg.AsyncConnection[Any]) -> list[int]:

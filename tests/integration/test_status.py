@@ -1,15 +1,13 @@
 """`dispatcher status` as a person and as a script meet it."""
 
 import json
-import os
 import signal
+from functools import partial
 
 import psycopg
 import pytest
-from anyio import to_thread
 from rich.console import Console
 
-from dispatcher.cli import main
 from dispatcher.commands.status import show
 from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded import free_port
@@ -17,32 +15,16 @@ from dispatcher.infra.database import Target
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.gauges import Group, Stream
 from dispatcher.upkeep.overview import Overview, look
-from tests.fixtures.child import OURS
+from tests.fixtures.command import RunCommand
 from tests.fixtures.rows import STREAM, insert_events
 
 OUTBOX = {"pending": 0, "picked": 0, "retry": 0, "sent": 0, "dead": 0}
 
 
 @pytest.fixture
-def status(database_url, redis_url, monkeypatch, capsys):
-    """Runs the command in this process (starting Python takes seconds on a busy machine); its exit code and output."""
-
-    def main_in_thread(arguments: tuple[str, ...]) -> int:
-        with pytest.raises(SystemExit) as ended:
-            main(["status", *arguments])
-        return int(ended.value.code or 0)
-
-    async def run(*arguments: str, **env: str) -> tuple[int, str]:
-        for name in os.environ:
-            if name.startswith(OURS):
-                monkeypatch.delenv(name)
-        for name, value in ({"DATABASE_URL": database_url, "REDIS_URL": redis_url} | env).items():
-            monkeypatch.setenv(name, value)
-        code = await to_thread.run_sync(main_in_thread, arguments)
-        written = capsys.readouterr()
-        return code, written.out + written.err
-
-    return run
+def status(command: RunCommand) -> RunCommand:
+    """The exit code of `dispatcher status`, and its output."""
+    return partial(command, "status")
 
 
 async def test_what_waits_who_runs_and_who_reads(status, db, redis):
