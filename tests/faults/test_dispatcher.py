@@ -82,7 +82,7 @@ async def test_a_claim_of_the_dead_is_made_late(world: StartWorld) -> None:
 
 @pytest.mark.quick
 async def test_sigterm_under_load(world: StartWorld) -> None:
-    async with world(DISPATCH_BATCH_SIZE="20") as w:
+    async with world(DISPATCH_BATCH_SIZE="20", DISPATCH_LEASE_MS="60000") as w:
         one = await w.dispatcher()
         await w.dispatcher()
         async with w.fault("SIGTERM under load and a backlog, a second one running") as fault:
@@ -95,7 +95,7 @@ async def test_sigterm_under_load(world: StartWorld) -> None:
 
 
 async def test_sigterm_alone_under_load_and_started_again(world: StartWorld) -> None:
-    async with world(DISPATCH_BATCH_SIZE="20") as w:
+    async with world(DISPATCH_BATCH_SIZE="20", DISPATCH_LEASE_MS="60000") as w:
         one = await w.dispatcher()
         async with w.fault("SIGTERM under load, alone, started again") as fault:
             await w.backlog(3000)
