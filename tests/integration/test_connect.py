@@ -148,6 +148,6 @@ async def test_a_second_host_is_tried_when_the_first_says_nothing(database_url, 
     through.stall()
     there, silent = conninfo_to_dict(database_url), conninfo_to_dict(through.via(database_url))
     hosts = {part: f"{silent[part]},{there[part]}" for part in ("host", "port")}
-    session = await connect(Target(make_conninfo(database_url, **hosts), "test", connect_timeout_s=2.0), "lane")
+    session = await connect(Target(make_conninfo(database_url, **hosts), "test", connect_timeout_s=5.0), "lane")
     assert await session.fetch("SELECT 1") == [(1,)]
     await session.close()
