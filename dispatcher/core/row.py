@@ -21,7 +21,7 @@ class ClaimedRow(NamedTuple):
     payload: str  # the JSON text as Postgres prints it; ciphertext, never parsed
     headers: str | None
     attempts: int
-    age_s: float  # seconds from occurred_at to the claim, by Postgres's clock
+    age_s: float  # seconds from when it could first go out to the claim, by Postgres's clock; claim.sql says since when
 
 
 class Batch(NamedTuple):

@@ -52,7 +52,9 @@ class Metrics:
 
         # Ours.
         self.latency = LatencyHistogram(
-            "messaging_dispatch_latency_seconds", "From occurred_at to Redis's acknowledgement, by Postgres's clock"
+            "messaging_dispatch_latency_seconds",
+            "From occurred_at (of a scheduled or replayed event: from when it was due) to Redis's acknowledgement, "
+            "by Postgres's clock",
         )
         registry.register(self.latency)
         wakeups = counter("messaging_dispatch_wakeups", "Ends of a wait, by what ended it", "cause")

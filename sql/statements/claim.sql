@@ -3,6 +3,8 @@
 -- it forgot was not looked for in the stream yet (upkeep/crash_audit.py): then all of them. Rows for handlers, which have no floor,
 -- do not wait for that: they are in no stream.
 -- Times come and go in UTC: the earliest allowed is no Python time in a zone west of Greenwich, and would fail its batch for ever.
+-- The last column is the age of the latency histogram: since the event could first go out, which a replay and a schedule put off
+-- (next_run_at); since it occurred when it failed before; nothing when a plain UPDATE put a sent row back: nobody noted when.
 -- The array is built once, before the update, so no plan can claim more than the limit; by ctid no index is asked twice.
 UPDATE messaging.message_outbox AS o
 SET status = 'picked',
@@ -35,4 +37,7 @@ RETURNING
     o.payload::text,
     o.headers::text,
     o.attempts,
-    date_part('epoch', coalesce(%(now)s::timestamptz, clock_timestamp()) - o.occurred_at)
+    coalesce(date_part('epoch', coalesce(%(now)s::timestamptz, clock_timestamp()) - CASE
+        WHEN o.attempts > 0 THEN o.occurred_at
+        WHEN o.sent_at IS NULL THEN greatest(o.occurred_at, o.next_run_at)
+    END), 0)

@@ -43,4 +43,7 @@ RETURNING
     o.payload::text,
     o.headers::text,
     o.attempts,
-    date_part('epoch', coalesce(%(now)s::timestamptz, clock_timestamp()) - o.occurred_at)
+    coalesce(date_part('epoch', coalesce(%(now)s::timestamptz, clock_timestamp()) - CASE
+        WHEN o.attempts > 0 THEN o.occurred_at
+        WHEN o.sent_at IS NULL THEN greatest(o.occurred_at, o.next_run_at)
+    END), 0)

@@ -37,7 +37,10 @@ written AS MATERIALIZED (
             'last_error', p.last_error,
             'occurred_at', to_char(p.occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
             'died_at', to_char(c.died_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-            'replay_count', coalesce(c.replay_count, 0),
+            'replay_count', coalesce((
+                -- Of all its copies: a row that was marked dead by hand has no open one.
+                SELECT max(r.replay_count) FROM messaging.message_dlq AS r WHERE r.event_id = p.event_id AND r.outbox_id = p.id
+            ), 0),
             'in_outbox', p.in_outbox
         )::text, -1)
         || CASE

@@ -1,4 +1,5 @@
--- Who: stages/settle.py, for the rows of one claim that are given up. Index: message_outbox_pkey.
+-- Who: stages/settle.py, for the rows of one claim that are given up. Index: message_outbox_pkey,
+-- message_dlq_event_id_idx.
 -- A row missing from the answer: the claim was lost; somebody else has the row or had it. One statement: a row is dead exactly when
 -- its copy is in the dead-letter queue.
 -- BETWEEN is = that can only be an index lookup: a plan made while the table was analyzed empty would join by reading all of it.
@@ -18,8 +19,13 @@ WITH buried AS (
 copied AS (
     INSERT INTO messaging.message_dlq AS d
         (outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id,
-         payload, headers, attempts, last_error, occurred_at, died_at)
-    SELECT b.*, coalesce(%(now)s::timestamptz, clock_timestamp())
+         payload, headers, attempts, last_error, occurred_at, died_at, replay_count)
+    SELECT b.*, coalesce(%(now)s::timestamptz, clock_timestamp()), coalesce((
+        -- A retry closed the copy of an earlier death: the new one goes on with its count.
+        SELECT max(c.replay_count)
+        FROM messaging.message_dlq AS c
+        WHERE c.event_id = b.event_id AND c.outbox_id = b.id AND c.replayed_at IS NOT NULL
+    ), 0)
     FROM buried AS b
     -- Replayed by a plain UPDATE and dead again: its open copy is renewed, so that there is one copy to list and to replay.
     ON CONFLICT (outbox_id) WHERE replayed_at IS NULL DO UPDATE

@@ -10,7 +10,7 @@ from anyio import create_task_group
 from dispatcher.core.row import Batch
 from dispatcher.infra.database import Session, Target, connect
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages.claim import FROM_THE_START, Keyset, claim, last_key, new_claim_id
+from dispatcher.stages.claim import FROM_THE_START, Keyset, Share, claim, last_key, new_claim_id
 from tests.fixtures.rows import insert_events, read_table, statuses
 
 OpenSession = Callable[[], Awaitable[Session]]
@@ -35,7 +35,7 @@ async def session(open_session: OpenSession) -> Session:
     return await open_session()
 
 
-async def take(session: Session, limit: int = 100, *, after: Keyset = FROM_THE_START, slots: int = 256, now=None):
+async def take(session: Session, limit: int = 100, *, after: Keyset = FROM_THE_START, slots: int = 256, **rest):
     return await claim(
         session,
         claim_id=new_claim_id(),
@@ -44,7 +44,7 @@ async def take(session: Session, limit: int = 100, *, after: Keyset = FROM_THE_S
         after=after,
         slots=slots,
         floor="1748779200000-5",
-        now=now,
+        **rest,
     )
 
 
@@ -105,12 +105,27 @@ async def test_a_parked_row_is_waited_for_by_nobody(session, db):
 
 
 async def test_the_time_can_be_given(session, db):
-    [due] = await insert_events(db, next_run_at=NOW, occurred_at=NOW - timedelta(seconds=5))
+    [due] = await insert_events(db, next_run_at=NOW)
     assert ids(await take(session, now=NOW - timedelta(microseconds=1))) == []
-    batch = await take(session, now=NOW)
-    assert ids(batch) == [due]
-    assert batch.rows[0].age_s == 5.0
+    assert ids(await take(session, now=NOW)) == [due]
     assert (await read_table(db))[0]["picked_at"] == NOW
+
+
+@pytest.mark.parametrize("share", [None, Share(["order.created"], handled=True)])
+async def test_an_age_counts_from_when_the_event_could_first_go_out(session, db, share):
+    def ago(seconds: int) -> datetime:
+        return NOW - timedelta(seconds=seconds)
+
+    rows = {
+        "new": {"occurred_at": ago(5), "next_run_at": ago(5)},
+        "dated by its producer": {"occurred_at": ago(7), "next_run_at": ago(9)},
+        "scheduled, or replayed": {"occurred_at": ago(3600), "next_run_at": ago(2)},
+        "failed before": {"occurred_at": ago(60), "next_run_at": ago(1), "status": "retry", "attempts": 1},
+        "sent, and put back by a plain UPDATE": {"occurred_at": ago(60), "next_run_at": ago(60), "sent_at": ago(50)},
+    }
+    named = {(await insert_events(db, **columns))[0]: name for name, columns in rows.items()}
+    batch = await take(session, now=NOW, share=share)
+    assert {named[row.id]: row.age_s for row in batch.rows} == dict(zip(rows, [5.0, 7.0, 2.0, 60.0, 0.0], strict=True))
 
 
 @pytest.mark.parametrize("status", ["pending", "retry"])

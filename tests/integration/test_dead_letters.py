@@ -209,6 +209,27 @@ async def test_a_retried_event_is_as_new_and_its_copy_closed(session, db, pruned
     assert len(await read_table(db, "message_dlq")) == 2
 
 
+@pytest.mark.parametrize("pruned", [False, True])
+async def test_each_death_shows_how_often_it_was_replayed_so_far(session, db, pruned):
+    """A retry closes the copy, and the next death makes another one, which must not begin at 0 again."""
+    [row_id] = await insert_events(db)
+    for replays in range(4):
+        await bury(db, [row_id])
+        if pruned:
+            await prune(db)
+        [event] = await listed(session)
+        one = json.loads(await find_one(session.fetch, row_id) or "{}")
+        copies = await read_table(db, "message_dlq")
+        assert (event["replay_count"], one["replay_count"], copies[-1]["replay_count"]) == (replays,) * 3
+        await retry(session.fetch, [row_id])
+    await db.execute("UPDATE messaging.message_outbox SET status = 'dead'")  # by hand, without a copy
+    assert [event["replay_count"] for event in await listed(session)] == [4]
+    await db.execute("DELETE FROM messaging.message_outbox")
+    [other] = await insert_events(db)
+    await bury(db, [other])
+    assert [event["replay_count"] for event in await listed(session)] == [0]
+
+
 async def test_two_clicks_at_once_are_one_replay(database_url, db):
     ids = await insert_events(db, 200)
     await bury(db, ids)

@@ -41,7 +41,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A pipeline was answered. `ages_s`: seconds from occurred_at to the answer, one an entry, by Postgres's clock."""
+    """A pipeline was answered. `ages_s`: as the rows', up to the answer, one an entry."""
 
     entries: int
     ages_s: Sequence[float]
@@ -50,7 +50,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Handled:
-    """A handler ended, or its time was over. `age_s`: seconds from occurred_at to its end, by Postgres's clock.
+    """A handler ended, or its time was over. `age_s`: as a row's, up to its end.
 
     `error`: class and message without payload; `where`: file and line that raised.
     """
