@@ -116,7 +116,7 @@ async def test_an_age_counts_from_when_the_event_could_first_go_out(session, db,
     def ago(seconds: int) -> datetime:
         return NOW - timedelta(seconds=seconds)
 
-    rows = {
+    rows: dict[str, dict[str, object]] = {
         "new": {"occurred_at": ago(5), "next_run_at": ago(5)},
         "dated by its producer": {"occurred_at": ago(7), "next_run_at": ago(9)},
         "scheduled, or replayed": {"occurred_at": ago(3600), "next_run_at": ago(2)},
