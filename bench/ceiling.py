@@ -114,6 +114,7 @@ def script() -> str:
         after_id=":after_id::bigint",
         slots="256",
         limit=str(BATCH),
+        most_bytes="1048576",
     )
     settle = _plain(load("settle_sent")).format(
         now="NULL",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dispatcher.core.row import ClaimedRow
+from dispatcher.core.row import NOT_READ, ClaimedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,21 @@ class EntryFormat:
 
     def unfit(self, row: ClaimedRow) -> str | None:
         """Why this row can never be published, or None. The size is in bytes of UTF-8, as Redis would store it."""
+        if row.payload.startswith(NOT_READ):
+            return self._too_large("payload is", row.payload)
+        headers = row.headers
+        if headers is not None and (headers.startswith(NOT_READ) or len(headers) > self.max_payload_bytes):
+            return self._too_large("headers are", headers if headers.startswith(NOT_READ) else str(len(headers)))
         size = len(row.payload)
         if size * 4 <= self.max_payload_bytes:
             return None  # even four bytes a character would fit; nothing is encoded to find out
         size = len(row.payload.encode())
         if size <= self.max_payload_bytes:
             return None
-        return f"payload is {size} bytes, DISPATCH_MAX_PAYLOAD_BYTES allows {self.max_payload_bytes}"
+        return self._too_large("payload is", str(size))
+
+    def _too_large(self, what: str, left: str) -> str:
+        size = left.removeprefix(NOT_READ)
+        if not size:
+            return "payload or headers are more than a gigabyte as text, which Postgres cannot write"
+        return f"{what} {size} bytes, DISPATCH_MAX_PAYLOAD_BYTES allows {self.max_payload_bytes}"

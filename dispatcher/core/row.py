@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import NamedTuple
 
+NOT_READ = "!"  # begins what stands for a JSON text that was left in Postgres; then its size in bytes, if that is known
+
 
 class ClaimedRow(NamedTuple):
     """Columns of sql/statements/claim.sql, in its order.

@@ -190,6 +190,7 @@ class Handling:
                 floor=None,
                 share=self._policy.share,
                 since_s=since_s,
+                most_bytes=self._policy.max_payload_bytes,
             )
             self._failures = 0
             if batch.claimed_at - began > self._policy.lease_s / 2:

@@ -250,6 +250,7 @@ class Relay:
                 floor=self._gate.broker.floor,
                 share=self._policy.share,
                 since_s=since_s,
+                most_bytes=self._policy.entry.max_payload_bytes,
             )
         except psycopg.Error:
             self._in_flight.discard(claim_id)

@@ -38,6 +38,7 @@ class HandlingPolicy:
     slots: int
     lease_s: float
     tick_s: float
+    max_payload_bytes: int
 
 
 class Switch(Protocol):

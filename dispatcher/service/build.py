@@ -86,6 +86,7 @@ class Works:
             slots=slots(s),
             lease_s=s.lease_ms / 1000,
             tick_s=s.tick_ms / 1000,
+            max_payload_bytes=s.max_payload_bytes,
         )
         return Handling(
             policy,

@@ -69,7 +69,7 @@ class Settings(BaseModel):
     canary_percent: int = setting("DISPATCH_CANARY_PERCENT", whole(0, 100, "percent"), 100,
         "The share of the events that this dispatcher takes.")
     max_payload_bytes: int = setting("DISPATCH_MAX_PAYLOAD_BYTES", whole(1, 512 * 1024 * 1024, "bytes"), 1_048_576,
-        "A larger payload is dead at once.")
+        "A larger payload, or headers, are dead at once.")
     handlers: str | None = setting("DISPATCH_HANDLERS", module(), None,
         "The event types that go to a Python handler instead of the stream.")
     unrouted: Literal["stream", "dead"] = setting("DISPATCH_UNROUTED", choice("stream", "dead"), "stream",

@@ -1,16 +1,25 @@
 """Claim: take due rows, in order, with a fencing token of this one claim."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
 from time import monotonic
+from typing import Any
 from uuid import uuid4
 
-from dispatcher.core.row import Batch, ClaimedRow
+import psycopg
+
+from dispatcher.core.row import NOT_READ, Batch, ClaimedRow
 from dispatcher.infra.database import Session
 from dispatcher.infra.sqlfiles import load
+from dispatcher.stages.settle import release
 
+ONE_BY_ONE_S = 2.0  # for reading rows one by one: each that cannot be read takes a second, and the lease runs
+ANY_SIZE = 2**30
+
+_PAYLOAD = ClaimedRow._fields.index("payload")  # headers follow
 _order = itemgetter(1, 0)  # (next_run_at, id)
 
 
@@ -49,13 +58,15 @@ async def claim(
     floor: str | None = "0-0",
     share: Share | None = None,
     since_s: float | None = None,
+    most_bytes: int = ANY_SIZE,
     now: datetime | None = None,
 ) -> Batch:
     """Take up to `limit` due rows of the first `slots` of 256 slots.
 
     `floor` is the newest stream id known now: whoever takes these rows over looks for them after it; None: they do not
     go to the stream. `share`: some event types only, and then `since_s`: only what fell due in the last so many
-    seconds. Raises SessionLost: the claim may have been made.
+    seconds. What is more than `most_bytes` of JSON is not read (NOT_READ). Raises SessionLost: the claim may have
+    been made; psycopg.Error: it was not, or was given back.
     """
     parameters: dict[str, object] = {
         "claim_id": claim_id,
@@ -67,13 +78,42 @@ async def claim(
         "floor": floor,
         "now": now,
     }
-    if share is None:
-        rows = await session.fetch(load("claim"), parameters)
-    else:
+    name = "claim"
+    if share is not None:
+        name = "claim_share"
         parameters |= {"types": list(share.types), "handled": share.handled, "since_s": since_s}
-        rows = await session.fetch(load("claim_share"), parameters)
+    try:
+        rows = await session.fetch(load(name), parameters | {"most_bytes": most_bytes})
+        claimed_at = monotonic()
+    except psycopg.errors.ProgramLimitExceeded:  # one row is too large to be read, and would hold up all for ever
+        rows = await session.fetch(load(name), parameters | {"most_bytes": None})
+        claimed_at = monotonic()
+        rows.sort(key=_order)
+        rows = await _read_one_by_one(session, claim_id, rows, most_bytes)
     rows.sort(key=_order)
-    return Batch(claim_id, [ClaimedRow._make(row) for row in rows], floor or "0-0", monotonic())
+    return Batch(claim_id, [ClaimedRow._make(row) for row in rows], floor or "0-0", claimed_at)
+
+
+async def _read_one_by_one(
+    session: Session, claim_id: str, rows: list[tuple[Any, ...]], most_bytes: int
+) -> list[tuple[Any, ...]]:
+    """Those of the claim that could be read in time, and those that never can be; the others are given back."""
+    began, read, left = monotonic(), list[tuple[Any, ...]](), deque(rows)
+    try:
+        while left and (not read or monotonic() - began < ONE_BY_ONE_S):
+            row = left.popleft()
+            try:
+                found = await session.fetch(load("read_row"), {"id": row[0], "most_bytes": most_bytes})
+            except psycopg.errors.ProgramLimitExceeded:
+                found = [(NOT_READ, None)]
+            if found:
+                read.append((*row[:_PAYLOAD], *found[0], *row[_PAYLOAD + 2 :]))
+    except psycopg.Error:
+        await release(session, [claim_id])
+        raise
+    if left:
+        await release(session, [claim_id], [row[0] for row in left])
+    return read
 
 
 def last_key(batch: Batch) -> Keyset:

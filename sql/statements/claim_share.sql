@@ -40,8 +40,23 @@ RETURNING
     o.aggregate_type,
     o.aggregate_id,
     o.occurred_at AT TIME ZONE 'UTC',
-    o.payload::text,
-    o.headers::text,
+    CASE
+        WHEN pg_column_size(o.payload) < 400 AND pg_column_compression(o.payload) IS NULL
+        THEN left(o.payload::text, greatest(%(most_bytes)s, 4096) + 1)
+        ELSE (
+            SELECT CASE WHEN octet_length(t.json) > %(most_bytes)s THEN '!' || octet_length(t.json) ELSE t.json END
+            FROM (SELECT CASE WHEN %(most_bytes)s::integer IS NULL THEN '!' ELSE o.payload::text END AS json OFFSET 0) AS t
+        )
+    END,
+    CASE
+        WHEN o.headers IS NULL THEN NULL
+        WHEN pg_column_size(o.headers) < 400 AND pg_column_compression(o.headers) IS NULL
+        THEN left(o.headers::text, greatest(%(most_bytes)s, 4096) + 1)
+        ELSE (
+            SELECT CASE WHEN octet_length(t.json) > %(most_bytes)s THEN '!' || octet_length(t.json) ELSE t.json END
+            FROM (SELECT CASE WHEN %(most_bytes)s::integer IS NOT NULL THEN o.headers::text END AS json OFFSET 0) AS t
+        )
+    END,
     o.attempts,
     coalesce(date_part('epoch', coalesce(%(now)s::timestamptz, clock_timestamp()) - CASE
         WHEN o.attempts > 0 THEN o.occurred_at

@@ -26,6 +26,7 @@ FILES = sorted(path.stem for path in (sqlfiles._folder("sql") / "statements").gl
 MAY_TOUCH = {
     "claim": 6 * BATCH,  # passes the rows that are held, locks its batch, updates it
     "claim_share": 6 * BATCH,  # the same, when the other share has nothing waiting; pacing.Detour for when it has
+    "read_row": 1,
     "renew_rows": 2 * BATCH,
     "settle_sent": 2 * BATCH,
     "settle_retry": 2 * BATCH,
@@ -77,6 +78,7 @@ PARAMETERS: dict[str, object] = {
     "after_id": 0,
     "slots": 256,
     "limit": BATCH,
+    "most_bytes": 1_048_576,
     "usage": True,
     "types": ["mail.sent"],
     "handled": False,

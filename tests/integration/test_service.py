@@ -29,6 +29,7 @@ from dispatcher.core.events import (
 from dispatcher.service import Service, run
 from dispatcher.service.lifecycle import run_to_the_end
 from dispatcher.settings import Settings
+from dispatcher.stages import claim
 from tests.faults.harness_wait import until
 from tests.fixtures.postgres import StartPostgres
 from tests.fixtures.proxy import StartProxy
@@ -148,6 +149,23 @@ async def test_a_payload_over_the_cap_is_dead_at_once_and_harms_nobody(dispatche
     [buried] = await read_table(db, "message_dlq")
     assert (buried["outbox_id"], buried["attempts"]) == (large, 1)
     assert buried["last_error"] == "payload is 2002 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 1000"
+
+
+@pytest.mark.one_version
+async def test_a_row_that_postgres_cannot_write_as_text_is_dead_and_holds_up_nobody(
+    dispatcher: StartDispatcher, db: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred kilobytes at the insert, more than a gigabyte in the answer to a claim: refused for every row of it."""
+    monkeypatch.setattr(claim, "ONE_BY_ONE_S", 600.0)  # on a slow machine it would be given back in between
+    await insert_events(db, 2)
+    [poison] = await insert_events(db, payload=f"[{','.join(['1e131071'] * 9000)}]")
+    await insert_events(db, 2)
+    async with dispatcher(lease_ms=3_600_000) as running:
+        event = await running.tap.next(Settled)
+    assert (event.sent, event.dead) == (4, 1)
+    copies = await (await db.execute("SELECT outbox_id, attempts, last_error FROM messaging.message_dlq")).fetchall()
+    error = "payload or headers are more than a gigabyte as text, which Postgres cannot write"
+    assert copies == [(poison, 1, error)]
 
 
 async def test_a_stop_under_load_leaves_nothing_claimed(dispatcher: StartDispatcher, db: Db, redis: Redis) -> None:
