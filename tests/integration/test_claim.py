@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -137,7 +138,7 @@ async def test_an_age_counts_from_when_the_event_could_first_go_out(session, db,
     def ago(seconds: int) -> datetime:
         return NOW - timedelta(seconds=seconds)
 
-    rows: dict[str, dict[str, object]] = {
+    rows: dict[str, dict[str, Any]] = {
         "new": {"occurred_at": ago(5), "next_run_at": ago(5)},
         "dated by its producer": {"occurred_at": ago(7), "next_run_at": ago(9)},
         "scheduled, or replayed": {"occurred_at": ago(3600), "next_run_at": ago(2)},
