@@ -5,6 +5,7 @@ The only file that imports loguru. Exceptions appear by class and code, tracebac
 
 import logging
 import sys
+from copy import copy
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from loguru import logger
@@ -53,9 +54,10 @@ class FromLibraries(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record of the standard library's logging."""
         try:
-            if isinstance(record.args, tuple):
-                record.args = tuple(_name(arg) if isinstance(arg, BaseException) else arg for arg in record.args)
-            lines = record.getMessage().splitlines()
+            ours = copy(record)  # the record goes on to the application's own handlers
+            if isinstance(ours.args, tuple):
+                ours.args = tuple(_name(arg) if isinstance(arg, BaseException) else arg for arg in ours.args)
+            lines = ours.getMessage().splitlines()
             fields: Fields = {"logger": record.name}
             if record.exc_info and record.exc_info[1] is not None:
                 fields["error"] = _name(record.exc_info[1])

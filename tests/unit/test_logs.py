@@ -224,6 +224,15 @@ def test_libraries_are_heard_from_warning_on(out):
     assert (line["event"], line["logger"], line["message"]) == ("library_log", "aiohttp.server", "loud enough")
 
 
+def test_an_applications_own_handler_hears_what_was_said(out, caplog):
+    logs.configure("DEBUG", "json", stream=out)
+    root = logging.getLogger()
+    root.handlers.sort(key=lambda handler: not isinstance(handler, FromLibraries))  # ours is asked first
+    logging.getLogger("shop").warning("refused: %s", ValueError("closed"))
+    assert "refused: closed" in caplog.text
+    assert lines(out)[0]["message"] == "refused: ValueError"
+
+
 def test_a_librarys_traceback_shows_neither_values_nor_text(out):
     logs.configure("DEBUG", "json", stream=out)
     payload = SECRET
