@@ -16,15 +16,16 @@ LANGUAGE plpgsql
 AS $$
 BEGIN
     -- One expression for the usual case, in which this is all that runs.
-    IF pg_catalog.current_setting('dispatcher.doorbell', true) IN ('rung', 'off')
+    IF pg_catalog.current_setting('dispatcher.doorbell', true) IN ('rang', 'off')
         OR pg_catalog.pg_try_advisory_xact_lock_shared(1869968482, 1)
     THEN
         RETURN NULL;
     END IF;
     PERFORM pg_catalog.pg_notify('outbox_doorbell', '');
-    -- For the transaction's other rows. Undone with the savepoint that is rolled back, exactly as the NOTIFY is, when
+    -- For the transaction's other rows. Not 'rung', by which the condition of an earlier trigger, until it is replaced below, says
+    -- only that it queued this call. Undone with the savepoint that is rolled back, exactly as the NOTIFY is, when
     -- SET CONSTRAINTS ... IMMEDIATE made it ring inside one.
-    PERFORM pg_catalog.set_config('dispatcher.doorbell', 'rung', true);
+    PERFORM pg_catalog.set_config('dispatcher.doorbell', 'rang', true);
     RETURN NULL;
 END
 $$;

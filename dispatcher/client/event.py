@@ -12,6 +12,8 @@ from dispatcher.core.errors import DispatcherError
 
 NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
+SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+
 
 class NoTransaction(DispatcherError):
     """The connection is in no transaction: the event would be committed alone, whatever becomes of the work."""
@@ -62,7 +64,7 @@ def _json(name: str, value: object) -> str:
     reason: str | None = None
     text = ""
     try:
-        text = value.decode() if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = _checked(value) if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False, allow_nan=False)
         text.encode()
     except UnicodeError:
         reason = "holds text that is not valid Unicode"
@@ -73,3 +75,17 @@ def _json(name: str, value: object) -> str:
     if reason is not None:
         raise ValueError(f"{name} {reason}")  # outside the except: the cause's text could quote the value
     return text
+
+
+def _checked(value: bytes) -> str:
+    """JSON text, unchanged. Raises ValueError."""
+    text = value.decode()
+    # Numbers stay text: only their shape is looked at, and Python's limits on them are not Postgres's.
+    found = json.loads(text, parse_int=str, parse_float=str, parse_constant=_no_constant)
+    if SURROGATE_ESCAPE.search(text):
+        json.dumps(found, ensure_ascii=False).encode()  # half a character, which jsonb refuses
+    return text
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

@@ -14,7 +14,7 @@
  *   LISTEN_AFTER_THE_LOOK   look, then LISTEN
  *   RECONNECT_IS_NO_WAKE_UP go on waiting when the session is back
  *   KEY_FREED_TOO_EARLY     the writer frees K before its row is visible
- *   SAVEPOINT_USES_UP_RING  the mark "rung" outlives the savepoint that set it
+ *   SAVEPOINT_USES_UP_RING  the mark "rang" outlives the savepoint that set it
  */
 #ifndef NW
 #define NW 2

@@ -210,6 +210,9 @@ def test_the_same_event_is_refused_the_second_time(database_url: str) -> None:
         ({"payload": b'"\\\\\\u0000 secret-1"'}, "payload holds the character NUL"),
         ({"payload": "secret-1 \ud800"}, "payload holds text that is not valid Unicode"),
         ({"payload": b"secret-1 \xff"}, "payload holds text that is not valid Unicode"),
+        ({"payload": b'{"secret-1": 42'}, "payload is not JSON (JSONDecodeError)"),
+        ({"payload": b'{"secret-1": NaN}'}, "payload is not JSON (ValueError)"),
+        ({"payload": b'"secret-1 \\ud800"'}, "payload holds text that is not valid Unicode"),
         ({"headers": {"secret-1": "\0"}}, "headers holds the character NUL"),
         ({"event_type": ""}, "event_type must be text that is not empty"),
         ({"aggregate_id": "a\0"}, "aggregate_id must be text that is not empty and holds no NUL"),
@@ -226,6 +229,14 @@ def test_what_postgres_would_refuse_costs_no_transaction(
         assert caught.value.__context__ is None
         add_event(connection, SHORT)
     assert len(rows(database_url)) == 1
+
+
+def test_json_text_goes_in_as_it_is(database_url: str) -> None:
+    payload = b'{"emoji": "\\ud83d\\ude00", "long": ' + b"7" * 5000 + b"}"
+    with psycopg.connect(database_url) as connection:
+        add_event(connection, Event(event_type="a", aggregate_id="b", payload=payload))
+        stored = connection.execute("SELECT payload->>'emoji', length(payload->>'long') FROM messaging.message_outbox")
+        assert stored.fetchall() == [("\U0001f600", 5000)]
 
 
 def test_a_backslash_before_u0000_is_text(database_url: str) -> None:

@@ -15,6 +15,7 @@ from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.infra import migrations, sqlfiles
 from dispatcher.infra.migrations import migrate, missing
 from tests.fixtures.postgres import Databases
+from tests.fixtures.rows import insert_events
 
 NAMES = [m.name for m in sqlfiles.migrations()]
 SECRET = "hunter2hunter2"
@@ -28,6 +29,22 @@ async def has_trigger(url: str) -> bool:
     async with await open_connection(url) as connection:
         found = await connection.execute("SELECT FROM pg_trigger WHERE tgname = 'message_outbox_doorbell'")
         return await found.fetchone() is not None
+
+
+EARLIER_TRIGGER = """
+DROP TRIGGER message_outbox_doorbell ON messaging.message_outbox;
+CREATE FUNCTION messaging.doorbell_not_rung() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF pg_catalog.current_setting('dispatcher.doorbell', true) IN ('rung', 'off') THEN
+        RETURN false;
+    END IF;
+    RETURN pg_catalog.set_config('dispatcher.doorbell', 'rung', true) IS NOT NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER message_outbox_doorbell AFTER INSERT ON messaging.message_outbox
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (messaging.doorbell_not_rung())
+    EXECUTE FUNCTION messaging.ring_doorbell();
+"""
 
 
 async def test_applies_everything_once_and_records_it(empty_database_url: str) -> None:
@@ -132,6 +149,25 @@ async def test_a_doorbell_with_a_condition_is_replaced(database_url: str) -> Non
             " WHERE tgname = 'message_outbox_doorbell'"
         )
         assert await left.fetchall() == [(None, None)]
+
+
+async def test_who_inserted_under_an_earlier_trigger_rings_under_the_new_function(database_url: str) -> None:
+    """With plain psql each statement of the file is there at once, while the trigger waits for those who write."""
+    function = sqlfiles.trigger().partition("DO $$")[0]
+    async with (
+        await open_connection(database_url) as sleeper,
+        await open_connection(database_url) as connection,
+        await open_connection(database_url) as writer,
+    ):
+        await connection.execute(EARLIER_TRIGGER)
+        await sleeper.execute("LISTEN outbox_doorbell")
+        await sleeper.execute("SELECT pg_advisory_lock(1869968482, 1)")
+        async with writer.transaction():
+            await insert_events(writer)
+            await connection.execute(function.encode())
+        with anyio.fail_after(60):
+            async for notice in sleeper.notifies(stop_after=1):
+                assert notice.channel == "outbox_doorbell"
 
 
 async def test_a_failed_file_leaves_nothing_behind(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -359,6 +359,6 @@ async def test_a_copy_of_many_rows_rings_once(bell: StartBell, db: Db) -> None:
                 await copy.write("".join(f"MessageCreated\ta{n}\t{{}}\n" for n in range(10_000)))
             await db.execute("SET CONSTRAINTS ALL IMMEDIATE")
             # The other rows' calls end at the mark: without it each would ask for the key in vain, and notify.
-            assert await (await db.execute("SELECT current_setting('dispatcher.doorbell')")).fetchone() == ("rung",)
+            assert await (await db.execute("SELECT current_setting('dispatcher.doorbell')")).fetchone() == ("rang",)
         assert woken["cause"] == "notify"
         assert await (await db.execute("SELECT current_setting('dispatcher.doorbell', true)")).fetchone() == ("",)

@@ -10,7 +10,7 @@ class Writer(NamedTuple):
     """A producer's transaction."""
 
     at: Literal["begin", "inserted", "decided", "visible", "over"] = "begin"
-    rung: bool = False  # the setting dispatcher.doorbell is "rung": the transaction has called pg_notify
+    rung: bool = False  # the setting dispatcher.doorbell is "rang": the transaction has called pg_notify
     queued: bool = False  # the deferred call of ring_doorbell()
     shares_key: bool = False  # K, shared, until the transaction ends
     notifies: bool = False  # pg_notify was called; the notification goes out at the end of the commit
