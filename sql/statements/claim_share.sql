@@ -41,8 +41,8 @@ RETURNING
     o.aggregate_id,
     o.occurred_at AT TIME ZONE 'UTC',
     CASE
-        WHEN pg_column_size(o.payload) < 400 AND pg_column_compression(o.payload) IS NULL
-        THEN left(o.payload::text, greatest(%(most_bytes)s, 4096) + 1)
+        WHEN pg_column_size(o.payload) < 1000 AND pg_column_compression(o.payload) IS NULL
+        THEN o.payload::text
         ELSE (
             SELECT CASE WHEN octet_length(t.json) > %(most_bytes)s THEN '!' || octet_length(t.json) ELSE t.json END
             FROM (SELECT CASE WHEN %(most_bytes)s::integer IS NULL THEN '!' ELSE o.payload::text END AS json OFFSET 0) AS t
@@ -50,8 +50,8 @@ RETURNING
     END,
     CASE
         WHEN o.headers IS NULL THEN NULL
-        WHEN pg_column_size(o.headers) < 400 AND pg_column_compression(o.headers) IS NULL
-        THEN left(o.headers::text, greatest(%(most_bytes)s, 4096) + 1)
+        WHEN pg_column_size(o.headers) < 1000 AND pg_column_compression(o.headers) IS NULL
+        THEN o.headers::text
         ELSE (
             SELECT CASE WHEN octet_length(t.json) > %(most_bytes)s THEN '!' || octet_length(t.json) ELSE t.json END
             FROM (SELECT CASE WHEN %(most_bytes)s::integer IS NOT NULL THEN o.headers::text END AS json OFFSET 0) AS t
