@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 from redis.asyncio.connection import SSLConnection, parse_url
@@ -37,6 +38,8 @@ class BrokerTarget:
         """Raises Misconfigured; the message never holds the password."""
         try:
             parts: dict[str, Any] = dict(parse_url(url))
+            if "db" not in parts and "path" not in parts and urlsplit(url).path.strip("/"):
+                raise ValueError("the database is no number")  # redis-py would take 0
             secure = parts.pop("connection_class", None) is SSLConnection
             tls = None
             if secure:

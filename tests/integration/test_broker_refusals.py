@@ -100,7 +100,14 @@ async def test_something_else_listens_there(database_url):
 
 @pytest.mark.parametrize(
     "url",
-    ["", "localhost:6379", f"http://:{PASSWORD}@h", f"redis://:{PASSWORD}@h:port/0", "rediss://h?ssl_ca_certs=/no"],
+    [
+        "",
+        "localhost:6379",
+        f"http://:{PASSWORD}@h",
+        f"redis://:{PASSWORD}@h:port/0",
+        f"redis://:{PASSWORD}@h/O",
+        "rediss://h?ssl_ca_certs=/no",
+    ],
 )
 def test_what_is_no_url(url):
     with pytest.raises(Misconfigured, match="REDIS_URL cannot be read") as caught:
