@@ -25,6 +25,7 @@ PARAMETERS: dict[str, object] = {
     "after_id": 0,
     "slots": 256,
     "limit": 10,
+    "most_bytes": 1_048_576,
     "window": 10,
     "lease_s": 30.0,
     "ids": [1],
