@@ -13,3 +13,11 @@ def seconds_of(text: str) -> float | None:
         return None
     seconds = float(found[1]) * _UNITS[found[2]]
     return seconds if seconds <= _LONGEST_S else None
+
+
+def duration(seconds: float) -> str:
+    """The same text again, in the largest unit up to a day that says it in whole numbers."""
+    for unit in "dhm":
+        if seconds and seconds % _UNITS[unit] == 0:
+            return f"{seconds / _UNITS[unit]:.0f}{unit}"
+    return f"{seconds:g}s"

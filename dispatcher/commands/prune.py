@@ -1,5 +1,6 @@
 """`dispatcher prune`: deletes what is older than is kept, now and completely."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 import anyio
 import click
 
-from dispatcher.commands.duration import seconds_of
+from dispatcher.commands.duration import duration, seconds_of
 from dispatcher.infra.database import Target
 from dispatcher.settings import Settings
 from dispatcher.upkeep.prune import Prune
@@ -34,11 +35,19 @@ class Age(click.ParamType[float]):
 @click.option("--dlq-older-than", type=Age(), metavar="AGE", help="Dead-letter copies.  [DLQ_RETENTION_DAYS]")
 @click.option("--only", type=click.Choice(["outbox", "dlq"]), help="One of the two tables.")
 @click.option("--dry-run", is_flag=True, help="Only count what is too old.")
+@click.option("--yes", is_flag=True, help="Do not ask. Without a terminal nobody is asked.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--database-url", metavar="URL", help="The Postgres that holds the outbox.  [DATABASE_URL]")
 @click.option("--dsn", metavar="DSN", help="Dispatchbox's name for --database-url.")
 def prune(
-    outbox_older_than: float | None, dlq_older_than: float | None, only: str | None, dry_run: bool, **flags: str | None
-) -> None:
+    outbox_older_than: float | None,
+    dlq_older_than: float | None,
+    only: str | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    **flags: str | None,
+) -> int:
     """Delete settled rows and dead-letter copies that are older than is kept.
 
     Dispatchers do this by themselves. Use it to delete sooner, or while all of them are disabled. Rows that are not
@@ -49,7 +58,8 @@ def prune(
     dispatcher prune --outbox-older-than 12h --only outbox
 
     A sent row's age counts from when it was sent, a dead one's from its last claim, a copy's from its death. It goes in
-    small batches, beside running dispatchers, and can be stopped at any time.
+    small batches, beside running dispatchers, and can be stopped at any time. On a terminal it first says how much and
+    asks; a cron job is not asked.
     """
     wanted = ("database_url", "connect_timeout_ms", "outbox_retention_days", "dlq_retention_days")
     settings = Settings.load_some(wanted, os.environ, flags)
@@ -62,16 +72,41 @@ def prune(
     outbox_s = settings["outbox_retention_days"] * 86_400.0 if outbox_older_than is None else outbox_older_than
     dlq_s = settings["dlq_retention_days"] * 86_400.0 if dlq_older_than is None else dlq_older_than
     ages = {"outbox_s": None if only == "dlq" else outbox_s, "dlq_s": None if only == "outbox" else dlq_s}
-    anyio.run(_count if dry_run else _delete, target, ages)
+    fields: dict[str, object] = {"dry_run": dry_run, "older_than_s": {"outbox": ages["outbox_s"], "dlq": ages["dlq_s"]}}
+    asks = not dry_run and not yes and sys.stdin.isatty()
+    if dry_run or asks:
+        rows, copies = anyio.run(_count, target, ages)
+        if asks or not as_json:
+            click.echo(_too_old(rows, copies, ages), err=as_json)
+        if dry_run and as_json:
+            click.echo(json.dumps(fields | {"settled_rows": rows, "dead_letter_copies": copies}))
+        if (
+            asks and rows + copies and not click.confirm("Delete them?", err=as_json)
+        ):  # no event loop runs: Ctrl-C ends it
+            click.echo("Nothing was deleted.", err=as_json)
+            return 1
+    if not dry_run:
+        run = anyio.run(_delete, target, ages)
+        if as_json:
+            click.echo(json.dumps(fields | {"settled_rows": run.rows, "dead_letter_copies": run.copies}))
+        else:
+            click.echo(f"Deleted {_deleted(run)}.")
+    return 0
 
 
-async def _count(target: Target, ages: dict[str, float | None]) -> None:
+async def _count(target: Target, ages: dict[str, float | None]) -> tuple[int, int]:
     async with Prune(target, outbox_s=ages["outbox_s"], dlq_s=ages["dlq_s"]) as run:
-        rows, copies = await run.count()
-    click.echo(f"Too old: {rows} settled rows and {copies} dead-letter copies.")
+        return await run.count()
 
 
-async def _delete(target: Target, ages: dict[str, float | None]) -> None:
+def _too_old(rows: int, copies: int, ages: dict[str, float | None]) -> str:
+    parts = ((rows, "settled rows", ages["outbox_s"]), (copies, "dead-letter copies", ages["dlq_s"]))
+    return "Too old: " + " and ".join(
+        f"{count} {what} (older than {duration(age_s)})" for count, what, age_s in parts if age_s is not None
+    )
+
+
+async def _delete(target: Target, ages: dict[str, float | None]) -> Prune:
     async with Prune(target, outbox_s=ages["outbox_s"], dlq_s=ages["dlq_s"]) as run:
         try:
             with _progress(run) as progress:
@@ -79,7 +114,7 @@ async def _delete(target: Target, ages: dict[str, float | None]) -> None:
         except BaseException:
             click.echo(f"Stopped: {_deleted(run)} so far. The same command goes on.", err=True)
             raise
-    click.echo(f"Deleted {_deleted(run)}.")
+    return run
 
 
 def _deleted(run: Prune) -> str:

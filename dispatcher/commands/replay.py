@@ -1,5 +1,6 @@
 """`dispatcher replay`: publishes rows again that were sent already."""
 
+import json
 import os
 import sys
 from datetime import UTC, datetime, timedelta
@@ -51,6 +52,7 @@ class Time(click.ParamType[Moment]):
 @click.option("--all", "everything", is_flag=True, help="Every sent row that is still there.")
 @click.option("--dry-run", is_flag=True, help="Only say how many rows match, and when they were sent.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--database-url", metavar="URL", help="The Postgres that holds the outbox.  [DATABASE_URL]")
 @click.option("--dsn", metavar="DSN", help="Dispatchbox's name for --database-url.")
 def replay(
@@ -63,6 +65,7 @@ def replay(
     everything: bool,
     dry_run: bool,
     yes: bool,
+    as_json: bool,
     **flags: str | None,
 ) -> int:
     """Publish rows again that are sent already, when something after the stream lost them.
@@ -92,13 +95,18 @@ def replay(
         query_timeout_s=PATIENCE_S,
     )
     found = anyio.run(_find, target, selection)
-    click.echo(_summary(found))
-    if dry_run or not found.ids:
-        return 0
-    if not yes and not click.confirm("Publish them again?"):  # with no event loop running, so that Ctrl-C ends it
-        click.echo("Nothing was replayed.")
+    if not as_json or not (yes or dry_run):
+        click.echo(_summary(found), err=as_json)
+    if found.ids and not dry_run and not yes and not click.confirm("Publish them again?", err=as_json):
+        click.echo("Nothing was replayed.", err=as_json)  # asked with no event loop running, so that Ctrl-C ends it
         return 1
-    anyio.run(_put_back, target, found)
+    run = None if dry_run or not found.ids else anyio.run(_put_back, target, found)
+    if as_json:
+        click.echo(_as_text(found, run, dry_run=dry_run))
+    elif run is not None:
+        click.echo(f"Replayed {run.replayed} rows.")
+        if run.skipped:
+            click.echo(f"Skipped {run.skipped} rows: somebody held them, replayed them or deleted them meanwhile.")
     return 0
 
 
@@ -107,7 +115,7 @@ async def _find(target: Target, selection: Selection) -> Found:
         return await run.find(selection)
 
 
-async def _put_back(target: Target, found: Found) -> None:
+async def _put_back(target: Target, found: Found) -> Replay:
     async with Replay(target) as run:
         try:
             with rows_progress("Replaying", len(found.ids)) as progress:
@@ -119,9 +127,14 @@ async def _put_back(target: Target, found: Found) -> None:
                 err=True,
             )
             raise
-    click.echo(f"Replayed {run.replayed} rows.")
-    if run.skipped:
-        click.echo(f"Skipped {run.skipped} rows: somebody held them, replayed them or deleted them meanwhile.")
+    return run
+
+
+def _as_text(found: Found, run: Replay | None, *, dry_run: bool) -> str:
+    """One JSON object."""
+    sent = {"oldest": found.oldest and _iso(found.oldest), "newest": found.newest and _iso(found.newest)}
+    done = {"replayed": run.replayed if run else 0, "skipped": run.skipped if run else 0}
+    return json.dumps({"dry_run": dry_run, "matched": len(found.ids), **sent, **done})
 
 
 def _summary(found: Found) -> str:

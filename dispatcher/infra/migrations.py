@@ -53,6 +53,20 @@ _HAS_TRIGGER = """
 SELECT 1 FROM pg_catalog.pg_trigger
 WHERE tgrelid = 'messaging.message_outbox'::regclass AND tgname = 'message_outbox_doorbell'
 """
+_WHOSE = """
+SELECT quote_ident(current_user), quote_ident(current_database()),
+       (SELECT quote_ident(pg_get_userbyid(datdba)) FROM pg_catalog.pg_database WHERE datname = current_database()),
+       to_regnamespace('messaging') IS NOT NULL,
+       (
+           SELECT min(quote_ident(pg_get_userbyid(owned.owner))) FROM (
+               SELECT nspowner AS owner FROM pg_catalog.pg_namespace WHERE nspname = 'messaging'
+               UNION
+               SELECT relowner FROM pg_catalog.pg_class
+               WHERE relnamespace = to_regnamespace('messaging') AND relkind = 'r'
+           ) AS owned
+           WHERE NOT pg_has_role(owned.owner, 'USAGE')
+       )
+"""
 _RECORD = """
 INSERT INTO messaging.schema_migration AS m (name, checksum) VALUES (%(name)s, %(checksum)s)
 ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = clock_timestamp()
@@ -108,6 +122,9 @@ async def _apply_patiently(session: Session, name: str, sql: str, tries: int) ->
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             if attempt < tries:
                 await anyio.sleep(_PAUSE.reconnect_delay(attempt, rng))
+        except psycopg.errors.InsufficientPrivilege as error:
+            [whose] = await session.fetch(_WHOSE)
+            raise _forbidden(name, error.diag.message_primary or "no right", *whose) from None
         except psycopg.Error as error:
             raise _explain(name, error) from None
     raise DispatcherError(
@@ -178,11 +195,6 @@ async def _turn(session: Session) -> AsyncIterator[None]:
 def _explain(name: str, error: psycopg.Error) -> DispatcherError:
     primary = error.diag.message_primary or type(error).__name__
     match error:
-        case psycopg.errors.InsufficientPrivilege():
-            return Misconfigured(
-                f"{name} was refused: {primary}. Migrate as the owner of the schema messaging, or grant the role "
-                "CREATE on the database (GRANT CREATE ON DATABASE ... TO ...)"
-            )
         case psycopg.errors.ReadOnlySqlTransaction():
             return Misconfigured("this database is read-only (a replica?); point DATABASE_URL at the primary")
         case psycopg.errors.UndefinedColumn():
@@ -192,3 +204,21 @@ def _explain(name: str, error: psycopg.Error) -> DispatcherError:
             )
         case _:
             return DispatcherError(f"{name} failed: {describe(error)}")
+
+
+def _forbidden(
+    name: str, refusal: str, role: str, database: str, its_owner: str, has_schema: bool, not_ours: str | None
+) -> Misconfigured:
+    """Which right is missing, and who has it or can give it."""
+    if not has_schema:
+        return Misconfigured(
+            f"role {role} may not migrate: it lacks CREATE on the database ({refusal}). As {its_owner}, who owns it: "
+            f"GRANT CREATE ON DATABASE {database} TO {role}; or let {its_owner} migrate"
+        )
+    if not_ours is not None:
+        return Misconfigured(
+            f"role {role} may not migrate: the schema messaging, or a table in it, belongs to {not_ours} ({refusal}). "
+            f"Migrate as {not_ours}, or GRANT {not_ours} TO {role}. A dispatcher needs neither: its role is "
+            "outbox_dispatcher (sql/roles.sql)"
+        )
+    return Misconfigured(f"role {role} may not migrate: {refusal} (in {name})")

@@ -71,6 +71,20 @@ async def test_retrying_those_named(dlq, db):
     assert await statuses(db) == {"pending": 3}
 
 
+async def test_retrying_says_so_in_json_as_the_api_does(dlq, db):
+    ids = await insert_events(db, 3)
+    await bury(db, ids)
+    stranger = str(uuid4())
+    code, out, err = await dlq("retry", str(ids[0]), stranger, "--json")
+    assert (code, json.loads(out), err) == (1, {"requested": 2, "processed": 1, "not_dead": [stranger]}, "")
+    code, out, err = await dlq("retry", "--all", "--dry-run", "--json")
+    assert (code, json.loads(out), err) == (0, {"requested": 2, "processed": 0, "not_dead": []}, "")
+    code, out, err = await dlq("retry", "--all", "--yes", "--json")
+    assert (code, json.loads(out), err) == (0, {"requested": 2, "processed": 2, "not_dead": []}, "")
+    code, out, err = await dlq("retry", "--all", "--yes", "--json")
+    assert (code, json.loads(out), err) == (0, {"requested": 0, "processed": 0, "not_dead": []}, "")
+
+
 async def test_retrying_those_that_match(dlq, db, monkeypatch):
     monkeypatch.setattr(retry, "PAGE", 2)
     monkeypatch.setattr(retry, "BATCH", 3)

@@ -1,5 +1,8 @@
 """`dispatcher prune` deletes what the procedures delete, walks past what must stay, and takes its turn."""
 
+import json
+import os
+import pty
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -8,7 +11,7 @@ import pytest
 
 from dispatcher.upkeep import prune
 from tests.faults.harness_wait import until
-from tests.fixtures.command import RunCommand
+from tests.fixtures.command import HearCommand, RunCommand
 from tests.fixtures.rows import insert_events, read_table, statuses
 
 pytestmark = pytest.mark.one_version
@@ -44,7 +47,9 @@ async def test_it_deletes_what_the_procedures_delete(command: RunCommand, db: ps
     expected = await statuses(db), len(await read_table(db, "message_dlq"))
     await db.execute("ROLLBACK")
 
-    assert (await command("prune", "--dry-run"))[1] == "Too old: 27 settled rows and 15 dead-letter copies.\n"
+    assert (await command("prune", "--dry-run"))[1] == (
+        "Too old: 27 settled rows (older than 7d) and 15 dead-letter copies (older than 30d)\n"
+    )
     assert await statuses(db) != expected[0]
     code, output = await command("prune")
     assert code == 0
@@ -57,16 +62,45 @@ async def test_it_deletes_what_the_procedures_delete(command: RunCommand, db: ps
 async def test_ages_come_from_the_settings_and_the_flags(command: RunCommand, db: psycopg.AsyncConnection) -> None:
     await fill(db)
     assert "Too old: 57 settled rows" in (await command("prune", "--dry-run", OUTBOX_RETENTION_DAYS="5"))[1]
-    assert (
-        "Too old: 57 settled rows and 0 "
-        in (await command("prune", "--dry-run", "--outbox-older-than", "12h", "--only", "outbox"))[1]
-    )
+    assert (await command("prune", "--dry-run", "--outbox-older-than", "12h", "--only", "outbox"))[
+        1
+    ] == "Too old: 57 settled rows (older than 12h)\n"
     code, output = await command("prune", "--dlq-older-than", "0s", "--only", "dlq")
     assert output.startswith("Deleted 0 settled rows and 30 dead-letter copies.")
     assert len(await read_table(db)) == 60
     code, output = await command("prune", "--outbox-older-than", "soon")
     assert code == 2
     assert "'soon' is no duration such as 7d" in output
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, 33), ("n", 1, 60), ("", 1, 60)])
+async def test_a_person_is_asked(command: RunCommand, db, monkeypatch, answer, code, left) -> None:
+    await fill(db)
+    keyboard, terminal = pty.openpty()
+    with os.fdopen(keyboard, "wb", buffering=0) as typing, os.fdopen(terminal) as read:
+        monkeypatch.setattr("sys.stdin", read)
+        typing.write(f"{answer}\n".encode())
+        ended, output = await command("prune")
+        assert ended == code
+        assert "Too old: 27 settled rows (older than 7d) and 15 dead-letter copies (older than 30d)\n" in output
+        assert "Delete them? [y/N]" in output
+        assert len(await read_table(db)) == left
+        code, output = await command("prune", "--yes")
+        assert (code, "Delete them?" in output) == (0, False)
+
+
+async def test_json(heard: HearCommand, db: psycopg.AsyncConnection) -> None:
+    await fill(db)
+    days = 86_400.0
+    fields = {"older_than_s": {"outbox": 7 * days, "dlq": 30 * days}, "settled_rows": 27, "dead_letter_copies": 15}
+    code, out, _ = await heard("prune", "--dry-run", "--json")
+    assert (code, json.loads(out)) == (0, {"dry_run": True} | fields)
+    assert len(await read_table(db)) == 60
+    code, out, _ = await heard("prune", "--json")
+    assert (code, json.loads(out)) == (0, {"dry_run": False} | fields)
+    assert len(await read_table(db)) == 33
+    _, out, _ = await heard("prune", "--json", "--only", "dlq", "--dlq-older-than", "90s")
+    assert json.loads(out)["older_than_s"] == {"outbox": None, "dlq": 90.0}
 
 
 async def test_it_waits_while_somebody_else_prunes(

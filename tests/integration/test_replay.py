@@ -81,6 +81,19 @@ async def test_consumers_get_the_same_events_again_in_the_same_order(replay, db,
     assert [row["id"] for row in await read_table(db)] == ids
 
 
+async def test_json(replay, db):
+    await insert_events(db, 3, status="sent", sent_at=AT)
+    at = "2025-06-01T12:00:00.000000Z"
+    found = {"matched": 3, "oldest": at, "newest": at}
+    code, out, err = await replay("--all", "--dry-run", "--json")
+    assert (code, json.loads(out), err) == (0, {"dry_run": True} | found | {"replayed": 0, "skipped": 0}, "")
+    assert await statuses(db) == {"sent": 3}
+    code, out, _ = await replay("--all", "--yes", "--json")
+    assert (code, json.loads(out)) == (0, {"dry_run": False} | found | {"replayed": 3, "skipped": 0})
+    code, out, _ = await replay("--all", "--yes", "--json")
+    assert (code, json.loads(out)["matched"], json.loads(out)["oldest"]) == (0, 0, None)
+
+
 async def test_only_sent_rows_are_taken(replay, db):
     for status in ("pending", "retry", "dead", "sent"):
         await insert_events(db, status=status)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from dispatcher.commands.dlq.options import Event, ask, database, filter_of, filters
+from dispatcher.commands.dlq.options import Event, ask, database, filter_of, filters, json_output
 from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.dead_letters.find import PAGE, Filter, Stats, count, find_page
 from dispatcher.dead_letters.identity import EventRef
@@ -20,8 +20,11 @@ from dispatcher.infra.database import Fetch
 @click.option("--all", "everything", is_flag=True, help="Every dead event.")
 @click.option("--dry-run", is_flag=True, help="Only count those that match.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@json_output
 @database
-def retry_dead(events: tuple[EventRef, ...], everything: bool, dry_run: bool, yes: bool, **flags: str | None) -> int:
+def retry_dead(
+    events: tuple[EventRef, ...], everything: bool, dry_run: bool, yes: bool, as_json: bool, **flags: str | None
+) -> int:
     """Publish dead events again: those named, or those that match.
 
     They go back to 'pending' with no attempts made, and a running dispatcher publishes them, each with the event_id it
@@ -38,18 +41,21 @@ def retry_dead(events: tuple[EventRef, ...], everything: bool, dry_run: bool, ye
     if events:
         if dry_run:
             raise click.UsageError("--dry-run counts those that match filters: `dlq show` looks at one event.")
-        return ask(flags, lambda fetch: _retry_all(fetch, events))
+        return ask(flags, lambda fetch: _retry_all(fetch, events, as_json))
     found: Stats = ask(flags, lambda fetch: count(fetch, which))
-    click.echo(f"Dead events that match: {found.total}")
+    if not as_json or not (yes or dry_run):
+        click.echo(f"Dead events that match: {found.total}", err=as_json)
     if dry_run or not found.total:
+        if as_json:
+            click.echo(_as_text(found.total, 0, []))
         return 0
-    if not yes and not click.confirm("Publish them again?"):  # with no event loop running, so that Ctrl-C ends it
-        click.echo("Nothing was retried.")
+    if not yes and not click.confirm("Publish them again?", err=as_json):  # no event loop runs: Ctrl-C ends it
+        click.echo("Nothing was retried.", err=as_json)
         return 1
-    return ask(flags, lambda fetch: _retry_matching(fetch, which))
+    return ask(flags, lambda fetch: _retry_matching(fetch, which, as_json))
 
 
-async def _retry_matching(fetch: Fetch, which: Filter) -> int:
+async def _retry_matching(fetch: Fetch, which: Filter, as_json: bool) -> int:
     """Named first, from the last to the first, then put back in the order they were inserted."""
     events: list[EventRef] = []
     before: int | None = None
@@ -59,11 +65,11 @@ async def _retry_matching(fetch: Fetch, which: Filter) -> int:
         if len(page) < PAGE:
             break
         before = page[-1]["id"]
-    await _retry_all(fetch, events[::-1])
+    await _retry_all(fetch, events[::-1], as_json)
     return 0  # one that is not dead any more was retried by somebody else
 
 
-async def _retry_all(fetch: Fetch, events: Sequence[EventRef]) -> int:
+async def _retry_all(fetch: Fetch, events: Sequence[EventRef], as_json: bool) -> int:
     done, not_dead = 0, list[EventRef]()
     forbidden = False
     try:
@@ -77,13 +83,22 @@ async def _retry_all(fetch: Fetch, events: Sequence[EventRef]) -> int:
     except DispatcherError:
         click.echo(f"Stopped after {done} events. The same command goes on with what is left.", err=True)
         raise
-    click.echo(f"Retried {done} events." if done != 1 else "Retried 1 event.")
+    if as_json:
+        click.echo(_as_text(len(events), done, not_dead))
+    else:
+        click.echo(f"Retried {done} events." if done != 1 else "Retried 1 event.")
     if forbidden:
         raise Misconfigured(
             f"{len(not_dead)} events were not retried: the rows of some were pruned, and this role may not put their "
             "copies back into messaging.message_outbox; run sql/roles.sql again"
         )
-    if not_dead:
+    if not_dead and not as_json:
         named = ", ".join(map(str, not_dead[:10])) + (" ..." if len(not_dead) > 10 else "")
         click.echo(f"Not dead (any more): {len(not_dead)}, {named}", err=True)
     return 0 if not not_dead else 1
+
+
+def _as_text(requested: int, processed: int, not_dead: Sequence[EventRef]) -> str:
+    """One JSON object, as the API's retry-batch answers."""
+    names = [event if isinstance(event, int) else str(event) for event in not_dead]
+    return json.dumps({"requested": requested, "processed": processed, "not_dead": names})
