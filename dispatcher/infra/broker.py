@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.core.server import Server
-from dispatcher.infra.pipe import Pipe
+from dispatcher.infra.pipe import Command, Pipe
 
 MINIMUM_VERSION = (5, 0)
 
@@ -114,7 +114,7 @@ class Broker:
         """Whether something may be sent."""
         return self._pipe is not None and self._pipe.open
 
-    def send(self, commands: list[tuple[str, ...]], deadline_s: float) -> asyncio.Future[list[Any]]:
+    def send(self, commands: Sequence[Command], deadline_s: float) -> asyncio.Future[list[Any]]:
         """Write the commands now; a future of one reply each. See Pipe.send."""
         if self._pipe is None:
             done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()

@@ -16,6 +16,8 @@ from dispatcher.core.decide import NoReply, NotSent, Refused
 _INCOMPLETE = object()
 _pack = cast("Callable[[tuple[str, ...]], bytes]", hiredis.pack_command)  # its stub allows a tuple of one only
 
+Command = tuple[str, ...] | bytes  # its words, or packed already
+
 
 class _Burst:
     """Commands written together. `replies` grows in order; the future holds them all in the end."""
@@ -46,7 +48,7 @@ class Pipe(asyncio.Protocol):
         """Whether something may still be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
-    def send(self, commands: Sequence[tuple[str, ...]], deadline_s: float) -> asyncio.Future[list[Any]]:
+    def send(self, commands: Sequence[Command], deadline_s: float) -> asyncio.Future[list[Any]]:
         """Write the commands now and return a future of their replies, one a command, by index.
 
         A reply is what hiredis makes of it (bytes, int, list, None), `Refused` for an error, `NoReply` where the
@@ -59,7 +61,7 @@ class Pipe(asyncio.Protocol):
         if not commands:
             done.set_result([])
             return done
-        data = b"".join([_pack(command) for command in commands])
+        data = b"".join([command if isinstance(command, bytes) else _pack(command) for command in commands])
         burst = _Burst(len(commands), done)
         burst.timer = self._loop.call_later(deadline_s, self.abort, f"no reply within {deadline_s:g} s")
         self._bursts.append(burst)

@@ -21,7 +21,7 @@ class Pending(NamedTuple):
 def send(broker: Broker, entry: EntryFormat, batch: Batch, deadline_s: float) -> Pending:
     """Write the batch's pipeline now, without waiting: batches sent in turn reach the stream in that order."""
     unfit: dict[int, Unfit] = {}
-    commands: list[tuple[str, ...]] = []
+    commands: list[bytes] = []
     for position, row in enumerate(batch.rows):
         if reason := entry.unfit(row):
             unfit[position] = Unfit(reason)

@@ -32,15 +32,25 @@ def row(payload: str = "{}", headers: str | None = None, **columns: str) -> Clai
     )
 
 
-def fields(arguments: tuple[str, ...]) -> dict[str, str]:
-    pairs = arguments[6:]
+def words(command: bytes) -> list[bytes]:
+    """The command as the server reads it: all of it, and nothing after it."""
+    reader = hiredis.Reader()
+    reader.feed(command)
+    read = reader.gets()
+    assert isinstance(read, list)
+    assert not reader.has_data()
+    return read
+
+
+def fields(command: bytes) -> dict[str, str]:
+    pairs = [word.decode() for word in words(command)[6:]]
     return dict(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def test_an_entry_has_the_fields_of_the_contract_in_order() -> None:
     event_id, message_id = str(uuid4()), str(uuid4())
     arguments = FORMAT.xadd(row('{"n": 1}')._replace(event_id=event_id, message_id=message_id))
-    assert arguments[:6] == ("XADD", "sanctum:messages", "MAXLEN", "~", "1000000", "*")
+    assert words(arguments)[:6] == [b"XADD", b"sanctum:messages", b"MAXLEN", b"~", b"1000000", b"*"]
     assert list(fields(arguments).items()) == [
         ("event_id", event_id),
         ("message_id", message_id),
@@ -72,9 +82,7 @@ def test_a_time_always_has_the_same_shape(at: datetime, text: str) -> None:
 @given(anything, anything, anything, anything, st.none() | anything)
 def test_bytes_in_are_bytes_out(payload: str, kind: str, of: str, key: str, headers: str | None) -> None:
     given = row(payload, headers, event_type=kind, aggregate_type=of, aggregate_id=key)
-    reader = hiredis.Reader()
-    reader.feed(hiredis.pack_command(FORMAT.xadd(given)))  # type: ignore[arg-type]
-    read = reader.gets()
+    read = words(FORMAT.xadd(given))
     sent = {name.decode(): value for name, value in zip(read[6::2], read[7::2], strict=True)}
     assert sent["payload"] == payload.encode()
     assert (sent["event_type"], sent["aggregate_type"], sent["aggregate_id"]) == (
@@ -83,6 +91,12 @@ def test_bytes_in_are_bytes_out(payload: str, kind: str, of: str, key: str, head
         key.encode(),
     )
     assert sent.get("headers") == (None if headers is None else headers.encode())
+
+
+@pytest.mark.parametrize("stream", ["50%s off %d %%", "événements", "a b\r\n"])
+def test_a_stream_of_any_name_is_the_one_written_to(stream: str) -> None:
+    assert words(EntryFormat(stream, 7, 64).xadd(row()))[1] == stream.encode()
+    assert words(EntryFormat(stream, 7, 64).xadd(row(headers="{}")))[1] == stream.encode()
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "€", "😀"])
