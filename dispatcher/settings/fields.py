@@ -39,7 +39,7 @@ class Settings(BaseModel):
     database_url: str = setting("DATABASE_URL", postgres_url(), ..., "The Postgres that holds the outbox.",
         also_env="POSTGRES_URL", alias=Alias("--dsn", unchanged, "Dispatchbox's name for --database-url.", "DSN"))
     listen_url: str = setting("DISPATCH_LISTEN_URL", postgres_url(), "",
-        "A direct connection to it, when the database URL is a transaction pooler.", default_text="the database URL")
+        "Direct to Postgres, when the database URL is a transaction pooler.", default_text="the database URL")
     redis_url: str = setting("REDIS_URL", redis_url(), "", "The Redis or Valkey that holds the stream.")
     stream_name: str = setting("DISPATCH_STREAM_NAME", key(), "sanctum:messages", "The stream's key.")
     stream_maxlen: int = setting("REDIS_STREAM_MAXLEN", whole(1, 10**12, "entries"), 1_000_000,
@@ -59,7 +59,7 @@ class Settings(BaseModel):
     publish_timeout_ms: int = setting("DISPATCH_PUBLISH_TIMEOUT_MS", whole(100, 600_000, MS), 5_000,
         "The longest wait for Redis to answer a batch.")
     connect_timeout_ms: int = setting("DISPATCH_CONNECT_TIMEOUT_MS", whole(100, 600_000, MS), 10_000,
-        "The longest wait for a connection; of several hosts in the URL, for each.")
+        "The longest wait for a connection, to each host of a URL.")
     query_timeout_ms: int = setting("DISPATCH_QUERY_TIMEOUT_MS", whole(100, 3_600_000, MS), 30_000,
         "The longest wait for a statement.")
     shutdown_grace_ms: int = setting("DISPATCH_SHUTDOWN_GRACE_MS", whole(0, 3_600_000, MS), 10_000,
@@ -91,8 +91,7 @@ class Settings(BaseModel):
     http_port: int = setting("DISPATCH_HTTP_PORT", whole(0, 65_535), 8080,
         "The port the sidecar listens on; 0: any free one.")
     http_allowed_hosts: tuple[str, ...] = setting("DISPATCH_HTTP_ALLOWED_HOSTS", hosts(), (),
-        "More host names that the API and the console answer to, with commas between.",
-        default_text="addresses, localhost, the machine's name")
+        "Other host names that API and console answer to, commas between.", default_text="")
     api_token: str | None = setting("DISPATCH_API_TOKEN", token(), None,
         "The bearer token that the API asks for. Set the variable: others can see a flag.")
     log_level: str = setting("DISPATCH_LOG_LEVEL", choice(*LEVELS), "INFO",

@@ -115,7 +115,7 @@ async def test_a_producer_in_sql(
     assert (entry["event_type"], entry["aggregate_id"], entry["payload"]) == ("order.created", "1", '{"total": 42}')
 
 
-@pytest.mark.parametrize("heading", ["Read and acknowledge", "With dispatcher.client"])
+@pytest.mark.parametrize("heading", ["With dispatcher.client", "Without it"])
 async def test_the_consumer_takes_over_what_was_abandoned_and_does_nothing_twice(
     heading: str, cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
 ) -> None:
