@@ -29,6 +29,8 @@ def refused(where: str, error: psycopg.OperationalError) -> DispatcherError:
     for phrase, reason in _REFUSALS.items():
         if phrase in text:
             return Misconfigured(f"{where} refused the connection: {reason}. Check DATABASE_URL")
+    if "session is read-only" in text or "hot standby mode" in text:  # target_session_attrs found no primary
+        return Unreachable(f"{where}: no host of it that answers takes writes: a standby, or about to be one")
     if "Connection refused" in text:
         return Unreachable(f"{where} refused the connection: nothing listens there")
     if "could not translate host name" in text or "resolve host" in text or "Name or service not known" in text:

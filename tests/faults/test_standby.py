@@ -1,0 +1,181 @@
+"""Postgres fails over to a standby: what it was not sent is forgotten; of what it has nothing is lost or doubled."""
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+import psycopg
+import pytest
+
+from dispatcher.embedded import EmbeddedPostgres
+from tests.faults.conftest import StartWorld
+from tests.faults.harness import RELAY, World, in_thread
+from tests.faults.harness_standby import Standby
+from tests.faults.harness_wait import until
+from tests.fixtures.child import start_child
+from tests.fixtures.proxy import Proxy
+
+UNSETTLED = "SELECT count(*) FROM messaging.message_outbox WHERE NOT settled"
+BEHIND = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn IS NULL OR replay_lsn < %s"
+SYNCHRONOUS = "ALTER SYSTEM SET synchronous_standby_names = '*'"
+
+
+class Pair:
+    """The world's Postgres, and a standby of it behind a proxy that can keep from it what is new."""
+
+    def __init__(self, w: World, primary: EmbeddedPostgres, standby: Standby, between: Proxy) -> None:
+        self.w = w
+        self.primary = primary
+        self.standby = standby
+        self.between = between
+
+    def standby_url(self, user: str = "postgres") -> str:
+        """Of the world's database there."""
+        parts = urlsplit(self.w.admin_url)
+        return parts._replace(netloc=f"{user}@127.0.0.1:{self.standby.port}").geturl()
+
+    async def in_step(self) -> None:
+        """Wait until the standby has everything that was written up to now."""
+        [(here,)] = await self.w.ask("SELECT pg_current_wal_insert_lsn()::text")
+
+        async def look() -> bool:
+            return await self.w.ask(BEHIND, (here,)) == [(0,)]
+
+        await until(look, "the standby is in step")
+
+    async def fail_over(self) -> set[str]:
+        """kill -9 the primary under load, promote the standby, point producers there. Returns what it has not."""
+        await in_thread(self.primary.crash)
+        await self.w.load.stop()  # it hears of what was committed last
+        self.between.cut()
+        await in_thread(self.standby.promote)
+        self.w.admin_url = self.w.load.url = self.standby_url()
+        there = {event for (event,) in await self.w.ask("SELECT event_id::text FROM messaging.message_outbox")}
+        ledger = self.w.load.ledger
+        lost = ledger.acknowledged.keys() - there
+        for event in lost:
+            del ledger.acknowledged[event]
+        ledger.unknown |= lost
+        self.w.load.start()
+        return lost
+
+
+StartPair = Callable[[World], AbstractAsyncContextManager[Pair]]
+
+
+@pytest.fixture
+def pair(crashable_postgres: EmbeddedPostgres, server_folder: Path, request: pytest.FixtureRequest) -> StartPair:
+    """`async with pair(w) as p:` a standby that is in step."""
+
+    @asynccontextmanager
+    async def start(w: World) -> AsyncIterator[Pair]:
+        between = await w.proxy(w.admin_url)
+        folder = server_folder / f"standby-{request.node.name.partition('[')[0]}"
+        standby = Standby(folder, between.via(crashable_postgres.url()), version=crashable_postgres.version)
+        await in_thread(standby.start)
+        try:
+            made = Pair(w, crashable_postgres, standby, between)
+            await until(lambda: w.ask("SELECT 1 FROM pg_stat_replication"), "it follows")
+            await made.in_step()
+            yield made
+        finally:
+            await w.load.stop()
+            for process in w.processes:  # or they would go on trying while their proxies are closed
+                await process.kill()
+            await in_thread(standby.crash)
+            await in_thread(crashable_postgres.start)
+            with psycopg.connect(crashable_postgres.url(), autocommit=True) as connection:
+                connection.execute("ALTER SYSTEM RESET ALL")
+                connection.execute("SELECT pg_reload_conf()")
+
+    return start
+
+
+async def test_failover_to_a_standby_that_lags(world: StartWorld, pair: StartPair) -> None:
+    """A thousand events are sent and settled, which the standby does not know. The old primary answers no more."""
+    async with world() as w, pair(w) as p:
+        front = await w.proxy(w.admin_url)
+        url = p.standby_url(RELAY).replace("127.0.0.1:", f"127.0.0.1:{front.port},127.0.0.1:")
+        for _ in range(2):
+            await w.dispatcher(DATABASE_URL=f"{url}?sslmode=disable&gssencmode=disable&target_session_attrs=read-write")
+        async with w.fault("Postgres killed, failover to a standby that lags", stolen=True, phantoms=True) as fault:
+            await w.load.stop()
+            await w.drained()
+            for process in w.processes:
+                process.freeze()
+            await w.backlog(1000)
+            await p.in_step()
+            p.between.hold("to_client")
+            for process in w.processes:
+                process.thaw()
+            await w.drained()
+            w.load.start()
+            await w.commits(100)
+            with socket.create_server(("127.0.0.1", 0)) as silent:  # the host is gone: nobody says so
+                front.upstream = silent.getsockname()
+                lost = await p.fail_over()
+                [(forgotten,)] = await w.ask(UNSETTLED)
+                fault.heal()
+                await w.flowing(fault.healed or 0.0)
+        print(f"{len(lost)} acknowledged events were lost with the primary, {forgotten} rows to be looked for")  # noqa: T201
+        assert len(lost) >= 100
+        audited = [line for process in w.processes for line in process.child.lines if "postgres_crash_audited" in line]
+        assert audited
+
+
+async def test_failover_to_a_synchronous_standby(world: StartWorld, pair: StartPair) -> None:
+    """What waits for the standby is there: no acknowledged event is lost. The address leads to the new primary."""
+    async with world() as w, pair(w) as p:
+        for _ in range(2):
+            await w.dispatcher()
+        async with w.fault("Postgres killed, failover to a synchronous standby", stolen=True) as fault:
+            await w.ask(SYNCHRONOUS)
+            await w.ask("SELECT pg_reload_conf()")
+            await until(
+                lambda: w.ask("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"), "it is synchronous"
+            )
+            await w.commits(200)
+            lost = await p.fail_over()
+            for process in w.processes:
+                process.postgres.upstream = ("127.0.0.1", p.standby.port)
+            fault.heal()
+        assert lost == set()
+
+
+async def test_a_standby_is_named_and_nothing_is_claimed(world: StartWorld, pair: StartPair) -> None:
+    """Both ways to say where it is; promoted, it is used without a restart."""
+    async with world() as w, pair(w) as p:
+        options = "?sslmode=disable&gssencmode=disable"
+        urls = {
+            p.standby_url(RELAY) + options: "is read-only: a standby",
+            p.standby_url(RELAY) + options + "&target_session_attrs=read-write": "takes writes: a standby",
+        }
+        for url, words in urls.items():
+            one = await w.dispatcher(ready=False, DATABASE_URL=url)
+            await one.child.line('"event": "dispatcher_started"')
+
+            async def named(address: str = one.child.http_url, words: str = words) -> bool:
+                async with aiohttp.ClientSession() as session, session.get(f"{address}/ready") as answer:
+                    assert answer.status == 503
+                    return words in await answer.text()
+
+            await until(named, f"its reason says {words!r}")
+            doctor = await start_child("doctor", env={"DATABASE_URL": url, "REDIS_URL": w.valkey.url})
+            assert await doctor.wait() == 1
+            assert "standby" in doctor.output
+        await w.backlog(100)
+        await p.in_step()
+        assert await w.entries() == []
+        w.load.start()
+        await p.fail_over()
+        for process in w.processes:
+            await process.child.ready()
+        await w.flowing()
+        await w.load.stop()
+        await w.drained()
+        events = [event for event, _ in await w.entries()]
+        assert len(events) == len(set(events))
+        assert w.load.ledger.acknowledged.keys() <= set(events)
