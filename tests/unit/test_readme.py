@@ -1,19 +1,24 @@
 """README and docs say what the program does: settings, commands, endpoints, metrics, files."""
 
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from rich.console import Console as Terminal
 
 from dispatcher.cli import COMMANDS
+from dispatcher.demo.screen import show_result
+from dispatcher.demo.tally import Tally
+from dispatcher.demo.verdict import judge
 from dispatcher.service.console import Console
 from dispatcher.service.site import site as service_site
 from dispatcher.settings import Settings, describe
 from dispatcher.telemetry.latency import LatencyHistogram
 from dispatcher.telemetry.metrics import Metrics
-from tests.readme import OPERATIONS, README, ROOT, section, table
+from tests.readme import OPERATIONS, README, ROOT, blocks, section, table
 
 DOCS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 
@@ -99,3 +104,24 @@ def test_files_and_tests_that_are_named_exist(document: Path) -> None:
 def test_the_sections_of_a_first_visit_are_there() -> None:
     wanted = ("Try it", "Use your own Postgres and Redis", "Insert an event", "Read and acknowledge", "Not yet")
     assert all(section(heading).strip() for heading in wanted)
+
+
+def test_who_visits_tries_it_before_anything_is_looked_up() -> None:
+    headings = re.findall(r"^## (.+)$", README, re.MULTILINE)
+    assert headings[0] == "Try it"
+    assert headings[-3:] == ["Configuration", "Not yet", "More"]
+
+
+def test_the_result_that_is_shown_is_the_one_that_the_demo_prints() -> None:
+    tally = Tally()
+    tally.add_committed([(1_000, b"a")])
+    tally.add_received([(2_000, [b"a"])])
+    shown = io.StringIO()
+    show_result(Terminal(file=shown, width=100), tally, 1, judge(tally, sent=1, exit_code=0), rate=200)
+    [result] = blocks("Try it", "")
+    assert _labels(result) == _labels(shown.getvalue())
+    assert len(_labels(result)) > 5
+
+
+def _labels(printed: str) -> list[str]:
+    return re.findall(r"^│ (.+?) +│", printed, re.MULTILINE)
