@@ -18,7 +18,8 @@ def section(heading: str, text: str = README) -> str:
 
 def blocks(heading: str, language: str, text: str = README) -> list[str]:
     """The blocks of that language under a heading."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", section(heading, text), re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(.*?)\n(.*?)^```$", section(heading, text), re.MULTILINE | re.DOTALL)
+    return [block for its_language, block in found if its_language == language]
 
 
 def code(heading: str, language: str) -> str:
