@@ -18,7 +18,7 @@ _TRIES = 20
 
 
 class Registry:
-    """This process's row. `id` is set by the first enrolment and kept for life."""
+    """This process's row. `id` is set by the first enrolment and kept while it is ours."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -31,6 +31,8 @@ class Registry:
         one is ended first, or we would look dead to the others. Raises Unreachable when it will not go.
         """
         us = {"name": self.name, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__}
+        if self.id is not None and await session.fetch(load("id_taken"), {"id": self.id, "name": self.name}):
+            self.id = None  # asking for its lock would go on for ever
         if self.id is None:
             [(self.id, *_)] = await session.fetch(load("enrol"), us)
             return

@@ -60,7 +60,7 @@ MAY_TOUCH = {
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
         "saw_stream", "count_dispatchers",
         "note_newest", "mark_unbroken", "all_dispatchers",
-        "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "rights",
+        "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "id_taken", "rights",
         "status_dispatchers", "status_doorbell",
         "pause_state", "pause_set", "pause_acknowledge", "pause_forget", "pause_progress",
         "doctor_server", "doctor_trigger", "doctor_indexes", "doctor_storage", "doctor_snapshots",

@@ -50,6 +50,21 @@ async def test_enrolling_writes_a_row_and_takes_its_lock(registered, open_sessio
     assert not await lock_is_free(db, registered.id)
 
 
+async def test_an_id_that_a_promoted_standby_gave_away_is_left_to_its_owner(registered, open_session, db):
+    """The standby was not sent our row: there the number is free, and another gets it before we come back."""
+    await registered.enrol(await open_session())
+    ours = registered.id
+    await db.execute("DELETE FROM messaging.dispatcher")
+    await db.execute(f"ALTER SEQUENCE messaging.dispatcher_id_seq RESTART WITH {ours}")
+    await db.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE classid = 1869968483")
+    other = Registry("two")
+    await other.enrol(await open_session("two"))
+    await registered.enrol(await open_session())
+    assert (other.id, registered.id) == (ours, ours + 1)
+    assert [row["name"] for row in await read_table(db, "dispatcher")] == ["two", "one"]
+    assert not await lock_is_free(db, registered.id)
+
+
 async def test_two_dispatchers_have_rows_and_locks_of_their_own(registered, open_session, db):
     other = Registry("two")
     await registered.enrol(await open_session())
