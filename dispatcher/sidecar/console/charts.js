@@ -44,8 +44,8 @@ export class Charts {
         title: "Unread by the slowest consumer group",
         lines: [{ name: "unread", of: (p) => p.lag, tone: "two", fill: true }],
         scale: linear([(p) => p.lag], compact, 3),
-        say: (p) => (p.lag == null ? "no group" : `${count(p.lag)} unread`),
-        empty: "The stream has no consumer group.",
+        say: (p) => (p.lag == null ? "no group seen" : `${count(p.lag)} unread`),
+        empty: "No consumer group was seen.",
       }),
     ];
   }

@@ -1,6 +1,6 @@
 // The first glance: is it fine, and if not what, since when, and what to do. Then the figures and the parts.
 
-import { BACKLOG_BOUND, DEAD_BOUND, at, byId, count, el, lasting, latency, plural, rate, refill, when, write } from "./words.js";
+import { BACKLOG_BOUND, DEAD_BOUND, at, byId, count, el, lasting, latency, pieces, plural, rate, refill, when, write } from "./words.js";
 
 const WORDS = { fine: "Fine", note: "Fine", warn: "Attention", bad: "Trouble" };
 const PARTS = {
@@ -59,20 +59,27 @@ function tiles(seen) {
   write(byId("tile-events-more"), `${count(totals.published)} since ${at(seen.started_at, { seconds: false })}`);
   write(byId("tile-latency"), latency(speed.p95));
   write(byId("tile-latency-more"), speed.p95 == null ? `no event in a minute; promised: ${speed.sla_s} s`
-    : `p50 ${latency(speed.p50)} · p99 ${latency(speed.p99)} · promised ${speed.sla_s} s`);
+    : pieces(`p50 ${latency(speed.p50)}`, `p99 ${latency(speed.p99)}`, `promised ${speed.sla_s} s`));
   tone("tile-latency", speed.p95 != null && speed.p95 > speed.sla_s ? "bad" : "");
   write(byId("tile-backlog"), count(seen.backlog, BACKLOG_BOUND));
   write(byId("tile-backlog-more"), seen.backlog == null ? "not known yet"
-    : `${seen.backlog ? `oldest ${lasting(seen.oldest_age_s)} overdue` : "nothing waits"} · ${lasting(Math.max(0, seen.now - seen.sampled_at))} ago`);
+    : pieces(seen.backlog ? `oldest ${lasting(seen.oldest_age_s)} overdue` : "nothing waits", ...stale(seen)));
   tone("tile-backlog", seen.findings.some((finding) => finding.kind === "late") ? "warn" : "");
   write(byId("tile-dead"), count(seen.dead, DEAD_BOUND));
-  write(byId("tile-dead-more"), totals.dead ? `${count(totals.dead)} given up since ${at(seen.started_at, { seconds: false })}` : "none since its start");
+  write(byId("tile-dead-more"), totals.dead ? `${count(totals.dead)} given up since ${at(seen.started_at, { seconds: false })}`
+    : `none new since ${at(seen.started_at, { seconds: false })}`);
   tone("tile-dead", seen.findings.some((finding) => finding.kind === "buried") ? "bad" : "");
   write(byId("stream"), stream.length == null ? `${stream.name}: length not known`
     : `${stream.name}: ${count(stream.length)} of about ${count(stream.maxlen)} entries`);
   const [name, ...more] = seen.names;
   write(byId("name"), more.length ? `${seen.names.length} processes` : name ?? "");
   write(byId("version"), `Dispatcher ${seen.version}, up for ${lasting(seen.now - seen.started_at)}`);
+}
+
+/** When the backlog was counted, once that is long ago for a figure of now. */
+function stale(seen) {
+  const age = seen.now - seen.sampled_at;
+  return age < 10 ? [] : [`counted ${lasting(age)} ago`];
 }
 
 function tone(id, name) {
@@ -89,13 +96,14 @@ function parts(seen) {
 }
 
 function groups(seen) {
-  const { groups: found, maxlen } = seen.stream;
-  refill(byId("groups"), [found, maxlen], () => (found.length ? found.map((group) => {
+  const { groups: found, length, maxlen } = seen.stream;
+  const none = length == null ? "Not known: no answer from Redis." : "No group reads this stream.";
+  refill(byId("groups"), [found, maxlen, none], () => (found.length ? found.map((group) => {
     const share = Math.min(1, group.lag / maxlen);
     return el("li", { "data-level": share >= 0.8 ? "bad" : share >= 0.5 ? "warn" : "" },
       el("span", { class: "name" }, group.name), el("span", { class: "value" }, `${count(group.lag)} unread`),
       el("meter", { min: 0, max: 1, high: 0.5, optimum: 0, value: share, "aria-label": `${group.name}: share of what the stream keeps that is unread` }));
-  }) : el("li", { class: "muted" }, "No group reads this stream.")));
+  }) : el("li", { class: "muted" }, none)));
 }
 
 function alive(seen) {

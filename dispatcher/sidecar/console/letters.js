@@ -81,6 +81,7 @@ export class Letters {
     } catch (error) {
       if (error.status === undefined) throw error;
       if (turn === this.turn && error.status !== 401) {
+        this.offer(true);
         byId("letters-body").replaceChildren(el("p", { class: "wrong" }, `They could not be loaded: ${error.message}.`));
       }
     }
@@ -93,10 +94,18 @@ export class Letters {
     }
   }
 
+  /** Show the ways to look at them; hide those when there is nothing to look at, but not from under somebody's hands. */
+  offer(wanted) {
+    for (const ways of [byId("filters"), byId("show-groups").parentElement]) {
+      ways.hidden = !wanted && !ways.contains(document.activeElement);
+    }
+  }
+
   draw(stats, page) {
     const body = byId("letters-body");
+    const narrowed = this.query() !== "";
+    this.offer(stats.total > 0 || narrowed);
     if (!stats.total) {
-      const narrowed = this.query() !== "";
       body.replaceChildren(el("p", { class: "none" }, narrowed ? "None of the dead letters is like that." : "None. Every event found its way."));
     } else if (page === null) {
       body.replaceChildren(...groupRows(stats, {

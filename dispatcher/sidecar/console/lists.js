@@ -42,10 +42,10 @@ export function listRows(events, chosen, { changed, open, retry }) {
     el("td", { "data-head": "Aggregate" }, `${event.aggregate_type} `, el("span", { class: "muted" }, event.aggregate_id)),
     el("td", { "data-head": "Error", class: "error" }, el("code", {}, event.last_error ?? "–")),
     el("td", { "data-head": "Attempts", class: "n" }, count(event.attempts)),
-    el("td", { "data-head": "Died" }, when(event.died_at ?? event.occurred_at)),
+    el("td", { "data-head": "Died" }, when(event.died_at)),
     el("td", {}, el("button", { type: "button", "aria-label": `Retry event ${event.id}`, click: () => retry(event) }, "Retry …"))));
   return el("div", { class: "wide", role: "region", "aria-label": "Dead events", tabindex: "0" }, el("table", {},
-    el("thead", {}, el("tr", {}, heads.map((head) => el(head ? "th" : "td", head ? { scope: "col" } : {}, head)))),
+    el("thead", {}, el("tr", {}, heads.map((head) => el(head ? "th" : "td", head ? { scope: "col", ...(head === "Attempts" ? { class: "n" } : {}) } : {}, head)))),
     el("tbody", {}, body)));
 }
 

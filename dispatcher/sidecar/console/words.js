@@ -64,6 +64,11 @@ export function plural(n, noun) {
   return `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
 }
 
+/** Short texts in a row: a line ends between two of them, not within one. */
+export function pieces(...texts) {
+  return texts.map((text) => text.replaceAll(" ", "\u00a0")).join(", ");
+}
+
 export function byId(id) {
   return document.getElementById(id);
 }
