@@ -104,10 +104,14 @@ async def test_from_the_first_glance_through_an_outage_and_back_without_a_reload
         await expect(page.locator("#others")).to_contain_text(f"waits for the consumer group {MARKUP}")
         await expect(parts.locator("li[data-ok=false]")).to_have_count(2)
         await expect(page.locator("#say")).to_contain_text("Trouble. Redis takes no entries")
+        ours.say(events.Sampled(7, 0.25, 0.0, None, {}, "ConnectionError", 0))
+        await expect(page.locator("#groups")).to_have_text("Not known: Redis does not say.")
 
         ours.say(events.BreakerChanged("closed", None), events.BackpressureChanged(False, MARKUP, 1))
         await expect(headline).to_have_text("All is well")
         await expect(parts.locator("li[data-ok=false]")).to_have_count(0)
+        ours.say(events.Sampled(7, 0.25, 0.0, 900, {}, None, 0))
+        await expect(page.locator("#groups")).to_have_text("No group reads this stream.")
         assert await page.locator("#headline img").count() == 0
 
 

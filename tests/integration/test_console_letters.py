@@ -99,12 +99,15 @@ async def test_one_the_selected_and_all_of_an_error_are_put_back(dispatcher: Sta
 
 async def test_what_died_meanwhile_is_shown_and_a_long_list_has_pages(dispatcher, db, open_page: OpenPage):
     port = free_port()
-    await dead(db, 49, "ERR refused")
     async with (
         dispatcher(http_enabled=True, http_host="127.0.0.1", http_port=port, max_payload_bytes=100) as running,
         open_page(f"http://127.0.0.1:{port}/", **PHONE) as page,
     ):
+        await expect(page.locator("#letters-body")).to_have_text("None. Every event found its way.")
+        await expect(page.get_by_label("Event type")).to_be_hidden()
+        await dead(db, 49, "ERR refused")
         await expect(page.locator(".groups li")).to_have_count(1)
+        await expect(page.get_by_label("Event type")).to_be_visible()
         await insert_events(db, 2, payload='"' + "x" * 200 + '"')
         await running.tap.next(Settled, where=lambda settled: settled.dead == 2)
         await expect(page.locator("#headline")).to_have_text(

@@ -97,7 +97,7 @@ function parts(seen) {
 
 function groups(seen) {
   const { groups: found, length, maxlen } = seen.stream;
-  const none = length == null ? "Not known: no answer from Redis." : "No group reads this stream.";
+  const none = length == null ? "Not known: Redis does not say." : "No group reads this stream.";
   refill(byId("groups"), [found, maxlen, none], () => (found.length ? found.map((group) => {
     const share = Math.min(1, group.lag / maxlen);
     return el("li", { "data-level": share >= 0.8 ? "bad" : share >= 0.5 ? "warn" : "" },

@@ -16,6 +16,7 @@ export class Letters {
     this.chosen = new Map(); // event_id -> the event
     this.view = "groups";
     this.loaded = null; // how many were dead when they were last loaded
+    this.total = null; // how many are listed, unless they are narrowed
     this.turn = 0; // the latest load: an answer to an earlier one is late
     byId("filters").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -38,7 +39,7 @@ export class Letters {
     } else if (dead !== null && dead !== this.loaded) {
       const first = this.loaded === -1;
       this.loaded = dead;
-      if (first) return;
+      if (first && dead === this.total) return;
       if (this.chosen.size || this.working || document.querySelector("dialog[open]")) this.say("There are others by now: load again to see them.");
       else this.load({ quiet: true });
     }
@@ -105,6 +106,7 @@ export class Letters {
     const body = byId("letters-body");
     const narrowed = this.query() !== "";
     this.offer(stats.total > 0 || narrowed);
+    this.total = narrowed ? null : stats.total;
     if (!stats.total) {
       body.replaceChildren(el("p", { class: "none" }, narrowed ? "None of the dead letters is like that." : "None. Every event found its way."));
     } else if (page === null) {
