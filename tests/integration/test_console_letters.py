@@ -89,7 +89,7 @@ async def test_one_the_selected_and_all_of_an_error_are_put_back(dispatcher: Sta
         await page.get_by_label(f"Select event {refused[2]}").check()
         # Meanwhile somebody else puts one of them back: it is not put back twice.
         await db.execute("UPDATE messaging.message_outbox SET status = 'sent' WHERE id = %s", [refused[2]])
-        await answer(page, "Retry the selected 2 …", "Retry 2 events?", "Retry 2 events")
+        await answer(page, "Retry the 2 selected …", "Retry 2 events?", "Retry 2 events")
         await expect(say).to_contain_text("1 of 2 events put back; the others were not dead any more")
         await expect(rows).to_have_count(1)
         assert await pending(db) == {*many, marked[0], refused[0]}

@@ -149,7 +149,7 @@ export class Letters {
 
   counted() {
     const { size } = this.chosen;
-    write(this.retryChosen, size ? `Retry the selected ${count(size)} …` : "Retry the selected …");
+    write(this.retryChosen, size ? `Retry the ${count(size)} selected …` : "Retry the selected …");
     this.retryChosen.disabled = size === 0;
     this.everything.checked = size > 0 && size === this.onPage;
     this.everything.indeterminate = size > 0 && size < this.onPage;
