@@ -6,12 +6,14 @@ It changes modules from outside before the dispatcher starts: nothing of this is
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
 from redis.connection import Connection, PythonRespSerializer
 
 from dispatcher.cli import main
-from dispatcher.infra import pipe
+from dispatcher.core.entry import EntryFormat
+from dispatcher.core.row import ClaimedRow
 from dispatcher.infra.database import Target
 from dispatcher.relay import lanes
 from dispatcher.service import links
@@ -41,7 +43,21 @@ def _no_cursor() -> None:
 def _python_packing() -> None:
     connection: Any = cast("Any", Connection)()
     serializer: Any = PythonRespSerializer(connection._buffer_cutoff, connection.encoder.encode)
-    vars(pipe)["_pack"] = lambda command: b"".join(serializer.pack(*command))
+
+    def xadd(entry: EntryFormat, row: ClaimedRow) -> bytes:
+        fields = {
+            "event_id": row.event_id,
+            "message_id": row.message_id,
+            "event_type": row.event_type,
+            "aggregate_type": row.aggregate_type,
+            "aggregate_id": row.aggregate_id,
+            "occurred_at": row.occurred_at.isoformat(timespec="microseconds") + "Z",
+            "payload": row.payload,
+        } | ({} if row.headers is None else {"headers": row.headers})
+        words = ("XADD", entry.stream, "MAXLEN", "~", str(entry.maxlen), "*", *chain.from_iterable(fields.items()))
+        return b"".join(serializer.pack(*words))
+
+    EntryFormat.xadd = xadd  # type: ignore[assignment,method-assign]
 
 
 def _synchronous_commit() -> None:
@@ -58,7 +74,7 @@ _USUAL_INDEX = "ON messaging.message_outbox (next_run_at, id) WHERE status IN ('
 TECHNIQUES = {
     "batches": Technique("batches of 256 (16 instead)", settings=(("DISPATCH_BATCH_SIZE", "16"),)),
     "lanes": Technique("three lanes that take turns (one)", _one_lane),
-    "packing": Technique("commands packed by hiredis (redis-py's Python)", _python_packing),
+    "packing": Technique("entries written from one template (redis-py's packer)", _python_packing),
     "commit": Technique("synchronous_commit off in our sessions (on)", _synchronous_commit),
     "hot": Technique(
         "claims that are heap-only (an index on status too)",
