@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from dispatcher.client.consumer import AsyncConsumer, Consumer, Group, Received
 from dispatcher.client.seen import AsyncRedisSeen, RedisSeen
+from tests.faults.harness_wait import until
 from tests.fixtures.proxy import StartProxy
 from tests.fixtures.redis import StartValkey
 from tests.fixtures.rows import STREAM, read_stream
@@ -144,11 +145,10 @@ async def until_nothing_is_pending(redis: "aio.Redis") -> None:
 
 
 async def until_it_waits(redis: "aio.Redis") -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            if (await redis.info("clients"))["blocked_clients"]:
-                return
-            await asyncio.sleep(0.01)  # between two looks
+    async def blocked() -> int:
+        return int((await redis.info("clients"))["blocked_clients"])  # Redis tells nobody when a client blocks
+
+    await until(blocked, "the consumer waits for entries", PATIENCE_S)
 
 
 async def logged(caplog: pytest.LogCaptureFixture, words: str) -> None:
