@@ -15,8 +15,8 @@ from bench.progress import Legs
 from bench.servers import STREAM, Rig
 from bench.stream import look
 from dispatcher.core.errors import DispatcherError
-from dispatcher.demo.child import DispatcherProcess
-from dispatcher.demo.messages import COLUMNS, sample_events
+from dispatcher.demo.payloads import COLUMNS, sample_events
+from dispatcher.demo.process import DispatcherProcess
 
 STALLED_S = 60.0
 SAMPLES = 4096

@@ -22,7 +22,7 @@ from bench.report import Report, Target
 from bench.servers import Rig, rig
 from bench.statements import LOGGED, StatementLog
 from dispatcher.core.errors import DispatcherError
-from dispatcher.demo.child import DispatcherProcess
+from dispatcher.demo.process import DispatcherProcess
 
 BASELINE = Path(__file__).parent / "baseline.json"
 QUIET = LOGGED | {
@@ -175,7 +175,8 @@ def _until_asleep(servers: Rig, dispatcher: DispatcherProcess) -> None:
     """Returns when the control session has looked, found nothing, and waits for a ring."""
     asleep = """
         SELECT count(*) FROM pg_stat_activity
-        WHERE application_name LIKE 'dispatcher control %' AND state = 'idle' AND query LIKE '-- Who: stages/wake.py%'
+        WHERE application_name LIKE 'dispatcher control %' AND state = 'idle'
+        AND query LIKE '-- Who: stages/doorbell/wake.py%'
             AND clock_timestamp() - state_change > interval '20 ms'
     """
     while not servers.value(asleep):

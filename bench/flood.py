@@ -14,8 +14,8 @@ from bench.progress import Legs
 from bench.report import Report, Target, below, complete
 from bench.servers import Rig
 from bench.steady import NOTE, cores_used, raw, row, steady
-from dispatcher.demo.child import DispatcherProcess
 from dispatcher.demo.measure import Measurement
+from dispatcher.demo.process import DispatcherProcess
 
 TOKEN = "bench"  # noqa: S105 -- of a sidecar on loopback, for this run
 RATE = 500.0

@@ -15,9 +15,9 @@ from bench.progress import Legs
 from bench.report import Report, below
 from bench.servers import Rig
 from bench.steady import quantile
-from dispatcher.core.outcome import Sent, Verdict
-from dispatcher.infra.database import Target as Address
-from dispatcher.infra.database import connect
+from dispatcher.core.outcome import BatchOutcomes, Sent
+from dispatcher.infra.postgres.session import PostgresTarget as Address
+from dispatcher.infra.postgres.session import connect
 from dispatcher.stages.claim import FROM_THE_START, claim, last_key, new_claim_id
 from dispatcher.stages.settle import settle
 
@@ -108,7 +108,7 @@ async def _claims(servers: Rig, settled: int, claims: int) -> Grown:
         began = perf_counter()
         batch = await claim(session, claim_id=new_claim_id(), dispatcher=None, limit=BATCH, after=after)
         claimed = perf_counter()
-        verdict = Verdict()
+        verdict = BatchOutcomes()
         for row in batch.rows:
             verdict.add(row.id, Sent("1-1"))
         await settle(session, batch.claim_id, verdict)

@@ -12,8 +12,8 @@ from bench.progress import Legs
 from bench.report import Report, Target, below, complete
 from bench.servers import Rig
 from bench.steady import NOTE, cores_used, raw, row, steady
-from dispatcher.demo.child import DispatcherProcess
 from dispatcher.demo.measure import Measurement
+from dispatcher.demo.process import DispatcherProcess
 from dispatcher.infra import sqlfiles
 
 RATES = (50.0, 500.0, 2000.0, 5000.0)

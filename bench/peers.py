@@ -26,7 +26,7 @@ from bench.servers import STREAM, Rig
 from bench.steady import OverloadedError, steady
 from bench.stream import look
 from dispatcher.core.errors import DispatcherError, Misconfigured
-from dispatcher.demo.child import DispatcherProcess
+from dispatcher.demo.process import DispatcherProcess
 
 OURS = "dispatcher"
 AHEAD = 1.5

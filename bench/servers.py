@@ -13,10 +13,10 @@ import redis
 
 from bench.processes import cpu_seconds
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
-from dispatcher.demo.child import COMMAND, DispatcherProcess
-from dispatcher.demo.ending import ending_in_order, scratch_folder
+from dispatcher.demo.cleanup import ending_in_order, scratch_folder
+from dispatcher.demo.process import COMMAND, DispatcherProcess
 from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
-from dispatcher.infra.migrations import migrate
+from dispatcher.infra.postgres.migrations import migrate
 
 STREAM = "bench:messages"
 POSTGRES_SETTINGS = {  # durable: fsync, full_page_writes and synchronous_commit stay on

@@ -18,8 +18,8 @@ from bench.progress import Legs
 from bench.report import Report, Target, below, complete
 from bench.servers import Rig
 from bench.steady import COLUMNS, NOTE, OverloadedError, by_second, cores_used, raw, row, steady
-from dispatcher.demo.child import DispatcherProcess
 from dispatcher.demo.measure import Measurement
+from dispatcher.demo.process import DispatcherProcess
 
 P95_MS, ERROR_RATE = 1_500.0, 0.02
 START_RATE, STEPS = 4_000.0, 8

@@ -14,9 +14,9 @@ from redis.connection import Connection, PythonRespSerializer
 from dispatcher.cli import main
 from dispatcher.core.entry import EntryFormat
 from dispatcher.core.row import ClaimedRow
-from dispatcher.infra.database import Target
-from dispatcher.relay import lanes
-from dispatcher.service import links
+from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.relay.stream import relay as lanes
+from dispatcher.service import sessions as links
 from dispatcher.stages.claim import FROM_THE_START
 
 
@@ -61,12 +61,12 @@ def _python_packing() -> None:
 
 
 def _synchronous_commit() -> None:
-    settings: Callable[[Target], str] = Target._session_settings
+    settings: Callable[[PostgresTarget], str] = PostgresTarget._session_settings
 
-    def durable(target: Target) -> str:
+    def durable(target: PostgresTarget) -> str:
         return settings(target).replace("synchronous_commit=off", "synchronous_commit=on")
 
-    Target._session_settings = durable  # type: ignore[assignment,method-assign]
+    PostgresTarget._session_settings = durable  # type: ignore[assignment,method-assign]
 
 
 _TABLE = "ALTER TABLE messaging.message_outbox"

@@ -20,7 +20,7 @@ from bench.progress import Legs
 from bench.report import Report, Target
 from bench.servers import Rig
 from dispatcher.core.errors import DispatcherError
-from dispatcher.demo.child import DispatcherProcess
+from dispatcher.demo.process import DispatcherProcess
 from dispatcher.infra import sqlfiles
 
 Rates = dict[tuple[int, str], list[float]]  # by clients and leg

@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 
 from dispatcher.embedded import EmbeddedPostgres
-from dispatcher.infra.migrations import migrate
+from dispatcher.infra.postgres.migrations import migrate
 from tests.psql import client_program
 
 SCHEMA = Path(__file__).parents[1] / "sql" / "schema.sql"

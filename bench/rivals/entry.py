@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from dispatcher.core.decide import Refused
 from dispatcher.core.errors import Misconfigured, Unreachable
-from dispatcher.infra.pipe import Pipe
+from dispatcher.infra.redis.pipe import Pipe
 
 TIMEOUT_S = 10.0
 BODY = """jsonb_build_object(

@@ -2,7 +2,7 @@
 
 An event is acknowledged after the handler returned. When it raises, the event comes again after a pause, to this
 consumer or another, and after `max_deliveries` goes to `dead_stream`. An event may come twice (a crash after the work,
-a replay): do it in a transaction with dispatcher.client.handled.first_time, or give a store (dispatcher.client.seen).
+a replay): do it in a transaction with dispatcher.client.inbox.first_time, or give a store (dispatcher.client.dedup).
 
 The entries of a consumer that died are claimed by the others after `claim_idle_ms`. Events of one read are handled one
 after the other; for more at a time run more consumers.
@@ -17,11 +17,11 @@ from typing import Any
 import redis
 import redis.asyncio
 
+from dispatcher.client.dedup import AsyncDedupStore, DedupStore
 from dispatcher.client.group import Group
-from dispatcher.client.reading import GroupReader
+from dispatcher.client.protocol import GroupReader
 from dispatcher.client.received import Received
-from dispatcher.client.seen import AsyncSeen, Seen
-from dispatcher.client.steps import Call, Pause, Steps, Work, of_call
+from dispatcher.client.steps import Call, RunHandler, Steps, Wait, of_call
 
 __all__ = ["AsyncConsumer", "Consumer", "Group", "Received"]
 
@@ -41,7 +41,7 @@ class Consumer:
         client: redis.Redis,
         group: Group,
         *,
-        seen: Seen | None = None,
+        seen: DedupStore | None = None,
         outages: tuple[type[Exception], ...] = (),
         on_error: Callable[[Received, Exception], object] | None = None,
     ) -> None:
@@ -68,17 +68,17 @@ class Consumer:
         self._reader.stopping = True
         self._woken.put(None)
 
-    def _do(self, step: Call | Work | Pause, handle: Callable[[Received], object]) -> Any:
+    def _do(self, step: Call | RunHandler | Wait, handle: Callable[[Received], object]) -> Any:
         match step:
             case Call(method, arguments, options):
                 return getattr(self._client, method)(*arguments, **options)
-            case Work("handle", event):
+            case RunHandler("handle", event):
                 handle(event)
-            case Work("has", event) if self._seen is not None:
+            case RunHandler("has", event) if self._seen is not None:
                 return self._seen.has(event.event_id)
-            case Work("add", event) if self._seen is not None:
+            case RunHandler("add", event) if self._seen is not None:
                 self._seen.add(event.event_id)
-            case Pause(seconds) if not self._reader.stopping:
+            case Wait(seconds) if not self._reader.stopping:
                 with contextlib.suppress(queue.Empty):
                     self._woken.get(timeout=seconds)
         return None
@@ -92,7 +92,7 @@ class AsyncConsumer:
         client: redis.asyncio.Redis,
         group: Group,
         *,
-        seen: AsyncSeen | None = None,
+        seen: AsyncDedupStore | None = None,
         outages: tuple[type[Exception], ...] = (),
         on_error: Callable[[Received, Exception], object] | None = None,
     ) -> None:
@@ -119,24 +119,24 @@ class AsyncConsumer:
         self._reader.stopping = True
         self._stopped.set()
 
-    async def _do(self, step: Call | Work | Pause, handle: Callable[[Received], Awaitable[object]]) -> Any:
+    async def _do(self, step: Call | RunHandler | Wait, handle: Callable[[Received], Awaitable[object]]) -> Any:
         match step:
             case Call(method, arguments, options):
                 return await getattr(self._client, method)(*arguments, **options)
-            case Work("handle", event):
+            case RunHandler("handle", event):
                 await handle(event)
-            case Work("has", event) if self._seen is not None:
+            case RunHandler("has", event) if self._seen is not None:
                 return await self._seen.has(event.event_id)
-            case Work("add", event) if self._seen is not None:
+            case RunHandler("add", event) if self._seen is not None:
                 await self._seen.add(event.event_id)
-            case Pause(seconds):
+            case Wait(seconds):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         await self._stopped.wait()
         return None
 
 
-def advance(steps: Steps, answer: Any, error: Exception | None) -> Call | Work | Pause | None:
+def advance(steps: Steps, answer: Any, error: Exception | None) -> Call | RunHandler | Wait | None:
     """The next step after that answer or error; None at the end."""
     try:
         return steps.send(answer) if error is None else steps.throw(error)

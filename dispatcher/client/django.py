@@ -23,7 +23,7 @@ def add_event(event: Event, using: str = DEFAULT_DB_ALIAS) -> uuid.UUID:
 
 
 def first_time(consumer: str, event_id: uuid.UUID, using: str = DEFAULT_DB_ALIAS) -> bool:
-    """As dispatcher.client.handled.first_time: whether this consumer has not handled the event; remembers it."""
+    """As dispatcher.client.inbox.first_time: whether this consumer has not handled the event; remembers it."""
     with _cursor(using) as cursor:
         cursor.execute(sqlfiles.client("first_time"), {"consumer": consumer, "event_id": str(event_id)})
         return bool(cursor.rowcount == 1)

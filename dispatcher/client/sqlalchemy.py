@@ -33,7 +33,7 @@ async def add_event_async(session: AsyncSession | AsyncConnection, event: Event)
 
 
 def first_time(session: Session | scoped_session[Session] | sa.Connection, consumer: str, event_id: uuid.UUID) -> bool:
-    """As dispatcher.client.handled.first_time: whether this consumer has not handled the event; remembers it."""
+    """As dispatcher.client.inbox.first_time: whether this consumer has not handled the event; remembers it."""
     connection = _connection(session)
     _require_transaction(connection)
     parameters = {"consumer": consumer, "event_id": str(event_id)}

@@ -28,7 +28,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RunHandler:
     """Ask the store, run the handler, or tell the store."""
 
     what: Literal["has", "handle", "add"]
@@ -36,7 +36,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class Wait:
     """Wait, or until a stop."""
 
     seconds: float
@@ -51,7 +51,7 @@ class Entry:
     deliveries: int
 
 
-Steps = Generator[Call | Work | Pause, Any, Any]
+Steps = Generator[Call | RunHandler | Wait, Any, Any]
 
 
 def call(group: Group, method: str, *arguments: Any, **options: Any) -> Call:

@@ -13,7 +13,7 @@ import psycopg
 from dispatcher.core.errors import Unreachable
 from dispatcher.demo.program import program
 from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey
-from dispatcher.infra.migrations import migrate
+from dispatcher.infra.postgres.migrations import migrate
 
 DATABASE = "messaging_dev"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dispatcher.core.finding import Finding
-from dispatcher.infra.database import Target
+from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.ops.doctor import Examination, examine
 from dispatcher.settings import Settings
-from dispatcher.upkeep.doctor import Wanted, examine
 
 PATIENCE_S = 10.0  # for one question
 STYLES = {"ok": "green", "warning": "yellow", "bad": "bold red", "unknown": "cyan"}
@@ -41,12 +41,12 @@ def doctor(no_trigger: bool, as_json: bool, **flags: str | None) -> int:
     settings = Settings.load_some((*wanted, "connect_timeout_ms"), os.environ, flags)
     connect_timeout_s = settings["connect_timeout_ms"] / 1000
     database, listening = (
-        Target(url, "dispatcher", connect_timeout_s=connect_timeout_s, query_timeout_s=PATIENCE_S)
+        PostgresTarget(url, "dispatcher", connect_timeout_s=connect_timeout_s, query_timeout_s=PATIENCE_S)
         for url in (settings["database_url"], settings.get("listen_url") or settings["database_url"])
     )
     findings = anyio.run(
         examine,
-        Wanted(
+        Examination(
             database,
             listening,
             settings.get("redis_url", ""),

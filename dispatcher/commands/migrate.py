@@ -6,7 +6,7 @@ from functools import partial
 import anyio
 import click
 
-from dispatcher.infra import migrations
+from dispatcher.infra.postgres import migrations
 from dispatcher.settings import Settings
 
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import anyio
 import click
 
-from dispatcher.infra.database import Target
+from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.ops.pause import Acknowledgement, PauseSession, PauseSwitch
 from dispatcher.settings import Settings
-from dispatcher.upkeep.pausing import Pausing, Switch, Word
 
 PATIENCE_S = 10.0  # for one statement
 
@@ -56,13 +56,13 @@ async def run_switch(
 ) -> int:
     """Switch, wait, and say how it went; the exit code."""
     settings = Settings.load_some(("database_url", "connect_timeout_ms"), os.environ, flags)
-    target = Target(
+    target = PostgresTarget(
         settings["database_url"],
         "dispatcher",
         connect_timeout_s=settings["connect_timeout_ms"] / 1000,
         query_timeout_s=PATIENCE_S,
     )
-    async with Pausing(target) as pausing:
+    async with PauseSession(target) as pausing:
         switch, changed = await pausing.switch(paused=paused, reason=reason)
         with _progress(switch) as progress:
             words = await pausing.wait(switch, timeout, progress)
@@ -75,7 +75,7 @@ async def run_switch(
     return 1 if late else 0
 
 
-def as_text(switch: Switch, changed: bool, words: list[Word]) -> str:
+def as_text(switch: PauseSwitch, changed: bool, words: list[Acknowledgement]) -> str:
     """One JSON object."""
     dispatchers = [
         {"name": word.name, "version": word.version, "acknowledged": word.obeys(switch), "in_flight": word.in_flight}
@@ -85,7 +85,7 @@ def as_text(switch: Switch, changed: bool, words: list[Word]) -> str:
     return json.dumps(fields | {"reason": switch.reason, "dispatchers": dispatchers}, default=str)
 
 
-def summary(switch: Switch, changed: bool, words: list[Word], timeout: float) -> Iterator[str]:
+def summary(switch: PauseSwitch, changed: bool, words: list[Acknowledgement], timeout: float) -> Iterator[str]:
     """What a person wants to know: how many obey, who does not and why, what happens next."""
     done = "Paused" if switch.paused else "Resumed"
     if not changed and switch.changed_at is not None:
@@ -106,7 +106,7 @@ def summary(switch: Switch, changed: bool, words: list[Word], timeout: float) ->
         yield "Rows wait in Postgres until `dispatcher resume`."
 
 
-def _why(word: Word, switch: Switch) -> str:
+def _why(word: Acknowledgement, switch: PauseSwitch) -> str:
     if word.generation is None:
         return f"it never said anything; version {word.version}, which may be too old to know a pause"
     if word.generation == switch.generation:
@@ -114,16 +114,16 @@ def _why(word: Word, switch: Switch) -> str:
     return f"no word for {word.heard_s or 0:.0f} s: frozen, or cut off from Postgres; look at its log"
 
 
-def _count(words: list[Word]) -> str:
+def _count(words: list[Acknowledgement]) -> str:
     return f"{len(words)} dispatcher{'s' if len(words) != 1 else ''}"
 
 
 @contextmanager
-def _progress(switch: Switch) -> Iterator[Callable[[list[Word]], None]]:
+def _progress(switch: PauseSwitch) -> Iterator[Callable[[list[Acknowledgement]], None]]:
     """On standard error: one line that changes on a terminal, a line for each change elsewhere."""
     terminal, last = sys.stderr.isatty(), ""
 
-    def show(words: list[Word]) -> None:
+    def show(words: list[Acknowledgement]) -> None:
         nonlocal last
         done = sum(word.obeys(switch) for word in words)
         text = f"{done} of {_count(words)} acknowledged"

@@ -10,9 +10,9 @@ import anyio
 import click
 
 from dispatcher.commands.duration import duration, seconds_of
-from dispatcher.infra.database import Target
+from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.ops.prune import PruneSession
 from dispatcher.settings import Settings
-from dispatcher.upkeep.prune import Prune
 
 PATIENCE_S = 600.0  # for counting
 
@@ -63,7 +63,7 @@ def prune(
     """
     wanted = ("database_url", "connect_timeout_ms", "outbox_retention_days", "dlq_retention_days")
     settings = Settings.load_some(wanted, os.environ, flags)
-    target = Target(
+    target = PostgresTarget(
         settings["database_url"],
         "dispatcher",
         connect_timeout_s=settings["connect_timeout_ms"] / 1000,
@@ -94,8 +94,8 @@ def prune(
     return 0
 
 
-async def _count(target: Target, ages: dict[str, float | None]) -> tuple[int, int]:
-    async with Prune(target, outbox_s=ages["outbox_s"], dlq_s=ages["dlq_s"]) as run:
+async def _count(target: PostgresTarget, ages: dict[str, float | None]) -> tuple[int, int]:
+    async with PruneSession(target, outbox_s=ages["outbox_s"], dlq_s=ages["dlq_s"]) as run:
         return await run.count()
 
 
@@ -106,8 +106,8 @@ def _too_old(rows: int, copies: int, ages: dict[str, float | None]) -> str:
     )
 
 
-async def _delete(target: Target, ages: dict[str, float | None]) -> Prune:
-    async with Prune(target, outbox_s=ages["outbox_s"], dlq_s=ages["dlq_s"]) as run:
+async def _delete(target: PostgresTarget, ages: dict[str, float | None]) -> PruneSession:
+    async with PruneSession(target, outbox_s=ages["outbox_s"], dlq_s=ages["dlq_s"]) as run:
         try:
             with _progress(run) as progress:
                 await run.run(progress)
@@ -117,12 +117,12 @@ async def _delete(target: Target, ages: dict[str, float | None]) -> Prune:
     return run
 
 
-def _deleted(run: Prune) -> str:
+def _deleted(run: PruneSession) -> str:
     return f"{run.rows} settled rows and {run.copies} dead-letter copies"
 
 
 @contextmanager
-def _progress(run: Prune) -> Iterator[Callable[[float], None]]:
+def _progress(run: PruneSession) -> Iterator[Callable[[float], None]]:
     """A bar on a terminal, a line about every tenth elsewhere; both on standard error."""
     if sys.stderr.isatty():
         with click.progressbar(length=1000, label="Pruning", file=sys.stderr) as bar:

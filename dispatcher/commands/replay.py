@@ -11,9 +11,9 @@ import click
 
 from dispatcher.commands.duration import seconds_of
 from dispatcher.commands.progress import rows_progress
-from dispatcher.infra.database import Target
+from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.ops.replay import Found, Moment, ReplaySession, Selection
 from dispatcher.settings import Settings
-from dispatcher.upkeep.replay import Found, Moment, Replay, Selection
 
 PATIENCE_S = 600.0  # for finding the rows: without a time range the whole table is read
 
@@ -88,7 +88,7 @@ def replay(
     if not dry_run and not yes and not sys.stdin.isatty():
         raise click.UsageError("There is no terminal to ask on: give --yes, or --dry-run to look first.")
     settings = Settings.load_some(("database_url", "connect_timeout_ms"), os.environ, flags)
-    target = Target(
+    target = PostgresTarget(
         settings["database_url"],
         "dispatcher",
         connect_timeout_s=settings["connect_timeout_ms"] / 1000,
@@ -110,13 +110,13 @@ def replay(
     return 0
 
 
-async def _find(target: Target, selection: Selection) -> Found:
-    async with Replay(target) as run:
+async def _find(target: PostgresTarget, selection: Selection) -> Found:
+    async with ReplaySession(target) as run:
         return await run.find(selection)
 
 
-async def _put_back(target: Target, found: Found) -> Replay:
-    async with Replay(target) as run:
+async def _put_back(target: PostgresTarget, found: Found) -> ReplaySession:
+    async with ReplaySession(target) as run:
         try:
             with rows_progress("Replaying", len(found.ids)) as progress:
                 await run.put_back(found, progress)
@@ -130,7 +130,7 @@ async def _put_back(target: Target, found: Found) -> Replay:
     return run
 
 
-def _as_text(found: Found, run: Replay | None, *, dry_run: bool) -> str:
+def _as_text(found: Found, run: ReplaySession | None, *, dry_run: bool) -> str:
     """One JSON object."""
     sent = {"oldest": found.oldest and _iso(found.oldest), "newest": found.newest and _iso(found.newest)}
     done = {"replayed": run.replayed if run else 0, "skipped": run.skipped if run else 0}

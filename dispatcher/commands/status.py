@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dispatcher.core.errors import Unreachable
-from dispatcher.infra.database import Target
+from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.ops.status import STATUSES, OutboxStatus, Status, read_status
 from dispatcher.settings import Settings
-from dispatcher.upkeep.overview import STATUSES, Outbox, Overview, look
 
 REST = 5  # a look that took t seconds is followed by at least 5 t of rest
 
@@ -45,13 +45,13 @@ def status(watch: float | None, as_json: bool, **flags: str | None) -> None:
     """
     wanted = ("database_url", "redis_url", "handlers", "unrouted", "stream_name", "connect_timeout_ms")
     settings = Settings.load_some((*wanted, "query_timeout_ms"), os.environ, flags)
-    target = Target(
+    target = PostgresTarget(
         settings["database_url"],
         "dispatcher",
         connect_timeout_s=settings["connect_timeout_ms"] / 1000,
         query_timeout_s=settings["query_timeout_ms"] / 1000,
     )
-    ask = partial(look, target, settings.get("redis_url", ""), settings["stream_name"])
+    ask = partial(read_status, target, settings.get("redis_url", ""), settings["stream_name"])
     if watch is not None:
         with suppress(KeyboardInterrupt):  # the way to end it
             anyio.run(_watch, ask, watch, as_json)
@@ -63,7 +63,7 @@ def status(watch: float | None, as_json: bool, **flags: str | None) -> None:
         raise Unreachable("; ".join(found.problems))
 
 
-async def _watch(ask: Callable[[], Awaitable[Overview]], every_s: float, as_json: bool) -> None:
+async def _watch(ask: Callable[[], Awaitable[Status]], every_s: float, as_json: bool) -> None:
     """Look until interrupted. What cannot be reached is shown, and asked again."""
     console = Console()
     while True:
@@ -79,14 +79,14 @@ async def _watch(ask: Callable[[], Awaitable[Overview]], every_s: float, as_json
         await anyio.sleep(max(every_s, REST * (monotonic() - began)))
 
 
-def as_text(found: Overview) -> str:
+def as_text(found: Status) -> str:
     """One JSON object; what could not be asked is null."""
     stream = None if found.stream is None else {"name": found.stream_name, **asdict(found.stream)}
     outbox = None if found.outbox is None else asdict(found.outbox)
     return json.dumps({"outbox": outbox, "stream": stream, "problems": found.problems}, default=str)
 
 
-def facts(found: Overview) -> list[tuple[str, str]]:
+def facts(found: Status) -> list[tuple[str, str]]:
     """What there is to say, as lines of a name and a value."""
     lines: list[tuple[str, str]] = []
     if (outbox := found.outbox) is not None:
@@ -113,7 +113,7 @@ def facts(found: Overview) -> list[tuple[str, str]]:
     return lines
 
 
-def _paused(outbox: Outbox) -> str:
+def _paused(outbox: OutboxStatus) -> str:
     switch = outbox.pause
     if not switch.paused:
         return "no"
@@ -123,7 +123,7 @@ def _paused(outbox: Outbox) -> str:
     return f"{since}{why}; {obey} of {len(outbox.words)} dispatchers hold back"
 
 
-def show(found: Overview, console: Console) -> None:
+def show(found: Status, console: Console) -> None:
     """A table on a terminal, one `name: value` a line elsewhere."""
     lines = facts(found)
     if not console.is_terminal:

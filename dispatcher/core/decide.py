@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 
 from dispatcher.core.backoff import Backoff
-from dispatcher.core.outcome import Dead, Outcome, Retry, Returned, Sent, Unknown, Verdict
+from dispatcher.core.outcome import BatchOutcomes, Dead, Outcome, Released, Retry, Sent, Unknown
 from dispatcher.core.row import ClaimedRow
 
 MAX_ERROR_CHARS = 500
@@ -82,20 +82,20 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Unfit:
+class Unpublishable:
     """The row was found, before publishing, never to be able to succeed (too large, say)."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Deadly:
+class ClosesConnection:
     """Whenever the entry is sent, and nothing else, the other end closes the connection; small ones it takes."""
 
     error: str
 
 
-Reply = bytes | NotSent | NoReply | Refused | Unfit | Deadly
+Reply = bytes | NotSent | NoReply | Refused | Unpublishable | ClosesConnection
 
 
 def is_sink_failure(text: str) -> bool:
@@ -118,16 +118,16 @@ def decide(reply: Reply, attempts: int, policy: RetryPolicy, rng: Random) -> Out
         case bytes():
             return Sent(reply.decode("ascii"))
         case NotSent(error):
-            return Returned(brief(error))
+            return Released(brief(error))
         case NoReply(error):
             return Unknown(brief(error))
-        case Unfit(reason):
+        case Unpublishable(reason):
             return Dead(brief(reason))
         case Refused(text) if is_sink_failure(text):
-            return Returned(brief(f"redis: {text}"))
+            return Released(brief(f"redis: {text}"))
         case Refused(text):
             return _failed(f"redis: {text}", attempts, policy, rng)
-        case Deadly(error):
+        case ClosesConnection(error):
             return _failed(error, attempts, policy, rng)
 
 
@@ -138,14 +138,16 @@ def _failed(why: str, attempts: int, policy: RetryPolicy, rng: Random) -> Outcom
     return Retry(policy.backoff.delay(attempts + 1, rng), error)
 
 
-def judge(rows: Sequence[ClaimedRow], replies: Sequence[Reply], policy: RetryPolicy, rng: Random) -> Verdict:
+def decide_batch(
+    rows: Sequence[ClaimedRow], replies: Sequence[Reply], policy: RetryPolicy, rng: Random
+) -> BatchOutcomes:
     """A batch's replies, in the order of its rows, to its verdict.
 
     Raises ValueError when the counts differ: matching by index would settle the wrong rows.
     """
     if len(rows) != len(replies):
         raise ValueError(f"{len(replies)} replies for {len(rows)} rows")
-    verdict = Verdict()
+    verdict = BatchOutcomes()
     sent_ids, stream_ids = verdict.sent_ids, verdict.stream_ids
     for row, reply in zip(rows, replies, strict=True):
         if type(reply) is bytes:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from dispatcher.core.server import Server
+from dispatcher.core.incarnation import RedisIncarnation
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Dead:
 
 
 @dataclass(frozen=True, slots=True)
-class Returned:
+class Released:
     """The sink's failure, certainly not applied: back to where it was, unharmed."""
 
     error: str
@@ -46,11 +46,11 @@ class Unknown:
     error: str
 
 
-Outcome = Sent | Done | Retry | Dead | Returned | Unknown
+Outcome = Sent | Done | Retry | Dead | Released | Unknown
 
 
 @dataclass(slots=True)
-class Verdict:
+class BatchOutcomes:
     """The outcomes of one batch, as the columns the settle statements take.
 
     Columns rather than one object a row: in the usual case every row is sent and nothing is allocated per row.
@@ -64,7 +64,9 @@ class Verdict:
     returned: list[int] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
     sink_error: str | None = None  # why the sink failed, when it did: opens the breaker
-    server: Server | None = None  # the run of Redis that has the entries of `sent_ids`; None: not known, not asked
+    server: RedisIncarnation | None = (
+        None  # the run of Redis that has the entries of `sent_ids`; None: not known, not asked
+    )
 
     def doubt_sent(self) -> None:
         """Another run of Redis holds the stream: whether it has these entries is unknown."""
@@ -84,7 +86,7 @@ class Verdict:
                 self.retries.append((row_id, outcome))
             case Dead():
                 self.dead.append((row_id, outcome))
-            case Returned(error):
+            case Released(error):
                 self.returned.append(row_id)
                 self.sink_error = self.sink_error or error
             case Unknown(error):

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from math import exp, inf
 
+HOLD_BACK_AT = 0.9  # of MAXLEN unread by the slowest group: backpressure begins
+
 
 @dataclass(slots=True)
-class BatchPacer:
+class BatchSizer:
     """Rows to ask for in one claim, so that a batch of large payloads stays within a budget of memory.
 
     Written by the relay's claim loop only.
@@ -29,7 +31,7 @@ class BatchPacer:
 
 
 @dataclass(slots=True)
-class Doze:
+class PollBackoff:
     """Pauses between looks while some writer holds the doorbell's key: short at first, doubling up to the tick.
 
     A writer in the middle of its commit will not ring for what it wrote, so somebody has to look again. Written by the
@@ -52,7 +54,7 @@ class Doze:
 
 
 @dataclass(slots=True)
-class Arrivals:
+class ArrivalRate:
     """How fast rows come, and from that how to be woken: interrupts when idle, polling when busy.
 
     A commit that rings holds an instance-wide lock until it is flushed, so commits that ring run one at a time, one a
@@ -94,7 +96,7 @@ class Arrivals:
 
 
 @dataclass(slots=True)
-class Appetite:
+class PrefetchLimit:
     """How many rows to claim for handlers: as many as have a slot, and as many more as are done in a tenth of a second.
 
     More would keep them from other dispatchers; fewer would let a slot wait for a claim. Written by one task only.
@@ -122,7 +124,7 @@ class Appetite:
 
 
 @dataclass(slots=True)
-class Detour:
+class FilteredScan:
     """Where a claim begins that passes over rows which are not for it: from the start, unless that is a long way.
 
     Walking past 100,000 rows that wait for handlers takes 30 ms. So after a walk that took long only what fell due

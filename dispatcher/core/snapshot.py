@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dispatcher.core.reading import Reading
+from dispatcher.core.process_state import ProcessState
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -18,9 +18,9 @@ class Family:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class WorkerReport:
     """One process at one moment. `not_ready`: the reason in words; None: it is ready."""
 
     not_ready: str | None
-    reading: Reading
+    reading: ProcessState
     families: tuple[Family, ...]

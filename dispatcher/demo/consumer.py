@@ -14,8 +14,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from dispatcher.demo.ending import leave_stopping_to_parent
-from dispatcher.demo.wire import Ended, Failed, Ready, Received, Stop
+from dispatcher.demo.cleanup import leave_stopping_to_parent
+from dispatcher.demo.messages import ConsumerProgress, Ended, Failed, Ready, Stop
 
 BLOCK_MS = 100
 REPORT_EVERY_NS = 100_000_000
@@ -75,13 +75,15 @@ class _Consumer:
             if now - reported_at < REPORT_EVERY_NS:
                 continue
             reported_at = now
-            self.pipe.send(Received(self.reads))  # even when empty: a parent that is gone shows as a broken pipe
+            self.pipe.send(
+                ConsumerProgress(self.reads)
+            )  # even when empty: a parent that is gone shows as a broken pipe
             self.reads = []
             if self.pipe.poll() and isinstance(self.pipe.recv(), Stop):
                 break
         while self._read(None):
             pass
-        self.pipe.send(Received(self.reads))
+        self.pipe.send(ConsumerProgress(self.reads))
         self.pipe.send(Ended())
 
     def _call(self, *command: object) -> Any:

@@ -9,11 +9,21 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from dispatcher.core.errors import DispatcherError
+from dispatcher.demo.cleanup import signals_held_back
 from dispatcher.demo.consumer import Reader, consume
-from dispatcher.demo.ending import signals_held_back
+from dispatcher.demo.messages import (
+    Committed,
+    ConsumerDone,
+    ConsumerProgress,
+    Ended,
+    Failed,
+    Message,
+    Ready,
+    Start,
+    Stop,
+)
 from dispatcher.demo.producer import Load, produce
 from dispatcher.demo.tally import Tally
-from dispatcher.demo.wire import Committed, Done, Ended, Failed, Message, Ready, Received, Start, Stop
 
 START_TIMEOUT_S = 30.0
 LEAD_NS = 200_000_000  # from "everyone is ready" to the first event
@@ -29,7 +39,7 @@ class Measurement:
     """What came of it."""
 
     tally: Tally
-    done: Done
+    done: ConsumerDone
     start_ns: int = 0  # the monotonic clock when the first event was due
 
 
@@ -92,7 +102,7 @@ class _Run:
         self.tally = tally
         self.start_ns = 0
         self.ready = 0
-        self.done: Done | None = None
+        self.done: ConsumerDone | None = None
         self.ended = False
 
     def run(self, warmup_s: float, grace_s: float) -> Measurement:
@@ -115,7 +125,7 @@ class _Run:
     def _elapsed_s(self) -> float:
         return max(0.0, (time.perf_counter_ns() - self.start_ns) / 1e9) if self.start_ns else 0.0
 
-    def _until_done(self) -> Done:
+    def _until_done(self) -> ConsumerDone:
         while self.done is None:
             self._turn()
         return self.done
@@ -147,11 +157,11 @@ class _Run:
         match message:
             case Committed(events):
                 self.tally.add_committed(events)
-            case Received(reads):
+            case ConsumerProgress(reads):
                 self.tally.add_received(reads)
             case Ready():
                 self.ready += 1
-            case Done():
+            case ConsumerDone():
                 self.done = message
             case Ended():
                 self.ended = True

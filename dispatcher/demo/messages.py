@@ -1,46 +1,52 @@
-"""Sample events that look like a messenger's: random ids, payloads that look like ciphertext of realistic sizes."""
+"""What the measuring processes and their parent say to each other."""
 
-import base64
-import json
-import uuid
-from collections.abc import Iterator
-from random import Random
-
-COLUMNS = ("event_id", "message_id", "event_type", "aggregate_id", "payload", "headers")
-TYPES = ("message.created",) * 8 + ("message.edited", "receipt.read")
+from typing import NamedTuple
 
 
-def ciphertext(rng: Random, size: int) -> str:
-    """A JSON payload around `size` random bytes, as an end-to-end encrypted message would be stored."""
-    return json.dumps(
-        {
-            "v": 1,
-            "alg": "xchacha20-poly1305",
-            "key_id": f"{rng.getrandbits(64):016x}",
-            "nonce": base64.b64encode(rng.randbytes(24)).decode(),
-            "ciphertext": base64.b64encode(rng.randbytes(size)).decode(),
-        },
-        separators=(",", ":"),
-    )
+class Ready(NamedTuple):
+    """To the parent: connected, waiting for the start."""
 
 
-def sample_events(rng: Random) -> Iterator[list[bytes | None]]:
-    """Endless rows in the order of `COLUMNS`, each value as text in UTF-8.
+class Start(NamedTuple):
+    """To the producer: begin at this reading of the monotonic clock, which all processes of a machine share."""
 
-    Payloads are drawn from 512 made beforehand (median about 400 bytes, a few of several kilobytes): making each anew
-    would cost the generator more than the insert does. One row in four carries a traceparent.
-    """
-    payloads = [ciphertext(rng, min(8192, int(rng.lognormvariate(5.3, 0.9)) + 16)).encode() for _ in range(512)]
-    conversations = [b"conversation-%016x" % rng.getrandbits(64) for _ in range(1000)]
-    types = [name.encode() for name in TYPES]
-    choose = rng.choice
-    while True:
-        headers = b'{"traceparent":"00-%032x-%016x-01"}' % (rng.getrandbits(128), rng.getrandbits(64))
-        yield [
-            str(uuid.uuid4()).encode(),  # not from the seed: two runs on one table must not collide
-            str(uuid.uuid4()).encode(),
-            choose(types),
-            choose(conversations),
-            choose(payloads),
-            headers if rng.random() < 0.25 else None,
-        ]
+    at_ns: int
+
+
+class Stop(NamedTuple):
+    """To the consumer: read what is still in the stream, report, end."""
+
+
+class Committed(NamedTuple):
+    """From the producer: (moment its commit returned, event_id) of each event."""
+
+    events: list[tuple[int, bytes]]
+
+
+class ConsumerProgress(NamedTuple):
+    """From the consumer: (moment its read returned, the event_ids of that read)."""
+
+    reads: list[tuple[int, list[bytes]]]
+
+
+class ConsumerDone(NamedTuple):
+    """From the producer, last: what it did."""
+
+    events: int
+    transactions: int
+    grouped: int  # events that shared their transaction with others
+    seconds: float
+    latest_s: float  # how far behind its due time the most belated event was begun
+
+
+class Ended(NamedTuple):
+    """From the consumer, last: the stream is read to its end."""
+
+
+class Failed(NamedTuple):
+    """From either: it cannot go on. The reason holds no payload and no password."""
+
+    reason: str
+
+
+Message = Ready | Committed | ConsumerProgress | ConsumerDone | Ended | Failed

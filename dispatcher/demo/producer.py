@@ -17,9 +17,9 @@ import psycopg
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
 
-from dispatcher.demo.ending import leave_stopping_to_parent
-from dispatcher.demo.messages import COLUMNS, sample_events
-from dispatcher.demo.wire import Committed, Done, Failed, Ready, Start
+from dispatcher.demo.cleanup import leave_stopping_to_parent
+from dispatcher.demo.messages import Committed, ConsumerDone, Failed, Ready, Start
+from dispatcher.demo.payloads import COLUMNS, sample_events
 
 REPORT_EVERY_NS = 100_000_000
 CASTS = ("uuid", "uuid", "text", "text", "jsonb", "jsonb")  # of COLUMNS
@@ -106,7 +106,7 @@ class _Producer:
         self.grouped = 0  # events that shared a transaction
         self.latest_ns = 0  # how far behind its due time the most belated event was begun
 
-    def run(self, start_ns: int) -> Done:
+    def run(self, start_ns: int) -> ConsumerDone:
         """Produce from `start_ns` (this machine's monotonic clock) on, and return the totals."""
         gc.disable()  # a collection would be measured as latency; the process ends with the run
         total, gap_ns = self.load.events, 1e9 / self.load.rate
@@ -126,7 +126,7 @@ class _Producer:
                 self._report()
                 reported_at = now
         self._report()
-        return Done(begun, self.transactions, self.grouped, (now - start_ns) / 1e9, self.latest_ns / 1e9)
+        return ConsumerDone(begun, self.transactions, self.grouped, (now - start_ns) / 1e9, self.latest_ns / 1e9)
 
     def _begin(self, size: int) -> None:
         """Send one transaction of `size` events on an idle connection."""

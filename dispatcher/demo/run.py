@@ -9,17 +9,17 @@ from pathlib import Path
 import anyio
 import psycopg
 
-from dispatcher.demo.child import DispatcherProcess
+from dispatcher.demo.cleanup import ending_in_order, scratch_folder
 from dispatcher.demo.consumer import Reader
-from dispatcher.demo.ending import ending_in_order, scratch_folder
 from dispatcher.demo.measure import Hooks, measure
+from dispatcher.demo.process import DispatcherProcess
 from dispatcher.demo.producer import Load, connections_for
 from dispatcher.demo.screen import Screen
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import Verdict, judge
 from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from dispatcher.embedded.ports import require_free
-from dispatcher.infra.migrations import migrate
+from dispatcher.infra.postgres.migrations import migrate
 
 STREAM = "sanctum:messages"
 DATABASE = "postgres"

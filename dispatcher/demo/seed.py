@@ -9,7 +9,7 @@ import psycopg
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.demo.samples import COLUMNS, Sample
-from dispatcher.infra.database import Target, connect, describe
+from dispatcher.infra.postgres.session import PostgresTarget, connect, describe
 
 PART_ROWS = 20_000
 _COPY = f"COPY messaging.message_outbox ({', '.join(COLUMNS)}) FROM STDIN"
@@ -21,7 +21,7 @@ def seed(conninfo: str, rows: Iterator[Sample], count: int, progress: Callable[[
 
     Dead rows get no copy in the dead-letter queue: the API and `dlq` list them from their rows.
     """
-    anyio.run(_require_table, Target(conninfo, "seed"))
+    anyio.run(_require_table, PostgresTarget(conninfo, "seed"))
     try:
         with psycopg.connect(conninfo, autocommit=True, connect_timeout=10, application_name="outbox-seed") as session:
             while count > 0:
@@ -37,7 +37,7 @@ def seed(conninfo: str, rows: Iterator[Sample], count: int, progress: Callable[[
         raise DispatcherError(f"Postgres refused the rows: {describe(error)}") from None
 
 
-async def _require_table(target: Target) -> None:
+async def _require_table(target: PostgresTarget) -> None:
     """Raise what is wrong with the database before anything is written."""
     session = await connect(target, "seed")
     try:

@@ -15,7 +15,7 @@ from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded.folders import User, closed_to, naming, unprivileged_user
 from dispatcher.embedded.install import postgres_programs
 from dispatcher.embedded.ports import HOST
-from dispatcher.embedded.server import Server
+from dispatcher.embedded.server import EmbeddedServer
 
 _INITDB_TIMEOUT_S = 120.0
 _SETTINGS = {
@@ -30,7 +30,7 @@ _SETTINGS = {
 _NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 
-class EmbeddedPostgres(Server):
+class EmbeddedPostgres(EmbeddedServer):
     """Keeps its data in `data_dir` and finds it there again. Give it a folder of its own.
 
     `durable=False` makes commits cheap and a crash of the machine fatal to the data. `options` are Postgres settings.

@@ -11,15 +11,15 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from dispatcher.core.errors import Misconfigured, Unreachable
-from dispatcher.embedded.child import Child
 from dispatcher.embedded.folders import User, lock_folder, make_folder, naming
 from dispatcher.embedded.ports import HOST, free_port, require_free, taken
+from dispatcher.embedded.process import Child
 
 _POLL_S = 0.01
 _PORT_TRIES = 5
 
 
-class Server(ABC):
+class EmbeddedServer(ABC):
     """A server of our own on 127.0.0.1. start, stop and crash are idempotent; it can be started again after either.
 
     Used by one thread at a time.

@@ -9,10 +9,10 @@ from typing import ClassVar
 from dispatcher.embedded.folders import User, current_user
 from dispatcher.embedded.install import valkey_server
 from dispatcher.embedded.ports import HOST
-from dispatcher.embedded.server import Server
+from dispatcher.embedded.server import EmbeddedServer
 
 
-class EmbeddedValkey(Server):
+class EmbeddedValkey(EmbeddedServer):
     """Keeps its data in `data_dir` when `appendonly`, else in memory only. `options` are Valkey directives."""
 
     name = "Valkey"

@@ -10,7 +10,7 @@ has it, does as well. A handler may run twice for one event (a crash, a timeout)
 """
 
 from dispatcher.handlers.event import Event
-from dispatcher.handlers.raised import Dead, Retry
+from dispatcher.handlers.exceptions import Dead, Retry
 from dispatcher.handlers.registry import Handler, handler
 
 __all__ = ["Dead", "Event", "Handler", "Retry", "handler"]

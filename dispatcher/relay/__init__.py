@@ -1,8 +1,8 @@
 """The relay and the handling: from a due row to a settled one, by way of the stream or of a handler."""
 
-from dispatcher.relay.handling import Handling
-from dispatcher.relay.lanes import Relay
-from dispatcher.relay.policy import HandlingPolicy, RelayPolicy, Room
-from dispatcher.relay.porter import Porter
+from dispatcher.relay.handlers.relay import HandlerRelay
+from dispatcher.relay.handlers.wake_loop import WakeLoop
+from dispatcher.relay.policy import FlowControl, HandlerPolicy, RelayPolicy
+from dispatcher.relay.stream.relay import StreamRelay
 
-__all__ = ["Handling", "HandlingPolicy", "Porter", "Relay", "RelayPolicy", "Room"]
+__all__ = ["FlowControl", "HandlerPolicy", "HandlerRelay", "RelayPolicy", "StreamRelay", "WakeLoop"]

@@ -8,7 +8,7 @@ from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.entry import EntryFormat
 from dispatcher.core.row import ClaimedRow
 from dispatcher.handlers.load import Routes
-from dispatcher.stages.claim import Share
+from dispatcher.stages.claim import EventTypeFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +20,15 @@ class RelayPolicy:
     publish_timeout_s: float
     slots: int
     lease_s: float
-    share: Share | None = None  # all but the event types that have handlers; None: there are no handlers
+    share: EventTypeFilter | None = None  # all but the event types that have handlers; None: there are no handlers
 
 
 @dataclass(frozen=True, slots=True)
-class HandlingPolicy:
+class HandlerPolicy:
     """What the handling was told. Seconds. `share`: None takes every event, and buries what has no handler."""
 
     routes: Routes
-    share: Share | None
+    share: EventTypeFilter | None
     parallel: int
     timeout_s: float
     patience_s: float  # how long a stop waits for handlers
@@ -41,7 +41,7 @@ class HandlingPolicy:
     max_payload_bytes: int
 
 
-class Switch(Protocol):
+class PauseCheck(Protocol):
     """Whether everything is paused."""
 
     def held(self) -> bool:
@@ -53,7 +53,7 @@ class Switch(Protocol):
         ...
 
 
-class Room(Protocol):
+class FlowControl(Protocol):
     """How many rows may be published before somebody downstream has to catch up."""
 
     async def room(self) -> int:

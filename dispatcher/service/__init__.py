@@ -1,6 +1,6 @@
 """The service: opens everything, owns the signals and the stop, and ends when any part of it dies."""
 
 from dispatcher.service.lifecycle import Service, run
-from dispatcher.service.supervisor import supervise
+from dispatcher.service.workers.supervisor import supervise
 
 __all__ = ["Service", "run", "supervise"]

@@ -14,19 +14,20 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Observer, SidecarUp, Started, Stopped, Stopping, fan_out
-from dispatcher.core.snapshot import Snapshot
-from dispatcher.service.build import Works
-from dispatcher.service.console import Console
-from dispatcher.service.links import Links
-from dispatcher.service.one_error import one_error
+from dispatcher.core.snapshot import WorkerReport
+from dispatcher.service.console_routes import ConsoleState
+from dispatcher.service.engine import Engine
+from dispatcher.service.http import build_http
 from dispatcher.service.policies import slots
-from dispatcher.service.site import site
+from dispatcher.service.process import one_error
+from dispatcher.service.sessions import Sessions
 from dispatcher.settings import Settings
-from dispatcher.sidecar import app, probes
-from dispatcher.stages.wake import Doorbell
+from dispatcher.sidecar import app
+from dispatcher.sidecar import readiness as probes
+from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.telemetry import logs, merge, metrics
 from dispatcher.upkeep import gauges, survey
-from dispatcher.upkeep.pause import Pause
+from dispatcher.upkeep.pause import PauseWatcher
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.retention import Retention
 from dispatcher.upkeep.takeover import Takeover
@@ -63,7 +64,7 @@ class Service:
         self._metrics = metrics.Metrics()
         log = logs.configure(settings.log_level, settings.log_format, worker=worker)
         beside: list[Observer] = [observe] if observe else []
-        self._console = Console(settings, self._metrics.latency.snapshot)
+        self._console = ConsoleState(settings, self._metrics.latency.snapshot)
         self._observe = fan_out(self._readiness.observe, self._metrics, self._console.reader, log, *beside)
         self._stopping = anyio.Event()
         self._forced = anyio.CancelScope()
@@ -79,7 +80,7 @@ class Service:
             observe=self._observe,
             on_control=lambda: self._pause.look_soon(),
         )
-        self._links = Links(
+        self._links = Sessions(
             s,
             f"{token} {name}",  # the token first: Postgres keeps 63 bytes
             doorbell=self._doorbell,
@@ -87,7 +88,7 @@ class Service:
             observe=self._observe,
             rng=rng,
         )
-        self._pause = Pause(
+        self._pause = PauseWatcher(
             name,
             [*self._links.lanes, self._links.handlers, self._links.upkeep, self._links.chores],
             tick_s=s.tick_ms / 1000,
@@ -96,7 +97,7 @@ class Service:
             changed=self._doorbell.nudge,
             observe=self._observe,
         )
-        self._works = Works(
+        self._works = Engine(
             s,
             name,
             self._links,
@@ -108,9 +109,9 @@ class Service:
         )
         self._given_back = 0  # written by _work()
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> WorkerReport:
         """What a supervisor has to know."""
-        return Snapshot(self._readiness(), self._console.reader.read(), merge.families(self._metrics.registry))
+        return WorkerReport(self._readiness(), self._console.reader.read(), merge.families(self._metrics.registry))
 
     @property
     def not_ready(self) -> str | None:
@@ -160,7 +161,7 @@ class Service:
     async def _open(self, beside: TaskGroup) -> None:
         s = self._settings
         if s.http_enabled:
-            served = site(
+            served = build_http(
                 s,
                 readiness=self._readiness,
                 registry=self._metrics.registry,

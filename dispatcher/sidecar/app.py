@@ -14,15 +14,15 @@ from anyio.abc import TaskStatus
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 
 from dispatcher.core.errors import Misconfigured
-from dispatcher.sidecar.answers import MAX_BODY_BYTES, errors_as_json
-from dispatcher.sidecar.door import Door
-from dispatcher.sidecar.guard import Guard
-from dispatcher.sidecar.pace import Pace
+from dispatcher.sidecar.access import AccessControl
+from dispatcher.sidecar.connections import ConnectionLimiter
+from dispatcher.sidecar.errors import MAX_BODY_BYTES, errors_as_json
+from dispatcher.sidecar.rate_limit import RateLimiter
 
 BACKLOG = 32  # connections taken in one turn of the loop: a storm of them must not make it long
 SHUTDOWN_S = 2.0  # what a request in flight gets at the end
 
-PACE = web.AppKey("pace", Pace)
+PACE = web.AppKey("pace", RateLimiter)
 
 
 # An answer that sets one of them itself keeps its own: the console's page needs a wider policy.
@@ -41,7 +41,7 @@ def build(
     readiness: Callable[[], str | None],
     registry: CollectorRegistry,
     *,
-    guard: Guard | None = None,
+    guard: AccessControl | None = None,
     routes: Iterable[web.AbstractRouteDef] = (),
 ) -> web.Application:
     """The application. `readiness` gives the reason not to be ready, or None; `guard`: by default nobody may.
@@ -65,9 +65,10 @@ def build(
     async def metrics(request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
-    pace = Pace()
+    pace = RateLimiter()
     app = web.Application(
-        middlewares=[errors_as_json, pace.middleware, (guard or Guard()).middleware], client_max_size=MAX_BODY_BYTES
+        middlewares=[errors_as_json, pace.middleware, (guard or AccessControl()).middleware],
+        client_max_size=MAX_BODY_BYTES,
     )
     app[PACE] = pace
     app.on_response_prepare.append(_headers)
@@ -94,7 +95,7 @@ async def serve(
             handlers = runner.server
             assert handlers is not None  # noqa: S101 -- for the type checker
             listener = await asyncio.get_running_loop().create_server(
-                lambda: Door(handlers, app[PACE]), host, port, backlog=BACKLOG
+                lambda: ConnectionLimiter(handlers, app[PACE]), host, port, backlog=BACKLOG
             )
         except (OSError, OverflowError) as error:
             raise _cannot_listen(host, port, error) from None

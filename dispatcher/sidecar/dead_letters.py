@@ -12,12 +12,12 @@ from aiohttp import web
 
 from dispatcher.core.errors import DispatcherError, SessionLost
 from dispatcher.core.events import DeadRetried, Observer
-from dispatcher.dead_letters.find import PAGE, Filter, TooLarge, count, find_one, find_page
-from dispatcher.dead_letters.identity import EventRef
-from dispatcher.dead_letters.retry import Retried, retry
-from dispatcher.infra.database import Fetch
-from dispatcher.sidecar.answers import Refusal
-from dispatcher.sidecar.asked import event_in_path, events_in_body, parameters, switch, whole
+from dispatcher.infra.postgres.session import Fetch
+from dispatcher.ops.dead_letters.find import PAGE, Filter, TooLarge, count, find_one, find_page
+from dispatcher.ops.dead_letters.identity import EventRef
+from dispatcher.ops.dead_letters.retry import Retried, retry
+from dispatcher.sidecar.errors import Refusal
+from dispatcher.sidecar.params import event_in_path, events_in_body, parameters, switch, whole
 
 LIMIT = 100
 FURTHEST = 1_000_000_000

@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, fields
 import anyio
 
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.reading import Reading
+from dispatcher.core.process_state import ProcessState
 
 EVERY_S = 2.0
 POINTS = 450  # fifteen minutes
@@ -38,7 +38,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Lately:
+class RecentWindow:
     """The last minute in one figure each: what is judged and shown as now."""
 
     events: float = 0.0  # a second
@@ -63,7 +63,7 @@ class History:
 
     def __init__(
         self,
-        read: Callable[[], Reading],
+        read: Callable[[], ProcessState],
         *,
         clock: Callable[[], float] = time.time,
         elapsed: Callable[[], float] = time.monotonic,
@@ -71,11 +71,11 @@ class History:
         self.read = read
         self._clock = clock
         self._elapsed = elapsed
-        self._readings: deque[tuple[float, Reading]] = deque([(elapsed(), read())], maxlen=WINDOW + 1)
+        self._readings: deque[tuple[float, ProcessState]] = deque([(elapsed(), read())], maxlen=WINDOW + 1)
         self._points: deque[str] = deque(maxlen=POINTS)  # as JSON: written once, however many ask
         self._burials: deque[tuple[float, int]] = deque()  # of the points that had any: when, how many
         self.taken = 0  # points since the start: the number of the next
-        self.lately = Lately()
+        self.lately = RecentWindow()
 
     async def run(self) -> None:
         """Take a point every two seconds, until cancelled."""
@@ -119,7 +119,7 @@ class History:
         head = {"every_s": EVERY_S, "keep": POINTS, "fields": FIELDS, "next": self.taken}
         return f'{json.dumps(head)[:-1]}, "points": [{points}]}}'.encode()
 
-    def _look_back(self, now: float) -> Lately:
+    def _look_back(self, now: float) -> RecentWindow:
         _, first = self._readings[0]
         _, last = self._readings[-1]
         latency = last.latency.since(first.latency)
@@ -127,7 +127,7 @@ class History:
         ticks, errors = last.ticks - first.ticks, last.tick_errors - first.tick_errors
         p95 = latency.quantile(0.95)
         slow = p95 is not None and p95 > SLA_S
-        return Lately(
+        return RecentWindow(
             events=max(0, last.published - rate_first.published) / max(now - rate_then, 0.001),
             count=latency.total,
             p50=latency.quantile(0.5),

@@ -6,10 +6,10 @@ from typing import Any
 from aiohttp import web
 
 from dispatcher import __version__
-from dispatcher.dead_letters.find import PAGE
-from dispatcher.dead_letters.identity import LARGEST
-from dispatcher.sidecar.asked import MOST_IDS
+from dispatcher.ops.dead_letters.find import PAGE
+from dispatcher.ops.dead_letters.identity import LARGEST
 from dispatcher.sidecar.dead_letters import FURTHEST, LIMIT
+from dispatcher.sidecar.params import MOST_IDS
 
 Json = dict[str, Any]
 

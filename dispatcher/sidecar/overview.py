@@ -12,16 +12,16 @@ from typing import Any
 from aiohttp import web
 
 from dispatcher import __version__
-from dispatcher.core.reading import Reading, Trouble
-from dispatcher.sidecar.answers import Refusal
+from dispatcher.core.process_state import ProcessState, Trouble
+from dispatcher.sidecar.diagnosis import diagnose, level_of
+from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.history import SLA_S, WINDOW, History
-from dispatcher.sidecar.verdict import judge, level_of
 
 FRESH_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ConsoleFacts:
     """What the page says of the settings. `look` is told that somebody watches."""
 
     stream: str
@@ -32,7 +32,7 @@ class Facts:
 class Overview:
     """The two handlers, and the answer of the last second. Written by the event loop's thread only."""
 
-    def __init__(self, history: History, facts: Facts, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, history: History, facts: ConsoleFacts, *, clock: Callable[[], float] = time.time) -> None:
         self._history = history
         self._facts = facts
         self._clock = clock
@@ -61,7 +61,7 @@ class Overview:
     def describe(self, now: float) -> dict[str, Any]:
         """Everything, as JSON has it. Seconds, and Unix seconds for moments."""
         reading, lately = self._history.read(), self._history.lately
-        findings = judge(reading, lately, now)
+        findings = diagnose(reading, lately, now)
         sample, survey = reading.sample, reading.survey
         return {
             "now": now,
@@ -98,7 +98,7 @@ class Overview:
         }
 
 
-def _states(reading: Reading) -> list[dict[str, Any]]:
+def _states(reading: ProcessState) -> list[dict[str, Any]]:
     """What can be on or off, each with whether it is as it should be."""
     troubles: dict[str, Trouble] = {trouble.kind: trouble for trouble in reading.troubles}
     names = ("database", "redis", "listener", "backpressure", "audit", "paused", "disabled")

@@ -12,7 +12,7 @@ from uuid import uuid4
 import psycopg
 
 from dispatcher.core.row import NOT_READ, Batch, ClaimedRow
-from dispatcher.infra.database import Session
+from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.settle import release
 
@@ -24,7 +24,7 @@ _order = itemgetter(1, 0)  # (next_run_at, id)
 
 
 @dataclass(frozen=True, slots=True)
-class Keyset:
+class ClaimKey:
     """Claim only after this key: in a backlog the index entries before it are dead and need not be walked again."""
 
     after_time: datetime | str  # naive, UTC
@@ -32,14 +32,14 @@ class Keyset:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class EventTypeFilter:
     """Which event types a claim takes, when some have handlers: these only, or all but these."""
 
     types: Sequence[str]
     handled: bool
 
 
-FROM_THE_START = Keyset("-infinity", 0)
+FROM_THE_START = ClaimKey("-infinity", 0)
 
 
 def new_claim_id() -> str:
@@ -54,9 +54,9 @@ async def claim(
     dispatcher: int | None,
     limit: int,
     slots: int = 256,
-    after: Keyset = FROM_THE_START,
+    after: ClaimKey = FROM_THE_START,
     floor: str | None = "0-0",
-    share: Share | None = None,
+    share: EventTypeFilter | None = None,
     since_s: float | None = None,
     most_bytes: int = ANY_SIZE,
     now: datetime | None = None,
@@ -116,7 +116,7 @@ async def _read_one_by_one(
     return read
 
 
-def last_key(batch: Batch) -> Keyset:
+def last_key(batch: Batch) -> ClaimKey:
     """The key of the batch's last row: where the next claim of a backlog begins."""
     row = batch.rows[-1]
-    return Keyset(row.next_run_at, row.id)
+    return ClaimKey(row.next_run_at, row.id)

@@ -3,41 +3,41 @@
 import asyncio
 from typing import Any, NamedTuple
 
-from dispatcher.core.decide import NotSent, Refused, Reply, Unfit
+from dispatcher.core.decide import NotSent, Refused, Reply, Unpublishable
 from dispatcher.core.entry import EntryFormat
+from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.row import Batch
-from dispatcher.core.server import Server
-from dispatcher.infra.broker import Broker
+from dispatcher.infra.redis.connection import RedisConnection
 
 
-class Pending(NamedTuple):
+class SentBatch(NamedTuple):
     """A batch on its way: its pipeline's future replies, and the rows that were not sent because they never can be."""
 
     replies: asyncio.Future[list[Any]]
-    unfit: dict[int, Unfit]  # by position in the batch
-    server: Server | None = None  # where it was sent
+    unfit: dict[int, Unpublishable]  # by position in the batch
+    server: RedisIncarnation | None = None  # where it was sent
 
 
-def send(broker: Broker, entry: EntryFormat, batch: Batch, deadline_s: float) -> Pending:
+def send(broker: RedisConnection, entry: EntryFormat, batch: Batch, deadline_s: float) -> SentBatch:
     """Write the batch's pipeline now, without waiting: batches sent in turn reach the stream in that order."""
-    unfit: dict[int, Unfit] = {}
+    unfit: dict[int, Unpublishable] = {}
     commands: list[bytes] = []
     for position, row in enumerate(batch.rows):
         if reason := entry.unfit(row):
-            unfit[position] = Unfit(reason)
+            unfit[position] = Unpublishable(reason)
         else:
             commands.append(entry.xadd(row))
-    return Pending(broker.send(commands, deadline_s), unfit, broker.server)
+    return SentBatch(broker.send(commands, deadline_s), unfit, broker.server)
 
 
-def unsent(batch: Batch, why: str) -> Pending:
+def unsent(batch: Batch, why: str) -> SentBatch:
     """A batch that was not written at all: its rows go back."""
     replies: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
     replies.set_result([NotSent(why)] * len(batch.rows))
-    return Pending(replies, {})
+    return SentBatch(replies, {})
 
 
-async def answers(pending: Pending) -> list[Reply]:
+async def replies_of(pending: SentBatch) -> list[Reply]:
     """The batch's replies, one a row, in the order of its rows."""
     # Shielded: a cancelled lane must not make a reply that arrives look lost.
     replies: list[Reply] = [_checked(reply) for reply in await asyncio.shield(pending.replies)]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import psycopg
 
 from dispatcher.core.errors import StreamMoved
-from dispatcher.core.outcome import Verdict
-from dispatcher.infra.database import Session
+from dispatcher.core.outcome import BatchOutcomes
+from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 
 ANOTHER_RUN = "DS001"  # raised by messaging.holds_stream
@@ -25,7 +25,7 @@ class Settlement(NamedTuple):
     lost: frozenset[int]
 
 
-async def settle(session: Session, claim_id: str, verdict: Verdict, *, now: datetime | None = None) -> Settlement:
+async def settle(session: Session, claim_id: str, verdict: BatchOutcomes, *, now: datetime | None = None) -> Settlement:
     """Write the verdict. Every statement is fenced by the claim's token and may safely be run again.
 
     Rows whose outcome is unknown are left as they are. Raises SessionLost: run it again on another session; and
@@ -87,7 +87,7 @@ async def release(session: Session, claim_ids: Iterable[str], ids: list[int] | N
     return frozenset(row_id for (row_id,) in rows)
 
 
-def _server(verdict: Verdict) -> Mapping[str, object]:
+def _server(verdict: BatchOutcomes) -> Mapping[str, object]:
     server = verdict.server
     if server is None or not server.known:
         return NOWHERE

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TextIO
 
 from dispatcher.core import events
-from dispatcher.telemetry import lines
-from dispatcher.telemetry.lines import Fields, write
-from dispatcher.telemetry.repeats import Repeats
+from dispatcher.telemetry import loguru_setup as lines
+from dispatcher.telemetry.loguru_setup import Fields, write
+from dispatcher.telemetry.throttle import Throttle
 
 PRUNED_S = 60.0  # while there is more to delete, a line at most this often
 
@@ -31,11 +31,11 @@ class Logs:
     def __init__(self, *, debug: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._debug = debug
         self._clock = clock
-        self._repeats = Repeats(clock)
+        self._repeats = Throttle(clock)
         self._down: dict[str, str | None] = {}  # what is down, and the reason that was written
         self._pruned: tuple[int, int, float] | None = None  # rows, copies, since when; not written yet
 
-    def __call__(self, event: events.Event) -> None:
+    def __call__(self, event: events.TelemetryEvent) -> None:
         """Write one event, or pass over it."""
         match event:
             case (
@@ -219,6 +219,6 @@ class Logs:
             self._down[what] = reason
             write(level, f"{what}_down", text, {"reason": reason})
 
-    def _write_detail(self, event: events.Event) -> None:
+    def _write_detail(self, event: events.TelemetryEvent) -> None:
         fields: Fields = {name: getattr(event, name) for name in event.__slots__ if name != "ages_s"}
         write("DEBUG", type(event).__name__.lower(), type(event).__name__, fields)

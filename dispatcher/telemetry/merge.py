@@ -59,7 +59,7 @@ def families(registry: CollectorRegistry) -> tuple[Family, ...]:
     )
 
 
-class Merged(Collector):
+class MergedMetrics(Collector):
     """`living`: the families of each process now. `own`: the supervisor's registry. Used by one thread only."""
 
     def __init__(self, own: CollectorRegistry, living: Callable[[], Iterable[tuple[Family, ...]]]) -> None:

@@ -127,7 +127,7 @@ class Metrics:
         for unknown in (self._backlog, self._oldest, self._dead_rows, self._queue, self._stream, self._maxlen):
             unknown.set(_NAN)
 
-    def __call__(self, event: events.Event) -> None:
+    def __call__(self, event: events.TelemetryEvent) -> None:
         """Count one event."""
         match event:
             case events.Woke(cause):

@@ -16,14 +16,14 @@ import psycopg
 from dispatcher.core.decide import Refused
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import BackpressureBlind, BackpressureChanged, Observer
-from dispatcher.infra.broker import Broker
-from dispatcher.infra.link import Link
+from dispatcher.core.pacing import HOLD_BACK_AT
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.redis.connection import RedisConnection
+from dispatcher.infra.redis.info import group_lag
 from dispatcher.infra.sqlfiles import load
-from dispatcher.upkeep.gauges import lag_of
 
-ON_AT = 0.9  # of MAXLEN unread by the slowest group
 OFF_BELOW = 0.8
-SHARED = 0.1  # what is left above ON_AT
+SHARED = 0.1  # what is left above HOLD_BACK_AT
 LOOK_EVERY_S = 1.0  # at least, while something is published
 COUNT_EVERY_S = 10.0
 COUNT_NEAR_EVERY_S = 1.0  # from half of MAXLEN on: soon the number will matter
@@ -35,7 +35,7 @@ class Backpressure:
 
     def __init__(
         self,
-        broker: Broker,
+        broker: RedisConnection,
         *,
         stream: str,
         maxlen: int,
@@ -67,7 +67,7 @@ class Backpressure:
         """Note that so many rows are about to be published."""
         self._left -= rows
 
-    async def run(self, link: Link) -> None:
+    async def run(self, link: ReconnectingSession) -> None:
         """Count those who share the last tenth, until cancelled."""
         while True:
             session = await link.get()
@@ -86,7 +86,7 @@ class Backpressure:
 
     async def _look(self) -> None:
         group, unread = await self._slowest()
-        on = unread >= (OFF_BELOW if self._on else ON_AT) * self._maxlen
+        on = unread >= (OFF_BELOW if self._on else HOLD_BACK_AT) * self._maxlen
         self._near = unread >= NEAR_AT * self._maxlen
         if self._near:
             self._nearing.set()
@@ -120,7 +120,7 @@ class Backpressure:
                 self._report("this Redis does not tell what a group has read: it is older than 7.0")
                 return "", 0
         self._report(None)
-        unread = [(lag_of(group, stream), group["name"].decode(errors="replace")) for group in groups]
+        unread = [(group_lag(group, stream), group["name"].decode(errors="replace")) for group in groups]
         lag, name = max(unread, default=(0, ""))
         return name, lag
 

@@ -11,8 +11,8 @@ import psycopg
 
 from dispatcher.core.decide import Refused
 from dispatcher.core.errors import Unreachable
-from dispatcher.infra.broker import Broker, client_name, ids_named
-from dispatcher.infra.database import Session
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.redis.connection import RedisConnection, client_name, ids_named
 from dispatcher.infra.sqlfiles import load
 
 UNFENCED_WAIT_S = 1.0  # when an ACL forbids the kill: what is in a socket buffer is applied long before
@@ -23,7 +23,7 @@ def token_of(name: str) -> str:
     return name.rsplit("-", 1)[-1]
 
 
-async def fence(session: Session, broker: Broker | None, name: str, deadline_s: float) -> bool:
+async def fence(session: Session, broker: RedisConnection | None, name: str, deadline_s: float) -> bool:
     """End the Postgres sessions and the Redis connection of the dispatcher of that name, and wait until they are ended.
 
     `broker` None: no event goes to the stream. False: Redis's ACL forbids the kill, or the name it would be found by,
@@ -39,7 +39,7 @@ async def fence(session: Session, broker: Broker | None, name: str, deadline_s: 
     return await end_connections(broker, [name], deadline_s)
 
 
-async def end_connections(broker: Broker, names: Iterable[str], deadline_s: float) -> bool:
+async def end_connections(broker: RedisConnection, names: Iterable[str], deadline_s: float) -> bool:
     """End the Redis connections of the dispatchers of these names, but for the one that asks. As in `fence`."""
     wanted = {client_name(name) for name in names}
     [clients] = await broker.send([("CLIENT", "LIST")], deadline_s)

@@ -15,8 +15,8 @@ import psycopg
 from dispatcher import __version__
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Observer, PauseChanged, Ticked
-from dispatcher.infra.database import describe, is_standby_now
-from dispatcher.infra.link import Link
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import describe, is_read_only
 from dispatcher.infra.sqlfiles import load
 
 LOOK_EVERY_S = 7.0  # while it can be rung
@@ -25,13 +25,13 @@ SAY_EVERY_S = 6.0  # pause_progress.sql takes one for alive that was heard of in
 SOON_S = 0.05  # until Postgres answered for the first time
 
 
-class Pause:
+class PauseWatcher:
     """What Postgres says, and our answer. Its fields are written by its own task, but for `_ring`."""
 
     def __init__(
         self,
         name: str,
-        links: Sequence[Link],
+        links: Sequence[ReconnectingSession],
         *,
         tick_s: float,
         listening: Callable[[], bool],
@@ -141,7 +141,7 @@ class Pause:
                 await link.broke(session, str(error))
             except psycopg.Error as error:  # a lock or a timeout: the next look may be luckier
                 self._observe(Ticked("error", 0.0, f"pause: {describe(error)}"))
-                if is_standby_now(error):
+                if is_read_only(error):
                     await link.broke(session, describe(error))
                 return None
         return None

@@ -11,7 +11,7 @@ import psycopg
 
 from dispatcher import __version__
 from dispatcher.core.errors import SessionLost, Unreachable
-from dispatcher.infra.database import Session
+from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 
 _TRIES = 20

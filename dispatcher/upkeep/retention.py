@@ -14,8 +14,8 @@ import psycopg
 
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Observer, Pruned, PruneRefused
-from dispatcher.infra.database import Session, describe
-from dispatcher.infra.link import Link
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.sqlfiles import load
 
 WINDOW = 1000  # rows looked at, and at most deleted, in one statement
@@ -69,7 +69,7 @@ class Retention:
         self._observe(Pruned(rows, copies, more))
         return more
 
-    async def run(self, link: Link) -> None:
+    async def run(self, link: ReconnectingSession) -> None:
         """Look until cancelled, several times a second while there is something to delete, else once a minute."""
         while True:
             session = await link.get()

@@ -8,7 +8,7 @@ import psycopg
 
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Observer, Surveyed
-from dispatcher.core.reading import Alive
+from dispatcher.core.process_state import RunningDispatcher
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.attention import Attention
 from dispatcher.upkeep.gauges import REST, Fetch
@@ -21,7 +21,7 @@ async def survey_once(fetch: Fetch, observe: Observer) -> None:
     """Look once and emit Surveyed. Raises SessionLost or psycopg.Error."""
     rows = await fetch(load("status_dispatchers"), None)
     alive = [
-        Alive(name, host, pid, version, started_at.timestamp())
+        RunningDispatcher(name, host, pid, version, started_at.timestamp())
         for _, name, host, pid, version, started_at in rows[:MAX_DISPATCHERS]
     ]
     observe(Surveyed(alive))

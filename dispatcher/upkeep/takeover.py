@@ -14,14 +14,14 @@ import psycopg
 
 from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.core.events import Observer, Reconciled, TakenOver, Ticked
-from dispatcher.core.outcome import Verdict
-from dispatcher.core.server import Server
-from dispatcher.infra.broker import Broker
-from dispatcher.infra.database import Session, describe, is_standby_now
-from dispatcher.infra.link import Link
+from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.core.outcome import BatchOutcomes
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import Session, describe, is_read_only
+from dispatcher.infra.redis.connection import RedisConnection
+from dispatcher.infra.redis.search import find_entries, stream_order
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import new_claim_id
-from dispatcher.stages.find import find, stream_order
 from dispatcher.stages.settle import release, settle
 from dispatcher.upkeep.fence import fence
 
@@ -44,7 +44,7 @@ class Takeover:
 
     def __init__(
         self,
-        broker: Broker | None,
+        broker: RedisConnection | None,
         *,
         stream: str,
         lease_s: float,
@@ -63,10 +63,10 @@ class Takeover:
         self._freed = freed
         self._observe = observe
         self._after: tuple[str, int] = ("-infinity", 0)
-        self._server: Server | None = None  # the run of Redis that is looked through
+        self._server: RedisIncarnation | None = None  # the run of Redis that is looked through
         self._adopted: list[Adopted] = []  # the sink went away before they were looked for
 
-    async def run(self, link: Link) -> None:
+    async def run(self, link: ReconnectingSession) -> None:
         """Look every second until cancelled; for overdue claims six times a lease, at most every second."""
         overdue_at = patient_until = 0.0
         known: Session | None = None
@@ -93,7 +93,7 @@ class Takeover:
                 Unreachable,
             ) as error:  # a lock, a timeout, the sink gone: the next second tries again
                 self._observe(Ticked("error", 0.0, f"takeover: {describe(error)}"))
-                if is_standby_now(error):
+                if is_read_only(error):
                     await link.broke(session, describe(error))
             await anyio.sleep(EVERY_S)
 
@@ -176,7 +176,7 @@ class Takeover:
         while self._adopted:
             adopted = self._adopted[0]
             found = await self._find(adopted)
-            verdict = Verdict(sent_ids=list(found), stream_ids=list(found.values()), server=self._server)
+            verdict = BatchOutcomes(sent_ids=list(found), stream_ids=list(found.values()), server=self._server)
             await settle(session, adopted.claim_id, verdict)
             await release(session, [adopted.claim_id])
             self._adopted.pop(0)
@@ -189,4 +189,4 @@ class Takeover:
             return {}  # claimed for handlers, or never by a dispatcher: a person set them
         floor = min(floors, key=stream_order)
         wanted = {event_id: row_id for row_id, event_id, floor in adopted.rows if floor is not None}
-        return await find(self._broker, self._stream, floor, wanted, self._deadline_s)
+        return await find_entries(self._broker, self._stream, floor, wanted, self._deadline_s)

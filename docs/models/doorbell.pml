@@ -1,5 +1,5 @@
 /*
- * The doorbell (triggers/doorbell.sql, dispatcher/stages/wake.py) as a Promela model: does a committed row ever wait for
+ * The doorbell (triggers/doorbell.sql, dispatcher/stages/doorbell/wake.py) as a Promela model: does a committed row ever wait for
  * the tick while a listener is up? tests/model/ is the same model in Python; read docs/architecture.md first.
  *
  *   apt-get install spin gcc
@@ -85,7 +85,7 @@ aborted:
     skip
 }
 
-/* ---- dispatcher/stages/wake.py ---- */
+/* ---- dispatcher/stages/doorbell/wake.py ---- */
 
 /* Every use of the session finds out when it broke. */
 #define USE_SESSION     if :: session[me] == broken -> goto session_lost :: else fi

@@ -1,6 +1,6 @@
 -- Who: stages/claim.py, for each batch. Index: message_outbox_due_idx, from the cursor on.
 -- A row missing from the answer: not due, held by another dispatcher, not in our share of the slots; or Postgres crashed, and what
--- it forgot was not looked for in the stream yet (upkeep/crash_audit.py): then all of them. Rows for handlers, which have no floor,
+-- it forgot was not looked for in the stream yet (upkeep/postgres_crash.py): then all of them. Rows for handlers, which have no floor,
 -- do not wait for that: they are in no stream.
 -- Times come and go in UTC: the earliest allowed is no Python time in a zone west of Greenwich, and would fail its batch for ever.
 -- The last column is the age of the latency histogram: since the event could first go out, which a replay and a schedule put off

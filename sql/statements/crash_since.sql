@@ -1,4 +1,4 @@
--- Who: upkeep/crash_audit.py, after a crash of Postgres. Index: newest_entry_pkey; message_outbox_due_idx: rare, so walking what is
+-- Who: upkeep/postgres_crash.py, after a crash of Postgres. Index: newest_entry_pkey; message_outbox_due_idx: rare, so walking what is
 -- unsettled is affordable.
 -- Answer, one row: an entry id older than any entry of a claim that was forgotten, and one older than any of a claim that was
 -- not, too. Since a failover of Redis that the note does not know of yet, entries may be older than the noted one.

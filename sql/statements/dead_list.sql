@@ -1,4 +1,4 @@
--- Who: dead_letters/find.py, for a page of dead events. Index: message_outbox_dead_idx, and message_dlq_open_key with
+-- Who: ops/dead_letters/find.py, for a page of dead events. Index: message_outbox_dead_idx, and message_dlq_open_key with
 -- message_outbox_pkey and message_outbox_event_id_key for what has no row; both from the highest id down, no further than the page.
 -- Answer, always one row: how many events the page has, and their JSON objects with commas between, those inserted last first;
 -- NULL when the objects would be larger than %(at_most)s bytes. A parameter that is NULL limits nothing; last_error '' is none.

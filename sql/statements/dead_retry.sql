@@ -1,4 +1,4 @@
--- Who: dead_letters/retry.py, for dead events by the ids of their rows and by their event_ids. Index: message_outbox_pkey,
+-- Who: ops/dead_letters/retry.py, for dead events by the ids of their rows and by their event_ids. Index: message_outbox_pkey,
 -- message_outbox_event_id_key, message_dlq_open_key.
 -- Puts rows back to be claimed as if they were new, due at once, in the order of their ids, and closes their copies.
 -- A row missing from the answer: not dead any more (replayed by somebody else, also a moment ago: the lock is waited for), or

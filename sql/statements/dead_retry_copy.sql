@@ -1,4 +1,4 @@
--- Who: dead_letters/retry.py, after dead_retry, for what that did not find. Index: message_dlq_open_key, message_dlq_event_id_idx.
+-- Who: ops/dead_letters/retry.py, after dead_retry, for what that did not find. Index: message_dlq_open_key, message_dlq_event_id_idx.
 -- Puts events whose rows were pruned back into the outbox from their open copies, with the ids and the time of occurrence they had,
 -- due at once, and closes the copies.
 -- A row missing from the answer: no open copy (replayed by somebody else, also a moment ago: the lock is waited for), or there is a

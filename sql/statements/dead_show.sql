@@ -1,4 +1,4 @@
--- Who: dead_letters/find.py, for one dead event, by the id of its row or by its event_id; the other one is NULL.
+-- Who: ops/dead_letters/find.py, for one dead event, by the id of its row or by its event_id; the other one is NULL.
 -- Index: message_outbox_pkey or message_outbox_event_id_key; message_dlq_open_key or message_dlq_event_id_idx.
 -- Answer: its JSON object; NULL when that would be larger than %(at_most)s bytes. No row: no dead event has that id.
 -- Whether an event is dead is said by its row while there is one, and by its open copy after that.

@@ -1,4 +1,4 @@
--- Who: dead_letters/find.py, for the counts of dead events. Index: message_outbox_dead_idx, and message_dlq_open_key with
+-- Who: ops/dead_letters/find.py, for the counts of dead events. Index: message_outbox_dead_idx, and message_dlq_open_key with
 -- message_outbox_pkey and message_outbox_event_id_key for what has no row. Reads every dead event, bounded by statement_timeout.
 -- Answer, always one row: how many there are, and two JSON arrays of the %(groups)s largest groups: by error, by type.
 -- A parameter that is NULL limits nothing; last_error '' is none.

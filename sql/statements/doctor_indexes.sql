@@ -1,4 +1,4 @@
--- Who: upkeep/doctor/schema.py, for `dispatcher doctor`, once. Index: the catalogue's.
+-- Who: ops/doctor/schema.py, for `dispatcher doctor`, once. Index: the catalogue's.
 -- Answer: every index of our tables, whether it is valid, its kind, and the columns it reads, in its predicate too.
 SELECT
     c.relname::text,

@@ -1,4 +1,4 @@
--- Who: upkeep/doctor/server.py, for `dispatcher doctor`, once. Index: none.
+-- Who: ops/doctor/postgres.py, for `dispatcher doctor`, once. Index: none.
 -- Answer, always one row: the version, whether it is a standby, whether it takes no writes, the role, whether autovacuum runs.
 SELECT
     current_setting('server_version'),

@@ -1,4 +1,4 @@
--- Who: upkeep/doctor/activity.py, for `dispatcher doctor`, once. Index: none, the statistics views.
+-- Who: ops/doctor/activity.py, for `dispatcher doctor`, once. Index: none, the statistics views.
 -- Answer: who keeps dead rows of this database from being removed: kind, name, user, application, state, for how many seconds (NULL:
 -- may not be seen, or has no time), transactions since. The one that holds back most first.
 SELECT h.kind, h.name, h.usename, h.application_name, h.state, h.held_s, h.transactions

@@ -1,4 +1,4 @@
--- Who: upkeep/doctor/storage.py, for `dispatcher doctor`, once. Index: the catalogue's, and the statistics.
+-- Who: ops/doctor/storage.py, for `dispatcher doctor`, once. Index: the catalogue's, and the statistics.
 -- Answer: of the outbox and its dead-letter queue: options, live and dead rows as the statistics have them, when it was last vacuumed.
 SELECT
     c.relname::text,

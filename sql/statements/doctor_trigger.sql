@@ -1,4 +1,4 @@
--- Who: upkeep/doctor/schema.py, for `dispatcher doctor`, once. Index: the catalogue's.
+-- Who: ops/doctor/schema.py, for `dispatcher doctor`, once. Index: the catalogue's.
 -- Answer: how the doorbell trigger fires ('O' and 'A': on every insert; 'D': never; 'R': in replication only), whether it waits for
 -- the commit, and the source of its function. No row: it is not installed.
 SELECT

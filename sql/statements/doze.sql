@@ -1,4 +1,4 @@
--- Who: stages/wake.py, a dispatcher that found nothing to do. Index: message_outbox_due_idx, its head.
+-- Who: stages/doorbell/wake.py, a dispatcher that found nothing to do. Index: message_outbox_due_idx, its head.
 -- Answer, always one row: who has the doorbell's key, and seconds until the earliest claimable row is due (NULL: nothing waits).
 --   asleep   we got it: writers ring from now on. The second column is older than the key: look again.
 --   writers  a writer that stays silent is committing: look again shortly.

@@ -1,4 +1,4 @@
--- Who: stages/wake.py, the look after the doorbell's key was got and the look of an idle tick.
+-- Who: stages/doorbell/wake.py, the look after the doorbell's key was got and the look of an idle tick.
 -- Index: message_outbox_due_idx, its head. Answer, always one row: seconds until the earliest claimable row is due (0 or
 -- less: now; NULL: nothing is waiting), and what share of the notification queue is in use (NULL: not asked for).
 SELECT

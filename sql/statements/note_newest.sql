@@ -1,4 +1,4 @@
--- Who: upkeep/crash_audit.py, about once a second. Index: newest_entry_pkey, unbroken_pkey, stream_server_pkey; one row each.
+-- Who: upkeep/postgres_crash.py, about once a second. Index: newest_entry_pkey, unbroken_pkey, stream_server_pkey; one row each.
 -- Notes the newest entry known (%(floor)s; NULL: none), unless an audit is due, or another data set of Redis holds the stream.
 -- Answer, always one row: false when Postgres may have forgotten claims and settles: the stream must be looked through first.
 WITH noted AS (

@@ -1,4 +1,4 @@
--- Who: upkeep/pausing.py, several times a second while a command waits; overview.py for `dispatcher status`. Index: none, a few rows,
+-- Who: ops/pause.py, several times a second while a command waits; overview.py for `dispatcher status`. Index: none, a few rows,
 -- and the lock table.
 -- Answer: the dispatchers alive, whether each is in the registry, the generation it obeys and the batches it has in hand (NULL: it never
 -- said), seconds since it last said so. Alive: its registry lock is held; or it is in no registry and was heard of lately.

@@ -1,4 +1,4 @@
--- Who: upkeep/pausing.py, for `dispatcher pause` and `resume`. Index: pause_pkey.
+-- Who: ops/pause.py, for `dispatcher pause` and `resume`. Index: pause_pkey.
 -- Switches, and rings every dispatcher once this is committed. No row: it is as wanted already.
 WITH switched AS (
     INSERT INTO messaging.pause AS p (generation, paused, changed_by, reason)

@@ -1,4 +1,4 @@
--- Who: upkeep/prune.py, for `dispatcher prune --dry-run`, once. Index: none; reads the whole table, as a person asked.
+-- Who: ops/prune.py, for `dispatcher prune --dry-run`, once. Index: none; reads the whole table, as a person asked.
 -- Answer, always one row: settled rows and dead-letter copies older than is kept, as prune_outbox.sql and prune_dlq.sql judge them.
 SELECT
     (

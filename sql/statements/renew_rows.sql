@@ -1,4 +1,4 @@
--- Who: relay/handling.py, a few times a lease, for all rows that handlers have in hand. Index: message_outbox_pkey.
+-- Who: relay/handlers/relay.py, a few times a lease, for all rows that handlers have in hand. Index: message_outbox_pkey.
 -- Renews their lease: whoever has them is alive. A row missing from the answer: the claim was lost.
 UPDATE messaging.message_outbox AS o
 SET picked_at = clock_timestamp()

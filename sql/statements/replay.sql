@@ -1,4 +1,4 @@
--- Who: upkeep/replay.py, for each batch of a replay. Index: message_outbox_pkey.
+-- Who: ops/replay.py, for each batch of a replay. Index: message_outbox_pkey.
 -- Puts sent rows back to be claimed as if they were new: all of a batch due at once, so that they go out in the order of their ids.
 -- A row missing from the answer: not sent any more (replayed by somebody else, pruned), sent again since it was found, or held by
 -- somebody who is changing it.

@@ -1,4 +1,4 @@
--- Who: upkeep/replay.py, once before a replay. Index: message_outbox_time_idx for a time range, message_outbox_event_id_key for
+-- Who: ops/replay.py, once before a replay. Index: message_outbox_time_idx for a time range, message_outbox_event_id_key for
 -- event ids; else the whole table is read, as a person asked, bounded by statement_timeout.
 -- Answer, always one row: now; when the first and the last of the sent rows that match were sent, and their ids in order (NULL: none).
 -- A parameter that is NULL limits nothing. A row marked sent by hand has no sent_at and is in no range of time.

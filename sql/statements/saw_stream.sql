@@ -1,4 +1,4 @@
--- Who: upkeep/stream_audit.py, some seconds apart, after an answer of Redis. Index: stream_server_pkey.
+-- Who: upkeep/redis_loss.py, some seconds apart, after an answer of Redis. Index: stream_server_pkey.
 -- Notes that this run of Redis still holds the stream. Answer: true, or no row: another run does.
 WITH noted AS (
     UPDATE messaging.stream_server AS s

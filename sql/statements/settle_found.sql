@@ -1,4 +1,4 @@
--- Who: upkeep/crash_audit.py, for each page of the stream after a crash of Postgres. Index:
+-- Who: upkeep/postgres_crash.py, for each page of the stream after a crash of Postgres. Index:
 -- message_outbox_event_id_key.
 -- Settles rows as sent whose entry is newer than what they say: than the floor of their claim, or than %(since_id)s when their claim was
 -- forgotten. A row that is replayed keeps what it says, or its old entry is older than that: it goes out again.

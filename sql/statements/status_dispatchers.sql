@@ -1,4 +1,4 @@
--- Who: upkeep/overview.py, for `dispatcher status`, once. Index: none; a few rows, and the lock table.
+-- Who: ops/status.py, for `dispatcher status`, once. Index: none; a few rows, and the lock table.
 -- Answer: the dispatchers that run, by their session lock (1869968483, id). No row: none runs; a registry row whose lock nobody
 -- holds belongs to the dead.
 SELECT d.id, d.name, d.host, d.pid, d.version, d.started_at

@@ -1,4 +1,4 @@
--- Who: upkeep/overview.py, for `dispatcher status`, once. Index: the catalogue's.
+-- Who: ops/status.py, for `dispatcher status`, once. Index: the catalogue's.
 -- Answer: how the doorbell trigger fires; 'D' is disabled. No row: it is not installed.
 SELECT t.tgenabled::text
 FROM pg_trigger AS t

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from dispatcher.embedded import EmbeddedPostgres
-from dispatcher.infra.migrations import migrate
+from dispatcher.infra.postgres.migrations import migrate
 from tests.faults.conftest import ROLES, StartWorld
 from tests.faults.harness import RELAY
 from tests.faults.harness_wait import until

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dispatcher.core.events import BackpressureChanged, Claimed, Settled
-from dispatcher.infra.broker import Broker, BrokerTarget
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.upkeep.backpressure import Backpressure
 from tests.faults.harness_wait import until
 from tests.fixtures.rows import STREAM, insert_events, statuses
@@ -92,9 +92,9 @@ async def test_a_large_maxlen_does_not_cut_batches(dispatcher, redis, db):
 
 
 @pytest.fixture
-async def broker(redis_url: str) -> AsyncIterator[Broker]:
-    broker = Broker(
-        BrokerTarget.parse(redis_url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda _: None
+async def broker(redis_url: str) -> AsyncIterator[RedisConnection]:
+    broker = RedisConnection(
+        RedisTarget.parse(redis_url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda _: None
     )
     await broker.connect()
     yield broker

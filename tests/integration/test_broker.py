@@ -9,10 +9,10 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.core.decide import NoReply, NotSent, Refused
-from dispatcher.infra.broker import Broker, BrokerTarget
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from tests.fixtures.rows import STREAM
 
-MakeBroker = Callable[..., Broker]
+MakeBroker = Callable[..., RedisConnection]
 
 
 class Losses:
@@ -39,11 +39,11 @@ def losses() -> Losses:
 
 @pytest.fixture
 async def make_broker(losses: Losses) -> AsyncIterator[MakeBroker]:
-    made: list[Broker] = []
+    made: list[RedisConnection] = []
 
-    def make(url: str, *, name: str = "test", timeout_s: float = 30.0) -> Broker:
-        target = BrokerTarget.parse(url)
-        made.append(Broker(target, name=name, stream=STREAM, connect_timeout_s=timeout_s, on_lost=losses))
+    def make(url: str, *, name: str = "test", timeout_s: float = 30.0) -> RedisConnection:
+        target = RedisTarget.parse(url)
+        made.append(RedisConnection(target, name=name, stream=STREAM, connect_timeout_s=timeout_s, on_lost=losses))
         return made[-1]
 
     yield make
@@ -159,7 +159,7 @@ async def test_what_the_last_connection_left_behind_is_never_applied(make_broker
     lost = broker.send([xadd(n) for n in range(100)], 0.1)
     assert set(await lost) == {NoReply("no reply within 0.1 s")}
     [before] = await ours(redis)  # the server has not noticed
-    broker._target = BrokerTarget.parse(redis_url)  # the network is whole again, on another way
+    broker._target = RedisTarget.parse(redis_url)  # the network is whole again, on another way
     await broker.connect()
     [after] = await ours(redis)
     assert after != before

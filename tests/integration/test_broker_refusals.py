@@ -15,16 +15,16 @@ from anyio.streams.tls import TLSListener
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.embedded import free_port
-from dispatcher.infra import broker as broker_module
-from dispatcher.infra.broker import Broker, BrokerTarget
+from dispatcher.infra.redis import connection as broker_module
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from tests.fixtures.rows import STREAM
 
 PASSWORD = "s3cr3t-Wort"
 
 
-def broker(url: str, timeout_s: float = 30.0) -> Broker:
-    target = BrokerTarget.parse(url)
-    return Broker(target, name="test", stream=STREAM, connect_timeout_s=timeout_s, on_lost=lambda why: None)
+def broker(url: str, timeout_s: float = 30.0) -> RedisConnection:
+    target = RedisTarget.parse(url)
+    return RedisConnection(target, name="test", stream=STREAM, connect_timeout_s=timeout_s, on_lost=lambda why: None)
 
 
 async def refusal(url: str, kind: type[DispatcherError] = Misconfigured, timeout_s: float = 30.0) -> str:
@@ -111,13 +111,13 @@ async def test_something_else_listens_there(database_url):
 )
 def test_what_is_no_url(url):
     with pytest.raises(Misconfigured, match="REDIS_URL cannot be read") as caught:
-        BrokerTarget.parse(url)
+        RedisTarget.parse(url)
     assert PASSWORD not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", [f"redis://u:{PASSWORD}@h:1/2", f"rediss://u:{PASSWORD}@h:1/2"])
 def test_a_target_does_not_show_its_password(url):
-    target = BrokerTarget.parse(url)
+    target = RedisTarget.parse(url)
     assert (target.password, target.address()) == (PASSWORD, "h:1/2")
     assert PASSWORD not in repr(target)
 

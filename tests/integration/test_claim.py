@@ -10,9 +10,9 @@ from anyio import create_task_group
 
 from dispatcher.core.entry import EntryFormat
 from dispatcher.core.row import Batch
-from dispatcher.infra.database import Session, Target, connect
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages.claim import FROM_THE_START, Keyset, Share, claim, last_key, new_claim_id
+from dispatcher.stages.claim import FROM_THE_START, ClaimKey, EventTypeFilter, claim, last_key, new_claim_id
 from tests.fixtures.rows import insert_events, read_table, statuses
 
 OpenSession = Callable[[], Awaitable[Session]]
@@ -24,7 +24,7 @@ async def open_session(database_url: str) -> AsyncIterator[OpenSession]:
     sessions: list[Session] = []
 
     async def open_one() -> Session:
-        sessions.append(await connect(Target(database_url, "test"), "lane"))
+        sessions.append(await connect(PostgresTarget(database_url, "test"), "lane"))
         return sessions[-1]
 
     yield open_one
@@ -37,7 +37,7 @@ async def session(open_session: OpenSession) -> Session:
     return await open_session()
 
 
-async def take(session: Session, limit: int = 100, *, after: Keyset = FROM_THE_START, slots: int = 256, **rest):
+async def take(session: Session, limit: int = 100, *, after: ClaimKey = FROM_THE_START, slots: int = 256, **rest):
     return await claim(
         session,
         claim_id=new_claim_id(),
@@ -132,7 +132,7 @@ async def test_the_time_can_be_given(session, db):
     assert (await read_table(db))[0]["picked_at"] == NOW
 
 
-@pytest.mark.parametrize("share", [None, Share(["order.created"], handled=True)])
+@pytest.mark.parametrize("share", [None, EventTypeFilter(["order.created"], handled=True)])
 async def test_an_age_counts_from_when_the_event_could_first_go_out(session, db, share):
     def ago(seconds: int) -> datetime:
         return NOW - timedelta(seconds=seconds)
@@ -174,7 +174,7 @@ async def test_a_share_of_the_slots_is_the_same_rows_for_everybody(session, db):
 async def test_a_cursor_skips_what_stands_before_it_and_the_start_finds_late_commits(session, db):
     rows = await insert_events(db, 4, next_run_at=NOW)
     first = await take(session, 2)
-    assert last_key(first) == Keyset(NOW.replace(tzinfo=None), rows[1])
+    assert last_key(first) == ClaimKey(NOW.replace(tzinfo=None), rows[1])
     [late] = await insert_events(db, next_run_at=NOW - timedelta(seconds=1))
     assert ids(await take(session, after=last_key(first))) == rows[2:]
     assert ids(await take(session, after=last_key(first))) == []

@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from dispatcher.client.consumer import AsyncConsumer, Consumer, Group, Received
-from dispatcher.client.seen import AsyncRedisSeen, RedisSeen
+from dispatcher.client.dedup import AsyncRedisDedupStore, RedisDedupStore
 from tests.faults.harness_wait import until
 from tests.fixtures.proxy import StartProxy
 from tests.fixtures.redis import StartValkey
@@ -87,12 +87,12 @@ async def consuming(
         if kind == "blocking":
             blocking = sync.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **client)
             stack.callback(blocking.close)
-            store = RedisSeen(blocking, GROUP) if seen else None
+            store = RedisDedupStore(blocking, GROUP) if seen else None
             consumer = Consumer(blocking, settings, seen=store, outages=(Away,))
         else:
             turning = aio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **client)
             stack.push_async_callback(turning.aclose)
-            async_store = AsyncRedisSeen(turning, GROUP) if seen else None
+            async_store = AsyncRedisDedupStore(turning, GROUP) if seen else None
             consumer = AsyncConsumer(turning, settings, seen=async_store, outages=(Away,))
         running = Running(consumer, behave)
         try:

@@ -1,4 +1,4 @@
-"""dispatcher.client.handled: an event is done once, in the transaction that does the work, with every library alike."""
+"""dispatcher.client.inbox: an event is done once, in the transaction that does the work, with every library alike."""
 
 import threading
 import uuid
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from dispatcher.client import NoTransaction, django, sqlalchemy
-from dispatcher.client.handled import create_table, first_time, first_time_async, forget
+from dispatcher.client.inbox import create_table, first_time, first_time_async, forget
 
 EVENT = uuid.uuid4()
 pytestmark = pytest.mark.one_version

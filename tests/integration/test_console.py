@@ -11,11 +11,11 @@ from playwright.async_api import Page, expect
 from prometheus_client import CollectorRegistry
 
 from dispatcher.core import events
-from dispatcher.core.reading import Alive
-from dispatcher.service.console import Console
+from dispatcher.core.process_state import RunningDispatcher
+from dispatcher.service.console_routes import ConsoleState
 from dispatcher.settings import Settings
 from dispatcher.sidecar import app
-from dispatcher.sidecar.guard import Guard
+from dispatcher.sidecar.access import AccessControl
 from dispatcher.telemetry.latency import LatencyHistogram
 from tests.fixtures.browser import OpenPage
 from tests.fixtures.page_checks import CONTRAST, SMALL, UNNAMED, WIDE
@@ -29,12 +29,12 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobil
 class Fed:
     """A console without a dispatcher: the test says what happens."""
 
-    console: Console
+    console: ConsoleState
     latency: LatencyHistogram
     url: str = ""
     now: float = field(default_factory=time.time)
 
-    def say(self, *happened: events.Event) -> None:
+    def say(self, *happened: events.TelemetryEvent) -> None:
         for event in happened:
             if isinstance(event, events.Published):
                 self.latency.observe(event.ages_s)
@@ -48,7 +48,10 @@ class Fed:
             events.Published(100, [0.002] * 100, 0.01),
             events.Sampled(7, 0.25, 0.0, 900, {"billing": 40, MARKUP: 3}, None, 0),
             events.Surveyed(
-                [Alive("host-1-cafe", "h", 1, "0.1.0", time.time() - 60), Alive(MARKUP, "h", 2, "0.1.0", 0)]
+                [
+                    RunningDispatcher("host-1-cafe", "h", 1, "0.1.0", time.time() - 60),
+                    RunningDispatcher(MARKUP, "h", 2, "0.1.0", 0),
+                ]
             ),
         )
         self.now += 2.0
@@ -60,8 +63,8 @@ async def fed(*, token: str | None = None, listens_on: str = "127.0.0.1") -> Asy
     """A console over real HTTP."""
     latency = LatencyHistogram("x", "x")
     settings = Settings(database_url="postgresql:///app", redis_url="redis://localhost", stream_maxlen=1000)
-    ours = Fed(Console(settings, latency.snapshot), latency)
-    guard = Guard(token=lambda: token, listens_on=listens_on)
+    ours = Fed(ConsoleState(settings, latency.snapshot), latency)
+    guard = AccessControl(token=lambda: token, listens_on=listens_on)
     site = app.build(lambda: None, CollectorRegistry(), guard=guard, routes=ours.console.routes)
 
     async def serving(*, task_status: TaskStatus[int]) -> None:

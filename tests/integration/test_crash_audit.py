@@ -16,12 +16,12 @@ from redis.asyncio import Redis
 
 from dispatcher.core.errors import Unreachable
 from dispatcher.core.events import CrashAudited
-from dispatcher.core.server import Server
-from dispatcher.infra.broker import Broker, BrokerTarget, client_name
-from dispatcher.infra.database import Session, Target, connect
-from dispatcher.infra.migrations import migrate
+from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.infra.postgres.migrations import migrate
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, client_name
 from dispatcher.stages.claim import claim, new_claim_id
-from dispatcher.upkeep.crash_audit import CrashAudit
+from dispatcher.upkeep.postgres_crash import PostgresCrashAudit
 from tests.faults.harness_wait import until
 from tests.fixtures.postgres import StartPostgres
 from tests.fixtures.proxy import StartProxy
@@ -30,7 +30,7 @@ from tests.fixtures.running import StartDispatcher
 from tests.fixtures.tap import Tap
 
 Db = psycopg.AsyncConnection[Any]
-Make = Callable[..., Awaitable[CrashAudit]]
+Make = Callable[..., Awaitable[PostgresCrashAudit]]
 FORGET = "DELETE FROM messaging.unbroken"
 NEW = "UPDATE messaging.message_outbox SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, "
 CLAIM_FORGOTTEN = NEW + "sent_at = NULL, stream_id = NULL"
@@ -38,7 +38,7 @@ CLAIM_FORGOTTEN = NEW + "sent_at = NULL, stream_id = NULL"
 
 @pytest.fixture
 async def session(database_url: str) -> AsyncIterator[Session]:
-    session = await connect(Target(database_url, "cafe0000 us"), "upkeep")
+    session = await connect(PostgresTarget(database_url, "cafe0000 us"), "upkeep")
     yield session
     await session.close()
 
@@ -46,20 +46,22 @@ async def session(database_url: str) -> AsyncIterator[Session]:
 @pytest.fixture
 async def make(redis_url: str, tap: Tap) -> AsyncIterator[Make]:
     """Makes an audit, its publisher connected."""
-    brokers: list[Broker] = []
+    brokers: list[RedisConnection] = []
 
-    async def verify(broker: Broker) -> Server:
-        return Server(STREAM)
+    async def verify(broker: RedisConnection) -> RedisIncarnation:
+        return RedisIncarnation(STREAM)
 
-    async def made(url: str = redis_url, deadline_s: float = 60.0) -> CrashAudit:
+    async def made(url: str = redis_url, deadline_s: float = 60.0) -> PostgresCrashAudit:
         publisher, looker = (
-            Broker(BrokerTarget.parse(url), name=name, stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None)
+            RedisConnection(
+                RedisTarget.parse(url), name=name, stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+            )
             for name in ("us", "look-us")
         )
         brokers.extend((publisher, looker))
         await publisher.connect()
-        publisher.server = Server(STREAM)
-        return CrashAudit(
+        publisher.server = RedisIncarnation(STREAM)
+        return PostgresCrashAudit(
             STREAM,
             publisher=publisher,
             looker=looker,
@@ -157,7 +159,7 @@ async def test_after_a_failover_that_the_note_does_not_know(
     """The new Redis's clock is behind: its entries are older than the note."""
     await insert_events(db, 2)
     audit = await make()
-    audit._publisher.server = Server(STREAM, "run a", "data a")
+    audit._publisher.server = RedisIncarnation(STREAM, "run a", "data a")
     audit._publisher.floor = "5000-0"
     assert await audit.note(session)
     await db.execute(
@@ -169,7 +171,7 @@ async def test_after_a_failover_that_the_note_does_not_know(
     await db.execute(FORGET)
     await audit.audit(session)
     assert await statuses(db) == {"sent": 2}
-    audit._publisher.server = Server(STREAM, "run b", "data b")
+    audit._publisher.server = RedisIncarnation(STREAM, "run b", "data b")
     audit._publisher.floor = "1001-0"
     assert await audit.note(session)
     rows = await session.fetch("SELECT stream_id, replid FROM messaging.newest_entry")
@@ -213,7 +215,7 @@ async def test_a_look_that_fails_lets_nobody_claim(
 
 
 async def test_one_at_a_time(session: Session, make: Make, database_url: str, db: Db, tap: Tap) -> None:
-    rival = await connect(Target(database_url, "beef0000 rival"), "upkeep")
+    rival = await connect(PostgresTarget(database_url, "beef0000 rival"), "upkeep")
     await db.execute(FORGET)
     await rival.fetch("SELECT pg_advisory_lock(1869968482, 5)")
     audit = await make()

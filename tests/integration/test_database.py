@@ -8,14 +8,14 @@ import pytest
 from psycopg import sql
 
 from dispatcher.core.errors import Misconfigured, SessionLost
-from dispatcher.infra.database import Session, Target, connect, describe
-from dispatcher.service.reach import Reach
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
+from dispatcher.service.targets import PostgresTargets
 from dispatcher.settings import Settings
 
 
 @pytest.fixture
 async def session(database_url: str) -> AsyncIterator[Session]:
-    session = await connect(Target(database_url, "test"), "lane")
+    session = await connect(PostgresTarget(database_url, "test"), "lane")
     yield session
     await session.close()
 
@@ -52,7 +52,7 @@ async def test_it_has_the_settings_that_claims_rely_on(session):
 
 
 async def test_options_of_the_users_own_are_kept(database_url):
-    session = await connect(Target(f"{database_url}?options=-c%20work_mem%3D7MB", "test"), "lane")
+    session = await connect(PostgresTarget(f"{database_url}?options=-c%20work_mem%3D7MB", "test"), "lane")
     assert await session.fetch("SHOW work_mem") == [("7MB",)]
     assert await session.fetch("SHOW synchronous_commit") == [("off",)]
     await session.close()
@@ -77,7 +77,7 @@ async def test_what_the_database_was_given_does_not_count(database_url, db):
         datestyle="SQL, DMY",
         timezone="Asia/Kolkata",
     )
-    session = await connect(Target(database_url, "test"), "lane")
+    session = await connect(PostgresTarget(database_url, "test"), "lane")
     assert await session.fetch("SHOW transaction_isolation") == [("read committed",)]
     assert await session.fetch("SHOW idle_session_timeout") == [("0",)]
     # India's abbreviation is read as Israel's.
@@ -89,12 +89,12 @@ async def test_what_the_database_was_given_does_not_count(database_url, db):
 
 async def test_behind_a_pooler_another_isolation_level_is_told(database_url, db):
     """Only there it cannot be set for a session."""
-    reach = Reach(Settings.load({"DATABASE_URL": database_url, "REDIS_URL": "redis://localhost"}, {}), "test")
+    reach = PostgresTargets(Settings.load({"DATABASE_URL": database_url, "REDIS_URL": "redis://localhost"}, {}), "test")
     await give(db, default_transaction_isolation="repeatable read")
-    direct = await connect(Target(database_url, "test"), "lane")
+    direct = await connect(PostgresTarget(database_url, "test"), "lane")
     await reach.check(direct)
     await direct.close()
-    pooled = await connect(Target(database_url, "test", pooled=True), "lane")
+    pooled = await connect(PostgresTarget(database_url, "test", pooled=True), "lane")
     with pytest.raises(Misconfigured, match="default_transaction_isolation 'repeatable read'"):
         await reach.check(pooled)
     await pooled.close()
@@ -125,7 +125,7 @@ async def test_a_statement_that_another_task_runs_is_waited_for_not_mixed(sessio
 
 
 async def test_the_server_ends_a_statement_that_takes_too_long(database_url):
-    session = await connect(Target(database_url, "test", query_timeout_s=1.0), "lane")
+    session = await connect(PostgresTarget(database_url, "test", query_timeout_s=1.0), "lane")
     with pytest.raises(psycopg.errors.QueryCanceled):
         await session.fetch("SELECT pg_sleep(30)")
     assert await session.fetch("SELECT 1") == [(1,)]
@@ -135,7 +135,7 @@ async def test_the_server_ends_a_statement_that_takes_too_long(database_url):
 @pytest.mark.parametrize("how", ["fetch", "script"])
 async def test_a_network_that_swallows_everything_ends_a_statement(database_url, proxy, db, monkeypatch, how):
     through = await proxy(database_url)
-    session = await connect(Target(through.via(database_url), "test"), "lane")
+    session = await connect(PostgresTarget(through.via(database_url), "test"), "lane")
     monkeypatch.setattr(session, "_deadline_s", 0.1)  # in production two seconds more than the server's own
     through.stall()
     with pytest.raises(SessionLost):
@@ -147,7 +147,7 @@ async def test_a_network_that_swallows_everything_ends_a_statement(database_url,
 @pytest.mark.parametrize("reset", [False, True])
 async def test_a_broken_connection_is_a_lost_session_then_and_after(database_url, proxy, reset):
     through = await proxy(database_url)
-    session = await connect(Target(through.via(database_url), "test"), "lane")
+    session = await connect(PostgresTarget(through.via(database_url), "test"), "lane")
     through.cut(reset=reset)
     for _ in range(2):
         with pytest.raises(SessionLost):
@@ -203,7 +203,7 @@ async def test_notifications_arrive_and_waiting_for_them_may_be_cancelled(sessio
 
 
 async def test_closing_leaves_no_connection_behind(database_url, db):
-    opened = [await connect(Target(database_url, "test"), "lane") for _ in range(5)]
+    opened = [await connect(PostgresTarget(database_url, "test"), "lane") for _ in range(5)]
     assert await sessions_there(db) == 5
     for each in opened:
         await each.close()

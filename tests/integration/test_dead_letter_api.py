@@ -12,9 +12,9 @@ import pytest
 
 from dispatcher.core.events import DeadRetried, Published, Stopped
 from dispatcher.embedded import free_port
-from dispatcher.infra import on_demand
-from dispatcher.service import reach
-from dispatcher.sidecar import asked
+from dispatcher.infra.postgres import lazy as on_demand
+from dispatcher.service import targets as reach
+from dispatcher.sidecar import params as asked
 from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
 from tests.integration.test_dead_letters import bury, prune
 

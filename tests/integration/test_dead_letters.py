@@ -8,12 +8,12 @@ import anyio
 import psycopg
 import pytest
 
-from dispatcher.dead_letters import find
-from dispatcher.dead_letters.find import Filter, TooLarge, count, find_one, find_page
-from dispatcher.dead_letters.identity import LARGEST, parse
-from dispatcher.dead_letters.retry import retry
-from dispatcher.infra.database import Session, Target, connect
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.infra.sqlfiles import load
+from dispatcher.ops.dead_letters import find
+from dispatcher.ops.dead_letters.find import Filter, TooLarge, count, find_one, find_page
+from dispatcher.ops.dead_letters.identity import LARGEST, parse
+from dispatcher.ops.dead_letters.retry import retry
 from tests.fixtures.rows import insert_events, read_table, statuses
 
 pytestmark = pytest.mark.one_version
@@ -22,7 +22,7 @@ ALL = Filter()
 
 @pytest.fixture
 async def session(database_url: str):
-    session = await connect(Target(database_url, "test", query_timeout_s=20.0), "api")
+    session = await connect(PostgresTarget(database_url, "test", query_timeout_s=20.0), "api")
     yield session
     await session.close()
 
@@ -242,7 +242,7 @@ async def test_two_clicks_at_once_are_one_replay(database_url, db):
     done: list[int] = []
 
     async def click(names: list[Any]) -> None:
-        session = await connect(Target(database_url, "test"), "api")
+        session = await connect(PostgresTarget(database_url, "test"), "api")
         done.extend((await retry(session.fetch, names)).ids)
         await session.close()
 
@@ -261,7 +261,7 @@ async def test_a_click_waits_for_the_one_before_it(database_url, session, db, pr
     await bury(db, [row_id])
     if pruned:
         await prune(db)
-    other = await connect(Target(database_url, "test"), "api")
+    other = await connect(PostgresTarget(database_url, "test"), "api")
     await other.fetch("BEGIN")
     assert (await retry(other.fetch, [row_id])).ids == (row_id,)
     found: list[tuple[int, ...]] = []

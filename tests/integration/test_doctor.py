@@ -20,11 +20,11 @@ from dispatcher.commands.doctor import show
 from dispatcher.core.decide import Refused
 from dispatcher.core.finding import Finding, bad
 from dispatcher.embedded import EmbeddedValkey, free_port
-from dispatcher.infra.database import Target
-from dispatcher.infra.migrations import migrate
-from dispatcher.upkeep.doctor import Wanted, clocks, examine, listening, redis_durability, storage
-from dispatcher.upkeep.doctor import redis as redis_server
-from dispatcher.upkeep.doctor.clocks import judge
+from dispatcher.infra.postgres.migrations import migrate
+from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.ops.doctor import Examination, clocks, examine, listening, redis_durability, storage
+from dispatcher.ops.doctor import redis as redis_server
+from dispatcher.ops.doctor.clocks import judge
 from tests.faults.harness_pgwire import LoseNotifications
 from tests.faults.harness_wait import until
 from tests.fixtures.command import RunCommand
@@ -70,9 +70,9 @@ def look(shared_url: str, redis_url: str) -> Examine:
     async def run(
         database: str = shared_url, redis: str = redis_url, *, listen: str | None = None, **wanted: Any
     ) -> dict[str, Finding]:
-        target = Target(database, "dispatcher", connect_timeout_s=30.0, query_timeout_s=30.0)
-        listening = Target(listen or database, "dispatcher", connect_timeout_s=30.0, query_timeout_s=30.0)
-        findings = await examine(Wanted(target, listening, redis, wanted.pop("stream", STREAM), 100, **wanted))
+        target = PostgresTarget(database, "dispatcher", connect_timeout_s=30.0, query_timeout_s=30.0)
+        listening = PostgresTarget(listen or database, "dispatcher", connect_timeout_s=30.0, query_timeout_s=30.0)
+        findings = await examine(Examination(target, listening, redis, wanted.pop("stream", STREAM), 100, **wanted))
         return {finding.check: finding for finding in reversed(findings)}
 
     return run
@@ -488,7 +488,7 @@ async def test_rights_in_redis(denied: str, check: str, level: str, words: str, 
 
 
 def test_only_the_refusal_of_that_very_entry_shows_that_entries_are_taken() -> None:
-    refused = redis_server.Facts({}, {"XADD": Refused("CLUSTERDOWN Hash slot not served")}, None)
+    refused = redis_server.RedisFacts({}, {"XADD": Refused("CLUSTERDOWN Hash slot not served")}, None)
     found = redis_server._entries(refused, STREAM)
     assert (found.level, found.found) == ("bad", "it takes no entry: CLUSTERDOWN")
 

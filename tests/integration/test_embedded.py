@@ -21,7 +21,7 @@ import redis as redis_sync
 
 from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey, folders, free_port, install
-from dispatcher.embedded.child import children_of
+from dispatcher.embedded.process import children_of
 from tests.fixtures.postgres import StartPostgres
 from tests.fixtures.redis import StartValkey
 

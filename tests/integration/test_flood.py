@@ -9,14 +9,15 @@ import pytest
 from anyio.abc import SocketStream
 from prometheus_client import CollectorRegistry
 
-from dispatcher.sidecar import door, pace
+from dispatcher.sidecar import connections as door
+from dispatcher.sidecar import rate_limit as pace
+from dispatcher.sidecar.access import AccessControl
 from dispatcher.sidecar.app import build
-from dispatcher.sidecar.guard import Guard
 from tests.fixtures.http import port_of, served
 
 
 def site() -> AbstractAsyncContextManager[aiohttp.ClientSession]:
-    return served(build(lambda: None, CollectorRegistry(), guard=Guard(listens_on="127.0.0.1")))
+    return served(build(lambda: None, CollectorRegistry(), guard=AccessControl(listens_on="127.0.0.1")))
 
 
 async def status(client: aiohttp.ClientSession, path: str) -> int:

@@ -11,19 +11,19 @@ import pytest
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.breaker import Breaker
-from dispatcher.core.decide import RetryPolicy, judge
+from dispatcher.core.decide import RetryPolicy, decide_batch
 from dispatcher.core.entry import EntryFormat
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.events import BreakerChanged, Reconciled
-from dispatcher.core.outcome import Verdict
+from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch, ClaimedRow
-from dispatcher.infra.broker import Broker, BrokerTarget
-from dispatcher.stages.gate import Gate
-from dispatcher.stages.publish import answers, send
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
+from dispatcher.relay.stream.gate import SinkGate
+from dispatcher.stages.publish import replies_of, send
 from tests.fixtures.rows import STREAM, read_stream
 from tests.fixtures.tap import Tap
 
-MakeGate = Callable[..., Gate]
+MakeGate = Callable[..., SinkGate]
 POLICY = RetryPolicy(10, Backoff(0.25, 60.0))
 ENTRY = EntryFormat(STREAM, 1_000_000, 100_000)
 THEN = datetime(2025, 2, 3)
@@ -34,12 +34,14 @@ QUICK = Backoff(0.01, 0.02)
 async def make_gate(tap: Tap) -> AsyncIterator[MakeGate]:
     async with AsyncExitStack() as stack:
 
-        def make(url: str, backoff: Backoff | None = None) -> Gate:
-            target = BrokerTarget.parse(url)
-            broker = Broker(target, name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None)
+        def make(url: str, backoff: Backoff | None = None) -> SinkGate:
+            target = RedisTarget.parse(url)
+            broker = RedisConnection(
+                target, name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+            )
             stack.callback(broker.close)
             breaker = Breaker(backoff or QUICK, Random(1))
-            return Gate(broker, breaker, stream=STREAM, timeout_s=60.0, observe=tap)
+            return SinkGate(broker, breaker, stream=STREAM, timeout_s=60.0, observe=tap)
 
         yield make
 
@@ -54,15 +56,15 @@ def batch(claimed: list[ClaimedRow], floor: str = "0-0") -> Batch:
     return Batch("c", claimed, floor, 0.0)
 
 
-async def publish(gate: Gate, claimed: list[ClaimedRow], deadline_s: float = 5.0) -> Verdict:
+async def publish(gate: SinkGate, claimed: list[ClaimedRow], deadline_s: float = 5.0) -> BatchOutcomes:
     """Publish them and let the gate learn from the verdict."""
-    replies = await answers(send(gate.broker, ENTRY, batch(claimed), deadline_s))
-    verdict = judge(claimed, replies, POLICY, Random(1))
+    replies = await replies_of(send(gate.broker, ENTRY, batch(claimed), deadline_s))
+    verdict = decide_batch(claimed, replies, POLICY, Random(1))
     gate.note(verdict)
     return verdict
 
 
-async def opened(gate: Gate) -> None:
+async def opened(gate: SinkGate) -> None:
     """Wait until something may be sent."""
     with anyio.fail_after(60):
         while not await gate.open():
@@ -133,7 +135,7 @@ async def test_redis_killed_and_started_again(make_gate, own_valkey, tap):
     await gate.broker.send([("CLIENT", "PAUSE", "60000", "WRITE")], 5.0)
     pending = send(gate.broker, ENTRY, batch(claimed := rows(2)), 30.0)
     server.crash()
-    gate.note(verdict := judge(claimed, await answers(pending), POLICY, Random(1)))
+    gate.note(verdict := decide_batch(claimed, await replies_of(pending), POLICY, Random(1)))
     assert verdict.unknown == [0, 1]
     assert (await tap.next(BreakerChanged)).state == "open"
     for _ in range(3):
@@ -192,7 +194,7 @@ async def test_entries_whose_reply_was_lost_are_found_and_the_rest_goes_back(mak
     held = await publish(gate, claimed[3:], 0.1)
     await through.restore()
     await opened(gate)
-    verdict = Verdict(unknown=applied.unknown + held.unknown)
+    verdict = BatchOutcomes(unknown=applied.unknown + held.unknown)
     assert await gate.reconcile(batch(claimed), verdict)
     entries = {entry["event_id"]: entry["stream_id"] for entry in await read_stream(redis)}
     found = [each for each in claimed if each.event_id in entries]

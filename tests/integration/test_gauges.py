@@ -15,10 +15,11 @@ from redis.retry import Retry
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Sampled
 from dispatcher.embedded import free_port
-from dispatcher.infra.database import Session, Target, connect
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.redis.info import GroupInfo, StreamInfo, group_lag, read_stream_info
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep import gauges
-from dispatcher.upkeep.gauges import Group, Stream, lag_of, look_at_stream, run, sample_once
+from dispatcher.upkeep.gauges import run, sample_once
 from tests.fixtures.rows import STREAM, insert_events
 from tests.fixtures.tap import Tap
 
@@ -28,7 +29,7 @@ NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 
 @pytest.fixture
 async def session(database_url: str) -> AsyncIterator[Session]:
-    session = await connect(Target(database_url, "dispatcher"), "gauges")
+    session = await connect(PostgresTarget(database_url, "dispatcher"), "gauges")
     yield session
     await session.close()
 
@@ -107,8 +108,8 @@ async def test_the_length_and_what_each_group_has_to_read(session, redis, tap):
     await redis.xreadgroup("behind", "c", {STREAM: ">"}, count=4)
     seen = await sample(session, redis, tap)
     assert (seen.stream_length, seen.group_lag) == (10, {"behind": 6, "there": 0})
-    stream = await look_at_stream(redis, STREAM)
-    assert stream == Stream(10, (Group("behind", 6, 4, 1), Group("there", 0, 0, 0)))
+    stream = await read_stream_info(redis, STREAM)
+    assert stream == StreamInfo(10, (GroupInfo("behind", 6, 4, 1), GroupInfo("there", 0, 0, 0)))
 
 
 async def test_a_group_whose_lag_the_server_cannot_tell(session, redis, tap):
@@ -128,7 +129,7 @@ async def test_names_and_ids_are_read_from_a_client_that_does_not_decode(redis_u
     await redis.xadd(STREAM, {"n": 1}, id="5-3")
     await redis.xgroup_create(STREAM, "größe", "5-2")
     async with Redis.from_url(redis_url) as raw:
-        assert await look_at_stream(raw, STREAM) == Stream(2, (Group("größe", 2, 0, 0),))
+        assert await read_stream_info(raw, STREAM) == StreamInfo(2, (GroupInfo("größe", 2, 0, 0),))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ async def test_names_and_ids_are_read_from_a_client_that_does_not_decode(redis_u
     ],
 )
 def test_lag(group, stream, lag):
-    assert lag_of(group, stream) == lag
+    assert group_lag(group, stream) == lag
 
 
 async def test_the_groups_are_a_bounded_number(session, redis, tap, monkeypatch):

@@ -8,9 +8,9 @@ from aiohttp import ClientSession, web
 from prometheus_client import CollectorRegistry
 
 from dispatcher.core.errors import Misconfigured
-from dispatcher.sidecar import guard
+from dispatcher.sidecar import access as guard
+from dispatcher.sidecar.access import OFF, AccessControl
 from dispatcher.sidecar.app import build
-from dispatcher.sidecar.guard import OFF, Guard
 from tests.fixtures.http import port_of, served
 
 TOKEN = {"Authorization": "Bearer s3cret"}
@@ -25,7 +25,7 @@ def site(**options: Any) -> AbstractAsyncContextManager[ClientSession]:
         return web.Response(text="shell", headers={"Content-Security-Policy": CSP})
 
     routes = [web.get("/api/thing", said), web.post("/api/thing", said), web.get("/", page)]
-    return served(build(lambda: None, CollectorRegistry(), guard=Guard(**options), routes=routes))
+    return served(build(lambda: None, CollectorRegistry(), guard=AccessControl(**options), routes=routes))
 
 
 async def asked(client, path="/api/thing", method="GET", **headers: str) -> int:

@@ -12,11 +12,11 @@ import pytest
 from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
 from dispatcher.core.events import DatabaseChanged
 from dispatcher.embedded import free_port
-from dispatcher.infra.database import Session, Target
-from dispatcher.infra.link import Link
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import PostgresTarget, Session
 from tests.fixtures.tap import Tap
 
-Kept = Callable[..., AbstractAsyncContextManager[Link]]
+Kept = Callable[..., AbstractAsyncContextManager[ReconnectingSession]]
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def kept(database_url: str, tap: Tap) -> Kept:
     """`async with kept() as link:` a link that is being kept; its changes go to the tap as DatabaseChanged."""
 
     @asynccontextmanager
-    async def keep(url: str = database_url, **options: Any) -> AsyncIterator[Link]:
-        link = Link(
-            Target(url, "test", connect_timeout_s=30.0),
+    async def keep(url: str = database_url, **options: Any) -> AsyncIterator[ReconnectingSession]:
+        link = ReconnectingSession(
+            PostgresTarget(url, "test", connect_timeout_s=30.0),
             "lane",
             changed=lambda up, reason: tap(DatabaseChanged(up, reason)),
             rng=Random(1),
@@ -41,7 +41,7 @@ def kept(database_url: str, tap: Tap) -> Kept:
     return keep
 
 
-async def lose(link: Link, db: psycopg.AsyncConnection) -> Session:
+async def lose(link: ReconnectingSession, db: psycopg.AsyncConnection) -> Session:
     """Have the server end the link's session and report it as its user would; returns the one that broke."""
     session = await link.get()
     await db.execute("SELECT pg_terminate_backend(%s)", [session.backend_pid])
@@ -171,7 +171,9 @@ async def test_a_session_that_a_person_must_mend_is_closed_and_raised(kept):
 
 
 async def test_a_stop_while_nobody_listens_ends_at_once():
-    link = Link(Target(f"postgresql://u@127.0.0.1:{free_port()}/d", "test"), "lane", rng=Random(1))
+    link = ReconnectingSession(
+        PostgresTarget(f"postgresql://u@127.0.0.1:{free_port()}/d", "test"), "lane", rng=Random(1)
+    )
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
             await tasks.start(link.keep)

@@ -12,8 +12,9 @@ import pytest
 
 from dispatcher import cli
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
-from dispatcher.infra import migrations, sqlfiles
-from dispatcher.infra.migrations import migrate, missing
+from dispatcher.infra import sqlfiles
+from dispatcher.infra.postgres import migrations
+from dispatcher.infra.postgres.migrations import migrate, missing
 from tests.fixtures.postgres import Databases
 from tests.fixtures.rows import insert_events
 

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from dispatcher.embedded import free_port
-from dispatcher.sidecar import pace
+from dispatcher.sidecar import rate_limit as pace
 from dispatcher.sidecar.openapi import DOCUMENT
 from tests.fixtures.rows import insert_events
 from tests.integration.test_dead_letters import bury

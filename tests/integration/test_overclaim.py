@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dispatcher.infra.database import Session, Target, connect
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.stages.claim import claim, new_claim_id
 from tests.fixtures.rows import insert_events, statuses
 
@@ -20,7 +20,7 @@ PLANS = {
 
 @pytest.fixture
 async def session(database_url: str) -> AsyncIterator[Session]:
-    session = await connect(Target(database_url, "test"), "lane")
+    session = await connect(PostgresTarget(database_url, "test"), "lane")
     yield session
     await session.close()
 

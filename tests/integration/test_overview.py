@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry
 from dispatcher.core import events
 from dispatcher.core.events import DatabaseChanged, Sampled, Settled, SidecarUp, Surveyed
 from dispatcher.embedded import free_port
-from dispatcher.service.console import Console
+from dispatcher.service.console_routes import ConsoleState
 from dispatcher.settings import Settings
+from dispatcher.sidecar.access import AccessControl
 from dispatcher.sidecar.app import build
-from dispatcher.sidecar.guard import Guard
-from dispatcher.sidecar.overview import Facts, Overview
+from dispatcher.sidecar.overview import ConsoleFacts, Overview
 from dispatcher.telemetry.latency import LatencyHistogram
 from tests.fixtures.http import served
 from tests.fixtures.rows import insert_events
@@ -26,12 +26,12 @@ SETTINGS = Settings(database_url="postgresql:///app", redis_url="redis://localho
 
 
 @pytest.fixture
-def console() -> Console:
-    return Console(SETTINGS, LatencyHistogram("x", "x").snapshot)
+def console() -> ConsoleState:
+    return ConsoleState(SETTINGS, LatencyHistogram("x", "x").snapshot)
 
 
-def site(console: Console, token: str | None = None, listens_on: str = "127.0.0.1"):
-    guard = Guard(token=lambda: token, listens_on=listens_on)
+def site(console: ConsoleState, token: str | None = None, listens_on: str = "127.0.0.1"):
+    guard = AccessControl(token=lambda: token, listens_on=listens_on)
     return build(lambda: None, CollectorRegistry(), guard=guard, routes=console.routes)
 
 
@@ -117,7 +117,7 @@ async def test_the_page_allows_its_own_files_only_and_they_are_all_there(console
 
 async def test_ten_who_look_cost_one_answer_a_second_and_somebody_is_told_that_they_look(console, monkeypatch):
     looks, now = [], 1000.0
-    overview = Overview(console.history, Facts("s", 1, lambda: looks.append(now)), clock=lambda: now)
+    overview = Overview(console.history, ConsoleFacts("s", 1, lambda: looks.append(now)), clock=lambda: now)
     made = []
 
     def describe(moment: float) -> dict[str, Any]:
@@ -125,7 +125,9 @@ async def test_ten_who_look_cost_one_answer_a_second_and_somebody_is_told_that_t
         return {}
 
     monkeypatch.setattr(overview, "describe", describe)
-    app = build(lambda: None, CollectorRegistry(), guard=Guard(listens_on="127.0.0.1"), routes=overview.routes())
+    app = build(
+        lambda: None, CollectorRegistry(), guard=AccessControl(listens_on="127.0.0.1"), routes=overview.routes()
+    )
     async with served(app) as client:
         for _ in range(10):
             await get(client, "/api/overview")

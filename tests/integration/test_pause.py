@@ -14,11 +14,11 @@ from aiohttp import ClientSession
 from redis.asyncio import Redis
 
 from dispatcher.core.events import Claimed, ListenerChanged, PauseChanged, Settled, SidecarUp, TakenOver, Ticked
-from dispatcher.infra.database import Target
-from dispatcher.infra.link import Link
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import PostgresTarget
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.upkeep import pause
-from dispatcher.upkeep.pause import Pause
+from dispatcher.upkeep.pause import PauseWatcher
 from tests.faults.harness_pgwire import LoseNotifications
 from tests.faults.harness_wait import until
 from tests.fixtures.command import RunCommand
@@ -288,7 +288,7 @@ async def test_probes_go_on_and_a_metric_says_so(dispatcher: StartDispatcher, co
 
 
 async def test_it_waits_when_postgres_goes_before_the_last_word(db: psycopg.AsyncConnection, database_url: str) -> None:
-    link = Link(Target(database_url, "test"), "lane", rng=Random(1))
+    link = ReconnectingSession(PostgresTarget(database_url, "test"), "lane", rng=Random(1))
     in_hand, asked = 1, 0
 
     def count() -> int:
@@ -302,7 +302,7 @@ async def test_it_waits_when_postgres_goes_before_the_last_word(db: psycopg.Asyn
         return [row[0] for row in await rows.fetchall()]
 
     await db.execute("INSERT INTO messaging.pause (generation, paused) VALUES (1, true)")
-    switch = Pause(
+    switch = PauseWatcher(
         "one",
         [link],
         tick_s=0.05,

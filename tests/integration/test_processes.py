@@ -19,7 +19,8 @@ from psycopg.conninfo import conninfo_to_dict
 from redis.asyncio import Redis
 
 from dispatcher.core.events import WorkerEnded, WorkerStarted, WorkerStuck
-from dispatcher.service import staff, supervisor
+from dispatcher.service.workers import pool as staff
+from dispatcher.service.workers import supervisor
 from dispatcher.settings import Settings
 from tests.fixtures.child import Child, StartCli
 from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
@@ -175,9 +176,9 @@ async def test_a_worker_that_says_nothing_is_replaced(
         starts += 1
         if starts == 3:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-        return await staff.start(*arguments)
+        return await staff.start_worker(*arguments)
 
-    monkeypatch.setattr(supervisor, "start", start_but_the_third)
+    monkeypatch.setattr(supervisor, "start_worker", start_but_the_third)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(ours.run())
         [frozen, _] = [await tap.next(WorkerStarted) for _ in range(2)]

@@ -5,7 +5,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dispatcher.infra.database import Target, connect
+from dispatcher.infra.postgres.session import PostgresTarget, connect
 from tests.psql import psql
 
 # The runbook's "Seed Outbox", to the letter.
@@ -65,7 +65,7 @@ async def test_what_a_savepoint_undid_is_not_there(db: psycopg.AsyncConnection) 
 async def test_a_sleeper_is_rung_once_for_what_committed(
     database_url: str, db: psycopg.AsyncConnection, undone_first: bool
 ) -> None:
-    sleeper = await connect(Target(database_url, "test"), "sleeper")
+    sleeper = await connect(PostgresTarget(database_url, "test"), "sleeper")
     try:
         await sleeper.fetch("LISTEN outbox_doorbell")
         await sleeper.fetch("SELECT pg_advisory_lock(1869968482, 1)")
@@ -88,7 +88,7 @@ async def test_a_sleeper_is_rung_once_for_what_committed(
 
 
 async def test_nobody_is_rung_while_nobody_sleeps(database_url: str, db: psycopg.AsyncConnection) -> None:
-    listener = await connect(Target(database_url, "test"), "listener")
+    listener = await connect(PostgresTarget(database_url, "test"), "listener")
     try:
         await listener.fetch("LISTEN outbox_doorbell")
         await db.execute(DISPATCHBOX)

@@ -9,7 +9,7 @@ import anyio
 import psycopg
 import pytest
 
-from dispatcher.upkeep import prune
+from dispatcher.ops import prune
 from tests.faults.harness_wait import until
 from tests.fixtures.command import HearCommand, RunCommand
 from tests.fixtures.rows import insert_events, read_table, statuses

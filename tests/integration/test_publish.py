@@ -9,26 +9,26 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
-from dispatcher.core.decide import NoReply, NotSent, Refused, Reply, Unfit
+from dispatcher.core.decide import NoReply, NotSent, Refused, Reply, Unpublishable
 from dispatcher.core.entry import EntryFormat
 from dispatcher.core.row import Batch, ClaimedRow
-from dispatcher.infra.broker import Broker, BrokerTarget
-from dispatcher.infra.database import Target, connect
+from dispatcher.infra.postgres.session import PostgresTarget, connect
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.stages.claim import claim, new_claim_id
-from dispatcher.stages.publish import answers, send
+from dispatcher.stages.publish import replies_of, send
 from tests.fixtures.rows import STREAM, insert_events, read_stream, read_table
 
 FORMAT = EntryFormat(STREAM, 1_000_000, 2 * 1024 * 1024)
 THEN = datetime(2025, 2, 3, 4, 5, 6)
 
 
-def broker_of(url: str) -> Broker:
-    target = BrokerTarget.parse(url)
-    return Broker(target, name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None)
+def broker_of(url: str) -> RedisConnection:
+    target = RedisTarget.parse(url)
+    return RedisConnection(target, name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None)
 
 
 @pytest.fixture
-async def broker(redis_url: str) -> AsyncIterator[Broker]:
+async def broker(redis_url: str) -> AsyncIterator[RedisConnection]:
     broker = broker_of(redis_url)
     await broker.connect()
     yield broker
@@ -44,17 +44,17 @@ def batch(*rows: ClaimedRow) -> Batch:
     return Batch(new_claim_id(), list(rows), "0-0", 0.0)
 
 
-async def publish(broker: Broker, *rows: ClaimedRow, entry: EntryFormat = FORMAT, deadline_s: float = 5.0):
-    return await answers(send(broker, entry, batch(*rows), deadline_s))
+async def publish(broker: RedisConnection, *rows: ClaimedRow, entry: EntryFormat = FORMAT, deadline_s: float = 5.0):
+    return await replies_of(send(broker, entry, batch(*rows), deadline_s))
 
 
 async def test_a_committed_row_is_in_the_stream_as_the_contract_says(database_url, db, broker, redis):
     await insert_events(db, headers='{"traceparent": "00"}', payload='{"b": [1.50, "é"], "a": null}')
     await insert_events(db)
-    session = await connect(Target(database_url, "test"), "lane")
+    session = await connect(PostgresTarget(database_url, "test"), "lane")
     claimed = await claim(session, claim_id=new_claim_id(), dispatcher=1, limit=10)
     await session.close()
-    replies = await answers(send(broker, FORMAT, claimed, 5.0))
+    replies = await replies_of(send(broker, FORMAT, claimed, 5.0))
     rows, entries = await read_table(db), await read_stream(redis)
     for stored, entry, reply in zip(rows, entries, replies, strict=True):
         assert isinstance(reply, bytes)
@@ -107,10 +107,10 @@ async def test_a_row_too_large_is_left_out_and_answered_in_its_place(broker, red
     small = EntryFormat(STREAM, 1000, 10)
     rows = [row(1, "x" * 11), row(2), row(3), row(4, "é" * 6), row(5)]
     replies = await publish(broker, *rows, entry=small)
-    assert [type(reply) for reply in replies] == [Unfit, bytes, bytes, Unfit, bytes]
+    assert [type(reply) for reply in replies] == [Unpublishable, bytes, bytes, Unpublishable, bytes]
     assert [entry["aggregate_id"] for entry in await read_stream(redis)] == ["a2", "a3", "a5"]
     assert await publish(broker, rows[0], entry=small) == [
-        Unfit("payload is 11 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 10")
+        Unpublishable("payload is 11 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 10")
     ]
 
 
@@ -147,7 +147,7 @@ async def test_a_lost_reply_is_unknown_and_a_connection_that_is_gone_is_not(redi
     through.drop_replies()
     assert await publish(broker, row(1), row(2, "x" * 3_000_000), deadline_s=0.2) == [
         NoReply("no reply within 0.2 s"),
-        Unfit("payload is 3000000 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 2097152"),
+        Unpublishable("payload is 3000000 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 2097152"),
     ]
     assert await redis.xlen(STREAM) == 1
     assert await publish(broker, row(3)) == [NotSent("redis is not connected")]
@@ -159,7 +159,7 @@ async def test_batches_sent_in_turn_reach_the_stream_in_that_order(broker, redis
         for turn in range(10)
     ]  # fmt: skip
     for each in reversed(pending):
-        assert all(isinstance(reply, bytes) for reply in await answers(each))
+        assert all(isinstance(reply, bytes) for reply in await replies_of(each))
     order = [int(entry["aggregate_id"][1:]) for entry in await read_stream(redis)]
     assert order == sorted(order)
 
@@ -168,16 +168,16 @@ async def test_a_cancelled_wait_does_not_make_a_reply_look_lost(broker):
     pending = send(broker, FORMAT, batch(row(1)), 5.0)
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await answers(pending)
+        await replies_of(pending)
     assert scope.cancelled_caught
-    [reply] = await answers(pending)
+    [reply] = await replies_of(pending)
     assert isinstance(reply, bytes)
 
 
 async def test_an_answer_that_xadd_never_gives_is_a_refusal(broker, redis_url):
     odd = [("PING",), ("LPUSH", "list", "x"), ("LRANGE", "list", "0", "1"), ("GET", "none")]
     pending = send(broker, FORMAT, batch(), 5.0)
-    replies = await answers(pending._replace(replies=broker.send(odd, 5.0)))
+    replies = await replies_of(pending._replace(replies=broker.send(odd, 5.0)))
     assert replies == [b"PONG"] + [
         Refused(f"UNEXPECTED reply of type {kind} to XADD") for kind in ("int", "list", "NoneType")
     ]

@@ -14,7 +14,7 @@ import pytest
 from psycopg import sql
 
 from dispatcher.infra import sqlfiles
-from dispatcher.infra.database import Session, Target, connect
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.stages.claim import new_claim_id
 from tests.fixtures.rows import STREAM, insert_events
 
@@ -196,7 +196,7 @@ def scans_all(plan: dict[str, Any]) -> bool:
 
 @pytest.fixture
 async def session(database_url: str) -> AsyncIterator[Session]:
-    session = await connect(Target(database_url, "test"), "lane")
+    session = await connect(PostgresTarget(database_url, "test"), "lane")
     session.treat_as_pooled()  # psycopg throws all prepared statements away at a ROLLBACK, ours too
     yield session
     await session.close()

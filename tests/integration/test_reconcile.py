@@ -11,39 +11,39 @@ from redis.asyncio import Redis
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.breaker import Breaker
 from dispatcher.core.events import BreakerChanged, Reconciled
-from dispatcher.core.outcome import Verdict
+from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch, ClaimedRow
-from dispatcher.infra.broker import Broker, BrokerTarget
-from dispatcher.stages import find as find_module
-from dispatcher.stages.gate import Gate
+from dispatcher.infra.redis import search as find_module
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
+from dispatcher.relay.stream.gate import SinkGate
 from tests.fixtures.rows import STREAM
 from tests.fixtures.tap import Tap
 
 THEN = datetime(2025, 2, 3)
 
 
-def gate_to(url: str, tap: Tap) -> Gate:
-    broker = Broker(
-        BrokerTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+def gate_to(url: str, tap: Tap) -> SinkGate:
+    broker = RedisConnection(
+        RedisTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
     )
-    return Gate(broker, Breaker(Backoff(0.01, 0.02), Random(1)), stream=STREAM, timeout_s=60.0, observe=tap)
+    return SinkGate(broker, Breaker(Backoff(0.01, 0.02), Random(1)), stream=STREAM, timeout_s=60.0, observe=tap)
 
 
 @pytest.fixture
-async def gate(redis_url: str, tap: Tap) -> AsyncIterator[Gate]:
+async def gate(redis_url: str, tap: Tap) -> AsyncIterator[SinkGate]:
     gate = gate_to(redis_url, tap)
     assert await gate.open()
     yield gate
     gate.broker.close()
 
 
-def lost(*event_ids: str, floor: str = "0-0") -> tuple[Batch, Verdict]:
+def lost(*event_ids: str, floor: str = "0-0") -> tuple[Batch, BatchOutcomes]:
     """A batch of these events, none of which was answered."""
     claimed = [
         ClaimedRow(n, THEN, event, "m", "t", "message", "a", THEN, "{}", None, 0, 0.0)
         for n, event in enumerate(event_ids)
     ]
-    return Batch("c", claimed, floor, 0.0), Verdict(unknown=list(range(len(claimed))))
+    return Batch("c", claimed, floor, 0.0), BatchOutcomes(unknown=list(range(len(claimed))))
 
 
 async def write(redis: "Redis", *entries: tuple[str, str]) -> None:
@@ -77,7 +77,7 @@ async def test_only_what_came_after_the_floor_is_ours(gate, redis, floor):
 async def test_what_was_settled_before_stays_as_it_was(gate, redis, tap):
     await write(redis, ("1-0", "a"), ("2-0", "b"))
     looked, _ = lost("a", "b", "c")
-    verdict = Verdict(sent_ids=[0], stream_ids=["9-9"], unknown=[1, 2], sink_error="cut")
+    verdict = BatchOutcomes(sent_ids=[0], stream_ids=["9-9"], unknown=[1, 2], sink_error="cut")
     assert await gate.reconcile(looked, verdict)
     assert (verdict.sent_ids, verdict.stream_ids, verdict.returned) == ([0, 1], ["9-9", "2-0"], [2])
     assert (await tap.next(Reconciled)) == Reconciled(1, 1)

@@ -12,15 +12,16 @@ from dispatcher.core.backoff import Backoff
 from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.entry import EntryFormat
 from dispatcher.core.events import Settled, TakenOver, Ticked
-from dispatcher.core.outcome import Done, Sent, Verdict
+from dispatcher.core.outcome import BatchOutcomes, Done, Sent
 from dispatcher.core.row import Batch
-from dispatcher.infra.database import Session, Target
-from dispatcher.infra.link import Link
-from dispatcher.relay import handling, lanes
-from dispatcher.relay.desk import Desk
-from dispatcher.relay.finish import Finish
-from dispatcher.relay.in_hand import WorkInHand
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import PostgresTarget, Session
+from dispatcher.relay.handlers import relay as handling
+from dispatcher.relay.handlers.in_flight import InFlight
+from dispatcher.relay.handlers.settler import HandlerSettler
 from dispatcher.relay.policy import RelayPolicy
+from dispatcher.relay.stream import relay as lanes
+from dispatcher.relay.stream.complete import BatchCompleter
 from dispatcher.service import lifecycle
 from dispatcher.stages.claim import claim, new_claim_id
 from tests.fixtures.handlers import MakeModule
@@ -62,16 +63,16 @@ async def allow(db: Db) -> None:
 
 
 @pytest.fixture
-async def link(database_url: str) -> AsyncIterator[Link]:
+async def link(database_url: str) -> AsyncIterator[ReconnectingSession]:
     """A session that is kept open."""
-    made = Link(Target(database_url, "test"), "lane-0", rng=Random(1))
+    made = ReconnectingSession(PostgresTarget(database_url, "test"), "lane-0", rng=Random(1))
     async with anyio.create_task_group() as tasks:
         await tasks.start(made.keep)
         yield made
         tasks.cancel_scope.cancel()
 
 
-async def one_row(db: Db, link: Link) -> Batch:
+async def one_row(db: Db, link: ReconnectingSession) -> Batch:
     await insert_events(db)
     return await claim(await link.get(), claim_id=new_claim_id(), dispatcher=None, limit=10)
 
@@ -81,13 +82,13 @@ async def refused(tap: Tap, times: int) -> None:
         await tap.next(Ticked, lambda event: event.result == "error" and "not now" in (event.error or ""))
 
 
-async def test_a_settle_of_the_relay_is_tried_less_and_less_often(db: Db, link: Link, tap: Tap) -> None:
+async def test_a_settle_of_the_relay_is_tried_less_and_less_often(db: Db, link: ReconnectingSession, tap: Tap) -> None:
     rng = Impatient()
     nobody = cast(Any, None)
-    finish = Finish(POLICY, gate=nobody, doorbell=nobody, stopping=anyio.Event(), observe=tap, rng=rng)
+    finish = BatchCompleter(POLICY, gate=nobody, doorbell=nobody, stopping=anyio.Event(), observe=tap, rng=rng)
     batch = await one_row(db, link)
     await refuse(db, "sent")
-    verdict = Verdict()
+    verdict = BatchOutcomes()
     verdict.add(batch.rows[0].id, Sent("1-1"))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(finish.settle, link, batch, verdict)
@@ -98,9 +99,9 @@ async def test_a_settle_of_the_relay_is_tried_less_and_less_often(db: Db, link: 
     assert await statuses(db) == {"sent": 1}
 
 
-async def test_a_settle_of_the_handling_is_too(db: Db, link: Link, tap: Tap) -> None:
-    rng, hand = Impatient(), WorkInHand()
-    desk = Desk(
+async def test_a_settle_of_the_handling_is_too(db: Db, link: ReconnectingSession, tap: Tap) -> None:
+    rng, hand = Impatient(), InFlight()
+    desk = HandlerSettler(
         link,
         hand,
         lease_s=30.0,

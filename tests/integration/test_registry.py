@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from dispatcher.core.errors import SessionLost, Unreachable
-from dispatcher.infra.database import Session, Target, connect
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.upkeep import registry
 from dispatcher.upkeep.registry import Registry
 from tests.fixtures.rows import read_table
@@ -22,7 +22,7 @@ async def open_session(database_url: str) -> AsyncIterator[OpenSession]:
     sessions: list[Session] = []
 
     async def open_one(name: str = "one", purpose: str = "control", url: str = database_url) -> Session:
-        sessions.append(await connect(Target(url, name), purpose))
+        sessions.append(await connect(PostgresTarget(url, name), purpose))
         return sessions[-1]
 
     yield open_one

@@ -16,10 +16,10 @@ import pytest
 from dispatcher.cli import main
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.events import Settled
-from dispatcher.infra.database import Target, connect
+from dispatcher.infra.postgres.session import PostgresTarget, connect
 from dispatcher.infra.sqlfiles import load
-from dispatcher.upkeep import replay as upkeep
-from dispatcher.upkeep.replay import Replay, Selection
+from dispatcher.ops import replay as upkeep
+from dispatcher.ops.replay import ReplaySession, Selection
 from tests.fixtures.command import HearCommand
 from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
 
@@ -181,7 +181,7 @@ async def test_bad_usage_changes_nothing(replay, db, monkeypatch, arguments, com
 async def test_what_changed_since_it_was_found_is_skipped_and_counted(database_url, db):
     ids = await insert_events(db, 6, status="sent", sent_at=AT)
     held, replayed, again, pruned, *left = ids
-    async with Replay(Target(database_url, "test")) as run:
+    async with ReplaySession(PostgresTarget(database_url, "test")) as run:
         found = await run.find(Selection(until=timedelta(hours=1)))
         assert list(found.ids) == ids
         await db.execute("UPDATE messaging.message_outbox SET status = 'pending' WHERE id = %s", [replayed])
@@ -251,7 +251,7 @@ async def test_a_role_that_may_not_is_told_what_to_do(replay, db, database_url, 
 
 async def test_a_database_without_tables_says_migrate(empty_database_url):
     with pytest.raises(Misconfigured, match="run `dispatcher migrate` first"):
-        async with Replay(Target(empty_database_url, "test")):
+        async with ReplaySession(PostgresTarget(empty_database_url, "test")):
             pass
 
 
@@ -284,7 +284,7 @@ async def test_a_time_range_reads_its_part_of_the_table(database_url, db):
     unlimited = ("event_types", "aggregate_types", "aggregate_ids", "event_ids", "until")
     for name, value in {"since": "2025-06-04", **dict.fromkeys(unlimited)}.items():
         text = text.replace(f"%({name})s", f"'{value}'" if value else "NULL")
-    session = await connect(Target(database_url, "test"), "replay")
+    session = await connect(PostgresTarget(database_url, "test"), "replay")
     await session.script("SET enable_seqscan = on; SET enable_sort = on")
     [(plans,)] = await session.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {text}")
     await session.close()

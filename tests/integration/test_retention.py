@@ -13,8 +13,8 @@ import pytest
 from psycopg import sql
 
 from dispatcher.core.events import Pruned, PruneRefused, Sampled, Settled
-from dispatcher.infra.database import Session, Target, connect
-from dispatcher.infra.link import Link
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep import retention
 from dispatcher.upkeep.retention import Retention
@@ -29,7 +29,7 @@ DURABLE = {"outbox_id", "event_id", "payload", "headers", "attempts", "last_erro
 
 @pytest.fixture
 async def session(database_url: str) -> AsyncIterator[Session]:
-    session = await connect(Target(database_url, "test"), "upkeep")
+    session = await connect(PostgresTarget(database_url, "test"), "upkeep")
     yield session
     await session.close()
 
@@ -243,7 +243,7 @@ async def test_a_copy_somebody_holds_does_not_hold_it_up(session, db, tap):
 async def test_a_refusal_is_said_once_and_it_goes_on(database_url, db, tap, monkeypatch):
     monkeypatch.setattr(retention, "EVERY_S", 0.01)
     await insert_events(db, status="sent", occurred_at="2001-01-01 00:00:00+00", sent_at="2001-01-01 00:00:00+00")
-    link = Link(Target(database_url, "test"), "upkeep", rng=Random(1))
+    link = ReconnectingSession(PostgresTarget(database_url, "test"), "upkeep", rng=Random(1))
     async with anyio.create_task_group() as tasks:
         await tasks.start(link.keep)
         await db.execute("BEGIN")
@@ -261,8 +261,8 @@ async def test_a_refusal_is_said_once_and_it_goes_on(database_url, db, tap, monk
 async def test_a_lost_session_is_reported_and_the_next_one_used(database_url, db, tap, monkeypatch):
     monkeypatch.setattr(retention, "EVERY_S", 0.01)
     downs: list[str | None] = []
-    link = Link(
-        Target(database_url, "test"),
+    link = ReconnectingSession(
+        PostgresTarget(database_url, "test"),
         "upkeep",
         changed=lambda up, reason: None if up else downs.append(reason),
         rng=Random(1),

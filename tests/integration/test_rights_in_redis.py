@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.core.events import BackpressureBlind
-from dispatcher.infra.broker import Broker, BrokerTarget, client_name
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, client_name
 from dispatcher.upkeep import fence as fence_module
 from dispatcher.upkeep.backpressure import Backpressure
 from dispatcher.upkeep.fence import end_connections
@@ -22,15 +22,15 @@ AsUser = Callable[..., Any]
 async def as_user(own_valkey: StartValkey) -> AsyncIterator[AsUser]:
     """Makes a user without some rights: its URL, and a connected broker of its."""
     server = own_valkey()
-    brokers: list[Broker] = []
+    brokers: list[RedisConnection] = []
 
-    async def make(*forbidden: str) -> tuple[str, Broker]:
+    async def make(*forbidden: str) -> tuple[str, RedisConnection]:
         async with Redis.from_url(server.url) as admin:
             rights = ["+@all", *(f"-{command}" for command in forbidden)]
             await admin.acl_setuser("app", enabled=True, passwords="+right", keys="*", commands=rights)
         url = server.url.replace("redis://", "redis://app:right@")
-        broker = Broker(
-            BrokerTarget.parse(url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+        broker = RedisConnection(
+            RedisTarget.parse(url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
         )
         brokers.append(broker)
         await broker.connect()

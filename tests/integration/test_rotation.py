@@ -21,7 +21,7 @@ from dispatcher.core.events import (
     Woke,
 )
 from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey
-from dispatcher.infra.migrations import migrate
+from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.service import Service
 from dispatcher.settings import Settings
 from dispatcher.upkeep import gauges

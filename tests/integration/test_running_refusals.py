@@ -18,13 +18,13 @@ from dispatcher.core.events import (
     Started,
     Stopped,
 )
-from dispatcher.infra import database
-from dispatcher.infra.broker import Broker, BrokerTarget
-from dispatcher.infra.database import Target, connect
-from dispatcher.infra.migrations import migrate
+from dispatcher.infra.postgres import session as database
+from dispatcher.infra.postgres.migrations import migrate
+from dispatcher.infra.postgres.session import PostgresTarget, connect
+from dispatcher.infra.redis import search as find_module
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.service import Service
 from dispatcher.settings import Settings
-from dispatcher.stages import find as find_module
 from tests.faults.harness_wait import until
 from tests.fixtures.postgres import StartPostgres
 from tests.fixtures.proxy import Direction, Filter, StartProxy
@@ -90,7 +90,7 @@ async def test_writers_need_not_ring_while_no_lane_has_a_session(
 
 
 async def test_notices_nobody_reads_do_not_pile_up(database_url: str, db: Db) -> None:
-    session = await connect(Target(database_url, "test"), "control")
+    session = await connect(PostgresTarget(database_url, "test"), "control")
     await session.fetch("LISTEN somebody")
     for first in range(0, 3000, 1000):
         await db.execute(
@@ -180,20 +180,20 @@ async def test_the_grace_ends_though_postgres_hears_no_goodbye(
 
 async def test_a_look_reads_no_more_at_once_than_a_slow_network_carries(redis: "Redis", redis_url: str) -> None:
     """Pages of entries of a megabyte each: 200 of them are what five seconds carry at 320 Mbit/s."""
-    broker = Broker(
-        BrokerTarget.parse(redis_url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+    broker = RedisConnection(
+        RedisTarget.parse(redis_url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
     )
     await broker.connect()
     for number in range(450):
         await redis.xadd(STREAM, {"event_id": f"e{number}"})
-    sizes = [len(page) async for page in find_module.pages(broker, STREAM, "0-0", 5.0)]
+    sizes = [len(page) async for page in find_module.read_pages(broker, STREAM, "0-0", 5.0)]
     assert sizes == [200, 200, 50]
     broker.close()
 
 
 def test_an_address_that_may_hold_the_password_is_not_shown() -> None:
     """libpq takes what stands before the first @ for the user, so the end of such a password is the host's begin."""
-    said = Target("postgresql://app:p@ssw0rd@db:5432/app", "test").address()
+    said = PostgresTarget("postgresql://app:p@ssw0rd@db:5432/app", "test").address()
     assert "ssw0rd" not in said
     assert "%40" in said
 

@@ -289,7 +289,7 @@ async def test_a_full_redis_buries_nothing(dispatcher: StartDispatcher, db: Db, 
 async def test_postgres_comes_late(
     dispatcher: StartDispatcher, own_postgres: StartPostgres, redis: Redis, database_url: str
 ) -> None:
-    from dispatcher.infra.migrations import migrate
+    from dispatcher.infra.postgres.migrations import migrate
 
     server = own_postgres()
     url = server.url()

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dispatcher.core.decide import brief
-from dispatcher.core.outcome import Dead, Outcome, Retry, Returned, Sent, Unknown, Verdict
+from dispatcher.core.outcome import BatchOutcomes, Dead, Outcome, Released, Retry, Sent, Unknown
 from dispatcher.core.row import Batch
-from dispatcher.infra.database import Session, Target, connect
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import Settlement, release, settle
 from tests.fixtures.rows import insert_events, read_table, statuses
@@ -24,7 +24,7 @@ COPIED = ("event_id", "message_id", "event_type", "aggregate_type", "aggregate_i
 
 @pytest.fixture
 async def session(database_url: str) -> AsyncIterator[Session]:
-    session = await connect(Target(database_url, "test"), "lane")
+    session = await connect(PostgresTarget(database_url, "test"), "lane")
     yield session
     await session.close()
 
@@ -33,8 +33,8 @@ async def take(session: Session) -> Batch:
     return await claim(session, claim_id=new_claim_id(), dispatcher=7, limit=100, floor="5-0")
 
 
-def verdict(outcomes: dict[int, Outcome]) -> Verdict:
-    made = Verdict()
+def verdict(outcomes: dict[int, Outcome]) -> BatchOutcomes:
+    made = BatchOutcomes()
     for row_id, outcome in outcomes.items():
         made.add(row_id, outcome)
     return made
@@ -43,7 +43,7 @@ def verdict(outcomes: dict[int, Outcome]) -> Verdict:
 async def test_each_outcome_is_written_down(session, db):
     rows = await insert_events(db, 5, next_run_at=NOW)
     batch = await take(session)
-    outcomes: list[Outcome] = [Sent("9-1"), Retry(2.5, "ERR one"), Dead("ERR two"), Returned("OOM"), Unknown("cut")]
+    outcomes: list[Outcome] = [Sent("9-1"), Retry(2.5, "ERR one"), Dead("ERR two"), Released("OOM"), Unknown("cut")]
     settlement = await settle(
         session, batch.claim_id, verdict(dict(zip(rows, outcomes, strict=True))), now=NOW + timedelta(seconds=1)
     )
@@ -71,7 +71,7 @@ async def test_sending_clears_the_error_of_an_earlier_try(session, db):
     assert (stored["attempts"], stored["last_error"]) == (2, None)
 
 
-@pytest.mark.parametrize("outcome", [Sent("9-1"), Retry(1, "e"), Dead("e"), Returned("e")])
+@pytest.mark.parametrize("outcome", [Sent("9-1"), Retry(1, "e"), Dead("e"), Released("e")])
 async def test_a_claim_that_was_lost_changes_nothing(session, db, outcome):
     rows = await insert_events(db, 2)
     stale = await take(session)
@@ -93,7 +93,7 @@ async def test_only_the_rows_that_were_lost_are_reported_lost(session, db):
     assert settlement == Settlement(1, 0, 0, 0, frozenset({gone}))
 
 
-@pytest.mark.parametrize("outcome", [Sent("9-1"), Retry(1, "e"), Dead("e"), Returned("e")])
+@pytest.mark.parametrize("outcome", [Sent("9-1"), Retry(1, "e"), Dead("e"), Released("e")])
 async def test_settling_twice_changes_nothing_more(session, db, outcome):
     [row] = await insert_events(db)
     batch = await take(session)
@@ -106,7 +106,7 @@ async def test_settling_twice_changes_nothing_more(session, db, outcome):
 
 async def test_nothing_to_settle_is_no_statement(session):
     await session.close()
-    assert await settle(session, new_claim_id(), Verdict()) == Settlement(0, 0, 0, 0, NONE)
+    assert await settle(session, new_claim_id(), BatchOutcomes()) == Settlement(0, 0, 0, 0, NONE)
 
 
 async def test_a_burial_keeps_a_copy_of_the_whole_row(session, db):

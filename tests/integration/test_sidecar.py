@@ -12,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from dispatcher.core import events
 from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded import free_port
-from dispatcher.sidecar.answers import MAX_BODY_BYTES
 from dispatcher.sidecar.app import build, serve
-from dispatcher.sidecar.probes import Readiness
+from dispatcher.sidecar.errors import MAX_BODY_BYTES
+from dispatcher.sidecar.readiness import Readiness
 from dispatcher.telemetry.metrics import Metrics
 from tests.fixtures.http import port_of, served
 

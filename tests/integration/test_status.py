@@ -11,10 +11,10 @@ from rich.console import Console
 from dispatcher.commands.status import show
 from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded import free_port
-from dispatcher.infra.database import Target
+from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.redis.info import GroupInfo, StreamInfo
 from dispatcher.infra.sqlfiles import load
-from dispatcher.upkeep.gauges import Group, Stream
-from dispatcher.upkeep.overview import Overview, look
+from dispatcher.ops.status import Status, read_status
 from tests.fixtures.command import RunCommand
 from tests.fixtures.rows import STREAM, insert_events
 
@@ -74,8 +74,8 @@ async def test_plain_lines_where_there_is_no_terminal(cli, database_url, redis_u
 
 def test_a_terminal_gets_a_table_and_no_markup_of_strangers():
     console = Console(force_terminal=True, width=80, record=True)
-    stream = Stream(5, (Group("[red]g[/red]", 1, 2, 3),))
-    show(Overview(STREAM, None, stream, ()), console)
+    stream = StreamInfo(5, (GroupInfo("[red]g[/red]", 1, 2, 3),))
+    show(Status(STREAM, None, stream, ()), console)
     text = console.export_text()
     assert "[red]g[/red]" in text
     assert "│" in text
@@ -90,7 +90,7 @@ def test_a_terminal_gets_a_table_and_no_markup_of_strangers():
 )
 async def test_a_silent_doorbell_is_said(database_url, redis_url, db, statement, doorbell):
     await db.execute(statement)
-    found = await look(Target(database_url, "dispatcher"), redis_url, STREAM)
+    found = await read_status(PostgresTarget(database_url, "dispatcher"), redis_url, STREAM)
     assert found.outbox is not None
     assert found.outbox.doorbell == doorbell
 
@@ -99,8 +99,8 @@ async def test_counting_that_takes_too_long_is_left_out(database_url, redis_url,
     # As the server's own timeout does it; a short one would cut the other statements of a slow machine too.
     slow = "SELECT 'pending', count(*) FROM (SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(60)) AS t"
     replaced = {"status_counts": slow}
-    monkeypatch.setattr("dispatcher.upkeep.overview.load", lambda name: replaced.get(name) or load(name))
-    found = await look(Target(database_url, "dispatcher"), redis_url, STREAM)
+    monkeypatch.setattr("dispatcher.ops.status.load", lambda name: replaced.get(name) or load(name))
+    found = await read_status(PostgresTarget(database_url, "dispatcher"), redis_url, STREAM)
     assert found.outbox is not None
     assert found.outbox.rows is None
     assert found.problems == ()
@@ -141,9 +141,9 @@ async def test_missing_tables_name_the_remedy(status, empty_database_url):
 async def test_a_role_without_rights_names_the_remedy(database_url, redis_url, db):
     await db.execute("CREATE ROLE stranger_to_status LOGIN PASSWORD 'secret'")
     try:
-        target = Target(f"{database_url}?user=stranger_to_status&password=secret", "dispatcher")
+        target = PostgresTarget(f"{database_url}?user=stranger_to_status&password=secret", "dispatcher")
         with pytest.raises(Misconfigured, match="grant it the role outbox_dispatcher"):
-            await look(target, redis_url, STREAM)
+            await read_status(target, redis_url, STREAM)
     finally:
         await db.execute("DROP ROLE stranger_to_status")
 
@@ -157,8 +157,8 @@ async def test_the_dispatchers_role_is_enough(database_url, redis_url, db):
     ):
         await db.execute(statement)
     try:
-        found = await look(
-            Target(f"{database_url}?user=reader_of_status&password=secret", "dispatcher"), redis_url, STREAM
+        found = await read_status(
+            PostgresTarget(f"{database_url}?user=reader_of_status&password=secret", "dispatcher"), redis_url, STREAM
         )
         assert found.outbox is not None
     finally:
@@ -171,9 +171,9 @@ async def test_redis_users_without_rights_name_the_remedy(database_url, redis_ur
     try:
         url = redis_url.replace("redis://", "redis://shy:secret@")
         with pytest.raises(Misconfigured, match="ACL SETUSER"):
-            await look(Target(database_url, "dispatcher"), url, STREAM)
+            await read_status(PostgresTarget(database_url, "dispatcher"), url, STREAM)
         with pytest.raises(Misconfigured, match="check the user and password in REDIS_URL") as caught:
-            await look(Target(database_url, "dispatcher"), url.replace("secret", "guess"), STREAM)
+            await read_status(PostgresTarget(database_url, "dispatcher"), url.replace("secret", "guess"), STREAM)
         assert "guess" not in str(caught.value)
     finally:
         await redis.acl_deluser("shy")
@@ -182,7 +182,7 @@ async def test_redis_users_without_rights_name_the_remedy(database_url, redis_ur
 async def test_a_key_that_is_no_stream(database_url, redis_url, redis):
     await redis.set(STREAM, "text")
     with pytest.raises(Misconfigured, match="is not a stream"):
-        await look(Target(database_url, "dispatcher"), redis_url, STREAM)
+        await read_status(PostgresTarget(database_url, "dispatcher"), redis_url, STREAM)
 
 
 async def test_a_pause_is_shown(status, db):

@@ -13,17 +13,17 @@ from redis.asyncio import Redis
 
 from dispatcher.core.errors import StreamMoved, Unreachable
 from dispatcher.core.events import AuditChanged, Reconciled, Republished, Settled
-from dispatcher.core.outcome import Verdict
-from dispatcher.core.server import Server
+from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.embedded import EmbeddedValkey
-from dispatcher.infra.broker import Broker, BrokerTarget
-from dispatcher.infra.database import Session, Target, connect
-from dispatcher.infra.link import Link
-from dispatcher.relay.finish import Finish
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
+from dispatcher.relay.stream.complete import BatchCompleter
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import settle
-from dispatcher.upkeep import stream_audit
-from dispatcher.upkeep.stream_audit import StreamAudit
+from dispatcher.upkeep import redis_loss as stream_audit
+from dispatcher.upkeep.redis_loss import RedisLossAudit
 from tests.faults.harness_wait import until
 from tests.fixtures.proxy import Proxy, StartProxy
 from tests.fixtures.redis import StartValkey
@@ -192,9 +192,9 @@ async def test_a_dispatcher_left_on_the_old_primary(
     old, new = own_valkey(), own_valkey()
     address = await proxy(old.url)
     held = anyio.Event()
-    settled = Finish._settle
+    settled = BatchCompleter._settle
 
-    async def late(self: Finish, link: Link, batch: Any, verdict: Verdict) -> Any:
+    async def late(self: BatchCompleter, link: ReconnectingSession, batch: Any, verdict: BatchOutcomes) -> Any:
         if verdict.sent_ids and address.upstream[1] == old.port:
             address.upstream = ("127.0.0.1", new.port)
             held.set()
@@ -206,7 +206,7 @@ async def test_a_dispatcher_left_on_the_old_primary(
     async with dispatcher(redis_url=address.via(old.url)) as running, client(new) as redis:
         await insert_events(db, 3)
         await wait_sent(running.tap, 3)
-        monkeypatch.setattr(Finish, "_settle", late)
+        monkeypatch.setattr(BatchCompleter, "_settle", late)
         await insert_events(db, 4)
         await held.wait()
         async with dispatcher(redis_url=new.url) as other:
@@ -225,24 +225,24 @@ async def test_a_dispatcher_left_on_the_old_primary(
 
 @pytest.fixture
 async def session(database_url: str) -> AsyncIterator[Session]:
-    session = await connect(Target(database_url, "test"), "upkeep")
+    session = await connect(PostgresTarget(database_url, "test"), "upkeep")
     yield session
     await session.close()
 
 
 @pytest.fixture
-async def audit(database_url: str, tap: Tap) -> AsyncIterator[StreamAudit]:
-    link = Link(Target(database_url, "test"), "upkeep", rng=Random(1))
+async def audit(database_url: str, tap: Tap) -> AsyncIterator[RedisLossAudit]:
+    link = ReconnectingSession(PostgresTarget(database_url, "test"), "upkeep", rng=Random(1))
     async with anyio.create_task_group() as tasks:
         await tasks.start(link.keep)
-        yield StreamAudit(STREAM, link, window_s=60, deadline_s=30.0, wake=lambda: None, observe=tap)
+        yield RedisLossAudit(STREAM, link, window_s=60, deadline_s=30.0, wake=lambda: None, observe=tap)
         tasks.cancel_scope.cancel()
 
 
 @pytest.fixture
-async def broker(redis_url: str) -> AsyncIterator[Broker]:
-    broker = Broker(
-        BrokerTarget.parse(redis_url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda _: None
+async def broker(redis_url: str) -> AsyncIterator[RedisConnection]:
+    broker = RedisConnection(
+        RedisTarget.parse(redis_url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda _: None
     )
     await broker.connect()
     yield broker
@@ -312,7 +312,9 @@ async def test_without_the_right_to_ask_it_says_so_once(audit, redis_url, redis,
     await db.execute(SENT, (0, "5-5"))
     await redis.execute_command("ACL", "SETUSER", "noinfo", "on", ">x", "~*", "+@all", "-info")
     url = redis_url.replace("redis://", "redis://noinfo:x@")
-    broker = Broker(BrokerTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda _: None)
+    broker = RedisConnection(
+        RedisTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda _: None
+    )
     try:
         await broker.connect()
         assert not (await audit.verify(broker)).known
@@ -352,11 +354,11 @@ async def test_a_settle_after_another_run_took_over_is_refused(session, db):
     [row] = await insert_events(db)
     batch = await claim(session, claim_id=new_claim_id(), dispatcher=7, limit=10)
     await remember(db)
-    verdict = Verdict([row], ["5-5"], server=Server(STREAM, "older", "old"))
+    verdict = BatchOutcomes([row], ["5-5"], server=RedisIncarnation(STREAM, "older", "old"))
     with pytest.raises(StreamMoved):
         await settle(session, batch.claim_id, verdict)
     assert await statuses(db) == {"picked": 1}
-    verdict.server = Server(STREAM, "old", "old")
+    verdict.server = RedisIncarnation(STREAM, "old", "old")
     assert (await settle(session, batch.claim_id, verdict)).sent == 1
 
 
@@ -366,7 +368,7 @@ async def test_an_audit_waits_for_a_settle_that_has_begun(session, db, database_
     batch = await claim(session, claim_id=new_claim_id(), dispatcher=7, limit=10)
     await remember(db)
     await session.script("BEGIN")
-    await settle(session, batch.claim_id, Verdict([row], ["5-5"], server=Server(STREAM, "old", "old")))
+    await settle(session, batch.claim_id, BatchOutcomes([row], ["5-5"], server=RedisIncarnation(STREAM, "old", "old")))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(audit.verify, broker)
         await an_audit_waits(db)
@@ -406,15 +408,17 @@ async def test_what_is_published_and_settled_by_who_does_not_know_yet(audit, bro
     """Between the question for the newest entry and the audit: it is in the stream, and must not be published again."""
     await remember(db)
     await insert_events(db)
-    session = await connect(Target(database_url, "another"), "lane")
+    session = await connect(PostgresTarget(database_url, "another"), "lane")
     batch = await claim(session, claim_id=new_claim_id(), dispatcher=7, limit=9)
     real = audit._ask
 
-    async def then_publish(asked: Broker) -> Any:
+    async def then_publish(asked: RedisConnection) -> Any:
         answer = await real(asked)
         if not tap.seen or not isinstance(tap.seen[-1], Settled):
             entry = str(await redis.xadd(STREAM, {"event_id": batch.rows[0].event_id}))
-            verdict = Verdict(sent_ids=[batch.rows[0].id], stream_ids=[entry], server=Server(STREAM, "old", "old"))
+            verdict = BatchOutcomes(
+                sent_ids=[batch.rows[0].id], stream_ids=[entry], server=RedisIncarnation(STREAM, "old", "old")
+            )
             await settle(session, batch.claim_id, verdict)
             tap(Settled(1, 0, 0, 0, 0, 0))
         return answer

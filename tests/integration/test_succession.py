@@ -8,8 +8,8 @@ from redis.asyncio import Redis
 
 from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.core.events import Reconciled, TakenOver
-from dispatcher.infra.broker import Broker, BrokerTarget, client_name
-from dispatcher.infra.database import Session, Target, connect
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, client_name
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.registry import Registry
@@ -24,7 +24,7 @@ NAME = "host-1-deadbeef"
 
 @pytest.fixture
 async def session(database_url: str) -> AsyncIterator[Session]:
-    session = await connect(Target(database_url, "cafe0000 us"), "upkeep")
+    session = await connect(PostgresTarget(database_url, "cafe0000 us"), "upkeep")
     yield session
     await session.close()
 
@@ -32,7 +32,7 @@ async def session(database_url: str) -> AsyncIterator[Session]:
 @pytest.fixture
 async def owner(database_url: str) -> AsyncIterator[tuple[Registry, Session]]:
     """A dispatcher in the registry, and its control session: close it, and it is dead."""
-    session = await connect(Target(database_url, f"deadbeef {NAME}"), "control")
+    session = await connect(PostgresTarget(database_url, f"deadbeef {NAME}"), "control")
     registry = Registry(NAME)
     await registry.enrol(session)
     yield registry, session
@@ -42,11 +42,11 @@ async def owner(database_url: str) -> AsyncIterator[tuple[Registry, Session]]:
 @pytest.fixture
 async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Awaitable[Takeover]]]:
     """Makes a successor whose broker is connected, to another URL if asked."""
-    brokers: list[Broker] = []
+    brokers: list[RedisConnection] = []
 
     async def make(url: str = redis_url, deadline_s: float = 60.0) -> Takeover:
-        broker = Broker(
-            BrokerTarget.parse(url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+        broker = RedisConnection(
+            RedisTarget.parse(url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
         )
         brokers.append(broker)
         await broker.connect()
@@ -110,7 +110,7 @@ async def test_only_one_succeeds(
     await insert_events(db, 3)
     await picked_by(registry, session)
     await die(control, db)
-    rival = await connect(Target(database_url, "beef0000 rival"), "upkeep")
+    rival = await connect(PostgresTarget(database_url, "beef0000 rival"), "upkeep")
     [(held,)] = await rival.fetch("SELECT pg_try_advisory_lock(1869968483, %(id)s::integer)", {"id": registry.id})
     assert held
     takeover = await succeed()
@@ -122,8 +122,8 @@ async def test_only_one_succeeds(
 async def test_it_is_fenced_first(
     session: Session, succeed: Succeed, redis: "Redis", redis_url: str, database_url: str
 ) -> None:
-    theirs = await connect(Target(database_url, f"deadbeef {NAME}"), "lane-0")
-    namesake = await connect(Target(database_url, "0badf00d host-1-0badf00d"), "lane-0")
+    theirs = await connect(PostgresTarget(database_url, f"deadbeef {NAME}"), "lane-0")
+    namesake = await connect(PostgresTarget(database_url, "0badf00d host-1-0badf00d"), "lane-0")
     takeover = await succeed()
     names = {client_name(NAME), client_name("other")}
     async with (
@@ -206,7 +206,7 @@ async def test_a_failed_succession_leaves_no_lock_behind(
     for _ in range(3):
         with pytest.raises(Unreachable):
             await takeover.succeed_the_dead(session)
-    again = await connect(Target(database_url, f"deadbeef {NAME}"), "control")
+    again = await connect(PostgresTarget(database_url, f"deadbeef {NAME}"), "control")
     await registry.enrol(again)
     [row] = await read_table(db, "dispatcher")
     assert row["id"] == registry.id

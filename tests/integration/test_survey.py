@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
 from dispatcher.core.events import Sampled, Surveyed
-from dispatcher.infra.database import Session, Target, connect
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.upkeep import gauges, survey
 from dispatcher.upkeep.attention import LASTS_S, Attention
 from dispatcher.upkeep.registry import Registry
@@ -19,7 +19,7 @@ from tests.fixtures.rows import STREAM, insert_events
 
 @pytest.fixture
 async def session(database_url: str) -> AsyncIterator[Session]:
-    session = await connect(Target(database_url, "dispatcher"), "survey")
+    session = await connect(PostgresTarget(database_url, "dispatcher"), "survey")
     yield session
     await session.close()
 

@@ -9,11 +9,11 @@ import anyio
 import pytest
 
 from dispatcher.core.events import TakenOver
-from dispatcher.core.outcome import Dead, Retry, Sent, Verdict
-from dispatcher.core.server import Server
-from dispatcher.infra.broker import Broker, BrokerTarget
-from dispatcher.infra.database import Session, Target, connect
-from dispatcher.infra.link import Link
+from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.core.outcome import BatchOutcomes, Dead, Retry, Sent
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import Settlement, settle
 from dispatcher.upkeep import takeover
@@ -27,7 +27,7 @@ LEASE_S = 30.0
 
 @pytest.fixture
 async def session(database_url: str) -> AsyncIterator[Session]:
-    session = await connect(Target(database_url, "test"), "upkeep")
+    session = await connect(PostgresTarget(database_url, "test"), "upkeep")
     yield session
     await session.close()
 
@@ -46,18 +46,18 @@ def held(for_s: float, **columns: object) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def broker(redis_url: str) -> AsyncIterator[Broker]:
-    broker = Broker(
-        BrokerTarget.parse(redis_url), name="h-1-aaaa", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+async def broker(redis_url: str) -> AsyncIterator[RedisConnection]:
+    broker = RedisConnection(
+        RedisTarget.parse(redis_url), name="h-1-aaaa", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
     )
     await broker.connect()
-    broker.server = Server(STREAM)  # as the gate does
+    broker.server = RedisIncarnation(STREAM)  # as the gate does
     yield broker
     broker.close()
 
 
 @pytest.fixture
-def make(broker: Broker, tap: Tap) -> Callable[..., Takeover]:
+def make(broker: RedisConnection, tap: Tap) -> Callable[..., Takeover]:
     """A takeover for a lease of so many seconds, by dispatcher 99."""
 
     def takeover(lease_s: float, in_flight: Collection[str] = ()) -> Takeover:
@@ -154,7 +154,7 @@ async def test_the_frozen_owner_thaws_and_changes_nothing(session, db, tap, outc
     if claimed_again:
         await claim(session, claim_id=new_claim_id(), dispatcher=8, limit=9)
     before = await read_table(db)
-    verdict = Verdict()
+    verdict = BatchOutcomes()
     verdict.add(row, outcome)
     assert await settle(session, frozen.claim_id, verdict) == Settlement(0, 0, 0, 0, frozenset({row}))
     assert (await read_table(db), await read_table(db, "message_dlq")) == (before, [])
@@ -170,7 +170,7 @@ async def test_a_row_that_is_being_settled_is_left_to_its_owner(session, db, tap
 
 async def test_it_goes_on_when_its_session_breaks(database_url, db, tap: Tap, monkeypatch, make):
     monkeypatch.setattr(takeover, "EVERY_S", 0.01)
-    link = Link(Target(database_url, "test"), "upkeep", rng=Random(1))
+    link = ReconnectingSession(PostgresTarget(database_url, "test"), "upkeep", rng=Random(1))
     async with anyio.create_task_group() as tasks:
         await tasks.start(link.keep)
         tasks.start_soon(make(0).run, link)

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from dispatcher.core.events import ListenerChanged, Slept, Ticked
-from dispatcher.infra.database import Session
+from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load, trigger_down
-from dispatcher.stages.ping import EVERY_S as PING_EVERY_S
-from dispatcher.stages.wake import DOORBELL
+from dispatcher.stages.doorbell.heartbeat import EVERY_S as PING_EVERY_S
+from dispatcher.stages.doorbell.wake import DOORBELL
 from tests.fixtures.rows import insert_events
 from tests.fixtures.running import Bell, StartBell
 

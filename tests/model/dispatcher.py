@@ -1,4 +1,4 @@
-"""A dispatcher of the doorbell's model: dispatcher/stages/wake.py, each statement in the steps others can come between.
+"""A dispatcher of the doorbell's model: stages/doorbell/wake.py, each statement in the steps others can come between.
 
 A statement is a snapshot and, later, an answer; with the answer rings that arrived meanwhile leave the socket for the
 session's list of notices. `at` is where the loop stands, by the names of wake.py.

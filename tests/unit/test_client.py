@@ -13,7 +13,7 @@ def test_an_event_shows_no_payload() -> None:
 
 
 def test_importing_the_client_loads_nothing_of_the_server() -> None:
-    names = "dispatcher.client, dispatcher.client.handled, dispatcher.client.consumer"
+    names = "dispatcher.client, dispatcher.client.inbox, dispatcher.client.consumer"
     program = f"import sys, {names}\nprint(sorted({HEAVY} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
     assert (shown.stdout, shown.stderr) == ("[]\n", "")

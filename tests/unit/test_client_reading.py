@@ -7,8 +7,8 @@ import pytest
 import redis
 
 from dispatcher.client.group import Group
-from dispatcher.client.reading import GroupReader
-from dispatcher.client.steps import Call, Pause, Work, entries_of
+from dispatcher.client.protocol import GroupReader
+from dispatcher.client.steps import Call, RunHandler, Wait, entries_of
 
 FIELDS = {
     "event_id": "00000000-0000-0000-0000-000000000001",
@@ -44,9 +44,9 @@ class Slow:
         except StopIteration:
             return
 
-    def _do(self, step: Call | Work | Pause) -> Any:
+    def _do(self, step: Call | RunHandler | Wait) -> Any:
         match step:
-            case Work("handle", event):
+            case RunHandler("handle", event):
                 self.handled.append(event.entry_id)
                 self.now += next(self._seconds)
             case Call("xautoclaim"):
@@ -92,13 +92,13 @@ def test_an_outage_of_redis_while_a_handler_waits_costs_no_delivery() -> None:
     reader = GroupReader(group, (), lambda _, error: errors.append(error), has_store=False, clock=lambda: now)
     steps = reader.steps()
     called: list[str] = []
-    step: Call | Work | Pause = next(steps)
+    step: Call | RunHandler | Wait = next(steps)
     while not called or called[-1] != "xack":
         match step:
-            case Pause():
+            case Wait():
                 now += 12.0
                 step = steps.send(None)
-            case Work():
+            case RunHandler():
                 called.append("handle")
                 step = steps.throw(redis.ConnectionError()) if called.count("handle") < 5 else steps.send(None)
             case Call("xclaim"):

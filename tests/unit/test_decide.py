@@ -17,13 +17,13 @@ from dispatcher.core.decide import (
     Refused,
     Reply,
     RetryPolicy,
-    Unfit,
+    Unpublishable,
     brief,
     decide,
+    decide_batch,
     is_sink_failure,
-    judge,
 )
-from dispatcher.core.outcome import Dead, Outcome, Retry, Returned, Sent, Unknown
+from dispatcher.core.outcome import Dead, Outcome, Released, Retry, Sent, Unknown
 from dispatcher.core.row import ClaimedRow
 
 POLICY = RetryPolicy(10, Backoff(0.25, 60.0))
@@ -38,7 +38,7 @@ sink_errors = st.one_of(
     texts.map(NotSent),
     texts.map(NoReply),
 )
-replies = st.one_of(stream_ids, row_errors, sink_errors, texts.map(Unfit))
+replies = st.one_of(stream_ids, row_errors, sink_errors, texts.map(Unpublishable))
 attempts = st.integers(min_value=0, max_value=10**6)
 policies = st.builds(RetryPolicy, st.integers(min_value=1, max_value=1000), st.just(Backoff(0.25, 60.0)))
 
@@ -54,20 +54,20 @@ def the(reply: Reply, attempts: int = 0, policy: RetryPolicy = POLICY) -> Outcom
 @given(replies, attempts, policies)
 def test_every_reply_has_an_outcome(reply: Reply, attempts: int, policy: RetryPolicy) -> None:
     outcome = the(reply, attempts, policy)
-    assert isinstance(outcome, Sent | Retry | Dead | Returned | Unknown)
+    assert isinstance(outcome, Sent | Retry | Dead | Released | Unknown)
     if not isinstance(outcome, Sent):
         assert len(outcome.error) <= 500
 
 
 @given(sink_errors, attempts, policies)
 def test_the_sink_never_costs_a_row_anything(reply: Reply, attempts: int, policy: RetryPolicy) -> None:
-    assert isinstance(the(reply, attempts, policy), Returned | Unknown)
+    assert isinstance(the(reply, attempts, policy), Released | Unknown)
 
 
 @pytest.mark.parametrize("code", sorted(SINK_CODES))
 def test_a_code_of_the_sink_returns_the_row(code: str) -> None:
     for text in (code, f"{code} some words"):
-        assert the(Refused(text), 9) == Returned(f"redis: {text}")
+        assert the(Refused(text), 9) == Released(f"redis: {text}")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_code_of_the_sink_returns_the_row(code: str) -> None:
     ],
 )
 def test_what_servers_say_of_themselves_returns_the_row(text: str) -> None:
-    assert the(Refused(text), 9) == Returned(brief(f"redis: {text}"))
+    assert the(Refused(text), 9) == Released(brief(f"redis: {text}"))
 
 
 @pytest.mark.parametrize("text", ["ERR syntax error", "OOMPH", "ERR OOM-like", "", "ERR value is not an integer"])
@@ -107,12 +107,12 @@ def test_a_rows_own_error_at_the_limit_is_dead_and_one_before_is_not(reply: Refu
 
 @given(texts, policies)
 def test_what_can_never_succeed_dies_at_once(reason: str, policy: RetryPolicy) -> None:
-    assert the(Unfit(reason), 0, policy) == Dead(brief(reason))
+    assert the(Unpublishable(reason), 0, policy) == Dead(brief(reason))
 
 
 def test_a_lost_reply_is_unknown_and_an_unsent_one_is_not() -> None:
     assert the(NoReply("the connection was closed")) == Unknown("the connection was closed")
-    assert the(NotSent("redis is not connected")) == Returned("redis is not connected")
+    assert the(NotSent("redis is not connected")) == Released("redis is not connected")
 
 
 @given(st.text(max_size=2000))
@@ -134,13 +134,13 @@ def test_brief_holds_nothing_that_postgres_cannot_store(text: str) -> None:
 @pytest.mark.parametrize("answers", [0, 1, 3])
 def test_a_batch_with_another_number_of_replies_is_refused(answers: int) -> None:
     with pytest.raises(ValueError, match=f"{answers} replies for 2 rows"):
-        judge([row(1), row(2)], [b"1-0"] * answers, POLICY, Random(1))
+        decide_batch([row(1), row(2)], [b"1-0"] * answers, POLICY, Random(1))
 
 
 @given(st.lists(st.tuples(replies, attempts), max_size=40))
 def test_a_verdict_files_each_row_once_in_order_as_its_own_reply_says(answered: list[tuple[Reply, int]]) -> None:
     rows = [row(number, tried) for number, (_, tried) in enumerate(answered)]
-    verdict = judge(rows, [reply for reply, _ in answered], POLICY, Random(1))
+    verdict = decide_batch(rows, [reply for reply, _ in answered], POLICY, Random(1))
     filed = [
         verdict.sent_ids,
         [i for i, _ in verdict.retries],
@@ -155,7 +155,7 @@ def test_a_verdict_files_each_row_once_in_order_as_its_own_reply_says(answered: 
 
 
 def test_one_error_touches_one_row() -> None:
-    verdict = judge([row(1), row(2), row(3)], [b"1-0", Refused("ERR syntax error"), b"2-0"], POLICY, Random(1))
+    verdict = decide_batch([row(1), row(2), row(3)], [b"1-0", Refused("ERR syntax error"), b"2-0"], POLICY, Random(1))
     assert (verdict.sent_ids, verdict.stream_ids) == ([1, 3], ["1-0", "2-0"])
     assert [row_id for row_id, _ in verdict.retries] == [2]
     assert verdict.sink_error is None
@@ -163,5 +163,5 @@ def test_one_error_touches_one_row() -> None:
 
 def test_a_batch_has_the_first_reason_of_the_sink() -> None:
     said: list[Reply] = [b"1-0", Refused("OOM no memory"), Refused("READONLY a replica"), NoReply("cut")]
-    verdict = judge([row(n) for n in range(4)], said, POLICY, Random(1))
+    verdict = decide_batch([row(n) for n in range(4)], said, POLICY, Random(1))
     assert verdict.sink_error == "redis: OOM no memory"

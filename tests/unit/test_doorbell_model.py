@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages import wake
+from dispatcher.stages.doorbell import wake
 from tests.model.dispatcher import At, DispatcherFlaw
 from tests.model.doorbell import Doorbell, Flaw
 from tests.model.writer import WriterFlaw
@@ -60,7 +60,7 @@ def test_the_limit_who_stands_by_finds_on_its_tick_what_the_holder_of_the_key_le
 
 def test_the_steps_are_those_of_the_code() -> None:
     """Whoever renames, removes or reorders a step of wake.py is led here: the model has to follow."""
-    source = (ROOT / "dispatcher" / "stages" / "wake.py").read_text(encoding="utf-8")
+    source = (ROOT / "dispatcher" / "stages" / "doorbell" / "wake.py").read_text(encoding="utf-8")
     position = source[source.index("async def _take_position") : source.index("async def _listen")]
     assert re.findall(r'load\("(\w+)"\)|f"(\w+) \{DOORBELL\}"|(_look\.due_s|_RELEASE)', position) == [
         ("", "", "_look.due_s"),  # while the notification queue fills up: see below

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from dispatcher.core import events
-from dispatcher.core.events import Event, Observer, Woke, fan_out, guarding, relaying, running
+from dispatcher.core.events import Observer, TelemetryEvent, Woke, fan_out, guarding, relaying, running
 
-KINDS: tuple[Any, ...] = typing.get_args(Event)
+KINDS: tuple[Any, ...] = typing.get_args(TelemetryEvent)
 
 
 def test_every_event_of_the_module_is_in_the_union() -> None:
@@ -37,7 +37,7 @@ def test_no_event_carries_a_payload() -> None:
 
 
 def test_each_observer_hears_each_event_in_order() -> None:
-    heard: list[tuple[str, Event]] = []
+    heard: list[tuple[str, TelemetryEvent]] = []
 
     def listener(name: str) -> Observer:
         return lambda event: heard.append((name, event))

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.reading import Reading, Sample
-from dispatcher.sidecar.history import FIELDS, POINTS, History, Lately
+from dispatcher.core.process_state import ProcessState, Sample
+from dispatcher.sidecar.history import FIELDS, POINTS, History, RecentWindow
 
 EDGES = (0.001, 0.01, 2.0, 3.0)
 
@@ -16,7 +16,7 @@ class Source:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.reading = Reading(("a",), 1000.0, Latencies(EDGES, (0, 0, 0, 0, 0), 0.0))
+        self.reading = ProcessState(("a",), 1000.0, Latencies(EDGES, (0, 0, 0, 0, 0), 0.0))
         self.history = History(lambda: self.reading, clock=lambda: self.now, elapsed=lambda: self.now)
 
     def tick(self, *, published: int = 0, bucket: int = 1, **changes: object) -> None:
@@ -36,7 +36,7 @@ class Source:
         return [dict(zip(answer["fields"], point, strict=True)) for point in answer["points"]]
 
 
-def lately(source: Source) -> Lately:
+def lately(source: Source) -> RecentWindow:
     """As it is now; a function, since mypy holds an attribute for what it was."""
     return source.history.lately
 

@@ -10,8 +10,9 @@ import pytest
 from loguru import logger
 
 from dispatcher.core import events
-from dispatcher.telemetry import logs, repeats
-from dispatcher.telemetry.lines import FromLibraries
+from dispatcher.telemetry import logs
+from dispatcher.telemetry import throttle as repeats
+from dispatcher.telemetry.loguru_setup import FromLibraries
 
 SECRET = "ciphertext-of-the-payload"
 
@@ -88,7 +89,7 @@ def test_buried_rows_are_named_with_their_errors(out):
     assert (line["rows"], line["ids"], line["errors"]) == (3, [3, 4, 5], ["redis: A", "redis: B"])
 
 
-CHATTER: list[events.Event] = [
+CHATTER: list[events.TelemetryEvent] = [
     events.Woke("notify"),
     events.Slept(True, 0.1),
     events.Claimed(3, False),

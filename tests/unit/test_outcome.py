@@ -4,16 +4,16 @@ import dataclasses
 
 import pytest
 
-from dispatcher.core.outcome import Dead, Outcome, Retry, Returned, Sent, Unknown, Verdict
+from dispatcher.core.outcome import BatchOutcomes, Dead, Outcome, Released, Retry, Sent, Unknown
 
 
 def test_each_outcome_has_its_columns() -> None:
-    verdict = Verdict()
+    verdict = BatchOutcomes()
     outcomes: list[Outcome] = [
         Sent("1-0"),
         Retry(0.5, "ERR"),
         Dead("too large"),
-        Returned("OOM"),
+        Released("OOM"),
         Unknown("cut"),
         Sent("2-0"),
     ]
@@ -25,17 +25,17 @@ def test_each_outcome_has_its_columns() -> None:
     assert (verdict.returned, verdict.unknown) == ([13], [14])
 
 
-@pytest.mark.parametrize("outcome", [Returned("OOM"), Unknown("OOM")])
-def test_the_first_error_of_the_sink_is_kept(outcome: Returned | Unknown) -> None:
-    verdict = Verdict()
+@pytest.mark.parametrize("outcome", [Released("OOM"), Unknown("OOM")])
+def test_the_first_error_of_the_sink_is_kept(outcome: Released | Unknown) -> None:
+    verdict = BatchOutcomes()
     verdict.add(1, outcome)
-    verdict.add(2, Returned("later"))
+    verdict.add(2, Released("later"))
     verdict.add(3, Unknown("later"))
     assert verdict.sink_error == "OOM"
 
 
 def test_a_rows_own_failure_says_nothing_of_the_sink() -> None:
-    verdict = Verdict()
+    verdict = BatchOutcomes()
     outcomes: list[Outcome] = [Sent("1-0"), Retry(0.5, "ERR"), Dead("too large")]
     for row_id, outcome in enumerate(outcomes):
         verdict.add(row_id, outcome)
@@ -43,12 +43,12 @@ def test_a_rows_own_failure_says_nothing_of_the_sink() -> None:
 
 
 def test_verdicts_share_nothing() -> None:
-    Verdict().add(1, Sent("1-0"))
-    assert Verdict() == Verdict()
-    assert not Verdict().sent_ids
+    BatchOutcomes().add(1, Sent("1-0"))
+    assert BatchOutcomes() == BatchOutcomes()
+    assert not BatchOutcomes().sent_ids
 
 
-@pytest.mark.parametrize("outcome", [Sent("1-0"), Retry(0.5, "e"), Dead("e"), Returned("e"), Unknown("e")])
+@pytest.mark.parametrize("outcome", [Sent("1-0"), Retry(0.5, "e"), Dead("e"), Released("e"), Unknown("e")])
 def test_an_outcome_cannot_be_changed(outcome: object) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(outcome, next(iter(dataclasses.fields(outcome))).name, "x")  # type: ignore[arg-type]

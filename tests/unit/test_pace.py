@@ -2,7 +2,16 @@
 
 import pytest
 
-from dispatcher.sidecar.pace import API_COST, BURST, LONGEST_S, MOST_ADDRESSES, RATE, Pace, cost_of, network_of
+from dispatcher.sidecar.rate_limit import (
+    API_COST,
+    BURST,
+    LONGEST_S,
+    MOST_ADDRESSES,
+    RATE,
+    RateLimiter,
+    cost_of,
+    network_of,
+)
 
 
 class Clock:
@@ -17,7 +26,7 @@ class Clock:
 
 def test_a_burst_goes_through_and_then_no_more_than_the_rate() -> None:
     clock = Clock()
-    ours = Pace(clock=clock)
+    ours = RateLimiter(clock=clock)
     waits = [ours.wait_s("10.0.0.1", "other", 1.0) for _ in range(int(BURST) + 10)]
     assert waits[: int(BURST)] == [0.0] * int(BURST)
     assert waits[int(BURST) :] == pytest.approx([n / RATE for n in range(1, 11)])
@@ -28,14 +37,14 @@ def test_a_burst_goes_through_and_then_no_more_than_the_rate() -> None:
 
 
 def test_who_would_wait_too_long_takes_nothing() -> None:
-    ours = Pace(clock=Clock())
+    ours = RateLimiter(clock=Clock())
     while (wait := ours.wait_s("10.0.0.1", "other", 20.0)) <= LONGEST_S:
         pass
     assert {ours.wait_s("10.0.0.1", "other", 20.0) for _ in range(100)} == {wait}
 
 
 def test_addresses_and_purposes_are_apart() -> None:
-    ours = Pace(clock=Clock())
+    ours = RateLimiter(clock=Clock())
     while not ours.wait_s("10.0.0.1", "other", 20.0):
         pass
     assert ours.wait_s("10.0.0.1", "probe", 1.0) == ours.wait_s("10.0.0.2", "other", 1.0) == 0.0
@@ -47,7 +56,7 @@ def test_addresses_and_purposes_are_apart() -> None:
 
 def test_what_is_remembered_is_bounded_and_forgets_the_idle_first() -> None:
     clock = Clock()
-    ours = Pace(clock=clock)
+    ours = RateLimiter(clock=clock)
     for number in range(MOST_ADDRESSES - 1):
         ours.wait_s(f"idle-{number}", "other", 1.0)
     clock.now += 60

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.pacing import Appetite, Arrivals, BatchPacer, Detour, Doze
+from dispatcher.core.pacing import ArrivalRate, BatchSizer, FilteredScan, PollBackoff, PrefetchLimit
 
 BUDGET = 16 * 1024 * 1024
 batches = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 2**31)), max_size=50)
@@ -12,7 +12,7 @@ batches = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 2**31)), max_s
 
 @given(st.integers(1, 10_000), batches)
 def test_a_limit_is_at_least_one_and_at_most_the_batch(batch_size: int, seen: list[tuple[int, int]]) -> None:
-    pacer = BatchPacer(batch_size)
+    pacer = BatchSizer(batch_size)
     for rows, size in seen:
         pacer.saw(rows, size)
         assert 1 <= pacer.limit() <= batch_size
@@ -20,7 +20,7 @@ def test_a_limit_is_at_least_one_and_at_most_the_batch(batch_size: int, seen: li
 
 @given(st.integers(1, 10_000), st.integers(1, 5000), st.integers(0, 2**31))
 def test_as_many_more_such_rows_stay_within_the_budget(batch_size: int, rows: int, size: int) -> None:
-    pacer = BatchPacer(batch_size)
+    pacer = BatchSizer(batch_size)
     pacer.saw(rows, size)
     limit, mean = pacer.limit(), size / rows
     assert limit == 1 or limit * mean <= BUDGET * (1 + 1e-9)
@@ -28,7 +28,7 @@ def test_as_many_more_such_rows_stay_within_the_budget(batch_size: int, rows: in
 
 
 def test_large_payloads_shrink_it_at_once_and_small_ones_grow_it_slowly() -> None:
-    pacer = BatchPacer(256)
+    pacer = BatchSizer(256)
     pacer.saw(256, 256 * 1024 * 1024)
     assert pacer.limit() == 16
     pacer.saw(16, 16)
@@ -39,19 +39,19 @@ def test_large_payloads_shrink_it_at_once_and_small_ones_grow_it_slowly() -> Non
 
 
 def test_an_empty_claim_teaches_nothing() -> None:
-    pacer = BatchPacer(256)
+    pacer = BatchSizer(256)
     pacer.saw(1, BUDGET)
     pacer.saw(0, 0)
     assert pacer.limit() == 1
 
 
 def test_pauses_double_up_to_the_tick() -> None:
-    doze = Doze(0.1)
+    doze = PollBackoff(0.1)
     assert [doze.pause_s() for _ in range(8)] == pytest.approx([0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.1, 0.1])
 
 
 def test_after_a_reset_they_are_short_again() -> None:
-    doze = Doze(0.1)
+    doze = PollBackoff(0.1)
     for _ in range(5):
         doze.pause_s()
     doze.reset()
@@ -60,14 +60,14 @@ def test_after_a_reset_they_are_short_again() -> None:
 
 @given(st.floats(0.001, 60.0), st.lists(st.booleans(), max_size=60))
 def test_a_pause_is_never_nothing_and_never_above_the_tick(tick_s: float, resets: list[bool]) -> None:
-    doze = Doze(tick_s)
+    doze = PollBackoff(tick_s)
     for reset in resets:
         if reset:
             doze.reset()
         assert 0 < doze.pause_s() <= tick_s
 
 
-def steady(arrivals: Arrivals, per_second: float, seconds: float, start: float = 0.0) -> float:
+def steady(arrivals: ArrivalRate, per_second: float, seconds: float, start: float = 0.0) -> float:
     """One row at a time at that rate; returns when the last came."""
     now = start
     for number in range(1, round(per_second * seconds) + 1):
@@ -78,20 +78,20 @@ def steady(arrivals: Arrivals, per_second: float, seconds: float, start: float =
 
 @pytest.mark.parametrize("rate", [50.0, 500.0, 5000.0])
 def test_the_rate_is_what_comes(rate: float) -> None:
-    arrivals = Arrivals()
+    arrivals = ArrivalRate()
     assert arrivals.rate(0.0) == 0.0
     assert arrivals.rate(steady(arrivals, rate, 2.0)) == pytest.approx(rate, rel=0.15)
 
 
 @pytest.mark.parametrize(("rate", "keeps", "polls"), [(20, True, False), (500, False, False), (5000, False, True)])
 def test_few_ring_more_let_the_key_go_many_are_polled(rate: float, keeps: bool, polls: bool) -> None:
-    arrivals = Arrivals()
+    arrivals = ArrivalRate()
     now = steady(arrivals, rate, 1.0)
     assert (arrivals.keep_key(now), arrivals.polling) == (keeps, polls)
 
 
 def test_a_rate_between_the_two_marks_does_not_flap() -> None:
-    arrivals = Arrivals()
+    arrivals = ArrivalRate()
     now, said = 0.0, []
     for rate in (1250, 3000, 1250, 1250, 800, 1250):
         now = steady(arrivals, rate, 1.0, now)
@@ -100,7 +100,7 @@ def test_a_rate_between_the_two_marks_does_not_flap() -> None:
 
 
 def test_quiet_ends_the_polling_whatever_the_rate_was() -> None:
-    arrivals = Arrivals()
+    arrivals = ArrivalRate()
     arrivals.saw(100_000, 0.0)
     said = []
     for now in (0.02, 0.03):
@@ -112,7 +112,7 @@ def test_quiet_ends_the_polling_whatever_the_rate_was() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.floats(0, 100)), max_size=60))
 def test_a_rate_is_never_negative_and_fades_to_nothing(seen: list[tuple[int, float]]) -> None:
-    arrivals, now = Arrivals(), 0.0
+    arrivals, now = ArrivalRate(), 0.0
     for rows, later in seen:
         now += later
         arrivals.saw(rows, now)
@@ -125,7 +125,7 @@ def test_a_rate_is_never_negative_and_fades_to_nothing(seen: list[tuple[int, flo
 def test_no_more_is_in_hand_than_has_a_slot_or_is_done_soon(
     parallel: int, most: int, in_hand: int, took: list[float]
 ) -> None:
-    appetite = Appetite(parallel, most)
+    appetite = PrefetchLimit(parallel, most)
     for seconds in took:
         appetite.saw(seconds)
     limit = appetite.limit(in_hand)
@@ -135,14 +135,14 @@ def test_no_more_is_in_hand_than_has_a_slot_or_is_done_soon(
 
 
 def test_slow_handlers_get_no_more_than_their_slots() -> None:
-    appetite = Appetite(10, 256)
+    appetite = PrefetchLimit(10, 256)
     assert appetite.limit(0) == 10  # nothing is known yet
     appetite.saw(10.0)
     assert [appetite.limit(in_hand) for in_hand in (0, 9, 10)] == [10, 1, 0]
 
 
 def test_quick_handlers_get_some_ahead_and_in_whole_batches() -> None:
-    appetite = Appetite(10, 256)
+    appetite = PrefetchLimit(10, 256)
     for _ in range(200):
         appetite.saw(0.01)
     assert appetite.limit(0) == 110  # ten at once for a tenth of a second
@@ -152,13 +152,13 @@ def test_quick_handlers_get_some_ahead_and_in_whole_batches() -> None:
 
 
 def test_a_short_way_is_walked_from_the_start_each_time() -> None:
-    detour = Detour()
+    detour = FilteredScan()
     detour.walked(100.0, 0.002, to_the_end=True)
     assert detour.since_s(100.01) is None
 
 
 def test_a_long_way_is_not_walked_again_for_twenty_times_as_long() -> None:
-    detour = Detour()
+    detour = FilteredScan()
     detour.walked(100.0, 0.5, to_the_end=True)
     assert detour.since_s(104.0) == pytest.approx(5.0)  # since then, and a second before
     assert detour.since_s(110.0) is None
@@ -168,7 +168,7 @@ def test_a_long_way_is_not_walked_again_for_twenty_times_as_long() -> None:
 
 
 def test_a_walk_that_ended_early_leaves_nothing_out() -> None:
-    detour = Detour()
+    detour = FilteredScan()
     detour.walked(100.0, 0.5, to_the_end=False)
     assert detour.since_s(100.1) is None
     assert detour.rest_s == 10.0  # but the next one goes on where it ended

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 import pytest
 
 from dispatcher.core.row import Batch, ClaimedRow
-from dispatcher.relay.place import CURSOR_AGE_AT_MOST_S, CURSOR_AGE_S, REST, Place
-from dispatcher.stages.claim import FROM_THE_START, Keyset
+from dispatcher.relay.cursor import CURSOR_AGE_AT_MOST_S, CURSOR_AGE_S, REST, ClaimCursor
+from dispatcher.stages.claim import FROM_THE_START, ClaimKey
 
 DUE = datetime(2025, 6, 1, tzinfo=UTC)
-AFTER_SEVEN = Keyset(DUE, 7)
+AFTER_SEVEN = ClaimKey(DUE, 7)
 
 
 def full_batch(answered_at: float) -> Batch:
@@ -26,7 +26,7 @@ def full_batch(answered_at: float) -> Batch:
     ],
 )
 def test_a_walk_from_the_start_is_rested_from(walk_s: float, rest_s: float) -> None:
-    place = Place(passes_over=False)
+    place = ClaimCursor(passes_over=False)
     assert place.begin(100.0) == (FROM_THE_START, None)
     place.took(full_batch(100.0 + walk_s), full=True)
     assert place.begin(100.0 + rest_s - 0.001) == (AFTER_SEVEN, None)
@@ -35,7 +35,7 @@ def test_a_walk_from_the_start_is_rested_from(walk_s: float, rest_s: float) -> N
 
 
 def test_a_claim_that_is_not_full_begins_the_next_from_the_start() -> None:
-    place = Place(passes_over=False)
+    place = ClaimCursor(passes_over=False)
     place.begin(100.0)
     place.took(full_batch(100.1), full=True)
     place.begin(100.2)

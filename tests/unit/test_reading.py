@@ -2,9 +2,9 @@
 
 from dispatcher.core import events
 from dispatcher.core.latencies import Latencies, summed
-from dispatcher.core.reading import Alive, merged
+from dispatcher.core.process_state import RunningDispatcher, merged
 from dispatcher.telemetry.latency import LatencyHistogram
-from dispatcher.telemetry.reader import Reader
+from dispatcher.telemetry.state import StateTracker
 
 
 class Clock:
@@ -17,11 +17,11 @@ class Clock:
         return self.now
 
 
-def reader(clock: Clock) -> Reader:
-    return Reader(LatencyHistogram("x", "x").snapshot, clock=clock)
+def reader(clock: Clock) -> StateTracker:
+    return StateTracker(LatencyHistogram("x", "x").snapshot, clock=clock)
 
 
-def kinds(reader: Reader) -> list[str]:
+def kinds(reader: StateTracker) -> list[str]:
     return [trouble.kind for trouble in reader.read().troubles]
 
 
@@ -116,7 +116,7 @@ def test_several_processes_are_one():
     clock.now += 1
     two(events.BreakerChanged("open", "reset"))
     two(events.ListenerChanged(False, "gone"))
-    two(events.Surveyed([Alive("p0", "h", 1, "1", 5.0)]))
+    two(events.Surveyed([RunningDispatcher("p0", "h", 1, "1", 5.0)]))
     both = merged([one.read(), two.read()])
     assert (both.names, both.published, both.processes) == (("p0", "p1"), 20, 2)
     assert [(trouble.kind, trouble.reason, trouble.since, trouble.of) for trouble in both.troubles] == [

@@ -13,8 +13,8 @@ from dispatcher.cli import COMMANDS
 from dispatcher.demo.screen import show_result
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import judge
-from dispatcher.service.console import Console
-from dispatcher.service.site import site as service_site
+from dispatcher.service.console_routes import ConsoleState
+from dispatcher.service.http import build_http as service_site
 from dispatcher.settings import Settings, describe
 from dispatcher.telemetry.latency import LatencyHistogram
 from dispatcher.telemetry.metrics import Metrics
@@ -46,18 +46,18 @@ def never(*anything: object) -> Any:
 
 def test_every_endpoint_is_described() -> None:
     settings = Settings(database_url="postgresql:///app", redis_url="redis://localhost")
-    site = service_site(
+    build_http = service_site(
         settings,
         readiness=lambda: None,
         registry=CollectorRegistry(),
         ask=never,
         retried=never,
         observe=never,
-        rooms=Console(settings, LatencyHistogram("x", "x").snapshot).routes,
+        rooms=ConsoleState(settings, LatencyHistogram("x", "x").snapshot).routes,
     )
     served = {
         f"`{route.method} {route.resource.canonical}`"
-        for route in site.router.routes()
+        for route in build_http.router.routes()
         if route.resource is not None and route.method != "HEAD" and "/console/" not in route.resource.canonical
     }
     assert {row[0] for row in table("HTTP")} == served

@@ -6,13 +6,13 @@ from typing import Any, get_args
 import pytest
 
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.reading import Alive, Reading, Sample, Survey, Trouble, TroubleKind
-from dispatcher.sidecar.history import Lately
-from dispatcher.sidecar.verdict import judge, level_of
+from dispatcher.core.process_state import DispatcherList, ProcessState, RunningDispatcher, Sample, Trouble, TroubleKind
+from dispatcher.sidecar.diagnosis import diagnose, level_of
+from dispatcher.sidecar.history import RecentWindow
 
 NOW = 10_000.0
-CALM = Reading(
-    ("a",), 0.0, Latencies((1.0,), (0, 0), 0.0), sample=Sample(NOW - 5, 0, 0.0, 10, {}), survey=Survey(NOW, ())
+CALM = ProcessState(
+    ("a",), 0.0, Latencies((1.0,), (0, 0), 0.0), sample=Sample(NOW - 5, 0, 0.0, 10, {}), survey=DispatcherList(NOW, ())
 )
 
 
@@ -20,8 +20,8 @@ def dead(n: int, *, at: float = NOW, newest: float | None = None) -> Sample:
     return Sample(at, 0, 0.0, 10, {}, n, newest)
 
 
-def found(reading: Reading, lately: Lately | None = None) -> list[tuple[str, str, float | None]]:
-    return [(each.level, each.kind, each.since) for each in judge(reading, lately or Lately(), NOW)]
+def found(reading: ProcessState, lately: RecentWindow | None = None) -> list[tuple[str, str, float | None]]:
+    return [(each.level, each.kind, each.since) for each in diagnose(reading, lately or RecentWindow(), NOW)]
 
 
 def test_nothing_to_say_is_fine():
@@ -31,11 +31,11 @@ def test_nothing_to_say_is_fine():
 
 @pytest.mark.parametrize("kind", get_args(TroubleKind))
 def test_every_trouble_says_since_when_and_what_to_do(kind):
-    [said] = judge(replace(CALM, troubles=(Trouble(kind, "the reason", 9_000.0),)), Lately(), NOW)
+    [said] = diagnose(replace(CALM, troubles=(Trouble(kind, "the reason", 9_000.0),)), RecentWindow(), NOW)
     assert (said.kind, said.since) == (kind, 9_000.0)
     assert said.do
     assert "{" not in said.what + said.do
-    [unknown] = judge(replace(CALM, troubles=(Trouble(kind, None, 9_000.0),)), Lately(), NOW)
+    [unknown] = diagnose(replace(CALM, troubles=(Trouble(kind, None, 9_000.0),)), RecentWindow(), NOW)
     assert "{" not in unknown.what
     assert "None" not in unknown.what
 
@@ -44,25 +44,25 @@ def test_the_worst_comes_first_then_the_oldest():
     troubles = (Trouble("audit", "x", 1.0), Trouble("listener", "x", 2.0), Trouble("redis", "OOM", 4.0))
     reading = replace(CALM, troubles=(*troubles, Trouble("database", "x", 3.0)))
     assert [kind for _, kind, _ in found(reading)] == ["database", "redis", "audit"]
-    assert level_of(judge(reading, Lately(), NOW)) == "bad"
+    assert level_of(diagnose(reading, RecentWindow(), NOW)) == "bad"
 
 
 def test_what_stands_in_the_way_comes_before_what_came_of_it():
     reading = replace(CALM, troubles=(Trouble("backpressure", "billing", NOW - 5),))
-    lately = Lately(buried=1, buried_since=NOW - 60)
+    lately = RecentWindow(buried=1, buried_since=NOW - 60)
     assert [kind for _, kind, _ in found(reading, lately)] == ["backpressure", "buried"]
 
 
 def test_of_several_processes_it_says_how_many():
     reading = replace(CALM, processes=4, troubles=(Trouble("redis", "OOM", 1.0, of=2),))
-    assert judge(reading, Lately(), NOW)[0].what == "Redis takes no entries: OOM (2 of 4 processes)"
+    assert diagnose(reading, RecentWindow(), NOW)[0].what == "Redis takes no entries: OOM (2 of 4 processes)"
 
 
 def test_a_burial_is_bad_for_fifteen_minutes_then_a_note_while_dead_letters_are_left():
     left = replace(CALM, buried_at=NOW - 50, buried_error="redis: ERR", sample=dead(3))
-    fresh = Lately(buried=1200, buried_since=NOW - 60)
+    fresh = RecentWindow(buried=1200, buried_since=NOW - 60)
     assert found(left, fresh) == [("bad", "buried", NOW - 60)]
-    assert judge(left, fresh, NOW)[0].what == "1,200 events were given up, the latest with: redis: ERR"
+    assert diagnose(left, fresh, NOW)[0].what == "1,200 events were given up, the latest with: redis: ERR"
     assert found(left) == [("note", "dead", None)]
     assert found(replace(left, sample=Sample(NOW - 60, 0, 0.0, 10, {}))) == []
     retried = replace(left, sample=dead(0, at=NOW - 10))
@@ -76,7 +76,7 @@ def test_a_burial_by_another_dispatcher_is_bad_as_well():
 
 
 def test_a_broken_promise_is_bad_unless_few_events_broke_it():
-    slow = Lately(p95=2.0, count=100, slow_since=9_000.0)
+    slow = RecentWindow(p95=2.0, count=100, slow_since=9_000.0)
     assert found(CALM, slow) == [("bad", "slow", 9_000.0)]
     assert found(CALM, replace(slow, count=3)) == []
 
@@ -90,9 +90,9 @@ def test_events_that_wait_without_a_reason(age, level):
 @pytest.mark.parametrize("kind", ["database", "redis", "backpressure", "disabled", "paused", "starting"])
 def test_a_known_reason_explains_why_events_wait(kind):
     reading = replace(CALM, sample=Sample(NOW - 1, 9, 500.0, 10, {}), troubles=(Trouble(kind, None, 1.0),))
-    slow = Lately(p95=60.0, count=100, slow_since=9_000.0)
+    slow = RecentWindow(p95=60.0, count=100, slow_since=9_000.0)
     assert [each for _, each, _ in found(reading, slow)] == [kind]
-    assert "is 60 s or more" in judge(CALM, slow, NOW)[0].what
+    assert "is 60 s or more" in diagnose(CALM, slow, NOW)[0].what
 
 
 def test_figures_of_long_ago_are_said_to_be_so_unless_postgres_is_known_to_be_away():
@@ -103,11 +103,11 @@ def test_figures_of_long_ago_are_said_to_be_so_unless_postgres_is_known_to_be_aw
 
 
 def test_turns_that_fail_without_a_known_outage():
-    lately = Lately(error_share=0.05)
+    lately = RecentWindow(error_share=0.05)
     assert found(CALM, lately) == [("warn", "errors", None)]
     away: Any = replace(CALM, troubles=(Trouble("redis", None, 1.0),))
     assert [kind for _, kind, _ in found(away, lately)] == ["redis"]
 
 
 def test_a_dispatcher_that_is_alive_is_no_finding():
-    assert found(replace(CALM, survey=Survey(NOW, (Alive("a", None, None, None, 0.0),)))) == []
+    assert found(replace(CALM, survey=DispatcherList(NOW, (RunningDispatcher("a", None, None, None, 0.0),)))) == []

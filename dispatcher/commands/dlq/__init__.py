@@ -2,7 +2,7 @@
 
 import click
 
-from dispatcher.commands.dlq.look import list_dead, show, stats
+from dispatcher.commands.dlq.inspect import list_dead, show, stats
 from dispatcher.commands.dlq.retry import retry_dead
 
 

@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 import anyio
 import click
 
-from dispatcher.dead_letters.find import Filter
-from dispatcher.dead_letters.identity import EventRef, parse
-from dispatcher.infra.database import Fetch, Target
+from dispatcher.infra.postgres.session import Fetch, PostgresTarget
+from dispatcher.ops.dead_letters.find import Filter
+from dispatcher.ops.dead_letters.identity import EventRef, parse
+from dispatcher.ops.session import OperatorSession
 from dispatcher.settings import Settings
-from dispatcher.upkeep.errand import Errand
 
 PATIENCE_S = 600.0  # for one statement: counting reads every dead event
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class DeadLetters(Errand):
+class DeadLetters(OperatorSession):
     """The session of these commands."""
 
     verb = "see to dead letters"
@@ -63,7 +63,7 @@ json_output = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 def ask(flags: dict[str, str | None], question: Callable[[Fetch], Awaitable[T]]) -> T:
     given = {name: flags.get(name) for name in ("database_url", "dsn")}
     settings = Settings.load_some(("database_url", "connect_timeout_ms"), os.environ, given)
-    target = Target(
+    target = PostgresTarget(
         settings["database_url"],
         "dispatcher",
         connect_timeout_s=settings["connect_timeout_ms"] / 1000,
@@ -72,7 +72,7 @@ def ask(flags: dict[str, str | None], question: Callable[[Fetch], Awaitable[T]])
     return anyio.run(_asked, target, question)
 
 
-async def _asked(target: Target, question: Callable[[Fetch], Awaitable[T]]) -> T:
+async def _asked(target: PostgresTarget, question: Callable[[Fetch], Awaitable[T]]) -> T:
     async with DeadLetters(target) as errand:
         with errand.explained():
             return await question(errand.session.fetch)

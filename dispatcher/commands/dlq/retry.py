@@ -8,10 +8,10 @@ import click
 
 from dispatcher.commands.dlq.options import Event, ask, database, filter_of, filters, json_output
 from dispatcher.core.errors import DispatcherError, Misconfigured
-from dispatcher.dead_letters.find import PAGE, Filter, Stats, count, find_page
-from dispatcher.dead_letters.identity import EventRef
-from dispatcher.dead_letters.retry import BATCH, retry
-from dispatcher.infra.database import Fetch
+from dispatcher.infra.postgres.session import Fetch
+from dispatcher.ops.dead_letters.find import PAGE, Filter, Stats, count, find_page
+from dispatcher.ops.dead_letters.identity import EventRef
+from dispatcher.ops.dead_letters.retry import BATCH, retry
 
 
 @click.command(name="retry")

@@ -56,7 +56,6 @@ __all__ = [
     "CrashAudited",
     "DatabaseChanged",
     "DeadRetried",
-    "Event",
     "Handled",
     "InHand",
     "ListenerChanged",
@@ -78,6 +77,7 @@ __all__ = [
     "StuckHandlers",
     "Surveyed",
     "TakenOver",
+    "TelemetryEvent",
     "Ticked",
     "WakeCause",
     "Woke",
@@ -87,7 +87,7 @@ __all__ = [
     "fan_out",
 ]
 
-Event = (
+TelemetryEvent = (
     Started
     | SidecarUp
     | Woke
@@ -124,13 +124,13 @@ Event = (
     | Stopping
     | Stopped
 )
-Observer = Callable[[Event], None]
+Observer = Callable[[TelemetryEvent], None]
 
 
 def fan_out(*observers: Observer) -> Observer:
     """One observer that passes each event to all of these, in order."""
 
-    def observe(event: Event) -> None:
+    def observe(event: TelemetryEvent) -> None:
         for observer in observers:
             observer(event)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dispatcher.core.reading import Alive
+from dispatcher.core.process_state import RunningDispatcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Sampled:
 class Surveyed:
     """Who runs. Looked up only while somebody watches the console."""
 
-    dispatchers: Sequence[Alive]
+    dispatchers: Sequence[RunningDispatcher]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,121 @@
+"""A session for what people ask: opened by the first question, one at a time, closed when nobody asks any more.
+
+It is apart from the relay's sessions, so a slow question holds up nobody but the next one. A flood of questions makes a
+short queue, and is told to come back; it never makes more connections.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
+from typing import Any
+
+import anyio
+import psycopg
+
+from dispatcher.core.errors import DispatcherError, SessionLost, Unreachable
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
+
+QUEUE = 16  # questions that wait or are being answered
+PATIENCE_S = 5.0  # for one's turn
+IDLE_S = 60.0
+RETRY_S = 1.0  # after a failure to connect; who asks sooner is told the same
+GRACE_S = 1.0  # for the question in flight when the service stops
+
+
+class Busy(DispatcherError):
+    """Too many ask at once. Asking again later may help."""
+
+
+class LazySession:
+    """`fetch` runs one statement. `run()` has to run beside it, or the session is never closed."""
+
+    def __init__(
+        self, target: Callable[[], PostgresTarget], purpose: str, *, prepare: Callable[[Session], Awaitable[None]]
+    ) -> None:
+        self._target = target
+        self._purpose = purpose
+        self._prepare = prepare
+        self._turn = anyio.Lock()  # who has it may use and replace the session
+        self._asking = 0  # written by fetch()
+        self._session: Session | None = None
+        self._used_at = 0.0
+        self._failed: tuple[float, DispatcherError] | None = None
+        self._closed = False  # written by run()
+
+    async def fetch(self, sql: str, params: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows.
+
+        Raises Busy, Misconfigured or Unreachable (the statement did not run), SessionLost (it may have run), or
+        psycopg.Error (the server refused it).
+        """
+        if self._asking >= QUEUE:
+            raise Busy(f"{QUEUE} questions are waiting for Postgres already")
+        self._asking += 1
+        try:
+            with anyio.move_on_after(PATIENCE_S) as patience:
+                await self._turn.acquire()
+            if patience.cancelled_caught:
+                raise Busy(f"the questions before this one took Postgres more than {PATIENCE_S:g} s")
+            try:
+                return await self._fetch(sql, params)
+            finally:
+                self._turn.release()
+        finally:
+            self._asking -= 1
+
+    async def _fetch(self, sql: str, params: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
+        session = self._session or await self._open()
+        try:
+            return await session.fetch(sql, params)
+        except SessionLost:
+            self._session = None
+            await session.close()
+            raise
+        finally:
+            self._used_at = monotonic()
+
+    async def _open(self) -> Session:
+        if self._closed:
+            raise Unreachable("the dispatcher is stopping")
+        if self._failed is not None and monotonic() - self._failed[0] < RETRY_S:
+            raise self._failed[1]
+        try:
+            self._session = await self._opened()
+        except DispatcherError as error:
+            self._failed = (monotonic(), error)
+            raise
+        self._failed = None
+        return self._session
+
+    async def _opened(self) -> Session:
+        session = await connect(self._target(), self._purpose)
+        try:
+            await self._prepare(session)
+        except (SessionLost, psycopg.Error) as error:
+            await session.close()
+            raise Unreachable(describe(error)) from None
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+    async def run(self) -> None:
+        """Close the session when nobody has asked for a while, and at the end."""
+        try:
+            while True:
+                await anyio.sleep(IDLE_S)
+                async with self._turn:
+                    if monotonic() - self._used_at > IDLE_S:
+                        await self._close()
+        finally:
+            self._closed = True
+            with anyio.CancelScope(shield=True):
+                with anyio.move_on_after(GRACE_S) as grace:
+                    async with self._turn:
+                        await self._close()
+                if grace.cancelled_caught and self._session is not None:
+                    self._session.cut()  # who uses it closes it
+
+    async def _close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()

@@ -1,0 +1,224 @@
+"""Applies sql/migrations and the doorbell to a database, once each, from as many processes at once as there are.
+
+Each file runs in a transaction of its own under an advisory lock and is recorded in messaging.schema_migration with its
+checksum. The files may be run any number of times, so a database that was made with plain psql is adopted by running
+them once more. Nothing is locked for the whole session: this works through a transaction pooler too.
+"""
+
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any, Protocol
+
+import anyio
+import psycopg
+
+from dispatcher.core.backoff import Backoff
+from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
+from dispatcher.infra import sqlfiles
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
+
+TRIGGER = "doorbell"  # its name in the bookkeeping; unlike a migration it may change from release to release
+
+_TURN_S = 60.0  # how long one process waits for another one's migration
+_LOCK_S = 1.0  # writers queue behind a waiting DDL statement, so it waits briefly and comes back
+_LOCK_TRIES = 10
+_STATEMENT_S = 600.0
+_PAUSE = Backoff(base_s=0.2, cap_s=2.0)
+
+_BOOKKEEPING = """
+DO $$
+BEGIN
+    IF to_regnamespace('messaging') IS NULL THEN
+        CREATE SCHEMA messaging;
+    END IF;
+    IF to_regclass('messaging.schema_migration') IS NULL THEN
+        CREATE TABLE messaging.schema_migration (
+            name       text        NOT NULL,
+            checksum   text        NOT NULL,
+            applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+            CONSTRAINT schema_migration_pkey PRIMARY KEY (name)
+        );
+    END IF;
+END
+$$
+"""
+_RELATIONS = """
+SELECT c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = 'messaging' AND c.relkind IN ('r', 'p', 'i')
+"""
+_HAS_TRIGGER = """
+SELECT 1 FROM pg_catalog.pg_trigger
+WHERE tgrelid = 'messaging.message_outbox'::regclass AND tgname = 'message_outbox_doorbell'
+"""
+_WHOSE = """
+SELECT quote_ident(current_user), quote_ident(current_database()),
+       (SELECT quote_ident(pg_get_userbyid(datdba)) FROM pg_catalog.pg_database WHERE datname = current_database()),
+       to_regnamespace('messaging') IS NOT NULL,
+       (
+           SELECT min(quote_ident(pg_get_userbyid(owned.owner))) FROM (
+               SELECT nspowner AS owner FROM pg_catalog.pg_namespace WHERE nspname = 'messaging'
+               UNION
+               SELECT relowner FROM pg_catalog.pg_class
+               WHERE relnamespace = to_regnamespace('messaging') AND relkind = 'r'
+           ) AS owned
+           WHERE NOT pg_has_role(owned.owner, 'USAGE')
+       )
+"""
+_RECORD = """
+INSERT INTO messaging.schema_migration AS m (name, checksum) VALUES (%(name)s, %(checksum)s)
+ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = clock_timestamp()
+"""
+
+
+class _Fetches(Protocol):
+    async def fetch(self, sql: str) -> list[tuple[Any, ...]]: ...
+
+
+async def migrate(
+    conninfo: str, *, trigger: bool = True, connect_timeout_s: float = 10.0, lock_tries: int = _LOCK_TRIES
+) -> list[str]:
+    """Bring a database up to date; the names of what was applied, in order, none when there was nothing to do.
+
+    Raises Misconfigured (a right, the server's version, a changed file ...), Unreachable, or DispatcherError when the
+    tables stay locked by somebody else.
+    """
+    target = PostgresTarget(conninfo, "dispatcher", connect_timeout_s=connect_timeout_s, query_timeout_s=_STATEMENT_S)
+    session = await connect(target, "migrate")
+    try:
+        steps = [(m.name, m.sql) for m in sqlfiles.migrations()]
+        if trigger:
+            steps.append((TRIGGER, sqlfiles.trigger()))
+        return [name for name, sql in steps if await _apply_patiently(session, name, sql, lock_tries)]
+    except SessionLost as error:
+        raise Unreachable(f"the connection to Postgres at {target.address()} broke while migrating ({error})") from None
+    finally:
+        await session.close()
+
+
+async def missing(connection: _Fetches | psycopg.AsyncConnection[tuple[Any, ...]]) -> list[str]:
+    """The migrations of which something is not there, first to last. Needs no right but to connect."""
+    if isinstance(connection, psycopg.AsyncConnection):
+        rows = await (await connection.execute(_RELATIONS)).fetchall()
+    else:
+        rows = await connection.fetch(_RELATIONS)
+    there = {name for (name,) in rows}
+    return [m.name for m in sqlfiles.migrations() if not _made_by(m.sql) <= there]
+
+
+def _made_by(sql: str) -> set[str]:
+    """The tables of a file; the indexes of one that makes no table."""
+    tables = re.findall(r"^CREATE TABLE IF NOT EXISTS messaging\.(\w+)", sql, re.MULTILINE)
+    return set(tables or re.findall(r"^CREATE INDEX IF NOT EXISTS (\w+)", sql, re.MULTILINE))
+
+
+async def _apply_patiently(session: Session, name: str, sql: str, tries: int) -> bool:
+    rng = Random()  # noqa: S311 -- jitter
+    for attempt in range(1, tries + 1):
+        try:
+            return await _apply(session, name, sql)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            if attempt < tries:
+                await anyio.sleep(_PAUSE.reconnect_delay(attempt, rng))
+        except psycopg.errors.InsufficientPrivilege as error:
+            [whose] = await session.fetch(_WHOSE)
+            raise _forbidden(name, error.diag.message_primary or "no right", *whose) from None
+        except psycopg.Error as error:
+            raise _explain(name, error) from None
+    raise DispatcherError(
+        f"{name} could not lock messaging.message_outbox in {tries} tries: a transaction holds it. "
+        "Look for it in pg_stat_activity (state 'idle in transaction', oldest xact_start), end it, and migrate again"
+    )
+
+
+async def _apply(session: Session, name: str, sql: str) -> bool:
+    """Apply one file unless it is recorded. False: there was nothing to do."""
+    checksum = hashlib.sha256(sql.encode()).hexdigest()
+    async with _turn(session):
+        await session.script(_BOOKKEEPING)
+        recorded = await session.fetch(
+            "SELECT checksum FROM messaging.schema_migration WHERE name = %(name)s", {"name": name}
+        )
+        if recorded and name != TRIGGER:
+            _verify(name, recorded[0][0], checksum)
+        # What is recorded may have been dropped since; the files mend that.
+        if recorded and recorded[0][0] == checksum and await _is_there(session, name, sql):
+            return False
+        await session.script(sql)
+        await session.fetch(_RECORD, {"name": name, "checksum": checksum})
+    return True
+
+
+async def _is_there(session: Session, name: str, sql: str) -> bool:
+    if name == TRIGGER:
+        return bool(await session.fetch(_HAS_TRIGGER))
+    return _made_by(sql) <= {name for (name,) in await session.fetch(_RELATIONS)}
+
+
+def _verify(name: str, recorded: str, checksum: str) -> None:
+    if recorded != checksum:
+        raise Misconfigured(
+            f"migration {name} was applied to this database with other contents "
+            f"(sha256 {recorded[:12]} there, {checksum[:12]} here): a released migration must not change. "
+            "Install the release that wrote it, or restore the file"
+        )
+
+
+@asynccontextmanager
+async def _turn(session: Session) -> AsyncIterator[None]:
+    """One transaction, alone among migrating processes. Undone when its body raises."""
+    # One script: nothing is sent between BEGIN and the settings that could meet another isolation level or timeout.
+    await session.script(
+        "BEGIN ISOLATION LEVEL READ COMMITTED;"
+        "SET LOCAL synchronous_commit = on;"
+        f"SET LOCAL statement_timeout = '{_STATEMENT_S:.0f}s';"
+        f"SET LOCAL lock_timeout = '{_TURN_S:.0f}s'"
+    )
+    try:
+        try:
+            await session.fetch("SELECT pg_advisory_xact_lock(1869968482, 2)")
+        except psycopg.errors.LockNotAvailable:
+            raise DispatcherError(
+                f"another process has been migrating this database for more than {_TURN_S:.0f} s; try again later"
+            ) from None
+        await session.script(f"SET LOCAL lock_timeout = '{_LOCK_S * 1000:.0f}ms'")
+        yield
+    except BaseException:
+        if not session.closed:
+            await session.script("ROLLBACK")
+        raise
+    await session.script("COMMIT")
+
+
+def _explain(name: str, error: psycopg.Error) -> DispatcherError:
+    primary = error.diag.message_primary or type(error).__name__
+    match error:
+        case psycopg.errors.ReadOnlySqlTransaction():
+            return Misconfigured("this database is read-only (a replica?); point DATABASE_URL at the primary")
+        case psycopg.errors.UndefinedColumn():
+            return Misconfigured(
+                f"{name} does not fit the tables that are there: {primary}. "
+                "A table in the schema messaging was not made by these migrations; rename it and migrate again"
+            )
+        case _:
+            return DispatcherError(f"{name} failed: {describe(error)}")
+
+
+def _forbidden(
+    name: str, refusal: str, role: str, database: str, its_owner: str, has_schema: bool, not_ours: str | None
+) -> Misconfigured:
+    """Which right is missing, and who has it or can give it."""
+    if not has_schema:
+        return Misconfigured(
+            f"role {role} may not migrate: it lacks CREATE on the database ({refusal}). As {its_owner}, who owns it: "
+            f"GRANT CREATE ON DATABASE {database} TO {role}; or let {its_owner} migrate"
+        )
+    if not_ours is not None:
+        return Misconfigured(
+            f"role {role} may not migrate: the schema messaging, or a table in it, belongs to {not_ours} ({refusal}). "
+            f"Migrate as {not_ours}, or GRANT {not_ours} TO {role}. A dispatcher needs neither: its role is "
+            "outbox_dispatcher (sql/roles.sql)"
+        )
+    return Misconfigured(f"role {role} may not migrate: {refusal} (in {name})")

@@ -1,0 +1,1 @@
+"""Redis: the connection that publishes, its pipelines, the search for entries in a stream."""

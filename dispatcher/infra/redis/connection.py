@@ -1,0 +1,248 @@
+"""The sink's connection: opened, introduced to the server, and known to be up or down."""
+
+import asyncio
+import os
+import re
+import ssl
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+from redis.asyncio.connection import SSLConnection, parse_url
+from redis.exceptions import RedisError
+
+from dispatcher.core.decide import NoReply, NotSent, Refused
+from dispatcher.core.errors import Misconfigured, Unreachable
+from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.infra.redis.pipe import Command, Pipe
+
+MINIMUM_VERSION = (5, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RedisTarget:
+    """A Redis server, database and user, taken from a redis://, rediss:// or unix:// URL."""
+
+    host: str
+    port: int
+    path: str | None
+    db: int
+    username: str | None
+    password: str | None = field(repr=False)
+    tls: ssl.SSLContext | None = field(repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> "RedisTarget":
+        """Raises Misconfigured; the message never holds the password."""
+        try:
+            parts: dict[str, Any] = dict(parse_url(url))
+            if "db" not in parts and "path" not in parts and urlsplit(url).path.strip("/"):
+                raise ValueError("the database is no number")  # redis-py would take 0
+            secure = parts.pop("connection_class", None) is SSLConnection
+            tls = None
+            if secure:
+                # redis-py knows the ssl_* options of a URL and its safe defaults; only its context is used.
+                options = {key: value for key, value in parts.items() if key.startswith("ssl_")}
+                tls = SSLConnection(**options).ssl_context.get()
+            return cls(
+                host=str(parts.get("host", "localhost")),
+                port=int(parts.get("port", 6379)),
+                path=parts.get("path"),
+                db=int(parts.get("db", 0)),
+                username=parts.get("username"),
+                password=parts.get("password"),
+                tls=tls,
+            )
+        except (ValueError, TypeError, OSError, RedisError) as error:
+            raise Misconfigured(
+                "REDIS_URL cannot be read: it must look like redis://user:password@host:6379/0, rediss://... or "
+                f"unix:///path/to/socket ({type(error).__name__})"
+            ) from None
+
+    def address(self) -> str:
+        """host:port/db or the socket's path, for messages."""
+        return f"{self.path or f'{self.host}:{self.port}'}/{self.db}"
+
+
+def client_name(dispatcher: str) -> str:
+    """The name of a dispatcher's connection; CLIENT SETNAME takes neither spaces nor control characters."""
+    return re.sub(r"[^!-~]", "-", f"dispatcher-{dispatcher}")
+
+
+def ids_named(names: Collection[str], client_list: str) -> list[str]:
+    """The ids of the clients of these names, from the text CLIENT LIST answers with."""
+    found = []
+    for line in client_list.splitlines():
+        fields = dict(re.findall(r"(\S+?)=(\S*)", line))
+        if fields.get("name") in names:
+            found.append(fields["id"])
+    return found
+
+
+class RedisConnection:
+    """One connection at a time to the sink. Used by the relay's tasks, all on one event loop.
+
+    `target`, when it is a function, is asked at each connect: a rotated password is used without a restart.
+    """
+
+    def __init__(
+        self,
+        target: RedisTarget | Callable[[], RedisTarget],
+        *,
+        name: str,
+        stream: str,
+        connect_timeout_s: float,
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self._target = target
+        self._name = client_name(name)
+        self._stream = stream
+        self._connect_timeout_s = connect_timeout_s
+        self._on_lost = on_lost
+        self._pipe: Pipe | None = None  # written by connect() and close()
+        self._client_id: int | None = None  # the server's number for our last connection; written by connect()
+        self._run_id: str | None = None  # the run of the server that gave it: another run gave it to a stranger
+        self.named = True  # whether the server let us give our connection a name; written by connect()
+        self.floor = "0-0"  # the newest entry id known; written by connect() and saw()
+        # What this connection was verified to lead to; None: not yet, publish nothing. Written by the gate and doubt().
+        self.server: RedisIncarnation | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether something may be sent."""
+        return self._pipe is not None and self._pipe.open
+
+    def send(self, commands: Sequence[Command], deadline_s: float) -> asyncio.Future[list[Any]]:
+        """Write the commands now; a future of one reply each. See Pipe.send."""
+        if self._pipe is None:
+            done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+            done.set_result([NotSent("redis is not connected")] * len(commands))
+            return done
+        return self._pipe.send(commands, deadline_s)
+
+    def saw(self, stream_id: str) -> None:
+        """Note the id of an entry that was just added: the floor for rows claimed from now on."""
+        self.floor = stream_id
+
+    def doubt(self, server: RedisIncarnation) -> None:
+        """The connection may lead to this server no more: it is verified again before anything is published."""
+        if self.server == server:
+            self.server = None
+
+    async def connect(self) -> None:
+        """Open the connection, sign in, choose the database, learn the newest entry id.
+
+        Raises Misconfigured (password, rights, version) or Unreachable.
+        """
+        self.close()
+        self.server = None
+        target = self._target() if callable(self._target) else self._target
+        where = f"Redis at {target.address()}"
+        try:
+            with anyio.fail_after(self._connect_timeout_s):
+                pipe = await self._open(target)
+                try:
+                    await self._introduce(pipe, target, where)
+                except BaseException:
+                    pipe.abort("the introduction failed")
+                    raise
+        except TimeoutError:
+            hint = " (rediss:// speaks TLS: a server that does not needs redis://)" if target.tls else ""
+            raise Unreachable(f"{where} did not answer within {self._connect_timeout_s:g} s{hint}") from None
+        except ssl.SSLError as error:
+            raise Misconfigured(
+                f"{where}: TLS failed ({error.reason or type(error).__name__}). Check REDIS_URL"
+            ) from None
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__
+            raise Unreachable(f"{where} is unreachable ({reason})") from None
+        self._pipe = pipe
+
+    async def _open(self, target: RedisTarget) -> Pipe:
+        loop = asyncio.get_running_loop()
+        if target.path is not None:
+            _, pipe = await loop.create_unix_connection(lambda: Pipe(self._lost), target.path)
+        else:
+            _, pipe = await loop.create_connection(lambda: Pipe(self._lost), target.host, target.port, ssl=target.tls)
+        return pipe
+
+    async def _introduce(self, pipe: Pipe, target: RedisTarget, where: str) -> None:
+        commands: list[tuple[str, ...]] = []
+        if target.password is not None:
+            user = (target.username,) if target.username else ()
+            commands.append(("AUTH", *user, target.password))
+        if target.db:
+            commands.append(("SELECT", str(target.db)))
+        commands += [("CLIENT", "SETNAME", self._name), ("CLIENT", "ID"), ("INFO", "server")]
+        *_, named, client_id, info = await self._ask(pipe, where, commands)
+        self.named = not isinstance(named, Refused)
+        run_id = None
+        if isinstance(info, bytes):
+            run_id = self._check_server(where, info.decode(errors="replace"))
+        elif isinstance(info, Refused) and not info.text.startswith("NOPERM"):
+            raise self._refusal(where, info.text)
+        commands = [("XINFO", "STREAM", self._stream)]
+        old = self._client_id if run_id == self._run_id else None
+        if old is not None and (run_id is not None or await self._is_ours(pipe, where, old)):
+            # What our last connection left in the server's socket buffer must not be applied after we looked.
+            commands.insert(0, ("CLIENT", "KILL", "ID", str(old)))
+        *_, stream = await self._ask(pipe, where, commands)
+        self._client_id = client_id if isinstance(client_id, int) else None
+        self._run_id = run_id
+        if isinstance(stream, list):
+            fields = dict(zip(stream[::2], stream[1::2], strict=False))
+            self.floor = fields.get(b"last-generated-id", b"0-0").decode()
+        elif isinstance(stream, Refused) and stream.text.startswith("WRONGTYPE"):
+            raise Misconfigured(
+                f"{where}: the key '{self._stream}' is not a stream. Set another DISPATCH_STREAM_NAME or rename the key"
+            )
+        else:
+            self.floor = "0-0"  # there is no stream yet, or no more, or it may not be looked at
+
+    async def _is_ours(self, pipe: Pipe, where: str, client_id: int) -> bool:
+        """Whether the client of that number has our name: INFO would tell a restart, after which it is a stranger's."""
+        [clients] = await self._ask(pipe, where, [("CLIENT", "LIST")])
+        return isinstance(clients, bytes) and str(client_id) in ids_named(
+            {self._name}, clients.decode(errors="replace")
+        )
+
+    async def _ask(self, pipe: Pipe, where: str, commands: list[tuple[str, ...]]) -> list[Any]:
+        replies = await pipe.send(commands, self._connect_timeout_s)
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, NoReply | NotSent):
+                said = [each.text for each in replies if isinstance(each, Refused)]
+                raise Unreachable(f"{where}: {said[0][:200] if said else reply.error}")
+            if isinstance(reply, Refused) and command[0] in ("AUTH", "SELECT"):
+                raise self._refusal(where, reply.text)
+        return replies
+
+    @staticmethod
+    def _refusal(where: str, text: str) -> Misconfigured | Unreachable:
+        code = text.split(" ", 1)[0]
+        if code in ("WRONGPASS", "NOAUTH", "NOPERM") or "auth" in text.lower() or "invalid password" in text:
+            return Misconfigured(f"{where} refused us ({code}): check the user and password in REDIS_URL")
+        if "DB index" in text:
+            return Misconfigured(f"{where}: there is no database of that number; check the end of REDIS_URL")
+        return Unreachable(f"{where}: {text[:200]}")
+
+    @staticmethod
+    def _check_server(where: str, info: str) -> str | None:
+        """The id of this run of the server, from what INFO says."""
+        match = re.search(r"^redis_version:(\d+)\.(\d+)", info, re.MULTILINE)
+        if match and (int(match[1]), int(match[2])) < MINIMUM_VERSION:
+            raise Misconfigured(f"{where} is version {match[1]}.{match[2]}; streams need Redis 5.0 or later, or Valkey")
+        run_id = re.search(r"^run_id:(\w+)", info, re.MULTILINE)
+        return run_id[1] if run_id else None
+
+    def _lost(self, pipe: Pipe, why: str) -> None:
+        if pipe is self._pipe:
+            self._pipe = None
+            self._on_lost(why)
+
+    def close(self) -> None:
+        """Close the connection, if there is one. Whatever waits for replies gets NoReply."""
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.abort("closed by us")

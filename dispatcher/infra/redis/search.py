@@ -1,0 +1,66 @@
+"""Find: which of these events are in the stream already, after the newest entry id known before they were sent."""
+
+from collections.abc import AsyncIterator, Mapping
+
+from dispatcher.core.decide import Refused
+from dispatcher.core.errors import Unreachable
+from dispatcher.infra.redis.connection import RedisConnection
+
+PAGE = 200  # entries read at once: of a megabyte each, what a slow network carries within the deadline
+
+# The server cannot be read from now, but will be.
+_PASSING = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOAUTH", "ERR max number of clients")
+
+
+async def find_entries(
+    broker: RedisConnection, stream: str, floor: str, wanted: Mapping[str, int], deadline_s: float
+) -> dict[int, str]:
+    """Look for these event ids after `floor`: of those found, the row's id to the entry's id.
+
+    Sure only once the connection that carried them is dead. Raises Unreachable when the sink cannot be read now. A sink
+    that never lets us read has none of them: publishing again is better than never.
+    """
+    found: dict[int, str] = {}
+    if wanted:
+        async for page in read_pages(broker, stream, floor, deadline_s):
+            found |= {wanted[event_id]: stream_id for stream_id, event_id in page if event_id in wanted}
+            if len(found) == len(wanted):
+                break
+    return found
+
+
+async def read_pages(
+    broker: RedisConnection, stream: str, floor: str, deadline_s: float
+) -> AsyncIterator[list[tuple[str, str]]]:
+    """The entries after `floor` up to the newest, page by page: (entry id, event id), "" in a stranger's entry.
+
+    None when the sink never lets us read. Raises Unreachable when it cannot be read now.
+    """
+    begin = _after(floor)
+    while True:
+        [page] = await broker.send([("XRANGE", stream, begin, "+", "COUNT", str(PAGE))], deadline_s)
+        if isinstance(page, Refused) and not page.text.startswith(_PASSING):
+            return
+        if not isinstance(page, list):
+            raise Unreachable(page.text if isinstance(page, Refused) else getattr(page, "error", "no page of entries"))
+        yield [(stream_id.decode(), _event_id(fields)) for stream_id, fields in page]
+        if len(page) < PAGE:
+            return
+        begin = _after(page[-1][0].decode())
+
+
+def stream_order(stream_id: str) -> tuple[int, int]:
+    """The order of entry ids, which are numbers, not text."""
+    milliseconds, _, sequence = stream_id.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+def _after(stream_id: str) -> str:
+    """The first id after this one. "(id" says the same, but only since Redis 6.2."""
+    milliseconds, sequence = stream_order(stream_id)
+    return f"{milliseconds + 1}-0" if sequence == 2**64 - 1 else f"{milliseconds}-{sequence + 1}"
+
+
+def _event_id(fields: list[bytes]) -> str:
+    """The event's id in an entry's fields, or "" in a stranger's entry."""
+    return dict(zip(fields[::2], fields[1::2], strict=False)).get(b"event_id", b"").decode(errors="replace")

@@ -1,0 +1,112 @@
+"""Runs every check, on both servers at once. One that cannot be asked says so and keeps no other from answering."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+import psycopg
+
+from dispatcher.core.errors import DispatcherError, SessionLost
+from dispatcher.core.finding import Finding, bad, unknown
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
+from dispatcher.ops.doctor import activity, clocks, listening, schema, storage
+from dispatcher.ops.doctor import postgres as server
+from dispatcher.ops.doctor.redis import RedisFacts, look_at_redis
+from dispatcher.ops.doctor.stream import groups, stream_type
+
+Check = Callable[[Session], Awaitable[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What to examine. `trigger`: whether it is meant to be installed. `redis_url` "": no event goes to the
+    stream. The last two are when a snapshot is old."""
+
+    database: PostgresTarget
+    listening: PostgresTarget
+    redis_url: str
+    stream: str
+    maxlen: int
+    trigger: bool = True
+    snapshot_warning_s: float = 300.0
+    snapshot_bad_s: float = 3600.0
+
+
+async def examine(wanted: Examination) -> list[Finding]:
+    """Every finding, in the order to read them. Raises nothing: a server that is away is a finding too."""
+    postgres: list[Finding] = []
+    redis: list[Finding] = []
+    clock: list[tuple[str, float]] = []
+
+    async def ask_postgres() -> None:
+        postgres.extend(await _postgres(wanted, clock))
+
+    async def ask_redis() -> None:
+        findings, facts = await look_at_redis(wanted.redis_url, wanted.stream, wanted.database.connect_timeout_s)
+        redis.extend(findings)
+        if facts is not None:
+            redis.extend(_stream(facts, wanted))
+            if facts.ahead_s is not None:
+                clock.append(("Redis", facts.ahead_s))
+
+    async with anyio.create_task_group() as both:
+        both.start_soon(ask_postgres, name="Postgres")
+        if wanted.redis_url:
+            both.start_soon(ask_redis, name="Redis")
+    return [*postgres, *redis, *clocks.judge(clock)]
+
+
+def _stream(facts: RedisFacts, wanted: Examination) -> Sequence[Finding]:
+    return [stream_type(facts, wanted.stream), *groups(facts, wanted.stream, wanted.maxlen)]
+
+
+async def _postgres(wanted: Examination, clock: list[tuple[str, float]]) -> list[Finding]:
+    try:
+        session = await connect(wanted.database, "doctor")
+    except DispatcherError as error:
+        return [
+            bad("postgres", str(error), "start Postgres, or mend what the message names; the rest was not looked at")
+        ]
+    try:
+        found = [*await server.look(session, wanted.database)]
+        if not any(each.check == "primary" and each.level == "bad" for each in found):
+            found.append(await _safely("listen", partial(listening.look, target=wanted.listening), session))
+        found.append(tables := await _safely("tables", schema.tables, session))
+        if tables.level != "ok":
+            return found
+        checks: list[tuple[str, Check]] = [
+            ("rights", schema.rights),
+            ("trigger", partial(schema.trigger, wanted=wanted.trigger)),
+            ("indexes", schema.indexes),
+            ("storage", storage.settings),
+            ("autovacuum", storage.autovacuum),
+            ("dead-rows", storage.dead_rows),
+            (
+                "snapshot",
+                partial(activity.snapshot, warning_s=wanted.snapshot_warning_s, bad_s=wanted.snapshot_bad_s),
+            ),
+            ("notify-queue", activity.notify_queue),
+            ("dispatchers", activity.dispatchers),
+            ("pause", activity.pause),
+            ("backlog", activity.backlog),
+        ]
+        for name, check in checks:
+            found.append(await _safely(name, check, session))
+        clock.append(("Postgres", await clocks.ahead_of_us(session)))
+    except (SessionLost, psycopg.Error) as error:
+        found.append(bad("postgres", f"it broke off: {describe(error)}", "run it again; look at the log of Postgres"))
+    finally:
+        await session.close()
+    return found
+
+
+async def _safely(name: str, check: Check, session: Session) -> Finding:
+    try:
+        return await check(session)
+    except psycopg.errors.InsufficientPrivilege as error:
+        return bad(
+            name, f"this role may not look: {describe(error)}", "grant it the role outbox_dispatcher (sql/roles.sql)"
+        )
+    except psycopg.Error as error:
+        return unknown(name, f"could not be asked: {describe(error)}", "run it again, as a role that may look")

@@ -1,0 +1,51 @@
+"""The LISTEN round trip: what is notified where the rows are must be heard where the dispatcher listens."""
+
+from time import monotonic
+from uuid import uuid4
+
+import anyio
+
+from dispatcher.core.errors import DispatcherError, SessionLost
+from dispatcher.core.finding import Finding, bad, ok
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+
+PATIENCE_S = 2.0
+LATE = "; until then events go out on the tick only, and a dispatcher that dies is found out by its lease only"
+
+
+async def look(session: Session, target: PostgresTarget) -> Finding:
+    """Notify on the database's session, listen on a second one opened as the dispatcher would."""
+    try:
+        listener = await connect(target, "doctor")
+    except DispatcherError as error:
+        return bad("listen", f"the listening connection: {error}", f"mend DISPATCH_LISTEN_URL{LATE}")
+    try:
+        if listener.pooled:
+            found = f"{target.address()} is a transaction pooler, where LISTEN is deaf"
+            return bad("listen", found, f"set DISPATCH_LISTEN_URL to a direct connection{LATE}")
+        channel = f"outbox_ping_{uuid4().hex}"
+        await listener.fetch(f"LISTEN {channel}")
+        took = await _round_trip(session, listener, channel)
+        if took is not None:
+            return ok("listen", f"a notification was heard after {took * 1000:.1f} ms")
+        if await _round_trip(listener, listener, channel) is not None:
+            found = (
+                "DATABASE_URL and DISPATCH_LISTEN_URL lead to different databases: what one notifies the other misses"
+            )
+            return bad("listen", found, f"let both lead to the same database of the same server{LATE}")
+        found = f"a notification did not come back within {PATIENCE_S:g} s: something between swallows it"
+        return bad("listen", found, f"set DISPATCH_LISTEN_URL to a connection without a pooler or proxy between{LATE}")
+    except SessionLost as error:
+        return bad("listen", f"the listening connection broke ({error})", "run it again; look at the log of Postgres")
+    finally:
+        await listener.close()
+
+
+async def _round_trip(sender: Session, listener: Session, channel: str) -> float | None:
+    began = monotonic()
+    await sender.fetch("SELECT pg_notify(%(channel)s, '')", {"channel": channel})
+    with anyio.move_on_after(PATIENCE_S):
+        while not any(heard == channel for heard, _, _ in listener.drain_notices()):
+            await listener.wait_readable()
+        return monotonic() - began
+    return None

@@ -1,0 +1,142 @@
+"""The Redis server: version, role, memory, persistence, replicas, and whether it would take an entry from this user.
+
+Asked down one connection with what a dispatcher may do anyway: INFO, XLEN, XINFO, XRANGE, CLIENT, and an XADD that is
+always refused. What needs more (CONFIG GET) is used where it is granted.
+"""
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from dispatcher.core.decide import NoReply, NotSent, Refused
+from dispatcher.core.errors import DispatcherError
+from dispatcher.core.finding import Finding, bad, ok, unknown, warning
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
+from dispatcher.ops.doctor import redis_durability
+
+DEADLINE_S = 5.0
+NOBODY = str(2**62)  # no client's number
+NEVER = "9999999999999-0"
+RIGHTS = {
+    "XRANGE": "after a lost reply there is no look at the stream: events are doubled",
+    "XINFO": "a slow group is not seen, and lost entries are not noticed",
+    "CLIENT KILL": "an entry of a dead dispatcher may still arrive: events are doubled",
+    "CLIENT LIST": "the connection of a dead dispatcher is not found: events are doubled",
+    "INFO": "lost entries are not noticed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RedisFacts:
+    """What Redis answered. `info`: the lines of INFO. `replies`: to the commands about the stream, by their name."""
+
+    info: dict[str, str]
+    replies: dict[str, Any]
+    ahead_s: float | None  # of this machine's clock
+
+
+async def look_at_redis(url: str, stream: str, timeout_s: float) -> tuple[list[Finding], RedisFacts | None]:
+    """The findings about the server, and the facts for those about the stream (None: it cannot be asked)."""
+    target = RedisTarget.parse(url)
+    # Without the stream's name: a key of another type is a finding of its own.
+    broker = RedisConnection(target, name="doctor", stream="", connect_timeout_s=timeout_s, on_lost=lambda _: None)
+    try:
+        await broker.connect()
+    except DispatcherError as error:
+        remedy = "start Redis, or mend what the message names; the rest was not looked at"
+        return [bad("redis", str(error), remedy)], None
+    try:
+        facts = await _ask(broker, stream)
+    finally:
+        broker.close()
+    if any(isinstance(reply, NoReply | NotSent) for reply in facts.replies.values()):
+        return [bad("redis", f"Redis at {target.address()} broke off", "run it again; look at the log of Redis")], None
+    return [
+        _version(facts, target),
+        redis_durability.memory(facts.info),
+        redis_durability.persistence(facts.info, _setting(facts, "appendfsync"), _setting(facts, "save")),
+        redis_durability.replicas(facts.info),
+        _entries(facts, stream),
+        _rights(facts, stream),
+    ], facts
+
+
+async def _ask(broker: RedisConnection, stream: str) -> RedisFacts:
+    commands: dict[str, tuple[str, ...]] = {
+        "INFO": ("INFO",),
+        "appendfsync": ("CONFIG", "GET", "appendfsync"),
+        "save": ("CONFIG", "GET", "save"),
+        "XADD": ("XADD", stream, "0-0", "doctor", ""),  # 0-0 is never accepted: refused for that, it would be taken
+        "XRANGE": ("XRANGE", stream, NEVER, NEVER, "COUNT", "1"),
+        "XLEN": ("XLEN", stream),
+        "XINFO": ("XINFO", "GROUPS", stream),
+        "XINFO STREAM": ("XINFO", "STREAM", stream),
+        "CLIENT LIST": ("CLIENT", "LIST", "ID", NOBODY),
+        "CLIENT KILL": ("CLIENT", "KILL", "ID", NOBODY),
+    }
+    before = time.time()
+    replies = await broker.send(list(commands.values()), DEADLINE_S)
+    between = (before + time.time()) / 2
+    by_name = dict(zip(commands, replies, strict=True))
+    info = by_name["INFO"]
+    fields = (
+        dict(re.findall(r"^(\w+):(.*?)\r?$", info.decode(errors="replace"), re.MULTILINE))
+        if isinstance(info, bytes)
+        else {}
+    )
+    theirs = fields.get("server_time_usec")
+    return RedisFacts(fields, by_name, int(theirs) / 1e6 - between if theirs else None)
+
+
+def _setting(facts: RedisFacts, name: str) -> str | None:
+    """A setting of the server; None where this user may not ask."""
+    reply = facts.replies[name]
+    return reply[1].decode(errors="replace") if isinstance(reply, list) and len(reply) == 2 else None
+
+
+def _version(facts: RedisFacts, target: RedisTarget) -> Finding:
+    if not facts.info:
+        return unknown("redis", f"answers at {target.address()}; INFO is forbidden", "allow this user +info")
+    name = "Valkey" if "valkey_version" in facts.info else "Redis"
+    version = facts.info.get("valkey_version") or facts.info.get("redis_version", "")
+    said = f"{name} {version} at {target.address()}"
+    speaks = tuple(int(part) for part in re.findall(r"\d+", facts.info.get("redis_version", ""))[:2])
+    if facts.info.get("cluster_enabled") == "1":
+        said += ", cluster mode"
+    if speaks < (7, 0):
+        remedy = "update to Redis 7 or Valkey: before, nobody can tell how much a group has yet to read"
+        return warning("redis", said, remedy)
+    return ok("redis", said)
+
+
+def _entries(facts: RedisFacts, stream: str) -> Finding:
+    """Whether Redis would take an entry now, from this user, on this key."""
+    reply = facts.replies["XADD"]
+    text = reply.text if isinstance(reply, Refused) else ""
+    code = text.split(" ", 1)[0]
+    remedies = {
+        "OOM": "free memory or raise maxmemory; rows wait unharmed until then",
+        "READONLY": "it is a replica: point REDIS_URL at the primary",
+        "MISCONF": "it cannot write its snapshot: look at its disk and its log",
+        "NOREPLICAS": "too few replicas are connected (min-replicas-to-write)",
+        "NOPERM": f"ACL SETUSER <user> ~{stream} +xadd",
+        "WRONGTYPE": "see stream",
+        "LOADING": "it reads its data; wait",
+    }
+    if "than 0-0" in text:
+        return ok("redis-entries", "it takes entries from this user")
+    return bad("redis-entries", f"it takes no entry: {code}", remedies.get(code, "look at the log of Redis"))
+
+
+def _rights(facts: RedisFacts, stream: str) -> Finding:
+    """Whether the ACL allows what keeps events from being doubled or lost."""
+    denied = [
+        name
+        for name in RIGHTS
+        if isinstance(facts.replies[name], Refused) and facts.replies[name].text.startswith("NOPERM")
+    ]
+    if not denied:
+        return ok("redis-rights", "this user may do what a dispatcher does")
+    said = "; ".join(f"{name} is forbidden: {RIGHTS[name]}" for name in denied)
+    return bad("redis-rights", said, f"ACL SETUSER <user> ~{stream} +xadd +xrange +xlen +xinfo +info +select +client")

@@ -1,0 +1,95 @@
+"""What `dispatcher migrate` and sql/roles.sql made: tables, rights, trigger, indexes; and what mends a drift."""
+
+import re
+
+from dispatcher.core.finding import Finding, bad, ok, warning
+from dispatcher.infra import sqlfiles
+from dispatcher.infra.postgres.migrations import missing
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.sqlfiles import load
+
+# A claim writes these: an index on one ends heap-only updates, and each claim costs every index an entry.
+WRITTEN_BY_A_CLAIM = {"status", "picked_at", "picked_by", "claim_id", "stream_id"}
+
+
+async def tables(session: Session) -> Finding:
+    """Whether every migration's tables are there."""
+    gone = await missing(session)
+    if gone:
+        return bad("tables", f"not migrated: {', '.join(gone)}", "run `dispatcher migrate` as the owner")
+    return ok("tables", f"{len(sqlfiles.migrations())} migrations are there")
+
+
+async def rights(session: Session) -> Finding:
+    """Whether this role may do all that a dispatcher does."""
+    denied = [what for (what,) in await session.fetch(load("rights"))]
+    if denied:
+        return bad(
+            "rights", f"this role lacks {'; '.join(denied)}", "grant it the role outbox_dispatcher (sql/roles.sql)"
+        )
+    return ok("rights", "this role may do what a dispatcher does")
+
+
+async def trigger(session: Session, *, wanted: bool) -> Finding:
+    """Whether the doorbell rings. `wanted`: it is meant to be there."""
+    found = await session.fetch(load("doctor_trigger"))
+    if not found:
+        if not wanted:
+            return ok("trigger", "the doorbell is not installed, as said: events go out on the tick")
+        return bad(
+            "trigger", "the doorbell is not installed: events go out on the tick only", "run `dispatcher migrate`"
+        )
+    [(fires, deferred, sources)] = found
+    if fires not in ("O", "A"):
+        enable = "ALTER TABLE messaging.message_outbox ENABLE TRIGGER message_outbox_doorbell"
+        said = "disabled" if fires == "D" else "enabled for replication only"
+        return bad("trigger", f"the doorbell is {said}: events go out on the tick only", enable)
+    again = "run triggers/doorbell.down.sql, then `dispatcher migrate`"
+    if not deferred:
+        said = "the doorbell rings at the insert, not at the commit: a long transaction silences it for others"
+        return warning("trigger", said, again)
+    ours = sqlfiles.trigger()
+    if len(sources) != 1 or not all(source.strip() in ours for source in sources):
+        return warning("trigger", "the doorbell is not that of this release", again)
+    return ok("trigger", "the doorbell is installed and enabled")
+
+
+async def indexes(session: Session) -> Finding:
+    """Whether every index is there and valid, and none is in the way of claims."""
+    there = {
+        name: (valid, kind, of, columns)
+        for name, valid, kind, of, columns in await session.fetch(load("doctor_indexes"))
+    }
+    makers = _makers()
+    gone = [name for name in makers if name not in there]
+    if gone:
+        return bad("indexes", f"missing: {', '.join(gone)}", "; ".join(makers[name] for name in gone))
+    broken = [name for name, (valid, *_) in there.items() if not valid]
+    if broken:
+        remedy = "; ".join(f"REINDEX INDEX CONCURRENTLY messaging.{name}" for name in broken)
+        return bad("indexes", f"not valid, so not used: {', '.join(broken)}", remedy)
+    costly = [
+        name
+        for name, (_, kind, of, columns) in there.items()
+        if of == "message_outbox" and kind != "brin" and WRITTEN_BY_A_CLAIM & set(columns)
+    ]
+    if costly:
+        said = f"{', '.join(costly)} reads a column that every claim writes: claims are not heap-only any more"
+        return warning("indexes", said, "; ".join(f"DROP INDEX CONCURRENTLY messaging.{name}" for name in costly))
+    return ok("indexes", f"{len(makers)} are there and valid")
+
+
+def _makers() -> dict[str, str]:
+    """What makes each index of the migrations again, by its name."""
+    makers: dict[str, str] = {}
+    for migration in sqlfiles.migrations():
+        for unique, name, rest in re.findall(
+            r"^CREATE (UNIQUE )?INDEX IF NOT EXISTS (\w+)([^;]+);", migration.sql, re.MULTILINE
+        ):
+            makers[name] = f"CREATE {unique}INDEX CONCURRENTLY {name}" + re.sub(r"\s+", " ", rest)
+        for table, body in re.findall(
+            r"^CREATE TABLE IF NOT EXISTS (messaging\.\w+) \((.*?)^\)", migration.sql, re.MULTILINE | re.DOTALL
+        ):
+            for name, what in re.findall(r"CONSTRAINT (\w+) ((?:PRIMARY KEY|UNIQUE)[^\n]*?),?(?: --[^\n]*)?\n", body):
+                makers[name] = f"ALTER TABLE {table} ADD CONSTRAINT {name} {what}"
+    return makers

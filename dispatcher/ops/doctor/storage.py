@@ -1,0 +1,83 @@
+"""How the outbox is stored: room in its pages, autovacuum, and the dead rows that wait for it."""
+
+from datetime import UTC, datetime
+
+from dispatcher.core.finding import Finding, bad, ok, warning
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.sqlfiles import load
+
+OUTBOX = "message_outbox"
+FILLFACTOR = 44
+ROOMY = 50  # up to here most claims find room in their page
+# What sql/migrations sets; a test holds a fresh database to it.
+SETTINGS = {
+    "fillfactor": str(FILLFACTOR),
+    "autovacuum_vacuum_scale_factor": "0.02",
+    "autovacuum_vacuum_threshold": "5000",
+    "autovacuum_vacuum_insert_scale_factor": "0.05",
+    "autovacuum_analyze_scale_factor": "0.05",
+    "autovacuum_vacuum_cost_delay": "0",
+}
+DEAD_ROWS = 50_000  # fewer are no matter
+DEAD_SHARE = 0.5  # of the living
+
+Table = tuple[dict[str, str], int, int, datetime | None]
+
+
+async def settings(session: Session) -> Finding:
+    """Whether the outbox's pages leave room for claims, and its autovacuum settings are those of the migrations."""
+    options = (await _tables(session))[OUTBOX][0]
+    wrong = {name: value for name, value in SETTINGS.items() if options.get(name) != value}
+    if not wrong:
+        return ok("storage", f"fillfactor {FILLFACTOR}, autovacuum settings as migrated")
+    remedy = f"ALTER TABLE messaging.{OUTBOX} SET ({', '.join(f'{name} = {value}' for name, value in wrong.items())})"
+    said = ", ".join(f"{name} is {options.get(name, 'not set')} instead of {value}" for name, value in wrong.items())
+    if int(options.get("fillfactor", "100")) > ROOMY:
+        said += "; claims find no room in their page and cost every index an entry"
+        remedy += "; it counts for pages written from then on"
+    return warning("storage", said, remedy)
+
+
+async def autovacuum(session: Session) -> Finding:
+    """Whether it runs at all."""
+    [(*_, runs)] = await session.fetch(load("doctor_server"))
+    if not runs:
+        return bad(
+            "autovacuum",
+            "autovacuum is off on this server",
+            "ALTER SYSTEM SET autovacuum = on; SELECT pg_reload_conf()",
+        )
+    off = [
+        name
+        for name, (options, *_) in (await _tables(session)).items()
+        if options.get("autovacuum_enabled") in ("false", "off", "0")
+    ]
+    if off:
+        remedy = "; ".join(f"ALTER TABLE messaging.{name} RESET (autovacuum_enabled)" for name in off)
+        return bad(
+            "autovacuum",
+            f"autovacuum is off for {', '.join(off)}: dead rows pile up and every look gets slower",
+            remedy,
+        )
+    return ok("autovacuum", "it runs")
+
+
+async def dead_rows(session: Session) -> Finding:
+    """Whether dead rows pile up, by the statistics."""
+    said, much = [], []
+    for name, (_, living, dead, vacuumed) in (await _tables(session)).items():
+        when = f"vacuumed {vacuumed.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if vacuumed else "never vacuumed"
+        said.append(f"{name} {dead} dead beside {living} living rows, {when}")
+        if dead > max(DEAD_ROWS, DEAD_SHARE * living):
+            much.append(name)
+    if not much:
+        return ok("dead-rows", "; ".join(said))
+    remedy = "; ".join(f"VACUUM (ANALYZE) messaging.{name}" for name in much)
+    return warning("dead-rows", "; ".join(said), f"{remedy}. When that removes few, end what `snapshot` names first")
+
+
+async def _tables(session: Session) -> dict[str, Table]:
+    found: dict[str, Table] = {}
+    for name, options, living, dead, vacuumed in await session.fetch(load("doctor_storage")):
+        found[name] = (dict(option.split("=", 1) for option in options), living, dead, vacuumed)
+    return found

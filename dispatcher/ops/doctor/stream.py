@@ -1,0 +1,68 @@
+"""The stream: whether the key is one, and how near its groups are to losing what they have not read."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from dispatcher.core.decide import Refused
+from dispatcher.core.finding import Finding, bad, ok, unknown, warning
+from dispatcher.core.pacing import HOLD_BACK_AT
+from dispatcher.infra.redis.info import group_lag
+from dispatcher.ops.doctor.redis import RedisFacts
+
+LAGS = 0.5  # of MAXLEN
+
+
+def stream_type(facts: RedisFacts, name: str) -> Finding:
+    """Whether the key is a stream."""
+    length = facts.replies["XLEN"]
+    if isinstance(length, int):
+        said = (
+            f"'{name}' holds {length} entries"
+            if length
+            else f"'{name}' is empty or not there yet; the first event makes it"
+        )
+        return ok("stream", said)
+    text = length.text if isinstance(length, Refused) else ""
+    if text.startswith("WRONGTYPE"):
+        remedy = f"set another DISPATCH_STREAM_NAME, or RENAME '{name}' (TYPE '{name}' says what it is)"
+        return bad("stream", f"the key '{name}' is not a stream: nothing can be published", remedy)
+    return unknown("stream", f"could not be asked: {text.split(' ', 1)[0]}", f"ACL SETUSER <user> ~{name} +xlen")
+
+
+def groups(facts: RedisFacts, name: str, maxlen: int) -> Iterator[Finding]:
+    """One finding a group, the slowest first; one in all when there is none."""
+    found, about = facts.replies["XINFO"], facts.replies["XINFO STREAM"]
+    if isinstance(found, Refused) and "no such key" not in found.text:
+        if not found.text.startswith("WRONGTYPE"):
+            yield unknown(
+                "groups", f"could not be asked: {found.text.split(' ', 1)[0]}", f"ACL SETUSER <user> ~{name} +xinfo"
+            )
+        return
+    each = [_fields(group) for group in found] if isinstance(found, list) else []
+    if not each:
+        yield ok("groups", "no consumer group: what a reader without one misses, MAXLEN trims unseen")
+        return
+    stream = _fields(about) if isinstance(about, list) else {}
+    lags = sorted(((group_lag(group, stream), group) for group in each), key=lambda pair: -pair[0])
+    for lag, group in lags:
+        yield _group(group["name"].decode(errors="replace"), lag, group, maxlen)
+
+
+def _group(name: str, lag: int, group: dict[str, Any], maxlen: int) -> Finding:
+    unread = f"{lag} entries to read, {lag / maxlen:.1%} of MAXLEN {maxlen}"
+    said = f"group {name} has {unread}; {group['pending']} read and not acknowledged"
+    remedy = f"start or speed up its consumers; a group nobody uses: XGROUP DESTROY <stream> {name}"
+    if lag >= HOLD_BACK_AT * maxlen:
+        return bad("groups", f"{said}: claiming waits for it", remedy)
+    if lag >= LAGS * maxlen:
+        return warning("groups", said, remedy)
+    if lag and not group["consumers"]:
+        return warning("groups", f"{said}; it has no consumer", remedy)
+    if group["pending"] >= LAGS * maxlen:
+        remedy = "let its consumers acknowledge (XACK) and take over what was abandoned (XAUTOCLAIM)"
+        return warning("groups", said, remedy)
+    return ok("groups", said)
+
+
+def _fields(pairs: list[Any]) -> dict[str, Any]:
+    return {name.decode(errors="replace"): value for name, value in zip(pairs[::2], pairs[1::2], strict=False)}

@@ -1,0 +1,68 @@
+"""An errand: the one session of a command that a person runs, its failures told in words that name the remedy."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Self
+
+import psycopg
+
+from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
+from dispatcher.infra.postgres.migrations import missing
+from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
+
+
+class OperatorSession:
+    """`async with` opens the session. Everything raises DispatcherError."""
+
+    verb: ClassVar[str]  # what it does, for the session's name and for messages
+    too_slow: ClassVar[str] = "try again when Postgres is less busy"
+
+    def __init__(self, target: PostgresTarget) -> None:
+        self.target = target
+        self._session: Session | None = None  # written by __aenter__()
+
+    async def __aenter__(self) -> Self:
+        self._session = session = await connect(self.target, self.verb)
+        try:
+            with self.explained():
+                if gone := await missing(session):
+                    raise Misconfigured(
+                        f"Postgres at {self.target.address()} lacks {', '.join(gone)}: run `dispatcher migrate` first"
+                    )
+                if not session.pooled:
+                    # The relay's sessions avoid both, and do not wait for the disk; here a person waits.
+                    await session.script("SET enable_seqscan = on; SET enable_sort = on; SET synchronous_commit = on")
+        except BaseException:
+            await session.close()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    @property
+    def session(self) -> Session:
+        """The session, inside the `async with`."""
+        if self._session is None:
+            raise RuntimeError("it was not opened")
+        return self._session
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn what Postgres says into one plain message."""
+        where = f"Postgres at {self.target.address()}"
+        try:
+            yield
+        except SessionLost as error:
+            raise Unreachable(f"the connection to {where} broke ({error})") from None
+        except psycopg.errors.InsufficientPrivilege:
+            raise Misconfigured(
+                f"{where}: this role may not {self.verb}; grant it the role outbox_dispatcher (sql/roles.sql)"
+            ) from None
+        except psycopg.errors.QueryCanceled:
+            raise DispatcherError(
+                f"{where} took longer than {self.target.query_timeout_s:g} s; {self.too_slow}"
+            ) from None
+        except psycopg.Error as error:
+            raise DispatcherError(f"{where} refused: {describe(error)}") from None

@@ -1,0 +1,146 @@
+"""Handle: one row through its handler, to an outcome. Nothing a handler does gets any further than that.
+
+A sync handler runs in a thread, an async one on the loop; each has its timeout. A handler that ignores its timeout
+cannot be ended: a thread by nobody, a task that swallows its cancellation neither. Its row is settled as a failed
+attempt, and the handler is counted as stuck for as long as it goes on.
+"""
+
+import asyncio
+import inspect
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Literal, NamedTuple
+
+from dispatcher.core.decide import RetryPolicy, brief
+from dispatcher.core.outcome import Dead, Done, Outcome, Retry
+from dispatcher.core.redact import redact
+from dispatcher.core.row import ClaimedRow
+from dispatcher.handlers import exceptions as raised
+from dispatcher.handlers.event import event_of
+from dispatcher.handlers.load import Route
+from dispatcher.relay.handlers.threads import Ran, Threads
+
+CANCEL_S = 1.0  # what a cancelled task gets to clean up
+
+HandledAs = Literal["done", "retry", "dead", "timeout"]
+
+
+class HandlerResult(NamedTuple):
+    """What became of a row, in the settle's words and in the metric's. `where`: file and line that raised."""
+
+    outcome: Outcome
+    handled: HandledAs
+    where: str | None = None
+
+
+@dataclass(slots=True)
+class HandlerExecutor:
+    """Those who run handlers. `late`: tasks that go on though they were cancelled; written by handle()."""
+
+    threads: Threads
+    late: set["asyncio.Future[Ran]"]
+
+    @property
+    def stuck(self) -> int:
+        """Handlers that nobody waits for any more and that go on."""
+        return self.threads.stuck + len(self.late)
+
+
+async def call_handler(
+    route: Route, row: ClaimedRow, crew: HandlerExecutor, *, timeout_s: float, retry: RetryPolicy, rng: Random
+) -> HandlerResult:
+    """Run the handler. Cancelled: the handler too, and a thread is left to itself."""
+    call = _call(route, row)
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    future = _on_the_loop(call) if route.on_the_loop else crew.threads.call(call)
+    ran = await _within(future, deadline, crew)
+    if ran is not None and inspect.isawaitable(ran.result):  # a function that returned a coroutine
+        promised = ran.result
+        ran = await _within(_on_the_loop(lambda: promised), deadline, crew)
+    if ran is None:
+        error = f"TimeoutError: the handler did not end within {timeout_s:g} s"
+        return HandlerResult(_failed(row, error, None, retry, rng), "timeout")
+    return HandlerResult(Done(), "done") if ran.raised is None else _judge(row, ran.raised, retry, rng)
+
+
+def _call(route: Route, row: ClaimedRow) -> Callable[[], Any]:
+    def call() -> Any:
+        payload = json.loads(row.payload)
+        return route.function(payload, event_of(row)) if route.takes_event else route.function(payload)
+
+    return call
+
+
+def _on_the_loop(call: Callable[[], Awaitable[Any]]) -> "asyncio.Future[Ran]":
+    async def run() -> Ran:
+        try:
+            return Ran(await call())
+        except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:  # the last three would end the loop
+            return Ran(raised=error)
+
+    return asyncio.get_running_loop().create_task(run(), name="handler")
+
+
+async def _within(future: "asyncio.Future[Ran]", deadline: float, crew: HandlerExecutor) -> Ran | None:
+    """The call's end, or None when it is not over in time; it is abandoned then."""
+    try:
+        await asyncio.wait([future], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
+        if future.done():
+            return _ran(future)
+        if isinstance(future, asyncio.Task):
+            future.cancel()
+            await asyncio.wait([future], timeout=CANCEL_S)
+        return None
+    finally:
+        if not future.done():
+            if isinstance(future, asyncio.Task):
+                future.cancel()
+                crew.late.add(future)
+                future.add_done_callback(crew.late.discard)
+            else:
+                crew.threads.abandon(future)
+
+
+def _ran(future: "asyncio.Future[Ran]") -> Ran:
+    if future.cancelled():
+        return Ran(raised=asyncio.CancelledError())  # by the handler itself: nobody else was there
+    return future.result()
+
+
+def _judge(row: ClaimedRow, error: BaseException, retry: RetryPolicy, rng: Random) -> HandlerResult:
+    text = described(error, row)
+    match error:
+        case raised.Dead():
+            return HandlerResult(Dead(text), "dead")
+        case raised.Retry(after_s=after_s):
+            return HandlerResult(_failed(row, text, after_s, retry, rng), "retry", _where(error))
+        case _:
+            return HandlerResult(_failed(row, text, None, retry, rng), "retry", _where(error))
+
+
+def _failed(row: ClaimedRow, error: str, after_s: float | None, retry: RetryPolicy, rng: Random) -> Outcome:
+    if row.attempts + 1 >= retry.max_attempts:
+        return Dead(error)
+    return Retry(retry.backoff.delay(row.attempts + 1, rng) if after_s is None else after_s, error)
+
+
+def described(error: BaseException, row: ClaimedRow) -> str:
+    """Class and message of what a handler raised, fit for `last_error`: without what the row holds."""
+    try:
+        message = str(error)
+    except Exception:  # its __str__ is broken
+        message = ""
+    name = type(error).__name__
+    return brief(f"{name}: {redact(message, row.payload, row.headers)}" if message else name)
+
+
+def _where(error: BaseException) -> str | None:
+    """File and line of the innermost frame: without values, so without data."""
+    trace = error.__traceback__
+    if trace is None:
+        return None
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

@@ -1,0 +1,1 @@
+"""From a due row to an entry in the stream."""

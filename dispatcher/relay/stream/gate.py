@@ -1,0 +1,142 @@
+"""The gate before the sink: connects, holds claims back while the sink fails, lets a trial through, finds lost replies.
+
+An outage of Redis costs no row an attempt: nothing is claimed while the gate is shut, and what was in flight goes back.
+"""
+
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+import anyio
+
+from dispatcher.core.breaker import Breaker
+from dispatcher.core.decide import Refused
+from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
+from dispatcher.core.events import BreakerChanged, Observer, Reconciled, Ticked
+from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.core.outcome import BatchOutcomes, Released, Sent
+from dispatcher.core.row import Batch
+from dispatcher.infra.redis.connection import RedisConnection
+from dispatcher.infra.redis.search import find_entries
+
+Verify = Callable[[RedisConnection], Awaitable[RedisIncarnation]]
+
+
+class SinkGate:
+    """The broker and its breaker. Used by all lanes.
+
+    `patient`: another gate to the same sink was up, so what needs a person is waited out from the start.
+    `verify` is asked about each new connection, and each one after a failure, before anything is published on it: which
+    run of Redis it leads to. Raises DispatcherError while nothing may be published there.
+    """
+
+    def __init__(
+        self,
+        broker: RedisConnection,
+        breaker: Breaker,
+        *,
+        stream: str,
+        timeout_s: float,
+        observe: Observer,
+        verify: Verify | None = None,
+        patient: bool = False,
+    ) -> None:
+        self.broker = broker
+        self._breaker = breaker
+        self._stream = stream
+        self._timeout_s = timeout_s
+        self._observe = observe
+        self._verify = verify
+        self._connecting = anyio.Lock()
+        self._stopping = anyio.Event()
+        self._ever_up = patient
+
+    def stop(self) -> None:
+        """End every wait of `open()`."""
+        self._stopping.set()
+
+    def trial(self) -> bool:
+        """Whether only a single row should be tried."""
+        return self._breaker.try_trial(monotonic())
+
+    async def open(self) -> bool:
+        """Whether something may be sent now. Waits out the breaker and connects; False: ask again.
+
+        Raises Misconfigured when a person has to act and the sink was never up; later that is waited out.
+        """
+        wait_s = self._breaker.wait_s(monotonic())
+        if wait_s > 0:
+            with anyio.move_on_after(wait_s):
+                await self._stopping.wait()
+            return False
+        async with self._connecting:
+            if self.shut():
+                return False  # another lane tried meanwhile, and failed
+            if self.broker.up and self.broker.server is not None:
+                return True
+            began = monotonic()
+            try:
+                if not self.broker.up:
+                    await self.broker.connect()
+                self.broker.server = await self._verify(self.broker) if self._verify else RedisIncarnation(self._stream)
+            except DispatcherError as error:
+                if isinstance(error, Misconfigured) and not self._ever_up:
+                    raise
+                self._shut(str(error))
+                # Or an outage would look like a dispatcher that does not turn any more.
+                self._observe(Ticked("error", monotonic() - began, str(error)))
+                return False
+            self._ever_up = True
+            if self._breaker.connection_only:
+                self._reopen()
+        return True
+
+    def shut(self) -> bool:
+        """Whether claims are held back now."""
+        return self._breaker.wait_s(monotonic()) > 0
+
+    def note(self, verdict: BatchOutcomes) -> None:
+        """Learn from a batch's verdict whether the sink works."""
+        if verdict.sink_error is not None:
+            self._shut(verdict.sink_error, connection_only=not self.broker.up)
+        elif verdict.sent_ids or verdict.retries:  # a dead row may never have been sent
+            self._reopen()
+        if verdict.stream_ids and verdict.server in (None, self.broker.server):
+            self.broker.saw(verdict.stream_ids[-1])
+
+    def _shut(self, reason: str, *, connection_only: bool = True) -> None:
+        self.broker.server = None  # a primary that refused may have been a replica meanwhile, and lost entries
+        if self._breaker.failed(monotonic(), reason, connection_only=connection_only):
+            self._observe(BreakerChanged("open", reason))
+
+    def _reopen(self) -> None:
+        if self._breaker.succeeded():
+            self._observe(BreakerChanged("closed", None))
+
+    async def refuses_all(self) -> str | None:
+        """Why the sink takes no entries now, by an XADD that it always refuses; None: it takes them.
+
+        A reply that speaks of that XADD proves more than PING does: reachable, writable, and no proxy's own error.
+        """
+        [reply] = await self.broker.send([("XADD", self._stream, "0-0", "probe", "")], self._timeout_s)
+        if isinstance(reply, Refused):
+            return None if "than 0-0" in reply.text else reply.text
+        return str(getattr(reply, "error", "it took an XADD that nobody may take"))
+
+    async def reconcile(self, batch: Batch, verdict: BatchOutcomes) -> bool:
+        """Look in the stream, after the batch's floor, for rows whose reply was lost; file them as sent or returned.
+
+        The connection that carried them is dead by now (see Broker.connect), so nothing can arrive after the look.
+        False: the look failed; the rows stay unknown.
+        """
+        unknown = set(verdict.unknown)
+        wanted = {row.event_id: row.id for row in batch.rows if row.id in unknown}
+        try:
+            found = await find_entries(self.broker, self._stream, batch.floor, wanted, self._timeout_s)
+        except Unreachable as error:
+            self._shut(str(error), connection_only=not self.broker.up)  # or the next look would follow at once
+            return False
+        for row_id in verdict.unknown:
+            verdict.add(row_id, Sent(found[row_id]) if row_id in found else Released("the connection broke before it"))
+        verdict.unknown.clear()
+        self._observe(Reconciled(len(found), len(wanted) - len(found)))
+        return True

@@ -1,0 +1,79 @@
+"""How to reach Postgres, and what has to be found there, from the settings."""
+
+from dataclasses import replace
+from typing import Literal
+
+from dispatcher.core.errors import Misconfigured, Unreachable
+from dispatcher.infra.postgres.migrations import missing
+from dispatcher.infra.postgres.session import PostgresTarget, Session
+from dispatcher.infra.sqlfiles import load
+from dispatcher.settings import Settings
+
+CONTROL_TIMEOUT_S = 5.0
+ASKED_TIMEOUT_S = 5.0
+ASKED_CONNECT_S = 2.0
+
+
+class PostgresTargets:
+    """`session_name` is what Postgres knows all sessions by."""
+
+    def __init__(self, settings: Settings, session_name: str) -> None:
+        self._settings = settings
+        self._session_name = session_name
+        self._pooled = settings.listen_url != settings.database_url
+
+    def database(self) -> PostgresTarget:
+        """The database as it is to be reached now: its password may have changed."""
+        return self._target("database_url", pooled=self._pooled)
+
+    def direct(self) -> PostgresTarget:
+        """The same without a pooler between."""
+        return self._target("listen_url", pooled=False)
+
+    def listening(self) -> PostgresTarget:
+        """The same with little patience: its statements are short, so it is the first to find a silent network out."""
+        target = self.direct()
+        return replace(target, query_timeout_s=min(target.query_timeout_s, CONTROL_TIMEOUT_S))
+
+    def asking(self) -> PostgresTarget:
+        """The same for people, who would rather hear that it takes too long."""
+        target = self.direct()
+        return replace(
+            target,
+            query_timeout_s=min(target.query_timeout_s, ASKED_TIMEOUT_S),
+            connect_timeout_s=min(target.connect_timeout_s, ASKED_CONNECT_S),
+        )
+
+    def _target(self, which: Literal["database_url", "listen_url"], *, pooled: bool) -> PostgresTarget:
+        s = self._settings
+        return PostgresTarget(
+            s.current(which),
+            self._session_name,
+            connect_timeout_s=s.connect_timeout_ms / 1000,
+            query_timeout_s=s.query_timeout_ms / 1000,
+            pooled=pooled,
+        )
+
+    async def check(self, session: Session) -> None:
+        """Raises Misconfigured when a table, right or setting is wrong, Unreachable when the server is a standby."""
+        [(standby, isolation)] = await session.fetch(
+            "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', "
+            "current_setting('transaction_isolation')"
+        )
+        if standby:
+            raise Unreachable(f"Postgres at {self.database().address()} is read-only: a standby, or about to be one")
+        if isolation != "read committed":  # a pooler keeps our own setting from it
+            raise Misconfigured(
+                f"the role at {self.database().address()} has default_transaction_isolation '{isolation}', with which "
+                "lost entries would go unnoticed: ALTER ROLE ... SET default_transaction_isolation = 'read committed', "
+                "then RECONNECT in the pooler"
+            )
+        if gone := await missing(session):
+            raise Misconfigured(
+                f"Postgres at {self.database().address()} lacks {', '.join(gone)}: run `dispatcher migrate` first"
+            )
+        if denied := [what for (what,) in await session.fetch(load("rights"))]:
+            raise Misconfigured(
+                f"the role at {self.database().address()} lacks {'; '.join(denied)}: "
+                "grant it the role outbox_dispatcher (sql/roles.sql)"
+            )

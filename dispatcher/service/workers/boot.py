@@ -1,0 +1,18 @@
+"""Run as a script by the supervisor: becomes a worker, of the same installation as the supervisor itself.
+
+    python -P boot.py WORKER SUPERVISOR_PID DESCRIPTOR
+
+`-P` and a path, not `-m`: a folder named dispatcher in the working directory would be taken for this package.
+"""
+
+import sys
+from pathlib import Path
+
+HOME = str(Path(__file__).resolve().parents[3])
+
+if __name__ == "__main__":
+    if HOME not in sys.path:
+        sys.path.insert(0, HOME)
+    from dispatcher.service.workers.worker import main
+
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,49 @@
+"""Whether the dispatcher is ready, from what its events last said: a probe asks no server and opens no connection."""
+
+from dispatcher.core import events
+
+
+class Readiness:
+    """An observer that keeps the last state, and on a call gives the reason not to be ready, or None.
+
+    A listener that is down is no reason: the dispatcher works on its tick. Written by the event loop's thread only.
+    """
+
+    def __init__(self) -> None:
+        self._started = False
+        self._enabled = True
+        self._stopping = False
+        self._database: str | None = "not connected yet"
+        self._breaker: str | None = None
+        self._redis: str | None = None  # what the last sample saw: an idle relay would not notice
+
+    def __call__(self) -> str | None:
+        """The reason in words, or None when ready."""
+        if self._stopping:
+            return "stopping"
+        if not self._enabled:
+            return "disabled: DISPATCHER_ENABLED is false"
+        if self._database is not None:
+            return f"database: {self._database}"
+        if (redis := self._breaker or self._redis) is not None:
+            return f"redis: {redis}"
+        return None if self._started else "starting"
+
+    def observe(self, event: events.TelemetryEvent) -> None:
+        """Keep what an event says about readiness."""
+        match event:
+            case events.Published(entries) if entries:
+                self._redis = None
+            case events.Started(_, enabled):
+                self._started, self._enabled = True, enabled
+            case events.DatabaseChanged(up, reason):
+                self._database = None if up else reason or "not connected"
+            case events.BreakerChanged(state, reason):
+                self._breaker = (reason or "takes no entries") if state == "open" else None
+                self._redis = None
+            case events.Sampled(redis_error=error):
+                self._redis = error
+            case events.Stopping() | events.Stopped():
+                self._stopping = True
+            case _:
+                pass

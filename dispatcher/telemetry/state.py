@@ -1,0 +1,112 @@
+"""Events to one plain value that the console draws and judges: counts since the start, and what is not as usual now."""
+
+import time
+from collections.abc import Callable
+
+from dispatcher.core import events
+from dispatcher.core.latencies import Latencies
+from dispatcher.core.process_state import DispatcherList, ProcessState, Sample, Trouble, TroubleKind
+
+
+class StateTracker:
+    """An observer that keeps what the console asks for. Its fields are written by the event loop's thread only.
+
+    `latency` gives the counts of the latencies so far; `clock` gives Unix seconds.
+    """
+
+    def __init__(self, latency: Callable[[], Latencies], *, clock: Callable[[], float] = time.time) -> None:
+        self._latency = latency
+        self._clock = clock
+        self._name = ""
+        self._began = clock()
+        self._published = self._failed = self._dead = self._ticks = self._tick_errors = 0
+        self._buried: tuple[float, str] | None = None
+        self._troubles: dict[TroubleKind, Trouble] = {}
+        self._breaker_open = False
+        self._sample: Sample | None = None
+        self._survey: DispatcherList | None = None
+        self._trouble("starting", "", there=True)
+
+    def read(self) -> ProcessState:
+        """As it is now."""
+        at, error = self._buried or (None, None)
+        return ProcessState(
+            names=(self._name,) if self._name else (),
+            started_at=self._began,
+            latency=self._latency(),
+            published=self._published,
+            failed=self._failed,
+            dead=self._dead,
+            ticks=self._ticks,
+            tick_errors=self._tick_errors,
+            buried_at=at,
+            buried_error=error,
+            troubles=tuple(self._troubles.values()),
+            sample=self._sample,
+            survey=self._survey,
+        )
+
+    def __call__(self, event: events.TelemetryEvent) -> None:
+        """Keep what one event says."""
+        match event:
+            case events.Ticked(result):
+                self._ticks += 1
+                self._tick_errors += result == "error"
+            case events.Published(entries):
+                self._published += entries
+                if entries and not self._breaker_open:
+                    self._trouble("redis", None, there=False)
+            case events.Handled(handled="done"):
+                self._published += 1  # for the console an event that was handled went out
+            case events.Settled(retried=retried, dead=dead):
+                self._failed += retried + dead
+                self._dead += dead
+            case events.Buried(rows) if rows:
+                self._buried = (self._clock(), rows[-1][1])
+            case events.Sampled():
+                self._sampled(event)
+            case events.Surveyed(dispatchers):
+                self._survey = DispatcherList(self._clock(), tuple(dispatchers))
+            case events.Started(name, enabled):
+                self._name = name
+                self._trouble("starting", None, there=False)
+                self._trouble("disabled", None, there=not enabled)
+            case events.DatabaseChanged(up, reason):
+                self._trouble("database", reason, there=not up)
+            case events.BreakerChanged(state, reason):
+                self._breaker_open = state == "open"
+                self._trouble("redis", reason, there=self._breaker_open)
+            case events.ListenerChanged(up, reason):
+                self._trouble("listener", reason, there=not up)
+            case events.BackpressureChanged(on, group):
+                self._trouble("backpressure", group, there=on)
+            case events.PauseChanged(paused, by, reason):
+                why = ", ".join(filter(None, (reason, by and f"by {by}")))
+                self._trouble("paused", why or None, there=paused)
+            case events.AuditChanged(on, reason):
+                self._trouble("audit", reason, there=not on)
+            case events.Stopping(reason):
+                self._trouble("stopping", reason, there=True)
+            case _:
+                pass
+
+    def _sampled(self, event: events.Sampled) -> None:
+        self._sample = Sample(
+            self._clock(),
+            event.backlog,
+            event.oldest_age_s,
+            event.stream_length,
+            dict(event.group_lag),
+            event.dead,
+            event.newest_dead_at,
+        )
+        if not self._breaker_open:
+            self._trouble("redis", event.redis_error, there=event.redis_error is not None)
+
+    def _trouble(self, kind: TroubleKind, reason: str | None, *, there: bool) -> None:
+        """Note that a trouble is there or gone. One that goes on keeps the time it began."""
+        if not there:
+            self._troubles.pop(kind, None)
+            return
+        known = self._troubles.get(kind)
+        self._troubles[kind] = Trouble(kind, reason, known.since if known else self._clock())

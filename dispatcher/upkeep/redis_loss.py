@@ -1,0 +1,197 @@
+"""The audit of the stream: what a Redis acknowledged and lost is published again.
+
+A failover, or a restart without the end of the append-only file, loses entries whose rows say `sent`. Another run id or
+replication id gives it away. Nobody publishes to such a server until the rows whose entry id is above its newest one
+are put back: a single new entry would move that id past the lost ones. docs/decisions/0008 has the whole argument.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+import psycopg
+
+from dispatcher.core.decide import Refused
+from dispatcher.core.errors import SessionLost, Unreachable
+from dispatcher.core.events import AuditChanged, Observer, Republished
+from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import Session, describe
+from dispatcher.infra.redis.connection import RedisConnection
+from dispatcher.infra.sqlfiles import load
+
+CHUNK = 20_000  # rows put back in one statement, well within its timeout; settles wait as long
+EVERY_S = 1.0
+NOTE_EVERY = 5  # looks; how old `seen_at` may be when Redis dies adds to the window
+
+
+class RedisLossAudit:
+    """Remembers in Postgres which run of Redis holds the stream, and audits another one. One for a process."""
+
+    def __init__(
+        self,
+        stream: str,
+        link: ReconnectingSession,
+        *,
+        window_s: float,
+        deadline_s: float,
+        wake: Callable[[], None],
+        observe: Observer,
+    ) -> None:
+        self._stream = stream
+        self._link = link
+        self._window_s = window_s
+        self._deadline_s = deadline_s
+        self._wake = wake
+        self._observe = observe
+        self._on: bool | None = None  # what was reported last; written by _report()
+
+    async def verify(self, broker: RedisConnection, *, holds: RedisIncarnation | None = None) -> RedisIncarnation:
+        """The run of Redis this connection leads to, which holds the stream once this returns.
+
+        `holds`: where another open connection of ours was verified to lead; for the same run Postgres is not asked.
+        Raises Unreachable when it may not be published to yet: a replica, a server that loads, Postgres away.
+        """
+        server, _, last_id = await self._ask(broker)
+        if not server.known:
+            return server
+        # Once a replica, a primary may have dropped entries: those to come may be older than the known ones.
+        broker.floor = last_id
+        if server == holds or await self._holds(server):
+            return server
+        # Who does not know of the new run yet may publish to it, and settle, after its newest entry was asked for.
+        # Under the lock nobody settles, so what is sent and newer than what is asked for now is lost.
+        async with self._nobody_settles():
+            now, replid2, last_id = await self._ask(broker)
+            if now != server:
+                raise Unreachable("another run of Redis holds the stream than a moment ago")
+            broker.floor = last_id
+            await self._audit_all(server, replid2, last_id)
+        return server
+
+    async def _audit_all(self, server: RedisIncarnation, replid2: str, last_id: str) -> None:
+        while True:
+            republished, done, changed, was = await self._audit(server, last_id)
+            if changed and (republished or done):
+                promoted = was == replid2
+                self._observe(Republished(republished, "a replica was promoted" if promoted else "it is another run"))
+            if republished:
+                self._wake()
+            if done:
+                return
+
+    async def run(self, broker: RedisConnection) -> None:
+        """Every second, until cancelled: ask whether the connection still leads to the run it was verified to be.
+
+        A primary that was made a replica, lost entries and is a primary again has cut no connection.
+        """
+        looks = 0
+        while True:
+            await anyio.sleep(EVERY_S)
+            server = broker.server
+            if server is None or not server.known or not broker.up:
+                continue
+            [info] = await broker.send([("INFO", "replication")], self._deadline_s)
+            if not isinstance(info, bytes):
+                continue
+            fields = _fields(info)
+            same = fields.get("role") == "master" and fields.get("master_replid") == server.replid
+            looks += 1
+            if same and looks % NOTE_EVERY == 0:
+                same = await self._note(server)
+            if not same:
+                broker.doubt(server)
+                self._wake()  # or a relay that sleeps would not find out what was lost
+
+    async def _ask(self, broker: RedisConnection) -> tuple[RedisIncarnation, str, str]:
+        """What Redis says: its identity, the replication id it had as a replica, the newest entry id."""
+        replies = await broker.send(
+            [("INFO", "server"), ("INFO", "replication"), ("XINFO", "STREAM", self._stream)], self._deadline_s
+        )
+        for reply in replies:
+            if isinstance(reply, Refused) and reply.text.startswith(("NOPERM", "ERR unknown")):
+                self._report(False, f"Redis refused: {reply.text.split(' ', 1)[0]}; allow this user +info and +xinfo")
+                return RedisIncarnation(self._stream), "", ""
+        about, replication, stream = replies
+        if not isinstance(about, bytes) or not isinstance(replication, bytes):
+            raise Unreachable(_why(about) if not isinstance(about, bytes) else _why(replication))
+        fields = _fields(about) | _fields(replication)
+        if fields.get("role") not in (None, "master"):
+            raise Unreachable("Redis is a replica: it takes no entries until it is promoted")
+        if isinstance(stream, list):
+            last_id = dict(zip(stream[::2], stream[1::2], strict=False)).get(b"last-generated-id", b"0-0").decode()
+        elif isinstance(stream, Refused) and "no such key" in stream.text:
+            last_id = "0-0"
+        else:
+            raise Unreachable(_why(stream))  # taken for a missing stream, a server that loads would double everything
+        server = RedisIncarnation(self._stream, fields.get("run_id", ""), fields.get("master_replid", ""))
+        self._report(server.known, None if server.known else "INFO tells no run id or replication id")
+        return server, fields.get("master_replid2", ""), last_id
+
+    def _session(self) -> Session:
+        if self._link.session is None:
+            raise Unreachable("Postgres must say which run of Redis holds the stream, and is not connected")
+        return self._link.session
+
+    async def _holds(self, server: RedisIncarnation) -> bool:
+        """Whether Postgres names this run already."""
+        return bool(await self._fetch(self._session(), load("saw_stream"), _identity(server)))
+
+    @asynccontextmanager
+    async def _nobody_settles(self) -> AsyncIterator[None]:
+        """Hold the lock that settles ask for. Behind a transaction pooler it would stay in the pool: then not."""
+        session = self._session()
+        if session.pooled:
+            yield
+            return
+        await self._fetch(session, "SELECT pg_advisory_lock(1869968482, 4)", {})
+        try:
+            yield
+        finally:
+            with suppress(Unreachable):  # the lock goes with the session
+                await self._fetch(session, "SELECT pg_advisory_unlock(1869968482, 4)", {})
+
+    async def _audit(self, server: RedisIncarnation, last_id: str) -> tuple[int, bool, bool, str | None]:
+        parameters = {"last_id": last_id, "window_s": self._window_s, "at_most": CHUNK, **_identity(server)}
+        session = self._session()
+        [(republished, done, changed, was)] = await self._fetch(session, load("audit_stream"), parameters)
+        return republished, done, changed, was
+
+    async def _note(self, server: RedisIncarnation) -> bool:
+        """Note in Postgres that the run answered. False: another run holds the stream."""
+        session = self._link.session
+        if session is None:
+            return True
+        try:
+            return bool(await self._fetch(session, load("saw_stream"), _identity(server)))
+        except Unreachable:
+            return True
+
+    async def _fetch(self, session: Session, sql: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
+        try:
+            return await session.fetch(sql, parameters)
+        except SessionLost as error:
+            await self._link.broke(session, str(error))
+            raise Unreachable(f"Postgres must say which run of Redis holds the stream: {error}") from None
+        except psycopg.Error as error:
+            raise Unreachable(f"Postgres must say which run of Redis holds the stream: {describe(error)}") from None
+
+    def _report(self, on: bool, reason: str | None) -> None:
+        if on != self._on:
+            self._on = on
+            self._observe(AuditChanged(on, reason))
+
+
+def _identity(server: RedisIncarnation) -> dict[str, object]:
+    return {"stream": server.stream, "run_id": server.run_id, "replid": server.replid}
+
+
+def _fields(info: bytes) -> dict[str, str]:
+    """`name:value` lines of INFO."""
+    return dict(re.findall(r"^(\w+):(.*?)\r?$", info.decode(errors="replace"), re.MULTILINE))
+
+
+def _why(reply: object) -> str:
+    return reply.text[:200] if isinstance(reply, Refused) else str(getattr(reply, "error", "no answer to INFO"))
