@@ -108,10 +108,10 @@ async def _claims(servers: Rig, settled: int, claims: int) -> Grown:
         began = perf_counter()
         batch = await claim(session, claim_id=new_claim_id(), dispatcher=None, limit=BATCH, after=after)
         claimed = perf_counter()
-        verdict = BatchOutcomes()
+        outcomes = BatchOutcomes()
         for row in batch.rows:
-            verdict.add(row.id, Sent("1-1"))
-        await settle(session, batch.claim_id, verdict)
+            outcomes.add(row.id, Sent("1-1"))
+        await settle(session, batch.claim_id, outcomes)
         settle_ns.append(round((perf_counter() - claimed) * 1e9))
         claim_ns.append(round((claimed - began) * 1e9))
         rows += len(batch.rows)

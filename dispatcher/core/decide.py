@@ -147,12 +147,12 @@ def decide_batch(
     """
     if len(rows) != len(replies):
         raise ValueError(f"{len(replies)} replies for {len(rows)} rows")
-    verdict = BatchOutcomes()
-    sent_ids, stream_ids = verdict.sent_ids, verdict.stream_ids
+    outcomes = BatchOutcomes()
+    sent_ids, stream_ids = outcomes.sent_ids, outcomes.stream_ids
     for row, reply in zip(rows, replies, strict=True):
         if type(reply) is bytes:
             sent_ids.append(row.id)
             stream_ids.append(reply.decode("ascii"))
         else:
-            verdict.add(row.id, decide(reply, row.attempts, policy, rng))
-    return verdict
+            outcomes.add(row.id, decide(reply, row.attempts, policy, rng))
+    return outcomes

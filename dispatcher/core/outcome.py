@@ -61,10 +61,10 @@ class BatchOutcomes:
     done_ids: list[int] = field(default_factory=list)
     retries: list[tuple[int, Retry]] = field(default_factory=list)
     dead: list[tuple[int, Dead]] = field(default_factory=list)
-    returned: list[int] = field(default_factory=list)
+    released: list[int] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
     sink_error: str | None = None  # why the sink failed, when it did: opens the breaker
-    server: RedisIncarnation | None = (
+    incarnation: RedisIncarnation | None = (
         None  # the run of Redis that has the entries of `sent_ids`; None: not known, not asked
     )
 
@@ -87,7 +87,7 @@ class BatchOutcomes:
             case Dead():
                 self.dead.append((row_id, outcome))
             case Released(error):
-                self.returned.append(row_id)
+                self.released.append(row_id)
                 self.sink_error = self.sink_error or error
             case Unknown(error):
                 self.unknown.append(row_id)

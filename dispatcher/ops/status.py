@@ -131,11 +131,11 @@ async def _look_at_stream(url: str, name: str, timeout_s: float) -> StreamInfo:
     target = RedisTarget.parse(url)
     where = f"Redis at {target.address()}"
     # It tells a wrong password, a wrong key and a server that is away apart.
-    broker = RedisConnection(
+    connection = RedisConnection(
         target, name="dispatcher-status", stream=name, connect_timeout_s=timeout_s, on_lost=lambda _: None
     )
-    await broker.connect()
-    broker.close()
+    await connection.connect()
+    connection.close()
     client = Redis.from_url(
         url, retry=Retry(NoBackoff(), 0), socket_timeout=timeout_s, socket_connect_timeout=timeout_s
     )

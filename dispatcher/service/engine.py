@@ -90,7 +90,7 @@ class Engine:
         )
         return HandlerRelay(
             policy,
-            link=links.handlers,
+            postgres=links.handlers,
             crew=self.crew,
             dispatcher_id=self._dispatcher_id,
             arrived=arrived,
@@ -141,4 +141,4 @@ class Engine:
     def close(self) -> None:
         """After `run()`."""
         if self.stream is not None:
-            self.stream.broker.close()
+            self.stream.connection.close()

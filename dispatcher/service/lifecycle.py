@@ -181,8 +181,8 @@ class Service:
         async with anyio.create_task_group() as opening:
             opening.start_soon(self._give_up_opening, opening.cancel_scope)
             async with anyio.create_task_group() as first_tries:
-                for link in links:
-                    first_tries.start_soon(beside.start, link.keep)
+                for postgres in links:
+                    first_tries.start_soon(beside.start, postgres.keep)
             opening.cancel_scope.cancel()
         if s.enabled:
             self._open_upkeep(beside)
@@ -196,7 +196,7 @@ class Service:
     def _open_upkeep(self, beside: TaskGroup) -> None:
         s, upkeep, stream = self._settings, self._links.upkeep, self._works.stream
         takeover = Takeover(
-            stream.broker if stream else None,
+            stream.connection if stream else None,
             stream=s.stream_name,
             lease_s=s.lease_ms / 1000,
             deadline_s=s.publish_timeout_ms / 1000,
@@ -207,7 +207,7 @@ class Service:
         )
         beside.start_soon(takeover.run, upkeep, name="takeover")
         if stream is not None:
-            beside.start_soon(stream.audit.run, stream.broker, name="stream audit")
+            beside.start_soon(stream.audit.run, stream.connection, name="stream audit")
             beside.start_soon(stream.crash_audit.run, upkeep, name="crash audit")
             beside.start_soon(stream.backpressure.run, self._links.chores, name="backpressure")
         retention = Retention(outbox_days=s.outbox_retention_days, dlq_days=s.dlq_retention_days, observe=self._observe)
@@ -255,5 +255,5 @@ class Service:
         try:
             return await session.fetch(sql, params)
         except SessionLost as error:
-            await chores.broke(session, str(error))
+            await chores.report_broken(session, str(error))
             raise

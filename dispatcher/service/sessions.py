@@ -59,8 +59,8 @@ class Sessions:
             reach.database, "handlers", prepare=reach.check, changed=self._turning(database, "handlers"), rng=rng
         )
         links = [self.control, self.upkeep, self.chores, self.handlers, *self.lanes]
-        for link in links:
-            link.companions = [other for other in links if other is not link]
+        for postgres in links:
+            postgres.siblings = [other for other in links if other is not postgres]
 
     async def _prepare_control(self, session: Session) -> None:
         await self._reach.check(session)

@@ -29,7 +29,7 @@ class StreamEngine:
     """The relay, and what guards its way to Redis."""
 
     relay: StreamRelay
-    broker: RedisConnection
+    connection: RedisConnection
     audit: RedisLossAudit
     crash_audit: PostgresCrashAudit
     backpressure: Backpressure
@@ -52,7 +52,7 @@ def build_stream_engine(
     publish_timeout_s = s.publish_timeout_ms / 1000
     RedisTarget.parse(s.redis_url)
     # One name for the two that publish: whoever fences us ends all connections of that name.
-    broker, apart, looker = (
+    connection, apart, looker = (
         RedisConnection(
             lambda: RedisTarget.parse(s.current("redis_url")),
             name=known_as,
@@ -76,7 +76,7 @@ def build_stream_engine(
     )
     crash_audit = PostgresCrashAudit(
         s.stream_name,
-        publisher=broker,
+        publisher=connection,
         looker=looker,
         verify=audit.verify,
         deadline_s=publish_timeout_s,
@@ -84,7 +84,7 @@ def build_stream_engine(
         observe=observe,
     )
     gate = SinkGate(
-        broker,
+        connection,
         Breaker(BREAKER, rng),
         stream=s.stream_name,
         timeout_s=publish_timeout_s,
@@ -97,11 +97,11 @@ def build_stream_engine(
         stream=s.stream_name,
         timeout_s=publish_timeout_s,
         observe=lambda event: None if _is_routine(event) else observe(event),
-        verify=lambda connected: audit.verify(connected, holds=broker.server),
+        verify=lambda connected: audit.verify(connected, holds=connection.incarnation),
         patient=True,
     )
     backpressure = Backpressure(
-        broker, stream=s.stream_name, maxlen=s.stream_maxlen, deadline_s=publish_timeout_s, observe=observe
+        connection, stream=s.stream_name, maxlen=s.stream_maxlen, deadline_s=publish_timeout_s, observe=observe
     )
     relay = StreamRelay(
         RelayPolicy(entry_format(s), retry_policy(s), publish_timeout_s, slots(s), s.lease_ms / 1000, share),
@@ -118,7 +118,7 @@ def build_stream_engine(
         rng=rng,
         beside=beside,
     )
-    return StreamEngine(relay, broker, audit, crash_audit, backpressure)
+    return StreamEngine(relay, connection, audit, crash_audit, backpressure)
 
 
 def _unnoticed(why: str) -> None:

@@ -15,10 +15,10 @@ class SentBatch(NamedTuple):
 
     replies: asyncio.Future[list[Any]]
     unfit: dict[int, Unpublishable]  # by position in the batch
-    server: RedisIncarnation | None = None  # where it was sent
+    incarnation: RedisIncarnation | None = None  # where it was sent
 
 
-def send(broker: RedisConnection, entry: EntryFormat, batch: Batch, deadline_s: float) -> SentBatch:
+def send(connection: RedisConnection, entry: EntryFormat, batch: Batch, deadline_s: float) -> SentBatch:
     """Write the batch's pipeline now, without waiting: batches sent in turn reach the stream in that order."""
     unfit: dict[int, Unpublishable] = {}
     commands: list[bytes] = []
@@ -27,7 +27,7 @@ def send(broker: RedisConnection, entry: EntryFormat, batch: Batch, deadline_s: 
             unfit[position] = Unpublishable(reason)
         else:
             commands.append(entry.xadd(row))
-    return SentBatch(broker.send(commands, deadline_s), unfit, broker.server)
+    return SentBatch(connection.send(commands, deadline_s), unfit, connection.incarnation)
 
 
 def unsent(batch: Batch, why: str) -> SentBatch:

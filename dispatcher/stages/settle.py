@@ -21,63 +21,65 @@ class Settlement(NamedTuple):
     sent: int
     retried: int
     dead: int
-    returned: int
+    released: int
     lost: frozenset[int]
 
 
-async def settle(session: Session, claim_id: str, verdict: BatchOutcomes, *, now: datetime | None = None) -> Settlement:
+async def settle(
+    session: Session, claim_id: str, outcomes: BatchOutcomes, *, now: datetime | None = None
+) -> Settlement:
     """Write the verdict. Every statement is fenced by the claim's token and may safely be run again.
 
     Rows whose outcome is unknown are left as they are. Raises SessionLost: run it again on another session; and
     StreamMoved: look for the entries of the rows to be settled as sent, which another run of Redis may have lost.
     """
     common: dict[str, object] = {"claim_id": claim_id, "now": now}
-    sent = retried = dead = returned = frozenset[int]()
-    if verdict.sent_ids:
+    sent = retried = dead = released = frozenset[int]()
+    if outcomes.sent_ids:
         try:
             sent = await _run(
                 session,
                 "settle_sent",
-                {**common, **_server(verdict)},
-                ids=verdict.sent_ids,
-                stream_ids=verdict.stream_ids,
+                {**common, **_incarnation(outcomes)},
+                ids=outcomes.sent_ids,
+                stream_ids=outcomes.stream_ids,
             )
         except psycopg.Error as error:
             if error.sqlstate == ANOTHER_RUN:
                 raise StreamMoved("another run of Redis holds the stream now") from None
             raise
-    if verdict.done_ids:
+    if outcomes.done_ids:
         nowhere = {**common, **NOWHERE}
-        ids = verdict.done_ids
+        ids = outcomes.done_ids
         sent |= await _run(session, "settle_sent", nowhere, ids=ids, stream_ids=[None] * len(ids))
-    if verdict.retries:
+    if outcomes.retries:
         retried = await _run(
             session,
             "settle_retry",
             common,
-            ids=[row_id for row_id, _ in verdict.retries],
-            delays=[retry.delay_s for _, retry in verdict.retries],
-            errors=[retry.error for _, retry in verdict.retries],
+            ids=[row_id for row_id, _ in outcomes.retries],
+            delays=[retry.delay_s for _, retry in outcomes.retries],
+            errors=[retry.error for _, retry in outcomes.retries],
         )
-    if verdict.dead:
+    if outcomes.dead:
         dead = await _run(
             session,
             "settle_dead",
             common,
-            ids=[row_id for row_id, _ in verdict.dead],
-            errors=[outcome.error for _, outcome in verdict.dead],
+            ids=[row_id for row_id, _ in outcomes.dead],
+            errors=[outcome.error for _, outcome in outcomes.dead],
         )
-    if verdict.returned:
-        returned = await release(session, [claim_id], verdict.returned)
+    if outcomes.released:
+        released = await release(session, [claim_id], outcomes.released)
     asked = {
-        *verdict.sent_ids,
-        *verdict.done_ids,
-        *(row_id for row_id, _ in verdict.retries),
-        *(row_id for row_id, _ in verdict.dead),
-        *verdict.returned,
+        *outcomes.sent_ids,
+        *outcomes.done_ids,
+        *(row_id for row_id, _ in outcomes.retries),
+        *(row_id for row_id, _ in outcomes.dead),
+        *outcomes.released,
     }
     return Settlement(
-        len(sent), len(retried), len(dead), len(returned), frozenset(asked - sent - retried - dead - returned)
+        len(sent), len(retried), len(dead), len(released), frozenset(asked - sent - retried - dead - released)
     )
 
 
@@ -87,11 +89,11 @@ async def release(session: Session, claim_ids: Iterable[str], ids: list[int] | N
     return frozenset(row_id for (row_id,) in rows)
 
 
-def _server(verdict: BatchOutcomes) -> Mapping[str, object]:
-    server = verdict.server
-    if server is None or not server.known:
+def _incarnation(outcomes: BatchOutcomes) -> Mapping[str, object]:
+    incarnation = outcomes.incarnation
+    if incarnation is None or not incarnation.known:
         return NOWHERE
-    return {"stream": server.stream, "run_id": server.run_id, "replid": server.replid}
+    return {"stream": incarnation.stream, "run_id": incarnation.run_id, "replid": incarnation.replid}
 
 
 async def _run(session: Session, statement: str, common: Mapping[str, object], **columns: object) -> frozenset[int]:

@@ -59,7 +59,7 @@ class Metrics:
         registry.register(self.latency)
         wakeups = counter("messaging_dispatch_wakeups", "Ends of a wait, by what ended it", "cause")
         self._wakeups = {cause: wakeups.labels(cause) for cause in get_args(events.WakeCause)}
-        self._returned = counter(
+        self._released = counter(
             "messaging_outbox_returned", "Rows given back unharmed: the sink's failure, not the row's"
         )
         self._unknown = counter("messaging_outbox_unknown", "Rows published whose answer never came")
@@ -208,7 +208,7 @@ class Metrics:
         self._sent.inc(event.sent)
         self._failed.inc(event.retried + event.dead)
         self._dead.inc(event.dead)
-        self._returned.inc(event.returned)
+        self._released.inc(event.released)
         self._unknown.inc(event.unknown)
         self._lost.inc(event.lost)
 

@@ -35,7 +35,7 @@ class Backpressure:
 
     def __init__(
         self,
-        broker: RedisConnection,
+        connection: RedisConnection,
         *,
         stream: str,
         maxlen: int,
@@ -43,7 +43,7 @@ class Backpressure:
         observe: Observer,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._broker = broker
+        self._connection = connection
         self._stream = stream
         self._maxlen = maxlen
         self._deadline_s = deadline_s
@@ -67,14 +67,14 @@ class Backpressure:
         """Note that so many rows are about to be published."""
         self._left -= rows
 
-    async def run(self, link: ReconnectingSession) -> None:
+    async def run(self, postgres: ReconnectingSession) -> None:
         """Count those who share the last tenth, until cancelled."""
         while True:
-            session = await link.get()
+            session = await postgres.get()
             try:
                 [(self._dispatchers,)] = await session.fetch(load("count_dispatchers"))
             except SessionLost as error:
-                await link.broke(session, str(error))
+                await postgres.report_broken(session, str(error))
             except psycopg.Error:
                 pass  # a lock or a timeout; the number of before will do
             self._nearing = anyio.Event()
@@ -104,7 +104,7 @@ class Backpressure:
 
     async def _slowest(self) -> tuple[str, int]:
         """The group with most to read, and how much; ("", 0) when there is none or it may not be asked."""
-        [found] = await self._broker.send([("XINFO", "GROUPS", self._stream)], self._deadline_s)
+        [found] = await self._connection.send([("XINFO", "GROUPS", self._stream)], self._deadline_s)
         if isinstance(found, Refused) and found.text.startswith(("NOPERM", "ERR unknown")):
             self._report(f"Redis refused: {found.text.split(' ', 1)[0]}; allow this user +xinfo")
         if not isinstance(found, list):
@@ -114,7 +114,7 @@ class Backpressure:
         stream: dict[str, Any] = {}
         if any(group.get("lag") is None for group in groups):
             # It carries the first and the last entry, payload and all: asked only when there is no other way.
-            [about] = await self._broker.send([("XINFO", "STREAM", self._stream)], self._deadline_s)
+            [about] = await self._connection.send([("XINFO", "STREAM", self._stream)], self._deadline_s)
             stream = _fields(about) if isinstance(about, list) else {}
             if "entries-added" not in stream:
                 self._report("this Redis does not tell what a group has read: it is older than 7.0")

@@ -23,7 +23,7 @@ def token_of(name: str) -> str:
     return name.rsplit("-", 1)[-1]
 
 
-async def fence(session: Session, broker: RedisConnection | None, name: str, deadline_s: float) -> bool:
+async def fence(session: Session, connection: RedisConnection | None, name: str, deadline_s: float) -> bool:
     """End the Postgres sessions and the Redis connection of the dispatcher of that name, and wait until they are ended.
 
     `broker` None: no event goes to the stream. False: Redis's ACL forbids the kill, or the name it would be found by,
@@ -34,18 +34,18 @@ async def fence(session: Session, broker: RedisConnection | None, name: str, dea
         await session.fetch(load("fence"), {"token": token_of(name)})
     except psycopg.errors.InsufficientPrivilege:
         await anyio.sleep(UNFENCED_WAIT_S)  # it runs under another role; its statements are short
-    if broker is None:
+    if connection is None:
         return True
-    return await end_connections(broker, [name], deadline_s)
+    return await end_connections(connection, [name], deadline_s)
 
 
-async def end_connections(broker: RedisConnection, names: Iterable[str], deadline_s: float) -> bool:
+async def end_connections(connection: RedisConnection, names: Iterable[str], deadline_s: float) -> bool:
     """End the Redis connections of the dispatchers of these names, but for the one that asks. As in `fence`."""
     wanted = {client_name(name) for name in names}
-    [clients] = await broker.send([("CLIENT", "LIST")], deadline_s)
-    if isinstance(clients, bytes) and broker.named:
+    [clients] = await connection.send([("CLIENT", "LIST")], deadline_s)
+    if isinstance(clients, bytes) and connection.named:
         ids = ids_named(wanted, clients.decode(errors="replace"))
-        replies = await broker.send([("CLIENT", "KILL", "ID", number) for number in ids], deadline_s) if ids else []
+        replies = await connection.send([("CLIENT", "KILL", "ID", number) for number in ids], deadline_s) if ids else []
         if all(isinstance(reply, int) for reply in replies):
             return True
         clients = next(reply for reply in replies if not isinstance(reply, int))

@@ -132,16 +132,16 @@ class PauseWatcher:
             await self._ring.wait()
 
     async def _fetch(self, statement: str, parameters: dict[str, object] | None) -> list[tuple[Any, ...]] | None:
-        for link in self._links:
-            if (session := link.session) is None:
+        for postgres in self._links:
+            if (session := postgres.session) is None:
                 continue
             try:
                 return await session.fetch(load(statement), parameters)
             except SessionLost as error:
-                await link.broke(session, str(error))
+                await postgres.report_broken(session, str(error))
             except psycopg.Error as error:  # a lock or a timeout: the next look may be luckier
                 self._observe(Ticked("error", 0.0, f"pause: {describe(error)}"))
                 if is_read_only(error):
-                    await link.broke(session, describe(error))
+                    await postgres.report_broken(session, describe(error))
                 return None
         return None

@@ -53,31 +53,31 @@ class PostgresCrashAudit:
         self._noted: tuple[Session, str] | None = None  # on this session it was all right, up to this entry
         self._note_at = 0.0  # again, whatever was noted
 
-    async def run(self, link: ReconnectingSession) -> None:
+    async def run(self, postgres: ReconnectingSession) -> None:
         """Once a second, unless nothing was published, and at once on a new session, until cancelled."""
         while True:
-            session = await link.get()
+            session = await postgres.get()
             try:
                 # A crash ends every session, so one that was all right is, and need not be asked for nothing.
                 due = self._noted != (session, self._publisher.floor) or monotonic() >= self._note_at
                 if due and not await self.note(session):
                     await self.audit(session)
             except SessionLost as error:
-                await link.broke(session, str(error))
+                await postgres.report_broken(session, str(error))
             except (psycopg.Error, DispatcherError) as error:  # a lock, a timeout, the sink gone: tried again
                 self._observe(Ticked("error", 0.0, f"audit after a crash of Postgres: {describe(error)}"))
                 if is_read_only(error):
-                    await link.broke(session, describe(error))
+                    await postgres.report_broken(session, describe(error))
             with anyio.move_on_after(EVERY_S):
-                await link.gone()
+                await postgres.wait_broken()
 
     async def note(self, session: Session) -> bool:
         """Note the newest entry we know. False: an audit is due, and nothing is claimed before it."""
-        server = self._publisher.server
+        incarnation = self._publisher.incarnation
         known = (
             {"floor": None, "replid": ""}
-            if server is None
-            else {"floor": self._publisher.floor, "replid": server.replid}
+            if incarnation is None
+            else {"floor": self._publisher.floor, "replid": incarnation.replid}
         )
         [(unbroken,)] = await session.fetch(load("note_newest"), {"stream": self._stream, **known})
         self._noted = (session, known["floor"]) if unbroken and known["floor"] is not None else None
@@ -101,7 +101,7 @@ class PostgresCrashAudit:
 
     async def _look(self, session: Session) -> None:
         await self._looker.connect()
-        server = await self._verify(self._looker)
+        incarnation = await self._verify(self._looker)
         # What was claimed before the crash must not arrive after the look: it was written on a connection of before.
         names = [name for (name,) in await session.fetch(load("all_dispatchers"))]
         await end_connections(self._looker, names, self._deadline_s)
@@ -109,12 +109,14 @@ class PostgresCrashAudit:
         for since, begin in await session.fetch(load("crash_since"), {"stream": self._stream}):
             async for page in read_pages(self._looker, self._stream, begin, self._deadline_s):
                 looked_at += len(page)
-                found += await self._settle(session, server, since, page)
+                found += await self._settle(session, incarnation, since, page)
         await session.fetch(load("mark_unbroken"))
         self._observe(CrashAudited(found, looked_at))
         self._wake()
 
-    async def _settle(self, session: Session, server: RedisIncarnation, since: str, page: list[tuple[str, str]]) -> int:
+    async def _settle(
+        self, session: Session, incarnation: RedisIncarnation, since: str, page: list[tuple[str, str]]
+    ) -> int:
         ours = {event_id: stream_id for stream_id, event_id in page if _is_uuid(event_id)}
         rows = await session.fetch(
             load("settle_found"),
@@ -122,9 +124,9 @@ class PostgresCrashAudit:
                 "event_ids": list(ours),
                 "stream_ids": list(ours.values()),
                 "since_id": since,
-                "stream": server.stream,
-                "run_id": server.run_id if server.known else None,
-                "replid": server.replid,
+                "stream": incarnation.stream,
+                "run_id": incarnation.run_id if incarnation.known else None,
+                "replid": incarnation.replid,
             },
         )
         return len(rows)

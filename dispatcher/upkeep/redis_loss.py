@@ -33,7 +33,7 @@ class RedisLossAudit:
     def __init__(
         self,
         stream: str,
-        link: ReconnectingSession,
+        postgres: ReconnectingSession,
         *,
         window_s: float,
         deadline_s: float,
@@ -41,39 +41,39 @@ class RedisLossAudit:
         observe: Observer,
     ) -> None:
         self._stream = stream
-        self._link = link
+        self._postgres = postgres
         self._window_s = window_s
         self._deadline_s = deadline_s
         self._wake = wake
         self._observe = observe
         self._on: bool | None = None  # what was reported last; written by _report()
 
-    async def verify(self, broker: RedisConnection, *, holds: RedisIncarnation | None = None) -> RedisIncarnation:
+    async def verify(self, connection: RedisConnection, *, holds: RedisIncarnation | None = None) -> RedisIncarnation:
         """The run of Redis this connection leads to, which holds the stream once this returns.
 
         `holds`: where another open connection of ours was verified to lead; for the same run Postgres is not asked.
         Raises Unreachable when it may not be published to yet: a replica, a server that loads, Postgres away.
         """
-        server, _, last_id = await self._ask(broker)
-        if not server.known:
-            return server
+        incarnation, _, last_id = await self._ask(connection)
+        if not incarnation.known:
+            return incarnation
         # Once a replica, a primary may have dropped entries: those to come may be older than the known ones.
-        broker.floor = last_id
-        if server == holds or await self._holds(server):
-            return server
+        connection.floor = last_id
+        if incarnation == holds or await self._holds(incarnation):
+            return incarnation
         # Who does not know of the new run yet may publish to it, and settle, after its newest entry was asked for.
         # Under the lock nobody settles, so what is sent and newer than what is asked for now is lost.
         async with self._nobody_settles():
-            now, replid2, last_id = await self._ask(broker)
-            if now != server:
+            now, replid2, last_id = await self._ask(connection)
+            if now != incarnation:
                 raise Unreachable("another run of Redis holds the stream than a moment ago")
-            broker.floor = last_id
-            await self._audit_all(server, replid2, last_id)
-        return server
+            connection.floor = last_id
+            await self._audit_all(incarnation, replid2, last_id)
+        return incarnation
 
-    async def _audit_all(self, server: RedisIncarnation, replid2: str, last_id: str) -> None:
+    async def _audit_all(self, incarnation: RedisIncarnation, replid2: str, last_id: str) -> None:
         while True:
-            republished, done, changed, was = await self._audit(server, last_id)
+            republished, done, changed, was = await self._audit(incarnation, last_id)
             if changed and (republished or done):
                 promoted = was == replid2
                 self._observe(Republished(republished, "a replica was promoted" if promoted else "it is another run"))
@@ -82,7 +82,7 @@ class RedisLossAudit:
             if done:
                 return
 
-    async def run(self, broker: RedisConnection) -> None:
+    async def run(self, connection: RedisConnection) -> None:
         """Every second, until cancelled: ask whether the connection still leads to the run it was verified to be.
 
         A primary that was made a replica, lost entries and is a primary again has cut no connection.
@@ -90,24 +90,24 @@ class RedisLossAudit:
         looks = 0
         while True:
             await anyio.sleep(EVERY_S)
-            server = broker.server
-            if server is None or not server.known or not broker.up:
+            incarnation = connection.incarnation
+            if incarnation is None or not incarnation.known or not connection.up:
                 continue
-            [info] = await broker.send([("INFO", "replication")], self._deadline_s)
+            [info] = await connection.send([("INFO", "replication")], self._deadline_s)
             if not isinstance(info, bytes):
                 continue
             fields = _fields(info)
-            same = fields.get("role") == "master" and fields.get("master_replid") == server.replid
+            same = fields.get("role") == "master" and fields.get("master_replid") == incarnation.replid
             looks += 1
             if same and looks % NOTE_EVERY == 0:
-                same = await self._note(server)
+                same = await self._note(incarnation)
             if not same:
-                broker.doubt(server)
+                connection.doubt(incarnation)
                 self._wake()  # or a relay that sleeps would not find out what was lost
 
-    async def _ask(self, broker: RedisConnection) -> tuple[RedisIncarnation, str, str]:
+    async def _ask(self, connection: RedisConnection) -> tuple[RedisIncarnation, str, str]:
         """What Redis says: its identity, the replication id it had as a replica, the newest entry id."""
-        replies = await broker.send(
+        replies = await connection.send(
             [("INFO", "server"), ("INFO", "replication"), ("XINFO", "STREAM", self._stream)], self._deadline_s
         )
         for reply in replies:
@@ -126,18 +126,18 @@ class RedisLossAudit:
             last_id = "0-0"
         else:
             raise Unreachable(_why(stream))  # taken for a missing stream, a server that loads would double everything
-        server = RedisIncarnation(self._stream, fields.get("run_id", ""), fields.get("master_replid", ""))
-        self._report(server.known, None if server.known else "INFO tells no run id or replication id")
-        return server, fields.get("master_replid2", ""), last_id
+        incarnation = RedisIncarnation(self._stream, fields.get("run_id", ""), fields.get("master_replid", ""))
+        self._report(incarnation.known, None if incarnation.known else "INFO tells no run id or replication id")
+        return incarnation, fields.get("master_replid2", ""), last_id
 
     def _session(self) -> Session:
-        if self._link.session is None:
+        if self._postgres.session is None:
             raise Unreachable("Postgres must say which run of Redis holds the stream, and is not connected")
-        return self._link.session
+        return self._postgres.session
 
-    async def _holds(self, server: RedisIncarnation) -> bool:
+    async def _holds(self, incarnation: RedisIncarnation) -> bool:
         """Whether Postgres names this run already."""
-        return bool(await self._fetch(self._session(), load("saw_stream"), _identity(server)))
+        return bool(await self._fetch(self._session(), load("saw_stream"), _identity(incarnation)))
 
     @asynccontextmanager
     async def _nobody_settles(self) -> AsyncIterator[None]:
@@ -153,19 +153,19 @@ class RedisLossAudit:
             with suppress(Unreachable):  # the lock goes with the session
                 await self._fetch(session, "SELECT pg_advisory_unlock(1869968482, 4)", {})
 
-    async def _audit(self, server: RedisIncarnation, last_id: str) -> tuple[int, bool, bool, str | None]:
-        parameters = {"last_id": last_id, "window_s": self._window_s, "at_most": CHUNK, **_identity(server)}
+    async def _audit(self, incarnation: RedisIncarnation, last_id: str) -> tuple[int, bool, bool, str | None]:
+        parameters = {"last_id": last_id, "window_s": self._window_s, "at_most": CHUNK, **_identity(incarnation)}
         session = self._session()
         [(republished, done, changed, was)] = await self._fetch(session, load("audit_stream"), parameters)
         return republished, done, changed, was
 
-    async def _note(self, server: RedisIncarnation) -> bool:
+    async def _note(self, incarnation: RedisIncarnation) -> bool:
         """Note in Postgres that the run answered. False: another run holds the stream."""
-        session = self._link.session
+        session = self._postgres.session
         if session is None:
             return True
         try:
-            return bool(await self._fetch(session, load("saw_stream"), _identity(server)))
+            return bool(await self._fetch(session, load("saw_stream"), _identity(incarnation)))
         except Unreachable:
             return True
 
@@ -173,7 +173,7 @@ class RedisLossAudit:
         try:
             return await session.fetch(sql, parameters)
         except SessionLost as error:
-            await self._link.broke(session, str(error))
+            await self._postgres.report_broken(session, str(error))
             raise Unreachable(f"Postgres must say which run of Redis holds the stream: {error}") from None
         except psycopg.Error as error:
             raise Unreachable(f"Postgres must say which run of Redis holds the stream: {describe(error)}") from None
@@ -184,8 +184,8 @@ class RedisLossAudit:
             self._observe(AuditChanged(on, reason))
 
 
-def _identity(server: RedisIncarnation) -> dict[str, object]:
-    return {"stream": server.stream, "run_id": server.run_id, "replid": server.replid}
+def _identity(incarnation: RedisIncarnation) -> dict[str, object]:
+    return {"stream": incarnation.stream, "run_id": incarnation.run_id, "replid": incarnation.replid}
 
 
 def _fields(info: bytes) -> dict[str, str]:

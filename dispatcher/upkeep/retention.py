@@ -69,17 +69,17 @@ class Retention:
         self._observe(Pruned(rows, copies, more))
         return more
 
-    async def run(self, link: ReconnectingSession) -> None:
+    async def run(self, postgres: ReconnectingSession) -> None:
         """Look until cancelled, several times a second while there is something to delete, else once a minute."""
         while True:
-            session = await link.get()
+            session = await postgres.get()
             self._walk_again()
             more = False
             try:
                 more = await self.look(session)
                 self._refused = None
             except SessionLost as error:
-                await link.broke(session, str(error))
+                await postgres.report_broken(session, str(error))
             except psycopg.Error as error:
                 self._report(describe(error))  # a right, a lock or a timeout
             await anyio.sleep(PAUSE_S if more else EVERY_S)

@@ -44,7 +44,7 @@ class Takeover:
 
     def __init__(
         self,
-        broker: RedisConnection | None,
+        connection: RedisConnection | None,
         *,
         stream: str,
         lease_s: float,
@@ -54,7 +54,7 @@ class Takeover:
         freed: Callable[[], None],
         observe: Observer,
     ) -> None:
-        self._broker = broker  # None: no event goes to the stream
+        self._connection = connection  # None: no event goes to the stream
         self._stream = stream
         self._lease_s = lease_s
         self._deadline_s = deadline_s
@@ -63,22 +63,22 @@ class Takeover:
         self._freed = freed
         self._observe = observe
         self._after: tuple[str, int] = ("-infinity", 0)
-        self._server: RedisIncarnation | None = None  # the run of Redis that is looked through
+        self._incarnation: RedisIncarnation | None = None  # the run of Redis that is looked through
         self._adopted: list[Adopted] = []  # the sink went away before they were looked for
 
-    async def run(self, link: ReconnectingSession) -> None:
+    async def run(self, postgres: ReconnectingSession) -> None:
         """Look every second until cancelled; for overdue claims six times a lease, at most every second."""
         overdue_at = patient_until = 0.0
         known: Session | None = None
         while True:
-            session = await link.get()
+            session = await postgres.get()
             if session is not known:
                 patient_until = monotonic() + PATIENCE_S if known is not None else 0.0
                 known = session
             try:
-                self._server = self._broker.server if self._broker is not None else None
+                self._incarnation = self._connection.incarnation if self._connection is not None else None
                 # Without the sink nobody can be fenced, nothing looked for, nothing published.
-                if self._broker is None or (self._broker.up and self._server is not None):
+                if self._connection is None or (self._connection.up and self._incarnation is not None):
                     await self.finish(session)
                     # Behind a pooler a session lock would stay in the pool.
                     if monotonic() >= patient_until and not session.pooled:
@@ -87,14 +87,14 @@ class Takeover:
                         overdue_at = monotonic() + min(max(self._lease_s / 6, EVERY_S), 5.0)
                         await self.take_overdue(session)
             except SessionLost as error:
-                await link.broke(session, str(error))
+                await postgres.report_broken(session, str(error))
             except (
                 psycopg.Error,
                 Unreachable,
             ) as error:  # a lock, a timeout, the sink gone: the next second tries again
                 self._observe(Ticked("error", 0.0, f"takeover: {describe(error)}"))
                 if is_read_only(error):
-                    await link.broke(session, describe(error))
+                    await postgres.report_broken(session, describe(error))
             await anyio.sleep(EVERY_S)
 
     async def succeed_the_dead(self, session: Session) -> int:
@@ -107,7 +107,7 @@ class Takeover:
                 continue
             try:
                 [(fenced_at,)] = await session.fetch("SELECT clock_timestamp()::text")
-                await fence(session, self._broker, name, self._deadline_s)
+                await fence(session, self._connection, name, self._deadline_s)
                 total += await self._take_over(session, name, owner=owner, fenced_at=fenced_at)
                 await session.fetch(load("sign_off"), {"id": owner})
             finally:
@@ -130,7 +130,7 @@ class Takeover:
         total = 0
         for (owner, name), ids in claims.items():
             if name is not None and owner != self._dispatcher_id():
-                await fence(session, self._broker, name, self._deadline_s)
+                await fence(session, self._connection, name, self._deadline_s)
             total += await self._take_over(session, name or "unknown", claims=ids, now=now)
         return total
 
@@ -176,8 +176,10 @@ class Takeover:
         while self._adopted:
             adopted = self._adopted[0]
             found = await self._find(adopted)
-            verdict = BatchOutcomes(sent_ids=list(found), stream_ids=list(found.values()), server=self._server)
-            await settle(session, adopted.claim_id, verdict)
+            outcomes = BatchOutcomes(
+                sent_ids=list(found), stream_ids=list(found.values()), incarnation=self._incarnation
+            )
+            await settle(session, adopted.claim_id, outcomes)
             await release(session, [adopted.claim_id])
             self._adopted.pop(0)
             self._observe(Reconciled(len(found), len(adopted.rows) - len(found)))
@@ -185,8 +187,8 @@ class Takeover:
 
     async def _find(self, adopted: Adopted) -> dict[int, str]:
         floors = [floor for _, _, floor in adopted.rows if floor is not None]
-        if not floors or self._broker is None:
+        if not floors or self._connection is None:
             return {}  # claimed for handlers, or never by a dispatcher: a person set them
         floor = min(floors, key=stream_order)
         wanted = {event_id: row_id for row_id, event_id, floor in adopted.rows if floor is not None}
-        return await find_entries(self._broker, self._stream, floor, wanted, self._deadline_s)
+        return await find_entries(self._connection, self._stream, floor, wanted, self._deadline_s)

@@ -109,7 +109,7 @@ wait:
     :: atomic { !fresh[me] && session[me] != down -> skip }
     fi;
 
-drain_notices:
+drain_notifications:
     atomic {
         USE_SESSION;
 #ifndef DRAIN_AFTER_THE_LOOK
@@ -193,7 +193,7 @@ decide:
     if                                                                  /* wait_readable() */
     :: atomic { session[me] == broken -> tick_only[me] = false; goto session_lost }
     :: atomic { session[me] == up && socket[me] -> tick_only[me] = false; goto woken }
-    :: atomic { session[me] == up -> tick_only[me] = false; goto drain_notices }    /* the pause for writers, or the tick */
+    :: atomic { session[me] == up -> tick_only[me] = false; goto drain_notifications }    /* the pause for writers, or the tick */
     fi;
 
 woken:

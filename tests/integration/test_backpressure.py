@@ -92,20 +92,20 @@ async def test_a_large_maxlen_does_not_cut_batches(dispatcher, redis, db):
 
 
 @pytest.fixture
-async def broker(redis_url: str) -> AsyncIterator[RedisConnection]:
-    broker = RedisConnection(
+async def redis_connection(redis_url: str) -> AsyncIterator[RedisConnection]:
+    redis_connection = RedisConnection(
         RedisTarget.parse(redis_url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda _: None
     )
-    await broker.connect()
-    yield broker
-    broker.close()
+    await redis_connection.connect()
+    yield redis_connection
+    redis_connection.close()
 
 
-async def test_a_group_whose_lag_redis_cannot_tell(broker, redis, tap: Tap):
+async def test_a_group_whose_lag_redis_cannot_tell(redis_connection, redis, tap: Tap):
     """Made at an id in the middle, or after an XDEL: it counts as having all to read until it is at the end."""
     ids = [await redis.xadd(STREAM, {"n": n}) for n in range(100)]
     await redis.xgroup_create(STREAM, "middle", id=ids[50])
-    pressure = Backpressure(broker, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap)
+    pressure = Backpressure(redis_connection, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap)
     assert await pressure.room() == 0
     assert tap.seen == [BackpressureChanged(True, "middle", 100)]
     await redis.xreadgroup("middle", "me", {STREAM: ">"}, count=1000)
@@ -113,10 +113,12 @@ async def test_a_group_whose_lag_redis_cannot_tell(broker, redis, tap: Tap):
     assert tap.seen[1:] == [BackpressureChanged(False, "middle", 0)]
 
 
-async def test_between_two_limits_it_stays_as_it_is(broker, redis, tap: Tap):
+async def test_between_two_limits_it_stays_as_it_is(redis_connection, redis, tap: Tap):
     await redis.xgroup_create(STREAM, "slow", id="0", mkstream=True)
     now = 0.0
-    pressure = Backpressure(broker, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap, clock=lambda: now)
+    pressure = Backpressure(
+        redis_connection, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap, clock=lambda: now
+    )
     pressure._dispatchers = 1
 
     async def add(entries: int) -> None:

@@ -48,7 +48,7 @@ async def make(redis_url: str, tap: Tap) -> AsyncIterator[Make]:
     """Makes an audit, its publisher connected."""
     brokers: list[RedisConnection] = []
 
-    async def verify(broker: RedisConnection) -> RedisIncarnation:
+    async def verify(redis_connection: RedisConnection) -> RedisIncarnation:
         return RedisIncarnation(STREAM)
 
     async def made(url: str = redis_url, deadline_s: float = 60.0) -> PostgresCrashAudit:
@@ -60,7 +60,7 @@ async def make(redis_url: str, tap: Tap) -> AsyncIterator[Make]:
         )
         brokers.extend((publisher, looker))
         await publisher.connect()
-        publisher.server = RedisIncarnation(STREAM)
+        publisher.incarnation = RedisIncarnation(STREAM)
         return PostgresCrashAudit(
             STREAM,
             publisher=publisher,
@@ -72,8 +72,8 @@ async def make(redis_url: str, tap: Tap) -> AsyncIterator[Make]:
         )
 
     yield made
-    for broker in brokers:
-        broker.close()
+    for redis_connection in brokers:
+        redis_connection.close()
 
 
 async def publish(redis: "Redis", db: Db, *, at: int = 1000) -> list[str]:
@@ -159,7 +159,7 @@ async def test_after_a_failover_that_the_note_does_not_know(
     """The new Redis's clock is behind: its entries are older than the note."""
     await insert_events(db, 2)
     audit = await make()
-    audit._publisher.server = RedisIncarnation(STREAM, "run a", "data a")
+    audit._publisher.incarnation = RedisIncarnation(STREAM, "run a", "data a")
     audit._publisher.floor = "5000-0"
     assert await audit.note(session)
     await db.execute(
@@ -171,7 +171,7 @@ async def test_after_a_failover_that_the_note_does_not_know(
     await db.execute(FORGET)
     await audit.audit(session)
     assert await statuses(db) == {"sent": 2}
-    audit._publisher.server = RedisIncarnation(STREAM, "run b", "data b")
+    audit._publisher.incarnation = RedisIncarnation(STREAM, "run b", "data b")
     audit._publisher.floor = "1001-0"
     assert await audit.note(session)
     rows = await session.fetch("SELECT stream_id, replid FROM messaging.newest_entry")

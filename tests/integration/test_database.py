@@ -155,7 +155,7 @@ async def test_a_broken_connection_is_a_lost_session_then_and_after(database_url
     with pytest.raises(SessionLost):
         await session.wait_readable()
     with pytest.raises(SessionLost):
-        session.drain_notices()
+        session.drain_notifications()
 
 
 async def test_a_refused_statement_is_not_a_lost_session(session):
@@ -191,13 +191,13 @@ async def test_notifications_arrive_and_waiting_for_them_may_be_cancelled(sessio
         await session.wait_readable()
     await db.execute("NOTIFY bell, 'ring'")
     with anyio.fail_after(60):
-        while not (notices := session.drain_notices()):
+        while not (notices := session.drain_notifications()):
             await session.wait_readable()
     assert notices == [("bell", "ring", db.info.backend_pid)]
     await db.execute("NOTIFY bell, 'again'")
     await session.fetch("SELECT 1")  # one that comes with a statement's answer is kept too
     with anyio.fail_after(60):
-        while not (notices := session.drain_notices()):
+        while not (notices := session.drain_notifications()):
             await session.wait_readable()
     assert [payload for _, payload, _ in notices] == ["again"]
 

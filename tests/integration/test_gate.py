@@ -36,12 +36,12 @@ async def make_gate(tap: Tap) -> AsyncIterator[MakeGate]:
 
         def make(url: str, backoff: Backoff | None = None) -> SinkGate:
             target = RedisTarget.parse(url)
-            broker = RedisConnection(
+            redis_connection = RedisConnection(
                 target, name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
             )
-            stack.callback(broker.close)
+            stack.callback(redis_connection.close)
             breaker = Breaker(backoff or QUICK, Random(1))
-            return SinkGate(broker, breaker, stream=STREAM, timeout_s=60.0, observe=tap)
+            return SinkGate(redis_connection, breaker, stream=STREAM, timeout_s=60.0, observe=tap)
 
         yield make
 
@@ -58,10 +58,10 @@ def batch(claimed: list[ClaimedRow], floor: str = "0-0") -> Batch:
 
 async def publish(gate: SinkGate, claimed: list[ClaimedRow], deadline_s: float = 5.0) -> BatchOutcomes:
     """Publish them and let the gate learn from the verdict."""
-    replies = await replies_of(send(gate.broker, ENTRY, batch(claimed), deadline_s))
-    verdict = decide_batch(claimed, replies, POLICY, Random(1))
-    gate.note(verdict)
-    return verdict
+    replies = await replies_of(send(gate.connection, ENTRY, batch(claimed), deadline_s))
+    outcomes = decide_batch(claimed, replies, POLICY, Random(1))
+    gate.note(outcomes)
+    return outcomes
 
 
 async def opened(gate: SinkGate) -> None:
@@ -78,8 +78,8 @@ async def test_it_connects_and_is_open_while_all_goes_well(make_gate, redis_url,
     assert not gate.shut()
     assert not gate.trial()
     assert tap.seen == []
-    verdict = await publish(gate, rows(2))
-    assert gate.broker.floor == verdict.stream_ids[-1]
+    outcomes = await publish(gate, rows(2))
+    assert gate.connection.floor == outcomes.stream_ids[-1]
 
 
 @pytest.mark.parametrize("trouble", ["OOM", "READONLY"])
@@ -91,10 +91,10 @@ async def test_a_failing_sink_shuts_it_and_a_trial_of_one_row_opens_it(make_gate
         "OOM": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
         "READONLY": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
     }[trouble]
-    await gate.broker.send([begin], 5.0)
+    await gate.connection.send([begin], 5.0)
     for _ in range(3):  # batches of one outage
-        verdict = await publish(gate, rows(4))
-        assert verdict.returned == [0, 1, 2, 3]
+        outcomes = await publish(gate, rows(4))
+        assert outcomes.released == [0, 1, 2, 3]
     assert gate.shut()
     with anyio.move_on_after(0.02) as held:
         await gate.open()
@@ -103,9 +103,9 @@ async def test_a_failing_sink_shuts_it_and_a_trial_of_one_row_opens_it(make_gate
     for _ in range(5):
         await opened(gate)
         assert gate.trial()
-        assert (await publish(gate, rows(1))).returned == [0]
+        assert (await publish(gate, rows(1))).released == [0]
     await opened(gate)
-    await gate.broker.send([end], 5.0)
+    await gate.connection.send([end], 5.0)
     assert gate.trial()
     assert (await publish(gate, rows(1))).sent_ids == [0]
     assert not gate.trial()
@@ -123,8 +123,8 @@ async def test_a_row_that_never_reached_the_sink_proves_nothing(make_gate, own_v
     await publish(gate, rows(4))
     await opened(gate)
     assert gate.trial()
-    verdict = await publish(gate, rows(1, "x" * 200_000))
-    assert len(verdict.dead) == 1
+    outcomes = await publish(gate, rows(1, "x" * 200_000))
+    assert len(outcomes.dead) == 1
     assert gate.trial()
 
 
@@ -132,11 +132,11 @@ async def test_redis_killed_and_started_again(make_gate, own_valkey, tap):
     server = own_valkey()
     gate = make_gate(server.url)
     assert await gate.open()
-    await gate.broker.send([("CLIENT", "PAUSE", "60000", "WRITE")], 5.0)
-    pending = send(gate.broker, ENTRY, batch(claimed := rows(2)), 30.0)
+    await gate.connection.send([("CLIENT", "PAUSE", "60000", "WRITE")], 5.0)
+    pending = send(gate.connection, ENTRY, batch(claimed := rows(2)), 30.0)
     server.crash()
-    gate.note(verdict := decide_batch(claimed, await replies_of(pending), POLICY, Random(1)))
-    assert verdict.unknown == [0, 1]
+    gate.note(outcomes := decide_batch(claimed, await replies_of(pending), POLICY, Random(1)))
+    assert outcomes.unknown == [0, 1]
     assert (await tap.next(BreakerChanged)).state == "open"
     for _ in range(3):
         assert not await gate.open()
@@ -154,7 +154,7 @@ async def test_what_a_person_must_mend_is_raised_at_first_and_waited_out_later(m
     await redis.delete(STREAM)
     gate = make_gate(redis_url)
     assert await gate.open()
-    gate.broker.close()
+    gate.connection.close()
     await redis.set(STREAM, "x")
     assert not await gate.open()
     assert "is not a stream" in str((await tap.next(BreakerChanged)).reason)
@@ -194,13 +194,13 @@ async def test_entries_whose_reply_was_lost_are_found_and_the_rest_goes_back(mak
     held = await publish(gate, claimed[3:], 0.1)
     await through.restore()
     await opened(gate)
-    verdict = BatchOutcomes(unknown=applied.unknown + held.unknown)
-    assert await gate.reconcile(batch(claimed), verdict)
+    outcomes = BatchOutcomes(unknown=applied.unknown + held.unknown)
+    assert await gate.reconcile(batch(claimed), outcomes)
     entries = {entry["event_id"]: entry["stream_id"] for entry in await read_stream(redis)}
     found = [each for each in claimed if each.event_id in entries]
     assert {0, 1, 2} <= {each.id for each in found}
-    assert verdict.sent_ids == [each.id for each in found]
-    assert verdict.stream_ids == [entries[each.event_id] for each in found]
-    assert verdict.returned == [each.id for each in claimed if each not in found]
-    assert verdict.unknown == []
+    assert outcomes.sent_ids == [each.id for each in found]
+    assert outcomes.stream_ids == [entries[each.event_id] for each in found]
+    assert outcomes.released == [each.id for each in claimed if each not in found]
+    assert outcomes.unknown == []
     assert await tap.next(Reconciled) == Reconciled(len(found), 5 - len(found))

@@ -47,7 +47,7 @@ async def lose(link: ReconnectingSession, db: psycopg.AsyncConnection) -> Sessio
     await db.execute("SELECT pg_terminate_backend(%s)", [session.backend_pid])
     with pytest.raises(SessionLost) as caught:
         await session.fetch("SELECT 1")
-    await link.broke(session, str(caught.value))
+    await link.report_broken(session, str(caught.value))
     return session
 
 
@@ -76,8 +76,8 @@ async def test_reporting_the_same_session_twice_or_an_old_one_is_no_matter(kept,
     async with kept() as link:
         broken = await lose(link, db)
         again = await link.get()
-        await link.broke(broken, "late")
-        await link.broke(broken, "later still")
+        await link.report_broken(broken, "late")
+        await link.report_broken(broken, "later still")
         assert link.session is again
         assert not again.closed
         assert "late" not in str(tap.all(DatabaseChanged))

@@ -77,12 +77,14 @@ async def test_a_sleeper_is_rung_once_for_what_committed(
             await db.execute(DISPATCHBOX)
             await db.execute(SEED)
         await sleeper.fetch("SELECT 1")  # whatever was sent to us arrives before this answer
-        assert [(channel, payload) for channel, payload, _ in sleeper.drain_notices()] == [("outbox_doorbell", "")]
+        assert [(channel, payload) for channel, payload, _ in sleeper.drain_notifications()] == [
+            ("outbox_doorbell", "")
+        ]
         async with db.transaction():
             await db.execute("SET LOCAL dispatcher.doorbell = off")
             await db.execute(DISPATCHBOX)
         await sleeper.fetch("SELECT 1")
-        assert sleeper.drain_notices() == []
+        assert sleeper.drain_notifications() == []
     finally:
         await sleeper.close()
 
@@ -93,6 +95,6 @@ async def test_nobody_is_rung_while_nobody_sleeps(database_url: str, db: psycopg
         await listener.fetch("LISTEN outbox_doorbell")
         await db.execute(DISPATCHBOX)
         await listener.fetch("SELECT 1")
-        assert listener.drain_notices() == []
+        assert listener.drain_notifications() == []
     finally:
         await listener.close()

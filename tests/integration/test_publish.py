@@ -28,11 +28,11 @@ def broker_of(url: str) -> RedisConnection:
 
 
 @pytest.fixture
-async def broker(redis_url: str) -> AsyncIterator[RedisConnection]:
-    broker = broker_of(redis_url)
-    await broker.connect()
-    yield broker
-    broker.close()
+async def redis_connection(redis_url: str) -> AsyncIterator[RedisConnection]:
+    redis_connection = broker_of(redis_url)
+    await redis_connection.connect()
+    yield redis_connection
+    redis_connection.close()
 
 
 def row(number: int, payload: str = "{}", headers: str | None = None) -> ClaimedRow:
@@ -44,17 +44,19 @@ def batch(*rows: ClaimedRow) -> Batch:
     return Batch(new_claim_id(), list(rows), "0-0", 0.0)
 
 
-async def publish(broker: RedisConnection, *rows: ClaimedRow, entry: EntryFormat = FORMAT, deadline_s: float = 5.0):
-    return await replies_of(send(broker, entry, batch(*rows), deadline_s))
+async def publish(
+    redis_connection: RedisConnection, *rows: ClaimedRow, entry: EntryFormat = FORMAT, deadline_s: float = 5.0
+):
+    return await replies_of(send(redis_connection, entry, batch(*rows), deadline_s))
 
 
-async def test_a_committed_row_is_in_the_stream_as_the_contract_says(database_url, db, broker, redis):
+async def test_a_committed_row_is_in_the_stream_as_the_contract_says(database_url, db, redis_connection, redis):
     await insert_events(db, headers='{"traceparent": "00"}', payload='{"b": [1.50, "é"], "a": null}')
     await insert_events(db)
     session = await connect(PostgresTarget(database_url, "test"), "lane")
     claimed = await claim(session, claim_id=new_claim_id(), dispatcher=1, limit=10)
     await session.close()
-    replies = await replies_of(send(broker, FORMAT, claimed, 5.0))
+    replies = await replies_of(send(redis_connection, FORMAT, claimed, 5.0))
     rows, entries = await read_table(db), await read_stream(redis)
     for stored, entry, reply in zip(rows, entries, replies, strict=True):
         assert isinstance(reply, bytes)
@@ -75,10 +77,10 @@ async def test_a_committed_row_is_in_the_stream_as_the_contract_says(database_ur
     assert "headers" not in entries[1]
 
 
-async def test_the_stream_is_trimmed_about_there(broker, redis):
+async def test_the_stream_is_trimmed_about_there(redis_connection, redis):
     entry = EntryFormat(STREAM, 200, 1000)
     for _ in range(10):
-        assert len(await publish(broker, *map(row, range(100)), entry=entry)) == 100
+        assert len(await publish(redis_connection, *map(row, range(100)), entry=entry)) == 100
     assert 200 <= await redis.xlen(STREAM) < 500
 
 
@@ -95,41 +97,41 @@ async def test_the_stream_is_trimmed_about_there(broker, redis):
     ],
     ids=["empty", "NUL", "deep", "1 MiB", "not ASCII", "like the protocol", "like binary"],
 )
-async def test_any_text_arrives_as_it_was(broker, redis, payload):
+async def test_any_text_arrives_as_it_was(redis_connection, redis, payload):
     before, given, after = row(1), row(2, payload, payload), row(3)
-    await publish(broker, before, given, after)
+    await publish(redis_connection, before, given, after)
     entries = await read_stream(redis)
     assert (entries[1]["payload"], entries[1]["headers"]) == (payload, payload)
     assert [entry["event_id"] for entry in entries] == [before.event_id, given.event_id, after.event_id]
 
 
-async def test_a_row_too_large_is_left_out_and_answered_in_its_place(broker, redis):
+async def test_a_row_too_large_is_left_out_and_answered_in_its_place(redis_connection, redis):
     small = EntryFormat(STREAM, 1000, 10)
     rows = [row(1, "x" * 11), row(2), row(3), row(4, "é" * 6), row(5)]
-    replies = await publish(broker, *rows, entry=small)
+    replies = await publish(redis_connection, *rows, entry=small)
     assert [type(reply) for reply in replies] == [Unpublishable, bytes, bytes, Unpublishable, bytes]
     assert [entry["aggregate_id"] for entry in await read_stream(redis)] == ["a2", "a3", "a5"]
-    assert await publish(broker, rows[0], entry=small) == [
+    assert await publish(redis_connection, rows[0], entry=small) == [
         Unpublishable("payload is 11 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 10")
     ]
 
 
-async def test_a_key_that_is_no_stream_refuses_every_row(broker, redis):
+async def test_a_key_that_is_no_stream_refuses_every_row(redis_connection, redis):
     await redis.set(STREAM, "x")
-    replies = await publish(broker, row(1), row(2))
+    replies = await publish(redis_connection, row(1), row(2))
     assert [isinstance(reply, Refused) and reply.text.split()[0] for reply in replies] == ["WRONGTYPE"] * 2
 
 
 async def test_where_memory_ends_each_row_has_the_answer_that_is_true_of_it(own_valkey):
     """Errors are not always a suffix: some entries may succeed after the first that was refused."""
     server = own_valkey(options={"maxmemory": "8mb", "maxmemory-policy": "noeviction"})
-    broker = broker_of(server.url)
-    await broker.connect()
+    redis_connection = broker_of(server.url)
+    await redis_connection.connect()
     rows = [row(number, "x" * 20_000) for number in range(1000)]
     replies: list[Reply] = []
     for start in range(0, len(rows), 100):
-        replies += await publish(broker, *rows[start : start + 100])
-    broker.close()
+        replies += await publish(redis_connection, *rows[start : start + 100])
+    redis_connection.close()
     async with Redis.from_url(server.url, decode_responses=True) as client:
         there = {entry["event_id"]: entry["stream_id"].encode() for entry in await read_stream(client)}
     refused = [reply for reply in replies if isinstance(reply, Refused)]
@@ -142,20 +144,20 @@ async def test_where_memory_ends_each_row_has_the_answer_that_is_true_of_it(own_
 
 async def test_a_lost_reply_is_unknown_and_a_connection_that_is_gone_is_not(redis_url, redis, proxy):
     through = await proxy(redis_url)
-    broker = broker_of(through.via(redis_url))
-    await broker.connect()
+    redis_connection = broker_of(through.via(redis_url))
+    await redis_connection.connect()
     through.drop_replies()
-    assert await publish(broker, row(1), row(2, "x" * 3_000_000), deadline_s=0.2) == [
+    assert await publish(redis_connection, row(1), row(2, "x" * 3_000_000), deadline_s=0.2) == [
         NoReply("no reply within 0.2 s"),
         Unpublishable("payload is 3000000 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 2097152"),
     ]
     assert await redis.xlen(STREAM) == 1
-    assert await publish(broker, row(3)) == [NotSent("redis is not connected")]
+    assert await publish(redis_connection, row(3)) == [NotSent("redis is not connected")]
 
 
-async def test_batches_sent_in_turn_reach_the_stream_in_that_order(broker, redis):
+async def test_batches_sent_in_turn_reach_the_stream_in_that_order(redis_connection, redis):
     pending = [
-        send(broker, FORMAT, batch(*(row(turn * 100 + n) for n in range(50))), 5.0)
+        send(redis_connection, FORMAT, batch(*(row(turn * 100 + n) for n in range(50))), 5.0)
         for turn in range(10)
     ]  # fmt: skip
     for each in reversed(pending):
@@ -164,8 +166,8 @@ async def test_batches_sent_in_turn_reach_the_stream_in_that_order(broker, redis
     assert order == sorted(order)
 
 
-async def test_a_cancelled_wait_does_not_make_a_reply_look_lost(broker):
-    pending = send(broker, FORMAT, batch(row(1)), 5.0)
+async def test_a_cancelled_wait_does_not_make_a_reply_look_lost(redis_connection):
+    pending = send(redis_connection, FORMAT, batch(row(1)), 5.0)
     with anyio.CancelScope() as scope:
         scope.cancel()
         await replies_of(pending)
@@ -174,10 +176,10 @@ async def test_a_cancelled_wait_does_not_make_a_reply_look_lost(broker):
     assert isinstance(reply, bytes)
 
 
-async def test_an_answer_that_xadd_never_gives_is_a_refusal(broker, redis_url):
+async def test_an_answer_that_xadd_never_gives_is_a_refusal(redis_connection, redis_url):
     odd = [("PING",), ("LPUSH", "list", "x"), ("LRANGE", "list", "0", "1"), ("GET", "none")]
-    pending = send(broker, FORMAT, batch(), 5.0)
-    replies = await replies_of(pending._replace(replies=broker.send(odd, 5.0)))
+    pending = send(redis_connection, FORMAT, batch(), 5.0)
+    replies = await replies_of(pending._replace(replies=redis_connection.send(odd, 5.0)))
     assert replies == [b"PONG"] + [
         Refused(f"UNEXPECTED reply of type {kind} to XADD") for kind in ("int", "list", "NoneType")
     ]

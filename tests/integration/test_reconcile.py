@@ -23,10 +23,12 @@ THEN = datetime(2025, 2, 3)
 
 
 def gate_to(url: str, tap: Tap) -> SinkGate:
-    broker = RedisConnection(
+    redis_connection = RedisConnection(
         RedisTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
     )
-    return SinkGate(broker, Breaker(Backoff(0.01, 0.02), Random(1)), stream=STREAM, timeout_s=60.0, observe=tap)
+    return SinkGate(
+        redis_connection, Breaker(Backoff(0.01, 0.02), Random(1)), stream=STREAM, timeout_s=60.0, observe=tap
+    )
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ async def gate(redis_url: str, tap: Tap) -> AsyncIterator[SinkGate]:
     gate = gate_to(redis_url, tap)
     assert await gate.open()
     yield gate
-    gate.broker.close()
+    gate.connection.close()
 
 
 def lost(*event_ids: str, floor: str = "0-0") -> tuple[Batch, BatchOutcomes]:
@@ -59,27 +61,27 @@ async def test_it_reads_to_the_end_page_by_page(gate, redis, monkeypatch, page, 
     monkeypatch.setattr(find_module, "PAGE", page)
     await write(redis, *((f"{n}-1", f"e{n}") for n in range(1, length + 1)))
     wanted = sorted({1, page, min(page + 1, length), length})
-    looked, verdict = lost(*(f"e{n}" for n in wanted), "missing")
-    assert await gate.reconcile(looked, verdict)
-    assert verdict.stream_ids == [f"{n}-1" for n in wanted]
-    assert verdict.returned == [len(wanted)]
+    looked, outcomes = lost(*(f"e{n}" for n in wanted), "missing")
+    assert await gate.reconcile(looked, outcomes)
+    assert outcomes.stream_ids == [f"{n}-1" for n in wanted]
+    assert outcomes.released == [len(wanted)]
 
 
 @pytest.mark.parametrize("floor", ["5-0", f"4-{2**64 - 1}"])
 async def test_only_what_came_after_the_floor_is_ours(gate, redis, floor):
     """An event that was replayed is in the stream already: that is not this publication of it."""
     await write(redis, ("4-1", "before"), (floor, "at the floor"), ("5-1", "after"))
-    looked, verdict = lost("before", "at the floor", "after", floor=floor)
-    assert await gate.reconcile(looked, verdict)
-    assert (verdict.sent_ids, verdict.stream_ids, verdict.returned) == ([2], ["5-1"], [0, 1])
+    looked, outcomes = lost("before", "at the floor", "after", floor=floor)
+    assert await gate.reconcile(looked, outcomes)
+    assert (outcomes.sent_ids, outcomes.stream_ids, outcomes.released) == ([2], ["5-1"], [0, 1])
 
 
 async def test_what_was_settled_before_stays_as_it_was(gate, redis, tap):
     await write(redis, ("1-0", "a"), ("2-0", "b"))
     looked, _ = lost("a", "b", "c")
-    verdict = BatchOutcomes(sent_ids=[0], stream_ids=["9-9"], unknown=[1, 2], sink_error="cut")
-    assert await gate.reconcile(looked, verdict)
-    assert (verdict.sent_ids, verdict.stream_ids, verdict.returned) == ([0, 1], ["9-9", "2-0"], [2])
+    outcomes = BatchOutcomes(sent_ids=[0], stream_ids=["9-9"], unknown=[1, 2], sink_error="cut")
+    assert await gate.reconcile(looked, outcomes)
+    assert (outcomes.sent_ids, outcomes.stream_ids, outcomes.released) == ([0, 1], ["9-9", "2-0"], [2])
     assert (await tap.next(Reconciled)) == Reconciled(1, 1)
 
 
@@ -94,22 +96,22 @@ async def test_entries_of_strangers_are_no_matter(gate, redis, redis_url):
         for fields in foreign:
             await raw.xadd(STREAM, fields)
         ours: Any = await raw.xadd(STREAM, {"before": "event_id", "event_id": "a"})
-    looked, verdict = lost("a", "b")
-    assert await gate.reconcile(looked, verdict)
-    assert (verdict.stream_ids, verdict.returned) == ([ours.decode()], [1])
+    looked, outcomes = lost("a", "b")
+    assert await gate.reconcile(looked, outcomes)
+    assert (outcomes.stream_ids, outcomes.released) == ([ours.decode()], [1])
 
 
 async def test_no_stream_means_nothing_arrived(gate):
-    looked, verdict = lost("a")
-    assert await gate.reconcile(looked, verdict)
-    assert (verdict.sent_ids, verdict.returned) == ([], [0])
+    looked, outcomes = lost("a")
+    assert await gate.reconcile(looked, outcomes)
+    assert (outcomes.sent_ids, outcomes.released) == ([], [0])
 
 
 async def test_a_look_that_fails_leaves_the_rows_unknown_and_waits(gate, tap):
-    gate.broker.close()
-    looked, verdict = lost("a")
-    assert not await gate.reconcile(looked, verdict)
-    assert verdict == lost("a")[1]
+    gate.connection.close()
+    looked, outcomes = lost("a")
+    assert not await gate.reconcile(looked, outcomes)
+    assert outcomes == lost("a")[1]
     assert gate.shut()  # or the next look would follow at once, and the next
     assert (await tap.next(BreakerChanged)).state == "open"
 
@@ -120,7 +122,7 @@ async def test_where_nobody_may_look_the_rows_are_published_again(own_valkey, ta
         await admin.acl_setuser("app", enabled=True, passwords="+right", keys="*", commands=["+@all", "-xrange"])
     gate = gate_to(server.url.replace("redis://", "redis://app:right@"), tap)
     assert await gate.open()
-    looked, verdict = lost("a")
-    assert await gate.reconcile(looked, verdict)
-    assert (verdict.unknown, verdict.returned) == ([], [0])
-    gate.broker.close()
+    looked, outcomes = lost("a")
+    assert await gate.reconcile(looked, outcomes)
+    assert (outcomes.unknown, outcomes.released) == ([], [0])
+    gate.connection.close()

@@ -88,10 +88,10 @@ async def test_a_settle_of_the_relay_is_tried_less_and_less_often(db: Db, link: 
     finish = BatchCompleter(POLICY, gate=nobody, doorbell=nobody, stopping=anyio.Event(), observe=tap, rng=rng)
     batch = await one_row(db, link)
     await refuse(db, "sent")
-    verdict = BatchOutcomes()
-    verdict.add(batch.rows[0].id, Sent("1-1"))
+    outcomes = BatchOutcomes()
+    outcomes.add(batch.rows[0].id, Sent("1-1"))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(finish.settle, link, batch, verdict)
+        tasks.start_soon(finish.settle, link, batch, outcomes)
         await refused(tap, len(RANGES))
         await allow(db)
     assert rng.asked[: len(RANGES)] == [pytest.approx(pair) for pair in RANGES]

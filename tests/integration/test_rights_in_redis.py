@@ -29,49 +29,49 @@ async def as_user(own_valkey: StartValkey) -> AsyncIterator[AsUser]:
             rights = ["+@all", *(f"-{command}" for command in forbidden)]
             await admin.acl_setuser("app", enabled=True, passwords="+right", keys="*", commands=rights)
         url = server.url.replace("redis://", "redis://app:right@")
-        broker = RedisConnection(
+        redis_connection = RedisConnection(
             RedisTarget.parse(url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
         )
-        brokers.append(broker)
-        await broker.connect()
-        return server.url, broker
+        brokers.append(redis_connection)
+        await redis_connection.connect()
+        return server.url, redis_connection
 
     yield make
-    for broker in brokers:
-        broker.close()
+    for redis_connection in brokers:
+        redis_connection.close()
 
 
 async def test_who_may_have_no_name_cannot_be_fenced_by_it(as_user: AsUser, monkeypatch: pytest.MonkeyPatch) -> None:
     """CLIENT LIST would show nobody of that name, and the fence would believe that nobody is there."""
     monkeypatch.setattr(fence_module, "UNFENCED_WAIT_S", 0.0)
-    _, broker = await as_user("client|setname")
-    assert not await end_connections(broker, ["another"], 5.0)
-    _, broker = await as_user()
-    assert await end_connections(broker, ["another"], 5.0)
+    _, redis_connection = await as_user("client|setname")
+    assert not await end_connections(redis_connection, ["another"], 5.0)
+    _, redis_connection = await as_user()
+    assert await end_connections(redis_connection, ["another"], 5.0)
 
 
 async def test_without_info_no_strangers_connection_is_ended(as_user: AsUser) -> None:
     """After a restart, of which only INFO would tell, another client has the number of our old connection."""
-    url, broker = await as_user("info")
+    url, redis_connection = await as_user("info")
     async with Redis.from_url(url, client_name="stranger") as stranger, Redis.from_url(url) as admin:
-        broker._client_id = await stranger.client_id()
-        await broker.connect()
+        redis_connection._client_id = await stranger.client_id()
+        await redis_connection.connect()
         assert "stranger" in {client["name"] for client in await admin.client_list()}
-        ours = broker._client_id
-        broker._pipe = None  # it lives on, as after a cut that the server did not see
-        await broker.connect()
+        ours = redis_connection._client_id
+        redis_connection._pipe = None  # it lives on, as after a cut that the server did not see
+        await redis_connection.connect()
         names = [client["id"] for client in await admin.client_list() if client["name"] == client_name("us")]
-        assert names == [str(broker._client_id)] != [str(ours)]
+        assert names == [str(redis_connection._client_id)] != [str(ours)]
 
 
 async def test_backpressure_that_may_not_look_says_so(as_user: AsUser, tap: Tap) -> None:
-    _, broker = await as_user("xinfo")
-    pressure = Backpressure(broker, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap)
+    _, redis_connection = await as_user("xinfo")
+    pressure = Backpressure(redis_connection, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap)
     assert await pressure.room() > 0
     assert tap.all(BackpressureBlind) == [BackpressureBlind("Redis refused: NOPERM; allow this user +xinfo")]
-    _, broker = await as_user()
-    pressure._broker, pressure._left = broker, 0
-    await broker.send([("XGROUP", "CREATE", STREAM, "g", "0", "MKSTREAM")], 5.0)
+    _, redis_connection = await as_user()
+    pressure._connection, pressure._left = redis_connection, 0
+    await redis_connection.send([("XGROUP", "CREATE", STREAM, "g", "0", "MKSTREAM")], 5.0)
     await pressure.room()
     assert tap.all(BackpressureBlind)[1:] == [BackpressureBlind(None)]
 
@@ -80,9 +80,9 @@ async def test_backpressure_on_a_redis_before_7_says_so(
     as_user: AsUser, tap: Tap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its XINFO has neither a group's lag nor how many entries were ever added."""
-    _, broker = await as_user()
-    await broker.send([("XGROUP", "CREATE", STREAM, "g", "0", "MKSTREAM")], 5.0)
-    real = broker.send
+    _, redis_connection = await as_user()
+    await redis_connection.send([("XGROUP", "CREATE", STREAM, "g", "0", "MKSTREAM")], 5.0)
+    real = redis_connection.send
 
     async def older(commands: list[tuple[str, ...]], deadline_s: float) -> list[Any]:
         def cut(reply: Any) -> Any:
@@ -93,8 +93,8 @@ async def test_backpressure_on_a_redis_before_7_says_so(
 
         return [cut(reply) for reply in await real(commands, deadline_s)]
 
-    monkeypatch.setattr(broker, "send", older)
-    pressure = Backpressure(broker, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap)
+    monkeypatch.setattr(redis_connection, "send", older)
+    pressure = Backpressure(redis_connection, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap)
     assert await pressure.room() > 0
     [blind] = tap.all(BackpressureBlind)
     assert blind.reason is not None

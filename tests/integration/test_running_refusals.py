@@ -97,7 +97,7 @@ async def test_notices_nobody_reads_do_not_pile_up(database_url: str, db: Db) ->
             "SELECT pg_notify('somebody', i::text) FROM generate_series(%s::int, %s) AS i", (first, first + 999)
         )
         await session.fetch("SELECT 1")
-    notices = session.drain_notices()
+    notices = session.drain_notifications()
     assert 0 < len(notices) <= database.MAX_NOTICES
     assert notices[-1][1] == "2999"
     await session.close()
@@ -180,15 +180,15 @@ async def test_the_grace_ends_though_postgres_hears_no_goodbye(
 
 async def test_a_look_reads_no_more_at_once_than_a_slow_network_carries(redis: "Redis", redis_url: str) -> None:
     """Pages of entries of a megabyte each: 200 of them are what five seconds carry at 320 Mbit/s."""
-    broker = RedisConnection(
+    redis_connection = RedisConnection(
         RedisTarget.parse(redis_url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
     )
-    await broker.connect()
+    await redis_connection.connect()
     for number in range(450):
         await redis.xadd(STREAM, {"event_id": f"e{number}"})
-    sizes = [len(page) async for page in find_module.read_pages(broker, STREAM, "0-0", 5.0)]
+    sizes = [len(page) async for page in find_module.read_pages(redis_connection, STREAM, "0-0", 5.0)]
     assert sizes == [200, 200, 50]
-    broker.close()
+    redis_connection.close()
 
 
 def test_an_address_that_may_hold_the_password_is_not_shown() -> None:

@@ -278,8 +278,8 @@ async def test_a_full_redis_buries_nothing(dispatcher: StartDispatcher, db: Db, 
         await insert_events(db, 10)
         opened = await running.tap.next(BreakerChanged, where=lambda event: event.state == "open")
         assert "OOM" in str(opened.reason)
-        await running.tap.next(Settled, where=lambda event: event.returned == 10)
-        await running.tap.next(Settled, where=lambda event: event.returned == 1)  # a trial takes one row only
+        await running.tap.next(Settled, where=lambda event: event.released == 10)
+        await running.tap.next(Settled, where=lambda event: event.released == 1)  # a trial takes one row only
         await client.config_set("maxmemory", 0)
         await running.tap.next(BreakerChanged, where=lambda event: event.state == "closed")
         await until(lambda: all_sent(db, 10), "all are sent")

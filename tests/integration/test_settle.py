@@ -33,7 +33,7 @@ async def take(session: Session) -> Batch:
     return await claim(session, claim_id=new_claim_id(), dispatcher=7, limit=100, floor="5-0")
 
 
-def verdict(outcomes: dict[int, Outcome]) -> BatchOutcomes:
+def decided(outcomes: dict[int, Outcome]) -> BatchOutcomes:
     made = BatchOutcomes()
     for row_id, outcome in outcomes.items():
         made.add(row_id, outcome)
@@ -45,10 +45,10 @@ async def test_each_outcome_is_written_down(session, db):
     batch = await take(session)
     outcomes: list[Outcome] = [Sent("9-1"), Retry(2.5, "ERR one"), Dead("ERR two"), Released("OOM"), Unknown("cut")]
     settlement = await settle(
-        session, batch.claim_id, verdict(dict(zip(rows, outcomes, strict=True))), now=NOW + timedelta(seconds=1)
+        session, batch.claim_id, decided(dict(zip(rows, outcomes, strict=True))), now=NOW + timedelta(seconds=1)
     )
-    assert settlement == Settlement(sent=1, retried=1, dead=1, returned=1, lost=NONE)
-    sent, retry, dead, returned, unknown = await read_table(db)
+    assert settlement == Settlement(sent=1, retried=1, dead=1, released=1, lost=NONE)
+    sent, retry, dead, released, unknown = await read_table(db)
 
     assert (sent["status"], sent["stream_id"], sent["sent_at"]) == ("sent", "9-1", NOW + timedelta(seconds=1))
     assert (sent["attempts"], sent["last_error"], sent["settled"]) == (0, None, True)
@@ -58,15 +58,15 @@ async def test_each_outcome_is_written_down(session, db):
 
     assert (dead["status"], dead["attempts"], dead["last_error"], dead["settled"]) == ("dead", 1, "ERR two", True)
 
-    assert (returned["status"], returned["attempts"], returned["next_run_at"]) == ("pending", 0, NOW)
-    assert [returned[column] for column in ("picked_at", "picked_by", "claim_id", "stream_id")] == [None] * 4
+    assert (released["status"], released["attempts"], released["next_run_at"]) == ("pending", 0, NOW)
+    assert [released[column] for column in ("picked_at", "picked_by", "claim_id", "stream_id")] == [None] * 4
 
     assert (unknown["status"], str(unknown["claim_id"]), unknown["stream_id"]) == ("picked", batch.claim_id, "5-0")
 
 
 async def test_sending_clears_the_error_of_an_earlier_try(session, db):
     [row] = await insert_events(db, status="retry", attempts=2, last_error="ERR before")
-    await settle(session, (await take(session)).claim_id, verdict({row: Sent("9-1")}))
+    await settle(session, (await take(session)).claim_id, decided({row: Sent("9-1")}))
     [stored] = await read_table(db)
     assert (stored["attempts"], stored["last_error"]) == (2, None)
 
@@ -78,7 +78,7 @@ async def test_a_claim_that_was_lost_changes_nothing(session, db, outcome):
     await release(session, [stale.claim_id])
     current = await take(session)
     before = await read_table(db)
-    settlement = await settle(session, stale.claim_id, verdict(dict.fromkeys(rows, outcome)))
+    settlement = await settle(session, stale.claim_id, decided(dict.fromkeys(rows, outcome)))
     assert settlement == Settlement(0, 0, 0, 0, frozenset(rows))
     assert await read_table(db) == before
     assert await read_table(db, "message_dlq") == []
@@ -89,7 +89,7 @@ async def test_only_the_rows_that_were_lost_are_reported_lost(session, db):
     kept, gone = await insert_events(db, 2)
     batch = await take(session)
     await db.execute("UPDATE messaging.message_outbox SET status = 'pending' WHERE id = %s", [gone])
-    settlement = await settle(session, batch.claim_id, verdict({kept: Sent("9-1"), gone: Sent("9-2")}))
+    settlement = await settle(session, batch.claim_id, decided({kept: Sent("9-1"), gone: Sent("9-2")}))
     assert settlement == Settlement(1, 0, 0, 0, frozenset({gone}))
 
 
@@ -97,9 +97,9 @@ async def test_only_the_rows_that_were_lost_are_reported_lost(session, db):
 async def test_settling_twice_changes_nothing_more(session, db, outcome):
     [row] = await insert_events(db)
     batch = await take(session)
-    await settle(session, batch.claim_id, verdict({row: outcome}))
+    await settle(session, batch.claim_id, decided({row: outcome}))
     before = await read_table(db), await read_table(db, "message_dlq")
-    again = await settle(session, batch.claim_id, verdict({row: outcome}))
+    again = await settle(session, batch.claim_id, decided({row: outcome}))
     assert again == Settlement(0, 0, 0, 0, frozenset({row}))
     assert (await read_table(db), await read_table(db, "message_dlq")) == before
 
@@ -112,7 +112,7 @@ async def test_nothing_to_settle_is_no_statement(session):
 async def test_a_burial_keeps_a_copy_of_the_whole_row(session, db):
     [row] = await insert_events(db, headers='{"traceparent": "00"}', status="retry", attempts=9)
     batch = await take(session)
-    await settle(session, batch.claim_id, verdict({row: Dead("ERR last")}), now=NOW)
+    await settle(session, batch.claim_id, decided({row: Dead("ERR last")}), now=NOW)
     [stored], [copy] = await read_table(db), await read_table(db, "message_dlq")
     assert {column: copy[column] for column in COPIED} == {column: stored[column] for column in COPIED}
     assert (copy["outbox_id"], copy["attempts"], copy["last_error"], copy["died_at"]) == (row, 10, "ERR last", NOW)
@@ -125,26 +125,26 @@ async def test_a_row_is_dead_exactly_when_its_copy_is_there(session, db):
     batch = await take(session)
     await db.execute("ALTER TABLE messaging.message_dlq ADD CONSTRAINT never CHECK (false) NOT VALID")
     with pytest.raises(Exception, match="never"):
-        await settle(session, batch.claim_id, verdict({row: Dead("e")}))
+        await settle(session, batch.claim_id, decided({row: Dead("e")}))
     assert await statuses(db) == {"picked": 1}
 
 
 async def test_a_row_replayed_by_a_plain_update_and_dead_again_renews_its_copy(session, db):
     [row] = await insert_events(db, status="retry", attempts=4)
-    await settle(session, (await take(session)).claim_id, verdict({row: Dead("first")}), now=NOW)
+    await settle(session, (await take(session)).claim_id, decided({row: Dead("first")}), now=NOW)
     await db.execute(REPLAY)
     later = NOW + timedelta(days=1)
-    await settle(session, (await take(session)).claim_id, verdict({row: Dead("second")}), now=later)
+    await settle(session, (await take(session)).claim_id, decided({row: Dead("second")}), now=later)
     [copy] = await read_table(db, "message_dlq")
     assert (copy["last_error"], copy["died_at"], copy["attempts"], copy["replay_count"]) == ("second", later, 1, 1)
 
 
 async def test_a_row_replayed_through_its_copy_and_dead_again_gets_a_new_one(session, db):
     [row] = await insert_events(db)
-    await settle(session, (await take(session)).claim_id, verdict({row: Dead("first")}))
+    await settle(session, (await take(session)).claim_id, decided({row: Dead("first")}))
     await db.execute("UPDATE messaging.message_dlq SET replayed_at = now(), replay_count = 1")
     await db.execute(REPLAY)
-    await settle(session, (await take(session)).claim_id, verdict({row: Dead("second")}))
+    await settle(session, (await take(session)).claim_id, decided({row: Dead("second")}))
     assert [copy["last_error"] for copy in await read_table(db, "message_dlq")] == ["first", "second"]
 
 
@@ -172,7 +172,7 @@ async def test_release_takes_some_rows_of_a_claim_or_all_of_several(session, db)
 async def test_release_leaves_what_is_settled(session, db):
     rows = await insert_events(db, 2)
     batch = await take(session)
-    await settle(session, batch.claim_id, verdict({rows[0]: Sent("9-1"), rows[1]: Dead("e")}))
+    await settle(session, batch.claim_id, decided({rows[0]: Sent("9-1"), rows[1]: Dead("e")}))
     assert await release(session, [batch.claim_id]) == NONE
     assert await statuses(db) == {"sent": 1, "dead": 1}
 
@@ -182,7 +182,7 @@ async def test_an_error_of_any_length_and_alphabet_is_stored(session, db, kind):
     [row] = await insert_events(db)
     error = brief("é{},\"'\\ " * 500)
     outcome = Retry(0, error) if kind == "retry" else Dead(error)
-    await settle(session, (await take(session)).claim_id, verdict({row: outcome}))
+    await settle(session, (await take(session)).claim_id, decided({row: outcome}))
     [stored] = await read_table(db)
     assert stored["last_error"] == error
     assert len(error) == 500

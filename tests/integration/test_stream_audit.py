@@ -194,13 +194,13 @@ async def test_a_dispatcher_left_on_the_old_primary(
     held = anyio.Event()
     settled = BatchCompleter._settle
 
-    async def late(self: BatchCompleter, link: ReconnectingSession, batch: Any, verdict: BatchOutcomes) -> Any:
-        if verdict.sent_ids and address.upstream[1] == old.port:
+    async def late(self: BatchCompleter, link: ReconnectingSession, batch: Any, outcomes: BatchOutcomes) -> Any:
+        if outcomes.sent_ids and address.upstream[1] == old.port:
             address.upstream = ("127.0.0.1", new.port)
             held.set()
             await moved.wait()
             address.cut()
-        return await settled(self, link, batch, verdict)
+        return await settled(self, link, batch, outcomes)
 
     moved = anyio.Event()
     async with dispatcher(redis_url=address.via(old.url)) as running, client(new) as redis:
@@ -240,13 +240,13 @@ async def audit(database_url: str, tap: Tap) -> AsyncIterator[RedisLossAudit]:
 
 
 @pytest.fixture
-async def broker(redis_url: str) -> AsyncIterator[RedisConnection]:
-    broker = RedisConnection(
+async def redis_connection(redis_url: str) -> AsyncIterator[RedisConnection]:
+    redis_connection = RedisConnection(
         RedisTarget.parse(redis_url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda _: None
     )
-    await broker.connect()
-    yield broker
-    broker.close()
+    await redis_connection.connect()
+    yield redis_connection
+    redis_connection.close()
 
 
 async def remember(db: psycopg.AsyncConnection[Any], seconds_ago: float = 0) -> None:
@@ -258,14 +258,14 @@ async def remember(db: psycopg.AsyncConnection[Any], seconds_ago: float = 0) -> 
     )
 
 
-async def test_ids_are_numbers_and_only_the_window_is_audited(audit, broker, redis, db, tap):
+async def test_ids_are_numbers_and_only_the_window_is_audited(audit, redis_connection, redis, db, tap):
     await remember(db, 3600)  # an outage of an hour: the window ends before it, not now
     await redis.xadd(STREAM, {"a": "b"}, id="1000-9")
     kept = [(3600, "1000-9"), (3600, "999-100"), (3600, "1000-8"), (3700, "1000-10"), (3600, None), (3600, "by hand")]
     lost = [(3600, "1000-10"), (3659, "1001-0"), (10, "10000-0"), (0, f"{2**64 - 1}-{2**64 - 1}")]
     for seconds_ago, stream_id in kept + lost:
         await db.execute(SENT, (seconds_ago, stream_id))
-    assert (await audit.verify(broker)).known
+    assert (await audit.verify(redis_connection)).known
     rows = await read_table(db)
     assert [row["stream_id"] for row in rows if row["status"] == "sent"] == [stream_id for _, stream_id in kept]
     back = [row for row in rows if row["status"] == "pending"]
@@ -274,34 +274,34 @@ async def test_ids_are_numbers_and_only_the_window_is_audited(audit, broker, red
         (3, None, None, None)
     ] * len(lost)
     assert tap.all(Republished) == [Republished(len(lost), "it is another run")]
-    assert await audit.verify(broker)
+    assert await audit.verify(redis_connection)
     assert len(tap.all(Republished)) == 1
 
 
-async def test_the_first_run_that_is_seen_is_believed(audit, broker, db, tap):
+async def test_the_first_run_that_is_seen_is_believed(audit, redis_connection, db, tap):
     await db.execute(SENT, (0, "1-1"))
-    assert (await audit.verify(broker)).known
+    assert (await audit.verify(redis_connection)).known
     assert tap.seen == [AuditChanged(True, None)]
     assert await statuses(db) == {"sent": 1}
 
 
-async def test_many_rows_are_put_back_in_chunks(audit, broker, db, tap, monkeypatch):
+async def test_many_rows_are_put_back_in_chunks(audit, redis_connection, db, tap, monkeypatch):
     monkeypatch.setattr(stream_audit, "CHUNK", 10)
     await remember(db)
     for _ in range(25):
         await db.execute(SENT, (0, "5-5"))
-    await audit.verify(broker)
+    await audit.verify(redis_connection)
     assert await statuses(db) == {"pending": 25}
     assert [event.rows for event in tap.all(Republished)] == [10, 10, 5]
 
 
-async def test_a_replica_is_not_audited(audit, broker, redis, db):
+async def test_a_replica_is_not_audited(audit, redis_connection, redis, db):
     await remember(db)
     await db.execute(SENT, (0, "5-5"))
     await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
     try:
         with pytest.raises(Unreachable, match="replica"):
-            await audit.verify(broker)
+            await audit.verify(redis_connection)
         assert await statuses(db) == {"sent": 1}
     finally:
         await redis.execute_command("REPLICAOF", "NO", "ONE")
@@ -312,17 +312,17 @@ async def test_without_the_right_to_ask_it_says_so_once(audit, redis_url, redis,
     await db.execute(SENT, (0, "5-5"))
     await redis.execute_command("ACL", "SETUSER", "noinfo", "on", ">x", "~*", "+@all", "-info")
     url = redis_url.replace("redis://", "redis://noinfo:x@")
-    broker = RedisConnection(
+    redis_connection = RedisConnection(
         RedisTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda _: None
     )
     try:
-        await broker.connect()
-        assert not (await audit.verify(broker)).known
-        await audit.verify(broker)
+        await redis_connection.connect()
+        assert not (await audit.verify(redis_connection)).known
+        await audit.verify(redis_connection)
         assert [event.on for event in tap.all(AuditChanged)] == [False]
         assert await statuses(db) == {"sent": 1}
     finally:
-        broker.close()
+        redis_connection.close()
         await redis.execute_command("ACL", "DELUSER", "noinfo")
 
 
@@ -354,23 +354,23 @@ async def test_a_settle_after_another_run_took_over_is_refused(session, db):
     [row] = await insert_events(db)
     batch = await claim(session, claim_id=new_claim_id(), dispatcher=7, limit=10)
     await remember(db)
-    verdict = BatchOutcomes([row], ["5-5"], server=RedisIncarnation(STREAM, "older", "old"))
+    outcomes = BatchOutcomes([row], ["5-5"], incarnation=RedisIncarnation(STREAM, "older", "old"))
     with pytest.raises(StreamMoved):
-        await settle(session, batch.claim_id, verdict)
+        await settle(session, batch.claim_id, outcomes)
     assert await statuses(db) == {"picked": 1}
-    verdict.server = RedisIncarnation(STREAM, "old", "old")
-    assert (await settle(session, batch.claim_id, verdict)).sent == 1
+    outcomes.incarnation = RedisIncarnation(STREAM, "old", "old")
+    assert (await settle(session, batch.claim_id, outcomes)).sent == 1
 
 
-async def test_an_audit_waits_for_a_settle_that_has_begun(session, db, database_url, audit, broker, tap):
+async def test_an_audit_waits_for_a_settle_that_has_begun(session, db, database_url, audit, redis_connection, tap):
     """The settle's transaction is open; the audit that begins now must see its row as sent."""
     [row] = await insert_events(db)
     batch = await claim(session, claim_id=new_claim_id(), dispatcher=7, limit=10)
     await remember(db)
     await session.script("BEGIN")
-    await settle(session, batch.claim_id, BatchOutcomes([row], ["5-5"], server=RedisIncarnation(STREAM, "old", "old")))
+    await settle(session, batch.claim_id, BatchOutcomes([row], ["5-5"], incarnation=RedisIncarnation(STREAM, "old", "old")))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(audit.verify, broker)
+        tasks.start_soon(audit.verify, redis_connection)
         await an_audit_waits(db)
         assert tap.all(Republished) == []
         await session.script("COMMIT")
@@ -396,15 +396,17 @@ async def test_while_postgres_cannot_be_asked_nothing_is_published(
         await all_once(db, redis)
 
 
-async def test_what_was_known_before_is_no_floor_on_another_data_set(audit, broker, redis):
+async def test_what_was_known_before_is_no_floor_on_another_data_set(audit, redis_connection, redis):
     """Made a replica and a primary again on the same connection: its clock may be behind, and new entries with it."""
     await redis.xadd(STREAM, {"a": "b"}, id="900-0")
-    broker.floor = "5000-0"
-    await audit.verify(broker)
-    assert broker.floor == "900-0"
+    redis_connection.floor = "5000-0"
+    await audit.verify(redis_connection)
+    assert redis_connection.floor == "900-0"
 
 
-async def test_what_is_published_and_settled_by_who_does_not_know_yet(audit, broker, redis, db, tap, database_url):
+async def test_what_is_published_and_settled_by_who_does_not_know_yet(
+    audit, redis_connection, redis, db, tap, database_url
+):
     """Between the question for the newest entry and the audit: it is in the stream, and must not be published again."""
     await remember(db)
     await insert_events(db)
@@ -416,15 +418,15 @@ async def test_what_is_published_and_settled_by_who_does_not_know_yet(audit, bro
         answer = await real(asked)
         if not tap.seen or not isinstance(tap.seen[-1], Settled):
             entry = str(await redis.xadd(STREAM, {"event_id": batch.rows[0].event_id}))
-            verdict = BatchOutcomes(
-                sent_ids=[batch.rows[0].id], stream_ids=[entry], server=RedisIncarnation(STREAM, "old", "old")
+            outcomes = BatchOutcomes(
+                sent_ids=[batch.rows[0].id], stream_ids=[entry], incarnation=RedisIncarnation(STREAM, "old", "old")
             )
-            await settle(session, batch.claim_id, verdict)
+            await settle(session, batch.claim_id, outcomes)
             tap(Settled(1, 0, 0, 0, 0, 0))
         return answer
 
     audit._ask = then_publish
-    await audit.verify(broker)
+    await audit.verify(redis_connection)
     assert [event.rows for event in tap.all(Republished)] == [0]
     assert await statuses(db) == {"sent": 1}
     await session.close()

@@ -45,13 +45,13 @@ async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Await
     brokers: list[RedisConnection] = []
 
     async def make(url: str = redis_url, deadline_s: float = 60.0) -> Takeover:
-        broker = RedisConnection(
+        redis_connection = RedisConnection(
             RedisTarget.parse(url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
         )
-        brokers.append(broker)
-        await broker.connect()
+        brokers.append(redis_connection)
+        await redis_connection.connect()
         return Takeover(
-            broker,
+            redis_connection,
             stream=STREAM,
             lease_s=3600,
             deadline_s=deadline_s,
@@ -62,8 +62,8 @@ async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Await
         )
 
     yield make
-    for broker in brokers:
-        broker.close()
+    for redis_connection in brokers:
+        redis_connection.close()
 
 
 async def die(control: Session, db: Any) -> None:
@@ -133,7 +133,7 @@ async def test_it_is_fenced_first(
         await zombie.ping()
         await other.ping()
         assert names <= {client["name"] for client in await redis.client_list()}
-        assert await fence(session, takeover._broker, NAME, 5.0)
+        assert await fence(session, takeover._connection, NAME, 5.0)
         assert {client["name"] for client in await redis.client_list()} & names == {client_name("other")}
     with pytest.raises(SessionLost):
         await theirs.fetch("SELECT 1")
@@ -166,8 +166,8 @@ async def test_a_sink_that_goes_away_leaves_nothing_half_done(
         await takeover.succeed_the_dead(session)
     assert await statuses(db) == {"picked": 3}
     await through.restore()
-    assert takeover._broker is not None
-    await takeover._broker.connect()
+    assert takeover._connection is not None
+    await takeover._connection.connect()
     monkeypatch.undo()
     await takeover.finish(session)
     assert await statuses(db) == {"sent": 1, "pending": 2}
@@ -201,8 +201,8 @@ async def test_a_failed_succession_leaves_no_lock_behind(
     registry, control = owner
     await die(control, db)
     takeover = await succeed()
-    assert takeover._broker is not None
-    takeover._broker.close()
+    assert takeover._connection is not None
+    takeover._connection.close()
     for _ in range(3):
         with pytest.raises(Unreachable):
             await takeover.succeed_the_dead(session)

@@ -46,23 +46,23 @@ def held(for_s: float, **columns: object) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def broker(redis_url: str) -> AsyncIterator[RedisConnection]:
-    broker = RedisConnection(
+async def redis_connection(redis_url: str) -> AsyncIterator[RedisConnection]:
+    redis_connection = RedisConnection(
         RedisTarget.parse(redis_url), name="h-1-aaaa", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
     )
-    await broker.connect()
-    broker.server = RedisIncarnation(STREAM)  # as the gate does
-    yield broker
-    broker.close()
+    await redis_connection.connect()
+    redis_connection.incarnation = RedisIncarnation(STREAM)  # as the gate does
+    yield redis_connection
+    redis_connection.close()
 
 
 @pytest.fixture
-def make(broker: RedisConnection, tap: Tap) -> Callable[..., Takeover]:
+def make(redis_connection: RedisConnection, tap: Tap) -> Callable[..., Takeover]:
     """A takeover for a lease of so many seconds, by dispatcher 99."""
 
     def takeover(lease_s: float, in_flight: Collection[str] = ()) -> Takeover:
         return Takeover(
-            broker,
+            redis_connection,
             stream=STREAM,
             lease_s=lease_s,
             deadline_s=30.0,
@@ -154,9 +154,9 @@ async def test_the_frozen_owner_thaws_and_changes_nothing(session, db, tap, outc
     if claimed_again:
         await claim(session, claim_id=new_claim_id(), dispatcher=8, limit=9)
     before = await read_table(db)
-    verdict = BatchOutcomes()
-    verdict.add(row, outcome)
-    assert await settle(session, frozen.claim_id, verdict) == Settlement(0, 0, 0, 0, frozenset({row}))
+    outcomes = BatchOutcomes()
+    outcomes.add(row, outcome)
+    assert await settle(session, frozen.claim_id, outcomes) == Settlement(0, 0, 0, 0, frozenset({row}))
     assert (await read_table(db), await read_table(db, "message_dlq")) == (before, [])
 
 

@@ -221,7 +221,7 @@ async def test_peers_are_rung_on_a_backlog_but_not_twice_a_second(bell: StartBel
             await busy.doorbell.ring_peers(busy.link)
         assert woken["cause"] == "peer"
         await busy.session.fetch("SELECT 1")
-        assert len([n for n in busy.session.drain_notices() if n[0] == "outbox_backlog"]) == 1
+        assert len([n for n in busy.session.drain_notifications() if n[0] == "outbox_backlog"]) == 1
 
 
 async def test_awake_it_lets_the_key_go_when_rows_come_fast(bell: StartBell, db: Db) -> None:
@@ -316,7 +316,7 @@ async def test_a_refused_doze_that_got_the_key_does_not_keep_it(
 async def listened(session: Session) -> int:
     """How many rings of writers have arrived."""
     await session.fetch("SELECT 1")
-    return len([n for n in session.drain_notices() if n[0] == "outbox_doorbell"])
+    return len([n for n in session.drain_notifications() if n[0] == "outbox_doorbell"])
 
 
 async def test_savepoints(bell: StartBell, db: Db) -> None:

@@ -140,28 +140,28 @@ def test_a_batch_with_another_number_of_replies_is_refused(answers: int) -> None
 @given(st.lists(st.tuples(replies, attempts), max_size=40))
 def test_a_verdict_files_each_row_once_in_order_as_its_own_reply_says(answered: list[tuple[Reply, int]]) -> None:
     rows = [row(number, tried) for number, (_, tried) in enumerate(answered)]
-    verdict = decide_batch(rows, [reply for reply, _ in answered], POLICY, Random(1))
+    outcomes = decide_batch(rows, [reply for reply, _ in answered], POLICY, Random(1))
     filed = [
-        verdict.sent_ids,
-        [i for i, _ in verdict.retries],
-        [i for i, _ in verdict.dead],
-        verdict.returned,
-        verdict.unknown,
+        outcomes.sent_ids,
+        [i for i, _ in outcomes.retries],
+        [i for i, _ in outcomes.dead],
+        outcomes.released,
+        outcomes.unknown,
     ]
     assert sorted(chain(*filed)) == [each.id for each in rows]
     assert all(ids == sorted(ids) for ids in filed)
-    assert verdict.stream_ids == [reply.decode() for reply, _ in answered if isinstance(reply, bytes)]
-    assert (verdict.sink_error is not None) == bool(verdict.returned or verdict.unknown)
+    assert outcomes.stream_ids == [reply.decode() for reply, _ in answered if isinstance(reply, bytes)]
+    assert (outcomes.sink_error is not None) == bool(outcomes.released or outcomes.unknown)
 
 
 def test_one_error_touches_one_row() -> None:
-    verdict = decide_batch([row(1), row(2), row(3)], [b"1-0", Refused("ERR syntax error"), b"2-0"], POLICY, Random(1))
-    assert (verdict.sent_ids, verdict.stream_ids) == ([1, 3], ["1-0", "2-0"])
-    assert [row_id for row_id, _ in verdict.retries] == [2]
-    assert verdict.sink_error is None
+    outcomes = decide_batch([row(1), row(2), row(3)], [b"1-0", Refused("ERR syntax error"), b"2-0"], POLICY, Random(1))
+    assert (outcomes.sent_ids, outcomes.stream_ids) == ([1, 3], ["1-0", "2-0"])
+    assert [row_id for row_id, _ in outcomes.retries] == [2]
+    assert outcomes.sink_error is None
 
 
 def test_a_batch_has_the_first_reason_of_the_sink() -> None:
     said: list[Reply] = [b"1-0", Refused("OOM no memory"), Refused("READONLY a replica"), NoReply("cut")]
-    verdict = decide_batch([row(n) for n in range(4)], said, POLICY, Random(1))
-    assert verdict.sink_error == "redis: OOM no memory"
+    outcomes = decide_batch([row(n) for n in range(4)], said, POLICY, Random(1))
+    assert outcomes.sink_error == "redis: OOM no memory"

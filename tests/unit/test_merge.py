@@ -14,7 +14,7 @@ def worker(*seen: events.TelemetryEvent) -> tuple[Family, ...]:
 
 
 def settled(sent: int) -> events.Settled:
-    return events.Settled(sent=sent, retried=0, dead=0, returned=0, unknown=0, lost=0)
+    return events.Settled(sent=sent, retried=0, dead=0, released=0, unknown=0, lost=0)
 
 
 def sampled(backlog: int, lag: dict[str, int]) -> events.Sampled:

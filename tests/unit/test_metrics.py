@@ -63,7 +63,7 @@ def test_both_histograms_have_the_promise_as_an_edge(metrics):
 def test_a_batch_is_counted(metrics):
     metrics(events.Claimed(rows=10, full=False))
     metrics(events.Published(entries=9, ages_s=[0.001, 0.0021, 2.0], duration_s=0.001))
-    metrics(events.Settled(sent=3, retried=2, dead=1, returned=2, unknown=1, lost=1))
+    metrics(events.Settled(sent=3, retried=2, dead=1, released=2, unknown=1, lost=1))
     metrics(events.Buried(rows=[(7, "redis: ERR")]))
     metrics(events.Ticked("ok", 0.004))
     metrics(events.Ticked("error", 1.6, "SessionLost"))

@@ -8,7 +8,7 @@ from dispatcher.core.outcome import BatchOutcomes, Dead, Outcome, Released, Retr
 
 
 def test_each_outcome_has_its_columns() -> None:
-    verdict = BatchOutcomes()
+    batch = BatchOutcomes()
     outcomes: list[Outcome] = [
         Sent("1-0"),
         Retry(0.5, "ERR"),
@@ -18,28 +18,28 @@ def test_each_outcome_has_its_columns() -> None:
         Sent("2-0"),
     ]
     for row_id, outcome in enumerate(outcomes, start=10):
-        verdict.add(row_id, outcome)
-    assert (verdict.sent_ids, verdict.stream_ids) == ([10, 15], ["1-0", "2-0"])
-    assert verdict.retries == [(11, Retry(0.5, "ERR"))]
-    assert verdict.dead == [(12, Dead("too large"))]
-    assert (verdict.returned, verdict.unknown) == ([13], [14])
+        batch.add(row_id, outcome)
+    assert (batch.sent_ids, batch.stream_ids) == ([10, 15], ["1-0", "2-0"])
+    assert batch.retries == [(11, Retry(0.5, "ERR"))]
+    assert batch.dead == [(12, Dead("too large"))]
+    assert (batch.released, batch.unknown) == ([13], [14])
 
 
 @pytest.mark.parametrize("outcome", [Released("OOM"), Unknown("OOM")])
 def test_the_first_error_of_the_sink_is_kept(outcome: Released | Unknown) -> None:
-    verdict = BatchOutcomes()
-    verdict.add(1, outcome)
-    verdict.add(2, Released("later"))
-    verdict.add(3, Unknown("later"))
-    assert verdict.sink_error == "OOM"
+    batch = BatchOutcomes()
+    batch.add(1, outcome)
+    batch.add(2, Released("later"))
+    batch.add(3, Unknown("later"))
+    assert batch.sink_error == "OOM"
 
 
 def test_a_rows_own_failure_says_nothing_of_the_sink() -> None:
-    verdict = BatchOutcomes()
+    batch = BatchOutcomes()
     outcomes: list[Outcome] = [Sent("1-0"), Retry(0.5, "ERR"), Dead("too large")]
     for row_id, outcome in enumerate(outcomes):
-        verdict.add(row_id, outcome)
-    assert verdict.sink_error is None
+        batch.add(row_id, outcome)
+    assert batch.sink_error is None
 
 
 def test_verdicts_share_nothing() -> None:

@@ -37,7 +37,7 @@ def test_counts_add_up():
     ours = reader(Clock())
     for _ in range(2):
         ours(events.Published(3, [0.1] * 3, 0.1))
-        ours(events.Settled(sent=3, retried=2, dead=1, returned=0, unknown=0, lost=0))
+        ours(events.Settled(sent=3, retried=2, dead=1, released=0, unknown=0, lost=0))
         ours(events.Ticked("ok", 0.1))
     ours(events.Ticked("error", 0.1, "SessionLost"))
     reading = ours.read()

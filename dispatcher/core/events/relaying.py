@@ -88,7 +88,7 @@ class Settled:
     sent: int
     retried: int
     dead: int
-    returned: int
+    released: int
     unknown: int
     lost: int
 

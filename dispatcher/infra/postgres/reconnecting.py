@@ -42,7 +42,7 @@ class ReconnectingSession:
         self._up = anyio.Event()  # replaced by keep() for each session
         self._down = anyio.Event()
         self.session: Session | None = None  # written by keep() and broke()
-        self.companions: Sequence[ReconnectingSession] = ()  # to the same server; written by their owner before keep()
+        self.siblings: Sequence[ReconnectingSession] = ()  # to the same server; written by their owner before keep()
 
     async def keep(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep the session open until cancelled. Reports started after the first try, successful or not.
@@ -102,11 +102,11 @@ class ReconnectingSession:
             await self._up.wait()
         return self.session
 
-    async def gone(self) -> None:
+    async def wait_broken(self) -> None:
         """Wait until the session there is now is of no use any more."""
         await self._down.wait()
 
-    async def broke(self, session: Session, reason: str) -> None:
+    async def report_broken(self, session: Session, reason: str) -> None:
         """Report that `session` is of no use any more; `keep()` opens another. Idempotent."""
         if session is self.session:
             self.session = None
@@ -114,7 +114,7 @@ class ReconnectingSession:
             self._down.set()
             if session.silent:
                 # The network swallows everything: found out one after another, each would cost a deadline of its own.
-                for companion in self.companions:
+                for companion in self.siblings:
                     companion.doubt()
         await session.close()
 

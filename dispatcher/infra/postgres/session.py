@@ -205,7 +205,7 @@ class Session:
         except (OSError, psycopg.Error):
             pass  # it is gone already, which is what was wanted
 
-    def drain_notices(self) -> list[tuple[str, str, int]]:
+    def drain_notifications(self) -> list[tuple[str, str, int]]:
         """Notifications that have arrived: (channel, payload, sender's backend pid). Never waits."""
         pgconn = self._connection.pgconn
         try:

@@ -107,7 +107,7 @@ class RedisConnection:
         self.named = True  # whether the server let us give our connection a name; written by connect()
         self.floor = "0-0"  # the newest entry id known; written by connect() and saw()
         # What this connection was verified to lead to; None: not yet, publish nothing. Written by the gate and doubt().
-        self.server: RedisIncarnation | None = None
+        self.incarnation: RedisIncarnation | None = None
 
     @property
     def up(self) -> bool:
@@ -126,10 +126,10 @@ class RedisConnection:
         """Note the id of an entry that was just added: the floor for rows claimed from now on."""
         self.floor = stream_id
 
-    def doubt(self, server: RedisIncarnation) -> None:
+    def doubt(self, incarnation: RedisIncarnation) -> None:
         """The connection may lead to this server no more: it is verified again before anything is published."""
-        if self.server == server:
-            self.server = None
+        if self.incarnation == incarnation:
+            self.incarnation = None
 
     async def connect(self) -> None:
         """Open the connection, sign in, choose the database, learn the newest entry id.
@@ -137,7 +137,7 @@ class RedisConnection:
         Raises Misconfigured (password, rights, version) or Unreachable.
         """
         self.close()
-        self.server = None
+        self.incarnation = None
         target = self._target() if callable(self._target) else self._target
         where = f"Redis at {target.address()}"
         try:

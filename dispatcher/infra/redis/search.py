@@ -13,7 +13,7 @@ _PASSING = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOAUTH"
 
 
 async def find_entries(
-    broker: RedisConnection, stream: str, floor: str, wanted: Mapping[str, int], deadline_s: float
+    connection: RedisConnection, stream: str, floor: str, wanted: Mapping[str, int], deadline_s: float
 ) -> dict[int, str]:
     """Look for these event ids after `floor`: of those found, the row's id to the entry's id.
 
@@ -22,7 +22,7 @@ async def find_entries(
     """
     found: dict[int, str] = {}
     if wanted:
-        async for page in read_pages(broker, stream, floor, deadline_s):
+        async for page in read_pages(connection, stream, floor, deadline_s):
             found |= {wanted[event_id]: stream_id for stream_id, event_id in page if event_id in wanted}
             if len(found) == len(wanted):
                 break
@@ -30,7 +30,7 @@ async def find_entries(
 
 
 async def read_pages(
-    broker: RedisConnection, stream: str, floor: str, deadline_s: float
+    connection: RedisConnection, stream: str, floor: str, deadline_s: float
 ) -> AsyncIterator[list[tuple[str, str]]]:
     """The entries after `floor` up to the newest, page by page: (entry id, event id), "" in a stranger's entry.
 
@@ -38,7 +38,7 @@ async def read_pages(
     """
     begin = _after(floor)
     while True:
-        [page] = await broker.send([("XRANGE", stream, begin, "+", "COUNT", str(PAGE))], deadline_s)
+        [page] = await connection.send([("XRANGE", stream, begin, "+", "COUNT", str(PAGE))], deadline_s)
         if isinstance(page, Refused) and not page.text.startswith(_PASSING):
             return
         if not isinstance(page, list):

@@ -45,7 +45,7 @@ async def _round_trip(sender: Session, listener: Session, channel: str) -> float
     began = monotonic()
     await sender.fetch("SELECT pg_notify(%(channel)s, '')", {"channel": channel})
     with anyio.move_on_after(PATIENCE_S):
-        while not any(heard == channel for heard, _, _ in listener.drain_notices()):
+        while not any(heard == channel for heard, _, _ in listener.drain_notifications()):
             await listener.wait_readable()
         return monotonic() - began
     return None

@@ -40,16 +40,16 @@ async def look_at_redis(url: str, stream: str, timeout_s: float) -> tuple[list[F
     """The findings about the server, and the facts for those about the stream (None: it cannot be asked)."""
     target = RedisTarget.parse(url)
     # Without the stream's name: a key of another type is a finding of its own.
-    broker = RedisConnection(target, name="doctor", stream="", connect_timeout_s=timeout_s, on_lost=lambda _: None)
+    connection = RedisConnection(target, name="doctor", stream="", connect_timeout_s=timeout_s, on_lost=lambda _: None)
     try:
-        await broker.connect()
+        await connection.connect()
     except DispatcherError as error:
         remedy = "start Redis, or mend what the message names; the rest was not looked at"
         return [bad("redis", str(error), remedy)], None
     try:
-        facts = await _ask(broker, stream)
+        facts = await _ask(connection, stream)
     finally:
-        broker.close()
+        connection.close()
     if any(isinstance(reply, NoReply | NotSent) for reply in facts.replies.values()):
         return [bad("redis", f"Redis at {target.address()} broke off", "run it again; look at the log of Redis")], None
     return [
@@ -62,7 +62,7 @@ async def look_at_redis(url: str, stream: str, timeout_s: float) -> tuple[list[F
     ], facts
 
 
-async def _ask(broker: RedisConnection, stream: str) -> RedisFacts:
+async def _ask(connection: RedisConnection, stream: str) -> RedisFacts:
     commands: dict[str, tuple[str, ...]] = {
         "INFO": ("INFO",),
         "appendfsync": ("CONFIG", "GET", "appendfsync"),
@@ -76,7 +76,7 @@ async def _ask(broker: RedisConnection, stream: str) -> RedisFacts:
         "CLIENT KILL": ("CLIENT", "KILL", "ID", NOBODY),
     }
     before = time.time()
-    replies = await broker.send(list(commands.values()), DEADLINE_S)
+    replies = await connection.send(list(commands.values()), DEADLINE_S)
     between = (before + time.time()) / 2
     by_name = dict(zip(commands, replies, strict=True))
     info = by_name["INFO"]

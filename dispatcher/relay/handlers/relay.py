@@ -40,7 +40,7 @@ class HandlerRelay:
         self,
         policy: HandlerPolicy,
         *,
-        link: ReconnectingSession,
+        postgres: ReconnectingSession,
         crew: HandlerExecutor,
         dispatcher_id: Callable[[], int | None],
         arrived: Callable[[int], None],
@@ -49,7 +49,7 @@ class HandlerRelay:
         rng: Random,
     ) -> None:
         self._policy = policy
-        self._link = link
+        self._postgres = postgres
         self._dispatcher_id = dispatcher_id
         self._arrived = arrived  # told how many rows a claim took
         self._pause = pause
@@ -60,7 +60,7 @@ class HandlerRelay:
         self._place = ClaimCursor(passes_over=policy.share is not None)
         self._doubtful = UncertainClaims()
         self._desk = HandlerSettler(
-            link,
+            postgres,
             self._hand,
             lease_s=policy.lease_s,
             due=self._due,
@@ -125,7 +125,7 @@ class HandlerRelay:
             while (limit := self._slots.limit()) == 0 and not self._stopping.is_set():
                 self._slots.room.clear()
                 await self._slots.room.wait()
-            session = self._link.session
+            session = self._postgres.session
             if session is None or self._stopping.is_set():
                 await self._session_or_stop()
                 more = True
@@ -152,7 +152,7 @@ class HandlerRelay:
         try:
             await self._doubtful.free(session)
         except (SessionLost, psycopg.Error) as error:
-            await statement_failed(self._link, session, error, began, self._observe)
+            await statement_failed(self._postgres, session, error, began, self._observe)
         self._pause.settled()
         self._look.clear()
         with anyio.move_on_after(self._policy.tick_s):
@@ -168,7 +168,7 @@ class HandlerRelay:
                 waiting.cancel_scope.cancel()
 
             waiting.start_soon(stopped, name="stop while the database is down")
-            await self._link.get()
+            await self._postgres.get()
             waiting.cancel_scope.cancel()
 
     async def _claim(self, session: Session, limit: int) -> Batch | None:
@@ -203,7 +203,7 @@ class HandlerRelay:
                 self._doubtful.add(claim_id, session)
             self._failures += 1
             pause_s = REFUSED.reconnect_delay(self._failures, self._rng)
-            await statement_failed(self._link, session, error, began, self._observe, pause_s=pause_s)
+            await statement_failed(self._postgres, session, error, began, self._observe, pause_s=pause_s)
             self._look.set()
             return None
         else:

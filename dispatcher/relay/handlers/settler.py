@@ -31,7 +31,7 @@ class HandlerSettler:
 
     def __init__(
         self,
-        link: ReconnectingSession,
+        postgres: ReconnectingSession,
         hand: InFlight,
         *,
         lease_s: float,
@@ -42,7 +42,7 @@ class HandlerSettler:
         observe: Observer,
         rng: Random,
     ) -> None:
-        self._link = link
+        self._postgres = postgres
         self._hand = hand
         self._lease_s = lease_s
         self._due = due
@@ -81,16 +81,16 @@ class HandlerSettler:
             self._empty.set()
 
     async def _settle(self, claim_id: str, batch: list[Ended]) -> None:
-        verdict = BatchOutcomes()
+        outcomes = BatchOutcomes()
         for work, outcome in batch:
-            verdict.add(work.row.id, outcome)
-        settlement = await self._write(claim_id, verdict)
-        self.given_back += settlement.returned
-        if verdict.retries:
-            self._due(min(retry.delay_s for _, retry in verdict.retries))
-        if settlement.returned:
+            outcomes.add(work.row.id, outcome)
+        settlement = await self._write(claim_id, outcomes)
+        self.given_back += settlement.released
+        if outcomes.retries:
+            self._due(min(retry.delay_s for _, retry in outcomes.retries))
+        if settlement.released:
             self._due(0.0)
-        dead = [(row_id, each.error) for row_id, each in verdict.dead if row_id not in settlement.lost]
+        dead = [(row_id, each.error) for row_id, each in outcomes.dead if row_id not in settlement.lost]
         if dead:
             self._observe(Buried(dead))
         self._observe(
@@ -98,24 +98,24 @@ class HandlerSettler:
                 sent=settlement.sent,
                 retried=settlement.retried,
                 dead=settlement.dead,
-                returned=settlement.returned,
+                released=settlement.released,
                 unknown=0,
                 lost=len(settlement.lost),
             )
         )
 
-    async def _write(self, claim_id: str, verdict: BatchOutcomes) -> Settlement:
+    async def _write(self, claim_id: str, outcomes: BatchOutcomes) -> Settlement:
         """Settle, on another session when one breaks: what was handled must not be handled again."""
         failures = 0
         while True:
-            session = await self._link.get()
+            session = await self._postgres.get()
             began = monotonic()
             try:
-                settlement = await settle(session, claim_id, verdict)
+                settlement = await settle(session, claim_id, outcomes)
             except (SessionLost, psycopg.Error) as error:
                 failures += 1
                 pause_s = REFUSED.reconnect_delay(failures, self._rng)
-                await statement_failed(self._link, session, error, began, self._observe, pause_s=pause_s)
+                await statement_failed(self._postgres, session, error, began, self._observe, pause_s=pause_s)
             else:
                 # After a lost answer, rows the first try settled are not found by the second: not lost, just done.
                 return settlement._replace(lost=frozenset()) if failures else settlement
@@ -138,7 +138,7 @@ class HandlerSettler:
 
     async def _renew(self) -> None:
         in_hand = self._hand.everything()
-        session = await self._link.get()
+        session = await self._postgres.get()
         began = monotonic()
         try:
             rows = await session.fetch(
@@ -146,7 +146,7 @@ class HandlerSettler:
                 {"ids": [work.row.id for work in in_hand], "claim_ids": [work.claim_id for work in in_hand]},
             )
         except (SessionLost, psycopg.Error) as error:
-            await statement_failed(self._link, session, error, began, self._observe)
+            await statement_failed(self._postgres, session, error, began, self._observe)
             return
         ours = set(rows)
         lost = [work for work in self._hand.waiting if work in in_hand and (work.row.id, work.claim_id) not in ours]
@@ -154,4 +154,4 @@ class HandlerSettler:
             self._hand.waiting.remove(work)
         self._hand.forget(lost)
         if lost:
-            self._observe(Settled(sent=0, retried=0, dead=0, returned=0, unknown=0, lost=len(lost)))
+            self._observe(Settled(sent=0, retried=0, dead=0, released=0, unknown=0, lost=len(lost)))

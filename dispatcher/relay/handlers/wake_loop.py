@@ -44,7 +44,7 @@ class WakeLoop:
                 self._observe(Ticked("ok", 0.0))
                 continue
             await self._doorbell.wait(self._control)
-            await self._doorbell.overhear(self._control)
+            await self._doorbell.read_notifications(self._control)
             self._answer.clear()
             nudge()
             with anyio.move_on_after(

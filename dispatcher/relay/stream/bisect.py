@@ -38,7 +38,7 @@ PROOFS = 2  # cuts of a row alone
 class SuspectBatch:
     """Suspects of one claim, and the lane whose session settles them."""
 
-    link: ReconnectingSession
+    postgres: ReconnectingSession
     batch: Batch
 
 
@@ -79,9 +79,9 @@ class PoisonBisector:
         self._gate.stop()
         self._note_change()
 
-    async def add(self, link: ReconnectingSession, batch: Batch) -> None:
+    async def add(self, postgres: ReconnectingSession, batch: Batch) -> None:
         """Hand over rows of a claim; waits while there is too much to do here."""
-        case = SuspectBatch(link, batch)
+        case = SuspectBatch(postgres, batch)
         if self._stopping.is_set():
             await self._give_back(case, batch.rows)
             return
@@ -95,7 +95,7 @@ class PoisonBisector:
         try:
             while not self._stopping.is_set() or self._cases:
                 if not self._cases:
-                    self._gate.broker.close()
+                    self._gate.connection.close()
                     await self._changed.wait()
                     continue
                 await self._narrow(self._cases[0])
@@ -103,7 +103,7 @@ class PoisonBisector:
                 self._note_change()
                 self._settled()
         finally:
-            self._gate.broker.close()
+            self._gate.connection.close()
 
     def _note_change(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
@@ -124,7 +124,7 @@ class PoisonBisector:
         """Whether the sink answers, and takes entries but for a reason of their own."""
         if self._stopping.is_set() or not await self._gate.open():
             return False
-        if (why := await self._gate.refuses_all()) is None:
+        if (why := await self._gate.probe()) is None:
             return True
         self._gate.note(BatchOutcomes(sink_error=why))
         return False
@@ -141,20 +141,20 @@ class PoisonBisector:
     async def _renew(self, case: SuspectBatch, rows: list[ClaimedRow]) -> set[int]:
         failures = 0
         while True:
-            session, began = await case.link.get(), monotonic()
+            session, began = await case.postgres.get(), monotonic()
             try:
                 held = await session.fetch(
                     load("hold"),
                     {
                         "claim_id": case.batch.claim_id,
                         "ids": [row.id for row in rows],
-                        "floor": self._gate.broker.floor,
+                        "floor": self._gate.connection.floor,
                     },
                 )
             except (SessionLost, psycopg.Error) as error:
                 failures += 1
                 pause_s = REFUSED.reconnect_delay(failures, self._rng)
-                await statement_failed(case.link, session, error, began, self._observe, pause_s=pause_s)
+                await statement_failed(case.postgres, session, error, began, self._observe, pause_s=pause_s)
                 if self._stopping.is_set():
                     return set()
             else:
@@ -162,34 +162,34 @@ class PoisonBisector:
 
     async def _try(self, case: SuspectBatch, rows: list[ClaimedRow]) -> list[list[ClaimedRow]]:
         """Publish and settle; what is to be tried again, in the pieces it is to be tried in, the last one first."""
-        broker = self._gate.broker
-        piece = Batch(case.batch.claim_id, rows, broker.floor, case.batch.claimed_at)
-        server = broker.server
-        pending = send(broker, self._policy.entry, piece, self._policy.publish_timeout_s)
+        connection = self._gate.connection
+        piece = Batch(case.batch.claim_id, rows, connection.floor, case.batch.claimed_at)
+        incarnation = connection.incarnation
+        pending = send(connection, self._policy.entry, piece, self._policy.publish_timeout_s)
         replies = await replies_of(pending)
-        verdict = decide_batch(rows, replies, self._policy.retry, self._rng)
-        verdict.server = server
+        outcomes = decide_batch(rows, replies, self._policy.retry, self._rng)
+        outcomes.incarnation = incarnation
         self._finish.note_published(piece, replies)
         cut = was_cut(replies)
         if not cut:
-            self._gate.note(verdict)
-        unanswered = set(verdict.unknown)
-        if verdict.unknown:
-            await self._find_out.about(self._gate, case.link, piece, verdict, also=self.claims)
+            self._gate.note(outcomes)
+        unanswered = set(outcomes.unknown)
+        if outcomes.unknown:
+            await self._find_out.resolve(self._gate, case.postgres, piece, outcomes, also=self.claims)
         again: list[list[ClaimedRow]] = []
-        if cut and self._gate.broker.server == server:
-            missing = [row for row in rows if row.id in unanswered & set(verdict.returned)]
-            verdict.returned = [row_id for row_id in verdict.returned if row_id not in unanswered]
-            again = self._split(missing, rows, verdict)
-        await self._finish.settle(case.link, piece, verdict)
+        if cut and self._gate.connection.incarnation == incarnation:
+            missing = [row for row in rows if row.id in unanswered & set(outcomes.released)]
+            outcomes.released = [row_id for row_id in outcomes.released if row_id not in unanswered]
+            again = self._split(missing, rows, outcomes)
+        await self._finish.settle(case.postgres, piece, outcomes)
         return again
 
     def _split(
-        self, missing: list[ClaimedRow], tried: list[ClaimedRow], verdict: BatchOutcomes
+        self, missing: list[ClaimedRow], tried: list[ClaimedRow], outcomes: BatchOutcomes
     ) -> list[list[ClaimedRow]]:
         if not missing:
             return []
-        if len(tried) > len(missing) == 1 or verdict.retries or verdict.dead:
+        if len(tried) > len(missing) == 1 or outcomes.retries or outcomes.dead:
             return [missing]  # alone for the first time, or the reply has named another row
         if len(missing) > 1:
             half = len(missing) // 2
@@ -204,10 +204,10 @@ class PoisonBisector:
         error = (
             f"the connection to Redis is closed from there whenever this row is sent, alone: payload of {size} bytes"
         )
-        verdict.add(row.id, decide(ClosesConnection(error), row.attempts, self._policy.retry, self._rng))
+        outcomes.add(row.id, decide(ClosesConnection(error), row.attempts, self._policy.retry, self._rng))
         self._observe(ClosedConnection(row.id, size))
         return []
 
     async def _give_back(self, case: SuspectBatch, rows: list[ClaimedRow]) -> None:
-        verdict = BatchOutcomes(returned=[row.id for row in rows])
-        await self._finish.settle(case.link, case.batch, verdict)
+        outcomes = BatchOutcomes(released=[row.id for row in rows])
+        await self._finish.settle(case.postgres, case.batch, outcomes)

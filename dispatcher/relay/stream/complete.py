@@ -45,24 +45,24 @@ class BatchCompleter:
         self._cut_once: set[int] = set()  # rows that were on their way when the connection was cut; written by batch()
 
     async def batch(
-        self, link: ReconnectingSession, batch: Batch, pending: SentBatch, began: float
+        self, postgres: ReconnectingSession, batch: Batch, pending: SentBatch, began: float
     ) -> list[ClaimedRow]:
         """Wait for the replies, decide, settle. Returns rows that are to be published apart, still claimed."""
         replies = await self._whose_refusals(await replies_of(pending))
-        verdict = decide_batch(batch.rows, replies, self._policy.retry, self._rng)
-        verdict.server = pending.server
-        self._gate.note(verdict)
+        outcomes = decide_batch(batch.rows, replies, self._policy.retry, self._rng)
+        outcomes.incarnation = pending.incarnation
+        self._gate.note(outcomes)
         self.note_published(batch, replies)
-        error = verdict.sink_error
+        error = outcomes.sink_error
         apart: list[ClaimedRow] = []
-        if verdict.unknown:
-            unanswered = set(verdict.unknown)
-            await self._find_out.about(self._gate, link, batch, verdict)
-            if was_cut(replies) and not verdict.retries:  # an error in reply has named the row already
-                apart = self._suspects([row for row in batch.rows if row.id in unanswered], verdict)
+        if outcomes.unknown:
+            unanswered = set(outcomes.unknown)
+            await self._find_out.resolve(self._gate, postgres, batch, outcomes)
+            if was_cut(replies) and not outcomes.retries:  # an error in reply has named the row already
+                apart = self._suspects([row for row in batch.rows if row.id in unanswered], outcomes)
         elif self._cut_once:
-            self._cut_once.difference_update(verdict.sent_ids)
-        await self.settle(link, batch, verdict)
+            self._cut_once.difference_update(outcomes.sent_ids)
+        await self.settle(postgres, batch, outcomes)
         self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
         return apart
 
@@ -71,7 +71,7 @@ class BatchCompleter:
         refused = [isinstance(reply, Refused) and not is_sink_failure(reply.text) for reply in replies]
         if not any(refused) or any(type(reply) is bytes for reply in replies):
             return replies  # what was taken between proves that the refusals are the rows' own
-        if await self._gate.refuses_all() is None:
+        if await self._gate.probe() is None:
             return replies
         return [
             NotSent(f"redis: {reply.text}") if own and isinstance(reply, Refused) else reply
@@ -85,32 +85,32 @@ class BatchCompleter:
         if ages:
             self._observe(Published(len(ages), ages, elapsed))
 
-    async def settle(self, link: ReconnectingSession, batch: Batch, verdict: BatchOutcomes) -> None:
+    async def settle(self, postgres: ReconnectingSession, batch: Batch, outcomes: BatchOutcomes) -> None:
         """Write the verdict down, and say what became of the batch."""
-        settlement = await self._settle(link, batch, verdict)
-        if settlement.returned:
+        settlement = await self._settle(postgres, batch, outcomes)
+        if settlement.released:
             self._doorbell.nudge()  # due again, and the lane that sleeps looked while we still held them
-        if verdict.retries:
-            self._doorbell.nudge(min(retry.delay_s for _, retry in verdict.retries))
-        if verdict.dead:
+        if outcomes.retries:
+            self._doorbell.nudge(min(retry.delay_s for _, retry in outcomes.retries))
+        if outcomes.dead:
             self._observe(
-                Buried([(row_id, dead.error) for row_id, dead in verdict.dead if row_id not in settlement.lost])
+                Buried([(row_id, dead.error) for row_id, dead in outcomes.dead if row_id not in settlement.lost])
             )
         self._observe(
             Settled(
                 sent=settlement.sent,
                 retried=settlement.retried,
                 dead=settlement.dead,
-                returned=settlement.returned,
-                unknown=len(verdict.unknown),
+                released=settlement.released,
+                unknown=len(outcomes.unknown),
                 lost=len(settlement.lost),
             )
         )
 
-    def _suspects(self, unanswered: list[ClaimedRow], verdict: BatchOutcomes) -> list[ClaimedRow]:
+    def _suspects(self, unanswered: list[ClaimedRow], outcomes: BatchOutcomes) -> list[ClaimedRow]:
         """Rows that are not in the stream after a second cut; after a first one they go back, as after any outage."""
-        returned = set(verdict.returned)
-        missing = [row for row in unanswered if row.id in returned]
+        released = set(outcomes.released)
+        missing = [row for row in unanswered if row.id in released]
         if not any(row.id in self._cut_once or row.attempts for row in missing):
             if len(self._cut_once) > REMEMBERED:
                 self._cut_once.clear()
@@ -118,26 +118,26 @@ class BatchCompleter:
             return []
         suspected = {row.id for row in missing}
         self._cut_once -= suspected
-        verdict.returned = [row_id for row_id in verdict.returned if row_id not in suspected]
+        outcomes.released = [row_id for row_id in outcomes.released if row_id not in suspected]
         return missing
 
-    async def _settle(self, link: ReconnectingSession, batch: Batch, verdict: BatchOutcomes) -> Settlement:
+    async def _settle(self, postgres: ReconnectingSession, batch: Batch, outcomes: BatchOutcomes) -> Settlement:
         """Settle, on another session when one breaks: what is in the stream must not be claimed again."""
         failures = 0
         while True:
-            session = await link.get()
+            session = await postgres.get()
             began = monotonic()
             try:
-                settlement = await settle(session, batch.claim_id, verdict)
+                settlement = await settle(session, batch.claim_id, outcomes)
             except StreamMoved:
-                if verdict.server is not None:
-                    self._gate.broker.doubt(verdict.server)
-                verdict.doubt_sent()
-                await self._find_out.about(self._gate, link, batch, verdict)
+                if outcomes.incarnation is not None:
+                    self._gate.connection.doubt(outcomes.incarnation)
+                outcomes.doubt_sent()
+                await self._find_out.resolve(self._gate, postgres, batch, outcomes)
             except (SessionLost, psycopg.Error) as error:
                 failures += 1
                 pause_s = REFUSED.reconnect_delay(failures, self._rng)
-                await statement_failed(link, session, error, began, self._observe, pause_s=pause_s)
+                await statement_failed(postgres, session, error, began, self._observe, pause_s=pause_s)
             else:
                 # After a lost answer, rows the first try settled are not found by the second: not lost, just done.
                 return settlement._replace(lost=frozenset()) if failures else settlement

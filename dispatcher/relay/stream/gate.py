@@ -31,7 +31,7 @@ class SinkGate:
 
     def __init__(
         self,
-        broker: RedisConnection,
+        connection: RedisConnection,
         breaker: Breaker,
         *,
         stream: str,
@@ -40,7 +40,7 @@ class SinkGate:
         verify: Verify | None = None,
         patient: bool = False,
     ) -> None:
-        self.broker = broker
+        self.connection = connection
         self._breaker = breaker
         self._stream = stream
         self._timeout_s = timeout_s
@@ -71,13 +71,15 @@ class SinkGate:
         async with self._connecting:
             if self.shut():
                 return False  # another lane tried meanwhile, and failed
-            if self.broker.up and self.broker.server is not None:
+            if self.connection.up and self.connection.incarnation is not None:
                 return True
             began = monotonic()
             try:
-                if not self.broker.up:
-                    await self.broker.connect()
-                self.broker.server = await self._verify(self.broker) if self._verify else RedisIncarnation(self._stream)
+                if not self.connection.up:
+                    await self.connection.connect()
+                self.connection.incarnation = (
+                    await self._verify(self.connection) if self._verify else RedisIncarnation(self._stream)
+                )
             except DispatcherError as error:
                 if isinstance(error, Misconfigured) and not self._ever_up:
                     raise
@@ -94,17 +96,17 @@ class SinkGate:
         """Whether claims are held back now."""
         return self._breaker.wait_s(monotonic()) > 0
 
-    def note(self, verdict: BatchOutcomes) -> None:
+    def note(self, outcomes: BatchOutcomes) -> None:
         """Learn from a batch's verdict whether the sink works."""
-        if verdict.sink_error is not None:
-            self._shut(verdict.sink_error, connection_only=not self.broker.up)
-        elif verdict.sent_ids or verdict.retries:  # a dead row may never have been sent
+        if outcomes.sink_error is not None:
+            self._shut(outcomes.sink_error, connection_only=not self.connection.up)
+        elif outcomes.sent_ids or outcomes.retries:  # a dead row may never have been sent
             self._reopen()
-        if verdict.stream_ids and verdict.server in (None, self.broker.server):
-            self.broker.saw(verdict.stream_ids[-1])
+        if outcomes.stream_ids and outcomes.incarnation in (None, self.connection.incarnation):
+            self.connection.saw(outcomes.stream_ids[-1])
 
     def _shut(self, reason: str, *, connection_only: bool = True) -> None:
-        self.broker.server = None  # a primary that refused may have been a replica meanwhile, and lost entries
+        self.connection.incarnation = None  # a primary that refused may have been a replica meanwhile, and lost entries
         if self._breaker.failed(monotonic(), reason, connection_only=connection_only):
             self._observe(BreakerChanged("open", reason))
 
@@ -112,31 +114,31 @@ class SinkGate:
         if self._breaker.succeeded():
             self._observe(BreakerChanged("closed", None))
 
-    async def refuses_all(self) -> str | None:
+    async def probe(self) -> str | None:
         """Why the sink takes no entries now, by an XADD that it always refuses; None: it takes them.
 
         A reply that speaks of that XADD proves more than PING does: reachable, writable, and no proxy's own error.
         """
-        [reply] = await self.broker.send([("XADD", self._stream, "0-0", "probe", "")], self._timeout_s)
+        [reply] = await self.connection.send([("XADD", self._stream, "0-0", "probe", "")], self._timeout_s)
         if isinstance(reply, Refused):
             return None if "than 0-0" in reply.text else reply.text
         return str(getattr(reply, "error", "it took an XADD that nobody may take"))
 
-    async def reconcile(self, batch: Batch, verdict: BatchOutcomes) -> bool:
+    async def reconcile(self, batch: Batch, outcomes: BatchOutcomes) -> bool:
         """Look in the stream, after the batch's floor, for rows whose reply was lost; file them as sent or returned.
 
         The connection that carried them is dead by now (see Broker.connect), so nothing can arrive after the look.
         False: the look failed; the rows stay unknown.
         """
-        unknown = set(verdict.unknown)
+        unknown = set(outcomes.unknown)
         wanted = {row.event_id: row.id for row in batch.rows if row.id in unknown}
         try:
-            found = await find_entries(self.broker, self._stream, batch.floor, wanted, self._timeout_s)
+            found = await find_entries(self.connection, self._stream, batch.floor, wanted, self._timeout_s)
         except Unreachable as error:
-            self._shut(str(error), connection_only=not self.broker.up)  # or the next look would follow at once
+            self._shut(str(error), connection_only=not self.connection.up)  # or the next look would follow at once
             return False
-        for row_id in verdict.unknown:
-            verdict.add(row_id, Sent(found[row_id]) if row_id in found else Released("the connection broke before it"))
-        verdict.unknown.clear()
+        for row_id in outcomes.unknown:
+            outcomes.add(row_id, Sent(found[row_id]) if row_id in found else Released("the connection broke before it"))
+        outcomes.unknown.clear()
         self._observe(Reconciled(len(found), len(wanted) - len(found)))
         return True

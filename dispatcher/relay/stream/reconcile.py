@@ -27,12 +27,12 @@ class Reconciler:
         self._stopping = stopping
         self._observe = observe
 
-    async def about(
+    async def resolve(
         self,
         gate: SinkGate,
-        link: ReconnectingSession,
+        postgres: ReconnectingSession,
         batch: Batch,
-        verdict: BatchOutcomes,
+        outcomes: BatchOutcomes,
         *,
         also: Collection[str] = (),
     ) -> None:
@@ -43,27 +43,27 @@ class Reconciler:
         renewed_at = monotonic()
         while not self._stopping.is_set():
             if await gate.open():
-                if (server := gate.broker.server) != verdict.server:
-                    verdict.doubt_sent()  # acknowledged by a run of Redis that holds the stream no more
-                verdict.server = server
-                if await gate.reconcile(batch, verdict):
+                if (incarnation := gate.connection.incarnation) != outcomes.incarnation:
+                    outcomes.doubt_sent()  # acknowledged by a run of Redis that holds the stream no more
+                outcomes.incarnation = incarnation
+                if await gate.reconcile(batch, outcomes):
                     return
             if monotonic() - renewed_at > self._lease_s / 4:
                 renewed_at = monotonic()
                 for claim_id in {batch.claim_id, *also}:
-                    await self._renew(link, claim_id)
+                    await self._renew(postgres, claim_id)
 
-    async def _renew(self, link: ReconnectingSession, claim_id: str) -> None:
+    async def _renew(self, postgres: ReconnectingSession, claim_id: str) -> None:
         """Say that the claim's owner is alive, or an outage longer than the lease would look like a frozen owner."""
-        session = await link.get()
+        session = await postgres.get()
         try:
             await session.fetch(load("renew"), {"claim_id": claim_id})
         except (SessionLost, psycopg.Error) as error:
-            await statement_failed(link, session, error, monotonic(), self._observe)
+            await statement_failed(postgres, session, error, monotonic(), self._observe)
 
 
 async def statement_failed(
-    link: ReconnectingSession,
+    postgres: ReconnectingSession,
     session: Session,
     error: SessionLost | psycopg.Error,
     began: float,
@@ -75,6 +75,6 @@ async def statement_failed(
     reason = describe(error)
     observe(Ticked("error", monotonic() - began, reason))
     if isinstance(error, SessionLost) or is_read_only(error):
-        await link.broke(session, reason)
+        await postgres.report_broken(session, reason)
     else:
         await anyio.sleep(pause_s)  # refused, not broken: a lock, a timeout, a right taken away

@@ -115,20 +115,20 @@ class StreamRelay:
         """Relay until `stop()`."""
         async with anyio.create_task_group() as lanes:
             lanes.start_soon(self._isolate.run, name="isolate")
-            for number, link in enumerate(self._lanes):
-                lanes.start_soon(self._lane, link, name=f"lane {number}")
+            for number, postgres in enumerate(self._lanes):
+                lanes.start_soon(self._lane, postgres, name=f"lane {number}")
 
-    async def _lane(self, link: ReconnectingSession) -> None:
+    async def _lane(self, postgres: ReconnectingSession) -> None:
         while not self._stopping.is_set():
             # Without the turn: a lane whose session is away must not keep the others from claiming.
-            if link.session is None:
+            if postgres.session is None:
                 await self._nobody_looks()
-            if await self._session(link) is None:
+            if await self._session(postgres) is None:
                 continue
             async with self._turn:
-                taken = await self._take(link)
+                taken = await self._take(postgres)
             if taken is not None:
-                await self._publish(link, taken)
+                await self._publish(postgres, taken)
 
     async def _nobody_looks(self) -> None:
         """Let the doorbell's key go while no lane has a session: writers would ring, and nobody could look."""
@@ -138,36 +138,36 @@ class StreamRelay:
             if not any(lane.session is not None for lane in self._lanes):
                 await self._doorbell.release(self._control)
 
-    async def _publish(self, link: ReconnectingSession, taken: Taken) -> None:
+    async def _publish(self, postgres: ReconnectingSession, taken: Taken) -> None:
         """Without the turn: finish what was sent; what is to be published apart goes there."""
         try:
-            apart = [*taken.apart, *await self._finish.batch(link, taken.batch, taken.pending, taken.began)]
+            apart = [*taken.apart, *await self._finish.batch(postgres, taken.batch, taken.pending, taken.began)]
             if apart:
-                await self._isolate.add(link, taken.batch._replace(rows=apart))
+                await self._isolate.add(postgres, taken.batch._replace(rows=apart))
         finally:
             self._in_flight.discard(taken.batch.claim_id)
             self._pause.settled()
 
     # With the turn.
 
-    async def _take(self, link: ReconnectingSession) -> Taken | None:
+    async def _take(self, postgres: ReconnectingSession) -> Taken | None:
         """Sleep if there was nothing to do, claim, and write the pipeline. None: nothing was taken."""
         if self._pause.held():
-            await self._wait_paused(link)
+            await self._wait_paused(postgres)
             return None
         if self._sleepy:
             self._sleepy = False
             if await self._doorbell.wait(self._control) == "nudge":
                 self._place.forget()  # something may have been given back
-        await self._doorbell.overhear(self._control)  # under load nobody listens for the pause otherwise
+        await self._doorbell.read_notifications(self._control)  # under load nobody listens for the pause otherwise
         if self._beside is not None:
             self._beside()
         if self._gate.shut():
             await self._doorbell.release(self._control)  # nobody will look: writers need not ring
         if self._stopping.is_set() or not await self._gate.open():
             return None
-        server = self._gate.broker.server
-        session = link.session
+        incarnation = self._gate.connection.incarnation
+        session = postgres.session
         if session is None:
             return None
         trial = self._gate.trial()
@@ -191,7 +191,7 @@ class StreamRelay:
         except (SessionLost, psycopg.Error) as error:
             self._failures += 1
             pause_s = REFUSED.reconnect_delay(self._failures, self._rng)
-            await statement_failed(link, session, error, began, self._observe, pause_s=pause_s)
+            await statement_failed(postgres, session, error, began, self._observe, pause_s=pause_s)
             return None
         if not batch.rows:
             self._sleepy = True
@@ -206,8 +206,8 @@ class StreamRelay:
         apart = [] if trial else [row for row in batch.rows if row.attempts]
         if apart:
             batch = batch._replace(rows=[row for row in batch.rows if not row.attempts])
-        if self._gate.broker.server is server:
-            pending = send(self._gate.broker, self._policy.entry, batch, self._policy.publish_timeout_s)
+        if self._gate.connection.incarnation is incarnation:
+            pending = send(self._gate.connection, self._policy.entry, batch, self._policy.publish_timeout_s)
         else:  # connected again meanwhile: not audited yet, or the batch's floor is another server's
             pending = unsent(batch, "the connection was replaced before it")
         self._pacer.saw(taken, size)
@@ -217,14 +217,14 @@ class StreamRelay:
             await self._doorbell.ring_peers(self._control)
         return Taken(batch, pending, began, apart)
 
-    async def _wait_paused(self, link: ReconnectingSession) -> None:
+    async def _wait_paused(self, postgres: ReconnectingSession) -> None:
         """Claim nothing until the tick, or until somebody resumed."""
         self._sleepy, began = False, monotonic()
-        if self._doubtful and (session := link.session) is not None:
+        if self._doubtful and (session := postgres.session) is not None:
             try:
                 await self._doubtful.free(session)
             except (SessionLost, psycopg.Error) as error:
-                await statement_failed(link, session, error, began, self._observe)
+                await statement_failed(postgres, session, error, began, self._observe)
         self._pause.settled()
         took_s = monotonic() - began
         await self._doorbell.hold(self._control)
@@ -249,7 +249,7 @@ class StreamRelay:
                 limit=limit,
                 slots=self._policy.slots,
                 after=after,
-                floor=self._gate.broker.floor,
+                floor=self._gate.connection.floor,
                 share=self._policy.share,
                 since_s=since_s,
                 most_bytes=self._policy.entry.max_payload_bytes,
@@ -267,9 +267,9 @@ class StreamRelay:
             return await self._claim(session, limit)
         return batch
 
-    async def _session(self, link: ReconnectingSession) -> Session | None:
+    async def _session(self, postgres: ReconnectingSession) -> Session | None:
         """The lane's session; None when told to stop while waiting for one."""
-        if link.session is None:
+        if postgres.session is None:
             async with anyio.create_task_group() as waiting:
 
                 async def stopped() -> None:
@@ -277,6 +277,6 @@ class StreamRelay:
                     waiting.cancel_scope.cancel()
 
                 waiting.start_soon(stopped, name="stop while the database is down")
-                await link.get()
+                await postgres.get()
                 waiting.cancel_scope.cancel()
-        return link.session
+        return postgres.session

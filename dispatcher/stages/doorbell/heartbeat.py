@@ -27,7 +27,7 @@ class ListenerHeartbeat:
         if channel == self.channel:
             self._rang_at = None
 
-    async def ring_if_silent(self, session: Session) -> None:
+    async def check(self, session: Session) -> None:
         """Ring ourselves after five silent seconds. Raises SessionLost when that ring does not come back."""
         now = self._clock()
         if self._rang_at is not None:

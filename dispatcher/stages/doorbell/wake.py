@@ -81,7 +81,7 @@ class Doorbell:
         await session.fetch(f"LISTEN {self._ping.channel}")
         await self._ping.ring(session)
         with anyio.move_on_after(ping.EVERY_S):
-            while not any(channel == self._ping.channel for channel, _, _ in session.drain_notices()):
+            while not any(channel == self._ping.channel for channel, _, _ in session.drain_notifications()):
                 await session.wait_readable()
             return
         raise Unreachable("the listener is deaf: its own notification did not come back")
@@ -90,31 +90,31 @@ class Doorbell:
         """Something of ours is due in so many seconds (0: now, or the relay must look at its state): wake in time."""
         self._nudge.give(due_in_s)
 
-    async def saw(self, rows: int, link: ReconnectingSession) -> None:
+    async def saw(self, rows: int, postgres: ReconnectingSession) -> None:
         """A claim took so many rows; lets K go when they come too fast for every writer to ring."""
         now = self._clock()
         self._arrivals.saw(rows, now)
         if rows:
             self._doze.reset()  # or the pauses would grow to the tick while writers always overlap, rows or no rows
         if self._holds_key and not self._arrivals.keep_key(now):
-            await self.release(link)
+            await self.release(postgres)
         self._fruitless = not rows and self._woken_by in ("busy", "due", "tick", "writers")
-        if not rows and self._slots < ALL_SLOTS and self._woken_by == "notify" and link.session is not None:
+        if not rows and self._slots < ALL_SLOTS and self._woken_by == "notify" and postgres.session is not None:
             # What rang is not in our share, and whose it is was not rung: only the holder of K is.
-            await self._quietly(link, link.session, _RING_PEERS)
+            await self._quietly(postgres, postgres.session, _RING_PEERS)
 
     def arrived(self, rows: int) -> None:
         """Rows were claimed elsewhere than in the turn: by handlers. They too say how fast writers ring."""
         self._arrivals.saw(rows, self._clock())
 
-    async def wait(self, link: ReconnectingSession) -> WakeCause:
+    async def wait(self, postgres: ReconnectingSession) -> WakeCause:
         """Wait until there may be something to claim, and say why."""
-        self._woken_by = await self._wait(link)
+        self._woken_by = await self._wait(postgres)
         self._observe(Woke(self._woken_by))
         return self._woken_by
 
-    async def _wait(self, link: ReconnectingSession) -> WakeCause:
-        session = link.session
+    async def _wait(self, postgres: ReconnectingSession) -> WakeCause:
+        session = postgres.session
         if self._replaced(session) and session is not None:
             return "reconnect"  # what was rung in between was rung to nobody
         if self._arrivals.polling and not self._holds_key:
@@ -124,35 +124,35 @@ class Doorbell:
             try:
                 return await self._sleep(session)
             except SessionLost as error:
-                await link.broke(session, str(error))
+                await postgres.report_broken(session, str(error))
                 return "reconnect"
             except psycopg.Error as error:
                 self._observe(Ticked("error", 0.0, describe(error)))
                 if not self._holds_key:  # a doze cut after it got K keeps K, and we would let go of it once too few
-                    await self._quietly(link, session, _RELEASE)
+                    await self._quietly(postgres, session, _RELEASE)
         return "nudge" if await self._pause(self._tick_s) else "tick"
 
-    async def overhear(self, link: ReconnectingSession) -> None:
+    async def read_notifications(self, postgres: ReconnectingSession) -> None:
         """Hear what was rung while awake, without waiting. A claim must follow: what rang for rows is forgotten."""
-        session = link.session
+        session = postgres.session
         if session is not None and session is self._session:
             try:
-                self._hear(session, session.drain_notices())
+                self._hear(session, session.drain_notifications())
             except SessionLost as error:
-                await link.broke(session, str(error))
+                await postgres.report_broken(session, str(error))
 
-    async def hold(self, link: ReconnectingSession) -> None:
+    async def hold(self, postgres: ReconnectingSession) -> None:
         """Wait for the tick, a nudge or CONTROL while nothing may be claimed: writers need not ring."""
-        self._replaced(link.session)
-        await self.release(link)
-        if (session := link.session) is None:
+        self._replaced(postgres.session)
+        await self.release(postgres)
+        if (session := postgres.session) is None:
             await self._pause(self._tick_s)
             return
         try:
-            await self._ping.ring_if_silent(session)
+            await self._ping.check(session)
             await self._listen(session, self._tick_s)
         except SessionLost as error:
-            await link.broke(session, str(error))
+            await postgres.report_broken(session, str(error))
         except psycopg.Error as error:
             self._observe(Ticked("error", 0.0, describe(error)))
 
@@ -166,27 +166,27 @@ class Doorbell:
         self._on_control()
         return True
 
-    async def release(self, link: ReconnectingSession) -> None:
+    async def release(self, postgres: ReconnectingSession) -> None:
         """Let K go: from now on writers need not ring, because we look without being rung."""
-        session = link.session
+        session = postgres.session
         if session is None or session is not self._session or not self._holds_key:
             return
-        if await self._quietly(link, session, _RELEASE):
+        if await self._quietly(postgres, session, _RELEASE):
             self._holds_key = False
 
-    async def ring_peers(self, link: ReconnectingSession) -> None:
+    async def ring_peers(self, postgres: ReconnectingSession) -> None:
         """Tell the other dispatchers that there is more than one can take; at most once a second."""
-        session, now = link.session, self._clock()
+        session, now = postgres.session, self._clock()
         if session is None or self._look.filling or now - self._rang_at < RING_PEERS_EVERY_S:
             return
         self._rang_at = now
-        await self._quietly(link, session, _RING_PEERS)
+        await self._quietly(postgres, session, _RING_PEERS)
 
-    async def _quietly(self, link: ReconnectingSession, session: Session, sql: str) -> bool:
+    async def _quietly(self, postgres: ReconnectingSession, session: Session, sql: str) -> bool:
         try:
             await session.fetch(sql)
         except SessionLost as error:
-            await link.broke(session, str(error))
+            await postgres.report_broken(session, str(error))
         except psycopg.Error as error:
             self._observe(Ticked("error", 0.0, describe(error)))
         else:
@@ -200,7 +200,7 @@ class Doorbell:
             if self._nudge.taken(early=True):
                 return "nudge"
             # Clear the flag, then look: a ring that comes during the look is still there to wake us.
-            self._hear(session, session.drain_notices())
+            self._hear(session, session.drain_notifications())
             began = self._clock()
             position, due_s = await self._take_position(session)
             now = self._clock()
@@ -216,7 +216,7 @@ class Doorbell:
                 self._observe(Ticked("ok", now - began))
             first = False
             if position != "filling":
-                await self._ping.ring_if_silent(session)
+                await self._ping.check(session)
             timeout, planned = min(self._tick_s, due_s), due_s < self._tick_s
             if pause_s < inf:
                 timeout = min(timeout, pause_s)
@@ -258,7 +258,7 @@ class Doorbell:
         deadline, waits = self._clock() + timeout_s, True
         while waits:
             # Before waiting too: a ring that came with the answer to the look is not on the socket any more.
-            if cause := self._hear(session, session.drain_notices()):
+            if cause := self._hear(session, session.drain_notifications()):
                 return cause
             waits = await self._nudge.wait(deadline, session.wait_readable)
         return "nudge" if self._nudge.taken() else None

@@ -22,14 +22,14 @@ from tests.fixtures.rows import STREAM
 PASSWORD = "s3cr3t-Wort"
 
 
-def broker(url: str, timeout_s: float = 30.0) -> RedisConnection:
+def redis_connection(url: str, timeout_s: float = 30.0) -> RedisConnection:
     target = RedisTarget.parse(url)
     return RedisConnection(target, name="test", stream=STREAM, connect_timeout_s=timeout_s, on_lost=lambda why: None)
 
 
 async def refusal(url: str, kind: type[DispatcherError] = Misconfigured, timeout_s: float = 30.0) -> str:
     """What it says when it cannot connect."""
-    made = broker(url, timeout_s)
+    made = redis_connection(url, timeout_s)
     with pytest.raises(kind) as caught:
         await made.connect()
     assert not made.up
@@ -46,7 +46,7 @@ async def test_a_wrong_password_none_and_the_right_one(own_valkey):
     assert await refusal(f"redis://someone:{PASSWORD}@{at}") == f"{address} refused us (WRONGPASS): {advice}"
     assert await refusal(f"redis://{at}") == f"{address} refused us (NOAUTH): {advice}"
     for right in (f"redis://:right@{at}", f"redis://default:right@{at}"):
-        made = broker(right)
+        made = redis_connection(right)
         await made.connect()
         made.close()
 
@@ -73,7 +73,7 @@ async def test_a_server_that_is_too_old(redis_url, monkeypatch):
 
 async def test_a_server_that_takes_no_more_clients_is_waited_for(own_valkey):
     server = own_valkey(options={"maxclients": "1"})
-    first = broker(server.url)
+    first = redis_connection(server.url)
     await first.connect()
     assert "max number of clients reached" in await refusal(server.url, Unreachable)
     first.close()
@@ -166,7 +166,7 @@ async def behind_tls(redis_url: str, certificate: Path) -> AsyncIterator[int]:
 
 async def test_tls_with_a_certificate_we_trust_and_one_we_do_not(redis_url, redis, certificate):
     async with behind_tls(redis_url, certificate) as port:
-        made = broker(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}")
+        made = redis_connection(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}")
         await made.connect()
         [reply] = await made.send([("XADD", STREAM, "*", "a", "x" * 100_000)], 5.0)
         made.close()

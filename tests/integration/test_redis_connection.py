@@ -47,8 +47,8 @@ async def make_broker(losses: Losses) -> AsyncIterator[MakeBroker]:
         return made[-1]
 
     yield make
-    for broker in made:
-        broker.close()
+    for redis_connection in made:
+        redis_connection.close()
 
 
 def xadd(number: int, stream: str = STREAM) -> tuple[str, ...]:
@@ -62,22 +62,24 @@ async def ours(redis: "Redis", name: str = "dispatcher-test") -> list[int]:
 
 
 async def test_it_is_up_once_connected_and_known_by_its_name(make_broker, redis_url, redis, losses):
-    broker = make_broker(redis_url, name="ho st\n-1")
-    assert not broker.up
-    await broker.connect()
-    assert broker.up
+    redis_connection = make_broker(redis_url, name="ho st\n-1")
+    assert not redis_connection.up
+    await redis_connection.connect()
+    assert redis_connection.up
     assert len(await ours(redis, "dispatcher-ho-st--1")) == 1
-    broker.close()
-    broker.close()
-    assert not broker.up
+    redis_connection.close()
+    redis_connection.close()
+    assert not redis_connection.up
     assert losses.reasons == []  # we closed it ourselves
 
 
 async def test_each_command_has_its_own_reply_in_its_place(make_broker, redis_url, redis):
     await redis.set("text", "x")
-    broker = make_broker(redis_url)
-    await broker.connect()
-    replies = await broker.send([xadd(1), xadd(2, "text"), xadd(3), ("XADD", STREAM), ("GET", "none"), xadd(4)], 5.0)
+    redis_connection = make_broker(redis_url)
+    await redis_connection.connect()
+    replies = await redis_connection.send(
+        [xadd(1), xadd(2, "text"), xadd(3), ("XADD", STREAM), ("GET", "none"), xadd(4)], 5.0
+    )
     assert [type(reply) for reply in replies] == [bytes, Refused, bytes, Refused, type(None), bytes]
     assert replies[1].text.startswith("WRONGTYPE")
     entries: Any = await redis.xrange(STREAM)
@@ -89,9 +91,9 @@ async def test_each_command_has_its_own_reply_in_its_place(make_broker, redis_ur
 
 
 async def test_bursts_sent_before_the_first_is_answered_are_answered_in_order(make_broker, redis_url, redis):
-    broker = make_broker(redis_url)
-    await broker.connect()
-    bursts = [broker.send([xadd(burst * 10 + n) for n in range(burst)], 5.0) for burst in range(20)]
+    redis_connection = make_broker(redis_url)
+    await redis_connection.connect()
+    bursts = [redis_connection.send([xadd(burst * 10 + n) for n in range(burst)], 5.0) for burst in range(20)]
     ids = [reply for burst in bursts for reply in await burst]
     assert [len(await burst) for burst in bursts] == list(range(20))
     entries: Any = await redis.xrange(STREAM)
@@ -100,11 +102,11 @@ async def test_bursts_sent_before_the_first_is_answered_are_answered_in_order(ma
 
 
 async def test_nothing_is_sent_before_it_is_connected_or_after(make_broker, redis_url, redis):
-    broker = make_broker(redis_url)
-    assert await broker.send([xadd(1)] * 2, 5.0) == [NotSent("redis is not connected")] * 2
-    await broker.connect()
-    broker.close()
-    assert await broker.send([xadd(1)], 5.0) == [NotSent("redis is not connected")]
+    redis_connection = make_broker(redis_url)
+    assert await redis_connection.send([xadd(1)] * 2, 5.0) == [NotSent("redis is not connected")] * 2
+    await redis_connection.connect()
+    redis_connection.close()
+    assert await redis_connection.send([xadd(1)], 5.0) == [NotSent("redis is not connected")]
     assert await redis.xlen(STREAM) == 0
 
 
@@ -112,13 +114,13 @@ async def test_replies_that_do_not_come_in_time_are_lost_though_the_entries_are_
     make_broker, redis_url, redis, proxy, losses
 ):
     through = await proxy(redis_url)
-    broker = make_broker(through.via(redis_url))
-    await broker.connect()
+    redis_connection = make_broker(through.via(redis_url))
+    await redis_connection.connect()
     through.drop_replies()
-    first, second = broker.send([xadd(1), xadd(2)], 0.3), broker.send([xadd(3)], 30.0)
+    first, second = redis_connection.send([xadd(1), xadd(2)], 0.3), redis_connection.send([xadd(3)], 30.0)
     assert await first == [NoReply("no reply within 0.3 s")] * 2
     assert await second == [NoReply("no reply within 0.3 s")]  # its answer could only come after the first
-    assert not broker.up
+    assert not redis_connection.up
     assert await losses.first() == "no reply within 0.3 s"
     assert await redis.xlen(STREAM) == 3
 
@@ -126,41 +128,41 @@ async def test_replies_that_do_not_come_in_time_are_lost_though_the_entries_are_
 @pytest.mark.parametrize("reset", [False, True])
 async def test_a_cut_loses_what_was_not_answered_and_keeps_what_was(make_broker, redis_url, proxy, losses, reset):
     through = await proxy(redis_url)
-    broker = make_broker(through.via(redis_url))
-    await broker.connect()
-    answered = broker.send([xadd(1)], 5.0)
+    redis_connection = make_broker(through.via(redis_url))
+    await redis_connection.connect()
+    answered = redis_connection.send([xadd(1)], 5.0)
     await answered
     through.stall()
-    waiting = broker.send([xadd(2), xadd(3)], 30.0)
+    waiting = redis_connection.send([xadd(2), xadd(3)], 30.0)
     through.cut(reset=reset)
     assert [type(reply) for reply in await waiting] == [NoReply, NoReply]
     assert [type(reply) for reply in await answered] == [bytes]
     await losses.first()
     assert len(losses.reasons) == 1
-    assert await broker.send([xadd(4)], 5.0) == [NotSent("redis is not connected")]
+    assert await redis_connection.send([xadd(4)], 5.0) == [NotSent("redis is not connected")]
 
 
 async def test_a_reply_that_nobody_asked_for_ends_the_connection(make_broker, redis_url, redis, losses):
     """Kept, it would be taken for the answer of the next command, and every row would be settled as its neighbour."""
-    broker = make_broker(redis_url)
-    await broker.connect()
-    await broker.send([("SUBSCRIBE", "channel")], 5.0)
+    redis_connection = make_broker(redis_url)
+    await redis_connection.connect()
+    await redis_connection.send([("SUBSCRIBE", "channel")], 5.0)
     await redis.publish("channel", "hello")
     assert "something we did not ask for" in await losses.first()
-    assert not broker.up
+    assert not redis_connection.up
 
 
 async def test_what_the_last_connection_left_behind_is_never_applied(make_broker, redis_url, redis, proxy):
     """Held by the network, 100 entries reach the server after we reconnected: their connection is dead by then."""
     through = await proxy(redis_url)
-    broker = make_broker(through.via(redis_url))
-    await broker.connect()
+    redis_connection = make_broker(through.via(redis_url))
+    await redis_connection.connect()
     through.stall()
-    lost = broker.send([xadd(n) for n in range(100)], 0.1)
+    lost = redis_connection.send([xadd(n) for n in range(100)], 0.1)
     assert set(await lost) == {NoReply("no reply within 0.1 s")}
     [before] = await ours(redis)  # the server has not noticed
-    broker._target = RedisTarget.parse(redis_url)  # the network is whole again, on another way
-    await broker.connect()
+    redis_connection._target = RedisTarget.parse(redis_url)  # the network is whole again, on another way
+    await redis_connection.connect()
     [after] = await ours(redis)
     assert after != before
     await through.restore()  # and now delivers
@@ -172,37 +174,37 @@ async def test_what_the_last_connection_left_behind_is_never_applied(make_broker
 async def test_after_a_restart_no_strangers_connection_is_killed(make_broker, own_valkey):
     """A server that was started again gives the numbers of its clients anew."""
     server = own_valkey()
-    broker = make_broker(server.url)
-    await broker.connect()
+    redis_connection = make_broker(server.url)
+    await redis_connection.connect()
     server.crash()
     server.start()
     async with AsyncExitStack() as stack:
         strangers = [await stack.enter_async_context(Redis.from_url(server.url)) for _ in range(20)]
         numbers = [await each.client_id() for each in strangers]
-        await broker.connect()
+        await redis_connection.connect()
         assert [await each.client_id() for each in strangers] == numbers
-    assert broker.up
+    assert redis_connection.up
 
 
 async def test_it_learns_where_the_stream_ends(make_broker, redis_url, redis):
-    broker = make_broker(redis_url)
-    await broker.connect()
-    assert broker.floor == "0-0"
+    redis_connection = make_broker(redis_url)
+    await redis_connection.connect()
+    assert redis_connection.floor == "0-0"
     await redis.xadd(STREAM, {"a": "b"}, id="77-3")
     await redis.xdel(STREAM, "77-3")
-    await broker.connect()
-    assert broker.floor == "77-3"
-    broker.saw("78-0")
-    assert broker.floor == "78-0"
+    await redis_connection.connect()
+    assert redis_connection.floor == "77-3"
+    redis_connection.saw("78-0")
+    assert redis_connection.floor == "78-0"
     await redis.flushall()
-    await broker.connect()
-    assert broker.floor == "0-0"  # the new stream's ids may be lower than the old one's
+    await redis_connection.connect()
+    assert redis_connection.floor == "0-0"  # the new stream's ids may be lower than the old one's
 
 
 async def test_another_database_of_the_server(make_broker, redis_url, redis):
-    broker = make_broker(redis_url.rsplit("/", 1)[0] + "/3")
-    await broker.connect()
-    await broker.send([xadd(1)], 5.0)
+    redis_connection = make_broker(redis_url.rsplit("/", 1)[0] + "/3")
+    await redis_connection.connect()
+    await redis_connection.send([xadd(1)], 5.0)
     assert await redis.xlen(STREAM) == 0
     async with Redis.from_url(redis_url.rsplit("/", 1)[0] + "/3") as other:
         assert await other.xlen(STREAM) == 1
@@ -211,8 +213,8 @@ async def test_another_database_of_the_server(make_broker, redis_url, redis):
 async def test_a_unix_socket(make_broker, own_valkey, server_folder):
     path = server_folder / "valkey.sock"
     server = own_valkey(options={"unixsocket": str(path)})
-    broker = make_broker(f"unix://{path}?db=2")
-    await broker.connect()
-    await broker.send([xadd(1)], 5.0)
+    redis_connection = make_broker(f"unix://{path}?db=2")
+    await redis_connection.connect()
+    await redis_connection.send([xadd(1)], 5.0)
     async with Redis.from_url(server.url.rsplit("/", 1)[0] + "/2") as other:
         assert await other.xlen(STREAM) == 1
