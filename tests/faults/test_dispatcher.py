@@ -21,6 +21,7 @@ STEPS = [before_publish, after_publish, in_settle, after_settle]
 QUICK = [pytest.param(step, marks=pytest.mark.quick) if step is after_publish else step for step in STEPS]
 
 
+@pytest.mark.promise("killed")
 @pytest.mark.parametrize("step", QUICK)
 async def test_killed_with_a_second_one_running(world: StartWorld, step: Bring) -> None:
     async with world(**PATIENT) as w:
@@ -32,6 +33,7 @@ async def test_killed_with_a_second_one_running(world: StartWorld, step: Bring) 
             fault.heal()
 
 
+@pytest.mark.promise("killed")
 @pytest.mark.parametrize("step", STEPS)
 async def test_killed_alone_and_started_again(world: StartWorld, step: Bring) -> None:
     async with world(**PATIENT) as w:
@@ -43,6 +45,7 @@ async def test_killed_alone_and_started_again(world: StartWorld, step: Bring) ->
             fault.heal()
 
 
+@pytest.mark.promise("killed")
 async def test_entries_of_the_dead_arrive_late(world: StartWorld) -> None:
     """What the dead had written is applied by Redis only after another took its rows over: the fence must stop it."""
     async with world(**PATIENT) as w:
@@ -63,6 +66,7 @@ async def test_entries_of_the_dead_arrive_late(world: StartWorld) -> None:
             one.redis.let_go("to_server")
 
 
+@pytest.mark.promise("killed")
 async def test_a_claim_of_the_dead_is_made_late(world: StartWorld) -> None:
     """The claim was on its way to Postgres when its owner died."""
     async with world(**PATIENT) as w:
@@ -80,6 +84,7 @@ async def test_a_claim_of_the_dead_is_made_late(world: StartWorld) -> None:
             fault.heal()
 
 
+@pytest.mark.promise("stop")
 @pytest.mark.quick
 async def test_sigterm_under_load(world: StartWorld) -> None:
     async with world(DISPATCH_BATCH_SIZE="20", DISPATCH_LEASE_MS="60000") as w:
@@ -94,6 +99,7 @@ async def test_sigterm_under_load(world: StartWorld) -> None:
             assert (await w.sessions())[one.token] == 0
 
 
+@pytest.mark.promise("stop")
 async def test_sigterm_alone_under_load_and_started_again(world: StartWorld) -> None:
     async with world(DISPATCH_BATCH_SIZE="20", DISPATCH_LEASE_MS="60000") as w:
         one = await w.dispatcher()
@@ -106,6 +112,7 @@ async def test_sigterm_alone_under_load_and_started_again(world: StartWorld) -> 
             fault.heal()
 
 
+@pytest.mark.promise("one-owner")
 async def test_eight_at_once(world: StartWorld) -> None:
     async with world(DISPATCH_BATCH_SIZE="50") as w:
         for _ in range(8):

@@ -19,6 +19,7 @@ async def settled_by_another(w: World, one: Process, rows: list[int]) -> None:
     await until(look, "the other has sent what the frozen one had claimed")
 
 
+@pytest.mark.promise("frozen")
 async def test_frozen_with_a_claim_in_its_socket(world: StartWorld) -> None:
     """It is frozen before it reads the answer to its claim: thawed, it would publish what is no longer its own."""
     async with world() as w:
@@ -34,6 +35,7 @@ async def test_frozen_with_a_claim_in_its_socket(world: StartWorld) -> None:
             fault.heal()
 
 
+@pytest.mark.promise("frozen")
 async def test_frozen_with_entries_on_their_way(world: StartWorld) -> None:
     """It is frozen while its entries are on their way to Redis, where they arrive when the lease is over."""
     async with world() as w:
@@ -51,6 +53,7 @@ async def test_frozen_with_entries_on_their_way(world: StartWorld) -> None:
             fault.heal()
 
 
+@pytest.mark.promise("frozen")
 async def test_frozen_between_publish_and_settle(world: StartWorld) -> None:
     """Redis has its entries: the other must find them there, and the thawed one must change nothing."""
     async with world() as w:
@@ -66,6 +69,7 @@ async def test_frozen_between_publish_and_settle(world: StartWorld) -> None:
             fault.heal()
 
 
+@pytest.mark.promise("frozen")
 @pytest.mark.quick
 async def test_a_short_freeze(world: StartWorld) -> None:
     """Shorter than the lease, with entries on their way: nobody takes anything, nothing is doubled."""

@@ -46,6 +46,7 @@ async def redis_refuses(running: Running, postgres: Proxy, redis: Proxy) -> None
     await running.tap.next(BreakerChanged, where=lambda event: event.state == "closed")
 
 
+@pytest.mark.promise("mixture")
 @pytest.mark.quick
 @pytest.mark.one_version
 @pytest.mark.parametrize("fault", [postgres_cut, redis_cut, redis_refuses])

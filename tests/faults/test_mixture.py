@@ -138,6 +138,7 @@ def new_seed() -> int:
     return int(SEED) if SEED else random.SystemRandom().randrange(10**6)
 
 
+@pytest.mark.promise("mixture")
 @pytest.mark.parametrize("number", range(1 if SEED else 3))
 async def test_mixture(world: StartWorld, number: int) -> None:
     seed = new_seed()
@@ -145,6 +146,7 @@ async def test_mixture(world: StartWorld, number: int) -> None:
         await play(w, MILD, seed, f"a random mixture of {STEPS} faults")
 
 
+@pytest.mark.promise("mixture")
 @pytest.mark.parametrize("number", range(1 if SEED else 3))
 async def test_mixture_with_kills(world: StartWorld, number: int) -> None:
     seed = new_seed()
@@ -154,6 +156,7 @@ async def test_mixture_with_kills(world: StartWorld, number: int) -> None:
         )
 
 
+@pytest.mark.promise("mixture")
 async def test_mixture_with_a_postgres_that_crashes(world: StartWorld, crashable_postgres: EmbeddedPostgres) -> None:
     async def postgres_crashes(w: World, one: Process) -> None:
         await in_thread(crashable_postgres.crash)

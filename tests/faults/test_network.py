@@ -19,6 +19,7 @@ from tests.faults.harness_steps import before_the_answer
 from tests.faults.harness_wait import until
 
 
+@pytest.mark.promise("postgres-outage")
 async def test_half_open_postgres(world: StartWorld) -> None:
     """Its connections deliver nothing any more, and neither end is told; new ones work.
 
@@ -33,6 +34,7 @@ async def test_half_open_postgres(world: StartWorld) -> None:
             one.postgres.cut_lost()
 
 
+@pytest.mark.promise("redis-outage")
 async def test_half_open_redis(world: StartWorld) -> None:
     async with world() as w:
         one = await w.dispatcher()
@@ -43,6 +45,7 @@ async def test_half_open_redis(world: StartWorld) -> None:
             one.redis.cut_lost()
 
 
+@pytest.mark.promise("postgres-outage")
 @pytest.mark.quick
 async def test_answers_of_postgres_lost(world: StartWorld) -> None:
     """Its statements commit, the answers are lost: claims it does not know of, settles it cannot be sure of."""
@@ -56,6 +59,7 @@ async def test_answers_of_postgres_lost(world: StartWorld) -> None:
             fault.heal()
 
 
+@pytest.mark.promise("one-entry")
 async def test_the_answer_to_a_producers_commit_lost(world: StartWorld) -> None:
     async with world() as w:
         between = await w.proxy(w.admin_url)
@@ -76,6 +80,7 @@ async def test_the_answer_to_a_producers_commit_lost(world: StartWorld) -> None:
         assert w.load.ledger.unknown
 
 
+@pytest.mark.promise("wake")
 async def test_notifications_lost(world: StartWorld) -> None:
     """As behind a transaction pooler, begun in mid-flight: the tick carries on, and the listener comes back."""
     async with world() as w:
@@ -129,6 +134,7 @@ def pgbouncer(folder: Path, url: str) -> Iterator[str]:
         log.close()
 
 
+@pytest.mark.promise("no-trigger")
 @pytest.mark.parametrize("direct", [True, False], ids=["listening directly", "listening through it"])
 async def test_through_pgbouncer(world: StartWorld, server_folder: Path, direct: bool) -> None:
     async with world() as w:

@@ -29,6 +29,7 @@ async def working(w: World) -> Counter[str]:
     return Counter(purpose for (purpose,) in rows if purpose != "chores")
 
 
+@pytest.mark.promise("postgres-outage")
 @pytest.mark.quick
 async def test_all_backends_terminated(world: StartWorld) -> None:
     async with world() as w:
@@ -46,6 +47,7 @@ async def test_all_backends_terminated(world: StartWorld) -> None:
             fault.heal()
 
 
+@pytest.mark.promise("wake")
 async def test_listener_terminated(world: StartWorld) -> None:
     async with world(DISPATCH_TICK_MS="1000") as w:
         one = await w.dispatcher()
@@ -59,6 +61,7 @@ async def test_listener_terminated(world: StartWorld) -> None:
             await until(listens_again, "it listens again")
 
 
+@pytest.mark.promise("postgres-outage")
 @pytest.mark.quick
 async def test_killed_and_restarted(world: StartWorld, crashable_postgres: EmbeddedPostgres) -> None:
     async with world() as w:
@@ -70,6 +73,7 @@ async def test_killed_and_restarted(world: StartWorld, crashable_postgres: Embed
             fault.heal()
 
 
+@pytest.mark.promise("postgres-crash")
 @pytest.mark.parametrize(
     "with_it", [pytest.param(False, marks=pytest.mark.quick), True], ids=["alone", "dispatchers too"]
 )
@@ -109,6 +113,7 @@ async def test_killed_and_much_forgotten(
         assert forgotten > 0
 
 
+@pytest.mark.promise("postgres-outage")
 async def test_down_for_30_s(world: StartWorld, crashable_postgres: EmbeddedPostgres) -> None:
     async with world() as w:
         one = await w.dispatcher()
@@ -122,6 +127,7 @@ async def test_down_for_30_s(world: StartWorld, crashable_postgres: EmbeddedPost
             fault.heal()
 
 
+@pytest.mark.promise("postgres-outage")
 async def test_table_locked_for_10_s(world: StartWorld) -> None:
     """Longer than the lease, and begun between publish and settle: its own rows are overdue when the lock is gone."""
     async with world() as w:
@@ -135,6 +141,7 @@ async def test_table_locked_for_10_s(world: StartWorld) -> None:
             fault.heal()
 
 
+@pytest.mark.promise("postgres-outage")
 async def test_connection_limit_0(world: StartWorld) -> None:
     async with world() as w:
         one = await w.dispatcher()
@@ -149,6 +156,7 @@ async def test_connection_limit_0(world: StartWorld) -> None:
             fault.heal()
 
 
+@pytest.mark.promise("one-entry")
 async def test_a_low_id_commits_late(world: StartWorld) -> None:
     async with world() as w:
         await w.dispatcher()

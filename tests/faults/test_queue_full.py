@@ -22,6 +22,7 @@ async def prepared(server: EmbeddedPostgres) -> str:
     return url
 
 
+@pytest.mark.promise("quiet-writers")
 async def test_queue_full(world: StartWorld, own_postgres: StartPostgres, pytestconfig: pytest.Config) -> None:
     if pytestconfig.getoption("--pg-version") == "16":
         pytest.skip("max_notify_queue_pages came with Postgres 17")

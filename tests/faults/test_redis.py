@@ -9,6 +9,7 @@ from tests.faults.harness import in_thread
 from tests.faults.harness_wait import pass_time, until
 
 
+@pytest.mark.promise("redis-outage")
 @pytest.mark.quick
 async def test_killed_and_restarted(world: StartWorld) -> None:
     async with world(appendonly=True) as w:
@@ -21,6 +22,7 @@ async def test_killed_and_restarted(world: StartWorld) -> None:
             fault.heal()
 
 
+@pytest.mark.promise("lost-reply")
 @pytest.mark.quick
 async def test_reply_lost_after_the_entries_were_added(world: StartWorld) -> None:
     async with world() as w:
@@ -34,6 +36,7 @@ async def test_reply_lost_after_the_entries_were_added(world: StartWorld) -> Non
             fault.heal()
 
 
+@pytest.mark.promise("redis-outage")
 async def test_a_pause_of_20_s(world: StartWorld) -> None:
     async with world() as w:
         await w.dispatcher()
@@ -43,6 +46,7 @@ async def test_a_pause_of_20_s(world: StartWorld) -> None:
             fault.heal()
 
 
+@pytest.mark.promise("redis-outage")
 async def test_full(world: StartWorld) -> None:
     async with world() as w:
         one = await w.dispatcher()
@@ -55,6 +59,7 @@ async def test_full(world: StartWorld) -> None:
             fault.heal()
 
 
+@pytest.mark.promise("redis-outage")
 @pytest.mark.quick
 async def test_readonly(world: StartWorld) -> None:
     async with world() as w:
@@ -67,6 +72,7 @@ async def test_readonly(world: StartWorld) -> None:
             fault.heal()
 
 
+@pytest.mark.promise("redis-outage")
 async def test_loading(world: StartWorld) -> None:
     options = {
         "enable-debug-command": "yes",
@@ -85,6 +91,7 @@ async def test_loading(world: StartWorld) -> None:
         assert "LOADING" in one.child.output
 
 
+@pytest.mark.promise("redis-outage")
 async def test_a_password_is_set(world: StartWorld) -> None:
     async with world() as w:
         one = await w.dispatcher()
@@ -99,6 +106,7 @@ async def test_a_password_is_set(world: StartWorld) -> None:
             fault.heal()
 
 
+@pytest.mark.promise("redis-outage")
 async def test_the_key_is_of_another_type(world: StartWorld) -> None:
     away = "redis.call('RENAME', KEYS[1], 'away'); redis.call('SET', KEYS[1], 'a string')"
     back = "redis.call('DEL', KEYS[1]); redis.call('RENAME', 'away', KEYS[1])"

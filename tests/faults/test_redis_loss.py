@@ -21,6 +21,7 @@ def cut_tail(valkey: EmbeddedValkey, size: int) -> None:
     os.truncate(file, file.stat().st_size - size)
 
 
+@pytest.mark.promise("redis-loss")
 async def test_restarted_without_the_tail_of_its_aof(world: StartWorld) -> None:
     async with world(appendonly=True) as w:
         one = await w.dispatcher()
@@ -57,6 +58,7 @@ async def fail_over(w: World, replica: EmbeddedValkey) -> None:
         process.redis.upstream = ("127.0.0.1", replica.port)
 
 
+@pytest.mark.promise("redis-loss")
 @pytest.mark.parametrize(
     "missed",
     [False, True],
@@ -102,6 +104,7 @@ async def caught_up(w: World, replica: EmbeddedValkey) -> None:
         await until(same, "the replica has all entries")
 
 
+@pytest.mark.promise("trimming")
 async def test_a_slow_group_near_maxlen(world: StartWorld) -> None:
     """A group reads nothing while ten times MAXLEN is committed, then reads on: it must find every event."""
     async with world(REDIS_STREAM_MAXLEN="500", DISPATCH_BATCH_SIZE="50") as w:

@@ -48,12 +48,14 @@ async def poison(w: World, payload: str, *, among: int = 50) -> str:
     return event
 
 
+@pytest.mark.promise("one-entry")
 async def test_a_nul_cannot_be_committed(world: StartWorld) -> None:
     async with world() as w:
         with pytest.raises(psycopg.errors.UntranslatableCharacter):
             await poison(w, '{"a": "\\u0000"}')
 
 
+@pytest.mark.promise("too-large")
 @pytest.mark.quick
 async def test_32_mb(world: StartWorld) -> None:
     async with world(DISPATCH_QUERY_TIMEOUT_MS="30000", DISPATCH_LEASE_MS="60000") as w:  # 32 MB take their time
@@ -66,6 +68,7 @@ async def test_32_mb(world: StartWorld) -> None:
         assert "DISPATCH_MAX_PAYLOAD_BYTES" in rows[0][1]
 
 
+@pytest.mark.promise("one-entry")
 async def test_deep_json(world: StartWorld) -> None:
     async with world() as w:
         await w.dispatcher()
@@ -75,6 +78,7 @@ async def test_deep_json(world: StartWorld) -> None:
         assert event in {found for found, _ in await w.entries()}
 
 
+@pytest.mark.promise("bad-entry")
 async def test_a_row_that_kills_the_connection(world: StartWorld) -> None:
     """Redis takes bulk strings of 1 MiB at most here, and closes the connection of whoever sends more."""
     async with world(valkey={"proto-max-bulk-len": "1mb"}, **IMPATIENT) as w:
@@ -91,6 +95,7 @@ async def test_a_row_that_kills_the_connection(world: StartWorld) -> None:
         assert "2097161 bytes" in rows[0][2] or "Protocol error" in rows[0][2]
 
 
+@pytest.mark.promise("bad-entry")
 @pytest.mark.quick
 async def test_rows_that_a_proxy_cuts_off(world: StartWorld) -> None:
     """Something between cuts each connection that sends more than 64 KiB at once; two dispatchers, five such rows."""

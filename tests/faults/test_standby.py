@@ -94,6 +94,7 @@ def pair(crashable_postgres: EmbeddedPostgres, server_folder: Path, request: pyt
     return start
 
 
+@pytest.mark.promise("postgres-failover")
 async def test_failover_to_a_standby_that_lags(world: StartWorld, pair: StartPair) -> None:
     """A thousand events are sent and settled, which the standby does not know. The old primary answers no more."""
     async with world() as w, pair(w) as p:
@@ -126,6 +127,7 @@ async def test_failover_to_a_standby_that_lags(world: StartWorld, pair: StartPai
         assert audited
 
 
+@pytest.mark.promise("postgres-failover")
 async def test_failover_to_a_synchronous_standby(world: StartWorld, pair: StartPair) -> None:
     """What waits for the standby is there: no acknowledged event is lost. The address leads to the new primary."""
     async with world() as w, pair(w) as p:
@@ -145,6 +147,7 @@ async def test_failover_to_a_synchronous_standby(world: StartWorld, pair: StartP
         assert lost == set()
 
 
+@pytest.mark.promise("postgres-failover")
 async def test_a_standby_is_named_and_nothing_is_claimed(world: StartWorld, pair: StartPair) -> None:
     """Both ways to say where it is; promoted, it is used without a restart."""
     async with world() as w, pair(w) as p:

@@ -31,6 +31,7 @@ async def read_all(redis: Any, db: Any, rows: int, group: str, *others: str) -> 
     return read
 
 
+@pytest.mark.promise("trimming")
 @pytest.mark.parametrize("batch_size", [1, 256, 10_000])
 async def test_a_stalled_group_loses_nothing(dispatcher, redis, db, batch_size):
     await redis.config_set("stream-node-max-entries", 1)  # trims to the entry, the worst that can be
@@ -50,6 +51,7 @@ async def test_a_stalled_group_loses_nothing(dispatcher, redis, db, batch_size):
         await redis.config_set("stream-node-max-entries", 100)
 
 
+@pytest.mark.promise("trimming")
 async def test_two_dispatchers_share_the_last_tenth(dispatcher, redis, db):
     await redis.config_set("stream-node-max-entries", 1)
     await redis.xgroup_create(STREAM, "slow", id="0", mkstream=True)

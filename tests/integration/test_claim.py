@@ -54,6 +54,7 @@ def ids(batch: Batch) -> list[int]:
     return [row.id for row in batch.rows]
 
 
+@pytest.mark.promise("too-large")
 async def test_what_is_too_large_stays_in_postgres(session, db):
     """A batch of it would exhaust the memory of every dispatcher that claims it, one after the other."""
     large = '"' + "x" * 5000 + '"'
@@ -204,6 +205,7 @@ async def test_rows_another_session_holds_are_passed_over(session, db, database_
     assert ids(await take(session)) == rows[:4]
 
 
+@pytest.mark.promise("commit-only")
 async def test_an_event_is_invisible_until_its_transaction_commits(session, database_url, db):
     async with await psycopg.AsyncConnection.connect(database_url) as producer:
         rows = await insert_events(producer)
@@ -211,6 +213,7 @@ async def test_an_event_is_invisible_until_its_transaction_commits(session, data
     assert ids(await take(session)) == rows
 
 
+@pytest.mark.promise("one-owner")
 async def test_claimers_at_once_take_each_row_exactly_once(open_session, db):
     rows = await insert_events(db, 3000)
     taken: list[list[int]] = []

@@ -187,6 +187,7 @@ async def test_an_event_is_handled_and_acknowledged(
     assert await redis.xinfo_consumers(STREAM, GROUP) == []
 
 
+@pytest.mark.promise("consumer")
 async def test_what_failed_comes_again_and_holds_nobody_up(kind: str, redis: "aio.Redis", redis_url: str) -> None:
     def behave(event: Received) -> None:
         if event.aggregate_id == "bad" and event.deliveries < 3:
@@ -221,6 +222,7 @@ async def test_what_fails_too_often_is_put_away(
     assert "secret" not in caplog.text
 
 
+@pytest.mark.promise("consumer")
 async def test_the_entries_of_a_dead_consumer_are_taken_over(kind: str, redis: "aio.Redis", redis_url: str) -> None:
     for name in ("first", "second", "third"):
         await publish(redis, name)
@@ -231,6 +233,7 @@ async def test_the_entries_of_a_dead_consumer_are_taken_over(kind: str, redis: "
     assert [(event.aggregate_id, event.deliveries) for event in came] == [("first", 3), ("second", 3), ("third", 3)]
 
 
+@pytest.mark.promise("consumer")
 async def test_what_kills_its_consumers_is_put_away_unread(kind: str, redis: "aio.Redis", redis_url: str) -> None:
     await publish(redis, "killer")
     await abandon(redis, deliveries=10)
@@ -263,6 +266,7 @@ async def test_trimmed_entries_are_named_and_dropped(
     assert "entries were trimmed" in caplog.text
 
 
+@pytest.mark.promise("consumer")
 async def test_a_stop_gives_back_what_was_not_begun(kind: str, redis: "aio.Redis", redis_url: str) -> None:
     for name in ("first", "second", "third"):
         await publish(redis, name)
@@ -278,6 +282,7 @@ async def test_a_stop_gives_back_what_was_not_begun(kind: str, redis: "aio.Redis
     assert [(event.aggregate_id, event.deliveries) for event in came] == [("second", 1), ("third", 1)]
 
 
+@pytest.mark.promise("consumer")
 async def test_an_outage_costs_no_delivery(
     kind: str, redis: "aio.Redis", redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -337,6 +342,7 @@ async def test_an_entry_that_is_not_ours_is_put_away(kind: str, redis: "aio.Redi
     assert (entry["payload"], entry["dead_reason"]) == ("secret", "the entry's field event_id cannot be read")
 
 
+@pytest.mark.promise("consumer")
 async def test_redis_being_away_is_waited_out(
     kind: str, redis: "aio.Redis", redis_url: str, proxy: StartProxy, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -40,6 +40,7 @@ def with_sqlalchemy(url: str) -> bool:
         return sqlalchemy.first_time(session, "billing", EVENT)
 
 
+@pytest.mark.promise("once")
 @pytest.mark.parametrize("ask", [with_psycopg, with_sqlalchemy])
 def test_only_the_first_time_that_is_committed_counts(ask: Callable[[str], bool], url: str) -> None:
     with psycopg.connect(url) as connection:
@@ -72,6 +73,7 @@ async def test_the_same_on_the_loop(url: str) -> None:
             await first_time_async(connection, "billing", EVENT)
 
 
+@pytest.mark.promise("once")
 def test_a_second_transaction_waits_for_the_first(url: str) -> None:
     answers: list[bool] = []
     with psycopg.connect(url) as first, psycopg.connect(url) as second:

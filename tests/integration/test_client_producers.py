@@ -142,6 +142,7 @@ def change_your_mind(add: Add) -> None:
     raise Undone
 
 
+@pytest.mark.promise("add-event")
 @pytest.mark.usefixtures("django_alias")
 @pytest.mark.parametrize("transaction", SYNC)
 def test_an_event_is_there_exactly_when_the_transaction_commits(transaction: Transaction, database_url: str) -> None:
@@ -167,6 +168,7 @@ async def test_the_same_without_blocking_the_loop(transaction: AsyncTransaction,
     check(database_url)
 
 
+@pytest.mark.promise("add-event")
 @pytest.mark.usefixtures("django_alias")
 def test_no_event_without_a_transaction(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection, pytest.raises(NoTransaction, match="autocommit"):
@@ -201,6 +203,7 @@ def test_the_same_event_is_refused_the_second_time(database_url: str) -> None:
     assert len(rows(database_url)) == 1
 
 
+@pytest.mark.promise("add-event")
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import anyio
+import pytest
 from anyio.abc import TaskStatus
 from playwright.async_api import Page, expect
 from prometheus_client import CollectorRegistry
@@ -81,6 +82,7 @@ async def level(page: Page, wanted: str) -> None:
     await expect(page.locator("#glance")).to_have_attribute("data-level", wanted)
 
 
+@pytest.mark.promise("console")
 async def test_from_the_first_glance_through_an_outage_and_back_without_a_reload(open_page: OpenPage) -> None:
     async with fed() as ours, open_page(ours.url, allow=(NOT_FOUND,)) as page:
         headline, parts = page.locator("#headline"), page.locator("#parts")

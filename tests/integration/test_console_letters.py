@@ -39,6 +39,7 @@ async def answer(page: Page, button: str, title: str, yes: str | None) -> None:
     await expect(asked).to_be_hidden()
 
 
+@pytest.mark.promise("console")
 async def test_one_the_selected_and_all_of_an_error_are_put_back(dispatcher: StartDispatcher, db, open_page: OpenPage):
     refused = await dead(db, 3, "ERR refused", event_type="order.paid")
     marked = await dead(db, 2, MARKUP, event_type=MARKUP, aggregate_type=MARKUP, payload='"secret-7f3a"')

@@ -86,6 +86,7 @@ async def claimable(session: Session) -> int:
     return len((await claim(session, claim_id=new_claim_id(), dispatcher=1, limit=1000)).rows)
 
 
+@pytest.mark.promise("postgres-crash")
 async def test_nothing_is_claimed_before_the_look(session: Session, make: Make, db: Db) -> None:
     await insert_events(db, 3)
     audit = await make()
@@ -98,6 +99,7 @@ async def test_nothing_is_claimed_before_the_look(session: Session, make: Make, 
     assert await claimable(session) == 3
 
 
+@pytest.mark.promise("postgres-crash")
 async def test_forgotten_settles_and_claims_are_found(
     session: Session, make: Make, db: Db, redis: "Redis", tap: Tap
 ) -> None:
@@ -178,6 +180,7 @@ async def test_after_a_failover_that_the_note_does_not_know(
     assert rows == [("1001-0", "data b")]
 
 
+@pytest.mark.promise("postgres-crash")
 async def test_those_who_publish_are_ended_first(
     session: Session, make: Make, db: Db, redis: "Redis", redis_url: str
 ) -> None:

@@ -88,6 +88,7 @@ async def test_they_are_listed_counted_and_shown(api, db):
             assert await get(client, f"dead-events/{unknown}", 404) == {"error": f"no dead event has the id {unknown}"}
 
 
+@pytest.mark.promise("dead-letter")
 @pytest.mark.parametrize("pruned", [False, True])
 async def test_a_retry_goes_out_at_once_and_once(api, db, redis, pruned):
     [row_id] = await buried(db, 1)
@@ -199,6 +200,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(api, monkeypatch):
             assert (await stream.receive()).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.promise("http")
 async def test_a_question_that_hangs_holds_up_no_event(api, db, redis, monkeypatch):
     monkeypatch.setattr(on_demand, "QUEUE", 4)
     monkeypatch.setattr(on_demand, "PATIENCE_S", 60.0)

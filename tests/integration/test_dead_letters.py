@@ -230,6 +230,7 @@ async def test_each_death_shows_how_often_it_was_replayed_so_far(session, db, pr
     assert [event["replay_count"] for event in await listed(session)] == [0]
 
 
+@pytest.mark.promise("dead-letter")
 async def test_two_clicks_at_once_are_one_replay(database_url, db):
     ids = await insert_events(db, 200)
     await bury(db, ids)

@@ -25,6 +25,7 @@ async def status(client: aiohttp.ClientSession, path: str) -> int:
         return answer.status
 
 
+@pytest.mark.promise("http")
 async def test_who_asks_too_much_is_kept_waiting_and_probes_are_not(monkeypatch):
     monkeypatch.setattr(pace, "BURST", 40.0)
     monkeypatch.setattr(pace, "RATE", 0.001)

@@ -59,6 +59,7 @@ async def test_the_page_needs_no_token_and_keeps_its_own_policy():
         assert answer.headers["X-Frame-Options"] == "DENY"
 
 
+@pytest.mark.promise("api-guard")
 @pytest.mark.parametrize("listens_on", ["0.0.0.0", "::", "10.0.0.1", "db.example.com"])  # noqa: S104
 async def test_without_a_token_only_loopback_is_served(listens_on):
     async with site(listens_on=listens_on) as client:
@@ -74,6 +75,7 @@ async def test_on_loopback_no_token_is_needed(listens_on):
         assert await asked(client) == await asked(client, "/") == 200
 
 
+@pytest.mark.promise("api-guard")
 async def test_names_that_could_be_pointed_at_us_are_not_answered_to(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "Pod-7")
     async with site(listens_on="127.0.0.1", hosts=("dispatcher.example.com", "*.internal")) as client:
@@ -92,6 +94,7 @@ async def test_any_name_when_a_person_says_so():
         assert await asked(client, Host="anything.example.com", **TOKEN) == 200
 
 
+@pytest.mark.promise("api-guard")
 async def test_a_page_of_another_site_may_not_post():
     async with site(listens_on="127.0.0.1", hosts=("ours.example.com",)) as client:
         ours = f"127.0.0.1:{port_of(client)}"

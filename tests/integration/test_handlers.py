@@ -95,6 +95,7 @@ async def row_of(db: Db, event_type: str) -> dict[str, Any]:
     return row
 
 
+@pytest.mark.promise("handlers")
 async def test_handled_events_are_sent_and_not_in_the_stream(
     dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db, redis: Redis
 ) -> None:
@@ -130,6 +131,7 @@ async def test_handled_events_are_sent_and_not_in_the_stream(
     assert metric("messaging_dispatch_latency_seconds_count") == 3
 
 
+@pytest.mark.promise("handlers")
 async def test_a_slow_handler_holds_up_nobody(
     dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db, gate: Gate
 ) -> None:
@@ -145,6 +147,7 @@ async def test_a_slow_handler_holds_up_nobody(
     assert await statuses(db) == {"sent": 81}
 
 
+@pytest.mark.promise("handlers")
 async def test_no_more_at_once_than_max_parallel_and_no_more_claimed(
     dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db, gate: Gate
 ) -> None:
@@ -161,6 +164,7 @@ async def test_no_more_at_once_than_max_parallel_and_no_more_claimed(
     assert len(gate.entered) == 20
 
 
+@pytest.mark.promise("handler-failure")
 async def test_what_a_handler_raises(dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db) -> None:
     def fails(payload: dict[str, Any]) -> None:
         raise ValueError(f"no such customer: {payload}\x00\ud800")
@@ -209,6 +213,7 @@ async def test_what_a_handler_raises(dispatcher: StartDispatcher, handlers_modul
     assert [row["last_error"] for row in await read_table(db, "message_dlq")] == ["Dead: unknown currency"]
 
 
+@pytest.mark.promise("handler-failure")
 async def test_the_last_attempt_buries(dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db) -> None:
     tries: list[int] = []
 
@@ -225,6 +230,7 @@ async def test_the_last_attempt_buries(dispatcher: StartDispatcher, handlers_mod
     assert (copy["attempts"], copy["last_error"]) == (3, "OSError: no route")
 
 
+@pytest.mark.promise("handler-failure")
 async def test_one_that_never_ends_costs_an_attempt_and_is_counted(
     dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db, gate: Gate
 ) -> None:
@@ -254,6 +260,7 @@ async def test_one_that_never_ends_costs_an_attempt_and_is_counted(
     assert errors == {"TimeoutError: the handler did not end within 0.05 s"}
 
 
+@pytest.mark.promise("handler-at-least-once")
 async def test_the_lease_is_renewed_while_a_handler_runs(
     dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db, gate: Gate
 ) -> None:
@@ -271,6 +278,7 @@ async def test_the_lease_is_renewed_while_a_handler_runs(
         await settled(running, sent=1)
 
 
+@pytest.mark.promise("handler-stop")
 async def test_a_stop_waits_for_handlers_then_gives_the_rest_back(
     dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db, gate: Gate
 ) -> None:
@@ -296,6 +304,7 @@ async def test_a_stop_waits_for_handlers_then_gives_the_rest_back(
     assert await read_table(db, "dispatcher") == []
 
 
+@pytest.mark.promise("handler-at-least-once")
 async def test_sessions_that_break_cost_no_second_run(
     dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db, gate: Gate
 ) -> None:
@@ -310,6 +319,7 @@ async def test_sessions_that_break_cost_no_second_run(
     assert len(gate.entered) == 1
 
 
+@pytest.mark.promise("handler-at-least-once")
 async def test_who_lost_its_claim_changes_nothing(
     dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db, gate: Gate
 ) -> None:
@@ -323,6 +333,7 @@ async def test_who_lost_its_claim_changes_nothing(
     assert await statuses(db) == {"picked": 1}
 
 
+@pytest.mark.promise("handlers")
 async def test_an_outage_of_redis_stops_no_handler(
     dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db
 ) -> None:
@@ -334,6 +345,7 @@ async def test_an_outage_of_redis_stops_no_handler(
     assert await statuses(db) == {"pending": 1, "sent": 30}
 
 
+@pytest.mark.promise("handlers")
 async def test_without_a_stream_no_redis_is_needed(
     dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db
 ) -> None:

@@ -40,6 +40,7 @@ def env(database_url: str) -> dict[str, str]:
     return {"DATABASE_URL": database_url, "DISPATCHER_ENABLED": "true", "DISPATCH_UNROUTED": "dead"}
 
 
+@pytest.mark.promise("handler-failure")
 async def test_an_end_waits_for_no_handler_that_does_not_end(
     cli: StartCli, env: dict[str, str], db: psycopg.AsyncConnection[Any], tmp_path: Path
 ) -> None:
@@ -54,6 +55,7 @@ async def test_an_end_waits_for_no_handler_that_does_not_end(
     assert [row["attempts"] for row in await read_table(db)] == [0, 0]
 
 
+@pytest.mark.promise("handler-at-least-once")
 async def test_killed_while_a_handler_runs_it_runs_again(
     cli: StartCli, env: dict[str, str], db: psycopg.AsyncConnection[Any], tmp_path: Path
 ) -> None:

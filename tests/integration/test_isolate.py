@@ -33,6 +33,7 @@ def cutting(pattern: bytes) -> Any:
     return make
 
 
+@pytest.mark.promise("bad-entry")
 @pytest.mark.one_version
 async def test_several_guilty_rows_in_a_batch(
     dispatcher: StartDispatcher, db: Db, redis: "Redis", redis_url: str, proxy: StartProxy
@@ -55,6 +56,7 @@ async def test_several_guilty_rows_in_a_batch(
     assert len(events) == len(set(events)) == 260
 
 
+@pytest.mark.promise("bad-entry")
 @pytest.mark.one_version
 async def test_a_row_that_was_guilty_before_cuts_off_nobody_else(
     dispatcher: StartDispatcher, db: Db, redis_url: str, proxy: StartProxy
@@ -71,6 +73,7 @@ async def test_a_row_that_was_guilty_before_cuts_off_nobody_else(
         assert running.tap.all(BreakerChanged) == []
 
 
+@pytest.mark.promise("redis-outage")
 @pytest.mark.one_version
 @pytest.mark.parametrize("attempts", [0, 1])
 async def test_a_sink_that_cuts_off_everybody_costs_nothing(

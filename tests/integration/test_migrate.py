@@ -57,6 +57,7 @@ async def test_applies_everything_once_and_records_it(empty_database_url: str) -
     assert dict(rows) == {name: hashlib.sha256(sql.encode()).hexdigest() for name, sql in files.items()}
 
 
+@pytest.mark.promise("migrate")
 async def test_many_at_once_apply_each_file_once(empty_database_url: str) -> None:
     applied: list[str] = []
 
@@ -196,6 +197,7 @@ async def until_migrate_waits(watcher: psycopg.AsyncConnection) -> None:
         pass  # the server answers each look
 
 
+@pytest.mark.promise("migrate")
 async def test_a_table_that_stays_busy_is_reported_and_writers_are_not_held_up(database_url: str) -> None:
     insert = "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('a', 'b', '{}')"
     failures: list[DispatcherError] = []
@@ -285,6 +287,7 @@ async def test_a_database_without_an_encoding_is_refused(postgres: Databases, em
         postgres.drop(name)
 
 
+@pytest.mark.promise("secrets")
 @pytest.mark.one_version
 @pytest.mark.parametrize(
     ("change", "error", "words"),

@@ -72,6 +72,7 @@ def old(request: pytest.FixtureRequest, database_url: str) -> Iterator[psycopg.C
         yield connection
 
 
+@pytest.mark.promise("dispatchbox")
 def test_every_row_is_moved_with_its_status(old: psycopg.Connection[Any], database_url: str) -> None:
     insert(old, 200)
     before = query(old, "SELECT * FROM outbox_event ORDER BY next_run_at, id")
@@ -136,6 +137,7 @@ def test_a_row_that_somebody_holds_is_left_for_the_next_time(old: psycopg.Connec
     assert len(outbox(old)) == 3
 
 
+@pytest.mark.promise("dispatchbox")
 def test_applications_may_go_on_inserting(old: psycopg.Connection[Any], database_url: str) -> None:
     insert(old, 2_000)
     enough = threading.Event()

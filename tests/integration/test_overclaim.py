@@ -25,6 +25,7 @@ async def session(database_url: str) -> AsyncIterator[Session]:
     await session.close()
 
 
+@pytest.mark.promise("one-owner")
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 async def test_no_plan_takes_more_than_the_limit(session, db, plan, mode):

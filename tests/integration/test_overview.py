@@ -91,6 +91,7 @@ async def test_the_figures_ask_for_the_token_and_the_page_does_not(console):
             assert "set DISPATCH_API_TOKEN" in (await get(client, path, 403))["error"]
 
 
+@pytest.mark.promise("console")
 async def test_the_page_allows_its_own_files_only_and_they_are_all_there(console):
     async with served(site(console)) as client:
         async with client.get("/") as answer:
@@ -115,6 +116,7 @@ async def test_the_page_allows_its_own_files_only_and_they_are_all_there(console
             assert (answer.status, await answer.read()) == (304, b"")
 
 
+@pytest.mark.promise("console")
 async def test_ten_who_look_cost_one_answer_a_second_and_somebody_is_told_that_they_look(console, monkeypatch):
     looks, now = [], 1000.0
     overview = Overview(console.history, ConsoleFacts("s", 1, lambda: looks.append(now)), clock=lambda: now)
@@ -156,6 +158,7 @@ async def test_a_real_dispatcher_says_what_it_does_and_who_runs(dispatcher: Star
     assert (seen["dead"], seen["stream"]["groups"]) == (0, [{"name": "billing", "lag": 5}])
 
 
+@pytest.mark.promise("console")
 @pytest.mark.one_version
 async def test_it_answers_while_neither_server_does(dispatcher: StartDispatcher):
     port, nobody = free_port(), free_port()

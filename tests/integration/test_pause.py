@@ -58,6 +58,7 @@ async def sent(running: Running, rows: int) -> None:
         done += (await running.tap.next(Settled)).sent
 
 
+@pytest.mark.promise("pause")
 @pytest.mark.usefixtures("only_the_ring")
 @pytest.mark.parametrize("tick_ms", [50, 60_000])
 async def test_an_idle_dispatcher_holds_back_and_goes_on(
@@ -85,6 +86,7 @@ async def test_an_idle_dispatcher_holds_back_and_goes_on(
         assert not (await running.tap.next(PauseChanged)).paused
 
 
+@pytest.mark.promise("pause")
 @pytest.mark.usefixtures("only_the_ring")
 async def test_under_load_nothing_is_in_hand_once_it_is_acknowledged(
     dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection, redis: "Redis"
@@ -136,6 +138,7 @@ async def test_without_a_listener_the_tick_finds_it(
     assert (await command("pause"))[1].startswith("Paused. No dispatcher runs")
 
 
+@pytest.mark.promise("pause")
 async def test_it_waits_for_what_is_in_hand(
     dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection, redis_url: str, proxy: StartProxy
 ) -> None:
@@ -178,6 +181,7 @@ async def test_a_disabled_one_is_not_waited_for(dispatcher: StartDispatcher, com
         assert (await running.tap.next(PauseChanged)).paused
 
 
+@pytest.mark.promise("pause")
 async def test_the_lost_are_taken_over_meanwhile(
     dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection
 ) -> None:
@@ -224,6 +228,7 @@ async def silent(db: psycopg.AsyncConnection, name: str, version: str) -> AsyncI
     await db.execute("SELECT pg_advisory_unlock(1869968483, %s::integer)", [number])
 
 
+@pytest.mark.promise("pause")
 async def test_who_says_nothing_is_named(command: RunCommand, db: psycopg.AsyncConnection) -> None:
     async with silent(db, "old", "0.0.1"), silent(db, "frozen", "9"):
         await db.execute(

@@ -74,6 +74,7 @@ async def all_gone(pids: list[int]) -> bool:
     return not any(map(alive, pids))
 
 
+@pytest.mark.promise("workers")
 async def test_workers_share_are_replaced_and_stop_together(
     cli: StartCli, env: dict[str, str], db: Db, redis: Redis
 ) -> None:
@@ -138,6 +139,7 @@ async def is_true(what: bool) -> bool:
     return what
 
 
+@pytest.mark.promise("workers")
 async def test_no_worker_outlives_the_supervisor(cli: StartCli, env: dict[str, str], db: Db) -> None:
     child = await cli("run", "--processes=2", env=env)
     await child.ready()
@@ -152,6 +154,7 @@ async def test_no_worker_outlives_the_supervisor(cli: StartCli, env: dict[str, s
     assert await read_table(db, "dispatcher") == []  # they stopped in order all the same
 
 
+@pytest.mark.promise("workers")
 async def test_what_is_wrong_is_said_once_and_exit_2(cli: StartCli, env: dict[str, str], tmp_path: Path) -> None:
     child = await cli("run", "--processes=3", "--handlers=nowhere", env=env, cwd=tmp_path)
     assert await child.wait() == 2
@@ -161,6 +164,7 @@ async def test_what_is_wrong_is_said_once_and_exit_2(cli: StartCli, env: dict[st
     assert "Traceback" not in child.output
 
 
+@pytest.mark.promise("workers")
 async def test_a_worker_that_says_nothing_is_replaced(
     database_url: str, redis_url: str, db: Db, tap: Tap, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ async def test_copy_with_the_columns_a_producer_has(db: psycopg.AsyncConnection)
     assert await rows(db, "aggregate_id, (payload->>'n')::int") == [(str(n), n) for n in range(1000)]
 
 
+@pytest.mark.promise("commit-only")
 async def test_what_a_savepoint_undid_is_not_there(db: psycopg.AsyncConnection) -> None:
     async with db.transaction():
         await db.execute(DISPATCHBOX)
@@ -89,6 +90,7 @@ async def test_a_sleeper_is_rung_once_for_what_committed(
         await sleeper.close()
 
 
+@pytest.mark.promise("quiet-writers")
 async def test_nobody_is_rung_while_nobody_sleeps(database_url: str, db: psycopg.AsyncConnection) -> None:
     listener = await connect(PostgresTarget(database_url, "test"), "listener")
     try:

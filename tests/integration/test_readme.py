@@ -153,6 +153,7 @@ async def _line(stream: asyncio.StreamReader) -> str:
         return (await stream.readline()).decode()
 
 
+@pytest.mark.promise("roles")
 async def test_setting_up_your_own_servers(
     own_postgres: StartPostgres, cli: StartCli, redis: "Redis", redis_url: str, tmp_path: Path
 ) -> None:
@@ -214,6 +215,7 @@ async def _blocked_connection(redis: "Redis") -> str:
             await asyncio.sleep(0.01)  # between two looks
 
 
+@pytest.mark.promise("replay")
 async def test_replaying_and_pruning(
     cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
 ) -> None:

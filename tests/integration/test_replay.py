@@ -65,6 +65,7 @@ async def test_a_replayed_row_is_as_new(replay, db):
     assert timedelta(0) < datetime.now(UTC) - after["next_run_at"] < timedelta(minutes=5)
 
 
+@pytest.mark.promise("replay")
 async def test_consumers_get_the_same_events_again_in_the_same_order(replay, db, redis, dispatcher):
     async with dispatcher(tick_ms=20) as running:
         ids = await insert_events(db, 50)
@@ -178,6 +179,7 @@ async def test_bad_usage_changes_nothing(replay, db, monkeypatch, arguments, com
     assert await statuses(db) == {"sent": 1}
 
 
+@pytest.mark.promise("replay")
 async def test_what_changed_since_it_was_found_is_skipped_and_counted(database_url, db):
     ids = await insert_events(db, 6, status="sent", sent_at=AT)
     held, replayed, again, pruned, *left = ids

@@ -82,6 +82,7 @@ async def tables(db: psycopg.AsyncConnection[Any]) -> tuple[list[int], list[dict
     return [row["id"] for row in await read_table(db)], sorted(copies, key=lambda copy: copy["outbox_id"])
 
 
+@pytest.mark.promise("retention")
 async def test_it_deletes_what_the_procedures_delete_and_does_as_they_do_with_copies(session, db, tap):
     now = datetime.now(UTC)  # the procedures know no other
     ages: list[datetime | None] = [now - timedelta(days=8), now - timedelta(days=6)]
@@ -197,6 +198,7 @@ async def test_it_takes_smaller_batches_where_they_are_slow(session, db, tap, wi
     assert [seen.outbox for seen in tap.all(Pruned)][5:] == [1, 2, 4]
 
 
+@pytest.mark.promise("retention")
 async def test_one_at_a_time_with_the_procedures(session, db, tap):
     await insert_events(db, status="sent", occurred_at=OLD, sent_at=OLD)
     await bury(db, await insert_events(db), died_at=NOW - timedelta(days=31))
@@ -324,6 +326,7 @@ def touched(plan: dict[str, Any], table: str) -> int:
     return round(own) + sum(touched(child, table) for child in plan.get("Plans", []))
 
 
+@pytest.mark.promise("retention")
 @pytest.mark.timeout(900)
 async def test_an_idle_look_touches_one_window_of_a_large_table(session, db):
     await db.execute("SET dispatcher.doorbell = off")

@@ -210,6 +210,7 @@ DENIED: list[tuple[Role, str]] = [
 ]
 
 
+@pytest.mark.promise("roles")
 async def test_none_does_anothers_job(roles: psycopg.AsyncConnection) -> None:
     allowed = []
     for role, statement in DENIED:

@@ -103,6 +103,7 @@ async def at_rest(admin: psycopg.AsyncConnection, tap: Tap) -> None:
             pass  # each look is a round trip
 
 
+@pytest.mark.promise("rotation")
 async def test_postgres(guarded_postgres, admin, redis_url, redis, tmp_path):
     file = tmp_path / "database_url"
     file.write_text(relay_url(guarded_postgres, "one") + "\n")
@@ -144,6 +145,7 @@ async def test_a_listen_url_of_its_own(guarded_postgres, admin, redis_url, tmp_p
         await one_more_goes_out(admin, it.tap)
 
 
+@pytest.mark.promise("rotation")
 async def test_redis(database_url, db, guarded_valkey, tmp_path, monkeypatch):
     file = tmp_path / "redis_url"
     file.write_text(valkey_url(guarded_valkey, "one"))

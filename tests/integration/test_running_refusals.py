@@ -52,6 +52,7 @@ class BehindAProxy:
         return pass_on
 
 
+@pytest.mark.promise("redis-outage")
 @pytest.mark.one_version
 async def test_an_unknown_error_for_everything_is_the_sinks(
     dispatcher: StartDispatcher, db: Db, redis_url: str, proxy: StartProxy

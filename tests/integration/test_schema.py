@@ -94,6 +94,7 @@ EDGES: list[dict[str, object]] = [
 ]
 
 
+@pytest.mark.promise("refused-at-insert")
 async def test_a_row_that_would_poison_a_batch_is_refused(db: psycopg.AsyncConnection) -> None:
     for columns, constraint in POISON:
         with pytest.raises(psycopg.errors.CheckViolation) as caught:
@@ -101,6 +102,7 @@ async def test_a_row_that_would_poison_a_batch_is_refused(db: psycopg.AsyncConne
         assert caught.value.diag.constraint_name == f"message_outbox_{constraint}", columns
 
 
+@pytest.mark.promise("refused-at-insert")
 async def test_a_null_that_would_poison_a_batch_is_refused(db: psycopg.AsyncConnection) -> None:
     for column in (
         "event_type",
@@ -135,6 +137,7 @@ async def test_rows_at_the_edge_are_taken_and_can_be_claimed(db: psycopg.AsyncCo
     assert sorted(row[0] for row in rows) == taken
 
 
+@pytest.mark.promise("event-id")
 async def test_an_event_is_stopped_at_its_second_insert(db: psycopg.AsyncConnection) -> None:
     event_id = str(uuid.uuid4())
     await insert(db, event_id=event_id)
@@ -240,6 +243,7 @@ async def test_prune_refuses_an_interval_that_makes_no_sense(db: psycopg.AsyncCo
                 await db.execute(f"CALL messaging.{procedure}({interval})")
 
 
+@pytest.mark.promise("replay")
 async def test_a_plain_update_is_a_full_replay_and_a_second_death_renews_the_copy(db: psycopg.AsyncConnection) -> None:
     row_id = await insert(db)
     await bury(db, row_id, "first")

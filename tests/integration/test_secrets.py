@@ -200,6 +200,7 @@ async def look_into_the_servers(place: Place, db: psycopg.AsyncConnection) -> No
         place.hear("CLIENT LIST", repr(await redis.client_list()))
 
 
+@pytest.mark.promise("secrets")
 async def test_no_canary_is_written_anywhere(place: Place, db: psycopg.AsyncConnection, command: RunCommand) -> None:
     await break_everything(place, db)
     await ask_over_http(place)

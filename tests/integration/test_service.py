@@ -53,6 +53,7 @@ async def all_sent(db: Db, rows: int) -> bool:
     return await statuses(db) == {"sent": rows}
 
 
+@pytest.mark.promise("one-entry")
 async def test_a_committed_row_is_in_the_stream_and_sent(dispatcher: StartDispatcher, db: Db, redis: Redis) -> None:
     async with dispatcher() as running:
         await running.tap.next(Slept, where=lambda slept: slept.holds_key)
@@ -78,6 +79,7 @@ async def test_a_committed_row_is_in_the_stream_and_sent(dispatcher: StartDispat
     assert published.entries == len(published.ages_s) == 1
 
 
+@pytest.mark.promise("order")
 async def test_a_backlog_goes_out_in_order_and_once(dispatcher: StartDispatcher, db: Db, redis: Redis) -> None:
     rows = 3000
     ids = await insert_events(db, rows)
@@ -89,6 +91,7 @@ async def test_a_backlog_goes_out_in_order_and_once(dispatcher: StartDispatcher,
     assert all(claimed.rows <= 100 for claimed in running.tap.all(Claimed))
 
 
+@pytest.mark.promise("one-owner")
 async def test_two_dispatchers_share_without_doubling(dispatcher: StartDispatcher, db: Db, redis: Redis) -> None:
     rows = 4000
     await insert_events(db, rows)
@@ -111,6 +114,7 @@ async def test_two_dispatchers_share_without_doubling(dispatcher: StartDispatche
     assert sum(event.lost for each in (one, two) for event in each.tap.all(Settled)) == 0
 
 
+@pytest.mark.promise("disabled")
 async def test_disabled_takes_nothing(dispatcher: StartDispatcher, db: Db, redis: Redis) -> None:
     await insert_events(db)
     async with dispatcher(enabled=False, tick_ms=1) as running:
@@ -119,6 +123,7 @@ async def test_disabled_takes_nothing(dispatcher: StartDispatcher, db: Db, redis
     assert running.tap.all(Ticked) == []
 
 
+@pytest.mark.promise("canary")
 async def test_a_canary_takes_only_its_slots(dispatcher: StartDispatcher, db: Db) -> None:
     rows = 500
     await insert_events(db, rows)
@@ -140,6 +145,7 @@ async def test_a_canary_that_is_rung_for_others_passes_the_ring_on(dispatcher: S
     assert canary.tap.all(Claimed) == []
 
 
+@pytest.mark.promise("too-large")
 async def test_a_payload_over_the_cap_is_dead_at_once_and_harms_nobody(dispatcher: StartDispatcher, db: Db) -> None:
     [large] = await insert_events(db, payload='"' + "x" * 2000 + '"')
     await insert_events(db, 3)
@@ -151,6 +157,7 @@ async def test_a_payload_over_the_cap_is_dead_at_once_and_harms_nobody(dispatche
     assert buried["last_error"] == "payload is 2002 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 1000"
 
 
+@pytest.mark.promise("too-large")
 @pytest.mark.one_version
 async def test_a_row_that_postgres_cannot_write_as_text_is_dead_and_holds_up_nobody(
     dispatcher: StartDispatcher, db: Db, monkeypatch: pytest.MonkeyPatch
@@ -168,6 +175,7 @@ async def test_a_row_that_postgres_cannot_write_as_text_is_dead_and_holds_up_nob
     assert copies == [(poison, 1, error)]
 
 
+@pytest.mark.promise("stop")
 async def test_a_stop_under_load_leaves_nothing_claimed(dispatcher: StartDispatcher, db: Db, redis: Redis) -> None:
     await insert_events(db, 5000)
     async with dispatcher(batch_size=20) as running:
@@ -208,6 +216,7 @@ async def test_a_signal_after_a_stop_of_ours_forces_nothing(database_url: str, r
     assert await read_table(db, "dispatcher") == []
 
 
+@pytest.mark.promise("postgres-outage")
 async def test_terminated_sessions_cost_nothing(dispatcher: StartDispatcher, db: Db, redis: Redis) -> None:
     rows = 3000
     async with dispatcher(batch_size=50) as running:
@@ -224,6 +233,7 @@ async def test_terminated_sessions_cost_nothing(dispatcher: StartDispatcher, db:
     assert len(events) == len(set(events)) == rows
 
 
+@pytest.mark.promise("postgres-outage")
 async def test_the_answer_of_a_claim_is_lost(
     dispatcher: StartDispatcher, db: Db, redis: Redis, proxy: StartProxy, database_url: str
 ) -> None:
@@ -239,6 +249,7 @@ async def test_the_answer_of_a_claim_is_lost(
     assert await statuses(db) == {"sent": 5}
 
 
+@pytest.mark.promise("lost-reply")
 async def test_the_reply_of_redis_is_lost_and_nothing_is_doubled(
     dispatcher: StartDispatcher, db: Db, redis: Redis, proxy: StartProxy, redis_url: str
 ) -> None:
@@ -256,6 +267,7 @@ async def test_the_reply_of_redis_is_lost_and_nothing_is_doubled(
     assert {row["attempts"] for row in await read_table(db)} == {0}
 
 
+@pytest.mark.promise("redis-outage")
 async def test_redis_goes_and_comes_back(dispatcher: StartDispatcher, db: Db, own_valkey: StartValkey) -> None:
     valkey = own_valkey(appendonly=True)
     async with dispatcher(redis_url=valkey.url) as running:
@@ -271,6 +283,7 @@ async def test_redis_goes_and_comes_back(dispatcher: StartDispatcher, db: Db, ow
     assert {(row["status"], row["attempts"]) for row in table} == {("sent", 0)}
 
 
+@pytest.mark.promise("redis-outage")
 async def test_a_full_redis_buries_nothing(dispatcher: StartDispatcher, db: Db, own_valkey: StartValkey) -> None:
     valkey = own_valkey()
     async with Redis.from_url(valkey.url) as client, dispatcher(redis_url=valkey.url, max_attempts=1) as running:
@@ -308,6 +321,7 @@ async def test_postgres_comes_late(
     assert len(await read_stream(redis)) == 1
 
 
+@pytest.mark.promise("frozen")
 async def test_overdue_claims_come_back(dispatcher: StartDispatcher, db: Db) -> None:
     [row] = await insert_events(db)
     await db.execute(
@@ -330,11 +344,13 @@ def settings(**changes: Any) -> Settings:
     return Settings(**(base | changes))
 
 
+@pytest.mark.promise("setup-errors")
 async def test_a_missing_table_says_what_to_do(empty_database_url: str, redis_url: str) -> None:
     with pytest.raises(Misconfigured, match=r"lacks 20250203_message_outbox.*run `dispatcher migrate` first"):
         await run(settings(database_url=empty_database_url, redis_url=redis_url))
 
 
+@pytest.mark.promise("setup-errors")
 async def test_a_role_without_rights_is_told_which(database_url: str, redis_url: str, db: Db) -> None:
     await db.execute("DROP ROLE IF EXISTS nobody_much")
     await db.execute("CREATE ROLE nobody_much LOGIN")
@@ -354,6 +370,7 @@ async def test_a_stream_of_another_type_is_refused(database_url: str, redis_url:
         await run(settings(database_url=database_url, redis_url=redis_url))
 
 
+@pytest.mark.promise("secrets")
 async def test_an_unknown_database_is_refused_without_the_password(database_url: str, redis_url: str) -> None:
     head, _, _ = database_url.rpartition("/")
     with pytest.raises(Misconfigured, match="does not exist") as refused:

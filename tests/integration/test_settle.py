@@ -40,6 +40,7 @@ def decided(outcomes: dict[int, Outcome]) -> BatchOutcomes:
     return made
 
 
+@pytest.mark.promise("own-failure")
 async def test_each_outcome_is_written_down(session, db):
     rows = await insert_events(db, 5, next_run_at=NOW)
     batch = await take(session)
@@ -71,6 +72,7 @@ async def test_sending_clears_the_error_of_an_earlier_try(session, db):
     assert (stored["attempts"], stored["last_error"]) == (2, None)
 
 
+@pytest.mark.promise("one-owner")
 @pytest.mark.parametrize("outcome", [Sent("9-1"), Retry(1, "e"), Dead("e"), Released("e")])
 async def test_a_claim_that_was_lost_changes_nothing(session, db, outcome):
     rows = await insert_events(db, 2)
@@ -119,6 +121,7 @@ async def test_a_burial_keeps_a_copy_of_the_whole_row(session, db):
     assert (copy["replayed_at"], copy["replay_count"]) == (None, 0)
 
 
+@pytest.mark.promise("own-failure")
 async def test_a_row_is_dead_exactly_when_its_copy_is_there(session, db):
     """One statement: where the copy cannot be written, the row does not die."""
     [row] = await insert_events(db)

@@ -78,6 +78,7 @@ async def all_once(db: psycopg.AsyncConnection[Any], redis: Any) -> None:
     assert dict(entries) == rows
 
 
+@pytest.mark.promise("redis-loss")
 async def test_the_tail_of_the_aof_is_lost(dispatcher: StartDispatcher, own_valkey: StartValkey, db):
     valkey = own_valkey(appendonly=True)
     async with dispatcher(redis_url=valkey.url) as running, client(valkey) as redis:
@@ -107,6 +108,7 @@ async def test_all_is_lost(dispatcher: StartDispatcher, own_valkey: StartValkey,
         await all_once(db, redis)
 
 
+@pytest.mark.promise("redis-loss")
 async def test_a_clean_restart_is_no_alarm(dispatcher: StartDispatcher, own_valkey: StartValkey, db):
     valkey = own_valkey(appendonly=True)
     async with dispatcher(redis_url=valkey.url) as running, client(valkey) as redis:
@@ -143,6 +145,7 @@ async def replicate(replica: EmbeddedValkey, between: Proxy) -> None:
         await until(in_step, "the replica is in step")
 
 
+@pytest.mark.promise("redis-loss")
 async def test_a_failover_to_a_replica_that_missed_entries(
     dispatcher: StartDispatcher, own_valkey: StartValkey, proxy: StartProxy, db
 ):
@@ -166,6 +169,7 @@ async def test_a_failover_to_a_replica_that_missed_entries(
         await all_once(db, redis)
 
 
+@pytest.mark.promise("redis-loss")
 async def test_two_dispatchers_make_one_audit(dispatcher: StartDispatcher, own_valkey: StartValkey, db):
     valkey = own_valkey(appendonly=True)
     async with (
@@ -185,6 +189,7 @@ async def test_two_dispatchers_make_one_audit(dispatcher: StartDispatcher, own_v
         assert [event.rows for event in (*one.tap.all(Republished), *two.tap.all(Republished))] == [30]
 
 
+@pytest.mark.promise("redis-loss")
 async def test_a_dispatcher_left_on_the_old_primary(
     dispatcher: StartDispatcher, own_valkey: StartValkey, proxy: StartProxy, db, monkeypatch
 ):
@@ -258,6 +263,7 @@ async def remember(db: psycopg.AsyncConnection[Any], seconds_ago: float = 0) -> 
     )
 
 
+@pytest.mark.promise("redis-loss")
 async def test_ids_are_numbers_and_only_the_window_is_audited(audit, redis_connection, redis, db, tap):
     await remember(db, 3600)  # an outage of an hour: the window ends before it, not now
     await redis.xadd(STREAM, {"a": "b"}, id="1000-9")
@@ -362,6 +368,7 @@ async def test_a_settle_after_another_run_took_over_is_refused(session, db):
     assert (await settle(session, batch.claim_id, outcomes)).sent == 1
 
 
+@pytest.mark.promise("redis-loss")
 async def test_an_audit_waits_for_a_settle_that_has_begun(session, db, database_url, audit, redis_connection, tap):
     """The settle's transaction is open; the audit that begins now must see its row as sent."""
     [row] = await insert_events(db)
@@ -404,6 +411,7 @@ async def test_what_was_known_before_is_no_floor_on_another_data_set(audit, redi
     assert redis_connection.floor == "900-0"
 
 
+@pytest.mark.promise("redis-loss")
 async def test_what_is_published_and_settled_by_who_does_not_know_yet(
     audit, redis_connection, redis, db, tap, database_url
 ):

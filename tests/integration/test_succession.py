@@ -103,6 +103,7 @@ async def test_what_it_published_is_sent_and_what_it_did_not_is_given_back(
     assert await takeover.succeed_the_dead(session) == 0
 
 
+@pytest.mark.promise("killed")
 async def test_only_one_succeeds(
     session: Session, owner: tuple[Registry, Session], database_url: str, succeed: Succeed, db: Any
 ) -> None:
@@ -173,6 +174,7 @@ async def test_a_sink_that_goes_away_leaves_nothing_half_done(
     assert await statuses(db) == {"sent": 1, "pending": 2}
 
 
+@pytest.mark.promise("killed")
 async def test_what_a_living_one_claims_after_the_fence_is_not_taken(
     session: Session, owner: tuple[Registry, Session], succeed: Succeed, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +216,7 @@ async def test_a_failed_succession_leaves_no_lock_behind(
     await again.close()
 
 
+@pytest.mark.promise("killed")
 async def test_a_clean_stop_that_leaves_claims_is_succeeded(
     session: Session, owner: tuple[Registry, Session], succeed: Succeed, db: Any
 ) -> None:

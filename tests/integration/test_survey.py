@@ -75,6 +75,7 @@ async def test_the_count_of_the_dead_is_bounded(session, db, redis, tap, monkeyp
     assert (await tap.next(Sampled)).dead == 3
 
 
+@pytest.mark.promise("console")
 async def test_nobody_asks_postgres_until_somebody_watches(session, tap):
     attention = Attention()
     asked = anyio.Event()

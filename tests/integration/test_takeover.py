@@ -81,6 +81,7 @@ def window(monkeypatch: pytest.MonkeyPatch) -> int:
     return 10
 
 
+@pytest.mark.promise("frozen")
 async def test_an_overdue_claim_comes_back_and_costs_nothing(session, db, tap, make):
     fresh, tried = await insert_events(db, **held(31)) + await insert_events(db, **held(31, attempts=4))
     assert await make(LEASE_S).take_overdue(session, now=NOW) == 2
@@ -145,6 +146,7 @@ async def test_a_row_at_a_time_that_python_lacks_stops_no_takeover(session, db, 
     assert sum([await walk.take_overdue(session, now=NOW) for _ in range(2)]) == 1
 
 
+@pytest.mark.promise("one-owner")
 @pytest.mark.parametrize("outcome", [Sent("9-1"), Retry(1, "e"), Dead("e")])
 @pytest.mark.parametrize("claimed_again", [False, True])
 async def test_the_frozen_owner_thaws_and_changes_nothing(session, db, tap, outcome, claimed_again, make):

@@ -43,6 +43,7 @@ async def other_session(db: Db) -> AsyncIterator[Db]:
         yield connection
 
 
+@pytest.mark.promise("wake")
 async def test_a_commit_rings_the_sleeper(bell: StartBell, db: Db) -> None:
     async with bell() as ours:
         async with asleep(ours) as woken:
@@ -50,6 +51,7 @@ async def test_a_commit_rings_the_sleeper(bell: StartBell, db: Db) -> None:
         assert woken["cause"] == "notify"
 
 
+@pytest.mark.promise("wake")
 async def test_a_silent_writer_that_commits_after_the_last_look(bell: StartBell, db: Db) -> None:
     async with bell() as ours, other_session(db) as writer:
         async with writer.transaction():
@@ -69,6 +71,7 @@ async def test_a_silent_writer_that_commits_after_the_last_look(bell: StartBell,
         assert causes == ["writers"]
 
 
+@pytest.mark.promise("wake")
 async def test_a_silent_writer_that_commits_between_the_key_and_the_look(
     bell: StartBell, db: Db, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +91,7 @@ async def test_a_silent_writer_that_commits_between_the_key_and_the_look(
         assert await ours.wait() == "busy"
 
 
+@pytest.mark.promise("wake")
 @pytest.mark.parametrize("received", ["on the socket", "with another answer"])
 async def test_a_ring_that_comes_during_the_look(
     bell: StartBell, db: Db, monkeypatch: pytest.MonkeyPatch, received: str
@@ -114,6 +118,7 @@ async def test_a_row_that_is_due_already_needs_no_ring(bell: StartBell, db: Db) 
         assert await ours.wait() == "busy"
 
 
+@pytest.mark.promise("due")
 async def test_the_earliest_due_time_ends_the_sleep(bell: StartBell, db: Db) -> None:
     async with bell() as ours:
         await db.execute("SET dispatcher.doorbell = off")
@@ -130,6 +135,7 @@ async def test_the_earliest_due_time_ends_the_sleep(bell: StartBell, db: Db) -> 
         assert cause == "due"
 
 
+@pytest.mark.promise("due")
 async def test_a_nudge_ends_the_sleep_in_time(bell: StartBell) -> None:
     async with bell() as ours:
         async with asleep(ours) as woken:
@@ -152,6 +158,7 @@ async def test_a_due_row_that_somebody_has_locked_makes_no_busy_loop(bell: Start
                 assert woken["cause"] == "tick"
 
 
+@pytest.mark.promise("no-trigger")
 async def test_without_the_trigger_the_tick_finds_rows(bell: StartBell, db: Db) -> None:
     await db.execute(trigger_down().encode())
     async with bell(tick_s=0.02) as ours:
@@ -161,6 +168,7 @@ async def test_without_the_trigger_the_tick_finds_rows(bell: StartBell, db: Db) 
         assert all(ticked.result == "ok" for ticked in ours.tap.all(Ticked))
 
 
+@pytest.mark.promise("wake")
 async def test_a_producer_transaction_left_open_silences_nobody(bell: StartBell, db: Db) -> None:
     async with bell() as ours, other_session(db) as idler, idler.transaction():
         await insert_events(idler)
@@ -169,6 +177,7 @@ async def test_a_producer_transaction_left_open_silences_nobody(bell: StartBell,
         assert woken["cause"] == "notify"
 
 
+@pytest.mark.promise("no-trigger")
 async def test_a_muted_session_does_not_ring(bell: StartBell, db: Db) -> None:
     async with bell() as ours, other_session(db) as muted:
         await muted.execute("SET dispatcher.doorbell = off")
@@ -179,6 +188,7 @@ async def test_a_muted_session_does_not_ring(bell: StartBell, db: Db) -> None:
         assert await listened(ours.session) == 0
 
 
+@pytest.mark.promise("wake")
 async def test_a_terminated_listener_counts_as_a_wake_up(bell: StartBell, db: Db) -> None:
     async with bell() as ours:
         async with asleep(ours) as woken:
@@ -191,6 +201,7 @@ async def test_a_terminated_listener_counts_as_a_wake_up(bell: StartBell, db: Db
         assert await ours.wait() == "busy"
 
 
+@pytest.mark.promise("quiet-writers")
 async def test_only_the_holder_of_the_key_is_rung(bell: StartBell, db: Db) -> None:
     async with bell() as first, bell(tick_s=0.02) as second:
         async with asleep(first) as woken:
@@ -224,6 +235,7 @@ async def test_peers_are_rung_on_a_backlog_but_not_twice_a_second(bell: StartBel
         assert len([n for n in busy.session.drain_notifications() if n[0] == "outbox_backlog"]) == 1
 
 
+@pytest.mark.promise("quiet-writers")
 async def test_awake_it_lets_the_key_go_when_rows_come_fast(bell: StartBell, db: Db) -> None:
     async with bell() as ours:
         async with asleep(ours):
@@ -234,6 +246,7 @@ async def test_awake_it_lets_the_key_go_when_rows_come_fast(bell: StartBell, db:
             assert await cursor.fetchone() == (True,)
 
 
+@pytest.mark.promise("wake")
 async def test_a_deaf_listener_is_given_up(bell: StartBell) -> None:
     skipped = [0.0]
     async with bell(clock=lambda: monotonic() + skipped[0], tick_s=0.02) as ours:
@@ -349,6 +362,7 @@ async def test_savepoints(bell: StartBell, db: Db) -> None:
         assert woken["cause"] == "notify"
 
 
+@pytest.mark.promise("quiet-writers")
 async def test_a_copy_of_many_rows_rings_once(bell: StartBell, db: Db) -> None:
     async with bell() as ours:
         async with asleep(ours) as woken, db.transaction():

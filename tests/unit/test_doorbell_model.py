@@ -16,6 +16,7 @@ from tests.model.writer import WriterFlaw
 from tests.readme import ROOT
 
 
+@pytest.mark.promise("wake")
 @pytest.mark.parametrize(("writers", "dispatchers"), [(2, 1), (3, 1), (2, 2)])
 def test_no_committed_row_waits_for_the_tick(writers: int, dispatchers: int) -> None:
     assert Doorbell(writers, dispatchers).check().trace == []
@@ -28,6 +29,7 @@ def test_nor_later_when_a_statement_was_refused_and_every_step_was_walked() -> N
     assert walked == set(get_args(At)) - {"dead"}
 
 
+@pytest.mark.promise("wake")
 @pytest.mark.parametrize("flaw", [*get_args(DispatcherFlaw), *get_args(WriterFlaw)])
 def test_nothing_can_be_left_out(flaw: Flaw) -> None:
     trace = Doorbell(1, 1, statements_are_refused=True, flaw=flaw).check().trace
@@ -52,6 +54,7 @@ def test_why_there_is_a_second_look() -> None:
     ]
 
 
+@pytest.mark.promise("wake")
 def test_the_limit_who_stands_by_finds_on_its_tick_what_the_holder_of_the_key_left_when_it_died() -> None:
     trace = Doorbell(1, 2, sessions_break=False, dispatchers_die=True).check().trace
     assert trace[-1].endswith("dies")

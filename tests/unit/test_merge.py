@@ -1,5 +1,7 @@
 """Several processes on one page of metrics."""
 
+import pytest
+
 from dispatcher.core import events
 from dispatcher.core.snapshot import Family
 from dispatcher.telemetry.merge import MergedMetrics, families
@@ -21,6 +23,7 @@ def sampled(backlog: int, lag: dict[str, int]) -> events.Sampled:
     return events.Sampled(backlog, 0.0, 0.0, 10, lag)
 
 
+@pytest.mark.promise("workers")
 def test_counts_are_added_and_never_fall() -> None:
     living = [
         worker(settled(3), events.Published(3, [0.1, 0.2, 9.0], 0.1)),
