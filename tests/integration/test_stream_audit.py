@@ -375,7 +375,9 @@ async def test_an_audit_waits_for_a_settle_that_has_begun(session, db, database_
     batch = await claim(session, claim_id=new_claim_id(), dispatcher=7, limit=10)
     await remember(db)
     await session.script("BEGIN")
-    await settle(session, batch.claim_id, BatchOutcomes([row], ["5-5"], incarnation=RedisIncarnation(STREAM, "old", "old")))
+    await settle(
+        session, batch.claim_id, BatchOutcomes([row], ["5-5"], incarnation=RedisIncarnation(STREAM, "old", "old"))
+    )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(audit.verify, redis_connection)
         await an_audit_waits(db)
