@@ -1,1 +1,1 @@
-"""The tests: unit (pure), integration (real servers), faults, acceptance. Fixtures live in tests/fixtures."""
+"""The tests: unit (pure), integration (real servers), faults, deploy. What they share is in tests/support."""

@@ -24,19 +24,19 @@ def _share_of_ports() -> None:
 _share_of_ports()
 
 pytest_plugins = [
-    "tests.fixtures.options",
-    "tests.fixtures.servers",
-    "tests.fixtures.postgres",
-    "tests.fixtures.redis",
-    "tests.fixtures.proxy",
-    "tests.fixtures.tap",
-    "tests.fixtures.child",
-    "tests.fixtures.command",
-    "tests.fixtures.running",
-    "tests.fixtures.browser",
-    "tests.fixtures.handlers",
-    "tests.fixtures.prometheus",
-    "tests.fixtures.django",
+    "tests.support.options",
+    "tests.support.servers",
+    "tests.support.postgres",
+    "tests.support.redis",
+    "tests.support.proxy",
+    "tests.support.tap",
+    "tests.support.child",
+    "tests.support.command",
+    "tests.support.running",
+    "tests.support.browser",
+    "tests.support.handlers",
+    "tests.support.prometheus",
+    "tests.support.django",
 ]
 
 

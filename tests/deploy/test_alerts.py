@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from dispatcher.telemetry.metrics import Metrics
-from tests.fixtures.tools import tool
-from tests.readme import OPERATIONS, ROOT
+from tests.support.readme import OPERATIONS, ROOT
+from tests.support.tools import tool
 
 FOLDER = ROOT / "deploy" / "prometheus"
 RULES = FOLDER / "alerts.yml"

@@ -18,10 +18,10 @@ import yaml
 from redis.asyncio import Redis
 
 from dispatcher.settings import Settings, describe
-from tests.fixtures.rows import STREAM
-from tests.fixtures.tools import tool
-from tests.psql import client_program, psql
-from tests.readme import ROOT
+from tests.support.psql import client_program, psql
+from tests.support.readme import ROOT
+from tests.support.rows import STREAM
+from tests.support.tools import tool
 
 FILE = ROOT / "compose.yaml"
 COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tests.readme import ROOT
+from tests.support.readme import ROOT
 
 FOLDER = ROOT / "deploy" / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboards" / "dispatcher.json").read_text(encoding="utf-8"))

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from dispatcher.embedded import free_port
-from tests.fixtures.child import OURS
-from tests.readme import ROOT
+from tests.support.child import OURS
+from tests.support.readme import ROOT
 
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 

@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry
 
 from dispatcher.settings import Settings, describe
 from dispatcher.sidecar import app
-from tests.deploy.kustomize import Manifest, program, render, render_ourselves, render_with
-from tests.psql import psql
-from tests.readme import ROOT
+from tests.support.kustomize import Manifest, program, render, render_ourselves, render_with
+from tests.support.psql import psql
+from tests.support.readme import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = {"canary": ("5", 1), "partial": ("25", 2), "full": ("100", 3)}

@@ -18,12 +18,12 @@ import yaml
 from redis.asyncio import Redis
 
 from dispatcher.embedded import EmbeddedValkey
-from tests.fixtures.child import start_child
-from tests.fixtures.options import VERSIONS, server_options
-from tests.fixtures.postgres import Databases
-from tests.fixtures.prometheus import Prometheus, PrometheusFailed, Sample, run_prometheus
-from tests.fixtures.rows import STREAM, insert_events
-from tests.readme import ROOT
+from tests.support.child import start_child
+from tests.support.options import VERSIONS, server_options
+from tests.support.postgres import Databases
+from tests.support.prometheus import Prometheus, PrometheusFailed, Sample, run_prometheus
+from tests.support.readme import ROOT
+from tests.support.rows import STREAM, insert_events
 
 RUNBOOK = ROOT.parent / "shared" / "seeds" / "dispatcher-runbook.md"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "dispatcher.json"

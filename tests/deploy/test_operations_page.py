@@ -5,8 +5,8 @@ import re
 import yaml
 
 from dispatcher.settings import describe
-from tests.readme import OPERATIONS, ROOT
-from tests.runbook import sections
+from tests.support.readme import OPERATIONS, ROOT
+from tests.support.runbook import sections
 
 NAMED = [code.split() for section in sections(OPERATIONS) for code in section.inline]
 

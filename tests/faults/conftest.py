@@ -1,25 +1,22 @@
 """Servers of the faults' own, and the world to break. Without `-m fault` only the quick ones run."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from dispatcher.embedded import EmbeddedPostgres
-from tests.faults import harness_results
-from tests.faults.harness import RELAY, World
-from tests.fixtures.options import VERSIONS
-from tests.fixtures.postgres import Databases
-from tests.fixtures.redis import StartValkey
-from tests.fixtures.servers import Address
+from tests.support.faults import results
+from tests.support.faults.world import RELAY, ROLES, StartWorld, World
+from tests.support.options import VERSIONS
+from tests.support.postgres import Databases
+from tests.support.redis import StartValkey
+from tests.support.servers import Address
 
 HERE = Path(__file__).parent
-ROLES = (HERE.parents[1] / "sql" / "roles.sql").read_text()
 TIMEOUT_S = 600
-
-StartWorld = Callable[..., AbstractAsyncContextManager[World]]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,7 +39,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("faults: what was measured")
         for line in lines:
             terminalreporter.line(line)
-        terminalreporter.line(f"as a table: python -m tests.faults.table (from {harness_results.results_file()})")
+        terminalreporter.line(f"as a table: python -m tests.faults.table (from {results.results_file()})")
 
 
 @pytest.fixture(scope="session")

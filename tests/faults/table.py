@@ -1,6 +1,6 @@
 """`python -m tests.faults.table`: the faults of the last runs as Markdown, for docs/guarantees.md."""
 
-from tests.faults.harness_results import markdown, read, results_file
+from tests.support.faults.results import markdown, read, results_file
 
 if __name__ == "__main__":
     found = read()

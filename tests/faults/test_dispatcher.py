@@ -4,12 +4,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.faults.conftest import StartWorld
-from tests.faults.harness import World
-from tests.faults.harness_pgwire import StopClaim
-from tests.faults.harness_process import Process
-from tests.faults.harness_steps import after_publish, after_settle, before_publish, in_settle
-from tests.faults.harness_wait import until
+from tests.support.faults.pgwire import StopClaim
+from tests.support.faults.process import Process
+from tests.support.faults.steps import after_publish, after_settle, before_publish, in_settle
+from tests.support.faults.world import StartWorld, World
+from tests.support.waiting import until
 
 # So long that only a takeover from the dead can pass, and that no answer held back is given up before the kill.
 PATIENT = {"DISPATCH_LEASE_MS": "60000", "DISPATCH_PUBLISH_TIMEOUT_MS": "20000"}

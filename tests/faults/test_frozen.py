@@ -2,12 +2,11 @@
 
 import pytest
 
-from tests.faults.conftest import StartWorld
-from tests.faults.harness import World
-from tests.faults.harness_pgwire import StopClaim
-from tests.faults.harness_process import Process
-from tests.faults.harness_steps import after_publish, before_publish, before_the_answer
-from tests.faults.harness_wait import until
+from tests.support.faults.pgwire import StopClaim
+from tests.support.faults.process import Process
+from tests.support.faults.steps import after_publish, before_publish, before_the_answer
+from tests.support.faults.world import StartWorld, World
+from tests.support.waiting import until
 
 
 async def settled_by_another(w: World, one: Process, rows: list[int]) -> None:

@@ -10,10 +10,10 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.core.events import BreakerChanged, ListenerChanged
-from tests.faults.harness_wait import until
-from tests.fixtures.proxy import Proxy, StartProxy
-from tests.fixtures.rows import insert_events, read_stream, statuses
-from tests.fixtures.running import Running, StartDispatcher
+from tests.support.proxy import Proxy, StartProxy
+from tests.support.rows import insert_events, read_stream, statuses
+from tests.support.running import Running, StartDispatcher
+from tests.support.waiting import until
 
 Db = psycopg.AsyncConnection[Any]
 Break = Callable[[Running, Proxy, Proxy], Awaitable[None]]

@@ -8,10 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from dispatcher.embedded import EmbeddedPostgres
-from tests.faults.conftest import StartWorld
-from tests.faults.harness import World, in_thread
-from tests.faults.harness_process import Process
-from tests.faults.test_postgres import TERMINATE
+from tests.support.faults.process import Process
+from tests.support.faults.world import StartWorld, World, in_thread
 
 STEPS = int(os.environ.get("FAULTS_STEPS") or 12)
 SEED = os.environ.get("FAULTS_SEED")
@@ -21,7 +19,7 @@ Step = Callable[[World, Process], Awaitable[None]]
 
 async def sessions_end(w: World, one: Process) -> None:
     """All its Postgres sessions are terminated."""
-    await w.ask(TERMINATE, (f"dispatcher % {one.token} %",))
+    await w.end_sessions(f"dispatcher % {one.token} %")
 
 
 async def postgres_cut(w: World, one: Process) -> None:

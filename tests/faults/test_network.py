@@ -12,11 +12,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from dispatcher.embedded import free_port
-from tests.faults.conftest import StartWorld
-from tests.faults.harness import RELAY
-from tests.faults.harness_pgwire import LoseNotifications, StopClaim
-from tests.faults.harness_steps import before_the_answer
-from tests.faults.harness_wait import until
+from tests.support.faults.pgwire import LoseNotifications, StopClaim
+from tests.support.faults.steps import before_the_answer
+from tests.support.faults.world import RELAY, StartWorld
+from tests.support.waiting import until
 
 
 @pytest.mark.promise("postgres-outage")

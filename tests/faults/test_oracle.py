@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.faults.harness_audit import Claims
-from tests.faults.harness_load import Ledger
-from tests.faults.harness_oracle import Allowance, Seen, judge, p95, recovered_at
+from tests.support.faults.claims import Claims
+from tests.support.faults.load import Ledger
+from tests.support.faults.oracle import Allowance, Seen, judge, p95, recovered_at
 
 QUIET = Claims(0.0, [], [])
 

@@ -8,16 +8,10 @@ import psycopg
 import pytest
 
 from dispatcher.embedded import EmbeddedPostgres
-from tests.faults.conftest import StartWorld
-from tests.faults.harness import RELAY, World, in_thread
-from tests.faults.harness_load import INSERT
-from tests.faults.harness_steps import after_publish
-from tests.faults.harness_wait import pass_time, until
-
-TERMINATE = (
-    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-    "WHERE datname = current_database() AND application_name LIKE %s"
-)
+from tests.support.faults.load import INSERT
+from tests.support.faults.steps import after_publish
+from tests.support.faults.world import RELAY, StartWorld, World, in_thread
+from tests.support.waiting import pass_time, until
 
 
 async def working(w: World) -> Counter[str]:
@@ -42,7 +36,7 @@ async def test_all_backends_terminated(world: StartWorld) -> None:
 
             for _ in range(3):
                 await w.backlog(500)
-                assert await w.ask(TERMINATE, ("dispatcher %",))
+                assert await w.end_sessions("dispatcher %")
                 await until(back, "all sessions are back")
             fault.heal()
 
@@ -52,7 +46,7 @@ async def test_listener_terminated(world: StartWorld) -> None:
     async with world(DISPATCH_TICK_MS="1000") as w:
         one = await w.dispatcher()
         async with w.fault("the listener's session terminated") as fault:
-            await w.ask(TERMINATE, ("dispatcher control %",))
+            await w.end_sessions("dispatcher control %")
             fault.heal()
 
             async def listens_again() -> bool:
@@ -148,7 +142,7 @@ async def test_connection_limit_0(world: StartWorld) -> None:
         async with w.fault("connection limit 0, sessions terminated", stolen=True) as fault:
             await w.ask(f"ALTER ROLE {RELAY} CONNECTION LIMIT 0")
             try:
-                await w.ask(TERMINATE, ("dispatcher %",))
+                await w.end_sessions("dispatcher %")
                 await one.child.line("no connection left")
                 await pass_time(5.0)
             finally:

@@ -5,10 +5,9 @@ import pytest
 
 from dispatcher.embedded import EmbeddedPostgres
 from dispatcher.infra.postgres.migrations import migrate
-from tests.faults.conftest import ROLES, StartWorld
-from tests.faults.harness import RELAY
-from tests.faults.harness_wait import until
-from tests.fixtures.postgres import StartPostgres
+from tests.support.faults.world import RELAY, ROLES, StartWorld
+from tests.support.postgres import StartPostgres
+from tests.support.waiting import until
 
 
 async def prepared(server: EmbeddedPostgres) -> str:

@@ -4,9 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.faults.conftest import StartWorld
-from tests.faults.harness import in_thread
-from tests.faults.harness_wait import pass_time, until
+from tests.support.faults.world import StartWorld, in_thread
+from tests.support.waiting import pass_time, until
 
 
 @pytest.mark.promise("redis-outage")

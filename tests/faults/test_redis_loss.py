@@ -8,11 +8,10 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.embedded import EmbeddedValkey
-from tests.faults.conftest import StartWorld
-from tests.faults.harness import World, in_thread
-from tests.faults.harness_wait import pass_time, until
-from tests.fixtures.redis import StartValkey
-from tests.fixtures.rows import STREAM
+from tests.support.faults.world import StartWorld, World, in_thread
+from tests.support.redis import StartValkey
+from tests.support.rows import STREAM
+from tests.support.waiting import pass_time, until
 
 
 def cut_tail(valkey: EmbeddedValkey, size: int) -> None:

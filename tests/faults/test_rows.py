@@ -8,9 +8,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from tests.faults.conftest import StartWorld
-from tests.faults.harness import World
-from tests.fixtures.proxy import Direction, Filter
+from tests.support.faults.world import StartWorld, World
+from tests.support.proxy import Direction, Filter
 
 MIB = 1024 * 1024
 IMPATIENT = {

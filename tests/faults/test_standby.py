@@ -11,12 +11,11 @@ import psycopg
 import pytest
 
 from dispatcher.embedded import EmbeddedPostgres
-from tests.faults.conftest import StartWorld
-from tests.faults.harness import RELAY, World, in_thread
-from tests.faults.harness_standby import Standby
-from tests.faults.harness_wait import until
-from tests.fixtures.child import start_child
-from tests.fixtures.proxy import Proxy
+from tests.support.child import start_child
+from tests.support.faults.standby import Standby
+from tests.support.faults.world import RELAY, StartWorld, World, in_thread
+from tests.support.proxy import Proxy
+from tests.support.waiting import until
 
 UNSETTLED = "SELECT count(*) FROM messaging.message_outbox WHERE NOT settled"
 BEHIND = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn IS NULL OR replay_lsn < %s"

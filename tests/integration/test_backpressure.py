@@ -8,9 +8,9 @@ import pytest
 from dispatcher.core.events import BackpressureChanged, Claimed, Settled
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.upkeep.backpressure import Backpressure
-from tests.faults.harness_wait import until
-from tests.fixtures.rows import STREAM, insert_events, statuses
-from tests.fixtures.tap import Tap
+from tests.support.rows import STREAM, insert_events, statuses
+from tests.support.tap import Tap
+from tests.support.waiting import until
 
 MAXLEN = 1000
 

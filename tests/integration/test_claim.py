@@ -13,7 +13,7 @@ from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import FROM_THE_START, ClaimKey, EventTypeFilter, claim, last_key, new_claim_id
-from tests.fixtures.rows import insert_events, read_table, statuses
+from tests.support.rows import insert_events, read_table, statuses
 
 OpenSession = Callable[[], Awaitable[Session]]
 NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)

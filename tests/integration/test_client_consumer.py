@@ -17,11 +17,11 @@ from redis.retry import Retry
 
 from dispatcher.client.consumer import AsyncConsumer, Consumer, Group, Received
 from dispatcher.client.dedup import AsyncRedisDedupStore, RedisDedupStore
-from tests.faults.harness_wait import until
-from tests.fixtures.proxy import StartProxy
-from tests.fixtures.redis import StartValkey
-from tests.fixtures.rows import STREAM, read_stream
-from tests.readme import OPERATIONS, blocks, section
+from tests.support.proxy import StartProxy
+from tests.support.readme import OPERATIONS, blocks, section
+from tests.support.redis import StartValkey
+from tests.support.rows import STREAM, read_stream
+from tests.support.waiting import until
 
 GROUP = "billing"
 DEAD = f"{STREAM}:{GROUP}:dead"

@@ -18,8 +18,8 @@ from dispatcher.settings import Settings
 from dispatcher.sidecar import app
 from dispatcher.sidecar.access import AccessControl
 from dispatcher.telemetry.latency import LatencyHistogram
-from tests.fixtures.browser import OpenPage
-from tests.fixtures.page_checks import CONTRAST, SMALL, UNNAMED, WIDE
+from tests.support.browser import OpenPage
+from tests.support.page_checks import CONTRAST, SMALL, UNNAMED, WIDE
 
 MARKUP = "<img src=x onerror=\"document.title='taken'\"><b>bold</b>"
 NOT_FOUND = "404 (Not Found)"  # the dead letters: they are not served here

@@ -9,11 +9,11 @@ from playwright.async_api import Page, expect
 
 from dispatcher.core.events import DeadRetried, Settled
 from dispatcher.embedded import free_port
-from tests.fixtures.browser import OpenPage
-from tests.fixtures.page_checks import CONTRAST, SMALL, UNNAMED, WIDE
-from tests.fixtures.rows import insert_events, read_table
-from tests.fixtures.running import StartDispatcher
-from tests.integration.test_dead_letters import bury
+from tests.support.browser import OpenPage
+from tests.support.dead_letters import bury
+from tests.support.page_checks import CONTRAST, SMALL, UNNAMED, WIDE
+from tests.support.rows import insert_events, read_table
+from tests.support.running import StartDispatcher
 
 pytestmark = pytest.mark.one_version
 MARKUP = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"

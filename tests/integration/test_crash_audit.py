@@ -22,12 +22,12 @@ from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, client_name
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.upkeep.postgres_crash import PostgresCrashAudit
-from tests.faults.harness_wait import until
-from tests.fixtures.postgres import StartPostgres
-from tests.fixtures.proxy import StartProxy
-from tests.fixtures.rows import STREAM, insert_events, read_stream, read_table, statuses
-from tests.fixtures.running import StartDispatcher
-from tests.fixtures.tap import Tap
+from tests.support.postgres import StartPostgres
+from tests.support.proxy import StartProxy
+from tests.support.rows import STREAM, insert_events, read_stream, read_table, statuses
+from tests.support.running import StartDispatcher
+from tests.support.tap import Tap
+from tests.support.waiting import until
 
 Db = psycopg.AsyncConnection[Any]
 Make = Callable[..., Awaitable[PostgresCrashAudit]]

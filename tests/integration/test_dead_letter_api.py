@@ -15,8 +15,8 @@ from dispatcher.embedded import free_port
 from dispatcher.infra.postgres import lazy as on_demand
 from dispatcher.service import targets as reach
 from dispatcher.sidecar import params as asked
-from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
-from tests.integration.test_dead_letters import bury, prune
+from tests.support.dead_letters import bury, prune
+from tests.support.rows import insert_events, read_stream, read_table, statuses
 
 pytestmark = pytest.mark.one_version
 CANARY = "canary-7f3a"

@@ -5,16 +5,15 @@ import uuid
 from typing import Any
 
 import anyio
-import psycopg
 import pytest
 
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
-from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters import find
 from dispatcher.ops.dead_letters.find import Filter, TooLarge, count, find_one, find_page
 from dispatcher.ops.dead_letters.identity import LARGEST, parse
 from dispatcher.ops.dead_letters.retry import retry
-from tests.fixtures.rows import insert_events, read_table, statuses
+from tests.support.dead_letters import bury, prune
+from tests.support.rows import insert_events, read_table, statuses
 
 pytestmark = pytest.mark.one_version
 ALL = Filter()
@@ -25,23 +24,6 @@ async def session(database_url: str):
     session = await connect(PostgresTarget(database_url, "test", query_timeout_s=20.0), "api")
     yield session
     await session.close()
-
-
-async def bury(db: psycopg.AsyncConnection[Any], ids: list[int], error: str = "ERR refused") -> None:
-    """As the dispatcher does: claimed, then given up."""
-    claim_id = str(uuid.uuid4())
-    await db.execute(
-        "UPDATE messaging.message_outbox SET status = 'picked', picked_at = clock_timestamp(), claim_id = %s "
-        "WHERE id = ANY (%s)",
-        [claim_id, ids],
-    )
-    params = {"ids": ids, "errors": [error] * len(ids), "claim_id": claim_id, "now": None}
-    done = await (await db.execute(load("settle_dead").encode(), params)).fetchall()
-    assert len(done) == len(ids)
-
-
-async def prune(db: psycopg.AsyncConnection[Any]) -> None:
-    await db.execute("CALL messaging.prune_message_outbox('0')")
 
 
 async def listed(session: Session, which: Filter = ALL, **options: Any) -> list[dict[str, Any]]:

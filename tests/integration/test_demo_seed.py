@@ -13,7 +13,7 @@ from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.demo.samples import STATUSES, Sample
 from dispatcher.demo.seed import seed
 from dispatcher.embedded import free_port
-from tests.psql import psql
+from tests.support.psql import psql
 
 pytestmark = pytest.mark.one_version
 

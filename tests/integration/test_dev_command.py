@@ -9,7 +9,7 @@ import pytest
 import redis as redis_sync
 
 from dispatcher.embedded import free_port
-from tests.fixtures.child import Child, StartCli
+from tests.support.child import Child, StartCli
 
 
 @pytest.fixture

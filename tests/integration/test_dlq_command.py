@@ -11,9 +11,9 @@ from uuid import uuid4
 import pytest
 
 from dispatcher.commands.dlq import retry
-from tests.fixtures.command import HearCommand
-from tests.fixtures.rows import insert_events, read_table, statuses
-from tests.integration.test_dead_letters import bury, prune
+from tests.support.command import HearCommand
+from tests.support.dead_letters import bury, prune
+from tests.support.rows import insert_events, read_table, statuses
 
 pytestmark = pytest.mark.one_version
 

@@ -25,14 +25,14 @@ from dispatcher.infra.postgres.session import PostgresTarget
 from dispatcher.ops.doctor import Examination, clocks, examine, listening, redis_durability, storage
 from dispatcher.ops.doctor import redis as redis_server
 from dispatcher.ops.doctor.clocks import judge
-from tests.faults.harness_pgwire import LoseNotifications
-from tests.faults.harness_wait import until
-from tests.fixtures.command import RunCommand
-from tests.fixtures.options import VERSIONS, server_options
-from tests.fixtures.postgres import Databases, StartPostgres
-from tests.fixtures.proxy import Direction, Filter, StartProxy
-from tests.fixtures.redis import StartValkey
-from tests.fixtures.rows import STREAM, insert_events
+from tests.support.command import RunCommand
+from tests.support.faults.pgwire import LoseNotifications
+from tests.support.options import VERSIONS, server_options
+from tests.support.postgres import Databases, StartPostgres
+from tests.support.proxy import Direction, Filter, StartProxy
+from tests.support.redis import StartValkey
+from tests.support.rows import STREAM, insert_events
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.one_version
 

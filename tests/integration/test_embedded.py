@@ -22,8 +22,8 @@ import redis as redis_sync
 from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey, folders, free_port, install
 from dispatcher.embedded.process import children_of
-from tests.fixtures.postgres import StartPostgres
-from tests.fixtures.redis import StartValkey
+from tests.support.postgres import StartPostgres
+from tests.support.redis import StartValkey
 
 ROOT = Path(__file__).parents[2]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as somebody else")

@@ -13,7 +13,7 @@ from dispatcher.sidecar import connections as door
 from dispatcher.sidecar import rate_limit as pace
 from dispatcher.sidecar.access import AccessControl
 from dispatcher.sidecar.app import build
-from tests.fixtures.http import port_of, served
+from tests.support.http import port_of, served
 
 
 def site() -> AbstractAsyncContextManager[aiohttp.ClientSession]:

@@ -20,8 +20,8 @@ from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.relay.stream.gate import SinkGate
 from dispatcher.stages.publish import replies_of, send
-from tests.fixtures.rows import STREAM, read_stream
-from tests.fixtures.tap import Tap
+from tests.support.rows import STREAM, read_stream
+from tests.support.tap import Tap
 
 MakeGate = Callable[..., SinkGate]
 POLICY = RetryPolicy(10, Backoff(0.25, 60.0))

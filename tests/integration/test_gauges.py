@@ -20,8 +20,8 @@ from dispatcher.infra.redis.info import GroupInfo, StreamInfo, group_lag, read_s
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep import gauges
 from dispatcher.upkeep.gauges import run, sample_once
-from tests.fixtures.rows import STREAM, insert_events
-from tests.fixtures.tap import Tap
+from tests.support.rows import STREAM, insert_events
+from tests.support.tap import Tap
 
 PICKED: dict[str, Any] = {"status": "picked", "picked_at": datetime.now(UTC), "picked_by": 1, "claim_id": uuid4()}
 NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)

@@ -11,7 +11,7 @@ from dispatcher.core.errors import Misconfigured
 from dispatcher.sidecar import access as guard
 from dispatcher.sidecar.access import OFF, AccessControl
 from dispatcher.sidecar.app import build
-from tests.fixtures.http import port_of, served
+from tests.support.http import port_of, served
 
 TOKEN = {"Authorization": "Bearer s3cret"}
 CSP = "default-src 'self'"

@@ -21,10 +21,10 @@ from dispatcher.core.events import (
     Ticked,
 )
 from dispatcher.handlers import Dead, Event, Retry
-from tests.fixtures.command import RunCommand
-from tests.fixtures.handlers import MakeModule
-from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
-from tests.fixtures.running import Running, StartDispatcher
+from tests.support.command import RunCommand
+from tests.support.handlers import MakeModule
+from tests.support.rows import insert_events, read_stream, read_table, statuses
+from tests.support.running import Running, StartDispatcher
 
 pytestmark = pytest.mark.one_version
 

@@ -8,9 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.fixtures.child import StartCli
-from tests.fixtures.command import RunCommand
-from tests.fixtures.rows import insert_events, read_table, statuses
+from tests.support.child import StartCli
+from tests.support.command import RunCommand
+from tests.support.rows import insert_events, read_table, statuses
 
 pytestmark = pytest.mark.one_version
 

@@ -8,9 +8,9 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.core.events import BreakerChanged, Buried, ClosedConnection, Published
-from tests.fixtures.proxy import Direction, Filter, StartProxy
-from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
-from tests.fixtures.running import StartDispatcher
+from tests.support.proxy import Direction, Filter, StartProxy
+from tests.support.rows import insert_events, read_stream, read_table, statuses
+from tests.support.running import StartDispatcher
 
 Db = psycopg.AsyncConnection[Any]
 PATIENT_S = 60.0

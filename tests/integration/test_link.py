@@ -14,7 +14,7 @@ from dispatcher.core.events import DatabaseChanged
 from dispatcher.embedded import free_port
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import PostgresTarget, Session
-from tests.fixtures.tap import Tap
+from tests.support.tap import Tap
 
 Kept = Callable[..., AbstractAsyncContextManager[ReconnectingSession]]
 

@@ -15,8 +15,8 @@ from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres import migrations
 from dispatcher.infra.postgres.migrations import migrate, missing
-from tests.fixtures.postgres import Databases
-from tests.fixtures.rows import insert_events
+from tests.support.postgres import Databases
+from tests.support.rows import insert_events
 
 NAMES = [m.name for m in sqlfiles.migrations()]
 SECRET = "hunter2hunter2"

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.psql import client_program, psql
-from tests.readme import ROOT, blocks
+from tests.support.psql import client_program, psql
+from tests.support.readme import ROOT, blocks
 
 SQL = Path(__file__).parents[2] / "sql"
 MOVE, VIEW = SQL / "migrate_from_dispatchbox.sql", SQL / "dispatchbox_view.sql"

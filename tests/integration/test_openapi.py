@@ -11,9 +11,9 @@ import pytest
 from dispatcher.embedded import free_port
 from dispatcher.sidecar import rate_limit as pace
 from dispatcher.sidecar.openapi import DOCUMENT
-from tests.fixtures.rows import insert_events
-from tests.integration.test_dead_letters import bury
-from tests.readme import table
+from tests.support.dead_letters import bury
+from tests.support.readme import table
+from tests.support.rows import insert_events
 
 TOKEN = "s3cret"
 

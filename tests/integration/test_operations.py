@@ -15,13 +15,13 @@ from redis.asyncio import Redis
 
 from dispatcher.cli import COMMANDS, cli
 from dispatcher.embedded import EmbeddedValkey, free_port
-from tests.fixtures.child import StartCli
-from tests.fixtures.command import RunCommand
-from tests.fixtures.rows import STREAM, insert_events
-from tests.fixtures.running import StartDispatcher
-from tests.psql import client_program
-from tests.readme import OPERATIONS, ROOT
-from tests.runbook import SQL_VERBS, Section, commands, sections, statements
+from tests.support.child import StartCli
+from tests.support.command import RunCommand
+from tests.support.psql import client_program
+from tests.support.readme import OPERATIONS, ROOT
+from tests.support.rows import STREAM, insert_events
+from tests.support.runbook import SQL_VERBS, Section, commands, sections, statements
+from tests.support.running import StartDispatcher
 
 pytestmark = pytest.mark.one_version
 

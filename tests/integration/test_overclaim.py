@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.stages.claim import claim, new_claim_id
-from tests.fixtures.rows import insert_events, statuses
+from tests.support.rows import insert_events, statuses
 
 PLANS = {
     "nested loop": ("hashjoin", "mergejoin", "material", "sort", "hashagg", "memoize"),

@@ -18,9 +18,9 @@ from dispatcher.sidecar.access import AccessControl
 from dispatcher.sidecar.app import build
 from dispatcher.sidecar.overview import ConsoleFacts, Overview
 from dispatcher.telemetry.latency import LatencyHistogram
-from tests.fixtures.http import served
-from tests.fixtures.rows import insert_events
-from tests.fixtures.running import StartDispatcher
+from tests.support.http import served
+from tests.support.rows import insert_events
+from tests.support.running import StartDispatcher
 
 SETTINGS = Settings(database_url="postgresql:///app", redis_url="redis://localhost", stream_maxlen=1000)
 

@@ -19,12 +19,12 @@ from dispatcher.infra.postgres.session import PostgresTarget
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.upkeep import pause
 from dispatcher.upkeep.pause import PauseWatcher
-from tests.faults.harness_pgwire import LoseNotifications
-from tests.faults.harness_wait import until
-from tests.fixtures.command import RunCommand
-from tests.fixtures.proxy import StartProxy
-from tests.fixtures.rows import insert_events, read_stream, statuses
-from tests.fixtures.running import Running, StartDispatcher
+from tests.support.command import RunCommand
+from tests.support.faults.pgwire import LoseNotifications
+from tests.support.proxy import StartProxy
+from tests.support.rows import insert_events, read_stream, statuses
+from tests.support.running import Running, StartDispatcher
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.one_version
 

@@ -22,9 +22,9 @@ from dispatcher.core.events import WorkerEnded, WorkerStarted, WorkerStuck
 from dispatcher.service.workers import pool as staff
 from dispatcher.service.workers import supervisor
 from dispatcher.settings import Settings
-from tests.fixtures.child import Child, StartCli
-from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
-from tests.fixtures.tap import Tap
+from tests.support.child import Child, StartCli
+from tests.support.rows import insert_events, read_stream, read_table, statuses
+from tests.support.tap import Tap
 
 pytestmark = pytest.mark.one_version
 

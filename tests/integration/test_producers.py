@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from dispatcher.infra.postgres.session import PostgresTarget, connect
-from tests.psql import psql
+from tests.support.psql import psql
 
 # The runbook's "Seed Outbox", to the letter.
 SEED = """\

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from dispatcher.ops import prune
-from tests.faults.harness_wait import until
-from tests.fixtures.command import HearCommand, RunCommand
-from tests.fixtures.rows import insert_events, read_table, statuses
+from tests.support.command import HearCommand, RunCommand
+from tests.support.rows import insert_events, read_table, statuses
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.one_version
 

@@ -16,7 +16,7 @@ from dispatcher.infra.postgres.session import PostgresTarget, connect
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.publish import replies_of, send
-from tests.fixtures.rows import STREAM, insert_events, read_stream, read_table
+from tests.support.rows import STREAM, insert_events, read_stream, read_table
 
 FORMAT = EntryFormat(STREAM, 1_000_000, 2 * 1024 * 1024)
 THEN = datetime(2025, 2, 3, 4, 5, 6)

@@ -16,7 +16,7 @@ from psycopg import sql
 from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.stages.claim import new_claim_id
-from tests.fixtures.rows import STREAM, insert_events
+from tests.support.rows import STREAM, insert_events
 
 WAITING, SETTLED, BATCH, WINDOW = 100_000, 100_000, 256, 1000
 OURS, OVERDUE = new_claim_id(), new_claim_id()

@@ -13,11 +13,11 @@ import psycopg
 import pytest
 from redis.asyncio import Redis
 
-from tests.fixtures.child import StartCli
-from tests.fixtures.postgres import StartPostgres
-from tests.fixtures.redis import StartValkey
-from tests.fixtures.rows import STREAM, insert_events, read_stream
-from tests.readme import OPERATIONS, ROOT, blocks, code
+from tests.support.child import StartCli
+from tests.support.postgres import StartPostgres
+from tests.support.readme import OPERATIONS, ROOT, blocks, code
+from tests.support.redis import StartValkey
+from tests.support.rows import STREAM, insert_events, read_stream
 
 pytestmark = pytest.mark.one_version
 

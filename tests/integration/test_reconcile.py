@@ -16,8 +16,8 @@ from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.redis import search as find_module
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.relay.stream.gate import SinkGate
-from tests.fixtures.rows import STREAM
-from tests.fixtures.tap import Tap
+from tests.support.rows import STREAM
+from tests.support.tap import Tap
 
 THEN = datetime(2025, 2, 3)
 

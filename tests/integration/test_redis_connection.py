@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
-from tests.fixtures.rows import STREAM
+from tests.support.rows import STREAM
 
 MakeBroker = Callable[..., RedisConnection]
 

@@ -17,7 +17,7 @@ from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.embedded import free_port
 from dispatcher.infra.redis import connection as broker_module
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
-from tests.fixtures.rows import STREAM
+from tests.support.rows import STREAM
 
 PASSWORD = "s3cr3t-Wort"
 

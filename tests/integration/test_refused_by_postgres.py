@@ -24,10 +24,10 @@ from dispatcher.relay.stream import relay as lanes
 from dispatcher.relay.stream.complete import BatchCompleter
 from dispatcher.service import lifecycle
 from dispatcher.stages.claim import claim, new_claim_id
-from tests.fixtures.handlers import MakeModule
-from tests.fixtures.rows import insert_events, statuses
-from tests.fixtures.running import StartDispatcher
-from tests.fixtures.tap import Tap
+from tests.support.handlers import MakeModule
+from tests.support.rows import insert_events, statuses
+from tests.support.running import StartDispatcher
+from tests.support.tap import Tap
 
 pytestmark = pytest.mark.one_version
 

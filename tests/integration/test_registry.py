@@ -10,7 +10,7 @@ from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.upkeep import registry
 from dispatcher.upkeep.registry import Registry
-from tests.fixtures.rows import read_table
+from tests.support.rows import read_table
 
 OpenSession = Callable[..., Awaitable[Session]]
 LOCK = "SELECT pg_try_advisory_lock(1869968483, %s)"

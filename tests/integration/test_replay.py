@@ -20,8 +20,8 @@ from dispatcher.infra.postgres.session import PostgresTarget, connect
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops import replay as upkeep
 from dispatcher.ops.replay import ReplaySession, Selection
-from tests.fixtures.command import HearCommand
-from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
+from tests.support.command import HearCommand
+from tests.support.rows import insert_events, read_stream, read_table, statuses
 
 AT = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 

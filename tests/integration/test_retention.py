@@ -18,8 +18,8 @@ from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep import retention
 from dispatcher.upkeep.retention import Retention
-from tests.fixtures.rows import insert_events, read_table, statuses
-from tests.fixtures.tap import Tap
+from tests.support.rows import insert_events, read_table, statuses
+from tests.support.tap import Tap
 
 NOW = datetime(2025, 6, 20, 12, 0, tzinfo=UTC)
 DAY_S = 86_400.0

@@ -11,9 +11,9 @@ from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, clie
 from dispatcher.upkeep import fence as fence_module
 from dispatcher.upkeep.backpressure import Backpressure
 from dispatcher.upkeep.fence import end_connections
-from tests.fixtures.redis import StartValkey
-from tests.fixtures.rows import STREAM
-from tests.fixtures.tap import Tap
+from tests.support.redis import StartValkey
+from tests.support.rows import STREAM
+from tests.support.tap import Tap
 
 AsUser = Callable[..., Any]
 

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from dispatcher.client import Event, add_event_async
 from dispatcher.infra import sqlfiles
-from tests.psql import psql
+from tests.support.psql import psql
 
 ROLES = Path(__file__).parents[2] / "sql" / "roles.sql"
 INSERT = "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('a', 'b', '{}')"

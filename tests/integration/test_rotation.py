@@ -25,11 +25,11 @@ from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.service import Service
 from dispatcher.settings import Settings
 from dispatcher.upkeep import gauges
-from tests.fixtures.postgres import StartPostgres
-from tests.fixtures.redis import StartValkey
-from tests.fixtures.rows import insert_events, read_stream, statuses
-from tests.fixtures.running import Running
-from tests.fixtures.tap import Tap
+from tests.support.postgres import StartPostgres
+from tests.support.redis import StartValkey
+from tests.support.rows import insert_events, read_stream, statuses
+from tests.support.running import Running
+from tests.support.tap import Tap
 
 ROLES = (Path(__file__).parents[2] / "sql" / "roles.sql").read_text(encoding="utf-8")
 CONNECTIONS = 6  # three lanes, control, upkeep, chores

@@ -25,12 +25,12 @@ from dispatcher.infra.redis import search as find_module
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.service import Service
 from dispatcher.settings import Settings
-from tests.faults.harness_wait import until
-from tests.fixtures.postgres import StartPostgres
-from tests.fixtures.proxy import Direction, Filter, StartProxy
-from tests.fixtures.rows import STREAM, insert_events, read_table, statuses
-from tests.fixtures.running import StartDispatcher
-from tests.fixtures.tap import Tap
+from tests.support.postgres import StartPostgres
+from tests.support.proxy import Direction, Filter, StartProxy
+from tests.support.rows import STREAM, insert_events, read_table, statuses
+from tests.support.running import StartDispatcher
+from tests.support.tap import Tap
+from tests.support.waiting import until
 
 Db = psycopg.AsyncConnection[Any]
 

@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher.infra import sqlfiles
 from tests import dump_schema
-from tests.psql import psql
+from tests.support.psql import psql
 
 OUTBOX = "messaging.message_outbox"
 

@@ -11,12 +11,12 @@ import psycopg
 import pytest
 from redis.asyncio import Redis
 
-from tests.faults.harness_wait import until
-from tests.fixtures.child import Child, StartCli
-from tests.fixtures.command import RunCommand
-from tests.fixtures.proxy import Proxy, StartProxy
-from tests.fixtures.redis import StartValkey
-from tests.fixtures.rows import insert_events, read_stream, statuses
+from tests.support.child import Child, StartCli
+from tests.support.command import RunCommand
+from tests.support.proxy import Proxy, StartProxy
+from tests.support.redis import StartValkey
+from tests.support.rows import insert_events, read_stream, statuses
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.one_version
 

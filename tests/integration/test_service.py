@@ -30,13 +30,13 @@ from dispatcher.service import Service, run
 from dispatcher.service.lifecycle import run_to_the_end
 from dispatcher.settings import Settings
 from dispatcher.stages import claim
-from tests.faults.harness_wait import until
-from tests.fixtures.postgres import StartPostgres
-from tests.fixtures.proxy import StartProxy
-from tests.fixtures.redis import StartValkey
-from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
-from tests.fixtures.running import Running, StartDispatcher
-from tests.fixtures.tap import Tap
+from tests.support.postgres import StartPostgres
+from tests.support.proxy import StartProxy
+from tests.support.redis import StartValkey
+from tests.support.rows import insert_events, read_stream, read_table, statuses
+from tests.support.running import Running, StartDispatcher
+from tests.support.tap import Tap
+from tests.support.waiting import until
 
 Db = psycopg.AsyncConnection[Any]
 

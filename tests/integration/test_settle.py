@@ -11,7 +11,7 @@ from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import Settlement, release, settle
-from tests.fixtures.rows import insert_events, read_table, statuses
+from tests.support.rows import insert_events, read_table, statuses
 
 NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 NONE: frozenset[int] = frozenset()

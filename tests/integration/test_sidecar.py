@@ -16,7 +16,7 @@ from dispatcher.sidecar.app import build, serve
 from dispatcher.sidecar.errors import MAX_BODY_BYTES
 from dispatcher.sidecar.readiness import Readiness
 from dispatcher.telemetry.metrics import Metrics
-from tests.fixtures.http import port_of, served
+from tests.support.http import port_of, served
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.fixtures.rows import insert_events, read_table, statuses
-from tests.psql import psql
-from tests.readme import ROOT
-from tests.runbook import statements
+from tests.support.psql import psql
+from tests.support.readme import ROOT
+from tests.support.rows import insert_events, read_table, statuses
+from tests.support.runbook import statements
 
 RUNBOOK = ROOT.parent / "shared" / "seeds" / "dispatcher-runbook.md"
 pytestmark = pytest.mark.skipif(not RUNBOOK.exists(), reason="the source runbook is not beside this checkout")

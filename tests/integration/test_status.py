@@ -15,8 +15,8 @@ from dispatcher.infra.postgres.session import PostgresTarget
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.status import Status, read_status
-from tests.fixtures.command import RunCommand
-from tests.fixtures.rows import STREAM, insert_events
+from tests.support.command import RunCommand
+from tests.support.rows import STREAM, insert_events
 
 OUTBOX = {"pending": 0, "picked": 0, "retry": 0, "sent": 0, "dead": 0}
 

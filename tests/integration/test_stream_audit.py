@@ -24,12 +24,12 @@ from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import settle
 from dispatcher.upkeep import redis_loss as stream_audit
 from dispatcher.upkeep.redis_loss import RedisLossAudit
-from tests.faults.harness_wait import until
-from tests.fixtures.proxy import Proxy, StartProxy
-from tests.fixtures.redis import StartValkey
-from tests.fixtures.rows import STREAM, insert_events, read_stream, read_table, statuses
-from tests.fixtures.running import StartDispatcher
-from tests.fixtures.tap import Tap
+from tests.support.proxy import Proxy, StartProxy
+from tests.support.redis import StartValkey
+from tests.support.rows import STREAM, insert_events, read_stream, read_table, statuses
+from tests.support.running import StartDispatcher
+from tests.support.tap import Tap
+from tests.support.waiting import until
 
 SENT = """
 INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload, status, attempts, sent_at, stream_id)

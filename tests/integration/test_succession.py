@@ -14,9 +14,9 @@ from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.takeover import Takeover
-from tests.fixtures.proxy import StartProxy
-from tests.fixtures.rows import STREAM, insert_events, read_stream, read_table, statuses
-from tests.fixtures.tap import Tap
+from tests.support.proxy import StartProxy
+from tests.support.rows import STREAM, insert_events, read_stream, read_table, statuses
+from tests.support.tap import Tap
 
 Succeed = Callable[..., Awaitable[Takeover]]
 NAME = "host-1-deadbeef"

@@ -14,7 +14,7 @@ from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.upkeep import gauges, survey
 from dispatcher.upkeep.attention import LASTS_S, Attention
 from dispatcher.upkeep.registry import Registry
-from tests.fixtures.rows import STREAM, insert_events
+from tests.support.rows import STREAM, insert_events
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import Settlement, settle
 from dispatcher.upkeep import takeover
 from dispatcher.upkeep.takeover import Takeover
-from tests.fixtures.rows import STREAM, insert_events, read_table, statuses
-from tests.fixtures.tap import Tap
+from tests.support.rows import STREAM, insert_events, read_table, statuses
+from tests.support.tap import Tap
 
 NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 LEASE_S = 30.0

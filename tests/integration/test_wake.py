@@ -14,8 +14,8 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load, trigger_down
 from dispatcher.stages.doorbell.heartbeat import EVERY_S as PING_EVERY_S
 from dispatcher.stages.doorbell.wake import DOORBELL
-from tests.fixtures.rows import insert_events
-from tests.fixtures.running import Bell, StartBell
+from tests.support.rows import insert_events
+from tests.support.running import Bell, StartBell
 
 Db = psycopg.AsyncConnection[Any]
 

@@ -13,7 +13,7 @@ from dispatcher.stages.doorbell import wake
 from tests.model.dispatcher import At, DispatcherFlaw
 from tests.model.doorbell import Doorbell, Flaw
 from tests.model.writer import WriterFlaw
-from tests.readme import ROOT
+from tests.support.readme import ROOT
 
 
 @pytest.mark.promise("wake")

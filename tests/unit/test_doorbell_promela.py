@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.readme import ROOT
+from tests.support.readme import ROOT
 
 MODEL = ROOT / "docs" / "models" / "doorbell.pml"
 # The macros that leave something out, from the model's header.

@@ -12,7 +12,7 @@ import pytest
 from dispatcher.core.errors import Misconfigured
 from dispatcher.handlers import Event, Retry, handler, registry
 from dispatcher.handlers.load import load
-from tests.fixtures.handlers import MakeModule
+from tests.support.handlers import MakeModule
 
 
 @pytest.fixture

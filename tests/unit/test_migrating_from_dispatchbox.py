@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.cli import cli
-from tests.readme import ROOT, section, table
+from tests.support.readme import ROOT, section, table
 
 GUIDE = (ROOT / "docs" / "migrating-from-dispatchbox.md").read_text(encoding="utf-8")
 OLD_FLAGS = {

@@ -18,7 +18,7 @@ from dispatcher.service.http import build_http as service_site
 from dispatcher.settings import Settings, describe
 from dispatcher.telemetry.latency import LatencyHistogram
 from dispatcher.telemetry.metrics import Metrics
-from tests.readme import OPERATIONS, README, ROOT, blocks, section, table
+from tests.support.readme import OPERATIONS, README, ROOT, blocks, section, table
 
 DOCS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 

@@ -4,11 +4,11 @@ import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from tests.faults.harness import World
-from tests.faults.harness_pgwire import StopClaim
-from tests.faults.harness_process import Process
-from tests.faults.harness_wait import NeverCameTrue, until
-from tests.fixtures.proxy import Direction
+from tests.support.faults.pgwire import StopClaim
+from tests.support.faults.process import Process
+from tests.support.faults.world import World
+from tests.support.proxy import Direction
+from tests.support.waiting import NeverCameTrue, until
 
 ENTRY_ID = re.compile(rb"\$\d+\r\n\d{13}-\d+\r\n")  # Redis's answer to an XADD
 

@@ -9,8 +9,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from dispatcher.embedded import EmbeddedValkey
-from tests.faults.harness_process import Process
-from tests.fixtures.rows import STREAM
+from tests.support.faults.process import Process
+from tests.support.rows import STREAM
 
 
 class Direct:
@@ -80,6 +80,15 @@ class Direct:
             (process.name,),
         )
         return bool(held) and {event for (event,) in held} <= {event for event, _ in await self.entries(500)}
+
+    async def end_sessions(self, like: str) -> int:
+        """Terminate the sessions of this database with such an application_name; how many they were."""
+        ended = await self.ask(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name LIKE %s",
+            (like,),
+        )
+        return len(ended)
 
     async def sessions(self) -> Counter[str]:
         """Dispatcher sessions in this database, by the dispatcher's token."""

@@ -4,7 +4,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 
-from tests.fixtures.proxy import Direction, Filter, Proxy
+from tests.support.proxy import Direction, Filter, Proxy
 
 CLAIM_ID = re.compile(rb"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 

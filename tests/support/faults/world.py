@@ -3,21 +3,23 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from dispatcher.embedded import EmbeddedValkey
-from tests.faults import harness_audit, harness_oracle, harness_results
-from tests.faults.harness_direct import Direct
-from tests.faults.harness_load import Load
-from tests.faults.harness_process import Process
-from tests.faults.harness_wait import until
-from tests.fixtures.child import start_child
-from tests.fixtures.proxy import Proxy
+from tests.support.child import start_child
+from tests.support.faults import claims, oracle, results
+from tests.support.faults.direct import Direct
+from tests.support.faults.load import Load
+from tests.support.faults.process import Process
+from tests.support.proxy import Proxy
+from tests.support.waiting import until
 
+ROLES = (Path(__file__).parents[3] / "sql" / "roles.sql").read_text()
 RELAY = "relay"  # the role dispatchers sign in as: no superuser, as in production
 MORE = 60  # events committed after recovery, to see that it lasts
 RECENT = 40  # entries whose latency says whether events flow
@@ -54,7 +56,7 @@ class World(Direct):
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await (await self.db()).execute(harness_audit.INSTALL)
+        await (await self.db()).execute(claims.INSTALL)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -123,7 +125,7 @@ class World(Direct):
             newest = await self.entries(RECENT)
             committed = [(self.load.ledger.acknowledged.get(event, 0.0), added) for event, added in newest]
             recent = [added - at for at, added in committed if at > since]
-            return len(recent) >= RECENT // 2 and harness_oracle.p95(recent) < harness_oracle.SLA_S
+            return len(recent) >= RECENT // 2 and oracle.p95(recent) < oracle.SLA_S
 
         await until(look, "events flow at p95 < 1.5 s", timeout_s)
 
@@ -154,29 +156,29 @@ class World(Direct):
         await self.commits(MORE)
         await self.load.stop()
         await self.drained(drain_s)
-        problems = await self._judge(name, fault.healed, harness_oracle.Allowance(**allowed))
+        problems = await self._judge(name, fault.healed, oracle.Allowance(**allowed))
         if baseline:
             await self._baseline(files, sessions)
         assert not problems, f"{name}:\n  " + "\n  ".join(problems)
 
-    async def _judge(self, name: str, healed: float, allowed: harness_oracle.Allowance) -> list[str]:
+    async def _judge(self, name: str, healed: float, allowed: oracle.Allowance) -> list[str]:
         lease_s = int(self.settings["DISPATCH_LEASE_MS"]) / 1000
         gone = {process.token: process.gone_at for process in self.processes if process.gone_at is not None}
         await self.ask("SELECT 1")
         db = await self.db()
-        seen = harness_oracle.Seen(
+        seen = oracle.Seen(
             ledger=self.load.ledger,
-            rows=await harness_oracle.read_rows(db),
+            rows=await oracle.read_rows(db),
             dead_letters={event for (event,) in await self.ask("SELECT event_id::text FROM messaging.message_dlq")},
             stream=await self.entries(),
-            claims=await harness_audit.read_claims(db, lease_s=lease_s, healed=healed, gone=gone),
+            claims=await claims.read_claims(db, lease_s=lease_s, healed=healed, gone=gone),
             lease_s=lease_s,
             healed=healed,
         )
-        measured, problems = harness_oracle.judge(seen, allowed, name, self.test)
+        measured, problems = oracle.judge(seen, allowed, name, self.test)
         print(measured.line())  # noqa: T201 -- what was measured is half of what a fault is for
         if not problems:
-            harness_results.keep(measured)
+            results.keep(measured)
         return problems
 
     async def _baseline(self, files: dict[str, int], sessions: Counter[str]) -> None:
@@ -197,6 +199,9 @@ class World(Direct):
             return all(process.open_files() <= most for process in alive)
 
         await until(count, f"open files back at {files}")
+
+
+StartWorld = Callable[..., AbstractAsyncContextManager[World]]
 
 
 async def in_thread(call: Any) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import psycopg
 
-from tests.faults.harness_audit import Claims
-from tests.faults.harness_load import Ledger
-from tests.faults.harness_results import Measured
+from tests.support.faults.claims import Claims
+from tests.support.faults.load import Ledger
+from tests.support.faults.results import Measured
 
 SLA_S = 1.5
 BUCKET_S = 0.25

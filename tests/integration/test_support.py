@@ -1,4 +1,4 @@
-"""The harness itself: a database a test, a proxy that misbehaves as told, a tap that hands out each event once."""
+"""tests/support itself: a database a test, a proxy that misbehaves as told, a tap that hands out each event once."""
 
 import asyncio
 
@@ -8,9 +8,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from dispatcher.core.events import Claimed, Woke
-from tests.fixtures.proxy import Proxy, StartProxy
-from tests.fixtures.rows import insert_events, read_stream, read_table, statuses
-from tests.fixtures.tap import Tap
+from tests.support.proxy import Proxy, StartProxy
+from tests.support.rows import insert_events, read_stream, read_table, statuses
+from tests.support.tap import Tap
 
 
 async def test_an_empty_database_has_no_schema(empty_database_url: str) -> None:

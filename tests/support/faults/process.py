@@ -8,8 +8,8 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.fixtures.child import Child
-from tests.fixtures.proxy import Proxy
+from tests.support.child import Child
+from tests.support.proxy import Proxy
 
 
 @dataclass(slots=True)

@@ -1,0 +1,1 @@
+"""What the faults share: a world of real servers and processes behind proxies, its load, and its oracle."""
