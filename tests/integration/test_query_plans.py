@@ -27,7 +27,7 @@ MAY_TOUCH = {
     "claim": 6 * BATCH,  # passes the rows that are held, locks its batch, updates it
     "claim_share": 6 * BATCH,  # the same, when the other share has nothing waiting; pacing.Detour for when it has
     "read_row": 1,
-    "renew_rows": 2 * BATCH,
+    "renew_claims": 2 * BATCH,
     "settle_sent": 2 * BATCH,
     "settle_retry": 2 * BATCH,
     "settle_dead": 2 * BATCH,
@@ -38,10 +38,8 @@ MAY_TOUCH = {
     "overdue": 3 * WINDOW,
     "adopt": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
     "sign_off": WAITING + SETTLED + 2 * BATCH,  # what is unsettled; once a dispatcher
-    "hold": 2 * BATCH,
     "crash_since": 2 * (WAITING + 2 * BATCH),  # what is unsettled; after a crash
     "settle_found": 2 * BATCH,
-    "renew": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
     "sample": 5000 + 200,  # its own bound, and the first hundred
     "prune_outbox": 2 * WINDOW,  # one window, of which nothing is old: test_retention has the rest
     "prune_dlq": 0,
@@ -238,7 +236,7 @@ async def test_no_statement_touches_more_than_it_must(session, db, analyzed):
     async def check(phase: str) -> None:
         for name, may_touch in MAY_TOUCH.items():
             parameters = PARAMETERS | {"ids": None if name == "release everything" else ours}
-            if name == "renew_rows":
+            if name == "renew_claims":
                 parameters["claim_ids"] = [OURS] * len(ours)
             plan = await planner.plan(name.split(" ")[0], parameters)
             rows, everything = (
@@ -250,7 +248,7 @@ async def test_no_statement_touches_more_than_it_must(session, db, analyzed):
             if name in (
                 "claim",
                 "claim_share",
-                "renew_rows",
+                "renew_claims",
                 "settle_sent",
                 "settle_retry",
                 "settle_dead",

@@ -100,7 +100,18 @@ async def test_a_producers_commit_rings_the_doorbell(roles: psycopg.AsyncConnect
 
 @pytest.mark.parametrize(
     "name",
-    ["claim", "look", "doze", "overdue", "adopt", "renew", "release", "settle_sent", "settle_retry", "settle_dead"],
+    [
+        "claim",
+        "look",
+        "doze",
+        "overdue",
+        "adopt",
+        "renew_claims",
+        "release",
+        "settle_sent",
+        "settle_retry",
+        "settle_dead",
+    ],
 )
 async def test_a_dispatcher_runs_each_statement_of_the_relay(roles: psycopg.AsyncConnection, name: str) -> None:
     if name.startswith(("settle", "release", "adopt", "renew")):

@@ -142,8 +142,12 @@ class HandlerSettler:
         began = monotonic()
         try:
             rows = await session.fetch(
-                load("renew_rows"),
-                {"ids": [work.row.id for work in in_hand], "claim_ids": [work.claim_id for work in in_hand]},
+                load("renew_claims"),
+                {
+                    "ids": [work.row.id for work in in_hand],
+                    "claim_ids": [work.claim_id for work in in_hand],
+                    "floor": None,
+                },
             )
         except (SessionLost, psycopg.Error) as error:
             await statement_failed(self._postgres, session, error, began, self._observe)

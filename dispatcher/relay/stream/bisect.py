@@ -144,10 +144,10 @@ class PoisonBisector:
             session, began = await case.postgres.get(), monotonic()
             try:
                 held = await session.fetch(
-                    load("hold"),
+                    load("renew_claims"),
                     {
-                        "claim_id": case.batch.claim_id,
                         "ids": [row.id for row in rows],
+                        "claim_ids": [case.batch.claim_id] * len(rows),
                         "floor": self._gate.connection.floor,
                     },
                 )
@@ -158,7 +158,7 @@ class PoisonBisector:
                 if self._stopping.is_set():
                     return set()
             else:
-                return {row_id for (row_id,) in held}
+                return {row_id for row_id, _ in held}
 
     async def _try(self, case: SuspectBatch, rows: list[ClaimedRow]) -> list[list[ClaimedRow]]:
         """Publish and settle; what is to be tried again, in the pieces it is to be tried in, the last one first."""
@@ -175,7 +175,8 @@ class PoisonBisector:
             self._gate.note(outcomes)
         unanswered = set(outcomes.unknown)
         if outcomes.unknown:
-            await self._find_out.resolve(self._gate, case.postgres, piece, outcomes, also=self.claims)
+            others = [each.batch for each in self._cases]
+            await self._find_out.resolve(self._gate, case.postgres, piece, outcomes, also=others)
         again: list[list[ClaimedRow]] = []
         if cut and self._gate.connection.incarnation == incarnation:
             missing = [row for row in rows if row.id in unanswered & set(outcomes.released)]

@@ -34,11 +34,11 @@ class Reconciler:
         batch: Batch,
         outcomes: BatchOutcomes,
         *,
-        also: Collection[str] = (),
+        also: Collection[Batch] = (),
     ) -> None:
         """File what is unknown as sent or returned. At a stop it stays unknown, and its rows claimed.
 
-        `also`: other claims that are kept meanwhile.
+        `also`: batches whose leases are renewed meanwhile.
         """
         renewed_at = monotonic()
         while not self._stopping.is_set():
@@ -50,14 +50,15 @@ class Reconciler:
                     return
             if monotonic() - renewed_at > self._lease_s / 4:
                 renewed_at = monotonic()
-                for claim_id in {batch.claim_id, *also}:
-                    await self._renew(postgres, claim_id)
+                await self._renew(postgres, [batch, *also])
 
-    async def _renew(self, postgres: ReconnectingSession, claim_id: str) -> None:
+    async def _renew(self, postgres: ReconnectingSession, batches: Collection[Batch]) -> None:
         """Say that the claim's owner is alive, or an outage longer than the lease would look like a frozen owner."""
+        held = [(row.id, batch.claim_id) for batch in batches for row in batch.rows]
+        parameters = {"ids": [row_id for row_id, _ in held], "claim_ids": [claim_id for _, claim_id in held]}
         session = await postgres.get()
         try:
-            await session.fetch(load("renew"), {"claim_id": claim_id})
+            await session.fetch(load("renew_claims"), parameters | {"floor": None})
         except (SessionLost, psycopg.Error) as error:
             await statement_failed(postgres, session, error, monotonic(), self._observe)
 

@@ -1,0 +1,14 @@
+-- renew_claims: renews the lease of claimed rows, so that no other dispatcher takes them over while their owner works on them.
+-- Parameters: ids, claim_ids (arrays of one length: the rows, and the claim that each of them belongs to); floor (an entry id: the
+--   new floor of all these rows, which are in no stream; in a Redis whose clock runs behind, new entries may be older than the floor
+--   from before its failover. NULL: the floors stay).
+-- Returns: id and claim_id of each row that is still held. A row that is missing was lost to another claim, or is settled.
+-- Index: message_outbox_pkey. BETWEEN is = that can only be an index lookup; see settle_sent.sql.
+UPDATE messaging.message_outbox AS o
+SET picked_at = clock_timestamp(),
+    stream_id = coalesce(%(floor)s::text, o.stream_id)
+FROM unnest(%(ids)s::bigint[], %(claim_ids)s::uuid[]) AS s (id, claim_id)
+WHERE o.id BETWEEN s.id AND s.id
+  AND o.claim_id = s.claim_id
+  AND o.status = 'picked'
+RETURNING o.id, o.claim_id::text
