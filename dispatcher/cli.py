@@ -7,6 +7,12 @@ import importlib
 import sys
 from typing import NoReturn
 
+try:
+    import dispatcher.core.server_extra  # noqa: F401
+except ImportError as error:
+    print(f"dispatcher: {error}", file=sys.stderr)  # noqa: T201 -- click may be what is missing
+    sys.exit(2)
+
 import click
 
 from dispatcher import __version__

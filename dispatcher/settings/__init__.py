@@ -4,6 +4,7 @@
 needs two or three of them.
 """
 
+import dispatcher.core.server_extra  # noqa: F401 -- says what to install
 from dispatcher.settings.describe import Row, describe
 from dispatcher.settings.fields import Settings
 from dispatcher.settings.unknown import unknown_variables

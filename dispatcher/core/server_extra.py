@@ -1,0 +1,15 @@
+"""Importing this module fails, and says what to install, where a dependency of the server is missing.
+
+Each package of the server imports it first: without it the first import that fails would name some library, not the
+extra to install.
+"""
+
+from importlib.util import find_spec
+
+# Import names of the extra `server` in pyproject.toml.
+NEEDED = ("aiohttp", "anyio", "click", "hiredis", "loguru", "prometheus_client", "psycopg", "pydantic", "redis", "rich")
+
+if missing := [name for name in NEEDED if find_spec(name) is None]:
+    raise ImportError(
+        f"the server is not installed; run: pip install 'outbox-dispatcher[server]' (missing: {', '.join(missing)})"
+    )

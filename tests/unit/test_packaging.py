@@ -1,0 +1,70 @@
+"""pyproject.toml, constraints.txt, the Makefile and the manifests name one distribution, and one version of it."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from typing import Any
+
+import pytest
+import yaml
+
+import dispatcher
+from dispatcher.core import server_extra
+from tests.support.readme import ROOT
+
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+IMAGE = "ghcr.io/outbox-dispatcher/outbox-dispatcher"
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def names(requirements: list[Any]) -> set[str]:
+    """The distributions that a list of requirements names, as they are imported."""
+    found = (re.match(r"[A-Za-z0-9._-]+", text) for text in requirements if isinstance(text, str))
+    return {match[0].lower().replace("-", "_") for match in found if match}
+
+
+def test_the_bare_distribution_has_no_dependencies() -> None:
+    assert PROJECT["name"] == "outbox-dispatcher"
+    assert PROJECT["dependencies"] == []
+
+
+def test_what_the_server_imports_is_in_its_extra() -> None:
+    """server_extra.py looks for these before the server imports anything else."""
+    assert set(server_extra.NEEDED) == names(PROJECT["optional-dependencies"]["server"])
+
+
+def test_tools_for_this_repository_are_no_published_extras() -> None:
+    assert set(PROJECT["optional-dependencies"]) == {"server", "embedded", "sqlalchemy", "django"}
+    assert {"dev", "bench", "peers"} <= set(PYPROJECT["dependency-groups"])
+
+
+def test_constraints_pin_exact_versions_of_all_that_is_named() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line)] == []
+    lists = [*PROJECT["optional-dependencies"].values(), *PYPROJECT["dependency-groups"].values()]
+    assert set().union(*map(names, lists)) - names(lines) == {"outbox_dispatcher"}
+
+
+def test_the_manifests_name_the_image_and_the_version_that_a_release_publishes() -> None:
+    files = sorted((ROOT / "deploy" / "kubernetes").rglob("kustomization.yaml"))
+    images = [image for file in files for image in yaml.safe_load(file.read_text()).get("images", [])]
+    assert images
+    assert {(image["newName"], image["newTag"]) for image in images} == {(IMAGE, dispatcher.__version__)}
+
+
+def test_the_scripts_can_be_run() -> None:
+    assert [name for name in ("run", "debian") if (ROOT / ".ci" / name).stat().st_mode & 0o111 != 0o111] == []
+
+
+def test_make_help_names_every_target() -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    told = subprocess.run([make, "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+    assert phony is not None
+    assert set(phony[1].split()) == targets
+    assert set(re.findall(r"^  make ([a-z-]+) +\S", told, re.MULTILINE)) == targets
