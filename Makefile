@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 TEST_JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev tools test faults lint types contracts check schema wheel dist bench bench-all bench-writers bench-latency clean
+.PHONY: help demo dev tools test faults lint types contracts check schema wheel dist docs bench bench-all bench-writers bench-latency clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ wheel: $(DEV) ## build the wheel and try it outside the checkout
 dist: $(DEV) ## what a release uploads, in dist/: the wheel and the source
 	@$(BIN)/python -m build --outdir dist
 
+docs: $(DEV) ## build the site of docs/ into site/; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(BENCH) ## the SLA: 1,000 events/s, then the highest rate that holds it (under 3 minutes)
 	@$(BIN)/python -m bench sla --find-max
 
@@ -86,4 +89,4 @@ bench-all: $(PEERS) ## every scenario, peers included, and one report (about 40 
 	@$(BIN)/python -m bench all
 
 clean: ## remove the venv and caches
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist site

@@ -1,4 +1,4 @@
-"""`python -m bench document REPORT`: a run's figures and charts into docs/performance.md, between its markers.
+"""`python -m bench document REPORT`: writes a run's figures and charts into docs/explanation/performance.md.
 
 A block is `<!-- bench:latency -->` to `<!-- bench:end -->`; what stands between is replaced. Blocks of scenarios that
 the run does not have stay as they are.
@@ -17,7 +17,7 @@ from bench.record import machine
 from bench.report import body
 from dispatcher.core.errors import Misconfigured
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
+DOCUMENT = Path(__file__).parent.parent / "docs" / "explanation" / "performance.md"
 _BLOCK = re.compile(r"(<!-- bench:([\w-]+) -->\n).*?(<!-- bench:end -->)", re.DOTALL)
 
 
@@ -27,7 +27,7 @@ _BLOCK = re.compile(r"(<!-- bench:([\w-]+) -->\n).*?(<!-- bench:end -->)", re.DO
     "--into",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     default=DOCUMENT,
-    help="The document.  [default: docs/performance.md]",
+    help="The document.  [default: docs/explanation/performance.md]",
 )
 def document(report: Path, into: Path) -> None:
     """Write a run's figures and charts into the document. REPORT: the report.json of `python -m bench all`."""

@@ -1,5 +1,5 @@
 -- Lets applications go on inserting into outbox_event: it becomes a view of messaging.message_outbox, with the columns of
--- Dispatchbox's table (docs/migrating-from-dispatchbox.md). After sql/migrate_from_dispatchbox.sql, as the owner of both:
+-- Dispatchbox's table (docs/how-to/migrate-from-dispatchbox.md). After sql/migrate_from_dispatchbox.sql, as the owner of both:
 --
 --     psql "$DATABASE_URL" -f sql/dispatchbox_view.sql
 --

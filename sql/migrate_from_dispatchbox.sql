@@ -1,4 +1,4 @@
--- Moves the rows of Dispatchbox's table outbox_event into messaging.message_outbox (docs/migrating-from-dispatchbox.md):
+-- Moves the rows of Dispatchbox's table outbox_event into messaging.message_outbox (docs/how-to/migrate-from-dispatchbox.md):
 --
 --     psql "$DATABASE_URL" -f sql/migrate_from_dispatchbox.sql
 --

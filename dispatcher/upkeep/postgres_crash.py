@@ -2,7 +2,7 @@
 
 Our sessions do not wait for the disk, so a crash may undo their last claims and settles: rows that are in the stream
 say `pending` again. So does a failover to a standby that lagged, and a restore. All of them empty an unlogged table
-that every claim asks for (messaging.unbroken). docs/decisions/0010 has the whole argument.
+that every claim asks for (messaging.unbroken). docs/explanation/decisions/0010 has the whole argument.
 """
 
 from collections.abc import Awaitable, Callable

@@ -1,6 +1,6 @@
 /*
  * The doorbell (triggers/doorbell.sql, dispatcher/stages/doorbell/wake.py) as a Promela model: does a committed row ever wait for
- * the tick while a listener is up? tests/model/ is the same model in Python; read docs/architecture.md first.
+ * the tick while a listener is up? tests/model/ is the same model in Python; read docs/explanation/architecture.md first.
  *
  *   apt-get install spin gcc
  *   spin -DNW=2 -DND=2 -run -safety -m100000 doorbell.pml             "errors: 0" is what we want to see

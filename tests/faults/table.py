@@ -1,4 +1,4 @@
-"""`python -m tests.faults.table`: the faults of the last runs as Markdown, for docs/guarantees.md."""
+"""`python -m tests.faults.table`: the faults of the last runs as Markdown, for docs/explanation/guarantees.md."""
 
 from tests.support.faults.results import markdown, read, results_file
 

@@ -18,7 +18,7 @@ from tests.support.readme import ROOT, blocks
 
 SQL = Path(__file__).parents[2] / "sql"
 MOVE, VIEW = SQL / "migrate_from_dispatchbox.sql", SQL / "dispatchbox_view.sql"
-GUIDE = (ROOT / "docs" / "migrating-from-dispatchbox.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "how-to" / "migrate-from-dispatchbox.md").read_text(encoding="utf-8")
 # The columns its INSERTs, its queries and its API name; a worker of the second generation marks what it works on.
 FIRST = """
 CREATE TABLE outbox_event (

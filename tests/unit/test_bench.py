@@ -122,7 +122,7 @@ def test_the_document_is_filled_between_its_marks_and_only_there(tmp_path: Path)
 
 
 def test_the_document_has_a_place_for_every_scenario_of_the_record() -> None:
-    document = (Path(__file__).parent.parent.parent / "docs" / "performance.md").read_text()
+    document = (Path(__file__).parent.parent.parent / "docs" / "explanation" / "performance.md").read_text()
     assert [step.scenario for step in STEPS if f"<!-- bench:{step.scenario} -->" not in document] == []
 
 

@@ -1,4 +1,4 @@
-"""docs/migrating-from-dispatchbox.md names what there was, and what there is."""
+"""docs/how-to/migrate-from-dispatchbox.md names what there was, and what there is."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from dispatcher.cli import cli
 from tests.support.readme import ROOT, section, table
 
-GUIDE = (ROOT / "docs" / "migrating-from-dispatchbox.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "how-to" / "migrate-from-dispatchbox.md").read_text(encoding="utf-8")
 OLD_FLAGS = {
     "--dsn", "--processes", "--batch-size", "--poll-interval", "--log-level", "--http-host", "--http-port",
     "--disable-http",

@@ -55,7 +55,7 @@ def read() -> list[Measured]:
 
 
 def markdown(results: Iterable[Measured]) -> str:
-    """The table of docs/guarantees.md, ordered by test."""
+    """The table of docs/explanation/guarantees.md, ordered by test."""
     rows = [
         "| Fault | Events | Missing | Doubled | First entry | Caught up | p95 < 1.5 s again | Proof |",
         "|---|---:|---:|---:|---:|---:|---:|---|",
