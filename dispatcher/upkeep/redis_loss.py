@@ -2,7 +2,8 @@
 
 A failover, or a restart without the end of the append-only file, loses entries whose rows say `sent`. Another run id or
 replication id gives it away. Nobody publishes to such a server until the rows whose entry id is above its newest one
-are put back: a single new entry would move that id past the lost ones. docs/explanation/decisions/0008 has the whole argument.
+are put back: a single new entry would move that id past the lost ones. docs/explanation/decisions/0008 has the whole
+argument.
 """
 
 import re
