@@ -59,15 +59,15 @@ lint: $(DEV) ## ruff: format and rules
 types: $(DEV) ## mypy --strict
 	@$(BIN)/mypy
 
-contracts: $(DEV) ## imports go down only
+contracts: $(DEV) ## the import contracts of pyproject.toml
 	@$(BIN)/lint-imports
 
-check: lint types contracts test ## all of the above
+check: lint types contracts test ## lint, types, contracts and test
 
 schema: $(DEV) ## write sql/schema.sql from the migrations
 	@$(BIN)/python -m tests.dump_schema
 
-wheel: $(DEV) ## build the wheel and try it outside the checkout
+wheel: $(DEV) ## build the wheel and try it in new environments
 	@$(BIN)/python .ci/try_wheel.py
 
 dist: $(DEV) ## what a release uploads, in dist/: the wheel and the source
