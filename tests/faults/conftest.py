@@ -9,11 +9,13 @@ import pytest
 
 from dispatcher.embedded import EmbeddedPostgres
 from tests.support.faults import results
-from tests.support.faults.world import RELAY, ROLES, StartWorld, World
+from tests.support.faults.standby import Pair, Standby, StartPair
+from tests.support.faults.world import RELAY, ROLES, StartWorld, World, in_thread
 from tests.support.options import VERSIONS
 from tests.support.postgres import Databases
 from tests.support.redis import StartValkey
 from tests.support.servers import Address
+from tests.support.waiting import until
 
 HERE = Path(__file__).parent
 TIMEOUT_S = 600
@@ -87,5 +89,33 @@ def world(request: pytest.FixtureRequest, fault_database_url: str, own_valkey: S
         server = own_valkey(appendonly=appendonly, options=valkey or {})
         async with World(admin_url or fault_database_url, server, test, env) as made:
             yield made
+
+    return start
+
+
+@pytest.fixture
+def pair(crashable_postgres: EmbeddedPostgres, server_folder: Path, request: pytest.FixtureRequest) -> StartPair:
+    """`async with pair(w) as p:` a standby that is in step."""
+
+    @asynccontextmanager
+    async def start(w: World) -> AsyncIterator[Pair]:
+        between = await w.proxy(w.admin_url)
+        folder = server_folder / f"standby-{request.node.name.partition('[')[0]}"
+        standby = Standby(folder, between.via(crashable_postgres.url()), version=crashable_postgres.version)
+        await in_thread(standby.start)
+        try:
+            made = Pair(w, crashable_postgres, standby, between)
+            await until(lambda: w.ask("SELECT 1 FROM pg_stat_replication"), "it follows")
+            await made.in_step()
+            yield made
+        finally:
+            await w.load.stop()
+            for process in w.processes:  # or they would go on trying while their proxies are closed
+                await process.kill()
+            await in_thread(standby.crash)
+            await in_thread(crashable_postgres.start)
+            with psycopg.connect(crashable_postgres.url(), autocommit=True) as connection:
+                connection.execute("ALTER SYSTEM RESET ALL")
+                connection.execute("SELECT pg_reload_conf()")
 
     return start

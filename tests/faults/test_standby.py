@@ -1,96 +1,17 @@
 """Postgres fails over to a standby: what it was not sent is forgotten; of what it has nothing is lost or doubled."""
 
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import aiohttp
-import psycopg
 import pytest
 
-from dispatcher.embedded import EmbeddedPostgres
 from tests.support.child import start_child
-from tests.support.faults.standby import Standby
-from tests.support.faults.world import RELAY, StartWorld, World, in_thread
-from tests.support.proxy import Proxy
+from tests.support.faults.standby import StartPair
+from tests.support.faults.world import RELAY, StartWorld
 from tests.support.waiting import until
 
 UNSETTLED = "SELECT count(*) FROM messaging.message_outbox WHERE NOT settled"
-BEHIND = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn IS NULL OR replay_lsn < %s"
 SYNCHRONOUS = "ALTER SYSTEM SET synchronous_standby_names = '*'"
-
-
-class Pair:
-    """The world's Postgres, and a standby of it behind a proxy that can keep from it what is new."""
-
-    def __init__(self, w: World, primary: EmbeddedPostgres, standby: Standby, between: Proxy) -> None:
-        self.w = w
-        self.primary = primary
-        self.standby = standby
-        self.between = between
-
-    def standby_url(self, user: str = "postgres") -> str:
-        """Of the world's database there."""
-        parts = urlsplit(self.w.admin_url)
-        return parts._replace(netloc=f"{user}@127.0.0.1:{self.standby.port}").geturl()
-
-    async def in_step(self) -> None:
-        """Wait until the standby has everything that was written up to now."""
-        [(here,)] = await self.w.ask("SELECT pg_current_wal_insert_lsn()::text")
-
-        async def look() -> bool:
-            return await self.w.ask(BEHIND, (here,)) == [(0,)]
-
-        await until(look, "the standby is in step")
-
-    async def fail_over(self) -> set[str]:
-        """kill -9 the primary under load, promote the standby, point producers there. Returns what it has not."""
-        await in_thread(self.primary.crash)
-        await self.w.load.stop()  # it hears of what was committed last
-        self.between.cut()
-        await in_thread(self.standby.promote)
-        self.w.admin_url = self.w.load.url = self.standby_url()
-        there = {event for (event,) in await self.w.ask("SELECT event_id::text FROM messaging.message_outbox")}
-        ledger = self.w.load.ledger
-        lost = ledger.acknowledged.keys() - there
-        for event in lost:
-            del ledger.acknowledged[event]
-        ledger.unknown |= lost
-        self.w.load.start()
-        return lost
-
-
-StartPair = Callable[[World], AbstractAsyncContextManager[Pair]]
-
-
-@pytest.fixture
-def pair(crashable_postgres: EmbeddedPostgres, server_folder: Path, request: pytest.FixtureRequest) -> StartPair:
-    """`async with pair(w) as p:` a standby that is in step."""
-
-    @asynccontextmanager
-    async def start(w: World) -> AsyncIterator[Pair]:
-        between = await w.proxy(w.admin_url)
-        folder = server_folder / f"standby-{request.node.name.partition('[')[0]}"
-        standby = Standby(folder, between.via(crashable_postgres.url()), version=crashable_postgres.version)
-        await in_thread(standby.start)
-        try:
-            made = Pair(w, crashable_postgres, standby, between)
-            await until(lambda: w.ask("SELECT 1 FROM pg_stat_replication"), "it follows")
-            await made.in_step()
-            yield made
-        finally:
-            await w.load.stop()
-            for process in w.processes:  # or they would go on trying while their proxies are closed
-                await process.kill()
-            await in_thread(standby.crash)
-            await in_thread(crashable_postgres.start)
-            with psycopg.connect(crashable_postgres.url(), autocommit=True) as connection:
-                connection.execute("ALTER SYSTEM RESET ALL")
-                connection.execute("SELECT pg_reload_conf()")
-
-    return start
 
 
 @pytest.mark.promise("postgres-failover")

@@ -1,4 +1,7 @@
-"""The one place that polls: a condition with a deadline, and what was seen last when it does not come true."""
+"""The one place that polls: a condition with a deadline, and what was seen last when it does not come true.
+
+Where the product says what happens (the tap, a line of a child's log), a test waits for that instead.
+"""
 
 import asyncio
 import time
@@ -8,18 +11,33 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LOOK_EVERY_S = 0.02
+PATIENCE_S = 50.0
 
 
 class NeverCameTrue(AssertionError):
     """A condition did not come true before its deadline."""
 
 
-async def until(look: Callable[[], Awaitable[T]], what: str, timeout_s: float = 50.0) -> T:
+async def until(look: Callable[[], Awaitable[T]], what: str, timeout_s: float = PATIENCE_S) -> T:
     """Look again and again until the answer is true; returns it. Raises NeverCameTrue with the last answer."""
+    return await _wait(look, bool, what, timeout_s)
+
+
+async def becomes(
+    look: Callable[[], Awaitable[object]],
+    expected: object,
+    what: str = "what is looked at",
+    timeout_s: float = PATIENCE_S,
+) -> None:
+    """Look again and again until the answer is `expected`. Raises NeverCameTrue with the last answer."""
+    await _wait(look, lambda answer: answer == expected, f"{what} becomes {expected!r}", timeout_s)
+
+
+async def _wait(look: Callable[[], Awaitable[T]], enough: Callable[[T], bool], what: str, timeout_s: float) -> T:
     deadline = time.monotonic() + timeout_s
     while True:
         answer = await look()
-        if answer:
+        if enough(answer):
             return answer
         if time.monotonic() > deadline:
             raise NeverCameTrue(f"{what}: not in {timeout_s:g} s; last seen: {answer!r}")

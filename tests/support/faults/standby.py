@@ -2,13 +2,19 @@
 
 import os
 import subprocess
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from dispatcher.embedded import EmbeddedPostgres
 from dispatcher.embedded.folders import User
+from tests.support.faults.world import World, in_thread
+from tests.support.proxy import Proxy
+from tests.support.waiting import until
 
 PATIENCE_S = 60.0
+BEHIND = "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn IS NULL OR replay_lsn < %s"
 
 
 class Standby(EmbeddedPostgres):
@@ -56,3 +62,69 @@ class Standby(EmbeddedPostgres):
             return False
         # "standby": it follows, and answers questions; "ready" only after a restart.
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() in ("standby", "ready")
+
+
+class Pair:
+    """The world's Postgres, and a standby of it behind a proxy that can keep from it what is new."""
+
+    def __init__(self, w: World, primary: EmbeddedPostgres, standby: Standby, between: Proxy) -> None:
+        self.w = w
+        self.primary = primary
+        self.standby = standby
+        self.between = between
+
+    def standby_url(self, user: str = "postgres") -> str:
+        """Of the world's database there."""
+        parts = urlsplit(self.w.admin_url)
+        return parts._replace(netloc=f"{user}@127.0.0.1:{self.standby.port}").geturl()
+
+    async def in_step(self) -> None:
+        """Wait until the standby has everything that was written up to now."""
+        [(here,)] = await self.w.ask("SELECT pg_current_wal_insert_lsn()::text")
+
+        async def look() -> bool:
+            return await self.w.ask(BEHIND, (here,)) == [(0,)]
+
+        await until(look, "the standby is in step")
+
+    async def switch_over(self, front: Proxy) -> None:
+        """Promote the standby that has everything and lead the address of `front` to it. The old primary takes no
+        more writes, and keeps its sessions; it is `primary` still, and can be asked."""
+        await self.w.load.stop()
+        await self.w.drained()
+        await self.in_step()
+        await in_thread(self.standby.promote)
+        front.upstream = ("127.0.0.1", self.standby.port)
+        await self.w.ask("ALTER SYSTEM SET default_transaction_read_only = on")
+        await self.w.ask("SELECT pg_reload_conf()")
+
+        async def read_only() -> bool:
+            return await self.w.ask("SHOW default_transaction_read_only") == [("on",)]
+
+        await until(read_only, "the old primary takes no more writes")
+        await self.lead_producers_to_the_standby()
+        self.w.load.start()
+
+    async def lead_producers_to_the_standby(self) -> None:
+        """The load and the test's own questions go there from now on."""
+        await self.w.close()
+        self.w.admin_url = self.w.load.url = self.standby_url()
+
+    async def fail_over(self) -> set[str]:
+        """kill -9 the primary under load, promote the standby, point producers there. Returns what it has not."""
+        await in_thread(self.primary.crash)
+        await self.w.load.stop()  # it hears of what was committed last
+        self.between.cut()
+        await in_thread(self.standby.promote)
+        await self.lead_producers_to_the_standby()
+        there = {event for (event,) in await self.w.ask("SELECT event_id::text FROM messaging.message_outbox")}
+        ledger = self.w.load.ledger
+        lost = ledger.acknowledged.keys() - there
+        for event in lost:
+            del ledger.acknowledged[event]
+        ledger.unknown |= lost
+        self.w.load.start()
+        return lost
+
+
+StartPair = Callable[[World], AbstractAsyncContextManager[Pair]]
