@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
+from dispatcher.commands.options import database_options
 from dispatcher.commands.progress import rows_progress
 from dispatcher.demo.run import Plan, Result, run
 from dispatcher.demo.samples import STATUSES, Sample, as_sql, samples
@@ -36,11 +37,11 @@ SEEDING = ("rows", "statuses", "random_seed", "database_url", "dsn")
     help="With --seed-only: rows of this status (repeatable).  [default: of each]",
 )
 @click.option("--seed", "random_seed", type=int, help="With --seed-only: the same rows for the same number.")
-@click.option("--database-url", metavar="URL", help="With --seed-only: copy them into this database.")
-@click.option("--dsn", metavar="DSN", help="Dispatchbox's name for --database-url.")
+@database_options("With --seed-only: copy them into this database.")
 @click.pass_context
 def demo(
     context: click.Context,
+    /,
     rate: float,
     seconds: float,
     http_port: int,
@@ -49,8 +50,7 @@ def demo(
     rows: int,
     statuses: tuple[str, ...],
     random_seed: int | None,
-    database_url: str | None,
-    dsn: str | None,
+    **flags: str | None,
 ) -> None:
     """Start Postgres, Valkey and the dispatcher, send sample events through, print the verdict.
 
@@ -66,7 +66,7 @@ def demo(
     _require_fitting(context, seed_only)
     if seed_only:
         chosen = samples(Random(random_seed), statuses or STATUSES)  # noqa: S311
-        _write_samples(chosen, rows, {"database_url": database_url, "dsn": dsn})
+        _write_samples(chosen, rows, flags)
         return
     console = Console()
     live = console.is_terminal and not as_json
@@ -91,7 +91,7 @@ def _require_fitting(context: click.Context, seed_only: bool) -> None:
 
 
 def _write_samples(rows: Iterator[Sample], count: int, flags: dict[str, str | None]) -> None:
-    """To standard output, or into the database that a flag names: never one from the environment, which is in use."""
+    """To standard output, or into the database that a flag names: never into one that only the environment names."""
     if not any(flags.values()):
         for part in as_sql(rows, count):
             click.echo(part, nl=False)

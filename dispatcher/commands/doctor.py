@@ -1,7 +1,6 @@
-"""`dispatcher doctor`: every check an operator would make by hand, each with what to do."""
+"""`dispatcher doctor`: makes every check that an operator would make by hand, and names each remedy."""
 
 import json
-import os
 from dataclasses import asdict
 
 import anyio
@@ -10,45 +9,42 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dispatcher.commands.options import database, json_output, redis_url, settings_from, target
 from dispatcher.core.finding import Finding
-from dispatcher.infra.postgres.session import PostgresTarget
 from dispatcher.ops.doctor import Examination, examine
-from dispatcher.settings import Settings
 
-PATIENCE_S = 10.0  # for one question
+STATEMENT_S = 10.0
 STYLES = {"ok": "green", "warning": "yellow", "bad": "bold red", "unknown": "cyan"}
 
 
 @click.command()
-@click.option("--no-trigger", is_flag=True, help="The doorbell trigger was left out on purpose (migrate --no-trigger).")
-@click.option("--database-url", metavar="URL", help="The Postgres that holds the outbox.  [DATABASE_URL]")
-@click.option("--dsn", metavar="DSN", help="Dispatchbox's name for --database-url.")
-@click.option("--listen-url", metavar="URL", help="The direct connection, beside a pooler.  [DISPATCH_LISTEN_URL]")
-@click.option("--redis-url", metavar="URL", help="The Redis or Valkey that holds the stream.  [REDIS_URL]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--no-trigger", is_flag=True, help="The doorbell trigger is absent on purpose (migrate --no-trigger).")
+@database
+@click.option(
+    "--listen-url",
+    metavar="URL",
+    help="A direct connection, if the database URL leads to a pooler.  [DISPATCH_LISTEN_URL]",
+)
+@redis_url
+@json_output
 def doctor(no_trigger: bool, as_json: bool, **flags: str | None) -> int:
-    """Examine Postgres, Redis, the outbox and the stream, and say what to do about what is wrong.
+    """Check Postgres, Redis, the outbox and the stream, and name a remedy for each fault.
 
-    Changes nothing. Give it the settings and the role that the dispatcher has: rights are those of that role.
+    Changes nothing. Run it with the dispatcher's settings and role, because it checks the rights of that role.
 
     \b
     ok       nothing to do
-    warning  works, and costs something
+    warning  works, at a cost
     bad      events are late, stopped or at risk: exit code 1
-    unknown  this role or user may not ask
+    unknown  this role or user lacks the right to check it
     """
-    wanted = ("database_url", "listen_url", "redis_url", "handlers", "unrouted", "stream_name", "stream_maxlen")
-    settings = Settings.load_some((*wanted, "connect_timeout_ms"), os.environ, flags)
-    connect_timeout_s = settings["connect_timeout_ms"] / 1000
-    database, listening = (
-        PostgresTarget(url, "dispatcher", connect_timeout_s=connect_timeout_s, query_timeout_s=PATIENCE_S)
-        for url in (settings["database_url"], settings.get("listen_url") or settings["database_url"])
-    )
+    more = ("listen_url", "redis_url", "handlers", "unrouted", "stream_name", "stream_maxlen")
+    settings = settings_from(flags, *more)
     findings = anyio.run(
         examine,
         Examination(
-            database,
-            listening,
+            target(settings, STATEMENT_S),
+            target(settings, STATEMENT_S, url=settings.get("listen_url")),
             settings.get("redis_url", ""),
             settings["stream_name"],
             settings["stream_maxlen"],
@@ -64,7 +60,7 @@ def doctor(no_trigger: bool, as_json: bool, **flags: str | None) -> int:
 
 
 def show(findings: list[Finding], console: Console) -> None:
-    """A table on a terminal, plain lines elsewhere; then a line that sums up."""
+    """A table on a terminal, plain lines elsewhere; then a line with the counts."""
     if console.is_terminal:
         table = Table("", "check", "found", "what to do", box=None, padding=(0, 1, 1, 0))
         for each in findings:

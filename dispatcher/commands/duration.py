@@ -1,4 +1,4 @@
-"""How long, as a person types it: 7d, 12h, 30m, 0s."""
+"""Durations as a person types them: 7d, 12h, 30m, 0s."""
 
 import re
 
@@ -7,7 +7,7 @@ _LONGEST_S = 36_500 * 86_400
 
 
 def seconds_of(text: str) -> float | None:
-    """The seconds; None when it is no duration, or longer than a hundred years."""
+    """The duration in seconds; None when the text is no duration, or one of more than a hundred years."""
     found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)([smhdw])", text)
     if not found:
         return None
@@ -16,7 +16,7 @@ def seconds_of(text: str) -> float | None:
 
 
 def duration(seconds: float) -> str:
-    """The same text again, in the largest unit up to a day that says it in whole numbers."""
+    """The inverse: in the largest unit, up to days, of which it is a whole number."""
     for unit in "dhm":
         if seconds and seconds % _UNITS[unit] == 0:
             return f"{seconds / _UNITS[unit]:.0f}{unit}"

@@ -1,35 +1,32 @@
-"""`dispatcher migrate`: brings a database up to date."""
+"""`dispatcher migrate`: creates or updates the tables."""
 
-import os
 from functools import partial
 
 import anyio
 import click
 
+from dispatcher.commands.options import database_options, settings_from
 from dispatcher.infra.postgres import migrations
-from dispatcher.settings import Settings
 
 
 @click.command()
-@click.option("--database-url", metavar="URL", help="The Postgres to migrate.  [DATABASE_URL]")
-@click.option("--dsn", metavar="DSN", help="Dispatchbox's name for --database-url.")
+@database_options("The Postgres to migrate.  [DATABASE_URL]")
 @click.option(
     "--no-trigger", is_flag=True, help="Leave the doorbell trigger out: the dispatcher then works on its tick."
 )
-def migrate(database_url: str | None, dsn: str | None, no_trigger: bool) -> None:
+def migrate(no_trigger: bool, **flags: str | None) -> None:
     """Create or update the tables in the schema messaging, and install the doorbell trigger.
 
     May be run any number of times, from many pods at once, on a busy database. Needs the owner of the schema, or a role
     with CREATE on the database.
     """
-    flags = {"database_url": database_url, "dsn": dsn}
-    values = Settings.load_some(["database_url", "connect_timeout_ms"], os.environ, flags)
+    settings = settings_from(flags)
     applied = anyio.run(
         partial(
             migrations.migrate,
-            values["database_url"],
+            settings["database_url"],
             trigger=not no_trigger,
-            connect_timeout_s=values["connect_timeout_ms"] / 1000,
+            connect_timeout_s=settings["connect_timeout_ms"] / 1000,
         )
     )
     for name in applied:

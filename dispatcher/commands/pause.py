@@ -1,52 +1,43 @@
-"""`dispatcher pause`: holds all dispatchers back, and waits until each has obeyed."""
+"""`dispatcher pause`: stops all dispatchers from claiming rows, and waits until each has acknowledged."""
 
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import anyio
 import click
 
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.commands.options import database, json_output, settings_from, target, together
+from dispatcher.core.timestamps import iso
 from dispatcher.ops.pause import Acknowledgement, PauseSession, PauseSwitch
-from dispatcher.settings import Settings
 
-PATIENCE_S = 10.0  # for one statement
+STATEMENT_S = 10.0
 
-
-def switch_options(command: Callable[..., object]) -> Callable[..., object]:
-    """The options that `pause` and `resume` have in common."""
-    for option in reversed(
-        [
-            click.option(
-                "--timeout",
-                type=click.FloatRange(0, 86_400),
-                default=30.0,
-                show_default=True,
-                metavar="SECONDS",
-                help="How long to wait for the dispatchers; 0: not at all.",
-            ),
-            click.option("--database-url", metavar="URL", help="The Postgres that holds the outbox.  [DATABASE_URL]"),
-            click.option("--dsn", metavar="DSN", help="Dispatchbox's name for --database-url."),
-            click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-        ]
-    ):
-        command = option(command)
-    return command
+switch_options = together(
+    click.option(
+        "--timeout",
+        type=click.FloatRange(0, 86_400),
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long to wait for the dispatchers; 0: not at all.",
+    ),
+    database,
+    json_output,
+)
 
 
 @click.command()
 @click.option("--reason", metavar="TEXT", help="Why, for `dispatcher status` and the logs. No secrets.")
 @switch_options
 def pause(reason: str | None, timeout: float, as_json: bool, **flags: str | None) -> int:
-    """Hold all dispatchers back, those that start later too, until `dispatcher resume`.
+    """Stop all dispatchers from claiming rows, also those that start later, until `dispatcher resume`.
 
-    Each takes nothing new, finishes what it has in hand, and says so; the command waits for that. Rows wait in
-    Postgres, writers are not held up, and takeover, retention, probes and metrics go on.
+    Each claims nothing new, settles what it has in flight, and acknowledges; the command waits for that. Rows wait in
+    Postgres and writers are not held up. Takeover, retention, probes and metrics go on.
 
-    Exit code 1 when not all obeyed in time: the pause stays in force all the same.
+    Exit code 1 when not all acknowledged in time: the pause stays in force all the same.
     """
     return anyio.run(run_switch, True, reason, timeout, as_json, flags)
 
@@ -54,80 +45,74 @@ def pause(reason: str | None, timeout: float, as_json: bool, **flags: str | None
 async def run_switch(
     paused: bool, reason: str | None, timeout: float, as_json: bool, flags: dict[str, str | None]
 ) -> int:
-    """Switch, wait, and say how it went; the exit code."""
-    settings = Settings.load_some(("database_url", "connect_timeout_ms"), os.environ, flags)
-    target = PostgresTarget(
-        settings["database_url"],
-        "dispatcher",
-        connect_timeout_s=settings["connect_timeout_ms"] / 1000,
-        query_timeout_s=PATIENCE_S,
-    )
-    async with PauseSession(target) as pausing:
+    """Pause or resume, wait, report; returns the exit code."""
+    async with PauseSession(target(settings_from(flags), STATEMENT_S)) as pausing:
         switch, changed = await pausing.switch(paused=paused, reason=reason)
         with _progress(switch) as progress:
-            words = await pausing.wait(switch, timeout, progress)
-    late = [word for word in words if not word.obeys(switch)]
+            acknowledgements = await pausing.wait(switch, timeout, progress)
     if as_json:
-        click.echo(as_text(switch, changed, words))
+        click.echo(as_text(switch, changed, acknowledgements))
     else:
-        for line in summary(switch, changed, words, timeout):
+        for line in summary(switch, changed, acknowledgements, timeout):
             click.echo(line)
-    return 1 if late else 0
+    return 0 if all(each.obeys(switch) for each in acknowledgements) else 1
 
 
-def as_text(switch: PauseSwitch, changed: bool, words: list[Acknowledgement]) -> str:
+def as_text(switch: PauseSwitch, changed: bool, acknowledgements: Sequence[Acknowledgement]) -> str:
     """One JSON object."""
     dispatchers = [
-        {"name": word.name, "version": word.version, "acknowledged": word.obeys(switch), "in_flight": word.in_flight}
-        for word in words
+        {"name": each.name, "version": each.version, "acknowledged": each.obeys(switch), "in_flight": each.in_flight}
+        for each in acknowledgements
     ]
     fields = {"paused": switch.paused, "changed": changed, "since": switch.changed_at, "by": switch.changed_by}
-    return json.dumps(fields | {"reason": switch.reason, "dispatchers": dispatchers}, default=str)
+    return json.dumps(fields | {"reason": switch.reason, "dispatchers": dispatchers}, default=iso)
 
 
-def summary(switch: PauseSwitch, changed: bool, words: list[Acknowledgement], timeout: float) -> Iterator[str]:
-    """What a person wants to know: how many obey, who does not and why, what happens next."""
+def summary(
+    switch: PauseSwitch, changed: bool, acknowledgements: Sequence[Acknowledgement], timeout: float
+) -> Iterator[str]:
+    """How many acknowledged, which did not and why, what happens next."""
     done = "Paused" if switch.paused else "Resumed"
     if not changed and switch.changed_at is not None:
-        why = f" ({switch.reason})" if switch.reason else ""
-        yield f"Already {done.lower()} since {switch.changed_at:%Y-%m-%d %H:%M:%S%z} by {switch.changed_by}{why}."
-    late = [word for word in words if not word.obeys(switch)]
-    if not words:
+        yield f"Already {done.lower()} {switch}."
+    late = [each for each in acknowledgements if not each.obeys(switch)]
+    everybody = _count(len(acknowledgements))
+    if not acknowledgements:
         yield f"{done}. No dispatcher runs enabled now; the next one to start obeys too."
     elif not late:
-        yield f"{done}: {_count(words)} acknowledged."
+        yield f"{done}: {everybody} acknowledged."
     else:
-        obey = len(words) - len(late)
-        yield f"{done}, but only {obey} of {_count(words)} acknowledged within {timeout:g} s. Not yet:"
-        for word in late:
-            yield f"  {word.name}: {_why(word, switch)}"
-        yield "It stays in force: each obeys as soon as it can. The same command again waits again."
+        obey = len(acknowledgements) - len(late)
+        yield f"{done}, but only {obey} of {everybody} acknowledged within {timeout:g} s. Not yet:"
+        for each in late:
+            yield f"  {each.name}: {_why(each, switch)}"
+        yield "It stays in force: each obeys as soon as it can. To wait again, repeat the command."
     if switch.paused:
         yield "Rows wait in Postgres until `dispatcher resume`."
 
 
-def _why(word: Acknowledgement, switch: PauseSwitch) -> str:
-    if word.generation is None:
-        return f"it never said anything; version {word.version}, which may be too old to know a pause"
-    if word.generation == switch.generation:
-        return f"it takes nothing new, and finishes what it has in hand ({word.in_flight} batches; is Redis away?)"
-    return f"no word for {word.heard_s or 0:.0f} s: frozen, or cut off from Postgres; look at its log"
+def _why(late: Acknowledgement, switch: PauseSwitch) -> str:
+    if late.generation is None:
+        return f"it has never answered; version {late.version}, which may be too old to know a pause"
+    if late.generation == switch.generation:
+        return f"it claims nothing new, and still has {late.in_flight} batches in flight; is Redis away?"
+    return f"no answer for {late.heard_s or 0:.0f} s: frozen, or cut off from Postgres; look at its log"
 
 
-def _count(words: list[Acknowledgement]) -> str:
-    return f"{len(words)} dispatcher{'s' if len(words) != 1 else ''}"
+def _count(dispatchers: int) -> str:
+    return f"{dispatchers} dispatcher{'s' if dispatchers != 1 else ''}"
 
 
 @contextmanager
-def _progress(switch: PauseSwitch) -> Iterator[Callable[[list[Acknowledgement]], None]]:
+def _progress(switch: PauseSwitch) -> Iterator[Callable[[Sequence[Acknowledgement]], None]]:
     """On standard error: one line that changes on a terminal, a line for each change elsewhere."""
     terminal, last = sys.stderr.isatty(), ""
 
-    def show(words: list[Acknowledgement]) -> None:
+    def show(acknowledgements: Sequence[Acknowledgement]) -> None:
         nonlocal last
-        done = sum(word.obeys(switch) for word in words)
-        text = f"{done} of {_count(words)} acknowledged"
-        if text != last and done < len(words):
+        done = sum(each.obeys(switch) for each in acknowledgements)
+        text = f"{done} of {_count(len(acknowledgements))} acknowledged"
+        if text != last and done < len(acknowledgements):
             click.echo(f"\r{text} ..." if terminal else f"{text} ...", nl=not terminal, err=True)
             last = text
 

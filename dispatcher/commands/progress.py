@@ -1,4 +1,4 @@
-"""How far a long command is: a bar for people, a line now and then for logs. Always on standard error."""
+"""The progress of a long command, on standard error: a bar on a terminal, else a line at each tenth."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import click
 
 @contextmanager
 def rows_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, a line about every tenth elsewhere; both on standard error."""
+    """Yields a function that takes the number of rows done since its last call."""
     if sys.stderr.isatty():
         with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
             yield bar.update

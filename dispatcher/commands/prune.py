@@ -1,7 +1,6 @@
-"""`dispatcher prune`: deletes what is older than is kept, now and completely."""
+"""`dispatcher prune`: deletes everything that is past its retention, at once."""
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,11 +9,11 @@ import anyio
 import click
 
 from dispatcher.commands.duration import duration, seconds_of
+from dispatcher.commands.options import database, json_output, settings_from, target
 from dispatcher.infra.postgres.session import PostgresTarget
 from dispatcher.ops.prune import PruneSession
-from dispatcher.settings import Settings
 
-PATIENCE_S = 600.0  # for counting
+STATEMENT_S = 600.0  # counting reads the whole outbox
 
 
 class Age(click.ParamType[float]):
@@ -23,7 +22,6 @@ class Age(click.ParamType[float]):
     name = "age"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The seconds."""
         seconds = seconds_of(str(value).strip())
         if seconds is None:
             self.fail(f"'{value}' is no duration such as 7d, 12h, 30m or 0s", param)
@@ -31,14 +29,20 @@ class Age(click.ParamType[float]):
 
 
 @click.command()
-@click.option("--outbox-older-than", type=Age(), metavar="AGE", help="Settled rows.  [OUTBOX_RETENTION_DAYS]")
-@click.option("--dlq-older-than", type=Age(), metavar="AGE", help="Dead-letter copies.  [DLQ_RETENTION_DAYS]")
-@click.option("--only", type=click.Choice(["outbox", "dlq"]), help="One of the two tables.")
-@click.option("--dry-run", is_flag=True, help="Only count what is too old.")
-@click.option("--yes", is_flag=True, help="Do not ask. Without a terminal nobody is asked.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--database-url", metavar="URL", help="The Postgres that holds the outbox.  [DATABASE_URL]")
-@click.option("--dsn", metavar="DSN", help="Dispatchbox's name for --database-url.")
+@click.option(
+    "--outbox-older-than",
+    type=Age(),
+    metavar="AGE",
+    help="Delete settled rows of this age, such as 12h.  [OUTBOX_RETENTION_DAYS]",
+)
+@click.option(
+    "--dlq-older-than", type=Age(), metavar="AGE", help="Delete dead-letter copies of this age.  [DLQ_RETENTION_DAYS]"
+)
+@click.option("--only", type=click.Choice(["outbox", "dlq"]), help="Leave the other table alone.")
+@click.option("--dry-run", is_flag=True, help="Only count what would be deleted.")
+@click.option("--yes", is_flag=True, help="Do not ask. Without a terminal it never asks.")
+@json_output
+@database
 def prune(
     outbox_older_than: float | None,
     dlq_older_than: float | None,
@@ -48,45 +52,41 @@ def prune(
     as_json: bool,
     **flags: str | None,
 ) -> int:
-    """Delete settled rows and dead-letter copies that are older than is kept.
+    """Delete settled rows and dead-letter copies that are past their retention.
 
     Dispatchers do this by themselves. Use it to delete sooner, or while all of them are disabled. Rows that are not
-    settled are never deleted; a dead row's copy stays in the dead-letter queue until it is too old itself.
+    settled are never deleted; the copy of a dead row stays in the dead-letter queue until the copy is too old.
 
     \b
     dispatcher prune --dry-run
     dispatcher prune --outbox-older-than 12h --only outbox
 
-    A sent row's age counts from when it was sent, a dead one's from its last claim, a copy's from its death. It goes in
-    small batches, beside running dispatchers, and can be stopped at any time. On a terminal it first says how much and
-    asks; a cron job is not asked.
+    The age of a sent row counts from when it was sent, that of a dead row from its last claim, that of a copy from the
+    event's death. It deletes in small batches beside running dispatchers, and can be stopped at any time. On a terminal
+    it first shows how many and asks; a cron job is not asked.
     """
-    wanted = ("database_url", "connect_timeout_ms", "outbox_retention_days", "dlq_retention_days")
-    settings = Settings.load_some(wanted, os.environ, flags)
-    target = PostgresTarget(
-        settings["database_url"],
-        "dispatcher",
-        connect_timeout_s=settings["connect_timeout_ms"] / 1000,
-        query_timeout_s=PATIENCE_S,
-    )
+    for name, age_s in (("outbox", outbox_older_than), ("dlq", dlq_older_than)):
+        if only not in (None, name) and age_s is not None:
+            raise click.UsageError(f"--{name}-older-than does nothing with --only {only}: leave one of the two out.")
+    settings = settings_from(flags, "outbox_retention_days", "dlq_retention_days")
+    where = target(settings, STATEMENT_S)
     outbox_s = settings["outbox_retention_days"] * 86_400.0 if outbox_older_than is None else outbox_older_than
     dlq_s = settings["dlq_retention_days"] * 86_400.0 if dlq_older_than is None else dlq_older_than
     ages = {"outbox_s": None if only == "dlq" else outbox_s, "dlq_s": None if only == "outbox" else dlq_s}
     fields: dict[str, object] = {"dry_run": dry_run, "older_than_s": {"outbox": ages["outbox_s"], "dlq": ages["dlq_s"]}}
     asks = not dry_run and not yes and sys.stdin.isatty()
     if dry_run or asks:
-        rows, copies = anyio.run(_count, target, ages)
+        rows, copies = anyio.run(_count, where, ages)
         if asks or not as_json:
             click.echo(_too_old(rows, copies, ages), err=as_json)
         if dry_run and as_json:
             click.echo(json.dumps(fields | {"settled_rows": rows, "dead_letter_copies": copies}))
-        if (
-            asks and rows + copies and not click.confirm("Delete them?", err=as_json)
-        ):  # no event loop runs: Ctrl-C ends it
+        # No event loop runs while a person is asked, so that Ctrl-C ends it.
+        if asks and rows + copies and not click.confirm("Delete them?", err=as_json):
             click.echo("Nothing was deleted.", err=as_json)
             return 1
     if not dry_run:
-        run = anyio.run(_delete, target, ages)
+        run = anyio.run(_delete, where, ages)
         if as_json:
             click.echo(json.dumps(fields | {"settled_rows": run.rows, "dead_letter_copies": run.copies}))
         else:
@@ -94,8 +94,8 @@ def prune(
     return 0
 
 
-async def _count(target: PostgresTarget, ages: dict[str, float | None]) -> tuple[int, int]:
-    async with PruneSession(target, outbox_s=ages["outbox_s"], dlq_s=ages["dlq_s"]) as run:
+async def _count(where: PostgresTarget, ages: dict[str, float | None]) -> tuple[int, int]:
+    async with PruneSession(where, outbox_s=ages["outbox_s"], dlq_s=ages["dlq_s"]) as run:
         return await run.count()
 
 
@@ -106,8 +106,8 @@ def _too_old(rows: int, copies: int, ages: dict[str, float | None]) -> str:
     )
 
 
-async def _delete(target: PostgresTarget, ages: dict[str, float | None]) -> PruneSession:
-    async with PruneSession(target, outbox_s=ages["outbox_s"], dlq_s=ages["dlq_s"]) as run:
+async def _delete(where: PostgresTarget, ages: dict[str, float | None]) -> PruneSession:
+    async with PruneSession(where, outbox_s=ages["outbox_s"], dlq_s=ages["dlq_s"]) as run:
         try:
             with _progress(run) as progress:
                 await run.run(progress)
@@ -123,7 +123,7 @@ def _deleted(run: PruneSession) -> str:
 
 @contextmanager
 def _progress(run: PruneSession) -> Iterator[Callable[[float], None]]:
-    """A bar on a terminal, a line about every tenth elsewhere; both on standard error."""
+    """Yields a function that takes the share of the outbox that is done, 0 to 1."""
     if sys.stderr.isatty():
         with click.progressbar(length=1000, label="Pruning", file=sys.stderr) as bar:
             yield lambda share: bar.update(round(share * 1000) - bar.pos)

@@ -1,8 +1,6 @@
-"""`dispatcher replay`: publishes rows again that were sent already."""
+"""`dispatcher replay`: publishes rows again that were sent before."""
 
 import json
-import os
-import sys
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -10,12 +8,13 @@ import anyio
 import click
 
 from dispatcher.commands.duration import seconds_of
+from dispatcher.commands.options import database, json_output, require_terminal, settings_from, target, yes
 from dispatcher.commands.progress import rows_progress
+from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.session import PostgresTarget
 from dispatcher.ops.replay import Found, Moment, ReplaySession, Selection
-from dispatcher.settings import Settings
 
-PATIENCE_S = 600.0  # for finding the rows: without a time range the whole table is read
+STATEMENT_S = 600.0  # without a time range, finding the rows reads the whole table
 
 
 class Time(click.ParamType[Moment]):
@@ -24,7 +23,7 @@ class Time(click.ParamType[Moment]):
     name = "time"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Moment:
-        """A point in time, UTC where it says no offset, or a duration."""
+        """A time without an offset is UTC."""
         text = str(value).strip()
         if (ago := seconds_of(text)) is not None:
             return timedelta(seconds=ago)
@@ -50,11 +49,10 @@ class Time(click.ParamType[Moment]):
     "--event-id", "event_ids", type=click.UUID, metavar="UUID", multiple=True, help="This event (repeatable)."
 )
 @click.option("--all", "everything", is_flag=True, help="Every sent row that is still there.")
-@click.option("--dry-run", is_flag=True, help="Only say how many rows match, and when they were sent.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--database-url", metavar="URL", help="The Postgres that holds the outbox.  [DATABASE_URL]")
-@click.option("--dsn", metavar="DSN", help="Dispatchbox's name for --database-url.")
+@click.option("--dry-run", is_flag=True, help="Only show how many rows match, and when they were sent.")
+@yes
+@json_output
+@database
 def replay(
     since: Moment | None,
     until: Moment | None,
@@ -68,11 +66,11 @@ def replay(
     as_json: bool,
     **flags: str | None,
 ) -> int:
-    """Publish rows again that are sent already, when something after the stream lost them.
+    """Publish rows again that were sent before, for example because a consumer lost them.
 
-    Rows that match every option given go back to 'pending', and a running dispatcher publishes them, each with the
-    event_id it had: consumers that remember event_id, as they should, drop those they know. New events wait behind what
-    is replayed. A row that is being changed at that moment is skipped and counted. Dead rows are not touched.
+    Rows that match every given option go back to 'pending', and a running dispatcher publishes them, each with the
+    event_id it had: consumers that remember event_id, as they should, drop those they know. New events wait until the
+    replayed ones are out. A row that somebody changes at that moment is skipped and counted. Dead rows stay dead.
 
     \b
     dispatcher replay --since 2h --dry-run
@@ -82,48 +80,42 @@ def replay(
     """
     selection = Selection(since, until, event_types, aggregate_types, aggregate_ids, event_ids)
     if not selection.bounded and not everything:
-        raise click.UsageError("Say which rows (--since 2h, --event-type ...), or --all for every sent row.")
+        raise click.UsageError("Choose the rows (--since 2h, --event-type ...), or --all for every sent row.")
     if selection.bounded and everything:
         raise click.UsageError("--all takes every sent row: leave it out, or the other options.")
-    if not dry_run and not yes and not sys.stdin.isatty():
-        raise click.UsageError("There is no terminal to ask on: give --yes, or --dry-run to look first.")
-    settings = Settings.load_some(("database_url", "connect_timeout_ms"), os.environ, flags)
-    target = PostgresTarget(
-        settings["database_url"],
-        "dispatcher",
-        connect_timeout_s=settings["connect_timeout_ms"] / 1000,
-        query_timeout_s=PATIENCE_S,
-    )
-    found = anyio.run(_find, target, selection)
+    if not dry_run and not yes:
+        require_terminal()
+    where = target(settings_from(flags), STATEMENT_S)
+    found = anyio.run(_find, where, selection)
     if not as_json or not (yes or dry_run):
         click.echo(_summary(found), err=as_json)
     if found.ids and not dry_run and not yes and not click.confirm("Publish them again?", err=as_json):
         click.echo("Nothing was replayed.", err=as_json)  # asked with no event loop running, so that Ctrl-C ends it
         return 1
-    run = None if dry_run or not found.ids else anyio.run(_put_back, target, found)
+    run = None if dry_run or not found.ids else anyio.run(_put_back, where, found)
     if as_json:
         click.echo(_as_text(found, run, dry_run=dry_run))
     elif run is not None:
         click.echo(f"Replayed {run.replayed} rows.")
         if run.skipped:
-            click.echo(f"Skipped {run.skipped} rows: somebody held them, replayed them or deleted them meanwhile.")
+            click.echo(f"Skipped {run.skipped} rows: somebody locked, replayed or deleted them meanwhile.")
     return 0
 
 
-async def _find(target: PostgresTarget, selection: Selection) -> Found:
-    async with ReplaySession(target) as run:
+async def _find(where: PostgresTarget, selection: Selection) -> Found:
+    async with ReplaySession(where) as run:
         return await run.find(selection)
 
 
-async def _put_back(target: PostgresTarget, found: Found) -> ReplaySession:
-    async with ReplaySession(target) as run:
+async def _put_back(where: PostgresTarget, found: Found) -> ReplaySession:
+    async with ReplaySession(where) as run:
         try:
             with rows_progress("Replaying", len(found.ids)) as progress:
                 await run.put_back(found, progress)
         except BaseException:
             click.echo(
                 f"Stopped after {run.replayed} of {len(found.ids)} rows. To go on: the same options, and "
-                f"--until {_iso(found.at)}, which leaves out what has been sent again since.",
+                f"--until {iso(found.at)}, which leaves out what has been sent again since.",
                 err=True,
             )
             raise
@@ -132,7 +124,7 @@ async def _put_back(target: PostgresTarget, found: Found) -> ReplaySession:
 
 def _as_text(found: Found, run: ReplaySession | None, *, dry_run: bool) -> str:
     """One JSON object."""
-    sent = {"oldest": found.oldest and _iso(found.oldest), "newest": found.newest and _iso(found.newest)}
+    sent = {"oldest": found.oldest and iso(found.oldest), "newest": found.newest and iso(found.newest)}
     done = {"replayed": run.replayed if run else 0, "skipped": run.skipped if run else 0}
     return json.dumps({"dry_run": dry_run, "matched": len(found.ids), **sent, **done})
 
@@ -140,9 +132,5 @@ def _as_text(found: Found, run: ReplaySession | None, *, dry_run: bool) -> str:
 def _summary(found: Found) -> str:
     if not found.ids:
         return "No sent row matches."
-    when = f", sent from {_iso(found.oldest)} to {_iso(found.newest)}" if found.oldest and found.newest else ""
+    when = f", sent from {iso(found.oldest)} to {iso(found.newest)}" if found.oldest and found.newest else ""
     return f"Sent rows that match: {len(found.ids)}{when}"
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

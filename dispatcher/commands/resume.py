@@ -1,4 +1,4 @@
-"""`dispatcher resume`: ends what `dispatcher pause` began."""
+"""`dispatcher resume`: ends a pause."""
 
 import anyio
 import click
@@ -9,8 +9,8 @@ from dispatcher.commands.pause import run_switch, switch_options
 @click.command()
 @switch_options
 def resume(timeout: float, as_json: bool, **flags: str | None) -> int:
-    """Let all dispatchers take rows again, and wait until each has said so.
+    """End a pause: let all dispatchers claim rows again, and wait until each has acknowledged.
 
-    Exit code 1 when not all answered in time: they go on all the same, as soon as they hear of it.
+    Exit code 1 when not all acknowledged in time: each goes on as soon as it reads the switch.
     """
     return anyio.run(run_switch, False, None, timeout, as_json, flags)

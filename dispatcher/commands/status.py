@@ -1,11 +1,10 @@
-"""`dispatcher status`: one look at the outbox, the dispatchers that run, the stream and its groups."""
+"""`dispatcher status`: shows the outbox, the running dispatchers, the stream and its groups."""
 
 import json
-import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
 
@@ -15,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dispatcher.commands.options import database, redis_url, settings_from, target
 from dispatcher.core.errors import Unreachable
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.core.timestamps import iso
 from dispatcher.ops.status import STATUSES, OutboxStatus, Status, read_status
-from dispatcher.settings import Settings
 
-REST = 5  # a look that took t seconds is followed by at least 5 t of rest
+REST = 5  # counting reads the whole outbox: after t seconds of it, wait at least 5 t
 
 
 @click.command()
@@ -30,28 +29,21 @@ REST = 5  # a look that took t seconds is followed by at least 5 t of rest
     flag_value=2.0,
     type=click.FloatRange(0.1, 3600),
     metavar="[SECONDS]",
-    help="Look again every 2 s, or every so many, until Ctrl-C.",
+    help="Repeat every 2 s, or every so many seconds, until Ctrl-C.",
 )
-@click.option("--database-url", metavar="URL", help="The Postgres that holds the outbox.  [DATABASE_URL]")
-@click.option("--dsn", metavar="DSN", help="Dispatchbox's name for --database-url.")
-@click.option("--redis-url", metavar="URL", help="The Redis or Valkey that holds the stream.  [REDIS_URL]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a look, each on a line.")
+@database
+@redis_url
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on one line, each time.")
 def status(watch: float | None, as_json: bool, **flags: str | None) -> None:
-    """Show the outbox, the dispatchers that run, the stream and its consumer groups.
+    """Show the outbox, the running dispatchers, the stream and its consumer groups.
 
-    Counting reads the whole outbox; with --watch it rests at least five times as long as a look took.
+    Counting reads the whole outbox; --watch waits at least five times as long as the last count took.
 
     Exit code 1 when a server cannot be reached (the other one is shown), 2 when something is set up wrongly.
     """
-    wanted = ("database_url", "redis_url", "handlers", "unrouted", "stream_name", "connect_timeout_ms")
-    settings = Settings.load_some((*wanted, "query_timeout_ms"), os.environ, flags)
-    target = PostgresTarget(
-        settings["database_url"],
-        "dispatcher",
-        connect_timeout_s=settings["connect_timeout_ms"] / 1000,
-        query_timeout_s=settings["query_timeout_ms"] / 1000,
-    )
-    ask = partial(read_status, target, settings.get("redis_url", ""), settings["stream_name"])
+    settings = settings_from(flags, "redis_url", "handlers", "unrouted", "stream_name", "query_timeout_ms")
+    where = target(settings, settings["query_timeout_ms"] / 1000)
+    ask = partial(read_status, where, settings.get("redis_url", ""), settings["stream_name"])
     if watch is not None:
         with suppress(KeyboardInterrupt):  # the way to end it
             anyio.run(_watch, ask, watch, as_json)
@@ -64,7 +56,7 @@ def status(watch: float | None, as_json: bool, **flags: str | None) -> None:
 
 
 async def _watch(ask: Callable[[], Awaitable[Status]], every_s: float, as_json: bool) -> None:
-    """Look until interrupted. What cannot be reached is shown, and asked again."""
+    """Show the status until interrupted. A server that cannot be reached is shown as such, and asked again."""
     console = Console()
     while True:
         began = monotonic()
@@ -75,19 +67,21 @@ async def _watch(ask: Callable[[], Awaitable[Status]], every_s: float, as_json: 
         if not as_json:
             for problem in found.problems:
                 click.echo(f"not reached: {problem}")
-            click.echo(f"at {datetime.now().astimezone():%H:%M:%S}; Ctrl-C ends")
+            click.echo(f"at {iso(datetime.now(UTC), 'seconds')}; Ctrl-C ends")
         await anyio.sleep(max(every_s, REST * (monotonic() - began)))
 
 
 def as_text(found: Status) -> str:
-    """One JSON object; what could not be asked is null."""
+    """One JSON object; the part of a server that cannot be reached is null."""
     stream = None if found.stream is None else {"name": found.stream_name, **asdict(found.stream)}
     outbox = None if found.outbox is None else asdict(found.outbox)
-    return json.dumps({"outbox": outbox, "stream": stream, "problems": found.problems}, default=str)
+    if outbox is not None:
+        outbox["words"] = outbox["acknowledgements"]  # its older name, for scripts that read it
+    return json.dumps({"outbox": outbox, "stream": stream, "problems": found.problems}, default=iso)
 
 
 def facts(found: Status) -> list[tuple[str, str]]:
-    """What there is to say, as lines of a name and a value."""
+    """The lines to show: (name, value)."""
     lines: list[tuple[str, str]] = []
     if (outbox := found.outbox) is not None:
         lines.append(("outbox", outbox.address))
@@ -99,7 +93,7 @@ def facts(found: Status) -> list[tuple[str, str]]:
         lines.append(("notification queue", f"{outbox.notification_queue_usage:.1%} full"))
         lines.append(("doorbell trigger", outbox.doorbell))
         lines.append(("paused", _paused(outbox)))
-        polling = [word for word in outbox.words if not word.registered]
+        polling = [each for each in outbox.acknowledgements if not each.registered]
         lines.append(("dispatchers alive", str(len(outbox.dispatchers) + len(polling))))
         lines += [(f"dispatcher {each.id}", f"{each.name}, version {each.version}") for each in outbox.dispatchers]
         lines += [("dispatcher -", f"{each.name}, version {each.version}, without a listener") for each in polling]
@@ -114,13 +108,10 @@ def facts(found: Status) -> list[tuple[str, str]]:
 
 
 def _paused(outbox: OutboxStatus) -> str:
-    switch = outbox.pause
-    if not switch.paused:
+    if not outbox.pause.paused:
         return "no"
-    obey = sum(word.obeys(switch) for word in outbox.words)
-    since = f"since {switch.changed_at:%Y-%m-%d %H:%M:%S%z} by {switch.changed_by}"
-    why = f" ({switch.reason})" if switch.reason else ""
-    return f"{since}{why}; {obey} of {len(outbox.words)} dispatchers hold back"
+    obey = sum(each.obeys(outbox.pause) for each in outbox.acknowledgements)
+    return f"{outbox.pause}; {obey} of {len(outbox.acknowledgements)} dispatchers acknowledged"
 
 
 def show(found: Status, console: Console) -> None:

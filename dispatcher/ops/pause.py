@@ -1,8 +1,8 @@
-"""Pausing from outside: switches all dispatchers off or on, and waits until each that lives has obeyed."""
+"""Pauses or resumes all dispatchers, and waits until each running one has acknowledged."""
 
 import getpass
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
@@ -10,16 +10,17 @@ from time import monotonic
 import anyio
 
 from dispatcher.core.errors import DispatcherError
+from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.session import OperatorSession
 
-LOOK_EVERY_S = 0.05
+POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class PauseSwitch:
-    """How it stands. Generation 0: it was never paused."""
+    """The row of messaging.pause. Generation 0: nobody has ever paused."""
 
     generation: int = 0
     paused: bool = False
@@ -27,85 +28,82 @@ class PauseSwitch:
     changed_by: str | None = None
     reason: str | None = None
 
+    def __str__(self) -> str:
+        """since <time> by <person> (<reason>)."""
+        why = f" ({self.reason})" if self.reason else ""
+        return f"since {iso(self.changed_at, 'seconds') if self.changed_at else '?'} by {self.changed_by}{why}"
+
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """What a dispatcher that lives said last. None: it never said anything, as one of an older release."""
+    """The newest answer of a running dispatcher to the switch. None: it has never answered, like an older release."""
 
     name: str
     version: str | None
-    registered: bool
+    registered: bool  # has a row in messaging.dispatcher; one without a listener has none
     generation: int | None
-    in_flight: int | None
-    heard_s: float | None
+    in_flight: int | None  # batches
+    heard_s: float | None  # seconds since the answer
 
     def obeys(self, switch: PauseSwitch) -> bool:
-        """Whether it does what the switch says: when paused, with nothing left in hand."""
+        """Whether it knows the switch's newest state and, if that is a pause, has nothing in flight."""
         return self.generation == switch.generation and not (switch.paused and self.in_flight)
 
 
 class PauseSession(OperatorSession):
-    """`async with Pausing(target) as pausing:` to switch and to watch."""
+    """`async with PauseSession(target) as pausing:` to switch, and to wait for the acknowledgements."""
 
     verb = "pause"
 
     async def switch(self, *, paused: bool, reason: str | None) -> tuple[PauseSwitch, bool]:
-        """Pause or resume. How it stands then, and whether that is a change."""
-        parameters = {"paused": paused, "changed_by": _who(), "reason": reason}
+        """Pause or resume. Returns the state after it, and whether that is a change."""
+        parameters = {"paused": paused, "changed_by": _operator(), "reason": reason}
         with self.explained():
             changed = bool(await self.session.fetch(load("pause_set"), parameters))
-        now = await self.now()
+            now = await read_switch(self.session)
         if now.paused != paused:
             raise _overtaken(now)
         return now, changed
 
-    async def now(self) -> PauseSwitch:
-        """How it stands."""
-        with self.explained():
-            return await read_switch(self.session)
-
-    async def words(self) -> list[Acknowledgement]:
-        """The dispatchers that live."""
-        with self.explained():
-            return await read_acknowledgements(self.session)
-
     async def wait(
-        self, switch: PauseSwitch, timeout_s: float, progress: Callable[[list[Acknowledgement]], None]
-    ) -> list[Acknowledgement]:
-        """Wait until all obey, at most so long; what they said last. `progress` hears it at each look.
+        self, switch: PauseSwitch, timeout_s: float, progress: Callable[[Sequence[Acknowledgement]], None]
+    ) -> Sequence[Acknowledgement]:
+        """Wait until all have acknowledged, at most `timeout_s` seconds; returns the newest acknowledgements.
 
-        Raises DispatcherError when somebody switched again meanwhile.
+        `progress` gets them at each poll. Raises DispatcherError when somebody else switched meanwhile.
         """
         deadline = monotonic() + timeout_s
         while True:
-            words = await self.words()
-            progress(words)
-            if all(word.obeys(switch) for word in words) or monotonic() >= deadline:
-                return words
-            now = await self.now()
+            with self.explained():
+                acknowledgements = await read_acknowledgements(self.session)
+                progress(acknowledgements)
+                if all(each.obeys(switch) for each in acknowledgements) or monotonic() >= deadline:
+                    return acknowledgements
+                now = await read_switch(self.session)
             if now.generation != switch.generation:
                 raise _overtaken(now)
-            await anyio.sleep(LOOK_EVERY_S)
+            await anyio.sleep(POLL_S)
 
 
 async def read_switch(session: Session) -> PauseSwitch:
-    """How it stands."""
+    """The state of the switch. Raises as `session.fetch` does."""
     return next((PauseSwitch(*row) for row in await session.fetch(load("pause_state"))), PauseSwitch())
 
 
 async def read_acknowledgements(session: Session) -> list[Acknowledgement]:
-    """The dispatchers that live, and what each said last."""
+    """One for each running, enabled dispatcher. Raises as `session.fetch` does."""
     return [Acknowledgement(*row) for row in await session.fetch(load("pause_progress"))]
 
 
 def _overtaken(now: PauseSwitch) -> DispatcherError:
     did = "paused" if now.paused else "resumed"
-    return DispatcherError(f"{now.changed_by or 'somebody'} {did} meanwhile, and that is how it stands now")
+    return DispatcherError(f"{now.changed_by or 'somebody'} {did} all dispatchers meanwhile, and that is in force now")
 
 
-def _who() -> str:
+def _operator() -> str:
+    """user@host of the person who runs the command."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's number without a name
+    except (KeyError, OSError):  # a container's user number without a name
         user = "somebody"
     return f"{user}@{socket.gethostname()}"[:200]

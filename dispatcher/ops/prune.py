@@ -1,7 +1,7 @@
-"""Prune, when a person asks: everything that is too old goes, in small batches beside running dispatchers.
+"""Prune on request: deletes everything past its retention, in small batches beside running dispatchers.
 
-Walks the whole outbox once, where retention stops at the first rows that are mostly recent. Takes turns with retention
-and with the prune procedures: whoever has their lock deletes, and lets it go after each batch.
+Walks the whole outbox once, where retention stops at the first rows that are mostly recent. Retention, the prune
+procedures and this take turns: only the holder of one advisory lock deletes, and it lets the lock go after each batch.
 """
 
 from collections.abc import Callable
@@ -16,26 +16,37 @@ from dispatcher.infra.postgres.session import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.session import OperatorSession
 
-BATCH = 1000  # rows looked at, and at most deleted, in one statement
 SLOW_S = 0.2  # a batch that takes longer halves the next one
-TURN_S = 0.05  # before asking again, while somebody else prunes
-PATIENCE_S = 60.0  # for that somebody
+POLL_S = 0.05  # between two attempts to get the lock
 
 
 class PruneSession(OperatorSession):
-    """`async with Prune(target, ...) as prune:` ages in seconds; None: leave that table alone."""
+    """`async with PruneSession(target, ...) as prune:` ages in seconds; None: leave that table alone.
+
+    `batch`: rows looked at, and at most deleted, in one statement. `lock_wait_s`: how long somebody else may prune.
+    """
 
     verb = "prune"
 
-    def __init__(self, target: PostgresTarget, *, outbox_s: float | None, dlq_s: float | None) -> None:
+    def __init__(
+        self,
+        target: PostgresTarget,
+        *,
+        outbox_s: float | None,
+        dlq_s: float | None,
+        batch: int = 1000,
+        lock_wait_s: float = 60.0,
+    ) -> None:
         super().__init__(target)
         self._outbox_s = outbox_s
         self._dlq_s = dlq_s
+        self._batch = batch
+        self._lock_wait_s = lock_wait_s
         self.rows = 0  # deleted; both written by run(), batch by batch
         self.copies = 0
 
     async def count(self) -> tuple[int, int]:
-        """How many rows and copies are too old now."""
+        """How many rows and dead-letter copies are too old now."""
         never = 36_500 * 86_400.0
         ages = {
             "outbox_s": never if self._outbox_s is None else self._outbox_s,
@@ -46,39 +57,39 @@ class PruneSession(OperatorSession):
         return rows, copies
 
     async def run(self, progress: Callable[[float], None]) -> None:
-        """Delete. `progress` hears the share of the outbox that was walked."""
+        """Delete. `progress` gets the share of the outbox that was walked, 0 to 1. Raises DispatcherError."""
         with self.explained():
             if self._outbox_s is not None:
                 await self._walk(self._outbox_s, progress)
             if self._dlq_s is not None:
-                await self._copies(self._dlq_s)
+                await self._delete_copies(self._dlq_s)
 
     async def _walk(self, age_s: float, progress: Callable[[float], None]) -> None:
         [(lowest, highest)] = await self.session.fetch(load("prune_bounds"))
-        after, window = (lowest or 0) - 1, BATCH
+        after, window = (lowest or 0) - 1, self._batch
         while highest is not None and after < highest:
             began = monotonic()
             parameters: dict[str, object] = {"after_id": after, "window": window, "older_than_s": age_s, "now": None}
             [(_, rows, seen, last_id, _)] = await self._in_turn("prune_outbox", parameters)
             slow = monotonic() - began > SLOW_S
-            window = max(window // 2, 1) if slow else min(window * 2, BATCH)
+            window = max(window // 2, 1) if slow else min(window * 2, self._batch)
             self.rows += rows
             if not seen:
                 break
             after = last_id
             progress(min(1.0, (after - lowest + 1) / (highest - lowest + 1)))
 
-    async def _copies(self, age_s: float) -> None:
+    async def _delete_copies(self, age_s: float) -> None:
         while True:
-            parameters: dict[str, object] = {"batch": BATCH, "older_than_s": age_s, "now": None}
+            parameters: dict[str, object] = {"batch": self._batch, "older_than_s": age_s, "now": None}
             [(copies,)] = await self._in_turn("prune_dlq", parameters)
             self.copies += copies
-            if copies < BATCH:
+            if copies < self._batch:
                 return
 
     async def _in_turn(self, statement: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
-        """Run it with the lock of whoever prunes, once that is free."""
-        deadline = monotonic() + PATIENCE_S
+        """Run a statement under the lock, as soon as nobody else holds it."""
+        deadline = monotonic() + self._lock_wait_s
         while True:
             await self.session.fetch("BEGIN")
             try:
@@ -92,6 +103,7 @@ class PruneSession(OperatorSession):
                 return answer
             if monotonic() > deadline:
                 raise DispatcherError(
-                    f"somebody else has been pruning for {PATIENCE_S:.0f} s: a prune procedure in an open transaction?"
+                    f"somebody else has been pruning for {self._lock_wait_s:.0f} s: "
+                    "is a prune procedure in an open transaction?"
                 )
-            await anyio.sleep(TURN_S)
+            await anyio.sleep(POLL_S)

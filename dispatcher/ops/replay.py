@@ -1,7 +1,7 @@
 """Replay: sent rows are put back to be published again, after a loss downstream of the stream.
 
-What matches is found first, in one look, so that a person can say yes to a number. Only rows that are still as they
-were found are put back: one that somebody else replayed or that somebody holds is skipped and counted.
+One query finds the matching rows first, so that a person can confirm their number. Only rows that are unchanged since
+then are put back: one that was replayed, deleted or locked by somebody else meanwhile is skipped and counted.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,18 +10,17 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from dispatcher.core.errors import Misconfigured
+from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.session import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.session import OperatorSession
-
-BATCH = 1000
 
 Moment = datetime | timedelta  # a point in time, or how long ago by Postgres's clock
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which sent rows. `since` is included, `until` is not; an empty sequence limits nothing."""
+    """Which sent rows, by the time they were sent: since <= sent < until. An empty sequence limits nothing."""
 
     since: Moment | None = None
     until: Moment | None = None
@@ -32,13 +31,13 @@ class Selection:
 
     @property
     def bounded(self) -> bool:
-        """Whether it limits anything."""
+        """Whether any filter is set."""
         return self != Selection()
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The rows that match, as they were at `at`. Times are in UTC, None when there is none."""
+    """The ids of the rows that match, as they were at `at`. Times are in UTC; None when no row matches."""
 
     ids: Sequence[int]
     oldest: datetime | None
@@ -47,7 +46,7 @@ class Found:
 
 
 class ReplaySession(OperatorSession):
-    """`async with Replay(target) as replay:` to find rows and to put them back."""
+    """`async with ReplaySession(target) as replay:` to find rows and to put them back."""
 
     verb = "replay"
     too_slow = "narrow the rows down with --since"
@@ -58,12 +57,12 @@ class ReplaySession(OperatorSession):
         self.skipped = 0
 
     async def find(self, selection: Selection) -> Found:
-        """The sent rows that match."""
+        """The sent rows that match. Raises DispatcherError, Misconfigured for a time range that is empty."""
         with self.explained():
             [(now,)] = await self.session.fetch("SELECT clock_timestamp()")
             since, until = _moment(selection.since, now), _moment(selection.until, now)
             if since is not None and until is not None and since >= until:
-                raise Misconfigured(f"nothing was sent since {since} and before {until}: the first must be earlier")
+                raise Misconfigured(f"--since ({iso(since)}) must be earlier than --until ({iso(until)})")
             [(at, oldest, newest, ids)] = await self.session.fetch(
                 load("replay_find"),
                 {
@@ -77,11 +76,11 @@ class ReplaySession(OperatorSession):
             )
         return Found(ids or (), _moment(oldest, at), _moment(newest, at), at.astimezone(UTC))
 
-    async def put_back(self, found: Found, progress: Callable[[int], None]) -> None:
-        """Set them back to pending, a batch a transaction. `progress` hears how many rows each batch was."""
+    async def put_back(self, found: Found, progress: Callable[[int], None], *, batch_rows: int = 1000) -> None:
+        """Set the rows back to pending, a batch a transaction. `progress` gets the number of rows of each batch."""
         with self.explained():
-            for start in range(0, len(found.ids), BATCH):
-                batch = found.ids[start : start + BATCH]
+            for start in range(0, len(found.ids), batch_rows):
+                batch = found.ids[start : start + batch_rows]
                 done = await self.session.fetch(load("replay"), {"ids": list(batch), "found_at": found.at, "now": None})
                 self.replayed += len(done)
                 self.skipped += len(batch) - len(done)

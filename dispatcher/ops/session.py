@@ -1,4 +1,8 @@
-"""An errand: the one session of a command that a person runs, its failures told in words that name the remedy."""
+"""The one Postgres session of an operator's command. Each failure becomes a message that names the remedy.
+
+A new operation has the shape of `prune`: a subclass in ops/, a click command in commands/ that calls it, and, where the
+console needs it too, an endpoint in sidecar/ that calls the same function.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +16,9 @@ from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, 
 
 
 class OperatorSession:
-    """`async with` opens the session. Everything raises DispatcherError."""
+    """`async with` opens the session, and requires all migrations. Everything raises DispatcherError."""
 
-    verb: ClassVar[str]  # what it does, for the session's name and for messages
+    verb: ClassVar[str]  # completes "this role may not ..."; part of the session's application_name
     too_slow: ClassVar[str] = "try again when Postgres is less busy"
 
     def __init__(self, target: PostgresTarget) -> None:
@@ -50,7 +54,7 @@ class OperatorSession:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn what Postgres says into one plain message."""
+        """Turn an error of Postgres into a DispatcherError with one plain message."""
         where = f"Postgres at {self.target.address()}"
         try:
             yield

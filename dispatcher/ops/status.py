@@ -1,4 +1,4 @@
-"""One look at everything, from outside: the outbox, the dispatchers that run, the stream."""
+"""The state of everything, asked from outside: the outbox, the running dispatchers, the stream."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError
 
-from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
-from dispatcher.infra.postgres.migrations import missing
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
+from dispatcher.infra.postgres.session import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.info import StreamInfo, describe_failure, read_stream_info
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.pause import Acknowledgement, PauseSwitch, read_acknowledgements, read_switch
+from dispatcher.ops.session import OperatorSession
 
 STATUSES = ("pending", "picked", "retry", "sent", "dead")
 
 
 @dataclass(frozen=True, slots=True)
 class RunningDispatcher:
-    """A dispatcher that runs."""
+    """A row of messaging.dispatcher whose advisory lock is held."""
 
     id: int
     name: str
@@ -37,26 +37,55 @@ class RunningDispatcher:
 
 @dataclass(frozen=True, slots=True)
 class OutboxStatus:
-    """What Postgres says. `rows`: by status, None when counting took longer than a statement may."""
+    """Postgres's answer. `rows`: by status, None when counting took longer than one statement may."""
 
     address: str
     rows: dict[str, int] | None
     oldest_unsettled_age_s: float
-    notification_queue_usage: float
+    notification_queue_usage: float  # 0 to 1
     doorbell: str  # installed | disabled | absent
     dispatchers: tuple[RunningDispatcher, ...]
     pause: PauseSwitch
-    words: tuple[Acknowledgement, ...]  # what each that takes rows said of the pause, those in no registry too
+    acknowledgements: tuple[Acknowledgement, ...]  # of every enabled dispatcher, also of those without a registry row
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Both sides; one that cannot be reached is None and has a problem instead."""
+    """Both servers; one that cannot be reached is None and has a problem instead."""
 
     stream_name: str
     outbox: OutboxStatus | None
     stream: StreamInfo | None
     problems: tuple[str, ...]
+
+
+class StatusSession(OperatorSession):
+    """`async with StatusSession(target) as status:` to read the outbox's side."""
+
+    verb = "read the status"
+
+    async def read(self) -> OutboxStatus:
+        """Count the rows, find the running dispatchers and the pause."""
+        with self.explained():
+            [(_, oldest_age_s, queue_usage)] = await self.session.fetch(load("sample"), {"bound": 1, "now": None})
+            enabled = [how for (how,) in await self.session.fetch(load("status_doorbell"))]
+            return OutboxStatus(
+                self.target.address(),
+                await self._count(),
+                oldest_age_s,
+                queue_usage,
+                "absent" if not enabled else "disabled" if enabled[0] == "D" else "installed",
+                tuple(RunningDispatcher(*row) for row in await self.session.fetch(load("status_dispatchers"))),
+                await read_switch(self.session),
+                tuple(await read_acknowledgements(self.session)),
+            )
+
+    async def _count(self) -> dict[str, int] | None:
+        try:
+            counts = dict(await self.session.fetch(load("status_counts")))
+        except psycopg.errors.QueryCanceled:
+            return None
+        return {name: counts.get(name, 0) for name in STATUSES}
 
 
 async def read_status(target: PostgresTarget, redis_url: str, stream_name: str) -> Status:
@@ -68,6 +97,10 @@ async def read_status(target: PostgresTarget, redis_url: str, stream_name: str) 
     stream: list[StreamInfo] = []
     errors: list[DispatcherError] = []
 
+    async def read_outbox() -> OutboxStatus:
+        async with StatusSession(target) as session:
+            return await session.read()
+
     async def asking(answers: list[Any], question: Callable[[], Awaitable[Any]]) -> None:
         try:
             answers.append(await question())
@@ -75,10 +108,10 @@ async def read_status(target: PostgresTarget, redis_url: str, stream_name: str) 
             errors.append(error)
 
     async with anyio.create_task_group() as both:
-        both.start_soon(asking, outbox, lambda: _look_at_outbox(target), name="Postgres")
+        both.start_soon(asking, outbox, read_outbox, name="Postgres")
         if redis_url:
             both.start_soon(
-                asking, stream, lambda: _look_at_stream(redis_url, stream_name, target.connect_timeout_s), name="Redis"
+                asking, stream, lambda: _read_stream(redis_url, stream_name, target.connect_timeout_s), name="Redis"
             )
     if wrong := [str(error) for error in errors if isinstance(error, Misconfigured)]:
         raise Misconfigured("; ".join(wrong))
@@ -86,51 +119,10 @@ async def read_status(target: PostgresTarget, redis_url: str, stream_name: str) 
     return Status(stream_name, next(iter(outbox), None), next(iter(stream), None), problems)
 
 
-async def _look_at_outbox(target: PostgresTarget) -> OutboxStatus:
-    where = f"Postgres at {target.address()}"
-    session = await connect(target, "status")
-    try:
-        if gone := await missing(session):
-            raise Misconfigured(f"{where} lacks {', '.join(gone)}: run `dispatcher migrate` first")
-        [(_, oldest_age_s, queue_usage)] = await session.fetch(load("sample"), {"bound": 1, "now": None})
-        enabled = [how for (how,) in await session.fetch(load("status_doorbell"))]
-        dispatchers = tuple(RunningDispatcher(*row) for row in await session.fetch(load("status_dispatchers")))
-        return OutboxStatus(
-            target.address(),
-            await _count(session),
-            oldest_age_s,
-            queue_usage,
-            "absent" if not enabled else "disabled" if enabled[0] == "D" else "installed",
-            dispatchers,
-            await read_switch(session),
-            tuple(await read_acknowledgements(session)),
-        )
-    except SessionLost as error:
-        raise Unreachable(f"the connection to {where} broke ({error})") from None
-    except psycopg.errors.InsufficientPrivilege:
-        raise Misconfigured(
-            f"{where}: this role may not read the outbox; grant it the role outbox_dispatcher (sql/roles.sql)"
-        ) from None
-    except psycopg.OperationalError as error:
-        raise Unreachable(f"{where} did not answer: {type(error).__name__} {error.sqlstate}") from None
-    finally:
-        await session.close()
-
-
-async def _count(session: Session) -> dict[str, int] | None:
-    # The dispatcher's sessions avoid sequential scans; counting everything is what they are for.
-    await session.fetch("SET enable_seqscan = on")
-    try:
-        counts = dict(await session.fetch(load("status_counts")))
-    except psycopg.errors.QueryCanceled:
-        return None
-    return {name: counts.get(name, 0) for name in STATUSES}
-
-
-async def _look_at_stream(url: str, name: str, timeout_s: float) -> StreamInfo:
+async def _read_stream(url: str, name: str, timeout_s: float) -> StreamInfo:
     target = RedisTarget.parse(url)
     where = f"Redis at {target.address()}"
-    # It tells a wrong password, a wrong key and a server that is away apart.
+    # Our own connection first: its errors tell a wrong password, a key of another type and an absent server apart.
     connection = RedisConnection(
         target, name="dispatcher-status", stream=name, connect_timeout_s=timeout_s, on_lost=lambda _: None
     )

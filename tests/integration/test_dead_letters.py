@@ -8,7 +8,6 @@ import anyio
 import pytest
 
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
-from dispatcher.ops.dead_letters import find
 from dispatcher.ops.dead_letters.find import Filter, TooLarge, count, find_one, find_page
 from dispatcher.ops.dead_letters.identity import LARGEST, parse
 from dispatcher.ops.dead_letters.retry import retry
@@ -155,18 +154,18 @@ async def test_pages_follow_one_another(session, db):
     assert [e["id"] for e in await listed(session, limit=10, before=newest_first[9])] == newest_first[10:20]
 
 
-async def test_more_than_an_answer_may_hold_is_refused(session, db, monkeypatch):
-    monkeypatch.setattr(find, "AT_MOST", 20_000)
+async def test_more_than_an_answer_may_hold_is_refused(session, db):
+    most = 20_000
     await bury(db, await insert_events(db, 3, payload=json.dumps("x" * 10_000)))  # compresses well
-    assert len(await listed(session)) == 3
-    assert len(await listed(session, limit=1, payload=True)) == 1
+    assert len(await listed(session, max_bytes=most)) == 3
+    assert len(await listed(session, limit=1, payload=True, max_bytes=most)) == 1
     with pytest.raises(TooLarge, match="ask for fewer at once"):
-        await listed(session, payload=True)
+        await listed(session, payload=True, max_bytes=most)
     [large] = await insert_events(db, payload=json.dumps("x" * 100_000))
     await bury(db, [large])
-    assert await find_one(session.fetch, large)
+    assert await find_one(session.fetch, large, max_bytes=most)
     with pytest.raises(TooLarge, match="read its payload in Postgres"):
-        await find_one(session.fetch, large, payload=True)
+        await find_one(session.fetch, large, payload=True, max_bytes=most)
 
 
 @pytest.mark.parametrize("pruned", [False, True])

@@ -10,7 +10,9 @@ from uuid import uuid4
 
 import pytest
 
-from dispatcher.commands.dlq import retry
+from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.ops.dead_letters.find import Filter
+from dispatcher.ops.dead_letters.retry import BulkRetry, DeadLetterSession
 from tests.support.command import HearCommand
 from tests.support.dead_letters import bury, prune
 from tests.support.rows import insert_events, read_table, statuses
@@ -26,6 +28,8 @@ def dlq(heard: HearCommand) -> HearCommand:
 
 async def test_none_is_dead(dlq):
     assert await dlq("list") == (0, "No event is dead.\n", "")
+    code, out, err = await dlq("retry", "--error", "x", "--yes")
+    assert (code, out, "the whole text" in err) == (0, "Dead events that match: 0\n", True)
     assert await dlq("list", "--event-type", "x") == (0, "No dead event matches.\n", "")
     assert await dlq("stats") == (0, "dead: 0\n", "")
     assert await dlq("retry", "--all", "--yes") == (0, "Dead events that match: 0\n", "")
@@ -66,7 +70,7 @@ async def test_retrying_those_named(dlq, db):
     assert await dlq("retry", str(ids[1]), str(ids[2]), stranger) == (
         1,
         "Retried 1 event.\n",
-        f"Not dead (any more): 2, {ids[1]}, {stranger}\n",
+        f"Not retried, because they are not dead: 2 events ({ids[1]}, {stranger})\n",
     )
     assert await statuses(db) == {"pending": 3}
 
@@ -85,9 +89,20 @@ async def test_retrying_says_so_in_json_as_the_api_does(dlq, db):
     assert (code, json.loads(out), err) == (0, {"requested": 0, "processed": 0, "not_dead": []}, "")
 
 
-async def test_retrying_those_that_match(dlq, db, monkeypatch):
-    monkeypatch.setattr(retry, "PAGE", 2)
-    monkeypatch.setattr(retry, "BATCH", 3)
+async def test_many_are_found_in_pages_and_retried_in_batches(database_url, db):
+    ids = await insert_events(db, 7)
+    await bury(db, ids)
+    said = []
+    async with DeadLetterSession(PostgresTarget(database_url, "test")) as letters:
+        run = BulkRetry(letters.session.fetch, batch=3, page=2)
+        events = await run.matching(Filter())
+        assert events == ids
+        await run.named([*events, 999], lambda done, of: said.append((done, of)))
+    assert (run.done, run.not_dead, said) == (7, [999], [(3, 8), (6, 8), (8, 8)])
+    assert await statuses(db) == {"pending": 7}
+
+
+async def test_retrying_those_that_match(dlq, db):
     ids = await insert_events(db, 7)
     await bury(db, ids, "ERR one")
     others = await insert_events(db, 2)
@@ -97,7 +112,7 @@ async def test_retrying_those_that_match(dlq, db, monkeypatch):
     assert await dlq("retry", "--error", "ERR one", "--yes") == (
         0,
         "Dead events that match: 7\nRetried 7 events.\n",
-        "3 of 7 events\n6 of 7 events\n7 of 7 events\n",
+        "",
     )
     rows = {row["id"]: row for row in await read_table(db)}
     assert [row_id for row_id, row in rows.items() if row["status"] == "pending"] == ids
@@ -108,9 +123,9 @@ async def test_retrying_those_that_match(dlq, db, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["retry"], "Say which: ids, or filters"),
-        (["retry", "7", "--all"], "one of the three"),
-        (["retry", "7", "--event-type", "x"], "one of the three"),
+        (["retry"], "Choose the events in one way: by ids, by filters"),
+        (["retry", "7", "--all"], "Choose the events in one way"),
+        (["retry", "7", "--event-type", "x"], "Choose the events in one way"),
         (["retry", "--all"], "There is no terminal to ask on"),
         (["retry", "7", "--dry-run"], "`dlq show` looks at one event"),
         (["retry", "x"], "'x' is no event: it must be the number of a row"),

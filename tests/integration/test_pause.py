@@ -152,7 +152,7 @@ async def test_it_waits_for_what_is_in_hand(
         code, output = await command("pause", "--timeout", "0.2")
         assert code == 1
         assert "only 0 of 1 dispatcher acknowledged within 0.2 s" in output
-        assert "finishes what it has in hand (1 batches" in output
+        assert "still has 1 batches in flight" in output
         through.let_go("to_client")
         code, output = await command("pause")
         assert code == 0
@@ -238,8 +238,8 @@ async def test_who_says_nothing_is_named(command: RunCommand, db: psycopg.AsyncC
         code, output = await command("pause", "--timeout", "0")
         assert code == 1
         assert "only 0 of 2 dispatchers acknowledged" in output
-        assert "old: it never said anything; version 0.0.1" in output
-        assert re.search(r"frozen: no word for \d\d+ s", output)
+        assert "old: it has never answered; version 0.0.1" in output
+        assert re.search(r"frozen: no answer for \d\d+ s", output)
         assert "dead" not in output
     code, output = await command("pause")
     assert code == 0
@@ -261,7 +261,7 @@ async def test_somebody_resumes_while_it_waits(command: RunCommand, db: psycopg.
         tasks.start_soon(ada)
         code, output = await command("pause")
     assert code == 1
-    assert "ada resumed meanwhile" in output
+    assert "ada resumed all dispatchers meanwhile" in output
 
 
 async def test_not_migrated_and_no_right(command: RunCommand, db: psycopg.AsyncConnection, database_url: str) -> None:

@@ -9,7 +9,9 @@ import anyio
 import psycopg
 import pytest
 
-from dispatcher.ops import prune
+from dispatcher.core.errors import DispatcherError
+from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.ops.prune import PruneSession
 from tests.support.command import HearCommand, RunCommand
 from tests.support.rows import insert_events, read_table, statuses
 from tests.support.waiting import until
@@ -18,11 +20,6 @@ pytestmark = pytest.mark.one_version
 
 NOW = datetime.now(UTC)
 OLD, RECENT = NOW - timedelta(days=8), NOW - timedelta(days=6)
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prune, "BATCH", 10)
 
 
 async def fill(db: psycopg.AsyncConnection) -> None:
@@ -59,6 +56,18 @@ async def test_it_deletes_what_the_procedures_delete(command: RunCommand, db: ps
     assert (await command("prune"))[1].startswith("Deleted 0 settled rows and 0 ")
 
 
+async def test_small_batches_walk_past_what_must_stay(db: psycopg.AsyncConnection, database_url: str) -> None:
+    await fill(db)
+    shares: list[float] = []
+    target = PostgresTarget(database_url, "test")
+    async with PruneSession(target, outbox_s=7 * 86_400, dlq_s=30 * 86_400, batch=10) as run:
+        await run.run(shares.append)
+    assert (run.rows, run.copies) == (27, 15)
+    assert shares == sorted(shares)
+    assert len(shares) >= 6
+    assert shares[-1] == 1.0
+
+
 async def test_ages_come_from_the_settings_and_the_flags(command: RunCommand, db: psycopg.AsyncConnection) -> None:
     await fill(db)
     assert "Too old: 57 settled rows" in (await command("prune", "--dry-run", OUTBOX_RETENTION_DAYS="5"))[1]
@@ -71,6 +80,9 @@ async def test_ages_come_from_the_settings_and_the_flags(command: RunCommand, db
     code, output = await command("prune", "--outbox-older-than", "soon")
     assert code == 2
     assert "'soon' is no duration such as 7d" in output
+    code, output = await command("prune", "--only", "dlq", "--outbox-older-than", "12h")
+    assert code == 2
+    assert "--outbox-older-than does nothing with --only dlq" in output
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, 33), ("n", 1, 60), ("", 1, 60)])
@@ -104,7 +116,7 @@ async def test_json(heard: HearCommand, db: psycopg.AsyncConnection) -> None:
 
 
 async def test_it_waits_while_somebody_else_prunes(
-    command: RunCommand, db: psycopg.AsyncConnection, database_url: str, monkeypatch: pytest.MonkeyPatch
+    command: RunCommand, db: psycopg.AsyncConnection, database_url: str
 ) -> None:
     await fill(db)
 
@@ -127,13 +139,15 @@ async def test_it_waits_while_somebody_else_prunes(
         code, output = await command("prune")
         assert output.startswith("Deleted 27 settled rows and 15 ")
         assert code == 0
-    monkeypatch.setattr(prune, "PATIENCE_S", 0.0)
+
+
+async def test_somebody_else_prunes_too_long(database_url: str) -> None:
     async with await psycopg.AsyncConnection.connect(database_url) as other:
         await other.execute("CALL messaging.prune_message_dlq('100 days')")
-        code, output = await command("prune")
-    assert code == 1
-    assert "somebody else has been pruning" in output
-    assert "Stopped: 0 settled rows" in output
+        target = PostgresTarget(database_url, "test")
+        async with PruneSession(target, outbox_s=None, dlq_s=0.0, lock_wait_s=0.0) as run:
+            with pytest.raises(DispatcherError, match="somebody else has been pruning"):
+                await run.run(lambda share: None)
 
 
 async def test_an_empty_outbox_and_no_right(

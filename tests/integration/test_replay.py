@@ -18,7 +18,6 @@ from dispatcher.core.errors import Misconfigured
 from dispatcher.core.events import Settled
 from dispatcher.infra.postgres.session import PostgresTarget, connect
 from dispatcher.infra.sqlfiles import load
-from dispatcher.ops import replay as upkeep
 from dispatcher.ops.replay import ReplaySession, Selection
 from tests.support.command import HearCommand
 from tests.support.rows import insert_events, read_stream, read_table, statuses
@@ -159,15 +158,15 @@ async def test_each_option_and_all_of_them_together(replay, db):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "Say which rows (--since 2h, --event-type ...), or --all for every sent row."),
-        (["--yes"], "Say which rows"),
+        ([], "Choose the rows (--since 2h, --event-type ...), or --all for every sent row."),
+        (["--yes"], "Choose the rows"),
         (["--all", "--since", "2h", "--yes"], "--all takes every sent row"),
         (["--all"], "There is no terminal to ask on: give --yes, or --dry-run to look first."),
         (["--since", "yesterday", "--yes"], "'yesterday' is neither ISO 8601"),
         (["--since", "99999999999w", "--yes"], "is neither ISO 8601"),
         (["--since", "0001-01-01T00:00:00+10:00", "--yes"], "is neither ISO 8601"),
         (["--event-id", "7", "--yes"], "'7' is not a valid UUID"),
-        (["--since", "1h", "--until", "2h", "--yes"], "the first must be earlier"),
+        (["--since", "1h", "--until", "2h", "--yes"], ") must be earlier than --until ("),
     ],
 )
 async def test_bad_usage_changes_nothing(replay, db, monkeypatch, arguments, complaint):
@@ -197,18 +196,26 @@ async def test_what_changed_since_it_was_found_is_skipped_and_counted(database_u
     assert await pending(db) == sorted([replayed, *left])
 
 
-async def test_it_goes_in_batches_with_progress(replay, db, monkeypatch):
-    monkeypatch.setattr(upkeep, "BATCH", 10)
+async def test_it_goes_in_batches_with_progress(database_url, db):
     await insert_events(db, 95, status="sent", sent_at=AT)
-    code, out, err = await replay("--all", "--yes")
-    assert (code, out.splitlines()[1:]) == (0, ["Replayed 95 rows."])
-    assert err.splitlines() == [f"{done} of 95 rows" for done in (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)]
+    batches: list[int] = []
+    async with ReplaySession(PostgresTarget(database_url, "test")) as run:
+        await run.put_back(await run.find(Selection()), batches.append, batch_rows=10)
+    assert (run.replayed, batches) == (95, [10] * 9 + [5])
     assert await statuses(db) == {"pending": 95}
 
 
-async def test_a_connection_that_breaks_says_how_to_go_on(replay, db, monkeypatch):
-    monkeypatch.setattr(upkeep, "BATCH", 10)
-    ids = await insert_events(db, 25, status="sent", sent_at=AT)
+async def test_progress_is_said_where_there_is_no_terminal(replay, db):
+    await db.execute("SET dispatcher.doorbell = off")
+    await insert_events(db, 2_500, status="sent", sent_at=AT)
+    code, out, err = await replay("--all", "--yes")
+    assert (code, out.splitlines()[1:]) == (0, ["Replayed 2500 rows."])
+    assert err.splitlines() == [f"{done} of 2500 rows" for done in (1000, 2000, 2500)]
+
+
+async def test_a_connection_that_breaks_says_how_to_go_on(replay, db):
+    await db.execute("SET dispatcher.doorbell = off")
+    ids = await insert_events(db, 1_025, status="sent", sent_at=AT)
     await db.execute(
         """
         CREATE FUNCTION break_off() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -220,19 +227,19 @@ async def test_a_connection_that_breaks_says_how_to_go_on(replay, db, monkeypatc
     )
     await db.execute(
         "CREATE TRIGGER break_off BEFORE UPDATE ON messaging.message_outbox "
-        f"FOR EACH ROW WHEN (NEW.id = {ids[15]}) EXECUTE FUNCTION break_off()"
+        f"FOR EACH ROW WHEN (NEW.id = {ids[1_015]}) EXECUTE FUNCTION break_off()"
     )
     code, _, err = await replay("--since", "2025-06-01", "--yes")
     assert code == 1
     assert "broke" in err
-    [until] = re.findall(r"Stopped after 10 of 25 rows\. To go on: the same options, and --until (\S+),", err)
+    [until] = re.findall(r"Stopped after 1000 of 1025 rows\. To go on: the same options, and --until (\S+),", err)
     await db.execute("DROP TRIGGER break_off ON messaging.message_outbox")
-    await db.execute(  # the first ten are sent again already
+    await db.execute(  # the first batch is sent again already
         "UPDATE messaging.message_outbox SET status = 'sent', sent_at = clock_timestamp() WHERE status = 'pending'"
     )
     code, out, _ = await replay("--since", "2025-06-01", "--until", until, "--yes")
-    assert (code, out.splitlines()[-1]) == (0, "Replayed 15 rows.")
-    assert await pending(db) == ids[10:]
+    assert (code, out.splitlines()[-1]) == (0, "Replayed 25 rows.")
+    assert await pending(db) == ids[1_000:]
 
 
 async def test_a_role_that_may_not_is_told_what_to_do(replay, db, database_url, monkeypatch):

@@ -1,6 +1,7 @@
 """`dispatcher status` as a person and as a script meet it."""
 
 import json
+import re
 import signal
 from functools import partial
 
@@ -18,6 +19,7 @@ from dispatcher.ops.status import Status, read_status
 from tests.support.command import RunCommand
 from tests.support.rows import STREAM, insert_events
 
+UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 OUTBOX = {"pending": 0, "picked": 0, "retry": 0, "sent": 0, "dead": 0}
 
 
@@ -43,7 +45,9 @@ async def test_what_waits_who_runs_and_who_reads(status, db, redis):
     found = json.loads(output)
     assert code == 0
     assert found["outbox"]["rows"] == OUTBOX | {"pending": 3, "sent": 2, "dead": 1}
-    assert [each["name"] for each in found["outbox"]["dispatchers"]] == ["alive"]
+    [running] = found["outbox"]["dispatchers"]
+    assert running["name"] == "alive"
+    assert UTC_TIME.fullmatch(running["started_at"])
     assert found["outbox"]["doorbell"] == "installed"
     assert found["stream"] == {
         "name": STREAM,
@@ -197,7 +201,7 @@ async def test_a_pause_is_shown(status, db):
     )
     code, output = await status()
     assert code == 0
-    assert "by ada@home (moving house); 1 of 3 dispatchers hold back" in output
+    assert "by ada@home (moving house); 1 of 3 dispatchers acknowledged" in output
     assert "dispatchers alive: 3" in output
     assert "dispatcher -: obeys, version 1.0, without a listener" in output
     found = json.loads((await status("--json"))[1])["outbox"]
@@ -208,7 +212,9 @@ async def test_a_pause_is_shown(status, db):
         "changed_by": "ada@home",
         "reason": "moving house",
     }
-    assert [word["name"] for word in found["words"]] == ["late", "obeys", "settles"]
+    assert [each["name"] for each in found["acknowledgements"]] == ["late", "obeys", "settles"]
+    assert found["words"] == found["acknowledgements"]  # its older name
+    assert UTC_TIME.fullmatch(found["pause"]["changed_at"])
 
 
 async def test_watching_goes_on_until_it_is_interrupted(cli, database_url, redis_url, db):

@@ -10,8 +10,8 @@ from dispatcher.commands.dlq.retry import retry_dead
 def dlq() -> None:
     """Dead events: list, show and count them, publish them again.
 
-    An event is dead when its attempts are used up, or when it can never be sent. Its copy is kept for
-    DLQ_RETENTION_DAYS, longer than its row, and a retry works from either.
+    An event is dead when its attempts are used up, or when it can never be sent. A copy of it is kept for
+    DLQ_RETENTION_DAYS, which is longer than its row is kept; a retry works from the row or from the copy.
 
     \b
     dispatcher dlq stats

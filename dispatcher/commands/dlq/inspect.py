@@ -1,4 +1,4 @@
-"""`dlq list`, `show` and `stats`: looking, without changing anything."""
+"""`dlq list`, `show` and `stats`: change nothing."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dispatcher.commands.dlq.options import Event, ask, database, filter_of, filters, json_output
+from dispatcher.commands.dlq.options import Event, ask, filter_of, filters
+from dispatcher.commands.options import database, json_output
 from dispatcher.core.errors import DispatcherError
 from dispatcher.ops.dead_letters.find import PAGE, Filter, count, find_one, find_page
 from dispatcher.ops.dead_letters.identity import EventRef
@@ -16,12 +17,12 @@ from dispatcher.ops.dead_letters.identity import EventRef
 
 @click.command(name="list")
 @filters
-@click.option("--limit", type=click.IntRange(1, PAGE), default=20, show_default=True, help="At most so many.")
-@click.option("--offset", type=click.IntRange(0, 10**9), default=0, help="Leave out the first so many.")
+@click.option("--limit", type=click.IntRange(1, PAGE), default=20, show_default=True, help="The most events to list.")
+@click.option("--offset", type=click.IntRange(0, 10**9), default=0, help="Events to leave out at the start.")
 @json_output
 @database
 def list_dead(limit: int, offset: int, as_json: bool, **flags: str | None) -> None:
-    """List dead events, those inserted last first."""
+    """List dead events, the newest first."""
     which = filter_of(flags)
     page = ask(flags, lambda fetch: find_page(fetch, which, limit=limit, offset=offset))
     if as_json:
@@ -39,7 +40,7 @@ def list_dead(limit: int, offset: int, as_json: bool, **flags: str | None) -> No
 
 @click.command()
 @click.argument("event", type=Event())
-@click.option("--payload", is_flag=True, help="With payload and headers.")
+@click.option("--payload", is_flag=True, help="Show payload and headers too.")
 @json_output
 @database
 def show(event: EventRef, payload: bool, as_json: bool, **flags: str | None) -> None:

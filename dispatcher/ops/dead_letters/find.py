@@ -1,7 +1,7 @@
-"""Finds dead events. Their JSON is written by Postgres: a thousand of them cost the dispatcher's loop nothing.
+"""Finds dead events. Postgres writes their JSON, so that a thousand of them cost the dispatcher's event loop nothing.
 
-Whether an event is dead is said by its outbox row while there is one, and by its open copy in the dead-letter queue
-after that: so a plain UPDATE of the row is a replay, and a row that was marked dead by hand is found without a copy.
+An event is dead when its outbox row says so or, once that row is pruned, when it has a copy in the dead-letter queue
+that was not replayed. So an UPDATE of the row is a replay, and a row that was marked dead by hand needs no copy.
 """
 
 import json
@@ -13,13 +13,13 @@ from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.identity import EventRef
 
-PAGE = 1000  # events, at most
-AT_MOST = 8 * 1024 * 1024  # bytes of one answer
-GROUPS = 100
+PAGE = 1000  # the most events of one page
+MAX_BYTES = 8 * 1024 * 1024  # of one answer
+GROUPS = 100  # the most groups of one kind in Stats
 
 
 class TooLarge(DispatcherError):
-    """What was asked for is more than AT_MOST bytes, as a payload may be that was too large to be sent."""
+    """The answer would be larger than `max_bytes`: a payload that was too large to be sent may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,39 +49,39 @@ class Stats:
 
 
 async def find_page(
-    fetch: Fetch, which: Filter, *, limit: int, offset: int = 0, before: int | None = None, payload: bool = False
+    fetch: Fetch,
+    which: Filter,
+    *,
+    limit: int,
+    offset: int = 0,
+    before: int | None = None,
+    payload: bool = False,
+    max_bytes: int = MAX_BYTES,
 ) -> Page:
     """At most `limit` events after the first `offset`, with a row's id below `before`. Raises TooLarge."""
     [(count, events)] = await fetch(
         load("dead_list"),
-        asdict(which) | {"limit": limit, "offset": offset, "before_id": before, "payload": payload, "at_most": AT_MOST},
+        asdict(which)
+        | {"limit": limit, "offset": offset, "before_id": before, "payload": payload, "at_most": max_bytes},
     )
     if events is None:
-        raise TooLarge(f"these {count} events are more than {AT_MOST} bytes: ask for fewer at once, or without payload")
+        raise TooLarge(f"{count} events are more than {max_bytes} bytes: ask for fewer at once, or without payload")
     return Page(count, f"[{events}]")
 
 
-async def find_one(fetch: Fetch, event: EventRef, *, payload: bool = False) -> str | None:
+async def find_one(fetch: Fetch, event: EventRef, *, payload: bool = False, max_bytes: int = MAX_BYTES) -> str | None:
     """The text of a JSON object; None: no dead event has that id. Raises TooLarge."""
-    number = event if isinstance(event, int) else None
-    rows = await fetch(
-        load("dead_show"),
-        {
-            "id": number,
-            "event_id": event if number is None else None,
-            "payload": payload,
-            "at_most": AT_MOST,
-        },
-    )
+    names = {"id": event, "event_id": None} if isinstance(event, int) else {"id": None, "event_id": event}
+    rows = await fetch(load("dead_show"), names | {"payload": payload, "at_most": max_bytes})
     if not rows:
         return None
     [(found,)] = rows
     if found is None:
-        raise TooLarge(f"event {event} is more than {AT_MOST} bytes: read its payload in Postgres")
+        raise TooLarge(f"event {event} is more than {max_bytes} bytes: read its payload in Postgres")
     return str(found)
 
 
 async def count(fetch: Fetch, which: Filter) -> Stats:
-    """Count those that match."""
+    """Count the dead events that match, all in all and by group."""
     [(total, by_error, by_type)] = await fetch(load("dead_stats"), asdict(which) | {"groups": GROUPS})
     return Stats(total, json.loads(by_error), json.loads(by_type))

@@ -1,10 +1,11 @@
 """Puts dead events back to be published again: from their outbox rows, or from their copies when the rows are gone.
 
-Each event goes back once however many ask at the same time: rows and copies are locked, then looked at. Doing it twice
-does nothing, so a lost answer may be asked for again.
+An event goes back once, however many ask at the same time: each statement locks rows and copies before it checks that
+they are dead. A second call changes nothing, so a call whose answer was lost may be repeated.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -12,9 +13,9 @@ import psycopg
 
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.sqlfiles import load
+from dispatcher.ops.dead_letters.find import PAGE, Filter, find_page
 from dispatcher.ops.dead_letters.identity import EventRef
-
-BATCH = 1000
+from dispatcher.ops.session import OperatorSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,46 @@ class Retried:
     ids: tuple[int, ...]
     not_dead: tuple[EventRef, ...]  # unknown, replayed already, or never dead; in the order asked for
     forbidden: bool  # some of `not_dead` may have a copy, but this role may not insert it into the outbox
+
+
+class DeadLetterSession(OperatorSession):
+    """The session of `dispatcher dlq`; the console has a session of its own."""
+
+    verb = "see to dead letters"
+    too_slow = "narrow it down with --event-type or --aggregate-type"
+
+
+class BulkRetry:
+    """Retries any number of events in batches. The counts are complete up to the last batch, also after an error."""
+
+    def __init__(self, fetch: Fetch, *, batch: int = 1000, page: int = PAGE) -> None:
+        self._fetch = fetch
+        self._batch = batch
+        self._page = page
+        self.done = 0
+        self.not_dead: list[EventRef] = []
+        self.forbidden = False  # see Retried
+
+    async def named(self, events: Sequence[EventRef], progress: Callable[[int, int], None]) -> None:
+        """Retry these. `progress` gets (events handled, events in all) after each of several batches."""
+        for start in range(0, len(events), self._batch):
+            batch = await retry(self._fetch, events[start : start + self._batch])
+            self.done += len(batch.ids)
+            self.not_dead += batch.not_dead
+            self.forbidden = self.forbidden or batch.forbidden
+            if len(events) > self._batch:
+                progress(min(start + self._batch, len(events)), len(events))
+
+    async def matching(self, which: Filter) -> list[EventRef]:
+        """All dead events that match, in the order they were inserted: found before the first is retried."""
+        events: list[EventRef] = []
+        before: int | None = None
+        while True:
+            page = json.loads((await find_page(self._fetch, which, limit=self._page, before=before)).events)
+            events += [event["id"] for event in page]
+            if len(page) < self._page:
+                return events[::-1]
+            before = page[-1]["id"]
 
 
 async def retry(fetch: Fetch, events: Sequence[EventRef]) -> Retried:

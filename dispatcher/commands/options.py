@@ -1,0 +1,59 @@
+"""Options that several commands have in common, and the Postgres that they lead to."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """One decorator for several; `--help` lists them in this order."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def database_options(what: str) -> Callable[[F], F]:
+    """--database-url, and --dsn, which is Dispatchbox's name for it."""
+    return together(
+        click.option("--database-url", metavar="URL", help=what),
+        click.option("--dsn", metavar="DSN", help="The same as --database-url, by the name it has in Dispatchbox."),
+    )
+
+
+database = database_options("The Postgres that holds the outbox.  [DATABASE_URL]")
+redis_url = click.option("--redis-url", metavar="URL", help="The Redis or Valkey that holds the stream.  [REDIS_URL]")
+json_output = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+yes = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def settings_from(flags: dict[str, str | None], *more: str) -> dict[str, Any]:
+    """The settings of the database and `more`, from these flags or else the environment. Raises Misconfigured."""
+    return Settings.load_some(("database_url", *more, "connect_timeout_ms"), os.environ, flags)
+
+
+def target(settings: dict[str, Any], query_timeout_s: float, *, url: str | None = None) -> PostgresTarget:
+    """Where a command connects to. `query_timeout_s` is the limit of one statement, in seconds."""
+    return PostgresTarget(
+        url or settings["database_url"],
+        "dispatcher",
+        connect_timeout_s=settings["connect_timeout_ms"] / 1000,
+        query_timeout_s=query_timeout_s,
+    )
+
+
+def require_terminal() -> None:
+    """Refuse a question that nobody could answer."""
+    if not sys.stdin.isatty():
+        raise click.UsageError("There is no terminal to ask on: give --yes, or --dry-run to look first.")

@@ -1,0 +1,9 @@
+"""Where an exception was raised: what a log may say where the exception's message could quote a payload."""
+
+
+def raised_at(error: BaseException) -> str:
+    """`path:line` of the innermost frame; empty when the exception has no traceback."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
