@@ -62,6 +62,7 @@ def test_actions_have_a_major_version_and_jobs_few_rights(file: Path) -> None:
         rights
         == {
             "ci.yml": {},
+            "docs.yml": {"publish": {"pages": "write", "id-token": "write"}},
             "release.yml": {"pypi": {"id-token": "write"}, "image": {"contents": "read", "packages": "write"}},
         }[file.name]
     )
