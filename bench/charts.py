@@ -1,4 +1,4 @@
-"""Charts: described in plain data, so that a report keeps them in its JSON; drawn by matplotlib (extra `bench`)."""
+"""Charts: described in plain data, so that a report keeps them in its JSON; drawn by matplotlib (group `bench`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -108,7 +108,7 @@ def _rivals() -> dict[str, Any]:
             version(module.INSTALLED)
             installed[name] = module
     if not installed:
-        raise Misconfigured("no peer is installed: pip install -c constraints.txt --group peers")
+        raise Misconfigured("no peer is installed: `make bench-all` installs them")
     return installed
 
 

@@ -77,7 +77,7 @@ class Report:
             if draw(chart, path := folder / f"{stem}-{chart.name}.png")
         ]
         if len(drawn) < len(self.charts):
-            self.notes = [*self.notes, "No charts: matplotlib is not installed (extra `bench`)."]
+            self.notes = [*self.notes, "No charts: matplotlib is not installed (dependency group `bench`)."]
         (folder / f"{stem}.md").write_text(self.markdown(drawn), encoding="utf-8")
         (folder / f"{stem}.json").write_text(json.dumps(self.as_dict(), indent=1), encoding="utf-8")
         on_terminal = Console().is_terminal
