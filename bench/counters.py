@@ -20,7 +20,7 @@ from bench.backlog import work_off
 from bench.progress import Legs
 from bench.report import Report, Target
 from bench.servers import Rig, rig
-from bench.statements import LOGGED, StatementLog
+from bench.statements import LOGGED, StatementLog, listed
 from dispatcher.core.errors import DispatcherError
 from dispatcher.demo.process import DispatcherProcess
 
@@ -80,7 +80,7 @@ def counters(renew: bool, reports: Path) -> None:
             {"counter": name, "found": f"{value:,.4g}", "baseline": f"{baseline[name]:,.4g}"}
             for name, value in found.items()
         ]
-        report.notes = [f"{phase}: {dict(names.most_common())}" for phase, names in by_name.items()]
+        report.notes = [f"{phase}, statements: {listed(names)}" for phase, names in by_name.items()]
         report.raw = {"counters": found, "statements": by_name}
         report.targets = compare(found, baseline)
         code = report.finish(servers, reports)

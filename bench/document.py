@@ -1,11 +1,10 @@
 """`python -m bench document REPORT`: writes a run's figures and charts into docs/explanation/performance.md.
 
 A block is `<!-- bench:latency -->` to `<!-- bench:end -->`; what stands between is replaced. Blocks of scenarios that
-the run does not have stay as they are.
+the run does not have stay as they are. The block `summary` is made of all the others.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ import click
 from bench.charts import Chart, draw
 from bench.record import machine
 from bench.report import body
+from bench.steady import NOTE as COLUMNS
+from bench.summary import BLOCK, summary
 from dispatcher.core.errors import Misconfigured
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "explanation" / "performance.md"
-_BLOCK = re.compile(r"(<!-- bench:([\w-]+) -->\n).*?(<!-- bench:end -->)", re.DOTALL)
 
 
 @click.command()
@@ -45,18 +45,21 @@ def document(report: Path, into: Path) -> None:
 def render(text: str, saved: Mapping[str, Any], charts: Path) -> str:
     """The document with its blocks filled. Draws the charts that it shows, as SVG, into the folder `charts`."""
 
-    def fill(block: re.Match[str]) -> str:
-        name = block[2]
-        lines = machine(saved) if name == "machine" else _scenario(saved["scenarios"].get(name), charts)
-        return block[0] if lines is None else "\n".join([block[1].rstrip(), "", *lines, "", block[3]])
+    def fill(name: str, lines: list[str], page: str) -> str:
+        filled = "\n".join(["", *lines, "", ""])
+        return BLOCK.sub(lambda block: block[1] + filled + block[4] if block[2] == name else block[0], page)
 
-    return _BLOCK.sub(fill, text)
+    text = fill("machine", machine(saved), text)
+    for name in saved["scenarios"]:
+        text = fill(name, _scenario(saved["scenarios"][name], charts), text)
+    return fill("summary", summary(text), text)
 
 
-def _scenario(scenario: Mapping[str, Any] | None, charts: Path) -> list[str] | None:
-    if scenario is None:
-        return None
-    lines = body(scenario)
+def _scenario(scenario: Mapping[str, Any], charts: Path) -> list[str]:
+    """What the page shows of a scenario. What the columns mean is written on the page once."""
+    lines = body({**scenario, "notes": [note for note in scenario["notes"] if note != COLUMNS]})
+    measured = scenario["environment"]
+    lines += ["", f"Measured at commit {measured.get('commit')}, {measured.get('at')}."]
     for described in scenario["charts"]:
         chart = Chart.from_dict(described)
         file = charts / f"{scenario['scenario']}-{chart.name}.svg"

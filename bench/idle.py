@@ -11,7 +11,7 @@ from bench.processes import cpu_seconds, memory_bytes
 from bench.progress import Legs
 from bench.report import Report, below
 from bench.servers import Rig
-from bench.statements import LOGGED, StatementLog
+from bench.statements import LOGGED, StatementLog, listed
 
 CPU_PERCENT, STATEMENTS_A_SECOND = 1.0, 12.0
 SETTLING_S = 3.0
@@ -57,7 +57,7 @@ def idle(
             "memory_mb": memory,
             "statements": by_name,
         }
-        report.notes = [NOTE, f"Statements by what runs them: {dict(by_name.most_common())}."]
+        report.notes = [NOTE, f"Statements by what runs them: {listed(by_name)}."]
         report.targets = [
             below("processor time", share, CPU_PERCENT, " %"),
             below("statements a second", statements, STATEMENTS_A_SECOND),

@@ -26,3 +26,8 @@ class StatementLog:
             log.seek(self._read)
             text = log.read().decode(errors="replace")
         return Counter(name or "other" for name in _ENTRY.findall(text))
+
+
+def listed(by_name: Counter[str]) -> str:
+    """For a report: `stages/claim.py 44, stages/settle.py 40`."""
+    return ", ".join(f"{name} {count}" for name, count in by_name.most_common())
