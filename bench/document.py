@@ -49,7 +49,8 @@ def render(text: str, saved: Mapping[str, Any], charts: Path) -> str:
         filled = "\n".join(["", *lines, "", ""])
         return BLOCK.sub(lambda block: block[1] + filled + block[4] if block[2] == name else block[0], page)
 
-    text = fill("machine", machine(saved), text)
+    if saved["scenarios"]:
+        text = fill("machine", machine(saved), text)
     for name in saved["scenarios"]:
         text = fill(name, _scenario(saved["scenarios"][name], charts), text)
     return fill("summary", summary(text), text)

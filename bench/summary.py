@@ -60,15 +60,16 @@ def summary(page: str) -> list[str]:
     blocks = {name: text for _, name, text, _ in BLOCK.findall(page)}
     lines = ["| figure | lowest | highest | legs | scenarios |", "|---|---|---|---|---|"]
     for figure, places in FIGURES.items():
-        found = [(cell, place.scenario) for place in places for cell in _cells(blocks.get(place.scenario, ""), place)]
+        found = [(cell, place.scenario) for place in places for cell in cells(blocks.get(place.scenario, ""), place)]
         if found:
-            cells = sorted((cell for cell, _ in found), key=lambda cell: float(cell.replace(",", "")))
+            values = sorted((cell for cell, _ in found), key=lambda cell: float(cell.replace(",", "")))
             scenarios = ", ".join(dict.fromkeys(f"`{scenario}`" for _, scenario in found))
-            lines.append(f"| {figure} | {cells[0]} | {cells[-1]} | {len(cells)} | {scenarios} |")
+            lines.append(f"| {figure} | {values[0]} | {values[-1]} | {len(values)} | {scenarios} |")
     return lines
 
 
-def _cells(block: str, place: Cells) -> Iterator[str]:
+def cells(block: str, place: Cells) -> Iterator[str]:
+    """What stands at that place in a scenario's block."""
     rows = [line.strip("| ").split(" | ") for line in block.splitlines() if line.startswith("| ")]
     for row in rows[1:]:
         named = dict(zip(rows[0], row, strict=True))

@@ -1,7 +1,7 @@
-"""`python -m tests.proofs`: writes docs/explanation/proofs.md, the tests of each promise, from guarantees.md and the tests.
+"""`python -m tests.proofs`: writes docs/explanation/proofs.md, the tests of each promise of guarantees.md.
 
-A test names the promises it proves with `@pytest.mark.promise("one-entry")`. guarantees.md has a list item for each promise, which
-ends in a link to its section of the page.
+A test names the promises it proves with `@pytest.mark.promise("one-entry")`. guarantees.md has a list item for each
+promise, which ends in a link to its section of the page.
 """
 
 import ast
@@ -9,15 +9,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.readme import ROOT
+from tests.support.readme import ROOT
 
 EXPLANATION = ROOT / "docs" / "explanation"
 PAGE = EXPLANATION / "proofs.md"
 _PROMISE = re.compile(r"^- ((?:(?!^- ).)+?)\s\[proofs\]\(proofs\.md#([\w-]+)\)$", re.MULTILINE | re.DOTALL)
 _HEAD = """# Proofs
 
-The tests of each promise of [guarantees.md](guarantees.md). Each of them fails when its promise is broken. `make test` runs all but
-those of `tests/faults`, of which it runs the quick ones; `make faults` runs these. One test:
+The tests of each promise of [guarantees.md](guarantees.md). Each of them fails when its promise is broken.
+`make test` runs them all, but of `tests/faults` only the quick ones; `make faults` runs those. To run one test:
 `.venv/bin/pytest tests/unit/test_merge.py::test_counts_are_added_and_never_fall`.
 
 This page is written by `python -m tests.proofs`: do not edit it.

@@ -1,3 +1,3 @@
--- Who: upkeep/backpressure.py, every second. Index: none, the registry is a handful of rows.
+-- Who: upkeep/backpressure.py, every 10 s, every second while a group lags by half of MAXLEN. Index: none, a handful of rows.
 -- Answer: how many dispatchers may publish at once.
 SELECT count(*) FROM messaging.dispatcher

@@ -20,7 +20,7 @@ from dispatcher.telemetry.latency import LatencyHistogram
 from dispatcher.telemetry.metrics import Metrics
 from tests.support.readme import OPERATIONS, README, ROOT, blocks, section, table
 
-DOCS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def configuration_table() -> str:
@@ -93,12 +93,12 @@ def test_links_lead_to_files(document: Path) -> None:
 def test_files_and_tests_that_are_named_exist(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     missing = []
-    for name in re.findall(r"`((?:dispatcher|sql|triggers|tests|bench|docs)/[\w./-]+\.\w+(?:::\w+)?)`", text):
+    for name in re.findall(r"(?<![\w/.-])((?:dispatcher|sql|triggers|tests|bench|docs)/[\w./-]+\.\w+(?:::\w+)?)", text):
         path, _, test = name.partition("::")
         file = ROOT / path
         if not file.exists() or (test and f"def {test}(" not in file.read_text(encoding="utf-8")):
             missing.append(name)
-    assert not missing
+    assert set(missing) <= {"sql/insert_outbox.sql"}, "a file that is not there (that one is Dispatchbox's)"
 
 
 def test_the_sections_of_a_first_visit_are_there() -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +31,11 @@ class Measured:
             f"p95 < 1.5 s after {_s(self.recovered_s)} (p95 then {_s(self.p95_s)}), longest claim {_s(self.held_s)}"
         )
 
+    def cells(self) -> tuple[str, ...]:
+        """For the table of docs/explanation/faults.md."""
+        times = _s(self.first_s), _s(self.caught_up_s), _s(self.recovered_s)
+        return f"{self.committed:,}", str(self.missing), str(self.doubled), *times
+
 
 def results_file() -> Path:
     """Where they are kept: FAULTS_RESULTS, or a file in the folder for temporary files."""
@@ -52,20 +56,6 @@ def read() -> list[Measured]:
             measured = Measured(**json.loads(line))
             latest[measured.fault] = measured
     return list(latest.values())
-
-
-def markdown(results: Iterable[Measured]) -> str:
-    """The table of docs/explanation/guarantees.md, ordered by test."""
-    rows = [
-        "| Fault | Events | Missing | Doubled | First entry | Caught up | p95 < 1.5 s again | Proof |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
-    ]
-    rows += [
-        f"| {each.fault} | {each.committed} | {each.missing} | {each.doubled} | {_s(each.first_s)} "
-        f"| {_s(each.caught_up_s)} | {_s(each.recovered_s)} | `{each.test}` |"
-        for each in sorted(results, key=lambda each: each.test)
-    ]
-    return "\n".join(rows)
 
 
 def _s(seconds: float | None) -> str:

@@ -1,0 +1,45 @@
+"""Pages of docs/explanation that are written from the tests and the bench are as those would write them today."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.document import DOCUMENT, render
+from bench.summary import BLOCK, FIGURES, Cells, cells
+from tests import proofs
+from tests.faults import table
+
+
+def test_every_promise_is_proven_and_every_proof_is_of_a_promise() -> None:
+    promised = set(proofs.promises())
+    assert len(promised) > 30
+    assert set(proofs.proofs()) == promised
+
+
+def test_the_page_of_proofs_is_as_the_tests_say() -> None:
+    assert proofs.page() == proofs.PAGE.read_text(encoding="utf-8"), "run `python -m tests.proofs`"
+
+
+def test_the_page_of_faults_has_every_test_that_measures_one() -> None:
+    page = table.PAGE.read_text(encoding="utf-8")
+    assert table.filled(page, []) == page, "run `python -m tests.faults.table`"
+
+
+def test_the_first_table_of_performance_has_the_ranges_of_the_others(tmp_path: Path) -> None:
+    page = DOCUMENT.read_text(encoding="utf-8")
+    assert render(page, {"scenarios": {}}, tmp_path) == page
+
+
+@pytest.mark.parametrize("place", [place for places in FIGURES.values() for place in places], ids=str)
+def test_each_figure_of_the_first_table_is_still_found(place: Cells) -> None:
+    blocks = {name: text for _, name, text, _ in BLOCK.findall(DOCUMENT.read_text(encoding="utf-8"))}
+    assert list(cells(blocks[place.scenario], place))
+
+
+def test_every_decision_is_in_their_index() -> None:
+    folder = proofs.EXPLANATION / "decisions"
+    index = (folder / "index.md").read_text(encoding="utf-8")
+    titles = {
+        path: path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for path in folder.glob("0*.md")
+    }
+    assert [path.name for path, title in titles.items() if f"| [{title}]({path.name}) |" not in index] == []
