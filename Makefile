@@ -88,5 +88,5 @@ bench-writers: $(BENCH) ## what the doorbell costs durable writers
 bench-all: $(PEERS) ## every scenario, peers included, and one report (about 40 minutes)
 	@$(BIN)/python -m bench all
 
-clean: ## remove the venv and caches
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist site
+clean: ## remove the venv, the caches and what was built
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist site site

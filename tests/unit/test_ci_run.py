@@ -47,11 +47,11 @@ def run(checkout: Path, fails: int, *failed: str) -> subprocess.CompletedProcess
     )
 
 
-def test_a_run_without_a_race_says_so(checkout: Path) -> None:
+def test_a_run_without_a_race_ends_with_the_line_of_pytest(checkout: Path) -> None:
     done = run(checkout, 0)
     assert done.returncode == 0, done.stderr
-    known = RACES.count("\n| 20")
-    assert done.stdout.endswith(f"== 1 passed in 0.01s ==\n\n== tests/RACES.md: {known} known, 0 in this run\n")
+    assert f"== make test (known races in tests/RACES.md: {RACES.count(chr(10) + '| 20')})\n" in done.stdout
+    assert done.stdout.endswith("== 1 passed in 0.01s ==\n")
     assert not (checkout / "summary.md").exists()
 
 
@@ -59,7 +59,7 @@ def test_a_race_is_named_at_the_end_and_on_github(checkout: Path) -> None:
     done = run(checkout, 1, NAME)
     assert done.returncode == 0, done.stderr
     last = done.stdout.partition("== 1 passed in 0.01s ==\n")[2]
-    assert "1 in this run\nAdd this line to tests/RACES.md:\n| 20" in last
+    assert "passed alone: 1\nAdd this line to tests/RACES.md:\n| 20" in last
     assert f"| `{NAME}` | not yet understood |\n::warning title=Passed only alone::{NAME} has a race\n" in last
     assert f"`{NAME}`" in (checkout / "summary.md").read_text()
 
@@ -69,7 +69,8 @@ def test_a_known_race_is_named_with_what_is_known(checkout: Path) -> None:
     (checkout / "tests" / "RACES.md").write_text(f"{RACES}{line}\n")
     done = run(checkout, 1, NAME)
     assert done.returncode == 0, done.stderr
-    assert f"1 in this run\n{line}\n" in done.stdout
+    assert f"passed alone: 1\n{line}\n" in done.stdout
+    assert f": 1)\n{line}\n" in done.stdout
     assert "Add this line" not in done.stdout
 
 
