@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 import yaml
 from redis.asyncio import Redis
 
@@ -115,7 +114,6 @@ def test_prometheus_and_grafana_find_each_other() -> None:
     assert f"./deploy/grafana/dashboards:{provider['options']['path']}:ro" in SERVICES["grafana"]["volumes"]
 
 
-@pytest.mark.one_version
 async def test_the_logins_can_do_their_work_and_no_more(database_url: str, redis: Redis, redis_url: str) -> None:
     """roles.sql and logins.sql, twice; the sample load as `shop`; the consumer reads it, after a relay by hand."""
     env = {"RELAY_PASSWORD": "re'lay", "SHOP_PASSWORD": "shop"}

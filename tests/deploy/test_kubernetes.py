@@ -178,7 +178,6 @@ def test_selectors_select_the_dispatcher() -> None:
     assert one("Deployment", manifests)["spec"]["template"]["spec"]["serviceAccountName"] == account
 
 
-@pytest.mark.one_version
 def test_the_prune_job_prunes(database_url: str) -> None:
     [(_, template)] = [each for each in pods(render(FOLDER / "base")) if each[0] == "CronJob"]
     [container] = template["spec"]["containers"]

@@ -48,7 +48,6 @@ async def redis_refuses(running: Running, postgres: Proxy, redis: Proxy) -> None
 
 @pytest.mark.promise("mixture")
 @pytest.mark.quick
-@pytest.mark.one_version
 @pytest.mark.parametrize("fault", [postgres_cut, redis_cut, redis_refuses])
 async def test_tasks_are_back_at_their_baseline(
     dispatcher: StartDispatcher,

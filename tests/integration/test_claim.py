@@ -15,6 +15,8 @@ from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import FROM_THE_START, ClaimKey, EventTypeFilter, claim, last_key, new_claim_id
 from tests.support.rows import insert_events, read_table, statuses
 
+pytestmark = pytest.mark.both_versions
+
 OpenSession = Callable[[], Awaitable[Session]]
 NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 

@@ -17,7 +17,6 @@ from dispatcher.client import NoTransaction, django, sqlalchemy
 from dispatcher.client.inbox import create_table, first_time, first_time_async, forget
 
 EVENT = uuid.uuid4()
-pytestmark = pytest.mark.one_version
 
 
 @pytest.fixture

@@ -19,8 +19,6 @@ from sqlalchemy.pool import NullPool
 
 from dispatcher.client import Event, NoTransaction, add_event, add_event_async, django, sqlalchemy
 
-pytestmark = pytest.mark.one_version
-
 EVENT_ID, MESSAGE_ID = uuid.UUID(int=1), uuid.UUID(int=2)
 LATER = datetime(2099, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 FULL: dict[str, Any] = {

@@ -72,7 +72,6 @@ async def test_a_database_or_a_role_that_does_not_exist(database_url, db):
     assert "the role or database does not exist" in str(await refusal(PostgresTarget(nobody, "test")))
 
 
-@pytest.mark.one_version
 async def test_a_wrong_password_and_none(own_postgres):
     server = own_postgres()
     async with await psycopg.AsyncConnection.connect(server.url(), autocommit=True) as admin:
@@ -142,7 +141,6 @@ async def test_a_server_that_says_nothing_is_given_up_and_left(database_url, pro
     assert open_files() <= before
 
 
-@pytest.mark.one_version
 async def test_a_second_host_is_tried_when_the_first_says_nothing(database_url, proxy):
     through = await proxy(database_url)
     through.stall()

@@ -15,7 +15,6 @@ from tests.support.page_checks import CONTRAST, SMALL, UNNAMED, WIDE
 from tests.support.rows import insert_events, read_table
 from tests.support.running import StartDispatcher
 
-pytestmark = pytest.mark.one_version
 MARKUP = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 

@@ -37,6 +37,7 @@ async def gone(db: psycopg.AsyncConnection, pid: int) -> None:
                 return
 
 
+@pytest.mark.both_versions
 async def test_it_has_the_settings_that_claims_rely_on(session):
     expected = {
         "synchronous_commit": "off",
@@ -51,6 +52,7 @@ async def test_it_has_the_settings_that_claims_rely_on(session):
         assert await session.fetch("SELECT current_setting(%(name)s)", {"name": name}) == [(value,)]
 
 
+@pytest.mark.both_versions
 async def test_options_of_the_users_own_are_kept(database_url):
     session = await connect(PostgresTarget(f"{database_url}?options=-c%20work_mem%3D7MB", "test"), "lane")
     assert await session.fetch("SHOW work_mem") == [("7MB",)]
@@ -87,6 +89,7 @@ async def test_what_the_database_was_given_does_not_count(database_url, db):
     await session.close()
 
 
+@pytest.mark.both_versions
 async def test_behind_a_pooler_another_isolation_level_is_told(database_url, db):
     """Only there it cannot be set for a session."""
     reach = PostgresTargets(Settings.load({"DATABASE_URL": database_url, "REDIS_URL": "redis://localhost"}, {}), "test")

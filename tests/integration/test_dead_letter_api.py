@@ -18,7 +18,6 @@ from dispatcher.sidecar import params as asked
 from tests.support.dead_letters import bury, prune
 from tests.support.rows import insert_events, read_stream, read_table, statuses
 
-pytestmark = pytest.mark.one_version
 CANARY = "canary-7f3a"
 
 

@@ -14,7 +14,6 @@ from dispatcher.ops.dead_letters.retry import retry
 from tests.support.dead_letters import bury, prune
 from tests.support.rows import insert_events, read_table, statuses
 
-pytestmark = pytest.mark.one_version
 ALL = Filter()
 
 

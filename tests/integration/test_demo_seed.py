@@ -15,8 +15,6 @@ from dispatcher.demo.seed import seed
 from dispatcher.embedded import free_port
 from tests.support.psql import psql
 
-pytestmark = pytest.mark.one_version
-
 
 def run(*arguments: str) -> Result:
     result = CliRunner().invoke(demo, ["--seed-only", *arguments], standalone_mode=False)

@@ -17,8 +17,6 @@ from tests.support.command import HearCommand
 from tests.support.dead_letters import bury, prune
 from tests.support.rows import insert_events, read_table, statuses
 
-pytestmark = pytest.mark.one_version
-
 
 @pytest.fixture
 def dlq(heard: HearCommand) -> HearCommand:

@@ -34,8 +34,6 @@ from tests.support.redis import StartValkey
 from tests.support.rows import STREAM, insert_events
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.one_version
-
 OUTBOX = "messaging.message_outbox"
 Examine = Callable[..., Awaitable[dict[str, Finding]]]
 

@@ -91,6 +91,7 @@ async def test_without_a_time_postgress_clock_counts(session, db, redis, tap):
     assert 3600 <= (await tap.next(Sampled)).oldest_age_s < 4000
 
 
+@pytest.mark.both_versions
 async def test_the_notification_queue_is_asked(session, db, redis, tap, database_url):
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as deaf:
         await deaf.execute("LISTEN hall")

@@ -26,8 +26,6 @@ from tests.support.handlers import MakeModule
 from tests.support.rows import insert_events, read_stream, read_table, statuses
 from tests.support.running import Running, StartDispatcher
 
-pytestmark = pytest.mark.one_version
-
 Db = psycopg.AsyncConnection[Any]
 NOWHERE = "redis://127.0.0.1:1/0"
 

@@ -12,8 +12,6 @@ from tests.support.child import StartCli
 from tests.support.command import RunCommand
 from tests.support.rows import insert_events, read_table, statuses
 
-pytestmark = pytest.mark.one_version
-
 STUBBORN = """
 import asyncio, threading
 from dispatcher.handlers import handler

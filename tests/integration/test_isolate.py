@@ -34,7 +34,6 @@ def cutting(pattern: bytes) -> Any:
 
 
 @pytest.mark.promise("bad-entry")
-@pytest.mark.one_version
 async def test_several_guilty_rows_in_a_batch(
     dispatcher: StartDispatcher, db: Db, redis: "Redis", redis_url: str, proxy: StartProxy
 ) -> None:
@@ -57,7 +56,6 @@ async def test_several_guilty_rows_in_a_batch(
 
 
 @pytest.mark.promise("bad-entry")
-@pytest.mark.one_version
 async def test_a_row_that_was_guilty_before_cuts_off_nobody_else(
     dispatcher: StartDispatcher, db: Db, redis_url: str, proxy: StartProxy
 ) -> None:
@@ -74,7 +72,6 @@ async def test_a_row_that_was_guilty_before_cuts_off_nobody_else(
 
 
 @pytest.mark.promise("redis-outage")
-@pytest.mark.one_version
 @pytest.mark.parametrize("attempts", [0, 1])
 async def test_a_sink_that_cuts_off_everybody_costs_nothing(
     dispatcher: StartDispatcher, db: Db, redis: "Redis", redis_url: str, proxy: StartProxy, attempts: int

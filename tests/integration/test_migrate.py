@@ -18,6 +18,8 @@ from dispatcher.infra.postgres.migrations import migrate, missing
 from tests.support.postgres import Databases
 from tests.support.rows import insert_events
 
+pytestmark = pytest.mark.both_versions
+
 NAMES = [m.name for m in sqlfiles.migrations()]
 SECRET = "hunter2hunter2"
 
@@ -288,7 +290,6 @@ async def test_a_database_without_an_encoding_is_refused(postgres: Databases, em
 
 
 @pytest.mark.promise("secrets")
-@pytest.mark.one_version
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
@@ -342,7 +343,6 @@ async def test_a_server_that_is_too_old_is_refused(answer: bytes) -> None:
         tasks.cancel_scope.cancel()
 
 
-@pytest.mark.one_version
 def test_the_command_says_what_it_did(empty_database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     for expected in ([*(f"applied {name}" for name in NAMES)], ["already up to date"]):
         with pytest.raises(SystemExit) as caught:

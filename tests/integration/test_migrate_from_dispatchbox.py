@@ -72,6 +72,7 @@ def old(request: pytest.FixtureRequest, database_url: str) -> Iterator[psycopg.C
         yield connection
 
 
+@pytest.mark.both_versions
 @pytest.mark.promise("dispatchbox")
 def test_every_row_is_moved_with_its_status(old: psycopg.Connection[Any], database_url: str) -> None:
     insert(old, 200)
@@ -96,7 +97,6 @@ def test_every_row_is_moved_with_its_status(old: psycopg.Connection[Any], databa
     assert [row["aggregate_id"] for row in outbox(old)][: len(waiting)] == waiting  # first, and in their order
 
 
-@pytest.mark.one_version
 def test_it_can_be_run_again_and_a_row_from_a_backup_comes_once(
     old: psycopg.Connection[Any], database_url: str
 ) -> None:
@@ -111,7 +111,6 @@ def test_it_can_be_run_again_and_a_row_from_a_backup_comes_once(
     assert len(query(old, "SELECT * FROM messaging.message_dlq")) == 5
 
 
-@pytest.mark.one_version
 def test_odd_rows_are_moved_and_unknown_ones_stay(old: psycopg.Connection[Any], database_url: str) -> None:
     insert(old, 1, "'processing'", "0")
     insert(old, 1, "'processing'", "3")
@@ -127,7 +126,6 @@ def test_odd_rows_are_moved_and_unknown_ones_stay(old: psycopg.Connection[Any], 
     assert [row["status"] for row in query(old, "SELECT status FROM outbox_event")] == ["mine"]
 
 
-@pytest.mark.one_version
 def test_a_row_that_somebody_holds_is_left_for_the_next_time(old: psycopg.Connection[Any], database_url: str) -> None:
     insert(old, 3, "'pending'")
     with psycopg.connect(database_url) as holder:
@@ -164,7 +162,6 @@ def test_applications_may_go_on_inserting(old: psycopg.Connection[Any], database
     assert Counter(row["status"] for row in rows)["sent"] == 500
 
 
-@pytest.mark.one_version
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
@@ -210,7 +207,6 @@ def test_a_view_takes_the_place_of_the_table(old: psycopg.Connection[Any], datab
         old.execute(f"DROP ROLE {application}".encode())
 
 
-@pytest.mark.one_version
 @pytest.mark.parametrize("definition", [FIRST, SECOND], ids=["first generation", "second generation"])
 def test_the_steps_of_the_guide(definition: str, empty_database_url: str) -> None:
     migrate, move_rows, view, move_rest = blocks("The steps", "sh", GUIDE)

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import anyio
-import pytest
 
 from dispatcher.embedded import free_port
 from dispatcher.sidecar import rate_limit as pace
@@ -23,7 +22,6 @@ def test_it_has_every_path_that_readme_has() -> None:
     assert documented == {row[0] for row in table("HTTP") if " /api" in row[0]}
 
 
-@pytest.mark.one_version
 async def test_schemathesis_finds_nothing(dispatcher, db, tmp_path: Path, monkeypatch):
     """Each of the phases that ends by itself, every check; the seed makes a failure come again."""
     monkeypatch.setattr(pace, "RATE", 1e6)

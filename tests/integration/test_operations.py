@@ -23,8 +23,6 @@ from tests.support.rows import STREAM, insert_events
 from tests.support.runbook import SQL_VERBS, Section, commands, sections, statements
 from tests.support.running import StartDispatcher
 
-pytestmark = pytest.mark.one_version
-
 SECTIONS = [section for section in sections(OPERATIONS) if section.blocks]
 EVENT_ID = "0f5c1a52-7b7e-4c43-9f0e-1b7a3c9d2e10"
 TOKEN = "a-token-of-this-test"

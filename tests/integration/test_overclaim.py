@@ -8,6 +8,8 @@ from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.stages.claim import claim, new_claim_id
 from tests.support.rows import insert_events, statuses
 
+pytestmark = pytest.mark.both_versions
+
 PLANS = {
     "nested loop": ("hashjoin", "mergejoin", "material", "sort", "hashagg", "memoize"),
     "nested loop, no index": ("hashjoin", "mergejoin", "material", "indexscan", "indexonlyscan", "bitmapscan"),

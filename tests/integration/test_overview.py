@@ -138,7 +138,6 @@ async def test_ten_who_look_cost_one_answer_a_second_and_somebody_is_told_that_t
     assert (made, len(looks)) == ([1000.0, 1001.0], 11)
 
 
-@pytest.mark.one_version
 async def test_a_real_dispatcher_says_what_it_does_and_who_runs(dispatcher: StartDispatcher, db, redis):
     port = free_port()
     await redis.xgroup_create("sanctum:messages", "billing", mkstream=True)
@@ -159,7 +158,6 @@ async def test_a_real_dispatcher_says_what_it_does_and_who_runs(dispatcher: Star
 
 
 @pytest.mark.promise("console")
-@pytest.mark.one_version
 async def test_it_answers_while_neither_server_does(dispatcher: StartDispatcher):
     port, nobody = free_port(), free_port()
     async with dispatcher(

@@ -26,8 +26,6 @@ from tests.support.rows import insert_events, read_stream, statuses
 from tests.support.running import Running, StartDispatcher
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.one_version
-
 PATIENT = {"publish_timeout_ms": 300_000, "lease_ms": 600_000}
 OVERDUE = {"status": "picked", "picked_at": "2025-06-01 00:00:00+00"}
 

@@ -26,8 +26,6 @@ from tests.support.child import Child, StartCli
 from tests.support.rows import insert_events, read_stream, read_table, statuses
 from tests.support.tap import Tap
 
-pytestmark = pytest.mark.one_version
-
 Db = psycopg.AsyncConnection[Any]
 STARTED = re.compile(r"worker-\d\d-pid(\d+)")
 

@@ -8,6 +8,8 @@ import pytest
 from dispatcher.infra.postgres.session import PostgresTarget, connect
 from tests.support.psql import psql
 
+pytestmark = pytest.mark.both_versions
+
 # The runbook's "Seed Outbox", to the letter.
 SEED = """\
 INSERT INTO messaging.message_outbox (event_id, message_id, event_type, aggregate_id, payload)

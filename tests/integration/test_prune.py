@@ -16,8 +16,6 @@ from tests.support.command import HearCommand, RunCommand
 from tests.support.rows import insert_events, read_table, statuses
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.one_version
-
 NOW = datetime.now(UTC)
 OLD, RECENT = NOW - timedelta(days=8), NOW - timedelta(days=6)
 

@@ -18,6 +18,8 @@ from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.stages.claim import new_claim_id
 from tests.support.rows import STREAM, insert_events
 
+pytestmark = pytest.mark.both_versions
+
 WAITING, SETTLED, BATCH, WINDOW = 100_000, 100_000, 256, 1000
 OURS, OVERDUE = new_claim_id(), new_claim_id()
 FILES = sorted(path.stem for path in (sqlfiles._folder("sql") / "statements").glob("*.sql"))

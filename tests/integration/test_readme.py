@@ -19,8 +19,6 @@ from tests.support.readme import OPERATIONS, ROOT, blocks, code
 from tests.support.redis import StartValkey
 from tests.support.rows import STREAM, insert_events, read_stream
 
-pytestmark = pytest.mark.one_version
-
 ORDERS = "CREATE TABLE orders (id bigserial PRIMARY KEY, customer text NOT NULL, total numeric NOT NULL)"
 
 

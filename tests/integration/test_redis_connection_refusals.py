@@ -93,7 +93,6 @@ async def test_tls_where_there_is_none(redis_url):
     assert "redis://)" in await refusal(secure, Unreachable, timeout_s=0.2)
 
 
-@pytest.mark.one_version
 async def test_something_else_listens_there(database_url):
     await refusal(f"redis://127.0.0.1:{urlsplit(database_url).port}/0", Unreachable)
 

@@ -29,8 +29,6 @@ from tests.support.rows import insert_events, statuses
 from tests.support.running import StartDispatcher
 from tests.support.tap import Tap
 
-pytestmark = pytest.mark.one_version
-
 PATIENT_S = 30.0
 Db = psycopg.AsyncConnection[Any]
 REFUSE = """

@@ -283,6 +283,7 @@ def test_help_says_that_consumers_see_them_again(capsys):
     assert "event_id" in capsys.readouterr().out
 
 
+@pytest.mark.both_versions
 async def test_a_time_range_reads_its_part_of_the_table(database_url, db):
     await db.execute("SET dispatcher.doorbell = off")
     for day in range(4):

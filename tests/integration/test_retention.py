@@ -82,6 +82,7 @@ async def tables(db: psycopg.AsyncConnection[Any]) -> tuple[list[int], list[dict
     return [row["id"] for row in await read_table(db)], sorted(copies, key=lambda copy: copy["outbox_id"])
 
 
+@pytest.mark.both_versions
 @pytest.mark.promise("retention")
 async def test_it_deletes_what_the_procedures_delete_and_does_as_they_do_with_copies(session, db, tap):
     now = datetime.now(UTC)  # the procedures know no other
@@ -326,6 +327,7 @@ def touched(plan: dict[str, Any], table: str) -> int:
     return round(own) + sum(touched(child, table) for child in plan.get("Plans", []))
 
 
+@pytest.mark.both_versions
 @pytest.mark.promise("retention")
 @pytest.mark.timeout(900)
 async def test_an_idle_look_touches_one_window_of_a_large_table(session, db):

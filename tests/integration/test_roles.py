@@ -12,6 +12,8 @@ from dispatcher.client import Event, add_event_async
 from dispatcher.infra import sqlfiles
 from tests.support.psql import psql
 
+pytestmark = pytest.mark.both_versions
+
 ROLES = Path(__file__).parents[2] / "sql" / "roles.sql"
 INSERT = "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('a', 'b', '{}')"
 CLAIM_ID = "11111111-1111-1111-1111-111111111111"

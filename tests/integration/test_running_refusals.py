@@ -53,7 +53,6 @@ class BehindAProxy:
 
 
 @pytest.mark.promise("redis-outage")
-@pytest.mark.one_version
 async def test_an_unknown_error_for_everything_is_the_sinks(
     dispatcher: StartDispatcher, db: Db, redis_url: str, proxy: StartProxy
 ) -> None:
@@ -70,7 +69,6 @@ async def test_an_unknown_error_for_everything_is_the_sinks(
     assert {row["attempts"] for row in await read_table(db)} == {0}
 
 
-@pytest.mark.one_version
 async def test_writers_need_not_ring_while_no_lane_has_a_session(
     dispatcher: StartDispatcher, db: Db, database_url: str, proxy: StartProxy
 ) -> None:
@@ -104,7 +102,6 @@ async def test_notices_nobody_reads_do_not_pile_up(database_url: str, db: Db) ->
     await session.close()
 
 
-@pytest.mark.one_version
 async def test_a_primary_that_becomes_read_only_is_left(own_postgres: StartPostgres, redis_url: str) -> None:
     """As in a failover behind one address: the sessions live on, and refuse every write (SQLSTATE 25006)."""
     server = own_postgres()
@@ -134,7 +131,6 @@ async def test_a_primary_that_becomes_read_only_is_left(own_postgres: StartPostg
         service.stop("the test is over")
 
 
-@pytest.mark.one_version
 async def test_the_grace_ends_though_a_statement_does_not(database_url: str, redis_url: str, db: Db) -> None:
     """What is in flight is shielded; when the grace is over its session is ended under it."""
     tap = Tap()
@@ -167,7 +163,6 @@ async def test_the_grace_ends_though_a_statement_does_not(database_url: str, red
     assert service.exit_code == 1
 
 
-@pytest.mark.one_version
 async def test_the_grace_ends_though_postgres_hears_no_goodbye(
     dispatcher: StartDispatcher, database_url: str, proxy: StartProxy
 ) -> None:
@@ -199,7 +194,6 @@ def test_an_address_that_may_hold_the_password_is_not_shown() -> None:
     assert "%40" in said
 
 
-@pytest.mark.one_version
 async def test_a_right_that_is_taken_away_costs_nothing(dispatcher: StartDispatcher, db: Db, database_url: str) -> None:
     await db.execute(
         "DO $$ BEGIN CREATE ROLE outbox_test LOGIN SUPERUSER; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
@@ -221,7 +215,6 @@ async def refused(tap: Tap) -> bool:
     return any("42501" in str(getattr(event, "error", "")) for event in tap.seen)
 
 
-@pytest.mark.one_version
 async def test_a_table_that_is_locked_holds_up_the_chores_only(
     dispatcher: StartDispatcher, db: Db, redis_url: str, proxy: StartProxy
 ) -> None:

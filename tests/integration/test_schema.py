@@ -10,6 +10,8 @@ from dispatcher.infra import sqlfiles
 from tests import dump_schema
 from tests.support.psql import psql
 
+pytestmark = pytest.mark.both_versions
+
 OUTBOX = "messaging.message_outbox"
 
 

@@ -18,8 +18,6 @@ from tests.support.redis import StartValkey
 from tests.support.rows import insert_events, read_stream, statuses
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.one_version
-
 PAYLOAD, HEADERS = "canary-of-a-payload", "canary-of-a-header"
 PG_PASSWORD, REDIS_PASSWORD, TOKEN = "canary-for-postgres", "canary-for-redis", "canary-of-the-token"
 CANARY = "canary-"

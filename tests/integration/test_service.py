@@ -158,7 +158,6 @@ async def test_a_payload_over_the_cap_is_dead_at_once_and_harms_nobody(dispatche
 
 
 @pytest.mark.promise("too-large")
-@pytest.mark.one_version
 async def test_a_row_that_postgres_cannot_write_as_text_is_dead_and_holds_up_nobody(
     dispatcher: StartDispatcher, db: Db, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +188,6 @@ async def test_a_stop_under_load_leaves_nothing_claimed(dispatcher: StartDispatc
     assert await read_table(db, "dispatcher") == []
 
 
-@pytest.mark.one_version
 async def test_stop_is_idempotent_and_may_come_at_any_time(dispatcher: StartDispatcher, db: Db) -> None:
     for _ in range(20):
         async with dispatcher(wait=False) as running:
@@ -202,7 +200,6 @@ async def test_stop_is_idempotent_and_may_come_at_any_time(dispatcher: StartDisp
     assert await cursor.fetchone() == (0,)
 
 
-@pytest.mark.one_version
 async def test_a_signal_after_a_stop_of_ours_forces_nothing(database_url: str, redis_url: str, db: Db) -> None:
     """A worker whose supervisor was killed hears of it twice, in either order: by its socket and by the kernel."""
     tap = Tap()

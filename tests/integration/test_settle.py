@@ -13,6 +13,8 @@ from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import Settlement, release, settle
 from tests.support.rows import insert_events, read_table, statuses
 
+pytestmark = pytest.mark.both_versions
+
 NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 NONE: frozenset[int] = frozenset()
 REPLAY = (

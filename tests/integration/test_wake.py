@@ -17,6 +17,8 @@ from dispatcher.stages.doorbell.wake import DOORBELL
 from tests.support.rows import insert_events
 from tests.support.running import Bell, StartBell
 
+pytestmark = pytest.mark.both_versions
+
 Db = psycopg.AsyncConnection[Any]
 
 
