@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from typing import Any
 
@@ -33,6 +34,28 @@ def test_the_bare_distribution_has_no_dependencies() -> None:
 def test_what_the_server_imports_is_in_its_extra() -> None:
     """server_extra.py looks for these before the server imports anything else."""
     assert set(server_extra.NEEDED) == names(PROJECT["optional-dependencies"]["server"])
+
+
+def without_packages(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run this Python with the standard library and our own folder only, as after `pip install outbox-dispatcher`."""
+    return subprocess.run([sys.executable, "-E", "-S", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_bare_client_can_be_imported() -> None:
+    done = without_packages(
+        "-c", "from dispatcher.client import Event, add_event; from dispatcher.handlers import handler"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["dispatcher", "dispatcher.cli"])
+def test_without_the_server_the_command_says_in_one_line_what_to_install(module: str) -> None:
+    done = without_packages("-m", module, "run")
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"dispatcher: the server is not installed; run: pip install 'outbox-dispatcher\[server\]' \(missing: .*\)\n",
+        done.stderr,
+    )
 
 
 def test_tools_for_this_repository_are_no_published_extras() -> None:
