@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from bench.document import DOCUMENT, render
-from bench.summary import BLOCK, FIGURES, Cells, cells
+from bench.summary import BLOCK, FIGURES, Cells, cells, summary
 from tests import proofs
 from tests.faults import table
+from tests.support.readme import README
 
 
 def test_every_promise_is_proven_and_every_proof_is_of_a_promise() -> None:
@@ -43,3 +44,17 @@ def test_every_decision_is_in_their_index() -> None:
         path: path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ") for path in folder.glob("0*.md")
     }
     assert [path.name for path, title in titles.items() if f"| [{title}]({path.name}) |" not in index] == []
+
+
+@pytest.mark.parametrize("page", sorted(proofs.EXPLANATION.rglob("*.md")), ids=lambda path: path.name)
+def test_no_cell_of_a_table_is_too_long_to_read(page: Path) -> None:
+    rows = [
+        line.strip("|").split(" | ") for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")
+    ]
+    assert [cell for row in rows for cell in row if len(cell) > 200] == []
+
+
+def test_the_figures_of_the_readme_are_those_of_the_first_table() -> None:
+    lines = summary(DOCUMENT.read_text(encoding="utf-8"))
+    quoted = [line for line in README.splitlines() if line.startswith(("| commit to consumer at", "| backlog, "))]
+    assert [line for line in quoted if not any(whole.startswith(line.rstrip("|")) for whole in lines)] == []
