@@ -1,10 +1,11 @@
-"""The command line: finds the command, and turns what went wrong into one plain message and an exit code.
+"""The command line: finds the command, and turns a failure into one plain message and an exit code.
 
 0 done, 1 failed (waiting may help), 2 bad usage or configuration, 130 interrupted. Never a traceback for these.
 """
 
 import importlib
 import sys
+from difflib import get_close_matches
 from typing import NoReturn
 
 try:
@@ -21,19 +22,19 @@ from dispatcher.core.errors import DispatcherError
 COMMANDS = {
     "run": "Relay committed rows from Postgres to the Redis Stream.",
     "migrate": "Create or update the tables, and install the trigger.",
-    "status": "What waits, what is dead, who runs.",
-    "pause": "Hold all dispatchers back; rows wait.",
-    "resume": "Let them take rows again.",
-    "replay": "Publish rows again that were sent already.",
-    "prune": "Delete what is older than is kept, now.",
-    "dlq": "Dead events: list, show and count them, publish them again.",
-    "doctor": "What is wrong with the servers, the tables, the stream, and what to do about it.",
-    "demo": "Start servers of its own, send events through, print the verdict.",
-    "dev": "Postgres and Valkey to develop against.",
+    "status": "Show the outbox, the running dispatchers and the stream.",
+    "pause": "Stop all dispatchers from claiming rows; rows wait.",
+    "resume": "End a pause.",
+    "replay": "Publish rows again that were sent before.",
+    "prune": "Delete rows and dead-letter copies that are past their retention.",
+    "dlq": "List, show and count dead events, and publish them again.",
+    "doctor": "Check the servers, the tables and the stream, and name a remedy for each fault.",
+    "demo": "Start temporary servers, send events through them, print the verdict.",
+    "dev": "Run Postgres and Valkey to develop against.",
 }
 
-HELP = """Relay every row that an application commits to messaging.message_outbox to a Redis Stream, about a millisecond
-later and through crashes of anything.
+HELP = """Publish every row that an application commits to messaging.message_outbox to a Redis Stream, at least once,
+also when Postgres, Redis or a dispatcher crashes in between.
 
 \b
 Try it; nothing has to be installed or running:
@@ -57,12 +58,21 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import dispatcher/commands/<name>.py; its command bears the same name."""
+        """Import dispatcher/commands/<name>.py; its command has the same name."""
         if cmd_name not in COMMANDS:
             return None
         command = getattr(importlib.import_module(f"dispatcher.commands.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 -- for the type checker
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it; an unknown command names the known one that is most like it."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            hint = "".join(f" Did you mean '{name}'?" for name in get_close_matches(args[0], COMMANDS, n=1))
+            ctx.fail(f"No such command '{args[0]}'.{hint}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing any."""

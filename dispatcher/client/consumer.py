@@ -1,8 +1,9 @@
 """Reads a consumer group of the stream and calls your handler for each event, at least once.
 
-An event is acknowledged after the handler returned. When it raises, the event comes again after a pause, to this
-consumer or another, and after `max_deliveries` goes to `dead_stream`. An event may come twice (a crash after the work,
-a replay): do it in a transaction with dispatcher.client.inbox.first_time, or give a store (dispatcher.client.dedup).
+An event is acknowledged after the handler returned. If the handler raises, the event is delivered again after a pause,
+to this consumer or another, and goes to `dead_stream` after `max_deliveries`. An event may be delivered twice (a crash
+after the work, a replay): do the work in a transaction with dispatcher.client.inbox.first_time, or give a store
+(dispatcher.client.dedup).
 
 The entries of a consumer that died are claimed by the others after `claim_idle_ms`. Events of one read are handled one
 after the other; for more at a time run more consumers.
@@ -29,11 +30,12 @@ SOCKET_TIMEOUT_S = 5  # redis-py's own, when the client names none
 
 
 class Consumer:
-    """One consumer of a group, on a thread that it blocks.
+    """One consumer of a group; run() blocks its thread.
 
-    `outages`: what your handler raises when what it needs is away, such as psycopg.OperationalError. Then the event
-    waits and is tried again, which costs it no delivery. `on_error(event, error)` gets every other failure, with its
-    message; the log has its class and line only. What `on_error` raises ends run().
+    `dedup`: remembers handled events, for work without a transaction of its own.
+    `outages`: exceptions of your handler that mean a server is away, such as psycopg.OperationalError. The event then
+    waits and is tried again, at no cost to its deliveries. `on_error(event, error)` gets every other exception; the log
+    has only its class and line, because its message may quote the payload. An exception of `on_error` ends run().
     """
 
     def __init__(
@@ -41,14 +43,14 @@ class Consumer:
         client: redis.Redis,
         group: Group,
         *,
-        seen: DedupStore | None = None,
+        dedup: DedupStore | None = None,
         outages: tuple[type[Exception], ...] = (),
         on_error: Callable[[Received, Exception], object] | None = None,
     ) -> None:
         require_patience(client, group)
         self._client = client
-        self._seen = seen
-        self._reader = GroupReader(group, outages, on_error, has_store=seen is not None)
+        self._dedup = dedup
+        self._reader = GroupReader(group, outages, on_error, has_store=dedup is not None)
         self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in a signal handler
 
     def run(self, handle: Callable[[Received], object]) -> None:
@@ -64,7 +66,7 @@ class Consumer:
                     step = advance(steps, answer, None)
 
     def stop(self) -> None:
-        """End run() after the event in hand, or after at most block_ms. From any thread, or from a signal handler."""
+        """End run() after the current event, or after at most block_ms. From any thread, or from a signal handler."""
         self._reader.stopping = True
         self._woken.put(None)
 
@@ -74,10 +76,10 @@ class Consumer:
                 return getattr(self._client, method)(*arguments, **options)
             case RunHandler("handle", event):
                 handle(event)
-            case RunHandler("has", event) if self._seen is not None:
-                return self._seen.has(event.event_id)
-            case RunHandler("add", event) if self._seen is not None:
-                self._seen.add(event.event_id)
+            case RunHandler("has", event) if self._dedup is not None:
+                return self._dedup.has(event.event_id)
+            case RunHandler("add", event) if self._dedup is not None:
+                self._dedup.add(event.event_id)
             case Wait(seconds) if not self._reader.stopping:
                 with contextlib.suppress(queue.Empty):
                     self._woken.get(timeout=seconds)
@@ -85,21 +87,21 @@ class Consumer:
 
 
 class AsyncConsumer:
-    """The same on asyncio. stop() gives back what is in hand; cancelled, it is claimed only after claim_idle_ms."""
+    """The same on asyncio. stop() gives unfinished entries back; a cancelled run() leaves them for claim_idle_ms."""
 
     def __init__(
         self,
         client: redis.asyncio.Redis,
         group: Group,
         *,
-        seen: AsyncDedupStore | None = None,
+        dedup: AsyncDedupStore | None = None,
         outages: tuple[type[Exception], ...] = (),
         on_error: Callable[[Received, Exception], object] | None = None,
     ) -> None:
         require_patience(client, group)
         self._client = client
-        self._seen = seen
-        self._reader = GroupReader(group, outages, on_error, has_store=seen is not None)
+        self._dedup = dedup
+        self._reader = GroupReader(group, outages, on_error, has_store=dedup is not None)
         self._stopped = asyncio.Event()
 
     async def run(self, handle: Callable[[Received], Awaitable[object]]) -> None:
@@ -115,7 +117,7 @@ class AsyncConsumer:
                     step = advance(steps, answer, None)
 
     def stop(self) -> None:
-        """End run() after the event in hand, or after at most block_ms. From the loop: loop.add_signal_handler(...)."""
+        """End run() after the current event, or after at most block_ms. From the loop: loop.add_signal_handler(...)."""
         self._reader.stopping = True
         self._stopped.set()
 
@@ -125,10 +127,10 @@ class AsyncConsumer:
                 return await getattr(self._client, method)(*arguments, **options)
             case RunHandler("handle", event):
                 await handle(event)
-            case RunHandler("has", event) if self._seen is not None:
-                return await self._seen.has(event.event_id)
-            case RunHandler("add", event) if self._seen is not None:
-                await self._seen.add(event.event_id)
+            case RunHandler("has", event) if self._dedup is not None:
+                return await self._dedup.has(event.event_id)
+            case RunHandler("add", event) if self._dedup is not None:
+                await self._dedup.add(event.event_id)
             case Wait(seconds):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
@@ -137,7 +139,7 @@ class AsyncConsumer:
 
 
 def advance(steps: Steps, answer: Any, error: Exception | None) -> Call | RunHandler | Wait | None:
-    """The next step after that answer or error; None at the end."""
+    """Send the answer, or throw the error, into the steps; returns the next step, None at the end."""
     try:
         return steps.send(answer) if error is None else steps.throw(error)
     except StopIteration:
@@ -145,7 +147,7 @@ def advance(steps: Steps, answer: Any, error: Exception | None) -> Call | RunHan
 
 
 def require_patience(client: object, group: Group) -> None:
-    """Raise ValueError when the client gives up on a read before Redis answers it: idle would look like broken."""
+    """Raise ValueError when the client's socket_timeout is below block_ms: an idle stream would look like an outage."""
     settings = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
     timeout_s = settings.get("socket_timeout", SOCKET_TIMEOUT_S)
     if timeout_s is not None and group.block_ms >= timeout_s * 1000:

@@ -1,9 +1,9 @@
-"""Which events were handled, for work that has no transaction to remember it in (else: dispatcher.client.inbox).
+"""Remembers handled events, for work that has no transaction to do that in (else: dispatcher.client.inbox).
 
-A store is asked before the work and told after it, so it never skips an event that was not done. It does not promise
-that none is done twice: not when the process dies between the work and the mark, when another consumer takes the entry
-over because the work outlasted `claim_idle_ms`, when two consumers hold two entries of one event at that moment, after
-the time to live, or when Redis loses the mark. Work that must not happen twice belongs into a transaction.
+The consumer asks the store before the work and writes the mark after it, so no event is skipped that was not done. An
+event can be done twice: if the process dies between the work and the mark, if the work outlasts `claim_idle_ms` and
+another consumer takes the entry over, if two consumers have two entries of one event at that moment, after the time to
+live, or if Redis loses the mark. Work that must not happen twice belongs in a transaction.
 """
 
 import uuid
@@ -16,27 +16,27 @@ DAY_S = 86_400
 
 
 class DedupStore(Protocol):
-    """What a Consumer asks. Yours may be any: a table, a set, an API that takes idempotency keys."""
+    """The store of a Consumer. Yours may be anything: a table, a set, an API that takes idempotency keys."""
 
     def has(self, event_id: uuid.UUID) -> bool:
         """Whether the event was handled."""
 
     def add(self, event_id: uuid.UUID) -> None:
-        """It was handled."""
+        """Remember that the event was handled."""
 
 
 class AsyncDedupStore(Protocol):
-    """What an AsyncConsumer asks."""
+    """The store of an AsyncConsumer."""
 
     async def has(self, event_id: uuid.UUID) -> bool:
         """Whether the event was handled."""
 
     async def add(self, event_id: uuid.UUID) -> None:
-        """It was handled."""
+        """Remember that the event was handled."""
 
 
 class RedisDedupStore:
-    """A key an event, for `ttl_s` seconds: longer than the stream and the outbox keep an event."""
+    """One Redis key per event, kept for `ttl_s` seconds: longer than the stream and the outbox keep an event."""
 
     def __init__(self, client: redis.Redis, consumer: str, ttl_s: int = 30 * DAY_S) -> None:
         self._client = client
@@ -44,11 +44,9 @@ class RedisDedupStore:
         self._ttl_s = ttl_s
 
     def has(self, event_id: uuid.UUID) -> bool:
-        """Whether the key is there."""
         return bool(self._client.exists(key(self._consumer, event_id)))
 
     def add(self, event_id: uuid.UUID) -> None:
-        """Write the key."""
         self._client.set(key(self._consumer, event_id), "", ex=self._ttl_s)
 
 
@@ -61,14 +59,11 @@ class AsyncRedisDedupStore:
         self._ttl_s = ttl_s
 
     async def has(self, event_id: uuid.UUID) -> bool:
-        """Whether the key is there."""
         return bool(await self._client.exists(key(self._consumer, event_id)))
 
     async def add(self, event_id: uuid.UUID) -> None:
-        """Write the key."""
         await self._client.set(key(self._consumer, event_id), "", ex=self._ttl_s)
 
 
 def key(consumer: str, event_id: uuid.UUID) -> str:
-    """The key of an event."""
     return f"handled:{consumer}:{event_id}"

@@ -1,4 +1,4 @@
-"""The event that an application adds, checked before it is sent: a refused INSERT would cost it its transaction."""
+"""The event that an application adds. It is checked before the INSERT, which would fail the whole transaction."""
 
 import json
 import re
@@ -16,12 +16,14 @@ SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class NoTransaction(DispatcherError):
-    """The connection is in no transaction: the event would be committed alone, whatever becomes of the work."""
+    """The connection is in no transaction: the event would be committed even if the work is rolled back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One row of the outbox. `payload`: what `json.dumps` takes, or the JSON text itself as bytes in UTF-8.
+    """An event of the outbox as its producer inserts it; `dispatcher.handlers.Event` is the same as a handler gets it.
+
+    `payload`: anything that `json.dumps` takes, or JSON text as bytes in UTF-8.
 
     `event_id` is the event's identity: give your own if the same event may be added twice, and the second is refused.
     `next_run_at` in the future delays it; it must have a time zone. Neither payload nor headers are in its repr.
@@ -37,7 +39,7 @@ class Event:
     message_id: uuid.UUID = field(default_factory=uuid.uuid4)
 
     def parameters(self) -> dict[str, str | datetime | None]:
-        """The parameters of sql/client/add_event.sql. Raises ValueError: names the field, quotes no payload."""
+        """The parameters of sql/client/add_event.sql. Raises ValueError, which quotes no payload."""
         moment = self.next_run_at
         if moment is not None and moment.utcoffset() is None:
             raise ValueError("next_run_at has no time zone: give one, such as datetime.now(UTC) + timedelta(hours=1)")
@@ -60,7 +62,7 @@ def _named(name: str, value: str) -> str:
 
 
 def _json(name: str, value: object) -> str:
-    """JSON text that jsonb takes."""
+    """The value as JSON text that jsonb accepts. Raises ValueError."""
     reason: str | None = None
     text = ""
     try:
@@ -78,7 +80,7 @@ def _json(name: str, value: object) -> str:
 
 
 def _checked(value: bytes) -> str:
-    """JSON text, unchanged. Raises ValueError."""
+    """JSON text in UTF-8, checked and otherwise unchanged. Raises ValueError."""
     text = value.decode()
     # Numbers stay text: only their shape is looked at, and Python's limits on them are not Postgres's.
     found = json.loads(text, parse_int=str, parse_float=str, parse_constant=_no_constant)

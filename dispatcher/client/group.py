@@ -1,4 +1,4 @@
-"""How a consumer reads its group: the settings, checked once."""
+"""The settings of a consumer of a group, checked once."""
 
 import os
 import secrets
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 def _new_name() -> str:
-    """Unlike every other's: two consumers with one name would take each other's entries for their own."""
+    """A unique name: two consumers with one name would take each other's entries for their own."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
@@ -17,15 +17,15 @@ class Group:
 
     stream: str
     group: str
-    consumer: str = field(default_factory=_new_name)  # unlike every other's in the group
+    consumer: str = field(default_factory=_new_name)  # unique in the group
     start: str = "0"  # where a group that does not exist yet begins: "0" the oldest entry, "$" after the newest
     count: int = 100  # entries of one read
     block_ms: int = 1_000  # the longest wait for new entries; a stop waits for it
     claim_idle_ms: int = (
-        60_000  # after this an unacknowledged entry goes to another consumer: above your slowest handler
+        60_000  # then another consumer may claim an unacknowledged entry: longer than your slowest handler
     )
     retry_ms: int = 1_000  # the pause after an event's first failure; doubles with each, up to claim_idle_ms
-    max_deliveries: int = 10  # after so many an entry goes to dead_stream
+    max_deliveries: int = 10  # after that many an entry goes to dead_stream
     dead_stream: str = ""  # default: <stream>:<group>:dead
 
     def __post_init__(self) -> None:
@@ -40,5 +40,5 @@ class Group:
             object.__setattr__(self, "dead_stream", f"{self.stream}:{self.group}:dead")
 
     def delay_ms(self, deliveries: int) -> int:
-        """How long an event waits after its n-th delivery failed."""
+        """Milliseconds until an event is delivered again after its n-th delivery failed."""
         return min(self.claim_idle_ms, self.retry_ms << min(deliveries - 1, 30))

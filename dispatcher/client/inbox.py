@@ -1,8 +1,8 @@
-"""Does an event once: remembers event_id in the transaction that does the work, in the consumer's own database.
+"""The inbox: remembers event_id in the transaction that does the work, in the consumer's own database.
 
-Both are committed or neither, so an event whose work is in that database is done once however often it comes: a
-second transaction with the same event waits for the first, and then sees that it is done. What the work does elsewhere
-(a mail, an HTTP call) is no part of the transaction and may happen again after a crash.
+Both are committed or neither, so work in that database is done once, however often its event is delivered: a second
+transaction with the same event waits for the first, and then sees that it is done. Work elsewhere (a mail, an HTTP
+call) is not part of the transaction and may happen again after a crash.
 """
 
 import uuid
@@ -37,9 +37,9 @@ async def first_time_async(connection: psycopg.AsyncConnection[Any], consumer: s
 
 
 def forget(connection: psycopg.Connection[Any], older_than: timedelta, limit: int = 10_000) -> int:
-    """Delete up to `limit` events handled longer ago than that; how many. Again, until it is fewer than `limit`.
+    """Forget up to `limit` events that were handled longer ago; returns how many. Repeat while it is `limit`.
 
-    An event that comes again after that is done again: keep them longer than the stream, the outbox and its
+    A forgotten event that is delivered again is done again: keep them longer than the stream, the outbox and its
     dead-letter queue keep an event (30 days, with the defaults).
     """
     return connection.execute(sqlfiles.client("forget"), {"older_than": older_than, "limit": limit}).rowcount

@@ -1,4 +1,4 @@
-"""The entries in hand, and until when they are ours: held too long, another consumer may have them as well."""
+"""The entries that were delivered to this consumer, and how long they are its own: later, another may claim them."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -8,14 +8,14 @@ from dispatcher.client.steps import Entry, Steps, call
 
 
 class LeaseLost(Exception):
-    """The entries in hand are so old that another consumer may have them by now; or a stop came first."""
+    """Another consumer may have claimed the delivered entries by now; or a stop came first."""
 
 
 class Lease:
     """Entries are ours for `claim_idle_ms` from their delivery, and again from each time they are claimed."""
 
     def __init__(self, group: Group, clock: Callable[[], float]) -> None:
-        self.waiting: deque[Entry] = deque()  # delivered, not begun
+        self.waiting: deque[Entry] = deque()  # delivered, their handler not yet called
         self._group = group
         self._clock = clock
         self._began = 0.0
@@ -25,11 +25,11 @@ class Lease:
         self._began = self._clock()
 
     def held(self) -> bool:
-        """Whether what is in hand is still ours only."""
+        """Whether no other consumer can have claimed the entries yet."""
         return self._clock() - self._began < self._group.claim_idle_ms / 1000
 
     def keep(self, begun: Iterable[Entry]) -> Steps:
-        """Claim what is in hand again when half its time is over. Raises LeaseLost when all of it is."""
+        """Claim the entries again when half of claim_idle_ms is over. Raises LeaseLost when all of it is."""
         if not self.held():
             raise LeaseLost
         if self._clock() - self._began > self._group.claim_idle_ms / 2000:
@@ -38,7 +38,7 @@ class Lease:
             self.begin()
 
     def give_back(self, entries: Sequence[Entry], deliveries: int) -> Steps:
-        """To be claimed at once by any other, as if it had not been delivered to us."""
+        """Let any other consumer claim the entries at once, as if they had not been delivered to this one."""
         if entries and self.held():
             ids = [entry.id for entry in entries]
             group = self._group

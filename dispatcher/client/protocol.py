@@ -1,7 +1,7 @@
-"""What a consumer does next, without doing it: steps that both consumers carry out, one blocking, one on asyncio.
+"""The consumer's protocol without I/O: a generator of steps that Consumer and AsyncConsumer carry out.
 
-Each step's answer is sent back in, each error thrown in. The order: acknowledge what is done; then what was abandoned,
-one entry at a time, so that a process that is killed by an entry costs no other entry a delivery; then what is new.
+The consumer sends each answer in and throws each error in. The order: acknowledge finished entries; claim abandoned
+ones, one at a time, so that an entry that kills its process costs no other entry a delivery; read new ones.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ import redis
 from dispatcher.client.group import Group
 from dispatcher.client.lease import Lease, LeaseLost
 from dispatcher.client.received import Malformed, Received, receive
-from dispatcher.client.steps import Call, Entry, NotNow, RunHandler, Steps, Wait, call, entries_of, pause_s, text, where
+from dispatcher.client.steps import Call, Entry, NotNow, RunHandler, Steps, Wait, call, entries_of, pause_s, text
+from dispatcher.core.frames import raised_at
 
 log = logging.getLogger("dispatcher.client")
 NOT_NOW = (
@@ -31,7 +32,7 @@ NEEDS_A_PERSON = (redis.AuthenticationError, redis.exceptions.AuthorizationError
 
 
 class GroupReader:
-    """The steps of one consumer. `stopping` is written by the consumer's stop(), all else by these steps only."""
+    """The steps of one consumer. Its stop() sets `stopping`; these steps write all else."""
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class GroupReader:
         self._cursor = "0-0"
 
     def steps(self) -> Steps:
-        """Until a stop. Redis being away is waited out; what needs a person (a password, a right) is raised."""
+        """Steps until a stop. Waits while Redis is away; raises errors that need a person (a password, a right)."""
         failures = 0
         while not self.stopping:
             try:
@@ -148,7 +149,7 @@ class GroupReader:
             )
 
     def _take(self, entry: Entry) -> Steps:
-        """Handle one entry, then acknowledge it or put it back or away."""
+        """Handle one entry, then acknowledge it, or leave it for a retry, or move it to the dead stream."""
         try:
             event = receive(entry.id, entry.fields, entry.deliveries)
         except Malformed as error:
@@ -171,7 +172,7 @@ class GroupReader:
         return (yield from self._acknowledge())
 
     def _patiently(self, work: RunHandler, entry: Entry) -> Steps:
-        """Do it; while what it needs is away, wait and do it again, at no cost to the event."""
+        """Run the step; during an outage wait and run it again, at no cost to the event."""
         failures = 0
         while True:
             try:
@@ -195,7 +196,8 @@ class GroupReader:
                     raise LeaseLost from None
 
     def _failed(self, entry: Entry, event: Received, error: Exception) -> Steps:
-        reason = f"{type(error).__name__}{where(error)}"
+        line = raised_at(error).rpartition("/")[2]
+        reason = f"{type(error).__name__} at {line}" if line else type(error).__name__
         if self._on_error is not None:
             self._on_error(event, error)
         if entry.deliveries >= self._group.max_deliveries:
@@ -213,7 +215,7 @@ class GroupReader:
         return None
 
     def _put_away(self, entry: Entry, reason: str) -> Steps:
-        """Into the dead stream, then acknowledged: a crash between the two doubles it there, and loses nothing."""
+        """Add the entry to the dead stream, then acknowledge it: a crash between the two doubles it there."""
         why = {
             "dead_reason": reason,
             "dead_group": self._group.group,
@@ -231,7 +233,7 @@ class GroupReader:
             self._done.clear()
 
     def _leave(self) -> Steps:
-        """A name with nothing pending is deleted: one is left behind by every restart otherwise."""
+        """Delete this consumer from its group if nothing is pending: else each restart would leave one behind."""
         yield from self._acknowledge()
         yield from self._lease.give_back(self._lease.waiting, 0)
         self._lease.waiting.clear()

@@ -1,4 +1,4 @@
-"""An entry of the stream as a consumer gets it."""
+"""An event as a consumer receives it."""
 
 import json
 import uuid
@@ -14,7 +14,7 @@ class Malformed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """One event. `event_id` is the same each time it comes, `entry_id` is not. Its repr has no payload, no headers."""
+    """One event. `event_id` is the same at each delivery, `entry_id` is not. Its repr has no payload, no headers."""
 
     event_id: uuid.UUID
     message_id: uuid.UUID
@@ -28,12 +28,12 @@ class Received:
     deliveries: int  # 1: this group sees the entry for the first time
 
     def json(self) -> Any:
-        """The payload, parsed."""
+        """The payload as Python values."""
         return json.loads(self.payload)
 
 
 def receive(entry_id: str, fields: Mapping[Any, Any], deliveries: int) -> Received:
-    """The event in an entry, whose names and values are text or bytes. Raises Malformed."""
+    """Read an entry, whose names and values are text or bytes. Raises Malformed."""
     name = ""
     try:
         texts = {_text(key): _text(value) for key, value in fields.items()}

@@ -1,4 +1,4 @@
-"""What a consumer can do next, and how answers and errors are read."""
+"""The steps of the protocol, and how answers and errors are read."""
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from dispatcher.client.group import Group
 from dispatcher.client.received import Received
 
 LONGEST_PAUSE_S = 5.0
-# Answers that speak of the server as it is just now, and for which redis-py has no class of their own.
+# The first words of error replies that describe a passing state, for which redis-py has no class.
 PASSING = ("UNBLOCKED", "NOREPLICAS", "MISCONF")
 
 
 class NotNow(redis.ConnectionError):
-    """The server refuses, and will not later. `str()` is the answer's code."""
+    """The server refuses because of a passing state. `str()` is the first word of its reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class RunHandler:
-    """Ask the store, run the handler, or tell the store."""
+    """Call the handler, or the dedup store: `has` before the handler, `add` after it."""
 
     what: Literal["has", "handle", "add"]
     event: Received
@@ -37,14 +37,14 @@ class RunHandler:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait, or until a stop."""
+    """Wait so many seconds, or until a stop."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry that is ours for now."""
+    """An entry that was delivered to this consumer."""
 
     id: str
     fields: dict[Any, Any]
@@ -55,18 +55,18 @@ Steps = Generator[Call | RunHandler | Wait, Any, Any]
 
 
 def call(group: Group, method: str, *arguments: Any, **options: Any) -> Call:
-    """A call about the group."""
+    """A Call whose first arguments are the stream and the group."""
     return Call(method, (group.stream, group.group, *arguments), options)
 
 
 def of_call(error: Exception) -> Exception:
-    """What a call raised, as the steps are told of it."""
+    """The error of a call, as NotNow if it describes a passing state."""
     code = str(error).partition(" ")[0]
     return NotNow(code) if isinstance(error, redis.ResponseError) and code in PASSING else error
 
 
 def pause_s(failures: int) -> float:
-    """0.1 s, doubling."""
+    """Seconds to wait after so many failures: 0.1, doubling, at most LONGEST_PAUSE_S."""
     return min(LONGEST_PAUSE_S, 0.1 * 2.0 ** min(failures, 10))
 
 
@@ -77,13 +77,5 @@ def entries_of(reply: Any) -> list[tuple[Any, dict[Any, Any]]]:
 
 
 def text(value: str | bytes) -> str:
-    """An id, whether the client decodes or not."""
+    """An id as text, whether the client decodes replies or not."""
     return value.decode() if isinstance(value, bytes) else value
-
-
-def where(error: Exception) -> str:
-    """The file and line that raised it: what a log may say without the message, which could quote the payload."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    return f" at {last.tb_frame.f_code.co_filename.rpartition('/')[2]}:{last.tb_lineno}" if last else ""

@@ -1,4 +1,4 @@
-"""What an application's handlers are written with.
+"""For applications that write handlers.
 
     from dispatcher.handlers import Dead, Event, Retry, handler
 
@@ -6,7 +6,7 @@
     def send_receipt(payload, event: Event): ...
 
 `dispatcher run --handlers shop.handlers` calls it for each event of that type. A dict named HANDLERS, as Dispatchbox
-has it, does as well. A handler may run twice for one event (a crash, a timeout): make it know `event.event_id` again.
+has it, works too. A handler may run twice for one event (a crash, a timeout): make it recognize `event.event_id`.
 """
 
 from dispatcher.handlers.event import Event

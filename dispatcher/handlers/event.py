@@ -1,4 +1,4 @@
-"""What a handler may know of an event beside its payload."""
+"""The event that a handler gets as its second argument."""
 
 import json
 from dataclasses import dataclass, field
@@ -10,21 +10,24 @@ from dispatcher.core.row import ClaimedRow
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event, without its payload, which is the handler's first argument. `repr` shows no headers."""
+    """An event of the outbox as a handler gets it; `dispatcher.client.Event` is the same as its producer inserts it.
+
+    Its payload is the handler's first argument. Headers are not in its repr.
+    """
 
     id: int
-    event_id: str  # the same at every try: what to remember in order to do a thing once
+    event_id: str  # the same at every attempt: remember it to do a thing once
     message_id: str
     event_type: str
     aggregate_type: str
     aggregate_id: str
     occurred_at: datetime  # UTC
-    attempts: int  # failures so far
+    attempts: int  # that failed so far
     headers: dict[str, Any] | None = field(repr=False)
 
 
 def event_of(row: ClaimedRow) -> Event:
-    """The event of a row."""
+    """The event in a claimed row."""
     headers = json.loads(row.headers) if row.headers is not None else None
     return Event(
         row.id,

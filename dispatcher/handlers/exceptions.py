@@ -1,4 +1,4 @@
-"""What a handler raises to say more than that it failed. Any other exception costs one attempt, and the usual pause."""
+"""Exceptions for handlers to raise. Any other costs an attempt, and the event is retried after the usual pause."""
 
 from datetime import timedelta
 
@@ -8,7 +8,8 @@ LONGEST_S = 366 * 86_400.0
 class Retry(Exception):
     """Try again, not before `after` (seconds or a timedelta; None: the usual pause). Costs an attempt.
 
-    `reason` is kept in last_error: say what is wrong, not with whose data. Raises ValueError for a time that is none.
+    `reason` is kept in last_error: say what is wrong, not with whose data. Raises ValueError when `after` is
+    negative, not a number, or more than LONGEST_S.
     """
 
     def __init__(self, reason: str = "", *, after: float | timedelta | None = None) -> None:
@@ -20,7 +21,7 @@ class Retry(Exception):
 
 
 class Dead(Exception):
-    """Give this event up: it can never succeed. It goes to the dead-letter queue at once, with the reason."""
+    """This event can never succeed: move it to the dead-letter queue at once. `reason` is kept in last_error."""
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""Finds an application's handlers: imports the module, checks each handler, says in one line what is wrong with it."""
+"""Finds an application's handlers: imports the module and checks each handler. Each fault is one line."""
 
 import importlib
 import inspect
@@ -69,7 +69,7 @@ def _imported(name: str) -> Any:
 
 
 def _failed(name: str, error: BaseException) -> Misconfigured:
-    """One line: what was raised, and where in the application's code."""
+    """The error of an import in one line: its class, message, and the line in the application's code."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
     if isinstance(error, SyntaxError) and error.filename:

@@ -19,7 +19,7 @@ from dispatcher.core.events import BackpressureBlind, BackpressureChanged, Obser
 from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.redis.connection import RedisConnection
-from dispatcher.infra.redis.info import group_lag
+from dispatcher.infra.redis.info import fields_of, group_lag
 from dispatcher.infra.sqlfiles import load
 
 OFF_BELOW = 0.8
@@ -110,12 +110,12 @@ class Backpressure:
         if not isinstance(found, list):
             # No stream yet, or no right to look. A connection that broke takes no entries either.
             return ("", 0) if isinstance(found, Refused) or not self._on else ("", self._maxlen)
-        groups = [_fields(each) for each in found]
+        groups = [fields_of(each) for each in found]
         stream: dict[str, Any] = {}
         if any(group.get("lag") is None for group in groups):
             # It carries the first and the last entry, payload and all: asked only when there is no other way.
             [about] = await self._connection.send([("XINFO", "STREAM", self._stream)], self._deadline_s)
-            stream = _fields(about) if isinstance(about, list) else {}
+            stream = fields_of(about) if isinstance(about, list) else {}
             if "entries-added" not in stream:
                 self._report("this Redis does not tell what a group has read: it is older than 7.0")
                 return "", 0
@@ -123,7 +123,3 @@ class Backpressure:
         unread = [(group_lag(group, stream), group["name"].decode(errors="replace")) for group in groups]
         lag, name = max(unread, default=(0, ""))
         return name, lag
-
-
-def _fields(pairs: list[Any]) -> dict[str, Any]:
-    return {name.decode(errors="replace"): value for name, value in zip(pairs[::2], pairs[1::2], strict=False)}

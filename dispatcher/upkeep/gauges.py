@@ -5,10 +5,9 @@ It never stops the service: a server that does not answer is reported by those w
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
 
 import anyio
 import psycopg
@@ -19,6 +18,7 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from dispatcher.core.errors import Misconfigured, SessionLost
 from dispatcher.core.events import Observer, Sampled
+from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.redis.connection import RedisTarget
 from dispatcher.infra.redis.info import REDIS_DEADLINE_S, describe_failure, read_stream_info
 from dispatcher.infra.sqlfiles import load
@@ -29,8 +29,6 @@ DEAD_BOUND = 10_001
 MAX_GROUPS = 64  # each is a series in Prometheus for as long as it exists
 WATCHED_S = 2.0  # between two looks while somebody watches
 REST = 20  # a look that took t seconds is followed by at least 20 t of rest: never more than a twentieth of a core
-
-Fetch = Callable[[str, Mapping[str, object] | None], Awaitable[list[tuple[Any, ...]]]]
 
 
 async def sample_once(

@@ -79,7 +79,7 @@ class Running:
 
 @asynccontextmanager
 async def consuming(
-    kind: str, url: str, settings: Group, behave: Behave = lambda event: None, *, seen: bool = False, **client: Any
+    kind: str, url: str, settings: Group, behave: Behave = lambda event: None, *, dedup: bool = False, **client: Any
 ) -> AsyncIterator[Running]:
     """A consumer that runs until the end of the block."""
     async with contextlib.AsyncExitStack() as stack:
@@ -87,13 +87,13 @@ async def consuming(
         if kind == "blocking":
             blocking = sync.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **client)
             stack.callback(blocking.close)
-            store = RedisDedupStore(blocking, GROUP) if seen else None
-            consumer = Consumer(blocking, settings, seen=store, outages=(Away,))
+            store = RedisDedupStore(blocking, GROUP) if dedup else None
+            consumer = Consumer(blocking, settings, dedup=store, outages=(Away,))
         else:
             turning = aio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **client)
             stack.push_async_callback(turning.aclose)
-            async_store = AsyncRedisDedupStore(turning, GROUP) if seen else None
-            consumer = AsyncConsumer(turning, settings, seen=async_store, outages=(Away,))
+            async_store = AsyncRedisDedupStore(turning, GROUP) if dedup else None
+            consumer = AsyncConsumer(turning, settings, dedup=async_store, outages=(Away,))
         running = Running(consumer, behave)
         try:
             yield running
@@ -324,7 +324,7 @@ async def test_a_store_keeps_an_event_from_being_done_twice(kind: str, redis: "a
     event_id = uuid.uuid4()
     for name, same in (("once", event_id), ("twice", event_id), ("other", None)):
         await publish(redis, name, same)
-    async with consuming(kind, redis_url, group(), seen=True) as running:
+    async with consuming(kind, redis_url, group(), dedup=True) as running:
         came = [await running.next() for _ in range(2)]
         await until_nothing_is_pending(redis)
         assert await running.rest() == []
@@ -427,7 +427,7 @@ async def test_the_acl_of_the_documentation_is_enough(kind: str, own_valkey: Sta
         for name in ("good", "bad"):
             await publish(redis, name)
         url = server.url.replace("redis://", "redis://billing:secret@")
-        async with consuming(kind, url, group(max_deliveries=2), behave, seen=True) as running:
+        async with consuming(kind, url, group(max_deliveries=2), behave, dedup=True) as running:
             came = [(await running.next()).aggregate_id for _ in range(4)]
             await dead(redis)
             await until_nothing_is_pending(redis)

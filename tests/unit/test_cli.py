@@ -53,6 +53,14 @@ def test_python_m_dispatcher_is_the_same() -> None:
     assert "Usage: dispatcher" in result.stderr
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("stats", "status"), ("migrat", "migrate"), ("dql", "dlq")])
+def test_a_mistyped_command_is_shown_the_one_that_was_meant(
+    typed: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(typed) == 2
+    assert f"No such command '{typed}'. Did you mean '{meant}'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
 def test_every_command_is_there_and_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(name, "--help") == 0

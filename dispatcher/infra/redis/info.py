@@ -30,6 +30,11 @@ class StreamInfo:
     groups: tuple[GroupInfo, ...]
 
 
+def fields_of(pairs: list[Any]) -> dict[str, Any]:
+    """The fields of one item of XINFO GROUPS or STREAM, from a raw reply: alternating names and values."""
+    return {name.decode(errors="replace"): value for name, value in zip(pairs[::2], pairs[1::2], strict=False)}
+
+
 def group_lag(group: Mapping[str, Any], stream: Mapping[str, Any]) -> int:
     """Entries a group has yet to read, at most, where the server cannot tell exactly.
 

@@ -1,4 +1,4 @@
-"""The doctor: asks both servers everything an operator would, judges the answers, and says what to do about each."""
+"""The checks of `dispatcher doctor`. Each asks a server, and answers with a Finding: level, what it found, remedy."""
 
 from dispatcher.ops.doctor.examine import Examination, examine
 

@@ -1,20 +1,20 @@
-"""What goes on in Postgres: old snapshots, the notification queue, who dispatches, and what waits."""
+"""Activity in Postgres: old snapshots, the notification queue, running dispatchers, the pause, the backlog."""
 
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.pause import read_acknowledgements, read_switch
 
-OLD_TRANSACTIONS = 1_000_000  # where no time is to be had
-QUEUE_WARNING, QUEUE_BAD = 0.1, 0.5  # of the notification queue
+OLD_TRANSACTIONS = 1_000_000  # the limit for a snapshot whose age in seconds is not visible
+QUEUE_WARNING, QUEUE_BAD = 0.1, 0.5  # share of the notification queue
 LATE_WARNING_S, LATE_BAD_S = 10.0, 60.0
 
 
 async def snapshot(session: Session, *, warning_s: float, bad_s: float) -> Finding:
-    """Who holds the oldest snapshot, which keeps dead rows from being removed."""
+    """Find the oldest snapshot: autovacuum cannot remove rows that died after it. Limits in seconds."""
     held = await session.fetch(load("doctor_snapshots"))
     if not held:
-        return ok("snapshot", "nobody holds one")
+        return ok("snapshot", "there is none")
     [(kind, name, user, application, state, held_s, transactions)] = held
     facts = [f"user {user}" if user else "", application or "", state or "", f"{transactions} transactions ago"]
     who = f"{kind} {name} ({', '.join(filter(None, facts))})"
@@ -25,10 +25,10 @@ async def snapshot(session: Session, *, warning_s: float, bad_s: float) -> Findi
         "prepared transaction": f"COMMIT PREPARED '{name}' or ROLLBACK PREPARED '{name}'",
         "replication slot": f"start its consumer, or SELECT pg_drop_replication_slot('{name}')",
     }
-    remedy = f"{remedies[kind]}; until then dead rows stay, and every look at the outbox walks past them"
+    remedy = f"{remedies[kind]}; until then dead row versions stay, and every query on the outbox reads past them"
     if held_s is None and transactions < OLD_TRANSACTIONS:
         if kind == "session":
-            return unknown("snapshot", f"{said}, since when may not be seen", "GRANT pg_read_all_stats to this role")
+            return unknown("snapshot", f"{said}; its age is not visible", "GRANT pg_read_all_stats to this role")
         return ok("snapshot", said)
     if held_s is not None and held_s >= bad_s:
         return bad("snapshot", said, remedy)
@@ -38,7 +38,7 @@ async def snapshot(session: Session, *, warning_s: float, bad_s: float) -> Findi
 
 
 async def notify_queue(session: Session) -> Finding:
-    """How full the queue is in which notifications wait for their listeners."""
+    """Check how full Postgres's notification queue is: a full one fails commits that ring."""
     [(usage,)] = await session.fetch("SELECT pg_notification_queue_usage()")
     said = f"{usage:.1%} full"
     if usage < QUEUE_WARNING:
@@ -53,13 +53,13 @@ async def notify_queue(session: Session) -> Finding:
 
 
 async def dispatchers(session: Session) -> Finding:
-    """Who takes rows."""
+    """Check that a dispatcher runs, that each has a listener, and that all are of one version."""
     alive = await read_acknowledgements(session)
     if not alive:
-        return warning("dispatchers", "none takes rows", "start one with DISPATCHER_ENABLED=true")
-    versions = sorted({str(word.version) for word in alive})
+        return warning("dispatchers", "none runs enabled", "start one with DISPATCHER_ENABLED=true")
+    versions = sorted({str(each.version) for each in alive})
     said = f"{len(alive)} alive, version {', '.join(versions)}"
-    if deaf := [word.name for word in alive if not word.registered]:
+    if deaf := [each.name for each in alive if not each.registered]:
         remedy = "give them a direct connection (DISPATCH_LISTEN_URL), see listen"
         return warning("dispatchers", f"{said}; without a listener, so on their tick: {', '.join(deaf)}", remedy)
     if len(versions) > 1:
@@ -68,20 +68,18 @@ async def dispatchers(session: Session) -> Finding:
 
 
 async def pause(session: Session) -> Finding:
-    """Whether somebody holds all dispatchers back."""
+    """Warn of a pause."""
     switch = await read_switch(session)
     if not switch.paused:
         return ok("pause", "nobody paused")
-    why = f": {switch.reason}" if switch.reason else ""
-    said = f"paused since {switch.changed_at:%Y-%m-%d %H:%M:%S%z} by {switch.changed_by}{why}"
-    return warning("pause", said, "`dispatcher resume`, when it is not wanted any more")
+    return warning("pause", f"paused {switch}", "`dispatcher resume`, when the pause has served its purpose")
 
 
 async def backlog(session: Session) -> Finding:
-    """How late the oldest row is."""
+    """Check how overdue the oldest unsettled row is."""
     [(_, oldest_s, _)] = await session.fetch(load("sample"), {"bound": 1, "now": None})
     if oldest_s < LATE_WARNING_S:
         return ok("backlog", f"the oldest unsettled row is {oldest_s:.1f} s overdue")
     said = f"the oldest unsettled row is {oldest_s:.0f} s overdue"
-    remedy = "see the other findings; with none bad, start another dispatcher"
+    remedy = "see the other findings and the log of a dispatcher; if neither names a cause, start another one"
     return (bad if oldest_s >= LATE_BAD_S else warning)("backlog", said, remedy)

@@ -1,4 +1,4 @@
-"""The difference between the servers' clocks: latencies, lags and times in the logs are read across both."""
+"""The difference between the servers' clocks: latencies and log times compare one with the other."""
 
 import time
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dispatcher.core.finding import Finding, bad, ok, warning
 from dispatcher.infra.postgres.session import Session
 
-WARNING_S, BAD_S = 1.0, 60.0
+WARNING_S, BAD_S = 1.0, 60.0  # of difference
 
 
 async def ahead_of_us(session: Session) -> float:

@@ -1,4 +1,7 @@
-"""Runs every check, on both servers at once. One that cannot be asked says so and keeps no other from answering."""
+"""Runs every check, on both servers at once. A check that fails is a finding, and the others still run.
+
+It has no OperatorSession: missing tables, a read-only server and a refused connection are findings here, not errors.
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +23,7 @@ Check = Callable[[Session], Awaitable[Finding]]
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What to examine. `trigger`: whether it is meant to be installed. `redis_url` "": no event goes to the
-    stream. The last two are when a snapshot is old."""
+    """What to check. `trigger`: whether it should be installed. `redis_url` "": no event goes to the stream."""
 
     database: PostgresTarget
     listening: PostgresTarget
@@ -34,7 +36,7 @@ class Examination:
 
 
 async def examine(wanted: Examination) -> list[Finding]:
-    """Every finding, in the order to read them. Raises nothing: a server that is away is a finding too."""
+    """All findings, in the order to read them. Never raises: a server that is away is a finding too."""
     postgres: list[Finding] = []
     redis: list[Finding] = []
     clock: list[tuple[str, float]] = []
@@ -66,7 +68,7 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]]) -> list
         session = await connect(wanted.database, "doctor")
     except DispatcherError as error:
         return [
-            bad("postgres", str(error), "start Postgres, or mend what the message names; the rest was not looked at")
+            bad("postgres", str(error), "start Postgres, or correct what the message names; nothing else was checked")
         ]
     try:
         found = [*await server.look(session, wanted.database)]
@@ -95,7 +97,9 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]]) -> list
             found.append(await _safely(name, check, session))
         clock.append(("Postgres", await clocks.ahead_of_us(session)))
     except (SessionLost, psycopg.Error) as error:
-        found.append(bad("postgres", f"it broke off: {describe(error)}", "run it again; look at the log of Postgres"))
+        found.append(
+            bad("postgres", f"the connection broke: {describe(error)}", "run it again; see the log of Postgres")
+        )
     finally:
         await session.close()
     return found
@@ -106,7 +110,9 @@ async def _safely(name: str, check: Check, session: Session) -> Finding:
         return await check(session)
     except psycopg.errors.InsufficientPrivilege as error:
         return bad(
-            name, f"this role may not look: {describe(error)}", "grant it the role outbox_dispatcher (sql/roles.sql)"
+            name,
+            f"this role may not check: {describe(error)}",
+            "grant it the role outbox_dispatcher (sql/roles.sql)",
         )
     except psycopg.Error as error:
-        return unknown(name, f"could not be asked: {describe(error)}", "run it again, as a role that may look")
+        return unknown(name, f"could not be checked: {describe(error)}", "run it again, as a role that has the right")

@@ -1,4 +1,4 @@
-"""The LISTEN round trip: what is notified where the rows are must be heard where the dispatcher listens."""
+"""The LISTEN round trip: a notification sent on the outbox's database must arrive on the listening connection."""
 
 from time import monotonic
 from uuid import uuid4
@@ -10,7 +10,7 @@ from dispatcher.core.finding import Finding, bad, ok
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 
 PATIENCE_S = 2.0
-LATE = "; until then events go out on the tick only, and a dispatcher that dies is found out by its lease only"
+LATE = "; until then events go out on the tick only, and only the lease shows that a dispatcher died"
 
 
 async def look(session: Session, target: PostgresTarget) -> Finding:
@@ -18,10 +18,10 @@ async def look(session: Session, target: PostgresTarget) -> Finding:
     try:
         listener = await connect(target, "doctor")
     except DispatcherError as error:
-        return bad("listen", f"the listening connection: {error}", f"mend DISPATCH_LISTEN_URL{LATE}")
+        return bad("listen", f"the listening connection: {error}", f"correct DISPATCH_LISTEN_URL{LATE}")
     try:
         if listener.pooled:
-            found = f"{target.address()} is a transaction pooler, where LISTEN is deaf"
+            found = f"{target.address()} is a transaction pooler, where LISTEN hears nothing"
             return bad("listen", found, f"set DISPATCH_LISTEN_URL to a direct connection{LATE}")
         channel = f"outbox_ping_{uuid4().hex}"
         await listener.fetch(f"LISTEN {channel}")
@@ -29,12 +29,10 @@ async def look(session: Session, target: PostgresTarget) -> Finding:
         if took is not None:
             return ok("listen", f"a notification was heard after {took * 1000:.1f} ms")
         if await _round_trip(listener, listener, channel) is not None:
-            found = (
-                "DATABASE_URL and DISPATCH_LISTEN_URL lead to different databases: what one notifies the other misses"
-            )
+            found = "DATABASE_URL and DISPATCH_LISTEN_URL lead to different databases: notifications do not cross"
             return bad("listen", found, f"let both lead to the same database of the same server{LATE}")
-        found = f"a notification did not come back within {PATIENCE_S:g} s: something between swallows it"
-        return bad("listen", found, f"set DISPATCH_LISTEN_URL to a connection without a pooler or proxy between{LATE}")
+        found = f"a notification did not come back within {PATIENCE_S:g} s: something in between drops it"
+        return bad("listen", found, f"set DISPATCH_LISTEN_URL to a connection without a pooler or proxy{LATE}")
     except SessionLost as error:
         return bad("listen", f"the listening connection broke ({error})", "run it again; look at the log of Postgres")
     finally:

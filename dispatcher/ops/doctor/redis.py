@@ -1,7 +1,7 @@
-"""The Redis server: version, role, memory, persistence, replicas, and whether it would take an entry from this user.
+"""The Redis server: version, role, memory, persistence, replicas, and whether it would accept an entry from this user.
 
-Asked down one connection with what a dispatcher may do anyway: INFO, XLEN, XINFO, XRANGE, CLIENT, and an XADD that is
-always refused. What needs more (CONFIG GET) is used where it is granted.
+Uses one connection and the commands of a dispatcher: INFO, XLEN, XINFO, XRANGE, CLIENT, and an XADD that is always
+refused. CONFIG GET, which needs another right, is used where it is granted.
 """
 
 import re
@@ -29,29 +29,35 @@ RIGHTS = {
 
 @dataclass(frozen=True, slots=True)
 class RedisFacts:
-    """What Redis answered. `info`: the lines of INFO. `replies`: to the commands about the stream, by their name."""
+    """The replies of Redis. `info`: the fields of INFO. `replies`: by the name of the command, see _ask()."""
 
     info: dict[str, str]
     replies: dict[str, Any]
-    ahead_s: float | None  # of this machine's clock
+    ahead_s: float | None  # how far its clock is ahead of this machine's
 
 
 async def look_at_redis(url: str, stream: str, timeout_s: float) -> tuple[list[Finding], RedisFacts | None]:
-    """The findings about the server, and the facts for those about the stream (None: it cannot be asked)."""
+    """The findings about the server, and the replies about the stream (None: the server did not answer)."""
     target = RedisTarget.parse(url)
     # Without the stream's name: a key of another type is a finding of its own.
     connection = RedisConnection(target, name="doctor", stream="", connect_timeout_s=timeout_s, on_lost=lambda _: None)
     try:
         await connection.connect()
     except DispatcherError as error:
-        remedy = "start Redis, or mend what the message names; the rest was not looked at"
+        remedy = "start Redis, or correct what the message names; nothing else was checked"
         return [bad("redis", str(error), remedy)], None
     try:
         facts = await _ask(connection, stream)
     finally:
         connection.close()
     if any(isinstance(reply, NoReply | NotSent) for reply in facts.replies.values()):
-        return [bad("redis", f"Redis at {target.address()} broke off", "run it again; look at the log of Redis")], None
+        return [
+            bad(
+                "redis",
+                f"the connection to Redis at {target.address()} broke",
+                "run it again; look at the log of Redis",
+            )
+        ], None
     return [
         _version(facts, target),
         redis_durability.memory(facts.info),
@@ -67,7 +73,7 @@ async def _ask(connection: RedisConnection, stream: str) -> RedisFacts:
         "INFO": ("INFO",),
         "appendfsync": ("CONFIG", "GET", "appendfsync"),
         "save": ("CONFIG", "GET", "save"),
-        "XADD": ("XADD", stream, "0-0", "doctor", ""),  # 0-0 is never accepted: refused for that, it would be taken
+        "XADD": ("XADD", stream, "0-0", "doctor", ""),  # the id 0-0 is refused after all other checks
         "XRANGE": ("XRANGE", stream, NEVER, NEVER, "COUNT", "1"),
         "XLEN": ("XLEN", stream),
         "XINFO": ("XINFO", "GROUPS", stream),
@@ -90,7 +96,7 @@ async def _ask(connection: RedisConnection, stream: str) -> RedisFacts:
 
 
 def _setting(facts: RedisFacts, name: str) -> str | None:
-    """A setting of the server; None where this user may not ask."""
+    """A setting of the server; None where this user lacks the right to read it."""
     reply = facts.replies[name]
     return reply[1].decode(errors="replace") if isinstance(reply, list) and len(reply) == 2 else None
 
@@ -105,13 +111,13 @@ def _version(facts: RedisFacts, target: RedisTarget) -> Finding:
     if facts.info.get("cluster_enabled") == "1":
         said += ", cluster mode"
     if speaks < (7, 0):
-        remedy = "update to Redis 7 or Valkey: before, nobody can tell how much a group has yet to read"
+        remedy = "update to Redis 7 or Valkey: older versions do not report the lag of a group"
         return warning("redis", said, remedy)
     return ok("redis", said)
 
 
 def _entries(facts: RedisFacts, stream: str) -> Finding:
-    """Whether Redis would take an entry now, from this user, on this key."""
+    """Check that Redis would accept an entry now, from this user, on this key."""
     reply = facts.replies["XADD"]
     text = reply.text if isinstance(reply, Refused) else ""
     code = text.split(" ", 1)[0]
@@ -130,7 +136,7 @@ def _entries(facts: RedisFacts, stream: str) -> Finding:
 
 
 def _rights(facts: RedisFacts, stream: str) -> Finding:
-    """Whether the ACL allows what keeps events from being doubled or lost."""
+    """Check the ACL for the commands without which events can be doubled or lost."""
     denied = [
         name
         for name in RIGHTS

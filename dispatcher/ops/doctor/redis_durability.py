@@ -1,4 +1,4 @@
-"""What a Redis keeps when it is full, when it restarts, and when it is lost."""
+"""Durability of Redis: what is lost when it is full, when it restarts, and when its machine is gone."""
 
 from collections.abc import Mapping
 
@@ -10,14 +10,14 @@ NO_INFO = "allow this user +info"
 
 
 def memory(info: Mapping[str, str]) -> Finding:
-    """Whether Redis would throw the stream away when it is full, and how full it is."""
+    """Check that a full Redis does not evict the stream, and how full it is."""
     if "maxmemory_policy" not in info:
         return unknown("redis-memory", "INFO tells no maxmemory policy", NO_INFO)
     policy, limit, used = info["maxmemory_policy"], int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     said = f"maxmemory policy {policy}, {_mb(used)} of {_mb(limit) if limit else 'no limit'} in use"
     if policy.startswith("allkeys"):  # volatile-*: the stream has no expiry
         remedy = "CONFIG SET maxmemory-policy noeviction: a full Redis then refuses entries, and rows wait unharmed"
-        return bad("redis-memory", f"{said}: a full Redis throws the whole stream away", remedy)
+        return bad("redis-memory", f"{said}: a full Redis evicts the whole stream", remedy)
     if limit and used > FULL * limit:
         return warning(
             "redis-memory", said, "raise maxmemory, or lower REDIS_STREAM_MAXLEN: at the limit it takes no entries"
@@ -26,7 +26,7 @@ def memory(info: Mapping[str, str]) -> Finding:
 
 
 def persistence(info: Mapping[str, str], appendfsync: str | None, save: str | None) -> Finding:
-    """What a restart loses. The last two are settings of the server, None where they may not be asked."""
+    """Check what a restart loses. `appendfsync`, `save`: settings of the server, None if not readable."""
     if "aof_enabled" not in info:
         return unknown("redis-persistence", "INFO tells nothing about persistence", NO_INFO)
     failed = [name for name in STATUSES if info.get(name) == "err"]
@@ -34,7 +34,7 @@ def persistence(info: Mapping[str, str], appendfsync: str | None, save: str | No
         remedy = "look at the disk and the log of Redis"
         return bad("redis-persistence", f"the last write failed: {', '.join(failed)}", remedy)
     if info["aof_enabled"] == "1":
-        said = f"append-only file, appendfsync {appendfsync or 'may not be asked'}"
+        said = f"append-only file, appendfsync {appendfsync or 'not readable'}"
         if appendfsync == "no":
             remedy = "CONFIG SET appendfsync everysec"
             return warning("redis-persistence", f"{said}: what the system did not write yet is lost in a crash", remedy)
@@ -48,7 +48,7 @@ def persistence(info: Mapping[str, str], appendfsync: str | None, save: str | No
 
 
 def replicas(info: Mapping[str, str]) -> Finding:
-    """Whether it is the primary, and whether somebody could follow it."""
+    """Check that it is the primary and has replicas in step."""
     if "role" not in info:
         return unknown("redis-replicas", "INFO tells nothing about replication", NO_INFO)
     if info["role"] != "master":

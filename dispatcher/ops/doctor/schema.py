@@ -1,4 +1,4 @@
-"""What `dispatcher migrate` and sql/roles.sql made: tables, rights, trigger, indexes; and what mends a drift."""
+"""The schema against that of this release: tables, rights, trigger, indexes."""
 
 import re
 
@@ -13,7 +13,7 @@ WRITTEN_BY_A_CLAIM = {"status", "picked_at", "picked_by", "claim_id", "stream_id
 
 
 async def tables(session: Session) -> Finding:
-    """Whether every migration's tables are there."""
+    """Check that every migration was applied."""
     gone = await missing(session)
     if gone:
         return bad("tables", f"not migrated: {', '.join(gone)}", "run `dispatcher migrate` as the owner")
@@ -21,7 +21,7 @@ async def tables(session: Session) -> Finding:
 
 
 async def rights(session: Session) -> Finding:
-    """Whether this role may do all that a dispatcher does."""
+    """Check this role's rights for all that a dispatcher does."""
     denied = [what for (what,) in await session.fetch(load("rights"))]
     if denied:
         return bad(
@@ -31,11 +31,11 @@ async def rights(session: Session) -> Finding:
 
 
 async def trigger(session: Session, *, wanted: bool) -> Finding:
-    """Whether the doorbell rings. `wanted`: it is meant to be there."""
+    """Check the doorbell trigger. `wanted`: it should be installed."""
     found = await session.fetch(load("doctor_trigger"))
     if not found:
         if not wanted:
-            return ok("trigger", "the doorbell is not installed, as said: events go out on the tick")
+            return ok("trigger", "the doorbell is not installed, as --no-trigger says: events go out on the tick")
         return bad(
             "trigger", "the doorbell is not installed: events go out on the tick only", "run `dispatcher migrate`"
         )
@@ -46,7 +46,7 @@ async def trigger(session: Session, *, wanted: bool) -> Finding:
         return bad("trigger", f"the doorbell is {said}: events go out on the tick only", enable)
     again = "run triggers/doorbell.down.sql, then `dispatcher migrate`"
     if not deferred:
-        said = "the doorbell rings at the insert, not at the commit: a long transaction silences it for others"
+        said = "the doorbell rings at the insert, not at the commit: one open transaction keeps others from ringing"
         return warning("trigger", said, again)
     ours = sqlfiles.trigger()
     if len(sources) != 1 or not all(source.strip() in ours for source in sources):
@@ -55,7 +55,7 @@ async def trigger(session: Session, *, wanted: bool) -> Finding:
 
 
 async def indexes(session: Session) -> Finding:
-    """Whether every index is there and valid, and none is in the way of claims."""
+    """Check that every index exists and is valid, and that none makes claims more costly."""
     there = {
         name: (valid, kind, of, columns)
         for name, valid, kind, of, columns in await session.fetch(load("doctor_indexes"))
@@ -80,7 +80,7 @@ async def indexes(session: Session) -> Finding:
 
 
 def _makers() -> dict[str, str]:
-    """What makes each index of the migrations again, by its name."""
+    """The statement that creates each index of the migrations, by its name."""
     makers: dict[str, str] = {}
     for migration in sqlfiles.migrations():
         for unique, name, rest in re.findall(

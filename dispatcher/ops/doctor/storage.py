@@ -1,8 +1,9 @@
-"""How the outbox is stored: room in its pages, autovacuum, and the dead rows that wait for it."""
+"""Storage of the outbox: free room in its pages, autovacuum, dead row versions."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 from dispatcher.core.finding import Finding, bad, ok, warning
+from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 
@@ -25,7 +26,7 @@ Table = tuple[dict[str, str], int, int, datetime | None]
 
 
 async def settings(session: Session) -> Finding:
-    """Whether the outbox's pages leave room for claims, and its autovacuum settings are those of the migrations."""
+    """Check fillfactor and autovacuum settings against those of the migrations."""
     options = (await _tables(session))[OUTBOX][0]
     wrong = {name: value for name, value in SETTINGS.items() if options.get(name) != value}
     if not wrong:
@@ -39,7 +40,7 @@ async def settings(session: Session) -> Finding:
 
 
 async def autovacuum(session: Session) -> Finding:
-    """Whether it runs at all."""
+    """Check that autovacuum runs."""
     [(*_, runs)] = await session.fetch(load("doctor_server"))
     if not runs:
         return bad(
@@ -56,17 +57,17 @@ async def autovacuum(session: Session) -> Finding:
         remedy = "; ".join(f"ALTER TABLE messaging.{name} RESET (autovacuum_enabled)" for name in off)
         return bad(
             "autovacuum",
-            f"autovacuum is off for {', '.join(off)}: dead rows pile up and every look gets slower",
+            f"autovacuum is off for {', '.join(off)}: dead row versions pile up and every query gets slower",
             remedy,
         )
     return ok("autovacuum", "it runs")
 
 
 async def dead_rows(session: Session) -> Finding:
-    """Whether dead rows pile up, by the statistics."""
+    """Check the number of dead row versions, by Postgres's statistics."""
     said, much = [], []
     for name, (_, living, dead, vacuumed) in (await _tables(session)).items():
-        when = f"vacuumed {vacuumed.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if vacuumed else "never vacuumed"
+        when = f"vacuumed {iso(vacuumed, 'seconds')}" if vacuumed else "never vacuumed"
         said.append(f"{name} {dead} dead beside {living} living rows, {when}")
         if dead > max(DEAD_ROWS, DEAD_SHARE * living):
             much.append(name)

@@ -1,4 +1,4 @@
-"""The stream: whether the key is one, and how near its groups are to losing what they have not read."""
+"""The stream: whether the key is one, and how near each group is to losing unread entries to trimming."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 from dispatcher.core.decide import Refused
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.pacing import HOLD_BACK_AT
-from dispatcher.infra.redis.info import group_lag
+from dispatcher.infra.redis.info import fields_of, group_lag
 from dispatcher.ops.doctor.redis import RedisFacts
 
-LAGS = 0.5  # of MAXLEN
+LAGS = 0.5  # share of MAXLEN
 
 
 def stream_type(facts: RedisFacts, name: str) -> Finding:
-    """Whether the key is a stream."""
+    """Check that the key is a stream."""
     length = facts.replies["XLEN"]
     if isinstance(length, int):
         said = (
@@ -30,7 +30,7 @@ def stream_type(facts: RedisFacts, name: str) -> Finding:
 
 
 def groups(facts: RedisFacts, name: str, maxlen: int) -> Iterator[Finding]:
-    """One finding a group, the slowest first; one in all when there is none."""
+    """One finding a group, the slowest first; one finding when there is no group."""
     found, about = facts.replies["XINFO"], facts.replies["XINFO STREAM"]
     if isinstance(found, Refused) and "no such key" not in found.text:
         if not found.text.startswith("WRONGTYPE"):
@@ -38,11 +38,11 @@ def groups(facts: RedisFacts, name: str, maxlen: int) -> Iterator[Finding]:
                 "groups", f"could not be asked: {found.text.split(' ', 1)[0]}", f"ACL SETUSER <user> ~{name} +xinfo"
             )
         return
-    each = [_fields(group) for group in found] if isinstance(found, list) else []
+    each = [fields_of(group) for group in found] if isinstance(found, list) else []
     if not each:
         yield ok("groups", "no consumer group: what a reader without one misses, MAXLEN trims unseen")
         return
-    stream = _fields(about) if isinstance(about, list) else {}
+    stream = fields_of(about) if isinstance(about, list) else {}
     lags = sorted(((group_lag(group, stream), group) for group in each), key=lambda pair: -pair[0])
     for lag, group in lags:
         yield _group(group["name"].decode(errors="replace"), lag, group, maxlen)
@@ -62,7 +62,3 @@ def _group(name: str, lag: int, group: dict[str, Any], maxlen: int) -> Finding:
         remedy = "let its consumers acknowledge (XACK) and take over what was abandoned (XAUTOCLAIM)"
         return warning("groups", said, remedy)
     return ok("groups", said)
-
-
-def _fields(pairs: list[Any]) -> dict[str, Any]:
-    return {name.decode(errors="replace"): value for name, value in zip(pairs[::2], pairs[1::2], strict=False)}

@@ -14,6 +14,7 @@ from random import Random
 from typing import Any, Literal, NamedTuple
 
 from dispatcher.core.decide import RetryPolicy, brief
+from dispatcher.core.frames import raised_at
 from dispatcher.core.outcome import Dead, Done, Outcome, Retry
 from dispatcher.core.redact import redact
 from dispatcher.core.row import ClaimedRow
@@ -115,9 +116,9 @@ def _judge(row: ClaimedRow, error: BaseException, retry: RetryPolicy, rng: Rando
         case raised.Dead():
             return HandlerResult(Dead(text), "dead")
         case raised.Retry(after_s=after_s):
-            return HandlerResult(_failed(row, text, after_s, retry, rng), "retry", _where(error))
+            return HandlerResult(_failed(row, text, after_s, retry, rng), "retry", raised_at(error) or None)
         case _:
-            return HandlerResult(_failed(row, text, None, retry, rng), "retry", _where(error))
+            return HandlerResult(_failed(row, text, None, retry, rng), "retry", raised_at(error) or None)
 
 
 def _failed(row: ClaimedRow, error: str, after_s: float | None, retry: RetryPolicy, rng: Random) -> Outcome:
@@ -134,13 +135,3 @@ def described(error: BaseException, row: ClaimedRow) -> str:
         message = ""
     name = type(error).__name__
     return brief(f"{name}: {redact(message, row.payload, row.headers)}" if message else name)
-
-
-def _where(error: BaseException) -> str | None:
-    """File and line of the innermost frame: without values, so without data."""
-    trace = error.__traceback__
-    if trace is None:
-        return None
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
