@@ -9,9 +9,10 @@ import psycopg
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Observer, Surveyed
 from dispatcher.core.process_state import RunningDispatcher
+from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.attention import Attention
-from dispatcher.upkeep.gauges import REST, Fetch
+from dispatcher.upkeep.gauges import REST
 
 EVERY_S = 5.0
 MAX_DISPATCHERS = 256
