@@ -21,6 +21,7 @@ from tests.support.psql import client_program, psql
 from tests.support.readme import ROOT
 from tests.support.rows import STREAM
 from tests.support.tools import tool
+from tests.support.waiting import until
 
 FILE = ROOT / "compose.yaml"
 COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
@@ -132,7 +133,7 @@ async def test_the_logins_can_do_their_work_and_no_more(database_url: str, redis
         as_shop = ["-c", "SET ROLE shop", "-o", os.devnull, "-f", str(SCRIPTS / "sample_load.sql")]
         producer = await start(*load, *as_shop)
         try:
-            await until(producer, lambda: rows(db), lambda count: count >= 3)
+            await works(producer, lambda: rows(db), lambda count: count >= 3)
         finally:
             await stop(producer)
         await db.execute("DROP ROLE relay, shop")  # they belong to the server, not to this database
@@ -144,7 +145,7 @@ async def test_the_logins_can_do_their_work_and_no_more(database_url: str, redis
         "/bin/sh", str(SCRIPTS / "sample_consumer.sh"), env={"REDIS_HOST": host, "REDIS_PORT": port, "PATH": path}
     )
     try:
-        await until(consumer, lambda: unread(redis), lambda lag: lag == 0)
+        await works(consumer, lambda: unread(redis), lambda lag: lag == 0)
     finally:
         await stop(consumer)
 
@@ -167,17 +168,19 @@ async def unread(redis: Redis) -> int | None:
     return next((int(group["lag"]) for group in groups if group["name"] == "sample"), None)
 
 
-async def until(
+async def works(
     process: asyncio.subprocess.Process,
     look: Callable[[], Awaitable[int | None]],
     enough: Callable[[int], bool],
 ) -> None:
     """Wait until what a script does is seen."""
-    async with asyncio.timeout(60):
-        while (seen := await look()) is None or not enough(seen):
-            if process.returncode is not None:
-                raise AssertionError((await process.communicate())[0].decode())
-            await asyncio.sleep(0.05)  # between two looks
+
+    async def seen() -> bool:
+        if process.returncode is not None:
+            raise AssertionError((await process.communicate())[0].decode())
+        return (found := await look()) is not None and enough(found)
+
+    await until(seen, "what the script does is seen")
 
 
 async def start(*command: str, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:

@@ -69,9 +69,7 @@ async def test_two_dispatchers_share_the_last_tenth(dispatcher, redis, db):
 async def test_without_a_group_nothing_is_held(dispatcher, redis, db):
     await insert_events(db, 3000)
     async with dispatcher(stream_maxlen=MAXLEN) as running:
-        sent = 0
-        while sent < 3000:
-            sent += (await running.tap.next(Settled)).sent
+        await running.tap.add_up(Settled, sent=3000)
         assert running.tap.all(BackpressureChanged) == []
 
 
@@ -87,9 +85,7 @@ async def test_a_large_maxlen_does_not_cut_batches(dispatcher, redis, db):
     await redis.xgroup_create(STREAM, "slow", id="0", mkstream=True)
     await insert_events(db, 2560)
     async with dispatcher(batch_size=256) as running:
-        sent = 0
-        while sent < 2560:
-            sent += (await running.tap.next(Settled)).sent
+        await running.tap.add_up(Settled, sent=2560)
         assert max(event.rows for event in running.tap.all(Claimed)) == 256
 
 

@@ -21,7 +21,7 @@ from tests.support.proxy import StartProxy
 from tests.support.readme import OPERATIONS, blocks, section
 from tests.support.redis import StartValkey
 from tests.support.rows import STREAM, read_stream
-from tests.support.waiting import until
+from tests.support.waiting import becomes, until
 
 GROUP = "billing"
 DEAD = f"{STREAM}:{GROUP}:dead"
@@ -137,11 +137,7 @@ async def pending(redis: "aio.Redis") -> list[dict[str, Any]]:
 
 
 async def until_nothing_is_pending(redis: "aio.Redis") -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            if not await pending(redis):
-                return
-            await asyncio.sleep(0.01)  # between two looks
+    await becomes(lambda: pending(redis), [], "what is pending", PATIENCE_S)
 
 
 async def until_it_waits(redis: "aio.Redis") -> None:
@@ -152,11 +148,7 @@ async def until_it_waits(redis: "aio.Redis") -> None:
 
 
 async def logged(caplog: pytest.LogCaptureFixture, words: str) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            if words in caplog.text:
-                return
-            await asyncio.sleep(0.01)  # between two looks
+    await until(lambda: words in caplog.text, f"the log has {words!r}", PATIENCE_S)
 
 
 async def dead(redis: "aio.Redis") -> list[dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import anyio
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -11,6 +10,7 @@ from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.embedded import free_port
 from dispatcher.infra.postgres import session as database
 from dispatcher.infra.postgres.session import PostgresTarget, connect
+from tests.support.waiting import becomes, until
 
 PASSWORD = "s3cr3t-Wort"
 
@@ -82,9 +82,11 @@ async def test_a_wrong_password_and_none(own_postgres):
     async with await psycopg.AsyncConnection.connect(server.url(), autocommit=True) as admin:
         await admin.execute("SELECT pg_reload_conf()")
     url = server.url().replace("postgres@", "app@")
-    with anyio.fail_after(60):
-        while "a password is needed" not in await answer(PostgresTarget(url, "test")):
-            pass  # the reload is seen by the next connections, soon
+
+    async def refused() -> bool:  # soon: the reload is seen by the next connections
+        return "a password is needed" in await answer(PostgresTarget(url, "test"))
+
+    await until(refused, "the server asks for a password")
     wrong = await refusal(PostgresTarget(url.replace("app@", f"app:{PASSWORD}@"), "test"))
     assert "the user or password is wrong" in str(wrong)
     assert "no entry" in str(await refusal(PostgresTarget(url.replace("app@", "other@"), "test")))
@@ -108,9 +110,7 @@ async def test_a_server_that_is_too_old(database_url, db, monkeypatch):
     message = str(await refusal(PostgresTarget(database_url, "test")))
     assert f"runs PostgreSQL {db.info.server_version // 10000}." in message
     assert "or later is needed" in message
-    with anyio.fail_after(60):
-        while await sessions_there(db):
-            pass  # the server ends it soon
+    await becomes(lambda: sessions_there(db), 0, "the number of its sessions")
 
 
 async def test_a_database_without_an_encoding(postgres, db):

@@ -11,6 +11,7 @@ from dispatcher.core.errors import Misconfigured, SessionLost
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
 from dispatcher.service.targets import PostgresTargets
 from dispatcher.settings import Settings
+from tests.support.postgres import backend_ended
 
 
 @pytest.fixture
@@ -27,14 +28,6 @@ async def sessions_there(db: psycopg.AsyncConnection) -> int:
     )
     [[count]] = await cursor.fetchall()
     return int(count)
-
-
-async def gone(db: psycopg.AsyncConnection, pid: int) -> None:
-    """Wait until the server has ended that backend."""
-    with anyio.fail_after(60):
-        while True:
-            if not (await db.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid])).rowcount:
-                return
 
 
 @pytest.mark.both_versions
@@ -211,5 +204,5 @@ async def test_closing_leaves_no_connection_behind(database_url, db):
     for each in opened:
         await each.close()
         await each.close()
-        await gone(db, each.backend_pid)
+        await backend_ended(db, each.backend_pid)
     assert await sessions_there(db) == 0

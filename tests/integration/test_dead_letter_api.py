@@ -16,7 +16,8 @@ from dispatcher.infra.postgres import lazy as on_demand
 from dispatcher.service import targets as reach
 from dispatcher.sidecar import params as asked
 from tests.support.dead_letters import bury, prune
-from tests.support.rows import insert_events, read_stream, read_table, statuses
+from tests.support.rows import insert_events, one_row, read_stream, read_table, statuses
+from tests.support.waiting import becomes, until
 
 CANARY = "canary-7f3a"
 
@@ -222,8 +223,7 @@ async def test_a_question_that_hangs_holds_up_no_event(api, db, redis, monkeypat
             await db.execute("LOCK TABLE messaging.message_dlq IN ACCESS EXCLUSIVE MODE")
             for _ in range(12):
                 asking.start_soon(ask, client)
-            while len(found) < 8:  # noqa: ASYNC110
-                await anyio.sleep(0.01)  # between two looks
+            await until(lambda: len(found) >= 8, "eight were refused")
             async with await psycopg.AsyncConnection.connect(db.info.dsn, autocommit=True) as producer:
                 await insert_events(producer, 1)
             await running.tap.next(Published)
@@ -278,13 +278,12 @@ async def test_a_stop_does_not_wait_for_a_question(api, db, monkeypatch):
         except aiohttp.ClientError:
             found.append(0)
 
-    locked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'messaging.message_dlq'::regclass"
+    locked = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'messaging.message_dlq'::regclass"
     async with await psycopg.AsyncConnection.connect(db.info.dsn) as other, anyio.create_task_group() as asking:
         await other.execute("LOCK TABLE messaging.message_dlq IN ACCESS EXCLUSIVE MODE")
         async with api(enabled=False, query_timeout_ms=600_000) as (client, running):
             asking.start_soon(ask, client)
-            while (await (await db.execute(locked)).fetchone()) != (1,):  # noqa: ASYNC110
-                await anyio.sleep(0.01)  # between two looks
+            await until(lambda: one_row(db, locked), "the question waits for the lock")
             with anyio.fail_after(60):  # the statement may take ten minutes
                 running.service.stop("the test says so")
                 await running.tap.next(Stopped)
@@ -294,12 +293,15 @@ async def test_a_stop_does_not_wait_for_a_question(api, db, monkeypatch):
 
 async def test_the_session_is_closed_when_nobody_asks(api, monkeypatch, db):
     monkeypatch.setattr(on_demand, "IDLE_S", 0.02)
-    ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'dispatcher api %'"
+    ours = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'dispatcher api %'"
     async with api() as (client, _):
         for _ in range(2):
             await get(client, "dead-events")
-            while (await (await db.execute(ours)).fetchone()) != (0,):  # noqa: ASYNC110
-                await anyio.sleep(0.01)  # between two looks
+
+            async def sessions() -> int:
+                return int((await db.execute(ours)).rowcount)
+
+            await becomes(sessions, 0, "the number of its sessions")
 
 
 async def test_without_postgres_it_says_so_and_does_not_ask_again_at_once(api, proxy, database_url):

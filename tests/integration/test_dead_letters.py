@@ -12,7 +12,8 @@ from dispatcher.ops.dead_letters.find import Filter, TooLarge, count, find_one, 
 from dispatcher.ops.dead_letters.identity import LARGEST, parse
 from dispatcher.ops.dead_letters.retry import retry
 from tests.support.dead_letters import bury, prune
-from tests.support.rows import insert_events, read_table, statuses
+from tests.support.rows import insert_events, one_row, read_table, statuses
+from tests.support.waiting import until
 
 ALL = Filter()
 
@@ -252,9 +253,8 @@ async def test_a_click_waits_for_the_one_before_it(database_url, session, db, pr
 
     async with anyio.create_task_group() as clicks:
         clicks.start_soon(second)
-        blocked = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
-        while (await (await db.execute(blocked, [session.backend_pid])).fetchone()) != (1,):  # noqa: ASYNC110
-            await anyio.sleep(0.01)  # between two looks
+        blocked = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+        await until(lambda: one_row(db, blocked, session.backend_pid), "the second click waits for the first")
         await other.fetch("COMMIT")
     await other.close()
     assert found == [()]

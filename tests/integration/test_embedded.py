@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -24,6 +23,7 @@ from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey, folders, free_
 from dispatcher.embedded.process import children_of
 from tests.support.postgres import StartPostgres
 from tests.support.redis import StartValkey
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs Postgres as somebody else")
@@ -282,14 +282,13 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_servers(own_valkey: StartValk
 
 
 @on_linux
-def test_a_server_outlives_the_thread_that_started_it(folder: Path) -> None:
+async def test_a_server_outlives_the_thread_that_started_it(folder: Path) -> None:
     server = EmbeddedValkey(folder)
     thread = threading.Thread(target=server.start)
     thread.start()
     kernel_thread = Path(f"/proc/self/task/{thread.native_id}")
     thread.join()
-    while kernel_thread.exists():
-        time.sleep(0.01)
+    await until(lambda: not kernel_thread.exists(), "the thread is gone")
     pid = server.pid
     server.start()
     with redis_sync.Redis.from_url(server.url) as client:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -24,7 +24,8 @@ from dispatcher.handlers import Dead, Event, Retry
 from tests.support.command import RunCommand
 from tests.support.handlers import MakeModule
 from tests.support.rows import insert_events, read_stream, read_table, statuses
-from tests.support.running import Running, StartDispatcher
+from tests.support.running import StartDispatcher
+from tests.support.waiting import becomes, until
 
 Db = psycopg.AsyncConnection[Any]
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -53,17 +54,7 @@ class Gate:
 
     async def holds(self, count: int) -> None:
         """Wait until so many are inside."""
-        await until(lambda: self.inside == count)
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Look until it is so."""
-    async with asyncio.timeout(50):
-        while True:
-            found = condition()
-            if found if isinstance(found, bool) else await found:
-                return
-            await asyncio.sleep(0.01)
+        await becomes(lambda: self.inside, count, "the number of handlers inside")
 
 
 @pytest.fixture
@@ -72,20 +63,6 @@ def gate() -> Iterator[Gate]:
     gate = Gate()
     yield gate
     gate.open()
-
-
-async def settled(running: Running, **wanted: int) -> None:
-    """Wait until so many rows were settled as sent, retried, dead ... since the last call."""
-    left = dict(wanted)
-    while any(count > 0 for count in left.values()):
-        event = await running.tap.next(Settled)
-        for name in left:
-            left[name] -= getattr(event, name)
-    assert set(left.values()) == {0}
-
-
-async def all_sent(db: Db, rows: int) -> bool:
-    return await statuses(db) == {"sent": rows}
 
 
 async def row_of(db: Db, event_type: str) -> dict[str, Any]:
@@ -108,10 +85,10 @@ async def test_handled_events_are_sent_and_not_in_the_stream(
     name = handlers_module({"mail": on_the_loop, "invoice": in_a_thread})
     async with dispatcher(handlers=name) as running:
         await insert_events(db, event_type="mail", payload='{"to": "é"}', headers='{"traceparent": "00-1"}')
-        await settled(running, sent=1)
+        await running.tap.add_up(Settled, sent=1)
         await insert_events(db, event_type="invoice", payload="[1, 2]")
         await insert_events(db, event_type="order.created")
-        await settled(running, sent=2)
+        await running.tap.add_up(Settled, sent=2)
     [(payload, event, in_main), second] = got
     mail = await row_of(db, "mail")
     assert (payload, in_main) == ({"to": "é"}, True)
@@ -138,10 +115,10 @@ async def test_a_slow_handler_holds_up_nobody(
         await insert_events(db, event_type="slow")
         await insert_events(db, 40, event_type="fast")
         await insert_events(db, 40)
-        await settled(running, sent=80)
+        await running.tap.add_up(Settled, sent=80)
         assert (await row_of(db, "slow"))["status"] == "picked"
         gate.open()
-        await settled(running, sent=1)
+        await running.tap.add_up(Settled, sent=1)
     assert await statuses(db) == {"sent": 81}
 
 
@@ -158,7 +135,7 @@ async def test_no_more_at_once_than_max_parallel_and_no_more_claimed(
         assert await statuses(db) == {"picked": 6, "pending": 14}
         assert gate.most == 6
         gate.open()
-        await until(lambda: all_sent(db, 20))
+        await becomes(lambda: statuses(db), {"sent": 20})
     assert len(gate.entered) == 20
 
 
@@ -192,7 +169,7 @@ async def test_what_a_handler_raises(dispatcher: StartDispatcher, handlers_modul
     async with dispatcher(handlers=name, **options) as running:
         for event_type in handlers:
             await insert_events(db, event_type=event_type, payload='{"name": "Jane Roe", "card": 4111222233334444}')
-        await settled(running, retried=5, dead=1)
+        await running.tap.add_up(Settled, retried=5, dead=1)
         failed = await running.tap.next(Handled, where=lambda event: event.event_type == "fails")
         assert failed.where is not None
         assert "test_handlers.py" in failed.where
@@ -222,7 +199,7 @@ async def test_the_last_attempt_buries(dispatcher: StartDispatcher, handlers_mod
     name = handlers_module({"fails": fails})
     async with dispatcher(handlers=name, max_attempts=3, backoff_base_ms=1, backoff_max_ms=1) as running:
         await insert_events(db, event_type="fails")
-        await settled(running, retried=2, dead=1)
+        await running.tap.add_up(Settled, retried=2, dead=1)
     assert tries == [0, 1, 2]
     [copy] = await read_table(db, "message_dlq")
     assert (copy["attempts"], copy["last_error"]) == (3, "OSError: no route")
@@ -246,14 +223,14 @@ async def test_one_that_never_ends_costs_an_attempt_and_is_counted(
     async with dispatcher(handlers=name, max_parallel=2, **options) as running:
         await insert_events(db, event_type="thread")
         await insert_events(db, event_type="task")
-        await settled(running, retried=2)
+        await running.tap.add_up(Settled, retried=2)
         await insert_events(db, event_type="task")
         await running.tap.next(StuckHandlers, where=lambda event: event.on)
         await running.tap.next(InHand, where=lambda event: event.stuck == 2)
         stubborn.set()
         gate.open()
         await running.tap.next(StuckHandlers, where=lambda event: not event.on)
-        await settled(running, sent=1)
+        await running.tap.add_up(Settled, sent=1)
     errors = {row["last_error"] for row in await read_table(db) if row["status"] == "retry"}
     assert errors == {"TimeoutError: the handler did not end within 0.05 s"}
 
@@ -271,9 +248,9 @@ async def test_the_lease_is_renewed_while_a_handler_runs(
         async def renewed() -> bool:
             return bool((await row_of(db, "slow"))["picked_at"] > before)
 
-        await until(renewed)
+        await until(renewed, "the lease is renewed")
         gate.open()
-        await settled(running, sent=1)
+        await running.tap.add_up(Settled, sent=1)
 
 
 @pytest.mark.promise("handler-stop")
@@ -313,7 +290,7 @@ async def test_sessions_that_break_cost_no_second_run(
         await db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                          "WHERE application_name LIKE 'dispatcher handlers %'")  # fmt: skip
         gate.open()
-        await settled(running, sent=1)
+        await running.tap.add_up(Settled, sent=1)
     assert len(gate.entered) == 1
 
 
@@ -327,7 +304,7 @@ async def test_who_lost_its_claim_changes_nothing(
         await gate.holds(1)
         await db.execute("UPDATE messaging.message_outbox SET claim_id = gen_random_uuid()")
         gate.open()
-        await settled(running, lost=1)
+        await running.tap.add_up(Settled, lost=1)
     assert await statuses(db) == {"picked": 1}
 
 
@@ -339,7 +316,7 @@ async def test_an_outage_of_redis_stops_no_handler(
     async with dispatcher(handlers=name, redis_url=NOWHERE, tick_ms=20) as running:
         await insert_events(db)
         await insert_events(db, 30, event_type="mail")
-        await settled(running, sent=30)
+        await running.tap.add_up(Settled, sent=30)
     assert await statuses(db) == {"pending": 1, "sent": 30}
 
 
@@ -351,11 +328,11 @@ async def test_without_a_stream_no_redis_is_needed(
     async with dispatcher(handlers=name, unrouted="dead", redis_url="", max_payload_bytes=20) as running:
         assert running.service._readiness() is None
         await insert_events(db, event_type="mail")
-        await settled(running, sent=1)  # rung, not on the tick
+        await running.tap.add_up(Settled, sent=1)  # rung, not on the tick
         await insert_events(db, 200, event_type="mail")
         await insert_events(db, event_type="order.created")
         await insert_events(db, event_type="mail", payload='{"too": "large for this one"}')
-        await settled(running, sent=200, dead=2)
+        await running.tap.add_up(Settled, sent=200, dead=2)
     assert running.service.exit_code == 0
     assert [row["last_error"] for row in await read_table(db, "message_dlq")] == [
         "no handler for event type 'order.created' (DISPATCH_UNROUTED=dead)",
@@ -377,7 +354,7 @@ async def test_many_of_both_kinds(
         await insert_events(db, 200)
         await insert_events(db, 200, event_type="mail")
     async with dispatcher(handlers=name, tick_ms=20), dispatcher(handlers=name, tick_ms=20):
-        await until(lambda: all_sent(db, 2000))
+        await becomes(lambda: statuses(db), {"sent": 2000})
     assert len(handled) == len(set(handled)) == 1000
     entries = [entry["event_id"] for entry in await read_stream(redis)]
     assert len(entries) == len(set(entries)) == 1000
@@ -392,7 +369,7 @@ async def test_a_dead_one_is_succeeded_without_a_look_in_the_stream(
     )
     got: Callable[..., None] = lambda payload: None  # noqa: E731
     async with dispatcher(handlers=handlers_module({"mail": got})) as running:
-        await settled(running, sent=len(rows))
+        await running.tap.add_up(Settled, sent=len(rows))
         assert running.tap.all(Started)
     assert sum(event.rows for event in running.tap.all(Claimed)) == 3
 
@@ -412,9 +389,9 @@ async def test_a_pause_holds_handlers_back(
         await running.tap.next(Ticked)
         assert gate.inside == 1
         gate.open()
-        await settled(running, sent=1)
+        await running.tap.add_up(Settled, sent=1)
         code, output = await command("pause")
         assert (code, "1 dispatcher acknowledged" in output) == (0, True)
         assert await statuses(db) == {"sent": 1, "pending": 1}
         assert (await command("resume"))[0] == 0
-        await settled(running, sent=1)
+        await running.tap.add_up(Settled, sent=1)

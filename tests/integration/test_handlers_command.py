@@ -11,6 +11,7 @@ import pytest
 from tests.support.child import StartCli
 from tests.support.command import RunCommand
 from tests.support.rows import insert_events, read_table, statuses
+from tests.support.waiting import becomes
 
 STUBBORN = """
 import asyncio, threading
@@ -43,7 +44,7 @@ async def test_an_end_waits_for_no_handler_that_does_not_end(
     cli: StartCli, env: dict[str, str], db: psycopg.AsyncConnection[Any], tmp_path: Path
 ) -> None:
     (tmp_path / "shop.py").write_text(STUBBORN)
-    child = await cli("run", "--handlers=shop", "--shutdown-grace-ms=5000", env=env, cwd=tmp_path)
+    child = await cli("run", "--handlers=shop", "--shutdown-grace-ms=2000", env=env, cwd=tmp_path)
     await insert_events(db, event_type="thread")
     await insert_events(db, event_type="task")
     await asyncio.gather(child.line("in the thread"), child.line("in the task"))
@@ -66,11 +67,7 @@ async def test_killed_while_a_handler_runs_it_runs_again(
     assert await statuses(db) == {"picked": 1}
     successor = await cli("run", "--handlers=mended", env=env, cwd=tmp_path)
     await successor.line("claims_taken_over")
-    async with asyncio.timeout(60):
-        while True:
-            if await statuses(db) == {"sent": 1}:
-                break
-            await asyncio.sleep(0.05)  # between two looks
+    await becomes(lambda: statuses(db), {"sent": 1})
     assert await successor.terminate() == 0
 
 

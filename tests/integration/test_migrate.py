@@ -16,7 +16,8 @@ from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres import migrations
 from dispatcher.infra.postgres.migrations import migrate, missing
 from tests.support.postgres import Databases
-from tests.support.rows import insert_events
+from tests.support.rows import insert_events, one_row
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.both_versions
 
@@ -195,8 +196,7 @@ WAITING = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'messaging.mess
 
 
 async def until_migrate_waits(watcher: psycopg.AsyncConnection) -> None:
-    while await (await watcher.execute(WAITING)).fetchone() is None:
-        pass  # the server answers each look
+    await until(lambda: one_row(watcher, WAITING), "migrate waits for the lock")
 
 
 @pytest.mark.promise("migrate")

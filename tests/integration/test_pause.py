@@ -51,9 +51,7 @@ async def key_is_free(db: psycopg.AsyncConnection) -> bool:
 
 async def sent(running: Running, rows: int) -> None:
     """Wait until so many rows were settled as sent."""
-    done = 0
-    while done < rows:
-        done += (await running.tap.next(Settled)).sent
+    await running.tap.add_up(Settled, sent=rows)
 
 
 @pytest.mark.promise("pause")

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from dispatcher.settings import Settings
 from tests.support.child import Child, StartCli
 from tests.support.rows import insert_events, read_stream, read_table, statuses
 from tests.support.tap import Tap
+from tests.support.waiting import becomes, until
 
 Db = psycopg.AsyncConnection[Any]
 STARTED = re.compile(r"worker-\d\d-pid(\d+)")
@@ -33,15 +33,6 @@ STARTED = re.compile(r"worker-\d\d-pid(\d+)")
 @pytest.fixture
 def env(database_url: str, redis_url: str) -> dict[str, str]:
     return {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "DISPATCHER_ENABLED": "true"}
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Look until it is so."""
-    async with asyncio.timeout(50):
-        while True:
-            if await condition():
-                return
-            await asyncio.sleep(0.05)
 
 
 async def get(child: Child, path: str) -> str:
@@ -68,10 +59,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def all_gone(pids: list[int]) -> bool:
-    return not any(map(alive, pids))
-
-
 @pytest.mark.promise("workers")
 async def test_workers_share_are_replaced_and_stop_together(
     cli: StartCli, env: dict[str, str], db: Db, redis: Redis
@@ -87,12 +74,12 @@ async def test_workers_share_are_replaced_and_stop_together(
     await child.ready()
     first, second = workers(child)
     await insert_events(db, 2000)
-    await until(lambda: sent(db, 2000))
+    await becomes(lambda: statuses(db), {"sent": 2000})
 
-    async def counted(rows: float) -> bool:
-        return await metric(child, "messaging_outbox_sent_total") == rows
+    async def counted() -> float:
+        return await metric(child, "messaging_outbox_sent_total")
 
-    await until(lambda: counted(2000))
+    await becomes(counted, 2000)
     assert await metric(child, "messaging_dispatch_workers_running") == 2
     assert await metric(child, "messaging_dispatch_latency_seconds_count") == 2000
     assert json.loads(await get(child, "/health")) == {"status": "ok"}
@@ -106,19 +93,19 @@ async def test_workers_share_are_replaced_and_stop_together(
         session.post(f"{child.http_url}/api/dead-events/{dead}/retry") as response,
     ):
         assert response.status == 200, await response.text()
-    await until(lambda: sent(db, 2001))  # the workers were told: the tick is a minute away
-    await until(lambda: counted(2001))
+    await becomes(lambda: statuses(db), {"sent": 2001})  # the workers were told: the tick is a minute away
+    await becomes(counted, 2001)
     assert await metric(child, "messaging_outbox_retried_total") == 1
 
     os.kill(second, signal.SIGKILL)
     again = await child.line('"again_in_s"')
     assert json.loads(again)["code"] == -signal.SIGKILL
-    await until(lambda: is_true(len(workers(child)) == 3))
+    await becomes(lambda: len(workers(child)), 3, "the number of workers that were started")
     await child.ready()
     assert await metric(child, "messaging_outbox_sent_total") == 2001  # what the dead had counted stays
     assert await metric(child, "messaging_dispatch_worker_restarts_total") == 1
     await insert_events(db, 500)
-    await until(lambda: counted(2501))
+    await becomes(counted, 2501)
 
     assert await child.terminate() == 0
     assert not any(map(alive, [first, second, *workers(child)]))
@@ -127,14 +114,6 @@ async def test_workers_share_are_replaced_and_stop_together(
     assert await read_table(db, "dispatcher") == []  # all signed off; the killed one was succeeded
     lines = [json.loads(line) for line in child.lines]
     assert {STARTED.sub("worker", line["worker"].replace("supervisor", "worker-00")) for line in lines} == {"worker"}
-
-
-async def sent(db: Db, rows: int) -> bool:
-    return await statuses(db) == {"sent": rows}
-
-
-async def is_true(what: bool) -> bool:
-    return what
 
 
 @pytest.mark.promise("workers")
@@ -148,7 +127,7 @@ async def test_no_worker_outlives_the_supervisor(cli: StartCli, env: dict[str, s
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGHUP)
     assert await child.wait() == -signal.SIGKILL
-    await until(lambda: all_gone(pids))
+    await until(lambda: not any(map(alive, pids)), "the workers are gone")
     assert await read_table(db, "dispatcher") == []  # they stopped in order all the same
 
 
@@ -184,7 +163,7 @@ async def test_a_worker_that_says_nothing_is_replaced(
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(ours.run())
         [frozen, _] = [await tap.next(WorkerStarted) for _ in range(2)]
-        await until(lambda: is_true(ours._not_ready() is None))
+        await becomes(ours._not_ready, None, "why it is not ready")
         os.kill(int(STARTED.fullmatch(frozen.worker)[1]), signal.SIGSTOP)  # type: ignore[index]
         assert (await tap.next(WorkerStuck)).worker == frozen.worker
         ended = await tap.next(WorkerEnded)
@@ -193,6 +172,6 @@ async def test_a_worker_that_says_nothing_is_replaced(
         not_started = await tap.next(WorkerEnded)
         assert not_started.worker == "worker-00 (could not be started: Cannot allocate memory)"
         await tap.next(WorkerStarted)
-        await until(lambda: is_true(ours._not_ready() is None))
+        await becomes(ours._not_ready, None, "why it is not ready")
         ours.stop("test")
     assert ours.exit_code == 0

@@ -17,7 +17,8 @@ from tests.support.child import StartCli
 from tests.support.postgres import StartPostgres
 from tests.support.readme import OPERATIONS, ROOT, blocks, code
 from tests.support.redis import StartValkey
-from tests.support.rows import STREAM, insert_events, read_stream
+from tests.support.rows import STREAM, insert_events, read_stream, statuses
+from tests.support.waiting import becomes, until
 
 ORDERS = "CREATE TABLE orders (id bigserial PRIMARY KEY, customer text NOT NULL, total numeric NOT NULL)"
 
@@ -205,12 +206,13 @@ async def test_the_acl_for_redis_is_enough(
 
 
 async def _blocked_connection(redis: "Redis") -> str:
-    async with asyncio.timeout(60):
-        while True:
-            for client in await redis.client_list():
-                if client["user"] == "relay" and "b" in client["flags"]:
-                    return str(client["id"])
-            await asyncio.sleep(0.01)  # between two looks
+    async def look() -> str | None:
+        for client in await redis.client_list():
+            if client["user"] == "relay" and "b" in client["flags"]:
+                return str(client["id"])
+        return None
+
+    return str(await until(look, "a connection of the role relay is blocked"))
 
 
 @pytest.mark.promise("replay")
@@ -223,28 +225,16 @@ async def test_replaying_and_pruning(
     await entries(redis, 2)
     headings = ("Replay", "Dead letters", "Pruning")
     replay_sent, replay_dead, prune = (block for name in headings for block in blocks(name, "sql", OPERATIONS))
-    await _settled(db, 2)
+    await becomes(lambda: statuses(db), {"sent": 2})
 
     await db.execute(replay_sent.encode())
     await entries(redis, 4)
-    await _settled(db, 2)
+    await becomes(lambda: statuses(db), {"sent": 2})
     await insert_events(db, 1, status="dead", attempts=10, last_error="mended")
     await db.execute(replay_dead.encode())
     await entries(redis, 5)
-    await _settled(db, 3)
+    await becomes(lambda: statuses(db), {"sent": 3})
 
     await db.execute("UPDATE messaging.message_outbox SET sent_at = now() - INTERVAL '8 days'")
     await db.execute(prune.encode())
-    assert await _settled(db, 0)
-
-
-async def _settled(db: psycopg.AsyncConnection, wanted: int) -> bool:
-    """Wait until so many rows are sent and no other is left."""
-    async with asyncio.timeout(60):
-        while True:
-            cursor = await db.execute(
-                "SELECT count(*) FILTER (WHERE status = 'sent'), count(*) FROM messaging.message_outbox"
-            )
-            if await cursor.fetchone() == (wanted, wanted):
-                return True
-            await asyncio.sleep(0.01)  # between two looks
+    await becomes(lambda: statuses(db), {})

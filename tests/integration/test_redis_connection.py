@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from tests.support.rows import STREAM
+from tests.support.waiting import until
 
 MakeBroker = Callable[..., RedisConnection]
 
@@ -166,8 +167,7 @@ async def test_what_the_last_connection_left_behind_is_never_applied(make_broker
     [after] = await ours(redis)
     assert after != before
     await through.restore()  # and now delivers
-    while through.links:
-        await anyio.lowlevel.checkpoint()
+    await until(lambda: not through.links, "the old connection is closed")
     assert await redis.xlen(STREAM) == 0
 
 

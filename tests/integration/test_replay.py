@@ -68,13 +68,11 @@ async def test_a_replayed_row_is_as_new(replay, db):
 async def test_consumers_get_the_same_events_again_in_the_same_order(replay, db, redis, dispatcher):
     async with dispatcher(tick_ms=20) as running:
         ids = await insert_events(db, 50)
-        while await statuses(db) != {"sent": 50}:
-            await running.tap.next(Settled)
+        await running.tap.add_up(Settled, sent=50)
         first = [entry["event_id"] for entry in await read_stream(redis)]
         code, out, _ = await replay("--since", "1h", "--yes")
         assert (code, out.splitlines()[-1]) == (0, "Replayed 50 rows.")
-        while await statuses(db) != {"sent": 50} or len(await read_stream(redis)) < 100:
-            await running.tap.next(Settled)
+        await running.tap.add_up(Settled, sent=50)
     entries = await read_stream(redis)
     assert [entry["event_id"] for entry in entries] == first * 2
     assert [row["stream_id"] for row in await read_table(db)] == [entry["stream_id"] for entry in entries[50:]]

@@ -30,10 +30,11 @@ from tests.support.redis import StartValkey
 from tests.support.rows import insert_events, read_stream, statuses
 from tests.support.running import Running
 from tests.support.tap import Tap
+from tests.support.waiting import becomes
 
 ROLES = (Path(__file__).parents[2] / "sql" / "roles.sql").read_text(encoding="utf-8")
 CONNECTIONS = 6  # three lanes, control, upkeep, chores
-OURS = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'relay'"
+OURS = "SELECT FROM pg_stat_activity WHERE usename = 'relay'"
 CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'relay'"
 
 
@@ -98,9 +99,11 @@ async def at_rest(admin: psycopg.AsyncConnection, tap: Tap) -> None:
     """Wait until it has all its connections and sleeps on its listener, so that it hears of a cut at once."""
     while not isinstance(next((event for event in reversed(tap.seen) if isinstance(event, Slept | Woke)), None), Slept):
         await tap.next(Slept)
-    with anyio.fail_after(60):
-        while (await (await admin.execute(OURS)).fetchall()) != [(CONNECTIONS,)]:
-            pass  # each look is a round trip
+
+    async def connections() -> int:
+        return (await admin.execute(OURS)).rowcount
+
+    await becomes(connections, CONNECTIONS, "the number of its connections")
 
 
 @pytest.mark.promise("rotation")

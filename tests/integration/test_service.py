@@ -34,23 +34,11 @@ from tests.support.postgres import StartPostgres
 from tests.support.proxy import StartProxy
 from tests.support.redis import StartValkey
 from tests.support.rows import insert_events, read_stream, read_table, statuses
-from tests.support.running import Running, StartDispatcher
+from tests.support.running import StartDispatcher
 from tests.support.tap import Tap
-from tests.support.waiting import until
+from tests.support.waiting import becomes
 
 Db = psycopg.AsyncConnection[Any]
-
-
-async def settled(running: Running, rows: int) -> None:
-    """Wait until so many rows were settled as sent, over all batches since the last call."""
-    left = rows
-    while left > 0:
-        left -= (await running.tap.next(Settled)).sent
-    assert left == 0
-
-
-async def all_sent(db: Db, rows: int) -> bool:
-    return await statuses(db) == {"sent": rows}
 
 
 @pytest.mark.promise("one-entry")
@@ -58,7 +46,7 @@ async def test_a_committed_row_is_in_the_stream_and_sent(dispatcher: StartDispat
     async with dispatcher() as running:
         await running.tap.next(Slept, where=lambda slept: slept.holds_key)
         [row] = await insert_events(db, headers='{"traceparent": "00-1"}', payload='{"b": 2, "a": "é"}')
-        await settled(running, 1)
+        await running.tap.add_up(Settled, sent=1)
         assert "notify" in [woke.cause for woke in running.tap.all(Woke)]
     [entry] = await read_stream(redis)
     [table] = await read_table(db)
@@ -84,7 +72,7 @@ async def test_a_backlog_goes_out_in_order_and_once(dispatcher: StartDispatcher,
     rows = 3000
     ids = await insert_events(db, rows)
     async with dispatcher(batch_size=100) as running:
-        await settled(running, rows)
+        await running.tap.add_up(Settled, sent=rows)
     assert await statuses(db) == {"sent": rows}
     by_event = {str(row["event_id"]): row["id"] for row in await read_table(db)}
     assert [by_event[entry["event_id"]] for entry in await read_stream(redis)] == ids
@@ -130,7 +118,7 @@ async def test_a_canary_takes_only_its_slots(dispatcher: StartDispatcher, db: Db
     table = await read_table(db)
     share = [row for row in table if row["slot"] < 64]
     async with dispatcher(canary_percent=25) as running:
-        await settled(running, len(share))
+        await running.tap.add_up(Settled, sent=len(share))
         await running.tap.next(Slept, where=lambda slept: slept.holds_key)
     assert [row["id"] for row in await read_table(db) if row["status"] == "sent"] == [row["id"] for row in share]
 
@@ -141,7 +129,7 @@ async def test_a_canary_that_is_rung_for_others_passes_the_ring_on(dispatcher: S
         async with dispatcher() as full:
             await full.tap.next(Slept, where=lambda slept: not slept.holds_key)
             await insert_events(db)
-            await settled(full, 1)  # its tick is a minute away
+            await full.tap.add_up(Settled, sent=1)  # its tick is a minute away
     assert canary.tap.all(Claimed) == []
 
 
@@ -224,7 +212,7 @@ async def test_terminated_sessions_cost_nothing(dispatcher: StartDispatcher, db:
             "WHERE datname = current_database() AND application_name LIKE 'dispatcher %%'"
         )
         await running.tap.next(ListenerChanged, where=lambda event: not event.up)
-        await until(lambda: all_sent(db, rows), "all are sent")  # one may be sent whose answer was lost
+        await becomes(lambda: statuses(db), {"sent": rows})  # one may be sent whose answer was lost
         await running.tap.next(ListenerChanged, where=lambda event: event.up)
     events = [entry["event_id"] for entry in await read_stream(redis)]
     assert len(events) == len(set(events)) == rows
@@ -241,7 +229,7 @@ async def test_the_answer_of_a_claim_is_lost(
         await insert_events(db, 5)
         await running.tap.next(Ticked, where=lambda tick: tick.result == "error", timeout=60)
         await through.restore()
-        await settled(running, 5)
+        await running.tap.add_up(Settled, sent=5)
     assert len(await read_stream(redis)) == 5
     assert await statuses(db) == {"sent": 5}
 
@@ -258,7 +246,7 @@ async def test_the_reply_of_redis_is_lost_and_nothing_is_doubled(
         await running.tap.next(BreakerChanged, where=lambda event: event.state == "open")
         await through.restore()
         assert (await running.tap.next(Reconciled)).found == 7
-        await settled(running, 7)
+        await running.tap.add_up(Settled, sent=7)
     events = [entry["event_id"] for entry in await read_stream(redis)]
     assert len(events) == len(set(events)) == 7
     assert {row["attempts"] for row in await read_table(db)} == {0}
@@ -269,13 +257,13 @@ async def test_redis_goes_and_comes_back(dispatcher: StartDispatcher, db: Db, ow
     valkey = own_valkey(appendonly=True)
     async with dispatcher(redis_url=valkey.url) as running:
         await insert_events(db)
-        await settled(running, 1)
+        await running.tap.add_up(Settled, sent=1)
         valkey.crash()
         await running.tap.next(BreakerChanged, where=lambda event: event.state == "open")
         await insert_events(db, 10)
         await asyncio.to_thread(valkey.start)
         await running.tap.next(BreakerChanged, where=lambda event: event.state == "closed")
-        await settled(running, 10)
+        await running.tap.add_up(Settled, sent=10)
     table = await read_table(db)
     assert {(row["status"], row["attempts"]) for row in table} == {("sent", 0)}
 
@@ -292,7 +280,7 @@ async def test_a_full_redis_buries_nothing(dispatcher: StartDispatcher, db: Db, 
         await running.tap.next(Settled, where=lambda event: event.released == 1)  # a trial takes one row only
         await client.config_set("maxmemory", 0)
         await running.tap.next(BreakerChanged, where=lambda event: event.state == "closed")
-        await until(lambda: all_sent(db, 10), "all are sent")
+        await becomes(lambda: statuses(db), {"sent": 10})
     assert {row["attempts"] for row in await read_table(db)} == {0}
 
 
@@ -314,7 +302,7 @@ async def test_postgres_comes_late(
         await running.tap.next(ListenerChanged, where=lambda event: event.up)
         async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             await insert_events(connection)
-        await settled(running, 1)
+        await running.tap.add_up(Settled, sent=1)
     assert len(await read_stream(redis)) == 1
 
 
@@ -328,7 +316,7 @@ async def test_overdue_claims_come_back(dispatcher: StartDispatcher, db: Db) -> 
     )
     async with dispatcher(tick_ms=20) as running:
         assert (await running.tap.next(TakenOver)).rows == 1
-        await settled(running, 1)
+        await running.tap.add_up(Settled, sent=1)
 
 
 def settings(**changes: Any) -> Settings:

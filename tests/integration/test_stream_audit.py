@@ -29,7 +29,7 @@ from tests.support.redis import StartValkey
 from tests.support.rows import STREAM, insert_events, read_stream, read_table, statuses
 from tests.support.running import StartDispatcher
 from tests.support.tap import Tap
-from tests.support.waiting import until
+from tests.support.waiting import becomes, until
 
 SENT = """
 INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload, status, attempts, sent_at, stream_id)
@@ -54,9 +54,7 @@ def client(valkey: EmbeddedValkey) -> Any:
 
 async def wait_sent(tap: Tap, rows: int) -> None:
     """Wait until so many rows were settled as sent since the last wait."""
-    sent = 0
-    while sent < rows:
-        sent += (await tap.next(Settled)).sent
+    await tap.add_up(Settled, sent=rows)
 
 
 async def has(redis: Any, entries: int) -> bool:
@@ -64,10 +62,7 @@ async def has(redis: Any, entries: int) -> bool:
 
 
 async def all_sent(db: psycopg.AsyncConnection[Any], rows: int) -> None:
-    async def look() -> bool:
-        return await statuses(db) == {"sent": rows}
-
-    await until(look, f"{rows} rows are sent")
+    await becomes(lambda: statuses(db), {"sent": rows})
 
 
 async def all_once(db: psycopg.AsyncConnection[Any], redis: Any) -> None:

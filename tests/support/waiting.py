@@ -5,10 +5,9 @@ Where the product says what happens (the tap, a line of a child's log), a test w
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-T = TypeVar("T")
+from collections.abc import Callable
+from inspect import isawaitable
+from typing import Any
 
 LOOK_EVERY_S = 0.02
 PATIENCE_S = 50.0
@@ -18,25 +17,26 @@ class NeverCameTrue(AssertionError):
     """A condition did not come true before its deadline."""
 
 
-async def until(look: Callable[[], Awaitable[T]], what: str, timeout_s: float = PATIENCE_S) -> T:
-    """Look again and again until the answer is true; returns it. Raises NeverCameTrue with the last answer."""
-    return await _wait(look, bool, what, timeout_s)
+async def until(look: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
+    """Look again and again until the answer is true; returns it. `look` may be a coroutine function.
+
+    Raises NeverCameTrue with the last answer."""
+    return await _look(look, bool, what, timeout_s)
 
 
 async def becomes(
-    look: Callable[[], Awaitable[object]],
-    expected: object,
-    what: str = "what is looked at",
-    timeout_s: float = PATIENCE_S,
+    look: Callable[[], Any], expected: object, what: str = "what is looked at", timeout_s: float = PATIENCE_S
 ) -> None:
     """Look again and again until the answer is `expected`. Raises NeverCameTrue with the last answer."""
-    await _wait(look, lambda answer: answer == expected, f"{what} becomes {expected!r}", timeout_s)
+    await _look(look, lambda answer: bool(answer == expected), f"{what} becomes {expected!r}", timeout_s)
 
 
-async def _wait(look: Callable[[], Awaitable[T]], enough: Callable[[T], bool], what: str, timeout_s: float) -> T:
+async def _look(look: Callable[[], Any], enough: Callable[[Any], bool], what: str, timeout_s: float) -> Any:
     deadline = time.monotonic() + timeout_s
     while True:
-        answer = await look()
+        answer = look()
+        if isawaitable(answer):
+            answer = await answer
         if enough(answer):
             return answer
         if time.monotonic() > deadline:

@@ -20,7 +20,7 @@ def errors(folder: Path, *defines: str) -> int:
     if spin is None or compiler is None:
         pytest.skip("spin or gcc is not installed (apt-get install spin gcc): the Promela model is NOT checked")
     shutil.copy(MODEL, folder)
-    run = [spin, *(f"-D{define}" for define in defines), "-run", "-safety", "-m100000", MODEL.name]
+    run = [spin, *(f"-D{define}" for define in defines), "-run", "-O0", "-safety", "-m100000", MODEL.name]
     done = subprocess.run(run, cwd=folder, capture_output=True, text=True, timeout=250)
     found = re.search(r"errors: (\d+)", done.stdout)
     assert found, f"{done.stdout}\n{done.stderr}"

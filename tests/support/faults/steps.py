@@ -19,7 +19,7 @@ async def before_the_answer(w: World, one: Process, claims: StopClaim) -> list[i
         claims.arm(one.postgres, "to_client")
         await until(claims.sprung, "it claims")
         with suppress(NeverCameTrue):
-            return await until(lambda: w.picked(one), "its claim found rows", 0.2)
+            return list(await until(lambda: w.picked(one), "its claim found rows", 0.2))
         one.postgres.let_go("to_client")
 
 
