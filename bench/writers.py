@@ -16,6 +16,7 @@ import click
 
 from bench.charts import Chart
 from bench.options import Where, common, rounds
+from bench.processes import cpu_seconds
 from bench.progress import Legs
 from bench.report import Report, Target
 from bench.servers import Rig
@@ -76,7 +77,7 @@ def _leg(
     legs.begin(f"{clients} clients, {NAMES[leg]}")
     _install(servers, leg)
     servers.empty()
-    cpu = dispatcher.cpu_seconds()
+    cpu = cpu_seconds(dispatcher.pid)
     command = [str(servers.pgbench), "-n", "-M", "prepared", "-c", str(clients), "-j", "2", "-T", str(seconds)]
     command += ["-f", str(HERE / "sql" / "insert.sql"), servers.database_url]
     output = servers.folder / "pgbench.log"
@@ -94,7 +95,7 @@ def _leg(
             process.wait()
     tps = _rate(output.read_text(), process.returncode)
     left = servers.backlog()
-    used = dispatcher.cpu_seconds() - cpu
+    used = cpu_seconds(dispatcher.pid) - cpu
     servers.wait_drained(dispatcher)
     legs.end(f"{clients} clients, {NAMES[leg]}: {tps:,.0f} inserts/s, {left:,} rows not yet relayed at the end")
     return {"tps": tps, "left": left, "dispatcher_cpu_s": round(used, 2)}

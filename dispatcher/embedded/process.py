@@ -1,7 +1,7 @@
-"""A server process that never outlives us.
+"""A child process that never outlives us: a server, or the dispatcher of the demo.
 
 It dies with us, even when we are killed (see launch.py), and it has a session of its own, so that Ctrl-C in a terminal
-reaches only us and we stop the servers in our own order.
+reaches only us and we stop the children in our own order.
 """
 
 import os
@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -22,26 +23,35 @@ _HAS_PROC = Path("/proc/self/stat").exists()  # Linux; elsewhere ps knows
 
 
 class Child:
-    """A running server. Its output goes to the end of `log`."""
+    """A running child. Its output goes to the end of `log`. `death_signal`: sent to it when we die.
+
+    `environment`: all its variables. `keep`: descriptors that it inherits.
+    """
 
     def __init__(
-        self, command: Sequence[str], *, user: User, death_signal: int, log: Path, keep: Sequence[int]
+        self,
+        command: Sequence[str],
+        *,
+        user: User,
+        death_signal: int,
+        log: Path,
+        environment: Mapping[str, str],
+        keep: Sequence[int] = (),
+        folder: Path = Path("/"),
     ) -> None:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             self._log, self._log_start = log, os.fstat(descriptor).st_size
             shim = [sys.executable, "-I", "-S", str(Path(launch.__file__).resolve())]
-            tie = [str(os.getpid()), str(death_signal), str(user.uid), str(user.gid)]
-            # LC_ALL: we read the messages. PG*: the user's own settings are for other servers.
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+            tie = [str(os.getpid()), str(int(death_signal)), str(user.uid), str(user.gid)]
             self._process = _in_keeper_thread(
                 lambda: subprocess.Popen(
                     [*shim, *tie, *command],
                     stdin=subprocess.DEVNULL,
                     stdout=descriptor,
                     stderr=descriptor,
-                    cwd="/",
-                    env=environment | {"LC_ALL": "C"},
+                    cwd=folder,
+                    env=environment,
                     pass_fds=keep,
                     start_new_session=True,
                 )
@@ -87,16 +97,25 @@ class Child:
         while any(map(_alive, family)):
             time.sleep(_POLL_S)
 
-    def last_words(self, lines: int = 4) -> str:
-        """The last lines it wrote since it started, as one."""
+    def end(self) -> int:
+        """Wait for its end, however long that takes. Returns its exit code."""
+        return self._process.wait()
+
+    def last_lines(self, count: int) -> list[str]:
+        """The last lines that it wrote since it started, without empty ones."""
+        last: deque[str] = deque(maxlen=count)
         with self._log.open("rb") as file:
             file.seek(self._log_start)
-            text = file.read().decode(errors="replace")
-        return " | ".join([line.strip() for line in text.splitlines() if line.strip()][-lines:])
+            last.extend(line for raw in file if (line := raw.decode(errors="replace").strip()))
+        return list(last)
+
+    def last_words(self) -> str:
+        """The last four lines, as one."""
+        return " | ".join(self.last_lines(4))
 
 
 def children_of(pid: int) -> list[int]:
-    """The process ids of its living children."""
+    """The process ids of the living children of a process."""
     if _HAS_PROC:
         found = [(int(path.name), _stat(int(path.name))) for path in Path("/proc").iterdir() if path.name.isdigit()]
         return [child for child, (state, parent) in found if parent == pid and state not in "ZX"]

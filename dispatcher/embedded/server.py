@@ -1,4 +1,4 @@
-"""What the two servers have in common: folder, port, start until ready, stop, and the net that catches what is left."""
+"""What the two servers have in common: folder, port, start, stop, and a stop at the exit of a forgetful program."""
 
 import atexit
 import os
@@ -31,6 +31,8 @@ class EmbeddedServer(ABC):
     death_signal: ClassVar[int]  # what the kernel sends it when we die
     start_timeout_s = 60.0
     stop_timeout_s = 30.0
+    lock_wait_s = 5.0  # a server whose starter was killed needs a moment to end
+    find_port = staticmethod(free_port)
 
     def __init__(self, data_dir: Path, *, port: int | None) -> None:
         self.data_dir = data_dir.absolute()
@@ -71,7 +73,7 @@ class EmbeddedServer(ABC):
             with naming(self.data_dir):
                 make_folder(self.data_dir)
                 self.data_dir = self.data_dir.resolve()
-                self._lock = lock_folder(self.data_dir)
+                self._lock = lock_folder(self.data_dir, self.lock_wait_s)
             self._prepare()
             if self._port is not None:
                 require_free(self._port, self.port_option)
@@ -114,7 +116,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def _command(self) -> tuple[Sequence[str], User]:
-        """The command line, and whom to run it as."""
+        """The command line, and the user to run it as."""
 
     @abstractmethod
     def _ready(self) -> bool:
@@ -122,10 +124,10 @@ class EmbeddedServer(ABC):
 
     def _launch_on_any_port(self) -> None:
         for left in reversed(range(_PORT_TRIES)):
-            self._port = free_port()
+            self._port = self.find_port()
             try:
                 return self._launch()
-            except _PortTaken:  # somebody was quicker
+            except _PortTaken:  # by another process, since we looked
                 if not left:
                     raise
         return None
@@ -149,8 +151,12 @@ class EmbeddedServer(ABC):
 
     def _run(self, command: Sequence[str], user: User) -> Child:
         keep = [] if self._lock is None else [self._lock]
+        # LC_ALL: we read the messages. PG*: the user's own settings are for other servers.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
         with naming(self.data_dir):
-            self._child = Child(command, user=user, death_signal=self.death_signal, log=self.log, keep=keep)
+            self._child = Child(
+                command, user=user, death_signal=self.death_signal, log=self.log, environment=environment, keep=keep
+            )
         return self._child
 
     def _let_go(self) -> None:

@@ -40,11 +40,10 @@ def test_sql_for_psql(database_url: str) -> None:
     assert {row["status"] for row in written if row["last_error"]} == {"retry", "dead"}
 
 
-def test_copy_writes_the_same_rows_in_parts(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dispatcher.demo.seed.PART_ROWS", 1_000)
-    count = 2_001
+def test_copy_writes_the_same_rows_in_parts(database_url: str) -> None:
+    count = 40_001
     said = run("--rows", str(count), "--seed", "7", "--status", "pending", "--dsn", database_url)
-    assert said.stderr == "1000 of 2001 rows\n2000 of 2001 rows\n2001 of 2001 rows\n"
+    assert said.stderr == "20000 of 40001 rows\n40000 of 40001 rows\n40001 of 40001 rows\n"
     assert said.stdout == f"Copied {count} rows.\n"
     copied = rows(database_url)
     assert Counter(row["status"] for row in copied) == {"pending": count}

@@ -22,7 +22,7 @@ from dispatcher.core.finding import Finding, bad
 from dispatcher.embedded import EmbeddedValkey, free_port
 from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.infra.postgres.session import PostgresTarget
-from dispatcher.ops.doctor import Examination, clocks, examine, listening, redis_durability, storage
+from dispatcher.ops.doctor import Examination, examine, storage
 from dispatcher.ops.doctor import redis as redis_server
 from dispatcher.ops.doctor.clocks import judge
 from tests.support.command import RunCommand
@@ -55,10 +55,8 @@ async def shared(shared_url: str) -> AsyncIterator[psycopg.AsyncConnection]:
         yield connection
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A notification that comes late on a busy machine is not swallowed."""
-    monkeypatch.setattr(listening, "PATIENCE_S", 30.0)
+# A notification that comes late on a busy machine is not lost, nor is a clock ahead whose answer comes late.
+PATIENT = {"listen_timeout_s": 30.0, "clock_warning_s": 30.0}
 
 
 @pytest.fixture
@@ -70,16 +68,15 @@ def look(shared_url: str, redis_url: str) -> Examine:
     ) -> dict[str, Finding]:
         target = PostgresTarget(database, "dispatcher", connect_timeout_s=30.0, query_timeout_s=30.0)
         listening = PostgresTarget(listen or database, "dispatcher", connect_timeout_s=30.0, query_timeout_s=30.0)
-        findings = await examine(Examination(target, listening, redis, wanted.pop("stream", STREAM), 100, **wanted))
+        findings = await examine(
+            Examination(target, listening, redis, wanted.pop("stream", STREAM), 100, **(PATIENT | wanted))
+        )
         return {finding.check: finding for finding in reversed(findings)}
 
     return run
 
 
-async def test_all_is_well(
-    look: Examine, own_valkey: StartValkey, shared: psycopg.AsyncConnection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(clocks, "WARNING_S", 30.0)  # an answer that comes late looks like a clock that is ahead
+async def test_all_is_well(look: Examine, own_valkey: StartValkey, shared: psycopg.AsyncConnection) -> None:
     primary = own_valkey(appendonly=True, options={"repl-diskless-sync-delay": "0"})
     replica = own_valkey()
     async with Redis.from_url(primary.url, socket_timeout=30) as redis, Redis.from_url(replica.url) as follower:
@@ -253,17 +250,14 @@ async def test_a_prepared_transaction_that_was_forgotten(
     await shared.execute("ROLLBACK PREPARED 'forgotten'")
 
 
-async def test_dead_rows_pile_up(
-    look: Examine, db: psycopg.AsyncConnection, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(storage, "DEAD_ROWS", 50)
+async def test_dead_rows_pile_up(look: Examine, db: psycopg.AsyncConnection, database_url: str) -> None:
     await insert_events(db, 200, status="sent")
-    assert (await look(database_url))["dead-rows"].level == "ok"
+    assert (await look(database_url, dead_rows=50))["dead-rows"].level == "ok"
     await db.execute(f"ALTER TABLE {OUTBOX} SET (autovacuum_enabled = off)")
     await db.execute(f"DELETE FROM {OUTBOX}")
     await db.execute("SELECT pg_stat_force_next_flush()")
     await db.execute("SELECT 1")
-    found = (await look(database_url))["dead-rows"]
+    found = (await look(database_url, dead_rows=50))["dead-rows"]
     assert found.level == "warning"
     assert "200 dead" in found.found
     assert "VACUUM (ANALYZE) messaging.message_outbox" in str(found.remedy)
@@ -323,16 +317,10 @@ async def test_a_full_notification_queue_and_a_standby(
     assert "listen" not in found
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "PATIENCE_S", 0.5)
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_notifications_that_something_swallows(look: Examine, shared_url: str, proxy: StartProxy) -> None:
+async def test_notifications_that_something_in_between_drops(look: Examine, shared_url: str, proxy: StartProxy) -> None:
     through = await proxy(shared_url)
     through.make_filter = LoseNotifications()
-    found = await look(listen=f"{through.via(shared_url)}?sslmode=disable")
+    found = await look(listen=f"{through.via(shared_url)}?sslmode=disable", listen_timeout_s=0.5)
     assert found["listen"].level == "bad"
     assert "in between drops it" in found["listen"].found
     assert "DISPATCH_LISTEN_URL" in str(found["listen"].remedy)
@@ -377,10 +365,9 @@ async def test_a_transaction_pooler(look: Examine, pgbouncer: str, shared_url: s
     assert found["rights"].level == "ok"
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_listening_to_another_database(look: Examine, postgres: Databases) -> None:
     other = postgres.create()
-    found = await look(listen=postgres.url(other))
+    found = await look(listen=postgres.url(other), listen_timeout_s=0.5)
     postgres.drop(other)
     assert found["listen"].level == "bad"
     assert "different databases" in found["listen"].found
@@ -454,11 +441,10 @@ async def broken(url: str, commands: list[list[str]]) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("case", REDIS)
-async def test_redis(case: str, look: Examine, breakable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_durability, "FULL", 0.1)
+async def test_redis(case: str, look: Examine, breakable: str) -> None:
     commands, check, level, words = REDIS[case]
     async with broken(breakable, commands):
-        found = (await look(redis=breakable))[check]
+        found = (await look(redis=breakable, redis_full=0.1))[check]
     assert (found.level, found.check) == (level, check)
     assert words in found.found
     assert (found.remedy is None) == (level == "ok")
@@ -502,7 +488,7 @@ async def test_redis_is_away_or_refuses_us(look: Examine, breakable: str) -> Non
 
 
 def test_clocks_that_agree_have_no_sign_that_misleads() -> None:
-    [found] = judge([("Postgres", 0.0001), ("Redis", 0.0)])
+    [found] = judge([("Postgres", 0.0001), ("Redis", 0.0)], 1.0)
     assert "-0.000" not in found.found
 
 
@@ -518,7 +504,7 @@ async def test_clocks_that_differ(look: Examine, redis_url: str, proxy: StartPro
         return pass_on
 
     through.make_filter = faster
-    found = (await look(redis=through.via(redis_url)))["clocks"]
+    found = (await look(redis=through.via(redis_url), clock_warning_s=1.0))["clocks"]
     assert found.level == "warning"
     assert re.search(r"Redis's clock is \d\.\d+ s ahead of Postgres's", found.found)
     ahead_s = -300

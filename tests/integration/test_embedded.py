@@ -19,7 +19,7 @@ import pytest
 import redis as redis_sync
 
 from dispatcher.core.errors import Misconfigured
-from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey, folders, free_port, install
+from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey, free_port, install
 from dispatcher.embedded.process import children_of
 from tests.support.postgres import StartPostgres
 from tests.support.redis import StartValkey
@@ -172,10 +172,11 @@ def test_a_taken_valkey_port(folder: Path, taken_port: int) -> None:
     assert not server.running
 
 
-def test_a_port_taken_after_the_look(folder: Path, taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_taken_after_the_look(folder: Path, taken_port: int) -> None:
     ports = iter([taken_port, free_port()])
-    monkeypatch.setattr("dispatcher.embedded.server.free_port", lambda: next(ports))
-    with EmbeddedValkey(folder) as server:
+    server = EmbeddedValkey(folder)
+    server.find_port = lambda: next(ports)
+    with server:
         assert server.port != taken_port
 
 
@@ -220,11 +221,12 @@ def test_a_valkey_that_dies_at_its_start_says_why(folder: Path) -> None:
     assert not server.running
 
 
-def test_one_server_a_folder(own_valkey: StartValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_server_a_folder(own_valkey: StartValkey) -> None:
     server = own_valkey(appendonly=True)
-    monkeypatch.setattr(folders, "LOCK_WAIT_S", 0.0)
+    second = EmbeddedValkey(server.data_dir, appendonly=True)
+    second.lock_wait_s = 0.0
     with pytest.raises(Misconfigured, match=f"another server is running in {server.data_dir}"):
-        EmbeddedValkey(server.data_dir, appendonly=True).start()
+        second.start()
     assert server.running
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dispatcher.core.finding import Finding, bad, ok, warning
 from dispatcher.infra.postgres.session import Session
 
-WARNING_S, BAD_S = 1.0, 60.0  # of difference
+BAD_S = 60.0
 
 
 async def ahead_of_us(session: Session) -> float:
@@ -16,7 +16,7 @@ async def ahead_of_us(session: Session) -> float:
     return float(theirs) - (before + time.time()) / 2
 
 
-def judge(ahead: Sequence[tuple[str, float]]) -> list[Finding]:
+def judge(ahead: Sequence[tuple[str, float]], warning_s: float) -> list[Finding]:
     """Judge how far each server's clock is ahead of this machine's; nothing to say with fewer than two servers."""
     by_server = dict(ahead)
     if len(by_server) < 2:
@@ -26,7 +26,7 @@ def judge(ahead: Sequence[tuple[str, float]]) -> list[Finding]:
         f"Redis's clock is {abs(apart):.3f} s {'ahead of' if apart >= 0 else 'behind'} Postgres's "
         f"(and this machine's {0.0 - round(by_server['Postgres'], 3):+.3f} s against Postgres's)"
     )
-    if abs(apart) < WARNING_S:
+    if abs(apart) < warning_s:
         return [ok("clocks", said)]
     remedy = "let both machines take their time from the same NTP servers (chronyc tracking)"
     return [(bad if abs(apart) >= BAD_S else warning)("clocks", said, remedy)]

@@ -33,6 +33,10 @@ class Examination:
     trigger: bool = True
     snapshot_warning_s: float = 300.0
     snapshot_bad_s: float = 3600.0
+    listen_timeout_s: float = 2.0
+    clock_warning_s: float = 1.0
+    dead_rows: int = 50_000  # fewer dead row versions are no problem
+    redis_full: float = 0.9  # share of maxmemory
 
 
 async def examine(wanted: Examination) -> list[Finding]:
@@ -45,7 +49,9 @@ async def examine(wanted: Examination) -> list[Finding]:
         postgres.extend(await _postgres(wanted, clock))
 
     async def ask_redis() -> None:
-        findings, facts = await look_at_redis(wanted.redis_url, wanted.stream, wanted.database.connect_timeout_s)
+        findings, facts = await look_at_redis(
+            wanted.redis_url, wanted.stream, wanted.database.connect_timeout_s, full=wanted.redis_full
+        )
         redis.extend(findings)
         if facts is not None:
             redis.extend(_stream(facts, wanted))
@@ -56,7 +62,7 @@ async def examine(wanted: Examination) -> list[Finding]:
         both.start_soon(ask_postgres, name="Postgres")
         if wanted.redis_url:
             both.start_soon(ask_redis, name="Redis")
-    return [*postgres, *redis, *clocks.judge(clock)]
+    return [*postgres, *redis, *clocks.judge(clock, wanted.clock_warning_s)]
 
 
 def _stream(facts: RedisFacts, wanted: Examination) -> Sequence[Finding]:
@@ -73,7 +79,13 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]]) -> list
     try:
         found = [*await server.look(session, wanted.database)]
         if not any(each.check == "primary" and each.level == "bad" for each in found):
-            found.append(await _safely("listen", partial(listening.look, target=wanted.listening), session))
+            found.append(
+                await _safely(
+                    "listen",
+                    partial(listening.look, target=wanted.listening, timeout_s=wanted.listen_timeout_s),
+                    session,
+                )
+            )
         found.append(tables := await _safely("tables", schema.tables, session))
         if tables.level != "ok":
             return found
@@ -83,7 +95,7 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]]) -> list
             ("indexes", schema.indexes),
             ("storage", storage.settings),
             ("autovacuum", storage.autovacuum),
-            ("dead-rows", storage.dead_rows),
+            ("dead-rows", partial(storage.dead_rows, few=wanted.dead_rows)),
             (
                 "snapshot",
                 partial(activity.snapshot, warning_s=wanted.snapshot_warning_s, bad_s=wanted.snapshot_bad_s),

@@ -36,7 +36,9 @@ class RedisFacts:
     ahead_s: float | None  # how far its clock is ahead of this machine's
 
 
-async def look_at_redis(url: str, stream: str, timeout_s: float) -> tuple[list[Finding], RedisFacts | None]:
+async def look_at_redis(
+    url: str, stream: str, timeout_s: float, *, full: float
+) -> tuple[list[Finding], RedisFacts | None]:
     """The findings about the server, and the replies about the stream (None: the server did not answer)."""
     target = RedisTarget.parse(url)
     # Without the stream's name: a key of another type is a finding of its own.
@@ -60,7 +62,7 @@ async def look_at_redis(url: str, stream: str, timeout_s: float) -> tuple[list[F
         ], None
     return [
         _version(facts, target),
-        redis_durability.memory(facts.info),
+        redis_durability.memory(facts.info, full),
         redis_durability.persistence(facts.info, _setting(facts, "appendfsync"), _setting(facts, "save")),
         redis_durability.replicas(facts.info),
         _entries(facts, stream),

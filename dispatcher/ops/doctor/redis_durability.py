@@ -4,13 +4,12 @@ from collections.abc import Mapping
 
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 
-FULL = 0.9  # of maxmemory
 STATUSES = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
 NO_INFO = "allow this user +info"
 
 
-def memory(info: Mapping[str, str]) -> Finding:
-    """Check that a full Redis does not evict the stream, and how full it is."""
+def memory(info: Mapping[str, str], full: float) -> Finding:
+    """Check that a full Redis does not evict the stream, and that at most the share `full` of maxmemory is in use."""
     if "maxmemory_policy" not in info:
         return unknown("redis-memory", "INFO tells no maxmemory policy", NO_INFO)
     policy, limit, used = info["maxmemory_policy"], int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
@@ -18,7 +17,7 @@ def memory(info: Mapping[str, str]) -> Finding:
     if policy.startswith("allkeys"):  # volatile-*: the stream has no expiry
         remedy = "CONFIG SET maxmemory-policy noeviction: a full Redis then refuses entries, and rows wait unharmed"
         return bad("redis-memory", f"{said}: a full Redis evicts the whole stream", remedy)
-    if limit and used > FULL * limit:
+    if limit and used > full * limit:
         return warning(
             "redis-memory", said, "raise maxmemory, or lower REDIS_STREAM_MAXLEN: at the limit it takes no entries"
         )

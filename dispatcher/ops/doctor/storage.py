@@ -19,7 +19,6 @@ SETTINGS = {
     "autovacuum_analyze_scale_factor": "0.05",
     "autovacuum_vacuum_cost_delay": "0",
 }
-DEAD_ROWS = 50_000  # fewer are no matter
 DEAD_SHARE = 0.5  # of the living
 
 Table = tuple[dict[str, str], int, int, datetime | None]
@@ -63,13 +62,13 @@ async def autovacuum(session: Session) -> Finding:
     return ok("autovacuum", "it runs")
 
 
-async def dead_rows(session: Session) -> Finding:
-    """Check the number of dead row versions, by Postgres's statistics."""
+async def dead_rows(session: Session, *, few: int) -> Finding:
+    """Check the number of dead row versions, by Postgres's statistics. Up to `few` are no problem."""
     said, much = [], []
     for name, (_, living, dead, vacuumed) in (await _tables(session)).items():
         when = f"vacuumed {iso(vacuumed, 'seconds')}" if vacuumed else "never vacuumed"
         said.append(f"{name} {dead} dead beside {living} living rows, {when}")
-        if dead > max(DEAD_ROWS, DEAD_SHARE * living):
+        if dead > max(few, DEAD_SHARE * living):
             much.append(name)
     if not much:
         return ok("dead-rows", "; ".join(said))
