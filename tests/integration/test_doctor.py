@@ -124,7 +124,7 @@ POSTGRES = {
         " $$ BEGIN NOTIFY outbox_doorbell; RETURN NULL; END $$",
         "trigger", "warning", "not that of this release",
     ),
-    "table dropped": ("DROP TABLE messaging.stream_server", "tables", "bad", "20250205_stream_audit"),
+    "table dropped": ("DROP TABLE messaging.stream_server", "tables", "bad", "20250203_message_outbox"),
     "index dropped": ("DROP INDEX messaging.message_outbox_due_idx", "indexes", "bad", "message_outbox_due_idx"),
     "unique index dropped": ("DROP INDEX messaging.message_dlq_open_key", "indexes", "bad", "message_dlq_open_key"),
     "constraint dropped": (

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 import secrets
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres import migrations
 from dispatcher.infra.postgres.migrations import migrate, missing
+from tests import dump_schema
 from tests.support.postgres import Databases
 from tests.support.rows import insert_events, one_row
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.both_versions
 
+OLD = Path(__file__).parent / "data" / "migrations_d2f425b.sql"
 NAMES = [m.name for m in sqlfiles.migrations()]
 SECRET = "hunter2hunter2"
 
@@ -119,6 +122,71 @@ async def test_missing_says_what_is_not_there(empty_database_url: str) -> None:
         await connection.execute(sqlfiles.migrations()[0].sql)  # without any bookkeeping
         assert await missing(connection) == NAMES[1:]
         await migrate(empty_database_url)
+        await connection.execute("DROP INDEX messaging.message_outbox_time_idx")  # a dispatcher runs without it
+        assert await missing(connection) == []
+        assert await migrate(empty_database_url) == NAMES[:1]
+
+
+def old_migrations() -> list[tuple[str, str, str]]:
+    """Name, checksum and SQL of each migration of d2f425b."""
+    found = re.findall(
+        r"^--- (\w+) (\w+)\n(.*?)(?=^--- |\Z)", OLD.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    return [(name, checksum, statements) for name, checksum, statements in found]
+
+
+async def make_old_database(connection: psycopg.AsyncConnection, *, files: int, recorded: bool) -> None:
+    """As d2f425b left it after its first `files` migrations, with rows in it, after a crash that emptied `unbroken`."""
+    for name, checksum, statements in old_migrations()[:files]:
+        await connection.execute(statements.encode())
+        if recorded:
+            await connection.execute(migrations._BOOKKEEPING.encode())
+            await connection.execute(
+                "INSERT INTO messaging.schema_migration (name, checksum) VALUES (%s, %s)", [name, checksum]
+            )
+    for status in ("pending", "picked", "retry", "sent", "dead"):
+        await insert_events(connection, 3, status=status, picked_at="2025-06-01 00:00:00+00")
+    if files == 6:
+        await connection.execute("UPDATE messaging.newest_entry SET stream_id = '5-5'; DELETE FROM messaging.unbroken")
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["migrated", "plain psql"])
+@pytest.mark.parametrize("files", range(1, 7))
+async def test_a_database_of_the_six_files_becomes_one_of_the_one_file(
+    empty_database_url: str, files: int, recorded: bool
+) -> None:
+    rows = "SELECT o::text FROM messaging.message_outbox AS o ORDER BY o.id"
+    async with await open_connection(empty_database_url) as connection:
+        await make_old_database(connection, files=files, recorded=recorded)
+        before = await (await connection.execute(rows)).fetchall()
+        assert len(before) == 15
+        assert await migrate(empty_database_url) == [*NAMES, "doorbell"]
+        assert await migrate(empty_database_url) == []
+        assert await (await connection.execute(rows)).fetchall() == before
+        notes = "SELECT stream_id, (SELECT count(*) FROM messaging.unbroken) FROM messaging.newest_entry"
+        expected = ("5-5", 0) if files == 6 else ("0-0", 1)  # it must still say that claims may be lost
+        assert await (await connection.execute(notes)).fetchall() == [expected]
+    assert dump_schema.dump(empty_database_url) == dump_schema.SCHEMA.read_text(encoding="utf-8")
+
+
+async def test_writers_go_on_while_a_database_of_the_six_files_is_migrated(empty_database_url: str) -> None:
+    async with (
+        await open_connection(empty_database_url) as connection,
+        await open_connection(empty_database_url) as writer,
+    ):
+        await make_old_database(connection, files=6, recorded=True)
+        await writer.execute("SET lock_timeout = '2s'")
+        migrated = anyio.Event()
+
+        async def migrate_meanwhile() -> None:
+            await migrate(empty_database_url)
+            migrated.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(migrate_meanwhile)
+            while not migrated.is_set():
+                await insert_events(writer)
+                await writer.execute("UPDATE messaging.message_outbox SET claim_id = gen_random_uuid() WHERE id = 1")
         assert await missing(connection) == []
 
 
@@ -355,7 +423,9 @@ def test_every_migration_is_found_and_guarded() -> None:
     files = sorted((Path(__file__).parents[2] / "sql" / "migrations").iterdir())
     assert [path.name for path in files] == [f"{name}.sql" for name in NAMES]
     assert NAMES[0] == "20250203_message_outbox"  # the runbook's name for it
-    assert all(migrations._made_by(m.sql) for m in sqlfiles.migrations())  # else missing() cannot see it
+    assert all(
+        migrations._tables(m.sql) | migrations._indexes(m.sql) for m in sqlfiles.migrations()
+    )  # else missing() cannot see it
 
 
 def test_an_unknown_statement_is_a_clear_error() -> None:

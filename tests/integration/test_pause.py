@@ -271,7 +271,7 @@ async def test_not_migrated_and_no_right(command: RunCommand, db: psycopg.AsyncC
     await db.execute("DROP TABLE messaging.pause")
     code, output = await command("pause")
     assert code == 2
-    assert "20250206_pause: run `dispatcher migrate` first" in output
+    assert "20250203_message_outbox: run `dispatcher migrate` first" in output
 
 
 async def test_probes_go_on_and_a_metric_says_so(dispatcher: StartDispatcher, command: RunCommand) -> None:
