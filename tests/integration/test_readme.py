@@ -1,37 +1,48 @@
-"""README's commands and code, read out of it and run against real servers."""
+"""The commands and the code of README, tutorial and how-to guides, read out of them and run against real servers."""
 
 import asyncio
+import contextlib
+import functools
 import os
+import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+import sqlalchemy
 from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import create_async_engine
 
+from dispatcher.embedded import free_port
 from tests.support.child import StartCli
 from tests.support.postgres import StartPostgres
-from tests.support.readme import OPERATIONS, ROOT, blocks, code
+from tests.support.readme import OPERATIONS, ROOT, blocks, code, page
 from tests.support.redis import StartValkey
-from tests.support.rows import STREAM, insert_events, read_stream, statuses
+from tests.support.rows import STREAM, insert_events, read_stream, read_table, statuses
+from tests.support.runbook import commands
 from tests.support.waiting import becomes, until
 
+URLS = ("DATABASE_URL", "REDIS_URL")
 ORDERS = "CREATE TABLE orders (id bigserial PRIMARY KEY, customer text NOT NULL, total numeric NOT NULL)"
 
 
 @asynccontextmanager
-async def running(*command: str, env: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+async def running(
+    *command: str, env: Mapping[str, str], stdin: bool = False
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """A process with nothing of ours in its environment but `env`; killed at the end."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE", "REDIS"))}
     process = await asyncio.create_subprocess_exec(
         *command,
         env={**inherited, **env},
         cwd=ROOT,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -49,6 +60,16 @@ async def run(*command: str, env: Mapping[str, str]) -> str:
         output, _ = await process.communicate()
         assert process.returncode == 0, output.decode()
     return output.decode()
+
+
+async def run_python(program: str, **env: str) -> str:
+    """Run a program that a page shows, with no warning allowed."""
+    return await run(sys.executable, "-W", "error", "-c", program, env=env)
+
+
+def running_python(program: str, **env: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    """The same, for a program that goes on."""
+    return running(sys.executable, "-W", "error", "-c", program, env=env)
 
 
 async def entries(redis: "Redis", count: int) -> list[dict[str, str]]:
@@ -80,43 +101,77 @@ class Order(models.Model):
 sys.modules["shop"], sys.modules["shop.models"] = types.ModuleType("shop"), types.ModuleType("shop.models")
 sys.modules["shop.models"].Order = Order
 """
-AROUND = {"Django": (PROJECT, "\nplace_order('ada', 42)\n")}
+PRODUCE, MIGRATE, SIDE_EFFECTS = page("how-to/produce.md"), page("how-to/migrate.md"), page("how-to/side-effects.md")
+PRODUCERS = {
+    "README": code("Add an event", "python"),
+    "psycopg": code("psycopg", "python", PRODUCE),
+    "psycopg on asyncio": code("psycopg on asyncio", "python", PRODUCE),
+    "SQLAlchemy": code("SQLAlchemy", "python", PRODUCE),
+    "SQLAlchemy with asyncpg": code("SQLAlchemy with asyncpg", "python", PRODUCE),
+    "asyncpg alone": code("asyncpg alone", "python", PRODUCE),
+    "Django": PROJECT + code("Django", "python", PRODUCE) + "\nplace_order('ada', 42)\n",
+}
+STATEMENTS = {"README": code("Add an event", "sql"), "Plain SQL": code("Plain SQL", "sql", PRODUCE)}
+ONCE = page("how-to/once.md")
+CONSUMERS = {
+    "README": code("Read events", "python"),
+    "once": code("In a database", "python", ONCE),
+    "dedup store": code("Without a database", "python", ONCE),
+    "other languages": code("Other languages", "python", page("how-to/other-languages.md")),
+}
+PLAIN_CONSUMERS = {
+    heading: code(heading, "python", page("how-to/consume.md")) for heading in ("On a thread", "On asyncio")
+}
 
 
-@pytest.mark.parametrize("heading", ["psycopg", "SQLAlchemy", "Django"])
-async def test_a_producer_in_python(
-    heading: str, cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
-) -> None:
+@pytest.mark.parametrize("program", PRODUCERS.values(), ids=PRODUCERS)
+async def test_a_producer_in_python(program: str, db: psycopg.AsyncConnection, database_url: str) -> None:
     await db.execute(ORDERS)
-    relay = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
-    await relay.ready()
 
-    before, after = AROUND.get(heading, ("", ""))
-    program = before + code(heading, "python") + after
-    await run(sys.executable, "-W", "error", "-c", program, env={"DATABASE_URL": database_url})
+    await run_python(program, DATABASE_URL=database_url)
 
-    [entry] = await entries(redis, 1)
+    [row] = await read_table(db)
     [order] = await (await db.execute("SELECT id::text, total::int FROM orders")).fetchall()
-    assert (entry["event_type"], entry["aggregate_type"]) == ("order.created", "order")
-    assert (entry["aggregate_id"], entry["payload"]) == (order[0], f'{{"total": {order[1]}}}')
+    assert (row["event_type"], row["aggregate_type"], row["status"]) == ("order.created", "order", "pending")
+    assert (row["aggregate_id"], row["payload"]) == (order[0], {"total": order[1]})
 
 
+@pytest.mark.parametrize("statements", STATEMENTS.values(), ids=STATEMENTS)
 async def test_a_producer_in_sql(
-    cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
+    statements: str, cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
 ) -> None:
     await db.execute(ORDERS)
     relay = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
     await relay.ready()
 
-    await db.execute(code("Plain SQL", "sql").encode())
+    await db.execute(statements.encode())
 
     [entry] = await entries(redis, 1)
     assert (entry["event_type"], entry["aggregate_id"], entry["payload"]) == ("order.created", "1", '{"total": 42}')
 
 
-@pytest.mark.parametrize("heading", ["With dispatcher.client", "Without it"])
+async def test_a_pydantic_model_as_payload(db: psycopg.AsyncConnection, database_url: str) -> None:
+    await run_python(code("Payloads that json.dumps refuses", "python", PRODUCE), DATABASE_URL=database_url)
+    cursor = await db.execute("SELECT payload ->> 'total', payload ? 'placed_at' FROM messaging.message_outbox")
+    assert await cursor.fetchall() == [("42.50", True)]
+
+
+async def test_an_event_that_is_delayed(db: psycopg.AsyncConnection, database_url: str) -> None:
+    await run_python(code("Delay an event", "python", PRODUCE), DATABASE_URL=database_url)
+    cursor = await db.execute("SELECT next_run_at - occurred_at > INTERVAL '1 second' FROM messaging.message_outbox")
+    assert await cursor.fetchall() == [(True,)]
+
+
+async def test_an_event_that_is_added_once(db: psycopg.AsyncConnection) -> None:
+    for _ in range(2):
+        await db.execute(code("Add an event once", "sql", PRODUCE).encode())
+    cursor = await db.execute("SELECT count(*) FROM messaging.message_outbox")
+    assert await cursor.fetchone() == (1,)
+
+
+@pytest.mark.parametrize("program", CONSUMERS.values(), ids=CONSUMERS)
 async def test_the_consumer_takes_over_what_was_abandoned_and_does_nothing_twice(
-    heading: str, cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
+    program: str, cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
 ) -> None:
     relay = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
     await relay.ready()
@@ -129,9 +184,7 @@ async def test_the_consumer_takes_over_what_was_abandoned_and_does_nothing_twice
     for _ in range(2):
         await redis.xadd(STREAM, {name: value for name, value in first.items() if name != "stream_id"})
 
-    environment = {"REDIS_URL": redis_url, "CONSUMER_DATABASE_URL": database_url}
-    consumer = code(heading, "python")
-    async with running(sys.executable, "-W", "error", "-c", consumer, env=environment) as process:
+    async with running_python(program, REDIS_URL=redis_url, CONSUMER_DATABASE_URL=database_url) as process:
         assert process.stdout is not None
         lines = [await _line(process.stdout) for _ in range(2)]
         await insert_events(db, 1, aggregate_id="last")
@@ -145,6 +198,149 @@ async def test_the_consumer_takes_over_what_was_abandoned_and_does_nothing_twice
     unacknowledged = await redis.xpending_range(STREAM, "billing", "-", "+", 10)
     last = (await read_stream(redis))[-1]["stream_id"]
     assert {entry["message_id"] for entry in unacknowledged} <= {last}
+
+
+@pytest.mark.parametrize("program", PLAIN_CONSUMERS.values(), ids=PLAIN_CONSUMERS)
+async def test_the_consumer_prints_events_and_ends_at_sigterm(
+    program: str, cli: StartCli, db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str
+) -> None:
+    relay = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    await relay.ready()
+    async with running_python(program, REDIS_URL=redis_url) as process:
+        assert process.stdout is not None
+        await insert_events(db, 1)
+        assert await _line(process.stdout) == "order.created a1 {'n': 1}\n"
+        process.terminate()
+        async with asyncio.timeout(60):
+            assert await process.wait() == 0
+
+
+async def test_old_events_are_forgotten(db: psycopg.AsyncConnection, database_url: str) -> None:
+    await db.execute("CREATE TABLE handled_event (consumer text, event_id uuid, handled_at timestamptz)")
+    for days in (40, 20):
+        await db.execute(
+            "INSERT INTO handled_event VALUES ('billing', gen_random_uuid(), now() - make_interval(days => %s))", [days]
+        )
+    await run_python(code("Forget old events", "python", ONCE), CONSUMER_DATABASE_URL=database_url)
+    cursor = await db.execute("SELECT count(*) FROM handled_event")
+    assert await cursor.fetchone() == (1,)
+
+
+async def test_alembic_s_filter_and_migration(db: psycopg.AsyncConnection, database_url: str) -> None:
+    """The filter hides our tables from Alembic, and the migration makes what create_table makes."""
+    hide, create = blocks("Beside Alembic", "python", MIGRATE)
+    names: dict[str, Any] = {}
+    exec(hide, names)  # noqa: S102 -- the page is ours
+    include = names["include_name"]
+    assert [include(*each, {}) for each in (("messaging", "schema"), ("handled_event", "table"))] == [False, False]
+    assert [include(*each, {}) for each in ((None, "schema"), ("orders", "table"))] == [True, True]
+
+    engine = create_async_engine(database_url.replace("postgresql:", "postgresql+asyncpg:", 1))
+    async with engine.begin() as connection:
+        found = re.findall(r'"([^"]+)"', create)
+        for statement in (found[0] + found[1], found[2]):
+            await connection.execute(sqlalchemy.text(statement))
+    await engine.dispose()
+    shape = (
+        "SELECT column_name, data_type, is_nullable, column_default FROM information_schema.columns "
+        "WHERE table_name = 'handled_event' ORDER BY column_name"
+    )
+    migrated = await (await db.execute(shape)).fetchall()
+    await db.execute("DROP TABLE handled_event")
+    await db.execute((ROOT / "sql" / "client" / "handled_event.sql").read_text().encode())
+    assert migrated == await (await db.execute(shape)).fetchall()
+
+
+class Mailbox:
+    """A server that speaks enough SMTP; refuses the first mail."""
+
+    def __init__(self) -> None:
+        self.refused = 0
+        self.mails: asyncio.Queue[str] = asyncio.Queue()
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, to its end."""
+        writer.write(b"220 here\r\n")
+        with contextlib.suppress(ConnectionError):  # the consumer is killed at the end
+            while line := await reader.readline():
+                verb = line.split()[0].upper()
+                if verb == b"DATA" and not self.refused:
+                    self.refused += 1
+                    writer.write(b"451 later\r\n")
+                elif verb == b"DATA":
+                    writer.write(b"354 go on\r\n")
+                    self.mails.put_nowait((await reader.readuntil(b"\r\n.\r\n")).decode())
+                    writer.write(b"250 taken\r\n")
+                else:
+                    writer.write(b"221 bye\r\n" if verb == b"QUIT" else b"250 fine\r\n")
+        writer.close()
+
+
+async def test_a_mail_that_failed_is_sent_again(
+    db: psycopg.AsyncConnection, database_url: str, redis: "Redis", redis_url: str, cli: StartCli
+) -> None:
+    relay = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    await relay.ready()
+    mailbox = Mailbox()
+    async with await asyncio.start_server(mailbox.talk, "127.0.0.1", 0) as server:
+        port = str(server.sockets[0].getsockname()[1])
+        environment = {"REDIS_URL": redis_url, "CONSUMER_DATABASE_URL": database_url}
+        program = code("It may happen twice: do it, then remember", "python", SIDE_EFFECTS)
+        async with running_python(program, SMTP_HOST="127.0.0.1", SMTP_PORT=port, **environment):
+            await insert_events(db, 1)
+            [entry] = await entries(redis, 1)
+            async with asyncio.timeout(60):
+                mail = await mailbox.mails.get()
+    assert mailbox.refused == 1
+    assert f"Message-ID: <{entry['event_id']}@" in mail
+
+
+async def blocked_clients(redis: "Redis") -> int:
+    return int((await redis.info("clients"))["blocked_clients"])  # Redis tells nobody when a client blocks
+
+
+async def test_a_broadcast_gets_what_comes_from_now_on(redis: "Redis", redis_url: str) -> None:
+    program = code("WebSockets and other broadcasts", "python", SIDE_EFFECTS) + (
+        "async def main():\n"
+        "    browsers.add(queue := asyncio.Queue(maxsize=1))\n"
+        "    asyncio.create_task(broadcast())\n"
+        "    print(await queue.get(), flush=True)\n"
+        "asyncio.run(main())\n"
+    )
+    await redis.xadd(STREAM, {"payload": "before"})
+    async with running_python(program, REDIS_URL=redis_url) as process:
+        assert process.stdout is not None
+        await until(functools.partial(blocked_clients, redis), "it waits for entries")
+        await redis.xadd(STREAM, {"payload": "after"})
+        assert await _line(process.stdout) == "after\n"
+
+
+async def test_handlers(cli: StartCli, db: psycopg.AsyncConnection, database_url: str, tmp_path: Path) -> None:
+    module = tmp_path / "shop"
+    module.mkdir()
+    (module / "handlers.py").write_text(code("Handle events in Python", "python", page("how-to/handlers.md")))
+    [arguments] = [words for _, words in commands(code("Handle events in Python", "sh", page("how-to/handlers.md")))]
+    relay = await cli(
+        *arguments[1:],
+        "--unrouted=dead",
+        env={"DATABASE_URL": database_url, "DISPATCHER_ENABLED": "true", "PYTHONPATH": str(tmp_path)},
+    )
+    await relay.ready()
+    await insert_events(db, 1, event_type="invoice.requested", payload='{"order": 7}')
+    assert await relay.line("invoice for 7")
+    await insert_events(db, 1, event_type="mail.requested", payload='{"to": "nobody"}')
+    await relay.line("outbox_rows_buried_after_max_attempts")
+    cursor = await db.execute("SELECT last_error FROM messaging.message_dlq")
+    assert "no address" in str(await cursor.fetchone())
+
+
+async def test_the_fixtures_for_your_tests(tmp_path: Path) -> None:
+    text = page("how-to/test-your-code.md")
+    for heading, name in (("The fixtures", "conftest.py"), ("The tests", "test_orders.py")):
+        (tmp_path / name).write_text(code(heading, "python", text))
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--rootdir", str(tmp_path), "-c", "/dev/null")
+    output = await run(sys.executable, "-m", "pytest", *options, str(tmp_path), env={})
+    assert "3 passed" in output
 
 
 async def _line(stream: asyncio.StreamReader) -> str:
@@ -161,13 +357,14 @@ async def test_setting_up_your_own_servers(
         admin.execute("CREATE ROLE owner LOGIN CREATEROLE")
         admin.execute("CREATE DATABASE app OWNER owner")
         admin.execute("CREATE ROLE my_application LOGIN")
-    _, migrate, start = blocks("Use your own Postgres and Redis", "sh")
+    [migrate] = blocks("Migrate the database", "sh", MIGRATE)
+    roles, start = blocks("Roles", "sh", MIGRATE)
     address = f"localhost:{server.port}/app"
 
     programs = os.pathsep.join([str(Path(sys.executable).parent), str(server.bin("psql").parent), os.environ["PATH"]])
     psqlrc = tmp_path / "psqlrc"
     psqlrc.write_text("\\set ON_ERROR_STOP on\n")
-    script = "set -e\n" + migrate.replace("localhost:5432/app", address)
+    script = "set -e\n" + (migrate + roles).replace("localhost:5432/app", address)
     assert address in script
     await run("bash", "-c", script, env={"PATH": programs, "PSQLRC": str(psqlrc)})
 
@@ -238,3 +435,69 @@ async def test_replaying_and_pruning(
     await db.execute("UPDATE messaging.message_outbox SET sent_at = now() - INTERVAL '8 days'")
     await db.execute(prune.encode())
     await becomes(lambda: statuses(db), {})
+
+
+async def test_the_tutorial(cli: StartCli, server_folder: Path, tmp_path: Path) -> None:
+    """Each step in its order, with ports and folders of this test."""
+    text = page("tutorial.md")
+    for name, program in re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(program)
+    ports = ("--postgres-port", str(free_port()), "--redis-port", str(free_port()))
+    servers = await cli("dev", "--data-dir", str(server_folder / "tutorial"), *ports)
+    await servers.line("Ctrl-C stops both")
+    urls = dict([(await servers.line(f"export {name}=")).removeprefix("export ").split("=", 1) for name in URLS])
+
+    async def order(customer: str) -> None:
+        await run(sys.executable, str(tmp_path / "order.py"), customer, env=urls)
+
+    relay = await cli("run", env=urls | enabled(text, "3. Start a dispatcher"))
+    await relay.ready()
+    async with running(sys.executable, str(tmp_path / "show.py"), env=urls) as screen:
+        assert screen.stdout is not None
+        output = screen.stdout
+
+        async def event() -> str:
+            """The next event on the screen; between them the consumer says that Redis is away."""
+            while (line := await _line(output)).startswith("Redis: "):
+                pass
+            return line.rstrip()
+
+        await order("ada")
+        assert await event() == "order.created 1"
+        with pytest.raises(AssertionError, match="no credit"):
+            await order("mallory")
+
+        async with running(sys.executable, str(tmp_path / "freeze.py"), env=urls, stdin=True) as freeze:
+            assert freeze.stdout is not None
+            assert freeze.stdin is not None
+            assert (await freeze.stdout.read(5)).decode() == "Redis"
+            for customer in ("grace", "alan"):
+                await order(customer)
+            await relay.line("breaker_opened")
+            freeze.stdin.write(b"\n")
+            await freeze.wait()
+        assert [await event() for _ in range(2)] == ["order.created 3", "order.created 4"]
+
+        relay.signal(signal.SIGKILL)
+        await relay.wait()
+        await order("barbara")
+        relay = await cli("run", env=urls | enabled(text, "3. Start a dispatcher"))
+        assert await event() == "order.created 5"
+
+        await run(sys.executable, str(tmp_path / "picture.py"), env=urls)
+        await relay.line("outbox_rows_buried_after_max_attempts")
+        shown = await run(sys.executable, "-m", "dispatcher", "dlq", "list", env=urls)
+        assert "picture.taken" in shown
+        relay.signal(signal.SIGINT)
+        assert await relay.wait() == 0
+        relay = await cli("run", env=urls | enabled(text, "8. An event dies"))
+        retry = [words for block in blocks("8. An event dies", "sh", text) for _, words in commands(block)][-1]
+        await run(sys.executable, "-m", *retry, env=urls)
+        assert await event() == "picture.taken 1"
+
+
+def enabled(text: str, heading: str) -> dict[str, str]:
+    """The variables with which the tutorial starts a dispatcher there."""
+    starts = [env for block in blocks(heading, "sh", text) for env, words in commands(block) if words[-1] == "run"]
+    [env] = starts
+    return env

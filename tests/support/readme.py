@@ -22,10 +22,15 @@ def blocks(heading: str, language: str, text: str = README) -> list[str]:
     return [block for its_language, block in found if its_language == language]
 
 
-def code(heading: str, language: str) -> str:
+def code(heading: str, language: str, text: str = README) -> str:
     """The one block of that language under a heading."""
-    [block] = blocks(heading, language)
+    [block] = blocks(heading, language, text)
     return block
+
+
+def page(path: str) -> str:
+    """A page of the site: its path below docs/."""
+    return (ROOT / "docs" / path).read_text(encoding="utf-8")
 
 
 def table(heading: str, text: str = README) -> list[list[str]]:

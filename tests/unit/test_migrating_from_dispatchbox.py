@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dispatcher.cli import cli
-from tests.support.readme import ROOT, section, table
+from tests.support.readme import ROOT, page, section, table
 
-GUIDE = (ROOT / "docs" / "how-to" / "migrate-from-dispatchbox.md").read_text(encoding="utf-8")
+GUIDE = page("how-to/migrate-from-dispatchbox.md")
 OLD_FLAGS = {
     "--dsn", "--processes", "--batch-size", "--poll-interval", "--log-level", "--http-host", "--http-port",
     "--disable-http",
@@ -54,13 +54,10 @@ def test_every_flag_that_is_named_is_one_of_run() -> None:
     run = cli.get_command(None, "run")  # type: ignore[arg-type]
     assert run is not None
     known = {name for option in run.params for name in option.opts}
-    later = set(re.findall(r"`(--[\w-]+)`", section("Not yet")))
     named = set(re.findall(r"(?<!\w)--[a-z][\w-]+", section("The command", GUIDE) + section("Handlers", GUIDE)))
-    if "--handlers" in later:
-        later |= {"--unrouted", "--max-parallel", "--handler-timeout-ms"}
-    assert named <= known | later
+    assert named <= known
 
 
 def test_every_endpoint_that_is_named_is_served() -> None:
-    served = {re.sub(r"^`|`$", "", row[0]) for row in table("HTTP")}
+    served = {re.sub(r"^`|`$", "", row[0]) for row in table("HTTP", page("reference/http.md"))}
     assert column("HTTP", 1) - {"payload=1"} <= served

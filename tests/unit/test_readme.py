@@ -1,15 +1,21 @@
 """README and docs say what the program does: settings, commands, endpoints, metrics, files."""
 
+import configparser
 import io
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
 from rich.console import Console as Terminal
 
-from dispatcher.cli import COMMANDS
+from dispatcher.cli import COMMANDS, cli
 from dispatcher.demo.screen import show_result
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import judge
@@ -18,13 +24,16 @@ from dispatcher.service.http import build_http as service_site
 from dispatcher.settings import Settings, describe
 from dispatcher.telemetry.latency import LatencyHistogram
 from dispatcher.telemetry.metrics import Metrics
-from tests.support.readme import OPERATIONS, README, ROOT, blocks, section, table
+from tests.support.readme import OPERATIONS, README, ROOT, blocks, page, table
+from tests.support.runbook import commands
 
+# Variables that are not settings of `dispatcher run`.
+OTHER_NAMES: set[str] = set()
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def configuration_table() -> str:
-    """What README has to hold, from the table of settings."""
+    """What the page of the reference has to hold, from the table of settings."""
     lines = ["| Variable | Flag | Default | What it is |", "|---|---|---|---|"]
     for row in describe():
         env, default = (f"`{text}`" if text and " " not in text else text for text in (row.env, row.default))
@@ -33,11 +42,13 @@ def configuration_table() -> str:
 
 
 def test_the_configuration_table_is_the_table_of_settings() -> None:
-    assert configuration_table() in README, f"put this into README.md under Configuration:\n{configuration_table()}"
+    assert configuration_table() in page("reference/configuration.md"), f"put this there:\n{configuration_table()}"
 
 
 def test_every_command_is_described() -> None:
-    assert [row[0] for row in table("Commands")] == [f"`dispatcher {name}`" for name in COMMANDS]
+    assert [row[0] for row in table("Commands", page("reference/commands.md"))] == [
+        f"`dispatcher {name}`" for name in COMMANDS
+    ]
 
 
 def never(*anything: object) -> Any:
@@ -60,7 +71,7 @@ def test_every_endpoint_is_described() -> None:
         for route in build_http.router.routes()
         if route.resource is not None and route.method != "HEAD" and "/console/" not in route.resource.canonical
     }
-    assert {row[0] for row in table("HTTP")} == served
+    assert {row[0] for row in table("HTTP", page("reference/http.md"))} == served
 
 
 def test_every_metric_is_described() -> None:
@@ -101,15 +112,77 @@ def test_files_and_tests_that_are_named_exist(document: Path) -> None:
     assert set(missing) <= {"sql/insert_outbox.sql"}, "a file that is not there (that one is Dispatchbox's)"
 
 
-def test_the_sections_of_a_first_visit_are_there() -> None:
-    wanted = ("Try it", "Use your own Postgres and Redis", "Insert an event", "Read and acknowledge", "Not yet")
-    assert all(section(heading).strip() for heading in wanted)
-
-
-def test_who_visits_tries_it_before_anything_is_looked_up() -> None:
+def test_the_readme_is_read_in_five_minutes() -> None:
+    assert len(README.splitlines()) <= 200
     headings = re.findall(r"^## (.+)$", README, re.MULTILINE)
-    assert headings[0] == "Try it"
-    assert headings[-3:] == ["Configuration", "Not yet", "More"]
+    assert headings == [
+        "Try it", "Run it", "Add an event", "Read events", "What is promised", "When not to use it", "How fast it is",
+        "Where to go on",
+    ]  # fmt: skip
+
+
+def test_the_picture_is_the_same_in_readme_and_site() -> None:
+    [picture] = [block for block in blocks("Outbox dispatcher", "") if "COMMIT" in block]
+    assert picture in page("index.md")
+
+
+GUIDES = [path for path in DOCS if path.parent.name not in ("decisions", "performance")]
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=lambda path: path.name)
+def test_commands_and_variables_that_are_shown_exist(document: Path) -> None:
+    """Also in blocks that no test executes: a command is known, and so are its flags; a variable is a setting."""
+    text = document.read_text(encoding="utf-8")
+    shell = "\n".join(re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL))
+    wrong = []
+    for _, [program, *arguments] in commands(shell):
+        if program != "dispatcher":
+            continue
+        command = cli.get_command(None, arguments[0]) if arguments else None  # type: ignore[arg-type]
+        while isinstance(command, click.Group):
+            arguments = arguments[1:]
+            command = command.commands.get(arguments[0])
+        known = {name for option in command.params for name in option.opts} if command else set()
+        flags = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+        if command is None or not flags <= known | {"--help"}:
+            wrong.append(" ".join(arguments))
+    named = set(re.findall(r"\b(?:DISPATCH|OUTBOX|DLQ)_[A-Z_]+[A-Z]\b", text))
+    wrong += sorted({name.removesuffix("_FILE") for name in named} - {row.env for row in describe()} - OTHER_NAMES)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=lambda path: path.name)
+def test_python_that_is_shown_compiles(document: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        compile(block, document.name, "exec", dont_inherit=True)
+
+
+def test_the_unit_for_systemd() -> None:
+    settings, unit = blocks("Run with systemd", "ini", page("how-to/run-with-systemd.md"))
+    names = {line.partition("=")[0] for line in settings.splitlines()}
+    assert names <= {row.env for row in describe()}
+    parsed = configparser.ConfigParser()
+    parsed.optionxform = str  # type: ignore[assignment,method-assign]
+    parsed.read_string(unit)
+    grace_s = Settings(database_url="postgresql:///app", redis_url="redis://localhost").shutdown_grace_ms / 1000
+    assert float(parsed["Service"]["TimeoutStopSec"]) > grace_s
+    assert parsed["Service"]["ExecStart"].split()[1:] == ["run"]
+
+
+def test_the_services_for_compose() -> None:
+    [text] = blocks("In your own compose file", "yaml", page("how-to/run-with-compose.md"))
+    services = yaml.safe_load(text)["services"]
+    assert {name for each in services.values() for name in each["environment"]} <= {row.env for row in describe()}
+    assert all(each["command"][0] in COMMANDS for each in services.values())
+
+
+def test_nothing_of_the_site_is_loaded_from_elsewhere(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path))
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=True)
+    text = "".join(file.read_text(encoding="utf-8") for file in tmp_path.rglob("*.html"))
+    loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"?([^\"\s>]+)", text)
+    assert any(path.endswith(".css") for path in loaded)
+    assert [path for path in loaded if "//" in path] == []
 
 
 def test_the_result_that_is_shown_is_the_one_that_the_demo_prints() -> None:
@@ -118,7 +191,7 @@ def test_the_result_that_is_shown_is_the_one_that_the_demo_prints() -> None:
     tally.add_received([(2_000, [b"a"])])
     shown = io.StringIO()
     show_result(Terminal(file=shown, width=100), tally, 1, judge(tally, sent=1, exit_code=0), rate=200)
-    [result] = blocks("Try it", "")
+    [result] = [block for block in blocks("Try it", "") if "p50" in block]
     assert _labels(result) == _labels(shown.getvalue())
     assert len(_labels(result)) > 5
 
