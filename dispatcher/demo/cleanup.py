@@ -1,4 +1,4 @@
-"""Whatever ends a run, everything it started is stopped: one exit stack, whose closing no signal cuts short."""
+"""Stops everything that a run started, however the run ends: an exit stack whose closing no signal interrupts."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class InterruptedRunError(DispatcherError):
-    """A signal asked us to end."""
+    """SIGINT, SIGTERM or SIGHUP ended the run."""
 
     exit_code = 130
 
@@ -42,7 +42,7 @@ def ending_in_order() -> Iterator[contextlib.ExitStack]:
 
 @contextlib.contextmanager
 def signals_held_back() -> Iterator[None]:
-    """A signal that comes meanwhile acts at the end. A child started here has them blocked. Main thread only."""
+    """Delay signals until the end of the block. A child started in it has them blocked. Main thread only."""
     came: list[int] = []
     handlers = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in SIGNALS}
     # Blocking alone would not do: another thread would take the signal, and Python would run the handler in this one.
@@ -58,7 +58,7 @@ def signals_held_back() -> Iterator[None]:
 
 
 def leave_stopping_to_parent() -> None:
-    """In a child started under `signals_held_back`. Ctrl-C reaches all of a terminal; our parent stops us in order."""
+    """Call it in a child started under `signals_held_back`: it ignores Ctrl-C, because its parent stops it in order."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 

@@ -1,4 +1,4 @@
-"""The consumer: a process that blocks on the stream as a real one does, and notes when each entry reached it.
+"""The consumer: a process that blocks on the stream like a real one, and records when it read each entry.
 
 With a group it reads with XREADGROUP and acknowledges with XACK; without one it reads with XREAD. Replies are parsed
 by hiredis and taken as they come: a dictionary an entry would cost more than the dispatcher spends on it.
@@ -23,7 +23,7 @@ REPORT_EVERY_NS = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """What to read, and how."""
+    """The stream to read; `group` None: without a consumer group. `count`: entries of one read."""
 
     url: str
     stream: str
@@ -32,7 +32,7 @@ class Reader:
 
 
 def consume(reader: Reader, pipe: Connection) -> None:
-    """The body of the process: take position at the stream's end, say so, read until told to stop."""
+    """The body of the process: start at the stream's end, report Ready, read until Stop."""
     leave_stopping_to_parent()
     try:
         pool = redis.ConnectionPool.from_url(
@@ -54,7 +54,7 @@ def consume(reader: Reader, pipe: Connection) -> None:
 
 
 class _Consumer:
-    """The loop's state. Written by its own single thread only."""
+    """The loop's state, written by one thread."""
 
     def __init__(self, reader: Reader, connection: Any, pipe: Connection) -> None:
         self.reader = reader
@@ -64,7 +64,7 @@ class _Consumer:
         self.reads: list[tuple[int, list[bytes]]] = []  # not yet reported
 
     def run(self) -> None:
-        """Read until told to stop, then to the stream's end."""
+        """Read until Stop, then to the stream's end."""
         self._take_position()
         self.pipe.send(Ready())
         gc.disable()  # a collection would be measured as latency; the process ends with the run
@@ -87,7 +87,7 @@ class _Consumer:
         self.pipe.send(Ended())
 
     def _call(self, *command: object) -> Any:
-        """Send one command and return its reply; a reply that is an error is raised."""
+        """Send one command and return its reply. Raises an error reply."""
         self.connection.send_command(*command)
         return self.connection.read_response()
 

@@ -1,4 +1,4 @@
-"""A log-linear histogram of whole numbers: constant relative error, mergeable, a few hundred counters at most.
+"""A log-linear histogram of whole numbers: constant relative error, a few hundred counters at most.
 
 Each power of two is cut into 128 equal buckets, so a quantile is never below the true one and at most 1/128 (0.8 %)
 above it. Values below 256 are exact. The unit is the caller's; the load generator records nanoseconds.
@@ -6,7 +6,7 @@ above it. Values below 256 are exact. The unit is the caller's; the load generat
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 _BITS = 8  # values below 2**_BITS have a bucket each; above, 2**(_BITS - 1) buckets a power of two
 _HALF = 1 << (_BITS - 1)
@@ -49,16 +49,6 @@ class Histogram:
         self.count += 1
         self.total += value
 
-    def merge(self, other: "Histogram") -> None:
-        """Add another's counts: the same as having recorded its values here."""
-        if not other.count:
-            return
-        self.minimum = other.minimum if not self.count else min(self.minimum, other.minimum)
-        self.maximum = max(self.maximum, other.maximum)
-        self.counts.update(other.counts)
-        self.count += other.count
-        self.total += other.total
-
     def quantile(self, q: float) -> int:
         """The smallest value that at least a share `q` (0 to 1) of all values do not exceed; 0 when there are none."""
         if not 0.0 <= q <= 1.0:
@@ -73,12 +63,8 @@ class Histogram:
                 return min(highest_in(bucket), self.maximum)
         return self.maximum
 
-    def mean(self) -> float:
-        """The exact mean; 0 when there are no values."""
-        return self.total / self.count if self.count else 0.0
-
     def as_dict(self) -> dict[str, object]:
-        """For JSON: the counts by bucket and the exact figures."""
+        """For JSON: the counts by bucket, and the exact count, sum, minimum and maximum."""
         return {
             "buckets": {str(bucket): self.counts[bucket] for bucket in sorted(self.counts)},
             "count": self.count,
@@ -86,17 +72,3 @@ class Histogram:
             "minimum": self.minimum,
             "maximum": self.maximum,
         }
-
-    @classmethod
-    def from_dict(cls, saved: Mapping[str, object]) -> "Histogram":
-        """What `as_dict` wrote. Raises ValueError when it is something else."""
-        buckets = saved.get("buckets")
-        if not isinstance(buckets, Mapping):
-            raise ValueError("not a saved histogram: 'buckets' is missing")
-        histogram = cls()
-        histogram.counts.update({int(bucket): int(count) for bucket, count in buckets.items()})
-        histogram.count = int(str(saved["count"]))
-        histogram.total = int(str(saved["total"]))
-        histogram.minimum = int(str(saved["minimum"]))
-        histogram.maximum = int(str(saved["maximum"]))
-        return histogram

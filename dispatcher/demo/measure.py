@@ -13,11 +13,11 @@ from dispatcher.demo.cleanup import signals_held_back
 from dispatcher.demo.consumer import Reader, consume
 from dispatcher.demo.messages import (
     Committed,
-    ConsumerDone,
     ConsumerProgress,
     Ended,
     Failed,
     Message,
+    ProducerDone,
     Ready,
     Start,
     Stop,
@@ -36,16 +36,16 @@ class MeasurementFailedError(DispatcherError):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What came of it."""
+    """The result."""
 
     tally: Tally
-    done: ConsumerDone
+    done: ProducerDone
     start_ns: int = 0  # the monotonic clock when the first event was due
 
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What the caller does meanwhile. Each may raise to end the measurement."""
+    """Calls into the caller during the measurement. Each may raise to end it."""
 
     progress: Callable[[Tally, float], None] = lambda _tally, _elapsed_s: None  # a few times a second
     check: Callable[[], None] = lambda: None  # as often: is what we measure still alive?
@@ -54,7 +54,7 @@ class Hooks:
 
 @contextlib.contextmanager
 def _process(body: Callable[[Any, Connection], None], plan: object) -> Iterator[Connection]:
-    """A child process and our end of its pipe. It is gone when the block is left."""
+    """Start a child process, yield our end of its pipe, and end the process with the block."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=body, args=(plan, theirs), daemon=True)
@@ -93,7 +93,7 @@ def measure(
 
 
 class _Run:
-    """One measurement's state. Written by the parent's single thread only."""
+    """The state of one measurement, written by one thread of the parent."""
 
     def __init__(self, producer: Connection, consumer: Connection, hooks: Hooks, tally: Tally) -> None:
         self.producer = producer
@@ -102,7 +102,7 @@ class _Run:
         self.tally = tally
         self.start_ns = 0
         self.ready = 0
-        self.done: ConsumerDone | None = None
+        self.done: ProducerDone | None = None
         self.ended = False
 
     def run(self, warmup_s: float, grace_s: float) -> Measurement:
@@ -125,7 +125,7 @@ class _Run:
     def _elapsed_s(self) -> float:
         return max(0.0, (time.perf_counter_ns() - self.start_ns) / 1e9) if self.start_ns else 0.0
 
-    def _until_done(self) -> ConsumerDone:
+    def _until_done(self) -> ProducerDone:
         while self.done is None:
             self._turn()
         return self.done
@@ -138,7 +138,7 @@ class _Run:
             self._turn()
 
     def _turn(self) -> None:
-        """Take what the children have said, then let the caller look."""
+        """Take the children's messages, then call the hooks."""
         pipes = [self.consumer] if self.done else [self.producer, self.consumer]
         if self.ended:
             pipes.remove(self.consumer)
@@ -161,7 +161,7 @@ class _Run:
                 self.tally.add_received(reads)
             case Ready():
                 self.ready += 1
-            case ConsumerDone():
+            case ProducerDone():
                 self.done = message
             case Ended():
                 self.ended = True

@@ -1,4 +1,4 @@
-"""What the measuring processes and their parent say to each other."""
+"""Messages between the measuring processes and their parent."""
 
 from typing import NamedTuple
 
@@ -29,8 +29,8 @@ class ConsumerProgress(NamedTuple):
     reads: list[tuple[int, list[bytes]]]
 
 
-class ConsumerDone(NamedTuple):
-    """From the producer, last: what it did."""
+class ProducerDone(NamedTuple):
+    """From the producer, last: its totals."""
 
     events: int
     transactions: int
@@ -49,4 +49,4 @@ class Failed(NamedTuple):
     reason: str
 
 
-Message = Ready | Committed | ConsumerProgress | ConsumerDone | Ended | Failed
+Message = Ready | Committed | ConsumerProgress | ProducerDone | Ended | Failed

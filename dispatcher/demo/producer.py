@@ -1,4 +1,4 @@
-"""The open-loop producer: a process that commits events at a given rate, whatever becomes of them.
+"""The open-loop producer: a process that commits events at a given rate, however slow the rest is.
 
 Event k is due at start + k / rate; when commits are slow, events queue here and go out late, none is left out. Each
 is its own committed transaction, unless more are overdue than there are connections and `max_group` allows several to
@@ -18,7 +18,7 @@ from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn
 
 from dispatcher.demo.cleanup import leave_stopping_to_parent
-from dispatcher.demo.messages import Committed, ConsumerDone, Failed, Ready, Start
+from dispatcher.demo.messages import Committed, Failed, ProducerDone, Ready, Start
 from dispatcher.demo.payloads import COLUMNS, sample_events
 
 REPORT_EVERY_NS = 100_000_000
@@ -27,7 +27,7 @@ CASTS = ("uuid", "uuid", "text", "text", "jsonb", "jsonb")  # of COLUMNS
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much to produce, and where to."""
+    """What to produce, and where."""
 
     conninfo: str
     rate: float  # events a second
@@ -39,7 +39,6 @@ class Load:
 
     @property
     def events(self) -> int:
-        """How many events that is."""
         return max(1, round(self.rate * self.seconds))
 
 
@@ -49,7 +48,7 @@ def connections_for(rate: float) -> int:
 
 
 def produce(load: Load, pipe: Connection) -> None:
-    """The body of the process: connect, say so, wait for the start, produce, report, end."""
+    """The body of the process: connect, report Ready, wait for Start, produce, report ProducerDone."""
     leave_stopping_to_parent()
     try:
         opened = [_open(load) for _ in range(load.connections)]
@@ -71,7 +70,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _insert(size: int) -> bytes:
-    """An INSERT of `size` rows."""
     width = len(COLUMNS)
     rows = (
         "(" + ", ".join(f"${row * width + i + 1}::{cast}" for i, cast in enumerate(CASTS)) + ")" for row in range(size)
@@ -92,7 +90,7 @@ def _open(load: Load) -> psycopg.Connection[tuple[object, ...]]:
 
 
 class _Producer:
-    """The loop's state. Written by its own single thread only."""
+    """The loop's state, written by one thread."""
 
     def __init__(self, load: Load, sessions: list[PGconn], pipe: Connection) -> None:
         self.load = load
@@ -106,7 +104,7 @@ class _Producer:
         self.grouped = 0  # events that shared a transaction
         self.latest_ns = 0  # how far behind its due time the most belated event was begun
 
-    def run(self, start_ns: int) -> ConsumerDone:
+    def run(self, start_ns: int) -> ProducerDone:
         """Produce from `start_ns` (this machine's monotonic clock) on, and return the totals."""
         gc.disable()  # a collection would be measured as latency; the process ends with the run
         total, gap_ns = self.load.events, 1e9 / self.load.rate
@@ -126,7 +124,7 @@ class _Producer:
                 self._report()
                 reported_at = now
         self._report()
-        return ConsumerDone(begun, self.transactions, self.grouped, (now - start_ns) / 1e9, self.latest_ns / 1e9)
+        return ProducerDone(begun, self.transactions, self.grouped, (now - start_ns) / 1e9, self.latest_ns / 1e9)
 
     def _begin(self, size: int) -> None:
         """Send one transaction of `size` events on an idle connection."""
@@ -157,7 +155,6 @@ class _Producer:
             self.idle.append(session)
 
     def _report(self) -> None:
-        """Hand what was committed to the parent."""
         if self.committed:
             self.pipe.send(Committed(self.committed))
             self.committed = []

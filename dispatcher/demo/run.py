@@ -28,7 +28,7 @@ SETTLE_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the person asked for."""
+    """The options of the demo."""
 
     rate: float
     seconds: float
@@ -37,7 +37,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of it."""
+    """The result. `sent`: rows that Postgres marks sent."""
 
     tally: Tally
     sent: int
@@ -81,7 +81,7 @@ def _start_servers(stack: ExitStack, folder: Path, screen: Screen) -> tuple[str,
 
 
 def _start_dispatcher(stack: ExitStack, log: Path, database_url: str, redis_url: str, port: int) -> DispatcherProcess:
-    """The real service, as its own process, ready."""
+    """The real service in a process of its own; returns when it is ready."""
     settings = {
         "DISPATCHER_ENABLED": "true",
         "DATABASE_URL": database_url,

@@ -32,7 +32,6 @@ class Sample:
 
     @property
     def last_error(self) -> str | None:
-        """What a row of that status would have."""
         return "made by dispatcher demo --seed-only" if self.status in ("retry", "dead") else None
 
 

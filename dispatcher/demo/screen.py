@@ -1,4 +1,4 @@
-"""What the demo shows: a live panel on a terminal, a line every few seconds elsewhere, and the table at the end."""
+"""The demo's output: a live panel on a terminal, a line every few seconds elsewhere, and the table at the end."""
 
 import time
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ NEXT = {
 
 
 class Screen(Protocol):
-    """Where the demo reports to."""
+    """Shows the demo's steps and figures."""
 
     def step(self, text: str) -> None:
-        """Say what happens now."""
+        """Announce the next step."""
 
     def progress(self, tally: Tally, elapsed_s: float) -> None:
-        """Show how the measurement goes."""
+        """Show the figures so far."""
 
     def close(self) -> None:
         """Show nothing more."""

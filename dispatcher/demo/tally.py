@@ -32,7 +32,7 @@ class Tally:
 
     @property
     def foreign(self) -> int:
-        """Received, and committed by nobody we know of (yet)."""
+        """Received without a known commit (yet)."""
         return len(self._unclaimed)
 
     def add_committed(self, events: Iterable[tuple[int, bytes]]) -> None:

@@ -1,4 +1,4 @@
-"""Did it keep the promise: nothing lost, nothing doubled, p95 under the runbook's 1.5 s."""
+"""The verdict: nothing lost, nothing doubled, p95 under the 1.5 s of the SLA."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,16 @@ SLA_P95_MS = 1500.0
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Passed when there is no reason against it."""
+    """Passed when there is no reason against it; `word` is for the table and for scripts."""
 
     reasons: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether every promise was kept."""
         return not self.reasons
 
     @property
     def word(self) -> str:
-        """For the table and for scripts."""
         return "met" if self.passed else "BROKEN"
 
 

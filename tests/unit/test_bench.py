@@ -19,7 +19,7 @@ from bench.sla import Held
 from bench.steady import by_second, quantile
 from bench.writers import NAMES, _judge
 from dispatcher.demo.measure import Measurement
-from dispatcher.demo.messages import ConsumerDone
+from dispatcher.demo.messages import ProducerDone
 from dispatcher.demo.tally import Tally
 
 SECOND = 1_000_000_000
@@ -35,7 +35,7 @@ def measurement(rate: int, latency_ms: list[float], *, late_s: float = 0.0) -> M
             tally.add_committed([(moment, name)])
             tally.add_received([(moment + int(ms * 1e6), [name])])
     events = rate * len(latency_ms)
-    return Measurement(tally, ConsumerDone(events, events, 0, float(len(latency_ms)), late_s))
+    return Measurement(tally, ProducerDone(events, events, 0, float(len(latency_ms)), late_s))
 
 
 def test_a_limit_belongs_to_the_good_side() -> None:
