@@ -93,7 +93,9 @@ async def test_under_load_nothing_is_in_hand_once_it_is_acknowledged(
         await other.tap.next(Claimed)
         code, output = await command("pause", "--json")
         assert code == 0
-        assert [each["acknowledged"] for each in json.loads(output.splitlines()[0])["dispatchers"]] == [True, True]
+        answer = json.loads(output.splitlines()[0])
+        assert [each["acknowledged"] for each in answer["dispatchers"]] == [True, True]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", answer["since"])
         held = await statuses(db)
         assert set(held) <= {"sent", "pending"}  # all are sent, should the command take that long
         assert len(await read_stream(redis)) == held["sent"]
