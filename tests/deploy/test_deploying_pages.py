@@ -1,14 +1,19 @@
-"""What docs/operations.md tells to type at Docker or a cluster names things that are there: neither is at hand here."""
+"""What the how-to pages tell to type at Docker or a cluster names things that are there: neither is at hand here."""
 
 import re
 
 import yaml
 
 from dispatcher.settings import describe
-from tests.support.readme import OPERATIONS, ROOT
-from tests.support.runbook import sections
+from tests.support.readme import ROOT, page
+from tests.support.runbook import commands, sections
 
-NAMED = [code.split() for section in sections(OPERATIONS) for code in section.inline]
+PAGES = page("how-to/run-with-compose.md") + page("how-to/run-on-kubernetes.md") + page("how-to/canary.md")
+SECTIONS = sections(PAGES)
+NAMED = [code.split() for section in SECTIONS for code in section.inline]
+NAMED += [
+    words for each in SECTIONS for language, text in each.blocks if language == "sh" for _, words in commands(text)
+]
 
 
 def said(*words: str) -> list[list[str]]:
@@ -34,7 +39,8 @@ def test_compose() -> None:
     services = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
     profiles = {profile for service in services.values() for profile in service.get("profiles", ())}
     for arguments in said("docker", "compose"):
-        named = arguments[arguments.index("up") + 1 :]
+        action = next(word for word in arguments if word in ("up", "down"))
+        named = arguments[arguments.index(action) + 1 :]
         assert {name for name in named if not name.startswith("-")} <= set(services)
         assert {arguments[at + 1] for at, word in enumerate(arguments) if word == "--profile"} <= profiles
 
@@ -58,5 +64,5 @@ def test_kubectl() -> None:
         assert changed
         assert set(changed) <= variables
         assert {word for word in arguments if "/" in word} <= names
-    for name in re.findall(r"`(deploy/kubernetes/[\w/]+)`", OPERATIONS):
+    for name in re.findall(r"`(deploy/kubernetes/[\w/]+)`", PAGES):
         assert (ROOT / name / "kustomization.yaml").is_file(), name
