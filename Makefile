@@ -64,8 +64,9 @@ contracts: $(DEV) ## the import contracts of pyproject.toml
 
 check: lint types contracts test ## lint, types, contracts and test
 
-schema: $(DEV) ## write sql/schema.sql from the migrations
+schema: $(DEV) ## write sql/schema.sql from the migrations, and which modules load each file of sql/statements
 	@$(BIN)/python -m tests.dump_schema
+	@$(BIN)/python -m tests.sql_headers
 
 wheel: $(DEV) ## build the wheel and try it in new environments
 	@$(BIN)/python .ci/try_wheel.py

@@ -30,6 +30,7 @@ QUIET = LOGGED | {
     "full_page_writes": "off",
     "fsync": "off",
 }
+RELAY = {"claim", "read_row", "settle_sent", "settle_retry", "settle_dead", "release", "doze", "look"}
 ROWS, SINGLES = 10_240, 40
 NEVER = "60000"  # ms: no tick adds a look
 TABLE = "'messaging.message_outbox'::regclass"
@@ -136,7 +137,7 @@ def _backlog(servers: Rig, log: StatementLog, legs: Legs) -> tuple[dict[str, flo
         commands = int(redis.info("commandstats")["cmdstat_xadd"]["calls"])
     if worked.lost or worked.duplicated:
         raise DispatcherError(f"{worked.lost} events were lost and {worked.duplicated} doubled: nothing to compare")
-    statements = Counter({name: n for name, n in log.new().items() if name.startswith("stages/")})
+    statements = Counter({name: n for name, n in log.new().items() if name in RELAY})
     with servers.connect() as connection:
         row = connection.execute(STATS.encode()).fetchone()
     updated, heap_only, index_pages, table_pages = row if row else (0,) * 4
@@ -166,7 +167,7 @@ def _one_by_one(servers: Rig, dispatcher: DispatcherProcess, log: StatementLog, 
             servers.wait_drained(dispatcher)
             _until_asleep(servers, dispatcher)
             legs.within(number / SINGLES)
-    statements = Counter({name: n for name, n in log.new().items() if name.startswith(("stages/", "other"))})
+    statements = Counter({name: n for name, n in log.new().items() if name in {*RELAY, "other"}})
     legs.end(f"{statements.total() / SINGLES:.1f} statements an event")
     return statements
 
@@ -176,7 +177,7 @@ def _until_asleep(servers: Rig, dispatcher: DispatcherProcess) -> None:
     asleep = """
         SELECT count(*) FROM pg_stat_activity
         WHERE application_name LIKE 'dispatcher control %' AND state = 'idle'
-        AND query LIKE '-- Who: stages/doorbell/wake.py%'
+        AND query ~ '^-- (doze|look):'
             AND clock_timestamp() - state_change > interval '20 ms'
     """
     while not servers.value(asleep):

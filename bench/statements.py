@@ -1,4 +1,4 @@
-"""What a Postgres of our own was asked by dispatchers: each statement names in its header who runs it."""
+"""What a Postgres of our own was asked by dispatchers: the first line of each statement has its name."""
 
 import re
 from collections import Counter
@@ -6,7 +6,7 @@ from collections import Counter
 from bench.servers import POSTGRES_SETTINGS, Rig
 
 LOGGED = POSTGRES_SETTINGS | {"log_statement": "all", "log_line_prefix": "%a|"}
-_ENTRY = re.compile(r"^dispatcher [^|]*\|LOG: +(?:execute [^:]*|statement): *(?:-- Who: ([\w/.]+))?", re.MULTILINE)
+_ENTRY = re.compile(r"^dispatcher [^|]*\|LOG: +(?:execute [^:]*|statement): *(?:-- (\w+):)?", re.MULTILINE)
 
 
 class StatementLog:
@@ -21,7 +21,7 @@ class StatementLog:
         self._read = self._path.stat().st_size
 
     def new(self) -> Counter[str]:
-        """Statements since, by the file that runs them."""
+        """Statements since, by name."""
         with self._path.open("rb") as log:
             log.seek(self._read)
             text = log.read().decode(errors="replace")

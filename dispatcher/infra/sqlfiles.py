@@ -1,9 +1,10 @@
 """Finds the SQL files: statements, those of dispatcher/client, migrations, the doorbell trigger.
 
 They lie beside the package in a checkout (sql/, triggers/) and inside it in a wheel (_sql, _triggers, put there by
-hatchling's force-include). The text is returned as it stands in the file.
+hatchling's force-include).
 """
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,9 +21,10 @@ class Migration:
 
 
 @cache
-def load(name: str) -> str:
-    """The text of sql/statements/<name>.sql."""
-    return _read(_folder("sql") / "statements" / f"{name}.sql")
+def load(name: str, *, filtered: bool = False) -> str:
+    """The text of sql/statements/<name>.sql. `filtered`: with its lines that begin with `--filtered: `."""
+    text = _read(_folder("sql") / "statements" / f"{name}.sql")
+    return re.sub(r"^ +--filtered: " if filtered else r"^ +--filtered: .*\n", "", text, flags=re.MULTILINE)
 
 
 @cache

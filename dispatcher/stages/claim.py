@@ -78,15 +78,14 @@ async def claim(
         "floor": floor,
         "now": now,
     }
-    name = "claim"
+    statement = load("claim", filtered=share is not None)
     if share is not None:
-        name = "claim_share"
         parameters |= {"types": list(share.types), "handled": share.handled, "since_s": since_s}
     try:
-        rows = await session.fetch(load(name), parameters | {"most_bytes": most_bytes})
+        rows = await session.fetch(statement, parameters | {"most_bytes": most_bytes})
         claimed_at = monotonic()
     except psycopg.errors.ProgramLimitExceeded:  # one row is too large to be read, and would hold up all for ever
-        rows = await session.fetch(load(name), parameters | {"most_bytes": None})
+        rows = await session.fetch(statement, parameters | {"most_bytes": None})
         claimed_at = monotonic()
         rows.sort(key=_order)
         rows = await _read_one_by_one(session, claim_id, rows, most_bytes)

@@ -1,7 +1,11 @@
--- Who: upkeep/takeover.py, once the owner is fenced. Index: message_outbox_due_idx; rare, so walking what is unsettled is
--- affordable. Takes claimed rows over under a claim of our own, from a dead owner (%(owner)s, what it claimed before it was
--- fenced: one that was only cut off may be claiming again, and what it claims now it will publish) or of overdue claims
--- (%(claims)s, which may hold NULL for rows picked without a claim). A row missing from the answer: settled meanwhile.
+-- adopt: takes claimed rows over from a dispatcher that is fenced, or whose lease has expired, under a claim of our own.
+-- Parameters: self (our id in the registry, or NULL), claim_id, limit (rows); owner and fenced_at (a fenced dispatcher's id: rows
+--   that it claimed up to that time; a dispatcher that was only cut off may claim again, and publishes what it claims later) or
+--   claims, unclaimed, lease_s (claims older than this many seconds; unclaimed: also rows that are picked without a claim id); now
+--   (NULL: the server's clock).
+-- Returns: id, event_id and stream_id (the floor) of each row. A row that is missing was settled meanwhile.
+-- Loaded by: dispatcher/upkeep/takeover.py
+-- Index: message_outbox_due_idx; walks all that is unsettled, which is affordable because it is rare.
 UPDATE messaging.message_outbox AS o
 SET picked_at = clock_timestamp(),
     picked_by = %(self)s,

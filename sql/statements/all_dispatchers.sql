@@ -1,3 +1,6 @@
--- Who: upkeep/postgres_crash.py, before it looks. Index: none, the registry is a handful of rows.
--- Answer: the names of all dispatchers that may have published, alive or not.
+-- all_dispatchers: lists the dispatchers that may have published before a crash of Postgres.
+-- Parameters: none.
+-- Returns: name of each, alive or not.
+-- Loaded by: dispatcher/upkeep/postgres_crash.py
+-- Index: none; the registry has a few rows.
 SELECT d.name FROM messaging.dispatcher AS d

@@ -1,14 +1,21 @@
--- Who: stages/claim.py, for each batch. Index: message_outbox_due_idx, from the cursor on.
--- A row missing from the answer: not due, held by another dispatcher, not in our share of the slots; or Postgres crashed, and what
--- it forgot was not looked for in the stream yet (upkeep/postgres_crash.py): then all of them. Rows for handlers, which have no floor,
--- do not wait for that: they are in no stream.
--- Times come and go in UTC: the earliest allowed is no Python time in a zone west of Greenwich, and would fail its batch for ever.
--- The last column is the age of the latency histogram: since the event could first go out, which a replay and a schedule put off
--- (next_run_at); since it occurred when it failed before; nothing when a plain UPDATE put a sent row back: nobody noted when.
--- A payload, or headers, of more than %(most_bytes)s bytes stay here: '!' and their size stand for them, or a batch of them would
--- exhaust the dispatcher's memory. %(most_bytes)s NULL: no large one is written as text; see read_row.sql. Small ones are
--- not measured: that, or a cut, costs each row 0.1 to 1 us, and 1,000 bytes of the worst numbers (1e131071) are 11 MB of text.
--- The array is built once, before the update, so no plan can claim more than the limit; by ctid no index is asked twice.
+-- claim: takes due rows, in order, under a claim of their own.
+-- Parameters: dispatcher (our id in the registry, or NULL), claim_id, floor (the newest entry id that is known; NULL: the rows are
+--   for handlers), after_time, after_id (the cursor; time in UTC), slots (only slots below this number), limit (rows), most_bytes
+--   (larger text stays in Postgres), now (NULL: the server's clock).
+-- Parameters when some event types have handlers: types, handled (true: these types only; false: all others), since_s (NULL, or
+--   only rows that fell due in the last so many seconds: to pass over 100,000 rows of the other types takes 30 ms).
+-- Returns: the columns of ClaimedRow. A row that is missing is not due, is held by another dispatcher, or is in no slot of ours. No
+--   row at all: perhaps Postgres crashed and the stream was not searched yet; rows for handlers are in no stream and do not wait
+--   for that.
+-- Loaded by: dispatcher/stages/claim.py
+-- Index: message_outbox_due_idx, from the cursor on.
+-- Times are text in UTC: the earliest time that the table allows is no Python time in a zone west of Greenwich.
+-- The last column is the age in seconds for the latency histogram: since the event was first due; since it occurred, if it failed
+-- before; 0 if a plain UPDATE put a sent row back.
+-- Payload and headers: '!' and the size stand for text of more than most_bytes, or a batch of it would exhaust the dispatcher's memory.
+-- most_bytes NULL: no large one is read, see read_row.sql. Small ones are not measured: that costs a row 0.1 to 1 us.
+-- The array is built once, before the update, so no plan can claim more than the limit; by ctid no index is read twice.
+-- Lines marked --filtered belong only to load("claim", filtered=True), when some event types have handlers.
 UPDATE messaging.message_outbox AS o
 SET status = 'picked',
     picked_at = coalesce(%(now)s::timestamptz, clock_timestamp()),
@@ -21,9 +28,16 @@ WHERE o.ctid = ANY (ARRAY(
     WHERE NOT d.settled
       AND d.status <> 'picked'
       AND d.next_run_at <= coalesce(%(now)s::timestamptz, clock_timestamp())
-      AND (d.next_run_at, d.id) > (%(after_time)s::timestamp AT TIME ZONE 'UTC', %(after_id)s)
+      AND (d.next_run_at, d.id) > (
+          --filtered: -- A subquery: a function of the clock would be evaluated for each row, and no index scan could begin there.
+          --filtered: (SELECT greatest(coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(since_s)s),
+          %(after_time)s::timestamp AT TIME ZONE 'UTC'
+          --filtered: ))
+          , %(after_id)s::bigint
+      )
       AND d.slot < %(slots)s
       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM messaging.unbroken))
+      --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     ORDER BY d.next_run_at, d.id
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED

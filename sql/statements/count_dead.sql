@@ -1,7 +1,9 @@
--- Who: upkeep/gauges.py, about every 10 s, every 2 s while somebody watches the console.
+-- count_dead: counts dead events, for the gauges and the console.
+-- Parameters: bound (count no further).
+-- Returns: one row: dead events, counted as dead_stats counts them; when the newest of them died (NULL: the hundred newest copies
+--   hold no dead event).
+-- Loaded by: dispatcher/upkeep/gauges.py
 -- Index: message_outbox_dead_idx, message_dlq_open_key, message_dlq_died_at_idx, and the keys of message_outbox.
--- Answer, always one row: how many events are dead, counted up to %(bound)s, as dead_stats counts them; when the newest of them died,
--- NULL when none of the hundred newest copies is of a dead one.
 SELECT
     (
         SELECT count(*)

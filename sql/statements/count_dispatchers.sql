@@ -1,3 +1,6 @@
--- Who: upkeep/backpressure.py, every 10 s, every second while a group lags by half of MAXLEN. Index: none, a handful of rows.
--- Answer: how many dispatchers may publish at once.
+-- count_dispatchers: counts the dispatchers that may publish at the same time.
+-- Parameters: none.
+-- Returns: one row: their number.
+-- Loaded by: dispatcher/upkeep/backpressure.py
+-- Index: none; the registry has a few rows.
 SELECT count(*) FROM messaging.dispatcher

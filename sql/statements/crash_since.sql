@@ -1,8 +1,10 @@
--- Who: upkeep/postgres_crash.py, after a crash of Postgres. Index: newest_entry_pkey; message_outbox_due_idx: rare, so walking what is
--- unsettled is affordable.
--- Answer, one row: an entry id older than any entry of a claim that was forgotten, and one older than any of a claim that was
--- not, too. Since a failover of Redis that the note does not know of yet, entries may be older than the noted one.
--- No row: messaging.newest_entry was emptied by hand.
+-- crash_since: says where the search of the stream begins after a crash of Postgres.
+-- Parameters: stream.
+-- Returns: one row: an entry id older than any entry of a lost claim, and one that is also older than any entry of a claim that was
+--   kept. After a failover of Redis that the note does not show yet, entries may be older than the noted one. No row:
+--   messaging.newest_entry was emptied by hand.
+-- Loaded by: dispatcher/upkeep/postgres_crash.py
+-- Index: newest_entry_pkey; message_outbox_due_idx, all that is unsettled, which is affordable because it is rare.
 WITH since AS (
     SELECT least(
         messaging.stream_order(n.stream_id),

@@ -1,5 +1,8 @@
--- Who: upkeep/takeover.py, every second. Index: none, the registry is a handful of rows, and pg_locks.
--- Answer: other dispatchers whose lock nobody holds. No row: all are alive, or being succeeded.
+-- dead_dispatchers: finds dispatchers whose advisory lock nobody holds: they are dead.
+-- Parameters: self (our id, which is left out, or NULL).
+-- Returns: id and name of each. No row: all are alive, or are being taken over.
+-- Loaded by: dispatcher/upkeep/takeover.py
+-- Index: none; the registry has a few rows, and pg_locks.
 SELECT d.id, d.name
 FROM messaging.dispatcher AS d
 WHERE d.id <> coalesce(%(self)s::bigint, 0)

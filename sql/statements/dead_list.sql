@@ -1,8 +1,11 @@
--- Who: ops/dead_letters/find.py, for a page of dead events. Index: message_outbox_dead_idx, and message_dlq_open_key with
--- message_outbox_pkey and message_outbox_event_id_key for what has no row; both from the highest id down, no further than the page.
--- Answer, always one row: how many events the page has, and their JSON objects with commas between, those inserted last first;
--- NULL when the objects would be larger than %(at_most)s bytes. A parameter that is NULL limits nothing; last_error '' is none.
--- Whether an event is dead is said by its row while there is one, and by its open copy after that.
+-- dead_list: reads a page of dead events, those inserted last first.
+-- Parameters: limit, offset (events), before_id (ids below it), event_type, aggregate_type, last_error ('': without an error), each
+--   NULL: any; payload (whether to read payload and headers), at_most (bytes of the answer).
+-- Returns: one row: the number of events on the page, and their JSON objects with commas between (NULL: larger than at_most).
+-- Loaded by: dispatcher/ops/dead_letters/find.py
+-- Index: message_outbox_dead_idx; for events without a row message_dlq_open_key, message_outbox_pkey, message_outbox_event_id_key.
+--   All are read from the highest id down, no further than the page.
+-- An event is dead if its row says so; if it has no row, if it has an open copy.
 WITH dead AS (
     (
         SELECT o.id, o.event_id, o.message_id, o.event_type, o.aggregate_type, o.aggregate_id, o.payload, o.headers,

@@ -1,8 +1,11 @@
--- Who: ops/dead_letters/retry.py, for dead events by the ids of their rows and by their event_ids. Index: message_outbox_pkey,
--- message_outbox_event_id_key, message_dlq_open_key.
--- Puts rows back to be claimed as if they were new, due at once, in the order of their ids, and closes their copies.
--- A row missing from the answer: not dead any more (replayed by somebody else, also a moment ago: the lock is waited for), or
--- pruned; dead_retry_copy knows. A person waits: the commit is flushed, unlike the relay's own.
+-- dead_retry: puts dead events back to be claimed as if they were new, due at once, in the order of their ids, and closes their
+--   copies.
+-- Parameters: ids (of rows), event_ids, now (NULL: the server's clock).
+-- Returns: id and event_id of each row. A row that is missing was replayed by somebody else (a lock is waited for), or pruned:
+--   dead_retry_copy looks for those.
+-- Loaded by: dispatcher/ops/dead_letters/retry.py
+-- Index: message_outbox_pkey, message_outbox_event_id_key, message_dlq_open_key.
+-- A person waits for the answer, so the commit is flushed to disk, unlike the relay's.
 WITH wanted AS MATERIALIZED (
     SELECT o.id
     FROM messaging.message_outbox AS o

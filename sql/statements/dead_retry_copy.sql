@@ -1,8 +1,11 @@
--- Who: ops/dead_letters/retry.py, after dead_retry, for what that did not find. Index: message_dlq_open_key, message_dlq_event_id_idx.
--- Puts events whose rows were pruned back into the outbox from their open copies, with the ids and the time of occurrence they had,
--- due at once, and closes the copies.
--- A row missing from the answer: no open copy (replayed by somebody else, also a moment ago: the lock is waited for), or there is a
--- row, which says whether the event is dead: not touched, nor is its copy.
+-- dead_retry_copy: puts dead events whose rows were pruned back into the outbox, from their open copies, due at once, and closes
+--   the copies.
+-- Parameters: ids (of the rows that were), event_ids, now (NULL: the server's clock).
+-- Returns: id and event_id of each row. An event that is missing has no open copy (somebody else replayed it; a lock is waited
+--   for), or it has a row, which says whether it is dead: neither is changed.
+-- Loaded by: dispatcher/ops/dead_letters/retry.py
+-- Index: message_dlq_open_key, message_dlq_event_id_idx.
+-- The events keep their ids and the time at which they occurred.
 WITH wanted AS MATERIALIZED (
     SELECT d.*
     FROM messaging.message_dlq AS d

@@ -1,7 +1,9 @@
--- Who: ops/dead_letters/find.py, for one dead event, by the id of its row or by its event_id; the other one is NULL.
+-- dead_show: reads one dead event.
+-- Parameters: id (of the row) or event_id, the other one NULL; payload (whether to read payload and headers), at_most (bytes).
+-- Returns: its JSON object (NULL: larger than at_most). No row: no dead event has that id.
+-- Loaded by: dispatcher/ops/dead_letters/find.py
 -- Index: message_outbox_pkey or message_outbox_event_id_key; message_dlq_open_key or message_dlq_event_id_idx.
--- Answer: its JSON object; NULL when that would be larger than %(at_most)s bytes. No row: no dead event has that id.
--- Whether an event is dead is said by its row while there is one, and by its open copy after that.
+-- An event is dead if its row says so; if it has no row, if it has an open copy.
 WITH dead AS (
     SELECT o.id, o.event_id, o.message_id, o.event_type, o.aggregate_type, o.aggregate_id, o.payload, o.headers,
            o.attempts, o.last_error, o.occurred_at, true AS in_outbox

@@ -1,8 +1,11 @@
--- Who: ops/dead_letters/find.py, for the counts of dead events. Index: message_outbox_dead_idx, and message_dlq_open_key with
--- message_outbox_pkey and message_outbox_event_id_key for what has no row. Reads every dead event, bounded by statement_timeout.
--- Answer, always one row: how many there are, and two JSON arrays of the %(groups)s largest groups: by error, by type.
--- A parameter that is NULL limits nothing; last_error '' is none.
--- Whether an event is dead is said by its row while there is one, and by its open copy after that.
+-- dead_stats: counts dead events by error and by type.
+-- Parameters: event_type, aggregate_type, last_error ('': without an error), each NULL: any; groups (how many of the largest
+--   groups).
+-- Returns: one row: all dead events, and two JSON arrays of groups: by error, by type.
+-- Loaded by: dispatcher/ops/dead_letters/find.py
+-- Index: message_outbox_dead_idx; for events without a row message_dlq_open_key, message_outbox_pkey, message_outbox_event_id_key.
+--   Reads every dead event, up to statement_timeout.
+-- An event is dead if its row says so; if it has no row, if it has an open copy.
 WITH dead AS MATERIALIZED (
     SELECT o.event_type, o.aggregate_type, o.last_error
     FROM messaging.message_outbox AS o

@@ -1,5 +1,8 @@
--- Who: ops/doctor/schema.py, for `dispatcher doctor`, once. Index: the catalogue's.
--- Answer: every index of our tables, whether it is valid, its kind, and the columns it reads, in its predicate too.
+-- doctor_indexes: lists the indexes of our tables.
+-- Parameters: none.
+-- Returns: name, whether it is valid, its kind, its table, and the columns that it reads, also in its predicate.
+-- Loaded by: dispatcher/ops/doctor/schema.py
+-- Index: the catalogue's.
 SELECT
     c.relname::text,
     i.indisvalid AND i.indisready,

@@ -1,5 +1,8 @@
--- Who: ops/doctor/postgres.py, for `dispatcher doctor`, once. Index: none.
--- Answer, always one row: the version, whether it is a standby, whether it takes no writes, the role, whether autovacuum runs.
+-- doctor_server: describes the server.
+-- Parameters: none.
+-- Returns: one row: version, whether it is a standby, whether it is read-only, our role, whether autovacuum runs.
+-- Loaded by: dispatcher/ops/doctor/postgres.py, dispatcher/ops/doctor/storage.py
+-- Index: none.
 SELECT
     current_setting('server_version'),
     pg_is_in_recovery(),

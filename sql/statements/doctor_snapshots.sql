@@ -1,6 +1,9 @@
--- Who: ops/doctor/activity.py, for `dispatcher doctor`, once. Index: none, the statistics views.
--- Answer: who keeps dead rows of this database from being removed: kind, name, user, application, state, for how many seconds (NULL:
--- may not be seen, or has no time), transactions since. The one that holds back most first.
+-- doctor_snapshots: finds what keeps dead rows of this database from being removed.
+-- Parameters: none.
+-- Returns: one row, the one that holds back most: kind, name, user, application, state, for how many seconds (NULL: unknown), for
+--   how many transactions. No row: nothing does.
+-- Loaded by: dispatcher/ops/doctor/activity.py
+-- Index: none; the statistics views.
 SELECT h.kind, h.name, h.usename, h.application_name, h.state, h.held_s, h.transactions
 FROM (
     SELECT

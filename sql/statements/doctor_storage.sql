@@ -1,5 +1,8 @@
--- Who: ops/doctor/storage.py, for `dispatcher doctor`, once. Index: the catalogue's, and the statistics.
--- Answer: of the outbox and its dead-letter queue: options, live and dead rows as the statistics have them, when it was last vacuumed.
+-- doctor_storage: describes how the outbox and its dead-letter queue are stored.
+-- Parameters: none.
+-- Returns: for each of the two: name, options, live rows, dead rows, when it was last vacuumed.
+-- Loaded by: dispatcher/ops/doctor/storage.py
+-- Index: the catalogue's, and the statistics.
 SELECT
     c.relname::text,
     coalesce(c.reloptions, '{}'),

@@ -1,6 +1,9 @@
--- Who: ops/doctor/schema.py, for `dispatcher doctor`, once. Index: the catalogue's.
--- Answer: how the doorbell trigger fires ('O' and 'A': on every insert; 'D': never; 'R': in replication only), whether it waits for
--- the commit, and the source of its function. No row: it is not installed.
+-- doctor_trigger: describes the doorbell trigger.
+-- Parameters: none.
+-- Returns: how it fires ('O', 'A': at every insert; 'D': never; 'R': in replication only), whether it is deferred to the commit,
+--   the source of its function. No row: it is not installed.
+-- Loaded by: dispatcher/ops/doctor/schema.py
+-- Index: the catalogue's.
 SELECT
     t.tgenabled::text,
     t.tgdeferrable AND t.tginitdeferred,

@@ -1,8 +1,10 @@
--- Who: stages/doorbell/wake.py, a dispatcher that found nothing to do. Index: message_outbox_due_idx, its head.
--- Answer, always one row: who has the doorbell's key, and seconds until the earliest claimable row is due (NULL: nothing waits).
---   asleep   we got it: writers ring from now on. The second column is older than the key: look again.
---   writers  a writer that stays silent is committing: look again shortly.
---   peer     another dispatcher sleeps on it and is rung.
+-- doze: tries to take the doorbell's key, and asks when the next row is due: the last statement before a dispatcher sleeps.
+-- Parameters: slots (only slots below this number).
+-- Returns: one row: who has the key (below); seconds until the first claimable row is due (NULL: there is none).
+-- Loaded by: dispatcher/stages/doorbell/wake.py
+-- Index: message_outbox_due_idx, its head.
+-- asleep: we have it, and writers ring from now on; the second column is older than that, so ask once more. writers: a writer that
+-- does not ring is committing; ask again shortly. peer: another dispatcher sleeps and is the one to be rung.
 SELECT
     CASE
         WHEN pg_try_advisory_lock(1869968482, 1) THEN 'asleep'

@@ -1,6 +1,9 @@
--- Who: relay.py, before it gives back a claim whose answer was lost. Index: none, pg_stat_activity.
--- Ends sessions of ours that broke and waits until they are gone: the claim must not be made after we gave it back.
--- No row: they are gone already.
+-- end_sessions: ends broken sessions of ours and waits until they are gone, so that a claim whose answer was lost cannot be made
+--   after we released it.
+-- Parameters: pids (of the server's processes).
+-- Returns: one row a session. No row: they are gone already.
+-- Loaded by: dispatcher/relay/uncertain.py
+-- Index: none; pg_stat_activity.
 SELECT pg_terminate_backend(a.pid, 5000)
 FROM pg_stat_activity AS a
 WHERE a.pid = ANY (%(pids)s::integer[])

@@ -1,6 +1,10 @@
--- Who: upkeep/registry.py, when the control session opens for the first time. Index: dispatcher_pkey.
--- Writes this process into the registry and locks its row's lock before anybody can see the row. Waits for the disk: after a crash
--- of Postgres the connections of all who are in the registry are ended, before anybody publishes. Answer: the id first.
+-- enrol: enters this process into the registry, and takes its lock before anybody can see the row.
+-- Parameters: name, host, pid, version.
+-- Returns: one row: our id first.
+-- Loaded by: dispatcher/upkeep/registry.py
+-- Index: dispatcher_pkey.
+-- The commit is flushed to disk: after a crash of Postgres the connections of all that are registered are ended before anybody
+-- publishes.
 WITH us AS (
     INSERT INTO messaging.dispatcher AS d (name, host, pid, version, seen_at)
     VALUES (%(name)s, %(host)s, %(pid)s, %(version)s, clock_timestamp())

@@ -1,5 +1,8 @@
--- Who: upkeep/registry.py, when our own row's lock is still held by the session that broke. Index: none, pg_locks.
--- Ends the sessions of ours that hold it. No row: the lock is free.
+-- evict: ends the broken sessions of ours that still hold our lock.
+-- Parameters: id (ours in the registry).
+-- Returns: one row a session. No row: the lock is free.
+-- Loaded by: dispatcher/upkeep/registry.py
+-- Index: none; pg_locks.
 SELECT pg_terminate_backend(l.pid)
 FROM pg_locks AS l
 JOIN pg_stat_activity AS a ON a.pid = l.pid

@@ -1,6 +1,9 @@
--- Who: upkeep/fence.py, before the rows of a dispatcher are taken over. Index: none, pg_stat_activity.
--- Ends the Postgres sessions of that dispatcher and waits until they are gone: a claim or settle of theirs must not
--- commit after we looked. No row: there are none.
+-- fence: ends the sessions of a dispatcher and waits until they are gone, so that it cannot commit a claim or a settle after we
+--   looked.
+-- Parameters: token (the part of its sessions' names that only it has).
+-- Returns: one row a session. No row: it has none.
+-- Loaded by: dispatcher/upkeep/fence.py
+-- Index: none; pg_stat_activity.
 SELECT pg_terminate_backend(a.pid, 5000)
 FROM pg_stat_activity AS a
 WHERE a.application_name LIKE 'dispatcher %% ' || %(token)s || ' %%'

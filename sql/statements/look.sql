@@ -1,6 +1,9 @@
--- Who: stages/doorbell/wake.py, the look after the doorbell's key was got and the look of an idle tick.
--- Index: message_outbox_due_idx, its head. Answer, always one row: seconds until the earliest claimable row is due (0 or
--- less: now; NULL: nothing is waiting), and what share of the notification queue is in use (NULL: not asked for).
+-- look: asks when the next row is due.
+-- Parameters: slots (only slots below this number), usage (whether to ask for the notification queue).
+-- Returns: one row: seconds until the first claimable row is due (0 or less: now; NULL: there is none); share of the notification
+--   queue in use (NULL: not asked for).
+-- Loaded by: dispatcher/stages/doorbell/due.py
+-- Index: message_outbox_due_idx, its head.
 SELECT
     (
         SELECT date_part('epoch', d.next_run_at - clock_timestamp())

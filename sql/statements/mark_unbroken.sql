@@ -1,5 +1,8 @@
--- Who: upkeep/postgres_crash.py, when the stream was looked through. Index: unbroken_pkey.
--- From here on rows are claimed again; dispatchers that sleep are rung. Answer: one row.
+-- mark_unbroken: allows claims again after the stream was searched, and wakes the dispatchers that sleep.
+-- Parameters: none.
+-- Returns: one row.
+-- Loaded by: dispatcher/upkeep/postgres_crash.py
+-- Index: unbroken_pkey.
 WITH marked AS (
     INSERT INTO messaging.unbroken DEFAULT VALUES ON CONFLICT DO NOTHING
 )

@@ -1,6 +1,9 @@
--- Who: upkeep/postgres_crash.py, about once a second. Index: newest_entry_pkey, unbroken_pkey, stream_server_pkey; one row each.
--- Notes the newest entry known (%(floor)s; NULL: none), unless an audit is due, or another data set of Redis holds the stream.
--- Answer, always one row: false when Postgres may have forgotten claims and settles: the stream must be looked through first.
+-- note_newest: notes the newest entry that we know, unless a search after a crash is due, or another data set of Redis holds the
+--   stream.
+-- Parameters: stream, floor (the entry id; NULL: none), replid (its data set; '': Redis does not tell).
+-- Returns: one row: false if Postgres may have lost claims and settles, so that the stream must be searched first.
+-- Loaded by: dispatcher/upkeep/postgres_crash.py
+-- Index: newest_entry_pkey, unbroken_pkey, stream_server_pkey; one row each.
 WITH noted AS (
     UPDATE messaging.newest_entry AS n
     SET stream_id = %(floor)s::text,

@@ -1,8 +1,10 @@
--- Who: upkeep/takeover.py, a few times a lease. Index: message_outbox_due_idx, one window of it a call, from the cursor on.
--- Answer: first one row with NULLs, how many rows were looked at and the last key (NULL: none; begin again); then the
--- claims older than the lease: claim, owner's id, owner's name (NULL: not in the registry any more).
--- Times are text: a parked row's infinity is no Python time.
--- A window, because without a backlog it is everything, and with a backlog of millions nobody should walk it every second.
+-- overdue: looks for claims older than the lease, in one window of the unsettled rows a call.
+-- Parameters: after_time, after_id (the cursor), window (rows), lease_s (seconds), now (NULL: the server's clock).
+-- Returns: first a row with NULLs, the number of rows read, and the last key (NULL: none; begin again). Then the claims: claim id,
+--   its owner's id, the owner's name (NULL: not registered any more). Times are text, because Python has no infinity.
+-- Loaded by: dispatcher/upkeep/takeover.py
+-- Index: message_outbox_due_idx, one window from the cursor on.
+-- Without a backlog a window holds everything; with a backlog of millions nobody should read all of it every second.
 WITH seen AS MATERIALIZED (
     SELECT d.next_run_at, d.id, d.status, d.picked_at, d.picked_by, d.claim_id
     FROM messaging.message_outbox AS d

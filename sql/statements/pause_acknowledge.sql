@@ -1,5 +1,8 @@
--- Who: upkeep/pause.py, when what it obeys changed, and every few seconds. Index: pause_acknowledgement_pkey.
--- Writes what this dispatcher obeys, and forgets those that have said nothing for an hour. Answer: as pause_state.sql.
+-- pause_acknowledge: notes which pause this dispatcher obeys, and removes the notes of dispatchers that wrote none for an hour.
+-- Parameters: name, version, generation (of the pause), in_flight (batches).
+-- Returns: as pause_state.
+-- Loaded by: dispatcher/upkeep/pause.py
+-- Index: pause_acknowledgement_pkey.
 WITH forgotten AS (
     DELETE FROM messaging.pause_acknowledgement AS a
     WHERE a.seen_at < clock_timestamp() - interval '1 hour'

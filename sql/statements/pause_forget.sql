@@ -1,2 +1,6 @@
--- Who: upkeep/pause.py at the end of a clean stop. Index: pause_acknowledgement_pkey.
+-- pause_forget: removes the note of a dispatcher that stops.
+-- Parameters: name.
+-- Returns: nothing.
+-- Loaded by: dispatcher/upkeep/pause.py
+-- Index: pause_acknowledgement_pkey.
 DELETE FROM messaging.pause_acknowledgement AS a WHERE a.name = %(name)s

@@ -1,7 +1,10 @@
--- Who: ops/pause.py, several times a second while a command waits; overview.py for `dispatcher status`. Index: none, a few rows,
--- and the lock table.
--- Answer: the dispatchers alive, whether each is in the registry, the generation it obeys and the batches it has in hand (NULL: it never
--- said), seconds since it last said so. Alive: its registry lock is held; or it is in no registry and was heard of lately.
+-- pause_progress: says how far the live dispatchers are in obeying the pause.
+-- Parameters: none.
+-- Returns: name, version, whether it is registered, generation that it obeys and batches in flight (NULL: it wrote no note),
+--   seconds since its note.
+-- Loaded by: dispatcher/ops/pause.py
+-- Index: none; a few rows, and pg_locks.
+-- A dispatcher is alive if it holds its lock, or if it is not registered and wrote its note lately.
 SELECT
     coalesce(r.name, a.name),
     coalesce(a.version, r.version),

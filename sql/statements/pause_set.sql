@@ -1,5 +1,8 @@
--- Who: ops/pause.py, for `dispatcher pause` and `resume`. Index: pause_pkey.
--- Switches, and rings every dispatcher once this is committed. No row: it is as wanted already.
+-- pause_set: switches the pause on or off, and wakes every dispatcher at the commit.
+-- Parameters: paused, changed_by, reason.
+-- Returns: one row. No row: it is so already.
+-- Loaded by: dispatcher/ops/pause.py
+-- Index: pause_pkey.
 WITH switched AS (
     INSERT INTO messaging.pause AS p (generation, paused, changed_by, reason)
     VALUES (1, %(paused)s, %(changed_by)s, %(reason)s)

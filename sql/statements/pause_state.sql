@@ -1,4 +1,7 @@
--- Who: upkeep/pause.py, every second and when it is rung; ops/pause.py and overview.py for the commands. Index: none, one row.
--- Answer: the generation, whether claiming is paused, since when, by whom, why. No row: it never was.
+-- pause_state: reads the pause switch.
+-- Parameters: none.
+-- Returns: generation, whether claims are stopped, since when, by whom, why. No row: never paused.
+-- Loaded by: dispatcher/ops/pause.py, dispatcher/upkeep/pause.py
+-- Index: none; one row.
 SELECT p.generation, p.paused, p.changed_at, p.changed_by, p.reason
 FROM messaging.pause AS p

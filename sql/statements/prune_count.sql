@@ -1,5 +1,8 @@
--- Who: ops/prune.py, for `dispatcher prune --dry-run`, once. Index: none; reads the whole table, as a person asked.
--- Answer, always one row: settled rows and dead-letter copies older than is kept, as prune_outbox.sql and prune_dlq.sql judge them.
+-- prune_count: counts what a prune would delete.
+-- Parameters: outbox_s, dlq_s (seconds that settled rows and dead-letter copies are kept).
+-- Returns: one row: settled rows and copies, judged as prune_outbox and prune_dlq judge them.
+-- Loaded by: dispatcher/ops/prune.py
+-- Index: none; reads the whole table, at a person's request.
 SELECT
     (
         SELECT count(*)

@@ -1,7 +1,9 @@
--- Who: upkeep/retention.py, beside each prune_outbox. Index: message_dlq_died_at_idx, its head.
--- Deletes the oldest dead-letter copies, replayed or not, that died longer than %(older_than_s)s ago, as messaging.prune_message_dlq
--- does. Whoever has the procedures' lock; a copy that somebody holds is left for the next time.
--- Answer, always one row: copies deleted.
+-- prune_dlq: deletes the oldest dead-letter copies, replayed or not, as messaging.prune_message_dlq does.
+-- Parameters: batch (copies), older_than_s (seconds since they died), now (NULL: the server's clock).
+-- Returns: one row: copies deleted.
+-- Loaded by: dispatcher/ops/prune.py, dispatcher/upkeep/retention.py
+-- Index: message_dlq_died_at_idx, its head.
+-- Does nothing while another prune has the lock. A copy that is locked is left for the next time.
 WITH turn AS MATERIALIZED (
     SELECT
         pg_try_advisory_xact_lock(1869968482, 3) AS ours,

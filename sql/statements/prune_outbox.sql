@@ -1,11 +1,14 @@
--- Who: upkeep/retention.py, once a minute, and several times a second while there is something to delete.
--- Index: message_outbox_pkey, one window of it a call, from the remembered id on; the BRIN on times is no help, because its ranges
--- never narrow again once pruned pages are filled anew.
--- Deletes the settled rows of the window that are older than %(older_than_s)s: the same rows, with the same care for their copies
--- in the dead-letter queue, as messaging.prune_message_outbox. Whoever has the procedures' lock; the others get nothing to do.
--- Answer, always one row: whether it was our turn, rows deleted, rows looked at, the last id looked at (NULL: none), and how many
--- of the rows looked at occurred within the time they are kept.
--- No waiting: a row somebody holds is left for the next time, and a held copy ends the statement after half a second.
+-- prune_outbox: deletes settled rows of one window of ids, with the same care for dead-letter copies as
+--   messaging.prune_message_outbox.
+-- Parameters: after_id (the last id of the window before), window (rows), older_than_s (seconds since they were settled), now
+--   (NULL: the server's clock).
+-- Returns: one row: whether we had the lock, rows deleted, rows read, the last id read (NULL: none), rows read that occurred within
+--   the time they are kept.
+-- Loaded by: dispatcher/ops/prune.py, dispatcher/upkeep/retention.py
+-- Index: message_outbox_pkey, one window; not the BRIN index on times, whose ranges never narrow again once pruned pages are filled
+--   anew.
+-- Does nothing while another prune has the lock. A row that is locked is left for the next time; a locked copy ends the statement
+-- after half a second.
 WITH turn AS MATERIALIZED (
     SELECT
         pg_try_advisory_xact_lock(1869968482, 3) AND set_config('lock_timeout', '500ms', true) IS NOT NULL AS ours,

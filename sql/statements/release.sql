@@ -1,7 +1,9 @@
--- Who: stages/settle.py (the sink's failure, stop) and relay.py (a claim whose answer was lost).
--- Index: message_outbox_pkey when ids are given, as after each failed trial of an outage; else message_outbox_due_idx, all of what
--- is unsettled, which is rare. A row missing from the answer: not ours any more.
--- Puts rows of these claims back as they were: attempts unchanged, due when they were due. `ids` NULL: all of them.
+-- release: releases rows: attempts unchanged, due when they were due.
+-- Parameters: claim_ids, ids (rows of these claims; NULL: all of them).
+-- Returns: id of each row. A row that is missing is not ours any more.
+-- Loaded by: dispatcher/stages/settle.py
+-- Index: message_outbox_pkey when ids are given; else message_outbox_due_idx, all that is unsettled, which is affordable because it
+--   is rare.
 UPDATE messaging.message_outbox AS o
 SET status = CASE WHEN o.attempts > 0 THEN 'retry' ELSE 'pending' END,
     picked_at = NULL,

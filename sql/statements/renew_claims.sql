@@ -1,9 +1,11 @@
 -- renew_claims: renews the lease of claimed rows, so that no other dispatcher takes them over while their owner works on them.
--- Parameters: ids, claim_ids (arrays of one length: the rows, and the claim that each of them belongs to); floor (an entry id: the
---   new floor of all these rows, which are in no stream; in a Redis whose clock runs behind, new entries may be older than the floor
---   from before its failover. NULL: the floors stay).
+-- Parameters: ids, claim_ids (one a row: the claim that it belongs to), floor (an entry id: the new floor of these rows, none of
+--   which is in the stream now; in a Redis whose clock runs behind, new entries may be older than the floor from before its
+--   failover. NULL: the floors stay).
 -- Returns: id and claim_id of each row that is still held. A row that is missing was lost to another claim, or is settled.
--- Index: message_outbox_pkey. BETWEEN is = that can only be an index lookup; see settle_sent.sql.
+-- Loaded by: dispatcher/relay/handlers/settler.py, dispatcher/relay/stream/bisect.py, dispatcher/relay/stream/reconcile.py
+-- Index: message_outbox_pkey.
+-- BETWEEN: see settle_sent.sql.
 UPDATE messaging.message_outbox AS o
 SET picked_at = clock_timestamp(),
     stream_id = coalesce(%(floor)s::text, o.stream_id)

@@ -1,7 +1,8 @@
--- Who: ops/replay.py, for each batch of a replay. Index: message_outbox_pkey.
--- Puts sent rows back to be claimed as if they were new: all of a batch due at once, so that they go out in the order of their ids.
--- A row missing from the answer: not sent any more (replayed by somebody else, pruned), sent again since it was found, or held by
--- somebody who is changing it.
+-- replay: puts sent rows back to be claimed as if they were new, all due at once, so that they go out in the order of their ids.
+-- Parameters: ids, found_at (when replay_find found them), now (NULL: the server's clock).
+-- Returns: id of each row. A row that is missing is not sent any more (replayed or pruned), was sent again since, or is locked.
+-- Loaded by: dispatcher/ops/replay.py
+-- Index: message_outbox_pkey.
 UPDATE messaging.message_outbox AS o
 SET status = 'pending',
     attempts = 0,

@@ -1,7 +1,10 @@
--- Who: ops/replay.py, once before a replay. Index: message_outbox_time_idx for a time range, message_outbox_event_id_key for
--- event ids; else the whole table is read, as a person asked, bounded by statement_timeout.
--- Answer, always one row: now; when the first and the last of the sent rows that match were sent, and their ids in order (NULL: none).
--- A parameter that is NULL limits nothing. A row marked sent by hand has no sent_at and is in no range of time.
+-- replay_find: finds the sent rows that a replay would put back.
+-- Parameters: since, until (when they were sent), event_types, aggregate_types, aggregate_ids, event_ids, each NULL: any.
+-- Returns: one row: now; when the first and the last of them were sent; their ids in order (NULL: none).
+-- Loaded by: dispatcher/ops/replay.py
+-- Index: message_outbox_time_idx for a range of time, message_outbox_event_id_key for event ids; else the whole table is read, up
+--   to statement_timeout.
+-- A row that was marked sent by hand has no sent_at and is in no range of time.
 SELECT statement_timestamp(), min(o.sent_at), max(o.sent_at), array_agg(o.id ORDER BY o.id)
 FROM messaging.message_outbox AS o
 WHERE o.status = 'sent'

@@ -1,5 +1,8 @@
--- Who: service.py, on each new session of the first lane, before anything is claimed. Index: none, the catalogue.
--- Answer: what this role may not do and must, one row each; no row: it may do everything.
+-- rights: asks which rights a dispatcher needs and our role lacks.
+-- Parameters: none.
+-- Returns: one row a missing right. No row: it has all.
+-- Loaded by: dispatcher/ops/doctor/schema.py, dispatcher/service/targets.py
+-- Index: none; the catalogue.
 SELECT w.what
 FROM (
     VALUES

@@ -1,8 +1,11 @@
--- Who: upkeep/gauges.py, about every 10 s. Index: message_outbox_due_idx, read in its order (a million entries take 40 ms on a
--- vacuumed table, half a second on one that is not; without the ORDER BY a bitmap of the whole index is built first).
--- Answer, always one row: unsettled rows, counted up to %(bound)s; seconds the oldest of them is overdue (0: none is); share of
--- the notification queue in use. Asking for the last is what lets a queue that was once full advance again.
--- Overdue is judged on the hundred rows that are due first: a row that failed counts from when it occurred, any other from when it
+-- sample: measures the backlog.
+-- Parameters: bound (count no further), now (NULL: the server's clock).
+-- Returns: one row: unsettled rows; seconds that the oldest of them is overdue (0: none is); share of the notification queue in
+--   use. To ask for the last is what lets a queue that was once full advance again.
+-- Loaded by: dispatcher/ops/doctor/activity.py, dispatcher/ops/status.py, dispatcher/upkeep/gauges.py
+-- Index: message_outbox_due_idx, in its order: a million entries take 40 ms on a vacuumed table, half a second on one that is not.
+--   Without ORDER BY a bitmap of the whole index would be built first.
+-- Overdue is judged on the hundred rows that are due first. A row that failed counts from when it occurred, any other from when it
 -- was due, so that an event scheduled for later is not late.
 SELECT
     (

@@ -1,5 +1,8 @@
--- Who: upkeep/redis_loss.py, some seconds apart, after an answer of Redis. Index: stream_server_pkey.
--- Notes that this run of Redis still holds the stream. Answer: true, or no row: another run does.
+-- saw_stream: notes that an incarnation of Redis still holds the stream.
+-- Parameters: stream, run_id, replid (the incarnation).
+-- Returns: true. No row: another incarnation holds it.
+-- Loaded by: dispatcher/upkeep/redis_loss.py
+-- Index: stream_server_pkey.
 WITH noted AS (
     UPDATE messaging.stream_server AS s
     SET seen_at = clock_timestamp()

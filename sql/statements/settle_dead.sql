@@ -1,8 +1,9 @@
--- Who: stages/settle.py, for the rows of one claim that are given up. Index: message_outbox_pkey,
--- message_dlq_event_id_idx.
--- A row missing from the answer: the claim was lost; somebody else has the row or had it. One statement: a row is dead exactly when
--- its copy is in the dead-letter queue.
--- BETWEEN is = that can only be an index lookup: a plan made while the table was analyzed empty would join by reading all of it.
+-- settle_dead: settles rows of one claim as dead, and copies them to the dead-letter queue in the same statement.
+-- Parameters: claim_id, ids, errors (one a row), now (NULL: the server's clock).
+-- Returns: id of each row. A row that is missing was lost to another claim.
+-- Loaded by: dispatcher/stages/settle.py
+-- Index: message_outbox_pkey, message_dlq_event_id_idx.
+-- BETWEEN: see settle_sent.sql.
 WITH buried AS (
     UPDATE messaging.message_outbox AS o
     SET status = 'dead',

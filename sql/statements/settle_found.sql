@@ -1,8 +1,12 @@
--- Who: upkeep/postgres_crash.py, for each page of the stream after a crash of Postgres. Index:
--- message_outbox_event_id_key.
--- Settles rows as sent whose entry is newer than what they say: than the floor of their claim, or than %(since_id)s when their claim was
--- forgotten. A row that is replayed keeps what it says, or its old entry is older than that: it goes out again.
--- A row missing from the answer: settled, or its entry is an older one. SQLSTATE DS001: another run of Redis holds the stream.
+-- settle_found: settles rows as sent whose entries a search of the stream found after a crash of Postgres.
+-- Parameters: event_ids, stream_ids (one an event), since_id (where the search began), stream, run_id, replid (the incarnation;
+--   NULL: any).
+-- Returns: id of each row. A row that is missing is settled, or the entry is older than it. SQLSTATE DS001: another incarnation
+--   holds the stream.
+-- Loaded by: dispatcher/upkeep/postgres_crash.py
+-- Index: message_outbox_event_id_key.
+-- The entry must be newer than the floor of the row's claim, or than since_id if the claim was lost. The old entry of a row that is
+-- being replayed is older than what the row says: such a row goes out again.
 UPDATE messaging.message_outbox AS o
 SET status = 'sent',
     sent_at = clock_timestamp(),

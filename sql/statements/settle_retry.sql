@@ -1,6 +1,9 @@
--- Who: stages/settle.py, for the rows of one claim that failed for a reason of their own. Index: message_outbox_pkey.
--- A row missing from the answer: the claim was lost; somebody else has the row or had it.
--- BETWEEN is = that can only be an index lookup: a plan made while the table was analyzed empty would join by reading all of it.
+-- settle_retry: settles rows of one claim that failed for a reason of their own and are tried again.
+-- Parameters: claim_id, ids, delays (seconds, one a row), errors (one a row), now (NULL: the server's clock).
+-- Returns: id of each row. A row that is missing was lost to another claim.
+-- Loaded by: dispatcher/stages/settle.py
+-- Index: message_outbox_pkey.
+-- BETWEEN: see settle_sent.sql.
 UPDATE messaging.message_outbox AS o
 SET status = 'retry',
     attempts = o.attempts + 1,

@@ -1,6 +1,10 @@
--- Who: stages/settle.py, for the rows of one claim that are in the stream. Index: message_outbox_pkey.
--- A row missing from the answer: the claim was lost; somebody else has the row or had it. SQLSTATE DS001: another run of Redis
--- holds the stream now than the one (%(run_id)s not NULL) that these rows were published to or found in.
+-- settle_sent: settles rows of one claim as sent.
+-- Parameters: claim_id, ids, stream_ids (one a row), now (NULL: the server's clock), stream, run_id, replid (the incarnation that
+--   the rows were published to or found in; NULL: any).
+-- Returns: id of each row. A row that is missing was lost to another claim. SQLSTATE DS001: another incarnation of Redis holds the
+--   stream now.
+-- Loaded by: dispatcher/stages/settle.py
+-- Index: message_outbox_pkey.
 -- BETWEEN is = that can only be an index lookup: a plan made while the table was analyzed empty would join by reading all of it.
 UPDATE messaging.message_outbox AS o
 SET status = 'sent',

@@ -1,7 +1,10 @@
--- Who: upkeep/registry.py at the end of a clean stop, upkeep/takeover.py after a succession. Index: dispatcher_pkey; then
--- message_outbox_due_idx: rare, so walking what is unsettled is affordable.
--- Removes a dispatcher from the registry, unless rows are still claimed in its name: those need a successor. With it goes what it
--- said about a pause.
+-- sign_off: removes a dispatcher from the registry, unless rows are still claimed in its name: another dispatcher must take those
+--   over first.
+-- Parameters: id.
+-- Returns: nothing.
+-- Loaded by: dispatcher/upkeep/registry.py, dispatcher/upkeep/takeover.py
+-- Index: dispatcher_pkey; message_outbox_due_idx, all that is unsettled, which is affordable because it is rare.
+-- What it noted about a pause is removed with it.
 WITH gone AS (
     DELETE FROM messaging.dispatcher AS d
     WHERE d.id = %(id)s

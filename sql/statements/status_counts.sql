@@ -1,5 +1,8 @@
--- Who: ops/status.py, for `dispatcher status`, once. Index: none; reads the whole table, bounded by statement_timeout.
--- Answer: how many rows have each status. No row: no event has that status.
+-- status_counts: counts the rows of each status.
+-- Parameters: none.
+-- Returns: status and number. No row: the outbox is empty.
+-- Loaded by: dispatcher/ops/status.py
+-- Index: none; reads the whole table, up to statement_timeout.
 SELECT o.status, count(*)
 FROM messaging.message_outbox AS o
 GROUP BY o.status

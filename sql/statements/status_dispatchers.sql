@@ -1,6 +1,8 @@
--- Who: ops/status.py, for `dispatcher status`, once. Index: none; a few rows, and the lock table.
--- Answer: the dispatchers that run, by their session lock (1869968483, id). No row: none runs; a registry row whose lock nobody
--- holds belongs to the dead.
+-- status_dispatchers: lists the dispatchers that run: those that hold their lock.
+-- Parameters: none.
+-- Returns: id, name, host, pid, version, started_at. No row: none runs.
+-- Loaded by: dispatcher/ops/status.py, dispatcher/upkeep/survey.py
+-- Index: none; a few rows, and pg_locks.
 SELECT d.id, d.name, d.host, d.pid, d.version, d.started_at
 FROM messaging.dispatcher AS d
 WHERE EXISTS (

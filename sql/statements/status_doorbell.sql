@@ -1,5 +1,8 @@
--- Who: ops/status.py, for `dispatcher status`, once. Index: the catalogue's.
--- Answer: how the doorbell trigger fires; 'D' is disabled. No row: it is not installed.
+-- status_doorbell: says how the doorbell trigger fires.
+-- Parameters: none.
+-- Returns: one row: 'D' is disabled. No row: it is not installed.
+-- Loaded by: dispatcher/ops/status.py
+-- Index: the catalogue's.
 SELECT t.tgenabled::text
 FROM pg_trigger AS t
 WHERE t.tgrelid = 'messaging.message_outbox'::regclass

@@ -1,0 +1,25 @@
+"""The headers of sql/statements: name, parameters, what comes back, and the modules that load the statement."""
+
+import re
+
+from dispatcher.infra.sqlfiles import load
+from tests.sql_headers import STATEMENTS, loaded_by
+
+
+def test_each_header_says_what_the_code_does() -> None:
+    for name, line in loaded_by().items():
+        text = STATEMENTS[name].read_text(encoding="utf-8")
+        header = "".join(re.findall(r"^--(?!filtered).*\n", text.partition("\nUPDATE ")[0], re.MULTILINE))
+        assert text.startswith(f"-- {name}: ")
+        assert f"\n{line}\n" in text, f"{name}: run `make schema`, or write: {line}"
+        assert not line.endswith("nothing"), f"{name}.sql is loaded by nothing"
+        assert re.search(r"^-- Parameters: .*^-- Returns: ", header, re.MULTILINE | re.DOTALL), name
+        for parameter in set(re.findall(r"%\((\w+)\)s", text)):
+            assert re.search(rf"\b{parameter}\b", header), f"{name}: the header does not name {parameter}"
+
+
+def test_the_usual_claim_has_nothing_of_the_filtered_one() -> None:
+    filter_parameters = {"types", "handled", "since_s"}
+    usual, filtered = (set(re.findall(r"%\((\w+)\)s", load("claim", filtered=way))) for way in (False, True))
+    assert filtered - usual == filter_parameters
+    assert "--filtered: " not in load("claim")
