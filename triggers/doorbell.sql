@@ -2,10 +2,10 @@
 -- when none sleeps. Optional: without it the dispatcher finds rows on its tick. Runs under plain `psql -f`, any number
 -- of times. Undone by doorbell.down.sql.
 --
--- At commit the trigger tries to take advisory key K shared. A dispatcher holds K exclusively only while it sleeps, so
---   got it:  nobody sleeps; the running dispatcher will look again after this transaction lets K go. No NOTIFY.
---   not got: somebody sleeps; NOTIFY, with an empty payload, once a transaction.
--- NOTIFY takes an instance-wide lock until the commit is flushed; this way only the commits that end a sleep pay for it.
+-- At commit the trigger tries to take the key, an advisory lock, shared. A dispatcher holds it exclusively only while it sleeps.
+--   The key is free:  no dispatcher sleeps, and one of them asks for due rows after this transaction has released the key. No NOTIFY.
+--   The key is taken: a dispatcher sleeps. NOTIFY, with an empty payload, once a transaction.
+-- NOTIFY takes a lock of the whole server until the commit is flushed. Only commits that end a sleep pay for it.
 --
 -- `SET dispatcher.doorbell = off` mutes it for a session that must not NOTIFY (two-phase commit forbids it).
 --
@@ -41,7 +41,7 @@ BEGIN
         RETURN;
     END IF;
     DROP TRIGGER IF EXISTS message_outbox_doorbell ON messaging.message_outbox; -- an earlier one, with a condition
-    -- Deferred: K is held for the length of a commit, not of a business transaction that stays open for seconds.
+    -- Deferred: the key is held for the length of a commit, not of a business transaction that stays open for seconds.
     -- No WHEN: evaluating one costs each statement more than the queued call it could spare (decision 0015).
     CREATE CONSTRAINT TRIGGER message_outbox_doorbell
         AFTER INSERT ON messaging.message_outbox

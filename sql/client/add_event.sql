@@ -1,5 +1,5 @@
--- Who: dispatcher/client, once an event, in the transaction of the application. Needs INSERT, as the role outbox_producer has it.
--- Answer: none. A second event with the same event_id is refused as a duplicate key.
+-- add_event: adds one event to the outbox, in the transaction of the application. Needs INSERT, as the role outbox_producer has it.
+-- Returns: nothing. A second event with the same event_id is refused as a duplicate key.
 INSERT INTO messaging.message_outbox
     (event_id, message_id, event_type, aggregate_type, aggregate_id, payload, headers, next_run_at)
 VALUES (

@@ -1,4 +1,4 @@
--- Who: the consumer, from time to time. Index: handled_event_handled_at_idx; rows are in about the order of their time.
+-- forget: deletes old notes of first_time; a consumer calls it from time to time. Index: handled_event_handled_at_idx.
 -- Fewer rows deleted than `limit`: no older one is left.
 DELETE FROM handled_event
 WHERE ctid = ANY (ARRAY(
