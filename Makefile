@@ -8,6 +8,8 @@ BENCH  := $(VENV)/.installed-bench
 PEERS  := $(VENV)/.installed-peers
 PIP    := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
+# With bytecode, also where the environment forbids it: or each of a hundred children compiles all modules anew.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 # Tests wait more than they work: four at once keep two cores busy.
 TEST_JOBS ?= 4
 
@@ -47,10 +49,10 @@ tools: ## on Debian: Prometheus, Chromium, PgBouncer, Spin, redis-cli ..., which
 	@.ci/debian
 
 test: $(DEV) ## every test, against real Postgres and Valkey
-	@$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
+	@$(PYTEST) -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
 faults: $(DEV) ## every fault on real processes: kills, cuts, crashes, freezes (make test runs the quick ones)
-	@$(BIN)/python -m pytest -m fault tests/faults $(PYTEST_ARGS)
+	@$(PYTEST) -m fault tests/faults $(PYTEST_ARGS)
 
 lint: $(DEV) ## ruff: format and rules
 	@$(BIN)/ruff format --check .

@@ -31,7 +31,7 @@ def test_the_file_has_what_a_careful_cluster_asks_for() -> None:
     assert not re.search(r"^(ENV|ARG) .*(TOKEN|PASSWORD|SECRET|_URL)", DOCKERFILE, re.MULTILINE)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(400)
 async def test_its_steps_give_a_dispatcher_that_works(
     server_folder: Path, empty_database_url: str, redis_url: str
 ) -> None:

@@ -18,7 +18,7 @@ from tests.support.servers import Address
 from tests.support.waiting import until
 
 HERE = Path(__file__).parent
-TIMEOUT_S = 600
+TIMEOUT_S = 400
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

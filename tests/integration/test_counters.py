@@ -8,7 +8,7 @@ from bench.counters import BASELINE, GATES, compare, measure, quiet_rig
 from bench.progress import Legs
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(400)
 def test_an_event_costs_no_more_than_the_baseline() -> None:
     """Meant to be more? `python -m bench counters --renew` writes the baseline anew, and the diff says by how much."""
     for _ in range(3):  # on a machine that stands still, what looks around now and then comes between

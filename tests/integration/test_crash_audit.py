@@ -250,7 +250,6 @@ async def sent(db: Db, rows: int) -> bool:
     return await statuses(db) == {"sent": rows}
 
 
-@pytest.mark.timeout(900)
 async def test_a_crash_empties_the_mark_and_a_restart_does_not(own_postgres: StartPostgres) -> None:
     server = own_postgres(durable=True, options={"fsync": "off"})
     await migrate(server.url())
@@ -271,7 +270,6 @@ async def test_a_crash_empties_the_mark_and_a_restart_does_not(own_postgres: Sta
     assert not await marked()
 
 
-@pytest.mark.timeout(900)
 async def test_one_killed_session_is_a_crash_too(own_postgres: StartPostgres) -> None:
     """Postgres ends all sessions and throws its memory away, the end of its log with it; it does not restart."""
     server = own_postgres(durable=True, options={"fsync": "off"})

@@ -215,7 +215,7 @@ async def fill(db: psycopg.AsyncConnection[Any]) -> list[int]:
     return ours
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("analyzed", [False, True], ids=["never analyzed", "analyzed while empty"])
 async def test_no_statement_touches_more_than_it_must(session, db, analyzed):
     assert {*FILES, "release everything"} == {*MAY_TOUCH}, "say in MAY_TOUCH what a new statement may touch"
