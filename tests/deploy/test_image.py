@@ -32,10 +32,8 @@ def test_the_file_has_what_a_careful_cluster_asks_for() -> None:
 
 
 @pytest.mark.timeout(400)
-async def test_its_steps_give_a_dispatcher_that_works(
-    server_folder: Path, empty_database_url: str, redis_url: str
-) -> None:
-    folder = server_folder / "image"
+async def test_its_steps_give_a_dispatcher_that_works(tmp_path: Path, empty_database_url: str, redis_url: str) -> None:
+    folder = tmp_path / "image"
     steps = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, str(ROOT / "deploy" / "rehearse.py"), str(folder)],
