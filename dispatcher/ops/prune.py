@@ -12,6 +12,7 @@ import anyio
 import psycopg
 
 from dispatcher.core.errors import DispatcherError
+from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.session import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.session import OperatorSession
@@ -93,7 +94,7 @@ class PruneSession(OperatorSession):
         while True:
             await self.session.fetch("BEGIN")
             try:
-                [(ours,)] = await self.session.fetch("SELECT pg_try_advisory_xact_lock(1869968482, 3)")
+                [(ours,)] = await self.session.fetch(f"SELECT pg_try_advisory_xact_lock({locks.PRUNING})")
                 answer = await self.session.fetch(load(statement), parameters) if ours else []
             except psycopg.Error:
                 await self.session.fetch("ROLLBACK")

@@ -15,6 +15,7 @@ import psycopg
 from dispatcher.core.errors import DispatcherError, SessionLost
 from dispatcher.core.events import CrashAudited, Observer, Ticked
 from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session, describe, is_read_only
 from dispatcher.infra.redis.connection import RedisConnection
@@ -25,8 +26,8 @@ from dispatcher.upkeep.fence import end_connections
 EVERY_S = 1.0
 NOTE_AGAIN_S = 60.0  # while the stream is as it was when last noted
 
-_LOCK = "SELECT pg_try_advisory_lock(1869968482, 5)"
-_UNLOCK = "SELECT pg_advisory_unlock(1869968482, 5)"
+_LOCK = f"SELECT pg_try_advisory_lock({locks.CRASH_SEARCH})"
+_UNLOCK = f"SELECT pg_advisory_unlock({locks.CRASH_SEARCH})"
 
 
 class PostgresCrashAudit:

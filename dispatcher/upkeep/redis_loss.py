@@ -18,6 +18,7 @@ from dispatcher.core.decide import Refused
 from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.core.events import AuditChanged, Observer, Republished
 from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.redis.connection import RedisConnection
@@ -147,12 +148,12 @@ class RedisLossAudit:
         if session.pooled:
             yield
             return
-        await self._fetch(session, "SELECT pg_advisory_lock(1869968482, 4)", {})
+        await self._fetch(session, f"SELECT pg_advisory_lock({locks.INCARNATION})", {})
         try:
             yield
         finally:
             with suppress(Unreachable):  # the lock goes with the session
-                await self._fetch(session, "SELECT pg_advisory_unlock(1869968482, 4)", {})
+                await self._fetch(session, f"SELECT pg_advisory_unlock({locks.INCARNATION})", {})
 
     async def _audit(self, incarnation: RedisIncarnation, last_id: str) -> tuple[int, bool, bool, str | None]:
         parameters = {"last_id": last_id, "window_s": self._window_s, "at_most": CHUNK, **_identity(incarnation)}

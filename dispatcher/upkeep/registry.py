@@ -11,6 +11,7 @@ import psycopg
 
 from dispatcher import __version__
 from dispatcher.core.errors import SessionLost, Unreachable
+from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 
@@ -38,7 +39,9 @@ class Registry:
             return
         # The lock first: with the row alone we would look dead, and a successor's last step would remove it.
         for attempt in range(_TRIES):
-            [(locked,)] = await session.fetch("SELECT pg_try_advisory_lock(1869968483, %(id)s::int)", {"id": self.id})
+            [(locked,)] = await session.fetch(
+                f"SELECT pg_try_advisory_lock({locks.REGISTRY}, %(id)s::int)", {"id": self.id}
+            )
             if locked:
                 await session.fetch(load("enrol_again"), {"id": self.id, **us})
                 return

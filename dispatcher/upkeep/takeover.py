@@ -16,6 +16,7 @@ from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.core.events import Observer, Reconciled, TakenOver, Ticked
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outcome import BatchOutcomes
+from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session, describe, is_read_only
 from dispatcher.infra.redis.connection import RedisConnection
@@ -102,7 +103,9 @@ class Takeover:
         total = 0
         for owner, name in await session.fetch(load("dead_dispatchers"), {"self": self._dispatcher_id()}):
             # Its lock in our hands, one at a time: there is one successor, and none is left locked by a failure.
-            [(ours,)] = await session.fetch("SELECT pg_try_advisory_lock(1869968483, %(id)s::integer)", {"id": owner})
+            [(ours,)] = await session.fetch(
+                f"SELECT pg_try_advisory_lock({locks.REGISTRY}, %(id)s::integer)", {"id": owner}
+            )
             if not ours:
                 continue
             try:
@@ -111,7 +114,7 @@ class Takeover:
                 total += await self._take_over(session, name, owner=owner, fenced_at=fenced_at)
                 await session.fetch(load("sign_off"), {"id": owner})
             finally:
-                await session.fetch("SELECT pg_advisory_unlock(1869968483, %(id)s::integer)", {"id": owner})
+                await session.fetch(f"SELECT pg_advisory_unlock({locks.REGISTRY}, %(id)s::integer)", {"id": owner})
         return total
 
     async def take_overdue(self, session: Session, *, now: datetime | None = None) -> int:

@@ -2,8 +2,9 @@
 
 import re
 
+from dispatcher.infra.postgres import locks
 from dispatcher.infra.sqlfiles import load
-from tests.sql_headers import STATEMENTS, loaded_by
+from tests.sql_headers import ROOT, STATEMENTS, loaded_by
 
 
 def test_each_header_says_what_the_code_does() -> None:
@@ -23,3 +24,11 @@ def test_the_usual_claim_has_nothing_of_the_filtered_one() -> None:
     usual, filtered = (set(re.findall(r"%\((\w+)\)s", load("claim", filtered=way))) for way in (False, True))
     assert filtered - usual == filter_parameters
     assert "--filtered: " not in load("claim")
+
+
+def test_each_advisory_lock_of_the_sql_files_has_a_name() -> None:
+    named = {value for name, value in vars(locks).items() if name.isupper()}
+    files = [*(ROOT / "sql").rglob("*.sql"), *(ROOT / "triggers").glob("*.sql")]
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
+    taken = set(re.findall(r"_lock(?:_shared)?\((\d+, \d)\)", text)) | set(re.findall(r"classid = (\d+)", text))
+    assert taken == named - {locks.MIGRATION, locks.CRASH_SEARCH}  # which only Python takes

@@ -18,6 +18,7 @@ import psycopg
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
 from dispatcher.infra import sqlfiles
+from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
 
 # Until commit d2f425b there were six files. One replaced them and kept the name of the first, whose checksum this is.
@@ -184,7 +185,7 @@ async def _turn(session: Session) -> AsyncIterator[None]:
     )
     try:
         try:
-            await session.fetch("SELECT pg_advisory_xact_lock(1869968482, 2)")
+            await session.fetch(f"SELECT pg_advisory_xact_lock({locks.MIGRATION})")
         except psycopg.errors.LockNotAvailable:
             raise DispatcherError(
                 f"another process has been migrating this database for more than {_TURN_S:.0f} s; try again later"

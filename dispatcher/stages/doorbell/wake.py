@@ -18,6 +18,7 @@ import psycopg
 from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.core.events import Observer, Slept, Ticked, WakeCause, Woke
 from dispatcher.core.pacing import ArrivalRate, PollBackoff
+from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.sqlfiles import load
@@ -32,7 +33,7 @@ CONTROL = "outbox_control"  # rung by whoever pauses or resumes
 RING_PEERS_EVERY_S = 1.0
 ALL_SLOTS = 256
 _RING_PEERS = f"SELECT pg_notify('{BACKLOG}', '')"
-_RELEASE = "SELECT pg_advisory_unlock(1869968482, 1)"
+_RELEASE = f"SELECT pg_advisory_unlock({locks.DOORBELL})"
 
 Position = Literal["asleep", "writers", "peer", "filling"]
 
