@@ -1,7 +1,8 @@
-"""What one dispatcher process knows of itself at one moment, as a plain value: the sum of several is one of them too.
+"""What one dispatcher process knows of itself at one moment, as plain values: the sum of several is one of them too.
 
-`telemetry/state.py` makes it of events, the sidecar draws and judges it. With several processes each makes its own and
-`merged` adds them up: counts are summed, troubles stand side by side, the newest look at the servers counts.
+`telemetry/state.py` makes it of events; the console draws and judges it. With several processes each worker sends its
+own to the supervisor in a `WorkerReport`, and `merged` adds them up: counts are summed, troubles stand side by side,
+the newest sample counts.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from dispatcher.core.latencies import Latencies, summed
 TroubleKind = Literal[
     "starting", "stopping", "disabled", "paused", "database", "redis", "backpressure", "listener", "audit"
 ]
+Labels = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +24,7 @@ class Trouble:
     kind: TroubleKind
     reason: str | None
     since: float
-    of: int = 1  # so many processes have it
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A look at the servers. `at`: Unix seconds. Ages in seconds; None: the server did not answer."""
-
-    at: float
-    backlog: int | None
-    oldest_age_s: float | None
-    stream_length: int | None
-    group_lag: dict[str, int]
-    dead: int = 0  # counted up to a bound, and when the newest died
-    newest_dead_at: float | None = None
+    of: int = 1  # processes that have it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +39,17 @@ class RunningDispatcher:
 
 
 @dataclass(frozen=True, slots=True)
-class DispatcherList:
-    """Who runs, on all hosts. Looked up only while somebody watches. `at`: Unix seconds."""
+class Sample:
+    """What Postgres and Redis held. `at`: Unix seconds. Ages in seconds. None: the server did not answer."""
 
     at: float
-    dispatchers: tuple[RunningDispatcher, ...]
+    backlog: int | None
+    oldest_age_s: float | None
+    stream_length: int | None
+    group_lag: dict[str, int]
+    dead: int = 0  # counted up to a bound
+    newest_dead_at: float | None = None
+    dispatchers: tuple[RunningDispatcher, ...] = ()  # of all hosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,43 +64,59 @@ class ProcessState:
     dead: int = 0
     ticks: int = 0
     tick_errors: int = 0
-    buried_at: float | None = None  # when rows were buried last, and for what
+    buried_at: float | None = None  # when rows last went to the dead letters, and with which error
     buried_error: str | None = None
     troubles: tuple[Trouble, ...] = ()
     sample: Sample | None = None
-    survey: DispatcherList | None = None
     processes: int = 1
 
 
-def merged(readings: Sequence[ProcessState]) -> ProcessState:
+@dataclass(frozen=True, slots=True)
+class MetricFamily:
+    """One metric with all its series: name of the sample, labels, value."""
+
+    name: str
+    documentation: str
+    type: str
+    samples: tuple[tuple[str, Labels, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """What a worker tells its supervisor about once a second. `not_ready`: the reason in words; None: it is ready."""
+
+    not_ready: str | None
+    state: ProcessState
+    families: tuple[MetricFamily, ...]
+
+
+def merged(states: Sequence[ProcessState]) -> ProcessState:
     """Several processes of one host as one; there must be one at least."""
-    if len(readings) == 1:
-        return readings[0]
-    last_buried = max(readings, key=lambda one: one.buried_at or 0.0)
-    samples = [one.sample for one in readings if one.sample is not None]
-    surveys = [one.survey for one in readings if one.survey is not None]
+    if len(states) == 1:
+        return states[0]
+    last_buried = max(states, key=lambda one: one.buried_at or 0.0)
+    samples = [one.sample for one in states if one.sample is not None]
     return ProcessState(
-        names=tuple(name for one in readings for name in one.names),
-        started_at=min(one.started_at for one in readings),
-        latency=summed(one.latency for one in readings),
-        published=sum(one.published for one in readings),
-        failed=sum(one.failed for one in readings),
-        dead=sum(one.dead for one in readings),
-        ticks=sum(one.ticks for one in readings),
-        tick_errors=sum(one.tick_errors for one in readings),
+        names=tuple(name for one in states for name in one.names),
+        started_at=min(one.started_at for one in states),
+        latency=summed(one.latency for one in states),
+        published=sum(one.published for one in states),
+        failed=sum(one.failed for one in states),
+        dead=sum(one.dead for one in states),
+        ticks=sum(one.ticks for one in states),
+        tick_errors=sum(one.tick_errors for one in states),
         buried_at=last_buried.buried_at,
         buried_error=last_buried.buried_error,
-        troubles=_side_by_side(readings),
+        troubles=_side_by_side(states),
         sample=max(samples, key=lambda one: one.at, default=None),
-        survey=max(surveys, key=lambda one: one.at, default=None),
-        processes=sum(one.processes for one in readings),
+        processes=sum(one.processes for one in states),
     )
 
 
-def _side_by_side(readings: Sequence[ProcessState]) -> tuple[Trouble, ...]:
+def _side_by_side(states: Sequence[ProcessState]) -> tuple[Trouble, ...]:
     """One of each kind, since the first process had it, with the number of those that have it."""
     found: dict[TroubleKind, Trouble] = {}
-    for trouble in sorted((each for one in readings for each in one.troubles), key=lambda each: each.since):
+    for trouble in sorted((each for one in states for each in one.troubles), key=lambda each: each.since):
         first = found.get(trouble.kind)
         found[trouble.kind] = replace(first, of=first.of + trouble.of) if first else trouble
     return tuple(found.values())

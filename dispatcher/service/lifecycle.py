@@ -14,8 +14,8 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Observer, SidecarUp, Started, Stopped, Stopping, fan_out
-from dispatcher.core.snapshot import WorkerReport
-from dispatcher.service.console_routes import ConsoleState
+from dispatcher.core.process_state import WorkerReport
+from dispatcher.service.console_routes import ConsoleRoutes
 from dispatcher.service.engine import Engine
 from dispatcher.service.http import build_http
 from dispatcher.service.policies import slots
@@ -26,7 +26,8 @@ from dispatcher.sidecar import app
 from dispatcher.sidecar import readiness as probes
 from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.telemetry import logs, merge, metrics
-from dispatcher.upkeep import gauges, survey
+from dispatcher.telemetry.state import StateTracker
+from dispatcher.upkeep import gauges
 from dispatcher.upkeep.pause import PauseWatcher
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.retention import Retention
@@ -58,14 +59,13 @@ class Service:
 
     def __init__(self, settings: Settings, observe: Observer | None = None, *, worker: str | None = None) -> None:
         self._settings = settings
-        self._watched = settings.http_enabled or worker is not None  # by the console, our own or the supervisor's
         self.exit_code = 0  # written by run() and watch_signals()
         self._readiness = probes.Readiness()
         self._metrics = metrics.Metrics()
         log = logs.configure(settings.log_level, settings.log_format, worker=worker)
         beside: list[Observer] = [observe] if observe else []
-        self._console = ConsoleState(settings, self._metrics.latency.snapshot)
-        self._observe = fan_out(self._readiness.observe, self._metrics, self._console.reader, log, *beside)
+        self._state = StateTracker(self._metrics.latency.snapshot)
+        self._observe = fan_out(self._readiness.observe, self._metrics, self._state, log, *beside)
         self._stopping = anyio.Event()
         self._forced = anyio.CancelScope()
 
@@ -111,20 +111,16 @@ class Service:
 
     def snapshot(self) -> WorkerReport:
         """What a supervisor has to know."""
-        return WorkerReport(self._readiness(), self._console.reader.read(), merge.families(self._metrics.registry))
+        return WorkerReport(self._readiness(), self._state.read(), merge.families(self._metrics.registry))
 
     @property
     def not_ready(self) -> str | None:
         """The reason not to be ready, or None."""
         return self._readiness()
 
-    def told(self, word: str) -> None:
-        """What the supervisor says: somebody looks at the console, or dead events were put back."""
-        match word:
-            case "look":
-                self._console.attention.look()
-            case "freed":
-                self._works.freed()
+    def nudge(self) -> None:
+        """Rows were put back, perhaps by another process: look for them now."""
+        self._works.freed()
 
     def stop(self, reason: str) -> None:
         """Begin the stop: nothing new is taken. Idempotent."""
@@ -161,6 +157,7 @@ class Service:
     async def _open(self, beside: TaskGroup) -> None:
         s = self._settings
         if s.http_enabled:
+            console = ConsoleRoutes(s, self._state.read)
             served = build_http(
                 s,
                 readiness=self._readiness,
@@ -168,11 +165,12 @@ class Service:
                 ask=self._links.asked.fetch,
                 retried=self._works.freed,
                 observe=self._observe,
-                rooms=self._console.routes,
+                rooms=console.routes,
             )
             port = await beside.start(app.serve, served, s.http_host, s.http_port, name="sidecar")
             self._observe(SidecarUp(s.http_host, port))
             beside.start_soon(self._links.asked.run, name="what people ask")
+            beside.start_soon(console.history.run, name="history")
         links = [self._links.chores]
         if s.enabled:
             links += [self._links.control, self._links.upkeep]
@@ -188,10 +186,6 @@ class Service:
             self._open_upkeep(beside)
         beside.start_soon(partial(self._pause.run, answers=s.enabled), name="pause")
         beside.start_soon(self._sample, name="gauges")
-        if s.http_enabled:
-            beside.start_soon(self._console.history.run, name="history")
-        if self._watched:
-            beside.start_soon(survey.run, self._fetch_beside, self._console.attention, self._observe, name="survey")
 
     def _open_upkeep(self, beside: TaskGroup) -> None:
         s, upkeep, stream = self._settings, self._links.upkeep, self._works.stream
@@ -246,7 +240,6 @@ class Service:
             f"dispatcher-gauges-{self._name}",
             self._settings.stream_name,
             self._observe,
-            attention=self._console.attention,
         )
 
     async def _fetch_beside(self, sql: str, params: Mapping[str, object] | None) -> list[tuple[Any, ...]]:

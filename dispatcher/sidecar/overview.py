@@ -6,7 +6,7 @@ No request asks a server. The answer is made at most once a second, so ten peopl
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -20,21 +20,16 @@ from dispatcher.sidecar.history import SLA_S, WINDOW, History
 FRESH_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class ConsoleFacts:
-    """What the page says of the settings. `look` is told that somebody watches."""
-
-    stream: str
-    maxlen: int
-    look: Callable[[], None] = lambda: None
-
-
 class Overview:
-    """The two handlers, and the answer of the last second. Written by the event loop's thread only."""
+    """The two handlers, and the answer of the last second. Written by the event loop's thread only.
 
-    def __init__(self, history: History, facts: ConsoleFacts, *, clock: Callable[[], float] = time.time) -> None:
+    `stream`: its key; `maxlen`: REDIS_STREAM_MAXLEN.
+    """
+
+    def __init__(self, history: History, *, stream: str, maxlen: int, clock: Callable[[], float] = time.time) -> None:
         self._history = history
-        self._facts = facts
+        self._stream = stream
+        self._maxlen = maxlen
         self._clock = clock
         self._made: tuple[float, bytes] | None = None
 
@@ -44,7 +39,6 @@ class Overview:
 
     async def overview(self, request: web.Request) -> web.Response:
         """GET /api/overview."""
-        self._facts.look()
         now = self._clock()
         if self._made is None or not 0 <= now - self._made[0] < FRESH_S:
             self._made = (now, json.dumps(self.describe(now), separators=(",", ":")).encode())
@@ -52,7 +46,6 @@ class Overview:
 
     async def history(self, request: web.Request) -> web.Response:
         """GET /api/history?after=<next of the last answer>."""
-        self._facts.look()
         text = request.query.get("after", "0")
         if not (text.isascii() and text.isdigit() and len(text) <= 15):
             raise Refusal(400, "after must be a whole number: the `next` of the answer before")
@@ -62,7 +55,7 @@ class Overview:
         """Everything, as JSON has it. Seconds, and Unix seconds for moments."""
         reading, lately = self._history.read(), self._history.lately
         findings = diagnose(reading, lately, now)
-        sample, survey = reading.sample, reading.survey
+        sample = reading.sample
         return {
             "now": now,
             "level": level_of(findings),
@@ -87,13 +80,12 @@ class Overview:
             "backlog": sample.backlog if sample else None,
             "oldest_age_s": sample.oldest_age_s if sample else None,
             "stream": {
-                "name": self._facts.stream,
-                "maxlen": self._facts.maxlen,
+                "name": self._stream,
+                "maxlen": self._maxlen,
                 "length": sample.stream_length if sample else None,
                 "groups": [{"name": name, "lag": lag} for name, lag in sample.group_lag.items()] if sample else [],
             },
-            "surveyed_at": survey.at if survey else None,
-            "dispatchers": [asdict(one) for one in survey.dispatchers] if survey else None,
+            "dispatchers": [asdict(one) for one in sample.dispatchers] if sample else None,
             "dead": sample.dead if sample else None,
         }
 

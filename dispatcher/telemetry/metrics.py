@@ -7,7 +7,7 @@ start at 0, so that an alert on `increase(...)` sees the first error too. Hence 
 
 import platform
 import time
-from typing import get_args
+from typing import Literal, get_args
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -20,18 +20,28 @@ from dispatcher.telemetry.latency import EDGES, LatencyHistogram
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _NAN = float("nan")
+SAMPLED_AT = "messaging_dispatch_sampled_timestamp_seconds"
+
+# How a gauge of several processes is shown as one. newest: of the process that sampled last; supervisor: its own value,
+# whatever the workers say.
+Across = Literal["sum", "min", "max", "newest", "supervisor"]
 
 
 class Metrics:
-    """An observer that counts. Its fields are written by the event loop's thread only."""
+    """An observer that counts. Its fields are written by the event loop's thread only.
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry = registry if registry is not None else CollectorRegistry()
+    `across`: for each gauge by name, how `telemetry/merge.py` sums it over processes. Counters and histograms add up.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.across: dict[str, Across] = {}
 
         def counter(name: str, documentation: str, *labels: str) -> Counter:
             return Counter(name, documentation, labels, registry=registry)
 
-        def gauge(name: str, documentation: str, *labels: str) -> Gauge:
+        def gauge(across: Across, name: str, documentation: str, *labels: str) -> Gauge:
+            self.across[name] = across
             return Gauge(name, documentation, labels, registry=registry)
 
         # The runbook's. prometheus_client appends `_total` to the name of a counter.
@@ -71,18 +81,22 @@ class Metrics:
         self._republished = counter(
             "messaging_dispatch_republished", "Rows put back because Redis lost the entries it had acknowledged"
         )
-        self._audit = gauge("messaging_dispatch_audit_on", "1 while it can be noticed that Redis lost entries")
+        self._audit = gauge("min", "messaging_dispatch_audit_on", "1 while it can be noticed that Redis lost entries")
         self._backpressure_blind = gauge(
-            "messaging_dispatch_backpressure_blind", "1 while it cannot be told what consumer groups have not read"
+            "max",
+            "messaging_dispatch_backpressure_blind",
+            "1 while it cannot be told what consumer groups have not read",
         )
         self._backpressure = gauge(
-            "messaging_dispatch_backpressure_on", "1 while claiming waits for a consumer group near MAXLEN"
+            "max", "messaging_dispatch_backpressure_on", "1 while claiming waits for a consumer group near MAXLEN"
         )
         self._closed_connection = counter(
             "messaging_outbox_closed_connection", "Attempts of rows on which Redis, or a proxy, closes the connection"
         )
         self._retried = counter("messaging_outbox_retried", "Dead events put back through the API or the console")
-        self._paused = gauge("messaging_dispatch_paused", "1 while `dispatcher pause` holds all dispatchers back")
+        self._paused = gauge(
+            "max", "messaging_dispatch_paused", "1 while `dispatcher pause` holds all dispatchers back"
+        )
         handled = counter("messaging_dispatch_handled", "Ends of handlers, by how they ended", "result")
         self._handled = {result: handled.labels(result) for result in ("done", "retry", "dead", "timeout")}
         self._handler_duration = Histogram(
@@ -91,35 +105,47 @@ class Metrics:
             buckets=EDGES,
             registry=registry,
         )
-        self._handling = gauge("messaging_dispatch_handlers_running", "Handlers at work")
-        self._waiting = gauge("messaging_dispatch_handlers_waiting_rows", "Rows claimed that wait for a handler")
-        self._stuck = gauge("messaging_dispatch_handlers_stuck", "Handlers that go on after their timeout")
-        self._workers = gauge("messaging_dispatch_workers_running", "Worker processes; 1 without a supervisor")
+        self._handling = gauge("sum", "messaging_dispatch_handlers_running", "Handlers at work")
+        self._waiting = gauge("sum", "messaging_dispatch_handlers_waiting_rows", "Rows claimed that wait for a handler")
+        self._stuck = gauge("sum", "messaging_dispatch_handlers_stuck", "Handlers that go on after their timeout")
+        self._workers = gauge(
+            "supervisor", "messaging_dispatch_workers_running", "Worker processes; 1 without a supervisor"
+        )
         self._workers.set(1)
         self._restarts = counter("messaging_dispatch_worker_restarts", "Workers that ended and were started again")
         self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
         pruned = counter("messaging_outbox_pruned", "Rows deleted because they were older than is kept", "table")
         self._pruned_outbox, self._pruned_dlq = pruned.labels("message_outbox"), pruned.labels("message_dlq")
-        self._backlog = gauge("messaging_outbox_backlog_rows", "Unsettled rows, counted up to 1000001")
+        self._backlog = gauge("newest", "messaging_outbox_backlog_rows", "Unsettled rows, counted up to 1000001")
         self._oldest = gauge(
-            "messaging_outbox_oldest_unsettled_age_seconds", "How long the oldest unsettled row is overdue"
+            "newest", "messaging_outbox_oldest_unsettled_age_seconds", "How long the oldest unsettled row is overdue"
         )
-        self._dead_rows = gauge("messaging_outbox_dead_rows", "Dead events not replayed yet, counted up to 10001")
+        self._dead_rows = gauge(
+            "newest", "messaging_outbox_dead_rows", "Dead events not replayed yet, counted up to 10001"
+        )
         self._queue = gauge(
-            "messaging_postgres_notification_queue_usage_ratio", "Share of Postgres's notification queue in use"
+            "newest",
+            "messaging_postgres_notification_queue_usage_ratio",
+            "Share of Postgres's notification queue in use",
         )
-        self._stream = gauge("messaging_stream_length_entries", "Entries in the stream")
+        self._stream = gauge("newest", "messaging_stream_length_entries", "Entries in the stream")
         self._maxlen = gauge(
-            "messaging_stream_maxlen_entries", "REDIS_STREAM_MAXLEN: what lags behind it is trimmed unread"
+            "max", "messaging_stream_maxlen_entries", "REDIS_STREAM_MAXLEN: what lags behind it is trimmed unread"
         )
-        self._lag = gauge("messaging_stream_group_lag_entries", "Entries a consumer group has yet to read", "group")
-        self._sampled_at = gauge("messaging_dispatch_sampled_timestamp_seconds", "When the gauges were last looked at")
-        self._breaker = gauge("messaging_dispatch_breaker_open", "1 while claiming pauses because the sink fails")
-        self._listener_up = gauge("messaging_dispatch_listener_up", "1 while writers can wake the dispatcher")
-        self._database_up = gauge("messaging_dispatch_database_up", "1 while the relay has its Postgres sessions")
-        self._redis_up = gauge("messaging_dispatch_redis_up", "1 while Redis answers and takes entries")
-        self._enabled = gauge("messaging_dispatch_enabled", "1 when DISPATCHER_ENABLED is true")
-        gauge("messaging_dispatch_build_info", "Always 1; the labels say what runs", "version", "python").labels(
+        self._lag = gauge(
+            "newest", "messaging_stream_group_lag_entries", "Entries a consumer group has yet to read", "group"
+        )
+        self._sampled_at = gauge("newest", SAMPLED_AT, "When the gauges were last looked at")
+        self._breaker = gauge(
+            "max", "messaging_dispatch_breaker_open", "1 while claiming pauses because the sink fails"
+        )
+        self._listener_up = gauge("min", "messaging_dispatch_listener_up", "1 while writers can wake the dispatcher")
+        self._database_up = gauge(
+            "min", "messaging_dispatch_database_up", "1 while the relay has its Postgres sessions"
+        )
+        self._redis_up = gauge("min", "messaging_dispatch_redis_up", "1 while Redis answers and takes entries")
+        self._enabled = gauge("min", "messaging_dispatch_enabled", "1 when DISPATCHER_ENABLED is true")
+        gauge("max", "messaging_dispatch_build_info", "Always 1; the labels say what runs", "version", "python").labels(
             __version__, platform.python_version()
         ).set(1)
         self._breaker_open = False

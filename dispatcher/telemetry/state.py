@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from dispatcher.core import events
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.process_state import DispatcherList, ProcessState, Sample, Trouble, TroubleKind
+from dispatcher.core.process_state import ProcessState, Sample, Trouble, TroubleKind
 
 
 class StateTracker:
@@ -24,7 +24,6 @@ class StateTracker:
         self._troubles: dict[TroubleKind, Trouble] = {}
         self._breaker_open = False
         self._sample: Sample | None = None
-        self._survey: DispatcherList | None = None
         self._trouble("starting", "", there=True)
 
     def read(self) -> ProcessState:
@@ -43,7 +42,6 @@ class StateTracker:
             buried_error=error,
             troubles=tuple(self._troubles.values()),
             sample=self._sample,
-            survey=self._survey,
         )
 
     def __call__(self, event: events.TelemetryEvent) -> None:
@@ -65,8 +63,6 @@ class StateTracker:
                 self._buried = (self._clock(), rows[-1][1])
             case events.Sampled():
                 self._sampled(event)
-            case events.Surveyed(dispatchers):
-                self._survey = DispatcherList(self._clock(), tuple(dispatchers))
             case events.Started(name, enabled):
                 self._name = name
                 self._trouble("starting", None, there=False)
@@ -99,6 +95,7 @@ class StateTracker:
             dict(event.group_lag),
             event.dead,
             event.newest_dead_at,
+            tuple(event.dispatchers),
         )
         if not self._breaker_open:
             self._trouble("redis", event.redis_error, there=event.redis_error is not None)

@@ -1,12 +1,14 @@
-"""A look at the whole every few seconds: the backlog and its age, the notification queue, the stream and its groups.
+"""Samples what Postgres and Redis hold, every few seconds: backlog, dead events, dispatchers, the stream and its groups.
 
-What it costs is bounded: the count stops at a million rows, and a slow look is followed by a rest twenty times as long.
-It never stops the service: a server that does not answer is reported by those who need it, and by figures missing here.
+What it costs is bounded: the count stops at a million rows, and a slow sample is followed by a rest twenty times as
+long. It never stops the service: a server that does not answer is reported by the sessions that need it, and here by
+figures that are missing.
 """
 
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 
 import anyio
@@ -18,36 +20,75 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from dispatcher.core.errors import Misconfigured, SessionLost
 from dispatcher.core.events import Observer, Sampled
+from dispatcher.core.process_state import RunningDispatcher
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.redis.connection import RedisTarget
 from dispatcher.infra.redis.info import REDIS_DEADLINE_S, describe_failure, read_stream_info
 from dispatcher.infra.sqlfiles import load
-from dispatcher.upkeep.attention import Attention
 
-BACKLOG_BOUND = 1_000_001
-DEAD_BOUND = 10_001
-MAX_GROUPS = 64  # each is a series in Prometheus for as long as it exists
-WATCHED_S = 2.0  # between two looks while somebody watches
-REST = 20  # a look that took t seconds is followed by at least 20 t of rest: never more than a twentieth of a core
+
+@dataclass(frozen=True, slots=True)
+class GaugesTiming:
+    """A sample that took t seconds is followed by at least `rest * t` of rest: never more than a twentieth of a core."""
+
+    every_s: float = 5.0
+    rest: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class GaugesBounds:
+    """How far is counted. Each group is a series in Prometheus for as long as it exists."""
+
+    backlog: int = 1_000_001
+    dead: int = 10_001
+    groups: int = 64
+    dispatchers: int = 256
+
+
+TIMING, BOUNDS = GaugesTiming(), GaugesBounds()
 
 
 async def sample_once(
-    fetch: Fetch, redis: Redis | None, stream: str, observe: Observer, *, now: datetime | None = None
+    fetch: Fetch,
+    redis: Redis | None,
+    stream: str,
+    observe: Observer,
+    *,
+    now: datetime | None = None,
+    bounds: GaugesBounds = BOUNDS,
 ) -> None:
-    """Look once and emit Sampled. Raises SessionLost or psycopg.Error; Redis's absence is part of what is emitted."""
-    [(backlog, oldest_age_s, queue_usage)] = await fetch(load("sample"), {"bound": BACKLOG_BOUND, "now": now})
-    [(dead, newest)] = await fetch(load("count_dead"), {"bound": DEAD_BOUND})
+    """Emit one Sampled, which says also that Redis does not answer. Raises SessionLost or psycopg.Error.
+
+    `now`: instead of Postgres's clock, for tests.
+    """
+    [(backlog, oldest_age_s, queue_usage)] = await fetch(load("sample"), {"bound": bounds.backlog, "now": now})
+    [(dead, newest)] = await fetch(load("count_dead"), {"bound": bounds.dead})
+    alive = await fetch(load("status_dispatchers"), None)
     length, lags, error = None, {}, None
     try:
         seen = await read_stream_info(redis, stream) if redis is not None else None
         if seen is not None:
-            length, lags = seen.length, {group.name: group.lag for group in seen.groups[:MAX_GROUPS]}
+            length, lags = seen.length, {group.name: group.lag for group in seen.groups[: bounds.groups]}
     except NoPermissionError:
-        pass  # it answers; what may not be looked at is no outage
+        pass  # Redis answers: a right that is missing is no outage
     except (RedisError, OSError, TimeoutError) as failure:
         error = describe_failure(failure)
-    newest_dead_at = newest.timestamp() if newest else None
-    observe(Sampled(backlog, oldest_age_s, queue_usage, length, lags, error, dead, newest_dead_at))
+    observe(
+        Sampled(
+            backlog,
+            oldest_age_s,
+            queue_usage,
+            length,
+            lags,
+            error,
+            dead,
+            newest_dead_at=newest.timestamp() if newest else None,
+            dispatchers=[
+                RunningDispatcher(name, host, pid, version, started_at.timestamp())
+                for _, name, host, pid, version, started_at in alive[: bounds.dispatchers]
+            ],
+        )
+    )
 
 
 async def run(
@@ -57,13 +98,12 @@ async def run(
     stream: str,
     observe: Observer,
     *,
-    every_s: float = 10.0,
-    attention: Attention | None = None,
+    timing: GaugesTiming = TIMING,
 ) -> None:
-    """Sample until cancelled. `redis_url` is asked before each look: a rotated password is used without a restart.
+    """Sample until cancelled. `name`: of the Redis connection.
 
-    While somebody watches (`attention`) the next look follows after `WATCHED_S` already.
-    `redis_url` answers "" when no event goes to the stream.
+    `redis_url` is called before each sample, so that a rotated password is used without a restart; it gives "" when no
+    event goes to the stream.
     """
     url, redis = "", None
     now: str | None = None
@@ -73,14 +113,11 @@ async def run(
             with suppress(Misconfigured):  # a secret's file is gone or half written: go on with what there is
                 if (now := redis_url()) and (now != url or redis is None):
                     url, redis = now, await _replaced(redis, now, name)
-            # Postgres away or too busy: the age of the last sample says so, and the next look may succeed.
+            # Postgres away or too busy: the age of the last sample says so, and the next may succeed.
             with suppress(SessionLost, psycopg.Error):
                 if redis is not None or now == "":
                     await sample_once(fetch, redis, stream, observe)
-            rest_s = REST * (time.monotonic() - began)
-            await anyio.sleep(rest_s if attention else max(rest_s, every_s))
-            if attention:
-                await attention.rest(every_s - rest_s, WATCHED_S - rest_s)
+            await anyio.sleep(max(timing.every_s, timing.rest * (time.monotonic() - began)))
     finally:
         with anyio.CancelScope(shield=True):
             if redis is not None:

@@ -1,7 +1,7 @@
 -- status_dispatchers: lists the dispatchers that run: those that hold their lock.
 -- Parameters: none.
 -- Returns: id, name, host, pid, version, started_at. No row: none runs.
--- Loaded by: dispatcher/ops/status.py, dispatcher/upkeep/survey.py
+-- Loaded by: dispatcher/ops/status.py, dispatcher/upkeep/gauges.py
 -- Index: none; a few rows, and pg_locks.
 SELECT d.id, d.name, d.host, d.pid, d.version, d.started_at
 FROM messaging.dispatcher AS d

@@ -1,0 +1,334 @@
+"""Telemetry events: what just happened, as typed values. Metrics, log lines, readiness and tests all come from them.
+
+A new event is a class here, its line in `telemetry/logs.py` and, if it counts something, its metric in
+`telemetry/metrics.py`. No event carries a payload, a header or a password: observers write events out.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dispatcher.core.process_state import RunningDispatcher
+
+WakeCause = Literal["notify", "tick", "due", "writers", "peer", "reconnect", "nudge", "busy", "poll"]
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetryEvent:
+    """Base of all events."""
+
+
+Observer = Callable[[TelemetryEvent], None]
+
+
+def fan_out(*observers: Observer) -> Observer:
+    """One observer that passes each event to all of these, in order."""
+
+    def observe(event: TelemetryEvent) -> None:
+        for observer in observers:
+            observer(event)
+
+    return observe
+
+
+# The way of a row: from the wait to the settled row.
+
+
+@dataclass(frozen=True, slots=True)
+class Woke(TelemetryEvent):
+    """The relay stopped waiting, and why."""
+
+    cause: WakeCause
+
+
+@dataclass(frozen=True, slots=True)
+class Slept(TelemetryEvent):
+    """The relay is about to wait. `holds_key`: this dispatcher holds the doorbell's key, so writers ring."""
+
+    holds_key: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked(TelemetryEvent):
+    """One turn of the loop ended: a claim that found nothing, or one batch from claim to settle."""
+
+    result: Literal["ok", "error"]
+    duration_s: float
+    error: str | None = None  # class and code
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed(TelemetryEvent):
+    """A batch was claimed. `full`: it has as many rows as were asked for."""
+
+    rows: int
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Published(TelemetryEvent):
+    """Redis answered a pipeline. `ages_s`: for each entry the time from when its row was due to the answer."""
+
+    entries: int
+    ages_s: Sequence[float]
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Handled(TelemetryEvent):
+    """A handler ended, or its timeout passed. `age_s`: from when the row was due to that end.
+
+    `error`: class and message, without values of the payload; `where`: file and line that raised.
+    """
+
+    row_id: int
+    event_type: str
+    handled: Literal["done", "retry", "dead", "timeout"]
+    age_s: float
+    duration_s: float
+    error: str | None = None
+    where: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InHand(TelemetryEvent):
+    """Handlers at work, rows that wait for a handler, and handlers that go on after their timeout (`stuck`)."""
+
+    running: int
+    waiting: int
+    stuck: int
+
+
+@dataclass(frozen=True, slots=True)
+class StuckHandlers(TelemetryEvent):
+    """Every place in the handler pool is taken by a handler that does not end (`on`), or one is free again."""
+
+    on: bool
+    stuck: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settled(TelemetryEvent):
+    """A batch was settled. Rows by outcome; `lost`: another dispatcher had taken the claim over."""
+
+    sent: int
+    retried: int
+    dead: int
+    released: int
+    unknown: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Buried(TelemetryEvent):
+    """Rows went to the dead-letter queue: (id, class and code of the error) of each."""
+
+    rows: Sequence[tuple[int, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedConnection(TelemetryEvent):
+    """A row was found to be what closes the connection to the sink; it cost the row an attempt. `size`: bytes."""
+
+    row: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRetried(TelemetryEvent):
+    """Dead events were put back to be published. `ids`: their rows; `by`: the address that asked for it."""
+
+    ids: Sequence[int]
+    by: str
+
+
+# What guards the way: takeovers, audits, and what holds claims back.
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver(TelemetryEvent):
+    """Rows of a dead dispatcher or of an overdue claim were put back to be claimed again."""
+
+    rows: int
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled(TelemetryEvent):
+    """The stream was searched for rows of unknown outcome. `found`: sent after all; `missing`: released."""
+
+    found: int
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
+class Republished(TelemetryEvent):
+    """The incarnation of Redis changed: rows whose entries it lost, perhaps none, were put back."""
+
+    rows: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class CrashAudited(TelemetryEvent):
+    """Postgres crashed, failed over or was restored, and the stream was searched for rows that it had forgotten."""
+
+    found: int
+    looked_at: int  # entries
+
+
+@dataclass(frozen=True, slots=True)
+class AuditChanged(TelemetryEvent):
+    """Whether a loss of entries in Redis can be noticed."""
+
+    on: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BackpressureChanged(TelemetryEvent):
+    """Claiming stopped before MAXLEN trims entries that `group` has not read, or goes on. `unread`: entries."""
+
+    on: bool
+    group: str
+    unread: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackpressureBlind(TelemetryEvent):
+    """Why the lag of the consumer groups cannot be read, so that unread entries may be trimmed. None: it can again."""
+
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PauseChanged(TelemetryEvent):
+    """Somebody paused or resumed all dispatchers."""
+
+    paused: bool
+    by: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged(TelemetryEvent):
+    """The breaker before the sink opened or closed."""
+
+    state: Literal["open", "closed"]
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerChanged(TelemetryEvent):
+    """The session that hears the doorbell went up or down (down: the dispatcher works on its tick)."""
+
+    up: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationQueueChanged(TelemetryEvent):
+    """Postgres's notification queue fills up, so writers are not asked to ring; or it is calm again."""
+
+    filling: bool
+    usage: float  # 0 to 1
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseChanged(TelemetryEvent):
+    """The relay's Postgres sessions went up or down."""
+
+    up: bool
+    reason: str | None
+
+
+# The life of the process and its workers.
+
+
+@dataclass(frozen=True, slots=True)
+class Started(TelemetryEvent):
+    """The service is up: everything is open that could be opened. `stream_maxlen`: as it was configured."""
+
+    name: str
+    enabled: bool
+    stream_maxlen: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarUp(TelemetryEvent):
+    """Probes, metrics, API and console are served. `port`: the one that was bound, when 0 was asked for."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled(TelemetryEvent):
+    """What Postgres and Redis hold now: read every few seconds."""
+
+    backlog: int
+    oldest_age_s: float
+    notification_queue_usage: float  # 0 to 1
+    stream_length: int | None  # None: Redis did not answer (`redis_error` says why), or we have no right to ask
+    group_lag: dict[str, int]
+    redis_error: str | None = None
+    dead: int = 0  # dead events that nobody has replayed, counted up to a bound
+    newest_dead_at: float | None = None  # Unix seconds
+    dispatchers: Sequence[RunningDispatcher] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned(TelemetryEvent):
+    """Retention deleted so many settled rows and dead-letter copies, perhaps none. `more`: another batch follows."""
+
+    outbox: int
+    dlq: int
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PruneRefused(TelemetryEvent):
+    """Postgres refused to prune: a right, a lock or a timeout. Emitted once for the same reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted(TelemetryEvent):
+    """The supervisor started a worker. `running`: the number of workers now."""
+
+    worker: str
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnded(TelemetryEvent):
+    """A worker ended. `code`: its exit code, or minus a signal; `again_in_s`: until it is replaced, None: never."""
+
+    worker: str
+    code: int
+    running: int
+    again_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStuck(TelemetryEvent):
+    """A worker that should report every second has been silent for so long that it is killed."""
+
+    worker: str
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping(TelemetryEvent):
+    """Nothing new is taken from now on."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped(TelemetryEvent):
+    """Everything is closed. `given_back`: rows returned to pending at the end."""
+
+    given_back: int
