@@ -14,10 +14,10 @@ from dispatcher.settings.setting import flag_of, setting_of
 def setting_flags(command: Callable[..., object]) -> Callable[..., object]:
     """Give a command a flag for each setting. Values stay text: they are checked all at once, with the environment."""
     options = []
-    for name, field in Settings.model_fields.items():
+    for name, field in Settings.table().items():
         setting = setting_of(field)
         notes = "; ".join(filter(None, (default_text(name) and f"default: {default_text(name)}", *setting.env)))
-        if field.annotation is bool and setting.env:
+        if field.type is bool and setting.env:
             flags = f"{flag_of(name)}/--not-{name}"
             options.append(click.option(flags, name, default=None, help=f"{setting.help}  [{notes}]"))
         elif setting.env:

@@ -7,7 +7,7 @@ extra to install.
 from importlib.util import find_spec
 
 # Import names of the extra `server` in pyproject.toml.
-NEEDED = ("aiohttp", "anyio", "click", "hiredis", "loguru", "prometheus_client", "psycopg", "pydantic", "redis", "rich")
+NEEDED = ("aiohttp", "anyio", "click", "hiredis", "loguru", "prometheus_client", "psycopg", "redis", "rich")
 
 if missing := [name for name in NEEDED if find_spec(name) is None]:
     raise ImportError(

@@ -1,4 +1,4 @@
-"""What feeds the console: the state of the process, kept from its events, and a history of it. No request asks a server."""
+"""What feeds the console: the state of the process and a history of it. No request asks Postgres or Redis."""
 
 from collections.abc import Callable
 

@@ -109,7 +109,7 @@ class Service:
         )
         self._given_back = 0  # written by _work()
 
-    def snapshot(self) -> WorkerReport:
+    def report(self) -> WorkerReport:
         """What a supervisor has to know."""
         return WorkerReport(self._readiness(), self._state.read(), merge.families(self._metrics.registry))
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from dispatcher.settings.fields import Settings
-from dispatcher.settings.setting import flag_of, setting_of
+from dispatcher.settings.setting import flag_of, is_required, setting_of
 
 
 class Row(NamedTuple):
@@ -19,7 +19,7 @@ class Row(NamedTuple):
 def describe() -> list[Row]:
     """Every setting, in the table's order."""
     rows = []
-    for name, field in Settings.model_fields.items():
+    for name, field in Settings.table().items():
         setting = setting_of(field)
         if setting.env or setting.alias is None:
             row = Row(next(iter(setting.env), ""), flag_of(name), default_text(name), setting.kind.wanted, setting.help)
@@ -31,10 +31,10 @@ def describe() -> list[Row]:
 
 def default_text(attribute: str) -> str:
     """A setting's default as it would be typed; "" where there is none."""
-    field = Settings.model_fields[attribute]
+    field = Settings.table()[attribute]
     stated = setting_of(field).default_text
     if stated is not None:
         return stated
-    if field.is_required() or field.default is None:
+    if is_required(field) or field.default is None:
         return ""
     return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)

@@ -1,9 +1,8 @@
 """The one table of settings: attribute, environment variable, flag, default, limits, what it does."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, Self
-
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationInfo, field_validator, model_validator
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal
 
 from dispatcher.settings.files import SecretFile
 from dispatcher.settings.kinds import (
@@ -21,17 +20,15 @@ from dispatcher.settings.kinds import (
     token,
     whole,
 )
-from dispatcher.settings.read import cross_problems, read
-from dispatcher.settings.setting import Alias, negated, setting, setting_of, terminal_format, unchanged
+from dispatcher.settings.read import read
+from dispatcher.settings.setting import Alias, is_setting, negated, setting, terminal_format, unchanged
 
 Secret = Literal["database_url", "listen_url", "redis_url", "api_token"]
 
 
-class Settings(BaseModel):
-    """All settings. Built by `load()`; a test may build one itself (a bad value is then pydantic's ValidationError)."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-    _files: dict[str, SecretFile] = PrivateAttr(default_factory=dict)
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings. Built by `load()`, which checks them; whoever builds one himself gives values that fit."""
 
     # fmt: off
     enabled: bool = setting("DISPATCHER_ENABLED", switch(), False,
@@ -99,30 +96,16 @@ class Settings(BaseModel):
     log_format: Literal["json", "text"] = setting("DISPATCH_LOG_FORMAT", choice("json", "text"), terminal_format,
         "How messages are written.", default_text="json; text on a terminal")
     # fmt: on
+    _files: dict[str, SecretFile] = field(default_factory=dict, repr=False)  # of secrets that came from a file
 
-    @model_validator(mode="before")
+    def __post_init__(self) -> None:
+        if not self.listen_url:  # frozen: set once, before anybody has it
+            object.__setattr__(self, "listen_url", self.database_url)
+
     @classmethod
-    def _listen_where_the_rows_are(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("listen_url"):
-            return {**values, "listen_url": values.get("database_url")}
-        return values
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _fits_its_kind(cls, value: object, info: ValidationInfo) -> object:
-        field = cls.model_fields[str(info.field_name)]
-        if value == field.default and field.default in (None, ""):
-            return value
-        try:
-            return setting_of(field).kind.parse(value)
-        except ValueError as error:
-            raise ValueError(f"it must be {error}") from None
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if problems := cross_problems(self.__dict__):
-            raise ValueError("; ".join(problems))
-        return self
+    def table(cls) -> dict[str, Field[Any]]:
+        """The fields that are settings, by attribute, in the table's order."""
+        return {field.name: field for field in fields(cls) if is_setting(field)}
 
     @classmethod
     def load(cls, env: Mapping[str, str], flags: Mapping[str, object]) -> "Settings":
@@ -131,19 +114,19 @@ class Settings(BaseModel):
         `flags`: by the flag's name as click has it (tick_ms, dsn, disable_http); None is not given.
         Raises Misconfigured with a line for each problem.
         """
-        found = read(cls.model_fields, env, flags)
-        settings = cls(**found.values)
-        settings._files = found.files
-        if "listen_url" not in found.values and (file := found.files.get("database_url")):
-            settings._files["listen_url"] = file
-        return settings
+        found = read(cls.table(), env, flags)
+        files = found.files
+        if "listen_url" not in found.values and "database_url" in files:
+            files["listen_url"] = files["database_url"]
+        return cls(**found.values, _files=files)
 
     @classmethod
     def load_some(
         cls, attributes: Iterable[str], env: Mapping[str, str], flags: Mapping[str, object]
     ) -> dict[str, Any]:
         """Some settings by attribute, for a command that needs no more. Arguments and errors as for `load`."""
-        return read({name: cls.model_fields[name] for name in attributes}, env, flags).values
+        table = cls.table()
+        return read({name: table[name] for name in attributes}, env, flags).values
 
     def current(self, attribute: Secret) -> Any:
         """A secret as it is now: read again when it came from a file. Raises Misconfigured when it cannot be."""

@@ -1,19 +1,17 @@
 """Reads settings from flags, environment and defaults, and reports everything that is wrong with them at once."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field
 from typing import Any, NamedTuple
-
-from pydantic.fields import FieldInfo
 
 from dispatcher.core.errors import Misconfigured
 from dispatcher.settings.files import SUFFIX, SecretFile
-from dispatcher.settings.setting import Setting, flag_of, setting_of, unchanged
+from dispatcher.settings.setting import Setting, flag_of, is_required, setting_of, unchanged
 
 LEASE_MARGIN_MS = 5000
 
-Given = tuple[
-    str, object, Callable[[object], object]
-]  # where it was set, the value, what makes the setting's value of it
+# Where it was set, the value, what makes the setting's value of it.
+Given = tuple[str, object, Callable[[object], object]]
 
 
 class Found(NamedTuple):
@@ -23,7 +21,7 @@ class Found(NamedTuple):
     files: dict[str, SecretFile]
 
 
-def read(fields: Mapping[str, FieldInfo], env: Mapping[str, str], flags: Mapping[str, object]) -> Found:
+def read(fields: Mapping[str, Field[Any]], env: Mapping[str, str], flags: Mapping[str, object]) -> Found:
     """The values of these fields. A flag beats the environment beats the default.
 
     Raises Misconfigured with a line for each problem: what was set, its value (secrets masked), what would be right.
@@ -50,11 +48,11 @@ def read(fields: Mapping[str, FieldInfo], env: Mapping[str, str], flags: Mapping
                 values[name] = setting.kind.parse(convert(value))
             except ValueError as error:
                 problems.append(f"{source} is {setting.kind.mask(value)}: it must be {error}")
-        elif field.is_required() or (name == "redis_url" and not _without_redis(fields, env, flags)):
+        elif is_required(field) or (name == "redis_url" and not _without_redis(fields, env, flags)):
             problems.append(f"{' or '.join(setting.env)} is not set: it must be {setting.kind.wanted}")
         elif field.default != "":  # "": another setting stands in
-            values[name] = field.get_default(call_default_factory=True)
-    problems += cross_problems(values)
+            values[name] = field.default if field.default_factory is MISSING else field.default_factory()
+    problems += _cross_problems(values)
     if problems:
         intro = "" if len(problems) == 1 else f"{len(problems)} settings are wrong:\n  "
         raise Misconfigured(intro + "\n  ".join(problems))
@@ -76,13 +74,13 @@ def _given(name: str, setting: Setting, env: Mapping[str, str], flags: Mapping[s
                 yield each, env[each], unchanged
 
 
-def _without_redis(fields: Mapping[str, FieldInfo], env: Mapping[str, str], flags: Mapping[str, object]) -> bool:
-    """Whether no event goes to the stream: what has no handler is buried."""
+def _without_redis(fields: Mapping[str, Field[Any]], env: Mapping[str, str], flags: Mapping[str, object]) -> bool:
+    """Whether no event goes to the stream: one without a handler becomes a dead letter."""
     given = list(_given("unrouted", setting_of(fields["unrouted"]), env, flags)) if "unrouted" in fields else []
     return bool(given) and str(given[0][1]).strip().lower() == "dead"
 
 
-def cross_problems(values: Mapping[str, Any]) -> list[str]:
+def _cross_problems(values: Mapping[str, Any]) -> list[str]:
     """What does not fit together, of the values that are there."""
     problems = []
     lease, publish = values.get("lease_ms"), values.get("publish_timeout_ms")
@@ -96,8 +94,6 @@ def cross_problems(values: Mapping[str, Any]) -> list[str]:
         problems.append(
             f"DISPATCH_BACKOFF_MAX_MS is {cap} and DISPATCH_BACKOFF_BASE_MS is {base}: the maximum must not be less"
         )
-    if values.get("redis_url") == "" and values.get("unrouted") != "dead":
-        problems.append("REDIS_URL is not set: it is needed for every event that has no handler")
     if values.get("unrouted") == "dead" and values.get("handlers") is None:
         problems.append(
             "DISPATCH_UNROUTED is dead and DISPATCH_HANDLERS is not set: every event would be buried; name the module "

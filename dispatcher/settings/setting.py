@@ -2,13 +2,12 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, cast
-
-from pydantic import Field
-from pydantic.fields import FieldInfo
+from dataclasses import MISSING, Field, dataclass, field
+from typing import Any
 
 from dispatcher.settings.kinds import Kind
+
+_MARK = "setting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +43,36 @@ def setting(
 ) -> Any:
     """One field of the table. `default`: `...` where it must be set, a function where it depends."""
     mark = Setting(tuple(filter(None, (env, also_env))), kind, help, alias, default_text)
-    extra: dict[str, Any] = {"setting": mark}
     if callable(default):
-        return Field(default_factory=default, repr=not kind.secret, json_schema_extra=extra)
-    return Field(default, repr=not kind.secret, json_schema_extra=extra)
+        return field(default_factory=default, repr=not kind.secret, metadata={_MARK: mark})
+    return field(default=MISSING if default is ... else default, repr=not kind.secret, metadata={_MARK: mark})
 
 
-def setting_of(field: FieldInfo) -> Setting:
+def is_setting(field: Field[Any]) -> bool:
+    return _MARK in field.metadata
+
+
+def setting_of(field: Field[Any]) -> Setting:
     """What `setting()` put on a field."""
-    return cast(Setting, cast(dict[str, Any], field.json_schema_extra)["setting"])
+    mark: Setting = field.metadata[_MARK]
+    return mark
+
+
+def is_required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def flag_of(attribute: str) -> str:
-    """The flag of a setting."""
     return "--" + attribute.replace("_", "-")
 
 
 def unchanged(value: object) -> object:
-    """What an alias does that is only another name."""
+    """For an alias that is only another name."""
     return value
 
 
 def negated(value: object) -> object:
-    """What an alias does that says the opposite."""
+    """For an alias that says the opposite."""
     return not value
 
 

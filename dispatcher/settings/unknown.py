@@ -16,7 +16,7 @@ _KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP
 def unknown_variables(env: Mapping[str, str]) -> list[str]:
     """One warning for each variable that is set, looks like one of ours and is not. Never shows a value."""
     known = {row.env for row in describe() if row.env}
-    secrets = [setting for field in Settings.model_fields.values() if (setting := setting_of(field)).kind.secret]
+    secrets = [setting for field in Settings.table().values() if (setting := setting_of(field)).kind.secret]
     known |= {variable + SUFFIX for setting in secrets for variable in setting.env}
     warnings = []
     for name in sorted(env):

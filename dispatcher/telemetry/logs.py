@@ -3,6 +3,7 @@
 `event` is the name the runbook greps for. No line holds a payload or a password.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import TextIO
@@ -220,5 +221,6 @@ class Logs:
             write(level, f"{what}_down", text, {"reason": reason})
 
     def _write_detail(self, event: events.TelemetryEvent) -> None:
-        fields: Fields = {name: getattr(event, name) for name in event.__slots__ if name != "ages_s"}
+        names = [field.name for field in dataclasses.fields(event) if field.name not in ("ages_s", "dispatchers")]
+        fields: Fields = {name: getattr(event, name) for name in names}
         write("DEBUG", type(event).__name__.lower(), type(event).__name__, fields)

@@ -1,4 +1,4 @@
-"""Samples what Postgres and Redis hold, every few seconds: backlog, dead events, dispatchers, the stream and its groups.
+"""Samples what Postgres and Redis hold, every few seconds: backlog, dead events, dispatchers, stream, consumer groups.
 
 What it costs is bounded: the count stops at a million rows, and a slow sample is followed by a rest twenty times as
 long. It never stops the service: a server that does not answer is reported by the sessions that need it, and here by
@@ -29,7 +29,7 @@ from dispatcher.infra.sqlfiles import load
 
 @dataclass(frozen=True, slots=True)
 class GaugesTiming:
-    """A sample that took t seconds is followed by at least `rest * t` of rest: never more than a twentieth of a core."""
+    """After a sample that took t seconds come at least `rest * t` of rest: never more than a twentieth of a core."""
 
     every_s: float = 5.0
     rest: float = 20.0

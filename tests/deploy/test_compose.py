@@ -16,7 +16,8 @@ import psycopg
 import yaml
 from redis.asyncio import Redis
 
-from dispatcher.settings import Settings, describe
+from dispatcher.settings import describe
+from dispatcher.settings.describe import default_text
 from tests.support.psql import client_program, psql
 from tests.support.readme import ROOT
 from tests.support.rows import STREAM
@@ -101,13 +102,13 @@ def test_settings_are_known_and_the_stop_is_patient() -> None:
     for name in ("dispatcher", "migrate"):
         assert set(SERVICES[name]["environment"]) <= known
     grace = int(SERVICES["dispatcher"]["stop_grace_period"].removesuffix("s"))
-    assert grace * 1000 > Settings.model_fields["shutdown_grace_ms"].default
+    assert grace * 1000 > int(default_text("shutdown_grace_ms"))
 
 
 def test_prometheus_and_grafana_find_each_other() -> None:
     scraped = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
     [target] = [job["static_configs"][0]["targets"] for job in scraped if job["job_name"] == "dispatcher"]
-    assert target == [f"dispatcher:{Settings.model_fields['http_port'].default}"]
+    assert target == [f"dispatcher:{default_text('http_port')}"]
     grafana = ROOT / "deploy" / "grafana" / "provisioning"
     [source] = yaml.safe_load((grafana / "datasources" / "prometheus.yml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"

@@ -12,7 +12,8 @@ import kubernetes_validate
 import pytest
 from prometheus_client import CollectorRegistry
 
-from dispatcher.settings import Settings, describe
+from dispatcher.settings import describe
+from dispatcher.settings.describe import default_text
 from dispatcher.sidecar import app
 from tests.support.kustomize import Manifest, program, render, render_ourselves, render_with
 from tests.support.psql import psql
@@ -159,9 +160,8 @@ def test_probes_and_grace_fit_the_program() -> None:
     }
     assert paths == {"startup": "/health", "liveness": "/health", "readiness": "/ready"}
     assert set(paths.values()) <= served
-    default = Settings.model_fields
-    assert container["ports"] == [{"name": "http", "containerPort": default["http_port"].default}]
-    assert spec["terminationGracePeriodSeconds"] * 1000 >= default["shutdown_grace_ms"].default + 10_000
+    assert container["ports"] == [{"name": "http", "containerPort": int(default_text("http_port"))}]
+    assert spec["terminationGracePeriodSeconds"] * 1000 >= int(default_text("shutdown_grace_ms")) + 10_000
 
 
 def test_selectors_select_the_dispatcher() -> None:

@@ -13,15 +13,19 @@ from prometheus_client import CollectorRegistry
 
 from dispatcher.core import events
 from dispatcher.core.process_state import RunningDispatcher
-from dispatcher.service.console_routes import ConsoleState
 from dispatcher.settings import Settings
 from dispatcher.sidecar import app
 from dispatcher.sidecar.access import AccessControl
 from dispatcher.telemetry.latency import LatencyHistogram
 from tests.support.browser import OpenPage
+from tests.support.console import FedConsole
 from tests.support.page_checks import CONTRAST, SMALL, UNNAMED, WIDE
 
 MARKUP = "<img src=x onerror=\"document.title='taken'\"><b>bold</b>"
+DISPATCHERS = (
+    RunningDispatcher("host-1-cafe", "h", 1, "0.1.0", time.time() - 60),
+    RunningDispatcher(MARKUP, "h", 2, "0.1.0", 0),
+)
 NOT_FOUND = "404 (Not Found)"  # the dead letters: they are not served here
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
@@ -30,7 +34,7 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobil
 class Fed:
     """A console without a dispatcher: the test says what happens."""
 
-    console: ConsoleState
+    console: FedConsole
     latency: LatencyHistogram
     url: str = ""
     now: float = field(default_factory=time.time)
@@ -39,7 +43,7 @@ class Fed:
         for event in happened:
             if isinstance(event, events.Published):
                 self.latency.observe(event.ages_s)
-            self.console.reader(event)
+            self.console.observe(event)
 
     def calm(self) -> None:
         """A dispatcher that runs well, and a point of it two seconds after the last."""
@@ -47,13 +51,7 @@ class Fed:
             events.Started("host-1-cafe", enabled=True),
             events.DatabaseChanged(True, None),
             events.Published(100, [0.002] * 100, 0.01),
-            events.Sampled(7, 0.25, 0.0, 900, {"billing": 40, MARKUP: 3}, None, 0),
-            events.Surveyed(
-                [
-                    RunningDispatcher("host-1-cafe", "h", 1, "0.1.0", time.time() - 60),
-                    RunningDispatcher(MARKUP, "h", 2, "0.1.0", 0),
-                ]
-            ),
+            events.Sampled(7, 0.25, 0.0, 900, {"billing": 40, MARKUP: 3}, dispatchers=DISPATCHERS),
         )
         self.now += 2.0
         self.console.history.tick()
@@ -64,7 +62,7 @@ async def fed(*, token: str | None = None, listens_on: str = "127.0.0.1") -> Asy
     """A console over real HTTP."""
     latency = LatencyHistogram("x", "x")
     settings = Settings(database_url="postgresql:///app", redis_url="redis://localhost", stream_maxlen=1000)
-    ours = Fed(ConsoleState(settings, latency.snapshot), latency)
+    ours = Fed(FedConsole(settings, latency.snapshot), latency)
     guard = AccessControl(token=lambda: token, listens_on=listens_on)
     site = app.build(lambda: None, CollectorRegistry(), guard=guard, routes=ours.console.routes)
 

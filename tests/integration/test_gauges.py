@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from redis.asyncio import Redis
 from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from dispatcher.core.errors import SessionLost
@@ -18,8 +19,8 @@ from dispatcher.embedded import free_port
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo, group_lag, read_stream_info
 from dispatcher.infra.sqlfiles import load
-from dispatcher.upkeep import gauges
-from dispatcher.upkeep.gauges import run, sample_once
+from dispatcher.upkeep.gauges import GaugesBounds, GaugesTiming, run, sample_once
+from dispatcher.upkeep.registry import Registry
 from tests.support.rows import STREAM, insert_events
 from tests.support.tap import Tap
 
@@ -151,13 +152,13 @@ def test_lag(group, stream, lag):
     assert group_lag(group, stream) == lag
 
 
-async def test_the_groups_are_a_bounded_number(session, redis, tap, monkeypatch):
-    monkeypatch.setattr(gauges, "MAX_GROUPS", 2)
+async def test_the_groups_are_a_bounded_number(session, redis, tap):
     await redis.xadd(STREAM, {"n": 1})
     await redis.xgroup_create(STREAM, "done", "$")
     for name in "abc":
         await redis.xgroup_create(STREAM, name, "0")
-    assert (await sample(session, redis, tap)).group_lag == {"a": 1, "b": 1}
+    await sample_once(session.fetch, redis, STREAM, tap, bounds=GaugesBounds(groups=2))
+    assert (await tap.next(Sampled)).group_lag == {"a": 1, "b": 1}
 
 
 async def test_redis_away_is_part_of_the_sample(session, db, tap):
@@ -193,19 +194,67 @@ async def test_sampling_goes_on_after_a_failure(session, redis_url, tap):
         return await session.fetch(sql, params)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: run(fetch, lambda: redis_url, "gauges", STREAM, tap, every_s=0.0))
+        tasks.start_soon(lambda: run(fetch, lambda: redis_url, "gauges", STREAM, tap, timing=GaugesTiming(0.0, 0.0)))
         await tap.next(Sampled)
         tasks.cancel_scope.cancel()
     assert failures == []
 
 
-async def test_dead_events_are_counted_until_they_are_replayed(session, db, redis, tap):
-    await insert_events(db, 2, status="dead")
+async def test_the_dispatchers_that_run(session, redis, tap):
+    await Registry("ours").enrol(session)
+    [one] = (await sample(session, redis, tap)).dispatchers
+    assert one.name == "ours"
+    assert abs(one.started_at - datetime.now(UTC).timestamp()) < 60
+
+
+async def bury(db, n: int = 1) -> list[int]:
+    """Dead rows, each with its open copy."""
+    ids = await insert_events(db, n, status="dead", last_error="redis: ERR")
     await db.execute(
         "INSERT INTO messaging.message_dlq (outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id,"
         " payload, attempts, occurred_at) SELECT id, event_id, message_id, event_type, aggregate_type, aggregate_id,"
-        " payload, attempts, occurred_at FROM messaging.message_outbox"
+        " payload, attempts, occurred_at FROM messaging.message_outbox WHERE id = ANY(%s)",
+        [ids],
     )
-    assert (await sample(session, redis, tap)).dead == 2
-    await db.execute("UPDATE messaging.message_outbox SET status = 'pending' WHERE aggregate_id = 'a1'")
-    assert (await sample(session, redis, tap)).dead == 1
+    return ids
+
+
+async def test_what_is_dead_and_since_when(session, db, redis, tap):
+    first, again, pruned = await bury(db, 3)
+    # A row that was sent, replayed by hand and died then; one that somebody marked dead, so that it has no copy.
+    await db.execute("UPDATE messaging.message_outbox SET sent_at = clock_timestamp() WHERE id = %s", [again])
+    await insert_events(db, status="dead")
+    replayed = "UPDATE messaging.message_outbox SET status = 'pending' WHERE id = %s"
+    await db.execute(replayed, [first])
+    await db.execute("DELETE FROM messaging.message_outbox WHERE id = %s", [pruned])
+    await sample_once(session.fetch, redis, STREAM, tap)
+    seen = await tap.next(Sampled)
+    assert seen.dead == 3
+    assert seen.newest_dead_at is not None
+    assert abs(seen.newest_dead_at - datetime.now(UTC).timestamp()) < 60
+
+
+async def test_a_copy_that_was_replayed_is_not_the_newest_dead(session, db, redis, tap):
+    await bury(db)
+    await db.execute("UPDATE messaging.message_dlq SET replayed_at = clock_timestamp()")
+    await db.execute("UPDATE messaging.message_outbox SET status = 'pending'")
+    await sample_once(session.fetch, redis, STREAM, tap)
+    seen = await tap.next(Sampled)
+    assert (seen.dead, seen.newest_dead_at) == (0, None)
+
+
+async def test_the_count_of_the_dead_is_bounded(session, db, redis, tap):
+    await bury(db, 5)
+    await sample_once(session.fetch, redis, STREAM, tap, bounds=GaugesBounds(dead=3))
+    assert (await tap.next(Sampled)).dead == 3
+
+
+@pytest.mark.promise("console")
+async def test_a_redis_that_forbids_the_look_is_not_away(session, tap):
+    class Forbids(Redis):
+        async def xlen(self, name: Any) -> int:
+            raise NoPermissionError("this user has no permissions to run the 'xlen' command")
+
+    await sample_once(session.fetch, Forbids(), STREAM, tap)
+    seen = await tap.next(Sampled)
+    assert (seen.stream_length, seen.redis_error) == (None, None)

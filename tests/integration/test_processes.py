@@ -1,7 +1,6 @@
 """`--processes N` with the real command line: one supervisor, N workers, one sidecar, and nobody left behind."""
 
 import asyncio
-import contextlib
 import errno
 import json
 import os
@@ -18,8 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from redis.asyncio import Redis
 
 from dispatcher.core.events import WorkerEnded, WorkerStarted, WorkerStuck
-from dispatcher.service.workers import pool as staff
-from dispatcher.service.workers import supervisor
+from dispatcher.service.workers import pool, supervisor
 from dispatcher.settings import Settings
 from tests.support.child import Child, StartCli
 from tests.support.rows import insert_events, read_stream, read_table, statuses
@@ -123,12 +121,52 @@ async def test_no_worker_outlives_the_supervisor(cli: StartCli, env: dict[str, s
     pids = workers(child)
     assert len(pids) == 2
     child.signal(signal.SIGKILL)
-    for pid in pids * 3:  # as the kernel does, for each thread of the supervisor that it ends a moment later
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGHUP)
     assert await child.wait() == -signal.SIGKILL
     await until(lambda: not any(map(alive, pids)), "the workers are gone")
     assert await read_table(db, "dispatcher") == []  # they stopped in order all the same
+
+
+BLOCKED_WHILE_LOADING = """
+import pathlib, time
+pathlib.Path("loading").touch()
+time.sleep(3600)
+HANDLERS = {}
+"""
+BLOCKED_AT_WORK = """
+import pathlib, time
+async def block(payload):
+    pathlib.Path("blocked").touch()
+    time.sleep(3600)
+HANDLERS = {"stuck": block}
+"""
+
+
+async def test_a_worker_that_still_loads_does_not_outlive_the_supervisor(
+    cli: StartCli, env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "shop.py").write_text(BLOCKED_WHILE_LOADING)
+    child = await cli("run", "--processes=2", "--handlers=shop:HANDLERS", env=env, cwd=tmp_path)
+    await until(lambda: is_true((tmp_path / "loading").exists()))
+    [pid, *_] = workers(child)
+    assert alive(pid)
+    child.signal(signal.SIGKILL)
+    await child.wait()
+    await until(lambda: all_gone([pid]))
+
+
+async def test_a_worker_whose_loop_is_blocked_does_not_outlive_the_supervisor(
+    cli: StartCli, env: dict[str, str], db: Db, tmp_path: Path
+) -> None:
+    (tmp_path / "shop.py").write_text(BLOCKED_AT_WORK)
+    options = ("--processes=2", "--handlers=shop:HANDLERS", "--shutdown-grace-ms=0")
+    child = await cli("run", *options, env=env, cwd=tmp_path)
+    await child.ready()
+    await insert_events(db, event_type="stuck")
+    await until(lambda: is_true((tmp_path / "blocked").exists()))
+    pids = workers(child)
+    child.signal(signal.SIGKILL)
+    await child.wait()
+    await until(lambda: all_gone(pids))
 
 
 @pytest.mark.promise("workers")
@@ -142,24 +180,22 @@ async def test_what_is_wrong_is_said_once_and_exit_2(cli: StartCli, env: dict[st
 
 
 @pytest.mark.promise("workers")
-async def test_a_worker_that_says_nothing_is_replaced(
-    database_url: str, redis_url: str, db: Db, tap: Tap, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_worker_that_says_nothing_is_replaced(database_url: str, redis_url: str, db: Db, tap: Tap) -> None:
     """Frozen, or its loop blocked by a handler: it does no work, and its probes cannot say so."""
-    monkeypatch.setattr(supervisor, "STUCK_S", 8.0)  # more than a busy machine keeps a worker that works from saying so
     flags = {"database_url": database_url, "redis_url": redis_url, "enabled": "true", "log_level": "ERROR"}
     settings = Settings.load({}, flags | {"disable_http": True, "processes": "2"})
-    ours = supervisor.Supervisor(settings, flags, tap)
     starts = 0
 
-    async def start_but_the_third(*arguments: Any) -> staff.Worker:
+    async def start_but_the_third(*arguments: Any) -> pool.Worker:
         nonlocal starts
         starts += 1
         if starts == 3:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-        return await staff.start_worker(*arguments)
+        return await pool.start_worker(*arguments)
 
-    monkeypatch.setattr(supervisor, "start_worker", start_but_the_third)
+    # More than a busy machine keeps a worker that works from its report.
+    timing = supervisor.SupervisorTiming(stuck=8.0)
+    ours = supervisor.Supervisor(settings, flags, tap, timing=timing, start=start_but_the_third)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(ours.run())
         [frozen, _] = [await tap.next(WorkerStarted) for _ in range(2)]

@@ -24,7 +24,6 @@ from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey
 from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.service import Service
 from dispatcher.settings import Settings
-from dispatcher.upkeep import gauges
 from tests.support.postgres import StartPostgres
 from tests.support.redis import StartValkey
 from tests.support.rows import insert_events, read_stream, statuses
@@ -149,11 +148,9 @@ async def test_a_listen_url_of_its_own(guarded_postgres, admin, redis_url, tmp_p
 
 
 @pytest.mark.promise("rotation")
-async def test_redis(database_url, db, guarded_valkey, tmp_path, monkeypatch):
+async def test_redis(database_url, db, guarded_valkey, tmp_path):
     file = tmp_path / "redis_url"
     file.write_text(valkey_url(guarded_valkey, "one"))
-    monkeypatch.setattr(gauges, "REST", 0)
-    monkeypatch.setattr(gauges.run, "__kwdefaults__", (gauges.run.__kwdefaults__ or {}) | {"every_s": 0.05})
     async with (
         Redis.from_url(valkey_url(guarded_valkey, "one"), decode_responses=True) as client,
         running(database_url=database_url, redis_url_file=file) as it,

@@ -5,7 +5,7 @@ import sys
 
 from dispatcher.client import Event
 
-HEAVY = {"aiohttp", "anyio", "click", "django", "loguru", "prometheus_client", "pydantic", "rich", "sqlalchemy"}
+HEAVY = {"aiohttp", "anyio", "click", "django", "loguru", "prometheus_client", "rich", "sqlalchemy"}
 
 
 def test_an_event_shows_no_payload() -> None:

@@ -3,12 +3,12 @@
 import pytest
 
 from dispatcher.core import events
-from dispatcher.core.snapshot import Family
+from dispatcher.core.process_state import MetricFamily
 from dispatcher.telemetry.merge import MergedMetrics, families
 from dispatcher.telemetry.metrics import Metrics
 
 
-def worker(*seen: events.TelemetryEvent) -> tuple[Family, ...]:
+def worker(*seen: events.TelemetryEvent) -> tuple[MetricFamily, ...]:
     metrics = Metrics()
     for event in seen:
         metrics(event)
@@ -30,7 +30,7 @@ def test_counts_are_added_and_never_fall() -> None:
         worker(settled(4), events.Published(1, [0.1], 0.1)),
     ]
     own = Metrics()
-    merged = MergedMetrics(own.registry, lambda: living)
+    merged = MergedMetrics(own, lambda: living)
     value = merged.registry.get_sample_value
     own(events.DeadRetried([1, 2], "api"))
     assert value("messaging_outbox_sent_total") == 7
@@ -54,7 +54,7 @@ def test_states_are_the_worst_and_figures_the_newest() -> None:
     )
     second = worker(events.ListenerChanged(False, "x"), sampled(7, {"b": 2}), events.InHand(3, 0, 1))
     own = Metrics()
-    value = MergedMetrics(own.registry, lambda: [second, first, worker()]).registry.get_sample_value
+    value = MergedMetrics(own, lambda: [second, first, worker()]).registry.get_sample_value
     assert value("messaging_dispatch_listener_up") == 0
     assert value("messaging_dispatch_breaker_open") == 1
     assert value("messaging_outbox_backlog_rows") == 7
@@ -67,5 +67,12 @@ def test_states_are_the_worst_and_figures_the_newest() -> None:
 
 def test_without_a_worker_the_page_is_there() -> None:
     own = Metrics()
-    merged = MergedMetrics(own.registry, list)
+    merged = MergedMetrics(own, list)
     assert {metric.name for metric in merged.registry.collect()} == {metric.name for metric in own.registry.collect()}
+
+
+def test_every_gauge_says_how_it_is_summed_over_processes() -> None:
+    metrics = Metrics()
+    gauges = {metric.name for metric in metrics.registry.collect() if metric.type == "gauge"}
+    assert gauges
+    assert set(metrics.across) == gauges

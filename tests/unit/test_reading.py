@@ -110,13 +110,14 @@ def test_several_processes_are_one():
     for number, each in enumerate((one, two)):
         each(events.Started(f"p{number}", enabled=True))
         each(events.Published(10, [0.1] * 10, 0.1))
-        each(events.Sampled(5 + number, 1.0, 0.0, 7, {}))
+        each(
+            events.Sampled(5 + number, 1.0, 0.0, 7, {}, dispatchers=[RunningDispatcher(f"p{number}", "h", 1, "1", 5.0)])
+        )
         clock.now += 1
     one(events.BreakerChanged("open", "OOM"))
     clock.now += 1
     two(events.BreakerChanged("open", "reset"))
     two(events.ListenerChanged(False, "gone"))
-    two(events.Surveyed([RunningDispatcher("p0", "h", 1, "1", 5.0)]))
     both = merged([one.read(), two.read()])
     assert (both.names, both.published, both.processes) == (("p0", "p1"), 20, 2)
     assert [(trouble.kind, trouble.reason, trouble.since, trouble.of) for trouble in both.troubles] == [
@@ -125,8 +126,7 @@ def test_several_processes_are_one():
     ]
     assert both.sample is not None
     assert both.sample.backlog == 6  # the newest look
-    assert both.survey is not None
-    assert [one.name for one in both.survey.dispatchers] == ["p0"]
+    assert [one.name for one in both.sample.dispatchers] == ["p1"]
     assert merged([one.read()]) == one.read()
 
 

@@ -19,11 +19,12 @@ from dispatcher.cli import COMMANDS, cli
 from dispatcher.demo.screen import show_result
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import judge
-from dispatcher.service.console_routes import ConsoleState
+from dispatcher.service.console_routes import ConsoleRoutes
 from dispatcher.service.http import build_http as service_site
 from dispatcher.settings import Settings, describe
 from dispatcher.telemetry.latency import LatencyHistogram
 from dispatcher.telemetry.metrics import Metrics
+from dispatcher.telemetry.state import StateTracker
 from tests.support.readme import OPERATIONS, README, ROOT, blocks, page, table
 from tests.support.runbook import commands
 
@@ -64,7 +65,7 @@ def test_every_endpoint_is_described() -> None:
         ask=never,
         retried=never,
         observe=never,
-        rooms=ConsoleState(settings, LatencyHistogram("x", "x").snapshot).routes,
+        rooms=ConsoleRoutes(settings, StateTracker(LatencyHistogram("x", "x").snapshot).read).routes,
     )
     served = {
         f"`{route.method} {route.resource.canonical}`"

@@ -1,10 +1,10 @@
 """Settings: who beats whom, every problem at once, and no secret in any text."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -202,10 +202,6 @@ def test_a_broken_url_is_refused_without_its_password(variable: str, url: str) -
     text = problems({variable: url})
     assert text.startswith(f"{variable} is '")
     assert SECRET not in text
-    built = {"database_url": "host=db", "redis_url": "redis://h", variable.lower().removeprefix("dispatch_"): url}
-    with pytest.raises(pydantic.ValidationError) as caught:
-        Settings.model_validate(built)
-    assert SECRET not in str(caught.value)
 
 
 @given(token=st.text(alphabet=st.characters(codec="utf-8"), min_size=1).map(lambda text: f"{SECRET} {text}"))
@@ -252,9 +248,9 @@ def test_postgres_url_stands_in_for_database_url() -> None:
 
 def test_settings_are_frozen_and_closed() -> None:
     settings = Settings.load(URLS, {})
-    with pytest.raises(pydantic.ValidationError):
-        settings.tick_ms = 5
-    with pytest.raises(pydantic.ValidationError):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.tick_ms = 5  # type: ignore[misc]
+    with pytest.raises(TypeError):
         Settings(database_url="host=x", redis_url="redis://x", tick=5)  # type: ignore[call-arg]
 
 
@@ -288,7 +284,7 @@ def test_a_variable_that_is_none_of_ours_is_pointed_out_without_its_value() -> N
 
 def test_the_table_describes_every_setting_once() -> None:
     rows = describe()
-    assert len(rows) == len(Settings.model_fields)
+    assert len(rows) == len(Settings.table())
     variables = [row.env for row in rows if row.env]
     assert len(variables) == len(set(variables)) == len(rows) - 1
     assert all(row.flag.startswith("--") and row.wanted and row.help.endswith(".") for row in rows)

@@ -6,14 +6,12 @@ from typing import Any, get_args
 import pytest
 
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.process_state import DispatcherList, ProcessState, RunningDispatcher, Sample, Trouble, TroubleKind
+from dispatcher.core.process_state import ProcessState, RunningDispatcher, Sample, Trouble, TroubleKind
 from dispatcher.sidecar.diagnosis import diagnose, level_of
 from dispatcher.sidecar.history import RecentWindow
 
 NOW = 10_000.0
-CALM = ProcessState(
-    ("a",), 0.0, Latencies((1.0,), (0, 0), 0.0), sample=Sample(NOW - 5, 0, 0.0, 10, {}), survey=DispatcherList(NOW, ())
-)
+CALM = ProcessState(("a",), 0.0, Latencies((1.0,), (0, 0), 0.0), sample=Sample(NOW - 5, 0, 0.0, 10, {}))
 
 
 def dead(n: int, *, at: float = NOW, newest: float | None = None) -> Sample:
@@ -110,4 +108,5 @@ def test_turns_that_fail_without_a_known_outage():
 
 
 def test_a_dispatcher_that_is_alive_is_no_finding():
-    assert found(replace(CALM, survey=DispatcherList(NOW, (RunningDispatcher("a", None, None, None, 0.0),)))) == []
+    alive = (RunningDispatcher("a", None, None, None, 0.0),)
+    assert found(replace(CALM, sample=Sample(NOW - 5, 0, 0.0, 10, {}, dispatchers=alive))) == []

@@ -1,6 +1,6 @@
 """Run as a script by the supervisor: becomes a worker, of the same installation as the supervisor itself.
 
-    python -P boot.py WORKER SUPERVISOR_PID DESCRIPTOR
+    python -P boot.py WORKER DESCRIPTOR
 
 `-P` and a path, not `-m`: a folder named dispatcher in the working directory would be taken for this package.
 """
@@ -15,4 +15,4 @@ if __name__ == "__main__":
         sys.path.insert(0, HOME)
     from dispatcher.service.workers.worker import main
 
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,28 +1,36 @@
-"""Between the supervisor and a worker: one socket. Down go lines of JSON, up go snapshots, each after its length.
+"""The one socket between the supervisor and a worker.
 
-Snapshots are pickled: both ends are the same program, and nobody else has an end of the socket.
+Down: a line of JSON with the flags, then an empty line for each nudge (rows were put back). The end of the socket says
+that the supervisor is gone. Up: reports, each after its length. They are pickled: both ends are the same program, and
+nobody else has an end of the socket.
 """
 
+import json
 import pickle
 import struct
 from asyncio import IncompleteReadError, StreamReader
+from collections.abc import Mapping
 
-from dispatcher.core.snapshot import WorkerReport
+from dispatcher.core.process_state import WorkerReport
 
+NUDGE = b"\n"
 _LENGTH = struct.Struct(">I")
 
 
-def pack(snapshot: WorkerReport) -> bytes:
-    """A snapshot as it is sent."""
-    body = pickle.dumps(snapshot, protocol=pickle.HIGHEST_PROTOCOL)
+def pack_flags(flags: Mapping[str, object]) -> bytes:
+    return json.dumps(dict(flags)).encode() + b"\n"
+
+
+def pack_report(report: WorkerReport) -> bytes:
+    body = pickle.dumps(report, protocol=pickle.HIGHEST_PROTOCOL)
     return _LENGTH.pack(len(body)) + body
 
 
 async def receive_report(reader: StreamReader) -> WorkerReport | None:
-    """The next snapshot; None when the worker is gone."""
+    """The next report; None when the worker is gone."""
     try:
         (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        snapshot: WorkerReport = pickle.loads(await reader.readexactly(length))  # noqa: S301 -- our own child's
+        report: WorkerReport = pickle.loads(await reader.readexactly(length))  # noqa: S301 -- our own child's
     except (IncompleteReadError, ConnectionError):
         return None
-    return snapshot
+    return report

@@ -1,8 +1,6 @@
-"""The workers as the supervisor sees them: who is there, what each said last, and what those who ended had counted."""
+"""The workers as the supervisor sees them: the last report of each, and the counts of those that ended."""
 
 import asyncio
-import json
-import os
 import socket
 import sys
 import time
@@ -11,60 +9,54 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.process_state import ProcessState, Trouble, merged
-from dispatcher.core.snapshot import Family, WorkerReport
+from dispatcher.core.process_state import MetricFamily, ProcessState, Trouble, WorkerReport, merged
 from dispatcher.service.workers import boot
-from dispatcher.service.workers.channel import receive_report
+from dispatcher.service.workers.channel import NUDGE, pack_flags, receive_report
 from dispatcher.telemetry.latency import EDGES
 
 BOOT = str(Path(boot.__file__).resolve())
-SILENT_S = 10.0  # so long without a word, and it is not ready
+SILENT_S = 10.0  # a worker that has not reported for so long is not ready
 
 
 @dataclass(eq=False, slots=True)
 class Worker:
-    """One worker process. `snapshot` and `heard_at` are written by the task that keeps it."""
+    """One worker process. `report` and `reported_at` are written by the task that keeps it."""
 
     name: str
     process: asyncio.subprocess.Process
     writer: asyncio.StreamWriter
     reader: asyncio.StreamReader
     started_at: float  # Unix seconds
-    snapshot: WorkerReport | None = None
-    heard_at: float | None = None  # monotonic seconds
+    report: WorkerReport | None = None
+    reported_at: float | None = None  # monotonic seconds
 
-    async def hear(self) -> WorkerReport | None:
-        """What it says next, which is kept; None when it is gone."""
-        snapshot = await receive_report(self.reader)
-        if snapshot is not None:
-            self.snapshot, self.heard_at = snapshot, time.monotonic()
-        return snapshot
-
-    def tell(self, word: str) -> None:
-        """Say something to it; one that is gone does not hear it."""
-        if not self.writer.is_closing():
-            self.writer.write(json.dumps(word).encode() + b"\n")
+    async def receive(self) -> bool:
+        """Wait for its next report and keep it; False: the worker is gone."""
+        report = await receive_report(self.reader)
+        if report is not None:
+            self.report, self.reported_at = report, time.monotonic()
+        return report is not None
 
     @property
     def opened(self) -> bool:
         """Whether it has opened everything that could be opened: no setting of it is wrong."""
-        troubles = self.snapshot.reading.troubles if self.snapshot else ()
-        return self.snapshot is not None and all(trouble.kind != "starting" for trouble in troubles)
+        troubles = self.report.state.troubles if self.report else ()
+        return self.report is not None and all(trouble.kind != "starting" for trouble in troubles)
 
     def not_ready(self) -> str | None:
         """Its reason not to be ready, or None."""
-        if self.snapshot is None or self.heard_at is None:
+        if self.report is None or self.reported_at is None:
             return "starting"
-        return "does not answer" if time.monotonic() - self.heard_at > SILENT_S else self.snapshot.not_ready
+        return "does not answer" if time.monotonic() - self.reported_at > SILENT_S else self.report.not_ready
 
 
 async def start_worker(number: int, flags: Mapping[str, object]) -> Worker:
-    """Start one. Raises OSError."""
+    """Start a worker process. Raises OSError: no memory, no process, no descriptor is left."""
     ours, theirs = socket.socketpair()
     name = f"worker-{number:02d}"
     try:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", BOOT, name, str(os.getpid()), str(theirs.fileno())),
+            *(sys.executable, "-P", BOOT, name, str(theirs.fileno())),
             stdin=asyncio.subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
             process_group=0,  # Ctrl-C is for the supervisor, who stops all in order
@@ -80,7 +72,7 @@ async def start_worker(number: int, flags: Mapping[str, object]) -> Worker:
         ours.close()
         process.kill()
         raise
-    writer.write(json.dumps(dict(flags)).encode() + b"\n")
+    writer.write(pack_flags(flags))
     return Worker(f"{name}-pid{process.pid}", process, writer, reader, time.time())
 
 
@@ -95,27 +87,26 @@ class WorkerPool:
 
     @property
     def running(self) -> list[Worker]:
-        """Those who are there."""
         return [worker for worker in self.workers if worker is not None]
 
     def retire(self, worker: Worker) -> None:
-        """It ended: what it had counted stays."""
-        if worker.snapshot is not None:
-            sum_ = merged([self._ended, worker.snapshot.reading])
-            self._ended = replace(sum_, names=(), troubles=(), sample=None, survey=None, processes=0)
+        """Keep the counts of a worker that ended."""
+        if worker.report is not None:
+            sum_ = merged([self._ended, worker.report.state])
+            self._ended = replace(sum_, names=(), troubles=(), sample=None, processes=0)
 
-    def reading(self) -> ProcessState:
+    def state(self) -> ProcessState:
         """All as one, for the console."""
-        heard = [worker.snapshot.reading for worker in self.running if worker.snapshot is not None]
-        missing = len(self.workers) - len(heard)
+        reported = [worker.report.state for worker in self.running if worker.report is not None]
+        missing = len(self.workers) - len(reported)
         own = self._ended
         if missing:
             own = replace(own, troubles=(Trouble("starting", f"{missing} workers", self._began, missing),))
-        return merged([own, *heard])
+        return merged([own, *reported])
 
-    def families(self) -> Sequence[tuple[Family, ...]]:
-        """The metrics of each."""
-        return [worker.snapshot.families for worker in self.running if worker.snapshot is not None]
+    def families(self) -> Sequence[tuple[MetricFamily, ...]]:
+        """The metrics of each worker that runs."""
+        return [worker.report.families for worker in self.running if worker.report is not None]
 
     def not_ready(self) -> str | None:
         """The reason not to be ready, of the first that has one; None when all are."""
@@ -128,7 +119,8 @@ class WorkerPool:
             return next(iter(reasons.values()))
         return next((f"{name}: {reason}" for name, reason in reasons.items()), None)
 
-    def tell(self, word: str) -> None:
-        """Say something to all."""
+    def nudge(self) -> None:
+        """Have every worker look for rows now: some were put back."""
         for worker in self.running:
-            worker.tell(word)
+            if not worker.writer.is_closing():
+                worker.writer.write(NUDGE)

@@ -1,12 +1,12 @@
-"""The supervisor: starts the workers, starts one again that ended, has the one sidecar for all, stops all together.
+"""The supervisor: starts the workers, replaces one that ended, serves HTTP for all, stops all together.
 
-It takes no row itself. The first worker is waited for before the others are started, so that what is set up wrongly is
-said once.
+It takes no row itself. The others are started once the first worker is up, so that a wrong setting is reported once.
 """
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from random import SystemRandom
 from time import monotonic
 
@@ -14,6 +14,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from dispatcher.core.backoff import Backoff
+from dispatcher.core.errors import Misconfigured
 from dispatcher.core.events import (
     Observer,
     SidecarUp,
@@ -36,13 +37,22 @@ from dispatcher.telemetry import logs, metrics
 from dispatcher.telemetry.merge import MergedMetrics
 
 RESTART = Backoff(base_s=0.25, cap_s=30.0)
-STEADY_S = 30.0  # who lived that long is started again as after a first failure
-FIRST_S = 5.0  # that the others wait for the first
-STUCK_S = 30.0
-OWN_LAG_S = 5.0
-MARGIN_S = 5.0  # after the grace
-LAST_WORD_S = 1.0  # what a handler forked may keep the socket open
-MISCONFIGURED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorTiming:
+    """Seconds."""
+
+    # A worker that lived so long is replaced as after a first failure.
+    steady: float = 30.0
+    first_up: float = 5.0  # the longest that the others wait for the first
+    stuck: float = 30.0  # a worker silent for so long is killed
+    own_lag: float = 5.0  # when the supervisor itself stood still for so long, it judges no worker
+    after_grace: float = 5.0  # then what still runs is killed
+    last_report: float = 1.0  # a process that a handler forked may keep the socket open
+
+
+TIMING = SupervisorTiming()
 
 
 async def supervise(settings: Settings, flags: Mapping[str, object], *, observe: Observer | None = None) -> int:
@@ -62,15 +72,25 @@ async def supervise(settings: Settings, flags: Mapping[str, object], *, observe:
 
 
 class Supervisor:
-    """Of one host's workers."""
+    """Keeps the workers of one host. `start`: starts one, by its number, with the flags."""
 
-    def __init__(self, settings: Settings, flags: Mapping[str, object], observe: Observer | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        flags: Mapping[str, object],
+        observe: Observer | None = None,
+        *,
+        timing: SupervisorTiming = TIMING,
+        start: Callable[[int, Mapping[str, object]], Awaitable[Worker]] = start_worker,
+    ) -> None:
+        self._timing = timing
+        self._start = start
         self._settings = settings
         self._flags = flags
         self.exit_code = 0  # written by the tasks that keep workers
-        self._staff = WorkerPool(settings.processes)
+        self._pool = WorkerPool(settings.processes)
         own = metrics.Metrics()
-        self._metrics = MergedMetrics(own.registry, self._staff.families)
+        self._metrics = MergedMetrics(own, self._pool.families)
         log = logs.configure(settings.log_level, settings.log_format, worker=f"supervisor-pid{os.getpid()}")
         self._observe = fan_out(own, log, *([observe] if observe else []))
         self._stopping = anyio.Event()
@@ -104,7 +124,7 @@ class Supervisor:
                 for number in range(self._settings.processes):
                     workers.start_soon(self._keep, number, name=f"worker {number}")
                     if number == 0:
-                        with anyio.move_on_after(FIRST_S):
+                        with anyio.move_on_after(self._timing.first_up):
                             await self._first_is_up.wait()
             beside.cancel_scope.cancel()
         self._observe(Stopped(0))
@@ -113,25 +133,25 @@ class Supervisor:
         s = self._settings
         if not s.http_enabled:
             return
-        reach = PostgresTargets(s, f"supervisor-{os.getpid()}")
-        asked = LazySession(reach.asking, "api", prepare=reach.check)
-        drawn = ConsoleRoutes(s, self._staff.reading, lambda: self._staff.tell("look"))
-        served = build_http(
+        targets = PostgresTargets(s, f"supervisor-{os.getpid()}")
+        api = LazySession(targets.asking, "api", prepare=targets.check)
+        console = ConsoleRoutes(s, self._pool.state)
+        site = build_http(
             s,
             readiness=self._not_ready,
             registry=self._metrics.registry,
-            ask=asked.fetch,
-            retried=lambda: self._staff.tell("freed"),
+            ask=api.fetch,
+            retried=self._pool.nudge,
             observe=self._observe,
-            rooms=drawn.routes,
+            rooms=console.routes,
         )
-        port = await beside.start(app.serve, served, s.http_host, s.http_port, name="sidecar")
+        port = await beside.start(app.serve, site, s.http_host, s.http_port, name="sidecar")
         self._observe(SidecarUp(s.http_host, port))
-        beside.start_soon(asked.run, name="what people ask")
-        beside.start_soon(drawn.history.run, name="history")
+        beside.start_soon(api.run, name="what people ask")
+        beside.start_soon(console.history.run, name="history")
 
     def _not_ready(self) -> str | None:
-        return "stopping" if self._stopping.is_set() else self._staff.not_ready()
+        return "stopping" if self._stopping.is_set() else self._pool.not_ready()
 
     async def _keep(self, number: int) -> None:
         """Start a worker, and another whenever it ends."""
@@ -140,72 +160,72 @@ class Supervisor:
             began = monotonic()
             try:
                 code, name = await self._once(number)
-            except OSError as error:  # no memory, no process, no descriptor is left: those that run must not end of it
+            except OSError as error:  # the workers that run must not end of it
                 if not self._first_is_up.is_set():
                     raise
                 code, name = os.EX_OSERR, f"worker-{number:02d} (could not be started: {error.strerror})"
             if self._stopping.is_set():
                 self.exit_code = max(self.exit_code, abs(code) and 1)
                 return
-            if code == MISCONFIGURED and not self._first_is_up.is_set():
+            if code == Misconfigured.exit_code and not self._first_is_up.is_set():
                 self.exit_code = code  # the worker has said why
                 self.stop("a setting is wrong")
                 return
-            failures = 1 if monotonic() - began > STEADY_S else failures + 1
+            failures = 1 if monotonic() - began > self._timing.steady else failures + 1
             again_in_s = RESTART.reconnect_delay(failures, self._rng)
-            self._observe(WorkerEnded(name, code, len(self._staff.running), again_in_s))
+            self._observe(WorkerEnded(name, code, len(self._pool.running), again_in_s))
             with anyio.move_on_after(again_in_s):
                 await self._stopping.wait()
 
     async def _once(self, number: int) -> tuple[int, str]:
         """One worker from its start to its end; its exit code and its name."""
-        worker = await start_worker(number, self._flags)
-        self._staff.workers[number] = worker
-        self._observe(WorkerStarted(worker.name, len(self._staff.running)))
+        worker = await self._start(number, self._flags)
+        self._pool.workers[number] = worker
+        self._observe(WorkerStarted(worker.name, len(self._pool.running)))
         if self._stopping.is_set():
             worker.process.terminate()
         try:
-            async with anyio.create_task_group() as listening:
-                listening.start_soon(self._listen, worker, name=f"listen to {worker.name}")
+            async with anyio.create_task_group() as receiving:
+                receiving.start_soon(self._receive, worker, name=f"reports of {worker.name}")
                 code = await worker.process.wait()
-                listening.cancel_scope.deadline = anyio.current_time() + LAST_WORD_S
+                receiving.cancel_scope.deadline = anyio.current_time() + self._timing.last_report
         finally:
-            self._staff.workers[number] = None
-            self._staff.retire(worker)
-            if worker.snapshot is not None:
-                self._metrics.retire(worker.snapshot.families)
+            self._pool.workers[number] = None
+            self._pool.retire(worker)
+            if worker.report is not None:
+                self._metrics.retire(worker.report.families)
             worker.writer.close()
         if self._stopping.is_set():
-            self._observe(WorkerEnded(worker.name, code, len(self._staff.running), None))
+            self._observe(WorkerEnded(worker.name, code, len(self._pool.running), None))
         return code, worker.name
 
-    async def _listen(self, worker: Worker) -> None:
-        while await worker.hear() is not None:
+    async def _receive(self, worker: Worker) -> None:
+        while await worker.receive():
             if worker.opened:
                 self._first_is_up.set()
 
     def _signal(self, number: signal.Signals) -> None:
-        for worker in self._staff.running:
+        for worker in self._pool.running:
             if worker.process.returncode is None:
                 worker.process.send_signal(number)
 
     async def _end_in_time(self) -> None:
         """Kill what is left after the grace."""
         await self._stopping.wait()
-        await anyio.sleep(self._settings.shutdown_grace_ms / 1000 + MARGIN_S)
+        await anyio.sleep(self._settings.shutdown_grace_ms / 1000 + self._timing.after_grace)
         self._signal(signal.SIGKILL)
 
     async def _watch(self) -> None:
-        """Kill a worker that has spoken and speaks no more: a handler that blocks its loop, or a frozen process."""
+        """Kill a worker that reported and does so no more: a handler blocks its loop, or the process is frozen."""
         last = monotonic()
         while not self._stopping.is_set():
             await anyio.sleep(1.0)
             now = monotonic()
             lag, last = now - last, now
-            for worker in self._staff.running:
-                if lag > OWN_LAG_S and worker.heard_at is not None:
-                    worker.heard_at = now  # we were frozen ourselves: what was said meanwhile is not read yet
-                silent_s = now - worker.heard_at if worker.heard_at is not None else 0.0
-                if silent_s > STUCK_S:
+            for worker in self._pool.running:
+                if lag > self._timing.own_lag and worker.reported_at is not None:
+                    worker.reported_at = now  # we were frozen ourselves: the reports of meanwhile are not read yet
+                silent_s = now - worker.reported_at if worker.reported_at is not None else 0.0
+                if silent_s > self._timing.stuck:
                     self._observe(WorkerStuck(worker.name, silent_s))
                     worker.process.kill()

@@ -1,130 +1,127 @@
-"""A worker: a whole dispatcher without a sidecar, which tells its supervisor about itself and does not outlive it.
+"""A worker: a whole dispatcher without a sidecar, which reports to its supervisor and does not outlive it.
 
-When the supervisor is gone, however it went, the socket to it ends, and the worker stops as after SIGTERM; a thread
-sees to it that it does, even when the event loop is stuck. On Linux the kernel says so too, once for each thread of the
-supervisor that ends: so by SIGHUP, for a second SIGTERM forces.
+When the supervisor is gone, however it went, the socket to it ends. A thread waits for that from the first moment on:
+while the settings and the handlers' module are loaded it ends the process at once, later it stops the dispatcher as
+SIGTERM does, and ends the process when the event loop is blocked and does not obey.
 """
 
 import asyncio
-import ctypes
 import json
 import os
-import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from contextlib import suppress
+from dataclasses import replace
+from typing import NoReturn, TextIO
 
 import anyio
-from anyio.abc import TaskStatus
 
 from dispatcher.core.errors import DispatcherError
 from dispatcher.service.freeze import freeze
 from dispatcher.service.leave import leave_if_held_up
 from dispatcher.service.lifecycle import Service, run_to_the_end
-from dispatcher.service.workers.channel import pack
+from dispatcher.service.workers.channel import pack_report
 from dispatcher.settings import Settings
 
-PR_SET_PDEATHSIG = 1
-SAY_EVERY_S = 1.0
-LOOK_EVERY_S = 0.1  # whether it became ready, or ceased to be
-MARGIN_S = 5.0  # after the grace
+REPORT_EVERY_S = 1.0
+READY_LOOK_S = 0.1  # between two looks whether it became ready, or ceased to be: that is reported at once
+MARGIN_S = 5.0  # after the grace, until a worker without a supervisor ends its process
 GONE = "the supervisor is gone"
 
 
-def main(name: str, supervisor: int, descriptor: int) -> NoReturn:
+def main(name: str, descriptor: int) -> NoReturn:
     """Never returns. `descriptor`: our end of the socket, on which the flags come first."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGHUP), 0, 0, 0)
-    if os.getppid() != supervisor:
-        sys.exit(f"{name}: the supervisor is gone")
-    line = socket.socket(fileno=descriptor)
-    line.set_inheritable(False)  # what a handler starts must not keep it open
-    words = line.makefile("r", encoding="utf-8")
+    end = socket.socket(fileno=descriptor)
+    end.set_inheritable(False)  # a process that a handler starts must not keep the socket open
+    lines = end.makefile("r", encoding="utf-8")
+    flags = lines.readline()
+    if not flags:
+        sys.exit(f"{name}: {GONE}")
+    supervisor = _Supervisor(lines)
     try:
-        flags = json.loads(words.readline())
-        settings = Settings.load(os.environ, flags).model_copy(update={"http_enabled": False})
-        sys.exit(anyio.run(_serve, f"{name}-pid{os.getpid()}", settings, line, words))
+        settings = replace(Settings.load(os.environ, json.loads(flags)), http_enabled=False)
+        sys.exit(anyio.run(_serve, f"{name}-pid{os.getpid()}", settings, end, supervisor))
     except DispatcherError as error:
         print(f"dispatcher: {error}", file=sys.stderr, flush=True)  # noqa: T201 -- as the command line does
         sys.exit(error.exit_code)
 
 
-async def _serve(name: str, settings: Settings, line: socket.socket, words: Any) -> int:
+async def _serve(name: str, settings: Settings, end: socket.socket, supervisor: "_Supervisor") -> int:
     freeze()
     service = Service(settings, worker=name)
-    speaker = _Speaker(line)
-    call = asyncio.get_running_loop().call_soon_threadsafe
-    stop = settings.shutdown_grace_ms / 1000 + MARGIN_S
-    threading.Thread(target=_listen, args=(words, service, call, stop), name="supervisor's words", daemon=True).start()
+    supervisor.serve(service, asyncio.get_running_loop(), settings.shutdown_grace_ms / 1000 + MARGIN_S)
+    sender = _ReportSender(end)
     async with anyio.create_task_group() as beside:
-        beside.start_soon(_speak, service, speaker, name="snapshots")
-        await beside.start(_outlive_nobody, service, name="the kernel's word")
+        beside.start_soon(_report, service, sender, name="reports")
         try:
             code = await run_to_the_end(service)
         finally:
             beside.cancel_scope.cancel()
-    speaker.say(pack(service.snapshot()))
-    speaker.finish()
+    sender.send(pack_report(service.report()))
+    sender.finish()
     leave_if_held_up(code)
     return code
 
 
-async def _speak(service: Service, speaker: "_Speaker") -> None:
-    """Say what is known each second, and at once when it becomes ready or ceases to be."""
-    said: str | None = ""
+async def _report(service: Service, sender: "_ReportSender") -> None:
+    """Report each second, and at once when the worker becomes ready or ceases to be."""
+    reported: str | None = ""
     at = 0.0
     while True:
-        if service.not_ready != said or time.monotonic() - at >= SAY_EVERY_S:
-            said, at = service.not_ready, time.monotonic()
-            speaker.say(pack(service.snapshot()))
-        await anyio.sleep(LOOK_EVERY_S)
+        if service.not_ready != reported or time.monotonic() - at >= REPORT_EVERY_S:
+            reported, at = service.not_ready, time.monotonic()
+            sender.send(pack_report(service.report()))
+        await anyio.sleep(READY_LOOK_S)
 
 
-async def _outlive_nobody(service: Service, *, task_status: TaskStatus[None]) -> None:
-    """Stop when the kernel says that the supervisor is gone; it may say so again."""
-    with anyio.open_signal_receiver(signal.SIGHUP) as signals:
-        task_status.started()
-        async for _ in signals:
-            service.stop(GONE)
+class _Supervisor:
+    """Reads what the supervisor sends, in a thread: a blocked event loop, or a module that loads, cannot keep it."""
+
+    def __init__(self, lines: TextIO) -> None:
+        self._lines = lines
+        self._served: tuple[Service, Callable[..., object], float] | None = None
+        threading.Thread(target=self._run, name="supervisor", daemon=True).start()
+
+    def serve(self, service: Service, loop: asyncio.AbstractEventLoop, patience_s: float) -> None:
+        """From now on nudge and stop this service. `patience_s`: what it gets to stop before the process is ended."""
+        self._served = service, loop.call_soon_threadsafe, patience_s
+
+    def _run(self) -> None:
+        with suppress(OSError, RuntimeError):  # RuntimeError: the loop is closed, the process ends anyway
+            for _ in self._lines:
+                if self._served is not None:  # before, it has not looked for rows yet
+                    service, call, _ = self._served
+                    call(service.nudge)
+        if self._served is not None:
+            service, call, patience_s = self._served
+            with suppress(RuntimeError):
+                call(service.stop, GONE)
+            time.sleep(patience_s)
+        os._exit(1)
 
 
-def _listen(words: Any, service: Service, call: Callable[..., object], patience_s: float) -> None:
-    """In a thread: pass on what the supervisor says; when it is gone, stop, and end the process if it does not."""
-    try:
-        for word in words:
-            call(service.told, json.loads(word))
-    except (OSError, ValueError):
-        pass
-    try:
-        call(service.stop, GONE)
-    except RuntimeError:
-        return  # the loop is closed: it ends anyway
-    time.sleep(patience_s)
-    os._exit(1)
+class _ReportSender:
+    """Sends from a thread, so that a supervisor that does not read holds up nothing. Only the newest report counts."""
 
-
-class _Speaker:
-    """Sends from a thread, so that a supervisor that does not listen holds up nothing. Only the newest word counts."""
-
-    def __init__(self, line: socket.socket) -> None:
-        self._line = line
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
         self._newest: bytes | None = None
         self._more = threading.Condition()
         self._finished = False
-        self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="reports", daemon=True)
         self._thread.start()
 
-    def say(self, word: bytes) -> None:
+    def send(self, report: bytes) -> None:
         """Send this, instead of what was not sent yet."""
         with self._more:
-            self._newest = word
+            self._newest = report
             self._more.notify()
 
     def finish(self) -> None:
-        """Wait a moment until the last word is sent."""
+        """Wait up to a second until the last report is sent."""
         with self._more:
             self._finished = True
             self._more.notify()
@@ -135,10 +132,10 @@ class _Speaker:
             with self._more:
                 while self._newest is None and not self._finished:
                     self._more.wait()
-                word, self._newest = self._newest, None
-            if word is None:
+                report, self._newest = self._newest, None
+            if report is None:
                 return
             try:
-                self._line.sendall(word)
+                self._end.sendall(report)
             except OSError:
                 return  # the supervisor is gone

@@ -109,7 +109,7 @@ function groups(seen) {
 function alive(seen) {
   const found = seen.dispatchers;
   if (found === null) {
-    refill(byId("alive"), [seen.names, seen.processes], () => el("li", { class: "muted" }, "Asking Postgres …"));
+    refill(byId("alive"), [seen.names], () => el("li", { class: "muted" }, "Not known yet: Postgres has not answered."));
     return;
   }
   refill(byId("alive"), [found, seen.names, Math.floor(seen.now / 30)], () => (found.length ? found.map((one) =>

@@ -1,0 +1,17 @@
+"""The console of a process that is not there: the test observes for it."""
+
+from collections.abc import Callable
+
+from dispatcher.core.latencies import Latencies
+from dispatcher.service.console_routes import ConsoleRoutes
+from dispatcher.settings import Settings
+from dispatcher.telemetry.state import StateTracker
+
+
+class FedConsole:
+    """`observe` is told what happens; `history` and `routes` show it."""
+
+    def __init__(self, settings: Settings, latency: Callable[[], Latencies]) -> None:
+        self.observe = StateTracker(latency)
+        console = ConsoleRoutes(settings, self.observe.read)
+        self.history, self.routes = console.history, console.routes
