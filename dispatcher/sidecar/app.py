@@ -1,4 +1,4 @@
-"""The HTTP sidecar: liveness, readiness, metrics, and the rooms given to it (dead-letter API, console).
+"""The HTTP sidecar: liveness, readiness, metrics, and the routes given to it (dead-letter API, console).
 
 Plain JSON errors, no access log, no cookies, no CORS, nothing about our versions.
 """
@@ -15,15 +15,14 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, gener
 
 from dispatcher.core.errors import Misconfigured
 from dispatcher.sidecar.access import AccessControl
-from dispatcher.sidecar.connections import ConnectionLimiter
+from dispatcher.sidecar.connections import LIMITS as CONNECTION_LIMITS
+from dispatcher.sidecar.connections import ConnectionLimiter, ConnectionLimits
 from dispatcher.sidecar.errors import MAX_BODY_BYTES, errors_as_json
-from dispatcher.sidecar.rate_limit import RateLimiter
+from dispatcher.sidecar.rate_limit import LIMITS as RATE_LIMITS
+from dispatcher.sidecar.rate_limit import RateLimiter, RateLimits
 
-BACKLOG = 32  # connections taken in one turn of the loop: a storm of them must not make it long
+BACKLOG = 32  # connections accepted in one iteration of the event loop: a storm must not make it long
 SHUTDOWN_S = 2.0  # what a request in flight gets at the end
-
-PACE = web.AppKey("pace", RateLimiter)
-
 
 # An answer that sets one of them itself keeps its own: the console's page needs a wider policy.
 HEADERS = {
@@ -43,14 +42,15 @@ def build(
     *,
     guard: AccessControl | None = None,
     routes: Iterable[web.AbstractRouteDef] = (),
+    rate: RateLimits = RATE_LIMITS,
 ) -> web.Application:
-    """The application. `readiness` gives the reason not to be ready, or None; `guard`: by default nobody may.
+    """The application. `readiness` gives the reason not to be ready, or None; `guard`: by default nobody has access.
 
-    `routes`: the rooms', under /api, at / and under /console: the guard knows those.
+    `routes`: of the API and the console, under /api, at / and under /console: the guard knows those paths.
     """
 
     async def health(request: web.Request) -> web.Response:
-        # Liveness: the event loop turns. A server that is down is no reason to restart the dispatcher.
+        # Liveness: the event loop runs. A server that is down is no reason to restart the dispatcher.
         return web.json_response({"status": "ok"})
 
     async def ready(request: web.Request) -> web.Response:
@@ -65,12 +65,10 @@ def build(
     async def metrics(request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
-    pace = RateLimiter()
     app = web.Application(
-        middlewares=[errors_as_json, pace.middleware, (guard or AccessControl()).middleware],
+        middlewares=[errors_as_json, RateLimiter(rate).middleware, (guard or AccessControl()).middleware],
         client_max_size=MAX_BODY_BYTES,
     )
-    app[PACE] = pace
     app.on_response_prepare.append(_headers)
     app.add_routes([web.get("/health", health), web.get("/ready", ready), web.get("/metrics", metrics)])
     app.add_routes(routes)
@@ -84,7 +82,12 @@ async def _headers(request: web.Request, response: web.StreamResponse) -> None:
 
 
 async def serve(
-    app: web.Application, host: str, port: int, *, task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    limits: ConnectionLimits = CONNECTION_LIMITS,
+    task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled; started with the port, which matters for port 0. Raises Misconfigured."""
     runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
@@ -95,7 +98,7 @@ async def serve(
             handlers = runner.server
             assert handlers is not None  # noqa: S101 -- for the type checker
             listener = await asyncio.get_running_loop().create_server(
-                lambda: ConnectionLimiter(handlers, app[PACE]), host, port, backlog=BACKLOG
+                lambda: ConnectionLimiter(handlers, limits), host, port, backlog=BACKLOG
             )
         except (OSError, OverflowError) as error:
             raise _cannot_listen(host, port, error) from None

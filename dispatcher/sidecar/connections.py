@@ -1,54 +1,73 @@
-"""What a connection meets first: it is served, or ended at once when there are too many.
+"""Limits how many connections are open, in all and of one address, and answers what is no HTTP.
 
-And what is said to one that does not speak HTTP: little, and nothing in the log, which anybody could fill otherwise.
+aiohttp has neither: without the limits one address could use up the file descriptors that Postgres and Redis need, or
+all places of the others; and aiohttp answers what is no HTTP with its version, and a line in the log each time.
+A flood of new connections is not refused here: before the request is read nobody knows whether it is a probe. Its
+requests wait in `rate_limit.py`, and the connections wait with them.
 """
 
 import asyncio
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
-from dispatcher.sidecar.rate_limit import API_COST, RateLimiter, network_of
+from dispatcher.sidecar.rate_limit import network_of
 
-MOST_CONNECTIONS, MOST_OF_ONE = 256, 64  # of one address, or of one IPv6 /64
 IDLE_S = 75.0  # between two requests
 
 log = logging.getLogger(__name__)
 
 
-class ConnectionLimiter(asyncio.Protocol):
-    """A connection until it is known what becomes of it."""
+def address_of(transport: asyncio.BaseTransport) -> str:
+    """The address of the other side, without the port."""
+    peer: Any = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""
 
-    def __init__(self, server: web.Server, pace: RateLimiter) -> None:
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Open at once. `of_one`: of one IPv4 address, or of one IPv6 /64; `address_of`: of a connection."""
+
+    total: int = 256
+    of_one: int = 64
+    address_of: Callable[[asyncio.BaseTransport], str] = address_of
+
+
+LIMITS = ConnectionLimits()
+
+
+class ConnectionLimiter(asyncio.Protocol):
+    """The protocol of a new connection, until it is handed to aiohttp or ended."""
+
+    def __init__(self, server: web.Server, limits: ConnectionLimits = LIMITS) -> None:
         self._server = server
-        self._pace = pace
+        self._limits = limits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Hand it on, or end it."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- for the type checker
-        network = network_of(address_of(transport))
-        others = [
-            network_of(address_of(one.transport)) for one in self._server.connections if one.transport is not None
-        ]
-        crowded = len(others) >= MOST_CONNECTIONS or others.count(network) >= MOST_OF_ONE
-        if crowded or self._pace.wait_s(network, "connection", API_COST) > 0:
+        of = self._limits.address_of
+        others = [network_of(of(one.transport)) for one in self._server.connections if one.transport is not None]
+        if len(others) >= self._limits.total or others.count(network_of(of(transport))) >= self._limits.of_one:
             transport.abort()
             return
-        speaker = LimitedRequestHandler(
+        handler = LimitedRequestHandler(
             self._server,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=IDLE_S,
             access_log=None,  # type: ignore[arg-type]  # as aiohttp itself does for "none"
             logger=log,
         )
-        transport.set_protocol(speaker)
-        speaker.connection_made(transport)
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
 
 
 class LimitedRequestHandler(web.RequestHandler):
-    """Speaks HTTP on one connection, and to who does not says so."""
+    """Speaks HTTP on one connection."""
 
     __slots__ = ()
 
@@ -64,9 +83,3 @@ class LimitedRequestHandler(web.RequestHandler):
         answer = web.json_response({"error": error}, status=status, headers={"Server": "dispatcher"})
         answer.force_close()
         return answer
-
-
-def address_of(transport: asyncio.BaseTransport) -> str:
-    """Of the other side."""
-    peer: Any = transport.get_extra_info("peername")
-    return str(peer[0]) if peer else ""

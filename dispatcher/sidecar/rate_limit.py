@@ -1,11 +1,12 @@
-"""How much one address may ask: a flood of requests is slowed down, and the loop it shares with the relay stays free.
+"""How much one address may ask: its requests wait for their turn, so the event loop that the relay shares stays free.
 
-A refusal costs the loop almost as much as an answer, so it is not refusing but waiting that helps: a connection that
-waits asks nothing else. An address has few connections (door.py), and each of them one request at a time.
-Probes have a budget of their own, or a flood from a kubelet's address would have the dispatcher restarted.
+A refusal costs the loop almost as much as an answer, so waiting helps and refusing does not: a connection that waits
+asks for nothing else, and an address has few connections (`connections.py`). Probes have a budget of their own, or a
+flood from a kubelet's address would have the dispatcher restarted.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from math import ceil
@@ -17,46 +18,55 @@ from aiohttp import web
 
 from dispatcher.sidecar.errors import Handler, Refusal
 
-RATE, BURST = 200.0, 400.0  # units a second and at once, of one address
-LONGEST_S = 2.0  # that a request is kept waiting
-MOST_ADDRESSES = 1024
+MAX_ADDRESSES = 1024
 
-Purpose = Literal["probe", "other", "connection"]
+Purpose = Literal["probe", "other"]
 
 PROBES = ("/health", "/ready")
-COSTS = {"/metrics": 20.0}  # milliseconds of the loop, where most cost a tenth of one
-API_COST = 4.0
+METRICS_COST, API_COST, OTHER_COST = 20.0, 4.0, 1.0  # units: about a tenth of a millisecond of the loop each
 
 
 def cost_of(path: str) -> float:
     """In units, which stand for what an answer takes of the loop and of Postgres."""
-    return COSTS.get(path, API_COST if path.startswith("/api/") else 1.0)
+    return METRICS_COST if path == "/metrics" else API_COST if path.startswith("/api/") else OTHER_COST
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """Units of one address, a second and at once. `longest_s`: a request that would wait longer gets 429 after it."""
+
+    rate: float = 200.0
+    burst: float = 400.0
+    longest_s: float = 2.0
+
+
+LIMITS = RateLimits()
 
 
 class RateLimiter:
     """A leaky bucket for each address and purpose. Written by the event loop's thread only."""
 
-    def __init__(self, *, rate: float | None = None, clock: Callable[[], float] = monotonic) -> None:
-        self._rate = rate or RATE
+    def __init__(self, limits: RateLimits = LIMITS, *, clock: Callable[[], float] = monotonic) -> None:
+        self._limits = limits
         self._clock = clock
-        self._level_until: dict[tuple[str, Purpose], float] = {}  # when the bucket will be empty
+        self._empty_at: dict[tuple[str, Purpose], float] = {}  # when the bucket will be empty
 
     def wait_s(self, address: str, purpose: Purpose, cost: float) -> float:
-        """How long to wait first. Nothing is taken when that is more than LONGEST_S."""
-        now = self._clock()
+        """Seconds to wait first. Nothing is taken from the budget when they are more than `longest_s`."""
+        now, limits = self._clock(), self._limits
         key = (network_of(address), purpose)
-        empty_at = max(self._level_until.get(key, now), now) + cost / self._rate
-        wait = max(0.0, empty_at - now - BURST / self._rate)
-        if wait <= LONGEST_S:
-            if key not in self._level_until and len(self._level_until) >= MOST_ADDRESSES:
+        empty_at = max(self._empty_at.get(key, now), now) + cost / limits.rate
+        wait = max(0.0, empty_at - now - limits.burst / limits.rate)
+        if wait <= limits.longest_s:
+            if key not in self._empty_at and len(self._empty_at) >= MAX_ADDRESSES:
                 self._forget(now)
-            self._level_until[key] = empty_at
+            self._empty_at[key] = empty_at
         return wait
 
     def _forget(self, now: float) -> None:
-        self._level_until = {key: until for key, until in self._level_until.items() if until > now}
-        if len(self._level_until) >= MOST_ADDRESSES:
-            self._level_until.clear()
+        self._empty_at = {key: until for key, until in self._empty_at.items() if until > now}
+        if len(self._empty_at) >= MAX_ADDRESSES:
+            self._empty_at.clear()
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -64,13 +74,13 @@ class RateLimiter:
         purpose: Purpose = "probe" if request.path in PROBES else "other"
         wait = self.wait_s(request.remote or "", purpose, cost_of(request.path))
         if wait:
-            await anyio.sleep(min(wait, LONGEST_S))
-            if wait > LONGEST_S:
+            await anyio.sleep(min(wait, self._limits.longest_s))
+            if wait > self._limits.longest_s:
                 raise Refusal(429, "too many requests from this address", {"Retry-After": str(ceil(wait))})
         return await handler(request)
 
 
-@lru_cache(maxsize=MOST_ADDRESSES)  # each new connection asks about all that are open
+@lru_cache(maxsize=MAX_ADDRESSES)  # each new connection asks about all that are open
 def network_of(address: str) -> str:
     """An IPv4 address; of an IPv6 address its /64, which one host has to itself."""
     try:

@@ -78,7 +78,7 @@ class MergedMetrics(Collector):
         for family in found:
             for key, value in _series(family).items():
                 values.setdefault(key, []).append(value)
-        choose: Callable[[list[float]], float] = {"sum": sum, "min": min, "max": max}[across]
+        choose = sum if across == "sum" else min if across == "min" else max
         return {key: choose([each for each in some if not isnan(each)] or some) for key, some in values.items()}
 
 

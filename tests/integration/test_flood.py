@@ -9,15 +9,19 @@ import pytest
 from anyio.abc import SocketStream
 from prometheus_client import CollectorRegistry
 
-from dispatcher.sidecar import connections as door
-from dispatcher.sidecar import rate_limit as pace
 from dispatcher.sidecar.access import AccessControl
 from dispatcher.sidecar.app import build
+from dispatcher.sidecar.connections import LIMITS, ConnectionLimits
+from dispatcher.sidecar.rate_limit import API_COST, RateLimits
+from dispatcher.sidecar.rate_limit import LIMITS as RATE
 from tests.support.http import port_of, served
 
 
-def site() -> AbstractAsyncContextManager[aiohttp.ClientSession]:
-    return served(build(lambda: None, CollectorRegistry(), guard=AccessControl(listens_on="127.0.0.1")))
+def site(
+    rate: RateLimits = RATE, limits: ConnectionLimits = LIMITS
+) -> AbstractAsyncContextManager[aiohttp.ClientSession]:
+    guard = AccessControl(listens_on="127.0.0.1")
+    return served(build(lambda: None, CollectorRegistry(), guard=guard, rate=rate), limits=limits)
 
 
 async def status(client: aiohttp.ClientSession, path: str) -> int:
@@ -26,11 +30,8 @@ async def status(client: aiohttp.ClientSession, path: str) -> int:
 
 
 @pytest.mark.promise("http")
-async def test_who_asks_too_much_is_kept_waiting_and_probes_are_not(monkeypatch):
-    monkeypatch.setattr(pace, "BURST", 40.0)
-    monkeypatch.setattr(pace, "RATE", 0.001)
-    monkeypatch.setattr(pace, "LONGEST_S", 0.01)
-    async with site() as client:
+async def test_who_asks_too_much_is_kept_waiting_and_probes_are_not():
+    async with site(RateLimits(rate=0.001, burst=40.0, longest_s=0.01)) as client:
         assert [await status(client, "/metrics") for _ in range(3)] == [200, 200, 429]
         async with client.get("/api/nothing") as answer:
             assert (answer.status, int(answer.headers["Retry-After"]) > 1) == (429, True)
@@ -38,19 +39,18 @@ async def test_who_asks_too_much_is_kept_waiting_and_probes_are_not(monkeypatch)
         assert await status(client, "/health") == await status(client, "/ready") == 200
 
 
-async def answers(stream: SocketStream) -> bool:
+async def answers(stream: SocketStream, path: str = "/health") -> bool:
     """Whether it is served; False: it was ended at once."""
     try:
-        await stream.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        await stream.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         return (await stream.receive()).startswith(b"HTTP/1.1 200")
     except (anyio.EndOfStream, anyio.BrokenResourceError):
         return False
 
 
-@pytest.mark.parametrize("limit", ["MOST_OF_ONE", "MOST_CONNECTIONS"])
-async def test_there_are_only_so_many_connections(monkeypatch, limit):
-    monkeypatch.setattr(door, limit, 2)
-    async with site() as client:
+@pytest.mark.parametrize("limits", [ConnectionLimits(of_one=2), ConnectionLimits(total=2)])
+async def test_there_are_only_so_many_connections(limits):
+    async with site(limits=limits) as client:
         open_ones = [await anyio.connect_tcp("127.0.0.1", port_of(client)) for _ in range(3)]
         assert [await answers(stream) for stream in open_ones] == [True, True, False]
         for stream in open_ones:
@@ -58,8 +58,7 @@ async def test_there_are_only_so_many_connections(monkeypatch, limit):
         assert await status(client, "/health") == 200
 
 
-async def test_a_host_with_a_whole_ipv6_network_is_one(monkeypatch):
-    monkeypatch.setattr(door, "MOST_OF_ONE", 2)
+async def test_a_host_with_a_whole_ipv6_network_is_one():
     addresses: dict[int, str] = {}  # by the other side's port
     network = "2001:db8:0:1"
 
@@ -67,8 +66,7 @@ async def test_a_host_with_a_whole_ipv6_network_is_one(monkeypatch):
         port = transport.get_extra_info("peername")[1]
         return addresses.setdefault(port, f"{network}::{port:x}")
 
-    monkeypatch.setattr(door, "address_of", address_of)
-    async with site() as client:
+    async with site(limits=ConnectionLimits(of_one=2, address_of=address_of)) as client:
         open_ones = [await anyio.connect_tcp("127.0.0.1", port_of(client)) for _ in range(3)]
         assert [await answers(stream) for stream in open_ones] == [True, True, False]
         network = "2001:db8:0:2"
@@ -78,15 +76,33 @@ async def test_a_host_with_a_whole_ipv6_network_is_one(monkeypatch):
             await stream.aclose()
 
 
-async def test_connections_one_after_another_are_too_many_as_well(monkeypatch):
-    monkeypatch.setattr(pace, "BURST", 3 * pace.API_COST)
-    monkeypatch.setattr(pace, "RATE", 0.001)
-    served_ones = []
-    async with site() as client:
-        for _ in range(5):
-            async with await anyio.connect_tcp("127.0.0.1", port_of(client)) as stream:
-                served_ones.append(await answers(stream))
-    assert served_ones == [True, True, True, False, False]
+@pytest.mark.promise("http")
+async def test_probes_are_answered_while_their_address_floods_the_api_with_new_connections():
+    """The kubelet probes by new connections, and behind NAT a flood may come from its address."""
+    async with site(RateLimits(rate=100.0, burst=100.0)) as client:
+        port = port_of(client)
+        asked: list[int] = []
+        burst_is_used_up = anyio.Event()  # from then on the flood waits
+
+        async def flood() -> None:
+            while True:
+                async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                    await stream.send(b"GET /api/nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    asked.append(int((await stream.receive())[9:12]))  # an end without an answer would raise
+                    if len(asked) >= 25:
+                        burst_is_used_up.set()
+
+        async with anyio.create_task_group() as flooding:
+            began = anyio.current_time()
+            for _ in range(16):
+                flooding.start_soon(flood)
+            await burst_is_used_up.wait()
+            for probe in ("/health", "/ready") * 15:
+                async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                    assert await answers(stream, probe)
+            flooding.cancel_scope.cancel()
+        assert set(asked) == {404}
+        assert len(asked) <= (100.0 + 100.0 * (anyio.current_time() - began)) / API_COST + 1
 
 
 async def test_what_is_no_http_fills_no_log_and_learns_nothing(caplog):

@@ -8,8 +8,9 @@ from pathlib import Path
 import anyio
 
 from dispatcher.embedded import free_port
-from dispatcher.sidecar import rate_limit as pace
+from dispatcher.sidecar import app
 from dispatcher.sidecar.openapi import DOCUMENT
+from dispatcher.sidecar.rate_limit import RateLimiter, RateLimits
 from tests.support.dead_letters import bury
 from tests.support.readme import page, table
 from tests.support.rows import insert_events
@@ -24,7 +25,7 @@ def test_it_has_every_path_that_readme_has() -> None:
 
 async def test_schemathesis_finds_nothing(dispatcher, db, tmp_path: Path, monkeypatch):
     """Each of the phases that ends by itself, every check; the seed makes a failure come again."""
-    monkeypatch.setattr(pace, "RATE", 1e6)
+    monkeypatch.setattr(app, "RateLimiter", lambda _: RateLimiter(RateLimits(rate=1e6)))
     await bury(db, await insert_events(db, 20))
     port = free_port()
     run = [

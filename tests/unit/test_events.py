@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from dispatcher.core import events
 from dispatcher.core.events import Observer, TelemetryEvent, Woke, fan_out
 from dispatcher.telemetry import logs
 
-KINDS: list[Any] = TelemetryEvent.__subclasses__()
+KINDS: list[Any] = [
+    kind for kind in vars(events).values() if isinstance(kind, type) and TelemetryEvent in kind.__mro__[1:]
+]
 LOGS = Path(logs.__file__).read_text(encoding="utf-8")
 
 

@@ -2,16 +2,9 @@
 
 import pytest
 
-from dispatcher.sidecar.rate_limit import (
-    API_COST,
-    BURST,
-    LONGEST_S,
-    MOST_ADDRESSES,
-    RATE,
-    RateLimiter,
-    cost_of,
-    network_of,
-)
+from dispatcher.sidecar.rate_limit import API_COST, LIMITS, MAX_ADDRESSES, RateLimiter, cost_of, network_of
+
+BURST, RATE = LIMITS.burst, LIMITS.rate
 
 
 class Clock:
@@ -38,7 +31,7 @@ def test_a_burst_goes_through_and_then_no_more_than_the_rate() -> None:
 
 def test_who_would_wait_too_long_takes_nothing() -> None:
     ours = RateLimiter(clock=Clock())
-    while (wait := ours.wait_s("10.0.0.1", "other", 20.0)) <= LONGEST_S:
+    while (wait := ours.wait_s("10.0.0.1", "other", 20.0)) <= LIMITS.longest_s:
         pass
     assert {ours.wait_s("10.0.0.1", "other", 20.0) for _ in range(100)} == {wait}
 
@@ -57,17 +50,17 @@ def test_addresses_and_purposes_are_apart() -> None:
 def test_what_is_remembered_is_bounded_and_forgets_the_idle_first() -> None:
     clock = Clock()
     ours = RateLimiter(clock=clock)
-    for number in range(MOST_ADDRESSES - 1):
+    for number in range(MAX_ADDRESSES - 1):
         ours.wait_s(f"idle-{number}", "other", 1.0)
     clock.now += 60
     while not ours.wait_s("busy", "other", 20.0):
         pass
-    for number in range(MOST_ADDRESSES // 2):
+    for number in range(MAX_ADDRESSES // 2):
         ours.wait_s(f"new-{number}", "other", 1.0)
     assert ours.wait_s("busy", "other", 20.0) > 0.0
-    for number in range(10 * MOST_ADDRESSES):
+    for number in range(10 * MAX_ADDRESSES):
         ours.wait_s(f"more-{number}", "other", 1.0)
-    assert len(ours._level_until) <= MOST_ADDRESSES
+    assert len(ours._empty_at) <= MAX_ADDRESSES
 
 
 def test_costs_and_networks() -> None:
