@@ -141,19 +141,21 @@ HANDLERS = {"stuck": block}
 """
 
 
+@pytest.mark.promise("workers")
 async def test_a_worker_that_still_loads_does_not_outlive_the_supervisor(
     cli: StartCli, env: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "shop.py").write_text(BLOCKED_WHILE_LOADING)
     child = await cli("run", "--processes=2", "--handlers=shop:HANDLERS", env=env, cwd=tmp_path)
-    await until(lambda: is_true((tmp_path / "loading").exists()))
+    await until((tmp_path / "loading").exists, "the module loads")
     [pid, *_] = workers(child)
     assert alive(pid)
     child.signal(signal.SIGKILL)
     await child.wait()
-    await until(lambda: all_gone([pid]))
+    await until(lambda: not alive(pid), "the worker is gone")
 
 
+@pytest.mark.promise("workers")
 async def test_a_worker_whose_loop_is_blocked_does_not_outlive_the_supervisor(
     cli: StartCli, env: dict[str, str], db: Db, tmp_path: Path
 ) -> None:
@@ -162,11 +164,11 @@ async def test_a_worker_whose_loop_is_blocked_does_not_outlive_the_supervisor(
     child = await cli("run", *options, env=env, cwd=tmp_path)
     await child.ready()
     await insert_events(db, event_type="stuck")
-    await until(lambda: is_true((tmp_path / "blocked").exists()))
+    await until((tmp_path / "blocked").exists, "the handler blocks")
     pids = workers(child)
     child.signal(signal.SIGKILL)
     await child.wait()
-    await until(lambda: all_gone(pids))
+    await until(lambda: not any(map(alive, pids)), "the workers are gone")
 
 
 @pytest.mark.promise("workers")
