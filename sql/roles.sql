@@ -27,8 +27,8 @@ GRANT INSERT (event_id, message_id, event_type, aggregate_type, aggregate_id, pa
 -- For INSERT ... RETURNING (an ORM's habit) and ON CONFLICT (event_id) DO NOTHING.
 GRANT SELECT (id, event_id) ON messaging.message_outbox TO outbox_producer;
 
--- The dispatcher: claims and settles, never changes what the producer wrote, and prunes by itself. It inserts only what it puts
--- back: a dead event that is replayed after its row was pruned.
+-- The dispatcher claims, settles and prunes, and never changes what the producer wrote. It inserts only dead events that are replayed
+-- after their rows were pruned.
 GRANT SELECT, DELETE ON messaging.message_outbox TO outbox_dispatcher;
 GRANT UPDATE (status, attempts, next_run_at, picked_at, sent_at, picked_by, claim_id, stream_id, last_error)
     ON messaging.message_outbox TO outbox_dispatcher;
@@ -37,7 +37,7 @@ GRANT INSERT (id, event_id, message_id, event_type, aggregate_type, aggregate_id
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.message_dlq TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.dispatcher TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE ON messaging.stream_server TO outbox_dispatcher;
--- It obeys the pause and says so; `dispatcher pause` and `resume` run as this role too.
+-- It obeys the pause and notes that it does; `dispatcher pause` and `resume` run as this role too.
 GRANT SELECT, INSERT, UPDATE ON messaging.pause TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.pause_acknowledgement TO outbox_dispatcher;
 GRANT SELECT, UPDATE ON messaging.newest_entry TO outbox_dispatcher;
@@ -45,7 +45,8 @@ GRANT SELECT, INSERT ON messaging.unbroken TO outbox_dispatcher;
 GRANT EXECUTE ON FUNCTION messaging.audit_stream(text, text, text, text, double precision, integer) TO outbox_dispatcher;
 GRANT EXECUTE ON PROCEDURE messaging.prune_message_outbox(interval), messaging.prune_message_dlq(interval) TO outbox_dispatcher;
 
--- An operator's cron: the two procedures run with the caller's rights. They read, delete, keep a dead row's copy and close one.
+-- An operator's cron job: the two procedures run with the caller's rights. They read and delete rows, and add and close copies in the
+-- dead-letter queue.
 GRANT EXECUTE ON PROCEDURE messaging.prune_message_outbox(interval), messaging.prune_message_dlq(interval) TO outbox_pruner;
 GRANT SELECT, DELETE ON messaging.message_outbox TO outbox_pruner;
 GRANT SELECT, INSERT, DELETE ON messaging.message_dlq TO outbox_pruner;
