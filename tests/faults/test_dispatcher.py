@@ -26,7 +26,7 @@ async def test_killed_with_a_second_one_running(world: StartWorld, step: Bring) 
     async with world(**PATIENT) as w:
         one = await w.dispatcher()
         await w.dispatcher()
-        async with w.fault(f"kill -9 {_words(step)}, a second one running", drain_s=30.0) as fault:
+        async with w.survives(f"kill -9 {_words(step)}, a second one running", drain_s=30.0) as fault:
             await step(w, one)
             await one.kill()
             fault.heal()
@@ -37,7 +37,7 @@ async def test_killed_with_a_second_one_running(world: StartWorld, step: Bring) 
 async def test_killed_alone_and_started_again(world: StartWorld, step: Bring) -> None:
     async with world(**PATIENT) as w:
         one = await w.dispatcher()
-        async with w.fault(f"kill -9 {_words(step)}, alone, started again", drain_s=30.0) as fault:
+        async with w.survives(f"kill -9 {_words(step)}, alone, started again", drain_s=30.0) as fault:
             await step(w, one)
             await one.kill()
             await w.dispatcher()
@@ -50,7 +50,7 @@ async def test_entries_of_the_dead_arrive_late(world: StartWorld) -> None:
     async with world(**PATIENT) as w:
         one = await w.dispatcher()
         await w.dispatcher()
-        async with w.fault("kill -9, its entries reach Redis after the takeover", drain_s=30.0) as fault:
+        async with w.survives("kill -9, its entries reach Redis after the takeover", drain_s=30.0) as fault:
             await before_publish(w, one)
             held = await w.picked(one)
             await one.kill_leaving_bytes()
@@ -71,7 +71,7 @@ async def test_a_claim_of_the_dead_is_made_late(world: StartWorld) -> None:
     async with world(**PATIENT) as w:
         trap = StopClaim()
         one = await w.dispatcher(filtered=trap)
-        async with w.fault("kill -9, its claim reaches Postgres afterwards", drain_s=30.0) as fault:
+        async with w.survives("kill -9, its claim reaches Postgres afterwards", drain_s=30.0) as fault:
             trap.arm(one.postgres, "to_server")
             await until(trap.sprung, "it claims")
             await w.commits(10)
@@ -89,7 +89,7 @@ async def test_sigterm_under_load(world: StartWorld) -> None:
     async with world(DISPATCH_BATCH_SIZE="20", DISPATCH_LEASE_MS="60000") as w:
         one = await w.dispatcher()
         await w.dispatcher()
-        async with w.fault("SIGTERM under load and a backlog, a second one running") as fault:
+        async with w.survives("SIGTERM under load and a backlog, a second one running") as fault:
             await w.backlog(3000)
             await until(lambda: w.picked(one), "it works on the backlog")
             assert await one.child.terminate() == 0
@@ -102,7 +102,7 @@ async def test_sigterm_under_load(world: StartWorld) -> None:
 async def test_sigterm_alone_under_load_and_started_again(world: StartWorld) -> None:
     async with world(DISPATCH_BATCH_SIZE="20", DISPATCH_LEASE_MS="60000") as w:
         one = await w.dispatcher()
-        async with w.fault("SIGTERM under load, alone, started again") as fault:
+        async with w.survives("SIGTERM under load, alone, started again") as fault:
             await w.backlog(3000)
             await until(lambda: w.picked(one), "it works on the backlog")
             assert await one.child.terminate() == 0
@@ -118,7 +118,7 @@ async def test_eight_at_once(world: StartWorld) -> None:
             await w.dispatcher(ready=False)
         for process in w.processes:
             await process.child.ready()
-        async with w.fault("8 dispatchers at once, a backlog of 10,000") as fault:
+        async with w.survives("8 dispatchers at once, a backlog of 10,000") as fault:
             await w.backlog(10_000)
             fault.heal()
         took_part = await w.ask("SELECT DISTINCT by FROM audit.change WHERE after = 'picked'")

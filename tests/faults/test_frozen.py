@@ -25,7 +25,7 @@ async def test_frozen_with_a_claim_in_its_socket(world: StartWorld) -> None:
         trap = StopClaim()
         one = await w.dispatcher(filtered=trap)
         await w.dispatcher()
-        async with w.fault("SIGSTOP beyond the lease after a claim, then SIGCONT", stolen=True) as fault:
+        async with w.survives("SIGSTOP beyond the lease after a claim, then SIGCONT", stolen=True) as fault:
             rows = await before_the_answer(w, one, trap)
             one.freeze()
             one.postgres.let_go("to_client")
@@ -40,7 +40,7 @@ async def test_frozen_with_entries_on_their_way(world: StartWorld) -> None:
     async with world() as w:
         one = await w.dispatcher()
         await w.dispatcher()
-        async with w.fault(
+        async with w.survives(
             "SIGSTOP beyond the lease, its entries reach Redis after the takeover", stolen=True
         ) as fault:
             await before_publish(w, one)
@@ -58,7 +58,7 @@ async def test_frozen_between_publish_and_settle(world: StartWorld) -> None:
     async with world() as w:
         one = await w.dispatcher()
         await w.dispatcher()
-        async with w.fault("SIGSTOP beyond the lease before the settle, then SIGCONT", stolen=True) as fault:
+        async with w.survives("SIGSTOP beyond the lease before the settle, then SIGCONT", stolen=True) as fault:
             await after_publish(w, one)
             rows = await w.picked(one)
             one.freeze()
@@ -75,7 +75,7 @@ async def test_a_short_freeze(world: StartWorld) -> None:
     async with world(DISPATCH_LEASE_MS="60000") as w:
         one = await w.dispatcher()
         await w.dispatcher()
-        async with w.fault("SIGSTOP within the lease, then SIGCONT") as fault:
+        async with w.survives("SIGSTOP within the lease, then SIGCONT") as fault:
             await before_publish(w, one)
             one.freeze()
             await w.commits(100)

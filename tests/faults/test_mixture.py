@@ -124,7 +124,7 @@ async def play(w: World, steps: Sequence[Step], seed: int, name: str) -> None:
     print(f"FAULTS_SEED={seed}: {', '.join(step.__name__ for step in schedule)}")  # noqa: T201
     await w.dispatcher()
     await w.dispatcher()
-    async with w.fault(name, stolen=True) as fault:
+    async with w.survives(name, stolen=True) as fault:
         for step in schedule:
             await step(w, chance.choice(await w.alive()))
             await w.commits(chance.randrange(5, 60))
@@ -155,7 +155,9 @@ async def test_mixture_with_kills(world: StartWorld, number: int) -> None:
 
 
 @pytest.mark.promise("mixture")
-async def test_mixture_with_a_postgres_that_crashes(world: StartWorld, crashable_postgres: EmbeddedPostgres) -> None:
+async def test_mixture_with_a_postgres_that_crashes(
+    world: StartWorld, crashable_postgres: EmbeddedPostgres
+) -> None:
     async def postgres_crashes(w: World, one: Process) -> None:
         await in_thread(crashable_postgres.crash)
         await in_thread(crashable_postgres.start)

@@ -26,7 +26,7 @@ async def test_half_open_postgres(world: StartWorld) -> None:
     """
     async with world(DISPATCH_QUERY_TIMEOUT_MS="20000") as w:
         one = await w.dispatcher()
-        async with w.fault("Postgres: half-open connections", stolen=True) as fault:
+        async with w.survives("Postgres: half-open connections", stolen=True) as fault:
             one.postgres.lose_links()
             fault.heal()
             await w.flowing(fault.healed or 0.0, 18.0)
@@ -37,7 +37,7 @@ async def test_half_open_postgres(world: StartWorld) -> None:
 async def test_half_open_redis(world: StartWorld) -> None:
     async with world() as w:
         one = await w.dispatcher()
-        async with w.fault("Redis: half-open connections") as fault:
+        async with w.survives("Redis: half-open connections") as fault:
             one.redis.lose_links()
             fault.heal()
             await w.flowing(fault.healed or 0.0)
@@ -51,7 +51,7 @@ async def test_answers_of_postgres_lost(world: StartWorld) -> None:
     async with world() as w:
         trap = StopClaim()
         one = await w.dispatcher(filtered=trap)
-        async with w.fault("Postgres: the answers to its commits lost", stolen=True) as fault:
+        async with w.survives("Postgres: the answers to its commits lost", stolen=True) as fault:
             await before_the_answer(w, one, trap)
             one.postgres.drop_replies()
             await one.postgres.restore()
@@ -64,7 +64,7 @@ async def test_the_answer_to_a_producers_commit_lost(world: StartWorld) -> None:
         between = await w.proxy(w.admin_url)
         w.load.url, w.load.plain = between.via(w.admin_url), True
         await w.dispatcher()
-        async with w.fault("a producer's commit: the answer lost") as fault:
+        async with w.survives("a producer's commit: the answer lost") as fault:
             [(rows,)] = await w.ask("SELECT count(*) FROM messaging.message_outbox")
             between.drop_replies()
             committed = len(w.load.ledger.acknowledged)
@@ -85,7 +85,7 @@ async def test_notifications_lost(world: StartWorld) -> None:
     async with world() as w:
         wire = LoseNotifications(losing=False)
         one = await w.dispatcher(filtered=wire)
-        async with w.fault("notifications swallowed") as fault:
+        async with w.survives("notifications swallowed") as fault:
             wire.losing = True
             await one.child.line("listener_down")
             before = len(await w.entries())
@@ -143,7 +143,7 @@ async def test_through_pgbouncer(world: StartWorld, server_folder: Path, direct:
             one = await w.dispatcher(ready=direct, **urls)
             await one.child.line("listener_up" if direct else "transaction pooler")
             how = "listening directly" if direct else "LISTEN deaf"
-            async with w.fault(f"a real PgBouncer, transaction mode, {how}", baseline=False) as fault:
+            async with w.survives(f"a real PgBouncer, transaction mode, {how}", baseline=False) as fault:
                 await w.backlog(2000)
                 fault.heal()
             assert await one.child.terminate() == 0

@@ -28,7 +28,7 @@ async def working(w: World) -> Counter[str]:
 async def test_all_backends_terminated(world: StartWorld) -> None:
     async with world() as w:
         await w.dispatcher()
-        async with w.fault("all its Postgres sessions terminated, 3 times", stolen=True) as fault:
+        async with w.survives("all its Postgres sessions terminated, 3 times", stolen=True) as fault:
             full = await working(w)
 
             async def back() -> bool:
@@ -45,7 +45,7 @@ async def test_all_backends_terminated(world: StartWorld) -> None:
 async def test_listener_terminated(world: StartWorld) -> None:
     async with world(DISPATCH_TICK_MS="1000") as w:
         one = await w.dispatcher()
-        async with w.fault("the listener's session terminated") as fault:
+        async with w.survives("the listener's session terminated") as fault:
             await w.end_sessions("dispatcher control %")
             fault.heal()
 
@@ -60,7 +60,7 @@ async def test_listener_terminated(world: StartWorld) -> None:
 async def test_killed_and_restarted(world: StartWorld, crashable_postgres: EmbeddedPostgres) -> None:
     async with world() as w:
         one = await w.dispatcher()
-        async with w.fault("Postgres killed and restarted", stolen=True) as fault:
+        async with w.survives("Postgres killed and restarted", stolen=True) as fault:
             await in_thread(crashable_postgres.crash)
             await until(lambda: one.events("database_down"), "it knows")
             await in_thread(crashable_postgres.start)
@@ -79,7 +79,7 @@ async def test_killed_and_much_forgotten(
         for _ in range(2):
             await w.dispatcher()
         also = ", both dispatchers killed too" if with_it else ""
-        async with w.fault(f"Postgres killed, its last 1,000 settles forgotten{also}", stolen=True) as fault:
+        async with w.survives(f"Postgres killed, its last 1,000 settles forgotten{also}", stolen=True) as fault:
             await w.load.stop()
             for setting in ("wal_writer_delay = 10000", "wal_writer_flush_after = 1000000"):
                 await w.ask(f"ALTER SYSTEM SET {setting}")
@@ -111,7 +111,7 @@ async def test_killed_and_much_forgotten(
 async def test_down_for_30_s(world: StartWorld, crashable_postgres: EmbeddedPostgres) -> None:
     async with world() as w:
         one = await w.dispatcher()
-        async with w.fault("Postgres down for 30 s", stolen=True) as fault:
+        async with w.survives("Postgres down for 30 s", stolen=True) as fault:
             await in_thread(crashable_postgres.stop)
             until_then = time.monotonic() + 30.0
             while time.monotonic() < until_then:
@@ -126,7 +126,7 @@ async def test_table_locked_for_10_s(world: StartWorld) -> None:
     """Longer than the lease, and begun between publish and settle: its own rows are overdue when the lock is gone."""
     async with world() as w:
         one = await w.dispatcher()
-        async with w.fault("ACCESS EXCLUSIVE on the outbox for 10 s") as fault:
+        async with w.survives("ACCESS EXCLUSIVE on the outbox for 10 s") as fault:
             async with await psycopg.AsyncConnection.connect(w.admin_url) as other, other.transaction():
                 await after_publish(w, one)
                 await other.execute("LOCK TABLE messaging.message_outbox IN ACCESS EXCLUSIVE MODE")
@@ -139,7 +139,7 @@ async def test_table_locked_for_10_s(world: StartWorld) -> None:
 async def test_connection_limit_0(world: StartWorld) -> None:
     async with world() as w:
         one = await w.dispatcher()
-        async with w.fault("connection limit 0, sessions terminated", stolen=True) as fault:
+        async with w.survives("connection limit 0, sessions terminated", stolen=True) as fault:
             await w.ask(f"ALTER ROLE {RELAY} CONNECTION LIMIT 0")
             try:
                 await w.end_sessions("dispatcher %")
@@ -154,7 +154,7 @@ async def test_connection_limit_0(world: StartWorld) -> None:
 async def test_a_low_id_commits_late(world: StartWorld) -> None:
     async with world() as w:
         await w.dispatcher()
-        async with w.fault("a low id commits 10 s late") as fault:
+        async with w.survives("a low id commits 10 s late") as fault:
             late = str(uuid4())
             async with await psycopg.AsyncConnection.connect(w.admin_url) as other:
                 await other.execute(INSERT, ([late],))

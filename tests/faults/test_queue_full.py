@@ -29,7 +29,7 @@ async def test_queue_full(world: StartWorld, own_postgres: StartPostgres, pytest
     async with world(admin_url=url) as w:
         one = await w.dispatcher()
         w.load.rate = 5.0  # slow enough for the dispatcher to fall asleep between two commits, so that each would ring
-        async with w.fault("the notification queue is full") as fault:
+        async with w.survives("the notification queue is full") as fault:
             async with await psycopg.AsyncConnection.connect(url) as blocker:
                 await blocker.execute("LISTEN anything")
                 await blocker.commit()

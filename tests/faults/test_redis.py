@@ -13,7 +13,7 @@ from tests.support.waiting import pass_time, until
 async def test_killed_and_restarted(world: StartWorld) -> None:
     async with world(appendonly=True) as w:
         one = await w.dispatcher()
-        async with w.fault("Redis killed and restarted, with AOF") as fault:
+        async with w.survives("Redis killed and restarted, with AOF") as fault:
             await in_thread(w.valkey.crash)
             await until(lambda: one.events("breaker_opened"), "the breaker opens")
             await w.commits(50)
@@ -26,7 +26,7 @@ async def test_killed_and_restarted(world: StartWorld) -> None:
 async def test_reply_lost_after_the_entries_were_added(world: StartWorld) -> None:
     async with world() as w:
         one = await w.dispatcher()
-        async with w.fault("Redis: replies lost after XADD was applied") as fault:
+        async with w.survives("Redis: replies lost after XADD was applied") as fault:
             one.redis.drop_replies()
             await until(lambda: w.published(one), "Redis has what it claimed")
             await until(lambda: one.events("breaker_opened"), "the breaker opens")
@@ -39,7 +39,7 @@ async def test_reply_lost_after_the_entries_were_added(world: StartWorld) -> Non
 async def test_a_pause_of_20_s(world: StartWorld) -> None:
     async with world() as w:
         await w.dispatcher()
-        async with w.fault("Redis pauses for 20 s (CLIENT PAUSE)") as fault:
+        async with w.survives("Redis pauses for 20 s (CLIENT PAUSE)") as fault:
             await w.redis("CLIENT", "PAUSE", 20_000, "WRITE")
             await pass_time(20.0)
             fault.heal()
@@ -49,7 +49,7 @@ async def test_a_pause_of_20_s(world: StartWorld) -> None:
 async def test_full(world: StartWorld) -> None:
     async with world() as w:
         one = await w.dispatcher()
-        async with w.fault("Redis: OOM at maxmemory") as fault:
+        async with w.survives("Redis: OOM at maxmemory") as fault:
             await w.redis("CONFIG", "SET", "maxmemory", 1)
             await until(lambda: one.events("breaker_opened"), "the breaker opens")
             await w.commits(50)
@@ -63,7 +63,7 @@ async def test_full(world: StartWorld) -> None:
 async def test_readonly(world: StartWorld) -> None:
     async with world() as w:
         one = await w.dispatcher()
-        async with w.fault("Redis: READONLY, as in a failover") as fault:
+        async with w.survives("Redis: READONLY, as in a failover") as fault:
             await w.redis("REPLICAOF", "127.0.0.1", 1)
             await until(lambda: one.events("breaker_opened"), "the breaker opens")
             await w.commits(50)
@@ -80,7 +80,7 @@ async def test_loading(world: StartWorld) -> None:
     }
     async with world(valkey=options) as w:
         one = await w.dispatcher()
-        async with w.fault("Redis: LOADING for some seconds") as fault:
+        async with w.survives("Redis: LOADING for some seconds") as fault:
             await w.redis("EVAL", "for i = 1, 200 do redis.call('SET', 'k' .. i, string.rep('x', 2000)) end", 0)
             reload = asyncio.ensure_future(w.redis("DEBUG", "RELOAD"))
             await until(lambda: one.events("breaker_opened"), "the breaker opens")
@@ -94,7 +94,7 @@ async def test_loading(world: StartWorld) -> None:
 async def test_a_password_is_set(world: StartWorld) -> None:
     async with world() as w:
         one = await w.dispatcher()
-        async with w.fault("Redis: NOAUTH") as fault:
+        async with w.survives("Redis: NOAUTH") as fault:
             await w.redis("CONFIG", "SET", "requirepass", "x")
             w.password = "x"
             await w.redis("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -111,7 +111,7 @@ async def test_the_key_is_of_another_type(world: StartWorld) -> None:
     back = "redis.call('DEL', KEYS[1]); redis.call('RENAME', 'away', KEYS[1])"
     async with world() as w:
         one = await w.dispatcher()
-        async with w.fault("Redis: WRONGTYPE") as fault:
+        async with w.survives("Redis: WRONGTYPE") as fault:
             await w.redis("EVAL", away, 1, "sanctum:messages")
             await until(lambda: one.events("breaker_opened"), "the breaker opens")
             await w.commits(50)

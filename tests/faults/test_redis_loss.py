@@ -24,7 +24,7 @@ def cut_tail(valkey: EmbeddedValkey, size: int) -> None:
 async def test_restarted_without_the_tail_of_its_aof(world: StartWorld) -> None:
     async with world(appendonly=True) as w:
         one = await w.dispatcher()
-        async with w.fault("Redis restarted with its AOF tail cut") as fault:
+        async with w.survives("Redis restarted with its AOF tail cut") as fault:
             await w.commits(300)
             await in_thread(w.valkey.crash)
             await until(lambda: one.events("breaker_opened"), "the breaker opens")
@@ -68,7 +68,7 @@ async def test_failover(world: StartWorld, own_valkey: StartValkey, missed: bool
         replica = own_valkey()
         one = await w.dispatcher()
         what = "that missed acknowledged entries" if missed else "in step"
-        async with w.fault(f"Redis: failover to a replica {what}") as fault:
+        async with w.survives(f"Redis: failover to a replica {what}") as fault:
             between = await replicate(w, replica)
             await w.commits(50)
             if missed:

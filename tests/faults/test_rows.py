@@ -59,7 +59,7 @@ async def test_a_nul_cannot_be_committed(world: StartWorld) -> None:
 async def test_32_mb(world: StartWorld) -> None:
     async with world(DISPATCH_QUERY_TIMEOUT_MS="30000", DISPATCH_LEASE_MS="60000") as w:  # 32 MB take their time
         await w.dispatcher()
-        async with w.fault("poison: a payload of 32 MB", dead=1) as fault:
+        async with w.survives("poison: a payload of 32 MB", dead=1) as fault:
             event = await poison(w, json.dumps({"x": "y" * 32 * MIB}))
             fault.heal()
         rows = await w.ask("SELECT event_id::text, last_error FROM messaging.message_outbox WHERE status = 'dead'")
@@ -71,7 +71,7 @@ async def test_32_mb(world: StartWorld) -> None:
 async def test_deep_json(world: StartWorld) -> None:
     async with world() as w:
         await w.dispatcher()
-        async with w.fault("poison: JSON nested 5,000 deep") as fault:
+        async with w.survives("poison: JSON nested 5,000 deep") as fault:
             event = await poison(w, "[" * 5000 + "]" * 5000)
             fault.heal()
         assert event in {found for found, _ in await w.entries()}
@@ -82,7 +82,7 @@ async def test_a_row_that_kills_the_connection(world: StartWorld) -> None:
     """Redis takes bulk strings of 1 MiB at most here, and closes the connection of whoever sends more."""
     async with world(valkey={"proto-max-bulk-len": "1mb"}, **IMPATIENT) as w:
         await w.dispatcher()
-        async with w.fault(
+        async with w.survives(
             "poison: a row that makes Redis close the connection", dead=1, attempts=True, recover_s=60.0
         ) as fault:
             event = await poison(w, json.dumps({"x": "y" * 2 * MIB}))
@@ -101,7 +101,7 @@ async def test_rows_that_a_proxy_cuts_off(world: StartWorld) -> None:
     async with world(**IMPATIENT) as w:
         for _ in range(2):
             (await w.dispatcher()).redis.make_filter = no_large_strings
-        async with w.fault(
+        async with w.survives(
             "poison: 5 rows on which a proxy cuts the connection, 2 dispatchers",
             dead=5,
             attempts=True,

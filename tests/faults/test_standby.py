@@ -22,7 +22,7 @@ async def test_failover_to_a_standby_that_lags(world: StartWorld, pair: StartPai
         url = p.standby_url(RELAY).replace("127.0.0.1:", f"127.0.0.1:{front.port},127.0.0.1:")
         for _ in range(2):
             await w.dispatcher(DATABASE_URL=f"{url}?sslmode=disable&gssencmode=disable&target_session_attrs=read-write")
-        async with w.fault("Postgres killed, failover to a standby that lags", stolen=True, phantoms=True) as fault:
+        async with w.survives("Postgres killed, failover to a standby that lags", stolen=True, phantoms=True) as fault:
             await w.load.stop()
             await w.drained()
             for process in w.processes:
@@ -53,7 +53,7 @@ async def test_failover_to_a_synchronous_standby(world: StartWorld, pair: StartP
     async with world() as w, pair(w) as p:
         for _ in range(2):
             await w.dispatcher()
-        async with w.fault("Postgres killed, failover to a synchronous standby", stolen=True) as fault:
+        async with w.survives("Postgres killed, failover to a synchronous standby", stolen=True) as fault:
             await w.ask(SYNCHRONOUS)
             await w.ask("SELECT pg_reload_conf()")
             await until(

@@ -95,7 +95,7 @@ async def test_every_session_leaves_the_old_primary(
     world: StartWorld, pair: StartPair, settings: dict[str, str]
 ) -> None:
     async with world(**settings) as w, pair(w) as p, two_dispatchers(w, p) as (front, old):
-        async with w.fault("Postgres switched behind one address", recover_s=RECOVER_S) as fault:
+        async with w.survives("Postgres switched behind one address", recover_s=RECOVER_S) as fault:
             await p.switch_over(front)
             fault.heal()
             await becomes(lambda: sessions(w, old), set(), "sessions at the old primary", RECOVER_S)

@@ -81,7 +81,7 @@ async def test_a_producer_writes_events(roles: psycopg.AsyncConnection) -> None:
         await add_event_async(roles, Event(event_type="a", aggregate_id="b", payload={}))
 
 
-async def test_a_producer_copies_events(roles: psycopg.AsyncConnection) -> None:
+async def test_a_producer_may_copy_events(roles: psycopg.AsyncConnection) -> None:
     await act_as(roles, "outbox_producer")
     copy = "COPY messaging.message_outbox (event_type, aggregate_id, payload) FROM STDIN"
     async with roles.cursor() as cursor, cursor.copy(copy) as sink:
@@ -127,7 +127,7 @@ async def test_a_dispatcher_runs_each_statement_of_the_relay(roles: psycopg.Asyn
     assert len(await result.fetchall()) == 1
 
 
-async def test_a_dispatcher_keeps_house(roles: psycopg.AsyncConnection) -> None:
+async def test_a_dispatcher_may_prune_and_keep_its_own_tables(roles: psycopg.AsyncConnection) -> None:
     await act_as(roles, "outbox_dispatcher")
     for statement in (
         "INSERT INTO messaging.dispatcher (name) VALUES ('d') RETURNING id",

@@ -139,10 +139,11 @@ class World(Direct):
         await until(look, "every row is settled", timeout_s)
 
     @asynccontextmanager
-    async def fault(
+    async def survives(
         self, name: str, *, recover_s: float = 120.0, drain_s: float = 60.0, baseline: bool = True, **allowed: Any
     ) -> AsyncIterator[Fault]:
-        """Load, the fault in the block, then recovery, quiet, and the oracle. `allowed`: see Allowance."""
+        """Load, the fault in the block, then recovery and quiet; then asserts every promise (oracle.judge), and that
+        sessions, tasks and files are as before. `allowed`: see Allowance."""
         self.load.start()
         await self.flowing()
         files = {process.name: process.open_files() for process in await self.alive()}
