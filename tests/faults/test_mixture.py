@@ -155,9 +155,7 @@ async def test_mixture_with_kills(world: StartWorld, number: int) -> None:
 
 
 @pytest.mark.promise("mixture")
-async def test_mixture_with_a_postgres_that_crashes(
-    world: StartWorld, crashable_postgres: EmbeddedPostgres
-) -> None:
+async def test_mixture_with_a_postgres_that_crashes(world: StartWorld, crashable_postgres: EmbeddedPostgres) -> None:
     async def postgres_crashes(w: World, one: Process) -> None:
         await in_thread(crashable_postgres.crash)
         await in_thread(crashable_postgres.start)
