@@ -25,7 +25,7 @@ from dispatcher.settings import Settings, describe
 from dispatcher.telemetry.latency import LatencyHistogram
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.telemetry.state import StateTracker
-from tests.support.readme import OPERATIONS, README, ROOT, blocks, page, table
+from tests.support.readme import OPERATIONS, README, ROOT, blocks, code, page, table
 from tests.support.runbook import commands
 
 # Variables that are not settings of `dispatcher run`.
@@ -156,6 +156,18 @@ def test_commands_and_variables_that_are_shown_exist(document: Path) -> None:
 def test_python_that_is_shown_compiles(document: Path) -> None:
     for block in re.findall(r"^```python\n(.*?)^```$", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
         compile(block, document.name, "exec", dont_inherit=True)
+
+
+def test_what_contributors_are_told_to_run_and_to_copy_is_there() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)[ `\n]", guide)) <= targets
+    tests = [words for block in blocks("Tests", "sh", guide) for _, words in commands(block) if "pytest" in words[0]]
+    assert tests
+    assert all((ROOT / words[1]).exists() for words in tests)
+    assert code("A new fault", "python", guide) in (ROOT / "tests/faults/test_redis.py").read_text(encoding="utf-8")
+    folders = {name for row in table("The folders", guide) for name in re.findall(r"`(\w+)/`", row[0])}
+    assert folders == {path.parent.name for path in (ROOT / "dispatcher").glob("*/__init__.py")}
 
 
 def test_the_unit_for_systemd() -> None:
