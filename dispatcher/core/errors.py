@@ -1,4 +1,4 @@
-"""What goes wrong in a way a person has to mend: one message that names the thing and the remedy, no traceback."""
+"""Errors that a person has to mend: one message that names the thing and the remedy, no traceback."""
 
 
 class DispatcherError(Exception):

@@ -1,4 +1,4 @@
-"""What an examination found, and what to do about it: one value a check, for people and for machines."""
+"""A finding of `dispatcher doctor`: one value a check, for people and for machines."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -20,20 +20,16 @@ class Finding:
 
 
 def ok(check: str, found: str) -> Finding:
-    """All is well."""
     return Finding(check, "ok", found)
 
 
 def warning(check: str, found: str, remedy: str) -> Finding:
-    """It works, but not as it should."""
     return Finding(check, "warning", found, remedy)
 
 
 def bad(check: str, found: str, remedy: str) -> Finding:
-    """Events are late, stopped or at risk."""
     return Finding(check, "bad", found, remedy)
 
 
 def unknown(check: str, found: str, remedy: str) -> Finding:
-    """It could not be asked."""
     return Finding(check, "unknown", found, remedy)

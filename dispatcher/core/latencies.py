@@ -1,4 +1,4 @@
-"""Counts of latencies by bucket at one moment: what can be added, subtracted and asked for a quantile."""
+"""A histogram of latencies at one moment: it can be added, subtracted and asked for a quantile."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """Counts at one moment: one more than there are edges, the last for what exceeds them all. Seconds."""
+    """`edges` in seconds; `counts`: one more than edges, the last for what exceeds them all."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
@@ -14,7 +14,6 @@ class Latencies:
 
     @property
     def total(self) -> int:
-        """How many were counted."""
         return sum(self.counts)
 
     def since(self, earlier: "Latencies") -> "Latencies":

@@ -50,7 +50,6 @@ def whole(low: int, high: int, unit: str = "") -> Kind:
 
 
 def switch() -> Kind:
-    """Yes or no."""
     wanted = "true or false (also 1, 0, yes, no, on, off)"
 
     def parse(value: object) -> bool:
@@ -89,17 +88,14 @@ def text(wanted: str, metavar: str, pattern: str) -> Kind:
 
 
 def key() -> Kind:
-    """The name of a Redis key."""
     return text("1 to 512 printable characters", "KEY", r"[^\x00-\x1f\x7f\ud800-\udfff]{1,512}")
 
 
 def host() -> Kind:
-    """A host to listen on."""
     return text("a host name or address", "HOST", r"[0-9A-Za-z._:%\-]{1,255}")
 
 
 def hosts() -> Kind:
-    """Host names with commas between them."""
     wanted = "host names such as dispatcher.example.com,*.internal with commas between them, without ports"
 
     def parse(value: object) -> tuple[str, ...]:
@@ -135,7 +131,6 @@ def postgres_url() -> Kind:
 
 
 def redis_url() -> Kind:
-    """A Redis URL."""
     return Kind(_parse_redis, REDIS, "URL", mask=_scheme_only, secret=True)
 
 

@@ -1,7 +1,7 @@
-"""Who may use the API and the console: a bearer token, else loopback only; hosts we go by; no other site's pages.
+"""Access to API and console: a bearer token, or loopback only; known host names only; no pages of other sites.
 
-Probes and metrics are open: they hold nothing secret, and come from kubelets and Prometheus by whatever name.
-The console's page is data-free, so it is served without the token that its script then asks for.
+Probes and metrics are open: they hold nothing secret, and kubelets and Prometheus use any name for the host.
+The console's page holds no data, so it is served without the token that its script then asks for.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from aiohttp import web
 from dispatcher.core.errors import Misconfigured
 from dispatcher.sidecar.errors import Handler, Refusal
 
-TOKEN_S = 1.0  # a token that comes from a file is read again after this long
+TOKEN_S = 1.0  # the token's file is read at most once in so long: a flood of requests must not be a flood of reads
 SAFE = ("GET", "HEAD", "OPTIONS")
 CHALLENGE = 'Bearer realm="dispatcher"'
 OFF = (
@@ -30,7 +30,7 @@ Zone = Literal["open", "page", "api"]
 
 
 def zone_of(path: str) -> Zone:
-    """Which rules a path falls under. What is not there at all is open: there is nothing to guard."""
+    """Which rules a path falls under. A path that does not exist is open."""
     if path == "/api" or path.startswith("/api/"):
         return "api"
     return "page" if path == "/" or path == "/console" or path.startswith("/console/") else "open"
@@ -54,10 +54,12 @@ class AccessControl:
         self,
         *,
         token: Callable[[], str | None] = lambda: None,
+        token_s: float = TOKEN_S,
         listens_on: str = "0.0.0.0",  # noqa: S104 -- the careful assumption
         hosts: Sequence[str] = (),
     ) -> None:
         self._read_token = token
+        self._token_s = token_s
         self._loopback = is_loopback(listens_on)
         self._added = [host.lower() for host in hosts]
         self._hosts = [*self._added, "localhost", "*.localhost", socket.gethostname().lower(), listens_on.lower()]
@@ -83,9 +85,8 @@ class AccessControl:
                 self._check_origin(request)
 
     def _current_token(self) -> str | None:
-        """Read at most once a second: a flood of requests must not be a flood of reads."""
         now = monotonic()
-        if self._read_at is None or now - self._read_at > TOKEN_S:
+        if self._read_at is None or now - self._read_at > self._token_s:
             try:
                 self._token = self._read_token()
             except Misconfigured:

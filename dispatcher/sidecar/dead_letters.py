@@ -1,6 +1,6 @@
 """The dead-letter API: Dispatchbox's paths, parameters, bodies and codes.
 
-Each question is one statement on the session that is kept for people: who asks too much waits, the relay does not.
+Each request is one statement on a session of its own: a slow one holds up other requests, never the relay.
 """
 
 import json
@@ -17,7 +17,7 @@ from dispatcher.ops.dead_letters.find import PAGE, Filter, TooLarge, count, find
 from dispatcher.ops.dead_letters.identity import EventRef
 from dispatcher.ops.dead_letters.retry import Retried, retry
 from dispatcher.sidecar.errors import Refusal
-from dispatcher.sidecar.params import event_in_path, events_in_body, parameters, switch, whole
+from dispatcher.sidecar.params import BODY_S, event_in_path, events_in_body, parameters, switch, whole
 
 LIMIT = 100
 FURTHEST = 1_000_000_000
@@ -27,15 +27,15 @@ FORBIDDEN = "this role may not insert into messaging.message_outbox, which copie
 
 
 class DeadLetters:
-    """`retried` is called after events went back, so that they go out at once."""
+    """`retried` is called after events were put back, so that they go out at once. `body_s`: for a body to arrive."""
 
-    def __init__(self, fetch: Fetch, observe: Observer, retried: Callable[[], None]) -> None:
+    def __init__(self, fetch: Fetch, observe: Observer, retried: Callable[[], None], *, body_s: float = BODY_S) -> None:
+        self._body_s = body_s
         self._fetch = fetch
         self._observe = observe
         self._retried = retried
 
     def routes(self) -> list[web.AbstractRouteDef]:
-        """Where it answers."""
         return [
             web.get("/api/dead-events", self._list),
             web.get("/api/dead-events/stats", self._stats),
@@ -90,7 +90,7 @@ class DeadLetters:
 
     async def _retry_batch(self, request: web.Request) -> web.Response:
         parameters(request)
-        events = await events_in_body(request)
+        events = await events_in_body(request, self._body_s)
         done = await self._put_back(request, events)
         if done.forbidden and not done.ids:
             raise Refusal(503, FORBIDDEN)

@@ -1,4 +1,4 @@
-"""Is it fine? If not: what, since when, and what to do. From what is known already; the first thing a person sees."""
+"""The findings that the console shows first: what is wrong, since when, and what to do. Asks no server."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from dispatcher.sidecar.history import SLA_S, RecentWindow
 Level = Literal["fine", "note", "warn", "bad"]
 LEVELS: tuple[Level, ...] = ("fine", "note", "warn", "bad")
 
-LATE_S = 5.0  # an event that waits longer than this is worth a word,
-VERY_LATE_S = 60.0  # and longer than this a person
-BURIED_LATELY_S = 900.0
-STALE_S = 60.0
-ERROR_SHARE = 0.02  # the runbook's
+LATE_S = 5.0  # the oldest event is overdue for longer: a warning
+VERY_LATE_S = 60.0  # for longer: bad
+BURIED_LATELY_S = 900.0  # dead letters younger than this are bad, older ones a note
+STALE_S = 60.0  # a sample older than this
+ERROR_SHARE = 0.02  # of the turns of a minute; as in the alerts
 FEW_EVENTS = 20  # a quantile of fewer is chance
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One thing to know. `since`: Unix seconds, None when nobody can tell."""
+    """One thing a person should know. `since`: Unix seconds; None: not known."""
 
     level: Level
     kind: str
@@ -30,7 +30,7 @@ class Diagnosis:
 
 
 # kind: level, what it is ({} is the reason, which is a group's name or a class and code), what to do
-_SAID: dict[TroubleKind, tuple[Level, str, str]] = {
+_TROUBLES: dict[TroubleKind, tuple[Level, str, str]] = {
     "database": (
         "bad",
         "Postgres cannot be reached: {}",
@@ -79,21 +79,21 @@ _EXPLAINS_WAITING: frozenset[str] = frozenset({"database", "redis", "backpressur
 
 
 def diagnose(reading: ProcessState, lately: RecentWindow, now: float) -> list[Diagnosis]:
-    """Everything there is to say, the worst first; empty: all is fine."""
+    """All findings, the worst first; empty: all is fine."""
     away = any(trouble.kind == "database" for trouble in reading.troubles)
     # Without Postgres nobody listens: that is the same trouble.
-    found = [_say(trouble, reading) for trouble in reading.troubles if not (away and trouble.kind == "listener")]
+    found = [_of_trouble(trouble, reading) for trouble in reading.troubles if not (away and trouble.kind == "listener")]
     found += _computed(reading, lately, now)
 
     def first(finding: Diagnosis) -> tuple[int, bool, float]:
         # What stands in the way comes before what came of it.
-        return -LEVELS.index(finding.level), finding.kind not in _SAID, finding.since or now
+        return -LEVELS.index(finding.level), finding.kind not in _TROUBLES, finding.since or now
 
     return sorted(found, key=first)
 
 
-def _say(trouble: Trouble, reading: ProcessState) -> Diagnosis:
-    level, what, do = _SAID[trouble.kind]
+def _of_trouble(trouble: Trouble, reading: ProcessState) -> Diagnosis:
+    level, what, do = _TROUBLES[trouble.kind]
     if trouble.reason is None:
         what = what.replace(": {}", "").replace(" {}", "")
     what = what.replace("{}", trouble.reason or "")
@@ -175,5 +175,4 @@ def _seconds(s: float) -> str:
 
 
 def level_of(findings: list[Diagnosis]) -> Level:
-    """The worst of them."""
     return max((finding.level for finding in findings), key=LEVELS.index, default="fine")

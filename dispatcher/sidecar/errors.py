@@ -1,4 +1,4 @@
-"""What is said to a request that gets no answer: one JSON object with `error`, which names the thing and the remedy."""
+"""Errors as answers: one JSON object with `error`, which names the thing and the remedy."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping

@@ -1,6 +1,6 @@
-"""The last fifteen minutes, one point every two seconds: what the console draws. Bounded, and cheap.
+"""The last fifteen minutes, one point every two seconds: what the console draws. Bounded in memory.
 
-It asks nobody: a point is the difference of two readings, which the events of the dispatcher keep up to date anyway.
+A point is the difference of two states of the process, so it asks no server.
 """
 
 import json
@@ -14,7 +14,7 @@ import anyio
 from dispatcher.core.latencies import Latencies
 from dispatcher.core.process_state import ProcessState
 
-EVERY_S = 2.0
+EVERY_S = 2.0  # between two points
 POINTS = 450  # fifteen minutes
 WINDOW = 30  # points: the minute that the figures of now are about
 RATE_WINDOW = 5  # points: the ten seconds of a rate of now
@@ -39,7 +39,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class RecentWindow:
-    """The last minute in one figure each: what is judged and shown as now."""
+    """The last minute, one figure of each kind: the console shows them as now, and the diagnosis is made of them."""
 
     events: float = 0.0  # a second
     count: int = 0  # events the quantiles are of
@@ -78,13 +78,11 @@ class History:
         self.lately = RecentWindow()
 
     async def run(self) -> None:
-        """Take a point every two seconds, until cancelled."""
         while True:
             await anyio.sleep(EVERY_S)
             self.tick()
 
     def tick(self) -> None:
-        """Take a point now."""
         now, reading = self._elapsed(), self.read()
         then, before = self._readings[-1]
         self._readings.append((now, reading))

@@ -238,7 +238,6 @@ DOCUMENT: Json = {
 
 
 def document() -> web.RouteDef:
-    """Serves it."""
 
     async def answer(request: web.Request) -> web.Response:
         return web.json_response(DOCUMENT)

@@ -1,6 +1,6 @@
-"""What the console asks every two seconds: `/api/overview` and `/api/history`, from what is known already.
+"""What the console asks for every two seconds: `/api/overview` and `/api/history`.
 
-No request asks a server. The answer is made at most once a second, so ten people cost about as much as one.
+No request asks Postgres or Redis. The answer is made at most once a second, so ten readers cost about as much as one.
 """
 
 import json
@@ -17,7 +17,7 @@ from dispatcher.sidecar.diagnosis import diagnose, level_of
 from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.history import SLA_S, WINDOW, History
 
-FRESH_S = 1.0
+FRESH_S = 1.0  # an answer is given again for so long
 
 
 class Overview:
@@ -34,11 +34,9 @@ class Overview:
         self._made: tuple[float, bytes] | None = None
 
     def routes(self) -> list[web.RouteDef]:
-        """Both paths."""
         return [web.get("/api/overview", self.overview), web.get("/api/history", self.history)]
 
     async def overview(self, request: web.Request) -> web.Response:
-        """GET /api/overview."""
         now = self._clock()
         if self._made is None or not 0 <= now - self._made[0] < FRESH_S:
             self._made = (now, json.dumps(self.describe(now), separators=(",", ":")).encode())
@@ -52,7 +50,7 @@ class Overview:
         return web.Response(body=self._history.after(int(text)), content_type="application/json")
 
     def describe(self, now: float) -> dict[str, Any]:
-        """Everything, as JSON has it. Seconds, and Unix seconds for moments."""
+        """The answer. Durations in seconds, moments in Unix seconds."""
         reading, lately = self._history.read(), self._history.lately
         findings = diagnose(reading, lately, now)
         sample = reading.sample
@@ -91,7 +89,7 @@ class Overview:
 
 
 def _states(reading: ProcessState) -> list[dict[str, Any]]:
-    """What can be on or off, each with whether it is as it should be."""
+    """The states that are fine or not, each with its reason."""
     troubles: dict[str, Trouble] = {trouble.kind: trouble for trouble in reading.troubles}
     names = ("database", "redis", "listener", "backpressure", "audit", "paused", "disabled")
     return [

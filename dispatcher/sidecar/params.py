@@ -1,4 +1,4 @@
-"""Reads what a request asks for. Whatever is wrong with it is a 400 that names the parameter and what it must be."""
+"""Reads the parameters of a request. A wrong one is a 400 that names it and what it must be."""
 
 import json
 from uuid import UUID
@@ -9,7 +9,7 @@ from aiohttp import web
 from dispatcher.ops.dead_letters.identity import LARGEST, WANTED, EventRef, parse
 from dispatcher.sidecar.errors import Refusal
 
-BODY_S = 10.0  # for the whole body to arrive
+BODY_S = 10.0  # the longest that a whole body may take to arrive
 MOST_IDS = 1000
 
 
@@ -47,17 +47,16 @@ def switch(query: dict[str, str], name: str) -> bool:
 
 
 def event_in_path(request: web.Request) -> EventRef:
-    """The event that the path names."""
     try:
         return parse(request.match_info["event_id"])
     except ValueError as error:
         raise Refusal(400, f"the event's id must be {error}") from None
 
 
-async def events_in_body(request: web.Request) -> list[EventRef]:
-    """The events of `{"event_ids": [...]}`, as they were given."""
+async def events_in_body(request: web.Request, within_s: float = BODY_S) -> list[EventRef]:
+    """The events of `{"event_ids": [...]}`, as they were given; the body must arrive within `within_s`."""
     wanted = 'the body must be a JSON object {"event_ids": [...]}'
-    body = await _json(request)
+    body = await _json(request, within_s)
     if not isinstance(body, dict) or list(body) != ["event_ids"] or not isinstance(body["event_ids"], list):
         raise Refusal(400, wanted)
     given = body["event_ids"]
@@ -79,16 +78,16 @@ def _event(value: object, position: int) -> EventRef:
     raise Refusal(400, f"event_ids[{position}] must be {WANTED}")
 
 
-async def _json(request: web.Request) -> object:
+async def _json(request: web.Request, within_s: float) -> object:
     if request.content_type != "application/json":
         # A page of another site cannot send this one without asking first.
         raise Refusal(415, "the body must be JSON: send 'Content-Type: application/json'")
     try:
-        with anyio.fail_after(BODY_S):
+        with anyio.fail_after(within_s):
             text = await request.read()
         return json.loads(text)
     except TimeoutError:
-        raise Refusal(408, f"the body did not arrive within {BODY_S:g} s", {"Connection": "close"}) from None
+        raise Refusal(408, f"the body did not arrive within {within_s:g} s", {"Connection": "close"}) from None
     except web.RequestPayloadError:
         raise Refusal(400, "the body is not what its headers say") from None
     except (ValueError, RecursionError):

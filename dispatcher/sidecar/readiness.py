@@ -1,10 +1,10 @@
-"""Whether the dispatcher is ready, from what its events last said: a probe asks no server and opens no connection."""
+"""Whether the dispatcher is ready, from its last telemetry events: a probe asks no server and opens no connection."""
 
 from dispatcher.core import events
 
 
 class Readiness:
-    """An observer that keeps the last state, and on a call gives the reason not to be ready, or None.
+    """`observe` keeps the last state; a call gives the reason not to be ready in words, or None.
 
     A listener that is down is no reason: the dispatcher works on its tick. Written by the event loop's thread only.
     """
@@ -15,10 +15,9 @@ class Readiness:
         self._stopping = False
         self._database: str | None = "not connected yet"
         self._breaker: str | None = None
-        self._redis: str | None = None  # what the last sample saw: an idle relay would not notice
+        self._redis: str | None = None  # by the last sample: an idle relay would not notice
 
     def __call__(self) -> str | None:
-        """The reason in words, or None when ready."""
         if self._stopping:
             return "stopping"
         if not self._enabled:
@@ -30,7 +29,6 @@ class Readiness:
         return None if self._started else "starting"
 
     def observe(self, event: events.TelemetryEvent) -> None:
-        """Keep what an event says about readiness."""
         match event:
             case events.Published(entries) if entries:
                 self._redis = None

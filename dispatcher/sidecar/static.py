@@ -52,7 +52,6 @@ class _Static:
         }
 
     async def answer(self, request: web.Request) -> web.Response:
-        """GET."""
         if request.headers.get("If-None-Match") == self._headers["ETag"]:
             return web.Response(status=304, headers=self._headers)
         return web.Response(body=self._body, headers=self._headers)

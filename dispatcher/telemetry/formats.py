@@ -15,7 +15,6 @@ def _time(record: "Record") -> str:
 
 
 def as_json(record: "Record") -> str:
-    """One JSON object and a newline."""
     extra: dict[str, Any] = record["extra"]
     line = {"time": _time(record), "level": record["level"].name, "event": extra.get("event", "log")}
     if "worker" in extra:

@@ -49,7 +49,6 @@ class LatencyHistogram(Collector):
         counts[-1] += total - done
 
     def snapshot(self) -> Latencies:
-        """The counts now."""
         return Latencies(self._edges, tuple(self._counts), self._sum_s)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:

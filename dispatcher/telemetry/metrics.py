@@ -154,7 +154,6 @@ class Metrics:
             unknown.set(_NAN)
 
     def __call__(self, event: events.TelemetryEvent) -> None:
-        """Count one event."""
         match event:
             case events.Woke(cause):
                 self._wakeups[cause].inc()

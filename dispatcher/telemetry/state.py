@@ -1,4 +1,4 @@
-"""Events to one plain value that the console draws and judges: counts since the start, and what is not as usual now."""
+"""Telemetry events to one `ProcessState`: counts since the start, and the troubles of now."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from dispatcher.core.process_state import ProcessState, Sample, Trouble, Trouble
 
 
 class StateTracker:
-    """An observer that keeps what the console asks for. Its fields are written by the event loop's thread only.
+    """An observer. Its fields are written by the event loop's thread only.
 
     `latency` gives the counts of the latencies so far; `clock` gives Unix seconds.
     """
@@ -27,7 +27,6 @@ class StateTracker:
         self._trouble("starting", "", there=True)
 
     def read(self) -> ProcessState:
-        """As it is now."""
         at, error = self._buried or (None, None)
         return ProcessState(
             names=(self._name,) if self._name else (),
@@ -45,7 +44,6 @@ class StateTracker:
         )
 
     def __call__(self, event: events.TelemetryEvent) -> None:
-        """Keep what one event says."""
         match event:
             case events.Ticked(result):
                 self._ticks += 1

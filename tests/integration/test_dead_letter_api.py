@@ -9,13 +9,17 @@ import aiohttp
 import anyio
 import psycopg
 import pytest
+from prometheus_client import CollectorRegistry
 
 from dispatcher.core.events import DeadRetried, Published, Stopped
 from dispatcher.embedded import free_port
 from dispatcher.infra.postgres import lazy as on_demand
 from dispatcher.service import targets as reach
-from dispatcher.sidecar import params as asked
+from dispatcher.sidecar.access import AccessControl
+from dispatcher.sidecar.app import build
+from dispatcher.sidecar.dead_letters import DeadLetters
 from tests.support.dead_letters import bury, prune
+from tests.support.http import port_of, served
 from tests.support.rows import insert_events, one_row, read_stream, read_table, statuses
 from tests.support.waiting import becomes, until
 
@@ -188,16 +192,18 @@ async def test_what_is_wrong_is_said(api, db):
             assert (answer.status, "error" in await answer.json()) == (413, True)
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(api, monkeypatch):
-    monkeypatch.setattr(asked, "BODY_S", 0.05)
-    async with api() as (client, _):
-        stream = await anyio.connect_tcp("127.0.0.1", client._base_url.port)
-        async with stream:
-            await stream.send(
-                b"POST /api/dead-events/retry-batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                b"Content-Length: 10\r\n\r\n{"
-            )
-            assert (await stream.receive()).startswith(b"HTTP/1.1 408 ")
+async def test_a_body_that_does_not_come_is_not_waited_for():
+    async def fetch(*_: Any) -> Any:
+        raise AssertionError("a request without a body asks Postgres for nothing")
+
+    routes = DeadLetters(fetch, lambda event: None, lambda: None, body_s=0.05).routes()
+    site = build(lambda: None, CollectorRegistry(), guard=AccessControl(listens_on="127.0.0.1"), routes=routes)
+    async with served(site) as client, await anyio.connect_tcp("127.0.0.1", port_of(client)) as stream:
+        await stream.send(
+            b"POST /api/dead-events/retry-batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 10\r\n\r\n{"
+        )
+        assert (await stream.receive()).startswith(b"HTTP/1.1 408 ")
 
 
 @pytest.mark.promise("http")

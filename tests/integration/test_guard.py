@@ -8,7 +8,6 @@ from aiohttp import ClientSession, web
 from prometheus_client import CollectorRegistry
 
 from dispatcher.core.errors import Misconfigured
-from dispatcher.sidecar import access as guard
 from dispatcher.sidecar.access import OFF, AccessControl
 from dispatcher.sidecar.app import build
 from tests.support.http import port_of, served
@@ -119,8 +118,7 @@ async def test_a_page_of_another_site_may_not_post():
             assert await asked(client, method="POST", **headers) == 200, headers
 
 
-async def test_a_token_that_is_rotated_counts_at_once_and_a_lost_file_lets_nobody_in(monkeypatch):
-    monkeypatch.setattr(guard, "TOKEN_S", -1.0)
+async def test_a_token_that_is_rotated_counts_at_once_and_a_lost_file_lets_nobody_in():
     tokens: list[str | None] = ["s3cret"]
 
     def read() -> str | None:
@@ -128,7 +126,7 @@ async def test_a_token_that_is_rotated_counts_at_once_and_a_lost_file_lets_nobod
             raise Misconfigured("no such file")
         return tokens[-1]
 
-    async with site(token=read) as client:
+    async with site(token=read, token_s=-1.0) as client:
         assert await asked(client, **TOKEN) == 200
         tokens.append("other")
         assert await asked(client, **TOKEN) == 401

@@ -140,7 +140,7 @@ def test_errors_that_are_never_the_same_do_not_pile_up(out):
     observe = logs.Logs(debug=False, clock=lambda: 0.0)
     for number in range(1000):
         observe(events.Ticked("error", 0.1, f"error {number}"))
-    assert len(observe._repeats) <= repeats.AT_MOST
+    assert len(observe._repeats) <= repeats.MAX_ERRORS
 
 
 def test_pruning_makes_a_line_when_it_is_done_or_takes_long(out):
