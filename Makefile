@@ -14,7 +14,7 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 TEST_JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev tools test faults lint types contracts check schema wheel dist docs bench bench-all bench-writers bench-latency clean
+.PHONY: help demo dev tools test faults lint types contracts check schema reference wheel dist docs bench bench-all bench-writers bench-latency clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ wheel: $(DEV) ## build the wheel and try it in new environments
 
 dist: $(DEV) ## what a release uploads, in dist/: the wheel and the source
 	@$(BIN)/python -m build --outdir dist
+
+reference: $(DEV) ## write the tables of docs/reference from the code
+	@$(BIN)/python -m tests.reference_pages
 
 docs: $(DEV) ## build the site of docs/ into site/; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -22,7 +22,6 @@ from typing import Any, Protocol
 
 import click
 import yaml
-from prometheus_client import CollectorRegistry
 
 from dispatcher.cli import COMMANDS, cli
 from dispatcher.core import events
@@ -238,9 +237,19 @@ def shape(schema: dict[str, Any]) -> str:
 # Metrics
 
 
+ACROSS = {
+    "sum": "sum",
+    "min": "least",
+    "max": "greatest",
+    "newest": "newest",
+    "supervisor": "the supervisor's own",
+}
+
+
 def metrics(_: Kept) -> str:
+    exported = Metrics()
     rows = []
-    for one in Metrics(CollectorRegistry()).registry.collect():
+    for one in exported.registry.collect():
         name = one.name + ("_total" if one.type == "counter" else "")
         values: dict[str, list[str]] = {}
         for sample in one.samples:
@@ -251,26 +260,16 @@ def metrics(_: Kept) -> str:
                   for label, found in values.items()]  # fmt: skip
         if name == "messaging_stream_group_lag_entries":  # a series for each group, once there is one
             labels = ["`group`"]
-        rows.append([code(name), one.type, "; ".join(labels), summed(one.name, one.type), cell(one.documentation)])
+        rows.append(
+            [
+                code(name),
+                one.type,
+                "; ".join(labels),
+                ACROSS[exported.across[one.name]] if one.type == "gauge" else "sum",
+                cell(one.documentation),
+            ]
+        )
     return table(["Metric", "Type", "Labels", "Over several processes", "Meaning"], rows)
-
-
-def summed(name: str, kind: str) -> str:
-    """How the page of a supervisor makes one series of those of its workers."""
-    from dispatcher.telemetry import merge
-
-    if kind != "gauge":
-        return "sum"
-    if name in merge.SUPERVISOR:
-        return "the supervisor's own"
-    return next(
-        (
-            word
-            for word, names in (("sum", merge.ADDED), ("least", merge.LEAST), ("newest", merge.NEWEST))
-            if name in names
-        ),
-        "greatest",
-    )
 
 
 # Log events
@@ -361,16 +360,25 @@ def schema() -> str:
     return (ROOT / "sql" / "schema.sql").read_text(encoding="utf-8")
 
 
+def said(kind: str, name: str) -> str:
+    """What the database itself says of a table, a column ...: a comment."""
+    found = re.search(rf"^COMMENT ON {kind} {re.escape(name)} IS '((?:[^']|'')*)';$", schema(), re.M)
+    return cell(found[1].replace("''", "'")) if found else ""
+
+
 def tables(written: Kept) -> str:
-    parts = []
+    parts: list[str] = []
     found = re.findall(r"^CREATE (?:UNLOGGED )?TABLE messaging\.(\w+) \(\n(.*?)^\)", schema(), re.M | re.S)
     for name, body in sorted(found, key=lambda one: (one[0] != "message_outbox", one[0])):
         rows = []
         for column in body.splitlines():
             if one := re.fullmatch(r"    (?!CONSTRAINT)(\w+) (.+?),?", column):
                 key = (f"messaging.{name}", code(one[1]))
-                rows.append([key[1], *type_of(one[2]), written.get(key, MISSING)])
-        parts.append(f"### messaging.{name}\n\n" + table(["Column", "Type", "Null", "Default", "Meaning"], rows))
+                meaning = said("COLUMN", f"messaging.{name}.{one[1]}") or written.get(key, MISSING)
+                rows.append([key[1], *type_of(one[2]), meaning])
+        parts.append(f"### messaging.{name}")
+        parts += filter(None, [said("TABLE", f"messaging.{name}")])
+        parts.append(table(["Column", "Type", "Null", "Default", "Meaning"], rows))
     return "\n\n".join(parts)
 
 
@@ -441,22 +449,24 @@ def docstring(found: object) -> str:
 def documented(module: str, name: str, found: Any, written: Kept) -> Iterator[str]:
     yield f"### {name}"
     if not inspect.isclass(found):
-        yield f"```python\n{signature(name, found)}\n```"
+        yield f"```py\n{signature(name, found)}\n```"
         yield docstring(found)
         return
     if "__init__" in vars(found) and not dataclasses.is_dataclass(found) and Protocol not in found.__bases__:
-        yield f"```python\n{signature(name, found.__init__)}\n```"
+        yield f"```py\n{signature(name, found.__init__)}\n```"
     yield docstring(found)
     if dataclasses.is_dataclass(found):
         notes = comments(found)
         rows = []
         for each in dataclasses.fields(found):
-            meaning = cell(notes.get(each.name, "")) or written.get((f"{module}.{name}", code(each.name)), "") or MISSING
+            meaning = (
+                cell(notes.get(each.name, "")) or written.get((f"{module}.{name}", code(each.name)), "") or MISSING
+            )
             rows.append([code(each.name), code(named(each.type)), code(default_of(each)), meaning])
         yield table(["Field", "Type", "Default", "Meaning"], rows)
     for method, function in vars(found).items():
         if not method.startswith("_") and method not in INTERNAL and inspect.isfunction(function):
-            yield f"```python\n{signature(method, function)}\n```"
+            yield f"```py\n{signature(method, function)}\n```"
             yield docstring(function)
 
 

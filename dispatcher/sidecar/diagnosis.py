@@ -69,7 +69,7 @@ _TROUBLES: dict[TroubleKind, tuple[Level, str, str]] = {
     "audit": (
         "note",
         "A loss inside Redis would go unnoticed: {}",
-        "Allow this user INFO and XINFO on the stream (docs/operations.md, Rights in Redis).",
+        "Allow this user INFO and XINFO on the stream (docs/runbook/rights.md).",
     ),
     "starting": ("note", "Starting", "Nothing; it is opening its connections."),
 }

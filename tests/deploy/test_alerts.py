@@ -7,6 +7,7 @@ a "must not" for all the other alerts. Samples come every 15 s; what goes wrong 
 import json
 import re
 import subprocess
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest
 import yaml
 
 from dispatcher.telemetry.metrics import Metrics
-from tests.support.readme import OPERATIONS, ROOT
+from tests.reference_pages import alert_page
+from tests.support.readme import ROOT
 from tests.support.tools import tool
 
 FOLDER = ROOT / "deploy" / "prometheus"
@@ -269,19 +271,15 @@ def test_alerts_ask_for_metrics_that_are_there() -> None:
         assert asked <= exported, rule["alert"]
 
 
-def anchors(text: str) -> set[str]:
-    """The anchors of a document's headings, as GitHub makes them."""
-    headings = re.findall(
-        r"^#+ +(.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE
-    )
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
 def test_every_alert_leads_to_what_to_do() -> None:
-    there = anchors(OPERATIONS)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    base = f"{project['urls']['Repository']}/blob/main/docs/runbook/"
     for rule in rules():
-        file, _, anchor = rule["annotations"]["runbook_url"].partition("#")
-        assert (file, anchor) == ("docs/operations.md", rule["alert"].lower())
-        assert anchor in there, f"docs/operations.md has no heading {rule['alert']}"
+        assert rule["annotations"]["runbook_url"] == base + alert_page(rule["alert"])
+        text = (ROOT / "docs" / "runbook" / alert_page(rule["alert"])).read_text(encoding="utf-8")
+        headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        assert headings[0] == rule["alert"]
+        wanted = {"What you see", "What it means", "What to do", "It is over when", "Why"}
+        assert wanted <= set(headings), f"{alert_page(rule['alert'])} lacks {wanted - set(headings)}"
         assert rule["annotations"]["summary"]
         assert rule["annotations"]["description"]

@@ -18,7 +18,7 @@ from redis.retry import Retry
 from dispatcher.client.consumer import AsyncConsumer, Consumer, Group, Received
 from dispatcher.client.dedup import AsyncRedisDedupStore, RedisDedupStore
 from tests.support.proxy import StartProxy
-from tests.support.readme import OPERATIONS, blocks, section
+from tests.support.readme import blocks, page, section
 from tests.support.redis import StartValkey
 from tests.support.rows import STREAM, read_stream
 from tests.support.waiting import becomes, until
@@ -409,9 +409,10 @@ async def test_the_acl_of_the_documentation_is_enough(kind: str, own_valkey: Sta
             raise LookupError
 
     server = own_valkey()
-    [line] = blocks("Consumers", "", OPERATIONS)
+    text = page("runbook/consumers.md")
+    [line] = blocks("Rights of a consumer", "", text)
     for_store = [f"(~handled:{GROUP}:*", "+exists", "+set)"]
-    assert " ".join(for_store) in section("Consumers", OPERATIONS)
+    assert " ".join(for_store) in section("Rights of a consumer", text)
     async with aio.Redis.from_url(server.url, decode_responses=True) as redis:
         await redis.execute_command(*line.split(), *for_store)  # type: ignore[no-untyped-call]
         await publish(redis, "abandoned")

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from dispatcher.embedded import free_port
 from tests.support.child import StartCli
 from tests.support.postgres import StartPostgres
-from tests.support.readme import OPERATIONS, ROOT, blocks, code, page
+from tests.support.readme import ROOT, blocks, code, page
 from tests.support.redis import StartValkey
 from tests.support.rows import STREAM, insert_events, read_stream, read_table, statuses
 from tests.support.runbook import commands
@@ -384,7 +384,7 @@ async def test_the_acl_for_redis_is_enough(
     own_valkey: StartValkey, cli: StartCli, db: psycopg.AsyncConnection, database_url: str
 ) -> None:
     server = own_valkey()
-    [line] = blocks("Rights in Redis", "", OPERATIONS)
+    [line] = blocks("Redis", "", page("runbook/rights.md"))
     async with Redis.from_url(server.url, decode_responses=True) as redis:
         await redis.execute_command(*line.split())  # type: ignore[no-untyped-call]
         url = server.url.replace("redis://", "redis://relay:secret@")
@@ -420,8 +420,9 @@ async def test_replaying_and_pruning(
     await relay.ready()
     await insert_events(db, 2)
     await entries(redis, 2)
-    headings = ("Replay", "Dead letters", "Pruning")
-    replay_sent, replay_dead, prune = (block for name in headings for block in blocks(name, "sql", OPERATIONS))
+    replay_sent = code("In SQL", "sql", page("runbook/replay.md"))
+    replay_dead = code("Send again in SQL", "sql", page("runbook/dead-letters.md"))
+    prune = code("From cron, in SQL", "sql", page("runbook/prune.md"))
     await becomes(lambda: statuses(db), {"sent": 2})
 
     await db.execute(replay_sent.encode())

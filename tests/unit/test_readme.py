@@ -7,87 +7,23 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 from rich.console import Console as Terminal
 
 from dispatcher.cli import COMMANDS, cli
 from dispatcher.demo.screen import show_result
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import judge
-from dispatcher.service.console_routes import ConsoleRoutes
-from dispatcher.service.http import build_http as service_site
 from dispatcher.settings import Settings, describe
-from dispatcher.telemetry.latency import LatencyHistogram
-from dispatcher.telemetry.metrics import Metrics
-from dispatcher.telemetry.state import StateTracker
-from tests.support.readme import OPERATIONS, README, ROOT, blocks, code, page, table
+from tests.support.readme import README, ROOT, blocks, code, page
 from tests.support.runbook import commands
 
 # Variables that are not settings of `dispatcher run`.
 OTHER_NAMES: set[str] = set()
 DOCS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-
-
-def configuration_table() -> str:
-    """What the page of the reference has to hold, from the table of settings."""
-    lines = ["| Variable | Flag | Default | What it is |", "|---|---|---|---|"]
-    for row in describe():
-        env, default = (f"`{text}`" if text and " " not in text else text for text in (row.env, row.default))
-        lines.append(f"| {env} | `{row.flag}` | {default} | {row.help} |")
-    return "\n".join(re.sub(" +", " ", line) for line in lines)
-
-
-def test_the_configuration_table_is_the_table_of_settings() -> None:
-    assert configuration_table() in page("reference/configuration.md"), f"put this there:\n{configuration_table()}"
-
-
-def test_every_command_is_described() -> None:
-    assert [row[0] for row in table("Commands", page("reference/commands.md"))] == [
-        f"`dispatcher {name}`" for name in COMMANDS
-    ]
-
-
-def never(*anything: object) -> Any:
-    raise AssertionError("nothing is asked")
-
-
-def test_every_endpoint_is_described() -> None:
-    settings = Settings(database_url="postgresql:///app", redis_url="redis://localhost")
-    build_http = service_site(
-        settings,
-        readiness=lambda: None,
-        registry=CollectorRegistry(),
-        ask=never,
-        retried=never,
-        observe=never,
-        rooms=ConsoleRoutes(settings, StateTracker(LatencyHistogram("x", "x").snapshot).read).routes,
-    )
-    served = {
-        f"`{route.method} {route.resource.canonical}`"
-        for route in build_http.router.routes()
-        if route.resource is not None and route.method != "HEAD" and "/console/" not in route.resource.canonical
-    }
-    assert {row[0] for row in table("HTTP", page("reference/http.md"))} == served
-
-
-def test_every_metric_is_described() -> None:
-    exported = {family.name + ("_total" if family.type == "counter" else "") for family in Metrics().registry.collect()}
-    described = {name for row in table("Metrics", OPERATIONS) for name in re.findall(r"`(messaging_\w+)", row[0])}
-    assert described == exported
-
-
-def test_every_log_event_is_described() -> None:
-    source = (ROOT / "dispatcher" / "telemetry" / "logs.py").read_text(encoding="utf-8")
-    written = set(re.findall(r'\bwrite\(\s*"[A-Z]+", "(\w+)"', source))
-    for what in re.findall(r'_write_change\("(\w+)"', source):
-        written |= {f"{what}_up", f"{what}_down"}
-    described = {name for row in table("Log events", OPERATIONS) for name in re.findall(r"`(\w+)`", row[0])}
-    assert described == written
 
 
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)

@@ -1,0 +1,96 @@
+"""The pages of the reference are what the code says now, and the runbook is complete."""
+
+import logging
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loguru import logger
+from prometheus_client import CollectorRegistry
+
+from dispatcher.core import errors
+from dispatcher.service.console_routes import ConsoleRoutes
+from dispatcher.service.http import build_http
+from dispatcher.settings import Settings
+from dispatcher.telemetry.latency import LatencyHistogram
+from dispatcher.telemetry.loguru_setup import FromLibraries
+from dispatcher.telemetry.state import StateTracker
+from tests.reference_pages import MISSING, PAGES, PART, PARTS, generated
+from tests.support.readme import ROOT, page, table
+
+RUNBOOK = ROOT / "docs" / "runbook"
+
+
+@pytest.fixture(autouse=True)
+def restore_log() -> Iterator[None]:
+    """The table of log events is made by writing each of them."""
+    yield
+    logger.remove()
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, FromLibraries)]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_the_page_is_what_the_code_says(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert generated(text) == text, f"{path.name} is stale: run `make reference`"
+    assert MISSING not in text, f"{path.name}: say what the new row means, in its last column"
+
+
+def test_every_part_is_on_a_page() -> None:
+    assert {name for path in PAGES for _, name, _, _ in PART.findall(path.read_text(encoding="utf-8"))} == set(PARTS)
+
+
+def test_what_a_person_wrote_is_kept_and_a_new_row_is_seen() -> None:
+    text = page("reference/log-events.md")
+    without = re.sub(r"^\| `breaker_opened` .*\n", "", text, flags=re.MULTILINE)
+    assert without != text
+    again = generated(without)
+    assert again.count(MISSING) == 1
+    assert [line for line in again.splitlines() if MISSING not in line] == without.splitlines()
+
+
+def never(*anything: object) -> Any:
+    raise AssertionError("nothing is asked")
+
+
+def test_every_endpoint_is_described() -> None:
+    settings = Settings(database_url="postgresql:///app", redis_url="redis://localhost")
+    site = build_http(
+        settings,
+        readiness=lambda: None,
+        registry=CollectorRegistry(),
+        ask=never,
+        retried=never,
+        observe=never,
+        rooms=ConsoleRoutes(settings, StateTracker(LatencyHistogram("x", "x").snapshot).read).routes,
+    )
+    served = {
+        f"{route.method} {route.resource.canonical}"
+        for route in site.router.routes()
+        if route.resource is not None and route.method != "HEAD" and "/console/" not in route.resource.canonical
+    }
+    text = page("reference/http.md")
+    described = {row[0].strip("`") for row in table("HTTP", text)} - {"GET /api/..."}
+    assert described | set(re.findall(r"^### (\w+ /.*)$", text, re.MULTILINE)) == served
+
+
+def test_exit_codes() -> None:
+    kinds = [each for each in vars(errors).values() if isinstance(each, type)]
+    assert {str(each.exit_code) for each in kinds if hasattr(each, "exit_code")} | {"0", "130"} == {
+        row[0] for row in table("Exit codes", page("reference/commands.md"))
+    }
+
+
+def test_versions_of_python() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    [cell] = [row[1] for row in table("Versions", page("reference/support.md")) if row[0] == "Python"]
+    assert f"{project['requires-python'].removeprefix('>=')} or later" in cell
+
+
+def test_the_index_of_the_runbook_leads_to_every_page() -> None:
+    named = set(re.findall(r"\]\(([\w-]+\.md)", page("runbook/index.md")))
+    assert named == {path.name for path in RUNBOOK.glob("*.md")} - {"index.md"}
