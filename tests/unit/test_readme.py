@@ -18,7 +18,7 @@ from dispatcher.demo.screen import show_result
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import judge
 from dispatcher.settings import Settings, describe
-from tests.support.readme import README, ROOT, blocks, code, page
+from tests.support.readme import README, ROOT, blocks, code, page, table
 from tests.support.runbook import commands
 
 # Variables that are not settings of `dispatcher run`.
