@@ -58,4 +58,5 @@ def test_the_figures_of_the_readme_are_those_of_the_first_table() -> None:
     lines = summary(DOCUMENT.read_text(encoding="utf-8"))
     quoted = [line for line in README.splitlines() if line.startswith(("| commit to consumer at", "| backlog, "))]
     assert quoted
+    assert quoted
     assert [line for line in quoted if not any(whole.startswith(line.rstrip("|")) for whole in lines)] == []
