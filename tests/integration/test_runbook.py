@@ -24,7 +24,8 @@ from tests.support.runbook import SQL_VERBS, Section, commands, sections, statem
 from tests.support.running import StartDispatcher
 
 DOCS = ROOT / "docs"
-PAGES = [*sorted((DOCS / "runbook").glob("*.md")), DOCS / "how-to" / "canary.md", DOCS / "how-to" / "upgrade.md"]
+HOW_TO = [DOCS / "how-to" / name for name in ("canary.md", "go-live.md", "upgrade.md")]
+PAGES = [*sorted((DOCS / "runbook").glob("*.md")), *HOW_TO]
 ALL = [(path.stem, section) for path in PAGES for section in sections(path.read_text(encoding="utf-8"))]
 SECTIONS = [(page, section) for page, section in ALL if section.blocks]
 EVENT_ID = "0f5c1a52-7b7e-4c43-9f0e-1b7a3c9d2e10"

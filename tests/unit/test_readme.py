@@ -101,7 +101,8 @@ def test_what_contributors_are_told_to_run_and_to_copy_is_there() -> None:
     tests = [words for block in blocks("Tests", "sh", guide) for _, words in commands(block) if "pytest" in words[0]]
     assert tests
     assert all((ROOT / words[1]).exists() for words in tests)
-    assert code("A new fault", "python", guide) in (ROOT / "tests/faults/test_redis.py").read_text(encoding="utf-8")
+    faults = (ROOT / "tests/faults/test_redis.py").read_text(encoding="utf-8")
+    assert code("A new fault", "python", guide) in faults, "the example is a copy of a test: copy it again"
     folders = {name for row in table("The folders", guide) for name in re.findall(r"`(\w+)/`", row[0])}
     assert folders == {path.parent.name for path in (ROOT / "dispatcher").glob("*/__init__.py")}
 
