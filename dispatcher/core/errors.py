@@ -20,7 +20,7 @@ class Unreachable(DispatcherError):
 
 
 class StreamMoved(Unreachable):
-    """Another run of Redis holds the stream now than the one that rows to be settled were published to or found in."""
+    """The incarnation of Redis changed since the rows to be settled were published or found there."""
 
 
 class SessionLost(DispatcherError):

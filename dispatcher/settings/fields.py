@@ -28,7 +28,7 @@ Secret = Literal["database_url", "listen_url", "redis_url", "api_token"]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings. Built by `load()`, which checks them; whoever builds one himself gives values that fit."""
+    """All settings. Built by `load()`, which checks them; built directly, values are not checked."""
 
     # fmt: off
     enabled: bool = setting("DISPATCHER_ENABLED", switch(), False,

@@ -64,7 +64,6 @@ def switch() -> Kind:
 
 
 def choice(*words: str) -> Kind:
-    """One of these words, in either case."""
     wanted = f"one of {', '.join(words)}"
 
     def parse(value: object) -> str:
@@ -77,7 +76,6 @@ def choice(*words: str) -> Kind:
 
 
 def text(wanted: str, metavar: str, pattern: str) -> Kind:
-    """Text that matches a pattern as a whole."""
 
     def parse(value: object) -> str:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
@@ -111,7 +109,6 @@ def hosts() -> Kind:
 
 
 def module() -> Kind:
-    """A module to import, and a name in it."""
     return text(
         "a module such as shop.handlers, or module:name such as shop.events:HANDLERS",
         "MODULE[:NAME]",
@@ -126,7 +123,6 @@ def token() -> Kind:
 
 
 def postgres_url() -> Kind:
-    """A connection string libpq understands."""
     return Kind(_parse_postgres, POSTGRES, "URL", mask=_scheme_only, secret=True)
 
 
@@ -147,7 +143,7 @@ def seconds_to_ms(value: object) -> int:
 
 
 def _scheme_only(value: object) -> str:
-    """What may be shown of a URL that cannot be read: where a broken one ends its password nobody can say."""
+    """The scheme only: in a URL that cannot be read, nobody knows where the password ends."""
     scheme = re.match(r"[a-z][a-z0-9+]{1,20}://", value) if isinstance(value, str) else None
     return f"'{scheme[0] if scheme else ''}***'"
 

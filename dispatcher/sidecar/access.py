@@ -96,7 +96,7 @@ class AccessControl:
         return self._token
 
     def _check_host(self, request: web.Request) -> None:
-        """A page of another site whose name was pointed at us comes under that name (DNS rebinding)."""
+        """Refuse unknown host names: another site may point its name at our address (DNS rebinding)."""
         name = _name(request.headers.get("Host", ""))
         if name is None or not (_is_address(name) or _matches(name, self._hosts)):
             raise Refusal(
@@ -104,7 +104,7 @@ class AccessControl:
             )
 
     def _check_origin(self, request: web.Request) -> None:
-        """A page of another site may send a POST without asking first; it cannot hide that it did."""
+        """Refuse changes from pages of other sites: a browser sends their POST without a preflight, but names their origin."""
         headers = request.headers
         if (origin := headers.get("Origin")) is not None:
             place = origin.partition("://")[2].lower()
@@ -139,7 +139,7 @@ def _name(host: str) -> str | None:
 
 
 def _is_address(name: str) -> bool:
-    """An address cannot be pointed elsewhere, so a browser that uses one means us."""
+    """Whether the name is an address: nobody can point an address elsewhere, so it is allowed."""
     try:
         ip_address(name.strip("[]"))
     except ValueError:

@@ -48,7 +48,6 @@ class ConnectionLimiter(asyncio.Protocol):
         self._limits = limits
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Hand it on, or end it."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- for the type checker
         of = self._limits.address_of
         others = [network_of(of(one.transport)) for one in self._server.connections if one.transport is not None]
@@ -67,8 +66,6 @@ class ConnectionLimiter(asyncio.Protocol):
 
 
 class LimitedRequestHandler(web.RequestHandler):
-    """Speaks HTTP on one connection."""
-
     __slots__ = ()
 
     def handle_error(

@@ -128,7 +128,7 @@ def _json(text: str) -> web.Response:
 
 @contextmanager
 def _explained(*, changes: bool = False) -> Iterator[None]:
-    """Postgres's troubles, as answers."""
+    """Turn errors of Postgres into answers. `changes`: the request would have changed rows."""
     again = {"Retry-After": "1"}
     try:
         yield

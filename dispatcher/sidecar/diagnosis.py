@@ -7,8 +7,8 @@ from typing import Literal
 from dispatcher.core.process_state import ProcessState, Trouble, TroubleKind
 from dispatcher.sidecar.history import SLA_S, RecentWindow
 
-Level = Literal["fine", "note", "warn", "bad"]
-LEVELS: tuple[Level, ...] = ("fine", "note", "warn", "bad")
+Severity = Literal["fine", "note", "warn", "bad"]
+LEVELS: tuple[Severity, ...] = ("fine", "note", "warn", "bad")
 
 LATE_S = 5.0  # the oldest event is overdue for longer: a warning
 VERY_LATE_S = 60.0  # for longer: bad
@@ -22,7 +22,7 @@ FEW_EVENTS = 20  # a quantile of fewer is chance
 class Diagnosis:
     """One thing a person should know. `since`: Unix seconds; None: not known."""
 
-    level: Level
+    level: Severity
     kind: str
     what: str
     since: float | None
@@ -30,7 +30,7 @@ class Diagnosis:
 
 
 # kind: level, what it is ({} is the reason, which is a group's name or a class and code), what to do
-_TROUBLES: dict[TroubleKind, tuple[Level, str, str]] = {
+_TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
     "database": (
         "bad",
         "Postgres cannot be reached: {}",
@@ -174,5 +174,5 @@ def _seconds(s: float) -> str:
     return "60 s or more" if s >= 60 else f"{s:.1f} s"
 
 
-def level_of(findings: list[Diagnosis]) -> Level:
+def level_of(findings: list[Diagnosis]) -> Severity:
     return max((finding.level for finding in findings), key=LEVELS.index, default="fine")

@@ -27,7 +27,6 @@ TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".s
 
 
 def routes() -> list[web.RouteDef]:
-    """`/` and each file under /console/."""
     found = []
     for file in sorted(files("dispatcher.sidecar").joinpath("console").iterdir(), key=lambda file: file.name):
         name = file.name

@@ -33,7 +33,6 @@ def as_text(record: "Record") -> str:
 
 
 def as_coloured_text(record: "Record") -> str:
-    """The same, in its level's colour."""
     colour = COLOURS.get(record["level"].name)
     line = as_text(record).rstrip("\n")
     return f"\x1b[{colour}m{line}\x1b[0m\n" if colour else line + "\n"

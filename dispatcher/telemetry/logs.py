@@ -37,7 +37,6 @@ class Logs:
         self._pruned: tuple[int, int, float] | None = None  # rows, copies, since when; not written yet
 
     def __call__(self, event: events.TelemetryEvent) -> None:
-        """Write one event, or pass over it."""
         match event:
             case (
                 events.Woke()

@@ -52,7 +52,6 @@ class FromLibraries(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record of the standard library's logging."""
         try:
             ours = copy(record)  # the record goes on to the application's own handlers
             if isinstance(ours.args, tuple):

@@ -18,7 +18,6 @@ Series = dict[tuple[str, Labels], float]
 
 
 def families(registry: CollectorRegistry) -> tuple[MetricFamily, ...]:
-    """Everything a registry holds, as plain values."""
     return tuple(
         MetricFamily(
             metric.name,
@@ -50,7 +49,6 @@ class MergedMetrics(Collector):
                 _add(self._ended.setdefault(family.name, {}), family)
 
     def collect(self) -> Iterator[Metric]:
-        """For prometheus_client."""
         ours = families(self._own.registry)
         living = [{family.name: family for family in one} for one in self._living()]
         for own in ours:

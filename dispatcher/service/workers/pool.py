@@ -105,7 +105,6 @@ class WorkerPool:
         return merged([own, *reported])
 
     def families(self) -> Sequence[tuple[MetricFamily, ...]]:
-        """The metrics of each worker that runs."""
         return [worker.report.families for worker in self.running if worker.report is not None]
 
     def not_ready(self) -> str | None:

@@ -41,7 +41,7 @@ RESTART = Backoff(base_s=0.25, cap_s=30.0)
 
 @dataclass(frozen=True, slots=True)
 class SupervisorTiming:
-    """Seconds."""
+    """In seconds."""
 
     # A worker that lived so long is replaced as after a first failure.
     steady: float = 30.0
@@ -115,7 +115,6 @@ class Supervisor:
                 self.stop(signal.Signals(number).name)
 
     async def run(self) -> None:
-        """Keep all workers until stopped."""
         async with anyio.create_task_group() as beside:
             await self._open(beside)
             beside.start_soon(self._watch, name="watch workers")

@@ -115,7 +115,6 @@ class _ReportSender:
         self._thread.start()
 
     def send(self, report: bytes) -> None:
-        """Send this, instead of what was not sent yet."""
         with self._more:
             self._newest = report
             self._more.notify()
