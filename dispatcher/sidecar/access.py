@@ -104,7 +104,7 @@ class AccessControl:
             )
 
     def _check_origin(self, request: web.Request) -> None:
-        """Refuse changes from pages of other sites: a browser sends their POST without a preflight, but names their origin."""
+        """Refuse changes from pages of other sites: their POST comes without a preflight, but names its origin."""
         headers = request.headers
         if (origin := headers.get("Origin")) is not None:
             place = origin.partition("://")[2].lower()
