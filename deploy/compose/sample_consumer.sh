@@ -1,5 +1,5 @@
 # Reads the stream as the consumer group `sample`, until stopped. What it reads is acknowledged at once and thrown away: it
-# is here so that the figures of a group move. A consumer that works is in README.md.
+# is here so that the figures of a group move. A consumer that works is in docs/how-to/consume.md.
 host="${REDIS_HOST:-redis}" port="${REDIS_PORT:-6379}" stream="${DISPATCH_STREAM_NAME:-sanctum:messages}"
 run() { redis-cli -h "$host" -p "$port" "$@"; }
 

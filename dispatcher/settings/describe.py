@@ -1,4 +1,4 @@
-"""The configuration table in words: for README, its test, and `dispatcher run --help`."""
+"""The configuration table in words: for docs/reference/configuration.md and `dispatcher run --help`."""
 
 from typing import NamedTuple
 

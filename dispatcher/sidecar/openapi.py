@@ -197,7 +197,9 @@ PATHS: Json = {
         )
     },
     "/api/overview": {
-        "get": operation("overview", "What the console shows as now.", _answer("See README.", {"type": "object"}), ())
+        "get": operation(
+            "overview", "What the console shows as now.", _answer("See docs/reference/http.md.", {"type": "object"}), ()
+        )
     },
     "/api/history": {
         "get": operation(
