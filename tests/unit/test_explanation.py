@@ -1,5 +1,6 @@
 """Pages of docs/explanation that are written from the tests and the bench are as those would write them today."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,10 @@ from bench.document import DOCUMENT, render
 from bench.summary import BLOCK, FIGURES, Cells, cells, summary
 from tests import proofs
 from tests.faults import table
-from tests.support.readme import README
+from tests.support.readme import README, ROOT, section
+from tests.support.readme import table as rows_of
+
+ARCHITECTURE = (proofs.EXPLANATION / "architecture.md").read_text(encoding="utf-8")
 
 
 def test_every_promise_is_proven_and_every_proof_is_of_a_promise() -> None:
@@ -60,3 +64,27 @@ def test_the_figures_of_the_readme_are_those_of_the_first_table() -> None:
     assert quoted
     assert quoted
     assert [line for line in quoted if not any(whole.startswith(line.rstrip("|")) for whole in lines)] == []
+
+
+def test_every_file_of_upkeep_and_every_folder_is_in_its_table() -> None:
+    upkeep = " ".join(row[0] for row in rows_of("Beside the relay", ARCHITECTURE))
+    assert set(re.findall(r"\w+\.py", upkeep)) == names(ROOT / "dispatcher" / "upkeep", "[!_]*.py")
+    folders = section("Folders", ARCHITECTURE)
+    assert set(re.findall(r"`(\w+)/`", folders)) - {"dispatcher", "sql", "triggers"} == names(
+        ROOT / "dispatcher", "[!_]*/"
+    )
+
+
+def test_every_term_of_the_glossary_is_used() -> None:
+    page = proofs.EXPLANATION / "glossary.md"
+    terms = re.findall(r"^\| (?!term )([\w -]+) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(terms) > 60
+    files = [*ROOT.glob("dispatcher/**/*.py"), *ROOT.glob("sql/**/*.sql"), *ROOT.glob("docs/**/*.md")]
+    text = " ".join(file.read_text(encoding="utf-8") for file in files if file != page)
+    words = re.sub(r"[_\W]+", " ", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)).lower()
+    assert [term for term in terms if f" {term.lower().replace('-', ' ')}" not in words] == []
+
+
+def names(folder: Path, pattern: str) -> set[str]:
+    """Of what is there and matches."""
+    return {path.name for path in folder.glob(pattern)}
