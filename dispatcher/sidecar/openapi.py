@@ -198,7 +198,10 @@ PATHS: Json = {
     },
     "/api/overview": {
         "get": operation(
-            "overview", "What the console shows as now.", _answer("See docs/reference/http.md.", {"type": "object"}), ()
+            "overview",
+            "What the console shows as now.",
+            _answer("For the console; fields may come and go.", {"type": "object"}),
+            (),
         )
     },
     "/api/history": {

@@ -18,7 +18,7 @@ import yaml
 
 from dispatcher.telemetry.metrics import Metrics
 from tests.reference_pages import alert_page
-from tests.support.readme import ROOT
+from tests.support.readme import ROOT, page
 from tests.support.tools import tool
 
 FOLDER = ROOT / "deploy" / "prometheus"
@@ -262,13 +262,27 @@ def test_the_runbooks_alerts_keep_their_thresholds() -> None:
         assert (found[name].get("for"), found[name]["labels"]["severity"]) == (patience, severity)
 
 
+def test_the_queries_of_the_reference(tmp_path: Path) -> None:
+    queries = re.findall(r"^```promql\n(.*?)^```$", page("reference/metrics.md"), re.MULTILINE | re.DOTALL)
+    assert len(queries) > 5
+    named = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    file = tmp_path / "queries.yml"
+    file.write_text(json.dumps({"groups": [{"name": "queries", "rules": named}]}))
+    promtool("check", "rules", file)
+    assert set(re.findall(r"\bmessaging_\w+", " ".join(queries))) <= exported()
+
+
+def exported() -> set[str]:
+    """The names of all series."""
+    found = {sample.name for family in Metrics().registry.collect() for sample in family.samples}
+    return found | {"messaging_stream_group_lag_entries"}  # a series for each group, once there is one
+
+
 def test_alerts_ask_for_metrics_that_are_there() -> None:
-    exported = {sample.name for family in Metrics().registry.collect() for sample in family.samples}
-    exported |= {"messaging_stream_group_lag_entries"}  # a series for each group, once there is one
     for rule in rules():
         asked = set(re.findall(r"\bmessaging_\w+", rule["expr"]))
         assert asked, rule["alert"]
-        assert asked <= exported, rule["alert"]
+        assert asked <= exported(), rule["alert"]
 
 
 def test_every_alert_leads_to_what_to_do() -> None:

@@ -9,18 +9,11 @@ import anyio
 
 from dispatcher.embedded import free_port
 from dispatcher.sidecar import app
-from dispatcher.sidecar.openapi import DOCUMENT
 from dispatcher.sidecar.rate_limit import RateLimiter, RateLimits
 from tests.support.dead_letters import bury
-from tests.support.readme import page, table
 from tests.support.rows import insert_events
 
 TOKEN = "s3cret"
-
-
-def test_it_has_every_path_that_readme_has() -> None:
-    documented = {f"`{method.upper()} {path}`" for path, methods in DOCUMENT["paths"].items() for method in methods}
-    assert documented == {row[0] for row in table("HTTP", page("reference/http.md")) if " /api" in row[0]}
 
 
 async def test_schemathesis_finds_nothing(dispatcher, db, tmp_path: Path, monkeypatch):
