@@ -431,6 +431,8 @@ def client(written: Kept) -> str:
     parts = []
     for name, members in CLIENT.items():
         module = importlib.import_module(name)
+        if set(members) != set(getattr(module, "__all__", members)) - {"Handler"}:
+            raise LookupError(f"CLIENT does not say what {name} has now")
         parts += [f"## {name}", docstring(module)]
         for member in members:
             parts += documented(name, member, getattr(module, member), written)

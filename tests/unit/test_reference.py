@@ -1,5 +1,6 @@
 """The pages of the reference are what the code says now, and the runbook is complete."""
 
+import ast
 import logging
 import re
 import tomllib
@@ -89,6 +90,28 @@ def test_versions_of_python() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     [cell] = [row[1] for row in table("Versions", page("reference/support.md")) if row[0] == "Python"]
     assert f"{project['requires-python'].removeprefix('>=')} or later" in cell
+
+
+def test_what_the_console_says() -> None:
+    sidecar = ROOT / "dispatcher" / "sidecar"
+    sources = [sidecar / "diagnosis.py", *(sidecar / "console").glob("*.js")]
+    said = " ".join(path.read_text(encoding="utf-8") for path in sources).casefold()
+    rows = [cell for row in table("Console", page("runbook/console.md")) for cell in row[0].split(", ")]
+    assert len(rows) > 5
+    assert [row for row in rows if row.casefold() not in said] == []
+
+
+def test_what_a_consumer_says() -> None:
+    """Each line of its log is a row of the table, and no other."""
+    source = (ROOT / "dispatcher" / "client" / "protocol.py").read_text(encoding="utf-8")
+    calls = [each for each in ast.walk(ast.parse(source)) if isinstance(each, ast.Call)]
+    lines = [ast.literal_eval(each.args[0]) for each in calls if ast.unparse(each.func).startswith("log.")]
+    assert len(lines) > 5
+    plain = [re.sub(r"%[\d.]*\w", "#", line) for line in lines]
+    rows = [row[0].strip("`") for row in table("Consumers", page("runbook/consumers.md"))]
+    for row in (re.sub(r"\.\.\.|ConnectionError|[\d.]+(?=[ ,])", "#", row) for row in rows):
+        assert len([line for line in plain if line.startswith(row)]) == 1, row
+    assert len(rows) == len(lines)
 
 
 def test_the_index_of_the_runbook_leads_to_every_page() -> None:
