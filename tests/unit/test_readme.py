@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -18,7 +19,7 @@ from dispatcher.demo.screen import show_result
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import judge
 from dispatcher.settings import Settings, describe
-from tests.support.readme import README, ROOT, blocks, code, page, table
+from tests.support.readme import README, ROOT, blocks, code, page
 from tests.support.runbook import commands
 
 # Variables that are not settings of `dispatcher run`.
@@ -103,8 +104,10 @@ def test_what_contributors_are_told_to_run_and_to_copy_is_there() -> None:
     assert all((ROOT / words[1]).exists() for words in tests)
     faults = (ROOT / "tests/faults/test_redis.py").read_text(encoding="utf-8")
     assert code("A new fault", "python", guide) in faults, "the example is a copy of a test: copy it again"
-    folders = {name for row in table("The folders", guide) for name in re.findall(r"`(\w+)/`", row[0])}
-    assert folders == {path.parent.name for path in (ROOT / "dispatcher").glob("*/__init__.py")}
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"][
+        0
+    ]
+    assert code("The layers", "", guide).strip() == " > ".join(layers["layers"]).replace(" | ", ", ")
 
 
 def test_the_unit_for_systemd() -> None:
