@@ -58,7 +58,7 @@ class EntryFormat:
                 return text.encode()
             size = _bytes_in
 
-    def unfit(self, row: ClaimedRow) -> str | None:
+    def unpublishable(self, row: ClaimedRow) -> str | None:
         """Why this row can never be published, or None. The size is in bytes of UTF-8, as Redis would store it."""
         if row.payload.startswith(NOT_READ):
             return self._too_large("payload is", row.payload)

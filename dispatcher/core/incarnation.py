@@ -1,13 +1,13 @@
-"""Which run of Redis a connection leads to: what was acknowledged by one run another one may have lost."""
+"""Which incarnation of Redis a connection leads to: what one acknowledged another may have lost."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class RedisIncarnation:
-    """A run of Redis that holds a stream. `run_id` and `replid` are "" where Redis does not tell.
+    """Identifies one lifetime of one Redis data set, by run id and replication id ("" where Redis does not tell).
 
-    Equal: the same run and data set. Identical (`is`): the same connection, found to lead there once.
+    If it changes, acknowledged entries may be lost.
     """
 
     stream: str
@@ -16,5 +16,5 @@ class RedisIncarnation:
 
     @property
     def known(self) -> bool:
-        """Whether one run can be told from another."""
+        """Whether Redis told both ids, so that one incarnation can be told from another."""
         return bool(self.run_id and self.replid)

@@ -64,12 +64,10 @@ class BatchOutcomes:
     released: list[int] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
     sink_error: str | None = None  # why the sink failed, when it did: opens the breaker
-    incarnation: RedisIncarnation | None = (
-        None  # the run of Redis that has the entries of `sent_ids`; None: not known, not asked
-    )
+    incarnation: RedisIncarnation | None = None  # what holds the entries of `sent_ids`; None: not known, not asked
 
     def doubt_sent(self) -> None:
-        """Another run of Redis holds the stream: whether it has these entries is unknown."""
+        """File what was sent as unknown: another incarnation of Redis holds the stream, perhaps without them."""
         self.unknown.extend(self.sent_ids)
         self.sent_ids.clear()
         self.stream_ids.clear()

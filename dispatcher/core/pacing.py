@@ -6,11 +6,16 @@ from math import exp, inf
 HOLD_BACK_AT = 0.9  # of MAXLEN unread by the slowest group: backpressure begins
 
 
+def rest_after(worked_s: float, rest: float, *, at_least_s: float = 0.0, at_most_s: float = inf) -> float:
+    """Seconds to rest after so many seconds of work, `rest` for each: what is costly must not take all of a server."""
+    return min(max(rest * worked_s, at_least_s), at_most_s)
+
+
 @dataclass(slots=True)
 class BatchSizer:
     """Rows to ask for in one claim, so that a batch of large payloads stays within a budget of memory.
 
-    Written by the relay's claim loop only.
+    Written by the stream relay's turn only.
     """
 
     batch_size: int
@@ -23,7 +28,7 @@ class BatchSizer:
             return self.batch_size
         return max(1, int(self.budget_bytes / self._mean_bytes))
 
-    def saw(self, rows: int, size: int) -> None:
+    def note(self, rows: int, size: int) -> None:
         """Note a batch of `rows` rows and `size` characters of payload. Rises at once, falls slowly."""
         if rows:
             mean = size / rows
@@ -35,7 +40,7 @@ class PollBackoff:
     """Pauses between looks while some writer holds the doorbell's key: short at first, doubling up to the tick.
 
     A writer in the middle of its commit will not ring for what it wrote, so somebody has to look again. Written by the
-    relay's claim loop only. Seconds.
+    stream relay's turn only. Seconds.
     """
 
     tick_s: float
@@ -58,7 +63,7 @@ class ArrivalRate:
     """How fast rows come, and from that how to be woken: interrupts when idle, polling when busy.
 
     A commit that rings holds an instance-wide lock until it is flushed, so commits that ring run one at a time, one a
-    flush. A few a second may; thousands must not. Written by the relay's claim loop only. Times are monotonic seconds.
+    flush. A few a second may; thousands must not. Written by the stream relay's turn only. Times are monotonic seconds.
     """
 
     window_s: float = 0.1
@@ -71,7 +76,7 @@ class ArrivalRate:
     _at: float = -inf
     _row_at: float = -inf
 
-    def saw(self, rows: int, now: float) -> None:
+    def note(self, rows: int, now: float) -> None:
         """Note that a claim took so many rows."""
         self._rate = self.rate(now) + rows / self.window_s
         self._at = now
@@ -117,7 +122,7 @@ class PrefetchLimit:
             return 0
         return min(room, self.most)
 
-    def saw(self, seconds: float) -> None:
+    def note(self, seconds: float) -> None:
         """Note how long a handler took. Rises at once, falls slowly: a guess too high only costs a claim."""
         mean = self._mean_s
         self._mean_s = seconds if seconds > mean or mean == inf else mean * 0.95 + seconds * 0.05
@@ -125,29 +130,29 @@ class PrefetchLimit:
 
 @dataclass(slots=True)
 class FilteredScan:
-    """Where a claim begins that passes over rows which are not for it: from the start, unless that is a long way.
+    """Limits how often a filtered claim scans the index from its start.
 
-    Walking past 100,000 rows that wait for handlers takes 30 ms. So after a walk that took long only what fell due
-    since then is looked at, until twenty times as long has passed. Written by one task only. Monotonic seconds.
+    To pass 100,000 rows that wait for handlers takes 30 ms. So after a scan that took more than `costly_s`, claims look
+    only at what fell due since then, until `rest` times the scan's time has passed. Monotonic seconds.
     """
 
-    dear_s: float = 0.003
+    costly_s: float = 0.003
     rest: float = 20.0
-    slack_s: float = 1.0  # a row may be committed that long after the time it is due at, and still be seen at once
-    rest_s: float = 0.0  # how long not to begin from the start again
-    _walked_at: float = -inf
+    slack_s: float = 1.0  # a row may be committed so long after the time it is due at, and still be seen at once
+    rest_s: float = 0.0  # how long to begin no scan from the start
+    _scanned_at: float = -inf
     _again_at: float = -inf
 
     def since_s(self, now: float) -> float | None:
         """Look only at what fell due in the last so many seconds; None: at everything."""
-        return None if now >= self._again_at else now - self._walked_at + self.slack_s
+        return None if now >= self._again_at else now - self._scanned_at + self.slack_s
 
-    def walked(self, began: float, took_s: float, *, to_the_end: bool) -> None:
-        """A claim began at the start; it looked at everything, or ended where it had enough."""
-        self.rest_s = self.rest * took_s if took_s > self.dear_s else 0.0
+    def note_scan(self, began: float, took_s: float, *, to_the_end: bool) -> None:
+        """Note a scan from the start. `to_the_end`: it looked at everything, and did not stop at a full batch."""
+        self.rest_s = rest_after(took_s, self.rest) if took_s > self.costly_s else 0.0
         if to_the_end:
-            self._walked_at, self._again_at = began, began + self.rest_s
+            self._scanned_at, self._again_at = began, began + self.rest_s
 
-    def forget(self) -> None:
-        """Something was put back that fell due long ago: the next claim looks at everything."""
+    def reset(self) -> None:
+        """Look at everything next: a row that fell due long ago was put back."""
         self.rest_s, self._again_at = 0.0, -inf

@@ -1,59 +1,61 @@
 """Where the next claim begins: after the last key of a full batch, at the start of what is due, or just before now."""
 
-from dispatcher.core.pacing import FilteredScan
+from dispatcher.core.pacing import FilteredScan, rest_after
 from dispatcher.core.row import Batch
 from dispatcher.stages.claim import FROM_THE_START, ClaimKey, last_key
 
-CURSOR_AGE_S = 1.0  # late commits have older keys: once a second a claim begins from the start ...
-# ... but beside an open snapshot it walks past all that was settled since: for a twentieth of the time at most.
-REST = 20
-CURSOR_AGE_AT_MOST_S = 10.0
+START_AGAIN_S = 1.0  # rows that were committed late have older keys: once a second a claim begins at the start ...
+# ... but beside an open snapshot that scan passes all that was settled since: it may take a twentieth of the time.
+REST = 20.0
+START_AGAIN_AT_MOST_S = 10.0
 
 
 class ClaimCursor:
-    """`passes_over`: whether claims pass over rows of another share, which may be a long way. Written by who claims."""
+    """`filtered`: claims pass over rows of other event types, which may be a long way. Written by its claimer."""
 
-    def __init__(self, *, passes_over: bool) -> None:
-        self._detour = FilteredScan() if passes_over else None
+    def __init__(self, *, filtered: bool) -> None:
+        self._filter = FilteredScan() if filtered else None
         self._after: ClaimKey = FROM_THE_START
         self._from_start_at = 0.0
-        self._walk_s = 0.0  # how long the last claim from the start took
+        self._scan_s = 0.0  # how long the last claim from the start took
         self._since_s: float | None = None
 
-    def begin(self, now: float) -> tuple[ClaimKey, float | None]:
-        """The key to begin after, and how far back to look (None: to the start). Monotonic seconds."""
-        rest_s = min(REST * self._walk_s, CURSOR_AGE_AT_MOST_S) if self._detour is None else self._detour.rest_s
-        age_s = max(CURSOR_AGE_S, rest_s)
-        if self._after is not FROM_THE_START and now - self._from_start_at > age_s:
+    def start(self, now: float) -> tuple[ClaimKey, float | None]:
+        """The key to begin after, and how many seconds back to look (None: to the start). `now`: monotonic seconds."""
+        if self._filter is None:
+            rest_s = rest_after(self._scan_s, REST, at_most_s=START_AGAIN_AT_MOST_S)
+        else:
+            rest_s = self._filter.rest_s
+        if self._after is not FROM_THE_START and now - self._from_start_at > max(START_AGAIN_S, rest_s):
             self._after = FROM_THE_START
         self._since_s = None
         if self._after is FROM_THE_START:
             self._from_start_at = now
-            if self._detour is not None:
-                self._since_s = self._detour.since_s(now)
+            if self._filter is not None:
+                self._since_s = self._filter.since_s(now)
         return self._after, self._since_s
 
-    def took(self, batch: Batch, full: bool) -> None:
-        """The claim is answered."""
-        self._walked(batch, to_the_end=not full)
+    def advance(self, batch: Batch, *, full: bool) -> None:
+        """Note a claim's rows. `full`: there were as many as asked for, so more may follow."""
+        self._note_scan(batch, to_the_end=not full)
         self._after = last_key(batch) if full else FROM_THE_START
 
     def found_nothing(self, batch: Batch) -> bool:
-        """The claim found nothing. False: late commits may stand before where it began; claim from the start."""
-        self._walked(batch, to_the_end=True)
+        """Note an empty claim. False: it began after the start, where rows committed late may be; claim again."""
+        self._note_scan(batch, to_the_end=True)
         at_the_start = self._after is FROM_THE_START
         self._after = FROM_THE_START
         return at_the_start
 
-    def forget(self) -> None:
-        """Rows that fell due long ago were put back."""
-        if self._detour is not None:
-            self._detour.forget()
+    def reset(self) -> None:
+        """Look at everything next: rows that fell due long ago were put back."""
+        if self._filter is not None:
+            self._filter.reset()
             self._after = FROM_THE_START
 
-    def _walked(self, batch: Batch, *, to_the_end: bool) -> None:
+    def _note_scan(self, batch: Batch, *, to_the_end: bool) -> None:
         if self._after is FROM_THE_START and self._since_s is None:
             began = self._from_start_at
-            self._walk_s = batch.claimed_at - began
-            if self._detour is not None:
-                self._detour.walked(began, self._walk_s, to_the_end=to_the_end)
+            self._scan_s = batch.claimed_at - began
+            if self._filter is not None:
+                self._filter.note_scan(began, self._scan_s, to_the_end=to_the_end)

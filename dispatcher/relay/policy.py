@@ -1,4 +1,4 @@
-"""What the relay and the handling are told, and whom the relay asks for room downstream."""
+"""What the relays were told by the settings, and what they ask of others."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,54 +12,59 @@ from dispatcher.stages.claim import EventTypeFilter
 
 
 @dataclass(frozen=True, slots=True)
-class RelayPolicy:
-    """What the relay was told. Seconds."""
+class ClaimPolicy:
+    """What one relay claims. `slots`: of 256. `event_types` None: all of them."""
 
+    slots: int
+    lease_s: float
+    max_payload_bytes: int
+    event_types: EventTypeFilter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPolicy:
+    """What the stream relay was told. `event_types` of its claims: all but those that have handlers."""
+
+    claims: ClaimPolicy
     entry: EntryFormat
     retry: RetryPolicy
     publish_timeout_s: float
-    slots: int
-    lease_s: float
-    share: EventTypeFilter | None = None  # all but the event types that have handlers; None: there are no handlers
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerPolicy:
-    """What the handling was told. Seconds. `share`: None takes every event, and buries what has no handler."""
+    """What the handler relay was told. `event_types` of its claims: None takes all, and buries what has no handler."""
 
+    claims: ClaimPolicy
     routes: Routes
-    share: EventTypeFilter | None
+    retry: RetryPolicy
     parallel: int
     timeout_s: float
     patience_s: float  # how long a stop waits for handlers
-    retry: RetryPolicy
-    unfit: Callable[[ClaimedRow], str | None]
+    unpublishable: Callable[[ClaimedRow], str | None]
     batch_size: int
-    slots: int
-    lease_s: float
     tick_s: float
-    max_payload_bytes: int
 
 
 class PauseCheck(Protocol):
-    """Whether everything is paused."""
+    """Whether everything is paused (upkeep/pause.py)."""
 
-    def held(self) -> bool:
-        """Nothing may be claimed."""
+    def paused(self) -> bool:
+        """Whether nothing may be claimed."""
         ...
 
-    def settled(self) -> None:
-        """A batch is not in hand any more."""
+    def note_finished(self) -> None:
+        """Hear that a claim is not in flight any more: whoever paused waits for that."""
         ...
 
 
 class FlowControl(Protocol):
-    """How many rows may be published before somebody downstream has to catch up."""
+    """How many rows may be published before a consumer group has to catch up (upkeep/backpressure.py)."""
 
-    async def room(self) -> int:
+    async def allowance(self) -> int:
         """Rows that may be published now; 0: none."""
         ...
 
-    def took(self, rows: int) -> None:
-        """So many rows are about to be published."""
+    def spend(self, rows: int) -> None:
+        """Hear that so many rows are about to be published."""
         ...

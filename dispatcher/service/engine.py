@@ -1,144 +1,106 @@
-"""What the settings make of all that works on rows: the relay, the handling, or both."""
-
-from collections.abc import Callable
-from random import Random
+"""The engine: all that works on rows, put together from the settings. The stream relay, the handler relay, or both."""
 
 import anyio
 
-from dispatcher.core.events import Observer
 from dispatcher.handlers.load import Routes, load
-from dispatcher.relay import HandlerPolicy, HandlerRelay, WakeLoop
 from dispatcher.relay.handlers.call import HandlerExecutor
+from dispatcher.relay.handlers.relay import HandlerRelay
 from dispatcher.relay.handlers.threads import Threads
-from dispatcher.service.policies import entry_format, retry_policy, slots
-from dispatcher.service.sessions import Sessions
+from dispatcher.relay.handlers.wake_loop import WakeLoop
+from dispatcher.relay.policy import HandlerPolicy
+from dispatcher.service.context import Context
+from dispatcher.service.policies import claim_policy, entry_format, retry_policy
 from dispatcher.service.stream_engine import StreamEngine, build_stream_engine
-from dispatcher.settings import Settings
 from dispatcher.stages.claim import EventTypeFilter
-from dispatcher.stages.doorbell.wake import Doorbell
-from dispatcher.upkeep.pause import PauseWatcher
-from dispatcher.upkeep.registry import Registry
 
 
 class Engine:
-    """What works on rows: the relay, the handling, or both. Raises Misconfigured for REDIS_URL and for the handlers."""
+    """Raises Misconfigured for REDIS_URL and for the handlers."""
 
-    def __init__(
-        self,
-        s: Settings,
-        name: str,
-        links: Sessions,
-        *,
-        doorbell: Doorbell,
-        registry: Registry,
-        pause: PauseWatcher,
-        observe: Observer,
-        rng: Random,
-    ) -> None:
-        # Without the registry's lock we look dead: what is claimed then must not be taken for a dead one's.
-        self._dispatcher_id = lambda: registry.id if links.control.session is not None else None
-        self._doorbell = doorbell
+    def __init__(self, c: Context) -> None:
+        s = c.settings
+        self._doorbell = c.doorbell
         routes = load(s.handlers) if s.handlers else None
         self.stream: StreamEngine | None = None
-        self.handling: HandlerRelay | None = None
-        self.crew = HandlerExecutor(Threads("handler"), set())
-        self._porter: WakeLoop | None = None
+        self.handlers: HandlerRelay | None = None
+        self.executor = HandlerExecutor(Threads("handler"), set())
+        self._wake_loop: WakeLoop | None = None
         if s.unrouted == "dead":
-            self._porter = WakeLoop(doorbell, links.control, pause, observe)
+            self._wake_loop = WakeLoop(c.doorbell, c.pause, c.observe)
         if routes is not None:
-            arrived = self._porter.took if self._porter else doorbell.arrived
-            self.handling = self._handling(s, routes, links, arrived, pause, observe, rng)
-        if self._porter is None:
-            share = EventTypeFilter(tuple(routes), handled=False) if routes is not None else None
-            self.stream = build_stream_engine(
-                s,
-                name,
-                links,
-                share=share,
-                beside=self.handling.nudge if self.handling else None,
-                dispatcher_id=self._dispatcher_id,
-                doorbell=doorbell,
-                pause=pause,
-                observe=observe,
-                rng=rng,
-            )
+            self.handlers = self._handler_relay(c, routes)
+        if self._wake_loop is None:
+            event_types = EventTypeFilter(tuple(routes), handled=False) if routes is not None else None
+            self.stream = build_stream_engine(c, event_types=event_types, on_turn=self._wake_handlers)
 
-    def _handling(
-        self,
-        s: Settings,
-        routes: Routes,
-        links: Sessions,
-        arrived: Callable[[int], None],
-        pause: PauseWatcher,
-        observe: Observer,
-        rng: Random,
-    ) -> HandlerRelay:
+    def _handler_relay(self, c: Context, routes: Routes) -> HandlerRelay:
+        s = c.settings
         grace_s = s.shutdown_grace_ms / 1000
+        event_types = EventTypeFilter(tuple(routes), handled=True) if s.unrouted == "stream" else None
         policy = HandlerPolicy(
+            claim_policy(s, event_types),
             routes,
-            share=EventTypeFilter(tuple(routes), handled=True) if s.unrouted == "stream" else None,
+            retry=retry_policy(s),
             parallel=s.max_parallel,
             timeout_s=s.handler_timeout_ms / 1000,
-            patience_s=max(grace_s * 0.8, grace_s - 1.0),  # what is left of the grace is for giving back
-            retry=retry_policy(s),
-            unfit=entry_format(s).unfit,
+            patience_s=max(grace_s * 0.8, grace_s - 1.0),  # what is left of the grace is for releasing
+            unpublishable=entry_format(s).unpublishable,
             batch_size=s.batch_size,
-            slots=slots(s),
-            lease_s=s.lease_ms / 1000,
             tick_s=s.tick_ms / 1000,
-            max_payload_bytes=s.max_payload_bytes,
         )
         return HandlerRelay(
             policy,
-            postgres=links.handlers,
-            crew=self.crew,
-            dispatcher_id=self._dispatcher_id,
-            arrived=arrived,
-            pause=pause,
-            observe=observe,
-            rng=rng,
+            postgres=c.sessions.handlers,
+            executor=self.executor,
+            dispatcher_id=c.registry.locked_id,
+            on_claim=self._wake_loop.note_claim if self._wake_loop else c.doorbell.note_arrivals,
+            pause=c.pause,
+            observe=c.observe,
+            rng=c.rng,
         )
 
-    @property
-    def in_flight(self) -> set[str]:
-        """Claims of ours that are being worked on."""
-        relaying = self.stream.relay.in_flight if self.stream else set()
-        return relaying | self.handling.in_flight if self.handling else relaying
+    def _wake_handlers(self) -> None:
+        if self.handlers is not None:
+            self.handlers.wake()
 
-    @property
-    def in_hand(self) -> int:
-        """What may still be claimed, worked on or settled: 0 when a pause is obeyed."""
-        relaying = self.stream.relay.in_hand if self.stream else 0
-        return relaying + self.handling.in_hand if self.handling else relaying
+    def claims_in_flight(self) -> set[str]:
+        """The ids of our claims that are worked on."""
+        claims = self.stream.relay.claims_in_flight() if self.stream else set()
+        return claims | self.handlers.claims_in_flight() if self.handlers else claims
 
-    def freed(self) -> None:
-        """Rows were put back: look for them."""
+    def unfinished(self) -> int:
+        """How many claims may still be made, worked on or settled: 0 when a pause is obeyed."""
+        count = self.stream.relay.unfinished() if self.stream else 0
+        return count + self.handlers.unfinished() if self.handlers else count
+
+    def rows_released(self) -> None:
+        """Look for rows that were put back."""
         self._doorbell.nudge()
-        if self.handling is not None:
-            self.handling.look_anew()
+        if self.handlers is not None:
+            self.handlers.rescan()
 
     async def run(self) -> int:
-        """Work until `stop()`; returns how many rows of handlers were given back at the end."""
-        given_back = 0
+        """Work until `stop()`; returns how many rows of handlers were released at the end."""
+        released = 0
         async with anyio.create_task_group() as working:
             if self.stream is not None:
-                working.start_soon(self.stream.relay.run, name="relay")
-            if self._porter is not None and self.handling is not None:
-                working.start_soon(self._porter.run, self.handling.nudge, name="porter")
-            if self.handling is not None:
-                given_back = await self.handling.run()
-        return given_back
+                working.start_soon(self.stream.relay.run, name="stream relay")
+            if self._wake_loop is not None and self.handlers is not None:
+                working.start_soon(self._wake_loop.run, self.handlers, name="wake loop")
+            if self.handlers is not None:
+                released = await self.handlers.run()
+        return released
 
     def stop(self) -> None:
-        """Take nothing new."""
+        """Claim nothing new."""
         if self.stream is not None:
             self.stream.relay.stop()
-        if self._porter is not None:
-            self._porter.stop()
-        if self.handling is not None:
-            self.handling.stop()
+        if self._wake_loop is not None:
+            self._wake_loop.stop()
+        if self.handlers is not None:
+            self.handlers.stop()
 
     def close(self) -> None:
-        """After `run()`."""
+        """Close the connection to Redis, after `run()`."""
         if self.stream is not None:
             self.stream.connection.close()

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
-from functools import partial
 from random import SystemRandom
 from typing import Any
 from uuid import uuid4
@@ -12,10 +11,10 @@ from uuid import uuid4
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Observer, SidecarUp, Started, Stopped, Stopping, fan_out
 from dispatcher.core.process_state import WorkerReport
 from dispatcher.service.console_routes import ConsoleRoutes
+from dispatcher.service.context import Context
 from dispatcher.service.engine import Engine
 from dispatcher.service.http import build_http
 from dispatcher.service.policies import slots
@@ -72,42 +71,27 @@ class Service:
         s, rng = settings, SystemRandom()
         token = uuid4().hex[:8]  # pod names and process ids come again; a successor must not fence a namesake
         self._name = name = f"{socket.gethostname()}-{os.getpid()}-{token}"
-        self._registry = Registry(name)
-        self._doorbell = Doorbell(
+        sessions = Sessions(s, f"{token} {name}", observe=self._observe, rng=rng)  # Postgres keeps 63 bytes of that
+        doorbell = Doorbell(
+            sessions.control,
             tick_s=s.tick_ms / 1000,
             slots=slots(s),
-            ping_channel=f"outbox_ping_{uuid4().hex}",
+            heartbeat_channel=f"outbox_ping_{uuid4().hex}",
             observe=self._observe,
-            on_control=lambda: self._pause.look_soon(),
         )
-        self._links = Sessions(
-            s,
-            f"{token} {name}",  # the token first: Postgres keeps 63 bytes
-            doorbell=self._doorbell,
-            registry=self._registry,
-            observe=self._observe,
-            rng=rng,
-        )
+        self._sessions = sessions
+        self._registry = Registry(name, sessions.control)
         self._pause = PauseWatcher(
             name,
-            [*self._links.lanes, self._links.handlers, self._links.upkeep, self._links.chores],
+            [*sessions.claiming, sessions.upkeep, sessions.chores],
+            control=sessions.control,
             tick_s=s.tick_ms / 1000,
-            listening=lambda: self._links.control.session is not None,
-            in_hand=lambda: self._works.in_hand,
-            changed=self._doorbell.nudge,
+            changed=doorbell.nudge,
             observe=self._observe,
         )
-        self._works = Engine(
-            s,
-            name,
-            self._links,
-            doorbell=self._doorbell,
-            registry=self._registry,
-            pause=self._pause,
-            observe=self._observe,
-            rng=rng,
-        )
-        self._given_back = 0  # written by _work()
+        doorbell.on_control(self._pause.read_soon)
+        self._engine = Engine(Context(s, name, sessions, doorbell, self._registry, self._pause, self._observe, rng))
+        self._released = 0  # written by _work()
 
     def report(self) -> WorkerReport:
         """What a supervisor has to know."""
@@ -120,14 +104,14 @@ class Service:
 
     def nudge(self) -> None:
         """Rows were put back, perhaps by another process: look for them now."""
-        self._works.freed()
+        self._engine.rows_released()
 
     def stop(self, reason: str) -> None:
         """Begin the stop: nothing new is taken. Idempotent."""
         if not self._stopping.is_set():
             self._observe(Stopping(reason))
             self._stopping.set()
-            self._works.stop()
+            self._engine.stop()
 
     async def watch_signals(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """SIGTERM or SIGINT stops; a second one forces. One that follows a stop of ours is no second one."""
@@ -151,8 +135,8 @@ class Service:
                     await self._work()
                 finally:
                     beside.cancel_scope.cancel()
-        self._works.close()
-        self._observe(Stopped(self._given_back))
+        self._engine.close()
+        self._observe(Stopped(self._released))
 
     async def _open(self, beside: TaskGroup) -> None:
         s = self._settings
@@ -162,50 +146,50 @@ class Service:
                 s,
                 readiness=self._readiness,
                 registry=self._metrics.registry,
-                ask=self._links.asked.fetch,
-                retried=self._works.freed,
+                ask=self._sessions.api.fetch,
+                retried=self._engine.rows_released,
                 observe=self._observe,
                 rooms=console.routes,
             )
             port = await beside.start(app.serve, served, s.http_host, s.http_port, name="sidecar")
             self._observe(SidecarUp(s.http_host, port))
-            beside.start_soon(self._links.asked.run, name="what people ask")
+            beside.start_soon(self._sessions.api.run, name="what people ask")
             beside.start_soon(console.history.run, name="history")
-        links = [self._links.chores]
+        sessions = [self._sessions.chores]
         if s.enabled:
-            links += [self._links.control, self._links.upkeep]
-            links += self._links.lanes if self._works.stream else []
-            links += [self._links.handlers] if self._works.handling else []
+            sessions += [self._sessions.control, self._sessions.upkeep]
+            sessions += self._sessions.lanes if self._engine.stream else []
+            sessions += [self._sessions.handlers] if self._engine.handlers else []
         async with anyio.create_task_group() as opening:
             opening.start_soon(self._give_up_opening, opening.cancel_scope)
             async with anyio.create_task_group() as first_tries:
-                for postgres in links:
+                for postgres in sessions:
                     first_tries.start_soon(beside.start, postgres.keep)
             opening.cancel_scope.cancel()
         if s.enabled:
             self._open_upkeep(beside)
-        beside.start_soon(partial(self._pause.run, answers=s.enabled), name="pause")
+        beside.start_soon(self._pause.run, self._engine.unfinished if s.enabled else None, name="pause")
         beside.start_soon(self._sample, name="gauges")
 
     def _open_upkeep(self, beside: TaskGroup) -> None:
-        s, upkeep, stream = self._settings, self._links.upkeep, self._works.stream
+        s, upkeep, stream = self._settings, self._sessions.upkeep, self._engine.stream
         takeover = Takeover(
             stream.connection if stream else None,
             stream=s.stream_name,
             lease_s=s.lease_ms / 1000,
             deadline_s=s.publish_timeout_ms / 1000,
             dispatcher_id=lambda: self._registry.id,
-            in_flight=lambda: self._works.in_flight,
-            freed=self._works.freed,
+            claims_in_flight=self._engine.claims_in_flight,
+            rows_released=self._engine.rows_released,
             observe=self._observe,
         )
         beside.start_soon(takeover.run, upkeep, name="takeover")
         if stream is not None:
-            beside.start_soon(stream.audit.run, stream.connection, name="stream audit")
-            beside.start_soon(stream.crash_audit.run, upkeep, name="crash audit")
-            beside.start_soon(stream.backpressure.run, self._links.chores, name="backpressure")
+            beside.start_soon(stream.redis_loss.run, stream.connection, name="stream audit")
+            beside.start_soon(stream.postgres_crash.run, upkeep, name="crash audit")
+            beside.start_soon(stream.backpressure.run, self._sessions.chores, name="backpressure")
         retention = Retention(outbox_days=s.outbox_retention_days, dlq_days=s.dlq_retention_days, observe=self._observe)
-        beside.start_soon(retention.run, self._links.chores, name="retention")
+        beside.start_soon(retention.run, self._sessions.chores, name="retention")
 
     async def _give_up_opening(self, scope: anyio.CancelScope) -> None:
         await self._stopping.wait()
@@ -226,27 +210,22 @@ class Service:
                 self._forced.cancel()
 
             working.start_soon(deadline, name="grace")
-            self._given_back = await self._works.run()
+            self._released = await self._engine.run()
             # Within the grace too: in a network that swallows everything each waits for its statement's timeout.
             await self._pause.sign_off()
-            if (control := self._links.control.session) is not None:
-                await self._registry.sign_off(control)
+            await self._registry.sign_off()
             working.cancel_scope.cancel()
 
     async def _sample(self) -> None:
         await gauges.run(
             self._fetch_beside,
-            lambda: self._settings.current("redis_url") if self._works.stream else "",
+            lambda: self._settings.current("redis_url") if self._engine.stream else "",
             f"dispatcher-gauges-{self._name}",
             self._settings.stream_name,
             self._observe,
         )
 
     async def _fetch_beside(self, sql: str, params: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
-        chores = self._links.chores
+        chores = self._sessions.chores
         session = await chores.get()
-        try:
-            return await session.fetch(sql, params)
-        except SessionLost as error:
-            await chores.report_broken(session, str(error))
-            raise
+        return await session.fetch(sql, params)

@@ -1,9 +1,11 @@
-"""Policies that the relay and the handling share, from the settings."""
+"""Policies that both relays share, from the settings."""
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.entry import EntryFormat
+from dispatcher.relay.policy import ClaimPolicy
 from dispatcher.settings import Settings
+from dispatcher.stages.claim import EventTypeFilter
 
 
 def entry_format(s: Settings) -> EntryFormat:
@@ -12,8 +14,13 @@ def entry_format(s: Settings) -> EntryFormat:
 
 
 def retry_policy(s: Settings) -> RetryPolicy:
-    """How often and how patiently a row of its own failing is tried."""
+    """How many attempts a row has, and the pauses between them."""
     return RetryPolicy(s.max_attempts, Backoff(s.backoff_base_ms / 1000, s.backoff_max_ms / 1000))
+
+
+def claim_policy(s: Settings, event_types: EventTypeFilter | None) -> ClaimPolicy:
+    """What one relay claims."""
+    return ClaimPolicy(slots(s), s.lease_ms / 1000, s.max_payload_bytes, event_types)
 
 
 def slots(s: Settings) -> int:

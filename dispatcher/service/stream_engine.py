@@ -1,23 +1,19 @@
-"""What the settings make of the relay and of what stands between it and Redis."""
+"""Puts the stream relay together, and what stands between it and Redis, from the settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from random import Random
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.breaker import Breaker
-from dispatcher.core.events import BreakerChanged, Observer, Reconciled, TelemetryEvent
-from dispatcher.core.pacing import BatchSizer
+from dispatcher.core.events import BreakerChanged, Reconciled, TelemetryEvent
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
-from dispatcher.relay import RelayPolicy, StreamRelay
+from dispatcher.relay.policy import StreamPolicy
 from dispatcher.relay.stream.gate import SinkGate
-from dispatcher.service.policies import entry_format, retry_policy, slots
-from dispatcher.service.sessions import Sessions
-from dispatcher.settings import Settings
+from dispatcher.relay.stream.relay import StreamParts, StreamRelay
+from dispatcher.service.context import Context
+from dispatcher.service.policies import claim_policy, entry_format, retry_policy
 from dispatcher.stages.claim import EventTypeFilter
-from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.upkeep.backpressure import Backpressure
-from dispatcher.upkeep.pause import PauseWatcher
 from dispatcher.upkeep.postgres_crash import PostgresCrashAudit
 from dispatcher.upkeep.redis_loss import RedisLossAudit
 
@@ -26,105 +22,91 @@ BREAKER = Backoff(base_s=0.1, cap_s=0.5)  # the first event is out within a seco
 
 @dataclass(frozen=True, slots=True)
 class StreamEngine:
-    """The relay, and what guards its way to Redis."""
+    """The stream relay, and what guards its way to Redis."""
 
     relay: StreamRelay
     connection: RedisConnection
-    audit: RedisLossAudit
-    crash_audit: PostgresCrashAudit
+    redis_loss: RedisLossAudit
+    postgres_crash: PostgresCrashAudit
     backpressure: Backpressure
 
 
 def build_stream_engine(
-    s: Settings,
-    name: str,
-    links: Sessions,
-    *,
-    share: EventTypeFilter | None,
-    beside: Callable[[], None] | None,
-    dispatcher_id: Callable[[], int | None],
-    doorbell: Doorbell,
-    pause: PauseWatcher,
-    observe: Observer,
-    rng: Random,
+    c: Context, *, event_types: EventTypeFilter | None, on_turn: Callable[[], None]
 ) -> StreamEngine:
-    """Put the relay together. Raises Misconfigured when REDIS_URL cannot be read, also while disabled."""
-    publish_timeout_s = s.publish_timeout_ms / 1000
+    """Put the stream relay together. Raises Misconfigured when REDIS_URL cannot be read, also while disabled.
+
+    `event_types`: what it claims, None for all; `on_turn()` is called at each turn of it.
+    """
+    s, stream, deadline_s = c.settings, c.settings.stream_name, c.settings.publish_timeout_ms / 1000
     RedisTarget.parse(s.redis_url)
-    # One name for the two that publish: whoever fences us ends all connections of that name.
-    connection, apart, looker = (
-        RedisConnection(
+
+    def connection(name: str, on_lost: Callable[[str], None]) -> RedisConnection:
+        return RedisConnection(
             lambda: RedisTarget.parse(s.current("redis_url")),
-            name=known_as,
-            stream=s.stream_name,
+            name=name,
+            stream=stream,
             connect_timeout_s=s.connect_timeout_ms / 1000,
             on_lost=on_lost,
         )
-        for known_as, on_lost in (
-            (name, lambda why: doorbell.nudge()),
-            (name, _unnoticed),
-            (f"look-{name}", _unnoticed),
-        )
-    )
-    audit = RedisLossAudit(
-        s.stream_name,
-        links.upkeep,
+
+    # One name for the two that publish: whoever fences us ends all connections of that name.
+    publisher = connection(c.name, lambda why: c.doorbell.nudge())
+    bisector = connection(c.name, _found_out_by_its_user)
+    searcher = connection(f"look-{c.name}", _found_out_by_its_user)
+    redis_loss = RedisLossAudit(
+        stream,
+        c.sessions.upkeep,
         window_s=s.audit_window_s,
-        deadline_s=publish_timeout_s,
-        wake=doorbell.nudge,
-        observe=observe,
+        deadline_s=deadline_s,
+        wake=c.doorbell.nudge,
+        observe=c.observe,
     )
-    crash_audit = PostgresCrashAudit(
-        s.stream_name,
-        publisher=connection,
-        looker=looker,
-        verify=audit.verify,
-        deadline_s=publish_timeout_s,
-        wake=doorbell.nudge,
-        observe=observe,
+    postgres_crash = PostgresCrashAudit(
+        stream,
+        publisher=publisher,
+        looker=searcher,
+        verify=redis_loss.verify,
+        deadline_s=deadline_s,
+        wake=c.doorbell.nudge,
+        observe=c.observe,
     )
     gate = SinkGate(
-        connection,
-        Breaker(BREAKER, rng),
-        stream=s.stream_name,
-        timeout_s=publish_timeout_s,
-        observe=observe,
-        verify=audit.verify,
+        publisher,
+        Breaker(BREAKER, c.rng),
+        stream=stream,
+        timeout_s=deadline_s,
+        observe=c.observe,
+        verify=redis_loss.verify,
     )
-    gate_apart = SinkGate(
-        apart,
-        Breaker(BREAKER, rng),
-        stream=s.stream_name,
-        timeout_s=publish_timeout_s,
-        observe=lambda event: None if _is_routine(event) else observe(event),
-        verify=lambda connected: audit.verify(connected, holds=connection.incarnation),
-        patient=True,
+    bisector_gate = SinkGate(
+        bisector,
+        Breaker(BREAKER, c.rng),
+        stream=stream,
+        timeout_s=deadline_s,
+        observe=lambda event: None if _is_routine(event) else c.observe(event),
+        verify=lambda connected: redis_loss.verify(connected, holds=publisher.incarnation),
+        retry_misconfigured=True,
     )
     backpressure = Backpressure(
-        connection, stream=s.stream_name, maxlen=s.stream_maxlen, deadline_s=publish_timeout_s, observe=observe
+        publisher, stream=stream, maxlen=s.stream_maxlen, deadline_s=deadline_s, observe=c.observe
     )
     relay = StreamRelay(
-        RelayPolicy(entry_format(s), retry_policy(s), publish_timeout_s, slots(s), s.lease_ms / 1000, share),
-        gate=gate,
-        apart=gate_apart,
-        doorbell=doorbell,
-        control=links.control,
-        lanes=links.lanes,
-        pacer=BatchSizer(s.batch_size),
-        room=backpressure,
-        pause=pause,
-        dispatcher_id=dispatcher_id,
-        observe=observe,
-        rng=rng,
-        beside=beside,
+        StreamPolicy(claim_policy(s, event_types), entry_format(s), retry_policy(s), deadline_s),
+        StreamParts(gate, bisector_gate, c.doorbell, c.sessions.lanes, backpressure, c.pause),
+        batch_size=s.batch_size,
+        dispatcher_id=c.registry.locked_id,
+        on_turn=on_turn,
+        observe=c.observe,
+        rng=c.rng,
     )
-    return StreamEngine(relay, connection, audit, crash_audit, backpressure)
+    return StreamEngine(relay, publisher, redis_loss, postgres_crash, backpressure)
 
 
-def _unnoticed(why: str) -> None:
-    """Whoever uses the connection finds out."""
+def _found_out_by_its_user(why: str) -> None:
+    """Tell nobody: whoever uses the connection finds out."""
 
 
 def _is_routine(event: TelemetryEvent) -> bool:
-    """The state of the main connection is what people are told; here each cut is followed by a look."""
+    """Whether the bisector's connection says nothing new: each cut of it is followed by a search."""
     return isinstance(event, BreakerChanged) or (isinstance(event, Reconciled) and not event.found)

@@ -14,20 +14,20 @@ class SentBatch(NamedTuple):
     """A batch on its way: its pipeline's future replies, and the rows that were not sent because they never can be."""
 
     replies: asyncio.Future[list[Any]]
-    unfit: dict[int, Unpublishable]  # by position in the batch
+    unpublishable: dict[int, Unpublishable]  # by position in the batch
     incarnation: RedisIncarnation | None = None  # where it was sent
 
 
 def send(connection: RedisConnection, entry: EntryFormat, batch: Batch, deadline_s: float) -> SentBatch:
     """Write the batch's pipeline now, without waiting: batches sent in turn reach the stream in that order."""
-    unfit: dict[int, Unpublishable] = {}
+    unpublishable: dict[int, Unpublishable] = {}
     commands: list[bytes] = []
     for position, row in enumerate(batch.rows):
-        if reason := entry.unfit(row):
-            unfit[position] = Unpublishable(reason)
+        if reason := entry.unpublishable(row):
+            unpublishable[position] = Unpublishable(reason)
         else:
             commands.append(entry.xadd(row))
-    return SentBatch(connection.send(commands, deadline_s), unfit, connection.incarnation)
+    return SentBatch(connection.send(commands, deadline_s), unpublishable, connection.incarnation)
 
 
 def unsent(batch: Batch, why: str) -> SentBatch:
@@ -37,12 +37,12 @@ def unsent(batch: Batch, why: str) -> SentBatch:
     return SentBatch(replies, {})
 
 
-async def replies_of(pending: SentBatch) -> list[Reply]:
+async def replies_of(sent: SentBatch) -> list[Reply]:
     """The batch's replies, one a row, in the order of its rows."""
     # Shielded: a cancelled lane must not make a reply that arrives look lost.
-    replies: list[Reply] = [_checked(reply) for reply in await asyncio.shield(pending.replies)]
-    for position in sorted(pending.unfit):
-        replies.insert(position, pending.unfit[position])
+    replies: list[Reply] = [_checked(reply) for reply in await asyncio.shield(sent.replies)]
+    for position in sorted(sent.unpublishable):
+        replies.insert(position, sent.unpublishable[position])
     return replies
 
 

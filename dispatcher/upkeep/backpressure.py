@@ -11,16 +11,16 @@ from time import monotonic
 from typing import Any
 
 import anyio
-import psycopg
 
 from dispatcher.core.decide import Refused
-from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import BackpressureBlind, BackpressureChanged, Observer
 from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.redis.info import fields_of, group_lag
 from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep.duty import repeat
 
 OFF_BELOW = 0.8
 SHARED = 0.1  # what is left above HOLD_BACK_AT
@@ -57,32 +57,29 @@ class Backpressure:
         self._left = 0
         self._look_at = 0.0
 
-    async def room(self) -> int:
+    async def allowance(self) -> int:
         """Rows that may be published now; 0: none, ask again a little later."""
         if self._on or self._left <= 0 or self._clock() >= self._look_at:
             await self._look()
         return 0 if self._on else self._left
 
-    def took(self, rows: int) -> None:
+    def spend(self, rows: int) -> None:
         """Note that so many rows are about to be published."""
         self._left -= rows
 
     async def run(self, postgres: ReconnectingSession) -> None:
         """Count those who share the last tenth, until cancelled."""
-        while True:
-            session = await postgres.get()
-            try:
-                [(self._dispatchers,)] = await session.fetch(load("count_dispatchers"))
-            except SessionLost as error:
-                await postgres.report_broken(session, str(error))
-            except psycopg.Error:
-                pass  # a lock or a timeout; the number of before will do
-            self._nearing = anyio.Event()
-            if self._near:
-                await anyio.sleep(COUNT_NEAR_EVERY_S)
-            else:
-                with anyio.move_on_after(COUNT_EVERY_S):
-                    await self._nearing.wait()
+        # A failure tells nothing: the number of before will do.
+        await repeat(postgres, self._count, failed=lambda error: None, pause_s=COUNT_NEAR_EVERY_S)
+
+    async def _count(self, session: Session) -> float:
+        [(self._dispatchers,)] = await session.fetch(load("count_dispatchers"))
+        self._nearing = anyio.Event()
+        if self._near:
+            return COUNT_NEAR_EVERY_S
+        with anyio.move_on_after(COUNT_EVERY_S):
+            await self._nearing.wait()
+        return 0.0
 
     async def _look(self) -> None:
         group, unread = await self._slowest()

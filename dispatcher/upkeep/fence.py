@@ -39,7 +39,9 @@ async def fence(session: Session, connection: RedisConnection | None, name: str,
     return await end_connections(connection, [name], deadline_s)
 
 
-async def end_connections(connection: RedisConnection, names: Iterable[str], deadline_s: float) -> bool:
+async def end_connections(
+    connection: RedisConnection, names: Iterable[str], deadline_s: float, *, unfenced_wait_s: float = UNFENCED_WAIT_S
+) -> bool:
     """End the Redis connections of the dispatchers of these names, but for the one that asks. As in `fence`."""
     wanted = {client_name(name) for name in names}
     [clients] = await connection.send([("CLIENT", "LIST")], deadline_s)
@@ -51,5 +53,5 @@ async def end_connections(connection: RedisConnection, names: Iterable[str], dea
         clients = next(reply for reply in replies if not isinstance(reply, int))
     if not isinstance(clients, Refused | bytes):
         raise Unreachable(getattr(clients, "error", "no answer to CLIENT LIST"))
-    await anyio.sleep(UNFENCED_WAIT_S)
+    await anyio.sleep(unfenced_wait_s)
     return False

@@ -9,18 +9,15 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from uuid import UUID
 
-import anyio
-import psycopg
-
-from dispatcher.core.errors import DispatcherError, SessionLost
-from dispatcher.core.events import CrashAudited, Observer, Ticked
+from dispatcher.core.events import CrashAudited, Observer
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.infra.postgres.session import Session, describe, is_read_only
+from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.redis.search import read_pages
 from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import end_connections
 
 EVERY_S = 1.0
@@ -56,21 +53,15 @@ class PostgresCrashAudit:
 
     async def run(self, postgres: ReconnectingSession) -> None:
         """Once a second, unless nothing was published, and at once on a new session, until cancelled."""
-        while True:
-            session = await postgres.get()
-            try:
-                # A crash ends every session, so one that was all right is, and need not be asked for nothing.
-                due = self._noted != (session, self._publisher.floor) or monotonic() >= self._note_at
-                if due and not await self.note(session):
-                    await self.audit(session)
-            except SessionLost as error:
-                await postgres.report_broken(session, str(error))
-            except (psycopg.Error, DispatcherError) as error:  # a lock, a timeout, the sink gone: tried again
-                self._observe(Ticked("error", 0.0, f"audit after a crash of Postgres: {describe(error)}"))
-                if is_read_only(error):
-                    await postgres.report_broken(session, describe(error))
-            with anyio.move_on_after(EVERY_S):
-                await postgres.wait_broken()
+        failed = tell_failure(self._observe, "audit after a crash of Postgres")
+        await repeat(postgres, self._check, failed=failed, pause_s=EVERY_S)
+
+    async def _check(self, session: Session) -> float:
+        # A crash ends every session, so one that was all right is, and need not be asked for nothing.
+        due = self._noted != (session, self._publisher.floor) or monotonic() >= self._note_at
+        if due and not await self.note(session):
+            await self.audit(session)
+        return EVERY_S
 
     async def note(self, session: Session) -> bool:
         """Note the newest entry we know. False: an audit is due, and nothing is claimed before it."""

@@ -41,6 +41,7 @@ class RedisLossAudit:
         deadline_s: float,
         wake: Callable[[], None],
         observe: Observer,
+        chunk: int = CHUNK,
     ) -> None:
         self._stream = stream
         self._postgres = postgres
@@ -48,6 +49,7 @@ class RedisLossAudit:
         self._deadline_s = deadline_s
         self._wake = wake
         self._observe = observe
+        self._chunk = chunk
         self._on: bool | None = None  # what was reported last; written by _report()
 
     async def verify(self, connection: RedisConnection, *, holds: RedisIncarnation | None = None) -> RedisIncarnation:
@@ -104,7 +106,7 @@ class RedisLossAudit:
             if same and looks % NOTE_EVERY == 0:
                 same = await self._note(incarnation)
             if not same:
-                connection.doubt(incarnation)
+                connection.distrust(incarnation)
                 self._wake()  # or a relay that sleeps would not find out what was lost
 
     async def _ask(self, connection: RedisConnection) -> tuple[RedisIncarnation, str, str]:
@@ -156,7 +158,7 @@ class RedisLossAudit:
                 await self._fetch(session, f"SELECT pg_advisory_unlock({locks.INCARNATION})", {})
 
     async def _audit(self, incarnation: RedisIncarnation, last_id: str) -> tuple[int, bool, bool, str | None]:
-        parameters = {"last_id": last_id, "window_s": self._window_s, "at_most": CHUNK, **_identity(incarnation)}
+        parameters = {"last_id": last_id, "window_s": self._window_s, "at_most": self._chunk, **_identity(incarnation)}
         session = self._session()
         [(republished, done, changed, was)] = await self._fetch(session, load("audit_stream"), parameters)
         return republished, done, changed, was
@@ -174,10 +176,7 @@ class RedisLossAudit:
     async def _fetch(self, session: Session, sql: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
         try:
             return await session.fetch(sql, parameters)
-        except SessionLost as error:
-            await self._postgres.report_broken(session, str(error))
-            raise Unreachable(f"Postgres must say which run of Redis holds the stream: {error}") from None
-        except psycopg.Error as error:
+        except (SessionLost, psycopg.Error) as error:
             raise Unreachable(f"Postgres must say which run of Redis holds the stream: {describe(error)}") from None
 
     def _report(self, on: bool, reason: str | None) -> None:

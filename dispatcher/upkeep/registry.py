@@ -12,6 +12,7 @@ import psycopg
 from dispatcher import __version__
 from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.infra.postgres import locks
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 
@@ -21,9 +22,16 @@ _TRIES = 20
 class Registry:
     """This process's row. `id` is set by the first enrolment and kept while it is ours."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, control: ReconnectingSession, *, tries: int = _TRIES) -> None:
         self.name = name
+        self._tries = tries  # to take the lock of our row
         self.id: int | None = None  # written by enrol()
+        self.control = control
+        control.prepare(self.enrol)
+
+    def locked_id(self) -> int | None:
+        """Our id while we hold its lock. Without it we look dead: what is claimed then must not carry the id."""
+        return self.id if self.control.session is not None else None
 
     async def enrol(self, session: Session) -> None:
         """Write our row and take its lock on this session.
@@ -38,7 +46,7 @@ class Registry:
             [(self.id, *_)] = await session.fetch(load("enrol"), us)
             return
         # The lock first: with the row alone we would look dead, and a successor's last step would remove it.
-        for attempt in range(_TRIES):
+        for attempt in range(self._tries):
             [(locked,)] = await session.fetch(
                 f"SELECT pg_try_advisory_lock({locks.REGISTRY}, %(id)s::int)", {"id": self.id}
             )
@@ -49,8 +57,10 @@ class Registry:
             await anyio.sleep(0.02 * (attempt + 1))
         raise Unreachable(f"the lock of dispatcher {self.id} is still held by an earlier session of ours")
 
-    async def sign_off(self, session: Session) -> None:
+    async def sign_off(self) -> None:
         """Remove our row at the end of a clean stop. A failure is no matter: the lock goes with the session."""
+        if (session := self.control.session) is None:
+            return
         try:
             await session.fetch(load("sign_off"), {"id": self.id})
         except (SessionLost, psycopg.Error):

@@ -6,32 +6,43 @@ recent, and an idle look reads one window however large the table is. What the w
 settled or was sent again lately, is found by the next walk from the start.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 
-import anyio
 import psycopg
 
-from dispatcher.core.errors import SessionLost
+from dispatcher.core.errors import DispatcherError
 from dispatcher.core.events import Observer, Pruned, PruneRefused
+from dispatcher.core.pacing import rest_after
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.sqlfiles import load
-
-WINDOW = 1000  # rows looked at, and at most deleted, in one statement
-SLOW_S = 0.2  # a batch that takes longer (large payloads, a slow disk) halves the next one
-PAUSE_S = 0.25  # between batches while there is more to delete
-EVERY_S = 60.0  # between looks when there is not
-WALK_AGAIN_S = 3600.0  # from the lowest id again, at most this often ...
-REST = 20  # ... and after walking past rows for t seconds in vain, no sooner than 20 t later
+from dispatcher.upkeep.duty import repeat
 
 _DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPace:
+    """How much is looked at, and how often."""
+
+    window: int = 1000  # rows looked at, and at most deleted, in one statement
+    slow_s: float = 0.2  # a batch that takes longer (large payloads, a slow disk) halves the next one
+    pause_s: float = 0.25  # between batches while there is more to delete
+    every_s: float = 60.0  # between looks when there is not
+    walk_again_s: float = 3600.0  # from the lowest id again, at most this often ...
+    rest: float = 20.0  # ... and after walking past rows for t seconds in vain, no sooner than 20 t later
+
+
+PACE = RetentionPace()
 
 
 class Retention:
     """Deletes settled rows and dead-letter copies that are old enough, a batch a look."""
 
-    def __init__(self, *, outbox_days: int, dlq_days: int, observe: Observer) -> None:
+    def __init__(self, *, outbox_days: int, dlq_days: int, observe: Observer, pace: RetentionPace = PACE) -> None:
+        self._pace = pace
         self._outbox_s = outbox_days * _DAY_S
         self._dlq_s = dlq_days * _DAY_S
         self._observe = observe
@@ -40,7 +51,7 @@ class Retention:
         self._after = 0  # the last id passed
         self._in_vain = 0  # windows passed without deleting a row
         self._began_at = monotonic()
-        self._window = WINDOW
+        self._window = pace.window
 
     async def look(self, session: Session, *, now: datetime | None = None) -> bool:
         """Delete one batch of each table. True: there is probably more.
@@ -54,8 +65,8 @@ class Retention:
                 {"after_id": self._after, "window": window, "older_than_s": self._outbox_s, "now": now},
             )
         finally:
-            slow = monotonic() - began > SLOW_S
-            self._window = max(window // 2, 1) if slow else min(window * 2, WINDOW)
+            slow = monotonic() - began > self._pace.slow_s
+            self._window = max(window // 2, 1) if slow else min(window * 2, self._pace.window)
         onward = seen == window and recent * 2 <= seen
         if onward:
             self._after = last_id
@@ -71,26 +82,24 @@ class Retention:
 
     async def run(self, postgres: ReconnectingSession) -> None:
         """Look until cancelled, several times a second while there is something to delete, else once a minute."""
-        while True:
-            session = await postgres.get()
-            self._walk_again()
-            more = False
-            try:
-                more = await self.look(session)
-                self._refused = None
-            except SessionLost as error:
-                await postgres.report_broken(session, str(error))
-            except psycopg.Error as error:
-                self._report(describe(error))  # a right, a lock or a timeout
-            await anyio.sleep(PAUSE_S if more else EVERY_S)
+        await repeat(postgres, self._delete, failed=self._tell_refused, pause_s=self._pace.every_s)
+
+    async def _delete(self, session: Session) -> float:
+        self._walk_again()
+        more = await self.look(session)
+        self._refused = None
+        return self._pace.pause_s if more else self._pace.every_s
 
     def _walk_again(self) -> None:
         """Go back to the lowest id when it is time to."""
         now = monotonic()
-        if now - self._began_at >= max(WALK_AGAIN_S, REST * PAUSE_S * self._in_vain):
+        if now - self._began_at >= rest_after(
+            self._pace.pause_s * self._in_vain, self._pace.rest, at_least_s=self._pace.walk_again_s
+        ):
             self._after, self._in_vain, self._began_at = 0, 0, now
 
-    def _report(self, reason: str) -> None:
+    def _tell_refused(self, error: DispatcherError | psycopg.Error) -> None:
+        reason = describe(error)
         if reason != self._refused:
             self._refused = reason
             self._observe(PruneRefused(reason))

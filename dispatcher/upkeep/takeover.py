@@ -9,21 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 
-import anyio
-import psycopg
-
-from dispatcher.core.errors import SessionLost, Unreachable
-from dispatcher.core.events import Observer, Reconciled, TakenOver, Ticked
+from dispatcher.core.events import Observer, Reconciled, TakenOver
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.infra.postgres.session import Session, describe, is_read_only
+from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.redis.search import find_entries, stream_order
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import new_claim_id
 from dispatcher.stages.settle import release, settle
+from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import fence
 
 WINDOW = 20_000  # unsettled rows looked at in one look for overdue claims
@@ -51,52 +48,51 @@ class Takeover:
         lease_s: float,
         deadline_s: float,
         dispatcher_id: Callable[[], int | None],
-        in_flight: Callable[[], Collection[str]],
-        freed: Callable[[], None],
+        claims_in_flight: Callable[[], Collection[str]],
+        rows_released: Callable[[], None],
         observe: Observer,
+        window: int = WINDOW,
+        every_s: float = EVERY_S,
     ) -> None:
+        self._window = window
+        self._every_s = every_s
         self._connection = connection  # None: no event goes to the stream
         self._stream = stream
         self._lease_s = lease_s
         self._deadline_s = deadline_s
         self._dispatcher_id = dispatcher_id
-        self._in_flight = in_flight  # claims of our own that are being worked on
-        self._freed = freed
+        self._claims_in_flight = claims_in_flight  # our own
+        self._rows_released = rows_released
         self._observe = observe
         self._after: tuple[str, int] = ("-infinity", 0)
-        self._incarnation: RedisIncarnation | None = None  # the run of Redis that is looked through
+        self._incarnation: RedisIncarnation | None = None  # what is searched
+        self._session: Session | None = None  # the session of the last look
+        self._patient_until = 0.0
+        self._overdue_at = 0.0
         self._adopted: list[Adopted] = []  # the sink went away before they were looked for
 
     async def run(self, postgres: ReconnectingSession) -> None:
         """Look every second until cancelled; for overdue claims six times a lease, at most every second."""
-        overdue_at = patient_until = 0.0
-        known: Session | None = None
-        while True:
-            session = await postgres.get()
-            if session is not known:
-                patient_until = monotonic() + PATIENCE_S if known is not None else 0.0
-                known = session
-            try:
-                self._incarnation = self._connection.incarnation if self._connection is not None else None
-                # Without the sink nobody can be fenced, nothing looked for, nothing published.
-                if self._connection is None or (self._connection.up and self._incarnation is not None):
-                    await self.finish(session)
-                    # Behind a pooler a session lock would stay in the pool.
-                    if monotonic() >= patient_until and not session.pooled:
-                        await self.succeed_the_dead(session)
-                    if monotonic() >= overdue_at:
-                        overdue_at = monotonic() + min(max(self._lease_s / 6, EVERY_S), 5.0)
-                        await self.take_overdue(session)
-            except SessionLost as error:
-                await postgres.report_broken(session, str(error))
-            except (
-                psycopg.Error,
-                Unreachable,
-            ) as error:  # a lock, a timeout, the sink gone: the next second tries again
-                self._observe(Ticked("error", 0.0, f"takeover: {describe(error)}"))
-                if is_read_only(error):
-                    await postgres.report_broken(session, describe(error))
-            await anyio.sleep(EVERY_S)
+        await repeat(postgres, self._look, failed=tell_failure(self._observe, "takeover"), pause_s=self._every_s)
+
+    async def _look(self, session: Session) -> float:
+        if session is not self._session:
+            first, self._session = self._session is None, session
+            self._patient_until = 0.0 if first else monotonic() + PATIENCE_S
+        # Without the sink no dispatcher can be fenced, no stream searched, nothing published.
+        if self._connection is not None and not self._connection.up:
+            return self._every_s
+        self._incarnation = self._connection.incarnation if self._connection is not None else None
+        if self._connection is not None and self._incarnation is None:
+            return self._every_s
+        await self.finish(session)
+        # Behind a pooler a session lock would stay in the pool.
+        if monotonic() >= self._patient_until and not session.pooled:
+            await self.succeed_the_dead(session)
+        if monotonic() >= self._overdue_at:
+            self._overdue_at = monotonic() + min(max(self._lease_s / 6, self._every_s), 5.0)
+            await self.take_overdue(session)
+        return self._every_s
 
     async def succeed_the_dead(self, session: Session) -> int:
         """Take over from every dispatcher whose lock is free; returns how many rows."""
@@ -122,10 +118,16 @@ class Takeover:
         after_time, after_id = self._after
         [head, *overdue] = await session.fetch(
             load("overdue"),
-            {"after_time": after_time, "after_id": after_id, "window": WINDOW, "lease_s": self._lease_s, "now": now},
+            {
+                "after_time": after_time,
+                "after_id": after_id,
+                "window": self._window,
+                "lease_s": self._lease_s,
+                "now": now,
+            },
         )
-        self._after = (head[4], head[5]) if head[3] == WINDOW else ("-infinity", 0)
-        ours = self._in_flight()
+        self._after = (head[4], head[5]) if head[3] == self._window else ("-infinity", 0)
+        ours = self._claims_in_flight()
         claims: dict[tuple[int | None, str | None], list[str | None]] = {}
         for claim_id, owner, name, *_ in overdue:
             if claim_id not in ours:
@@ -186,7 +188,7 @@ class Takeover:
             await release(session, [adopted.claim_id])
             self._adopted.pop(0)
             self._observe(Reconciled(len(found), len(adopted.rows) - len(found)))
-            self._freed()
+            self._rows_released()
 
     async def _find(self, adopted: Adopted) -> dict[int, str]:
         floors = [floor for _, _, floor in adopted.rows if floor is not None]

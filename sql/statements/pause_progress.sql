@@ -4,7 +4,8 @@
 --   seconds since its note.
 -- Loaded by: dispatcher/ops/pause.py
 -- Index: none; a few rows, and pg_locks.
--- A dispatcher is alive if it holds its lock, or if it is not registered and wrote its note lately.
+-- A dispatcher is alive if it holds its lock, or if it wrote its note lately: after a switch of Postgres its lock is not on the new
+-- server yet, and it may still publish. Whoever takes over from a dead dispatcher removes its note.
 SELECT
     coalesce(r.name, a.name),
     coalesce(a.version, r.version),
@@ -29,5 +30,6 @@ FROM (
     FROM messaging.dispatcher AS d
 ) AS r
 FULL JOIN messaging.pause_acknowledgement AS a ON a.name = r.name
-WHERE coalesce(r.alive, a.seen_at > clock_timestamp() - interval '15 seconds')
+WHERE r.alive
+   OR a.seen_at > clock_timestamp() - interval '15 seconds'
 ORDER BY 1

@@ -3,7 +3,7 @@
 --   which is in the stream now; in a Redis whose clock runs behind, new entries may be older than the floor from before its
 --   failover. NULL: the floors stay).
 -- Returns: id and claim_id of each row that is still held. A row that is missing was lost to another claim, or is settled.
--- Loaded by: dispatcher/relay/handlers/settler.py, dispatcher/relay/stream/bisect.py, dispatcher/relay/stream/reconcile.py
+-- Loaded by: dispatcher/relay/leases.py
 -- Index: message_outbox_pkey.
 -- BETWEEN: see settle_sent.sql.
 UPDATE messaging.message_outbox AS o

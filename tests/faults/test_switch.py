@@ -101,9 +101,12 @@ async def test_every_session_leaves_the_old_primary(
             await becomes(lambda: sessions(w, old), set(), "sessions at the old primary", RECOVER_S)
             new = await w.db()
             await becomes(lambda: sessions(w, new), all_sessions(w), "sessions at the new primary", RECOVER_S)
-            assert {name for _, name, *_ in await w.ask(load("status_dispatchers"))} == {
-                process.name for process in w.processes
-            }
+
+            async def registered() -> set[str]:
+                return {name for _, name, *_ in await w.ask(load("status_dispatchers"))}
+
+            names = {process.name for process in w.processes}
+            await becomes(registered, names, "dispatchers with their lock at the new primary", RECOVER_S)
         await w.ask(GREET)  # all is quiet: somebody has to be rung for this one
 
         async def greeted() -> bool:

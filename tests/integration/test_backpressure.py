@@ -104,10 +104,10 @@ async def test_a_group_whose_lag_redis_cannot_tell(redis_connection, redis, tap:
     ids = [await redis.xadd(STREAM, {"n": n}) for n in range(100)]
     await redis.xgroup_create(STREAM, "middle", id=ids[50])
     pressure = Backpressure(redis_connection, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap)
-    assert await pressure.room() == 0
+    assert await pressure.allowance() == 0
     assert tap.seen == [BackpressureChanged(True, "middle", 100)]
     await redis.xreadgroup("middle", "me", {STREAM: ">"}, count=1000)
-    assert await pressure.room() > 0
+    assert await pressure.allowance() > 0
     assert tap.seen[1:] == [BackpressureChanged(False, "middle", 0)]
 
 
@@ -124,14 +124,14 @@ async def test_between_two_limits_it_stays_as_it_is(redis_connection, redis, tap
             await redis.xadd(STREAM, {"a": "b"})
 
     await add(85)
-    assert await pressure.room() == 5
-    pressure.took(4)
+    assert await pressure.allowance() == 5
+    pressure.spend(4)
     await add(5)
-    assert await pressure.room() == 1  # its share is not used up, and the last look was just now
+    assert await pressure.allowance() == 1  # its share is not used up, and the last look was just now
     now = 1.0
-    assert await pressure.room() == 0
+    assert await pressure.allowance() == 0
     await redis.xreadgroup("slow", "me", {STREAM: ">"}, count=5)
-    assert await pressure.room() == 0
+    assert await pressure.allowance() == 0
     await redis.xreadgroup("slow", "me", {STREAM: ">"}, count=10)
-    assert await pressure.room() == 5
+    assert await pressure.allowance() == 5
     assert [event.on for event in tap.all(BackpressureChanged)] == [True, False]

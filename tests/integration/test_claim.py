@@ -68,12 +68,12 @@ async def test_what_is_too_large_stays_in_postgres(session, db):
     assert [(row.payload, row.headers) for row in batch.rows[:2]] == [("!5002", None), ('{"n": 1}', "!5002")]
     assert (len(batch.rows[2].payload), len(batch.rows[2].headers or "")) == (4002, 502)
     entry = EntryFormat("s", 10, 4002)
-    assert [entry.unfit(row) for row in batch.rows[:3]] == [
+    assert [entry.unpublishable(row) for row in batch.rows[:3]] == [
         "payload is 5002 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 4002",
         "headers are 5002 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 4002",
         None,
     ]
-    assert entry.unfit(batch.rows[3]) == "payload is 131074 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 4002"
+    assert entry.unpublishable(batch.rows[3]) == "payload is 131074 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 4002"
 
 
 async def test_a_claimed_row_is_marked_and_comes_back_whole(session, db):

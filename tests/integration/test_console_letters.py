@@ -8,7 +8,6 @@ import pytest
 from playwright.async_api import Page, expect
 
 from dispatcher.core.events import DeadRetried, Settled
-from dispatcher.embedded import free_port
 from tests.support.browser import OpenPage
 from tests.support.dead_letters import bury
 from tests.support.page_checks import CONTRAST, SMALL, UNNAMED, WIDE
@@ -43,10 +42,9 @@ async def test_one_the_selected_and_all_of_an_error_are_put_back(dispatcher: Sta
     refused = await dead(db, 3, "ERR refused", event_type="order.paid")
     marked = await dead(db, 2, MARKUP, event_type=MARKUP, aggregate_type=MARKUP, payload='"secret-7f3a"')
     many = await dead(db, 60, "WRONGTYPE", event_type="order.paid", aggregate_type="order")
-    port = free_port()
     async with (
-        dispatcher(http_enabled=True, http_host="127.0.0.1", http_port=port, enabled=False) as running,
-        open_page(f"http://127.0.0.1:{port}/") as page,
+        dispatcher(http_enabled=True, enabled=False) as running,
+        open_page(f"{running.http_url}/") as page,
     ):
         groups, say, rows = page.locator(".groups li"), page.locator("#letters-say"), page.locator("tbody tr")
         await expect(groups).to_have_count(3)
@@ -98,10 +96,9 @@ async def test_one_the_selected_and_all_of_an_error_are_put_back(dispatcher: Sta
 
 
 async def test_what_died_meanwhile_is_shown_and_a_long_list_has_pages(dispatcher, db, open_page: OpenPage):
-    port = free_port()
     async with (
-        dispatcher(http_enabled=True, http_host="127.0.0.1", http_port=port, max_payload_bytes=100) as running,
-        open_page(f"http://127.0.0.1:{port}/", **PHONE) as page,
+        dispatcher(http_enabled=True, max_payload_bytes=100) as running,
+        open_page(f"{running.http_url}/", **PHONE) as page,
     ):
         await expect(page.locator("#letters-body")).to_have_text("None. Every event found its way.")
         await expect(page.get_by_label("Event type")).to_be_hidden()

@@ -12,7 +12,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from dispatcher.core.events import DeadRetried, Published, Stopped
-from dispatcher.embedded import free_port
 from dispatcher.infra.postgres import lazy as on_demand
 from dispatcher.service import targets as reach
 from dispatcher.sidecar.access import AccessControl
@@ -34,10 +33,9 @@ def api(dispatcher, monkeypatch):
 
     @asynccontextmanager
     async def start(**settings: Any):
-        port = free_port()
         async with (
-            dispatcher(http_enabled=True, http_host="127.0.0.1", http_port=port, **settings) as running,
-            aiohttp.ClientSession(f"http://127.0.0.1:{port}/api/") as client,
+            dispatcher(http_enabled=True, **settings) as running,
+            aiohttp.ClientSession(f"{running.http_url}/api/") as client,
         ):
             yield client, running
 

@@ -60,22 +60,22 @@ async def publish(gate: SinkGate, claimed: list[ClaimedRow], deadline_s: float =
     """Publish them and let the gate learn from the verdict."""
     replies = await replies_of(send(gate.connection, ENTRY, batch(claimed), deadline_s))
     outcomes = decide_batch(claimed, replies, POLICY, Random(1))
-    gate.note(outcomes)
+    gate.note_outcomes(outcomes)
     return outcomes
 
 
 async def opened(gate: SinkGate) -> None:
     """Wait until something may be sent."""
     with anyio.fail_after(60):
-        while not await gate.open():
+        while not await gate.wait_open():
             pass
 
 
 async def test_it_connects_and_is_open_while_all_goes_well(make_gate, redis_url, tap):
     gate = make_gate(redis_url)
-    assert await gate.open()
+    assert await gate.wait_open()
     assert len((await publish(gate, rows(3))).sent_ids) == 3
-    assert not gate.shut()
+    assert not gate.is_shut()
     assert not gate.trial()
     assert tap.seen == []
     outcomes = await publish(gate, rows(2))
@@ -86,7 +86,7 @@ async def test_it_connects_and_is_open_while_all_goes_well(make_gate, redis_url,
 async def test_a_failing_sink_shuts_it_and_a_trial_of_one_row_opens_it(make_gate, own_valkey, tap, trouble):
     server = own_valkey()
     gate = make_gate(server.url, Backoff(3600, 3600))
-    assert await gate.open()
+    assert await gate.wait_open()
     begin, end = {
         "OOM": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
         "READONLY": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
@@ -95,9 +95,9 @@ async def test_a_failing_sink_shuts_it_and_a_trial_of_one_row_opens_it(make_gate
     for _ in range(3):  # batches of one outage
         outcomes = await publish(gate, rows(4))
         assert outcomes.released == [0, 1, 2, 3]
-    assert gate.shut()
+    assert gate.is_shut()
     with anyio.move_on_after(0.02) as held:
-        await gate.open()
+        await gate.wait_open()
     assert held.cancelled_caught
     gate._breaker.backoff, gate._breaker._until = QUICK, 0.0  # the hour is over
     for _ in range(5):
@@ -109,7 +109,7 @@ async def test_a_failing_sink_shuts_it_and_a_trial_of_one_row_opens_it(make_gate
     assert gate.trial()
     assert (await publish(gate, rows(1))).sent_ids == [0]
     assert not gate.trial()
-    assert await gate.open()
+    assert await gate.wait_open()
     changes = tap.all(BreakerChanged)
     assert [(change.state, (change.reason or "")[:10].strip()) for change in changes] == [
         ("open", f"redis: {trouble}"[:10].strip()),
@@ -119,7 +119,7 @@ async def test_a_failing_sink_shuts_it_and_a_trial_of_one_row_opens_it(make_gate
 
 async def test_a_row_that_never_reached_the_sink_proves_nothing(make_gate, own_valkey):
     gate = make_gate(own_valkey(options={"maxmemory": "1"}).url)
-    assert await gate.open()
+    assert await gate.wait_open()
     await publish(gate, rows(4))
     await opened(gate)
     assert gate.trial()
@@ -131,15 +131,15 @@ async def test_a_row_that_never_reached_the_sink_proves_nothing(make_gate, own_v
 async def test_redis_killed_and_started_again(make_gate, own_valkey, tap):
     server = own_valkey()
     gate = make_gate(server.url)
-    assert await gate.open()
+    assert await gate.wait_open()
     await gate.connection.send([("CLIENT", "PAUSE", "60000", "WRITE")], 5.0)
     pending = send(gate.connection, ENTRY, batch(claimed := rows(2)), 30.0)
     server.crash()
-    gate.note(outcomes := decide_batch(claimed, await replies_of(pending), POLICY, Random(1)))
+    gate.note_outcomes(outcomes := decide_batch(claimed, await replies_of(pending), POLICY, Random(1)))
     assert outcomes.unknown == [0, 1]
     assert (await tap.next(BreakerChanged)).state == "open"
     for _ in range(3):
-        assert not await gate.open()
+        assert not await gate.wait_open()
     server.start()
     await opened(gate)
     assert await tap.next(BreakerChanged) == BreakerChanged("closed", None)  # being there is the proof
@@ -150,13 +150,13 @@ async def test_redis_killed_and_started_again(make_gate, own_valkey, tap):
 async def test_what_a_person_must_mend_is_raised_at_first_and_waited_out_later(make_gate, redis_url, redis, tap):
     await redis.set(STREAM, "x")
     with pytest.raises(Misconfigured):
-        await make_gate(redis_url).open()
+        await make_gate(redis_url).wait_open()
     await redis.delete(STREAM)
     gate = make_gate(redis_url)
-    assert await gate.open()
+    assert await gate.wait_open()
     gate.connection.close()
     await redis.set(STREAM, "x")
-    assert not await gate.open()
+    assert not await gate.wait_open()
     assert "is not a stream" in str((await tap.next(BreakerChanged)).reason)
     await redis.delete(STREAM)
     await opened(gate)
@@ -164,11 +164,11 @@ async def test_what_a_person_must_mend_is_raised_at_first_and_waited_out_later(m
 
 async def test_a_stop_ends_the_wait(make_gate, own_valkey):
     gate = make_gate(own_valkey(options={"maxmemory": "1"}).url, Backoff(3600, 3600))
-    assert await gate.open()
+    assert await gate.wait_open()
     await publish(gate, rows(1))
     with anyio.fail_after(60):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(gate.open)
+            tasks.start_soon(gate.wait_open)
             await anyio.wait_all_tasks_blocked()
             gate.stop()
 
@@ -177,14 +177,14 @@ async def test_lanes_that_ask_at_once_share_one_connection(make_gate, redis_url,
     gate = make_gate(redis_url)
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
-            tasks.start_soon(gate.open)
+            tasks.start_soon(gate.wait_open)
     assert [client["name"] for client in await redis.client_list()].count("dispatcher-test") == 1
 
 
 async def test_entries_whose_reply_was_lost_are_found_and_the_rest_goes_back(make_gate, redis_url, redis, proxy, tap):
     through = await proxy(redis_url)
     gate = make_gate(through.via(redis_url))
-    assert await gate.open()
+    assert await gate.wait_open()
     claimed = rows(5)
     through.drop_replies()
     applied = await publish(gate, claimed[:3], 0.1)

@@ -21,6 +21,7 @@ from dispatcher.infra.redis.info import GroupInfo, StreamInfo, group_lag, read_s
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.gauges import GaugesBounds, GaugesTiming, run, sample_once
 from dispatcher.upkeep.registry import Registry
+from tests.support.postgres import unopened
 from tests.support.rows import STREAM, insert_events
 from tests.support.tap import Tap
 
@@ -201,7 +202,7 @@ async def test_sampling_goes_on_after_a_failure(session, redis_url, tap):
 
 
 async def test_the_dispatchers_that_run(session, redis, tap):
-    await Registry("ours").enrol(session)
+    await Registry("ours", unopened()).enrol(session)
     [one] = (await sample(session, redis, tap)).dispatchers
     assert one.name == "ours"
     assert abs(one.started_at - datetime.now(UTC).timestamp()) < 60

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import anyio
 
-from dispatcher.embedded import free_port
 from dispatcher.sidecar import app
 from dispatcher.sidecar.rate_limit import RateLimiter, RateLimits
 from tests.support.dead_letters import bury
@@ -20,15 +19,14 @@ async def test_schemathesis_finds_nothing(dispatcher, db, tmp_path: Path, monkey
     """Each of the phases that ends by itself, every check; the seed makes a failure come again."""
     monkeypatch.setattr(app, "RateLimiter", lambda _: RateLimiter(RateLimits(rate=1e6)))
     await bury(db, await insert_events(db, 20))
-    port = free_port()
-    run = [
-        *(sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{port}/api/openapi.json"),
+    options = [
         *("--header", f"Authorization: Bearer {TOKEN}", "--max-examples", "3", "--phases", "examples,coverage,fuzzing"),
         *("--checks", "all", "--seed", "1", "--continue-on-failure", "--no-color"),
     ]
-    async with dispatcher(http_enabled=True, http_host="127.0.0.1", http_port=port, api_token=TOKEN):
+    async with dispatcher(http_enabled=True, api_token=TOKEN) as running:
+        run = [sys.executable, "-m", "schemathesis.cli", "run", f"{running.http_url}/api/openapi.json"]
         done = await anyio.run_process(
-            run, check=False, cwd=tmp_path, env={"PATH": os.environ["PATH"], "NO_COLOR": "1"}
+            run + options, check=False, cwd=tmp_path, env={"PATH": os.environ["PATH"], "NO_COLOR": "1"}
         )
     output = done.stdout.decode()
     assert done.returncode == 0, output + done.stderr.decode()

@@ -144,11 +144,10 @@ async def test_ten_readers_cost_one_answer_a_second(console, monkeypatch):
 
 
 async def test_a_real_dispatcher_says_what_it_does_and_who_runs(dispatcher: StartDispatcher, db, redis):
-    port = free_port()
     await redis.xgroup_create("sanctum:messages", "billing", mkstream=True)
     async with (
-        dispatcher(http_enabled=True, http_host="127.0.0.1", http_port=port) as running,
-        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client,
+        dispatcher(http_enabled=True) as running,
+        aiohttp.ClientSession(running.http_url) as client,
     ):
         await insert_events(db, 5)
         await running.tap.next(Settled)
@@ -162,18 +161,16 @@ async def test_a_real_dispatcher_says_what_it_does_and_who_runs(dispatcher: Star
 
 @pytest.mark.promise("console")
 async def test_it_answers_while_neither_server_does(dispatcher: StartDispatcher):
-    port, nobody = free_port(), free_port()
+    nobody = free_port()
     async with dispatcher(
         wait=False,
         http_enabled=True,
-        http_host="127.0.0.1",
-        http_port=port,
         database_url=f"postgresql://x@127.0.0.1:{nobody}/x",
         redis_url=f"redis://127.0.0.1:{nobody}",
     ) as running:
         await running.tap.next(SidecarUp)
         await running.tap.next(DatabaseChanged)
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
+        async with aiohttp.ClientSession(running.http_url) as client:
             assert await get(client, "/health") == {"status": "ok"}
             assert (await get(client, "/ready", 503))["reason"].startswith("database: ")
             seen = await get(client, "/api/overview")

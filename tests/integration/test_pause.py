@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from random import Random
 
 import anyio
@@ -33,7 +32,7 @@ OVERDUE = {"status": "picked", "picked_at": "2025-06-01 00:00:00+00"}
 @pytest.fixture
 def only_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pause is heard of by its ring alone, or on the tick."""
-    monkeypatch.setattr(pause, "LOOK_EVERY_S", 600.0)
+    monkeypatch.setattr(pause, "READ_EVERY_S", 600.0)
 
 
 async def turns(running: Running, count: int = 3) -> None:
@@ -308,16 +307,15 @@ async def test_it_waits_when_postgres_goes_before_the_last_word(db: psycopg.Asyn
     switch = PauseWatcher(
         "one",
         [link],
+        control=ReconnectingSession(PostgresTarget(database_url, "test"), "control", rng=Random(1)),
         tick_s=0.05,
-        listening=lambda: False,
-        in_hand=count,
         changed=lambda: None,
         observe=lambda event: None,
     )
     async with anyio.create_task_group() as tasks:
         async with anyio.create_task_group() as connected:
             await connected.start(link.keep)
-            tasks.start_soon(partial(switch.run, answers=True))
+            tasks.start_soon(switch.run, count)
 
             async def unsettled() -> bool:
                 return await said() == [1]
@@ -325,7 +323,7 @@ async def test_it_waits_when_postgres_goes_before_the_last_word(db: psycopg.Asyn
             await until(unsettled, "it says that something is in hand")
             in_hand, asked = 0, 0  # settled, and Postgres is gone before that is written down
             connected.cancel_scope.cancel()
-        switch.settled()
+        switch.note_finished()
         await anyio.wait_all_tasks_blocked()
         await tasks.start(link.keep)
 

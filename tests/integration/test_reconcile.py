@@ -34,7 +34,7 @@ def gate_to(url: str, tap: Tap) -> SinkGate:
 @pytest.fixture
 async def gate(redis_url: str, tap: Tap) -> AsyncIterator[SinkGate]:
     gate = gate_to(redis_url, tap)
-    assert await gate.open()
+    assert await gate.wait_open()
     yield gate
     gate.connection.close()
 
@@ -112,7 +112,7 @@ async def test_a_look_that_fails_leaves_the_rows_unknown_and_waits(gate, tap):
     looked, outcomes = lost("a")
     assert not await gate.reconcile(looked, outcomes)
     assert outcomes == lost("a")[1]
-    assert gate.shut()  # or the next look would follow at once, and the next
+    assert gate.is_shut()  # or the next look would follow at once, and the next
     assert (await tap.next(BreakerChanged)).state == "open"
 
 
@@ -121,7 +121,7 @@ async def test_where_nobody_may_look_the_rows_are_published_again(own_valkey, ta
     async with Redis.from_url(server.url) as admin:
         await admin.acl_setuser("app", enabled=True, passwords="+right", keys="*", commands=["+@all", "-xrange"])
     gate = gate_to(server.url.replace("redis://", "redis://app:right@"), tap)
-    assert await gate.open()
+    assert await gate.wait_open()
     looked, outcomes = lost("a")
     assert await gate.reconcile(looked, outcomes)
     assert (outcomes.unknown, outcomes.released) == ([], [0])

@@ -2,26 +2,19 @@
 
 from collections.abc import AsyncIterator
 from random import Random
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import psycopg
 import pytest
 
-from dispatcher.core.backoff import Backoff
-from dispatcher.core.decide import RetryPolicy
-from dispatcher.core.entry import EntryFormat
 from dispatcher.core.events import Settled, TakenOver, Ticked
-from dispatcher.core.outcome import BatchOutcomes, Done, Sent
+from dispatcher.core.outcome import BatchOutcomes, Sent
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import PostgresTarget, Session
-from dispatcher.relay.handlers import relay as handling
-from dispatcher.relay.handlers.in_flight import InFlight
-from dispatcher.relay.handlers.settler import HandlerSettler
-from dispatcher.relay.policy import RelayPolicy
-from dispatcher.relay.stream import relay as lanes
-from dispatcher.relay.stream.complete import BatchCompleter
+from dispatcher.relay import claimer
+from dispatcher.relay.settler import Settler
 from dispatcher.service import lifecycle
 from dispatcher.stages.claim import claim, new_claim_id
 from tests.support.handlers import MakeModule
@@ -36,7 +29,6 @@ CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCE
 CREATE TRIGGER refuse BEFORE UPDATE ON messaging.message_outbox FOR EACH ROW WHEN (NEW.status = %s)
     EXECUTE FUNCTION refuse();
 """
-POLICY = RelayPolicy(EntryFormat("s", 10, 10), RetryPolicy(3, Backoff(1.0, 1.0)), 5.0, 256, 30.0)
 RANGES = [(0.05, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.8), (0.5, 1.0), (0.5, 1.0)]  # seconds, of each pause
 
 
@@ -80,48 +72,17 @@ async def refused(tap: Tap, times: int) -> None:
         await tap.next(Ticked, lambda event: event.result == "error" and "not now" in (event.error or ""))
 
 
-async def test_a_settle_of_the_relay_is_tried_less_and_less_often(db: Db, link: ReconnectingSession, tap: Tap) -> None:
+async def test_a_settle_is_tried_less_and_less_often(db: Db, link: ReconnectingSession, tap: Tap) -> None:
     rng = Impatient()
-    nobody = cast(Any, None)
-    finish = BatchCompleter(POLICY, gate=nobody, doorbell=nobody, stopping=anyio.Event(), observe=tap, rng=rng)
+    settler = Settler(wake=lambda delay_s: None, observe=tap, rng=rng)
     batch = await one_row(db, link)
     await refuse(db, "sent")
     outcomes = BatchOutcomes()
     outcomes.add(batch.rows[0].id, Sent("1-1"))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(finish.settle, link, batch, outcomes)
+        tasks.start_soon(settler.settle, link, batch.claim_id, outcomes)
         await refused(tap, len(RANGES))
         await allow(db)
-    assert rng.asked[: len(RANGES)] == [pytest.approx(pair) for pair in RANGES]
-    assert tap.all(Settled)[0].sent == 1
-    assert await statuses(db) == {"sent": 1}
-
-
-async def test_a_settle_of_the_handling_is_too(db: Db, link: ReconnectingSession, tap: Tap) -> None:
-    rng, hand = Impatient(), InFlight()
-    desk = HandlerSettler(
-        link,
-        hand,
-        lease_s=30.0,
-        due=lambda in_s: None,
-        slow=lambda waited_s: None,
-        settled=lambda: None,
-        beat=lambda: None,
-        observe=tap,
-        rng=rng,
-    )
-    batch = await one_row(db, link)
-    await refuse(db, "sent")
-    hand.take(batch)
-    [work] = hand.waiting
-    hand.end(work, Done())
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(desk.settle_all)
-        desk.nudge()
-        await refused(tap, len(RANGES))
-        await allow(db)
-        await desk.empty()
-        tasks.cancel_scope.cancel()
     assert rng.asked[: len(RANGES)] == [pytest.approx(pair) for pair in RANGES]
     assert tap.all(Settled)[0].sent == 1
     assert await statuses(db) == {"sent": 1}
@@ -165,7 +126,7 @@ async def test_a_claim_answered_too_late_is_given_back_though_that_fails_at_firs
             await refuse(db, "pending")
         return batch._replace(claimed_at=batch.claimed_at + LEASE_MS)
 
-    monkeypatch.setattr(lanes if where == "relay" else handling, "claim", claim_late)
+    monkeypatch.setattr(claimer, "claim", claim_late)
     handled = {"handlers": handlers_module({"order.created": lambda payload: None})} if where == "handling" else {}
     async with dispatcher(lease_ms=LEASE_MS, tick_ms=50, **handled) as running:
         await insert_events(db)

@@ -8,8 +8,8 @@ import pytest
 
 from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
-from dispatcher.upkeep import registry
 from dispatcher.upkeep.registry import Registry
+from tests.support.postgres import unopened
 from tests.support.rows import read_table
 
 OpenSession = Callable[..., Awaitable[Session]]
@@ -32,7 +32,7 @@ async def open_session(database_url: str) -> AsyncIterator[OpenSession]:
 
 @pytest.fixture
 def registered() -> Registry:
-    return Registry("one")
+    return Registry("one", unopened())
 
 
 async def lock_is_free(db: psycopg.AsyncConnection[Any], dispatcher: int | None) -> bool:
@@ -57,7 +57,7 @@ async def test_an_id_that_a_promoted_standby_gave_away_is_left_to_its_owner(regi
     await db.execute("DELETE FROM messaging.dispatcher")
     await db.execute(f"ALTER SEQUENCE messaging.dispatcher_id_seq RESTART WITH {ours}")
     await db.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE classid = 1869968483")
-    other = Registry("two")
+    other = Registry("two", unopened())
     await other.enrol(await open_session("two"))
     await registered.enrol(await open_session())
     assert (other.id, registered.id) == (ours, ours + 1)
@@ -66,7 +66,7 @@ async def test_an_id_that_a_promoted_standby_gave_away_is_left_to_its_owner(regi
 
 
 async def test_two_dispatchers_have_rows_and_locks_of_their_own(registered, open_session, db):
-    other = Registry("two")
+    other = Registry("two", unopened())
     await registered.enrol(await open_session())
     await other.enrol(await open_session("two"))
     assert [row["id"] for row in await read_table(db, "dispatcher")] == sorted([registered.id, other.id])
@@ -113,8 +113,8 @@ async def test_other_sessions_of_ours_are_not_ended(registered, open_session):
     assert [await each.fetch("SELECT 1") for each in (lane, stranger)] == [[(1,)]] * 2
 
 
-async def test_a_lock_that_a_stranger_holds_is_told_and_the_stranger_lives(registered, open_session, db, monkeypatch):
-    monkeypatch.setattr(registry, "_TRIES", 3)
+async def test_a_lock_that_a_stranger_holds_is_told_and_the_stranger_lives(open_session, db):
+    registered = Registry("one", unopened(), tries=3)
     await registered.enrol(await open_session())
     dispatcher = registered.id
     stranger = await open_session("two")
@@ -136,7 +136,8 @@ async def test_a_crash_frees_the_lock(registered, open_session, db):
 async def test_signing_off_removes_the_row(registered, open_session, db):
     session = await open_session()
     await registered.enrol(session)
-    await registered.sign_off(session)
+    registered.control.session = session
+    await registered.sign_off()
     assert await read_table(db, "dispatcher") == []
 
 
@@ -144,7 +145,8 @@ async def test_signing_off_on_a_session_that_broke_is_no_matter(registered, open
     session = await open_session()
     await registered.enrol(session)
     await db.execute("SELECT pg_terminate_backend(%s)", [session.backend_pid])
-    await registered.sign_off(session)
+    registered.control.session = session
+    await registered.sign_off()
     assert len(await read_table(db, "dispatcher")) == 1
 
 

@@ -16,8 +16,7 @@ from dispatcher.core.events import Pruned, PruneRefused, Sampled, Settled
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.infra.sqlfiles import load
-from dispatcher.upkeep import retention
-from dispatcher.upkeep.retention import Retention
+from dispatcher.upkeep.retention import Retention, RetentionPace
 from tests.support.rows import insert_events, read_table, statuses
 from tests.support.tap import Tap
 
@@ -34,14 +33,11 @@ async def session(database_url: str) -> AsyncIterator[Session]:
     await session.close()
 
 
-@pytest.fixture
-def window(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(retention, "WINDOW", 10)
-    return 10
+SMALL = 10  # rows of a window
 
 
-def keeper(tap: Tap) -> Retention:
-    return Retention(outbox_days=7, dlq_days=30, observe=tap)
+def keeper(tap: Tap, **pace: Any) -> Retention:
+    return Retention(outbox_days=7, dlq_days=30, observe=tap, pace=RetentionPace(**pace))
 
 
 async def look(keep: Retention, session: Session) -> bool:
@@ -131,39 +127,39 @@ async def test_a_sent_rows_open_copy_is_closed_and_a_dead_row_keeps_one(session,
     assert (copies[by_hand[0]]["last_error"], copies[by_hand[0]]["payload"]) == ("by hand", {"n": 1})
 
 
-async def test_it_goes_in_batches_and_says_when_there_is_more(session, db, tap, window):
+async def test_it_goes_in_batches_and_says_when_there_is_more(session, db, tap):
     await insert_events(db, 25, status="sent", occurred_at=OLD, sent_at=OLD)
     waiting = await insert_events(db, 2, occurred_at=OLD)
     recent = await insert_events(db, 30, status="sent", occurred_at=NEW, sent_at=NEW)
-    assert await to_the_end(keeper(tap), session) == 4
+    assert await to_the_end(keeper(tap, window=SMALL), session) == 4
     assert [(seen.outbox, seen.more) for seen in tap.all(Pruned)] == [(10, True), (10, True), (5, True), (0, False)]
     assert [row["id"] for row in await read_table(db)] == waiting + recent
 
 
-async def test_old_copies_go_in_batches_too(session, db, tap, window):
+async def test_old_copies_go_in_batches_too(session, db, tap):
     rows = await insert_events(db, 25, occurred_at=NEW)
     await bury(db, rows[:21], died_at=NOW - timedelta(days=31))
     await bury(db, rows[21:], died_at=NOW - timedelta(days=29))
-    assert await to_the_end(keeper(tap), session) == 3
+    assert await to_the_end(keeper(tap, window=SMALL), session) == 3
     assert [seen.dlq for seen in tap.all(Pruned)] == [10, 10, 1]
     assert [copy["outbox_id"] for copy in await read_table(db, "message_dlq")] == rows[21:]
 
 
-async def test_what_is_waiting_or_was_sent_again_does_not_hide_what_comes_after_it(session, db, tap, window):
+async def test_what_is_waiting_or_was_sent_again_does_not_hide_what_comes_after_it(session, db, tap):
     await insert_events(db, 35, occurred_at=OLD)
     await insert_events(db, 35, status="sent", occurred_at=OLD, sent_at=NEW)
     await insert_events(db, 35, status="sent", occurred_at=NOW + timedelta(days=900), sent_at=NEW)
     await insert_events(db, 5, status="sent", occurred_at=OLD, sent_at=OLD)
-    keep = keeper(tap)
+    keep = keeper(tap, window=SMALL)
     await to_the_end(keep, session)
     assert sum(seen.outbox for seen in tap.all(Pruned)) == 5
     assert await to_the_end(keep, session) == 1  # it stays where it is
 
 
-async def test_what_it_passed_by_is_found_by_the_next_walk(session, db, tap, window, monkeypatch, database_url):
+async def test_what_it_passed_by_is_found_by_the_next_walk(session, db, tap, database_url):
     passed = await insert_events(db, 20, occurred_at=OLD)
     await insert_events(db, 20, status="sent", occurred_at=NEW, sent_at=NEW)
-    keep = keeper(tap)
+    keep = keeper(tap, window=SMALL, walk_again_s=0.0)
     await to_the_end(keep, session)
     await db.execute(
         "UPDATE messaging.message_outbox SET status = 'sent', sent_at = %s WHERE id = ANY (%s)", [OLD, passed]
@@ -171,31 +167,29 @@ async def test_what_it_passed_by_is_found_by_the_next_walk(session, db, tap, win
     await to_the_end(keep, session)
     assert len(await read_table(db)) == 40  # behind it
 
-    monkeypatch.setattr(retention, "WALK_AGAIN_S", 0.0)
     keep._in_vain = 0
     keep._walk_again()
     await to_the_end(keep, session)
     assert len(await read_table(db)) == 20
 
 
-async def test_a_walk_in_vain_is_not_begun_again_at_once(session, db, tap, window, monkeypatch):
-    monkeypatch.setattr(retention, "WALK_AGAIN_S", 0.0)
+async def test_a_walk_in_vain_is_not_begun_again_at_once(session, db, tap):
     await insert_events(db, 45, status="sent", occurred_at=OLD, sent_at=NEW)  # an import of old events
-    keep = keeper(tap)
+    keep = keeper(tap, window=SMALL, walk_again_s=0.0)
     assert await to_the_end(keep, session) == 5
     keep._walk_again()
     assert await to_the_end(keep, session) == 1
 
 
-async def test_it_takes_smaller_batches_where_they_are_slow(session, db, tap, window, monkeypatch):
+async def test_it_takes_smaller_batches_where_they_are_slow(session, db, tap):
     await insert_events(db, 30, status="sent", occurred_at=OLD, sent_at=OLD)
-    monkeypatch.setattr(retention, "SLOW_S", 0.0)
-    keep = keeper(tap)
+    keep = keeper(tap, window=SMALL, slow_s=0.0)
     assert [await look(keep, session) for _ in range(5)] == [True] * 5
     assert [seen.outbox for seen in tap.all(Pruned)] == [10, 5, 2, 1, 1]
-    monkeypatch.setattr(retention, "SLOW_S", 60.0)
+    quick = keeper(tap, window=SMALL, slow_s=60.0)
+    quick._window = keep._window
     for _ in range(3):
-        await look(keep, session)
+        await look(quick, session)
     assert [seen.outbox for seen in tap.all(Pruned)][5:] == [1, 2, 4]
 
 
@@ -243,8 +237,7 @@ async def test_a_copy_somebody_holds_does_not_hold_it_up(session, db, tap):
     assert tap.all(Pruned) == [Pruned(3, 0)]
 
 
-async def test_a_refusal_is_said_once_and_it_goes_on(database_url, db, tap, monkeypatch):
-    monkeypatch.setattr(retention, "EVERY_S", 0.01)
+async def test_a_refusal_is_said_once_and_it_goes_on(database_url, db, tap):
     await insert_events(db, status="sent", occurred_at="2001-01-01 00:00:00+00", sent_at="2001-01-01 00:00:00+00")
     link = ReconnectingSession(PostgresTarget(database_url, "test"), "upkeep", rng=Random(1))
     async with anyio.create_task_group() as tasks:
@@ -253,7 +246,7 @@ async def test_a_refusal_is_said_once_and_it_goes_on(database_url, db, tap, monk
         await db.execute("LOCK TABLE messaging.message_dlq IN ACCESS EXCLUSIVE MODE")
         assert link.session is not None
         await link.session.fetch("SET lock_timeout = '20ms'")
-        tasks.start_soon(keeper(tap).run, link)
+        tasks.start_soon(keeper(tap, every_s=0.01).run, link)
         assert "LockNotAvailable 55P03" in (await tap.next(PruneRefused)).reason
         await db.execute("COMMIT")
         assert await tap.next(Pruned) == Pruned(1, 0)
@@ -261,18 +254,13 @@ async def test_a_refusal_is_said_once_and_it_goes_on(database_url, db, tap, monk
     assert len(tap.all(PruneRefused)) == 1
 
 
-async def test_a_lost_session_is_reported_and_the_next_one_used(database_url, db, tap, monkeypatch):
-    monkeypatch.setattr(retention, "EVERY_S", 0.01)
+async def test_a_lost_session_is_reported_and_the_next_one_used(database_url, db, tap):
     downs: list[str | None] = []
-    link = ReconnectingSession(
-        PostgresTarget(database_url, "test"),
-        "upkeep",
-        changed=lambda up, reason: None if up else downs.append(reason),
-        rng=Random(1),
-    )
+    link = ReconnectingSession(PostgresTarget(database_url, "test"), "upkeep", rng=Random(1))
+    link.on_change(lambda up, reason: None if up else downs.append(reason))
     async with anyio.create_task_group() as tasks:
         await tasks.start(link.keep)
-        tasks.start_soon(keeper(tap).run, link)
+        tasks.start_soon(keeper(tap, every_s=0.01).run, link)
         await tap.next(Pruned)
         assert link.session is not None
         await db.execute("SELECT pg_terminate_backend(%s)", [link.session.backend_pid])

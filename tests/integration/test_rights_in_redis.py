@@ -8,7 +8,6 @@ from redis.asyncio import Redis
 
 from dispatcher.core.events import BackpressureBlind
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, client_name
-from dispatcher.upkeep import fence as fence_module
 from dispatcher.upkeep.backpressure import Backpressure
 from dispatcher.upkeep.fence import end_connections
 from tests.support.redis import StartValkey
@@ -41,11 +40,10 @@ async def as_user(own_valkey: StartValkey) -> AsyncIterator[AsUser]:
         redis_connection.close()
 
 
-async def test_who_may_have_no_name_cannot_be_fenced_by_it(as_user: AsUser, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_may_have_no_name_cannot_be_fenced_by_it(as_user: AsUser) -> None:
     """CLIENT LIST would show nobody of that name, and the fence would believe that nobody is there."""
-    monkeypatch.setattr(fence_module, "UNFENCED_WAIT_S", 0.0)
     _, redis_connection = await as_user("client|setname")
-    assert not await end_connections(redis_connection, ["another"], 5.0)
+    assert not await end_connections(redis_connection, ["another"], 5.0, unfenced_wait_s=0.0)
     _, redis_connection = await as_user()
     assert await end_connections(redis_connection, ["another"], 5.0)
 
@@ -67,12 +65,12 @@ async def test_without_info_no_strangers_connection_is_ended(as_user: AsUser) ->
 async def test_backpressure_that_may_not_look_says_so(as_user: AsUser, tap: Tap) -> None:
     _, redis_connection = await as_user("xinfo")
     pressure = Backpressure(redis_connection, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap)
-    assert await pressure.room() > 0
+    assert await pressure.allowance() > 0
     assert tap.all(BackpressureBlind) == [BackpressureBlind("Redis refused: NOPERM; allow this user +xinfo")]
     _, redis_connection = await as_user()
     pressure._connection, pressure._left = redis_connection, 0
     await redis_connection.send([("XGROUP", "CREATE", STREAM, "g", "0", "MKSTREAM")], 5.0)
-    await pressure.room()
+    await pressure.allowance()
     assert tap.all(BackpressureBlind)[1:] == [BackpressureBlind(None)]
 
 
@@ -95,7 +93,7 @@ async def test_backpressure_on_a_redis_before_7_says_so(
 
     monkeypatch.setattr(redis_connection, "send", older)
     pressure = Backpressure(redis_connection, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap)
-    assert await pressure.room() > 0
+    assert await pressure.allowance() > 0
     [blind] = tap.all(BackpressureBlind)
     assert blind.reason is not None
     assert "older than 7.0" in blind.reason

@@ -97,7 +97,7 @@ async def test_notices_nobody_reads_do_not_pile_up(database_url: str, db: Db) ->
         )
         await session.fetch("SELECT 1")
     notices = session.drain_notifications()
-    assert 0 < len(notices) <= database.MAX_NOTICES
+    assert 0 < len(notices) <= database.MAX_NOTIFICATIONS
     assert notices[-1][1] == "2999"
     await session.close()
 

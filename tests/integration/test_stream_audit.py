@@ -22,7 +22,6 @@ from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.relay.stream.complete import BatchCompleter
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import settle
-from dispatcher.upkeep import redis_loss as stream_audit
 from dispatcher.upkeep.redis_loss import RedisLossAudit
 from tests.support.proxy import Proxy, StartProxy
 from tests.support.redis import StartValkey
@@ -192,7 +191,7 @@ async def test_a_dispatcher_left_on_the_old_primary(
     old, new = own_valkey(), own_valkey()
     address = await proxy(old.url)
     held = anyio.Event()
-    settled = BatchCompleter._settle
+    settled = BatchCompleter.settle
 
     async def late(self: BatchCompleter, link: ReconnectingSession, batch: Any, outcomes: BatchOutcomes) -> Any:
         if outcomes.sent_ids and address.upstream[1] == old.port:
@@ -206,7 +205,7 @@ async def test_a_dispatcher_left_on_the_old_primary(
     async with dispatcher(redis_url=address.via(old.url)) as running, client(new) as redis:
         await insert_events(db, 3)
         await wait_sent(running.tap, 3)
-        monkeypatch.setattr(BatchCompleter, "_settle", late)
+        monkeypatch.setattr(BatchCompleter, "settle", late)
         await insert_events(db, 4)
         await held.wait()
         async with dispatcher(redis_url=new.url) as other:
@@ -231,11 +230,17 @@ async def session(database_url: str) -> AsyncIterator[Session]:
 
 
 @pytest.fixture
-async def audit(database_url: str, tap: Tap) -> AsyncIterator[RedisLossAudit]:
+def chunk() -> int:
+    """How many rows one statement puts back."""
+    return 20_000
+
+
+@pytest.fixture
+async def audit(database_url: str, tap: Tap, chunk: int) -> AsyncIterator[RedisLossAudit]:
     link = ReconnectingSession(PostgresTarget(database_url, "test"), "upkeep", rng=Random(1))
     async with anyio.create_task_group() as tasks:
         await tasks.start(link.keep)
-        yield RedisLossAudit(STREAM, link, window_s=60, deadline_s=30.0, wake=lambda: None, observe=tap)
+        yield RedisLossAudit(STREAM, link, window_s=60, deadline_s=30.0, wake=lambda: None, observe=tap, chunk=chunk)
         tasks.cancel_scope.cancel()
 
 
@@ -286,8 +291,8 @@ async def test_the_first_run_that_is_seen_is_believed(audit, redis_connection, d
     assert await statuses(db) == {"sent": 1}
 
 
-async def test_many_rows_are_put_back_in_chunks(audit, redis_connection, db, tap, monkeypatch):
-    monkeypatch.setattr(stream_audit, "CHUNK", 10)
+@pytest.mark.parametrize("chunk", [10])
+async def test_many_rows_are_put_back_in_chunks(audit, redis_connection, db, tap):
     await remember(db)
     for _ in range(25):
         await db.execute(SENT, (0, "5-5"))

@@ -14,6 +14,7 @@ from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.takeover import Takeover
+from tests.support.postgres import unopened
 from tests.support.proxy import StartProxy
 from tests.support.rows import STREAM, insert_events, read_stream, read_table, statuses
 from tests.support.tap import Tap
@@ -33,7 +34,9 @@ async def session(database_url: str) -> AsyncIterator[Session]:
 async def owner(database_url: str) -> AsyncIterator[tuple[Registry, Session]]:
     """A dispatcher in the registry, and its control session: close it, and it is dead."""
     session = await connect(PostgresTarget(database_url, f"deadbeef {NAME}"), "control")
-    registry = Registry(NAME)
+    link = unopened()
+    link.session = session
+    registry = Registry(NAME, link)
     await registry.enrol(session)
     yield registry, session
     await session.close()
@@ -56,8 +59,8 @@ async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Await
             lease_s=3600,
             deadline_s=deadline_s,
             dispatcher_id=lambda: 99,
-            in_flight=lambda: (),
-            freed=lambda: None,
+            claims_in_flight=lambda: (),
+            rows_released=lambda: None,
             observe=tap,
         )
 
@@ -223,7 +226,7 @@ async def test_a_clean_stop_that_leaves_claims_is_succeeded(
     registry, control = owner
     await insert_events(db, 2)
     await picked_by(registry, session)
-    await registry.sign_off(control)
+    await registry.sign_off()
     await die(control, db)
     assert await (await succeed()).succeed_the_dead(session) == 2
     assert await read_table(db, "dispatcher") == []

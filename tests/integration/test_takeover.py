@@ -16,7 +16,6 @@ from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import Settlement, settle
-from dispatcher.upkeep import takeover
 from dispatcher.upkeep.takeover import Takeover
 from tests.support.rows import STREAM, insert_events, read_table, statuses
 from tests.support.tap import Tap
@@ -60,25 +59,23 @@ async def redis_connection(redis_url: str) -> AsyncIterator[RedisConnection]:
 def make(redis_connection: RedisConnection, tap: Tap) -> Callable[..., Takeover]:
     """A takeover for a lease of so many seconds, by dispatcher 99."""
 
-    def takeover(lease_s: float, in_flight: Collection[str] = ()) -> Takeover:
+    def takeover(lease_s: float, in_flight: Collection[str] = (), **pace: Any) -> Takeover:
         return Takeover(
             redis_connection,
             stream=STREAM,
             lease_s=lease_s,
             deadline_s=30.0,
             dispatcher_id=lambda: 99,
-            in_flight=lambda: in_flight,
-            freed=lambda: None,
+            claims_in_flight=lambda: in_flight,
+            rows_released=lambda: None,
             observe=tap,
+            **pace,
         )
 
     return takeover
 
 
-@pytest.fixture
-def window(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(takeover, "WINDOW", 10)
-    return 10
+SMALL = 10  # rows of a window
 
 
 @pytest.mark.promise("frozen")
@@ -119,30 +116,30 @@ async def test_it_looks_at_nothing_but_claims(session, db, tap, status, make):
 
 
 @pytest.mark.parametrize("rows", [35, 30])
-async def test_it_gets_through_more_rows_than_one_window(session, db, tap, window, rows, make):
+async def test_it_gets_through_more_rows_than_one_window(session, db, tap, rows, make):
     for _ in range(rows):
         await insert_events(db, **held(31))
-    walk = make(LEASE_S)
+    walk = make(LEASE_S, window=SMALL)
     freed = [await walk.take_overdue(session, now=NOW) for _ in range(4)]
     assert sum(freed) == rows
     await db.execute("UPDATE messaging.message_outbox SET status = 'picked', picked_at = '2025-06-01' WHERE id = 1")
     assert await walk.take_overdue(session, now=NOW) == 1  # from the start again
 
 
-async def test_rows_that_wait_do_not_hide_what_is_behind_them(session, db, tap, window, make):
+async def test_rows_that_wait_do_not_hide_what_is_behind_them(session, db, tap, make):
     await insert_events(db, 25, next_run_at=NOW - timedelta(hours=1))
     await insert_events(db, 2, **held(31))
-    walk = make(LEASE_S)
+    walk = make(LEASE_S, window=SMALL)
     assert [await walk.take_overdue(session, now=NOW) for _ in range(3)] == [0, 0, 2]
 
 
 @pytest.mark.parametrize("at", ["infinity", "20000-01-01 00:00:00+00", "0001-01-01 00:00:00+00"])
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
-async def test_a_row_at_a_time_that_python_lacks_stops_no_takeover(session, db, tap, window, at, zone, make):
+async def test_a_row_at_a_time_that_python_lacks_stops_no_takeover(session, db, tap, at, zone, make):
     await session.fetch(f"SET timezone = '{zone}'")
     await insert_events(db, 15, next_run_at=at)
     await insert_events(db, 1, **held(31, next_run_at=at))
-    walk = make(LEASE_S)
+    walk = make(LEASE_S, window=SMALL)
     assert sum([await walk.take_overdue(session, now=NOW) for _ in range(2)]) == 1
 
 
@@ -170,12 +167,11 @@ async def test_a_row_that_is_being_settled_is_left_to_its_owner(session, db, tap
     assert await statuses(db) == {"picked": 1, "pending": 1}
 
 
-async def test_it_goes_on_when_its_session_breaks(database_url, db, tap: Tap, monkeypatch, make):
-    monkeypatch.setattr(takeover, "EVERY_S", 0.01)
+async def test_it_goes_on_when_its_session_breaks(database_url, db, tap: Tap, make):
     link = ReconnectingSession(PostgresTarget(database_url, "test"), "upkeep", rng=Random(1))
     async with anyio.create_task_group() as tasks:
         await tasks.start(link.keep)
-        tasks.start_soon(make(0).run, link)
+        tasks.start_soon(make(0, every_s=0.01).run, link)
         await insert_events(db, **held(31))
         await tap.next(TakenOver)
         assert link.session is not None

@@ -104,15 +104,15 @@ def test_the_limit_is_bytes_of_utf8_exactly(letter: str) -> None:
     width = len(letter.encode())
     fits = letter * (64 // width) + "x" * (64 % width)
     assert len(fits.encode()) == 64
-    assert FORMAT.unfit(row(fits)) is None
-    assert FORMAT.unfit(row(fits + "x")) == "payload is 65 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 64"
+    assert FORMAT.unpublishable(row(fits)) is None
+    assert FORMAT.unpublishable(row(fits + "x")) == "payload is 65 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 64"
 
 
 @given(anything.filter(lambda text: not text.startswith(NOT_READ)), st.integers(min_value=1, max_value=200))
 def test_a_payload_fits_when_its_bytes_do(payload: str, allowed: int) -> None:
-    reason = EntryFormat("s", 10, allowed).unfit(row(payload))
+    reason = EntryFormat("s", 10, allowed).unpublishable(row(payload))
     assert (reason is None) == (len(payload.encode()) <= allowed)
 
 
 def test_the_reason_does_not_hold_the_payload() -> None:
-    assert "secret" not in (FORMAT.unfit(row("secret" * 100)) or "secret")
+    assert "secret" not in (FORMAT.unpublishable(row("secret" * 100)) or "secret")

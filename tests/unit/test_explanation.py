@@ -1,6 +1,7 @@
 """Pages of docs/explanation that are written from the tests and the bench are as those would write them today."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from bench.document import DOCUMENT, render
 from bench.summary import BLOCK, FIGURES, Cells, cells, summary
 from tests import proofs
 from tests.faults import table
-from tests.support.readme import README, ROOT, section
+from tests.support.readme import README, ROOT, blocks, section
 from tests.support.readme import table as rows_of
 
 ARCHITECTURE = (proofs.EXPLANATION / "architecture.md").read_text(encoding="utf-8")
@@ -64,6 +65,12 @@ def test_the_figures_of_the_readme_are_those_of_the_first_table() -> None:
     assert quoted
     assert quoted
     assert [line for line in quoted if not any(whole.startswith(line.rstrip("|")) for whole in lines)] == []
+
+
+def test_the_turn_that_is_shown_is_the_one_of_the_relay() -> None:
+    [shown] = blocks("One turn of the stream relay", "python", ARCHITECTURE)
+    source = (ROOT / "dispatcher" / "relay" / "stream" / "relay.py").read_text(encoding="utf-8")
+    assert textwrap.indent(shown, "    ") in source, "show it as it reads now"
 
 
 def test_every_file_of_upkeep_and_every_folder_is_in_its_table() -> None:

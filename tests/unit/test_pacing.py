@@ -14,14 +14,14 @@ batches = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 2**31)), max_s
 def test_a_limit_is_at_least_one_and_at_most_the_batch(batch_size: int, seen: list[tuple[int, int]]) -> None:
     pacer = BatchSizer(batch_size)
     for rows, size in seen:
-        pacer.saw(rows, size)
+        pacer.note(rows, size)
         assert 1 <= pacer.limit() <= batch_size
 
 
 @given(st.integers(1, 10_000), st.integers(1, 5000), st.integers(0, 2**31))
 def test_as_many_more_such_rows_stay_within_the_budget(batch_size: int, rows: int, size: int) -> None:
     pacer = BatchSizer(batch_size)
-    pacer.saw(rows, size)
+    pacer.note(rows, size)
     limit, mean = pacer.limit(), size / rows
     assert limit == 1 or limit * mean <= BUDGET * (1 + 1e-9)
     assert limit == batch_size or (limit + 1) * mean > BUDGET  # and no smaller than need be
@@ -29,19 +29,19 @@ def test_as_many_more_such_rows_stay_within_the_budget(batch_size: int, rows: in
 
 def test_large_payloads_shrink_it_at_once_and_small_ones_grow_it_slowly() -> None:
     pacer = BatchSizer(256)
-    pacer.saw(256, 256 * 1024 * 1024)
+    pacer.note(256, 256 * 1024 * 1024)
     assert pacer.limit() == 16
-    pacer.saw(16, 16)
+    pacer.note(16, 16)
     assert 16 <= pacer.limit() < 20
     for _ in range(40):
-        pacer.saw(16, 16)
+        pacer.note(16, 16)
     assert pacer.limit() == 256
 
 
 def test_an_empty_claim_teaches_nothing() -> None:
     pacer = BatchSizer(256)
-    pacer.saw(1, BUDGET)
-    pacer.saw(0, 0)
+    pacer.note(1, BUDGET)
+    pacer.note(0, 0)
     assert pacer.limit() == 1
 
 
@@ -72,7 +72,7 @@ def steady(arrivals: ArrivalRate, per_second: float, seconds: float, start: floa
     now = start
     for number in range(1, round(per_second * seconds) + 1):
         now = start + number / per_second
-        arrivals.saw(1, now)
+        arrivals.note(1, now)
     return now
 
 
@@ -101,10 +101,10 @@ def test_a_rate_between_the_two_marks_does_not_flap() -> None:
 
 def test_quiet_ends_the_polling_whatever_the_rate_was() -> None:
     arrivals = ArrivalRate()
-    arrivals.saw(100_000, 0.0)
+    arrivals.note(100_000, 0.0)
     said = []
     for now in (0.02, 0.03):
-        arrivals.saw(0, now)
+        arrivals.note(0, now)
         assert arrivals.rate(now) > arrivals.poll_above
         said.append(arrivals.polling)
     assert said == [True, False]
@@ -115,7 +115,7 @@ def test_a_rate_is_never_negative_and_fades_to_nothing(seen: list[tuple[int, flo
     arrivals, now = ArrivalRate(), 0.0
     for rows, later in seen:
         now += later
-        arrivals.saw(rows, now)
+        arrivals.note(rows, now)
         assert arrivals.rate(now) >= 0
     assert arrivals.rate(now + 3600) < 1e-9
     assert arrivals.keep_key(now + 3600)
@@ -127,7 +127,7 @@ def test_no_more_is_in_hand_than_has_a_slot_or_is_done_soon(
 ) -> None:
     appetite = PrefetchLimit(parallel, most)
     for seconds in took:
-        appetite.saw(seconds)
+        appetite.note(seconds)
     limit = appetite.limit(in_hand)
     assert 0 <= limit <= most
     assert limit == 0 or in_hand + limit <= parallel + most
@@ -137,38 +137,38 @@ def test_no_more_is_in_hand_than_has_a_slot_or_is_done_soon(
 def test_slow_handlers_get_no_more_than_their_slots() -> None:
     appetite = PrefetchLimit(10, 256)
     assert appetite.limit(0) == 10  # nothing is known yet
-    appetite.saw(10.0)
+    appetite.note(10.0)
     assert [appetite.limit(in_hand) for in_hand in (0, 9, 10)] == [10, 1, 0]
 
 
 def test_quick_handlers_get_some_ahead_and_in_whole_batches() -> None:
     appetite = PrefetchLimit(10, 256)
     for _ in range(200):
-        appetite.saw(0.01)
+        appetite.note(0.01)
     assert appetite.limit(0) == 110  # ten at once for a tenth of a second
     assert appetite.limit(109) == 0  # one would not be worth a claim
-    appetite.saw(5.0)  # a slow one is believed at once
+    appetite.note(5.0)  # a slow one is believed at once
     assert appetite.limit(0) == 10
 
 
 def test_a_short_way_is_walked_from_the_start_each_time() -> None:
     detour = FilteredScan()
-    detour.walked(100.0, 0.002, to_the_end=True)
+    detour.note_scan(100.0, 0.002, to_the_end=True)
     assert detour.since_s(100.01) is None
 
 
 def test_a_long_way_is_not_walked_again_for_twenty_times_as_long() -> None:
     detour = FilteredScan()
-    detour.walked(100.0, 0.5, to_the_end=True)
+    detour.note_scan(100.0, 0.5, to_the_end=True)
     assert detour.since_s(104.0) == pytest.approx(5.0)  # since then, and a second before
     assert detour.since_s(110.0) is None
-    detour.walked(110.0, 0.5, to_the_end=True)
-    detour.forget()
+    detour.note_scan(110.0, 0.5, to_the_end=True)
+    detour.reset()
     assert detour.since_s(110.1) is None
 
 
 def test_a_walk_that_ended_early_leaves_nothing_out() -> None:
     detour = FilteredScan()
-    detour.walked(100.0, 0.5, to_the_end=False)
+    detour.note_scan(100.0, 0.5, to_the_end=False)
     assert detour.since_s(100.1) is None
     assert detour.rest_s == 10.0  # but the next one goes on where it ended

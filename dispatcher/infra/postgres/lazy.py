@@ -96,6 +96,7 @@ class LazySession:
         except BaseException:
             await session.close()
             raise
+        session.watch(lambda reason: None)  # a server that became read-only is left, as by all other sessions
         return session
 
     async def run(self) -> None:

@@ -19,30 +19,33 @@ OnChange = Callable[[bool, str | None], None]
 
 
 class ReconnectingSession:
-    """Keeps one session open while `keep()` runs. Users take `session` or wait for it, and report it with `broke()`.
+    """Keeps one session open while `keep()` runs. Users take `session` or wait for it with `get()`.
+
+    A lost session replaces itself: whoever gets SessionLost takes the next session, and has nothing to report. When the
+    server itself is gone (silent, or read-only since a switch), `siblings` are cut too: found out one after another,
+    each would cost a deadline of its own, and those that only read would never find out.
 
     `target`, when it is a function, is asked at each connect: a rotated password is used without a restart.
-    `prepare` runs on every new session before anyone else sees it. `changed(up, reason)` hears of every change.
     """
 
-    def __init__(
-        self,
-        target: PostgresTarget | Callable[[], PostgresTarget],
-        purpose: str,
-        *,
-        prepare: PrepareSession | None = None,
-        changed: OnChange | None = None,
-        rng: Random,
-    ) -> None:
+    def __init__(self, target: PostgresTarget | Callable[[], PostgresTarget], purpose: str, *, rng: Random) -> None:
         self._target = target
         self._purpose = purpose
-        self._prepare = prepare
-        self._changed = changed or (lambda up, reason: None)
         self._rng = rng
-        self._up = anyio.Event()  # replaced by keep() for each session
-        self._down = anyio.Event()
-        self.session: Session | None = None  # written by keep() and broke()
+        self._prepare: list[PrepareSession] = []
+        self._on_change: list[OnChange] = []
+        self._up = anyio.Event()  # replaced by _lost()
+        self._down = anyio.Event()  # replaced by keep() for each session
+        self.session: Session | None = None  # written by keep() and _lost()
         self.siblings: Sequence[ReconnectingSession] = ()  # to the same server; written by their owner before keep()
+
+    def prepare(self, step: PrepareSession) -> None:
+        """Run `step` on every new session before anyone else sees it, after the steps added before. Before `keep()`."""
+        self._prepare.append(step)
+
+    def on_change(self, listener: OnChange) -> None:
+        """Call `listener(up, reason)` at every change, and at every attempt that fails. Before `keep()`."""
+        self._on_change.append(listener)
 
     async def keep(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Keep the session open until cancelled. Reports started after the first try, successful or not.
@@ -51,6 +54,7 @@ class ReconnectingSession:
         because a password may be changing under us.
         """
         attempt, ever_up, started, opened_at = 0, False, False, 0.0
+        session: Session | None = None
         try:
             while True:
                 try:
@@ -63,32 +67,33 @@ class ReconnectingSession:
                 else:
                     attempt, ever_up, opened_at = 0, True, monotonic()
                     self._down = anyio.Event()
+                    session.watch(self._lost)
                     self.session = session
                     self._changed(True, None)
                     self._up.set()
                 if not started:
                     started = True
                     task_status.started()
-                if self.session is not None:
+                if session is not None:
                     await self._down.wait()
-                    self._up = anyio.Event()
+                    await session.close()
+                    session = None
                 # A session that breaks as soon as it is opened must not make this a busy loop.
                 short_lived = attempt == 0 and monotonic() - opened_at < 1.0
                 pause_s = RECONNECT.reconnect_delay(max(attempt, 1), self._rng) if attempt or short_lived else 0.0
                 await anyio.sleep(pause_s)
         finally:
-            await self.close()
+            self.session = None
+            if session is not None:
+                await session.close()
 
     async def _open(self) -> Session:
         target = self._target() if callable(self._target) else self._target
         session = await connect(target, self._purpose)
         try:
-            if self._prepare is not None:
-                await self._prepare(session)
-        except SessionLost as error:
-            await session.close()
-            raise Unreachable(str(error)) from None
-        except psycopg.Error as error:
+            for step in self._prepare:
+                await step(session)
+        except (SessionLost, psycopg.Error) as error:
             await session.close()
             raise Unreachable(describe(error)) from None
         except BaseException:
@@ -102,29 +107,38 @@ class ReconnectingSession:
             await self._up.wait()
         return self.session
 
-    async def wait_broken(self) -> None:
-        """Wait until the session there is now is of no use any more."""
+    async def get_unless(self, stopping: anyio.Event) -> Session | None:
+        """The session, waiting until there is one, or None when told to stop first."""
+        if self.session is None and not stopping.is_set():
+            async with anyio.create_task_group() as waiting:
+
+                async def stop() -> None:
+                    await stopping.wait()
+                    waiting.cancel_scope.cancel()
+
+                waiting.start_soon(stop, name="stop while the database is down")
+                await self.get()
+                waiting.cancel_scope.cancel()
+        return None if stopping.is_set() else self.session
+
+    async def wait_lost(self) -> None:
+        """Wait until the session there is now is lost."""
         await self._down.wait()
 
-    async def report_broken(self, session: Session, reason: str) -> None:
-        """Report that `session` is of no use any more; `keep()` opens another. Idempotent."""
-        if session is self.session:
-            self.session = None
-            self._changed(False, reason)
-            self._down.set()
-            if session.silent:
-                # The network swallows everything: found out one after another, each would cost a deadline of its own.
-                for companion in self.siblings:
-                    companion.doubt()
-        await session.close()
-
-    def doubt(self) -> None:
-        """Whoever uses the session, now or next, finds it broken and gets another."""
+    def replace(self, reason: str) -> None:
+        """Lose the session there is now, whatever state it is in, and open another."""
         if self.session is not None:
-            self.session.cut()
+            self.session.lose(reason)
 
-    async def close(self) -> None:
-        """Close the session, if there is one."""
+    def _lost(self, reason: str) -> None:
         session, self.session = self.session, None
-        if session is not None:
-            await session.close()
+        self._up = anyio.Event()
+        self._changed(False, reason)
+        self._down.set()
+        if session is not None and session.server_gone:
+            for sibling in self.siblings:
+                sibling.replace(reason)
+
+    def _changed(self, up: bool, reason: str | None) -> None:
+        for listener in self._on_change:
+            listener(up, reason)

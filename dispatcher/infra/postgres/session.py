@@ -22,10 +22,13 @@ from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, 
 from dispatcher.infra.postgres.connect_errors import explain
 
 MINIMUM_VERSION = 140000
-MAX_NOTICES = 1000  # kept until they are drained; the oldest go first
+CLOSE_S = 1.0  # for a statement that was cut to end; it does so at once
+MAX_NOTIFICATIONS = 1000  # kept until they are drained; the oldest go first
 
 # Somebody altered the table, or threw our prepared statements away: this session would fail for ever, a new one works.
 _STALE_STATEMENTS = ("0A000", "26000")
+_READ_ONLY_TRANSACTION = "25006"
+READ_ONLY = "the server became read-only: it is a standby, or about to be one"
 
 
 # Runs one statement and returns its rows: what a session does, for those who need not know whose session it is.
@@ -104,11 +107,6 @@ class PostgresTarget:
         return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
 
-def is_read_only(error: BaseException) -> bool:
-    """Whether a statement was refused because the server takes no writes: a new session may find the primary."""
-    return isinstance(error, psycopg.Error) and error.sqlstate == "25006"
-
-
 def describe(error: BaseException) -> str:
     """Class and code of an error, fit for logs and `last_error`: psycopg's own text may quote the failing row."""
     if isinstance(error, DispatcherError):
@@ -131,70 +129,96 @@ class Session:
         self._deadline_s = deadline_s
         self._prepare = True
         # Bounded: while nobody sleeps nobody drains them, and any one of them wakes.
-        self._notices: deque[tuple[str, str, int]] = deque(maxlen=MAX_NOTICES)
+        self._notifications: deque[tuple[str, str, int]] = deque(maxlen=MAX_NOTIFICATIONS)
         self._loop = asyncio.get_running_loop()
+        self._lost: str | None = None  # the reason; written by lose()
+        self._on_lost: Callable[[str], None] | None = None  # this and the next are written by watch()
+        self._must_write = False
         self.backend_pid = connection.info.backend_pid
         self.pooled = False
-        self.silent = False  # given up because the server said nothing; written by _give_up()
-        connection.add_notify_handler(lambda n: self._notices.append((n.channel, n.payload, n.pid)))
+        # What ended this session ends others to the same server too: it is silent, or it takes no writes any more.
+        self.server_gone = False
+        connection.add_notify_handler(lambda n: self._notifications.append((n.channel, n.payload, n.pid)))
 
     def treat_as_pooled(self) -> None:
-        """Behind a transaction pooler each transaction may meet another server process: prepare nothing."""
+        """Prepare nothing: behind a transaction pooler each transaction may meet another server process."""
         self.pooled, self._prepare = True, False
         self._connection.prepare_threshold = None
 
+    def watch(self, on_lost: Callable[[str], None]) -> None:
+        """From now on the session is lost once the server takes no writes; `on_lost(reason)` is called at any loss.
+
+        A primary that was replaced keeps its sessions, and most of ours only read: each would work on, on the wrong
+        server. Postgres tells a session with its next answer that the server became read-only.
+        """
+        self._on_lost, self._must_write = on_lost, True
+
     @property
     def closed(self) -> bool:
-        """True once the session broke or was closed."""
-        return self._connection.closed
+        """True once the session was lost or closed."""
+        return self._lost is not None or self._connection.closed
 
     async def fetch(self, sql: str, params: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement to its end, whatever happens to the caller, and return its rows.
 
-        Raises SessionLost when the session broke (the statement's effect is unknown) and psycopg.Error when the server
-        refused it.
+        Raises SessionLost when the session was lost (the statement's effect is unknown) and psycopg.Error when the
+        server refused the statement.
         """
-        cursor = self._cursor
+        return await self._execute(self._cursor, sql, params, prepare=self._prepare)
+
+    async def script(self, sql: str) -> None:
+        """Run several statements, no parameters: one transaction unless they say otherwise. Raises as `fetch` does."""
+        # A text cursor: the binary protocol takes one statement at a time.
+        await self._execute(self._connection.cursor(), sql, None, prepare=False)
+
+    async def _execute(
+        self,
+        cursor: psycopg.AsyncCursor[tuple[Any, ...]],
+        sql: str,
+        params: Mapping[str, object] | None,
+        *,
+        prepare: bool,
+    ) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = []
         with anyio.CancelScope(shield=True):
             await self._lock.acquire()
             watchdog = self._loop.call_later(self._deadline_s, self._give_up)
             try:
-                await cursor.execute(sql.encode(), params, prepare=self._prepare)
+                await cursor.execute(sql.encode(), params, prepare=prepare)
                 if cursor.description is not None:
                     rows = await cursor.fetchall()
+                if self._must_write and self._server_is_read_only():
+                    self.server_gone = True
+                    raise self.lose(READ_ONLY)
             except psycopg.Error as error:
-                if error.sqlstate in _STALE_STATEMENTS:
-                    await self._connection.close()
-                if self._connection.closed:
-                    raise SessionLost(describe(error)) from None
+                if self._must_write and error.sqlstate == _READ_ONLY_TRANSACTION:
+                    self.server_gone = True
+                    raise self.lose(READ_ONLY) from None
+                if self._connection.closed or error.sqlstate in _STALE_STATEMENTS:
+                    raise self.lose(describe(error)) from None
                 raise
             finally:
                 watchdog.cancel()
                 self._lock.release()
         return rows
 
-    async def script(self, sql: str) -> None:
-        """Run several statements, no parameters: one transaction unless they say otherwise. Raises as `fetch` does."""
-        cursor = self._connection.cursor()  # a text cursor: the binary protocol takes one statement at a time
-        with anyio.CancelScope(shield=True):
-            await self._lock.acquire()
-            watchdog = self._loop.call_later(self._deadline_s, self._give_up)
-            try:
-                await cursor.execute(sql.encode(), prepare=False)
-            except psycopg.Error as error:
-                if error.sqlstate in _STALE_STATEMENTS:
-                    await self._connection.close()
-                if self._connection.closed:
-                    raise SessionLost(describe(error)) from None
-                raise
-            finally:
-                watchdog.cancel()
-                self._lock.release()
+    def _server_is_read_only(self) -> bool:
+        """What the server said last, without a round trip: since PostgreSQL 14 it reports both with its answers."""
+        status = self._connection.pgconn.parameter_status
+        return status(b"default_transaction_read_only") == b"on" or status(b"in_hot_standby") == b"on"
 
     def _give_up(self) -> None:
-        self.silent = True
+        self.server_gone = True
         self.cut()
+
+    def lose(self, reason: str) -> SessionLost:
+        """Give the session up, and tell whoever watches it. Idempotent. Returns the error to raise."""
+        if self._lost is None:
+            self._lost = reason
+            self.cut()
+            if self._on_lost is not None:
+                self._on_lost(reason)
+        return SessionLost(self._lost)
 
     def cut(self) -> None:
         """Shut the socket: whatever waits on this session, now or next, fails at once. For a peer that may be gone."""
@@ -206,27 +230,37 @@ class Session:
             pass  # it is gone already, which is what was wanted
 
     def drain_notifications(self) -> list[tuple[str, str, int]]:
-        """Notifications that have arrived: (channel, payload, sender's backend pid). Never waits."""
+        """Notifications that arrived: (channel, payload, sender's backend pid). Never waits. Raises SessionLost."""
         pgconn = self._connection.pgconn
         try:
             pgconn.consume_input()
             while notice := pgconn.notifies():
-                self._notices.append((notice.relname.decode(), notice.extra.decode(), notice.be_pid))
+                self._notifications.append((notice.relname.decode(), notice.extra.decode(), notice.be_pid))
         except psycopg.Error as error:
-            raise SessionLost(describe(error)) from None
-        notices = list(self._notices)
-        self._notices.clear()
-        return notices
+            raise self.lose(describe(error)) from None
+        arrived = list(self._notifications)
+        self._notifications.clear()
+        return arrived
 
     async def wait_readable(self) -> None:
         """Wait until the server sent something. The one wait on a session that may be cancelled at any time."""
-        if self._connection.closed:
-            raise SessionLost("the session is closed")
-        await anyio.wait_readable(self._connection.fileno())
+        if self.closed:
+            raise self.lose("the session is closed")
+        # A duplicate: libpq may close its own meanwhile, and a new connection's may get the same number.
+        descriptor = os.dup(self._connection.fileno())
+        try:
+            await anyio.wait_readable(descriptor)
+        finally:
+            os.close(descriptor)
 
     async def close(self) -> None:
-        """Close the session. Never raises, never waits for the server."""
+        """Close the session; a statement in flight ends with an error. Never raises, never waits for the server."""
         with anyio.CancelScope(shield=True):
+            if self._lock.locked():
+                self.cut()
+            with anyio.move_on_after(CLOSE_S):
+                async with self._lock:
+                    pass  # the statement has ended
             await self._connection.close()
 
 

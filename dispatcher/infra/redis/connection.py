@@ -105,9 +105,10 @@ class RedisConnection:
         self._client_id: int | None = None  # the server's number for our last connection; written by connect()
         self._run_id: str | None = None  # the run of the server that gave it: another run gave it to a stranger
         self.named = True  # whether the server let us give our connection a name; written by connect()
-        self.floor = "0-0"  # the newest entry id known; written by connect() and saw()
-        # What this connection was verified to lead to; None: not yet, publish nothing. Written by the gate and doubt().
+        self.floor = "0-0"  # the newest entry id known; written by connect() and note_entry()
+        # What this connection was verified to lead to; None: not yet, publish nothing. Written by set_incarnation().
         self.incarnation: RedisIncarnation | None = None
+        self.epoch = 0  # changes whenever the connection, or what it was verified to lead to, changes
 
     @property
     def up(self) -> bool:
@@ -122,14 +123,19 @@ class RedisConnection:
             return done
         return self._pipe.send(commands, deadline_s)
 
-    def saw(self, stream_id: str) -> None:
+    def note_entry(self, stream_id: str) -> None:
         """Note the id of an entry that was just added: the floor for rows claimed from now on."""
         self.floor = stream_id
 
-    def doubt(self, incarnation: RedisIncarnation) -> None:
-        """The connection may lead to this server no more: it is verified again before anything is published."""
+    def set_incarnation(self, incarnation: RedisIncarnation | None) -> None:
+        """Note what the connection leads to. None: it is verified again before anything is published."""
+        self.incarnation = incarnation
+        self.epoch += 1
+
+    def distrust(self, incarnation: RedisIncarnation) -> None:
+        """Hear that this incarnation may hold the stream no more: a connection that leads to it is verified again."""
         if self.incarnation == incarnation:
-            self.incarnation = None
+            self.set_incarnation(None)
 
     async def connect(self) -> None:
         """Open the connection, sign in, choose the database, learn the newest entry id.
@@ -137,7 +143,7 @@ class RedisConnection:
         Raises Misconfigured (password, rights, version) or Unreachable.
         """
         self.close()
-        self.incarnation = None
+        self.set_incarnation(None)
         target = self._target() if callable(self._target) else self._target
         where = f"Redis at {target.address()}"
         try:

@@ -1,4 +1,4 @@
-"""Handle: one row through its handler, to an outcome. Nothing a handler does gets any further than that.
+"""Calls the handler of one row, and makes an outcome of what it does. Nothing it raises gets any further than that.
 
 A sync handler runs in a thread, an async one on the loop; each has its timeout. A handler that ignores its timeout
 cannot be ended: a thread by nobody, a task that swallows its cancellation neither. Its row is settled as a failed
@@ -38,7 +38,7 @@ class HandlerResult(NamedTuple):
 
 @dataclass(slots=True)
 class HandlerExecutor:
-    """Those who run handlers. `late`: tasks that go on though they were cancelled; written by handle()."""
+    """What runs handlers. `late`: tasks that go on though they were cancelled; written by call_handler()."""
 
     threads: Threads
     late: set["asyncio.Future[Ran]"]
@@ -50,16 +50,16 @@ class HandlerExecutor:
 
 
 async def call_handler(
-    route: Route, row: ClaimedRow, crew: HandlerExecutor, *, timeout_s: float, retry: RetryPolicy, rng: Random
+    route: Route, row: ClaimedRow, executor: HandlerExecutor, *, timeout_s: float, retry: RetryPolicy, rng: Random
 ) -> HandlerResult:
     """Run the handler. Cancelled: the handler too, and a thread is left to itself."""
     call = _call(route, row)
     deadline = asyncio.get_running_loop().time() + timeout_s
-    future = _on_the_loop(call) if route.on_the_loop else crew.threads.call(call)
-    ran = await _within(future, deadline, crew)
+    future = _on_the_loop(call) if route.on_the_loop else executor.threads.call(call)
+    ran = await _within(future, deadline, executor)
     if ran is not None and inspect.isawaitable(ran.result):  # a function that returned a coroutine
         promised = ran.result
-        ran = await _within(_on_the_loop(lambda: promised), deadline, crew)
+        ran = await _within(_on_the_loop(lambda: promised), deadline, executor)
     if ran is None:
         error = f"TimeoutError: the handler did not end within {timeout_s:g} s"
         return HandlerResult(_failed(row, error, None, retry, rng), "timeout")
@@ -84,7 +84,7 @@ def _on_the_loop(call: Callable[[], Awaitable[Any]]) -> "asyncio.Future[Ran]":
     return asyncio.get_running_loop().create_task(run(), name="handler")
 
 
-async def _within(future: "asyncio.Future[Ran]", deadline: float, crew: HandlerExecutor) -> Ran | None:
+async def _within(future: "asyncio.Future[Ran]", deadline: float, executor: HandlerExecutor) -> Ran | None:
     """The call's end, or None when it is not over in time; it is abandoned then."""
     try:
         await asyncio.wait([future], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
@@ -98,10 +98,10 @@ async def _within(future: "asyncio.Future[Ran]", deadline: float, crew: HandlerE
         if not future.done():
             if isinstance(future, asyncio.Task):
                 future.cancel()
-                crew.late.add(future)
-                future.add_done_callback(crew.late.discard)
+                executor.late.add(future)
+                future.add_done_callback(executor.late.discard)
             else:
-                crew.threads.abandon(future)
+                executor.threads.abandon(future)
 
 
 def _ran(future: "asyncio.Future[Ran]") -> Ran:

@@ -1,8 +1,9 @@
-"""The rows that were claimed for handlers: who waits for a slot, who is being handled, who is to be settled."""
+"""Rows that were claimed for handlers: those that wait for a slot, are handled, or wait to be settled."""
 
+import asyncio
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from dispatcher.core.outcome import Outcome
 from dispatcher.core.row import Batch, ClaimedRow
@@ -10,7 +11,7 @@ from dispatcher.core.row import Batch, ClaimedRow
 
 @dataclass(eq=False, slots=True)
 class HandlerTask:
-    """One row in hand. `claimed_at`: monotonic seconds."""
+    """One row in flight. `claimed_at`: monotonic seconds."""
 
     claim_id: str
     row: ClaimedRow
@@ -20,56 +21,66 @@ class HandlerTask:
 Ended = tuple[HandlerTask, Outcome]
 
 
-@dataclass(slots=True)
 class InFlight:
-    """Written by the tasks of one Handling, all on one event loop."""
+    """Written by the tasks of one handler relay. `finished(claim_id)` is called when its last row is settled."""
 
-    waiting: deque[HandlerTask] = field(default_factory=deque)
-    running: set[HandlerTask] = field(default_factory=set)
-    ended: list[Ended] = field(default_factory=list)
-    settling: list[Ended] = field(default_factory=list)
-    claims: Counter[str] = field(default_factory=Counter)  # rows in hand of each; also a claim being made
+    def __init__(self, finished: Callable[[str], None]) -> None:
+        self.waiting: deque[HandlerTask] = deque()
+        self.running: set[HandlerTask] = set()
+        self.ended: list[Ended] = []
+        self.settling: list[Ended] = []
+        self.some_ended = asyncio.Event()  # cleared by whoever settles
+        self.room = asyncio.Event()  # a slot may be free; cleared by whoever waits for it
+        self._some_settled = asyncio.Event()
+        self._finished = finished
+        self._rows: Counter[str] = Counter()  # rows in flight, by claim id
 
     def __len__(self) -> int:
-        """Rows not settled yet."""
+        """How many rows are not settled yet."""
         return len(self.waiting) + len(self.running) + len(self.ended) + len(self.settling)
 
     def take(self, batch: Batch) -> None:
-        """Rows of a claim."""
+        """Add the rows of a claim."""
         self.waiting.extend(HandlerTask(batch.claim_id, row, batch.claimed_at) for row in batch.rows)
-        self.claims[batch.claim_id] += len(batch.rows)
+        self._rows[batch.claim_id] += len(batch.rows)
 
-    def end(self, work: HandlerTask, outcome: Outcome) -> None:
-        """It is decided what becomes of a row that waited or was handled; a second word on it does not count."""
-        if work in self.running:
-            self.running.remove(work)
-        elif work in self.waiting:
-            self.waiting.remove(work)
+    def end(self, task: HandlerTask, outcome: Outcome) -> None:
+        """Decide what becomes of a row that waited or was handled; a second decision on it does not count."""
+        if task in self.running:
+            self.running.remove(task)
+        elif task in self.waiting:
+            self.waiting.remove(task)
         else:
             return
-        self.ended.append((work, outcome))
+        self.ended.append((task, outcome))
+        self.some_ended.set()
+        self.room.set()
 
     def to_settle(self) -> list[Ended]:
-        """What has ended since; `settled` must follow."""
+        """What has ended since the last call; `note_settled()` must follow."""
         self.settling, self.ended = self.ended, []
         return self.settling
 
-    def settled(self) -> None:
-        """What `to_settle` gave is written down."""
-        self.forget(work for work, _ in self.settling)
+    def note_settled(self) -> None:
+        """Forget what `to_settle()` gave: it is settled."""
+        self.forget(task for task, _ in self.settling)
         self.settling = []
+        self._some_settled.set()
 
-    def forget(self, gone: Iterable[HandlerTask]) -> None:
-        """These are not in hand any more."""
-        for work in gone:
-            self.claims[work.claim_id] -= 1
-            if self.claims[work.claim_id] <= 0:
-                del self.claims[work.claim_id]
+    async def wait_settled(self) -> None:
+        """Wait until everything that has ended is settled."""
+        while self.ended or self.settling:
+            self._some_settled.clear()
+            await self._some_settled.wait()
+
+    def forget(self, tasks: Iterable[HandlerTask]) -> None:
+        """Count these rows as in flight no more."""
+        for task in tasks:
+            self._rows[task.claim_id] -= 1
+            if self._rows[task.claim_id] <= 0:
+                del self._rows[task.claim_id]
+                self._finished(task.claim_id)
 
     def everything(self) -> list[HandlerTask]:
         """All rows not settled yet."""
-        return [*self.waiting, *self.running, *(work for work, _ in [*self.ended, *self.settling])]
-
-    def in_flight(self) -> Collection[str]:
-        """Claims that are being worked on."""
-        return self.claims.keys()
+        return [*self.waiting, *self.running, *(task for task, _ in [*self.ended, *self.settling])]

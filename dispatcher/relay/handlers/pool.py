@@ -1,7 +1,5 @@
-"""The slots of the handlers: a bounded number of rows is handled at once, the others wait their turn."""
+"""The pool of handlers: a bounded number of rows is handled at once, the others wait for a slot."""
 
-import asyncio
-from collections.abc import Callable
 from random import Random
 from time import monotonic
 
@@ -9,7 +7,7 @@ from anyio.abc import TaskGroup
 
 from dispatcher.core.decide import brief
 from dispatcher.core.events import Handled, InHand, Observer, StuckHandlers
-from dispatcher.core.outcome import Dead, Outcome
+from dispatcher.core.outcome import Dead
 from dispatcher.core.pacing import PrefetchLimit
 from dispatcher.relay.handlers.call import HandlerExecutor, call_handler
 from dispatcher.relay.handlers.in_flight import HandlerTask, InFlight
@@ -17,33 +15,30 @@ from dispatcher.relay.policy import HandlerPolicy
 
 
 class HandlerPool:
-    """`ended` is told of each row that is to be settled; `room` is set when a slot comes free."""
+    """Gives free slots to rows that wait, and says how many more to claim."""
 
     def __init__(
         self,
         policy: HandlerPolicy,
-        crew: HandlerExecutor,
-        hand: InFlight,
+        executor: HandlerExecutor,
+        in_flight: InFlight,
         *,
-        ended: Callable[[], None],
         observe: Observer,
         rng: Random,
     ) -> None:
         self._policy = policy
-        self._crew = crew
-        self._hand = hand
-        self._ended = ended
+        self._executor = executor
+        self._in_flight = in_flight
         self._observe = observe
         self._rng = rng
-        self.appetite = PrefetchLimit(policy.parallel, policy.batch_size)
-        self.room = asyncio.Event()
-        self._exhausted = False  # this and the next: what was said last
-        self._said = InHand(0, 0, 0)
+        self.prefetch = PrefetchLimit(policy.parallel, policy.batch_size)
+        self._exhausted = False  # this and the next: what was told last
+        self._told = InHand(0, 0, 0)
 
     def limit(self) -> int:
         """How many rows to claim now."""
-        stuck = self._crew.stuck
-        limit = self.appetite.limit(len(self._hand), stuck)
+        stuck = self._executor.stuck
+        limit = self.prefetch.limit(len(self._in_flight), stuck)
         exhausted = stuck >= self._policy.parallel
         if exhausted != self._exhausted:
             self._exhausted = exhausted
@@ -51,52 +46,43 @@ class HandlerPool:
         return limit
 
     def report(self) -> None:
-        """Say what is in hand, when that changed; and look for room: nobody else notices that a stuck handler ended."""
-        now = InHand(len(self._hand.running), len(self._hand.waiting), self._crew.stuck)
-        if now != self._said:
-            self._said = now
+        """Tell what is in flight, when that changed; and look for room: a stuck handler that ends tells nobody."""
+        now = InHand(len(self._in_flight.running), len(self._in_flight.waiting), self._executor.stuck)
+        if now != self._told:
+            self._told = now
             self._observe(now)
-        self.room.set()
+        self._in_flight.room.set()
 
     def fill(self, handlers: TaskGroup) -> None:
         """Give free slots to rows that wait."""
-        hand = self._hand
-        while hand.waiting and len(hand.running) < self._policy.parallel:
-            work = hand.waiting.popleft()
-            hand.running.add(work)
-            handlers.start_soon(self._work, handlers, work, name=f"handle {work.row.id}")
+        in_flight = self._in_flight
+        while in_flight.waiting and len(in_flight.running) < self._policy.parallel:
+            task = in_flight.waiting.popleft()
+            in_flight.running.add(task)
+            handlers.start_soon(self._handle, handlers, task, name=f"handle {task.row.id}")
 
-    async def _work(self, handlers: TaskGroup, work: HandlerTask) -> None:
-        row, began = work.row, monotonic()
-        route = self._policy.routes.get(row.event_type)
+    async def _handle(self, handlers: TaskGroup, task: HandlerTask) -> None:
+        policy, row, began = self._policy, task.row, monotonic()
+        route = policy.routes.get(row.event_type)
         if route is None:
             why = f"no handler for event type {row.event_type!r} (DISPATCH_UNROUTED=dead)"
-            self.end(work, Dead(brief(why)))
-        elif reason := self._policy.unfit(row):
-            self.end(work, Dead(reason))
+            self._in_flight.end(task, Dead(brief(why)))
+        elif reason := policy.unpublishable(row):
+            self._in_flight.end(task, Dead(reason))
         else:
-            policy = self._policy
             result = await call_handler(
-                route, row, self._crew, timeout_s=policy.timeout_s, retry=policy.retry, rng=self._rng
+                route, row, self._executor, timeout_s=policy.timeout_s, retry=policy.retry, rng=self._rng
             )
             now = monotonic()
-            if work not in self._hand.running:
-                return  # given back meanwhile
-            self.appetite.saw(now - began)
-            outcome = result.outcome
-            error = None if result.handled == "done" else getattr(outcome, "error", None)
-            age_s = row.age_s + now - work.claimed_at
-            handled = result.handled
-            self._observe(Handled(row.id, row.event_type, handled, age_s, now - began, error, result.where))
-            self.end(work, outcome)
+            if task not in self._in_flight.running:
+                return  # released meanwhile
+            self.prefetch.note(now - began)
+            error = None if result.handled == "done" else getattr(result.outcome, "error", None)
+            age_s = row.age_s + now - task.claimed_at
+            self._observe(Handled(row.id, row.event_type, result.handled, age_s, now - began, error, result.where))
+            self._in_flight.end(task, result.outcome)
         self.fill(handlers)
-
-    def end(self, work: HandlerTask, outcome: Outcome) -> None:
-        """What became of a row that waited or was handled."""
-        self._hand.end(work, outcome)
-        self._ended()
-        self.room.set()
 
     def close(self) -> None:
         """Take no more: threads that are free end."""
-        self._crew.threads.close()
+        self._executor.threads.close()

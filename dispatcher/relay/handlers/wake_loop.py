@@ -1,55 +1,51 @@
-"""The porter: waits at the doorbell where there is no relay to do it, because no event goes to the stream."""
+"""Waits at the doorbell where no stream relay does, because no event goes to the stream (DISPATCH_UNROUTED=dead)."""
 
 import asyncio
-from collections.abc import Callable
 
 import anyio
 
 from dispatcher.core.events import Observer, Ticked
-from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.relay.handlers.relay import HandlerRelay
 from dispatcher.relay.policy import PauseCheck
 from dispatcher.stages.doorbell.wake import Doorbell
 
-ANSWER_S = 0.1
+ANSWER_S = 0.1  # for a claim: while every handler is busy there is none
 
 
 class WakeLoop:
-    """Tells the handling of each wake-up, and the doorbell how many rows it brought."""
+    """Wakes the handler relay, and tells the doorbell how many rows each wake-up brought."""
 
-    def __init__(self, doorbell: Doorbell, control: ReconnectingSession, pause: PauseCheck, observe: Observer) -> None:
+    def __init__(self, doorbell: Doorbell, pause: PauseCheck, observe: Observer) -> None:
         self._doorbell = doorbell
-        self._control = control
         self._pause = pause
         self._observe = observe
-        self._rows = 0  # written by took() and run()
-        self._answer = asyncio.Event()
+        self._rows = 0  # written by note_claim() and run()
+        self._claimed = asyncio.Event()
         self._stopping = anyio.Event()
 
-    def took(self, rows: int) -> None:
-        """A claim of the handling took so many rows."""
+    def note_claim(self, rows: int) -> None:
+        """Hear that a claim took so many rows."""
         self._rows += rows
-        self._answer.set()
+        self._claimed.set()
 
     def stop(self) -> None:
-        """`run()` returns soon."""
+        """Make `run()` return soon."""
         self._stopping.set()
-        self._answer.set()
+        self._claimed.set()
         self._doorbell.nudge()
 
-    async def run(self, nudge: Callable[[], None]) -> None:
+    async def run(self, handlers: HandlerRelay) -> None:
         """Wait at the doorbell until `stop()`."""
         while not self._stopping.is_set():
-            if self._pause.held():
-                await self._doorbell.hold(self._control)
+            if self._pause.paused():
+                await self._doorbell.wait_paused()
                 self._observe(Ticked("ok", 0.0))
                 continue
-            await self._doorbell.wait(self._control)
-            await self._doorbell.read_notifications(self._control)
-            self._answer.clear()
-            nudge()
-            with anyio.move_on_after(
-                0.0 if self._stopping.is_set() else ANSWER_S
-            ):  # while every handler is busy nobody claims
-                await self._answer.wait()
+            await self._doorbell.wait()
+            await self._doorbell.read_notifications()
+            self._claimed.clear()
+            handlers.wake()
+            with anyio.move_on_after(0.0 if self._stopping.is_set() else ANSWER_S):
+                await self._claimed.wait()
             rows, self._rows = self._rows, 0
-            await self._doorbell.saw(rows, self._control)
+            await self._doorbell.note_claim(rows)

@@ -1,36 +1,32 @@
-"""Isolate: rows that may be what closes the connection are published apart, down to the one that does it.
+"""Bisect: rows that may be what closes the connection are published apart, down to the one that does it.
 
 A batch that keeps killing the connection while Redis works holds a row that Redis, or a proxy before it, cannot take.
 Suspects are published on a connection of their own, so that the lanes go on meanwhile. When it is cut, what is not in
 the stream is tried in halves. A row that is cut off twice while it is alone there is guilty: it costs it an attempt.
 
 No outage does. Before each try the sink must answer an XADD that it always refuses (the id 0-0), so it is reachable and
-takes writes; and it must be the same run of Redis afterwards. Anything else gives the rows back unharmed.
+takes writes; and it must be the same incarnation of Redis afterwards. Anything else releases the rows.
 """
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from time import monotonic
 
 import anyio
-import psycopg
 
 from dispatcher.core.decide import ClosesConnection, decide, decide_batch
-from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import ClosedConnection, Observer
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.infra.sqlfiles import load
-from dispatcher.relay.policy import RelayPolicy
+from dispatcher.relay.leases import LeaseRenewer, rows_of
+from dispatcher.relay.policy import PauseCheck, StreamPolicy
 from dispatcher.relay.stream.complete import BatchCompleter, was_cut
 from dispatcher.relay.stream.gate import SinkGate
-from dispatcher.relay.stream.reconcile import REFUSED, Reconciler, statement_failed
+from dispatcher.relay.stream.reconcile import Reconciler
 from dispatcher.stages.publish import replies_of, send
 
-WAITING = 4  # cases; with more the lanes wait, or every claimed row could end up here
+WAITING = 4  # batches; with more the lanes wait, or every claimed row could end up here
 PROOFS = 2  # cuts of a row alone
 
 
@@ -43,65 +39,66 @@ class SuspectBatch:
 
 
 class PoisonBisector:
-    """Publishes suspects, one case at a time. Its state is written by run(), but for the queue, which lanes fill."""
+    """Publishes suspects, one batch at a time. Its state is written by run(), but for the queue, which lanes fill."""
 
     def __init__(
         self,
-        policy: RelayPolicy,
+        policy: StreamPolicy,
         *,
         gate: SinkGate,
-        finish: BatchCompleter,
+        completer: BatchCompleter,
         stopping: anyio.Event,
-        settled: Callable[[], None],
+        pause: PauseCheck,
         observe: Observer,
         rng: Random,
     ) -> None:
         self._policy = policy
         self._gate = gate  # to a connection of its own
-        self._finish = finish
+        self._completer = completer
         self._stopping = stopping
-        self._settled = settled  # hears that a case is closed
+        self._pause = pause
         self._observe = observe
         self._rng = rng
-        self._find_out = Reconciler(lease_s=policy.lease_s, stopping=stopping, observe=observe)
-        self._cases: deque[SuspectBatch] = deque()
+        self._reconciler = Reconciler(lease_s=policy.claims.lease_s, stopping=stopping, observe=observe, rng=rng)
+        self._leases = LeaseRenewer(observe, rng)  # of the rows that are tried
+        self._waiting_leases = LeaseRenewer(observe, rng)  # of all that wait here
+        self._queue: deque[SuspectBatch] = deque()
         self._changed = anyio.Event()  # replaced by whoever sets it
-        self._held_at = 0.0
         self._alone: tuple[int, int] = (0, 0)  # the row that was cut off alone last, and how many times in a row
 
     @property
     def claims(self) -> set[str]:
-        """Claims that are being worked on here."""
-        return {case.batch.claim_id for case in self._cases}
+        """The ids of the claims that are worked on here."""
+        return {case.batch.claim_id for case in self._queue}
 
     def stop(self) -> None:
-        """Give everything back and end."""
+        """Release everything and end."""
         self._gate.stop()
         self._note_change()
 
     async def add(self, postgres: ReconnectingSession, batch: Batch) -> None:
-        """Hand over rows of a claim; waits while there is too much to do here."""
+        """Take over suspects of a claim; waits while there are too many here."""
         case = SuspectBatch(postgres, batch)
         if self._stopping.is_set():
-            await self._give_back(case, batch.rows)
+            await self._release(case, batch.rows)
             return
-        self._cases.append(case)
+        self._queue.append(case)
         self._note_change()
-        while len(self._cases) > WAITING and case in self._cases:
+        while len(self._queue) > WAITING and case in self._queue:
             await self._changed.wait()
 
     async def run(self) -> None:
-        """Work until stopped."""
+        """Work until stopped and nothing is left."""
         try:
-            while not self._stopping.is_set() or self._cases:
-                if not self._cases:
+            while not self._stopping.is_set() or self._queue:
+                if not self._queue:
                     self._gate.connection.close()
                     await self._changed.wait()
                     continue
-                await self._narrow(self._cases[0])
-                self._cases.popleft()
+                await self._narrow(self._queue[0])
+                self._queue.popleft()
                 self._note_change()
-                self._settled()
+                self._pause.note_finished()
         finally:
             self._gate.connection.close()
 
@@ -112,77 +109,60 @@ class PoisonBisector:
     async def _narrow(self, case: SuspectBatch) -> None:
         pieces = [case.batch.rows]
         while pieces:
-            # The connection first: whoever fences us ends it, so that what was still ours after that can be published.
+            # The connection first: whoever fences us ends it, so that what is still ours after that can be published.
             if not await self._takes_entries():
-                await self._give_back(case, [row for piece in pieces for row in piece])
+                await self._release(case, [row for piece in pieces for row in piece])
                 return
-            ours = await self._hold(case, pieces.pop())
+            ours = await self._still_ours(case, pieces.pop())
             if ours:
                 pieces += await self._try(case, ours)
 
     async def _takes_entries(self) -> bool:
-        """Whether the sink answers, and takes entries but for a reason of their own."""
-        if self._stopping.is_set() or not await self._gate.open():
+        """Whether the sink answers, and takes entries that it has no reason of their own to refuse."""
+        if self._stopping.is_set() or not await self._gate.wait_open():
             return False
         if (why := await self._gate.probe()) is None:
             return True
-        self._gate.note(BatchOutcomes(sink_error=why))
+        self._gate.note_outcomes(BatchOutcomes(sink_error=why))
         return False
 
-    async def _hold(self, case: SuspectBatch, rows: list[ClaimedRow]) -> list[ClaimedRow]:
-        """Renew the lease; the rows that are still ours."""
-        if monotonic() - self._held_at > self._policy.lease_s / 8:
-            self._held_at = monotonic()
-            for other in self._cases:
-                await self._renew(other, other.batch.rows)
-        held = await self._renew(case, rows)
-        return [row for row in rows if row.id in held]
-
-    async def _renew(self, case: SuspectBatch, rows: list[ClaimedRow]) -> set[int]:
-        failures = 0
+    async def _still_ours(self, case: SuspectBatch, rows: list[ClaimedRow]) -> list[ClaimedRow]:
+        """Renew the leases of all that wait here, now and then, and of these rows; those that are still ours."""
+        floor = self._gate.connection.floor  # none of them is in the stream now
+        if self._waiting_leases.due(self._policy.claims.lease_s / 8):
+            for other in self._queue:
+                await self._waiting_leases.renew(other.postgres, rows_of([other.batch]), floor=floor)
         while True:
-            session, began = await case.postgres.get(), monotonic()
-            try:
-                held = await session.fetch(
-                    load("renew_claims"),
-                    {
-                        "ids": [row.id for row in rows],
-                        "claim_ids": [case.batch.claim_id] * len(rows),
-                        "floor": self._gate.connection.floor,
-                    },
-                )
-            except (SessionLost, psycopg.Error) as error:
-                failures += 1
-                pause_s = REFUSED.reconnect_delay(failures, self._rng)
-                await statement_failed(case.postgres, session, error, began, self._observe, pause_s=pause_s)
-                if self._stopping.is_set():
-                    return set()
-            else:
-                return {row_id for row_id, _ in held}
+            piece = case.batch._replace(rows=rows)
+            held = await self._leases.renew(case.postgres, rows_of([piece]), floor=floor)
+            if held is not None:
+                return [row for row in rows if (row.id, piece.claim_id) in held]
+            if self._stopping.is_set():
+                return []
 
     async def _try(self, case: SuspectBatch, rows: list[ClaimedRow]) -> list[list[ClaimedRow]]:
         """Publish and settle; what is to be tried again, in the pieces it is to be tried in, the last one first."""
         connection = self._gate.connection
         piece = Batch(case.batch.claim_id, rows, connection.floor, case.batch.claimed_at)
         incarnation = connection.incarnation
-        pending = send(connection, self._policy.entry, piece, self._policy.publish_timeout_s)
-        replies = await replies_of(pending)
+        sent = send(connection, self._policy.entry, piece, self._policy.publish_timeout_s)
+        replies = await replies_of(sent)
         outcomes = decide_batch(rows, replies, self._policy.retry, self._rng)
         outcomes.incarnation = incarnation
-        self._finish.note_published(piece, replies)
+        self._completer.tell_published(piece, replies)
         cut = was_cut(replies)
         if not cut:
-            self._gate.note(outcomes)
+            self._gate.note_outcomes(outcomes)
         unanswered = set(outcomes.unknown)
         if outcomes.unknown:
-            others = [each.batch for each in self._cases]
-            await self._find_out.resolve(self._gate, case.postgres, piece, outcomes, also=others)
+            others = [each.batch for each in self._queue]
+            await self._reconciler.resolve(self._gate, case.postgres, piece, outcomes, also=others)
         again: list[list[ClaimedRow]] = []
         if cut and self._gate.connection.incarnation == incarnation:
             missing = [row for row in rows if row.id in unanswered & set(outcomes.released)]
             outcomes.released = [row_id for row_id in outcomes.released if row_id not in unanswered]
             again = self._split(missing, rows, outcomes)
-        await self._finish.settle(case.postgres, piece, outcomes)
+        await self._completer.settle(case.postgres, piece, outcomes)
         return again
 
     def _split(
@@ -209,6 +189,6 @@ class PoisonBisector:
         self._observe(ClosedConnection(row.id, size))
         return []
 
-    async def _give_back(self, case: SuspectBatch, rows: list[ClaimedRow]) -> None:
+    async def _release(self, case: SuspectBatch, rows: list[ClaimedRow]) -> None:
         outcomes = BatchOutcomes(released=[row.id for row in rows])
-        await self._finish.settle(case.postgres, case.batch, outcomes)
+        await self._completer.settle(case.postgres, case.batch, outcomes)

@@ -22,11 +22,12 @@ Verify = Callable[[RedisConnection], Awaitable[RedisIncarnation]]
 
 
 class SinkGate:
-    """The broker and its breaker. Used by all lanes.
+    """One connection to the sink, and its breaker. Used by all lanes.
 
-    `patient`: another gate to the same sink was up, so what needs a person is waited out from the start.
     `verify` is asked about each new connection, and each one after a failure, before anything is published on it: which
-    run of Redis it leads to. Raises DispatcherError while nothing may be published there.
+    incarnation of Redis it leads to. It raises DispatcherError while nothing may be published there.
+    `retry_misconfigured`: retry configuration errors from the start, because another connection with the same settings
+    has already worked.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class SinkGate:
         timeout_s: float,
         observe: Observer,
         verify: Verify | None = None,
-        patient: bool = False,
+        retry_misconfigured: bool = False,
     ) -> None:
         self.connection = connection
         self._breaker = breaker
@@ -48,18 +49,18 @@ class SinkGate:
         self._verify = verify
         self._connecting = anyio.Lock()
         self._stopping = anyio.Event()
-        self._ever_up = patient
+        self._ever_up = retry_misconfigured
 
     def stop(self) -> None:
-        """End every wait of `open()`."""
+        """End every wait of `wait_open()`."""
         self._stopping.set()
 
     def trial(self) -> bool:
         """Whether only a single row should be tried."""
         return self._breaker.try_trial(monotonic())
 
-    async def open(self) -> bool:
-        """Whether something may be sent now. Waits out the breaker and connects; False: ask again.
+    async def wait_open(self) -> bool:
+        """Whether something may be sent now. Waits for the breaker and connects; False: ask again.
 
         Raises Misconfigured when a person has to act and the sink was never up; later that is waited out.
         """
@@ -69,7 +70,7 @@ class SinkGate:
                 await self._stopping.wait()
             return False
         async with self._connecting:
-            if self.shut():
+            if self.is_shut():
                 return False  # another lane tried meanwhile, and failed
             if self.connection.up and self.connection.incarnation is not None:
                 return True
@@ -77,9 +78,9 @@ class SinkGate:
             try:
                 if not self.connection.up:
                     await self.connection.connect()
-                self.connection.incarnation = (
-                    await self._verify(self.connection) if self._verify else RedisIncarnation(self._stream)
-                )
+                verify = self._verify
+                incarnation = await verify(self.connection) if verify else RedisIncarnation(self._stream)
+                self.connection.set_incarnation(incarnation)
             except DispatcherError as error:
                 if isinstance(error, Misconfigured) and not self._ever_up:
                     raise
@@ -92,21 +93,22 @@ class SinkGate:
                 self._reopen()
         return True
 
-    def shut(self) -> bool:
+    def is_shut(self) -> bool:
         """Whether claims are held back now."""
         return self._breaker.wait_s(monotonic()) > 0
 
-    def note(self, outcomes: BatchOutcomes) -> None:
-        """Learn from a batch's verdict whether the sink works."""
+    def note_outcomes(self, outcomes: BatchOutcomes) -> None:
+        """Learn from the outcomes of a batch whether the sink works."""
         if outcomes.sink_error is not None:
             self._shut(outcomes.sink_error, connection_only=not self.connection.up)
         elif outcomes.sent_ids or outcomes.retries:  # a dead row may never have been sent
             self._reopen()
         if outcomes.stream_ids and outcomes.incarnation in (None, self.connection.incarnation):
-            self.connection.saw(outcomes.stream_ids[-1])
+            self.connection.note_entry(outcomes.stream_ids[-1])
 
     def _shut(self, reason: str, *, connection_only: bool = True) -> None:
-        self.connection.incarnation = None  # a primary that refused may have been a replica meanwhile, and lost entries
+        # Verified again: a primary that refused may have been a replica meanwhile, and lost entries.
+        self.connection.set_incarnation(None)
         if self._breaker.failed(monotonic(), reason, connection_only=connection_only):
             self._observe(BreakerChanged("open", reason))
 
@@ -125,10 +127,10 @@ class SinkGate:
         return str(getattr(reply, "error", "it took an XADD that nobody may take"))
 
     async def reconcile(self, batch: Batch, outcomes: BatchOutcomes) -> bool:
-        """Look in the stream, after the batch's floor, for rows whose reply was lost; file them as sent or returned.
+        """Search the stream, after the batch's floor, for rows whose reply was lost; file them as sent or released.
 
-        The connection that carried them is dead by now (see Broker.connect), so nothing can arrive after the look.
-        False: the look failed; the rows stay unknown.
+        The connection that carried them is dead by now (see RedisConnection.connect), so nothing can arrive after the
+        search. False: the search failed; the rows stay unknown.
         """
         unknown = set(outcomes.unknown)
         wanted = {row.event_id: row.id for row in batch.rows if row.id in unknown}

@@ -1,4 +1,4 @@
-"""Look: when the next row is due, and whether writers may still be asked to ring.
+"""The due check: when the next row is due, and whether writers may still be asked to ring.
 
 A commit that must ring while Postgres's notification queue is full is refused. Whoever listens, on any channel, in a
 transaction left open keeps the queue from advancing; so it is watched, and long before it is full nobody has to ring.
@@ -27,7 +27,7 @@ class DueCheck:
         self.filling = False  # the notification queue fills up; written by due_s()
 
     def begin(self) -> None:
-        """A new session: it may lead to another server."""
+        """Begin anew, for a new session: it may lead to another server."""
         self._asked_at = -inf
 
     async def due_s(self, session: Session) -> tuple[float, bool]:

@@ -1,8 +1,7 @@
-"""Ping: the listener rings itself now and then, because a connection can go deaf without breaking."""
+"""The listener rings itself now and then, because a connection can go deaf without breaking."""
 
 from collections.abc import Callable
 
-from dispatcher.core.errors import SessionLost
 from dispatcher.infra.postgres.session import Session
 
 EVERY_S = 5.0
@@ -18,11 +17,11 @@ class ListenerHeartbeat:
         self._rang_at: float | None = None
 
     def begin(self) -> None:
-        """A new session listens."""
+        """Begin anew, for a new session."""
         self._heard_at, self._rang_at = self._clock(), None
 
     def heard(self, channel: str) -> None:
-        """Something came, perhaps our own ring."""
+        """Note a notification, perhaps our own."""
         self._heard_at = self._clock()
         if channel == self.channel:
             self._rang_at = None
@@ -32,11 +31,10 @@ class ListenerHeartbeat:
         now = self._clock()
         if self._rang_at is not None:
             if now - self._rang_at > EVERY_S:
-                raise SessionLost("the listener is deaf: its own notification did not come back")
+                raise session.lose("the listener is deaf: its own notification did not come back")
         elif now - self._heard_at > EVERY_S:
             self._rang_at = now
             await self.ring(session)
 
     async def ring(self, session: Session) -> None:
-        """Ring ourselves."""
         await session.fetch("SELECT pg_notify(%(channel)s, '')", {"channel": self.channel})

@@ -1,4 +1,4 @@
-"""Nudge: somebody of our own process ends the wait, now or when something will be due."""
+"""A timer that any task of our own process may set: it ends the doorbell's wait, now or when a row will be due."""
 
 from collections.abc import Awaitable, Callable
 from math import inf
@@ -8,7 +8,7 @@ import anyio.lowlevel
 
 
 class WakeTimer:
-    """One waits, anyone nudges; all on one event loop. Times as `clock` gives them, in seconds."""
+    """One task waits, any task sets it; all on one event loop. Times as `clock` gives them, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -16,7 +16,7 @@ class WakeTimer:
         self._due_at = inf  # when some row of ours is due
         self._scope: anyio.CancelScope | None = None
 
-    def give(self, due_in_s: float = 0.0) -> None:
+    def wake_in(self, due_in_s: float = 0.0) -> None:
         """End the wait in so many seconds, 0: now; a wait that begins later too."""
         at = self._clock() + due_in_s
         if at < self._due_at:
@@ -26,7 +26,7 @@ class WakeTimer:
         if due_in_s <= 0:
             self._now = True
 
-    def taken(self, *, early: bool = False) -> bool:
+    def rang(self, *, early: bool = False) -> bool:
         """Whether there was a nudge whose time has come; then it is forgotten. `early`: only one that was for now."""
         if not self._now and (early or self._clock() < self._due_at):
             return False

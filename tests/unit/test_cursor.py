@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dispatcher.core.row import Batch, ClaimedRow
-from dispatcher.relay.cursor import CURSOR_AGE_AT_MOST_S, CURSOR_AGE_S, REST, ClaimCursor
+from dispatcher.relay.cursor import REST, START_AGAIN_AT_MOST_S, START_AGAIN_S, ClaimCursor
 from dispatcher.stages.claim import FROM_THE_START, ClaimKey
 
 DUE = datetime(2025, 6, 1, tzinfo=UTC)
@@ -20,24 +20,24 @@ def full_batch(answered_at: float) -> Batch:
 @pytest.mark.parametrize(
     ("walk_s", "rest_s"),
     [
-        (0.003, CURSOR_AGE_S),
+        (0.003, START_AGAIN_S),
         (0.3, 0.3 * REST),  # past 400,000 rows that a snapshot keeps
-        (5.0, CURSOR_AGE_AT_MOST_S),
+        (5.0, START_AGAIN_AT_MOST_S),
     ],
 )
 def test_a_walk_from_the_start_is_rested_from(walk_s: float, rest_s: float) -> None:
-    place = ClaimCursor(passes_over=False)
-    assert place.begin(100.0) == (FROM_THE_START, None)
-    place.took(full_batch(100.0 + walk_s), full=True)
-    assert place.begin(100.0 + rest_s - 0.001) == (AFTER_SEVEN, None)
-    place.took(full_batch(100.0 + rest_s), full=True)
-    assert place.begin(100.0 + rest_s + 0.001) == (FROM_THE_START, None)
+    place = ClaimCursor(filtered=False)
+    assert place.start(100.0) == (FROM_THE_START, None)
+    place.advance(full_batch(100.0 + walk_s), full=True)
+    assert place.start(100.0 + rest_s - 0.001) == (AFTER_SEVEN, None)
+    place.advance(full_batch(100.0 + rest_s), full=True)
+    assert place.start(100.0 + rest_s + 0.001) == (FROM_THE_START, None)
 
 
 def test_a_claim_that_is_not_full_begins_the_next_from_the_start() -> None:
-    place = ClaimCursor(passes_over=False)
-    place.begin(100.0)
-    place.took(full_batch(100.1), full=True)
-    place.begin(100.2)
-    place.took(full_batch(100.3), full=False)
-    assert place.begin(100.4) == (FROM_THE_START, None)
+    place = ClaimCursor(filtered=False)
+    place.start(100.0)
+    place.advance(full_batch(100.1), full=True)
+    place.start(100.2)
+    place.advance(full_batch(100.3), full=False)
+    assert place.start(100.4) == (FROM_THE_START, None)

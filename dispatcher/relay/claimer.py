@@ -1,0 +1,152 @@
+"""The claimer: claims batches for one relay, one batch at a time."""
+
+from collections.abc import Callable
+from random import Random
+from time import monotonic
+
+import psycopg
+
+from dispatcher.core.errors import SessionLost
+from dispatcher.core.events import Claimed, Observer
+from dispatcher.core.row import Batch
+from dispatcher.infra.postgres.failures import StatementFailures
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.sqlfiles import load
+from dispatcher.relay.cursor import ClaimCursor
+from dispatcher.relay.policy import ClaimPolicy, PauseCheck
+from dispatcher.stages.claim import claim, new_claim_id
+from dispatcher.stages.settle import release
+
+
+class Claimer:
+    """Claims, and knows which claims are in flight. Used by one task at a time; `finished()` by any task."""
+
+    def __init__(
+        self,
+        policy: ClaimPolicy,
+        *,
+        dispatcher_id: Callable[[], int | None],
+        pause: PauseCheck,
+        observe: Observer,
+        rng: Random,
+    ) -> None:
+        self._policy = policy
+        self._dispatcher_id = dispatcher_id
+        self._pause = pause
+        self._observe = observe
+        self._cursor = ClaimCursor(filtered=policy.event_types is not None)
+        self._uncertain = UncertainClaims()
+        self._failures = StatementFailures(observe, rng)
+        self.in_flight: set[str] = set()  # claim ids, from the start of the statement to finished()
+
+    @property
+    def unfinished(self) -> int:
+        """How many claims may still be made or worked on; 0 when a pause is obeyed."""
+        return len(self.in_flight) + len(self._uncertain)
+
+    def finished(self, claim_id: str) -> None:
+        """Note that no row of this claim is worked on any more."""
+        self.in_flight.discard(claim_id)
+
+    def rescan(self) -> None:
+        """Begin the next claim at the start: rows that fell due long ago were put back."""
+        self._cursor.reset()
+
+    async def claim(self, postgres: ReconnectingSession, limit: int, floor: str | None) -> Batch | None:
+        """Claim up to `limit` rows; a batch without rows when nothing is due.
+
+        `floor`: the newest entry id known, None when the rows do not go to the stream. Returns None when no claim was
+        made: there is no session, the statement failed (that is told, and waited for), everything is paused, or the
+        answer came so late that the rows were released.
+        """
+        session = postgres.session
+        if session is None:
+            return None
+        began = monotonic()
+        try:
+            await self._uncertain.release(session)
+            if self._pause.paused():  # whoever paused waits until nothing is in flight: no claim may begin after this
+                return None
+            batch = await self._claim(session, limit, floor)
+            self._failures.clear()
+            if batch.claimed_at - began > self._policy.lease_s / 2:
+                # This process was frozen meanwhile: another one may have taken the rows over already.
+                self._uncertain.add(batch.claim_id, session)
+                self.finished(batch.claim_id)
+                await self._uncertain.release(session)
+                return None
+        except (SessionLost, psycopg.Error) as error:
+            await self._failures.failed(error, began)
+            return None
+        if batch.rows:
+            full = len(batch.rows) >= limit
+            self._cursor.advance(batch, full=full)
+            self._observe(Claimed(len(batch.rows), full))
+        return batch
+
+    async def _claim(self, session: Session, limit: int, floor: str | None) -> Batch:
+        while True:
+            after, since_s = self._cursor.start(monotonic())
+            claim_id = new_claim_id()
+            self.in_flight.add(claim_id)
+            try:
+                batch = await claim(
+                    session,
+                    claim_id=claim_id,
+                    dispatcher=self._dispatcher_id(),
+                    limit=limit,
+                    slots=self._policy.slots,
+                    after=after,
+                    floor=floor,
+                    share=self._policy.event_types,
+                    since_s=since_s,
+                    most_bytes=self._policy.max_payload_bytes,
+                )
+            except SessionLost:
+                self._uncertain.add(claim_id, session)
+                self.finished(claim_id)
+                raise
+            except psycopg.Error:
+                self.finished(claim_id)
+                raise
+            if batch.rows:
+                return batch
+            self.finished(claim_id)
+            if self._cursor.found_nothing(batch):
+                return batch
+
+    async def release_uncertain(self, postgres: ReconnectingSession) -> None:
+        """Release claims whose answer was lost, while nothing may be claimed. A failure is tried again later."""
+        session, began = postgres.session, monotonic()
+        if session is not None and self._uncertain:
+            try:
+                await self._uncertain.release(session)
+            except (SessionLost, psycopg.Error) as error:
+                await self._failures.failed(error, began)
+
+
+class UncertainClaims:
+    """Claims whose answer was lost or came too late: they may have been made, and nobody works on their rows."""
+
+    def __init__(self) -> None:
+        self._claims: list[tuple[str, int]] = []  # claim id, backend pid of the session that claimed
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def add(self, claim_id: str, session: Session) -> None:
+        """Note a claim of this session. Twice does no harm."""
+        self._claims.append((claim_id, session.backend_pid))
+
+    async def release(self, session: Session) -> None:
+        """End the sessions that made these claims, so that they cannot claim any more, then release what they claimed.
+
+        Raises SessionLost or psycopg.Error; then the claims stay noted.
+        """
+        while self._claims:
+            noted = list(self._claims)
+            if not session.pooled:
+                await session.fetch(load("end_sessions"), {"pids": [pid for _, pid in noted]})
+            await release(session, [claim_id for claim_id, _ in noted])
+            del self._claims[: len(noted)]

@@ -1,0 +1,57 @@
+"""Leases: rows that take long say that their owner is alive, or another dispatcher would take them over."""
+
+from collections.abc import Iterable
+from random import Random
+from time import monotonic
+
+import psycopg
+
+from dispatcher.core.errors import SessionLost
+from dispatcher.core.events import Observer
+from dispatcher.core.row import Batch
+from dispatcher.infra.postgres.failures import StatementFailures
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.sqlfiles import load
+
+HeldRow = tuple[int, str]  # a row's id, and the id of the claim that it belongs to
+
+
+def rows_of(batches: Iterable[Batch]) -> list[HeldRow]:
+    """The rows of these batches, each with its claim."""
+    return [(row.id, batch.claim_id) for batch in batches for row in batch.rows]
+
+
+class LeaseRenewer:
+    """Renews leases of one relay. Written by one task at a time."""
+
+    def __init__(self, observe: Observer, rng: Random) -> None:
+        self._failures = StatementFailures(observe, rng)
+        self._renewed_at = monotonic()
+
+    def due(self, every_s: float) -> bool:
+        """Whether so many seconds have passed since the last renewal."""
+        return monotonic() - self._renewed_at > every_s
+
+    async def renew(
+        self, postgres: ReconnectingSession, rows: list[HeldRow], *, floor: str | None = None
+    ) -> set[HeldRow] | None:
+        """Renew the leases; the rows that are still held. None: the statement failed, and nothing is known.
+
+        `floor`: for rows of which none is in the stream, the entry id after which they will be found.
+        """
+        self._renewed_at = monotonic()
+        session, began = await postgres.get(), monotonic()
+        try:
+            held = await session.fetch(
+                load("renew_claims"),
+                {
+                    "ids": [row_id for row_id, _ in rows],
+                    "claim_ids": [claim_id for _, claim_id in rows],
+                    "floor": floor,
+                },
+            )
+        except (SessionLost, psycopg.Error) as error:
+            await self._failures.failed(error, began)
+            return None
+        self._failures.clear()
+        return {(row_id, claim_id) for row_id, claim_id in held}

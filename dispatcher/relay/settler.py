@@ -1,0 +1,73 @@
+"""The settler: writes outcomes to Postgres until they are written."""
+
+from collections.abc import Awaitable, Callable
+from random import Random
+from time import monotonic
+
+import psycopg
+
+from dispatcher.core.errors import SessionLost, StreamMoved
+from dispatcher.core.events import Buried, Observer, Settled
+from dispatcher.core.outcome import BatchOutcomes
+from dispatcher.infra.postgres.failures import StatementFailures
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.stages.settle import Settlement, settle
+
+
+class Settler:
+    """Settles for one relay, several batches at once. `wake(delay_s)`: a row is due again in so many seconds."""
+
+    def __init__(self, *, wake: Callable[[float], None], observe: Observer, rng: Random) -> None:
+        self._wake = wake
+        self._observe = observe
+        self._rng = rng
+
+    async def settle(
+        self,
+        postgres: ReconnectingSession,
+        claim_id: str,
+        outcomes: BatchOutcomes,
+        *,
+        moved: Callable[[], Awaitable[None]] | None = None,
+    ) -> Settlement:
+        """Write the outcomes of rows of one claim, on the next session when one is lost: no row may be done twice.
+
+        `moved()` is called when another incarnation of Redis holds the stream than the one that has the entries: it has
+        to find out what became of them, and changes `outcomes`.
+        """
+        failures = StatementFailures(self._observe, self._rng)
+        while True:
+            session = await postgres.get()
+            began = monotonic()
+            try:
+                settlement = await settle(session, claim_id, outcomes)
+                break
+            except StreamMoved:
+                if moved is None:
+                    raise
+                await moved()
+            except (SessionLost, psycopg.Error) as error:
+                await failures.failed(error, began)
+        if failures:
+            # After a lost answer, rows that the first try settled are not found by the second one: done, not lost.
+            settlement = settlement._replace(lost=frozenset())
+        self._tell(outcomes, settlement)
+        return settlement
+
+    def _tell(self, outcomes: BatchOutcomes, settlement: Settlement) -> None:
+        if settlement.released:
+            self._wake(0.0)  # due again, and a lane that sleeps looked while we still held them
+        if outcomes.retries:
+            self._wake(min(retry.delay_s for _, retry in outcomes.retries))
+        if dead := [(row_id, dead.error) for row_id, dead in outcomes.dead if row_id not in settlement.lost]:
+            self._observe(Buried(dead))
+        self._observe(
+            Settled(
+                sent=settlement.sent,
+                retried=settlement.retried,
+                dead=settlement.dead,
+                released=settlement.released,
+                unknown=len(outcomes.unknown),
+                lost=len(settlement.lost),
+            )
+        )

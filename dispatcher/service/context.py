@@ -1,0 +1,25 @@
+"""What the parts of one dispatcher process share."""
+
+from dataclasses import dataclass
+from random import Random
+
+from dispatcher.core.events import Observer
+from dispatcher.service.sessions import Sessions
+from dispatcher.settings import Settings
+from dispatcher.stages.doorbell.wake import Doorbell
+from dispatcher.upkeep.pause import PauseWatcher
+from dispatcher.upkeep.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """`name`: what the registry and Redis know this process by."""
+
+    settings: Settings
+    name: str
+    sessions: Sessions
+    doorbell: Doorbell
+    registry: Registry
+    pause: PauseWatcher
+    observe: Observer
+    rng: Random
