@@ -54,8 +54,7 @@ def run(**flags: object) -> int:
 
 async def _serve(settings: Settings) -> int:
     from dispatcher import service
-    from dispatcher.service.freeze import freeze
-    from dispatcher.service.leave import leave_if_held_up
+    from dispatcher.service.process import freeze, leave_if_held_up
 
     freeze()
     code = await service.run(settings)

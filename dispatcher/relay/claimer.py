@@ -99,7 +99,7 @@ class Claimer:
                     slots=self._policy.slots,
                     after=after,
                     floor=floor,
-                    share=self._policy.event_types,
+                    event_types=self._policy.event_types,
                     since_s=since_s,
                     most_bytes=self._policy.max_payload_bytes,
                 )

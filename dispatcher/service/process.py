@@ -1,14 +1,37 @@
-"""One error for a person to read, out of the task groups' wrapping."""
+"""How a process that is a dispatcher and nothing else begins, ends, and fails."""
 
+import asyncio
+import gc
+import os
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dispatcher.core.errors import DispatcherError
 
 
+def freeze() -> None:
+    """Take what was loaded at the start out of the garbage collector's sight. Call it once, after all imports.
+
+    A full collection walks the eighty thousand objects of all modules, and nothing is relayed for the 30 to 70 ms that
+    takes: once in 200,000 events of a backlog, measured. After this it walks five hundred, in 1 ms.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def leave_if_held_up(code: int) -> None:
+    """End the process now when a task or thread of a handler goes on: all is settled, and nobody waits for it."""
+    if len(asyncio.all_tasks()) > 1 or any(not thread.daemon for thread in threading.enumerate()[1:]):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
 @contextmanager
 def one_error() -> Iterator[None]:
-    """Let the one error a person should read out; anything else comes as it was."""
+    """Raise the one error that a person should read out of the task groups around it; any other comes as it was."""
     try:
         yield
     except BaseExceptionGroup as group:

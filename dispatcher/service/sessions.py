@@ -1,4 +1,4 @@
-"""The Postgres sessions of one dispatcher: to listen, take over, do chores, one a lane, for handlers, for people."""
+"""The Postgres sessions of one dispatcher: control, upkeep, chores, one for each lane, handlers, api."""
 
 from random import Random
 
@@ -21,7 +21,7 @@ class Sessions:
 
     def __init__(self, settings: Settings, session_name: str, *, observe: Observer, rng: Random) -> None:
         targets = PostgresTargets(settings, session_name)
-        self.control = ReconnectingSession(targets.listening, "control", rng=rng)
+        self.control = ReconnectingSession(targets.control, "control", rng=rng)
         # Direct, without a pooler: the takeover takes session locks.
         self.upkeep = ReconnectingSession(targets.direct, "upkeep", rng=rng)
         # Apart from upkeep, which publishing waits for after a reconnect: a lock on a table holds up only the chores.
@@ -29,7 +29,7 @@ class Sessions:
         self.lanes = [ReconnectingSession(targets.database, f"lane-{n}", rng=rng) for n in range(LANES)]
         self.handlers = ReconnectingSession(targets.database, "handlers", rng=rng)
         # Apart from the others: what a person asks may be slow, and a slow answer holds up nobody else.
-        self.api = LazySession(targets.asking, "api", prepare=targets.check)
+        self.api = LazySession(targets.api, "api", prepare=targets.check)
 
         everything = [self.control, self.upkeep, self.chores, self.handlers, *self.lanes]
         for postgres in everything:

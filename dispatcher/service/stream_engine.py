@@ -65,7 +65,7 @@ def build_stream_engine(
     postgres_crash = PostgresCrashAudit(
         stream,
         publisher=publisher,
-        looker=searcher,
+        searcher=searcher,
         verify=redis_loss.verify,
         deadline_s=deadline_s,
         wake=c.doorbell.nudge,

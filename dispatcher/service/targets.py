@@ -1,4 +1,4 @@
-"""How to reach Postgres, and what has to be found there, from the settings."""
+"""How to reach Postgres, from the settings, and what a session has to find there."""
 
 from dataclasses import replace
 from typing import Literal
@@ -10,12 +10,12 @@ from dispatcher.infra.sqlfiles import load
 from dispatcher.settings import Settings
 
 CONTROL_TIMEOUT_S = 5.0
-ASKED_TIMEOUT_S = 5.0
-ASKED_CONNECT_S = 2.0
+API_TIMEOUT_S = 5.0
+API_CONNECT_S = 2.0
 
 
 class PostgresTargets:
-    """`session_name` is what Postgres knows all sessions by."""
+    """Where each kind of session connects to. `session_name`: a part of every application_name."""
 
     def __init__(self, settings: Settings, session_name: str) -> None:
         self._settings = settings
@@ -23,25 +23,25 @@ class PostgresTargets:
         self._pooled = settings.listen_url != settings.database_url
 
     def database(self) -> PostgresTarget:
-        """The database as it is to be reached now: its password may have changed."""
+        """The target of lanes and handlers, with the password as it is now."""
         return self._target("database_url", pooled=self._pooled)
 
     def direct(self) -> PostgresTarget:
-        """The same without a pooler between."""
+        """The target of sessions that need no pooler between: they hold locks and listen."""
         return self._target("listen_url", pooled=False)
 
-    def listening(self) -> PostgresTarget:
-        """The same with little patience: its statements are short, so it is the first to find a silent network out."""
+    def control(self) -> PostgresTarget:
+        """The target of the control session: its short timeout makes it the first to notice a silent network."""
         target = self.direct()
         return replace(target, query_timeout_s=min(target.query_timeout_s, CONTROL_TIMEOUT_S))
 
-    def asking(self) -> PostgresTarget:
-        """The same for people, who would rather hear that it takes too long."""
+    def api(self) -> PostgresTarget:
+        """The target of HTTP requests: with short timeouts, because a person waits."""
         target = self.direct()
         return replace(
             target,
-            query_timeout_s=min(target.query_timeout_s, ASKED_TIMEOUT_S),
-            connect_timeout_s=min(target.connect_timeout_s, ASKED_CONNECT_S),
+            query_timeout_s=min(target.query_timeout_s, API_TIMEOUT_S),
+            connect_timeout_s=min(target.connect_timeout_s, API_CONNECT_S),
         )
 
     def _target(self, which: Literal["database_url", "listen_url"], *, pooled: bool) -> PostgresTarget:

@@ -1,4 +1,4 @@
-"""Claim: take due rows, in order, with a fencing token of this one claim."""
+"""The claim: marks due rows as ours, in order, with a claim id that no other claim has."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _order = itemgetter(1, 0)  # (next_run_at, id)
 
 @dataclass(frozen=True, slots=True)
 class ClaimKey:
-    """Claim only after this key: in a backlog the index entries before it are dead and need not be walked again."""
+    """Claim only rows after this key: in a backlog the index entries before it are dead, and cost time."""
 
     after_time: datetime | str  # naive, UTC
     after_id: int
@@ -43,7 +43,7 @@ FROM_THE_START = ClaimKey("-infinity", 0)
 
 
 def new_claim_id() -> str:
-    """A fencing token. Made by the client, so that a claim whose answer was lost can still be named."""
+    """A new fencing token. It is made here and not in Postgres, so that a claim whose answer was lost can be named."""
     return str(uuid4())
 
 
@@ -56,17 +56,17 @@ async def claim(
     slots: int = 256,
     after: ClaimKey = FROM_THE_START,
     floor: str | None = "0-0",
-    share: EventTypeFilter | None = None,
+    event_types: EventTypeFilter | None = None,
     since_s: float | None = None,
     most_bytes: int = ANY_SIZE,
     now: datetime | None = None,
 ) -> Batch:
     """Take up to `limit` due rows of the first `slots` of 256 slots.
 
-    `floor` is the newest stream id known now: whoever takes these rows over looks for them after it; None: they do not
-    go to the stream. `share`: some event types only, and then `since_s`: only what fell due in the last so many
-    seconds. What is more than `most_bytes` of JSON is not read (NOT_READ). Raises SessionLost: the claim may have
-    been made; psycopg.Error: it was not, or was given back.
+    `floor`: the newest entry id known now, after which a takeover searches for these rows; None: they do not go to the
+    stream. `event_types`: only these rows, and with `since_s` only those that fell due in the last so many seconds. A
+    payload of more than `most_bytes` of JSON stays in Postgres (NOT_READ). `now`: instead of Postgres's clock.
+    Raises SessionLost (the claim may have been made) or psycopg.Error (it was not made, or was released).
     """
     parameters: dict[str, object] = {
         "claim_id": claim_id,
@@ -78,13 +78,13 @@ async def claim(
         "floor": floor,
         "now": now,
     }
-    statement = load("claim", filtered=share is not None)
-    if share is not None:
-        parameters |= {"types": list(share.types), "handled": share.handled, "since_s": since_s}
+    statement = load("claim", filtered=event_types is not None)
+    if event_types is not None:
+        parameters |= {"types": list(event_types.types), "handled": event_types.handled, "since_s": since_s}
     try:
         rows = await session.fetch(statement, parameters | {"most_bytes": most_bytes})
         claimed_at = monotonic()
-    except psycopg.errors.ProgramLimitExceeded:  # one row is too large to be read, and would hold up all for ever
+    except psycopg.errors.ProgramLimitExceeded:  # one row is too large to be read, and would stop all others for ever
         rows = await session.fetch(statement, parameters | {"most_bytes": None})
         claimed_at = monotonic()
         rows.sort(key=_order)
@@ -96,7 +96,7 @@ async def claim(
 async def _read_one_by_one(
     session: Session, claim_id: str, rows: list[tuple[Any, ...]], most_bytes: int
 ) -> list[tuple[Any, ...]]:
-    """Those of the claim that could be read in time, and those that never can be; the others are given back."""
+    """The rows that could be read in time, and those that never can be; the others are released."""
     began, read, left = monotonic(), list[tuple[Any, ...]](), deque(rows)
     try:
         while left and (not read or monotonic() - began < ONE_BY_ONE_S):

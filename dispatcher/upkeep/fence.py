@@ -1,7 +1,8 @@
-"""Fence: make sure that a dispatcher can do nothing more before its rows are taken over.
+"""The fence: makes sure that a dispatcher can do nothing more before its rows are taken over.
 
-The dead may still act. A claim in its Postgres backend can commit, XADDs in Redis's socket buffer can be applied, a
-frozen process can thaw. So its sessions and its Redis connection are ended from outside, and only then anybody looks.
+A dead dispatcher may still act: a claim in its Postgres backend can commit, XADDs in Redis's socket buffer can be
+applied, a frozen process can thaw. So its sessions and its Redis connections are ended from outside, and only then is
+the stream searched for its rows.
 """
 
 from collections.abc import Iterable
@@ -24,11 +25,11 @@ def token_of(name: str) -> str:
 
 
 async def fence(session: Session, connection: RedisConnection | None, name: str, deadline_s: float) -> bool:
-    """End the Postgres sessions and the Redis connection of the dispatcher of that name, and wait until they are ended.
+    """End the Postgres sessions and the Redis connections of the dispatcher of that name, and wait until they ended.
 
-    `broker` None: no event goes to the stream. False: Redis's ACL forbids the kill, or the name it would be found by,
-    and a second was waited instead, as it is for Postgres sessions of another role, which may not be ended. Raises
-    Unreachable when Redis does not answer.
+    `connection` None: no event goes to the stream. Returns False when Redis's ACL forbids CLIENT KILL, or the name that
+    connections are found by; then a second was waited instead. So it is for Postgres sessions of another role, which
+    may not be ended. Raises Unreachable when Redis does not answer.
     """
     try:
         await session.fetch(load("fence"), {"token": token_of(name)})
@@ -42,7 +43,7 @@ async def fence(session: Session, connection: RedisConnection | None, name: str,
 async def end_connections(
     connection: RedisConnection, names: Iterable[str], deadline_s: float, *, unfenced_wait_s: float = UNFENCED_WAIT_S
 ) -> bool:
-    """End the Redis connections of the dispatchers of these names, but for the one that asks. As in `fence`."""
+    """End the Redis connections of the dispatchers of these names, except `connection` itself. Returns as `fence`."""
     wanted = {client_name(name) for name in names}
     [clients] = await connection.send([("CLIENT", "LIST")], deadline_s)
     if isinstance(clients, bytes) and connection.named:

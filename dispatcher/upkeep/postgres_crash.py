@@ -1,8 +1,8 @@
-"""The audit after a crash of Postgres: what it forgot is looked for in the stream before anything is claimed.
+"""The audit after a crash of Postgres: the stream is searched for settles that it forgot, before anything is claimed.
 
 Our sessions do not wait for the disk, so a crash may undo their last claims and settles: rows that are in the stream
-say `pending` again. So does a failover to a standby that lagged, and a restore. All of them empty an unlogged table
-that every claim asks for (messaging.unbroken). docs/explanation/decisions/0010 has the whole argument.
+say `pending` again. A failover to a standby that lagged and a restore do the same. All of them empty an unlogged table
+that every claim reads (messaging.unbroken). The whole argument: docs/explanation/decisions/0010.
 """
 
 from collections.abc import Awaitable, Callable
@@ -28,14 +28,14 @@ _UNLOCK = f"SELECT pg_advisory_unlock({locks.CRASH_SEARCH})"
 
 
 class PostgresCrashAudit:
-    """Notes how far the stream is, and looks through its end when Postgres may have forgotten. One for a process."""
+    """Notes the newest entry in Postgres, and searches from there when Postgres may have forgotten."""
 
     def __init__(
         self,
         stream: str,
         *,
         publisher: RedisConnection,
-        looker: RedisConnection,
+        searcher: RedisConnection,
         verify: Callable[[RedisConnection], Awaitable[RedisIncarnation]],
         deadline_s: float,
         wake: Callable[[], None],
@@ -43,13 +43,13 @@ class PostgresCrashAudit:
     ) -> None:
         self._stream = stream
         self._publisher = publisher
-        self._looker = looker  # a connection of its own, of another name: it ends all those that publish, ours too
+        self._searcher = searcher  # a connection of another name: it ends all that publish, our own too
         self._verify = verify
         self._deadline_s = deadline_s
         self._wake = wake
         self._observe = observe
-        self._noted: tuple[Session, str] | None = None  # on this session it was all right, up to this entry
-        self._note_at = 0.0  # again, whatever was noted
+        self._noted: tuple[Session, str] | None = None  # the session and the entry of the last note that found all well
+        self._note_at = 0.0  # when to note again, though nothing changed
 
     async def run(self, postgres: ReconnectingSession) -> None:
         """Once a second, unless nothing was published, and at once on a new session, until cancelled."""
@@ -57,7 +57,7 @@ class PostgresCrashAudit:
         await repeat(postgres, self._check, failed=failed, pause_s=EVERY_S)
 
     async def _check(self, session: Session) -> float:
-        # A crash ends every session, so one that was all right is, and need not be asked for nothing.
+        # A crash ends every session: on the session of the last note nothing can have been forgotten since.
         due = self._noted != (session, self._publisher.floor) or monotonic() >= self._note_at
         if due and not await self.note(session):
             await self.audit(session)
@@ -87,19 +87,19 @@ class PostgresCrashAudit:
             if not await self.note(session):
                 await self._look(session)
         finally:
-            self._looker.close()
+            self._searcher.close()
             if not session.pooled and not session.closed:
                 await session.fetch(_UNLOCK)
 
     async def _look(self, session: Session) -> None:
-        await self._looker.connect()
-        incarnation = await self._verify(self._looker)
+        await self._searcher.connect()
+        incarnation = await self._verify(self._searcher)
         # What was claimed before the crash must not arrive after the look: it was written on a connection of before.
         names = [name for (name,) in await session.fetch(load("all_dispatchers"))]
-        await end_connections(self._looker, names, self._deadline_s)
+        await end_connections(self._searcher, names, self._deadline_s)
         looked_at = found = 0
         for since, begin in await session.fetch(load("crash_since"), {"stream": self._stream}):
-            async for page in read_pages(self._looker, self._stream, begin, self._deadline_s):
+            async for page in read_pages(self._searcher, self._stream, begin, self._deadline_s):
                 looked_at += len(page)
                 found += await self._settle(session, incarnation, since, page)
         await session.fetch(load("mark_unbroken"))

@@ -1,9 +1,9 @@
-"""The audit of the stream: what a Redis acknowledged and lost is published again.
+"""The audit after a loss of Redis: entries that Redis acknowledged and lost are published again.
 
-A failover, or a restart without the end of the append-only file, loses entries whose rows say `sent`. Another run id or
-replication id gives it away. Nobody publishes to such a server until the rows whose entry id is above its newest one
-are put back: a single new entry would move that id past the lost ones. docs/explanation/decisions/0008 has the whole
-argument.
+A failover, or a restart without the end of the append-only file, loses entries whose rows say `sent`. Another
+incarnation (run id or replication id) is the sign of it. No dispatcher publishes to it until the rows whose entry id is
+above its newest one are put back: a single new entry would move that id past the lost ones. The whole argument:
+docs/explanation/decisions/0008.
 """
 
 import re
@@ -30,7 +30,7 @@ NOTE_EVERY = 5  # looks; how old `seen_at` may be when Redis dies adds to the wi
 
 
 class RedisLossAudit:
-    """Remembers in Postgres which run of Redis holds the stream, and audits another one. One for a process."""
+    """Remembers in Postgres which incarnation of Redis holds the stream, and audits a new one. One in a process."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class RedisLossAudit:
         self._on: bool | None = None  # what was reported last; written by _report()
 
     async def verify(self, connection: RedisConnection, *, holds: RedisIncarnation | None = None) -> RedisIncarnation:
-        """The run of Redis this connection leads to, which holds the stream once this returns.
+        """The incarnation that this connection leads to; once this returns, Postgres names it as the stream's holder.
 
-        `holds`: where another open connection of ours was verified to lead; for the same run Postgres is not asked.
-        Raises Unreachable when it may not be published to yet: a replica, a server that loads, Postgres away.
+        `holds`: what another open connection of ours was verified to lead to; for the same one Postgres is not asked.
+        Raises Unreachable while nothing may be published there: a replica, a server that loads, Postgres away.
         """
         incarnation, _, last_id = await self._ask(connection)
         if not incarnation.known:
@@ -65,8 +65,8 @@ class RedisLossAudit:
         connection.floor = last_id
         if incarnation == holds or await self._holds(incarnation):
             return incarnation
-        # Who does not know of the new run yet may publish to it, and settle, after its newest entry was asked for.
-        # Under the lock nobody settles, so what is sent and newer than what is asked for now is lost.
+        # A dispatcher that does not know of the new incarnation yet may publish to it, and settle, after we asked for
+        # the newest entry. Under the lock nobody settles: rows that say `sent` and are newer than that entry are lost.
         async with self._nobody_settles():
             now, replid2, last_id = await self._ask(connection)
             if now != incarnation:
@@ -87,7 +87,7 @@ class RedisLossAudit:
                 return
 
     async def run(self, connection: RedisConnection) -> None:
-        """Every second, until cancelled: ask whether the connection still leads to the run it was verified to be.
+        """Ask every second, until cancelled, whether the connection still leads to the incarnation it was verified for.
 
         A primary that was made a replica, lost entries and is a primary again has cut no connection.
         """
@@ -110,7 +110,7 @@ class RedisLossAudit:
                 self._wake()  # or a relay that sleeps would not find out what was lost
 
     async def _ask(self, connection: RedisConnection) -> tuple[RedisIncarnation, str, str]:
-        """What Redis says: its identity, the replication id it had as a replica, the newest entry id."""
+        """Ask Redis: the incarnation, the replication id that it had as a replica, the newest entry id."""
         replies = await connection.send(
             [("INFO", "server"), ("INFO", "replication"), ("XINFO", "STREAM", self._stream)], self._deadline_s
         )
@@ -129,7 +129,7 @@ class RedisLossAudit:
         elif isinstance(stream, Refused) and "no such key" in stream.text:
             last_id = "0-0"
         else:
-            raise Unreachable(_why(stream))  # taken for a missing stream, a server that loads would double everything
+            raise Unreachable(_why(stream))  # a server that loads, taken for an empty one, would double everything
         incarnation = RedisIncarnation(self._stream, fields.get("run_id", ""), fields.get("master_replid", ""))
         self._report(incarnation.known, None if incarnation.known else "INFO tells no run id or replication id")
         return incarnation, fields.get("master_replid2", ""), last_id
@@ -140,12 +140,12 @@ class RedisLossAudit:
         return self._postgres.session
 
     async def _holds(self, incarnation: RedisIncarnation) -> bool:
-        """Whether Postgres names this run already."""
+        """Whether Postgres names this incarnation already."""
         return bool(await self._fetch(self._session(), load("saw_stream"), _identity(incarnation)))
 
     @asynccontextmanager
     async def _nobody_settles(self) -> AsyncIterator[None]:
-        """Hold the lock that settles ask for. Behind a transaction pooler it would stay in the pool: then not."""
+        """Hold the lock that every settle needs. Not behind a transaction pooler: there it would stay in the pool."""
         session = self._session()
         if session.pooled:
             yield
@@ -164,7 +164,7 @@ class RedisLossAudit:
         return republished, done, changed, was
 
     async def _note(self, incarnation: RedisIncarnation) -> bool:
-        """Note in Postgres that the run answered. False: another run holds the stream."""
+        """Note in Postgres that the incarnation answered. False: another one holds the stream."""
         session = self._postgres.session
         if session is None:
             return True

@@ -1,7 +1,7 @@
-"""Takeover: what a dispatcher that died or froze had claimed is found out and finished, so that no crash leaves a row.
+"""The takeover: finishes the rows of a dispatcher that died or froze, so that no crash leaves a row behind.
 
-A dead one is known by its free lock, within a second; a frozen one by its lease. Either is fenced first. Then each of
-its rows is looked for in the stream: found, it is settled as sent; not found, it goes back to be claimed.
+A dead dispatcher is known by its free lock, within a second; a frozen one by its lease. Either is fenced first. Then
+the stream is searched for each of its rows: one that is found is settled as sent, one that is not is released.
 """
 
 from collections.abc import Callable, Collection
@@ -23,22 +23,22 @@ from dispatcher.stages.settle import release, settle
 from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import fence
 
-WINDOW = 20_000  # unsettled rows looked at in one look for overdue claims
+WINDOW = 20_000  # unsettled rows that one look for overdue claims reads
 ADOPT = 2_000  # rows taken over in one statement
 EVERY_S = 1.0
-PATIENCE_S = 3.0  # after our own session came back: the others' sessions may be on their way back too
+PATIENCE_S = 3.0  # after our own session was replaced: those of other dispatchers may be on their way too
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """Rows taken over under a claim of ours, not yet looked for in the stream: (id, event id, floor)."""
+    """Rows under a claim of ours that the stream was not searched for yet: (id, event id, floor)."""
 
     claim_id: str
     rows: list[tuple[int, str, str | None]]
 
 
 class Takeover:
-    """Succeeds the dead and the frozen. Its fields are written by its own task only."""
+    """Takes over from the dead and the frozen. Its fields are written by its own task only."""
 
     def __init__(
         self,
@@ -88,13 +88,13 @@ class Takeover:
         await self.finish(session)
         # Behind a pooler a session lock would stay in the pool.
         if monotonic() >= self._patient_until and not session.pooled:
-            await self.succeed_the_dead(session)
+            await self.take_over_dead(session)
         if monotonic() >= self._overdue_at:
             self._overdue_at = monotonic() + min(max(self._lease_s / 6, self._every_s), 5.0)
             await self.take_overdue(session)
         return self._every_s
 
-    async def succeed_the_dead(self, session: Session) -> int:
+    async def take_over_dead(self, session: Session) -> int:
         """Take over from every dispatcher whose lock is free; returns how many rows."""
         total = 0
         for owner, name in await session.fetch(load("dead_dispatchers"), {"self": self._dispatcher_id()}):

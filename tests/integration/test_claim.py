@@ -148,7 +148,7 @@ async def test_an_age_counts_from_when_the_event_could_first_go_out(session, db,
         "sent, and put back by a plain UPDATE": {"occurred_at": ago(60), "next_run_at": ago(60), "sent_at": ago(50)},
     }
     named = {(await insert_events(db, **columns))[0]: name for name, columns in rows.items()}
-    batch = await take(session, now=NOW, share=share)
+    batch = await take(session, now=NOW, event_types=share)
     assert {named[row.id]: row.age_s for row in batch.rows} == dict(zip(rows, [5.0, 7.0, 2.0, 60.0, 0.0], strict=True))
 
 

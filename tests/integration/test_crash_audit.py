@@ -64,7 +64,7 @@ async def make(redis_url: str, tap: Tap) -> AsyncIterator[Make]:
         return PostgresCrashAudit(
             STREAM,
             publisher=publisher,
-            looker=looker,
+            searcher=looker,
             verify=verify,
             deadline_s=deadline_s,
             wake=lambda: None,
@@ -207,11 +207,11 @@ async def test_a_look_that_fails_lets_nobody_claim(
     audit = await make(through.via(redis_url), 1.0)
     await db.execute(FORGET)
     through.drop_replies()
-    audit._looker._connect_timeout_s = 0.2
+    audit._searcher._connect_timeout_s = 0.2
     with pytest.raises(Unreachable):
         await audit.audit(session)
     assert await claimable(session) == 0
-    audit._looker._connect_timeout_s = 20.0
+    audit._searcher._connect_timeout_s = 20.0
     await through.restore()
     await audit.audit(session)  # no lock was left behind
     assert await claimable(session) == 1

@@ -29,7 +29,7 @@ CANARY = "canary-7f3a"
 def api(dispatcher, monkeypatch):
     """`async with api() as (client, running):` a dispatcher on loopback, which never ticks, and its API."""
 
-    monkeypatch.setattr(reach, "ASKED_CONNECT_S", 60.0)
+    monkeypatch.setattr(reach, "API_CONNECT_S", 60.0)
 
     @asynccontextmanager
     async def start(**settings: Any):
@@ -208,7 +208,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for():
 async def test_a_question_that_hangs_holds_up_no_event(api, db, redis, monkeypatch):
     monkeypatch.setattr(on_demand, "QUEUE", 4)
     monkeypatch.setattr(on_demand, "PATIENCE_S", 60.0)
-    monkeypatch.setattr(reach, "ASKED_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(reach, "API_TIMEOUT_S", 60.0)
     await buried(db, 1)
     found: list[int] = []
 
@@ -272,7 +272,7 @@ async def test_a_role_from_before_this_release_may_retry_rows_and_is_told_about_
 
 async def test_a_stop_does_not_wait_for_a_question(api, db, monkeypatch):
     monkeypatch.setattr(on_demand, "GRACE_S", 0.05)
-    monkeypatch.setattr(reach, "ASKED_TIMEOUT_S", 600.0)
+    monkeypatch.setattr(reach, "API_TIMEOUT_S", 600.0)
     found: list[int] = []
 
     async def ask(client: aiohttp.ClientSession) -> None:

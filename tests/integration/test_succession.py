@@ -89,9 +89,9 @@ async def test_what_it_published_is_sent_and_what_it_did_not_is_given_back(
     events = await picked_by(registry, session)
     ids = [await redis.xadd(STREAM, {"event_id": event}) for event in events[:4]]
     takeover = await succeed()
-    assert await takeover.succeed_the_dead(session) == 0  # it is alive
+    assert await takeover.take_over_dead(session) == 0  # it is alive
     await die(control, db)
-    assert await takeover.succeed_the_dead(session) == 6
+    assert await takeover.take_over_dead(session) == 6
     table = {str(row["event_id"]): row for row in await read_table(db)}
     assert [(table[event]["status"], table[event]["stream_id"]) for event in events] == [
         *(("sent", stream_id) for stream_id in ids),
@@ -103,7 +103,7 @@ async def test_what_it_published_is_sent_and_what_it_did_not_is_given_back(
     assert tap.all(TakenOver) == [TakenOver(6, NAME)]
     assert tap.all(Reconciled) == [Reconciled(4, 2)]
     assert len(await read_stream(redis)) == 4
-    assert await takeover.succeed_the_dead(session) == 0
+    assert await takeover.take_over_dead(session) == 0
 
 
 @pytest.mark.promise("killed")
@@ -118,9 +118,9 @@ async def test_only_one_succeeds(
     [(held,)] = await rival.fetch("SELECT pg_try_advisory_lock(1869968483, %(id)s::integer)", {"id": registry.id})
     assert held
     takeover = await succeed()
-    assert await takeover.succeed_the_dead(session) == 0
+    assert await takeover.take_over_dead(session) == 0
     await die(rival, db)
-    assert await takeover.succeed_the_dead(session) == 3
+    assert await takeover.take_over_dead(session) == 3
 
 
 async def test_it_is_fenced_first(
@@ -167,7 +167,7 @@ async def test_a_sink_that_goes_away_leaves_nothing_half_done(
 
     monkeypatch.setattr(session, "fetch", cut_after_adopting)
     with pytest.raises(Unreachable):
-        await takeover.succeed_the_dead(session)
+        await takeover.take_over_dead(session)
     assert await statuses(db) == {"picked": 3}
     await through.restore()
     assert takeover._connection is not None
@@ -195,7 +195,7 @@ async def test_what_a_living_one_claims_after_the_fence_is_not_taken(
         return fenced
 
     monkeypatch.setattr("dispatcher.upkeep.takeover.fence", fence_and_let_it_claim)
-    assert await takeover.succeed_the_dead(session) == 2
+    assert await takeover.take_over_dead(session) == 2
     assert await statuses(db) == {"pending": 2, "picked": 3}
     assert [row["id"] for row in await read_table(db, "dispatcher")] == [registry.id]  # it still needs a successor
 
@@ -210,12 +210,12 @@ async def test_a_failed_succession_leaves_no_lock_behind(
     takeover._connection.close()
     for _ in range(3):
         with pytest.raises(Unreachable):
-            await takeover.succeed_the_dead(session)
+            await takeover.take_over_dead(session)
     again = await connect(PostgresTarget(database_url, f"deadbeef {NAME}"), "control")
     await registry.enrol(again)
     [row] = await read_table(db, "dispatcher")
     assert row["id"] == registry.id
-    assert await takeover.succeed_the_dead(session) == 0
+    assert await takeover.take_over_dead(session) == 0
     await again.close()
 
 
@@ -228,5 +228,5 @@ async def test_a_clean_stop_that_leaves_claims_is_succeeded(
     await picked_by(registry, session)
     await registry.sign_off()
     await die(control, db)
-    assert await (await succeed()).succeed_the_dead(session) == 2
+    assert await (await succeed()).take_over_dead(session) == 2
     assert await read_table(db, "dispatcher") == []

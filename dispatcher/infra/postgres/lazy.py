@@ -1,7 +1,7 @@
-"""A session for what people ask: opened by the first question, one at a time, closed when nobody asks any more.
+"""A session for HTTP requests: opened by the first request, used by one at a time, closed after an idle minute.
 
-It is apart from the relay's sessions, so a slow question holds up nobody but the next one. A flood of questions makes a
-short queue, and is told to come back; it never makes more connections.
+It is apart from the relay's sessions, so a slow statement delays only the next request. A flood of requests makes a
+short queue and is refused beyond that; it never opens more connections.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,15 +14,15 @@ import psycopg
 from dispatcher.core.errors import DispatcherError, SessionLost, Unreachable
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
 
-QUEUE = 16  # questions that wait or are being answered
-PATIENCE_S = 5.0  # for one's turn
+QUEUE = 16  # requests that wait or are being answered
+PATIENCE_S = 5.0  # that a request waits for its turn
 IDLE_S = 60.0
-RETRY_S = 1.0  # after a failure to connect; who asks sooner is told the same
-GRACE_S = 1.0  # for the question in flight when the service stops
+RETRY_S = 1.0  # after a failure to connect; a request that comes sooner gets the same error
+GRACE_S = 1.0  # for the request in flight when the service stops
 
 
 class Busy(DispatcherError):
-    """Too many ask at once. Asking again later may help."""
+    """Too many requests at once. Trying again later may help."""
 
 
 class LazySession:
@@ -34,7 +34,7 @@ class LazySession:
         self._target = target
         self._purpose = purpose
         self._prepare = prepare
-        self._turn = anyio.Lock()  # who has it may use and replace the session
+        self._turn = anyio.Lock()  # its holder may use and replace the session
         self._asking = 0  # written by fetch()
         self._session: Session | None = None
         self._used_at = 0.0
@@ -48,13 +48,13 @@ class LazySession:
         psycopg.Error (the server refused it).
         """
         if self._asking >= QUEUE:
-            raise Busy(f"{QUEUE} questions are waiting for Postgres already")
+            raise Busy(f"{QUEUE} requests are waiting for Postgres already")
         self._asking += 1
         try:
             with anyio.move_on_after(PATIENCE_S) as patience:
                 await self._turn.acquire()
             if patience.cancelled_caught:
-                raise Busy(f"the questions before this one took Postgres more than {PATIENCE_S:g} s")
+                raise Busy(f"the requests before this one took Postgres more than {PATIENCE_S:g} s")
             try:
                 return await self._fetch(sql, params)
             finally:
@@ -100,7 +100,7 @@ class LazySession:
         return session
 
     async def run(self) -> None:
-        """Close the session when nobody has asked for a while, and at the end."""
+        """Close the session when no request came for a while, and at the end."""
         try:
             while True:
                 await anyio.sleep(IDLE_S)
@@ -114,7 +114,7 @@ class LazySession:
                     async with self._turn:
                         await self._close()
                 if grace.cancelled_caught and self._session is not None:
-                    self._session.cut()  # who uses it closes it
+                    self._session.cut()  # the request that uses it closes it
 
     async def _close(self) -> None:
         session, self._session = self._session, None

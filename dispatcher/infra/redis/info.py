@@ -57,7 +57,7 @@ async def read_stream_info(redis: Redis, name: str) -> StreamInfo:
         length = int(await redis.xlen(name))
         try:
             found = await redis.xinfo_groups(name)
-            # It carries the first and the last entry, payload and all: asked only when there is no other way.
+            # XINFO STREAM carries whole payloads, of the first and the last entry: only when there is no other way.
             unclear = any(group.get("lag") is None for group in found)
             stream = await redis.xinfo_stream(name) if unclear else {}
         except ResponseError as error:

@@ -1,4 +1,4 @@
-"""Find: which of these events are in the stream already, after the newest entry id known before they were sent."""
+"""Searches the stream for events, from the newest entry id that was known before they were sent."""
 
 from collections.abc import AsyncIterator, Mapping
 
@@ -8,17 +8,17 @@ from dispatcher.infra.redis.connection import RedisConnection
 
 PAGE = 200  # entries read at once: of a megabyte each, what a slow network carries within the deadline
 
-# The server cannot be read from now, but will be.
+# The stream cannot be read now, and can be later.
 _PASSING = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOAUTH", "ERR max number of clients")
 
 
 async def find_entries(
     connection: RedisConnection, stream: str, floor: str, wanted: Mapping[str, int], deadline_s: float
 ) -> dict[int, str]:
-    """Look for these event ids after `floor`: of those found, the row's id to the entry's id.
+    """Search for events after `floor`. `wanted`: event id to row id. Returns row id to entry id of those found.
 
-    Sure only once the connection that carried them is dead. Raises Unreachable when the sink cannot be read now. A sink
-    that never lets us read has none of them: publishing again is better than never.
+    The answer is certain only once the connection that carried the events is dead. Raises Unreachable when the stream
+    cannot be read now. Where our user may never read it, nothing is found: to publish twice is better than never.
     """
     found: dict[int, str] = {}
     if wanted:
@@ -32,9 +32,9 @@ async def find_entries(
 async def read_pages(
     connection: RedisConnection, stream: str, floor: str, deadline_s: float
 ) -> AsyncIterator[list[tuple[str, str]]]:
-    """The entries after `floor` up to the newest, page by page: (entry id, event id), "" in a stranger's entry.
+    """The entries after `floor` up to the newest, page by page: (entry id, event id), "" in an entry that is not ours.
 
-    None when the sink never lets us read. Raises Unreachable when it cannot be read now.
+    No page where our user may never read the stream. Raises Unreachable when it cannot be read now.
     """
     begin = _after(floor)
     while True:
@@ -50,7 +50,7 @@ async def read_pages(
 
 
 def stream_order(stream_id: str) -> tuple[int, int]:
-    """The order of entry ids, which are numbers, not text."""
+    """A key to sort entry ids by: they are numbers, not text."""
     milliseconds, _, sequence = stream_id.partition("-")
     return int(milliseconds), int(sequence or 0)
 
@@ -62,5 +62,5 @@ def _after(stream_id: str) -> str:
 
 
 def _event_id(fields: list[bytes]) -> str:
-    """The event's id in an entry's fields, or "" in a stranger's entry."""
+    """The event id in an entry's fields, "" in an entry that is not ours."""
     return dict(zip(fields[::2], fields[1::2], strict=False)).get(b"event_id", b"").decode(errors="replace")

@@ -133,7 +133,7 @@ class Supervisor:
         if not s.http_enabled:
             return
         targets = PostgresTargets(s, f"supervisor-{os.getpid()}")
-        api = LazySession(targets.asking, "api", prepare=targets.check)
+        api = LazySession(targets.api, "api", prepare=targets.check)
         console = ConsoleRoutes(s, self._pool.state)
         site = build_http(
             s,

@@ -20,9 +20,8 @@ from typing import NoReturn, TextIO
 import anyio
 
 from dispatcher.core.errors import DispatcherError
-from dispatcher.service.freeze import freeze
-from dispatcher.service.leave import leave_if_held_up
 from dispatcher.service.lifecycle import Service, run_to_the_end
+from dispatcher.service.process import freeze, leave_if_held_up
 from dispatcher.service.workers.channel import pack_report
 from dispatcher.settings import Settings
 
