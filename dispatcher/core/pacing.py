@@ -112,13 +112,13 @@ class PrefetchLimit:
     ahead_s: float = 0.1
     _mean_s: float = inf
 
-    def limit(self, in_hand: int, stuck: int = 0) -> int:
+    def limit(self, in_flight: int, stuck: int = 0) -> int:
         """Rows the next claim may take; 0: none now. `stuck`: handlers that go on though nobody waits for them."""
         if stuck >= self.parallel:
             return 0
         ahead = int(min(self.most, self.parallel * self.ahead_s / max(self._mean_s, 1e-6)))
-        room = self.parallel + ahead - in_hand
-        if room <= 0 or (in_hand >= self.parallel and room < ahead / 2):
+        room = self.parallel + ahead - in_flight
+        if room <= 0 or (in_flight >= self.parallel and room < ahead / 2):
             return 0
         return min(room, self.most)
 

@@ -291,13 +291,13 @@ async def test_probes_go_on_and_a_metric_says_so(dispatcher: StartDispatcher, co
 
 async def test_it_waits_when_postgres_goes_before_the_last_word(db: psycopg.AsyncConnection, database_url: str) -> None:
     link = ReconnectingSession(PostgresTarget(database_url, "test"), "lane", rng=Random(1))
-    in_hand, asked = 1, 0
+    unfinished, asked = 1, 0
 
     def count() -> int:
         nonlocal asked
         asked += 1
         assert asked < 1000, "it asks without ever waiting, and nothing else gets a turn"
-        return in_hand
+        return unfinished
 
     async def said() -> list[int]:
         rows = await db.execute("SELECT in_flight FROM messaging.pause_acknowledgement WHERE name = 'one'")
@@ -321,7 +321,7 @@ async def test_it_waits_when_postgres_goes_before_the_last_word(db: psycopg.Asyn
                 return await said() == [1]
 
             await until(unsettled, "it says that something is in hand")
-            in_hand, asked = 0, 0  # settled, and Postgres is gone before that is written down
+            unfinished, asked = 0, 0  # settled, and Postgres is gone before that is written down
             connected.cancel_scope.cancel()
         switch.note_finished()
         await anyio.wait_all_tasks_blocked()

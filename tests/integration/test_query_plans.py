@@ -27,7 +27,7 @@ FILES = sorted([*(path.stem for path in (sqlfiles._folder("sql") / "statements")
 # Rows of message_outbox that one run may touch.
 MAY_TOUCH = {
     "claim": 6 * BATCH,  # passes the rows that are held, locks its batch, updates it
-    "claim filtered": 6 * BATCH,  # the same, when the other share has nothing waiting; pacing.Detour for when it has
+    "claim filtered": 6 * BATCH,  # when the other types have nothing waiting; else pacing.FilteredScan
     "read_row": 1,
     "renew_claims": 2 * BATCH,
     "settle_sent": 2 * BATCH,

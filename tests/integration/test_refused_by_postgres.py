@@ -104,7 +104,7 @@ LEASE_MS = 600_000  # nobody waits for that
 
 
 @pytest.mark.parametrize("trouble", ["lost", "refused"])
-@pytest.mark.parametrize("where", ["relay", "handling"])
+@pytest.mark.parametrize("where", ["stream", "handlers"])
 async def test_a_claim_answered_too_late_is_given_back_though_that_fails_at_first(
     dispatcher: StartDispatcher,
     db: Db,
@@ -127,7 +127,7 @@ async def test_a_claim_answered_too_late_is_given_back_though_that_fails_at_firs
         return batch._replace(claimed_at=batch.claimed_at + LEASE_MS)
 
     monkeypatch.setattr(claimer, "claim", claim_late)
-    handled = {"handlers": handlers_module({"order.created": lambda payload: None})} if where == "handling" else {}
+    handled = {"handlers": handlers_module({"order.created": lambda payload: None})} if where == "handlers" else {}
     async with dispatcher(lease_ms=LEASE_MS, tick_ms=50, **handled) as running:
         await insert_events(db)
         if trouble == "refused":

@@ -123,22 +123,22 @@ def test_a_rate_is_never_negative_and_fades_to_nothing(seen: list[tuple[int, flo
 
 @given(st.integers(1, 100), st.integers(1, 1000), st.integers(0, 3000), st.lists(st.floats(0, 60), max_size=30))
 def test_no_more_is_in_hand_than_has_a_slot_or_is_done_soon(
-    parallel: int, most: int, in_hand: int, took: list[float]
+    parallel: int, most: int, in_flight: int, took: list[float]
 ) -> None:
     appetite = PrefetchLimit(parallel, most)
     for seconds in took:
         appetite.note(seconds)
-    limit = appetite.limit(in_hand)
+    limit = appetite.limit(in_flight)
     assert 0 <= limit <= most
-    assert limit == 0 or in_hand + limit <= parallel + most
-    assert appetite.limit(in_hand, stuck=parallel) == 0
+    assert limit == 0 or in_flight + limit <= parallel + most
+    assert appetite.limit(in_flight, stuck=parallel) == 0
 
 
 def test_slow_handlers_get_no_more_than_their_slots() -> None:
     appetite = PrefetchLimit(10, 256)
     assert appetite.limit(0) == 10  # nothing is known yet
     appetite.note(10.0)
-    assert [appetite.limit(in_hand) for in_hand in (0, 9, 10)] == [10, 1, 0]
+    assert [appetite.limit(in_flight) for in_flight in (0, 9, 10)] == [10, 1, 0]
 
 
 def test_quick_handlers_get_some_ahead_and_in_whole_batches() -> None:
