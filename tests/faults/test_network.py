@@ -6,12 +6,19 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from random import Random
 from urllib.parse import urlsplit
 
+import anyio
+import psycopg
 import pytest
 
+from dispatcher.core.errors import SessionLost
 from dispatcher.embedded import free_port
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import PostgresTarget
 from tests.support.faults.pgwire import LoseNotifications, StopClaim
 from tests.support.faults.steps import before_the_answer
 from tests.support.faults.world import RELAY, StartWorld
@@ -147,3 +154,34 @@ async def test_through_pgbouncer(world: StartWorld, server_folder: Path, direct:
                 await w.backlog(2000)
                 fault.heal()
             assert await one.child.terminate() == 0
+
+
+async def listens_at(url: str) -> bool:
+    try:
+        await (await psycopg.AsyncConnection.connect(url)).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@pytest.mark.promise("postgres-outage")
+async def test_what_pgbouncer_says_of_a_server_that_took_no_writes_once(world: StartWorld, server_folder: Path) -> None:
+    """It greets with what its first connection to the server said: that is no reason to leave the server of today."""
+    async with world() as w, await psycopg.AsyncConnection.connect(w.admin_url, autocommit=True) as admin:
+        await admin.execute(f"ALTER ROLE {RELAY} SET default_transaction_read_only = on")
+        with pgbouncer(server_folder / "pgbouncer-greets", w.admin_url) as pooled:
+            await until(partial(listens_at, pooled), "PgBouncer listens")
+            async with await psycopg.AsyncConnection.connect(pooled) as early:
+                assert early.info.parameter_status("default_transaction_read_only") == "on"
+            await admin.execute(f"ALTER ROLE {RELAY} RESET default_transaction_read_only")
+            await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [RELAY])
+            lane = ReconnectingSession(PostgresTarget(pooled, "test"), "lane", rng=Random(1))
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(lane.keep)
+                session = await lane.get()
+                greeted = session._connection.info.parameter_status("default_transaction_read_only")
+                assert (session.pooled, greeted) == (True, "on")
+                assert await session.fetch("SELECT 1") == [(1,)]
+                with pytest.raises(SessionLost, match="read-only"):  # what the server itself says counts
+                    await session.fetch("DO $$ BEGIN SET LOCAL transaction_read_only = on; CREATE TABLE t (); END $$")
+                tasks.cancel_scope.cancel()

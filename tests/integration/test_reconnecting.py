@@ -178,3 +178,20 @@ async def test_a_stop_while_nobody_listens_ends_at_once():
         async with anyio.create_task_group() as tasks:
             await tasks.start(link.keep)
             tasks.cancel_scope.cancel()
+
+
+async def test_a_statement_that_the_end_cuts_is_no_loss_to_tell_of(kept, tap):
+    """Duties have statements in flight when a dispatcher stops: Postgres is not away because of that."""
+    ended: list[str] = []
+
+    async def work(session: Session) -> None:
+        with pytest.raises(SessionLost):
+            await session.fetch("SELECT pg_sleep(60)")
+        ended.append("cut")
+
+    async with anyio.create_task_group() as tasks:
+        async with kept() as link:
+            tasks.start_soon(work, await link.get())
+            await anyio.wait_all_tasks_blocked()
+        assert [change.up for change in tap.all(DatabaseChanged)] == [True]
+    assert ended == ["cut"]

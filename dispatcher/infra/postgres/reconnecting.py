@@ -132,10 +132,12 @@ class ReconnectingSession:
 
     def _lost(self, reason: str) -> None:
         session, self.session = self.session, None
+        if session is None:
+            return  # keep() ends, and its close cut a statement: nobody lost anything
         self._up = anyio.Event()
         self._changed(False, reason)
         self._down.set()
-        if session is not None and session.server_gone:
+        if session.server_gone:
             for sibling in self.siblings:
                 sibling.replace(reason)
 

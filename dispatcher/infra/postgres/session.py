@@ -203,7 +203,12 @@ class Session:
         return rows
 
     def _server_is_read_only(self) -> bool:
-        """What the server said last, without a round trip: since PostgreSQL 14 it reports both with its answers."""
+        """What the server said last, without a round trip: since PostgreSQL 14 it reports both with its answers.
+
+        What a pooler says is not of today: it greets with what its first connection to the server was told.
+        """
+        if self.pooled:
+            return False
         status = self._connection.pgconn.parameter_status
         return status(b"default_transaction_read_only") == b"on" or status(b"in_hot_standby") == b"on"
 
