@@ -9,8 +9,9 @@ from redis.asyncio import Redis
 
 from dispatcher.core.events import BreakerChanged, Buried, ClosedConnection, Published
 from tests.support.proxy import Direction, Filter, StartProxy
-from tests.support.rows import insert_events, read_stream, read_table, statuses
+from tests.support.rows import insert_events, one_row, read_stream, read_table, statuses
 from tests.support.running import StartDispatcher
+from tests.support.waiting import until
 
 Db = psycopg.AsyncConnection[Any]
 PATIENT_S = 60.0
@@ -95,3 +96,33 @@ async def test_a_sink_that_cuts_off_everybody_costs_nothing(
     assert set(await statuses(db)) == {"sent"}
     events = [entry["event_id"] for entry in await read_stream(redis)]
     assert len(events) == len(set(events))
+
+
+@pytest.mark.promise("redis-outage")
+async def test_rows_that_failed_before_keep_their_lease_while_redis_is_away(
+    dispatcher: StartDispatcher, db: Db, redis_url: str, proxy: StartProxy
+) -> None:
+    """They wait for the batch that they were claimed with: without a lease, another dispatcher would fence us."""
+    through = await proxy(redis_url)
+
+    def once() -> Filter:
+        def pass_on(direction: Direction, data: bytes) -> bytes:
+            if direction == "to_server" and b"XADD" in data:
+                through.refuse()
+                raise ConnectionAbortedError
+            return data
+
+        return pass_on
+
+    through.make_filter = once
+    [fresh] = await insert_events(db)
+    [failed] = await insert_events(db, attempts=1)
+    async with dispatcher(redis_url=through.via(redis_url), **FAST | {"lease_ms": 2000}) as running:
+        await running.tap.next(BreakerChanged, lambda event: event.state == "open", PATIENT_S)
+        claimed = {row["id"]: row["picked_at"] for row in await read_table(db)}
+        renewed = "SELECT FROM messaging.message_outbox WHERE id = %s AND picked_at > %s"
+        await until(lambda: one_row(db, renewed, fresh, claimed[fresh]), "its lease is renewed")
+        assert await one_row(db, renewed, failed, claimed[failed])
+        through.make_filter = None
+        await through.restore()
+        await running.tap.add_up(Published, PATIENT_S, entries=2)

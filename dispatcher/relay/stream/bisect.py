@@ -154,15 +154,15 @@ class PoisonBisector:
         if not cut:
             self._gate.note_outcomes(outcomes)
         unanswered = set(outcomes.unknown)
+        others = [each.batch for each in self._queue]
         if outcomes.unknown:
-            others = [each.batch for each in self._queue]
             await self._reconciler.resolve(self._gate, case.postgres, piece, outcomes, also=others)
         again: list[list[ClaimedRow]] = []
         if cut and self._gate.connection.incarnation == incarnation:
             missing = [row for row in rows if row.id in unanswered & set(outcomes.released)]
             outcomes.released = [row_id for row_id in outcomes.released if row_id not in unanswered]
             again = self._split(missing, rows, outcomes)
-        await self._completer.settle(case.postgres, piece, outcomes)
+        await self._completer.settle(case.postgres, piece, outcomes, also=others)
         return again
 
     def _split(

@@ -1,6 +1,6 @@
 """After the turn: wait for a batch's replies, decide, settle, while the next lane already claims."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from random import Random
 from time import monotonic
 
@@ -42,9 +42,18 @@ class BatchCompleter:
         self._cut_once: set[int] = set()  # ids of rows that were unanswered when the connection was cut
 
     async def complete(
-        self, postgres: ReconnectingSession, batch: Batch, sent: SentBatch, began: float
+        self,
+        postgres: ReconnectingSession,
+        batch: Batch,
+        sent: SentBatch,
+        began: float,
+        *,
+        also: Collection[Batch] = (),
     ) -> list[ClaimedRow]:
-        """Wait for the replies, decide, settle. Returns the suspects among the rows, which are still claimed."""
+        """Wait for the replies, decide, settle. Returns the suspects among the rows, which are still claimed.
+
+        `also`: other rows of the claim, whose leases are renewed while this batch waits for the sink.
+        """
         replies = await self._own_refusals(await replies_of(sent))
         outcomes = decide_batch(batch.rows, replies, self._policy.retry, self._rng)
         outcomes.incarnation = sent.incarnation
@@ -54,12 +63,13 @@ class BatchCompleter:
         suspects: list[ClaimedRow] = []
         if outcomes.unknown:
             unanswered = set(outcomes.unknown)
-            await self._reconciler.resolve(self._gate, postgres, batch, outcomes)
+            await self._reconciler.resolve(self._gate, postgres, batch, outcomes, also=also)
             if was_cut(replies) and not outcomes.retries:  # an error in reply has named the row already
                 suspects = self._suspects([row for row in batch.rows if row.id in unanswered], outcomes)
         elif self._cut_once:
             self._cut_once.difference_update(outcomes.sent_ids)
-        await self.settle(postgres, batch, outcomes)
+        keep = [*also, batch._replace(rows=suspects)]
+        await self.settle(postgres, batch, outcomes, also=keep)
         self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
         return suspects
 
@@ -82,14 +92,24 @@ class BatchCompleter:
         if ages:
             self._observe(Published(len(ages), ages, elapsed))
 
-    async def settle(self, postgres: ReconnectingSession, batch: Batch, outcomes: BatchOutcomes) -> None:
-        """Settle; when Redis moved to another incarnation meanwhile, search that for the entries first."""
+    async def settle(
+        self,
+        postgres: ReconnectingSession,
+        batch: Batch,
+        outcomes: BatchOutcomes,
+        *,
+        also: Collection[Batch] = (),
+    ) -> None:
+        """Settle; when Redis moved to another incarnation meanwhile, search that for the entries first.
+
+        `also`: as for `complete()`.
+        """
 
         async def moved() -> None:
             if outcomes.incarnation is not None:
                 self._gate.connection.distrust(outcomes.incarnation)
             outcomes.doubt_sent()
-            await self._reconciler.resolve(self._gate, postgres, batch, outcomes)
+            await self._reconciler.resolve(self._gate, postgres, batch, outcomes, also=also)
 
         await self._settler.settle(postgres, batch.claim_id, outcomes, moved=moved)
 

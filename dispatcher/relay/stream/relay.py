@@ -160,10 +160,11 @@ class StreamRelay:
     async def _complete(self, postgres: ReconnectingSession, sent: Sent) -> None:
         """Without the turn: wait for the replies, settle; what may be poison goes to the bisector."""
         batch = sent.batch
+        waiting = [batch._replace(rows=sent.suspects)]  # for the bisector
         try:
             suspects = [
                 *sent.suspects,
-                *await self._completer.complete(postgres, batch, sent.replies, sent.began),
+                *await self._completer.complete(postgres, batch, sent.replies, sent.began, also=waiting),
             ]
             if suspects:
                 await self._bisector.add(postgres, batch._replace(rows=suspects))
