@@ -1,16 +1,29 @@
 """Rows on which the connection to Redis is cut are published apart, down to the one that does it; outages are not."""
 
 import re
+from random import Random
 from typing import Any
+from uuid import uuid4
 
+import anyio
 import psycopg
 import pytest
 from redis.asyncio import Redis
 
+from dispatcher.core.backoff import Backoff
+from dispatcher.core.breaker import Breaker
 from dispatcher.core.events import BreakerChanged, Buried, ClosedConnection, Published
+from dispatcher.core.row import Batch
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
+from dispatcher.relay.policy import ClaimPolicy, StreamPolicy
+from dispatcher.relay.stream.bisect import PoisonBisector, SuspectBatch
+from dispatcher.relay.stream.gate import SinkGate
 from tests.support.proxy import Direction, Filter, StartProxy
-from tests.support.rows import insert_events, one_row, read_stream, read_table, statuses
+from tests.support.rows import STREAM, insert_events, one_row, read_stream, read_table, statuses
 from tests.support.running import StartDispatcher
+from tests.support.tap import Tap
 from tests.support.waiting import until
 
 Db = psycopg.AsyncConnection[Any]
@@ -126,3 +139,35 @@ async def test_rows_that_failed_before_keep_their_lease_while_redis_is_away(
         through.make_filter = None
         await through.restore()
         await running.tap.add_up(Published, PATIENT_S, entries=2)
+
+
+async def test_suspects_that_come_while_leases_are_renewed(db: Db, database_url: str, redis_url: str, tap: Tap) -> None:
+    claims = ClaimPolicy(slots=256, lease_s=0.0, max_payload_bytes=1)
+    anything: Any = None  # no part of what is tested
+    stopping, rng = anyio.Event(), Random(1)
+    policy = StreamPolicy(claims, anything, anything, 60.0)
+    connection = RedisConnection(
+        RedisTarget.parse(redis_url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+    )
+    gate = SinkGate(connection, Breaker(Backoff(0.01, 0.02), rng), stream=STREAM, timeout_s=60.0, observe=tap)
+    bisector = PoisonBisector(
+        policy, gate=gate, completer=anything, stopping=stopping, pause=anything, observe=tap, rng=rng
+    )
+    lane = ReconnectingSession(PostgresTarget(database_url, "test"), "lane", rng=rng)
+    first, second = (Batch(str(uuid4()), [], "0-0", 0.0) for _ in range(2))
+    renewed = anyio.Event()
+
+    async def renew() -> None:
+        assert await bisector._still_ours(SuspectBatch(lane, first), []) == []
+        renewed.set()
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(lane.keep)
+        await bisector.add(lane, first)
+        async with db.transaction():
+            await db.execute("LOCK messaging.message_outbox")
+            tasks.start_soon(renew)
+            await anyio.wait_all_tasks_blocked()  # its first renewal waits for the lock
+            await bisector.add(lane, second)
+        await renewed.wait()
+        tasks.cancel_scope.cancel()
