@@ -1,5 +1,7 @@
 """A session's statements are never cut, always end, and leave no connection behind."""
 
+import os
+import resource
 from collections.abc import AsyncIterator
 
 import anyio
@@ -206,3 +208,31 @@ async def test_closing_leaves_no_connection_behind(database_url, db):
         await each.close()
         await backend_ended(db, each.backend_pid)
     assert await sessions_there(db) == 0
+
+
+async def test_without_a_descriptor_left_it_hears_and_can_be_cut(database_url, db):
+    """Handlers may use them all up: a dispatcher that ends of that is no help, nor a statement that nothing ends."""
+    session = await connect(PostgresTarget(database_url, "test"), "control")
+    await session.fetch("LISTEN somewhere")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(1)
+        with anyio.fail_after(30):
+            await session.wait_readable()  # it returns: the caller has to look
+            await db.execute("NOTIFY somewhere")
+            while not session.drain_notifications():
+                await session.wait_readable()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_ends, session)
+                await anyio.wait_all_tasks_blocked()
+                session.cut()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    await session.close()
+
+
+async def _ends(session):
+    with pytest.raises(SessionLost):
+        await session.fetch("SELECT pg_sleep(60)")

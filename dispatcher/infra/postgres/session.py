@@ -23,6 +23,7 @@ from dispatcher.infra.postgres.connect_errors import explain
 
 MINIMUM_VERSION = 140000
 CLOSE_S = 1.0  # for a statement that was cut to end; it does so at once
+NO_DESCRIPTOR_S = 0.1  # between two looks while the process has no file descriptor left
 MAX_NOTIFICATIONS = 1000  # kept until they are drained; the oldest go first
 
 # Somebody altered the table, or threw our prepared statements away: this session would fail for ever, a new one works.
@@ -227,10 +228,12 @@ class Session:
 
     def cut(self) -> None:
         """Shut the socket: whatever waits on this session, now or next, fails at once. For a peer that may be gone."""
-        # A duplicate descriptor: closing libpq's own under its feet would leave it to a stranger's next socket.
         try:
-            with socket.socket(fileno=os.dup(self._connection.fileno())) as half_open:
-                half_open.shutdown(socket.SHUT_RDWR)
+            shared = socket.socket(fileno=self._connection.fileno())
+            try:
+                shared.shutdown(socket.SHUT_RDWR)
+            finally:
+                shared.detach()  # the descriptor is libpq's: closed by us, it would be a stranger's next socket
         except (OSError, psycopg.Error):
             pass  # it is gone already, which is what was wanted
 
@@ -248,11 +251,15 @@ class Session:
         return arrived
 
     async def wait_readable(self) -> None:
-        """Wait until the server sent something. The one wait on a session that may be cancelled at any time."""
+        """Wait until the server may have sent something. The one wait on a session that may be cancelled any time."""
         if self.closed:
             raise self.lose("the session is closed")
         # A duplicate: libpq may close its own meanwhile, and a new connection's may get the same number.
-        descriptor = os.dup(self._connection.fileno())
+        try:
+            descriptor = os.dup(self._connection.fileno())
+        except OSError:  # none is left: the caller looks again
+            await anyio.sleep(NO_DESCRIPTOR_S)
+            return
         try:
             await anyio.wait_readable(descriptor)
         finally:
