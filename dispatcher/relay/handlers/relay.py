@@ -118,6 +118,7 @@ class HandlerRelay:
             self._woken.clear()
             limit = await self._room()
             if await self._postgres.get_unless(self._stopping) is None:
+                more = True  # what woke us is not claimed yet
                 continue
             if self._pause.paused():
                 await self._stand_by()
