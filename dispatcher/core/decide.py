@@ -141,7 +141,7 @@ def _failed(why: str, attempts: int, policy: RetryPolicy, rng: Random) -> Outcom
 def decide_batch(
     rows: Sequence[ClaimedRow], replies: Sequence[Reply], policy: RetryPolicy, rng: Random
 ) -> BatchOutcomes:
-    """A batch's replies, in the order of its rows, to its verdict.
+    """A batch's replies, in the order of its rows, to its outcomes.
 
     Raises ValueError when the counts differ: matching by index would settle the wrong rows.
     """

@@ -34,7 +34,7 @@ class Dead:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The sink's failure, certainly not applied: back to where it was, unharmed."""
+    """Not the row's failure, and certainly not applied (sink away, no handler free, a stop): back unchanged."""
 
     error: str
 

@@ -48,7 +48,7 @@ class ClaimCursor:
         return at_the_start
 
     def reset(self) -> None:
-        """Look at everything next: rows that fell due long ago were put back."""
+        """Look at everything next: old rows were put back. Without a filter a claim after a short one does so."""
         if self._filter is not None:
             self._filter.reset()
             self._after = FROM_THE_START

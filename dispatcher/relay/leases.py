@@ -1,4 +1,4 @@
-"""Leases: rows that take long say that their owner is alive, or another dispatcher would take them over."""
+"""Leases: the owner of rows that take long renews them, or another dispatcher would take the rows over."""
 
 from collections.abc import Iterable
 from random import Random
@@ -37,7 +37,7 @@ class LeaseRenewer:
     ) -> set[HeldRow] | None:
         """Renew the leases; the rows that are still held. None: the statement failed, and nothing is known.
 
-        `floor`: for rows of which none is in the stream, the entry id after which they will be found.
+        `floor`: the new floor of these rows, of which none may be in the stream. None: their floors stay.
         """
         self._renewed_at = monotonic()
         session, began = await postgres.get(), monotonic()

@@ -1,4 +1,4 @@
-"""What the relays were told by the settings, and what they ask of others."""
+"""What the settings say to the relays, and what the relays need to know of pause and backpressure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -49,7 +49,7 @@ class Settler:
             except (SessionLost, psycopg.Error) as error:
                 await failures.failed(error, began)
         if failures:
-            # After a lost answer, rows that the first try settled are not found by the second one: done, not lost.
+            # Rows that an earlier try settled, whose answer was lost, are not found by the last one: done, not lost.
             settlement = settlement._replace(lost=frozenset())
         self._tell(outcomes, settlement)
         return settlement

@@ -206,7 +206,7 @@ class Service:
                 await self._stopping.wait()
                 await anyio.sleep(self._settings.shutdown_grace_ms / 1000)
                 self.exit_code = 1
-                # The links too: a statement in flight is shielded, and only its session's end ends it.
+                # Sessions too: a statement in flight is shielded, and only the end of its session ends it.
                 self._forced.cancel()
 
             working.start_soon(deadline, name="grace")
@@ -218,14 +218,14 @@ class Service:
 
     async def _sample(self) -> None:
         await gauges.run(
-            self._fetch_beside,
+            self._fetch_on_chores,
             lambda: self._settings.current("redis_url") if self._engine.stream else "",
             f"dispatcher-gauges-{self._name}",
             self._settings.stream_name,
             self._observe,
         )
 
-    async def _fetch_beside(self, sql: str, params: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
+    async def _fetch_on_chores(self, sql: str, params: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
         chores = self._sessions.chores
         session = await chores.get()
         return await session.fetch(sql, params)

@@ -1,3 +1,3 @@
-"""The steps of the loop, one file a step: wake, claim, publish, settle."""
+"""The steps of a relay: doorbell (wake), claim, publish, settle."""
 
 import dispatcher.core.server_extra  # noqa: F401 -- says what to install

@@ -28,10 +28,10 @@ class Settlement(NamedTuple):
 async def settle(
     session: Session, claim_id: str, outcomes: BatchOutcomes, *, now: datetime | None = None
 ) -> Settlement:
-    """Write the verdict. Every statement is fenced by the claim's token and may safely be run again.
+    """Write the outcomes. Every statement is fenced by the claim id and may safely be run again.
 
     Rows whose outcome is unknown are left as they are. Raises SessionLost: run it again on another session; and
-    StreamMoved: look for the entries of the rows to be settled as sent, which another run of Redis may have lost.
+    StreamMoved: search for the entries of the rows to be settled as sent, which another incarnation may have lost.
     """
     common: dict[str, object] = {"claim_id": claim_id, "now": now}
     sent = retried = dead = released = frozenset[int]()
@@ -46,7 +46,7 @@ async def settle(
             )
         except psycopg.Error as error:
             if error.sqlstate == ANOTHER_RUN:
-                raise StreamMoved("another run of Redis holds the stream now") from None
+                raise StreamMoved("another incarnation of Redis holds the stream now") from None
             raise
     if outcomes.done_ids:
         nowhere = {**common, **NOWHERE}

@@ -1,3 +1,3 @@
-"""What runs beside the loop: registry, takeover, gauges."""
+"""What runs beside the relays: registry, takeover, audits, backpressure, retention, pause, gauges."""
 
 import dispatcher.core.server_extra  # noqa: F401 -- says what to install

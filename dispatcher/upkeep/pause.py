@@ -1,7 +1,7 @@
 """Pause: one switch in Postgres stops all claims, at no cost to a claim while it is off.
 
 The relays ask a flag in memory. The flag is read from Postgres when `dispatcher pause` or `resume` rings, and every few
-seconds in case that was missed; on each tick where nothing can be heard. The pause is obeyed when nothing new is
+seconds in case that was missed; on each tick while there is no listener. The pause is obeyed when nothing new is
 claimed and nothing is in flight. That is acknowledged in Postgres, for the command that waits for it.
 """
 
@@ -19,7 +19,7 @@ from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import describe
 from dispatcher.infra.sqlfiles import load
 
-READ_EVERY_S = 7.0  # while it can be rung
+READ_EVERY_S = 7.0  # while the control session listens
 AGAIN_S = 1.0  # after a read that got no answer
 ACKNOWLEDGE_EVERY_S = 6.0  # pause_progress.sql takes a dispatcher for alive that was heard of in the last 15 s
 SOON_S = 0.05  # until Postgres answered for the first time

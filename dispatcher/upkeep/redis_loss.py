@@ -26,7 +26,7 @@ from dispatcher.infra.sqlfiles import load
 
 CHUNK = 20_000  # rows put back in one statement, well within its timeout; settles wait as long
 EVERY_S = 1.0
-NOTE_EVERY = 5  # looks; how old `seen_at` may be when Redis dies adds to the window
+NOTE_EVERY = 5  # checks; the audit's window grows by the age of the last note (messaging.stream_server.seen_at)
 
 
 class RedisLossAudit:
@@ -70,7 +70,7 @@ class RedisLossAudit:
         async with self._nobody_settles():
             now, replid2, last_id = await self._ask(connection)
             if now != incarnation:
-                raise Unreachable("another run of Redis holds the stream than a moment ago")
+                raise Unreachable("another incarnation of Redis holds the stream than a moment ago")
             connection.floor = last_id
             await self._audit_all(incarnation, replid2, last_id)
         return incarnation
@@ -80,7 +80,9 @@ class RedisLossAudit:
             republished, done, changed, was = await self._audit(incarnation, last_id)
             if changed and (republished or done):
                 promoted = was == replid2
-                self._observe(Republished(republished, "a replica was promoted" if promoted else "it is another run"))
+                self._observe(
+                    Republished(republished, "a replica was promoted" if promoted else "it is another incarnation")
+                )
             if republished:
                 self._wake()
             if done:
@@ -136,7 +138,7 @@ class RedisLossAudit:
 
     def _session(self) -> Session:
         if self._postgres.session is None:
-            raise Unreachable("Postgres must say which run of Redis holds the stream, and is not connected")
+            raise Unreachable("Postgres must say which incarnation of Redis holds the stream, and is not connected")
         return self._postgres.session
 
     async def _holds(self, incarnation: RedisIncarnation) -> bool:
@@ -177,7 +179,9 @@ class RedisLossAudit:
         try:
             return await session.fetch(sql, parameters)
         except (SessionLost, psycopg.Error) as error:
-            raise Unreachable(f"Postgres must say which run of Redis holds the stream: {describe(error)}") from None
+            raise Unreachable(
+                f"Postgres must say which incarnation of Redis holds the stream: {describe(error)}"
+            ) from None
 
     def _report(self, on: bool, reason: str | None) -> None:
         if on != self._on:

@@ -69,10 +69,10 @@ class Takeover:
         self._session: Session | None = None  # the session of the last look
         self._patient_until = 0.0
         self._overdue_at = 0.0
-        self._adopted: list[Adopted] = []  # the sink went away before they were looked for
+        self._adopted: list[Adopted] = []  # not finished yet
 
     async def run(self, postgres: ReconnectingSession) -> None:
-        """Look every second until cancelled; for overdue claims six times a lease, at most every second."""
+        """Look every second until cancelled; for overdue claims six times a lease, but each 1 to 5 seconds."""
         await repeat(postgres, self._look, failed=tell_failure(self._observe, "takeover"), pause_s=self._every_s)
 
     async def _look(self, session: Session) -> float:
@@ -98,7 +98,7 @@ class Takeover:
         """Take over from every dispatcher whose lock is free; returns how many rows."""
         total = 0
         for owner, name in await session.fetch(load("dead_dispatchers"), {"self": self._dispatcher_id()}):
-            # Its lock in our hands, one at a time: there is one successor, and none is left locked by a failure.
+            # We hold its lock meanwhile: only one dispatcher takes over, and a failure leaves no lock behind.
             [(ours,)] = await session.fetch(
                 f"SELECT pg_try_advisory_lock({locks.REGISTRY}, %(id)s::integer)", {"id": owner}
             )
@@ -126,7 +126,8 @@ class Takeover:
                 "now": now,
             },
         )
-        self._after = (head[4], head[5]) if head[3] == self._window else ("-infinity", 0)
+        _, _, _, rows_read, last_time, last_id = head  # see overdue.sql
+        self._after = (last_time, last_id) if rows_read == self._window else ("-infinity", 0)
         ours = self._claims_in_flight()
         claims: dict[tuple[int | None, str | None], list[str | None]] = {}
         for claim_id, owner, name, *_ in overdue:
@@ -193,7 +194,7 @@ class Takeover:
     async def _find(self, adopted: Adopted) -> dict[int, str]:
         floors = [floor for _, _, floor in adopted.rows if floor is not None]
         if not floors or self._connection is None:
-            return {}  # claimed for handlers, or never by a dispatcher: a person set them
+            return {}  # claimed for handlers, or set to `picked` by a person
         floor = min(floors, key=stream_order)
         wanted = {event_id: row_id for row_id, event_id, floor in adopted.rows if floor is not None}
         return await find_entries(self._connection, self._stream, floor, wanted, self._deadline_s)

@@ -193,13 +193,15 @@ async def test_a_dispatcher_left_on_the_old_primary(
     held = anyio.Event()
     settled = BatchCompleter.settle
 
-    async def late(self: BatchCompleter, link: ReconnectingSession, batch: Any, outcomes: BatchOutcomes) -> Any:
+    async def late(
+        self: BatchCompleter, link: ReconnectingSession, batch: Any, outcomes: BatchOutcomes, **options: Any
+    ) -> Any:
         if outcomes.sent_ids and address.upstream[1] == old.port:
             address.upstream = ("127.0.0.1", new.port)
             held.set()
             await moved.wait()
             address.cut()
-        return await settled(self, link, batch, outcomes)
+        return await settled(self, link, batch, outcomes, **options)
 
     moved = anyio.Event()
     async with dispatcher(redis_url=address.via(old.url)) as running, client(new) as redis:
@@ -279,7 +281,7 @@ async def test_ids_are_numbers_and_only_the_window_is_audited(audit, redis_conne
     assert [(row["attempts"], row["sent_at"], row["stream_id"], row["claim_id"]) for row in back] == [
         (3, None, None, None)
     ] * len(lost)
-    assert tap.all(Republished) == [Republished(len(lost), "it is another run")]
+    assert tap.all(Republished) == [Republished(len(lost), "it is another incarnation")]
     assert await audit.verify(redis_connection)
     assert len(tap.all(Republished)) == 1
 
@@ -383,7 +385,7 @@ async def test_an_audit_waits_for_a_settle_that_has_begun(session, db, database_
         await an_audit_waits(db)
         assert tap.all(Republished) == []
         await session.script("COMMIT")
-    assert tap.all(Republished) == [Republished(1, "it is another run")]
+    assert tap.all(Republished) == [Republished(1, "it is another incarnation")]
     assert await statuses(db) == {"pending": 1}
 
 

@@ -1,4 +1,4 @@
-"""A statement failed; what now? The one answer, for all sessions."""
+"""A statement of a relay failed; what now? (For what runs beside the relays: upkeep/duty.py.)"""
 
 from random import Random
 from time import monotonic
@@ -27,7 +27,7 @@ class StatementFailures:
         self._in_a_row = 0
 
     def __bool__(self) -> bool:
-        """Whether the last try failed."""
+        """Whether a try failed since the last `clear()`."""
         return self._in_a_row > 0
 
     def clear(self) -> None:

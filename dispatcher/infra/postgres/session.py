@@ -89,8 +89,8 @@ class PostgresTarget:
             "synchronous_commit": "off",
             "statement_timeout": f"{round(self.query_timeout_s * 1000)}",
             "idle_in_transaction_session_timeout": "60000",
-            # Whatever the role was given: with a snapshot older than the lock it waited for a settle would not see that
-            # another run of Redis holds the stream, and a time with its zone's abbreviation comes back as another time.
+            # Whatever the role was given: a settle with a snapshot older than the lock it waited for would not see that
+            # another incarnation of Redis holds the stream; a time with a zone's abbreviation is read as another time.
             "default_transaction_isolation": r"read\ committed",
             "datestyle": "ISO",
             # A prepared plan made while the table was empty must not read it all, or sort it all, when it is full.
@@ -103,7 +103,7 @@ class PostgresTarget:
             "tcp_keepalives_count": "3",
             "tcp_user_timeout": "10000",
             "client_connection_check_interval": "10000",
-            "idle_session_timeout": "0",  # after the setting by which an older server is told
+            "idle_session_timeout": "0",  # after the line before, which tells a server that is too old
         }
         return " ".join(f"-c {name}={value}" for name, value in settings.items())
 

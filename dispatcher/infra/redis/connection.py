@@ -103,7 +103,7 @@ class RedisConnection:
         self._on_lost = on_lost
         self._pipe: Pipe | None = None  # written by connect() and close()
         self._client_id: int | None = None  # the server's number for our last connection; written by connect()
-        self._run_id: str | None = None  # the run of the server that gave it: another run gave it to a stranger
+        self._run_id: str | None = None  # the server's run id then: after a restart the number may be another client's
         self.named = True  # whether the server let us give our connection a name; written by connect()
         self.floor = "0-0"  # the newest entry id known; written by connect() and note_entry()
         # What this connection was verified to lead to; None: not yet, publish nothing. Written by set_incarnation().

@@ -136,7 +136,7 @@ class HandlerRelay:
 
     def _start(self, handlers: TaskGroup, batch: Batch | None, began: float) -> None:
         if batch is None:
-            return  # the claimer told why
+            return  # no session, a pause, a failure that was told, or an answer that came too late
         if batch.rows:
             self._in_flight.take(batch)
             self._pool.fill(handlers)

@@ -2,7 +2,7 @@
 
 A batch that keeps killing the connection while Redis works holds a row that Redis, or a proxy before it, cannot take.
 Suspects are published on a connection of their own, so that the lanes go on meanwhile. When it is cut, what is not in
-the stream is tried in halves. A row that is cut off twice while it is alone there is guilty: it costs it an attempt.
+the stream is tried in halves. A row that is cut off twice while it is alone there is the cause, and costs an attempt.
 
 No outage does. Before each try the sink must answer an XADD that it always refuses (the id 0-0), so it is reachable and
 takes writes; and it must be the same incarnation of Redis afterwards. Anything else releases the rows.
@@ -26,8 +26,8 @@ from dispatcher.relay.stream.gate import SinkGate
 from dispatcher.relay.stream.reconcile import Reconciler
 from dispatcher.stages.publish import replies_of, send
 
-WAITING = 4  # batches; with more the lanes wait, or every claimed row could end up here
-PROOFS = 2  # cuts of a row alone
+MAX_WAITING = 4  # batches; with more the lanes wait, or every claimed row could end up here
+PROOFS = 2  # so often a row must be cut off alone before it is charged
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class PoisonBisector:
             return
         self._queue.append(case)
         self._note_change()
-        while len(self._queue) > WAITING and case in self._queue:
+        while len(self._queue) > MAX_WAITING and case in self._queue:
             await self._changed.wait()
 
     async def run(self) -> None:
@@ -109,7 +109,7 @@ class PoisonBisector:
     async def _narrow(self, case: SuspectBatch) -> None:
         pieces = [case.batch.rows]
         while pieces:
-            # The connection first: whoever fences us ends it, so that what is still ours after that can be published.
+            # First the connection, then the leases: a dispatcher that fences us ends the connection before it adopts rows.
             if not await self._takes_entries():
                 await self._release(case, [row for piece in pieces for row in piece])
                 return
@@ -170,7 +170,8 @@ class PoisonBisector:
     ) -> list[list[ClaimedRow]]:
         if not missing:
             return []
-        if len(tried) > len(missing) == 1 or outcomes.retries or outcomes.dead:
+        alone_now = len(missing) == 1 and len(tried) > 1
+        if alone_now or outcomes.retries or outcomes.dead:
             return [missing]  # alone for the first time, or the reply has named another row
         if len(missing) > 1:
             half = len(missing) // 2

@@ -17,7 +17,7 @@ from dispatcher.relay.stream.gate import SinkGate
 from dispatcher.relay.stream.reconcile import Reconciler
 from dispatcher.stages.publish import SentBatch, replies_of
 
-REMEMBERED = 10_000  # rows whose connection was cut once
+REMEMBERED = 10_000  # at most so many rows whose connection was cut once; then all are forgotten
 
 
 class BatchCompleter:
@@ -54,7 +54,7 @@ class BatchCompleter:
 
         `also`: other rows of the claim, whose leases are renewed while this batch waits for the sink.
         """
-        replies = await self._own_refusals(await replies_of(sent))
+        replies = await self._judge_refusals(await replies_of(sent))
         outcomes = decide_batch(batch.rows, replies, self._policy.retry, self._rng)
         outcomes.incarnation = sent.incarnation
         self._gate.note_outcomes(outcomes)
@@ -64,7 +64,9 @@ class BatchCompleter:
         if outcomes.unknown:
             unanswered = set(outcomes.unknown)
             await self._reconciler.resolve(self._gate, postgres, batch, outcomes, also=also)
-            if was_cut(replies) and not outcomes.retries:  # an error in reply has named the row already
+            if (
+                was_cut(replies) and not outcomes.retries
+            ):  # Redis answered one row with an error before it closed: that row is the cause
                 suspects = self._suspects([row for row in batch.rows if row.id in unanswered], outcomes)
         elif self._cut_once:
             self._cut_once.difference_update(outcomes.sent_ids)
@@ -73,7 +75,7 @@ class BatchCompleter:
         self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
         return suspects
 
-    async def _own_refusals(self, replies: list[Reply]) -> list[Reply]:
+    async def _judge_refusals(self, replies: list[Reply]) -> list[Reply]:
         """The replies, with refusals of the sink in place of the rows' own where a proxy refuses for its Redis."""
         refused = [isinstance(reply, Refused) and not is_sink_failure(reply.text) for reply in replies]
         if not any(refused) or any(type(reply) is bytes for reply in replies):
@@ -100,7 +102,7 @@ class BatchCompleter:
         *,
         also: Collection[Batch] = (),
     ) -> None:
-        """Settle; when Redis moved to another incarnation meanwhile, search that for the entries first.
+        """Settle; when another incarnation of Redis holds the stream by then, search it for the entries first.
 
         `also`: as for `complete()`.
         """

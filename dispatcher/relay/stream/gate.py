@@ -1,4 +1,4 @@
-"""The gate before the sink: connects, holds claims back while the sink fails, lets a trial through, finds lost replies.
+"""The gate before the sink: connects, holds claims back while it fails, lets a trial through, reconciles.
 
 An outage of Redis costs no row an attempt: nothing is claimed while the gate is shut, and what was in flight goes back.
 """

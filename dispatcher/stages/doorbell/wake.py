@@ -120,7 +120,7 @@ class Doorbell:
             await self.release_key()
         self._fruitless = not rows and self._woken_by in ("busy", "due", "tick", "writers")
         if not rows and self._slots < ALL_SLOTS and self._woken_by == "notify" and self._control.session is not None:
-            # What rang is not in our slots, and whose it is was not rung: only the holder of the key is.
+            # The row that rang is not in our slots, and its dispatcher was not rung: only the holder of the key is.
             await self._quietly(self._control.session, _RING_PEERS)
 
     def note_arrivals(self, rows: int) -> None:
@@ -254,7 +254,7 @@ class Doorbell:
             if position != "asleep":
                 return position, inf if due is None else due
             self._holds_key = True
-        if not self._listens:  # or an earlier LISTEN was refused, and the key in hand would be rung to nobody
+        if not self._listens:  # or an earlier LISTEN was refused, and rings would reach nobody
             await session.fetch(f"LISTEN {DOORBELL}")
             self._listens = True
         # The look inside doze.sql is older than the key: a silent writer may have committed between the two.
