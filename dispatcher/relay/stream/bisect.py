@@ -109,7 +109,7 @@ class PoisonBisector:
     async def _narrow(self, case: SuspectBatch) -> None:
         pieces = [case.batch.rows]
         while pieces:
-            # First the connection, then the leases: a dispatcher that fences us ends the connection before it adopts rows.
+            # First the connection, then the leases: a dispatcher that fences us ends it before it adopts our rows.
             if not await self._takes_entries():
                 await self._release(case, [row for piece in pieces for row in piece])
                 return
