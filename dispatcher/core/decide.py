@@ -53,7 +53,7 @@ SINK_PHRASES = (
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how patiently a row of its own failing is tried."""
+    """How many attempts a row has that fails for its own sake, and the pauses between them."""
 
     max_attempts: int
     backoff: Backoff
@@ -83,7 +83,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unpublishable:
-    """The row was found, before publishing, never to be able to succeed (too large, say)."""
+    """The row can never be published, which was found before it was sent (it is too large, for example)."""
 
     reason: str
 

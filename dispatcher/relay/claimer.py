@@ -77,7 +77,7 @@ class Claimer:
                 await self._uncertain.release(session)
                 return None
         except (SessionLost, psycopg.Error) as error:
-            await self._failures.failed(error, began)
+            await self._failures.tell_and_wait(error, began)
             return None
         if batch.rows:
             full = len(batch.rows) >= limit
@@ -123,7 +123,7 @@ class Claimer:
             try:
                 await self._uncertain.release(session)
             except (SessionLost, psycopg.Error) as error:
-                await self._failures.failed(error, began)
+                await self._failures.tell_and_wait(error, began)
 
 
 class UncertainClaims:

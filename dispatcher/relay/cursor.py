@@ -1,11 +1,12 @@
-"""Where the next claim begins: after the last key of a full batch, at the start of what is due, or just before now."""
+"""Where the next claim begins: after the last row of a full batch, at the start, or (filtered) a few seconds back."""
 
 from dispatcher.core.pacing import FilteredScan, rest_after
 from dispatcher.core.row import Batch
 from dispatcher.stages.claim import FROM_THE_START, ClaimKey, last_key
 
-START_AGAIN_S = 1.0  # rows that were committed late have older keys: once a second a claim begins at the start ...
-# ... but beside an open snapshot that scan passes all that was settled since: it may take a twentieth of the time.
+# Rows that were committed late have older keys: once a second a claim begins at the start. Beside an open snapshot that
+# scan passes all rows that were settled since, so it may take at most a twentieth of the time.
+START_AGAIN_S = 1.0
 REST = 20.0
 START_AGAIN_AT_MOST_S = 10.0
 

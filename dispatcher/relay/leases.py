@@ -51,7 +51,7 @@ class LeaseRenewer:
                 },
             )
         except (SessionLost, psycopg.Error) as error:
-            await self._failures.failed(error, began)
+            await self._failures.tell_and_wait(error, began)
             return None
         self._failures.clear()
         return {(row_id, claim_id) for row_id, claim_id in held}

@@ -28,7 +28,7 @@ class Settler:
         claim_id: str,
         outcomes: BatchOutcomes,
         *,
-        moved: Callable[[], Awaitable[None]] | None = None,
+        on_moved: Callable[[], Awaitable[None]] | None = None,
     ) -> Settlement:
         """Write the outcomes of rows of one claim, on the next session when one is lost: no row may be done twice.
 
@@ -43,11 +43,11 @@ class Settler:
                 settlement = await settle(session, claim_id, outcomes)
                 break
             except StreamMoved:
-                if moved is None:
+                if on_moved is None:
                     raise
-                await moved()
+                await on_moved()
             except (SessionLost, psycopg.Error) as error:
-                await failures.failed(error, began)
+                await failures.tell_and_wait(error, began)
         if failures:
             # Rows that an earlier try settled, whose answer was lost, are not found by the last one: done, not lost.
             settlement = settlement._replace(lost=frozenset())

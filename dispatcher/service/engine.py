@@ -15,7 +15,7 @@ from dispatcher.stages.claim import EventTypeFilter
 
 
 class Engine:
-    """Raises Misconfigured for REDIS_URL and for the handlers."""
+    """Runs the relays of one process. Raises Misconfigured for REDIS_URL and for the handlers."""
 
     def __init__(self, c: Context) -> None:
         s = c.settings
@@ -30,13 +30,13 @@ class Engine:
         if routes is not None:
             self.handlers = self._handler_relay(c, routes)
         if self._wake_loop is None:
-            event_types = EventTypeFilter(tuple(routes), handled=False) if routes is not None else None
+            event_types = EventTypeFilter(tuple(routes), only_these=False) if routes is not None else None
             self.stream = build_stream_engine(c, event_types=event_types, on_turn=self._wake_handlers)
 
     def _handler_relay(self, c: Context, routes: Routes) -> HandlerRelay:
         s = c.settings
         grace_s = s.shutdown_grace_ms / 1000
-        event_types = EventTypeFilter(tuple(routes), handled=True) if s.unrouted == "stream" else None
+        event_types = EventTypeFilter(tuple(routes), only_these=True) if s.unrouted == "stream" else None
         policy = HandlerPolicy(
             claim_policy(s, event_types),
             routes,

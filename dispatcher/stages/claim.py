@@ -36,7 +36,7 @@ class EventTypeFilter:
     """Which event types a claim takes, when some have handlers: these only, or all but these."""
 
     types: Sequence[str]
-    handled: bool
+    only_these: bool
 
 
 FROM_THE_START = ClaimKey("-infinity", 0)
@@ -80,7 +80,7 @@ async def claim(
     }
     statement = load("claim", filtered=event_types is not None)
     if event_types is not None:
-        parameters |= {"types": list(event_types.types), "handled": event_types.handled, "since_s": since_s}
+        parameters |= {"types": list(event_types.types), "handled": event_types.only_these, "since_s": since_s}
     try:
         rows = await session.fetch(statement, parameters | {"most_bytes": most_bytes})
         claimed_at = monotonic()

@@ -135,7 +135,7 @@ async def test_the_time_can_be_given(session, db):
     assert (await read_table(db))[0]["picked_at"] == NOW
 
 
-@pytest.mark.parametrize("share", [None, EventTypeFilter(["order.created"], handled=True)])
+@pytest.mark.parametrize("share", [None, EventTypeFilter(["order.created"], only_these=True)])
 async def test_an_age_counts_from_when_the_event_could_first_go_out(session, db, share):
     def ago(seconds: int) -> datetime:
         return NOW - timedelta(seconds=seconds)

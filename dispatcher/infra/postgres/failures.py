@@ -34,7 +34,7 @@ class StatementFailures:
         """Note that a try succeeded."""
         self._in_a_row = 0
 
-    async def failed(self, error: SessionLost | psycopg.Error, began: float) -> None:
+    async def tell_and_wait(self, error: SessionLost | psycopg.Error, began: float) -> None:
         """Tell of the failure of a try that began at `began` (monotonic seconds), and wait before the next one."""
         self._in_a_row += 1
         self._observe(Ticked("error", monotonic() - began, describe(error)))

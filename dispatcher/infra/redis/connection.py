@@ -150,7 +150,7 @@ class RedisConnection:
             with anyio.fail_after(self._connect_timeout_s):
                 pipe = await self._open(target)
                 try:
-                    await self._introduce(pipe, target, where)
+                    await self._handshake(pipe, target, where)
                 except BaseException:
                     pipe.abort("the introduction failed")
                     raise
@@ -174,7 +174,7 @@ class RedisConnection:
             _, pipe = await loop.create_connection(lambda: Pipe(self._lost), target.host, target.port, ssl=target.tls)
         return pipe
 
-    async def _introduce(self, pipe: Pipe, target: RedisTarget, where: str) -> None:
+    async def _handshake(self, pipe: Pipe, target: RedisTarget, where: str) -> None:
         commands: list[tuple[str, ...]] = []
         if target.password is not None:
             user = (target.username,) if target.username else ()

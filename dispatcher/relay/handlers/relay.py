@@ -129,12 +129,12 @@ class HandlerRelay:
             began = monotonic()
             batch = await self._claimer.claim(self._postgres, limit, None)
             more = batch is None or len(batch.rows) >= limit
-            self._start(handlers, batch, began)
+            self._take_in(handlers, batch, began)
             if not (batch and batch.rows):
                 with anyio.move_on_after(rest_after(monotonic() - began, REST)):
                     await self._stopping.wait()
 
-    def _start(self, handlers: TaskGroup, batch: Batch | None, began: float) -> None:
+    def _take_in(self, handlers: TaskGroup, batch: Batch | None, began: float) -> None:
         if batch is None:
             return  # no session, a pause, a failure that was told, or an answer that came too late
         if batch.rows:

@@ -38,7 +38,7 @@ class WakeLoop:
         """Wait at the doorbell until `stop()`."""
         while not self._stopping.is_set():
             if self._pause.paused():
-                await self._doorbell.wait_paused()
+                await self._doorbell.wait_while_paused()
                 self._observe(Ticked("ok", 0.0))
                 continue
             await self._doorbell.wait()

@@ -113,7 +113,7 @@ class BatchCompleter:
             outcomes.doubt_sent()
             await self._reconciler.resolve(self._gate, postgres, batch, outcomes, also=also)
 
-        await self._settler.settle(postgres, batch.claim_id, outcomes, moved=moved)
+        await self._settler.settle(postgres, batch.claim_id, outcomes, on_moved=moved)
 
     def _suspects(self, unanswered: list[ClaimedRow], outcomes: BatchOutcomes) -> list[ClaimedRow]:
         """Rows that are not in the stream after a second cut; after a first one they are released, as by an outage."""

@@ -38,11 +38,11 @@ class Allowance(NamedTuple):
     epoch: int
 
 
-class Sent(NamedTuple):
+class WrittenBatch(NamedTuple):
     """What a turn wrote to Redis, and the rows of its claim that go to the bisector because they failed before."""
 
     batch: Batch
-    replies: SentBatch
+    sent: SentBatch
     began: float
     suspects: list[ClaimedRow]
 
@@ -105,7 +105,7 @@ class StreamRelay:
             observe=observe,
             rng=rng,
         )
-        self._sleepy = False  # the last claim came back short: sleep before the next
+        self._may_sleep = False  # the last claim came back short: sleep before the next
 
     def claims_in_flight(self) -> set[str]:
         """The ids of the claims that are worked on."""
@@ -137,11 +137,11 @@ class StreamRelay:
                 if await postgres.get_unless(self._stopping) is None:
                     continue
             async with self._turns:
-                sent = await self._turn(postgres)
-            if sent is not None:
-                await self._complete(postgres, sent)
+                written = await self._turn(postgres)
+            if written is not None:
+                await self._complete(postgres, written)
 
-    async def _turn(self, postgres: ReconnectingSession) -> Sent | None:
+    async def _turn(self, postgres: ReconnectingSession) -> WrittenBatch | None:
         """One turn: wake, claim, write the pipeline. None: nothing was claimed."""
         if self._pause.paused():
             await self._stand_by(postgres)
@@ -153,18 +153,18 @@ class StreamRelay:
         batch = await self._claimer.claim(postgres, allowance.rows, self._gate.connection.floor)
         if batch is None:
             return None
-        sent = self._publish(batch, allowance) if batch.rows else None
+        written = self._publish(batch, allowance) if batch.rows else None
         await self._note_claim(len(batch.rows), allowance)
-        return sent
+        return written
 
-    async def _complete(self, postgres: ReconnectingSession, sent: Sent) -> None:
+    async def _complete(self, postgres: ReconnectingSession, written: WrittenBatch) -> None:
         """Without the turn: wait for the replies, settle; what may be poison goes to the bisector."""
-        batch = sent.batch
-        waiting = [batch._replace(rows=sent.suspects)]  # for the bisector
+        batch = written.batch
+        waiting = [batch._replace(rows=written.suspects)]  # for the bisector
         try:
             suspects = [
-                *sent.suspects,
-                *await self._completer.complete(postgres, batch, sent.replies, sent.began, also=waiting),
+                *written.suspects,
+                *await self._completer.complete(postgres, batch, written.sent, written.began, also=waiting),
             ]
             if suspects:
                 await self._bisector.add(postgres, batch._replace(rows=suspects))
@@ -174,17 +174,17 @@ class StreamRelay:
 
     async def _stand_by(self, postgres: ReconnectingSession) -> None:
         """Claim nothing until the tick, or until somebody resumed."""
-        self._sleepy, began = False, monotonic()
+        self._may_sleep, began = False, monotonic()
         await self._claimer.release_uncertain(postgres)
         self._pause.note_finished()
         took_s = monotonic() - began
-        await self._doorbell.wait_paused()
+        await self._doorbell.wait_while_paused()
         self._observe(Ticked("ok", took_s))
 
     async def _wake(self) -> None:
         """Sleep if there was nothing to do, and wake the handlers too."""
-        if self._sleepy:
-            self._sleepy = False
+        if self._may_sleep:
+            self._may_sleep = False
             if await self._doorbell.wait() == "nudge":
                 self._claimer.rescan()  # something may have been given back
         await self._doorbell.read_notifications()  # under load nobody listens for the pause otherwise
@@ -206,7 +206,7 @@ class StreamRelay:
         self._observe(Ticked("ok", monotonic() - began))
         return None
 
-    def _publish(self, batch: Batch, allowance: Allowance) -> Sent:
+    def _publish(self, batch: Batch, allowance: Allowance) -> WrittenBatch:
         """Write the pipeline, without waiting for its replies."""
         self._flow.spend(len(batch.rows))
         self._sizer.note(len(batch.rows), sum(len(row.payload) for row in batch.rows))
@@ -216,15 +216,15 @@ class StreamRelay:
             batch = batch._replace(rows=[row for row in batch.rows if not row.attempts])
         connection = self._gate.connection
         if connection.epoch == allowance.epoch:
-            replies = send(connection, self._policy.entry, batch, self._policy.publish_timeout_s)
+            sent = send(connection, self._policy.entry, batch, self._policy.publish_timeout_s)
         else:  # connected again meanwhile: not audited yet, or the batch's floor is of another incarnation
-            replies = unsent(batch, "the connection was replaced before it")
-        return Sent(batch, replies, allowance.began, suspects)
+            sent = unsent(batch, "the connection was replaced before it")
+        return WrittenBatch(batch, sent, allowance.began, suspects)
 
     async def _note_claim(self, rows: int, allowance: Allowance) -> None:
         """Decide how the next turn wakes, and whether other dispatchers are needed."""
         full = rows >= allowance.rows
-        self._sleepy = not full
+        self._may_sleep = not full
         await self._doorbell.note_claim(rows)
         if full and not allowance.trial:
             await self._doorbell.ring_peers()

@@ -26,7 +26,7 @@ class WakeTimer:
         if due_in_s <= 0:
             self._now = True
 
-    def rang(self, *, early: bool = False) -> bool:
+    def nudged(self, *, early: bool = False) -> bool:
         """Whether there was a nudge whose time has come; then it is forgotten. `early`: only one that was for now."""
         if not self._now and (early or self._clock() < self._due_at):
             return False

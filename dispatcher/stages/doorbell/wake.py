@@ -136,7 +136,7 @@ class Doorbell:
             except SessionLost:
                 return
 
-    async def wait_paused(self) -> None:
+    async def wait_while_paused(self) -> None:
         """Wait for the tick, a nudge or CONTROL while nothing may be claimed: writers need not ring."""
         session = self._control.session
         self._replaced(session)
@@ -210,7 +210,7 @@ class Doorbell:
         first, planned = True, False
         before: Position | None = None
         while True:
-            if self._timer.rang(early=True):
+            if self._timer.nudged(early=True):
                 return "nudge"
             # Clear the flag, then look: a ring that comes during the look is still there to wake us.
             self._hear(session, session.drain_notifications())
@@ -274,7 +274,7 @@ class Doorbell:
             if cause := self._hear(session, session.drain_notifications()):
                 return cause
             waits = await self._timer.wait(deadline, session.wait_readable)
-        return "nudge" if self._timer.rang() else None
+        return "nudge" if self._timer.nudged() else None
 
     def _hear(self, session: Session, notifications: list[tuple[str, str, int]]) -> WakeCause | None:
         cause: WakeCause | None = None
@@ -295,4 +295,4 @@ class Doorbell:
     async def _pause(self, seconds: float) -> bool:
         """Sleep so long, or until nudged (True)."""
         await self._timer.wait(self._clock() + seconds, anyio.sleep_forever)
-        return self._timer.rang()
+        return self._timer.nudged()
