@@ -55,7 +55,7 @@ class Ticked(TelemetryEvent):
 
     result: Literal["ok", "error"]
     duration_s: float
-    error: str | None = None  # class and code
+    error: str | None = None  # no payload and no values of a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Settled(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Buried(TelemetryEvent):
-    """Rows went to the dead-letter queue: (id, class and code of the error) of each."""
+    """Rows went to the dead-letter queue: (id, text of the error) of each."""
 
     rows: Sequence[tuple[int, str]]
 

@@ -19,7 +19,7 @@ Labels = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One thing that is not as usual. `since`: Unix seconds. `reason`: class and code, or a name; no payload."""
+    """One thing that is not as usual. `since`: Unix seconds. `reason`: an error or a name; no payload."""
 
     kind: TroubleKind
     reason: str | None

@@ -29,7 +29,7 @@ class Diagnosis:
     do: str
 
 
-# kind: level, what it is ({} is the reason, which is a group's name or a class and code), what to do
+# kind: level, what it is ({} is the reason: a group's name, an error, a person), what to do
 _TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
     "database": (
         "bad",
@@ -46,8 +46,8 @@ _TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
     "backpressure": (
         "bad",
         "Publishing waits for the consumer group {}",
-        "Start or repair the consumers of that group. If nobody uses it any more, XGROUP DESTROY it. Publishing goes "
-        "on by itself before anything unread would be trimmed.",
+        "Start or repair the consumers of that group. If nobody needs it any more, XGROUP DESTROY it. Publishing has "
+        "stopped, and goes on by itself once the slowest group has less than 80 % of REDIS_STREAM_MAXLEN to read.",
     ),
     "stopping": ("warn", "Stopping: {}", "Nothing, if a rollout or a person asked for it; another takes over."),
     "disabled": (
@@ -63,8 +63,8 @@ _TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
     "listener": (
         "warn",
         "Writers cannot wake the dispatcher: {}",
-        "Events go out on the tick, a little late. Run dispatcher migrate if the trigger is absent; behind a "
-        "transaction pooler set DISPATCH_LISTEN_URL to a direct connection.",
+        "Events go out on the tick, a little late. Behind a transaction pooler set DISPATCH_LISTEN_URL to a direct "
+        "connection. Else run dispatcher doctor: its check `listen` says why the session hears nothing.",
     ),
     "audit": (
         "note",
@@ -140,7 +140,7 @@ def _computed(reading: ProcessState, lately: RecentWindow, now: float) -> Iterat
             "errors",
             f"{lately.error_share:.0%} of the turns of the last minute failed",
             None,
-            "Look for dispatcher_tick_error in the log: it names the class and code.",
+            "Look for dispatcher_tick_error in the log: it has the error.",
         )
 
 

@@ -70,7 +70,11 @@ EVENT = _object(
         "aggregate_id": TEXT,
         "status": {"const": "dead"},
         "attempts": COUNT,
-        "last_error": {"type": ["string", "null"], "description": "Class and code; null when marked dead by hand."},
+        "last_error": {
+            "type": ["string", "null"],
+            "description": "At most 500 characters: `redis: ` and Redis's own text, a handler's class and message "
+            "without values of the payload, or a sentence of the dispatcher. Null when marked dead by hand.",
+        },
         "occurred_at": TIME,
         "died_at": {**TIME, "type": ["string", "null"], "description": "Null when marked dead by hand."},
         "replay_count": {**COUNT, "description": "How often it was replayed since it was first buried."},

@@ -1,6 +1,6 @@
 """A line of the log: where lines go and how they look, and what other libraries log.
 
-The only file that imports loguru. Exceptions appear by class and code, tracebacks and the values of variables never.
+The only file that imports loguru. Tracebacks and the values of variables never appear.
 """
 
 import logging
@@ -48,7 +48,7 @@ def write(level: str, event: str, text: str, fields: Fields) -> None:
 class FromLibraries(logging.Handler):
     """Passes on what aiohttp, psycopg, asyncio and others log, without tracebacks.
 
-    The first line only, and exceptions by class and code: what they add may quote a row, as Postgres's DETAIL does.
+    The first line only, and exceptions by class and SQLSTATE: what they add may quote a row, as Postgres's DETAIL does.
     """
 
     def emit(self, record: logging.LogRecord) -> None:

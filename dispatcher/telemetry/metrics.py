@@ -45,7 +45,7 @@ class Metrics:
             return Gauge(name, documentation, labels, registry=registry)
 
         # The runbook's. prometheus_client appends `_total` to the name of a counter.
-        ticks = counter("messaging_dispatch_ticks", "Turns of the relay's loop, idle looks included", "result")
+        ticks = counter("messaging_dispatch_ticks", "Turns, waits and failed tries; idle looks included", "result")
         self._ticks = {result: ticks.labels(result) for result in ("ok", "error")}
         self._tick_duration = Histogram(
             "messaging_dispatch_tick_duration_seconds",
@@ -70,13 +70,14 @@ class Metrics:
         wakeups = counter("messaging_dispatch_wakeups", "Ends of a wait, by what ended it", "cause")
         self._wakeups = {cause: wakeups.labels(cause) for cause in get_args(events.WakeCause)}
         self._released = counter(
-            "messaging_outbox_returned", "Rows given back unharmed: the sink's failure, not the row's"
+            "messaging_outbox_returned",
+            "Rows given back with their attempts unchanged, by the stream relay or the handler relay",
         )
         self._unknown = counter("messaging_outbox_unknown", "Rows published whose answer never came")
         self._lost = counter("messaging_outbox_claims_lost", "Rows whose claim another dispatcher held when we settled")
         self._avoided = counter(
             "messaging_dispatch_duplicates_avoided",
-            "Rows found in the stream after their reply was lost, not sent again",
+            "Rows found in the stream, so not sent again: after a lost reply, a takeover or a crash of Postgres",
         )
         self._republished = counter(
             "messaging_dispatch_republished", "Rows put back because Redis lost the entries it had acknowledged"
@@ -116,9 +117,13 @@ class Metrics:
         self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
         pruned = counter("messaging_outbox_pruned", "Rows deleted because they were older than is kept", "table")
         self._pruned_outbox, self._pruned_dlq = pruned.labels("message_outbox"), pruned.labels("message_dlq")
-        self._backlog = gauge("newest", "messaging_outbox_backlog_rows", "Unsettled rows, counted up to 1000001")
+        self._backlog = gauge(
+            "newest", "messaging_outbox_backlog_rows", "All unsettled rows, scheduled ones too, counted up to 1000001"
+        )
         self._oldest = gauge(
-            "newest", "messaging_outbox_oldest_unsettled_age_seconds", "How long the oldest unsettled row is overdue"
+            "newest",
+            "messaging_outbox_oldest_unsettled_age_seconds",
+            "How long the oldest unsettled row is overdue; a row that failed counts from occurred_at",
         )
         self._dead_rows = gauge(
             "newest", "messaging_outbox_dead_rows", "Dead events not replayed yet, counted up to 10001"
@@ -139,9 +144,15 @@ class Metrics:
         self._breaker = gauge(
             "max", "messaging_dispatch_breaker_open", "1 while claiming pauses because the sink fails"
         )
-        self._listener_up = gauge("min", "messaging_dispatch_listener_up", "1 while writers can wake the dispatcher")
+        self._listener_up = gauge(
+            "min",
+            "messaging_dispatch_listener_up",
+            "1 while the control session is open and can hear; a trigger that is absent or disabled leaves it at 1",
+        )
         self._database_up = gauge(
-            "min", "messaging_dispatch_database_up", "1 while the relay has its Postgres sessions"
+            "min",
+            "messaging_dispatch_database_up",
+            "1 while any session of upkeep, lanes or handlers is open (of a disabled dispatcher: chores)",
         )
         self._redis_up = gauge("min", "messaging_dispatch_redis_up", "1 while Redis answers and takes entries")
         self._enabled = gauge("min", "messaging_dispatch_enabled", "1 when DISPATCHER_ENABLED is true")

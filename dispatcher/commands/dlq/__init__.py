@@ -17,7 +17,7 @@ def dlq() -> None:
     dispatcher dlq stats
     dispatcher dlq list --event-type order.created
     dispatcher dlq retry 4711
-    dispatcher dlq retry --error 'ResponseError ERR' --dry-run
+    dispatcher dlq retry --error 'TimeoutError: the handler did not end within 60 s' --dry-run
     """
 
 
