@@ -1,8 +1,8 @@
 """Row to stream entry: its XADD, as the bytes that go to Redis.
 
 One template is filled for each event, in place of a tuple of twenty strings that a packer takes apart again: less
-processor time (docs/explanation/decisions/0016). A length in the protocol counts bytes; in text that is ASCII alone,
-which a string knows of itself, that is its characters.
+processor time (docs/explanation/decisions/0016). A length in the protocol counts bytes; in text that is ASCII alone
+that is the number of its characters.
 """
 
 from collections.abc import Callable
