@@ -1,4 +1,8 @@
-"""Errors that a person has to mend: one message that names the thing and the remedy, no traceback."""
+"""The dispatcher's own errors. Their message names the thing that failed, and is shown without a traceback.
+
+A person has to correct what Misconfigured names. The others may pass by themselves: `run` catches them and tries again;
+a command that runs once ends with the message.
+"""
 
 
 class DispatcherError(Exception):

@@ -51,7 +51,13 @@ class Slept(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Ticked(TelemetryEvent):
-    """One turn of the loop ended: a claim that found nothing, or one batch from claim to settle."""
+    """A turn of a relay or a wait of it ended ("ok"), or a try failed ("error"). Counted in the tick metrics.
+
+    A turn is a batch from claim to settle, a claim for handlers, or a look of the waiting relay that found nothing due;
+    a wait, one because of a pause or of a consumer group that lags. A claim of the stream relay that finds no row emits
+    none. Also counted as failed: tries to reconnect, and failures of the doorbell, of takeover, of audits and of the
+    reading of the pause.
+    """
 
     result: Literal["ok", "error"]
     duration_s: float
@@ -93,7 +99,10 @@ class Handled(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class InHand(TelemetryEvent):
-    """Handlers at work, rows that wait for a handler, and handlers that go on after their timeout (`stuck`)."""
+    """Handlers at work, rows that wait for a handler, and handlers that go on after their timeout (`stuck`).
+
+    Rows whose handler has ended and that wait to be settled are in none of these numbers.
+    """
 
     running: int
     waiting: int
@@ -148,7 +157,10 @@ class DeadRetried(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class TakenOver(TelemetryEvent):
-    """Rows of a dead dispatcher or of an overdue claim were put back to be claimed again."""
+    """This dispatcher took over rows of a dead dispatcher or of an overdue claim.
+
+    Emitted before the stream is searched for them: some turn out to be sent. Reconciled follows, with both numbers.
+    """
 
     rows: int
     owner: str
@@ -329,6 +341,6 @@ class Stopping(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Stopped(TelemetryEvent):
-    """Everything is closed. `given_back`: rows returned to pending at the end."""
+    """Everything is closed. `given_back`: rows claimed for handlers that were returned to pending at the end."""
 
     given_back: int

@@ -1,4 +1,7 @@
-"""A finding of `dispatcher doctor`: one value a check, for people and for machines."""
+"""A finding of `dispatcher doctor`: one value a check, for people and for machines.
+
+The console shows diagnoses (`sidecar/diagnosis.py`), which have levels of their own.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +13,8 @@ Level = Literal["ok", "warning", "bad", "unknown"]
 class Finding:
     """One check's answer. `found` is a fact in plain words; `remedy` what to do, None when there is nothing to do.
 
-    warning: works, and will cost something; bad: events are late, stopped or at risk; unknown: could not be asked.
+    `level`: "warning": works, and will cost something; "bad": events are late, stopped or at risk; "unknown": could not
+    be asked.
     """
 
     check: str

@@ -31,7 +31,6 @@ class Selection:
 
     @property
     def bounded(self) -> bool:
-        """Whether any filter is set."""
         return self != Selection()
 
 

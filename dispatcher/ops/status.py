@@ -24,7 +24,7 @@ STATUSES = ("pending", "picked", "retry", "sent", "dead")
 
 
 @dataclass(frozen=True, slots=True)
-class RunningDispatcher:
+class RegisteredDispatcher:
     """A row of messaging.dispatcher whose advisory lock is held."""
 
     id: int
@@ -44,7 +44,7 @@ class OutboxStatus:
     oldest_unsettled_age_s: float
     notification_queue_usage: float  # 0 to 1
     doorbell: str  # installed | disabled | absent
-    dispatchers: tuple[RunningDispatcher, ...]
+    dispatchers: tuple[RegisteredDispatcher, ...]
     pause: PauseSwitch
     acknowledgements: tuple[Acknowledgement, ...]  # of every enabled dispatcher, also of those without a registry row
 
@@ -75,7 +75,7 @@ class StatusSession(OperatorSession):
                 oldest_age_s,
                 queue_usage,
                 "absent" if not enabled else "disabled" if enabled[0] == "D" else "installed",
-                tuple(RunningDispatcher(*row) for row in await self.session.fetch(load("status_dispatchers"))),
+                tuple(RegisteredDispatcher(*row) for row in await self.session.fetch(load("status_dispatchers"))),
                 await read_switch(self.session),
                 tuple(await read_acknowledgements(self.session)),
             )

@@ -18,16 +18,16 @@ def build_http(
     s: Settings,
     *,
     readiness: Callable[[], str | None],
-    registry: CollectorRegistry,
+    metrics_registry: CollectorRegistry,
     ask: Fetch,
     retried: Callable[[], None],
     observe: Observer,
-    rooms: Iterable[web.AbstractRouteDef] = (),
+    extra_routes: Iterable[web.AbstractRouteDef] = (),
 ) -> web.Application:
-    """Put the sidecar together, with other rooms' routes.
+    """Put the sidecar together, with `extra_routes` beside its own: those of the console.
 
     `ask` runs what people ask of Postgres; `retried` is called after events went back.
     """
     guard = AccessControl(token=lambda: s.current("api_token"), listens_on=s.http_host, hosts=s.http_allowed_hosts)
-    routes = [document(), *DeadLetters(ask, observe, retried).routes(), *rooms]
-    return app.build(readiness, registry, guard=guard, routes=routes)
+    routes = [document(), *DeadLetters(ask, observe, retried).routes(), *extra_routes]
+    return app.build(readiness, metrics_registry, guard=guard, routes=routes)

@@ -145,11 +145,11 @@ class Service:
             served = build_http(
                 s,
                 readiness=self._readiness,
-                registry=self._metrics.registry,
+                metrics_registry=self._metrics.registry,
                 ask=self._sessions.api.fetch,
                 retried=self._engine.rows_released,
                 observe=self._observe,
-                rooms=console.routes,
+                extra_routes=console.routes,
             )
             port = await beside.start(app.serve, served, s.http_host, s.http_port, name="sidecar")
             self._observe(SidecarUp(s.http_host, port))

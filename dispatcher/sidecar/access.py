@@ -16,7 +16,7 @@ from typing import Literal
 from aiohttp import web
 
 from dispatcher.core.errors import Misconfigured
-from dispatcher.sidecar.errors import Handler, Refusal
+from dispatcher.sidecar.errors import HttpHandler, Refusal
 
 TOKEN_S = 1.0  # the token's file is read at most once in so long: a flood of requests must not be a flood of reads
 SAFE = ("GET", "HEAD", "OPTIONS")
@@ -67,7 +67,7 @@ class AccessControl:
         self._read_at: float | None = None
 
     @web.middleware
-    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def middleware(self, request: web.Request, handler: HttpHandler) -> web.StreamResponse:
         """Let the request through, or raise Refusal."""
         if (zone := zone_of(request.path)) != "open":
             self._check(request, zone)

@@ -38,7 +38,7 @@ HEADERS = {
 
 def build(
     readiness: Callable[[], str | None],
-    registry: CollectorRegistry,
+    metrics_registry: CollectorRegistry,
     *,
     guard: AccessControl | None = None,
     routes: Iterable[web.AbstractRouteDef] = (),
@@ -63,7 +63,7 @@ def build(
         return web.json_response({"status": "not ready", "reason": reason}, status=503)
 
     async def metrics(request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+        return web.Response(body=generate_latest(metrics_registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     app = web.Application(
         middlewares=[errors_as_json, RateLimiter(rate).middleware, (guard or AccessControl()).middleware],
@@ -95,10 +95,10 @@ async def serve(
     try:
         await runner.setup()
         try:
-            handlers = runner.server
-            assert handlers is not None  # noqa: S101 -- for the type checker
+            http_server = runner.server
+            assert http_server is not None  # noqa: S101 -- for the type checker
             listener = await asyncio.get_running_loop().create_server(
-                lambda: ConnectionLimiter(handlers, limits), host, port, backlog=BACKLOG
+                lambda: ConnectionLimiter(http_server, limits), host, port, backlog=BACKLOG
             )
         except (OSError, OverflowError) as error:
             raise _cannot_listen(host, port, error) from None

@@ -1,4 +1,4 @@
-"""The findings that the console shows first: what is wrong, since when, and what to do. Asks no server."""
+"""The diagnoses that the console shows first: what is wrong, since when, and what to do. Asks no server."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,10 @@ FEW_EVENTS = 20  # a quantile of fewer is chance
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One thing a person should know. `since`: Unix seconds; None: not known."""
+    """One thing a person should know. `since`: Unix seconds; None: not known.
+
+    A Finding of `dispatcher doctor` is something else: it asks the servers, and has other levels.
+    """
 
     level: Severity
     kind: str

@@ -9,7 +9,7 @@ MAX_BODY_BYTES = 64 * 1024
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Refusal(Exception):
@@ -23,7 +23,7 @@ class Refusal(Exception):
 
 
 @web.middleware
-async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def errors_as_json(request: web.Request, handler: HttpHandler) -> web.StreamResponse:
     """Outermost: turns refusals and aiohttp's own errors into JSON."""
     try:
         return await handler(request)

@@ -56,7 +56,7 @@ FIELDS = tuple(field.name for field in fields(Point))
 
 
 class History:
-    """A ring of points. Written by `tick` only, which the event loop's thread calls.
+    """A ring of points. Written by `add_point` only, which the event loop's thread calls.
 
     `read` gives the reading of now, of one process or the sum of several.
     """
@@ -80,9 +80,9 @@ class History:
     async def run(self) -> None:
         while True:
             await anyio.sleep(EVERY_S)
-            self.tick()
+            self.add_point()
 
-    def tick(self) -> None:
+    def add_point(self) -> None:
         now, reading = self._elapsed(), self.read()
         then, before = self._readings[-1]
         self._readings.append((now, reading))

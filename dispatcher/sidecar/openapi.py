@@ -157,8 +157,16 @@ PATHS: Json = {
             _answer("A page of them.", _ref("Page")),
             ("400", "503"),
             parameters=[
-                _in_query("limit", {"type": "integer", "minimum": 1, "maximum": PAGE, "default": LIMIT}, "At most."),
-                _in_query("offset", {"type": "integer", "minimum": 0, "maximum": FURTHEST, "default": 0}, "Skipped."),
+                _in_query(
+                    "limit",
+                    {"type": "integer", "minimum": 1, "maximum": PAGE, "default": LIMIT},
+                    "The page has at most this many events.",
+                ),
+                _in_query(
+                    "offset",
+                    {"type": "integer", "minimum": 0, "maximum": FURTHEST, "default": 0},
+                    "The page begins after this many events.",
+                ),
                 *FILTERS,
                 PAYLOAD,
             ],
@@ -215,7 +223,11 @@ PATHS: Json = {
             _answer("Rows of `points` under the names of `fields`.", _ref("History")),
             ("400",),
             parameters=[
-                _in_query("after", {"type": "integer", "minimum": 0, "maximum": 10**15 - 1}, "An answer's `next`.")
+                _in_query(
+                    "after",
+                    {"type": "integer", "minimum": 0, "maximum": 10**15 - 1},
+                    "The answer has the points from this number on; it is the `next` of the answer before.",
+                )
             ],
         )
     },

@@ -16,7 +16,7 @@ from typing import Literal
 import anyio
 from aiohttp import web
 
-from dispatcher.sidecar.errors import Handler, Refusal
+from dispatcher.sidecar.errors import HttpHandler, Refusal
 
 MAX_ADDRESSES = 1024
 
@@ -69,7 +69,7 @@ class RateLimiter:
             self._empty_at.clear()
 
     @web.middleware
-    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def middleware(self, request: web.Request, handler: HttpHandler) -> web.StreamResponse:
         """Let the request through when its turn has come, or raise Refusal after a while."""
         purpose: Purpose = "probe" if request.path in PROBES else "other"
         wait = self.wait_s(request.remote or "", purpose, cost_of(request.path))

@@ -106,16 +106,16 @@ async def run(
     event goes to the stream.
     """
     url, redis = "", None
-    now: str | None = None
+    current_url: str | None = None
     try:
         while True:
             began = time.monotonic()
             with suppress(Misconfigured):  # a secret's file is gone or half written: go on with what there is
-                if (now := redis_url()) and (now != url or redis is None):
-                    url, redis = now, await _replaced(redis, now, name)
+                if (current_url := redis_url()) and (current_url != url or redis is None):
+                    url, redis = current_url, await _replaced(redis, current_url, name)
             # Postgres away or too busy: the age of the last sample says so, and the next may succeed.
             with suppress(SessionLost, psycopg.Error):
-                if redis is not None or now == "":
+                if redis is not None or current_url == "":
                     await sample_once(fetch, redis, stream, observe)
             await anyio.sleep(max(timing.every_s, timing.rest * (time.monotonic() - began)))
     finally:

@@ -1,4 +1,4 @@
--- doctor_snapshots: finds what keeps dead rows of this database from being removed.
+-- doctor_snapshots: finds what keeps dead row versions of this database from being removed.
 -- Parameters: none.
 -- Returns: one row, the one that holds back most: kind, name, user, application, state, for how many seconds (NULL: unknown), for
 --   how many transactions. No row: nothing does.

@@ -1,6 +1,6 @@
 -- doctor_storage: describes how the outbox and its dead-letter queue are stored.
 -- Parameters: none.
--- Returns: for each of the two: name, options, live rows, dead rows, when it was last vacuumed.
+-- Returns: for each of the two: name, options, live rows, dead row versions, when it was last vacuumed.
 -- Loaded by: dispatcher/ops/doctor/storage.py
 -- Index: the catalogue's, and the statistics.
 SELECT

@@ -54,7 +54,7 @@ class Fed:
             events.Sampled(7, 0.25, 0.0, 900, {"billing": 40, MARKUP: 3}, dispatchers=DISPATCHERS),
         )
         self.now += 2.0
-        self.console.history.tick()
+        self.console.history.add_point()
 
 
 @asynccontextmanager

@@ -259,7 +259,7 @@ async def test_dead_rows_pile_up(look: Examine, db: psycopg.AsyncConnection, dat
     await db.execute("SELECT 1")
     found = (await look(database_url, dead_rows=50))["dead-rows"]
     assert found.level == "warning"
-    assert "200 dead" in found.found
+    assert "200 dead row versions" in found.found
     assert "VACUUM (ANALYZE) messaging.message_outbox" in str(found.remedy)
 
 

@@ -44,7 +44,7 @@ async def get(client: aiohttp.ClientSession, path: str, status: int = 200, **hea
 async def test_the_overview_says_everything_at_once(console):
     console.observe(events.Started("a", enabled=True))
     console.observe(events.Sampled(7, 0.25, 0.0, 900, {"billing": 40}))
-    console.history.tick()
+    console.history.add_point()
     async with served(site(console)) as client:
         seen = await get(client, "/api/overview")
     assert (seen["level"], seen["findings"], seen["names"]) == ("fine", [], ["a"])
@@ -68,10 +68,10 @@ async def test_who_runs_is_not_known_before_postgres_answered(console):
 async def test_the_history_gives_what_is_new(console):
     async with served(site(console)) as client:
         for _ in range(3):
-            console.history.tick()
+            console.history.add_point()
         seen = await get(client, "/api/history")
         assert (len(seen["points"]), seen["next"], seen["keep"], seen["every_s"]) == (3, 3, 450, 2.0)
-        console.history.tick()
+        console.history.add_point()
         assert len((await get(client, "/api/history?after=3"))["points"]) == 1
         assert (await get(client, "/api/history?after=4"))["points"] == []
 

@@ -19,7 +19,7 @@ class Source:
         self.reading = ProcessState(("a",), 1000.0, Latencies(EDGES, (0, 0, 0, 0, 0), 0.0))
         self.history = History(lambda: self.reading, clock=lambda: self.now, elapsed=lambda: self.now)
 
-    def tick(self, *, published: int = 0, bucket: int = 1, **changes: object) -> None:
+    def add_point(self, *, published: int = 0, bucket: int = 1, **changes: object) -> None:
         counts = list(self.reading.latency.counts)
         counts[bucket] += published
         self.reading = replace(
@@ -29,7 +29,7 @@ class Source:
             **changes,  # type: ignore[arg-type]
         )
         self.now += 2.0
-        self.history.tick()
+        self.history.add_point()
 
     def points(self, after: int = 0) -> list[dict[str, Any]]:
         answer = json.loads(self.history.after(after))
@@ -43,8 +43,8 @@ def lately(source: Source) -> RecentWindow:
 
 def test_a_point_is_the_difference_of_two_readings():
     source = Source()
-    source.tick(published=10)
-    source.tick(published=40, failed=6, dead=2, sample=Sample(1004.0, 7, 1.25, 100, {"a": 3, "b": 9}))
+    source.add_point(published=10)
+    source.add_point(published=40, failed=6, dead=2, sample=Sample(1004.0, 7, 1.25, 100, {"a": 3, "b": 9}))
     first, second = source.points()
     assert (first["at"], first["events"], first["backlog"], first["lag"]) == (1002.0, 5.0, None, None)
     assert (first["p50"], first["p99"]) == (0.0055, 0.00991)  # both within the bucket of 1 to 10 ms
@@ -54,8 +54,8 @@ def test_a_point_is_the_difference_of_two_readings():
 
 def test_seconds_without_an_event_have_no_latency():
     source = Source()
-    source.tick(published=10)
-    source.tick()
+    source.add_point(published=10)
+    source.add_point()
     assert source.points()[-1]["p95"] is None
     assert source.history.lately.p95 is not None  # of the last minute
 
@@ -63,7 +63,7 @@ def test_seconds_without_an_event_have_no_latency():
 def test_the_ring_is_bounded_and_one_asks_for_what_is_new():
     source = Source()
     for _ in range(POINTS + 5):
-        source.tick(published=1)
+        source.add_point(published=1)
     assert source.history.taken == POINTS + 5
     assert len(source.points()) == POINTS
     assert [point["at"] for point in source.points(POINTS + 3)] == [source.now - 2.0, source.now]
@@ -75,44 +75,44 @@ def test_the_ring_is_bounded_and_one_asks_for_what_is_new():
 
 def test_the_promise_is_broken_since_the_minute_it_began_to_be():
     source = Source()
-    source.tick(published=100)
+    source.add_point(published=100)
     assert lately(source).slow_since is None
-    source.tick(published=100, bucket=2)
+    source.add_point(published=100, bucket=2)
     began = source.now
-    source.tick(published=100, bucket=2)
+    source.add_point(published=100, bucket=2)
     assert lately(source).slow_since == began
     for _ in range(40):
-        source.tick(published=100)
+        source.add_point(published=100)
     assert lately(source).slow_since is None
 
 
 def test_a_rate_is_of_ten_seconds_and_a_share_of_errors_of_a_minute():
     source = Source()
     for _ in range(40):
-        source.tick(published=20, ticks=source.reading.ticks + 9, tick_errors=source.reading.tick_errors)
-    source.tick(published=0, ticks=source.reading.ticks + 9, tick_errors=27)
+        source.add_point(published=20, ticks=source.reading.ticks + 9, tick_errors=source.reading.tick_errors)
+    source.add_point(published=0, ticks=source.reading.ticks + 9, tick_errors=27)
     assert source.history.lately.events == 8.0  # four of the five points
     assert source.history.lately.error_share == 0.1
 
 
 def test_burials_are_counted_for_fifteen_minutes():
     source = Source()
-    source.tick(dead=3)
+    source.add_point(dead=3)
     first = source.now
-    source.tick()
-    source.tick(dead=5)
+    source.add_point()
+    source.add_point(dead=5)
     assert (lately(source).buried, lately(source).buried_since) == (5, first)
     for _ in range(POINTS - 1):
-        source.tick()
+        source.add_point()
     assert (lately(source).buried, lately(source).buried_since) == (2, first + 4)
-    source.tick()
-    source.tick()
+    source.add_point()
+    source.add_point()
     assert (lately(source).buried, lately(source).buried_since) == (0, None)
 
 
 def test_a_process_that_began_anew_makes_no_rate_below_zero():
     source = Source()
-    source.tick(published=10)
+    source.add_point(published=10)
     source.reading = replace(source.reading, published=0, failed=0)
-    source.tick(published=1)
+    source.add_point(published=1)
     assert source.points()[-1]["events"] == 0

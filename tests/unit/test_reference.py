@@ -63,11 +63,11 @@ def test_every_endpoint_is_described() -> None:
     site = build_http(
         settings,
         readiness=lambda: None,
-        registry=CollectorRegistry(),
+        metrics_registry=CollectorRegistry(),
         ask=never,
         retried=never,
         observe=never,
-        rooms=ConsoleRoutes(settings, StateTracker(LatencyHistogram("x", "x").snapshot).read).routes,
+        extra_routes=ConsoleRoutes(settings, StateTracker(LatencyHistogram("x", "x").snapshot).read).routes,
     )
     served = {
         f"{route.method} {route.resource.canonical}"

@@ -68,7 +68,6 @@ async def dispatchers(session: Session) -> Finding:
 
 
 async def pause(session: Session) -> Finding:
-    """Warn of a pause."""
     switch = await read_switch(session)
     if not switch.paused:
         return ok("pause", "nobody paused")

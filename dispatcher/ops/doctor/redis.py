@@ -16,8 +16,8 @@ from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.ops.doctor import redis_durability
 
 DEADLINE_S = 5.0
-NOBODY = str(2**62)  # no client's number
-NEVER = "9999999999999-0"
+NOBODY = str(2**62)  # an id that no client has: CLIENT LIST and CLIENT KILL test the right, and find nobody
+NEVER = "9999999999999-0"  # an entry id of the year 2286: XRANGE tests the right, and reads nothing
 RIGHTS = {
     "XRANGE": "after a lost reply there is no look at the stream: events are doubled",
     "XINFO": "a slow group is not seen, and lost entries are not noticed",

@@ -19,7 +19,7 @@ SETTINGS = {
     "autovacuum_analyze_scale_factor": "0.05",
     "autovacuum_vacuum_cost_delay": "0",
 }
-DEAD_SHARE = 0.5  # of the living
+DEAD_SHARE = 0.5  # dead row versions for each live row
 
 Table = tuple[dict[str, str], int, int, datetime | None]
 
@@ -65,10 +65,10 @@ async def autovacuum(session: Session) -> Finding:
 async def dead_rows(session: Session, *, few: int) -> Finding:
     """Check the number of dead row versions, by Postgres's statistics. Up to `few` are no problem."""
     said, much = [], []
-    for name, (_, living, dead, vacuumed) in (await _tables(session)).items():
+    for name, (_, live, dead, vacuumed) in (await _tables(session)).items():
         when = f"vacuumed {iso(vacuumed, 'seconds')}" if vacuumed else "never vacuumed"
-        said.append(f"{name} {dead} dead beside {living} living rows, {when}")
-        if dead > max(few, DEAD_SHARE * living):
+        said.append(f"{name} has {dead} dead row versions beside {live} live rows, {when}")
+        if dead > max(few, DEAD_SHARE * live):
             much.append(name)
     if not much:
         return ok("dead-rows", "; ".join(said))
@@ -78,6 +78,6 @@ async def dead_rows(session: Session, *, few: int) -> Finding:
 
 async def _tables(session: Session) -> dict[str, Table]:
     found: dict[str, Table] = {}
-    for name, options, living, dead, vacuumed in await session.fetch(load("doctor_storage")):
-        found[name] = (dict(option.split("=", 1) for option in options), living, dead, vacuumed)
+    for name, options, live, dead, vacuumed in await session.fetch(load("doctor_storage")):
+        found[name] = (dict(option.split("=", 1) for option in options), live, dead, vacuumed)
     return found

@@ -138,11 +138,11 @@ class Supervisor:
         site = build_http(
             s,
             readiness=self._not_ready,
-            registry=self._metrics.registry,
+            metrics_registry=self._metrics.registry,
             ask=api.fetch,
             retried=self._pool.nudge,
             observe=self._observe,
-            rooms=console.routes,
+            extra_routes=console.routes,
         )
         port = await beside.start(app.serve, site, s.http_host, s.http_port, name="sidecar")
         self._observe(SidecarUp(s.http_host, port))

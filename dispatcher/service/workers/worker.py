@@ -39,7 +39,7 @@ def main(name: str, descriptor: int) -> NoReturn:
     flags = lines.readline()
     if not flags:
         sys.exit(f"{name}: {GONE}")
-    supervisor = _Supervisor(lines)
+    supervisor = _SupervisorLink(lines)
     try:
         settings = replace(Settings.load(os.environ, json.loads(flags)), http_enabled=False)
         sys.exit(anyio.run(_serve, f"{name}-pid{os.getpid()}", settings, end, supervisor))
@@ -48,7 +48,7 @@ def main(name: str, descriptor: int) -> NoReturn:
         sys.exit(error.exit_code)
 
 
-async def _serve(name: str, settings: Settings, end: socket.socket, supervisor: "_Supervisor") -> int:
+async def _serve(name: str, settings: Settings, end: socket.socket, supervisor: "_SupervisorLink") -> int:
     freeze()
     service = Service(settings, worker=name)
     supervisor.serve(service, asyncio.get_running_loop(), settings.shutdown_grace_ms / 1000 + MARGIN_S)
@@ -76,7 +76,7 @@ async def _report(service: Service, sender: "_ReportSender") -> None:
         await anyio.sleep(READY_LOOK_S)
 
 
-class _Supervisor:
+class _SupervisorLink:
     """Reads what the supervisor sends, in a thread: a blocked event loop, or a module that loads, cannot keep it."""
 
     def __init__(self, lines: TextIO) -> None:
