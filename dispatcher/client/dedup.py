@@ -26,7 +26,7 @@ class DedupStore(Protocol):
 
 
 class AsyncDedupStore(Protocol):
-    """The store of an AsyncConsumer."""
+    """As DedupStore, for AsyncConsumer: both methods are coroutines."""
 
     async def has(self, event_id: uuid.UUID) -> bool:
         """Whether the event was handled."""

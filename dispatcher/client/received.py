@@ -28,7 +28,7 @@ class Received:
     deliveries: int  # 1: this group sees the entry for the first time
 
     def json(self) -> Any:
-        """The payload as Python values."""
+        """The payload, parsed: dicts, lists, text, numbers. Raises ValueError when it is no JSON."""
         return json.loads(self.payload)
 
 

@@ -23,7 +23,7 @@ class Time(click.ParamType[Moment]):
     name = "time"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Moment:
-        """A time without an offset is UTC."""
+        """Parse a duration before now, or ISO 8601; without an offset that is UTC, the same on every machine."""
         text = str(value).strip()
         if (ago := seconds_of(text)) is not None:
             return timedelta(seconds=ago)

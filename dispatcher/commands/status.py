@@ -81,7 +81,7 @@ def as_text(found: Status) -> str:
 
 
 def facts(found: Status) -> list[tuple[str, str]]:
-    """The lines to show: (name, value)."""
+    """The lines to show, as (name, value), of the servers that answered."""
     lines: list[tuple[str, str]] = []
     if (outbox := found.outbox) is not None:
         lines.append(("outbox", outbox.address))

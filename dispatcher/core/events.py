@@ -15,7 +15,7 @@ WakeCause = Literal["notify", "tick", "due", "writers", "peer", "reconnect", "nu
 
 @dataclass(frozen=True, slots=True)
 class TelemetryEvent:
-    """Base of all events."""
+    """Something that happened, told to observers: metrics, the log, readiness and tests."""
 
 
 Observer = Callable[[TelemetryEvent], None]
@@ -334,7 +334,7 @@ class WorkerStuck(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Stopping(TelemetryEvent):
-    """Nothing new is taken from now on."""
+    """A stop began: nothing new is claimed. `reason`: the signal, or what asked for it."""
 
     reason: str
 

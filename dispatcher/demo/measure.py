@@ -36,7 +36,7 @@ class MeasurementFailedError(DispatcherError):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The result."""
+    """What producer and consumer counted in one run."""
 
     tally: Tally
     done: ProducerDone

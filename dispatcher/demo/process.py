@@ -42,7 +42,6 @@ class DispatcherProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
         return self._child.pid
 
     def last_lines(self, count: int = 12) -> str:

@@ -77,9 +77,9 @@ def test_every_file_of_upkeep_and_every_folder_is_in_its_table() -> None:
     upkeep = " ".join(row[0] for row in rows_of("Beside the relay", ARCHITECTURE))
     assert set(re.findall(r"\w+\.py", upkeep)) == names(ROOT / "dispatcher" / "upkeep", "[!_]*.py")
     folders = section("Folders", ARCHITECTURE)
-    assert set(re.findall(r"`(\w+)/`", folders)) - {"dispatcher", "sql", "triggers"} == names(
-        ROOT / "dispatcher", "[!_]*/"
-    )
+    # By their code: a folder that moved away may be left behind with its bytecode.
+    packages = {file.parent.name for file in ROOT.glob("dispatcher/*/__init__.py")}
+    assert set(re.findall(r"`(\w+)/`", folders)) - {"dispatcher", "sql", "triggers"} == packages
 
 
 def test_every_term_of_the_glossary_is_used() -> None:
