@@ -14,7 +14,7 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 TEST_JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev tools test faults lint types contracts check schema reference wheel dist docs bench bench-all bench-writers bench-latency clean
+.PHONY: help demo dev tools test faults matrix lint types contracts check schema reference wheel dist docs bench bench-all bench-writers bench-latency clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test: $(DEV) ## every test, against real Postgres and Valkey
 
 faults: $(DEV) ## every fault on real processes: kills, cuts, crashes, freezes (make test runs the quick ones)
 	@$(PYTEST) -m fault tests/faults $(PYTEST_ARGS)
+
+matrix: $(DEV) ## the integration tests on every Postgres, Redis and Python that can be had here (about half an hour)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tests.matrix
 
 lint: $(DEV) ## ruff: format and rules
 	@$(BIN)/ruff format --check .

@@ -50,6 +50,8 @@ HEALTHY: dict[str, str] = {
     "messaging_outbox_picked_total": "0+100x240",
     "messaging_outbox_failed_total": "0+1x240",
     "messaging_outbox_dead_total": "0x240",
+    "messaging_outbox_dead_rows": "0x240",
+    "messaging_dispatch_worker_restarts_total": "0x240",
     "messaging_dispatch_republished_total": "0x240",
     "messaging_dispatch_enabled": "1x240",
     "messaging_dispatch_redis_up": "1x240",
@@ -72,6 +74,7 @@ DB_GONE = {
     "messaging_dispatch_sampled_timestamp_seconds": "0+15x80 1200x160",
 }
 
+GONE = {series: values.replace("240", "80") + " stale" for series, values in HEALTHY.items()}
 YOUNG = {series: f"_x100 {values.replace('240', '140')}" for series, values in HEALTHY.items()} | {
     "messaging_dispatch_sampled_timestamp_seconds": "_x100 1500+15x140"
 }
@@ -79,7 +82,10 @@ YOUNG = {series: f"_x100 {values.replace('240', '140')}" for series, values in H
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What is otherwise than in a healthy dispatcher (None: the series is not there), and what fires `at` a time."""
+    """What is otherwise than in a healthy dispatcher (None: the series is not there), and what fires `at` a time.
+
+    An instance is "pod" or "job/pod".
+    """
 
     name: str
     change: Mapping[str, str | None]
@@ -105,7 +111,10 @@ SCENARIOS = [
     Scenario("one of two is disabled", {**DOWN, "messaging_dispatch_enabled": "0x240"}, instances=("a", "b")),
     Scenario("all are disabled", {**DOWN, "messaging_dispatch_enabled": "0x240"}, {"DispatcherDown"}),
     Scenario("none is there", dict.fromkeys(HEALTHY), {"DispatcherDown"}),
-    Scenario("all vanished", dict.fromkeys(HEALTHY, "1x80 stale"), {"DispatcherDown"}),
+    Scenario("all vanished", GONE, {"DispatcherDown"}),
+    Scenario("all of production vanished, staging lives", GONE, {"DispatcherDown"},
+             instances=("production/a", "staging/b"), not_yet="22m"),
+    Scenario("one of two pods was replaced", GONE, instances=("a", "b")),
     Scenario("only errors, as in an outage", {
         f'{TICKS}{{result="ok"}}': "0+150x80 12000x160", f'{TICKS}{{result="error"}}': "0x80 0+30x160",
     }, {"DispatcherHighErrorRate"}, not_yet="22m"),
@@ -123,6 +132,19 @@ SCENARIOS = [
     Scenario("a row was buried long ago", {"messaging_outbox_dead_total": "0x40 1x200"}),
     Scenario("a row was buried before the first look", {"messaging_outbox_dead_total": "_x110 1x130"},
              {"DispatcherDLQGrowing"}),
+    Scenario("a row was buried long ago, and Prometheus saw nothing for half an hour",
+             {"messaging_outbox_dead_total": "1x40 _x70 1x130"}),
+    Scenario("a row was buried while Prometheus saw nothing",
+             {"messaging_outbox_dead_total": "1x40 _x70 2x130"}, {"DispatcherDLQGrowing"}),
+    Scenario("dead events are left", {"messaging_outbox_dead_rows": "0x80 5x160"}, {"DispatcherDeadEventsLeft"},
+             at="55m", not_yet="45m"),
+    Scenario("dead events were retried", {"messaging_outbox_dead_rows": "0x80 5x100 0x60"}, at="55m"),
+    Scenario("workers end again and again", {"messaging_dispatch_worker_restarts_total": "0x80 0+2x160"},
+             {"DispatcherRestarting"}),
+    Scenario("two workers ended", {"messaging_dispatch_worker_restarts_total": "0x100 2x140"}),
+    Scenario("the process starts again and again", {
+        f'{TICKS}{{result="ok"}}': "0+150x80" + " 0+150x5" * 26,
+    }, {"DispatcherRestarting"}),
     Scenario("8 % of the rows fail", {"messaging_outbox_failed_total": "0+1x80 80+8x160"},
              {"DispatcherHighRetries"}, at="35m", not_yet="29m"),
     Scenario("6 % failed for a moment", {"messaging_outbox_failed_total": "0+1x110 0+6x10 0+1x120"}),
@@ -149,6 +171,8 @@ SCENARIOS = [
     Scenario("Redis lost entries before the first look", {"messaging_dispatch_republished_total": "_x110 12x130"},
              {"DispatcherRepublishedAfterLoss"}),
     Scenario("Redis lost entries long ago", {"messaging_dispatch_republished_total": "0x40 12x200"}),
+    Scenario("Redis lost entries long ago, and Prometheus saw nothing for half an hour",
+             {"messaging_dispatch_republished_total": "12x40 _x70 12x130"}),
     Scenario("Redis may not be asked", {"messaging_dispatch_audit_on": "1x80 0x160"},
              {"DispatcherLossUnnoticed"}, not_yet="24m"),
     Scenario("Redis could not be asked for a minute", {"messaging_dispatch_audit_on": "1x114 0x4 1x122"}),
@@ -177,7 +201,8 @@ def rules() -> list[dict[str, Any]]:
 def labelled(series: str, instance: str) -> str:
     """The series as it comes from a process."""
     name, _, labels = series.rstrip("}").partition("{")
-    inside = ",".join(filter(None, [labels, 'job="dispatcher"', f'instance="{instance}"']))
+    job, _, pod = instance.rpartition("/")
+    inside = ",".join(filter(None, [labels, f'job="{job or "dispatcher"}"', f'instance="{pod}"']))
     return f"{name}{{{inside}}}"
 
 

@@ -19,7 +19,8 @@ from redis.asyncio import Redis
 
 from dispatcher.embedded import EmbeddedValkey
 from tests.support.child import start_child
-from tests.support.options import VERSIONS, server_options
+from tests.support.fetched import redis_of
+from tests.support.options import server_options
 from tests.support.postgres import Databases
 from tests.support.prometheus import Prometheus, PrometheusFailed, Sample, run_prometheus
 from tests.support.readme import ROOT
@@ -55,11 +56,11 @@ async def seen(
     tmp_path_factory: pytest.TempPathFactory,
     pytestconfig: pytest.Config,
 ) -> AsyncIterator[Seen]:
-    given = server_options(pytestconfig).database_url
-    databases = databases_of("given" if given else VERSIONS[pytestconfig.getoption("--pg-version")][0])
+    options = server_options(pytestconfig)
+    databases = databases_of(options.postgres_names[0])
     name = await asyncio.to_thread(databases.clone)
     kept = {"appendfsync": "always"}  # or its restart could lose what it had
-    valkey = EmbeddedValkey(server_folder / "live-valkey", appendonly=True, options=kept)
+    valkey = redis_of(options.redis)(server_folder / "live-valkey", appendonly=True, options=kept)
     await asyncio.to_thread(valkey.start)
     async with Redis.from_url(valkey.url) as redis:
         await redis.xgroup_create(STREAM, "billing", "0", mkstream=True)

@@ -11,7 +11,8 @@ from dispatcher.embedded import EmbeddedPostgres
 from tests.support.faults import results
 from tests.support.faults.standby import Pair, Standby, StartPair
 from tests.support.faults.world import RELAY, ROLES, StartWorld, World, in_thread
-from tests.support.options import VERSIONS
+from tests.support.fetched import postgres_of
+from tests.support.options import server_options
 from tests.support.postgres import Databases
 from tests.support.redis import StartValkey
 from tests.support.servers import Address
@@ -47,8 +48,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def crashable_postgres(request: pytest.FixtureRequest, server_folder: Path) -> Iterator[EmbeddedPostgres]:
     """One Postgres for all faults. Commits are durable against its crash, not against the machine's."""
-    version = int(VERSIONS[request.config.getoption("--pg-version")][0].removeprefix("pg"))
-    with EmbeddedPostgres(server_folder / "faults", version=version, options={"fsync": "off"}) as server:
+    version = server_options(request.config).postgres[0]
+    with postgres_of(version)(server_folder / "faults", version=version, options={"fsync": "off"}) as server:
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute("CREATE ROLE outbox_dispatcher")
             connection.execute(f"CREATE ROLE {RELAY} LOGIN IN ROLE outbox_dispatcher")

@@ -6,6 +6,7 @@ import pytest
 from dispatcher.embedded import EmbeddedPostgres
 from dispatcher.infra.postgres.migrations import migrate
 from tests.support.faults.world import RELAY, ROLES, StartWorld
+from tests.support.options import server_options
 from tests.support.postgres import StartPostgres
 from tests.support.waiting import until
 
@@ -23,7 +24,7 @@ async def prepared(server: EmbeddedPostgres) -> str:
 
 @pytest.mark.promise("quiet-writers")
 async def test_queue_full(world: StartWorld, own_postgres: StartPostgres, pytestconfig: pytest.Config) -> None:
-    if pytestconfig.getoption("--pg-version") == "16":
+    if server_options(pytestconfig).postgres[0] < 17:
         pytest.skip("max_notify_queue_pages came with Postgres 17")
     url = await prepared(own_postgres(durable=True, options={"fsync": "off", "max_notify_queue_pages": "64"}))
     async with world(admin_url=url) as w:

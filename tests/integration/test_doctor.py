@@ -27,7 +27,7 @@ from dispatcher.ops.doctor import redis as redis_server
 from dispatcher.ops.doctor.clocks import judge
 from tests.support.command import RunCommand
 from tests.support.faults.pgwire import LoseNotifications
-from tests.support.options import VERSIONS, server_options
+from tests.support.options import server_options
 from tests.support.postgres import Databases, StartPostgres
 from tests.support.proxy import Direction, Filter, StartProxy
 from tests.support.redis import StartValkey
@@ -41,8 +41,7 @@ Examine = Callable[..., Awaitable[dict[str, Finding]]]
 @pytest.fixture(scope="module")
 def shared_url(request: pytest.FixtureRequest, databases_of: Callable[[str], Databases]) -> Iterator[str]:
     """A database for those who mend what they break."""
-    version = VERSIONS[request.config.getoption("--pg-version")][0]
-    databases = databases_of("given" if server_options(request.config).database_url else version)
+    databases = databases_of(server_options(request.config).postgres_names[0])
     name = databases.clone()
     yield databases.url(name)
     databases.drop(name)
@@ -288,7 +287,7 @@ async def test_a_read_only_database_and_one_that_is_away(
 async def test_a_full_notification_queue_and_a_standby(
     look: Examine, own_postgres: StartPostgres, pytestconfig: pytest.Config
 ) -> None:
-    if pytestconfig.getoption("--pg-version") == "16":
+    if server_options(pytestconfig).postgres[0] < 17:
         pytest.skip("max_notify_queue_pages came with Postgres 17")
     server = own_postgres(options={"max_notify_queue_pages": "64", "autovacuum": "off"})
     url = server.url()

@@ -1,0 +1,49 @@
+"""Servers of other versions than those of the wheels: `make matrix` fetches their programs into .cache/servers."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dispatcher.core.errors import Misconfigured
+from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey
+from dispatcher.embedded.folders import User
+
+FETCHED = Path(__file__).parents[2] / ".cache" / "servers"
+IN_WHEELS = (16, 18)
+NOT_FETCHED = "fetch it with: python -m tests.matrix --fetch-only --only"
+
+
+class FetchedPostgres(EmbeddedPostgres):
+    """A Postgres of any version that was fetched."""
+
+    def _programs(self) -> Path:
+        name = f"postgres-{self.version}"
+        programs = FETCHED / name / "bin"
+        if not (programs / "postgres").exists():
+            raise Misconfigured(f"there is no {programs}; {NOT_FETCHED} {name}")
+        return programs
+
+
+class FetchedRedis(EmbeddedValkey):
+    """A Redis that was fetched, under the name of its folder."""
+
+    program: str  # its file name; set by redis_of
+
+    def _require_programs(self) -> None:
+        if not Path(self.program).exists():
+            raise Misconfigured(f"there is no {self.program}; {NOT_FETCHED} {Path(self.program).parent.name}")
+
+    def _command(self) -> tuple[Sequence[str], User]:
+        command, user = super()._command()
+        return [self.program, *command[1:]], user
+
+
+def postgres_of(version: int) -> type[EmbeddedPostgres]:
+    """The class that runs this version."""
+    return EmbeddedPostgres if version in IN_WHEELS else FetchedPostgres
+
+
+def redis_of(name: str) -> Callable[..., EmbeddedValkey]:
+    """Makes a server of that name; "valkey" is the one of the wheel."""
+    if name == "valkey":
+        return EmbeddedValkey
+    return type("FetchedRedis", (FetchedRedis,), {"program": str(FETCHED / name / "redis-server")})
