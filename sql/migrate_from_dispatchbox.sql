@@ -17,9 +17,14 @@ DECLARE
     old_table regclass := to_regclass(wanted);
     -- By ctid: a join would read the whole table for each batch when the planner has no statistics.
     move constant text := $move$
-        WITH moved AS (
+        WITH chosen AS MATERIALIZED (
+            SELECT d.tableoid AS part, d.ctid AS place FROM %1$s AS d WHERE %2$s LIMIT $1 FOR UPDATE SKIP LOCKED
+        ),
+        moved AS (
             DELETE FROM %1$s AS o
-            WHERE o.ctid = ANY (ARRAY(SELECT d.ctid FROM %1$s AS d WHERE %2$s LIMIT $1 FOR UPDATE SKIP LOCKED))
+            WHERE o.ctid = ANY (ARRAY(SELECT c.place FROM chosen AS c))
+              -- Where it is partitioned or has children, several rows have the same place.
+              AND EXISTS (SELECT FROM chosen AS c WHERE c.part = o.tableoid AND c.place = o.ctid)
             RETURNING o.id, o.aggregate_type, o.aggregate_id, o.event_type, o.payload, o.status, o.attempts,
                       o.next_run_at, o.created_at
         ),

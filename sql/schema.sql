@@ -10,16 +10,16 @@ DECLARE
     known messaging.stream_server;
 BEGIN
     PERFORM pg_advisory_xact_lock(1869968482, 4);
-    SELECT s.* INTO known FROM messaging.stream_server AS s WHERE s.stream = of_stream;
+    SELECT s.* INTO known FROM ONLY messaging.stream_server AS s WHERE s.stream = of_stream;
     was_replid := known.replid;
     changed := known.stream IS NOT NULL AND (known.run_id, known.replid) IS DISTINCT FROM (of_run_id, of_replid);
     republished := 0;
     IF changed THEN
-        UPDATE messaging.message_outbox AS o
+        UPDATE ONLY messaging.message_outbox AS o
         SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, sent_at = NULL, stream_id = NULL
         WHERE o.ctid = ANY (ARRAY(
             SELECT d.ctid
-            FROM messaging.message_outbox AS d
+            FROM ONLY messaging.message_outbox AS d
             WHERE d.settled
               AND d.status = 'sent'
               AND d.sent_at >= known.seen_at - make_interval(secs => window_s)
@@ -44,7 +44,7 @@ CREATE FUNCTION messaging.holds_stream(of_stream text, of_run_id text, of_replid
     AS $$
 BEGIN
     PERFORM pg_catalog.pg_advisory_xact_lock_shared(1869968482, 4);
-    PERFORM FROM messaging.stream_server AS s
+    PERFORM FROM ONLY messaging.stream_server AS s
     WHERE s.stream OPERATOR(pg_catalog.=) of_stream
       AND s.run_id OPERATOR(pg_catalog.=) of_run_id
       AND s.replid OPERATOR(pg_catalog.=) of_replid;
@@ -68,7 +68,7 @@ BEGIN
             coalesce(older_than::text, 'NULL') USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM pg_advisory_xact_lock(1869968482, 3);
-    DELETE FROM messaging.message_dlq AS d WHERE d.died_at < cutoff;
+    DELETE FROM ONLY messaging.message_dlq AS d WHERE d.died_at < cutoff;
     GET DIAGNOSTICS pruned_rows = ROW_COUNT;
     RAISE NOTICE 'prune_message_dlq: % rows deleted, older than %', pruned_rows, older_than;
 END
@@ -92,7 +92,7 @@ BEGIN
 
     -- A row marked dead by hand has no copy yet; it gets one, so that it can still be listed and replayed.
     WITH gone AS (
-        DELETE FROM messaging.message_outbox AS o
+        DELETE FROM ONLY messaging.message_outbox AS o
         WHERE o.settled
           AND o.status = 'dead'
           AND o.occurred_at < cutoff
@@ -112,14 +112,14 @@ BEGIN
 
     -- A row that was replayed by a plain UPDATE, then sent, leaves an open copy; without its row it would look dead again.
     WITH gone AS (
-        DELETE FROM messaging.message_outbox AS o
+        DELETE FROM ONLY messaging.message_outbox AS o
         WHERE o.settled
           AND o.status = 'sent'
           AND (o.sent_at < cutoff OR (o.sent_at IS NULL AND o.occurred_at < cutoff))
         RETURNING o.id
     ),
     closed AS (
-        UPDATE messaging.message_dlq AS d
+        UPDATE ONLY messaging.message_dlq AS d
         SET replayed_at = clock_timestamp(), replay_count = d.replay_count + 1
         FROM gone AS g
         WHERE d.outbox_id = g.id AND d.replayed_at IS NULL

@@ -11,8 +11,8 @@ from typing import ClassVar, Self
 import psycopg
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
-from dispatcher.infra.postgres.migrations import missing
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
+from dispatcher.infra.postgres.tables import missing, refuse_unfit
 
 
 class OperatorSession:
@@ -29,6 +29,7 @@ class OperatorSession:
         self._session = session = await connect(self.target, self.verb)
         try:
             with self.explained():
+                await refuse_unfit(session, f"Postgres at {self.target.address()}", children=False)
                 if gone := await missing(session):
                     raise Misconfigured(
                         f"Postgres at {self.target.address()} lacks {', '.join(gone)}: run `dispatcher migrate` first"

@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Literal
 
 from dispatcher.core.errors import Misconfigured, Unreachable
-from dispatcher.infra.postgres.migrations import missing
 from dispatcher.infra.postgres.session import PostgresTarget, Session
+from dispatcher.infra.postgres.tables import missing, refuse_unfit
 from dispatcher.infra.sqlfiles import load
 from dispatcher.settings import Settings
 
@@ -20,6 +20,7 @@ class PostgresTargets:
     def __init__(self, settings: Settings, session_name: str) -> None:
         self._settings = settings
         self._session_name = session_name
+        self._checked = False  # a child that is made while we run harms nothing: no reconnect waits for its end
         self._pooled = settings.listen_url != settings.database_url
 
     def database(self) -> PostgresTarget:
@@ -68,6 +69,7 @@ class PostgresTargets:
                 "lost entries would go unnoticed: ALTER ROLE ... SET default_transaction_isolation = 'read committed', "
                 "then RECONNECT in the pooler"
             )
+        await refuse_unfit(session, f"Postgres at {self.database().address()}", children=not self._checked)
         if gone := await missing(session):
             raise Misconfigured(
                 f"Postgres at {self.database().address()} lacks {', '.join(gone)}: run `dispatcher migrate` first"
@@ -77,3 +79,4 @@ class PostgresTargets:
                 f"the role at {self.database().address()} lacks {'; '.join(denied)}: "
                 "grant it the role outbox_dispatcher (sql/roles.sql)"
             )
+        self._checked = True

@@ -6,13 +6,13 @@
 -- Returns: id, event_id and stream_id (the floor) of each row. A row that is missing was settled meanwhile.
 -- Loaded by: dispatcher/upkeep/takeover.py
 -- Index: message_outbox_due_idx; walks all that is unsettled, which is affordable because it is rare.
-UPDATE messaging.message_outbox AS o
+UPDATE ONLY messaging.message_outbox AS o
 SET picked_at = clock_timestamp(),
     picked_by = %(self)s,
     claim_id = %(claim_id)s
 WHERE o.ctid = ANY (ARRAY(
     SELECT d.ctid
-    FROM messaging.message_outbox AS d
+    FROM ONLY messaging.message_outbox AS d
     WHERE NOT d.settled
       AND d.status = 'picked'
       AND (

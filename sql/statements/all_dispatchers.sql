@@ -3,4 +3,4 @@
 -- Returns: name of each, alive or not.
 -- Loaded by: dispatcher/upkeep/postgres_crash.py
 -- Index: none; the registry has a few rows.
-SELECT d.name FROM messaging.dispatcher AS d
+SELECT d.name FROM ONLY messaging.dispatcher AS d

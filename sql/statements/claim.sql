@@ -16,7 +16,7 @@
 -- most_bytes NULL: no large one is read, see read_row.sql. Small ones are not measured: that costs a row 0.1 to 1 us.
 -- The array is built once, before the update, so no plan can claim more than the limit; by ctid no index is read twice.
 -- Lines marked --filtered belong only to load("claim", filtered=True), when some event types have handlers.
-UPDATE messaging.message_outbox AS o
+UPDATE ONLY messaging.message_outbox AS o
 SET status = 'picked',
     picked_at = coalesce(%(now)s::timestamptz, clock_timestamp()),
     picked_by = %(dispatcher)s,
@@ -24,7 +24,7 @@ SET status = 'picked',
     stream_id = %(floor)s
 WHERE o.ctid = ANY (ARRAY(
     SELECT d.ctid
-    FROM messaging.message_outbox AS d
+    FROM ONLY messaging.message_outbox AS d
     WHERE NOT d.settled
       AND d.status <> 'picked'
       AND d.next_run_at <= coalesce(%(now)s::timestamptz, clock_timestamp())
@@ -36,7 +36,7 @@ WHERE o.ctid = ANY (ARRAY(
           , %(after_id)s::bigint
       )
       AND d.slot < %(slots)s
-      AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM messaging.unbroken))
+      AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken))
       --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     ORDER BY d.next_run_at, d.id
     LIMIT %(limit)s

@@ -10,7 +10,7 @@ SELECT
         FROM (
             (
                 SELECT
-                FROM messaging.message_outbox AS o
+                FROM ONLY messaging.message_outbox AS o
                 WHERE o.settled
                   AND o.sent_at IS NULL
                   AND o.status = 'dead'
@@ -19,12 +19,12 @@ SELECT
             UNION ALL
             (
                 SELECT
-                FROM messaging.message_dlq AS d
-                LEFT JOIN messaging.message_outbox AS o ON o.id = d.outbox_id
+                FROM ONLY messaging.message_dlq AS d
+                LEFT JOIN ONLY messaging.message_outbox AS o ON o.id = d.outbox_id
                 WHERE d.replayed_at IS NULL
                   AND CASE
                       WHEN o.id IS NULL THEN NOT EXISTS ( -- inserted anew by its producer
-                          SELECT FROM messaging.message_outbox AS again WHERE again.event_id = d.event_id
+                          SELECT FROM ONLY messaging.message_outbox AS again WHERE again.event_id = d.event_id
                       )
                       ELSE o.status = 'dead' AND o.sent_at IS NOT NULL -- not in the first half
                   END
@@ -37,11 +37,11 @@ SELECT
         SELECT max(newest.died_at)
         FROM (
             SELECT d.outbox_id, d.died_at, d.replayed_at
-            FROM messaging.message_dlq AS d
+            FROM ONLY messaging.message_dlq AS d
             ORDER BY d.died_at DESC
             LIMIT 100
         ) AS newest
-        LEFT JOIN messaging.message_outbox AS o ON o.id = newest.outbox_id
+        LEFT JOIN ONLY messaging.message_outbox AS o ON o.id = newest.outbox_id
         WHERE newest.replayed_at IS NULL
           AND coalesce(o.status, 'dead') = 'dead'
     )

@@ -3,4 +3,4 @@
 -- Returns: one row: their number.
 -- Loaded by: dispatcher/upkeep/backpressure.py
 -- Index: none; the registry has a few rows.
-SELECT count(*) FROM messaging.dispatcher
+SELECT count(*) FROM ONLY messaging.dispatcher

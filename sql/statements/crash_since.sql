@@ -10,19 +10,19 @@ WITH since AS (
         messaging.stream_order(n.stream_id),
         (
             SELECT messaging.stream_order(s.last_id)
-            FROM messaging.stream_server AS s
+            FROM ONLY messaging.stream_server AS s
             WHERE s.stream = %(stream)s
               AND s.replid <> n.replid
               AND n.replid <> ''
         )
     ) AS id
-    FROM messaging.newest_entry AS n
+    FROM ONLY messaging.newest_entry AS n
 )
 SELECT
     array_to_string(since.id, '-'),
     array_to_string(least(since.id, (
         SELECT min(messaging.stream_order(o.stream_id))
-        FROM messaging.message_outbox AS o
+        FROM ONLY messaging.message_outbox AS o
         WHERE NOT o.settled
           AND o.status = 'picked'
     )), '-')

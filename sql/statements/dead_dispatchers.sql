@@ -4,7 +4,7 @@
 -- Loaded by: dispatcher/upkeep/takeover.py
 -- Index: none; the registry has a few rows, and pg_locks.
 SELECT d.id, d.name
-FROM messaging.dispatcher AS d
+FROM ONLY messaging.dispatcher AS d
 WHERE d.id <> coalesce(%(self)s::bigint, 0)
   AND NOT EXISTS (
       SELECT

@@ -10,7 +10,7 @@ WITH dead AS (
     (
         SELECT o.id, o.event_id, o.message_id, o.event_type, o.aggregate_type, o.aggregate_id, o.payload, o.headers,
                o.attempts, o.last_error, o.occurred_at, true AS in_outbox
-        FROM messaging.message_outbox AS o
+        FROM ONLY messaging.message_outbox AS o
         WHERE o.settled
           AND o.sent_at IS NULL
           AND o.status = 'dead'
@@ -25,13 +25,13 @@ WITH dead AS (
     (
         SELECT d.outbox_id, d.event_id, d.message_id, d.event_type, d.aggregate_type, d.aggregate_id, d.payload, d.headers,
                d.attempts, d.last_error, d.occurred_at, o.id IS NOT NULL
-        FROM messaging.message_dlq AS d
-        LEFT JOIN messaging.message_outbox AS o ON o.id = d.outbox_id
+        FROM ONLY messaging.message_dlq AS d
+        LEFT JOIN ONLY messaging.message_outbox AS o ON o.id = d.outbox_id
         WHERE d.replayed_at IS NULL
           AND d.outbox_id < coalesce(%(before_id)s::bigint, 9223372036854775807)
           AND CASE
               WHEN o.id IS NULL THEN NOT EXISTS ( -- inserted anew by its producer
-                  SELECT FROM messaging.message_outbox AS again WHERE again.event_id = d.event_id
+                  SELECT FROM ONLY messaging.message_outbox AS again WHERE again.event_id = d.event_id
               )
               ELSE o.status = 'dead' AND o.sent_at IS NOT NULL -- not in the first half
           END
@@ -64,7 +64,7 @@ written AS MATERIALIZED (
             'died_at', to_char(c.died_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
             'replay_count', coalesce((
                 -- Of all its copies: a row that was marked dead by hand has no open one.
-                SELECT max(r.replay_count) FROM messaging.message_dlq AS r WHERE r.event_id = p.event_id AND r.outbox_id = p.id
+                SELECT max(r.replay_count) FROM ONLY messaging.message_dlq AS r WHERE r.event_id = p.event_id AND r.outbox_id = p.id
             ), 0),
             'in_outbox', p.in_outbox
         )::text, -1)
@@ -76,7 +76,7 @@ written AS MATERIALIZED (
         ',' ORDER BY p.id DESC
     ) AS objects
     FROM page AS p
-    LEFT JOIN messaging.message_dlq AS c ON c.outbox_id = p.id AND c.replayed_at IS NULL
+    LEFT JOIN ONLY messaging.message_dlq AS c ON c.outbox_id = p.id AND c.replayed_at IS NULL
     WHERE NOT %(payload)s OR (SELECT s.stored FROM size AS s) <= %(at_most)s
 )
 SELECT

@@ -8,9 +8,9 @@
 -- A person waits for the answer, so the commit is flushed to disk, unlike the relay's.
 WITH wanted AS MATERIALIZED (
     SELECT o.id
-    FROM messaging.message_outbox AS o
+    FROM ONLY messaging.message_outbox AS o
     WHERE o.id = ANY (%(ids)s::bigint[] || ARRAY(
-        SELECT n.id FROM messaging.message_outbox AS n WHERE n.event_id = ANY (%(event_ids)s::uuid[])
+        SELECT n.id FROM ONLY messaging.message_outbox AS n WHERE n.event_id = ANY (%(event_ids)s::uuid[])
     ))
       AND o.status = 'dead'
       AND (SELECT set_config('synchronous_commit', 'local', true)) IS NOT NULL
@@ -18,7 +18,7 @@ WITH wanted AS MATERIALIZED (
     FOR UPDATE
 ),
 back AS (
-    UPDATE messaging.message_outbox AS o
+    UPDATE ONLY messaging.message_outbox AS o
     SET status = 'pending',
         attempts = 0,
         next_run_at = coalesce(%(now)s::timestamptz, statement_timestamp()),
@@ -32,7 +32,7 @@ back AS (
     RETURNING o.id, o.event_id
 ),
 closed AS (
-    UPDATE messaging.message_dlq AS d
+    UPDATE ONLY messaging.message_dlq AS d
     SET replayed_at = coalesce(%(now)s::timestamptz, statement_timestamp()), replay_count = d.replay_count + 1
     WHERE d.outbox_id = ANY (ARRAY(SELECT b.id FROM back AS b))
       AND d.replayed_at IS NULL

@@ -8,9 +8,9 @@
 -- The events keep their ids and the time at which they occurred.
 WITH wanted AS MATERIALIZED (
     SELECT d.*
-    FROM messaging.message_dlq AS d
+    FROM ONLY messaging.message_dlq AS d
     WHERE d.outbox_id = ANY (%(ids)s::bigint[] || ARRAY(
-        SELECT n.outbox_id FROM messaging.message_dlq AS n WHERE n.event_id = ANY (%(event_ids)s::uuid[])
+        SELECT n.outbox_id FROM ONLY messaging.message_dlq AS n WHERE n.event_id = ANY (%(event_ids)s::uuid[])
     ))
       AND d.replayed_at IS NULL
       AND (SELECT set_config('synchronous_commit', 'local', true)) IS NOT NULL
@@ -28,7 +28,7 @@ back AS (
     RETURNING id, event_id
 ),
 closed AS (
-    UPDATE messaging.message_dlq AS d
+    UPDATE ONLY messaging.message_dlq AS d
     SET replayed_at = coalesce(%(now)s::timestamptz, statement_timestamp()), replay_count = d.replay_count + 1
     WHERE d.outbox_id = ANY (ARRAY(SELECT b.id FROM back AS b))
       AND d.replayed_at IS NULL

@@ -7,17 +7,17 @@
 WITH dead AS (
     SELECT o.id, o.event_id, o.message_id, o.event_type, o.aggregate_type, o.aggregate_id, o.payload, o.headers,
            o.attempts, o.last_error, o.occurred_at, true AS in_outbox
-    FROM messaging.message_outbox AS o
+    FROM ONLY messaging.message_outbox AS o
     WHERE (o.id = %(id)s::bigint OR o.event_id = %(event_id)s::uuid)
       AND o.status = 'dead'
     UNION ALL
     SELECT d.outbox_id, d.event_id, d.message_id, d.event_type, d.aggregate_type, d.aggregate_id, d.payload, d.headers,
            d.attempts, d.last_error, d.occurred_at, false
-    FROM messaging.message_dlq AS d
+    FROM ONLY messaging.message_dlq AS d
     WHERE (d.outbox_id = %(id)s::bigint OR d.event_id = %(event_id)s::uuid)
       AND d.replayed_at IS NULL
-      AND NOT EXISTS (SELECT FROM messaging.message_outbox AS o WHERE o.id = d.outbox_id)
-      AND NOT EXISTS (SELECT FROM messaging.message_outbox AS again WHERE again.event_id = d.event_id)
+      AND NOT EXISTS (SELECT FROM ONLY messaging.message_outbox AS o WHERE o.id = d.outbox_id)
+      AND NOT EXISTS (SELECT FROM ONLY messaging.message_outbox AS again WHERE again.event_id = d.event_id)
 ),
 one AS MATERIALIZED (
     SELECT *, NOT %(payload)s OR pg_column_size(payload) + coalesce(pg_column_size(headers), 0) <= %(at_most)s AS fits
@@ -41,7 +41,7 @@ written AS MATERIALIZED (
             'died_at', to_char(c.died_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
             'replay_count', coalesce((
                 -- Of all its copies: a row that was marked dead by hand has no open one.
-                SELECT max(r.replay_count) FROM messaging.message_dlq AS r WHERE r.event_id = p.event_id AND r.outbox_id = p.id
+                SELECT max(r.replay_count) FROM ONLY messaging.message_dlq AS r WHERE r.event_id = p.event_id AND r.outbox_id = p.id
             ), 0),
             'in_outbox', p.in_outbox
         )::text, -1)
@@ -52,7 +52,7 @@ written AS MATERIALIZED (
         || '}'
     END AS object
     FROM one AS p
-    LEFT JOIN messaging.message_dlq AS c ON c.outbox_id = p.id AND c.replayed_at IS NULL
+    LEFT JOIN ONLY messaging.message_dlq AS c ON c.outbox_id = p.id AND c.replayed_at IS NULL
 )
 SELECT CASE WHEN octet_length(w.object) <= %(at_most)s THEN w.object END
 FROM written AS w

@@ -8,7 +8,7 @@
 -- An event is dead if its row says so; if it has no row, if it has an open copy.
 WITH dead AS MATERIALIZED (
     SELECT o.event_type, o.aggregate_type, o.last_error
-    FROM messaging.message_outbox AS o
+    FROM ONLY messaging.message_outbox AS o
     WHERE o.settled
       AND o.sent_at IS NULL
       AND o.status = 'dead'
@@ -17,12 +17,12 @@ WITH dead AS MATERIALIZED (
       AND (%(last_error)s::text IS NULL OR coalesce(o.last_error, '') = %(last_error)s)
     UNION ALL
     SELECT d.event_type, d.aggregate_type, d.last_error
-    FROM messaging.message_dlq AS d
-    LEFT JOIN messaging.message_outbox AS o ON o.id = d.outbox_id
+    FROM ONLY messaging.message_dlq AS d
+    LEFT JOIN ONLY messaging.message_outbox AS o ON o.id = d.outbox_id
     WHERE d.replayed_at IS NULL
       AND CASE
           WHEN o.id IS NULL THEN NOT EXISTS ( -- inserted anew by its producer
-              SELECT FROM messaging.message_outbox AS again WHERE again.event_id = d.event_id
+              SELECT FROM ONLY messaging.message_outbox AS again WHERE again.event_id = d.event_id
           )
           ELSE o.status = 'dead' AND o.sent_at IS NOT NULL -- not in the first half
       END

@@ -13,7 +13,7 @@ SELECT
     END,
     (
         SELECT date_part('epoch', d.next_run_at - clock_timestamp())
-        FROM messaging.message_outbox AS d
+        FROM ONLY messaging.message_outbox AS d
         WHERE NOT d.settled
           AND d.status <> 'picked'
           AND d.slot < %(slots)s

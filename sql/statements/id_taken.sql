@@ -4,4 +4,4 @@
 -- Returns: one row if it does.
 -- Loaded by: dispatcher/upkeep/registry.py
 -- Index: dispatcher_pkey.
-SELECT 1 FROM messaging.dispatcher AS d WHERE d.id = %(id)s AND d.name <> %(name)s
+SELECT 1 FROM ONLY messaging.dispatcher AS d WHERE d.id = %(id)s AND d.name <> %(name)s

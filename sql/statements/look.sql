@@ -7,7 +7,7 @@
 SELECT
     (
         SELECT date_part('epoch', d.next_run_at - clock_timestamp())
-        FROM messaging.message_outbox AS d
+        FROM ONLY messaging.message_outbox AS d
         WHERE NOT d.settled
           AND d.status <> 'picked'
           AND d.slot < %(slots)s

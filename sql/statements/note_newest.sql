@@ -5,19 +5,19 @@
 -- Loaded by: dispatcher/upkeep/postgres_crash.py
 -- Index: newest_entry_pkey, unbroken_pkey, stream_server_pkey; one row each.
 WITH noted AS (
-    UPDATE messaging.newest_entry AS n
+    UPDATE ONLY messaging.newest_entry AS n
     SET stream_id = %(floor)s::text,
         replid = %(replid)s::text
-    WHERE EXISTS (SELECT FROM messaging.unbroken)
+    WHERE EXISTS (SELECT FROM ONLY messaging.unbroken)
       AND CASE
           WHEN n.replid = %(replid)s::text
           THEN messaging.stream_order(%(floor)s::text) > messaging.stream_order(n.stream_id)
           ELSE %(floor)s::text IS NOT NULL AND NOT EXISTS (
               SELECT
-              FROM messaging.stream_server AS s
+              FROM ONLY messaging.stream_server AS s
               WHERE s.stream = %(stream)s
                 AND s.replid <> %(replid)s::text
           )
       END
 )
-SELECT EXISTS (SELECT FROM messaging.unbroken)
+SELECT EXISTS (SELECT FROM ONLY messaging.unbroken)

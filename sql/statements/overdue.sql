@@ -7,7 +7,7 @@
 -- Without a backlog a window holds everything; with a backlog of millions nobody should read all of it every second.
 WITH seen AS MATERIALIZED (
     SELECT d.next_run_at, d.id, d.status, d.picked_at, d.picked_by, d.claim_id
-    FROM messaging.message_outbox AS d
+    FROM ONLY messaging.message_outbox AS d
     WHERE NOT d.settled
       AND (d.next_run_at, d.id) > (%(after_time)s::timestamptz, %(after_id)s)
     ORDER BY d.next_run_at, d.id
@@ -21,6 +21,6 @@ SELECT NULL::text, NULL::bigint, NULL::text, (SELECT count(*) FROM seen),
 UNION ALL
 SELECT DISTINCT s.claim_id::text, s.picked_by, r.name, NULL::bigint, NULL::text, NULL::bigint
 FROM seen AS s
-LEFT JOIN messaging.dispatcher AS r ON r.id = s.picked_by
+LEFT JOIN ONLY messaging.dispatcher AS r ON r.id = s.picked_by
 WHERE s.status = 'picked'
   AND s.picked_at < coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(lease_s)s)

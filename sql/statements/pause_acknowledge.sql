@@ -4,7 +4,7 @@
 -- Loaded by: dispatcher/upkeep/pause.py
 -- Index: pause_acknowledgement_pkey.
 WITH forgotten AS (
-    DELETE FROM messaging.pause_acknowledgement AS a
+    DELETE FROM ONLY messaging.pause_acknowledgement AS a
     WHERE a.seen_at < clock_timestamp() - interval '1 hour'
       AND a.name <> %(name)s
 ),
@@ -15,4 +15,4 @@ said AS (
     SET version = excluded.version, generation = excluded.generation, in_flight = excluded.in_flight, seen_at = clock_timestamp()
 )
 SELECT p.generation, p.paused, p.changed_at, p.changed_by, p.reason
-FROM messaging.pause AS p
+FROM ONLY messaging.pause AS p

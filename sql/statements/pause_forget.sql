@@ -3,4 +3,4 @@
 -- Returns: nothing.
 -- Loaded by: dispatcher/upkeep/pause.py
 -- Index: pause_acknowledgement_pkey.
-DELETE FROM messaging.pause_acknowledgement AS a WHERE a.name = %(name)s
+DELETE FROM ONLY messaging.pause_acknowledgement AS a WHERE a.name = %(name)s

@@ -27,9 +27,9 @@ FROM (
               AND l.objsubid = 2 -- a key of two integers
               AND l.granted
         ) AS alive
-    FROM messaging.dispatcher AS d
+    FROM ONLY messaging.dispatcher AS d
 ) AS r
-FULL JOIN messaging.pause_acknowledgement AS a ON a.name = r.name
+FULL JOIN ONLY messaging.pause_acknowledgement AS a ON a.name = r.name
 WHERE r.alive
    OR a.seen_at > clock_timestamp() - interval '15 seconds'
 ORDER BY 1

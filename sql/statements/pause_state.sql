@@ -4,4 +4,4 @@
 -- Loaded by: dispatcher/ops/pause.py, dispatcher/upkeep/pause.py
 -- Index: none; one row.
 SELECT p.generation, p.paused, p.changed_at, p.changed_by, p.reason
-FROM messaging.pause AS p
+FROM ONLY messaging.pause AS p

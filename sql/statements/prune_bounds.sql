@@ -4,5 +4,5 @@
 -- Loaded by: dispatcher/ops/prune.py
 -- Index: message_outbox_pkey, both ends.
 SELECT
-    (SELECT o.id FROM messaging.message_outbox AS o ORDER BY o.id LIMIT 1),
-    (SELECT o.id FROM messaging.message_outbox AS o ORDER BY o.id DESC LIMIT 1)
+    (SELECT o.id FROM ONLY messaging.message_outbox AS o ORDER BY o.id LIMIT 1),
+    (SELECT o.id FROM ONLY messaging.message_outbox AS o ORDER BY o.id DESC LIMIT 1)

@@ -6,7 +6,7 @@
 SELECT
     (
         SELECT count(*)
-        FROM messaging.message_outbox AS o
+        FROM ONLY messaging.message_outbox AS o
         WHERE o.settled
           AND CASE o.status
               WHEN 'sent' THEN coalesce(o.sent_at, o.occurred_at)
@@ -15,6 +15,6 @@ SELECT
     ),
     (
         SELECT count(*)
-        FROM messaging.message_dlq AS d
+        FROM ONLY messaging.message_dlq AS d
         WHERE d.died_at < clock_timestamp() - make_interval(secs => %(dlq_s)s)
     )

@@ -10,10 +10,10 @@ WITH turn AS MATERIALIZED (
         coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(older_than_s)s) AS cutoff
 ),
 gone AS (
-    DELETE FROM messaging.message_dlq AS d
+    DELETE FROM ONLY messaging.message_dlq AS d
     WHERE d.ctid = ANY (ARRAY(
         SELECT c.ctid
-        FROM messaging.message_dlq AS c
+        FROM ONLY messaging.message_dlq AS c
         WHERE (SELECT t.ours FROM turn AS t)
           AND c.died_at < (SELECT t.cutoff FROM turn AS t)
         ORDER BY c.died_at

@@ -17,17 +17,17 @@ WITH turn AS MATERIALIZED (
 ),
 seen AS MATERIALIZED (
     SELECT d.ctid, d.id, d.status, d.occurred_at, d.picked_at, d.sent_at
-    FROM messaging.message_outbox AS d
+    FROM ONLY messaging.message_outbox AS d
     WHERE (SELECT t.ours FROM turn AS t)
       AND d.id > %(after_id)s
     ORDER BY d.id
     LIMIT %(window)s
 ),
 gone AS (
-    DELETE FROM messaging.message_outbox AS o
+    DELETE FROM ONLY messaging.message_outbox AS o
     WHERE o.ctid = ANY (ARRAY(
         SELECT d.ctid
-        FROM messaging.message_outbox AS d
+        FROM ONLY messaging.message_outbox AS d
         WHERE d.ctid = ANY (ARRAY(
             SELECT s.ctid
             FROM seen AS s
@@ -59,7 +59,7 @@ kept AS (
 ),
 closed AS (
     -- A row that was replayed by a plain UPDATE, then sent, leaves an open copy; without its row it would look dead again.
-    UPDATE messaging.message_dlq AS d
+    UPDATE ONLY messaging.message_dlq AS d
     SET replayed_at = clock_timestamp(), replay_count = d.replay_count + 1
     WHERE d.outbox_id = ANY (ARRAY(SELECT g.id FROM gone AS g WHERE g.status = 'sent'))
       AND d.replayed_at IS NULL

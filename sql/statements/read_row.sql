@@ -7,4 +7,4 @@
 SELECT
     CASE WHEN octet_length(t.payload) > %(most_bytes)s THEN '!' || octet_length(t.payload) ELSE t.payload END,
     CASE WHEN octet_length(t.headers) > %(most_bytes)s THEN '!' || octet_length(t.headers) ELSE t.headers END
-FROM (SELECT o.payload::text, o.headers::text FROM messaging.message_outbox AS o WHERE o.id = %(id)s OFFSET 0) AS t
+FROM (SELECT o.payload::text, o.headers::text FROM ONLY messaging.message_outbox AS o WHERE o.id = %(id)s OFFSET 0) AS t

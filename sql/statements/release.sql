@@ -4,7 +4,7 @@
 -- Loaded by: dispatcher/stages/settle.py
 -- Index: message_outbox_pkey when ids are given; else message_outbox_due_idx, all that is unsettled, which is affordable because it
 --   is rare.
-UPDATE messaging.message_outbox AS o
+UPDATE ONLY messaging.message_outbox AS o
 SET status = CASE WHEN o.attempts > 0 THEN 'retry' ELSE 'pending' END,
     picked_at = NULL,
     picked_by = NULL,
@@ -14,7 +14,7 @@ WHERE o.status = 'picked'
   AND o.claim_id = ANY (%(claim_ids)s::uuid[])
   AND o.id = ANY (coalesce(%(ids)s::bigint[], ARRAY(
       SELECT c.id
-      FROM messaging.message_outbox AS c
+      FROM ONLY messaging.message_outbox AS c
       WHERE NOT c.settled
         AND c.status = 'picked'
         AND c.claim_id = ANY (%(claim_ids)s::uuid[])

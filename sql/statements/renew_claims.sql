@@ -6,7 +6,7 @@
 -- Loaded by: dispatcher/relay/leases.py
 -- Index: message_outbox_pkey.
 -- BETWEEN: see settle_sent.sql.
-UPDATE messaging.message_outbox AS o
+UPDATE ONLY messaging.message_outbox AS o
 SET picked_at = clock_timestamp(),
     stream_id = coalesce(%(floor)s::text, o.stream_id)
 FROM unnest(%(ids)s::bigint[], %(claim_ids)s::uuid[]) AS s (id, claim_id)

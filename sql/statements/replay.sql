@@ -3,7 +3,7 @@
 -- Returns: id of each row. A row that is missing is not sent any more (replayed or pruned), was sent again since, or is locked.
 -- Loaded by: dispatcher/ops/replay.py
 -- Index: message_outbox_pkey.
-UPDATE messaging.message_outbox AS o
+UPDATE ONLY messaging.message_outbox AS o
 SET status = 'pending',
     attempts = 0,
     next_run_at = coalesce(%(now)s::timestamptz, statement_timestamp()),
@@ -15,7 +15,7 @@ SET status = 'pending',
     last_error = NULL
 WHERE o.id = ANY (ARRAY(
     SELECT d.id
-    FROM messaging.message_outbox AS d
+    FROM ONLY messaging.message_outbox AS d
     WHERE d.id = ANY (%(ids)s::bigint[])
       AND d.status = 'sent'
       AND (d.sent_at < %(found_at)s OR d.sent_at IS NULL)

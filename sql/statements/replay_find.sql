@@ -6,7 +6,7 @@
 --   to statement_timeout.
 -- A row that was marked sent by hand has no sent_at and is in no range of time.
 SELECT statement_timestamp(), min(o.sent_at), max(o.sent_at), array_agg(o.id ORDER BY o.id)
-FROM messaging.message_outbox AS o
+FROM ONLY messaging.message_outbox AS o
 WHERE o.status = 'sent'
   AND (o.sent_at < statement_timestamp() OR o.sent_at IS NULL)
   AND (%(since)s::timestamptz IS NULL OR o.sent_at >= %(since)s)

@@ -12,7 +12,7 @@ SELECT
         SELECT count(*)
         FROM (
             SELECT
-            FROM messaging.message_outbox AS o
+            FROM ONLY messaging.message_outbox AS o
             WHERE NOT o.settled
             ORDER BY o.next_run_at, o.id
             LIMIT %(bound)s::bigint
@@ -24,7 +24,7 @@ SELECT
             SELECT
                 coalesce(%(now)s::timestamptz, clock_timestamp()) AS now,
                 CASE WHEN o.attempts > 0 THEN o.occurred_at ELSE o.next_run_at END AS since
-            FROM messaging.message_outbox AS o
+            FROM ONLY messaging.message_outbox AS o
             WHERE NOT o.settled
               AND o.next_run_at < 'infinity' -- parked; Postgres 16 cannot subtract it
             ORDER BY o.next_run_at, o.id

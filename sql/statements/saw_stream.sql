@@ -4,7 +4,7 @@
 -- Loaded by: dispatcher/upkeep/redis_loss.py
 -- Index: stream_server_pkey.
 WITH noted AS (
-    UPDATE messaging.stream_server AS s
+    UPDATE ONLY messaging.stream_server AS s
     SET seen_at = clock_timestamp()
     WHERE s.stream = %(stream)s
       AND s.run_id = %(run_id)s
@@ -12,7 +12,7 @@ WITH noted AS (
       AND s.seen_at < clock_timestamp() - interval '2 seconds'
 )
 SELECT true
-FROM messaging.stream_server AS s
+FROM ONLY messaging.stream_server AS s
 WHERE s.stream = %(stream)s
   AND s.run_id = %(run_id)s
   AND s.replid = %(replid)s

@@ -5,7 +5,7 @@
 -- Index: message_outbox_pkey, message_dlq_event_id_idx.
 -- BETWEEN: see settle_sent.sql.
 WITH buried AS (
-    UPDATE messaging.message_outbox AS o
+    UPDATE ONLY messaging.message_outbox AS o
     SET status = 'dead',
         attempts = o.attempts + 1,
         last_error = s.error,
@@ -24,7 +24,7 @@ copied AS (
     SELECT b.*, coalesce(%(now)s::timestamptz, clock_timestamp()), coalesce((
         -- A retry closed the copy of an earlier death: the new one goes on with its count.
         SELECT max(c.replay_count)
-        FROM messaging.message_dlq AS c
+        FROM ONLY messaging.message_dlq AS c
         WHERE c.event_id = b.event_id AND c.outbox_id = b.id AND c.replayed_at IS NOT NULL
     ), 0)
     FROM buried AS b

@@ -7,7 +7,7 @@
 -- Index: message_outbox_event_id_key.
 -- The entry must be newer than the floor of the row's claim, or than since_id if the claim was lost. The old entry of a row that is
 -- being replayed is older than what the row says: such a row goes out again.
-UPDATE messaging.message_outbox AS o
+UPDATE ONLY messaging.message_outbox AS o
 SET status = 'sent',
     sent_at = clock_timestamp(),
     stream_id = s.stream_id,

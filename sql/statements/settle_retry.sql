@@ -4,7 +4,7 @@
 -- Loaded by: dispatcher/stages/settle.py
 -- Index: message_outbox_pkey.
 -- BETWEEN: see settle_sent.sql.
-UPDATE messaging.message_outbox AS o
+UPDATE ONLY messaging.message_outbox AS o
 SET status = 'retry',
     attempts = o.attempts + 1,
     next_run_at = coalesce(%(now)s::timestamptz, clock_timestamp()) + make_interval(secs => s.delay_s),

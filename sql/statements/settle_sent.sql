@@ -6,7 +6,7 @@
 -- Loaded by: dispatcher/stages/settle.py
 -- Index: message_outbox_pkey.
 -- BETWEEN is = that can only be an index lookup: a plan made while the table was analyzed empty would join by reading all of it.
-UPDATE messaging.message_outbox AS o
+UPDATE ONLY messaging.message_outbox AS o
 SET status = 'sent',
     sent_at = coalesce(%(now)s::timestamptz, clock_timestamp()),
     stream_id = s.stream_id,

@@ -6,13 +6,13 @@
 -- Index: dispatcher_pkey; message_outbox_due_idx, all that is unsettled, which is affordable because it is rare.
 -- What it noted about a pause is removed with it.
 WITH gone AS (
-    DELETE FROM messaging.dispatcher AS d
+    DELETE FROM ONLY messaging.dispatcher AS d
     WHERE d.id = %(id)s
       AND NOT EXISTS (
-          SELECT FROM messaging.message_outbox AS o WHERE NOT o.settled AND o.status = 'picked' AND o.picked_by = d.id
+          SELECT FROM ONLY messaging.message_outbox AS o WHERE NOT o.settled AND o.status = 'picked' AND o.picked_by = d.id
       )
     RETURNING d.name
 )
-DELETE FROM messaging.pause_acknowledgement AS a
+DELETE FROM ONLY messaging.pause_acknowledgement AS a
 USING gone AS g
 WHERE a.name = g.name

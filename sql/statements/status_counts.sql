@@ -4,5 +4,5 @@
 -- Loaded by: dispatcher/ops/status.py
 -- Index: none; reads the whole table, up to statement_timeout.
 SELECT o.status, count(*)
-FROM messaging.message_outbox AS o
+FROM ONLY messaging.message_outbox AS o
 GROUP BY o.status

@@ -4,7 +4,7 @@
 -- Loaded by: dispatcher/ops/status.py, dispatcher/upkeep/gauges.py
 -- Index: none; a few rows, and pg_locks.
 SELECT d.id, d.name, d.host, d.pid, d.version, d.started_at
-FROM messaging.dispatcher AS d
+FROM ONLY messaging.dispatcher AS d
 WHERE EXISTS (
     SELECT
     FROM pg_locks AS l

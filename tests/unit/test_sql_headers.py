@@ -3,8 +3,11 @@
 import re
 
 from dispatcher.infra.postgres import locks
-from dispatcher.infra.sqlfiles import load
+from dispatcher.infra.postgres.tables import made_by
+from dispatcher.infra.sqlfiles import load, migrations
 from tests.sql_headers import ROOT, STATEMENTS, loaded_by
+
+TABLES = [name for migration in migrations() for name in made_by(migration.sql) if "()" not in name]
 
 
 def test_each_header_says_what_the_code_does() -> None:
@@ -24,6 +27,22 @@ def test_the_usual_claim_has_nothing_of_the_filtered_one() -> None:
     usual, filtered = (set(re.findall(r"%\((\w+)\)s", load("claim", filtered=way))) for way in (False, True))
     assert filtered - usual == filter_parameters
     assert "--filtered: " not in load("claim")
+
+
+def test_our_tables_are_named_with_only() -> None:
+    """A row of a child in inheritance may have the place (ctid) of one of ours: it is never to be taken for that."""
+    # What the migrations amount to stands for them: a later file may mend a function of an earlier one.
+    files = [ROOT / "sql" / "schema.sql", *STATEMENTS.values(), *(ROOT / "triggers").glob("*.sql")]
+    reading = re.compile(rf"\b(?:FROM|JOIN|UPDATE|USING)\s+messaging\.(?:{'|'.join(TABLES)})\b.*")
+    found = {f"{path.name}: {match[0]}" for path in files for match in reading.finditer(path.read_text("utf-8"))}
+    assert not found, "write ONLY before the table"
+
+
+def test_no_place_names_a_row_of_a_table_that_may_have_parts() -> None:
+    """By ctid rows are named in our own tables (ONLY), or with their part, or the condition is asked twice."""
+    others = [*(ROOT / "sql").glob("*.sql"), *(ROOT / "sql" / "client").glob("*.sql")]
+    by_place = {path.name for path in others if "ctid" in path.read_text(encoding="utf-8")}
+    assert by_place == {"schema.sql", "forget.sql", "migrate_from_dispatchbox.sql"}
 
 
 def test_each_advisory_lock_of_the_sql_files_has_a_name() -> None:

@@ -6,11 +6,9 @@ them once more. Nothing is locked for the whole session: this works through a tr
 """
 
 import hashlib
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
-from typing import Any, Protocol
 
 import anyio
 import psycopg
@@ -20,6 +18,7 @@ from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, 
 from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
+from dispatcher.infra.postgres.tables import complete, refuse_unfit
 
 # Until commit d2f425b there were six files. One replaced them and kept the name of the first, whose checksum this is.
 # On a database of the six it is applied once more, and adds what is missing.
@@ -50,10 +49,6 @@ BEGIN
 END
 $$
 """
-_RELATIONS = """
-SELECT c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = 'messaging' AND c.relkind IN ('r', 'p', 'i')
-"""
 _HAS_TRIGGER = """
 SELECT 1 FROM pg_catalog.pg_trigger
 WHERE tgrelid = 'messaging.message_outbox'::regclass AND tgname = 'message_outbox_doorbell'
@@ -78,10 +73,6 @@ ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = cloc
 """
 
 
-class _Fetches(Protocol):
-    async def fetch(self, sql: str) -> list[tuple[Any, ...]]: ...
-
-
 async def migrate(
     conninfo: str, *, trigger: bool = True, connect_timeout_s: float = 10.0, lock_tries: int = _LOCK_TRIES
 ) -> list[str]:
@@ -96,36 +87,25 @@ async def migrate(
         steps = [(m.name, m.sql) for m in sqlfiles.migrations()]
         if trigger:
             steps.append((TRIGGER, sqlfiles.trigger()))
-        return [name for name, sql in steps if await _apply_patiently(session, name, sql, lock_tries)]
+        await refuse_unfit(session, f"Postgres at {target.address()}")
+        applied: list[str] = []
+        for name, sql in steps:
+            # After a file that was applied again: it puts its own, older functions over those of the later ones.
+            again = name != TRIGGER and bool(applied)
+            if await _apply_patiently(session, name, sql, lock_tries, again=again):
+                applied.append(name)
+        return applied
     except SessionLost as error:
         raise Unreachable(f"the connection to Postgres at {target.address()} broke while migrating ({error})") from None
     finally:
         await session.close()
 
 
-async def missing(connection: _Fetches | psycopg.AsyncConnection[tuple[Any, ...]]) -> list[str]:
-    """The migrations of which a table is not there, first to last. Needs no right but to connect."""
-    if isinstance(connection, psycopg.AsyncConnection):
-        rows = await (await connection.execute(_RELATIONS)).fetchall()
-    else:
-        rows = await connection.fetch(_RELATIONS)
-    there = {name for (name,) in rows}
-    return [m.name for m in sqlfiles.migrations() if not (_tables(m.sql) or _indexes(m.sql)) <= there]
-
-
-def _tables(sql: str) -> set[str]:
-    return set(re.findall(r"^CREATE (?:UNLOGGED )?TABLE IF NOT EXISTS messaging\.(\w+)", sql, re.MULTILINE))
-
-
-def _indexes(sql: str) -> set[str]:
-    return set(re.findall(r"^CREATE (?:UNIQUE )?INDEX IF NOT EXISTS (\w+)", sql, re.MULTILINE))
-
-
-async def _apply_patiently(session: Session, name: str, sql: str, tries: int) -> bool:
+async def _apply_patiently(session: Session, name: str, sql: str, tries: int, *, again: bool) -> bool:
     rng = Random()  # noqa: S311 -- jitter
     for attempt in range(1, tries + 1):
         try:
-            return await _apply(session, name, sql)
+            return await _apply(session, name, sql, again=again)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             if attempt < tries:
                 await anyio.sleep(_PAUSE.reconnect_delay(attempt, rng))
@@ -140,8 +120,8 @@ async def _apply_patiently(session: Session, name: str, sql: str, tries: int) ->
     )
 
 
-async def _apply(session: Session, name: str, sql: str) -> bool:
-    """Apply one file unless it is recorded. False: there was nothing to do."""
+async def _apply(session: Session, name: str, sql: str, *, again: bool) -> bool:
+    """Apply one file unless it is recorded, or `again` all the same. False: there was nothing to do."""
     checksum = hashlib.sha256(sql.encode()).hexdigest()
     async with _turn(session):
         await session.script(_BOOKKEEPING)
@@ -151,7 +131,7 @@ async def _apply(session: Session, name: str, sql: str) -> bool:
         if recorded and name != TRIGGER:
             _verify(name, recorded[0][0], checksum)
         # What is recorded may have been dropped since; the files mend that.
-        if recorded and recorded[0][0] == checksum and await _is_there(session, name, sql):
+        if not again and recorded and recorded[0][0] == checksum and await _is_there(session, name, sql):
             return False
         await session.script(sql)
         await session.fetch(_RECORD, {"name": name, "checksum": checksum})
@@ -161,7 +141,7 @@ async def _apply(session: Session, name: str, sql: str) -> bool:
 async def _is_there(session: Session, name: str, sql: str) -> bool:
     if name == TRIGGER:
         return bool(await session.fetch(_HAS_TRIGGER))
-    return _tables(sql) | _indexes(sql) <= {name for (name,) in await session.fetch(_RELATIONS)}
+    return await complete(session, sql)
 
 
 def _verify(name: str, recorded: str, checksum: str) -> None:

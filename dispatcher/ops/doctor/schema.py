@@ -4,8 +4,8 @@ import re
 
 from dispatcher.core.finding import Finding, bad, ok, warning
 from dispatcher.infra import sqlfiles
-from dispatcher.infra.postgres.migrations import missing
 from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.tables import missing, unfit
 from dispatcher.infra.sqlfiles import load
 
 # A claim writes these: an index on one ends heap-only updates, and each claim costs every index an entry.
@@ -13,7 +13,9 @@ WRITTEN_BY_A_CLAIM = {"status", "picked_at", "picked_by", "claim_id", "stream_id
 
 
 async def tables(session: Session) -> Finding:
-    """Check that every migration was applied."""
+    """Check that every migration was applied, and that the tables are plain ones without children."""
+    if wrong := await unfit(session):
+        return bad("tables", "; ".join(what for what, _ in wrong), "; ".join(remedy for _, remedy in wrong))
     gone = await missing(session)
     if gone:
         return bad("tables", f"not migrated: {', '.join(gone)}", "run `dispatcher migrate` as the owner")

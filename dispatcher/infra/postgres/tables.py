@@ -1,0 +1,112 @@
+"""Whether the tables are there, and are what the statements take them for: plain tables without children."""
+
+import re
+from typing import Any, Protocol
+
+import psycopg
+
+from dispatcher.core.errors import Misconfigured
+from dispatcher.infra import sqlfiles
+
+_RELATIONS = """
+SELECT c.relname::text FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = 'messaging' AND c.relkind IN ('r', 'p', 'i')
+UNION ALL
+SELECT p.proname || '()' FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+WHERE n.nspname = 'messaging'
+"""
+# A child in inheritance that is on another server (relkind f), or partitioned (p), is one too.
+_SHAPES = """
+SELECT
+    c.relname::text,
+    c.relkind::text,
+    ARRAY(
+        SELECT i.inhrelid::regclass::text FROM pg_catalog.pg_inherits AS i WHERE i.inhparent = c.oid
+        ORDER BY i.inhrelid LIMIT 5
+    )
+FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = 'messaging'
+  AND (c.relkind IN ('p', 'v', 'm', 'f') OR (c.relkind = 'r' AND c.relhassubclass))
+ORDER BY c.relname
+"""
+_KINDS = {"p": "partitioned", "v": "a view", "m": "a materialized view", "f": "a foreign table"}
+
+
+class Fetches(Protocol):
+    """What asks: a session, or a plain connection through `_ask`."""
+
+    async def fetch(self, sql: str) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows."""
+        ...
+
+
+Asked = Fetches | psycopg.AsyncConnection[tuple[Any, ...]]
+
+
+async def missing(connection: Asked) -> list[str]:
+    """The migrations of which a table or a function is not there, first to last. Needs no right but to connect."""
+    there = {name for (name,) in await _ask(connection, _RELATIONS)}
+    return [m.name for m in sqlfiles.migrations() if not (made_by(m.sql) - _indexes(m.sql)) <= there]
+
+
+async def complete(connection: Asked, sql: str) -> bool:
+    """Whether each table, index and function that a migration makes is there."""
+    return made_by(sql) <= {name for (name,) in await _ask(connection, _RELATIONS)}
+
+
+async def unfit(connection: Asked, *, children: bool = True) -> list[tuple[str, str]]:
+    """What no dispatcher can work on, and the remedy of each: our tables that are partitioned, views, or have children.
+
+    A row is named by its place (ctid), which is its own in one plain table only. A child's rows are left alone by every
+    statement (ONLY), so what runs already may go on: `children` False.
+    """
+    ours = set[str]().union(*(_tables(m.sql) for m in sqlfiles.migrations()))
+    found: list[tuple[str, str]] = []
+    for name, kind, has in await _ask(connection, _SHAPES):
+        if name not in ours:
+            continue
+        if kind in _KINDS:
+            found.append(
+                (
+                    f"messaging.{name} is {_KINDS[kind]}, and a dispatcher works on plain tables only",
+                    f"make it a plain table again: CREATE SCHEMA IF NOT EXISTS messaging_old, "
+                    f"ALTER {'TABLE' if kind == 'p' else _KINDS[kind][2:].upper()} messaging.{name} SET SCHEMA "
+                    "messaging_old, `dispatcher migrate`, then copy the rows (docs/how-to/plain-table.md)",
+                )
+            )
+        elif children and has:
+            found.append(
+                (
+                    f"messaging.{name} has children in inheritance ({', '.join(has)}): "
+                    "their rows seem to be in it, and no dispatcher sees them",
+                    "; ".join(f"ALTER TABLE {child} NO INHERIT messaging.{name}" for child in has),
+                )
+            )
+    return found
+
+
+async def refuse_unfit(connection: Asked, where: str, *, children: bool = True) -> None:
+    """Raises Misconfigured for all that is `unfit`. `where`: the server and database, for the message."""
+    if found := await unfit(connection, children=children):
+        raise Misconfigured(f"{where}: " + "; ".join(f"{what}. Remedy: {remedy}" for what, remedy in found))
+
+
+async def _ask(connection: Asked, sql: str) -> list[tuple[Any, ...]]:
+    if isinstance(connection, psycopg.AsyncConnection):
+        return await (await connection.execute(sql.encode())).fetchall()
+    return await connection.fetch(sql)
+
+
+def made_by(sql: str) -> set[str]:
+    """What a migration makes: tables, indexes, and functions with () behind their names."""
+    made = re.findall(r"^CREATE OR REPLACE (?:FUNCTION|PROCEDURE) messaging\.(\w+)", sql, re.MULTILINE)
+    return _tables(sql) | _indexes(sql) | {f"{name}()" for name in made}
+
+
+def _tables(sql: str) -> set[str]:
+    return set(re.findall(r"^CREATE (?:UNLOGGED )?TABLE IF NOT EXISTS messaging\.(\w+)", sql, re.MULTILINE))
+
+
+def _indexes(sql: str) -> set[str]:
+    return set(re.findall(r"^CREATE (?:UNIQUE )?INDEX IF NOT EXISTS (\w+)", sql, re.MULTILINE))
