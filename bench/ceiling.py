@@ -26,7 +26,7 @@ from bench.report import Report, above, complete
 from bench.servers import STREAM, Rig
 from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.demo.payloads import COLUMNS, sample_events
-from dispatcher.infra.postgres.session import PostgresTarget as Address
+from dispatcher.infra.postgres.target import PostgresTarget as Address
 from dispatcher.infra.sqlfiles import load
 
 BATCH, BURSTS = 256, 3

@@ -16,8 +16,8 @@ from bench.report import Report, below
 from bench.servers import Rig
 from bench.steady import quantile
 from dispatcher.core.outcome import BatchOutcomes, Sent
-from dispatcher.infra.postgres.session import PostgresTarget as Address
-from dispatcher.infra.postgres.session import connect
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.target import PostgresTarget as Address
 from dispatcher.stages.claim import FROM_THE_START, claim, last_key, new_claim_id
 from dispatcher.stages.settle import settle
 

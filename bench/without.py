@@ -14,7 +14,7 @@ from redis.connection import Connection, PythonRespSerializer
 from dispatcher.cli import main
 from dispatcher.core.entry import EntryFormat
 from dispatcher.core.row import ClaimedRow
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.relay.stream import relay as lanes
 from dispatcher.service import sessions as links
 from dispatcher.stages.claim import FROM_THE_START

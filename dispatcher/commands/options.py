@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -10,7 +10,7 @@ import click
 
 from dispatcher.commands.duration import duration, seconds_of
 from dispatcher.commands.options import database, json_output, settings_from, target
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.prune import PruneSession
 
 STATEMENT_S = 600.0  # counting reads the whole outbox

@@ -11,7 +11,7 @@ from dispatcher.commands.duration import seconds_of
 from dispatcher.commands.options import database, json_output, require_terminal, settings_from, target, yes
 from dispatcher.commands.progress import rows_progress
 from dispatcher.core.timestamps import iso
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.replay import Found, Moment, ReplaySession, Selection
 
 STATEMENT_S = 600.0  # without a time range, finding the rows reads the whole table

@@ -9,7 +9,9 @@ import psycopg
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.demo.samples import COLUMNS, Sample
-from dispatcher.infra.postgres.session import PostgresTarget, connect, describe
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import describe
+from dispatcher.infra.postgres.target import PostgresTarget
 
 PART_ROWS = 20_000
 _COPY = f"COPY messaging.message_outbox ({', '.join(COLUMNS)}) FROM STDIN"

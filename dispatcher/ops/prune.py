@@ -13,7 +13,7 @@ import psycopg
 
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.postgres import locks
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.session import OperatorSession
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.timestamps import iso
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.session import OperatorSession
 

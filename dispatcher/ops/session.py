@@ -11,8 +11,10 @@ from typing import ClassVar, Self
 import psycopg
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.tables import missing, refuse_unfit
+from dispatcher.infra.postgres.target import PostgresTarget
 
 
 class OperatorSession:

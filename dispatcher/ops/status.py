@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.info import StreamInfo, describe_failure, read_stream_info
 from dispatcher.infra.sqlfiles import load

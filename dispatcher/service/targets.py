@@ -4,8 +4,9 @@ from dataclasses import replace
 from typing import Literal
 
 from dispatcher.core.errors import Misconfigured, Unreachable
-from dispatcher.infra.postgres.session import PostgresTarget, Session
+from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.tables import missing, refuse_unfit
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.settings import Settings
 

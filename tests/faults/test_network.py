@@ -18,7 +18,7 @@ import pytest
 from dispatcher.core.errors import SessionLost
 from dispatcher.embedded import free_port
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.postgres.target import PostgresTarget
 from tests.support.faults.pgwire import LoseNotifications, StopClaim
 from tests.support.faults.steps import before_the_answer
 from tests.support.faults.world import RELAY, StartWorld

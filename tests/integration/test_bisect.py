@@ -15,7 +15,7 @@ from dispatcher.core.breaker import Breaker
 from dispatcher.core.events import BreakerChanged, Buried, ClosedConnection, Published
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.relay.policy import ClaimPolicy, StreamPolicy
 from dispatcher.relay.stream.bisect import PoisonBisector, SuspectBatch

@@ -11,9 +11,10 @@ from redis.asyncio import Redis
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.events import Settled, Slept
 from dispatcher.core.finding import Finding
+from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.migrations import migrate
-from dispatcher.infra.postgres.session import PostgresTarget, connect
 from dispatcher.infra.postgres.tables import unfit
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.doctor import schema
 from dispatcher.ops.prune import PruneSession

@@ -10,7 +10,9 @@ from anyio import create_task_group
 
 from dispatcher.core.entry import EntryFormat
 from dispatcher.core.row import Batch
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import FROM_THE_START, ClaimKey, EventTypeFilter, claim, last_key, new_claim_id
 from tests.support.rows import insert_events, read_table, statuses

@@ -8,8 +8,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.embedded import free_port
-from dispatcher.infra.postgres import session as database
-from dispatcher.infra.postgres.session import PostgresTarget, connect
+from dispatcher.infra.postgres import connect as database
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.target import PostgresTarget
 from tests.support.waiting import becomes, until
 
 PASSWORD = "s3cr3t-Wort"

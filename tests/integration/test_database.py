@@ -10,7 +10,9 @@ import pytest
 from psycopg import sql
 
 from dispatcher.core.errors import Misconfigured, SessionLost
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import Session, describe
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.service.targets import PostgresTargets
 from dispatcher.settings import Settings
 from tests.support.postgres import backend_ended

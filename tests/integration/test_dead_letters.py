@@ -7,7 +7,9 @@ from typing import Any
 import anyio
 import pytest
 
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.dead_letters.find import Filter, TooLarge, count, find_one, find_page
 from dispatcher.ops.dead_letters.identity import LARGEST, parse
 from dispatcher.ops.dead_letters.retry import retry

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.dead_letters.retry import BulkRetry, DeadLetterSession
 from tests.support.command import HearCommand

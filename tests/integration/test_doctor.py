@@ -21,7 +21,7 @@ from dispatcher.core.decide import Refused
 from dispatcher.core.finding import Finding, bad
 from dispatcher.embedded import EmbeddedValkey, free_port
 from dispatcher.infra.postgres.migrations import migrate
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.doctor import Examination, examine, storage
 from dispatcher.ops.doctor import redis as redis_server
 from dispatcher.ops.doctor.clocks import judge

@@ -16,7 +16,9 @@ from redis.retry import Retry
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Sampled
 from dispatcher.embedded import free_port
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo, group_lag, read_stream_info
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.gauges import GaugesBounds, GaugesTiming, run, sample_once

@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.stages.claim import claim, new_claim_id
 from tests.support.rows import insert_events, statuses
 

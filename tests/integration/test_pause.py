@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from dispatcher.core.events import Claimed, ListenerChanged, PauseChanged, Settled, SidecarUp, TakenOver, Ticked
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.upkeep import pause
 from dispatcher.upkeep.pause import PauseWatcher

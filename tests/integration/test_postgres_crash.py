@@ -17,8 +17,10 @@ from redis.asyncio import Redis
 from dispatcher.core.errors import Unreachable
 from dispatcher.core.events import CrashAudited
 from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.migrations import migrate
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, client_name
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.upkeep.postgres_crash import PostgresCrashAudit

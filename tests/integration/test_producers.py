@@ -5,7 +5,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dispatcher.infra.postgres.session import PostgresTarget, connect
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.target import PostgresTarget
 from tests.support.psql import psql
 
 pytestmark = pytest.mark.both_versions

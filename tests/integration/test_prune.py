@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from dispatcher.core.errors import DispatcherError
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.prune import PruneSession
 from tests.support.command import HearCommand, RunCommand
 from tests.support.rows import insert_events, read_table, statuses

@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 from dispatcher.core.decide import NoReply, NotSent, Refused, Reply, Unpublishable
 from dispatcher.core.entry import EntryFormat
 from dispatcher.core.row import Batch, ClaimedRow
-from dispatcher.infra.postgres.session import PostgresTarget, connect
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.publish import replies_of, send

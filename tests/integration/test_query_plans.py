@@ -14,7 +14,9 @@ import pytest
 from psycopg import sql
 
 from dispatcher.infra import sqlfiles
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.stages.claim import new_claim_id
 from tests.support.rows import STREAM, insert_events
 

@@ -12,7 +12,8 @@ from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
 from dispatcher.core.events import DatabaseChanged
 from dispatcher.embedded import free_port
 from dispatcher.infra.postgres.reconnecting import PrepareSession, ReconnectingSession
-from dispatcher.infra.postgres.session import PostgresTarget, Session
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 from tests.support.tap import Tap
 
 Kept = Callable[..., AbstractAsyncContextManager[ReconnectingSession]]

@@ -16,8 +16,10 @@ from dispatcher.core.events import AuditChanged, Reconciled, Republished, Settle
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.embedded import EmbeddedValkey
+from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.relay.stream.complete import BatchCompleter
 from dispatcher.stages.claim import claim, new_claim_id

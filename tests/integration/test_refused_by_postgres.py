@@ -12,7 +12,8 @@ from dispatcher.core.events import Settled, TakenOver, Ticked
 from dispatcher.core.outcome import BatchOutcomes, Sent
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.infra.postgres.session import PostgresTarget, Session
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.relay import claimer
 from dispatcher.relay.settler import Settler
 from dispatcher.service import lifecycle

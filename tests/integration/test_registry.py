@@ -7,7 +7,9 @@ import psycopg
 import pytest
 
 from dispatcher.core.errors import SessionLost, Unreachable
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.upkeep.registry import Registry
 from tests.support.postgres import unopened
 from tests.support.rows import read_table

@@ -16,7 +16,8 @@ import pytest
 from dispatcher.cli import main
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.events import Settled
-from dispatcher.infra.postgres.session import PostgresTarget, connect
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.replay import ReplaySession, Selection
 from tests.support.command import HearCommand

@@ -13,8 +13,10 @@ import pytest
 from psycopg import sql
 
 from dispatcher.core.events import Pruned, PruneRefused, Sampled, Settled
+from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.retention import Retention, RetentionPace
 from tests.support.rows import insert_events, read_table, statuses

@@ -18,9 +18,10 @@ from dispatcher.core.events import (
     Started,
     Stopped,
 )
-from dispatcher.infra.postgres import session as database
+from dispatcher.infra.postgres import connect as database
+from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.migrations import migrate
-from dispatcher.infra.postgres.session import PostgresTarget, connect
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis import search as find_module
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.service import Service

@@ -8,7 +8,9 @@ import pytest
 from dispatcher.core.decide import brief
 from dispatcher.core.outcome import BatchOutcomes, Dead, Outcome, Released, Retry, Sent, Unknown
 from dispatcher.core.row import Batch
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import Settlement, release, settle
 from tests.support.rows import insert_events, read_table, statuses

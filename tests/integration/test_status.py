@@ -12,7 +12,7 @@ from rich.console import Console
 from dispatcher.commands.status import show
 from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded import free_port
-from dispatcher.infra.postgres.session import PostgresTarget
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.status import Status, read_status

@@ -11,8 +11,10 @@ import pytest
 from dispatcher.core.events import TakenOver
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outcome import BatchOutcomes, Dead, Retry, Sent
+from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import Settlement, settle

@@ -7,7 +7,8 @@ import anyio
 import click
 
 from dispatcher.commands.options import settings_from, target, together
-from dispatcher.infra.postgres.session import Fetch, PostgresTarget
+from dispatcher.infra.postgres.session import Fetch
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.dead_letters.identity import EventRef, parse
 from dispatcher.ops.dead_letters.retry import DeadLetterSession

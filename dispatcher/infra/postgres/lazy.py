@@ -12,7 +12,9 @@ import anyio
 import psycopg
 
 from dispatcher.core.errors import DispatcherError, SessionLost, Unreachable
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import Session, describe
+from dispatcher.infra.postgres.target import PostgresTarget
 
 QUEUE = 16  # requests that wait or are being answered
 PATIENCE_S = 5.0  # that a request waits for its turn

@@ -17,8 +17,10 @@ from dispatcher.core.backoff import Backoff
 from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
 from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres import locks
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.tables import complete, refuse_unfit
+from dispatcher.infra.postgres.target import PostgresTarget
 
 # Until commit d2f425b there were six files. One replaced them and kept the name of the first, whose checksum this is.
 # On a database of the six it is applied once more, and adds what is missing.

@@ -10,7 +10,9 @@ from anyio.abc import TaskStatus
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import Session, describe
+from dispatcher.infra.postgres.target import PostgresTarget
 
 RECONNECT = Backoff(base_s=0.1, cap_s=2.0)
 

@@ -1,4 +1,4 @@
-"""One Postgres session: opened with the right settings, its statements never cut, its errors told apart.
+"""One Postgres session: its statements are never cut, its errors told apart.
 
 A statement is never cut by a cancel scope: psycopg would close the connection while the server goes on with the
 statement. It runs shielded, bounded by the server's statement_timeout and, for a network that swallows everything, by
@@ -6,22 +6,17 @@ shutting the socket down, which ends the wait with an ordinary connection error.
 """
 
 import asyncio
-import math
 import os
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
-from dispatcher.infra.postgres.connect_errors import explain
+from dispatcher.core.errors import DispatcherError, SessionLost
 
-MINIMUM_VERSION = 140000
 CLOSE_S = 1.0  # for a statement that was cut to end; it does so at once
 NO_DESCRIPTOR_S = 0.1  # between two looks while the process has no file descriptor left
 MAX_NOTIFICATIONS = 1000  # kept until they are drained; the oldest go first
@@ -34,78 +29,6 @@ READ_ONLY = "the server became read-only: it is a standby, or about to be one"
 
 # Runs one statement and returns its rows: what a session does, for those who need not know whose session it is.
 Fetch = Callable[[str, Mapping[str, object] | None], Awaitable[list[tuple[Any, ...]]]]
-
-
-@dataclass(frozen=True, slots=True)
-class PostgresTarget:
-    """A database to connect to and how. `pooled`: behind a transaction pooler, where session settings do not last."""
-
-    conninfo: str = field(repr=False)
-    application_name: str
-    connect_timeout_s: float = 10.0
-    query_timeout_s: float = 30.0
-    pooled: bool = False
-
-    def address(self) -> str:
-        """host:port/database, for messages; never the user's password."""
-        try:
-            parts = conninfo_to_dict(self.conninfo)
-        except psycopg.ProgrammingError:
-            return "(unreadable connection string)"
-        host = parts.get("host") or parts.get("hostaddr") or "local socket"
-        if any("@" in str(parts.get(part) or "") for part in ("host", "port", "dbname")):
-            return "(an address that cannot be told from the password: write @ as %40 and / as %2F in it)"
-        return f"{host}:{parts.get('port') or 5432}/{parts.get('dbname') or parts.get('user') or ''}"
-
-    def patience_s(self) -> float:
-        """How long connecting may take in all: each of several hosts may be the one that swallows everything."""
-        parts = conninfo_to_dict(self.conninfo)
-        more = str(parts.get("host") or parts.get("hostaddr") or "").count(",")
-        return self.connect_timeout_s + more * self._host_timeout_s()
-
-    def _host_timeout_s(self) -> int:
-        return max(2, math.ceil(self.connect_timeout_s))  # libpq's least
-
-    def full_conninfo(self, purpose: str, *, pooled: bool) -> str:
-        """The connection string with our timeouts, keepalives and, unless pooled, session settings added."""
-        parts = conninfo_to_dict(self.conninfo)
-        extra: dict[str, Any] = {
-            "application_name": f"dispatcher {purpose} {self.application_name}"[:63],
-            "connect_timeout": self._host_timeout_s(),
-            "client_encoding": "utf8",
-            "keepalives": 1,
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 10_000,
-        }
-        if not pooled:  # a transaction pooler refuses unknown start-up parameters
-            extra["options"] = " ".join(filter(None, (str(parts.get("options") or ""), self._session_settings())))
-        return make_conninfo(self.conninfo, **extra)
-
-    def _session_settings(self) -> str:
-        settings = {
-            # Losing an unflushed claim or settle in a crash repeats work; it never loses any.
-            "synchronous_commit": "off",
-            "statement_timeout": f"{round(self.query_timeout_s * 1000)}",
-            "idle_in_transaction_session_timeout": "60000",
-            # Whatever the role was given: a settle with a snapshot older than the lock it waited for would not see that
-            # another incarnation of Redis holds the stream; a time with a zone's abbreviation is read as another time.
-            "default_transaction_isolation": r"read\ committed",
-            "datestyle": "ISO",
-            # A prepared plan made while the table was empty must not read it all, or sort it all, when it is full.
-            "enable_seqscan": "off",
-            "enable_sort": "off",
-            "jit": "off",
-            # A vanished host must free its locks in about ten seconds, not in two hours.
-            "tcp_keepalives_idle": "5",
-            "tcp_keepalives_interval": "2",
-            "tcp_keepalives_count": "3",
-            "tcp_user_timeout": "10000",
-            "client_connection_check_interval": "10000",
-            "idle_session_timeout": "0",  # after the line before, which tells a server that is too old
-        }
-        return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
 
 def describe(error: BaseException) -> str:
@@ -274,51 +197,3 @@ class Session:
                 async with self._lock:
                     pass  # the statement has ended
             await self._connection.close()
-
-
-async def connect(target: PostgresTarget, purpose: str) -> Session:
-    """Open a session.
-
-    Raises Misconfigured (wrong password, unknown database, server too old ...: waiting does not help) or Unreachable.
-    """
-    where = f"Postgres at {target.address()}"
-    pooled = target.pooled
-    try:
-        with anyio.fail_after(target.patience_s()):
-            try:
-                connection = await _open(target, purpose, pooled=pooled)
-            except psycopg.OperationalError as error:
-                if "unsupported startup parameter" not in str(error):
-                    raise
-                pooled = True  # PgBouncer's words
-                connection = await _open(target, purpose, pooled=True)
-    except TimeoutError:
-        raise Unreachable(f"{where} did not answer within {target.patience_s():g} s") from None
-    except psycopg.ProgrammingError:
-        raise Misconfigured(
-            "DATABASE_URL is neither a postgresql:// URL nor libpq key/value pairs such as 'host=db dbname=app user=me'"
-        ) from None
-    except psycopg.OperationalError as error:
-        raise explain(where, error) from None
-    session = Session(connection, target.query_timeout_s + 2.0)
-    if pooled:
-        session.treat_as_pooled()
-    if (version := connection.info.server_version) < MINIMUM_VERSION:
-        await session.close()
-        major = f"{version // 10000}.{version % 10000}" if version >= 100000 else str(version // 10000)
-        raise Misconfigured(f"{where} runs PostgreSQL {major}; PostgreSQL 14 or later is needed")
-    if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
-        await session.close()
-        raise Misconfigured(f"{where} has no encoding (SQL_ASCII); a database with ENCODING 'UTF8' is needed")
-    try:
-        [(pid,)] = await session.fetch("SELECT pg_backend_pid()")
-    except (SessionLost, psycopg.Error) as error:
-        await session.close()
-        raise Unreachable(f"{where}: {describe(error)}") from None
-    if pid != session.backend_pid:
-        session.treat_as_pooled()  # a pooler invents the process id it announces
-    return session
-
-
-async def _open(target: PostgresTarget, purpose: str, *, pooled: bool) -> psycopg.AsyncConnection[tuple[Any, ...]]:
-    return await psycopg.AsyncConnection.connect(target.full_conninfo(purpose, pooled=pooled), autocommit=True)

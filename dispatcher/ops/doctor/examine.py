@@ -12,7 +12,9 @@ import psycopg
 
 from dispatcher.core.errors import DispatcherError, SessionLost
 from dispatcher.core.finding import Finding, bad, unknown
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect, describe
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import Session, describe
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.doctor import activity, clocks, listening, schema, storage
 from dispatcher.ops.doctor import postgres as server
 from dispatcher.ops.doctor.redis import RedisFacts, look_at_redis

@@ -7,7 +7,9 @@ import anyio
 
 from dispatcher.core.errors import DispatcherError, SessionLost
 from dispatcher.core.finding import Finding, bad, ok
-from dispatcher.infra.postgres.session import PostgresTarget, Session, connect
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 
 LATE = "; until then events go out on the tick only, and only the lease shows that a dispatcher died"
 

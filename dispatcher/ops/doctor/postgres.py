@@ -1,7 +1,8 @@
 """The Postgres server as a whole: its version, and whether it takes writes."""
 
 from dispatcher.core.finding import Finding, bad, ok
-from dispatcher.infra.postgres.session import PostgresTarget, Session
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 
 
