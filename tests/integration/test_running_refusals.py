@@ -18,7 +18,7 @@ from dispatcher.core.events import (
     Started,
     Stopped,
 )
-from dispatcher.infra.postgres import connect as database
+from dispatcher.infra.postgres import session as database
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.infra.postgres.target import PostgresTarget
