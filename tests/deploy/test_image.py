@@ -6,9 +6,13 @@ import json
 import os
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -16,6 +20,7 @@ import pytest
 from dispatcher.embedded import free_port
 from tests.support.child import OURS
 from tests.support.readme import ROOT
+from tests.support.tools import tool
 
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 
@@ -69,6 +74,44 @@ async def test_its_steps_give_a_dispatcher_that_works(tmp_path: Path, empty_data
     assert await ended(await start(*image["HEALTHCHECK"], env=env, cwd=folder)) != 0
     assert all(json.loads(line)["event"] for line in output.decode().splitlines())
     assert listing(folder / "prefix") == before  # the root file system may be read-only
+
+
+def test_sslrootcert_system_trusts_whom_the_image_says(tmp_path: Path) -> None:
+    """psycopg's wheel looks for certificates where it was built, which exists nowhere else."""
+    [variable] = re.findall(r"^    (SSL_CERT_FILE)=/", DOCKERFILE, re.MULTILINE)
+    certificate, key = tmp_path / "server.crt", tmp_path / "server.key"
+    command = [tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command, *names], check=True, capture_output=True)
+    refused = "certificate verify failed"
+    assert refused not in connects(certificate, key, {variable: str(certificate)})
+    assert refused in connects(certificate, key, {variable: str(tmp_path / "nobody.crt")})
+
+
+def connects(certificate: Path, key: Path, env: dict[str, str]) -> str:
+    """Let psycopg connect with sslrootcert=system to a port that begins TLS and then closes; what psycopg says."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            client, _ = server.accept()
+            client.recv(8)  # SSLRequest
+            client.sendall(b"S")
+            with suppress(OSError), tls.wrap_socket(client, server_side=True) as trusted:
+                trusted.recv(1000)
+
+        thread = Thread(target=serve)
+        thread.start()
+        url = f"postgresql://me@127.0.0.1:{server.getsockname()[1]}/app?sslmode=verify-full&sslrootcert=system"
+        done = subprocess.run(
+            [sys.executable, "-c", f"import psycopg; psycopg.connect({url!r})"],
+            env=os.environ | env,
+            capture_output=True,
+            text=True,
+        )
+        thread.join()
+    return done.stderr
 
 
 async def start(*command: str, env: dict[str, str], cwd: Path) -> asyncio.subprocess.Process:
