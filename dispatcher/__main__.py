@@ -1,5 +1,12 @@
-"""`python -m dispatcher` is the command line."""
+"""The program: `dispatcher`, and `python -m dispatcher`. Watches for signals before anything is loaded."""
 
-from dispatcher.cli import main
+import sys
 
-main()
+from dispatcher.infra import early_stop
+
+early_stop.watch(sys.argv[1:])
+
+from dispatcher.cli import main  # noqa: E402 -- it takes a third of a second
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,17 @@
 """The command line: finds the command, and turns a failure into one plain message and an exit code.
 
-0 done, 1 failed (waiting may help), 2 bad usage or configuration, 130 interrupted. Never a traceback for these.
+0 done, 1 failed (waiting may help), 2 bad usage or configuration, 130 interrupted, 143 ended by SIGTERM. Never a
+traceback for these.
 """
 
-import importlib
 import sys
+
+from dispatcher.infra import early_stop
+
+if __name__ == "__main__":  # `python -m dispatcher.cli`, as Dispatchbox was started
+    early_stop.watch(sys.argv[1:])
+
+import importlib
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -90,6 +97,8 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit. `args`: without the program's name; None: those of the process."""
+    if (sys.argv[1:] if args is None else args)[:1] != ["run"]:
+        early_stop.leave_interrupts_to_python()
     try:
         code = cli.main(args, prog_name="dispatcher", standalone_mode=False)
     except DispatcherError as error:
@@ -123,5 +132,5 @@ def _first(error: BaseException) -> DispatcherError:
     return error
 
 
-if __name__ == "__main__":  # `python -m dispatcher.cli`, as Dispatchbox was started
+if __name__ == "__main__":
     main()

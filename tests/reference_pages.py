@@ -27,7 +27,7 @@ from dispatcher.cli import COMMANDS, cli
 from dispatcher.core import events
 from dispatcher.settings import describe
 from dispatcher.sidecar.openapi import ALWAYS, DOCUMENT, ERRORS
-from dispatcher.telemetry import logs
+from dispatcher.telemetry import logs, loguru_setup
 from dispatcher.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
@@ -297,6 +297,7 @@ def lines() -> list[dict[str, Any]]:
         observe = logs.Logs(debug=False, clock=moments.__next__)
         for _ in range(3):  # what is left out once is counted in the next line
             observe(event)
+    loguru_setup.tell_dropped(1)
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 

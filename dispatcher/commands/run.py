@@ -6,9 +6,15 @@ from collections.abc import Callable
 import anyio
 import click
 
+from dispatcher.core.environment import take_away
+from dispatcher.infra import early_stop
+from dispatcher.infra.output import never_wait_for_output
 from dispatcher.settings import Settings, unknown_variables
 from dispatcher.settings.describe import default_text
 from dispatcher.settings.setting import flag_of, setting_of
+
+# With them prometheus_client would keep each figure in a file, and add up what others left in that folder.
+PROMETHEUS = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
 
 
 def setting_flags(command: Callable[..., object]) -> Callable[..., object]:
@@ -42,21 +48,27 @@ def run(**flags: object) -> int:
     A secret may come from a file: DATABASE_URL_FILE, REDIS_URL_FILE, DISPATCH_LISTEN_URL_FILE, DISPATCH_API_TOKEN_FILE
     name one. It is read again for every connection, so that a rotated secret is used without a restart.
     """
+    never_wait_for_output()
     settings = Settings.load(os.environ, flags)
     for warning in unknown_variables(os.environ):
         click.echo(f"dispatcher: warning: {warning}", err=True)
-    from dispatcher import service
+    for name in take_away(*PROMETHEUS):
+        click.echo(f"dispatcher: warning: {name} is set and not obeyed: the metrics are at /metrics only", err=True)
+    from dispatcher.service.process import LOOP_OPTIONS
 
-    if settings.processes > 1:
-        return anyio.run(service.supervise, settings, flags)
-    return anyio.run(_serve, settings)
+    return anyio.run(_serve, settings, flags, backend_options=LOOP_OPTIONS)
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, flags: dict[str, object]) -> int:
     from dispatcher import service
     from dispatcher.service.process import freeze, leave_if_held_up
 
+    if settings.processes > 1:
+        code = await service.supervise(settings, flags)
+        early_stop.ignore()
+        return code
     freeze()
     code = await service.run(settings)
+    early_stop.ignore()
     leave_if_held_up(code)
     return code

@@ -3,12 +3,15 @@
 import asyncio
 import gc
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dispatcher.core.errors import DispatcherError
+from dispatcher.infra.output import last_words
+
+# Whatever PYTHONASYNCIODEBUG says: the loop would be several times slower, and log what its callbacks were given.
+LOOP_OPTIONS = {"debug": False}
 
 
 def freeze() -> None:
@@ -24,8 +27,7 @@ def freeze() -> None:
 def leave_if_held_up(code: int) -> None:
     """End the process now when a task or thread of a handler goes on: all is settled, and nobody waits for it."""
     if len(asyncio.all_tasks()) > 1 or any(not thread.daemon for thread in threading.enumerate()[1:]):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        last_words()
         os._exit(code)
 
 

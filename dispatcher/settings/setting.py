@@ -78,4 +78,4 @@ def negated(value: object) -> object:
 
 def terminal_format() -> str:
     """Text for a person, JSON for a machine."""
-    return "text" if sys.stderr.isatty() else "json"
+    return "text" if sys.stderr is not None and sys.stderr.isatty() else "json"

@@ -5,12 +5,16 @@ The only file that imports loguru. Tracebacks and the values of variables never 
 
 import logging
 import sys
-from copy import copy
+from copy import copy, deepcopy
+from io import StringIO
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from loguru import logger
-
+from dispatcher.core.environment import without
+from dispatcher.infra import output
 from dispatcher.telemetry.formats import as_coloured_text, as_json, as_text
+
+with without("LOGURU_"):  # a filter, a level's number or a queue of processes would be taken over
+    from loguru import logger
 
 if TYPE_CHECKING:
     from loguru import Message
@@ -18,10 +22,14 @@ if TYPE_CHECKING:
 Format = Literal["json", "text"]
 Fields = dict[str, object]
 
+# Apart from the one that handlers know: `logger.remove()`, with which programs that use loguru begin, is not for us.
+logger.remove()
+_ours = deepcopy(logger)
+
 
 def configure(level: str, format: Format | None, *, stream: TextIO | None, worker: str | None) -> bool:
     """Send lines to `stream`, and only there. Returns whether DEBUG lines are written."""
-    out = stream if stream is not None else sys.stderr
+    out = stream or sys.stderr or StringIO()  # closed by whoever started us: nobody wants to read
     terminal = out.isatty()
     chosen = format or ("text" if terminal else "json")
     render = as_json if chosen == "json" else (as_coloured_text if terminal else as_text)
@@ -30,19 +38,28 @@ def configure(level: str, format: Format | None, *, stream: TextIO | None, worke
         out.write(render(message.record))
         out.flush()
 
-    logger.configure(extra={"worker": worker} if worker else {})
-    logger.remove()
-    # diagnose would print the values of variables, payloads among them, under each line of a traceback.
-    logger.add(put, level=level, format="{message}", backtrace=False, diagnose=False, catch=True)
+    for each in (_ours, logger):
+        each.configure(extra={"worker": worker} if worker else {})
+        each.remove()
+        # diagnose would print the values of variables, payloads among them, under each line of a traceback.
+        each.add(put, level=level, format="{message}", backtrace=False, diagnose=False, catch=True)
+    if stream is None and (queue := output.standard_error()) is not None:
+        queue.on_dropped = tell_dropped
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, FromLibraries)]
     root.addHandler(FromLibraries(logging.WARNING))
-    return logger.level(level).no <= logging.DEBUG
+    return _ours.level(level).no <= logging.DEBUG
 
 
 def write(level: str, event: str, text: str, fields: Fields) -> None:
     """Write one line. `event`: the name that machines look for; `text`: for people."""
-    logger.bind(event=event, fields=fields).log(level, "{}", text)
+    _ours.bind(event=event, fields=fields).log(level, "{}", text)
+
+
+def tell_dropped(lines: int) -> None:
+    """Write how many lines were left out here. Called by the thread that writes the output."""
+    text = "Lines of the log were dropped here: nobody read them, or they could not be written"
+    write("WARNING", "log_lines_dropped", text, {"lines": lines})
 
 
 class FromLibraries(logging.Handler):

@@ -7,13 +7,17 @@ start at 0, so that an alert on `increase(...)` sees the first error too. Hence 
 
 import platform
 import time
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from dispatcher import __version__
 from dispatcher.core import events
+from dispatcher.infra.output import dropped_lines
 from dispatcher.telemetry.latency import EDGES, LatencyHistogram
 
 # The `_created` twin of each series doubles the page and nothing reads it.
@@ -25,6 +29,17 @@ SAMPLED_AT = "messaging_dispatch_sampled_timestamp_seconds"
 # How a gauge of several processes is shown as one. newest: of the process that sampled last; supervisor: its own value,
 # whatever the workers say.
 Across = Literal["sum", "min", "max", "newest", "supervisor"]
+
+
+class _DroppedLines(Collector):
+    """Asked of the output itself: an event could not be told while nothing can be written."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            "messaging_dispatch_log_lines_dropped",
+            "Lines of the log that nobody could read: the reader stopped or is gone, or the disk is full",
+            value=dropped_lines(),
+        )
 
 
 class Metrics:
@@ -114,6 +129,7 @@ class Metrics:
         )
         self._workers.set(1)
         self._restarts = counter("messaging_dispatch_worker_restarts", "Workers that ended and were started again")
+        registry.register(_DroppedLines())
         self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
         pruned = counter("messaging_outbox_pruned", "Rows deleted because they were older than is kept", "table")
         self._pruned_outbox, self._pruned_dlq = pruned.labels("message_outbox"), pruned.labels("message_dlq")

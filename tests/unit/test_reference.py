@@ -81,7 +81,7 @@ def test_every_endpoint_is_described() -> None:
 
 def test_exit_codes() -> None:
     kinds = [each for each in vars(errors).values() if isinstance(each, type)]
-    assert {str(each.exit_code) for each in kinds if hasattr(each, "exit_code")} | {"0", "130"} == {
+    assert {str(each.exit_code) for each in kinds if hasattr(each, "exit_code")} | {"0", "130", "143"} == {
         row[0] for row in table("Exit codes", page("reference/commands.md"))
     }
 

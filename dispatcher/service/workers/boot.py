@@ -13,6 +13,9 @@ HOME = str(Path(__file__).resolve().parents[3])
 if __name__ == "__main__":
     if HOME not in sys.path:
         sys.path.insert(0, HOME)
+    from dispatcher.infra import early_stop
+
+    early_stop.end_with(0, 0)
     from dispatcher.service.workers.worker import main
 
     main(sys.argv[1], int(sys.argv[2]))

@@ -195,6 +195,8 @@ class Supervisor:
                 self._metrics.retire(worker.report.families)
             worker.writer.close()
         if self._stopping.is_set():
+            if code == -signal.SIGTERM and worker.report is None:
+                code = 0  # our signal came before its Python had begun: nothing was left undone
             self._observe(WorkerEnded(worker.name, code, len(self._pool.running), None))
         return code, worker.name
 

@@ -20,8 +20,10 @@ from typing import NoReturn, TextIO
 import anyio
 
 from dispatcher.core.errors import DispatcherError
+from dispatcher.infra import early_stop
+from dispatcher.infra.output import last_words, never_wait_for_output
 from dispatcher.service.lifecycle import Service, run_to_the_end
-from dispatcher.service.process import freeze, leave_if_held_up
+from dispatcher.service.process import LOOP_OPTIONS, freeze, leave_if_held_up
 from dispatcher.service.workers.channel import pack_report
 from dispatcher.settings import Settings
 
@@ -33,6 +35,7 @@ GONE = "the supervisor is gone"
 
 def main(name: str, descriptor: int) -> NoReturn:
     """Never returns. `descriptor`: our end of the socket, on which the flags come first."""
+    never_wait_for_output()
     end = socket.socket(fileno=descriptor)
     end.set_inheritable(False)  # a process that a handler starts must not keep the socket open
     lines = end.makefile("r", encoding="utf-8")
@@ -42,7 +45,8 @@ def main(name: str, descriptor: int) -> NoReturn:
     supervisor = _SupervisorLink(lines)
     try:
         settings = replace(Settings.load(os.environ, json.loads(flags)), http_enabled=False)
-        sys.exit(anyio.run(_serve, f"{name}-pid{os.getpid()}", settings, end, supervisor))
+        ours = f"{name}-pid{os.getpid()}"
+        sys.exit(anyio.run(_serve, ours, settings, end, supervisor, backend_options=LOOP_OPTIONS))
     except DispatcherError as error:
         print(f"dispatcher: {error}", file=sys.stderr, flush=True)  # noqa: T201 -- as the command line does
         sys.exit(error.exit_code)
@@ -57,6 +61,7 @@ async def _serve(name: str, settings: Settings, end: socket.socket, supervisor: 
         beside.start_soon(_report, service, sender, name="reports")
         try:
             code = await run_to_the_end(service)
+            early_stop.ignore()
         finally:
             beside.cancel_scope.cancel()
     sender.send(pack_report(service.report()))
@@ -99,6 +104,7 @@ class _SupervisorLink:
             with suppress(RuntimeError):
                 call(service.stop, GONE)
             time.sleep(patience_s)
+        last_words()
         os._exit(1)
 
 

@@ -1,0 +1,20 @@
+"""Keeps variables that are meant for other programs from reaching into the libraries that we import."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def without(*prefixes: str) -> Iterator[None]:
+    """Take the variables that begin so out of the environment: for the import of a library that reads them then."""
+    taken = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(prefixes)}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
+def take_away(*names: str) -> list[str]:
+    """Take these variables out of the environment for good; returns those that were there."""
+    return [name for name in names if os.environ.pop(name, None) is not None]

@@ -1,0 +1,61 @@
+"""Variables and log settings that are meant for others, and reach into the libraries that we use."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psycopg
+import pytest
+
+from tests.support.child import StartCli
+from tests.support.rows import insert_events, statuses
+from tests.support.waiting import becomes
+
+Db = psycopg.AsyncConnection[Any]
+TAKES_OVER = """
+import logging, sys
+from loguru import logger
+logger.remove()
+logger.add(sys.stderr, level="CRITICAL")
+logging.basicConfig(level=logging.CRITICAL, force=True)
+logging.disable(logging.CRITICAL)
+async def fine(payload):
+    logging.error("not heard, as it was asked for")
+HANDLERS = {"fine": fine}
+"""
+FOREIGN = {
+    "PROMETHEUS_MULTIPROC_DIR": "/nonexistent",
+    "LOGURU_LEVEL": "CRITICAL",
+    "LOGURU_FILTER": "somebody",
+    "LOGURU_INFO_NO": "1",
+    "LOGURU_DEBUG_NO": "50",
+    "LOGURU_ENQUEUE": "true",
+    "LOGURU_SERIALIZE": "true",
+    "PYTHONASYNCIODEBUG": "1",
+}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_what_is_meant_for_others_is_not_obeyed(
+    cli: StartCli, database_url: str, redis_url: str, db: Db, tmp_path: Path, processes: int
+) -> None:
+    (tmp_path / "shop.py").write_text(TAKES_OVER)
+    ours = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "DISPATCHER_ENABLED": "true"}
+    child = await cli("run", "--handlers=shop:HANDLERS", f"--processes={processes}", env=ours | FOREIGN, cwd=tmp_path)
+    await child.ready()
+    await insert_events(db, 20)
+    await insert_events(db, 1, event_type="fine")
+    await becomes(lambda: statuses(db), {"sent": 21})
+
+    async def sent() -> bool:
+        async with aiohttp.ClientSession() as session, session.get(f"{child.http_url}/metrics") as page:
+            return "messaging_outbox_sent_total 21.0" in await page.text()
+
+    await becomes(sent, True, "whether the metrics say so")
+    assert await child.terminate() == 0
+    warning = "dispatcher: warning: PROMETHEUS_MULTIPROC_DIR is set and not obeyed: the metrics are at /metrics only"
+    assert [line for line in child.lines if not line.startswith("{")] == [warning]
+    events = [json.loads(line)["event"] for line in child.lines if line.startswith("{")]
+    assert {"dispatcher_started", "dispatcher_stopping", "dispatcher_stopped"} <= set(events)
+    assert "library_log" not in events  # asyncio's debug mode
