@@ -1,12 +1,12 @@
 """The takeover: finishes the rows of a dispatcher that died or froze, so that no crash leaves a row behind.
 
-A dead dispatcher is known by its free lock, within a second; a frozen one by its lease. Either is fenced first. Then
-the stream is searched for each of its rows: one that is found is settled as sent, one that is not is released.
+A dead dispatcher is known by its free lock, within a second; a frozen one by its lease, see held_claims.py. Either is
+fenced first. Then the stream is searched for each of its rows: one that is found is settled as sent, one that is not is
+released.
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime
 from time import monotonic
 
 from dispatcher.core.events import Observer, Reconciled, TakenOver
@@ -22,6 +22,7 @@ from dispatcher.stages.claim import new_claim_id
 from dispatcher.stages.settle import release, settle
 from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import fence
+from dispatcher.upkeep.held_claims import HeldClaim, HeldClaims
 
 WINDOW = 20_000  # unsettled rows that one look for overdue claims reads
 ADOPT = 2_000  # rows taken over in one statement
@@ -53,12 +54,14 @@ class Takeover:
         observe: Observer,
         window: int = WINDOW,
         every_s: float = EVERY_S,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._window = window
         self._every_s = every_s
+        self._overdue_every_s = min(max(lease_s / 6, every_s), 5.0)
+        self._clock = clock
         self._connection = connection  # None: no event goes to the stream
         self._stream = stream
-        self._lease_s = lease_s
         self._deadline_s = deadline_s
         self._dispatcher_id = dispatcher_id
         self._claims_in_flight = claims_in_flight  # our own
@@ -69,6 +72,7 @@ class Takeover:
         self._session: Session | None = None  # the session of the last look
         self._patient_until = 0.0
         self._overdue_at = 0.0
+        self._held = HeldClaims(lease_s, at_most_s=2 * self._overdue_every_s)
         self._adopted: list[Adopted] = []  # not finished yet
 
     async def run(self, postgres: ReconnectingSession) -> None:
@@ -79,6 +83,7 @@ class Takeover:
         if session is not self._session:
             first, self._session = self._session is None, session
             self._patient_until = 0.0 if first else monotonic() + PATIENCE_S
+            self._held.forget()
         # Without the sink no dispatcher can be fenced, no stream searched, nothing published.
         if self._connection is not None and not self._connection.up:
             return self._every_s
@@ -90,7 +95,7 @@ class Takeover:
         if monotonic() >= self._patient_until and not session.pooled:
             await self.take_over_dead(session)
         if monotonic() >= self._overdue_at:
-            self._overdue_at = monotonic() + min(max(self._lease_s / 6, self._every_s), 5.0)
+            self._overdue_at = monotonic() + self._overdue_every_s
             await self.take_overdue(session)
         return self._every_s
 
@@ -105,51 +110,73 @@ class Takeover:
             if not ours:
                 continue
             try:
-                [(fenced_at,)] = await session.fetch("SELECT clock_timestamp()::text")
+                # Before the fence: what it claims on a session that is opened after it, it may publish.
+                claims = [claim for (claim,) in await session.fetch(load("claims_of"), {"owner": owner})]
                 await fence(session, self._connection, name, self._deadline_s)
-                total += await self._take_over(session, name, owner=owner, fenced_at=fenced_at)
+                total += await self._take_over(session, name, claims=claims, unclaimed=True, owner=owner)
                 await session.fetch(load("sign_off"), {"id": owner})
             finally:
                 await session.fetch(f"SELECT pg_advisory_unlock({locks.REGISTRY}, %(id)s::integer)", {"id": owner})
         return total
 
-    async def take_overdue(self, session: Session, *, now: datetime | None = None) -> int:
-        """Take over claims of the next window that are older than the lease; returns how many rows."""
+    async def take_overdue(self, session: Session) -> int:
+        """Take over claims that were not renewed for the length of the lease; returns how many rows."""
+        stood_still = await self._list_claims(session)
+        ours = self._claims_in_flight()
+        by_owner: dict[tuple[int | None, str | None], list[HeldClaim]] = {}
+        for claim, name in stood_still.items():
+            if claim.claim_id not in ours:
+                by_owner.setdefault((claim.owner, name), []).append(claim)
+        total = 0
+        for (owner, name), claims in by_owner.items():
+            if name is not None and owner != self._dispatcher_id():
+                await fence(session, self._connection, name, self._deadline_s)
+            still = [claim for claim in claims if claim.claim_id is not None]
+            unclaimed = len(still) < len(claims)
+            total += await self._take_over(session, name or "unknown", still=still, unclaimed=unclaimed)
+            for claim in claims:
+                self._held.drop(claim)
+        return total
+
+    async def _list_claims(self, session: Session) -> dict[HeldClaim, str | None]:
+        """List the claims of the next window. Returns those that stood still for a lease, with their owners' names."""
+        began = self._clock()
+        due = self._held.due(began)
         after_time, after_id = self._after
-        [head, *overdue] = await session.fetch(
+        [head, *listed] = await session.fetch(
             load("overdue"),
             {
                 "after_time": after_time,
                 "after_id": after_id,
                 "window": self._window,
-                "lease_s": self._lease_s,
-                "now": now,
+                "rows": list(due.values()),
+                "claim_ids": [claim.claim_id for claim in due],
+                "picked_at": [claim.picked_at for claim in due],
             },
         )
-        _, _, _, rows_read, last_time, last_id = head  # see overdue.sql
+        _, _, _, rows_read, last_time, last_id, _, postgres_s, _ = head  # see overdue.sql
         self._after = (last_time, last_id) if rows_read == self._window else ("-infinity", 0)
-        ours = self._claims_in_flight()
-        claims: dict[tuple[int | None, str | None], list[str | None]] = {}
-        for claim_id, owner, name, *_ in overdue:
-            if claim_id not in ours:
-                claims.setdefault((owner, name), []).append(claim_id)
-        total = 0
-        for (owner, name), ids in claims.items():
-            if name is not None and owner != self._dispatcher_id():
-                await fence(session, self._connection, name, self._deadline_s)
-            total += await self._take_over(session, name or "unknown", claims=ids, now=now)
-        return total
+        self._held.looked(began, self._clock(), postgres_s)
+        stood_still: dict[HeldClaim, str | None] = {}
+        for claim_id, owner, name, _, _, row, picked_at, age_s, still in listed:
+            claim = HeldClaim(claim_id, owner, picked_at)
+            if self._held.note(claim, row, age_s) or still:
+                stood_still[claim] = name
+        for claim in due.keys() - stood_still.keys():
+            self._held.drop(claim)  # or another of its rows must stand for it
+        return stood_still
 
     async def _take_over(
         self,
         session: Session,
         name: str,
         *,
+        claims: Collection[str] = (),
+        still: Collection[HeldClaim] = (),
+        unclaimed: bool = False,
         owner: int | None = None,
-        fenced_at: str | None = None,
-        claims: list[str | None] | None = None,
-        now: datetime | None = None,
     ) -> int:
+        """Adopt and finish, a part at a time; see adopt.sql."""
         total = 0
         while True:
             claim_id = new_claim_id()
@@ -158,13 +185,12 @@ class Takeover:
                 {
                     "self": self._dispatcher_id(),
                     "claim_id": claim_id,
+                    "claims": list(claims),
+                    "still_claims": [claim.claim_id for claim in still],
+                    "still_at": [claim.picked_at for claim in still],
+                    "unclaimed": unclaimed,
                     "owner": owner,
-                    "fenced_at": fenced_at,
-                    "claims": [claim for claim in claims or [] if claim is not None],
-                    "unclaimed": None in (claims or []),
-                    "lease_s": self._lease_s,
                     "limit": ADOPT,
-                    "now": now,
                 },
             )
             if not rows:

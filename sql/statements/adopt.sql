@@ -1,13 +1,14 @@
--- adopt: takes claimed rows over from a dispatcher that is fenced, or whose lease has expired, under a claim of our own.
--- Parameters: self (our id in the registry, or NULL), claim_id, limit (rows); owner and fenced_at (a fenced dispatcher's id: rows
---   that it claimed up to that time; a dispatcher that was only cut off may claim again, and publishes what it claims later) or
---   claims, unclaimed, lease_s (claims older than this many seconds; unclaimed: also rows that are picked without a claim id); now
---   (NULL: the server's clock).
--- Returns: id, event_id and stream_id (the floor) of each row. A row that is missing was settled meanwhile.
+-- adopt: takes claimed rows over from a dispatcher that is fenced, or that has not renewed its lease, under a claim of our own.
+-- Parameters: self (our id in the registry, or NULL), claim_id, limit (rows); claims (whole claims: those that a fenced dispatcher
+--   had made before; one that was only cut off may claim again, and publishes what it claims later); still_claims, still_at (claims,
+--   and when each was made or renewed: only rows that are as they were then); unclaimed (whether to take also rows that are picked
+--   without a claim id), owner (of this dispatcher; NULL: of any).
+-- Returns: id, event_id and stream_id (the floor) of each row. A row that is missing was settled or renewed meanwhile.
 -- Loaded by: dispatcher/upkeep/takeover.py
 -- Index: message_outbox_due_idx; walks all that is unsettled, which is affordable because it is rare.
+-- No time is compared with the clock: it may have been set since the claim.
 UPDATE ONLY messaging.message_outbox AS o
-SET picked_at = clock_timestamp(),
+SET picked_at = (SELECT clock_timestamp()),
     picked_by = %(self)s,
     claim_id = %(claim_id)s
 WHERE o.ctid = ANY (ARRAY(
@@ -16,11 +17,12 @@ WHERE o.ctid = ANY (ARRAY(
     WHERE NOT d.settled
       AND d.status = 'picked'
       AND (
-          (d.picked_by = %(owner)s::bigint AND d.picked_at <= %(fenced_at)s::timestamptz)
-          OR (
-              (d.claim_id = ANY (%(claims)s::uuid[]) OR (d.claim_id IS NULL AND %(unclaimed)s))
-              AND d.picked_at < coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(lease_s)s)
+          d.claim_id = ANY (%(claims)s::uuid[])
+          OR (d.claim_id, d.picked_at) IN (
+              SELECT s.claim_id, s.picked_at
+              FROM unnest(%(still_claims)s::uuid[], %(still_at)s::timestamptz[]) AS s (claim_id, picked_at)
           )
+          OR (d.claim_id IS NULL AND %(unclaimed)s AND (%(owner)s::bigint IS NULL OR d.picked_by = %(owner)s))
       )
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED

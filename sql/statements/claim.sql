@@ -18,7 +18,7 @@
 -- Lines marked --filtered belong only to load("claim", filtered=True), when some event types have handlers.
 UPDATE ONLY messaging.message_outbox AS o
 SET status = 'picked',
-    picked_at = coalesce(%(now)s::timestamptz, clock_timestamp()),
+    picked_at = (SELECT coalesce(%(now)s::timestamptz, clock_timestamp())), -- one reading: overdue.sql lists it once
     picked_by = %(dispatcher)s,
     claim_id = %(claim_id)s,
     stream_id = %(floor)s

@@ -1,10 +1,15 @@
--- overdue: looks for claims older than the lease, in one window of the unsettled rows a call.
--- Parameters: after_time, after_id (the cursor), window (rows), lease_s (seconds), now (NULL: the server's clock).
--- Returns: first a row with NULLs, the number of rows read, and the last key (NULL: none; begin again). Then the claims: claim id,
---   its owner's id, the owner's name (NULL: not registered any more). Times are text, because Python has no infinity.
+-- overdue: lists the claims in one window of the unsettled rows, and says which of those that were listed before have stood still.
+-- Parameters: after_time, after_id (the cursor), window (rows); rows, claim_ids, picked_at (claims listed before: one row of each, as
+--   it was listed).
+-- Returns: first a row with NULLs, the number of rows read, the last key (NULL: none; begin again), and the server's clock (Unix
+--   seconds). Then the claims: claim id (NULL: rows picked without one, all of them together), its owner's id, the owner's name
+--   (NULL: not registered any more), the id of one row, when that was claimed or renewed (text; NULL without a claim id), how long ago
+--   that is by the server's clock (seconds), whether it was asked for and is as it was.
 -- Loaded by: dispatcher/upkeep/takeover.py
--- Index: message_outbox_due_idx, one window from the cursor on.
+-- Index: message_outbox_due_idx, one window from the cursor on; message_outbox_pkey.
 -- Without a backlog a window holds everything; with a backlog of millions nobody should read all of it every second.
+-- Times are text, because Python has no infinity. No claim is judged by the clock, which may have been set since: how long it has
+-- stood still is measured by who asks.
 WITH seen AS MATERIALIZED (
     SELECT d.next_run_at, d.id, d.status, d.picked_at, d.picked_by, d.claim_id
     FROM ONLY messaging.message_outbox AS d
@@ -15,12 +20,25 @@ WITH seen AS MATERIALIZED (
 ),
 last AS (
     SELECT s.next_run_at, s.id FROM seen AS s ORDER BY s.next_run_at DESC, s.id DESC LIMIT 1
+),
+claims AS (
+    SELECT s.claim_id, s.picked_by, min(s.id) AS id, min(s.picked_at) AS picked_at, false AS still
+    FROM seen AS s
+    WHERE s.status = 'picked'
+    GROUP BY s.claim_id, s.picked_by, CASE WHEN s.claim_id IS NOT NULL THEN s.picked_at END
+    UNION ALL
+    SELECT o.claim_id, o.picked_by, o.id, o.picked_at, true
+    FROM unnest(%(rows)s::bigint[], %(claim_ids)s::uuid[], %(picked_at)s::timestamptz[]) AS a (id, claim_id, picked_at)
+    JOIN ONLY messaging.message_outbox AS o ON o.id BETWEEN a.id AND a.id
+    WHERE o.status = 'picked'
+      AND o.claim_id IS NOT DISTINCT FROM a.claim_id
+      AND (a.picked_at IS NULL OR o.picked_at = a.picked_at)
 )
 SELECT NULL::text, NULL::bigint, NULL::text, (SELECT count(*) FROM seen),
-       (SELECT l.next_run_at::text FROM last AS l), (SELECT l.id FROM last AS l)
+       (SELECT l.next_run_at::text FROM last AS l), (SELECT l.id FROM last AS l), NULL::text,
+       date_part('epoch', clock_timestamp()), NULL::boolean
 UNION ALL
-SELECT DISTINCT s.claim_id::text, s.picked_by, r.name, NULL::bigint, NULL::text, NULL::bigint
-FROM seen AS s
-LEFT JOIN ONLY messaging.dispatcher AS r ON r.id = s.picked_by
-WHERE s.status = 'picked'
-  AND s.picked_at < coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(lease_s)s)
+SELECT c.claim_id::text, c.picked_by, r.name, NULL::bigint, NULL::text, c.id, CASE WHEN c.claim_id IS NOT NULL THEN c.picked_at::text END,
+       date_part('epoch', clock_timestamp()) - date_part('epoch', c.picked_at), c.still
+FROM claims AS c
+LEFT JOIN ONLY messaging.dispatcher AS r ON r.id = c.picked_by

@@ -41,6 +41,7 @@ MAY_TOUCH = {
     "doze": 3 * BATCH,
     "overdue": 3 * WINDOW,
     "adopt": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
+    "claims_of": WAITING + 2 * BATCH,  # what is unsettled; once a dispatcher that died
     "sign_off": WAITING + SETTLED + 2 * BATCH,  # what is unsettled; once a dispatcher
     "crash_since": 2 * (WAITING + 2 * BATCH),  # what is unsettled; after a crash
     "settle_found": 2 * BATCH,
@@ -86,7 +87,6 @@ PARAMETERS: dict[str, object] = {
     "handled": False,
     "since_s": None,
     "window": WINDOW,
-    "lease_s": 30.0,
     "older_than_s": 604_800.0,
     "outbox_s": 604_800.0,
     "dlq_s": 604_800.0,
@@ -115,7 +115,10 @@ PARAMETERS: dict[str, object] = {
     "owner": None,
     "claims": [OURS],
     "unclaimed": False,
-    "fenced_at": None,
+    "still_claims": [OVERDUE],
+    "still_at": ["2025-06-01 00:00:00+00"],
+    "rows": [1],
+    "picked_at": ["2025-06-01 00:00:00+00"],
     "token": "deadbeef",
     "id": 1,
     "stream": STREAM,

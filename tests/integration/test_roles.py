@@ -29,7 +29,8 @@ PARAMETERS: dict[str, object] = {
     "limit": 10,
     "most_bytes": 1_048_576,
     "window": 10,
-    "lease_s": 30.0,
+    "rows": [1],
+    "picked_at": ["2025-06-01 00:00:00+00"],
     "ids": [1],
     "errors": ["refused"],
     "delays": [1.0],
@@ -41,7 +42,8 @@ PARAMETERS: dict[str, object] = {
     "owner": 1,
     "claims": [CLAIM_ID],
     "unclaimed": False,
-    "fenced_at": "infinity",
+    "still_claims": [CLAIM_ID],
+    "still_at": ["2025-06-01 00:00:00+00"],
     "usage": True,
 }
 Role = Literal["outbox_producer", "outbox_dispatcher", "outbox_pruner"]

@@ -314,7 +314,7 @@ async def test_overdue_claims_come_back(dispatcher: StartDispatcher, db: Db) -> 
         "claim_id = gen_random_uuid() WHERE id = %s",
         (row,),
     )
-    async with dispatcher(tick_ms=20) as running:
+    async with dispatcher(tick_ms=20, lease_ms=1000) as running:
         assert (await running.tap.next(TakenOver)).rows == 1
         await running.tap.add_up(Settled, sent=1)
 

@@ -1,4 +1,7 @@
-"""Claims older than the lease come back unharmed, younger ones stay, and the frozen owner's settle changes nothing."""
+"""Claims that stand still for the lease come back unharmed, others stay, and the frozen owner's settle changes nothing.
+
+How long is measured by the clock of the dispatcher that watches: the times in the table may be of any clock.
+"""
 
 from collections.abc import AsyncIterator, Callable, Collection
 from datetime import UTC, datetime, timedelta
@@ -33,17 +36,33 @@ async def session(database_url: str) -> AsyncIterator[Session]:
     await session.close()
 
 
-def held(for_s: float, **columns: object) -> dict[str, Any]:
-    """The columns of a row that was claimed so many seconds ago."""
+def held(**columns: object) -> dict[str, Any]:
+    """The columns of a claimed row."""
     return {
         "status": "picked",
-        "picked_at": NOW - timedelta(seconds=for_s),
+        "picked_at": NOW,
         "picked_by": 7,
         "claim_id": new_claim_id(),
         "stream_id": "5-0",
         "next_run_at": NOW - timedelta(seconds=60),
         **columns,
     }
+
+
+class Watch(Takeover):
+    """A takeover whose own clock stands still but in `watch`."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.now = 1000.0
+        super().__init__(*arguments, clock=lambda: self.now, **named)
+
+    async def watch(self, session: Session, for_s: float) -> int:
+        """Look at once and then every five seconds for so long; returns how many rows were taken over."""
+        total = await self.take_overdue(session)
+        for step in range(0, int(for_s), 5):
+            self.now += min(5.0, for_s - step)
+            total += await self.take_overdue(session)
+        return total
 
 
 @pytest.fixture
@@ -58,11 +77,11 @@ async def redis_connection(redis_url: str) -> AsyncIterator[RedisConnection]:
 
 
 @pytest.fixture
-def make(redis_connection: RedisConnection, tap: Tap) -> Callable[..., Takeover]:
+def make(redis_connection: RedisConnection, tap: Tap) -> Callable[..., Watch]:
     """A takeover for a lease of so many seconds, by dispatcher 99."""
 
-    def takeover(lease_s: float, in_flight: Collection[str] = (), **pace: Any) -> Takeover:
-        return Takeover(
+    def takeover(lease_s: float, in_flight: Collection[str] = (), **pace: Any) -> Watch:
+        return Watch(
             redis_connection,
             stream=STREAM,
             lease_s=lease_s,
@@ -80,11 +99,19 @@ def make(redis_connection: RedisConnection, tap: Tap) -> Callable[..., Takeover]
 SMALL = 10  # rows of a window
 
 
+CLOCKS = {"behind": timedelta(days=1), "as usual": timedelta(0), "ahead": timedelta(days=-1)}
+
+
 @pytest.mark.promise("frozen")
-async def test_an_overdue_claim_comes_back_and_costs_nothing(session, db, tap, make):
-    fresh, tried = await insert_events(db, **held(31)) + await insert_events(db, **held(31, attempts=4))
-    assert await make(LEASE_S).take_overdue(session, now=NOW) == 2
-    assert (await tap.next(TakenOver)).rows == 2
+@pytest.mark.parametrize("clock", CLOCKS)
+async def test_an_overdue_claim_comes_back_and_costs_nothing(session, db, tap, make, clock):
+    picked_at = datetime.now(UTC) + CLOCKS[clock]
+    fresh, tried = [
+        *await insert_events(db, **held(picked_at=picked_at)),
+        *await insert_events(db, **held(picked_at=picked_at, attempts=4)),
+    ]
+    assert await make(LEASE_S).watch(session, LEASE_S) == 2
+    assert sum(taken.rows for taken in tap.all(TakenOver)) == 2
     rows = await read_table(db)
     assert [(row["id"], row["status"], row["attempts"]) for row in rows] == [(fresh, "pending", 0), (tried, "retry", 4)]
     for row in rows:
@@ -93,46 +120,82 @@ async def test_an_overdue_claim_comes_back_and_costs_nothing(session, db, tap, m
     assert len((await claim(session, claim_id=new_claim_id(), dispatcher=1, limit=9)).rows) == 2
 
 
-async def test_a_claim_within_its_lease_stays(session, db, tap, make):
-    await insert_events(db, **held(30))
-    await insert_events(db, **held(0))
-    await insert_events(db, **held(-5))
+@pytest.mark.promise("clock")
+@pytest.mark.parametrize("clock", CLOCKS)
+async def test_a_claim_within_its_lease_stays_whatever_the_servers_clock_says(session, db, tap, make, clock):
+    await insert_events(db, 2, **held(picked_at=datetime.now(UTC) + CLOCKS[clock]))
     before = await read_table(db)
-    assert await make(LEASE_S).take_overdue(session, now=NOW) == 0
+    takeover = make(LEASE_S)
+    assert await takeover.watch(session, LEASE_S - 1) == 0
     assert await read_table(db) == before
     assert tap.all(TakenOver) == []
+    takeover.now += 1
+    assert await takeover.take_overdue(session) == 2
 
 
-async def test_the_lease_is_measured_by_the_servers_clock(session, db, tap, make):
-    await insert_events(db, 3)
-    await claim(session, claim_id=new_claim_id(), dispatcher=7, limit=9)
-    assert await make(LEASE_S).take_overdue(session) == 0
-    assert await make(0).take_overdue(session) == 3
+@pytest.mark.promise("clock")
+async def test_a_renewal_is_a_sign_of_life_also_when_the_clock_went_back(session, db, tap, make):
+    ids = await insert_events(db, 3, **held())
+    takeover = make(LEASE_S)
+    for _ in range(4):
+        assert await takeover.watch(session, LEASE_S - 5) == 0
+        await db.execute("UPDATE messaging.message_outbox SET picked_at = picked_at - interval '1 hour'")
+    await db.execute("UPDATE messaging.message_outbox SET picked_at = now() WHERE id = %s", [ids[0]])
+    assert await takeover.watch(session, LEASE_S) == 3  # all of them: nobody has renewed since
+
+
+@pytest.mark.promise("clock")
+async def test_a_row_that_is_renewed_between_the_look_and_the_takeover_stays(session, db, tap, make, monkeypatch):
+    gone, renewed = await insert_events(db, 2, **held(picked_by=None))
+    takeover = make(LEASE_S)
+    assert await takeover.watch(session, LEASE_S - 1) == 0
+    real = session.fetch
+
+    async def renew_after_the_look(sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = await real(sql, parameters)
+        if "AS still" in sql:
+            await db.execute("UPDATE messaging.message_outbox SET picked_at = now() WHERE id = %s", [renewed])
+        return rows
+
+    monkeypatch.setattr(session, "fetch", renew_after_the_look)
+    takeover.now += 1
+    assert await takeover.take_overdue(session) == 1
+    assert [(row["id"], row["status"]) for row in await read_table(db)] == [(gone, "pending"), (renewed, "picked")]
+
+
+async def test_time_in_which_nobody_could_renew_does_not_count(session, db, tap, make):
+    await insert_events(db, **held())
+    takeover = make(LEASE_S)
+    await takeover.take_overdue(session)
+    takeover.now += 3600  # Postgres or the network stood still, or we did
+    assert await takeover.take_overdue(session) == 0
+    assert await takeover.watch(session, LEASE_S) == 1
 
 
 @pytest.mark.parametrize("status", ["pending", "retry", "sent", "dead"])
 async def test_it_looks_at_nothing_but_claims(session, db, tap, status, make):
-    await insert_events(db, 3, **held(3600, status=status))
-    assert await make(LEASE_S).take_overdue(session, now=NOW) == 0
+    await insert_events(db, 3, **held(status=status))
+    assert await make(LEASE_S).watch(session, 2 * LEASE_S) == 0
     assert await statuses(db) == {status: 3}
 
 
 @pytest.mark.parametrize("rows", [35, 30])
 async def test_it_gets_through_more_rows_than_one_window(session, db, tap, rows, make):
     for _ in range(rows):
-        await insert_events(db, **held(31))
+        await insert_events(db, **held())
     walk = make(LEASE_S, window=SMALL)
-    freed = [await walk.take_overdue(session, now=NOW) for _ in range(4)]
-    assert sum(freed) == rows
+    assert await walk.watch(session, 15) == 0
+    assert await walk.watch(session, LEASE_S) == rows
     await db.execute("UPDATE messaging.message_outbox SET status = 'picked', picked_at = '2025-06-01' WHERE id = 1")
-    assert await walk.take_overdue(session, now=NOW) == 1  # from the start again
+    assert await walk.watch(session, LEASE_S + 15) == 1  # from the start again
 
 
 async def test_rows_that_wait_do_not_hide_what_is_behind_them(session, db, tap, make):
     await insert_events(db, 25, next_run_at=NOW - timedelta(hours=1))
-    await insert_events(db, 2, **held(31))
+    await insert_events(db, 2, **held())
     walk = make(LEASE_S, window=SMALL)
-    assert [await walk.take_overdue(session, now=NOW) for _ in range(3)] == [0, 0, 2]
+    assert await walk.watch(session, 10) == 0  # the third window has them
+    assert await walk.watch(session, LEASE_S) == 2
 
 
 @pytest.mark.parametrize("at", ["infinity", "20000-01-01 00:00:00+00", "0001-01-01 00:00:00+00"])
@@ -140,9 +203,9 @@ async def test_rows_that_wait_do_not_hide_what_is_behind_them(session, db, tap, 
 async def test_a_row_at_a_time_that_python_lacks_stops_no_takeover(session, db, tap, at, zone, make):
     await session.fetch(f"SET timezone = '{zone}'")
     await insert_events(db, 15, next_run_at=at)
-    await insert_events(db, 1, **held(31, next_run_at=at))
+    await insert_events(db, 1, **held(next_run_at=at, picked_at=at))
     walk = make(LEASE_S, window=SMALL)
-    assert sum([await walk.take_overdue(session, now=NOW) for _ in range(2)]) == 1
+    assert await walk.watch(session, LEASE_S + 5) == 1
 
 
 @pytest.mark.promise("one-owner")
@@ -151,7 +214,7 @@ async def test_a_row_at_a_time_that_python_lacks_stops_no_takeover(session, db, 
 async def test_the_frozen_owner_thaws_and_changes_nothing(session, db, tap, outcome, claimed_again, make):
     [row] = await insert_events(db)
     frozen = await claim(session, claim_id=new_claim_id(), dispatcher=7, limit=9)
-    await make(0).take_overdue(session)
+    assert await make(LEASE_S).watch(session, LEASE_S) == 1
     if claimed_again:
         await claim(session, claim_id=new_claim_id(), dispatcher=8, limit=9)
     before = await read_table(db)
@@ -162,10 +225,10 @@ async def test_the_frozen_owner_thaws_and_changes_nothing(session, db, tap, outc
 
 
 async def test_a_row_that_is_being_settled_is_left_to_its_owner(session, db, tap, make):
-    rows = await insert_events(db, 2, **held(31))
+    rows = [*await insert_events(db, **held()), *await insert_events(db, **held())]
     async with db.transaction():
         await db.execute("SELECT FROM messaging.message_outbox WHERE id = %s FOR UPDATE", [rows[0]])
-        assert await make(LEASE_S).take_overdue(session, now=NOW) == 1
+        assert await make(LEASE_S).watch(session, LEASE_S) == 1
     assert await statuses(db) == {"picked": 1, "pending": 1}
 
 
@@ -173,11 +236,12 @@ async def test_it_goes_on_when_its_session_breaks(database_url, db, tap: Tap, ma
     link = ReconnectingSession(PostgresTarget(database_url, "test"), "upkeep", rng=Random(1))
     async with anyio.create_task_group() as tasks:
         await tasks.start(link.keep)
-        tasks.start_soon(make(0, every_s=0.01).run, link)
-        await insert_events(db, **held(31))
+        takeover = make(0, every_s=0.01)
+        tasks.start_soon(takeover.run, link)
+        await insert_events(db, **held())
         await tap.next(TakenOver)
         assert link.session is not None
         await db.execute("SELECT pg_terminate_backend(%s)", [link.session.backend_pid])
-        await insert_events(db, **held(31))
+        await insert_events(db, **held())
         await tap.next(TakenOver)
         tasks.cancel_scope.cancel()

@@ -108,6 +108,20 @@ async def test_what_it_published_is_sent_and_what_it_did_not_is_given_back(
     assert await takeover.take_over_dead(session) == 0
 
 
+@pytest.mark.promise("clock")
+async def test_a_dead_one_is_succeeded_at_once_though_the_clock_went_back_since_its_claim(
+    session: Session, owner: tuple[Registry, Session], succeed: Succeed, db: Any
+) -> None:
+    registry, control = owner
+    await insert_events(db, 3)
+    await picked_by(registry, session)
+    await db.execute("UPDATE messaging.message_outbox SET picked_at = picked_at + interval '1 hour'")
+    await die(control, db)
+    assert await (await succeed()).take_over_dead(session) == 3
+    assert await statuses(db) == {"pending": 3}
+    assert await read_table(db, "dispatcher") == []
+
+
 @pytest.mark.promise("killed")
 async def test_only_one_succeeds(
     session: Session, owner: tuple[Registry, Session], database_url: str, succeed: Succeed, db: Any
