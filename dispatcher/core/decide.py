@@ -1,4 +1,4 @@
-"""Reply to outcome: the one table that says whose failure an error is, the sink's or the row's.
+"""Reply to outcome: whose failure an error is, the sink's or the row's (by the table in outages.py).
 
 The sink's failures (an outage, a full memory, a failover, a wrong password) say nothing about the row: it goes back
 unharmed and a breaker opens, so an outage of any length buries nothing. The row's failures cost it one attempt.
@@ -9,46 +9,11 @@ from dataclasses import dataclass
 from random import Random
 
 from dispatcher.core.backoff import Backoff
+from dispatcher.core.outages import is_redis_outage
 from dispatcher.core.outcome import BatchOutcomes, Dead, Outcome, Released, Retry, Sent, Unknown
 from dispatcher.core.row import ClaimedRow
 
 MAX_ERROR_CHARS = 500
-
-# The first word of a Redis error reply that speaks of the server, the connection or the key, never of one entry.
-SINK_CODES = frozenset(
-    {
-        "OOM",  # maxmemory reached
-        "READONLY",  # a replica: failover in progress
-        "LOADING",  # reading its dump
-        "MISCONF",  # cannot persist
-        "NOREPLICAS",  # min-replicas-to-write not met
-        "MASTERDOWN",
-        "BUSY",  # a script runs
-        "CLUSTERDOWN",
-        "MOVED",
-        "ASK",
-        "CROSSSLOT",
-        "TRYAGAIN",
-        "NOAUTH",
-        "NOPERM",
-        "WRONGPASS",
-        "WRONGTYPE",  # the key is not a stream
-        "UNKILLABLE",
-        "EXECABORT",
-        "NOPROTO",
-        "DENIED",  # protected mode
-        "MAXCLIENTS",
-    }
-)
-# Errors without a code of their own ("ERR ...") that speak of the server all the same.
-SINK_PHRASES = (
-    "max number of clients",
-    "unknown command",
-    "the id specified in xadd must be greater",
-    "the stream has exhausted the last possible id",
-    "writing to a replica",
-    "unbalanced",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +63,6 @@ class ClosesConnection:
 Reply = bytes | NotSent | NoReply | Refused | Unpublishable | ClosesConnection
 
 
-def is_sink_failure(text: str) -> bool:
-    """Whether a Redis error reply speaks of the sink as a whole rather than of the one entry it answers."""
-    if text.split(" ", 1)[0] in SINK_CODES:
-        return True
-    lowered = text.lower()
-    return any(phrase in lowered for phrase in SINK_PHRASES)
-
-
 def brief(text: str) -> str:
     """An error fit for `last_error`: one line, at most 500 characters, all of which Postgres can store."""
     storable = text.replace("\0", " ").encode("utf-8", "replace").decode()
@@ -123,7 +80,7 @@ def decide(reply: Reply, attempts: int, policy: RetryPolicy, rng: Random) -> Out
             return Unknown(brief(error))
         case Unpublishable(reason):
             return Dead(brief(reason))
-        case Refused(text) if is_sink_failure(text):
+        case Refused(text) if is_redis_outage(text):
             return Released(brief(f"redis: {text}"))
         case Refused(text):
             return _failed(f"redis: {text}", attempts, policy, rng)

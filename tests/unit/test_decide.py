@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.decide import (
-    SINK_CODES,
-    SINK_PHRASES,
     NoReply,
     NotSent,
     Refused,
@@ -21,7 +19,13 @@ from dispatcher.core.decide import (
     brief,
     decide,
     decide_batch,
-    is_sink_failure,
+)
+from dispatcher.core.outages import (
+    NEEDS_A_PERSON,
+    NEEDS_A_PERSON_PHRASES,
+    PASSING,
+    PASSING_PHRASES,
+    is_redis_outage,
 )
 from dispatcher.core.outcome import Dead, Outcome, Released, Retry, Sent, Unknown
 from dispatcher.core.row import ClaimedRow
@@ -31,10 +35,14 @@ THEN = datetime(2025, 6, 1)
 
 texts = st.text(max_size=700)
 stream_ids = st.from_regex(rb"[0-9]{1,13}-[0-9]{1,3}", fullmatch=True)
-row_errors = texts.filter(lambda text: not is_sink_failure(text)).map(Refused)
+row_errors = texts.filter(lambda text: not is_redis_outage(text)).map(Refused)
 sink_errors = st.one_of(
-    st.builds(lambda code, text: Refused(f"{code} {text}"), st.sampled_from(sorted(SINK_CODES)), texts),
-    st.builds(lambda phrase, text: Refused(f"ERR {text} {phrase}"), st.sampled_from(SINK_PHRASES), texts),
+    st.builds(lambda code, text: Refused(f"{code} {text}"), st.sampled_from(sorted(PASSING | NEEDS_A_PERSON)), texts),
+    st.builds(
+        lambda phrase, text: Refused(f"ERR {text} {phrase}"),
+        st.sampled_from(PASSING_PHRASES + NEEDS_A_PERSON_PHRASES),
+        texts,
+    ),
     texts.map(NotSent),
     texts.map(NoReply),
 )
@@ -64,7 +72,7 @@ def test_the_sink_never_costs_a_row_anything(reply: Reply, attempts: int, policy
     assert isinstance(the(reply, attempts, policy), Released | Unknown)
 
 
-@pytest.mark.parametrize("code", sorted(SINK_CODES))
+@pytest.mark.parametrize("code", sorted(PASSING | NEEDS_A_PERSON))
 def test_a_code_of_the_sink_returns_the_row(code: str) -> None:
     for text in (code, f"{code} some words"):
         assert the(Refused(text), 9) == Released(f"redis: {text}")

@@ -4,12 +4,10 @@ from collections.abc import AsyncIterator, Mapping
 
 from dispatcher.core.decide import Refused
 from dispatcher.core.errors import Unreachable
+from dispatcher.core.outages import is_never_readable
 from dispatcher.infra.redis.connection import RedisConnection
 
 PAGE = 200  # entries read at once: of a megabyte each, what a slow network carries within the deadline
-
-# The stream cannot be read now, and can be later.
-_PASSING = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOAUTH", "ERR max number of clients")
 
 
 async def find_entries(
@@ -39,7 +37,7 @@ async def read_pages(
     begin = _after(floor)
     while True:
         [page] = await connection.send([("XRANGE", stream, begin, "+", "COUNT", str(PAGE))], deadline_s)
-        if isinstance(page, Refused) and not page.text.startswith(_PASSING):
+        if isinstance(page, Refused) and is_never_readable(page.text):
             return
         if not isinstance(page, list):
             raise Unreachable(page.text if isinstance(page, Refused) else getattr(page, "error", "no page of entries"))

@@ -6,8 +6,9 @@ from time import monotonic
 
 import anyio
 
-from dispatcher.core.decide import NoReply, NotSent, Refused, Reply, decide_batch, is_sink_failure
+from dispatcher.core.decide import NoReply, NotSent, Refused, Reply, decide_batch
 from dispatcher.core.events import Observer, Published, Ticked
+from dispatcher.core.outages import is_redis_outage
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
@@ -77,7 +78,7 @@ class BatchCompleter:
 
     async def _judge_refusals(self, replies: list[Reply]) -> list[Reply]:
         """The replies, with refusals of the sink in place of the rows' own where a proxy refuses for its Redis."""
-        refused = [isinstance(reply, Refused) and not is_sink_failure(reply.text) for reply in replies]
+        refused = [isinstance(reply, Refused) and not is_redis_outage(reply.text) for reply in replies]
         if not any(refused) or any(type(reply) is bytes for reply in replies):
             return replies  # what was taken between proves that the refusals are the rows' own
         if await self._gate.probe() is None:
