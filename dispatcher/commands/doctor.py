@@ -12,13 +12,16 @@ from rich.text import Text
 from dispatcher.commands.options import database, json_output, redis_url, settings_from, target
 from dispatcher.core.finding import Finding
 from dispatcher.ops.doctor import Examination, examine
+from dispatcher.ops.doctor.guarantees import Held, judge
 
 STATEMENT_S = 10.0
 STYLES = {"ok": "green", "warning": "yellow", "bad": "bold red", "unknown": "cyan"}
+HOLDS = {"yes": "green", "at a cost": "yellow", "no": "bold red", "not known": "cyan"}
 
 
 @click.command()
 @click.option("--no-trigger", is_flag=True, help="The doorbell trigger is absent on purpose (migrate --no-trigger).")
+@click.option("--strict", is_flag=True, help="A warning, and what could not be checked, count as bad.")
 @database
 @click.option(
     "--listen-url",
@@ -27,7 +30,7 @@ STYLES = {"ok": "green", "warning": "yellow", "bad": "bold red", "unknown": "cya
 )
 @redis_url
 @json_output
-def doctor(no_trigger: bool, as_json: bool, **flags: str | None) -> int:
+def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -> int:
     """Check Postgres, Redis, the outbox and the stream, and name a remedy for each fault.
 
     Changes nothing. Run it with the dispatcher's settings and role, because it checks the rights of that role.
@@ -37,6 +40,10 @@ def doctor(no_trigger: bool, as_json: bool, **flags: str | None) -> int:
     warning  works, at a cost
     bad      events are late, stopped or at risk: exit code 1
     unknown  this role or user lacks the right to check it
+
+    Then it says of each guarantee whether it holds on these servers, and which
+    check takes it away. With --strict the exit code is 1 unless all is ok: for
+    a deployment that must not go on with less.
     """
     more = ("listen_url", "redis_url", "handlers", "unrouted", "stream_name", "stream_maxlen")
     settings = settings_from(flags, *more)
@@ -51,26 +58,39 @@ def doctor(no_trigger: bool, as_json: bool, **flags: str | None) -> int:
             trigger=not no_trigger,
         ),
     )
+    held = judge(findings, stream=bool(settings.get("redis_url")))
     bad = sum(finding.level == "bad" for finding in findings)
     if as_json:
-        click.echo(json.dumps({"bad": bad, "findings": [asdict(finding) for finding in findings]}))
+        answer = {
+            "bad": bad,
+            "findings": [asdict(finding) for finding in findings],
+            "guarantees": [asdict(each) for each in held],
+        }
+        click.echo(json.dumps(answer))
     else:
-        show(findings, Console())
-    return 1 if bad else 0
+        show(findings, held, Console())
+    return 1 if bad or (strict and any(finding.level != "ok" for finding in findings)) else 0
 
 
-def show(findings: list[Finding], console: Console) -> None:
-    """A table on a terminal, plain lines elsewhere; then a line with the counts."""
+def show(findings: list[Finding], held: list[Held], console: Console) -> None:
+    """Tables on a terminal, plain lines elsewhere; then a line with the counts of the findings."""
     if console.is_terminal:
         table = Table("", "check", "found", "what to do", box=None, padding=(0, 1, 1, 0))
         for each in findings:
             # Names of roles, groups and keys are no markup.
             table.add_row(Text(each.level, STYLES[each.level]), *map(Text, (each.check, each.found, each.remedy or "")))
         console.print(table)
+        table = Table("holds here", "guarantee", "because of", box=None, padding=(0, 1, 0, 0))
+        for promise in held:
+            table.add_row(Text(promise.holds, HOLDS[promise.holds]), promise.says, ", ".join(promise.because))
+        console.print(table)
     else:
         for each in findings:
             click.echo(f"{each.level}: {each.check}: {each.found}")
             if each.remedy:
                 click.echo(f"    {each.remedy}")
+        for promise in held:
+            because = f" (because of: {', '.join(promise.because)})" if promise.because else ""
+            click.echo(f"holds here: {promise.holds}: {promise.says}{because}")
     counts = {level: sum(each.level == level for each in findings) for level in STYLES}
     click.echo(", ".join(f"{count} {level}" for level, count in counts.items() if count))

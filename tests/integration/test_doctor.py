@@ -22,14 +22,16 @@ from dispatcher.core.finding import Finding, bad
 from dispatcher.embedded import EmbeddedValkey, free_port
 from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.ops.doctor import Examination, examine, storage
+from dispatcher.ops.doctor import Examination, examine, guarantees, storage
 from dispatcher.ops.doctor import redis as redis_server
 from dispatcher.ops.doctor.clocks import judge
+from dispatcher.ops.doctor.guarantees import GUARANTEES
 from tests.support.command import RunCommand
 from tests.support.faults.pgwire import LoseNotifications
 from tests.support.options import server_options
 from tests.support.postgres import Databases, StartPostgres
 from tests.support.proxy import Direction, Filter, StartProxy
+from tests.support.readme import page
 from tests.support.redis import StartValkey
 from tests.support.rows import STREAM, insert_events
 from tests.support.waiting import until
@@ -531,9 +533,51 @@ async def test_the_command(command: RunCommand, breakable: str, db: psycopg.Asyn
     assert re.search(r"^\d+ ok, \d+ warning$", output, re.MULTILINE)
 
 
+async def test_strict_counts_what_is_not_ok(command: RunCommand, breakable: str) -> None:
+    async with broken(breakable, [["CONFIG", "SET", "appendonly", "yes"]]):
+        code, output = await command("doctor", "--strict", REDIS_URL=breakable)
+    assert code == 1
+    assert "warning: redis-replicas" in output
+
+
+async def test_it_says_which_guarantees_hold_here(
+    command: RunCommand, redis_url: str, db: psycopg.AsyncConnection, redis: "Redis"
+) -> None:
+    await redis.acl_setuser("blind", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all", "-xrange"])
+    await db.execute(f"ALTER TABLE {OUTBOX} DISABLE TRIGGER message_outbox_doorbell")
+    try:
+        _, output = await command("doctor", "--json", REDIS_URL=redis_url.replace("://", "://blind:secret@"))
+    finally:
+        await redis.acl_deluser("blind")
+    held = {each["name"]: each for each in json.loads(output)["guarantees"]}
+    assert (held["wake"]["holds"], held["wake"]["because"]) == ("no", ["trigger"])
+    assert (held["lost-reply"]["holds"], held["lost-reply"]["because"]) == ("no", ["redis-rights"])
+    assert held["due"]["holds"] == "yes"
+    assert held["one-entry"]["holds"] == "yes"
+
+
+def test_each_guarantee_is_one_of_the_page_and_rests_on_checks_that_are_made() -> None:
+    anchors = set(re.findall(r"proofs\.md#([\w-]+)", page("explanation/guarantees.md")))
+    assert {each.name for each in GUARANTEES} <= anchors
+    folder = Path(guarantees.__file__).parent
+    text = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py") if file.name != "guarantees.py")
+    made = set(re.findall(r"\b(?:ok|warning|bad|unknown)\(\s*\"([\w-]+)\"|^\s*\(\"([\w-]+)\", ", text, re.MULTILINE))
+    names = {name for pair in made for name in pair if name}
+    for each in GUARANTEES:
+        assert set(each.checks) <= names, each.name
+
+
+def test_of_several_findings_of_one_check_the_worst_counts() -> None:
+    groups = [Finding("groups", "ok", ""), bad("groups", "lags", "start it"), Finding("groups", "warning", "", "")]
+    [trimming] = [each for each in guarantees.judge(groups, stream=True) if each.name == "trimming"]
+    assert trimming.holds == "no"
+    assert "groups" in trimming.because
+    assert "redis" in trimming.because  # was not checked at all
+
+
 def test_a_terminal_gets_a_table_and_no_markup_of_strangers() -> None:
     console = Console(force_terminal=True, width=120, record=True)
-    show([bad("groups", "group [red]g[/red] lags", "start its consumers")], console)
+    show([bad("groups", "group [red]g[/red] lags", "start its consumers")], [], console)
     text = console.export_text()
     assert "[red]g[/red]" in text
     assert "start its consumers" in text
