@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import click
 import hiredis
+from psycopg.conninfo import make_conninfo
 
 from bench.backlog import fill, work_off
 from bench.charts import Chart
@@ -140,7 +141,10 @@ def _claim_and_settle(servers: Rig, rows: int, clients: int, legs: Legs) -> floa
     fill(servers, rows, legs)
     file = servers.folder / "claim_and_settle.sql"
     file.write_text(script())
-    conninfo = Address(servers.database_url, "bench").full_conninfo("ceiling", pooled=False)
+    address = Address(servers.database_url, "bench")
+    settings = address.session_settings(server_version=140000).items()
+    options = " ".join(f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in settings)
+    conninfo = make_conninfo(address.full_conninfo("ceiling"), options=options)
     each = -(-rows // (BATCH * clients))
     command = [str(servers.pgbench), "-n", "-M", "prepared", "-c", str(clients), "-j", str(clients), "-t", str(each)]
     command += ["-D", "after_time=-infinity", "-D", "after_id=0", "-f", str(file), conninfo]

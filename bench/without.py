@@ -61,12 +61,12 @@ def _python_packing() -> None:
 
 
 def _synchronous_commit() -> None:
-    settings: Callable[[PostgresTarget], str] = PostgresTarget._session_settings
+    settings: Callable[[PostgresTarget, int], dict[str, str]] = PostgresTarget.session_settings
 
-    def durable(target: PostgresTarget) -> str:
-        return settings(target).replace("synchronous_commit=off", "synchronous_commit=on")
+    def durable(target: PostgresTarget, server_version: int) -> dict[str, str]:
+        return settings(target, server_version) | {"synchronous_commit": "on"}
 
-    PostgresTarget._session_settings = durable  # type: ignore[assignment,method-assign]
+    PostgresTarget.session_settings = durable  # type: ignore[assignment,method-assign]
 
 
 _TABLE = "ALTER TABLE messaging.message_outbox"

@@ -23,6 +23,10 @@ class Unreachable(DispatcherError):
     exit_code = 1
 
 
+class NoConnectionLeft(Unreachable):
+    """The server, the database or the role has as many connections as it may have."""
+
+
 class StreamMoved(Unreachable):
     """The incarnation of Redis changed since the rows to be settled were published or found there."""
 

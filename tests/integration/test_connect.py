@@ -1,16 +1,21 @@
 """A connection that cannot be made is told in plain words: what is wrong, where, and no password."""
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
+import anyio
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from dispatcher.core.errors import Misconfigured, Unreachable
+from dispatcher.core.errors import Misconfigured, NoConnectionLeft, Unreachable
 from dispatcher.embedded import free_port
 from dispatcher.infra.postgres import connect as database
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget
+from tests.support.addresses import NAME, lead_to_both, swallowing
+from tests.support.proxy import Filter
 from tests.support.waiting import becomes, until
 
 PASSWORD = "s3cr3t-Wort"
@@ -67,18 +72,23 @@ async def test_a_string_that_is_no_connection_string(text):
 async def test_a_database_or_a_role_that_does_not_exist(database_url, db):
     nowhere = database_url.rsplit("/", 1)[0] + "/nowhere"
     address = PostgresTarget(nowhere, "test").address()
-    expected = f"Postgres at {address} refused the connection: the role or database does not exist. Check DATABASE_URL"
-    assert str(await refusal(PostgresTarget(nowhere, "test"))) == expected
+    assert str(await refusal(PostgresTarget(nowhere, "test"))) == (
+        f'Postgres at {address} refused the connection: FATAL: database "nowhere" does not exist (SQLSTATE 3D000). '
+        "The database does not exist"
+    )
     nobody = database_url.replace("postgres@", f"nobody:{PASSWORD}@")
-    assert "the role or database does not exist" in str(await refusal(PostgresTarget(nobody, "test")))
+    assert "The role does not exist" in str(await refusal(PostgresTarget(nobody, "test")))
 
 
 async def test_a_wrong_password_and_none(own_postgres):
     server = own_postgres()
     async with await psycopg.AsyncConnection.connect(server.url(), autocommit=True) as admin:
         await admin.execute("CREATE ROLE app LOGIN PASSWORD 'right'")
+        await admin.execute(f"CREATE ROLE expired LOGIN PASSWORD '{PASSWORD}' VALID UNTIL '2020-01-01'")
+        await admin.execute("CREATE ROLE rejected LOGIN")
     (server.data_dir / "cluster" / "pg_hba.conf").write_text(
-        "host all app 127.0.0.1/32 scram-sha-256\nhost all postgres 127.0.0.1/32 trust\n"
+        "host all rejected 127.0.0.1/32 reject\nhost all app,expired 127.0.0.1/32 scram-sha-256\n"
+        "host all postgres 127.0.0.1/32 trust\n"
     )
     async with await psycopg.AsyncConnection.connect(server.url(), autocommit=True) as admin:
         await admin.execute("SELECT pg_reload_conf()")
@@ -88,18 +98,131 @@ async def test_a_wrong_password_and_none(own_postgres):
         return "a password is needed" in await answer(PostgresTarget(url, "test"))
 
     await until(refused, "the server asks for a password")
-    wrong = await refusal(PostgresTarget(url.replace("app@", f"app:{PASSWORD}@"), "test"))
-    assert "the user or password is wrong" in str(wrong)
-    assert "no entry" in str(await refusal(PostgresTarget(url.replace("app@", "other@"), "test")))
+    for user in ("app", "expired"):
+        wrong = str(await refusal(PostgresTarget(url.replace("app@", f"{user}:{PASSWORD}@"), "test")))
+        assert "SQLSTATE 28P01" in wrong
+        assert "password is wrong, or the password has expired" in wrong
+    for user in ("rejected", "other"):
+        closed = str(await refusal(PostgresTarget(url.replace("app@", f"{user}@"), "test")))
+        assert "SQLSTATE 28000" in closed
+        assert "pg_hba.conf" in closed
+
+
+async def test_what_an_admin_took_away(database_url, db):
+    """A role that may not log in, a database that it may not connect to, one that nobody may connect to."""
+    role, closed = f"{db.info.dbname}_role", f"{db.info.dbname}_closed"
+    await db.execute(f"CREATE ROLE {role} NOLOGIN")
+    await db.execute(f"CREATE DATABASE {closed}")
+    try:
+        url = database_url.replace("postgres@", f"{role}@")
+        assert f'role "{role}" is not permitted to log in (SQLSTATE 28000)' in str(
+            await refusal(PostgresTarget(url, "test"))
+        )
+        await db.execute(f"ALTER ROLE {role} LOGIN")
+        await db.execute(f"REVOKE CONNECT ON DATABASE {db.info.dbname} FROM public")
+        taken = str(await refusal(PostgresTarget(url, "test")))
+        assert "SQLSTATE 42501" in taken
+        assert "GRANT CONNECT ON DATABASE" in taken
+        await db.execute(f"ALTER DATABASE {closed} ALLOW_CONNECTIONS false")
+        refused = str(await refusal(PostgresTarget(database_url.rsplit("/", 1)[0] + f"/{closed}", "test")))
+        assert "SQLSTATE 55000" in refused
+        assert "ALLOW_CONNECTIONS true" in refused
+        await db.execute(f"GRANT CONNECT ON DATABASE {db.info.dbname} TO {role}")
+        await db.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
+        with pytest.raises(NoConnectionLeft, match="SQLSTATE 53300"):
+            await connect(PostgresTarget(url, "test"), "lane")
+    finally:
+        await db.execute(f"DROP DATABASE {closed}")
+        await db.execute(f"REVOKE ALL ON DATABASE {db.info.dbname} FROM {role}")
+        await db.execute(f"DROP ROLE {role}")
+
+
+def speaking(words: dict[bytes, bytes]) -> Callable[[], Filter]:
+    """A filter that gives a server's errors in other words, as a server in another language has them."""
+
+    def filtered(direction: str, data: bytes) -> bytes:
+        head, found, fields = data.partition(b"SFATAL\0")
+        if direction == "to_client" and found:
+            for ours, theirs in words.items():
+                fields = fields.replace(ours, theirs)
+            data = head[:-4] + (len(found + fields) + 4).to_bytes(4, "big") + found + fields
+        return data
+
+    return lambda: filtered
+
+
+async def test_a_server_that_speaks_another_language(database_url, proxy, db):
+    through = await proxy(database_url)
+    through.make_filter = speaking({b'role "nobody" does not exist': "Rolle »nobody« existiert nicht".encode()})
+    german = str(await refusal(PostgresTarget(through.via(database_url.replace("postgres@", "nobody@")), "test")))
+    assert "Rolle »nobody« existiert nicht (SQLSTATE 28000). The role does not exist" in german
+    through.make_filter = speaking({b"C3D000": b"C57P03", b'database "nowhere" does not exist': b"demarrage en cours"})
+    nowhere = through.via(database_url).rsplit("/", 1)[0] + "/nowhere"
+    with pytest.raises(Unreachable, match=r"demarrage en cours \(SQLSTATE 57P03\)"):
+        await connect(PostgresTarget(nowhere, "test"), "lane")
+
+
+async def test_what_a_server_says_holds_no_password(database_url, proxy, db):
+    through = await proxy(database_url)
+    through.make_filter = speaking({b'role "nobody" does not exist': f"the password {PASSWORD} is wrong".encode()})
+    url = through.via(database_url.replace("postgres@", f"nobody:{PASSWORD}@"))
+    assert "the password *** is wrong" in str(await refusal(PostgresTarget(url, "test")))
+
+
+@pytest.mark.parametrize("answer_of", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR unknown command\r\n"])
+@pytest.mark.parametrize("sslmode", ["disable", "prefer", "require"])
+async def test_a_server_that_is_no_postgres(answer_of, sslmode):
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(answer_of)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        url = f"postgresql://u:{PASSWORD}@127.0.0.1:{port}/d?sslmode={sslmode}"
+        said = str(await refusal(PostgresTarget(url, "test")))
+    assert "unreachable" not in said
+    assert f"received {answer_of[:1].decode()}" in said or f"negotiation: {answer_of[:1].decode()}" in said
+
+
+async def test_settings_that_a_server_refuses_are_left_out(database_url, monkeypatch):
+    """As a server on Windows refuses one of them; whatever comes at the start of a connection, RDS Proxy refuses."""
+    settings = PostgresTarget.session_settings
+    with_one_more = {"client_connection_check_interval": "-5", "no_such_setting": "1"}
+    monkeypatch.setattr(PostgresTarget, "session_settings", lambda self, v: settings(self, v) | with_one_more)
+    session = await connect(PostgresTarget(database_url, "test", query_timeout_s=7.0), "lane")
+    assert set(session.refused) == {"client_connection_check_interval", "no_such_setting"}
+    assert await session.fetch("SHOW statement_timeout") == [("7s",)]
+    assert await session.fetch("SHOW synchronous_commit") == [("off",)]
+    await session.close()
+
+
+async def test_nothing_but_names_and_encoding_is_asked_for_at_the_start(database_url, proxy):
+    """RDS Proxy: "doesn't support command-line options"; PgBouncer: "unsupported startup parameter"."""
+    asked: list[bytes] = []
+
+    def note(direction: str, data: bytes) -> bytes:
+        if direction == "to_server" and data[4:8] == b"\x00\x03\x00\x00":
+            asked.append(data[8:])
+        return data
+
+    through = await proxy(database_url)
+    through.make_filter = lambda: note
+    await (await connect(PostgresTarget(through.via(database_url), "test"), "lane")).close()
+    [parameters] = asked
+    assert parameters.rstrip(b"\0").split(b"\0")[::2] == [b"user", b"database", b"application_name", b"client_encoding"]
 
 
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("port=no", "such as the port"),
-        ("port=99999", "the port is not a number"),
-        ("sslmode=perhaps", "sslmode is none of"),
-        ("sslmode=require", "the server has none"),
+        ("port=no", "invalid integer value"),
+        ("port=99999", "invalid port number"),
+        ("sslmode=perhaps", "invalid sslmode"),
+        ("sslmode=require", "server does not support SSL"),
+        ("channel_binding=require", "channel binding required"),
     ],
 )
 async def test_an_option_that_cannot_be(database_url, option, words):
@@ -128,7 +251,7 @@ async def test_nobody_listens_or_nobody_is_there(database_url):
     with pytest.raises(Unreachable, match="nothing listens there") as caught:
         await connect(PostgresTarget(nobody, "test"), "lane")
     assert PASSWORD not in str(caught.value)
-    with pytest.raises(Unreachable, match="host name cannot be resolved"):
+    with pytest.raises(Unreachable, match=r"host name nowhere\.invalid cannot be resolved"):
         await connect(PostgresTarget("postgresql://nowhere.invalid/d", "test"), "lane")
 
 
@@ -148,5 +271,17 @@ async def test_a_second_host_is_tried_when_the_first_says_nothing(database_url, 
     there, silent = conninfo_to_dict(database_url), conninfo_to_dict(through.via(database_url))
     hosts = {part: f"{silent[part]},{there[part]}" for part in ("host", "port")}
     session = await connect(PostgresTarget(make_conninfo(database_url, **hosts), "test", connect_timeout_s=5.0), "lane")
+    assert await session.fetch("SELECT 1") == [(1,)]
+    await session.close()
+
+
+async def test_a_name_of_which_the_first_address_swallows_everything(database_url, monkeypatch):
+    lead_to_both(monkeypatch)
+    target = PostgresTarget(database_url.replace("127.0.0.1", NAME), "test", connect_timeout_s=30.0)
+    with (
+        swallowing(int(conninfo_to_dict(database_url)["port"] or 0)),
+        anyio.fail_after(25),
+    ):  # not the whole of the first's
+        session = await connect(target, "lane")
     assert await session.fetch("SELECT 1") == [(1,)]
     await session.close()

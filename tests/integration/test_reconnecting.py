@@ -126,7 +126,7 @@ async def test_what_a_person_must_mend_is_waited_out_later(kept, db, tap, databa
     async with kept(database_url.replace("postgres@", f"{role}@")) as link:
         await db.execute(f"ALTER ROLE {role} RENAME TO {role}_2")
         await lose(link, db)
-        await tap.next(DatabaseChanged, lambda change: "role or database does not exist" in str(change.reason))
+        await tap.next(DatabaseChanged, lambda change: "The role does not exist" in str(change.reason))
         await db.execute(f"ALTER ROLE {role}_2 RENAME TO {role}")
         assert await (await link.get()).fetch("SELECT 1") == [(1,)]
     await db.execute(f"DROP ROLE {role}")

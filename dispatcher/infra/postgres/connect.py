@@ -1,16 +1,18 @@
-"""Opens a Postgres session, and says in plain words why it could not."""
+"""Opens a Postgres session with our settings, and says in plain words why it could not."""
 
-from typing import Any
+import asyncio
 
-import anyio
 import psycopg
 
 from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
 from dispatcher.infra.postgres.connect_errors import explain
+from dispatcher.infra.postgres.dial import DialFailed, dial
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.target import PostgresTarget
 
 MINIMUM_VERSION = 140000
+
+_SET = "SELECT set_config(s.name, s.value, false) FROM unnest(%(names)s::text[], %(values)s::text[]) AS s (name, value)"
 
 
 async def connect(target: PostgresTarget, purpose: str) -> Session:
@@ -19,43 +21,60 @@ async def connect(target: PostgresTarget, purpose: str) -> Session:
     Raises Misconfigured (wrong password, unknown database, server too old ...: waiting does not help) or Unreachable.
     """
     where = f"Postgres at {target.address()}"
-    pooled = target.pooled
     try:
-        with anyio.fail_after(target.patience_s()):
-            try:
-                connection = await _open(target, purpose, pooled=pooled)
-            except psycopg.OperationalError as error:
-                if "unsupported startup parameter" not in str(error):
-                    raise
-                pooled = True  # PgBouncer's words
-                connection = await _open(target, purpose, pooled=True)
-    except TimeoutError:
-        raise Unreachable(f"{where} did not answer within {target.patience_s():g} s") from None
+        pgconn = await dial(target.full_conninfo(purpose), target.connect_timeout_s)
     except psycopg.ProgrammingError:
         raise Misconfigured(
             "DATABASE_URL is neither a postgresql:// URL nor libpq key/value pairs such as 'host=db dbname=app user=me'"
         ) from None
-    except psycopg.OperationalError as error:
-        raise explain(where, error) from None
+    except DialFailed as failed:
+        raise explain(where, failed, target.secrets()) from None
+    connection = psycopg.AsyncConnection(pgconn)
+    await connection.set_autocommit(True)
     session = Session(connection, target.query_timeout_s + 2.0)
-    if pooled:
-        session.treat_as_pooled()
-    if (version := connection.info.server_version) < MINIMUM_VERSION:
-        await session.close()
-        major = f"{version // 10000}.{version % 10000}" if version >= 100000 else str(version // 10000)
-        raise Misconfigured(f"{where} runs PostgreSQL {major}; PostgreSQL 14 or later is needed")
-    if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
-        await session.close()
-        raise Misconfigured(f"{where} has no encoding (SQL_ASCII); a database with ENCODING 'UTF8' is needed")
+    # A server that is silent from here on costs no more than one that does not answer at all.
+    patience = asyncio.get_running_loop().call_later(target.connect_timeout_s, session.cut)
     try:
-        [(pid,)] = await session.fetch("SELECT pg_backend_pid()")
-    except (SessionLost, psycopg.Error) as error:
+        await _introduce(session, target, where, connection)
+    except BaseException:
         await session.close()
-        raise Unreachable(f"{where}: {describe(error)}") from None
-    if pid != session.backend_pid:
-        session.treat_as_pooled()  # a pooler invents the process id it announces
+        raise
+    finally:
+        patience.cancel()
     return session
 
 
-async def _open(target: PostgresTarget, purpose: str, *, pooled: bool) -> psycopg.AsyncConnection[tuple[Any, ...]]:
-    return await psycopg.AsyncConnection.connect(target.full_conninfo(purpose, pooled=pooled), autocommit=True)
+async def _introduce(
+    session: Session, target: PostgresTarget, where: str, connection: psycopg.AsyncConnection[object]
+) -> None:
+    """Check the server, and give the session its settings where they last."""
+    version = connection.info.server_version
+    if version < MINIMUM_VERSION:
+        major = f"{version // 10000}.{version % 10000}" if version >= 100000 else str(version // 10000)
+        raise Misconfigured(f"{where} runs PostgreSQL {major}; PostgreSQL 14 or later is needed")
+    if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+        raise Misconfigured(f"{where} has no encoding (SQL_ASCII); a database with ENCODING 'UTF8' is needed")
+    try:
+        [(pid,)] = await session.fetch("SELECT pg_backend_pid()", once=True)
+        if target.pooled or pid != session.backend_pid:  # a pooler invents the process id it announces
+            session.treat_as_pooled()
+        else:
+            session.refused = await _set(session, target.session_settings(version))
+    except (SessionLost, psycopg.Error) as error:
+        raise Unreachable(f"{where}: {describe(error)}") from None
+
+
+async def _set(session: Session, settings: dict[str, str]) -> tuple[str, ...]:
+    """Set all in one round trip; one by one where the server refuses one. Returns what it refused, by name."""
+    refused: list[str] = []
+    try:
+        await session.fetch(_SET, {"names": list(settings), "values": list(settings.values())}, once=True)
+    except psycopg.DatabaseError as error:
+        if error.sqlstate is None:
+            raise
+        for name, value in settings.items():
+            try:
+                await session.fetch(_SET, {"names": [name], "values": [value]}, once=True)
+            except psycopg.DatabaseError:
+                refused.append(name)
+    return tuple(refused)

@@ -1,42 +1,59 @@
-"""Why Postgres could not be connected to, in plain words: what a person has to mend, and what may pass."""
+"""Why Postgres could not be connected to, in plain words: what a person has to mend, and what may pass.
 
-import psycopg
+How far the connection came decides, and the SQLSTATE of a refusal. No word of a server does: it speaks its admin's
+language. Its words are shown.
+"""
 
-from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
+from collections.abc import Sequence
 
-# What libpq says, in the server's words, when trying again cannot help. There is no SQLSTATE for a refused connection.
-_REFUSALS = {
-    "password authentication failed": "the user or password is wrong",
-    "no password supplied": "a password is needed",
-    "authentication failed": "authentication failed",
-    "no pg_hba.conf entry": "the server's pg_hba.conf has no entry for this user, database and address",
-    "does not exist": "the role or database does not exist",
-    # A setting of ours that an older server does not know: it refuses before it can tell its version.
-    'parameter "client_connection_check_interval"': "PostgreSQL 14 or later is needed, this server is older",
-    "invalid connection option": "the connection string has an option libpq does not know",
-    'missing "="': "the connection string is malformed",
-    "invalid port": "the port is not a number between 1 and 65535",
-    "for connection option": "an option, such as the port, has a value that libpq does not understand",
-    "invalid sslmode": "sslmode is none of disable, allow, prefer, require, verify-ca, verify-full",
-    "certificate verify failed": "the server's certificate does not match (sslmode, sslrootcert)",
-    "server does not support SSL": "sslmode asks for TLS and the server has none",
+from dispatcher.core.errors import DispatcherError, Misconfigured, NoConnectionLeft, Unreachable
+from dispatcher.infra.postgres.dial import DialFailed
+
+MOST_WORDS = 400
+_TOO_MANY = "53300"
+_REMEDIES = {
+    "28P01": "The user or password is wrong, or the password has expired (VALID UNTIL)",
+    "28000": "The role does not exist, may not log in (NOLOGIN), or pg_hba.conf does not let it in from here",
+    "3D000": "The database does not exist",
+    "42501": "As its owner: GRANT CONNECT ON DATABASE ... TO this role",
+    "55000": "As a superuser: ALTER DATABASE ... ALLOW_CONNECTIONS true",
 }
+# Classes of SQLSTATE that a person has to do something about; with the others waiting helps, or nobody knows.
+_FOR_A_PERSON = ("28", "3D", "42", "55", "0A", "22")
+_CHECK = "Check DATABASE_URL"
 
 
-def explain(where: str, error: psycopg.OperationalError) -> DispatcherError:
-    """What to raise: Misconfigured when waiting cannot help. Nothing of libpq's text: it may quote a password."""
-    text = str(error)
-    for phrase, reason in _REFUSALS.items():
-        if phrase in text:
-            return Misconfigured(f"{where} refused the connection: {reason}. Check DATABASE_URL")
-    if "session is read-only" in text or "hot standby mode" in text:  # target_session_attrs found no primary
-        return Unreachable(f"{where}: no host of it that answers takes writes: a standby, or about to be one")
-    if "Connection refused" in text:
-        return Unreachable(f"{where} refused the connection: nothing listens there")
-    if "could not translate host name" in text or "resolve host" in text or "Name or service not known" in text:
-        return Unreachable(f"{where}: the host name cannot be resolved")
-    if "too many" in text or "remaining connection slots" in text:
-        return Unreachable(f"{where} has no connection left (max_connections or a role's limit)")
-    if "starting up" in text or "shutting down" in text or "recovery" in text:
-        return Unreachable(f"{where} is starting up, shutting down or recovering")
-    return Unreachable(f"{where} is unreachable ({type(error).__name__})")
+def explain(where: str, failed: DialFailed, secrets: Sequence[str]) -> DispatcherError:
+    """What to raise: Misconfigured when waiting cannot help. None of `secrets` is in it."""
+    words = failed.words
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        words = words.replace(secret, "***")
+    words = words[:MOST_WORDS]
+    match failed.stage:
+        case "settings":
+            return Misconfigured(f"DATABASE_URL has a value that cannot be: {words}")
+        case "name":
+            return Unreachable(f"{where}: {words}")
+        case "network":
+            return Unreachable(f"{where} cannot be reached, nothing listens there: {words}")
+        case "silent":
+            return Unreachable(f"{where}: {words}")
+        case "tls":
+            return Misconfigured(f"{where}: TLS could not be agreed on: {words}. {_CHECK} (sslmode, sslrootcert)")
+        case "role":
+            return Unreachable(f"{where}: no host of it that answers is what target_session_attrs asks for: {words}")
+        case "answered":
+            return _refusal(where, failed, words)
+
+
+def _refusal(where: str, failed: DialFailed, words: str) -> DispatcherError:
+    code = failed.sqlstate
+    if code is None:  # libpq itself would not go on
+        missing = ": a password is needed" if failed.needs_password else ""
+        return Misconfigured(f"{where} could not be agreed with{missing}: {words}. {_CHECK}")
+    said = f"{words} (SQLSTATE {code})"
+    if code == _TOO_MANY:
+        return NoConnectionLeft(f"{where} has no connection left (max_connections or the limit of a role): {said}")
+    if code.startswith(_FOR_A_PERSON):
+        return Misconfigured(f"{where} refused the connection: {said}. {_REMEDIES.get(code, _CHECK)}")
+    return Unreachable(f"{where} takes no connection now: {said}")

@@ -60,6 +60,7 @@ class Session:
         self._must_write = False
         self.backend_pid = connection.info.backend_pid
         self.pooled = False
+        self.refused: tuple[str, ...] = ()  # settings of ours that the server does not take; written by connect()
         # What ended this session ends others to the same server too: it is silent, or it takes no writes any more.
         self.server_gone = False
         connection.add_notify_handler(lambda n: self._notifications.append((n.channel, n.payload, n.pid)))
@@ -82,13 +83,15 @@ class Session:
         """True once the session was lost or closed."""
         return self._lost is not None or self._connection.closed
 
-    async def fetch(self, sql: str, params: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
-        """Run one statement to its end, whatever happens to the caller, and return its rows.
+    async def fetch(
+        self, sql: str, params: Mapping[str, object] | None = None, *, once: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement to its end, whatever happens to the caller, and return its rows. `once`: prepare nothing.
 
         Raises SessionLost when the session was lost (the statement's effect is unknown) and psycopg.Error when the
         server refused the statement.
         """
-        return await self._execute(self._cursor, sql, params, prepare=self._prepare)
+        return await self._execute(self._cursor, sql, params, prepare=self._prepare and not once)
 
     async def script(self, sql: str) -> None:
         """Run several statements, no parameters: one transaction unless they say otherwise. Raises as `fetch` does."""

@@ -1,8 +1,8 @@
 """A database to connect to: its connection string, with our timeouts and session settings added."""
 
-import math
+import os
 from dataclasses import dataclass, field
-from typing import Any
+from urllib.parse import quote
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -29,33 +29,31 @@ class PostgresTarget:
             return "(an address that cannot be told from the password: write @ as %40 and / as %2F in it)"
         return f"{host}:{parts.get('port') or 5432}/{parts.get('dbname') or parts.get('user') or ''}"
 
-    def patience_s(self) -> float:
-        """How long connecting may take in all: each of several hosts may be the one that swallows everything."""
+    def secrets(self) -> list[str]:
+        """What no message may show, though libpq or a server says it."""
         parts = conninfo_to_dict(self.conninfo)
-        more = str(parts.get("host") or parts.get("hostaddr") or "").count(",")
-        return self.connect_timeout_s + more * self._host_timeout_s()
+        secrets = [str(parts.get(name) or "") for name in ("password", "sslpassword", "oauth_client_secret")]
+        return [*secrets, *(quote(secret, safe="") for secret in secrets), os.environ.get("PGPASSWORD", "")]
 
-    def _host_timeout_s(self) -> int:
-        return max(2, math.ceil(self.connect_timeout_s))  # libpq's least
+    def full_conninfo(self, purpose: str) -> str:
+        """The connection string with our name, timeouts and keepalives added.
 
-    def full_conninfo(self, purpose: str, *, pooled: bool) -> str:
-        """The connection string with our timeouts, keepalives and, unless pooled, session settings added."""
-        parts = conninfo_to_dict(self.conninfo)
-        extra: dict[str, Any] = {
-            "application_name": f"dispatcher {purpose} {self.application_name}"[:63],
-            "connect_timeout": self._host_timeout_s(),
-            "client_encoding": "utf8",
-            "keepalives": 1,
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 10_000,
-        }
-        if not pooled:  # a transaction pooler refuses unknown start-up parameters
-            extra["options"] = " ".join(filter(None, (str(parts.get("options") or ""), self._session_settings())))
-        return make_conninfo(self.conninfo, **extra)
+        The settings of a session come after connecting: a pooler, a proxy or an older server refuses those it does not
+        know, and the connection with them.
+        """
+        return make_conninfo(
+            self.conninfo,
+            application_name=f"dispatcher {purpose} {self.application_name}"[:63],
+            client_encoding="utf8",
+            keepalives=1,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=10_000,
+        )
 
-    def _session_settings(self) -> str:
+    def session_settings(self, server_version: int) -> dict[str, str]:
+        """What is set on each session that keeps its settings."""
         settings = {
             # Losing an unflushed claim or settle in a crash repeats work; it never loses any.
             "synchronous_commit": "off",
@@ -63,7 +61,7 @@ class PostgresTarget:
             "idle_in_transaction_session_timeout": "60000",
             # Whatever the role was given: a settle with a snapshot older than the lock it waited for would not see that
             # another incarnation of Redis holds the stream; a time with a zone's abbreviation is read as another time.
-            "default_transaction_isolation": r"read\ committed",
+            "default_transaction_isolation": "read committed",
             "datestyle": "ISO",
             # A prepared plan made while the table was empty must not read it all, or sort it all, when it is full.
             "enable_seqscan": "off",
@@ -74,7 +72,9 @@ class PostgresTarget:
             "tcp_keepalives_interval": "2",
             "tcp_keepalives_count": "3",
             "tcp_user_timeout": "10000",
-            "client_connection_check_interval": "10000",
-            "idle_session_timeout": "0",  # after the line before, which tells a server that is too old
+            "client_connection_check_interval": "10000",  # a server on Windows refuses it
+            # Given to the role, these would end a session that sleeps, or a migration that waits its turn.
+            "idle_session_timeout": "0",
+            "lock_timeout": "0",
         }
-        return " ".join(f"-c {name}={value}" for name, value in settings.items())
+        return settings | ({"transaction_timeout": "0"} if server_version >= 170000 else {})

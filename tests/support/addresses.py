@@ -1,0 +1,39 @@
+"""A name that leads to two addresses, of which the first swallows everything."""
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+NAME = "two.test"
+SILENT = "127.0.0.2"
+
+
+@contextmanager
+def swallowing(port: int) -> Iterator[None]:
+    """At that port of SILENT every SYN is dropped: the queue of a listener that accepts nothing is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((SILENT, port))
+        listener.listen(0)
+        for _ in range(8):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            assert filler.connect_ex((SILENT, port)) == errno.EINPROGRESS
+        yield
+
+
+def lead_to_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on NAME is SILENT and 127.0.0.1, in this order."""
+    real = socket.getaddrinfo
+
+    def answer(host: Any, port: Any, *args: Any, **options: Any) -> Any:
+        if host != NAME:
+            return real(host, port, *args, **options)
+        return [each for address in (SILENT, "127.0.0.1") for each in real(address, port, *args, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
