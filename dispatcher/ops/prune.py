@@ -5,6 +5,7 @@ procedures and this take turns: only the holder of one advisory lock deletes, an
 """
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
@@ -54,7 +55,7 @@ class PruneSession(OperatorSession):
             "dlq_s": never if self._dlq_s is None else self._dlq_s,
         }
         with self.explained():
-            [(rows, copies)] = await self.session.fetch(load("prune_count"), ages)
+            [(rows, copies)] = await self.session.fetch(load("prune_count"), ages | {"ours": datetime.now(UTC)})
         return rows, copies
 
     async def run(self, progress: Callable[[float], None]) -> None:
@@ -70,7 +71,7 @@ class PruneSession(OperatorSession):
         after, window = (lowest or 0) - 1, self._batch
         while highest is not None and after < highest:
             began = monotonic()
-            parameters: dict[str, object] = {"after_id": after, "window": window, "older_than_s": age_s, "now": None}
+            parameters: dict[str, object] = {"after_id": after, "window": window, "older_than_s": age_s}
             [(_, rows, seen, last_id, _)] = await self._in_turn("prune_outbox", parameters)
             slow = monotonic() - began > SLOW_S
             window = max(window // 2, 1) if slow else min(window * 2, self._batch)
@@ -82,7 +83,7 @@ class PruneSession(OperatorSession):
 
     async def _delete_copies(self, age_s: float) -> None:
         while True:
-            parameters: dict[str, object] = {"batch": self._batch, "older_than_s": age_s, "now": None}
+            parameters: dict[str, object] = {"batch": self._batch, "older_than_s": age_s}
             [(copies,)] = await self._in_turn("prune_dlq", parameters)
             self.copies += copies
             if copies < self._batch:
@@ -91,6 +92,7 @@ class PruneSession(OperatorSession):
     async def _in_turn(self, statement: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
         """Run a statement under the lock, as soon as nobody else holds it."""
         deadline = monotonic() + self._lock_wait_s
+        parameters |= {"ours": datetime.now(UTC), "now": None}
         while True:
             await self.session.fetch("BEGIN")
             try:

@@ -36,9 +36,13 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The ids of the rows that match, as they were at `at`. Times are in UTC; None when no row matches."""
+    """The ids of the rows that match, as they were at `at`. Times are in UTC; None when no row matches.
+
+    `marks`: one a row; another mark says that the row was sent again since.
+    """
 
     ids: Sequence[int]
+    marks: Sequence[int]
     oldest: datetime | None
     newest: datetime | None
     at: datetime
@@ -62,7 +66,7 @@ class ReplaySession(OperatorSession):
             since, until = _moment(selection.since, now), _moment(selection.until, now)
             if since is not None and until is not None and since >= until:
                 raise Misconfigured(f"--since ({iso(since)}) must be earlier than --until ({iso(until)})")
-            [(at, oldest, newest, ids)] = await self.session.fetch(
+            [(at, oldest, newest, ids, marks)] = await self.session.fetch(
                 load("replay_find"),
                 {
                     "since": since,
@@ -73,14 +77,16 @@ class ReplaySession(OperatorSession):
                     "event_ids": list(selection.event_ids) or None,
                 },
             )
-        return Found(ids or (), _moment(oldest, at), _moment(newest, at), at.astimezone(UTC))
+        return Found(ids or (), marks or (), _moment(oldest, at), _moment(newest, at), at.astimezone(UTC))
 
     async def put_back(self, found: Found, progress: Callable[[int], None], *, batch_rows: int = 1000) -> None:
         """Set the rows back to pending, a batch a transaction. `progress` gets the number of rows of each batch."""
         with self.explained():
             for start in range(0, len(found.ids), batch_rows):
                 batch = found.ids[start : start + batch_rows]
-                done = await self.session.fetch(load("replay"), {"ids": list(batch), "found_at": found.at, "now": None})
+                marks = found.marks[start : start + batch_rows]
+                parameters = {"ids": list(batch), "marks": list(marks), "now": None}
+                done = await self.session.fetch(load("replay"), parameters)
                 self.replayed += len(done)
                 self.skipped += len(batch) - len(done)
                 progress(len(batch))

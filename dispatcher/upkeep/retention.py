@@ -7,7 +7,7 @@ settled or was sent again lately, is found by the next walk from the start.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from time import monotonic
 
 import psycopg
@@ -59,10 +59,11 @@ class Retention:
         Raises SessionLost or psycopg.Error; then nothing was deleted, or the next look finds out what was.
         """
         window, began = self._window, monotonic()
+        clocks = {"ours": datetime.now(UTC), "now": now}
         try:
             [(ours, rows, seen, last_id, recent)] = await session.fetch(
                 load("prune_outbox"),
-                {"after_id": self._after, "window": window, "older_than_s": self._outbox_s, "now": now},
+                {"after_id": self._after, "window": window, "older_than_s": self._outbox_s, **clocks},
             )
         finally:
             slow = monotonic() - began > self._pace.slow_s
@@ -74,7 +75,7 @@ class Retention:
         copies = 0
         if ours:
             [(copies,)] = await session.fetch(
-                load("prune_dlq"), {"batch": window, "older_than_s": self._dlq_s, "now": now}
+                load("prune_dlq"), {"batch": window, "older_than_s": self._dlq_s, **clocks}
             )
         more = onward or copies == window
         self._observe(Pruned(rows, copies, more))

@@ -5,18 +5,38 @@
 --   seconds). Then the claims: claim id (NULL: rows picked without one, all of them together), its owner's id, the owner's name
 --   (NULL: not registered any more), the id of one row, when that was claimed or renewed (text; NULL without a claim id), how long ago
 --   that is by the server's clock (seconds), whether it was asked for and is as it was.
+-- A retry of the window that failed in the future, because the clock went back since, gets the wait that it was given from now on.
 -- Loaded by: dispatcher/upkeep/takeover.py
 -- Index: message_outbox_due_idx, one window from the cursor on; message_outbox_pkey.
 -- Without a backlog a window holds everything; with a backlog of millions nobody should read all of it every second.
 -- Times are text, because Python has no infinity. No claim is judged by the clock, which may have been set since: how long it has
 -- stood still is measured by who asks.
 WITH seen AS MATERIALIZED (
-    SELECT d.next_run_at, d.id, d.status, d.picked_at, d.picked_by, d.claim_id
+    SELECT d.ctid, d.next_run_at, d.id, d.status, d.picked_at, d.picked_by, d.claim_id
     FROM ONLY messaging.message_outbox AS d
     WHERE NOT d.settled
       AND (d.next_run_at, d.id) > (%(after_time)s::timestamptz, %(after_id)s)
     ORDER BY d.next_run_at, d.id
     LIMIT %(window)s
+),
+followed AS (
+    UPDATE ONLY messaging.message_outbox AS o
+    SET next_run_at = o.next_run_at - (o.picked_at - clock_timestamp()), picked_at = clock_timestamp()
+    WHERE o.ctid = ANY (ARRAY(
+        SELECT d.ctid
+        FROM ONLY messaging.message_outbox AS d
+        WHERE d.ctid = ANY (ARRAY(
+            SELECT s.ctid
+            FROM seen AS s
+            WHERE s.status = 'retry'
+              AND s.picked_at > clock_timestamp() + interval '1 second'
+        ))
+          AND d.status = 'retry'
+          AND d.picked_at > clock_timestamp() + interval '1 second'
+          AND isfinite(d.picked_at)
+          AND isfinite(d.next_run_at)
+        FOR UPDATE SKIP LOCKED
+    ))
 ),
 last AS (
     SELECT s.next_run_at, s.id FROM seen AS s ORDER BY s.next_run_at DESC, s.id DESC LIMIT 1

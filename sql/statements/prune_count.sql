@@ -1,5 +1,5 @@
 -- prune_count: counts what a prune would delete.
--- Parameters: outbox_s, dlq_s (seconds that settled rows and dead-letter copies are kept).
+-- Parameters: outbox_s, dlq_s (seconds that settled rows and dead-letter copies are kept), ours (our clock).
 -- Returns: one row: settled rows and copies, judged as prune_outbox and prune_dlq judge them.
 -- Loaded by: dispatcher/ops/prune.py
 -- Index: none; reads the whole table, at a person's request.
@@ -11,10 +11,10 @@ SELECT
           AND CASE o.status
               WHEN 'sent' THEN coalesce(o.sent_at, o.occurred_at)
               ELSE greatest(o.occurred_at, o.picked_at)
-          END < clock_timestamp() - make_interval(secs => %(outbox_s)s)
+          END < least(clock_timestamp(), %(ours)s) - make_interval(secs => %(outbox_s)s)
     ),
     (
         SELECT count(*)
         FROM ONLY messaging.message_dlq AS d
-        WHERE d.died_at < clock_timestamp() - make_interval(secs => %(dlq_s)s)
+        WHERE d.died_at < least(clock_timestamp(), %(ours)s) - make_interval(secs => %(dlq_s)s)
     )

@@ -1,13 +1,14 @@
 -- prune_dlq: deletes the oldest dead-letter copies, replayed or not, as messaging.prune_message_dlq does.
--- Parameters: batch (copies), older_than_s (seconds since they died), now (NULL: the server's clock).
+-- Parameters: batch (copies), older_than_s (seconds since they died), ours (our clock), now (NULL: the server's clock).
 -- Returns: one row: copies deleted.
 -- Loaded by: dispatcher/ops/prune.py, dispatcher/upkeep/retention.py
 -- Index: message_dlq_died_at_idx, its head.
+-- By the earlier of two clocks, as prune_outbox.
 -- Does nothing while another prune has the lock. A copy that is locked is left for the next time.
 WITH turn AS MATERIALIZED (
     SELECT
         pg_try_advisory_xact_lock(1869968482, 3) AS ours,
-        coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(older_than_s)s) AS cutoff
+        least(coalesce(%(now)s::timestamptz, clock_timestamp()), %(ours)s) - make_interval(secs => %(older_than_s)s) AS cutoff
 ),
 gone AS (
     DELETE FROM ONLY messaging.message_dlq AS d

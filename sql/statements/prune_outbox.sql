@@ -1,19 +1,20 @@
 -- prune_outbox: deletes settled rows of one window of ids, with the same care for dead-letter copies as
 --   messaging.prune_message_outbox.
--- Parameters: after_id (the last id of the window before), window (rows), older_than_s (seconds since they were settled), now
---   (NULL: the server's clock).
+-- Parameters: after_id (the last id of the window before), window (rows), older_than_s (seconds since they were settled), ours
+--   (our clock), now (NULL: the server's clock).
 -- Returns: one row: whether we had the lock, rows deleted, rows read, the last id read (NULL: none), rows read that occurred within
 --   the time they are kept.
 -- Loaded by: dispatcher/ops/prune.py, dispatcher/upkeep/retention.py
 -- Index: message_outbox_pkey, one window; not the BRIN index on times, whose ranges never narrow again once pruned pages are filled
 --   anew.
+-- By the earlier of two clocks: one that is set forward by mistake must not delete what is still to be kept.
 -- Does nothing while another prune has the lock. A row that is locked is left for the next time; a locked copy ends the statement
 -- after half a second.
 WITH turn AS MATERIALIZED (
     SELECT
         pg_try_advisory_xact_lock(1869968482, 3) AND set_config('lock_timeout', '500ms', true) IS NOT NULL AS ours,
         coalesce(%(now)s::timestamptz, clock_timestamp()) AS now,
-        coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(older_than_s)s) AS cutoff
+        least(coalesce(%(now)s::timestamptz, clock_timestamp()), %(ours)s) - make_interval(secs => %(older_than_s)s) AS cutoff
 ),
 seen AS MATERIALIZED (
     SELECT d.ctid, d.id, d.status, d.occurred_at, d.picked_at, d.sent_at

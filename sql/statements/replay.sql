@@ -1,5 +1,5 @@
 -- replay: puts sent rows back to be claimed as if they were new, all due at once, so that they go out in the order of their ids.
--- Parameters: ids, found_at (when replay_find found them), now (NULL: the server's clock).
+-- Parameters: ids, marks (one a row, as replay_find found them), now (NULL: the server's clock).
 -- Returns: id of each row. A row that is missing is not sent any more (replayed or pruned), was sent again since, or is locked.
 -- Loaded by: dispatcher/ops/replay.py
 -- Index: message_outbox_pkey.
@@ -18,7 +18,7 @@ WHERE o.id = ANY (ARRAY(
     FROM ONLY messaging.message_outbox AS d
     WHERE d.id = ANY (%(ids)s::bigint[])
       AND d.status = 'sent'
-      AND (d.sent_at < %(found_at)s OR d.sent_at IS NULL)
+      AND (d.id, hash_record_extended(ROW(d.claim_id, d.sent_at), 0)) IN (SELECT * FROM unnest(%(ids)s::bigint[], %(marks)s::bigint[]))
     FOR UPDATE SKIP LOCKED
 ))
 RETURNING o.id

@@ -23,6 +23,7 @@ from dispatcher.ops.replay import ReplaySession, Selection
 from tests.support.command import HearCommand
 from tests.support.rows import insert_events, read_stream, read_table, statuses
 
+OTHER = "7c8b6a9e-3b0f-4f0e-9a44-0c0f5d1f8a11"
 AT = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 
 
@@ -193,6 +194,23 @@ async def test_what_changed_since_it_was_found_is_skipped_and_counted(database_u
         await db.execute("COMMIT")
     assert (run.replayed, run.skipped) == (2, 4)
     assert await pending(db) == sorted([replayed, *left])
+
+
+@pytest.mark.promise("clock")
+async def test_rows_that_were_sent_before_the_clock_went_back_are_found_and_put_back_once(database_url, db):
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    first, again = await insert_events(db, 2, status="sent", sent_at=ahead, claim_id=OTHER)
+    async with ReplaySession(PostgresTarget(database_url, "test")) as run:
+        found = await run.find(Selection())
+        assert list(found.ids) == [first, again]
+        await db.execute(  # somebody else replayed it, and it is sent, all after the clock went back
+            "UPDATE messaging.message_outbox SET sent_at = clock_timestamp(), claim_id = gen_random_uuid() "
+            "WHERE id = %s",
+            [again],
+        )
+        await run.put_back(found, lambda rows: None)
+    assert (run.replayed, run.skipped) == (1, 1)
+    assert await pending(db) == [first]
 
 
 async def test_it_goes_in_batches_with_progress(database_url, db):

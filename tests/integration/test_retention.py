@@ -112,6 +112,22 @@ async def test_it_deletes_what_the_procedures_delete_and_does_as_they_do_with_co
     assert sum(seen.dlq for seen in tap.all(Pruned)) == 1
 
 
+@pytest.mark.promise("clock")
+@pytest.mark.parametrize("days", [40, 36_500])
+async def test_a_clock_that_is_set_forward_by_mistake_deletes_nothing(session, db, tap, days):
+    now = datetime.now(UTC)
+    sent = await insert_events(db, 2, status="sent", sent_at=now)
+    await bury(db, await insert_events(db, status="dead"), died_at=now)
+    before = await tables(db)
+    await keeper(tap).look(session, now=now + timedelta(days=days))
+    assert await tables(db) == before
+    await db.execute(
+        "UPDATE messaging.message_outbox SET sent_at = %s WHERE id = %s", [now - timedelta(days=8), sent[0]]
+    )
+    await keeper(tap).look(session, now=now + timedelta(days=days))
+    assert [row for row in before[0] if row != sent[0]] == (await tables(db))[0]
+
+
 async def test_a_sent_rows_open_copy_is_closed_and_a_dead_row_keeps_one(session, db, tap):
     replayed = await insert_events(db, status="sent", occurred_at=OLD, sent_at=OLD)
     by_hand = await insert_events(db, status="dead", occurred_at=OLD, last_error="by hand")
@@ -325,8 +341,8 @@ async def test_an_idle_look_touches_one_window_of_a_large_table(session, db):
     await db.execute("ALTER TABLE messaging.message_outbox SET (autovacuum_enabled = off)")
     ids = await insert_events(db, 200_000, status="sent", occurred_at=NEW, sent_at=NEW)
     await bury(db, ids[:50_000])
-    idle = {"now": NOW, "older_than_s": 7 * DAY_S, "after_id": 0, "window": 1000, "batch": 1000}
-    busy = idle | {"now": NOW + timedelta(days=7)}
+    idle = {"now": NOW, "ours": NOW, "older_than_s": 7 * DAY_S, "after_id": 0, "window": 1000, "batch": 1000}
+    busy = idle | dict.fromkeys(("now", "ours"), NOW + timedelta(days=7))
     for phase in ("without statistics", "with statistics"):
         plan = await explain(session, "prune_outbox", **idle)
         assert touched(plan, "message_outbox") == 1000, phase

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 
 from dispatcher.core.events import TakenOver
@@ -170,6 +171,34 @@ async def test_time_in_which_nobody_could_renew_does_not_count(session, db, tap,
     takeover.now += 3600  # Postgres or the network stood still, or we did
     assert await takeover.take_overdue(session) == 0
     assert await takeover.watch(session, LEASE_S) == 1
+
+
+@pytest.mark.promise("clock")
+async def test_a_retry_waits_no_longer_when_the_clock_goes_back(session, db, tap, make):
+    now = datetime.now(UTC)
+    ahead = now + timedelta(days=1)
+    tried: dict[str, Any] = {"status": "retry", "attempts": 1}
+    await insert_events(db, picked_at=ahead, next_run_at=ahead + timedelta(seconds=30), **tried)
+    [held] = await insert_events(db, picked_at=ahead, next_run_at=ahead, **tried)
+    await insert_events(db, picked_at=now, next_run_at=now + timedelta(days=1), **tried)
+    await insert_events(db, picked_at=ahead, next_run_at="infinity", **tried)
+    await insert_events(db, next_run_at=ahead)  # scheduled for that time of day, whoever says what time it is
+
+    async def waits() -> list[tuple[Any, ...]]:
+        columns = "next_run_at::text, picked_at, status, attempts"
+        rows = await db.execute(f"SELECT {columns} FROM messaging.message_outbox ORDER BY id")
+        return list(await rows.fetchall())
+
+    before = await waits()
+    async with await psycopg.AsyncConnection.connect(db.info.dsn) as other:
+        await other.execute("SELECT FROM messaging.message_outbox WHERE id = %s FOR UPDATE", [held])
+        await make(LEASE_S).take_overdue(session)
+        await other.rollback()
+    [(next_run_at, picked_at, *state), *others] = await waits()
+    assert timedelta(0) <= picked_at - now < timedelta(minutes=5)
+    assert round((datetime.fromisoformat(next_run_at) - picked_at).total_seconds()) == 30
+    assert state == ["retry", 1]
+    assert others == before[1:]
 
 
 @pytest.mark.parametrize("status", ["pending", "retry", "sent", "dead"])
