@@ -16,7 +16,12 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, gener
 from dispatcher.core.errors import Misconfigured
 from dispatcher.sidecar.access import AccessControl
 from dispatcher.sidecar.connections import LIMITS as CONNECTION_LIMITS
-from dispatcher.sidecar.connections import ConnectionLimiter, ConnectionLimits
+from dispatcher.sidecar.connections import (
+    ConnectionLimiter,
+    ConnectionLimits,
+    end_slow_ones,
+    only_probes_on_spare_ones,
+)
 from dispatcher.sidecar.errors import MAX_BODY_BYTES, errors_as_json
 from dispatcher.sidecar.rate_limit import LIMITS as RATE_LIMITS
 from dispatcher.sidecar.rate_limit import RateLimiter, RateLimits
@@ -66,7 +71,12 @@ def build(
         return web.Response(body=generate_latest(metrics_registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     app = web.Application(
-        middlewares=[errors_as_json, RateLimiter(rate).middleware, (guard or AccessControl()).middleware],
+        middlewares=[
+            errors_as_json,
+            only_probes_on_spare_ones,
+            RateLimiter(rate).middleware,
+            (guard or AccessControl()).middleware,
+        ],
         client_max_size=MAX_BODY_BYTES,
     )
     app.on_response_prepare.append(_headers)
@@ -103,7 +113,7 @@ async def serve(
         except (OSError, OverflowError) as error:
             raise _cannot_listen(host, port, error) from None
         task_status.started(listener.sockets[0].getsockname()[1])
-        await anyio.sleep_forever()
+        await end_slow_ones(http_server, limits)
     finally:
         with anyio.CancelScope(shield=True):
             if listener is not None:

@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import aiohttp
 import anyio
 import pytest
+from aiohttp import web
 from anyio.abc import TaskStatus
 from playwright.async_api import Page, expect
 from prometheus_client import CollectorRegistry
@@ -19,6 +21,7 @@ from dispatcher.sidecar.access import AccessControl
 from dispatcher.telemetry.latency import LatencyHistogram
 from tests.support.browser import OpenPage
 from tests.support.console import FedConsole
+from tests.support.http import port_of, served
 from tests.support.page_checks import CONTRAST, SMALL, UNNAMED, WIDE
 
 MARKUP = "<img src=x onerror=\"document.title='taken'\"><b>bold</b>"
@@ -191,3 +194,34 @@ async def test_on_a_phone_it_fits_and_can_be_read_in_either_colour(open_page: Op
                 await expect(page.locator("#parts li")).to_have_count(7)
                 for check in (CONTRAST, SMALL, UNNAMED, WIDE):
                     assert await page.evaluate(check) == []
+
+
+@asynccontextmanager
+async def behind(path: str, url: str) -> AsyncIterator[str]:
+    """A proxy that shows what is at `url` below a path of its own, as an ingress and `kubectl proxy` do."""
+
+    async def forward(request: web.Request) -> web.Response:
+        rest = request.match_info["rest"]
+        async with asking.get(f"{url}{rest}", params=request.query) as answer:
+            kept = {name: value for name, value in answer.headers.items() if name != "Content-Length"}
+            return web.Response(body=await answer.read(), status=answer.status, headers=kept)
+
+    proxy = web.Application()
+    proxy.add_routes([web.get(path + "{rest:.*}", forward)])
+    async with aiohttp.ClientSession() as asking, served(proxy) as client:
+        yield f"http://127.0.0.1:{port_of(client)}{path}"
+
+
+@pytest.mark.promise("console")
+async def test_below_a_path_of_a_proxy(open_page: OpenPage) -> None:
+    async with (
+        fed() as ours,
+        behind("/api/v1/namespaces/shop/outbox/", ours.url) as url,
+        open_page(url, allow=(NOT_FOUND,)) as page,
+    ):
+        ours.calm()
+        await expect(page.locator("#headline")).to_have_text("All is well")
+        await expect(page.locator("#chart-latency .readout")).to_contain_text("p50 1.5 ms")
+        assert await page.locator("header img").evaluate("image => image.naturalWidth") > 0
+        metrics = page.get_by_role("link", name="Metrics")
+        assert await metrics.evaluate("link => link.href") == f"{url}metrics"

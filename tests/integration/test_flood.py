@@ -2,8 +2,10 @@
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import aiohttp
+import aiohttp.web
 import anyio
 import pytest
 from anyio.abc import SocketStream
@@ -15,6 +17,7 @@ from dispatcher.sidecar.connections import LIMITS, ConnectionLimits
 from dispatcher.sidecar.rate_limit import API_COST, RateLimits
 from dispatcher.sidecar.rate_limit import LIMITS as RATE
 from tests.support.http import port_of, served
+from tests.support.waiting import becomes, until
 
 
 def site(
@@ -48,17 +51,114 @@ async def answers(stream: SocketStream, path: str = "/health") -> bool:
         return False
 
 
+@pytest.mark.promise("http")
 @pytest.mark.parametrize("limits", [ConnectionLimits(of_one=2), ConnectionLimits(total=2)])
-async def test_there_are_only_so_many_connections(limits):
+@pytest.mark.parametrize("said", [b"", b"GET /health HTTP/1.1\r\nHost"])
+async def test_who_has_asked_for_nothing_longest_makes_room(limits: ConnectionLimits, said: bytes) -> None:
     async with site(limits=limits) as client:
-        open_ones = [await anyio.connect_tcp("127.0.0.1", port_of(client)) for _ in range(3)]
-        assert [await answers(stream) for stream in open_ones] == [True, True, False]
+        open_ones = []
+        for _ in range(4):
+            stream = await anyio.connect_tcp("127.0.0.1", port_of(client))
+            await stream.send(said)
+            open_ones.append(stream)
+            assert await status(client, "/health") == 200  # by a connection of its own
+            await client.connector.close()  # type: ignore[union-attr]
+            client._connector = aiohttp.TCPConnector()
+        ended = [await ends(stream) for stream in open_ones[:2]]
+        assert ended == [True, True]
         for stream in open_ones:
             await stream.aclose()
-        assert await status(client, "/health") == 200
 
 
-async def test_a_host_with_a_whole_ipv6_network_is_one():
+async def ends(stream: SocketStream) -> bool:
+    try:
+        await stream.receive()
+    except (anyio.EndOfStream, anyio.BrokenResourceError):
+        return True
+    return False
+
+
+class Slow:
+    """A page whose answer takes until somebody allows it."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.allowed = anyio.Event()
+
+    async def answer(self, request: aiohttp.web.Request) -> aiohttp.web.Response:
+        self.asked += 1
+        await self.allowed.wait()
+        return aiohttp.web.Response(text="slow")
+
+
+@pytest.mark.promise("http")
+@pytest.mark.parametrize("limits", [ConnectionLimits(of_one=2), ConnectionLimits(total=2)])
+async def test_probes_are_answered_where_all_connections_are_in_use(limits: ConnectionLimits) -> None:
+    slow = Slow()
+    site = build(lambda: None, CollectorRegistry(), routes=[aiohttp.web.get("/slow", slow.answer)])
+    async with served(site, limits=limits) as client, anyio.create_task_group() as asking:
+        answered: list[int] = []
+
+        async def ask() -> None:
+            answered.append(await status(client, "/slow"))
+
+        for _ in range(2):
+            asking.start_soon(ask)
+        await becomes(lambda: slow.asked, 2)
+        assert [await status(client, path) for path in ("/health", "/ready")] == [200, 200]
+        async with client.get("/slow") as refused:
+            assert (refused.status, await refused.json()) == (429, {"error": "too many connections"})
+            assert refused.headers["Retry-After"] == "1"
+        slow.allowed.set()
+        await becomes(lambda: answered, [200, 200])
+        assert slow.asked == 2
+        assert await status(client, "/slow") == 200
+
+
+@pytest.mark.promise("http")
+async def test_slow_requests_make_room_and_then_end() -> None:
+    """Heads that never end, bodies that never come, answers that nobody reads."""
+    slow = Slow()
+    routes = [aiohttp.web.get("/slow", slow.answer), aiohttp.web.post("/slow", slow.answer)]
+    limits = ConnectionLimits(of_one=1, spare=1, head_s=0.05, request_s=0.2, slow_s=0.1)
+    async with served(build(lambda: None, CollectorRegistry(), routes=routes), limits=limits) as client:
+        for said in (
+            b"",
+            b"GET /slow HTTP/1.1\r\nHost: x\r\n",
+            b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx",
+        ):
+            async with await anyio.connect_tcp("127.0.0.1", port_of(client)) as stream:
+                await stream.send(said)
+                assert await ends(stream)
+
+
+@pytest.mark.promise("http")
+async def test_an_answer_that_nobody_reads_ends() -> None:
+    async def long(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        return aiohttp.web.Response(body=b"x" * 50_000_000)
+
+    limits = ConnectionLimits(head_s=0.05, request_s=0.2)
+    async with (
+        served(
+            build(lambda: None, CollectorRegistry(), routes=[aiohttp.web.get("/long", long)]), limits=limits
+        ) as client,
+        await anyio.connect_tcp("127.0.0.1", port_of(client)) as stream,
+    ):
+        await stream.send(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
+        await until(lambda: connections_to(port_of(client)) == 0, "the connection is closed by the server")
+
+
+def connections_to(port: int) -> int:
+    """Established ones, of the server's side."""
+    found = 0
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, *_ = line.split()
+        found += int(local.rpartition(":")[2], 16) == port and state == "01"
+    return found
+
+
+async def test_a_host_with_a_whole_ipv6_network_is_one() -> None:
+    slow = Slow()
     addresses: dict[int, str] = {}  # by the other side's port
     network = "2001:db8:0:1"
 
@@ -66,14 +166,17 @@ async def test_a_host_with_a_whole_ipv6_network_is_one():
         port = transport.get_extra_info("peername")[1]
         return addresses.setdefault(port, f"{network}::{port:x}")
 
-    async with site(limits=ConnectionLimits(of_one=2, address_of=address_of)) as client:
-        open_ones = [await anyio.connect_tcp("127.0.0.1", port_of(client)) for _ in range(3)]
-        assert [await answers(stream) for stream in open_ones] == [True, True, False]
+    limits = ConnectionLimits(of_one=2, address_of=address_of)
+    site = build(lambda: None, CollectorRegistry(), routes=[aiohttp.web.get("/slow", slow.answer)])
+    async with served(site, limits=limits) as client, anyio.create_task_group() as asking:
+        for _ in range(2):
+            asking.start_soon(status, client, "/slow")
+        await becomes(lambda: slow.asked, 2)
+        assert await status(client, "/slow") == 429
         network = "2001:db8:0:2"
-        open_ones.append(await anyio.connect_tcp("127.0.0.1", port_of(client)))
-        assert await answers(open_ones[-1])
-        for stream in open_ones:
-            await stream.aclose()
+        asking.start_soon(status, client, "/slow")
+        await becomes(lambda: slow.asked, 3)
+        slow.allowed.set()
 
 
 @pytest.mark.promise("http")

@@ -52,7 +52,7 @@ export class Charts {
 
   /** Ask for what is new and draw it. */
   async update() {
-    const answer = await ask(`/api/history?after=${this.next}`);
+    const answer = await ask(`api/history?after=${this.next}`);
     if (answer.next < this.next) this.points = []; // another start: its numbers began anew
     const fresh = answer.points.map((point) => Object.fromEntries(answer.fields.map((field, i) => [field, point[i]])));
     this.points = this.points.concat(fresh).slice(-answer.keep);

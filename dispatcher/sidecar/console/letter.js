@@ -37,7 +37,7 @@ function value(field, found) {
 async function payload(event) {
   const place = byId("letter-payload");
   try {
-    const found = await ask(`/api/dead-events/${event.event_id}?payload=1`);
+    const found = await ask(`api/dead-events/${event.event_id}?payload=1`);
     place.replaceChildren(...["headers", "payload"].filter((name) => found[name] != null).flatMap((name) => [
       el("h3", {}, name === "headers" ? "Headers" : "Payload, as it stands in the outbox"),
       el("pre", { tabindex: "0", "aria-label": name }, JSON.stringify(found[name], null, 2)),

@@ -73,9 +73,9 @@ export class Letters {
     const turn = ++this.turn;
     if (!quiet) this.say("");
     try {
-      const stats = await ask(`/api/dead-events/stats${this.query()}`);
+      const stats = await ask(`api/dead-events/stats${this.query()}`);
       const page = this.view === "list" && stats.total
-        ? await ask(`/api/dead-events${this.query({ limit: PAGE, offset: this.offset })}`) : null;
+        ? await ask(`api/dead-events${this.query({ limit: PAGE, offset: this.offset })}`) : null;
       if (turn !== this.turn) return;
       this.suggest(stats.by_type ?? []);
       this.draw(stats, page);

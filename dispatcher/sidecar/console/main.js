@@ -20,7 +20,7 @@ async function look() {
   if (busy || document.hidden) return;
   busy = true;
   try {
-    const seen = await ask("/api/overview");
+    const seen = await ask("api/overview");
     answered = Date.now() / 1000;
     byId("main").hidden = false;
     byId("forget").hidden = !hasToken();

@@ -9,7 +9,7 @@ const PATIENCE_MS = 60000;
 export async function retryThese(events) {
   if (events.length === 1) {
     try {
-      await ask(`/api/dead-events/${events[0].event_id}/retry`, { body: null, patience: PATIENCE_MS });
+      await ask(`api/dead-events/${events[0].event_id}/retry`, { body: null, patience: PATIENCE_MS });
       return 1;
     } catch (error) {
       if (error.status === 404) return 0; // somebody else was quicker
@@ -19,7 +19,7 @@ export async function retryThese(events) {
   let done = 0;
   for (let from = 0; from < events.length; from += AT_ONCE) {
     const ids = events.slice(from, from + AT_ONCE).map((event) => event.event_id);
-    done += (await ask("/api/dead-events/retry-batch", { body: { event_ids: ids }, patience: PATIENCE_MS })).processed;
+    done += (await ask("api/dead-events/retry-batch", { body: { event_ids: ids }, patience: PATIENCE_MS })).processed;
   }
   return done;
 }
@@ -28,7 +28,7 @@ export async function retryThese(events) {
 export async function retryAll(filter, n, progress) {
   let done = 0;
   for (let left = n; left > 0;) {
-    const page = await ask(`/api/dead-events${filter}&limit=${Math.min(left, AT_ONCE)}`);
+    const page = await ask(`api/dead-events${filter}&limit=${Math.min(left, AT_ONCE)}`);
     if (page.events.length === 0) break;
     const processed = await retryThese(page.events);
     done += processed;
