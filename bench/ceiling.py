@@ -111,6 +111,7 @@ def script() -> str:
         dispatcher="1",
         claim_id="md5(:token::text)::uuid",
         floor="'0-0'",
+        mark="NULL",
         after_time=":after_time",
         after_id=":after_id::bigint",
         slots="256",

@@ -10,7 +10,7 @@ from random import Random
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.outages import is_redis_outage
-from dispatcher.core.outcome import BatchOutcomes, Dead, Outcome, Released, Retry, Sent, Unknown
+from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Outcome, Released, Sent, Unknown
 from dispatcher.core.row import ClaimedRow
 
 MAX_ERROR_CHARS = 500
@@ -79,7 +79,7 @@ def decide(reply: Reply, attempts: int, policy: RetryPolicy, rng: Random) -> Out
         case NoReply(error):
             return Unknown(brief(error))
         case Unpublishable(reason):
-            return Dead(brief(reason))
+            return FailedForGood(brief(reason))
         case Refused(text) if is_redis_outage(text):
             return Released(brief(f"redis: {text}"))
         case Refused(text):
@@ -91,8 +91,8 @@ def decide(reply: Reply, attempts: int, policy: RetryPolicy, rng: Random) -> Out
 def _failed(why: str, attempts: int, policy: RetryPolicy, rng: Random) -> Outcome:
     error = brief(why)
     if attempts + 1 >= policy.max_attempts:
-        return Dead(error)
-    return Retry(policy.backoff.delay(attempts + 1, rng), error)
+        return FailedForGood(error)
+    return FailedAttempt(policy.backoff.delay(attempts + 1, rng), error)
 
 
 def decide_batch(

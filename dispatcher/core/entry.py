@@ -40,7 +40,7 @@ class EntryFormat:
 
     def xadd(self, row: ClaimedRow) -> bytes:
         """`XADD stream MAXLEN ~ n * field value ...` for one row, the payload's text unchanged."""
-        _, _, event_id, message_id, kind, of, key, occurred_at, payload, headers, _, _ = row
+        _, _, event_id, message_id, kind, of, key, occurred_at, payload, headers, _, _, _ = row
         at = occurred_at.isoformat("T", "microseconds")
         size: Callable[[str], int] = len
         while True:

@@ -85,12 +85,14 @@ class Published(TelemetryEvent):
 class Handled(TelemetryEvent):
     """A handler ended, or its timeout passed. `age_s`: from when the row was due to that end.
 
+    "lost": its process ended, or was taken for dead, while it ran; told by whoever took the row over, without times.
+
     `error`: class and message, without values of the payload; `where`: file and line that raised.
     """
 
     row_id: int
     event_type: str
-    handled: Literal["done", "retry", "dead", "timeout"]
+    handled: Literal["done", "retry", "dead", "timeout", "lost"]
     age_s: float
     duration_s: float
     error: str | None = None

@@ -1,4 +1,4 @@
-"""What became of a row that was published or handled: six frozen values, matched once."""
+"""What became of a row that was published or handled: seven frozen values, matched once."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Retry:
+class FailedAttempt:
     """The row's own failure: costs it one attempt, due again after `delay_s` seconds."""
 
     delay_s: float
@@ -26,7 +26,15 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
+class Waits:
+    """Nobody's failure: its handler waits for a time or for a server. Due again after `delay_s` seconds, at no cost."""
+
+    delay_s: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedForGood:
     """Its last attempt failed, or it can never succeed: to the dead-letter queue."""
 
     error: str
@@ -46,7 +54,7 @@ class Unknown:
     error: str
 
 
-Outcome = Sent | Done | Retry | Dead | Released | Unknown
+Outcome = Sent | Done | FailedAttempt | Waits | FailedForGood | Released | Unknown
 
 
 @dataclass(slots=True)
@@ -59,8 +67,8 @@ class BatchOutcomes:
     sent_ids: list[int] = field(default_factory=list)
     stream_ids: list[str] = field(default_factory=list)
     done_ids: list[int] = field(default_factory=list)
-    retries: list[tuple[int, Retry]] = field(default_factory=list)
-    dead: list[tuple[int, Dead]] = field(default_factory=list)
+    retries: list[tuple[int, FailedAttempt | Waits]] = field(default_factory=list)
+    dead: list[tuple[int, FailedForGood]] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
     sink_error: str | None = None  # why the sink failed, when it did: opens the breaker
@@ -80,9 +88,9 @@ class BatchOutcomes:
                 self.stream_ids.append(stream_id)
             case Done():
                 self.done_ids.append(row_id)
-            case Retry():
+            case FailedAttempt() | Waits():
                 self.retries.append((row_id, outcome))
-            case Dead():
+            case FailedForGood():
                 self.dead.append((row_id, outcome))
             case Released(error):
                 self.released.append(row_id)

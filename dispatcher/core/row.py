@@ -1,9 +1,20 @@
 """One claimed outbox row, as the claim returns it."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import NamedTuple
 
 NOT_READ = "!"  # begins what stands for a JSON text that was left in Postgres; then its size in bytes, if that is known
+
+PROCESS_LOST = "ProcessLost"  # begins the error of a row whose process ended under its handler; claim.sql knows it
+
+
+class HandlerMark(StrEnum):
+    """What a claimed row for a handler says, in the column stream_id, to whoever takes it over. NULL: not begun."""
+
+    BEGUN = "begun"  # its handler began with the claim, beside others
+    MAY_HAVE_BEGUN = "may have begun"  # claimed ahead: it begins within a tenth of a second
+    ALONE = "begun alone"  # no other handler runs beside it
 
 
 class ClaimedRow(NamedTuple):
@@ -24,6 +35,7 @@ class ClaimedRow(NamedTuple):
     headers: str | None
     attempts: int
     age_s: float  # seconds from when it could first go out to the claim, by Postgres's clock; claim.sql says since when
+    suspect: bool = False  # its handler ran when its process ended, last time: it runs alone
 
 
 class Batch(NamedTuple):

@@ -8,7 +8,7 @@ import psycopg
 
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Claimed, Observer
-from dispatcher.core.row import Batch
+from dispatcher.core.row import Batch, HandlerMark
 from dispatcher.infra.postgres.failures import StatementFailures
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
@@ -53,12 +53,14 @@ class Claimer:
         """Begin the next claim at the start: rows that fell due long ago were put back."""
         self._cursor.reset()
 
-    async def claim(self, postgres: ReconnectingSession, limit: int, floor: str | None) -> Batch | None:
+    async def claim(
+        self, postgres: ReconnectingSession, limit: int, floor: str | None, mark: HandlerMark | None = None
+    ) -> Batch | None:
         """Claim up to `limit` rows; a batch without rows when nothing is due.
 
-        `floor`: the newest entry id known, None when the rows do not go to the stream. Returns None when no claim was
-        made: there is no session, the statement failed (that is told, and waited for), everything is paused, or the
-        answer came so late that the rows were released.
+        `floor`: the newest entry id known, None when the rows do not go to the stream; then `mark` is what they say to
+        a successor. Returns None when no claim was made: there is no session, the statement failed (that is told, and
+        waited for), everything is paused, or the answer came so late that the rows were released.
         """
         session = postgres.session
         if session is None:
@@ -68,7 +70,7 @@ class Claimer:
             await self._uncertain.release(session)
             if self._pause.paused():  # whoever paused waits until nothing is in flight: no claim may begin after this
                 return None
-            batch = await self._claim(session, limit, floor)
+            batch = await self._claim(session, limit, floor, mark)
             self._failures.clear()
             if batch.claimed_at - began > self._policy.lease_s / 2:
                 # This process was frozen meanwhile: another one may have taken the rows over already.
@@ -85,7 +87,7 @@ class Claimer:
             self._observe(Claimed(len(batch.rows), full))
         return batch
 
-    async def _claim(self, session: Session, limit: int, floor: str | None) -> Batch:
+    async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
         while True:
             after, since_s = self._cursor.start(monotonic())
             claim_id = new_claim_id()
@@ -99,6 +101,7 @@ class Claimer:
                     slots=self._policy.slots,
                     after=after,
                     floor=floor,
+                    mark=mark,
                     event_types=self._policy.event_types,
                     since_s=since_s,
                     most_bytes=self._policy.max_payload_bytes,

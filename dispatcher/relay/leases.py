@@ -37,7 +37,8 @@ class LeaseRenewer:
     ) -> set[HeldRow] | None:
         """Renew the leases; the rows that are still held. None: the statement failed, and nothing is known.
 
-        `floor`: the new floor of these rows, of which none may be in the stream. None: their floors stay.
+        `floor`: the new floor of these rows, of which none may be in the stream; or the mark of one whose handler is
+        about to begin. None: their floors stay.
         """
         self._renewed_at = monotonic()
         session, began = await postgres.get(), monotonic()

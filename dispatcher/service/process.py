@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.output import last_words
+from dispatcher.relay.handlers.loop import HandlerLoop
 
 # Whatever PYTHONASYNCIODEBUG says: the loop would be several times slower, and log what its callbacks were given.
-LOOP_OPTIONS = {"debug": False}
+LOOP_OPTIONS = {"debug": False, "loop_factory": HandlerLoop}
 
 
 def freeze() -> None:

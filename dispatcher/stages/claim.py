@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import psycopg
 
-from dispatcher.core.row import NOT_READ, Batch, ClaimedRow
+from dispatcher.core.row import NOT_READ, Batch, ClaimedRow, HandlerMark
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.settle import release
@@ -56,6 +56,7 @@ async def claim(
     slots: int = 256,
     after: ClaimKey = FROM_THE_START,
     floor: str | None = "0-0",
+    mark: HandlerMark | None = None,
     event_types: EventTypeFilter | None = None,
     since_s: float | None = None,
     most_bytes: int = ANY_SIZE,
@@ -64,8 +65,9 @@ async def claim(
     """Take up to `limit` due rows of the first `slots` of 256 slots.
 
     `floor`: the newest entry id known now, after which a takeover searches for these rows; None: they do not go to the
-    stream. `event_types`: only these rows, and with `since_s` only those that fell due in the last so many seconds. A
-    payload of more than `most_bytes` of JSON stays in Postgres (NOT_READ). `now`: instead of Postgres's clock.
+    stream, and `mark` says whether their handlers begin at once. `event_types`: only these rows, and with `since_s`
+    only those that fell due in the last so many seconds. A payload of more than `most_bytes` of JSON stays in Postgres
+    (NOT_READ). `now`: instead of Postgres's clock.
     Raises SessionLost (the claim may have been made) or psycopg.Error (it was not made, or was released).
     """
     parameters: dict[str, object] = {
@@ -76,6 +78,7 @@ async def claim(
         "after_time": after.after_time,
         "after_id": after.after_id,
         "floor": floor,
+        "mark": mark,
         "now": now,
     }
     statement = load("claim", filtered=event_types is not None)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import psycopg
 
 from dispatcher.core.errors import StreamMoved
-from dispatcher.core.outcome import BatchOutcomes
+from dispatcher.core.outcome import BatchOutcomes, Waits
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 
@@ -60,6 +60,7 @@ async def settle(
             ids=[row_id for row_id, _ in outcomes.retries],
             delays=[retry.delay_s for _, retry in outcomes.retries],
             errors=[retry.error for _, retry in outcomes.retries],
+            costs=[0 if isinstance(retry, Waits) else 1 for _, retry in outcomes.retries],
         )
     if outcomes.dead:
         dead = await _run(

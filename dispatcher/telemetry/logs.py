@@ -183,7 +183,10 @@ class Logs:
             return
         if (suppressed := self._repeats.suppressed(f"{event.event_type} {event.error}")) is None:
             return
-        text = "A handler did not end in time" if event.handled == "timeout" else "A handler failed"
+        text = {
+            "timeout": "A handler did not end in time",
+            "lost": "The process of a handler ended, or was taken for dead, while it ran",
+        }.get(event.handled, "A handler failed")
         fields: Fields = {"event_type": event.event_type, "id": event.row_id, "error": event.error}
         fields |= {"where": event.where, "duration_s": round(event.duration_s, 6)}
         if suppressed:

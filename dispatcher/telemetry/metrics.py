@@ -114,7 +114,7 @@ class Metrics:
             "max", "messaging_dispatch_paused", "1 while `dispatcher pause` holds all dispatchers back"
         )
         handled = counter("messaging_dispatch_handled", "Ends of handlers, by how they ended", "result")
-        self._handled = {result: handled.labels(result) for result in ("done", "retry", "dead", "timeout")}
+        self._handled = {result: handled.labels(result) for result in ("done", "retry", "dead", "timeout", "lost")}
         self._handler_duration = Histogram(
             "messaging_dispatch_handler_duration_seconds",
             "How long a handler took, or its timeout",
@@ -196,7 +196,8 @@ class Metrics:
                     self._redis(answers=True)
             case events.Handled(_, _, handled, age_s, duration_s):
                 self._handled[handled].inc()
-                self._handler_duration.observe(duration_s)
+                if handled != "lost":
+                    self._handler_duration.observe(duration_s)
                 if handled == "done":
                     self.latency.observe([age_s])
             case events.InHand(running, waiting, stuck):

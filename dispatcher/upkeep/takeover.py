@@ -3,15 +3,22 @@
 A dead dispatcher is known by its free lock, within a second; a frozen one by its lease, see held_claims.py. Either is
 fenced first. Then the stream is searched for each of its rows: one that is found is settled as sent, one that is not is
 released.
+
+A row whose handler had begun costs an attempt: it may be what ended the process. Beside it others had begun, so each of
+them runs alone from then on, and only one that ran alone can be buried for it.
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from random import Random
 from time import monotonic
+from typing import NamedTuple
 
-from dispatcher.core.events import Observer, Reconciled, TakenOver
+from dispatcher.core.decide import RetryPolicy, brief
+from dispatcher.core.events import Buried, Handled, Observer, Reconciled, Settled, TakenOver
 from dispatcher.core.incarnation import RedisIncarnation
-from dispatcher.core.outcome import BatchOutcomes
+from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Outcome, Waits
+from dispatcher.core.row import PROCESS_LOST, HandlerMark
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
@@ -19,7 +26,7 @@ from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.redis.search import find_entries, stream_order
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import new_claim_id
-from dispatcher.stages.settle import release, settle
+from dispatcher.stages.settle import Settlement, release, settle
 from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.held_claims import HeldClaim, HeldClaims
@@ -30,12 +37,23 @@ EVERY_S = 1.0
 PATIENCE_S = 3.0  # after our own session was replaced: those of other dispatchers may be on their way too
 
 
+class AdoptedRow(NamedTuple):
+    """A row under a claim of ours. `place`: the floor, or the mark of a row for a handler."""
+
+    id: int
+    event_id: str
+    place: str | None
+    attempts: int
+    event_type: str
+
+
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """Rows under a claim of ours that the stream was not searched for yet: (id, event id, floor)."""
+    """Rows that the stream was not searched for yet. `cause`: what happened to their owner."""
 
     claim_id: str
-    rows: list[tuple[int, str, str | None]]
+    rows: list[AdoptedRow]
+    cause: str
 
 
 class Takeover:
@@ -48,6 +66,8 @@ class Takeover:
         stream: str,
         lease_s: float,
         deadline_s: float,
+        retry: RetryPolicy,
+        rng: Random,
         dispatcher_id: Callable[[], int | None],
         claims_in_flight: Callable[[], Collection[str]],
         rows_released: Callable[[], None],
@@ -62,7 +82,10 @@ class Takeover:
         self._clock = clock
         self._connection = connection  # None: no event goes to the stream
         self._stream = stream
+        self._lease_s = lease_s
         self._deadline_s = deadline_s
+        self._retry = retry  # of rows for handlers
+        self._rng = rng
         self._dispatcher_id = dispatcher_id
         self._claims_in_flight = claims_in_flight  # our own
         self._rows_released = rows_released
@@ -113,7 +136,8 @@ class Takeover:
                 # Before the fence: what it claims on a session that is opened after it, it may publish.
                 claims = [claim for (claim,) in await session.fetch(load("claims_of"), {"owner": owner})]
                 await fence(session, self._connection, name, self._deadline_s)
-                total += await self._take_over(session, name, claims=claims, unclaimed=True, owner=owner)
+                cause = f"the process {name} ended while the handler of this event ran"
+                total += await self._take_over(session, name, cause, claims=claims, unclaimed=True, owner=owner)
                 await session.fetch(load("sign_off"), {"id": owner})
             finally:
                 await session.fetch(f"SELECT pg_advisory_unlock({locks.REGISTRY}, %(id)s::integer)", {"id": owner})
@@ -133,7 +157,11 @@ class Takeover:
                 await fence(session, self._connection, name, self._deadline_s)
             still = [claim for claim in claims if claim.claim_id is not None]
             unclaimed = len(still) < len(claims)
-            total += await self._take_over(session, name or "unknown", still=still, unclaimed=unclaimed)
+            cause = (
+                f"the process {name or 'unknown'} gave no sign of life for a lease ({self._lease_s:g} s) "
+                "while the handler of this event ran: it blocks the event loop, or the process was frozen"
+            )
+            total += await self._take_over(session, name or "unknown", cause, still=still, unclaimed=unclaimed)
             for claim in claims:
                 self._held.drop(claim)
         return total
@@ -170,6 +198,7 @@ class Takeover:
         self,
         session: Session,
         name: str,
+        cause: str,
         *,
         claims: Collection[str] = (),
         still: Collection[HeldClaim] = (),
@@ -197,11 +226,11 @@ class Takeover:
                 return total
             total += len(rows)
             self._observe(TakenOver(len(rows), name))
-            self._adopted.append(Adopted(claim_id, [(row[0], row[1], row[2]) for row in rows]))
+            self._adopted.append(Adopted(claim_id, [AdoptedRow._make(row) for row in rows], cause))
             await self.finish(session)
 
     async def finish(self, session: Session) -> None:
-        """Look for adopted rows in the stream: sent when found, back to pending when not.
+        """Look for adopted rows in the stream: sent when found; an attempt when their handler had begun; else released.
 
         Raises Unreachable, SessionLost or psycopg.Error; what is left is finished by the next call.
         """
@@ -211,16 +240,40 @@ class Takeover:
             outcomes = BatchOutcomes(
                 sent_ids=list(found), stream_ids=list(found.values()), incarnation=self._incarnation
             )
-            await settle(session, adopted.claim_id, outcomes)
+            charged = [row for row in adopted.rows if row.place in tuple(HandlerMark)]
+            for row in charged:
+                outcomes.add(row.id, self._charge(row, adopted.cause))
+            settlement = await settle(session, adopted.claim_id, outcomes)
             await release(session, [adopted.claim_id])
             self._adopted.pop(0)
             self._observe(Reconciled(len(found), len(adopted.rows) - len(found)))
+            if charged:
+                self._tell_charged(charged, outcomes, settlement)
             self._rows_released()
 
+    def _charge(self, row: AdoptedRow, cause: str) -> Outcome:
+        """What becomes of a row whose handler had begun. It runs alone next, because of how its error begins."""
+        error, attempt = brief(f"{PROCESS_LOST}: {cause}"), row.attempts + 1
+        delay_s = self._retry.backoff.delay(attempt, self._rng)
+        if row.place == HandlerMark.MAY_HAVE_BEGUN:
+            return Waits(delay_s, error)
+        if attempt < self._retry.max_attempts:
+            return FailedAttempt(delay_s, error)
+        return FailedForGood(error) if row.place == HandlerMark.ALONE else Waits(delay_s, error)
+
+    def _tell_charged(self, charged: list[AdoptedRow], outcomes: BatchOutcomes, settlement: Settlement) -> None:
+        errors = {row_id: each.error for row_id, each in [*outcomes.retries, *outcomes.dead]}
+        for row in charged:
+            if row.id not in settlement.lost:
+                self._observe(Handled(row.id, row.event_type, "lost", 0.0, 0.0, errors[row.id]))
+        if dead := [(row_id, dead.error) for row_id, dead in outcomes.dead if row_id not in settlement.lost]:
+            self._observe(Buried(dead))
+        self._observe(Settled(sent=0, retried=settlement.retried, dead=settlement.dead, released=0, unknown=0, lost=0))
+
     async def _find(self, adopted: Adopted) -> dict[int, str]:
-        floors = [floor for _, _, floor in adopted.rows if floor is not None]
+        floors = {row.id: row.place for row in adopted.rows if row.place and row.place not in tuple(HandlerMark)}
         if not floors or self._connection is None:
             return {}  # claimed for handlers, or set to `picked` by a person
-        floor = min(floors, key=stream_order)
-        wanted = {event_id: row_id for row_id, event_id, floor in adopted.rows if floor is not None}
+        floor = min(floors.values(), key=stream_order)
+        wanted = {row.event_id: row.id for row in adopted.rows if row.id in floors}
         return await find_entries(self._connection, self._stream, floor, wanted, self._deadline_s)

@@ -1,7 +1,8 @@
 -- claim: takes due rows, in order, under a claim of their own.
 -- Parameters: dispatcher (our id in the registry, or NULL), claim_id, floor (the newest entry id that is known; NULL: the rows are
---   for handlers), after_time, after_id (the cursor; time in UTC), slots (only slots below this number), limit (rows), most_bytes
---   (larger text stays in Postgres), now (NULL: the server's clock).
+--   for handlers), mark (of rows for handlers: whether their handlers begin at once, see HandlerMark; NULL: the rows go to the
+--   stream), after_time, after_id (the cursor; time in UTC), slots (only slots below this number), limit (rows), most_bytes (larger
+--   text stays in Postgres), now (NULL: the server's clock).
 -- Parameters when some event types have handlers: types, handled (true: these types only; false: all others), since_s (NULL, or
 --   only rows that fell due in the last so many seconds: to pass over 100,000 rows of the other types takes 30 ms).
 -- Returns: the columns of ClaimedRow. A row that is missing is not due, is held by another dispatcher, or is in no slot of ours. No
@@ -21,7 +22,11 @@ SET status = 'picked',
     picked_at = (SELECT coalesce(%(now)s::timestamptz, clock_timestamp())), -- one reading: overdue.sql lists it once
     picked_by = %(dispatcher)s,
     claim_id = %(claim_id)s,
-    stream_id = %(floor)s
+    stream_id = CASE
+        WHEN %(mark)s::text IS NULL THEN %(floor)s
+        WHEN o.last_error LIKE 'ProcessLost:%%' THEN NULL -- it will run alone, and be marked when it begins
+        ELSE %(mark)s
+    END
 WHERE o.ctid = ANY (ARRAY(
     SELECT d.ctid
     FROM ONLY messaging.message_outbox AS d
@@ -72,4 +77,5 @@ RETURNING
     coalesce(date_part('epoch', coalesce(%(now)s::timestamptz, clock_timestamp()) - CASE
         WHEN o.attempts > 0 THEN o.occurred_at
         WHEN o.sent_at IS NULL THEN greatest(o.occurred_at, o.next_run_at)
-    END), 0)
+    END), 0),
+    coalesce(o.last_error LIKE 'ProcessLost:%%', false)

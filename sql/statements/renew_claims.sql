@@ -1,7 +1,7 @@
 -- renew_claims: renews the lease of claimed rows, so that no other dispatcher takes them over while their owner works on them.
 -- Parameters: ids, claim_ids (one a row: the claim that it belongs to), floor (an entry id: the new floor of these rows, none of
 --   which is in the stream now; in a Redis whose clock runs behind, new entries may be older than the floor from before its
---   failover. NULL: the floors stay).
+--   failover; or the mark of a row whose handler is about to begin. NULL: the floors stay).
 -- Returns: id and claim_id of each row that is still held. A row that is missing was lost to another claim, or is settled.
 -- Loaded by: dispatcher/relay/leases.py
 -- Index: message_outbox_pkey.

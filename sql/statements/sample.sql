@@ -5,8 +5,8 @@
 -- Loaded by: dispatcher/ops/doctor/activity.py, dispatcher/ops/status.py, dispatcher/upkeep/gauges.py
 -- Index: message_outbox_due_idx, in its order: a million entries take 40 ms on a vacuumed table, half a second on one that is not.
 --   Without ORDER BY a bitmap of the whole index would be built first.
--- Overdue is judged on the hundred rows that are due first. A row that failed counts from when it occurred, any other from when it
--- was due, so that an event scheduled for later is not late.
+-- Overdue is judged on the hundred rows that are due first. A row that was tried counts from when it occurred, any other from when it
+-- was due, so that an event scheduled for later is not late, and one whose handler waits for ever is.
 SELECT
     (
         SELECT count(*)
@@ -23,7 +23,7 @@ SELECT
         FROM (
             SELECT
                 coalesce(%(now)s::timestamptz, clock_timestamp()) AS now,
-                CASE WHEN o.attempts > 0 THEN o.occurred_at ELSE o.next_run_at END AS since
+                CASE WHEN o.attempts > 0 OR o.status = 'retry' THEN o.occurred_at ELSE o.next_run_at END AS since
             FROM ONLY messaging.message_outbox AS o
             WHERE NOT o.settled
               AND o.next_run_at < 'infinity' -- parked; Postgres 16 cannot subtract it

@@ -1,6 +1,7 @@
 """Handlers: what they get, what becomes of their rows, and that none of them holds up anything else."""
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -162,14 +163,30 @@ async def test_what_a_handler_raises(dispatcher: StartDispatcher, handlers_modul
 
         return fail()
 
+    def yields(payload: Any) -> Any:
+        return (each for each in payload)
+
+    def submits(payload: Any) -> Any:
+        return concurrent.futures.Future()
+
+    async def returns(payload: Any) -> Any:
+        return Dead("returned, not raised")
+
+    async def forgets_await(payload: Any) -> Any:
+        async def inner() -> Any:
+            return promises(payload)
+
+        return inner()
+
     handlers: dict[str, Any] = {"fails": fails, "later": later, "never": never, "leaves": leaves}
+    handlers |= {"yields": yields, "submits": submits, "returns": returns, "forgets": forgets_await}
     handlers |= {"cancels": cancels, "promises": promises}
     name = handlers_module(handlers)
     options: dict[str, Any] = {"backoff_base_ms": 600_000, "backoff_max_ms": 600_000}
     async with dispatcher(handlers=name, **options) as running:
         for event_type in handlers:
             await insert_events(db, event_type=event_type, payload='{"name": "Jane Roe", "card": 4111222233334444}')
-        await running.tap.add_up(Settled, retried=5, dead=1)
+        await running.tap.add_up(Settled, retried=8, dead=2)
         failed = await running.tap.next(Handled, where=lambda event: event.event_type == "fails")
         assert failed.where is not None
         assert "test_handlers.py" in failed.where
@@ -181,11 +198,20 @@ async def test_what_a_handler_raises(dispatcher: StartDispatcher, handlers_modul
         "leaves": ("retry", 1, "SystemExit: 3"),
         "cancels": ("retry", 1, "CancelledError"),
         "promises": ("retry", 1, "KeyError: 'field'"),
+        "yields": (
+            "retry",
+            1,
+            "TypeError: the handler returned a generator, of which nothing has run: it must not yield",
+        ),
+        "submits": ("retry", 1, "TypeError: the handler returned a future of work that may go on: return its result()"),
+        "returns": ("dead", 1, "Dead: returned, not raised"),
+        "forgets": ("retry", 1, "KeyError: 'field'"),
     }
     cursor = await db.execute("SELECT next_run_at - now() > interval '50 min' FROM messaging.message_outbox "
                               "WHERE event_type = 'later'")  # fmt: skip
     assert await cursor.fetchone() == (True,)
-    assert [row["last_error"] for row in await read_table(db, "message_dlq")] == ["Dead: unknown currency"]
+    dead = {row["last_error"] for row in await read_table(db, "message_dlq")}
+    assert dead == {"Dead: unknown currency", "Dead: returned, not raised"}
 
 
 @pytest.mark.promise("handler-failure")

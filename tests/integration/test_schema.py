@@ -129,6 +129,7 @@ async def test_rows_at_the_edge_are_taken_and_can_be_claimed(db: psycopg.AsyncCo
         "dispatcher": 1,
         "claim_id": str(uuid.uuid4()),
         "floor": None,
+        "mark": None,
         "after_time": "-infinity",
         "after_id": 0,
         "slots": 256,

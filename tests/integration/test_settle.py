@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dispatcher.core.decide import brief
-from dispatcher.core.outcome import BatchOutcomes, Dead, Outcome, Released, Retry, Sent, Unknown
+from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Outcome, Released, Sent, Unknown
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session
@@ -48,7 +48,13 @@ def decided(outcomes: dict[int, Outcome]) -> BatchOutcomes:
 async def test_each_outcome_is_written_down(session, db):
     rows = await insert_events(db, 5, next_run_at=NOW)
     batch = await take(session)
-    outcomes: list[Outcome] = [Sent("9-1"), Retry(2.5, "ERR one"), Dead("ERR two"), Released("OOM"), Unknown("cut")]
+    outcomes: list[Outcome] = [
+        Sent("9-1"),
+        FailedAttempt(2.5, "ERR one"),
+        FailedForGood("ERR two"),
+        Released("OOM"),
+        Unknown("cut"),
+    ]
     settlement = await settle(
         session, batch.claim_id, decided(dict(zip(rows, outcomes, strict=True))), now=NOW + timedelta(seconds=1)
     )
@@ -77,7 +83,7 @@ async def test_sending_clears_the_error_of_an_earlier_try(session, db):
 
 
 @pytest.mark.promise("one-owner")
-@pytest.mark.parametrize("outcome", [Sent("9-1"), Retry(1, "e"), Dead("e"), Released("e")])
+@pytest.mark.parametrize("outcome", [Sent("9-1"), FailedAttempt(1, "e"), FailedForGood("e"), Released("e")])
 async def test_a_claim_that_was_lost_changes_nothing(session, db, outcome):
     rows = await insert_events(db, 2)
     stale = await take(session)
@@ -99,7 +105,7 @@ async def test_only_the_rows_that_were_lost_are_reported_lost(session, db):
     assert settlement == Settlement(1, 0, 0, 0, frozenset({gone}))
 
 
-@pytest.mark.parametrize("outcome", [Sent("9-1"), Retry(1, "e"), Dead("e"), Released("e")])
+@pytest.mark.parametrize("outcome", [Sent("9-1"), FailedAttempt(1, "e"), FailedForGood("e"), Released("e")])
 async def test_settling_twice_changes_nothing_more(session, db, outcome):
     [row] = await insert_events(db)
     batch = await take(session)
@@ -118,7 +124,7 @@ async def test_nothing_to_settle_is_no_statement(session):
 async def test_a_burial_keeps_a_copy_of_the_whole_row(session, db):
     [row] = await insert_events(db, headers='{"traceparent": "00"}', status="retry", attempts=9)
     batch = await take(session)
-    await settle(session, batch.claim_id, decided({row: Dead("ERR last")}), now=NOW)
+    await settle(session, batch.claim_id, decided({row: FailedForGood("ERR last")}), now=NOW)
     [stored], [copy] = await read_table(db), await read_table(db, "message_dlq")
     assert {column: copy[column] for column in COPIED} == {column: stored[column] for column in COPIED}
     assert (copy["outbox_id"], copy["attempts"], copy["last_error"], copy["died_at"]) == (row, 10, "ERR last", NOW)
@@ -132,26 +138,26 @@ async def test_a_row_is_dead_exactly_when_its_copy_is_there(session, db):
     batch = await take(session)
     await db.execute("ALTER TABLE messaging.message_dlq ADD CONSTRAINT never CHECK (false) NOT VALID")
     with pytest.raises(Exception, match="never"):
-        await settle(session, batch.claim_id, decided({row: Dead("e")}))
+        await settle(session, batch.claim_id, decided({row: FailedForGood("e")}))
     assert await statuses(db) == {"picked": 1}
 
 
 async def test_a_row_replayed_by_a_plain_update_and_dead_again_renews_its_copy(session, db):
     [row] = await insert_events(db, status="retry", attempts=4)
-    await settle(session, (await take(session)).claim_id, decided({row: Dead("first")}), now=NOW)
+    await settle(session, (await take(session)).claim_id, decided({row: FailedForGood("first")}), now=NOW)
     await db.execute(REPLAY)
     later = NOW + timedelta(days=1)
-    await settle(session, (await take(session)).claim_id, decided({row: Dead("second")}), now=later)
+    await settle(session, (await take(session)).claim_id, decided({row: FailedForGood("second")}), now=later)
     [copy] = await read_table(db, "message_dlq")
     assert (copy["last_error"], copy["died_at"], copy["attempts"], copy["replay_count"]) == ("second", later, 1, 1)
 
 
 async def test_a_row_replayed_through_its_copy_and_dead_again_gets_a_new_one(session, db):
     [row] = await insert_events(db)
-    await settle(session, (await take(session)).claim_id, decided({row: Dead("first")}))
+    await settle(session, (await take(session)).claim_id, decided({row: FailedForGood("first")}))
     await db.execute("UPDATE messaging.message_dlq SET replayed_at = now(), replay_count = 1")
     await db.execute(REPLAY)
-    await settle(session, (await take(session)).claim_id, decided({row: Dead("second")}))
+    await settle(session, (await take(session)).claim_id, decided({row: FailedForGood("second")}))
     assert [copy["last_error"] for copy in await read_table(db, "message_dlq")] == ["first", "second"]
 
 
@@ -179,7 +185,7 @@ async def test_release_takes_some_rows_of_a_claim_or_all_of_several(session, db)
 async def test_release_leaves_what_is_settled(session, db):
     rows = await insert_events(db, 2)
     batch = await take(session)
-    await settle(session, batch.claim_id, decided({rows[0]: Sent("9-1"), rows[1]: Dead("e")}))
+    await settle(session, batch.claim_id, decided({rows[0]: Sent("9-1"), rows[1]: FailedForGood("e")}))
     assert await release(session, [batch.claim_id]) == NONE
     assert await statuses(db) == {"sent": 1, "dead": 1}
 
@@ -188,7 +194,7 @@ async def test_release_leaves_what_is_settled(session, db):
 async def test_an_error_of_any_length_and_alphabet_is_stored(session, db, kind):
     [row] = await insert_events(db)
     error = brief("é{},\"'\\ " * 500)
-    outcome = Retry(0, error) if kind == "retry" else Dead(error)
+    outcome = FailedAttempt(0, error) if kind == "retry" else FailedForGood(error)
     await settle(session, (await take(session)).claim_id, decided({row: outcome}))
     [stored] = await read_table(db)
     assert stored["last_error"] == error

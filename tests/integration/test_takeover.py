@@ -12,9 +12,12 @@ import anyio
 import psycopg
 import pytest
 
-from dispatcher.core.events import TakenOver
+from dispatcher.core.backoff import Backoff
+from dispatcher.core.decide import RetryPolicy
+from dispatcher.core.events import Buried, Handled, TakenOver
 from dispatcher.core.incarnation import RedisIncarnation
-from dispatcher.core.outcome import BatchOutcomes, Dead, Retry, Sent
+from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Sent
+from dispatcher.core.row import HandlerMark
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
@@ -87,6 +90,8 @@ def make(redis_connection: RedisConnection, tap: Tap) -> Callable[..., Watch]:
             stream=STREAM,
             lease_s=lease_s,
             deadline_s=30.0,
+            retry=RetryPolicy(10, Backoff(0.25, 60.0)),
+            rng=Random(1),
             dispatcher_id=lambda: 99,
             claims_in_flight=lambda: in_flight,
             rows_released=lambda: None,
@@ -119,6 +124,36 @@ async def test_an_overdue_claim_comes_back_and_costs_nothing(session, db, tap, m
         assert [row[column] for column in ("picked_at", "picked_by", "claim_id")] == [None] * 3
         assert row["next_run_at"] == NOW - timedelta(seconds=60)
     assert len((await claim(session, claim_id=new_claim_id(), dispatcher=1, limit=9)).rows) == 2
+
+
+@pytest.mark.promise("handler-crash")
+@pytest.mark.parametrize(
+    ("mark", "attempts", "status", "counted"),
+    [
+        (None, 9, "retry", 9),  # claimed for a handler that had not begun
+        (HandlerMark.MAY_HAVE_BEGUN, 9, "retry", 9),
+        (HandlerMark.BEGUN, 0, "retry", 1),
+        (HandlerMark.BEGUN, 9, "retry", 9),  # another may have been the cause: nobody is buried beside others
+        (HandlerMark.ALONE, 8, "retry", 9),
+        (HandlerMark.ALONE, 9, "dead", 10),
+    ],
+)
+async def test_a_handler_that_had_begun_costs_an_attempt_and_alone_the_last_one(
+    session, db, tap, make, mark, attempts, status, counted
+):
+    await insert_events(db, **held(stream_id=mark, attempts=attempts))
+    assert await make(LEASE_S).watch(session, LEASE_S) == 1
+    [row] = await read_table(db)
+    assert (row["status"], row["attempts"]) == (status, counted)
+    error = await read_table(db, "message_dlq") if status == "dead" else [row]
+    assert bool(error[0]["last_error"]) == (mark is not None)
+    assert len(tap.all(Buried)) == (status == "dead")
+    assert [event.handled for event in tap.all(Handled)] == ["lost"] * (mark is not None)
+    await db.execute("UPDATE messaging.message_outbox SET next_run_at = now() - interval '1 s' WHERE status = 'retry'")
+    batch = await claim(session, claim_id=new_claim_id(), dispatcher=99, limit=9, floor=None, mark=HandlerMark.BEGUN)
+    assert [each.suspect for each in batch.rows] == [mark is not None] * (status == "retry")
+    expected = None if mark is not None else "begun"  # a suspect is marked when it runs
+    assert {each["stream_id"] for each in await read_table(db) if each["status"] == "picked"} <= {expected}
 
 
 @pytest.mark.promise("clock")
@@ -238,7 +273,7 @@ async def test_a_row_at_a_time_that_python_lacks_stops_no_takeover(session, db, 
 
 
 @pytest.mark.promise("one-owner")
-@pytest.mark.parametrize("outcome", [Sent("9-1"), Retry(1, "e"), Dead("e")])
+@pytest.mark.parametrize("outcome", [Sent("9-1"), FailedAttempt(1, "e"), FailedForGood("e")])
 @pytest.mark.parametrize("claimed_again", [False, True])
 async def test_the_frozen_owner_thaws_and_changes_nothing(session, db, tap, outcome, claimed_again, make):
     [row] = await insert_events(db)

@@ -1,11 +1,14 @@
 """A dead dispatcher: fenced, its rows looked for in the stream, then sent or given back, never doubled."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from random import Random
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from dispatcher.core.backoff import Backoff
+from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.core.events import Reconciled, TakenOver
 from dispatcher.infra.postgres.connect import connect
@@ -60,6 +63,8 @@ async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Await
             stream=STREAM,
             lease_s=3600,
             deadline_s=deadline_s,
+            retry=RetryPolicy(10, Backoff(0.25, 60.0)),
+            rng=Random(1),
             dispatcher_id=lambda: 99,
             claims_in_flight=lambda: (),
             rows_released=lambda: None,

@@ -27,7 +27,7 @@ from dispatcher.core.outages import (
     PASSING_PHRASES,
     is_redis_outage,
 )
-from dispatcher.core.outcome import Dead, Outcome, Released, Retry, Sent, Unknown
+from dispatcher.core.outcome import FailedAttempt, FailedForGood, Outcome, Released, Sent, Unknown
 from dispatcher.core.row import ClaimedRow
 
 POLICY = RetryPolicy(10, Backoff(0.25, 60.0))
@@ -62,7 +62,7 @@ def the(reply: Reply, attempts: int = 0, policy: RetryPolicy = POLICY) -> Outcom
 @given(replies, attempts, policies)
 def test_every_reply_has_an_outcome(reply: Reply, attempts: int, policy: RetryPolicy) -> None:
     outcome = the(reply, attempts, policy)
-    assert isinstance(outcome, Sent | Retry | Dead | Released | Unknown)
+    assert isinstance(outcome, Sent | FailedAttempt | FailedForGood | Released | Unknown)
     if not isinstance(outcome, Sent):
         assert len(outcome.error) <= 500
 
@@ -101,21 +101,21 @@ def test_what_servers_say_of_themselves_returns_the_row(text: str) -> None:
 @pytest.mark.parametrize("text", ["ERR syntax error", "OOMPH", "ERR OOM-like", "", "ERR value is not an integer"])
 def test_what_speaks_of_the_entry_costs_an_attempt(text: str) -> None:
     outcome = the(Refused(text))
-    assert isinstance(outcome, Retry)
+    assert isinstance(outcome, FailedAttempt)
     assert 0 <= outcome.delay_s <= 0.25
 
 
 @given(row_errors, policies)
 def test_a_rows_own_error_at_the_limit_is_dead_and_one_before_is_not(reply: Refused, policy: RetryPolicy) -> None:
-    assert isinstance(the(reply, policy.max_attempts - 1, policy), Dead)
-    assert isinstance(the(reply, policy.max_attempts + 5, policy), Dead)
+    assert isinstance(the(reply, policy.max_attempts - 1, policy), FailedForGood)
+    assert isinstance(the(reply, policy.max_attempts + 5, policy), FailedForGood)
     if policy.max_attempts > 1:
-        assert isinstance(the(reply, policy.max_attempts - 2, policy), Retry)
+        assert isinstance(the(reply, policy.max_attempts - 2, policy), FailedAttempt)
 
 
 @given(texts, policies)
 def test_what_can_never_succeed_dies_at_once(reason: str, policy: RetryPolicy) -> None:
-    assert the(Unpublishable(reason), 0, policy) == Dead(brief(reason))
+    assert the(Unpublishable(reason), 0, policy) == FailedForGood(brief(reason))
 
 
 def test_a_lost_reply_is_unknown_and_an_unsent_one_is_not() -> None:

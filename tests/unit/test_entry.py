@@ -28,6 +28,7 @@ def row(payload: str = "{}", headers: str | None = None, **columns: str) -> Clai
         headers=headers,
         attempts=0,
         age_s=0.0,
+        suspect=False,
         **texts,
     )
 

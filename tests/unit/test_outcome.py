@@ -4,15 +4,15 @@ import dataclasses
 
 import pytest
 
-from dispatcher.core.outcome import BatchOutcomes, Dead, Outcome, Released, Retry, Sent, Unknown
+from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Outcome, Released, Sent, Unknown
 
 
 def test_each_outcome_has_its_columns() -> None:
     batch = BatchOutcomes()
     outcomes: list[Outcome] = [
         Sent("1-0"),
-        Retry(0.5, "ERR"),
-        Dead("too large"),
+        FailedAttempt(0.5, "ERR"),
+        FailedForGood("too large"),
         Released("OOM"),
         Unknown("cut"),
         Sent("2-0"),
@@ -20,8 +20,8 @@ def test_each_outcome_has_its_columns() -> None:
     for row_id, outcome in enumerate(outcomes, start=10):
         batch.add(row_id, outcome)
     assert (batch.sent_ids, batch.stream_ids) == ([10, 15], ["1-0", "2-0"])
-    assert batch.retries == [(11, Retry(0.5, "ERR"))]
-    assert batch.dead == [(12, Dead("too large"))]
+    assert batch.retries == [(11, FailedAttempt(0.5, "ERR"))]
+    assert batch.dead == [(12, FailedForGood("too large"))]
     assert (batch.released, batch.unknown) == ([13], [14])
 
 
@@ -36,7 +36,7 @@ def test_the_first_error_of_the_sink_is_kept(outcome: Released | Unknown) -> Non
 
 def test_a_rows_own_failure_says_nothing_of_the_sink() -> None:
     batch = BatchOutcomes()
-    outcomes: list[Outcome] = [Sent("1-0"), Retry(0.5, "ERR"), Dead("too large")]
+    outcomes: list[Outcome] = [Sent("1-0"), FailedAttempt(0.5, "ERR"), FailedForGood("too large")]
     for row_id, outcome in enumerate(outcomes):
         batch.add(row_id, outcome)
     assert batch.sink_error is None
@@ -48,7 +48,9 @@ def test_verdicts_share_nothing() -> None:
     assert not BatchOutcomes().sent_ids
 
 
-@pytest.mark.parametrize("outcome", [Sent("1-0"), Retry(0.5, "e"), Dead("e"), Released("e"), Unknown("e")])
+@pytest.mark.parametrize(
+    "outcome", [Sent("1-0"), FailedAttempt(0.5, "e"), FailedForGood("e"), Released("e"), Unknown("e")]
+)
 def test_an_outcome_cannot_be_changed(outcome: object) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(outcome, next(iter(dataclasses.fields(outcome))).name, "x")  # type: ignore[arg-type]

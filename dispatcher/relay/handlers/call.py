@@ -6,16 +6,18 @@ attempt, and the handler is counted as stuck for as long as it goes on.
 """
 
 import asyncio
+import concurrent.futures
 import inspect
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any, Literal, NamedTuple
 
 from dispatcher.core.decide import RetryPolicy, brief
 from dispatcher.core.frames import raised_at
-from dispatcher.core.outcome import Dead, Done, Outcome, Retry
+from dispatcher.core.outcome import Done, FailedAttempt, FailedForGood, Outcome
 from dispatcher.core.redact import redact
 from dispatcher.core.row import ClaimedRow
 from dispatcher.handlers import exceptions as raised
@@ -57,13 +59,28 @@ async def call_handler(
     deadline = asyncio.get_running_loop().time() + timeout_s
     future = _on_the_loop(call) if route.on_the_loop else executor.threads.call(call)
     ran = await _within(future, deadline, executor)
-    if ran is not None and inspect.isawaitable(ran.result):  # a function that returned a coroutine
-        promised = ran.result
-        ran = await _within(_on_the_loop(lambda: promised), deadline, executor)
+    while ran is not None and inspect.isawaitable(ran.result):  # a coroutine that nobody has awaited: no answer yet
+        ran = await _within(_on_the_loop(partial(_same, ran.result)), deadline, executor)
     if ran is None:
         error = f"TimeoutError: the handler did not end within {timeout_s:g} s"
         return HandlerResult(_failed(row, error, None, retry, rng), "timeout")
-    return HandlerResult(Done(), "done") if ran.raised is None else _judge(row, ran.raised, retry, rng)
+    wrong = ran.raised or _no_answer(ran.result)
+    return HandlerResult(Done(), "done") if wrong is None else _judge(row, wrong, retry, rng)
+
+
+def _same(promised: Awaitable[Any]) -> Awaitable[Any]:
+    return promised
+
+
+def _no_answer(result: object) -> BaseException | None:
+    """What is wrong with a result that says that the work is not done. Any other result is ignored."""
+    if isinstance(result, BaseException):  # returned, where it was meant to be raised
+        return result
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        return TypeError("the handler returned a generator, of which nothing has run: it must not yield")
+    if isinstance(result, concurrent.futures.Future):
+        return TypeError("the handler returned a future of work that may go on: return its result()")
+    return None
 
 
 def _call(route: Route, row: ClaimedRow) -> Callable[[], Any]:
@@ -78,7 +95,7 @@ def _on_the_loop(call: Callable[[], Awaitable[Any]]) -> "asyncio.Future[Ran]":
     async def run() -> Ran:
         try:
             return Ran(await call())
-        except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:  # the last three would end the loop
+        except BaseException as error:  # SystemExit, or a group with one, would end the loop
             return Ran(raised=error)
 
     return asyncio.get_running_loop().create_task(run(), name="handler")
@@ -89,7 +106,7 @@ async def _within(future: "asyncio.Future[Ran]", deadline: float, executor: Hand
     try:
         await asyncio.wait([future], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         if future.done():
-            return _ran(future)
+            return Ran(raised=asyncio.CancelledError()) if future.cancelled() else future.result()
         if isinstance(future, asyncio.Task):
             future.cancel()
             await asyncio.wait([future], timeout=CANCEL_S)
@@ -104,17 +121,11 @@ async def _within(future: "asyncio.Future[Ran]", deadline: float, executor: Hand
                 executor.threads.abandon(future)
 
 
-def _ran(future: "asyncio.Future[Ran]") -> Ran:
-    if future.cancelled():
-        return Ran(raised=asyncio.CancelledError())  # by the handler itself: nobody else was there
-    return future.result()
-
-
 def _judge(row: ClaimedRow, error: BaseException, retry: RetryPolicy, rng: Random) -> HandlerResult:
     text = described(error, row)
     match error:
         case raised.Dead():
-            return HandlerResult(Dead(text), "dead")
+            return HandlerResult(FailedForGood(text), "dead")
         case raised.Retry(after_s=after_s):
             return HandlerResult(_failed(row, text, after_s, retry, rng), "retry", raised_at(error) or None)
         case _:
@@ -123,8 +134,8 @@ def _judge(row: ClaimedRow, error: BaseException, retry: RetryPolicy, rng: Rando
 
 def _failed(row: ClaimedRow, error: str, after_s: float | None, retry: RetryPolicy, rng: Random) -> Outcome:
     if row.attempts + 1 >= retry.max_attempts:
-        return Dead(error)
-    return Retry(retry.backoff.delay(row.attempts + 1, rng) if after_s is None else after_s, error)
+        return FailedForGood(error)
+    return FailedAttempt(retry.backoff.delay(row.attempts + 1, rng) if after_s is None else after_s, error)
 
 
 def described(error: BaseException, row: ClaimedRow) -> str:

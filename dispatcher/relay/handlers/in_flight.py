@@ -26,6 +26,7 @@ class InFlight:
 
     def __init__(self, finished: Callable[[str], None]) -> None:
         self.waiting: deque[HandlerTask] = deque()
+        self.suspects: deque[HandlerTask] = deque()  # each waits until it can run alone
         self.running: set[HandlerTask] = set()
         self.ended: list[Ended] = []
         self.settling: list[Ended] = []
@@ -37,24 +38,32 @@ class InFlight:
 
     def __len__(self) -> int:
         """How many rows are not settled yet."""
-        return len(self.waiting) + len(self.running) + len(self.ended) + len(self.settling)
+        return len(self.waiting) + len(self.suspects) + len(self.running) + len(self.ended) + len(self.settling)
 
     def take(self, batch: Batch) -> None:
         """Add the rows of a claim."""
-        self.waiting.extend(HandlerTask(batch.claim_id, row, batch.claimed_at) for row in batch.rows)
+        for row in batch.rows:
+            queue = self.suspects if row.suspect else self.waiting
+            queue.append(HandlerTask(batch.claim_id, row, batch.claimed_at))
         self._rows[batch.claim_id] += len(batch.rows)
 
     def end(self, task: HandlerTask, outcome: Outcome) -> None:
         """Decide what becomes of a row that waited or was handled; a second decision on it does not count."""
         if task in self.running:
             self.running.remove(task)
-        elif task in self.waiting:
-            self.waiting.remove(task)
-        else:
+        elif not self.drop(task):
             return
         self.ended.append((task, outcome))
         self.some_ended.set()
         self.room.set()
+
+    def drop(self, task: HandlerTask) -> bool:
+        """Let a row that waits wait no more; whether it did."""
+        for queue in (self.waiting, self.suspects):
+            if task in queue:
+                queue.remove(task)
+                return True
+        return False
 
     def to_settle(self) -> list[Ended]:
         """What has ended since the last call; `note_settled()` must follow."""
@@ -83,4 +92,4 @@ class InFlight:
 
     def everything(self) -> list[HandlerTask]:
         """All rows not settled yet."""
-        return [*self.waiting, *self.running, *(task for task, _ in [*self.ended, *self.settling])]
+        return [*self.waiting, *self.suspects, *self.running, *(task for task, _ in [*self.ended, *self.settling])]

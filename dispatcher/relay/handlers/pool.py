@@ -1,5 +1,10 @@
-"""The pool of handlers: a bounded number of rows is handled at once, the others wait for a slot."""
+"""The pool of handlers: a bounded number of rows is handled at once, the others wait for a slot.
 
+A suspect, whose process ended under its handler, runs alone: nothing is claimed until it has had its turn. So it is
+known what ends the next process, and nothing else is charged for it.
+"""
+
+from collections.abc import Awaitable, Callable
 from random import Random
 from time import monotonic
 
@@ -7,15 +12,19 @@ from anyio.abc import TaskGroup
 
 from dispatcher.core.decide import brief
 from dispatcher.core.events import Handled, InHand, Observer, StuckHandlers
-from dispatcher.core.outcome import Dead
+from dispatcher.core.outcome import FailedForGood
 from dispatcher.core.pacing import PrefetchLimit
+from dispatcher.core.row import HandlerMark
 from dispatcher.relay.handlers.call import HandlerExecutor, call_handler
 from dispatcher.relay.handlers.in_flight import HandlerTask, InFlight
 from dispatcher.relay.policy import HandlerPolicy
 
 
 class HandlerPool:
-    """Gives free slots to rows that wait, and says how many more to claim."""
+    """Gives free slots to rows that wait, and says how many more to claim.
+
+    `begin(task, mark)` writes the mark of a suspect before it runs; False: the row is not ours any more.
+    """
 
     def __init__(
         self,
@@ -23,17 +32,20 @@ class HandlerPool:
         executor: HandlerExecutor,
         in_flight: InFlight,
         *,
+        begin: Callable[[HandlerTask, HandlerMark], Awaitable[bool]],
         observe: Observer,
         rng: Random,
     ) -> None:
         self._policy = policy
         self._executor = executor
         self._in_flight = in_flight
+        self._begin = begin
         self._observe = observe
         self._rng = rng
         self.prefetch = PrefetchLimit(policy.parallel, policy.batch_size)
         self._exhausted = False  # this and the next: what was told last
         self._told = InHand(0, 0, 0)
+        self._alone: HandlerTask | None = None  # the suspect that runs
 
     def limit(self) -> int:
         """How many rows to claim now."""
@@ -43,11 +55,17 @@ class HandlerPool:
         if exhausted != self._exhausted:
             self._exhausted = exhausted
             self._observe(StuckHandlers(exhausted, stuck))
-        return limit
+        return 0 if self._alone is not None or self._in_flight.suspects else limit
+
+    def mark(self, limit: int) -> HandlerMark:
+        """What so many rows that are claimed now say to a successor: whether each finds a slot at once."""
+        free = self._policy.parallel - len(self._in_flight.running) - len(self._in_flight.waiting)
+        return HandlerMark.BEGUN if limit <= free else HandlerMark.MAY_HAVE_BEGUN
 
     def report(self) -> None:
         """Tell what is in flight, when that changed; and look for room: a stuck handler that ends tells nobody."""
-        now = InHand(len(self._in_flight.running), len(self._in_flight.waiting), self._executor.stuck)
+        waiting = len(self._in_flight.waiting) + len(self._in_flight.suspects)
+        now = InHand(len(self._in_flight.running), waiting, self._executor.stuck)
         if now != self._told:
             self._told = now
             self._observe(now)
@@ -57,18 +75,42 @@ class HandlerPool:
         """Give free slots to rows that wait."""
         in_flight = self._in_flight
         while in_flight.waiting and len(in_flight.running) < self._policy.parallel:
-            task = in_flight.waiting.popleft()
-            in_flight.running.add(task)
-            handlers.start_soon(self._handle, handlers, task, name=f"handle {task.row.id}")
+            self._start(handlers, in_flight.waiting.popleft())
+        if in_flight.suspects and not in_flight.running:
+            self._alone = in_flight.suspects.popleft()
+            self._start(handlers, self._alone)
+
+    def _start(self, handlers: TaskGroup, task: HandlerTask) -> None:
+        self._in_flight.running.add(task)
+        handlers.start_soon(self._handle, handlers, task, name=f"handle {task.row.id}")
 
     async def _handle(self, handlers: TaskGroup, task: HandlerTask) -> None:
+        try:
+            if task is not self._alone or await self._begins(task):
+                await self._decide(task)
+        finally:
+            if task is self._alone:
+                self._alone = None
+                self._in_flight.room.set()
+        self.fill(handlers)
+
+    async def _begins(self, task: HandlerTask) -> bool:
+        """Mark a suspect. One that never ended, and that nobody can end, may still be what ends the process."""
+        if await self._begin(task, HandlerMark.BEGUN if self._executor.stuck else HandlerMark.ALONE):
+            return True
+        if task in self._in_flight.running:
+            self._in_flight.running.remove(task)
+            self._in_flight.forget([task])
+        return False
+
+    async def _decide(self, task: HandlerTask) -> None:
         policy, row, began = self._policy, task.row, monotonic()
         route = policy.routes.get(row.event_type)
         if route is None:
             why = f"no handler for event type {row.event_type!r} (DISPATCH_UNROUTED=dead)"
-            self._in_flight.end(task, Dead(brief(why)))
+            self._in_flight.end(task, FailedForGood(brief(why)))
         elif reason := policy.unpublishable(row):
-            self._in_flight.end(task, Dead(reason))
+            self._in_flight.end(task, FailedForGood(reason))
         else:
             result = await call_handler(
                 route, row, self._executor, timeout_s=policy.timeout_s, retry=policy.retry, rng=self._rng
@@ -81,7 +123,6 @@ class HandlerPool:
             age_s = row.age_s + now - task.claimed_at
             self._observe(Handled(row.id, row.event_type, result.handled, age_s, now - began, error, result.where))
             self._in_flight.end(task, result.outcome)
-        self.fill(handlers)
 
     def close(self) -> None:
         """Take no more: threads that are free end."""

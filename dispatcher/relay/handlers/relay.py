@@ -15,11 +15,12 @@ from anyio.abc import TaskGroup
 from dispatcher.core.events import Observer, Ticked
 from dispatcher.core.outcome import Released
 from dispatcher.core.pacing import rest_after
-from dispatcher.core.row import Batch
+from dispatcher.core.row import Batch, HandlerMark
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.relay.claimer import Claimer
 from dispatcher.relay.handlers.call import HandlerExecutor
-from dispatcher.relay.handlers.in_flight import InFlight
+from dispatcher.relay.handlers.in_flight import HandlerTask, InFlight
+from dispatcher.relay.handlers.loop import HandlerLoop
 from dispatcher.relay.handlers.pool import HandlerPool
 from dispatcher.relay.handlers.settler import HandlerLeases, HandlerSettler
 from dispatcher.relay.leases import LeaseRenewer
@@ -55,7 +56,8 @@ class HandlerRelay:
         self._observe = observe
         self._claimer = Claimer(policy.claims, dispatcher_id=dispatcher_id, pause=pause, observe=observe, rng=rng)
         self._in_flight = InFlight(self._claimer.finished)
-        self._pool = HandlerPool(policy, executor, self._in_flight, observe=observe, rng=rng)
+        self._begins = LeaseRenewer(observe, rng)  # of suspects that are about to run
+        self._pool = HandlerPool(policy, executor, self._in_flight, begin=self._begin, observe=observe, rng=rng)
         self._settler = HandlerSettler(
             postgres, self._in_flight, Settler(wake=self._wake_in, observe=observe, rng=rng), pause
         )
@@ -97,6 +99,9 @@ class HandlerRelay:
     async def run(self) -> int:
         """Handle until `stop()`; returns how many rows were released at the end."""
         self._woken.set()
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, HandlerLoop):
+            loop.handlers_run = True
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._settler.run, name="settle what was handled")
             tasks.start_soon(self._leases.run, name="leases of handlers")
@@ -107,6 +112,8 @@ class HandlerRelay:
             tasks.cancel_scope.cancel()
         self._pool.report()
         self._pool.close()
+        if isinstance(loop, HandlerLoop):
+            loop.handlers_run = False
         return released
 
     async def _claim_all(self, handlers: TaskGroup) -> None:
@@ -127,7 +134,7 @@ class HandlerRelay:
                 self._due_at = float("inf")
                 self._claimer.rescan()
             began = monotonic()
-            batch = await self._claimer.claim(self._postgres, limit, None)
+            batch = await self._claimer.claim(self._postgres, limit, None, self._pool.mark(limit))
             more = batch is None or len(batch.rows) >= limit
             self._take_in(handlers, batch, began)
             if not (batch and batch.rows):
@@ -142,6 +149,13 @@ class HandlerRelay:
             self._pool.fill(handlers)
         self._observe(Ticked("ok", monotonic() - began))
         self._on_claim(len(batch.rows))
+
+    async def _begin(self, task: HandlerTask, mark: HandlerMark) -> bool:
+        """Mark a row whose handler is about to begin; False: the row is not ours any more."""
+        while True:
+            held = await self._begins.renew(self._postgres, [(task.row.id, task.claim_id)], floor=mark)
+            if held is not None:
+                return bool(held)
 
     async def _room(self) -> int:
         """How many rows to claim, waiting until there is room for one."""
@@ -167,7 +181,7 @@ class HandlerRelay:
     async def _finish_within(self, patience_s: float) -> int:
         """Release what waits; wait for what is handled, then release that too. Returns how many were released."""
         before = self._settler.released
-        for task in list(self._in_flight.waiting):
+        for task in [*self._in_flight.waiting, *self._in_flight.suspects]:
             self._in_flight.end(task, STOPPING)
         with anyio.move_on_after(patience_s):
             while self._in_flight.running:

@@ -84,9 +84,8 @@ class HandlerLeases:
         held = await self._leases.renew(self._postgres, [(task.row.id, task.claim_id) for task in tasks])
         if held is None:
             return
-        lost = [task for task in tasks if task in self._in_flight.waiting and (task.row.id, task.claim_id) not in held]
-        for task in lost:  # another dispatcher has them: to handle them here too would be once too often
-            self._in_flight.waiting.remove(task)
+        gone = [task for task in tasks if (task.row.id, task.claim_id) not in held]
+        lost = [task for task in gone if self._in_flight.drop(task)]  # to handle them here too would be once too often
         self._in_flight.forget(lost)
         if lost:
             self._observe(Settled(sent=0, retried=0, dead=0, released=0, unknown=0, lost=len(lost)))
