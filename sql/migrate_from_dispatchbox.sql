@@ -34,8 +34,9 @@ DECLARE
                  last_error)
             SELECT
                 -- The same for the same row: one that comes back with a backup is not sent twice.
-                md5(concat_ws('/', 'dispatchbox', m.id, extract(epoch FROM m.created_at), m.aggregate_type,
-                              m.aggregate_id, m.event_type))::uuid,
+                encode(substr(sha256(convert_to(
+                    concat_ws('/', 'dispatchbox', m.id, extract(epoch FROM m.created_at), m.aggregate_type,
+                              m.aggregate_id, m.event_type), 'UTF8')), 1, 16), 'hex')::uuid,
                 m.event_type, m.aggregate_type, m.aggregate_id, m.payload,
                 CASE
                     WHEN m.status = 'done' THEN 'sent'
@@ -57,9 +58,10 @@ DECLARE
         ),
         buried AS (
             INSERT INTO messaging.message_dlq
-                (outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id, payload, headers, attempts,
+                (id, outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id, payload, headers, attempts,
                  last_error, occurred_at)
-            SELECT i.id, i.event_id, i.message_id, i.event_type, i.aggregate_type, i.aggregate_id, i.payload, i.headers,
+            SELECT -1 - (hashtextextended(gen_random_uuid()::text, 0) & 9223372036854775807),
+                   i.id, i.event_id, i.message_id, i.event_type, i.aggregate_type, i.aggregate_id, i.payload, i.headers,
                    i.attempts, i.last_error, i.occurred_at
             FROM inserted AS i
             WHERE i.status = 'dead'

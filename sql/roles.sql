@@ -18,7 +18,7 @@ $$;
 
 GRANT USAGE ON SCHEMA messaging TO outbox_producer, outbox_dispatcher, outbox_pruner;
 
--- Procedures are open to everybody by default.
+-- Functions and procedures are open to everybody by default, unless ALTER DEFAULT PRIVILEGES says otherwise: nothing relies on that.
 REVOKE ALL ON PROCEDURE messaging.prune_message_outbox(interval), messaging.prune_message_dlq(interval) FROM PUBLIC;
 
 -- The application: writes events, reads none. The identity column and the doorbell need no right of their own.
@@ -42,8 +42,13 @@ GRANT SELECT, INSERT, UPDATE ON messaging.pause TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.pause_acknowledgement TO outbox_dispatcher;
 GRANT SELECT, UPDATE ON messaging.newest_entry TO outbox_dispatcher;
 GRANT SELECT, INSERT ON messaging.unbroken TO outbox_dispatcher;
-GRANT EXECUTE ON FUNCTION messaging.audit_stream(text, text, text, text, double precision, integer) TO outbox_dispatcher;
+GRANT EXECUTE ON FUNCTION messaging.audit_stream(text, text, text, text, double precision, integer),
+    messaging.holds_stream(text, text, text), messaging.stream_order(text) TO outbox_dispatcher;
 GRANT EXECUTE ON PROCEDURE messaging.prune_message_outbox(interval), messaging.prune_message_dlq(interval) TO outbox_dispatcher;
+
+-- `dispatcher doctor` asks whether a sequence was left behind by a restore or a logical upgrade.
+GRANT SELECT ON SEQUENCE messaging.message_outbox_id_seq, messaging.message_dlq_id_seq, messaging.dispatcher_id_seq
+    TO outbox_dispatcher;
 
 -- An operator's cron job: the two procedures run with the caller's rights. They read and delete rows, and add and close copies in the
 -- dead-letter queue.

@@ -17,6 +17,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 
 _TRIES = 20
+_TAKEN = 1000  # ids in a row that others may have
 
 
 class Registry:
@@ -39,11 +40,11 @@ class Registry:
         After a broken connection the server may not have noticed yet and still hold the lock for the old session: that
         one is ended first, or we would look dead to the others. Raises Unreachable when it will not go.
         """
-        us = {"name": self.name, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__}
+        us: dict[str, object] = {"name": self.name, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__}
         if self.id is not None and await session.fetch(load("id_taken"), {"id": self.id, "name": self.name}):
             self.id = None  # asking for its lock would go on for ever
         if self.id is None:
-            [(self.id, *_)] = await session.fetch(load("enrol"), us)
+            self.id = await self._new_id(session, us)
             return
         # The lock first: with the row alone we would look dead, and a successor's last step would remove it.
         for attempt in range(self._tries):
@@ -56,6 +57,17 @@ class Registry:
             await session.fetch(load("evict"), {"id": self.id})
             await anyio.sleep(0.02 * (attempt + 1))
         raise Unreachable(f"the lock of dispatcher {self.id} is still held by an earlier session of ours")
+
+    async def _new_id(self, session: Session, us: dict[str, object]) -> int:
+        for _ in range(_TAKEN):
+            try:
+                [(new_id, *_)] = await session.fetch(load("enrol"), us)
+            except psycopg.errors.UniqueViolation:  # a sequence left behind by a restore: the next number may be free
+                continue
+            return int(new_id)
+        raise Unreachable(
+            "the sequence messaging.dispatcher_id_seq gives ids that are taken: run `dispatcher migrate` as the owner"
+        )
 
     async def sign_off(self) -> None:
         """Remove our row at the end of a clean stop. A failure is no matter: the lock goes with the session."""

@@ -40,7 +40,7 @@ WHERE o.ctid = ANY (ARRAY(
           --filtered: ))
           , %(after_id)s::bigint
       )
-      AND d.slot < %(slots)s
+      AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken))
       --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     ORDER BY d.next_run_at, d.id

@@ -10,7 +10,7 @@ SELECT
         FROM ONLY messaging.message_outbox AS d
         WHERE NOT d.settled
           AND d.status <> 'picked'
-          AND d.slot < %(slots)s
+          AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
           AND d.next_run_at < 'infinity' -- parked; Postgres 16 cannot subtract it
         ORDER BY d.next_run_at, d.id
         LIMIT 1

@@ -50,9 +50,10 @@ gone AS (
 kept AS (
     -- A row marked dead by hand has no copy yet; it gets one, so that it can still be listed and replayed.
     INSERT INTO messaging.message_dlq
-        (outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id,
+        (id, outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id,
          payload, headers, attempts, last_error, occurred_at)
-    SELECT g.id, g.event_id, g.message_id, g.event_type, g.aggregate_type, g.aggregate_id,
+    SELECT -1 - (hashtextextended(gen_random_uuid()::text, 0) & 9223372036854775807), -- see settle_dead.sql
+           g.id, g.event_id, g.message_id, g.event_type, g.aggregate_type, g.aggregate_id,
            g.payload, g.headers, g.attempts, g.last_error, g.occurred_at
     FROM gone AS g
     WHERE g.status = 'dead'

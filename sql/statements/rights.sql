@@ -5,6 +5,12 @@
 -- Index: none; the catalogue.
 SELECT w.what
 FROM (
+    -- Open to everybody, unless default privileges say otherwise.
+    SELECT 'EXECUTE on ' || p.oid::regprocedure::text, has_function_privilege(p.oid, 'EXECUTE')
+    FROM pg_proc AS p
+    WHERE p.pronamespace = to_regnamespace('messaging')
+      AND p.proname IN ('stream_order', 'holds_stream', 'audit_stream')
+    UNION ALL
     VALUES
         ('USAGE on schema messaging', has_schema_privilege('messaging', 'USAGE')),
         ('SELECT on messaging.message_outbox', has_table_privilege('messaging.message_outbox', 'SELECT')),

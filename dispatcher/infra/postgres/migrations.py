@@ -21,6 +21,7 @@ from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.tables import complete, refuse_unfit
 from dispatcher.infra.postgres.target import PostgresTarget
+from dispatcher.infra.sqlfiles import load
 
 # Until commit d2f425b there were six files. One replaced them and kept the name of the first, whose checksum this is.
 # On a database of the six it is applied once more, and adds what is missing.
@@ -32,6 +33,7 @@ _TURN_S = 60.0  # how long one process waits for another one's migration
 _LOCK_S = 1.0  # writers queue behind a waiting DDL statement, so it waits briefly and comes back
 _LOCK_TRIES = 10
 _STATEMENT_S = 600.0
+_LEAP = 1000
 _PAUSE = Backoff(base_s=0.2, cap_s=2.0)
 
 _BOOKKEEPING = """
@@ -96,7 +98,7 @@ async def migrate(
             again = name != TRIGGER and bool(applied)
             if await _apply_patiently(session, name, sql, lock_tries, again=again):
                 applied.append(name)
-        return applied
+        return applied + await _raise_sequences(session)
     except SessionLost as error:
         raise Unreachable(f"the connection to Postgres at {target.address()} broke while migrating ({error})") from None
     finally:
@@ -138,6 +140,15 @@ async def _apply(session: Session, name: str, sql: str, *, again: bool) -> bool:
         await session.script(sql)
         await session.fetch(_RECORD, {"name": name, "checksum": checksum})
     return True
+
+
+async def _raise_sequences(session: Session) -> list[str]:
+    """Set sequences that were left behind by a restore or a logical upgrade: the ids they would give are taken."""
+    behind = await session.fetch(load("sequences_behind"))
+    for sequence, _, highest in behind:
+        # Beyond the highest: until now others may have taken numbers between.
+        await session.fetch("SELECT setval(%(of)s::regclass, %(to)s)", {"of": sequence, "to": highest + _LEAP})
+    return [f"{sequence} = {highest + _LEAP} (it was left behind)" for sequence, _, highest in behind]
 
 
 async def _is_there(session: Session, name: str, sql: str) -> bool:

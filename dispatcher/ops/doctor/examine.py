@@ -95,6 +95,7 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]]) -> list
             ("rights", schema.rights),
             ("trigger", partial(schema.trigger, wanted=wanted.trigger)),
             ("indexes", schema.indexes),
+            ("sequences", schema.sequences),
             ("storage", storage.settings),
             ("autovacuum", storage.autovacuum),
             ("dead-rows", partial(storage.dead_rows, few=wanted.dead_rows)),

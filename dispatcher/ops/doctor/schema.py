@@ -56,6 +56,20 @@ async def trigger(session: Session, *, wanted: bool) -> Finding:
     return ok("trigger", "the doorbell is installed and enabled")
 
 
+async def sequences(session: Session) -> Finding:
+    """Check that no sequence gives ids that are taken, as after a restore or a logical upgrade."""
+    behind = await session.fetch(load("sequences_behind"))
+    if not behind:
+        return ok("sequences", "none gives ids that are taken")
+    said = "; ".join(f"{name} is at {value}, though {highest} is taken" for name, value, highest in behind)
+    remedy = "`dispatcher migrate` as the owner, or " + "; ".join(
+        f"SELECT setval('{name}', {highest + 1000})" for name, _, highest in behind
+    )
+    if any("message_outbox" in name for name, *_ in behind):
+        return bad("sequences", f"{said}: INSERTs of applications are refused, or will be", remedy)
+    return warning("sequences", f"{said}: a release before this one, and INSERTs by hand, are refused", remedy)
+
+
 async def indexes(session: Session) -> Finding:
     """Check that every index exists and is valid, and that none makes claims more costly."""
     there = {
