@@ -60,7 +60,7 @@ DECLARE
             INSERT INTO messaging.message_dlq
                 (id, outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id, payload, headers, attempts,
                  last_error, occurred_at)
-            SELECT -1 - (hashtextextended(gen_random_uuid()::text, 0) & 9223372036854775807),
+            SELECT floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 2048 - 9223372036854775807 + row_number() OVER (),
                    i.id, i.event_id, i.message_id, i.event_type, i.aggregate_type, i.aggregate_id, i.payload, i.headers,
                    i.attempts, i.last_error, i.occurred_at
             FROM inserted AS i

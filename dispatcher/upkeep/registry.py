@@ -40,7 +40,12 @@ class Registry:
         After a broken connection the server may not have noticed yet and still hold the lock for the old session: that
         one is ended first, or we would look dead to the others. Raises Unreachable when it will not go.
         """
-        us: dict[str, object] = {"name": self.name, "host": socket.gethostname(), "pid": os.getpid(), "version": __version__}
+        us: dict[str, object] = {
+            "name": self.name,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": __version__,
+        }
         if self.id is not None and await session.fetch(load("id_taken"), {"id": self.id, "name": self.name}):
             self.id = None  # asking for its lock would go on for ever
         if self.id is None:

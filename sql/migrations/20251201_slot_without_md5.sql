@@ -68,7 +68,7 @@ BEGIN
         INSERT INTO messaging.message_dlq
             (id, outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id,
              payload, headers, attempts, last_error, occurred_at)
-        SELECT -1 - (hashtextextended(gen_random_uuid()::text, 0) & 9223372036854775807), -- see settle_dead.sql
+        SELECT floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 2048 - 9223372036854775807 + row_number() OVER (), -- see settle_dead.sql
                g.id, g.event_id, g.message_id, g.event_type, g.aggregate_type, g.aggregate_id,
                g.payload, g.headers, g.attempts, g.last_error, g.occurred_at
         FROM gone AS g

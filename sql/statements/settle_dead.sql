@@ -4,8 +4,8 @@
 -- Loaded by: dispatcher/stages/settle.py
 -- Index: message_outbox_pkey, message_dlq_event_id_idx.
 -- BETWEEN: see settle_sent.sql.
--- The copy's id is random, and negative, and from no sequence: one that was left behind by a logical upgrade or a restore gives ids
--- that are taken, and each burial would be refused.
+-- The copy's id is negative, made of the time, and from no sequence: one that was left behind by a logical upgrade or a restore gives
+-- ids that are taken, and each burial would be refused.
 WITH buried AS (
     UPDATE ONLY messaging.message_outbox AS o
     SET status = 'dead',
@@ -23,7 +23,8 @@ copied AS (
     INSERT INTO messaging.message_dlq AS d
         (id, outbox_id, event_id, message_id, event_type, aggregate_type, aggregate_id,
          payload, headers, attempts, last_error, occurred_at, died_at, replay_count)
-    SELECT -1 - (hashtextextended(gen_random_uuid()::text, 0) & 9223372036854775807), b.*, coalesce(%(now)s::timestamptz, clock_timestamp()), coalesce((
+    SELECT floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 2048 - 9223372036854775807 + row_number() OVER (),
+        b.*, coalesce(%(now)s::timestamptz, clock_timestamp()), coalesce((
         -- A retry closed the copy of an earlier death: the new one goes on with its count.
         SELECT max(c.replay_count)
         FROM ONLY messaging.message_dlq AS c

@@ -89,7 +89,7 @@ async def test_all_is_well(look: Examine, own_valkey: StartValkey, shared: psyco
     await shared.execute("SET application_name = 'dispatcher control'")
     found = await look(redis=primary.url)
     assert {check: each.found for check, each in found.items() if each.level != "ok"} == {}
-    assert len(found) == 24
+    assert len(found) == 25
     assert not any(each.remedy for each in found.values())
     assert (await look(redis=replica.url))["redis-replicas"].level == "bad"
     assert (await look(redis=replica.url))["redis-entries"].found == "it takes no entry: READONLY"

@@ -42,7 +42,7 @@ MAY_TOUCH = {
     "overdue": 3 * WINDOW,
     "adopt": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
     "claims_of": WAITING + 2 * BATCH,  # what is unsettled; once a dispatcher that died
-    "sequences_behind": 1,
+    "sequences_behind": 2,
     "sign_off": WAITING + SETTLED + 2 * BATCH,  # what is unsettled; once a dispatcher
     "crash_since": 2 * (WAITING + 2 * BATCH),  # what is unsettled; after a crash
     "settle_found": 2 * BATCH,

@@ -145,10 +145,10 @@ async def _apply(session: Session, name: str, sql: str, *, again: bool) -> bool:
 async def _raise_sequences(session: Session) -> list[str]:
     """Set sequences that were left behind by a restore or a logical upgrade: the ids they would give are taken."""
     behind = await session.fetch(load("sequences_behind"))
-    for sequence, _, highest in behind:
+    for sequence, _, highest, _ in behind:
         # Beyond the highest: until now others may have taken numbers between.
         await session.fetch("SELECT setval(%(of)s::regclass, %(to)s)", {"of": sequence, "to": highest + _LEAP})
-    return [f"{sequence} = {highest + _LEAP} (it was left behind)" for sequence, _, highest in behind]
+    return [f"{sequence} = {highest + _LEAP} (it was left behind)" for sequence, _, highest, _ in behind]
 
 
 async def _is_there(session: Session, name: str, sql: str) -> bool:
