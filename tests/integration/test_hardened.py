@@ -42,7 +42,6 @@ async def relay(empty_database_url: str) -> AsyncIterator[str]:
             await db.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(role)))
 
 
-@pytest.mark.promise("rights")
 async def test_default_privileges_that_give_nothing(
     relay: str, empty_database_url: str, redis: Redis, dispatcher: StartDispatcher
 ) -> None:
