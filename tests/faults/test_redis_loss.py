@@ -85,6 +85,29 @@ async def test_failover(world: StartWorld, own_valkey: StartValkey, missed: bool
         assert (await put_back(w) > 0) == missed
 
 
+@pytest.mark.promise("redis-outage")
+@pytest.mark.quick
+async def test_switched_behind_one_address(world: StartWorld, own_valkey: StartValkey) -> None:
+    """The old primary lives on as a replica, and keeps the connections it has."""
+    async with world() as w:
+        replica = own_valkey()
+        one = await w.dispatcher()
+        async with w.survives("Redis switched behind one address") as fault:
+            await replicate(w, replica)
+            await w.load.stop()
+            await w.drained()
+            await caught_up(w, replica)
+            old, w.valkey = w.valkey, replica
+            async with Redis.from_url(replica.url) as client:
+                await client.execute_command("REPLICAOF", "NO", "ONE")  # type: ignore[no-untyped-call]
+            async with Redis.from_url(old.url) as client:
+                await client.execute_command("REPLICAOF", "127.0.0.1", replica.port)  # type: ignore[no-untyped-call]
+            one.redis.upstream = ("127.0.0.1", replica.port)  # of new connections
+            w.load.start()
+            await until(lambda: one.events("breaker_opened"), "the breaker opens")
+            fault.heal()
+
+
 async def put_back(w: World) -> int:
     """Rows that were sent and are published again: what Redis lost."""
     [(rows,)] = await w.ask("SELECT count(DISTINCT row_id) FROM audit.change WHERE before = 'sent' AND after <> 'sent'")

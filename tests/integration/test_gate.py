@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import anyio
 import pytest
+from redis.asyncio import Redis
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.breaker import Breaker
@@ -104,8 +105,9 @@ async def test_a_failing_sink_shuts_it_and_a_trial_of_one_row_opens_it(make_gate
         await opened(gate)
         assert gate.trial()
         assert (await publish(gate, rows(1))).released == [0]
+    async with Redis.from_url(server.url) as admin:
+        await admin.execute_command(*end)
     await opened(gate)
-    await gate.connection.send([end], 5.0)
     assert gate.trial()
     assert (await publish(gate, rows(1))).sent_ids == [0]
     assert not gate.trial()
@@ -115,6 +117,30 @@ async def test_a_failing_sink_shuts_it_and_a_trial_of_one_row_opens_it(make_gate
         ("open", f"redis: {trouble}"[:10].strip()),
         ("closed", ""),
     ]
+
+
+@pytest.mark.parametrize("says", ["READONLY", "MASTERDOWN", "LOADING", "MOVED"])
+async def test_a_server_that_says_it_is_the_wrong_one_is_left(make_gate, own_valkey, proxy, says):
+    """A failover behind one address: the old primary lives on as a replica, and keeps its connections."""
+    old, new = own_valkey(), own_valkey()
+    front = await proxy(old.url)
+    gate = make_gate(front.via(old.url))
+    assert await gate.wait_open()
+    await gate.connection.send([("REPLICAOF", "127.0.0.1", "1")], 5.0)
+    if says != "READONLY":
+        front.make_filter = lambda: lambda direction, data: data.replace(b"-READONLY", f"-{says}".encode())
+        gate.connection.close()  # a filter is for new connections
+        await opened(gate)
+    front.upstream = ("127.0.0.1", new.port)
+    front.make_filter = None
+    replies = await replies_of(send(gate.connection, ENTRY, batch(rows(4)), 5.0))
+    assert [str(getattr(reply, "text", reply)).partition(" ")[0] for reply in replies] == [says] * 4
+    gate.note_outcomes(decide_batch(rows(4), replies, POLICY, Random(1)))
+    assert not gate.connection.up
+    await opened(gate)
+    assert gate.trial()  # a connection alone proves nothing
+    assert (await publish(gate, rows(1))).sent_ids == [0]
+    assert not gate.is_shut()
 
 
 async def test_a_row_that_never_reached_the_sink_proves_nothing(make_gate, own_valkey):

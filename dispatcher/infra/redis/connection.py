@@ -102,6 +102,7 @@ class RedisConnection:
         self._connect_timeout_s = connect_timeout_s
         self._on_lost = on_lost
         self._pipe: Pipe | None = None  # written by connect() and close()
+        self._was_wrong = False  # written by _lost()
         self._client_id: int | None = None  # the server's number for our last connection; written by connect()
         self._run_id: str | None = None  # the server's run id then: after a restart the number may be another client's
         self.named = True  # whether the server let us give our connection a name; written by connect()
@@ -114,6 +115,11 @@ class RedisConnection:
     def up(self) -> bool:
         """Whether something may be sent."""
         return self._pipe is not None and self._pipe.open
+
+    @property
+    def wrong_server(self) -> bool:
+        """Whether the connection was, or is being, closed because the server answered that it is the wrong one."""
+        return self._pipe.wrong_server is not None if self._pipe is not None else self._was_wrong
 
     def send(self, commands: Sequence[Command], deadline_s: float) -> asyncio.Future[list[Any]]:
         """Write the commands now; a future of one reply each. See Pipe.send."""
@@ -164,6 +170,8 @@ class RedisConnection:
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__
             raise Unreachable(f"{where} is unreachable ({reason})") from None
+        if pipe.wrong_server is not None:
+            raise Unreachable(f"{where}: {pipe.wrong_server}")
         self._pipe = pipe
 
     async def _open(self, target: RedisTarget) -> Pipe:
@@ -244,7 +252,7 @@ class RedisConnection:
 
     def _lost(self, pipe: Pipe, why: str) -> None:
         if pipe is self._pipe:
-            self._pipe = None
+            self._pipe, self._was_wrong = None, pipe.wrong_server is not None
             self._on_lost(why)
 
     def close(self) -> None:

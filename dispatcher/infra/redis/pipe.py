@@ -12,6 +12,7 @@ from typing import Any, cast
 import hiredis
 
 from dispatcher.core.decide import NoReply, NotSent, Refused
+from dispatcher.core.outages import is_wrong_server
 
 _INCOMPLETE = object()
 _pack = cast("Callable[[tuple[str, ...]], bytes]", hiredis.pack_command)  # its stub allows a tuple of one only
@@ -42,11 +43,12 @@ class Pipe(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._why = "the connection was closed"
         self._aborted = False
+        self.wrong_server: str | None = None  # a reply that says so: nothing more is sent on this connection
 
     @property
     def open(self) -> bool:
         """Whether something may still be sent."""
-        return self._transport is not None and not self._transport.is_closing()
+        return self._transport is not None and not self._transport.is_closing() and self.wrong_server is None
 
     def send(self, commands: Sequence[Command], deadline_s: float) -> asyncio.Future[list[Any]]:
         """Write the commands now and return a future of their replies, one a command, by index.
@@ -55,8 +57,8 @@ class Pipe(asyncio.Protocol):
         connection broke or the deadline passed first, `NotSent` when it was closed already. The future never fails.
         """
         done: asyncio.Future[list[Any]] = self._loop.create_future()
-        if self._transport is None or self._transport.is_closing():
-            done.set_result([NotSent(self._why)] * len(commands))
+        if self._transport is None or not self.open:
+            done.set_result([NotSent(self.wrong_server or self._why)] * len(commands))
             return done
         if not commands:
             done.set_result([])
@@ -90,9 +92,12 @@ class Pipe(asyncio.Protocol):
                     reply = reader.gets()
                     if reply is _INCOMPLETE:
                         return
-                    replies.append(Refused(str(reply)) if isinstance(reply, hiredis.ReplyError) else reply)
+                    replies.append(self._refused(str(reply)) if isinstance(reply, hiredis.ReplyError) else reply)
                 bursts.popleft()
                 self._finish(burst)
+            if self.wrong_server is not None:
+                self.abort(f"closed by us, for the server said: {self.wrong_server}")
+                return
             unasked = reader.gets()
             if unasked is not _INCOMPLETE:
                 # Kept, it would be taken for the reply to the next command, and every one after it would be off by one.
@@ -100,6 +105,15 @@ class Pipe(asyncio.Protocol):
                 self.abort(f"the server said: {said}")
         except hiredis.ProtocolError:
             self.abort("the server does not speak the Redis protocol (if it speaks TLS, the URL begins with rediss://)")
+
+    def _refused(self, text: str) -> Refused:
+        """An error reply. One that another server would not give ends the connection, once all is answered.
+
+        A primary that was replaced keeps its connections: asked again on the same one, it would say so for ever.
+        """
+        if self.wrong_server is None and is_wrong_server(text):
+            self.wrong_server = text[:100]
+        return Refused(text)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None:

@@ -100,11 +100,15 @@ class SinkGate:
     def note_outcomes(self, outcomes: BatchOutcomes) -> None:
         """Learn from the outcomes of a batch whether the sink works."""
         if outcomes.sink_error is not None:
-            self._shut(outcomes.sink_error, connection_only=not self.connection.up)
+            self._shut(outcomes.sink_error, connection_only=self._not_reached())
         elif outcomes.sent_ids or outcomes.retries:  # a dead row may never have been sent
             self._reopen()
         if outcomes.stream_ids and outcomes.incarnation in (None, self.connection.incarnation):
             self.connection.note_entry(outcomes.stream_ids[-1])
+
+    def _not_reached(self) -> bool:
+        # A server that answered "not me" may do so again on the next connection: that alone is no proof.
+        return not self.connection.up and not self.connection.wrong_server
 
     def _shut(self, reason: str, *, connection_only: bool = True) -> None:
         # Verified again: a primary that refused may have been a replica meanwhile, and lost entries.
@@ -137,7 +141,7 @@ class SinkGate:
         try:
             found = await find_entries(self.connection, self._stream, batch.floor, wanted, self._timeout_s)
         except Unreachable as error:
-            self._shut(str(error), connection_only=not self.connection.up)  # or the next look would follow at once
+            self._shut(str(error), connection_only=self._not_reached())  # or the next look would follow at once
             return False
         for row_id in outcomes.unknown:
             outcomes.add(row_id, Sent(found[row_id]) if row_id in found else Released("the connection broke before it"))
