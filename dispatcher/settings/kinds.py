@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from dispatcher.core.url_options import refused_by_postgres, refused_by_redis
+
 _YES, _NO = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 MS = "milliseconds"
 LEVELS = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -154,6 +156,8 @@ def _parse_postgres(value: object) -> str:
     value = value.strip()
     if driver := re.match(r"(postgres(?:ql)?)\+\w+://", value):
         raise ValueError(f"{POSTGRES}: write {driver[1]}:// without SQLAlchemy's driver name")
+    if value.startswith(("postgresql://", "postgres://")) and (wrong := refused_by_postgres(value, _libpq_options())):
+        raise ValueError(f"{POSTGRES}, {wrong}")
     try:
         value.encode()
         parts = conninfo_to_dict(value)
@@ -167,6 +171,10 @@ def _parse_postgres(value: object) -> str:
     return value
 
 
+def _libpq_options() -> set[str]:
+    return {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+
+
 def _parse_redis(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(REDIS)
@@ -177,6 +185,8 @@ def _parse_redis(value: object) -> str:
         port = parts.port
     except ValueError:
         raise ValueError(f"{REDIS}, its port a number from 1 to 65535") from None
+    if parts.scheme in ("redis", "rediss", "unix") and (wrong := refused_by_redis(parts.scheme, parts.query)):
+        raise ValueError(f"{REDIS}, {wrong}")
     if parts.scheme == "unix" and parts.path:
         return value
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:

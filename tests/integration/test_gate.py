@@ -106,7 +106,7 @@ async def test_a_failing_sink_shuts_it_and_a_trial_of_one_row_opens_it(make_gate
         assert gate.trial()
         assert (await publish(gate, rows(1))).released == [0]
     async with Redis.from_url(server.url) as admin:
-        await admin.execute_command(*end)
+        await admin.execute_command(*end)  # type: ignore[no-untyped-call]
     await opened(gate)
     assert gate.trial()
     assert (await publish(gate, rows(1))).sent_ids == [0]

@@ -192,6 +192,62 @@ BROKEN_REDIS = [
 
 
 @pytest.mark.parametrize(
+    ("variable", "query", "said"),
+    [
+        ("DATABASE_URL", "schema=public", "without the option schema (leave it out: our tables"),
+        ("DATABASE_URL", "pgbouncer=true&connection_limit=1", "without the options pgbouncer (leave it out: a pooler"),
+        ("DATABASE_URL", "ssl=false", "ssl (write sslmode="),
+        ("DATABASE_URL", "frob=1", "frob (libpq has no such option"),
+        ("DISPATCH_LISTEN_URL", "sslMode=require", "sslMode (libpq has no such option"),
+        ("REDIS_URL", "ssl=true", "ssl (write rediss:// for redis://)"),
+        ("REDIS_URL", "sentinel=a", "sentinel (leave it out: Sentinel is not supported)"),
+        ("REDIS_URL", "tls=1", "tls (write rediss://"),
+        ("REDIS_URL", "sslmode=require", "sslmode (write rediss://"),
+        ("REDIS_URL", "ssl_cert_reqs=none", "ssl_cert_reqs (write rediss://"),
+        ("REDIS_URL", "virtual_host=0", "virtual_host (write the number"),
+        ("REDIS_URL", "frob=1", "frob (redis-py has no such option"),
+    ],
+)
+def test_an_option_that_is_not_known_is_named_with_what_to_write(variable: str, query: str, said: str) -> None:
+    place = "redis://u:{}@h:6379/0" if variable == "REDIS_URL" else "postgresql://u:{}@h/d"
+    text = problems({variable: f"{place.format(SECRET)}?{query}"})
+    assert said in text
+    assert SECRET not in text
+
+
+def test_certificate_checks_as_celery_writes_them() -> None:
+    text = problems({"REDIS_URL": "rediss://h/0?ssl_cert_reqs=CERT_NONE"})
+    assert "ssl_cert_reqs (write none, optional or required, without CERT_)" in text
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"),
+    [
+        ("DATABASE_URL", "postgresql://u@h/d?password=a&{0}=b"),
+        ("DATABASE_URL", "postgresql://u@h/d?x={0}@y"),
+        ("REDIS_URL", "redis://h/0?password=a&{0}=b"),
+        ("REDIS_URL", "redis://h/0?a&{0}@h"),
+    ],
+)
+def test_an_option_that_may_be_a_part_of_the_password_is_not_named(variable: str, url: str) -> None:
+    text = problems({variable: url.format(SECRET)})
+    assert "may be a part of the password" in text
+    assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    ("variable", "attribute", "url"),
+    [
+        ("DATABASE_URL", "database_url", "postgresql://u:pa?ss@h/d?sslmode=require&ssl=true&options=-c%20a.b%3D1"),
+        ("REDIS_URL", "redis_url", "rediss://h/0?ssl_cert_reqs=none&socket_timeout=5"),
+        ("REDIS_URL", "redis_url", "redis://h?db=3&health_check_interval=30"),
+    ],
+)
+def test_options_that_are_known(variable: str, attribute: str, url: str) -> None:
+    assert getattr(Settings.load({**URLS, variable: url}, {}), attribute) == url
+
+
+@pytest.mark.parametrize(
     ("variable", "url"),
     [("DATABASE_URL", url) for url in BROKEN_DATABASES]
     + [("DISPATCH_LISTEN_URL", url) for url in BROKEN_DATABASES]

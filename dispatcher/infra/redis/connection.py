@@ -16,9 +16,11 @@ from redis.exceptions import RedisError
 from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.core.url_options import refused_by_redis
 from dispatcher.infra.redis.pipe import Command, Pipe
 
 MINIMUM_VERSION = (5, 0)
+NEXT_S = 0.25  # an address that has not answered by then does not keep the next one waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,13 @@ class RedisTarget:
     @classmethod
     def parse(cls, url: str) -> "RedisTarget":
         """Raises Misconfigured; the message never holds the password."""
+        try:
+            split = urlsplit(url)
+            wrong = refused_by_redis(split.scheme, split.query)
+        except ValueError:
+            wrong = None  # said below
+        if wrong is not None:
+            raise Misconfigured(f"REDIS_URL cannot be used: it must be {wrong}")
         try:
             parts: dict[str, Any] = dict(parse_url(url))
             if "db" not in parts and "path" not in parts and urlsplit(url).path.strip("/"):
@@ -179,7 +188,9 @@ class RedisConnection:
         if target.path is not None:
             _, pipe = await loop.create_unix_connection(lambda: Pipe(self._lost), target.path)
         else:
-            _, pipe = await loop.create_connection(lambda: Pipe(self._lost), target.host, target.port, ssl=target.tls)
+            _, pipe = await loop.create_connection(
+                lambda: Pipe(self._lost), target.host, target.port, ssl=target.tls, happy_eyeballs_delay=NEXT_S
+            )
         return pipe
 
     async def _handshake(self, pipe: Pipe, target: RedisTarget, where: str) -> None:
