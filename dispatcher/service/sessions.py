@@ -37,7 +37,7 @@ class Sessions:
             postgres.prepare(targets.check)
         self.chores.prepare(_limit_lock_waits)
         database = DatabaseState(observe)
-        for postgres in [self.upkeep, *self.claiming]:
+        for postgres in self.claiming:  # with the others alone nothing is relayed
             postgres.on_change(database.part(postgres))
         if not settings.enabled:  # else the chores say nothing of whether events can be relayed
             self.chores.on_change(database.part(self.chores))

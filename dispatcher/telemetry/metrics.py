@@ -7,39 +7,27 @@ start at 0, so that an alert on `increase(...)` sees the first error too. Hence 
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import Counter, Gauge, Histogram
 
 from dispatcher import __version__
 from dispatcher.core import events
-from dispatcher.infra.output import dropped_lines
+from dispatcher.telemetry.collectors import DroppedLines, Registry
 from dispatcher.telemetry.latency import EDGES, LatencyHistogram
 
 # The `_created` twin of each series doubles the page and nothing reads it.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _NAN = float("nan")
+STALE_S = 30.0  # a figure that was not looked up for so long is unknown: the last one would be told for ever
 SAMPLED_AT = "messaging_dispatch_sampled_timestamp_seconds"
 
 # How a gauge of several processes is shown as one. newest: of the process that sampled last; supervisor: its own value,
 # whatever the workers say.
 Across = Literal["sum", "min", "max", "newest", "supervisor"]
-
-
-class _DroppedLines(Collector):
-    """Asked of the output itself: an event could not be told while nothing can be written."""
-
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        yield CounterMetricFamily(
-            "messaging_dispatch_log_lines_dropped",
-            "Lines of the log that nobody could read: the reader stopped or is gone, or the disk is full",
-            value=dropped_lines(),
-        )
 
 
 class Metrics:
@@ -48,8 +36,8 @@ class Metrics:
     `across`: for each gauge by name, how `telemetry/merge.py` sums it over processes. Counters and histograms add up.
     """
 
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.registry = registry = Registry(self._forget_what_is_old)
         self.across: dict[str, Across] = {}
 
         def counter(name: str, documentation: str, *labels: str) -> Counter:
@@ -129,7 +117,7 @@ class Metrics:
         )
         self._workers.set(1)
         self._restarts = counter("messaging_dispatch_worker_restarts", "Workers that ended and were started again")
-        registry.register(_DroppedLines())
+        registry.register(DroppedLines())
         self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
         pruned = counter("messaging_outbox_pruned", "Rows deleted because they were older than is kept", "table")
         self._pruned_outbox, self._pruned_dlq = pruned.labels("message_outbox"), pruned.labels("message_dlq")
@@ -168,7 +156,7 @@ class Metrics:
         self._database_up = gauge(
             "min",
             "messaging_dispatch_database_up",
-            "1 while any session of upkeep, lanes or handlers is open (of a disabled dispatcher: chores)",
+            "1 while any session of lanes or handlers is open (of a disabled dispatcher: chores)",
         )
         self._redis_up = gauge("min", "messaging_dispatch_redis_up", "1 while Redis answers and takes entries")
         self._enabled = gauge("min", "messaging_dispatch_enabled", "1 when DISPATCHER_ENABLED is true")
@@ -177,8 +165,10 @@ class Metrics:
         ).set(1)
         self._breaker_open = False
         self._redis_answers = False
-        for unknown in (self._backlog, self._oldest, self._dead_rows, self._queue, self._stream, self._maxlen):
-            unknown.set(_NAN)
+        self._clock = clock
+        self._looked_at: float | None = None  # when the figures were looked up, while they are known; by `clock`
+        self._maxlen.set(_NAN)
+        self._forget_figures()
 
     def __call__(self, event: events.TelemetryEvent) -> None:
         match event:
@@ -245,13 +235,26 @@ class Metrics:
             case events.DatabaseChanged(up):
                 self._database_up.set(up)
                 if not up:  # the last figures would look like a calm outbox
-                    for stale in (self._backlog, self._oldest, self._dead_rows, self._queue):
-                        stale.set(_NAN)
+                    for unknown in (self._backlog, self._oldest, self._dead_rows, self._queue):
+                        unknown.set(_NAN)
             case events.Started(_, enabled, stream_maxlen):
                 self._enabled.set(enabled)
                 self._maxlen.set(_NAN if stream_maxlen is None else stream_maxlen)
             case _:
                 pass
+
+    def _forget_what_is_old(self) -> None:
+        if self._looked_at is not None and self._clock() - self._looked_at > STALE_S:
+            self._looked_at = None
+            self._forget_figures()
+            self._redis_answers = False
+            if not self._breaker_open:
+                self._redis_up.set(_NAN)
+
+    def _forget_figures(self) -> None:
+        for unknown in (self._backlog, self._oldest, self._dead_rows, self._queue, self._stream):
+            unknown.set(_NAN)
+        self._lag.clear()
 
     def _redis(self, *, answers: bool) -> None:
         self._redis_answers = answers
@@ -267,6 +270,7 @@ class Metrics:
 
     def _sampled(self, event: events.Sampled) -> None:
         self._sampled_at.set(time.time())
+        self._looked_at = self._clock()
         self._backlog.set(event.backlog)
         self._oldest.set(event.oldest_age_s)
         self._dead_rows.set(event.dead)

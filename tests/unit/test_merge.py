@@ -1,11 +1,18 @@
 """Several processes on one page of metrics."""
 
+import time
+from typing import Any
+
 import pytest
 
 from dispatcher.core import events
-from dispatcher.core.process_state import MetricFamily
+from dispatcher.core.latencies import Latencies
+from dispatcher.core.process_state import MetricFamily, WorkerReport
+from dispatcher.service.workers.pool import Worker, WorkerPool
+from dispatcher.sidecar.readiness import Readiness
 from dispatcher.telemetry.merge import MergedMetrics, families
 from dispatcher.telemetry.metrics import Metrics
+from dispatcher.telemetry.state import StateTracker
 
 
 def worker(*seen: events.TelemetryEvent) -> tuple[MetricFamily, ...]:
@@ -76,3 +83,41 @@ def test_every_gauge_says_how_it_is_summed_over_processes() -> None:
     gauges = {metric.name for metric in metrics.registry.collect() if metric.type == "gauge"}
     assert gauges
     assert set(metrics.across) == gauges
+
+
+def running(name: str, report: WorkerReport | None, *, seconds_ago: float = 0.0) -> Worker:
+    nothing: Any = None
+    at = None if report is None else time.monotonic() - seconds_ago
+    return Worker(name, nothing, nothing, nothing, 0.0, report, at)
+
+
+def report(*seen: events.TelemetryEvent) -> WorkerReport:
+    metrics, ready, state = Metrics(), Readiness(), StateTracker(lambda: Latencies((), (0,), 0.0))
+    for event in seen:
+        for observe in (metrics, ready.observe, state):
+            observe(event)
+    return WorkerReport(ready(), state.read(), families(metrics.registry))
+
+
+@pytest.mark.promise("workers")
+def test_a_worker_that_starts_again_or_answers_no_more_says_nothing_of_the_others() -> None:
+    well = (events.Started("a", True), events.DatabaseChanged(True, None), settled(3))
+    pool = WorkerPool(3)
+    value = MergedMetrics(Metrics(), pool.families).registry.get_sample_value
+    pool.workers = [running("one", report(*well)), running("two", report()), None]
+    assert pool.not_ready() == "two: starting"
+    pool.workers = [running(name, report(*well)) for name in ("one", "two", "three")]
+    assert (pool.not_ready(), value("messaging_dispatch_database_up")) == (None, 1)
+    pool.workers = [running("one", report(*well)), running("again", report(settled(1))), None]
+    assert (pool.not_ready(), value("messaging_dispatch_database_up")) == (None, 1)
+    assert value("messaging_outbox_sent_total") == 4
+    old = running("frozen", report(*well, sampled(500, {})), seconds_ago=11.0)
+    pool.workers = [running("one", report(*well, sampled(0, {}))), old, None]
+    assert pool.not_ready() == "frozen: does not answer"
+    assert value("messaging_outbox_backlog_rows") == 0
+    assert value("messaging_outbox_sent_total") == 6
+    down = report(*well, events.DatabaseChanged(False, "gone"))
+    pool.workers = [running("one", report(*well)), running("two", down), None]
+    assert (pool.not_ready(), value("messaging_dispatch_database_up")) == ("two: database: gone", 0)
+    pool.workers = [None, None, None]
+    assert pool.not_ready() == "starting"

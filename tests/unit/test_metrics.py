@@ -1,6 +1,7 @@
 """What each event adds to the metrics, and that the runbook's names are there from the start."""
 
 import random
+from math import isnan
 from typing import get_args
 
 import pytest
@@ -10,7 +11,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from dispatcher.core import events
 from dispatcher.telemetry.latency import EDGES, LatencyHistogram
-from dispatcher.telemetry.metrics import Metrics
+from dispatcher.telemetry.metrics import STALE_S, Metrics
 
 RUNBOOK = [
     ("messaging_dispatch_ticks_total", {"result": "ok"}),
@@ -191,3 +192,28 @@ def test_quantiles_beyond_the_last_edge_and_of_a_window():
     histogram.observe([500.0])
     assert histogram.snapshot().since(before).quantile(0.5) == EDGES[-1]
     assert histogram.snapshot().since(before).sum_s == 500.0
+
+
+def test_a_figure_that_is_not_looked_up_any_more_is_unknown() -> None:
+    now = 100.0
+    metrics = Metrics(clock=lambda: now)
+    value = metrics.registry.get_sample_value
+    metrics(events.Sampled(500, 9.0, 0.1, 10, {"billing": 3}, dead=2))
+    now += STALE_S
+    assert value("messaging_outbox_backlog_rows") == 500
+    now += 1.0
+    unknown = (
+        "messaging_outbox_backlog_rows",
+        "messaging_outbox_oldest_unsettled_age_seconds",
+        "messaging_outbox_dead_rows",
+        "messaging_postgres_notification_queue_usage_ratio",
+        "messaging_stream_length_entries",
+        "messaging_dispatch_redis_up",
+    )
+    assert all(isnan(value(name) or 0.0) for name in unknown)
+    assert value("messaging_stream_group_lag_entries", {"group": "billing"}) is None
+    assert value("messaging_dispatch_sampled_timestamp_seconds")  # an alert asks how old they are
+    metrics(events.Published(1, [0.1], 0.1))
+    assert value("messaging_dispatch_redis_up") == 1
+    metrics(events.Sampled(0, 0.0, 0.0, 11, {}))
+    assert value("messaging_outbox_backlog_rows") == 0

@@ -1,6 +1,7 @@
 """Waits at the doorbell where no stream relay does, because no event goes to the stream (DISPATCH_UNROUTED=dead)."""
 
 import asyncio
+import math
 
 import anyio
 
@@ -38,7 +39,7 @@ class WakeLoop:
         """Wait at the doorbell until `stop()`."""
         while not self._stopping.is_set():
             if self._pause.paused():
-                await self._doorbell.wait_while_paused()
+                await self._doorbell.wait_while_paused(math.inf)
                 self._observe(Ticked("ok", 0.0))
                 continue
             await self._doorbell.wait()

@@ -120,6 +120,17 @@ class SinkGate:
         if self._breaker.succeeded():
             self._observe(BreakerChanged("closed", None))
 
+    async def look(self) -> bool:
+        """Whether the sink takes entries, found out without one: while nothing may be claimed. Raises as wait_open."""
+        if not await self.wait_open():
+            return False
+        if self._breaker.state != "closed":
+            if (reason := await self.probe()) is not None:
+                self._shut(reason, connection_only=not self.connection.up)
+                return False
+            self._reopen()
+        return True
+
     async def probe(self) -> str | None:
         """Why the sink takes no entries now, by an XADD that it always refuses; None: it takes them.
 

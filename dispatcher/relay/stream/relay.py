@@ -27,6 +27,7 @@ from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.stages.publish import SentBatch, send, unsent
 
 CATCH_UP_S = 0.1  # between two looks at a consumer group that has to catch up
+LOOK_WHILE_PAUSED_S = 1.0
 
 
 class Allowance(NamedTuple):
@@ -106,6 +107,7 @@ class StreamRelay:
             rng=rng,
         )
         self._may_sleep = False  # the last claim came back short: sleep before the next
+        self._look_at = 0.0  # when to look at the sink again, while paused
 
     def claims_in_flight(self) -> set[str]:
         """The ids of the claims that are worked on."""
@@ -177,9 +179,17 @@ class StreamRelay:
         self._may_sleep, began = False, monotonic()
         await self._claimer.release_uncertain(postgres)
         self._pause.note_finished()
+        await self._look_while_paused()
         took_s = monotonic() - began
-        await self._doorbell.wait_while_paused()
+        await self._doorbell.wait_while_paused(LOOK_WHILE_PAUSED_S)
         self._observe(Ticked("ok", took_s))
+
+    async def _look_while_paused(self) -> None:
+        """Find out whether Redis and the groups let rows through: alerts about what is over must end, paused or not."""
+        if monotonic() >= self._look_at and not self._stopping.is_set():
+            if await self._gate.look():
+                await self._flow.allowance()
+            self._look_at = monotonic() + LOOK_WHILE_PAUSED_S
 
     async def _wake(self) -> None:
         """Sleep if there was nothing to do, and wake the handlers too."""

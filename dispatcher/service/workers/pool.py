@@ -43,11 +43,16 @@ class Worker:
         troubles = self.report.state.troubles if self.report else ()
         return self.report is not None and all(trouble.kind != "starting" for trouble in troubles)
 
+    @property
+    def silent(self) -> bool:
+        """Whether its last report is too old to be believed."""
+        return self.reported_at is not None and time.monotonic() - self.reported_at > SILENT_S
+
     def not_ready(self) -> str | None:
         """Its reason not to be ready, or None."""
-        if self.report is None or self.reported_at is None:
+        if self.report is None:
             return "starting"
-        return "does not answer" if time.monotonic() - self.reported_at > SILENT_S else self.report.not_ready
+        return "does not answer" if self.silent else self.report.not_ready
 
 
 async def start_worker(number: int, flags: Mapping[str, object]) -> Worker:
@@ -82,6 +87,7 @@ class WorkerPool:
     def __init__(self, wanted: int) -> None:
         self._began = time.time()
         self.workers: list[Worker | None] = [None] * wanted
+        self._ever_opened = [False] * wanted
         nothing = Latencies(EDGES, (0,) * (len(EDGES) + 1), 0.0)
         self._ended = ProcessState((), self._began, nothing, processes=0)
 
@@ -105,18 +111,31 @@ class WorkerPool:
         return merged([own, *reported])
 
     def families(self) -> Sequence[tuple[MetricFamily, ...]]:
-        return [worker.report.families for worker in self.running if worker.report is not None]
+        """What each counted; the states of those only that have started and answer, while there is one."""
+        tells = [worker for worker in self.running if worker.opened and not worker.silent] or self.running
+        return [
+            tuple(one for one in worker.report.families if worker in tells or one.type != "gauge")
+            for worker in self.running
+            if worker.report is not None
+        ]
 
     def not_ready(self) -> str | None:
-        """The reason not to be ready, of the first that has one; None when all are."""
-        reasons: dict[str, str] = {}
+        """The reason not to be ready, of the first that has one; None when all that have started are.
+
+        One that ended is started again, perhaps every few seconds: the others relay all the same.
+        """
+        reasons: dict[str, str | None] = {}
         for number, worker in enumerate(self.workers):
-            reason = "starting" if worker is None else worker.not_ready()
-            if reason is not None:
-                reasons[f"worker-{number:02d}" if worker is None else worker.name] = reason
+            if worker is not None and worker.opened:
+                self._ever_opened[number] = True
+                reasons[worker.name] = worker.not_ready()
+            elif not self._ever_opened[number]:
+                reasons[f"worker-{number:02d}" if worker is None else worker.name] = "starting"
+        if not reasons:
+            return "starting"
         if len(reasons) == len(self.workers) and len(set(reasons.values())) == 1:
             return next(iter(reasons.values()))
-        return next((f"{name}: {reason}" for name, reason in reasons.items()), None)
+        return next((f"{name}: {reason}" for name, reason in reasons.items() if reason is not None), None)
 
     def nudge(self) -> None:
         """Have every worker look for rows now: some were put back."""

@@ -136,17 +136,17 @@ class Doorbell:
             except SessionLost:
                 return
 
-    async def wait_while_paused(self) -> None:
-        """Wait for the tick, a nudge or CONTROL while nothing may be claimed: writers need not ring."""
+    async def wait_while_paused(self, longest_s: float) -> None:
+        """Wait for the tick, at most `longest_s`, a nudge or CONTROL while nothing may be claimed: nobody need ring."""
         session = self._control.session
         self._replaced(session)
         await self.release_key()
         if session is None or session.closed:
-            await self._pause(self._tick_s)
+            await self._pause(min(longest_s, self._tick_s))
             return
         try:
             await self._heartbeat.check(session)
-            await self._listen(session, self._tick_s)
+            await self._listen(session, min(longest_s, self._tick_s))
         except SessionLost:
             return
         except psycopg.Error as error:
