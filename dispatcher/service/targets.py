@@ -63,7 +63,10 @@ class PostgresTargets:
             "current_setting('transaction_isolation')"
         )
         if standby:
-            raise Unreachable(f"Postgres at {self.database().address()} is read-only: a standby, or about to be one")
+            raise Unreachable(
+                f"Postgres at {self.database().address()} is read-only: a standby, about to be one, or "
+                "default_transaction_read_only was set for this role or database"
+            )
         if isolation != "read committed":  # a pooler keeps our own setting from it
             raise Misconfigured(
                 f"the role at {self.database().address()} has default_transaction_isolation '{isolation}', with which "

@@ -96,6 +96,8 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]]) -> list
             ("trigger", partial(schema.trigger, wanted=wanted.trigger)),
             ("indexes", schema.indexes),
             ("sequences", schema.sequences),
+            ("durability", storage.durability),
+            ("fsync", storage.fsync),
             ("storage", storage.settings),
             ("autovacuum", storage.autovacuum),
             ("dead-rows", partial(storage.dead_rows, few=wanted.dead_rows)),

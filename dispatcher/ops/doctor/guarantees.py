@@ -39,7 +39,7 @@ class Held:
 
 
 GUARANTEES = (
-    Guarantee("one-entry", "a committed event becomes one entry of the stream", _PUBLISHING),
+    Guarantee("one-entry", "a committed event becomes one entry of the stream", (*_PUBLISHING, "durability", "fsync")),
     Guarantee(
         "wake", "a commit wakes a sleeping dispatcher at once", ("postgres", "listen", "trigger", "notify-queue")
     ),
@@ -51,7 +51,9 @@ GUARANTEES = (
         "killed", "the rows of a dispatcher that died are finished by another", ("postgres", "listen", "redis-rights")
     ),
     Guarantee("frozen", "a dispatcher that froze doubles nothing when it thaws", ("listen", "redis-rights")),
-    Guarantee("postgres-crash", "after a crash of Postgres nothing is doubled", ("tables", "redis-rights")),
+    Guarantee(
+        "postgres-crash", "after a crash of Postgres nothing is doubled", ("tables", "durability", "redis-rights")
+    ),
     Guarantee(
         "redis-loss",
         "what Redis acknowledged and lost is published again",

@@ -78,6 +78,7 @@ async def _ask(connection: RedisConnection, stream: str) -> RedisFacts:
         "XADD": ("XADD", stream, "0-0", "doctor", ""),  # the id 0-0 is refused after all other checks
         "XRANGE": ("XRANGE", stream, NEVER, NEVER, "COUNT", "1"),
         "XLEN": ("XLEN", stream),
+        "PTTL": ("PTTL", stream),
         "XINFO": ("XINFO", "GROUPS", stream),
         "XINFO STREAM": ("XINFO", "STREAM", stream),
         "CLIENT LIST": ("CLIENT", "LIST", "ID", NOBODY),

@@ -1,4 +1,4 @@
-"""Storage of the outbox: free room in its pages, autovacuum, dead row versions."""
+"""Storage of the outbox: durability, free room in its pages, autovacuum, dead row versions."""
 
 from datetime import datetime
 
@@ -60,6 +60,28 @@ async def autovacuum(session: Session) -> Finding:
             remedy,
         )
     return ok("autovacuum", "it runs")
+
+
+async def durability(session: Session) -> Finding:
+    """Check that a crash of Postgres keeps every event, and that it is noticed afterwards."""
+    [(lost, kept, _)] = await session.fetch(load("doctor_durability"))
+    if lost:
+        remedy = "; ".join(f"ALTER TABLE messaging.{name} SET LOGGED" for name in lost)
+        return bad("durability", f"unlogged: {', '.join(lost)}. A crash of Postgres empties it", remedy)
+    if kept:
+        said = "messaging.unbroken is logged: a crash of Postgres would go unnoticed, and events would be doubled"
+        return bad("durability", said, "ALTER TABLE messaging.unbroken SET UNLOGGED")
+    return ok("durability", "a crash of Postgres keeps the tables, and is noticed")
+
+
+async def fsync(session: Session) -> Finding:
+    """Check that a crash of the machine keeps what was committed."""
+    [(*_, off)] = await session.fetch(load("doctor_durability"))
+    if off:
+        remedy = "; ".join(f"ALTER SYSTEM SET {name} = on" for name in off)
+        said = f"{' and '.join(off)} off: a crash of the machine may lose or damage everything"
+        return warning("fsync", said, f"{remedy}; SELECT pg_reload_conf()")
+    return ok("fsync", "commits are on disk")
 
 
 async def dead_rows(session: Session, *, few: int) -> Finding:

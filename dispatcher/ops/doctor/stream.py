@@ -13,8 +13,11 @@ LAGS = 0.5  # share of MAXLEN
 
 
 def stream_type(facts: RedisFacts, name: str) -> Finding:
-    """Check that the key is a stream."""
-    length = facts.replies["XLEN"]
+    """Check that the key is a stream, and stays."""
+    length, expires_ms = facts.replies["XLEN"], facts.replies["PTTL"]
+    if isinstance(expires_ms, int) and expires_ms >= 0:
+        said = f"the key '{name}' expires in {expires_ms / 1000:.0f} s: every entry goes, the unread ones too"
+        return bad("stream", said, f"PERSIST {name}, and find out who sets it to expire")
     if isinstance(length, int):
         said = (
             f"'{name}' holds {length} entries"
