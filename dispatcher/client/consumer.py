@@ -17,12 +17,14 @@ from typing import Any
 
 import redis
 import redis.asyncio
+from redis.commands.core import ScriptCommands, StreamCommands
 
-from dispatcher.client.dedup import AsyncDedupStore, DedupStore
+from dispatcher.client import answers
+from dispatcher.client.dedup import AsyncDedupStore, DedupStore, idle_connections
 from dispatcher.client.group import Group
 from dispatcher.client.protocol import GroupReader
 from dispatcher.client.received import Received
-from dispatcher.client.steps import Call, RunHandler, Steps, Wait, of_call
+from dispatcher.client.steps import Call, Reconnect, RunHandler, Step, Steps, Wait
 
 __all__ = ["AsyncConsumer", "Consumer", "Group", "Received"]
 
@@ -33,9 +35,12 @@ class Consumer:
     """One consumer of a group; run() blocks its thread.
 
     `dedup`: remembers handled events, for work without a transaction of its own.
-    `outages`: exceptions of your handler that mean a server is away, such as psycopg.OperationalError. The event then
-    waits and is tried again, at no cost to its deliveries. `on_error(event, error)` gets every other exception; the log
-    has only its class and line, because its message may quote the payload. An exception of `on_error` ends run().
+    `outages`: exceptions of your handler that mean a server is away, besides those of psycopg, psycopg2, asyncpg,
+    SQLAlchemy, Django and redis-py, which are known (dispatcher.core.outages). The event then waits and is tried again,
+    at no cost to its deliveries; after some seconds others are tried too, and if they are handled it is the event's own
+    failure. An answer of Postgres that is about the event's own query is no outage, whatever you name.
+    `on_error(event, error)` gets every other exception; the log has only its class and line, because its message may
+    quote the payload. An exception of `on_error` ends run().
     """
 
     def __init__(
@@ -47,21 +52,27 @@ class Consumer:
         outages: tuple[type[Exception], ...] = (),
         on_error: Callable[[Received, Exception], object] | None = None,
     ) -> None:
-        require_patience(client, group)
+        check(client, group, dedup, on_error, asynchronous=False)
         self._client = client
+        self._commands: Any = Undecoded(client)
         self._dedup = dedup
         self._reader = GroupReader(group, outages, on_error, has_store=dedup is not None)
         self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in a signal handler
 
-    def run(self, handle: Callable[[Received], object]) -> None:
-        """Read until stop(). Redis being away is waited out; a wrong password or a missing right is raised."""
+    def run(self, handle: Callable[[Received], None]) -> None:
+        """Read until stop(). Redis being away is waited out; a wrong password or a missing right is raised.
+
+        `handle` says by an exception that it failed; what it returns must be its work done, so nothing to await.
+        Raises TypeError for a coroutine function or a generator.
+        """
+        answers.require_handler(handle, asynchronous=False)
         with contextlib.closing(self._reader.steps()) as steps:
             step = advance(steps, None, None)
             while step is not None:
                 try:
                     answer = self._do(step, handle)
                 except Exception as error:
-                    step = advance(steps, None, of_call(error) if isinstance(step, Call) else error)
+                    step = advance(steps, None, error)
                 else:
                     step = advance(steps, answer, None)
 
@@ -70,19 +81,32 @@ class Consumer:
         self._reader.stopping = True
         self._woken.put(None)
 
-    def _do(self, step: Call | RunHandler | Wait, handle: Callable[[Received], object]) -> Any:
+    def _do(self, step: Step, handle: Callable[[Received], None]) -> Any:
         match step:
             case Call(method, arguments, options):
-                return getattr(self._client, method)(*arguments, **options)
-            case RunHandler("handle", event):
-                handle(event)
-            case RunHandler("has", event) if self._dedup is not None:
-                return self._dedup.has(event.event_id)
-            case RunHandler("add", event) if self._dedup is not None:
-                self._dedup.add(event.event_id)
+                return getattr(self._commands, method)(*arguments, **options)
+            case RunHandler():
+                try:
+                    return self._run(step, handle)
+                except asyncio.CancelledError as error:  # of a loop of the handler's own; it would end run()
+                    raise answers.HandlerCancelled from error
+            case Reconnect():
+                for connection in idle_connections(self._client):
+                    connection.disconnect()
             case Wait(seconds) if not self._reader.stopping:
                 with contextlib.suppress(queue.Empty):
                     self._woken.get(timeout=seconds)
+        return None
+
+    def _run(self, step: RunHandler, handle: Callable[[Received], Any]) -> Any:
+        match step:
+            case RunHandler("handle", event):
+                answers.check_answer(handle(event))
+            case RunHandler("has", event) if self._dedup is not None:
+                return answers.check_known(self._dedup.has(event.event_id))
+            case RunHandler("add", event) if self._dedup is not None:
+                store: Any = self._dedup
+                answers.check_added(store.add(event.event_id))
         return None
 
 
@@ -98,21 +122,26 @@ class AsyncConsumer:
         outages: tuple[type[Exception], ...] = (),
         on_error: Callable[[Received, Exception], object] | None = None,
     ) -> None:
-        require_patience(client, group)
+        check(client, group, dedup, on_error, asynchronous=True)
         self._client = client
+        self._commands: Any = Undecoded(client)
         self._dedup = dedup
         self._reader = GroupReader(group, outages, on_error, has_store=dedup is not None)
         self._stopped = asyncio.Event()
 
-    async def run(self, handle: Callable[[Received], Awaitable[object]]) -> None:
-        """Read until stop(). Redis being away is waited out; a wrong password or a missing right is raised."""
+    async def run(self, handle: Callable[[Received], Awaitable[None]]) -> None:
+        """Read until stop(). Redis being away is waited out; a wrong password or a missing right is raised.
+
+        `handle` says by an exception that it failed. Raises TypeError for a function that is not `async def`.
+        """
+        answers.require_handler(handle, asynchronous=True)
         with contextlib.closing(self._reader.steps()) as steps:
             step = advance(steps, None, None)
             while step is not None:
                 try:
                     answer = await self._do(step, handle)
                 except Exception as error:
-                    step = advance(steps, None, of_call(error) if isinstance(step, Call) else error)
+                    step = advance(steps, None, error)
                 else:
                     step = advance(steps, answer, None)
 
@@ -121,29 +150,64 @@ class AsyncConsumer:
         self._reader.stopping = True
         self._stopped.set()
 
-    async def _do(self, step: Call | RunHandler | Wait, handle: Callable[[Received], Awaitable[object]]) -> Any:
+    async def _do(self, step: Step, handle: Callable[[Received], Awaitable[None]]) -> Any:
         match step:
             case Call(method, arguments, options):
-                return await getattr(self._client, method)(*arguments, **options)
-            case RunHandler("handle", event):
-                await handle(event)
-            case RunHandler("has", event) if self._dedup is not None:
-                return await self._dedup.has(event.event_id)
-            case RunHandler("add", event) if self._dedup is not None:
-                await self._dedup.add(event.event_id)
+                return await getattr(self._commands, method)(*arguments, **options)
+            case RunHandler():
+                try:
+                    return await self._run(step, handle)
+                except asyncio.CancelledError as error:
+                    task = asyncio.current_task()
+                    if task is None or task.cancelling():
+                        raise
+                    raise answers.HandlerCancelled from error  # it awaited something that was cancelled
+            case Reconnect():
+                for connection in idle_connections(self._client):
+                    await connection.disconnect()
             case Wait(seconds):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         await self._stopped.wait()
         return None
 
+    async def _run(self, step: RunHandler, handle: Callable[[Received], Any]) -> Any:
+        match step:
+            case RunHandler("handle", event):
+                answers.check_answer(await answers.check_awaitable(handle(event)))
+            case RunHandler("has", event) if self._dedup is not None:
+                return answers.check_known(await self._dedup.has(event.event_id))
+            case RunHandler("add", event) if self._dedup is not None:
+                await self._dedup.add(event.event_id)
+        return None
 
-def advance(steps: Steps, answer: Any, error: Exception | None) -> Call | RunHandler | Wait | None:
+
+class Undecoded(StreamCommands, ScriptCommands):
+    """The commands of a client, whose replies stay bytes: one entry that is no text must not fail the whole read."""
+
+    _event_dispatcher: Any = None  # redis-py's base asks for it, and does not use it for commands
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        return self._client.execute_command(*arguments, **options, NEVER_DECODE=True)
+
+
+def advance(steps: Steps, answer: Any, error: Exception | None) -> Step | None:
     """Send the answer, or throw the error, into the steps; returns the next step, None at the end."""
     try:
         return steps.send(answer) if error is None else steps.throw(error)
     except StopIteration:
         return None
+
+
+def check(client: Any, group: Group, dedup: Any, on_error: Any, *, asynchronous: bool) -> None:
+    """Raise TypeError or ValueError for arguments with which events would be lost, or the group stand still."""
+    answers.require_client(client, asynchronous=asynchronous)
+    answers.require_store(dedup, asynchronous=asynchronous)
+    answers.require_listener(on_error)
+    require_patience(client, group)
 
 
 def require_patience(client: object, group: Group) -> None:

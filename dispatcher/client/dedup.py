@@ -7,10 +7,13 @@ live, or if Redis loses the mark. Work that must not happen twice belongs in a t
 """
 
 import uuid
-from typing import Protocol
+from typing import Any, Protocol
 
 import redis
 import redis.asyncio
+
+from dispatcher.client.answers import require_client
+from dispatcher.core.outages import is_wrong_server, reply_of
 
 DAY_S = 86_400
 
@@ -39,6 +42,7 @@ class RedisDedupStore:
     """One Redis key per event, kept for `ttl_s` seconds: longer than the stream and the outbox keep an event."""
 
     def __init__(self, client: redis.Redis, consumer: str, ttl_s: int = 30 * DAY_S) -> None:
+        require_client(client, asynchronous=False)
         self._client = client
         self._consumer = consumer
         self._ttl_s = ttl_s
@@ -47,13 +51,20 @@ class RedisDedupStore:
         return bool(self._client.exists(key(self._consumer, event_id)))
 
     def add(self, event_id: uuid.UUID) -> None:
-        self._client.set(key(self._consumer, event_id), "", ex=self._ttl_s)
+        try:
+            self._client.set(key(self._consumer, event_id), "", ex=self._ttl_s)
+        except redis.RedisError as error:
+            if is_wrong_server(reply_of(error) or ""):
+                for connection in idle_connections(self._client):
+                    connection.disconnect()
+            raise
 
 
 class AsyncRedisDedupStore:
     """The same for an AsyncConsumer."""
 
     def __init__(self, client: redis.asyncio.Redis, consumer: str, ttl_s: int = 30 * DAY_S) -> None:
+        require_client(client, asynchronous=True)
         self._client = client
         self._consumer = consumer
         self._ttl_s = ttl_s
@@ -62,8 +73,21 @@ class AsyncRedisDedupStore:
         return bool(await self._client.exists(key(self._consumer, event_id)))
 
     async def add(self, event_id: uuid.UUID) -> None:
-        await self._client.set(key(self._consumer, event_id), "", ex=self._ttl_s)
+        try:
+            await self._client.set(key(self._consumer, event_id), "", ex=self._ttl_s)
+        except redis.RedisError as error:
+            if is_wrong_server(reply_of(error) or ""):
+                for connection in idle_connections(self._client):
+                    await connection.disconnect()
+            raise
 
 
 def key(consumer: str, event_id: uuid.UUID) -> str:
     return f"handled:{consumer}:{event_id}"
+
+
+def idle_connections(client: Any) -> list[Any]:
+    """The connections of a client that it uses for nothing just now. A client of a cluster looks after its own."""
+    if getattr(client, "connection", None) is not None:  # single_connection_client
+        return [client.connection]
+    return list(getattr(getattr(client, "connection_pool", None), "_available_connections", ()))

@@ -6,9 +6,18 @@ import socket
 from dataclasses import dataclass, field
 
 
+def _prefix() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-"
+
+
 def _new_name() -> str:
     """A unique name: two consumers with one name would take each other's entries for their own."""
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    return _prefix() + secrets.token_hex(3)
+
+
+def is_ours(consumer: str) -> bool:
+    """Whether no other process can have this name: it was made here, and not before a fork."""
+    return consumer.startswith(_prefix())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +27,7 @@ class Group:
     stream: str
     group: str
     consumer: str = field(default_factory=_new_name)  # unique in the group
-    start: str = "0"  # where a group that does not exist yet begins: "0" the oldest entry, "$" after the newest
+    start: str = "0"  # where a group begins at its first start: "0" the oldest entry, "$" after the newest
     count: int = 100  # entries of one read
     block_ms: int = 1_000  # the longest wait for new entries; a stop waits for it
     claim_idle_ms: int = (

@@ -1,10 +1,10 @@
 """The consumer's protocol without I/O: a generator of steps that Consumer and AsyncConsumer carry out.
 
 The consumer sends each answer in and throws each error in. The order: acknowledge finished entries; claim abandoned
-ones, one at a time, so that an entry that kills its process costs no other entry a delivery; read new ones.
+ones and those whose retry is due, one at a time, so that an entry that kills its process costs no other entry a
+delivery; read new ones. Claimed and new entries take turns, or a few that are slow to fail would hold up all new ones.
 """
 
-import contextlib
 import heapq
 import logging
 import time
@@ -12,23 +12,28 @@ from collections.abc import Callable
 
 import redis
 
+from dispatcher.client.answers import WrongAnswer
 from dispatcher.client.group import Group
 from dispatcher.client.lease import Lease, LeaseLost
+from dispatcher.client.names import Names
+from dispatcher.client.patience import Patience, judge, pause_s, said
 from dispatcher.client.received import Malformed, Received, receive
-from dispatcher.client.steps import Call, Entry, NotNow, RunHandler, Steps, Wait, call, entries_of, pause_s, text
+from dispatcher.client.steps import Call, Entry, Reconnect, RunHandler, Steps, Wait, call, entries_of, text
 from dispatcher.core.frames import raised_at
 
 log = logging.getLogger("dispatcher.client")
-NOT_NOW = (
-    redis.ConnectionError,  # its subclasses: loading, busy, too many clients
-    redis.TimeoutError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.OutOfMemoryError,
-    redis.exceptions.ClusterDownError,
-    redis.exceptions.MasterDownError,
-    redis.exceptions.TryAgainError,
-)
-NEEDS_A_PERSON = (redis.AuthenticationError, redis.exceptions.AuthorizationError)
+OF_REDIS = (redis.RedisError, redis.exceptions.RedisClusterException)
+
+
+class Failed(Exception):
+    """The handler or the store raised `error`, and that is the event's own."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class LetBy(Exception):
+    """What the event needs is away: it has waited, and now others are tried."""
 
 
 class GroupReader:
@@ -44,13 +49,17 @@ class GroupReader:
     ) -> None:
         self.stopping = False
         self._group = group
-        self._outages: tuple[type[Exception], ...] = (redis.ConnectionError, redis.TimeoutError, *outages)
+        self._patience = Patience(outages)
         self._on_error = on_error
         self._has_store = has_store
         self._clock = clock
         self._lease = Lease(group, clock)
+        self._names = Names(group, clock)
+        self._start = group.start  # where the group begins if it has to be made
+        self._worked = False  # whether Redis has answered as it should
         self._done: list[str] = []  # handled, not acknowledged
         self._claim_at = 0.0
+        self._new_until = 0.0  # new entries have their turn, even if claimed ones are due
         self._retries: list[float] = []  # a heap: when what failed here can be claimed again
         self._cursor = "0-0"
 
@@ -62,39 +71,47 @@ class GroupReader:
                 yield from self._create_group()
                 while not self.stopping:
                     yield from self._turn()
-                    failures = 0
-            except NEEDS_A_PERSON:
-                raise
-            except NOT_NOW as error:
+                    failures, self._worked = 0, True
+            except OF_REDIS as error:
+                verdict = judge(error)
+                if verdict == "raise" or (verdict == "unknown" and not self._worked):
+                    raise
+                if verdict == "no group":
+                    group = self._group
+                    log.warning("the group %s of %s is gone; making it again", group.group, group.stream)
+                    continue
+                if verdict == "wrong server":
+                    yield Reconnect()
                 seconds = pause_s(failures)
-                what = error if isinstance(error, NotNow) else type(error).__name__
-                log.warning("Redis: %s; trying again in %.1f s", what, seconds)
+                log.warning("Redis: %s; trying again in %.1f s", said(error), seconds)
                 failures += 1
                 yield Wait(seconds)
-            except redis.ResponseError as error:
-                if not str(error).startswith("NOGROUP"):
-                    raise
-                log.warning("the group %s of %s is gone; making it again", self._group.group, self._group.stream)
         try:
             yield from self._leave()
-        except redis.RedisError as error:
+        except OF_REDIS as error:
             log.warning("stopped without signing off (%s); what is pending is claimed later", type(error).__name__)
 
     def _create_group(self) -> Steps:
         try:
-            yield call(self._group, "xgroup_create", id=self._group.start, mkstream=True)
+            yield call(self._group, "xgroup_create", id=self._start, mkstream=True)
         except redis.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
+        self._start = "0"  # made again, it was lost: all that is left in the stream may be new to it
 
     def _turn(self) -> Steps:
         yield from self._acknowledge()
-        if self._lease.waiting:
-            yield from self._work_off()
-        elif self._clock() >= self._claim_at:
+        now = self._clock()
+        if now >= self._claim_at and now >= self._new_until:
             yield from self._claim_next()
+            after = self._clock()
+            self._new_until = after + (after - now)
+        elif self._lease.waiting:
+            yield from self._work_off()
         else:
             yield from self._read_new()
+            if not self._lease.waiting:
+                self._new_until = 0.0
 
     def _read_new(self) -> Steps:
         until_claim_ms = max(1, int((self._claim_at - self._clock()) * 1000))
@@ -105,16 +122,15 @@ class GroupReader:
         self._lease.waiting.extend(Entry(text(entry_id), fields, 1) for entry_id, fields in entries_of(reply))
 
     def _work_off(self) -> Steps:
-        while self._lease.waiting and not self.stopping:
-            try:
-                yield from self._lease.keep(())
-                yield from self._take(self._lease.waiting.popleft())
-            except LeaseLost:
-                if self._lease.waiting and not self.stopping:
-                    log.warning(
-                        "%d entries waited too long behind a slow one; left to be claimed", len(self._lease.waiting)
-                    )
-                    self._lease.waiting.clear()
+        try:
+            yield from self._lease.keep(())
+            yield from self._take(self._lease.waiting.popleft())
+        except LeaseLost:
+            if self._lease.waiting and not self.stopping:
+                log.warning(
+                    "%d entries waited too long behind a slow one; left to be claimed", len(self._lease.waiting)
+                )
+                self._lease.waiting.clear()
 
     def _claim_next(self) -> Steps:
         """One entry that nobody has acknowledged for claim_idle_ms, or the end of the search for now."""
@@ -122,13 +138,15 @@ class GroupReader:
         cursor, entries, *rest = yield call(
             self._group, "xautoclaim", self._group.consumer, min_idle_time=idle_ms, start_id=self._cursor, count=1
         )
-        self._lease.begin()
+        if not self._lease.waiting:
+            self._lease.begin()
         self._cursor = text(cursor)
         if self._cursor == "0-0":
             now = self._clock()
             while self._retries and self._retries[0] <= now:
                 heapq.heappop(self._retries)
             self._claim_at = min([now + min(5.0, max(0.05, idle_ms / 10_000)), *self._retries[:1]])
+            yield from self._names.tidy()
         trimmed = len(rest[0]) if rest else 0
         for entry_id, fields in entries:
             if fields is None:  # before Redis 7, which drops them by itself
@@ -162,38 +180,46 @@ class GroupReader:
                 yield from self._patiently(RunHandler("handle", event), entry)
                 if self._has_store:
                     yield from self._patiently(RunHandler("add", event), entry)
-        except LeaseLost:
-            raise
-        except NEEDS_A_PERSON:
-            raise
-        except Exception as error:
-            return (yield from self._failed(entry, event, error))
+        except Failed as failed:
+            return (yield from self._failed(entry, event, failed.error))
+        except LetBy:
+            # Its next delivery is counted when it is claimed: this one cost it none.
+            return (yield from self._again(entry, self._group.delay_ms(1), {"retrycount": entry.deliveries - 1}))
+        self._patience.note_handled(entry.id, event.event_type)
         self._done.append(entry.id)
         return (yield from self._acknowledge())
 
     def _patiently(self, work: RunHandler, entry: Entry) -> Steps:
-        """Run the step; during an outage wait and run it again, at no cost to the event."""
-        failures = 0
+        """Run the step; in an outage wait and run it again. Raises Failed, LetBy or LeaseLost."""
+        event = work.event
         while True:
+            began = self._clock()
             try:
                 return (yield work)
-            except NEEDS_A_PERSON:  # some of them are connection errors too
+            except WrongAnswer:
                 raise
-            except self._outages as error:
-                seconds = pause_s(failures)
-                log.warning(
-                    "event %s waits: %s; trying again in %.1f s", work.event.event_id, type(error).__name__, seconds
-                )
-                failures += 1
-                yield Wait(seconds)
-                stopping = self.stopping
-                with contextlib.suppress(*NOT_NOW):  # Redis is away too: no failure of the event either
-                    if stopping:
-                        yield from self._lease.give_back([entry], entry.deliveries - 1)
-                    else:
-                        yield from self._lease.keep([entry])
+            except Exception as error:
+                own = not self._patience.is_outage(error) or self._patience.is_its_own(entry.id, event.event_type)
+                if own:
+                    raise Failed(error) from None
+                what = type(error).__name__
+            wait_s = self._patience.note_outage(entry.id, event.event_type, self._clock() - began)
+            wait_s = min(wait_s, self._group.claim_idle_ms / 3000)  # or it is not ours any more when we have waited
+            log.warning("event %s waits: %s; trying again in %.1f s", event.event_id, what, wait_s)
+            yield Wait(wait_s)
+            stopping = self.stopping
+            try:
                 if stopping:
-                    raise LeaseLost from None
+                    yield from self._lease.give_back([entry], entry.deliveries - 1)
+                else:
+                    yield from self._lease.keep([entry])
+            except OF_REDIS as error:  # Redis is away too: no failure of the event either
+                if judge(error) == "raise":
+                    raise
+            if stopping:
+                raise LeaseLost
+            if self._patience.is_over():
+                raise LetBy
 
     def _failed(self, entry: Entry, event: Received, error: Exception) -> Steps:
         line = raised_at(error).rpartition("/")[2]
@@ -207,12 +233,15 @@ class GroupReader:
             "event %s (%s) failed, delivery %d of %d, next in %d ms: %s",
             event.event_id, event.event_type, entry.deliveries, self._group.max_deliveries, delay_ms, reason,
         )  # fmt: skip
+        return (yield from self._again(entry, delay_ms, {}))
+
+    def _again(self, entry: Entry, delay_ms: int, options: dict[str, int]) -> Steps:
+        """Let the entry be claimed after the pause, by any consumer."""
         if self._lease.held():  # else another consumer may have it, and would lose it to us
             idle = max(0, self._group.claim_idle_ms - delay_ms)
-            yield call(self._group, "xclaim", self._group.consumer, 0, [entry.id], idle=idle, justid=True)
+            yield call(self._group, "xclaim", self._group.consumer, 0, [entry.id], idle=idle, justid=True, **options)
             heapq.heappush(self._retries, self._clock() + (delay_ms + 1) / 1000)  # Redis counts whole milliseconds
             self._claim_at = min(self._claim_at, self._retries[0])
-        return None
 
     def _put_away(self, entry: Entry, reason: str) -> Steps:
         """Add the entry to the dead stream, then acknowledge it: a crash between the two doubles it there."""
@@ -224,6 +253,7 @@ class GroupReader:
         }
         log.error("entry %s put away into %s: %s", entry.id, self._group.dead_stream, reason)
         yield Call("xadd", (self._group.dead_stream, {**entry.fields, **why}))
+        self._patience.forget(entry.id)
         self._done.append(entry.id)
         yield from self._acknowledge()
 
@@ -233,11 +263,8 @@ class GroupReader:
             self._done.clear()
 
     def _leave(self) -> Steps:
-        """Delete this consumer from its group if nothing is pending: else each restart would leave one behind."""
+        """Give back what was not begun, and delete our name from the group: each restart would leave one behind."""
         yield from self._acknowledge()
         yield from self._lease.give_back(self._lease.waiting, 0)
         self._lease.waiting.clear()
-        consumer = self._group.consumer
-        pending = yield call(self._group, "xpending_range", min="-", max="+", count=1, consumername=consumer)
-        if not pending:
-            yield call(self._group, "xgroup_delconsumer", consumer)
+        yield from self._names.sign_off()

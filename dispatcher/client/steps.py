@@ -1,21 +1,11 @@
-"""The steps of the protocol, and how answers and errors are read."""
+"""The steps of the protocol, and how answers are read."""
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import redis
-
 from dispatcher.client.group import Group
 from dispatcher.client.received import Received
-
-LONGEST_PAUSE_S = 5.0
-# The first words of error replies that describe a passing state, for which redis-py has no class.
-PASSING = ("UNBLOCKED", "NOREPLICAS", "MISCONF")
-
-
-class NotNow(redis.ConnectionError):
-    """The server refuses because of a passing state. `str()` is the first word of its reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +26,11 @@ class RunHandler:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconnect:
+    """Close the connections to Redis that nobody uses just now: they may lead to the wrong server."""
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """Wait so many seconds, or until a stop."""
 
@@ -51,23 +46,13 @@ class Entry:
     deliveries: int
 
 
-Steps = Generator[Call | RunHandler | Wait, Any, Any]
+Step = Call | RunHandler | Reconnect | Wait
+Steps = Generator[Step, Any, Any]
 
 
 def call(group: Group, method: str, *arguments: Any, **options: Any) -> Call:
     """A Call whose first arguments are the stream and the group."""
     return Call(method, (group.stream, group.group, *arguments), options)
-
-
-def of_call(error: Exception) -> Exception:
-    """The error of a call, as NotNow if it describes a passing state."""
-    code = str(error).partition(" ")[0]
-    return NotNow(code) if isinstance(error, redis.ResponseError) and code in PASSING else error
-
-
-def pause_s(failures: int) -> float:
-    """Seconds to wait after so many failures: 0.1, doubling, at most LONGEST_PAUSE_S."""
-    return min(LONGEST_PAUSE_S, 0.1 * 2.0 ** min(failures, 10))
 
 
 def entries_of(reply: Any) -> list[tuple[Any, dict[Any, Any]]]:

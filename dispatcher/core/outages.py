@@ -107,6 +107,7 @@ _NETWORK = frozenset(
     {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.ENOTCONN}
 )
 _NETWORK_CLASSES = {"gaierror", "SSLEOFError", "SSLZeroReturnError"}
+_NO_REPLY = {"ConnectionError", "TimeoutError", "InvalidResponse", "ClusterError", "RedisClusterException"}
 _OF_REDIS_PY = {  # for releases that keep no code of the reply
     "OutOfMemoryError": "OOM",
     "ReadOnlyError": "READONLY",
@@ -171,12 +172,15 @@ def is_outage(error: BaseException) -> bool:
         return all(is_outage(each) for each in error.exceptions)
     if type(error).__module__.partition(".")[0] in ("redis", "valkey"):
         reply = reply_of(error)
-        return bool(_names(error) & {"ConnectionError", "TimeoutError"}) if reply is None else is_redis_outage(reply)
-    chain = list(_unwrapped(error))
-    for each in chain:  # before all else: after a FATAL of the event's own the connection is broken too
-        if code := _sqlstate(each):
-            return is_postgres_outage(code)
-    return any(_broke(each) for each in chain)
+        return bool(_names(error) & _NO_REPLY) if reply is None else is_redis_outage(reply)
+    if code := sqlstate_of(error):  # before all else: after a FATAL of the event's own the connection is broken too
+        return is_postgres_outage(code)
+    return any(_broke(each) for each in _unwrapped(error))
+
+
+def sqlstate_of(error: BaseException) -> str:
+    """The SQLSTATE of Postgres's answer that an exception stands for, whatever wraps it; "" if there was no answer."""
+    return next((code for each in _unwrapped(error) if (code := _sqlstate(each))), "")
 
 
 def reply_of(error: BaseException) -> str | None:

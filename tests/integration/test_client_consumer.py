@@ -1,162 +1,37 @@
 """dispatcher.client.consumer: what a group's entries go through, with both consumers, whatever happens to them."""
 
 import asyncio
-import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import redis as sync
 from redis import asyncio as aio
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from dispatcher.client.consumer import AsyncConsumer, Consumer, Group, Received
-from dispatcher.client.dedup import AsyncRedisDedupStore, RedisDedupStore
+from dispatcher.client.consumer import Received
+from tests.support.consumers import (
+    DEAD,
+    GROUP,
+    PATIENCE_S,
+    Away,
+    Running,
+    abandon,
+    consuming,
+    dead,
+    group,
+    logged,
+    pending,
+    publish,
+    until_it_waits,
+    until_nothing_is_pending,
+)
 from tests.support.proxy import StartProxy
 from tests.support.readme import blocks, page, section
 from tests.support.redis import StartValkey
-from tests.support.rows import STREAM, read_stream
-from tests.support.waiting import becomes, until
+from tests.support.rows import STREAM
 
-GROUP = "billing"
-DEAD = f"{STREAM}:{GROUP}:dead"
-PATIENCE_S = 60
-Behave = Callable[[Received], object]
 pytestmark = pytest.mark.parametrize("kind", ["blocking", "asyncio"])
-
-
-class Away(Exception):
-    """What the handler needs is away."""
-
-
-def group(**settings: Any) -> Group:
-    """Tries again quickly, and claims only what its idle time calls for: no test waits for a claim."""
-    quick: dict[str, Any] = {"block_ms": 50, "retry_ms": 10, "claim_idle_ms": 600_000}
-    return Group(stream=STREAM, group=GROUP, **(quick | settings))
-
-
-class Running:
-    """A consumer at work."""
-
-    def __init__(self, consumer: Consumer | AsyncConsumer, behave: Behave) -> None:
-        self.consumer = consumer
-        self._loop = asyncio.get_running_loop()
-        self._came: asyncio.Queue[Received] = asyncio.Queue()
-        self._behave = behave
-        if isinstance(consumer, Consumer):
-            self.task = asyncio.create_task(asyncio.to_thread(consumer.run, self._handle))
-        else:
-            self.task = asyncio.create_task(consumer.run(self._handle_async))
-
-    def _handle(self, event: Received) -> None:
-        self._loop.call_soon_threadsafe(self._came.put_nowait, event)
-        self._behave(event)
-
-    async def _handle_async(self, event: Received) -> None:
-        self._handle(event)
-
-    async def next(self) -> Received:
-        """The next event the handler gets."""
-        async with asyncio.timeout(PATIENCE_S):
-            return await self._came.get()
-
-    async def rest(self) -> list[Received]:
-        """What came and was not taken yet."""
-        await asyncio.sleep(0)  # lets what a thread handed over arrive
-        return [self._came.get_nowait() for _ in range(self._came.qsize())]
-
-    async def stop(self) -> None:
-        """And wait for the end."""
-        self.consumer.stop()
-        async with asyncio.timeout(PATIENCE_S):
-            await self.task
-
-
-@asynccontextmanager
-async def consuming(
-    kind: str, url: str, settings: Group, behave: Behave = lambda event: None, *, dedup: bool = False, **client: Any
-) -> AsyncIterator[Running]:
-    """A consumer that runs until the end of the block."""
-    async with contextlib.AsyncExitStack() as stack:
-        consumer: Consumer | AsyncConsumer
-        if kind == "blocking":
-            blocking = sync.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **client)
-            stack.callback(blocking.close)
-            store = RedisDedupStore(blocking, GROUP) if dedup else None
-            consumer = Consumer(blocking, settings, dedup=store, outages=(Away,))
-        else:
-            turning = aio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **client)
-            stack.push_async_callback(turning.aclose)
-            async_store = AsyncRedisDedupStore(turning, GROUP) if dedup else None
-            consumer = AsyncConsumer(turning, settings, dedup=async_store, outages=(Away,))
-        running = Running(consumer, behave)
-        try:
-            yield running
-        finally:
-            consumer.stop()
-            await asyncio.wait([running.task])
-        if running.task.exception() is not None:
-            await running.task
-
-
-async def publish(redis: "aio.Redis", aggregate_id: str, event_id: uuid.UUID | None = None) -> str:
-    """An entry as the dispatcher writes it; its id."""
-    entry = await redis.xadd(
-        STREAM,
-        {
-            "event_id": str(event_id or uuid.uuid4()),
-            "message_id": str(uuid.uuid4()),
-            "event_type": "order.created",
-            "aggregate_type": "order",
-            "aggregate_id": aggregate_id,
-            "occurred_at": "2025-06-01T12:00:00.123456+00:00",
-            "payload": '{"total": 42}',
-        },
-    )
-    return str(entry)
-
-
-async def abandon(redis: "aio.Redis", *, deliveries: int = 1, idle_ms: int = 3_600_000) -> list[str]:
-    """All entries, read by a consumer that died then and so often."""
-    with contextlib.suppress(sync.ResponseError):
-        await redis.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
-    reply: Any = await redis.xreadgroup(GROUP, "died", {STREAM: ">"})
-    ids = [entry_id for _, page in reply for entry_id, _ in page]
-    await redis.xclaim(STREAM, GROUP, "died", 0, ids, idle=idle_ms, retrycount=deliveries, justid=True)
-    return ids
-
-
-async def pending(redis: "aio.Redis") -> list[dict[str, Any]]:
-    """What was delivered and not acknowledged."""
-    return list(await redis.xpending_range(STREAM, GROUP, "-", "+", 100))
-
-
-async def until_nothing_is_pending(redis: "aio.Redis") -> None:
-    await becomes(lambda: pending(redis), [], "what is pending", PATIENCE_S)
-
-
-async def until_it_waits(redis: "aio.Redis") -> None:
-    async def blocked() -> int:
-        return int((await redis.info("clients"))["blocked_clients"])  # Redis tells nobody when a client blocks
-
-    await until(blocked, "the consumer waits for entries", PATIENCE_S)
-
-
-async def logged(caplog: pytest.LogCaptureFixture, words: str) -> None:
-    await until(lambda: words in caplog.text, f"the log has {words!r}", PATIENCE_S)
-
-
-async def dead(redis: "aio.Redis") -> list[dict[str, str]]:
-    """What was put away, once there is any."""
-    for _ in range(PATIENCE_S):
-        if await redis.xread({DEAD: "0"}, block=1000):
-            break
-    return await read_stream(redis, DEAD)
 
 
 @pytest.mark.parametrize("client", [{"protocol": 2}, {"protocol": 3, "decode_responses": True}])

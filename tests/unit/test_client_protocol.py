@@ -8,7 +8,7 @@ import redis
 
 from dispatcher.client.group import Group
 from dispatcher.client.protocol import GroupReader
-from dispatcher.client.steps import Call, RunHandler, Wait, entries_of
+from dispatcher.client.steps import Call, RunHandler, Step, Wait, entries_of
 
 FIELDS = {
     "event_id": "00000000-0000-0000-0000-000000000001",
@@ -44,7 +44,7 @@ class Slow:
         except StopIteration:
             return
 
-    def _do(self, step: Call | RunHandler | Wait) -> Any:
+    def _do(self, step: Step) -> Any:
         match step:
             case RunHandler("handle", event):
                 self.handled.append(event.entry_id)
@@ -92,7 +92,7 @@ def test_an_outage_of_redis_while_a_handler_waits_costs_no_delivery() -> None:
     reader = GroupReader(group, (), lambda _, error: errors.append(error), has_store=False, clock=lambda: now)
     steps = reader.steps()
     called: list[str] = []
-    step: Call | RunHandler | Wait = next(steps)
+    step: Step = next(steps)
     while not called or called[-1] != "xack":
         match step:
             case Wait():

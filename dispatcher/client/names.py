@@ -1,0 +1,65 @@
+"""Deletes names of consumers that are gone: a consumer that is killed leaves its name in the group."""
+
+from collections.abc import Callable
+
+import redis
+
+from dispatcher.client.group import Group, is_ours
+from dispatcher.client.steps import Call, Steps, call
+from dispatcher.core.outages import is_redis_outage, reply_of
+
+# A name with pending entries must stay, or they are lost: looked at and deleted in one step, because another process of
+# that name may be reading. A name that is deleted while its process lives comes back with its next read.
+_DELETE = """
+local listed = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])
+local deleted = 0
+for _, pairs in ipairs(listed.err and {} or listed) do
+  local consumer = {}
+  for i = 1, #pairs, 2 do consumer[pairs[i]] = pairs[i + 1] end
+  local chosen = consumer.name == ARGV[2] or (ARGV[2] == '' and consumer.idle > tonumber(ARGV[3]))
+  if chosen and consumer.pending == 0 then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer.name)
+    deleted = deleted + 1
+  end
+end
+return deleted
+"""
+
+
+class Names:
+    """Deletes names without pending entries: of others when they are idle, our own at the end."""
+
+    def __init__(self, group: Group, clock: Callable[[], float]) -> None:
+        self._group = group
+        self._clock = clock
+        self._look_at = clock() + self._every_s()
+        self._may = True  # False once Redis refused the script
+
+    def tidy(self) -> Steps:
+        """Delete the names that have been idle for claim_idle_ms, at most once in that time."""
+        if self._clock() >= self._look_at:
+            self._look_at = self._clock() + self._every_s()
+            yield from self._delete("", self._group.claim_idle_ms)
+
+    def _every_s(self) -> float:
+        return max(1.0, self._group.claim_idle_ms / 1000)
+
+    def sign_off(self) -> Steps:
+        """Delete our own name."""
+        group = self._group
+        yield from self._delete(group.consumer, 0)
+        if self._may or not is_ours(group.consumer):  # ours: no other process can read by it between the two
+            return
+        if not (yield call(group, "xpending_range", min="-", max="+", count=1, consumername=group.consumer)):
+            yield call(group, "xgroup_delconsumer", group.consumer)
+
+    def _delete(self, name: str, idle_ms: int) -> Steps:
+        if not self._may:
+            return
+        group = self._group
+        try:
+            yield Call("eval", (_DELETE, 1, group.stream, group.group, name, idle_ms))
+        except redis.ResponseError as error:
+            if is_redis_outage(reply := reply_of(error) or "") and not reply.startswith(("NOPERM", "ERR")):
+                raise
+            self._may = False  # without the right to run it, names stay: that costs nothing but their lines in XINFO

@@ -1,0 +1,106 @@
+"""Whether an event, or Redis, is waited for: what is an outage, and until when an event may hold up the others.
+
+In an outage the first event waits where it is, so that a short one changes no order. Then others are tried as well: an
+outage that only one event sees is that event's own, and costs it a delivery.
+"""
+
+from collections import Counter
+from typing import Literal
+
+from dispatcher.core.outages import (
+    PASSING,
+    is_outage,
+    is_wrong_server,
+    needs_a_person,
+    passes,
+    redis_code,
+    reply_of,
+    sqlstate_of,
+)
+
+LONGEST_PAUSE_S = 5.0
+TRIES_IN_PLACE = 5  # after 0.1 + 0.2 + 0.4 + 0.8 + 1.6 s others are let by
+SECONDS_IN_PLACE = 5.0  # or when its tries have taken so long
+REMEMBERED = 10_000  # at most so many events that saw an outage; then all are forgotten
+
+Verdict = Literal["waits", "wrong server", "no group", "raise", "unknown"]
+
+
+def judge(error: Exception) -> Verdict:
+    """What to do about an error of a call to Redis. "unknown": a refusal of a proxy, or a mistake in our command."""
+    reply = reply_of(error)
+    if reply is None:
+        return (
+            "wrong server" if is_outage(error) else "unknown"
+        )  # the connection broke: others in the pool lead there too
+    if reply.startswith("NOGROUP"):
+        return "no group"
+    if is_wrong_server(reply):
+        return "wrong server"
+    if needs_a_person(reply):
+        return "raise"
+    return "waits" if passes(reply) else "unknown"
+
+
+def said(error: Exception) -> str:
+    """An error of a call to Redis for the log: the server's words where they describe its state, else no words."""
+    reply = reply_of(error)
+    if reply is None:
+        return type(error).__name__
+    return reply[:200] if redis_code(reply) in PASSING else f"{type(error).__name__} {redis_code(reply)}"
+
+
+def pause_s(failures: int) -> float:
+    """Seconds to wait after so many failures: 0.1, doubling, at most LONGEST_PAUSE_S."""
+    return min(LONGEST_PAUSE_S, 0.1 * 2.0 ** min(failures, 10))
+
+
+class Patience:
+    """The outages that events saw. `named`: exceptions that the application takes for one."""
+
+    def __init__(self, named: tuple[type[Exception], ...]) -> None:
+        self._named = named
+        self._in_a_row = 0  # outages since an event was handled
+        self._spent_s = 0.0  # in those tries
+        self._in_place = TRIES_IN_PLACE
+        self._handled: Counter[str] = Counter()  # by event type
+        self._waiting: dict[str, int] = {}  # entry id: how many of its type had been handled when it saw an outage
+
+    def is_outage(self, error: Exception) -> bool:
+        """Whether the error says that a server is away. An SQLSTATE says more than the class: psycopg has one class for
+        a lost connection and for an event's own query that took too long.
+        """
+        return is_outage(error) or (isinstance(error, self._named) and not sqlstate_of(error))
+
+    def is_its_own(self, entry_id: str, event_type: str) -> bool:
+        """Whether an event sees an outage while others of its type are handled."""
+        before = self._waiting.get(entry_id)
+        if before is None or self._handled[event_type] <= before:
+            return False
+        self._in_place = 1  # do not let the next one of that kind hold up the others
+        return True
+
+    def note_outage(self, entry_id: str, event_type: str, took_s: float) -> float:
+        """Note that an event saw one; how many seconds to wait."""
+        if len(self._waiting) >= REMEMBERED:
+            self._waiting.clear()
+        self._waiting[entry_id] = self._handled[event_type]
+        self._in_a_row += 1
+        self._spent_s += took_s
+        return pause_s(self._in_a_row - 1)
+
+    def is_over(self) -> bool:
+        """Whether the event has waited long enough: let others try."""
+        if self._in_a_row >= TRIES_IN_PLACE:
+            self._in_place = TRIES_IN_PLACE  # none is handled: a real outage
+        return self._in_a_row >= self._in_place or self._spent_s >= SECONDS_IN_PLACE
+
+    def note_handled(self, entry_id: str, event_type: str) -> None:
+        """Note that an event was handled: what it needs is there."""
+        self._in_a_row, self._spent_s = 0, 0.0
+        self._handled[event_type] += 1
+        self._waiting.pop(entry_id, None)
+
+    def forget(self, entry_id: str) -> None:
+        """Note that an event was put away."""
+        self._waiting.pop(entry_id, None)

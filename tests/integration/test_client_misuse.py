@@ -1,0 +1,185 @@
+"""dispatcher.client.consumer: what is no answer is not taken for one, so that no event is acknowledged undone."""
+
+import asyncio
+import concurrent.futures
+import functools
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from typing import Any
+
+import pytest
+import redis as sync
+from redis import asyncio as aio
+
+from dispatcher.client.answers import WrongAnswer
+from dispatcher.client.consumer import AsyncConsumer, Consumer, Group, Received
+from dispatcher.client.dedup import AsyncRedisDedupStore, RedisDedupStore
+from tests.support.consumers import DEAD, PATIENCE_S, group, pending, publish
+from tests.support.waiting import until
+
+GROUP = Group(stream="s", group="g")
+
+
+async def coroutine(event: Received) -> None: ...
+
+
+async def on_error(event: Received, error: Exception) -> None: ...
+
+
+def plain(event: Received) -> None: ...
+
+
+def generator(event: Received) -> Generator[None]:
+    yield
+
+
+async def async_generator(event: Received) -> AsyncIterator[None]:
+    yield
+
+
+class CoroutineCallable:
+    async def __call__(self, event: Received) -> None: ...
+
+
+class PlainCallable:
+    def __call__(self, event: Received) -> None: ...
+
+
+class Store:
+    """Remembers; each method answers as it is told."""
+
+    def __init__(self, known: Any = False) -> None:
+        self.known = known
+
+    def has(self, event_id: uuid.UUID) -> Any:
+        return self.known() if callable(self.known) else self.known
+
+    def add(self, event_id: uuid.UUID) -> None: ...
+
+
+class AsyncStore:
+    async def has(self, event_id: uuid.UUID) -> bool:
+        return False
+
+    async def add(self, event_id: uuid.UUID) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [coroutine, functools.partial(coroutine), CoroutineCallable(), generator, async_generator, None],
+    ids=["coroutine", "partial", "object", "generator", "async generator", "nothing"],
+)
+def test_a_consumer_refuses_what_would_not_run(handler: Any) -> None:
+    with sync.Redis() as client, pytest.raises(TypeError, match="the handler"):
+        Consumer(client, GROUP).run(handler)
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [plain, functools.partial(plain), PlainCallable(), generator, async_generator, None],
+    ids=["plain", "partial", "object", "generator", "async generator", "nothing"],
+)
+async def test_an_async_consumer_refuses_what_cannot_be_awaited(handler: Any) -> None:
+    async with aio.Redis() as client:
+        with pytest.raises(TypeError, match="the handler"):
+            await AsyncConsumer(client, GROUP).run(handler)
+
+
+async def test_clients_stores_and_listeners_of_the_other_kind_are_refused() -> None:
+    with sync.Redis() as blocking:
+        async with aio.Redis() as turning:  # neither is connected
+            refused: list[Callable[[], object]] = [
+                lambda: Consumer(turning, GROUP),  # type: ignore[arg-type]
+                lambda: AsyncConsumer(blocking, GROUP),
+                lambda: Consumer(blocking.pipeline(), GROUP),
+                lambda: RedisDedupStore(turning, "g"),  # type: ignore[arg-type]
+                lambda: AsyncRedisDedupStore(blocking, "g"),
+                lambda: Consumer(blocking, GROUP, dedup=AsyncStore()),  # type: ignore[arg-type]
+                lambda: AsyncConsumer(turning, GROUP, dedup=Store()),  # type: ignore[arg-type]
+                lambda: Consumer(blocking, GROUP, on_error=on_error),
+                lambda: AsyncConsumer(turning, GROUP, on_error=on_error),
+            ]
+            for make in refused:
+                with pytest.raises(TypeError):
+                    make()
+
+
+def wrapped() -> Any:
+    """A decorator that does not tell what it wraps."""
+    return lambda event: coroutine(event)
+
+
+def in_a_pool(event: Received) -> Any:
+    return concurrent.futures.Future()
+
+
+WRONG: dict[str, Callable[[Received], Any]] = {
+    "a coroutine": wrapped(),
+    "a generator": lambda event: generator(event),
+    "a future": in_a_pool,
+}
+
+
+async def failure(work: Awaitable[object]) -> BaseException:
+    with pytest.raises(WrongAnswer) as failed:
+        async with asyncio.timeout(PATIENCE_S):
+            await work
+    return failed.value
+
+
+@pytest.mark.promise("consumer")
+@pytest.mark.parametrize("handler", WRONG.values(), ids=WRONG)
+async def test_what_is_not_done_is_not_acknowledged(
+    handler: Callable[[Received], Any], redis: "aio.Redis", redis_url: str
+) -> None:
+    await publish(redis, "first")
+    with sync.Redis.from_url(redis_url) as client:
+        error = await failure(asyncio.to_thread(Consumer(client, group()).run, handler))
+    assert "not acknowledged" in str(error)
+    assert len(await pending(redis)) == 1
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [lambda event: None, lambda event: asyncio.sleep(0, asyncio.sleep(0)), lambda event: in_a_pool(event)],
+    ids=["nothing", "a coroutine of a coroutine", "a future of a thread"],
+)
+async def test_what_is_not_awaited_is_not_acknowledged(handler: Any, redis: "aio.Redis", redis_url: str) -> None:
+    await publish(redis, "first")
+    async with aio.Redis.from_url(redis_url) as client:
+        error = await failure(AsyncConsumer(client, group()).run(handler))
+    assert "not acknowledged" in str(error)
+    assert len(await pending(redis)) == 1
+
+
+@pytest.mark.parametrize("known", [None, lambda: coroutine(None), object(), "no"], ids=range(4))  # type: ignore[arg-type]
+async def test_a_store_that_does_not_answer_skips_no_event(known: Any, redis: "aio.Redis", redis_url: str) -> None:
+    await publish(redis, "first")
+    with sync.Redis.from_url(redis_url) as client:
+        consumer = Consumer(client, group(), dedup=Store(known))
+        error = await failure(asyncio.to_thread(consumer.run, plain))
+    assert "has() answered" in str(error)
+    assert len(await pending(redis)) == 1
+
+
+@pytest.mark.parametrize("answer", [False, NotImplemented, LookupError("a")], ids=repr)
+async def test_an_answer_that_says_no_is_a_failure(answer: Any, redis: "aio.Redis", redis_url: str) -> None:
+    await publish(redis, "first")
+
+    async def handle(event: Received) -> Any:
+        return answer
+
+    with sync.Redis.from_url(redis_url) as client:
+        consumer = Consumer(client, group(max_deliveries=1))
+        running = asyncio.create_task(asyncio.to_thread(consumer.run, lambda event: answer))
+        await until(lambda: redis.exists(DEAD), "it was put away")
+        consumer.stop()
+        await running
+    await redis.delete(DEAD)
+    await publish(redis, "second")
+    async with aio.Redis.from_url(redis_url) as turning:
+        other = AsyncConsumer(turning, group(max_deliveries=1))
+        task = asyncio.create_task(other.run(handle))
+        await until(lambda: redis.exists(DEAD), "it was put away")
+        other.stop()
+        await task
