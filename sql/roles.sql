@@ -44,6 +44,10 @@ GRANT SELECT, UPDATE ON messaging.newest_entry TO outbox_dispatcher;
 GRANT SELECT, INSERT ON messaging.unbroken TO outbox_dispatcher;
 GRANT EXECUTE ON FUNCTION messaging.audit_stream(text, text, text, text, double precision, integer),
     messaging.holds_stream(text, text, text), messaging.stream_order(text) TO outbox_dispatcher;
+GRANT EXECUTE ON FUNCTION
+    messaging.audit_stream(text, text, text, bigint, text, text, text, bigint, text, double precision, integer, bigint),
+    messaging.holds_stream(text, text, text, bigint)
+    TO outbox_dispatcher;
 GRANT EXECUTE ON PROCEDURE messaging.prune_message_outbox(interval), messaging.prune_message_dlq(interval) TO outbox_dispatcher;
 
 -- `dispatcher doctor` asks whether a sequence was left behind by a restore or a logical upgrade.

@@ -39,6 +39,76 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION messaging.audit_stream(of_stream text, of_run_id text, of_replid text, of_life bigint, of_last_id text, of_below text, of_newest_id text, of_added bigint, why text, window_s double precision, at_most integer, so_far bigint, OUT republished bigint, OUT done boolean, OUT changed boolean, OUT was_replid text, OUT now_life bigint) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    known messaging.stream_server;
+    same boolean;
+    from_at timestamptz;
+BEGIN
+    PERFORM pg_advisory_xact_lock(1869968482, 4);
+    SELECT s.* INTO known FROM ONLY messaging.stream_server AS s WHERE s.stream = of_stream;
+    was_replid := known.replid;
+    same := known.stream IS NOT NULL AND (known.run_id, known.replid) = (of_run_id, of_replid);
+    republished := 0;
+    done := true;
+    changed := known.stream IS NOT NULL AND (NOT same OR coalesce(known.life = of_life, false));
+    now_life := coalesce(known.life, 0);
+    IF same AND NOT changed THEN
+        RETURN; -- somebody else has audited it
+    END IF;
+    IF changed THEN
+        -- The least of all readings that may precede the loss: a clock that was set back must not hide a row.
+        from_at := least(known.seen_at, known.window_at, known.mark_at, clock_timestamp()) - make_interval(secs => window_s);
+        UPDATE ONLY messaging.message_outbox AS o
+        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, sent_at = NULL, stream_id = NULL
+        WHERE o.ctid = ANY (ARRAY(
+            SELECT d.ctid
+            FROM ONLY messaging.message_outbox AS d
+            WHERE d.settled
+              AND d.status = 'sent'
+              AND d.sent_at >= from_at
+              AND messaging.stream_order(d.stream_id) > greatest(
+                  messaging.stream_order(of_last_id), messaging.stream_order(known.window_id)
+              )
+              AND (of_below IS NULL OR messaging.stream_order(d.stream_id) < messaging.stream_order(of_below))
+            LIMIT at_most
+            FOR UPDATE
+        ));
+        GET DIAGNOSTICS republished = ROW_COUNT;
+        done := republished < at_most;
+    END IF;
+    IF done THEN
+        now_life := now_life + same::integer;
+        INSERT INTO messaging.stream_server AS s (stream, run_id, replid, last_id, newest_id, added, mark_id, mark_at)
+        VALUES (of_stream, of_run_id, of_replid, of_last_id, of_newest_id, of_added, of_newest_id, clock_timestamp())
+        ON CONFLICT (stream) DO UPDATE
+        SET run_id = excluded.run_id,
+            replid = excluded.replid,
+            life = now_life,
+            last_id = excluded.last_id,
+            seen_at = excluded.seen_at,
+            newest_id = excluded.newest_id,
+            added = excluded.added,
+            -- What is older than the window stays lost. If all of the window was lost, the next one begins with this life.
+            window_id = CASE
+                WHEN messaging.stream_order(s.window_id) <= messaging.stream_order(of_last_id) THEN s.window_id
+            END,
+            window_at = CASE
+                WHEN s.window_id IS NULL OR messaging.stream_order(s.window_id) <= messaging.stream_order(of_last_id)
+                THEN least(s.window_at, s.mark_at)
+            END,
+            mark_id = of_last_id,
+            mark_at = excluded.mark_at,
+            lost_at = CASE WHEN same OR so_far + republished > 0 THEN excluded.seen_at ELSE s.lost_at END,
+            lost_rows = CASE WHEN same OR so_far + republished > 0 THEN so_far + republished ELSE s.lost_rows END,
+            lost_why = CASE WHEN same OR so_far + republished > 0 THEN why ELSE s.lost_why END;
+    END IF;
+END
+$$;
+
 CREATE FUNCTION messaging.holds_stream(of_stream text, of_run_id text, of_replid text) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
@@ -50,6 +120,31 @@ BEGIN
       AND s.replid OPERATOR(pg_catalog.=) of_replid;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'another run of Redis holds the stream now' USING ERRCODE = 'DS001';
+    END IF;
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION messaging.holds_stream(of_stream text, of_run_id text, of_replid text, of_life bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    low pg_catalog.timestamptz;
+BEGIN
+    PERFORM pg_catalog.pg_advisory_xact_lock_shared(1869968482, 4);
+    SELECT s.mark_at INTO low
+    FROM ONLY messaging.stream_server AS s
+    WHERE s.stream OPERATOR(pg_catalog.=) of_stream
+      AND s.run_id OPERATOR(pg_catalog.=) of_run_id
+      AND s.replid OPERATOR(pg_catalog.=) of_replid
+      AND s.life OPERATOR(pg_catalog.=) of_life;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'another run of Redis holds the stream now' USING ERRCODE = 'DS001';
+    END IF;
+    IF low OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() THEN
+        UPDATE ONLY messaging.stream_server AS s
+        SET mark_at = LEAST(s.mark_at, pg_catalog.clock_timestamp())
+        WHERE s.stream OPERATOR(pg_catalog.=) of_stream;
     END IF;
     RETURN true;
 END
@@ -405,7 +500,17 @@ CREATE TABLE messaging.stream_server (
     run_id text NOT NULL,
     replid text NOT NULL,
     last_id text NOT NULL,
-    seen_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+    seen_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    life bigint DEFAULT 0 NOT NULL,
+    newest_id text,
+    added bigint,
+    window_id text,
+    window_at timestamp with time zone,
+    mark_id text,
+    mark_at timestamp with time zone,
+    lost_at timestamp with time zone,
+    lost_rows bigint,
+    lost_why text
 );
 
 COMMENT ON TABLE messaging.stream_server IS 'The incarnation of Redis that holds each stream: one row a stream.';
@@ -419,6 +524,26 @@ COMMENT ON COLUMN messaging.stream_server.replid IS 'Replication id of its data 
 COMMENT ON COLUMN messaging.stream_server.last_id IS 'Newest entry id at the last audit.';
 
 COMMENT ON COLUMN messaging.stream_server.seen_at IS 'When a dispatcher last had an answer from this incarnation.';
+
+COMMENT ON COLUMN messaging.stream_server.life IS 'Number of times that the stream lost its end while this or an earlier server ran on.';
+
+COMMENT ON COLUMN messaging.stream_server.newest_id IS 'Newest entry id that a dispatcher knows, noted every few seconds.';
+
+COMMENT ON COLUMN messaging.stream_server.added IS 'How many entries had been added to the stream by then; NULL: Redis does not tell.';
+
+COMMENT ON COLUMN messaging.stream_server.window_id IS 'An audit puts back only entries above this id; NULL: not known yet, window_at serves alone.';
+
+COMMENT ON COLUMN messaging.stream_server.window_at IS 'Lowest reading of the clock from window_id to mark_id.';
+
+COMMENT ON COLUMN messaging.stream_server.mark_id IS 'The next window_id: the newest entry id when it was noted.';
+
+COMMENT ON COLUMN messaging.stream_server.mark_at IS 'Lowest reading of the clock since mark_id.';
+
+COMMENT ON COLUMN messaging.stream_server.lost_at IS 'When an audit last found that entries were lost.';
+
+COMMENT ON COLUMN messaging.stream_server.lost_rows IS 'How many rows it put back.';
+
+COMMENT ON COLUMN messaging.stream_server.lost_why IS 'What had happened.';
 
 CREATE UNLOGGED TABLE messaging.unbroken (
     one boolean DEFAULT true NOT NULL,

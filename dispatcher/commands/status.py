@@ -93,6 +93,10 @@ def facts(found: Status) -> list[tuple[str, str]]:
         lines.append(("notification queue", f"{outbox.notification_queue_usage:.1%} full"))
         lines.append(("doorbell trigger", outbox.doorbell))
         lines.append(("paused", _paused(outbox)))
+        lines += [
+            (f"lost by {loss.stream}", f"{loss.rows} rows put back at {iso(loss.at, 'seconds')}: {loss.why}")
+            for loss in outbox.losses
+        ]
         polling = [each for each in outbox.acknowledgements if not each.registered]
         lines.append(("dispatchers alive", str(len(outbox.dispatchers) + len(polling))))
         lines += [(f"dispatcher {each.id}", f"{each.name}, version {each.version}") for each in outbox.dispatchers]

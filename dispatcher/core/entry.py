@@ -29,17 +29,21 @@ class EntryFormat:
     stream: str
     maxlen: int
     max_payload_bytes: int
-    _plain: str = field(init=False, repr=False, compare=False)  # templates; a row without headers, and with them
-    _with_headers: str = field(init=False, repr=False, compare=False)
+    # Templates of a row without headers, and with them: where a stream that is not there is made, and where it is not.
+    _makes: tuple[str, str] = field(init=False, repr=False, compare=False)
+    _makes_none: tuple[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        head = ("XADD", self.stream, "MAXLEN", "~", str(self.maxlen), "*")
-        start = "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in head).replace("%", "%%")
-        object.__setattr__(self, "_plain", f"*{len(head) + 14}\r\n{start}{_BODY}")
-        object.__setattr__(self, "_with_headers", f"*{len(head) + 16}\r\n{start}{_BODY}{_HEADERS}")
+        trim = ("MAXLEN", "~", str(self.maxlen), "*")
+        object.__setattr__(self, "_makes", _templates("XADD", self.stream, *trim))
+        object.__setattr__(self, "_makes_none", _templates("XADD", self.stream, "NOMKSTREAM", *trim))
 
-    def xadd(self, row: ClaimedRow) -> bytes:
-        """`XADD stream MAXLEN ~ n * field value ...` for one row, the payload's text unchanged."""
+    def xadd(self, row: ClaimedRow, *, make: bool = True) -> bytes:
+        """`XADD stream MAXLEN ~ n * field value ...` for one row, the payload's text unchanged.
+
+        `make` False: with NOMKSTREAM, to which the reply is nil when the stream is gone.
+        """
+        plain, with_headers = self._makes if make else self._makes_none
         _, _, event_id, message_id, kind, of, key, occurred_at, payload, headers, _, _, _ = row
         at = occurred_at.isoformat("T", "microseconds")
         size: Callable[[str], int] = len
@@ -53,7 +57,7 @@ class EntryFormat:
                 at,
                 size(payload), payload,
             )  # fmt: skip
-            text = self._plain % values if headers is None else self._with_headers % (*values, size(headers), headers)
+            text = plain % values if headers is None else with_headers % (*values, size(headers), headers)
             if size is _bytes_in or text.isascii():
                 return text.encode()
             size = _bytes_in
@@ -78,6 +82,11 @@ class EntryFormat:
         if not size:
             return "payload or headers are more than a gigabyte as text, which Postgres cannot write"
         return f"{what} {size} bytes, DISPATCH_MAX_PAYLOAD_BYTES allows {self.max_payload_bytes}"
+
+
+def _templates(*head: str) -> tuple[str, str]:
+    start = "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in head).replace("%", "%%")
+    return f"*{len(head) + 14}\r\n{start}{_BODY}", f"*{len(head) + 16}\r\n{start}{_BODY}{_HEADERS}"
 
 
 def _bytes_in(text: str) -> int:

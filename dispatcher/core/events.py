@@ -178,10 +178,14 @@ class Reconciled(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Republished(TelemetryEvent):
-    """The incarnation of Redis changed: rows whose entries it lost, perhaps none, were put back."""
+    """The incarnation of Redis changed: rows whose entries it lost, perhaps none, were put back.
+
+    `same_server`: it did not change, and the stream in it lost its end.
+    """
 
     rows: int
     why: str
+    same_server: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,16 @@ class RegisteredDispatcher:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamLoss:
+    """The last time that an audit found entries of a stream lost, and how many rows it put back."""
+
+    stream: str
+    at: datetime
+    rows: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxStatus:
     """Postgres's answer. `rows`: by status, None when counting took longer than one statement may."""
 
@@ -47,6 +57,7 @@ class OutboxStatus:
     dispatchers: tuple[RegisteredDispatcher, ...]
     pause: PauseSwitch
     acknowledgements: tuple[Acknowledgement, ...]  # of every enabled dispatcher, also of those without a registry row
+    losses: tuple[StreamLoss, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,14 @@ class StatusSession(OperatorSession):
                 tuple(RegisteredDispatcher(*row) for row in await self.session.fetch(load("status_dispatchers"))),
                 await read_switch(self.session),
                 tuple(await read_acknowledgements(self.session)),
+                await self._losses(),
             )
+
+    async def _losses(self) -> tuple[StreamLoss, ...]:
+        try:
+            return tuple(StreamLoss(*row[:4]) for row in await self.session.fetch(load("status_losses")))
+        except psycopg.errors.InsufficientPrivilege:
+            return ()  # a role that may only read the status of the release before
 
     async def _count(self) -> dict[str, int] | None:
         try:

@@ -9,6 +9,8 @@ from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.row import Batch
 from dispatcher.infra.redis.connection import RedisConnection
 
+GONE = "the stream is gone from Redis, and was there a moment ago"  # the reply to XADD NOMKSTREAM was nil
+
 
 class SentBatch(NamedTuple):
     """A batch on its way: its pipeline's future replies, and the rows that were not sent because they never can be."""
@@ -22,11 +24,12 @@ def send(connection: RedisConnection, entry: EntryFormat, batch: Batch, deadline
     """Write the batch's pipeline now, without waiting: batches sent in turn reach the stream in that order."""
     unpublishable: dict[int, Unpublishable] = {}
     commands: list[bytes] = []
+    make = not connection.has_stream
     for position, row in enumerate(batch.rows):
         if reason := entry.unpublishable(row):
             unpublishable[position] = Unpublishable(reason)
         else:
-            commands.append(entry.xadd(row))
+            commands.append(entry.xadd(row, make=make))
     return SentBatch(connection.send(commands, deadline_s), unpublishable, connection.incarnation)
 
 
@@ -47,7 +50,9 @@ async def replies_of(sent: SentBatch) -> list[Reply]:
 
 
 def _checked(reply: Any) -> Reply:
-    if reply is None or isinstance(reply, list | int):
+    if reply is None:
+        return NotSent(GONE)
+    if isinstance(reply, list | int):
         return Refused(f"UNEXPECTED reply of type {type(reply).__name__} to XADD")
     checked: Reply = reply
     return checked

@@ -12,7 +12,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 
 ANOTHER_RUN = "DS001"  # raised by messaging.holds_stream
-NOWHERE: Mapping[str, object] = {"stream": None, "run_id": None, "replid": None}  # not in a stream: any run will do
+NOWHERE: Mapping[str, object] = {"stream": None, "run_id": None, "replid": None, "life": None}  # any run will do
 
 
 class Settlement(NamedTuple):
@@ -94,7 +94,12 @@ def _incarnation(outcomes: BatchOutcomes) -> Mapping[str, object]:
     incarnation = outcomes.incarnation
     if incarnation is None or not incarnation.known:
         return NOWHERE
-    return {"stream": incarnation.stream, "run_id": incarnation.run_id, "replid": incarnation.replid}
+    return {
+        "stream": incarnation.stream,
+        "run_id": incarnation.run_id,
+        "replid": incarnation.replid,
+        "life": incarnation.life,
+    }
 
 
 async def _run(session: Session, statement: str, common: Mapping[str, object], **columns: object) -> frozenset[int]:

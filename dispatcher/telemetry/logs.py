@@ -87,6 +87,9 @@ class Logs:
                 self._write_pruned(event)
             case events.PruneRefused(reason):
                 write("WARNING", "prune_refused", "Postgres refused to delete what is too old", {"reason": reason})
+            case events.Republished(rows, why, True):
+                text = "Entries are gone from the stream though Redis ran on; their rows are published again"
+                write("WARNING", "stream_audited", text, {"rows": rows, "why": why})
             case events.Republished(rows, why):
                 text = "Another run of Redis holds the stream; rows whose entries it lost are published again"
                 if rows:

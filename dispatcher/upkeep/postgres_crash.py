@@ -119,6 +119,7 @@ class PostgresCrashAudit:
                 "stream": incarnation.stream,
                 "run_id": incarnation.run_id if incarnation.known else None,
                 "replid": incarnation.replid,
+                "life": incarnation.life,
             },
         )
         return len(rows)

@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 from dispatcher.core.decide import RetryPolicy, brief
 from dispatcher.core.events import Buried, Handled, Observer, Reconciled, Settled, TakenOver
-from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.core.incarnation import RedisIncarnation, stream_order
 from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Outcome, Waits
 from dispatcher.core.row import PROCESS_LOST, HandlerMark
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.connection import RedisConnection
-from dispatcher.infra.redis.search import find_entries, stream_order
+from dispatcher.infra.redis.search import find_entries
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import new_claim_id
 from dispatcher.stages.settle import Settlement, release, settle

@@ -1,11 +1,14 @@
--- audit_stream: puts back rows whose entries a new incarnation of Redis has lost; see messaging.audit_stream.
--- Parameters: stream, run_id, replid (the incarnation that holds the stream now), last_id (its newest entry id, or 0-0), window_s
---   (seconds), at_most (rows).
--- Returns: one row: rows put back, whether that was all, whether the incarnation is a new one, the replication id before (NULL:
---   none).
+-- audit_stream: puts back rows whose entries Redis has lost; see messaging.audit_stream.
+-- Parameters: stream, run_id, replid (the incarnation that holds the stream now), life (the life that lost entries while the server
+--   ran on; NULL: none did), last_id (the newest entry id before the loss, or 0-0), below (the oldest entry id after it; NULL: none),
+--   newest_id (of the stream as it is), added (entries, of the stream as it is; NULL: not told), why, window_s (seconds), at_most
+--   (rows), so_far (rows that this audit put back before).
+-- Returns: one row: rows put back, whether that was all, whether entries may have been lost, the replication id before (NULL: none),
+--   the life from now on.
 -- Loaded by: dispatcher/upkeep/redis_loss.py
--- Index: stream_server_pkey; message_outbox_time_idx when the incarnation is a new one.
-SELECT a.republished, a.done, a.changed, a.was_replid
+-- Index: stream_server_pkey; message_outbox_time_idx when entries may have been lost.
+SELECT a.republished, a.done, a.changed, a.was_replid, a.now_life
 FROM messaging.audit_stream(
-    %(stream)s, %(run_id)s, %(replid)s, %(last_id)s, %(window_s)s::double precision, %(at_most)s::integer
+    %(stream)s, %(run_id)s, %(replid)s, %(life)s::bigint, %(last_id)s, %(below)s::text, %(newest_id)s, %(added)s::bigint,
+    %(why)s::text, %(window_s)s::double precision, %(at_most)s::integer, %(so_far)s::bigint
 ) AS a

@@ -25,6 +25,11 @@ FROM (
          has_any_column_privilege('messaging.pause_acknowledgement', 'INSERT')),
         ('INSERT on messaging.stream_server', has_any_column_privilege('messaging.stream_server', 'INSERT')),
         ('INSERT on messaging.unbroken', has_any_column_privilege('messaging.unbroken', 'INSERT')),
-        ('UPDATE on messaging.newest_entry', has_any_column_privilege('messaging.newest_entry', 'UPDATE'))
+        ('UPDATE on messaging.newest_entry', has_any_column_privilege('messaging.newest_entry', 'UPDATE')),
+        ('EXECUTE on messaging.audit_stream',
+         has_function_privilege(
+             'messaging.audit_stream(text,text,text,bigint,text,text,text,bigint,text,double precision,integer,bigint)',
+             'EXECUTE'
+         ))
 ) AS w (what, granted)
 WHERE NOT w.granted

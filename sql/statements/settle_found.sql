@@ -1,6 +1,6 @@
 -- settle_found: settles rows as sent whose entries a search of the stream found after a crash of Postgres.
--- Parameters: event_ids, stream_ids (one an event), since_id (where the search began), stream, run_id, replid (the incarnation;
---   NULL: any).
+-- Parameters: event_ids, stream_ids (one an event), since_id (where the search began), stream, run_id, replid, life (the
+--   incarnation and the life of the stream; NULL: any).
 -- Returns: id of each row. A row that is missing is settled, or the entry is older than it. SQLSTATE DS001: another incarnation
 --   holds the stream.
 -- Loaded by: dispatcher/upkeep/postgres_crash.py
@@ -23,7 +23,7 @@ WHERE o.event_id = s.event_id
   AND (
       SELECT CASE
           WHEN %(run_id)s::text IS NULL THEN true
-          ELSE messaging.holds_stream(%(stream)s, %(run_id)s, %(replid)s)
+          ELSE messaging.holds_stream(%(stream)s, %(run_id)s, %(replid)s, %(life)s::bigint)
       END
   )
 RETURNING o.id

@@ -1,6 +1,6 @@
 -- settle_sent: settles rows of one claim as sent.
--- Parameters: claim_id, ids, stream_ids (one a row), now (NULL: the server's clock), stream, run_id, replid (the incarnation that
---   the rows were published to or found in; NULL: any).
+-- Parameters: claim_id, ids, stream_ids (one a row), now (NULL: the server's clock), stream, run_id, replid, life (the
+--   incarnation and the life of the stream that the rows were published to or found in; NULL: any).
 -- Returns: id of each row. A row that is missing was lost to another claim. SQLSTATE DS001: another incarnation of Redis holds the
 --   stream now.
 -- Loaded by: dispatcher/stages/settle.py
@@ -18,7 +18,7 @@ WHERE o.id BETWEEN s.id AND s.id
   AND (
       SELECT CASE
           WHEN %(run_id)s::text IS NULL THEN true
-          ELSE messaging.holds_stream(%(stream)s, %(run_id)s, %(replid)s)
+          ELSE messaging.holds_stream(%(stream)s, %(run_id)s, %(replid)s, %(life)s::bigint)
       END
   )
 RETURNING o.id

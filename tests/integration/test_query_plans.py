@@ -62,7 +62,7 @@ MAY_TOUCH = {
     "status_counts": WAITING + SETTLED + 2 * BATCH,  # a person asks; documented so
 } | dict.fromkeys([
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
-        "saw_stream", "count_dispatchers",
+        "saw_stream", "note_stream", "status_losses", "count_dispatchers",
         "note_newest", "mark_unbroken", "all_dispatchers",
         "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "id_taken", "rights",
         "status_dispatchers", "status_doorbell",
@@ -128,6 +128,13 @@ PARAMETERS: dict[str, object] = {
     "stream": STREAM,
     "run_id": "run",
     "replid": "data set",
+    "life": 0,
+    "newest_id": "0-0",
+    "added": 0,
+    "turn": None,
+    "below": None,
+    "why": None,
+    "so_far": 0,
     "last_id": "0-0",
     "since_id": "0-0",
     "window_s": 60.0,

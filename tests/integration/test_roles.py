@@ -40,6 +40,7 @@ PARAMETERS: dict[str, object] = {
     "stream": None,
     "run_id": None,
     "replid": None,
+    "life": None,
     "self": 1,
     "owner": 1,
     "claims": [CLAIM_ID],

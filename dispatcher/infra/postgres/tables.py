@@ -14,6 +14,12 @@ WHERE n.nspname = 'messaging' AND c.relkind IN ('r', 'p', 'i')
 UNION ALL
 SELECT p.proname || '()' FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
 WHERE n.nspname = 'messaging'
+UNION ALL
+SELECT c.relname || '.' || a.attname
+FROM pg_catalog.pg_attribute AS a
+JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = 'messaging' AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
 """
 # A child in inheritance that is on another server (relkind f), or partitioned (p), is one too.
 _SHAPES = """
@@ -45,13 +51,13 @@ Asked = Fetches | psycopg.AsyncConnection[tuple[Any, ...]]
 
 
 async def missing(connection: Asked) -> list[str]:
-    """The migrations of which a table or a function is not there, first to last. Needs no right but to connect."""
+    """The migrations of which a table, column or function is not there, in order. Needs no right but to connect."""
     there = {name for (name,) in await _ask(connection, _RELATIONS)}
     return [m.name for m in sqlfiles.migrations() if not (made_by(m.sql) - _indexes(m.sql)) <= there]
 
 
 async def complete(connection: Asked, sql: str) -> bool:
-    """Whether each table, index and function that a migration makes is there."""
+    """Whether each table, column, index and function that a migration makes is there."""
     return made_by(sql) <= {name for (name,) in await _ask(connection, _RELATIONS)}
 
 
@@ -99,9 +105,9 @@ async def _ask(connection: Asked, sql: str) -> list[tuple[Any, ...]]:
 
 
 def made_by(sql: str) -> set[str]:
-    """What a migration makes: tables, indexes, and functions with () behind their names."""
+    """What a migration makes: tables, indexes, functions with () behind their names, columns as table.column."""
     made = re.findall(r"^CREATE OR REPLACE (?:FUNCTION|PROCEDURE) messaging\.(\w+)", sql, re.MULTILINE)
-    return _tables(sql) | _indexes(sql) | {f"{name}()" for name in made}
+    return _tables(sql) | _indexes(sql) | {f"{name}()" for name in made} | _columns(sql)
 
 
 def _tables(sql: str) -> set[str]:
@@ -110,3 +116,10 @@ def _tables(sql: str) -> set[str]:
 
 def _indexes(sql: str) -> set[str]:
     return set(re.findall(r"^CREATE (?:UNIQUE )?INDEX IF NOT EXISTS (\w+)", sql, re.MULTILINE))
+
+
+def _columns(sql: str) -> set[str]:
+    altered = re.findall(r"^ALTER TABLE messaging\.(\w+)\n([^;]*);", sql, re.MULTILINE)
+    return {
+        f"{table}.{column}" for table, body in altered for column in re.findall(r"ADD COLUMN IF NOT EXISTS (\w+)", body)
+    }

@@ -5,74 +5,18 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
-from redis.asyncio.connection import SSLConnection, parse_url
-from redis.exceptions import RedisError
 
 from dispatcher.core.decide import NoReply, NotSent, Refused
-from dispatcher.core.errors import Misconfigured, Unreachable
+from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.incarnation import RedisIncarnation
-from dispatcher.core.url_options import refused_by_redis
 from dispatcher.infra.redis.pipe import Command, Pipe
+from dispatcher.infra.redis.target import RedisTarget as RedisTarget
 
 MINIMUM_VERSION = (5, 0)
 NEXT_S = 0.25  # an address that has not answered by then does not keep the next one waiting
-
-
-@dataclass(frozen=True, slots=True)
-class RedisTarget:
-    """A Redis server, database and user, taken from a redis://, rediss:// or unix:// URL."""
-
-    host: str
-    port: int
-    path: str | None
-    db: int
-    username: str | None
-    password: str | None = field(repr=False)
-    tls: ssl.SSLContext | None = field(repr=False)
-
-    @classmethod
-    def parse(cls, url: str) -> "RedisTarget":
-        """Raises Misconfigured; the message never holds the password."""
-        try:
-            split = urlsplit(url)
-            wrong = refused_by_redis(split.scheme, split.query)
-        except ValueError:
-            wrong = None  # said below
-        if wrong is not None:
-            raise Misconfigured(f"REDIS_URL cannot be used: it must be {wrong}")
-        try:
-            parts: dict[str, Any] = dict(parse_url(url))
-            if "db" not in parts and "path" not in parts and urlsplit(url).path.strip("/"):
-                raise ValueError("the database is no number")  # redis-py would take 0
-            secure = parts.pop("connection_class", None) is SSLConnection
-            tls = None
-            if secure:
-                # redis-py knows the ssl_* options of a URL and its safe defaults; only its context is used.
-                options = {key: value for key, value in parts.items() if key.startswith("ssl_")}
-                tls = SSLConnection(**options).ssl_context.get()
-            return cls(
-                host=str(parts.get("host", "localhost")),
-                port=int(parts.get("port", 6379)),
-                path=parts.get("path"),
-                db=int(parts.get("db", 0)),
-                username=parts.get("username"),
-                password=parts.get("password"),
-                tls=tls,
-            )
-        except (ValueError, TypeError, OSError, RedisError) as error:
-            raise Misconfigured(
-                "REDIS_URL cannot be read: it must look like redis://user:password@host:6379/0, rediss://... or "
-                f"unix:///path/to/socket ({type(error).__name__})"
-            ) from None
-
-    def address(self) -> str:
-        """host:port/db or the socket's path, for messages."""
-        return f"{self.path or f'{self.host}:{self.port}'}/{self.db}"
 
 
 def client_name(dispatcher: str) -> str:
@@ -114,10 +58,16 @@ class RedisConnection:
         self._was_wrong = False  # written by _lost()
         self._client_id: int | None = None  # the server's number for our last connection; written by connect()
         self._run_id: str | None = None  # the server's run id then: after a restart the number may be another client's
+        self._nomkstream = False  # whether the server knows XADD ... NOMKSTREAM; written by connect()
         self.named = True  # whether the server let us give our connection a name; written by connect()
         self.floor = "0-0"  # the newest entry id known; written by connect() and note_entry()
+        # The newest entry that was added through it to what it leads to now, and the oldest since take_anchor().
+        self.entry_id = self.anchor_id = "0-0"  # written by note_entry()
         # What this connection was verified to lead to; None: not yet, publish nothing. Written by set_incarnation().
         self.incarnation: RedisIncarnation | None = None
+        # What it was verified to lead to before, and both entries then. Written by set_incarnation().
+        self.left: tuple[RedisIncarnation, tuple[str, str]] | None = None
+        self.run_ids_differ = False  # the run id is one of a connection: a proxy makes it up; written by the audit
         self.epoch = 0  # changes whenever the connection, or what it was verified to lead to, changes
 
     @property
@@ -130,6 +80,11 @@ class RedisConnection:
         """Whether the connection was, or is being, closed because the server answered that it is the wrong one."""
         return self._pipe.wrong_server is not None if self._pipe is not None else self._was_wrong
 
+    @property
+    def has_stream(self) -> bool:
+        """Whether the stream must be there, so that an entry must not make it anew: a loss would go unnoticed."""
+        return self._nomkstream and self.entry_id != "0-0" and self.incarnation is not None and self.incarnation.known
+
     def send(self, commands: Sequence[Command], deadline_s: float) -> asyncio.Future[list[Any]]:
         """Write the commands now; a future of one reply each. See Pipe.send."""
         if self._pipe is None:
@@ -140,11 +95,20 @@ class RedisConnection:
 
     def note_entry(self, stream_id: str) -> None:
         """Note the id of an entry that was just added: the floor for rows claimed from now on."""
-        self.floor = stream_id
+        self.floor = self.entry_id = stream_id
+        if self.anchor_id == "0-0":
+            self.anchor_id = stream_id
+
+    def take_anchor(self) -> tuple[str, str]:
+        """The oldest entry that was added since this was called last, and the newest; "0-0": none was."""
+        anchor, self.anchor_id = self.anchor_id, "0-0"
+        return anchor, self.entry_id
 
     def set_incarnation(self, incarnation: RedisIncarnation | None) -> None:
         """Note what the connection leads to. None: it is verified again before anything is published."""
-        self.incarnation = incarnation
+        if self.incarnation is not None:
+            self.left = (self.incarnation, (self.anchor_id, self.entry_id))
+        self.incarnation, self.entry_id, self.anchor_id = incarnation, "0-0", "0-0"
         self.epoch += 1
 
     def distrust(self, incarnation: RedisIncarnation) -> None:
@@ -163,7 +127,7 @@ class RedisConnection:
         where = f"Redis at {target.address()}"
         try:
             with anyio.fail_after(self._connect_timeout_s):
-                pipe = await self._open(target)
+                pipe = await self._open(target, self._lost)
                 try:
                     await self._handshake(pipe, target, where)
                 except BaseException:
@@ -183,29 +147,36 @@ class RedisConnection:
             raise Unreachable(f"{where}: {pipe.wrong_server}")
         self._pipe = pipe
 
-    async def _open(self, target: RedisTarget) -> Pipe:
+    async def _open(self, target: RedisTarget, lost: Callable[[Pipe, str], None]) -> Pipe:
         loop = asyncio.get_running_loop()
         if target.path is not None:
-            _, pipe = await loop.create_unix_connection(lambda: Pipe(self._lost), target.path)
+            _, pipe = await loop.create_unix_connection(lambda: Pipe(lost), target.path)
         else:
             _, pipe = await loop.create_connection(
-                lambda: Pipe(self._lost), target.host, target.port, ssl=target.tls, happy_eyeballs_delay=NEXT_S
+                lambda: Pipe(lost), target.host, target.port, ssl=target.tls, happy_eyeballs_delay=NEXT_S
             )
         return pipe
 
-    async def _handshake(self, pipe: Pipe, target: RedisTarget, where: str) -> None:
+    @staticmethod
+    def _sign_in(target: RedisTarget) -> list[tuple[str, ...]]:
         commands: list[tuple[str, ...]] = []
         if target.password is not None:
             user = (target.username,) if target.username else ()
             commands.append(("AUTH", *user, target.password))
         if target.db:
             commands.append(("SELECT", str(target.db)))
+        return commands
+
+    async def _handshake(self, pipe: Pipe, target: RedisTarget, where: str) -> None:
+        commands = self._sign_in(target)
         commands += [("CLIENT", "SETNAME", self._name), ("CLIENT", "ID"), ("INFO", "server")]
         *_, named, client_id, info = await self._ask(pipe, where, commands)
         self.named = not isinstance(named, Refused)
         run_id = None
         if isinstance(info, bytes):
-            run_id = self._check_server(where, info.decode(errors="replace"))
+            version, run_id = self._check_server(where, info.decode(errors="replace"))
+            self._nomkstream = version >= (6, 2)
+            run_id = None if self.run_ids_differ else run_id
         elif isinstance(info, Refused) and not info.text.startswith("NOPERM"):
             raise self._refusal(where, info.text)
         commands = [("XINFO", "STREAM", self._stream)]
@@ -225,6 +196,21 @@ class RedisConnection:
             )
         else:
             self.floor = "0-0"  # there is no stream yet, or no more, or it may not be looked at
+
+    async def run_id_elsewhere(self) -> str | None:
+        """The run id that one more connection is told, opened and closed for this; None: it could not be asked."""
+        target = self._target() if callable(self._target) else self._target
+        try:
+            with anyio.fail_after(self._connect_timeout_s):
+                pipe = await self._open(target, lambda _, why: None)
+                try:
+                    commands = [*self._sign_in(target), ("INFO", "server")]
+                    info = (await self._ask(pipe, "Redis", commands))[-1]
+                finally:
+                    pipe.abort("asked")
+            return self._check_server("", info.decode(errors="replace"))[1] if isinstance(info, bytes) else None
+        except (OSError, TimeoutError, DispatcherError):
+            return None
 
     async def _is_ours(self, pipe: Pipe, where: str, client_id: int) -> bool:
         """Whether the client of that number has our name: INFO would tell a restart, after which it is a stranger's."""
@@ -253,13 +239,14 @@ class RedisConnection:
         return Unreachable(f"{where}: {text[:200]}")
 
     @staticmethod
-    def _check_server(where: str, info: str) -> str | None:
-        """The id of this run of the server, from what INFO says."""
+    def _check_server(where: str, info: str) -> tuple[tuple[int, ...], str | None]:
+        """The version, and the id of this run of the server, from what INFO says; () and None: it does not tell."""
         match = re.search(r"^redis_version:(\d+)\.(\d+)", info, re.MULTILINE)
-        if match and (int(match[1]), int(match[2])) < MINIMUM_VERSION:
+        version = (int(match[1]), int(match[2])) if match else ()
+        if match and version < MINIMUM_VERSION:
             raise Misconfigured(f"{where} is version {match[1]}.{match[2]}; streams need Redis 5.0 or later, or Valkey")
         run_id = re.search(r"^run_id:(\w+)", info, re.MULTILINE)
-        return run_id[1] if run_id else None
+        return version, run_id[1] if run_id else None
 
     def _lost(self, pipe: Pipe, why: str) -> None:
         if pipe is self._pipe:

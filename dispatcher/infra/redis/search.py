@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 
 from dispatcher.core.decide import Refused
 from dispatcher.core.errors import Unreachable
+from dispatcher.core.incarnation import id_after
 from dispatcher.core.outages import is_never_readable
 from dispatcher.infra.redis.connection import RedisConnection
 
@@ -34,7 +35,7 @@ async def read_pages(
 
     No page where our user may never read the stream. Raises Unreachable when it cannot be read now.
     """
-    begin = _after(floor)
+    begin = id_after(floor)
     while True:
         [page] = await connection.send([("XRANGE", stream, begin, "+", "COUNT", str(PAGE))], deadline_s)
         if isinstance(page, Refused) and is_never_readable(page.text):
@@ -44,19 +45,7 @@ async def read_pages(
         yield [(stream_id.decode(), _event_id(fields)) for stream_id, fields in page]
         if len(page) < PAGE:
             return
-        begin = _after(page[-1][0].decode())
-
-
-def stream_order(stream_id: str) -> tuple[int, int]:
-    """A key to sort entry ids by: they are numbers, not text."""
-    milliseconds, _, sequence = stream_id.partition("-")
-    return int(milliseconds), int(sequence or 0)
-
-
-def _after(stream_id: str) -> str:
-    """The first id after this one. "(id" says the same, but only since Redis 6.2."""
-    milliseconds, sequence = stream_order(stream_id)
-    return f"{milliseconds + 1}-0" if sequence == 2**64 - 1 else f"{milliseconds}-{sequence + 1}"
+        begin = id_after(page[-1][0].decode())
 
 
 def _event_id(fields: list[bytes]) -> str:

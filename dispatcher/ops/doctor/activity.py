@@ -74,6 +74,20 @@ async def pause(session: Session) -> Finding:
     return warning("pause", f"paused {switch}", "`dispatcher resume`, when the pause has served its purpose")
 
 
+async def losses(session: Session) -> Finding:
+    """Check whether Redis lost entries within the last day."""
+    found = await session.fetch(load("status_losses"))
+    recent = [
+        f"'{stream}' at {at:%Y-%m-%d %H:%M:%S %z}: {rows} rows were put back; {why}"
+        for stream, at, rows, why, recent in found
+        if recent
+    ]
+    if not recent:
+        return ok("losses", "no audit found entries lost within the last day")
+    remedy = "find out who or what did it; what was lost before DISPATCH_AUDIT_WINDOW_S: `dispatcher replay`"
+    return warning("losses", f"Redis lost entries: {'; '.join(recent)}", remedy)
+
+
 async def backlog(session: Session) -> Finding:
     """Check how overdue the oldest unsettled row is."""
     [(_, oldest_s, _)] = await session.fetch(load("sample"), {"bound": 1, "now": None})

@@ -109,6 +109,7 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]]) -> list
             ("dispatchers", activity.dispatchers),
             ("pause", activity.pause),
             ("backlog", activity.backlog),
+            ("losses", activity.losses),
         ]
         for name, check in checks:
             found.append(await _safely(name, check, session))

@@ -57,7 +57,7 @@ GUARANTEES = (
     Guarantee(
         "redis-loss",
         "what Redis acknowledged and lost is published again",
-        ("redis", "redis-rights", "redis-memory", "redis-persistence", "redis-replicas"),
+        ("redis", "redis-rights", "redis-identity", "redis-memory", "redis-persistence", "redis-replicas"),
     ),
     Guarantee(
         "trimming",

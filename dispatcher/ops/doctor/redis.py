@@ -13,6 +13,7 @@ from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
+from dispatcher.infra.redis.stream_end import ask_elsewhere
 from dispatcher.ops.doctor import redis_durability
 
 DEADLINE_S = 5.0
@@ -50,6 +51,7 @@ async def look_at_redis(
         return [bad("redis", str(error), remedy)], None
     try:
         facts = await _ask(connection, stream)
+        told = await ask_elsewhere(connection, facts.info.get("run_id", ""))
     finally:
         connection.close()
     if any(isinstance(reply, NoReply | NotSent) for reply in facts.replies.values()):
@@ -67,7 +69,19 @@ async def look_at_redis(
         redis_durability.replicas(facts.info),
         _entries(facts, stream),
         _rights(facts, stream),
+        _identity(told),
     ], facts
+
+
+def _identity(told: str) -> Finding:
+    """Check that every connection leads to the same run of Redis."""
+    if told == "same":
+        return ok("redis-identity", "every connection is told the same run id")
+    if not told:
+        return unknown("redis-identity", "the run id could not be asked for", "allow this user +info; run it again")
+    said = "connections are told different run ids: a loss of entries behind it is not noticed"
+    remedy = "point REDIS_URL at Redis itself, not at a proxy; with a failover under way, run it again"
+    return warning("redis-identity", said, remedy)
 
 
 async def _ask(connection: RedisConnection, stream: str) -> RedisFacts:
