@@ -94,6 +94,8 @@ GROUPS = {
         "DISPATCH_UNROUTED",
         "DISPATCH_MAX_PARALLEL",
         "DISPATCH_HANDLER_TIMEOUT_MS",
+        "DISPATCH_HANDLER_BACKOFF_BASE_MS",
+        "DISPATCH_HANDLER_BACKOFF_MAX_MS",
     ),
     "Retention": ("OUTBOX_RETENTION_DAYS", "DLQ_RETENTION_DAYS"),
     "HTTP": (
@@ -421,7 +423,7 @@ CLIENT = {
     "dispatcher.client.consumer": ("Consumer", "AsyncConsumer", "Group", "Received"),
     "dispatcher.client.inbox": ("create_table", "first_time", "first_time_async", "forget"),
     "dispatcher.client.dedup": ("DedupStore", "AsyncDedupStore", "RedisDedupStore", "AsyncRedisDedupStore"),
-    "dispatcher.handlers": ("handler", "Event", "Retry", "Dead"),
+    "dispatcher.handlers": ("handler", "Event", "Wait", "Retry", "Dead", "is_outage"),
 }
 
 
@@ -432,7 +434,7 @@ def client(written: Kept) -> str:
     parts = []
     for name, members in CLIENT.items():
         module = importlib.import_module(name)
-        if set(members) != set(getattr(module, "__all__", members)) - {"Handler"}:
+        if set(members) != set(getattr(module, "__all__", members)) - {"Handler", "Outages"}:
             raise LookupError(f"CLIENT does not say what {name} has now")
         parts += [f"## {name}", docstring(module)]
         for member in members:

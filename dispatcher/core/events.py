@@ -10,6 +10,7 @@ from typing import Literal
 
 from dispatcher.core.process_state import RunningDispatcher
 
+HandledAs = Literal["done", "retry", "wait", "outage", "dead", "timeout", "lost"]
 WakeCause = Literal["notify", "tick", "due", "writers", "peer", "reconnect", "nudge", "busy", "poll"]
 
 
@@ -85,6 +86,7 @@ class Published(TelemetryEvent):
 class Handled(TelemetryEvent):
     """A handler ended, or its timeout passed. `age_s`: from when the row was due to that end.
 
+    "wait", "outage": it asked to be called later, or a server that it needs is away; neither costs an attempt.
     "lost": its process ended, or was taken for dead, while it ran; told by whoever took the row over, without times.
 
     `error`: class and message, without values of the payload; `where`: file and line that raised.
@@ -92,7 +94,7 @@ class Handled(TelemetryEvent):
 
     row_id: int
     event_type: str
-    handled: Literal["done", "retry", "dead", "timeout", "lost"]
+    handled: HandledAs
     age_s: float
     duration_s: float
     error: str | None = None
@@ -112,6 +114,14 @@ class InHand(TelemetryEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class HandlerOutage(TelemetryEvent):
+    """Handlers of a type wait, because a server that they need is away (`error`), or go on (None)."""
+
+    event_type: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class StuckHandlers(TelemetryEvent):
     """Every place in the handler pool is taken by a handler that does not end (`on`), or one is free again."""
 
@@ -121,7 +131,10 @@ class StuckHandlers(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Settled(TelemetryEvent):
-    """A batch was settled. Rows by outcome; `lost`: another dispatcher had taken the claim over."""
+    """A batch was settled. Rows by outcome; `lost`: another dispatcher had taken the claim over.
+
+    `retried`: at the cost of an attempt; `waiting`: tried again later at no cost.
+    """
 
     sent: int
     retried: int
@@ -129,6 +142,7 @@ class Settled(TelemetryEvent):
     released: int
     unknown: int
     lost: int
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)

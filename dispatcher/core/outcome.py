@@ -1,5 +1,6 @@
 """What became of a row that was published or handled: seven frozen values, matched once."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from dispatcher.core.incarnation import RedisIncarnation
@@ -79,6 +80,10 @@ class BatchOutcomes:
         self.unknown.extend(self.sent_ids)
         self.sent_ids.clear()
         self.stream_ids.clear()
+
+    def waiting(self, lost: Collection[int] = ()) -> int:
+        """How many rows wait at no cost, without those that were lost."""
+        return sum(isinstance(each, Waits) and row_id not in lost for row_id, each in self.retries)
 
     def add(self, row_id: int, outcome: Outcome) -> None:
         """File one row's outcome."""

@@ -5,12 +5,13 @@ import inspect
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dispatcher.core.errors import Misconfigured
-from dispatcher.handlers.registry import REGISTERED, Handler, described
+from dispatcher.handlers.outages import Outages, check
+from dispatcher.handlers.registry import OUTAGES, REGISTERED, Handler, described
 
 Routes = Mapping[str, "Route"]  # by event type
 
@@ -22,12 +23,14 @@ class Route:
     function: Handler
     on_the_loop: bool  # async; else it gets a thread
     takes_event: bool
+    outages: Outages = ()
 
 
 def load(where: str) -> Routes:
     """The handlers of `module` or `module:name`. Raises Misconfigured.
 
-    Without a name: the dict HANDLERS of the module, if it has one, and what @handler registered.
+    Without a name: the dict HANDLERS of the module, if it has one, and what @handler registered. The module's OUTAGES
+    are those of handlers that name none of their own.
     """
     module_name, _, name = where.partition(":")
     module = _imported(module_name)
@@ -48,7 +51,14 @@ def load(where: str) -> Routes:
             f"DISPATCH_HANDLERS is {where!r}: it has no handlers; it needs a dict HANDLERS of event type to function, "
             'or functions under @handler("event.type") from dispatcher.handlers'
         )
-    return {event_type: _route(where, event_type, function) for event_type, function in handlers.items()}
+    outages = getattr(module, "OUTAGES", ())
+    if wrong := check(outages):
+        raise Misconfigured(f"DISPATCH_HANDLERS is {where!r}: {module_name}.OUTAGES: {wrong}")
+    routes = {event_type: _route(where, event_type, function) for event_type, function in handlers.items()}
+    for event_type, route in routes.items():
+        own = OUTAGES.get(event_type, ()) if REGISTERED.get(event_type) is route.function else ()
+        routes[event_type] = replace(route, outages=own or outages)
+    return routes
 
 
 def _imported(name: str) -> Any:

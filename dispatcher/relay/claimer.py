@@ -15,7 +15,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.relay.cursor import ClaimCursor
 from dispatcher.relay.policy import ClaimPolicy, PauseCheck
-from dispatcher.stages.claim import claim, new_claim_id
+from dispatcher.stages.claim import EventTypeFilter, claim, new_claim_id
 from dispatcher.stages.settle import release
 
 
@@ -38,6 +38,7 @@ class Claimer:
         self._cursor = ClaimCursor(filtered=policy.event_types is not None)
         self._uncertain = UncertainClaims()
         self._failures = StatementFailures(observe, rng)
+        self._event_types = policy.event_types
         self.in_flight: set[str] = set()  # claim ids, from the start of the statement to finished()
 
     @property
@@ -52,6 +53,12 @@ class Claimer:
     def rescan(self) -> None:
         """Begin the next claim at the start: rows that fell due long ago were put back."""
         self._cursor.reset()
+
+    def choose(self, event_types: EventTypeFilter | None) -> None:
+        """From now on claim these event types. Others than before: from the start, where their rows may have waited."""
+        if event_types != self._event_types:
+            self._event_types = event_types
+            self.rescan()
 
     async def claim(
         self, postgres: ReconnectingSession, limit: int, floor: str | None, mark: HandlerMark | None = None
@@ -102,7 +109,7 @@ class Claimer:
                     after=after,
                     floor=floor,
                     mark=mark,
-                    event_types=self._policy.event_types,
+                    event_types=self._event_types,
                     since_s=since_s,
                     most_bytes=self._policy.max_payload_bytes,
                 )

@@ -61,13 +61,15 @@ class Settler:
             self._wake(min(retry.delay_s for _, retry in outcomes.retries))
         if dead := [(row_id, dead.error) for row_id, dead in outcomes.dead if row_id not in settlement.lost]:
             self._observe(Buried(dead))
+        waiting = outcomes.waiting(settlement.lost) if outcomes.retries else 0
         self._observe(
             Settled(
                 sent=settlement.sent,
-                retried=settlement.retried,
+                retried=settlement.retried - waiting,
                 dead=settlement.dead,
                 released=settlement.released,
                 unknown=len(outcomes.unknown),
                 lost=len(settlement.lost),
+                waiting=waiting,
             )
         )

@@ -9,7 +9,7 @@ from dispatcher.relay.handlers.threads import Threads
 from dispatcher.relay.handlers.wake_loop import WakeLoop
 from dispatcher.relay.policy import HandlerPolicy
 from dispatcher.service.context import Context
-from dispatcher.service.policies import claim_policy, entry_format, retry_policy
+from dispatcher.service.policies import claim_policy, entry_format, handler_retry_policy
 from dispatcher.service.stream_engine import StreamEngine, build_stream_engine
 from dispatcher.stages.claim import EventTypeFilter
 
@@ -40,7 +40,7 @@ class Engine:
         policy = HandlerPolicy(
             claim_policy(s, event_types),
             routes,
-            retry=retry_policy(s),
+            retry=handler_retry_policy(s),
             parallel=s.max_parallel,
             timeout_s=s.handler_timeout_ms / 1000,
             patience_s=max(grace_s * 0.8, grace_s - 1.0),  # what is left of the grace is for releasing

@@ -17,7 +17,7 @@ from dispatcher.service.console_routes import ConsoleRoutes
 from dispatcher.service.context import Context
 from dispatcher.service.engine import Engine
 from dispatcher.service.http import build_http
-from dispatcher.service.policies import retry_policy, slots
+from dispatcher.service.policies import handler_retry_policy, slots
 from dispatcher.service.process import one_error
 from dispatcher.service.sessions import Sessions
 from dispatcher.settings import Settings
@@ -178,7 +178,7 @@ class Service:
             stream=s.stream_name,
             lease_s=s.lease_ms / 1000,
             deadline_s=s.publish_timeout_ms / 1000,
-            retry=retry_policy(s),
+            retry=handler_retry_policy(s),
             rng=SystemRandom(),
             dispatcher_id=lambda: self._registry.id,
             claims_in_flight=self._engine.claims_in_flight,

@@ -18,6 +18,12 @@ def retry_policy(s: Settings) -> RetryPolicy:
     return RetryPolicy(s.max_attempts, Backoff(s.backoff_base_ms / 1000, s.backoff_max_ms / 1000))
 
 
+def handler_retry_policy(s: Settings) -> RetryPolicy:
+    """The same for rows that go to handlers. The ten attempts of the defaults last about two hours."""
+    backoff = Backoff(s.handler_backoff_base_ms / 1000, s.handler_backoff_max_ms / 1000, factor=3.0)
+    return RetryPolicy(s.max_attempts, backoff)
+
+
 def claim_policy(s: Settings, event_types: EventTypeFilter | None) -> ClaimPolicy:
     """What one relay claims."""
     return ClaimPolicy(slots(s), s.lease_ms / 1000, s.max_payload_bytes, event_types)

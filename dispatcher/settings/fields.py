@@ -75,6 +75,11 @@ class Settings:
         "How many handlers run at once in a process.")
     handler_timeout_ms: int = setting("DISPATCH_HANDLER_TIMEOUT_MS", whole(1, 86_400_000, MS), 60_000,
         "The longest a handler may take; longer is a failed attempt.")
+    handler_backoff_base_ms: int = setting("DISPATCH_HANDLER_BACKOFF_BASE_MS", whole(1, 86_400_000, MS), 0,
+        "The longest wait after a handler's first failure; three times as long with each.",
+        default_text="4 times DISPATCH_BACKOFF_BASE_MS")
+    handler_backoff_max_ms: int = setting("DISPATCH_HANDLER_BACKOFF_MAX_MS", whole(1, 604_800_000, MS), 0,
+        "The longest wait after any failure of a handler.", default_text="120 times DISPATCH_BACKOFF_MAX_MS")
     processes: int = setting("DISPATCH_PROCESSES", whole(1, 256, "processes"), 1,
         "How many processes share the work, under one supervisor.")
     outbox_retention_days: int = setting("OUTBOX_RETENTION_DAYS", whole(1, 36_500, "days"), 7,
@@ -101,6 +106,11 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.listen_url:  # frozen: set once, before anybody has it
             object.__setattr__(self, "listen_url", self.database_url)
+        if not self.handler_backoff_base_ms:
+            object.__setattr__(self, "handler_backoff_base_ms", 4 * self.backoff_base_ms)
+        if not self.handler_backoff_max_ms:
+            longest = max(120 * self.backoff_max_ms, self.handler_backoff_base_ms)
+            object.__setattr__(self, "handler_backoff_max_ms", longest)
 
     @classmethod
     def table(cls) -> dict[str, Field[Any]]:

@@ -54,6 +54,13 @@ class Logs:
                 self._write_tick_error(error or "unknown", duration_s)
             case events.Handled():
                 self._write_handled(event)
+            case events.HandlerOutage(event_type, error):
+                if error is not None:
+                    text = "A server that a handler needs is away; events of this type wait, at no cost"
+                    write("WARNING", "handler_outage", text, {"event_type": event_type, "error": error})
+                else:
+                    text = "Events of this type are handled again"
+                    write("INFO", "handler_outage_over", text, {"event_type": event_type})
             case events.StuckHandlers(on, stuck):
                 if on:
                     text = "Every handler slot is taken by one that does not end; restart the process to free them"
@@ -186,15 +193,24 @@ class Logs:
             return
         if (suppressed := self._repeats.suppressed(f"{event.event_type} {event.error}")) is None:
             return
+        if event.handled in ("wait", "outage"):  # an outage is told once, for its type
+            if event.handled == "wait":
+                text = "A handler asked to be called later; the event waits at no cost"
+                write("INFO", "handler_waits", text, self._handled_fields(event, suppressed))
+            return
         text = {
             "timeout": "A handler did not end in time",
             "lost": "The process of a handler ended, or was taken for dead, while it ran",
         }.get(event.handled, "A handler failed")
+        write("WARNING", "handler_failed", text, self._handled_fields(event, suppressed))
+
+    @staticmethod
+    def _handled_fields(event: events.Handled, suppressed: int) -> Fields:
         fields: Fields = {"event_type": event.event_type, "id": event.row_id, "error": event.error}
         fields |= {"where": event.where, "duration_s": round(event.duration_s, 6)}
         if suppressed:
             fields["suppressed"] = suppressed
-        write("WARNING", "handler_failed", text, fields)
+        return fields
 
     def _write_tick_error(self, error: str, duration_s: float) -> None:
         if (suppressed := self._repeats.suppressed(error)) is None:

@@ -102,7 +102,7 @@ class Metrics:
             "max", "messaging_dispatch_paused", "1 while `dispatcher pause` holds all dispatchers back"
         )
         handled = counter("messaging_dispatch_handled", "Ends of handlers, by how they ended", "result")
-        self._handled = {result: handled.labels(result) for result in ("done", "retry", "dead", "timeout", "lost")}
+        self._handled = {result: handled.labels(result) for result in get_args(events.HandledAs)}
         self._handler_duration = Histogram(
             "messaging_dispatch_handler_duration_seconds",
             "How long a handler took, or its timeout",
@@ -111,6 +111,10 @@ class Metrics:
         )
         self._handling = gauge("sum", "messaging_dispatch_handlers_running", "Handlers at work")
         self._waiting = gauge("sum", "messaging_dispatch_handlers_waiting_rows", "Rows claimed that wait for a handler")
+        self._handler_outages = gauge(
+            "max", "messaging_dispatch_handler_outages", "Event types whose handlers wait for a server that is away"
+        )
+        self._types_waiting: set[str] = set()
         self._stuck = gauge("sum", "messaging_dispatch_handlers_stuck", "Handlers that go on after their timeout")
         self._workers = gauge(
             "supervisor", "messaging_dispatch_workers_running", "Worker processes; 1 without a supervisor"
@@ -127,7 +131,7 @@ class Metrics:
         self._oldest = gauge(
             "newest",
             "messaging_outbox_oldest_unsettled_age_seconds",
-            "How long the oldest unsettled row is overdue; a row that failed counts from occurred_at",
+            "How long the oldest unsettled row is overdue; a row that was tried counts from occurred_at",
         )
         self._dead_rows = gauge(
             "newest", "messaging_outbox_dead_rows", "Dead events not replayed yet, counted up to 10001"
@@ -194,6 +198,9 @@ class Metrics:
                 self._handling.set(running)
                 self._waiting.set(waiting)
                 self._stuck.set(stuck)
+            case events.HandlerOutage(event_type, error):
+                (self._types_waiting.add if error is not None else self._types_waiting.discard)(event_type)
+                self._handler_outages.set(len(self._types_waiting))
             case events.WorkerStarted(running=running):
                 self._workers.set(running)
             case events.WorkerEnded(running=running, again_in_s=again_in_s):

@@ -254,7 +254,7 @@ class Takeover:
     def _charge(self, row: AdoptedRow, cause: str) -> Outcome:
         """What becomes of a row whose handler had begun. It runs alone next, because of how its error begins."""
         error, attempt = brief(f"{PROCESS_LOST}: {cause}"), row.attempts + 1
-        delay_s = self._retry.backoff.delay(attempt, self._rng)
+        delay_s = self._retry.backoff.reconnect_delay(attempt, self._rng)
         if row.place == HandlerMark.MAY_HAVE_BEGUN:
             return Waits(delay_s, error)
         if attempt < self._retry.max_attempts:
@@ -268,7 +268,11 @@ class Takeover:
                 self._observe(Handled(row.id, row.event_type, "lost", 0.0, 0.0, errors[row.id]))
         if dead := [(row_id, dead.error) for row_id, dead in outcomes.dead if row_id not in settlement.lost]:
             self._observe(Buried(dead))
-        self._observe(Settled(sent=0, retried=settlement.retried, dead=settlement.dead, released=0, unknown=0, lost=0))
+        waiting = outcomes.waiting(settlement.lost)
+        retried = settlement.retried - waiting
+        self._observe(
+            Settled(sent=0, retried=retried, dead=settlement.dead, released=0, unknown=0, lost=0, waiting=waiting)
+        )
 
     async def _find(self, adopted: Adopted) -> dict[int, str]:
         floors = {row.id: row.place for row in adopted.rows if row.place and row.place not in tuple(HandlerMark)}

@@ -13,29 +13,35 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from dispatcher.core.decide import RetryPolicy, brief
+from dispatcher.core.events import HandledAs
 from dispatcher.core.frames import raised_at
-from dispatcher.core.outcome import Done, FailedAttempt, FailedForGood, Outcome
+from dispatcher.core.outcome import Done, FailedAttempt, FailedForGood, Outcome, Waits
 from dispatcher.core.redact import redact
 from dispatcher.core.row import ClaimedRow
 from dispatcher.handlers import exceptions as raised
 from dispatcher.handlers.event import event_of
 from dispatcher.handlers.load import Route
+from dispatcher.handlers.outages import Outages, meets
 from dispatcher.relay.handlers.threads import Ran, Threads
 
 CANCEL_S = 1.0  # what a cancelled task gets to clean up
 
-HandledAs = Literal["done", "retry", "dead", "timeout"]
+OUTAGE_S = 1.0  # an event's wait, unless whoever knows of the others of its type says otherwise
 
 
 class HandlerResult(NamedTuple):
-    """What became of a row, in the settle's words and in the metric's. `where`: file and line that raised."""
+    """What became of a row, in the settle's words and in the metric's. `where`: file and line that raised.
+
+    "outage": `failed` is what becomes of it if the outage turns out to be its own failure.
+    """
 
     outcome: Outcome
     handled: HandledAs
     where: str | None = None
+    failed: Outcome | None = None
 
 
 @dataclass(slots=True)
@@ -65,7 +71,7 @@ async def call_handler(
         error = f"TimeoutError: the handler did not end within {timeout_s:g} s"
         return HandlerResult(_failed(row, error, None, retry, rng), "timeout")
     wrong = ran.raised or _no_answer(ran.result)
-    return HandlerResult(Done(), "done") if wrong is None else _judge(row, wrong, retry, rng)
+    return HandlerResult(Done(), "done") if wrong is None else _judge(row, wrong, route.outages, retry, rng)
 
 
 def _same(promised: Awaitable[Any]) -> Awaitable[Any]:
@@ -121,21 +127,32 @@ async def _within(future: "asyncio.Future[Ran]", deadline: float, executor: Hand
                 executor.threads.abandon(future)
 
 
-def _judge(row: ClaimedRow, error: BaseException, retry: RetryPolicy, rng: Random) -> HandlerResult:
-    text = described(error, row)
+def _judge(row: ClaimedRow, error: BaseException, outages: Outages, retry: RetryPolicy, rng: Random) -> HandlerResult:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]  # of a task group: what the handler's task raised
+    text, where = described(error, row), raised_at(error) or None
     match error:
         case raised.Dead():
             return HandlerResult(FailedForGood(text), "dead")
+        case raised.Wait(after_s=after_s):
+            return HandlerResult(Waits(after_s, text), "wait", where)
         case raised.Retry(after_s=after_s):
-            return HandlerResult(_failed(row, text, after_s, retry, rng), "retry", raised_at(error) or None)
-        case _:
-            return HandlerResult(_failed(row, text, None, retry, rng), "retry", raised_at(error) or None)
+            return HandlerResult(_failed(row, text, after_s, retry, rng), "retry", where)
+    failed = _failed(row, text, None, retry, rng)
+    try:
+        away = meets(outages, error)
+    except Exception as wrong:  # the application's own function
+        failed = _failed(row, brief(f"{text}; outages raised {type(wrong).__name__}"), None, retry, rng)
+        away = False
+    if away:
+        return HandlerResult(Waits(OUTAGE_S, text), "outage", where, failed)
+    return HandlerResult(failed, "retry", where)
 
 
 def _failed(row: ClaimedRow, error: str, after_s: float | None, retry: RetryPolicy, rng: Random) -> Outcome:
     if row.attempts + 1 >= retry.max_attempts:
         return FailedForGood(error)
-    return FailedAttempt(retry.backoff.delay(row.attempts + 1, rng) if after_s is None else after_s, error)
+    return FailedAttempt(retry.backoff.reconnect_delay(row.attempts + 1, rng) if after_s is None else after_s, error)
 
 
 def described(error: BaseException, row: ClaimedRow) -> str:

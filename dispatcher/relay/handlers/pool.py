@@ -4,6 +4,7 @@ A suspect, whose process ended under its handler, runs alone: nothing is claimed
 known what ends the next process, and nothing else is charged for it.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from random import Random
 from time import monotonic
@@ -11,13 +12,17 @@ from time import monotonic
 from anyio.abc import TaskGroup
 
 from dispatcher.core.decide import brief
-from dispatcher.core.events import Handled, InHand, Observer, StuckHandlers
-from dispatcher.core.outcome import FailedForGood
+from dispatcher.core.events import Handled, HandledAs, InHand, Observer, StuckHandlers
+from dispatcher.core.outcome import FailedForGood, Outcome, Released, Waits
 from dispatcher.core.pacing import PrefetchLimit
-from dispatcher.core.row import HandlerMark
-from dispatcher.relay.handlers.call import HandlerExecutor, call_handler
+from dispatcher.core.row import ClaimedRow, HandlerMark
+from dispatcher.relay.handlers.call import HandlerExecutor, HandlerResult, call_handler
 from dispatcher.relay.handlers.in_flight import HandlerTask, InFlight
+from dispatcher.relay.handlers.shares import Shares
 from dispatcher.relay.policy import HandlerPolicy
+from dispatcher.stages.claim import EventTypeFilter
+
+HELD_BACK = Released("no more handlers of its type may run now")
 
 
 class HandlerPool:
@@ -33,6 +38,7 @@ class HandlerPool:
         in_flight: InFlight,
         *,
         begin: Callable[[HandlerTask, HandlerMark], Awaitable[bool]],
+        shares: Shares,
         observe: Observer,
         rng: Random,
     ) -> None:
@@ -40,11 +46,13 @@ class HandlerPool:
         self._executor = executor
         self._in_flight = in_flight
         self._begin = begin
+        self._shares = shares
         self._observe = observe
         self._rng = rng
         self.prefetch = PrefetchLimit(policy.parallel, policy.batch_size)
         self._exhausted = False  # this and the next: what was told last
         self._told = InHand(0, 0, 0)
+        self._running: Counter[str] = Counter()  # handlers, by event type
         self._alone: HandlerTask | None = None  # the suspect that runs
 
     def limit(self) -> int:
@@ -62,6 +70,11 @@ class HandlerPool:
         free = self._policy.parallel - len(self._in_flight.running) - len(self._in_flight.waiting)
         return HandlerMark.BEGUN if limit <= free else HandlerMark.MAY_HAVE_BEGUN
 
+    def event_types(self) -> EventTypeFilter | None:
+        """What to claim now."""
+        waiting = Counter(task.row.event_type for task in self._in_flight.waiting)
+        return self._shares.to_claim(self._running + waiting, self._policy.claims.event_types)
+
     def report(self) -> None:
         """Tell what is in flight, when that changed; and look for room: a stuck handler that ends tells nobody."""
         waiting = len(self._in_flight.waiting) + len(self._in_flight.suspects)
@@ -72,16 +85,26 @@ class HandlerPool:
         self._in_flight.room.set()
 
     def fill(self, handlers: TaskGroup) -> None:
-        """Give free slots to rows that wait."""
+        """Give free slots to rows that wait. Those of a type that may have no more go back."""
         in_flight = self._in_flight
         while in_flight.waiting and len(in_flight.running) < self._policy.parallel:
-            self._start(handlers, in_flight.waiting.popleft())
-        if in_flight.suspects and not in_flight.running:
-            self._alone = in_flight.suspects.popleft()
-            self._start(handlers, self._alone)
+            if self._may_begin(in_flight.waiting[0]):
+                self._start(handlers, in_flight.waiting.popleft())
+        while in_flight.suspects and not in_flight.running:
+            if self._may_begin(in_flight.suspects[0]):
+                self._alone = in_flight.suspects.popleft()
+                self._start(handlers, self._alone)
+
+    def _may_begin(self, task: HandlerTask) -> bool:
+        event_type = task.row.event_type
+        if self._running[event_type] < self._shares.most(event_type, self._running):
+            return True
+        self._in_flight.end(task, HELD_BACK)
+        return False
 
     def _start(self, handlers: TaskGroup, task: HandlerTask) -> None:
         self._in_flight.running.add(task)
+        self._running[task.row.event_type] += 1
         handlers.start_soon(self._handle, handlers, task, name=f"handle {task.row.id}")
 
     async def _handle(self, handlers: TaskGroup, task: HandlerTask) -> None:
@@ -89,6 +112,7 @@ class HandlerPool:
             if task is not self._alone or await self._begins(task):
                 await self._decide(task)
         finally:
+            self._running[task.row.event_type] -= 1
             if task is self._alone:
                 self._alone = None
                 self._in_flight.room.set()
@@ -121,8 +145,19 @@ class HandlerPool:
             self.prefetch.note(now - began)
             error = None if result.handled == "done" else getattr(result.outcome, "error", None)
             age_s = row.age_s + now - task.claimed_at
-            self._observe(Handled(row.id, row.event_type, result.handled, age_s, now - began, error, result.where))
-            self._in_flight.end(task, result.outcome)
+            outcome, handled = self._share(row, result, now - began)
+            self._observe(Handled(row.id, row.event_type, handled, age_s, now - began, error, result.where))
+            self._in_flight.end(task, outcome)
+
+    def _share(self, row: ClaimedRow, result: HandlerResult, seconds: float) -> tuple[Outcome, HandledAs]:
+        """Note the end with its type; what becomes of the row. An outage may turn out to be its own failure."""
+        if result.failed is None:
+            late = result.handled == "timeout"
+            self._shares.ended(row.event_type, seconds, done=result.handled == "done", late=late)
+            return result.outcome, result.handled
+        error = getattr(result.outcome, "error", "")
+        wait_s = self._shares.outage(row.event_type, row.id, error)
+        return (result.failed, "retry") if wait_s is None else (Waits(wait_s, error), "outage")
 
     def close(self) -> None:
         """Take no more: threads that are free end."""

@@ -23,6 +23,7 @@ from dispatcher.relay.handlers.in_flight import HandlerTask, InFlight
 from dispatcher.relay.handlers.loop import HandlerLoop
 from dispatcher.relay.handlers.pool import HandlerPool
 from dispatcher.relay.handlers.settler import HandlerLeases, HandlerSettler
+from dispatcher.relay.handlers.shares import Shares
 from dispatcher.relay.leases import LeaseRenewer
 from dispatcher.relay.policy import HandlerPolicy, PauseCheck
 from dispatcher.relay.settler import Settler
@@ -57,7 +58,15 @@ class HandlerRelay:
         self._claimer = Claimer(policy.claims, dispatcher_id=dispatcher_id, pause=pause, observe=observe, rng=rng)
         self._in_flight = InFlight(self._claimer.finished)
         self._begins = LeaseRenewer(observe, rng)  # of suspects that are about to run
-        self._pool = HandlerPool(policy, executor, self._in_flight, begin=self._begin, observe=observe, rng=rng)
+        self._pool = HandlerPool(
+            policy,
+            executor,
+            self._in_flight,
+            begin=self._begin,
+            shares=Shares(policy.routes, policy.parallel, self.wake, observe, rng),
+            observe=observe,
+            rng=rng,
+        )
         self._settler = HandlerSettler(
             postgres, self._in_flight, Settler(wake=self._wake_in, observe=observe, rng=rng), pause
         )
@@ -133,6 +142,11 @@ class HandlerRelay:
             if monotonic() >= self._due_at:
                 self._due_at = float("inf")
                 self._claimer.rescan()
+            event_types = self._pool.event_types()
+            if event_types is not None and event_types.only_these and not event_types.types:
+                more = False  # all wait for a server
+                continue
+            self._claimer.choose(event_types)
             began = monotonic()
             batch = await self._claimer.claim(self._postgres, limit, None, self._pool.mark(limit))
             more = batch is None or len(batch.rows) >= limit

@@ -1,0 +1,24 @@
+"""What a handler says of servers that it needs: which of its exceptions mean that one is away."""
+
+from collections.abc import Callable
+
+Outages = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
+
+
+def check(outages: object) -> str | None:
+    """What is wrong with a value given as outages, or None."""
+    each = outages if isinstance(outages, tuple) else (outages,)
+    if callable(outages) or all(isinstance(one, type) and issubclass(one, BaseException) for one in each):
+        return None
+    return (
+        "outages must be an exception class, a tuple of them, or a function that takes an exception and returns a bool"
+    )
+
+
+def meets(outages: Outages, error: BaseException) -> bool:
+    """Whether the error is one of these outages. Of a group each error has to be one."""
+    if isinstance(outages, type | tuple):
+        if isinstance(error, BaseExceptionGroup) and not isinstance(error, outages):
+            return all(meets(outages, each) for each in error.exceptions)
+        return isinstance(error, outages)
+    return bool(outages(error))
