@@ -81,4 +81,4 @@ def test_the_steps_are_those_of_the_code() -> None:
     assert set(get_args(wake.Position)) == {"asleep", "writers", "peer", "filling"}
     doze = load("doze")
     exclusively, shared = doze.index("pg_try_advisory_lock("), doze.index("pg_try_advisory_lock_shared(")
-    assert exclusively < shared < doze.index("FROM messaging.message_outbox")
+    assert exclusively < shared < doze.index("FROM ONLY messaging.message_outbox")
