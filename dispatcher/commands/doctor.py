@@ -1,7 +1,7 @@
 """`dispatcher doctor`: makes every check that an operator would make by hand, and names each remedy."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import anyio
 import click
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from dispatcher.commands.options import database, json_output, redis_url, settings_from, target
 from dispatcher.core.finding import Finding
+from dispatcher.infra.postgres.pooler import PoolerTrial
 from dispatcher.ops.doctor import Examination, examine
 from dispatcher.ops.doctor.guarantees import Held, judge
 
@@ -50,8 +51,8 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
     findings = anyio.run(
         examine,
         Examination(
-            target(settings, STATEMENT_S),
-            target(settings, STATEMENT_S, url=settings.get("listen_url")),
+            replace(target(settings, STATEMENT_S), trial=PoolerTrial()),
+            replace(target(settings, STATEMENT_S, url=settings.get("listen_url")), trial=PoolerTrial()),
             settings.get("redis_url", ""),
             settings["stream_name"],
             settings["stream_maxlen"],

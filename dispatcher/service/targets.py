@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Literal
 
 from dispatcher.core.errors import Misconfigured, Unreachable
+from dispatcher.infra.postgres.pooler import PoolerTrial
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.tables import missing, refuse_unfit
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -22,6 +23,7 @@ class PostgresTargets:
         self._settings = settings
         self._session_name = session_name
         self._checked = False  # a child that is made while we run harms nothing: no reconnect waits for its end
+        self._trial = PoolerTrial()
         self._pooled = settings.listen_url != settings.database_url
 
     def database(self) -> PostgresTarget:
@@ -54,6 +56,7 @@ class PostgresTargets:
             connect_timeout_s=s.connect_timeout_ms / 1000,
             query_timeout_s=s.query_timeout_ms / 1000,
             pooled=pooled,
+            trial=self._trial,
         )
 
     async def check(self, session: Session) -> None:

@@ -1,27 +1,20 @@
 """The network between: half-open connections, lost answers, lost notifications, a pooler."""
 
-import os
-import pwd
-import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
-from urllib.parse import urlsplit
 
 import anyio
 import psycopg
 import pytest
 
 from dispatcher.core.errors import SessionLost
-from dispatcher.embedded import free_port
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.target import PostgresTarget
 from tests.support.faults.pgwire import LoseNotifications, StopClaim
 from tests.support.faults.steps import before_the_answer
 from tests.support.faults.world import RELAY, StartWorld
+from tests.support.pgbouncer import listens_at, pgbouncer
 from tests.support.waiting import until
 
 
@@ -112,39 +105,11 @@ async def test_notifications_lost(world: StartWorld) -> None:
         assert wire.lost > 0
 
 
-@contextmanager
-def pgbouncer(folder: Path, url: str) -> Iterator[str]:
-    """A real PgBouncer in transaction mode before a database; yields the URL through it."""
-    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None:
-        pytest.skip("PgBouncer is not installed (Debian: apt-get install pgbouncer)")
-    parts, port = urlsplit(url), free_port()
-    folder.mkdir(mode=0o755)
-    (folder / "users.txt").write_text(f'"{RELAY}" ""\n')
-    (folder / "pgbouncer.ini").write_text(
-        f"[databases]\n* = host={parts.hostname} port={parts.port}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\n"
-        f"auth_file = {folder}/users.txt\npool_mode = transaction\ndefault_pool_size = 5\nmax_client_conn = 100\n"
-    )
-    user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    if user:
-        nobody = pwd.getpwnam("nobody")
-        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-    log = (folder / "log").open("wb")
-    process = subprocess.Popen([program, *user, str(folder / "pgbouncer.ini")], stdout=log, stderr=log)
-    try:
-        yield parts._replace(netloc=f"{RELAY}@127.0.0.1:{port}").geturl()
-    finally:
-        process.terminate()
-        process.wait(10)
-        log.close()
-
-
 @pytest.mark.promise("no-trigger")
 @pytest.mark.parametrize("direct", [True, False], ids=["listening directly", "listening through it"])
 async def test_through_pgbouncer(world: StartWorld, server_folder: Path, direct: bool) -> None:
     async with world() as w:
-        with pgbouncer(server_folder / f"pgbouncer-{direct}", w.admin_url) as pooled:
+        with pgbouncer(server_folder / f"pgbouncer-{direct}", w.admin_url, user=RELAY) as pooled:
             straight = w.admin_url.replace("postgres@", f"{RELAY}@")
             urls = {"DATABASE_URL": pooled} | ({"DISPATCH_LISTEN_URL": straight} if direct else {})
             one = await w.dispatcher(ready=direct, **urls)
@@ -156,12 +121,21 @@ async def test_through_pgbouncer(world: StartWorld, server_folder: Path, direct:
             assert await one.child.terminate() == 0
 
 
-async def listens_at(url: str) -> bool:
-    try:
-        await (await psycopg.AsyncConnection.connect(url)).close()
-    except psycopg.OperationalError:
-        return False
-    return True
+@pytest.mark.promise("postgres-outage")
+async def test_through_pgbouncer_that_keeps_sessions(world: StartWorld, server_folder: Path) -> None:
+    """Its session mode, as Supabase's pooler for IPv4 has it: it is as good as none."""
+    async with world() as w:
+        with pgbouncer(server_folder / "pgbouncer-keeps", w.admin_url, user=RELAY, mode="session") as kept:
+            one = await w.dispatcher(DATABASE_URL=kept)
+            await one.child.line("listener_up")
+            async with w.survives("a real PgBouncer, session mode") as fault:
+                await w.backlog(2000)
+                fault.heal()
+            [(locked,)] = await w.ask(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 1869968483"
+            )
+            assert locked == 1
+            assert await one.child.terminate() == 0
 
 
 @pytest.mark.promise("postgres-outage")
@@ -169,7 +143,7 @@ async def test_what_pgbouncer_says_of_a_server_that_took_no_writes_once(world: S
     """It greets with what its first connection to the server said: that is no reason to leave the server of today."""
     async with world() as w, await psycopg.AsyncConnection.connect(w.admin_url, autocommit=True) as admin:
         await admin.execute(f"ALTER ROLE {RELAY} SET default_transaction_read_only = on")
-        with pgbouncer(server_folder / "pgbouncer-greets", w.admin_url) as pooled:
+        with pgbouncer(server_folder / "pgbouncer-greets", w.admin_url, user=RELAY) as pooled:
             await until(partial(listens_at, pooled), "PgBouncer listens")
             async with await psycopg.AsyncConnection.connect(pooled) as early:
                 assert early.info.parameter_status("default_transaction_read_only") == "on"

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import re
 import secrets
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -14,10 +16,11 @@ import pytest
 from dispatcher import cli
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.infra import sqlfiles
-from dispatcher.infra.postgres import migrations
+from dispatcher.infra.postgres import locks, migrations
 from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.infra.postgres.tables import made_by, missing
 from tests import dump_schema
+from tests.support.pgbouncer import listens_at, pgbouncer
 from tests.support.postgres import Databases
 from tests.support.rows import insert_events, one_row
 from tests.support.waiting import until
@@ -379,6 +382,38 @@ async def test_a_wrong_target_is_explained_without_its_password(
     with pytest.raises(error, match=words) as caught:
         await migrate(conninfo, connect_timeout_s=5)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["direct", "pooled"])
+async def test_the_timeouts_of_a_role_do_not_end_the_wait_for_its_turn(
+    empty_database_url: str, server_folder: Path, pooled: bool
+) -> None:
+    name = psycopg.conninfo.conninfo_to_dict(empty_database_url)["dbname"]
+    limits = ("transaction_timeout", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+    async with await psycopg.AsyncConnection.connect(empty_database_url, autocommit=True) as other:
+        known = "SELECT name FROM pg_settings WHERE name = ANY(%s)"  # transaction_timeout: since 17
+        for (limit,) in await (await other.execute(known, (list(limits),))).fetchall():
+            await other.execute(f"ALTER DATABASE {name} SET {limit} = '100ms'")
+        await other.execute(f"SELECT pg_advisory_lock({locks.MIGRATION})")
+
+        async def waits_long() -> bool:
+            cursor = await other.execute(
+                "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory' "
+                "AND clock_timestamp() - query_start > interval '500 ms'"
+            )
+            return cursor.rowcount == 1
+
+        with ExitStack() as stack:
+            url = empty_database_url
+            if pooled:
+                folder = server_folder / f"pgbouncer-{name}"
+                url = stack.enter_context(pgbouncer(folder, empty_database_url, user="postgres"))
+                await until(partial(listens_at, url), "the pooler listens")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(migrate, url)
+                await until(waits_long, "it waits for its turn")
+                await other.execute(f"SELECT pg_advisory_unlock({locks.MIGRATION})")
+            assert await migrate(url) == []
 
 
 def message(kind: bytes, body: bytes) -> bytes:

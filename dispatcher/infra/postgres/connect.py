@@ -1,6 +1,7 @@
 """Opens a Postgres session with our settings, and says in plain words why it could not."""
 
 import asyncio
+from typing import Any
 
 import psycopg
 
@@ -20,22 +21,11 @@ async def connect(target: PostgresTarget, purpose: str) -> Session:
 
     Raises Misconfigured (wrong password, unknown database, server too old ...: waiting does not help) or Unreachable.
     """
-    where = f"Postgres at {target.address()}"
-    try:
-        pgconn = await dial(target.full_conninfo(purpose), target.connect_timeout_s)
-    except psycopg.ProgrammingError:
-        raise Misconfigured(
-            "DATABASE_URL is neither a postgresql:// URL nor libpq key/value pairs such as 'host=db dbname=app user=me'"
-        ) from None
-    except DialFailed as failed:
-        raise explain(where, failed, target.secrets()) from None
-    connection = psycopg.AsyncConnection(pgconn)
-    await connection.set_autocommit(True)
-    session = Session(connection, target.query_timeout_s + 2.0)
+    session, connection = await _open(target, purpose)
     # A server that is silent from here on costs no more than one that does not answer at all.
     patience = asyncio.get_running_loop().call_later(target.connect_timeout_s, session.cut)
     try:
-        await _introduce(session, target, where, connection)
+        await _introduce(session, target, connection)
     except BaseException:
         await session.close()
         raise
@@ -44,10 +34,30 @@ async def connect(target: PostgresTarget, purpose: str) -> Session:
     return session
 
 
+def _where(target: PostgresTarget) -> str:
+    return f"Postgres at {target.address()}"
+
+
+async def _open(target: PostgresTarget, purpose: str) -> tuple[Session, psycopg.AsyncConnection[tuple[Any, ...]]]:
+    """A session as the server gives it, and its connection."""
+    try:
+        pgconn = await dial(target.full_conninfo(purpose), target.connect_timeout_s)
+    except psycopg.ProgrammingError:
+        raise Misconfigured(
+            "DATABASE_URL is neither a postgresql:// URL nor libpq key/value pairs such as 'host=db dbname=app user=me'"
+        ) from None
+    except DialFailed as failed:
+        raise explain(_where(target), failed, target.secrets()) from None
+    connection = psycopg.AsyncConnection(pgconn)
+    await connection.set_autocommit(True)
+    return Session(connection, target.query_timeout_s + 2.0), connection
+
+
 async def _introduce(
-    session: Session, target: PostgresTarget, where: str, connection: psycopg.AsyncConnection[object]
+    session: Session, target: PostgresTarget, connection: psycopg.AsyncConnection[tuple[Any, ...]]
 ) -> None:
     """Check the server, and give the session its settings where they last."""
+    where = _where(target)
     version = connection.info.server_version
     if version < MINIMUM_VERSION:
         major = f"{version // 10000}.{version % 10000}" if version >= 100000 else str(version // 10000)
@@ -56,12 +66,28 @@ async def _introduce(
         raise Misconfigured(f"{where} has no encoding (SQL_ASCII); a database with ENCODING 'UTF8' is needed")
     try:
         [(pid,)] = await session.fetch("SELECT pg_backend_pid()", once=True)
-        if target.pooled or pid != session.backend_pid:  # a pooler invents the process id it announces
+        if target.pooled or not await _owns(session, pid, target):
             session.treat_as_pooled()
         else:
             session.refused = await _set(session, target.session_settings(version))
     except (SessionLost, psycopg.Error) as error:
         raise Unreachable(f"{where}: {describe(error)}") from None
+
+
+async def _owns(session: Session, pid: int, target: PostgresTarget) -> bool:
+    """Whether the session stays with its server process, as without a pooler, or with one that keeps sessions."""
+    if pid == session.backend_pid:
+        return True  # a pooler invents the process id it announces
+    if target.trial is None:
+        return False
+
+    async def other() -> Session:
+        opened, _ = await _open(target, "trial")
+        return opened
+
+    if kept := await target.trial.keeps(session, pid, other):
+        session.treat_as_kept(pid)
+    return kept
 
 
 async def _set(session: Session, settings: dict[str, str]) -> tuple[str, ...]:

@@ -71,6 +71,10 @@ SELECT quote_ident(current_user), quote_ident(current_database()),
            WHERE NOT pg_has_role(owned.owner, 'USAGE')
        )
 """
+# Since PostgreSQL 17: a role's own limit would end the wait for our turn.
+_NO_TRANSACTION_TIMEOUT = (
+    "SELECT set_config(name, '0', true) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'"
+)
 _RECORD = """
 INSERT INTO messaging.schema_migration AS m (name, checksum) VALUES (%(name)s, %(checksum)s)
 ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = clock_timestamp()
@@ -174,7 +178,8 @@ async def _turn(session: Session) -> AsyncIterator[None]:
         "BEGIN ISOLATION LEVEL READ COMMITTED;"
         "SET LOCAL synchronous_commit = on;"
         f"SET LOCAL statement_timeout = '{_STATEMENT_S:.0f}s';"
-        f"SET LOCAL lock_timeout = '{_TURN_S:.0f}s'"
+        f"SET LOCAL lock_timeout = '{_TURN_S:.0f}s';"
+        f"SET LOCAL idle_in_transaction_session_timeout = '60s'; {_NO_TRANSACTION_TIMEOUT}"
     )
     try:
         try:

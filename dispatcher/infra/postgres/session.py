@@ -60,6 +60,7 @@ class Session:
         self._must_write = False
         self.backend_pid = connection.info.backend_pid
         self.pooled = False
+        self.behind_pooler = False  # also one that keeps sessions
         self.refused: tuple[str, ...] = ()  # settings of ours that the server does not take; written by connect()
         # What ended this session ends others to the same server too: it is silent, or it takes no writes any more.
         self.server_gone = False
@@ -67,8 +68,12 @@ class Session:
 
     def treat_as_pooled(self) -> None:
         """Prepare nothing: behind a transaction pooler each transaction may meet another server process."""
-        self.pooled, self._prepare = True, False
+        self.pooled, self.behind_pooler, self._prepare = True, True, False
         self._connection.prepare_threshold = None
+
+    def treat_as_kept(self, pid: int) -> None:
+        """A pooler keeps this session on one server process, which is not the one that it announced."""
+        self.behind_pooler, self.backend_pid = True, pid
 
     def watch(self, on_lost: Callable[[str], None]) -> None:
         """From now on the session is lost once the server takes no writes; `on_lost(reason)` is called at any loss.
@@ -134,7 +139,7 @@ class Session:
 
         What a pooler says is not of today: it greets with what its first connection to the server was told.
         """
-        if self.pooled:
+        if self.behind_pooler:
             return False
         status = self._connection.pgconn.parameter_status
         return status(b"default_transaction_read_only") == b"on" or status(b"in_hot_standby") == b"on"

@@ -7,16 +7,22 @@ from urllib.parse import quote
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from dispatcher.infra.postgres.pooler import PoolerTrial
+
 
 @dataclass(frozen=True, slots=True)
 class PostgresTarget:
-    """A database to connect to and how. `pooled`: behind a transaction pooler, where session settings do not last."""
+    """A database to connect to and how. `pooled`: behind a transaction pooler, where session settings do not last.
+
+    `trial`: what finds out about a pooler that is met; None: any is taken for a transaction pooler.
+    """
 
     conninfo: str = field(repr=False)
     application_name: str
     connect_timeout_s: float = 10.0
     query_timeout_s: float = 30.0
     pooled: bool = False
+    trial: PoolerTrial | None = field(default=None, repr=False, compare=False)
 
     def address(self) -> str:
         """host:port/database, for messages; never the user's password."""

@@ -10,6 +10,8 @@ async def look(session: Session, target: PostgresTarget) -> list[Finding]:
     """Two findings: the version, address and role; and whether the server takes writes."""
     [(version, standby, read_only, role, _)] = await session.fetch(load("doctor_server"))
     pooler = ", through a transaction pooler" if session.pooled else ""
+    if session.behind_pooler and not session.pooled:
+        pooler = ", through a pooler that keeps sessions"
     found = [ok("postgres", f"PostgreSQL {version} at {target.address()} as {role}{pooler}")]
     if standby:
         remedy = "point DATABASE_URL at the primary (with several hosts in it: target_session_attrs=read-write)"

@@ -1,0 +1,70 @@
+"""A pooler is tried: one that keeps sessions is as good as none, one that does not is found out."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.pooler import PoolerTrial
+from dispatcher.infra.postgres.target import PostgresTarget
+from tests.support.pgbouncer import listens_at, pgbouncer
+from tests.support.waiting import until
+
+StartPooler = Callable[..., str]
+
+
+@pytest.fixture
+def pooler(tmp_path_factory: pytest.TempPathFactory, server_folder: Path, database_url: str) -> Iterator[StartPooler]:
+    with ExitStack() as stack:
+
+        def start(mode: str, options: str = "") -> str:
+            folder = server_folder / f"pgbouncer-{tmp_path_factory.mktemp(mode).name}-{database_url.rpartition('/')[2]}"
+            started: AbstractContextManager[str] = pgbouncer(
+                folder, database_url, user="postgres", mode=mode, options=options
+            )
+            return stack.enter_context(started)
+
+        yield start
+
+
+async def test_one_that_keeps_sessions_is_as_good_as_none(pooler, db):
+    url = pooler("session")
+    await until(partial(listens_at, url), "the pooler listens")
+    target = PostgresTarget(url, "test", query_timeout_s=7.0, trial=PoolerTrial())
+    first, second = await connect(target, "control"), await connect(target, "lane")
+    for session in (first, second):
+        assert (session.pooled, session.behind_pooler) == (False, True)
+        assert await session.fetch("SELECT pg_backend_pid()") == [(session.backend_pid,)]
+        assert await session.fetch("SHOW statement_timeout") == [("7s",)]
+    await first.fetch("LISTEN here")
+    await db.execute("NOTIFY here")
+
+    async def heard() -> bool:
+        return any(channel == "here" for channel, _, _ in first.drain_notifications())
+
+    await until(heard, "it hears")
+    for session in (first, second):
+        await session.close()
+
+
+@pytest.mark.parametrize("options", ["", "server_round_robin = 1\nmin_pool_size = 3"], ids=["one", "in turn"])
+async def test_one_that_pools_transactions_is_found_out(pooler, options):
+    """Also while it has little to do, when each transaction meets the same server connection."""
+    url = pooler("transaction", options)
+    await until(partial(listens_at, url), "the pooler listens")
+    target = PostgresTarget(url, "test", query_timeout_s=7.0, trial=PoolerTrial())
+    session = await connect(target, "control")
+    assert (session.pooled, session.behind_pooler) == (True, True)
+    assert await session.fetch("SHOW statement_timeout") == [("0",)]  # else others would find our settings
+    await session.close()
+
+
+async def test_one_without_a_server_connection_left_is_not_waited_for(pooler):
+    url = pooler("session", "default_pool_size = 1")
+    await until(partial(listens_at, url), "the pooler listens")
+    session = await connect(PostgresTarget(url, "test", trial=PoolerTrial(), connect_timeout_s=30.0), "control")
+    assert session.pooled  # not proven
+    await session.close()
