@@ -26,7 +26,7 @@ def first_time(consumer: str, event_id: uuid.UUID, using: str = DEFAULT_DB_ALIAS
     """As dispatcher.client.inbox.first_time: whether this consumer has not handled the event; remembers it."""
     with _cursor(using) as cursor:
         cursor.execute(sqlfiles.client("first_time"), {"consumer": consumer, "event_id": str(event_id)})
-        return bool(cursor.rowcount == 1)
+        return cursor.fetchone() is not None
 
 
 def _cursor(using: str) -> Any:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import NoneType
 from typing import Any
 
 from dispatcher.core.errors import DispatcherError
@@ -13,6 +14,17 @@ from dispatcher.core.errors import DispatcherError
 NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "event_type": (str,),
+    "aggregate_type": (str,),
+    "aggregate_id": (str, int, uuid.UUID),
+    "event_id": (uuid.UUID, str),
+    "message_id": (uuid.UUID, str),
+    "headers": (Mapping, NoneType),
+    "next_run_at": (datetime, NoneType),
+}
+_NOT_YET = ": an id that the database gives is not known before the INSERT; call `session.flush()` first"
 
 
 class NoTransaction(DispatcherError):
@@ -38,27 +50,47 @@ class Event:
     event_id: uuid.UUID = field(default_factory=uuid.uuid4)
     message_id: uuid.UUID = field(default_factory=uuid.uuid4)
 
+    def __post_init__(self) -> None:
+        """Raises TypeError, which names the field: its text would be published, such as 'None' for an id."""
+        for name, kinds in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                hint = _NOT_YET if name == "aggregate_id" and value is None else ""
+                wanted = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
+                raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}{hint}")
+
     def parameters(self) -> dict[str, str | datetime | None]:
         """The parameters of sql/client/add_event.sql. Raises ValueError, which quotes no payload."""
         moment = self.next_run_at
         if moment is not None and moment.utcoffset() is None:
             raise ValueError("next_run_at has no time zone: give one, such as datetime.now(UTC) + timedelta(hours=1)")
         return {
-            "event_id": str(self.event_id),
-            "message_id": str(self.message_id),
+            "event_id": _uuid("event_id", self.event_id),
+            "message_id": _uuid("message_id", self.message_id),
             "event_type": _named("event_type", self.event_type),
             "aggregate_type": _named("aggregate_type", self.aggregate_type),
-            "aggregate_id": _named("aggregate_id", str(self.aggregate_id)),
+            "aggregate_id": _named("aggregate_id", self.aggregate_id),
             "payload": _json("payload", self.payload),
             "headers": None if self.headers is None else _json("headers", dict(self.headers)),
             "next_run_at": moment,
         }
 
 
-def _named(name: str, value: str) -> str:
+def _named(name: str, given: str | int | uuid.UUID) -> str:
+    # The text itself, also of a member of an Enum, of which str() makes 'Color.RED'.
+    value = str.__str__(given) if isinstance(given, str) else str(given)
     if not value or "\0" in value:
         raise ValueError(f"{name} must be text that is not empty and holds no NUL")
+    if not value.isascii() and value.encode(errors="replace").decode() != value:
+        raise ValueError(f"{name} holds text that is not valid Unicode")
     return value
+
+
+def _uuid(name: str, given: uuid.UUID | str) -> str:
+    try:
+        return str(given if isinstance(given, uuid.UUID) else uuid.UUID(given))
+    except ValueError:
+        raise ValueError(f"{name} is no UUID") from None
 
 
 def _json(name: str, value: object) -> str:

@@ -10,15 +10,21 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
+from psycopg.rows import tuple_row
 
-from dispatcher.client.outbox import require_transaction
+from dispatcher.client.outbox import require_transaction, require_transaction_async
 from dispatcher.infra import sqlfiles
 
 
 def create_table(connection: psycopg.Connection[Any]) -> None:
-    """Create `handled_event` (sql/client/handled_event.sql) where the search_path says, if it is not there."""
-    with connection.transaction():
-        connection.execute(sqlfiles.client("handled_event"))
+    """Create `handled_event` (sql/client/handled_event.sql) where the search_path says, if it is not there.
+
+    Where it is there, this takes no lock and needs no right, so every process may call it at its start.
+    """
+    with connection.transaction(), _cursor(connection) as cursor:
+        cursor.execute("SELECT to_regclass('handled_event') IS NOT NULL")
+        if cursor.fetchone() != (True,):
+            cursor.execute(sqlfiles.client("handled_event"))
 
 
 def first_time(connection: psycopg.Connection[Any], consumer: str, event_id: uuid.UUID) -> bool:
@@ -27,13 +33,17 @@ def first_time(connection: psycopg.Connection[Any], consumer: str, event_id: uui
     `consumer` names what is done with the event, usually the group. Raises NoTransaction outside a transaction.
     """
     require_transaction(connection)
-    return connection.execute(sqlfiles.client("first_time"), _key(consumer, event_id)).rowcount == 1
+    with _cursor(connection) as cursor:
+        cursor.execute(sqlfiles.client("first_time"), _key(consumer, event_id))
+        return cursor.fetchone() is not None
 
 
 async def first_time_async(connection: psycopg.AsyncConnection[Any], consumer: str, event_id: uuid.UUID) -> bool:
     """The same on an AsyncConnection."""
-    require_transaction(connection)
-    return (await connection.execute(sqlfiles.client("first_time"), _key(consumer, event_id))).rowcount == 1
+    await require_transaction_async(connection)
+    async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
+        await cursor.execute(sqlfiles.client("first_time"), _key(consumer, event_id))
+        return await cursor.fetchone() is not None
 
 
 def forget(connection: psycopg.Connection[Any], older_than: timedelta, limit: int = 10_000) -> int:
@@ -42,7 +52,15 @@ def forget(connection: psycopg.Connection[Any], older_than: timedelta, limit: in
     A forgotten event that is delivered again is done again: keep them longer than the stream, the outbox and its
     dead-letter queue keep an event (30 days, with the defaults).
     """
-    return connection.execute(sqlfiles.client("forget"), {"older_than": older_than, "limit": limit}).rowcount
+    with _cursor(connection) as cursor:
+        cursor.execute(sqlfiles.client("forget"), {"older_than": older_than, "limit": limit})
+        [deleted] = cursor.fetchone() or (0,)
+        return int(deleted)
+
+
+def _cursor(connection: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+    """A plain cursor, whatever the connection's own makes of rows."""
+    return psycopg.Cursor(connection, row_factory=tuple_row)
 
 
 def _key(consumer: str, event_id: uuid.UUID) -> dict[str, str]:

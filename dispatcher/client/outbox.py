@@ -11,7 +11,7 @@ from dispatcher.infra import sqlfiles
 if TYPE_CHECKING:
     import psycopg
 
-IDLE = 0  # psycopg.pq.TransactionStatus.IDLE: libpq's PQTRANS_IDLE
+IDLE, ACTIVE = 0, 1  # psycopg.pq.TransactionStatus: libpq's PQTRANS_IDLE and PQTRANS_ACTIVE
 
 
 def add_event(connection: psycopg.Connection[Any], event: Event) -> uuid.UUID:
@@ -26,13 +26,33 @@ def add_event(connection: psycopg.Connection[Any], event: Event) -> uuid.UUID:
 
 async def add_event_async(connection: psycopg.AsyncConnection[Any], event: Event) -> uuid.UUID:
     """The same on an AsyncConnection."""
-    require_transaction(connection)
+    await require_transaction_async(connection)
     await connection.execute(sqlfiles.client("add_event"), event.parameters())
     return event.event_id
 
 
-def require_transaction(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+def require_transaction(connection: psycopg.Connection[Any]) -> None:
     """Raise NoTransaction when what is executed next would be committed by itself."""
+    if _is_unclear(connection):
+        with connection.pipeline() as pipeline:
+            pipeline.sync()
+    _require_transaction(connection)
+
+
+async def require_transaction_async(connection: psycopg.AsyncConnection[Any]) -> None:
+    """The same on an AsyncConnection."""
+    if _is_unclear(connection):
+        async with connection.pipeline() as pipeline:
+            await pipeline.sync()
+    _require_transaction(connection)
+
+
+def _is_unclear(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Whether the answers of a pipeline have to come in first, which tell whether a transaction is open."""
+    return connection.autocommit and connection.info.transaction_status == ACTIVE
+
+
+def _require_transaction(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
     if connection.autocommit and connection.info.transaction_status == IDLE:
         raise NoTransaction(
             "this psycopg connection is in autocommit and in no transaction: call this inside the "

@@ -37,7 +37,7 @@ def first_time(session: Session | scoped_session[Session] | sa.Connection, consu
     connection = _connection(session)
     _require_transaction(connection)
     parameters = {"consumer": consumer, "event_id": str(event_id)}
-    return connection.execute(statement("first_time"), parameters).rowcount == 1
+    return connection.execute(statement("first_time"), parameters).first() is not None
 
 
 async def first_time_async(session: AsyncSession | AsyncConnection, consumer: str, event_id: uuid.UUID) -> bool:

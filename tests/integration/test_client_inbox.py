@@ -3,12 +3,14 @@
 import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 from django.db import transaction
+from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
@@ -99,3 +101,50 @@ def test_what_is_old_is_forgotten_a_bit_at_a_time(url: str) -> None:
         assert not first_time(connection, "billing", EVENT)
     with psycopg.connect(url, autocommit=True) as connection, pytest.raises(NoTransaction):
         first_time(connection, "billing", EVENT)
+
+
+@pytest.mark.promise("once")
+async def test_in_a_pipeline_it_is_known_as_well(url: str) -> None:
+    """There the count of rows is not known: each event would count as handled before, and be lost."""
+    raw = psycopg.RawCursor
+    with psycopg.connect(url, row_factory=dict_row, cursor_factory=raw) as connection, connection.pipeline():
+        assert [first_time(connection, "billing", EVENT) for _ in range(2)] == [True, False]
+    async with await psycopg.AsyncConnection.connect(url, row_factory=dict_row) as turning, turning.pipeline():
+        assert [await first_time_async(turning, "mailing", EVENT) for _ in range(2)] == [True, False]
+    with psycopg.connect(url, autocommit=True) as connection, connection.pipeline():
+        with pytest.raises(NoTransaction):
+            first_time(connection, "reports", EVENT)
+        connection.execute("SELECT 1")
+        with pytest.raises(NoTransaction):
+            first_time(connection, "reports", EVENT)
+        with connection.transaction():
+            assert first_time(connection, "reports", EVENT)
+
+
+def test_many_make_the_table_at_once(empty_database_url: str) -> None:
+    together = threading.Barrier(10)
+
+    def start(_: int) -> None:
+        with psycopg.connect(empty_database_url) as connection:
+            together.wait()
+            create_table(connection)
+
+    with ThreadPoolExecutor(10) as pool:
+        for _ in range(5):
+            list(pool.map(start, range(10)))
+            with psycopg.connect(empty_database_url) as connection:
+                connection.execute("DROP TABLE handled_event")
+
+
+def test_who_may_not_create_and_who_works_meanwhile(url: str) -> None:
+    """The table is there: nothing is needed, and nobody is held up."""
+    with psycopg.connect(url, autocommit=True) as admin:
+        role = f"reader_{uuid.uuid4().hex}"
+        admin.execute(f"CREATE ROLE {role}; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        try:
+            with psycopg.connect(url) as working, psycopg.connect(url) as starting:
+                assert first_time(working, "billing", EVENT)  # a handler at work
+                starting.execute(f"SET ROLE {role}; SET lock_timeout = '1s'")
+                create_table(starting)
+        finally:
+            admin.execute(f"DROP ROLE {role}")

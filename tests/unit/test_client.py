@@ -2,6 +2,12 @@
 
 import subprocess
 import sys
+from datetime import date
+from enum import Enum, IntEnum
+from typing import Any
+from uuid import UUID
+
+import pytest
 
 from dispatcher.client import Event
 
@@ -10,6 +16,57 @@ HEAVY = {"aiohttp", "anyio", "click", "django", "loguru", "prometheus_client", "
 
 def test_an_event_shows_no_payload() -> None:
     assert "secret" not in repr(Event(event_type="a", aggregate_id="b", payload="secret", headers={"secret": "x"}))
+
+
+class Color(str, Enum):  # noqa: UP042 -- of which str() makes "Color.RED"
+    RED = "red"
+
+
+class Number(IntEnum):
+    ONE = 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"aggregate_id": None},
+        {"aggregate_id": b"1"},
+        {"aggregate_id": ("1",)},
+        {"aggregate_id": True},
+        {"aggregate_id": 1.0},
+        {"event_type": None},
+        {"event_type": b"a"},
+        {"aggregate_type": None},
+        {"event_id": None},
+        {"message_id": 1},
+        {"headers": "a"},
+        {"headers": [("a", "b")]},
+        {"next_run_at": "2025-06-01T12:00:00Z"},
+        {"next_run_at": date(2025, 6, 1)},
+    ],
+    ids=repr,
+)
+def test_an_event_refuses_what_would_be_published_as_something_else(wrong: dict[str, Any]) -> None:
+    fields = {"event_type": "a", "aggregate_id": "b", "payload": {}} | wrong
+    with pytest.raises(TypeError, match=next(iter(wrong))) as refused:
+        Event(**fields)
+    if wrong == {"aggregate_id": None}:
+        assert "session.flush()" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [("1", "1"), (1, "1"), (UUID(int=1), str(UUID(int=1))), (Color.RED, "red"), (Number.ONE, "1")],
+)
+def test_an_id_is_written_as_its_text(given: Any, written: str) -> None:
+    assert Event(event_type="a", aggregate_id=given, payload=1).parameters()["aggregate_id"] == written
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("event_id", "1"), ("aggregate_id", "\ud800"), ("event_type", "\udfff")])
+def test_what_no_server_would_take_is_refused_before(name: str, wrong: str) -> None:
+    fields: dict[str, Any] = {"event_type": "a", "aggregate_id": "b", "payload": {}} | {name: wrong}
+    with pytest.raises(ValueError, match=name):
+        Event(**fields).parameters()
 
 
 def test_importing_the_client_loads_nothing_of_the_server() -> None:
