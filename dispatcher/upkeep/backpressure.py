@@ -18,7 +18,8 @@ from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.connection import RedisConnection
-from dispatcher.infra.redis.info import fields_of, group_lag
+from dispatcher.infra.redis.info import fields_of
+from dispatcher.infra.redis.positions import PAGE, StreamPositions
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.duty import repeat
 
@@ -56,6 +57,7 @@ class Backpressure:
         self._nearing = anyio.Event()
         self._left = 0
         self._look_at = 0.0
+        self._positions = StreamPositions()
 
     async def allowance(self) -> int:
         """Rows that may be published now; 0: none, ask again a little later."""
@@ -117,6 +119,16 @@ class Backpressure:
                 self._report("this Redis does not tell what a group has read: it is older than 7.0")
                 return "", 0
         self._report(None)
-        unread = [(group_lag(group, stream), group["name"].decode(errors="replace")) for group in groups]
-        lag, name = max(unread, default=(0, ""))
-        return name, lag
+        # What Redis does not tell is counted, but only where publishing would be held back because of it.
+        matters = (OFF_BELOW if self._on else HOLD_BACK_AT) * self._maxlen
+        slowest = (0, "")
+        for group in groups:
+            unread = await self._positions.unread(group, stream, self._read_ids, matters=matters, most=self._maxlen)
+            slowest = max(slowest, (unread, group["name"].decode(errors="replace")))
+        return slowest[1], slowest[0]
+
+    async def _read_ids(self, begin: str, end: str) -> list[str] | None:
+        [page] = await self._connection.send(
+            [("XRANGE", self._stream, begin, end, "COUNT", str(PAGE))], self._deadline_s
+        )
+        return [stream_id.decode() for stream_id, _ in page] if isinstance(page, list) else None

@@ -24,6 +24,7 @@ from dispatcher.core.process_state import RunningDispatcher
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.redis.connection import RedisTarget
 from dispatcher.infra.redis.info import REDIS_DEADLINE_S, describe_failure, read_stream_info
+from dispatcher.infra.redis.positions import StreamPositions
 from dispatcher.infra.sqlfiles import load
 
 
@@ -55,12 +56,14 @@ async def sample_once(
     observe: Observer,
     *,
     known: int | None = None,
+    positions: StreamPositions | None = None,
     now: datetime | None = None,
     bounds: GaugesBounds = BOUNDS,
 ) -> int:
     """Emit one Sampled, which says also that Redis does not answer; returns the backlog.
 
-    `known`: a backlog that need not be counted again; `now`: instead of Postgres's clock, for tests.
+    `known`: a backlog that need not be counted again; `positions`: what earlier samples learned of the
+    stream; `now`: instead of Postgres's clock, for tests.
     Raises SessionLost or psycopg.Error.
     """
     bound = bounds.backlog if known is None else 0
@@ -70,7 +73,7 @@ async def sample_once(
     alive = await fetch(load("status_dispatchers"), None)
     length, lags, error = None, {}, None
     try:
-        seen = await read_stream_info(redis, stream) if redis is not None else None
+        seen = await read_stream_info(redis, stream, positions) if redis is not None else None
         if seen is not None:
             length, lags = seen.length, {group.name: group.lag for group in seen.groups[: bounds.groups]}
     except NoPermissionError:
@@ -110,7 +113,7 @@ async def run(
     `redis_url` is called before each sample, so that a rotated password is used without a restart; it gives "" when no
     event goes to the stream.
     """
-    url, redis = "", None
+    url, redis, positions = "", None, StreamPositions()
     current_url: str | None = None
     backlog: int | None = None
     count_at = 0.0
@@ -120,11 +123,12 @@ async def run(
             with suppress(Misconfigured):  # a secret's file is gone or half written: go on with what there is
                 if (current_url := redis_url()) and (current_url != url or redis is None):
                     url, redis = current_url, await _replaced(redis, current_url, name)
+                    positions = StreamPositions()
             # Postgres away or too busy: the age of the last sample says so, and the next may succeed.
             with suppress(SessionLost, psycopg.Error):
                 if redis is not None or current_url == "":
                     known = backlog if began < count_at else None
-                    backlog = await sample_once(fetch, redis, stream, observe, known=known)
+                    backlog = await sample_once(fetch, redis, stream, observe, known=known, positions=positions)
                     if known is None:
                         count_at = time.monotonic() + timing.rest * (time.monotonic() - began)
             await anyio.sleep(timing.every_s)

@@ -7,6 +7,7 @@ import pytest
 
 from dispatcher.core.events import BackpressureChanged, Claimed, Settled
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
+from dispatcher.infra.redis.info import read_stream_info
 from dispatcher.upkeep.backpressure import Backpressure
 from tests.support.rows import STREAM, insert_events, statuses
 from tests.support.tap import Tap
@@ -99,13 +100,54 @@ async def redis_connection(redis_url: str) -> AsyncIterator[RedisConnection]:
     redis_connection.close()
 
 
-async def test_a_group_whose_lag_redis_cannot_tell(redis_connection, redis, tap: Tap):
-    """Made at an id in the middle, or after an XDEL: it counts as having all to read until it is at the end."""
-    ids = [await redis.xadd(STREAM, {"n": n}) for n in range(100)]
+@pytest.mark.promise("trimming")
+@pytest.mark.parametrize("place", ["$", 300, 19_700, 10_000], ids=str)
+async def test_a_group_whose_lag_redis_cannot_tell_is_counted(redis_connection, redis, tap: Tap, place):
+    """Made at `$` or at an id in the middle of a stream that was trimmed: nothing is held back but for a slow one."""
+    async with redis.pipeline(transaction=False) as adding:
+        for n in range(30_000):
+            adding.xadd(STREAM, {"n": n}, maxlen=20_000, approximate=False)
+        ids = (await adding.execute())[10_000:]
+    await redis.xgroup_create(STREAM, "search", id=place if place == "$" else ids[-place - 1])
+    pressure = Backpressure(redis_connection, stream=STREAM, maxlen=20_000, deadline_s=30.0, observe=tap)
+    real = 0 if place == "$" else place
+    for _ in range(54):
+        await redis.xadd(STREAM, {"n": 1})
+    held = real + 54 >= 18_000
+    assert (await pressure.allowance() == 0) == held
+    assert tap.all(BackpressureChanged) == ([BackpressureChanged(True, "search", real + 54)] if held else [])
+    await redis.xreadgroup("search", "me", {STREAM: ">"}, count=real + 54 - 10)
+    await redis.xdel(STREAM, ids[-1])
+    pressure._look_at = 0.0
+    assert await pressure.allowance() > 0
+    [group] = (await read_stream_info(redis, STREAM)).groups
+    assert group.lag == 10
+
+
+async def test_after_an_xdel_it_is_counted(redis_connection, redis, tap: Tap):
+    ids = [await redis.xadd(STREAM, {"n": n}) for n in range(1000)]
+    await redis.xgroup_create(STREAM, "group", id="0")
+    await redis.xreadgroup("group", "me", {STREAM: ">"}, count=950)
+    await redis.xdel(STREAM, ids[500], ids[980])
+    assert [group["lag"] for group in await redis.xinfo_groups(STREAM)] == [None]
+    pressure = Backpressure(redis_connection, stream=STREAM, maxlen=1000, deadline_s=30.0, observe=tap)
+    assert await pressure.allowance() > 0
+    assert tap.all(BackpressureChanged) == []
+    assert [group.lag for group in (await read_stream_info(redis, STREAM)).groups] == [49]
+
+
+async def test_what_was_counted_once_is_remembered(redis_connection, redis, tap: Tap):
+    """A slow group in the middle: each look reads only what the group has read since the last one."""
+    ids = [await redis.xadd(STREAM, {"n": n}) for n in range(1000)]
     await redis.xgroup_create(STREAM, "middle", id=ids[50])
-    pressure = Backpressure(redis_connection, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap)
+    pressure = Backpressure(redis_connection, stream=STREAM, maxlen=1000, deadline_s=30.0, observe=tap)
     assert await pressure.allowance() == 0
-    assert tap.seen == [BackpressureChanged(True, "middle", 100)]
+    assert tap.seen == [BackpressureChanged(True, "middle", 949)]
+    await redis.config_resetstat()
+    for _ in range(10):
+        assert await pressure.allowance() == 0
+    read = (await redis.info("commandstats")).get("cmdstat_xrange", {"calls": 0})["calls"]
+    assert read <= 2
     await redis.xreadgroup("middle", "me", {STREAM: ">"}, count=1000)
     assert await pressure.allowance() > 0
     assert tap.seen[1:] == [BackpressureChanged(False, "middle", 0)]

@@ -1,6 +1,5 @@
 """What Redis says of a stream and its consumer groups."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +7,8 @@ import anyio
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
+
+from dispatcher.infra.redis.positions import PAGE, StreamPositions
 
 REDIS_DEADLINE_S = 2.0
 
@@ -35,24 +36,23 @@ def fields_of(pairs: list[Any]) -> dict[str, Any]:
     return {name.decode(errors="replace"): value for name, value in zip(pairs[::2], pairs[1::2], strict=False)}
 
 
-def group_lag(group: Mapping[str, Any], stream: Mapping[str, Any]) -> int:
-    """Entries a group has yet to read, at most, where the server cannot tell exactly.
+COUNTED = 10_000  # entries that are read at most to learn what one group has to read, for what is only shown
 
-    It cannot after an XDEL, and for a group made at an id in the middle. `group` and `stream` as XINFO gives them.
+
+async def read_stream_info(redis: Redis, name: str, positions: StreamPositions | None = None) -> StreamInfo:
+    """The stream's length and its groups, those that lag most first. Raises RedisError, OSError or TimeoutError.
+
+    `positions`: what earlier looks at this stream have learned.
     """
-    if (lag := group.get("lag")) is not None:
-        return int(lag)
-    if _stream_id(group["last-delivered-id"]) >= _stream_id(stream["last-generated-id"]):
-        return 0
-    unread = int(stream["length"])
-    added, read = stream.get("entries-added"), group.get("entries-read")
-    if added is not None and read is not None:
-        unread = min(unread, max(0, int(added) - int(read)))
-    return unread
+    known = positions if positions is not None else StreamPositions()
 
+    async def read_ids(begin: str, end: str) -> list[str] | None:
+        try:
+            found = await redis.xrange(name, begin, end, PAGE)
+        except ResponseError:
+            return None  # our user may not read: what is shown is more than there may be
+        return [_text(stream_id) for stream_id, _ in found]  # type: ignore[union-attr,arg-type]
 
-async def read_stream_info(redis: Redis, name: str) -> StreamInfo:
-    """The stream's length and its groups, those that lag most first. Raises RedisError, OSError or TimeoutError."""
     with anyio.fail_after(REDIS_DEADLINE_S):
         length = int(await redis.xlen(name))
         try:
@@ -60,13 +60,14 @@ async def read_stream_info(redis: Redis, name: str) -> StreamInfo:
             # XINFO STREAM carries whole payloads, of the first and the last entry: only when there is no other way.
             unclear = any(group.get("lag") is None for group in found)
             stream = await redis.xinfo_stream(name) if unclear else {}
+            lags = [await known.unread(group, stream, read_ids, matters=0, most=COUNTED) for group in found]
         except ResponseError as error:
             if "no such key" not in str(error).lower():
                 raise
             return StreamInfo(0, ())
     groups = [
-        GroupInfo(_text(group["name"]), group_lag(group, stream), int(group["pending"]), int(group["consumers"]))
-        for group in found
+        GroupInfo(_text(group["name"]), lag, int(group["pending"]), int(group["consumers"]))
+        for group, lag in zip(found, lags, strict=True)
     ]
     return StreamInfo(length, tuple(sorted(groups, key=lambda group: (-group.lag, group.name))))
 
@@ -77,11 +78,6 @@ def describe_failure(failure: BaseException) -> str:
         return "no answer in time"
     code = str(failure).split(" ", 1)[0]
     return f"{type(failure).__name__} {code}" if isinstance(failure, ResponseError) else type(failure).__name__
-
-
-def _stream_id(text: bytes | str) -> tuple[int, int]:
-    milliseconds, _, sequence = _text(text).partition("-")
-    return int(milliseconds), int(sequence or 0)
 
 
 def _text(value: bytes | str) -> str:

@@ -6,13 +6,15 @@ refused. CONFIG GET, which needs another right, is used where it is granted.
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
+from dispatcher.infra.redis.info import COUNTED, fields_of
+from dispatcher.infra.redis.positions import PAGE, StreamPositions
 from dispatcher.infra.redis.stream_end import ask_elsewhere
 from dispatcher.ops.doctor import redis_durability
 
@@ -35,6 +37,7 @@ class RedisFacts:
     info: dict[str, str]
     replies: dict[str, Any]
     ahead_s: float | None  # how far its clock is ahead of this machine's
+    groups: tuple[tuple[dict[str, Any], int], ...] = ()  # the fields of each group, and what it has to read
 
 
 async def look_at_redis(
@@ -51,6 +54,7 @@ async def look_at_redis(
         return [bad("redis", str(error), remedy)], None
     try:
         facts = await _ask(connection, stream)
+        facts = replace(facts, groups=await _groups(connection, facts, stream))
         told = await ask_elsewhere(connection, facts.info.get("run_id", ""))
     finally:
         connection.close()
@@ -82,6 +86,27 @@ def _identity(told: str) -> Finding:
     said = "connections are told different run ids: a loss of entries behind it is not noticed"
     remedy = "point REDIS_URL at Redis itself, not at a proxy; with a failover under way, run it again"
     return warning("redis-identity", said, remedy)
+
+
+async def _groups(
+    connection: RedisConnection, facts: RedisFacts, stream: str
+) -> tuple[tuple[dict[str, Any], int], ...]:
+    """Each consumer group and what it has to read; counted, within bounds, where Redis does not tell."""
+
+    async def read_ids(begin: str, end: str) -> list[str] | None:
+        [page] = await connection.send([("XRANGE", stream, begin, end, "COUNT", str(PAGE))], DEADLINE_S)
+        return [stream_id.decode() for stream_id, _ in page] if isinstance(page, list) else None
+
+    found, about = facts.replies["XINFO"], facts.replies["XINFO STREAM"]
+    if not isinstance(found, list) or not isinstance(about, list):
+        return ()
+    positions, of_stream = StreamPositions(), fields_of(about)
+    return tuple(
+        [
+            (group, await positions.unread(group, of_stream, read_ids, matters=0, most=COUNTED))
+            for group in map(fields_of, found)
+        ]
+    )
 
 
 async def _ask(connection: RedisConnection, stream: str) -> RedisFacts:

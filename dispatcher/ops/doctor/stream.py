@@ -6,7 +6,6 @@ from typing import Any
 from dispatcher.core.decide import Refused
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.pacing import HOLD_BACK_AT
-from dispatcher.infra.redis.info import fields_of, group_lag
 from dispatcher.ops.doctor.redis import RedisFacts
 
 LAGS = 0.5  # share of MAXLEN
@@ -34,19 +33,17 @@ def stream_type(facts: RedisFacts, name: str) -> Finding:
 
 def groups(facts: RedisFacts, name: str, maxlen: int) -> Iterator[Finding]:
     """One finding a group, the slowest first; one finding when there is no group."""
-    found, about = facts.replies["XINFO"], facts.replies["XINFO STREAM"]
+    found = facts.replies["XINFO"]
     if isinstance(found, Refused) and "no such key" not in found.text:
         if not found.text.startswith("WRONGTYPE"):
             yield unknown(
                 "groups", f"could not be asked: {found.text.split(' ', 1)[0]}", f"ACL SETUSER <user> ~{name} +xinfo"
             )
         return
-    each = [fields_of(group) for group in found] if isinstance(found, list) else []
-    if not each:
+    if not facts.groups:
         yield ok("groups", "no consumer group: what a reader without one misses, MAXLEN trims unseen")
         return
-    stream = fields_of(about) if isinstance(about, list) else {}
-    lags = sorted(((group_lag(group, stream), group) for group in each), key=lambda pair: -pair[0])
+    lags = sorted(((lag, group) for group, lag in facts.groups), key=lambda pair: -pair[0])
     for lag, group in lags:
         yield _group(group["name"].decode(errors="replace"), lag, group, maxlen)
 

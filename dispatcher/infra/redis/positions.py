@@ -1,0 +1,98 @@
+"""How much a consumer group has to read, also where Redis does not tell.
+
+Redis tells no lag of a group that was made at `$` or in the middle, nor after an XDEL, until it has read to the end.
+Then what is known is put together: at this entry id, so many entries had been added. What is between is counted.
+"""
+
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from dispatcher.core.incarnation import id_after, stream_order
+
+PAGE = 100  # entries read at once, with their payloads: to ask for the ids alone is not possible
+MOST_POINTS = 1000
+
+# Ids of the first entries from one id to another, at most PAGE; None: they cannot be read.
+ReadIds = Callable[[str, str], Awaitable[list[str] | None]]
+
+
+class StreamPositions:
+    """What is remembered of one stream: entry ids, and how many entries had been added by then. For one task."""
+
+    def __init__(self) -> None:
+        self._points: list[tuple[tuple[int, int], int]] = []  # in order
+        self._added = 0
+
+    async def unread(
+        self, group: Mapping[str, Any], stream: Mapping[str, Any], read: ReadIds, *, matters: float, most: int
+    ) -> int:
+        """Entries that the group has yet to read. `group` and `stream`: the fields of XINFO, as bytes or text.
+
+        Exact, or at most so many: below `matters` nothing is counted, and no more than `most` entries are read.
+        """
+        if (lag := group.get("lag")) is not None:
+            return int(lag)
+        reads, ends = _text(group["last-delivered-id"]), _text(stream["last-generated-id"])
+        if stream_order(reads) >= stream_order(ends):
+            return 0
+        length = int(stream["length"])
+        if stream.get("entries-added") is None:
+            return length
+        added = int(stream["entries-added"])
+        self._note(stream, ends, added, length)
+        lower, upper = self._around(reads)
+        first, last = _id(lower[0]), _id(upper[0])
+        bound = min(length, added - lower[1])  # less with each entry that is found before the group's place
+        said = group.get("entries-read")
+        most_unread = bound if said is None else max(0, added - int(said))
+        behind, left = added - upper[1], most
+        begin, middle = id_after(first), id_after(reads)
+        while min(bound, most_unread) >= matters and left > 0 and stream_order(begin) <= stream_order(reads):
+            before, after = await read(begin, reads), await read(middle, last)
+            if before is None or after is None:
+                break
+            left -= len(before) + len(after)
+            bound, behind = bound - len(before), behind + len(after)
+            if len(after) < PAGE:
+                bound = min(bound, behind)
+                break
+            if len(before) < PAGE:
+                break
+            begin, middle = id_after(before[-1]), id_after(after[-1])
+        self._add(reads, added - min(bound, most_unread))
+        return min(bound, most_unread)
+
+    def _note(self, stream: Mapping[str, Any], ends: str, added: int, length: int) -> None:
+        if added < self._added:
+            self._points.clear()  # another stream of the same name
+        self._added = added
+        first = stream.get("first-entry")
+        if first:
+            begins = stream_order(_text(first[0]))
+            gone = [point for point in self._points if point[0] < begins]
+            del self._points[: len(gone)]
+        self._points.insert(0, ((0, 0), added - length))  # before the first that is there
+        self._add(ends, added)
+
+    def _around(self, entry_id: str) -> tuple[tuple[tuple[int, int], int], tuple[tuple[int, int], int]]:
+        at = bisect_right(self._points, stream_order(entry_id), key=lambda point: point[0])
+        return self._points[at - 1], self._points[at]
+
+    def _add(self, entry_id: str, added: int) -> None:
+        key = stream_order(entry_id)
+        at = bisect_right(self._points, key, key=lambda point: point[0])
+        if at and self._points[at - 1][0] == key:
+            self._points[at - 1] = (key, max(added, self._points[at - 1][1]))
+            return
+        self._points.insert(at, (key, added))
+        if len(self._points) > MOST_POINTS:
+            del self._points[1:-1:2]
+
+
+def _id(key: tuple[int, int]) -> str:
+    return f"{key[0]}-{key[1]}"
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

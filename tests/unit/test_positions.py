@@ -1,0 +1,66 @@
+"""What a group has to read, from what Redis tells, what is remembered and what is counted."""
+
+from typing import Any
+
+import pytest
+
+from dispatcher.infra.redis.positions import PAGE, StreamPositions
+
+
+async def no_reading(begin: str, end: str) -> list[str] | None:
+    raise AssertionError("nothing had to be counted")
+
+
+async def forbidden(begin: str, end: str) -> list[str] | None:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("group", "stream", "unread"),
+    [
+        ({"lag": 7}, {}, 7),
+        ({"last-delivered-id": "9-0"}, {"last-generated-id": "9-0", "length": 4}, 0),
+        ({"last-delivered-id": "10-0"}, {"last-generated-id": "9-9", "length": 4}, 0),  # not as text
+        ({"last-delivered-id": "1-0"}, {"last-generated-id": "9-0", "length": 4}, 4),  # Redis before 7
+        (
+            {"lag": None, "last-delivered-id": b"1-0", "entries-read": 7},
+            {"last-generated-id": b"9-0", "length": 400, "entries-added": 400},
+            393,
+        ),
+    ],
+)
+async def test_what_is_told_or_does_not_matter_is_not_counted(
+    group: dict[str, Any], stream: dict[str, Any], unread: int
+) -> None:
+    assert await StreamPositions().unread(group, stream, no_reading, matters=1000, most=1000) == unread
+
+
+async def test_without_the_right_to_read_it_is_the_bound() -> None:
+    group, stream = {"last-delivered-id": "5-0"}, {"last-generated-id": "9-0", "length": 9, "entries-added": 9}
+    assert await StreamPositions().unread(group, stream, forbidden, matters=0, most=1000) == 9
+
+
+async def test_points_bound_a_group_that_moves() -> None:
+    """The newest entries of earlier looks are places whose number is known."""
+    positions = StreamPositions()
+    for newest in (100, 200, 300):
+        stream = {"last-generated-id": f"{newest}-0", "length": newest, "entries-added": newest}
+        await positions.unread({"last-delivered-id": f"{newest - 1}-0"}, stream, forbidden, matters=0, most=1000)
+    assert (
+        await positions.unread({"last-delivered-id": "250-0"}, stream, no_reading, matters=101, most=1000)
+    ) == 100  # more than 200, which had been added by the second look
+
+
+async def test_the_count_is_bounded() -> None:
+    reads: list[int] = []
+
+    async def read(begin: str, end: str) -> list[str] | None:
+        first, last = (int(each.partition("-")[0]) for each in (begin, end))
+        found = [f"{n}-0" for n in range(first + 1, min(last, first + PAGE) + 1)]
+        reads.append(len(found))
+        return found
+
+    stream = {"last-generated-id": "100000-0", "length": 100_000, "entries-added": 100_000}
+    unread = await StreamPositions().unread({"last-delivered-id": "50000-0"}, stream, read, matters=0, most=1000)
+    assert 50_000 <= unread < 100_000
+    assert sum(reads) <= 1000 + 2 * PAGE
