@@ -1,7 +1,6 @@
 """How to reach Postgres, from the settings, and what a session has to find there."""
 
 from dataclasses import replace
-from typing import Literal
 
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.infra.postgres.pooler import PoolerTrial
@@ -24,15 +23,16 @@ class PostgresTargets:
         self._session_name = session_name
         self._checked = False  # a child that is made while we run harms nothing: no reconnect waits for its end
         self._trial = PoolerTrial()
+        self._address = ""  # that was asked for last: no file is read for a message
         self._pooled = settings.listen_url != settings.database_url
 
     def database(self) -> PostgresTarget:
         """The target of lanes and handlers, with the password as it is now."""
-        return self._target("database_url", pooled=self._pooled)
+        return self._target(self._settings.current("database_url"), pooled=self._pooled)
 
     def direct(self) -> PostgresTarget:
         """The target of sessions that need no pooler between: they hold locks and listen."""
-        return self._target("listen_url", pooled=False)
+        return self._target(self._settings.current("listen_url"), pooled=False)
 
     def control(self) -> PostgresTarget:
         """The target of the control session: its short timeout makes it the first to notice a silent network."""
@@ -48,42 +48,42 @@ class PostgresTargets:
             connect_timeout_s=min(target.connect_timeout_s, API_CONNECT_S),
         )
 
-    def _target(self, which: Literal["database_url", "listen_url"], *, pooled: bool) -> PostgresTarget:
+    def _target(self, url: str, *, pooled: bool) -> PostgresTarget:
         s = self._settings
-        return PostgresTarget(
-            s.current(which),
+        target = PostgresTarget(
+            url,
             self._session_name,
             connect_timeout_s=s.connect_timeout_ms / 1000,
             query_timeout_s=s.query_timeout_ms / 1000,
             pooled=pooled,
             trial=self._trial,
         )
+        self._address = target.address()
+        return target
 
     async def check(self, session: Session) -> None:
         """Raises Misconfigured when a table, right or setting is wrong, Unreachable when the server is a standby."""
+        where = self._address
         [(standby, isolation)] = await session.fetch(
             "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', "
             "current_setting('transaction_isolation')"
         )
         if standby:
             raise Unreachable(
-                f"Postgres at {self.database().address()} is read-only: a standby, about to be one, or "
+                f"Postgres at {where} is read-only: a standby, about to be one, or "
                 "default_transaction_read_only was set for this role or database"
             )
         if isolation != "read committed":  # a pooler keeps our own setting from it
             raise Misconfigured(
-                f"the role at {self.database().address()} has default_transaction_isolation '{isolation}', with which "
+                f"the role at {where} has default_transaction_isolation '{isolation}', with which "
                 "lost entries would go unnoticed: ALTER ROLE ... SET default_transaction_isolation = 'read committed', "
                 "then RECONNECT in the pooler"
             )
-        await refuse_unfit(session, f"Postgres at {self.database().address()}", children=not self._checked)
+        await refuse_unfit(session, f"Postgres at {where}", children=not self._checked)
         if gone := await missing(session):
-            raise Misconfigured(
-                f"Postgres at {self.database().address()} lacks {', '.join(gone)}: run `dispatcher migrate` first"
-            )
+            raise Misconfigured(f"Postgres at {where} lacks {', '.join(gone)}: run `dispatcher migrate` first")
         if denied := [what for (what,) in await session.fetch(load("rights"))]:
             raise Misconfigured(
-                f"the role at {self.database().address()} lacks {'; '.join(denied)}: "
-                "grant it the role outbox_dispatcher (sql/roles.sql)"
+                f"the role at {where} lacks {'; '.join(denied)}: grant it the role outbox_dispatcher (sql/roles.sql)"
             )
         self._checked = True

@@ -15,7 +15,8 @@ from typing import Literal
 
 from aiohttp import web
 
-from dispatcher.core.errors import Misconfigured
+from dispatcher.core.errors import Misconfigured, Unreachable
+from dispatcher.infra.asked import Asked
 from dispatcher.sidecar.errors import HttpHandler, Refusal
 
 TOKEN_S = 1.0  # the token's file is read at most once in so long: a flood of requests must not be a flood of reads
@@ -58,7 +59,7 @@ class AccessControl:
         listens_on: str = "0.0.0.0",  # noqa: S104 -- the careful assumption
         hosts: Sequence[str] = (),
     ) -> None:
-        self._read_token = token
+        self._asked = Asked(token)
         self._token_s = token_s
         self._loopback = is_loopback(listens_on)
         self._added = [host.lower() for host in hosts]
@@ -70,11 +71,10 @@ class AccessControl:
     async def middleware(self, request: web.Request, handler: HttpHandler) -> web.StreamResponse:
         """Let the request through, or raise Refusal."""
         if (zone := zone_of(request.path)) != "open":
-            self._check(request, zone)
+            self._check(request, zone, await self._current_token())
         return await handler(request)
 
-    def _check(self, request: web.Request, zone: Zone) -> None:
-        token = self._current_token()
+    def _check(self, request: web.Request, zone: Zone, token: str | None) -> None:
         if token is None and not self._loopback:
             raise Refusal(403, OFF)
         self._check_host(request)
@@ -84,12 +84,12 @@ class AccessControl:
             if request.method not in SAFE:
                 self._check_origin(request)
 
-    def _current_token(self) -> str | None:
+    async def _current_token(self) -> str | None:
         now = monotonic()
         if self._read_at is None or now - self._read_at > self._token_s:
             try:
-                self._token = self._read_token()
-            except Misconfigured:
+                self._token = await self._asked.get()
+            except (Misconfigured, Unreachable):
                 # The old one may have been revoked: nobody is let in until there is a file again.
                 raise Refusal(503, "the file with the API's token cannot be read now", {"Retry-After": "1"}) from None
             self._read_at = now

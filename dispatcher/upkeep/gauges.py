@@ -18,9 +18,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError
 
-from dispatcher.core.errors import Misconfigured, SessionLost
+from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
 from dispatcher.core.events import Observer, Sampled
 from dispatcher.core.process_state import RunningDispatcher
+from dispatcher.infra.asked import Asked
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.redis.connection import RedisTarget
 from dispatcher.infra.redis.info import REDIS_DEADLINE_S, describe_failure, read_stream_info
@@ -113,6 +114,7 @@ async def run(
     `redis_url` is called before each sample, so that a rotated password is used without a restart; it gives "" when no
     event goes to the stream.
     """
+    asked = Asked(redis_url)
     url, redis, positions = "", None, StreamPositions()
     current_url: str | None = None
     backlog: int | None = None
@@ -120,8 +122,8 @@ async def run(
     try:
         while True:
             began = time.monotonic()
-            with suppress(Misconfigured):  # a secret's file is gone or half written: go on with what there is
-                if (current_url := redis_url()) and (current_url != url or redis is None):
+            with suppress(Misconfigured, Unreachable):  # a file is gone or half written: go on with what there is
+                if (current_url := await asked.get()) and (current_url != url or redis is None):
                     url, redis = current_url, await _replaced(redis, current_url, name)
                     positions = StreamPositions()
             # Postgres away or too busy: the age of the last sample says so, and the next may succeed.

@@ -142,7 +142,8 @@ class RedisLossAudit:
             shrank = isinstance(length, int) and length < self._length / 2
             self._length = length if isinstance(length, int) else 0
             if same and (shrank or looks % NOTE_EVERY == 0):
-                same = await self._note(connection, incarnation)
+                # All must leave for the server that the settings name now, or two would hold parts of the stream.
+                same = not await connection.leads_elsewhere() and await self._note(connection, incarnation)
             if not same:
                 connection.distrust(incarnation)
                 self._wake()  # or a relay that sleeps would not find out what was lost

@@ -12,6 +12,7 @@ import anyio
 import psycopg
 
 from dispatcher.core.errors import DispatcherError, SessionLost, Unreachable
+from dispatcher.infra.asked import Asked
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -33,7 +34,7 @@ class LazySession:
     def __init__(
         self, target: Callable[[], PostgresTarget], purpose: str, *, prepare: Callable[[Session], Awaitable[None]]
     ) -> None:
-        self._target = target
+        self._target = Asked(target)
         self._purpose = purpose
         self._prepare = prepare
         self._turn = anyio.Lock()  # its holder may use and replace the session
@@ -89,7 +90,7 @@ class LazySession:
         return self._session
 
     async def _opened(self) -> Session:
-        session = await connect(self._target(), self._purpose)
+        session = await connect(await self._target.get(), self._purpose)
         try:
             await self._prepare(session)
         except (SessionLost, psycopg.Error) as error:

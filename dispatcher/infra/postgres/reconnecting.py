@@ -10,6 +10,7 @@ from anyio.abc import TaskStatus
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
+from dispatcher.infra.asked import Asked
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -31,7 +32,7 @@ class ReconnectingSession:
     """
 
     def __init__(self, target: PostgresTarget | Callable[[], PostgresTarget], purpose: str, *, rng: Random) -> None:
-        self._target = target
+        self._target = Asked(target) if callable(target) else target
         self._purpose = purpose
         self._rng = rng
         self._prepare: list[PrepareSession] = []
@@ -90,7 +91,7 @@ class ReconnectingSession:
                 await session.close()
 
     async def _open(self) -> Session:
-        target = self._target() if callable(self._target) else self._target
+        target = await self._target.get() if isinstance(self._target, Asked) else self._target
         session = await connect(target, self._purpose)
         try:
             for step in self._prepare:

@@ -12,6 +12,7 @@ import anyio
 from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.infra.asked import Asked
 from dispatcher.infra.redis.pipe import Command, Pipe
 from dispatcher.infra.redis.target import RedisTarget as RedisTarget
 
@@ -49,7 +50,8 @@ class RedisConnection:
         connect_timeout_s: float,
         on_lost: Callable[[str], None],
     ) -> None:
-        self._target = target
+        self._target = Asked(target) if callable(target) else target
+        self._connected_to: RedisTarget | None = None  # written by connect()
         self._name = client_name(name)
         self._stream = stream
         self._connect_timeout_s = connect_timeout_s
@@ -123,7 +125,7 @@ class RedisConnection:
         """
         self.close()
         self.set_incarnation(None)
-        target = self._target() if callable(self._target) else self._target
+        target = await self._wanted()
         where = f"Redis at {target.address()}"
         try:
             with anyio.fail_after(self._connect_timeout_s):
@@ -145,7 +147,18 @@ class RedisConnection:
             raise Unreachable(f"{where} is unreachable ({reason})") from None
         if pipe.wrong_server is not None:
             raise Unreachable(f"{where}: {pipe.wrong_server}")
-        self._pipe = pipe
+        self._pipe, self._connected_to = pipe, target
+
+    async def _wanted(self) -> RedisTarget:
+        return await self._target.get() if isinstance(self._target, Asked) else self._target
+
+    async def leads_elsewhere(self) -> bool:
+        """Whether the settings name another server by now than the one this connection was made to."""
+        try:
+            wanted, ours = await self._wanted(), self._connected_to
+        except DispatcherError:  # a file is gone or half written
+            return False
+        return ours is not None and wanted.address() != ours.address()
 
     async def _open(self, target: RedisTarget, lost: Callable[[Pipe, str], None]) -> Pipe:
         loop = asyncio.get_running_loop()
@@ -199,7 +212,9 @@ class RedisConnection:
 
     async def run_id_elsewhere(self) -> str | None:
         """The run id that one more connection is told, opened and closed for this; None: it could not be asked."""
-        target = self._target() if callable(self._target) else self._target
+        target = self._connected_to
+        if target is None:
+            return None
         try:
             with anyio.fail_after(self._connect_timeout_s):
                 pipe = await self._open(target, lambda _, why: None)

@@ -1,9 +1,9 @@
 """The event loop of a process with handlers: a task that an async handler starts cannot end it."""
 
-import asyncio
+from dispatcher.infra.event_loop import EventLoop
 
 
-class HandlerLoop(asyncio.SelectorEventLoop):
+class HandlerLoop(EventLoop):
     """Goes on after SystemExit and KeyboardInterrupt of a task or callback, while `handlers_run`.
 
     asyncio lets these two end the loop from any task, also from one that a handler has started (in a TaskGroup, say)

@@ -76,7 +76,7 @@ class SinkGate:
                 return True
             began = monotonic()
             try:
-                if not self.connection.up:
+                if not self.connection.up or await self.connection.leads_elsewhere():
                     await self.connection.connect()
                 verify = self._verify
                 incarnation = await verify(self.connection) if verify else RedisIncarnation(self._stream)
