@@ -77,6 +77,9 @@ def replay(
     dispatcher replay --since 2025-06-01T12:00:00Z --until 2025-06-01T12:30:00Z --event-type order.created
 
     Times are when a row was sent, by Postgres's clock; one without an offset is UTC.
+
+    Exit code 1 when an event named by --event-id was not replayed (pruned, dead, unknown or skipped); each is named
+    with the reason. One that is on its way already does not count.
     """
     selection = Selection(since, until, event_types, aggregate_types, aggregate_ids, event_ids)
     if not selection.bounded and not everything:
@@ -89,6 +92,8 @@ def replay(
     found = anyio.run(_find, where, selection)
     if not as_json or not (yes or dry_run):
         click.echo(_summary(found), err=as_json)
+    for each in found.unsent:
+        click.echo(f"Not replayed: {each.event_id}: {each.why}", err=True)
     if found.ids and not dry_run and not yes and not click.confirm("Publish them again?", err=as_json):
         click.echo("Nothing was replayed.", err=as_json)  # asked with no event loop running, so that Ctrl-C ends it
         return 1
@@ -99,7 +104,8 @@ def replay(
         click.echo(f"Replayed {run.replayed} rows.")
         if run.skipped:
             click.echo(f"Skipped {run.skipped} rows: somebody locked, replayed or deleted them meanwhile.")
-    return 0
+    skipped = run is not None and run.skipped > 0 and bool(event_ids)
+    return int(skipped or any(not each.coming for each in found.unsent))
 
 
 async def _find(where: PostgresTarget, selection: Selection) -> Found:
@@ -126,7 +132,9 @@ def _as_text(found: Found, run: ReplaySession | None, *, dry_run: bool) -> str:
     """One JSON object."""
     sent = {"oldest": found.oldest and iso(found.oldest), "newest": found.newest and iso(found.newest)}
     done = {"replayed": run.replayed if run else 0, "skipped": run.skipped if run else 0}
-    return json.dumps({"dry_run": dry_run, "matched": len(found.ids), **sent, **done})
+    unsent = [{"event_id": str(each.event_id), "why": each.why, "coming": each.coming} for each in found.unsent]
+    named = {"not_replayed": unsent} if unsent else {}
+    return json.dumps({"dry_run": dry_run, "matched": len(found.ids), **sent, **done, **named})
 
 
 def _summary(found: Found) -> str:

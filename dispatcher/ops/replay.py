@@ -35,10 +35,19 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsent:
+    """A named event that is not replayed, and why. `coming`: it is published anyway."""
+
+    event_id: UUID
+    why: str
+    coming: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """The ids of the rows that match, as they were at `at`. Times are in UTC; None when no row matches.
 
-    `marks`: one a row; another mark says that the row was sent again since.
+    `marks`: one a row; another mark says that the row was sent again since. `unsent`: the named events without a match.
     """
 
     ids: Sequence[int]
@@ -46,6 +55,7 @@ class Found:
     oldest: datetime | None
     newest: datetime | None
     at: datetime
+    unsent: Sequence[Unsent] = ()
 
 
 class ReplaySession(OperatorSession):
@@ -66,7 +76,7 @@ class ReplaySession(OperatorSession):
             since, until = _moment(selection.since, now), _moment(selection.until, now)
             if since is not None and until is not None and since >= until:
                 raise Misconfigured(f"--since ({iso(since)}) must be earlier than --until ({iso(until)})")
-            [(at, oldest, newest, ids, marks)] = await self.session.fetch(
+            [(at, oldest, newest, ids, marks, matching)] = await self.session.fetch(
                 load("replay_find"),
                 {
                     "since": since,
@@ -77,7 +87,10 @@ class ReplaySession(OperatorSession):
                     "event_ids": list(selection.event_ids) or None,
                 },
             )
-        return Found(ids or (), marks or (), _moment(oldest, at), _moment(newest, at), at.astimezone(UTC))
+            missing = sorted(set(selection.event_ids) - set(matching or ()))
+            became = await self.session.fetch(load("replay_unsent"), {"event_ids": missing}) if missing else []
+        unsent = [_unsent(*row) for row in became]
+        return Found(ids or (), marks or (), _moment(oldest, at), _moment(newest, at), at.astimezone(UTC), unsent)
 
     async def put_back(self, found: Found, progress: Callable[[int], None], *, batch_rows: int = 1000) -> None:
         """Set the rows back to pending, a batch a transaction. `progress` gets the number of rows of each batch."""
@@ -90,6 +103,16 @@ class ReplaySession(OperatorSession):
                 self.replayed += len(done)
                 self.skipped += len(batch) - len(done)
                 progress(len(batch))
+
+
+def _unsent(event_id: UUID, status: str | None, dead_letter: bool) -> Unsent:
+    if status in ("pending", "picked", "retry"):
+        return Unsent(event_id, f"its row is '{status}': it is published anyway", coming=True)
+    if status == "sent":
+        return Unsent(event_id, "it was sent, but does not match the other options")
+    if status == "dead" or dead_letter:
+        return Unsent(event_id, f"it is dead: `dispatcher dlq retry {event_id}` publishes it")
+    return Unsent(event_id, "there is no row of it: it was pruned (OUTBOX_RETENTION_DAYS), or is not of this outbox")
 
 
 def _moment(moment: Moment | None, now: datetime) -> datetime | None:

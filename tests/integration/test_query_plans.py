@@ -50,6 +50,7 @@ MAY_TOUCH = {
     "prune_outbox": 2 * WINDOW,  # one window, of which nothing is old: test_retention has the rest
     "prune_dlq": 0,
     "replay": 3 * BATCH,
+    "replay_unsent": 2 * BATCH,
     "dead_list": 2 * (100 + 1000),  # no further than the page, once from the rows and once beside the copies
     "dead_show": 2,
     "dead_stats": 1000 + 1000,  # every dead row, and beside every copy; a person asks

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -320,3 +321,26 @@ async def test_a_time_range_reads_its_part_of_the_table(database_url, db):
         plan = plan["Plans"][0]
     assert plan["Actual Rows"] == 20_000
     assert plan["Rows Removed by Index Recheck"] + plan.get("Rows Removed by Filter", 0) < 5_000
+
+
+async def test_an_event_that_is_not_replayed_is_named_with_the_reason(replay, db):
+    """The runbook deletes the dead stream next: exit code 0 would say that it may."""
+    unknown = str(uuid4())
+    await insert_events(db, event_id=OTHER, status="sent", sent_at=AT)
+    await insert_events(db, status="dead", last_error="x")
+    await insert_events(db, status="retry")
+    _, dead, coming = [str(row["event_id"]) for row in await read_table(db)]
+    code, out, err = await replay("--event-id", unknown, "--event-id", dead, "--event-id", OTHER, "--yes")
+    assert (code, out.splitlines()[-1]) == (1, "Replayed 1 rows.")
+    assert f"Not replayed: {unknown}: there is no row of it: it was pruned" in err
+    assert f"Not replayed: {dead}: it is dead: `dispatcher dlq retry {dead}`" in err
+    code, out, err = await replay("--event-id", coming, "--event-id", OTHER, "--yes")
+    assert (code, out) == (0, "No sent row matches.\n")
+    assert f"Not replayed: {coming}: its row is 'retry': it is published anyway" in err
+    code, out, err = await replay("--event-id", unknown, "--dry-run", "--json")
+    [missing] = json.loads(out)["not_replayed"]
+    assert (code, missing["event_id"], missing["coming"]) == (1, unknown, False)
+    await db.execute("UPDATE messaging.message_outbox SET status = 'sent', sent_at = %s", [AT])
+    code, _, err = await replay("--event-id", OTHER, "--since", "1h", "--yes")
+    assert (code, "does not match the other options" in err) == (1, True)
+    assert (await replay("--event-id", OTHER, "--yes"))[0] == 0
