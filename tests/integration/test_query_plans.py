@@ -51,6 +51,7 @@ MAY_TOUCH = {
     "prune_dlq": 0,
     "replay": 3 * BATCH,
     "replay_unsent": 2 * BATCH,
+    "doctor_durability": 0,
     "dead_list": 2 * (100 + 1000),  # no further than the page, once from the rows and once beside the copies
     "dead_show": 2,
     "dead_stats": 1000 + 1000,  # every dead row, and beside every copy; a person asks
