@@ -106,14 +106,17 @@ def ceiling(
 
 def script() -> str:
     """A pgbench script: a claim that keeps its cursor, and its settle."""
-    claim = _plain(load("claim")).format(
+    claim = _plain(load("claim", split=True)).format(
         now="NULL",
         dispatcher="1",
         claim_id="md5(:token::text)::uuid",
         floor="'0-0'",
         mark="NULL",
-        after_time=":after_time",
-        after_id=":after_id::bigint",
+        fresh_time=":after_time",
+        fresh_id=":after_id::bigint",
+        after_time="'-infinity'",
+        after_id="0",
+        fresh=str(BATCH),
         slots="256",
         limit=str(BATCH),
         most_bytes="1048576",

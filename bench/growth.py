@@ -106,7 +106,9 @@ async def _claims(servers: Rig, settled: int, claims: int) -> Grown:
     before = _pages(servers)
     for _ in range(claims):
         began = perf_counter()
-        batch = await claim(session, claim_id=new_claim_id(), dispatcher=None, limit=BATCH, after=after)
+        batch = await claim(
+            session, claim_id=new_claim_id(), dispatcher=None, limit=BATCH, fresh_limit=BATCH, fresh_after=after
+        )
         claimed = perf_counter()
         outcomes = BatchOutcomes()
         for row in batch.rows:

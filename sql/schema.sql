@@ -360,7 +360,7 @@ CREATE TABLE messaging.message_outbox (
     headers jsonb,
     status text DEFAULT 'pending'::text NOT NULL,
     attempts integer DEFAULT 0 NOT NULL,
-    next_run_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    next_run_at timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
     occurred_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     picked_at timestamp with time zone,
     sent_at timestamp with time zone,
@@ -380,7 +380,7 @@ WITH (fillfactor='44', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_
 
 COMMENT ON TABLE messaging.message_outbox IS 'The outbox: one row an event, inserted by applications, published by dispatchers.';
 
-COMMENT ON COLUMN messaging.message_outbox.id IS 'Number of the row. Rows that are due at the same time are published in this order.';
+COMMENT ON COLUMN messaging.message_outbox.id IS 'Number of the row. Rows that nobody scheduled are published in this order.';
 
 COMMENT ON COLUMN messaging.message_outbox.event_id IS 'Names the event, once in this table. Consumers recognise a second delivery by it.';
 
@@ -400,9 +400,9 @@ COMMENT ON COLUMN messaging.message_outbox.status IS 'pending, picked (claimed),
 
 COMMENT ON COLUMN messaging.message_outbox.attempts IS 'Attempts that failed for a reason of the event''s own; an outage of Redis or Postgres does not count.';
 
-COMMENT ON COLUMN messaging.message_outbox.next_run_at IS 'The event is due from this time on; infinity parks it.';
+COMMENT ON COLUMN messaging.message_outbox.next_run_at IS 'The event is due from this time on; 1970-01-01 UTC: nobody scheduled it, it is due at once; infinity parks it.';
 
-COMMENT ON COLUMN messaging.message_outbox.occurred_at IS 'When the event happened, as its producer says.';
+COMMENT ON COLUMN messaging.message_outbox.occurred_at IS 'When the event happened, as its producer says; how long a row waits that nobody scheduled counts from it.';
 
 COMMENT ON COLUMN messaging.message_outbox.picked_at IS 'When the row was claimed last, or its lease was renewed last.';
 

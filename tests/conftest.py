@@ -27,6 +27,7 @@ pytest_plugins = [
     "tests.support.options",
     "tests.support.servers",
     "tests.support.postgres",
+    "tests.support.clock",
     "tests.support.redis",
     "tests.support.proxy",
     "tests.support.tap",

@@ -69,8 +69,8 @@ def replay(
     """Publish rows again that were sent before, for example because a consumer lost them.
 
     Rows that match every given option go back to 'pending', and a running dispatcher publishes them, each with the
-    event_id it had: consumers that remember event_id, as they should, drop those they know. New events wait until the
-    replayed ones are out. A row that somebody changes at that moment is skipped and counted. Dead rows stay dead.
+    event_id it had: consumers that remember event_id, as they should, drop those they know. New events go out beside
+    the replayed ones. A row that somebody changes at that moment is skipped and counted. Dead rows stay dead.
 
     \b
     dispatcher replay --since 2h --dry-run

@@ -1,6 +1,6 @@
 """How many rows to ask for and from where, how to be woken at which rate, how long to pause."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp, inf
 
 HOLD_BACK_AT = 0.9  # of MAXLEN unread by the slowest group: backpressure begins
@@ -101,6 +101,41 @@ class ArrivalRate:
 
 
 @dataclass(slots=True)
+class FreshShare:
+    """How many rows of a claim may be fresh: fresh rows come first, and must not starve those that fell due.
+
+    While all that a claim may take is fresh, every eighth one keeps a part for the others; every one, while others fill
+    it. Rows that one kind does not use go to the other in either case. Written by one claimer only.
+    """
+
+    others: float = 0.25  # of the rows, while both kinds wait
+    look_every: int = 8  # claims
+    _unseen: int = 0  # claims in a row that had no room for others
+    _others_wait: bool = False
+    _owed: float = 0.0  # rows, to others: a claim for a handler may be of one row
+
+    def limit(self, rows: int) -> int:
+        """Fresh rows that a claim of so many rows may take."""
+        if self._others_wait:
+            self._owed += rows * self.others
+        elif self._unseen >= self.look_every:
+            self._owed = max(1.0, rows * self.others)
+        kept = min(int(self._owed), rows)
+        self._owed -= kept
+        return rows - kept
+
+    def note(self, rows: int, fresh_limit: int, fresh: int, others: int) -> None:
+        """Note what the claim took."""
+        room = rows - fresh
+        if room:
+            self._unseen, self._others_wait = 0, others >= room
+            if fresh < fresh_limit or not self._others_wait:
+                self._owed = 0.0
+        elif not self._others_wait:
+            self._unseen += 1
+
+
+@dataclass(slots=True)
 class PrefetchLimit:
     """How many rows to claim for handlers: as many as have a slot, and as many more as are done in a tenth of a second.
 
@@ -133,7 +168,8 @@ class FilteredScan:
     """Limits how often a filtered claim scans the index from its start.
 
     To pass 100,000 rows that wait for handlers takes 30 ms. So after a scan that took more than `costly_s`, claims look
-    only at what fell due since then, until `rest` times the scan's time has passed. Monotonic seconds.
+    only at what fell due or was inserted since then, until `rest` times the scan's time has passed. What was inserted
+    is told by its id: before a scan, if the one before was costly, the highest id is noted. Monotonic seconds.
     """
 
     costly_s: float = 0.003
@@ -142,10 +178,26 @@ class FilteredScan:
     rest_s: float = 0.0  # how long to begin no scan from the start
     _scanned_at: float = -inf
     _again_at: float = -inf
+    _highest: list[tuple[float, int]] = field(default_factory=list)  # when, and the highest id then; ascending
 
-    def since_s(self, now: float) -> float | None:
-        """Look only at what fell due in the last so many seconds; None: at everything."""
-        return None if now >= self._again_at else now - self._scanned_at + self.slack_s
+    @property
+    def wants_highest(self) -> bool:
+        """Whether the highest id is to be noted before the scan that is about to begin."""
+        return self.rest_s > 0.0
+
+    def note_highest(self, now: float, row_id: int) -> None:
+        """Note the highest id there is."""
+        self._highest.append((now, row_id))
+
+    def since(self, now: float) -> tuple[int, float] | None:
+        """Look only at ids above this one, and at what fell due in the last so many seconds; None: at everything."""
+        if now >= self._again_at:
+            return None
+        while len(self._highest) > 1 and self._highest[1][0] <= self._scanned_at - self.slack_s:
+            del self._highest[0]
+        if not self._highest or self._highest[0][0] > self._scanned_at:
+            return None
+        return self._highest[0][1], now - self._scanned_at + self.slack_s
 
     def note_scan(self, began: float, took_s: float, *, to_the_end: bool) -> None:
         """Note a scan from the start. `to_the_end`: it looked at everything, and did not stop at a full batch."""

@@ -4,6 +4,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+UNSCHEDULED = datetime(
+    1970, 1, 1
+)  # next_run_at of a row that nobody scheduled; UTC; sql/statements/claim.sql has it too
+
 NOT_READ = "!"  # begins what stands for a JSON text that was left in Postgres; then its size in bytes, if that is known
 
 PROCESS_LOST = "ProcessLost"  # begins the error of a row whose process ended under its handler; claim.sql knows it
@@ -24,7 +28,7 @@ class ClaimedRow(NamedTuple):
     """
 
     id: int
-    next_run_at: datetime  # naive, UTC; the claim's order, with id; the keyset cursor
+    next_run_at: datetime  # naive, UTC; the claim's order, with id; the keyset cursor; see `fresh`
     event_id: str
     message_id: str
     event_type: str
@@ -37,6 +41,11 @@ class ClaimedRow(NamedTuple):
     age_s: float  # seconds from when it could first go out to the claim, by Postgres's clock; claim.sql says since when
     suspect: bool = False  # its handler ran when its process ended, last time: it runs alone
 
+    @property
+    def fresh(self) -> bool:
+        """Whether nobody scheduled it: not its producer, no retry, no replay. It is due whatever the clock says."""
+        return self.next_run_at <= UNSCHEDULED
+
 
 class Batch(NamedTuple):
     """What one claim took: its fencing token, its rows in publishing order, and when it was taken."""
@@ -45,3 +54,4 @@ class Batch(NamedTuple):
     rows: list[ClaimedRow]
     floor: str  # the newest stream id known before it was published: its entries come after
     claimed_at: float  # this process's monotonic clock, seconds, when the claim's answer arrived
+    full: bool = False  # there may be more to claim

@@ -21,10 +21,12 @@ class Migration:
 
 
 @cache
-def load(name: str, *, filtered: bool = False) -> str:
-    """The text of sql/statements/<name>.sql. `filtered`: with its lines that begin with `--filtered: `."""
+def load(name: str, *, filtered: bool = False, split: bool = False) -> str:
+    """The text of sql/statements/<name>.sql. `filtered`, `split`: with its lines that begin with `--filtered: ` ..."""
     text = _read(_folder("sql") / "statements" / f"{name}.sql")
-    return re.sub(r"^ +--filtered: " if filtered else r"^ +--filtered: .*\n", "", text, flags=re.MULTILINE)
+    for marker, wanted in (("split", split), ("filtered", filtered)):
+        text = re.sub(rf"^ +--{marker}: " + ("" if wanted else r".*\n"), "", text, flags=re.MULTILINE)
+    return text
 
 
 @cache

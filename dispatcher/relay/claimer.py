@@ -89,14 +89,16 @@ class Claimer:
             await self._failures.tell_and_wait(error, began)
             return None
         if batch.rows:
-            full = len(batch.rows) >= limit
-            self._cursor.advance(batch, full=full)
-            self._observe(Claimed(len(batch.rows), full))
+            self._observe(Claimed(len(batch.rows), batch.full))
         return batch
 
     async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
         while True:
-            after, since_s = self._cursor.start(monotonic())
+            start = self._cursor.start(monotonic(), limit)
+            if self._cursor.wants_highest:
+                began = monotonic()
+                [(highest,)] = await session.fetch(load("highest_id"))
+                self._cursor.note_highest(began, highest)
             claim_id = new_claim_id()
             self.in_flight.add(claim_id)
             try:
@@ -105,12 +107,14 @@ class Claimer:
                     claim_id=claim_id,
                     dispatcher=self._dispatcher_id(),
                     limit=limit,
+                    fresh_limit=start.fresh_limit,
                     slots=self._policy.slots,
-                    after=after,
+                    after=start.after,
+                    fresh_after=start.fresh_after,
                     floor=floor,
                     mark=mark,
                     event_types=self._event_types,
-                    since_s=since_s,
+                    since_s=start.since_s,
                     most_bytes=self._policy.max_payload_bytes,
                 )
             except SessionLost:
@@ -121,9 +125,9 @@ class Claimer:
                 self.finished(claim_id)
                 raise
             if batch.rows:
-                return batch
+                return batch._replace(full=self._cursor.advance(batch, limit, start))
             self.finished(claim_id)
-            if self._cursor.found_nothing(batch):
+            if self._cursor.found_nothing(batch, limit, start):
                 return batch
 
     async def release_uncertain(self, postgres: ReconnectingSession) -> None:

@@ -1,7 +1,12 @@
-"""Where the next claim begins: after the last row of a full batch, at the start, or (filtered) a few seconds back."""
+"""Where the next claim begins: after the last row of a full batch, at the start, or (filtered) a little way back.
 
-from dispatcher.core.pacing import FilteredScan, rest_after
-from dispatcher.core.row import Batch
+There are two places, one for fresh rows and one for those that were scheduled, retried or put back: see claim.sql.
+"""
+
+from typing import NamedTuple
+
+from dispatcher.core.pacing import FilteredScan, FreshShare, rest_after
+from dispatcher.core.row import UNSCHEDULED, Batch
 from dispatcher.stages.claim import FROM_THE_START, ClaimKey, last_key
 
 # Rows that were committed late have older keys: once a second a claim begins at the start. Beside an open snapshot that
@@ -11,51 +16,102 @@ REST = 20.0
 START_AGAIN_AT_MOST_S = 10.0
 
 
+class ClaimStart(NamedTuple):
+    """Where a claim begins. `since_s`: how far back it looks; None: to the start.
+
+    `fresh_limit`: how many rows may be fresh; None: it takes what comes after `after`, fresh rows first.
+    """
+
+    fresh_limit: int | None
+    fresh_after: ClaimKey
+    after: ClaimKey
+    since_s: float | None
+
+
 class ClaimCursor:
     """`filtered`: claims pass over rows of other event types, which may be a long way. Written by its claimer."""
 
     def __init__(self, *, filtered: bool) -> None:
         self._filter = FilteredScan() if filtered else None
+        self._share = FreshShare()
+        self._fresh_after: ClaimKey = FROM_THE_START
         self._after: ClaimKey = FROM_THE_START
         self._from_start_at = 0.0
         self._scan_s = 0.0  # how long the last claim from the start took
-        self._since_s: float | None = None
+        self._whole = True  # the claim that is under way begins at the start of both, and leaves nothing out
 
-    def start(self, now: float) -> tuple[ClaimKey, float | None]:
-        """The key to begin after, and how many seconds back to look (None: to the start). `now`: monotonic seconds."""
+    def start(self, now: float, limit: int) -> ClaimStart:
+        """Where the next claim of so many rows begins. `now`: monotonic seconds."""
         if self._filter is None:
             rest_s = rest_after(self._scan_s, REST, at_most_s=START_AGAIN_AT_MOST_S)
         else:
             rest_s = self._filter.rest_s
-        if self._after is not FROM_THE_START and now - self._from_start_at > max(START_AGAIN_S, rest_s):
-            self._after = FROM_THE_START
-        self._since_s = None
-        if self._after is FROM_THE_START:
+        if not self._at_the_start and now - self._from_start_at > max(START_AGAIN_S, rest_s):
+            self._begin_again()
+        self._whole = self._at_the_start
+        fresh_limit = self._share.limit(limit)
+        if self._whole:
             self._from_start_at = now
-            if self._filter is not None:
-                self._since_s = self._filter.since_s(now)
-        return self._after, self._since_s
+            if self._filter is not None and (since := self._filter.since(now)) is not None:
+                self._whole = False
+                return ClaimStart(fresh_limit, ClaimKey(UNSCHEDULED, since[0]), FROM_THE_START, since[1])
+        if fresh_limit == limit and self._after is FROM_THE_START:
+            return ClaimStart(None, FROM_THE_START, self._fresh_after, None)
+        return ClaimStart(fresh_limit, self._fresh_after, self._after, None)
 
-    def advance(self, batch: Batch, *, full: bool) -> None:
-        """Note a claim's rows. `full`: there were as many as asked for, so more may follow."""
-        self._note_scan(batch, to_the_end=not full)
-        self._after = last_key(batch) if full else FROM_THE_START
+    @property
+    def wants_highest(self) -> bool:
+        """Whether the claim that is about to begin is to be told the highest id: see `note_highest`."""
+        return self._whole and self._filter is not None and self._filter.wants_highest
 
-    def found_nothing(self, batch: Batch) -> bool:
-        """Note an empty claim. False: it began after the start, where rows committed late may be; claim again."""
-        self._note_scan(batch, to_the_end=True)
-        at_the_start = self._after is FROM_THE_START
-        self._after = FROM_THE_START
-        return at_the_start
+    def note_highest(self, now: float, row_id: int) -> None:
+        """Note the highest id of the table, before the claim begins."""
+        if self._filter is not None:
+            self._filter.note_highest(now, row_id)
+
+    def advance(self, batch: Batch, limit: int, start: ClaimStart) -> bool:
+        """Note a claim's rows. Returns whether more may follow: it took as many of one kind as it might."""
+        fresh = [row for row in batch.rows if row.fresh]
+        others = batch.rows[len(fresh) :]  # in the order of next_run_at
+        fresh_limit = limit if start.fresh_limit is None else start.fresh_limit
+        self._share.note(limit, fresh_limit, len(fresh), len(others))
+        more_fresh = len(fresh) >= fresh_limit
+        room = limit - len(fresh)
+        more_others = len(others) >= room
+        self._note_scan(batch, to_the_end=not (more_fresh or more_others))
+        if fresh or not more_fresh:
+            self._fresh_after = last_key(batch._replace(rows=fresh)) if more_fresh else FROM_THE_START
+        if room:
+            self._after = last_key(batch) if more_others else FROM_THE_START
+        return more_fresh or more_others
+
+    def found_nothing(self, batch: Batch, limit: int, start: ClaimStart) -> bool:
+        """Note an empty claim. False: claim again, for it left something out.
+
+        It began after the start, where rows committed late may be, or was to take no fresh row.
+        """
+        fresh_limit = limit if start.fresh_limit is None else start.fresh_limit
+        self._share.note(limit, fresh_limit, 0, 0)
+        self._note_scan(batch, to_the_end=fresh_limit > 0)
+        all_seen = self._at_the_start and fresh_limit > 0
+        self._begin_again()
+        return all_seen
 
     def reset(self) -> None:
         """Look at everything next: old rows were put back. Without a filter a claim after a short one does so."""
         if self._filter is not None:
             self._filter.reset()
-            self._after = FROM_THE_START
+            self._begin_again()
+
+    @property
+    def _at_the_start(self) -> bool:
+        return self._fresh_after is FROM_THE_START and self._after is FROM_THE_START
+
+    def _begin_again(self) -> None:
+        self._fresh_after = self._after = FROM_THE_START
 
     def _note_scan(self, batch: Batch, *, to_the_end: bool) -> None:
-        if self._after is FROM_THE_START and self._since_s is None:
+        if self._whole:
             began = self._from_start_at
             self._scan_s = batch.claimed_at - began
             if self._filter is not None:

@@ -53,8 +53,10 @@ async def claim(
     claim_id: str,
     dispatcher: int | None,
     limit: int,
+    fresh_limit: int | None = None,
     slots: int = 256,
     after: ClaimKey = FROM_THE_START,
+    fresh_after: ClaimKey = FROM_THE_START,
     floor: str | None = "0-0",
     mark: HandlerMark | None = None,
     event_types: EventTypeFilter | None = None,
@@ -62,12 +64,14 @@ async def claim(
     most_bytes: int = ANY_SIZE,
     now: datetime | None = None,
 ) -> Batch:
-    """Take up to `limit` due rows of the first `slots` of 256 slots.
+    """Take up to `limit` due rows of the first `slots` of 256 slots: first fresh ones, then others.
 
-    `floor`: the newest entry id known now, after which a takeover searches for these rows; None: they do not go to the
-    stream, and `mark` says whether their handlers begin at once. `event_types`: only these rows, and with `since_s`
-    only those that fell due in the last so many seconds. A payload of more than `most_bytes` of JSON stays in Postgres
-    (NOT_READ). `now`: instead of Postgres's clock.
+    `fresh_limit`: of these at most so many that nobody scheduled, after the cursor `fresh_after`, while `after` is the
+    cursor of the others; None: `after` is the cursor of all. `floor`: the newest entry id known now, after which a
+    takeover searches for these rows; None: they do not go to the stream, and `mark` says whether their handlers begin
+    at once. `event_types`: only these rows, and with `since_s` of the others only those that fell due in the last so
+    many seconds. A payload of more than `most_bytes` of JSON stays in Postgres (NOT_READ). `now`: instead of
+    Postgres's clock.
     Raises SessionLost (the claim may have been made) or psycopg.Error (it was not made, or was released).
     """
     parameters: dict[str, object] = {
@@ -81,7 +85,14 @@ async def claim(
         "mark": mark,
         "now": now,
     }
-    statement = load("claim", filtered=event_types is not None)
+    split = fresh_limit is not None
+    statement = load("claim", filtered=event_types is not None, split=split)
+    if split:
+        parameters |= {
+            "fresh": fresh_limit,
+            "fresh_time": fresh_after.after_time,
+            "fresh_id": fresh_after.after_id,
+        }
     if event_types is not None:
         parameters |= {"types": list(event_types.types), "handled": event_types.only_these, "since_s": since_s}
     try:

@@ -10,5 +10,5 @@ VALUES (
     %(aggregate_id)s,
     CAST(%(payload)s AS jsonb),
     CAST(%(headers)s AS jsonb),
-    coalesce(CAST(%(next_run_at)s AS timestamptz), clock_timestamp())
+    coalesce(CAST(%(next_run_at)s AS timestamptz), CAST('1970-01-01 00:00:00+00' AS timestamptz)) -- not scheduled: due at once
 )

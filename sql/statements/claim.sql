@@ -1,22 +1,41 @@
--- claim: takes due rows, in order, under a claim of their own.
+-- claim: takes due rows under a claim of their own: fresh ones, which nobody scheduled, in the order of their ids; then those that
+--   were scheduled, retried or put back, in the order in which they fell due.
 -- Parameters: dispatcher (our id in the registry, or NULL), claim_id, floor (the newest entry id that is known; NULL: the rows are
 --   for handlers), mark (of rows for handlers: whether their handlers begin at once, see HandlerMark; NULL: the rows go to the
 --   stream), after_time, after_id (the cursor; time in UTC), slots (only slots below this number), limit (rows), most_bytes (larger
 --   text stays in Postgres), now (NULL: the server's clock).
+-- Parameters in a backlog: fresh (rows, at most, that are fresh), fresh_time, fresh_id (their cursor; the other one is of the others).
 -- Parameters when some event types have handlers: types, handled (true: these types only; false: all others), since_s (NULL, or
 --   only rows that fell due in the last so many seconds: to pass over 100,000 rows of the other types takes 30 ms).
 -- Returns: the columns of ClaimedRow. A row that is missing is not due, is held by another dispatcher, or is in no slot of ours. No
 --   row at all: perhaps Postgres crashed and the stream was not searched yet; rows for handlers are in no stream and do not wait
 --   for that.
 -- Loaded by: dispatcher/stages/claim.py
--- Index: message_outbox_due_idx, from the cursor on.
+-- Index: message_outbox_due_idx, from each cursor on.
+-- Fresh rows have next_run_at 1970-01-01 (core/row.py has it too): they are due whatever the clock says, though it was set back.
+-- The clock is read in subqueries: a function of it would be evaluated for each row, and no index scan could begin or end there.
 -- Times are text in UTC: the earliest time that the table allows is no Python time in a zone west of Greenwich.
 -- The last column is the age in seconds for the latency histogram: since the event was first due; since it occurred, if it failed
--- before; 0 if a plain UPDATE put a sent row back.
+-- before or nobody scheduled it; 0 if a plain UPDATE put a sent row back.
 -- Payload and headers: '!' and the size stand for text of more than most_bytes, or a batch of it would exhaust the dispatcher's memory.
 -- most_bytes NULL: no large one is read, see read_row.sql. Small ones are not measured: that costs a row 0.1 to 1 us.
 -- The array is built once, before the update, so no plan can claim more than the limit; by ctid no index is read twice.
--- Lines marked --filtered belong only to load("claim", filtered=True), when some event types have handlers.
+-- Lines marked --filtered belong only to load("claim", filtered=True), when some event types have handlers, those marked --split to
+-- load("claim", split=True), in a backlog: there each kind has its cursor and its share. Without a backlog one scan is enough.
+    --split: WITH fresh AS MATERIALIZED (SELECT ARRAY(
+    --split:     SELECT d.ctid
+    --split:     FROM ONLY messaging.message_outbox AS d
+    --split:     WHERE NOT d.settled
+    --split:       AND d.status <> 'picked'
+    --split:       AND d.next_run_at <= '1970-01-01 00:00:00+00'
+    --split:       AND (d.next_run_at, d.id) > (%(fresh_time)s::timestamp AT TIME ZONE 'UTC', %(fresh_id)s::bigint)
+    --split:       AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
+    --split:       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken))
+    --split:   --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
+    --split:     ORDER BY d.next_run_at, d.id
+    --split:     LIMIT %(fresh)s
+    --split:     FOR UPDATE SKIP LOCKED
+    --split: ) AS ctids)
 UPDATE ONLY messaging.message_outbox AS o
 SET status = 'picked',
     picked_at = (SELECT coalesce(%(now)s::timestamptz, clock_timestamp())), -- one reading: overdue.sql lists it once
@@ -27,14 +46,16 @@ SET status = 'picked',
         WHEN o.last_error LIKE 'ProcessLost:%%' THEN NULL -- it will run alone, and be marked when it begins
         ELSE %(mark)s
     END
-WHERE o.ctid = ANY (ARRAY(
+WHERE o.ctid = ANY (
+    --split: (SELECT f.ctids FROM fresh AS f) ||
+    ARRAY(
     SELECT d.ctid
     FROM ONLY messaging.message_outbox AS d
     WHERE NOT d.settled
       AND d.status <> 'picked'
-      AND d.next_run_at <= coalesce(%(now)s::timestamptz, clock_timestamp())
+      --split: AND d.next_run_at > '1970-01-01 00:00:00+00'
+      AND d.next_run_at <= (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()))
       AND (d.next_run_at, d.id) > (
-          --filtered: -- A subquery: a function of the clock would be evaluated for each row, and no index scan could begin there.
           --filtered: (SELECT greatest(coalesce(%(now)s::timestamptz, clock_timestamp()) - make_interval(secs => %(since_s)s),
           %(after_time)s::timestamp AT TIME ZONE 'UTC'
           --filtered: ))
@@ -45,6 +66,7 @@ WHERE o.ctid = ANY (ARRAY(
       --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     ORDER BY d.next_run_at, d.id
     LIMIT %(limit)s
+    --split: - (SELECT cardinality(f.ctids) FROM fresh AS f)
     FOR UPDATE SKIP LOCKED
 ))
 RETURNING

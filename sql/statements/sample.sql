@@ -5,8 +5,9 @@
 -- Loaded by: dispatcher/ops/doctor/activity.py, dispatcher/ops/status.py, dispatcher/upkeep/gauges.py
 -- Index: message_outbox_due_idx, in its order: a million entries take 40 ms on a vacuumed table, half a second on one that is not.
 --   Without ORDER BY a bitmap of the whole index would be built first.
--- Overdue is judged on the hundred rows that are due first. A row that was tried counts from when it occurred, any other from when it
--- was due, so that an event scheduled for later is not late, and one whose handler waits for ever is.
+-- Overdue is judged on the hundred fresh rows that come first, and on the hundred others that are due first (see claim.sql). A row
+-- that was tried, or that nobody scheduled, counts from when it occurred, any other from when it was due, so that an event scheduled
+-- for later is not late, and one whose handler waits for ever is.
 SELECT
     (
         SELECT count(*)
@@ -23,12 +24,30 @@ SELECT
         FROM (
             SELECT
                 coalesce(%(now)s::timestamptz, clock_timestamp()) AS now,
-                CASE WHEN o.attempts > 0 OR o.status = 'retry' THEN o.occurred_at ELSE o.next_run_at END AS since
-            FROM ONLY messaging.message_outbox AS o
-            WHERE NOT o.settled
-              AND o.next_run_at < 'infinity' -- parked; Postgres 16 cannot subtract it
-            ORDER BY o.next_run_at, o.id
-            LIMIT 100
+                CASE
+                    WHEN o.attempts > 0 OR o.status = 'retry' OR o.next_run_at <= '1970-01-01 00:00:00+00' THEN o.occurred_at
+                    ELSE o.next_run_at
+                END AS since
+            FROM (
+                (
+                    SELECT d.attempts, d.status, d.occurred_at, d.next_run_at
+                    FROM ONLY messaging.message_outbox AS d
+                    WHERE NOT d.settled
+                      AND d.next_run_at <= '1970-01-01 00:00:00+00'
+                    ORDER BY d.next_run_at, d.id
+                    LIMIT 100
+                )
+                UNION ALL
+                (
+                    SELECT d.attempts, d.status, d.occurred_at, d.next_run_at
+                    FROM ONLY messaging.message_outbox AS d
+                    WHERE NOT d.settled
+                      AND d.next_run_at > '1970-01-01 00:00:00+00'
+                      AND d.next_run_at < 'infinity' -- parked; Postgres 16 cannot subtract it
+                    ORDER BY d.next_run_at, d.id
+                    LIMIT 100
+                )
+            ) AS o
         ) AS t
     ),
     pg_notification_queue_usage()

@@ -24,13 +24,17 @@ pytestmark = pytest.mark.both_versions
 
 WAITING, SETTLED, BATCH, WINDOW = 100_000, 100_000, 256, 1000
 OURS, OVERDUE = new_claim_id(), new_claim_id()
-FILES = sorted([*(path.stem for path in (sqlfiles._folder("sql") / "statements").glob("*.sql")), "claim filtered"])
+CLAIMS = ["claim filtered", "claim split", "claim filtered split"]
+FILES = sorted([*(path.stem for path in (sqlfiles._folder("sql") / "statements").glob("*.sql")), *CLAIMS])
 
 # Rows of message_outbox that one run may touch.
 MAY_TOUCH = {
     "claim": 6 * BATCH,  # passes the rows that are held, locks its batch, updates it
     "claim filtered": 6 * BATCH,  # when the other types have nothing waiting; else pacing.FilteredScan
+    "claim split": 6 * BATCH,
+    "claim filtered split": 6 * BATCH,
     "read_row": 1,
+    "highest_id": 1,
     "renew_claims": 2 * BATCH,
     "settle_sent": 2 * BATCH,
     "settle_retry": 2 * BATCH,
@@ -46,7 +50,7 @@ MAY_TOUCH = {
     "sign_off": WAITING + SETTLED + 2 * BATCH,  # what is unsettled; once a dispatcher
     "crash_since": 2 * (WAITING + 2 * BATCH),  # what is unsettled; after a crash
     "settle_found": 2 * BATCH,
-    "sample": 5000 + 200,  # its own bound, and the first hundred
+    "sample": 5000 + 400,  # its own bound, and the first hundred of each kind
     "prune_outbox": 2 * WINDOW,  # one window, of which nothing is old: test_retention has the rest
     "prune_dlq": 0,
     "replay": 3 * BATCH,
@@ -83,6 +87,9 @@ PARAMETERS: dict[str, object] = {
     "mark": None,
     "after_time": "-infinity",
     "after_id": 0,
+    "fresh_time": "-infinity",
+    "fresh_id": 0,
+    "fresh": BATCH,
     "slots": 256,
     "limit": BATCH,
     "most_bytes": 1_048_576,
@@ -168,7 +175,7 @@ class Planner:
                 names.append(match[1])
             return f"${names.index(match[1]) + 1}"
 
-        statement = sqlfiles.load(name.split(" ")[0], filtered=name.endswith(" filtered"))
+        statement = sqlfiles.load(name.split(" ")[0], filtered=" filtered" in name, split=" split" in name)
         text = re.sub(r"%\((\w+)\)s", number, statement).replace("%%", "%")
         self._arguments[name] = names
         await self._session.script(f'PREPARE "{name}" AS {text}')
@@ -268,7 +275,7 @@ async def test_no_statement_touches_more_than_it_must(session, db, analyzed):
                 found.append(f"{phase}: {name} touches {rows} rows, may {may_touch}; sequential scan: {everything}")
             if name in (
                 "claim",
-                "claim filtered",
+                *CLAIMS,
                 "renew_claims",
                 "settle_sent",
                 "settle_retry",

@@ -1,10 +1,12 @@
 """Batches stay within a budget of memory, pauses within the tick, and the way of being woken follows the rate."""
 
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.pacing import ArrivalRate, BatchSizer, FilteredScan, PollBackoff, PrefetchLimit
+from dispatcher.core.pacing import ArrivalRate, BatchSizer, FilteredScan, FreshShare, PollBackoff, PrefetchLimit
 
 BUDGET = 16 * 1024 * 1024
 batches = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 2**31)), max_size=50)
@@ -154,21 +156,81 @@ def test_quick_handlers_get_some_ahead_and_in_whole_batches() -> None:
 def test_a_short_way_is_walked_from_the_start_each_time() -> None:
     detour = FilteredScan()
     detour.note_scan(100.0, 0.002, to_the_end=True)
-    assert detour.since_s(100.01) is None
+    assert not detour.wants_highest
+    assert detour.since(100.01) is None
+
+
+def looks_back(detour: FilteredScan, now: float) -> list[float]:
+    return list(detour.since(now) or ())
 
 
 def test_a_long_way_is_not_walked_again_for_twenty_times_as_long() -> None:
     detour = FilteredScan()
     detour.note_scan(100.0, 0.5, to_the_end=True)
-    assert detour.since_s(104.0) == pytest.approx(5.0)  # since then, and a second before
-    assert detour.since_s(110.0) is None
-    detour.note_scan(110.0, 0.5, to_the_end=True)
+    assert detour.wants_highest
+    assert detour.since(104.0) is None  # nobody knows yet what is newer than that
+    detour.note_highest(104.0, 7)
+    detour.note_scan(104.0, 0.5, to_the_end=True)
+    assert looks_back(detour, 108.0) == [7, pytest.approx(5.0)]  # since then, and a second before
+    assert detour.since(114.0) is None
+    detour.note_highest(114.0, 9)
+    detour.note_scan(114.0, 0.5, to_the_end=True)
+    assert looks_back(detour, 114.1) == [
+        7,
+        pytest.approx(1.1),
+    ]  # what was inserted a second before it may be committed later
     detour.reset()
-    assert detour.since_s(110.1) is None
+    assert detour.since(114.1) is None
+
+
+def test_what_was_inserted_long_before_a_walk_is_not_passed_again() -> None:
+    detour = FilteredScan()
+    for at, highest in [(100.0, 1), (101.0, 2), (102.0, 3), (102.9, 4), (103.5, 5)]:
+        detour.note_highest(at, highest)
+        detour.note_scan(at, 0.01, to_the_end=True)
+    assert looks_back(detour, 103.6) == [3, pytest.approx(1.1)]
 
 
 def test_a_walk_that_ended_early_leaves_nothing_out() -> None:
     detour = FilteredScan()
+    detour.note_highest(100.0, 7)
     detour.note_scan(100.0, 0.5, to_the_end=False)
-    assert detour.since_s(100.1) is None
+    assert detour.since(100.1) is None
     assert detour.rest_s == 10.0  # but the next one goes on where it ended
+
+
+def claims(share: FreshShare, rows: int, fresh: float, others: float, count: int) -> tuple[int, int, int]:
+    """So many claims of so many rows, of backlogs of fresh and other rows: what was taken, what stayed empty."""
+    took_fresh = took_others = unused = 0
+    for _ in range(count):
+        limit = share.limit(rows)
+        of_fresh = int(min(limit, fresh - took_fresh))
+        of_others = int(min(rows - of_fresh, others - took_others))
+        share.note(rows, limit, of_fresh, of_others)
+        took_fresh, took_others, unused = (
+            took_fresh + of_fresh,
+            took_others + of_others,
+            unused + rows - of_fresh - of_others,
+        )
+    return took_fresh, took_others, unused
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 10, 256, 1000])
+def test_fresh_rows_and_others_starve_each_other_in_no_backlog(rows: int) -> None:
+    took_fresh, took_others, unused = claims(FreshShare(), rows, inf, inf, 400)
+    assert unused == 0
+    assert took_others >= 0.2 * rows * 400
+    assert took_fresh >= 0.6 * rows * 400
+
+
+@pytest.mark.parametrize("rows", [1, 7, 256])
+@pytest.mark.parametrize(("fresh", "others"), [(inf, 0), (0, inf)])
+def test_a_backlog_of_one_kind_has_nearly_all_rows(rows: int, fresh: float, others: float) -> None:
+    took_fresh, took_others, _ = claims(FreshShare(), rows, fresh, others, 900)
+    assert took_fresh + took_others >= (0.96 if rows > 3 else 0.88) * rows * 900
+
+
+def test_one_that_fell_due_waits_for_few_claims() -> None:
+    share = FreshShare()
+    claims(share, 256, inf, 0, 100)
+    assert claims(share, 256, inf, 1, 9)[1] == 1

@@ -20,6 +20,13 @@ FROM pg_catalog.pg_attribute AS a
 JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = 'messaging' AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+UNION ALL
+SELECT c.relname || '.' || a.attname || ' constant'
+FROM pg_catalog.pg_attrdef AS d
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+JOIN pg_catalog.pg_class AS c ON c.oid = d.adrelid
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = 'messaging' AND pg_catalog.pg_get_expr(d.adbin, d.adrelid) LIKE '''%'
 """
 # A child in inheritance that is on another server (relkind f), or partitioned (p), is one too.
 _SHAPES = """
@@ -105,9 +112,12 @@ async def _ask(connection: Asked, sql: str) -> list[tuple[Any, ...]]:
 
 
 def made_by(sql: str) -> set[str]:
-    """What a migration makes: tables, indexes, functions with () behind their names, columns as table.column."""
+    """What a migration makes: tables, indexes, functions with () behind their names, columns as table.column.
+
+    "table.column constant": it has a default that is no expression.
+    """
     made = re.findall(r"^CREATE OR REPLACE (?:FUNCTION|PROCEDURE) messaging\.(\w+)", sql, re.MULTILINE)
-    return _tables(sql) | _indexes(sql) | {f"{name}()" for name in made} | _columns(sql)
+    return _tables(sql) | _indexes(sql) | {f"{name}()" for name in made} | _columns(sql) | _constants(sql)
 
 
 def _tables(sql: str) -> set[str]:
@@ -116,6 +126,11 @@ def _tables(sql: str) -> set[str]:
 
 def _indexes(sql: str) -> set[str]:
     return set(re.findall(r"^CREATE (?:UNIQUE )?INDEX IF NOT EXISTS (\w+)", sql, re.MULTILINE))
+
+
+def _constants(sql: str) -> set[str]:
+    found = re.findall(r"^ALTER TABLE ONLY messaging\.(\w+) ALTER COLUMN (\w+) SET DEFAULT '", sql, re.MULTILINE)
+    return {f"{table}.{column} constant" for table, column in found}
 
 
 def _columns(sql: str) -> set[str]:

@@ -149,7 +149,7 @@ class HandlerRelay:
             self._claimer.choose(event_types)
             began = monotonic()
             batch = await self._claimer.claim(self._postgres, limit, None, self._pool.mark(limit))
-            more = batch is None or len(batch.rows) >= limit
+            more = batch is None or batch.full
             self._take_in(handlers, batch, began)
             if not (batch and batch.rows):
                 with anyio.move_on_after(rest_after(monotonic() - began, REST)):

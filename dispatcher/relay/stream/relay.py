@@ -156,7 +156,7 @@ class StreamRelay:
         if batch is None:
             return None
         written = self._publish(batch, allowance) if batch.rows else None
-        await self._note_claim(len(batch.rows), allowance)
+        await self._note_claim(batch, allowance)
         return written
 
     async def _complete(self, postgres: ReconnectingSession, written: WrittenBatch) -> None:
@@ -231,12 +231,11 @@ class StreamRelay:
             sent = unsent(batch, "the connection was replaced before it")
         return WrittenBatch(batch, sent, allowance.began, suspects)
 
-    async def _note_claim(self, rows: int, allowance: Allowance) -> None:
+    async def _note_claim(self, batch: Batch, allowance: Allowance) -> None:
         """Decide how the next turn wakes, and whether other dispatchers are needed."""
-        full = rows >= allowance.rows
-        self._may_sleep = not full
-        await self._doorbell.note_claim(rows)
-        if full and not allowance.trial:
+        self._may_sleep = not batch.full
+        await self._doorbell.note_claim(len(batch.rows))
+        if batch.full and not allowance.trial:
             await self._doorbell.ring_peers()
 
     async def _release_key_without_sessions(self) -> None:
