@@ -423,7 +423,7 @@ CLIENT = {
     "dispatcher.client.consumer": ("Consumer", "AsyncConsumer", "Group", "Received"),
     "dispatcher.client.inbox": ("create_table", "first_time", "first_time_async", "forget"),
     "dispatcher.client.dedup": ("DedupStore", "AsyncDedupStore", "RedisDedupStore", "AsyncRedisDedupStore"),
-    "dispatcher.handlers": ("handler", "Event", "Wait", "Retry", "Dead", "is_outage"),
+    "dispatcher.handlers": ("handler", "Event", "Wait", "Retry", "Dead"),
 }
 
 

@@ -25,6 +25,7 @@ from dispatcher.client.group import Group
 from dispatcher.client.protocol import GroupReader
 from dispatcher.client.received import Received
 from dispatcher.client.steps import Call, Reconnect, RunHandler, Step, Steps, Wait
+from dispatcher.infra import django_connections
 
 __all__ = ["AsyncConsumer", "Consumer", "Group", "Received"]
 
@@ -87,7 +88,8 @@ class Consumer:
                 return getattr(self._commands, method)(*arguments, **options)
             case RunHandler():
                 try:
-                    return self._run(step, handle)
+                    with django_connections.usable():
+                        return self._run(step, handle)
                 except asyncio.CancelledError as error:  # of a loop of the handler's own; it would end run()
                     raise answers.HandlerCancelled from error
             case Reconnect():
@@ -156,7 +158,8 @@ class AsyncConsumer:
                 return await getattr(self._commands, method)(*arguments, **options)
             case RunHandler():
                 try:
-                    return await self._run(step, handle)
+                    async with django_connections.usable_async():
+                        return await self._run(step, handle)
                 except asyncio.CancelledError as error:
                     task = asyncio.current_task()
                     if task is None or task.cancelling():

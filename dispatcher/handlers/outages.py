@@ -1,6 +1,8 @@
-"""What a handler says of servers that it needs: which of its exceptions mean that one is away."""
+"""Which exceptions of a handler mean that a server it needs is away: those that are known, and those that it names."""
 
 from collections.abc import Callable
+
+from dispatcher.core.outages import is_outage
 
 Outages = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
 
@@ -16,7 +18,9 @@ def check(outages: object) -> str | None:
 
 
 def meets(outages: Outages, error: BaseException) -> bool:
-    """Whether the error is one of these outages. Of a group each error has to be one."""
+    """Whether the error is one of these outages, or one that is known. Of a group each error has to be one."""
+    if is_outage(error):
+        return True
     if isinstance(outages, type | tuple):
         if isinstance(error, BaseExceptionGroup) and not isinstance(error, outages):
             return all(meets(outages, each) for each in error.exceptions)

@@ -15,8 +15,9 @@ OUTAGES: dict[str, known.Outages] = {}  # of those that were registered with som
 def handler(*event_types: str, outages: known.Outages = ()) -> Callable[[F], F]:
     """Handle these event types with the function below. Raises ValueError when one of them has a handler already.
 
-    `outages`: what it raises when a server that it needs is away: exception classes, or a function such as `is_outage`.
-    The event then waits at no cost, and other events of its type with it, until one gets through.
+    `outages`: what it raises when a server that it needs is away: exception classes, or a function that takes the
+    exception; those of database drivers and sockets are known. The event then waits at no cost, and other events of its
+    type with it, until one gets through.
     """
     if wrong := known.check(outages):
         raise ValueError(wrong)

@@ -14,7 +14,7 @@ import pytest
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.events import Handled, HandlerOutage, Sampled, Settled
-from dispatcher.handlers import Dead, Event, Wait, handler, is_outage
+from dispatcher.handlers import Dead, Event, Wait, handler
 from dispatcher.handlers.load import load
 from dispatcher.service.policies import handler_retry_policy
 from dispatcher.settings import Settings
@@ -72,16 +72,16 @@ async def test_an_event_that_waits_for_ever_is_seen_by_its_age(
 
 @pytest.mark.promise("handler-wait")
 @pytest.mark.parametrize("unrouted", ["stream", "dead"])
-@pytest.mark.parametrize("kind", ["thread", "task"])
+@pytest.mark.parametrize(("kind", "known"), [("thread", False), ("task", False), ("thread", True)])
 async def test_a_server_that_is_away_costs_nothing_and_takes_no_slot_from_others(
-    kind: str, unrouted: str, dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db
+    kind: str, known: bool, unrouted: str, dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db
 ) -> None:
     away, calls = True, Counter[str]()
 
     def mail(payload: Any) -> None:
         calls["mail"] += 1
         if away:
-            raise Away
+            raise ConnectionRefusedError if known else Away
 
     async def mail_in_task(payload: Any) -> None:
         async with asyncio.TaskGroup() as group:
@@ -92,7 +92,7 @@ async def test_a_server_that_is_away_costs_nothing_and_takes_no_slot_from_others
     async with dispatcher(handlers=name, unrouted=unrouted, max_attempts=2, max_parallel=3) as running:
         await insert_events(db, 50, event_type="mail")
         opened = await running.tap.next(HandlerOutage)
-        assert opened == HandlerOutage("mail", "Away")
+        assert opened == HandlerOutage("mail", "ConnectionRefusedError" if known else "Away")
         await insert_events(db, 50, event_type="other")
         await running.tap.add_up(Settled, sent=50)
         await running.tap.next(Handled, where=lambda each: each.handled == "outage")
@@ -179,7 +179,10 @@ def test_the_default_pauses_of_a_handler_last_an_hour_and_the_first_is_short() -
 
 
 def test_outages_are_those_of_the_handler_then_those_of_the_module(handlers_module: MakeModule) -> None:
-    @handler("test.own", outages=is_outage)
+    def is_away(error: BaseException) -> bool:
+        return isinstance(error, Away)
+
+    @handler("test.own", outages=is_away)
     def own(payload: Any) -> None: ...
 
     @handler("test.none")
@@ -188,7 +191,7 @@ def test_outages_are_those_of_the_handler_then_those_of_the_module(handlers_modu
     name = handlers_module({"plain": lambda payload: None})
     with_outages(name, (Away, ConnectionError))
     routes = load(name)
-    assert routes["test.own"].outages is is_outage
+    assert routes["test.own"].outages is is_away
     assert routes["test.none"].outages == routes["plain"].outages == (Away, ConnectionError)
     with_outages(name, "ConnectionError")
     with pytest.raises(Misconfigured, match="OUTAGES: outages must be an exception class"):

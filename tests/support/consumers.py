@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -43,6 +43,7 @@ class Running:
         self._loop = asyncio.get_running_loop()
         self._came: asyncio.Queue[Received] = asyncio.Queue()
         self._behave = behave
+        self._behave_async: Callable[[Received], Awaitable[object]] | None = None
         if isinstance(consumer, Consumer):
             self.task = asyncio.create_task(asyncio.to_thread(consumer.run, self._handle))
         else:
@@ -52,8 +53,14 @@ class Running:
         self._loop.call_soon_threadsafe(self._came.put_nowait, event)
         self._behave(event)
 
+    def behave_async(self, behave: Callable[[Received], Awaitable[object]]) -> None:
+        """Await this too, with a consumer on asyncio."""
+        self._behave, self._behave_async = lambda event: None, behave
+
     async def _handle_async(self, event: Received) -> None:
         self._handle(event)
+        if self._behave_async is not None:
+            await self._behave_async(event)
 
     async def next(self) -> Received:
         """The next event the handler gets."""

@@ -25,6 +25,7 @@ from dispatcher.handlers import exceptions as raised
 from dispatcher.handlers.event import event_of
 from dispatcher.handlers.load import Route
 from dispatcher.handlers.outages import Outages, meets
+from dispatcher.infra import django_connections
 from dispatcher.relay.handlers.threads import Ran, Threads
 
 CANCEL_S = 1.0  # what a cancelled task gets to clean up
@@ -63,7 +64,7 @@ async def call_handler(
     """Run the handler. Cancelled: the handler too, and a thread is left to itself."""
     call = _call(route, row)
     deadline = asyncio.get_running_loop().time() + timeout_s
-    future = _on_the_loop(call) if route.on_the_loop else executor.threads.call(call)
+    future = _on_the_loop(call) if route.on_the_loop else executor.threads.call(partial(_in_a_thread, call))
     ran = await _within(future, deadline, executor)
     while ran is not None and inspect.isawaitable(ran.result):  # a coroutine that nobody has awaited: no answer yet
         ran = await _within(_on_the_loop(partial(_same, ran.result)), deadline, executor)
@@ -97,10 +98,16 @@ def _call(route: Route, row: ClaimedRow) -> Callable[[], Any]:
     return call
 
 
+def _in_a_thread(call: Callable[[], Any]) -> Any:
+    with django_connections.usable():
+        return call()
+
+
 def _on_the_loop(call: Callable[[], Awaitable[Any]]) -> "asyncio.Future[Ran]":
     async def run() -> Ran:
         try:
-            return Ran(await call())
+            async with django_connections.usable_async():
+                return Ran(await call())
         except BaseException as error:  # SystemExit, or a group with one, would end the loop
             return Ran(raised=error)
 

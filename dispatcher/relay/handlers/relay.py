@@ -5,7 +5,9 @@ slot within a second is released, for others to take. Each row is settled as its
 """
 
 import asyncio
+import heapq
 from collections.abc import Callable
+from math import inf
 from random import Random
 from time import monotonic
 
@@ -29,6 +31,7 @@ from dispatcher.relay.policy import HandlerPolicy, PauseCheck
 from dispatcher.relay.settler import Settler
 
 REST = 3.0  # after a claim that found nothing: each turn of the stream relay asks for one
+REMEMBERED = 10_000  # times at which retries are due; the tick finds others
 STOPPING = Released("the dispatcher stopped")
 
 
@@ -58,12 +61,13 @@ class HandlerRelay:
         self._claimer = Claimer(policy.claims, dispatcher_id=dispatcher_id, pause=pause, observe=observe, rng=rng)
         self._in_flight = InFlight(self._claimer.finished)
         self._begins = LeaseRenewer(observe, rng)  # of suspects that are about to run
+        self._shares = Shares(policy.routes, policy.parallel, self.wake, observe, rng)
         self._pool = HandlerPool(
             policy,
             executor,
             self._in_flight,
             begin=self._begin,
-            shares=Shares(policy.routes, policy.parallel, self.wake, observe, rng),
+            shares=self._shares,
             observe=observe,
             rng=rng,
         )
@@ -80,7 +84,7 @@ class HandlerRelay:
         )
         self._stopping = anyio.Event()
         self._woken = asyncio.Event()  # there may be something to claim
-        self._due_at = float("inf")  # when a retry of ours is due
+        self._due: list[float] = []  # a heap: when retries of ours are due
 
     def claims_in_flight(self) -> set[str]:
         """The ids of the claims that are worked on."""
@@ -129,7 +133,8 @@ class HandlerRelay:
         more = False
         while not self._stopping.is_set():
             if not more:
-                with anyio.move_on_after(min(self._policy.tick_s, max(0.0, self._due_at - monotonic()))):
+                due_s = min((self._due[0] if self._due else inf) - monotonic(), self._shares.opens_in())
+                with anyio.move_on_after(min(self._policy.tick_s, max(0.0, due_s))):
                     await self._woken.wait()
             self._woken.clear()
             limit = await self._room()
@@ -139,8 +144,8 @@ class HandlerRelay:
             if self._pause.paused():
                 await self._stand_by()
                 continue
-            if monotonic() >= self._due_at:
-                self._due_at = float("inf")
+            while self._due and self._due[0] <= monotonic():
+                heapq.heappop(self._due)
                 self._claimer.rescan()
             event_types = self._pool.event_types()
             if event_types is not None and event_types.only_these and not event_types.types:
@@ -189,7 +194,8 @@ class HandlerRelay:
 
     def _wake_in(self, seconds: float) -> None:
         """Claim when a retry of ours is due, in so many seconds."""
-        self._due_at = min(self._due_at, monotonic() + seconds)
+        if len(self._due) < REMEMBERED:
+            heapq.heappush(self._due, monotonic() + seconds)
         self._woken.set()  # wait anew
 
     async def _finish_within(self, patience_s: float) -> int:

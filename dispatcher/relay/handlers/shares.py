@@ -9,6 +9,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
 from time import monotonic
 
@@ -77,6 +78,11 @@ class Shares:
             return EventTypeFilter(tuple(full), only_these=False)
         return EventTypeFilter(tuple(each for each in event_types.types if each not in full), only_these=True)
 
+    def opens_in(self) -> float:
+        """Seconds until a type that meets an outage may be tried again; infinity: there is none to wait for."""
+        now = self._clock()
+        return min((each.closed_until - now for each in self._types.values() if each.closed_until > now), default=inf)
+
     def ended(self, event_type: str, seconds: float, *, done: bool, late: bool) -> None:
         """Note the end of a handler that met no outage. `late`: it timed out, so its server may be away still."""
         known = self._types[event_type]
@@ -84,7 +90,7 @@ class Shares:
         known.mean_s = seconds if mean_s is None else mean_s * 0.8 + seconds * 0.2
         known.done += done
         if known.outages and not late:
-            known.outages = 0
+            known.outages, known.closed_until = 0, 0.0
             self._observe(HandlerOutage(event_type, None))
         if self._held_back:
             self._wake()
