@@ -260,6 +260,15 @@ class ListenerChanged(TelemetryEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class SessionMissing(TelemetryEvent):
+    """The server had no connection left for this session, so that `without` holds; `reason` None: it is there again."""
+
+    session: str
+    reason: str | None
+    without: str
+
+
+@dataclass(frozen=True, slots=True)
 class NotificationQueueChanged(TelemetryEvent):
     """Postgres's notification queue fills up, so writers are not asked to ring; or it is calm again."""
 

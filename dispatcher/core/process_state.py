@@ -12,7 +12,7 @@ from typing import Literal
 from dispatcher.core.latencies import Latencies, summed
 
 TroubleKind = Literal[
-    "starting", "stopping", "disabled", "paused", "database", "redis", "backpressure", "listener", "audit"
+    "starting", "stopping", "disabled", "paused", "database", "redis", "backpressure", "listener", "audit", "session"
 ]
 Labels = tuple[tuple[str, str], ...]
 

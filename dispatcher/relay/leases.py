@@ -41,7 +41,7 @@ class LeaseRenewer:
         about to begin. None: their floors stay.
         """
         self._renewed_at = monotonic()
-        session, began = await postgres.get(), monotonic()
+        session, began = await postgres.get_any(), monotonic()
         try:
             held = await session.fetch(
                 load("renew_claims"),

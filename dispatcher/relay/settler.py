@@ -30,14 +30,14 @@ class Settler:
         *,
         on_moved: Callable[[], Awaitable[None]] | None = None,
     ) -> Settlement:
-        """Write the outcomes of rows of one claim, on the next session when one is lost: no row may be done twice.
+        """Write the outcomes of rows of one claim. A session that is lost is followed by the next one, or a stand-in.
 
         `moved()` is called when another incarnation of Redis holds the stream than the one that has the entries: it has
         to find out what became of them, and changes `outcomes`.
         """
         failures = StatementFailures(self._observe, self._rng)
         while True:
-            session = await postgres.get()
+            session = await postgres.get_any()
             began = monotonic()
             try:
                 settlement = await settle(session, claim_id, outcomes)

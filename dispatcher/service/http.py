@@ -6,6 +6,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from dispatcher.core.events import Observer
+from dispatcher.core.process_state import ProcessState
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.settings import Settings
 from dispatcher.sidecar import app
@@ -22,6 +23,7 @@ def build_http(
     ask: Fetch,
     retried: Callable[[], None],
     observe: Observer,
+    state: Callable[[], ProcessState],
     extra_routes: Iterable[web.AbstractRouteDef] = (),
 ) -> web.Application:
     """Put the sidecar together, with `extra_routes` beside its own: those of the console.
@@ -30,4 +32,8 @@ def build_http(
     """
     guard = AccessControl(token=lambda: s.current("api_token"), listens_on=s.http_host, hosts=s.http_allowed_hosts)
     routes = [document(), *DeadLetters(ask, observe, retried).routes(), *extra_routes]
-    return app.build(readiness, metrics_registry, guard=guard, routes=routes)
+
+    def missing() -> str | None:
+        return next((trouble.reason for trouble in state().troubles if trouble.kind == "session"), None)
+
+    return app.build(readiness, metrics_registry, guard=guard, routes=routes, missing=missing)

@@ -149,6 +149,7 @@ class Service:
                 ask=self._sessions.api.fetch,
                 retried=self._engine.rows_released,
                 observe=self._observe,
+                state=self._state.read,
                 extra_routes=console.routes,
             )
             port = await beside.start(app.serve, served, s.http_host, s.http_port, name="sidecar")

@@ -2,8 +2,9 @@
 
 from random import Random
 
-from dispatcher.core.events import DatabaseChanged, Observer, Ticked
+from dispatcher.core.events import DatabaseChanged, Observer, SessionMissing, Ticked
 from dispatcher.infra.postgres.lazy import LazySession
+from dispatcher.infra.postgres.precedence import Precedence
 from dispatcher.infra.postgres.reconnecting import OnChange, ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.service.targets import PostgresTargets
@@ -11,6 +12,15 @@ from dispatcher.settings import Settings
 
 LANES = 3
 CHORES_LOCK_S = 0.5  # then the next time will do
+
+_FEWER = "fewer batches overlap"
+_WITHOUT = {  # what is not done without this session
+    "upkeep": "a new Redis is not verified, rows of dead dispatchers wait",
+    "lane-0": "nothing is published",
+    "handlers": "no handler is called",
+    "control": "writers cannot wake the dispatcher, and its death is found by the lease",
+    "chores": "nothing is pruned, the gauges stand still, a consumer group that lags is not seen",
+}
 
 
 class Sessions:
@@ -32,9 +42,16 @@ class Sessions:
         self.api = LazySession(targets.api, "api", prepare=targets.check)
 
         everything = [self.control, self.upkeep, self.chores, self.handlers, *self.lanes]
+        first = [self.upkeep, self.lanes[0], self.handlers, self.control, self.chores, *self.lanes[1:]]
+        precedence = Precedence(
+            first, lambda purpose, reason: observe(SessionMissing(purpose, reason, _WITHOUT.get(purpose, _FEWER)))
+        )
         for postgres in everything:
             postgres.siblings = [other for other in everything if other is not postgres]
             postgres.prepare(targets.check)
+            postgres.precedence = precedence
+        for lane in self.lanes:
+            lane.stand_ins = [other for other in self.lanes if other is not lane]
         self.chores.prepare(_limit_lock_waits)
         database = DatabaseState(observe)
         for postgres in self.claiming:  # with the others alone nothing is relayed
@@ -42,13 +59,18 @@ class Sessions:
         if not settings.enabled:  # else the chores say nothing of whether events can be relayed
             self.chores.on_change(database.part(self.chores))
 
-        def tick_in_vain(up: bool, reason: str | None) -> None:
-            # Or an outage would look like a dispatcher that is dead.
-            if not up:
-                observe(Ticked("error", 0.0, reason))
+        def tick_in_vain(postgres: ReconnectingSession) -> OnChange:
+            # Or an outage would look like a dispatcher that is dead. That there is no room for a lane is said once.
+            def tick(up: bool, reason: str | None) -> None:
+                if not up and not (
+                    postgres.purpose in precedence.missing and any(each.session for each in self.claiming)
+                ):
+                    observe(Ticked("error", 0.0, reason))
+
+            return tick
 
         for postgres in self.claiming:
-            postgres.on_change(tick_in_vain)
+            postgres.on_change(tick_in_vain(postgres))
 
     @property
     def claiming(self) -> list[ReconnectingSession]:

@@ -47,11 +47,13 @@ def build(
     *,
     guard: AccessControl | None = None,
     routes: Iterable[web.AbstractRouteDef] = (),
+    missing: Callable[[], str | None] = lambda: None,
     rate: RateLimits = RATE_LIMITS,
 ) -> web.Application:
     """The application. `readiness` gives the reason not to be ready, or None; `guard`: by default nobody has access.
 
-    `routes`: of the API and the console, under /api, at / and under /console: the guard knows those paths.
+    `missing`: what a dispatcher that is ready goes without, in words. `routes`: of the API and the console, under /api,
+    at / and under /console: the guard knows those paths.
     """
 
     async def health(request: web.Request) -> web.Response:
@@ -61,7 +63,8 @@ def build(
     async def ready(request: web.Request) -> web.Response:
         reason = readiness()
         if reason is None:
-            return web.json_response({"status": "ready"})
+            without = missing()
+            return web.json_response({"status": "ready"} | ({"missing": without} if without else {}))
         if reason.startswith("disabled") and "disabled" in request.query.getall("exclude", []):
             # The kill switch has to roll out: Kubernetes replaces no further pod until the new one is ready.
             return web.json_response({"status": "ready", "excluded": reason})

@@ -69,6 +69,12 @@ _TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
         "Events go out on the tick, a little late. Behind a transaction pooler set DISPATCH_LISTEN_URL to a direct "
         "connection. Else run dispatcher doctor: its check `listen` says why the session hears nothing.",
     ),
+    "session": (
+        "warn",
+        "Postgres has no connection left for: {}",
+        "Raise the limit (ALTER ROLE ... CONNECTION LIMIT, max_connections), or end sessions of others. "
+        "dispatcher doctor says how many there are (its check `sessions`).",
+    ),
     "audit": (
         "note",
         "A loss inside Redis would go unnoticed: {}",

@@ -145,6 +145,12 @@ class Logs:
                     else "Writers cannot wake the dispatcher; it polls on its tick"
                 )
                 self._write_change("listener", up, text, reason, "WARNING")
+            case events.SessionMissing(session, None):
+                write("INFO", "session_back", "A session to Postgres that was missing is open", {"session": session})
+            case events.SessionMissing(session, reason, without):
+                text = "Postgres has no connection left for a session; the rest of the dispatcher works"
+                fields = {"session": session, "without": without, "reason": reason}
+                write("WARNING", "session_missing", text, fields)
             case events.NotificationQueueChanged(filling, usage):
                 fields = {"usage": round(usage, 3)}
                 if filling:

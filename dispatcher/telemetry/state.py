@@ -23,6 +23,7 @@ class StateTracker:
         self._buried: tuple[float, str] | None = None
         self._troubles: dict[TroubleKind, Trouble] = {}
         self._breaker_open = False
+        self._missing: dict[str, str] = {}  # sessions without a connection, and what is not done without them
         self._sample: Sample | None = None
         self._trouble("starting", "", there=True)
 
@@ -72,6 +73,12 @@ class StateTracker:
                 self._trouble("redis", reason, there=self._breaker_open)
             case events.ListenerChanged(up, reason):
                 self._trouble("listener", reason, there=not up)
+            case events.SessionMissing(session, missing, without):
+                self._missing.pop(session, None)
+                if missing is not None:
+                    self._missing[session] = without
+                said = "; ".join(f"{name} ({without})" for name, without in self._missing.items())
+                self._trouble("session", said, there=bool(said))
             case events.BackpressureChanged(on, group):
                 self._trouble("backpressure", group, there=on)
             case events.PauseChanged(paused, by, reason):

@@ -67,6 +67,7 @@ def test_every_endpoint_is_described() -> None:
         ask=never,
         retried=never,
         observe=never,
+        state=never,
         extra_routes=ConsoleRoutes(settings, StateTracker(LatencyHistogram("x", "x").snapshot).read).routes,
     )
     served = {

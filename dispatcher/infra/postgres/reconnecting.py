@@ -9,9 +9,10 @@ import psycopg
 from anyio.abc import TaskStatus
 
 from dispatcher.core.backoff import Backoff
-from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
+from dispatcher.core.errors import DispatcherError, Misconfigured, NoConnectionLeft, SessionLost, Unreachable
 from dispatcher.infra.asked import Asked
 from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.precedence import Precedence
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.target import PostgresTarget
 
@@ -33,14 +34,17 @@ class ReconnectingSession:
 
     def __init__(self, target: PostgresTarget | Callable[[], PostgresTarget], purpose: str, *, rng: Random) -> None:
         self._target = Asked(target) if callable(target) else target
-        self._purpose = purpose
+        self.purpose = purpose
         self._rng = rng
         self._prepare: list[PrepareSession] = []
         self._on_change: list[OnChange] = []
         self._up = anyio.Event()  # replaced by _lost()
+        self._look = anyio.Event()  # replaced whenever this session or one that stands in comes up
         self._down = anyio.Event()  # replaced by keep() for each session
         self.session: Session | None = None  # written by keep() and _lost()
         self.siblings: Sequence[ReconnectingSession] = ()  # to the same server; written by their owner before keep()
+        self.stand_ins: Sequence[ReconnectingSession] = ()  # that do the same; written as `siblings` is
+        self.precedence: Precedence | None = None  # which session comes first; written as `siblings` is
 
     def prepare(self, step: PrepareSession) -> None:
         """Run `step` on every new session before anyone else sees it, after the steps added before. Before `keep()`."""
@@ -60,13 +64,18 @@ class ReconnectingSession:
         session: Session | None = None
         try:
             while True:
+                if self.precedence is not None:
+                    if not started and self.precedence.ahead(self) is not None:
+                        started = True
+                        task_status.started()
+                    await self.precedence.wait_turn(self)
                 try:
                     session = await self._open()
                 except DispatcherError as error:
                     if isinstance(error, Misconfigured) and not ever_up:
                         raise
                     attempt += 1
-                    self._changed(False, str(error))
+                    self._failed(error)
                 else:
                     attempt, ever_up, opened_at = 0, True, monotonic()
                     self._down = anyio.Event()
@@ -74,6 +83,10 @@ class ReconnectingSession:
                     self.session = session
                     self._changed(True, None)
                     self._up.set()
+                    for each in (self, *self.stand_ins):
+                        each.look_again()
+                    if self.precedence is not None:
+                        self.precedence.found_one(self)
                 if not started:
                     started = True
                     task_status.started()
@@ -92,7 +105,7 @@ class ReconnectingSession:
 
     async def _open(self) -> Session:
         target = await self._target.get() if isinstance(self._target, Asked) else self._target
-        session = await connect(target, self._purpose)
+        session = await connect(target, self.purpose)
         try:
             for step in self._prepare:
                 await step(session)
@@ -109,6 +122,19 @@ class ReconnectingSession:
         while self.session is None:
             await self._up.wait()
         return self.session
+
+    async def get_any(self) -> Session:
+        """The session, or that of a stand-in: for what has to be done, by whichever is there."""
+        while True:
+            for each in (self, *self.stand_ins):
+                if each.session is not None:
+                    return each.session
+            await self._look.wait()
+
+    def look_again(self) -> None:
+        """Wake those that wait in `get_any()`: a session came up that may serve them."""
+        waited_for, self._look = self._look, anyio.Event()
+        waited_for.set()
 
     async def get_unless(self, stopping: anyio.Event) -> Session | None:
         """The session, waiting until there is one, or None when told to stop first."""
@@ -143,6 +169,14 @@ class ReconnectingSession:
         if session.server_gone:
             for sibling in self.siblings:
                 sibling.replace(reason)
+
+    def _failed(self, error: DispatcherError) -> None:
+        if self.precedence is not None:
+            if isinstance(error, NoConnectionLeft):
+                self.precedence.found_none(self, str(error))
+            else:
+                self.precedence.found_one(self)
+        self._changed(False, str(error))
 
     def _changed(self, up: bool, reason: str | None) -> None:
         for listener in self._on_change:

@@ -15,7 +15,7 @@ from dispatcher.core.finding import Finding, bad, unknown
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.ops.doctor import activity, clocks, listening, schema, storage
+from dispatcher.ops.doctor import activity, clocks, listening, schema, sessions, storage
 from dispatcher.ops.doctor import postgres as server
 from dispatcher.ops.doctor.redis import RedisFacts, look_at_redis
 from dispatcher.ops.doctor.stream import groups, stream_type
@@ -107,6 +107,7 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]]) -> list
             ),
             ("notify-queue", activity.notify_queue),
             ("dispatchers", activity.dispatchers),
+            ("sessions", sessions.sessions),
             ("pause", activity.pause),
             ("backlog", activity.backlog),
             ("losses", activity.losses),

@@ -142,6 +142,7 @@ class Supervisor:
             ask=api.fetch,
             retried=self._pool.nudge,
             observe=self._observe,
+            state=self._pool.state,
             extra_routes=console.routes,
         )
         port = await beside.start(app.serve, site, s.http_host, s.http_port, name="sidecar")

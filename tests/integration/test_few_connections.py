@@ -1,0 +1,111 @@
+"""Postgres has fewer connections than a dispatcher opens: what matters most has one, and what is missing is said."""
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import psycopg
+import pytest
+
+from dispatcher.core.events import SessionMissing
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.target import PostgresTarget
+from dispatcher.ops.doctor.sessions import sessions as look_at_sessions
+from tests.support.rows import insert_events
+from tests.support.running import Running, StartDispatcher
+from tests.support.waiting import until
+
+ALL = {"upkeep", "lane-0", "control", "chores", "lane-1", "lane-2"}
+IN_ORDER = ["upkeep", "lane-0", "control", "chores", "lane-1", "lane-2"]
+
+
+@pytest.fixture
+async def limited(db: psycopg.AsyncConnection, database_url: str) -> AsyncIterator[str]:
+    """The URL of the database for a role of the test's own, whose limit the test sets."""
+    role = f"{db.info.dbname}_relay"
+    await db.execute(f"CREATE ROLE {role} LOGIN IN ROLE postgres")
+    yield database_url.replace("postgres@", f"{role}@")
+    await db.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", (role,))
+    await db.execute(f"DROP ROLE {role}")
+
+
+async def limit_to(db: psycopg.AsyncConnection, url: str, limit: int) -> None:
+    await db.execute(f"ALTER ROLE {psycopg.conninfo.conninfo_to_dict(url)['user']} CONNECTION LIMIT {limit}")
+
+
+async def purposes(db: psycopg.AsyncConnection, url: str) -> set[str]:
+    """What the sessions that the dispatcher has are for."""
+    role = psycopg.conninfo.conninfo_to_dict(url)["user"]
+    cursor = await db.execute("SELECT application_name FROM pg_stat_activity WHERE usename = %s", (role,))
+    return {name.split(" ")[1] for (name,) in await cursor.fetchall() if name.startswith("dispatcher ")} - {"api"}
+
+
+async def missing(running: Running) -> str:
+    async with aiohttp.ClientSession() as client, client.get(f"{running.http_url}/ready") as answer:
+        return str((await answer.json()).get("missing", "")) if answer.status == 200 else "not ready"
+
+
+@pytest.mark.parametrize("limit", [5, 4, 2])
+async def test_what_matters_most_comes_first(
+    dispatcher: StartDispatcher, db: psycopg.AsyncConnection, limited: str, limit: int
+) -> None:
+    await limit_to(db, limited, limit)
+    async with dispatcher(database_url=limited, http_enabled=True, tick_ms=100) as running:
+        expected = set(IN_ORDER[:limit])
+
+        async def there() -> bool:
+            return await purposes(db, limited) == expected
+
+        await until(there, f"the sessions {expected}")
+        await insert_events(db, 20)
+
+        async def sent() -> bool:
+            cursor = await db.execute("SELECT FROM messaging.message_outbox WHERE status = 'sent'")
+            return cursor.rowcount == 20
+
+        await until(sent, "all are sent")
+
+        async def said() -> bool:
+            text = await missing(running)
+            return all(f"{purpose} (" in text for purpose in ALL - expected)
+
+        await until(said, "/ready says which are missing")
+        told = [event.session for event in running.tap.all(SessionMissing) if event.reason is not None]
+        assert ALL - expected <= set(told)
+        session = await connect(PostgresTarget(str(db.info.dsn), "test"), "doctor")
+        found = (await look_at_sessions(session)).found
+        await session.close()
+        assert f"goes without {', '.join(sorted(ALL - expected))}" in found
+        await limit_to(db, limited, -1)
+
+        async def complete() -> bool:
+            return await purposes(db, limited) == ALL and await missing(running) == ""
+
+        await until(complete, "nothing is missing")
+
+
+async def test_a_session_that_matters_gets_the_connection_of_a_lane(
+    dispatcher: StartDispatcher, db: psycopg.AsyncConnection, limited: str
+) -> None:
+    async with dispatcher(database_url=limited, http_enabled=True, tick_ms=100) as running:
+        await limit_to(db, limited, 5)
+        await db.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name LIKE 'dispatcher control %'"
+        )
+
+        async def there() -> bool:
+            return await purposes(db, limited) == ALL - {"lane-2"}
+
+        await until(there, "control has the connection of a lane")
+        await insert_events(db, 5)
+
+        async def sent() -> bool:
+            cursor = await db.execute("SELECT FROM messaging.message_outbox WHERE status = 'sent'")
+            return cursor.rowcount == 5
+
+        await until(sent, "all are sent")
+
+        async def said() -> bool:
+            return await missing(running) == "lane-2 (fewer batches overlap)"
+
+        await until(said, "/ready says which is missing")
