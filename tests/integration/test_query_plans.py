@@ -73,7 +73,8 @@ MAY_TOUCH = {
         "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "id_taken", "rights",
         "status_dispatchers", "status_doorbell",
         "pause_state", "pause_set", "pause_acknowledge", "pause_forget", "pause_progress",
-        "doctor_server", "doctor_trigger", "doctor_indexes", "doctor_storage", "doctor_sessions", "doctor_snapshots",
+        "doctor_server", "doctor_trigger", "doctor_indexes", "doctor_storage", "doctor_durability",
+        "doctor_sessions", "doctor_snapshots",
     ],
     0,
 )  # fmt: skip
