@@ -27,6 +27,7 @@ def migrate(no_trigger: bool, **flags: str | None) -> None:
             settings["database_url"],
             trigger=not no_trigger,
             connect_timeout_s=settings["connect_timeout_ms"] / 1000,
+            note=lambda text: click.echo(f"dispatcher: warning: {text}", err=True),
         )
     )
     for name in applied:

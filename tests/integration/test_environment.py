@@ -59,3 +59,41 @@ async def test_what_is_meant_for_others_is_not_obeyed(
     events = [json.loads(line)["event"] for line in child.lines if line.startswith("{")]
     assert {"dispatcher_started", "dispatcher_stopping", "dispatcher_stopped"} <= set(events)
     assert "library_log" not in events  # asyncio's debug mode
+
+
+OF_LIBPQ = {
+    "PGOPTIONS": "-c statement_timeout=1 -c default_transaction_isolation=serializable -c lock_timeout=1"
+    " -c search_path=nowhere -c idle_session_timeout=1000 -c enable_indexscan=off",
+    "PGDATESTYLE": "German, DMY",
+    "PGTZ": "Asia/Kathmandu",
+    "PGAPPNAME": "somebody",
+    "PGCLIENTENCODING": "LATIN1",
+    "PGCONNECT_TIMEOUT": "1",
+    "PGDATABASE": "nowhere",
+    "PGHOST": "nowhere.example",
+    "PGPORT": "1",
+}
+
+
+async def test_variables_of_libpq_change_no_session(cli: StartCli, database_url: str, redis_url: str, db: Db) -> None:
+    ours = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "DISPATCHER_ENABLED": "true"}
+    migrating = await cli("migrate", env=ours | OF_LIBPQ)
+    assert await migrating.wait() == 0, migrating.output
+    child = await cli("run", env=ours | OF_LIBPQ)
+    await child.ready()
+    await insert_events(db, 20)
+    await becomes(lambda: statuses(db), {"sent": 20})
+    names = await (
+        await db.execute(
+            "SELECT DISTINCT split_part(application_name, ' ', 1) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    ).fetchall()
+    assert names == [("dispatcher",)]
+    await db.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'dispatcher %'"
+        " AND datname = current_database()"
+    )
+    await insert_events(db, 20)
+    await becomes(lambda: statuses(db), {"sent": 40})
+    assert await child.terminate() == 0

@@ -20,6 +20,7 @@ from dispatcher.infra.postgres import locks, migrations
 from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.infra.postgres.tables import made_by, missing
 from tests import dump_schema
+from tests.support.command import RunCommand
 from tests.support.pgbouncer import listens_at, pgbouncer
 from tests.support.postgres import Databases
 from tests.support.rows import insert_events, one_row
@@ -465,3 +466,39 @@ def test_every_migration_is_found_and_guarded() -> None:
 def test_an_unknown_statement_is_a_clear_error() -> None:
     with pytest.raises(Misconfigured, match=r"cannot read the SQL file nonsense\.sql"):
         sqlfiles.load("nonsense")
+
+
+async def test_an_older_release_leaves_the_tables_of_a_newer_one_alone(database_url: str, command: RunCommand) -> None:
+    """As its job does that was left behind, or after a rollback."""
+    async with await open_connection(database_url) as connection:
+        await connection.execute("INSERT INTO messaging.schema_migration VALUES ('29991231_later', 'x')")
+        await connection.execute("UPDATE messaging.schema_migration SET checksum = 'newer' WHERE name = 'doorbell'")
+        await connection.execute(
+            "CREATE OR REPLACE FUNCTION messaging.ring_doorbell() RETURNS trigger LANGUAGE plpgsql"
+            " AS 'BEGIN RETURN NULL; END'"
+        )
+        code, output = await command("migrate")
+        said = "dispatcher: warning: the tables are those of a newer release (29991231_later): nothing was changed"
+        assert (code, sorted(output.splitlines())) == (0, ["already up to date", said])
+        [(body,)] = await (
+            await connection.execute("SELECT prosrc FROM pg_proc WHERE proname = 'ring_doorbell'")
+        ).fetchall()
+        assert body == "BEGIN RETURN NULL; END"
+        await connection.execute("DROP TABLE messaging.pause_acknowledgement")
+        code, output = await command("migrate")
+        assert code == 2
+        assert "run `dispatcher migrate` of that release" in output
+
+
+async def test_an_index_that_an_interrupted_build_left_is_named(database_url: str, command: RunCommand) -> None:
+    async with await open_connection(database_url) as connection:
+        await connection.execute("DROP INDEX messaging.message_outbox_dead_idx")
+        await insert_events(connection, 1)
+        with pytest.raises(psycopg.errors.DivisionByZero):  # the build ends in the middle, as by a kill
+            await connection.execute(
+                "CREATE INDEX CONCURRENTLY message_outbox_dead_idx ON messaging.message_outbox ((1 / (id - id)))"
+            )
+        code, output = await command("migrate")
+        assert code == 0
+        assert "warning: the index messaging.message_outbox_dead_idx is not valid, so it is not used: " in output
+        assert "REINDEX INDEX CONCURRENTLY messaging.message_outbox_dead_idx" in output

@@ -6,7 +6,7 @@ them once more. Nothing is locked for the whole session: this works through a tr
 """
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -19,7 +19,7 @@ from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session, describe
-from dispatcher.infra.postgres.tables import complete, refuse_unfit
+from dispatcher.infra.postgres.tables import complete, missing, refuse_unfit
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 
@@ -57,6 +57,15 @@ _HAS_TRIGGER = """
 SELECT 1 FROM pg_catalog.pg_trigger
 WHERE tgrelid = 'messaging.message_outbox'::regclass AND tgname = 'message_outbox_doorbell'
 """
+# Names begin with a date, but for the trigger's.
+_NEWER = """
+SELECT m.name FROM messaging.schema_migration AS m WHERE m.name ~ '^[0-9]{8}_' AND m.name > %(last)s ORDER BY m.name
+"""
+_INVALID = """
+SELECT c.relname::text FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+WHERE c.relnamespace = to_regnamespace('messaging') AND NOT i.indisvalid AND c.relname !~ '_cc(new|old)[0-9]*$'
+ORDER BY c.relname
+"""
 _WHOSE = """
 SELECT quote_ident(current_user), quote_ident(current_database()),
        (SELECT quote_ident(pg_get_userbyid(datdba)) FROM pg_catalog.pg_database WHERE datname = current_database()),
@@ -82,10 +91,16 @@ ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = cloc
 
 
 async def migrate(
-    conninfo: str, *, trigger: bool = True, connect_timeout_s: float = 10.0, lock_tries: int = _LOCK_TRIES
+    conninfo: str,
+    *,
+    trigger: bool = True,
+    connect_timeout_s: float = 10.0,
+    lock_tries: int = _LOCK_TRIES,
+    note: Callable[[str], object] = lambda text: None,
 ) -> list[str]:
     """Bring a database up to date; the names of what was applied, in order, none when there was nothing to do.
 
+    `note(text)` is called for what a person should know: the tables are of a newer release, an index is not used.
     Raises Misconfigured (a right, the server's version, a changed file ...), Unreachable, or DispatcherError when the
     tables stay locked by somebody else.
     """
@@ -96,17 +111,43 @@ async def migrate(
         if trigger:
             steps.append((TRIGGER, sqlfiles.trigger()))
         await refuse_unfit(session, f"Postgres at {target.address()}")
+        if newer := await _newer(session):
+            await _leave_alone(session, target, ", ".join(newer), note)
+            return []
         applied: list[str] = []
         for name, sql in steps:
             # After a file that was applied again: it puts its own, older functions over those of the later ones.
             again = name != TRIGGER and bool(applied)
             if await _apply_patiently(session, name, sql, lock_tries, again=again):
                 applied.append(name)
+        for (name,) in await session.fetch(_INVALID):
+            remedy = f"REINDEX INDEX CONCURRENTLY messaging.{name}"
+            note(f"the index messaging.{name} is not valid, so it is not used: {remedy}")
         return applied + await _raise_sequences(session)
     except SessionLost as error:
         raise Unreachable(f"the connection to Postgres at {target.address()} broke while migrating ({error})") from None
     finally:
         await session.close()
+
+
+async def _newer(session: Session) -> list[str]:
+    """Migrations of a newer release that were applied already."""
+    try:
+        if await session.fetch("SELECT 1 WHERE to_regclass('messaging.schema_migration') IS NULL"):
+            return []
+        return [name for (name,) in await session.fetch(_NEWER, {"last": sqlfiles.migrations()[-1].name})]
+    except psycopg.errors.InsufficientPrivilege:
+        return []  # said better when it is written
+
+
+async def _leave_alone(session: Session, target: PostgresTarget, newer: str, note: Callable[[str], object]) -> None:
+    """Change nothing: our trigger and functions would replace those of a newer release. Raises Misconfigured."""
+    if gone := await missing(session):
+        raise Misconfigured(
+            f"Postgres at {target.address()} was migrated by a newer release ({newer}), and lacks {', '.join(gone)}: "
+            "run `dispatcher migrate` of that release"
+        )
+    note(f"the tables are those of a newer release ({newer}): nothing was changed")
 
 
 async def _apply_patiently(session: Session, name: str, sql: str, tries: int, *, again: bool) -> bool:
