@@ -8,7 +8,7 @@ that is the number of its characters.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dispatcher.core.row import NOT_READ, ClaimedRow
+from dispatcher.core.row import MOST_NAME_CHARS, NOT_READ, ClaimedRow
 
 _BODY = (
     "$8\r\nevent_id\r\n$%d\r\n%s\r\n"
@@ -64,6 +64,10 @@ class EntryFormat:
 
     def unpublishable(self, row: ClaimedRow) -> str | None:
         """Why this row can never be published, or None. The size is in bytes of UTF-8, as Redis would store it."""
+        if len(row.event_type) + len(row.aggregate_type) + len(row.aggregate_id) > MOST_NAME_CHARS:
+            for name in ("event_type", "aggregate_type", "aggregate_id"):
+                if len(getattr(row, name)) > MOST_NAME_CHARS:
+                    return f"{name} is longer than {MOST_NAME_CHARS} characters"
         if row.payload.startswith(NOT_READ):
             return self._too_large("payload is", row.payload)
         headers = row.headers

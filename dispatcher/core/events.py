@@ -67,10 +67,11 @@ class Ticked(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Claimed(TelemetryEvent):
-    """A batch was claimed. `full`: it has as many rows as were asked for."""
+    """A batch was claimed. `full`: more rows are due. `size`: characters of payloads and headers in memory now."""
 
     rows: int
     full: bool
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

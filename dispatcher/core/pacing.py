@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from math import exp, inf
 
+# Bytes of payloads and headers in UTF-8. In Python's memory a text with one whale in it takes four times as much.
+CLAIM_BYTES = 4 * 1024 * 1024  # that one claim brings, as claim.sql and read_row.sql have it
+HANDLER_BYTES = 12 * 1024 * 1024  # of all rows that are claimed for handlers and not settled
 HOLD_BACK_AT = 0.9  # of MAXLEN unread by the slowest group: backpressure begins
 
 
@@ -13,13 +16,13 @@ def rest_after(worked_s: float, rest: float, *, at_least_s: float = 0.0, at_most
 
 @dataclass(slots=True)
 class BatchSizer:
-    """Rows to ask for in one claim, so that a batch of large payloads stays within a budget of memory.
+    """Rows to ask for in one claim, so that few are claimed that do not fit in its budget of bytes, and go back.
 
-    Written by the stream relay's turn only.
+    The budget itself is kept by the claim, which knows the sizes; this is only a guess. Written by one task only.
     """
 
     batch_size: int
-    budget_bytes: int = 16 * 1024 * 1024
+    budget_bytes: int = CLAIM_BYTES
     _mean_bytes: float = 0.0
 
     def limit(self) -> int:

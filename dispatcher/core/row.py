@@ -9,6 +9,8 @@ UNSCHEDULED = datetime(
 )  # next_run_at of a row that nobody scheduled; UTC; sql/statements/claim.sql has it too
 
 NOT_READ = "!"  # begins what stands for a JSON text that was left in Postgres; then its size in bytes, if that is known
+READ_LATER = "?"  # begins what stands for a JSON text that was left out of a claim's answer; then a size in bytes
+MOST_NAME_CHARS = 1000  # of event_type, aggregate_type and aggregate_id each; claim.sql returns no more than one more
 
 PROCESS_LOST = "ProcessLost"  # begins the error of a row whose process ended under its handler; claim.sql knows it
 
@@ -55,3 +57,5 @@ class Batch(NamedTuple):
     floor: str  # the newest stream id known before it was published: its entries come after
     claimed_at: float  # this process's monotonic clock, seconds, when the claim's answer arrived
     full: bool = False  # there may be more to claim
+    size: int = 0  # characters of payload and headers
+    cut: bool = False  # more rows were claimed than fit in the budget of bytes; those were released, and are due

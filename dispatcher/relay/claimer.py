@@ -79,7 +79,7 @@ class Claimer:
                 return None
             batch = await self._claim(session, limit, floor, mark)
             self._failures.clear()
-            if batch.claimed_at - began > self._policy.lease_s / 2:
+            if monotonic() - began > self._policy.lease_s / 2:
                 # This process was frozen meanwhile: another one may have taken the rows over already.
                 self._uncertain.add(batch.claim_id, session)
                 self.finished(batch.claim_id)
@@ -89,7 +89,7 @@ class Claimer:
             await self._failures.tell_and_wait(error, began)
             return None
         if batch.rows:
-            self._observe(Claimed(len(batch.rows), batch.full))
+            self._observe(Claimed(len(batch.rows), batch.full, batch.size))
         return batch
 
     async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:

@@ -185,6 +185,7 @@ class Service:
             claims_in_flight=self._engine.claims_in_flight,
             rows_released=self._engine.rows_released,
             observe=self._observe,
+            searcher=stream.searcher if stream else None,
         )
         beside.start_soon(takeover.run, upkeep, name="takeover")
         if stream is not None:

@@ -7,6 +7,7 @@ from dispatcher.core.backoff import Backoff
 from dispatcher.core.breaker import Breaker
 from dispatcher.core.events import BreakerChanged, Reconciled, TelemetryEvent
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
+from dispatcher.infra.redis.search import Searcher
 from dispatcher.relay.policy import StreamPolicy
 from dispatcher.relay.stream.gate import SinkGate
 from dispatcher.relay.stream.relay import StreamParts, StreamRelay
@@ -26,6 +27,7 @@ class StreamEngine:
 
     relay: StreamRelay
     connection: RedisConnection
+    searcher: Searcher
     redis_loss: RedisLossAudit
     postgres_crash: PostgresCrashAudit
     backpressure: Backpressure
@@ -71,6 +73,11 @@ def build_stream_engine(
         wake=c.doorbell.nudge,
         observe=c.observe,
     )
+    searches = Searcher(
+        connection(f"look-{c.name}", _found_out_by_its_user),
+        deadline_s,
+        lambda connected: redis_loss.verify(connected, holds=publisher.incarnation),
+    )
     gate = SinkGate(
         publisher,
         Breaker(BREAKER, c.rng),
@@ -78,6 +85,7 @@ def build_stream_engine(
         timeout_s=deadline_s,
         observe=c.observe,
         verify=redis_loss.verify,
+        searcher=searches,
     )
     bisector_gate = SinkGate(
         bisector,
@@ -86,6 +94,7 @@ def build_stream_engine(
         timeout_s=deadline_s,
         observe=lambda event: None if _is_routine(event) else c.observe(event),
         verify=lambda connected: redis_loss.verify(connected, holds=publisher.incarnation),
+        searcher=searches,
         retry_misconfigured=True,
     )
     backpressure = Backpressure(
@@ -100,7 +109,7 @@ def build_stream_engine(
         observe=c.observe,
         rng=c.rng,
     )
-    return StreamEngine(relay, publisher, redis_loss, postgres_crash, backpressure)
+    return StreamEngine(relay, publisher, searches, redis_loss, postgres_crash, backpressure)
 
 
 def _found_out_by_its_user(why: str) -> None:

@@ -1,6 +1,5 @@
 """The claim: marks due rows as ours, in order, with a claim id that no other claim has."""
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,8 @@ from uuid import uuid4
 
 import psycopg
 
-from dispatcher.core.row import NOT_READ, Batch, ClaimedRow, HandlerMark
+from dispatcher.core.pacing import CLAIM_BYTES
+from dispatcher.core.row import NOT_READ, READ_LATER, Batch, ClaimedRow, HandlerMark
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.settle import release
@@ -19,7 +19,9 @@ from dispatcher.stages.settle import release
 ONE_BY_ONE_S = 2.0  # for reading rows one by one: each that cannot be read takes a second, and the lease runs
 ANY_SIZE = 2**30
 
-_PAYLOAD = ClaimedRow._fields.index("payload")  # headers follow
+_PAYLOAD = ClaimedRow._fields.index("payload")
+_HEADERS = _PAYLOAD + 1
+_GONE = ("", None)  # of a row that was deleted meanwhile
 _order = itemgetter(1, 0)  # (next_run_at, id)
 
 
@@ -70,8 +72,9 @@ async def claim(
     cursor of the others; None: `after` is the cursor of all. `floor`: the newest entry id known now, after which a
     takeover searches for these rows; None: they do not go to the stream, and `mark` says whether their handlers begin
     at once. `event_types`: only these rows, and with `since_s` of the others only those that fell due in the last so
-    many seconds. A payload of more than `most_bytes` of JSON stays in Postgres (NOT_READ). `now`: instead of
-    Postgres's clock.
+    many seconds. A payload of more than `most_bytes` of JSON stays in Postgres (NOT_READ). The batch
+    holds at most CLAIM_BYTES of payloads and headers, but at least one row: what does not fit is released. `now`:
+    instead of Postgres's clock.
     Raises SessionLost (the claim may have been made) or psycopg.Error (it was not made, or was released).
     """
     parameters: dict[str, object] = {
@@ -97,36 +100,84 @@ async def claim(
         parameters |= {"types": list(event_types.types), "handled": event_types.only_these, "since_s": since_s}
     try:
         rows = await session.fetch(statement, parameters | {"most_bytes": most_bytes})
-        claimed_at = monotonic()
     except psycopg.errors.ProgramLimitExceeded:  # one row is too large to be read, and would stop all others for ever
         rows = await session.fetch(statement, parameters | {"most_bytes": None})
-        claimed_at = monotonic()
-        rows.sort(key=_order)
-        rows = await _read_one_by_one(session, claim_id, rows, most_bytes)
+    claimed_at = monotonic()
     rows.sort(key=_order)
-    return Batch(claim_id, [ClaimedRow._make(row) for row in rows], floor or "0-0", claimed_at)
+    cut = False
+    if any(_left_out(row) for row in rows):
+        rows, cut = await _read(session, claim_id, rows, most_bytes)
+    claimed = [ClaimedRow._make(row) for row in rows]
+    size = sum([len(row.payload) for row in claimed]) + sum([len(row.headers) for row in claimed if row.headers])
+    return Batch(claim_id, claimed, floor or "0-0", claimed_at, size=size, cut=cut)
 
 
-async def _read_one_by_one(
+def _left_out(row: tuple[Any, ...]) -> bool:
+    return row[_PAYLOAD][0] == READ_LATER or (row[_HEADERS] is not None and row[_HEADERS][0] == READ_LATER)
+
+
+def _bytes_of(text: str | None, most_bytes: int) -> int:
+    """About how much memory a text will take once it is read; what is too large is not read at all."""
+    if text is None:
+        return 0
+    return min(int(text[1:]), most_bytes) if text[0] == READ_LATER else len(text)
+
+
+async def _read(
     session: Session, claim_id: str, rows: list[tuple[Any, ...]], most_bytes: int
-) -> list[tuple[Any, ...]]:
-    """The rows that could be read in time, and those that never can be; the others are released."""
-    began, read, left = monotonic(), list[tuple[Any, ...]](), deque(rows)
+) -> tuple[list[tuple[Any, ...]], bool]:
+    """The first rows, as many as fit in the budget, with what was left out of the claim's answer.
+
+    Rows that can never be read are among them, as NOT_READ. True: there were others, which were released.
+    """
+    left, first = CLAIM_BYTES, list[tuple[Any, ...]]()
+    for row in rows:
+        size = _bytes_of(row[_PAYLOAD], most_bytes) + _bytes_of(row[_HEADERS], most_bytes)
+        if first and size > left:
+            break
+        left -= size
+        first.append(row)
     try:
-        while left and (not read or monotonic() - began < ONE_BY_ONE_S):
-            row = left.popleft()
-            try:
-                found = await session.fetch(load("read_row"), {"id": row[0], "most_bytes": most_bytes})
-            except psycopg.errors.ProgramLimitExceeded:
-                found = [(NOT_READ, None)]
-            if found:
-                read.append((*row[:_PAYLOAD], *found[0], *row[_PAYLOAD + 2 :]))
+        wanted = [row[0] for row in first if _left_out(row)]
+        texts = await _texts(session, wanted, most_bytes)
+        kept, cut_at = list[tuple[Any, ...]](), len(first)
+        for at, row in enumerate(first):
+            if not _left_out(row):
+                kept.append(row)
+            elif (text := texts.get(row[0], _GONE)) is None:
+                cut_at = at
+                break
+            elif text is not _GONE:
+                kept.append((*row[:_PAYLOAD], *text, *row[_HEADERS + 1 :]))
+        if cut_at < len(rows):
+            await release(session, [claim_id], [row[0] for row in rows[cut_at:]])
     except psycopg.Error:
         await release(session, [claim_id])
         raise
-    if left:
-        await release(session, [claim_id], [row[0] for row in left])
-    return read
+    return kept, cut_at < len(rows)
+
+
+async def _texts(session: Session, ids: list[int], most_bytes: int) -> dict[int, tuple[str, str | None] | None]:
+    """Payload and headers by row id, None from the first on that does not fit. A row that is gone is missing."""
+
+    async def read(wanted: list[int]) -> dict[int, tuple[str, str | None] | None]:
+        rows = await session.fetch(load("read_row"), {"ids": wanted, "most_bytes": most_bytes})
+        return {row_id: None if payload is None else (payload, headers) for row_id, payload, headers in rows}
+
+    try:
+        return await read(ids)
+    except psycopg.errors.ProgramLimitExceeded:  # one of them cannot be read at all: they are read one by one
+        began, found, size = monotonic(), dict[int, tuple[str, str | None] | None](), 0
+    for row_id in ids:
+        if size > CLAIM_BYTES or monotonic() - began > ONE_BY_ONE_S:
+            found[row_id] = None
+            continue
+        try:
+            found |= await read([row_id])
+        except psycopg.errors.ProgramLimitExceeded:
+            found[row_id] = (NOT_READ, None)
+        size += len((found.get(row_id) or ("", None))[0])
+    return found
 
 
 def last_key(batch: Batch) -> ClaimKey:

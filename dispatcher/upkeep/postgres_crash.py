@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from uuid import UUID
 
+from dispatcher.core.errors import Unreachable
 from dispatcher.core.events import CrashAudited, Observer
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.infra.postgres import locks
@@ -97,9 +98,15 @@ class PostgresCrashAudit:
         # What was claimed before the crash must not arrive after the look: it was written on a connection of before.
         names = [name for (name,) in await session.fetch(load("all_dispatchers"))]
         await end_connections(self._searcher, names, self._deadline_s)
+
+        async def again() -> None:
+            await self._searcher.connect()
+            if await self._verify(self._searcher) != incarnation:
+                raise Unreachable("another incarnation of Redis holds the stream than a moment ago")
+
         looked_at = found = 0
         for since, begin in await session.fetch(load("crash_since"), {"stream": self._stream}):
-            async for page in read_pages(self._searcher, self._stream, begin, self._deadline_s):
+            async for page in read_pages(self._searcher, self._stream, begin, self._deadline_s, again):
                 looked_at += len(page)
                 found += await self._settle(session, incarnation, since, page)
         await session.fetch(load("mark_unbroken"))

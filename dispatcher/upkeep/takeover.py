@@ -23,7 +23,7 @@ from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.connection import RedisConnection
-from dispatcher.infra.redis.search import find_entries
+from dispatcher.infra.redis.search import Search, Searcher
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import new_claim_id
 from dispatcher.stages.settle import Settlement, release, settle
@@ -75,6 +75,7 @@ class Takeover:
         window: int = WINDOW,
         every_s: float = EVERY_S,
         clock: Callable[[], float] = monotonic,
+        searcher: Searcher | None = None,
     ) -> None:
         self._window = window
         self._every_s = every_s
@@ -97,6 +98,8 @@ class Takeover:
         self._overdue_at = 0.0
         self._held = HeldClaims(lease_s, at_most_s=2 * self._overdue_every_s)
         self._adopted: list[Adopted] = []  # not finished yet
+        self._searcher = searcher or (Searcher(connection, deadline_s) if connection else None)
+        self._search: tuple[str, Search] | None = None  # the claim that is searched for
 
     async def run(self, postgres: ReconnectingSession) -> None:
         """Look every second until cancelled; for overdue claims six times a lease, but each 1 to 5 seconds."""
@@ -236,7 +239,7 @@ class Takeover:
         """
         while self._adopted:
             adopted = self._adopted[0]
-            found = await self._find(adopted)
+            found = await self._find(session, adopted)
             outcomes = BatchOutcomes(
                 sent_ids=list(found), stream_ids=list(found.values()), incarnation=self._incarnation
             )
@@ -274,10 +277,22 @@ class Takeover:
             Settled(sent=0, retried=retried, dead=settlement.dead, released=0, unknown=0, lost=0, waiting=waiting)
         )
 
-    async def _find(self, adopted: Adopted) -> dict[int, str]:
+    async def _find(self, session: Session, adopted: Adopted) -> dict[int, str]:
         floors = {row.id: row.place for row in adopted.rows if row.place and row.place not in tuple(HandlerMark)}
-        if not floors or self._connection is None:
+        if not floors or self._searcher is None:
             return {}  # claimed for handlers, or set to `picked` by a person
         floor = min(floors.values(), key=stream_order)
         wanted = {row.event_id: row.id for row in adopted.rows if row.id in floors}
-        return await find_entries(self._connection, self._stream, floor, wanted, self._deadline_s)
+        if (
+            self._search is None
+            or self._search[0] != adopted.claim_id
+            or self._search[1].incarnation != self._incarnation
+        ):
+            self._search = (adopted.claim_id, Search(self._stream, floor, wanted, self._incarnation))
+        search = self._search[1]  # after a failure it goes on where it was
+        ids = [row.id for row in adopted.rows]
+        while not await self._searcher.go_on(search, self._lease_s / 4):
+            await session.fetch(
+                load("renew_claims"), {"ids": ids, "claim_ids": [adopted.claim_id] * len(ids), "floor": None}
+            )
+        return search.found

@@ -3,7 +3,7 @@
 -- Parameters: dispatcher (our id in the registry, or NULL), claim_id, floor (the newest entry id that is known; NULL: the rows are
 --   for handlers), mark (of rows for handlers: whether their handlers begin at once, see HandlerMark; NULL: the rows go to the
 --   stream), after_time, after_id (the cursor; time in UTC), slots (only slots below this number), limit (rows), most_bytes (larger
---   text stays in Postgres), now (NULL: the server's clock).
+--   text stays in Postgres for good), now (NULL: the server's clock).
 -- Parameters in a backlog: fresh (rows, at most, that are fresh), fresh_time, fresh_id (their cursor; the other one is of the others).
 -- Parameters when some event types have handlers: types, handled (true: these types only; false: all others), since_s (NULL, or
 --   only rows that fell due in the last so many seconds: to pass over 100,000 rows of the other types takes 30 ms).
@@ -17,8 +17,11 @@
 -- Times are text in UTC: the earliest time that the table allows is no Python time in a zone west of Greenwich.
 -- The last column is the age in seconds for the latency histogram: since the event was first due; since it occurred, if it failed
 -- before or nobody scheduled it; 0 if a plain UPDATE put a sent row back.
--- Payload and headers: '!' and the size stand for text of more than most_bytes, or a batch of it would exhaust the dispatcher's memory.
--- most_bytes NULL: no large one is read, see read_row.sql. Small ones are not measured: that costs a row 0.1 to 1 us.
+-- Payload and headers: '!' and the size stand for text of more than most_bytes, '?' and the size (of the text, or as it is stored, which
+-- may be compressed) for text that is read later, see read_row.sql: what takes more than its share of 4 MiB, so the answer is bounded
+-- whatever the rows hold (headers may take a quarter of that as well). most_bytes NULL: all is read later.
+-- The text is measured, not what is stored: ten bytes of jsonb, such as 1e131071, may be 131,072 of text. That costs a row 0.3 us.
+-- A name of more than 1,000 bytes comes as its first 1,001 characters at most, and may be a megabyte in the table.
 -- The array is built once, before the update, so no plan can claim more than the limit; by ctid no index is read twice.
 -- Lines marked --filtered belong only to load("claim", filtered=True), when some event types have handlers, those marked --split to
 -- load("claim", split=True), in a backlog: there each kind has its cursor and its share. Without a backlog one scan is enough.
@@ -74,25 +77,31 @@ RETURNING
     o.next_run_at AT TIME ZONE 'UTC',
     o.event_id::text,
     o.message_id::text,
-    o.event_type,
-    o.aggregate_type,
-    o.aggregate_id,
+    CASE WHEN octet_length(o.event_type) > 1000 THEN left(o.event_type, 1001) ELSE o.event_type END,
+    CASE WHEN octet_length(o.aggregate_type) > 1000 THEN left(o.aggregate_type, 1001) ELSE o.aggregate_type END,
+    CASE WHEN octet_length(o.aggregate_id) > 1000 THEN left(o.aggregate_id, 1001) ELSE o.aggregate_id END,
     o.occurred_at AT TIME ZONE 'UTC',
     CASE
-        WHEN pg_column_size(o.payload) < 1000 AND pg_column_compression(o.payload) IS NULL
-        THEN o.payload::text
+        WHEN pg_column_size(o.payload) > 4194304 / %(limit)s::integer OR %(most_bytes)s::integer IS NULL THEN '?' || pg_column_size(o.payload)
         ELSE (
-            SELECT CASE WHEN octet_length(t.json) > %(most_bytes)s THEN '!' || octet_length(t.json) ELSE t.json END
-            FROM (SELECT CASE WHEN %(most_bytes)s::integer IS NULL THEN '!' ELSE o.payload::text END AS json OFFSET 0) AS t
+            SELECT CASE
+                WHEN octet_length(t.json) > %(most_bytes)s THEN '!' || octet_length(t.json)
+                WHEN octet_length(t.json) > 4194304 / %(limit)s::integer THEN '?' || octet_length(t.json)
+                ELSE t.json
+            END
+            FROM (SELECT o.payload::text AS json OFFSET 0) AS t
         )
     END,
     CASE
         WHEN o.headers IS NULL THEN NULL
-        WHEN pg_column_size(o.headers) < 1000 AND pg_column_compression(o.headers) IS NULL
-        THEN o.headers::text
+        WHEN pg_column_size(o.headers) > 1048576 / %(limit)s::integer OR %(most_bytes)s::integer IS NULL THEN '?' || pg_column_size(o.headers)
         ELSE (
-            SELECT CASE WHEN octet_length(t.json) > %(most_bytes)s THEN '!' || octet_length(t.json) ELSE t.json END
-            FROM (SELECT CASE WHEN %(most_bytes)s::integer IS NOT NULL THEN o.headers::text END AS json OFFSET 0) AS t
+            SELECT CASE
+                WHEN octet_length(t.json) > %(most_bytes)s THEN '!' || octet_length(t.json)
+                WHEN octet_length(t.json) > 1048576 / %(limit)s::integer THEN '?' || octet_length(t.json)
+                ELSE t.json
+            END
+            FROM (SELECT o.headers::text AS json OFFSET 0) AS t
         )
     END,
     o.attempts,

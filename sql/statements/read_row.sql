@@ -1,10 +1,34 @@
--- read_row: reads payload and headers of one row of a claim that could not be read as a whole.
--- Parameters: id, most_bytes (larger text stays in Postgres).
--- Returns: payload and headers as claim returns them. No row: it is gone. SQLSTATE 54000: as text one of them is more than a
---   gigabyte, as a few thousand numbers like 1e131071 are, which take twelve bytes each in jsonb.
+-- read_row: reads payload and headers of rows of a claim that were too large for its answer.
+-- Parameters: ids (in the claim's order), most_bytes (larger text stays in Postgres for good).
+-- Returns: id, payload and headers: '!' and the size stand for text of more than most_bytes. The payload is NULL from the first row on
+--   that does not fit in an answer of 4 MiB; the first row always does. A row that is missing is gone. SQLSTATE 54000: as text one of them is
+--   more than a gigabyte, as a few thousand numbers like 1e131071 are, which take twelve bytes each in jsonb.
 -- Loaded by: dispatcher/stages/claim.py
 -- Index: message_outbox_pkey.
+WITH written AS MATERIALIZED (
+    SELECT w.place, r.*
+    FROM unnest(%(ids)s::bigint[]) WITH ORDINALITY AS w (id, place)
+    CROSS JOIN LATERAL ( -- by the index, one by one, whatever the statistics say
+        SELECT o.id, o.payload::text AS payload, o.headers::text AS headers
+        FROM ONLY messaging.message_outbox AS o
+        WHERE o.id = w.id
+        OFFSET 0
+    ) AS r
+),
+measured AS (
+    SELECT
+        t.*,
+        octet_length(t.payload) > %(most_bytes)s AS payload_large,
+        octet_length(t.headers) > %(most_bytes)s AS headers_large,
+        sum(CASE WHEN octet_length(t.payload) > %(most_bytes)s THEN 0 ELSE octet_length(t.payload) END
+            + CASE WHEN octet_length(t.headers) <= %(most_bytes)s THEN octet_length(t.headers) ELSE 0 END)
+            OVER (ORDER BY t.place ROWS UNBOUNDED PRECEDING) <= 4194304
+            OR row_number() OVER (ORDER BY t.place ROWS UNBOUNDED PRECEDING) = 1 AS fits
+    FROM written AS t
+)
 SELECT
-    CASE WHEN octet_length(t.payload) > %(most_bytes)s THEN '!' || octet_length(t.payload) ELSE t.payload END,
-    CASE WHEN octet_length(t.headers) > %(most_bytes)s THEN '!' || octet_length(t.headers) ELSE t.headers END
-FROM (SELECT o.payload::text, o.headers::text FROM ONLY messaging.message_outbox AS o WHERE o.id = %(id)s OFFSET 0) AS t
+    m.id,
+    CASE WHEN m.fits THEN CASE WHEN m.payload_large THEN '!' || octet_length(m.payload) ELSE m.payload END END,
+    CASE WHEN m.fits THEN CASE WHEN m.headers_large THEN '!' || octet_length(m.headers) ELSE m.headers END END
+FROM measured AS m
+ORDER BY m.place

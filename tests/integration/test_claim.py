@@ -1,7 +1,9 @@
 """A claim takes due rows in order, each row once, and only its share."""
 
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from random import randbytes
 from typing import Any
 
 import psycopg
@@ -9,13 +11,14 @@ import pytest
 from anyio import create_task_group
 
 from dispatcher.core.entry import EntryFormat
+from dispatcher.core.pacing import CLAIM_BYTES
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import FROM_THE_START, ClaimKey, EventTypeFilter, claim, last_key, new_claim_id
-from tests.support.rows import insert_events, read_table, statuses
+from tests.support.rows import insert_events, one_row, read_table, statuses
 from tests.support.waiting import becomes
 
 pytestmark = pytest.mark.both_versions
@@ -77,6 +80,89 @@ async def test_what_is_too_large_stays_in_postgres(session, db):
         None,
     ]
     assert entry.unpublishable(batch.rows[3]) == "payload is 131074 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 4002"
+
+
+LARGE = 1_000_000
+COMPRESSED = '"' + "0" * (LARGE - 2) + '"'  # stored in about 11 KB
+NUMBERS = "[" + ", ".join(["1e131071"] * 7) + "]"  # stored in some hundred bytes, 917,504 as text
+RANDOM = '"' + b64encode(randbytes(LARGE * 3 // 4 - 3)).decode() + '"'
+
+
+@pytest.mark.promise("too-large")
+@pytest.mark.parametrize("limit", [256, 10_000])
+@pytest.mark.parametrize(
+    ("count", "columns"),
+    [
+        pytest.param(12, {"payload": RANDOM}, id="as it is"),
+        pytest.param(12, {"payload": COMPRESSED}, id="compressed a hundred times"),
+        pytest.param(6, {"payload": NUMBERS}, id="numbers with huge exponents"),
+        pytest.param(400, {"payload": RANDOM[:15_000] + '"'}, id="many that are not very large"),
+        pytest.param(12, {"headers": RANDOM}, id="headers"),
+        pytest.param(6, {"headers": NUMBERS, "payload": COMPRESSED}, id="both"),
+    ],
+)
+async def test_a_claim_is_bounded_in_bytes_before_any_row_was_seen(session, db, count, columns, limit):
+    rows = await insert_events(db, count, **columns)
+    read: list[int] = []
+    while True:
+        batch = await take(session, limit, most_bytes=2**20)
+        if not batch.rows:
+            break
+        texts = [text for row in batch.rows for text in (row.payload, row.headers) if text is not None]
+        assert sum(map(len, texts)) <= CLAIM_BYTES
+        assert not [text for text in texts if text[0] in "!?"]
+        assert batch.size == sum(map(len, texts))
+        read += ids(batch)
+        # What does not fit is released at once.
+        assert await one_row(
+            db,
+            "SELECT FROM messaging.message_outbox WHERE status = 'pending' HAVING count(*) = %s",
+            len(rows) - len(read),
+        )
+        assert batch.cut == (len(batch.rows) < limit and len(read) < len(rows))
+    assert read == rows
+
+
+async def test_rows_of_all_sizes_keep_their_order(session, db):
+    rows = []
+    for payload in (None, RANDOM, None, NUMBERS, COMPRESSED, RANDOM, None, RANDOM, None, RANDOM):
+        rows += await insert_events(db, payload=payload or "{}")
+    first, second = await take(session, most_bytes=2**20), await take(session, most_bytes=2**20)
+    assert (first.cut, second.cut) == (True, False)
+    assert [*ids(first), *ids(second)] == rows
+    assert {row.payload for row in (*first.rows, *second.rows) if len(row.payload) > 1000} >= {RANDOM, COMPRESSED}
+
+
+async def test_one_row_larger_than_the_budget_is_claimed_alone(session, db):
+    payload = '"' + RANDOM[1:-1] * 5 + '"'
+    rows = await insert_events(db, 2, payload=payload)
+    for row in rows:
+        batch = await take(session, most_bytes=2**24)
+        assert (ids(batch), batch.rows[0].payload) == ([row], payload)
+
+
+async def test_a_row_that_is_deleted_between_the_claim_and_the_reading(session, db, monkeypatch):
+    rows = await insert_events(db, 3, payload=RANDOM)
+    fetch = session.fetch
+
+    async def deletes(statement, parameters):
+        if statement == load("read_row"):
+            await db.execute("DELETE FROM messaging.message_outbox WHERE id = %s", (rows[1],))
+        return await fetch(statement, parameters)
+
+    monkeypatch.setattr(session, "fetch", deletes)
+    assert ids(await take(session, most_bytes=2**20)) == [rows[0], rows[2]]
+
+
+@pytest.mark.parametrize("name", ["event_type", "aggregate_type", "aggregate_id"])
+async def test_a_long_name_is_cut_in_postgres_and_the_row_is_dead(session, db, name):
+    long, longest = dict[str, Any]({name: "é" * 1_000_000}), dict[str, Any]({name: "é" * 1000})
+    await insert_events(db, **long)
+    await insert_events(db, **longest)
+    batch = await take(session)
+    assert [len(getattr(row, name)) for row in batch.rows] == [1001, 1000]
+    entry = EntryFormat("s", 10, 4002)
+    assert [entry.unpublishable(row) for row in batch.rows] == [f"{name} is longer than 1000 characters", None]
 
 
 async def test_a_claimed_row_is_marked_and_comes_back_whole(session, db):

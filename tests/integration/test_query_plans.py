@@ -33,7 +33,7 @@ MAY_TOUCH = {
     "claim filtered": 6 * BATCH,  # when the other types have nothing waiting; else pacing.FilteredScan
     "claim split": 6 * BATCH,
     "claim filtered split": 6 * BATCH,
-    "read_row": 1,
+    "read_row": BATCH,
     "highest_id": 1,
     "renew_claims": 2 * BATCH,
     "settle_sent": 2 * BATCH,

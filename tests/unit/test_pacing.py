@@ -6,9 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core.pacing import ArrivalRate, BatchSizer, FilteredScan, FreshShare, PollBackoff, PrefetchLimit
+from dispatcher.core.pacing import (
+    CLAIM_BYTES,
+    ArrivalRate,
+    BatchSizer,
+    FilteredScan,
+    FreshShare,
+    PollBackoff,
+    PrefetchLimit,
+)
 
-BUDGET = 16 * 1024 * 1024
+BUDGET = CLAIM_BYTES
 batches = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 2**31)), max_size=50)
 
 
@@ -32,9 +40,9 @@ def test_as_many_more_such_rows_stay_within_the_budget(batch_size: int, rows: in
 def test_large_payloads_shrink_it_at_once_and_small_ones_grow_it_slowly() -> None:
     pacer = BatchSizer(256)
     pacer.note(256, 256 * 1024 * 1024)
-    assert pacer.limit() == 16
+    assert pacer.limit() == 4
     pacer.note(16, 16)
-    assert 16 <= pacer.limit() < 20
+    assert 4 <= pacer.limit() < 6
     for _ in range(40):
         pacer.note(16, 16)
     assert pacer.limit() == 256

@@ -87,13 +87,15 @@ class RedisConnection:
         """Whether the stream must be there, so that an entry must not make it anew: a loss would go unnoticed."""
         return self._nomkstream and self.entry_id != "0-0" and self.incarnation is not None and self.incarnation.known
 
-    def send(self, commands: Sequence[Command], deadline_s: float) -> asyncio.Future[list[Any]]:
+    def send(
+        self, commands: Sequence[Command], deadline_s: float, most_bytes: int | None = None
+    ) -> asyncio.Future[list[Any]]:
         """Write the commands now; a future of one reply each. See Pipe.send."""
         if self._pipe is None:
             done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
             done.set_result([NotSent("redis is not connected")] * len(commands))
             return done
-        return self._pipe.send(commands, deadline_s)
+        return self._pipe.send(commands, deadline_s, most_bytes)
 
     def note_entry(self, stream_id: str) -> None:
         """Note the id of an entry that was just added: the floor for rows claimed from now on."""

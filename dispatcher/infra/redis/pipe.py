@@ -23,9 +23,10 @@ Command = tuple[str, ...] | bytes  # its words, or packed already
 class _Burst:
     """Commands written together. `replies` grows in order; the future holds them all in the end."""
 
-    __slots__ = ("done", "expected", "replies", "timer")
+    __slots__ = ("done", "expected", "most_bytes", "replies", "timer")
 
-    def __init__(self, expected: int, done: asyncio.Future[list[Any]]) -> None:
+    def __init__(self, expected: int, done: asyncio.Future[list[Any]], most_bytes: int | None) -> None:
+        self.most_bytes = most_bytes
         self.expected = expected
         self.replies: list[Any] = []
         self.done = done
@@ -44,14 +45,19 @@ class Pipe(asyncio.Protocol):
         self._why = "the connection was closed"
         self._aborted = False
         self.wrong_server: str | None = None  # a reply that says so: nothing more is sent on this connection
+        self._received = 0  # bytes since the last burst was answered
 
     @property
     def open(self) -> bool:
         """Whether something may still be sent."""
         return self._transport is not None and not self._transport.is_closing() and self.wrong_server is None
 
-    def send(self, commands: Sequence[Command], deadline_s: float) -> asyncio.Future[list[Any]]:
+    def send(
+        self, commands: Sequence[Command], deadline_s: float, most_bytes: int | None = None
+    ) -> asyncio.Future[list[Any]]:
         """Write the commands now and return a future of their replies, one a command, by index.
+
+        The connection is closed when their replies are larger than `most_bytes` together.
 
         A reply is what hiredis makes of it (bytes, int, list, None), `Refused` for an error, `NoReply` where the
         connection broke or the deadline passed first, `NotSent` when it was closed already. The future never fails.
@@ -64,7 +70,7 @@ class Pipe(asyncio.Protocol):
             done.set_result([])
             return done
         data = b"".join([command if isinstance(command, bytes) else _pack(command) for command in commands])
-        burst = _Burst(len(commands), done)
+        burst = _Burst(len(commands), done, most_bytes)
         burst.timer = self._loop.call_later(deadline_s, self.abort, f"no reply within {deadline_s:g} s")
         self._bursts.append(burst)
         self._transport.write(data)
@@ -83,6 +89,10 @@ class Pipe(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         reader, bursts = self._reader, self._bursts
+        self._received += len(data)
+        if bursts and bursts[0].most_bytes is not None and self._received > bursts[0].most_bytes:
+            self.abort(f"a reply of more than {bursts[0].most_bytes} bytes")
+            return
         try:
             reader.feed(data)
             while bursts:
@@ -94,6 +104,7 @@ class Pipe(asyncio.Protocol):
                         return
                     replies.append(self._refused(str(reply)) if isinstance(reply, hiredis.ReplyError) else reply)
                 bursts.popleft()
+                self._received = 0
                 self._finish(burst)
             if self.wrong_server is not None:
                 self.abort(f"closed by us, for the server said: {self.wrong_server}")

@@ -1,51 +1,171 @@
-"""Searches the stream for events, from the newest entry id that was known before they were sent."""
+"""Searches the stream for events, from the newest entry id that was known before they were sent.
 
-from collections.abc import AsyncIterator, Mapping
+Redis gives entries whole, payloads too, and knows no limit in bytes. So a page is bounded here: by what the entries
+before it took, and by ending the connection when a reply is larger than that. What was found before that is kept.
+"""
 
-from dispatcher.core.decide import Refused
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from time import monotonic
+
+import anyio
+
+from dispatcher.core.decide import NoReply, Refused
 from dispatcher.core.errors import Unreachable
-from dispatcher.core.incarnation import id_after
+from dispatcher.core.incarnation import RedisIncarnation, id_after
 from dispatcher.core.outages import is_never_readable
 from dispatcher.infra.redis.connection import RedisConnection
 
-PAGE = 200  # entries read at once: of a megabyte each, what a slow network carries within the deadline
+PAGE = 200  # entries read at once, of small ones
+PAGE_BYTES = 4 * 1024 * 1024  # what a page of larger ones should take
+MOST_BYTES = 2 * PAGE_BYTES  # a page of several entries that takes more is read again in smaller ones
+PATIENCE = 16  # times the deadline, at most, for one single entry
+AGAIN_S = 0.1  # between a page that was lost and the next try
 
 
-async def find_entries(
-    connection: RedisConnection, stream: str, floor: str, wanted: Mapping[str, int], deadline_s: float
-) -> dict[int, str]:
-    """Search for events after `floor`. `wanted`: event id to row id. Returns row id to entry id of those found.
+class PageLost(Unreachable):
+    """The connection ended under a page: it was too large, or took too long. The next one is smaller."""
 
-    The answer is certain only once the connection that carried the events is dead. Raises Unreachable when the stream
-    cannot be read now. Where our user may never read it, nothing is found: to publish twice is better than never.
+
+class Look:
+    """A walk over the entries after `floor` up to the newest. After an error it goes on where it was.
+
+    The connection may be another one then, to the same incarnation of Redis.
     """
-    found: dict[int, str] = {}
-    if wanted:
-        async for page in read_pages(connection, stream, floor, deadline_s):
-            found |= {wanted[event_id]: stream_id for stream_id, event_id in page if event_id in wanted}
-            if len(found) == len(wanted):
-                break
-    return found
+
+    def __init__(self, stream: str, floor: str) -> None:
+        self.ended = False
+        self._stream = stream
+        self._begin = id_after(floor)
+        self._count = PAGE
+        self._patience = 1
+
+    async def page(self, connection: RedisConnection, deadline_s: float) -> list[tuple[str, str]]:
+        """The next page: (entry id, event id), "" in an entry that is not ours.
+
+        No entry where our user may never read the stream. Raises PageLost, or Unreachable when it cannot be read now.
+        """
+        count, began, deadline_s = self._count, monotonic(), deadline_s * self._patience
+        command = ("XRANGE", self._stream, self._begin, "+", "COUNT", str(count))
+        [page] = await connection.send([command], deadline_s, MOST_BYTES if count > 1 else None)
+        if isinstance(page, Refused) and is_never_readable(page.text):
+            self.ended = True
+            return []
+        if isinstance(page, NoReply):
+            self._count = max(1, count // 8)
+            if count == 1:
+                self._patience = min(2 * self._patience, PATIENCE)
+            raise PageLost(page.error)
+        if not isinstance(page, list):
+            raise Unreachable(page.text if isinstance(page, Refused) else getattr(page, "error", "no page of entries"))
+        self.ended = len(page) < count
+        if page:
+            self._begin = id_after(page[-1][0].decode())
+            mean = sum(len(text) for _, fields in page for text in fields) / len(page)
+            took_s = monotonic() - began
+            grown = 2 * count if took_s < deadline_s / 4 else count if took_s < deadline_s / 2 else count // 2
+            self._count = max(1, min(PAGE, grown, int(PAGE_BYTES / max(mean, 1.0))))
+        return [(stream_id.decode(), _event_id(fields)) for stream_id, fields in page]
+
+
+class Search(Look):
+    """A look for events. `wanted`: event id to row id; `found`: row id to entry id.
+
+    The answer is certain only once the connection that carried the events is dead. Where our user may never read the
+    stream, nothing is found: to publish twice is better than never.
+    """
+
+    def __init__(
+        self, stream: str, floor: str, wanted: Mapping[str, int], incarnation: RedisIncarnation | None
+    ) -> None:
+        super().__init__(stream, floor)
+        self.wanted = wanted
+        self.incarnation = incarnation  # that is searched
+        self.found: dict[int, str] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether no page is left to read, or all is found."""
+        return self.ended or len(self.found) == len(self.wanted)
+
+    def note(self, page: list[tuple[str, str]]) -> None:
+        """Note what a page holds."""
+        self.found |= {self.wanted[event_id]: stream_id for stream_id, event_id in page if event_id in self.wanted}
+
+
+Verify = Callable[[RedisConnection], Awaitable[RedisIncarnation]]
+
+
+class Searcher:
+    """Searches for whoever asks, a page at a time, so that all of them together take the memory of one page.
+
+    `verify` says which incarnation a new connection leads to. The connection is its own, so that a search holds up no
+    publishing, and open only while somebody searches. Without `verify` it is somebody else's, and used as it is.
+    """
+
+    def __init__(self, connection: RedisConnection, deadline_s: float, verify: Verify | None = None) -> None:
+        self._connection = connection
+        self._deadline_s = deadline_s
+        self._verify = verify
+        self._turn = anyio.Lock()  # its holder may use and replace the connection
+        self._asking = 0
+
+    async def go_on(self, search: Search, for_s: float) -> bool:
+        """Search on for about so many seconds, at least a page; whether it is done.
+
+        Raises DispatcherError when the stream cannot be read now; what was found is kept.
+        """
+        until = monotonic() + for_s
+        self._asking += 1
+        try:
+            while not search.done:
+                async with self._turn:
+                    try:
+                        await self._lead_to(search.incarnation)
+                        search.note(await search.page(self._connection, self._deadline_s))
+                    except PageLost:
+                        if self._verify is None:
+                            raise
+                        await anyio.sleep(AGAIN_S)
+                if monotonic() > until:
+                    break
+        finally:
+            self._asking -= 1
+            if self._verify is not None and not self._asking:
+                self._connection.close()
+        return search.done
+
+    async def _lead_to(self, incarnation: RedisIncarnation | None) -> None:
+        if self._verify is None:
+            return
+        if not self._connection.up:
+            await self._connection.connect()
+            self._connection.set_incarnation(await self._verify(self._connection))
+        leads_to = self._connection.incarnation
+        # Where Redis does not tell who it is, or a proxy makes it up, nothing can be compared.
+        if leads_to and incarnation and leads_to.known and incarnation.known and not leads_to.same_server(incarnation):
+            self._connection.close()
+            raise Unreachable("another incarnation of Redis answers a search than the one to be searched")
 
 
 async def read_pages(
-    connection: RedisConnection, stream: str, floor: str, deadline_s: float
+    connection: RedisConnection,
+    stream: str,
+    floor: str,
+    deadline_s: float,
+    again: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[list[tuple[str, str]]]:
-    """The entries after `floor` up to the newest, page by page: (entry id, event id), "" in an entry that is not ours.
-
-    No page where our user may never read the stream. Raises Unreachable when it cannot be read now.
-    """
-    begin = id_after(floor)
-    while True:
-        [page] = await connection.send([("XRANGE", stream, begin, "+", "COUNT", str(PAGE))], deadline_s)
-        if isinstance(page, Refused) and is_never_readable(page.text):
-            return
-        if not isinstance(page, list):
-            raise Unreachable(page.text if isinstance(page, Refused) else getattr(page, "error", "no page of entries"))
-        yield [(stream_id.decode(), _event_id(fields)) for stream_id, fields in page]
-        if len(page) < PAGE:
-            return
-        begin = id_after(page[-1][0].decode())
+    """All pages of a look. `again` connects again after a lost page. Raises what it raises, and Unreachable."""
+    look = Look(stream, floor)
+    while not look.ended:
+        try:
+            page = await look.page(connection, deadline_s)
+        except PageLost:
+            if again is None:
+                raise
+            await anyio.sleep(AGAIN_S)
+            await again()
+            continue
+        yield page
 
 
 def _event_id(fields: list[bytes]) -> str:

@@ -29,6 +29,7 @@ class InFlight:
         self.suspects: deque[HandlerTask] = deque()  # each waits until it can run alone
         self.running: set[HandlerTask] = set()
         self.ended: list[Ended] = []
+        self.size = 0  # characters of payloads and headers of all rows that are not settled
         self.settling: list[Ended] = []
         self.some_ended = asyncio.Event()  # cleared by whoever settles
         self.room = asyncio.Event()  # a slot may be free; cleared by whoever waits for it
@@ -46,6 +47,7 @@ class InFlight:
             queue = self.suspects if row.suspect else self.waiting
             queue.append(HandlerTask(batch.claim_id, row, batch.claimed_at))
         self._rows[batch.claim_id] += len(batch.rows)
+        self.size += batch.size
 
     def end(self, task: HandlerTask, outcome: Outcome) -> None:
         """Decide what becomes of a row that waited or was handled; a second decision on it does not count."""
@@ -75,6 +77,7 @@ class InFlight:
         self.forget(task for task, _ in self.settling)
         self.settling = []
         self._some_settled.set()
+        self.room.set()  # their bytes are free now
 
     async def wait_settled(self) -> None:
         """Wait until everything that has ended is settled."""
@@ -86,6 +89,7 @@ class InFlight:
         """Count these rows as in flight no more."""
         for task in tasks:
             self._rows[task.claim_id] -= 1
+            self.size -= len(task.row.payload) + len(task.row.headers or "")
             if self._rows[task.claim_id] <= 0:
                 del self._rows[task.claim_id]
                 self._finished(task.claim_id)

@@ -14,8 +14,8 @@ from anyio.abc import TaskGroup
 from dispatcher.core.decide import brief
 from dispatcher.core.events import Handled, HandledAs, InHand, Observer, StuckHandlers
 from dispatcher.core.outcome import FailedForGood, Outcome, Released, Waits
-from dispatcher.core.pacing import PrefetchLimit
-from dispatcher.core.row import ClaimedRow, HandlerMark
+from dispatcher.core.pacing import CLAIM_BYTES, HANDLER_BYTES, BatchSizer, PrefetchLimit
+from dispatcher.core.row import Batch, ClaimedRow, HandlerMark
 from dispatcher.relay.handlers.call import HandlerExecutor, HandlerResult, call_handler
 from dispatcher.relay.handlers.in_flight import HandlerTask, InFlight
 from dispatcher.relay.handlers.shares import Shares
@@ -50,15 +50,22 @@ class HandlerPool:
         self._observe = observe
         self._rng = rng
         self.prefetch = PrefetchLimit(policy.parallel, policy.batch_size)
+        self._sizer = BatchSizer(policy.batch_size)
         self._exhausted = False  # this and the next: what was told last
         self._told = InHand(0, 0, 0)
         self._running: Counter[str] = Counter()  # handlers, by event type
         self._alone: HandlerTask | None = None  # the suspect that runs
 
+    def note(self, batch: Batch) -> None:
+        """Note what a claim brought."""
+        self._sizer.note(len(batch.rows), batch.size)
+
     def limit(self) -> int:
-        """How many rows to claim now."""
+        """How many rows to claim now; 0 also while those in flight leave no room for the bytes of a claim."""
         stuck = self._executor.stuck
-        limit = self.prefetch.limit(len(self._in_flight), stuck)
+        limit = min(self.prefetch.limit(len(self._in_flight), stuck), self._sizer.limit())
+        if self._in_flight.size > HANDLER_BYTES - CLAIM_BYTES:
+            limit = 0
         exhausted = stuck >= self._policy.parallel
         if exhausted != self._exhausted:
             self._exhausted = exhausted

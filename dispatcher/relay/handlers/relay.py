@@ -165,6 +165,7 @@ class HandlerRelay:
             return  # no session, a pause, a failure that was told, or an answer that came too late
         if batch.rows:
             self._in_flight.take(batch)
+            self._pool.note(batch)
             self._pool.fill(handlers)
         self._observe(Ticked("ok", monotonic() - began))
         self._on_claim(len(batch.rows))

@@ -10,13 +10,16 @@ import anyio
 
 from dispatcher.core.breaker import Breaker
 from dispatcher.core.decide import Refused
-from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
+from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.core.events import BreakerChanged, Observer, Reconciled, Ticked
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outcome import BatchOutcomes, Released, Sent
 from dispatcher.core.row import Batch
 from dispatcher.infra.redis.connection import RedisConnection
-from dispatcher.infra.redis.search import find_entries
+from dispatcher.infra.redis.search import Search, Searcher
+
+SEARCH_S = 5.0
+SEARCH_AGAIN_S = 0.5
 
 Verify = Callable[[RedisConnection], Awaitable[RedisIncarnation]]
 
@@ -39,6 +42,7 @@ class SinkGate:
         timeout_s: float,
         observe: Observer,
         verify: Verify | None = None,
+        searcher: Searcher | None = None,
         retry_misconfigured: bool = False,
     ) -> None:
         self.connection = connection
@@ -47,6 +51,8 @@ class SinkGate:
         self._timeout_s = timeout_s
         self._observe = observe
         self._verify = verify
+        self._searcher = searcher or Searcher(connection, timeout_s)
+        self._searches: dict[str, Search] = {}  # those that are not done, by claim id
         self._connecting = anyio.Lock()
         self._stopping = anyio.Event()
         self._ever_up = retry_misconfigured
@@ -141,19 +147,30 @@ class SinkGate:
             return None if "than 0-0" in reply.text else reply.text
         return str(getattr(reply, "error", "it took an XADD that nobody may take"))
 
-    async def reconcile(self, batch: Batch, outcomes: BatchOutcomes) -> bool:
+    async def reconcile(self, batch: Batch, outcomes: BatchOutcomes, *, for_s: float = SEARCH_S) -> bool:
         """Search the stream, after the batch's floor, for rows whose reply was lost; file them as sent or released.
 
         The connection that carried them is dead by now (see RedisConnection.connect), so nothing can arrive after the
-        search. False: the search failed; the rows stay unknown.
+        search. False: it failed, or is not done after about `for_s` seconds. The rows stay unknown then, and the next
+        call goes on where this one was.
         """
         unknown = set(outcomes.unknown)
         wanted = {row.event_id: row.id for row in batch.rows if row.id in unknown}
+        search = self._searches.get(batch.claim_id)
+        if search is None or (search.wanted, search.incarnation) != (wanted, outcomes.incarnation):
+            search = self._searches[batch.claim_id] = Search(self._stream, batch.floor, wanted, outcomes.incarnation)
         try:
-            found = await find_entries(self.connection, self._stream, batch.floor, wanted, self._timeout_s)
-        except Unreachable as error:
-            self._shut(str(error), connection_only=self._not_reached())  # or the next look would follow at once
+            if not await self._searcher.go_on(search, for_s):
+                return False
+        except DispatcherError as error:
+            if self.connection.up:  # publishing goes on meanwhile
+                with anyio.move_on_after(SEARCH_AGAIN_S):
+                    await self._stopping.wait()
+            else:
+                self._shut(str(error), connection_only=self._not_reached())  # or the next look would follow at once
             return False
+        del self._searches[batch.claim_id]
+        found = search.found
         for row_id in outcomes.unknown:
             outcomes.add(row_id, Sent(found[row_id]) if row_id in found else Released("the connection broke before it"))
         outcomes.unknown.clear()

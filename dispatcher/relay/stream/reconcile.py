@@ -42,7 +42,7 @@ class Reconciler:
                 if (incarnation := gate.connection.incarnation) != outcomes.incarnation:
                     outcomes.doubt_sent()
                 outcomes.incarnation = incarnation
-                if await gate.reconcile(batch, outcomes):
+                if await gate.reconcile(batch, outcomes, for_s=self._lease_s / 8):
                     return
             if leases.due(self._lease_s / 4):
                 await leases.renew(postgres, rows_of([batch, *also]))

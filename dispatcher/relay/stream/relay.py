@@ -219,7 +219,7 @@ class StreamRelay:
     def _publish(self, batch: Batch, allowance: Allowance) -> WrittenBatch:
         """Write the pipeline, without waiting for its replies."""
         self._flow.spend(len(batch.rows))
-        self._sizer.note(len(batch.rows), sum(len(row.payload) for row in batch.rows))
+        self._sizer.note(len(batch.rows), batch.size)
         # Rows that failed before go where they cut no connection but their own; a trial has to use this one.
         suspects = [] if allowance.trial else [row for row in batch.rows if row.attempts]
         if suspects:

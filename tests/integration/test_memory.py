@@ -1,0 +1,65 @@
+"""Memory is bounded in bytes, from the first claim on: real processes, and the most memory they ever had."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from redis.asyncio import Redis
+
+from tests.support.child import Child, StartCli
+from tests.support.rows import STREAM
+from tests.support.waiting import becomes
+
+MOST_KB = 256 * 1024
+LARGE_TEXT = """
+INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload, headers)
+SELECT %(event_type)s, 'a' || i, jsonb_build_object('n', i, 'text', t.text || %(end)s::text), NULL
+FROM (
+    SELECT left(string_agg(md5(n::text), '' ORDER BY n), %(chars)s) AS text FROM generate_series(0, %(chars)s / 32) AS n
+) AS t, generate_series(1, %(rows)s) AS i
+"""
+
+
+def most_memory_kb(child: Child) -> int:
+    """The most resident memory that the process ever had (VmHWM)."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{child.pid}/status").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+async def insert_large(
+    db: psycopg.AsyncConnection[Any], rows: int, chars: int, *, event_type: str = "t", end: str = ""
+) -> None:
+    """Rows whose payload does not compress. `end`: appended to the text."""
+    await db.execute(LARGE_TEXT.encode(), {"rows": rows, "chars": chars, "event_type": event_type, "end": end})
+
+
+async def unsettled(db: psycopg.AsyncConnection[Any]) -> int:
+    [row] = await (await db.execute("SELECT count(*) FROM messaging.message_outbox WHERE NOT settled")).fetchall()
+    return int(row[0])
+
+
+@pytest.mark.parametrize(
+    ("rows", "chars", "end", "batch_size"),
+    [
+        pytest.param(300, 1_000_000, "", "256", id="300 of 1 MB"),
+        pytest.param(300, 1_000_000, "", "10000", id="the largest batch"),
+        pytest.param(300, 1_000_000, "\U0001f40b", "256", id="four bytes a character in Python"),
+    ],
+)
+async def test_a_backlog_of_large_payloads_from_a_cold_start(
+    db, redis: "Redis", database_url, redis_url, cli: StartCli, rows, chars, end, batch_size
+):
+    await insert_large(db, rows, chars, end=end)
+    child = await cli(
+        "run",
+        "--enabled",
+        env={"DATABASE_URL": database_url, "REDIS_URL": redis_url, "DISPATCH_BATCH_SIZE": batch_size},
+    )
+    await child.ready()
+    await becomes(lambda: unsettled(db), 0, "rows that wait", 120.0)
+    assert most_memory_kb(child) < MOST_KB
+    assert await redis.xlen(STREAM) == rows
+    await child.terminate()
