@@ -88,8 +88,8 @@ class Settings:
         "How long dead-letter copies are kept.")
     http_enabled: bool = setting("", switch(), True, "Whether the HTTP sidecar runs.",
         alias=Alias("--disable-http", negated, "Serve no probes, no metrics, no API."))
-    http_host: str = setting("DISPATCH_HTTP_HOST", host(), "0.0.0.0",  # noqa: S104 -- probes come from outside
-        "The address the sidecar listens on.")
+    http_host: str = setting("DISPATCH_HTTP_HOST", host(), "::",
+        "The address the sidecar listens on; :: is every one, of IPv6 and IPv4.")
     http_port: int = setting("DISPATCH_HTTP_PORT", whole(0, 65_535), 8080,
         "The port the sidecar listens on; 0: any free one.")
     http_allowed_hosts: tuple[str, ...] = setting("DISPATCH_HTTP_ALLOWED_HOSTS", hosts(), (),

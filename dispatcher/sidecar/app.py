@@ -25,6 +25,7 @@ from dispatcher.sidecar.connections import (
 from dispatcher.sidecar.errors import MAX_BODY_BYTES, errors_as_json
 from dispatcher.sidecar.rate_limit import LIMITS as RATE_LIMITS
 from dispatcher.sidecar.rate_limit import RateLimiter, RateLimits
+from dispatcher.sidecar.sockets import listening
 
 BACKLOG = 32  # connections accepted in one iteration of the event loop: a storm must not make it long
 SHUTDOWN_S = 2.0  # what a request in flight gets at the end
@@ -104,22 +105,24 @@ async def serve(
 ) -> None:
     """Serve until cancelled; started with the port, which matters for port 0. Raises Misconfigured."""
     runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
-    listener: asyncio.Server | None = None
+    listeners: list[asyncio.Server] = []
     try:
         await runner.setup()
         try:
             http_server = runner.server
             assert http_server is not None  # noqa: S101 -- for the type checker
-            listener = await asyncio.get_running_loop().create_server(
-                lambda: ConnectionLimiter(http_server, limits), host, port, backlog=BACKLOG
-            )
+            loop = asyncio.get_running_loop()
+            listeners += [
+                await loop.create_server(lambda: ConnectionLimiter(http_server, limits), sock=each, backlog=BACKLOG)
+                for each in await listening(host, port, BACKLOG)
+            ]
         except (OSError, OverflowError) as error:
             raise _cannot_listen(host, port, error) from None
-        task_status.started(listener.sockets[0].getsockname()[1])
+        task_status.started(listeners[0].sockets[0].getsockname()[1])
         await end_slow_ones(http_server, limits)
     finally:
         with anyio.CancelScope(shield=True):
-            if listener is not None:
+            for listener in listeners:
                 listener.close()
             await runner.cleanup()
 
@@ -136,7 +139,7 @@ def _cannot_listen(host: str, port: int, error: Exception) -> Misconfigured:
         )
     if code == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
         return Misconfigured(
-            f"{host} is not an address of this machine; set DISPATCH_HTTP_HOST or --http-host (0.0.0.0 is every one)"
+            f"{host} is not an address of this machine; set DISPATCH_HTTP_HOST or --http-host (:: is every one)"
         )
     return Misconfigured(
         f"cannot listen on {host}:{port} ({type(error).__name__}); set DISPATCH_HTTP_HOST and DISPATCH_HTTP_PORT"

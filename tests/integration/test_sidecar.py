@@ -1,6 +1,7 @@
 """The sidecar over real HTTP: what probes and Prometheus get, and what anybody else gets."""
 
 import asyncio
+import socket
 import threading
 
 import aiohttp
@@ -12,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dispatcher.core import events
 from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded import free_port
+from dispatcher.settings import Settings
 from dispatcher.sidecar.app import build, serve
 from dispatcher.sidecar.errors import MAX_BODY_BYTES
 from dispatcher.sidecar.readiness import Readiness
@@ -242,6 +244,37 @@ async def test_a_taken_port_ends_the_command_with_one_line(cli, client):
 async def test_a_foreign_address_is_named_with_the_remedy(readiness, metrics):
     with pytest.raises(Misconfigured, match=r"^192\.0\.2\.1 is not an address of this machine; set DISPATCH_HTTP_HOST"):
         await serve(build(readiness, metrics.registry), "192.0.2.1", 0)
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("host", "answers"),
+    [
+        ("::", ["127.0.0.1", "::1"]),  # the default
+        ("localhost", ["127.0.0.1"]),
+        ("0.0.0.0", ["127.0.0.1"]),  # noqa: S104
+        ("::1", ["::1"]),
+    ],
+)
+async def test_both_families_are_served(readiness, metrics, host, answers):
+    """Probes of a pod with IPv6 alone, and the health check of the image, which asks 127.0.0.1."""
+    if not has_ipv6():
+        if host == "::1":
+            pytest.skip("this machine has no IPv6")
+        answers = ["127.0.0.1"]
+    async with served(build(readiness, metrics.registry), host=host) as client:
+        for address in answers:
+            place = f"[{address}]" if ":" in address else address
+            async with client.get(f"http://{place}:{port_of(client)}/health") as answer:
+                assert answer.status == 200
+    assert Settings(database_url="", redis_url="").http_host == "::"
 
 
 async def test_the_port_is_free_after_a_stop(readiness, metrics):

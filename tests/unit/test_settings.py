@@ -36,7 +36,7 @@ DEFAULTS = {
     "outbox_retention_days": 7,
     "dlq_retention_days": 30,
     "http_enabled": True,
-    "http_host": "0.0.0.0",  # noqa: S104
+    "http_host": "::",
     "http_port": 8080,
     "api_token": None,
     "log_level": "INFO",
