@@ -11,7 +11,10 @@ from dispatcher.infra import early_stop
 if __name__ == "__main__":  # `python -m dispatcher.cli`, as Dispatchbox was started
     early_stop.watch(sys.argv[1:])
 
+import errno
 import importlib
+import os
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -114,14 +117,25 @@ def main(args: list[str] | None = None) -> None:
             click.echo(f"Name the command first: `dispatcher run {error.option_name} ...`", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("dispatcher: interrupted", err=True)
+        _say("interrupted")
         sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python tries once more at its end, and complains
+        _say(f"the output cannot be written ({error.strerror})")
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(error: DispatcherError) -> NoReturn:
-    click.echo(f"dispatcher: {error}", err=True)
+    _say(str(error))
     sys.exit(error.exit_code)
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # nobody can read it: the exit code says what it can
+        click.echo(f"dispatcher: {text}", err=True)
 
 
 def _first(error: BaseException) -> DispatcherError:

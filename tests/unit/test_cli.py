@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -166,3 +167,19 @@ cli.main(["run", "--database-url", "postgresql://h/d", "--redis-url", "redis://h
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 50_000
+
+
+@pytest.mark.parametrize("command", [["--help"], ["demo", "--seed-only", "--rows", "1000"]])
+def test_a_full_disk_below_the_output_is_one_line(command: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "dispatcher", *command], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    said = "dispatcher: the output cannot be written (No space left on device)\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_a_full_disk_below_the_errors_leaves_the_exit_code() -> None:
+    program = [sys.executable, "-m", "dispatcher", "status", "--database-url", "x"]
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run(program, stderr=full, stdout=full, check=False).returncode == 2
