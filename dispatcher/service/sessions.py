@@ -52,6 +52,8 @@ class Sessions:
             postgres.precedence = precedence
         for lane in self.lanes:
             lane.stand_ins = [other for other in self.lanes if other is not lane]
+        for postgres in self.claiming:
+            postgres.prepare(targets.try_out)
         self.chores.prepare(_limit_lock_waits)
         database = DatabaseState(observe)
         for postgres in self.claiming:  # with the others alone nothing is relayed

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import anyio
+
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.infra.postgres.pooler import PoolerTrial
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.tables import missing, refuse_unfit
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
+from dispatcher.ops.trials import require_trials
 from dispatcher.settings import Settings
 
 CONTROL_TIMEOUT_S = 5.0
@@ -21,6 +24,7 @@ class PostgresTargets:
     def __init__(self, settings: Settings, session_name: str) -> None:
         self._settings = settings
         self._session_name = session_name
+        self._trying, self._tried = anyio.Lock(), False
         self._checked = False  # a child that is made while we run harms nothing: no reconnect waits for its end
         self._trial = PoolerTrial()
         self._address = ""  # that was asked for last: no file is read for a message
@@ -61,13 +65,27 @@ class PostgresTargets:
         self._address = target.address()
         return target
 
+    async def try_out(self, session: Session) -> None:
+        """Once a process, before anything is claimed: raises Misconfigured when Postgres refuses what we have to do."""
+        async with self._trying:
+            if not self._tried:
+                await require_trials(session, f"Postgres at {self._address}")
+                self._tried = True
+
     async def check(self, session: Session) -> None:
         """Raises Misconfigured when a table, right or setting is wrong, Unreachable when the server is a standby."""
         where = self._address
-        [(standby, isolation)] = await session.fetch(
+        [(standby, isolation, by_role)] = await session.fetch(
             "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', "
-            "current_setting('transaction_isolation')"
+            "current_setting('transaction_isolation'), "
+            "NOT pg_is_in_recovery() AND (SELECT source IN ('user', 'database user') FROM pg_settings"
+            " WHERE name = 'default_transaction_read_only')"
         )
+        if standby and by_role:  # a server on its way to be a standby is read-only for everybody
+            raise Misconfigured(
+                f"the role at {self._address} has default_transaction_read_only: "
+                "ALTER ROLE ... RESET default_transaction_read_only, also IN DATABASE ..."
+            )
         if standby:
             raise Unreachable(
                 f"Postgres at {where} is read-only: a standby, about to be one, or "

@@ -3,7 +3,7 @@
 -- Parameters: ids (of rows), event_ids, now (NULL: the server's clock).
 -- Returns: id and event_id of each row. A row that is missing was replayed by somebody else (a lock is waited for), or pruned:
 --   dead_retry_copy looks for those.
--- Loaded by: dispatcher/ops/dead_letters/retry.py
+-- Loaded by: dispatcher/ops/dead_letters/retry.py, dispatcher/ops/trials.py
 -- Index: message_outbox_pkey, message_outbox_event_id_key, message_dlq_open_key.
 -- A person waits for the answer, so the commit is flushed to disk, unlike the relay's.
 WITH wanted AS MATERIALIZED (

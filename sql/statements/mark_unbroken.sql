@@ -1,7 +1,7 @@
 -- mark_unbroken: allows claims again after the stream was searched, and wakes the dispatchers that sleep.
 -- Parameters: none.
 -- Returns: one row.
--- Loaded by: dispatcher/upkeep/postgres_crash.py
+-- Loaded by: dispatcher/ops/trials.py, dispatcher/upkeep/postgres_crash.py
 -- Index: unbroken_pkey.
 WITH marked AS (
     INSERT INTO messaging.unbroken DEFAULT VALUES ON CONFLICT DO NOTHING

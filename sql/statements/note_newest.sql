@@ -2,7 +2,7 @@
 --   stream.
 -- Parameters: stream, floor (the entry id; NULL: none), replid (its data set; '': Redis does not tell).
 -- Returns: one row: false if Postgres may have lost claims and settles, so that the stream must be searched first.
--- Loaded by: dispatcher/upkeep/postgres_crash.py
+-- Loaded by: dispatcher/ops/trials.py, dispatcher/upkeep/postgres_crash.py
 -- Index: newest_entry_pkey, unbroken_pkey, stream_server_pkey; one row each.
 WITH noted AS (
     UPDATE ONLY messaging.newest_entry AS n

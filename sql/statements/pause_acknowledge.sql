@@ -1,7 +1,7 @@
 -- pause_acknowledge: notes which pause this dispatcher obeys, and removes the notes of dispatchers that wrote none for an hour.
 -- Parameters: name, version, generation (of the pause), in_flight (batches).
 -- Returns: as pause_state.
--- Loaded by: dispatcher/upkeep/pause.py
+-- Loaded by: dispatcher/ops/trials.py, dispatcher/upkeep/pause.py
 -- Index: pause_acknowledgement_pkey.
 WITH forgotten AS (
     DELETE FROM ONLY messaging.pause_acknowledgement AS a

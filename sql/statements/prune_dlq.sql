@@ -1,7 +1,7 @@
 -- prune_dlq: deletes the oldest dead-letter copies, replayed or not, as messaging.prune_message_dlq does.
 -- Parameters: batch (copies), older_than_s (seconds since they died), ours (our clock), now (NULL: the server's clock).
 -- Returns: one row: copies deleted.
--- Loaded by: dispatcher/ops/prune.py, dispatcher/upkeep/retention.py
+-- Loaded by: dispatcher/ops/prune.py, dispatcher/ops/trials.py, dispatcher/upkeep/retention.py
 -- Index: message_dlq_died_at_idx, its head.
 -- By the earlier of two clocks, as prune_outbox.
 -- Does nothing while another prune has the lock. A copy that is locked is left for the next time.

@@ -5,12 +5,6 @@
 -- Index: none; the catalogue.
 SELECT w.what
 FROM (
-    -- Open to everybody, unless default privileges say otherwise.
-    SELECT 'EXECUTE on ' || p.oid::regprocedure::text, has_function_privilege(p.oid, 'EXECUTE')
-    FROM pg_proc AS p
-    WHERE p.pronamespace = to_regnamespace('messaging')
-      AND p.proname IN ('stream_order', 'holds_stream', 'audit_stream')
-    UNION ALL
     VALUES
         ('USAGE on schema messaging', has_schema_privilege('messaging', 'USAGE')),
         ('SELECT on messaging.message_outbox', has_table_privilege('messaging.message_outbox', 'SELECT')),
@@ -31,5 +25,13 @@ FROM (
              'messaging.audit_stream(text,text,text,bigint,text,text,text,bigint,text,double precision,integer,bigint)',
              'EXECUTE'
          ))
+    UNION ALL
+    -- Open to everybody, unless default privileges say otherwise.
+    SELECT 'EXECUTE on ' || p.oid::regprocedure::text, has_function_privilege(p.oid, 'EXECUTE')
+    FROM pg_proc AS p
+    WHERE p.oid IN (
+        to_regprocedure('messaging.stream_order(text)'),
+        to_regprocedure('messaging.holds_stream(text,text,text,bigint)')
+    )
 ) AS w (what, granted)
 WHERE NOT w.granted

@@ -2,7 +2,7 @@
 -- Parameters: stream, run_id, replid (the incarnation).
 -- Returns: one row: the life of the stream, the newest entry id that was noted, the number of entries that had been added by then
 --   and where the window of an audit begins (NULL: not known). No row: another incarnation holds the stream.
--- Loaded by: dispatcher/upkeep/redis_loss.py
+-- Loaded by: dispatcher/ops/trials.py, dispatcher/upkeep/redis_loss.py
 -- Index: stream_server_pkey.
 -- seen_at follows the clock when it is set back: an audit counts back from it.
 WITH noted AS (

@@ -1,7 +1,7 @@
 -- settle_dead: settles rows of one claim as dead, and copies them to the dead-letter queue in the same statement.
 -- Parameters: claim_id, ids, errors (one a row), now (NULL: the server's clock).
 -- Returns: id of each row. A row that is missing was lost to another claim.
--- Loaded by: dispatcher/stages/settle.py
+-- Loaded by: dispatcher/ops/trials.py, dispatcher/stages/settle.py
 -- Index: message_outbox_pkey, message_dlq_event_id_idx.
 -- BETWEEN: see settle_sent.sql.
 -- The copy's id is negative, made of the time, and from no sequence: one that was left behind by a logical upgrade or a restore gives

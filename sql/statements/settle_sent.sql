@@ -3,7 +3,7 @@
 --   incarnation and the life of the stream that the rows were published to or found in; NULL: any).
 -- Returns: id of each row. A row that is missing was lost to another claim. SQLSTATE DS001: another incarnation of Redis holds the
 --   stream now.
--- Loaded by: dispatcher/stages/settle.py
+-- Loaded by: dispatcher/ops/trials.py, dispatcher/stages/settle.py
 -- Index: message_outbox_pkey.
 -- BETWEEN is = that can only be an index lookup: a plan made while the table was analyzed empty would join by reading all of it.
 UPDATE ONLY messaging.message_outbox AS o

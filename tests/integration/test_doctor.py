@@ -90,7 +90,7 @@ async def test_all_is_well(look: Examine, own_valkey: StartValkey, shared: psyco
     found = await look(redis=primary.url)
     fast = "fsync and full_page_writes off: a crash of the machine may lose or damage everything"  # the tests' server
     assert {check: each.found for check, each in found.items() if each.level != "ok"} == {"fsync": fast}
-    assert len(found) == 30
+    assert len(found) == 46
     assert [check for check, each in found.items() if each.remedy] == ["fsync"]
     assert (await look(redis=replica.url))["redis-replicas"].level == "bad"
     assert (await look(redis=replica.url))["redis-entries"].found == "it takes no entry: READONLY"
@@ -272,7 +272,7 @@ async def test_dead_rows_pile_up(look: Examine, db: psycopg.AsyncConnection, dat
         return found if found.level == "warning" else None
 
     found = await until(warning, "doctor hears of the dead rows")
-    assert "200 dead row versions" in found.found
+    assert re.search(r"message_outbox has 2\d\d dead row versions", found.found)  # and a few of the trials
     assert "VACUUM (ANALYZE) messaging.message_outbox" in str(found.remedy)
 
 

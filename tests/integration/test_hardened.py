@@ -54,11 +54,13 @@ async def test_default_privileges_that_give_nothing(
         assert await statuses(db) == {"sent": 10}
         session = await connect(PostgresTarget(relay, "test"), "test")
         assert (await schema.rights(session)).level == "ok"
-        await db.execute("REVOKE EXECUTE ON FUNCTION messaging.holds_stream FROM outbox_dispatcher")
+        await db.execute(
+            "REVOKE EXECUTE ON FUNCTION messaging.holds_stream(text, text, text, bigint) FROM outbox_dispatcher"
+        )
         found = await schema.rights(session)
         await session.close()
         assert found.level == "bad"
-        assert "EXECUTE on messaging.holds_stream(text,text,text)" in found.found
+        assert "EXECUTE on messaging.holds_stream(text,text,text,bigint)" in found.found
 
 
 async def test_burials_need_no_sequence(db: Db, dispatcher: StartDispatcher, redis: Redis) -> None:

@@ -36,11 +36,14 @@ SELECT
     ARRAY(
         SELECT i.inhrelid::regclass::text FROM pg_catalog.pg_inherits AS i WHERE i.inhparent = c.oid
         ORDER BY i.inhrelid LIMIT 5
-    )
+    ),
+    c.relkind = 'r' AND pg_catalog.row_security_active(c.oid),
+    pg_catalog.pg_has_role(c.relowner, 'USAGE'),
+    pg_catalog.quote_ident(current_user)
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = 'messaging'
-  AND (c.relkind IN ('p', 'v', 'm', 'f') OR (c.relkind = 'r' AND c.relhassubclass))
+  AND (c.relkind IN ('p', 'v', 'm', 'f') OR (c.relkind = 'r' AND (c.relhassubclass OR c.relrowsecurity)))
 ORDER BY c.relname
 """
 _KINDS = {"p": "partitioned", "v": "a view", "m": "a materialized view", "f": "a foreign table"}
@@ -69,14 +72,15 @@ async def complete(connection: Asked, sql: str) -> bool:
 
 
 async def unfit(connection: Asked, *, children: bool = True) -> list[tuple[str, str]]:
-    """What no dispatcher can work on, and the remedy of each: our tables that are partitioned, views, or have children.
+    """What no dispatcher can work on, and the remedy of each.
 
+    Our tables that are partitioned, or views, or have children, or from which a policy may hide rows.
     A row is named by its place (ctid), which is its own in one plain table only. A child's rows are left alone by every
     statement (ONLY), so what runs already may go on: `children` False.
     """
     ours = set[str]().union(*(_tables(m.sql) for m in sqlfiles.migrations()))
     found: list[tuple[str, str]] = []
-    for name, kind, has in await _ask(connection, _SHAPES):
+    for name, kind, has, filtered, is_owner, role in await _ask(connection, _SHAPES):
         if name not in ours:
             continue
         if kind in _KINDS:
@@ -88,7 +92,16 @@ async def unfit(connection: Asked, *, children: bool = True) -> list[tuple[str, 
                     "messaging_old, `dispatcher migrate`, then copy the rows (docs/how-to/plain-table.md)",
                 )
             )
-        elif children and has:
+            continue
+        if filtered:
+            off = f"ALTER TABLE messaging.{name} {'NO FORCE' if is_owner else 'DISABLE'} ROW LEVEL SECURITY"
+            found.append(
+                (
+                    f"row-level security of messaging.{name} may hide rows from {role}: they would wait unseen",
+                    f"as a superuser ALTER ROLE {role} BYPASSRLS, or as the table's owner {off}",
+                )
+            )
+        if children and has:
             found.append(
                 (
                     f"messaging.{name} has children in inheritance ({', '.join(has)}): "

@@ -114,6 +114,10 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]]) -> list
         ]
         for name, check in checks:
             found.append(await _safely(name, check, session))
+        try:
+            found.extend(await schema.trials(session))
+        except psycopg.Error as error:
+            found.append(unknown("try-claim", f"could not be tried: {describe(error)}", "run it again"))
         clock.append(("Postgres", await clocks.ahead_of_us(session)))
     except (SessionLost, psycopg.Error) as error:
         found.append(

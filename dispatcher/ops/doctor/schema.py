@@ -2,11 +2,12 @@
 
 import re
 
-from dispatcher.core.finding import Finding, bad, ok, warning
+from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.tables import missing, unfit
 from dispatcher.infra.sqlfiles import load
+from dispatcher.ops.trials import run_trials
 
 # A claim writes these: an index on one ends heap-only updates, and each claim costs every index an entry.
 WRITTEN_BY_A_CLAIM = {"status", "picked_at", "picked_by", "claim_id", "stream_id"}
@@ -20,6 +21,20 @@ async def tables(session: Session) -> Finding:
     if gone:
         return bad("tables", f"not migrated: {', '.join(gone)}", "run `dispatcher migrate` as the owner")
     return ok("tables", f"{len(sqlfiles.migrations())} migrations are there")
+
+
+async def trials(session: Session) -> list[Finding]:
+    """Run the statements of a dispatcher in a transaction that is rolled back: one finding each."""
+    found = []
+    for tried in await run_trials(session):
+        check = f"try-{tried.trial.name}"
+        if tried.result == "ok":
+            found.append(ok(check, "Postgres does it, as this role"))
+        elif tried.result == "refused":
+            found.append(bad(check, tried.words, tried.remedy))
+        else:
+            found.append(unknown(check, f"not tried: {tried.words}", "run it again"))
+    return found
 
 
 async def rights(session: Session) -> Finding:

@@ -1,0 +1,265 @@
+"""Trials: the real statements, run as this role in one transaction that is rolled back. Rights on paper are not enough.
+
+A grant, a policy, a constraint, a trigger or a function of somebody else may refuse what the catalogue seems to allow;
+events would then be published and never settled. Works on a row of its own, through a transaction pooler too, beside
+dispatchers that run: no event, no notification and no lock outlives it, and a lock of others is waited for briefly.
+
+A new trial is one line of TRIALS; its parameters are those of `_parameters`.
+"""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+from uuid import uuid4
+
+import psycopg
+
+from dispatcher.core.errors import Misconfigured, SessionLost
+from dispatcher.infra.postgres.session import Session, describe
+from dispatcher.infra.sqlfiles import client, load
+
+ANOTHER_RUN = "DS001"  # what messaging.holds_stream raises, and here the proof that it can be called
+UNSUPPORTED = "0A000"  # of a rule on a table of ours; a session does not outlive it
+NOBODY = 2_147_483_647  # an id in the registry that no dispatcher has
+DUE = "0001-01-01 00:00:00+00"  # the earliest time that the table allows: nothing else is due then
+STREAM = "dispatcher: a trial"
+
+# Somebody holds a lock, the server has no room or stops: it may be well a moment later.
+_PASSING = ("40", "53", "55P03", "57")
+# Of an INSERT: a dispatcher can do without; `doctor` tells.
+_NO_MATTER = ("23505", "42501")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Statements that are run one after the other on the claimed row, then undone; `keep`: not undone.
+
+    `rows`: what the last of them has to return at least. `expect`: the SQLSTATE that it has to raise. `needed`: a
+    dispatcher that cannot do it publishes what it never settles, or nothing: it does not start. `at_start`: else only
+    `doctor` tries it. A name of a statement that begins with `client:` is one of sql/client.
+    """
+
+    name: str
+    statements: tuple[str, ...]
+    rows: int = 1
+    expect: str | None = None
+    changes: Mapping[str, object] = field(default_factory=dict)  # other parameters than those of `_parameters`
+    needed: bool = True
+    at_start: bool = True
+    keep: bool = False
+
+
+TRIALS = (
+    Trial("add-event", ("client:add_event",), rows=0, needed=False, at_start=False),
+    Trial("insert", ("trial_insert",), keep=True),  # fires the doorbell as well
+    Trial("claim", ("claim",), changes={"now": DUE}, keep=True),
+    Trial("renew", ("renew_claims",)),
+    Trial("settle-sent", ("settle_sent",), changes={"stream": None, "run_id": None, "replid": None}),
+    Trial("settle-in-stream", ("settle_sent",), expect=ANOTHER_RUN),
+    Trial("settle-retry", ("settle_retry",)),
+    Trial("bury", ("settle_dead",)),
+    Trial("release", ("release",)),
+    Trial("take-over", ("adopt",)),
+    Trial("enrol", ("enrol_again", "sign_off"), rows=0, changes={"id": NOBODY}),
+    Trial("retry-dead", ("settle_dead", "dead_retry"), needed=False),
+    Trial("prune", ("settle_sent", "prune_outbox", "prune_dlq"), needed=False, changes={"run_id": None}),
+    Trial("pause", ("pause_acknowledge",), rows=0),
+    Trial("note-newest", ("note_newest", "mark_unbroken")),
+    Trial("audit", ("saw_stream", "audit_stream")),  # last: settling waits for its lock
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What came of a trial. `words`: the server's own, with its SQLSTATE. "skipped": there was no row to try it on."""
+
+    trial: Trial
+    result: Literal["ok", "refused", "busy", "skipped"]
+    words: str = ""
+    sqlstate: str | None = None
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a refusal."""
+        match (self.sqlstate or "")[:2]:
+            case "42" if self.sqlstate == "42501":
+                return "grant this role the role outbox_dispatcher (sql/roles.sql)"
+            case "42":
+                return "run `dispatcher migrate` as the owner"
+            case _:
+                return "change the constraint, column, trigger or setting that refuses it: none of ours does"
+
+
+async def run_trials(session: Session, *, at_start: bool = False) -> list[Tried]:
+    """Try everything. `at_start`: only what a start has to know. Raises SessionLost, or psycopg.Error."""
+    known = _parameters()
+    found: list[Tried] = []
+    # Constraints that wait for the commit would never be checked.
+    await session.script(
+        "BEGIN; SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '5s'; SET CONSTRAINTS ALL IMMEDIATE"
+    )
+    try:
+        there = True
+        for trial in TRIALS:
+            if at_start and not trial.at_start:
+                continue
+            if not there and trial.name not in ("insert", "add-event"):
+                found.append(Tried(trial, "skipped", "there is no row to try it on"))
+                continue
+            tried = await _try(session, trial, known)
+            found.append(tried)
+            if trial.name == "insert" and tried.result != "ok":
+                there = await _borrow(session, known)
+            elif trial.name == "claim":
+                there = tried.result == "ok"
+    finally:
+        if not session.closed:
+            await session.script("ROLLBACK")
+    return found
+
+
+async def require_trials(session: Session, where: str) -> None:
+    """Raises Misconfigured when a dispatcher would harm, or do nothing. What may pass by itself is passed over."""
+    try:
+        found = await run_trials(session, at_start=True)
+    except SessionLost as error:
+        if UNSUPPORTED not in str(error):
+            raise
+        raise Misconfigured(
+            f"{where} refuses what a dispatcher has to do: claim: {error}. Remedy: drop the rule"
+        ) from None
+    refused = [tried for tried in found if tried.result == "refused" and tried.trial.needed]
+    settles = any(tried.trial.name == "claim" and tried.result == "ok" for tried in found)
+    # What waits in the outbox goes out, whether another row may be added or not.
+    refused = [each for each in refused if each.trial.name != "insert" or not (settles or each.sqlstate in _NO_MATTER)]
+    # A claim that is refused does no harm, and is tried again until somebody allows it; `/ready` says so meanwhile.
+    refused = [each for each in refused if each.trial.name != "claim" or (each.sqlstate or "").startswith("42")]
+    if not refused:
+        return
+    said = "; ".join(f"{tried.trial.name}: {tried.words}" for tried in refused)
+    raise Misconfigured(
+        f"{where} refuses what a dispatcher has to do (tried in a transaction that was rolled back): {said}. "
+        f"Remedy: {refused[0].remedy}. `dispatcher doctor` tries it again"
+    )
+
+
+async def _try(session: Session, trial: Trial, known: dict[str, object]) -> Tried:
+    await session.script("SAVEPOINT trial")
+    parameters = known | dict(trial.changes)
+    try:
+        rows = [await session.fetch(_text(name), parameters) for name in trial.statements][-1]
+    except psycopg.Error as error:
+        if session.closed:
+            raise
+        await session.script("ROLLBACK TO SAVEPOINT trial")
+        if error.sqlstate is not None and error.sqlstate == trial.expect:
+            return Tried(trial, "ok")
+        result: Literal["busy", "refused"] = "busy" if (error.sqlstate or "").startswith(_PASSING) else "refused"
+        return Tried(trial, result, _words(error), error.sqlstate)
+    kept = trial.keep and len(rows) >= trial.rows
+    await session.script("RELEASE SAVEPOINT trial" if kept else "ROLLBACK TO SAVEPOINT trial")
+    if trial.expect is not None:
+        return Tried(trial, "refused", f"SQLSTATE {trial.expect} was expected, and it did not come")
+    if len(rows) < trial.rows:
+        return Tried(trial, "refused", "no row was changed, and no error said why: a trigger or a policy keeps it so")
+    return Tried(trial, "ok")
+
+
+async def _borrow(session: Session, known: dict[str, object]) -> bool:
+    """Work on a settled row instead. False: there is none."""
+    await session.script("SAVEPOINT borrow")
+    try:
+        rows = await session.fetch(load("trial_borrow"), known)
+    except psycopg.Error:
+        if session.closed:
+            raise
+        await session.script("ROLLBACK TO SAVEPOINT borrow")
+        return False
+    if rows:
+        known |= _of_row(rows[0][0])
+    return bool(rows)
+
+
+def _text(name: str) -> str:
+    return client(name.removeprefix("client:")) if name.startswith("client:") else load(name)
+
+
+def _words(error: psycopg.Error) -> str:
+    """What the server said, and which constraint or function said it. None of these quotes a row."""
+    named = [
+        f"{what} {name}"
+        for what, name in (
+            ("table", error.diag.table_name),
+            ("column", error.diag.column_name),
+            ("constraint", error.diag.constraint_name),
+            ("in", (error.diag.context or "").partition("\n")[0]),
+        )
+        if name
+    ]
+    return describe(error) + (f" ({', '.join(named)})" if named else "")
+
+
+def _of_row(row_id: int) -> dict[str, object]:
+    return {"id": row_id, "ids": [row_id], "after_id": row_id - 1}
+
+
+def _parameters() -> dict[str, object]:
+    """The parameters of every statement that is tried: they fit the row of the trial, and no other."""
+    claim_id = str(uuid4())
+    return {
+        **_of_row(-1 - secrets.randbelow(2**62)),
+        "event_id": str(uuid4()),
+        "event_ids": None,
+        "message_id": str(uuid4()),
+        "event_type": "dispatcher.trial",
+        "aggregate_type": "dispatcher",
+        "aggregate_id": "trial",
+        "payload": "{}",
+        "headers": None,
+        "next_run_at": None,
+        "due": DUE,
+        "now": None,
+        "after_time": DUE.removesuffix("+00"),
+        "dispatcher": NOBODY,
+        "self": NOBODY,
+        "owner": NOBODY,
+        "claim_id": claim_id,
+        "claim_ids": [claim_id],
+        "claims": [claim_id],
+        "still_claims": [],
+        "still_at": [],
+        "unclaimed": False,
+        "floor": None,
+        "mark": None,
+        "slots": 256,
+        "limit": 1,
+        "most_bytes": 1_048_576,
+        "stream_ids": ["0-1"],
+        "delays": [1.0],
+        "costs": [1],
+        "errors": ["a trial"],
+        "marks": [0],
+        "stream": STREAM,
+        "run_id": "",
+        "replid": "",
+        "last_id": "0-0",
+        "life": None,
+        "below": None,
+        "newest_id": "0-0",
+        "added": None,
+        "why": None,
+        "so_far": 0,
+        "window_s": 0.0,
+        "at_most": 1,
+        "window": 1,
+        "batch": 1,
+        "older_than_s": 3_153_600_000.0,
+        "ours": "infinity",
+        "name": STREAM,
+        "host": None,
+        "pid": None,
+        "version": None,
+        "generation": 0,
+        "in_flight": 0,
+    }
