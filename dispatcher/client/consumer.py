@@ -11,6 +11,8 @@ after the other; for more at a time run more consumers.
 
 import asyncio
 import contextlib
+import inspect
+import logging
 import queue
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import redis
 import redis.asyncio
 from redis.commands.core import ScriptCommands, StreamCommands
+from redis.connection import AbstractConnection
 
 from dispatcher.client import answers
 from dispatcher.client.dedup import AsyncDedupStore, DedupStore, idle_connections
@@ -29,7 +32,9 @@ from dispatcher.infra import django_connections
 
 __all__ = ["AsyncConsumer", "Consumer", "Group", "Received"]
 
-SOCKET_TIMEOUT_S = 5  # redis-py's own, when the client names none
+log = logging.getLogger("dispatcher.client")
+# redis-py's own, when the client names none: 5 since its version 8, before that None.
+SOCKET_TIMEOUT_S = inspect.signature(AbstractConnection.__init__).parameters["socket_timeout"].default
 
 
 class Consumer:
@@ -217,7 +222,9 @@ def require_patience(client: object, group: Group) -> None:
     """Raise ValueError when the client's socket_timeout is below block_ms: an idle stream would look like an outage."""
     settings = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
     timeout_s = settings.get("socket_timeout", SOCKET_TIMEOUT_S)
-    if timeout_s is not None and group.block_ms >= timeout_s * 1000:
+    if timeout_s is None:
+        log.warning("the Redis client has no socket_timeout: run() waits for ever for a server that vanishes")
+    elif group.block_ms >= timeout_s * 1000:
         raise ValueError(
             f"block_ms is {group.block_ms}, but the Redis client gives up after socket_timeout={timeout_s} s: "
             "lower block_ms, or raise socket_timeout"

@@ -134,7 +134,7 @@ class GroupReader:
 
     def _claim_next(self) -> Steps:
         """One entry that nobody has acknowledged for claim_idle_ms, or the end of the search for now."""
-        idle_ms = self._group.claim_idle_ms
+        idle_ms, begin = self._group.claim_idle_ms, self._cursor
         cursor, entries, *rest = yield call(
             self._group, "xautoclaim", self._group.consumer, min_idle_time=idle_ms, start_id=self._cursor, count=1
         )
@@ -149,8 +149,8 @@ class GroupReader:
             yield from self._names.tidy()
         trimmed = len(rest[0]) if rest else 0
         for entry_id, fields in entries:
-            if fields is None:  # before Redis 7, which drops them by itself
-                trimmed += 1
+            if fields is None:
+                trimmed += yield from self._drop_trimmed(begin, text(cursor))
                 continue
             found = yield call(self._group, "xpending_range", min=entry_id, max=entry_id, count=1)
             deliveries = int(found[0]["times_delivered"]) if found else 1
@@ -165,6 +165,22 @@ class GroupReader:
                 trimmed,
                 self._group.group,
             )
+
+    def _drop_trimmed(self, begin: str, end: str) -> Steps:
+        """Acknowledge what is pending for us and not in the stream any more; how many. Redis 7 does it by itself; Redis
+        6.2 would let us claim such an entry for ever, and does not say which it is.
+        """
+        group = self._group
+        bounds = {"min": begin, "max": "+" if end == "0-0" else end}
+        found = yield call(group, "xpending_range", **bounds, count=100, consumername=group.consumer)
+        waiting = {entry.id for entry in self._lease.waiting}
+        trimmed = [text(each["message_id"]) for each in found if text(each["message_id"]) not in waiting]
+        for entry_id in list(trimmed):
+            if (yield Call("xrange", (group.stream, entry_id, entry_id))):
+                trimmed.remove(entry_id)
+        if trimmed:
+            yield call(group, "xack", *trimmed)
+        return len(trimmed)
 
     def _take(self, entry: Entry) -> Steps:
         """Handle one entry, then acknowledge it, or leave it for a retry, or move it to the dead stream."""

@@ -3,8 +3,12 @@
 import asyncio
 import concurrent.futures
 import functools
+import re
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +21,7 @@ from dispatcher.client.dedup import AsyncRedisDedupStore, RedisDedupStore
 from tests.support.consumers import DEAD, PATIENCE_S, group, pending, publish
 from tests.support.waiting import until
 
+ROOT = Path(__file__).parents[2]
 GROUP = Group(stream="s", group="g")
 
 
@@ -183,3 +188,38 @@ async def test_an_answer_that_says_no_is_a_failure(answer: Any, redis: "aio.Redi
         await until(lambda: redis.exists(DEAD), "it was put away")
         other.stop()
         await task
+
+
+def test_mypy_refuses_them_too(tmp_path: Path) -> None:
+    """Each line of the program that is wrong, and no other."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        """
+import redis, redis.asyncio, uuid
+from dispatcher.client.consumer import AsyncConsumer, Consumer, Group, Received
+
+class Store:
+    def has(self, event_id: uuid.UUID) -> bool: return True
+    def add(self, event_id: uuid.UUID) -> None: ...
+
+class AsyncStore:
+    async def has(self, event_id: uuid.UUID) -> bool: return True
+    async def add(self, event_id: uuid.UUID) -> None: ...
+
+def plain(event: Received) -> None: ...
+async def coroutine(event: Received) -> None: ...
+
+async def main(sync: redis.Redis, turning: redis.asyncio.Redis, group: Group) -> None:
+    Consumer(sync, group, dedup=Store()).run(plain)
+    await AsyncConsumer(turning, group, dedup=AsyncStore()).run(coroutine)
+    Consumer(sync, group).run(coroutine)  # wrong
+    await AsyncConsumer(turning, group).run(plain)  # wrong
+    Consumer(sync, group, dedup=AsyncStore())  # wrong
+    AsyncConsumer(turning, group, dedup=Store())  # wrong
+"""
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--hide-error-context", str(program)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    lines = program.read_text().splitlines()
+    wrong = {number for number, line in enumerate(lines, 1) if line.endswith("# wrong")}
+    assert {int(number) for number in re.findall(r"program.py:(\d+): error", found.stdout)} == wrong, found.stdout

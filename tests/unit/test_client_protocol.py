@@ -116,6 +116,30 @@ def test_an_outage_of_redis_while_a_handler_waits_costs_no_delivery() -> None:
     assert errors == []
 
 
+def test_redis_6_does_not_say_which_entry_was_trimmed(caplog: pytest.LogCaptureFixture) -> None:
+    """It gives (None, None) for it, and leaves it pending: without an acknowledgement it is claimed again for ever."""
+    reader = GroupReader(Group(stream="s", group="g", consumer="me"), (), None, has_store=False, clock=lambda: 0.0)
+    steps = reader.steps()
+    step: Step = next(steps)
+    acknowledged: list[object] = []
+    while not acknowledged:
+        match step:
+            case Call("xautoclaim"):
+                step = steps.send(["3-0", [(None, None)]])
+            case Call("xpending_range", _, {"min": "0-0", "max": "3-0"}):
+                step = steps.send([{"message_id": "1-0"}, {"message_id": b"2-0"}])
+            case Call("xrange", (_, entry_id, _)):
+                step = steps.send([("1-0", FIELDS)] if entry_id == "1-0" else [])
+            case Call("xack", (_, _, *ids)):
+                acknowledged = ids
+                step = steps.send(1)
+            case _:
+                step = steps.send([])
+    steps.close()
+    assert acknowledged == ["2-0"]
+    assert "1 entries were trimmed" in caplog.text
+
+
 @pytest.mark.parametrize(
     "reply",
     [
