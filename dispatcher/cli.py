@@ -39,6 +39,7 @@ COMMANDS = {
     "prune": "Delete rows and dead-letter copies that are past their retention.",
     "dlq": "List, show and count dead events, and publish them again.",
     "doctor": "Check the servers, the tables and the stream, and name a remedy for each fault.",
+    "prove": "Send canary events through your own servers, and say what was lost or late.",
     "demo": "Start temporary servers, send events through them, print the verdict.",
     "dev": "Run Postgres and Valkey to develop against.",
 }

@@ -22,9 +22,12 @@ class Migration:
 
 @cache
 def load(name: str, *, filtered: bool = False, split: bool = False) -> str:
-    """The text of sql/statements/<name>.sql. `filtered`, `split`: with its lines that begin with `--filtered: ` ..."""
+    """The text of sql/statements/<name>.sql, with the lines whose marker (`--filtered: ` ...) is wanted.
+
+    `filtered`: those, else those marked `plain`. `split`: those too.
+    """
     text = _read(_folder("sql") / "statements" / f"{name}.sql")
-    for marker, wanted in (("split", split), ("filtered", filtered)):
+    for marker, wanted in (("split", split), ("filtered", filtered), ("plain", not filtered)):
         text = re.sub(rf"^ +--{marker}: " + ("" if wanted else r".*\n"), "", text, flags=re.MULTILINE)
     return text
 

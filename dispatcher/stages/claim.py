@@ -18,6 +18,7 @@ from dispatcher.stages.settle import release
 
 ONE_BY_ONE_S = 2.0  # for reading rows one by one: each that cannot be read takes a second, and the lease runs
 ANY_SIZE = 2**30
+CANARY = "dispatcher.prove"  # the event type of `dispatcher prove`, which no dispatcher claims
 
 _PAYLOAD = ClaimedRow._fields.index("payload")
 _HEADERS = _PAYLOAD + 1

@@ -66,6 +66,7 @@ WHERE o.ctid = ANY (
       )
       AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken))
+      --plain: AND d.event_type <> 'dispatcher.prove' -- those of `dispatcher prove`, which claims them itself
       --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     ORDER BY d.next_run_at, d.id
     LIMIT %(limit)s

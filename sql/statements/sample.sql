@@ -15,6 +15,7 @@ SELECT
             SELECT
             FROM ONLY messaging.message_outbox AS o
             WHERE NOT o.settled
+              AND o.event_type <> 'dispatcher.prove'
             ORDER BY o.next_run_at, o.id
             LIMIT %(bound)s::bigint
         ) AS unsettled
@@ -34,6 +35,7 @@ SELECT
                     FROM ONLY messaging.message_outbox AS d
                     WHERE NOT d.settled
                       AND d.next_run_at <= '1970-01-01 00:00:00+00'
+                      AND d.event_type <> 'dispatcher.prove'
                     ORDER BY d.next_run_at, d.id
                     LIMIT 100
                 )

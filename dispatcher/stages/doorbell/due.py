@@ -19,8 +19,8 @@ ASK_EVERY_S = 0.1
 class DueCheck:
     """Looks into the outbox for the doorbell; used by the one task whose turn it is to claim."""
 
-    def __init__(self, slots: int, observe: Observer, clock: Callable[[], float]) -> None:
-        self._slots = slots
+    def __init__(self, slots: int, observe: Observer, clock: Callable[[], float], *, canaries: bool = False) -> None:
+        self._rows = {"slots": slots, "canaries": canaries}
         self._observe = observe
         self._clock = clock
         self._asked_at = -inf
@@ -33,7 +33,7 @@ class DueCheck:
     async def due_s(self, session: Session) -> tuple[float, bool]:
         """Seconds until a row is due (inf: none waits), and whether the notification queue fills up."""
         ask = self._clock() - self._asked_at >= ASK_EVERY_S
-        [(due_s, usage)] = await session.fetch(load("look"), {"slots": self._slots, "usage": ask})
+        [(due_s, usage)] = await session.fetch(load("look"), self._rows | {"usage": ask})
         if usage is not None:
             self._asked_at = self._clock()
             filling = usage > (CALM if self.filling else FILLING)

@@ -51,6 +51,7 @@ class Doorbell:
         heartbeat_channel: str,
         observe: Observer,
         clock: Callable[[], float] = monotonic,
+        canaries: bool = False,
     ) -> None:
         self._control = control
         self._tick_s = tick_s
@@ -59,7 +60,8 @@ class Doorbell:
         self._observe = observe
         self._clock = clock
         self._backoff = PollBackoff(tick_s)
-        self._due_check = DueCheck(slots, observe, clock)
+        self._rows = {"slots": slots, "canaries": canaries}
+        self._due_check = DueCheck(slots, observe, clock, canaries=canaries)
         self._arrivals = ArrivalRate()
         self._control_listeners: list[Callable[[], None]] = []
         self._session: Session | None = None  # the session the fields below speak of
@@ -247,7 +249,7 @@ class Doorbell:
             if filling:
                 return "filling", due_s
         if not self._holds_key:
-            [(position, due)] = await session.fetch(load("doze"), {"slots": self._slots})
+            [(position, due)] = await session.fetch(load("doze"), self._rows)
             if position == "peer" and self._listens:
                 await session.fetch(f"UNLISTEN {DOORBELL}")  # one ring must not wake a herd
                 self._listens = False

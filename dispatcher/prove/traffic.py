@@ -1,0 +1,163 @@
+"""What commits canary events, what reads their stream, and what disturbs the relay between them."""
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import anyio
+import psycopg
+
+from dispatcher.core.decide import Refused
+from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost
+from dispatcher.demo.tally import Tally
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.redis.connection import RedisConnection, client_name, ids_named
+from dispatcher.infra.sqlfiles import load
+from dispatcher.prove.relay import CanaryRelay
+from dispatcher.stages.claim import CANARY
+
+PAGE = 500  # entries of one read
+READ_EVERY_S = 0.002
+DEADLINE_S = 10.0
+DISTURB_EVERY_S = 3.0
+TEXT = "x" * 300  # what a small event has
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What was committed and what came. `unknown`: inserts whose answer was lost, so that they may be committed."""
+
+    tally: Tally = field(default_factory=Tally)
+    ids: list[str] = field(default_factory=list)
+    unknown: int = 0
+
+
+class Producer:
+    """Commits `rate` canary events a second, each in a transaction of its own that is on disk when it is counted."""
+
+    def __init__(self, sessions: Sequence[ReconnectingSession], ledger: Ledger) -> None:
+        self._sessions = sessions
+        self._ledger = ledger
+        self._number = 0
+        for postgres in sessions:
+            postgres.prepare(_durable)
+
+    async def run(self, rate: float, seconds: float) -> None:
+        """Returns when all are committed. However slow a commit is, none is left out."""
+        began, total = time.monotonic(), max(1, round(rate * seconds))
+
+        async def commit(postgres: ReconnectingSession) -> None:
+            while self._number < total:
+                number, self._number = self._number, self._number + 1
+                await anyio.sleep(max(0.0, began + number / rate - time.monotonic()))
+                await self._commit(postgres, number)
+
+        async with anyio.create_task_group() as tasks:
+            for postgres in self._sessions:
+                tasks.start_soon(commit, postgres)
+
+    async def _commit(self, postgres: ReconnectingSession, number: int) -> None:
+        event_id = str(uuid4())
+        row = {"event_id": event_id, "event_type": CANARY, "payload": json.dumps({"n": number, "text": TEXT})}
+        session = await postgres.get()
+        try:
+            self._ledger.ids.append(event_id)
+            await session.fetch(load("prove_insert"), row)
+        except SessionLost:
+            self._ledger.unknown += 1
+        except psycopg.Error as error:
+            raise Misconfigured(
+                f"a canary event was refused: {error.diag.message_primary} ({error.sqlstate})"
+            ) from None
+        else:
+            self._ledger.tally.add_committed([(time.perf_counter_ns(), event_id.encode())])
+
+
+async def _durable(session: Session) -> None:
+    await session.fetch("SET synchronous_commit = on")
+
+
+async def read_stream(connection: RedisConnection, stream: str, ledger: Ledger, until: Callable[[], bool]) -> None:
+    """Note each entry of the stream from its begin on, until `until()` and the end of it. Raises Misconfigured."""
+    after = "0-0"
+    while True:
+        ending = until()
+        try:
+            if not connection.up:
+                await connection.connect()
+            [page] = await connection.send([("XRANGE", stream, _next(after), "+", "COUNT", str(PAGE))], DEADLINE_S)
+        except DispatcherError:
+            await anyio.sleep(0.1)
+            continue
+        now = time.perf_counter_ns()
+        if isinstance(page, Refused) and page.text.startswith("NOPERM"):
+            raise Misconfigured(
+                f"Redis refused: {page.text}. Allow this user the stream of the canary events, "
+                f"~{stream}, or choose one with --stream-name"
+            )
+        entries = page if isinstance(page, list) else []
+        if entries:
+            after = entries[-1][0].decode()
+            names = [dict(zip(fields[::2], fields[1::2], strict=False)).get(b"event_id", b"") for _, fields in entries]
+            ledger.tally.add_received([(now, names)])
+        elif ending:
+            return
+        if len(entries) < PAGE:
+            await anyio.sleep(READ_EVERY_S)
+
+
+def _next(stream_id: str) -> str:
+    milliseconds, _, sequence = stream_id.partition("-")
+    return f"{milliseconds}-{int(sequence) + 1}"
+
+
+class Disturber:
+    """Ends one connection of the relay every few seconds, in turn: each session to Postgres, then that to Redis."""
+
+    def __init__(self, relay: CanaryRelay) -> None:
+        self._relay = relay
+        self.done: list[str] = []  # what was ended, in order
+        self.refused: set[str] = set()  # what may not be ended here, with the server's words
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        names = ["control", *(f"lane-{n}" for n in range(len(self._relay.sessions.lanes)))]
+        steps: list[tuple[str, Callable[[], Awaitable[bool]]]] = [
+            *(
+                (f"session {name}", self._ends(postgres))
+                for name, postgres in zip(names, self._relay.kept, strict=True)
+            ),
+            ("connection to Redis", self._end_redis),
+        ]
+        while True:
+            for name, end in steps:
+                await anyio.sleep(DISTURB_EVERY_S)
+                if await end():
+                    self.done.append(name)
+
+    def _ends(self, postgres: ReconnectingSession) -> Callable[[], Awaitable[bool]]:
+        async def end() -> bool:
+            session, other = postgres.session, self._relay.sessions.chores.session
+            if session is None or other is None:
+                return False
+            try:
+                [(ended,)] = await other.fetch("SELECT pg_terminate_backend(%(pid)s)", {"pid": session.backend_pid})
+            except (SessionLost, psycopg.Error) as error:
+                self.refused.add(f"pg_terminate_backend: {getattr(error, 'sqlstate', error)}")
+                return False
+            return bool(ended)
+
+        return end
+
+    async def _end_redis(self) -> bool:
+        [reply] = await self._relay.reader.send([("CLIENT", "LIST")], DEADLINE_S)
+        if not isinstance(reply, bytes):
+            self.refused.add(f"CLIENT LIST: {getattr(reply, 'text', 'no answer')}")
+            return False
+        ids = ids_named({client_name(self._relay.name)}, reply.decode(errors="replace"))
+        for client in ids:
+            await self._relay.reader.send([("CLIENT", "KILL", "ID", client)], DEADLINE_S)
+        return bool(ids)

@@ -1,0 +1,8 @@
+-- prove_clean: deletes canary events of `dispatcher prove`, and what one that was killed left unsettled.
+-- Parameters: event_ids, event_type (of canary events).
+-- Returns: nothing.
+-- Loaded by: dispatcher/prove/run.py
+-- Index: message_outbox_event_id_key; for what was left message_outbox_due_idx, all that is unsettled.
+DELETE FROM ONLY messaging.message_outbox AS o
+WHERE o.event_type = %(event_type)s
+  AND (o.event_id = ANY (%(event_ids)s::uuid[]) OR NOT o.settled)

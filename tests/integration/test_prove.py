@@ -1,0 +1,124 @@
+"""`dispatcher prove`: canary events through real servers, beside dispatchers that work; what is missing is seen."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import psycopg
+import pytest
+
+from dispatcher.core.events import Settled
+from tests.support.command import HearCommand, RunCommand
+from tests.support.rows import STREAM, insert_events
+from tests.support.running import StartDispatcher
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+CANARIES = f"{STREAM}:prove"
+SHORT = ("--seconds", "2", "--json")
+
+
+async def proof(heard: HearCommand, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """The exit code and the report; progress goes to standard error."""
+    code, out, _ = await heard("prove", *arguments)
+    return code, json.loads(out)
+
+
+async def test_beside_a_dispatcher_it_proves_and_leaves_nothing(
+    heard: HearCommand, dispatcher: StartDispatcher, db: psycopg.AsyncConnection, redis: "Redis"
+) -> None:
+    async with dispatcher(tick_ms=100) as running:
+        await insert_events(db, 5)
+        await running.tap.next(Settled)
+        code, report = await proof(heard, *SHORT)
+        assert not any(event.lost for event in running.tap.all(Settled))
+    assert (code, report["proven"], report["reasons"]) == (0, True, [])
+    assert (report["committed"], report["received"], report["rows"]) == (100, 100, {"sent": 100})
+    assert report["left_behind"] == []
+    assert await redis.keys("*") == [STREAM]
+    assert await redis.xlen(STREAM) == 5  # no consumer of it got a canary
+    [(rows,)] = await (await db.execute("SELECT count(*) FROM messaging.message_outbox")).fetchall()
+    assert rows == 5
+
+
+async def test_it_ends_its_own_connections(heard: HearCommand) -> None:
+    code, report = await proof(heard, "--disturb", "--seconds", "16", "--json")
+    assert (code, report["reasons"]) == (0, [])
+    assert {"session control", "session lane-0", "connection to Redis"} <= set(report["disturbed"])
+    assert (report["lost"], report["duplicated"]) == (0, 0)
+
+
+async def test_what_somebody_takes_away_is_lost(heard: HearCommand, redis: "Redis") -> None:
+    done = anyio.Event()
+
+    async def thief() -> None:
+        while not done.is_set():
+            await redis.xtrim(CANARIES, maxlen=0)
+            await anyio.sleep(0.001)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(thief)
+        code, report = await proof(heard, "--seconds", "1", "--rate", "100", "--json")
+        done.set()
+    assert code == 1
+    assert report["lost"] > 0
+    assert any("never reached the stream" in reason for reason in report["reasons"])
+
+
+async def test_an_entry_that_comes_twice_is_seen(heard: HearCommand, redis: "Redis") -> None:
+    done = anyio.Event()
+
+    async def echo() -> None:
+        after = "0-0"
+        while not done.is_set():
+            entries: Any = await redis.xrange(CANARIES, min=f"({after}", count=1)
+            for entry, fields in entries:
+                if "again" not in fields:
+                    await redis.xadd(CANARIES, {**fields, "again": "yes"})
+                after = entry
+            await anyio.sleep(0.01)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(echo)
+        code, report = await proof(heard, *SHORT)
+        done.set()
+    assert code == 1
+    assert report["duplicated"] > 0
+
+
+async def test_no_dispatcher_takes_a_canary_and_no_gauge_counts_it(
+    dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection
+) -> None:
+    await insert_events(db, 3, event_type="dispatcher.prove")
+    async with dispatcher(tick_ms=50) as running:
+        await insert_events(db, 1)
+        settled = await running.tap.next(Settled)
+        assert settled.sent == 1
+    _, output = await command("doctor")
+    assert "ok: backlog: the oldest unsettled row is 0.0 s overdue" in output
+    code, _ = await command("prove", *SHORT)  # removes what one that was killed left
+    assert code == 0
+    [(left,)] = await (await db.execute("SELECT count(*) FROM messaging.message_outbox WHERE NOT settled")).fetchall()
+    assert left == 0
+
+
+async def test_a_user_that_may_not_use_the_stream_is_told(command: RunCommand, redis: "Redis", redis_url: str) -> None:
+    await redis.acl_setuser("relay", enabled=True, passwords=["+secret"], keys=[STREAM], commands=["+@all"])
+    try:
+        code, output = await command("prove", *SHORT, REDIS_URL=redis_url.replace("://", "://relay:secret@"))
+    finally:
+        await redis.acl_deluser("relay")
+    assert code == 2
+    assert f"~{CANARIES}" in output
+    assert "secret" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("--stream-name", STREAM), "would be deleted"), (("--rate", "0"), "--rate"), (("--seconds", "0"), "--seconds")],
+)
+async def test_what_makes_no_sense_is_refused(command: RunCommand, arguments: tuple[str, ...], words: str) -> None:
+    code, output = await command("prove", *arguments)
+    assert code == 2
+    assert words in output
