@@ -61,7 +61,7 @@ class Producer:
 
     async def _commit(self, postgres: ReconnectingSession, number: int) -> None:
         event_id = str(uuid4())
-        row = {"event_id": event_id, "event_type": CANARY, "payload": json.dumps({"n": number, "text": TEXT})}
+        row = {"event_id": event_id, "event_type": CANARY, "json": json.dumps({"n": number, "text": TEXT})}
         session = await postgres.get()
         try:
             self._ledger.ids.append(event_id)

@@ -2,7 +2,16 @@
 -- Parameters: event_ids, event_type (of canary events).
 -- Returns: nothing.
 -- Loaded by: dispatcher/prove/run.py
--- Index: message_outbox_event_id_key; for what was left message_outbox_due_idx, all that is unsettled.
+-- Index: message_outbox_event_id_key, message_outbox_pkey; for what was left message_outbox_due_idx, all that is unsettled.
 DELETE FROM ONLY messaging.message_outbox AS o
 WHERE o.event_type = %(event_type)s
-  AND (o.event_id = ANY (%(event_ids)s::uuid[]) OR NOT o.settled)
+  AND o.id = ANY (ARRAY(
+      SELECT c.id
+      FROM ONLY messaging.message_outbox AS c
+      WHERE c.event_id = ANY (%(event_ids)s::uuid[])
+      UNION ALL
+      SELECT c.id
+      FROM ONLY messaging.message_outbox AS c
+      WHERE NOT c.settled
+        AND c.event_type = %(event_type)s
+  ))

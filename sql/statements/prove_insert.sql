@@ -1,7 +1,7 @@
 -- prove_insert: commits one canary event of `dispatcher prove`.
--- Parameters: event_id, event_type, payload (text of JSON).
+-- Parameters: event_id, event_type, json (the payload, as text).
 -- Returns: nothing.
 -- Loaded by: dispatcher/prove/traffic.py
 -- Index: none; an insert.
 INSERT INTO messaging.message_outbox (event_id, event_type, aggregate_id, payload)
-VALUES (%(event_id)s::uuid, %(event_type)s, %(event_id)s, %(payload)s::jsonb)
+VALUES (%(event_id)s::uuid, %(event_type)s, %(event_id)s, %(json)s::jsonb)

@@ -15,7 +15,6 @@ SELECT
             SELECT
             FROM ONLY messaging.message_outbox AS o
             WHERE NOT o.settled
-              AND o.event_type <> 'dispatcher.prove'
             ORDER BY o.next_run_at, o.id
             LIMIT %(bound)s::bigint
         ) AS unsettled

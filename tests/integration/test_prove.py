@@ -87,7 +87,7 @@ async def test_an_entry_that_comes_twice_is_seen(heard: HearCommand, redis: "Red
     assert report["duplicated"] > 0
 
 
-async def test_no_dispatcher_takes_a_canary_and_no_gauge_counts_it(
+async def test_no_dispatcher_takes_a_canary_and_none_is_late(
     dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection
 ) -> None:
     await insert_events(db, 3, event_type="dispatcher.prove")

@@ -65,6 +65,8 @@ MAY_TOUCH = {
     "replay_find": WAITING + SETTLED + 2 * BATCH,  # a person asks; test_replay shows what a time range reads
     "prune_bounds": 4,
     "prune_count": WAITING + SETTLED + 2 * BATCH,  # a person asks
+    "prove_rows": 2 * BATCH,
+    "prove_clean": 2 * (WAITING + 2 * BATCH),  # what is unsettled; once a proof
     "status_counts": WAITING + SETTLED + 2 * BATCH,  # a person asks; documented so
 } | dict.fromkeys([
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
@@ -95,6 +97,8 @@ PARAMETERS: dict[str, object] = {
     "limit": BATCH,
     "most_bytes": 1_048_576,
     "usage": True,
+    "canaries": False,
+    "json": "{}",
     "types": ["mail.sent"],
     "handled": False,
     "since_s": None,
