@@ -34,6 +34,7 @@
     --split:       AND (d.next_run_at, d.id) > (%(fresh_time)s::timestamp AT TIME ZONE 'UTC', %(fresh_id)s::bigint)
     --split:       AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
     --split:       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken))
+    --split:   --plain: AND d.event_type <> 'dispatcher.prove'
     --split:   --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     --split:     ORDER BY d.next_run_at, d.id
     --split:     LIMIT %(fresh)s
