@@ -96,7 +96,7 @@ def _why(late: Acknowledgement, switch: PauseSwitch) -> str:
         return f"it has never answered; version {late.version}, which may be too old to know a pause"
     if late.generation == switch.generation:
         return f"it claims nothing new, and still has {late.in_flight} batches in flight; is Redis away?"
-    return f"no answer for {late.heard_s or 0:.0f} s: frozen, or cut off from Postgres; look at its log"
+    return f"no answer for {max(late.heard_s or 0, 0):.0f} s: frozen, or cut off from Postgres; look at its log"
 
 
 def _count(dispatchers: int) -> str:

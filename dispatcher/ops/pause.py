@@ -16,6 +16,8 @@ from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.session import OperatorSession
 
 POLL_S = 0.05
+LATELY_S = 15.0  # a note so young speaks for a living dispatcher; each writes one every 6 s
+DOUBT_S = 8.0  # so long an older one is watched: its age is of a clock, which may have been set since
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,43 @@ class Acknowledgement:
     registered: bool  # has a row in messaging.dispatcher; one without a listener has none
     generation: int | None
     in_flight: int | None  # batches
-    heard_s: float | None  # seconds since the answer
+    heard_s: float | None  # seconds since the answer, by Postgres's clock
+    alive: bool  # holds its lock
+    said_at: str | None  # when it answered, as Postgres wrote it
+
+    @property
+    def lately(self) -> bool:
+        """Whether it answered lately, if Postgres's clock is right."""
+        return self.heard_s is not None and abs(self.heard_s) <= LATELY_S
 
     def obeys(self, switch: PauseSwitch) -> bool:
         """Whether it knows the switch's newest state and, if that is a pause, has nothing in flight."""
         return self.generation == switch.generation and not (switch.paused and self.in_flight)
+
+
+class NoteWatch:
+    """Who lives of those that hold no lock: who wrote lately, or writes while we watch. By our monotonic clock."""
+
+    def __init__(self) -> None:
+        self._notes: dict[
+            str, tuple[str | None, float, bool]
+        ] = {}  # when it wrote, since when we know, while we watched
+        self._looked = False
+
+    def sort(self, found: Sequence[Acknowledgement], now: float) -> tuple[list[Acknowledgement], list[Acknowledgement]]:
+        """Those that live, and those of which it is not known yet. The dead are in neither."""
+        living, doubtful = [], []
+        for each in found:
+            said_at, since, watched = self._notes.get(each.name, (each.said_at, now, self._looked))
+            if said_at != each.said_at:
+                said_at, since, watched = each.said_at, now, True
+            self._notes[each.name] = said_at, since, watched
+            if each.alive or (now - since < LATELY_S and (watched or each.lately)):
+                living.append(each)
+            elif now - since < DOUBT_S:
+                doubtful.append(each)
+        self._looked = True
+        return living, doubtful
 
 
 class PauseSession(OperatorSession):
@@ -73,11 +107,13 @@ class PauseSession(OperatorSession):
         `progress` gets them at each poll. Raises DispatcherError when somebody else switched meanwhile.
         """
         deadline = monotonic() + timeout_s
+        notes = NoteWatch()
         while True:
             with self.explained():
-                acknowledgements = await read_acknowledgements(self.session)
+                acknowledgements, doubtful = notes.sort(await _read_all(self.session), monotonic())
                 progress(acknowledgements)
-                if all(each.obeys(switch) for each in acknowledgements) or monotonic() >= deadline:
+                done = all(each.obeys(switch) for each in (*acknowledgements, *doubtful))
+                if done or monotonic() >= deadline:
                     return acknowledgements
                 now = await read_switch(self.session)
             if now.generation != switch.generation:
@@ -91,7 +127,11 @@ async def read_switch(session: Session) -> PauseSwitch:
 
 
 async def read_acknowledgements(session: Session) -> list[Acknowledgement]:
-    """One for each running, enabled dispatcher. Raises as `session.fetch` does."""
+    """One for each running, enabled dispatcher, as Postgres's clock has it. Raises as `session.fetch` does."""
+    return [each for each in await _read_all(session) if each.alive or each.lately]
+
+
+async def _read_all(session: Session) -> list[Acknowledgement]:
     return [Acknowledgement(*row) for row in await session.fetch(load("pause_progress"))]
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -281,6 +282,28 @@ async def test_rows_that_are_late(look: Examine, shared: psycopg.AsyncConnection
     found = await look()
     assert found["backlog"].level == "bad"
     assert found["dispatchers"].level == "warning"
+    await shared.execute(f"DELETE FROM {OUTBOX}")
+
+
+@pytest.mark.promise("clock")
+@pytest.mark.parametrize(("ahead_s", "level"), [(30, "warning"), (3600, "bad")])
+async def test_rows_that_wait_because_the_clock_went_back(
+    look: Examine, shared: psycopg.AsyncConnection, ahead_s: int, level: str
+) -> None:
+    ahead = datetime.now(UTC) + timedelta(seconds=ahead_s)
+    later = datetime.now(UTC) + timedelta(days=1)
+    await insert_events(shared, next_run_at=later)  # scheduled
+    await insert_events(shared, status="retry", attempts=1, next_run_at=later, picked_at=datetime.now(UTC))
+    await insert_events(shared, next_run_at="infinity", occurred_at=later)
+    assert (await look())["backlog"].level == "ok"
+    await insert_events(shared, 2, next_run_at=ahead, occurred_at=ahead)  # its producer wrote now() into both
+    await insert_events(shared, status="retry", attempts=1, next_run_at=ahead, picked_at=ahead)
+    found = (await look())["backlog"]
+    assert found.level == level
+    assert found.found.startswith("3 rows wait for up to ")
+    [remedy] = re.findall("UPDATE .*", str(found.remedy))
+    assert (await shared.execute(remedy.encode())).rowcount == 3
+    assert (await look())["backlog"].level == "ok"
     await shared.execute(f"DELETE FROM {OUTBOX}")
 
 

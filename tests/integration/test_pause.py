@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from random import Random
 
 import anyio
@@ -226,7 +227,10 @@ async def silent(db: psycopg.AsyncConnection, name: str, version: str) -> AsyncI
 
 
 @pytest.mark.promise("pause")
-async def test_who_says_nothing_is_named(command: RunCommand, db: psycopg.AsyncConnection) -> None:
+async def test_who_says_nothing_is_named(
+    command: RunCommand, db: psycopg.AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.ops.pause.DOUBT_S", 0.5)
     async with silent(db, "old", "0.0.1"), silent(db, "frozen", "9"):
         await db.execute(
             "INSERT INTO messaging.pause_acknowledgement (name, generation, in_flight, seen_at) "
@@ -241,6 +245,44 @@ async def test_who_says_nothing_is_named(command: RunCommand, db: psycopg.AsyncC
     code, output = await command("pause")
     assert code == 0
     assert "No dispatcher runs" in output
+
+
+NOTE = "INSERT INTO messaging.pause_acknowledgement (name, generation, in_flight, seen_at) VALUES ('one', 0, 0, %s)"
+
+
+@pytest.mark.promise("clock", "pause")
+@pytest.mark.parametrize("ahead", [timedelta(hours=-1), timedelta(hours=1)])
+async def test_one_without_a_lock_is_waited_for_though_the_clock_was_set(
+    command: RunCommand, db: psycopg.AsyncConnection, ahead: timedelta
+) -> None:
+    await db.execute(NOTE, [datetime.now(UTC) + ahead])
+
+    async def paused() -> bool:
+        return bool(await (await db.execute("SELECT FROM messaging.pause")).fetchall())
+
+    async with anyio.create_task_group() as tasks:
+
+        async def obey() -> None:
+            await until(paused, "it is paused")
+            await db.execute("UPDATE messaging.pause_acknowledgement SET in_flight = 1, seen_at = clock_timestamp()")
+            await db.execute("SELECT pg_sleep(0.3)")  # it works on what it has in flight
+            await db.execute("UPDATE messaging.pause_acknowledgement SET generation = 1, in_flight = 0")
+
+        tasks.start_soon(obey)
+        code, output = await command("pause")
+    assert (code, "Paused: 1 dispatcher acknowledged." in output) == (0, True)
+
+
+@pytest.mark.promise("clock", "pause")
+@pytest.mark.parametrize("ahead", [timedelta(hours=-1), timedelta(0), timedelta(hours=1)])
+async def test_a_dead_one_without_a_lock_is_not_waited_for_long(
+    command: RunCommand, db: psycopg.AsyncConnection, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    monkeypatch.setattr("dispatcher.ops.pause.DOUBT_S", 0.5)
+    monkeypatch.setattr("dispatcher.ops.pause.LATELY_S", 1.0)
+    await db.execute(NOTE, [datetime.now(UTC) + ahead])
+    code, output = await command("pause")
+    assert (code, "No dispatcher runs enabled" in output) == (0, True)
 
 
 async def test_somebody_resumes_while_it_waits(command: RunCommand, db: psycopg.AsyncConnection) -> None:

@@ -35,6 +35,7 @@ MAY_TOUCH = {
     "claim split": 6 * BATCH,
     "claim filtered split": 6 * BATCH,
     "read_row": BATCH,
+    "doctor_stranded": 10_000,  # its own bound
     "highest_id": 1,
     "renew_claims": 2 * BATCH,
     "settle_sent": 2 * BATCH,

@@ -89,8 +89,19 @@ async def losses(session: Session) -> Finding:
 
 
 async def backlog(session: Session) -> Finding:
-    """Check how overdue the oldest unsettled row is."""
+    """Check how overdue the oldest unsettled row is, and whether the clock went back and left rows in the future."""
     [(_, oldest_s, _)] = await session.fetch(load("sample"), {"bound": 1, "now": None})
+    [(stranded, wait_s)] = await session.fetch(load("doctor_stranded"))
+    if stranded and oldest_s < LATE_BAD_S:
+        said = (
+            f"{stranded} rows wait for up to {wait_s:.0f} s: their times were written before Postgres's clock went back"
+        )
+        remedy = (
+            "a running dispatcher mends retries; for what is not meant to wait: UPDATE messaging.message_outbox SET "
+            "next_run_at = '1970-01-01 00:00:00+00' WHERE status IN ('pending', 'retry') AND next_run_at > now() "
+            "AND next_run_at < 'infinity' AND (occurred_at > now() OR picked_at > now())"
+        )
+        return (bad if wait_s >= LATE_BAD_S else warning)("backlog", said, remedy)
     if oldest_s < LATE_WARNING_S:
         return ok("backlog", f"the oldest unsettled row is {oldest_s:.1f} s overdue")
     said = f"the oldest unsettled row is {oldest_s:.0f} s overdue"
