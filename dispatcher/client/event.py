@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Any
 
 from dispatcher.core.errors import DispatcherError
+from dispatcher.core.row import MOST_NAME_CHARS
 
 NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
@@ -83,6 +84,8 @@ def _named(name: str, given: str | int | uuid.UUID) -> str:
         raise ValueError(f"{name} must be text that is not empty and holds no NUL")
     if not value.isascii() and value.encode(errors="replace").decode() != value:
         raise ValueError(f"{name} holds text that is not valid Unicode")
+    if len(value) > MOST_NAME_CHARS:
+        raise ValueError(f"{name} is longer than {MOST_NAME_CHARS} characters: such an event would be dead at once")
     return value
 
 

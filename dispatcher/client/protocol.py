@@ -20,6 +20,7 @@ from dispatcher.client.patience import Patience, judge, pause_s, said
 from dispatcher.client.received import Malformed, Received, receive
 from dispatcher.client.steps import Call, Entry, Reconnect, RunHandler, Steps, Wait, call, entries_of, text
 from dispatcher.core.frames import raised_at
+from dispatcher.core.parse import CannotParse
 
 log = logging.getLogger("dispatcher.client")
 OF_REDIS = (redis.RedisError, redis.exceptions.RedisClusterException)
@@ -242,6 +243,8 @@ class GroupReader:
         reason = f"{type(error).__name__} at {line}" if line else type(error).__name__
         if self._on_error is not None:
             self._on_error(event, error)
+        if isinstance(error, CannotParse):
+            return (yield from self._put_away(entry, f"{type(error).__name__}: {error}"))
         if entry.deliveries >= self._group.max_deliveries:
             return (yield from self._put_away(entry, reason))
         delay_ms = self._group.delay_ms(entry.deliveries)

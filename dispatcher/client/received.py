@@ -1,11 +1,12 @@
 """An event as a consumer receives it."""
 
-import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+from dispatcher.core.parse import parse
 
 
 class Malformed(Exception):
@@ -27,9 +28,17 @@ class Received:
     entry_id: str
     deliveries: int  # 1: this group sees the entry for the first time
 
-    def json(self) -> Any:
-        """The payload, parsed: dicts, lists, text, numbers. Raises ValueError when it is no JSON."""
-        return json.loads(self.payload)
+    @property
+    def text(self) -> str:
+        """The payload: JSON text, as Postgres prints it."""
+        return self.payload
+
+    def json(self, **options: Any) -> Any:
+        """The payload, parsed: dicts, lists, text, numbers. `options`: of json.loads, such as parse_float=Decimal.
+
+        Raises ValueError (CannotParse), and then the entry is put away at once: the next delivery would fail too.
+        """
+        return parse(self.payload, "the payload", **options)
 
 
 def receive(entry_id: str, fields: Mapping[Any, Any], deliveries: int) -> Received:

@@ -8,6 +8,7 @@ they are the shape of the data, not the data.
 import json
 import re
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any
 
 BLOT = "***"
@@ -16,13 +17,18 @@ MAX_CHARS = 2000  # of the message that are looked at
 MAX_DATA = 64 * 1024  # characters of data; with more the message is left out
 
 
+class _Number(str):
+    """A number as it stands in the JSON text: a message may show it exactly, and Python limits its digits."""
+
+
 def redact(message: str, *documents: str | None) -> str:
     """The message without values of these JSON documents, and without characters that Postgres cannot store."""
     if sum(len(each) for each in documents if each) > MAX_DATA:
         return "(its message is not kept: the payload is too large to be kept out of it)"
     message = message[:MAX_CHARS].encode("utf-8", "replace").decode().replace("\x00", "")
     try:
-        values = {text for each in documents if each for text in _values(json.loads(each))}
+        data = [json.loads(each, parse_int=_Number, parse_float=_Number) for each in documents if each]
+        values = {text for each in data for text in _values(each)}
     except (ValueError, RecursionError):
         return "(its message is not kept: the payload cannot be read to be kept out of it)"
     covered = bytearray(len(message))
@@ -50,5 +56,5 @@ def _values(data: Any) -> Iterator[str]:
     elif isinstance(data, str):
         if data.strip():
             yield data
-    elif isinstance(data, int | float) and not isinstance(data, bool):
-        yield str(data)
+        if isinstance(data, _Number) and isfinite(float(data)):
+            yield str(float(data))  # as most handlers have it

@@ -1,10 +1,10 @@
 """The event that a handler gets as its second argument."""
 
-import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from dispatcher.core.parse import parse
 from dispatcher.core.row import ClaimedRow
 
 
@@ -12,7 +12,8 @@ from dispatcher.core.row import ClaimedRow
 class Event:
     """An event of the outbox as a handler gets it; `dispatcher.client.Event` is the same as its producer inserts it.
 
-    Its payload is the handler's first argument. Headers are not in its repr.
+    Its payload is the handler's first argument, with numbers as Python's int and float. Where that is not exact enough,
+    `json(parse_float=Decimal)` is, or `text`. Neither these nor headers are in its repr.
     """
 
     id: int
@@ -24,11 +25,16 @@ class Event:
     occurred_at: datetime  # UTC
     attempts: int  # that failed so far
     headers: dict[str, Any] | None = field(repr=False)
+    text: str = field(default="", repr=False)  # the payload: JSON text, as Postgres prints it
+
+    def json(self, **options: Any) -> Any:
+        """The payload, parsed. `options`: of json.loads, such as parse_float=Decimal. Raises ValueError: CannotParse."""
+        return parse(self.text, "the payload", **options)
 
 
 def event_of(row: ClaimedRow) -> Event:
     """The event in a claimed row."""
-    headers = json.loads(row.headers) if row.headers is not None else None
+    headers = parse(row.headers, "the text of the headers") if row.headers is not None else None
     return Event(
         row.id,
         row.event_id,
@@ -39,4 +45,5 @@ def event_of(row: ClaimedRow) -> Event:
         row.occurred_at.replace(tzinfo=UTC),
         row.attempts,
         headers,
+        row.payload,
     )

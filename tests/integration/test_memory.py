@@ -63,3 +63,21 @@ async def test_a_backlog_of_large_payloads_from_a_cold_start(
     assert most_memory_kb(child) < MOST_KB
     assert await redis.xlen(STREAM) == rows
     await child.terminate()
+
+
+async def test_handlers_have_a_budget_of_bytes(db, database_url, cli: StartCli, tmp_path: Path):
+    (tmp_path / "slow.py").write_text("import time\nHANDLERS = {'t': lambda payload: time.sleep(0.02)}\n")
+    await insert_large(db, 200, 1_000_000)
+    child = await cli(
+        *("run", "--enabled", "--handlers", "slow"),
+        env={
+            "DATABASE_URL": database_url,
+            "DISPATCH_UNROUTED": "dead",
+            "DISPATCH_MAX_PARALLEL": "100",
+            "PYTHONPATH": str(tmp_path),
+        },
+    )
+    await child.ready()
+    await becomes(lambda: unsettled(db), 0, "rows that wait", 90.0)
+    assert most_memory_kb(child) < MOST_KB
+    await child.terminate()

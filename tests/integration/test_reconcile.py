@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.breaker import Breaker
 from dispatcher.core.events import BreakerChanged, Reconciled
+from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.redis import search as find_module
@@ -126,3 +127,76 @@ async def test_where_nobody_may_look_the_rows_are_published_again(own_valkey, ta
     assert await gate.reconcile(looked, outcomes)
     assert (outcomes.unknown, outcomes.released) == ([], [0])
     gate.connection.close()
+
+
+async def test_a_search_reads_no_more_bytes_at_once_than_its_pages_may_take(redis, redis_url, proxy):
+    """200 entries of a megabyte: the first page is too large, and what comes after it is read a few at a time, once."""
+    through = await proxy(redis_url)
+    largest = 0
+
+    def measure():
+        size = 0
+
+        def passed(direction, data):
+            nonlocal size, largest
+            size = size + len(data) if direction == "to_client" else 0
+            largest = max(largest, size)
+            return data
+
+        return passed
+
+    through.make_filter = measure
+    text = "x" * 1_000_000
+    for n in range(1, 101):
+        await redis.xadd(STREAM, {"event_id": f"e{n}", "payload": text}, id=f"{n}-0")
+    connection = RedisConnection(
+        RedisTarget.parse(through.via(redis_url)), name="look", stream=STREAM, connect_timeout_s=30.0,
+        on_lost=lambda why: None,
+    )  # fmt: skip
+    asked = 0
+
+    async def verify(connected):
+        nonlocal asked
+        asked += 1
+        return RedisIncarnation(STREAM)
+
+    searcher = find_module.Searcher(connection, 30.0, verify)
+    search = find_module.Search(STREAM, "0-0", {f"e{n}": n for n in range(1, 101)}, RedisIncarnation(STREAM))
+    assert await searcher.go_on(search, 60.0)
+    assert search.found == {n: f"{n}-0" for n in range(1, 101)}
+    assert asked <= 3  # connections: what was found on one is not read again on the next
+    assert largest < 4 * find_module.MOST_BYTES  # with what was in the kernel's buffers when the connection was closed
+    assert not connection.up
+
+
+async def test_a_page_that_is_lost_is_read_again_in_a_smaller_one_from_where_it_was(redis, redis_url, proxy):
+    """A link that carries so many bytes before it breaks: each time some more entries are found."""
+    through = await proxy(redis_url)
+
+    def breaks():
+        left = 300_000
+
+        def passed(direction, data):
+            nonlocal left
+            left -= len(data) if direction == "to_client" else 0
+            if left < 0:
+                raise ConnectionAbortedError
+            return data
+
+        return passed
+
+    for n in range(1, 31):
+        await redis.xadd(STREAM, {"event_id": f"e{n}", "payload": "x" * 50_000}, id=f"{n}-0")
+    through.make_filter = breaks
+    connection = RedisConnection(
+        RedisTarget.parse(through.via(redis_url)), name="look", stream=STREAM, connect_timeout_s=30.0,
+        on_lost=lambda why: None,
+    )  # fmt: skip
+
+    async def verify(connected):
+        return RedisIncarnation(STREAM)
+
+    searcher = find_module.Searcher(connection, 30.0, verify)
+    search = find_module.Search(STREAM, "0-0", {f"e{n}": n for n in range(1, 31)}, RedisIncarnation(STREAM))
+    assert await searcher.go_on(search, 60.0)
+    assert search.found == {n: f"{n}-0" for n in range(1, 31)}

@@ -11,7 +11,7 @@ from rich.text import Text
 from dispatcher.commands.dlq.options import Event, ask, filter_of, filters
 from dispatcher.commands.options import database, json_output
 from dispatcher.core.errors import DispatcherError
-from dispatcher.ops.dead_letters.find import PAGE, Filter, count, find_one, find_page
+from dispatcher.ops.dead_letters.find import PAGE, Filter, count, find_one, find_page, parts_of
 from dispatcher.ops.dead_letters.identity import EventRef
 
 
@@ -51,7 +51,7 @@ def show(event: EventRef, payload: bool, as_json: bool, **flags: str | None) -> 
     if as_json:
         click.echo(found)
         return
-    for name, value in json.loads(found).items():
+    for name, value in parts_of(found):
         click.echo(f"{name}: {_plain(value)}")
 
 

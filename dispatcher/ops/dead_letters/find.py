@@ -8,6 +8,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import psycopg
+
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.sqlfiles import load
@@ -16,6 +18,12 @@ from dispatcher.ops.dead_letters.identity import EventRef
 PAGE = 1000  # the most events of one page
 MAX_BYTES = 8 * 1024 * 1024  # of one answer
 GROUPS = 100  # the most groups of one kind in Stats
+
+
+_PAYLOAD, _HEADERS = (
+    ', "payload" : ',
+    ', "headers" : ',
+)  # as dead_show.sql writes them; jsonb has no space before a colon
 
 
 class TooLarge(DispatcherError):
@@ -59,11 +67,11 @@ async def find_page(
     max_bytes: int = MAX_BYTES,
 ) -> Page:
     """At most `limit` events after the first `offset`, with a row's id below `before`. Raises TooLarge."""
-    [(count, events)] = await fetch(
-        load("dead_list"),
-        asdict(which)
-        | {"limit": limit, "offset": offset, "before_id": before, "payload": payload, "at_most": max_bytes},
-    )
+    parameters = {"limit": limit, "offset": offset, "before_id": before, "payload": payload, "at_most": max_bytes}
+    try:
+        [(count, events)] = await fetch(load("dead_list"), asdict(which) | parameters)
+    except psycopg.errors.ProgramLimitExceeded:  # as text one of them is more than a gigabyte
+        count, events = limit, None
     if events is None:
         raise TooLarge(f"{count} events are more than {max_bytes} bytes: ask for fewer at once, or without payload")
     return Page(count, f"[{events}]")
@@ -72,13 +80,26 @@ async def find_page(
 async def find_one(fetch: Fetch, event: EventRef, *, payload: bool = False, max_bytes: int = MAX_BYTES) -> str | None:
     """The text of a JSON object; None: no dead event has that id. Raises TooLarge."""
     names = {"id": event, "event_id": None} if isinstance(event, int) else {"id": None, "event_id": event}
-    rows = await fetch(load("dead_show"), names | {"payload": payload, "at_most": max_bytes})
+    try:
+        rows = await fetch(load("dead_show"), names | {"payload": payload, "at_most": max_bytes})
+    except psycopg.errors.ProgramLimitExceeded:  # as text it is more than a gigabyte
+        rows = [(None,)]
     if not rows:
         return None
     [(found,)] = rows
     if found is None:
         raise TooLarge(f"event {event} is more than {max_bytes} bytes: read its payload in Postgres")
     return str(found)
+
+
+def parts_of(found: str) -> list[tuple[str, Any]]:
+    """Names and values of what `find_one` found. Payload and headers stay JSON text: no number of theirs is rounded."""
+    head, has_payload, rest = found.partition(_PAYLOAD)
+    parts = list(json.loads(head + "}" if has_payload else head).items())
+    if has_payload:
+        payload, _, headers = rest.removesuffix("}").rpartition(_HEADERS)
+        parts += [("payload", payload), ("headers", None if headers == "null" else headers)]
+    return parts
 
 
 async def count(fetch: Fetch, which: Filter) -> Stats:

@@ -8,7 +8,6 @@ attempt, and the handler is counted as stuck for as long as it goes on.
 import asyncio
 import concurrent.futures
 import inspect
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from dispatcher.core.decide import RetryPolicy, brief
 from dispatcher.core.events import HandledAs
 from dispatcher.core.frames import raised_at
 from dispatcher.core.outcome import Done, FailedAttempt, FailedForGood, Outcome, Waits
+from dispatcher.core.parse import CannotParse, parse
 from dispatcher.core.redact import redact
 from dispatcher.core.row import ClaimedRow
 from dispatcher.handlers import exceptions as raised
@@ -92,7 +92,7 @@ def _no_answer(result: object) -> BaseException | None:
 
 def _call(route: Route, row: ClaimedRow) -> Callable[[], Any]:
     def call() -> Any:
-        payload = json.loads(row.payload)
+        payload = parse(row.payload, "the payload")
         return route.function(payload, event_of(row)) if route.takes_event else route.function(payload)
 
     return call
@@ -139,7 +139,7 @@ def _judge(row: ClaimedRow, error: BaseException, outages: Outages, retry: Retry
         error = error.exceptions[0]  # of a task group: what the handler's task raised
     text, where = described(error, row), raised_at(error) or None
     match error:
-        case raised.Dead():
+        case raised.Dead() | CannotParse():  # the next attempt could not parse it either
             return HandlerResult(FailedForGood(text), "dead")
         case raised.Wait(after_s=after_s):
             return HandlerResult(Waits(after_s, text), "wait", where)
@@ -164,6 +164,10 @@ def _failed(row: ClaimedRow, error: str, after_s: float | None, retry: RetryPoli
 
 def described(error: BaseException, row: ClaimedRow) -> str:
     """Class and message of what a handler raised, fit for `last_error`: without what the row holds."""
+    if isinstance(error, CannotParse):
+        return brief(
+            f"{type(error).__name__}: {error}"
+        )  # ours: it quotes nothing, and there is nothing to compare with
     try:
         message = str(error)
     except Exception:  # its __str__ is broken

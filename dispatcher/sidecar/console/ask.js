@@ -26,8 +26,8 @@ export function hasToken() {
   return token !== null;
 }
 
-/** GET, or POST when there is a body (null: an empty one). Returns the JSON; throws Refused. */
-export async function ask(path, { body, patience = PATIENCE_MS } = {}) {
+/** GET, or POST when there is a body (null: an empty one). Returns the JSON, or its text if `raw`; throws Refused. */
+export async function ask(path, { body, patience = PATIENCE_MS, raw = false } = {}) {
   const headers = { Accept: "application/json" };
   if (token !== null) headers.Authorization = `Bearer ${token}`;
   const options = { headers, signal: AbortSignal.timeout(patience), cache: "no-store", credentials: "omit" };
@@ -51,6 +51,6 @@ export async function ask(path, { body, patience = PATIENCE_MS } = {}) {
   } catch {
     // A proxy's page, not ours.
   }
-  if (answer.ok && found !== null) return found;
+  if (answer.ok && found !== null) return raw ? text : found;
   throw new Refused(answer.status || 502, found?.error ?? `HTTP ${answer.status}`);
 }

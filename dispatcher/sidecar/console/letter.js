@@ -34,13 +34,24 @@ function value(field, found) {
   return el(field === "last_error" || field.endsWith("_id") ? "code" : "span", {}, String(found));
 }
 
+// Numbers may have more digits than a browser's: they are kept as they stand, behind a mark that jsonb cannot hold.
+const TOKEN = /"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g;
+
+function exact(text) {
+  return JSON.parse(text.replace(TOKEN, (token) => (token[0] === '"' ? token : `"\\u0000${token}"`)));
+}
+
+function shown(found) {
+  return JSON.stringify(found, null, 2).replace(/"\\u0000([^"]*)"/g, "$1");
+}
+
 async function payload(event) {
   const place = byId("letter-payload");
   try {
-    const found = await ask(`api/dead-events/${event.event_id}?payload=1`);
+    const found = exact(await ask(`api/dead-events/${event.event_id}?payload=1`, { raw: true }));
     place.replaceChildren(...["headers", "payload"].filter((name) => found[name] != null).flatMap((name) => [
       el("h3", {}, name === "headers" ? "Headers" : "Payload, as it stands in the outbox"),
-      el("pre", { tabindex: "0", "aria-label": name }, JSON.stringify(found[name], null, 2)),
+      el("pre", { tabindex: "0", "aria-label": name }, shown(found[name])),
     ]));
     byId("letter-show").hidden = true;
   } catch (error) {
