@@ -28,7 +28,7 @@ class Event:
     text: str = field(default="", repr=False)  # the payload: JSON text, as Postgres prints it
 
     def json(self, **options: Any) -> Any:
-        """The payload, parsed. `options`: of json.loads, such as parse_float=Decimal. Raises ValueError: CannotParse."""
+        """The parsed payload. `options`: of json.loads, as parse_float=Decimal. Raises ValueError (CannotParse)."""
         return parse(self.text, "the payload", **options)
 
 
