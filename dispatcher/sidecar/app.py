@@ -14,6 +14,7 @@ from anyio.abc import TaskStatus
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 
 from dispatcher.core.errors import Misconfigured
+from dispatcher.infra.forks import not_for_children
 from dispatcher.sidecar.access import AccessControl
 from dispatcher.sidecar.connections import LIMITS as CONNECTION_LIMITS
 from dispatcher.sidecar.connections import (
@@ -118,6 +119,8 @@ async def serve(
             ]
         except (OSError, OverflowError) as error:
             raise _cannot_listen(host, port, error) from None
+        for listener in listeners:
+            not_for_children(listener, lambda ours: [each.fileno() for each in ours.sockets])
         task_status.started(listeners[0].sockets[0].getsockname()[1])
         await end_slow_ones(http_server, limits)
     finally:

@@ -16,6 +16,7 @@ import anyio
 import psycopg
 
 from dispatcher.core.errors import DispatcherError, SessionLost
+from dispatcher.infra.forks import not_for_children
 
 CLOSE_S = 1.0  # for a statement that was cut to end; it does so at once
 NO_DESCRIPTOR_S = 0.1  # between two looks while the process has no file descriptor left
@@ -48,6 +49,7 @@ class Session:
 
     def __init__(self, connection: psycopg.AsyncConnection[tuple[Any, ...]], deadline_s: float) -> None:
         self._connection = connection
+        not_for_children(connection, lambda ours: [ours.fileno()])
         self._cursor = connection.cursor(binary=True)
         self._lock = anyio.Lock(fast_acquire=True)
         self._deadline_s = deadline_s

@@ -13,6 +13,7 @@ import hiredis
 
 from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.core.outages import is_wrong_server
+from dispatcher.infra.forks import not_for_children
 
 _INCOMPLETE = object()
 _pack = cast("Callable[[tuple[str, ...]], bytes]", hiredis.pack_command)  # its stub allows a tuple of one only
@@ -86,6 +87,7 @@ class Pipe(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        not_for_children(transport, lambda ours: [ours.get_extra_info("socket").fileno()])
 
     def data_received(self, data: bytes) -> None:
         reader, bursts = self._reader, self._bursts

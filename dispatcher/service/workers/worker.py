@@ -21,6 +21,7 @@ import anyio
 
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra import early_stop
+from dispatcher.infra.forks import not_for_children
 from dispatcher.infra.output import last_words, never_wait_for_output
 from dispatcher.service.lifecycle import Service, run_to_the_end
 from dispatcher.service.process import LOOP_OPTIONS, freeze, leave_if_held_up
@@ -38,6 +39,7 @@ def main(name: str, descriptor: int) -> NoReturn:
     never_wait_for_output()
     end = socket.socket(fileno=descriptor)
     end.set_inheritable(False)  # a process that a handler starts must not keep the socket open
+    not_for_children(end, lambda ours: [ours.fileno()])
     lines = end.makefile("r", encoding="utf-8")
     flags = lines.readline()
     if not flags:

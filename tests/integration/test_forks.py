@@ -1,0 +1,102 @@
+"""A process that a handler forks keeps nothing of ours: what was killed is dead for Postgres, Redis and its port."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from redis.asyncio import Redis
+
+from tests.support.child import StartCli
+from tests.support.rows import insert_events
+from tests.support.waiting import becomes, until
+
+SHOP = """
+import multiprocessing, os, time
+from dispatcher.handlers import handler
+
+def stays():
+    for output in (1, 2):  # the test reads them to their end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    time.sleep(600)
+
+@handler("fork")
+def fork(payload):
+    if (pid := os.fork()) == 0:
+        try:
+            stays()
+        finally:
+            os._exit(0)
+    note(pid)
+
+@handler("process")
+async def process(payload):
+    child = multiprocessing.get_context("fork").Process(target=stays)
+    child.start()
+    note(child.pid)
+
+def note(pid):
+    with open("children", "a") as file:
+        file.write(f"{pid}\\n")
+"""
+
+
+def pids(file: Path) -> list[int]:
+    return [int(pid) for pid in file.read_text().split()]
+
+
+@pytest.fixture
+def children(tmp_path: Path) -> Iterator[Path]:
+    """The file with the process ids of what was forked; all are ended after the test."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    file = tmp_path / "children"
+    yield file
+    for pid in pids(file):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.promise("killed")
+@pytest.mark.parametrize("kind", ["fork", "process"])
+async def test_what_a_handler_forked_keeps_no_session_alive(
+    kind: str,
+    cli: StartCli,
+    database_url: str,
+    redis_url: str,
+    db: psycopg.AsyncConnection[Any],
+    redis: Redis,
+    children: Path,
+    tmp_path: Path,
+) -> None:
+    env = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "DISPATCHER_ENABLED": "true"}
+    child = await cli("run", "--handlers=shop", env=env, cwd=tmp_path)
+    await child.ready()
+    await insert_events(db, event_type=kind)
+    await until(children.exists, "a child that was forked")
+
+    async def sessions() -> int:
+        found = await db.execute(
+            "SELECT FROM pg_stat_activity WHERE application_name LIKE 'dispatcher %' AND datname = current_database()"
+        )
+        return found.rowcount
+
+    async def publishers() -> int:
+        names = [each["name"] for each in await redis.client_list()]
+        return sum(name in each and "gauges" not in each for each in names)  # that one only reads
+
+    [(name,)] = await (await db.execute("SELECT name FROM messaging.dispatcher")).fetchall()
+    assert await sessions() > 5
+    assert await publishers() > 0
+    port = urlsplit(child.http_url).port
+    await child.kill()
+    [forked] = pids(children)
+    assert forked != child.pid
+    await becomes(sessions, 0, "the number of sessions of what was killed")
+    await becomes(publishers, 0, "the number of connections to Redis of what was killed")
+    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", port)
+    server.close()
+    os.kill(forked, 0)  # it lives
