@@ -47,7 +47,7 @@ class Sessions:
             first, lambda purpose, reason: observe(SessionMissing(purpose, reason, _WITHOUT.get(purpose, _FEWER)))
         )
         for postgres in everything:
-            postgres.siblings = [other for other in everything if other is not postgres]
+            postgres.siblings = [self.api, *(other for other in everything if other is not postgres)]
             postgres.prepare(targets.check)
             postgres.precedence = precedence
         for lane in self.lanes:

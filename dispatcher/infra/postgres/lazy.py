@@ -65,7 +65,14 @@ class LazySession:
         finally:
             self._asking -= 1
 
+    def replace(self, reason: str) -> None:
+        """Lose the session, if there is one: its server is gone, or takes no writes any more."""
+        if self._session is not None:
+            self._session.lose(reason)  # the next request, or an idle minute, closes it
+
     async def _fetch(self, sql: str, params: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
+        if self._session is not None and self._session.closed:
+            await self._close()
         session = self._session or await self._open()
         try:
             return await session.fetch(sql, params)

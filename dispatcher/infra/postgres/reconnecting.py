@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from time import monotonic
+from typing import Protocol
 
 import anyio
 import psycopg
@@ -20,6 +21,13 @@ RECONNECT = Backoff(base_s=0.1, cap_s=2.0)
 
 PrepareSession = Callable[[Session], Awaitable[None]]
 OnChange = Callable[[bool, str | None], None]
+
+
+class Replaceable(Protocol):
+    """A session that somebody owns and opens again."""
+
+    def replace(self, reason: str) -> None:
+        """Lose the session there is now."""
 
 
 class ReconnectingSession:
@@ -42,7 +50,7 @@ class ReconnectingSession:
         self._look = anyio.Event()  # replaced whenever this session or one that stands in comes up
         self._down = anyio.Event()  # replaced by keep() for each session
         self.session: Session | None = None  # written by keep() and _lost()
-        self.siblings: Sequence[ReconnectingSession] = ()  # to the same server; written by their owner before keep()
+        self.siblings: Sequence[Replaceable] = ()  # to the same server; written by their owner before keep()
         self.stand_ins: Sequence[ReconnectingSession] = ()  # that do the same; written as `siblings` is
         self.precedence: Precedence | None = None  # which session comes first; written as `siblings` is
 
