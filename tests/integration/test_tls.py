@@ -1,0 +1,108 @@
+"""TLS to Postgres, on a server that has it: what cannot be agreed on is told in libpq's words."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from dispatcher.core.errors import Misconfigured
+from dispatcher.embedded import EmbeddedPostgres
+from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.target import PostgresTarget
+from tests.support.waiting import until
+
+PASSWORD = "s3cr3t-Wort"
+
+
+class DebiansPostgres(EmbeddedPostgres):
+    """The wheels' servers are built without TLS."""
+
+    def _programs(self) -> Path:
+        return Path(f"/usr/lib/postgresql/{self.version}/bin")
+
+
+def make_certificate(certificate: Path, key: Path, name: str) -> None:
+    """A certificate that signs itself, for the host of that name."""
+    command = ["openssl", "req", "-new", "-x509", "-days", "2", "-nodes", "-subj", f"/CN={name}"]
+    command += ["-out", str(certificate), "-keyout", str(key)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def secure(server_folder: Path) -> Iterator[DebiansPostgres]:
+    """A server that lets the role `app` in with TLS and a password only; its certificate is for db.test."""
+    versions = sorted(int(path.name) for path in Path("/usr/lib/postgresql").glob("[0-9]*"))
+    if not versions or shutil.which("openssl") is None:
+        pytest.skip("there is no Postgres with TLS here (Debian: apt-get install postgresql openssl)")
+    with DebiansPostgres(server_folder / "secure", version=versions[-1], durable=False) as server:
+        cluster = server.data_dir / "cluster"
+        key, certificate = cluster / "server.key", cluster / "server.crt"
+        make_certificate(certificate, key, "db.test")
+        owner = (cluster / "PG_VERSION").stat()
+        for file in (key, certificate):
+            os.chown(file, owner.st_uid, owner.st_gid)
+            file.chmod(0o600)
+        (cluster / "pg_hba.conf").write_text(
+            "hostssl all app 127.0.0.1/32 scram-sha-256\nhost all postgres 127.0.0.1/32 trust\n"
+        )
+        with psycopg.connect(server.url(), autocommit=True) as admin:
+            admin.execute(f"CREATE ROLE app LOGIN PASSWORD '{PASSWORD}'")
+            admin.execute("ALTER SYSTEM SET ssl = on")
+            admin.execute("SELECT pg_reload_conf()")
+        yield server
+
+
+@pytest.fixture
+async def url(secure: DebiansPostgres) -> str:
+    """Of the role app; the server has read its settings."""
+    made = secure.url().replace("postgres@", f"app:{PASSWORD}@")
+
+    async def speaks_tls() -> bool:
+        try:
+            await (await connect(PostgresTarget(f"{made}?sslmode=require", "test"), "lane")).close()
+        except Misconfigured:
+            return False
+        return True
+
+    await until(speaks_tls, "the server speaks TLS")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("sslmode=verify-full&sslrootcert=/no/such/file", "root certificate file"),  # no "role does not exist"
+        ("sslmode=verify-full&sslrootcert={certificate}", "does not match host name"),
+        ("sslmode=verify-ca&sslrootcert={other}", "certificate verify failed"),
+        ("sslmode=disable", "SQLSTATE 28000"),
+        ("password=wrong", "SQLSTATE 28P01"),  # with TLS and then without: the first refusal is the reason
+    ],
+)
+async def test_what_cannot_be_agreed_on(
+    secure: DebiansPostgres, url: str, tmp_path: Path, options: str, words: str
+) -> None:
+    other = tmp_path / "other.crt"
+    make_certificate(other, tmp_path / "other.key", "other")
+    shutil.copy(secure.data_dir / "cluster" / "server.crt", tmp_path / "server.crt")
+    options = options.format(certificate=tmp_path / "server.crt", other=other)
+    with pytest.raises(Misconfigured) as caught:
+        await connect(PostgresTarget(f"{url}?{options}", "test"), "lane")
+    said = str(caught.value)
+    assert words in said
+    assert "unreachable" not in said
+    assert "does not exist. Check" not in said
+    assert PASSWORD not in said
+
+
+async def test_what_can_be(secure: DebiansPostgres, url: str, tmp_path: Path) -> None:
+    certificate = tmp_path / "server.crt"
+    shutil.copy(secure.data_dir / "cluster" / "server.crt", certificate)
+    for options in ("sslmode=prefer", f"sslmode=verify-ca&sslrootcert={certificate}", "channel_binding=require"):
+        session = await connect(PostgresTarget(f"{url}?{options}", "test"), "lane")
+        found = await session.fetch("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+        assert found == [(True,)]
+        await session.close()
