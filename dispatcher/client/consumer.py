@@ -23,7 +23,7 @@ from redis.commands.core import ScriptCommands, StreamCommands
 from redis.connection import AbstractConnection
 
 from dispatcher.client import answers
-from dispatcher.client.dedup import AsyncDedupStore, DedupStore, idle_connections
+from dispatcher.client.dedup import AsyncDedupStore, DedupStore, close_idle
 from dispatcher.client.group import Group
 from dispatcher.client.protocol import GroupReader
 from dispatcher.client.received import Received
@@ -98,8 +98,8 @@ class Consumer:
                 except asyncio.CancelledError as error:  # of a loop of the handler's own; it would end run()
                     raise answers.HandlerCancelled from error
             case Reconnect():
-                for connection in idle_connections(self._client):
-                    connection.disconnect()
+                with contextlib.suppress(redis.RedisError, OSError):
+                    close_idle(self._client)
             case Wait(seconds) if not self._reader.stopping:
                 with contextlib.suppress(queue.Empty):
                     self._woken.get(timeout=seconds)
@@ -171,8 +171,10 @@ class AsyncConsumer:
                         raise
                     raise answers.HandlerCancelled from error  # it awaited something that was cancelled
             case Reconnect():
-                for connection in idle_connections(self._client):
-                    await connection.disconnect()
+                with contextlib.suppress(redis.RedisError, OSError):
+                    closing = close_idle(self._client)
+                    if closing is not None:
+                        await closing
             case Wait(seconds):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):

@@ -55,8 +55,7 @@ class RedisDedupStore:
             self._client.set(key(self._consumer, event_id), "", ex=self._ttl_s)
         except redis.RedisError as error:
             if is_wrong_server(reply_of(error) or ""):
-                for connection in idle_connections(self._client):
-                    connection.disconnect()
+                close_idle(self._client)
             raise
 
 
@@ -76,9 +75,8 @@ class AsyncRedisDedupStore:
         try:
             await self._client.set(key(self._consumer, event_id), "", ex=self._ttl_s)
         except redis.RedisError as error:
-            if is_wrong_server(reply_of(error) or ""):
-                for connection in idle_connections(self._client):
-                    await connection.disconnect()
+            if is_wrong_server(reply_of(error) or "") and hasattr(self._client, "connection_pool"):
+                await close_idle(self._client)
             raise
 
 
@@ -86,8 +84,15 @@ def key(consumer: str, event_id: uuid.UUID) -> str:
     return f"handled:{consumer}:{event_id}"
 
 
-def idle_connections(client: Any) -> list[Any]:
-    """The connections of a client that it uses for nothing just now. A client of a cluster looks after its own."""
+def close_idle(client: Any) -> Any:
+    """Close the connections that the client uses for nothing just now; awaitable with a client of redis.asyncio.
+
+    A client of a cluster looks after its own.
+    """
     if getattr(client, "connection", None) is not None:  # single_connection_client
-        return [client.connection]
-    return list(getattr(getattr(client, "connection_pool", None), "_available_connections", ()))
+        return client.connection.disconnect()
+    pool = getattr(client, "connection_pool", None)
+    try:
+        return pool and pool.disconnect(inuse_connections=False)
+    except TypeError:  # the BlockingConnectionPool of redis-py before 7 knows all or none
+        return pool and pool.disconnect()

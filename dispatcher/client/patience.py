@@ -73,9 +73,9 @@ class Patience:
         return is_outage(error) or (isinstance(error, self._named) and not sqlstate_of(error))
 
     def is_its_own(self, entry_id: str, event_type: str) -> bool:
-        """Whether an event sees an outage while others of its type are handled."""
+        """Whether an event sees an outage again, while others of its type are handled and none has seen one since."""
         before = self._waiting.get(entry_id)
-        if before is None or self._handled[event_type] <= before:
+        if before is None or self._handled[event_type] <= before or self._in_a_row:
             return False
         self._in_place = 1  # do not let the next one of that kind hold up the others
         return True

@@ -35,8 +35,9 @@ both_kinds = pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 
 @pytest.mark.promise("consumer")
 @both_kinds
+@pytest.mark.parametrize("pool", ["pool", "blocking pool", "single connection"])
 async def test_an_old_primary_that_lives_on_as_a_replica_is_left(
-    kind: str, own_valkey: StartValkey, proxy: StartProxy, caplog: pytest.LogCaptureFixture
+    kind: str, pool: str, own_valkey: StartValkey, proxy: StartProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Behind one address another server is primary now; the old one keeps its connections."""
     caplog.set_level(logging.WARNING, "dispatcher.client")
@@ -45,7 +46,7 @@ async def test_an_old_primary_that_lives_on_as_a_replica_is_left(
     async with (
         aio.Redis.from_url(old.url, decode_responses=True) as of_old,
         aio.Redis.from_url(new.url, decode_responses=True) as of_new,
-        consuming(kind, way.via(old.url), group(), dedup=True) as running,
+        consuming(kind, way.via(old.url), group(), dedup=True, pool=pool) as running,
     ):
         await publish(of_old, "before")
         assert (await running.next()).aggregate_id == "before"

@@ -88,18 +88,26 @@ async def consuming(
     *,
     dedup: bool = False,
     outages: tuple[type[Exception], ...] = (Away,),
+    pool: str = "pool",
     **client: Any,
 ) -> AsyncIterator[Running]:
     """A consumer that runs until the end of the block."""
     async with contextlib.AsyncExitStack() as stack:
         consumer: Consumer | AsyncConsumer
         if kind == "blocking":
-            blocking = sync.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **client)
+            client["retry"] = Retry(NoBackoff(), 0)
+            single = pool == "single connection"  # it connects now, perhaps through a proxy of this loop
+            blocking = await asyncio.to_thread(sync.Redis.from_url, url, single_connection_client=single, **client)
+            if pool == "blocking pool":
+                blocking = sync.Redis.from_pool(sync.BlockingConnectionPool.from_url(url, **client))
             stack.callback(blocking.close)
             store = RedisDedupStore(blocking, GROUP) if dedup else None
             consumer = Consumer(blocking, settings, dedup=store, outages=outages)
         else:
-            turning = aio.Redis.from_url(url, retry=AsyncRetry(NoBackoff(), 0), **client)
+            client["retry"] = AsyncRetry(NoBackoff(), 0)
+            turning = aio.Redis.from_url(url, single_connection_client=pool == "single connection", **client)
+            if pool == "blocking pool":
+                turning = aio.Redis.from_pool(aio.BlockingConnectionPool.from_url(url, **client))
             stack.push_async_callback(turning.aclose)
             async_store = AsyncRedisDedupStore(turning, GROUP) if dedup else None
             consumer = AsyncConsumer(turning, settings, dedup=async_store, outages=outages)
