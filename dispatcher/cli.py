@@ -35,6 +35,7 @@ COMMANDS = {
     "status": "Show the outbox, the running dispatchers and the stream.",
     "pause": "Stop all dispatchers from claiming rows; rows wait.",
     "resume": "End a pause.",
+    "accept-copy": "Make a copy of an outbox, such as a restored dump, the outbox.",
     "replay": "Publish rows again that were sent before.",
     "prune": "Delete rows and dead-letter copies that are past their retention.",
     "dlq": "List, show and count dead events, and publish them again.",
@@ -72,7 +73,8 @@ class LazyGroup(click.Group):
         """Import dispatcher/commands/<name>.py; its command has the same name."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"dispatcher.commands.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command = getattr(importlib.import_module(f"dispatcher.commands.{name}"), name)
         assert isinstance(command, click.Command)  # noqa: S101 -- for the type checker
         return command
 

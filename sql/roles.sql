@@ -36,17 +36,18 @@ GRANT INSERT (id, event_id, message_id, event_type, aggregate_type, aggregate_id
     ON messaging.message_outbox TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.message_dlq TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.dispatcher TO outbox_dispatcher;
-GRANT SELECT, INSERT, UPDATE ON messaging.stream_server TO outbox_dispatcher;
+GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.stream_server TO outbox_dispatcher;
 -- It obeys the pause and notes that it does; `dispatcher pause` and `resume` run as this role too.
 GRANT SELECT, INSERT, UPDATE ON messaging.pause TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.pause_acknowledgement TO outbox_dispatcher;
 GRANT SELECT, UPDATE ON messaging.newest_entry TO outbox_dispatcher;
-GRANT SELECT, INSERT ON messaging.unbroken TO outbox_dispatcher;
+GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.unbroken, messaging.home TO outbox_dispatcher;
 GRANT EXECUTE ON FUNCTION messaging.audit_stream(text, text, text, text, double precision, integer),
     messaging.holds_stream(text, text, text), messaging.stream_order(text) TO outbox_dispatcher;
 GRANT EXECUTE ON FUNCTION
     messaging.audit_stream(text, text, text, bigint, text, text, text, bigint, text, double precision, integer, bigint),
-    messaging.holds_stream(text, text, text, bigint)
+    messaging.holds_stream(text, text, text, bigint),
+    messaging.this_cluster(), messaging.this_timeline(), messaging.settle_here(), messaging.why_copy(boolean), messaging.accept_copy()
     TO outbox_dispatcher;
 GRANT EXECUTE ON PROCEDURE messaging.prune_message_outbox(interval), messaging.prune_message_dlq(interval) TO outbox_dispatcher;
 

@@ -85,6 +85,7 @@ def facts(found: Status) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
     if (outbox := found.outbox) is not None:
         lines.append(("outbox", outbox.address))
+        lines += [("copy", outbox.copy)] if outbox.copy else []
         if outbox.rows is None:
             lines.append(("rows", "not counted: it took longer than DISPATCH_QUERY_TIMEOUT_MS"))
         else:

@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
+from dispatcher.infra.postgres.tables import why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.info import StreamInfo, describe_failure, read_stream_info
@@ -58,6 +59,7 @@ class OutboxStatus:
     pause: PauseSwitch
     acknowledgements: tuple[Acknowledgement, ...]  # of every enabled dispatcher, also of those without a registry row
     losses: tuple[StreamLoss, ...] = ()
+    copy: str | None = None  # why it is a copy, from which nothing is claimed
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,14 @@ class StatusSession(OperatorSession):
                 await read_switch(self.session),
                 tuple(await read_acknowledgements(self.session)),
                 await self._losses(),
+                await self._copy(),
             )
+
+    async def _copy(self) -> str | None:
+        try:
+            return await why_copy(self.session, settle=False)
+        except psycopg.errors.InsufficientPrivilege:
+            return None
 
     async def _losses(self) -> tuple[StreamLoss, ...]:
         try:

@@ -7,7 +7,7 @@ import anyio
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.infra.postgres.pooler import PoolerTrial
 from dispatcher.infra.postgres.session import Session
-from dispatcher.infra.postgres.tables import missing, refuse_unfit
+from dispatcher.infra.postgres.tables import missing, refuse_unfit, why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.trials import require_trials
@@ -104,4 +104,6 @@ class PostgresTargets:
             raise Misconfigured(
                 f"the role at {where} lacks {'; '.join(denied)}: grant it the role outbox_dispatcher (sql/roles.sql)"
             )
+        if why := await why_copy(session, settle=True):
+            raise Unreachable(f"Postgres at {self.database().address()}: {why}")
         self._checked = True

@@ -15,6 +15,7 @@ from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.tables import why_copy
 from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.redis.search import read_pages
 from dispatcher.infra.sqlfiles import load
@@ -86,6 +87,9 @@ class PostgresCrashAudit:
                 return
         try:
             if not await self.note(session):
+                if why := await why_copy(session, settle=True):  # a dump was restored under us
+                    session.server_gone = True  # for all our sessions: each is refused with that reason from now on
+                    raise session.lose(why)
                 await self._look(session)
         finally:
             self._searcher.close()

@@ -7,7 +7,7 @@ docs/explanation/decisions/0008. A stream that lost its end while the server ran
 audited too: it begins another life. A proxy that answers each connection with another run id: no audit.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from time import monotonic
@@ -34,6 +34,7 @@ from dispatcher.infra.redis.stream_end import (
     look_for_gap,
 )
 from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep.clone import refuse_clone
 
 CHUNK = 20_000  # rows put back in one statement, well within its timeout; settles wait as long
 EVERY_S = 1.0
@@ -64,6 +65,7 @@ class RedisLossAudit:
         self._observe = observe
         self._chunk = chunk
         self._on: bool | None = None  # what was reported last; written by _report()
+        self._lived = False  # this process knew a Redis that holds the stream: no clone; written by verify()
         self._proxied = False  # the run id is one of a connection, and tells nothing; written by _differ()
         self._length = 0  # of the stream, at the last check
         self._turn: tuple[float, float] | None = None  # mark_at in Postgres, and since when it is seen (monotonic)
@@ -85,9 +87,13 @@ class RedisLossAudit:
         if noted is not None:
             held = replace(seen.incarnation, life=noted.life)
             if await self._gap(connection, held, noted) is None:
+                self._lived = True
                 return held
-        elif await self._differ(connection, seen.incarnation):
-            return RedisIncarnation(self._stream)
+        else:
+            if await self._differ(connection, seen.incarnation):
+                return RedisIncarnation(self._stream)
+            if not self._lived:
+                await refuse_clone(self._ask_postgres, connection, self._stream, self._deadline_s)
         # A dispatcher that does not know of the new incarnation yet may publish to it, and settle, after we asked for
         # the newest entry. Under the lock nobody settles: rows that say `sent` and are newer than that entry are lost.
         async with self._nobody_settles():
@@ -97,6 +103,7 @@ class RedisLossAudit:
             if now is None or not now.incarnation.same_server(seen.incarnation):
                 raise Unreachable("another incarnation of Redis holds the stream than a moment ago")
             connection.floor = now.end.last_id
+            self._lived = True
             if noted is None:
                 life = await self._audit_all(now, None, None)
                 return replace(seen.incarnation, life=life)
@@ -246,7 +253,7 @@ class RedisLossAudit:
             if connection.incarnation != incarnation:
                 return True  # connected again meanwhile
             if gap is None:
-                await self._write_end(session, incarnation, end)
+                await self._write_end(session, incarnation, end, connection.address)
                 return True
             there = False
         except Unreachable:
@@ -255,14 +262,23 @@ class RedisLossAudit:
             connection.anchor_id = entries[0]  # for the next look
         return there
 
-    async def _write_end(self, session: Session, incarnation: RedisIncarnation, end: StreamEnd) -> None:
+    async def _write_end(self, session: Session, incarnation: RedisIncarnation, end: StreamEnd, address: str) -> None:
         """Note the end of the stream; and move the window on, once this process has seen its mark for so long."""
         now = monotonic()
         turn = self._turn[0] if self._turn is not None and now - self._turn[1] >= self._window_s else None
-        parameters = {"life": incarnation.life, "newest_id": end.known_id, "added": end.added, "turn": turn}
+        parameters = {
+            "life": incarnation.life,
+            "newest_id": end.known_id,
+            "added": end.added,
+            "turn": turn,
+            "address": address,
+        }
         rows = await self._fetch(session, load("note_stream"), {**_identity(incarnation), **parameters})
         if rows and (self._turn is None or self._turn[0] != rows[0][0]):
             self._turn = (rows[0][0], now)
+
+    async def _ask_postgres(self, sql: str, parameters: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
+        return await self._fetch(self._session(), sql, dict(parameters or {}))
 
     async def _fetch(self, session: Session, sql: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
         try:

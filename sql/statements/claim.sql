@@ -33,7 +33,7 @@
     --split:       AND d.next_run_at <= '1970-01-01 00:00:00+00'
     --split:       AND (d.next_run_at, d.id) > (%(fresh_time)s::timestamp AT TIME ZONE 'UTC', %(fresh_id)s::bigint)
     --split:       AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
-    --split:       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken))
+    --split:       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = u.marked))
     --split:   --plain: AND d.event_type <> 'dispatcher.prove'
     --split:   --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     --split:     ORDER BY d.next_run_at, d.id
@@ -66,7 +66,7 @@ WHERE o.ctid = ANY (
           , %(after_id)s::bigint
       )
       AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
-      AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken))
+      AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = u.marked))
       --plain: AND d.event_type <> 'dispatcher.prove' -- those of `dispatcher prove`, which claims them itself
       --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     ORDER BY d.next_run_at, d.id

@@ -4,6 +4,7 @@
 -- Loaded by: dispatcher/ops/trials.py, dispatcher/upkeep/postgres_crash.py
 -- Index: unbroken_pkey.
 WITH marked AS (
-    INSERT INTO messaging.unbroken DEFAULT VALUES ON CONFLICT DO NOTHING
+    INSERT INTO messaging.unbroken AS u DEFAULT VALUES
+    ON CONFLICT (one) DO UPDATE SET marked = excluded.marked WHERE u.xmin <> u.marked
 )
 SELECT pg_notify('outbox_backlog', '')

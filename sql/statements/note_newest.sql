@@ -8,7 +8,7 @@ WITH noted AS (
     UPDATE ONLY messaging.newest_entry AS n
     SET stream_id = %(floor)s::text,
         replid = %(replid)s::text
-    WHERE EXISTS (SELECT FROM ONLY messaging.unbroken)
+    WHERE EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = u.marked)
       AND CASE
           WHEN n.replid = %(replid)s::text
           THEN messaging.stream_order(%(floor)s::text) > messaging.stream_order(n.stream_id)
@@ -20,4 +20,4 @@ WITH noted AS (
           )
       END
 )
-SELECT EXISTS (SELECT FROM ONLY messaging.unbroken)
+SELECT EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = u.marked)

@@ -19,6 +19,8 @@ FROM (
          has_any_column_privilege('messaging.pause_acknowledgement', 'INSERT')),
         ('INSERT on messaging.stream_server', has_any_column_privilege('messaging.stream_server', 'INSERT')),
         ('INSERT on messaging.unbroken', has_any_column_privilege('messaging.unbroken', 'INSERT')),
+        ('UPDATE on messaging.unbroken', has_any_column_privilege('messaging.unbroken', 'UPDATE')),
+        ('INSERT on messaging.home', has_any_column_privilege('messaging.home', 'INSERT')),
         ('UPDATE on messaging.newest_entry', has_any_column_privilege('messaging.newest_entry', 'UPDATE')),
         ('EXECUTE on messaging.audit_stream',
          has_function_privilege(

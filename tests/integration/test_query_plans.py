@@ -72,7 +72,8 @@ MAY_TOUCH = {
     "status_counts": WAITING + SETTLED + 2 * BATCH,  # a person asks; documented so
 } | dict.fromkeys([
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
-        "saw_stream", "note_stream", "status_losses", "count_dispatchers",
+        "saw_stream", "note_stream", "status_losses", "why_copy", "accept_copy", "stream_elsewhere",
+        "count_dispatchers",
         "note_newest", "mark_unbroken", "all_dispatchers",
         "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "id_taken", "rights",
         "status_dispatchers", "status_doorbell",
@@ -144,6 +145,8 @@ PARAMETERS: dict[str, object] = {
     "stream": STREAM,
     "run_id": "run",
     "replid": "data set",
+    "address": "localhost:6379/0",
+    "settle": True,
     "life": 0,
     "newest_id": "0-0",
     "added": 0,

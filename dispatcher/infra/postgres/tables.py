@@ -1,12 +1,14 @@
 """Whether the tables are there, and are what the statements take them for: plain tables without children."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import psycopg
 
 from dispatcher.core.errors import Misconfigured
 from dispatcher.infra import sqlfiles
+from dispatcher.infra.sqlfiles import load
 
 _RELATIONS = """
 SELECT c.relname::text FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -52,7 +54,7 @@ _KINDS = {"p": "partitioned", "v": "a view", "m": "a materialized view", "f": "a
 class Fetches(Protocol):
     """What asks: a session, or a plain connection through `_ask`."""
 
-    async def fetch(self, sql: str) -> list[tuple[Any, ...]]:
+    async def fetch(self, sql: str, params: Mapping[str, object] | None = None, /) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows."""
         ...
 
@@ -69,6 +71,20 @@ async def missing(connection: Asked) -> list[str]:
 async def complete(connection: Asked, sql: str) -> bool:
     """Whether each table, column, index and function that a migration makes is there."""
     return made_by(sql) <= {name for (name,) in await _ask(connection, _RELATIONS)}
+
+
+async def why_copy(connection: Fetches, *, settle: bool) -> str | None:
+    """Why this outbox is a copy that waits for a person's word, and what to do; None: it is at home.
+
+    `settle`: one that brought no event along becomes an outbox of its own.
+    """
+    [(why,)] = await connection.fetch(load("why_copy"), {"settle": settle})
+    if why is None:
+        return None
+    return (
+        f"this outbox is a copy: {why}. Nothing is claimed, or events would be published twice. If applications write "
+        "to it now, and nothing else publishes its events: `dispatcher accept-copy`"
+    )
 
 
 async def unfit(connection: Asked, *, children: bool = True) -> list[tuple[str, str]]:

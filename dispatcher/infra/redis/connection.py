@@ -70,6 +70,7 @@ class RedisConnection:
         # What it was verified to lead to before, and both entries then. Written by set_incarnation().
         self.left: tuple[RedisIncarnation, tuple[str, str]] | None = None
         self.run_ids_differ = False  # the run id is one of a connection: a proxy makes it up; written by the audit
+        self.address = ""  # where it leads to; written by connect()
         self.epoch = 0  # changes whenever the connection, or what it was verified to lead to, changes
 
     @property
@@ -128,6 +129,7 @@ class RedisConnection:
         self.close()
         self.set_incarnation(None)
         target = await self._wanted()
+        self.address = target.address()
         where = f"Redis at {target.address()}"
         try:
             with anyio.fail_after(self._connect_timeout_s):

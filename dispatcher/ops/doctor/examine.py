@@ -93,6 +93,7 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]]) -> list
             return found
         checks: list[tuple[str, Check]] = [
             ("rights", schema.rights),
+            ("home", schema.home),
             ("trigger", partial(schema.trigger, wanted=wanted.trigger)),
             ("indexes", schema.indexes),
             ("sequences", schema.sequences),

@@ -64,7 +64,7 @@ GUARANTEES = (
         "no consumer group loses unread entries to trimming",
         ("redis", "redis-rights", "redis-memory", "groups"),
     ),
-    Guarantee("one-owner", "each row is claimed by one dispatcher", ("tables", "rights")),
+    Guarantee("one-owner", "each row is claimed by one dispatcher", ("tables", "rights", "home")),
     Guarantee("retention", "old rows are deleted", ("tables", "rights", "autovacuum", "dead-rows", "snapshot")),
 )
 

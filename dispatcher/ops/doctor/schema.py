@@ -5,7 +5,7 @@ import re
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres.session import Session
-from dispatcher.infra.postgres.tables import missing, unfit
+from dispatcher.infra.postgres.tables import missing, unfit, why_copy
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.trials import run_trials
 
@@ -35,6 +35,14 @@ async def trials(session: Session) -> list[Finding]:
         else:
             found.append(unknown(check, f"not tried: {tried.words}", "run it again"))
     return found
+
+
+async def home(session: Session) -> Finding:
+    """Check that the outbox is no copy of another one."""
+    if why := await why_copy(session, settle=False):
+        said, _, remedy = why.partition(". Nothing is claimed")
+        return bad("home", said, f"nothing is claimed{remedy}")
+    return ok("home", "the outbox is no copy of another one")
 
 
 async def rights(session: Session) -> Finding:

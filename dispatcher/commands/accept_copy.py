@@ -1,0 +1,39 @@
+"""`dispatcher accept-copy`: makes a copy of an outbox the outbox."""
+
+import json
+
+import anyio
+import click
+
+from dispatcher.commands.options import database, json_output, settings_from, target
+from dispatcher.infra.postgres.target import PostgresTarget
+from dispatcher.ops.accept_copy import AcceptCopySession
+
+
+@click.command()
+@json_output
+@database
+def accept_copy(as_json: bool, **flags: str | None) -> int:
+    """Make a copy of an outbox the outbox: a restored dump, a database made from it, a clone with another Redis.
+
+    Dispatchers claim nothing from a copy ("this outbox is a copy" in /ready, `status`, `doctor` and the log), because
+    its events may have been published from the original, or may still be. Say this when applications write to the copy
+    now, and nothing else publishes its events. They go on within seconds; no restart is needed. Before they claim, they
+    look the stream through, and what they find there is not published again.
+
+    For a copy to play with, rather delete what came along: an outbox without events is accepted by itself.
+    """
+    where = target(settings_from(flags), 30.0)
+    why = anyio.run(_accept, where)
+    if as_json:
+        click.echo(json.dumps({"copy": why}))
+    elif why is None:
+        click.echo("This outbox lives where it says. Any Redis that its dispatchers are given is believed from now on.")
+    else:
+        click.echo(f"It was a copy: {why}. It is the outbox from now on; dispatchers look the stream through first.")
+    return 0
+
+
+async def _accept(where: PostgresTarget) -> str | None:
+    async with AcceptCopySession(where) as outbox:
+        return await outbox.accept()
