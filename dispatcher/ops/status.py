@@ -7,14 +7,12 @@ from typing import Any
 
 import anyio
 import psycopg
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.infra.postgres.tables import why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
+from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.info import StreamInfo, describe_failure, read_stream_info
 from dispatcher.infra.sqlfiles import load
@@ -155,9 +153,7 @@ async def _read_stream(url: str, name: str, timeout_s: float) -> StreamInfo:
     )
     await connection.connect()
     connection.close()
-    client = Redis.from_url(
-        url, retry=Retry(NoBackoff(), 0), socket_timeout=timeout_s, socket_connect_timeout=timeout_s
-    )
+    client = open_client(url, timeout_s)
     try:
         return await read_stream_info(client, name)
     except NoPermissionError:

@@ -14,8 +14,6 @@ from datetime import datetime
 import anyio
 import psycopg
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError
 
 from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
@@ -23,6 +21,7 @@ from dispatcher.core.events import Observer, Sampled
 from dispatcher.core.process_state import RunningDispatcher
 from dispatcher.infra.asked import Asked
 from dispatcher.infra.postgres.session import Fetch
+from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisTarget
 from dispatcher.infra.redis.info import REDIS_DEADLINE_S, describe_failure, read_stream_info
 from dispatcher.infra.redis.positions import StreamPositions
@@ -144,10 +143,4 @@ async def _replaced(old: Redis | None, url: str, name: str) -> Redis:
     RedisTarget.parse(url)  # says what is wrong with it in our words
     if old is not None:
         await old.aclose()
-    return Redis.from_url(
-        url,
-        client_name=name,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=REDIS_DEADLINE_S,
-        socket_connect_timeout=REDIS_DEADLINE_S,
-    )
+    return open_client(url, REDIS_DEADLINE_S, name)

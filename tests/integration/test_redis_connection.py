@@ -9,7 +9,9 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.core.decide import NoReply, NotSent, Refused
+from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
+from tests.support.addresses import NAME, lead_to_both, swallowing
 from tests.support.rows import STREAM
 from tests.support.waiting import until
 
@@ -218,3 +220,19 @@ async def test_a_unix_socket(make_broker, own_valkey, server_folder):
     await redis_connection.send([xadd(1)], 5.0)
     async with Redis.from_url(server.url.rsplit("/", 1)[0] + "/2") as other:
         assert await other.xlen(STREAM) == 1
+
+
+async def test_a_name_of_which_the_first_address_swallows_everything(redis_url, monkeypatch):
+    """For the connection that publishes, and for the client that looks up figures."""
+    lead_to_both(monkeypatch)
+    url = redis_url.replace("127.0.0.1", NAME)
+    with swallowing(RedisTarget.parse(url).port), anyio.fail_after(25):  # not the whole of the first's
+        connection = RedisConnection(
+            RedisTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+        )
+        await connection.connect()
+        assert connection.up
+        connection.close()
+        client = open_client(url, 30.0)
+        assert await client.ping()
+        await client.aclose()

@@ -1,0 +1,42 @@
+"""A client of redis-py for what is looked up beside publishing."""
+
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from dispatcher.infra.redis.connection import NEXT_S
+
+
+class _EachAddress:
+    """Tries the next address of a name when the first says nothing; redis-py waits for it as long as it may."""
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        return super()._connection_arguments() | {"happy_eyeballs_delay": NEXT_S}  # type: ignore[misc,no-any-return]
+
+
+class _Plain(_EachAddress, Connection):
+    pass
+
+
+class _Secure(_EachAddress, SSLConnection):
+    pass
+
+
+_CLASSES: dict[type, type] = {Connection: _Plain, SSLConnection: _Secure}
+
+
+def open_client(url: str, timeout_s: float, name: str | None = None) -> Redis:
+    """A client that never retries. `timeout_s`: for a connection, and for each answer."""
+    client: Redis = Redis.from_url(
+        url,
+        client_name=name,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+    )
+    pool = client.connection_pool
+    pool.connection_class = _CLASSES.get(pool.connection_class, pool.connection_class)
+    return client
