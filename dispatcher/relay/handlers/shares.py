@@ -32,6 +32,7 @@ class _Type:
     mean_s: float | None = None
     outages: int = 0  # one after the other; 0: its server answers
     closed_until: float = 0.0
+    alone: bool = True  # nobody of this type has met an outage since one was done: it may be that one event's own
     done: int = 0
     met: dict[int, tuple[int, int]] = field(default_factory=dict)  # by row: `done` then; times that it had grown
 
@@ -89,6 +90,7 @@ class Shares:
         mean_s = known.mean_s
         known.mean_s = seconds if mean_s is None else mean_s * 0.8 + seconds * 0.2
         known.done += done
+        known.alone = known.alone or done
         if known.outages and not late:
             known.outages, known.closed_until = 0, 0.0
             self._observe(HandlerOutage(event_type, None))
@@ -106,6 +108,9 @@ class Shares:
         if times == PROOFS and known.done > done:
             return None
         now = self._clock()
+        if known.alone:  # a second one closes the type, not the first: each of many may need a server of its own
+            known.alone = False
+            return AWAY.reconnect_delay(1, self._rng)
         if now >= known.closed_until:
             known.outages += 1
             known.closed_until = now + AWAY.reconnect_delay(known.outages, self._rng)
