@@ -6,6 +6,7 @@ A reader that is gone and a full disk cost the lines too, and nothing else.
 """
 
 import atexit
+import faulthandler
 import io
 import os
 import select
@@ -13,6 +14,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -154,7 +156,17 @@ def never_wait_for_output() -> None:
         )
         setattr(sys, name, stream)
         _installed.append((queue, stream))
+    if faulthandler.is_enabled():
+        _let_crashes_end()
     atexit.register(last_words)
+
+
+def _let_crashes_end() -> None:
+    """Have faulthandler write to standard error without waiting: a process that crashes would never be dead."""
+    with suppress(OSError):  # a socket, or no /proc: it stays as it is
+        # Opened anew: to make a descriptor non-blocking concerns all who share it.
+        again = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY)
+        faulthandler.enable(file=again)
 
 
 def standard_error() -> OutputQueue | None:

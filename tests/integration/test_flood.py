@@ -1,7 +1,7 @@
 """The sidecar under more requests than it answers: they wait, then are refused; probes are not."""
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -221,3 +221,17 @@ async def test_what_is_no_http_fills_no_log_and_learns_nothing(caplog):
     assert answer.endswith(b'{"error": "this is no HTTP request that is understood here"}')
     assert b"Server: dispatcher" in answer
     assert caplog.records == []
+
+
+@pytest.mark.promise("http")
+async def test_half_requests_of_four_addresses_shut_out_nobody() -> None:
+    """As many as there are places, by the limits as they are."""
+    async with site() as client, AsyncExitStack() as stack:
+        port = port_of(client)
+        for number in range(LIMITS.total):
+            address = f"127.0.0.{2 + number % 4}"
+            stream = await stack.enter_async_context(await anyio.connect_tcp("127.0.0.1", port, local_host=address))
+            await stream.send(b"GET /health HTTP/1.1\r\nHo")
+        for address in ("127.0.0.2", "127.0.0.9"):
+            async with await anyio.connect_tcp("127.0.0.1", port, local_host=address) as stream:
+                assert await answers(stream)

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -134,3 +135,18 @@ def test_all_that_a_process_says_arrives_also_at_its_end() -> None:
     assert "a warning" in done.stderr
     assert "ZeroDivisionError" in done.stderr
     assert '"message": "logged"' in done.stderr
+
+
+CRASHES = """
+    import os, signal
+    from dispatcher.infra.output import never_wait_for_output
+    never_wait_for_output()
+    os.write(2, b"x" * 4096)  # the pipe is full
+    os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+
+def test_a_crash_ends_the_process_though_nobody_reads(pipe: tuple[int, int]) -> None:
+    _, theirs = pipe
+    program = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(CRASHES)]
+    assert subprocess.run(program, stderr=theirs, check=False, timeout=60).returncode == -signal.SIGSEGV
