@@ -270,6 +270,18 @@ class SessionMissing(TelemetryEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class StatementRefused(TelemetryEvent):
+    """Postgres has refused a statement several times in a row, in its own words; `error` None: it works again.
+
+    `key` tells apart those that are tried at the same time.
+    """
+
+    what: str
+    key: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class NotificationQueueChanged(TelemetryEvent):
     """Postgres's notification queue fills up, so writers are not asked to ring; or it is calm again."""
 

@@ -12,7 +12,17 @@ from typing import Literal
 from dispatcher.core.latencies import Latencies, summed
 
 TroubleKind = Literal[
-    "starting", "stopping", "disabled", "paused", "database", "redis", "backpressure", "listener", "audit", "session"
+    "starting",
+    "stopping",
+    "disabled",
+    "paused",
+    "database",
+    "redis",
+    "backpressure",
+    "listener",
+    "audit",
+    "session",
+    "refused",
 ]
 Labels = tuple[tuple[str, str], ...]
 

@@ -37,7 +37,7 @@ class Claimer:
         self._observe = observe
         self._cursor = ClaimCursor(filtered=policy.event_types is not None)
         self._uncertain = UncertainClaims()
-        self._failures = StatementFailures(observe, rng)
+        self._failures = StatementFailures("claim", observe, rng)
         self._event_types = policy.event_types
         self.in_flight: set[str] = set()  # claim ids, from the start of the statement to finished()
 

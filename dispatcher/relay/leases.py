@@ -25,7 +25,7 @@ class LeaseRenewer:
     """Renews leases of one relay. Written by one task at a time."""
 
     def __init__(self, observe: Observer, rng: Random) -> None:
-        self._failures = StatementFailures(observe, rng)
+        self._failures = StatementFailures("renew leases", observe, rng)
         self._renewed_at = monotonic()
 
     def due(self, every_s: float) -> bool:

@@ -35,7 +35,7 @@ class Settler:
         `moved()` is called when another incarnation of Redis holds the stream than the one that has the entries: it has
         to find out what became of them, and changes `outcomes`.
         """
-        failures = StatementFailures(self._observe, self._rng)
+        failures = StatementFailures("settle", self._observe, self._rng)
         while True:
             session = await postgres.get_any()
             began = monotonic()
@@ -49,6 +49,7 @@ class Settler:
             except (SessionLost, psycopg.Error) as error:
                 await failures.tell_and_wait(error, began)
         if failures:
+            failures.clear()
             # Rows that an earlier try settled, whose answer was lost, are not found by the last one: done, not lost.
             settlement = settlement._replace(lost=frozenset())
         self._tell(outcomes, settlement)

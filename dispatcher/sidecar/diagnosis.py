@@ -75,6 +75,11 @@ _TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
         "Raise the limit (ALTER ROLE ... CONNECTION LIMIT, max_connections), or end sessions of others. "
         "dispatcher doctor says how many there are (its check `sessions`).",
     ),
+    "refused": (
+        "bad",
+        "Postgres refuses to {}",
+        "dispatcher doctor tries it (its checks `try-...`) and says what to do. What was published stays claimed.",
+    ),
     "audit": (
         "note",
         "A loss inside Redis would go unnoticed: {}",
@@ -84,7 +89,9 @@ _TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
 }
 
 # With one of these, events have to wait: that they do is no finding of its own.
-_EXPLAINS_WAITING: frozenset[str] = frozenset({"database", "redis", "backpressure", "disabled", "paused", "starting"})
+_EXPLAINS_WAITING: frozenset[str] = frozenset(
+    {"database", "redis", "backpressure", "disabled", "paused", "starting", "refused"}
+)
 
 
 def diagnose(reading: ProcessState, lately: RecentWindow, now: float) -> list[Diagnosis]:

@@ -14,6 +14,7 @@ class Readiness:
         self._enabled = True
         self._stopping = False
         self._database: str | None = "not connected yet"
+        self._refused: dict[int, str] = {}  # statements that Postgres refuses again and again
         self._breaker: str | None = None
         self._redis: str | None = None  # by the last sample: an idle relay would not notice
 
@@ -24,6 +25,8 @@ class Readiness:
             return "disabled: DISPATCHER_ENABLED is false"
         if self._database is not None:
             return f"database: {self._database}"
+        if self._refused:
+            return f"database: {'; '.join(sorted(set(self._refused.values())))}"
         if (redis := self._breaker or self._redis) is not None:
             return f"redis: {redis}"
         return None if self._started else "starting"
@@ -36,6 +39,10 @@ class Readiness:
                 self._started, self._enabled = True, enabled
             case events.DatabaseChanged(up, reason):
                 self._database = None if up else reason or "not connected"
+            case events.StatementRefused(what, key, error):
+                self._refused.pop(key, None)
+                if error is not None:
+                    self._refused[key] = f"it refuses to {what}: {error}"
             case events.BreakerChanged(state, reason):
                 self._breaker = (reason or "takes no entries") if state == "open" else None
                 self._redis = None

@@ -151,6 +151,11 @@ class Logs:
                 text = "Postgres has no connection left for a session; the rest of the dispatcher works"
                 fields = {"session": session, "without": without, "reason": reason}
                 write("WARNING", "session_missing", text, fields)
+            case events.StatementRefused(what, _, None):
+                write("INFO", "statement_allowed", "Postgres does again what it refused", {"what": what})
+            case events.StatementRefused(what, _, error):
+                text = "Postgres refuses a statement again and again; it is tried on, and nothing is published twice"
+                write("ERROR", "statement_refused", text, {"what": what, "error": error})
             case events.NotificationQueueChanged(filling, usage):
                 fields = {"usage": round(usage, 3)}
                 if filling:

@@ -86,6 +86,10 @@ class Metrics:
             "messaging_dispatch_republished", "Rows put back because Redis lost the entries it had acknowledged"
         )
         self._audit = gauge("min", "messaging_dispatch_audit_on", "1 while it can be noticed that Redis lost entries")
+        self._refused = gauge(
+            "sum", "messaging_dispatch_statements_refused", "Claims and settles that Postgres refuses again and again"
+        )
+        self._refused_keys: set[int] = set()
         self._backpressure_blind = gauge(
             "max",
             "messaging_dispatch_backpressure_blind",
@@ -225,6 +229,9 @@ class Metrics:
                 self._pruned_dlq.inc(dlq)
             case events.Republished(rows):
                 self._republished.inc(rows)
+            case events.StatementRefused(_, key, error):
+                (self._refused_keys.discard if error is None else self._refused_keys.add)(key)
+                self._refused.set(len(self._refused_keys))
             case events.BackpressureBlind(reason):
                 self._backpressure_blind.set(reason is not None)
             case events.BackpressureChanged(on):

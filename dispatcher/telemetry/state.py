@@ -21,6 +21,7 @@ class StateTracker:
         self._began = clock()
         self._published = self._failed = self._dead = self._ticks = self._tick_errors = 0
         self._buried: tuple[float, str] | None = None
+        self._refused: dict[int, str] = {}
         self._troubles: dict[TroubleKind, Trouble] = {}
         self._breaker_open = False
         self._missing: dict[str, str] = {}  # sessions without a connection, and what is not done without them
@@ -79,6 +80,12 @@ class StateTracker:
                     self._missing[session] = without
                 said = "; ".join(f"{name} ({without})" for name, without in self._missing.items())
                 self._trouble("session", said, there=bool(said))
+            case events.StatementRefused(what, key, error):
+                self._refused.pop(key, None)
+                if error is not None:
+                    self._refused[key] = f"{what}: {error}"
+                said = "; ".join(sorted(set(self._refused.values())))
+                self._trouble("refused", said, there=bool(said))
             case events.BackpressureChanged(on, group):
                 self._trouble("backpressure", group, there=on)
             case events.PauseChanged(paused, by, reason):

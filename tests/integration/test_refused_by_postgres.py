@@ -8,7 +8,7 @@ import anyio
 import psycopg
 import pytest
 
-from dispatcher.core.events import Settled, TakenOver, Ticked
+from dispatcher.core.events import Published, Settled, StatementRefused, TakenOver, Ticked
 from dispatcher.core.outcome import BatchOutcomes, Sent
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
@@ -138,3 +138,21 @@ async def test_a_claim_answered_too_late_is_given_back_though_that_fails_at_firs
         assert running.tap.all(TakenOver) == []
     assert len(late) == 1
     assert await statuses(db) == {"sent": 1}
+
+
+async def test_what_is_refused_again_and_again_is_told_until_it_works(dispatcher: StartDispatcher, db: Db) -> None:
+    """In the server's words, by `/ready` too; what was published stays claimed, and goes out once."""
+    async with dispatcher() as running:
+        await refuse(db, "sent")
+        await insert_events(db, 3)
+        told = await running.tap.next(StatementRefused)
+        assert told.what == "settle"
+        assert told.error == "RaiseException P0001: not now"
+        assert str(running.service.not_ready) == "database: it refuses to settle: RaiseException P0001: not now"
+        assert "refused" in {trouble.kind for trouble in running.service.report().state.troubles}
+        await allow(db)
+        assert (await running.tap.next(StatementRefused)).error is None
+        await running.tap.add_up(Settled, sent=3)
+        assert running.service.not_ready is None
+        assert sum(event.entries for event in running.tap.all(Published)) == 3
+        assert await statuses(db) == {"sent": 3}

@@ -1,5 +1,6 @@
 """A statement of a relay failed; what now? (For what runs beside the relays: upkeep/duty.py.)"""
 
+from itertools import count
 from random import Random
 from time import monotonic
 
@@ -8,23 +9,29 @@ import psycopg
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.errors import SessionLost
-from dispatcher.core.events import Observer, Ticked
+from dispatcher.core.events import Observer, StatementRefused, Ticked
 from dispatcher.infra.postgres.session import describe
 
 REFUSED = Backoff(base_s=0.1, cap_s=1.0)
+AGAIN_AND_AGAIN = 5  # refusals in a row: no moment's matter any more
+_keys = count(1)
 
 
 class StatementFailures:
     """Tells of each failed statement, and paces the tries after it. One for each thing that is tried again.
 
     A session that was lost has replaced itself already, so the next try is made at once, on the next session. What the
-    server refused (a lock, a timeout, a missing right) it may go on refusing: the pauses grow to a second.
+    server refused (a lock, a timeout, a missing right) it may go on refusing: the pauses grow to a second, and after a
+    few the dispatcher is not ready. `what`: completes "Postgres refuses to ...".
     """
 
-    def __init__(self, observe: Observer, rng: Random) -> None:
+    def __init__(self, what: str, observe: Observer, rng: Random) -> None:
+        self._what = what
         self._observe = observe
         self._rng = rng
         self._in_a_row = 0
+        self._refused = 0  # of those, by the server
+        self._key = next(_keys)
 
     def __bool__(self) -> bool:
         """Whether a try failed since the last `clear()`."""
@@ -33,10 +40,16 @@ class StatementFailures:
     def clear(self) -> None:
         """Note that a try succeeded."""
         self._in_a_row = 0
+        if self._refused >= AGAIN_AND_AGAIN:
+            self._observe(StatementRefused(self._what, self._key, None))
+        self._refused = 0
 
     async def tell_and_wait(self, error: SessionLost | psycopg.Error, began: float) -> None:
         """Tell of the failure of a try that began at `began` (monotonic seconds), and wait before the next one."""
         self._in_a_row += 1
         self._observe(Ticked("error", monotonic() - began, describe(error)))
         if not isinstance(error, SessionLost):
+            self._refused += 1
+            if self._refused == AGAIN_AND_AGAIN:
+                self._observe(StatementRefused(self._what, self._key, describe(error)))
             await anyio.sleep(REFUSED.reconnect_delay(self._in_a_row, self._rng))
