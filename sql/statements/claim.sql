@@ -10,7 +10,7 @@
 -- Returns: the columns of ClaimedRow. A row that is missing is not due, is held by another dispatcher, or is in no slot of ours. No
 --   row at all: perhaps Postgres crashed and the stream was not searched yet; rows for handlers are in no stream and do not wait
 --   for that.
--- Loaded by: dispatcher/ops/trials.py, dispatcher/stages/claim.py
+-- Loaded by: dispatcher/ops/trials.py, dispatcher/relay/claimer.py, dispatcher/stages/claim.py
 -- Index: message_outbox_due_idx, from each cursor on.
 -- Fresh rows have next_run_at 1970-01-01 (core/row.py has it too): they are due whatever the clock says, though it was set back.
 -- The clock is read in subqueries: a function of it would be evaluated for each row, and no index scan could begin or end there.
