@@ -48,6 +48,8 @@ def explain(where: str, failed: DialFailed, secrets: Sequence[str]) -> Dispatche
 
 def _refusal(where: str, failed: DialFailed, words: str) -> DispatcherError:
     code = failed.sqlstate
+    if code is None and not failed.traced and not failed.needs_password:  # it may be a server that starts up
+        return Unreachable(f"{where} takes no connection now: {words}")
     if code is None:  # libpq itself would not go on
         missing = ": a password is needed" if failed.needs_password else ""
         return Misconfigured(f"{where} could not be agreed with{missing}: {words}. {_CHECK}")

@@ -44,6 +44,7 @@ class DialFailed(Exception):
         self.words = words
         self.sqlstate = sqlstate
         self.needs_password = needs_password
+        self.traced = False  # whether it is known that there is no other SQLSTATE
 
 
 async def dial(conninfo: str, each_s: float) -> PGconn:
@@ -138,7 +139,7 @@ async def _attempt(parts: Parts, limit_s: float) -> PGconn:
                 if failure.stage != "answered" or not _can_trace():
                     raise
                 if failure.words in _codes:
-                    failure.sqlstate = _codes[failure.words]
+                    failure.sqlstate, failure.traced = _codes[failure.words], True
                     raise
                 if len(_codes) >= MOST_CODES:
                     raise
@@ -155,13 +156,13 @@ async def _traced(parts: Parts) -> PGconn:
         except DialFailed as failure:
             text = os.pread(trace.fileno(), 1 << 16, 0).decode(errors="replace")
             # A refusal with TLS may be followed by one without: the first is the reason.
-            code = _ERROR_CODE.search(text)
+            code, failure.traced = _ERROR_CODE.search(text), True
             failure.sqlstate = _codes[failure.words] = code[1] if code else None
             raise
 
 
 def _can_trace() -> bool:
-    return hasattr(os, "memfd_create")
+    return hasattr(os, "memfd_create") and pq.version() >= 180000  # before, libpq traced no refusal
 
 
 async def _connect(parts: Parts, *, trace: int | None) -> PGconn:
