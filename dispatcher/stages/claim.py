@@ -18,10 +18,12 @@ from dispatcher.stages.settle import release
 
 ONE_BY_ONE_S = 2.0  # for reading rows one by one: each that cannot be read takes a second, and the lease runs
 ANY_SIZE = 2**30
+CUT_CHARS = 4096  # a text of that length may not be whole: see claim.sql
 CANARY = "dispatcher.prove"  # the event type of `dispatcher prove`, which no dispatcher claims
 
 _PAYLOAD = ClaimedRow._fields.index("payload")
 _HEADERS = _PAYLOAD + 1
+_AFTER = _HEADERS + 1
 _GONE = ("", None)  # of a row that was deleted meanwhile
 _order = itemgetter(1, 0)  # (next_run_at, id)
 
@@ -105,22 +107,29 @@ async def claim(
         rows = await session.fetch(statement, parameters | {"most_bytes": None})
     claimed_at = monotonic()
     rows.sort(key=_order)
-    cut = False
-    if any(_left_out(row) for row in rows):
+    texts, cut = _texts_of(rows), False
+    sizes = list(map(len, texts))
+    if CUT_CHARS in sizes or READ_LATER in {text[0] for text in texts}:
         rows, cut = await _read(session, claim_id, rows, most_bytes)
+        sizes = list(map(len, _texts_of(rows)))
     claimed = [ClaimedRow._make(row) for row in rows]
-    size = sum([len(row.payload) for row in claimed]) + sum([len(row.headers) for row in claimed if row.headers])
-    return Batch(claim_id, claimed, floor or "0-0", claimed_at, size=size, cut=cut)
+    return Batch(claim_id, claimed, floor or "0-0", claimed_at, size=sum(sizes), cut=cut)
+
+
+def _texts_of(rows: list[tuple[Any, ...]]) -> list[str]:
+    return [row[_PAYLOAD] for row in rows] + [row[_HEADERS] for row in rows if row[_HEADERS] is not None]
 
 
 def _left_out(row: tuple[Any, ...]) -> bool:
-    return row[_PAYLOAD][0] == READ_LATER or (row[_HEADERS] is not None and row[_HEADERS][0] == READ_LATER)
+    return any(text is not None and (text[0] == READ_LATER or len(text) == CUT_CHARS) for text in row[_PAYLOAD:_AFTER])
 
 
 def _bytes_of(text: str | None, most_bytes: int) -> int:
     """About how much memory a text will take once it is read; what is too large is not read at all."""
     if text is None:
         return 0
+    if len(text) == CUT_CHARS:
+        return most_bytes
     return min(int(text[1:]), most_bytes) if text[0] == READ_LATER else len(text)
 
 
@@ -149,7 +158,7 @@ async def _read(
                 cut_at = at
                 break
             elif text is not _GONE:
-                kept.append((*row[:_PAYLOAD], *text, *row[_HEADERS + 1 :]))
+                kept.append((*row[:_PAYLOAD], *text, *row[_AFTER:]))
         if cut_at < len(rows):
             await release(session, [claim_id], [row[0] for row in rows[cut_at:]])
     except psycopg.Error:

@@ -15,6 +15,8 @@ from dispatcher.core.pacing import (
     PollBackoff,
     PrefetchLimit,
 )
+from dispatcher.infra.sqlfiles import load
+from dispatcher.stages.claim import CUT_CHARS
 
 BUDGET = CLAIM_BYTES
 batches = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 2**31)), max_size=50)
@@ -242,3 +244,10 @@ def test_one_that_fell_due_waits_for_few_claims() -> None:
     share = FreshShare()
     claims(share, 256, inf, 0, 100)
     assert claims(share, 256, inf, 1, 9)[1] == 1
+
+
+def test_the_statements_have_the_budget_of_a_claim() -> None:
+    assert f"{CLAIM_BYTES} / %(limit)s" in load("claim")
+    assert f"{CLAIM_BYTES // 4} / %(limit)s" in load("claim")
+    assert f"<= {CLAIM_BYTES}" in load("read_row")
+    assert f"::varchar({CUT_CHARS})" in load("claim")
