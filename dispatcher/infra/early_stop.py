@@ -16,12 +16,14 @@ INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 class _End:
     """A handler of signals: ends the process, whatever it is doing. `code`: of the process."""
 
-    def __init__(self, code: int) -> None:
+    def __init__(self, code: int, silent: bool = False) -> None:
         self._code = code
+        self._silent = silent
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        _say(f"dispatcher: stopped by {name} before it began" if self._code == 0 else f"dispatcher: ended by {name}")
+        if not self._silent:
+            _say(f"dispatcher: {f'stopped by {name} before it began' if self._code == 0 else f'ended by {name}'}")
         os._exit(self._code)
 
 
@@ -34,11 +36,11 @@ def watch(arguments: list[str]) -> None:
     end_with(0 if stopped else TERMINATED, 0 if stopped else INTERRUPTED)
 
 
-def end_with(terminated: int, interrupted: int) -> None:
-    """From now on SIGTERM and SIGINT end the process with these exit codes."""
-    signal.signal(signal.SIGTERM, _End(terminated))
+def end_with(terminated: int, interrupted: int, *, silent: bool = False) -> None:
+    """From now on SIGTERM and SIGINT end the process with these exit codes. `silent`: somebody else says it."""
+    signal.signal(signal.SIGTERM, _End(terminated, silent))
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background
-        signal.signal(signal.SIGINT, _End(interrupted))
+        signal.signal(signal.SIGINT, _End(interrupted, silent))
 
 
 def leave_interrupts_to_python() -> None:

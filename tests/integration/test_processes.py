@@ -155,6 +155,19 @@ async def test_a_worker_that_still_loads_does_not_outlive_the_supervisor(
     await until(lambda: not alive(pid), "the worker is gone")
 
 
+async def test_a_stop_while_workers_load_is_told_in_the_logs_format(
+    cli: StartCli, env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "shop.py").write_text(BLOCKED_WHILE_LOADING)
+    child = await cli("run", "--processes=2", "--handlers=shop:HANDLERS", env=env, cwd=tmp_path)
+    await until((tmp_path / "loading").exists, "the module loads")
+    assert await child.terminate() == 0
+    lines = [json.loads(line) for line in child.lines]
+    ended = [(line["ended"], line["code"]) for line in lines if line["event"] == "worker_ended"]
+    assert len(ended) == len(workers(child))
+    assert {code for _, code in ended} == {0}
+
+
 @pytest.mark.promise("workers")
 async def test_a_worker_whose_loop_is_blocked_does_not_outlive_the_supervisor(
     cli: StartCli, env: dict[str, str], db: Db, tmp_path: Path

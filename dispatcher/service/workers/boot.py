@@ -15,7 +15,7 @@ if __name__ == "__main__":
         sys.path.insert(0, HOME)
     from dispatcher.infra import early_stop
 
-    early_stop.end_with(0, 0)
+    early_stop.end_with(0, 0, silent=True)  # the supervisor's log has it, each line in its format
     from dispatcher.service.workers.worker import main
 
     main(sys.argv[1], int(sys.argv[2]))
