@@ -17,7 +17,7 @@ from dispatcher.demo.verdict import SLA_P95_MS
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.sqlfiles import load
 from dispatcher.prove.relay import CanaryRelay
-from dispatcher.prove.traffic import DEADLINE_S, Disturber, Ledger, Producer, read_stream
+from dispatcher.prove.traffic import DEADLINE_S, Disturber, Ledger, Producer, read_stream, refuse_foreign
 from dispatcher.service.targets import PostgresTargets
 from dispatcher.settings import Settings
 from dispatcher.stages.claim import CANARY
@@ -80,6 +80,7 @@ async def prove(settings: Settings, plan: Plan, screen: Screen, observe: Observe
             await tasks.start(postgres.keep)
         try:
             async with relay.running():
+                await refuse_foreign(relay.reader, plan.stream)
                 async with anyio.create_task_group() as beside:
                     beside.start_soon(read_stream, relay.reader, plan.stream, ledger, done.is_set)
                     beside.start_soon(_show, screen, ledger, done)

@@ -80,6 +80,19 @@ async def _durable(session: Session) -> None:
     await session.fetch("SET synchronous_commit = on")
 
 
+async def refuse_foreign(connection: RedisConnection, stream: str) -> None:
+    """Raise Misconfigured when the stream has entries or consumer groups of others: it is deleted at the end."""
+    ends = ("XRANGE", stream, "-", "+", "COUNT", "1"), ("XREVRANGE", stream, "+", "-", "COUNT", "1")
+    *pages, groups = await connection.send([*ends, ("XINFO", "GROUPS", stream)], DEADLINE_S)
+    entries = [fields for page in pages if isinstance(page, list) for _, fields in page]
+    foreign = any(dict(zip(f[::2], f[1::2], strict=False)).get(b"event_type") != CANARY.encode() for f in entries)
+    if foreign or (isinstance(groups, list) and groups):
+        raise Misconfigured(
+            f"the stream {stream} holds what is not of `dispatcher prove`, which deletes it at the end: "
+            "choose another key with --stream-name"
+        )
+
+
 async def read_stream(connection: RedisConnection, stream: str, ledger: Ledger, until: Callable[[], bool]) -> None:
     """Note each entry of the stream from its begin on, until `until()` and the end of it. Raises Misconfigured."""
     after = "0-0"

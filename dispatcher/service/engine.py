@@ -11,7 +11,7 @@ from dispatcher.relay.policy import HandlerPolicy
 from dispatcher.service.context import Context
 from dispatcher.service.policies import claim_policy, entry_format, handler_retry_policy
 from dispatcher.service.stream_engine import StreamEngine, build_stream_engine
-from dispatcher.stages.claim import CANARY, EventTypeFilter
+from dispatcher.stages.claim import EventTypeFilter
 
 
 class Engine:
@@ -30,7 +30,7 @@ class Engine:
         if routes is not None:
             self.handlers = self._handler_relay(c, routes)
         if self._wake_loop is None:
-            event_types = EventTypeFilter((*routes, CANARY), only_these=False) if routes is not None else None
+            event_types = EventTypeFilter(tuple(routes), only_these=False) if routes is not None else None
             self.stream = build_stream_engine(c, event_types=event_types, on_turn=self._wake_handlers)
 
     def _handler_relay(self, c: Context, routes: Routes) -> HandlerRelay:

@@ -38,7 +38,7 @@ class ClaimKey:
 
 @dataclass(frozen=True, slots=True)
 class EventTypeFilter:
-    """Which event types a claim takes, when some have handlers: these only, or all but these."""
+    """Which event types a claim takes, when some have handlers: these only, or all but these and canary events."""
 
     types: Sequence[str]
     only_these: bool
@@ -100,7 +100,8 @@ async def claim(
             "fresh_id": fresh_after.after_id,
         }
     if event_types is not None:
-        parameters |= {"types": list(event_types.types), "handled": event_types.only_these, "since_s": since_s}
+        types = [*event_types.types, *(() if event_types.only_these else (CANARY,))]
+        parameters |= {"types": types, "handled": event_types.only_these, "since_s": since_s}
     try:
         rows = await session.fetch(statement, parameters | {"most_bytes": most_bytes})
     except psycopg.errors.ProgramLimitExceeded:  # one row is too large to be read, and would stop all others for ever

@@ -19,7 +19,7 @@ from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.redis.info import fields_of
-from dispatcher.infra.redis.positions import PAGE, StreamPositions
+from dispatcher.infra.redis.positions import StreamPositions
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.duty import repeat
 
@@ -123,12 +123,12 @@ class Backpressure:
         matters = (OFF_BELOW if self._on else HOLD_BACK_AT) * self._maxlen
         slowest = (0, "")
         for group in groups:
-            unread = await self._positions.unread(group, stream, self._read_ids, matters=matters, most=self._maxlen)
+            unread = await self._positions.unread(group, stream, self._read, matters=matters, most=self._maxlen)
             slowest = max(slowest, (unread, group["name"].decode(errors="replace")))
         return slowest[1], slowest[0]
 
-    async def _read_ids(self, begin: str, end: str) -> list[str] | None:
+    async def _read(self, begin: str, end: str, count: int) -> list[tuple[Any, Any]] | None:
         [page] = await self._connection.send(
-            [("XRANGE", self._stream, begin, end, "COUNT", str(PAGE))], self._deadline_s
+            [("XRANGE", self._stream, begin, end, "COUNT", str(count))], self._deadline_s
         )
-        return [stream_id.decode() for stream_id, _ in page] if isinstance(page, list) else None
+        return page if isinstance(page, list) else None

@@ -25,7 +25,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.redis.search import Search, Searcher
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages.claim import new_claim_id
+from dispatcher.stages.claim import CANARY, new_claim_id
 from dispatcher.stages.settle import Settlement, release, settle
 from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import fence
@@ -45,6 +45,11 @@ class AdoptedRow(NamedTuple):
     place: str | None
     attempts: int
     event_type: str
+
+    @property
+    def floor(self) -> str | None:
+        """The entry id after which it may be in the stream; None: a handler's, a canary, or `picked` by a person."""
+        return None if self.event_type == CANARY or self.place in tuple(HandlerMark) else self.place
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,18 +283,15 @@ class Takeover:
         )
 
     async def _find(self, session: Session, adopted: Adopted) -> dict[int, str]:
-        floors = {row.id: row.place for row in adopted.rows if row.place and row.place not in tuple(HandlerMark)}
+        floors = {row.id: row.floor for row in adopted.rows if row.floor}
         if not floors or self._searcher is None:
-            return {}  # claimed for handlers, or set to `picked` by a person
+            return {}
         floor = min(floors.values(), key=stream_order)
         wanted = {row.event_id: row.id for row in adopted.rows if row.id in floors}
-        if (
-            self._search is None
-            or self._search[0] != adopted.claim_id
-            or self._search[1].incarnation != self._incarnation
-        ):
-            self._search = (adopted.claim_id, Search(self._stream, floor, wanted, self._incarnation))
-        search = self._search[1]  # after a failure it goes on where it was
+        last = self._search
+        if last is None or last[0] != adopted.claim_id or last[1].incarnation != self._incarnation:
+            last = self._search = (adopted.claim_id, Search(self._stream, floor, wanted, self._incarnation))
+        search = last[1]  # after a failure it goes on where it was
         ids = [row.id for row in adopted.rows]
         while not await self._searcher.go_on(search, self._lease_s / 4):
             await session.fetch(

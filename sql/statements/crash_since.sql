@@ -25,5 +25,6 @@ SELECT
         FROM ONLY messaging.message_outbox AS o
         WHERE NOT o.settled
           AND o.status = 'picked'
+          AND o.event_type <> 'dispatcher.prove' -- its floor is of another stream
     )), '-')
 FROM since

@@ -204,3 +204,21 @@ def test_outages_are_those_of_the_handler_then_those_of_the_module(handlers_modu
 def test_a_wait_has_an_end(after: float | timedelta) -> None:
     with pytest.raises(ValueError, match=r"Wait\(after=\.\.\.\) takes 0 to"):
         raise Wait(after)
+
+
+async def test_a_type_that_may_run_no_more_leaves_canary_events_alone(
+    dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db
+) -> None:
+    """Those of `dispatcher prove` have no handler either, and are no dead letters."""
+
+    def away(payload: Any) -> None:
+        raise ConnectionRefusedError("away")
+
+    module = handlers_module({"away": away, "other": lambda payload: None})
+    async with dispatcher(handlers=module, unrouted="dead") as running:
+        await insert_events(db, event_type="away")
+        await running.tap.next(HandlerOutage)
+        await insert_events(db, event_type="dispatcher.prove")
+        await insert_events(db, 3, event_type="other")
+        await running.tap.add_up(Settled, sent=3)
+    assert ("dispatcher.prove", "pending", 0) in await found(db)

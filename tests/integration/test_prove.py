@@ -114,6 +114,21 @@ async def test_a_user_that_may_not_use_the_stream_is_told(command: RunCommand, r
     assert "secret" not in output
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_a_stream_of_somebody_else_is_not_touched(command: RunCommand, redis: "Redis", grouped: bool) -> None:
+    """At the end the stream is deleted."""
+    if grouped:
+        await redis.xgroup_create("billing", "readers", mkstream=True)
+    else:
+        await redis.xadd("billing", {"event_id": "theirs"})
+        await redis.xadd("billing", {"event_type": "dispatcher.prove"})
+    before = await redis.xinfo_stream("billing")
+    code, output = await command("prove", *SHORT, "--stream-name", "billing")
+    assert code == 2
+    assert "billing holds what is not of `dispatcher prove`" in output
+    assert await redis.xinfo_stream("billing") == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [(("--stream-name", STREAM), "would be deleted"), (("--rate", "0"), "--rate"), (("--seconds", "0"), "--seconds")],

@@ -6,12 +6,14 @@ import pytest
 
 from dispatcher.infra.redis.positions import PAGE, StreamPositions
 
+Entries = list[tuple[str, dict[str, str]]]
 
-async def no_reading(begin: str, end: str) -> list[str] | None:
+
+async def no_reading(begin: str, end: str, count: int) -> Entries | None:
     raise AssertionError("nothing had to be counted")
 
 
-async def forbidden(begin: str, end: str) -> list[str] | None:
+async def forbidden(begin: str, end: str, count: int) -> Entries | None:
     return None
 
 
@@ -54,9 +56,9 @@ async def test_points_bound_a_group_that_moves() -> None:
 async def test_the_count_is_bounded() -> None:
     reads: list[int] = []
 
-    async def read(begin: str, end: str) -> list[str] | None:
+    async def read(begin: str, end: str, count: int) -> Entries | None:
         first, last = (int(each.partition("-")[0]) for each in (begin, end))
-        found = [f"{n}-0" for n in range(first + 1, min(last, first + PAGE) + 1)]
+        found: Entries = [(f"{n}-0", {}) for n in range(first + 1, min(last, first + count) + 1)]
         reads.append(len(found))
         return found
 

@@ -1,6 +1,8 @@
 """What Redis says of a stream and its consumer groups."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -8,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from dispatcher.infra.redis.positions import PAGE, StreamPositions
+from dispatcher.infra.redis.positions import StreamPositions
 
 REDIS_DEADLINE_S = 2.0
 
@@ -45,13 +47,16 @@ async def read_stream_info(redis: Redis, name: str, positions: StreamPositions |
     `positions`: what earlier looks at this stream have learned.
     """
     known = positions if positions is not None else StreamPositions()
+    read_until = monotonic() + REDIS_DEADLINE_S / 2  # large entries take long: then what is shown may be too much
 
-    async def read_ids(begin: str, end: str) -> list[str] | None:
+    async def read(begin: str, end: str, count: int) -> Sequence[tuple[Any, Any]] | None:
+        if monotonic() > read_until:
+            return None
         try:
-            found = await redis.xrange(name, begin, end, PAGE)
+            found: Any = await redis.xrange(name, begin, end, count)
         except ResponseError:
             return None  # our user may not read: what is shown is more than there may be
-        return [_text(stream_id) for stream_id, _ in found]  # type: ignore[union-attr,arg-type]
+        return list(found)
 
     with anyio.fail_after(REDIS_DEADLINE_S):
         length = int(await redis.xlen(name))
@@ -60,7 +65,7 @@ async def read_stream_info(redis: Redis, name: str, positions: StreamPositions |
             # XINFO STREAM carries whole payloads, of the first and the last entry: only when there is no other way.
             unclear = any(group.get("lag") is None for group in found)
             stream = await redis.xinfo_stream(name) if unclear else {}
-            lags = [await known.unread(group, stream, read_ids, matters=0, most=COUNTED) for group in found]
+            lags = [await known.unread(group, stream, read, matters=0, most=COUNTED) for group in found]
         except ResponseError as error:
             if "no such key" not in str(error).lower():
                 raise

@@ -5,16 +5,18 @@ Then what is known is put together: at this entry id, so many entries had been a
 """
 
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from dispatcher.core.incarnation import id_after, stream_order
 
-PAGE = 100  # entries read at once, with their payloads: to ask for the ids alone is not possible
+PAGE = 32  # entries read at once, at most: with their payloads, for to ask for the ids alone is not possible
+PAGE_BYTES = 4 * 1024 * 1024  # what a page should take, judged by the one before it
+FIRST_PAGE = 4
 MOST_POINTS = 1000
 
-# Ids of the first entries from one id to another, at most PAGE; None: they cannot be read.
-ReadIds = Callable[[str, str], Awaitable[list[str] | None]]
+# The first entries from one id to another, at most so many, each an id and its fields; None: they cannot be read.
+ReadEntries = Callable[[str, str, int], Awaitable[Sequence[tuple[Any, Any]] | None]]
 
 
 class StreamPositions:
@@ -23,9 +25,10 @@ class StreamPositions:
     def __init__(self) -> None:
         self._points: list[tuple[tuple[int, int], int]] = []  # in order
         self._added = 0
+        self._count = FIRST_PAGE  # entries of the next page; written by _page()
 
     async def unread(
-        self, group: Mapping[str, Any], stream: Mapping[str, Any], read: ReadIds, *, matters: float, most: int
+        self, group: Mapping[str, Any], stream: Mapping[str, Any], read: ReadEntries, *, matters: float, most: int
     ) -> int:
         """Entries that the group has yet to read. `group` and `stream`: the fields of XINFO, as bytes or text.
 
@@ -49,19 +52,30 @@ class StreamPositions:
         behind, left = added - upper[1], most
         begin, middle = id_after(first), id_after(reads)
         while min(bound, most_unread) >= matters and left > 0 and stream_order(begin) <= stream_order(reads):
-            before, after = await read(begin, reads), await read(middle, last)
+            before, after = await self._page(read, begin, reads), await self._page(read, middle, last)
             if before is None or after is None:
                 break
-            left -= len(before) + len(after)
-            bound, behind = bound - len(before), behind + len(after)
-            if len(after) < PAGE:
+            left -= before[0] + after[0]
+            bound, behind = bound - before[0], behind + after[0]
+            if after[1] is None:
                 bound = min(bound, behind)
                 break
-            if len(before) < PAGE:
+            if before[1] is None:
                 break
-            begin, middle = id_after(before[-1]), id_after(after[-1])
+            begin, middle = before[1], after[1]
         self._add(reads, added - min(bound, most_unread))
         return min(bound, most_unread)
+
+    async def _page(self, read: ReadEntries, begin: str, end: str) -> tuple[int, str | None] | None:
+        """How many entries the next page has, and where the one after it begins (None: there is none)."""
+        count = self._count
+        entries = await read(begin, end, count)
+        if entries is None:
+            return None
+        if entries:
+            mean = sum(_size(fields) for _, fields in entries) / len(entries)
+            self._count = max(1, min(PAGE, 2 * count, int(PAGE_BYTES / max(mean, 1.0))))
+        return len(entries), id_after(_text(entries[-1][0])) if len(entries) == count else None
 
     def _note(self, stream: Mapping[str, Any], ends: str, added: int, length: int) -> None:
         if added < self._added:
@@ -88,6 +102,12 @@ class StreamPositions:
         self._points.insert(at, (key, added))
         if len(self._points) > MOST_POINTS:
             del self._points[1:-1:2]
+
+
+def _size(fields: Any) -> int:
+    """Bytes or characters of an entry's names and values, flat or as a mapping."""
+    flat = (each for pair in fields.items() for each in pair) if isinstance(fields, Mapping) else fields or ()
+    return sum(map(len, flat))
 
 
 def _id(key: tuple[int, int]) -> str:

@@ -14,7 +14,7 @@ from dispatcher.core.errors import DispatcherError
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.info import COUNTED, fields_of
-from dispatcher.infra.redis.positions import PAGE, StreamPositions
+from dispatcher.infra.redis.positions import StreamPositions
 from dispatcher.infra.redis.stream_end import ask_elsewhere
 from dispatcher.ops.doctor import redis_durability
 
@@ -93,9 +93,9 @@ async def _groups(
 ) -> tuple[tuple[dict[str, Any], int], ...]:
     """Each consumer group and what it has to read; counted, within bounds, where Redis does not tell."""
 
-    async def read_ids(begin: str, end: str) -> list[str] | None:
-        [page] = await connection.send([("XRANGE", stream, begin, end, "COUNT", str(PAGE))], DEADLINE_S)
-        return [stream_id.decode() for stream_id, _ in page] if isinstance(page, list) else None
+    async def read(begin: str, end: str, count: int) -> list[tuple[Any, Any]] | None:
+        [page] = await connection.send([("XRANGE", stream, begin, end, "COUNT", str(count))], DEADLINE_S)
+        return page if isinstance(page, list) else None
 
     found, about = facts.replies["XINFO"], facts.replies["XINFO STREAM"]
     if not isinstance(found, list) or not isinstance(about, list):
@@ -103,7 +103,7 @@ async def _groups(
     positions, of_stream = StreamPositions(), fields_of(about)
     return tuple(
         [
-            (group, await positions.unread(group, of_stream, read_ids, matters=0, most=COUNTED))
+            (group, await positions.unread(group, of_stream, read, matters=0, most=COUNTED))
             for group in map(fields_of, found)
         ]
     )
