@@ -35,7 +35,7 @@ COMMANDS = {
     "status": "Show the outbox, the running dispatchers and the stream.",
     "pause": "Stop all dispatchers from claiming rows; rows wait.",
     "resume": "End a pause.",
-    "accept-copy": "Make a copy of an outbox, such as a restored dump, the outbox.",
+    "accept-copy": "Say that a copy, such as a restored dump, is the outbox now.",
     "replay": "Publish rows again that were sent before.",
     "prune": "Delete rows and dead-letter copies that are past their retention.",
     "dlq": "List, show and count dead events, and publish them again.",
@@ -49,7 +49,7 @@ HELP = """Publish every row that an application commits to messaging.message_out
 also when Postgres, Redis or a dispatcher crashes in between.
 
 \b
-Try it; nothing has to be installed or running:
+Try it, with the extra 'embedded' and no servers of your own:
   dispatcher demo
 
 \b

@@ -14,7 +14,7 @@ from dispatcher.ops.accept_copy import AcceptCopySession
 @json_output
 @database
 def accept_copy(as_json: bool, **flags: str | None) -> int:
-    """Make a copy of an outbox the outbox: a restored dump, a database made from it, a clone with another Redis.
+    """Say that a copy is the outbox from now on: a restored dump, a database made from one, a clone with another Redis.
 
     Dispatchers claim nothing from a copy ("this outbox is a copy" in /ready, `status`, `doctor` and the log), because
     its events may have been published from the original, or may still be. Say this when applications write to the copy

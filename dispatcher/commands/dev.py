@@ -33,7 +33,8 @@ _PORT = click.IntRange(1, 65535)
 def dev(data_dir: Path, postgres_port: int, redis_port: int) -> None:
     """Start Postgres 18 and Valkey 9 to develop against.
 
-    Makes the database, applies the migrations and the doorbell, prints the two URLs, and stays until Ctrl-C.
+    Makes the database, applies the migrations and the doorbell, prints the two URLs, and stays until Ctrl-C. When one
+    of the two servers ends, it stops the other one and says so. Needs the 'embedded' extra.
     """
     data_dir = data_dir.absolute()
     postgres = EmbeddedPostgres(data_dir / "postgres", port=postgres_port)

@@ -68,6 +68,8 @@ def replay(
 ) -> int:
     """Publish rows again that were sent before, for example because a consumer lost them.
 
+    An event whose type has a handler is handled again: its mails go out again too. Choose with --event-type.
+
     Rows that match every given option go back to 'pending', and a running dispatcher publishes them, each with the
     event_id it had: consumers that remember event_id, as they should, drop those they know. New events go out beside
     the replayed ones. A row that somebody changes at that moment is skipped and counted. Dead rows stay dead.

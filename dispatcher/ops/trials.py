@@ -84,7 +84,7 @@ class Tried:
         """What to do about a refusal."""
         match (self.sqlstate or "")[:2]:
             case "42" if self.sqlstate == "42501":
-                return "grant this role the role outbox_dispatcher (sql/roles.sql)"
+                return "run sql/roles.sql again as the owner, and grant this role the role outbox_dispatcher"
             case "42":
                 return "run `dispatcher migrate` as the owner"
             case _:

@@ -79,7 +79,7 @@ EVENT = _object(
         "died_at": {**TIME, "type": ["string", "null"], "description": "Null when marked dead by hand."},
         "replay_count": {**COUNT, "description": "How often it was replayed since it was first buried."},
         "in_outbox": {"type": "boolean", "description": "False: the row was pruned, the copy is what is left."},
-        "payload": {"description": "Only with payload=1. Ciphertext, as JSON."},
+        "payload": {"description": "Only with payload=1. As the application wrote it."},
         "headers": {"description": "Only with payload=1."},
     },
     optional=("payload", "headers"),

