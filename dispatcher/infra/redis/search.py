@@ -16,6 +16,7 @@ from dispatcher.core.outages import is_never_readable
 from dispatcher.infra.redis.connection import RedisConnection
 
 PAGE = 200  # entries read at once, of small ones
+KEPT_PAGE = 32  # at most so many where the connection must not end, however large they are
 PAGE_BYTES = 4 * 1024 * 1024  # what a page of larger ones should take
 MOST_BYTES = 2 * PAGE_BYTES  # a page of several entries that takes more is read again in smaller ones
 PATIENCE = 16  # times the deadline, at most, for one single entry
@@ -29,14 +30,17 @@ class PageLost(Unreachable):
 class Look:
     """A walk over the entries after `floor` up to the newest. After an error it goes on where it was.
 
-    The connection may be another one then, to the same incarnation of Redis.
+    The connection may be another one then, to the same incarnation of Redis. `may_cut`: it may be ended by a page that
+    is too large.
     """
 
-    def __init__(self, stream: str, floor: str) -> None:
+    def __init__(self, stream: str, floor: str, *, may_cut: bool = True) -> None:
         self.ended = False
         self._stream = stream
         self._begin = id_after(floor)
-        self._count = PAGE
+        self._may_cut = may_cut
+        self._most = PAGE if may_cut else KEPT_PAGE
+        self._count = PAGE if may_cut else 1
         self._patience = 1
 
     async def page(self, connection: RedisConnection, deadline_s: float) -> list[tuple[str, str]]:
@@ -46,7 +50,7 @@ class Look:
         """
         count, began, deadline_s = self._count, monotonic(), deadline_s * self._patience
         command = ("XRANGE", self._stream, self._begin, "+", "COUNT", str(count))
-        [page] = await connection.send([command], deadline_s, MOST_BYTES if count > 1 else None)
+        [page] = await connection.send([command], deadline_s, MOST_BYTES if count > 1 and self._may_cut else None)
         if isinstance(page, Refused) and is_never_readable(page.text):
             self.ended = True
             return []
@@ -63,7 +67,7 @@ class Look:
             mean = sum(len(text) for _, fields in page for text in fields) / len(page)
             took_s = monotonic() - began
             grown = 2 * count if took_s < deadline_s / 4 else count if took_s < deadline_s / 2 else count // 2
-            self._count = max(1, min(PAGE, grown, int(PAGE_BYTES / max(mean, 1.0))))
+            self._count = max(1, min(self._most, grown, int(PAGE_BYTES / max(mean, 1.0))))
         return [(stream_id.decode(), _event_id(fields)) for stream_id, fields in page]
 
 
@@ -154,8 +158,11 @@ async def read_pages(
     deadline_s: float,
     again: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[list[tuple[str, str]]]:
-    """All pages of a look. `again` connects again after a lost page. Raises what it raises, and Unreachable."""
-    look = Look(stream, floor)
+    """All pages of a look. `again` connects again after a lost page. Raises what it raises, and Unreachable.
+
+    Without `again` no page ends the connection for its size: whoever asked would begin anew each time, for ever.
+    """
+    look = Look(stream, floor, may_cut=again is not None)
     while not look.ended:
         try:
             page = await look.page(connection, deadline_s)

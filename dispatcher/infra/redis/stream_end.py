@@ -82,13 +82,19 @@ async def look_for_gap(
     for known_id, reply in zip(ids, found, strict=True):
         there = bool(reply) if isinstance(reply, list) and known_id != "0-0" else True  # may not read: by ids only
         if lost_its_end(known_id, noted_id, known.added, end, there=there):
-            return end, await _gap(connection, known, known_id, end, deadline_s)
+            gap = await _gap(connection, known, known_id, end, deadline_s)
+            if gap is not None:
+                return end, gap
     return end, None
 
 
-async def _gap(connection: RedisConnection, known: KnownEnd, lost_id: str, end: StreamEnd, deadline_s: float) -> Gap:
+async def _gap(
+    connection: RedisConnection, known: KnownEnd, lost_id: str, end: StreamEnd, deadline_s: float
+) -> Gap | None:
     if stream_order(end.last_id) < stream_order(lost_id):
         return Gap(end.last_id, None)
+    if await _has_holes(connection, known, lost_id, end, deadline_s):
+        return None
     [newer] = await connection.send([("XRANGE", known.stream, id_after(lost_id), "+", "COUNT", "1")], deadline_s)
     after = since = known.window_id or "0-0"
     if end.first_id is not None and stream_order(end.first_id) <= stream_order(lost_id):  # an older copy
@@ -98,6 +104,26 @@ async def _gap(connection: RedisConnection, known: KnownEnd, lost_id: str, end: 
             if len(older) < len(page):
                 break
     return Gap(after, newer[0][0].decode() if isinstance(newer, list) and newer else None)
+
+
+async def _has_holes(
+    connection: RedisConnection, known: KnownEnd, lost_id: str, end: StreamEnd, deadline_s: float
+) -> bool:
+    """Whether the entry was trimmed from between others, as XTRIM ... ACKED does, which Redis tells nowhere.
+
+    An older copy tells itself: it holds more entries after the noted one than were added since.
+    """
+    noted_id = known.newest_id or "0-0"
+    if known.added is None or end.added is None or end.added < known.added or end.first_id is None:
+        return False
+    if stream_order(end.first_id) > stream_order(lost_id):
+        return False  # judged by their number already
+    may_be_there = end.added - known.added - (stream_order(lost_id) > stream_order(noted_id))
+    async for page in read_pages(connection, known.stream, noted_id, deadline_s):
+        may_be_there -= len(page)
+        if may_be_there < 0:
+            return False
+    return True
 
 
 async def ask_elsewhere(connection: RedisConnection, run_id: str) -> str:
