@@ -31,5 +31,9 @@ class StreamMoved(Unreachable):
     """The incarnation of Redis changed since the rows to be settled were published or found there."""
 
 
+class ClaimUndone(DispatcherError):
+    """Postgres said that rows are claimed, and a trigger had undone it: to publish them would never end."""
+
+
 class SessionLost(DispatcherError):
     """A Postgres session broke under a statement. Whether the statement took effect is unknown."""

@@ -58,4 +58,5 @@ class Batch(NamedTuple):
     claimed_at: float  # this process's monotonic clock, seconds, when the claim's answer arrived
     full: bool = False  # there may be more to claim
     size: int = 0  # characters of payload and headers
+    taken: int = 0  # more rows of the answer, whose claim a trigger undid
     cut: bool = False  # more rows were claimed than fit in the budget of bytes; those were released, and are due

@@ -140,8 +140,14 @@ async def require_trials(session: Session, where: str) -> None:
     said = "; ".join(f"{tried.trial.name}: {tried.words}" for tried in refused)
     raise Misconfigured(
         f"{where} refuses what a dispatcher has to do (tried in a transaction that was rolled back): {said}. "
-        f"Remedy: {refused[0].remedy}. `dispatcher doctor` tries it again"
+        f"Remedy: {refused[0].remedy}{await name_triggers(session)}. `dispatcher doctor` tries it again"
     )
+
+
+async def name_triggers(session: Session) -> str:
+    """The triggers of others that an update of the outbox fires, to be put behind a remedy. Raises SessionLost."""
+    names = [name for (name,) in await session.fetch(load("triggers_of_others"), once=True)]
+    return f" (it may be one of these triggers: {', '.join(names)})" if names else ""
 
 
 async def _try(session: Session, trial: Trial, known: dict[str, object]) -> Tried:
@@ -157,6 +163,7 @@ async def _try(session: Session, trial: Trial, known: dict[str, object]) -> Trie
             return Tried(trial, "ok")
         result: Literal["busy", "refused"] = "busy" if (error.sqlstate or "").startswith(_PASSING) else "refused"
         return Tried(trial, result, _words(error), error.sqlstate)
+    rows = [row for row in rows if row[:1] != (None,)]  # a trigger undid it
     kept = trial.keep and len(rows) >= trial.rows
     await session.script("RELEASE SAVEPOINT trial" if kept else "ROLLBACK TO SAVEPOINT trial")
     if trial.expect is not None:

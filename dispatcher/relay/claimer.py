@@ -6,13 +6,14 @@ from time import monotonic
 
 import psycopg
 
-from dispatcher.core.errors import SessionLost
+from dispatcher.core.errors import ClaimUndone, Misconfigured, SessionLost
 from dispatcher.core.events import Claimed, Observer
 from dispatcher.core.row import Batch, HandlerMark
 from dispatcher.infra.postgres.failures import StatementFailures
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
+from dispatcher.ops.trials import name_triggers, require_trials
 from dispatcher.relay.cursor import ClaimCursor
 from dispatcher.relay.policy import ClaimPolicy, PauseCheck
 from dispatcher.stages.claim import EventTypeFilter, claim, new_claim_id
@@ -38,6 +39,7 @@ class Claimer:
         self._cursor = ClaimCursor(filtered=policy.event_types is not None)
         self._uncertain = UncertainClaims()
         self._failures = StatementFailures("claim", observe, rng)
+        self._doubted = False  # whether what is claimed can be settled: tried before the next claim
         self._event_types = policy.event_types
         self.in_flight: set[str] = set()  # claim ids, from the start of the statement to finished()
 
@@ -49,6 +51,10 @@ class Claimer:
     def finished(self, claim_id: str) -> None:
         """Note that no row of this claim is worked on any more."""
         self.in_flight.discard(claim_id)
+
+    def doubt(self) -> None:
+        """Try the statements before the next claim: of a batch that was settled no row was ours."""
+        self._doubted = True
 
     def rescan(self) -> None:
         """Begin the next claim at the start: rows that fell due long ago were put back."""
@@ -77,15 +83,21 @@ class Claimer:
             await self._uncertain.release(session)
             if self._pause.paused():  # whoever paused waits until nothing is in flight: no claim may begin after this
                 return None
+            if self._doubted:
+                await require_trials(session, "Postgres")
+                self._doubted = False
             batch = await self._claim(session, limit, floor, mark)
-            self._failures.clear()
             if monotonic() - began > self._policy.lease_s / 2:
                 # This process was frozen meanwhile: another one may have taken the rows over already.
                 self._uncertain.add(batch.claim_id, session)
                 self.finished(batch.claim_id)
                 await self._uncertain.release(session)
                 return None
-        except (SessionLost, psycopg.Error) as error:
+            if batch.taken:
+                await self._failures.tell_and_wait(await self._undone(session, batch.taken), began)
+            else:
+                self._failures.clear()
+        except (Misconfigured, SessionLost, psycopg.Error) as error:
             await self._failures.tell_and_wait(error, began)
             return None
         if batch.rows:
@@ -127,8 +139,14 @@ class Claimer:
             if batch.rows:
                 return batch._replace(full=self._cursor.advance(batch, limit, start))
             self.finished(claim_id)
-            if self._cursor.found_nothing(batch, limit, start):
+            if batch.taken or self._cursor.found_nothing(batch, limit, start):
                 return batch
+
+    async def _undone(self, session: Session, rows: int) -> ClaimUndone:
+        return ClaimUndone(
+            f"{rows} rows were claimed, and do not bear the claim: a trigger on messaging.message_outbox undid it. "
+            f"They are not published. Remedy: drop or change it{await name_triggers(session)}"
+        )
 
     async def release_uncertain(self, postgres: ReconnectingSession) -> None:
         """Release claims whose answer was lost, while nothing may be claimed. A failure is tried again later."""

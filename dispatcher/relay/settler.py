@@ -15,10 +15,17 @@ from dispatcher.stages.settle import Settlement, settle
 
 
 class Settler:
-    """Settles for one relay, several batches at once. `wake(delay_s)`: a row is due again in so many seconds."""
+    """Settles for one relay, several batches at once. `wake(delay_s)`: a row is due again in so many seconds.
 
-    def __init__(self, *, wake: Callable[[float], None], observe: Observer, rng: Random) -> None:
+    `doubt()`: a batch was settled of which no row was ours. Another dispatcher took all over, or something in Postgres
+    undoes what we do, and what is claimed next would be published again and again.
+    """
+
+    def __init__(
+        self, *, wake: Callable[[float], None], doubt: Callable[[], None], observe: Observer, rng: Random
+    ) -> None:
         self._wake = wake
+        self._doubt = doubt
         self._observe = observe
         self._rng = rng
 
@@ -52,6 +59,8 @@ class Settler:
             failures.clear()
             # Rows that an earlier try settled, whose answer was lost, are not found by the last one: done, not lost.
             settlement = settlement._replace(lost=frozenset())
+        elif settlement.lost and not any(settlement[:4]):
+            self._doubt()
         self._tell(outcomes, settlement)
         return settlement
 

@@ -106,7 +106,9 @@ async def claim(
         rows = await session.fetch(statement, parameters | {"most_bytes": most_bytes})
     except psycopg.errors.ProgramLimitExceeded:  # one row is too large to be read, and would stop all others for ever
         rows = await session.fetch(statement, parameters | {"most_bytes": None})
-    claimed_at = monotonic()
+    claimed_at, answered = monotonic(), len(rows)
+    rows = [row for row in rows if row[0] is not None]
+    taken = answered - len(rows)
     rows.sort(key=_order)
     texts, cut = _texts_of(rows), False
     sizes = list(map(len, texts))
@@ -114,7 +116,7 @@ async def claim(
         rows, cut = await _read(session, claim_id, rows, most_bytes)
         sizes = list(map(len, _texts_of(rows)))
     claimed = [ClaimedRow._make(row) for row in rows]
-    return Batch(claim_id, claimed, floor or "0-0", claimed_at, size=sum(sizes), cut=cut)
+    return Batch(claim_id, claimed, floor or "0-0", claimed_at, size=sum(sizes), taken=taken, cut=cut)
 
 
 def _texts_of(rows: list[tuple[Any, ...]]) -> list[str]:

@@ -104,4 +104,4 @@ def _incarnation(outcomes: BatchOutcomes) -> Mapping[str, object]:
 
 async def _run(session: Session, statement: str, common: Mapping[str, object], **columns: object) -> frozenset[int]:
     rows = await session.fetch(load(statement), {**common, **columns})
-    return frozenset(row_id for (row_id,) in rows)
+    return frozenset(row_id for (row_id,) in rows if row_id is not None)

@@ -7,7 +7,7 @@
 -- Parameters in a backlog: fresh (rows, at most, that are fresh), fresh_time, fresh_id (their cursor; the other one is of the others).
 -- Parameters when some event types have handlers: types, handled (true: these types only; false: all others), since_s (NULL, or
 --   only rows that fell due in the last so many seconds: to pass over 100,000 rows of the other types takes 30 ms).
--- Returns: the columns of ClaimedRow. A row that is missing is not due, is held by another dispatcher, or is in no slot of ours. No
+-- Returns: the columns of ClaimedRow; id NULL: the row does not bear our claim, for a trigger undid it. A row that is missing is not due, is held by another dispatcher, or is in no slot of ours. No
 --   row at all: perhaps Postgres crashed and the stream was not searched yet; rows for handlers are in no stream and do not wait
 --   for that.
 -- Loaded by: dispatcher/ops/trials.py, dispatcher/relay/claimer.py, dispatcher/stages/claim.py
@@ -76,7 +76,7 @@ WHERE o.ctid = ANY (
     FOR UPDATE SKIP LOCKED
 ))
 RETURNING
-    o.id,
+    CASE WHEN o.status = 'picked' AND o.claim_id = %(claim_id)s THEN o.id END,
     o.next_run_at AT TIME ZONE 'UTC',
     o.event_id::text,
     o.message_id::text,

@@ -1,7 +1,7 @@
 -- settle_sent: settles rows of one claim as sent.
 -- Parameters: claim_id, ids, stream_ids (one a row), now (NULL: the server's clock), stream, run_id, replid, life (the
 --   incarnation and the life of the stream that the rows were published to or found in; NULL: any).
--- Returns: id of each row. A row that is missing was lost to another claim. SQLSTATE DS001: another incarnation of Redis holds the
+-- Returns: id of each row, NULL where a trigger undid it. A row that is missing was lost to another claim. SQLSTATE DS001: another incarnation of Redis holds the
 --   stream now.
 -- Loaded by: dispatcher/ops/trials.py, dispatcher/stages/settle.py
 -- Index: message_outbox_pkey.
@@ -21,4 +21,4 @@ WHERE o.id BETWEEN s.id AND s.id
           ELSE messaging.holds_stream(%(stream)s, %(run_id)s, %(replid)s, %(life)s::bigint)
       END
   )
-RETURNING o.id
+RETURNING CASE WHEN o.status = 'sent' THEN o.id END

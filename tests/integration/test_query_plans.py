@@ -25,7 +25,7 @@ pytestmark = pytest.mark.both_versions
 WAITING, SETTLED, BATCH, WINDOW = 100_000, 100_000, 256, 1000
 OURS, OVERDUE = new_claim_id(), new_claim_id()
 CLAIMS = ["claim filtered", "claim split", "claim filtered split"]
-INSERTS = {"prove_insert"}  # read nothing
+INSERTS = {"prove_insert", "trial_insert"}  # read nothing, or the newest twenty rows
 FILES = sorted([*({path.stem for path in (sqlfiles._folder("sql") / "statements").glob("*.sql")} - INSERTS), *CLAIMS])
 
 # Rows of message_outbox that one run may touch.
@@ -35,6 +35,7 @@ MAY_TOUCH = {
     "claim split": 6 * BATCH,
     "claim filtered split": 6 * BATCH,
     "read_row": BATCH,
+    "trial_borrow": 400,  # its own bound; at a start
     "doctor_stranded": 10_000,  # its own bound
     "highest_id": 1,
     "renew_claims": 2 * BATCH,
@@ -79,7 +80,7 @@ MAY_TOUCH = {
         "status_dispatchers", "status_doorbell",
         "pause_state", "pause_set", "pause_acknowledge", "pause_forget", "pause_progress",
         "doctor_server", "doctor_trigger", "doctor_indexes", "doctor_storage", "doctor_durability",
-        "doctor_sessions", "doctor_snapshots",
+        "doctor_sessions", "doctor_snapshots", "triggers_of_others",
     ],
     0,
 )  # fmt: skip
@@ -99,6 +100,7 @@ PARAMETERS: dict[str, object] = {
     "slots": 256,
     "limit": BATCH,
     "most_bytes": 1_048_576,
+    "due": "0001-01-01 00:00:00+00",
     "usage": True,
     "canaries": False,
     "json": "{}",

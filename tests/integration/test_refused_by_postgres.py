@@ -76,7 +76,7 @@ async def refused(tap: Tap, times: int) -> None:
 
 async def test_a_settle_is_tried_less_and_less_often(db: Db, link: ReconnectingSession, tap: Tap) -> None:
     rng = Impatient()
-    settler = Settler(wake=lambda delay_s: None, observe=tap, rng=rng)
+    settler = Settler(wake=lambda delay_s: None, doubt=lambda: None, observe=tap, rng=rng)
     batch = await one_row(db, link)
     await refuse(db, "sent")
     outcomes = BatchOutcomes()

@@ -8,7 +8,7 @@ import anyio
 import psycopg
 
 from dispatcher.core.backoff import Backoff
-from dispatcher.core.errors import SessionLost
+from dispatcher.core.errors import DispatcherError, SessionLost
 from dispatcher.core.events import Observer, StatementRefused, Ticked
 from dispatcher.infra.postgres.session import describe
 
@@ -44,7 +44,7 @@ class StatementFailures:
             self._observe(StatementRefused(self._what, self._key, None))
         self._refused = 0
 
-    async def tell_and_wait(self, error: SessionLost | psycopg.Error, began: float) -> None:
+    async def tell_and_wait(self, error: DispatcherError | psycopg.Error, began: float) -> None:
         """Tell of the failure of a try that began at `began` (monotonic seconds), and wait before the next one."""
         self._in_a_row += 1
         self._observe(Ticked("error", monotonic() - began, describe(error)))

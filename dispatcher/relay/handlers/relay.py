@@ -72,7 +72,10 @@ class HandlerRelay:
             rng=rng,
         )
         self._settler = HandlerSettler(
-            postgres, self._in_flight, Settler(wake=self._wake_in, observe=observe, rng=rng), pause
+            postgres,
+            self._in_flight,
+            Settler(wake=self._wake_in, doubt=self._claimer.doubt, observe=observe, rng=rng),
+            pause,
         )
         self._leases = HandlerLeases(
             postgres,

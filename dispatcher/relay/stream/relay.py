@@ -92,7 +92,7 @@ class StreamRelay:
         self._completer = BatchCompleter(
             policy,
             gate=parts.gate,
-            settler=Settler(wake=parts.doorbell.nudge, observe=observe, rng=rng),
+            settler=Settler(wake=parts.doorbell.nudge, doubt=self._claimer.doubt, observe=observe, rng=rng),
             stopping=self._stopping,
             observe=observe,
             rng=rng,

@@ -1,0 +1,74 @@
+"""A trigger that undoes what a dispatcher writes: its rows are not published again and again, and it is named."""
+
+from typing import Any
+
+import psycopg
+import pytest
+from redis.asyncio import Redis
+
+from dispatcher.core.events import Settled, StatementRefused, Woke
+from tests.support.handlers import MakeModule
+from tests.support.rows import insert_events, read_stream, statuses
+from tests.support.running import StartDispatcher
+
+Db = psycopg.AsyncConnection[Any]
+ROWS = 300
+MAKE = """
+CREATE FUNCTION public.undo() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
+CREATE TRIGGER undo {when} UPDATE ON messaging.message_outbox FOR EACH ROW EXECUTE FUNCTION public.undo()
+"""
+BACK = "UPDATE messaging.message_outbox SET status = 'pending', claim_id = NULL WHERE id = NEW.id"
+UNDONE = {
+    "the status stays": ("BEFORE", "NEW.status := OLD.status; RETURN NEW;"),
+    "the claim id stays": ("BEFORE", "NEW.claim_id := OLD.claim_id; RETURN NEW;"),
+    "of some rows": ("BEFORE", "IF NEW.id % 2 = 0 THEN NEW.status := OLD.status; END IF; RETURN NEW;"),
+    "sent is pending": ("BEFORE", "IF NEW.status = 'sent' THEN NEW.status := 'pending'; END IF; RETURN NEW;"),
+    "put back after a claim": ("AFTER", f"IF NEW.status = 'picked' THEN {BACK}; END IF; RETURN NULL;"),
+    "a settle is swallowed": ("BEFORE", "IF NEW.status = 'sent' THEN RETURN NULL; END IF; RETURN NEW;"),
+}
+
+
+@pytest.mark.parametrize("how", UNDONE)
+async def test_what_a_trigger_undoes_is_not_published_without_end(
+    dispatcher: StartDispatcher, db: Db, redis: Redis, how: str
+) -> None:
+    when, body = UNDONE[how]
+    async with dispatcher(tick_ms=50, batch_size=50) as running:
+        await db.execute(MAKE.format(when=when, body=body))
+        await insert_events(db, ROWS)
+        told = await running.tap.next(StatementRefused)
+        assert told.what == "claim"
+        assert "undo, which runs undo()" in (told.error or "")
+        assert "undo" in str(running.service.not_ready)
+        assert len(await read_stream(redis)) <= 2 * ROWS
+        await db.execute("DROP TRIGGER undo ON messaging.message_outbox")
+        assert (await running.tap.next(StatementRefused)).error is None
+    assert len(await read_stream(redis)) <= 3 * ROWS
+
+
+async def test_handlers_are_not_called_without_end(
+    dispatcher: StartDispatcher, db: Db, handlers_module: MakeModule
+) -> None:
+    called: list[object] = []
+    handlers = handlers_module({"order.created": called.append})
+    async with dispatcher(tick_ms=50, batch_size=50, handlers=handlers) as running:
+        when, body = UNDONE["put back after a claim"]
+        await db.execute(MAKE.format(when=when, body=body))
+        await insert_events(db, ROWS)
+        told = await running.tap.next(StatementRefused)
+        assert "undo, which runs undo()" in (told.error or "")
+        assert len(called) <= 2 * ROWS
+        await db.execute("DROP TRIGGER undo ON messaging.message_outbox")
+        await running.tap.add_up(Settled, sent=ROWS)
+
+
+async def test_claims_that_are_swallowed_publish_nothing(dispatcher: StartDispatcher, db: Db, redis: Redis) -> None:
+    async with dispatcher(tick_ms=50) as running:
+        await db.execute(MAKE.format(when="BEFORE", body="RETURN NULL;"))
+        await insert_events(db, ROWS)
+        for _ in range(20):
+            await running.tap.next(Woke)
+        assert await read_stream(redis) == []
+        await db.execute("DROP TRIGGER undo ON messaging.message_outbox")
+        await running.tap.add_up(Settled, sent=ROWS)
+    assert await statuses(db) == {"sent": ROWS}
