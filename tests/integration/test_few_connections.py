@@ -6,7 +6,8 @@ import aiohttp
 import psycopg
 import pytest
 
-from dispatcher.core.events import SessionMissing
+from dispatcher.core.events import SessionMissing, Settled
+from dispatcher.infra.postgres import precedence
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.doctor.sessions import sessions as look_at_sessions
@@ -109,3 +110,30 @@ async def test_a_session_that_matters_gets_the_connection_of_a_lane(
             return await missing(running) == "lane-2 (fewer batches overlap)"
 
         await until(said, "/ready says which is missing")
+
+
+async def test_a_connection_that_somebody_else_takes_is_given_up_once(
+    dispatcher: StartDispatcher, db: psycopg.AsyncConnection, limited: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a full server would get all our connections, one after the other, and nothing would be published."""
+    monkeypatch.setattr(precedence, "FREED_S", 0.1)
+    failures: list[str | None] = []
+    async with dispatcher(database_url=limited, tick_ms=100) as running:
+        await insert_events(db, 5)
+        await running.tap.add_up(Settled, sent=5)
+        running.service._sessions.upkeep.on_change(lambda up, reason: failures.append(reason))
+        await limit_to(db, limited, 0)
+        await db.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name LIKE 'dispatcher upkeep %'"
+        )
+        await until(lambda: len(failures) > 10, "upkeep finds no connection again and again")
+        assert await purposes(db, limited) == ALL - {"upkeep", "lane-2"}
+        await insert_events(db, 5)
+        await running.tap.add_up(Settled, sent=5)
+        await limit_to(db, limited, -1)
+
+        async def complete() -> bool:
+            return await purposes(db, limited) == ALL
+
+        await until(complete, "nothing is missing")

@@ -17,6 +17,8 @@ Told = Callable[[str, str | None], None]
 class Precedence:
     """Of `sessions`, the most important first. One that finds no connection left gets that of the least important.
 
+    It gets one, until it is open again: when somebody else takes that one, the next would go there too.
+
     `told(purpose, reason)` is called once when a session is missing for want of a connection, and with None when it is
     there again.
     """
@@ -27,6 +29,7 @@ class Precedence:
         self._short: set[str] = set()  # purposes of sessions that found no connection left
         self.missing: set[str] = set()  # of those and of the ones that wait for them; written here
         self._gave_way_at = float("-inf")
+        self._got_one: set[str] = set()  # purposes of sessions that another one gave way to
         self._changed = anyio.Event()  # replaced at each change
 
     def ahead(self, one: "ReconnectingSession") -> str | None:
@@ -44,18 +47,21 @@ class Precedence:
         """Hear that this session found no connection left: the least important of the open ones gives way."""
         self._short.add(one.purpose)
         self._note_missing(one.purpose, reason)
-        if monotonic() - self._gave_way_at < FREED_S:
+        if monotonic() - self._gave_way_at < FREED_S or one.purpose in self._got_one:
             return
         behind = self._sessions[self._sessions.index(one) + 1 :]
         for other in reversed(behind):
             if other.session is not None:
                 self._gave_way_at = monotonic()
+                self._got_one.add(one.purpose)
                 other.replace(f"there is no connection left: {one.purpose} comes first")
                 return
 
     def found_one(self, one: "ReconnectingSession") -> None:
         """Hear that this session is open, or failed for another reason."""
         self._short.discard(one.purpose)
+        if one.session is not None:
+            self._got_one.discard(one.purpose)
         if one.session is not None and one.purpose in self.missing:
             self.missing.discard(one.purpose)
             self._told(one.purpose, None)
