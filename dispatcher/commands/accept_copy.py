@@ -28,7 +28,7 @@ def accept_copy(as_json: bool, **flags: str | None) -> int:
     if as_json:
         click.echo(json.dumps({"copy": why}))
     elif why is None:
-        click.echo("This outbox lives where it says. Any Redis that its dispatchers are given is believed from now on.")
+        click.echo("Postgres sees no copy here. Any Redis that the dispatchers are given is the right one from now on.")
     else:
         click.echo(f"It was a copy: {why}. It is the outbox from now on; dispatchers look the stream through first.")
     return 0

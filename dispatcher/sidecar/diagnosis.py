@@ -37,7 +37,7 @@ _TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
     "database": (
         "bad",
         "Postgres cannot be reached: {}",
-        "Bring Postgres back. Nothing is lost: what producers commit waits in the outbox, "
+        "Bring Postgres back, or do what the reason says. Nothing is lost: what producers commit waits in the outbox, "
         "and the dispatcher connects again by itself within about two seconds.",
     ),
     "redis": (

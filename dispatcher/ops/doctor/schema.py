@@ -33,7 +33,8 @@ async def trials(session: Session) -> list[Finding]:
         elif tried.result == "refused":
             found.append(bad(check, tried.words, tried.remedy))
         else:
-            found.append(unknown(check, f"not tried: {tried.words}", "run it again"))
+            first = "mend what `try-insert` or `try-claim` says, then " if tried.result == "skipped" else ""
+            found.append(unknown(check, f"not tried: {tried.words}", f"{first}run it again"))
     return found
 
 
