@@ -200,11 +200,17 @@ def _words(error: psycopg.Error) -> str:
             ("table", error.diag.table_name),
             ("column", error.diag.column_name),
             ("constraint", error.diag.constraint_name),
-            ("in", (error.diag.context or "").partition("\n")[0]),
+            ("in", _outermost(error.diag.context or "")),
         )
         if name
     ]
     return describe(error) + (f" ({', '.join(named)})" if named else "")
+
+
+def _outermost(context: str) -> str:
+    """The function that was called first. Before it statements may stand that a trigger has put together of the row."""
+    function = context.rpartition("\n")[2]
+    return "" if '"' in function else function
 
 
 def _of_row(row_id: int) -> dict[str, object]:

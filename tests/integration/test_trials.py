@@ -237,3 +237,19 @@ async def test_a_right_that_was_revoked(
     assert "sql/roles.sql" in found.remedy
     with pytest.raises(Misconfigured, match=re.escape("sql/roles.sql")):
         await start(relay)
+
+
+@pytest.mark.parametrize(
+    "work",
+    ["EXECUTE format('SELECT 1 / 0, %L', NEW.payload)", "PERFORM (NEW.payload ->> 'card')::integer"],
+    ids=["a statement made of the payload", "a value that is no number"],
+)
+async def test_no_payload_is_in_what_a_refusal_says(db: Db, database_url: str, work: str) -> None:
+    """The row of the trials is like the newest row, and the server's words may quote it."""
+    await insert_events(db, payload='{"card": "4111-1111"}')
+    refuses = guard("message_outbox", "UPDATE").replace("RAISE EXCEPTION 'not on my watch'", work)
+    await db.execute(refuses.encode())
+    claim = (await tried(database_url))["claim"]
+    assert claim.result == "refused"
+    assert "function guard()" in claim.words
+    assert "4111" not in claim.words

@@ -7,6 +7,7 @@ shutting the socket down, which ends the wait with an ordinary connection error.
 
 import asyncio
 import os
+import re
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -39,6 +40,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, psycopg.Error):
         primary = error.diag.message_primary
         if primary:
+            if (error.sqlstate or "").startswith("22"):  # data exceptions end with the value: invalid input ...: "..."
+                primary = re.sub(r": \".*", "", primary, flags=re.DOTALL)
             return f"{type(error).__name__} {error.sqlstate}: {primary}"
         return type(error).__name__ + (f" {error.sqlstate}" if error.sqlstate else "")
     return type(error).__name__
