@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import anyio
 
-from dispatcher.core.errors import Misconfigured, Unreachable
+from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
 from dispatcher.infra.postgres.pooler import PoolerTrial
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.tables import missing, refuse_unfit, why_copy
@@ -16,6 +16,7 @@ from dispatcher.settings import Settings
 CONTROL_TIMEOUT_S = 5.0
 API_TIMEOUT_S = 5.0
 API_CONNECT_S = 2.0
+NO_TRANSACTIONS = "08P01"  # how a pooler that pools statements ends a session that begins one
 
 
 class PostgresTargets:
@@ -69,7 +70,13 @@ class PostgresTargets:
         """Once a process, before anything is claimed: raises Misconfigured when Postgres refuses what we have to do."""
         async with self._trying:
             if not self._tried:
-                await require_trials(session, f"Postgres at {self._address}")
+                try:
+                    await require_trials(session, f"Postgres at {self._address}")
+                except SessionLost as error:
+                    self._tried = NO_TRANSACTIONS in str(
+                        error
+                    )  # nothing can be tried; what we do are single statements
+                    raise
                 self._tried = True
 
     async def check(self, session: Session) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.core.events import Settled
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.pooler import PoolerTrial
 from dispatcher.infra.postgres.target import PostgresTarget
 from tests.support.pgbouncer import listens_at, pgbouncer
+from tests.support.rows import insert_events
+from tests.support.running import StartDispatcher
 from tests.support.waiting import until
 
 StartPooler = Callable[..., str]
@@ -68,3 +71,12 @@ async def test_one_without_a_server_connection_left_is_not_waited_for(pooler):
     session = await connect(PostgresTarget(url, "test", trial=PoolerTrial(), connect_timeout_s=30.0), "control")
     assert session.pooled  # not proven
     await session.close()
+
+
+async def test_one_that_pools_statements_does_too(pooler, db, database_url, dispatcher: StartDispatcher):
+    """It refuses transactions of several statements; each of ours is one."""
+    url = pooler("statement")
+    await until(partial(listens_at, url), "the pooler listens")
+    async with dispatcher(database_url=url, listen_url=database_url) as running:
+        await insert_events(db, 20)
+        await running.tap.add_up(Settled, sent=20)
