@@ -89,22 +89,22 @@ class LazySession:
         if self._failed is not None and monotonic() - self._failed[0] < RETRY_S:
             raise self._failed[1]
         try:
-            self._session = await self._opened()
+            session = await self._opened()
         except DispatcherError as error:
             self._failed = (monotonic(), error)
             raise
         self._failed = None
-        return self._session
+        return session
 
     async def _opened(self) -> Session:
-        session = await connect(await self._target.get(), self._purpose)
+        session = self._session = await connect(await self._target.get(), self._purpose)  # so that the end can cut it
         try:
             await self._prepare(session)
         except (SessionLost, psycopg.Error) as error:
-            await session.close()
+            await self._close()
             raise Unreachable(describe(error)) from None
         except BaseException:
-            await session.close()
+            await self._close()
             raise
         session.watch(lambda reason: None)  # a server that became read-only is left, as by all other sessions
         return session

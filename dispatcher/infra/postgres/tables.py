@@ -28,7 +28,7 @@ FROM pg_catalog.pg_attrdef AS d
 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
 JOIN pg_catalog.pg_class AS c ON c.oid = d.adrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = 'messaging' AND pg_catalog.pg_get_expr(d.adbin, d.adrelid) LIKE '''%'
+WHERE n.nspname = 'messaging' AND d.adbin::text LIKE '{CONST %' -- pg_get_expr would wait for a lock on the table
 """
 # A child in inheritance that is on another server (relkind f), or partitioned (p), is one too.
 _SHAPES = """
