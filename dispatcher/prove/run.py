@@ -25,6 +25,7 @@ from dispatcher.stages.claim import CANARY
 PRODUCERS = 4
 GRACE_S = 20.0  # for what is missing after the last commit
 SHOW_EVERY_S = 0.2
+CLEAN_S = 10.0
 CHUNK = 1000  # event ids of one statement
 
 
@@ -81,19 +82,21 @@ async def prove(settings: Settings, plan: Plan, screen: Screen, observe: Observe
         try:
             async with relay.running():
                 await refuse_foreign(relay.reader, plan.stream)
-                async with anyio.create_task_group() as beside:
-                    beside.start_soon(read_stream, relay.reader, plan.stream, ledger, done.is_set)
-                    beside.start_soon(_show, screen, ledger, done)
-                    async with anyio.create_task_group() as disturbing:
-                        if plan.disturb:
-                            disturbing.start_soon(disturber.run)
-                        await producer.run(plan.rate, plan.seconds)
-                        disturbing.cancel_scope.cancel()
-                    await _until_nothing_is_missing(ledger)
-                    statuses = await _statuses(producers[0], ledger)
-                    done.set()
-                with suppress(SessionLost, psycopg.Error):
-                    left = await _clean(relay, producers[0], plan.stream, ledger)
+                try:
+                    async with anyio.create_task_group() as beside:
+                        beside.start_soon(read_stream, relay.reader, plan.stream, ledger, done.is_set)
+                        beside.start_soon(_show, screen, ledger, done)
+                        async with anyio.create_task_group() as disturbing:
+                            if plan.disturb:
+                                disturbing.start_soon(disturber.run)
+                            await producer.run(plan.rate, plan.seconds)
+                            disturbing.cancel_scope.cancel()
+                        await _until_nothing_is_missing(ledger)
+                        statuses = await _statuses(producers[0], ledger)
+                        done.set()
+                finally:  # also after Ctrl-C, and when a user in Redis may not do what it takes
+                    with anyio.move_on_after(CLEAN_S, shield=True), suppress(SessionLost, psycopg.Error):
+                        left = await _clean(relay, producers[0], plan.stream, ledger)
         finally:
             screen.close()
             tasks.cancel_scope.cancel()

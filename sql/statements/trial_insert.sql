@@ -12,6 +12,7 @@ FROM (
     SELECT 1 AS choice, n.event_type, n.aggregate_type, n.aggregate_id, n.payload, n.headers
     FROM (SELECT * FROM ONLY messaging.message_outbox AS o ORDER BY o.id DESC LIMIT 20) AS n
     WHERE pg_column_size(n.payload) < 2000
+      AND n.event_type <> 'dispatcher.prove' -- no claim takes it
     UNION ALL
     SELECT 2, 'dispatcher.trial', 'dispatcher', 'trial', '{}'::jsonb, NULL::jsonb
     ORDER BY choice

@@ -27,6 +27,7 @@ from dispatcher.ops.doctor import Examination, examine, guarantees, storage
 from dispatcher.ops.doctor import redis as redis_server
 from dispatcher.ops.doctor.clocks import judge
 from dispatcher.ops.doctor.guarantees import GUARANTEES
+from dispatcher.ops.trials import TRIALS
 from tests.support.command import RunCommand
 from tests.support.faults.pgwire import LoseNotifications
 from tests.support.options import server_options
@@ -598,9 +599,16 @@ def test_each_guarantee_is_one_of_the_page_and_rests_on_checks_that_are_made() -
     folder = Path(guarantees.__file__).parent
     text = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py") if file.name != "guarantees.py")
     made = set(re.findall(r"\b(?:ok|warning|bad|unknown)\(\s*\"([\w-]+)\"|^\s*\(\"([\w-]+)\", ", text, re.MULTILINE))
-    names = {name for pair in made for name in pair if name}
+    names = {name for pair in made for name in pair if name} | {f"try-{trial.name}" for trial in TRIALS}
     for each in GUARANTEES:
         assert set(each.checks) <= names, each.name
+
+
+def test_of_a_server_that_is_away_nothing_is_known() -> None:
+    held = {each.name: each for each in guarantees.judge([bad("redis", "it is away", "start it")], stream=True)}
+    assert {each.holds for each in held.values()} == {"not known"}
+    full = [bad("redis", "too old", "update it"), bad("redis-entries", "OOM", "free memory")]
+    assert {each.name: each for each in guarantees.judge(full, stream=True)}["redis-outage"].holds == "no"
 
 
 def test_of_several_findings_of_one_check_the_worst_counts() -> None:

@@ -8,6 +8,7 @@ import re
 import signal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import psycopg
@@ -191,6 +192,16 @@ async def test_what_is_wrong_is_said_once_and_exit_2(cli: StartCli, env: dict[st
     plain = [line for line in child.lines if not line.startswith("{")]
     assert len(plain) == 1
     assert plain[0].startswith("dispatcher: DISPATCH_HANDLERS is 'nowhere': there is no module nowhere")
+    assert "Traceback" not in child.output
+
+
+async def test_a_database_that_is_not_there_ends_all_of_them_with_2(cli: StartCli, env: dict[str, str]) -> None:
+    nowhere = urlsplit(env["DATABASE_URL"])._replace(path="/nowhere").geturl()
+    child = await cli("run", "--processes=2", env=env | {"DATABASE_URL": nowhere})
+    assert await child.wait() == 2
+    plain = [line for line in child.lines if not line.startswith("{")]
+    assert len(plain) == 1
+    assert "nowhere" in plain[0]
     assert "Traceback" not in child.output
 
 

@@ -1,6 +1,8 @@
 """`dispatcher prove`: canary events through real servers, beside dispatchers that work; what is missing is seen."""
 
 import json
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -8,9 +10,11 @@ import psycopg
 import pytest
 
 from dispatcher.core.events import Settled
+from tests.support.child import StartCli
 from tests.support.command import HearCommand, RunCommand
 from tests.support.rows import STREAM, insert_events
 from tests.support.running import StartDispatcher
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -127,6 +131,18 @@ async def test_a_stream_of_somebody_else_is_not_touched(command: RunCommand, red
     assert code == 2
     assert "billing holds what is not of `dispatcher prove`" in output
     assert await redis.xinfo_stream("billing") == before
+
+
+async def test_ended_by_ctrl_c_it_leaves_nothing(
+    cli: StartCli, database_url: str, db: psycopg.AsyncConnection, redis: "Redis", redis_url: str
+) -> None:
+    child = await cli("prove", "--json", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    await until(lambda: redis.xlen(CANARIES), "canary events go out")
+    os.kill(child.pid, signal.SIGINT)
+    assert await child.wait() == 130
+    assert await redis.keys("*") == []
+    [(rows,)] = await (await db.execute("SELECT count(*) FROM messaging.message_outbox")).fetchall()
+    assert rows == 0
 
 
 @pytest.mark.parametrize(

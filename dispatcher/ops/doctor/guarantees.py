@@ -39,25 +39,37 @@ class Held:
 
 
 GUARANTEES = (
-    Guarantee("one-entry", "a committed event becomes one entry of the stream", (*_PUBLISHING, "durability", "fsync")),
+    Guarantee(
+        "one-entry",
+        "a committed event becomes one entry of the stream",
+        (*_PUBLISHING, "try-insert", "try-claim", "try-settle-sent", "durability", "fsync"),
+    ),
     Guarantee(
         "wake", "a commit wakes a sleeping dispatcher at once", ("postgres", "listen", "trigger", "notify-queue")
     ),
     Guarantee("due", "a delayed event and a retry go out when they are due", ("postgres", "tables", "indexes")),
-    Guarantee("own-failure", "an event that fails for its own sake becomes a dead letter", ("tables", "rights")),
+    Guarantee(
+        "own-failure",
+        "an event that fails for its own sake becomes a dead letter",
+        ("tables", "rights", "try-settle-retry", "try-bury"),
+    ),
     Guarantee("redis-outage", "an outage of Redis costs no event an attempt", ("redis", "redis-memory")),
     Guarantee("lost-reply", "after a lost reply nothing is lost and nothing doubled", ("redis", "redis-rights")),
     Guarantee(
-        "killed", "the rows of a dispatcher that died are finished by another", ("postgres", "listen", "redis-rights")
+        "killed",
+        "the rows of a dispatcher that died are finished by another",
+        ("postgres", "listen", "try-take-over", "redis-rights"),
     ),
     Guarantee("frozen", "a dispatcher that froze doubles nothing when it thaws", ("listen", "redis-rights")),
     Guarantee(
-        "postgres-crash", "after a crash of Postgres nothing is doubled", ("tables", "durability", "redis-rights")
+        "postgres-crash",
+        "after a crash of Postgres nothing is doubled",
+        ("tables", "durability", "try-note-newest", "redis-rights"),
     ),
     Guarantee(
         "redis-loss",
         "what Redis acknowledged and lost is published again",
-        ("redis", "redis-rights", "redis-identity", "redis-memory", "redis-persistence", "redis-replicas"),
+        ("try-audit", "redis", "redis-rights", "redis-identity", "redis-memory", "redis-persistence", "redis-replicas"),
     ),
     Guarantee(
         "trimming",
@@ -65,7 +77,9 @@ GUARANTEES = (
         ("redis", "redis-rights", "redis-memory", "groups"),
     ),
     Guarantee("one-owner", "each row is claimed by one dispatcher", ("tables", "rights", "home")),
-    Guarantee("retention", "old rows are deleted", ("tables", "rights", "autovacuum", "dead-rows", "snapshot")),
+    Guarantee(
+        "retention", "old rows are deleted", ("tables", "rights", "try-prune", "autovacuum", "dead-rows", "snapshot")
+    ),
 )
 
 
@@ -76,6 +90,9 @@ def judge(findings: Iterable[Finding], *, stream: bool) -> list[Held]:
         known = levels.get(finding.check)
         if known is None or _worst(known, finding.level) == finding.level:
             levels[finding.check] = finding.level
+    for server, first in (("postgres", "tables"), ("redis", "redis-entries")):
+        if levels.get(server) == "bad" and first not in levels:  # it is away: nothing is known of what it keeps
+            levels[server] = "unknown"
     wanted = (each for each in GUARANTEES if stream or each.name not in OF_THE_STREAM)
     return [_held(each, levels, stream) for each in wanted]
 

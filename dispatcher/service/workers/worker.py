@@ -24,7 +24,7 @@ from dispatcher.infra import early_stop
 from dispatcher.infra.forks import not_for_children
 from dispatcher.infra.output import last_words, never_wait_for_output
 from dispatcher.service.lifecycle import Service, run_to_the_end
-from dispatcher.service.process import LOOP_OPTIONS, freeze, leave_if_held_up
+from dispatcher.service.process import LOOP_OPTIONS, freeze, leave_if_held_up, one_error
 from dispatcher.service.workers.channel import pack_report
 from dispatcher.settings import Settings
 
@@ -59,13 +59,14 @@ async def _serve(name: str, settings: Settings, end: socket.socket, supervisor: 
     service = Service(settings, worker=name)
     supervisor.serve(service, asyncio.get_running_loop(), settings.shutdown_grace_ms / 1000 + MARGIN_S)
     sender = _ReportSender(end)
-    async with anyio.create_task_group() as beside:
-        beside.start_soon(_report, service, sender, name="reports")
-        try:
-            code = await run_to_the_end(service)
-            early_stop.ignore()
-        finally:
-            beside.cancel_scope.cancel()
+    with one_error():  # or what a person has to mend would end the worker with a traceback, to be started again
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(_report, service, sender, name="reports")
+            try:
+                code = await run_to_the_end(service)
+                early_stop.ignore()
+            finally:
+                beside.cancel_scope.cancel()
     sender.send(pack_report(service.report()))
     sender.finish()
     leave_if_held_up(code)
