@@ -93,6 +93,11 @@ class Tried:
 
 async def run_trials(session: Session, *, at_start: bool = False) -> list[Tried]:
     """Try everything. `at_start`: only what a start has to know. Raises SessionLost, or psycopg.Error."""
+    async with session.alone():
+        return await _run_trials(session, at_start)
+
+
+async def _run_trials(session: Session, at_start: bool) -> list[Tried]:
     known = _parameters()
     found: list[Tried] = []
     # Constraints that wait for the commit would never be checked.

@@ -1,6 +1,7 @@
 """The claimer: claims batches for one relay, one batch at a time."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from random import Random
 from time import monotonic
 
@@ -84,8 +85,7 @@ class Claimer:
             if self._pause.paused():  # whoever paused waits until nothing is in flight: no claim may begin after this
                 return None
             if self._doubted:
-                await require_trials(session, "Postgres")
-                self._doubted = False
+                await self._try_out(session)
             batch = await self._claim(session, limit, floor, mark)
             if monotonic() - began > self._policy.lease_s / 2:
                 # This process was frozen meanwhile: another one may have taken the rows over already.
@@ -142,10 +142,21 @@ class Claimer:
             if batch.taken or self._cursor.found_nothing(batch, limit, start):
                 return batch
 
+    async def _try_out(self, session: Session) -> None:
+        self._doubted = False  # also where nothing can be tried: what is lost next will be doubted again
+        try:
+            await require_trials(session, "Postgres")
+        except Misconfigured:
+            self._doubted = True
+            raise
+
     async def _undone(self, session: Session, rows: int) -> ClaimUndone:
+        names = ""
+        with suppress(SessionLost, psycopg.Error):  # other rows of the claim are ours, and go out
+            names = await name_triggers(session)
         return ClaimUndone(
             f"{rows} rows were claimed, and do not bear the claim: a trigger on messaging.message_outbox undid it. "
-            f"They are not published. Remedy: drop or change it{await name_triggers(session)}"
+            f"They are not published. Remedy: drop or change it{names}"
         )
 
     async def release_uncertain(self, postgres: ReconnectingSession) -> None:

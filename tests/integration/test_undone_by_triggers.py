@@ -1,5 +1,6 @@
 """A trigger that undoes what a dispatcher writes: its rows are not published again and again, and it is named."""
 
+import asyncio
 from typing import Any
 
 import psycopg
@@ -7,6 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.core.events import Settled, StatementRefused, Woke
+from dispatcher.relay.handlers.relay import HandlerRelay
 from tests.support.handlers import MakeModule
 from tests.support.rows import insert_events, read_stream, statuses
 from tests.support.running import StartDispatcher
@@ -72,3 +74,22 @@ async def test_claims_that_are_swallowed_publish_nothing(dispatcher: StartDispat
         await db.execute("DROP TRIGGER undo ON messaging.message_outbox")
         await running.tap.add_up(Settled, sent=ROWS)
     assert await statuses(db) == {"sent": ROWS}
+
+
+async def test_nobodys_settles_are_rolled_back_with_the_trials(
+    dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db
+) -> None:
+    """The handlers' claims and settles share a session, and the trials are one transaction on it."""
+
+    doubted: list[HandlerRelay] = []
+
+    async def handle(payload: dict[str, int]) -> None:
+        for relay in doubted:
+            relay._claimer.doubt()  # the next claim begins with the trials
+        await asyncio.sleep(0.005 * (payload["n"] % 10))
+
+    async with dispatcher(handlers=handlers_module({"work": handle}), unrouted="dead") as running:
+        doubted += [relay for relay in [running.service._engine.handlers] if relay is not None]
+        await insert_events(db, 200, event_type="work")
+        await running.tap.add_up(Settled, sent=200)
+        assert await statuses(db) == {"sent": 200}

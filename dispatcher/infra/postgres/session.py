@@ -10,7 +10,8 @@ import os
 import re
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -55,6 +56,7 @@ class Session:
         not_for_children(connection, lambda ours: [ours.fileno()])
         self._cursor = connection.cursor(binary=True)
         self._lock = anyio.Lock(fast_acquire=True)
+        self._alone: asyncio.Task[Any] | None = None  # whose statements alone run now; written by alone()
         self._deadline_s = deadline_s
         self._prepare = True
         # Bounded: while nobody sleeps nobody drains them, and any one of them wakes.
@@ -103,6 +105,16 @@ class Session:
         """
         return await self._execute(self._cursor, sql, params, prepare=self._prepare and not once)
 
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Statements of other tasks wait until the block ends: within its transaction they would be rolled back too."""
+        async with self._lock:
+            self._alone = asyncio.current_task()
+            try:
+                yield
+            finally:
+                self._alone = None
+
     async def script(self, sql: str) -> None:
         """Run several statements, no parameters: one transaction unless they say otherwise. Raises as `fetch` does."""
         # A text cursor: the binary protocol takes one statement at a time.
@@ -118,7 +130,9 @@ class Session:
     ) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = []
         with anyio.CancelScope(shield=True):
-            await self._lock.acquire()
+            held = self._alone is not None and self._alone is asyncio.current_task()
+            if not held:
+                await self._lock.acquire()
             watchdog = self._loop.call_later(self._deadline_s, self._give_up)
             try:
                 await cursor.execute(sql.encode(), params, prepare=prepare)
@@ -136,7 +150,8 @@ class Session:
                 raise
             finally:
                 watchdog.cancel()
-                self._lock.release()
+                if not held:
+                    self._lock.release()
         return rows
 
     def _server_is_read_only(self) -> bool:
