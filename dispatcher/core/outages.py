@@ -81,6 +81,8 @@ NEEDS_A_PERSON_PHRASES = (
     "db index is out of range",
 )
 
+_NO_SUCH_COMMAND = ("unknown command", "unsupported command", "unknown subcommand")
+
 # Postgres: classes and single codes that speak of the server or the connection.
 _SQLSTATE_CLASSES = (
     "08",  # the connection
@@ -154,7 +156,18 @@ def is_wrong_server(reply: str) -> bool:
 
 def is_never_readable(reply: str) -> bool:
     """Whether a Redis error reply to a read means that our user may never read this key."""
-    return redis_code(reply) in ("NOPERM", "WRONGTYPE") or _has(("unknown command", "unsupported command"), reply)
+    return redis_code(reply) == "WRONGTYPE" or is_unavailable(reply)
+
+
+def is_unavailable(reply: str) -> bool:
+    """Whether a Redis error reply means that our user may never run this command, or that a proxy does not know it."""
+    return redis_code(reply) == "NOPERM" or _has(_NO_SUCH_COMMAND, reply)
+
+
+def in_short(reply: str) -> str:
+    """The code of an error reply; its text where it has no code of its own."""
+    code = redis_code(reply)
+    return reply[:100].strip() if code == "ERR" else code
 
 
 def is_postgres_outage(sqlstate: str) -> bool:

@@ -45,7 +45,7 @@ def whole(low: int, high: int, unit: str = "") -> Kind:
         if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,20}", value.strip()):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(wanted)
+            raise ValueError(wanted + _quoted(value))
         return value
 
     return Kind(parse, wanted, "MS" if unit == MS else unit.upper() or "N")
@@ -59,7 +59,7 @@ def switch() -> Kind:
             return value
         word = value.strip().lower() if isinstance(value, str) else ""
         if word not in _YES | _NO:
-            raise ValueError(wanted)
+            raise ValueError(wanted + _quoted(value))
         return word in _YES
 
     return Kind(parse, wanted, "BOOL")
@@ -72,7 +72,7 @@ def choice(*words: str) -> Kind:
         for word in words:
             if isinstance(value, str) and value.strip().lower() == word.lower():
                 return word
-        raise ValueError(wanted)
+        raise ValueError(wanted + _quoted(value))
 
     return Kind(parse, wanted, "|".join(words))
 
@@ -80,11 +80,20 @@ def choice(*words: str) -> Kind:
 def text(wanted: str, metavar: str, pattern: str) -> Kind:
 
     def parse(value: object) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise ValueError(wanted)
+        # A secret or a file of variables often ends with a newline.
+        if not isinstance(value, str) or not re.fullmatch(pattern, value := value.strip()):
+            raise ValueError(wanted + _quoted(value))
+        if _quoted(value):  # as a name it would be taken, and mean another one
+            raise ValueError(wanted + _quoted(value))
         return value
 
     return Kind(parse, wanted, metavar)
+
+
+def _quoted(value: object) -> str:
+    """What to say of quotes around a value; Docker's files of variables take them for a part of it."""
+    text = value.strip() if isinstance(value, str) else ""
+    return ", without quotes around it" if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else ""
 
 
 def key() -> Kind:
@@ -153,6 +162,8 @@ def _scheme_only(value: object) -> str:
 def _parse_postgres(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(POSTGRES)
+    if _quoted(value):
+        raise ValueError(POSTGRES + _quoted(value))
     value = value.strip()
     if driver := re.match(r"(postgres(?:ql)?)\+\w+://", value):
         raise ValueError(f"{POSTGRES}: write {driver[1]}:// without SQLAlchemy's driver name")
@@ -178,6 +189,8 @@ def _libpq_options() -> set[str]:
 def _parse_redis(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(REDIS)
+    if _quoted(value):
+        raise ValueError(REDIS + _quoted(value))
     value = value.strip()
     try:
         value.encode()

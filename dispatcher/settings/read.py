@@ -1,5 +1,7 @@
 """Reads settings from flags, environment and defaults, and reports everything that is wrong with them at once."""
 
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field
 from typing import Any, NamedTuple
@@ -9,6 +11,7 @@ from dispatcher.settings.files import SUFFIX, SecretFile
 from dispatcher.settings.setting import Setting, flag_of, is_required, setting_of, unchanged
 
 LEASE_MARGIN_MS = 5000
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 
 # Where it was set, the value, what makes the setting's value of it.
 Given = tuple[str, object, Callable[[object], object]]
@@ -62,16 +65,31 @@ def read(fields: Mapping[str, Field[Any]], env: Mapping[str, str], flags: Mappin
 def _given(name: str, setting: Setting, env: Mapping[str, str], flags: Mapping[str, object]) -> Iterator[Given]:
     """What was set, strongest first."""
     if setting.env and flags.get(name) is not None:
-        yield flag_of(name), flags[name], unchanged
+        yield flag_of(name), _in_utf8(flags[name]), unchanged
     if alias := setting.alias:
         value = flags.get(alias.flag.removeprefix("--").replace("-", "_"))
         if value is not None and value is not False:  # False: click's word for a switch that is not there
-            yield alias.flag, value, alias.convert
+            yield alias.flag, _in_utf8(value), alias.convert
     for variable in setting.env:
         names = (variable, variable + SUFFIX) if setting.kind.secret else (variable,)
         for each in names:
-            if env.get(each, "").strip():
-                yield each, env[each], unchanged
+            if env.get(each, "").strip() and not is_service_link(each, env[each]):
+                yield each, _in_utf8(env[each]), unchanged
+
+
+def is_service_link(variable: str, value: str) -> bool:
+    """Whether Kubernetes has set a variable of ours, for a Service that is called dispatch-http: tcp://10.0.0.1:8080."""
+    return variable.endswith("_PORT") and _SERVICE_LINK.fullmatch(value.strip()) is not None
+
+
+def _in_utf8(value: object) -> object:
+    """Text as it was written, in UTF-8; in a locale of another encoding Python read it as that."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return os.fsencode(value).decode()
+    except UnicodeError:
+        return value
 
 
 def _without_redis(fields: Mapping[str, Field[Any]], env: Mapping[str, str], flags: Mapping[str, object]) -> bool:

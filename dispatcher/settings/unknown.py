@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dispatcher.settings.describe import describe
 from dispatcher.settings.fields import Settings
 from dispatcher.settings.files import SUFFIX
+from dispatcher.settings.read import is_service_link
 from dispatcher.settings.setting import setting_of
 
 # What Kubernetes sets for a Service that is called dispatch or dispatcher.
@@ -20,6 +21,10 @@ def unknown_variables(env: Mapping[str, str]) -> list[str]:
     known |= {variable + SUFFIX for setting in secrets for variable in setting.env}
     warnings = []
     for name in sorted(env):
+        if name in known and is_service_link(name, env[name]):
+            warnings.append(
+                f"{name} was set by Kubernetes for a Service and is not obeyed: set enableServiceLinks: false"
+            )
         if not env[name].strip() or name in known or _KUBERNETES.search(name):
             continue
         close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.85)

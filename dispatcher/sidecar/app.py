@@ -140,6 +140,8 @@ def _cannot_listen(host: str, port: int, error: Exception) -> Misconfigured:
         return Misconfigured(
             f"port {port} on {host} may not be opened by this user; set DISPATCH_HTTP_PORT or --http-port above 1023"
         )
+    if code == socket.EAI_AGAIN:  # no thread is left, or the name server does not answer
+        return Misconfigured(f"cannot listen on {host}:{port}: {error.args[-1]}")
     if code == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
         return Misconfigured(
             f"{host} is not an address of this machine; set DISPATCH_HTTP_HOST or --http-host (:: is every one)"

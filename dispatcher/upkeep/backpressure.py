@@ -14,6 +14,7 @@ import anyio
 
 from dispatcher.core.decide import Refused
 from dispatcher.core.events import BackpressureBlind, BackpressureChanged, Observer
+from dispatcher.core.outages import in_short, is_unavailable
 from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
@@ -104,8 +105,8 @@ class Backpressure:
     async def _slowest(self) -> tuple[str, int]:
         """The group with most to read, and how much; ("", 0) when there is none or it may not be asked."""
         [found] = await self._connection.send([("XINFO", "GROUPS", self._stream)], self._deadline_s)
-        if isinstance(found, Refused) and found.text.startswith(("NOPERM", "ERR unknown")):
-            self._report(f"Redis refused: {found.text.split(' ', 1)[0]}; allow this user +xinfo")
+        if isinstance(found, Refused) and is_unavailable(found.text):
+            self._report(f"Redis refused: {in_short(found.text)}; allow this user +xinfo")
         if not isinstance(found, list):
             # No stream yet, or no right to look. A connection that broke takes no entries either.
             return ("", 0) if isinstance(found, Refused) or not self._on else ("", self._maxlen)

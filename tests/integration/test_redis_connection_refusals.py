@@ -16,7 +16,9 @@ from anyio.streams.tls import TLSListener
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.embedded import free_port
 from dispatcher.infra.redis import connection as broker_module
+from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
+from tests.support.addresses import lead_to
 from tests.support.rows import STREAM
 
 PASSWORD = "s3cr3t-Wort"
@@ -172,3 +174,16 @@ async def test_tls_with_a_certificate_we_trust_and_one_we_do_not(redis_url, redi
         assert [entry_id.encode() for entry_id, _ in await redis.xrange(STREAM)] == [reply]
         assert "TLS failed" in await refusal(f"rediss://localhost:{port}/0")
         await refusal(f"redis://localhost:{port}/0", Unreachable)
+
+
+async def test_tls_to_a_name_that_ends_with_a_dot(redis_url, certificate, monkeypatch):
+    """So a name is written in Kubernetes, that no search domain is tried; no certificate has the dot."""
+    lead_to(monkeypatch, "localhost.")
+    async with behind_tls(redis_url, certificate) as port:
+        url = f"rediss://localhost.:{port}/0?ssl_ca_certs={certificate}"
+        made = redis_connection(url)
+        await made.connect()
+        made.close()
+        client = open_client(url, 30.0)
+        assert await client.ping()
+        await client.aclose()

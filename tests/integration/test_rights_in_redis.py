@@ -1,18 +1,23 @@
 """What Redis forbids, or an old one does not tell, is said and lived with: nothing is believed that was not seen."""
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from redis.asyncio import Redis
 
-from dispatcher.core.events import BackpressureBlind
+from dispatcher.core.events import AuditChanged, BackpressureBlind
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, client_name
 from dispatcher.upkeep.backpressure import Backpressure
 from dispatcher.upkeep.fence import end_connections
+from tests.support.command import RunCommand
 from tests.support.redis import StartValkey
-from tests.support.rows import STREAM
+from tests.support.rows import STREAM, insert_events, statuses
+from tests.support.running import StartDispatcher
 from tests.support.tap import Tap
+from tests.support.waiting import becomes
 
 AsUser = Callable[..., Any]
 
@@ -97,3 +102,28 @@ async def test_backpressure_on_a_redis_before_7_says_so(
     [blind] = tap.all(BackpressureBlind)
     assert blind.reason is not None
     assert "older than 7.0" in blind.reason
+
+
+@pytest.mark.parametrize("unknown", ["INFO", "CLIENT", "XINFO", "INFO CLIENT XINFO XRANGE"])
+async def test_a_proxy_that_does_not_know_a_command(
+    own_valkey: StartValkey,
+    dispatcher: StartDispatcher,
+    db: psycopg.AsyncConnection[Any],
+    command: RunCommand,
+    tmp_path: Path,
+    unknown: str,
+) -> None:
+    """Envoy knows no INFO; some managed servers have no CLIENT. Events go out, and it is said what is missing."""
+    renamed = tmp_path / "renamed.conf"
+    renamed.write_text("".join(f'rename-command {name} ""\n' for name in unknown.split()))
+    server = own_valkey(options={"include": str(renamed)})
+    async with dispatcher(redis_url=server.url) as running:
+        await insert_events(db, 20)
+        await becomes(lambda: statuses(db), {"sent": 20})
+        audits = [(audit.on, "unknown command" in (audit.reason or "")) for audit in running.tap.all(AuditChanged)]
+        assert audits == ([(False, True)] if "INFO" in unknown else [(True, False)])
+    code, said = await command("doctor", REDIS_URL=server.url)
+    assert code == 1
+    for name in unknown.split():
+        assert f"{'CLIENT KILL' if name == 'CLIENT' else name} is unknown" in said
+    assert "not at a proxy" in said

@@ -18,6 +18,7 @@ from dispatcher.core.events import (
     Settled,
     Slept,
     Started,
+    Ticked,
     Woke,
 )
 from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -145,6 +146,52 @@ async def test_a_listen_url_of_its_own(guarded_postgres, admin, redis_url, tmp_p
         listen.write_text(relay_url(guarded_postgres, "two"))
         await it.tap.next(ListenerChanged, lambda event: event.up)
         await one_more_goes_out(admin, it.tap)
+
+
+@pytest.mark.promise("rotation")
+async def test_a_role_is_replaced_by_another(guarded_postgres, admin, redis_url, tmp_path):
+    """As Vault does it: the old one loses its rights and is dropped, and keeps its sessions."""
+    file = tmp_path / "database_url"
+    file.write_text(relay_url(guarded_postgres, "one"))
+    async with running(database_url_file=file, redis_url=redis_url) as it:
+        await one_more_goes_out(admin, it.tap)
+        await at_rest(admin, it.tap)
+        await admin.execute("CREATE ROLE relay_2 LOGIN PASSWORD 'one' IN ROLE outbox_dispatcher")
+        await admin.execute("REVOKE outbox_dispatcher FROM relay")
+        await admin.execute("DROP ROLE relay")
+        waiting = await insert_events(admin)
+        await it.tap.next(Ticked, lambda event: "permission denied" in (event.error or ""))
+        file.write_text(relay_url(guarded_postgres, "one").replace("relay:", "relay_2:"))
+        assert (await it.tap.next(Settled, lambda event: event.sent > 0)).sent == len(waiting)
+
+        async def sessions() -> tuple[int, int]:
+            all_of_ours = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'dispatcher %'"
+            new = (await admin.execute(f"{all_of_ours} AND usename = 'relay_2'")).rowcount
+            return new, (await admin.execute(all_of_ours)).rowcount - new
+
+        await becomes(sessions, (CONNECTIONS, 0), "the number of its sessions, of the new role and the old one")
+        await one_more_goes_out(admin, it.tap)
+
+
+@pytest.mark.promise("rotation")
+async def test_a_user_of_redis_is_replaced_by_another(database_url, db, own_valkey, tmp_path):
+    """The old one loses its rights, and keeps its connections."""
+    server = own_valkey()
+    file = tmp_path / "redis_url"
+    file.write_text(server.url.replace("redis://", "redis://one:word@"))
+    async with Redis.from_url(server.url) as admin:
+        for user in ("one", "two"):
+            await admin.acl_setuser(user, enabled=True, passwords="+word", keys="*", commands=["+@all"])
+        async with running(database_url=database_url, redis_url_file=file) as it:
+            await one_more_goes_out(db, it.tap)
+            await admin.acl_setuser("one", enabled=True, passwords="+word", keys="*", commands=["-@all"])
+            waiting = await insert_events(db)
+            await it.tap.next(BreakerChanged, lambda event: event.state == "open")
+            file.write_text(server.url.replace("redis://", "redis://two:word@"))
+            assert (await it.tap.next(Settled, lambda event: event.sent > 0)).sent == len(waiting)
+            it.tap.forget()
+            await it.tap.next(Sampled, lambda event: event.stream_length == 2)  # the gauges too
+            await one_more_goes_out(db, it.tap)
 
 
 @pytest.mark.promise("rotation")

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -13,6 +14,7 @@ from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded import EmbeddedPostgres
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget
+from tests.support.addresses import lead_to
 from tests.support.waiting import until
 
 PASSWORD = "s3cr3t-Wort"
@@ -102,7 +104,34 @@ async def test_what_can_be(secure: DebiansPostgres, url: str, tmp_path: Path) ->
     certificate = tmp_path / "server.crt"
     shutil.copy(secure.data_dir / "cluster" / "server.crt", certificate)
     for options in ("sslmode=prefer", f"sslmode=verify-ca&sslrootcert={certificate}", "channel_binding=require"):
-        session = await connect(PostgresTarget(f"{url}?{options}", "test"), "lane")
-        found = await session.fetch("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
-        assert found == [(True,)]
-        await session.close()
+        assert await has_tls(f"{url}?{options}")
+
+
+async def has_tls(url: str) -> bool:
+    """Whether a session that is opened with this has TLS."""
+    session = await connect(PostgresTarget(url, "test"), "lane")
+    [(tls,)] = await session.fetch("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+    await session.close()
+    return bool(tls)
+
+
+@pytest.mark.parametrize("named", ["hostaddr=127.0.0.1", ""])
+async def test_a_name_that_ends_with_a_dot(
+    secure: DebiansPostgres, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """So a name is written in Kubernetes, that no search domain is tried; no certificate has the dot."""
+    lead_to(monkeypatch, "db.test.")
+    shutil.copy(secure.data_dir / "cluster" / "server.crt", tmp_path / "server.crt")
+    parts = f"host=db.test. {named} port={urlsplit(url).port} user=app password={PASSWORD} dbname=postgres"
+    assert await has_tls(f"{parts} sslmode=verify-full sslrootcert={tmp_path}/server.crt")
+
+
+@pytest.mark.parametrize("sslmode", ["require", "prefer"])
+async def test_a_home_that_cannot_be_looked_into(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sslmode: str
+) -> None:
+    """As /root for those who are not root. libpq would do without TLS, and send the password in the clear."""
+    home = tmp_path / "home"
+    home.symlink_to(home)  # root may look into any folder, but not along a link that leads to itself
+    monkeypatch.setenv("HOME", str(home))
+    assert await has_tls(f"{url}?sslmode={sslmode}")

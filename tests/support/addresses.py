@@ -1,4 +1,4 @@
-"""A name that leads to two addresses, of which the first swallows everything."""
+"""Names that lead where a test wants, as to two addresses, of which the first swallows everything."""
 
 import errno
 import socket
@@ -29,11 +29,16 @@ def swallowing(port: int) -> Iterator[None]:
 
 def lead_to_both(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on NAME is SILENT and 127.0.0.1, in this order."""
+    lead_to(monkeypatch, NAME, SILENT, "127.0.0.1")
+
+
+def lead_to(monkeypatch: pytest.MonkeyPatch, name: str, *addresses: str) -> None:
+    """From now on `name` is these addresses, in this order; none: 127.0.0.1."""
     real = socket.getaddrinfo
 
     def answer(host: Any, port: Any, *args: Any, **options: Any) -> Any:
-        if host != NAME:
+        if host != name:
             return real(host, port, *args, **options)
-        return [each for address in (SILENT, "127.0.0.1") for each in real(address, port, *args, **options)]
+        return [each for address in addresses or ("127.0.0.1",) for each in real(address, port, *args, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)

@@ -19,6 +19,7 @@ from psycopg.pq import ConnStatus, PollingStatus, Trace
 from psycopg.pq.abc import PGconn
 
 NEXT_S = 1.0  # an address that has not answered by then does not keep the next one waiting
+NO_FILE = "/dev/null/none"  # nothing can be there
 MOST_CODES = 256  # texts of refusals whose SQLSTATE is remembered; each cost a trace, which leaks some bytes in psycopg
 
 Parts = Mapping[str, object]
@@ -49,7 +50,7 @@ class DialFailed(Exception):
 
 async def dial(conninfo: str, each_s: float) -> PGconn:
     """Connect. `each_s`: the longest wait at one address. Raises DialFailed, psycopg.ProgrammingError."""
-    attempts = await _addresses(conninfo_to_dict(conninfo))
+    attempts = await _addresses(_without_home(conninfo_to_dict(conninfo)))
     failures: dict[int, DialFailed] = {}
     connected: list[PGconn] = []
 
@@ -86,6 +87,27 @@ def _most_telling(failures: Sequence[DialFailed]) -> DialFailed:
     return min(failures, key=lambda failure: order.index(failure.stage))
 
 
+def _without_home(parts: Parts) -> Parts:
+    """With no client certificate looked for in a home folder that may not be entered, as those of containers often.
+
+    libpq then uses no TLS: it fails, or, as it prefers TLS and does not insist on it, sends the password without.
+    """
+    if parts.get("sslcert") or os.environ.get("PGSSLCERT"):
+        return parts
+    try:
+        os.stat(os.path.expanduser("~/.postgresql/postgresql.crt"))  # noqa: PTH111, PTH116 -- Path raises without a home
+    except (FileNotFoundError, NotADirectoryError):
+        return parts
+    except OSError:
+        return dict(parts) | {"sslcert": NO_FILE}
+    return parts
+
+
+def certified(host: str) -> str:
+    """The host's name as a certificate has it: without the dot that ends a name which is looked up as it stands."""
+    return host.removesuffix(".")
+
+
 async def _addresses(parts: Parts) -> list[dict[str, object]]:
     """One set of parameters for each address of each host, in the order to try them. Raises DialFailed."""
 
@@ -119,11 +141,14 @@ async def _addresses(parts: Parts) -> list[dict[str, object]]:
 
 async def _resolved(one: dict[str, object]) -> list[dict[str, object]]:
     host = str(one.get("host") or "")
-    if not host or host.startswith(("/", "@")) or one.get("hostaddr"):
+    if not host or host.startswith(("/", "@")):
         return [one]
+    named = one | {"host": certified(host)}
+    if one.get("hostaddr"):
+        return [named]
     answers = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     addresses = dict.fromkeys(str(answer[4][0]) for answer in answers)
-    return [one | {"hostaddr": address} for address in addresses]
+    return [named | {"hostaddr": address} for address in addresses]
 
 
 _codes: dict[str, str | None] = {}  # libpq's text of a refusal to its SQLSTATE; None: there was none

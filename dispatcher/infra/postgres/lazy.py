@@ -106,7 +106,9 @@ class LazySession:
         except BaseException:
             await self._close()
             raise
-        session.watch(lambda reason: None)  # a server that became read-only is left, as by all other sessions
+        session.watch(
+            lambda reason: None, lambda: None
+        )  # a server that became read-only is left, as by all other sessions
         return session
 
     async def run(self) -> None:

@@ -49,6 +49,8 @@ class ReconnectingSession:
         self._up = anyio.Event()  # replaced by _lost()
         self._look = anyio.Event()  # replaced whenever this session or one that stands in comes up
         self._down = anyio.Event()  # replaced by keep() for each session
+        self._denied = anyio.Event()  # replaced by _until_lost()
+        self._opened = ""  # the connection string of the session; written by _open()
         self.session: Session | None = None  # written by keep() and _lost()
         self.siblings: Sequence[Replaceable] = ()  # to the same server; written by their owner before keep()
         self.stand_ins: Sequence[ReconnectingSession] = ()  # that do the same; written as `siblings` is
@@ -87,7 +89,7 @@ class ReconnectingSession:
                 else:
                     attempt, ever_up, opened_at = 0, True, monotonic()
                     self._down = anyio.Event()
-                    session.watch(self._lost)
+                    session.watch(self._lost, self._doubt_role)
                     self.session = session
                     self._changed(True, None)
                     self._up.set()
@@ -99,7 +101,7 @@ class ReconnectingSession:
                     started = True
                     task_status.started()
                 if session is not None:
-                    await self._down.wait()
+                    await self._until_lost(session)
                     await session.close()
                     session = None
                 # A session that breaks as soon as it is opened must not make this a busy loop.
@@ -111,8 +113,30 @@ class ReconnectingSession:
             if session is not None:
                 await session.close()
 
+    async def _until_lost(self, session: Session) -> None:
+        """Wait until the session is lost; give it up when its role is denied something and the settings name another.
+
+        A role that was replaced, as by Vault, loses its rights and keeps its sessions.
+        """
+        while self.session is session:
+            self._denied = anyio.Event()
+            await self._denied.wait()
+            if self.session is session and await self._is_outdated() and self.session is session:
+                session.server_gone = True
+                session.lose("the settings name another role or password by now")
+
+    async def _is_outdated(self) -> bool:
+        try:
+            return isinstance(self._target, Asked) and (await self._target.get()).conninfo != self._opened
+        except DispatcherError:  # a file is gone or half written
+            return False
+
+    def _doubt_role(self) -> None:
+        self._denied.set()
+
     async def _open(self) -> Session:
         target = await self._target.get() if isinstance(self._target, Asked) else self._target
+        self._opened = target.conninfo
         session = await connect(target, self.purpose)
         try:
             for step in self._prepare:
@@ -174,6 +198,7 @@ class ReconnectingSession:
         self._up = anyio.Event()
         self._changed(False, reason)
         self._down.set()
+        self._denied.set()
         if session.server_gone:
             for sibling in self.siblings:
                 sibling.replace(reason)

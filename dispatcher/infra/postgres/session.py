@@ -27,6 +27,7 @@ MAX_NOTIFICATIONS = 1000  # kept until they are drained; the oldest go first
 # Somebody altered the table, or threw our prepared statements away: this session would fail for ever, a new one works.
 _STALE_STATEMENTS = ("0A000", "26000")
 _READ_ONLY_TRANSACTION = "25006"
+_NOT_OURS = ("28", "42")  # no right, no such role: settings may name another role by now
 READ_ONLY = "the server became read-only: it is a standby, or about to be one"
 
 
@@ -63,13 +64,14 @@ class Session:
         self._notifications: deque[tuple[str, str, int]] = deque(maxlen=MAX_NOTIFICATIONS)
         self._loop = asyncio.get_running_loop()
         self._lost: str | None = None  # the reason; written by lose()
-        self._on_lost: Callable[[str], None] | None = None  # this and the next are written by watch()
+        self._on_lost: Callable[[str], None] | None = None  # this and the next two are written by watch()
+        self._on_denied: Callable[[], None] = lambda: None
         self._must_write = False
         self.backend_pid = connection.info.backend_pid
         self.pooled = False
         self.behind_pooler = False  # also one that keeps sessions
         self.refused: tuple[str, ...] = ()  # settings of ours that the server does not take; written by connect()
-        # What ended this session ends others to the same server too: it is silent, or it takes no writes any more.
+        # What ended this session ends the others too: the server is silent, takes no writes, or our role was replaced.
         self.server_gone = False
         connection.add_notify_handler(lambda n: self._notifications.append((n.channel, n.payload, n.pid)))
 
@@ -82,13 +84,14 @@ class Session:
         """A pooler keeps this session on one server process, which is not the one that it announced."""
         self.behind_pooler, self.backend_pid = True, pid
 
-    def watch(self, on_lost: Callable[[str], None]) -> None:
+    def watch(self, on_lost: Callable[[str], None], on_denied: Callable[[], None]) -> None:
         """From now on the session is lost once the server takes no writes; `on_lost(reason)` is called at any loss.
 
         A primary that was replaced keeps its sessions, and most of ours only read: each would work on, on the wrong
-        server. Postgres tells a session with its next answer that the server became read-only.
+        server. Postgres tells a session with its next answer that the server became read-only. `on_denied()` is called
+        when a statement is refused for the sake of our role.
         """
-        self._on_lost, self._must_write = on_lost, True
+        self._on_lost, self._on_denied, self._must_write = on_lost, on_denied, True
 
     @property
     def closed(self) -> bool:
@@ -147,6 +150,8 @@ class Session:
                     raise self.lose(READ_ONLY) from None
                 if self._connection.closed or error.sqlstate in _STALE_STATEMENTS:
                     raise self.lose(describe(error)) from None
+                if (error.sqlstate or "").startswith(_NOT_OURS):
+                    self._on_denied()
                 raise
             finally:
                 watchdog.cancel()

@@ -22,7 +22,9 @@ class _Plain(_EachAddress, Connection):
 
 
 class _Secure(_EachAddress, SSLConnection):
-    pass
+    def _connection_arguments(self) -> dict[str, Any]:
+        # Without the dot that ends a name which is looked up as it stands: no certificate has it.
+        return super()._connection_arguments() | {"server_hostname": self.host.removesuffix(".")}
 
 
 _CLASSES: dict[type, type] = {Connection: _Plain, SSLConnection: _Secure}

@@ -12,6 +12,7 @@ import anyio
 from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.core.outages import is_unavailable
 from dispatcher.infra.asked import Asked
 from dispatcher.infra.redis.pipe import Command, Pipe
 from dispatcher.infra.redis.target import RedisTarget as RedisTarget
@@ -158,19 +159,35 @@ class RedisConnection:
 
     async def leads_elsewhere(self) -> bool:
         """Whether the settings name another server by now than the one this connection was made to."""
-        try:
-            wanted, ours = await self._wanted(), self._connected_to
-        except DispatcherError:  # a file is gone or half written
+        wanted, ours = await self._wanted_now(), self._connected_to
+        return ours is not None and wanted is not None and wanted.address() != ours.address()
+
+    async def is_outdated(self) -> bool:
+        """Whether the settings name another server, user or password by now than this connection was made with."""
+        wanted, ours = await self._wanted_now(), self._connected_to
+        if ours is None or wanted is None:
             return False
-        return ours is not None and wanted.address() != ours.address()
+        return wanted.address() != ours.address() or self._sign_in(wanted) != self._sign_in(ours)
+
+    async def _wanted_now(self) -> RedisTarget | None:
+        try:
+            return await self._wanted()
+        except DispatcherError:  # a file is gone or half written
+            return None
 
     async def _open(self, target: RedisTarget, lost: Callable[[Pipe, str], None]) -> Pipe:
         loop = asyncio.get_running_loop()
         if target.path is not None:
             _, pipe = await loop.create_unix_connection(lambda: Pipe(lost), target.path)
         else:
+            name = target.certified_name() if target.tls else None
             _, pipe = await loop.create_connection(
-                lambda: Pipe(lost), target.host, target.port, ssl=target.tls, happy_eyeballs_delay=NEXT_S
+                lambda: Pipe(lost),
+                target.host,
+                target.port,
+                ssl=target.tls,
+                server_hostname=name,
+                happy_eyeballs_delay=NEXT_S,
             )
         return pipe
 
@@ -194,7 +211,7 @@ class RedisConnection:
             version, run_id = self._check_server(where, info.decode(errors="replace"))
             self._nomkstream = version >= (6, 2)
             run_id = None if self.run_ids_differ else run_id
-        elif isinstance(info, Refused) and not info.text.startswith("NOPERM"):
+        elif isinstance(info, Refused) and not is_unavailable(info.text):
             raise self._refusal(where, info.text)
         commands = [("XINFO", "STREAM", self._stream)]
         old = self._client_id if run_id == self._run_id else None

@@ -9,6 +9,7 @@ from typing import Any
 from dispatcher.core.decide import Refused
 from dispatcher.core.errors import Unreachable
 from dispatcher.core.incarnation import RedisIncarnation, StreamEnd, id_after, lost_its_end, stream_order
+from dispatcher.core.outages import in_short, is_unavailable
 from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.redis.info import fields_of
 from dispatcher.infra.redis.search import read_pages
@@ -45,7 +46,7 @@ class KnownEnd:
 
 
 class Forbidden(Exception):
-    """Our user may not ask. The text is the code of the refusal."""
+    """Our user may not ask. Or a proxy knows no such command. The text is the refusal, in short."""
 
 
 async def ask_incarnation(connection: RedisConnection, stream: str, deadline_s: float) -> Seen:
@@ -54,8 +55,8 @@ async def ask_incarnation(connection: RedisConnection, stream: str, deadline_s: 
         [("INFO", "server"), ("INFO", "replication"), ("XINFO", "STREAM", stream)], deadline_s
     )
     for reply in (about, replication, of_stream):
-        if isinstance(reply, Refused) and reply.text.startswith(("NOPERM", "ERR unknown")):
-            raise Forbidden(reply.text.split(" ", 1)[0])
+        if isinstance(reply, Refused) and is_unavailable(reply.text):
+            raise Forbidden(in_short(reply.text))
     if not isinstance(about, bytes) or not isinstance(replication, bytes):
         raise Unreachable(_why(about) if not isinstance(about, bytes) else _why(replication))
     fields = info_fields(about) | info_fields(replication)

@@ -59,6 +59,10 @@ class RedisTarget:
                 f"unix:///path/to/socket ({type(error).__name__})"
             ) from None
 
+    def certified_name(self) -> str:
+        """The host's name as a certificate has it: without the dot that ends a name which is looked up as it stands."""
+        return self.host.removesuffix(".")
+
     def address(self) -> str:
         """host:port/db or the socket's path, for messages."""
         return f"{self.path or f'{self.host}:{self.port}'}/{self.db}"

@@ -12,6 +12,7 @@ from typing import Any
 from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
+from dispatcher.core.outages import is_unavailable
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.info import COUNTED, fields_of
 from dispatcher.infra.redis.positions import StreamPositions
@@ -145,7 +146,10 @@ def _setting(facts: RedisFacts, name: str) -> str | None:
 
 def _version(facts: RedisFacts, target: RedisTarget) -> Finding:
     if not facts.info:
-        return unknown("redis", f"answers at {target.address()}; INFO is forbidden", "allow this user +info")
+        why = _why_not(facts, "INFO") if isinstance(facts.replies["INFO"], Refused) else "not answered"
+        return unknown(
+            "redis", f"answers at {target.address()}; INFO is {why}", "allow this user +info, without a proxy"
+        )
     name = "Valkey" if "valkey_version" in facts.info else "Redis"
     version = facts.info.get("valkey_version") or facts.info.get("redis_version", "")
     said = f"{name} {version} at {target.address()}"
@@ -180,11 +184,16 @@ def _entries(facts: RedisFacts, stream: str) -> Finding:
 def _rights(facts: RedisFacts, stream: str) -> Finding:
     """Check the ACL for the commands without which events can be doubled or lost."""
     denied = [
-        name
-        for name in RIGHTS
-        if isinstance(facts.replies[name], Refused) and facts.replies[name].text.startswith("NOPERM")
+        name for name in RIGHTS if isinstance(facts.replies[name], Refused) and is_unavailable(facts.replies[name].text)
     ]
     if not denied:
         return ok("redis-rights", "this user may do what a dispatcher does")
-    said = "; ".join(f"{name} is forbidden: {RIGHTS[name]}" for name in denied)
-    return bad("redis-rights", said, f"ACL SETUSER <user> ~{stream} +xadd +xrange +xlen +xinfo +info +select +client")
+    said = "; ".join(f"{name} is {_why_not(facts, name)}: {RIGHTS[name]}" for name in denied)
+    remedy = f"ACL SETUSER <user> ~{stream} +xadd +xrange +xlen +xinfo +info +select +client"
+    if any(_why_not(facts, name) == "unknown" for name in denied):
+        remedy = "point REDIS_URL at a Redis or Valkey that knows it, not at a proxy, and undo rename-command"
+    return bad("redis-rights", said, remedy)
+
+
+def _why_not(facts: RedisFacts, name: str) -> str:
+    return "forbidden" if facts.replies[name].text.startswith("NOPERM") else "unknown"

@@ -82,7 +82,8 @@ class SinkGate:
                 return True
             began = monotonic()
             try:
-                if not self.connection.up or await self.connection.leads_elsewhere():
+                # A user who was replaced keeps the connection, and may do nothing on it any more.
+                if not self.connection.up or await self.connection.is_outdated():
                     await self.connection.connect()
                 verify = self._verify
                 incarnation = await verify(self.connection) if verify else RedisIncarnation(self._stream)
