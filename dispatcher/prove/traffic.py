@@ -10,7 +10,7 @@ import anyio
 import psycopg
 
 from dispatcher.core.decide import Refused
-from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost
+from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
 from dispatcher.demo.tally import Tally
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
@@ -81,15 +81,30 @@ async def _durable(session: Session) -> None:
 
 
 async def refuse_foreign(connection: RedisConnection, stream: str) -> None:
-    """Raise Misconfigured when the stream has entries or consumer groups of others: it is deleted at the end."""
+    """Raise Misconfigured when the stream has entries or consumer groups of others: it is deleted at the end.
+
+    Raises Unreachable when that cannot be told.
+    """
     ends = ("XRANGE", stream, "-", "+", "COUNT", "1"), ("XREVRANGE", stream, "+", "-", "COUNT", "1")
     *pages, groups = await connection.send([*ends, ("XINFO", "GROUPS", stream)], DEADLINE_S)
-    entries = [fields for page in pages if isinstance(page, list) for _, fields in page]
+    for page in pages:
+        _require_right(page, stream)
+        if not isinstance(page, list):
+            raise Unreachable(f"the stream {stream} cannot be read: {getattr(page, 'text', 'no answer')}")
+    entries = [fields for page in pages for _, fields in page]
     foreign = any(dict(zip(f[::2], f[1::2], strict=False)).get(b"event_type") != CANARY.encode() for f in entries)
     if foreign or (isinstance(groups, list) and groups):
         raise Misconfigured(
             f"the stream {stream} holds what is not of `dispatcher prove`, which deletes it at the end: "
             "choose another key with --stream-name"
+        )
+
+
+def _require_right(page: object, stream: str) -> None:
+    if isinstance(page, Refused) and page.text.startswith("NOPERM"):
+        raise Misconfigured(
+            f"Redis refused: {page.text}. Allow this user the stream of the canary events, "
+            f"~{stream}, or choose one with --stream-name"
         )
 
 
@@ -106,11 +121,7 @@ async def read_stream(connection: RedisConnection, stream: str, ledger: Ledger, 
             await anyio.sleep(0.1)
             continue
         now = time.perf_counter_ns()
-        if isinstance(page, Refused) and page.text.startswith("NOPERM"):
-            raise Misconfigured(
-                f"Redis refused: {page.text}. Allow this user the stream of the canary events, "
-                f"~{stream}, or choose one with --stream-name"
-            )
+        _require_right(page, stream)
         entries = page if isinstance(page, list) else []
         if entries:
             after = entries[-1][0].decode()

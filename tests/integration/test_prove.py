@@ -107,6 +107,22 @@ async def test_no_dispatcher_takes_a_canary_and_none_is_late(
     assert left == 0
 
 
+async def test_a_stream_that_may_not_be_looked_at_is_not_deleted(
+    command: RunCommand, redis: "Redis", redis_url: str
+) -> None:
+    await redis.xadd("billing", {"event_id": "theirs"})
+    await redis.acl_setuser(
+        "relay", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all", "-xrange", "-xrevrange"]
+    )
+    try:
+        named = redis_url.replace("://", "://relay:secret@")
+        code, _ = await command("prove", *SHORT, "--stream-name", "billing", REDIS_URL=named)
+    finally:
+        await redis.acl_deluser("relay")
+    assert code == 2
+    assert await redis.xlen("billing") == 1
+
+
 async def test_a_user_that_may_not_use_the_stream_is_told(command: RunCommand, redis: "Redis", redis_url: str) -> None:
     await redis.acl_setuser("relay", enabled=True, passwords=["+secret"], keys=[STREAM], commands=["+@all"])
     try:
