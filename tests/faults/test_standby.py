@@ -74,7 +74,9 @@ async def test_a_standby_is_named_and_nothing_is_claimed(world: StartWorld, pair
         options = "?sslmode=disable&gssencmode=disable"
         urls = {
             p.standby_url(RELAY) + options: "is read-only: a standby",
-            p.standby_url(RELAY) + options + "&target_session_attrs=read-write": "takes writes: a standby",
+            p.standby_url(RELAY)
+            + options
+            + "&target_session_attrs=read-write": "target_session_attrs asks for (read-write: no standby)",
         }
         for url, words in urls.items():
             one = await w.dispatcher(ready=False, DATABASE_URL=url)

@@ -260,6 +260,7 @@ async def test_a_role_from_before_this_release_may_retry_rows_and_is_told_about_
     try:
         await db.execute(f"GRANT USAGE ON SCHEMA messaging TO {role}")
         await db.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA messaging TO {role}")
+        await db.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA messaging TO {role}")
         await db.execute(f"REVOKE INSERT ON messaging.message_outbox FROM {role}")
         async with api(enabled=False, database_url=f"{database_url}?options=-crole%3D{role}") as (client, _):
             done = await post(client, "dead-events/retry-batch", {"event_ids": [kept, pruned]})

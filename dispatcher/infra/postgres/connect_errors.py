@@ -41,7 +41,10 @@ def explain(where: str, failed: DialFailed, secrets: Sequence[str]) -> Dispatche
         case "tls":
             return Misconfigured(f"{where}: TLS could not be agreed on: {words}. {_CHECK} (sslmode, sslrootcert)")
         case "role":
-            return Unreachable(f"{where}: no host of it that answers is what target_session_attrs asks for: {words}")
+            return Unreachable(
+                f"{where}: no host of it that answers is what target_session_attrs asks for (read-write: no standby): "
+                f"{words}"
+            )
         case "answered":
             return _refusal(where, failed, words)
 

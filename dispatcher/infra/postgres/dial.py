@@ -27,6 +27,8 @@ Stage = Literal["settings", "name", "network", "tls", "silent", "answered", "rol
 
 _ERROR_CODE = re.compile(r'^B\t\d+\tErrorResponse\t.*? C "(\w{5})"', re.MULTILINE)
 # Words of libpq, not of a server: they are English unless this program chose another language.
+# What libpq says when target_session_attrs finds another kind of server, in the step that signs in.
+_ANOTHER_ROLE = ("session is read-only", "session is not read-only", "hot standby mode")
 _CUT = ("closed the connection unexpectedly", "SSL SYSCALL error", "could not receive data", "could not send")
 _PREFIX = re.compile(r"^connection to server .*? failed: ", re.DOTALL)
 
@@ -233,6 +235,8 @@ def _failure(pgconn: PGconn, before: int) -> DialFailed:
             return DialFailed("network", words)
     if any(cut in text for cut in _CUT):
         return DialFailed("silent", words)
+    if any(role in text for role in _ANOTHER_ROLE):
+        return DialFailed("role", words)
     match before:
         case ConnStatus.MADE | ConnStatus.SSL_STARTUP | ConnStatus.GSS_STARTUP:
             return DialFailed("tls", words)
