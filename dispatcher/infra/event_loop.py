@@ -30,7 +30,7 @@ class EventLoop(asyncio.SelectorEventLoop):
             if len(self._lookups) >= MOST:
                 raise socket.gaierror(socket.EAI_AGAIN, "too many look-ups of names do not answer")
             try:
-                lookup = in_a_thread(partial(socket.getaddrinfo, *wanted), f"look-up of {host}")
+                lookup = in_a_thread(partial(_look_up, *wanted), f"look-up of {host}")
             except RuntimeError:
                 raise socket.gaierror(socket.EAI_AGAIN, "no thread is left to look the name up") from None
             self._lookups[wanted] = lookup
@@ -41,3 +41,10 @@ class EventLoop(asyncio.SelectorEventLoop):
         del self._lookups[wanted]
         if not done.cancelled():
             done.exception()  # whoever waited may be gone
+
+
+def _look_up(*wanted: Any) -> Any:
+    try:
+        return socket.getaddrinfo(*wanted)
+    except UnicodeError as error:  # "a..b": no other error of a name is of this kind, and nobody expects it
+        raise socket.gaierror(socket.EAI_NONAME, str(error)) from None

@@ -132,8 +132,9 @@ async def _addresses(parts: Parts) -> list[dict[str, object]]:
             one["hostaddr"] = numeric[number]
         try:
             found += await _resolved(one)
-        except OSError as error:
-            unknown = DialFailed("name", f"the host name {one['host']} cannot be resolved ({error.strerror or error})")
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            unknown = DialFailed("name", f"the host name {one['host']} cannot be resolved ({why})")
     if not found and unknown is not None:
         raise unknown
     if str(parts.get("load_balance_hosts") or os.environ.get("PGLOADBALANCEHOSTS")) == "random":

@@ -147,6 +147,8 @@ class RedisConnection:
             raise Misconfigured(
                 f"{where}: TLS failed ({error.reason or type(error).__name__}). Check REDIS_URL"
             ) from None
+        except UnicodeError as error:
+            raise Unreachable(f"{where} is unreachable ({error})") from None
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__
             raise Unreachable(f"{where} is unreachable ({reason})") from None
