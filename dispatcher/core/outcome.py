@@ -1,6 +1,6 @@
 """What became of a row that was published or handled: seven frozen values, matched once."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from dispatcher.core.incarnation import RedisIncarnation
@@ -74,6 +74,26 @@ class BatchOutcomes:
     unknown: list[int] = field(default_factory=list)
     sink_error: str | None = None  # why the sink failed, when it did: opens the breaker
     incarnation: RedisIncarnation | None = None  # what holds the entries of `sent_ids`; None: not known, not asked
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[int, Outcome]], incarnation: RedisIncarnation | None) -> "BatchOutcomes":
+        """The outcomes of these rows. `incarnation`: what holds the entries of those that were sent."""
+        made = cls(incarnation=incarnation)
+        for row_id, outcome in rows:
+            made.add(row_id, outcome)
+        return made
+
+    def each(self) -> list[tuple[int, Outcome]]:
+        """Every row, one by one."""
+        why = self.sink_error or ""
+        return [
+            *((row_id, Sent(stream_id)) for row_id, stream_id in zip(self.sent_ids, self.stream_ids, strict=True)),
+            *((row_id, Done()) for row_id in self.done_ids),
+            *self.retries,
+            *self.dead,
+            *((row_id, Released(why)) for row_id in self.released),
+            *((row_id, Unknown(why)) for row_id in self.unknown),
+        ]
 
     def doubt_sent(self) -> None:
         """File what was sent as unknown: another incarnation of Redis holds the stream, perhaps without them."""

@@ -32,6 +32,10 @@ class LeaseRenewer:
         """Whether so many seconds have passed since the last renewal."""
         return monotonic() - self._renewed_at > every_s
 
+    def done(self) -> None:
+        """Note that nothing is left to be renewed: that it was refused is no matter any more."""
+        self._failures.clear()
+
     async def renew(
         self, postgres: ReconnectingSession, rows: list[HeldRow], *, floor: str | None = None
     ) -> set[HeldRow] | None:

@@ -1,6 +1,6 @@
-"""The settler: writes outcomes to Postgres until they are written."""
+"""The settler: writes outcomes to Postgres until they are written, or keeps aside what is refused again and again."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from random import Random
 from time import monotonic
 
@@ -9,8 +9,10 @@ import psycopg
 from dispatcher.core.errors import SessionLost, StreamMoved
 from dispatcher.core.events import Buried, Observer, Settled
 from dispatcher.core.outcome import BatchOutcomes
-from dispatcher.infra.postgres.failures import StatementFailures
+from dispatcher.core.row import Batch
+from dispatcher.infra.postgres.failures import AGAIN_AND_AGAIN, StatementFailures
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.relay.aside import MOST_BATCHES, KeptAside, KeptBatch, OnMoved
 from dispatcher.stages.settle import Settlement, settle
 
 
@@ -19,15 +21,33 @@ class Settler:
 
     `doubt()`: a batch was settled of which no row was ours. Another dispatcher took all over, or something in Postgres
     undoes what we do, and what is claimed next would be published again and again.
+
+    `aside.run()` has to run beside. `batch_size`: rows. `changed()`: what is kept aside has changed.
     """
 
     def __init__(
-        self, *, wake: Callable[[float], None], doubt: Callable[[], None], observe: Observer, rng: Random
+        self,
+        *,
+        batch_size: int,
+        lease_s: float,
+        wake: Callable[[float], None],
+        doubt: Callable[[], None],
+        changed: Callable[[], None],
+        observe: Observer,
+        rng: Random,
     ) -> None:
         self._wake = wake
         self._doubt = doubt
         self._observe = observe
         self._rng = rng
+        self.aside = KeptAside(
+            most_rows=MOST_BATCHES * batch_size,
+            lease_s=lease_s,
+            tell=self._tell,
+            changed=changed,
+            observe=observe,
+            rng=rng,
+        )
 
     async def settle(
         self,
@@ -35,12 +55,14 @@ class Settler:
         claim_id: str,
         outcomes: BatchOutcomes,
         *,
-        on_moved: Callable[[], Awaitable[None]] | None = None,
-    ) -> Settlement:
+        batch: Batch | None = None,
+        on_moved: OnMoved | None = None,
+    ) -> Settlement | None:
         """Write the outcomes of rows of one claim. A session that is lost is followed by the next one, or a stand-in.
 
-        `moved()` is called when another incarnation of Redis holds the stream than the one that has the entries: it has
-        to find out what became of them, and changes `outcomes`.
+        None: Postgres refused it several times, and they are kept aside now. `on_moved(outcomes, batch)` is called when
+        another incarnation of Redis holds the stream than the one that has the entries: it has to find out what became
+        of them, and changes `outcomes`. `batch` is given to it: it has at least the rows of these outcomes.
         """
         failures = StatementFailures("settle", self._observe, self._rng)
         while True:
@@ -50,10 +72,15 @@ class Settler:
                 settlement = await settle(session, claim_id, outcomes)
                 break
             except StreamMoved:
-                if on_moved is None:
+                if on_moved is None or batch is None:
                     raise
-                await on_moved()
+                await on_moved(outcomes, batch)
             except (SessionLost, psycopg.Error) as error:
+                # While others are kept aside it is no moment's matter any more.
+                if isinstance(error, psycopg.Error) and (self.aside or failures.refused >= AGAIN_AND_AGAIN - 1):
+                    kept = KeptBatch(postgres, claim_id, outcomes.each(), outcomes.incarnation, batch, on_moved)
+                    self.aside.keep(kept, error, began)
+                    return None
                 await failures.tell_and_wait(error, began)
         if failures:
             failures.clear()

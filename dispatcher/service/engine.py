@@ -51,6 +51,7 @@ class Engine:
         return HandlerRelay(
             policy,
             postgres=c.sessions.handlers,
+            chores=c.sessions.chores,
             executor=self.executor,
             dispatcher_id=c.registry.locked_id,
             on_claim=self._wake_loop.note_claim if self._wake_loop else c.doorbell.note_arrivals,

@@ -102,7 +102,7 @@ def build_stream_engine(
     )
     relay = StreamRelay(
         StreamPolicy(claim_policy(s, event_types), entry_format(s), retry_policy(s), deadline_s),
-        StreamParts(gate, bisector_gate, c.doorbell, c.sessions.lanes, backpressure, c.pause),
+        StreamParts(gate, bisector_gate, c.doorbell, c.sessions.lanes, c.sessions.chores, backpressure, c.pause),
         batch_size=s.batch_size,
         dispatcher_id=c.registry.locked_id,
         on_turn=on_turn,

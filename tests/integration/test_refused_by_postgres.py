@@ -33,6 +33,19 @@ CREATE TRIGGER refuse BEFORE UPDATE ON messaging.message_outbox FOR EACH ROW WHE
 """
 RANGES = [(0.05, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.8), (0.5, 1.0), (0.5, 1.0)]  # seconds, of each pause
 
+ASIDE = [
+    (0.1, 0.2),
+    (0.2, 0.4),
+    (0.4, 0.8),
+    (0.8, 1.6),
+    (1.6, 3.2),
+    (3.2, 6.4),
+    (6.4, 12.8),
+    (12.8, 25.6),
+    (15.0, 30.0),
+]
+ALL_RANGES = [*RANGES[:4], *ASIDE, (15.0, 30.0)]
+
 
 class Impatient(Random):
     """Notes between what and what each pause was to be, and makes it none."""
@@ -76,16 +89,26 @@ async def refused(tap: Tap, times: int) -> None:
 
 async def test_a_settle_is_tried_less_and_less_often(db: Db, link: ReconnectingSession, tap: Tap) -> None:
     rng = Impatient()
-    settler = Settler(wake=lambda delay_s: None, doubt=lambda: None, observe=tap, rng=rng)
+    settler = Settler(
+        batch_size=10,
+        lease_s=30.0,
+        wake=lambda delay_s: None,
+        doubt=lambda: None,
+        changed=lambda: None,
+        observe=tap,
+        rng=rng,
+    )
     batch = await one_row(db, link)
     await refuse(db, "sent")
     outcomes = BatchOutcomes()
     outcomes.add(batch.rows[0].id, Sent("1-1"))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(settler.settle, link, batch.claim_id, outcomes)
-        await refused(tap, len(RANGES))
+        tasks.start_soon(settler.aside.run, link)
+        assert await settler.settle(link, batch.claim_id, outcomes) is None
+        await refused(tap, len(ALL_RANGES) + 1)  # the fifth is the first that is kept aside, and not paused after
         await allow(db)
-    assert rng.asked[: len(RANGES)] == [pytest.approx(pair) for pair in RANGES]
+        settler.aside.finish()
+    assert rng.asked[: len(ALL_RANGES)] == [pytest.approx(pair) for pair in ALL_RANGES]
     assert tap.all(Settled)[0].sent == 1
     assert await statuses(db) == {"sent": 1}
 

@@ -22,15 +22,16 @@ class StatementFailures:
 
     A session that was lost has replaced itself already, so the next try is made at once, on the next session. What the
     server refused (a lock, a timeout, a missing right) it may go on refusing: the pauses grow to a second, and after a
-    few the dispatcher is not ready. `what`: completes "Postgres refuses to ...".
+    few (`tell_after`) the dispatcher is not ready. `what`: completes "Postgres refuses to ...".
     """
 
-    def __init__(self, what: str, observe: Observer, rng: Random) -> None:
+    def __init__(self, what: str, observe: Observer, rng: Random, *, tell_after: int = AGAIN_AND_AGAIN) -> None:
         self._what = what
         self._observe = observe
         self._rng = rng
+        self._tell_after = tell_after
         self._in_a_row = 0
-        self._refused = 0  # of those, by the server
+        self.refused = 0  # of those, by the server
         self._key = next(_keys)
 
     def __bool__(self) -> bool:
@@ -40,16 +41,21 @@ class StatementFailures:
     def clear(self) -> None:
         """Note that a try succeeded."""
         self._in_a_row = 0
-        if self._refused >= AGAIN_AND_AGAIN:
+        if self.refused >= self._tell_after:
             self._observe(StatementRefused(self._what, self._key, None))
-        self._refused = 0
+        self.refused = 0
 
     async def tell_and_wait(self, error: DispatcherError | psycopg.Error, began: float) -> None:
         """Tell of the failure of a try that began at `began` (monotonic seconds), and wait before the next one."""
+        self.tell(error, began)
+        if not isinstance(error, SessionLost):
+            await anyio.sleep(REFUSED.reconnect_delay(self._in_a_row, self._rng))
+
+    def tell(self, error: DispatcherError | psycopg.Error, began: float) -> None:
+        """Tell of the failure of a try that began at `began` (monotonic seconds)."""
         self._in_a_row += 1
         self._observe(Ticked("error", monotonic() - began, describe(error)))
         if not isinstance(error, SessionLost):
-            self._refused += 1
-            if self._refused == AGAIN_AND_AGAIN:
+            self.refused += 1
+            if self.refused == self._tell_after:
                 self._observe(StatementRefused(self._what, self._key, describe(error)))
-            await anyio.sleep(REFUSED.reconnect_delay(self._in_a_row, self._rng))

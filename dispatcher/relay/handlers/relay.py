@@ -46,6 +46,7 @@ class HandlerRelay:
         policy: HandlerPolicy,
         *,
         postgres: ReconnectingSession,
+        chores: ReconnectingSession,
         executor: HandlerExecutor,
         dispatcher_id: Callable[[], int | None],
         on_claim: Callable[[int], None],
@@ -55,6 +56,7 @@ class HandlerRelay:
     ) -> None:
         self._policy = policy
         self._postgres = postgres
+        self._chores = chores
         self._on_claim = on_claim
         self._pause = pause
         self._observe = observe
@@ -71,12 +73,17 @@ class HandlerRelay:
             observe=observe,
             rng=rng,
         )
-        self._settler = HandlerSettler(
-            postgres,
-            self._in_flight,
-            Settler(wake=self._wake_in, doubt=self._claimer.doubt, observe=observe, rng=rng),
-            pause,
+        settler = Settler(
+            batch_size=policy.batch_size,
+            lease_s=policy.claims.lease_s,
+            wake=self._wake_in,
+            doubt=self._claimer.doubt,
+            changed=self._note_aside,
+            observe=observe,
+            rng=rng,
         )
+        self._aside = settler.aside
+        self._settler = HandlerSettler(postgres, self._in_flight, settler, pause)
         self._leases = HandlerLeases(
             postgres,
             self._in_flight,
@@ -91,11 +98,11 @@ class HandlerRelay:
 
     def claims_in_flight(self) -> set[str]:
         """The ids of the claims that are worked on."""
-        return set(self._claimer.in_flight)
+        return self._claimer.in_flight | self._aside.claims
 
     def unfinished(self) -> int:
         """How many claims may still be made, worked on or settled."""
-        return self._claimer.unfinished
+        return self._claimer.unfinished + len(self._aside.claims - self._claimer.in_flight)
 
     def wake(self) -> None:
         """Claim soon: there may be something."""
@@ -118,7 +125,8 @@ class HandlerRelay:
         loop = asyncio.get_running_loop()
         if isinstance(loop, HandlerLoop):
             loop.handlers_run = True
-        async with anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as beside, anyio.create_task_group() as tasks:
+            beside.start_soon(self._aside.run, self._chores, name="what is kept aside")
             tasks.start_soon(self._settler.run, name="settle what was handled")
             tasks.start_soon(self._leases.run, name="leases of handlers")
             async with anyio.create_task_group() as handlers:
@@ -126,6 +134,7 @@ class HandlerRelay:
                 released = await self._finish_within(self._policy.patience_s)
                 handlers.cancel_scope.cancel()
             tasks.cancel_scope.cancel()
+            self._aside.finish()
         self._pool.report()
         self._pool.close()
         if isinstance(loop, HandlerLoop):
@@ -182,10 +191,14 @@ class HandlerRelay:
 
     async def _room(self) -> int:
         """How many rows to claim, waiting until there is room for one."""
-        while (limit := self._pool.limit()) == 0 and not self._stopping.is_set():
+        while (limit := min(self._pool.limit(), self._aside.room)) == 0 and not self._stopping.is_set():
             self._in_flight.room.clear()
             await self._in_flight.room.wait()
         return limit
+
+    def _note_aside(self) -> None:
+        self._in_flight.room.set()
+        self._pause.note_finished()
 
     async def _stand_by(self) -> None:
         """Claim nothing until the tick, or until somebody resumed."""

@@ -42,7 +42,8 @@ class HandlerSettler:
                 for task, outcome in batch:
                     outcomes.add(task.row.id, outcome)
                 settlement = await self._settler.settle(self._postgres, claim_id, outcomes)
-                self.released += settlement.released
+                if settlement is not None:
+                    self.released += settlement.released
             in_flight.note_settled()
             self._pause.note_finished()
 
@@ -78,6 +79,8 @@ class HandlerLeases:
             self._pool.report()
             if self._in_flight and self._leases.due(self._lease_s / 5):
                 await self._renew()
+            elif not self._in_flight:
+                self._leases.done()
 
     async def _renew(self) -> None:
         tasks = self._in_flight.everything()

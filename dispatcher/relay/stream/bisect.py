@@ -92,6 +92,8 @@ class PoisonBisector:
         try:
             while not self._stopping.is_set() or self._queue:
                 if not self._queue:
+                    self._leases.done()
+                    self._waiting_leases.done()
                     self._gate.connection.close()
                     await self._changed.wait()
                     continue

@@ -108,13 +108,14 @@ class BatchCompleter:
         `also`: as for `complete()`.
         """
 
-        async def moved() -> None:
+        async def moved(outcomes: BatchOutcomes, batch: Batch) -> None:
             if outcomes.incarnation is not None:
                 self._gate.connection.distrust(outcomes.incarnation)
             outcomes.doubt_sent()
             await self._reconciler.resolve(self._gate, postgres, batch, outcomes, also=also)
 
-        await self._settler.settle(postgres, batch.claim_id, outcomes, on_moved=moved)
+        if await self._settler.settle(postgres, batch.claim_id, outcomes, batch=batch, on_moved=moved) is None:
+            also = ()  # or what is kept aside would keep their payloads
 
     def _suspects(self, unanswered: list[ClaimedRow], outcomes: BatchOutcomes) -> list[ClaimedRow]:
         """Rows that are not in the stream after a second cut; after a first one they are released, as by an outage."""

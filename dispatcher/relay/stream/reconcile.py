@@ -43,6 +43,7 @@ class Reconciler:
                     outcomes.doubt_sent()
                 outcomes.incarnation = incarnation
                 if await gate.reconcile(batch, outcomes, for_s=self._lease_s / 8):
-                    return
+                    break
             if leases.due(self._lease_s / 4):
                 await leases.renew(postgres, rows_of([batch, *also]))
+        leases.done()

@@ -50,12 +50,16 @@ class WrittenBatch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StreamParts:
-    """What the stream relay works with. `bisector_gate`: to a connection of its own, for suspects."""
+    """What the stream relay works with. `bisector_gate`: to a connection of its own, for suspects.
+
+    `chores`: the session for what may wait for locks.
+    """
 
     gate: SinkGate
     bisector_gate: SinkGate
     doorbell: Doorbell
     lanes: list[ReconnectingSession]
+    chores: ReconnectingSession
     flow: FlowControl
     pause: PauseCheck
 
@@ -81,6 +85,7 @@ class StreamRelay:
         self._gate = parts.gate
         self._doorbell = parts.doorbell
         self._lanes = parts.lanes
+        self._chores = parts.chores
         self._flow = parts.flow
         self._pause = parts.pause
         self._on_turn = on_turn
@@ -89,10 +94,19 @@ class StreamRelay:
         self._stopping = anyio.Event()
         self._turns = anyio.Lock()
         self._claimer = Claimer(policy.claims, dispatcher_id=dispatcher_id, pause=parts.pause, observe=observe, rng=rng)
+        self._settler = Settler(
+            batch_size=batch_size,
+            lease_s=policy.claims.lease_s,
+            wake=parts.doorbell.nudge,
+            doubt=self._claimer.doubt,
+            changed=parts.pause.note_finished,
+            observe=observe,
+            rng=rng,
+        )
         self._completer = BatchCompleter(
             policy,
             gate=parts.gate,
-            settler=Settler(wake=parts.doorbell.nudge, doubt=self._claimer.doubt, observe=observe, rng=rng),
+            settler=self._settler,
             stopping=self._stopping,
             observe=observe,
             rng=rng,
@@ -111,11 +125,11 @@ class StreamRelay:
 
     def claims_in_flight(self) -> set[str]:
         """The ids of the claims that are worked on."""
-        return self._claimer.in_flight | self._bisector.claims
+        return self._claimer.in_flight | self._bisector.claims | self._settler.aside.claims
 
     def unfinished(self) -> int:
         """How many claims may still be made, published or settled."""
-        return self._claimer.unfinished + len(self._bisector.claims - self._claimer.in_flight)
+        return self._claimer.unfinished + len(self.claims_in_flight() - self._claimer.in_flight)
 
     def stop(self) -> None:
         """Claim nothing new. `run()` returns when what is in flight is settled."""
@@ -126,10 +140,14 @@ class StreamRelay:
 
     async def run(self) -> None:
         """Relay until `stop()`."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._bisector.run, name="bisector")
-            for number, postgres in enumerate(self._lanes):
-                tasks.start_soon(self._lane, postgres, name=f"lane {number}")
+        aside = self._settler.aside
+        async with anyio.create_task_group() as beside:
+            beside.start_soon(aside.run, self._chores, name="what is kept aside")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._bisector.run, name="bisector")
+                for number, postgres in enumerate(self._lanes):
+                    tasks.start_soon(self._lane, postgres, name=f"lane {number}")
+            aside.finish()
 
     async def _lane(self, postgres: ReconnectingSession) -> None:
         while not self._stopping.is_set():
@@ -201,13 +219,13 @@ class StreamRelay:
         self._on_turn()
 
     async def _allowance(self) -> Allowance | None:
-        """How much this turn may claim; None: nothing now, because of a stop, the sink, or a group that lags."""
+        """How much this turn may claim; None: nothing now, because of a stop, the sink, a group, or what is aside."""
         if self._gate.is_shut():
             await self._doorbell.release_key()  # nobody will look: writers need not ring
         if self._stopping.is_set() or not await self._gate.wait_open():
             return None
         epoch, trial, began = self._gate.connection.epoch, self._gate.trial(), monotonic()
-        rows = min(1 if trial else self._sizer.limit(), await self._flow.allowance())
+        rows = min(1 if trial else self._sizer.limit(), await self._flow.allowance(), self._settler.aside.room)
         if rows > 0:
             return Allowance(rows, trial, began, epoch)
         await self._doorbell.release_key()
