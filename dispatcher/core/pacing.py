@@ -191,6 +191,9 @@ class FilteredScan:
     def note_highest(self, now: float, row_id: int) -> None:
         """Note the highest id there is."""
         self._highest.append((now, row_id))
+        # What is between the first and the last that is old enough no scan will ask for: a backlog may last for days.
+        while len(self._highest) > 2 and self._highest[2][0] <= now - self.slack_s:
+            del self._highest[1]
 
     def since(self, now: float) -> tuple[int, float] | None:
         """Look only at ids above this one, and at what fell due in the last so many seconds; None: at everything."""

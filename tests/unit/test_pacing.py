@@ -209,6 +209,17 @@ def test_a_walk_that_ended_early_leaves_nothing_out() -> None:
     assert detour.rest_s == 10.0  # but the next one goes on where it ended
 
 
+def test_a_backlog_that_lasts_for_days_is_no_list_that_grows() -> None:
+    detour = FilteredScan()
+    for second in range(10_000):  # no scan comes to the end
+        detour.note_highest(float(second), second)
+        detour.note_scan(float(second), 0.5, to_the_end=False)
+    assert len(detour._highest) < 10
+    detour.note_highest(10_000.0, 10_000)
+    detour.note_scan(10_000.0, 0.5, to_the_end=True)
+    assert looks_back(detour, 10_000.1) == [9_999, pytest.approx(1.1)]
+
+
 def claims(share: FreshShare, rows: int, fresh: float, others: float, count: int) -> tuple[int, int, int]:
     """So many claims of so many rows, of backlogs of fresh and other rows: what was taken, what stayed empty."""
     took_fresh = took_others = unused = 0
