@@ -2,8 +2,9 @@
 
 import sys
 
-from dispatcher.infra import early_stop
+from dispatcher.infra import descriptors, early_stop
 
+descriptors.open_missing()
 early_stop.watch(sys.argv[1:])
 
 from dispatcher.cli import main  # noqa: E402 -- it takes a third of a second

@@ -6,9 +6,10 @@ traceback for these.
 
 import sys
 
-from dispatcher.infra import early_stop
+from dispatcher.infra import descriptors, early_stop
 
 if __name__ == "__main__":  # `python -m dispatcher.cli`, as Dispatchbox was started
+    descriptors.open_missing()
     early_stop.watch(sys.argv[1:])
 
 import errno

@@ -1,6 +1,9 @@
 """Variables and log settings that are meant for others, and reach into the libraries that we use."""
 
+import asyncio
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +100,29 @@ async def test_variables_of_libpq_change_no_session(cli: StartCli, database_url:
     await insert_events(db, 20)
     await becomes(lambda: statuses(db), {"sent": 40})
     assert await child.terminate() == 0
+
+
+def leads_to(pid: int, descriptor: int) -> str:
+    return str(Path(f"/proc/{pid}/fd/{descriptor}").readlink())
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+async def test_closed_descriptors_are_no_socket_of_ours(database_url: str, redis_url: str, db: Db, closed: str) -> None:
+    """What C code writes to standard error would go into the connection that got its number."""
+    ours = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "DISPATCHER_ENABLED": "true"}
+    program = f'exec "$0" -m dispatcher run --disable-http {closed}'
+    child = await asyncio.create_subprocess_exec(
+        *("sh", "-c", program, sys.executable), env=os.environ | ours, stdin=asyncio.subprocess.DEVNULL
+    )
+    try:
+        await insert_events(db, 20)
+        await becomes(lambda: statuses(db), {"sent": 20})
+        for redirection in closed.split():
+            number = {"<": 0, ">": 1, "2": 2}[redirection[0]]
+            assert leads_to(child.pid, number) == "/dev/null"
+        child.terminate()
+        assert await asyncio.wait_for(child.wait(), 60) == 0
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()

@@ -1,0 +1,16 @@
+"""The three standard file descriptors: none of them may be one of our sockets.
+
+A program that is started with one of them closed (`2>&-`, some supervisors) gives its number to the next thing that it
+opens: what C code, or what a handler runs, then writes to standard error goes into Postgres's or Redis's connection.
+"""
+
+import os
+
+
+def open_missing() -> None:
+    """Open /dev/null in place of those that are closed. Before anything else is opened."""
+    for descriptor in range(3):  # upwards: open() takes the lowest that is free
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
