@@ -9,11 +9,12 @@ from random import SystemRandom
 import anyio
 import psycopg
 
-from dispatcher.core.errors import SessionLost
+from dispatcher.core.errors import Misconfigured, SessionLost
 from dispatcher.core.events import Observer
 from dispatcher.demo.screen import Screen
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import SLA_P95_MS
+from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.sqlfiles import load
 from dispatcher.prove.relay import CanaryRelay
@@ -81,6 +82,7 @@ async def prove(settings: Settings, plan: Plan, screen: Screen, observe: Observe
             await tasks.start(postgres.keep)
         try:
             async with relay.running():
+                await _refuse_another(relay)
                 await refuse_foreign(relay.reader, plan.stream)
                 try:
                     async with anyio.create_task_group() as beside:
@@ -101,6 +103,16 @@ async def prove(settings: Settings, plan: Plan, screen: Screen, observe: Observe
             screen.close()
             tasks.cancel_scope.cancel()
     return Proof(ledger.tally, ledger.unknown, statuses, tuple(disturber.done), tuple(sorted(disturber.refused)), left)
+
+
+async def _refuse_another(relay: CanaryRelay) -> None:
+    """Raise Misconfigured while another one runs: each would delete what the other has yet to count."""
+    session = await relay.sessions.chores.get()
+    if session.pooled:
+        return  # the lock would stay in the pool
+    [(alone,)] = await session.fetch(f"SELECT pg_try_advisory_lock({locks.PROVING})")
+    if not alone:
+        raise Misconfigured("another `dispatcher prove` runs on this outbox: wait for its end")
 
 
 async def _show(screen: Screen, ledger: Ledger, done: anyio.Event) -> None:

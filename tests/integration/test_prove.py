@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from dispatcher.core.events import Settled
+from dispatcher.infra.postgres import locks
 from tests.support.child import StartCli
 from tests.support.command import HearCommand, RunCommand
 from tests.support.rows import STREAM, insert_events
@@ -105,6 +106,14 @@ async def test_no_dispatcher_takes_a_canary_and_none_is_late(
     assert code == 0
     [(left,)] = await (await db.execute("SELECT count(*) FROM messaging.message_outbox WHERE NOT settled")).fetchall()
     assert left == 0
+
+
+async def test_a_second_one_waits_for_its_turn(command: RunCommand, db: psycopg.AsyncConnection) -> None:
+    """Each would delete what the other has yet to count."""
+    await db.execute(f"SELECT pg_advisory_lock({locks.PROVING})")
+    code, output = await command("prove", *SHORT)
+    assert code == 2
+    assert "another `dispatcher prove` runs" in output
 
 
 async def test_a_stream_that_may_not_be_looked_at_is_not_deleted(
