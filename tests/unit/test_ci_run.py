@@ -13,7 +13,7 @@ RACES = (ROOT / "tests" / "RACES.md").read_text(encoding="utf-8")
 NAME = "tests/unit/test_a.py::test_x[18]"
 # `make test` fails as often as FAILS says, and then leaves pytest's record of the tests in FAILED.
 MAKEFILE = r"""
-tools lint types contracts docs wheel: ; @true
+tools lint types contracts docs wheel oldest: ; @true
 test:
 	@mkdir -p .pytest_cache/v/cache
 	@echo run >> runs
