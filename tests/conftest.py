@@ -4,12 +4,17 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from dispatcher.embedded import ports
 
 # A shell ignores SIGINT for what it starts in the background, and programs that we start would ignore it too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine makes no property false.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def _share_of_ports() -> None:
