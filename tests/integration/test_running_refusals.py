@@ -176,7 +176,7 @@ async def test_the_grace_ends_though_postgres_hears_no_goodbye(
 
 
 async def test_a_look_reads_no_more_at_once_than_a_slow_network_carries(redis: "Redis", redis_url: str) -> None:
-    """Pages of entries of a megabyte each: 200 of them are what five seconds carry at 320 Mbit/s."""
+    """It begins with one entry, for nothing is known of their size, and never reads more than 200."""
     redis_connection = RedisConnection(
         RedisTarget.parse(redis_url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
     )
@@ -184,7 +184,8 @@ async def test_a_look_reads_no_more_at_once_than_a_slow_network_carries(redis: "
     for number in range(450):
         await redis.xadd(STREAM, {"event_id": f"e{number}"})
     sizes = [len(page) async for page in find_module.read_pages(redis_connection, STREAM, "0-0", 5.0)]
-    assert sizes == [200, 200, 50]
+    assert (sizes[0], sum(sizes)) == (1, 450)
+    assert 50 < max(sizes) <= 200
     redis_connection.close()
 
 
