@@ -7,14 +7,15 @@ from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from dispatcher.infra.redis.connection import NEXT_S
+from dispatcher.infra.redis.target import next_after_s
 
 
 class _EachAddress:
     """Tries the next address of a name when the first says nothing; redis-py waits for it as long as it may."""
 
     def _connection_arguments(self) -> dict[str, Any]:
-        return super()._connection_arguments() | {"happy_eyeballs_delay": NEXT_S}  # type: ignore[misc,no-any-return]
+        arguments: dict[str, Any] = super()._connection_arguments()  # type: ignore[misc]
+        return arguments | {"happy_eyeballs_delay": next_after_s(arguments["host"])}
 
 
 class _Plain(_EachAddress, Connection):

@@ -16,9 +16,9 @@ from dispatcher.core.outages import is_unavailable
 from dispatcher.infra.asked import Asked
 from dispatcher.infra.redis.pipe import Command, Pipe
 from dispatcher.infra.redis.target import RedisTarget as RedisTarget
+from dispatcher.infra.redis.target import next_after_s
 
 MINIMUM_VERSION = (5, 0)
-NEXT_S = 0.25  # an address that has not answered by then does not keep the next one waiting
 
 
 def client_name(dispatcher: str) -> str:
@@ -189,7 +189,7 @@ class RedisConnection:
                 target.port,
                 ssl=target.tls,
                 server_hostname=name,
-                happy_eyeballs_delay=NEXT_S,
+                happy_eyeballs_delay=next_after_s(target.host),
             )
         return pipe
 

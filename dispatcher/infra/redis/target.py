@@ -2,6 +2,7 @@
 
 import ssl
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,6 +11,8 @@ from redis.exceptions import RedisError
 
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.url_options import refused_by_redis
+
+NEXT_S = 0.25  # an address that has not answered by then does not keep the next one waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +69,15 @@ class RedisTarget:
     def address(self) -> str:
         """host:port/db or the socket's path, for messages."""
         return f"{self.path or f'{self.host}:{self.port}'}/{self.db}"
+
+
+def next_after_s(host: str) -> float | None:
+    """How long the first address of a name has before the next is tried too; None: it is an address already.
+
+    The race between addresses leaves a socket unclosed when it is cancelled, so there is none without need.
+    """
+    try:
+        ip_address(host)
+    except ValueError:
+        return NEXT_S
+    return None
