@@ -271,10 +271,11 @@ async def test_dead_rows_pile_up(look: Examine, db: psycopg.AsyncConnection, dat
     async def warning() -> Finding | None:
         await db.execute("SELECT 1")  # half a second after the change a statement reports it to the statistics
         found = (await look(database_url, dead_rows=50))["dead-rows"]
-        return found if found.level == "warning" else None
+        told = re.search(r"message_outbox has (\d+) dead row versions", found.found)
+        return found if told and int(told[1]) >= 200 else None  # each look adds those of its trials
 
     found = await until(warning, "doctor hears of the dead rows")
-    assert re.search(r"message_outbox has 2\d\d dead row versions", found.found)  # and a few of the trials
+    assert found.level == "warning"
     assert "VACUUM (ANALYZE) messaging.message_outbox" in str(found.remedy)
 
 
