@@ -74,7 +74,7 @@ def test_a_known_race_is_named_with_what_is_known(checkout: Path) -> None:
     assert "Add this line" not in done.stdout
 
 
-@pytest.mark.parametrize(("fails", "failed"), [(2, [NAME]), (1, []), (1, [f"{NAME}{number}" for number in range(3)])])
+@pytest.mark.parametrize(("fails", "failed"), [(2, [NAME]), (1, []), (1, [f"{NAME}{number}" for number in range(6)])])
 def test_what_fails_alone_or_in_number_fails_the_run(checkout: Path, fails: int, failed: list[str]) -> None:
     assert run(checkout, fails, *failed).returncode != 0
 
