@@ -66,7 +66,8 @@ def test_a_race_is_named_at_the_end_and_on_github(checkout: Path) -> None:
 
 def test_a_known_race_is_named_with_what_is_known(checkout: Path) -> None:
     line = f"| 2026-11-28 | `{NAME}` | the clock of the test is too fast |"
-    (checkout / "tests" / "RACES.md").write_text(f"{RACES}{line}\n")
+    none_yet = "".join(each for each in RACES.splitlines(keepends=True) if not each.startswith("| 20"))
+    (checkout / "tests" / "RACES.md").write_text(f"{none_yet}{line}\n")
     done = run(checkout, 1, NAME)
     assert done.returncode == 0, done.stderr
     assert f"passed alone: 1\n{line}\n" in done.stdout
