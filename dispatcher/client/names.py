@@ -45,7 +45,7 @@ class Names:
         return max(1.0, self._group.claim_idle_ms / 1000)
 
     def sign_off(self) -> Steps:
-        """Delete our own name."""
+        """At a stop, delete our own name if nothing is pending under it, or the group would keep it for ever."""
         group = self._group
         yield from self._delete(group.consumer, 0)
         if self._may or not is_ours(group.consumer):  # ours: no other process can read by it between the two

@@ -102,5 +102,5 @@ class Patience:
         self._waiting.pop(entry_id, None)
 
     def forget(self, entry_id: str) -> None:
-        """Note that an event was put away."""
+        """Wait no longer for an event that is in the dead stream now."""
         self._waiting.pop(entry_id, None)

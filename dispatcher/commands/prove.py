@@ -71,7 +71,7 @@ def prove(
 
 
 def as_text(proof: Proof) -> str:
-    """The report as one JSON object."""
+    """One JSON object, latencies in milliseconds; its keys are in docs/how-to/prove.md."""
     return json.dumps(
         {
             **{name: value for name, value in proof.tally.summary().items() if name not in ("early", "timed")},
@@ -87,7 +87,7 @@ def as_text(proof: Proof) -> str:
 
 
 def show(proof: Proof, console: Console) -> None:
-    """The report as a table."""
+    """A table, then what speaks against the proof, could not be ended, or was left behind."""
     tally = proof.tally
     table = Table(title="From the commit to the stream", show_header=False, title_justify="left")
     table.add_column(style="bold")

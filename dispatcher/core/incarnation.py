@@ -44,7 +44,7 @@ class StreamEnd:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "StreamEnd":
-        """From the fields of XINFO STREAM."""
+        """`fields`: of XINFO STREAM, by name. What a server before Redis 7 does not tell is None."""
         first, newest = fields.get("first-entry"), fields.get("last-entry")
         added, deleted = fields.get("entries-added"), fields.get("max-deleted-entry-id")
         return cls(

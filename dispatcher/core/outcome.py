@@ -84,7 +84,7 @@ class BatchOutcomes:
         return made
 
     def each(self) -> list[tuple[int, Outcome]]:
-        """Every row, one by one."""
+        """(row id, outcome) of every row, to settle some of them apart from the others."""
         why = self.sink_error or ""
         return [
             *((row_id, Sent(stream_id)) for row_id, stream_id in zip(self.sent_ids, self.stream_ids, strict=True)),

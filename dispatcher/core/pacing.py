@@ -128,7 +128,7 @@ class FreshShare:
         return rows - kept
 
     def note(self, rows: int, fresh_limit: int, fresh: int, others: int) -> None:
-        """Note what the claim took."""
+        """Hear what a claim of `rows` took: `fresh` rows, of at most `fresh_limit`, and `others` that fell due."""
         room = rows - fresh
         if room:
             self._unseen, self._others_wait = 0, others >= room
