@@ -10,7 +10,7 @@ _TIMEOUT_S = 5.0
 
 
 def ask(port: int, *words: str, password: str | None = None) -> Any:
-    """The answer to one command: text, a number, None or a list. Raises Unreachable when there is none, or when it is an error."""
+    """The answer to one command: text, a number, None or a list. Raises Unreachable: there is none, or an error."""
     commands = [("AUTH", password)] if password else []
     try:
         with (

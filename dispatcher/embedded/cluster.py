@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from dispatcher.core.errors import DispatcherError, Unreachable
 from dispatcher.embedded.ask import ask
+from dispatcher.embedded.entered import Entered
 from dispatcher.embedded.ports import HOST, free_port_for_cluster
 from dispatcher.embedded.valkey import EmbeddedValkey
 
@@ -61,7 +62,7 @@ class ClusterNode(EmbeddedValkey):
         return isinstance(answer, list) and answer[0] == "master"
 
 
-class EmbeddedCluster:
+class EmbeddedCluster(Entered):
     """`with EmbeddedCluster(folder) as cluster:` three primaries with a replica each, formed and in step.
 
     `nodes`: the primaries first, then their replicas in the same order, as they were when it was formed. Used by one
@@ -118,8 +119,8 @@ class EmbeddedCluster:
             first.ask("CLUSTER", "MEET", HOST, str(node.port))
         ids = [node.node_id for node in self.nodes]
         for number, node in enumerate(self.nodes[self.primaries :]):
-            primary = ids[number % self.primaries]
-            wait_until(lambda node=node, primary=primary: node.ask("CLUSTER", "REPLICATE", primary) == "OK", "knows it")
+            replicate = partial(node.ask, "CLUSTER", "REPLICATE", ids[number % self.primaries])
+            wait_until(replicate, "a replica knows its primary")
 
     def wait_formed(self) -> None:
         """Wait until every node that runs knows all, and every replica is in step. Raises Unreachable after 30 s."""
@@ -184,17 +185,8 @@ class EmbeddedCluster:
         for node in self.nodes:
             node.crash()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-
-def wait_until(look: Callable[[], bool], what: str, within_s: float = FORM_S) -> None:
+def wait_until(look: Callable[[], object], what: str, within_s: float = FORM_S) -> None:
     """Wait until it is so; what fails meanwhile is tried again. Raises Unreachable, with the last failure."""
     deadline, last = time.monotonic() + within_s, ""
     while True:

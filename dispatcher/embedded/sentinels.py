@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from dispatcher.embedded.ask import ask
 from dispatcher.embedded.cluster import wait_until
+from dispatcher.embedded.entered import Entered
 from dispatcher.embedded.folders import User, current_user
 from dispatcher.embedded.install import valkey_server
 from dispatcher.embedded.ports import HOST
@@ -40,7 +40,7 @@ class EmbeddedSentinel(EmbeddedValkey):
         return [str(valkey_server()), str(file), "--sentinel"], current_user()
 
 
-class EmbeddedSentinels:
+class EmbeddedSentinels(Entered):
     """`with EmbeddedSentinels(folder) as watched:` all of them know each other, and the replica is in step.
 
     `password`: of the servers; `sentinel_password`: of the sentinels.
@@ -130,12 +130,3 @@ class EmbeddedSentinels:
         """Kill all of them."""
         for server in self.servers():
             server.crash()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()

@@ -4,13 +4,13 @@ import atexit
 import os
 import signal
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from dispatcher.core.errors import Misconfigured, Unreachable
+from dispatcher.embedded.entered import Entered
 from dispatcher.embedded.folders import User, lock_folder, make_folder, naming
 from dispatcher.embedded.ports import HOST, free_port, require_free, taken
 from dispatcher.embedded.process import Child
@@ -19,7 +19,7 @@ _POLL_S = 0.01
 _PORT_TRIES = 5
 
 
-class EmbeddedServer(ABC):
+class EmbeddedServer(Entered):
     """A server of our own on 127.0.0.1. start, stop and crash are idempotent; it can be started again after either.
 
     Used by one thread at a time.
@@ -98,20 +98,11 @@ class EmbeddedServer(ABC):
             self._child.kill()
         self._let_go()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     @abstractmethod
     def _require_programs(self) -> None:
         """Raise Misconfigured where the wheel is missing, before anything is made."""
 
-    def _prepare(self) -> None:  # noqa: B027  # most servers need nothing
+    def _prepare(self) -> None:  # most servers need nothing
         """Make what is in the data folder ready to start on."""
 
     @abstractmethod
