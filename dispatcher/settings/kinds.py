@@ -100,6 +100,15 @@ def key() -> Kind:
     return text("1 to 512 printable characters", "KEY", r"[^\x00-\x1f\x7f\ud800-\udfff]{1,512}")
 
 
+def name() -> Kind:
+    return text("a name of 1 to 80 printable characters", "NAME", r"[^\x00-\x1f\x7f\ud800-\udfff]{1,80}")
+
+
+def page_url() -> Kind:
+    """An address that a browser may be sent to: no other scheme, and no password in it."""
+    return text("an http:// or https:// address without a password", "URL", r"https?://[^\s@\x00-\x1f\x7f]{1,2000}")
+
+
 def host() -> Kind:
     return text("a host name or address", "HOST", r"[0-9A-Za-z._:%\-]{1,255}")
 
