@@ -155,10 +155,14 @@ class Buried(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class ClosedConnection(TelemetryEvent):
-    """A row was found to be what closes the connection to the sink; it cost the row an attempt. `size`: bytes."""
+    """A row was found to be what closes the connection to the sink; it cost the row an attempt. `size`: bytes.
+
+    `server`: the sink itself ended under it.
+    """
 
     row: int
     size: int
+    server: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,10 @@ class RedisIncarnation:
         """Whether the other one is the same lifetime of the same data set, whatever became of the stream in it."""
         return other is not None and (self.run_id, self.replid) == (other.run_id, other.replid)
 
+    def lives_on(self, now: "RedisIncarnation | None") -> bool:
+        """Whether it is certain that this server has not ended; `now`: what answers."""
+        return self.known and self.same_server(now)
+
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:

@@ -13,6 +13,7 @@ READ_LATER = "?"  # begins what stands for a JSON text that was left out of a cl
 MOST_NAME_CHARS = 1000  # of event_type, aggregate_type and aggregate_id each; claim.sql returns no more than one more
 
 PROCESS_LOST = "ProcessLost"  # begins the error of a row whose process ended under its handler; claim.sql knows it
+SERVER_LOST = "ServerLost"  # begins the error of a row under which Redis itself ended; claim.sql knows it
 
 
 class HandlerMark(StrEnum):
@@ -41,7 +42,7 @@ class ClaimedRow(NamedTuple):
     headers: str | None
     attempts: int
     age_s: float  # seconds from when it could first go out to the claim, by Postgres's clock; claim.sql says since when
-    suspect: bool = False  # its handler ran when its process ended, last time: it runs alone
+    suspect: bool = False  # its process, or Redis, ended under it, last time: it is tried alone
 
     @property
     def fresh(self) -> bool:

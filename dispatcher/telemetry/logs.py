@@ -78,9 +78,11 @@ class Logs:
                 ids, errors = [row_id for row_id, _ in rows], sorted({error for _, error in rows})
                 fields: Fields = {"rows": len(rows), "ids": ids, "errors": errors}
                 write("ERROR", "outbox_rows_buried_after_max_attempts", text, fields)
-            case events.ClosedConnection(row, size):
+            case events.ClosedConnection(row, size, server):
                 text = "Redis, or a proxy before it, closes the connection on this row; it waits for its next attempt"
-                write("WARNING", "row_closes_connection", text, {"id": row, "bytes": size})
+                if server:
+                    text = "Redis itself ends each time that this row is sent; it waits for its next attempt"
+                write("WARNING", "row_closes_connection", text, {"id": row, "bytes": size, "redis_ended": server})
             case events.DeadRetried(ids, by):
                 text = "Dead events were put back to be published"
                 write("INFO", "dead_events_retried", text, {"rows": len(ids), "ids": list(ids), "by": by})

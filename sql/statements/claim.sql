@@ -48,7 +48,7 @@ SET status = 'picked',
     claim_id = %(claim_id)s,
     stream_id = CASE
         WHEN %(mark)s::text IS NULL THEN %(floor)s
-        WHEN o.last_error LIKE 'ProcessLost:%%' THEN NULL -- it will run alone, and be marked when it begins
+        WHEN o.last_error LIKE ANY ('{ProcessLost:%%,ServerLost:%%}') THEN NULL -- it will run alone, and be marked when it begins
         ELSE %(mark)s
     END
 WHERE o.ctid = ANY (
@@ -114,4 +114,4 @@ RETURNING
         WHEN o.attempts > 0 THEN o.occurred_at
         WHEN o.sent_at IS NULL THEN greatest(o.occurred_at, o.next_run_at)
     END), 0),
-    coalesce(o.last_error LIKE 'ProcessLost:%%', false)
+    coalesce(o.last_error LIKE ANY ('{ProcessLost:%%,ServerLost:%%}'), false)

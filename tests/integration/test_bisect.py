@@ -151,7 +151,14 @@ async def test_suspects_that_come_while_leases_are_renewed(db: Db, database_url:
     )
     gate = SinkGate(connection, Breaker(Backoff(0.01, 0.02), rng), stream=STREAM, timeout_s=60.0, observe=tap)
     bisector = PoisonBisector(
-        policy, gate=gate, completer=anything, stopping=stopping, pause=anything, observe=tap, rng=rng
+        policy,
+        gate=gate,
+        publisher=connection,
+        completer=anything,
+        stopping=stopping,
+        pause=anything,
+        observe=tap,
+        rng=rng,
     )
     lane = ReconnectingSession(PostgresTarget(database_url, "test"), "lane", rng=rng)
     first, second = (Batch(str(uuid4()), [], "0-0", 0.0) for _ in range(2))

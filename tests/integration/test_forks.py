@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 import psycopg
 import pytest
 from redis.asyncio import Redis
 
+from dispatcher.infra.postgres.dial import dial
 from tests.support.child import StartCli
 from tests.support.rows import insert_events
 from tests.support.waiting import becomes, until
@@ -100,3 +102,32 @@ async def test_what_a_handler_forked_keeps_no_session_alive(
     server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", port)
     server.close()
     os.kill(forked, 0)  # it lives
+
+
+@pytest.mark.promise("killed")
+async def test_what_is_forked_while_a_session_is_opened_does_not_keep_it() -> None:
+    """A server that accepts, and says nothing until we have forked."""
+    accepted: asyncio.Future[asyncio.StreamReader] = asyncio.get_running_loop().create_future()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)  # libpq has its socket, and has written to it
+        accepted.set_result(reader)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(dial, f"host=127.0.0.1 port={port} sslmode=disable gssencmode=disable", 60.0)
+        reader = await accepted
+        if (forked := os.fork()) == 0:
+            signal.pause()
+            os._exit(0)
+        tasks.cancel_scope.cancel()
+    try:
+        await until(reader.at_eof, "the server sees that the connection is closed")
+        os.kill(forked, 0)  # it lives
+    finally:
+        os.kill(forked, signal.SIGKILL)
+        os.waitpid(forked, 0)
+        server.close()

@@ -69,7 +69,8 @@ async def seed(db: psycopg.AsyncConnection, redis: "Redis", *, dead: bool) -> No
     await insert_events(db, 1, id=4704, status="picked", picked_at="now", next_run_at="infinity")
     for number in (4711, 4712, 4713):
         status = {"status": "dead" if dead else "retry", "attempts": 10 if dead else 1}
-        await insert_events(db, 1, id=number, last_error="TimeoutError: the handler did not end within 60 s", **status)
+        error = "TimeoutError: the handler did not end within 60 s" if dead else "ServerLost: Redis ends"
+        await insert_events(db, 1, id=number, last_error=error, **status)
     await redis.delete(STREAM)
     await redis.xgroup_create(STREAM, "billing", mkstream=True)
     await redis.xadd(f"{STREAM}:billing:dead", {"event_id": EVENT_ID})

@@ -18,6 +18,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import ConnStatus, PollingStatus, Trace
 from psycopg.pq.abc import PGconn
 
+from dispatcher.infra.forks import not_for_children
+
 NEXT_S = 1.0  # an address that has not answered by then does not keep the next one waiting
 NO_FILE = "/dev/null/none"  # nothing can be there
 MOST_CODES = 256  # texts of refusals whose SQLSTATE is remembered; each cost a trace, which leaks some bytes in psycopg
@@ -195,6 +197,8 @@ def _can_trace() -> bool:
 
 async def _connect(parts: Parts, *, trace: int | None) -> PGconn:
     pgconn: PGconn = pq.PGconn.connect_start(make_conninfo("", **parts).encode())  # type: ignore[arg-type]
+    # From now on: a process that is forked while we connect would keep the session that comes of it.
+    not_for_children(pgconn, lambda ours: [ours.socket])
     try:
         before = pgconn.status
         if trace is not None and before != ConnStatus.BAD:

@@ -18,7 +18,6 @@ import anyio
 import psycopg
 
 from dispatcher.core.errors import DispatcherError, SessionLost
-from dispatcher.infra.forks import not_for_children
 
 CLOSE_S = 1.0  # for a statement that was cut to end; it does so at once
 NO_DESCRIPTOR_S = 0.1  # between two looks while the process has no file descriptor left
@@ -54,7 +53,6 @@ class Session:
 
     def __init__(self, connection: psycopg.AsyncConnection[tuple[Any, ...]], deadline_s: float) -> None:
         self._connection = connection
-        not_for_children(connection, lambda ours: [ours.fileno()])
         self._cursor = connection.cursor(binary=True)
         self._lock = anyio.Lock(fast_acquire=True)
         self._alone: asyncio.Task[Any] | None = None  # whose statements alone run now; written by alone()

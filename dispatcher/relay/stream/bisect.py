@@ -5,7 +5,8 @@ Suspects are published on a connection of their own, so that the lanes go on mea
 the stream is tried in halves. A row that is cut off twice while it is alone there is the cause, and costs an attempt.
 
 No outage does. Before each try the sink must answer an XADD that it always refuses (the id 0-0), so it is reachable and
-takes writes; and it must be the same incarnation of Redis afterwards. Anything else releases the rows.
+takes writes; and it must be the same incarnation of Redis afterwards. Anything else releases the rows. Those under which
+Redis itself ended twice come back marked as suspects, and are tried one by one: see lost_server.py.
 """
 
 from collections import deque
@@ -21,8 +22,10 @@ from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.relay.leases import LeaseRenewer, rows_of
 from dispatcher.relay.policy import PauseCheck, StreamPolicy
-from dispatcher.relay.stream.complete import BatchCompleter, was_cut
+from dispatcher.infra.redis.connection import RedisConnection
+from dispatcher.relay.stream.complete import BatchCompleter, suspect_of_loss, was_cut
 from dispatcher.relay.stream.gate import SinkGate
+from dispatcher.relay.stream.lost_server import LostServer
 from dispatcher.relay.stream.reconcile import Reconciler
 from dispatcher.stages.publish import replies_of, send
 
@@ -46,6 +49,7 @@ class PoisonBisector:
         policy: StreamPolicy,
         *,
         gate: SinkGate,
+        publisher: RedisConnection,
         completer: BatchCompleter,
         stopping: anyio.Event,
         pause: PauseCheck,
@@ -64,6 +68,7 @@ class PoisonBisector:
         self._waiting_leases = LeaseRenewer(observe, rng)  # of all that wait here
         self._queue: deque[SuspectBatch] = deque()
         self._changed = anyio.Event()  # replaced by whoever sets it
+        self._lost_server = LostServer(gate, publisher, stopping=stopping, observe=observe, rng=rng)
         self._alone: tuple[int, int] = (0, 0)  # the row that was cut off alone last, and how many times in a row
 
     @property
@@ -109,10 +114,12 @@ class PoisonBisector:
         changed.set()
 
     async def _narrow(self, case: SuspectBatch) -> None:
-        pieces = [case.batch.rows]
+        alone = [[row] for row in case.batch.rows if row.suspect]
+        others = [row for row in case.batch.rows if not row.suspect]
+        pieces = [*reversed(alone), *([others] if others else [])]  # the last one first
         while pieces:
             # First the connection, then the leases: a dispatcher that fences us ends it before it adopts our rows.
-            if not await self._takes_entries():
+            if not await self._takes_entries() or (pieces[-1][0].suspect and not await self._is_calm(case, pieces)):
                 await self._release(case, [row for piece in pieces for row in piece])
                 return
             ours = await self._still_ours(case, pieces.pop())
@@ -127,6 +134,12 @@ class PoisonBisector:
             return True
         self._gate.note_outcomes(BatchOutcomes(sink_error=why))
         return False
+
+    async def _is_calm(self, case: SuspectBatch, pieces: list[list[ClaimedRow]]) -> bool:
+        rows = [row for piece in pieces for row in piece]
+        return await self._lost_server.wait_until_calm(
+            self._policy.claims.lease_s / 8, lambda: self._still_ours(case, rows)
+        )
 
     async def _still_ours(self, case: SuspectBatch, rows: list[ClaimedRow]) -> list[ClaimedRow]:
         """Renew the leases of all that wait here, now and then, and of these rows; those that are still ours."""
@@ -160,10 +173,20 @@ class PoisonBisector:
         if outcomes.unknown:
             await self._reconciler.resolve(self._gate, case.postgres, piece, outcomes, also=others)
         again: list[list[ClaimedRow]] = []
-        if cut and self._gate.connection.incarnation == incarnation:
+        if cut:
             missing = [row for row in rows if row.id in unanswered & set(outcomes.released)]
             outcomes.released = [row_id for row_id in outcomes.released if row_id not in unanswered]
-            again = self._split(missing, rows, outcomes)
+            now = self._gate.connection.incarnation
+            if incarnation is not None and incarnation.lives_on(now):
+                if now == incarnation:
+                    again = self._split(missing, rows, outcomes)
+                else:  # its stream was emptied meanwhile
+                    outcomes.released += [row.id for row in missing]
+            elif not rows[0].suspect:
+                suspect_of_loss(missing, outcomes)
+            elif missing and self._lost_server.judge(rows[0], outcomes, self._policy.retry):
+                again = [missing]
+        self._lost_server.passed(outcomes.sent_ids)
         await self._completer.settle(case.postgres, piece, outcomes, also=others)
         return again
 

@@ -1,6 +1,6 @@
 """After the turn: wait for a batch's replies, decide, settle, while the next lane already claims."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from random import Random
 from time import monotonic
 
@@ -9,8 +9,8 @@ import anyio
 from dispatcher.core.decide import NoReply, NotSent, Refused, Reply, decide_batch
 from dispatcher.core.events import Observer, Published, Ticked
 from dispatcher.core.outages import is_redis_outage
-from dispatcher.core.outcome import BatchOutcomes
-from dispatcher.core.row import Batch, ClaimedRow
+from dispatcher.core.outcome import BatchOutcomes, Waits
+from dispatcher.core.row import SERVER_LOST, Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.relay.policy import StreamPolicy
 from dispatcher.relay.settler import Settler
@@ -69,6 +69,9 @@ class BatchCompleter:
                 was_cut(replies) and not outcomes.retries
             ):  # Redis answered one row with an error before it closed: that row is the cause
                 suspects = self._suspects([row for row in batch.rows if row.id in unanswered], outcomes)
+                if suspects and not (sent.incarnation and sent.incarnation.lives_on(outcomes.incarnation)):
+                    suspect_of_loss(suspects, outcomes)
+                    suspects = []
         elif self._cut_once:
             self._cut_once.difference_update(outcomes.sent_ids)
         keep = [*also, batch._replace(rows=suspects)]
@@ -121,7 +124,7 @@ class BatchCompleter:
         """Rows that are not in the stream after a second cut; after a first one they are released, as by an outage."""
         released = set(outcomes.released)
         missing = [row for row in unanswered if row.id in released]
-        if not any(row.id in self._cut_once or row.attempts for row in missing):
+        if not any(row.id in self._cut_once or row.attempts or row.suspect for row in missing):
             if len(self._cut_once) > REMEMBERED:
                 self._cut_once.clear()
             self._cut_once.update(row.id for row in missing)
@@ -130,6 +133,12 @@ class BatchCompleter:
         self._cut_once -= suspected
         outcomes.released = [row_id for row_id in outcomes.released if row_id not in suspected]
         return missing
+
+
+def suspect_of_loss(rows: Iterable[ClaimedRow], outcomes: BatchOutcomes, delay_s: float = 0.0) -> None:
+    """Let rows under which Redis ended be published alone next, by whoever claims them; it costs no attempt."""
+    for row in rows:
+        outcomes.add(row.id, Waits(delay_s, f"{SERVER_LOST}: Redis ended, or was replaced, while this row was sent"))
 
 
 def was_cut(replies: Sequence[Reply]) -> bool:

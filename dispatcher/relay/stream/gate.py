@@ -148,6 +148,12 @@ class SinkGate:
             return None if "than 0-0" in reply.text else reply.text
         return str(getattr(reply, "error", "it took an XADD that nobody may take"))
 
+    async def takes_writes(self) -> bool:
+        """Whether Redis has just taken a write that is none of the stream: a key that lives for a millisecond."""
+        key = f"{self._stream}:probe" if "{" in self._stream else f"{{{self._stream}}}:probe"  # the stream's slot
+        [reply] = await self.connection.send([("SET", key, "", "PX", "1")], self._timeout_s)
+        return reply in (b"OK", "OK")
+
     async def reconcile(self, batch: Batch, outcomes: BatchOutcomes, *, for_s: float = SEARCH_S) -> bool:
         """Search the stream, after the batch's floor, for rows whose reply was lost; file them as sent or released.
 

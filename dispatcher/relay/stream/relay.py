@@ -114,6 +114,7 @@ class StreamRelay:
         self._bisector = PoisonBisector(
             policy,
             gate=parts.bisector_gate,
+            publisher=parts.gate.connection,
             completer=self._completer,
             stopping=self._stopping,
             pause=parts.pause,
@@ -239,9 +240,9 @@ class StreamRelay:
         self._flow.spend(len(batch.rows))
         self._sizer.note(len(batch.rows), batch.size)
         # Rows that failed before go where they cut no connection but their own; a trial has to use this one.
-        suspects = [] if allowance.trial else [row for row in batch.rows if row.attempts]
+        suspects = [] if allowance.trial else [row for row in batch.rows if row.attempts or row.suspect]
         if suspects:
-            batch = batch._replace(rows=[row for row in batch.rows if not row.attempts])
+            batch = batch._replace(rows=[row for row in batch.rows if not row.attempts and not row.suspect])
         connection = self._gate.connection
         if connection.epoch == allowance.epoch:
             sent = send(connection, self._policy.entry, batch, self._policy.publish_timeout_s)
