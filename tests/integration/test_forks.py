@@ -129,5 +129,5 @@ async def test_what_is_forked_while_a_session_is_opened_does_not_keep_it() -> No
         os.kill(forked, 0)  # it lives
     finally:
         os.kill(forked, signal.SIGKILL)
-        os.waitpid(forked, 0)
+        await anyio.to_thread.run_sync(os.waitpid, forked, 0)
         server.close()

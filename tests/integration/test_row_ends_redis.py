@@ -1,4 +1,4 @@
-"""A row on which Redis itself ends, each time: it is found, charged and buried; no other row is charged for an outage."""
+"""A row on which Redis itself ends, each time, is found, charged and buried; no other row is charged for an outage."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

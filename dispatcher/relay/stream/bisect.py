@@ -5,8 +5,8 @@ Suspects are published on a connection of their own, so that the lanes go on mea
 the stream is tried in halves. A row that is cut off twice while it is alone there is the cause, and costs an attempt.
 
 No outage does. Before each try the sink must answer an XADD that it always refuses (the id 0-0), so it is reachable and
-takes writes; and it must be the same incarnation of Redis afterwards. Anything else releases the rows. Those under which
-Redis itself ended twice come back marked as suspects, and are tried one by one: see lost_server.py.
+takes writes; and it must be the same incarnation of Redis afterwards. Anything else releases the rows. Those
+under which Redis itself ended twice come back marked as suspects, and are tried one by one: see lost_server.py.
 """
 
 from collections import deque
@@ -20,9 +20,9 @@ from dispatcher.core.events import ClosedConnection, Observer
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.relay.leases import LeaseRenewer, rows_of
 from dispatcher.relay.policy import PauseCheck, StreamPolicy
-from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.relay.stream.complete import BatchCompleter, suspect_of_loss, was_cut
 from dispatcher.relay.stream.gate import SinkGate
 from dispatcher.relay.stream.lost_server import LostServer

@@ -65,7 +65,7 @@ class LostServer:
         return True
 
     def judge(self, row: ClaimedRow, outcomes: BatchOutcomes, policy: RetryPolicy) -> bool:
-        """Redis was lost while this row was sent alone. Whether it is to be tried once more; else its outcome is filed."""
+        """Redis was lost while this row was sent alone. Whether to try it once more; else its outcome is filed."""
         if len(self._lost) > REMEMBERED:
             self._lost.clear()
             self._charged.clear()
