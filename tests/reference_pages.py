@@ -102,11 +102,8 @@ GROUPS = {
         "--disable-http",
         "DISPATCH_HTTP_HOST",
         "DISPATCH_HTTP_PORT",
-        "DISPATCH_PROBE_PORT",
         "DISPATCH_HTTP_ALLOWED_HOSTS",
         "DISPATCH_API_TOKEN",
-        "DISPATCH_DEPLOYMENT",
-        "DISPATCH_GRAFANA_URL",
     ),
     "Log": ("DISPATCH_LOG_LEVEL", "DISPATCH_LOG_FORMAT"),
 }
@@ -420,7 +417,7 @@ def indexes(written: Kept) -> str:
 
 
 CLIENT = {
-    "dispatcher.client": ("Event", "NoTransaction", "add_event", "add_event_async"),
+    "dispatcher.client": ("Event", "NoTransaction", "add_event", "add_event_async", "is_outage"),
     "dispatcher.client.sqlalchemy": ("add_event", "add_event_async", "first_time", "first_time_async"),
     "dispatcher.client.django": ("add_event", "first_time"),
     "dispatcher.client.consumer": ("Consumer", "AsyncConsumer", "Group", "Received"),
@@ -430,7 +427,7 @@ CLIENT = {
 }
 
 
-INTERNAL = ("parameters", "delay_ms")
+INTERNAL = ("parameters", "delay_ms", "dead_stream_of")
 
 
 def client(written: Kept) -> str:

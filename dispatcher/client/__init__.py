@@ -10,5 +10,6 @@ Nothing of the server is imported with it.
 
 from dispatcher.client.event import Event, NoTransaction
 from dispatcher.client.outbox import add_event, add_event_async
+from dispatcher.core.outages import is_outage
 
-__all__ = ["Event", "NoTransaction", "add_event", "add_event_async"]
+__all__ = ["Event", "NoTransaction", "add_event", "add_event_async", "is_outage"]

@@ -5,29 +5,31 @@ to this consumer or another, and goes to `dead_stream` after `max_deliveries`. A
 after the work, a replay): do the work in a transaction with dispatcher.client.inbox.first_time, or give a store
 (dispatcher.client.dedup).
 
-The entries of a consumer that died are claimed by the others after `claim_idle_ms`. Events of one read are handled one
-after the other; for more at a time run more consumers.
+The entries of a consumer that died are claimed by the others after `claim_idle_ms`. Events are handled one after the
+other; for more at a time give `concurrency`, or run more consumers. A stream with shards is read as one, also in a
+Cluster.
 """
 
 import asyncio
-import contextlib
 import inspect
 import logging
-import queue
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis
 import redis.asyncio
-from redis.commands.core import ScriptCommands, StreamCommands
 from redis.connection import AbstractConnection
 
-from dispatcher.client import answers
-from dispatcher.client.dedup import AsyncDedupStore, DedupStore, close_idle
+from dispatcher.client import answers, tasks, threads
+from dispatcher.client.commands import OF_A_CLUSTER, commands_for
+from dispatcher.client.dedup import AsyncDedupStore, DedupStore
 from dispatcher.client.group import Group
 from dispatcher.client.protocol import GroupReader
 from dispatcher.client.received import Received
-from dispatcher.client.steps import Call, Reconnect, RunHandler, Step, Steps, Wait
+from dispatcher.client.steps import RunHandler
+from dispatcher.client.taking import OnError
+from dispatcher.handlers import outages as known
+from dispatcher.handlers.outages import Outages
 from dispatcher.infra import django_connections
 
 __all__ = ["AsyncConsumer", "Consumer", "Group", "Received"]
@@ -40,30 +42,36 @@ SOCKET_TIMEOUT_S = inspect.signature(AbstractConnection.__init__).parameters["so
 class Consumer:
     """One consumer of a group; run() blocks its thread.
 
+    `client`: a redis.Redis, or a redis.RedisCluster.
     `dedup`: remembers handled events, for work without a transaction of its own.
-    `outages`: exceptions of your handler that mean a server is away, besides those of psycopg, psycopg2, asyncpg,
-    SQLAlchemy, Django and redis-py, which are known (dispatcher.core.outages). The event then waits and is tried again,
-    at no cost to its deliveries; after some seconds others are tried too, and if they are handled it is the event's own
-    failure. An answer of Postgres that is about the event's own query is no outage, whatever you name.
+    `outages`: exceptions of your handler that mean a server is away, or a function that takes an exception and says so,
+    besides those of psycopg, psycopg2, asyncpg, SQLAlchemy, Django and redis-py, which are known
+    (dispatcher.core.outages). The event then waits and is tried again, at no cost to its deliveries; after some seconds
+    others are tried too, and if they are handled it is the event's own failure. An answer of Postgres that is about the
+    event's own query is no outage, whatever classes you name.
     `on_error(event, error)` gets every other exception; the log has only its class and line, because its message may
     quote the payload. An exception of `on_error` ends run().
+    `concurrency`: how many events are handled at a time, each on a thread of its own. With 1 on the thread that called
+    run(). More than 1 needs a client with a pool.
     """
 
     def __init__(
         self,
-        client: redis.Redis,
+        client: redis.Redis | redis.RedisCluster,
         group: Group,
         *,
         dedup: DedupStore | None = None,
-        outages: tuple[type[Exception], ...] = (),
-        on_error: Callable[[Received, Exception], object] | None = None,
+        outages: Outages = (),
+        on_error: OnError | None = None,
+        concurrency: int = 1,
     ) -> None:
-        check(client, group, dedup, on_error, asynchronous=False)
-        self._client = client
-        self._commands: Any = Undecoded(client)
+        check(client, group, dedup, outages, on_error, concurrency, asynchronous=False)
         self._dedup = dedup
-        self._reader = GroupReader(group, outages, on_error, has_store=dedup is not None)
-        self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in a signal handler
+        self._concurrency = concurrency
+        self._drivers = [
+            threads.Driver(GroupReader(group, outages, on_error, dedup is not None, keys), commands_for(client, keys))
+            for keys in keys_of_readers(client, group)
+        ]
 
     def run(self, handle: Callable[[Received], None]) -> None:
         """Read until stop(). Redis being away is waited out; a wrong password or a missing right is raised.
@@ -72,38 +80,19 @@ class Consumer:
         Raises TypeError for a coroutine function or a generator.
         """
         answers.require_handler(handle, asynchronous=False)
-        with contextlib.closing(self._reader.steps()) as steps:
-            step = advance(steps, None, None)
-            while step is not None:
-                try:
-                    answer = self._do(step, handle)
-                except Exception as error:
-                    step = advance(steps, None, error)
-                else:
-                    step = advance(steps, answer, None)
+        threads.work(self._drivers, self._concurrency, lambda step: self._handle(step, handle))
 
     def stop(self) -> None:
         """End run() after the current event, or after at most block_ms. From any thread, or from a signal handler."""
-        self._reader.stopping = True
-        self._woken.put(None)
+        for driver in self._drivers:
+            driver.stop()
 
-    def _do(self, step: Step, handle: Callable[[Received], None]) -> Any:
-        match step:
-            case Call(method, arguments, options):
-                return getattr(self._commands, method)(*arguments, **options)
-            case RunHandler():
-                try:
-                    with django_connections.usable():
-                        return self._run(step, handle)
-                except asyncio.CancelledError as error:  # of a loop of the handler's own; it would end run()
-                    raise answers.HandlerCancelled from error
-            case Reconnect():
-                with contextlib.suppress(redis.RedisError, OSError):
-                    close_idle(self._client)
-            case Wait(seconds) if not self._reader.stopping:
-                with contextlib.suppress(queue.Empty):
-                    self._woken.get(timeout=seconds)
-        return None
+    def _handle(self, step: RunHandler, handle: Callable[[Received], None]) -> Any:
+        try:
+            with django_connections.usable():
+                return self._run(step, handle)
+        except asyncio.CancelledError as error:  # of a loop of the handler's own; it would end run()
+            raise answers.HandlerCancelled from error
 
     def _run(self, step: RunHandler, handle: Callable[[Received], Any]) -> Any:
         match step:
@@ -122,18 +111,21 @@ class AsyncConsumer:
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: redis.asyncio.Redis | redis.asyncio.RedisCluster,
         group: Group,
         *,
         dedup: AsyncDedupStore | None = None,
-        outages: tuple[type[Exception], ...] = (),
-        on_error: Callable[[Received, Exception], object] | None = None,
+        outages: Outages = (),
+        on_error: OnError | None = None,
+        concurrency: int = 1,
     ) -> None:
-        check(client, group, dedup, on_error, asynchronous=True)
-        self._client = client
-        self._commands: Any = Undecoded(client)
+        check(client, group, dedup, outages, on_error, concurrency, asynchronous=True)
         self._dedup = dedup
-        self._reader = GroupReader(group, outages, on_error, has_store=dedup is not None)
+        self._concurrency = concurrency
+        self._readers = [
+            (GroupReader(group, outages, on_error, dedup is not None, keys), commands_for(client, keys))
+            for keys in keys_of_readers(client, group)
+        ]
         self._stopped = asyncio.Event()
 
     async def run(self, handle: Callable[[Received], Awaitable[None]]) -> None:
@@ -142,44 +134,26 @@ class AsyncConsumer:
         `handle` says by an exception that it failed. Raises TypeError for a function that is not `async def`.
         """
         answers.require_handler(handle, asynchronous=True)
-        with contextlib.closing(self._reader.steps()) as steps:
-            step = advance(steps, None, None)
-            while step is not None:
-                try:
-                    answer = await self._do(step, handle)
-                except Exception as error:
-                    step = advance(steps, None, error)
-                else:
-                    step = advance(steps, answer, None)
+        alone = self._concurrency == len(self._readers) == 1
+        turns = None if alone else asyncio.Semaphore(self._concurrency)
+        drivers = [tasks.Driver(*each, self._stopped, turns) for each in self._readers]
+        await tasks.work(drivers, lambda step: self._handle(step, handle), self.stop)
 
     def stop(self) -> None:
         """End run() after the current event, or after at most block_ms. From the loop: loop.add_signal_handler(...)."""
-        self._reader.stopping = True
+        for reader, _ in self._readers:
+            reader.stopping = True
         self._stopped.set()
 
-    async def _do(self, step: Step, handle: Callable[[Received], Awaitable[None]]) -> Any:
-        match step:
-            case Call(method, arguments, options):
-                return await getattr(self._commands, method)(*arguments, **options)
-            case RunHandler():
-                try:
-                    async with django_connections.usable_async():
-                        return await self._run(step, handle)
-                except asyncio.CancelledError as error:
-                    task = asyncio.current_task()
-                    if task is None or task.cancelling():
-                        raise
-                    raise answers.HandlerCancelled from error  # it awaited something that was cancelled
-            case Reconnect():
-                with contextlib.suppress(redis.RedisError, OSError):
-                    closing = close_idle(self._client)
-                    if closing is not None:
-                        await closing
-            case Wait(seconds):
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(seconds):
-                        await self._stopped.wait()
-        return None
+    async def _handle(self, step: RunHandler, handle: Callable[[Received], Awaitable[None]]) -> Any:
+        try:
+            async with django_connections.usable_async():
+                return await self._run(step, handle)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise answers.HandlerCancelled from error  # it awaited something that was cancelled
 
     async def _run(self, step: RunHandler, handle: Callable[[Received], Any]) -> Any:
         match step:
@@ -192,37 +166,37 @@ class AsyncConsumer:
         return None
 
 
-class Undecoded(StreamCommands, ScriptCommands):
-    """The commands of a client, whose replies stay bytes: one entry that is no text must not fail the whole read."""
+def keys_of_readers(client: Any, group: Group) -> list[tuple[str, ...]]:
+    """Which keys each reader reads: one all that one command can read.
 
-    _event_dispatcher: Any = None  # redis-py's base asks for it, and does not use it for commands
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def execute_command(self, *arguments: Any, **options: Any) -> Any:
-        return self._client.execute_command(*arguments, **options, NEVER_DECODE=True)
+    In a Cluster that is one hash slot, and each shard has its own. So a shard whose node is away holds up no other.
+    """
+    return [(key,) for key in group.keys] if isinstance(client, OF_A_CLUSTER) else [group.keys]
 
 
-def advance(steps: Steps, answer: Any, error: Exception | None) -> Step | None:
-    """Send the answer, or throw the error, into the steps; returns the next step, None at the end."""
-    try:
-        return steps.send(answer) if error is None else steps.throw(error)
-    except StopIteration:
-        return None
-
-
-def check(client: Any, group: Group, dedup: Any, on_error: Any, *, asynchronous: bool) -> None:
+def check(
+    client: Any, group: Group, dedup: Any, outages: Any, on_error: Any, concurrency: int, *, asynchronous: bool
+) -> None:
     """Raise TypeError or ValueError for arguments with which events would be lost, or the group stand still."""
     answers.require_client(client, asynchronous=asynchronous)
     answers.require_store(dedup, asynchronous=asynchronous)
     answers.require_listener(on_error)
+    if wrong := known.check(outages):
+        raise TypeError(wrong)
+    if concurrency < 1:
+        raise ValueError("concurrency must be 1 or more")
+    single = getattr(client, "connection", None) is not None or getattr(client, "single_connection_client", False)
+    if single and concurrency > 1:
+        raise ValueError(
+            "a single_connection_client reads for one at a time: use a client with a pool, or concurrency=1"
+        )
     require_patience(client, group)
 
 
 def require_patience(client: object, group: Group) -> None:
     """Raise ValueError when the client's socket_timeout is below block_ms: an idle stream would look like an outage."""
-    settings = getattr(getattr(client, "connection_pool", None), "connection_kwargs", {})
+    of_cluster = getattr(getattr(client, "nodes_manager", None), "connection_kwargs", {})
+    settings = getattr(getattr(client, "connection_pool", None), "connection_kwargs", of_cluster)
     timeout_s = settings.get("socket_timeout", SOCKET_TIMEOUT_S)
     if timeout_s is None:
         log.warning("the Redis client has no socket_timeout: run() waits for ever for a server that vanishes")

@@ -7,12 +7,13 @@ live, or if Redis loses the mark. Work that must not happen twice belongs in a t
 """
 
 import uuid
-from typing import Any, Protocol
+from typing import Protocol
 
 import redis
 import redis.asyncio
 
 from dispatcher.client.answers import require_client
+from dispatcher.client.commands import close_idle
 from dispatcher.core.outages import is_wrong_server, reply_of
 
 DAY_S = 86_400
@@ -82,17 +83,3 @@ class AsyncRedisDedupStore:
 
 def key(consumer: str, event_id: uuid.UUID) -> str:
     return f"handled:{consumer}:{event_id}"
-
-
-def close_idle(client: Any) -> Any:
-    """Close the connections that the client uses for nothing just now; awaitable with a client of redis.asyncio.
-
-    A client of a cluster looks after its own.
-    """
-    if getattr(client, "connection", None) is not None:  # single_connection_client
-        return client.connection.disconnect()
-    pool = getattr(client, "connection_pool", None)
-    try:
-        return pool and pool.disconnect(inuse_connections=False)
-    except TypeError:  # the BlockingConnectionPool of redis-py before 7 knows all or none
-        return pool and pool.disconnect()

@@ -5,6 +5,13 @@ import secrets
 import socket
 from dataclasses import dataclass, field
 
+SHARDS = tuple(2**power for power in range(9))
+
+
+def shard_keys(stream: str, shards: int) -> tuple[str, ...]:
+    """The keys in Redis of a stream with so many shards. The braces are a hash tag: a Cluster places a key by them."""
+    return (stream,) if shards == 1 else tuple(f"{stream}:{{{shard}}}" for shard in range(shards))
+
 
 def _prefix() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-"
@@ -26,6 +33,7 @@ class Group:
 
     stream: str
     group: str
+    shards: int = 1  # DISPATCH_STREAM_SHARDS; with more than 1 the keys are <stream>:{0}, <stream>:{1} ...
     consumer: str = field(default_factory=_new_name)  # unique in the group
     start: str = "0"  # where a group begins at its first start: "0" the oldest entry, "$" after the newest
     count: int = 100  # entries of one read
@@ -35,7 +43,7 @@ class Group:
     )
     retry_ms: int = 1_000  # the pause after an event's first failure; doubles with each, up to claim_idle_ms
     max_deliveries: int = 10  # after that many an entry goes to dead_stream
-    dead_stream: str = ""  # default: <stream>:<group>:dead
+    dead_stream: str = ""  # default: <stream>:<group>:dead; with shards one for each key, <key>:<group>:dead
 
     def __post_init__(self) -> None:
         """Raises ValueError, which names the setting."""
@@ -45,8 +53,23 @@ class Group:
         for name in ("count", "block_ms", "claim_idle_ms", "retry_ms", "max_deliveries"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more")
-        if not self.dead_stream:
-            object.__setattr__(self, "dead_stream", f"{self.stream}:{self.group}:dead")
+        if self.shards not in SHARDS:
+            raise ValueError(f"shards is {self.shards!r}: it must be what DISPATCH_STREAM_SHARDS is, 1, 2, 4 ... 256")
+        if self.shards > 1 and ("{" in self.stream or "}" in self.stream):
+            raise ValueError(
+                "stream holds braces: name the stream without the {number} of a shard, which `shards` adds"
+            )
+        if not self.dead_stream and self.shards == 1:
+            object.__setattr__(self, "dead_stream", self.dead_stream_of(self.stream))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of the stream in Redis: one, or one a shard."""
+        return shard_keys(self.stream, self.shards)
+
+    def dead_stream_of(self, key: str) -> str:
+        """Where entries of this key are put away: with shards on the same node of a Cluster as the key."""
+        return self.dead_stream or f"{key}:{self.group}:dead"
 
     def delay_ms(self, deliveries: int) -> int:
         """Milliseconds until an event is delivered again after its n-th delivery failed."""

@@ -1,10 +1,11 @@
 """The entries that were delivered to this consumer, and how long they are its own: later, another may claim them."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from dispatcher.client.group import Group
-from dispatcher.client.steps import Entry, Steps, call
+from dispatcher.client.shard import Shard
+from dispatcher.client.steps import Entry, Steps
 
 
 class LeaseLost(Exception):
@@ -12,35 +13,41 @@ class LeaseLost(Exception):
 
 
 class Lease:
-    """Entries are ours for `claim_idle_ms` from their delivery, and again from each time they are claimed."""
+    """An entry is ours for `claim_idle_ms` from its delivery, and again from each time it is claimed."""
 
-    def __init__(self, group: Group, clock: Callable[[], float]) -> None:
+    def __init__(self, group: Group, shards: Mapping[str, Shard], clock: Callable[[], float]) -> None:
         self.waiting: deque[Entry] = deque()  # delivered, their handler not yet called
         self._group = group
+        self._shards = shards
         self._clock = clock
-        self._began = 0.0
 
-    def begin(self) -> None:
-        """Entries were delivered just now."""
-        self._began = self._clock()
+    def held(self, entry: Entry) -> bool:
+        """Whether no other consumer can have claimed the entry yet."""
+        return self._clock() - entry.since < self._group.claim_idle_ms / 1000
 
-    def held(self) -> bool:
-        """Whether no other consumer can have claimed the entries yet."""
-        return self._clock() - self._began < self._group.claim_idle_ms / 1000
+    def keep(self, *begun: Entry) -> Steps:
+        """Claim these entries again, and those that wait, when half of claim_idle_ms is over.
 
-    def keep(self, begun: Iterable[Entry]) -> Steps:
-        """Claim the entries again when half of claim_idle_ms is over. Raises LeaseLost when all of it is."""
-        if not self.held():
+        Raises LeaseLost when all of it is: for one of `begun`, or without any for one that waits.
+        """
+        if not all(self.held(entry) for entry in begun or self.waiting):
             raise LeaseLost
-        if self._clock() - self._began > self._group.claim_idle_ms / 2000:
-            ids = [entry.id for entry in (*begun, *self.waiting)]
-            yield call(self._group, "xclaim", self._group.consumer, 0, ids, justid=True)
-            self.begin()
+        half_s, now = self._group.claim_idle_ms / 2000, self._clock()
+        old = [entry for entry in (*begun, *self.waiting) if now - entry.since > half_s and self.held(entry)]
+        for shard, entries in self._by_shard(old):
+            yield shard.call("xclaim", self._group.consumer, 0, [entry.id for entry in entries], justid=True)
+            for entry in entries:
+                entry.since = self._clock()
 
-    def give_back(self, entries: Sequence[Entry], deliveries: int) -> Steps:
+    def give_back(self, entries: Iterable[Entry], deliveries: int) -> Steps:
         """Let any other consumer claim the entries at once, as if they had not been delivered to this one."""
-        if entries and self.held():
-            ids = [entry.id for entry in entries]
-            group = self._group
-            options = {"idle": group.claim_idle_ms, "retrycount": deliveries, "justid": True}
-            yield call(group, "xclaim", group.consumer, 0, ids, **options)
+        group = self._group
+        options = {"idle": group.claim_idle_ms, "retrycount": deliveries, "justid": True}
+        for shard, held in self._by_shard([entry for entry in entries if self.held(entry)]):
+            yield shard.call("xclaim", group.consumer, 0, [entry.id for entry in held], **options)
+
+    def _by_shard(self, entries: Iterable[Entry]) -> list[tuple[Shard, list[Entry]]]:
+        by_key: dict[str, list[Entry]] = {}
+        for entry in entries:
+            by_key.setdefault(entry.key, []).append(entry)
+        return [(self._shards[key], of_key) for key, of_key in by_key.items()]

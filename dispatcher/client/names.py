@@ -5,7 +5,7 @@ from collections.abc import Callable
 import redis
 
 from dispatcher.client.group import Group, is_ours
-from dispatcher.client.steps import Call, Steps, call
+from dispatcher.client.steps import Call, Steps
 from dispatcher.core.outages import is_redis_outage, reply_of
 
 # A name with pending entries must stay, or they are lost: looked at and deleted in one step, because another process of
@@ -29,7 +29,8 @@ return deleted
 class Names:
     """Deletes names without pending entries: of others when they are idle, our own at the end."""
 
-    def __init__(self, group: Group, clock: Callable[[], float]) -> None:
+    def __init__(self, call: Callable[..., Call], group: Group, clock: Callable[[], float]) -> None:
+        self._call = call  # of one key of the group
         self._group = group
         self._clock = clock
         self._look_at = clock() + self._every_s()
@@ -50,15 +51,15 @@ class Names:
         yield from self._delete(group.consumer, 0)
         if self._may or not is_ours(group.consumer):  # ours: no other process can read by it between the two
             return
-        if not (yield call(group, "xpending_range", min="-", max="+", count=1, consumername=group.consumer)):
-            yield call(group, "xgroup_delconsumer", group.consumer)
+        if not (yield self._call("xpending_range", min="-", max="+", count=1, consumername=group.consumer)):
+            yield self._call("xgroup_delconsumer", group.consumer)
 
     def _delete(self, name: str, idle_ms: int) -> Steps:
         if not self._may:
             return
-        group = self._group
+        key, group = self._call("eval").arguments
         try:
-            yield Call("eval", (_DELETE, 1, group.stream, group.group, name, idle_ms))
+            yield Call("eval", (_DELETE, 1, key, group, name, idle_ms))
         except redis.ResponseError as error:
             if is_redis_outage(reply := reply_of(error) or "") and not reply.startswith(("NOPERM", "ERR")):
                 raise

@@ -17,12 +17,14 @@ from dispatcher.core.outages import (
     reply_of,
     sqlstate_of,
 )
+from dispatcher.handlers.outages import Outages
 
 LONGEST_PAUSE_S = 5.0
 TRIES_IN_PLACE = 5  # after 0.1 + 0.2 + 0.4 + 0.8 + 1.6 s others are let by
 SECONDS_IN_PLACE = 5.0  # or when its tries have taken so long
 REMEMBERED = 10_000  # at most so many events that saw an outage; then all are forgotten
 
+Place = tuple[str, str]  # of an entry: its key and its id
 Verdict = Literal["waits", "wrong server", "no group", "raise", "unknown"]
 
 
@@ -56,35 +58,39 @@ def pause_s(failures: int) -> float:
 
 
 class Patience:
-    """The outages that events saw. `named`: exceptions that the application takes for one."""
+    """The outages that events saw. `named`: exceptions that the application takes for one, or a function that tells."""
 
-    def __init__(self, named: tuple[type[Exception], ...]) -> None:
+    def __init__(self, named: Outages) -> None:
         self._named = named
         self._in_a_row = 0  # outages since an event was handled
         self._spent_s = 0.0  # in those tries
         self._in_place = TRIES_IN_PLACE
         self._handled: Counter[str] = Counter()  # by event type
-        self._waiting: dict[str, int] = {}  # entry id: how many of its type had been handled when it saw an outage
+        self._waiting: dict[Place, int] = {}  # an entry: how many of its type had been handled when it saw an outage
 
     def is_outage(self, error: Exception) -> bool:
         """Whether the error says that a server is away. An SQLSTATE says more than the class: psycopg has one class for
-        a lost connection and for an event's own query that took too long.
+        a lost connection and for an event's own query that took too long. A function of the application knows best.
         """
-        return is_outage(error) or (isinstance(error, self._named) and not sqlstate_of(error))
+        if is_outage(error):
+            return True
+        if isinstance(self._named, type | tuple):
+            return isinstance(error, self._named) and not sqlstate_of(error)
+        return bool(self._named(error))
 
-    def is_its_own(self, entry_id: str, event_type: str) -> bool:
+    def is_its_own(self, place: Place, event_type: str) -> bool:
         """Whether an event sees an outage again, while others of its type are handled and none has seen one since."""
-        before = self._waiting.get(entry_id)
+        before = self._waiting.get(place)
         if before is None or self._handled[event_type] <= before or self._in_a_row:
             return False
         self._in_place = 1  # do not let the next one of that kind hold up the others
         return True
 
-    def note_outage(self, entry_id: str, event_type: str, took_s: float) -> float:
+    def note_outage(self, place: Place, event_type: str, took_s: float) -> float:
         """Note that an event saw one; how many seconds to wait."""
         if len(self._waiting) >= REMEMBERED:
             self._waiting.clear()
-        self._waiting[entry_id] = self._handled[event_type]
+        self._waiting[place] = self._handled[event_type]
         self._in_a_row += 1
         self._spent_s += took_s
         return pause_s(self._in_a_row - 1)
@@ -95,12 +101,12 @@ class Patience:
             self._in_place = TRIES_IN_PLACE  # none is handled: a real outage
         return self._in_a_row >= self._in_place or self._spent_s >= SECONDS_IN_PLACE
 
-    def note_handled(self, entry_id: str, event_type: str) -> None:
+    def note_handled(self, place: Place, event_type: str) -> None:
         """Note that an event was handled: what it needs is there."""
         self._in_a_row, self._spent_s = 0, 0.0
         self._handled[event_type] += 1
-        self._waiting.pop(entry_id, None)
+        self._waiting.pop(place, None)
 
-    def forget(self, entry_id: str) -> None:
+    def forget(self, place: Place) -> None:
         """Wait no longer for an event that is in the dead stream now."""
-        self._waiting.pop(entry_id, None)
+        self._waiting.pop(place, None)

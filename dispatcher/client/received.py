@@ -25,8 +25,9 @@ class Received:
     occurred_at: datetime
     payload: str = field(repr=False)  # JSON text, as Postgres prints it
     headers: str | None = field(repr=False)  # JSON text
-    entry_id: str
+    entry_id: str  # unique in its key
     deliveries: int  # 1: this group sees the entry for the first time
+    stream: str = ""  # the key in Redis: with shards that of its shard
 
     @property
     def text(self) -> str:
@@ -41,7 +42,7 @@ class Received:
         return parse(self.payload, "the payload", **options)
 
 
-def receive(entry_id: str, fields: Mapping[Any, Any], deliveries: int) -> Received:
+def receive(entry_id: str, fields: Mapping[Any, Any], deliveries: int, stream: str = "") -> Received:
     """Read an entry, whose names and values are text or bytes. Raises Malformed."""
     name = ""
     try:
@@ -67,6 +68,7 @@ def receive(entry_id: str, fields: Mapping[Any, Any], deliveries: int) -> Receiv
         headers=texts.get("headers"),
         entry_id=entry_id,
         deliveries=deliveries,
+        stream=stream,
     )
 
 

@@ -4,7 +4,6 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dispatcher.client.group import Group
 from dispatcher.client.received import Received
 
 
@@ -26,6 +25,34 @@ class RunHandler:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeTurn:
+    """Wait up to so many seconds until this reader may handle an event: the readers of one consumer share `concurrency`
+    turns. The answer says whether it may.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndTurn:
+    """Give the turn back unused. Nothing, without a turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """Carry out the steps of one entry, in the turn that was taken, which ends with them. They may go on beside those
+    that follow; what they raise is then put into `failed` of the reader.
+    """
+
+    steps: "Steps"
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Wait until the steps of all entries of this reader are done."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reconnect:
     """Close the connections to Redis that nobody uses just now: they may lead to the wrong server."""
 
@@ -37,30 +64,43 @@ class Wait:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
-    """An entry that was delivered to this consumer."""
+    """An entry that was delivered to this consumer. Its id is unique in its key only."""
 
     id: str
     fields: dict[Any, Any]
     deliveries: int
+    key: str
+    since: float  # when it was delivered, or claimed again, on the reader's clock; written by the lease
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Which entry it is, among those of all keys."""
+        return self.key, self.id
 
 
-Step = Call | RunHandler | Reconnect | Wait
+Step = Call | RunHandler | TakeTurn | EndTurn | Handle | Join | Reconnect | Wait
 Steps = Generator[Step, Any, Any]
 
 
-def call(group: Group, method: str, *arguments: Any, **options: Any) -> Call:
-    """A Call whose first arguments are the stream and the group."""
-    return Call(method, (group.stream, group.group, *arguments), options)
+def advance(steps: Steps, answer: Any, error: Exception | None) -> Step | None:
+    """Send the answer, or throw the error, into the steps; returns the next step, None at the end."""
+    try:
+        return steps.send(answer) if error is None else steps.throw(error)
+    except StopIteration:
+        return None
 
 
-def entries_of(reply: Any) -> list[tuple[Any, dict[Any, Any]]]:
-    """The entries of an XREADGROUP of one stream, in whichever shape redis-py gives it (RESP2, RESP3, unified)."""
-    pages = reply.values() if isinstance(reply, dict) else [page for _, page in reply or ()]
-    return [entry for page in pages for item in page for entry in (item if isinstance(item, list) else [item])]
+def pages_of(reply: Any) -> list[tuple[str, list[tuple[Any, dict[Any, Any]]]]]:
+    """The keys of an XREADGROUP and their entries, in whichever shape redis-py gives it (RESP2, RESP3, unified)."""
+    pages = reply.items() if isinstance(reply, dict) else reply or ()
+    return [
+        (text(key), [entry for item in page for entry in (item if isinstance(item, list) else [item])])
+        for key, page in pages
+    ]
 
 
 def text(value: str | bytes) -> str:
-    """An id as text, whether the client decodes replies or not."""
+    """An id or a key as text, whether the client decodes replies or not."""
     return value.decode() if isinstance(value, bytes) else value

@@ -315,14 +315,10 @@ class Started(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class SidecarUp(TelemetryEvent):
-    """Probes, metrics, API and console are served. `port`: the one that was bound, when 0 was asked for.
-
-    `probe_port`: where probes are answered besides, when they have a port of their own.
-    """
+    """Probes, metrics, API and console are served. `port`: the one that was bound, when 0 was asked for."""
 
     host: str
     port: int
-    probe_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ async def test_what_failed_comes_again_and_holds_nobody_up(kind: str, redis: "ai
 
     for name in ("bad", "bad", "good"):
         await publish(redis, name)
-    async with consuming(kind, redis_url, group(), behave) as running:
+    async with consuming(kind, redis_url, group(retry_ms=200), behave) as running:
         came = [await running.next() for _ in range(7)]
         await until_nothing_is_pending(redis)
     tries = [(event.aggregate_id, event.deliveries) for event in came]
@@ -285,7 +285,7 @@ async def test_the_acl_of_the_documentation_is_enough(kind: str, own_valkey: Sta
 
     server = own_valkey()
     text = page("runbook/consumers.md")
-    [line] = blocks("Rights of a consumer", "", text)
+    line, _ = blocks("Rights of a consumer", "", text)
     for_store = [f"(~handled:{GROUP}:*", "+exists", "+set)"]
     assert " ".join(for_store) in section("Rights of a consumer", text)
     async with aio.Redis.from_url(server.url, decode_responses=True) as redis:

@@ -89,28 +89,38 @@ async def consuming(
     dedup: bool = False,
     outages: tuple[type[Exception], ...] = (Away,),
     pool: str = "pool",
+    concurrency: int = 1,
     **client: Any,
 ) -> AsyncIterator[Running]:
     """A consumer that runs until the end of the block."""
     async with contextlib.AsyncExitStack() as stack:
         consumer: Consumer | AsyncConsumer
         if kind == "blocking":
-            client["retry"] = Retry(NoBackoff(), 0)
+            if pool != "cluster":
+                client["retry"] = Retry(NoBackoff(), 0)
             single = pool == "single connection"  # it connects now, perhaps through a proxy of this loop
-            blocking = await asyncio.to_thread(sync.Redis.from_url, url, single_connection_client=single, **client)
+            blocking: Any
+            if pool == "cluster":
+                blocking = await asyncio.to_thread(sync.RedisCluster.from_url, url, **client)
+            else:
+                blocking = await asyncio.to_thread(sync.Redis.from_url, url, single_connection_client=single, **client)
             if pool == "blocking pool":
                 blocking = sync.Redis.from_pool(sync.BlockingConnectionPool.from_url(url, **client))
             stack.callback(blocking.close)
             store = RedisDedupStore(blocking, GROUP) if dedup else None
-            consumer = Consumer(blocking, settings, dedup=store, outages=outages)
+            consumer = Consumer(blocking, settings, dedup=store, outages=outages, concurrency=concurrency)
         else:
-            client["retry"] = AsyncRetry(NoBackoff(), 0)
-            turning = aio.Redis.from_url(url, single_connection_client=pool == "single connection", **client)
+            turning: Any
+            if pool == "cluster":
+                turning = aio.RedisCluster.from_url(url, **client)
+            else:
+                client["retry"] = AsyncRetry(NoBackoff(), 0)
+                turning = aio.Redis.from_url(url, single_connection_client=pool == "single connection", **client)
             if pool == "blocking pool":
                 turning = aio.Redis.from_pool(aio.BlockingConnectionPool.from_url(url, **client))
             stack.push_async_callback(turning.aclose)
             async_store = AsyncRedisDedupStore(turning, GROUP) if dedup else None
-            consumer = AsyncConsumer(turning, settings, dedup=async_store, outages=outages)
+            consumer = AsyncConsumer(turning, settings, dedup=async_store, outages=outages, concurrency=concurrency)
         running = Running(consumer, behave)
         try:
             yield running
@@ -121,10 +131,10 @@ async def consuming(
             await running.task
 
 
-async def publish(redis: "aio.Redis", aggregate_id: str, event_id: uuid.UUID | None = None) -> str:
+async def publish(redis: Any, aggregate_id: str, event_id: uuid.UUID | None = None, key: str = STREAM) -> str:
     """An entry as the dispatcher writes it; its id."""
     entry = await redis.xadd(
-        STREAM,
+        key,
         {
             "event_id": str(event_id or uuid.uuid4()),
             "message_id": str(uuid.uuid4()),
@@ -138,19 +148,19 @@ async def publish(redis: "aio.Redis", aggregate_id: str, event_id: uuid.UUID | N
     return str(entry)
 
 
-async def abandon(redis: "aio.Redis", *, deliveries: int = 1, idle_ms: int = 3_600_000) -> list[str]:
+async def abandon(redis: Any, *, deliveries: int = 1, idle_ms: int = 3_600_000, key: str = STREAM) -> list[str]:
     """All entries, read by a consumer that died then and so often."""
     with contextlib.suppress(sync.ResponseError):
-        await redis.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
-    reply: Any = await redis.xreadgroup(GROUP, "died", {STREAM: ">"})
+        await redis.xgroup_create(key, GROUP, id="0", mkstream=True)
+    reply: Any = await redis.xreadgroup(GROUP, "died", {key: ">"})
     ids = [entry_id for _, page in reply for entry_id, _ in page]
-    await redis.xclaim(STREAM, GROUP, "died", 0, ids, idle=idle_ms, retrycount=deliveries, justid=True)
+    await redis.xclaim(key, GROUP, "died", 0, ids, idle=idle_ms, retrycount=deliveries, justid=True)
     return ids
 
 
-async def pending(redis: "aio.Redis") -> list[dict[str, Any]]:
+async def pending(redis: Any, key: str = STREAM) -> list[dict[str, Any]]:
     """What was delivered and not acknowledged."""
-    return list(await redis.xpending_range(STREAM, GROUP, "-", "+", 100))
+    return list(await redis.xpending_range(key, GROUP, "-", "+", 100))
 
 
 async def until_nothing_is_pending(redis: "aio.Redis") -> None:

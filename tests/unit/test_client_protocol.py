@@ -8,7 +8,19 @@ import redis
 
 from dispatcher.client.group import Group
 from dispatcher.client.protocol import GroupReader
-from dispatcher.client.steps import Call, RunHandler, Step, Wait, entries_of
+from dispatcher.client.steps import (
+    Call,
+    EndTurn,
+    Handle,
+    Join,
+    RunHandler,
+    Step,
+    Steps,
+    TakeTurn,
+    Wait,
+    advance,
+    pages_of,
+)
 
 FIELDS = {
     "event_id": "00000000-0000-0000-0000-000000000001",
@@ -19,6 +31,26 @@ FIELDS = {
     "occurred_at": "2025-06-01T12:00:00+00:00",
     "payload": "{}",
 }
+
+
+def flat(steps: Steps) -> Steps:
+    """The steps as a reader that is alone has them: entries are handled where they come."""
+    answer: Any = None
+    failure: Exception | None = None
+    while (step := advance(steps, answer, failure)) is not None:
+        answer = failure = None
+        try:
+            match step:
+                case TakeTurn():
+                    answer = True
+                case EndTurn() | Join():
+                    pass
+                case Handle(inner):
+                    yield from flat(inner)
+                case _:
+                    answer = yield step
+        except Exception as error:
+            failure = error
 
 
 class Slow:
@@ -36,7 +68,7 @@ class Slow:
 
     def run(self) -> None:
         """Until the second read."""
-        steps = self._reader.steps()
+        steps = flat(self._reader.steps())
         step = next(steps)
         try:
             while True:
@@ -90,7 +122,7 @@ def test_an_outage_of_redis_while_a_handler_waits_costs_no_delivery() -> None:
     group = Group(stream="s", group="g", consumer="me", claim_idle_ms=60_000, max_deliveries=1)
     now = 0.0
     reader = GroupReader(group, (), lambda _, error: errors.append(error), has_store=False, clock=lambda: now)
-    steps = reader.steps()
+    steps = flat(reader.steps())
     called: list[str] = []
     step: Step = next(steps)
     while not called or called[-1] != "xack":
@@ -119,7 +151,7 @@ def test_an_outage_of_redis_while_a_handler_waits_costs_no_delivery() -> None:
 def test_redis_6_does_not_say_which_entry_was_trimmed(caplog: pytest.LogCaptureFixture) -> None:
     """It gives (None, None) for it, and leaves it pending: without an acknowledgement it is claimed again for ever."""
     reader = GroupReader(Group(stream="s", group="g", consumer="me"), (), None, has_store=False, clock=lambda: 0.0)
-    steps = reader.steps()
+    steps = flat(reader.steps())
     step: Step = next(steps)
     acknowledged: list[object] = []
     while not acknowledged:
@@ -149,12 +181,12 @@ def test_redis_6_does_not_say_which_entry_was_trimmed(caplog: pytest.LogCaptureF
     ],
 )
 def test_every_shape_of_a_reply_is_read(reply: Any) -> None:
-    assert entries_of(reply) == [("1-0", {}), ("2-0", {})]
+    assert pages_of(reply) == [("s", [("1-0", {}), ("2-0", {})])]
 
 
 @pytest.mark.parametrize("reply", [[], {}, None])
 def test_nothing_new(reply: Any) -> None:
-    assert entries_of(reply) == []
+    assert pages_of(reply) == []
 
 
 @pytest.mark.parametrize(

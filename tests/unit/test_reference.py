@@ -72,7 +72,7 @@ def test_every_endpoint_is_described() -> None:
     )
     served = {
         f"{route.method} {route.resource.canonical}"
-        for route in site.main.router.routes()
+        for route in site.router.routes()
         if route.resource is not None and route.method != "HEAD" and "/console/" not in route.resource.canonical
     }
     text = page("reference/http.md")
@@ -104,8 +104,9 @@ def test_what_the_console_says() -> None:
 
 def test_what_a_consumer_says() -> None:
     """Each line of its log is a row of the table, and no other."""
-    source = (ROOT / "dispatcher" / "client" / "protocol.py").read_text(encoding="utf-8")
-    calls = [each for each in ast.walk(ast.parse(source)) if isinstance(each, ast.Call)]
+    files = [ROOT / "dispatcher" / "client" / f"{name}.py" for name in ("protocol", "taking")]
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    calls = [each for tree in trees for each in ast.walk(tree) if isinstance(each, ast.Call)]
     lines = [ast.literal_eval(each.args[0]) for each in calls if ast.unparse(each.func).startswith("log.")]
     assert len(lines) > 5
     plain = [re.sub(r"%[\d.]*\w", "#", line) for line in lines]

@@ -1,0 +1,92 @@
+"""The commands of a Redis client for the keys of one reader, and the way to the right server again.
+
+In a Cluster each reader asks the node of its key itself. The client's own way starts everything anew when one node does
+not answer, and would cut the reads of the other nodes, whose replies hold entries that were delivered.
+"""
+
+import contextlib
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.commands.core import ScriptCommands, StreamCommands
+from redis.exceptions import AskError, MovedError
+
+OF_A_CLUSTER = (redis.RedisCluster, redis.asyncio.RedisCluster)
+GONE = (redis.RedisError, redis.exceptions.RedisClusterException, OSError)
+
+
+class Commands(StreamCommands, ScriptCommands):
+    """The commands of a client, whose replies stay bytes: one entry that is no text must not fail the whole read."""
+
+    _event_dispatcher: Any = None  # redis-py's base asks for it, and does not use it for commands
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        return self._client.execute_command(*arguments, **options, NEVER_DECODE=True)
+
+    def reconnect(self) -> Any:
+        """Leave the server that turned out to be the wrong one; awaitable with a client of redis.asyncio, or None."""
+        return close_idle(self._client)
+
+
+class ClusterCommands(Commands):
+    """The same in a Cluster, on the node that holds the key."""
+
+    def __init__(self, client: redis.RedisCluster, key: str) -> None:
+        super().__init__(client)
+        self._key = key
+
+    def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        node = self._client.get_node_from_key(self._key)
+        try:
+            return self._client.get_redis_connection(node).execute_command(*arguments, **options, NEVER_DECODE=True)
+        except (MovedError, AskError):  # the client follows, and remembers where to
+            return super().execute_command(*arguments, **options)
+
+    def reconnect(self) -> None:
+        with contextlib.suppress(*GONE):
+            self._client.nodes_manager.initialize()
+
+
+class AsyncClusterCommands(Commands):
+    """The same on asyncio."""
+
+    def __init__(self, client: redis.asyncio.RedisCluster, key: str) -> None:
+        super().__init__(client)
+        self._key = key
+
+    async def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        await self._client.initialize()  # nothing, once it knows the nodes
+        node = self._client.get_node_from_key(self._key)
+        try:
+            return await node.execute_command(*arguments, **options, NEVER_DECODE=True)
+        except (MovedError, AskError):
+            return await self._client.execute_command(*arguments, **options, NEVER_DECODE=True)
+
+    async def reconnect(self) -> None:
+        with contextlib.suppress(*GONE):
+            await self._client.nodes_manager.initialize()
+
+
+def commands_for(client: Any, keys: tuple[str, ...]) -> Any:
+    """The commands of a reader of these keys."""
+    if isinstance(client, redis.asyncio.RedisCluster):
+        return AsyncClusterCommands(client, keys[0])
+    return ClusterCommands(client, keys[0]) if isinstance(client, redis.RedisCluster) else Commands(client)
+
+
+def close_idle(client: Any) -> Any:
+    """Close the connections that the client uses for nothing just now; awaitable with a client of redis.asyncio.
+
+    A client of a cluster looks after its own.
+    """
+    if getattr(client, "connection", None) is not None:  # single_connection_client
+        return client.connection.disconnect()
+    pool = getattr(client, "connection_pool", None)
+    try:
+        return pool and pool.disconnect(inuse_connections=False)
+    except TypeError:  # the BlockingConnectionPool of redis-py before 7 knows all or none
+        return pool and pool.disconnect()

@@ -1,0 +1,85 @@
+"""One key of the stream, as a reader of the group reads it: its claims, its acknowledgements, its names."""
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from dispatcher.client.group import Group
+from dispatcher.client.names import Names
+from dispatcher.client.steps import Call, Steps, text
+
+OFTEN_S, SELDOM_S = 0.05, 5.0  # between two searches for abandoned entries
+
+
+class Shard:
+    """One key. The steps of its reader write all of this; one key never waits for another."""
+
+    def __init__(self, key: str, group: Group, clock: Callable[[], float]) -> None:
+        self.key = key
+        self.done: list[str] = []  # handled, not acknowledged
+        self.claim_at = 0.0  # when to search for abandoned entries
+        self.cursor = "0-0"  # where that search goes on
+        self.names = Names(self.call, group, clock)
+        self._group = group
+        self._clock = clock
+        self._retries: list[float] = []  # a heap: when what failed here can be claimed again
+
+    def call(self, method: str, *arguments: Any, **options: Any) -> Call:
+        """A Call whose first arguments are the key and the group."""
+        return Call(method, (self.key, self._group.group, *arguments), options)
+
+    def create(self, start: str) -> Steps:
+        """Make the group, and the key with it."""
+        try:
+            yield self.call("xgroup_create", id=start, mkstream=True)
+        except redis.ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+
+    def acknowledge(self) -> Steps:
+        """Acknowledge what is done."""
+        if done := list(self.done):
+            yield self.call("xack", *done)
+            self.done = [entry_id for entry_id in self.done if entry_id not in done]  # others may have come meanwhile
+
+    def claim(self) -> Steps:
+        """One entry that nobody has acknowledged for claim_idle_ms: XAUTOCLAIM's answer, where the search began."""
+        begin = self.cursor
+        answer = yield self.call(
+            "xautoclaim",
+            self._group.consumer,
+            min_idle_time=self._group.claim_idle_ms,
+            start_id=begin,
+            count=1,
+        )
+        self.cursor = text(answer[0])
+        now = self._clock()
+        if self.cursor != "0-0":
+            self.claim_at = now  # after those of other keys, which are due already
+            return answer, begin
+        while self._retries and self._retries[0] <= now:
+            heapq.heappop(self._retries)
+        pause_s = min(SELDOM_S, max(OFTEN_S, self._group.claim_idle_ms / 10_000))
+        self.claim_at = min([now + pause_s, *self._retries[:1]])
+        return answer, begin
+
+    def retry_in(self, delay_ms: int) -> None:
+        """Search for an entry then, which failed here."""
+        heapq.heappush(self._retries, self._clock() + (delay_ms + 1) / 1000)  # Redis counts whole milliseconds
+        self.claim_at = min(self.claim_at, self._retries[0])
+
+    def drop_trimmed(self, begin: str, end: str, waiting: set[str]) -> Steps:
+        """Acknowledge what is pending for us and not in the stream any more; how many. Redis 7 does it by itself; Redis
+        6.2 would let us claim such an entry for ever, and does not say which it is.
+        """
+        bounds = {"min": begin, "max": "+" if end == "0-0" else end}
+        found = yield self.call("xpending_range", **bounds, count=100, consumername=self._group.consumer)
+        trimmed = [text(each["message_id"]) for each in found if text(each["message_id"]) not in waiting]
+        for entry_id in list(trimmed):
+            if (yield Call("xrange", (self.key, entry_id, entry_id))):
+                trimmed.remove(entry_id)
+        if trimmed:
+            yield self.call("xack", *trimmed)
+        return len(trimmed)

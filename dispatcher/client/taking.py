@@ -1,0 +1,161 @@
+"""What becomes of one entry: it is handled and acknowledged, or comes again, or is put away."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+import redis
+
+from dispatcher.client.answers import WrongAnswer
+from dispatcher.client.group import Group
+from dispatcher.client.lease import Lease, LeaseLost
+from dispatcher.client.patience import Patience, judge
+from dispatcher.client.received import Malformed, Received, receive
+from dispatcher.client.shard import Shard
+from dispatcher.client.steps import Call, Entry, RunHandler, Steps, Wait
+from dispatcher.core.frames import raised_at
+from dispatcher.core.parse import CannotParse
+from dispatcher.handlers.outages import Outages
+
+log = logging.getLogger("dispatcher.client")
+OF_REDIS = (redis.RedisError, redis.exceptions.RedisClusterException)
+OnError = Callable[[Received, Exception], object]
+
+
+class Failed(Exception):
+    """The handler or the store raised `error`, and that is the event's own."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class LetBy(Exception):
+    """What the event needs is away: it has waited, and now others are tried."""
+
+
+class EntryTaker:
+    """The steps for one entry of a reader, and what they need to know. A stop sets `stopping`; these steps the rest."""
+
+    def __init__(
+        self,
+        group: Group,
+        outages: Outages,
+        on_error: OnError | None,
+        has_store: bool,
+        keys: Iterable[str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stopping = False
+        self.failed: list[Exception] = []  # by the steps of entries, for the reader to raise
+        self._group = group
+        self._patience = Patience(outages)
+        self._on_error = on_error
+        self._has_store = has_store
+        self._clock = clock
+        self._shards = {key: Shard(key, group, clock) for key in keys}
+        self._due = next(iter(self._shards.values()))  # whose search for abandoned entries comes first
+        self._lease = Lease(group, self._shards, clock)
+
+    def _carry_out(self, entry: Entry) -> Steps:
+        """Take one entry; leave it when it may belong to another consumer."""
+        with contextlib.suppress(LeaseLost):
+            yield from self._take(entry)
+
+    def _take(self, entry: Entry) -> Steps:
+        """Handle one entry, then acknowledge it, or leave it for a retry, or move it to the dead stream."""
+        try:
+            event = receive(entry.id, entry.fields, entry.deliveries, entry.key)
+        except Malformed as error:
+            return (yield from self._put_away(entry, str(error)))
+        if entry.deliveries > self._group.max_deliveries:
+            return (yield from self._put_away(entry, "delivered too often without an acknowledgement"))
+        try:
+            known = self._has_store and (yield from self._patiently(RunHandler("has", event), entry))
+            if not known:
+                yield from self._patiently(RunHandler("handle", event), entry)
+                if self._has_store:
+                    yield from self._patiently(RunHandler("add", event), entry)
+        except Failed as failed:
+            return (yield from self._failed(entry, event, failed.error))
+        except LetBy:
+            # Its next delivery is counted when it is claimed: this one cost it none.
+            return (yield from self._again(entry, self._group.delay_ms(1), {"retrycount": entry.deliveries - 1}))
+        self._patience.note_handled(entry.place, event.event_type)
+        self._shards[entry.key].done.append(entry.id)
+        return (yield from self._shards[entry.key].acknowledge())
+
+    def _patiently(self, work: RunHandler, entry: Entry) -> Steps:
+        """Run the step; in an outage wait and run it again. Raises Failed, LetBy or LeaseLost."""
+        event = work.event
+        while True:
+            began = self._clock()
+            try:
+                return (yield work)
+            except WrongAnswer:
+                raise
+            except Exception as error:
+                # A store speaks of no event: in a Cluster one node may be away, and with it the marks of some only.
+                store = work.what != "handle"
+                if not self._patience.is_outage(error) or (
+                    not store and self._patience.is_its_own(entry.place, event.event_type)
+                ):
+                    raise Failed(error) from None
+                what = type(error).__name__
+            wait_s = self._patience.note_outage(entry.place, event.event_type, self._clock() - began)
+            wait_s = min(wait_s, self._group.claim_idle_ms / 3000)  # or it is not ours any more when we have waited
+            log.warning("event %s waits: %s; trying again in %.1f s", event.event_id, what, wait_s)
+            yield Wait(wait_s)
+            stopping = self.stopping
+            try:
+                if stopping:
+                    yield from self._lease.give_back([entry], entry.deliveries - 1)
+                else:
+                    yield from self._lease.keep(entry)
+            except OF_REDIS as error:  # Redis is away too: no failure of the event either
+                if judge(error) == "raise":
+                    raise
+            if stopping:
+                raise LeaseLost
+            if self._patience.is_over():
+                raise LetBy
+
+    def _failed(self, entry: Entry, event: Received, error: Exception) -> Steps:
+        line = raised_at(error).rpartition("/")[2]
+        reason = f"{type(error).__name__} at {line}" if line else type(error).__name__
+        if self._on_error is not None:
+            self._on_error(event, error)
+        if isinstance(error, CannotParse):
+            return (yield from self._put_away(entry, f"{type(error).__name__}: {error}"))
+        if entry.deliveries >= self._group.max_deliveries:
+            return (yield from self._put_away(entry, reason))
+        delay_ms = self._group.delay_ms(entry.deliveries)
+        log.error(
+            "event %s (%s) failed, delivery %d of %d, next in %d ms: %s",
+            event.event_id, event.event_type, entry.deliveries, self._group.max_deliveries, delay_ms, reason,
+        )  # fmt: skip
+        return (yield from self._again(entry, delay_ms, {}))
+
+    def _again(self, entry: Entry, delay_ms: int, options: dict[str, int]) -> Steps:
+        """Let the entry be claimed after the pause, by any consumer."""
+        if self._lease.held(entry):  # else another consumer may have it, and would lose it to us
+            idle = max(0, self._group.claim_idle_ms - delay_ms)
+            shard = self._shards[entry.key]
+            yield shard.call("xclaim", self._group.consumer, 0, [entry.id], idle=idle, justid=True, **options)
+            shard.retry_in(delay_ms)
+            self._due = min(self._due, shard, key=lambda each: each.claim_at)
+
+    def _put_away(self, entry: Entry, reason: str) -> Steps:
+        """Add the entry to the dead stream, then acknowledge it: a crash between the two doubles it there."""
+        why = {
+            "dead_reason": reason,
+            "dead_group": self._group.group,
+            "dead_entry_id": entry.id,
+            "dead_deliveries": entry.deliveries,
+        }
+        dead_stream = self._group.dead_stream_of(entry.key)
+        log.error("entry %s put away into %s: %s", entry.id, dead_stream, reason)
+        yield Call("xadd", (dead_stream, {**entry.fields, **why}))
+        self._patience.forget(entry.place)
+        self._shards[entry.key].done.append(entry.id)
+        yield from self._shards[entry.key].acknowledge()

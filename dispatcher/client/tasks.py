@@ -1,0 +1,140 @@
+"""Carries out the steps of an AsyncConsumer's readers: of one in the task of run(), of several in a task each."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from dispatcher.client.commands import GONE
+from dispatcher.client.protocol import GroupReader
+from dispatcher.client.steps import (
+    Call,
+    EndTurn,
+    Handle,
+    Join,
+    Reconnect,
+    RunHandler,
+    Step,
+    Steps,
+    TakeTurn,
+    Wait,
+    advance,
+)
+
+Run = Callable[[RunHandler], Awaitable[Any]]
+
+
+class Driver:
+    """One reader at work. `turns`: those that the readers share; None: entries are handled in the reader's task."""
+
+    def __init__(
+        self, reader: GroupReader, commands: Any, stopped: asyncio.Event, turns: asyncio.Semaphore | None
+    ) -> None:
+        self._reader = reader
+        self._commands = commands
+        self._stopped = stopped
+        self._turns = turns
+        self._has_turn = False  # and has not used it
+        self._in_hand: set[asyncio.Task[None]] = set()
+
+    async def work(self, run: Run) -> None:
+        """Until the reader has ended."""
+        try:
+            await self._carry_out(self._reader.steps(), run)
+        except asyncio.CancelledError:
+            for task in self._in_hand:
+                task.cancel()
+            raise
+        finally:
+            self._end_turn()
+            await self._join()
+
+    async def _carry_out(self, steps: Steps, run: Run) -> None:
+        with contextlib.closing(steps):
+            step = advance(steps, None, None)
+            while step is not None:
+                try:
+                    answer = await self._do(step, run)
+                except Exception as error:
+                    step = advance(steps, None, error)
+                else:
+                    step = advance(steps, answer, None)
+
+    async def _take(self, steps: Steps, run: Run) -> None:
+        try:
+            await self._carry_out(steps, run)
+        except Exception as error:
+            self._reader.failed.append(error)
+        finally:
+            if self._turns is not None:
+                self._turns.release()
+
+    async def _do(self, step: Step, run: Run) -> Any:
+        match step:
+            case Call(method, arguments, options):
+                return await getattr(self._commands, method)(*arguments, **options)
+            case RunHandler():
+                return await run(step)
+            case TakeTurn(seconds):
+                return await self._take_turn(seconds)
+            case EndTurn():
+                self._end_turn()
+            case Handle(steps) if self._turns is None:
+                await self._carry_out(steps, run)
+            case Handle(steps):
+                self._has_turn = False
+                task = asyncio.create_task(self._take(steps, run))
+                self._in_hand.add(task)
+                task.add_done_callback(self._in_hand.discard)
+            case Join():
+                await self._join()
+            case Reconnect():
+                with contextlib.suppress(*GONE):
+                    closing = self._commands.reconnect()
+                    if closing is not None:
+                        await closing
+            case Wait(seconds):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await self._stopped.wait()
+        return None
+
+    async def _take_turn(self, seconds: float) -> bool:
+        if self._turns is not None:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._turns.acquire()
+            except TimeoutError:
+                return False
+            self._has_turn = True
+        return True
+
+    def _end_turn(self) -> None:
+        if self._turns is not None and self._has_turn:
+            self._has_turn = False
+            self._turns.release()
+
+    async def _join(self) -> None:
+        if self._in_hand:
+            await asyncio.wait(self._in_hand)
+
+
+async def work(drivers: Sequence[Driver], run: Run, stop: Callable[[], None]) -> None:
+    """Until all readers have ended. One that fails stops the others, and its error is raised."""
+    if len(drivers) == 1:
+        return await drivers[0].work(run)
+    failures: list[Exception] = []
+
+    async def watch(driver: Driver) -> None:
+        try:
+            await driver.work(run)
+        except Exception as error:
+            failures.append(error)
+            stop()
+
+    async with asyncio.TaskGroup() as group:
+        for driver in drivers:
+            group.create_task(watch(driver))
+    if failures:
+        raise failures[0]
+    return None

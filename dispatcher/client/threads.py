@@ -1,0 +1,188 @@
+"""Carries out the steps of a Consumer's readers: of one on the thread of run(), of several on a thread each.
+
+The threads of several readers wait for Redis. Entries are handled on the thread of run(), with `concurrency` above 1 on
+so many: a handler keeps its thread's database connections.
+"""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dispatcher.client.commands import GONE
+from dispatcher.client.protocol import GroupReader
+from dispatcher.client.steps import (
+    Call,
+    EndTurn,
+    Handle,
+    Join,
+    Reconnect,
+    RunHandler,
+    Step,
+    Steps,
+    TakeTurn,
+    Wait,
+    advance,
+)
+
+Run = Callable[[RunHandler], Any]
+
+
+class Driver:
+    """One reader at work. The code between two of its steps runs on one thread at a time."""
+
+    def __init__(self, reader: GroupReader, commands: Any) -> None:
+        self._reader = reader
+        self._commands = commands
+        self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in a signal handler
+        self._lock = threading.Lock()
+        self._handled = threading.Condition(self._lock)
+        self._in_hand = 0  # entries that others carry out; written under the lock
+
+    def stop(self) -> None:
+        """From any thread, or from a signal handler."""
+        self._reader.stopping = True
+        self._woken.put(None)
+
+    def work(self, run: Run, crew: "Crew | None" = None) -> None:
+        """Until the reader has ended. `crew`: who handles its entries; None: this thread."""
+        self._carry_out(self._reader.steps(), run, crew)
+
+    def take(self, steps: Steps, run: Run, crew: "Crew") -> None:
+        """Carry out the steps of an entry, for a crew."""
+        try:
+            self._carry_out(steps, run, crew)
+        except Exception as error:
+            with self._lock:
+                self._reader.failed.append(error)
+        finally:
+            with self._lock:
+                self._in_hand -= 1
+                self._handled.notify_all()
+
+    def _carry_out(self, steps: Steps, run: Run, crew: "Crew | None") -> None:
+        answer: Any = None
+        failure: Exception | None = None
+        with contextlib.closing(steps):
+            while True:
+                with self._lock:
+                    step = advance(steps, answer, failure)
+                if step is None:
+                    return
+                answer = failure = None
+                try:
+                    answer = self._do(step, run, crew)
+                except Exception as error:
+                    failure = error
+
+    def _do(self, step: Step, run: Run, crew: "Crew | None") -> Any:
+        match step:
+            case Call(method, arguments, options):
+                return getattr(self._commands, method)(*arguments, **options)
+            case RunHandler():
+                return run(step)
+            case TakeTurn(seconds):
+                return crew is None or crew.take_turn(self, seconds)
+            case EndTurn() if crew is not None:
+                crew.end_turn(self)
+            case Handle(steps) if crew is None:
+                self._carry_out(steps, run, None)
+            case Handle(steps) if crew is not None:
+                with self._lock:
+                    self._in_hand += 1
+                crew.handle(self, steps)
+            case Join() if crew is not None:
+                with self._handled:
+                    self._handled.wait_for(lambda: not self._in_hand)
+            case Reconnect():
+                with contextlib.suppress(*GONE):
+                    self._commands.reconnect()
+            case Wait(seconds) if not self._reader.stopping:
+                with contextlib.suppress(queue.Empty):
+                    self._woken.get(timeout=seconds)
+        return None
+
+
+def work(drivers: Sequence[Driver], concurrency: int, run: Run) -> None:
+    """Until all readers have ended. One that fails stops the others, and its error is raised."""
+    if len(drivers) == 1 and concurrency == 1:
+        drivers[0].work(run)
+    else:
+        Crew(drivers, concurrency, run).work()
+
+
+class Crew:
+    """The threads of several readers, and the `concurrency` threads that handle their entries."""
+
+    def __init__(self, drivers: Sequence[Driver], concurrency: int, run: Run) -> None:
+        self._drivers = drivers
+        self._concurrency = concurrency
+        self._run = run
+        self._turns = threading.Semaphore(concurrency)
+        self._have_turns: set[Driver] = set()  # and have not used them; each driver's own thread writes its own
+        self._entries: queue.SimpleQueue[tuple[Driver, Steps] | None] = queue.SimpleQueue()  # None: go home
+        self._failures: list[BaseException] = []  # the first is raised by work()
+
+    def work(self) -> None:
+        """Until all readers have ended."""
+        readers = [threading.Thread(target=self._read, args=(each,), daemon=True) for each in self._drivers]
+        helpers = [threading.Thread(target=self._serve, daemon=True) for _ in range(self._concurrency - 1)]
+        end = threading.Thread(target=self._end, args=(readers,), daemon=True)
+        for thread in (*readers, *helpers, end):
+            thread.start()
+        try:
+            self._serve()
+        except BaseException as error:  # as of Ctrl-C: the others finish what they have in hand
+            self._fail(error)
+            self._serve()
+        for thread in helpers:
+            thread.join()
+        if self._failures:
+            raise self._failures[0]
+
+    def take_turn(self, driver: Driver, seconds: float) -> bool:
+        """Whether a thread is free for an entry, within so many seconds."""
+        if not self._turns.acquire(timeout=seconds):
+            return False
+        self._have_turns.add(driver)
+        return True
+
+    def end_turn(self, driver: Driver) -> None:
+        """Give back a turn that was not used."""
+        if driver in self._have_turns:
+            self._have_turns.remove(driver)
+            self._turns.release()
+
+    def handle(self, driver: Driver, steps: Steps) -> None:
+        """Use the turn: let a thread carry out the steps of an entry."""
+        self._have_turns.discard(driver)
+        self._entries.put((driver, steps))
+
+    def _read(self, driver: Driver) -> None:
+        try:
+            driver.work(self._run, self)
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self.end_turn(driver)
+
+    def _serve(self) -> None:
+        while (entry := self._entries.get()) is not None:
+            driver, steps = entry
+            try:
+                driver.take(steps, self._run, self)
+            finally:
+                self._turns.release()
+
+    def _fail(self, error: BaseException) -> None:
+        self._failures.append(error)
+        for driver in self._drivers:
+            driver.stop()
+
+    def _end(self, readers: Sequence[threading.Thread]) -> None:
+        """When all readers have ended, so do those who serve them."""
+        for thread in readers:
+            thread.join()
+        for _ in range(self._concurrency + 1):
+            self._entries.put(None)
