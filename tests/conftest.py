@@ -18,11 +18,12 @@ settings.load_profile("busy")
 
 
 def _share_of_ports() -> None:
-    """Give each worker of xdist ports of its own: what one has chosen and not yet bound, another must not choose."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    """Give each worker of xdist ports of its own: what one has chosen and not yet bound, another must not choose. There
+    are as many shares again for workers that take the place of one that was ended."""
+    shares = 2 * int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    share = (ports._LAST - ports._FIRST + 1) // workers
-    ports._FIRST += number * share
+    share = (ports._LAST - ports._FIRST + 1) // shares
+    ports._FIRST += number % shares * share
     ports._LAST = ports._FIRST + share - 1
 
 
@@ -30,6 +31,7 @@ _share_of_ports()
 
 pytest_plugins = [
     "tests.support.options",
+    "tests.support.time_limit",
     "tests.support.servers",
     "tests.support.postgres",
     "tests.support.clock",

@@ -102,8 +102,11 @@ GROUPS = {
         "--disable-http",
         "DISPATCH_HTTP_HOST",
         "DISPATCH_HTTP_PORT",
+        "DISPATCH_PROBE_PORT",
         "DISPATCH_HTTP_ALLOWED_HOSTS",
         "DISPATCH_API_TOKEN",
+        "DISPATCH_DEPLOYMENT",
+        "DISPATCH_GRAFANA_URL",
     ),
     "Log": ("DISPATCH_LOG_LEVEL", "DISPATCH_LOG_FORMAT"),
 }

@@ -315,10 +315,14 @@ class Started(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class SidecarUp(TelemetryEvent):
-    """Probes, metrics, API and console are served. `port`: the one that was bound, when 0 was asked for."""
+    """Probes, metrics, API and console are served. `port`: the one that was bound, when 0 was asked for.
+
+    `probe_port`: where probes are answered besides, when they have a port of their own.
+    """
 
     host: str
     port: int
+    probe_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,10 @@ REDIS_HINTS = {
     ),
     **dict.fromkeys(("pool_size", "min_idle_conns", "poolSize"), "leave it out: a dispatcher holds two connections"),
     **dict.fromkeys(("virtual_host", "vhost", "database"), "write the number of the database as the path: /0"),
-    **dict.fromkeys(("sentinel", "sentinels", "master", "master_name"), "leave it out: Sentinel is not supported"),
-    **dict.fromkeys(("cluster", "startup_nodes"), "leave it out: Redis Cluster is not supported"),
+    **dict.fromkeys(
+        ("sentinel", "sentinels", "master", "master_name"), "write redis+sentinel://host:26379,host2:26379/service"
+    ),
+    **dict.fromkeys(("cluster", "startup_nodes"), "write redis+cluster://host:6379,host2:6379"),
 }
 
 
@@ -61,7 +63,7 @@ _REDIS_TLS = _words(
     "ssl_ca_path ssl_check_hostname ssl_min_version ssl_ciphers ssl_password"
 )
 _CERT_REQS = ("none", "optional", "required")
-_SECRETS = ("password", "sslpassword", "ssl_password", "oauth_client_secret")
+_SECRETS = ("password", "sslpassword", "ssl_password", "sentinel_password", "oauth_client_secret")
 
 
 def refused_by_postgres(url: str, known: Collection[str]) -> str | None:

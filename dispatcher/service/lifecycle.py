@@ -11,17 +11,16 @@ from uuid import uuid4
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from dispatcher.core.events import Observer, SidecarUp, Started, Stopped, Stopping, fan_out
+from dispatcher.core.events import Observer, Started, Stopped, Stopping, fan_out
 from dispatcher.core.process_state import WorkerReport
 from dispatcher.service.console_routes import ConsoleRoutes
 from dispatcher.service.context import Context
 from dispatcher.service.engine import Engine
-from dispatcher.service.http import build_http
+from dispatcher.service.http import build_http, open_http
 from dispatcher.service.policies import handler_retry_policy, slots
 from dispatcher.service.process import one_error
 from dispatcher.service.sessions import Sessions
 from dispatcher.settings import Settings
-from dispatcher.sidecar import app
 from dispatcher.sidecar import readiness as probes
 from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.telemetry import logs, merge, metrics
@@ -152,8 +151,7 @@ class Service:
                 state=self._state.read,
                 extra_routes=console.routes,
             )
-            port = await beside.start(app.serve, served, s.http_host, s.http_port, name="sidecar")
-            self._observe(SidecarUp(s.http_host, port))
+            await open_http(served, s, beside, self._observe)
             beside.start_soon(self._sessions.api.run, name="what people ask")
             beside.start_soon(console.history.run, name="history")
         sessions = [self._sessions.chores]

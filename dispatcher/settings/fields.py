@@ -13,6 +13,8 @@ from dispatcher.settings.kinds import (
     hosts,
     key,
     module,
+    name,
+    page_url,
     postgres_url,
     redis_url,
     seconds_to_ms,
@@ -92,10 +94,16 @@ class Settings:
         "The address the sidecar listens on; :: is every one, of IPv6 and IPv4.")
     http_port: int = setting("DISPATCH_HTTP_PORT", whole(0, 65_535), 8080,
         "The port the sidecar listens on; 0: any free one.")
+    probe_port: int | None = setting("DISPATCH_PROBE_PORT", whole(0, 65_535), None,
+        "A port of their own for /health and /ready; 0: any free one.", default_text="that of the sidecar")
     http_allowed_hosts: tuple[str, ...] = setting("DISPATCH_HTTP_ALLOWED_HOSTS", hosts(), (),
         "Other host names that API and console answer to, commas between.", default_text="")
     api_token: str | None = setting("DISPATCH_API_TOKEN", token(), None,
         "The bearer token that the API asks for. Set the variable: others can see a flag.")
+    deployment: str | None = setting("DISPATCH_DEPLOYMENT", name(), None,
+        "The name of this installation, which the console shows, such as shop, production.")
+    grafana_url: str | None = setting("DISPATCH_GRAFANA_URL", page_url(), None,
+        "The dashboard that the console links to, for more than 15 minutes.")
     log_level: str = setting("DISPATCH_LOG_LEVEL", choice(*LEVELS), "INFO",
         "The least severe messages that are logged.")
     log_format: Literal["json", "text"] = setting("DISPATCH_LOG_FORMAT", choice("json", "text"), terminal_format,

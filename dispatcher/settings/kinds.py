@@ -7,18 +7,17 @@ text completes "it must be ...". That text never quotes the value: it may hold a
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from dispatcher.core.url_options import refused_by_postgres, refused_by_redis
+from dispatcher.core.redis_url import REDIS, read_redis_url
+from dispatcher.core.url_options import refused_by_postgres
 
 _YES, _NO = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 MS = "milliseconds"
 LEVELS = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 POSTGRES = "a postgresql:// URL or libpq key/value pairs such as 'host=db dbname=app user=me'"
-REDIS = "a redis://, rediss:// or unix:// URL such as redis://localhost:6379/0"
 
 
 def _shortened(value: object) -> str:
@@ -98,6 +97,15 @@ def _quoted(value: object) -> str:
 
 def key() -> Kind:
     return text("1 to 512 printable characters", "KEY", r"[^\x00-\x1f\x7f\ud800-\udfff]{1,512}")
+
+
+def name() -> Kind:
+    return text("a name of 1 to 80 printable characters", "NAME", r"[^\x00-\x1f\x7f\ud800-\udfff]{1,80}")
+
+
+def page_url() -> Kind:
+    """An address that a browser may be sent to: no other scheme, and no password in it."""
+    return text("an http:// or https:// address without a password", "URL", r"https?://[^\s@\x00-\x1f\x7f]{1,2000}")
 
 
 def host() -> Kind:
@@ -192,20 +200,5 @@ def _parse_redis(value: object) -> str:
     if _quoted(value):
         raise ValueError(REDIS + _quoted(value))
     value = value.strip()
-    try:
-        value.encode()
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        raise ValueError(f"{REDIS}, its port a number from 1 to 65535") from None
-    if parts.scheme in ("redis", "rediss", "unix") and (wrong := refused_by_redis(parts.scheme, parts.query)):
-        raise ValueError(f"{REDIS}, {wrong}")
-    if parts.scheme == "unix" and parts.path:
-        return value
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise ValueError(REDIS)
-    if port == 0:
-        raise ValueError(f"{REDIS}, its port a number from 1 to 65535")
-    if not re.fullmatch(r"/?[0-9]{0,6}", parts.path):
-        raise ValueError(f"{REDIS}, its path the number of a database")
+    read_redis_url(value)
     return value

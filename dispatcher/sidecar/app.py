@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 import anyio
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from anyio.abc import TaskStatus
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 
@@ -58,6 +59,33 @@ def build(
     at / and under /console: the guard knows those paths.
     """
 
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(metrics_registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+    return _application(
+        [*_probe_routes(readiness, missing), web.get("/metrics", metrics), *routes],
+        [only_probes_on_spare_ones, RateLimiter(rate).middleware, (guard or AccessControl()).middleware],
+    )
+
+
+def build_probes(
+    readiness: Callable[[], str | None],
+    *,
+    missing: Callable[[], str | None] = lambda: None,
+    rate: RateLimits = RATE_LIMITS,
+) -> web.Application:
+    """/health and /ready alone, for a port of their own: whoever floods the other one takes none of its places."""
+    return _application(_probe_routes(readiness, missing), [only_probes_on_spare_ones, RateLimiter(rate).middleware])
+
+
+def _application(routes: Iterable[web.AbstractRouteDef], middlewares: Iterable[Middleware]) -> web.Application:
+    app = web.Application(middlewares=(errors_as_json, *middlewares), client_max_size=MAX_BODY_BYTES)
+    app.on_response_prepare.append(_headers)
+    app.add_routes(routes)
+    return app
+
+
+def _probe_routes(readiness: Callable[[], str | None], missing: Callable[[], str | None]) -> list[web.RouteDef]:
     async def health(request: web.Request) -> web.Response:
         # Liveness: the event loop runs. A server that is down is no reason to restart the dispatcher.
         return web.json_response({"status": "ok"})
@@ -72,22 +100,7 @@ def build(
             return web.json_response({"status": "ready", "excluded": reason})
         return web.json_response({"status": "not ready", "reason": reason}, status=503)
 
-    async def metrics(request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(metrics_registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
-
-    app = web.Application(
-        middlewares=[
-            errors_as_json,
-            only_probes_on_spare_ones,
-            RateLimiter(rate).middleware,
-            (guard or AccessControl()).middleware,
-        ],
-        client_max_size=MAX_BODY_BYTES,
-    )
-    app.on_response_prepare.append(_headers)
-    app.add_routes([web.get("/health", health), web.get("/ready", ready), web.get("/metrics", metrics)])
-    app.add_routes(routes)
-    return app
+    return [web.get("/health", health), web.get("/ready", ready)]
 
 
 async def _headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -102,9 +115,13 @@ async def serve(
     port: int,
     *,
     limits: ConnectionLimits = CONNECTION_LIMITS,
+    port_setting: str = "http",
     task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled; started with the port, which matters for port 0. Raises Misconfigured."""
+    """Serve until cancelled; started with the port, which matters for port 0. Raises Misconfigured.
+
+    `port_setting`: "http" or "probe", the setting that an error names.
+    """
     runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
     listeners: list[asyncio.Server] = []
     try:
@@ -118,7 +135,7 @@ async def serve(
                 for each in await listening(host, port, BACKLOG)
             ]
         except (OSError, OverflowError) as error:
-            raise _cannot_listen(host, port, error) from None
+            raise _cannot_listen(host, port, port_setting, error) from None
         for listener in listeners:
             not_for_children(listener, lambda ours: [each.fileno() for each in ours.sockets])
         task_status.started(listeners[0].sockets[0].getsockname()[1])
@@ -130,16 +147,15 @@ async def serve(
             await runner.cleanup()
 
 
-def _cannot_listen(host: str, port: int, error: Exception) -> Misconfigured:
+def _cannot_listen(host: str, port: int, port_setting: str, error: Exception) -> Misconfigured:
     code = error.errno if isinstance(error, OSError) else None
+    remedy = f"set DISPATCH_{port_setting.upper()}_PORT or --{port_setting}-port"
     if code == errno.EADDRINUSE:
         return Misconfigured(
-            f"port {port} on {host} is taken; set DISPATCH_HTTP_PORT or --http-port, or --disable-http"
+            f"port {port} on {host} is taken; {remedy}" + (", or --disable-http" if port_setting == "http" else "")
         )
     if code in (errno.EACCES, errno.EPERM):
-        return Misconfigured(
-            f"port {port} on {host} may not be opened by this user; set DISPATCH_HTTP_PORT or --http-port above 1023"
-        )
+        return Misconfigured(f"port {port} on {host} may not be opened by this user; {remedy} above 1023")
     if code == socket.EAI_AGAIN:  # no thread is left, or the name server does not answer
         return Misconfigured(f"cannot listen on {host}:{port}: {error.args[-1]}")
     if code == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
@@ -147,5 +163,6 @@ def _cannot_listen(host: str, port: int, error: Exception) -> Misconfigured:
             f"{host} is not an address of this machine; set DISPATCH_HTTP_HOST or --http-host (:: is every one)"
         )
     return Misconfigured(
-        f"cannot listen on {host}:{port} ({type(error).__name__}); set DISPATCH_HTTP_HOST and DISPATCH_HTTP_PORT"
+        f"cannot listen on {host}:{port} ({type(error).__name__}); set DISPATCH_HTTP_HOST and "
+        f"DISPATCH_{port_setting.upper()}_PORT"
     )

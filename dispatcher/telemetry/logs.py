@@ -190,10 +190,13 @@ class Logs:
                     else "Started; takes no row: DISPATCHER_ENABLED is false; set it to true, or give --enabled"
                 )
                 write("INFO", "dispatcher_started", text, {"dispatcher": name, "enabled": enabled})
-            case events.SidecarUp(host, port):
+            case events.SidecarUp(host, port, probe_port):
                 address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-                text = f"The sidecar listens: http://{address}/"
-                write("INFO", "sidecar_up", text, {"host": host, "port": port})
+                text, fields = f"The sidecar listens: http://{address}/", {"host": host, "port": port}
+                if probe_port is not None:
+                    text += f"; probes also at port {probe_port}"
+                    fields["probe_port"] = probe_port
+                write("INFO", "sidecar_up", text, fields)
             case events.Stopping(reason):
                 write("INFO", "dispatcher_stopping", "Stopping: nothing new is taken", {"reason": reason})
             case events.Stopped(given_back):

@@ -1,6 +1,8 @@
 """The sidecar under more requests than it answers: they wait, then are refused; probes are not."""
 
 import asyncio
+import socket
+import sys
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
@@ -9,14 +11,18 @@ import aiohttp.web
 import anyio
 import pytest
 from anyio.abc import SocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
 from prometheus_client import CollectorRegistry
 
+from dispatcher.core.events import SidecarUp
 from dispatcher.sidecar.access import AccessControl
-from dispatcher.sidecar.app import build
+from dispatcher.sidecar.app import build, build_probes
 from dispatcher.sidecar.connections import LIMITS, ConnectionLimits
 from dispatcher.sidecar.rate_limit import API_COST, RateLimits
 from dispatcher.sidecar.rate_limit import LIMITS as RATE
+from tests.support.child import StartCli
 from tests.support.http import port_of, served
+from tests.support.running import StartDispatcher
 from tests.support.waiting import becomes, until
 
 
@@ -235,3 +241,87 @@ async def test_half_requests_of_four_addresses_shut_out_nobody() -> None:
         for address in ("127.0.0.2", "127.0.0.9"):
             async with await anyio.connect_tcp("127.0.0.1", port, local_host=address) as stream:
                 assert await answers(stream)
+
+
+# Eight threads in a process of their own, each a new connection for each request; it prints how many were answered
+# with which code, and how many ended without an answer.
+FLOOD = """
+import collections, http.client, sys, threading
+port, path, seconds = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+seen = collections.Counter()
+over = threading.Event()
+def flood():
+    while not over.is_set():
+        asking = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        try:
+            asking.request("GET", path, headers={"Host": "localhost"})
+            seen[asking.getresponse().status] += 1
+        except OSError:
+            seen["no answer"] += 1
+        finally:
+            asking.close()
+threads = [threading.Thread(target=flood) for _ in range(8)]
+for each in threads: each.start()
+print("begun", flush=True)
+over.wait(seconds)
+over.set()
+for each in threads: each.join()
+print(dict(seen))
+"""
+
+
+@pytest.mark.promise("http")
+@pytest.mark.parametrize("own_port", [False, True])
+async def test_every_probe_is_answered_beside_eight_threads_of_short_connections(
+    dispatcher: StartDispatcher, own_port: bool
+) -> None:
+    """On the port of the sidecar, and on one of their own."""
+    async with dispatcher(http_enabled=True, probe_port=0 if own_port else None) as running:
+        [up] = running.tap.all(SidecarUp)
+        command = [sys.executable, "-c", FLOOD, str(up.port), "/api/overview", "3"]
+        async with await anyio.open_process(command, stderr=None) as flood, aiohttp.ClientSession() as asking:
+            assert flood.stdout is not None
+            lines = BufferedByteReceiveStream(flood.stdout)
+            assert await lines.receive_until(b"\n", 100) == b"begun"
+            took = []
+            for probe in ("/health", "/ready") * 15:
+                began = anyio.current_time()
+                url = f"http://127.0.0.1:{up.probe_port or up.port}{probe}"
+                async with asking.get(url, headers={"Connection": "close"}) as answer:
+                    assert answer.status == 200
+                took.append(anyio.current_time() - began)
+            said = (await lines.receive_until(b"\n", 1000)).decode()
+        assert max(took) < 1.0, sorted(took)[-3:]  # a kubelet's patience
+        assert "200: " in said
+        assert "no answer" not in said
+
+
+async def test_a_port_of_their_own_has_probes_only_and_places_that_no_flood_takes() -> None:
+    slow = Slow()
+    site = build(lambda: None, CollectorRegistry(), routes=[aiohttp.web.get("/slow", slow.answer)])
+    limits = ConnectionLimits(of_one=2, spare=1)
+    async with (
+        served(site, limits=limits) as client,
+        served(build_probes(lambda: "redis: away"), limits=limits) as probes,
+        AsyncExitStack() as stack,
+        anyio.create_task_group() as asking,
+    ):
+        for _ in range(2):
+            asking.start_soon(status, client, "/slow")
+        await becomes(lambda: slow.asked, 2)
+        half = await stack.enter_async_context(await anyio.connect_tcp("127.0.0.1", port_of(client)))
+        await half.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")  # takes the spare place until it is refused
+        assert [await status(probes, path) for path in ("/health", "/ready")] == [200, 503]
+        assert [await status(probes, path) for path in ("/metrics", "/", "/api/overview")] == [404, 404, 404]
+        slow.allowed.set()
+
+
+async def test_a_port_of_the_probes_that_is_taken_is_named(cli: StartCli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        env = {"DATABASE_URL": "postgresql://127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1"}
+        child = await cli("run", env=env | {"DISPATCH_PROBE_PORT": str(port)})
+        assert await child.wait() == 2
+    assert child.lines[-1] == (
+        f"dispatcher: port {port} on 127.0.0.1 is taken; set DISPATCH_PROBE_PORT or --probe-port"
+    )

@@ -72,7 +72,7 @@ def test_every_endpoint_is_described() -> None:
     )
     served = {
         f"{route.method} {route.resource.canonical}"
-        for route in site.router.routes()
+        for route in site.main.router.routes()
         if route.resource is not None and route.method != "HEAD" and "/console/" not in route.resource.canonical
     }
     text = page("reference/http.md")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.core.errors import Misconfigured
+from dispatcher.core.redis_url import read_redis_url
 from dispatcher.settings import Settings, describe, unknown_variables
 from dispatcher.settings.fields import Secret
 
@@ -162,7 +163,18 @@ def test_postgres_urls_that_libpq_takes(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://h", "rediss://u:p@h:6380/3", "redis://:p@[::1]:6379?db=2", "unix:///run/redis.sock?db=1"]
+    "url",
+    [
+        "redis://h",
+        "rediss://u:p@h:6380/3",
+        "redis://:p@[::1]:6379?db=2",
+        "unix:///run/redis.sock?db=1",
+        "redis+sentinel://a:26379,b/orders",
+        "redis+sentinel://u:p%40@a,[::1]:26380/orders.eu/3?sentinel_username=s&sentinel_password=t&health_check_interval=1",
+        "rediss+sentinel://:p@a/orders?ssl_cert_reqs=none",
+        "redis+cluster://u:p@a:7000,b:7001,a:7000",
+        "rediss+cluster://a",
+    ],
 )
 def test_redis_urls_that_are_taken(url: str) -> None:
     assert Settings.load({**URLS, "REDIS_URL": url}, {}).redis_url == url
@@ -190,6 +202,17 @@ BROKEN_REDIS = [
     "redis://[:{0}@h",
     "unix://",
     "{0}@h",
+    "redis://:{0}@a,b:6379/0",
+    "redis+sentinel://:{0}@a:26379",
+    "redis+sentinel://:{0}@a:26379/orders/x",
+    "redis+sentinel://:{0}@a:port/orders",
+    "redis+sentinel://:{0}@a:0,b/orders",
+    "redis+sentinel://:{0}@/orders",
+    "redis+sentinel://:{0}/x@a/orders",
+    "redis+sentinel://a/orders?sentinel_password={0}&frob=1",
+    "redis+cluster://:{0}@a:7000/1",
+    "redis+cluster://:{0}@a:7000?db=1",
+    "redis+cluster://:{0}@a,,b",
 ]
 
 
@@ -202,7 +225,7 @@ BROKEN_REDIS = [
         ("DATABASE_URL", "frob=1", "frob (libpq has no such option"),
         ("DISPATCH_LISTEN_URL", "sslMode=require", "sslMode (libpq has no such option"),
         ("REDIS_URL", "ssl=true", "ssl (write rediss:// for redis://)"),
-        ("REDIS_URL", "sentinel=a", "sentinel (leave it out: Sentinel is not supported)"),
+        ("REDIS_URL", "sentinel=a", "sentinel (write redis+sentinel://host:26379,host2:26379/service)"),
         ("REDIS_URL", "tls=1", "tls (write rediss://"),
         ("REDIS_URL", "sslmode=require", "sslmode (write rediss://"),
         ("REDIS_URL", "ssl_cert_reqs=none", "ssl_cert_reqs (write rediss://"),
@@ -215,6 +238,19 @@ def test_an_option_that_is_not_known_is_named_with_what_to_write(variable: str, 
     text = problems({variable: f"{place.format(SECRET)}?{query}"})
     assert said in text
     assert SECRET not in text
+
+
+def test_several_hosts_name_the_kinds_that_have_them() -> None:
+    text = problems({"REDIS_URL": f"redis://:{SECRET}@a:7000,b:7001/0"})
+    assert text.endswith("; several hosts belong in redis+cluster:// or redis+sentinel://")
+
+
+def test_what_a_url_of_sentinels_says() -> None:
+    read = read_redis_url("rediss+sentinel://u:p%40@a,[::1]:26380/orders/3?sentinel_password=t%26&ssl_cert_reqs=none")
+    assert (read.kind, read.service, read.addresses) == ("sentinel", "orders", (("a", 26379), ("::1", 26380)))
+    assert (read.sentinel_username, read.sentinel_password) == (None, "t&")
+    assert read.server_url == "rediss://u:p%40@a:26379/3?ssl_cert_reqs=none"
+    assert "t&" not in repr(read)
 
 
 def test_certificate_checks_as_celery_writes_them() -> None:

@@ -3,11 +3,13 @@
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.connection import Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from dispatcher.infra.redis.target import next_after_s
+from dispatcher.core.redis_url import read_redis_url
+from dispatcher.infra.redis.sentinel import client_of_primary
+from dispatcher.infra.redis.target import RedisTarget, next_after_s
 
 
 class _EachAddress:
@@ -32,14 +34,20 @@ _CLASSES: dict[type, type] = {Connection: _Plain, SSLConnection: _Secure}
 
 
 def open_client(url: str, timeout_s: float, name: str | None = None) -> Redis:
-    """A client that never retries. `timeout_s`: for a connection, and for each answer."""
-    client: Redis = Redis.from_url(
-        url,
-        client_name=name,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-    )
+    """A client that never retries. `timeout_s`: for a connection, and for each answer. Raises Misconfigured."""
+    target, options = RedisTarget.parse(url), parse_url(read_redis_url(url).server_url)
+    connection_class = options.pop("connection_class", Connection)
+    patience: dict[str, Any] = {
+        "client_name": name,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+    }
+    if target.sentinels is not None:
+        secure = {"ssl": True} if connection_class is SSLConnection else {}
+        of_server = {name: value for name, value in options.items() if name not in ("host", "port")}
+        return client_of_primary(target.sentinels, timeout_s, of_server | patience | secure)
+    client: Redis = Redis.from_url(url, **patience)
     pool = client.connection_pool
     pool.connection_class = _CLASSES.get(pool.connection_class, pool.connection_class)
     return client

@@ -15,8 +15,8 @@ from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outages import is_unavailable
 from dispatcher.infra.asked import Asked
 from dispatcher.infra.redis.pipe import Command, Pipe
+from dispatcher.infra.redis.reach import candidates, leads_elsewhere, open_pipe, sign_in
 from dispatcher.infra.redis.target import RedisTarget as RedisTarget
-from dispatcher.infra.redis.target import next_after_s
 
 MINIMUM_VERSION = (5, 0)
 
@@ -129,12 +129,21 @@ class RedisConnection:
         """
         self.close()
         self.set_incarnation(None)
-        target = await self._wanted()
-        self.address = target.address()
+        wanted = await self._wanted()
+        self.address = wanted.place()
+        *others, last = await candidates(wanted, self._connect_timeout_s)
+        for target in others:
+            try:
+                return await self._connect_to(target)
+            except Unreachable:
+                continue
+        return await self._connect_to(last)
+
+    async def _connect_to(self, target: RedisTarget) -> None:
         where = f"Redis at {target.address()}"
         try:
             with anyio.fail_after(self._connect_timeout_s):
-                pipe = await self._open(target, self._lost)
+                pipe = await open_pipe(target, self._lost)
                 try:
                     await self._handshake(pipe, target, where)
                 except BaseException:
@@ -162,14 +171,16 @@ class RedisConnection:
     async def leads_elsewhere(self) -> bool:
         """Whether the settings name another server by now than the one this connection was made to."""
         wanted, ours = await self._wanted_now(), self._connected_to
-        return ours is not None and wanted is not None and wanted.address() != ours.address()
+        if ours is None or wanted is None:
+            return False
+        return await leads_elsewhere(ours, wanted, self._connect_timeout_s)
 
     async def is_outdated(self) -> bool:
         """Whether the settings name another server, user or password by now than this connection was made with."""
         wanted, ours = await self._wanted_now(), self._connected_to
         if ours is None or wanted is None:
             return False
-        return wanted.address() != ours.address() or self._sign_in(wanted) != self._sign_in(ours)
+        return sign_in(wanted) != sign_in(ours) or await leads_elsewhere(ours, wanted, self._connect_timeout_s)
 
     async def _wanted_now(self) -> RedisTarget | None:
         try:
@@ -177,36 +188,15 @@ class RedisConnection:
         except DispatcherError:  # a file is gone or half written
             return None
 
-    async def _open(self, target: RedisTarget, lost: Callable[[Pipe, str], None]) -> Pipe:
-        loop = asyncio.get_running_loop()
-        if target.path is not None:
-            _, pipe = await loop.create_unix_connection(lambda: Pipe(lost), target.path)
-        else:
-            name = target.certified_name() if target.tls else None
-            _, pipe = await loop.create_connection(
-                lambda: Pipe(lost),
-                target.host,
-                target.port,
-                ssl=target.tls,
-                server_hostname=name,
-                happy_eyeballs_delay=next_after_s(target.host),
-            )
-        return pipe
-
-    @staticmethod
-    def _sign_in(target: RedisTarget) -> list[tuple[str, ...]]:
-        commands: list[tuple[str, ...]] = []
-        if target.password is not None:
-            user = (target.username,) if target.username else ()
-            commands.append(("AUTH", *user, target.password))
-        if target.db:
-            commands.append(("SELECT", str(target.db)))
-        return commands
-
     async def _handshake(self, pipe: Pipe, target: RedisTarget, where: str) -> None:
-        commands = self._sign_in(target)
+        commands = sign_in(target)
+        if target.sentinels is not None:
+            commands.append(("ROLE",))  # a sentinel that is cut off names a server that was demoted
         commands += [("CLIENT", "SETNAME", self._name), ("CLIENT", "ID"), ("INFO", "server")]
-        *_, named, client_id, info = await self._ask(pipe, where, commands)
+        replies = await self._ask(pipe, where, commands)
+        *_, named, client_id, info = replies
+        if target.sentinels is not None and (role := replies[-4]) and isinstance(role, list) and role[0] != b"master":
+            raise Unreachable(f"{where} is no primary, though sentinels say so")
         self.named = not isinstance(named, Refused)
         run_id = None
         if isinstance(info, bytes):
@@ -240,9 +230,9 @@ class RedisConnection:
             return None
         try:
             with anyio.fail_after(self._connect_timeout_s):
-                pipe = await self._open(target, lambda _, why: None)
+                pipe = await open_pipe(target, lambda _, why: None)
                 try:
-                    commands = [*self._sign_in(target), ("INFO", "server")]
+                    commands = [*sign_in(target), ("INFO", "server")]
                     info = (await self._ask(pipe, "Redis", commands))[-1]
                 finally:
                     pipe.abort("asked")

@@ -1,7 +1,7 @@
 """Where Redis is, taken from a URL."""
 
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,14 +10,15 @@ from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
 
 from dispatcher.core.errors import Misconfigured
-from dispatcher.core.url_options import refused_by_redis
+from dispatcher.core.redis_url import Address, read_redis_url
+from dispatcher.infra.redis.sentinel import Sentinels
 
 NEXT_S = 0.25  # an address that has not answered by then does not keep the next one waiting
 
 
 @dataclass(frozen=True, slots=True)
 class RedisTarget:
-    """A Redis server, database and user, taken from a redis://, rediss:// or unix:// URL."""
+    """A Redis server, database and user, taken from a URL: see core/redis_url.py."""
 
     host: str
     port: int
@@ -26,27 +27,33 @@ class RedisTarget:
     username: str | None
     password: str | None = field(repr=False)
     tls: ssl.SSLContext | None = field(repr=False)
+    sentinels: Sentinels | None = None  # they say where it is: host and port are those of the last that they named
+    named: bool = True  # whether host and port are known
 
     @classmethod
     def parse(cls, url: str) -> "RedisTarget":
         """Raises Misconfigured; the message never holds the password."""
         try:
-            split = urlsplit(url)
-            wrong = refused_by_redis(split.scheme, split.query)
-        except ValueError:
-            wrong = None  # said below
-        if wrong is not None:
-            raise Misconfigured(f"REDIS_URL cannot be used: it must be {wrong}")
+            read = read_redis_url(url)
+        except ValueError as error:
+            raise Misconfigured(f"REDIS_URL cannot be used: it must be {error}") from None
+        if read.kind == "cluster":
+            raise Misconfigured("REDIS_URL cannot be used: a Redis Cluster is not supported yet")
+        url = read.server_url
         try:
             parts: dict[str, Any] = dict(parse_url(url))
             if "db" not in parts and "path" not in parts and urlsplit(url).path.strip("/"):
                 raise ValueError("the database is no number")  # redis-py would take 0
             secure = parts.pop("connection_class", None) is SSLConnection
             tls = None
+            # redis-py knows the ssl_* options of a URL and its safe defaults; only its context is used.
+            options = {key: value for key, value in parts.items() if key.startswith("ssl_")}
             if secure:
-                # redis-py knows the ssl_* options of a URL and its safe defaults; only its context is used.
-                options = {key: value for key, value in parts.items() if key.startswith("ssl_")}
                 tls = SSLConnection(**options).ssl_context.get()
+            sentinels = None
+            if read.kind == "sentinel":
+                signed = read.sentinel_username, read.sentinel_password
+                sentinels = Sentinels(read.addresses, read.service, *signed, options if secure else None)
             return cls(
                 host=str(parts.get("host", "localhost")),
                 port=int(parts.get("port", 6379)),
@@ -55,6 +62,8 @@ class RedisTarget:
                 username=parts.get("username"),
                 password=parts.get("password"),
                 tls=tls,
+                sentinels=sentinels,
+                named=sentinels is None,
             )
         except (ValueError, TypeError, OSError, RedisError) as error:
             raise Misconfigured(
@@ -68,7 +77,17 @@ class RedisTarget:
 
     def address(self) -> str:
         """host:port/db or the socket's path, for messages."""
-        return f"{self.path or f'{self.host}:{self.port}'}/{self.db}"
+        return f"{self.path or f'{self.host}:{self.port}'}/{self.db}" if self.named else self.place()
+
+    def place(self) -> str:
+        """What the settings name: the same for whichever server the sentinels call the primary."""
+        if self.sentinels is None:
+            return self.address()
+        return f"service '{self.sentinels.service}' of the sentinels {self.sentinels}, database {self.db}"
+
+    def at(self, address: Address) -> "RedisTarget":
+        """The same user, options and database at another address."""
+        return replace(self, host=address[0], port=address[1], path=None, named=True)
 
 
 def next_after_s(host: str) -> float | None:

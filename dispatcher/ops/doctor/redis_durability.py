@@ -62,7 +62,7 @@ def replicas(info: Mapping[str, str]) -> Finding:
         return warning(
             "redis-replicas",
             "none: when this machine is lost, so is the stream",
-            "add a replica, with a failover behind one address: the dispatcher does not ask Sentinel",
+            "add a replica, with a failover behind one address, or by Sentinel (redis+sentinel://)",
         )
     behind = [
         f"{each.get('ip')}:{each.get('port')} {each.get('state')}" for each in states if each.get("state") != "online"

@@ -17,7 +17,6 @@ from dispatcher.core.backoff import Backoff
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.events import (
     Observer,
-    SidecarUp,
     Stopped,
     Stopping,
     WorkerEnded,
@@ -27,12 +26,11 @@ from dispatcher.core.events import (
 )
 from dispatcher.infra.postgres.lazy import LazySession
 from dispatcher.service.console_routes import ConsoleRoutes
-from dispatcher.service.http import build_http
+from dispatcher.service.http import build_http, open_http
 from dispatcher.service.process import one_error
 from dispatcher.service.targets import PostgresTargets
 from dispatcher.service.workers.pool import Worker, WorkerPool, start_worker
 from dispatcher.settings import Settings
-from dispatcher.sidecar import app
 from dispatcher.telemetry import logs, metrics
 from dispatcher.telemetry.merge import MergedMetrics
 
@@ -145,8 +143,7 @@ class Supervisor:
             state=self._pool.state,
             extra_routes=console.routes,
         )
-        port = await beside.start(app.serve, site, s.http_host, s.http_port, name="sidecar")
-        self._observe(SidecarUp(s.http_host, port))
+        await open_http(site, s, beside, self._observe)
         beside.start_soon(api.run, name="what people ask")
         beside.start_soon(console.history.run, name="history")
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from dispatcher.embedded import EmbeddedValkey
@@ -19,6 +19,7 @@ from tests.support.faults.process import Process
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
+T = TypeVar("T")
 ROLES = (Path(__file__).parents[3] / "sql" / "roles.sql").read_text()
 RELAY = "relay"  # the role dispatchers sign in as: no superuser, as in production
 MORE = 60  # events committed after recovery, to see that it lasts
@@ -205,6 +206,6 @@ class World(Direct):
 StartWorld = Callable[..., AbstractAsyncContextManager[World]]
 
 
-async def in_thread(call: Any) -> None:
+async def in_thread(call: Callable[[], T]) -> T:
     """Start, stop or crash a server without holding up the load and the proxies."""
-    await asyncio.to_thread(call)
+    return await asyncio.to_thread(call)

@@ -1,0 +1,156 @@
+"""Sentinel: which server is the primary of a service, asked again for each connection.
+
+All sentinels are asked at once, through redis-py. One that is down holds up nobody. One that lies (it is cut off, and
+names a server that was demoted) is outvoted, or found out: whoever connects asks the server itself (ROLE).
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+
+from dispatcher.core.errors import Misconfigured, Unreachable
+from dispatcher.core.redis_url import Address
+
+GRACE_S = 0.2  # how long others may take, once one has answered
+
+
+@dataclass(frozen=True, slots=True)
+class Sentinels:
+    """Those that know a service. `tls`: the ssl_* options of redis-py; None: no TLS."""
+
+    addresses: tuple[Address, ...]
+    service: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{host}:{port}" for host, port in self.addresses)
+
+    def options(self, timeout_s: float) -> dict[str, Any]:
+        """How redis-py connects to a sentinel."""
+        return {
+            "username": self.username,
+            "password": self.password,
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": timeout_s,
+            "retry": Retry(NoBackoff(), 0),
+            **({} if self.tls is None else {"ssl": True, **self.tls}),
+        }
+
+
+@dataclass(slots=True)
+class _Answers:
+    primaries: list[Address] = field(default_factory=list)
+    unknown: list[Address] = field(default_factory=list)  # sentinels that know no such service
+    refused: list[str] = field(default_factory=list)
+    down: int = 0  # sentinels that hold the primary for down
+    silent: int = 0
+
+
+async def named_primaries(sentinels: Sentinels, timeout_s: float) -> list[Address]:
+    """The addresses that sentinels name as the primary now, the one that most name first.
+
+    Raises Misconfigured: none knows the service, or all refuse us; Unreachable: nobody names one now.
+    """
+    answers, answered = _Answers(), anyio.Event()
+
+    async def ask(address: Address) -> None:
+        await _ask(sentinels, address, timeout_s, answers)
+        if len(answers.primaries) * 2 > len(sentinels.addresses):
+            answered.set()
+
+    async with anyio.create_task_group() as asking:
+
+        async def all_asked() -> None:
+            async with anyio.create_task_group() as each:
+                for address in sentinels.addresses:
+                    each.start_soon(ask, address, name=f"sentinel {address[0]}:{address[1]}")
+            answered.set()
+
+        asking.start_soon(all_asked, name="sentinels")
+        while not answered.is_set():
+            some = bool(answers.primaries)
+            with anyio.move_on_after(GRACE_S):
+                await answered.wait()
+            if some:
+                break
+        asking.cancel_scope.cancel()
+    if answers.primaries:
+        return [address for address, _ in Counter(answers.primaries).most_common()]
+    raise _why(sentinels, answers)
+
+
+async def _ask(sentinels: Sentinels, address: Address, timeout_s: float, answers: _Answers) -> None:
+    sentinel = Sentinel([address], sentinel_kwargs=sentinels.options(timeout_s))  # type: ignore[no-untyped-call]
+    try:
+        with anyio.fail_after(timeout_s):
+            try:
+                host, port = await sentinel.discover_master(sentinels.service)
+                answers.primaries.append((str(host), int(port)))
+            except MasterNotFoundError:  # it says so too when it could not be asked
+                known = await sentinel.sentinels[0].sentinel_masters()
+                if sentinels.service in known:
+                    answers.down += 1
+                else:
+                    answers.unknown.append(address)
+    except (AuthenticationError, NoPermissionError):
+        answers.refused.append(
+            f"the sentinel at {address[0]}:{address[1]} refused us: "
+            "check sentinel_username and sentinel_password in REDIS_URL"
+        )
+    except ResponseError as error:
+        code = str(error)[:100]
+        if "unknown command" in code.lower():
+            answers.refused.append(f"{address[0]}:{address[1]} is no sentinel: check the hosts and ports in REDIS_URL")
+        elif code.startswith(("NOAUTH", "NOPERM")):
+            answers.refused.append(
+                f"the sentinel at {address[0]}:{address[1]} refused us ({code.split(' ', 1)[0]}): "
+                "check sentinel_username and sentinel_password in REDIS_URL"
+            )
+        else:
+            answers.silent += 1
+    except (RedisError, OSError, TimeoutError):
+        answers.silent += 1
+    finally:
+        with anyio.CancelScope(shield=True):
+            await sentinel.aclose()
+
+
+def _why(sentinels: Sentinels, answers: _Answers) -> Misconfigured | Unreachable:
+    if answers.down:
+        return Unreachable(f"the sentinels at {sentinels} say that the primary of '{sentinels.service}' is down")
+    if answers.unknown:
+        told = ", ".join(f"{host}:{port}" for host, port in answers.unknown)
+        return Misconfigured(
+            f"the sentinels at {told} know no service '{sentinels.service}': check the path of REDIS_URL against "
+            "`sentinel monitor` in their configuration"
+        )
+    if answers.refused:
+        return Misconfigured(answers.refused[0])
+    return Unreachable(f"none of the sentinels at {sentinels} answers")
+
+
+class _Pool(SentinelConnectionPool):
+    """Closes the connections to the sentinels too."""
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self.sentinel_manager.aclose()
+
+
+def client_of_primary(sentinels: Sentinels, timeout_s: float, options: Mapping[str, Any]) -> Redis:
+    """A client of redis-py that asks the sentinels at each connect. `options`: of its connections to the servers."""
+    manager = Sentinel(  # type: ignore[no-untyped-call]
+        sentinels.addresses, sentinel_kwargs=sentinels.options(timeout_s)
+    )
+    client: Redis = Redis.from_pool(_Pool(sentinels.service, manager, **options))  # type: ignore[no-untyped-call]
+    return client

@@ -1,0 +1,115 @@
+"""Redis found through sentinels: the right server at each connect, whoever of them is down or lies."""
+
+import os
+import signal
+
+import anyio
+import pytest
+
+from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
+from dispatcher.embedded import EmbeddedSentinels
+from dispatcher.embedded.ask import ask
+from dispatcher.embedded.cluster import wait_until
+from dispatcher.infra.redis.client import open_client
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
+from tests.support.redis import StartSentinels
+from tests.support.rows import STREAM
+from tests.support.waiting import until
+
+PASSWORD, OTHER = "s3cr3t-Wort", "anderes-Wort"
+
+
+def connection(url: str, timeout_s: float = 5.0) -> RedisConnection:
+    target = RedisTarget.parse(url)
+    return RedisConnection(target, name="test", stream=STREAM, connect_timeout_s=timeout_s, on_lost=lambda why: None)
+
+
+async def refusal(url: str, kind: type[DispatcherError]) -> str:
+    with pytest.raises(kind) as caught:
+        await connection(url).connect()
+    assert PASSWORD not in str(caught.value)
+    assert OTHER not in str(caught.value)
+    return str(caught.value)
+
+
+async def port_of(url: str) -> int:
+    """The port of the server that a new connection leads to."""
+    made = connection(url)
+    await made.connect()
+    [info] = await made.send([("INFO", "server")], 5.0)
+    made.close()
+    return int(info.partition(b"tcp_port:")[2].split()[0])
+
+
+async def fail_over(watched: EmbeddedSentinels) -> None:
+    def look() -> None:
+        wait_until(lambda: watched.primary_port() == watched.replica.port, "the replica is the primary")
+
+    await anyio.to_thread.run_sync(look)
+
+
+async def test_the_primary_is_asked_for_at_each_connect(own_sentinels: StartSentinels) -> None:
+    watched = own_sentinels(password=PASSWORD, sentinel_password=OTHER)
+    assert await port_of(watched.url) == watched.primary.port
+    client = open_client(watched.url, 5.0)
+    await client.xadd(STREAM, {"a": "b"})
+    held = connection(watched.url)
+    await held.connect()
+    assert not await held.leads_elsewhere()
+    os.kill(watched.sentinels[0].pid, signal.SIGSTOP)  # one that says nothing holds up nobody
+    with anyio.fail_after(3.0):
+        assert await port_of(watched.url) == watched.primary.port
+    os.kill(watched.sentinels[0].pid, signal.SIGCONT)
+    watched.sentinels[2].stop()
+    ask(watched.sentinels[1].port, "SENTINEL", "FAILOVER", watched.service, password=OTHER)
+    await fail_over(watched)
+    assert await port_of(watched.url) == watched.replica.port
+    assert await held.leads_elsewhere()
+    assert await client.xlen(STREAM) == 1
+    await client.aclose()
+    held.close()
+
+
+async def test_a_sentinel_that_names_a_demoted_server(own_sentinels: StartSentinels) -> None:
+    watched = own_sentinels(sentinels=1, quorum=1)
+    # It never hears of the switch: nobody told it of the replica, and none of the two is down.
+    ask(watched.sentinels[0].port, "SENTINEL", "SET", watched.service, "down-after-milliseconds", "600000")
+    liar = watched.sentinels[0]
+    os.kill(liar.pid, signal.SIGSTOP)
+    ask(watched.replica.port, "REPLICAOF", "NO", "ONE")
+    ask(watched.primary.port, "REPLICAOF", "127.0.0.1", str(watched.replica.port))
+    os.kill(liar.pid, signal.SIGCONT)
+    said = await refusal(watched.url, Unreachable)
+    assert f"Redis at 127.0.0.1:{watched.primary.port}/0 is no primary, though sentinels say so" in said
+
+
+async def test_what_a_person_has_to_mend(own_sentinels: StartSentinels) -> None:
+    watched = own_sentinels(sentinels=1, quorum=1, password=PASSWORD, sentinel_password=OTHER)
+    place = f"127.0.0.1:{watched.sentinels[0].port}"
+    said = await refusal(watched.url.replace("/orders", "/payments"), Misconfigured)
+    assert said == (
+        f"the sentinels at {place} know no service 'payments': check the path of REDIS_URL against "
+        "`sentinel monitor` in their configuration"
+    )
+    advice = "check sentinel_username and sentinel_password in REDIS_URL"
+    assert advice in await refusal(watched.url.partition("?")[0], Misconfigured)
+    assert advice in await refusal(watched.url + "x", Misconfigured)
+    wrong = watched.url.replace(PASSWORD, "wrong")
+    assert "check the user and password in REDIS_URL" in await refusal(wrong, Misconfigured)
+    server = f"redis+sentinel://127.0.0.1:{watched.primary.port}/orders"
+    assert advice in await refusal(server, Misconfigured)  # a server with a password
+    plain = f"redis+sentinel://127.0.0.1:{watched.primary.port}/orders?sentinel_password={PASSWORD}"
+    assert "is no sentinel: check the hosts and ports in REDIS_URL" in await refusal(plain, Misconfigured)
+    watched.sentinels[0].crash()
+    assert await refusal(watched.url, Unreachable) == f"none of the sentinels at {place} answers"
+
+
+async def test_a_primary_that_is_down_is_waited_for(own_sentinels: StartSentinels) -> None:
+    watched = own_sentinels(sentinels=1, quorum=1)
+    watched.replica.crash()
+    watched.primary.crash()
+
+    async def says_so() -> bool:
+        return "say that the primary of 'orders' is down" in await refusal(watched.url, Unreachable)
+
+    await until(says_so, "the sentinel holds it for down")
