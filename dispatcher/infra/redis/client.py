@@ -1,13 +1,15 @@
 """A client of redis-py for what is looked up beside publishing."""
 
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from dispatcher.core.redis_url import read_redis_url
+from dispatcher.infra.redis.cluster import ClusterTarget
 from dispatcher.infra.redis.sentinel import client_of_primary
 from dispatcher.infra.redis.target import RedisTarget, next_after_s
 
@@ -47,7 +49,23 @@ def open_client(url: str, timeout_s: float, name: str | None = None) -> Redis:
         secure = {"ssl": True} if connection_class is SSLConnection else {}
         of_server = {name: value for name, value in options.items() if name not in ("host", "port")}
         return client_of_primary(target.sentinels, timeout_s, of_server | patience | secure)
+    if target.cluster is not None:
+        return _of_cluster(target.cluster, patience)
     client: Redis = Redis.from_url(url, **patience)
     pool = client.connection_pool
     pool.connection_class = _CLASSES.get(pool.connection_class, pool.connection_class)
     return client
+
+
+def _of_cluster(cluster: ClusterTarget, patience: dict[str, Any]) -> Redis:
+    """It asks each node for what lies there; nothing that it is used for here is of a single server."""
+    secure = {} if cluster.tls is None else {"ssl": True, **cluster.tls}
+    client = RedisCluster(
+        startup_nodes=[ClusterNode(*address) for address in cluster.addresses],
+        require_full_coverage=False,  # a node that is away takes nothing from the others
+        username=cluster.username,
+        password=cluster.password,
+        **secure,
+        **patience,
+    )
+    return cast("Redis", client)

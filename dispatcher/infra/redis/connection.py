@@ -14,6 +14,7 @@ from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outages import is_unavailable
 from dispatcher.infra.asked import Asked
+from dispatcher.infra.redis.cluster import A_NODE, in_cluster_mode
 from dispatcher.infra.redis.pipe import Command, Pipe
 from dispatcher.infra.redis.reach import candidates, leads_elsewhere, open_pipe, sign_in
 from dispatcher.infra.redis.target import RedisTarget as RedisTarget
@@ -131,7 +132,7 @@ class RedisConnection:
         self.set_incarnation(None)
         wanted = await self._wanted()
         self.address = wanted.place()
-        *others, last = await candidates(wanted, self._connect_timeout_s)
+        *others, last = await candidates(wanted, self._stream, self._connect_timeout_s)
         for target in others:
             try:
                 return await self._connect_to(target)
@@ -173,14 +174,16 @@ class RedisConnection:
         wanted, ours = await self._wanted_now(), self._connected_to
         if ours is None or wanted is None:
             return False
-        return await leads_elsewhere(ours, wanted, self._connect_timeout_s)
+        return await leads_elsewhere(ours, wanted, self._stream, self._connect_timeout_s)
 
     async def is_outdated(self) -> bool:
         """Whether the settings name another server, user or password by now than this connection was made with."""
         wanted, ours = await self._wanted_now(), self._connected_to
         if ours is None or wanted is None:
             return False
-        return sign_in(wanted) != sign_in(ours) or await leads_elsewhere(ours, wanted, self._connect_timeout_s)
+        return sign_in(wanted) != sign_in(ours) or await leads_elsewhere(
+            ours, wanted, self._stream, self._connect_timeout_s
+        )
 
     async def _wanted_now(self) -> RedisTarget | None:
         try:
@@ -201,6 +204,8 @@ class RedisConnection:
         run_id = None
         if isinstance(info, bytes):
             version, run_id = self._check_server(where, info.decode(errors="replace"))
+            if target.cluster is None and in_cluster_mode(info):
+                raise Misconfigured(f"{where} {A_NODE}")
             self._nomkstream = version >= (6, 2)
             run_id = None if self.run_ids_differ else run_id
         elif isinstance(info, Refused) and not is_unavailable(info.text):

@@ -3,31 +3,47 @@
 import asyncio
 from collections.abc import Callable
 
-from dispatcher.core.errors import DispatcherError
+from dispatcher.core.errors import DispatcherError, Unreachable
+from dispatcher.core.redis_url import Address
+from dispatcher.infra.redis.cluster import ClusterTarget, read_topology
 from dispatcher.infra.redis.pipe import Pipe
 from dispatcher.infra.redis.sentinel import named_primaries
 from dispatcher.infra.redis.target import RedisTarget, next_after_s
 
 
-async def candidates(target: RedisTarget, timeout_s: float) -> list[RedisTarget]:
+async def candidates(target: RedisTarget, key: str, timeout_s: float) -> list[RedisTarget]:
     """The servers that may be meant, the likeliest first: several only where sentinels do not agree.
 
-    Raises Misconfigured or Unreachable: no sentinel names one.
+    `key`: in a Cluster, the node that serves it. Raises Misconfigured or Unreachable: nobody names one.
     """
-    if target.sentinels is None:
+    if target.named:
         return [target]
+    if target.cluster is not None:
+        return [target.at(await node_of(target.cluster, key, timeout_s))]
+    assert target.sentinels is not None  # noqa: S101
     return [target.at(address) for address in await named_primaries(target.sentinels, timeout_s)]
 
 
-async def leads_elsewhere(ours: RedisTarget, wanted: RedisTarget, timeout_s: float) -> bool:
-    """Whether the settings, or all sentinels that answer, name another server than the one that we are connected to.
+async def node_of(cluster: ClusterTarget, key: str, timeout_s: float) -> Address:
+    """The primary that serves a key. Raises Misconfigured or Unreachable."""
+    address = (await read_topology(cluster, timeout_s)).node_of(key)
+    if address is None:
+        raise Unreachable(f"no node of the Cluster of {cluster} serves the slot of '{key}'")
+    return address
+
+
+async def leads_elsewhere(ours: RedisTarget, wanted: RedisTarget, key: str, timeout_s: float) -> bool:
+    """Whether another server is named by now than the one that we are connected to, by the settings, all sentinels that
+    answer, or the Cluster.
 
     A primary that is cut off from its sentinels goes on for whoever holds a connection, and loses it all in the end.
     """
-    if wanted.place() != ours.place() or wanted.sentinels is None:
+    if wanted.place() != ours.place() or wanted.named:
         return wanted.place() != ours.place()
     try:
-        return (ours.host, ours.port) not in await named_primaries(wanted.sentinels, timeout_s)
+        return (ours.host, ours.port) not in [
+            (each.host, each.port) for each in await candidates(wanted, key, timeout_s)
+        ]
     except DispatcherError:
         return False
 

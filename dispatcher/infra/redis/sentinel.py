@@ -7,19 +7,17 @@ names a server that was demoted) is outvoted, or found out: whoever connects ask
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import anyio
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.core.redis_url import Address
-
-GRACE_S = 0.2  # how long others may take, once one has answered
+from dispatcher.infra.redis.at_once import ask_at_once, asking_options
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +38,7 @@ class Sentinels:
         return {
             "username": self.username,
             "password": self.password,
-            "socket_timeout": timeout_s,
-            "socket_connect_timeout": timeout_s,
-            "retry": Retry(NoBackoff(), 0),
-            **({} if self.tls is None else {"ssl": True, **self.tls}),
+            **asking_options(timeout_s, self.tls),
         }
 
 
@@ -61,29 +56,12 @@ async def named_primaries(sentinels: Sentinels, timeout_s: float) -> list[Addres
 
     Raises Misconfigured: none knows the service, or all refuse us; Unreachable: nobody names one now.
     """
-    answers, answered = _Answers(), anyio.Event()
-
-    async def ask(address: Address) -> None:
-        await _ask(sentinels, address, timeout_s, answers)
-        if len(answers.primaries) * 2 > len(sentinels.addresses):
-            answered.set()
-
-    async with anyio.create_task_group() as asking:
-
-        async def all_asked() -> None:
-            async with anyio.create_task_group() as each:
-                for address in sentinels.addresses:
-                    each.start_soon(ask, address, name=f"sentinel {address[0]}:{address[1]}")
-            answered.set()
-
-        asking.start_soon(all_asked, name="sentinels")
-        while not answered.is_set():
-            some = bool(answers.primaries)
-            with anyio.move_on_after(GRACE_S):
-                await answered.wait()
-            if some:
-                break
-        asking.cancel_scope.cancel()
+    answers = _Answers()
+    await ask_at_once(
+        [partial(_ask, sentinels, address, timeout_s, answers) for address in sentinels.addresses],
+        some=lambda: bool(answers.primaries),
+        enough=lambda: len(answers.primaries) * 2 > len(sentinels.addresses),
+    )
     if answers.primaries:
         return [address for address, _ in Counter(answers.primaries).most_common()]
     raise _why(sentinels, answers)

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.redis_url import Address, read_redis_url
+from dispatcher.infra.redis.cluster import ClusterTarget
 from dispatcher.infra.redis.sentinel import Sentinels
 
 NEXT_S = 0.25  # an address that has not answered by then does not keep the next one waiting
@@ -28,6 +29,7 @@ class RedisTarget:
     password: str | None = field(repr=False)
     tls: ssl.SSLContext | None = field(repr=False)
     sentinels: Sentinels | None = None  # they say where it is: host and port are those of the last that they named
+    cluster: ClusterTarget | None = None  # one of its nodes is meant: host and port are those of the last one
     named: bool = True  # whether host and port are known
 
     @classmethod
@@ -37,8 +39,6 @@ class RedisTarget:
             read = read_redis_url(url)
         except ValueError as error:
             raise Misconfigured(f"REDIS_URL cannot be used: it must be {error}") from None
-        if read.kind == "cluster":
-            raise Misconfigured("REDIS_URL cannot be used: a Redis Cluster is not supported yet")
         url = read.server_url
         try:
             parts: dict[str, Any] = dict(parse_url(url))
@@ -50,10 +50,13 @@ class RedisTarget:
             options = {key: value for key, value in parts.items() if key.startswith("ssl_")}
             if secure:
                 tls = SSLConnection(**options).ssl_context.get()
-            sentinels = None
+            sentinels = cluster = None
+            of_tls = options if secure else None
             if read.kind == "sentinel":
                 signed = read.sentinel_username, read.sentinel_password
-                sentinels = Sentinels(read.addresses, read.service, *signed, options if secure else None)
+                sentinels = Sentinels(read.addresses, read.service, *signed, of_tls)
+            if read.kind == "cluster":
+                cluster = ClusterTarget(read.addresses, parts.get("username"), parts.get("password"), of_tls)
             return cls(
                 host=str(parts.get("host", "localhost")),
                 port=int(parts.get("port", 6379)),
@@ -63,7 +66,8 @@ class RedisTarget:
                 password=parts.get("password"),
                 tls=tls,
                 sentinels=sentinels,
-                named=sentinels is None,
+                cluster=cluster,
+                named=read.kind == "server",
             )
         except (ValueError, TypeError, OSError, RedisError) as error:
             raise Misconfigured(
@@ -80,7 +84,9 @@ class RedisTarget:
         return f"{self.path or f'{self.host}:{self.port}'}/{self.db}" if self.named else self.place()
 
     def place(self) -> str:
-        """What the settings name: the same for whichever server the sentinels call the primary."""
+        """What the settings name: the same for each node, or whichever server is the primary."""
+        if self.cluster is not None:
+            return f"Cluster of {self.cluster}"
         if self.sentinels is None:
             return self.address()
         return f"service '{self.sentinels.service}' of the sentinels {self.sentinels}, database {self.db}"

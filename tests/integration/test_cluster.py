@@ -1,0 +1,99 @@
+"""Redis Cluster: the node that serves a key is found, whoever is down; what is no Cluster is told in plain words."""
+
+import os
+import signal
+
+import anyio
+import pytest
+from redis.crc import key_slot
+
+from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
+from dispatcher.embedded.cluster import ClusterNode, wait_until
+from dispatcher.infra.redis.client import open_client
+from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
+from tests.support.redis import StartCluster, StartValkey
+from tests.support.rows import STREAM
+
+PASSWORD = "s3cr3t-Wort"
+SLOT = key_slot(STREAM.encode())
+
+
+def connection(url: str, timeout_s: float = 5.0) -> RedisConnection:
+    target = RedisTarget.parse(url)
+    return RedisConnection(target, name="test", stream=STREAM, connect_timeout_s=timeout_s, on_lost=lambda why: None)
+
+
+async def refusal(url: str, kind: type[DispatcherError] = Misconfigured) -> str:
+    with pytest.raises(kind) as caught:
+        await connection(url).connect()
+    assert PASSWORD not in str(caught.value)
+    return str(caught.value)
+
+
+async def leads_to(url: str, node: ClusterNode) -> bool:
+    """Whether a new connection leads to this node, and takes an entry there."""
+    made = connection(url)
+    await made.connect()
+    info, added = await made.send([("INFO", "server"), ("XADD", STREAM, "*", "a", "b")], 5.0)
+    made.close()
+    assert isinstance(added, bytes), added
+    return int(info.partition(b"tcp_port:")[2].split()[0]) == node.port
+
+
+async def test_the_node_of_the_key_is_found(own_cluster: StartCluster) -> None:
+    cluster = await anyio.to_thread.run_sync(
+        lambda: own_cluster(options={"requirepass": PASSWORD, "masterauth": PASSWORD})
+    )
+    owner = cluster.owner(SLOT)
+    assert await leads_to(cluster.url, owner)
+    held = connection(cluster.url)
+    await held.connect()
+    client = open_client(cluster.url, 5.0)
+    assert await client.xlen(STREAM) == 1
+    other = next(node for node in cluster.nodes[:3] if node is not owner)
+    os.kill(other.pid, signal.SIGSTOP)  # one that says nothing holds up nobody
+    with anyio.fail_after(3.0):
+        assert await leads_to(cluster.url, owner)
+    os.kill(other.pid, signal.SIGCONT)
+    await anyio.to_thread.run_sync(cluster.wait_formed)
+
+    joined = await anyio.to_thread.run_sync(cluster.add_primary)
+    assert not await held.leads_elsewhere()
+    await anyio.to_thread.run_sync(cluster.move_slot, SLOT, joined)
+    assert await held.leads_elsewhere()
+    assert await leads_to(cluster.url, joined)
+    assert await client.xlen(STREAM) == 3
+    await client.aclose()
+    held.close()
+
+
+async def test_a_replica_was_promoted(own_cluster: StartCluster) -> None:
+    cluster = await anyio.to_thread.run_sync(own_cluster)
+    old = cluster.owner(SLOT)
+    old.crash()
+
+    def promoted() -> None:
+        wait_until(lambda: cluster.owner(SLOT) is not old, "a replica is promoted")
+
+    await anyio.to_thread.run_sync(promoted)
+    assert await leads_to(cluster.url, cluster.owner(SLOT))
+
+
+async def test_what_a_person_has_to_mend(own_cluster: StartCluster, own_valkey: StartValkey) -> None:
+    cluster = await anyio.to_thread.run_sync(
+        lambda: own_cluster(options={"requirepass": PASSWORD, "masterauth": PASSWORD})
+    )
+    server = own_valkey()
+    said = await refusal(f"redis+cluster://127.0.0.1:{server.port}")
+    assert (
+        said
+        == f"Redis at 127.0.0.1:{server.port} has no cluster mode: write redis:// in REDIS_URL for redis+cluster://"
+    )
+    node = cluster.nodes[0]
+    said = await refusal(f"redis://:{PASSWORD}@127.0.0.1:{node.port}/0")
+    assert said.endswith("is a node of a Redis Cluster: write redis+cluster:// in REDIS_URL for redis://")
+    assert "refused us: check the user" in await refusal(f"redis+cluster://:wrong@127.0.0.1:{node.port}")
+    assert "refused us: check the user" in await refusal(f"redis+cluster://127.0.0.1:{node.port}")
+    server.crash()
+    said = await refusal(f"redis+cluster://127.0.0.1:{server.port}", Unreachable)
+    assert said.startswith(f"none of the nodes at 127.0.0.1:{server.port} answers")
