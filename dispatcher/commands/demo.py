@@ -13,8 +13,10 @@ from dispatcher.commands.options import database_options
 from dispatcher.commands.progress import rows_progress
 from dispatcher.demo.run import Plan, Result, run
 from dispatcher.demo.samples import STATUSES, Sample, as_sql, samples
-from dispatcher.demo.screen import Lines, LivePanel, Screen, show_result
+from dispatcher.demo.screen import Lines, LivePanel, Screen, Watch, show_result
 from dispatcher.demo.seed import seed
+from dispatcher.demo.stay import RATE as STAY_RATE
+from dispatcher.demo.stay import stay
 from dispatcher.settings import Settings
 
 SEEDING = ("rows", "statuses", "random_seed", "database_url", "dsn")
@@ -25,6 +27,12 @@ SEEDING = ("rows", "statuses", "random_seed", "database_url", "dsn")
 @click.option("--seconds", type=click.FloatRange(1, 3_600), default=15.0, show_default=True, help="How long.")
 @click.option(
     "--http-port", type=click.IntRange(0, 65_535), default=0, help="Port of the sidecar.  [default: any free one]"
+)
+@click.option(
+    "--stay",
+    "stays",
+    is_flag=True,
+    help="Go on until Ctrl-C; keys break and mend Redis, Postgres and a dispatcher while you look at the console.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to standard error.")
 @click.option("--seed-only", is_flag=True, help="Start nothing: write sample rows, as SQL or into a database.")
@@ -45,6 +53,7 @@ def demo(
     rate: float,
     seconds: float,
     http_port: int,
+    stays: bool,
     as_json: bool,
     seed_only: bool,
     rows: int,
@@ -57,18 +66,25 @@ def demo(
     Needs nothing installed but the 'embedded' extra, and leaves nothing behind. Exit code 0 only when nothing was
     lost or doubled and p95 from commit to consumer is under 1.5 s.
 
+    With --stay it measures nothing and goes on: 20 events a second (or --rate), the console at port 8080 if it is free.
+
     With --seed-only it starts nothing and writes sample rows instead: a few as SQL, or millions by COPY.
 
     \b
     dispatcher demo --seed-only | psql "$DATABASE_URL"
     dispatcher demo --seed-only --rows 1000000 --status pending --database-url "$DATABASE_URL"
     """
-    _require_fitting(context, seed_only)
+    _require_fitting(context, seed_only, stays)
     if seed_only:
         chosen = samples(Random(random_seed), statuses or STATUSES)  # noqa: S311
         _write_samples(chosen, rows, flags)
         return
     console = Console()
+    if stays:
+        given = context.get_parameter_source("rate") == ParameterSource.COMMANDLINE
+        stay(rate if given else STAY_RATE, http_port, Watch(console))
+        console.print("Stopped; nothing is left of it.")
+        return
     live = console.is_terminal and not as_json
     screen: Screen = LivePanel(console, seconds) if live else Lines(seconds, to_stderr=as_json)
     result = run(Plan(rate, seconds, http_port), screen)
@@ -79,15 +95,16 @@ def demo(
     sys.exit(0 if result.verdict.passed else 1)
 
 
-def _require_fitting(context: click.Context, seed_only: bool) -> None:
+def _require_fitting(context: click.Context, seed_only: bool, stays: bool) -> None:
     """Refuse an option that would do nothing."""
-    idle = ("rate", "seconds", "http_port", "as_json") if seed_only else SEEDING
+    idle: tuple[str, ...] = ("rate", "seconds", "http_port", "stays", "as_json") if seed_only else SEEDING
+    if stays and not seed_only:
+        idle += ("seconds", "as_json")
     for option in context.command.params:
         if option.name in idle and context.get_parameter_source(option.name) == ParameterSource.COMMANDLINE:
             name = option.opts[0]
-            raise click.UsageError(
-                f"{name} does nothing with --seed-only" if seed_only else f"{name} needs --seed-only"
-            )
+            with_ = "--seed-only" if seed_only else "--stay" if option.name not in SEEDING else None
+            raise click.UsageError(f"{name} does nothing with {with_}" if with_ else f"{name} needs --seed-only")
 
 
 def _write_samples(rows: Iterator[Sample], count: int, flags: dict[str, str | None]) -> None:

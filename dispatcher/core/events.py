@@ -76,11 +76,15 @@ class Claimed(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Published(TelemetryEvent):
-    """Redis answered a pipeline. `ages_s`: for each entry the time from when its row was due to the answer."""
+    """Redis answered a pipeline. `ages_s`: for each entry the time from when its row was due to the answer.
+
+    `types`: the event type of each entry, as `ages_s`.
+    """
 
     entries: int
     ages_s: Sequence[float]
     duration_s: float
+    types: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

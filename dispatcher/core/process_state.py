@@ -5,8 +5,8 @@ own to the supervisor in a `WorkerReport`, and `merged` adds them up: counts are
 the newest sample counts.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dispatcher.core.latencies import Latencies, summed
@@ -69,11 +69,13 @@ class ProcessState:
     names: tuple[str, ...]
     started_at: float
     latency: Latencies
+    types: Mapping[str, Latencies] = field(default_factory=dict)  # by event type, of a bounded number of types
     published: int = 0
     failed: int = 0
     dead: int = 0
     ticks: int = 0
     tick_errors: int = 0
+    published_at: float | None = None  # when an event last went out
     buried_at: float | None = None  # when rows last went to the dead letters, and with which error
     buried_error: str | None = None
     troubles: tuple[Trouble, ...] = ()
@@ -110,11 +112,16 @@ def merged(states: Sequence[ProcessState]) -> ProcessState:
         names=tuple(name for one in states for name in one.names),
         started_at=min(one.started_at for one in states),
         latency=summed(one.latency for one in states),
+        types={
+            name: summed(one.types[name] for one in states if name in one.types)
+            for name in dict.fromkeys(name for one in states for name in one.types)
+        },
         published=sum(one.published for one in states),
         failed=sum(one.failed for one in states),
         dead=sum(one.dead for one in states),
         ticks=sum(one.ticks for one in states),
         tick_errors=sum(one.tick_errors for one in states),
+        published_at=max((one.published_at for one in states if one.published_at is not None), default=None),
         buried_at=last_buried.buried_at,
         buried_error=last_buried.buried_error,
         troubles=_side_by_side(states),

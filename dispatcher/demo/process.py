@@ -17,6 +17,17 @@ COMMAND = (sys.executable, "-m", "dispatcher", "run")
 OURS = ("DISPATCH", "OUTBOX_", "DLQ_", "REDIS_", "DATABASE_URL", "POSTGRES_URL")
 
 
+def connected(database_url: str, redis_url: str, http_port: int) -> dict[str, str]:
+    """The settings of a dispatcher that works between these servers."""
+    return {
+        "DISPATCHER_ENABLED": "true",
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "DISPATCH_HTTP_HOST": "127.0.0.1",
+        "DISPATCH_HTTP_PORT": str(http_port),
+    }
+
+
 class DispatcherEndedError(DispatcherError):
     """The dispatcher process ended, or never became ready. The message holds the last lines of its log."""
 
@@ -24,13 +35,17 @@ class DispatcherEndedError(DispatcherError):
 class DispatcherProcess:
     """A running dispatcher, which does not outlive us. `stop` may be called at any time, any number of times.
 
-    `settings` are environment variables. Those of the caller's shell for a dispatcher are left out.
+    `settings` are environment variables. `without`: how those of the caller's shell begin that are left out; by default
+    all for a dispatcher.
     """
 
-    def __init__(self, settings: Mapping[str, str], log: Path, *, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, settings: Mapping[str, str], log: Path, *, command: Sequence[str] = COMMAND, without: Sequence[str] = OURS
+    ) -> None:
         self.log = log
         self.port = int(settings["DISPATCH_HTTP_PORT"])
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)} | dict(settings)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(tuple(without))}
+        environment |= settings
         self._child = Child(
             command,
             user=current_user(),
@@ -43,6 +58,14 @@ class DispatcherProcess:
     @property
     def pid(self) -> int:
         return self._child.pid
+
+    @property
+    def runs(self) -> bool:
+        return self._child.returncode is None
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, as somebody else would."""
+        self._child.signal(number)
 
     def last_lines(self, count: int = 12) -> str:
         """The end of its log, a line each."""

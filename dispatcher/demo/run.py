@@ -12,7 +12,7 @@ import psycopg
 from dispatcher.demo.cleanup import ending_in_order, scratch_folder
 from dispatcher.demo.consumer import Reader
 from dispatcher.demo.measure import Hooks, measure
-from dispatcher.demo.process import DispatcherProcess
+from dispatcher.demo.process import DispatcherProcess, connected
 from dispatcher.demo.producer import Load, connections_for
 from dispatcher.demo.screen import Screen
 from dispatcher.demo.tally import Tally
@@ -52,8 +52,11 @@ def run(plan: Plan, screen: Screen) -> Result:
     with ending_in_order() as stack:
         stack.callback(screen.close)
         folder = stack.enter_context(scratch_folder("dispatcher-demo-"))
-        database_url, redis_url = _start_servers(stack, folder, screen)
-        dispatcher = _start_dispatcher(stack, folder / "dispatcher.log", database_url, redis_url, port)
+        _, valkey, database_url = start_servers(stack, folder, screen.step)
+        redis_url = valkey.url
+        settings = connected(database_url, redis_url, port)
+        dispatcher = stack.enter_context(DispatcherProcess(settings, folder / "dispatcher.log"))
+        dispatcher.wait_ready()
         screen.step(
             f"dispatcher ready (pid {dispatcher.pid}): http://127.0.0.1:{port}/ is its console, /metrics for Prometheus"
         )
@@ -69,30 +72,17 @@ def run(plan: Plan, screen: Screen) -> Result:
         return Result(measured.tally, sent, judge(measured.tally, sent, code), rate)
 
 
-def _start_servers(stack: ExitStack, folder: Path, screen: Screen) -> tuple[str, str]:
-    """Postgres with the schema, and Valkey: their URLs."""
-    screen.step("starting Postgres 18 and Valkey 9 in a temporary folder")
+def start_servers(
+    stack: ExitStack, folder: Path, step: Callable[[str], None], *, appendonly: bool = False
+) -> tuple[EmbeddedPostgres, EmbeddedValkey, str]:
+    """Postgres with the schema, Valkey, and the URL of the database. `appendonly`: Valkey keeps its data on disk."""
+    step("starting Postgres 18 and Valkey 9 in a temporary folder")
     postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres"))
-    valkey = stack.enter_context(EmbeddedValkey(folder / "valkey"))
+    valkey = stack.enter_context(EmbeddedValkey(folder / "valkey", appendonly=appendonly))
     database_url = postgres.url(DATABASE)
     anyio.run(migrate, database_url)
-    screen.step("schema and doorbell installed")
-    return database_url, valkey.url
-
-
-def _start_dispatcher(stack: ExitStack, log: Path, database_url: str, redis_url: str, port: int) -> DispatcherProcess:
-    """The real service in a process of its own; returns when it is ready."""
-    settings = {
-        "DISPATCHER_ENABLED": "true",
-        "DATABASE_URL": database_url,
-        "REDIS_URL": redis_url,
-        "DISPATCH_STREAM_NAME": STREAM,
-        "DISPATCH_HTTP_HOST": "127.0.0.1",
-        "DISPATCH_HTTP_PORT": str(port),
-    }
-    dispatcher = stack.enter_context(DispatcherProcess(settings, log))
-    dispatcher.wait_ready()
-    return dispatcher
+    step("schema and doorbell installed")
+    return postgres, valkey, database_url
 
 
 def count_rows(database_url: str) -> tuple[int, int]:

@@ -1,6 +1,8 @@
 """The demo's output: a live panel on a terminal, a line every few seconds elsewhere, and the table at the end."""
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +19,7 @@ from dispatcher.demo.verdict import SLA_P95_MS, Verdict
 
 LINE_EVERY_S = 3.0
 NEXT = {
-    "demo --seconds 300": "the same for longer: time to look at the console",
+    "demo --stay": "look at the console, and break Redis, Postgres or a dispatcher by a key",
     "dev": "Postgres and Valkey that keep running, to build against",
     "migrate": "the outbox in your own database (DATABASE_URL)",
     "run": "relay it to your own Redis (REDIS_URL)",
@@ -55,6 +57,43 @@ class Lines:
 
     def close(self) -> None:
         return
+
+
+class Watch:
+    """What `demo --stay` shows: what was done, and below it how everything is now, on a terminal in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._told_at = -math.inf
+
+    def step(self, text: str) -> None:
+        """Say what happened."""
+        self._console.print(Text.assemble(("• ", "cyan"), text), soft_wrap=True)
+
+    def keys(self, keys: Sequence[tuple[str, str]]) -> None:
+        """Say which keys there are, and what they do; none where nobody can press any."""
+        if self._live is not None:
+            for key, what in [*keys, ("x", "20 events that die"), ("q", "or Ctrl-C: stop everything")]:
+                self._console.print(Text.assemble(("  ", ""), (f" {key} ", "reverse bold"), f"  {what}"))
+
+    def show(self, parts: Sequence[tuple[str, bool]], committed: int, received: int) -> None:
+        """Say how everything is now: on a terminal always, elsewhere every few seconds."""
+        state = Text("   ").join(
+            Text.assemble(("● " if up else "✕ ", "green" if up else "bold red"), name) for name, up in parts
+        )
+        figures = f"{committed:,} committed, {received:,} received by the consumer"
+        if self._live is not None:
+            self._live.start()
+            self._live.update(Group(Text(""), state, Text(figures, style="dim")), refresh=True)
+        elif time.monotonic() - self._told_at >= LINE_EVERY_S:
+            self._told_at = time.monotonic()
+            self._console.print(figures, soft_wrap=True)
+
+    def close(self) -> None:
+        """Show nothing more."""
+        if self._live is not None:
+            self._live.stop()
 
 
 def describe(tally: Tally) -> str:

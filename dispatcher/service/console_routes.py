@@ -5,10 +5,11 @@ from collections.abc import Callable
 from aiohttp import web
 
 from dispatcher.core.process_state import ProcessState
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.settings import Settings
 from dispatcher.sidecar import static
 from dispatcher.sidecar.history import History
-from dispatcher.sidecar.overview import Overview
+from dispatcher.sidecar.overview import Overview, Place
 
 
 class ConsoleRoutes:
@@ -16,5 +17,7 @@ class ConsoleRoutes:
 
     def __init__(self, s: Settings, read: Callable[[], ProcessState]) -> None:
         self.history = History(read)
-        overview = Overview(self.history, stream=s.stream_name, maxlen=s.stream_maxlen)
+        database = PostgresTarget(s.database_url, "").address()
+        place = Place(s.deployment, database, s.grafana_url)
+        overview = Overview(self.history, stream=s.stream_name, maxlen=s.stream_maxlen, place=place)
         self.routes: list[web.AbstractRouteDef] = [*static.routes(), *overview.routes()]

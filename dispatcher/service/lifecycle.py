@@ -62,7 +62,7 @@ class Service:
         self._metrics = metrics.Metrics()
         log = logs.configure(settings.log_level, settings.log_format, worker=worker)
         beside: list[Observer] = [observe] if observe else []
-        self._state = StateTracker(self._metrics.latency.snapshot)
+        self._state = StateTracker(self._metrics.latency.snapshot, types=self._metrics.event_types.snapshot)
         self._observe = fan_out(self._readiness.observe, self._metrics, self._state, log, *beside)
         self._stopping = anyio.Event()
         self._forced = anyio.CancelScope()

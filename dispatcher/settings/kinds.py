@@ -105,7 +105,8 @@ def name() -> Kind:
 
 def page_url() -> Kind:
     """An address that a browser may be sent to: no other scheme, and no password in it."""
-    return text("an http:// or https:// address without a password", "URL", r"https?://[^\s@\x00-\x1f\x7f]{1,2000}")
+    plain = text("an http:// or https:// address without a password", "URL", r"https?://[^\s@\x00-\x1f\x7f]{1,2000}")
+    return Kind(plain.parse, plain.wanted, plain.metavar, mask=_scheme_only)
 
 
 def host() -> Kind:

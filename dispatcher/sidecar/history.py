@@ -18,6 +18,7 @@ EVERY_S = 2.0  # between two points
 POINTS = 450  # fifteen minutes
 WINDOW = 30  # points: the minute that the figures of now are about
 RATE_WINDOW = 5  # points: the ten seconds of a rate of now
+TYPES = 10  # event types that are shown
 SLA_S = 1.5  # what the runbook promises for p95
 
 
@@ -38,6 +39,17 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class RecentType:
+    """The last minute of one event type. Quantiles in seconds."""
+
+    name: str
+    events_per_s: float
+    count: int
+    p50: float | None
+    p95: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class RecentWindow:
     """The last minute, one figure of each kind: the console shows them as now, and the diagnosis is made of them."""
 
@@ -50,6 +62,7 @@ class RecentWindow:
     slow_since: float | None = None  # when p95 began to exceed the promise, if it does
     buried: int = 0  # events given up in the fifteen minutes, and when the first of them was
     buried_since: float | None = None
+    types: tuple[RecentType, ...] = ()  # those with the most events first
 
 
 FIELDS = tuple(field.name for field in fields(Point))
@@ -135,7 +148,18 @@ class History:
             slow_since=(self.lately.slow_since or self._clock()) if slow else None,
             buried=sum(dead for _, dead in self._burials),
             buried_since=self._burials[0][0] if self._burials else None,
+            types=_types(last, first, now - self._readings[0][0]),
         )
+
+
+def _types(last: ProcessState, first: ProcessState, elapsed: float) -> tuple[RecentType, ...]:
+    found = []
+    for name, latencies in last.types.items():
+        recent = latencies.since(first.types[name]) if name in first.types else latencies
+        if recent.total:
+            rate = round(recent.total / max(elapsed, 0.001), 2)
+            found.append(RecentType(name, rate, recent.total, _short(recent, 0.5), _short(recent, 0.95)))
+    return tuple(sorted(found, key=lambda each: (-each.count, each.name))[:TYPES])
 
 
 def _short(latency: Latencies, q: float) -> float | None:

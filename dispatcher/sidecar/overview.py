@@ -6,27 +6,49 @@ No request asks Postgres or Redis. The answer is made at most once a second, so 
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from aiohttp import web
 
 from dispatcher import __version__
 from dispatcher.core.process_state import ProcessState, Trouble
-from dispatcher.sidecar.diagnosis import diagnose, level_of
+from dispatcher.sidecar.diagnosis import BURIED_LATELY_S, FEW_EVENTS, LATE_S, VERY_LATE_S, diagnose, level_of
 from dispatcher.sidecar.errors import Refusal
-from dispatcher.sidecar.history import SLA_S, WINDOW, History
+from dispatcher.sidecar.history import SLA_S, WINDOW, History, RecentWindow
 
+SILENT_S = 3.0  # nothing went out for so long although events are due: that is said
 FRESH_S = 1.0  # an answer is given again for so long
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What tells this system from others. `database`: host:port/name; `grafana`: the address of a dashboard."""
+
+    deployment: str | None = None
+    database: str | None = None
+    grafana: str | None = None
+
+
+NOWHERE = Place()
 
 
 class Overview:
     """The two handlers, and the answer of the last second. Written by the event loop's thread only.
 
-    `stream`: its key; `maxlen`: REDIS_STREAM_MAXLEN.
+    `stream`: its key; `maxlen`: REDIS_STREAM_MAXLEN; `place`: which system this is.
     """
 
-    def __init__(self, history: History, *, stream: str, maxlen: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        history: History,
+        *,
+        stream: str,
+        maxlen: int,
+        place: Place = NOWHERE,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._place = place
         self._history = history
         self._stream = stream
         self._maxlen = maxlen
@@ -58,11 +80,15 @@ class Overview:
             "now": now,
             "level": level_of(findings),
             "findings": [asdict(finding) for finding in findings],
+            **asdict(self._place),
             "names": reading.names,
             "processes": reading.processes,
             "version": __version__,
             "started_at": reading.started_at,
             "events_per_s": round(lately.events, 2),
+            "silent_s": (silent_s := _silent_s(reading, now)),
+            "levels": _levels(reading, lately, silent_s, now),
+            "types": [asdict(each) for each in lately.types],
             "totals": {"published": reading.published, "failed": reading.failed, "dead": reading.dead},
             "latency": {
                 "window_s": int(WINDOW * 2),
@@ -86,6 +112,30 @@ class Overview:
             "dispatchers": [asdict(one) for one in sample.dispatchers] if sample else None,
             "dead": sample.dead if sample else None,
         }
+
+
+def _silent_s(reading: ProcessState, now: float) -> float | None:
+    """How long nothing went out although events wait that are due. None: nothing waits, or they go out."""
+    sample = reading.sample
+    if sample is None or not sample.backlog or (sample.oldest_age_s or 0.0) < SILENT_S:
+        return None
+    silent_s = now - max(reading.published_at or 0.0, reading.started_at)
+    return round(silent_s, 1) if silent_s >= SILENT_S else None
+
+
+def _levels(reading: ProcessState, lately: RecentWindow, silent_s: float | None, now: float) -> dict[str, str]:
+    """The colour of each figure by its own threshold, whatever explains it: "", "warn" or "bad"."""
+    sample = reading.sample
+    age = (sample.oldest_age_s or 0.0) if sample else 0.0
+    late = lately.p95 is not None and lately.p95 > SLA_S and lately.count >= FEW_EVENTS
+    fresh = sample is not None and sample.newest_dead_at is not None and now - sample.newest_dead_at < BURIED_LATELY_S
+    dead = sample.dead if sample else 0
+    return {
+        "events": "bad" if silent_s is not None else "",
+        "latency": "bad" if silent_s is not None or late else "",
+        "backlog": "bad" if age > VERY_LATE_S else "warn" if age > LATE_S else "",
+        "dead": "" if not dead else "bad" if fresh else "warn",
+    }
 
 
 def _states(reading: ProcessState) -> list[dict[str, Any]]:

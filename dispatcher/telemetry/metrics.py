@@ -16,6 +16,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from dispatcher import __version__
 from dispatcher.core import events
 from dispatcher.telemetry.collectors import DroppedLines, Registry
+from dispatcher.telemetry.event_types import EventTypes
 from dispatcher.telemetry.latency import EDGES, LatencyHistogram
 
 # The `_created` twin of each series doubles the page and nothing reads it.
@@ -70,6 +71,11 @@ class Metrics:
             "by Postgres's clock",
         )
         registry.register(self.latency)
+        self.event_types = EventTypes(
+            "messaging_dispatch_latency_by_type_seconds",
+            "The same by event type: the twenty that came first in this process, and `other`",
+        )
+        registry.register(self.event_types)
         wakeups = counter("messaging_dispatch_wakeups", "Ends of a wait, by what ended it", "cause")
         self._wakeups = {cause: wakeups.labels(cause) for cause in get_args(events.WakeCause)}
         self._released = counter(
@@ -187,17 +193,20 @@ class Metrics:
                 self._tick_duration.observe(duration_s)
             case events.Claimed(rows):
                 self._picked.inc(rows)
-            case events.Published(_, ages_s):
+            case events.Published(_, ages_s, _, types):
                 self._published.inc(len(ages_s))
                 self.latency.observe(ages_s)
+                if types:
+                    self.event_types.observe(types, ages_s)
                 if ages_s and not self._redis_answers:
                     self._redis(answers=True)
-            case events.Handled(_, _, handled, age_s, duration_s):
+            case events.Handled(_, event_type, handled, age_s, duration_s):
                 self._handled[handled].inc()
                 if handled != "lost":
                     self._handler_duration.observe(duration_s)
                 if handled == "done":
                     self.latency.observe([age_s])
+                    self.event_types.observe([event_type], [age_s])
             case events.InHand(running, waiting, stuck):
                 self._handling.set(running)
                 self._waiting.set(waiting)

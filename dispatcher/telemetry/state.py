@@ -1,7 +1,7 @@
 """Telemetry events to one `ProcessState`: counts since the start, and the troubles of now."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dispatcher.core import events
 from dispatcher.core.latencies import Latencies
@@ -11,15 +11,23 @@ from dispatcher.core.process_state import ProcessState, Sample, Trouble, Trouble
 class StateTracker:
     """An observer. Its fields are written by the event loop's thread only.
 
-    `latency` gives the counts of the latencies so far; `clock` gives Unix seconds.
+    `latency` gives the counts of the latencies so far, `types` the same by event type; `clock` gives Unix seconds.
     """
 
-    def __init__(self, latency: Callable[[], Latencies], *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        latency: Callable[[], Latencies],
+        *,
+        types: Callable[[], Mapping[str, Latencies]] = dict,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._latency = latency
+        self._types = types
         self._clock = clock
         self._name = ""
         self._began = clock()
         self._published = self._failed = self._dead = self._ticks = self._tick_errors = 0
+        self._published_at: float | None = None
         self._buried: tuple[float, str] | None = None
         self._refused: dict[int, str] = {}
         self._troubles: dict[TroubleKind, Trouble] = {}
@@ -34,11 +42,13 @@ class StateTracker:
             names=(self._name,) if self._name else (),
             started_at=self._began,
             latency=self._latency(),
+            types=self._types(),
             published=self._published,
             failed=self._failed,
             dead=self._dead,
             ticks=self._ticks,
             tick_errors=self._tick_errors,
+            published_at=self._published_at,
             buried_at=at,
             buried_error=error,
             troubles=tuple(self._troubles.values()),
@@ -52,10 +62,13 @@ class StateTracker:
                 self._tick_errors += result == "error"
             case events.Published(entries):
                 self._published += entries
+                if entries:
+                    self._published_at = self._clock()
                 if entries and not self._breaker_open:
                     self._trouble("redis", None, there=False)
             case events.Handled(handled="done"):
                 self._published += 1  # for the console an event that was handled went out
+                self._published_at = self._clock()
             case events.Settled(retried=retried, dead=dead):
                 self._failed += retried + dead
                 self._dead += dead

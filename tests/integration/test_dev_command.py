@@ -4,12 +4,14 @@ import signal
 import socket
 from pathlib import Path
 
+import aiohttp
 import psycopg
 import pytest
 import redis as redis_sync
 
 from dispatcher.embedded import free_port
 from tests.support.child import Child, StartCli
+from tests.support.waiting import becomes
 
 
 @pytest.fixture
@@ -31,10 +33,10 @@ class Dev:
         self.ports = (free_port(), free_port())
         self._cli = cli
 
-    async def start(self) -> Child:
+    async def start(self, *more: str, env: dict[str, str] | None = None) -> Child:
         postgres, redis = map(str, self.ports)
         options = ("--data-dir", str(self.folder), "--postgres-port", postgres, "--redis-port", redis)
-        return await self._cli("dev", *options)
+        return await self._cli("dev", *options, *more, env=env)
 
     def listening(self) -> list[int]:
         found = []
@@ -50,9 +52,9 @@ def dev(cli: StartCli, folder: Path) -> Dev:
     return Dev(cli, folder)
 
 
-async def urls(child: Child) -> tuple[str, str]:
-    """What it says to export, once it is up."""
-    await child.line("Ctrl-C stops both")
+async def urls(child: Child, last: str = "Ctrl-C stops both") -> tuple[str, str]:
+    """What it says to export, once it is up; `last`: the last line of what it says."""
+    await child.line(last)
     database = (await child.line("export DATABASE_URL=")).partition("=")[2]
     redis = (await child.line("export REDIS_URL=")).partition("=")[2]
     return database, redis
@@ -103,4 +105,37 @@ async def test_a_server_that_ends_by_itself_ends_the_command(dev: Dev) -> None:
         client.shutdown(nosave=True)
     assert await child.wait() == 1
     assert "Valkey ended by itself" in child.lines[-1]
+    assert dev.listening() == []
+
+
+async def test_a_dispatcher_runs_between_them_where_wanted(cli: StartCli, dev: Dev) -> None:
+    http_port = free_port()
+    env = {"DISPATCH_DEPLOYMENT": "mine", "DATABASE_URL": "postgresql://127.0.0.1:1/elsewhere"}
+    child = await dev.start("--run", "--http-port", str(http_port), env=env)
+    database_url, redis_url = await urls(child, "Ctrl-C stops all three")
+    assert f"Console: http://127.0.0.1:{http_port}/" in child.output
+    insert = "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('t', 'a', '{}')"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(insert)
+    with redis_sync.Redis.from_url(redis_url) as client:
+        await becomes(lambda: client.xlen("sanctum:messages"), 1)
+    async with aiohttp.ClientSession() as asking, asking.get(f"http://127.0.0.1:{http_port}/api/overview") as answer:
+        assert (await answer.json())["deployment"] == "mine"
+    child.signal(signal.SIGTERM)
+    assert await child.wait() == 0
+    assert dev.listening() == []
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", http_port)) != 0
+
+
+async def test_a_port_of_the_console_without_one_is_refused(dev: Dev) -> None:
+    child = await dev.start("--http-port", "8081")
+    assert await child.wait() == 2
+    assert "--http-port needs --run" in child.output
+
+
+async def test_a_dispatcher_that_ends_ends_the_command(dev: Dev) -> None:
+    child = await dev.start("--run", "--http-port", str(free_port()), env={"DISPATCH_TICK_MS": "soon"})
+    assert await child.wait() == 1
+    assert "DISPATCH_TICK_MS" in child.output
     assert dev.listening() == []

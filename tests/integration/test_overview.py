@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -58,6 +59,43 @@ async def test_the_overview_says_everything_at_once(console):
     assert seen["latency"]["sla_s"] == 1.5
     assert all(state["ok"] for state in seen["states"])
     assert (seen["dispatchers"], seen["dead"]) == ([], 0)
+
+
+def silent(console: FedConsole, now: float) -> Any:
+    return Overview(console.history, stream="s", maxlen=1).describe(now)
+
+
+async def test_each_figure_has_the_colour_of_its_threshold_whatever_explains_it(console):
+    now = console.observe.read().started_at
+    console.observe(events.BreakerChanged("open", "away"))
+    for age_s, after_s, expected in (
+        (1.0, 60.0, ("", "", "")),  # what waits came just now
+        (4.0, 60.0, ("bad", "bad", "")),
+        (31.0, 31.0, ("bad", "bad", "warn")),
+        (61.0, 61.0, ("bad", "bad", "bad")),
+        (61.0, 1.0, ("", "", "bad")),  # it has just begun
+    ):
+        console.observe(events.Sampled(9, age_s, 0.0, 900, {}))
+        seen = silent(console, now + after_s)
+        assert tuple(seen["levels"][name] for name in ("events", "latency", "backlog")) == expected, age_s
+        assert (seen["silent_s"] is not None) == (expected[0] == "bad")
+    console.observe(events.Published(1, [0.1], 0.1))
+    assert silent(console, now + 2.0)["silent_s"] is None
+
+
+async def test_dead_events_are_never_fine(console):
+    now = console.observe.read().started_at
+    for dead, newest, expected in ((0, None, ""), (3, now - 60, "bad"), (3, now - 3600, "warn"), (3, None, "warn")):
+        console.observe(events.Sampled(0, 0.0, 0.0, 900, {}, dead=dead, newest_dead_at=newest))
+        assert silent(console, now)["levels"]["dead"] == expected
+
+
+async def test_it_says_which_system_it_is_and_no_password():
+    settings = replace(SETTINGS, database_url="postgresql://me:secret@db:5433/shop", deployment="shop, production")
+    async with served(site(FedConsole(settings, LatencyHistogram("x", "x").snapshot))) as client:
+        seen = await get(client, "/api/overview")
+    assert (seen["deployment"], seen["database"], seen["grafana"]) == ("shop, production", "db:5433/shop", None)
+    assert "secret" not in json.dumps(seen)
 
 
 async def test_who_runs_is_not_known_before_postgres_answered(console):

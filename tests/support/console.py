@@ -1,6 +1,6 @@
 """The console of a process that is not there: the test observes for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dispatcher.core.latencies import Latencies
 from dispatcher.service.console_routes import ConsoleRoutes
@@ -11,7 +11,12 @@ from dispatcher.telemetry.state import StateTracker
 class FedConsole:
     """`observe` is told what happens; `history` and `routes` show it."""
 
-    def __init__(self, settings: Settings, latency: Callable[[], Latencies]) -> None:
-        self.observe = StateTracker(latency)
+    def __init__(
+        self,
+        settings: Settings,
+        latency: Callable[[], Latencies],
+        types: Callable[[], Mapping[str, Latencies]] = dict,
+    ) -> None:
+        self.observe = StateTracker(latency, types=types)
         console = ConsoleRoutes(settings, self.observe.read)
         self.history, self.routes = console.history, console.routes

@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.process_state import ProcessState, Sample
-from dispatcher.sidecar.history import FIELDS, POINTS, History, RecentWindow
+from dispatcher.core.process_state import ProcessState, Sample, merged
+from dispatcher.sidecar.history import FIELDS, POINTS, WINDOW, History, RecentWindow
 
 EDGES = (0.001, 0.01, 2.0, 3.0)
+NOTHING = Latencies(EDGES, (0, 0, 0, 0, 0), 0.0)
 
 
 class Source:
@@ -116,3 +117,23 @@ def test_a_process_that_began_anew_makes_no_rate_below_zero():
     source.reading = replace(source.reading, published=0, failed=0)
     source.add_point(published=1)
     assert source.points()[-1]["events"] == 0
+
+
+def test_the_ten_busiest_types_of_the_last_minute():
+    source = Source()
+    many = {f"type-{n}": Latencies(EDGES, (0, n, 0, 0, 0), 0.0) for n in range(1, 15)}
+    source.add_point(types=many)
+    busiest = lately(source).types
+    assert [(each.name, each.count) for each in busiest[:2]] == [("type-14", 14), ("type-13", 13)]
+    assert (len(busiest), busiest[0].events_per_s, busiest[0].p50) == (10, 7.0, 0.0055)
+    for _ in range(WINDOW + 1):
+        source.add_point(types=many)
+    assert lately(source).types == ()  # none in the last minute
+
+
+def test_of_several_processes_the_types_are_added_up():
+    a, b = (
+        replace(Source().reading, types={"t": Latencies(EDGES, (0, n, 0, 0, 0), 0.0), str(n): NOTHING}) for n in (2, 3)
+    )
+    both = merged([a, replace(b, published_at=7.0)])
+    assert (both.types["t"].total, sorted(both.types), both.published_at) == (5, ["2", "3", "t"], 7.0)

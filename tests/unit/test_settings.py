@@ -553,3 +553,18 @@ def test_redis_is_needed_unless_nothing_goes_to_the_stream() -> None:
 @pytest.mark.parametrize("module", ["shop handlers", "shop/handlers.py", "shop:", ":HANDLERS", "1shop", "shop.:a"])
 def test_handlers_are_named_as_a_module(module: str) -> None:
     assert "it must be a module such as shop.handlers" in problems({"DISPATCH_HANDLERS": module})
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "https://me:secret@grafana/d", "grafana/d", "ftp://grafana"])
+def test_the_dashboard_is_an_address_that_a_browser_may_be_sent_to(url: str) -> None:
+    said = problems({"DISPATCH_GRAFANA_URL": url})
+    assert "DISPATCH_GRAFANA_URL" in said
+    assert "secret" not in said
+    assert "without a password" in said
+
+
+def test_the_name_of_a_deployment_is_any_text() -> None:
+    env = URLS | {"DISPATCH_DEPLOYMENT": "Bücher, Produktion", "DISPATCH_GRAFANA_URL": "https://g.example.com/d/x?a=b"}
+    settings = Settings.load(env, {})
+    assert (settings.deployment, settings.grafana_url) == ("Bücher, Produktion", "https://g.example.com/d/x?a=b")
+    assert "DISPATCH_DEPLOYMENT" in problems({"DISPATCH_DEPLOYMENT": "x" * 81})

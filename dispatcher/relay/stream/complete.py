@@ -94,9 +94,10 @@ class BatchCompleter:
     def tell_published(self, batch: Batch, replies: Sequence[Reply]) -> None:
         """Tell of the entries that Redis acknowledged just now."""
         elapsed = monotonic() - batch.claimed_at
-        ages = [row.age_s + elapsed for row, reply in zip(batch.rows, replies, strict=True) if type(reply) is bytes]
-        if ages:
-            self._observe(Published(len(ages), ages, elapsed))
+        rows = [row for row, reply in zip(batch.rows, replies, strict=True) if type(reply) is bytes]
+        if rows:
+            ages = [row.age_s + elapsed for row in rows]
+            self._observe(Published(len(rows), ages, elapsed, [row.event_type for row in rows]))
 
     async def settle(
         self,
