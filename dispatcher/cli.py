@@ -16,7 +16,6 @@ import errno
 import importlib
 import os
 from contextlib import suppress
-from difflib import get_close_matches
 from typing import NoReturn
 
 try:
@@ -28,6 +27,7 @@ except ImportError as error:
 import click
 
 from dispatcher import __version__
+from dispatcher.commands.suggest import SuggestingGroup
 from dispatcher.core.errors import DispatcherError
 
 COMMANDS = {
@@ -39,7 +39,9 @@ COMMANDS = {
     "accept-copy": "Say that a copy, such as a restored dump, is the outbox now.",
     "replay": "Publish rows again that were sent before.",
     "prune": "Delete rows and dead-letter copies that are past their retention.",
-    "dlq": "List, show and count dead events, and publish them again.",
+    "events": "Find events, whatever became of them; list them by status; show one with its attempts.",
+    "dlq": "List and count dead events, publish them again, or discard them.",
+    "groups": "Show the consumer groups: how far behind each is, and when it was read last.",
     "doctor": "Check the servers, the tables and the stream, and name a remedy for each fault.",
     "prove": "Send canary events through your own servers, and say what was lost or late.",
     "demo": "Start temporary servers, send events through them, print the verdict.",
@@ -63,7 +65,7 @@ Every setting is an environment variable or a flag: `dispatcher run --help`.
 """
 
 
-class LazyGroup(click.Group):
+class LazyGroup(SuggestingGroup):
     """Imports a command when it is called: `--help` stays fast, and `migrate` does without aiohttp and redis."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -78,15 +80,6 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(f"dispatcher.commands.{name}"), name)
         assert isinstance(command, click.Command)  # noqa: S101 -- for the type checker
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does it; an unknown command names the known one that is most like it."""
-        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            hint = "".join(f" Did you mean '{name}'?" for name in get_close_matches(args[0], COMMANDS, n=1))
-            ctx.fail(f"No such command '{args[0]}'.{hint}")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing any."""

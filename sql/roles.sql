@@ -35,6 +35,7 @@ GRANT UPDATE (status, attempts, next_run_at, picked_at, sent_at, picked_by, clai
 GRANT INSERT (id, event_id, message_id, event_type, aggregate_type, aggregate_id, payload, headers, occurred_at, next_run_at)
     ON messaging.message_outbox TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.message_dlq TO outbox_dispatcher;
+GRANT SELECT, INSERT, DELETE ON messaging.message_history TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.dispatcher TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.stream_server TO outbox_dispatcher;
 -- It obeys the pause and notes that it does; `dispatcher pause` and `resume` run as this role too.
@@ -43,7 +44,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.pause_acknowledgement TO outbo
 GRANT SELECT, UPDATE ON messaging.newest_entry TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.unbroken, messaging.home TO outbox_dispatcher;
 GRANT EXECUTE ON FUNCTION messaging.audit_stream(text, text, text, text, double precision, integer),
-    messaging.holds_stream(text, text, text), messaging.stream_order(text) TO outbox_dispatcher;
+    messaging.holds_stream(text, text, text), messaging.stream_order(text),
+    messaging.error_figures(text), messaging.error_code(text) TO outbox_dispatcher;
 GRANT EXECUTE ON FUNCTION
     messaging.audit_stream(text, text, text, bigint, text, text, text, bigint, text, double precision, integer, bigint),
     messaging.holds_stream(text, text, text, bigint),
@@ -60,4 +62,5 @@ GRANT SELECT ON SEQUENCE messaging.message_outbox_id_seq, messaging.message_dlq_
 GRANT EXECUTE ON PROCEDURE messaging.prune_message_outbox(interval), messaging.prune_message_dlq(interval) TO outbox_pruner;
 GRANT SELECT, DELETE ON messaging.message_outbox TO outbox_pruner;
 GRANT SELECT, INSERT, DELETE ON messaging.message_dlq TO outbox_pruner;
+GRANT SELECT, DELETE ON messaging.message_history TO outbox_pruner;
 GRANT UPDATE (replayed_at, replay_count) ON messaging.message_dlq TO outbox_pruner;

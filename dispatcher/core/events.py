@@ -4,8 +4,8 @@ A new event is a class here, its line in `telemetry/logs.py` and, if it counts s
 `telemetry/metrics.py`. No event carries a payload, a header or a password: observers write events out.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dispatcher.core.process_state import RunningDispatcher
@@ -171,10 +171,19 @@ class ClosedConnection(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class DeadRetried(TelemetryEvent):
-    """Dead events were put back to be published. `ids`: their rows; `by`: the address that asked for it."""
+    """Dead events were put back to be published. `ids`: their rows; `by`: the person, if told, and the address."""
 
     ids: Sequence[int]
     by: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadDiscarded(TelemetryEvent):
+    """Somebody decided that nobody needs these dead events. `by`: as of DeadRetried."""
+
+    ids: Sequence[int]
+    by: str
+    reason: str
 
 
 # What guards the way: takeovers, audits, and what holds claims back.
@@ -342,6 +351,8 @@ class Sampled(TelemetryEvent):
     dead: int = 0  # dead events that nobody has replayed, counted up to a bound
     newest_dead_at: float | None = None  # Unix seconds
     dispatchers: Sequence[RunningDispatcher] = ()
+    newest_dead_error: str | None = None
+    group_read_age_s: Mapping[str, float] = field(default_factory=dict)  # since each group was read last; inf: never
 
 
 @dataclass(frozen=True, slots=True)

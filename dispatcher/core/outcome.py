@@ -20,10 +20,14 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """The row's own failure: costs it one attempt, due again after `delay_s` seconds."""
+    """The row's own failure: costs it one attempt, due again after `delay_s` seconds.
+
+    `place`: file and line of the handler that raised, for the event's history.
+    """
 
     delay_s: float
     error: str
+    place: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +40,10 @@ class Waits:
 
 @dataclass(frozen=True, slots=True)
 class FailedForGood:
-    """Its last attempt failed, or it can never succeed: to the dead-letter queue."""
+    """Its last attempt failed, or it can never succeed: to the dead-letter queue. `place`: as of FailedAttempt."""
 
     error: str
+    place: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,8 @@ class Sample:
     dead: int = 0  # counted up to a bound
     newest_dead_at: float | None = None
     dispatchers: tuple[RunningDispatcher, ...] = ()  # of all hosts
+    newest_dead_error: str | None = None
+    group_read_age_s: Mapping[str, float] = field(default_factory=dict)  # since each group was read last; inf: never
 
 
 @dataclass(frozen=True, slots=True)

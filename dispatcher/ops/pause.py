@@ -1,19 +1,18 @@
 """Pauses or resumes all dispatchers, and waits until each running one has acknowledged."""
 
-import getpass
-import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from time import monotonic
 
 import anyio
 
+from dispatcher.core.condition import Condition
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.timestamps import iso
-from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.session import Fetch, Session
 from dispatcher.infra.sqlfiles import load
-from dispatcher.ops.session import OperatorSession
+from dispatcher.ops.session import OperatorSession, operator
 
 POLL_S = 0.05
 LATELY_S = 15.0  # a note so young speaks for a living dispatcher; each writes one every 6 s
@@ -48,6 +47,7 @@ class Acknowledgement:
     heard_s: float | None  # seconds since the answer, by Postgres's clock
     alive: bool  # holds its lock
     said_at: str | None  # when it answered, as Postgres wrote it
+    condition: Condition = field(default_factory=Condition)  # what it says of itself
 
     @property
     def lately(self) -> bool:
@@ -91,13 +91,8 @@ class PauseSession(OperatorSession):
 
     async def switch(self, *, paused: bool, reason: str | None) -> tuple[PauseSwitch, bool]:
         """Pause or resume. Returns the state after it, and whether that is a change."""
-        parameters = {"paused": paused, "changed_by": _operator(), "reason": reason}
         with self.explained():
-            changed = bool(await self.session.fetch(load("pause_set"), parameters))
-            now = await read_switch(self.session)
-        if now.paused != paused:
-            raise _overtaken(now)
-        return now, changed
+            return await switch(self.session.fetch, paused=paused, by=operator(), reason=reason)
 
     async def wait(
         self, switch: PauseSwitch, timeout_s: float, progress: Callable[[Sequence[Acknowledgement]], None]
@@ -115,15 +110,24 @@ class PauseSession(OperatorSession):
                 done = all(each.obeys(switch) for each in (*acknowledgements, *doubtful))
                 if done or monotonic() >= deadline:
                     return acknowledgements
-                now = await read_switch(self.session)
+                now = await read_switch(self.session.fetch)
             if now.generation != switch.generation:
                 raise _overtaken(now)
             await anyio.sleep(POLL_S)
 
 
-async def read_switch(session: Session) -> PauseSwitch:
-    """The state of the switch. Raises as `session.fetch` does."""
-    return next((PauseSwitch(*row) for row in await session.fetch(load("pause_state"))), PauseSwitch())
+async def switch(fetch: Fetch, *, paused: bool, by: str, reason: str | None) -> tuple[PauseSwitch, bool]:
+    """Pause or resume. Returns the state after it, and whether that is a change. Raises as `fetch` does."""
+    changed = bool(await fetch(load("pause_set"), {"paused": paused, "changed_by": by, "reason": reason}))
+    now = await read_switch(fetch)
+    if now.paused != paused:
+        raise _overtaken(now)
+    return now, changed
+
+
+async def read_switch(fetch: Fetch) -> PauseSwitch:
+    """The state of the switch. Raises as `fetch` does."""
+    return next((PauseSwitch(*row) for row in await fetch(load("pause_state"), None)), PauseSwitch())
 
 
 async def read_acknowledgements(session: Session) -> list[Acknowledgement]:
@@ -132,18 +136,10 @@ async def read_acknowledgements(session: Session) -> list[Acknowledgement]:
 
 
 async def _read_all(session: Session) -> list[Acknowledgement]:
-    return [Acknowledgement(*row) for row in await session.fetch(load("pause_progress"))]
+    rows = await session.fetch(load("pause_progress"))
+    return [replace(Acknowledgement(*row[:-1]), condition=Condition.read(row[-1])) for row in rows]
 
 
 def _overtaken(now: PauseSwitch) -> DispatcherError:
     did = "paused" if now.paused else "resumed"
     return DispatcherError(f"{now.changed_by or 'somebody'} {did} all dispatchers meanwhile, and that is in force now")
-
-
-def _operator() -> str:
-    """user@host of the person who runs the command."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user number without a name
-        user = "somebody"
-    return f"{user}@{socket.gethostname()}"[:200]

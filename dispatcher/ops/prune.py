@@ -84,9 +84,9 @@ class PruneSession(OperatorSession):
     async def _delete_copies(self, age_s: float) -> None:
         while True:
             parameters: dict[str, object] = {"batch": self._batch, "older_than_s": age_s}
-            [(copies,)] = await self._in_turn("prune_dlq", parameters)
+            [(copies, forgotten)] = await self._in_turn("prune_dlq", parameters)
             self.copies += copies
-            if copies < self._batch:
+            if max(copies, forgotten) < self._batch:
                 return
 
     async def _in_turn(self, statement: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:

@@ -4,6 +4,8 @@ A new operation has the shape of `prune`: a subclass in ops/, a click command in
 console needs it too, an endpoint in sidecar/ that calls the same function.
 """
 
+import getpass
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Self
@@ -15,6 +17,15 @@ from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.tables import missing, refuse_unfit
 from dispatcher.infra.postgres.target import PostgresTarget
+
+
+def operator() -> str:
+    """user@host of the person who runs the command."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user number without a name
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}"[:200]
 
 
 class OperatorSession:

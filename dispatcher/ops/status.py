@@ -7,15 +7,13 @@ from typing import Any
 
 import anyio
 import psycopg
-from redis.exceptions import NoPermissionError, RedisError
 
-from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
+from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.infra.postgres.tables import why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.infra.redis.client import open_client
-from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
-from dispatcher.infra.redis.info import StreamInfo, describe_failure, read_stream_info
+from dispatcher.infra.redis.info import StreamInfo, read_stream_info
 from dispatcher.infra.sqlfiles import load
+from dispatcher.ops.groups import ask_redis
 from dispatcher.ops.pause import Acknowledgement, PauseSwitch, read_acknowledgements, read_switch
 from dispatcher.ops.session import OperatorSession
 
@@ -87,7 +85,7 @@ class StatusSession(OperatorSession):
                 queue_usage,
                 "absent" if not enabled else "disabled" if enabled[0] == "D" else "installed",
                 tuple(RegisteredDispatcher(*row) for row in await self.session.fetch(load("status_dispatchers"))),
-                await read_switch(self.session),
+                await read_switch(self.session.fetch),
                 tuple(await read_acknowledgements(self.session)),
                 await self._losses(),
                 await self._copy(),
@@ -145,22 +143,4 @@ async def read_status(target: PostgresTarget, redis_url: str, stream_name: str) 
 
 
 async def _read_stream(url: str, name: str, timeout_s: float) -> StreamInfo:
-    target = RedisTarget.parse(url)
-    where = f"Redis at {target.address()}"
-    # Our own connection first: its errors tell a wrong password, a key of another type and an absent server apart.
-    connection = RedisConnection(
-        target, name="dispatcher-status", stream=name, connect_timeout_s=timeout_s, on_lost=lambda _: None
-    )
-    await connection.connect()
-    connection.close()
-    client = open_client(url, timeout_s)
-    try:
-        return await read_stream_info(client, name)
-    except NoPermissionError:
-        raise Misconfigured(
-            f"{where}: this user may not look at '{name}'; allow it with ACL SETUSER ... ~{name} +xlen +xinfo"
-        ) from None
-    except (RedisError, OSError, TimeoutError) as error:
-        raise Unreachable(f"{where} did not answer: {describe_failure(error)}") from None
-    finally:
-        await client.aclose()
+    return await ask_redis(url, name, timeout_s, lambda client: read_stream_info(client, name, readers=True))

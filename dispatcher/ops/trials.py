@@ -257,6 +257,9 @@ def _parameters() -> dict[str, object]:
         "delays": [1.0],
         "costs": [1],
         "errors": ["a trial"],
+        "places": [None],
+        "by": None,
+        "reason": None,
         "marks": [0],
         "stream": STREAM,
         "run_id": "",
@@ -280,4 +283,5 @@ def _parameters() -> dict[str, object]:
         "version": None,
         "generation": 0,
         "in_flight": 0,
+        "condition": None,
     }

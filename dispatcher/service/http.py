@@ -11,10 +11,13 @@ from prometheus_client import CollectorRegistry
 from dispatcher.core.events import Observer, SidecarUp
 from dispatcher.core.process_state import ProcessState
 from dispatcher.infra.postgres.session import Fetch
+from dispatcher.ops.groups import GroupsQuestion
 from dispatcher.settings import Settings
 from dispatcher.sidecar import app
 from dispatcher.sidecar.access import AccessControl
+from dispatcher.sidecar.controls import Controls
 from dispatcher.sidecar.dead_letters import DeadLetters
+from dispatcher.sidecar.events import Events
 from dispatcher.sidecar.openapi import document
 
 
@@ -42,7 +45,18 @@ def build_http(
     `ask` runs what people ask of Postgres; `retried` is called after events went back.
     """
     guard = AccessControl(token=lambda: s.current("api_token"), listens_on=s.http_host, hosts=s.http_allowed_hosts)
-    routes = [document(), *DeadLetters(ask, observe, retried).routes(), *extra_routes]
+
+    def groups() -> GroupsQuestion:
+        url = "" if s.unrouted == "dead" else s.current("redis_url")
+        return GroupsQuestion(url, s.stream_name, s.stream_maxlen, s.backpressure_except, s.connect_timeout_ms / 1000)
+
+    routes = [
+        document(),
+        *DeadLetters(ask, observe, retried).routes(),
+        *Events(ask, s.max_attempts).routes(),
+        *Controls(ask, groups).routes(),
+        *extra_routes,
+    ]
 
     def missing() -> str | None:
         return next((trouble.reason for trouble in state().troubles if trouble.kind == "session"), None)

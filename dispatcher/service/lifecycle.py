@@ -11,6 +11,7 @@ from uuid import uuid4
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from dispatcher.core.condition import Condition
 from dispatcher.core.events import Observer, Started, Stopped, Stopping, fan_out
 from dispatcher.core.process_state import WorkerReport
 from dispatcher.service.console_routes import ConsoleRoutes
@@ -87,14 +88,24 @@ class Service:
             tick_s=s.tick_ms / 1000,
             changed=doorbell.nudge,
             observe=self._observe,
+            condition=self._condition,
         )
         doorbell.on_control(self._pause.read_soon)
+        self._state.changed = self._pause.read_soon
         self._engine = Engine(Context(s, name, sessions, doorbell, self._registry, self._pause, self._observe, rng))
         self._released = 0  # written by _work()
 
     def report(self) -> WorkerReport:
         """What a supervisor has to know."""
         return WorkerReport(self._readiness(), self._state.read(), merge.families(self._metrics.registry))
+
+    def _condition(self) -> str:
+        """What others are told of us in Postgres."""
+        s = self._settings
+        said = Condition(
+            s.stream_name if self._engine.stream else None, s.stream_maxlen, s.max_attempts, s.backpressure_except
+        )
+        return said.with_troubles(self._state.troubles)
 
     @property
     def not_ready(self) -> str | None:

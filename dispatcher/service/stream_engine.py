@@ -98,7 +98,12 @@ def build_stream_engine(
         retry_misconfigured=True,
     )
     backpressure = Backpressure(
-        publisher, stream=stream, maxlen=s.stream_maxlen, deadline_s=deadline_s, observe=c.observe
+        publisher,
+        stream=stream,
+        maxlen=s.stream_maxlen,
+        deadline_s=deadline_s,
+        exempt=s.backpressure_except,
+        observe=c.observe,
     )
     relay = StreamRelay(
         StreamPolicy(claim_policy(s, event_types), entry_format(s), retry_policy(s), deadline_s),

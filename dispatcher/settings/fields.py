@@ -15,6 +15,7 @@ from dispatcher.settings.kinds import (
     module,
     name,
     page_url,
+    patterns,
     postgres_url,
     redis_url,
     seconds_to_ms,
@@ -43,6 +44,9 @@ class Settings:
     stream_name: str = setting("DISPATCH_STREAM_NAME", key(), "sanctum:messages", "The stream's key.")
     stream_maxlen: int = setting("REDIS_STREAM_MAXLEN", whole(1, 10**12, "entries"), 1_000_000,
         "About how many entries the stream keeps.")
+    backpressure_except: tuple[str, ...] = setting("DISPATCH_BACKPRESSURE_EXCEPT", patterns(), (),
+        "Consumer groups, or patterns such as web-*, commas between, that hold nothing back: what they have not "
+        "read may be trimmed.", default_text="")
     tick_ms: int = setting("DISPATCH_TICK_MS", whole(1, 60_000, MS), 100,
         "The fallback poll, when nothing wakes the dispatcher.",
         alias=Alias("--poll-interval", seconds_to_ms, "Dispatchbox's name for --tick-ms, in seconds.", "SECONDS"))

@@ -128,6 +128,21 @@ def hosts() -> Kind:
     return Kind(parse, wanted, "HOSTS")
 
 
+def patterns() -> Kind:
+    wanted = "names of consumer groups, or patterns such as web-*, with commas between them"
+
+    def parse(value: object) -> tuple[str, ...]:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            raise ValueError(wanted)
+        names = tuple(str(name).strip() for name in names)
+        if not all(names) or not all(name.isprintable() and len(name) <= 512 for name in names):
+            raise ValueError(wanted)
+        return names
+
+    return Kind(parse, wanted, "GROUPS")
+
+
 def module() -> Kind:
     return text(
         "a module such as shop.handlers, or module:name such as shop.events:HANDLERS",

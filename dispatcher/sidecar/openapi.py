@@ -1,66 +1,41 @@
 """The OpenAPI 3.1 document of everything under /api, at /api/openapi.json. A test holds it to the routes."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from aiohttp import web
 
 from dispatcher import __version__
 from dispatcher.ops.dead_letters.find import PAGE
-from dispatcher.ops.dead_letters.identity import LARGEST
 from dispatcher.sidecar.dead_letters import FURTHEST, LIMIT
+from dispatcher.sidecar.openapi_events import EVENT_PATHS, EVENT_SCHEMAS
+from dispatcher.sidecar.openapi_parts import (
+    ALWAYS,
+    BY,
+    COUNT,
+    ERRORS,
+    EVENT_REF,
+    NUMBER,
+    OR_NULL,
+    REASON,
+    SWITCH,
+    TEXT,
+    TIME,
+    TIME_OR_NULL,
+    UUID,
+    WHY,
+    Json,
+    body,
+    in_path,
+    in_query,
+    listing,
+    object_,
+    operation,
+    ref,
+    reply,
+)
 from dispatcher.sidecar.params import MOST_IDS
 
-Json = dict[str, Any]
+__all__ = ["ALWAYS", "DOCUMENT", "ERRORS", "document"]
 
-TEXT: Json = {"type": "string"}
-COUNT: Json = {"type": "integer", "minimum": 0}
-TIME: Json = {"type": "string", "format": "date-time"}
-NUMBER: Json = {"type": "integer", "minimum": 1, "maximum": LARGEST}
-UUID: Json = {"type": "string", "format": "uuid"}
-EVENT_REF: Json = {"anyOf": [NUMBER, UUID], "description": "The number of the event's row, or its event_id."}
-SWITCH: Json = {"type": "string", "enum": ["0", "1", "false", "true"], "default": "0"}
-
-ERRORS = {
-    "400": "Something asked for is wrong; `error` says what and what it must be.",
-    "401": "No token, or a wrong one.",
-    "403": "The API is off (no token is set and it listens for more than this machine), or another site's page asked.",
-    "404": "No dead event has that id.",
-    "408": "The body did not arrive in time.",
-    "413": "The body is larger than 64 KiB.",
-    "415": "The body is not declared as application/json.",
-    "421": "The host name is not answered to (DISPATCH_HTTP_ALLOWED_HOSTS).",
-    "429": "Too many requests; come back after `Retry-After` seconds.",
-    "503": "Postgres cannot answer now; come back after `Retry-After` seconds.",
-}
-ALWAYS = ("401", "403", "421", "429")
-
-
-def _object(properties: Mapping[str, Json], *, optional: tuple[str, ...] = ()) -> Json:
-    required = [name for name in properties if name not in optional]
-    return {"type": "object", "properties": dict(properties), "required": required}
-
-
-def _answer(description: str, schema: Json) -> Json:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _in_query(name: str, schema: Json, description: str) -> Json:
-    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
-
-
-def operation(identity: str, summary: str, answer: Json, errors: tuple[str, ...], **more: Any) -> Json:
-    """One method of one path. `answer`: the response of 200; `errors`: codes beside those that any request may get."""
-    codes = sorted({*ALWAYS, *errors})
-    responses = {"200": answer} | {code: _answer(ERRORS[code], _ref("Error")) for code in codes}
-    return {"operationId": identity, "summary": summary, "responses": responses, **more}
-
-
-EVENT = _object(
+EVENT = object_(
     {
         "id": NUMBER,
         "event_id": UUID,
@@ -76,7 +51,7 @@ EVENT = _object(
             "without values of the payload, or a sentence of the dispatcher. Null when marked dead by hand.",
         },
         "occurred_at": TIME,
-        "died_at": {**TIME, "type": ["string", "null"], "description": "Null when marked dead by hand."},
+        "died_at": {**TIME_OR_NULL, "description": "Null when marked dead by hand."},
         "replay_count": {**COUNT, "description": "How often it was replayed since it was first buried."},
         "in_outbox": {"type": "boolean", "description": "False: the row was pruned, the copy is what is left."},
         "payload": {"description": "Only with payload=1. As the application wrote it."},
@@ -85,27 +60,45 @@ EVENT = _object(
     optional=("payload", "headers"),
 )
 SCHEMAS: Json = {
-    "Error": _object({"error": TEXT}),
-    "Event": EVENT,
-    "Page": _object(
-        {"events": {"type": "array", "items": _ref("Event")}, "count": COUNT, "limit": COUNT, "offset": COUNT}
+    **EVENT_SCHEMAS,
+    "Error": object_({"error": TEXT}),
+    "DeadEvent": EVENT,
+    "Page": object_(
+        {"events": {"type": "array", "items": ref("DeadEvent")}, "count": COUNT, "limit": COUNT, "offset": COUNT}
     ),
-    "Stats": _object(
+    "Stats": object_(
         {
             "total": COUNT,
-            "aggregate_type": {"type": ["string", "null"]},
-            "event_type": {"type": ["string", "null"]},
+            "aggregate_type": OR_NULL,
+            "event_type": OR_NULL,
             "by_error": {
                 "type": "array",
-                "items": _object({"last_error": {"type": ["string", "null"]}, "count": COUNT}),
+                "items": object_(
+                    {
+                        "code": {
+                            **TEXT,
+                            "description": "The error; its figures are `#`.",
+                        },
+                        "last_error": {**OR_NULL, "description": "Of the event that was inserted last."},
+                        "count": COUNT,
+                        "texts": {**COUNT, "description": "How many different texts there are."},
+                        "figures": {
+                            **listing(listing({"type": "number"})),
+                            "description": "Least and greatest of each figure that is not the same in all texts.",
+                        },
+                        "event_types": {**listing(TEXT), "description": "At most five of them."},
+                        "first_at": {**TIME, "description": "When the first of them died."},
+                        "last_at": TIME,
+                    }
+                ),
             },
             "by_type": {
                 "type": "array",
-                "items": _object({"event_type": TEXT, "aggregate_type": TEXT, "count": COUNT}),
+                "items": object_({"event_type": TEXT, "aggregate_type": TEXT, "count": COUNT}),
             },
         }
     ),
-    "History": _object(
+    "History": object_(
         {
             "every_s": {"type": "number"},
             "keep": COUNT,
@@ -114,55 +107,41 @@ SCHEMAS: Json = {
             "points": {"type": "array", "items": {"type": "array", "items": {"type": ["number", "null"]}}},
         }
     ),
-    "Retried": _object({"status": {"const": "success"}, "message": TEXT, "event_id": NUMBER}),
-    "RetriedBatch": _object(
+    "Decided": object_({"status": {"const": "success"}, "message": TEXT, "event_id": NUMBER}),
+    "DecidedBatch": object_(
         {
             "status": {"const": "success"},
             "message": TEXT,
             "requested": {**COUNT, "description": "How many ids were sent."},
-            "processed": {**COUNT, "description": "How many events were dead and go out again."},
+            "processed": {**COUNT, "description": "How many events were dead, and go out again or are discarded."},
             "not_dead": {"type": "array", "items": EVENT_REF, "description": "The others: unknown, or not dead."},
         }
     ),
 }
 FILTERS = [
-    _in_query("aggregate_type", TEXT, "Only of this aggregate type."),
-    _in_query("event_type", TEXT, "Only of this event type."),
-    _in_query("last_error", TEXT, "Only with this error, whole; empty: without one, as when marked dead by hand."),
+    in_query("aggregate_type", TEXT, "Only of this aggregate type."),
+    in_query("event_type", TEXT, "Only of this event type."),
+    in_query("last_error", TEXT, "Only with this error, whole; empty: without one, as when marked dead by hand."),
+    in_query("error_code", TEXT, "Only of this group of errors: the text with its figures as `#`."),
+    in_query("error_like", TEXT, "Only with an error that contains this, in upper or lower case."),
 ]
-PAYLOAD = _in_query("payload", SWITCH, "1: with payload and headers.")
-EVENT_ID: Json = {
-    "name": "event_id",
-    "in": "path",
-    "required": True,
-    "schema": {"anyOf": [NUMBER, UUID]},
-    "description": EVENT_REF["description"],
-}
-BATCH: Json = {
-    "required": True,
-    "content": {
-        "application/json": {
-            "schema": {
-                **_object({"event_ids": {"type": "array", "items": EVENT_REF, "minItems": 1, "maxItems": MOST_IDS}}),
-                "additionalProperties": False,
-            }
-        }
-    },
-}
+PAYLOAD = in_query("payload", SWITCH, "1: with payload and headers.")
+EVENT_ID = in_path()
+EVENT_IDS: Json = {**listing(EVENT_REF), "minItems": 1, "maxItems": MOST_IDS}
 PATHS: Json = {
     "/api/dead-events": {
         "get": operation(
             "listDeadEvents",
             "Dead events, those inserted last first.",
-            _answer("A page of them.", _ref("Page")),
+            reply("A page of them.", ref("Page")),
             ("400", "503"),
             parameters=[
-                _in_query(
+                in_query(
                     "limit",
                     {"type": "integer", "minimum": 1, "maximum": PAGE, "default": LIMIT},
                     "The page has at most this many events.",
                 ),
-                _in_query(
+                in_query(
                     "offset",
                     {"type": "integer", "minimum": 0, "maximum": FURTHEST, "default": 0},
                     "The page begins after this many events.",
@@ -176,7 +155,7 @@ PATHS: Json = {
         "get": operation(
             "countDeadEvents",
             "How many events are dead, and the largest groups of them.",
-            _answer("The counts.", _ref("Stats")),
+            reply("The counts.", ref("Stats")),
             ("400", "503"),
             parameters=FILTERS,
         )
@@ -185,16 +164,16 @@ PATHS: Json = {
         "post": operation(
             "retryDeadEvents",
             "Publish dead events again. An event that is not dead (any more) is left alone.",
-            _answer("What became of them.", _ref("RetriedBatch")),
+            reply("What became of them.", ref("DecidedBatch")),
             ("400", "408", "413", "415", "503"),
-            requestBody=BATCH,
+            requestBody=body({"event_ids": EVENT_IDS, "by": BY, "reason": REASON}, optional=("by", "reason")),
         )
     },
     "/api/dead-events/{event_id}": {
         "get": operation(
             "getDeadEvent",
             "One dead event.",
-            _answer("The event.", _ref("Event")),
+            reply("The event.", ref("DeadEvent")),
             ("400", "404", "503"),
             parameters=[EVENT_ID, PAYLOAD],
         )
@@ -203,16 +182,37 @@ PATHS: Json = {
         "post": operation(
             "retryDeadEvent",
             "Publish a dead event again, once however often this is asked.",
-            _answer("It goes out again.", _ref("Retried")),
-            ("400", "404", "503"),
+            reply("It goes out again.", ref("Decided")),
+            ("400", "404", "408", "413", "415", "503"),
             parameters=[EVENT_ID],
+            requestBody=body({"by": BY, "reason": REASON}, optional=("by", "reason"), required=False),
         )
     },
+    "/api/dead-events/discard-batch": {
+        "post": operation(
+            "discardDeadEvents",
+            "Decide that nobody needs these dead events. Their copies stay until the retention ends.",
+            reply("What became of them.", ref("DecidedBatch")),
+            ("400", "408", "413", "415", "503"),
+            requestBody=body({"event_ids": EVENT_IDS, "reason": WHY, "by": BY}, optional=("by",)),
+        )
+    },
+    "/api/dead-events/{event_id}/discard": {
+        "post": operation(
+            "discardDeadEvent",
+            "Decide that nobody needs a dead event.",
+            reply("It is not dead any more.", ref("Decided")),
+            ("400", "404", "408", "413", "415", "503"),
+            parameters=[EVENT_ID],
+            requestBody=body({"reason": WHY, "by": BY}, optional=("by",)),
+        )
+    },
+    **EVENT_PATHS,
     "/api/overview": {
         "get": operation(
             "overview",
             "What the console shows as now.",
-            _answer("For the console; fields may come and go.", {"type": "object"}),
+            reply("For the console; fields may come and go.", {"type": "object"}),
             (),
         )
     },
@@ -220,10 +220,10 @@ PATHS: Json = {
         "get": operation(
             "history",
             "The last fifteen minutes, a point every two seconds.",
-            _answer("Rows of `points` under the names of `fields`.", _ref("History")),
+            reply("Rows of `points` under the names of `fields`.", ref("History")),
             ("400",),
             parameters=[
-                _in_query(
+                in_query(
                     "after",
                     {"type": "integer", "minimum": 0, "maximum": 10**15 - 1},
                     "The answer has the points from this number on; it is the `next` of the answer before.",
@@ -232,15 +232,15 @@ PATHS: Json = {
         )
     },
     "/api/openapi.json": {
-        "get": operation("getDocument", "This document.", _answer("OpenAPI 3.1.", {"type": "object"}), ())
+        "get": operation("getDocument", "This document.", reply("OpenAPI 3.1.", {"type": "object"}), ())
     },
 }
 DOCUMENT: Json = {
     "openapi": "3.1.0",
     "info": {
-        "title": "Dispatcher: dead-letter API",
+        "title": "Dispatcher: API",
         "version": __version__,
-        "description": "Dead events of the transactional outbox: found, counted, published again.",
+        "description": "Events of the outbox: found, counted, published again, discarded; the pause; consumer groups.",
         "license": {"name": "MIT", "identifier": "MIT"},
     },
     "security": [{"token": []}],

@@ -1,6 +1,7 @@
 """Reads the parameters of a request. A wrong one is a 400 that names it and what it must be."""
 
 import json
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import anyio
@@ -11,6 +12,7 @@ from dispatcher.sidecar.errors import Refusal
 
 BODY_S = 10.0  # the longest that a whole body may take to arrive
 MOST_IDS = 1000
+MOST_TEXT = 200  # characters of a name or a reason
 
 
 def parameters(request: web.Request, *names: str) -> dict[str, str]:
@@ -53,13 +55,49 @@ def event_in_path(request: web.Request) -> EventRef:
         raise Refusal(400, f"the event's id must be {error}") from None
 
 
-async def events_in_body(request: web.Request, within_s: float = BODY_S) -> list[EventRef]:
-    """The events of `{"event_ids": [...]}`, as they were given; the body must arrive within `within_s`."""
-    wanted = 'the body must be a JSON object {"event_ids": [...]}'
+async def body_of(
+    request: web.Request, within_s: float, names: Sequence[str], *, needed: bool = True
+) -> Mapping[str, object]:
+    """The body, a JSON object in which only these names may stand; it must arrive within `within_s`.
+
+    Not `needed`: without a body it is empty.
+    """
+    if not needed and not request.can_read_body:
+        return {}
     body = await _json(request, within_s)
-    if not isinstance(body, dict) or list(body) != ["event_ids"] or not isinstance(body["event_ids"], list):
-        raise Refusal(400, wanted)
-    given = body["event_ids"]
+    if not isinstance(body, dict):
+        raise Refusal(400, f"the body must be a JSON object with {', '.join(names)}")
+    for name in body:
+        if name not in names:
+            raise Refusal(400, f"{name[:40]!r} is not a field here; there is: {', '.join(names)}")
+    return body
+
+
+def text_of(body: Mapping[str, object], name: str) -> str | None:
+    """A text of a body, at most MOST_TEXT characters, on one line; None: it is not there, null or blank."""
+    value = body.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or "\0" in value or not _is_unicode(value):
+        raise Refusal(400, f"{name} must be text without NUL")
+    text = " ".join(value.split())
+    if len(text) > MOST_TEXT:
+        raise Refusal(400, f"{name} must have at most {MOST_TEXT} characters; it has {len(text)}")
+    return text or None
+
+
+def required_text(body: Mapping[str, object], name: str) -> str:
+    text = text_of(body, name)
+    if text is None:
+        raise Refusal(400, f"{name} must say why, in a few words")
+    return text
+
+
+def events_of(body: Mapping[str, object]) -> list[EventRef]:
+    """The events of `{"event_ids": [...]}`, as they were given."""
+    given = body.get("event_ids")
+    if not isinstance(given, list):
+        raise Refusal(400, 'the body must be a JSON object {"event_ids": [...]}')
     if not 1 <= len(given) <= MOST_IDS:
         raise Refusal(400, f"event_ids must have 1 to {MOST_IDS} ids; there are {len(given)}")
     return [_event(value, position) for position, value in enumerate(given)]

@@ -83,6 +83,10 @@ class Logs:
                 if server:
                     text = "Redis itself ends each time that this row is sent; it waits for its next attempt"
                 write("WARNING", "row_closes_connection", text, {"id": row, "bytes": size, "redis_ended": server})
+            case events.DeadDiscarded(ids, by, reason):
+                text = "Dead events were discarded: nobody needs them"
+                fields = {"rows": len(ids), "ids": list(ids), "by": by, "reason": reason}
+                write("INFO", "dead_events_discarded", text, fields)
             case events.DeadRetried(ids, by):
                 text = "Dead events were put back to be published"
                 write("INFO", "dead_events_retried", text, {"rows": len(ids), "ids": list(ids), "by": by})

@@ -17,6 +17,7 @@ from dispatcher import __version__
 from dispatcher.core import events
 from dispatcher.telemetry.collectors import DroppedLines, Registry
 from dispatcher.telemetry.event_types import EventTypes
+from dispatcher.telemetry.groups import GroupGauges
 from dispatcher.telemetry.latency import EDGES, LatencyHistogram
 
 # The `_created` twin of each series doubles the page and nothing reads it.
@@ -108,6 +109,7 @@ class Metrics:
             "messaging_outbox_closed_connection", "Attempts of rows on which Redis, or a proxy, closes the connection"
         )
         self._retried = counter("messaging_outbox_retried", "Dead events put back through the API or the console")
+        self._discarded = counter("messaging_outbox_discarded", "Dead events discarded through the API or the console")
         self._paused = gauge(
             "max", "messaging_dispatch_paused", "1 while `dispatcher pause` holds all dispatchers back"
         )
@@ -144,7 +146,7 @@ class Metrics:
             "How long the oldest unsettled row is overdue; a row that was tried counts from occurred_at",
         )
         self._dead_rows = gauge(
-            "newest", "messaging_outbox_dead_rows", "Dead events not replayed yet, counted up to 10001"
+            "newest", "messaging_outbox_dead_rows", "Dead events nobody decided about, counted up to 10001"
         )
         self._queue = gauge(
             "newest",
@@ -155,9 +157,7 @@ class Metrics:
         self._maxlen = gauge(
             "max", "messaging_stream_maxlen_entries", "REDIS_STREAM_MAXLEN: what lags behind it is trimmed unread"
         )
-        self._lag = gauge(
-            "newest", "messaging_stream_group_lag_entries", "Entries a consumer group has yet to read", "group"
-        )
+        self._groups = GroupGauges(gauge)
         self._sampled_at = gauge("newest", SAMPLED_AT, "When the gauges were last looked at")
         self._breaker = gauge(
             "max", "messaging_dispatch_breaker_open", "1 while claiming pauses because the sink fails"
@@ -223,6 +223,8 @@ class Metrics:
                 self._settled(event)
             case events.DeadRetried(ids):
                 self._retried.inc(len(ids))
+            case events.DeadDiscarded(ids):
+                self._discarded.inc(len(ids))
             case events.Buried(rows=buried):
                 self._dlq.inc(len(buried))
             case events.ClosedConnection():
@@ -277,7 +279,7 @@ class Metrics:
     def _forget_figures(self) -> None:
         for unknown in (self._backlog, self._oldest, self._dead_rows, self._queue, self._stream):
             unknown.set(_NAN)
-        self._lag.clear()
+        self._groups.clear()
 
     def _redis(self, *, answers: bool) -> None:
         self._redis_answers = answers
@@ -300,6 +302,4 @@ class Metrics:
         self._queue.set(event.notification_queue_usage)
         self._stream.set(_NAN if event.stream_length is None else event.stream_length)
         self._redis(answers=event.redis_error is None)
-        self._lag.clear()  # a group that was destroyed must not keep its last figure
-        for group, lag in event.group_lag.items():
-            self._lag.labels(group).set(lag)
+        self._groups.show(event)

@@ -12,7 +12,10 @@ class StateTracker:
     """An observer. Its fields are written by the event loop's thread only.
 
     `latency` gives the counts of the latencies so far, `types` the same by event type; `clock` gives Unix seconds.
+    `changed()` is called when a trouble came or went, or has another reason.
     """
+
+    changed: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -36,6 +39,10 @@ class StateTracker:
         self._sample: Sample | None = None
         self._trouble("starting", "", there=True)
 
+    @property
+    def troubles(self) -> tuple[Trouble, ...]:
+        return tuple(self._troubles.values())
+
     def read(self) -> ProcessState:
         at, error = self._buried or (None, None)
         return ProcessState(
@@ -51,7 +58,7 @@ class StateTracker:
             published_at=self._published_at,
             buried_at=at,
             buried_error=error,
-            troubles=tuple(self._troubles.values()),
+            troubles=self.troubles,
             sample=self._sample,
         )
 
@@ -121,14 +128,18 @@ class StateTracker:
             event.dead,
             event.newest_dead_at,
             tuple(event.dispatchers),
+            event.newest_dead_error,
+            dict(event.group_read_age_s),
         )
         if not self._breaker_open:
             self._trouble("redis", event.redis_error, there=event.redis_error is not None)
 
     def _trouble(self, kind: TroubleKind, reason: str | None, *, there: bool) -> None:
         """Note that a trouble is there or gone. One that goes on keeps the time it began."""
+        known = self._troubles.get(kind)
         if not there:
             self._troubles.pop(kind, None)
-            return
-        known = self._troubles.get(kind)
-        self._troubles[kind] = Trouble(kind, reason, known.since if known else self._clock())
+        else:
+            self._troubles[kind] = Trouble(kind, reason, known.since if known else self._clock())
+        if self.changed is not None and self._troubles.get(kind) != known:
+            self.changed()

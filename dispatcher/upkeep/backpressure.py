@@ -6,12 +6,13 @@ the last tenth is shared out among the dispatchers, and each looks again before 
 The look goes down the connection that carries the entries, so it counts all that this dispatcher has written before it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
 import anyio
 
+from dispatcher.core.condition import is_exempt
 from dispatcher.core.decide import Refused
 from dispatcher.core.events import BackpressureBlind, BackpressureChanged, Observer
 from dispatcher.core.outages import in_short, is_unavailable
@@ -42,6 +43,7 @@ class Backpressure:
         stream: str,
         maxlen: int,
         deadline_s: float,
+        exempt: Sequence[str] = (),
         observe: Observer,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -49,6 +51,7 @@ class Backpressure:
         self._stream = stream
         self._maxlen = maxlen
         self._deadline_s = deadline_s
+        self._exempt = exempt  # patterns of groups that hold nothing back
         self._observe = observe
         self._clock = clock
         self._dispatchers = 8  # that may publish at once, until they are counted; written by run()
@@ -111,6 +114,8 @@ class Backpressure:
             # No stream yet, or no right to look. A connection that broke takes no entries either.
             return ("", 0) if isinstance(found, Refused) or not self._on else ("", self._maxlen)
         groups = [fields_of(each) for each in found]
+        if self._exempt:
+            groups = [each for each in groups if not is_exempt(each["name"].decode(errors="replace"), self._exempt)]
         stream: dict[str, Any] = {}
         if any(group.get("lag") is None for group in groups):
             # It carries the first and the last entry, payload and all: asked only when there is no other way.

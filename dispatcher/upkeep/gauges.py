@@ -5,11 +5,13 @@ in which all else is looked up as often as ever. It never stops the service: a s
 by the sessions that need it, and here by figures that are missing.
 """
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 
 import anyio
 import psycopg
@@ -69,13 +71,16 @@ async def sample_once(
     bound = bounds.backlog if known is None else 0
     [(backlog, oldest_age_s, queue_usage)] = await fetch(load("sample"), {"bound": bound, "now": now})
     backlog = backlog if known is None else known
-    [(dead, newest)] = await fetch(load("count_dead"), {"bound": bounds.dead})
+    [(dead, died_last)] = await fetch(load("count_dead"), {"bound": bounds.dead})
+    newest = json.loads(died_last) if died_last else {"at": None, "error": None}
     alive = await fetch(load("status_dispatchers"), None)
-    length, lags, error = None, {}, None
+    length, lags, ages, error = None, {}, {}, None
     try:
-        seen = await read_stream_info(redis, stream, positions) if redis is not None else None
+        seen = await read_stream_info(redis, stream, positions, readers=True) if redis is not None else None
         if seen is not None:
-            length, lags = seen.length, {group.name: group.lag for group in seen.groups[: bounds.groups]}
+            length, groups = seen.length, seen.groups[: bounds.groups]
+            lags = {group.name: group.lag for group in groups}
+            ages = {group.name: inf if (age := group.last_read_age_s) is None else age for group in groups}
     except NoPermissionError:
         pass  # Redis answers: a right that is missing is no outage
     except (RedisError, OSError, TimeoutError) as failure:
@@ -89,7 +94,9 @@ async def sample_once(
             lags,
             error,
             dead,
-            newest_dead_at=newest.timestamp() if newest else None,
+            newest_dead_at=newest["at"],
+            newest_dead_error=newest["error"],
+            group_read_age_s=ages,
             dispatchers=[
                 RunningDispatcher(name, host, pid, version, started_at.timestamp())
                 for _, name, host, pid, version, started_at in alive[: bounds.dispatchers]

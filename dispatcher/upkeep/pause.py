@@ -31,6 +31,7 @@ class PauseWatcher:
     """The switch as last read, and our acknowledgement. Its fields are written by its own task, but for `_rung`.
 
     `sessions` are asked in this order: the first that is open. `changed()` is called when the switch changed.
+    `condition()`: what this dispatcher says of itself beside, as JSON.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class PauseWatcher:
         tick_s: float,
         changed: Callable[[], None],
         observe: Observer,
+        condition: Callable[[], str] = lambda: "{}",
     ) -> None:
         self._name = name
         self._sessions = sessions
@@ -49,11 +51,13 @@ class PauseWatcher:
         self._tick_s = tick_s
         self._changed = changed
         self._observe = observe
+        self._condition = condition
         self._rung = anyio.Event()
         self._paused: bool | None = None  # None: not read yet
         self._generation = 0
-        # The generation and whether something was in flight, as last written.
+        # The generation and whether something was in flight, as last written, and the condition.
         self._acknowledged: tuple[int, bool] | None = None
+        self._said = ""
         self._acknowledged_at = 0.0
         self._signed_off = False
 
@@ -102,28 +106,33 @@ class PauseWatcher:
 
     async def _acknowledge(self, unfinished: Unfinished) -> bool:
         """Write what we obey, when that changed or was not written for a while. False: Postgres refused it."""
-        if self._state(unfinished) != self._acknowledged or self._overdue():
+        if self._state(unfinished) != self._acknowledged or self._overdue() or self._has_news():
             return await self._write(unfinished) is not None
         return True
 
     def _state(self, unfinished: Unfinished) -> tuple[int, bool]:
         return self._generation, bool(self._paused and unfinished())
 
+    def _has_news(self) -> bool:
+        """Whether the condition changed since it was written; one that flaps is written once a second."""
+        return self._condition() != self._said and monotonic() - self._acknowledged_at >= AGAIN_S
+
     def _overdue(self) -> bool:
         return monotonic() - self._acknowledged_at >= ACKNOWLEDGE_EVERY_S
 
     async def _write(self, unfinished: Unfinished) -> list[tuple[Any, ...]] | None:
         """Write what we obey; the answer is the switch as it is now."""
-        state = self._state(unfinished)
+        state, condition = self._state(unfinished), self._condition()
         parameters = {
             "name": self._name,
             "version": __version__,
             "generation": self._generation,
             "in_flight": unfinished() if self._paused else 0,
+            "condition": condition,
         }
         rows = await self._fetch("pause_acknowledge", parameters)
         if rows is not None:
-            self._acknowledged, self._acknowledged_at = state, monotonic()
+            self._acknowledged, self._acknowledged_at, self._said = state, monotonic(), condition
         return rows
 
     async def _rest(self, unfinished: Unfinished | None, answered: bool) -> None:
@@ -133,6 +142,8 @@ class PauseWatcher:
             read_every_s = SOON_S
         elif self._control.session is None:
             read_every_s = min(1.0, self._tick_s)
+        if unfinished is not None and self._condition() != self._said:
+            read_every_s = min(read_every_s, AGAIN_S)
         waited_for = unfinished is not None and self._acknowledged == (self._generation, True)
         if answered and waited_for and unfinished is not None and not unfinished():
             return  # finished while we wrote that it was not; without an answer the loop would never wait

@@ -72,12 +72,12 @@ class Retention:
         if onward:
             self._after = last_id
             self._in_vain += not rows
-        copies = 0
+        copies = forgotten = 0
         if ours:
-            [(copies,)] = await session.fetch(
+            [(copies, forgotten)] = await session.fetch(
                 load("prune_dlq"), {"batch": window, "older_than_s": self._dlq_s, **clocks}
             )
-        more = onward or copies == window
+        more = onward or window in (copies, forgotten)
         self._observe(Pruned(rows, copies, more))
         return more
 

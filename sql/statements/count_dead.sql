@@ -1,8 +1,8 @@
 -- count_dead: counts dead events, for the gauges and the console.
 -- Parameters: bound (count no further).
--- Returns: one row: dead events, counted as dead_stats counts them; when the newest of them died (NULL: the hundred newest copies
---   hold no dead event).
--- Loaded by: dispatcher/upkeep/gauges.py
+-- Returns: one row: dead events, counted as dead_stats counts them; JSON that says when the newest of them died (`at`, Unix seconds)
+--   and of what (`error`); NULL: the hundred newest copies hold no dead event.
+-- Loaded by: dispatcher/ops/events.py, dispatcher/upkeep/gauges.py
 -- Index: message_outbox_dead_idx, message_dlq_open_key, message_dlq_died_at_idx, and the keys of message_outbox.
 SELECT
     (
@@ -34,9 +34,9 @@ SELECT
         ) AS dead
     ),
     (
-        SELECT max(newest.died_at)
+        SELECT json_build_object('at', date_part('epoch', newest.died_at), 'error', newest.last_error)::text
         FROM (
-            SELECT d.outbox_id, d.died_at, d.replayed_at
+            SELECT d.outbox_id, d.died_at, d.replayed_at, d.last_error
             FROM ONLY messaging.message_dlq AS d
             ORDER BY d.died_at DESC
             LIMIT 100
@@ -44,4 +44,6 @@ SELECT
         LEFT JOIN ONLY messaging.message_outbox AS o ON o.id = newest.outbox_id
         WHERE newest.replayed_at IS NULL
           AND coalesce(o.status, 'dead') = 'dead'
+        ORDER BY newest.died_at DESC
+        LIMIT 1
     )

@@ -1,6 +1,6 @@
 -- dead_list: reads a page of dead events, those inserted last first.
--- Parameters: limit, offset (events), before_id (ids below it), event_type, aggregate_type, last_error ('': without an error), each
---   NULL: any; payload (whether to read payload and headers), at_most (bytes of the answer).
+-- Parameters: limit, offset (events), before_id (ids below it), event_type, aggregate_type, last_error ('': without an error), error_code (as
+--   messaging.error_code makes it), error_like (contained, in any case), each NULL: any; payload (whether to read payload and headers), at_most (bytes of the answer).
 -- Returns: one row: the number of events on the page, and their JSON objects with commas between (NULL: larger than at_most).
 -- Loaded by: dispatcher/ops/dead_letters/find.py
 -- Index: message_outbox_dead_idx; for events without a row message_dlq_open_key, message_outbox_pkey, message_outbox_event_id_key.
@@ -18,6 +18,8 @@ WITH dead AS (
           AND (%(event_type)s::text IS NULL OR o.event_type = %(event_type)s)
           AND (%(aggregate_type)s::text IS NULL OR o.aggregate_type = %(aggregate_type)s)
           AND (%(last_error)s::text IS NULL OR coalesce(o.last_error, '') = %(last_error)s)
+          AND (%(error_code)s::text IS NULL OR messaging.error_code(o.last_error) = %(error_code)s)
+          AND (%(error_like)s::text IS NULL OR position(lower(%(error_like)s::text) IN lower(o.last_error)) > 0)
         ORDER BY o.id DESC
         LIMIT %(offset)s::bigint + %(limit)s::bigint
     )
@@ -38,6 +40,8 @@ WITH dead AS (
           AND (%(event_type)s::text IS NULL OR d.event_type = %(event_type)s)
           AND (%(aggregate_type)s::text IS NULL OR d.aggregate_type = %(aggregate_type)s)
           AND (%(last_error)s::text IS NULL OR coalesce(d.last_error, '') = %(last_error)s)
+          AND (%(error_code)s::text IS NULL OR messaging.error_code(d.last_error) = %(error_code)s)
+          AND (%(error_like)s::text IS NULL OR position(lower(%(error_like)s::text) IN lower(d.last_error)) > 0)
         ORDER BY d.outbox_id DESC
         LIMIT %(offset)s::bigint + %(limit)s::bigint
     )

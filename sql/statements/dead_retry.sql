@@ -1,9 +1,10 @@
 -- dead_retry: puts dead events back to be claimed as if they were new, due at once, in the order of their ids, and closes their
 --   copies.
--- Parameters: ids (of rows), event_ids, now (NULL: the server's clock).
+-- Parameters: ids (of rows), event_ids, by (a person) and reason, for their history; now (NULL: the server's
+--   clock).
 -- Returns: id and event_id of each row. A row that is missing was replayed by somebody else (a lock is waited for), or pruned:
 --   dead_retry_copy looks for those.
--- Loaded by: dispatcher/ops/dead_letters/retry.py, dispatcher/ops/trials.py
+-- Loaded by: dispatcher/ops/dead_letters/decide.py, dispatcher/ops/trials.py
 -- Index: message_outbox_pkey, message_outbox_event_id_key, message_dlq_open_key.
 -- A person waits for the answer, so the commit is flushed to disk, unlike the relay's.
 WITH wanted AS MATERIALIZED (
@@ -36,6 +37,11 @@ closed AS (
     SET replayed_at = coalesce(%(now)s::timestamptz, statement_timestamp()), replay_count = d.replay_count + 1
     WHERE d.outbox_id = ANY (ARRAY(SELECT b.id FROM back AS b))
       AND d.replayed_at IS NULL
+),
+noted AS (
+    INSERT INTO messaging.message_history (outbox_id, at, what, actor, error)
+    SELECT b.id, coalesce(%(now)s::timestamptz, statement_timestamp()), 'retried', %(by)s::text, %(reason)s::text
+    FROM back AS b
 )
 SELECT b.id, b.event_id
 FROM back AS b

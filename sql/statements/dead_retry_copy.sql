@@ -1,9 +1,10 @@
 -- dead_retry_copy: puts dead events whose rows were pruned back into the outbox, from their open copies, due at once, and closes
 --   the copies.
--- Parameters: ids (of the rows that were), event_ids, now (NULL: the server's clock).
+-- Parameters: ids (of the rows that were), event_ids, by (a person) and reason, for their history; now (NULL: the server's
+--   clock).
 -- Returns: id and event_id of each row. An event that is missing has no open copy (somebody else replayed it; a lock is waited
 --   for), or it has a row, which says whether it is dead: neither is changed.
--- Loaded by: dispatcher/ops/dead_letters/retry.py
+-- Loaded by: dispatcher/ops/dead_letters/decide.py
 -- Index: message_dlq_open_key, message_dlq_event_id_idx.
 -- The events keep their ids and the time at which they occurred.
 WITH wanted AS MATERIALIZED (
@@ -32,6 +33,11 @@ closed AS (
     SET replayed_at = coalesce(%(now)s::timestamptz, statement_timestamp()), replay_count = d.replay_count + 1
     WHERE d.outbox_id = ANY (ARRAY(SELECT b.id FROM back AS b))
       AND d.replayed_at IS NULL
+),
+noted AS (
+    INSERT INTO messaging.message_history (outbox_id, at, what, actor, error)
+    SELECT b.id, coalesce(%(now)s::timestamptz, statement_timestamp()), 'retried', %(by)s::text, %(reason)s::text
+    FROM back AS b
 )
 SELECT b.id, b.event_id
 FROM back AS b

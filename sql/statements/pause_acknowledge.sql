@@ -1,5 +1,6 @@
--- pause_acknowledge: notes which pause this dispatcher obeys, and removes the notes of dispatchers that wrote none for an hour.
--- Parameters: name, version, generation (of the pause), in_flight (batches).
+-- pause_acknowledge: notes which pause this dispatcher obeys, and its condition, and removes the notes of dispatchers that wrote none for an hour.
+-- Parameters: name, version, generation (of the pause), in_flight (batches), condition
+--   (JSON: what it says of itself).
 -- Returns: as pause_state.
 -- Loaded by: dispatcher/ops/trials.py, dispatcher/upkeep/pause.py
 -- Index: pause_acknowledgement_pkey.
@@ -9,10 +10,11 @@ WITH forgotten AS (
       AND a.name <> %(name)s
 ),
 said AS (
-    INSERT INTO messaging.pause_acknowledgement AS a (name, version, generation, in_flight)
-    VALUES (%(name)s, %(version)s, %(generation)s, %(in_flight)s)
+    INSERT INTO messaging.pause_acknowledgement AS a (name, version, generation, in_flight, condition)
+    VALUES (%(name)s, %(version)s, %(generation)s, %(in_flight)s, %(condition)s::jsonb)
     ON CONFLICT (name) DO UPDATE
-    SET version = excluded.version, generation = excluded.generation, in_flight = excluded.in_flight, seen_at = clock_timestamp()
+    SET version = excluded.version, generation = excluded.generation, in_flight = excluded.in_flight,
+        condition = excluded.condition, seen_at = clock_timestamp()
 )
 SELECT p.generation, p.paused, p.changed_at, p.changed_by, p.reason
 FROM ONLY messaging.pause AS p

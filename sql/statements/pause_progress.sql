@@ -2,7 +2,7 @@
 -- Parameters: none.
 -- Returns: name, version, whether it is registered, generation that it obeys and batches in flight (NULL: it wrote no note), seconds
 --   since its note by the server's clock (negative: the clock went back), whether it holds its lock, when it wrote its note (text: a
---   new one is a sign of life).
+--   new one is a sign of life), what it says of itself.
 -- Loaded by: dispatcher/ops/pause.py
 -- Index: none; a few rows, and pg_locks.
 -- A dispatcher is alive if it holds its lock, or if it goes on writing its note: after a switch of Postgres its lock is not on the new
@@ -16,7 +16,8 @@ SELECT
     a.in_flight,
     date_part('epoch', clock_timestamp() - a.seen_at),
     coalesce(r.alive, false),
-    a.seen_at::text
+    a.seen_at::text,
+    a.condition
 FROM (
     SELECT
         d.name,

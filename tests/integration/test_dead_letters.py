@@ -10,13 +10,14 @@ import pytest
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
+from dispatcher.ops.dead_letters.decide import Decision, decide
 from dispatcher.ops.dead_letters.find import Filter, TooLarge, count, find_one, find_page
 from dispatcher.ops.dead_letters.identity import LARGEST, parse
-from dispatcher.ops.dead_letters.retry import retry
 from tests.support.dead_letters import bury, prune
 from tests.support.rows import insert_events, one_row, read_table, statuses
 from tests.support.waiting import until
 
+RETRY = Decision("retry")
 ALL = Filter()
 
 
@@ -83,7 +84,7 @@ async def test_a_row_says_whether_its_event_is_dead_and_its_copy_after_that(sess
     await db.execute("CALL messaging.prune_message_outbox('0')")  # buried ones and that; only copies are left
     assert [row["id"] for row in await read_table(db)] == [alive, by_hand]
     assert await dead_ids(session) == sorted([buried, replayed, resent, pruned, pruned_by_hand, again], reverse=True)
-    await retry(session.fetch, [buried, replayed, resent, again])  # rows again
+    await decide(session.fetch, [buried, replayed, resent, again], RETRY)  # rows again
     assert await dead_ids(session) == [pruned_by_hand, pruned]
     await bury(db, [buried, replayed, resent, again])
     await db.execute(hand, [by_hand])
@@ -109,10 +110,10 @@ async def test_what_its_producer_inserted_anew_is_what_the_new_row_is(session, d
     await prune(db)
     [new] = await insert_events(db, event_id=event_id)
     assert await dead_ids(session) == []
-    assert (await retry(session.fetch, [*old, uuid.UUID(event_id)])).ids == ()
+    assert (await decide(session.fetch, [*old, uuid.UUID(event_id)], RETRY)).ids == ()
     await bury(db, [new])
     assert await dead_ids(session) == [new]
-    assert (await retry(session.fetch, [uuid.UUID(event_id)])).ids == (new,)
+    assert (await decide(session.fetch, [uuid.UUID(event_id)], RETRY)).ids == (new,)
     assert await statuses(db) == {"pending": 1}
 
 
@@ -178,14 +179,14 @@ async def test_a_retried_event_is_as_new_and_its_copy_closed(session, db, pruned
     if pruned:
         await prune(db)
         assert await read_table(db) == []
-    done = await retry(session.fetch, [row_id])
+    done = await decide(session.fetch, [row_id], RETRY)
     assert (done.ids, done.not_dead, done.forbidden) == ((row_id,), (), False)
     [after] = await read_table(db)
     assert after.pop("next_run_at") > before.pop("next_run_at")
     assert after == before
     [copy] = await read_table(db, "message_dlq")
     assert (copy["replayed_at"] is None, copy["replay_count"]) == (False, 1)
-    again = await retry(session.fetch, [before["event_id"]])
+    again = await decide(session.fetch, [before["event_id"]], RETRY)
     assert (again.ids, again.not_dead) == ((), (before["event_id"],))
     await bury(db, [row_id])
     assert await dead_ids(session) == [row_id]
@@ -204,7 +205,7 @@ async def test_each_death_shows_how_often_it_was_replayed_so_far(session, db, pr
         one = json.loads(await find_one(session.fetch, row_id) or "{}")
         copies = await read_table(db, "message_dlq")
         assert (event["replay_count"], one["replay_count"], copies[-1]["replay_count"]) == (replays,) * 3
-        await retry(session.fetch, [row_id])
+        await decide(session.fetch, [row_id], RETRY)
     await db.execute("UPDATE messaging.message_outbox SET status = 'dead'")  # by hand, without a copy
     assert [event["replay_count"] for event in await listed(session)] == [4]
     await db.execute("DELETE FROM messaging.message_outbox")
@@ -227,7 +228,7 @@ async def test_two_clicks_at_once_are_one_replay(database_url, db):
 
     async def click(names: list[Any]) -> None:
         session = await connect(PostgresTarget(database_url, "test"), "api")
-        done.extend((await retry(session.fetch, names)).ids)
+        done.extend((await decide(session.fetch, names, RETRY)).ids)
         await session.close()
 
     async with anyio.create_task_group() as clicks:
@@ -247,11 +248,11 @@ async def test_a_click_waits_for_the_one_before_it(database_url, session, db, pr
         await prune(db)
     other = await connect(PostgresTarget(database_url, "test"), "api")
     await other.fetch("BEGIN")
-    assert (await retry(other.fetch, [row_id])).ids == (row_id,)
+    assert (await decide(other.fetch, [row_id], RETRY)).ids == (row_id,)
     found: list[tuple[int, ...]] = []
 
     async def second() -> None:
-        found.append((await retry(session.fetch, [row_id])).ids)
+        found.append((await decide(session.fetch, [row_id], RETRY)).ids)
 
     async with anyio.create_task_group() as clicks:
         clicks.start_soon(second)

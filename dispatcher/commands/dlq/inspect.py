@@ -1,15 +1,12 @@
 """`dlq list`, `show` and `stats`: change nothing."""
 
 import json
-from collections.abc import Sequence
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from dispatcher.commands.dlq.options import Event, ask, filter_of, filters
 from dispatcher.commands.options import database, json_output
+from dispatcher.commands.tables import ago, show_facts, show_table
 from dispatcher.core.errors import DispatcherError
 from dispatcher.ops.dead_letters.find import PAGE, Filter, count, find_one, find_page, parts_of
 from dispatcher.ops.dead_letters.identity import EventRef
@@ -18,13 +15,17 @@ from dispatcher.ops.dead_letters.identity import EventRef
 @click.command(name="list")
 @filters
 @click.option("--limit", type=click.IntRange(1, PAGE), default=20, show_default=True, help="The most events to list.")
+@click.option("--before", type=click.IntRange(1), metavar="ID", help="Only those before this row: the next page.")
 @click.option("--offset", type=click.IntRange(0, 10**9), default=0, help="Events to leave out at the start.")
+@click.option("--payload", is_flag=True, help="With payload and headers; with --json only.")
 @json_output
 @database
-def list_dead(limit: int, offset: int, as_json: bool, **flags: str | None) -> None:
-    """List dead events, the newest first."""
+def list_dead(limit: int, before: int | None, offset: int, payload: bool, as_json: bool, **flags: str | None) -> None:
+    """List dead events, the newest first. With --json as the API does."""
+    if payload and not as_json:
+        raise click.UsageError("--payload is shown with --json, or for one event by `dispatcher dlq show`.")
     which = filter_of(flags)
-    page = ask(flags, lambda fetch: find_page(fetch, which, limit=limit, offset=offset))
+    page = ask(flags, lambda fetch: find_page(fetch, which, limit=limit, offset=offset, before=before, payload=payload))
     if as_json:
         click.echo(f'{{"events": {page.events}, "count": {page.count}, "limit": {limit}, "offset": {offset}}}')
         return
@@ -32,10 +33,20 @@ def list_dead(limit: int, offset: int, as_json: bool, **flags: str | None) -> No
     if not events:
         click.echo("No dead event matches." if which != Filter() else "No event is dead.")
         return
-    columns = ("id", "event_type", "aggregate_type", "aggregate_id", "attempts", "occurred_at", "last_error")
-    _show_table(columns, [[event[name] for name in columns] for event in events])
+    rows = [
+        [
+            each["id"],
+            each["event_type"],
+            each["aggregate_id"],
+            each["attempts"],
+            ago(each["died_at"]),
+            each["last_error"],
+        ]
+        for each in events
+    ]
+    show_table(("id", "event type", "aggregate", "attempts", "died", "error"), rows, right=("id", "attempts"))
     if page.count == limit:
-        click.echo(f"There may be more: --offset {offset + limit}", err=True)
+        click.echo(f"There may be more: --before {events[-1]['id']}", err=True)
 
 
 @click.command()
@@ -44,15 +55,14 @@ def list_dead(limit: int, offset: int, as_json: bool, **flags: str | None) -> No
 @json_output
 @database
 def show(event: EventRef, payload: bool, as_json: bool, **flags: str | None) -> None:
-    """Show one dead event, by the number of its row or its event_id."""
+    """Show one dead event, by the number of its row or its event_id. `events show` has its attempts too."""
     found = ask(flags, lambda fetch: find_one(fetch, event, payload=payload))
     if found is None:
-        raise DispatcherError(f"no dead event has the id {event}")
+        raise DispatcherError(f"no dead event has the id {event}; see `dispatcher events show {event}`")
     if as_json:
         click.echo(found)
         return
-    for name, value in parts_of(found):
-        click.echo(f"{name}: {_plain(value)}")
+    show_facts(parts_of(found))
 
 
 @click.command()
@@ -60,37 +70,29 @@ def show(event: EventRef, payload: bool, as_json: bool, **flags: str | None) -> 
 @json_output
 @database
 def stats(as_json: bool, **flags: str | None) -> None:
-    """Count dead events: all, by error, by type."""
-    found = ask(flags, lambda fetch: count(fetch, filter_of(flags)))
+    """Count dead events: all, by error, by type.
+
+    Errors that differ only in figures are one group; # stands for the figures. The code of a group is what --error-code
+    takes.
+    """
+    which = filter_of(flags)
+    found = ask(flags, lambda fetch: count(fetch, which))
     if as_json:
         groups = {"by_error": found.by_error, "by_type": found.by_type}
         click.echo(json.dumps({"total": found.total, **groups}))
         return
     click.echo(f"dead: {found.total}")
     if found.total:
-        _show_table(("count", "last_error"), [[group["count"], group["last_error"]] for group in found.by_error])
+        rows = [
+            [each["count"], ago(each["last_at"]), each["code"] or "(none)", _figures(each["figures"])]
+            for each in found.by_error
+        ]
+        show_table(("count", "newest", "error code", "figures"), rows, right=("count",))
         types = ("count", "event_type", "aggregate_type")
-        _show_table(types, [[group[name] for name in types] for group in found.by_type])
+        rows = [[group[name] for name in types] for group in found.by_type]
+        show_table(("count", "event type", "aggregate type"), rows, right=("count",))
 
 
-def _show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on a terminal, tabs elsewhere."""
-    console = Console()
-    if not console.is_terminal:
-        for row in (columns, *rows):
-            click.echo("\t".join(_plain(value) for value in row))
-        return
-    table = Table()
-    for name in columns:
-        table.add_column(Text(name), overflow="fold", justify="right" if name == "count" else "left")
-    for row in rows:
-        table.add_row(*(Text(_plain(value)) for value in row))  # what a producer wrote is no markup
-    console.print(table)
-
-
-def _plain(value: object) -> str:
-    """On one line, and without what would steer a terminal."""
-    if value is None:
-        return "-"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
+def _figures(figures: list[list[int]]) -> str:
+    """Least and greatest of those that differ."""
+    return ", ".join(f"{least} to {greatest}" for least, greatest in figures) or "-"

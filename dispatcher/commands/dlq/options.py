@@ -1,6 +1,7 @@
 """What the commands of `dispatcher dlq` have in common: how an event is named, the filters, the session."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import fields
 from typing import TypeVar
 
 import anyio
@@ -9,9 +10,9 @@ import click
 from dispatcher.commands.options import settings_from, target, together
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.postgres.target import PostgresTarget
+from dispatcher.ops.dead_letters.decide import DeadLetterSession
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.dead_letters.identity import EventRef, parse
-from dispatcher.ops.dead_letters.retry import DeadLetterSession
 
 STATEMENT_S = 600.0  # counting reads every dead event
 
@@ -33,7 +34,9 @@ class Event(click.ParamType[EventRef]):
 filters = together(
     click.option("--event-type", metavar="TYPE", help="Only of this event type."),
     click.option("--aggregate-type", metavar="TYPE", help="Only of this aggregate type."),
-    click.option("--error", "last_error", metavar="TEXT", help="Only with exactly this last_error; '' for none."),
+    click.option("--error", "last_error", metavar="TEXT", help="Only with exactly this error; '' for none."),
+    click.option("--error-code", metavar="CODE", help="Only of this group of errors, as `dlq stats` lists it."),
+    click.option("--error-like", metavar="TEXT", help="Only with an error that contains this, in any case."),
 )
 
 
@@ -49,4 +52,5 @@ async def _ask(where: PostgresTarget, question: Callable[[Fetch], Awaitable[T]])
 
 
 def filter_of(flags: dict[str, str | None]) -> Filter:
-    return Filter(flags.get("event_type"), flags.get("aggregate_type"), flags.get("last_error"))
+    """The filters of these flags, which are taken out of them: what is left are those of the connection."""
+    return Filter(**{field.name: flags.pop(field.name, None) for field in fields(Filter)})

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from time import monotonic
+from itertools import zip_longest
+from time import monotonic, time
 from typing import Any
 
 import anyio
@@ -17,12 +18,17 @@ REDIS_DEADLINE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class GroupInfo:
-    """A consumer group: entries it has yet to read, entries read and not acknowledged."""
+    """A consumer group: entries it has yet to read, entries read and not acknowledged.
+
+    `last_read_age_s`: since a consumer of it last asked for entries. Without a consumer that is left, since the last
+    entry that it has read was added. None: nobody has read, or it was not asked for.
+    """
 
     name: str
     lag: int
     pending: int
     consumers: int
+    last_read_age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +44,16 @@ def fields_of(pairs: list[Any]) -> dict[str, Any]:
     return {name.decode(errors="replace"): value for name, value in zip(pairs[::2], pairs[1::2], strict=False)}
 
 
+GROUPS = 256  # of which it is looked up when they were read last
 COUNTED = 10_000  # entries that are read at most to learn what one group has to read, for what is only shown
 
 
-async def read_stream_info(redis: Redis, name: str, positions: StreamPositions | None = None) -> StreamInfo:
+async def read_stream_info(
+    redis: Redis, name: str, positions: StreamPositions | None = None, *, readers: bool = False
+) -> StreamInfo:
     """The stream's length and its groups, those that lag most first. Raises RedisError, OSError or TimeoutError.
 
-    `positions`: what earlier looks at this stream have learned.
+    `positions`: what earlier looks at this stream have learned. `readers`: ask also when each group was read last.
     """
     known = positions if positions is not None else StreamPositions()
     read_until = monotonic() + REDIS_DEADLINE_S / 2  # large entries take long: then what is shown may be too much
@@ -70,11 +79,28 @@ async def read_stream_info(redis: Redis, name: str, positions: StreamPositions |
             if "no such key" not in str(error).lower():
                 raise
             return StreamInfo(0, ())
+        ages = await _last_reads(redis, name, found[:GROUPS]) if readers else []
     groups = [
-        GroupInfo(_text(group["name"]), lag, int(group["pending"]), int(group["consumers"]))
-        for group, lag in zip(found, lags, strict=True)
+        GroupInfo(_text(group["name"]), lag, int(group["pending"]), int(group["consumers"]), age)
+        for group, lag, age in zip_longest(found, lags, ages)
     ]
     return StreamInfo(length, tuple(sorted(groups, key=lambda group: (-group.lag, group.name))))
+
+
+async def _last_reads(redis: Redis, name: str, groups: Sequence[dict[str, Any]]) -> list[float | None]:
+    """For each group the seconds since somebody read it last, in one round trip."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        for group in groups:
+            pipeline.xinfo_consumers(name, group["name"])
+        answers = await pipeline.execute(raise_on_error=False) if groups else []
+    return [_last_read(group, answer) for group, answer in zip(groups, answers, strict=True)]
+
+
+def _last_read(group: dict[str, Any], consumers: Any) -> float | None:
+    if isinstance(consumers, list) and consumers:
+        return min(int(each["idle"]) for each in consumers) / 1000
+    entry_ms = int(_text(group["last-delivered-id"]).split("-")[0])
+    return max(0.0, time() - entry_ms / 1000) if entry_ms else None
 
 
 def describe_failure(failure: BaseException) -> str:

@@ -32,11 +32,16 @@ class TooLarge(DispatcherError):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which dead events; None limits nothing. `last_error`: the whole text; empty: those without one."""
+    """Which dead events; None limits nothing. `last_error`: the whole text; empty: those without one.
+
+    `error_code`: the text with its figures as `#`, as Stats has it; `error_like`: contained in the text, in any case.
+    """
 
     event_type: str | None = None
     aggregate_type: str | None = None
     last_error: str | None = None
+    error_code: str | None = None
+    error_like: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,9 @@ class Stats:
     """How many events are dead, and the largest groups, of at most GROUPS each."""
 
     total: int
-    by_error: list[dict[str, Any]]  # last_error, count
+    by_error: list[
+        dict[str, Any]
+    ]  # code, last_error (the newest), count, texts, figures, event_types, first_at, last_at
     by_type: list[dict[str, Any]]  # event_type, aggregate_type, count
 
 

@@ -68,7 +68,7 @@ async def dispatchers(session: Session) -> Finding:
 
 
 async def pause(session: Session) -> Finding:
-    switch = await read_switch(session)
+    switch = await read_switch(session.fetch)
     if not switch.paused:
         return ok("pause", "nobody paused")
     return warning("pause", f"paused {switch}", "`dispatcher resume`, when the pause has served its purpose")

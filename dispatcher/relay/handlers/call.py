@@ -140,26 +140,29 @@ def _judge(row: ClaimedRow, error: BaseException, outages: Outages, retry: Retry
     text, where = described(error, row), raised_at(error) or None
     match error:
         case raised.Dead() | CannotParse():  # the next attempt could not parse it either
-            return HandlerResult(FailedForGood(text), "dead")
+            return HandlerResult(FailedForGood(text, where), "dead")
         case raised.Wait(after_s=after_s):
             return HandlerResult(Waits(after_s, text), "wait", where)
         case raised.Retry(after_s=after_s):
-            return HandlerResult(_failed(row, text, after_s, retry, rng), "retry", where)
-    failed = _failed(row, text, None, retry, rng)
+            return HandlerResult(_failed(row, text, after_s, retry, rng, where), "retry", where)
+    failed = _failed(row, text, None, retry, rng, where)
     try:
         away = meets(outages, error)
     except Exception as wrong:  # the application's own function
-        failed = _failed(row, brief(f"{text}; outages raised {type(wrong).__name__}"), None, retry, rng)
+        failed = _failed(row, brief(f"{text}; outages raised {type(wrong).__name__}"), None, retry, rng, where)
         away = False
     if away:
         return HandlerResult(Waits(OUTAGE_S, text), "outage", where, failed)
     return HandlerResult(failed, "retry", where)
 
 
-def _failed(row: ClaimedRow, error: str, after_s: float | None, retry: RetryPolicy, rng: Random) -> Outcome:
+def _failed(
+    row: ClaimedRow, error: str, after_s: float | None, retry: RetryPolicy, rng: Random, place: str | None = None
+) -> Outcome:
     if row.attempts + 1 >= retry.max_attempts:
-        return FailedForGood(error)
-    return FailedAttempt(retry.backoff.reconnect_delay(row.attempts + 1, rng) if after_s is None else after_s, error)
+        return FailedForGood(error, place)
+    delay_s = retry.backoff.reconnect_delay(row.attempts + 1, rng) if after_s is None else after_s
+    return FailedAttempt(delay_s, error, place)
 
 
 def described(error: BaseException, row: ClaimedRow) -> str:

@@ -1,0 +1,29 @@
+"""`dispatcher events`: every event, whatever became of it."""
+
+import click
+
+from dispatcher.commands.events.inspect import find_events, list_all, show_event
+from dispatcher.commands.suggest import SuggestingGroup
+
+
+@click.group(cls=SuggestingGroup)
+def events() -> None:
+    """Events, whatever became of them: find one, list those of a status, show one with its attempts.
+
+    \b
+    pending    due, and not claimed yet
+    scheduled  pending, and due later
+    picked     claimed by a dispatcher
+    retry      failed, and waits for its next attempt
+    dead       failed for the last time: somebody has to decide (`dispatcher dlq`)
+    sent       in the stream, or its handler is done
+
+    \b
+    dispatcher events find order-4711
+    dispatcher events list --status retry
+    dispatcher events show 4711
+    """
+
+
+for command in (find_events, list_all, show_event):
+    events.add_command(command)

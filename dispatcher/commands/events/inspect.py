@@ -1,0 +1,196 @@
+"""`events find`, `list` and `show`: change nothing."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import click
+
+from dispatcher.commands.dlq.options import STATEMENT_S, Event
+from dispatcher.commands.options import database, json_output, settings_from, target, together
+from dispatcher.commands.tables import ago, plain, show_facts, show_table
+from dispatcher.core.errors import DispatcherError
+from dispatcher.infra.postgres.session import Fetch
+from dispatcher.infra.postgres.target import PostgresTarget
+from dispatcher.ops.dead_letters.find import PAGE, parts_of
+from dispatcher.ops.dead_letters.identity import EventRef
+from dispatcher.ops.events import STATUSES, EventFilter, EventPage, find, list_events, show
+from dispatcher.ops.pause import read_acknowledgements
+from dispatcher.ops.session import OperatorSession
+
+COLUMNS = ("id", "event type", "aggregate", "status", "attempts", "when", "error")
+paging = together(
+    click.option(
+        "--limit", type=click.IntRange(1, PAGE), default=20, show_default=True, help="The most events to show."
+    ),
+    click.option("--after", metavar="NEXT", help="Go on where a page ended: the `next` that it told."),
+    json_output,
+    database,
+)
+
+# One page of events, given where it begins.
+AskPage = Callable[[Fetch, str | None], Awaitable[EventPage]]
+
+
+class EventSession(OperatorSession):
+    """The session of `dispatcher events`."""
+
+    verb = "look at events"
+    too_slow = "narrow it down with --event-type, --aggregate-type or --status"
+
+    async def max_attempts(self) -> int | None:
+        """The most that a running dispatcher gives an event; None: none runs, or none says it."""
+        said = [each.condition.max_attempts for each in await read_acknowledgements(self.session)]
+        return max((each for each in said if each is not None), default=None)
+
+
+@click.command(name="list")
+@click.option("--status", type=click.Choice(STATUSES), help="Only of this status.  [default: all but dead and sent]")
+@click.option("--event-type", metavar="TYPE", help="Only of this event type.")
+@click.option("--aggregate-type", metavar="TYPE", help="Only of this aggregate type.")
+@click.option("--aggregate-id", metavar="ID", help="Only of this aggregate.")
+@click.option("--error", "last_error", metavar="TEXT", help="Only with exactly this error; '' for none.")
+@click.option("--error-code", metavar="CODE", help="Only of this group of errors, as `dlq stats` lists it.")
+@click.option("--error-like", metavar="TEXT", help="Only with an error that contains this, in any case.")
+@paging
+def list_all(
+    status: str | None,
+    event_type: str | None,
+    aggregate_type: str | None,
+    aggregate_id: str | None,
+    last_error: str | None,
+    error_code: str | None,
+    error_like: str | None,
+    limit: int,
+    after: str | None,
+    as_json: bool,
+    **flags: str | None,
+) -> None:
+    """List events by status: those that are due first; of dead and sent ones, the last inserted.
+
+    With --json as the API does.
+    """
+    which = EventFilter(status, event_type, aggregate_type, aggregate_id, last_error, error_code, error_like)
+
+    async def page(fetch: Fetch, begin: str | None) -> EventPage:
+        return await list_events(fetch, which, limit=limit, after=begin)
+
+    _pages(page, limit, after, as_json, flags, "No event matches.")
+
+
+@click.command(name="find")
+@click.argument("name", metavar="ID")
+@paging
+def find_events(name: str, limit: int, after: str | None, as_json: bool, **flags: str | None) -> None:
+    """Find events by the number of the row, event_id, message_id or aggregate_id, whatever became of them.
+
+    A row or an event_id is found at once. For the others the table is read from the newest row down: Ctrl-C ends it.
+
+    Exit code 1 when there is none.
+    """
+    if not name:
+        raise click.UsageError("ID must not be empty.")
+
+    async def page(fetch: Fetch, begin: str | None) -> EventPage:
+        return await find(fetch, name, limit=limit, after=begin)
+
+    if not _pages(page, limit, after, as_json, flags, ""):
+        raise DispatcherError(f"no event has the row number, event_id, message_id or aggregate_id '{plain(name)}'")
+
+
+@click.command(name="show")
+@click.argument("event", type=Event())
+@click.option("--payload", is_flag=True, help="Show payload and headers too.")
+@json_output
+@database
+def show_event(event: EventRef, payload: bool, as_json: bool, **flags: str | None) -> None:
+    """Show one event, whatever became of it: its failed attempts, and what people decided.
+
+    Of each attempt: when it was, which dispatcher made it, the error, and where a handler raised.
+    """
+    found, most = anyio.run(_show, target(settings_from(flags), STATEMENT_S), event, payload)
+    if found is None:
+        raise DispatcherError(f"no event has the id {event}; `dispatcher events find` looks for other names")
+    if as_json:
+        click.echo(f'{{"max_attempts": {json.dumps(most)}, {found[1:]}')
+        return
+    parts = dict(parts_of(found))
+    history, discarded = parts.pop("history"), parts.pop("discarded")
+    parts["attempts"] = _attempts(parts["attempts"], most)
+    if discarded:
+        parts["discarded"] = f"{discarded['at']} by {discarded['by']}: {discarded['reason']}"
+    show_facts([(name, value) for name, value in parts.items() if value is not None])
+    if history:
+        click.echo()
+        rows = [[each["at"], each["what"], each["attempt"], each["by"], _error_and_place(each)] for each in history]
+        show_table(("at", "what", "attempt", "by", "error or reason"), rows, right=("attempt",))
+
+
+async def _show(where: PostgresTarget, event: EventRef, payload: bool) -> tuple[str | None, int | None]:
+    async with EventSession(where) as session:
+        with session.explained():
+            return await show(session.session.fetch, event, payload=payload), await session.max_attempts()
+
+
+def _pages(
+    ask: AskPage, limit: int, after: str | None, as_json: bool, flags: dict[str, str | None], nothing: str
+) -> int:
+    """Show one page, however many looks it takes; returns how many events it has."""
+    events, following, most = anyio.run(_collect, target(settings_from(flags), STATEMENT_S), ask, limit, after)
+    if as_json:
+        click.echo(json.dumps({"events": events, "next": following, "max_attempts": most}))
+        return len(events)
+    if events:
+        rows = [
+            [
+                each["id"],
+                each["event_type"],
+                each["aggregate_id"],
+                each["status"],
+                _attempts(each["attempts"], most if each["status"] == "retry" else None),
+                _when(each),
+                each["last_error"],
+            ]
+            for each in events
+        ]
+        show_table(COLUMNS, rows, right=("id", "attempts"))
+    elif nothing:
+        click.echo(nothing)
+    if following:
+        click.echo(f"There may be more: --after {following}", err=True)
+    return len(events)
+
+
+async def _collect(
+    where: PostgresTarget, ask: AskPage, limit: int, after: str | None
+) -> tuple[list[dict[str, Any]], str | None, int | None]:
+    events: list[dict[str, Any]] = []
+    async with EventSession(where) as session:
+        with session.explained():
+            while True:
+                page = await ask(session.session.fetch, after)
+                events += json.loads(page.events)
+                after = page.next
+                if after is None or events:
+                    return events, after, await session.max_attempts()
+
+
+def _attempts(done: int, most: int | None) -> str:
+    return f"{done} of {most}" if done and most else str(done)
+
+
+def _when(event: dict[str, Any]) -> str | None:
+    """The moment that matters for its status."""
+    if event["status"] == "sent":
+        return ago(event["sent_at"])
+    if event["status"] == "picked":
+        return ago(event["picked_at"])
+    if event["status"] in ("retry", "scheduled"):
+        return ago(event["due_at"]) or "parked"
+    return ago(event["occurred_at"])
+
+
+def _error_and_place(step: dict[str, Any]) -> str | None:
+    place = f" ({step['where']})" if step["where"] else ""
+    return f"{step['error']}{place}" if step["error"] else place.strip() or None

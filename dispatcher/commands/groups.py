@@ -1,0 +1,95 @@
+"""`dispatcher groups`: the consumer groups of the stream."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import anyio
+import click
+
+from dispatcher.commands.options import database, json_output, redis_url, settings_from, stream_name, target
+from dispatcher.commands.tables import show_table, span
+from dispatcher.core.errors import DispatcherError
+from dispatcher.infra.postgres.target import PostgresTarget
+from dispatcher.ops.conditions import read_conditions
+from dispatcher.ops.groups import GroupsQuestion, GroupState, StreamGroups, read_groups
+
+STATEMENT_S = 10.0
+
+
+@click.command()
+@stream_name
+@redis_url
+@database
+@json_output
+def groups(as_json: bool, **flags: str | None) -> None:
+    """Show the consumer groups: how far behind each is, and when it was read last.
+
+    A group that nobody reads any more stops publishing for all, once it has nine tenths of REDIS_STREAM_MAXLEN to read.
+    Destroy it (redis-cli XGROUP DESTROY <stream> <group>), or exempt it: DISPATCH_BACKPRESSURE_EXCEPT.
+
+    \b
+    lag        entries that it has yet to read
+    pending    entries read, and not acknowledged
+    last read  how long ago one of its consumers asked for entries
+
+    MAXLEN and the exempt groups are those of the running dispatchers; without one, of this environment.
+    """
+    more = ("redis_url", "handlers", "unrouted", "stream_name", "stream_maxlen", "backpressure_except")
+    settings = settings_from(flags, *more)
+    streams, note = anyio.run(_ask, settings, target(settings, STATEMENT_S))
+    if note:
+        click.echo(note, err=True)
+    if as_json:
+        click.echo(json.dumps({"streams": [asdict(each) for each in streams]}))
+        return
+    for each in streams:
+        _show(each)
+    if not streams:
+        click.echo("No event goes to a stream (DISPATCH_UNROUTED=dead).")
+
+
+async def _ask(settings: dict[str, Any], where: PostgresTarget) -> tuple[list[StreamGroups], str]:
+    note, said = "", None
+    try:
+        said = next((each for each in await read_conditions(where) if each.stream == settings["stream_name"]), None)
+    except DispatcherError as error:
+        note = f"MAXLEN and the exempt groups are those of this environment: {error}"
+    asked = GroupsQuestion(
+        settings.get("redis_url", ""),
+        settings["stream_name"],
+        said.maxlen if said else settings["stream_maxlen"],
+        said.exempt if said else settings["backpressure_except"],
+        where.connect_timeout_s,
+    )
+    return await read_groups(asked), note
+
+
+def _show(stream: StreamGroups) -> None:
+    maxlen = f", MAXLEN {stream.maxlen}" if stream.maxlen else ""
+    click.echo(f"{stream.stream}: {stream.length} entries{maxlen}")
+    if not stream.groups:
+        click.echo("No consumer group. What a reader without one misses, MAXLEN trims unseen.")
+        return
+    rows = [
+        [
+            each.name,
+            each.lag,
+            _share(each, stream.maxlen),
+            each.pending,
+            each.consumers,
+            _read(each),
+            each.verdict(stream.maxlen),
+        ]
+        for each in stream.groups
+    ]
+    head = ("group", "lag", "of MAXLEN", "pending", "consumers", "last read", "note")
+    show_table(head, rows, right=("lag", "of MAXLEN", "pending", "consumers", "last read"))
+
+
+def _share(group: GroupState, maxlen: int | None) -> str:
+    return f"{group.lag / maxlen:.1%}" if maxlen else "-"
+
+
+def _read(group: GroupState) -> str:
+    return "never" if group.last_read_age_s is None else f"{span(group.last_read_age_s)} ago"

@@ -1,0 +1,93 @@
+"""What a dispatcher says of itself in Postgres, for those who ask from outside: settings, and what it waits for.
+
+A command must not guess them from its own environment. It is written with the acknowledgement of the pause, when it
+changes and every few seconds.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dispatcher.core.process_state import Trouble, TroubleKind
+from dispatcher.core.timestamps import iso_of
+
+# What keeps events from going out, or takes something away, and is not said elsewhere.
+SAID: tuple[TroubleKind, ...] = ("redis", "backpressure", "refused", "listener", "session", "audit")
+STOPS: tuple[TroubleKind, ...] = ("redis", "backpressure", "refused")  # nothing goes out, or not all of it
+
+_WORDS = {
+    "redis": "Redis takes no entries: {}",
+    "backpressure": "publishing waits for the consumer group {}",
+    "refused": "Postgres refuses to {}",
+    "listener": "writers cannot wake it: {}",
+    "session": "Postgres has no connection left for: {}",
+    "audit": "a loss inside Redis would go unnoticed: {}",
+}
+
+
+def is_exempt(group: str, patterns: Sequence[str]) -> bool:
+    """Whether a consumer group holds nothing back: `DISPATCH_BACKPRESSURE_EXCEPT`, with * ? [abc] as in file names."""
+    return any(fnmatchcase(group, pattern) for pattern in patterns)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One trouble, as the dispatcher says it. `since`: RFC 3339."""
+
+    kind: str
+    reason: str | None
+    since: str
+
+    def __str__(self) -> str:
+        """In plain words, without the time."""
+        words = _WORDS.get(self.kind, self.kind + ": {}")
+        return words.format(self.reason) if self.reason else words.replace(": {}", "").replace(" {}", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Settings of a dispatcher that matter to others, and its troubles, the first one first."""
+
+    stream: str | None = None
+    maxlen: int | None = None
+    max_attempts: int | None = None
+    exempt: tuple[str, ...] = ()  # patterns of consumer groups that hold nothing back
+    waits: tuple[Wait, ...] = ()
+
+    @property
+    def stops(self) -> tuple[Wait, ...]:
+        """Those because of which events do not go out."""
+        return tuple(each for each in self.waits if each.kind in STOPS)
+
+    def with_troubles(self, troubles: Sequence[Trouble]) -> str:
+        """As it is written: JSON."""
+        said = [
+            {"kind": each.kind, "reason": each.reason, "since": iso_of(each.since)}
+            for each in sorted(troubles, key=lambda each: each.since)
+            if each.kind in SAID
+        ]
+        return json.dumps(
+            {
+                "stream": self.stream,
+                "maxlen": self.maxlen,
+                "max_attempts": self.max_attempts,
+                "exempt": self.exempt,
+                "waits": said,
+            }
+        )
+
+    @classmethod
+    def read(cls, said: Mapping[str, Any] | None) -> "Condition":
+        """As it was written, perhaps by another release: what is missing or not understood is left out."""
+        if not isinstance(said, Mapping):
+            return cls()
+        waits = tuple(
+            Wait(str(each["kind"]), each.get("reason"), str(each.get("since")))
+            for each in said.get("waits", ())
+            if isinstance(each, Mapping) and "kind" in each
+        )
+        return cls(
+            said.get("stream"), said.get("maxlen"), said.get("max_attempts"), tuple(said.get("exempt", ())), waits
+        )

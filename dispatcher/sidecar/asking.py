@@ -1,0 +1,45 @@
+"""What the endpoints that ask Postgres have in common: who asks, how they answer, and what an error becomes."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import psycopg
+from aiohttp import web
+
+from dispatcher.core.errors import DispatcherError, SessionLost
+from dispatcher.ops.dead_letters.find import TooLarge
+from dispatcher.ops.events import WrongQuestion
+from dispatcher.sidecar.errors import Refusal
+from dispatcher.sidecar.params import text_of
+
+
+def person(request: web.Request, body: Mapping[str, object]) -> str:
+    """Who asks, for the log and the history: the name that the request gives, if any, and its address."""
+    address = request.remote or "unknown"
+    name = text_of(body, "by")
+    return f"{name} ({address})" if name else address
+
+
+def json_answer(text: str) -> web.Response:
+    return web.Response(text=text, content_type="application/json")
+
+
+@contextmanager
+def explained(*, changes: bool = False) -> Iterator[None]:
+    """Turn errors of Postgres into answers. `changes`: the request would have changed rows."""
+    again = {"Retry-After": "1"}
+    try:
+        yield
+    except (TooLarge, WrongQuestion) as error:
+        raise Refusal(400, str(error)) from None
+    except SessionLost:
+        doubt = "; whether it was done is not known: ask again, nothing is done twice" if changes else ": ask again"
+        raise Refusal(503, f"the connection to Postgres broke{doubt}", again) from None
+    except DispatcherError as error:  # busy, unreachable, misconfigured
+        raise Refusal(503, str(error), again) from None
+    except psycopg.errors.QueryCanceled:
+        raise Refusal(503, "Postgres took too long: narrow it down with event_type or aggregate_type", again) from None
+    except psycopg.errors.InsufficientPrivilege:
+        raise Refusal(503, "this role may not do that: grant it the role outbox_dispatcher (sql/roles.sql)") from None
+    except psycopg.Error as error:
+        raise Refusal(503, f"Postgres refused: {type(error).__name__} {error.sqlstate}", again) from None

@@ -1,0 +1,83 @@
+"""The API of all events: lists by status, search, one event with its history, counts."""
+
+import json
+from dataclasses import asdict
+
+from aiohttp import web
+
+from dispatcher.infra.postgres.session import Fetch
+from dispatcher.ops.dead_letters.find import PAGE
+from dispatcher.ops.events import STATUSES, EventFilter, EventPage, count_events, find, list_events, show
+from dispatcher.sidecar.asking import explained, json_answer
+from dispatcher.sidecar.errors import Refusal
+from dispatcher.sidecar.params import event_in_path, parameters, switch, whole
+
+LIMIT = 100
+FILTERS = ("event_type", "aggregate_type", "aggregate_id", "last_error", "error_code", "error_like")
+EVENT = r"{event_id:(?!(?:find|counts)$)[^{}/]+}"
+LONGEST = 1000  # characters of what is searched for
+
+
+class Events:
+    """`max_attempts`: as this dispatcher has it, so that "attempt 7 of 10" can be said."""
+
+    def __init__(self, fetch: Fetch, max_attempts: int) -> None:
+        self._fetch = fetch
+        self._max_attempts = max_attempts
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        return [
+            web.get("/api/events", self._list),
+            web.get("/api/events/find", self._find),
+            web.get("/api/events/counts", self._counts),
+            web.get(f"/api/events/{EVENT}", self._show),
+        ]
+
+    async def _list(self, request: web.Request) -> web.Response:
+        query = parameters(request, "status", "limit", "after", *FILTERS)
+        status = query.get("status") or None
+        if status is not None and status not in STATUSES:
+            raise Refusal(400, f"status must be one of {', '.join(STATUSES)}")
+        # A form sends what was left empty; an error that is empty is looked for, as among dead events.
+        kept = ("last_error", "error_code")
+        chosen = {name: query.get(name) if name in kept else query.get(name) or None for name in FILTERS}
+        with explained():
+            page = await list_events(
+                self._fetch,
+                EventFilter(status, **chosen),
+                limit=whole(query, "limit", LIMIT, 1, PAGE),
+                after=query.get("after") or None,
+            )
+        return self._page(page)
+
+    async def _find(self, request: web.Request) -> web.Response:
+        query = parameters(request, "q", "limit", "after")
+        text = query.get("q", "").strip()
+        if not 0 < len(text) <= LONGEST:
+            raise Refusal(
+                400, f"q must be a row number, event_id, message_id or aggregate_id of 1 to {LONGEST} characters"
+            )
+        with explained():
+            page = await find(
+                self._fetch, text, limit=whole(query, "limit", LIMIT, 1, PAGE), after=query.get("after") or None
+            )
+        return self._page(page)
+
+    async def _counts(self, request: web.Request) -> web.Response:
+        parameters(request)
+        with explained():
+            found = await count_events(self._fetch)
+        return json_answer(json.dumps(asdict(found)))
+
+    async def _show(self, request: web.Request) -> web.Response:
+        event = event_in_path(request)
+        query = parameters(request, "payload")
+        with explained():
+            found = await show(self._fetch, event, payload=switch(query, "payload"))
+        if found is None:
+            raise Refusal(404, f"no event has the id {event}")
+        return json_answer(f'{{"max_attempts": {self._max_attempts}, {found[1:]}')
+
+    def _page(self, page: EventPage) -> web.Response:
+        rest = f'"next": {json.dumps(page.next)}, "max_attempts": {self._max_attempts}'
+        return json_answer(f'{{"events": {page.events}, {rest}}}')

@@ -1,0 +1,234 @@
+"""The part of the OpenAPI document that is about all events, the pause and the consumer groups."""
+
+from dispatcher.ops.dead_letters.find import PAGE
+from dispatcher.ops.events import COUNTED, STATUSES
+from dispatcher.sidecar.events import LIMIT, LONGEST
+from dispatcher.sidecar.openapi_parts import (
+    BY,
+    COUNT,
+    NUMBER,
+    OR_NULL,
+    REASON,
+    SWITCH,
+    TEXT,
+    TIME,
+    TIME_OR_NULL,
+    UUID,
+    Json,
+    body,
+    in_path,
+    in_query,
+    listing,
+    object_,
+    operation,
+    ref,
+    reply,
+)
+
+EVENT: dict[str, Json] = {
+    "id": NUMBER,
+    "event_id": UUID,
+    "message_id": UUID,
+    "event_type": TEXT,
+    "aggregate_type": TEXT,
+    "aggregate_id": TEXT,
+    "status": {
+        "type": "string",
+        "enum": [*STATUSES, "discarded"],
+        "description": "scheduled: pending, and due later. discarded: a person decided that nobody needs it.",
+    },
+    "attempts": {**COUNT, "description": "Attempts that failed."},
+    "due_at": {**TIME_OR_NULL, "description": "Null: at once, it is not due any more, or it is parked (scheduled)."},
+    "occurred_at": TIME,
+    "picked_at": {**TIME_OR_NULL, "description": "When it was claimed last."},
+    "picked_by": {**OR_NULL, "description": "The dispatcher that claimed it last, while it runs."},
+    "sent_at": TIME_OR_NULL,
+    "stream_id": {**OR_NULL, "description": "Sent: the id of its entry; null: a handler did it."},
+    "last_error": OR_NULL,
+    "in_outbox": {"type": "boolean", "description": "False: the row is gone, a copy is what is left."},
+}
+ATTEMPTS: Json = {**COUNT, "description": "DISPATCH_MAX_ATTEMPTS of this dispatcher."}
+STEP = object_(
+    {
+        "at": TIME,
+        "what": {"type": "string", "enum": ["failed", "died", "retried", "discarded"]},
+        "attempt": {"type": ["integer", "null"], "description": "Number of the attempt that failed."},
+        "by": {**OR_NULL, "description": "The dispatcher that tried, or the person."},
+        "error": {**OR_NULL, "description": "The error, or the reason that the person gave."},
+        "where": {**OR_NULL, "description": "File and line of the handler that raised."},
+    }
+)
+EVENT_SCHEMAS: dict[str, Json] = {
+    "Event": object_(EVENT),
+    "EventPage": object_(
+        {
+            "events": listing(ref("Event")),
+            "next": {
+                **OR_NULL,
+                "description": "The `after` of the next page, which may be there even when this one is empty.",
+            },
+            "max_attempts": ATTEMPTS,
+        }
+    ),
+    "EventWithHistory": object_(
+        {
+            "max_attempts": ATTEMPTS,
+            **EVENT,
+            "died_at": TIME_OR_NULL,
+            "replay_count": COUNT,
+            "discarded": {
+                "anyOf": [object_({"at": TIME, "by": OR_NULL, "reason": OR_NULL}), {"type": "null"}],
+            },
+            "history": {
+                **listing(STEP),
+                "description": "What went wrong and what people decided, the newest first, at most 20.",
+            },
+            "payload": {"description": "Only with payload=1. As the application wrote it."},
+            "headers": {"description": "Only with payload=1."},
+        },
+        optional=("payload", "headers"),
+    ),
+    "EventCounts": object_(
+        dict.fromkeys(("pending", "scheduled", "picked", "retry", "dead"), COUNT)
+        | {"complete": {"type": "boolean", "description": f"False: more than {COUNTED:,} were not counted."}}
+    ),
+    "Pause": object_(
+        {
+            "paused": {"type": "boolean"},
+            "by": OR_NULL,
+            "reason": OR_NULL,
+            "since": {**TIME_OR_NULL, "description": "Null: it was never switched."},
+            "changed": {"type": "boolean", "description": "False: it was so already."},
+        },
+        optional=("changed",),
+    ),
+    "Streams": object_(
+        {
+            "streams": listing(
+                object_(
+                    {
+                        "stream": TEXT,
+                        "length": {**COUNT, "description": "Entries."},
+                        "maxlen": {"type": ["integer", "null"], "description": "From so many entries on Redis trims."},
+                        "groups": listing(
+                            object_(
+                                {
+                                    "name": TEXT,
+                                    "lag": {**COUNT, "description": "Entries that it has yet to read."},
+                                    "pending": {**COUNT, "description": "Entries read and not acknowledged."},
+                                    "consumers": COUNT,
+                                    "last_read_age_s": {
+                                        "type": ["number", "null"],
+                                        "description": "Seconds since it was read; null: nobody has ever read.",
+                                    },
+                                    "exempt": {
+                                        "type": "boolean",
+                                        "description": "Holds nothing back (DISPATCH_BACKPRESSURE_EXCEPT).",
+                                    },
+                                }
+                            )
+                        ),
+                    }
+                )
+            )
+        }
+    ),
+}
+MORE = [
+    in_query(
+        "limit",
+        {"type": "integer", "minimum": 1, "maximum": PAGE, "default": LIMIT},
+        "The page has at most this many events.",
+    ),
+    in_query("after", {**TEXT, "pattern": "^$"}, "`next` of the page before."),
+]
+SWITCH_BODY = body({"reason": REASON, "by": BY}, optional=("reason", "by"), required=False)
+EVENT_PATHS: dict[str, Json] = {
+    "/api/events": {
+        "get": operation(
+            "listEvents",
+            "Events by status: unsettled ones, the first due first; dead and sent ones, the last inserted first.",
+            reply("A page of them.", ref("EventPage")),
+            ("400", "503"),
+            parameters=[
+                in_query(
+                    "status",
+                    {"type": "string", "enum": [*STATUSES]},
+                    "Only of this status; without it all that are not settled.",
+                ),
+                in_query("event_type", TEXT, "Only of this event type."),
+                in_query("aggregate_type", TEXT, "Only of this aggregate type."),
+                in_query("aggregate_id", TEXT, "Only of this aggregate."),
+                in_query("last_error", TEXT, "Only with this error, whole; empty: without one."),
+                in_query("error_code", TEXT, "Only of this group of errors: the text with its figures as `#`."),
+                in_query("error_like", TEXT, "Only with an error that contains this, in upper or lower case."),
+                *MORE,
+            ],
+        )
+    },
+    "/api/events/find": {
+        "get": operation(
+            "findEvents",
+            "Events by any of their names, whatever became of them.",
+            reply("A page of them.", ref("EventPage")),
+            ("400", "503"),
+            parameters=[
+                {
+                    **in_query(
+                        "q",
+                        {"type": "string", "minLength": 1, "maxLength": LONGEST, "pattern": "^[!-~]+$"},
+                        "The number of the row, an event_id, a message_id or an aggregate_id.",
+                    ),
+                    "required": True,
+                },
+                *MORE,
+            ],
+        )
+    },
+    "/api/events/counts": {
+        "get": operation(
+            "countEvents",
+            "How many events are not sent, by status.",
+            reply("The counts.", ref("EventCounts")),
+            ("400", "503"),
+        )
+    },
+    "/api/events/{event_id}": {
+        "get": operation(
+            "getEvent",
+            "One event, whatever became of it, and its history.",
+            reply("The event.", ref("EventWithHistory")),
+            ("400", "404", "503"),
+            parameters=[in_path(), in_query("payload", SWITCH, "1: with payload and headers.")],
+        )
+    },
+    "/api/pause": {
+        "get": operation(
+            "getPause", "Whether all dispatchers are paused.", reply("The switch.", ref("Pause")), ("400", "503")
+        ),
+        "post": operation(
+            "pause",
+            "Stop all dispatchers from claiming rows; it does not wait until they have stopped.",
+            reply("The switch.", ref("Pause")),
+            ("400", "408", "413", "415", "503"),
+            requestBody=SWITCH_BODY,
+        ),
+    },
+    "/api/resume": {
+        "post": operation(
+            "resume",
+            "End a pause.",
+            reply("The switch.", ref("Pause")),
+            ("400", "408", "413", "415", "503"),
+            requestBody=SWITCH_BODY,
+        )
+    },
+    "/api/groups": {
+        "get": operation(
+            "listGroups",
+            "The consumer groups of the stream, those that lag most first. Asks Redis.",
+            reply("One stream, or none where no event goes to a stream.", ref("Streams")),
+            ("400", "503"),
+        )
+    },
+}

@@ -1,0 +1,88 @@
+"""What the OpenAPI document is put together from: types, answers, parameters, errors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dispatcher.ops.dead_letters.identity import LARGEST
+from dispatcher.sidecar.params import MOST_TEXT
+
+Json = dict[str, Any]
+
+TEXT: Json = {"type": "string"}
+COUNT: Json = {"type": "integer", "minimum": 0}
+TIME: Json = {"type": "string", "format": "date-time"}
+NUMBER: Json = {"type": "integer", "minimum": 1, "maximum": LARGEST}
+UUID: Json = {"type": "string", "format": "uuid"}
+EVENT_REF: Json = {"anyOf": [NUMBER, UUID], "description": "The number of the event's row, or its event_id."}
+OR_NULL: Json = {"type": ["string", "null"]}
+TIME_OR_NULL: Json = {**TIME, **OR_NULL}
+SWITCH: Json = {"type": "string", "enum": ["0", "1", "false", "true"], "default": "0"}
+
+ERRORS = {
+    "400": "Something asked for is wrong; `error` says what and what it must be.",
+    "401": "No token, or a wrong one.",
+    "403": "The API is off (no token is set and it listens for more than this machine), or another site's page asked.",
+    "404": "No (dead) event has that id.",
+    "408": "The body did not arrive in time.",
+    "413": "The body is larger than 64 KiB.",
+    "415": "The body is not declared as application/json.",
+    "421": "The host name is not answered to (DISPATCH_HTTP_ALLOWED_HOSTS).",
+    "429": "Too many requests; come back after `Retry-After` seconds.",
+    "503": "Postgres cannot answer now; come back after `Retry-After` seconds.",
+}
+ALWAYS = ("401", "403", "421", "429")
+
+
+def object_(properties: Mapping[str, Json], *, optional: tuple[str, ...] = ()) -> Json:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "properties": dict(properties), "required": required}
+
+
+def reply(description: str, schema: Json) -> Json:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def in_query(name: str, schema: Json, description: str) -> Json:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+def operation(identity: str, summary: str, answer: Json, errors: tuple[str, ...], **more: Any) -> Json:
+    """One method of one path. `answer`: the response of 200; `errors`: codes beside those that any request may get."""
+    codes = sorted({*ALWAYS, *errors})
+    responses = {"200": answer} | {code: reply(ERRORS[code], ref("Error")) for code in codes}
+    return {"operationId": identity, "summary": summary, "responses": responses, **more}
+
+
+def listing(schema: Json) -> Json:
+    return {"type": "array", "items": schema}
+
+
+def body(properties: Mapping[str, Json], *, optional: tuple[str, ...] = (), required: bool = True) -> Json:
+    """A request's body: a JSON object with these fields and no others."""
+    schema = {**object_(properties, optional=optional), "additionalProperties": False}
+    return {"required": required, "content": {"application/json": {"schema": schema}}}
+
+
+def in_path() -> Json:
+    return {
+        "name": "event_id",
+        "in": "path",
+        "required": True,
+        "schema": {"anyOf": [NUMBER, UUID]},
+        "description": EVENT_REF["description"],
+    }
+
+
+# Of a person who acts.
+BY: Json = {
+    "type": ["string", "null"],
+    "maxLength": MOST_TEXT,
+    "pattern": "^[^\\x00]*$",
+    "description": "Who asks, in their own words; the address is added.",
+}
+REASON: Json = {**BY, "description": "Why, in a few words."}
+WHY: Json = {**REASON, "type": "string", "pattern": "^[^\\x00]*[^\\x00\\s][^\\x00]*$"}
