@@ -4,11 +4,9 @@ A page is bounded by what is looked at, not only by what is found: a page may be
 one. Postgres writes the JSON, so that a thousand events cost the dispatcher's event loop nothing.
 """
 
-import base64
 import json
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
 from uuid import UUID
 
 import psycopg
@@ -22,6 +20,7 @@ from dispatcher.ops.dead_letters.identity import EventRef, parse
 UNSETTLED = ("pending", "scheduled", "picked", "retry")
 STATUSES = (*UNSETTLED, "dead", "sent")
 WINDOW = 50_000  # rows that one page looks at: about a tenth of a second
+KEY = r"([0-9]{1,18})(?:_(-?[0-9]{1,18}))?"  # of a page: an id, and the time at which it is due
 COUNTED = 100_000  # rows that are counted, and dead events
 # Of an event in a list, in this order; `show` has more.
 FIELDS = (
@@ -79,15 +78,12 @@ async def list_events(
         return await _dead(fetch, which, limit, after)
     if which.status == "sent":
         if which.by_error:
-            raise WrongQuestion("an event that was sent has no error: leave the error out, or ask for another status")
+            return EventPage("[]", None)  # one that was sent has no error
         return await _walk(fetch, which, limit, after, window)
-    time, row_id = (None, None) if after is None else _key(after, 2)
-    parameters = {"after_time": time, "after_id": row_id, "window": window, "limit": limit, "now": None}
-    try:
-        [(events, key)] = await fetch(load("event_due"), asdict(which) | parameters)
-    except psycopg.errors.InvalidDatetimeFormat:
-        raise _no_key() from None
-    return EventPage(events, None if key is None else _opaque(*key.rsplit(" ", 1)))
+    row_id, us = _key(after)
+    parameters = {"after_us": us, "after_id": row_id, "window": window, "limit": limit, "now": None}
+    [(events, key)] = await fetch(load("event_due"), asdict(which) | parameters)
+    return EventPage(events, key)
 
 
 async def find(fetch: Fetch, text: str, *, limit: int, after: str | None = None, window: int = WINDOW) -> EventPage:
@@ -100,13 +96,13 @@ async def find(fetch: Fetch, text: str, *, limit: int, after: str | None = None,
     parameters: dict[str, object] = {
         "message_id": exact if isinstance(exact, UUID) else None,
         "any_id": text,
-        "before_id": None if after is None else _key(after, 1)[0],
+        "before_id": _key(after)[0],
         "window": window,
         "limit": limit,
     }
     [(found, before)] = await fetch(load("event_walk"), asdict(EventFilter()) | parameters | {"now": None})
     if after is not None:
-        return EventPage(found, None if before is None else _opaque(before))
+        return EventPage(found, _text(before))
     first = []
     if exact is not None and (one := await show(fetch, exact)) is not None:
         first = [{name: value for name, value in json.loads(one).items() if name in FIELDS}]
@@ -114,7 +110,7 @@ async def find(fetch: Fetch, text: str, *, limit: int, after: str | None = None,
     everything = [*first, *json.loads(found), *json.loads(copies)]
     events = {each["id"]: each for each in everything[::-1]}  # each once
     kept = list(events.values())[::-1]
-    return EventPage(json.dumps(kept), None if before is None else _opaque(before))
+    return EventPage(json.dumps(kept), _text(before))
 
 
 async def show(fetch: Fetch, event: EventRef, *, payload: bool = False, max_bytes: int = MAX_BYTES) -> str | None:
@@ -139,19 +135,16 @@ async def count_events(fetch: Fetch) -> EventCounts:
 
 
 async def _dead(fetch: Fetch, which: EventFilter, limit: int, after: str | None) -> EventPage:
-    if which.aggregate_id is not None:
-        raise WrongQuestion("dead events cannot be listed by aggregate: find the aggregate among all events")
-    chosen = Filter(which.event_type, which.aggregate_type, which.last_error, which.error_code, which.error_like)
-    page = await find_page(fetch, chosen, limit=limit, before=None if after is None else int(_key(after, 1)[0]))
+    chosen = Filter(**{field.name: getattr(which, field.name) for field in fields(Filter)})
+    page = await find_page(fetch, chosen, limit=limit, before=_key(after)[0])
     events = [{name: each.get(name) for name in FIELDS} for each in json.loads(page.events)]
-    return EventPage(json.dumps(events), _opaque(events[-1]["id"]) if len(events) == limit else None)
+    return EventPage(json.dumps(events), _text(events[-1]["id"]) if len(events) == limit else None)
 
 
 async def _walk(fetch: Fetch, which: EventFilter, limit: int, after: str | None, window: int) -> EventPage:
-    before = None if after is None else _key(after, 1)[0]
-    parameters = {"before_id": before, "window": window, "limit": limit, "message_id": None, "any_id": None}
+    parameters = {"before_id": _key(after)[0], "window": window, "limit": limit, "message_id": None, "any_id": None}
     [(events, key)] = await fetch(load("event_walk"), asdict(which) | parameters | {"now": None})
-    return EventPage(events, None if key is None else _opaque(key))
+    return EventPage(events, _text(key))
 
 
 def _ref(text: str) -> EventRef | None:
@@ -171,21 +164,15 @@ def _names(text: str, exact: EventRef | None) -> dict[str, object]:
     }
 
 
-def _opaque(*parts: object) -> str:
-    return base64.urlsafe_b64encode(" ".join(map(str, parts)).encode()).decode().rstrip("=")
+def _text(row_id: int | None) -> str | None:
+    return None if row_id is None else str(row_id)
 
 
-def _key(after: str, parts: int) -> tuple[Any, ...]:
-    """What `_opaque` was made of: an id, or a time and an id."""
-    try:
-        text = base64.urlsafe_b64decode(after + "=" * (-len(after) % 4)).decode("ascii")
-    except ValueError:
-        raise _no_key() from None
-    found = re.fullmatch(r"([0-9a-z :.+-]{1,40}) ([0-9]{1,18})" if parts == 2 else r"([0-9]{1,18})", text)
+def _key(after: str | None) -> tuple[int | None, int | None]:
+    """The id and, of what is not settled, the time in microseconds; None: from the start."""
+    if after is None:
+        return None, None
+    found = re.fullmatch(KEY, after)
     if found is None:
-        raise _no_key()
-    return tuple(int(each) if each.isdigit() else each for each in found.groups())
-
-
-def _no_key() -> WrongQuestion:
-    return WrongQuestion("`after` is not one that a page of this list gave as `next`")
+        raise WrongQuestion("`after` is not one that a page gave as `next`")
+    return int(found[1]), int(found[2]) if found[2] else None

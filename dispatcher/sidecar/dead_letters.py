@@ -30,7 +30,7 @@ from dispatcher.sidecar.params import (
 LIMIT = 100
 FURTHEST = 1_000_000_000
 EVENT = r"{event_id:(?!(?:stats|retry-batch|discard-batch)$)[^{}/]+}"  # those are no events
-FILTERS = ("aggregate_type", "event_type", "last_error", "error_code", "error_like")
+FILTERS = ("aggregate_type", "aggregate_id", "event_type", "last_error", "error_code", "error_like")
 FORBIDDEN = "this role may not insert into messaging.message_outbox, which copies need: run sql/roles.sql again"
 
 
@@ -164,6 +164,7 @@ def _filter(query: dict[str, str]) -> Filter:
     return Filter(
         query.get("event_type") or None,
         query.get("aggregate_type") or None,
+        query.get("aggregate_id") or None,
         query.get("last_error"),
         query.get("error_code"),
         query.get("error_like") or None,

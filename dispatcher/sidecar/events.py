@@ -38,9 +38,8 @@ class Events:
         status = query.get("status") or None
         if status is not None and status not in STATUSES:
             raise Refusal(400, f"status must be one of {', '.join(STATUSES)}")
-        # A form sends what was left empty; an error that is empty is looked for, as among dead events.
-        kept = ("last_error", "error_code")
-        chosen = {name: query.get(name) if name in kept else query.get(name) or None for name in FILTERS}
+        # A form sends what was left empty.
+        chosen = {name: query.get(name) or None for name in FILTERS}
         with explained():
             page = await list_events(
                 self._fetch,
@@ -52,7 +51,7 @@ class Events:
 
     async def _find(self, request: web.Request) -> web.Response:
         query = parameters(request, "q", "limit", "after")
-        text = query.get("q", "").strip()
+        text = query.get("q", "")
         if not 0 < len(text) <= LONGEST:
             raise Refusal(
                 400, f"q must be a row number, event_id, message_id or aggregate_id of 1 to {LONGEST} characters"

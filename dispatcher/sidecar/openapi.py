@@ -120,6 +120,7 @@ SCHEMAS: Json = {
 }
 FILTERS = [
     in_query("aggregate_type", TEXT, "Only of this aggregate type."),
+    in_query("aggregate_id", TEXT, "Only of this aggregate."),
     in_query("event_type", TEXT, "Only of this event type."),
     in_query("last_error", TEXT, "Only with this error, whole; empty: without one, as when marked dead by hand."),
     in_query("error_code", TEXT, "Only of this group of errors: the text with its figures as `#`."),

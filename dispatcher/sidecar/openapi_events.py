@@ -1,7 +1,7 @@
 """The part of the OpenAPI document that is about all events, the pause and the consumer groups."""
 
 from dispatcher.ops.dead_letters.find import PAGE
-from dispatcher.ops.events import COUNTED, STATUSES
+from dispatcher.ops.events import COUNTED, KEY, STATUSES
 from dispatcher.sidecar.events import LIMIT, LONGEST
 from dispatcher.sidecar.openapi_parts import (
     BY,
@@ -140,7 +140,7 @@ MORE = [
         {"type": "integer", "minimum": 1, "maximum": PAGE, "default": LIMIT},
         "The page has at most this many events.",
     ),
-    in_query("after", {**TEXT, "pattern": "^$"}, "`next` of the page before."),
+    in_query("after", {**TEXT, "pattern": f"^({KEY})?$"}, "`next` of the page before."),
 ]
 SWITCH_BODY = body({"reason": REASON, "by": BY}, optional=("reason", "by"), required=False)
 EVENT_PATHS: dict[str, Json] = {
@@ -159,7 +159,7 @@ EVENT_PATHS: dict[str, Json] = {
                 in_query("event_type", TEXT, "Only of this event type."),
                 in_query("aggregate_type", TEXT, "Only of this aggregate type."),
                 in_query("aggregate_id", TEXT, "Only of this aggregate."),
-                in_query("last_error", TEXT, "Only with this error, whole; empty: without one."),
+                in_query("last_error", TEXT, "Only with this error, whole."),
                 in_query("error_code", TEXT, "Only of this group of errors: the text with its figures as `#`."),
                 in_query("error_like", TEXT, "Only with an error that contains this, in upper or lower case."),
                 *MORE,
@@ -176,7 +176,7 @@ EVENT_PATHS: dict[str, Json] = {
                 {
                     **in_query(
                         "q",
-                        {"type": "string", "minLength": 1, "maxLength": LONGEST, "pattern": "^[!-~]+$"},
+                        {"type": "string", "minLength": 1, "maxLength": LONGEST},
                         "The number of the row, an event_id, a message_id or an aggregate_id.",
                     ),
                     "required": True,

@@ -1,5 +1,5 @@
 -- dead_list: reads a page of dead events, those inserted last first.
--- Parameters: limit, offset (events), before_id (ids below it), event_type, aggregate_type, last_error ('': without an error), error_code (as
+-- Parameters: limit, offset (events), before_id (ids below it), event_type, aggregate_type, aggregate_id, last_error ('': without an error), error_code (as
 --   messaging.error_code makes it), error_like (contained, in any case), each NULL: any; payload (whether to read payload and headers), at_most (bytes of the answer).
 -- Returns: one row: the number of events on the page, and their JSON objects with commas between (NULL: larger than at_most).
 -- Loaded by: dispatcher/ops/dead_letters/find.py
@@ -17,6 +17,7 @@ WITH dead AS (
           AND o.id < coalesce(%(before_id)s::bigint, 9223372036854775807)
           AND (%(event_type)s::text IS NULL OR o.event_type = %(event_type)s)
           AND (%(aggregate_type)s::text IS NULL OR o.aggregate_type = %(aggregate_type)s)
+          AND (%(aggregate_id)s::text IS NULL OR o.aggregate_id = %(aggregate_id)s)
           AND (%(last_error)s::text IS NULL OR coalesce(o.last_error, '') = %(last_error)s)
           AND (%(error_code)s::text IS NULL OR messaging.error_code(o.last_error) = %(error_code)s)
           AND (%(error_like)s::text IS NULL OR position(lower(%(error_like)s::text) IN lower(o.last_error)) > 0)
@@ -39,6 +40,7 @@ WITH dead AS (
           END
           AND (%(event_type)s::text IS NULL OR d.event_type = %(event_type)s)
           AND (%(aggregate_type)s::text IS NULL OR d.aggregate_type = %(aggregate_type)s)
+          AND (%(aggregate_id)s::text IS NULL OR d.aggregate_id = %(aggregate_id)s)
           AND (%(last_error)s::text IS NULL OR coalesce(d.last_error, '') = %(last_error)s)
           AND (%(error_code)s::text IS NULL OR messaging.error_code(d.last_error) = %(error_code)s)
           AND (%(error_like)s::text IS NULL OR position(lower(%(error_like)s::text) IN lower(d.last_error)) > 0)

@@ -1,5 +1,5 @@
 -- dead_stats: counts dead events by the code of their error and by type.
--- Parameters: event_type, aggregate_type, last_error ('': without an error), error_code (as messaging.error_code makes it), error_like
+-- Parameters: event_type, aggregate_type, aggregate_id, last_error ('': without an error), error_code (as messaging.error_code makes it), error_like
 --   (contained, in any case), each NULL: any; groups (how many of the largest groups).
 -- Returns: one row: all dead events, and two JSON arrays of groups: by code, by type. Of a group by code: the newest error, how many
 --   different texts it has, its event types (at most five), when the first and the last event died (or was claimed last), and the least
@@ -16,6 +16,7 @@ WITH dead AS MATERIALIZED (
       AND o.status = 'dead'
       AND (%(event_type)s::text IS NULL OR o.event_type = %(event_type)s)
       AND (%(aggregate_type)s::text IS NULL OR o.aggregate_type = %(aggregate_type)s)
+      AND (%(aggregate_id)s::text IS NULL OR o.aggregate_id = %(aggregate_id)s)
       AND (%(last_error)s::text IS NULL OR coalesce(o.last_error, '') = %(last_error)s)
       AND (%(error_code)s::text IS NULL OR messaging.error_code(o.last_error) = %(error_code)s)
       AND (%(error_like)s::text IS NULL OR position(lower(%(error_like)s::text) IN lower(o.last_error)) > 0)
@@ -32,6 +33,7 @@ WITH dead AS MATERIALIZED (
       END
       AND (%(event_type)s::text IS NULL OR d.event_type = %(event_type)s)
       AND (%(aggregate_type)s::text IS NULL OR d.aggregate_type = %(aggregate_type)s)
+      AND (%(aggregate_id)s::text IS NULL OR d.aggregate_id = %(aggregate_id)s)
       AND (%(last_error)s::text IS NULL OR coalesce(d.last_error, '') = %(last_error)s)
       AND (%(error_code)s::text IS NULL OR messaging.error_code(d.last_error) = %(error_code)s)
       AND (%(error_like)s::text IS NULL OR position(lower(%(error_like)s::text) IN lower(d.last_error)) > 0)

@@ -1,17 +1,25 @@
 -- event_due: reads a page of events that are not settled, those due first.
--- Parameters: after_time, after_id (the key of the event before; NULL: from the start), window (rows to look at), limit, status
+-- Parameters: after_us, after_id (the key of the event before: when it is due, in microseconds since 1970, and its id; NULL: from the
+--   start), window (rows to look at), limit, status
 --   (pending, scheduled, picked or retry), event_type, aggregate_type, aggregate_id, last_error ('': without one), error_code (as
 --   messaging.error_code makes it), error_like (contained, in any case), each NULL: any; now (NULL: the server's clock).
 -- Returns: one row: a JSON array of the events, and the key of the next page (NULL: there is none).
 -- Loaded by: dispatcher/ops/events.py
 -- Index: message_outbox_due_idx, no further than the window.
-WITH page AS MATERIALIZED (
+WITH key AS MATERIALIZED (
+    SELECT CASE
+        WHEN %(after_us)s::bigint IS NULL THEN '-infinity'
+        WHEN %(after_us)s::bigint = 999999999999999999 THEN 'infinity'
+        ELSE timestamptz 'epoch' + %(after_us)s::bigint * interval '1 microsecond'
+    END AS time
+),
+page AS MATERIALIZED (
     SELECT s.*
     FROM (
         SELECT o.*
         FROM ONLY messaging.message_outbox AS o
         WHERE NOT o.settled
-          AND (o.next_run_at, o.id) > (coalesce(%(after_time)s::timestamptz, '-infinity'), coalesce(%(after_id)s::bigint, 0))
+          AND (o.next_run_at, o.id) > ((SELECT k.time FROM key AS k), coalesce(%(after_id)s::bigint, 0))
         ORDER BY o.next_run_at, o.id
         LIMIT %(window)s::bigint
     ) AS s
@@ -38,7 +46,7 @@ last AS (
         SELECT w.next_run_at, w.id
         FROM ONLY messaging.message_outbox AS w
         WHERE NOT w.settled
-          AND (w.next_run_at, w.id) > (coalesce(%(after_time)s::timestamptz, '-infinity'), coalesce(%(after_id)s::bigint, 0))
+          AND (w.next_run_at, w.id) > ((SELECT k.time FROM key AS k), coalesce(%(after_id)s::bigint, 0))
           AND (SELECT count(*) FROM page) < %(limit)s
         ORDER BY w.next_run_at, w.id
         OFFSET %(window)s::bigint - 1
@@ -73,4 +81,12 @@ SELECT
         ) ORDER BY p.next_run_at, p.id), '[]')::text
         FROM page AS p
     ),
-    (SELECT l.next_run_at::text || ' ' || l.id FROM last AS l ORDER BY l.next_run_at DESC, l.id DESC LIMIT 1)
+    (
+        SELECT l.id || '_' || CASE
+            WHEN isfinite(l.next_run_at) THEN (extract(epoch FROM l.next_run_at) * 1000000)::bigint
+            ELSE 999999999999999999
+        END
+        FROM last AS l
+        ORDER BY l.next_run_at DESC, l.id DESC
+        LIMIT 1
+    )

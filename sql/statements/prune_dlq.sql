@@ -33,7 +33,6 @@ forgotten AS (
           AND c.at < (SELECT t.cutoff FROM turn AS t)
         ORDER BY c.at
         LIMIT %(batch)s
-        FOR UPDATE SKIP LOCKED
     ))
     RETURNING 1
 )

@@ -75,11 +75,21 @@ async def test_they_are_listed_counted_and_shown(api, db):
         assert (await get(client, "dead-events?last_error="))["count"] == 0
         page = await get(client, "dead-events?limit=1&payload=1")
         assert (page["events"][0]["payload"], page["events"][0]["headers"]) == (CANARY, {CANARY: 1})
-        assert await get(client, "dead-events/stats?event_type=order.paid") == {
+        stats = await get(client, "dead-events/stats?event_type=order.paid")
+        [group] = stats["by_error"]
+        assert {name: group[name] for name in ("code", "last_error", "count", "texts", "figures", "event_types")} == {
+            "code": "ERR refused",
+            "last_error": "ERR refused",
+            "count": 2,
+            "texts": 1,
+            "figures": [],
+            "event_types": ["order.paid"],
+        }
+        assert stats == {
             "total": 2,
             "aggregate_type": None,
             "event_type": "order.paid",
-            "by_error": [{"last_error": "ERR refused", "count": 2}],
+            "by_error": [group],
             "by_type": [{"event_type": "order.paid", "aggregate_type": "order", "count": 2}],
         }
         one = await get(client, f"dead-events/{ids[0]}")
@@ -160,10 +170,12 @@ WRONG_BODIES: list[tuple[bytes, str]] = [
     (b"{", "the body is not JSON"),
     (b"\xff", "the body is not JSON"),
     (b"[" * 60_000, "the body is not JSON"),
-    (b"[1]", 'the body must be a JSON object {"event_ids": [...]}'),
-    (b"{}", "the body must be"),
+    (b"[1]", "the body must be a JSON object with event_ids, by, reason"),
+    (b"{}", 'the body must be a JSON object {"event_ids": [...]}'),
     (b'{"event_ids": 7}', "the body must be"),
-    (b'{"event_ids": [7], "x": 1}', "the body must be"),
+    (b'{"event_ids": [7], "x": 1}', "'x' is not a field here; there is: event_ids, by, reason"),
+    (b'{"event_ids": [7], "by": 1}', "by must be text"),
+    (json.dumps({"event_ids": [7], "reason": "x" * 201}).encode(), "reason must have at most 200 characters"),
     (b'{"event_ids": []}', "event_ids must have 1 to 1000 ids; there are 0"),
     (json.dumps({"event_ids": [1] * 1001}).encode(), "there are 1001"),
     *(

@@ -39,23 +39,32 @@ async def test_looking(dlq, db):
     paid = await insert_events(db, 1, event_type="order.paid")
     await bury(db, paid, "ERR two")
     code, out, err = await dlq("list", "--limit", "2")
-    assert (code, err) == (0, "There may be more: --offset 2\n")
-    head, first, second = (line.split("\t") for line in out.splitlines())
-    assert head[:2] == ["id", "event_type"]
+    assert (code, err) == (0, "There may be more: --before 3\n")
+    head, first, second = (re.split(r"  +", line.strip()) for line in out.splitlines())
+    assert head[:3] == ["id", "event type", "aggregate"]
     assert (first[0], first[1], first[-1]) == (str(paid[0]), "order.paid", "ERR two")
-    assert (second[0], second[3]) == (str(ids[-1]), "a\\x1b[31m\\x0ab")
+    assert (second[0], second[2]) == (str(ids[-1]), "a\\x1b[31m\\x0ab")
+    assert len({line.index("ERR") for line in out.splitlines()[1:]}) == 1  # aligned, though nobody looks
     page = json.loads((await dlq("list", "--json", "--error", "ERR one", "--offset", "1"))[1])
     assert ([event["id"] for event in page["events"]], page["count"], page["offset"]) == (ids[1::-1], 2, 1)
-    assert (await dlq("stats"))[1] == (
-        "dead: 4\ncount\tlast_error\n3\tERR one\n1\tERR two\n"
-        "count\tevent_type\taggregate_type\n3\torder.created\tmessage\n1\torder.paid\tmessage\n"
-    )
+    lines = [re.split(r"  +", line.strip()) for line in (await dlq("stats"))[1].splitlines()]
+    assert lines[:2] == [["dead: 4"], ["count", "newest", "error code", "figures"]]
+    assert [[line[0], line[2]] for line in lines[2:4]] == [["3", "ERR one"], ["1", "ERR two"]]
+    assert lines[4:] == [
+        ["count", "event type", "aggregate type"],
+        ["3", "order.created", "message"],
+        ["1", "order.paid", "message"],
+    ]
     assert json.loads((await dlq("stats", "--json", "--aggregate-type", "message"))[1])["total"] == 4
     code, out, _ = await dlq("show", str(ids[0]))
-    shown = dict(line.split(": ", 1) for line in out.splitlines())
+    shown = dict(re.split(": +", line, maxsplit=1) for line in out.splitlines())
     assert (code, shown["id"], shown["last_error"], "payload" in shown) == (0, str(ids[0]), "ERR one", False)
     assert json.loads((await dlq("show", shown["event_id"], "--payload", "--json"))[1])["payload"] == {"n": 1}
-    assert await dlq("show", "999") == (1, "", "dispatcher: no dead event has the id 999\n")
+    assert await dlq("show", "999") == (
+        1,
+        "",
+        "dispatcher: no dead event has the id 999; see `dispatcher events show 999`\n",
+    )
 
 
 async def test_retrying_those_named(dlq, db):
@@ -68,7 +77,7 @@ async def test_retrying_those_named(dlq, db):
     assert await dlq("retry", str(ids[1]), str(ids[2]), stranger) == (
         1,
         "Retried 1 event.\n",
-        f"Not retried, because they are not dead: 2 events ({ids[1]}, {stranger})\n",
+        f"Not retried, because not dead: 2 events ({ids[1]}, {stranger})\n",
     )
     assert await statuses(db) == {"pending": 3}
 

@@ -99,6 +99,7 @@ PARAMETERS: dict[str, object] = {
     "floor": "1748779200000-5",
     "mark": None,
     "after_time": "-infinity",
+    "after_us": None,
     "after_id": 0,
     "fresh_time": "-infinity",
     "fresh_id": 0,

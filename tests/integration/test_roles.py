@@ -165,6 +165,7 @@ async def test_a_dispatcher_finds_dead_events_and_puts_them_back(roles: psycopg.
         "aggregate_type": None,
         "last_error": None,
         "error_code": None,
+        "aggregate_id": None,
         "error_like": None,
         "by": None,
         "reason": None,

@@ -34,6 +34,7 @@ class Event(click.ParamType[EventRef]):
 filters = together(
     click.option("--event-type", metavar="TYPE", help="Only of this event type."),
     click.option("--aggregate-type", metavar="TYPE", help="Only of this aggregate type."),
+    click.option("--aggregate-id", metavar="ID", help="Only of this aggregate."),
     click.option("--error", "last_error", metavar="TEXT", help="Only with exactly this error; '' for none."),
     click.option("--error-code", metavar="CODE", help="Only of this group of errors, as `dlq stats` lists it."),
     click.option("--error-like", metavar="TEXT", help="Only with an error that contains this, in any case."),

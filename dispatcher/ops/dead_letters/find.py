@@ -39,6 +39,7 @@ class Filter:
 
     event_type: str | None = None
     aggregate_type: str | None = None
+    aggregate_id: str | None = None
     last_error: str | None = None
     error_code: str | None = None
     error_like: str | None = None
