@@ -421,14 +421,41 @@ def indexes(written: Kept) -> str:
 
 
 CLIENT = {
-    "dispatcher.client": ("Event", "NoTransaction", "add_event", "add_event_async", "is_outage"),
-    "dispatcher.client.sqlalchemy": ("add_event", "add_event_async", "first_time", "first_time_async"),
-    "dispatcher.client.django": ("add_event", "first_time"),
+    "dispatcher.client": (
+        "Event",
+        "NoTransaction",
+        "add_event",
+        "add_event_async",
+        "add_events",
+        "add_events_async",
+        "is_outage",
+    ),
+    "dispatcher.client.asyncpg": ("add_event", "add_events", "create_table", "first_time", "forget"),
+    "dispatcher.client.sqlalchemy": (
+        "add_event",
+        "add_event_async",
+        "add_events",
+        "add_events_async",
+        "create_table",
+        "create_table_async",
+        "first_time",
+        "first_time_async",
+        "forget",
+        "forget_async",
+    ),
+    "dispatcher.client.django": ("add_event", "add_events", "create_table", "first_time", "forget"),
     "dispatcher.client.consumer": ("Consumer", "AsyncConsumer", "Group", "Received"),
-    "dispatcher.client.inbox": ("create_table", "first_time", "first_time_async", "forget"),
+    "dispatcher.client.inbox": (
+        "create_table",
+        "create_table_async",
+        "first_time",
+        "first_time_async",
+        "forget",
+        "forget_async",
+    ),
     "dispatcher.client.dedup": ("DedupStore", "AsyncDedupStore", "RedisDedupStore", "AsyncRedisDedupStore"),
     "dispatcher.handlers": ("handler", "Event", "Wait", "Retry", "Dead"),
-}
+}  # fmt: skip
 
 
 INTERNAL = ("parameters", "delay_ms", "dead_stream_of")

@@ -7,6 +7,8 @@ live, or if Redis loses the mark. Work that must not happen twice belongs in a t
 """
 
 import uuid
+import warnings
+from datetime import timedelta
 from typing import Protocol
 
 import redis
@@ -15,8 +17,6 @@ import redis.asyncio
 from dispatcher.client.answers import require_client
 from dispatcher.client.commands import close_idle
 from dispatcher.core.outages import is_wrong_server, reply_of
-
-DAY_S = 86_400
 
 
 class DedupStore(Protocol):
@@ -40,20 +40,30 @@ class AsyncDedupStore(Protocol):
 
 
 class RedisDedupStore:
-    """One Redis key per event, kept for `ttl_s` seconds: longer than the stream and the outbox keep an event."""
+    """One Redis key per event, kept for `ttl`: longer than the stream and the outbox keep an event.
 
-    def __init__(self, client: redis.Redis, consumer: str, ttl_s: int = 30 * DAY_S) -> None:
+    `ttl_s` is its old name, in seconds.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis | redis.RedisCluster,
+        consumer: str,
+        ttl: timedelta = timedelta(days=30),
+        *,
+        ttl_s: int | None = None,
+    ) -> None:
         require_client(client, asynchronous=False)
         self._client = client
         self._consumer = consumer
-        self._ttl_s = ttl_s
+        self._ttl = _ttl(ttl, ttl_s)
 
     def has(self, event_id: uuid.UUID) -> bool:
         return bool(self._client.exists(key(self._consumer, event_id)))
 
     def add(self, event_id: uuid.UUID) -> None:
         try:
-            self._client.set(key(self._consumer, event_id), "", ex=self._ttl_s)
+            self._client.set(key(self._consumer, event_id), "", ex=self._ttl)
         except redis.RedisError as error:
             if is_wrong_server(reply_of(error) or ""):
                 close_idle(self._client)
@@ -63,22 +73,37 @@ class RedisDedupStore:
 class AsyncRedisDedupStore:
     """The same for an AsyncConsumer."""
 
-    def __init__(self, client: redis.asyncio.Redis, consumer: str, ttl_s: int = 30 * DAY_S) -> None:
+    def __init__(
+        self,
+        client: redis.asyncio.Redis | redis.asyncio.RedisCluster,
+        consumer: str,
+        ttl: timedelta = timedelta(days=30),
+        *,
+        ttl_s: int | None = None,
+    ) -> None:
         require_client(client, asynchronous=True)
         self._client = client
         self._consumer = consumer
-        self._ttl_s = ttl_s
+        self._ttl = _ttl(ttl, ttl_s)
 
     async def has(self, event_id: uuid.UUID) -> bool:
         return bool(await self._client.exists(key(self._consumer, event_id)))
 
     async def add(self, event_id: uuid.UUID) -> None:
         try:
-            await self._client.set(key(self._consumer, event_id), "", ex=self._ttl_s)
+            await self._client.set(key(self._consumer, event_id), "", ex=self._ttl)
         except redis.RedisError as error:
             if is_wrong_server(reply_of(error) or "") and hasattr(self._client, "connection_pool"):
                 await close_idle(self._client)
             raise
+
+
+def _ttl(ttl: timedelta | int, ttl_s: int | None) -> timedelta:
+    if isinstance(ttl, timedelta) and ttl_s is None:
+        return ttl
+    seconds = ttl if isinstance(ttl, int) else ttl_s  # as before, in the third place or by name
+    warnings.warn("give RedisDedupStore(ttl=timedelta(...)) in place of ttl_s", DeprecationWarning, stacklevel=3)
+    return timedelta(seconds=seconds or 0)
 
 
 def key(consumer: str, event_id: uuid.UUID) -> str:

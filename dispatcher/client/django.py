@@ -1,35 +1,72 @@
-"""Adds an event inside Django's `transaction.atomic`.
+"""Adds events inside Django's `transaction.atomic`, and remembers what a consumer has done.
 
 Needs the extra `django`. In async code call it through `sync_to_async`, as everything inside `atomic`.
 """
 
 import uuid
+from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from dispatcher.client.event import Event, NoTransaction
+from dispatcher.client.event import Event, NoTransaction, arrays_of
+from dispatcher.client.statements import OnDuplicate, statement, wrong
 from dispatcher.infra import sqlfiles
 
 
-def add_event(event: Event, using: str = DEFAULT_DB_ALIAS) -> uuid.UUID:
+def add_event(event: Event, using: str = DEFAULT_DB_ALIAS, *, on_duplicate: OnDuplicate = "raise") -> uuid.UUID:
     """Insert the event; its event_id. It is published when the atomic block commits, and gone when it rolls back.
 
-    `using`: the alias of the database. Raises NoTransaction outside `transaction.atomic`, and ValueError for a field.
+    `using`: the alias of the database.
+    `on_duplicate`: an event of the same event_id that is in the outbox is an error of the database ("raise"), or this
+    one is left out ("ignore").
+    Raises NoTransaction outside `transaction.atomic`, and ValueError for a field.
     """
-    with _cursor(using) as cursor:
-        cursor.execute(sqlfiles.client("add_event"), event.parameters())
+    if not isinstance(event, Event):
+        raise wrong("add_event", event, "an Event, which comes first here")
+    with _in_transaction(using) as cursor:
+        cursor.execute(statement("add_event", on_duplicate), event.parameters())
     return event.event_id
+
+
+def add_events(
+    events: Iterable[Event], using: str = DEFAULT_DB_ALIAS, *, on_duplicate: OnDuplicate = "raise"
+) -> list[uuid.UUID]:
+    """Insert many events by one statement, in one round trip; their event_ids. All of them or, on an error, none.
+
+    Raises as add_event.
+    """
+    listed = list(events)
+    with _in_transaction(using) as cursor:
+        for array in arrays_of(listed):
+            cursor.execute(statement("add_events", on_duplicate), {"events": array})
+    return [event.event_id for event in listed]
+
+
+def create_table(using: str = DEFAULT_DB_ALIAS) -> None:
+    """As dispatcher.client.inbox.create_table: create `handled_event`, if it is not there."""
+    with connections[using].cursor() as cursor:
+        cursor.execute("SELECT to_regclass('handled_event') IS NULL")
+        if cursor.fetchone()[0]:
+            cursor.execute(sqlfiles.client("handled_event"))
 
 
 def first_time(consumer: str, event_id: uuid.UUID, using: str = DEFAULT_DB_ALIAS) -> bool:
     """As dispatcher.client.inbox.first_time: whether this consumer has not handled the event; remembers it."""
-    with _cursor(using) as cursor:
-        cursor.execute(sqlfiles.client("first_time"), {"consumer": consumer, "event_id": str(event_id)})
+    with _in_transaction(using) as cursor:
+        cursor.execute(statement("first_time"), {"consumer": consumer, "event_id": str(event_id)})
         return cursor.fetchone() is not None
 
 
-def _cursor(using: str) -> Any:
+def forget(older_than: timedelta, limit: int = 10_000, using: str = DEFAULT_DB_ALIAS) -> int:
+    """As dispatcher.client.inbox.forget: forget up to `limit` events that were handled longer ago; how many."""
+    with connections[using].cursor() as cursor:
+        cursor.execute(statement("forget"), {"older_than": older_than, "limit": limit})
+        return int(cursor.fetchone()[0])
+
+
+def _in_transaction(using: str) -> Any:
     connection = connections[using]
     if connection.get_autocommit():
         raise NoTransaction(

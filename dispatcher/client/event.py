@@ -1,20 +1,16 @@
 """The event that an application adds. It is checked before the INSERT, which would fail the whole transaction."""
 
 import json
-import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import NoneType
 from typing import Any
 
+from dispatcher.client.encode import Encode, encode
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.row import MOST_NAME_CHARS
-
-NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-
-SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "event_type": (str,),
@@ -36,7 +32,10 @@ class NoTransaction(DispatcherError):
 class Event:
     """An event of the outbox as its producer inserts it; `dispatcher.handlers.Event` is the same as a handler gets it.
 
-    `payload`: anything that `json.dumps` takes, or JSON text as bytes in UTF-8.
+    `payload`: anything that `json.dumps` takes; also dataclasses, pydantic models, msgspec structs, datetimes, UUIDs,
+    and Decimals, which keep all their digits; or JSON text as bytes in UTF-8.
+
+    `encode`: a function of yours that makes JSON text of the payload, such as `orjson.dumps`.
 
     `event_id` is the event's identity: give your own if the same event may be added twice, and the second is refused.
     `next_run_at` in the future delays it; it must have a time zone. Neither payload nor headers are in its repr.
@@ -50,6 +49,7 @@ class Event:
     next_run_at: datetime | None = None
     event_id: uuid.UUID = field(default_factory=uuid.uuid4)
     message_id: uuid.UUID = field(default_factory=uuid.uuid4)
+    encode: Encode | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raises TypeError, which names the field: its text would be published, such as 'None' for an id."""
@@ -71,8 +71,8 @@ class Event:
             "event_type": _named("event_type", self.event_type),
             "aggregate_type": _named("aggregate_type", self.aggregate_type),
             "aggregate_id": _named("aggregate_id", self.aggregate_id),
-            "payload": _json("payload", self.payload),
-            "headers": None if self.headers is None else _json("headers", dict(self.headers)),
+            "payload": encode("payload", self.payload, self.encode),
+            "headers": None if self.headers is None else encode("headers", dict(self.headers)),
             "next_run_at": moment,
         }
 
@@ -96,33 +96,28 @@ def _uuid(name: str, given: uuid.UUID | str) -> str:
         raise ValueError(f"{name} is no UUID") from None
 
 
-def _json(name: str, value: object) -> str:
-    """The value as JSON text that jsonb accepts. Raises ValueError."""
-    reason: str | None = None
-    text = ""
-    try:
-        text = _checked(value) if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except UnicodeError:
-        reason = "holds text that is not valid Unicode"
-    except (TypeError, ValueError, RecursionError) as error:
-        reason = f"is not JSON ({type(error).__name__}): give what json.dumps takes, or JSON text as bytes"
-    if reason is None and ("\0" in text or NUL_ESCAPE.search(text)):
-        reason = "holds the character NUL, which jsonb cannot store"
-    if reason is not None:
-        raise ValueError(f"{name} {reason}")  # outside the except: the cause's text could quote the value
-    return text
+MOST_AT_ONCE = 32 * 1024 * 1024  # characters of one statement: a jsonb array holds at most 256 MiB
 
 
-def _checked(value: bytes) -> str:
-    """JSON text in UTF-8, checked and otherwise unchanged. Raises ValueError."""
-    text = value.decode()
-    # Numbers stay text: only their shape is looked at, and Python's limits on them are not Postgres's.
-    found = json.loads(text, parse_int=str, parse_float=str, parse_constant=_no_constant)
-    if SURROGATE_ESCAPE.search(text):
-        json.dumps(found, ensure_ascii=False).encode()  # half a character, which jsonb refuses
-    return text
+def arrays_of(events: Iterable[Event]) -> list[str]:
+    """What `events` is in sql/client/add_events.sql: one array, unless they are very many. Raises ValueError.
 
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    A payload goes into it as it is: numbers keep their digits.
+    """
+    arrays: list[str] = []
+    texts: list[str] = []
+    size = 0
+    for event in events:
+        found = event.parameters()
+        moment = found.pop("next_run_at")
+        parts = {name: text if name in ("payload", "headers") else json.dumps(text) for name, text in found.items()}
+        if isinstance(moment, datetime):
+            parts["next_run_at"] = json.dumps(moment.isoformat())
+        texts.append("{" + ",".join(f'"{name}":{part}' for name, part in parts.items() if part is not None) + "}")
+        size += len(texts[-1])
+        if size > MOST_AT_ONCE:
+            arrays.append(f"[{','.join(texts)}]")
+            texts, size = [], 0
+    if texts:
+        arrays.append(f"[{','.join(texts)}]")
+    return arrays

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from dispatcher.client.outbox import require_transaction, require_transaction_async
+from dispatcher.client.outbox import require, require_transaction, require_transaction_async
 from dispatcher.infra import sqlfiles
 
 
@@ -27,11 +27,20 @@ def create_table(connection: psycopg.Connection[Any]) -> None:
             cursor.execute(sqlfiles.client("handled_event"))
 
 
+async def create_table_async(connection: psycopg.AsyncConnection[Any]) -> None:
+    """The same on an AsyncConnection."""
+    async with connection.transaction(), psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
+        await cursor.execute("SELECT to_regclass('handled_event') IS NOT NULL")
+        if await cursor.fetchone() != (True,):
+            await cursor.execute(sqlfiles.client("handled_event"))
+
+
 def first_time(connection: psycopg.Connection[Any], consumer: str, event_id: uuid.UUID) -> bool:
     """Whether this consumer has not handled the event. Remembered with the commit, forgotten with a rollback.
 
     `consumer` names what is done with the event, usually the group. Raises NoTransaction outside a transaction.
     """
+    require(connection, "first_time", asynchronous=False)
     require_transaction(connection)
     with _cursor(connection) as cursor:
         cursor.execute(sqlfiles.client("first_time"), _key(consumer, event_id))
@@ -40,6 +49,7 @@ def first_time(connection: psycopg.Connection[Any], consumer: str, event_id: uui
 
 async def first_time_async(connection: psycopg.AsyncConnection[Any], consumer: str, event_id: uuid.UUID) -> bool:
     """The same on an AsyncConnection."""
+    require(connection, "first_time", asynchronous=True)
     await require_transaction_async(connection)
     async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
         await cursor.execute(sqlfiles.client("first_time"), _key(consumer, event_id))
@@ -55,6 +65,14 @@ def forget(connection: psycopg.Connection[Any], older_than: timedelta, limit: in
     with _cursor(connection) as cursor:
         cursor.execute(sqlfiles.client("forget"), {"older_than": older_than, "limit": limit})
         [deleted] = cursor.fetchone() or (0,)
+        return int(deleted)
+
+
+async def forget_async(connection: psycopg.AsyncConnection[Any], older_than: timedelta, limit: int = 10_000) -> int:
+    """The same on an AsyncConnection."""
+    async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
+        await cursor.execute(sqlfiles.client("forget"), {"older_than": older_than, "limit": limit})
+        [deleted] = await cursor.fetchone() or (0,)
         return int(deleted)
 
 

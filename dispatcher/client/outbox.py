@@ -1,12 +1,14 @@
-"""Adds an event on a psycopg connection, in the transaction that is open on it."""
+"""Adds events on a psycopg connection, in the transaction that is open on it."""
 
 from __future__ import annotations  # psycopg may not be there: an application with another driver imports this too
 
+import sys
 import uuid
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from dispatcher.client.event import Event, NoTransaction
-from dispatcher.infra import sqlfiles
+from dispatcher.client.event import Event, NoTransaction, arrays_of
+from dispatcher.client.statements import OnDuplicate, statement, wrong
 
 if TYPE_CHECKING:
     import psycopg
@@ -14,21 +16,73 @@ if TYPE_CHECKING:
 IDLE, ACTIVE = 0, 1  # psycopg.pq.TransactionStatus: libpq's PQTRANS_IDLE and PQTRANS_ACTIVE
 
 
-def add_event(connection: psycopg.Connection[Any], event: Event) -> uuid.UUID:
+def add_event(connection: psycopg.Connection[Any], event: Event, *, on_duplicate: OnDuplicate = "raise") -> uuid.UUID:
     """Insert the event; its event_id. It is published when the transaction commits, and gone when it rolls back.
 
+    `on_duplicate`: an event of the same event_id that is in the outbox is an error of the database ("raise"), or this
+    one is left out ("ignore").
     Raises NoTransaction on an autocommit connection outside `connection.transaction()`, and ValueError for a field.
     """
+    require(connection, "add_event", asynchronous=False)
     require_transaction(connection)
-    connection.execute(sqlfiles.client("add_event"), event.parameters())
+    cursor(connection).execute(statement("add_event", on_duplicate), event.parameters())
     return event.event_id
 
 
-async def add_event_async(connection: psycopg.AsyncConnection[Any], event: Event) -> uuid.UUID:
+async def add_event_async(
+    connection: psycopg.AsyncConnection[Any], event: Event, *, on_duplicate: OnDuplicate = "raise"
+) -> uuid.UUID:
     """The same on an AsyncConnection."""
+    require(connection, "add_event", asynchronous=True)
     await require_transaction_async(connection)
-    await connection.execute(sqlfiles.client("add_event"), event.parameters())
+    await cursor(connection).execute(statement("add_event", on_duplicate), event.parameters())
     return event.event_id
+
+
+def add_events(
+    connection: psycopg.Connection[Any], events: Iterable[Event], *, on_duplicate: OnDuplicate = "raise"
+) -> list[uuid.UUID]:
+    """Insert many events by one statement, in one round trip; their event_ids. All of them or, on an error, none.
+
+    Raises as add_event.
+    """
+    require(connection, "add_events", asynchronous=False)
+    require_transaction(connection)
+    listed = list(events)
+    for array in arrays_of(listed):
+        cursor(connection).execute(statement("add_events", on_duplicate), {"events": array})
+    return [event.event_id for event in listed]
+
+
+async def add_events_async(
+    connection: psycopg.AsyncConnection[Any], events: Iterable[Event], *, on_duplicate: OnDuplicate = "raise"
+) -> list[uuid.UUID]:
+    """The same on an AsyncConnection."""
+    require(connection, "add_events", asynchronous=True)
+    await require_transaction_async(connection)
+    listed = list(events)
+    for array in arrays_of(listed):
+        await cursor(connection).execute(statement("add_events", on_duplicate), {"events": array})
+    return [event.event_id for event in listed]
+
+
+def require(connection: Any, name: str, *, asynchronous: bool) -> None:
+    """Raise TypeError for what is no connection of psycopg, or one of the other kind: which function takes it."""
+    psycopg: Any = sys.modules.get("psycopg")
+    kind = psycopg and (psycopg.AsyncConnection if asynchronous else psycopg.Connection)
+    if kind is None or not isinstance(connection, kind):
+        raise wrong(name, connection, "a psycopg.AsyncConnection" if asynchronous else "a psycopg.Connection")
+
+
+def cursor(connection: Any) -> Any:
+    """A cursor that takes our parameters: that of the connection, unless it is one that takes `$1`."""
+    import psycopg
+
+    factory = connection.cursor_factory
+    if issubclass(factory, psycopg.RawCursor | psycopg.AsyncRawCursor):
+        plain = psycopg.AsyncCursor if isinstance(connection, psycopg.AsyncConnection) else psycopg.Cursor
+        return plain(connection)
+    return connection.cursor()
 
 
 def require_transaction(connection: psycopg.Connection[Any]) -> None:

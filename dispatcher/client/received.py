@@ -1,6 +1,7 @@
 """An event as a consumer receives it."""
 
 import uuid
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,7 +16,10 @@ class Malformed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """One event. `event_id` is the same at each delivery, `entry_id` is not. Its repr has no payload, no headers."""
+    """One event. `event_id` is the same at each delivery, `entry_id` is not. Its repr has no payload, no headers.
+
+    The names and types are those of dispatcher.client.Event and of the Event of a handler.
+    """
 
     event_id: uuid.UUID
     message_id: uuid.UUID
@@ -23,23 +27,24 @@ class Received:
     aggregate_type: str
     aggregate_id: str
     occurred_at: datetime
-    payload: str = field(repr=False)  # JSON text, as Postgres prints it
-    headers: str | None = field(repr=False)  # JSON text
+    text: str = field(repr=False)  # the payload: JSON text, as Postgres prints it
+    headers: Mapping[str, Any] | None = field(repr=False)
     entry_id: str  # unique in its key
     deliveries: int  # 1: this group sees the entry for the first time
     stream: str = ""  # the key in Redis: with shards that of its shard
 
     @property
-    def text(self) -> str:
-        """The payload: JSON text, as Postgres prints it."""
-        return self.payload
+    def payload(self) -> str:
+        """The old name of `text`. Goes with the next release."""
+        warnings.warn("Received.payload is Received.text now; json() parses it", DeprecationWarning, stacklevel=2)
+        return self.text
 
     def json(self, **options: Any) -> Any:
         """The payload, parsed: dicts, lists, text, numbers. `options`: of json.loads, such as parse_float=Decimal.
 
         Raises ValueError (CannotParse), and then the entry is put away at once: the next delivery would fail too.
         """
-        return parse(self.payload, "the payload", **options)
+        return parse(self.text, "the payload", **options)
 
 
 def receive(entry_id: str, fields: Mapping[Any, Any], deliveries: int, stream: str = "") -> Received:
@@ -53,6 +58,10 @@ def receive(entry_id: str, fields: Mapping[Any, Any], deliveries: int, stream: s
         occurred_at = datetime.fromisoformat(texts[name])
         for name in ("event_type", "aggregate_type", "aggregate_id", "payload"):
             texts[name]
+        name = "headers"
+        headers = parse(texts[name], "headers") if name in texts else None
+        if not isinstance(headers, dict | None):
+            raise ValueError
     except KeyError:
         raise Malformed(f"the entry has no field {name}") from None
     except ValueError:
@@ -64,8 +73,8 @@ def receive(entry_id: str, fields: Mapping[Any, Any], deliveries: int, stream: s
         aggregate_type=texts["aggregate_type"],
         aggregate_id=texts["aggregate_id"],
         occurred_at=occurred_at,
-        payload=texts["payload"],
-        headers=texts.get("headers"),
+        text=texts["payload"],
+        headers=headers,
         entry_id=entry_id,
         deliveries=deliveries,
         stream=stream,

@@ -1,8 +1,10 @@
 """The event that a handler gets as its second argument."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from dispatcher.core.parse import parse
 from dispatcher.core.row import ClaimedRow
@@ -17,14 +19,14 @@ class Event:
     """
 
     id: int
-    event_id: str  # the same at every attempt: remember it to do a thing once
-    message_id: str
+    event_id: UUID  # the same at every attempt: remember it to do a thing once
+    message_id: UUID
     event_type: str
     aggregate_type: str
     aggregate_id: str
     occurred_at: datetime  # UTC
     attempts: int  # that failed so far
-    headers: dict[str, Any] | None = field(repr=False)
+    headers: Mapping[str, Any] | None = field(repr=False)
     text: str = field(default="", repr=False)  # the payload: JSON text, as Postgres prints it
 
     def json(self, **options: Any) -> Any:
@@ -37,8 +39,8 @@ def event_of(row: ClaimedRow) -> Event:
     headers = parse(row.headers, "the text of the headers") if row.headers is not None else None
     return Event(
         row.id,
-        row.event_id,
-        row.message_id,
+        UUID(row.event_id),
+        UUID(row.message_id),
         row.event_type,
         row.aggregate_type,
         row.aggregate_id,

@@ -45,7 +45,7 @@ async def test_an_event_is_handled_and_acknowledged(
         assert (event.event_id, event.entry_id, event.deliveries) == (event_id, entry_id, 1)
         assert (event.event_type, event.aggregate_type, event.aggregate_id) == ("order.created", "order", "7")
         assert event.occurred_at.isoformat() == "2025-06-01T12:00:00.123456+00:00"
-        assert (event.payload, event.json(), event.headers) == ('{"total": 42}', {"total": 42}, None)
+        assert (event.text, event.json(), event.headers) == ('{"total": 42}', {"total": 42}, None)
         assert "total" not in repr(event)
         await publish(redis, "8")
         assert (await running.next()).aggregate_id == "8"

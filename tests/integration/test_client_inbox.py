@@ -2,10 +2,11 @@
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import asyncpg
 import psycopg
 import pytest
 import sqlalchemy as sa
@@ -16,7 +17,15 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from dispatcher.client import NoTransaction, django, sqlalchemy
-from dispatcher.client.inbox import create_table, first_time, first_time_async, forget
+from dispatcher.client import asyncpg as of_asyncpg
+from dispatcher.client.inbox import (
+    create_table,
+    create_table_async,
+    first_time,
+    first_time_async,
+    forget,
+    forget_async,
+)
 
 EVENT = uuid.uuid4()
 
@@ -60,6 +69,64 @@ def test_the_same_in_django(django_alias: str, database_url: str) -> None:
             assert django.first_time("billing", EVENT, using=django_alias) is expected
     with pytest.raises(NoTransaction):
         django.first_time("billing", EVENT, using=django_alias)
+
+
+OLD = timedelta(days=30)
+
+
+async def by_psycopg(url: str) -> list[int]:
+    with psycopg.connect(url) as connection:
+        create_table(connection)
+        return [first_time(connection, "a", EVENT), forget(connection, -OLD), forget(connection, OLD)]
+
+
+async def by_async_psycopg(url: str) -> list[int]:
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        await create_table_async(connection)
+        known = await first_time_async(connection, "a", EVENT)
+        return [known, await forget_async(connection, -OLD), await forget_async(connection, OLD)]
+
+
+async def by_asyncpg(url: str) -> list[int]:
+    connection = await asyncpg.connect(url)
+    async with connection.transaction():
+        await of_asyncpg.create_table(connection)
+        known = await of_asyncpg.first_time(connection, "a", EVENT)
+        found = [known, await of_asyncpg.forget(connection, -OLD), await of_asyncpg.forget(connection, OLD)]
+    await connection.close()
+    return found
+
+
+async def by_sqlalchemy(url: str) -> list[int]:
+    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:", 1), poolclass=NullPool)
+    with Session(engine) as session, session.begin():
+        sqlalchemy.create_table(session)
+        known = sqlalchemy.first_time(session, "a", EVENT)
+        return [known, sqlalchemy.forget(session, -OLD), sqlalchemy.forget(session, OLD)]
+
+
+async def by_sqlalchemy_on_asyncpg(url: str) -> list[int]:
+    engine = create_async_engine(url.replace("postgresql:", "postgresql+asyncpg:", 1), poolclass=NullPool)
+    async with AsyncSession(engine) as session, session.begin():
+        await sqlalchemy.create_table_async(session)
+        known = await sqlalchemy.first_time_async(session, "a", EVENT)
+        return [known, await sqlalchemy.forget_async(session, -OLD), await sqlalchemy.forget_async(session, OLD)]
+
+
+@pytest.mark.parametrize("by", [by_psycopg, by_async_psycopg, by_asyncpg, by_sqlalchemy, by_sqlalchemy_on_asyncpg])
+async def test_every_library_makes_the_table_and_forgets(
+    by: Callable[[str], Awaitable[list[object]]], empty_database_url: str
+) -> None:
+    assert await by(empty_database_url) == [True, 1, 0]
+    assert await by(empty_database_url) == [True, 1, 0], "the table is there already"
+
+
+def test_django_makes_the_table_and_forgets(django_alias: str) -> None:
+    for _ in range(2):
+        django.create_table(using=django_alias)
+        with transaction.atomic(using=django_alias):
+            assert django.first_time("a", EVENT, using=django_alias)
+        assert [django.forget(old, using=django_alias) for old in (-OLD, OLD)] == [1, 0]
 
 
 async def test_the_same_on_the_loop(url: str) -> None:

@@ -153,10 +153,17 @@ async def test_a_producer_in_sql(
     assert (entry["event_type"], entry["aggregate_id"], entry["payload"]) == ("order.created", "1", '{"total": 42}')
 
 
-async def test_a_pydantic_model_as_payload(db: psycopg.AsyncConnection, database_url: str) -> None:
-    await run_python(code("Payloads that json.dumps refuses", "python", PRODUCE), DATABASE_URL=database_url)
-    cursor = await db.execute("SELECT payload ->> 'total', payload ? 'placed_at' FROM messaging.message_outbox")
+async def test_models_as_payload(db: psycopg.AsyncConnection, database_url: str) -> None:
+    await run_python(code("Payloads", "python", PRODUCE), DATABASE_URL=database_url)
+    cursor = await db.execute(
+        "SELECT payload ->> 'total', payload -> 'customer' ? 'since' FROM messaging.message_outbox"
+    )
     assert await cursor.fetchall() == [("42.50", True)]
+
+
+async def test_many_events_at_once(db: psycopg.AsyncConnection, database_url: str) -> None:
+    await run_python(code("Many events at once", "python", PRODUCE), DATABASE_URL=database_url)
+    assert [row["aggregate_id"] for row in await read_table(db)] == [str(number) for number in range(500)]
 
 
 async def test_an_event_that_is_delayed(db: psycopg.AsyncConnection, database_url: str) -> None:

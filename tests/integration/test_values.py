@@ -91,7 +91,7 @@ async def test_a_consumer_puts_away_at_once_what_python_cannot_parse(
     got: list[Any] = []
 
     def behave(event: Received) -> None:
-        got.append((event.text == event.payload, event.json(parse_float=Decimal)))
+        got.append((isinstance(event.text, str), event.json(parse_float=Decimal)))
 
     for payload in (DIGITS, '{"total": 12345678901234567.89}', "{"):
         fields: dict[Any, Any] = dict.fromkeys(("event_type", "aggregate_type", "aggregate_id"), "a")

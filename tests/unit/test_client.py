@@ -12,6 +12,7 @@ import pytest
 from dispatcher.client import Event
 
 HEAVY = {"aiohttp", "anyio", "click", "django", "loguru", "prometheus_client", "rich", "sqlalchemy"}
+LIBRARIES = {"asyncpg", "django", "msgspec", "psycopg", "pydantic", "redis", "sqlalchemy"}
 
 
 def test_an_event_shows_no_payload() -> None:
@@ -74,3 +75,21 @@ def test_importing_the_client_loads_nothing_of_the_server() -> None:
     program = f"import sys, {names}\nprint(sorted({HEAVY} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
     assert (shown.stdout, shown.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize(
+    ("module", "loads"),
+    [
+        ("dispatcher.client", set()),
+        ("dispatcher.client.asyncpg", {"asyncpg"}),
+        ("dispatcher.client.sqlalchemy", {"sqlalchemy"}),
+        ("dispatcher.client.django", {"django"}),
+        ("dispatcher.client.inbox", {"psycopg"}),
+        ("dispatcher.client.consumer", {"redis"}),
+        ("dispatcher.handlers", set()),
+    ],
+)
+def test_a_module_loads_its_own_library_only(module: str, loads: set[str]) -> None:
+    program = f"import sys, {module}\nprint(*sorted({LIBRARIES} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert (set(shown.stdout.split()), shown.stderr) == (loads, "")
