@@ -222,7 +222,6 @@ async def test_without_a_descriptor_left_it_hears_and_can_be_cut(database_url, d
         with pytest.raises(OSError, match="Too many open files"):
             os.dup(1)
         with anyio.fail_after(30):
-            await session.wait_readable()  # it returns: the caller has to look
             await db.execute("NOTIFY somewhere")
             while not session.drain_notifications():
                 await session.wait_readable()

@@ -1,6 +1,7 @@
 """Opens a Postgres session with our settings, and says in plain words why it could not."""
 
 import asyncio
+import os
 from typing import Any
 
 import psycopg
@@ -50,7 +51,11 @@ async def _open(target: PostgresTarget, purpose: str) -> tuple[Session, psycopg.
         raise explain(_where(target), failed, target.secrets()) from None
     connection = psycopg.AsyncConnection(pgconn)
     await connection.set_autocommit(True)
-    return Session(connection, target.query_timeout_s + 2.0), connection
+    try:
+        return Session(connection, target.query_timeout_s + 2.0), connection
+    except OSError as error:
+        await connection.close()
+        raise Unreachable(f"{_where(target)}: {os.strerror(error.errno or 0)}") from None
 
 
 async def _introduce(

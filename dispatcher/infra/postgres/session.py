@@ -6,7 +6,6 @@ shutting the socket down, which ends the wait with an ordinary connection error.
 """
 
 import asyncio
-import os
 import re
 import socket
 from collections import deque
@@ -18,9 +17,9 @@ import anyio
 import psycopg
 
 from dispatcher.core.errors import DispatcherError, SessionLost
+from dispatcher.infra.postgres.prepared import PreparedStatements, UnknownKindError
 
 CLOSE_S = 1.0  # for a statement that was cut to end; it does so at once
-NO_DESCRIPTOR_S = 0.1  # between two looks while the process has no file descriptor left
 MAX_NOTIFICATIONS = 1000  # kept until they are drained; the oldest go first
 
 # Somebody altered the table, or threw our prepared statements away: this session would fail for ever, a new one works.
@@ -54,6 +53,7 @@ class Session:
     def __init__(self, connection: psycopg.AsyncConnection[tuple[Any, ...]], deadline_s: float) -> None:
         self._connection = connection
         self._cursor = connection.cursor(binary=True)
+        self._statements = PreparedStatements(connection)
         self._lock = anyio.Lock(fast_acquire=True)
         self._alone: asyncio.Task[Any] | None = None  # whose statements alone run now; written by alone()
         self._deadline_s = deadline_s
@@ -136,9 +136,13 @@ class Session:
                 await self._lock.acquire()
             watchdog = self._loop.call_later(self._deadline_s, self._give_up)
             try:
-                await cursor.execute(sql.encode(), params, prepare=prepare)
-                if cursor.description is not None:
-                    rows = await cursor.fetchall()
+                if prepare:
+                    try:
+                        rows = await self._statements.run(sql, params)
+                    except UnknownKindError:
+                        rows = await self._with_cursor(cursor, sql, params)
+                else:
+                    rows = await self._with_cursor(cursor, sql, params)
                 if self._must_write and self._server_is_read_only():
                     self.server_gone = True
                     raise self.lose(READ_ONLY)
@@ -156,6 +160,13 @@ class Session:
                 if not held:
                     self._lock.release()
         return rows
+
+    async def _with_cursor(
+        self, cursor: psycopg.AsyncCursor[tuple[Any, ...]], sql: str, params: Mapping[str, object] | None
+    ) -> list[tuple[Any, ...]]:
+        with self._statements.handed_over():
+            await cursor.execute(sql.encode(), params, prepare=False)
+            return await cursor.fetchall() if cursor.description is not None else []
 
     def _server_is_read_only(self) -> bool:
         """What the server said last, without a round trip: since PostgreSQL 14 it reports both with its answers.
@@ -194,6 +205,7 @@ class Session:
     def drain_notifications(self) -> list[tuple[str, str, int]]:
         """Notifications that arrived: (channel, payload, sender's backend pid). Never waits. Raises SessionLost."""
         pgconn = self._connection.pgconn
+        self._statements.note_looked()
         try:
             pgconn.consume_input()
             while notice := pgconn.notifies():
@@ -204,20 +216,20 @@ class Session:
         self._notifications.clear()
         return arrived
 
+    def when_readable(self, call: Callable[[], None] | None) -> None:
+        """Call this once when the server may have sent something; None: do not. Raises SessionLost."""
+        if call is not None and self.closed:
+            raise self.lose("the session is closed")
+        self._statements.when_said(call)
+
     async def wait_readable(self) -> None:
         """Wait until the server may have sent something. The one wait on a session that may be cancelled any time."""
-        if self.closed:
-            raise self.lose("the session is closed")
-        # A duplicate: libpq may close its own meanwhile, and a new connection's may get the same number.
+        event = asyncio.Event()
+        self.when_readable(event.set)
         try:
-            descriptor = os.dup(self._connection.fileno())
-        except OSError:  # none is left: the caller looks again
-            await anyio.sleep(NO_DESCRIPTOR_S)
-            return
-        try:
-            await anyio.wait_readable(descriptor)
+            await event.wait()
         finally:
-            os.close(descriptor)
+            self.when_readable(None)
 
     async def close(self) -> None:
         """Close the session; a statement in flight ends with an error. Never raises, never waits for the server."""
@@ -227,4 +239,5 @@ class Session:
             with anyio.move_on_after(CLOSE_S):
                 async with self._lock:
                     pass  # the statement has ended
+            self._statements.close()
             await self._connection.close()

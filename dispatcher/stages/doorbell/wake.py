@@ -275,7 +275,7 @@ class Doorbell:
             # Before waiting too: a ring that came with the answer to the look is not on the socket any more.
             if cause := self._hear(session, session.drain_notifications()):
                 return cause
-            waits = await self._timer.wait(deadline, session.wait_readable)
+            waits = await self._timer.wait(deadline, session.when_readable)
         return "nudge" if self._timer.nudged() else None
 
     def _hear(self, session: Session, notifications: list[tuple[str, str, int]]) -> WakeCause | None:
@@ -296,5 +296,5 @@ class Doorbell:
 
     async def _pause(self, seconds: float) -> bool:
         """Sleep so long, or until nudged (True)."""
-        await self._timer.wait(self._clock() + seconds, anyio.sleep_forever)
+        await self._timer.wait(self._clock() + seconds)
         return self._timer.nudged()
