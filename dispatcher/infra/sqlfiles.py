@@ -22,14 +22,16 @@ class Migration:
 
 @cache
 def load(name: str, *, filtered: bool = False, split: bool = False) -> str:
-    """The text of sql/statements/<name>.sql, with the lines whose marker (`--filtered: ` ...) is wanted.
+    """The statement of sql/statements/<name>.sql, with the lines whose marker (`--filtered: ` ...) is wanted.
 
-    `filtered`: those, else those marked `plain`. `split`: those too.
+    `filtered`: those, else those marked `plain`. `split`: those too. Of the lines that are comments only the first is
+    left, which names it: behind a pooler the text is sent, and looked through for parameters, each time.
     """
     text = _read(_folder("sql") / "statements" / f"{name}.sql")
     for marker, wanted in (("split", split), ("filtered", filtered), ("plain", not filtered)):
         text = re.sub(rf"^ +--{marker}: " + ("" if wanted else r".*\n"), "", text, flags=re.MULTILINE)
-    return text
+    first, _, rest = text.partition("\n")
+    return first + "\n" + re.sub(r"^ *--.*\n", "", rest, flags=re.MULTILINE)
 
 
 @cache

@@ -95,31 +95,40 @@ def test_the_rate_is_what_comes(rate: float) -> None:
     assert arrivals.rate(steady(arrivals, rate, 2.0)) == pytest.approx(rate, rel=0.15)
 
 
-@pytest.mark.parametrize(("rate", "keeps", "polls"), [(20, True, False), (500, False, False), (5000, False, True)])
-def test_few_ring_more_let_the_key_go_many_are_polled(rate: float, keeps: bool, polls: bool) -> None:
+@pytest.mark.parametrize(("rate", "polls"), [(20, False), (90, False), (200, True), (500, True), (5000, True)])
+def test_few_ring_many_are_polled(rate: float, polls: bool) -> None:
     arrivals = ArrivalRate()
-    now = steady(arrivals, rate, 1.0)
-    assert (arrivals.keep_key(now), arrivals.polling) == (keeps, polls)
+    steady(arrivals, rate, 1.0)
+    assert arrivals.polling == polls
 
 
 def test_a_rate_between_the_two_marks_does_not_flap() -> None:
     arrivals = ArrivalRate()
     now, said = 0.0, []
-    for rate in (1250, 3000, 1250, 1250, 800, 1250):
+    for rate in (130, 300, 130, 130, 80, 130):
         now = steady(arrivals, rate, 1.0, now)
         said.append(arrivals.polling)
     assert said == [False, True, True, True, False, False]
 
 
-def test_quiet_ends_the_polling_whatever_the_rate_was() -> None:
+@pytest.mark.parametrize(("rows", "still", "no_more"), [(20, 0.024, 0.026), (100_000, 0.004, 0.006)])
+def test_quiet_ends_the_polling_sooner_after_many_rows_at_once(rows: int, still: float, no_more: float) -> None:
     arrivals = ArrivalRate()
-    arrivals.note(100_000, 0.0)
+    arrivals.note(rows, 0.0)
     said = []
-    for now in (0.02, 0.03):
+    for now in (still, no_more):
         arrivals.note(0, now)
         assert arrivals.rate(now) > arrivals.poll_above
         said.append(arrivals.polling)
     assert said == [True, False]
+
+
+@pytest.mark.parametrize(("rate", "pause_ms"), [(200, 1), (2000, 1), (5000, 1), (10_000, 2), (12_000, 4), (100_000, 8)])
+def test_polls_are_a_millisecond_apart_until_writers_fill_the_machine(rate: float, pause_ms: float) -> None:
+    arrivals = ArrivalRate()
+    now = steady(arrivals, rate, 1.0)
+    assert arrivals.poll_s(now) * 1000 == pytest.approx(pause_ms, rel=0.2)
+    assert arrivals.poll_s(now, 0.005) >= 0.005
 
 
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.floats(0, 100)), max_size=60))
@@ -130,7 +139,7 @@ def test_a_rate_is_never_negative_and_fades_to_nothing(seen: list[tuple[int, flo
         arrivals.note(rows, now)
         assert arrivals.rate(now) >= 0
     assert arrivals.rate(now + 3600) < 1e-9
-    assert arrivals.keep_key(now + 3600)
+    assert arrivals.poll_s(now) <= 0.008
 
 
 @given(st.integers(1, 100), st.integers(1, 1000), st.integers(0, 3000), st.lists(st.floats(0, 60), max_size=30))

@@ -244,4 +244,3 @@ _WRITE: dict[type, Callable[[Any], str]] = {
     datetime: str,
     list: _write_list,
 }
-

@@ -69,6 +69,7 @@ class Doorbell:
         self._rang_peers_at = -inf
         self._timer = WakeTimer(clock)
         self._woken_by: WakeCause = "nudge"
+        self._woken_at = -inf  # when the last wait ended: since then somebody claimed
         self._fruitless = False  # the last claim got nothing of what a due check had found
         control.prepare(self.attach)
         control.on_change(self._control_changed)
@@ -109,6 +110,7 @@ class Doorbell:
     async def wait(self) -> WakeCause:
         """Wait until there may be something to claim, and say why."""
         self._woken_by = await self._wait()
+        self._woken_at = self._clock()
         self._observe(Woke(self._woken_by))
         return self._woken_by
 
@@ -118,7 +120,7 @@ class Doorbell:
         self._arrivals.note(rows, now)
         if rows:
             self._backoff.reset()  # or the pauses would grow to the tick while writers always overlap, rows or no rows
-        if self._holds_key and not self._arrivals.keep_key(now):
+        if self._holds_key and self._arrivals.polling:
             await self.release_key()
         self._fruitless = not rows and self._woken_by in ("busy", "due", "tick", "writers")
         if not rows and self._slots < ALL_SLOTS and self._woken_by == "notify" and self._control.session is not None:
@@ -175,7 +177,8 @@ class Doorbell:
         if self._replaced(session) and session is not None:
             return "reconnect"  # what was rung in between was rung to nobody
         if self._arrivals.polling and not self._holds_key:
-            pause_s = min(self._arrivals.poll_s(self._clock()), self._tick_s)
+            now = self._clock()
+            pause_s = min(self._arrivals.poll_s(now, now - self._woken_at), self._tick_s)
             return "nudge" if await self._pause(pause_s) else "poll"
         if session is not None:
             try:
