@@ -291,8 +291,10 @@ DECLARE
     cluster text := messaging.this_cluster();
 BEGIN
     DELETE FROM ONLY messaging.home;
-    INSERT INTO messaging.home (system_identifier, database, marked)
-    SELECT cluster, d.oid, '0' FROM pg_database AS d WHERE d.datname = current_database();
+    INSERT INTO messaging.home (system_identifier, database, marked, postgres)
+    SELECT cluster, d.oid, '0', current_setting('server_version_num')::integer / 10000
+    FROM pg_database AS d
+    WHERE d.datname = current_database();
     UPDATE ONLY messaging.home AS h SET marked = h.xmin;
 END
 $$;
@@ -339,10 +341,12 @@ DECLARE
     by_value bigint;
     other_cluster text;
     other_database bigint;
+    older boolean;
 BEGIN
     SELECT d.oid, d.xmin INTO here, made_in FROM pg_database AS d WHERE d.datname = current_database();
     IF settle THEN
-        PERFORM FROM ONLY messaging.home AS h WHERE h.xmin = h.marked AND h.database = here;
+        PERFORM FROM ONLY messaging.home AS h
+        WHERE h.xmin = h.marked AND h.database = here AND (h.system_identifier = cluster) IS NOT FALSE;
         IF NOT FOUND THEN
             LOCK TABLE ONLY messaging.home IN SHARE ROW EXCLUSIVE MODE; -- several sessions at once: one settles
         END IF;
@@ -351,8 +355,9 @@ BEGIN
         count(*),
         count(*) FILTER (WHERE h.xmin <> h.marked),
         min(h.system_identifier) FILTER (WHERE h.system_identifier <> cluster),
-        count(*) FILTER (WHERE h.database <> here)
-    INTO homes, by_value, other_cluster, other_database
+        count(*) FILTER (WHERE h.database <> here),
+        coalesce(bool_and(h.postgres < current_setting('server_version_num')::integer / 10000), false)
+    INTO homes, by_value, other_cluster, other_database, older
     FROM ONLY messaging.home AS h;
     IF homes = 1 AND by_value = 0 AND other_cluster IS NULL AND other_database = 0 THEN
         RETURN NULL;
@@ -360,10 +365,14 @@ BEGIN
     PERFORM FROM ONLY messaging.message_outbox;
     IF homes = 0 OR NOT FOUND THEN
         NULL;
+    ELSIF homes = 1 AND by_value = 0 AND other_database = 0 AND older THEN
+        IF settle THEN
+            DELETE FROM ONLY messaging.unbroken; -- the stream is looked through before anything is claimed
+        END IF;
     ELSIF by_value > 0 THEN
         RETURN 'its rows were restored from a dump, or came by replication';
     ELSIF other_cluster IS NOT NULL THEN
-        RETURN format('it was made in another Postgres cluster (system identifier %s, here it is %s), as after pg_upgrade',
+        RETURN format('it was made in another Postgres cluster (system identifier %s, here it is %s), as after pg_upgrade or pg_createsubscriber',
             other_cluster, cluster);
     ELSE
         PERFORM FROM ONLY messaging.message_outbox AS o WHERE age(o.xmin) > age(made_in) LIMIT 1;
@@ -418,7 +427,8 @@ CREATE TABLE messaging.home (
     system_identifier text,
     database oid NOT NULL,
     marked xid NOT NULL,
-    marked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+    marked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    postgres integer
 );
 
 COMMENT ON TABLE messaging.home IS 'Where this outbox lives: one row. Where it says something else, the outbox is a copy.';
@@ -430,6 +440,8 @@ COMMENT ON COLUMN messaging.home.database IS 'The database''s oid.';
 COMMENT ON COLUMN messaging.home.marked IS 'The row''s own xmin, which a copy by value does not have.';
 
 COMMENT ON COLUMN messaging.home.marked_at IS 'When it was made the home.';
+
+COMMENT ON COLUMN messaging.home.postgres IS 'The major version of Postgres; NULL: not noted yet.';
 
 CREATE TABLE messaging.message_dlq (
     id bigint NOT NULL,
@@ -583,7 +595,7 @@ COMMENT ON COLUMN messaging.message_outbox.picked_by IS 'The dispatcher that cla
 
 COMMENT ON COLUMN messaging.message_outbox.claim_id IS 'Fencing token of the last claim: a statement that names another one does not change the row.';
 
-COMMENT ON COLUMN messaging.message_outbox.stream_id IS 'Sent: the id of the stream entry. Picked: the floor, the newest entry id known when the row was claimed.';
+COMMENT ON COLUMN messaging.message_outbox.stream_id IS 'Sent: the id of the stream entry. Picked: the floor, the newest entry id known when the row was claimed; of a row for a handler, whether that may have begun (NULL: it has not).';
 
 COMMENT ON COLUMN messaging.message_outbox.last_error IS 'Error of the last attempt that failed; NULL once the event is sent.';
 

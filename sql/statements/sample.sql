@@ -5,6 +5,7 @@
 -- Loaded by: dispatcher/ops/doctor/activity.py, dispatcher/ops/status.py, dispatcher/upkeep/gauges.py
 -- Index: message_outbox_due_idx, in its order: a million entries take 40 ms on a vacuumed table, half a second on one that is not.
 --   Without ORDER BY a bitmap of the whole index would be built first.
+-- Canary events that a `dispatcher prove` left behind, when it was killed, are no backlog: the oldest rows come first.
 -- Overdue is judged on the hundred fresh rows that come first, and on the hundred others that are due first (see claim.sql). A row
 -- that was tried, or that nobody scheduled, counts from when it occurred, any other from when it was due, so that an event scheduled
 -- for later is not late, and one whose handler waits for ever is.
@@ -18,6 +19,17 @@ SELECT
             ORDER BY o.next_run_at, o.id
             LIMIT %(bound)s::bigint
         ) AS unsettled
+    ) - (
+        SELECT count(*)
+        FROM (
+            SELECT o.event_type
+            FROM ONLY messaging.message_outbox AS o
+            WHERE NOT o.settled
+              AND o.next_run_at <= '1970-01-01 00:00:00+00'
+            ORDER BY o.next_run_at, o.id
+            LIMIT 1000
+        ) AS head
+        WHERE head.event_type = 'dispatcher.prove'
     ),
     (
         SELECT greatest(coalesce(max(date_part('epoch', t.now - t.since)), 0), 0)

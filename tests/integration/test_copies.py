@@ -1,5 +1,6 @@
 """A copy of an outbox knows that it is one, and claims nothing until a person has said so."""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from redis.asyncio import Redis
 from dispatcher import cli
 from dispatcher.core.events import CrashAudited, DatabaseChanged, Settled, Ticked
 from dispatcher.embedded import EmbeddedPostgres
+from dispatcher.embedded.folders import User, unprivileged_user
 from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres.migrations import migrate
 from tests.support.postgres import Databases, StartPostgres
 from tests.support.psql import client_program, psql
 from tests.support.redis import StartValkey
-from tests.support.rows import insert_events, read_stream, statuses
+from tests.support.rows import STREAM, insert_events, read_stream, read_table, statuses
 from tests.support.running import Running, StartDispatcher
 from tests.support.waiting import becomes, until
 
@@ -246,6 +248,54 @@ async def test_another_cluster_is_a_copy_and_one_that_does_not_tell_is_none(
     await insert_events(db, 1)
     async with dispatcher() as running:
         await running.tap.add_up(Settled, sent=1)
+
+
+def run_as(user: User, folder: Path, *command: str) -> None:
+    """Run a program of Postgres's as its user, in a folder of that user's."""
+    done = subprocess.run(
+        command, cwd=folder, user=user.uid, group=user.gid, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.promise("copies")
+async def test_after_pg_upgrade_no_word_is_needed(
+    dispatcher: StartDispatcher, server_folder: Path, redis: Redis
+) -> None:
+    """The real one, from 16 to 18; what was published by an old server meanwhile is found in the stream."""
+    old = EmbeddedPostgres(server_folder / "before-upgrade", version=16, durable=False)
+    new = EmbeddedPostgres(server_folder / "after-upgrade", version=18, durable=False)
+    with old:
+        await migrate(old.url())
+        async with await psycopg.AsyncConnection.connect(old.url(), autocommit=True) as db:
+            await insert_events(db, 5)
+            async with dispatcher(database_url=old.url()) as running:
+                await running.tap.add_up(Settled, sent=5)
+            await insert_events(db, 3)
+            ids = [row["event_id"] for row in await read_table(db) if row["status"] == "pending"]
+    await redis.xadd(STREAM, {"event_id": str(ids[0])})
+    new.data_dir.mkdir()
+    user = unprivileged_user(new.data_dir / "cluster")
+    os.chown(new.data_dir, user.uid, user.gid)
+    initdb, upgrade = str(new.bin("initdb")), str(new.bin("pg_upgrade"))
+    options = ("--username=postgres", "--encoding=UTF8", "--locale=C", "--no-data-checksums", "--no-sync")
+    await anyio.to_thread.run_sync(run_as, user, new.data_dir, initdb, f"--pgdata={new.data_dir}/cluster", *options)
+    places = (f"-b{old.bin('initdb').parent}", f"-B{new.bin('initdb').parent}")
+    data = (f"-d{old.data_dir}/cluster", f"-D{new.data_dir}/cluster")
+    sockets = f"--socketdir={new.data_dir}"
+    await anyio.to_thread.run_sync(
+        run_as, user, new.data_dir, upgrade, "-Upostgres", "--no-sync", sockets, *places, *data
+    )
+    with new:
+        async with dispatcher(database_url=new.url()) as running:
+            await running.tap.add_up(Settled, sent=2)
+            assert (await running.tap.next(CrashAudited)).found == 1
+        async with await psycopg.AsyncConnection.connect(new.url(), autocommit=True) as db:
+            assert await statuses(db) == {"sent": 8}
+            found = await db.execute("SELECT postgres FROM messaging.home")
+            assert await found.fetchall() == [(18,)]  # the next upgrade is known too
+    entries = [entry["event_id"] for entry in await read_stream(redis)]
+    assert len(entries) == len(set(entries)) == 8
 
 
 async def test_an_older_database_upgrades_without_a_look(

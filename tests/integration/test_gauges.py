@@ -21,6 +21,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo, read_stream_info
 from dispatcher.infra.sqlfiles import load
+from dispatcher.stages.claim import CANARY
 from dispatcher.upkeep.gauges import GaugesBounds, GaugesTiming, run, sample_once
 from dispatcher.upkeep.registry import Registry
 from tests.support.postgres import unopened
@@ -63,6 +64,12 @@ async def test_what_is_settled_is_no_backlog(session, db, redis, tap):
         await insert_events(db, 2, status=status)
     await insert_events(db, 2, **PICKED)
     assert (await sample(session, redis, tap)).backlog == 6
+
+
+async def test_canary_events_that_were_left_behind_are_no_backlog(session, db, redis, tap):
+    await insert_events(db, 4, event_type=CANARY)
+    await insert_events(db, 3)
+    assert (await sample(session, redis, tap)).backlog == 3
 
 
 async def test_the_count_stops_at_its_bound(session, db):
