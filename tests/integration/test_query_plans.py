@@ -53,7 +53,7 @@ MAY_TOUCH = {
     "sign_off": WAITING + SETTLED + 2 * BATCH,  # what is unsettled; once a dispatcher
     "crash_since": 2 * (WAITING + 2 * BATCH),  # what is unsettled; after a crash
     "settle_found": 2 * BATCH,
-    "sample": 5000 + 1000 + 400,  # its own bounds: the count, canary events among the first, the first hundred of each kind
+    "sample": 5000 + 1000 + 400,  # its own bounds: the count, the first thousand, the first hundred of each kind
     "prune_outbox": 2 * WINDOW,  # one window, of which nothing is old: test_retention has the rest
     "prune_dlq": 0,
     "replay": 3 * BATCH,
