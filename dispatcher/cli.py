@@ -36,6 +36,7 @@ COMMANDS = {
     "status": "Show the outbox, the running dispatchers and the stream.",
     "pause": "Stop all dispatchers from claiming rows; rows wait.",
     "resume": "End a pause.",
+    "layout": "Show which streams events go to, and change it.",
     "accept-copy": "Say that a copy, such as a restored dump, is the outbox now.",
     "replay": "Publish rows again that were sent before.",
     "prune": "Delete rows and dead-letter copies that are past their retention.",

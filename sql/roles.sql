@@ -30,7 +30,7 @@ GRANT SELECT (id, event_id) ON messaging.message_outbox TO outbox_producer;
 -- The dispatcher claims, settles and prunes, and never changes what the producer wrote. It inserts only dead events that are replayed
 -- after their rows were pruned.
 GRANT SELECT, DELETE ON messaging.message_outbox TO outbox_dispatcher;
-GRANT UPDATE (status, attempts, next_run_at, picked_at, sent_at, picked_by, claim_id, stream_id, last_error)
+GRANT UPDATE (status, attempts, next_run_at, picked_at, sent_at, picked_by, claim_id, stream_id, stream, last_error)
     ON messaging.message_outbox TO outbox_dispatcher;
 GRANT INSERT (id, event_id, message_id, event_type, aggregate_type, aggregate_id, payload, headers, occurred_at, next_run_at)
     ON messaging.message_outbox TO outbox_dispatcher;
@@ -42,13 +42,16 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.stream_server TO outbox_dispat
 GRANT SELECT, INSERT, UPDATE ON messaging.pause TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.pause_acknowledgement TO outbox_dispatcher;
 GRANT SELECT, UPDATE ON messaging.newest_entry TO outbox_dispatcher;
+GRANT SELECT, INSERT, UPDATE ON messaging.layout TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.unbroken, messaging.home TO outbox_dispatcher;
 GRANT EXECUTE ON FUNCTION messaging.audit_stream(text, text, text, text, double precision, integer),
     messaging.holds_stream(text, text, text), messaging.stream_order(text),
     messaging.error_figures(text), messaging.error_code(text) TO outbox_dispatcher;
 GRANT EXECUTE ON FUNCTION
     messaging.audit_stream(text, text, text, bigint, text, text, text, bigint, text, double precision, integer, bigint),
-    messaging.holds_stream(text, text, text, bigint),
+    messaging.audit_stream(text, text, text, bigint, text, text, text, bigint, text, double precision, integer, bigint, boolean),
+    messaging.holds_stream(text, text, text, bigint), messaging.holds_streams(text[], text[], text[], bigint[]),
+    messaging.set_layout(text, jsonb, text[], text[], text, boolean),
     messaging.this_cluster(), messaging.this_timeline(), messaging.settle_here(), messaging.why_copy(boolean), messaging.accept_copy()
     TO outbox_dispatcher;
 GRANT EXECUTE ON PROCEDURE messaging.prune_message_outbox(interval), messaging.prune_message_dlq(interval) TO outbox_dispatcher;

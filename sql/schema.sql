@@ -133,6 +133,77 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION messaging.audit_stream(of_stream text, of_run_id text, of_replid text, of_life bigint, of_last_id text, of_below text, of_newest_id text, of_added bigint, why text, window_s double precision, at_most integer, so_far bigint, of_unnamed boolean, OUT republished bigint, OUT done boolean, OUT changed boolean, OUT was_replid text, OUT now_life bigint) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    known messaging.stream_server;
+    same boolean;
+    from_at timestamptz;
+BEGIN
+    PERFORM pg_advisory_xact_lock(1869968482, 4);
+    SELECT s.* INTO known FROM ONLY messaging.stream_server AS s WHERE s.stream = of_stream;
+    was_replid := known.replid;
+    same := known.stream IS NOT NULL AND (known.run_id, known.replid) = (of_run_id, of_replid);
+    republished := 0;
+    done := true;
+    changed := known.stream IS NOT NULL AND (NOT same OR coalesce(known.life = of_life, false));
+    now_life := coalesce(known.life, 0);
+    IF same AND NOT changed THEN
+        RETURN; -- somebody else has audited it
+    END IF;
+    IF changed THEN
+        -- The least of all readings that may precede the loss: a clock that was set back must not hide a row.
+        from_at := least(known.seen_at, known.window_at, known.mark_at, clock_timestamp()) - make_interval(secs => window_s);
+        UPDATE ONLY messaging.message_outbox AS o
+        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, sent_at = NULL, stream_id = NULL, stream = NULL
+        WHERE o.ctid = ANY (ARRAY(
+            SELECT d.ctid
+            FROM ONLY messaging.message_outbox AS d
+            WHERE d.settled
+              AND d.status = 'sent'
+              AND d.sent_at >= from_at
+              AND CASE WHEN d.stream IS NULL THEN of_unnamed ELSE d.stream = of_stream END
+              AND messaging.stream_order(d.stream_id) > greatest(
+                  messaging.stream_order(of_last_id), messaging.stream_order(known.window_id)
+              )
+              AND (of_below IS NULL OR messaging.stream_order(d.stream_id) < messaging.stream_order(of_below))
+            LIMIT at_most
+            FOR UPDATE
+        ));
+        GET DIAGNOSTICS republished = ROW_COUNT;
+        done := republished < at_most;
+    END IF;
+    IF done THEN
+        now_life := now_life + same::integer;
+        INSERT INTO messaging.stream_server AS s (stream, run_id, replid, last_id, newest_id, added, mark_id, mark_at)
+        VALUES (of_stream, of_run_id, of_replid, of_last_id, of_newest_id, of_added, of_newest_id, clock_timestamp())
+        ON CONFLICT (stream) DO UPDATE
+        SET run_id = excluded.run_id,
+            replid = excluded.replid,
+            life = now_life,
+            last_id = excluded.last_id,
+            seen_at = excluded.seen_at,
+            newest_id = excluded.newest_id,
+            added = excluded.added,
+            -- What is older than the window stays lost. If all of the window was lost, the next one begins with this life.
+            window_id = CASE
+                WHEN messaging.stream_order(s.window_id) <= messaging.stream_order(of_last_id) THEN s.window_id
+            END,
+            window_at = CASE
+                WHEN s.window_id IS NULL OR messaging.stream_order(s.window_id) <= messaging.stream_order(of_last_id)
+                THEN least(s.window_at, s.mark_at)
+            END,
+            mark_id = of_last_id,
+            mark_at = excluded.mark_at,
+            lost_at = CASE WHEN same OR so_far + republished > 0 THEN excluded.seen_at ELSE s.lost_at END,
+            lost_rows = CASE WHEN same OR so_far + republished > 0 THEN so_far + republished ELSE s.lost_rows END,
+            lost_why = CASE WHEN same OR so_far + republished > 0 THEN why ELSE s.lost_why END;
+    END IF;
+END
+$$;
+
 CREATE FUNCTION messaging.error_code(error text) RETURNS text
     LANGUAGE sql IMMUTABLE
     AS $_$
@@ -181,6 +252,31 @@ BEGIN
         UPDATE ONLY messaging.stream_server AS s
         SET mark_at = LEAST(s.mark_at, pg_catalog.clock_timestamp())
         WHERE s.stream OPERATOR(pg_catalog.=) of_stream;
+    END IF;
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION messaging.holds_streams(of_streams text[], of_run_ids text[], of_replids text[], of_lives bigint[]) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    held bigint;
+    low timestamptz;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(1869968482, 4);
+    SELECT count(*), max(s.mark_at) INTO held, low
+    FROM unnest(of_streams, of_run_ids, of_replids, of_lives) AS w (stream, run_id, replid, life)
+    JOIN ONLY messaging.stream_server AS s
+        ON s.stream = w.stream AND s.run_id = w.run_id AND s.replid = w.replid AND s.life = w.life;
+    IF held < cardinality(of_streams) THEN
+        RAISE EXCEPTION 'another run of Redis holds the stream now' USING ERRCODE = 'DS001';
+    END IF;
+    IF low > clock_timestamp() THEN
+        UPDATE ONLY messaging.stream_server AS s
+        SET mark_at = least(s.mark_at, clock_timestamp())
+        WHERE s.stream = ANY (of_streams);
     END IF;
     RETURN true;
 END
@@ -264,6 +360,19 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION messaging.refuse_other_layout() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF NEW.layout <> coalesce((SELECT l.fingerprint FROM ONLY messaging.layout AS l), '') THEN
+        RAISE EXCEPTION 'the events of this outbox go to other streams than this dispatcher knows: give it the settings that '
+            '`dispatcher layout` names, and a release that has this command' USING ERRCODE = 'DS002';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
 CREATE FUNCTION messaging.ring_doorbell() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -282,6 +391,76 @@ BEGIN
     RETURN NULL;
 END
 $$;
+
+CREATE FUNCTION messaging.set_layout(of_fingerprint text, of_spec jsonb, of_keys text[], of_former text[], by text, first boolean) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    was text;
+    unbroken_before boolean;
+BEGIN
+    PERFORM set_config('synchronous_commit', 'local', true);
+    PERFORM pg_advisory_xact_lock(1869968482, 4);
+    LOCK TABLE ONLY messaging.layout IN SHARE ROW EXCLUSIVE MODE;
+    was := coalesce((SELECT l.fingerprint FROM ONLY messaging.layout AS l), '');
+    IF was = of_fingerprint THEN
+        RETURN NULL;
+    END IF;
+    IF first THEN
+        PERFORM FROM ONLY messaging.layout;
+        IF FOUND THEN
+            RETURN 'another layout stands';
+        END IF;
+        PERFORM FROM ONLY messaging.stream_server;
+        IF FOUND THEN
+            RETURN 'events were published by another layout';
+        END IF;
+        PERFORM FROM ONLY messaging.message_outbox AS o WHERE o.settled LIMIT 1;
+        IF FOUND THEN
+            RETURN 'there are settled events';
+        END IF;
+    ELSE
+        PERFORM FROM ONLY messaging.pause AS p WHERE p.paused FOR UPDATE; -- nobody resumes before this is done
+        IF NOT FOUND THEN
+            RETURN 'the dispatchers are not paused';
+        END IF;
+        PERFORM
+        FROM ONLY messaging.message_outbox AS o
+        WHERE NOT o.settled
+          AND o.status = 'picked'
+          AND o.event_type <> 'dispatcher.prove'
+          AND o.stream_id ~ '^[0-9]+-[0-9]+$' -- of a row for a handler it says something else
+        LIMIT 1;
+        IF FOUND THEN
+            RETURN 'rows are in hand';
+        END IF;
+    END IF;
+    SELECT EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked)) INTO unbroken_before;
+    INSERT INTO messaging.layout AS l (fingerprint, spec, keys, former, changed_by)
+    VALUES (of_fingerprint, of_spec, of_keys, of_former, by)
+    ON CONFLICT (one) DO UPDATE
+    SET fingerprint = excluded.fingerprint,
+        spec = excluded.spec,
+        keys = excluded.keys,
+        former = excluded.former,
+        generation = l.generation + 1,
+        changed_at = excluded.changed_at,
+        changed_by = excluded.changed_by;
+    -- A key that is given up may be deleted, and taken again later: that must not look like a loss.
+    DELETE FROM ONLY messaging.stream_server AS s WHERE s.stream <> ALL (of_keys);
+    DELETE FROM ONLY messaging.unbroken;
+    IF unbroken_before THEN
+        INSERT INTO messaging.unbroken (layout, marked, sealed)
+        SELECT
+            of_fingerprint,
+            CASE WHEN of_fingerprint = '' THEN pg_current_xact_id()::xid END,
+            CASE WHEN of_fingerprint <> '' THEN pg_current_xact_id()::xid END;
+    END IF;
+    PERFORM pg_notify('outbox_control', '');
+    RETURN NULL;
+END
+$_$;
 
 CREATE FUNCTION messaging.settle_here() RETURNS void
     LANGUAGE plpgsql
@@ -443,6 +622,36 @@ COMMENT ON COLUMN messaging.home.marked_at IS 'When it was made the home.';
 
 COMMENT ON COLUMN messaging.home.postgres IS 'The major version of Postgres; NULL: not noted yet.';
 
+CREATE TABLE messaging.layout (
+    one boolean DEFAULT true NOT NULL,
+    fingerprint text NOT NULL,
+    spec jsonb NOT NULL,
+    keys text[] NOT NULL,
+    former text[] DEFAULT '{}'::text[] NOT NULL,
+    generation bigint DEFAULT 1 NOT NULL,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    changed_by text,
+    CONSTRAINT layout_one_check CHECK (one)
+);
+
+COMMENT ON TABLE messaging.layout IS 'Which streams events go to: one row. No row: one stream, and its name is not kept.';
+
+COMMENT ON COLUMN messaging.layout.one IS 'Always true, so that there is one row.';
+
+COMMENT ON COLUMN messaging.layout.fingerprint IS 'Names the layout; empty: one stream, as releases before layouts know it.';
+
+COMMENT ON COLUMN messaging.layout.spec IS 'Stream, shards and routes.';
+
+COMMENT ON COLUMN messaging.layout.keys IS 'All keys that events may go to.';
+
+COMMENT ON COLUMN messaging.layout.former IS 'Keys of layouts before, which may hold entries that consumers have not read.';
+
+COMMENT ON COLUMN messaging.layout.generation IS 'Number of times that it was set.';
+
+COMMENT ON COLUMN messaging.layout.changed_at IS 'When it was set.';
+
+COMMENT ON COLUMN messaging.layout.changed_by IS 'Who set it.';
+
 CREATE TABLE messaging.message_dlq (
     id bigint NOT NULL,
     outbox_id bigint NOT NULL,
@@ -553,6 +762,7 @@ CREATE TABLE messaging.message_outbox (
     last_error text,
     settled boolean GENERATED ALWAYS AS ((status = ANY (ARRAY['sent'::text, 'dead'::text]))) STORED,
     slot smallint GENERATED ALWAYS AS (((hashtextextended(aggregate_id, (0)::bigint) & (255)::bigint))::smallint) STORED,
+    stream text,
     CONSTRAINT message_outbox_attempts_check CHECK (((attempts >= 0) AND ((attempts < 1000000) OR (status = 'dead'::text)))),
     CONSTRAINT message_outbox_next_run_at_check CHECK ((next_run_at >= '0001-01-01 00:00:00+00'::timestamp with time zone)),
     CONSTRAINT message_outbox_occurred_at_check CHECK (((occurred_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (occurred_at < '9999-12-31 00:00:00+00'::timestamp with time zone))),
@@ -602,6 +812,8 @@ COMMENT ON COLUMN messaging.message_outbox.last_error IS 'Error of the last atte
 COMMENT ON COLUMN messaging.message_outbox.settled IS 'Generated: whether the status is sent or dead.';
 
 COMMENT ON COLUMN messaging.message_outbox.slot IS '0 to 255, a hash of aggregate_id; for people, and for releases before 20251201. Claims compute it: hashtextextended(aggregate_id, 0) & 255.';
+
+COMMENT ON COLUMN messaging.message_outbox.stream IS 'Key that holds the entry, once sent; NULL: the only one, DISPATCH_STREAM_NAME.';
 
 ALTER TABLE messaging.message_outbox ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     SEQUENCE NAME messaging.message_outbox_id_seq
@@ -740,6 +952,8 @@ COMMENT ON COLUMN messaging.stream_server.timeline IS 'The timeline of Postgres 
 CREATE UNLOGGED TABLE messaging.unbroken (
     one boolean DEFAULT true NOT NULL,
     marked xid DEFAULT (pg_current_xact_id())::xid,
+    layout text DEFAULT ''::text NOT NULL,
+    sealed xid,
     CONSTRAINT unbroken_one_check CHECK (one)
 );
 
@@ -749,8 +963,15 @@ COMMENT ON COLUMN messaging.unbroken.one IS 'Always true, so that there is one r
 
 COMMENT ON COLUMN messaging.unbroken.marked IS 'The row''s own xmin, which a copy by value does not have.';
 
+COMMENT ON COLUMN messaging.unbroken.layout IS 'The layout by which may be claimed: messaging.layout.fingerprint.';
+
+COMMENT ON COLUMN messaging.unbroken.sealed IS 'The row''s own xmin, in place of marked, where a layout stands.';
+
 ALTER TABLE ONLY messaging.dispatcher
     ADD CONSTRAINT dispatcher_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY messaging.layout
+    ADD CONSTRAINT layout_pkey PRIMARY KEY (one);
 
 ALTER TABLE ONLY messaging.message_dlq
     ADD CONSTRAINT message_dlq_pkey PRIMARY KEY (id);
@@ -796,3 +1017,5 @@ CREATE INDEX message_outbox_due_idx ON messaging.message_outbox USING btree (nex
 CREATE INDEX message_outbox_time_idx ON messaging.message_outbox USING brin (occurred_at, sent_at) WITH (pages_per_range='32', autosummarize='on');
 
 CREATE CONSTRAINT TRIGGER message_outbox_doorbell AFTER INSERT ON messaging.message_outbox DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION messaging.ring_doorbell();
+
+CREATE TRIGGER refuse_other_layout BEFORE INSERT ON messaging.unbroken FOR EACH ROW EXECUTE FUNCTION messaging.refuse_other_layout();

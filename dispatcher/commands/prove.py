@@ -59,7 +59,7 @@ def prove(
     if not settings.redis_url:
         raise Misconfigured("REDIS_URL is needed: canary events go to a stream")
     stream = stream_name or f"{settings.stream_name}:prove"
-    if stream == settings.stream_name:
+    if stream in (*settings.layout.streams, *settings.layout.keys):
         raise Misconfigured(f"--stream-name {stream} is the stream of the events: it would be deleted at the end")
     console = Console()
     live = console.is_terminal and not as_json

@@ -8,6 +8,7 @@ that is the number of its characters.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from dispatcher.core.layout import Layout
 from dispatcher.core.row import MOST_NAME_CHARS, NOT_READ, ClaimedRow
 
 _BODY = (
@@ -44,7 +45,7 @@ class EntryFormat:
         `make` False: with NOMKSTREAM, to which the reply is nil when the stream is gone.
         """
         plain, with_headers = self._makes if make else self._makes_none
-        _, _, event_id, message_id, kind, of, key, occurred_at, payload, headers, _, _, _ = row
+        _, _, event_id, message_id, kind, of, key, occurred_at, payload, headers, _, _, _, _ = row
         at = occurred_at.isoformat("T", "microseconds")
         size: Callable[[str], int] = len
         while True:
@@ -86,6 +87,17 @@ class EntryFormat:
         if not size:
             return "payload or headers are more than a gigabyte as text, which Postgres cannot write"
         return f"{what} {size} bytes, DISPATCH_MAX_PAYLOAD_BYTES allows {self.max_payload_bytes}"
+
+
+class EntryFormats:
+    """The entries of a layout of several streams. `of(row)`: the format of the stream that the row goes to."""
+
+    def __init__(self, layout: Layout, maxlen: int, max_payload_bytes: int) -> None:
+        self._layout = layout
+        self._by_key = {key: EntryFormat(key, maxlen, max_payload_bytes) for key in layout.keys}
+
+    def of(self, row: ClaimedRow) -> EntryFormat:
+        return self._by_key[self._layout.key_of(row.event_type, row.slot)]
 
 
 def _templates(*head: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dispatcher.core.process_state import RunningDispatcher
+from dispatcher.core.process_state import RunningDispatcher, StreamSample
 
 HandledAs = Literal["done", "retry", "wait", "outage", "dead", "timeout", "lost"]
 WakeCause = Literal["notify", "tick", "due", "writers", "peer", "reconnect", "nudge", "busy", "poll"]
@@ -262,6 +262,13 @@ class PauseChanged(TelemetryEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class LayoutChanged(TelemetryEvent):
+    """Another layout of the streams stands in Postgres than ours, so nothing is claimed for them; None: it is ours."""
+
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class BreakerChanged(TelemetryEvent):
     """The breaker before the sink opened or closed."""
 
@@ -353,6 +360,7 @@ class Sampled(TelemetryEvent):
     dispatchers: Sequence[RunningDispatcher] = ()
     newest_dead_error: str | None = None
     group_read_age_s: Mapping[str, float] = field(default_factory=dict)  # since each group was read last; inf: never
+    streams: Sequence[StreamSample] = ()  # where there are several; above is their sum, and the most of each group
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ What one incarnation acknowledged another may have lost. The stream of one incar
 DEL, RENAME, or an older copy of it put in its place.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,13 @@ from typing import Any
 class RedisIncarnation:
     """Identifies one lifetime of one Redis data set, by run id and replication id ("" where Redis does not tell).
 
-    If it changes, acknowledged entries may be lost. `life`: how often the stream lost its end while a server ran on.
+    If it changes, acknowledged entries may be lost. `lives`: of each stream in it, how often it lost its end while a
+    server ran on.
     """
 
-    stream: str
     run_id: str = ""
     replid: str = ""
-    life: int = 0
+    lives: tuple[tuple[str, int], ...] = ()
 
     @property
     def known(self) -> bool:
@@ -27,12 +27,17 @@ class RedisIncarnation:
         return bool(self.run_id and self.replid)
 
     def same_server(self, other: "RedisIncarnation | None") -> bool:
-        """Whether the other one is the same lifetime of the same data set, whatever became of the stream in it."""
+        """Whether the other one is the same lifetime of the same data set, whatever became of the streams in it."""
         return other is not None and (self.run_id, self.replid) == (other.run_id, other.replid)
 
     def lives_on(self, now: "RedisIncarnation | None") -> bool:
         """Whether it is certain that this server has not ended; `now`: what answers."""
         return self.known and self.same_server(now)
+
+    def lives_of(self, streams: Iterable[str]) -> list[tuple[str, int]]:
+        """The streams that lie on it, of these, each with its life."""
+        wanted = set(streams)
+        return [(stream, life) for stream, life in self.lives if stream in wanted]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What became of a row that was published or handled: seven frozen values, matched once."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dispatcher.core.incarnation import RedisIncarnation
@@ -79,11 +79,17 @@ class BatchOutcomes:
     unknown: list[int] = field(default_factory=list)
     sink_error: str | None = None  # why the sink failed, when it did: opens the breaker
     incarnation: RedisIncarnation | None = None  # what holds the entries of `sent_ids`; None: not known, not asked
+    streams: Mapping[int, str] = field(default_factory=dict)  # by row id; empty: there is only one
 
     @classmethod
-    def of(cls, rows: Iterable[tuple[int, Outcome]], incarnation: RedisIncarnation | None) -> "BatchOutcomes":
+    def of(
+        cls,
+        rows: Iterable[tuple[int, Outcome]],
+        incarnation: RedisIncarnation | None,
+        streams: Mapping[int, str] | None = None,
+    ) -> "BatchOutcomes":
         """The outcomes of these rows. `incarnation`: what holds the entries of those that were sent."""
-        made = cls(incarnation=incarnation)
+        made = cls(incarnation=incarnation, streams=streams or {})
         for row_id, outcome in rows:
             made.add(row_id, outcome)
         return made

@@ -23,6 +23,7 @@ TroubleKind = Literal[
     "audit",
     "session",
     "refused",
+    "layout",
 ]
 Labels = tuple[tuple[str, str], ...]
 
@@ -49,6 +50,16 @@ class RunningDispatcher:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamSample:
+    """One of several streams: its key, its entries, what each group has yet to read, and since when nobody read it."""
+
+    name: str
+    length: int
+    group_lag: dict[str, int]
+    group_read_age_s: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """What Postgres and Redis held. `at`: Unix seconds. Ages in seconds. None: the server did not answer."""
 
@@ -62,6 +73,7 @@ class Sample:
     dispatchers: tuple[RunningDispatcher, ...] = ()  # of all hosts
     newest_dead_error: str | None = None
     group_read_age_s: Mapping[str, float] = field(default_factory=dict)  # since each group was read last; inf: never
+    streams: tuple[StreamSample, ...] = ()  # where there are several; above is their sum, and the most of each group
 
 
 @dataclass(frozen=True, slots=True)

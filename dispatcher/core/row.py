@@ -43,6 +43,7 @@ class ClaimedRow(NamedTuple):
     attempts: int
     age_s: float  # seconds from when it could first go out to the claim, by Postgres's clock; claim.sql says since when
     suspect: bool = False  # its process, or Redis, ended under it, last time: it is tried alone
+    slot: int = 0  # 0 to 255; only where the stream depends on it, else 0
 
     @property
     def fresh(self) -> bool:

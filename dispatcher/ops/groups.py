@@ -91,7 +91,7 @@ async def ask_redis(url: str, stream: str, timeout_s: float, question: Callable[
     where = f"Redis at {target.address()}"
     # Our own connection first: its errors tell a wrong password, a key of another type and an absent server apart.
     connection = RedisConnection(
-        target, name="dispatcher-status", stream=stream, connect_timeout_s=timeout_s, on_lost=lambda _: None
+        target, name="dispatcher-status", streams=(stream,), connect_timeout_s=timeout_s, on_lost=lambda _: None
     )
     await connection.connect()
     connection.close()

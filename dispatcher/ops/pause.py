@@ -127,7 +127,8 @@ async def switch(fetch: Fetch, *, paused: bool, by: str, reason: str | None) -> 
 
 async def read_switch(fetch: Fetch) -> PauseSwitch:
     """The state of the switch. Raises as `fetch` does."""
-    return next((PauseSwitch(*row) for row in await fetch(load("pause_state"), None)), PauseSwitch())
+    [row] = await fetch(load("pause_state"), None)
+    return PauseSwitch(*row[:5])
 
 
 async def read_acknowledgements(session: Session) -> list[Acknowledgement]:

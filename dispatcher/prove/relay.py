@@ -56,7 +56,7 @@ class CanaryRelay:
     """`name`: what Postgres and Redis know its connections by."""
 
     def __init__(self, settings: Settings, stream: str, observe: Observer) -> None:
-        s = replace(settings, stream_name=stream, tick_ms=TICK_MS, enabled=True)
+        s = replace(settings, stream_name=stream, stream_shards=1, routes=(), tick_ms=TICK_MS, enabled=True)
         rng, token = SystemRandom(), uuid4().hex[:8]
         self.name = f"{socket.gethostname()}-{os.getpid()}-{token}"
         self.sessions = Sessions(s, f"{token} {self.name}", observe=observe, rng=rng)
@@ -73,14 +73,14 @@ class CanaryRelay:
             return RedisConnection(
                 lambda: RedisTarget.parse(s.current("redis_url")),
                 name=name,
-                stream=stream,
+                streams=(stream,),
                 connect_timeout_s=s.connect_timeout_ms / 1000,
                 on_lost=lambda _why: doorbell.nudge(),
             )
 
         def gate(publisher: RedisConnection) -> SinkGate:
             timeout_s = s.publish_timeout_ms / 1000
-            return SinkGate(publisher, Breaker(BREAKER, rng), stream=stream, timeout_s=timeout_s, observe=observe)
+            return SinkGate(publisher, Breaker(BREAKER, rng), layout=s.layout, timeout_s=timeout_s, observe=observe)
 
         self.publisher = connection(self.name)
         self.reader = connection(f"prove-{self.name}")
@@ -88,7 +88,9 @@ class CanaryRelay:
         no_pause = NoPause()
         self._relay = StreamRelay(
             StreamPolicy(
-                claim_policy(s, EventTypeFilter((CANARY,), only_these=True)),
+                replace(
+                    claim_policy(s, EventTypeFilter((CANARY,), only_these=True)), layout=settings.layout.fingerprint
+                ),
                 entry_format(s),
                 retry_policy(s),
                 s.publish_timeout_ms / 1000,

@@ -14,7 +14,8 @@ from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, 
 from dispatcher.demo.tally import Tally
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
-from dispatcher.infra.redis.connection import RedisConnection, client_name, ids_named
+from dispatcher.infra.redis.connection import RedisConnection, client_name
+from dispatcher.infra.redis.replies import ids_named
 from dispatcher.infra.sqlfiles import load
 from dispatcher.prove.relay import CanaryRelay
 from dispatcher.stages.claim import CANARY

@@ -5,7 +5,7 @@ rows of a batch and goes on with halves of what is refused, down to single rows:
 tried again after a pause that grows. Its claim stays in flight and its leases are renewed: nobody publishes it again.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from math import inf
@@ -45,6 +45,7 @@ class KeptBatch:
     claim_id: str
     rows: list[tuple[int, Outcome]]
     incarnation: RedisIncarnation | None
+    streams: Mapping[int, str]
     batch: Batch | None
     on_moved: OnMoved | None
     refused: int = 0
@@ -149,14 +150,14 @@ class KeptAside:
         error, refusals = None, 0
         while pieces:
             rows = pieces.pop()
-            outcomes = BatchOutcomes.of(rows, kept.incarnation)
+            outcomes = BatchOutcomes.of(rows, kept.incarnation, kept.streams)
             session = chores.session or await kept.postgres.get_any()
             try:
                 settlement = await settle(session, kept.claim_id, outcomes)
             except StreamMoved:
                 if kept.on_moved is None or kept.batch is None:
                     raise
-                outcomes = BatchOutcomes.of([*rows, *chain(*pieces), *left], kept.incarnation)
+                outcomes = BatchOutcomes.of([*rows, *chain(*pieces), *left], kept.incarnation, kept.streams)
                 await kept.on_moved(outcomes, kept.batch)
                 kept.rows, kept.incarnation = outcomes.each(), outcomes.incarnation
                 pieces, left = [kept.rows], []

@@ -128,6 +128,8 @@ class Claimer:
                     event_types=self._event_types,
                     since_s=start.since_s,
                     most_bytes=self._policy.max_payload_bytes,
+                    sharded=self._policy.sharded,
+                    layout=self._policy.layout,
                 )
             except SessionLost:
                 self._uncertain.add(claim_id, session)

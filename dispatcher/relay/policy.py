@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dispatcher.core.decide import RetryPolicy
-from dispatcher.core.entry import EntryFormat
+from dispatcher.core.entry import EntryFormat, EntryFormats
 from dispatcher.core.row import ClaimedRow
 from dispatcher.handlers.load import Routes
 from dispatcher.stages.claim import EventTypeFilter
@@ -19,6 +19,8 @@ class ClaimPolicy:
     lease_s: float
     max_payload_bytes: int
     event_types: EventTypeFilter | None = None
+    sharded: bool = False  # which stream a row goes to depends on its slot
+    layout: str = ""  # the fingerprint that has to stand in Postgres
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class StreamPolicy:
     """What the stream relay was told. `event_types` of its claims: all but those that have handlers."""
 
     claims: ClaimPolicy
-    entry: EntryFormat
+    entry: EntryFormat | EntryFormats
     retry: RetryPolicy
     publish_timeout_s: float
 
@@ -56,6 +58,22 @@ class PauseCheck(Protocol):
     def note_finished(self) -> None:
         """Hear that a claim is not in flight any more: whoever paused waits for that."""
         ...
+
+
+class StreamPause:
+    """Whether the stream relay may claim: nobody has paused, and the layout that stands in Postgres is ours."""
+
+    def __init__(self, pause: PauseCheck, layout_differs: Callable[[], bool]) -> None:
+        self._pause = pause
+        self._layout_differs = layout_differs
+
+    def paused(self) -> bool:
+        """Whether nothing may be claimed."""
+        return self._pause.paused() or self._layout_differs()
+
+    def note_finished(self) -> None:
+        """Hear that a claim is not in flight any more."""
+        self._pause.note_finished()
 
 
 class FlowControl(Protocol):

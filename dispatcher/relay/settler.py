@@ -78,7 +78,8 @@ class Settler:
             except (SessionLost, psycopg.Error) as error:
                 # While others are kept aside it is no moment's matter any more.
                 if isinstance(error, psycopg.Error) and (self.aside or failures.refused >= AGAIN_AND_AGAIN - 1):
-                    kept = KeptBatch(postgres, claim_id, outcomes.each(), outcomes.incarnation, batch, on_moved)
+                    where = outcomes.incarnation, outcomes.streams
+                    kept = KeptBatch(postgres, claim_id, outcomes.each(), *where, batch, on_moved)
                     self.aside.keep(kept, error, began)
                     return None
                 await failures.tell_and_wait(error, began)

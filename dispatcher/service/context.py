@@ -9,6 +9,7 @@ from dispatcher.settings import Settings
 from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.upkeep.pause import PauseWatcher
 from dispatcher.upkeep.registry import Registry
+from dispatcher.upkeep.standing_layout import StandingLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,5 +22,6 @@ class Context:
     doorbell: Doorbell
     registry: Registry
     pause: PauseWatcher
+    layout: StandingLayout
     observe: Observer
     rng: Random

@@ -30,6 +30,7 @@ from dispatcher.upkeep import gauges
 from dispatcher.upkeep.pause import PauseWatcher
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.retention import Retention
+from dispatcher.upkeep.standing_layout import StandingLayout
 from dispatcher.upkeep.takeover import Takeover
 
 
@@ -60,7 +61,7 @@ class Service:
         self._settings = settings
         self.exit_code = 0  # written by run() and watch_signals()
         self._readiness = probes.Readiness()
-        self._metrics = metrics.Metrics()
+        self._metrics = metrics.Metrics(settings.layout.keys)
         log = logs.configure(settings.log_level, settings.log_format, worker=worker)
         beside: list[Observer] = [observe] if observe else []
         self._state = StateTracker(self._metrics.latency.snapshot, types=self._metrics.event_types.snapshot)
@@ -81,18 +82,21 @@ class Service:
         )
         self._sessions = sessions
         self._registry = Registry(name, sessions.control)
+        layout = StandingLayout(s.layout, name, self._observe, used=s.enabled and s.unrouted == "stream")
         self._pause = PauseWatcher(
             name,
             [*sessions.claiming, sessions.upkeep, sessions.chores],
             control=sessions.control,
             tick_s=s.tick_ms / 1000,
             changed=doorbell.nudge,
+            layout=layout,
             observe=self._observe,
             condition=self._condition,
         )
         doorbell.on_control(self._pause.read_soon)
         self._state.changed = self._pause.read_soon
-        self._engine = Engine(Context(s, name, sessions, doorbell, self._registry, self._pause, self._observe, rng))
+        shared = Context(s, name, sessions, doorbell, self._registry, self._pause, layout, self._observe, rng)
+        self._engine = Engine(shared)
         self._released = 0  # written by _work()
 
     def report(self) -> WorkerReport:
@@ -185,7 +189,7 @@ class Service:
         s, upkeep, stream = self._settings, self._sessions.upkeep, self._engine.stream
         takeover = Takeover(
             stream.connection if stream else None,
-            stream=s.stream_name,
+            layout=s.layout,
             lease_s=s.lease_ms / 1000,
             deadline_s=s.publish_timeout_ms / 1000,
             retry=handler_retry_policy(s),
@@ -234,7 +238,7 @@ class Service:
             self._fetch_on_chores,
             lambda: self._settings.current("redis_url") if self._engine.stream else "",
             f"dispatcher-gauges-{self._name}",
-            self._settings.stream_name,
+            self._settings.layout.keys,
             self._observe,
         )
 

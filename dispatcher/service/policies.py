@@ -2,15 +2,21 @@
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.decide import RetryPolicy
-from dispatcher.core.entry import EntryFormat
+from dispatcher.core.entry import EntryFormat, EntryFormats
+from dispatcher.core.layout import Layout
 from dispatcher.relay.policy import ClaimPolicy
 from dispatcher.settings import Settings
 from dispatcher.stages.claim import EventTypeFilter
 
 
 def entry_format(s: Settings) -> EntryFormat:
-    """Where entries go, and what is too large for one."""
+    """The entries of the default stream, and what is too large for one."""
     return EntryFormat(s.stream_name, s.stream_maxlen, s.max_payload_bytes)
+
+
+def entry_formats(s: Settings) -> EntryFormat | EntryFormats:
+    """Where entries go."""
+    return entry_format(s) if s.layout.plain else EntryFormats(s.layout, s.stream_maxlen, s.max_payload_bytes)
 
 
 def retry_policy(s: Settings) -> RetryPolicy:
@@ -24,9 +30,10 @@ def handler_retry_policy(s: Settings) -> RetryPolicy:
     return RetryPolicy(s.max_attempts, backoff)
 
 
-def claim_policy(s: Settings, event_types: EventTypeFilter | None) -> ClaimPolicy:
-    """What one relay claims."""
-    return ClaimPolicy(slots(s), s.lease_ms / 1000, s.max_payload_bytes, event_types)
+def claim_policy(s: Settings, event_types: EventTypeFilter | None, *, layout: Layout | None = None) -> ClaimPolicy:
+    """What one relay claims. `layout`: that has to stand in Postgres; None: its rows go to no stream."""
+    sharded, fingerprint = s.stream_shards > 1 and layout is not None, layout.fingerprint if layout else ""
+    return ClaimPolicy(slots(s), s.lease_ms / 1000, s.max_payload_bytes, event_types, sharded, fingerprint)
 
 
 def slots(s: Settings) -> int:

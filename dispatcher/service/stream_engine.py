@@ -8,11 +8,11 @@ from dispatcher.core.breaker import Breaker
 from dispatcher.core.events import BreakerChanged, Reconciled, TelemetryEvent
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.search import Searcher
-from dispatcher.relay.policy import StreamPolicy
+from dispatcher.relay.policy import StreamPause, StreamPolicy
 from dispatcher.relay.stream.gate import SinkGate
 from dispatcher.relay.stream.relay import StreamParts, StreamRelay
 from dispatcher.service.context import Context
-from dispatcher.service.policies import claim_policy, entry_format, retry_policy
+from dispatcher.service.policies import claim_policy, entry_formats, retry_policy
 from dispatcher.stages.claim import EventTypeFilter
 from dispatcher.upkeep.backpressure import Backpressure
 from dispatcher.upkeep.postgres_crash import PostgresCrashAudit
@@ -40,14 +40,14 @@ def build_stream_engine(
 
     `event_types`: what it claims, None for all; `on_turn()` is called at each turn of it.
     """
-    s, stream, deadline_s = c.settings, c.settings.stream_name, c.settings.publish_timeout_ms / 1000
+    s, layout, deadline_s = c.settings, c.settings.layout, c.settings.publish_timeout_ms / 1000
     RedisTarget.parse(s.redis_url)
 
     def connection(name: str, on_lost: Callable[[str], None]) -> RedisConnection:
         return RedisConnection(
             lambda: RedisTarget.parse(s.current("redis_url")),
             name=name,
-            stream=stream,
+            streams=layout.keys,
             connect_timeout_s=s.connect_timeout_ms / 1000,
             on_lost=on_lost,
         )
@@ -57,15 +57,17 @@ def build_stream_engine(
     bisector = connection(c.name, _found_out_by_its_user)
     searcher = connection(f"look-{c.name}", _found_out_by_its_user)
     redis_loss = RedisLossAudit(
-        stream,
+        layout.keys,
         c.sessions.upkeep,
+        unnamed=layout.stream,
         window_s=s.audit_window_s,
         deadline_s=deadline_s,
         wake=c.doorbell.nudge,
         observe=c.observe,
     )
     postgres_crash = PostgresCrashAudit(
-        stream,
+        layout.keys,
+        layout=c.layout,
         publisher=publisher,
         searcher=searcher,
         verify=redis_loss.verify,
@@ -81,7 +83,7 @@ def build_stream_engine(
     gate = SinkGate(
         publisher,
         Breaker(BREAKER, c.rng),
-        stream=stream,
+        layout=layout,
         timeout_s=deadline_s,
         observe=c.observe,
         verify=redis_loss.verify,
@@ -90,7 +92,7 @@ def build_stream_engine(
     bisector_gate = SinkGate(
         bisector,
         Breaker(BREAKER, c.rng),
-        stream=stream,
+        layout=layout,
         timeout_s=deadline_s,
         observe=lambda event: None if _is_routine(event) else c.observe(event),
         verify=lambda connected: redis_loss.verify(connected, holds=publisher.incarnation),
@@ -99,15 +101,16 @@ def build_stream_engine(
     )
     backpressure = Backpressure(
         publisher,
-        stream=stream,
+        streams=layout.keys,
         maxlen=s.stream_maxlen,
         deadline_s=deadline_s,
         exempt=s.backpressure_except,
         observe=c.observe,
     )
+    pause = StreamPause(c.pause, lambda: c.layout.differs)
     relay = StreamRelay(
-        StreamPolicy(claim_policy(s, event_types), entry_format(s), retry_policy(s), deadline_s),
-        StreamParts(gate, bisector_gate, c.doorbell, c.sessions.lanes, c.sessions.chores, backpressure, c.pause),
+        StreamPolicy(claim_policy(s, event_types, layout=layout), entry_formats(s), retry_policy(s), deadline_s),
+        StreamParts(gate, bisector_gate, c.doorbell, c.sessions.lanes, c.sessions.chores, backpressure, pause),
         batch_size=s.batch_size,
         dispatcher_id=c.registry.locked_id,
         on_turn=on_turn,

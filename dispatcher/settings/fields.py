@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from functools import cached_property
 from typing import Any, Literal
 
+from dispatcher.core.layout import Layout, Route
 from dispatcher.settings.files import SecretFile
 from dispatcher.settings.kinds import (
     LEVELS,
@@ -18,7 +20,9 @@ from dispatcher.settings.kinds import (
     patterns,
     postgres_url,
     redis_url,
+    routes,
     seconds_to_ms,
+    shards,
     switch,
     token,
     whole,
@@ -42,6 +46,10 @@ class Settings:
         "Direct to Postgres, when the database URL is a transaction pooler.", default_text="the database URL")
     redis_url: str = setting("REDIS_URL", redis_url(), "", "The Redis or Valkey that holds the stream.")
     stream_name: str = setting("DISPATCH_STREAM_NAME", key(), "sanctum:messages", "The stream's key.")
+    stream_shards: int = setting("DISPATCH_STREAM_SHARDS", shards(), 1,
+        "Keys that each stream is spread over, by aggregate: 1, 2, 4 ... 256. See `dispatcher layout`.")
+    routes: tuple[Route, ...] = setting("DISPATCH_ROUTES", routes(), (),
+        "Which event types go to another stream; the first pattern that matches counts.", default_text="")
     stream_maxlen: int = setting("REDIS_STREAM_MAXLEN", whole(1, 10**12, "entries"), 1_000_000,
         "About how many entries the stream keeps.")
     backpressure_except: tuple[str, ...] = setting("DISPATCH_BACKPRESSURE_EXCEPT", patterns(), (),
@@ -123,6 +131,11 @@ class Settings:
         if not self.handler_backoff_max_ms:
             longest = max(120 * self.backoff_max_ms, self.handler_backoff_base_ms)
             object.__setattr__(self, "handler_backoff_max_ms", longest)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Which stream an event goes to."""
+        return Layout(self.stream_name, self.stream_shards, self.routes)
 
     @classmethod
     def table(cls) -> dict[str, Field[Any]]:

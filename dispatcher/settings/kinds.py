@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from dispatcher.core.layout import SLOTS, Route
+from dispatcher.core.patterns import unreachable
 from dispatcher.core.redis_url import REDIS, read_redis_url
 from dispatcher.core.url_options import refused_by_postgres
 
@@ -18,6 +20,8 @@ _YES, _NO = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 MS = "milliseconds"
 LEVELS = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 POSTGRES = "a postgresql:// URL or libpq key/value pairs such as 'host=db dbname=app user=me'"
+ROUTES = "pattern=stream pairs such as order.*=orders,invoice.*=billing, with commas or spaces between"
+MOST_ROUTES = 64
 
 
 def _shortened(value: object) -> str:
@@ -109,6 +113,23 @@ def page_url() -> Kind:
     return Kind(plain.parse, plain.wanted, plain.metavar, mask=_scheme_only)
 
 
+def shards() -> Kind:
+    wanted = f"a power of two: 1, 2, 4, 8, 16, 32, 64, 128 or {SLOTS}"
+
+    def parse(value: object) -> int:
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,3}", value.strip()):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value not in {2**n for n in range(9)}:
+            raise ValueError(wanted + _quoted(value))
+        return value
+
+    return Kind(parse, wanted, "N")
+
+
+def routes() -> Kind:
+    return Kind(_parse_routes, ROUTES, "PATTERN=STREAM,...")
+
+
 def host() -> Kind:
     return text("a host name or address", "HOST", r"[0-9A-Za-z._:%\-]{1,255}")
 
@@ -163,6 +184,28 @@ def postgres_url() -> Kind:
 
 def redis_url() -> Kind:
     return Kind(_parse_redis, REDIS, "URL", mask=_scheme_only, secret=True)
+
+
+def _parse_routes(value: object) -> tuple[Route, ...]:
+    if isinstance(value, str):
+        value = [pair.partition("=")[::2] for pair in re.split(r"[\s,]+", value) if pair]
+    if not isinstance(value, list | tuple):
+        raise ValueError(ROUTES)
+    found = [Route(str(pattern), str(stream)) for pattern, stream in value]
+    for pattern, stream in found:
+        if not pattern or not stream:
+            raise ValueError(f"{ROUTES}; '{pattern or stream}' alone is none")
+        if {"{", "}"} & set(stream):
+            raise ValueError(f"{ROUTES}; the stream '{stream}' has braces, which mark the number of a shard")
+        if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", pattern + stream) or len(stream) > 512:
+            raise ValueError(f"{ROUTES}, of printable characters; a stream has at most 512")
+    if len(found) > MOST_ROUTES:
+        raise ValueError(f"{ROUTES}, at most {MOST_ROUTES} of them; these are {len(found)}")
+    for number in unreachable([route.pattern for route in found]):
+        pattern = found[number].pattern
+        why = "earlier ones match all that it matches" if number else "no event type matches it"
+        raise ValueError(f"{ROUTES}; the route '{pattern}' can never match: {why}. Put it first, or leave it out")
+    return tuple(found)
 
 
 def seconds_to_ms(value: object) -> int:

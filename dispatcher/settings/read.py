@@ -7,6 +7,7 @@ from dataclasses import MISSING, Field
 from typing import Any, NamedTuple
 
 from dispatcher.core.errors import Misconfigured
+from dispatcher.core.layout import MOST_KEYS, Layout
 from dispatcher.settings.files import SUFFIX, SecretFile
 from dispatcher.settings.setting import Setting, flag_of, is_required, setting_of, unchanged
 
@@ -117,4 +118,20 @@ def _cross_problems(values: Mapping[str, Any]) -> list[str]:
             "DISPATCH_UNROUTED is dead and DISPATCH_HANDLERS is not set: every event would be buried; name the module "
             "that has the handlers, or leave DISPATCH_UNROUTED at stream"
         )
-    return problems
+    return [*problems, *_layout_problems(values)]
+
+
+def _layout_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    name, shards, routes = (values.get(each) for each in ("stream_name", "stream_shards", "routes"))
+    if name is None or shards is None or routes is None:
+        return
+    if shards > 1 and {"{", "}"} & set(name):
+        yield (
+            f"DISPATCH_STREAM_NAME is {name!r} and DISPATCH_STREAM_SHARDS is {shards}: a name with braces cannot have "
+            "shards, because braces mark the number of a shard; choose a name without them"
+        )
+    elif (keys := len(Layout(name, shards, routes).keys)) > MOST_KEYS:
+        yield (
+            f"DISPATCH_STREAM_SHARDS is {shards} and DISPATCH_ROUTES names {keys // shards - 1} other streams: that is "
+            f"{keys} keys, and at most {MOST_KEYS} are allowed"
+        )

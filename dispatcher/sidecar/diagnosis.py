@@ -52,6 +52,13 @@ _TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
         "Start or repair the consumers of that group. If nobody needs it any more, XGROUP DESTROY it. Publishing has "
         "stopped, and goes on by itself once the slowest group has less than 80 % of REDIS_STREAM_MAXLEN to read.",
     ),
+    "layout": (
+        "bad",
+        "Nothing is claimed for the streams: {}",
+        "Two dispatchers with different streams would split the events between them. Give all of them the settings "
+        "that stand in Postgres (dispatcher layout), or change those there (dispatcher layout set). It goes on by "
+        "itself.",
+    ),
     "stopping": ("warn", "Stopping: {}", "Nothing, if a rollout or a person asked for it; another takes over."),
     "disabled": (
         "warn",
@@ -90,7 +97,7 @@ _TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
 
 # With one of these, events have to wait: that they do is no finding of its own.
 _EXPLAINS_WAITING: frozenset[str] = frozenset(
-    {"database", "redis", "backpressure", "disabled", "paused", "starting", "refused"}
+    {"database", "redis", "backpressure", "disabled", "paused", "starting", "refused", "layout"}
 )
 
 

@@ -16,6 +16,7 @@ class Readiness:
         self._database: str | None = "not connected yet"
         self._refused: dict[int, str] = {}  # statements that Postgres refuses again and again
         self._breaker: str | None = None
+        self._layout: str | None = None
         self._redis: str | None = None  # by the last sample: an idle relay would not notice
 
     def __call__(self) -> str | None:
@@ -27,6 +28,8 @@ class Readiness:
             return f"database: {self._database}"
         if self._refused:
             return f"database: {'; '.join(sorted(set(self._refused.values())))}"
+        if self._layout is not None:
+            return self._layout
         if (redis := self._breaker or self._redis) is not None:
             return f"redis: {redis}"
         return None if self._started else "starting"
@@ -46,6 +49,8 @@ class Readiness:
             case events.BreakerChanged(state, reason):
                 self._breaker = (reason or "takes no entries") if state == "open" else None
                 self._redis = None
+            case events.LayoutChanged(reason):
+                self._layout = reason
             case events.Sampled(redis_error=error):
                 self._redis = error
             case events.Stopping() | events.Stopped():

@@ -1,10 +1,11 @@
 """Publish: one pipeline a batch, one reply a row, nothing sent twice."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dispatcher.core.decide import NotSent, Refused, Reply, Unpublishable
-from dispatcher.core.entry import EntryFormat
+from dispatcher.core.entry import EntryFormat, EntryFormats
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.row import Batch
 from dispatcher.infra.redis.connection import RedisConnection
@@ -18,19 +19,39 @@ class SentBatch(NamedTuple):
     replies: asyncio.Future[list[Any]]
     unpublishable: dict[int, Unpublishable]  # by position in the batch
     incarnation: RedisIncarnation | None = None  # where it was sent
+    streams: Mapping[int, str] = {}  # by row id, to which; empty: there is only one
 
 
-def send(connection: RedisConnection, entry: EntryFormat, batch: Batch, deadline_s: float) -> SentBatch:
+def send(connection: RedisConnection, entry: EntryFormat | EntryFormats, batch: Batch, deadline_s: float) -> SentBatch:
     """Write the batch's pipeline now, without waiting: batches sent in turn reach the stream in that order."""
+    if isinstance(entry, EntryFormats):
+        return _send_to_several(connection, entry, batch, deadline_s)
     unpublishable: dict[int, Unpublishable] = {}
     commands: list[bytes] = []
-    make = not connection.has_stream
+    make = not connection.has_stream(entry.stream)
     for position, row in enumerate(batch.rows):
         if reason := entry.unpublishable(row):
             unpublishable[position] = Unpublishable(reason)
         else:
             commands.append(entry.xadd(row, make=make))
     return SentBatch(connection.send(commands, deadline_s), unpublishable, connection.incarnation)
+
+
+def _send_to_several(connection: RedisConnection, formats: EntryFormats, batch: Batch, deadline_s: float) -> SentBatch:
+    unpublishable: dict[int, Unpublishable] = {}
+    commands: list[bytes] = []
+    streams: dict[int, str] = {}
+    make: dict[str, bool] = {}
+    for position, row in enumerate(batch.rows):
+        entry = formats.of(row)
+        streams[row.id] = stream = entry.stream
+        if reason := entry.unpublishable(row):
+            unpublishable[position] = Unpublishable(reason)
+            continue
+        if stream not in make:
+            make[stream] = not connection.has_stream(stream)
+        commands.append(entry.xadd(row, make=make[stream]))
+    return SentBatch(connection.send(commands, deadline_s), unpublishable, connection.incarnation, streams)
 
 
 def unsent(batch: Batch, why: str) -> SentBatch:

@@ -13,6 +13,7 @@ from dispatcher.infra.sqlfiles import load
 
 ANOTHER_RUN = "DS001"  # raised by messaging.holds_stream
 NOWHERE: Mapping[str, object] = {"stream": None, "run_id": None, "replid": None, "life": None}  # any run will do
+NO_STREAMS: Mapping[str, object] = {"streams": None, "run_ids": None, "replids": None, "lives": None}
 
 
 class Settlement(NamedTuple):
@@ -37,13 +38,7 @@ async def settle(
     sent = retried = dead = released = frozenset[int]()
     if outcomes.sent_ids:
         try:
-            sent = await _run(
-                session,
-                "settle_sent",
-                {**common, **_incarnation(outcomes)},
-                ids=outcomes.sent_ids,
-                stream_ids=outcomes.stream_ids,
-            )
+            sent = await _settle_sent(session, common, outcomes)
         except psycopg.Error as error:
             if error.sqlstate == ANOTHER_RUN:
                 raise StreamMoved("another incarnation of Redis holds the stream now") from None
@@ -92,16 +87,28 @@ async def release(session: Session, claim_ids: Iterable[str], ids: list[int] | N
     return frozenset(row_id for (row_id,) in rows)
 
 
-def _incarnation(outcomes: BatchOutcomes) -> Mapping[str, object]:
+async def _settle_sent(session: Session, common: Mapping[str, object], outcomes: BatchOutcomes) -> frozenset[int]:
+    columns: dict[str, object] = {"ids": outcomes.sent_ids, "stream_ids": outcomes.stream_ids}
     incarnation = outcomes.incarnation
-    if incarnation is None or not incarnation.known:
-        return NOWHERE
-    return {
-        "stream": incarnation.stream,
-        "run_id": incarnation.run_id,
-        "replid": incarnation.replid,
-        "life": incarnation.life,
-    }
+    known = incarnation is not None and incarnation.known
+    if not outcomes.streams:
+        fence = NOWHERE
+        if incarnation is not None and known:
+            [(stream, life)] = incarnation.lives
+            fence = {"stream": stream, "run_id": incarnation.run_id, "replid": incarnation.replid, "life": life}
+        return await _run(session, "settle_sent", {**common, **fence}, **columns)
+    keys = [outcomes.streams[row_id] for row_id in outcomes.sent_ids]
+    fence = NO_STREAMS
+    if incarnation is not None and known:
+        lives = incarnation.lives_of(keys)
+        fence = {
+            "streams": [stream for stream, _ in lives],
+            "run_ids": [incarnation.run_id] * len(lives),
+            "replids": [incarnation.replid] * len(lives),
+            "lives": [life for _, life in lives],
+        }
+    rows = await session.fetch(load("settle_sent", sharded=True), {**common, **fence, **columns, "keys": keys})
+    return frozenset(row_id for (row_id,) in rows if row_id is not None)
 
 
 async def _run(session: Session, statement: str, common: Mapping[str, object], **columns: object) -> frozenset[int]:

@@ -1,6 +1,6 @@
-"""The gauges of the consumer groups: one series a group, for as long as there is one."""
+"""The gauges of the consumer groups: one series a group and stream, while there is one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import Gauge
 
@@ -8,17 +8,19 @@ from dispatcher.core.events import Sampled
 
 
 class GroupGauges:
-    """`gauge`: makes one, as `Metrics` does."""
+    """`gauge`: makes one, as `Metrics` does. `streams`: the keys of the layout; several make a label of their own."""
 
-    def __init__(self, gauge: Callable[..., Gauge]) -> None:
+    def __init__(self, gauge: Callable[..., Gauge], streams: Sequence[str] = ()) -> None:
+        labels = ("group", "stream") if len(streams) > 1 else ("group",)
+        self._several = len(streams) > 1
         self._lag = gauge(
-            "newest", "messaging_stream_group_lag_entries", "Entries a consumer group has yet to read", "group"
+            "newest", "messaging_stream_group_lag_entries", "Entries a consumer group has yet to read", *labels
         )
         self._age = gauge(
             "newest",
             "messaging_stream_group_read_age_seconds",
             "Time since a consumer of the group asked for entries; +Inf: nobody ever did",
-            "group",
+            *labels,
         )
 
     def clear(self) -> None:
@@ -28,7 +30,14 @@ class GroupGauges:
 
     def show(self, event: Sampled) -> None:
         self.clear()
-        for group, lag in event.group_lag.items():
-            self._lag.labels(group).set(lag)
-        for group, age_s in event.group_read_age_s.items():
-            self._age.labels(group).set(age_s)
+        if self._several:
+            for each in event.streams:
+                self._of(each.group_lag, each.group_read_age_s, each.name)
+        else:
+            self._of(event.group_lag, event.group_read_age_s)
+
+    def _of(self, lags: Mapping[str, int], ages_s: Mapping[str, float], *stream: str) -> None:
+        for group, lag in lags.items():
+            self._lag.labels(group, *stream).set(lag)
+        for group, age_s in ages_s.items():
+            self._age.labels(group, *stream).set(age_s)

@@ -120,6 +120,12 @@ class Logs:
                 else:
                     text = "Entries that Redis loses will not be noticed"
                     write("WARNING", "stream_audit_off", text, {"reason": reason})
+            case events.LayoutChanged(reason):
+                if reason is not None:
+                    text = "The streams that events go to are others than in our settings; nothing is claimed for them"
+                    write("ERROR", "layout_differs", text, {"reason": reason})
+                else:
+                    write("INFO", "layout_agrees", "The layout of the streams is ours; claiming goes on", {})
             case events.BackpressureChanged(on, group, unread):
                 fields = {"group": group, "unread": unread}
                 if on:

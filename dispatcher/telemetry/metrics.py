@@ -7,7 +7,7 @@ start at 0, so that an alert on `increase(...)` sees the first error too. Hence 
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import prometheus_client
@@ -17,8 +17,9 @@ from dispatcher import __version__
 from dispatcher.core import events
 from dispatcher.telemetry.collectors import DroppedLines, Registry
 from dispatcher.telemetry.event_types import EventTypes
-from dispatcher.telemetry.groups import GroupGauges
+from dispatcher.telemetry.handler_gauges import HandlerGauges
 from dispatcher.telemetry.latency import EDGES, LatencyHistogram
+from dispatcher.telemetry.stream_gauges import StreamGauges
 
 # The `_created` twin of each series doubles the page and nothing reads it.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -35,10 +36,11 @@ Across = Literal["sum", "min", "max", "newest", "supervisor"]
 class Metrics:
     """An observer that counts. Its fields are written by the event loop's thread only.
 
-    `across`: for each gauge by name, how `telemetry/merge.py` sums it over processes. Counters and histograms add up.
+    `streams`: the keys of the layout. `across`: for each gauge by name, how `telemetry/merge.py` sums it over
+    processes. Counters and histograms add up.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, streams: Sequence[str] = (), *, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = registry = Registry(self._forget_what_is_old)
         self.across: dict[str, Across] = {}
 
@@ -113,6 +115,9 @@ class Metrics:
         self._paused = gauge(
             "max", "messaging_dispatch_paused", "1 while `dispatcher pause` holds all dispatchers back"
         )
+        self._layout_differs = gauge(
+            "max", "messaging_dispatch_layout_differs", "1 while other streams stand in Postgres than in the settings"
+        )
         handled = counter("messaging_dispatch_handled", "Ends of handlers, by how they ended", "result")
         self._handled = {result: handled.labels(result) for result in get_args(events.HandledAs)}
         self._handler_duration = Histogram(
@@ -121,13 +126,7 @@ class Metrics:
             buckets=EDGES,
             registry=registry,
         )
-        self._handling = gauge("sum", "messaging_dispatch_handlers_running", "Handlers at work")
-        self._waiting = gauge("sum", "messaging_dispatch_handlers_waiting_rows", "Rows claimed that wait for a handler")
-        self._handler_outages = gauge(
-            "max", "messaging_dispatch_handler_outages", "Event types whose handlers wait for a server that is away"
-        )
-        self._types_waiting: set[str] = set()
-        self._stuck = gauge("sum", "messaging_dispatch_handlers_stuck", "Handlers that go on after their timeout")
+        self._handlers = HandlerGauges(gauge)
         self._workers = gauge(
             "supervisor", "messaging_dispatch_workers_running", "Worker processes; 1 without a supervisor"
         )
@@ -153,11 +152,10 @@ class Metrics:
             "messaging_postgres_notification_queue_usage_ratio",
             "Share of Postgres's notification queue in use",
         )
-        self._stream = gauge("newest", "messaging_stream_length_entries", "Entries in the stream")
+        self._streams = StreamGauges(gauge, streams)
         self._maxlen = gauge(
             "max", "messaging_stream_maxlen_entries", "REDIS_STREAM_MAXLEN: what lags behind it is trimmed unread"
         )
-        self._groups = GroupGauges(gauge)
         self._sampled_at = gauge("newest", SAMPLED_AT, "When the gauges were last looked at")
         self._breaker = gauge(
             "max", "messaging_dispatch_breaker_open", "1 while claiming pauses because the sink fails"
@@ -207,13 +205,8 @@ class Metrics:
                 if handled == "done":
                     self.latency.observe([age_s])
                     self.event_types.observe([event_type], [age_s])
-            case events.InHand(running, waiting, stuck):
-                self._handling.set(running)
-                self._waiting.set(waiting)
-                self._stuck.set(stuck)
-            case events.HandlerOutage(event_type, error):
-                (self._types_waiting.add if error is not None else self._types_waiting.discard)(event_type)
-                self._handler_outages.set(len(self._types_waiting))
+            case events.InHand() | events.HandlerOutage():
+                self._handlers.note(event)
             case events.WorkerStarted(running=running):
                 self._workers.set(running)
             case events.WorkerEnded(running=running, again_in_s=again_in_s):
@@ -249,6 +242,8 @@ class Metrics:
                 self._backpressure.set(on)
             case events.PauseChanged(paused):
                 self._paused.set(paused)
+            case events.LayoutChanged(reason):
+                self._layout_differs.set(reason is not None)
             case events.AuditChanged(on):
                 self._audit.set(on)
             case events.BreakerChanged(state):
@@ -277,9 +272,9 @@ class Metrics:
                 self._redis_up.set(_NAN)
 
     def _forget_figures(self) -> None:
-        for unknown in (self._backlog, self._oldest, self._dead_rows, self._queue, self._stream):
+        for unknown in (self._backlog, self._oldest, self._dead_rows, self._queue):
             unknown.set(_NAN)
-        self._groups.clear()
+        self._streams.forget()
 
     def _redis(self, *, answers: bool) -> None:
         self._redis_answers = answers
@@ -300,6 +295,5 @@ class Metrics:
         self._oldest.set(event.oldest_age_s)
         self._dead_rows.set(event.dead)
         self._queue.set(event.notification_queue_usage)
-        self._stream.set(_NAN if event.stream_length is None else event.stream_length)
+        self._streams.sampled(event)
         self._redis(answers=event.redis_error is None)
-        self._groups.show(event)

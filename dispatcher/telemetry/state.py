@@ -106,6 +106,8 @@ class StateTracker:
                     self._refused[key] = f"{what}: {error}"
                 said = "; ".join(sorted(set(self._refused.values())))
                 self._trouble("refused", said, there=bool(said))
+            case events.LayoutChanged(reason):
+                self._trouble("layout", reason, there=reason is not None)
             case events.BackpressureChanged(on, group):
                 self._trouble("backpressure", group, there=on)
             case events.PauseChanged(paused, by, reason):
@@ -130,6 +132,7 @@ class StateTracker:
             tuple(event.dispatchers),
             event.newest_dead_error,
             dict(event.group_read_age_s),
+            tuple(event.streams),
         )
         if not self._breaker_open:
             self._trouble("redis", event.redis_error, there=event.redis_error is not None)

@@ -40,7 +40,7 @@ class Backpressure:
         self,
         connection: RedisConnection,
         *,
-        stream: str,
+        streams: Sequence[str],
         maxlen: int,
         deadline_s: float,
         exempt: Sequence[str] = (),
@@ -48,7 +48,7 @@ class Backpressure:
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._connection = connection
-        self._stream = stream
+        self._streams = tuple(streams)
         self._maxlen = maxlen
         self._deadline_s = deadline_s
         self._exempt = exempt  # patterns of groups that hold nothing back
@@ -61,7 +61,7 @@ class Backpressure:
         self._nearing = anyio.Event()
         self._left = 0
         self._look_at = 0.0
-        self._positions = StreamPositions()
+        self._positions = {stream: StreamPositions() for stream in self._streams}
 
     async def allowance(self) -> int:
         """Rows that may be published now; 0: none, ask again a little later."""
@@ -107,34 +107,49 @@ class Backpressure:
 
     async def _slowest(self) -> tuple[str, int]:
         """The group with most to read, and how much; ("", 0) when there is none or it may not be asked."""
-        [found] = await self._connection.send([("XINFO", "GROUPS", self._stream)], self._deadline_s)
-        if isinstance(found, Refused) and is_unavailable(found.text):
-            self._report(f"Redis refused: {in_short(found.text)}; allow this user +xinfo")
-        if not isinstance(found, list):
-            # No stream yet, or no right to look. A connection that broke takes no entries either.
-            return ("", 0) if isinstance(found, Refused) or not self._on else ("", self._maxlen)
+        commands = [("XINFO", "GROUPS", stream) for stream in self._streams]
+        replies = await self._connection.send(commands, self._deadline_s)
+        slowest, blind = (0, ""), list[str]()
+        for stream, found in zip(self._streams, replies, strict=True):
+            if isinstance(found, Refused) and is_unavailable(found.text):
+                blind.append(f"Redis refused: {in_short(found.text)}; allow this user +xinfo")
+            if not isinstance(found, list):
+                # No stream yet, or no right to look. A connection that broke takes no entries either.
+                if self._on and not isinstance(found, Refused):
+                    return "", self._maxlen
+                continue
+            unread, group, unknown = await self._slowest_of(stream, found)
+            blind += [unknown] if unknown else []
+            slowest = max(slowest, (unread, group))
+        if any(isinstance(found, list) for found in replies) or blind:
+            self._report(blind[0] if blind else None)
+        return slowest[1], slowest[0]
+
+    async def _slowest_of(self, stream: str, found: list[Any]) -> tuple[int, str, str | None]:
+        """The same of one stream, how much first; and why it cannot be told."""
         groups = [fields_of(each) for each in found]
         if self._exempt:
             groups = [each for each in groups if not is_exempt(each["name"].decode(errors="replace"), self._exempt)]
-        stream: dict[str, Any] = {}
+        about: dict[str, Any] = {}
         if any(group.get("lag") is None for group in groups):
             # It carries the first and the last entry, payload and all: asked only when there is no other way.
-            [about] = await self._connection.send([("XINFO", "STREAM", self._stream)], self._deadline_s)
-            stream = fields_of(about) if isinstance(about, list) else {}
-            if "entries-added" not in stream:
-                self._report("this Redis does not tell what a group has read: it is older than 7.0")
-                return "", 0
-        self._report(None)
+            [reply] = await self._connection.send([("XINFO", "STREAM", stream)], self._deadline_s)
+            about = fields_of(reply) if isinstance(reply, list) else {}
+            if "entries-added" not in about:
+                return 0, "", "this Redis does not tell what a group has read: it is older than 7.0"
+
+        async def read(begin: str, end: str, count: int) -> list[tuple[Any, Any]] | None:
+            [page] = await self._connection.send(
+                [("XRANGE", stream, begin, end, "COUNT", str(count))], self._deadline_s
+            )
+            return page if isinstance(page, list) else None
+
         # What Redis does not tell is counted, but only where publishing would be held back because of it.
         matters = (OFF_BELOW if self._on else HOLD_BACK_AT) * self._maxlen
         slowest = (0, "")
         for group in groups:
-            unread = await self._positions.unread(group, stream, self._read, matters=matters, most=self._maxlen)
+            known = self._positions[stream]
+            unread = await known.unread(group, about, read, matters=matters, most=self._maxlen)
             slowest = max(slowest, (unread, group["name"].decode(errors="replace")))
-        return slowest[1], slowest[0]
-
-    async def _read(self, begin: str, end: str, count: int) -> list[tuple[Any, Any]] | None:
-        [page] = await self._connection.send(
-            [("XRANGE", self._stream, begin, end, "COUNT", str(count))], self._deadline_s
-        )
-        return page if isinstance(page, list) else None
+        of = "" if len(self._streams) == 1 else f" of {stream}"
+        return slowest[0], slowest[1] + of if slowest[1] else "", None

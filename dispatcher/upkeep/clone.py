@@ -16,15 +16,13 @@ CLONE = (
 )
 
 
-async def refuse_clone(fetch: Fetch, connection: RedisConnection, stream: str, deadline_s: float) -> None:
+async def refuse_clone(fetch: Fetch, connection: RedisConnection, deadline_s: float) -> None:
     """Raise Unreachable until a person has said `dispatcher accept-copy`."""
-    for unbroken, known, ids in await fetch(
-        load("stream_elsewhere"), {"stream": stream, "address": connection.address}
-    ):
-        if unbroken or known:
-            continue
-        found = await connection.send(
-            [("XRANGE", stream, each, each, "COUNT", "1") for each in ids if each != "0-0"], deadline_s
-        )
-        if not any(isinstance(entries, list) and entries for entries in found):
-            raise Unreachable(CLONE)
+    parameters = {"streams": list(connection.streams), "address": connection.address}
+    rows = await fetch(load("stream_elsewhere"), parameters)
+    if not rows or any(unbroken or known for _, unbroken, known, _ in rows):
+        return
+    asked = [(stream, each) for stream, _, _, ids in rows for each in ids if each != "0-0"]
+    found = await connection.send([("XRANGE", stream, each, each, "COUNT", "1") for stream, each in asked], deadline_s)
+    if not any(isinstance(entries, list) and entries for entries in found):
+        raise Unreachable(CLONE)

@@ -13,7 +13,8 @@ import psycopg
 from dispatcher.core.decide import Refused
 from dispatcher.core.errors import Unreachable
 from dispatcher.infra.postgres.session import Session
-from dispatcher.infra.redis.connection import RedisConnection, client_name, ids_named
+from dispatcher.infra.redis.connection import RedisConnection, client_name
+from dispatcher.infra.redis.replies import ids_named
 from dispatcher.infra.sqlfiles import load
 
 UNFENCED_WAIT_S = 1.0  # when an ACL forbids the kill: what is in a socket buffer is applied long before

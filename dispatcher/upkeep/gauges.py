@@ -7,7 +7,7 @@ by the sessions that need it, and here by figures that are missing.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +20,7 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
 from dispatcher.core.events import Observer, Sampled
-from dispatcher.core.process_state import RunningDispatcher
+from dispatcher.core.process_state import RunningDispatcher, StreamSample
 from dispatcher.infra.asked import Asked
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.redis.client import open_client
@@ -54,17 +54,17 @@ TIMING, BOUNDS = GaugesTiming(), GaugesBounds()
 async def sample_once(
     fetch: Fetch,
     redis: Redis | None,
-    stream: str,
+    streams: Sequence[str],
     observe: Observer,
     *,
     known: int | None = None,
-    positions: StreamPositions | None = None,
+    positions: Mapping[str, StreamPositions] | None = None,
     now: datetime | None = None,
     bounds: GaugesBounds = BOUNDS,
 ) -> int:
     """Emit one Sampled, which says also that Redis does not answer; returns the backlog.
 
-    `known`: a backlog that need not be counted again; `positions`: what earlier samples learned of the
+    `known`: a backlog that need not be counted again; `positions`: what earlier samples learned of each
     stream; `now`: instead of Postgres's clock, for tests.
     Raises SessionLost or psycopg.Error.
     """
@@ -74,13 +74,21 @@ async def sample_once(
     [(dead, died_last)] = await fetch(load("count_dead"), {"bound": bounds.dead})
     newest = json.loads(died_last) if died_last else {"at": None, "error": None}
     alive = await fetch(load("status_dispatchers"), None)
-    length, lags, ages, error = None, {}, {}, None
+    length, error = None, None
+    lags, ages, samples = dict[str, int](), dict[str, float](), list[StreamSample]()
     try:
-        seen = await read_stream_info(redis, stream, positions, readers=True) if redis is not None else None
-        if seen is not None:
-            length, groups = seen.length, seen.groups[: bounds.groups]
-            lags = {group.name: group.lag for group in groups}
-            ages = {group.name: inf if (age := group.last_read_age_s) is None else age for group in groups}
+        for stream in streams:
+            if redis is None:
+                break
+            known_of = positions[stream] if positions is not None else None
+            seen = await read_stream_info(redis, stream, known_of, readers=True)
+            groups = seen.groups[: bounds.groups]
+            behind = {group.name: group.lag for group in groups}
+            since = {group.name: inf if (age := group.last_read_age_s) is None else age for group in groups}
+            samples.append(StreamSample(stream, seen.length, behind, since))
+            length = (length or 0) + seen.length
+            lags |= {group: max(lag, lags.get(group, 0)) for group, lag in behind.items()}
+            ages |= {group: max(age, ages.get(group, 0.0)) for group, age in since.items()}
     except NoPermissionError:
         pass  # Redis answers: a right that is missing is no outage
     except (RedisError, OSError, TimeoutError) as failure:
@@ -101,6 +109,7 @@ async def sample_once(
                 RunningDispatcher(name, host, pid, version, started_at.timestamp())
                 for _, name, host, pid, version, started_at in alive[: bounds.dispatchers]
             ],
+            streams=samples if len(streams) > 1 else (),
         )
     )
     return int(backlog)
@@ -110,7 +119,7 @@ async def run(
     fetch: Fetch,
     redis_url: Callable[[], str],
     name: str,
-    stream: str,
+    streams: Sequence[str],
     observe: Observer,
     *,
     timing: GaugesTiming = TIMING,
@@ -121,7 +130,7 @@ async def run(
     event goes to the stream.
     """
     asked = Asked(redis_url)
-    url, redis, positions = "", None, StreamPositions()
+    url, redis, positions = "", None, _positions(streams)
     current_url: str | None = None
     backlog: int | None = None
     count_at = 0.0
@@ -131,12 +140,12 @@ async def run(
             with suppress(Misconfigured, Unreachable):  # a file is gone or half written: go on with what there is
                 if (current_url := await asked.get()) and (current_url != url or redis is None):
                     url, redis = current_url, await _replaced(redis, current_url, name)
-                    positions = StreamPositions()
+                    positions = _positions(streams)
             # Postgres away or too busy: the age of the last sample says so, and the next may succeed.
             with suppress(SessionLost, psycopg.Error):
                 if redis is not None or current_url == "":
                     known = backlog if began < count_at else None
-                    backlog = await sample_once(fetch, redis, stream, observe, known=known, positions=positions)
+                    backlog = await sample_once(fetch, redis, streams, observe, known=known, positions=positions)
                     if known is None:
                         count_at = time.monotonic() + timing.rest * (time.monotonic() - began)
             await anyio.sleep(timing.every_s)
@@ -144,6 +153,10 @@ async def run(
         with anyio.CancelScope(shield=True):
             if redis is not None:
                 await redis.aclose()
+
+
+def _positions(streams: Sequence[str]) -> dict[str, StreamPositions]:
+    return {stream: StreamPositions() for stream in streams}
 
 
 async def _replaced(old: Redis | None, url: str, name: str) -> Redis:

@@ -18,6 +18,7 @@ from dispatcher.core.events import Observer, PauseChanged, Ticked
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import describe
 from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep.standing_layout import StandingLayout
 
 READ_EVERY_S = 7.0  # while the control session listens
 AGAIN_S = 1.0  # after a read that got no answer
@@ -42,9 +43,12 @@ class PauseWatcher:
         control: ReconnectingSession,
         tick_s: float,
         changed: Callable[[], None],
+        layout: StandingLayout,
         observe: Observer,
         condition: Callable[[], str] = lambda: "{}",
     ) -> None:
+        self._layout = layout
+        layout.read_soon = self.read_soon
         self._name = name
         self._sessions = sessions
         self._control = control
@@ -96,7 +100,9 @@ class PauseWatcher:
             rows = await self._fetch("pause_state", None)
         if rows is None:
             return False
-        [(self._generation, paused, _, by, reason)] = rows or [(0, False, None, None, None)]
+        [(self._generation, paused, _, by, reason, layout)] = rows
+        if await self._layout.heard(layout, self._fetch):
+            self._changed()
         if paused != self._paused:
             known, self._paused = self._paused, paused
             if known is not None or paused:

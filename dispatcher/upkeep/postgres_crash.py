@@ -1,11 +1,11 @@
-"""The audit after a crash of Postgres: the stream is searched for settles that it forgot, before anything is claimed.
+"""The audit after a crash of Postgres: the streams are searched for settles that it forgot, before anything is claimed.
 
 Our sessions do not wait for the disk, so a crash may undo their last claims and settles: rows that are in the stream
 say `pending` again. A failover to a standby that lagged and a restore do the same. All of them empty an unlogged table
 that every claim reads (messaging.unbroken). The whole argument: docs/explanation/decisions/0010.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from dispatcher.infra.redis.search import read_pages
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import end_connections
+from dispatcher.upkeep.standing_layout import StandingLayout
 
 EVERY_S = 1.0
 NOTE_AGAIN_S = 60.0  # while the stream is as it was when last noted
@@ -34,8 +35,9 @@ class PostgresCrashAudit:
 
     def __init__(
         self,
-        stream: str,
+        streams: Sequence[str],
         *,
+        layout: StandingLayout,
         publisher: RedisConnection,
         searcher: RedisConnection,
         verify: Callable[[RedisConnection], Awaitable[RedisIncarnation]],
@@ -43,7 +45,8 @@ class PostgresCrashAudit:
         wake: Callable[[], None],
         observe: Observer,
     ) -> None:
-        self._stream = stream
+        self._streams = list(streams)
+        self._layout = layout
         self._publisher = publisher
         self._searcher = searcher  # a connection of another name: it ends all that publish, our own too
         self._verify = verify
@@ -60,6 +63,8 @@ class PostgresCrashAudit:
 
     async def _check(self, session: Session) -> float:
         # A crash ends every session: on the session of the last note nothing can have been forgotten since.
+        if self._layout.differs:  # nothing of ours is in flight, and other streams are to be searched
+            return EVERY_S
         due = self._noted != (session, self._publisher.floor) or monotonic() >= self._note_at
         if due and not await self.note(session):
             await self.audit(session)
@@ -73,7 +78,11 @@ class PostgresCrashAudit:
             if incarnation is None
             else {"floor": self._publisher.floor, "replid": incarnation.replid}
         )
-        [(unbroken,)] = await session.fetch(load("note_newest"), {"stream": self._stream, **known})
+        parameters = {"streams": self._streams, "layout": self._layout.claims_by, **known}
+        [(unbroken, stands)] = await session.fetch(load("note_newest"), parameters)
+        if stands != self._layout.claims_by:  # it was set a moment ago: that we claim nothing now is no crash
+            self._layout.read_soon()
+            return True
         self._noted = (session, known["floor"]) if unbroken and known["floor"] is not None else None
         self._note_at = monotonic() + NOTE_AGAIN_S
         return bool(unbroken)
@@ -109,16 +118,17 @@ class PostgresCrashAudit:
                 raise Unreachable("another incarnation of Redis holds the stream than a moment ago")
 
         looked_at = found = 0
-        for since, begin in await session.fetch(load("crash_since"), {"stream": self._stream}):
-            async for page in read_pages(self._searcher, self._stream, begin, self._deadline_s, again):
-                looked_at += len(page)
-                found += await self._settle(session, incarnation, since, page)
-        await session.fetch(load("mark_unbroken"))
+        for since, begin in await session.fetch(load("crash_since"), {"streams": self._streams}):
+            for stream in self._streams:
+                async for page in read_pages(self._searcher, stream, begin, self._deadline_s, again):
+                    looked_at += len(page)
+                    found += await self._settle(session, incarnation, stream, since, page)
+        await session.fetch(load("mark_unbroken"), {"layout": self._layout.claims_by})
         self._observe(CrashAudited(found, looked_at))
         self._wake()
 
     async def _settle(
-        self, session: Session, incarnation: RedisIncarnation, since: str, page: list[tuple[str, str]]
+        self, session: Session, incarnation: RedisIncarnation, stream: str, since: str, page: list[tuple[str, str]]
     ) -> int:
         ours = {event_id: stream_id for stream_id, event_id in page if _is_uuid(event_id)}
         rows = await session.fetch(
@@ -127,10 +137,11 @@ class PostgresCrashAudit:
                 "event_ids": list(ours),
                 "stream_ids": list(ours.values()),
                 "since_id": since,
-                "stream": incarnation.stream,
+                "key": None if self._layout.ours.plain else stream,
+                "stream": stream,
                 "run_id": incarnation.run_id if incarnation.known else None,
                 "replid": incarnation.replid,
-                "life": incarnation.life,
+                "life": next((life for _, life in incarnation.lives_of([stream])), None),
             },
         )
         return len(rows)

@@ -17,13 +17,14 @@ from typing import NamedTuple
 from dispatcher.core.decide import RetryPolicy, brief
 from dispatcher.core.events import Buried, Handled, Observer, Reconciled, Settled, TakenOver
 from dispatcher.core.incarnation import RedisIncarnation, stream_order
+from dispatcher.core.layout import Layout
 from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Outcome, Waits
 from dispatcher.core.row import PROCESS_LOST, HandlerMark
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.connection import RedisConnection
-from dispatcher.infra.redis.search import Search, Searcher
+from dispatcher.infra.redis.search import Search, Searcher, by_stream
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import CANARY, new_claim_id
 from dispatcher.stages.settle import Settlement, release, settle
@@ -45,6 +46,7 @@ class AdoptedRow(NamedTuple):
     place: str | None
     attempts: int
     event_type: str
+    slot: int
 
     @property
     def floor(self) -> str | None:
@@ -68,7 +70,7 @@ class Takeover:
         self,
         connection: RedisConnection | None,
         *,
-        stream: str,
+        layout: Layout,
         lease_s: float,
         deadline_s: float,
         retry: RetryPolicy,
@@ -87,7 +89,7 @@ class Takeover:
         self._overdue_every_s = min(max(lease_s / 6, every_s), 5.0)
         self._clock = clock
         self._connection = connection  # None: no event goes to the stream
-        self._stream = stream
+        self._layout = layout
         self._lease_s = lease_s
         self._deadline_s = deadline_s
         self._retry = retry  # of rows for handlers
@@ -238,16 +240,15 @@ class Takeover:
             await self.finish(session)
 
     async def finish(self, session: Session) -> None:
-        """Look for adopted rows in the stream: sent when found; an attempt when their handler had begun; else released.
+        """Look for adopted rows: sent when found; an attempt when their handler had begun; else released.
 
         Raises Unreachable, SessionLost or psycopg.Error; what is left is finished by the next call.
         """
         while self._adopted:
             adopted = self._adopted[0]
             found = await self._find(session, adopted)
-            outcomes = BatchOutcomes(
-                sent_ids=list(found), stream_ids=list(found.values()), incarnation=self._incarnation
-            )
+            outcomes = BatchOutcomes(list(found), list(found.values()), incarnation=self._incarnation)
+            outcomes.streams = self._layout.keys_by_row(adopted.rows)
             charged = [row for row in adopted.rows if row.place in tuple(HandlerMark)]
             for row in charged:
                 outcomes.add(row.id, self._charge(row, adopted.cause))
@@ -287,10 +288,10 @@ class Takeover:
         if not floors or self._searcher is None:
             return {}
         floor = min(floors.values(), key=stream_order)
-        wanted = {row.event_id: row.id for row in adopted.rows if row.id in floors}
+        wanted = by_stream(self._layout, [row for row in adopted.rows if row.id in floors])
         last = self._search
         if last is None or last[0] != adopted.claim_id or last[1].incarnation != self._incarnation:
-            last = self._search = (adopted.claim_id, Search(self._stream, floor, wanted, self._incarnation))
+            last = self._search = (adopted.claim_id, Search(floor, wanted, self._incarnation))
         search = last[1]  # after a failure it goes on where it was
         ids = [row.id for row in adopted.rows]
         while not await self._searcher.go_on(search, self._lease_s / 4):

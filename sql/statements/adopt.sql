@@ -3,7 +3,7 @@
 --   had made before; one that was only cut off may claim again, and publishes what it claims later); still_claims, still_at (claims,
 --   and when each was made or renewed: only rows that are as they were then); unclaimed (whether to take also rows that are picked
 --   without a claim id), owner (of this dispatcher; NULL: of any).
--- Returns: id, event_id, stream_id (the floor, or the mark of a row whose handler had begun), attempts and event_type of each row.
+-- Returns: id, event_id, stream_id (the floor, or the mark of a row whose handler had begun), attempts, event_type and slot of each row.
 --   A row that is missing was settled or renewed meanwhile.
 -- Loaded by: dispatcher/ops/trials.py, dispatcher/upkeep/takeover.py
 -- Index: message_outbox_due_idx; walks all that is unsettled, which is affordable because it is rare.
@@ -28,4 +28,4 @@ WHERE o.ctid = ANY (ARRAY(
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
 ))
-RETURNING o.id, o.event_id::text, o.stream_id, o.attempts, o.event_type
+RETURNING o.id, o.event_id::text, o.stream_id, o.attempts, o.event_type, o.slot

@@ -3,12 +3,12 @@
 -- Parameters: dispatcher (our id in the registry, or NULL), claim_id, floor (the newest entry id that is known; NULL: the rows are
 --   for handlers), mark (of rows for handlers: whether their handlers begin at once, see HandlerMark; NULL: the rows go to the
 --   stream), after_time, after_id (the cursor; time in UTC), slots (only slots below this number), limit (rows), most_bytes (larger
---   text stays in Postgres for good), now (NULL: the server's clock).
+--   text stays in Postgres for good), layout (the fingerprint of ours; without a floor it does not matter), now (NULL: the server's clock).
 -- Parameters in a backlog: fresh (rows, at most, that are fresh), fresh_time, fresh_id (their cursor; the other one is of the others).
 -- Parameters when some event types have handlers: types, handled (true: these types only; false: all others), since_s (NULL, or
 --   only rows that fell due in the last so many seconds: to pass over 100,000 rows of the other types takes 30 ms).
 -- Returns: the columns of ClaimedRow; id NULL: the row does not bear our claim, for a trigger undid it. A row that is missing is not due, is held by another dispatcher, or is in no slot of ours. No
---   row at all: perhaps Postgres crashed and the stream was not searched yet; rows for handlers are in no stream and do not wait
+--   row at all: perhaps Postgres crashed and the stream was not searched yet, or another layout stands; rows for handlers are in no stream and do not wait
 --   for that.
 -- Loaded by: dispatcher/ops/trials.py, dispatcher/relay/claimer.py, dispatcher/stages/claim.py
 -- Index: message_outbox_due_idx, from each cursor on.
@@ -25,7 +25,8 @@
 -- A name of more than 1,000 bytes comes as its first 1,001 characters at most, and may be a megabyte in the table.
 -- The array is built once, before the update, so no plan can claim more than the limit; by ctid no index is read twice.
 -- Lines marked --filtered belong only to load("claim", filtered=True), when some event types have handlers, those marked --split to
--- load("claim", split=True), in a backlog: there each kind has its cursor and its share. Without a backlog one scan is enough.
+-- load("claim", split=True), in a backlog: there each kind has its cursor and its share. Without a backlog one scan is enough. Those
+-- marked --sharded, with load("claim", sharded=True), tell the slot, where the stream depends on it.
     --split: WITH fresh AS MATERIALIZED (SELECT ARRAY(
     --split:     SELECT d.ctid
     --split:     FROM ONLY messaging.message_outbox AS d
@@ -34,7 +35,7 @@
     --split:       AND d.next_run_at <= '1970-01-01 00:00:00+00'
     --split:       AND (d.next_run_at, d.id) > (%(fresh_time)s::timestamp AT TIME ZONE 'UTC', %(fresh_id)s::bigint)
     --split:       AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
-    --split:       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = u.marked))
+    --split:       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
     --split:   --plain: AND d.event_type <> 'dispatcher.prove'
     --split:   --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     --split:     ORDER BY d.next_run_at, d.id
@@ -67,7 +68,7 @@ WHERE o.ctid = ANY (
           , %(after_id)s::bigint
       )
       AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
-      AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = u.marked))
+      AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
       --plain: AND d.event_type <> 'dispatcher.prove' -- those of `dispatcher prove`, which claims them itself
       --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     ORDER BY d.next_run_at, d.id
@@ -115,3 +116,4 @@ RETURNING
         WHEN o.sent_at IS NULL THEN greatest(o.occurred_at, o.next_run_at)
     END), 0),
     coalesce(o.last_error LIKE ANY ('{ProcessLost:%%,ServerLost:%%}'), false)
+    --sharded: , o.slot

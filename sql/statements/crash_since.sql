@@ -1,5 +1,5 @@
 -- crash_since: says where the search of the stream begins after a crash of Postgres.
--- Parameters: stream.
+-- Parameters: streams.
 -- Returns: one row: an entry id older than any entry of a lost claim, and one that is also older than any entry of a claim that was
 --   kept. After a failover of Redis that the note does not show yet, entries may be older than the noted one. No row:
 --   messaging.newest_entry was emptied by hand.
@@ -9,9 +9,9 @@ WITH since AS (
     SELECT least(
         messaging.stream_order(n.stream_id),
         (
-            SELECT messaging.stream_order(s.last_id)
+            SELECT min(messaging.stream_order(s.last_id))
             FROM ONLY messaging.stream_server AS s
-            WHERE s.stream = %(stream)s
+            WHERE s.stream = ANY (%(streams)s::text[])
               AND s.replid <> n.replid
               AND n.replid <> ''
         )

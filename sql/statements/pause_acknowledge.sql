@@ -16,5 +16,12 @@ said AS (
     SET version = excluded.version, generation = excluded.generation, in_flight = excluded.in_flight,
         condition = excluded.condition, seen_at = clock_timestamp()
 )
-SELECT p.generation, p.paused, p.changed_at, p.changed_by, p.reason
-FROM ONLY messaging.pause AS p
+SELECT
+    coalesce(p.generation, 0),
+    coalesce(p.paused, false),
+    p.changed_at,
+    p.changed_by,
+    p.reason,
+    coalesce((SELECT l.fingerprint FROM ONLY messaging.layout AS l), '')
+FROM (SELECT) AS always
+LEFT JOIN ONLY messaging.pause AS p ON true

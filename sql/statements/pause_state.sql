@@ -1,7 +1,15 @@
--- pause_state: reads the pause switch.
+-- pause_state: reads the pause switch, and which layout stands.
 -- Parameters: none.
--- Returns: generation, whether claims are stopped, since when, by whom, why. No row: never paused.
+-- Returns: one row: generation (0: never paused), whether claims are stopped, since when, by whom, why; the fingerprint of the layout
+--   ('': one stream).
 -- Loaded by: dispatcher/ops/pause.py, dispatcher/upkeep/pause.py
 -- Index: none; one row.
-SELECT p.generation, p.paused, p.changed_at, p.changed_by, p.reason
-FROM ONLY messaging.pause AS p
+SELECT
+    coalesce(p.generation, 0),
+    coalesce(p.paused, false),
+    p.changed_at,
+    p.changed_by,
+    p.reason,
+    coalesce((SELECT l.fingerprint FROM ONLY messaging.layout AS l), '')
+FROM (SELECT) AS always
+LEFT JOIN ONLY messaging.pause AS p ON true

@@ -1,5 +1,5 @@
 -- settle_found: settles rows as sent whose entries a search of the stream found after a crash of Postgres.
--- Parameters: event_ids, stream_ids (one an event), since_id (where the search began), stream, run_id, replid, life (the
+-- Parameters: event_ids, stream_ids (one an event), key (the stream, as the rows are to name it; NULL: there is only one), since_id (where the search began), stream, run_id, replid, life (the
 --   incarnation and the life of the stream; NULL: any).
 -- Returns: id of each row. A row that is missing is settled, or the entry is older than it. SQLSTATE DS001: another incarnation
 --   holds the stream.
@@ -11,6 +11,7 @@ UPDATE ONLY messaging.message_outbox AS o
 SET status = 'sent',
     sent_at = clock_timestamp(),
     stream_id = s.stream_id,
+    stream = %(key)s,
     last_error = NULL
 FROM unnest(%(event_ids)s::uuid[], %(stream_ids)s::text[]) AS s (event_id, stream_id)
 WHERE o.event_id = s.event_id

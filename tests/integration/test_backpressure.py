@@ -93,7 +93,7 @@ async def test_a_large_maxlen_does_not_cut_batches(dispatcher, redis, db):
 @pytest.fixture
 async def redis_connection(redis_url: str) -> AsyncIterator[RedisConnection]:
     redis_connection = RedisConnection(
-        RedisTarget.parse(redis_url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda _: None
+        RedisTarget.parse(redis_url), name="test", streams=(STREAM,), connect_timeout_s=30.0, on_lost=lambda _: None
     )
     await redis_connection.connect()
     yield redis_connection
@@ -109,7 +109,7 @@ async def test_a_group_whose_lag_redis_cannot_tell_is_counted(redis_connection, 
             adding.xadd(STREAM, {"n": n}, maxlen=20_000, approximate=False)
         ids = (await adding.execute())[10_000:]
     await redis.xgroup_create(STREAM, "search", id=place if place == "$" else ids[-place - 1])
-    pressure = Backpressure(redis_connection, stream=STREAM, maxlen=20_000, deadline_s=30.0, observe=tap)
+    pressure = Backpressure(redis_connection, streams=(STREAM,), maxlen=20_000, deadline_s=30.0, observe=tap)
     real = 0 if place == "$" else place
     for _ in range(54):
         await redis.xadd(STREAM, {"n": 1})
@@ -130,7 +130,7 @@ async def test_after_an_xdel_it_is_counted(redis_connection, redis, tap: Tap):
     await redis.xreadgroup("group", "me", {STREAM: ">"}, count=950)
     await redis.xdel(STREAM, ids[500], ids[980])
     assert [group["lag"] for group in await redis.xinfo_groups(STREAM)] == [None]
-    pressure = Backpressure(redis_connection, stream=STREAM, maxlen=1000, deadline_s=30.0, observe=tap)
+    pressure = Backpressure(redis_connection, streams=(STREAM,), maxlen=1000, deadline_s=30.0, observe=tap)
     assert await pressure.allowance() > 0
     assert tap.all(BackpressureChanged) == []
     assert [group.lag for group in (await read_stream_info(redis, STREAM)).groups] == [49]
@@ -140,7 +140,7 @@ async def test_what_was_counted_once_is_remembered(redis_connection, redis, tap:
     """A slow group in the middle: each look reads only what the group has read since the last one."""
     ids = [await redis.xadd(STREAM, {"n": n}) for n in range(1000)]
     await redis.xgroup_create(STREAM, "middle", id=ids[50])
-    pressure = Backpressure(redis_connection, stream=STREAM, maxlen=1000, deadline_s=30.0, observe=tap)
+    pressure = Backpressure(redis_connection, streams=(STREAM,), maxlen=1000, deadline_s=30.0, observe=tap)
     assert await pressure.allowance() == 0
     assert tap.seen == [BackpressureChanged(True, "middle", 949)]
     await redis.config_resetstat()
@@ -157,7 +157,7 @@ async def test_between_two_limits_it_stays_as_it_is(redis_connection, redis, tap
     await redis.xgroup_create(STREAM, "slow", id="0", mkstream=True)
     now = 0.0
     pressure = Backpressure(
-        redis_connection, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap, clock=lambda: now
+        redis_connection, streams=(STREAM,), maxlen=100, deadline_s=30.0, observe=tap, clock=lambda: now
     )
     pressure._dispatchers = 1
 

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.breaker import Breaker
 from dispatcher.core.events import BreakerChanged, Buried, ClosedConnection, Published
+from dispatcher.core.layout import Layout
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -147,9 +148,9 @@ async def test_suspects_that_come_while_leases_are_renewed(db: Db, database_url:
     stopping, rng = anyio.Event(), Random(1)
     policy = StreamPolicy(claims, anything, anything, 60.0)
     connection = RedisConnection(
-        RedisTarget.parse(redis_url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+        RedisTarget.parse(redis_url), name="test", streams=(STREAM,), connect_timeout_s=30.0, on_lost=lambda why: None
     )
-    gate = SinkGate(connection, Breaker(Backoff(0.01, 0.02), rng), stream=STREAM, timeout_s=60.0, observe=tap)
+    gate = SinkGate(connection, Breaker(Backoff(0.01, 0.02), rng), layout=Layout(STREAM), timeout_s=60.0, observe=tap)
     bisector = PoisonBisector(
         policy,
         gate=gate,

@@ -116,7 +116,7 @@ async def test_a_slow_count_keeps_no_other_figure_from_being_looked_up(
     await insert_events(db, 3)
     async with anyio.create_task_group() as tasks:
         timing = GaugesTiming(every_s=0.01, rest=1e9)
-        tasks.start_soon(lambda: gauges.run(fetch, lambda: redis_url, "gauges", STREAM, tap, timing=timing))
+        tasks.start_soon(lambda: gauges.run(fetch, lambda: redis_url, "gauges", (STREAM,), tap, timing=timing))
         assert [(await tap.next(Sampled)).backlog for _ in range(3)] == [3, 3, 3]
         await insert_events(db, 2, attempts=3, status="retry")
         await tap.next(Sampled, lambda seen: seen.oldest_age_s > 0)

@@ -16,6 +16,7 @@ from dispatcher.core.decide import RetryPolicy, decide_batch
 from dispatcher.core.entry import EntryFormat
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.events import BreakerChanged, Reconciled
+from dispatcher.core.layout import Layout
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
@@ -38,11 +39,11 @@ async def make_gate(tap: Tap) -> AsyncIterator[MakeGate]:
         def make(url: str, backoff: Backoff | None = None) -> SinkGate:
             target = RedisTarget.parse(url)
             redis_connection = RedisConnection(
-                target, name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+                target, name="test", streams=(STREAM,), connect_timeout_s=30.0, on_lost=lambda why: None
             )
             stack.callback(redis_connection.close)
             breaker = Breaker(backoff or QUICK, Random(1))
-            return SinkGate(redis_connection, breaker, stream=STREAM, timeout_s=60.0, observe=tap)
+            return SinkGate(redis_connection, breaker, layout=Layout(STREAM), timeout_s=60.0, observe=tap)
 
         yield make
 

@@ -40,7 +40,7 @@ async def session(database_url: str) -> AsyncIterator[Session]:
 
 
 async def sample(session: Session, redis: Redis, tap: Tap) -> Sampled:
-    await sample_once(session.fetch, redis, STREAM, tap, now=NOW)
+    await sample_once(session.fetch, redis, (STREAM,), tap, now=NOW)
     return await tap.next(Sampled)
 
 
@@ -98,7 +98,7 @@ async def test_what_failed_is_as_old_as_its_event(session, db, redis, tap):
 
 async def test_without_a_time_postgress_clock_counts(session, db, redis, tap):
     await insert_events(db, next_run_at=datetime.now(UTC) - timedelta(hours=1))
-    await sample_once(session.fetch, redis, STREAM, tap)
+    await sample_once(session.fetch, redis, (STREAM,), tap)
     assert 3600 <= (await tap.next(Sampled)).oldest_age_s < 4000
 
 
@@ -149,7 +149,7 @@ async def test_the_groups_are_a_bounded_number(session, redis, tap):
     await redis.xgroup_create(STREAM, "done", "$")
     for name in "abc":
         await redis.xgroup_create(STREAM, name, "0")
-    await sample_once(session.fetch, redis, STREAM, tap, bounds=GaugesBounds(groups=2))
+    await sample_once(session.fetch, redis, (STREAM,), tap, bounds=GaugesBounds(groups=2))
     assert (await tap.next(Sampled)).group_lag == {"a": 1, "b": 1}
 
 
@@ -169,7 +169,7 @@ async def test_a_key_that_is_no_stream_is_named_by_its_code(session, redis, tap)
 async def test_a_lost_session_is_the_callers_to_know(session, redis, tap, db):
     await db.execute("SELECT pg_terminate_backend(%s)", [session.backend_pid])
     with pytest.raises(SessionLost):
-        await sample_once(session.fetch, redis, STREAM, tap)
+        await sample_once(session.fetch, redis, (STREAM,), tap)
     assert tap.all(Sampled) == []
 
 
@@ -186,7 +186,7 @@ async def test_sampling_goes_on_after_a_failure(session, redis_url, tap):
         return await session.fetch(sql, params)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(lambda: run(fetch, lambda: redis_url, "gauges", STREAM, tap, timing=GaugesTiming(0.0, 0.0)))
+        tasks.start_soon(lambda: run(fetch, lambda: redis_url, "gauges", (STREAM,), tap, timing=GaugesTiming(0.0, 0.0)))
         await tap.next(Sampled)
         tasks.cancel_scope.cancel()
     assert failures == []
@@ -219,7 +219,7 @@ async def test_what_is_dead_and_since_when(session, db, redis, tap):
     replayed = "UPDATE messaging.message_outbox SET status = 'pending' WHERE id = %s"
     await db.execute(replayed, [first])
     await db.execute("DELETE FROM messaging.message_outbox WHERE id = %s", [pruned])
-    await sample_once(session.fetch, redis, STREAM, tap)
+    await sample_once(session.fetch, redis, (STREAM,), tap)
     seen = await tap.next(Sampled)
     assert seen.dead == 3
     assert seen.newest_dead_at is not None
@@ -230,14 +230,14 @@ async def test_a_copy_that_was_replayed_is_not_the_newest_dead(session, db, redi
     await bury(db)
     await db.execute("UPDATE messaging.message_dlq SET replayed_at = clock_timestamp()")
     await db.execute("UPDATE messaging.message_outbox SET status = 'pending'")
-    await sample_once(session.fetch, redis, STREAM, tap)
+    await sample_once(session.fetch, redis, (STREAM,), tap)
     seen = await tap.next(Sampled)
     assert (seen.dead, seen.newest_dead_at) == (0, None)
 
 
 async def test_the_count_of_the_dead_is_bounded(session, db, redis, tap):
     await bury(db, 5)
-    await sample_once(session.fetch, redis, STREAM, tap, bounds=GaugesBounds(dead=3))
+    await sample_once(session.fetch, redis, (STREAM,), tap, bounds=GaugesBounds(dead=3))
     assert (await tap.next(Sampled)).dead == 3
 
 
@@ -247,6 +247,6 @@ async def test_a_redis_that_forbids_the_look_is_not_away(session, tap):
         async def xlen(self, name: Any) -> int:
             raise NoPermissionError("this user has no permissions to run the 'xlen' command")
 
-    await sample_once(session.fetch, Forbids(), STREAM, tap)
+    await sample_once(session.fetch, Forbids(), (STREAM,), tap)
     seen = await tap.next(Sampled)
     assert (seen.stream_length, seen.redis_error) == (None, None)

@@ -164,7 +164,7 @@ async def test_redis_may_move_meanwhile(db: Db, link: ReconnectingSession, tap: 
         assert {row.id for row in batch.rows} >= set(outcomes.sent_ids)
         searched.append(sorted(outcomes.sent_ids))
         outcomes.doubt_sent()
-        outcomes.incarnation = RedisIncarnation(STREAM, "second", "set")
+        outcomes.incarnation = RedisIncarnation("second", "set", ((STREAM, 0),))
         for row_id in outcomes.unknown:
             outcomes.add(row_id, Sent("2-2"))
         outcomes.unknown.clear()
@@ -186,7 +186,8 @@ async def test_redis_may_move_meanwhile(db: Db, link: ReconnectingSession, tap: 
     batch = await claim(await link.get(), claim_id=new_claim_id(), dispatcher=None, limit=10)
     await refuse(db, f"{SENT} AND NEW.id = {ids[1]}")
     outcomes = BatchOutcomes.of(
-        [(row_id, Sent("1-1")) for row_id in ids[:4]] + [(ids[4], Done())], RedisIncarnation(STREAM, "first", "set")
+        [(row_id, Sent("1-1")) for row_id in ids[:4]] + [(ids[4], Done())],
+        RedisIncarnation("first", "set", ((STREAM, 0),)),
     )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(settler.aside.run, link)

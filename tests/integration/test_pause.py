@@ -21,6 +21,7 @@ from dispatcher.upkeep import pause
 from dispatcher.upkeep.pause import PauseWatcher
 from tests.support.command import RunCommand
 from tests.support.faults.pgwire import LoseNotifications
+from tests.support.layouts import standing
 from tests.support.proxy import StartProxy
 from tests.support.rows import insert_events, read_stream, statuses
 from tests.support.running import Running, StartDispatcher
@@ -352,6 +353,7 @@ async def test_it_waits_when_postgres_goes_before_the_last_word(db: psycopg.Asyn
         control=ReconnectingSession(PostgresTarget(database_url, "test"), "control", rng=Random(1)),
         tick_s=0.05,
         changed=lambda: None,
+        layout=standing(),
         observe=lambda event: None,
     )
     async with anyio.create_task_group() as tasks:

@@ -24,6 +24,7 @@ from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, client_name
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.upkeep.postgres_crash import PostgresCrashAudit
+from tests.support.layouts import standing
 from tests.support.postgres import StartPostgres
 from tests.support.proxy import StartProxy
 from tests.support.rows import STREAM, insert_events, read_stream, read_table, statuses
@@ -51,20 +52,21 @@ async def make(redis_url: str, tap: Tap) -> AsyncIterator[Make]:
     brokers: list[RedisConnection] = []
 
     async def verify(redis_connection: RedisConnection) -> RedisIncarnation:
-        return RedisIncarnation(STREAM)
+        return RedisIncarnation()
 
     async def made(url: str = redis_url, deadline_s: float = 60.0) -> PostgresCrashAudit:
         publisher, looker = (
             RedisConnection(
-                RedisTarget.parse(url), name=name, stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+                RedisTarget.parse(url), name=name, streams=(STREAM,), connect_timeout_s=30.0, on_lost=lambda why: None
             )
             for name in ("us", "look-us")
         )
         brokers.extend((publisher, looker))
         await publisher.connect()
-        publisher.incarnation = RedisIncarnation(STREAM)
+        publisher.incarnation = RedisIncarnation()
         return PostgresCrashAudit(
-            STREAM,
+            (STREAM,),
+            layout=standing(),
             publisher=publisher,
             searcher=looker,
             verify=verify,
@@ -129,12 +131,12 @@ async def test_the_note_bounds_the_look(session: Session, make: Make, db: Db, re
     await insert_events(db, 4)
     ids = await publish(redis, db)
     audit = await make()
-    audit._publisher.floor = ids[1]
+    audit._publisher.entries.floor = ids[1]
     assert await audit.note(session)
-    audit._publisher.floor = ids[0]  # an older one, by somebody who published less
+    audit._publisher.entries.floor = ids[0]  # an older one, by somebody who published less
     assert await audit.note(session)
     await db.execute(FORGET)
-    audit._publisher.floor = ids[3]
+    audit._publisher.entries.floor = ids[3]
     assert not await audit.note(session)  # too late: claims of before the look may be forgotten
     await audit.audit(session)
     assert await statuses(db) == {"pending": 2, "sent": 2}
@@ -150,7 +152,7 @@ async def test_a_claim_that_is_older_than_the_note(session: Session, make: Make,
     )
     await db.execute("UPDATE messaging.message_outbox SET stream_id = %s WHERE id = 3", (ids[2],))  # a plain replay
     audit = await make()
-    audit._publisher.floor = ids[1]
+    audit._publisher.entries.floor = ids[1]
     assert await audit.note(session)
     await db.execute(FORGET)
     await audit.audit(session)
@@ -163,8 +165,8 @@ async def test_after_a_failover_that_the_note_does_not_know(
     """The new Redis's clock is behind: its entries are older than the note."""
     await insert_events(db, 2)
     audit = await make()
-    audit._publisher.incarnation = RedisIncarnation(STREAM, "run a", "data a")
-    audit._publisher.floor = "5000-0"
+    audit._publisher.incarnation = RedisIncarnation("run a", "data a", ((STREAM, 0),))
+    audit._publisher.entries.floor = "5000-0"
     assert await audit.note(session)
     await db.execute(
         "INSERT INTO messaging.stream_server (stream, run_id, replid, last_id) VALUES (%s, 'run b', 'data b', '900-0')",
@@ -175,8 +177,8 @@ async def test_after_a_failover_that_the_note_does_not_know(
     await db.execute(FORGET)
     await audit.audit(session)
     assert await statuses(db) == {"sent": 2}
-    audit._publisher.incarnation = RedisIncarnation(STREAM, "run b", "data b")
-    audit._publisher.floor = "1001-0"
+    audit._publisher.incarnation = RedisIncarnation("run b", "data b", ((STREAM, 0),))
+    audit._publisher.entries.floor = "1001-0"
     assert await audit.note(session)
     rows = await session.fetch("SELECT stream_id, replid FROM messaging.newest_entry")
     assert rows == [("1001-0", "data b")]

@@ -25,7 +25,7 @@ THEN = datetime(2025, 2, 3, 4, 5, 6)
 
 def broker_of(url: str) -> RedisConnection:
     target = RedisTarget.parse(url)
-    return RedisConnection(target, name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None)
+    return RedisConnection(target, name="test", streams=(STREAM,), connect_timeout_s=30.0, on_lost=lambda why: None)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.both_versions
 
 WAITING, SETTLED, BATCH, WINDOW = 100_000, 100_000, 256, 1000
 OURS, OVERDUE = new_claim_id(), new_claim_id()
-CLAIMS = ["claim filtered", "claim split", "claim filtered split"]
+CLAIMS = ["claim filtered", "claim split", "claim filtered split", "claim sharded", "settle_sent sharded"]
 INSERTS = {"prove_insert", "trial_insert"}  # read nothing, or the newest twenty rows
 FILES = sorted([*({path.stem for path in (sqlfiles._folder("sql") / "statements").glob("*.sql")} - INSERTS), *CLAIMS])
 
@@ -34,6 +34,10 @@ MAY_TOUCH = {
     "claim filtered": 6 * BATCH,  # when the other types have nothing waiting; else pacing.FilteredScan
     "claim split": 6 * BATCH,
     "claim filtered split": 6 * BATCH,
+    "claim sharded": 6 * BATCH,
+    "settle_sent sharded": 2 * BATCH,
+    "layout_set": WAITING + 2 * BATCH,  # what is unsettled; a person sets it
+    "layout_state": 0,
     "read_row": BATCH,
     "trial_borrow": 400,  # its own bound; at a start
     "doctor_stranded": 10_000,  # its own bound
@@ -160,6 +164,21 @@ PARAMETERS: dict[str, object] = {
     "token": "deadbeef",
     "id": 1,
     "stream": STREAM,
+    "streams": [STREAM],
+    "run_ids": ["run"],
+    "replids": ["data set"],
+    "lives": [0],
+    "newest_ids": ["0-0"],
+    "entries": [0],
+    "turns": [None],
+    "keys": [STREAM] * BATCH,
+    "key": None,
+    "layout": "",
+    "unnamed": True,
+    "fingerprint": "0",
+    "spec": "{}",
+    "former": [STREAM],
+    "first": False,
     "run_id": "run",
     "replid": "data set",
     "address": "localhost:6379/0",
@@ -203,7 +222,9 @@ class Planner:
                 names.append(match[1])
             return f"${names.index(match[1]) + 1}"
 
-        statement = sqlfiles.load(name.split(" ")[0], filtered=" filtered" in name, split=" split" in name)
+        statement = sqlfiles.load(
+            name.split(" ")[0], filtered=" filtered" in name, split=" split" in name, sharded=" sharded" in name
+        )
         text = re.sub(r"%\((\w+)\)s", number, statement).replace("%%", "%")
         self._arguments[name] = names
         await self._session.script(f'PREPARE "{name}" AS {text}')

@@ -12,6 +12,7 @@ from dispatcher.core.backoff import Backoff
 from dispatcher.core.breaker import Breaker
 from dispatcher.core.events import BreakerChanged, Reconciled
 from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.core.layout import Layout
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.redis import search as find_module
@@ -25,10 +26,10 @@ THEN = datetime(2025, 2, 3)
 
 def gate_to(url: str, tap: Tap) -> SinkGate:
     redis_connection = RedisConnection(
-        RedisTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+        RedisTarget.parse(url), name="test", streams=(STREAM,), connect_timeout_s=30.0, on_lost=lambda why: None
     )
     return SinkGate(
-        redis_connection, Breaker(Backoff(0.01, 0.02), Random(1)), stream=STREAM, timeout_s=60.0, observe=tap
+        redis_connection, Breaker(Backoff(0.01, 0.02), Random(1)), layout=Layout(STREAM), timeout_s=60.0, observe=tap
     )
 
 
@@ -150,7 +151,7 @@ async def test_a_search_reads_no_more_bytes_at_once_than_its_pages_may_take(redi
     for n in range(1, 101):
         await redis.xadd(STREAM, {"event_id": f"e{n}", "payload": text}, id=f"{n}-0")
     connection = RedisConnection(
-        RedisTarget.parse(through.via(redis_url)), name="look", stream=STREAM, connect_timeout_s=30.0,
+        RedisTarget.parse(through.via(redis_url)), name="look", streams=(STREAM,), connect_timeout_s=30.0,
         on_lost=lambda why: None,
     )  # fmt: skip
     asked = 0
@@ -158,10 +159,10 @@ async def test_a_search_reads_no_more_bytes_at_once_than_its_pages_may_take(redi
     async def verify(connected):
         nonlocal asked
         asked += 1
-        return RedisIncarnation(STREAM)
+        return RedisIncarnation()
 
     searcher = find_module.Searcher(connection, 30.0, verify)
-    search = find_module.Search(STREAM, "0-0", {f"e{n}": n for n in range(1, 101)}, RedisIncarnation(STREAM))
+    search = find_module.Search("0-0", {STREAM: {f"e{n}": n for n in range(1, 101)}}, RedisIncarnation())
     assert await searcher.go_on(search, 60.0)
     assert search.found == {n: f"{n}-0" for n in range(1, 101)}
     assert asked <= 3  # connections: what was found on one is not read again on the next
@@ -189,14 +190,14 @@ async def test_a_page_that_is_lost_is_read_again_in_a_smaller_one_from_where_it_
         await redis.xadd(STREAM, {"event_id": f"e{n}", "payload": "x" * 50_000}, id=f"{n}-0")
     through.make_filter = breaks
     connection = RedisConnection(
-        RedisTarget.parse(through.via(redis_url)), name="look", stream=STREAM, connect_timeout_s=30.0,
+        RedisTarget.parse(through.via(redis_url)), name="look", streams=(STREAM,), connect_timeout_s=30.0,
         on_lost=lambda why: None,
     )  # fmt: skip
 
     async def verify(connected):
-        return RedisIncarnation(STREAM)
+        return RedisIncarnation()
 
     searcher = find_module.Searcher(connection, 30.0, verify)
-    search = find_module.Search(STREAM, "0-0", {f"e{n}": n for n in range(1, 31)}, RedisIncarnation(STREAM))
+    search = find_module.Search("0-0", {STREAM: {f"e{n}": n for n in range(1, 31)}}, RedisIncarnation())
     assert await searcher.go_on(search, 60.0)
     assert search.found == {n: f"{n}-0" for n in range(1, 31)}

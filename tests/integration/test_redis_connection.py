@@ -46,7 +46,7 @@ async def make_broker(losses: Losses) -> AsyncIterator[MakeBroker]:
 
     def make(url: str, *, name: str = "test", timeout_s: float = 30.0) -> RedisConnection:
         target = RedisTarget.parse(url)
-        made.append(RedisConnection(target, name=name, stream=STREAM, connect_timeout_s=timeout_s, on_lost=losses))
+        made.append(RedisConnection(target, name=name, streams=(STREAM,), connect_timeout_s=timeout_s, on_lost=losses))
         return made[-1]
 
     yield make
@@ -196,7 +196,7 @@ async def test_it_learns_where_the_stream_ends(make_broker, redis_url, redis):
     await redis.xdel(STREAM, "77-3")
     await redis_connection.connect()
     assert redis_connection.floor == "77-3"
-    redis_connection.note_entry("78-0")
+    redis_connection.entries.note(["78-0"])
     assert redis_connection.floor == "78-0"
     await redis.flushall()
     await redis_connection.connect()
@@ -228,7 +228,7 @@ async def test_a_name_of_which_the_first_address_swallows_everything(redis_url, 
     url = redis_url.replace("127.0.0.1", NAME)
     with swallowing(RedisTarget.parse(url).port), anyio.fail_after(25):  # not the whole of the first's
         connection = RedisConnection(
-            RedisTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+            RedisTarget.parse(url), name="test", streams=(STREAM,), connect_timeout_s=30.0, on_lost=lambda why: None
         )
         await connection.connect()
         assert connection.up

@@ -26,7 +26,9 @@ PASSWORD = "s3cr3t-Wort"
 
 def redis_connection(url: str, timeout_s: float = 30.0) -> RedisConnection:
     target = RedisTarget.parse(url)
-    return RedisConnection(target, name="test", stream=STREAM, connect_timeout_s=timeout_s, on_lost=lambda why: None)
+    return RedisConnection(
+        target, name="test", streams=(STREAM,), connect_timeout_s=timeout_s, on_lost=lambda why: None
+    )
 
 
 async def refusal(url: str, kind: type[DispatcherError] = Misconfigured, timeout_s: float = 30.0) -> str:

@@ -244,14 +244,14 @@ async def audit(database_url: str, tap: Tap, chunk: int) -> AsyncIterator[RedisL
     link = ReconnectingSession(PostgresTarget(database_url, "test"), "upkeep", rng=Random(1))
     async with anyio.create_task_group() as tasks:
         await tasks.start(link.keep)
-        yield RedisLossAudit(STREAM, link, window_s=60, deadline_s=30.0, wake=lambda: None, observe=tap, chunk=chunk)
+        yield RedisLossAudit((STREAM,), link, window_s=60, deadline_s=30.0, wake=lambda: None, observe=tap, chunk=chunk)
         tasks.cancel_scope.cancel()
 
 
 @pytest.fixture
 async def redis_connection(redis_url: str) -> AsyncIterator[RedisConnection]:
     redis_connection = RedisConnection(
-        RedisTarget.parse(redis_url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda _: None
+        RedisTarget.parse(redis_url), name="test", streams=(STREAM,), connect_timeout_s=30.0, on_lost=lambda _: None
     )
     await redis_connection.connect()
     yield redis_connection
@@ -323,7 +323,7 @@ async def test_without_the_right_to_ask_it_says_so_once(audit, redis_url, redis,
     await redis.execute_command("ACL", "SETUSER", "noinfo", "on", ">x", "~*", "+@all", "-info")
     url = redis_url.replace("redis://", "redis://noinfo:x@")
     redis_connection = RedisConnection(
-        RedisTarget.parse(url), name="test", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda _: None
+        RedisTarget.parse(url), name="test", streams=(STREAM,), connect_timeout_s=30.0, on_lost=lambda _: None
     )
     try:
         await redis_connection.connect()
@@ -364,11 +364,11 @@ async def test_a_settle_after_another_run_took_over_is_refused(session, db):
     [row] = await insert_events(db)
     batch = await claim(session, claim_id=new_claim_id(), dispatcher=7, limit=10)
     await remember(db)
-    outcomes = BatchOutcomes([row], ["5-5"], incarnation=RedisIncarnation(STREAM, "older", "old"))
+    outcomes = BatchOutcomes([row], ["5-5"], incarnation=RedisIncarnation("older", "old", ((STREAM, 0),)))
     with pytest.raises(StreamMoved):
         await settle(session, batch.claim_id, outcomes)
     assert await statuses(db) == {"picked": 1}
-    outcomes.incarnation = RedisIncarnation(STREAM, "old", "old")
+    outcomes.incarnation = RedisIncarnation("old", "old", ((STREAM, 0),))
     assert (await settle(session, batch.claim_id, outcomes)).sent == 1
 
 
@@ -380,7 +380,9 @@ async def test_an_audit_waits_for_a_settle_that_has_begun(session, db, database_
     await remember(db)
     await session.script("BEGIN")
     await settle(
-        session, batch.claim_id, BatchOutcomes([row], ["5-5"], incarnation=RedisIncarnation(STREAM, "old", "old"))
+        session,
+        batch.claim_id,
+        BatchOutcomes([row], ["5-5"], incarnation=RedisIncarnation("old", "old", ((STREAM, 0),))),
     )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(audit.verify, redis_connection)
@@ -412,7 +414,7 @@ async def test_while_postgres_cannot_be_asked_nothing_is_published(
 async def test_what_was_known_before_is_no_floor_on_another_data_set(audit, redis_connection, redis):
     """Made a replica and a primary again on the same connection: its clock may be behind, and new entries with it."""
     await redis.xadd(STREAM, {"a": "b"}, id="900-0")
-    redis_connection.floor = "5000-0"
+    redis_connection.entries.floor = "5000-0"
     await audit.verify(redis_connection)
     assert redis_connection.floor == "900-0"
 
@@ -433,7 +435,9 @@ async def test_what_is_published_and_settled_by_who_does_not_know_yet(
         if not tap.seen or not isinstance(tap.seen[-1], Settled):
             entry = str(await redis.xadd(STREAM, {"event_id": batch.rows[0].event_id}))
             outcomes = BatchOutcomes(
-                sent_ids=[batch.rows[0].id], stream_ids=[entry], incarnation=RedisIncarnation(STREAM, "old", "old")
+                sent_ids=[batch.rows[0].id],
+                stream_ids=[entry],
+                incarnation=RedisIncarnation("old", "old", ((STREAM, 0),)),
             )
             await settle(session, batch.claim_id, outcomes)
             tap(Settled(1, 0, 0, 0, 0, 0))

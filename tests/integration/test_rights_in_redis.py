@@ -34,7 +34,7 @@ async def as_user(own_valkey: StartValkey) -> AsyncIterator[AsUser]:
             await admin.acl_setuser("app", enabled=True, passwords="+right", keys="*", commands=rights)
         url = server.url.replace("redis://", "redis://app:right@")
         redis_connection = RedisConnection(
-            RedisTarget.parse(url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+            RedisTarget.parse(url), name="us", streams=(STREAM,), connect_timeout_s=30.0, on_lost=lambda why: None
         )
         brokers.append(redis_connection)
         await redis_connection.connect()
@@ -69,7 +69,7 @@ async def test_without_info_no_strangers_connection_is_ended(as_user: AsUser) ->
 
 async def test_backpressure_that_may_not_look_says_so(as_user: AsUser, tap: Tap) -> None:
     _, redis_connection = await as_user("xinfo")
-    pressure = Backpressure(redis_connection, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap)
+    pressure = Backpressure(redis_connection, streams=(STREAM,), maxlen=100, deadline_s=30.0, observe=tap)
     assert await pressure.allowance() > 0
     assert tap.all(BackpressureBlind) == [BackpressureBlind("Redis refused: NOPERM; allow this user +xinfo")]
     _, redis_connection = await as_user()
@@ -97,7 +97,7 @@ async def test_backpressure_on_a_redis_before_7_says_so(
         return [cut(reply) for reply in await real(commands, deadline_s)]
 
     monkeypatch.setattr(redis_connection, "send", older)
-    pressure = Backpressure(redis_connection, stream=STREAM, maxlen=100, deadline_s=30.0, observe=tap)
+    pressure = Backpressure(redis_connection, streams=(STREAM,), maxlen=100, deadline_s=30.0, observe=tap)
     assert await pressure.allowance() > 0
     [blind] = tap.all(BackpressureBlind)
     assert blind.reason is not None

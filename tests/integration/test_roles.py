@@ -43,6 +43,8 @@ PARAMETERS: dict[str, object] = {
     "delays": [1.0],
     "stream_ids": ["1-1"],
     "stream": None,
+    "streams": ["s"],
+    "layout": "",
     "run_id": None,
     "replid": None,
     "life": None,

@@ -178,7 +178,7 @@ async def test_the_grace_ends_though_postgres_hears_no_goodbye(
 async def test_a_look_reads_no_more_at_once_than_a_slow_network_carries(redis: "Redis", redis_url: str) -> None:
     """It begins with one entry, for nothing is known of their size, and never reads more than 200."""
     redis_connection = RedisConnection(
-        RedisTarget.parse(redis_url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+        RedisTarget.parse(redis_url), name="us", streams=(STREAM,), connect_timeout_s=30.0, on_lost=lambda why: None
     )
     await redis_connection.connect()
     for number in range(450):

@@ -134,6 +134,7 @@ async def test_rows_at_the_edge_are_taken_and_can_be_claimed(db: psycopg.AsyncCo
         "after_id": 0,
         "slots": 256,
         "limit": 100,
+        "layout": "",
         "most_bytes": 1_048_576,
     }
     rows = await (await db.execute(sqlfiles.load("claim").encode(), params)).fetchall()

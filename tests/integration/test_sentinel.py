@@ -21,7 +21,9 @@ PASSWORD, OTHER = "s3cr3t-Wort", "anderes-Wort"
 
 def connection(url: str, timeout_s: float = 5.0) -> RedisConnection:
     target = RedisTarget.parse(url)
-    return RedisConnection(target, name="test", stream=STREAM, connect_timeout_s=timeout_s, on_lost=lambda why: None)
+    return RedisConnection(
+        target, name="test", streams=(STREAM,), connect_timeout_s=timeout_s, on_lost=lambda why: None
+    )
 
 
 async def refusal(url: str, kind: type[DispatcherError]) -> str:

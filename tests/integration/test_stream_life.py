@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from dispatcher.core.events import AuditChanged, Republished, Settled
 from dispatcher.embedded import EmbeddedPostgres
 from dispatcher.infra.postgres.migrations import migrate
-from dispatcher.upkeep import redis_loss
+from dispatcher.upkeep import redis_loss, stream_server
 from tests.support.postgres import StartPostgres
 from tests.support.proxy import StartProxy
 from tests.support.redis import StartValkey
@@ -73,14 +73,14 @@ async def test_the_stream_loses_its_end_while_redis_runs_on(dispatcher: StartDis
         await hurt(redis)
         await insert_events(db, 1)
         lost = await running.tap.next(Republished)
-        assert (lost.rows, lost.same_server, lost.why) == (300, True, redis_loss.EMPTIED)
+        assert (lost.rows, lost.same_server, lost.why) == (300, True, stream_server.EMPTIED)
         await running.tap.add_up(Settled, sent=301)
         await all_once(db, redis)
         assert {row["attempts"] for row in await read_table(db)} == {0}
         [(life, rows, why)] = await (
             await db.execute("SELECT life, lost_rows, lost_why FROM messaging.stream_server")
         ).fetchall()
-        assert (life, rows, why) == (1, 300, redis_loss.EMPTIED)
+        assert (life, rows, why) == (1, 300, stream_server.EMPTIED)
 
 
 async def test_it_is_noticed_while_nothing_is_published(dispatcher: StartDispatcher, redis, db, hurt, monkeypatch):

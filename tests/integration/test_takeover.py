@@ -16,6 +16,7 @@ from dispatcher.core.backoff import Backoff
 from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.events import Buried, Handled, TakenOver
 from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.core.layout import Layout
 from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Sent
 from dispatcher.core.row import HandlerMark
 from dispatcher.infra.postgres.connect import connect
@@ -72,10 +73,14 @@ class Watch(Takeover):
 @pytest.fixture
 async def redis_connection(redis_url: str) -> AsyncIterator[RedisConnection]:
     redis_connection = RedisConnection(
-        RedisTarget.parse(redis_url), name="h-1-aaaa", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+        RedisTarget.parse(redis_url),
+        name="h-1-aaaa",
+        streams=(STREAM,),
+        connect_timeout_s=30.0,
+        on_lost=lambda why: None,
     )
     await redis_connection.connect()
-    redis_connection.incarnation = RedisIncarnation(STREAM)  # as the gate does
+    redis_connection.incarnation = RedisIncarnation()  # as the gate does
     yield redis_connection
     redis_connection.close()
 
@@ -87,7 +92,7 @@ def make(redis_connection: RedisConnection, tap: Tap) -> Callable[..., Watch]:
     def takeover(lease_s: float, in_flight: Collection[str] = (), **pace: Any) -> Watch:
         return Watch(
             redis_connection,
-            stream=STREAM,
+            layout=Layout(STREAM),
             lease_s=lease_s,
             deadline_s=30.0,
             retry=RetryPolicy(10, Backoff(0.25, 60.0)),

@@ -11,6 +11,7 @@ from dispatcher.core.backoff import Backoff
 from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.core.events import Reconciled, TakenOver
+from dispatcher.core.layout import Layout
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -54,13 +55,13 @@ async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Await
 
     async def make(url: str = redis_url, deadline_s: float = 60.0) -> Takeover:
         redis_connection = RedisConnection(
-            RedisTarget.parse(url), name="us", stream=STREAM, connect_timeout_s=30.0, on_lost=lambda why: None
+            RedisTarget.parse(url), name="us", streams=(STREAM,), connect_timeout_s=30.0, on_lost=lambda why: None
         )
         brokers.append(redis_connection)
         await redis_connection.connect()
         return Takeover(
             redis_connection,
-            stream=STREAM,
+            layout=Layout(STREAM),
             lease_s=3600,
             deadline_s=deadline_s,
             retry=RetryPolicy(10, Backoff(0.25, 60.0)),

@@ -28,8 +28,9 @@ def row(payload: str = "{}", headers: str | None = None, **columns: str) -> Clai
         headers=headers,
         attempts=0,
         age_s=0.0,
-        suspect=False,
-        **texts,
+        event_type=texts["event_type"],
+        aggregate_type=texts["aggregate_type"],
+        aggregate_id=texts["aggregate_id"],
     )
 
 

@@ -77,7 +77,7 @@ def test_commands_and_variables_that_are_shown_exist(document: Path) -> None:
         if program != "dispatcher":
             continue
         command = cli.get_command(None, arguments[0]) if arguments else None  # type: ignore[arg-type]
-        while isinstance(command, click.Group):
+        while isinstance(command, click.Group) and not (command.invoke_without_command and not arguments[1:]):
             arguments = arguments[1:]
             command = command.commands.get(arguments[0])
         known = {name for option in command.params for name in option.opts} if command else set()

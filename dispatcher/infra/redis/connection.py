@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import ssl
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
@@ -12,11 +12,13 @@ import anyio
 from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.core.known_entries import NONE, KnownEntries
 from dispatcher.core.outages import is_unavailable
 from dispatcher.infra.asked import Asked
 from dispatcher.infra.redis.cluster import A_NODE, in_cluster_mode
 from dispatcher.infra.redis.pipe import Command, Pipe
 from dispatcher.infra.redis.reach import candidates, leads_elsewhere, open_pipe, sign_in
+from dispatcher.infra.redis.replies import clock_in, ids_named
 from dispatcher.infra.redis.target import RedisTarget as RedisTarget
 
 MINIMUM_VERSION = (5, 0)
@@ -25,16 +27,6 @@ MINIMUM_VERSION = (5, 0)
 def client_name(dispatcher: str) -> str:
     """The name of a dispatcher's connection; CLIENT SETNAME takes neither spaces nor control characters."""
     return re.sub(r"[^!-~]", "-", f"dispatcher-{dispatcher}")
-
-
-def ids_named(names: Collection[str], client_list: str) -> list[str]:
-    """The ids of the clients of these names, from the text CLIENT LIST answers with."""
-    found = []
-    for line in client_list.splitlines():
-        fields = dict(re.findall(r"(\S+?)=(\S*)", line))
-        if fields.get("name") in names:
-            found.append(fields["id"])
-    return found
 
 
 class RedisConnection:
@@ -48,14 +40,16 @@ class RedisConnection:
         target: RedisTarget | Callable[[], RedisTarget],
         *,
         name: str,
-        stream: str,
+        streams: Sequence[str],
         connect_timeout_s: float,
         on_lost: Callable[[str], None],
     ) -> None:
         self._target = Asked(target) if callable(target) else target
         self._connected_to: RedisTarget | None = None  # written by connect()
         self._name = client_name(name)
-        self._stream = stream
+        self.streams = tuple(streams)
+        self._key = next(iter(self.streams), "")  # in a Cluster, the node that serves it
+        self.entries = KnownEntries(streams)
         self._connect_timeout_s = connect_timeout_s
         self._on_lost = on_lost
         self._pipe: Pipe | None = None  # written by connect() and close()
@@ -64,13 +58,10 @@ class RedisConnection:
         self._run_id: str | None = None  # the server's run id then: after a restart the number may be another client's
         self._nomkstream = False  # whether the server knows XADD ... NOMKSTREAM; written by connect()
         self.named = True  # whether the server let us give our connection a name; written by connect()
-        self.floor = "0-0"  # the newest entry id known; written by connect() and note_entry()
-        # The newest entry that was added through it to what it leads to now, and the oldest since take_anchor().
-        self.entry_id = self.anchor_id = "0-0"  # written by note_entry()
         # What this connection was verified to lead to; None: not yet, publish nothing. Written by set_incarnation().
         self.incarnation: RedisIncarnation | None = None
-        # What it was verified to lead to before, and both entries then. Written by set_incarnation().
-        self.left: tuple[RedisIncarnation, tuple[str, str]] | None = None
+        # What it was verified to lead to before, and the entries then. Written by set_incarnation().
+        self.left: tuple[RedisIncarnation, dict[str, tuple[str, str]]] | None = None
         self.run_ids_differ = False  # the run id is one of a connection: a proxy makes it up; written by the audit
         self.address = ""  # where it leads to; written by connect()
         self.epoch = 0  # changes whenever the connection, or what it was verified to lead to, changes
@@ -86,9 +77,14 @@ class RedisConnection:
         return self._pipe.wrong_server is not None if self._pipe is not None else self._was_wrong
 
     @property
-    def has_stream(self) -> bool:
+    def floor(self) -> str:
+        """Entries of rows that are claimed now can only come after this id."""
+        return self.entries.floor
+
+    def has_stream(self, stream: str) -> bool:
         """Whether the stream must be there, so that an entry must not make it anew: a loss would go unnoticed."""
-        return self._nomkstream and self.entry_id != "0-0" and self.incarnation is not None and self.incarnation.known
+        known = self.incarnation is not None and self.incarnation.known
+        return self._nomkstream and known and self.entries.newest(stream) != NONE
 
     def send(
         self, commands: Sequence[Command], deadline_s: float, most_bytes: int | None = None
@@ -100,22 +96,12 @@ class RedisConnection:
             return done
         return self._pipe.send(commands, deadline_s, most_bytes)
 
-    def note_entry(self, stream_id: str) -> None:
-        """Note the id of an entry that was just added: the floor for rows claimed from now on."""
-        self.floor = self.entry_id = stream_id
-        if self.anchor_id == "0-0":
-            self.anchor_id = stream_id
-
-    def take_anchor(self) -> tuple[str, str]:
-        """The oldest entry that was added since this was called last, and the newest; "0-0": none was."""
-        anchor, self.anchor_id = self.anchor_id, "0-0"
-        return anchor, self.entry_id
-
     def set_incarnation(self, incarnation: RedisIncarnation | None) -> None:
         """Note what the connection leads to. None: it is verified again before anything is published."""
         if self.incarnation is not None:
-            self.left = (self.incarnation, (self.anchor_id, self.entry_id))
-        self.incarnation, self.entry_id, self.anchor_id = incarnation, "0-0", "0-0"
+            self.left = (self.incarnation, self.entries.ends())
+        self.incarnation = incarnation
+        self.entries.forget()
         self.epoch += 1
 
     def distrust(self, incarnation: RedisIncarnation) -> None:
@@ -132,7 +118,7 @@ class RedisConnection:
         self.set_incarnation(None)
         wanted = await self._wanted()
         self.address = wanted.place()
-        *others, last = await candidates(wanted, self._stream, self._connect_timeout_s)
+        *others, last = await candidates(wanted, self._key, self._connect_timeout_s)
         for target in others:
             try:
                 return await self._connect_to(target)
@@ -174,7 +160,7 @@ class RedisConnection:
         wanted, ours = await self._wanted_now(), self._connected_to
         if ours is None or wanted is None:
             return False
-        return await leads_elsewhere(ours, wanted, self._stream, self._connect_timeout_s)
+        return await leads_elsewhere(ours, wanted, self._key, self._connect_timeout_s)
 
     async def is_outdated(self) -> bool:
         """Whether the settings name another server, user or password by now than this connection was made with."""
@@ -182,7 +168,7 @@ class RedisConnection:
         if ours is None or wanted is None:
             return False
         return sign_in(wanted) != sign_in(ours) or await leads_elsewhere(
-            ours, wanted, self._stream, self._connect_timeout_s
+            ours, wanted, self._key, self._connect_timeout_s
         )
 
     async def _wanted_now(self) -> RedisTarget | None:
@@ -201,8 +187,9 @@ class RedisConnection:
         if target.sentinels is not None and (role := replies[-4]) and isinstance(role, list) and role[0] != b"master":
             raise Unreachable(f"{where} is no primary, though sentinels say so")
         self.named = not isinstance(named, Refused)
-        run_id = None
+        run_id = clock_ms = None
         if isinstance(info, bytes):
+            clock_ms = clock_in(info)
             version, run_id = self._check_server(where, info.decode(errors="replace"))
             if target.cluster is None and in_cluster_mode(info):
                 raise Misconfigured(f"{where} {A_NODE}")
@@ -210,23 +197,29 @@ class RedisConnection:
             run_id = None if self.run_ids_differ else run_id
         elif isinstance(info, Refused) and not is_unavailable(info.text):
             raise self._refusal(where, info.text)
-        commands = [("XINFO", "STREAM", self._stream)]
+        # XINFO carries payloads: of many streams only their types are asked, where the clock is a floor for all.
+        several = len(self.streams) > 1 and clock_ms is not None
+        commands = [("TYPE", each) if several else ("XINFO", "STREAM", each) for each in self.streams]
         old = self._client_id if run_id == self._run_id else None
         if old is not None and (run_id is not None or await self._is_ours(pipe, where, old)):
             # What our last connection left in the server's socket buffer must not be applied after we looked.
             commands.insert(0, ("CLIENT", "KILL", "ID", str(old)))
-        *_, stream = await self._ask(pipe, where, commands)
+        replies = (await self._ask(pipe, where, commands))[len(commands) - len(self.streams) :]
         self._client_id = client_id if isinstance(client_id, int) else None
         self._run_id = run_id
-        if isinstance(stream, list):
-            fields = dict(zip(stream[::2], stream[1::2], strict=False))
-            self.floor = fields.get(b"last-generated-id", b"0-0").decode()
-        elif isinstance(stream, Refused) and stream.text.startswith("WRONGTYPE"):
-            raise Misconfigured(
-                f"{where}: the key '{self._stream}' is not a stream. Set another DISPATCH_STREAM_NAME or rename the key"
-            )
-        else:
-            self.floor = "0-0"  # there is no stream yet, or no more, or it may not be looked at
+        last_ids = dict[str, str]()  # one that is missing: there is no stream yet, or no more, or we may not look
+        for stream, reply in zip(self.streams, replies, strict=True):
+            if isinstance(reply, list):
+                fields = dict(zip(reply[::2], reply[1::2], strict=False))
+                last_ids[stream] = fields.get(b"last-generated-id", b"0-0").decode()
+            elif (isinstance(reply, Refused) and reply.text.startswith("WRONGTYPE")) or (
+                isinstance(reply, bytes) and reply not in (b"stream", b"none")
+            ):
+                setting = "DISPATCH_STREAM_NAME" if len(self.streams) == 1 else "name in the settings"
+                raise Misconfigured(
+                    f"{where}: the key '{stream}' is not a stream. Set another {setting} or rename the key"
+                )
+        self.entries.begin(last_ids, clock_ms)
 
     async def run_id_elsewhere(self) -> str | None:
         """The run id that one more connection is told, opened and closed for this; None: it could not be asked."""

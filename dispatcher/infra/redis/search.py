@@ -4,7 +4,7 @@ Redis gives entries whole, payloads too, and knows no limit in bytes. So a page 
 before it took, and by ending the connection when a reply is larger than that. What was found before that is kept.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from time import monotonic
 
 import anyio
@@ -12,6 +12,7 @@ import anyio
 from dispatcher.core.decide import NoReply, Refused
 from dispatcher.core.errors import Unreachable
 from dispatcher.core.incarnation import RedisIncarnation, id_after
+from dispatcher.core.layout import Layout, RowOfStream
 from dispatcher.core.outages import is_never_readable
 from dispatcher.infra.redis.connection import RedisConnection
 
@@ -71,29 +72,42 @@ class Look:
         return [(stream_id.decode(), _event_id(fields)) for stream_id, fields in page]
 
 
-class Search(Look):
-    """A look for events. `wanted`: event id to row id; `found`: row id to entry id.
+def by_stream(layout: Layout, rows: Iterable[RowOfStream]) -> dict[str, dict[str, int]]:
+    """For each stream that rows may be in: event id to row id."""
+    wanted: dict[str, dict[str, int]] = {}
+    for row in rows:
+        wanted.setdefault(layout.key_of(row.event_type, row.slot), {})[row.event_id] = row.id
+    return wanted
 
-    The answer is certain only once the connection that carried the events is dead. Where our user may never read the
-    stream, nothing is found: to publish twice is better than never.
+
+class Search:
+    """Looks for events, a stream after the other. `found`: row id to entry id.
+
+    `wanted`: by stream, event id to row id. The answer is certain only once the connection that carried the events is
+    dead. Where our user may never read the stream, nothing is found: to publish twice is better than never.
     """
 
     def __init__(
-        self, stream: str, floor: str, wanted: Mapping[str, int], incarnation: RedisIncarnation | None
+        self, floor: str, wanted: Mapping[str, Mapping[str, int]], incarnation: RedisIncarnation | None
     ) -> None:
-        super().__init__(stream, floor)
         self.wanted = wanted
         self.incarnation = incarnation  # that is searched
         self.found: dict[int, str] = {}
+        self._looks = [(Look(stream, floor), dict(events)) for stream, events in wanted.items() if events]
 
     @property
     def done(self) -> bool:
         """Whether no page is left to read, or all is found."""
-        return self.ended or len(self.found) == len(self.wanted)
+        return not self._looks
 
-    def note(self, page: list[tuple[str, str]]) -> None:
-        """Note what a page holds."""
-        self.found |= {self.wanted[event_id]: stream_id for stream_id, event_id in page if event_id in self.wanted}
+    async def read(self, connection: RedisConnection, deadline_s: float) -> None:
+        """Read one more page, and note what it holds. Raises as Look.page()."""
+        look, missing = self._looks[-1]
+        for stream_id, event_id in await look.page(connection, deadline_s):
+            if event_id in missing:
+                self.found[missing.pop(event_id)] = stream_id
+        if look.ended or not missing:
+            self._looks.pop()
 
 
 Verify = Callable[[RedisConnection], Awaitable[RedisIncarnation]]
@@ -125,7 +139,7 @@ class Searcher:
                 async with self._turn:
                     try:
                         await self._lead_to(search.incarnation)
-                        search.note(await search.page(self._connection, self._deadline_s))
+                        await search.read(self._connection, self._deadline_s)
                     except PageLost:
                         if self._verify is None:
                             raise

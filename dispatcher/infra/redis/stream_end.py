@@ -1,6 +1,5 @@
 """Asks Redis which incarnation a connection leads to, and whether the end of its stream is still there."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +11,7 @@ from dispatcher.core.incarnation import RedisIncarnation, StreamEnd, id_after, l
 from dispatcher.core.outages import in_short, is_unavailable
 from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.redis.info import fields_of
+from dispatcher.infra.redis.replies import clock_in, info_fields
 from dispatcher.infra.redis.search import read_pages
 
 PROBES = 5  # connections: of a proxy before two servers that deals them out by chance, 1 look in 10 takes no notice
@@ -19,11 +19,17 @@ PROBES = 5  # connections: of a proxy before two servers that deals them out by 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a connection leads to. `replid2`: the replication id that it had as a replica."""
+    """What a connection leads to. `replid2`: the replication id that it had as a replica; `ends`: by stream."""
 
-    incarnation: RedisIncarnation  # of no life: Redis does not know of it
+    incarnation: RedisIncarnation  # without lives: Redis does not know of them
     replid2: str
-    end: StreamEnd
+    ends: dict[str, StreamEnd]
+    clock_ms: int | None
+
+    @property
+    def last_ids(self) -> dict[str, str]:
+        """The newest entry id that each stream ever gave."""
+        return {stream: end.last_id for stream, end in self.ends.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,12 @@ class Forbidden(Exception):
     """Our user may not ask. Or a proxy knows no such command. The text is the refusal, in short."""
 
 
-async def ask_incarnation(connection: RedisConnection, stream: str, deadline_s: float) -> Seen:
+async def ask_incarnation(connection: RedisConnection, streams: Sequence[str], deadline_s: float) -> Seen:
     """Raises Forbidden, and Unreachable while nothing may be published there: a replica, a server that loads."""
-    about, replication, of_stream = await connection.send(
-        [("INFO", "server"), ("INFO", "replication"), ("XINFO", "STREAM", stream)], deadline_s
+    about, replication, *of_streams = await connection.send(
+        [("INFO", "server"), ("INFO", "replication"), *[("XINFO", "STREAM", each) for each in streams]], deadline_s
     )
-    for reply in (about, replication, of_stream):
+    for reply in (about, replication, *of_streams):
         if isinstance(reply, Refused) and is_unavailable(reply.text):
             raise Forbidden(in_short(reply.text))
     if not isinstance(about, bytes) or not isinstance(replication, bytes):
@@ -62,8 +68,9 @@ async def ask_incarnation(connection: RedisConnection, stream: str, deadline_s: 
     fields = info_fields(about) | info_fields(replication)
     if fields.get("role") not in (None, "master"):
         raise Unreachable("Redis is a replica: it takes no entries until it is promoted")
-    incarnation = RedisIncarnation(stream, fields.get("run_id", ""), fields.get("master_replid", ""))
-    return Seen(incarnation, fields.get("master_replid2", ""), _stream_end(of_stream))
+    incarnation = RedisIncarnation(fields.get("run_id", ""), fields.get("master_replid", ""))
+    ends = {stream: _stream_end(reply) for stream, reply in zip(streams, of_streams, strict=True)}
+    return Seen(incarnation, fields.get("master_replid2", ""), ends, clock_in(about))
 
 
 async def look_for_gap(
@@ -139,11 +146,6 @@ async def ask_elsewhere(connection: RedisConnection, run_id: str) -> str:
     if sum(one != other for one, other in pairwise(told)) > 1:
         return "differ"
     return "same" if told[0] == told[1] else "elsewhere"
-
-
-def info_fields(info: bytes) -> dict[str, str]:
-    """`name:value` lines of INFO."""
-    return dict(re.findall(r"^(\w+):(.*?)\r?$", info.decode(errors="replace"), re.MULTILINE))
 
 
 def _stream_end(reply: Any) -> StreamEnd:

@@ -47,7 +47,7 @@ async def look_at_redis(
     """The findings about the server, and the replies about the stream (None: the server did not answer)."""
     target = RedisTarget.parse(url)
     # Without the stream's name: a key of another type is a finding of its own.
-    connection = RedisConnection(target, name="doctor", stream="", connect_timeout_s=timeout_s, on_lost=lambda _: None)
+    connection = RedisConnection(target, name="doctor", streams=(), connect_timeout_s=timeout_s, on_lost=lambda _: None)
     try:
         await connection.connect()
     except DispatcherError as error:

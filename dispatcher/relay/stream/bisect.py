@@ -163,7 +163,7 @@ class PoisonBisector:
         sent = send(connection, self._policy.entry, piece, self._policy.publish_timeout_s)
         replies = await replies_of(sent)
         outcomes = decide_batch(rows, replies, self._policy.retry, self._rng)
-        outcomes.incarnation = incarnation
+        outcomes.incarnation, outcomes.streams = incarnation, sent.streams
         self._completer.tell_published(piece, replies)
         cut = was_cut(replies)
         if not cut:

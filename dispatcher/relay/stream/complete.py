@@ -57,7 +57,7 @@ class BatchCompleter:
         """
         replies = await self._judge_refusals(await replies_of(sent))
         outcomes = decide_batch(batch.rows, replies, self._policy.retry, self._rng)
-        outcomes.incarnation = sent.incarnation
+        outcomes.incarnation, outcomes.streams = sent.incarnation, sent.streams
         self._gate.note_outcomes(outcomes)
         self.tell_published(batch, replies)
         error = outcomes.sink_error

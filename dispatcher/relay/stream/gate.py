@@ -13,10 +13,11 @@ from dispatcher.core.decide import Refused
 from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.core.events import BreakerChanged, Observer, Reconciled, Ticked
 from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.core.layout import Layout
 from dispatcher.core.outcome import BatchOutcomes, Released, Sent
 from dispatcher.core.row import Batch
 from dispatcher.infra.redis.connection import RedisConnection
-from dispatcher.infra.redis.search import Search, Searcher
+from dispatcher.infra.redis.search import Search, Searcher, by_stream
 
 SEARCH_S = 5.0
 SEARCH_AGAIN_S = 0.5
@@ -38,7 +39,7 @@ class SinkGate:
         connection: RedisConnection,
         breaker: Breaker,
         *,
-        stream: str,
+        layout: Layout,
         timeout_s: float,
         observe: Observer,
         verify: Verify | None = None,
@@ -47,7 +48,7 @@ class SinkGate:
     ) -> None:
         self.connection = connection
         self._breaker = breaker
-        self._stream = stream
+        self._layout = layout
         self._timeout_s = timeout_s
         self._observe = observe
         self._verify = verify
@@ -86,7 +87,7 @@ class SinkGate:
                 if not self.connection.up or await self.connection.is_outdated():
                     await self.connection.connect()
                 verify = self._verify
-                incarnation = await verify(self.connection) if verify else RedisIncarnation(self._stream)
+                incarnation = await verify(self.connection) if verify else RedisIncarnation()
                 self.connection.set_incarnation(incarnation)
             except DispatcherError as error:
                 if isinstance(error, Misconfigured) and not self._ever_up:
@@ -111,7 +112,8 @@ class SinkGate:
         elif outcomes.sent_ids or outcomes.retries:  # a dead row may never have been sent
             self._reopen()
         if outcomes.stream_ids and outcomes.incarnation in (None, self.connection.incarnation):
-            self.connection.note_entry(outcomes.stream_ids[-1])
+            streams = [outcomes.streams[row_id] for row_id in outcomes.sent_ids] if outcomes.streams else None
+            self.connection.entries.note(outcomes.stream_ids, streams)
 
     def _not_reached(self) -> bool:
         # A server that answered "not me" may do so again on the next connection: that alone is no proof.
@@ -143,29 +145,32 @@ class SinkGate:
 
         A reply that speaks of that XADD proves more than PING does: reachable, writable, and no proxy's own error.
         """
-        [reply] = await self.connection.send([("XADD", self._stream, "0-0", "probe", "")], self._timeout_s)
+        [reply] = await self.connection.send(
+            [("XADD", self.connection.streams[0], "0-0", "probe", "")], self._timeout_s
+        )
         if isinstance(reply, Refused):
             return None if "than 0-0" in reply.text else reply.text
         return str(getattr(reply, "error", "it took an XADD that nobody may take"))
 
     async def takes_writes(self) -> bool:
         """Whether Redis has just taken a write that is none of the stream: a key that lives for a millisecond."""
-        key = f"{self._stream}:probe" if "{" in self._stream else f"{{{self._stream}}}:probe"  # the stream's slot
+        stream = self.connection.streams[0]
+        key = f"{stream}:probe" if "{" in stream else f"{{{stream}}}:probe"  # the stream's slot
         [reply] = await self.connection.send([("SET", key, "", "PX", "1")], self._timeout_s)
         return reply in (b"OK", "OK")
 
     async def reconcile(self, batch: Batch, outcomes: BatchOutcomes, *, for_s: float = SEARCH_S) -> bool:
-        """Search the stream, after the batch's floor, for rows whose reply was lost; file them as sent or released.
+        """Search the streams, after the batch's floor, for rows whose reply was lost; file them as sent or released.
 
         The connection that carried them is dead by now (see RedisConnection.connect), so nothing can arrive after the
         search. False: it failed, or is not done after about `for_s` seconds. The rows stay unknown then, and the next
         call goes on where this one was.
         """
         unknown = set(outcomes.unknown)
-        wanted = {row.event_id: row.id for row in batch.rows if row.id in unknown}
+        wanted = by_stream(self._layout, [row for row in batch.rows if row.id in unknown])
         search = self._searches.get(batch.claim_id)
         if search is None or (search.wanted, search.incarnation) != (wanted, outcomes.incarnation):
-            search = self._searches[batch.claim_id] = Search(self._stream, batch.floor, wanted, outcomes.incarnation)
+            search = self._searches[batch.claim_id] = Search(batch.floor, wanted, outcomes.incarnation)
         try:
             if not await self._searcher.go_on(search, for_s):
                 return False
@@ -181,5 +186,5 @@ class SinkGate:
         for row_id in outcomes.unknown:
             outcomes.add(row_id, Sent(found[row_id]) if row_id in found else Released("the connection broke before it"))
         outcomes.unknown.clear()
-        self._observe(Reconciled(len(found), len(wanted) - len(found)))
+        self._observe(Reconciled(len(found), len(unknown) - len(found)))
         return True

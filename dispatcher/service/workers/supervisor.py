@@ -87,7 +87,7 @@ class Supervisor:
         self._flags = flags
         self.exit_code = 0  # written by the tasks that keep workers
         self._pool = WorkerPool(settings.processes)
-        own = metrics.Metrics()
+        own = metrics.Metrics(settings.layout.keys)
         self._metrics = MergedMetrics(own, self._pool.families)
         log = logs.configure(settings.log_level, settings.log_format, worker=f"supervisor-pid{os.getpid()}")
         self._observe = fan_out(own, log, *([observe] if observe else []))

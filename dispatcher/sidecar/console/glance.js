@@ -10,6 +10,7 @@ const PARTS = {
   backpressure: ["Backpressure", "off", "on: waits for a group"],
   audit: ["Watch for losses in Redis", "on", "off"],
   paused: ["Pause", "not paused", "paused"],
+  layout: ["Layout of the streams", "as in Postgres", "differs"],
   disabled: ["Enabled", "yes", "no: takes no event"],
 };
 let said = "";

@@ -1,0 +1,127 @@
+"""The layout: which stream an event goes to. Pure; the settings make it, and Postgres keeps it (messaging.layout).
+
+An event goes to the stream of the first route whose pattern matches its type, else to the default stream. Each stream
+has as many shards, each a key of its own; the shard is a range of slots, so shard k of every stream holds the same
+aggregates. The number in braces is a hash tag: in a Redis Cluster the k-th shards of all streams lie on one node.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import translate
+from hashlib import sha256
+from typing import NamedTuple, Protocol
+
+SLOTS = 256
+MOST_KEYS = 1024  # each is asked every second, and is a series in the metrics
+REMEMBERED = 10_000  # event types whose stream is kept in memory; then all are forgotten
+
+
+class RowOfStream(Protocol):
+    """What tells the stream of a row, and the row itself."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def event_id(self) -> str: ...
+    @property
+    def event_type(self) -> str: ...
+    @property
+    def slot(self) -> int: ...
+
+
+class Route(NamedTuple):
+    """Events whose type matches `pattern`, as fnmatch does with case, go to `stream`."""
+
+    pattern: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Shards of each stream: a power of two up to 256. The first route that matches counts."""
+
+    stream: str
+    shards: int = 1
+    routes: tuple[Route, ...] = ()
+    keys: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the closed set, the default stream's first
+    _matches: tuple[tuple[re.Pattern[str], str], ...] = field(init=False, repr=False, compare=False)
+    _known: dict[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)  # by event type
+
+    def __post_init__(self) -> None:
+        keys = [key for name in self.streams for key in self.keys_of(name)]
+        object.__setattr__(self, "keys", tuple(keys))
+        object.__setattr__(self, "_matches", tuple((re.compile(translate(p)), s) for p, s in self.routes))
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams by name, each once: the default one first, then as the routes name them."""
+        return tuple(dict.fromkeys((self.stream, *(route.stream for route in self.routes))))
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is one key, the default stream's: nothing depends on the type or the slot of an event."""
+        return self.shards == 1 and not self.routes
+
+    def keys_of(self, stream: str) -> tuple[str, ...]:
+        """The keys of one stream by its name."""
+        if self.shards == 1:
+            return (stream,)
+        return tuple(f"{stream}:{{{shard}}}" for shard in range(self.shards))
+
+    def stream_of(self, event_type: str) -> str:
+        """The name of the stream that events of this type go to."""
+        known = self._known.get(event_type)
+        if known is None:
+            known = next((stream for matches, stream in self._matches if matches.match(event_type)), self.stream)
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[event_type] = known
+        return known
+
+    def key_of(self, event_type: str, slot: int) -> str:
+        """The key that an event of this type and slot (0 to 255) goes to."""
+        stream = self.stream_of(event_type) if self.routes else self.stream
+        return stream if self.shards == 1 else f"{stream}:{{{self.shard_of(slot)}}}"
+
+    def keys_by_row(self, rows: Iterable["RowOfStream"]) -> dict[int, str]:
+        """The key of each row by the row's id; empty where there is one key only."""
+        return {} if self.plain else {row.id: self.key_of(row.event_type, row.slot) for row in rows}
+
+    def shard_of(self, slot: int) -> int:
+        """The shard of a slot."""
+        return slot * self.shards // SLOTS
+
+    def slots_of(self, shard: int) -> range:
+        """The slots of a shard: a range, the same for every stream."""
+        width = SLOTS // self.shards
+        return range(shard * width, (shard + 1) * width)
+
+    def spec(self) -> dict[str, object]:
+        """What Postgres keeps, as JSON."""
+        return {"stream": self.stream, "shards": self.shards, "routes": [list(route) for route in self.routes]}
+
+    def columns(self) -> dict[str, object]:
+        """What sql/statements/layout_set.sql writes of it."""
+        return {"fingerprint": self.fingerprint, "spec": json.dumps(self.spec()), "keys": list(self.keys)}
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the layout; "" of a plain one, which is what releases without layouts know."""
+        if self.plain:
+            return ""
+        return sha256(json.dumps(self.spec(), sort_keys=True).encode()).hexdigest()[:16]
+
+    @classmethod
+    def of_spec(cls, spec: dict[str, object]) -> "Layout":
+        """The layout that `spec()` was made of. Raises ValueError, TypeError or KeyError when it is none."""
+        routes = spec["routes"]
+        if not isinstance(routes, Sequence):
+            raise TypeError("routes is no list")
+        return cls(str(spec["stream"]), int(str(spec["shards"])), tuple(Route(str(p), str(s)) for p, s in routes))
+
+    def __str__(self) -> str:
+        said = f"{self.stream}, {self.shards} {'shard' if self.shards == 1 else 'shards'}"
+        routes = " ".join(f"{pattern}={stream}" for pattern, stream in self.routes)
+        return f"{said}, routes {routes}" if routes else said

@@ -1,0 +1,125 @@
+"""Shows the layout of the streams, and changes it while everything is paused, so that nothing is lost or doubled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from time import monotonic
+
+import anyio
+from redis.exceptions import RedisError
+
+from dispatcher.core.errors import DispatcherError, Unreachable
+from dispatcher.core.layout import Layout
+from dispatcher.infra.redis.client import open_client
+from dispatcher.infra.redis.info import REDIS_DEADLINE_S, StreamInfo, describe_failure, read_stream_info
+from dispatcher.infra.redis.target import RedisTarget
+from dispatcher.infra.sqlfiles import load
+from dispatcher.ops.pause import PauseSession
+from dispatcher.ops.session import OperatorSession, operator
+
+POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutState:
+    """What stands in Postgres. `layout` None: none was ever set, so events go to the one stream of the settings."""
+
+    fingerprint: str
+    layout: Layout | None
+    former: tuple[str, ...]  # keys that events went to before, which may still hold some
+    generation: int
+    changed_at: datetime | None
+    changed_by: str | None
+
+    def is_of(self, layout: Layout) -> bool:
+        """Whether a dispatcher with these settings publishes."""
+        return self.fingerprint == layout.fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """One key in Redis. `info` None: it is not there."""
+
+    key: str
+    info: StreamInfo | None
+
+    @property
+    def unread(self) -> int:
+        """What the slowest group has to read or to acknowledge; without a group, all entries."""
+        if self.info is None:
+            return 0
+        return max((group.lag + group.pending for group in self.info.groups), default=self.info.length)
+
+
+class LayoutSession(OperatorSession):
+    """`async with LayoutSession(target) as layouts:` to read the layout."""
+
+    verb = "read the layout"
+
+    async def read(self) -> LayoutState:
+        """What stands now."""
+        with self.explained():
+            [row] = await self.session.fetch(load("layout_state"))
+        fingerprint, spec, keys, former, seen, generation, changed_at, changed_by = row
+        layout = None if spec is None else Layout.of_spec(spec)
+        before = former if layout is not None else [*former, *seen]
+        known = tuple(key for key in dict.fromkeys([*before, *seen]) if key not in keys)
+        return LayoutState(fingerprint, layout, known, generation, changed_at, changed_by)
+
+
+class LayoutChange(PauseSession):
+    """`async with LayoutChange(target) as change:` to set another layout."""
+
+    verb = "change the layout"
+
+    async def set(self, layout: Layout, former: Sequence[str], timeout_s: float) -> None:
+        """Pause, wait until nothing is in hand, set the layout, resume. Somebody else's pause stays.
+
+        `former`: keys that may still hold entries. Raises DispatcherError, with the layout as it was, when not all
+        dispatchers acknowledged, or rows stay claimed, within `timeout_s` seconds.
+        """
+        deadline = monotonic() + timeout_s
+        switch, ours = await self.switch(paused=True, reason=f"the layout of the streams is set to {layout}")
+        try:
+            acknowledgements = await self.wait(switch, timeout_s, lambda _: None)
+            if late := [each.name for each in acknowledgements if not each.obeys(switch)]:
+                raise DispatcherError(
+                    f"the layout is as it was: not all dispatchers acknowledged the pause within {timeout_s:g} s. Stop "
+                    f"these, or find out what holds them up: {', '.join(late)}"
+                )
+            while (why := await self._try(layout, former)) is not None:
+                if monotonic() >= deadline:
+                    raise DispatcherError(f"the layout is as it was: {why} after {timeout_s:g} s. {_REMEDIES[why]}")
+                await anyio.sleep(POLL_S)
+        finally:
+            if ours:
+                await self.switch(paused=False, reason=None)
+
+    async def _try(self, layout: Layout, former: Sequence[str]) -> str | None:
+        parameters = {**layout.columns(), "former": list(former), "by": operator(), "first": False}
+        with self.explained():
+            [(why,)] = await self.session.fetch(load("layout_set"), parameters)
+        return None if why is None else str(why)
+
+
+_REMEDIES = {
+    "rows are in hand": "They belong to a dispatcher that died or froze, and a running one takes them over within its "
+    "lease (DISPATCH_LEASE_MS): let one run, and repeat the command with a longer --timeout",
+    "the dispatchers are not paused": "Somebody resumed them meanwhile: repeat the command",
+}
+
+
+async def read_keys(url: str, keys: Sequence[str]) -> list[KeyState]:
+    """What Redis says of these keys. Raises DispatcherError."""
+    client = open_client(url, REDIS_DEADLINE_S)
+    found = []
+    try:
+        for key in keys:
+            there = await client.exists(key)
+            found.append(KeyState(key, await read_stream_info(client, key) if there else None))
+    except (RedisError, OSError, TimeoutError) as error:
+        where = RedisTarget.parse(url).address()
+        raise Unreachable(f"Redis at {where} did not answer: {describe_failure(error)}") from None
+    finally:
+        await client.aclose()
+    return found

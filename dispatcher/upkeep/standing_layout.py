@@ -1,0 +1,57 @@
+"""The layout that stands in Postgres, as it was read last, and whether it is ours: by another one nothing is claimed.
+
+It is read together with the pause. Each claim asks for it too, so no layout that was changed a moment ago is missed: a
+claim by another one takes no row.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from dispatcher.core.events import LayoutChanged, Observer
+from dispatcher.core.layout import Layout
+
+Ask = Callable[[str, dict[str, object] | None], Awaitable[list[tuple[object, ...]] | None]]
+
+
+class StandingLayout:
+    """`ours`: as the settings have it. Written by the task that reads the pause.
+
+    `used`: whether any event goes to a stream; handlers go on under any layout.
+    """
+
+    def __init__(self, ours: Layout, name: str, observe: Observer, *, used: bool = True) -> None:
+        self.ours = ours
+        self._name = name
+        self._observe = observe
+        self._used = used
+        self._stands: str | None = None  # its fingerprint; None: not read yet
+        self._told: str | None = None
+        self.read_soon: Callable[[], None] = lambda: None  # replaced by whoever reads it
+
+    @property
+    def claims_by(self) -> str:
+        """The fingerprint that claims have to find in Postgres."""
+        return self.ours.fingerprint
+
+    @property
+    def differs(self) -> bool:
+        """Whether nothing may be claimed for the stream: another layout stands, or none was read yet."""
+        return self._stands != self.ours.fingerprint
+
+    async def heard(self, fingerprint: str, ask: Ask) -> bool:
+        """Hear which layout stands; `ask(statement, parameters)` asks Postgres. Returns whether that is a change.
+
+        An outbox from which nothing was ever published takes the first layout that it meets.
+        """
+        if fingerprint == "" and self._used and not self.ours.plain:
+            parameters = {**self.ours.columns(), "former": [], "by": self._name, "first": True}
+            rows = await ask("layout_set", parameters)
+            if rows == [(None,)]:
+                fingerprint = self.ours.fingerprint
+        was, self._stands = self._stands, fingerprint
+        reason = None
+        if self._used and self.differs:
+            reason = f"the layout in Postgres is not that of the settings ({self.ours}): see `dispatcher layout`"
+        if reason != self._told:
+            self._told = reason
+            self._observe(LayoutChanged(reason))
+        return was != fingerprint

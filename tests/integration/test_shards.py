@@ -1,0 +1,149 @@
+"""Many streams: each event in the one key of its type and slot, found there after a lost reply, a loss and a crash."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from dispatcher.core.events import CrashAudited, LayoutChanged, Reconciled, Republished, Sampled, Settled
+from dispatcher.core.layout import Layout, Route
+from tests.support.proxy import StartProxy
+from tests.support.rows import STREAM, insert_events, read_stream, read_table
+from tests.support.running import StartDispatcher
+from tests.support.waiting import until
+
+ROUTES = (Route("invoice.*", "invoices"), Route("order.*", "orders"))
+LAYOUT = Layout(STREAM, 8, ROUTES)
+SHARDED: dict[str, Any] = {"stream_shards": 8, "routes": ROUTES}
+
+
+async def all_entries(redis: Redis, layout: Layout = LAYOUT) -> dict[str, list[dict[str, str]]]:
+    return {key: await read_stream(redis, key) for key in layout.keys}
+
+
+async def each_once_in_its_key(db: Any, redis: Redis, layout: Layout = LAYOUT) -> None:
+    rows = {str(row["event_id"]): row for row in await read_table(db)}
+    entries = [(key, entry) for key, found in (await all_entries(redis, layout)).items() for entry in found]
+    assert Counter(entry["event_id"] for _, entry in entries) == Counter(list(rows))
+    for key, entry in entries:
+        row = rows[entry["event_id"]]
+        assert key == layout.key_of(row["event_type"], row["slot"])
+        assert (row["status"], row["stream"], row["stream_id"]) == ("sent", key, entry["stream_id"])
+
+
+async def some_of_each(db: Any, each: int = 100) -> None:
+    for event_type in ("order.created", "invoice.sent", "other"):
+        await insert_events(db, each, event_type=event_type)
+
+
+@pytest.mark.both_versions
+async def test_each_event_goes_to_the_key_of_its_type_and_slot(
+    dispatcher: StartDispatcher, db: Any, redis: Redis
+) -> None:
+    async with dispatcher(**SHARDED) as running:
+        await some_of_each(db)
+        await running.tap.add_up(Settled, sent=300)
+    await each_once_in_its_key(db, redis)
+    assert not await redis.exists(STREAM, "orders", "invoices")
+    assert sum(bool(found) for found in (await all_entries(redis)).values()) == 24
+
+
+async def test_routes_without_shards_keep_the_names_and_the_slot_is_not_asked(
+    dispatcher: StartDispatcher, db: Any, redis: Redis
+) -> None:
+    layout = Layout(STREAM, 1, ROUTES)
+    async with dispatcher(routes=ROUTES) as running:
+        await some_of_each(db)
+        await running.tap.add_up(Settled, sent=300)
+    entries = await all_entries(redis, layout)
+    assert {key: len(found) for key, found in entries.items()} == {STREAM: 100, "invoices": 100, "orders": 100}
+
+
+async def test_a_lost_reply_is_looked_for_in_each_stream(
+    dispatcher: StartDispatcher, db: Any, redis: Redis, redis_url: str, proxy: StartProxy
+) -> None:
+    between = await proxy(redis_url)
+    async with dispatcher(**SHARDED, redis_url=between.via(redis_url)) as running:
+        await some_of_each(db, 1)
+        await running.tap.add_up(Settled, sent=3)
+        between.drop_replies()
+        await some_of_each(db)
+        await until(lambda: some_arrived(redis, 300), "the entries are in their streams")
+        await between.restore()
+        between.cut()
+        await running.tap.add_up(Settled, sent=300)
+        assert sum(each.found for each in running.tap.all(Reconciled)) > 0
+    await each_once_in_its_key(db, redis)
+
+
+async def some_arrived(redis: Redis, wanted: int) -> bool:
+    return sum(len(found) for found in (await all_entries(redis)).values()) >= wanted
+
+
+async def test_a_stream_that_loses_its_end_is_published_again_and_no_other(
+    dispatcher: StartDispatcher, db: Any, redis: Redis
+) -> None:
+    async with dispatcher(**SHARDED) as running:
+        await some_of_each(db)
+        await running.tap.add_up(Settled, sent=300)
+        key = LAYOUT.key_of("order.created", 200)
+        lost = await redis.xlen(key)
+        assert lost
+        await redis.delete(key)
+        again = await running.tap.next(Republished)
+        assert (again.rows, again.same_server) == (lost, True)
+        await running.tap.add_up(Settled, sent=lost)
+    await each_once_in_its_key(db, redis)
+
+
+async def test_after_a_crash_of_postgres_all_streams_are_searched(
+    dispatcher: StartDispatcher, db: Any, redis: Redis
+) -> None:
+    async with dispatcher(**SHARDED) as running:
+        await some_of_each(db)
+        await running.tap.add_up(Settled, sent=300)
+    await db.execute(
+        "UPDATE messaging.message_outbox SET status = 'pending', sent_at = NULL, stream_id = NULL, stream = NULL, "
+        "claim_id = NULL, picked_at = NULL, picked_by = NULL"
+    )
+    await db.execute("UPDATE messaging.newest_entry SET stream_id = '0-0'")
+    await db.execute("DELETE FROM messaging.unbroken")
+    async with dispatcher(**SHARDED) as running:
+        assert (await running.tap.next(CrashAudited)).found == 300
+        await insert_events(db, 1)
+        await running.tap.add_up(Settled, sent=1)
+    await each_once_in_its_key(db, redis)
+
+
+async def test_the_gauges_name_each_stream(dispatcher: StartDispatcher, db: Any, redis: Redis) -> None:
+    await redis.xgroup_create("orders:{0}", "g", "0", mkstream=True)
+    async with dispatcher(**SHARDED) as running:
+        await some_of_each(db)
+        await running.tap.add_up(Settled, sent=300)
+        length = await redis.xlen("orders:{0}")
+
+        async def sampled() -> bool:
+            return any(each.stream_length == 300 for each in running.tap.all(Sampled))
+
+        await until(sampled, "a sample of all streams")
+        sample = running.tap.all(Sampled)[-1]
+        assert [each.name for each in sample.streams] == list(LAYOUT.keys)
+        [one] = [each for each in sample.streams if each.name == "orders:{0}"]
+        assert (one.length, one.group_lag, sample.group_lag) == (length, {"g": length}, {"g": length})
+
+
+async def test_a_layout_that_differs_claims_nothing_and_goes_on_by_itself(
+    dispatcher: StartDispatcher, db: Any, redis: Redis
+) -> None:
+    async with dispatcher(**SHARDED) as first:
+        await insert_events(db, 10)
+        await first.tap.add_up(Settled, sent=10)
+    async with dispatcher(stream_shards=4, routes=ROUTES, tick_ms=20) as other:
+        assert "dispatcher layout" in ((await other.tap.next(LayoutChanged)).reason or "")
+        assert "dispatcher layout" in (other.service.not_ready or "")
+        await insert_events(db, 10)
+        async with dispatcher(**SHARDED) as second:
+            await second.tap.add_up(Settled, sent=10)
+    assert not other.tap.all(Settled)
+    await each_once_in_its_key(db, redis)
