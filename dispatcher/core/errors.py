@@ -35,5 +35,9 @@ class ClaimUndone(DispatcherError):
     """Postgres said that rows are claimed, and a trigger had undone it: to publish them would never end."""
 
 
+class SettleUndone(DispatcherError):
+    """Rows were settled without an error, and are claimed by us as before: a trigger undid it."""
+
+
 class SessionLost(DispatcherError):
     """A Postgres session broke under a statement. Whether the statement took effect is unknown."""

@@ -55,7 +55,7 @@ TRIALS = (
     Trial("insert", ("trial_insert",), keep=True),  # fires the doorbell as well
     Trial("claim", ("claim",), changes={"now": DUE}, keep=True),
     Trial("renew", ("renew_claims",)),
-    Trial("settle-sent", ("settle_sent",), changes={"stream": None, "run_id": None, "replid": None}),
+    Trial("settle-sent", ("settle_sent", "trial_settled"), changes={"stream": None, "run_id": None, "replid": None}),
     Trial("settle-in-stream", ("settle_sent",), expect=ANOTHER_RUN),
     Trial("settle-retry", ("settle_retry",)),
     Trial("bury", ("settle_dead",)),

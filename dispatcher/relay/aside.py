@@ -6,6 +6,7 @@ tried again after a pause that grows. Its claim stays in flight and its leases a
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from math import inf
@@ -16,13 +17,15 @@ import anyio
 import psycopg
 
 from dispatcher.core.backoff import Backoff
-from dispatcher.core.errors import SessionLost, StreamMoved
+from dispatcher.core.errors import SessionLost, SettleUndone, StreamMoved
 from dispatcher.core.events import Observer
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outcome import BatchOutcomes, Outcome
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.failures import StatementFailures
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import Session
+from dispatcher.ops.trials import name_triggers
 from dispatcher.relay.leases import LeaseRenewer
 from dispatcher.stages.settle import Settlement, settle
 
@@ -57,6 +60,17 @@ class KeptBatch:
             left = {row_id for row_id, _ in self.rows}
             rows = [row._replace(payload="", headers=None) for row in self.batch.rows if row.id in left]
             self.batch = self.batch._replace(rows=rows)
+
+
+async def undone(session: Session, rows: int) -> SettleUndone:
+    """What to say of rows that were settled, and are ours as before."""
+    names = ""
+    with suppress(SessionLost, psycopg.Error):
+        names = await name_triggers(session)
+    return SettleUndone(
+        f"{rows} {'row was' if rows == 1 else 'rows were'} settled, to no effect: a trigger on "
+        f"messaging.message_outbox undid it. Remedy: drop or change it{names}"
+    )
 
 
 class KeptAside:
@@ -97,7 +111,7 @@ class KeptAside:
         """How many rows may still be claimed; 0: none until some of these are settled."""
         return max(0, self._most_rows - sum(len(kept.rows) for kept in self._kept))
 
-    def keep(self, kept: KeptBatch, error: psycopg.Error, began: float) -> None:
+    def keep(self, kept: KeptBatch, error: psycopg.Error | SettleUndone, began: float) -> None:
         """Take over a batch that was refused, by a try that began at `began` (monotonic seconds)."""
         kept.trim()
         self._kept.append(kept)
@@ -144,10 +158,13 @@ class KeptAside:
             self._failures.tell(error, began)
         self._changed()
 
-    async def _settle_what_can_be(self, kept: KeptBatch, chores: ReconnectingSession) -> psycopg.Error | None:
+    async def _settle_what_can_be(
+        self, kept: KeptBatch, chores: ReconnectingSession
+    ) -> psycopg.Error | SettleUndone | None:
         """Settle in halves; the last refusal. What is left begins with what was not tried alone yet."""
         pieces, left = [kept.rows], list[tuple[int, Outcome]]()
-        error, refusals = None, 0
+        error: psycopg.Error | SettleUndone | None = None
+        refusals = 0
         while pieces:
             rows = pieces.pop()
             outcomes = BatchOutcomes.of(rows, kept.incarnation, kept.streams)
@@ -173,6 +190,9 @@ class KeptAside:
             else:
                 # Rows that an earlier try settled are not found by this one: done, not lost.
                 self._tell(outcomes, settlement._replace(lost=frozenset()))
+                if settlement.undone:
+                    left += [(row_id, outcome) for row_id, outcome in rows if row_id in settlement.undone]
+                    error = await undone(session, len(settlement.undone))
         kept.rows = left
         return error if left else None
 

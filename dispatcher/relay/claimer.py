@@ -17,6 +17,7 @@ from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.trials import name_triggers, require_trials
 from dispatcher.relay.cursor import ClaimCursor
 from dispatcher.relay.policy import ClaimPolicy, PauseCheck
+from dispatcher.relay.put_back import PutBack
 from dispatcher.stages.claim import EventTypeFilter, claim, new_claim_id
 from dispatcher.stages.settle import release
 
@@ -42,6 +43,7 @@ class Claimer:
         self._failures = StatementFailures("claim", observe, rng)
         self._doubted = False  # whether what is claimed can be settled: tried before the next claim
         self._event_types = policy.event_types
+        self._put_back = PutBack(observe, self.doubt)
         self.in_flight: set[str] = set()  # claim ids, from the start of the statement to finished()
 
     @property
@@ -93,6 +95,10 @@ class Claimer:
                 self.finished(batch.claim_id)
                 await self._uncertain.release(session)
                 return None
+            if batch.rows:
+                batch = await self._put_back.without(session, batch)
+                if not batch.rows:
+                    self.finished(batch.claim_id)
             if batch.taken:
                 await self._failures.tell_and_wait(await self._undone(session, batch.taken), began)
             else:
@@ -157,7 +163,8 @@ class Claimer:
         with suppress(SessionLost, psycopg.Error):  # other rows of the claim are ours, and go out
             names = await name_triggers(session)
         return ClaimUndone(
-            f"{rows} rows were claimed, and do not bear the claim: a trigger on messaging.message_outbox undid it. "
+            f"{rows} {'row was' if rows == 1 else 'rows were'} claimed, to no effect: a trigger on "
+            "messaging.message_outbox undid it. "
             f"They are not published. Remedy: drop or change it{names}"
         )
 

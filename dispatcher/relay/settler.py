@@ -12,7 +12,7 @@ from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.failures import AGAIN_AND_AGAIN, StatementFailures
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.relay.aside import MOST_BATCHES, KeptAside, KeptBatch, OnMoved
+from dispatcher.relay.aside import MOST_BATCHES, KeptAside, KeptBatch, OnMoved, undone
 from dispatcher.stages.settle import Settlement, settle
 
 
@@ -88,6 +88,11 @@ class Settler:
             # Rows that an earlier try settled, whose answer was lost, are not found by the last one: done, not lost.
             settlement = settlement._replace(lost=frozenset())
         elif settlement.lost and not any(settlement[:4]):
+            self._doubt()
+        if settlement.undone:
+            rows = [(row_id, outcome) for row_id, outcome in outcomes.each() if row_id in settlement.undone]
+            kept = KeptBatch(postgres, claim_id, rows, outcomes.incarnation, batch, on_moved)
+            self.aside.keep(kept, await undone(session, len(rows)), began)
             self._doubt()
         self._tell(outcomes, settlement)
         return settlement

@@ -17,13 +17,14 @@ NO_STREAMS: Mapping[str, object] = {"streams": None, "run_ids": None, "replids":
 
 
 class Settlement(NamedTuple):
-    """How many rows each statement changed, and the ids that were no longer ours."""
+    """How many rows each statement changed, and the ids that were no longer ours, or are ours as before."""
 
     sent: int
     retried: int
     dead: int
     released: int
     lost: frozenset[int]
+    undone: frozenset[int] = frozenset()  # still ours, though the statement raised no error: a trigger undid it
 
 
 async def settle(
@@ -76,9 +77,15 @@ async def settle(
         *(row_id for row_id, _ in outcomes.dead),
         *outcomes.released,
     }
-    return Settlement(
-        len(sent), len(retried), len(dead), len(released), frozenset(asked - sent - retried - dead - released)
-    )
+    lost = frozenset(asked - sent - retried - dead - released)
+    undone = await _still_ours(session, claim_id, lost) if lost else lost
+    return Settlement(len(sent), len(retried), len(dead), len(released), lost - undone, undone)
+
+
+async def _still_ours(session: Session, claim_id: str, ids: frozenset[int]) -> frozenset[int]:
+    """Those of these rows that bear the claim as before. Their leases are renewed."""
+    parameters = {"ids": list(ids), "claim_ids": [claim_id] * len(ids), "floor": None}
+    return frozenset(row_id for row_id, _ in await session.fetch(load("renew_claims"), parameters))
 
 
 async def release(session: Session, claim_ids: Iterable[str], ids: list[int] | None = None) -> frozenset[int]:

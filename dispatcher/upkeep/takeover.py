@@ -253,7 +253,9 @@ class Takeover:
             for row in charged:
                 outcomes.add(row.id, self._charge(row, adopted.cause))
             settlement = await settle(session, adopted.claim_id, outcomes)
-            await release(session, [adopted.claim_id])
+            await release(
+                session, [adopted.claim_id], [row.id for row in adopted.rows if row.id not in settlement.undone]
+            )
             self._adopted.pop(0)
             self._observe(Reconciled(len(found), len(adopted.rows) - len(found)))
             if charged:

@@ -1,0 +1,69 @@
+"""Rows that are put back each time they were sent: a trigger behind our settle may do so, and it would never end.
+
+A settled row that a plain UPDATE put back is replayed, once for each such UPDATE. One that comes again at once, again
+and again, while the table has triggers of others, is published no more: it is dead, with the triggers as its cause.
+"""
+
+from collections.abc import Callable
+from time import monotonic
+
+from dispatcher.core.decide import brief
+from dispatcher.core.events import Buried, Observer, Settled
+from dispatcher.core.outcome import BatchOutcomes, FailedForGood
+from dispatcher.core.row import Batch
+from dispatcher.infra.postgres.session import Session
+from dispatcher.ops.trials import name_triggers
+from dispatcher.stages.settle import settle
+
+AT_ONCE_S = 10.0  # between two claims of the same row
+DOUBTED = 2  # claims of a row that was put back, after which the statements are tried
+MOST = 5  # and after which it is published no more
+REMEMBERED = 10_000  # rows
+
+
+class PutBack:
+    """What one relay saw of rows that were put back. Used by one task at a time."""
+
+    def __init__(self, observe: Observer, doubt: Callable[[], None], clock: Callable[[], float] = monotonic) -> None:
+        self._observe = observe
+        self._doubt = doubt
+        self._clock = clock
+        self._seen: dict[int, tuple[int, float]] = {}  # by row: how often it was put back at once, and when last
+
+    async def without(self, session: Session, batch: Batch) -> Batch:
+        """The batch without the rows that go round; those are buried. Raises SessionLost or psycopg.Error."""
+        # The claim's age is exactly 0 for a row that a plain UPDATE put back, see claim.sql; attempts hide that.
+        if all(row.age_s for row in batch.rows) and not self._seen:
+            return batch
+        again = self._note(batch)
+        if not again or not (names := await name_triggers(session)):
+            return batch
+        self._doubt()
+        guilty = [row_id for row_id, times in again.items() if times >= MOST]
+        if not guilty:
+            return batch
+        error = brief(
+            f"PutBack: sent {MOST} times, and put back at once each time: something in Postgres undoes it{names}"
+        )
+        outcomes = BatchOutcomes(dead=[(row_id, FailedForGood(error)) for row_id in guilty])
+        settlement = await settle(session, batch.claim_id, outcomes)
+        for row_id in guilty:
+            del self._seen[row_id]
+        if dead := [(row_id, error) for row_id in guilty if row_id not in settlement.lost]:
+            self._observe(Buried(dead))
+        self._observe(Settled(0, 0, settlement.dead, 0, 0, len(settlement.lost)))
+        return batch._replace(rows=[row for row in batch.rows if row.id not in guilty])
+
+    def _note(self, batch: Batch) -> dict[int, int]:
+        """How often each row was put back at once, of those that were at least twice."""
+        now, again = self._clock(), dict[int, int]()
+        if len(self._seen) > REMEMBERED:
+            self._seen.clear()
+        for row in batch.rows:
+            times, last = self._seen.get(row.id, (0, now))
+            if row.age_s == 0.0 or times:
+                times = times + 1 if now - last < AT_ONCE_S else 1
+                self._seen[row.id] = (times, now)
+                if times >= DOUBTED:
+                    again[row.id] = times
+        return again
