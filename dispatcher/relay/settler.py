@@ -91,7 +91,7 @@ class Settler:
             self._doubt()
         if settlement.undone:
             rows = [(row_id, outcome) for row_id, outcome in outcomes.each() if row_id in settlement.undone]
-            kept = KeptBatch(postgres, claim_id, rows, outcomes.incarnation, batch, on_moved)
+            kept = KeptBatch(postgres, claim_id, rows, outcomes.incarnation, outcomes.streams, batch, on_moved)
             self.aside.keep(kept, await undone(session, len(rows)), began)
             self._doubt()
         self._tell(outcomes, settlement)
