@@ -447,6 +447,7 @@ CLIENT = {
     ),
     "dispatcher.client.django": ("add_event", "add_events", "create_table", "first_time", "forget"),
     "dispatcher.client.consumer": ("Consumer", "AsyncConsumer", "Group", "Received"),
+    "dispatcher.client.tail": ("Tail", "AsyncTail"),
     "dispatcher.client.inbox": (
         "create_table",
         "create_table_async",

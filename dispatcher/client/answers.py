@@ -33,6 +33,10 @@ class HandlerCancelled(Exception):
     """Something in the handler was cancelled, and nobody cancelled run(): the event failed."""
 
 
+class HandlerTooSlow(Exception):
+    """The handler did not end in its time, and was cancelled: the event failed."""
+
+
 def require_handler(handle: Any, *, asynchronous: bool) -> None:
     """Raise TypeError for a function of the wrong kind, before it is called for any event."""
     if not callable(handle):

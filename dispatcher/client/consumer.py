@@ -14,18 +14,21 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
 from redis.connection import AbstractConnection
 
 from dispatcher.client import answers, tasks, threads
+from dispatcher.client.background import InTask, OnThread
 from dispatcher.client.commands import OF_A_CLUSTER, commands_for
 from dispatcher.client.dedup import AsyncDedupStore, DedupStore
 from dispatcher.client.group import Group
 from dispatcher.client.protocol import GroupReader
 from dispatcher.client.received import Received
+from dispatcher.client.routing import Route, Routes, seconds_of
 from dispatcher.client.steps import RunHandler
 from dispatcher.client.taking import OnError
 from dispatcher.handlers import outages as known
@@ -34,13 +37,14 @@ from dispatcher.infra import django_connections
 
 __all__ = ["AsyncConsumer", "Consumer", "Group", "Received"]
 
+F = TypeVar("F", bound=Callable[..., Any])
 log = logging.getLogger("dispatcher.client")
 # redis-py's own, when the client names none: 5 since its version 8, before that None.
 SOCKET_TIMEOUT_S = inspect.signature(AbstractConnection.__init__).parameters["socket_timeout"].default
 
 
-class Consumer:
-    """One consumer of a group; run() blocks its thread.
+class Consumer(OnThread):
+    """One consumer of a group; run() blocks its thread, `with consumer:` runs it on another.
 
     `client`: a redis.Redis, or a redis.RedisCluster.
     `dedup`: remembers handled events, for work without a transaction of its own.
@@ -66,38 +70,62 @@ class Consumer:
         concurrency: int = 1,
     ) -> None:
         check(client, group, dedup, outages, on_error, concurrency, asynchronous=False)
+        super().__init__()
         self._dedup = dedup
         self._concurrency = concurrency
+        self._routes = Routes(asynchronous=False)
         self._drivers = [
-            threads.Driver(GroupReader(group, outages, on_error, dedup is not None, keys), commands_for(client, keys))
+            threads.Driver(
+                GroupReader(group, outages, on_error, dedup is not None, keys, attempts=self._routes.attempts),
+                commands_for(client, keys),
+            )
             for keys in keys_of_readers(client, group)
         ]
 
-    def run(self, handle: Callable[[Received], None]) -> None:
+    def on(self, *event_types: str, attempts: int | None = None) -> Callable[[F], F]:
+        """Handle events of these types with the function below: "order.*" is all that begin so. The first that fits.
+
+        `attempts`: after so many deliveries an event goes to the dead stream, in place of the group's max_deliveries.
+        A thread cannot be ended, so there is no timeout here: give one to whatever the function calls.
+        """
+
+        def register(function: F) -> F:
+            self._routes.add(event_types, Route(function, attempts=attempts))
+            return function
+
+        return register
+
+    def run(self, handle: Callable[[Received], None] | None = None) -> None:
         """Read until stop(). Redis being away is waited out; a wrong password or a missing right is raised.
 
-        `handle` says by an exception that it failed; what it returns must be its work done, so nothing to await.
-        Raises TypeError for a coroutine function or a generator.
+        `handle` gets the events that no function under on() handles; without it they are acknowledged. It says by an
+        exception that it failed; what it returns must be its work done, so nothing to await. Raises TypeError for a
+        coroutine function or a generator.
         """
-        answers.require_handler(handle, asynchronous=False)
-        threads.work(self._drivers, self._concurrency, lambda step: self._handle(step, handle))
+        self._routes.complete(handle)
+        try:
+            self._call(self._at_start)
+            threads.work(self._drivers, self._concurrency, self._handle)
+        finally:
+            self._call(self._at_stop[::-1])
 
     def stop(self) -> None:
         """End run() after the current event, or after at most block_ms. From any thread, or from a signal handler."""
         for driver in self._drivers:
             driver.stop()
 
-    def _handle(self, step: RunHandler, handle: Callable[[Received], None]) -> Any:
+    def _handle(self, step: RunHandler) -> Any:
         try:
             with django_connections.usable():
-                return self._run(step, handle)
+                return self._run(step)
         except asyncio.CancelledError as error:  # of a loop of the handler's own; it would end run()
             raise answers.HandlerCancelled from error
 
-    def _run(self, step: RunHandler, handle: Callable[[Received], Any]) -> Any:
+    def _run(self, step: RunHandler) -> Any:
         match step:
             case RunHandler("handle", event):
-                answers.check_answer(handle(event))
+                if (route := self._routes.find(event.event_type)) is not None:
+                    answers.check_answer(route.function(event))
             case RunHandler("has", event) if self._dedup is not None:
                 return answers.check_known(self._dedup.has(event.event_id))
             case RunHandler("add", event) if self._dedup is not None:
@@ -106,8 +134,11 @@ class Consumer:
         return None
 
 
-class AsyncConsumer:
-    """The same on asyncio. stop() gives unfinished entries back; a cancelled run() leaves them for claim_idle_ms."""
+class AsyncConsumer(InTask):
+    """The same on asyncio; `async with consumer:` runs it in a task.
+
+    stop() gives unfinished entries back; a cancelled run() leaves them for claim_idle_ms.
+    """
 
     def __init__(
         self,
@@ -120,24 +151,48 @@ class AsyncConsumer:
         concurrency: int = 1,
     ) -> None:
         check(client, group, dedup, outages, on_error, concurrency, asynchronous=True)
+        super().__init__()
         self._dedup = dedup
         self._concurrency = concurrency
+        self._routes = Routes(asynchronous=True)
         self._readers = [
-            (GroupReader(group, outages, on_error, dedup is not None, keys), commands_for(client, keys))
+            (
+                GroupReader(group, outages, on_error, dedup is not None, keys, attempts=self._routes.attempts),
+                commands_for(client, keys),
+            )
             for keys in keys_of_readers(client, group)
         ]
         self._stopped = asyncio.Event()
 
-    async def run(self, handle: Callable[[Received], Awaitable[None]]) -> None:
+    def on(self, *event_types: str, timeout: timedelta | None = None, attempts: int | None = None) -> Callable[[F], F]:
+        """Handle events of these types with the function below: "order.*" is all that begin so. The first that fits.
+
+        `timeout`: it is cancelled after that, and has failed. `attempts`: after so many deliveries an event goes to the
+        dead stream, in place of the group's max_deliveries.
+        """
+        timeout_s = seconds_of(timeout)
+
+        def register(function: F) -> F:
+            self._routes.add(event_types, Route(function, timeout_s, attempts))
+            return function
+
+        return register
+
+    async def run(self, handle: Callable[[Received], Awaitable[None]] | None = None) -> None:
         """Read until stop(). Redis being away is waited out; a wrong password or a missing right is raised.
 
-        `handle` says by an exception that it failed. Raises TypeError for a function that is not `async def`.
+        `handle` gets the events that no function under on() handles; without it they are acknowledged. It says by an
+        exception that it failed. Raises TypeError for a function that is not `async def`.
         """
-        answers.require_handler(handle, asynchronous=True)
+        self._routes.complete(handle)
         alone = self._concurrency == len(self._readers) == 1
         turns = None if alone else asyncio.Semaphore(self._concurrency)
         drivers = [tasks.Driver(*each, self._stopped, turns) for each in self._readers]
-        await tasks.work(drivers, lambda step: self._handle(step, handle), self.stop)
+        try:
+            await self._call(self._at_start)
+            await tasks.work(drivers, self._handle, self.stop)
+        finally:
+            await self._call(self._at_stop[::-1])
 
     def stop(self) -> None:
         """End run() after the current event, or after at most block_ms. From the loop: loop.add_signal_handler(...)."""
@@ -145,25 +200,37 @@ class AsyncConsumer:
             reader.stopping = True
         self._stopped.set()
 
-    async def _handle(self, step: RunHandler, handle: Callable[[Received], Awaitable[None]]) -> Any:
+    async def _handle(self, step: RunHandler) -> Any:
         try:
             async with django_connections.usable_async():
-                return await self._run(step, handle)
+                return await self._run(step)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             raise answers.HandlerCancelled from error  # it awaited something that was cancelled
 
-    async def _run(self, step: RunHandler, handle: Callable[[Received], Any]) -> Any:
+    async def _run(self, step: RunHandler) -> Any:
         match step:
             case RunHandler("handle", event):
-                answers.check_answer(await answers.check_awaitable(handle(event)))
+                if (route := self._routes.find(event.event_type)) is not None:
+                    await _within(route, event)
             case RunHandler("has", event) if self._dedup is not None:
                 return answers.check_known(await self._dedup.has(event.event_id))
             case RunHandler("add", event) if self._dedup is not None:
                 await self._dedup.add(event.event_id)
         return None
+
+
+async def _within(route: Route, event: Received) -> None:
+    """Call the function, at most for its time. Raises HandlerTooSlow."""
+    try:
+        async with asyncio.timeout(route.timeout_s) as limit:
+            answers.check_answer(await answers.check_awaitable(route.function(event)))
+    except TimeoutError as error:
+        if limit.expired():
+            raise answers.HandlerTooSlow(f"it did not end within {route.timeout_s:g} s") from error
+        raise
 
 
 def keys_of_readers(client: Any, group: Group) -> list[tuple[str, ...]]:
@@ -190,18 +257,18 @@ def check(
         raise ValueError(
             "a single_connection_client reads for one at a time: use a client with a pool, or concurrency=1"
         )
-    require_patience(client, group)
+    require_patience(client, group.block_ms)
 
 
-def require_patience(client: object, group: Group) -> None:
+def require_patience(client: object, block_ms: int) -> None:
     """Raise ValueError when the client's socket_timeout is below block_ms: an idle stream would look like an outage."""
     of_cluster = getattr(getattr(client, "nodes_manager", None), "connection_kwargs", {})
     settings = getattr(getattr(client, "connection_pool", None), "connection_kwargs", of_cluster)
     timeout_s = settings.get("socket_timeout", SOCKET_TIMEOUT_S)
     if timeout_s is None:
         log.warning("the Redis client has no socket_timeout: run() waits for ever for a server that vanishes")
-    elif group.block_ms >= timeout_s * 1000:
+    elif block_ms >= timeout_s * 1000:
         raise ValueError(
-            f"block_ms is {group.block_ms}, but the Redis client gives up after socket_timeout={timeout_s} s: "
+            f"block_ms is {block_ms}, but the Redis client gives up after socket_timeout={timeout_s} s: "
             "lower block_ms, or raise socket_timeout"
         )

@@ -13,6 +13,14 @@ def shard_keys(stream: str, shards: int) -> tuple[str, ...]:
     return (stream,) if shards == 1 else tuple(f"{stream}:{{{shard}}}" for shard in range(shards))
 
 
+def require_shards(stream: str, shards: int) -> None:
+    """Raise ValueError for a number of shards that no dispatcher has, or a key where the stream's name should be."""
+    if shards not in SHARDS:
+        raise ValueError(f"shards is {shards!r}: it must be what DISPATCH_STREAM_SHARDS is, 1, 2, 4 ... 256")
+    if shards > 1 and ("{" in stream or "}" in stream):
+        raise ValueError("stream holds braces: name it without the {number} of a shard, which `shards` adds")
+
+
 def _prefix() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-"
 
@@ -53,12 +61,7 @@ class Group:
         for name in ("count", "block_ms", "claim_idle_ms", "retry_ms", "max_deliveries"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more")
-        if self.shards not in SHARDS:
-            raise ValueError(f"shards is {self.shards!r}: it must be what DISPATCH_STREAM_SHARDS is, 1, 2, 4 ... 256")
-        if self.shards > 1 and ("{" in self.stream or "}" in self.stream):
-            raise ValueError(
-                "stream holds braces: name the stream without the {number} of a shard, which `shards` adds"
-            )
+        require_shards(self.stream, self.shards)
         if not self.dead_stream and self.shards == 1:
             object.__setattr__(self, "dead_stream", self.dead_stream_of(self.stream))
 

@@ -4,9 +4,11 @@ In an outage the first event waits where it is, so that a short one changes no o
 outage that only one event sees is that event's own, and costs it a delivery.
 """
 
+import logging
 from collections import Counter
 from typing import Literal
 
+from dispatcher.client.steps import Reconnect, Steps, Wait
 from dispatcher.core.outages import (
     PASSING,
     is_outage,
@@ -24,6 +26,7 @@ TRIES_IN_PLACE = 5  # after 0.1 + 0.2 + 0.4 + 0.8 + 1.6 s others are let by
 SECONDS_IN_PLACE = 5.0  # or when its tries have taken so long
 REMEMBERED = 10_000  # at most so many events that saw an outage; then all are forgotten
 
+log = logging.getLogger("dispatcher.client")
 Place = tuple[str, str]  # of an entry: its key and its id
 Verdict = Literal["waits", "wrong server", "no group", "raise", "unknown"]
 
@@ -55,6 +58,21 @@ def said(error: Exception) -> str:
 def pause_s(failures: int) -> float:
     """Seconds to wait after so many failures: 0.1, doubling, at most LONGEST_PAUSE_S."""
     return min(LONGEST_PAUSE_S, 0.1 * 2.0 ** min(failures, 10))
+
+
+def wait_out(error: Exception, failures: int, *, worked: bool) -> Steps:
+    """What to do about an error of a call to Redis before the next one; raises it when it needs a person.
+
+    `failures`: in a row. `worked`: whether Redis has ever answered as it should.
+    """
+    verdict = judge(error)
+    if verdict == "raise" or (verdict == "unknown" and not worked):
+        raise error
+    if verdict == "wrong server":
+        yield Reconnect()
+    seconds = pause_s(failures)
+    log.warning("Redis: %s; trying again in %.1f s", said(error), seconds)
+    yield Wait(seconds)
 
 
 class Patience:

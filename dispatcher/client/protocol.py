@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 from dispatcher.client.group import Group
 from dispatcher.client.lease import LeaseLost
-from dispatcher.client.patience import judge, pause_s, said
-from dispatcher.client.steps import Call, EndTurn, Entry, Handle, Join, Reconnect, Steps, TakeTurn, Wait, pages_of, text
+from dispatcher.client.patience import judge, wait_out
+from dispatcher.client.steps import Call, EndTurn, Entry, Handle, Join, Steps, TakeTurn, pages_of, text
 from dispatcher.client.taking import OF_REDIS, EntryTaker, OnError
 from dispatcher.handlers.outages import Outages
 
@@ -33,8 +33,9 @@ class GroupReader(EntryTaker):
         has_store: bool,
         keys: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
+        attempts: Callable[[str], int | None] = lambda event_type: None,
     ) -> None:
-        super().__init__(group, outages, on_error, has_store, keys or group.keys, clock)
+        super().__init__(group, outages, on_error, has_store, keys or group.keys, clock, attempts)
         self._start = group.start  # where the group begins if it has to be made
         self._worked = False  # whether Redis has answered as it should
         self._new_until = 0.0  # new entries have their turn, even if claimed ones are due
@@ -50,19 +51,12 @@ class GroupReader(EntryTaker):
                     failures, self._worked = 0, True
             except OF_REDIS as error:
                 yield EndTurn()
-                verdict = judge(error)
-                if verdict == "raise" or (verdict == "unknown" and not self._worked):
-                    raise
-                if verdict == "no group":
+                if judge(error) == "no group":
                     group = self._group
                     log.warning("the group %s of %s is gone; making it again", group.group, self._where())
                     continue
-                if verdict == "wrong server":
-                    yield Reconnect()
-                seconds = pause_s(failures)
-                log.warning("Redis: %s; trying again in %.1f s", said(error), seconds)
+                yield from wait_out(error, failures, worked=self._worked)
                 failures += 1
-                yield Wait(seconds)
         try:
             yield from self._leave()
         except OF_REDIS as error:

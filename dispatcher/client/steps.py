@@ -80,7 +80,14 @@ class Entry:
         return self.key, self.id
 
 
-Step = Call | RunHandler | TakeTurn | EndTurn | Handle | Join | Reconnect | Wait
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Give this event to whoever reads, of a stream that is read without a group."""
+
+    event: Received
+
+
+Step = Call | RunHandler | TakeTurn | EndTurn | Handle | Join | Deliver | Reconnect | Wait
 Steps = Generator[Step, Any, Any]
 
 

@@ -2,12 +2,11 @@
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterable
 
 import redis
 
-from dispatcher.client.answers import WrongAnswer
+from dispatcher.client.answers import HandlerTooSlow, WrongAnswer
 from dispatcher.client.group import Group
 from dispatcher.client.lease import Lease, LeaseLost
 from dispatcher.client.patience import Patience, judge
@@ -16,6 +15,7 @@ from dispatcher.client.shard import Shard
 from dispatcher.client.steps import Call, Entry, RunHandler, Steps, Wait
 from dispatcher.core.frames import raised_at
 from dispatcher.core.parse import CannotParse
+from dispatcher.handlers import exceptions as raised
 from dispatcher.handlers.outages import Outages
 
 log = logging.getLogger("dispatcher.client")
@@ -44,7 +44,8 @@ class EntryTaker:
         on_error: OnError | None,
         has_store: bool,
         keys: Iterable[str],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
+        attempts: Callable[[str], int | None],
     ) -> None:
         self.stopping = False
         self.failed: list[Exception] = []  # by the steps of entries, for the reader to raise
@@ -53,6 +54,7 @@ class EntryTaker:
         self._on_error = on_error
         self._has_store = has_store
         self._clock = clock
+        self._attempts = attempts
         self._shards = {key: Shard(key, group, clock) for key in keys}
         self._due = next(iter(self._shards.values()))  # whose search for abandoned entries comes first
         self._lease = Lease(group, self._shards, clock)
@@ -68,7 +70,7 @@ class EntryTaker:
             event = receive(entry.id, entry.fields, entry.deliveries, entry.key)
         except Malformed as error:
             return (yield from self._put_away(entry, str(error)))
-        if entry.deliveries > self._group.max_deliveries:
+        if entry.deliveries > self._most(event):
             return (yield from self._put_away(entry, "delivered too often without an acknowledgement"))
         try:
             known = self._has_store and (yield from self._patiently(RunHandler("has", event), entry))
@@ -94,6 +96,8 @@ class EntryTaker:
                 return (yield work)
             except WrongAnswer:
                 raise
+            except (raised.Wait, raised.Retry, raised.Dead) as told:
+                raise Failed(told) from None
             except Exception as error:
                 # A store speaks of no event: in a Cluster one node may be away, and with it the marks of some only.
                 store = work.what != "handle"
@@ -120,19 +124,28 @@ class EntryTaker:
             if self._patience.is_over():
                 raise LetBy
 
+    def _most(self, event: Received) -> int:
+        """How many deliveries it has."""
+        return self._attempts(event.event_type) or self._group.max_deliveries
+
     def _failed(self, entry: Entry, event: Received, error: Exception) -> Steps:
+        if isinstance(error, raised.Wait):  # nobody's failure
+            delay_ms = min(self._group.claim_idle_ms, int(error.after_s * 1000))
+            return (yield from self._again(entry, delay_ms, {"retrycount": entry.deliveries - 1}))
         line = raised_at(error).rpartition("/")[2]
         reason = f"{type(error).__name__} at {line}" if line else type(error).__name__
         if self._on_error is not None:
             self._on_error(event, error)
-        if isinstance(error, CannotParse):
-            return (yield from self._put_away(entry, f"{type(error).__name__}: {error}"))
-        if entry.deliveries >= self._group.max_deliveries:
+        if isinstance(error, CannotParse | raised.Dead | HandlerTooSlow):
+            reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, CannotParse | raised.Dead) or entry.deliveries >= self._most(event):
             return (yield from self._put_away(entry, reason))
         delay_ms = self._group.delay_ms(entry.deliveries)
+        if isinstance(error, raised.Retry) and error.after_s is not None:
+            delay_ms = min(self._group.claim_idle_ms, int(error.after_s * 1000))
         log.error(
             "event %s (%s) failed, delivery %d of %d, next in %d ms: %s",
-            event.event_id, event.event_type, entry.deliveries, self._group.max_deliveries, delay_ms, reason,
+            event.event_id, event.event_type, entry.deliveries, self._most(event), delay_ms, reason,
         )  # fmt: skip
         return (yield from self._again(entry, delay_ms, {}))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dispatcher.core.errors import Misconfigured
 from dispatcher.handlers.outages import Outages, check
-from dispatcher.handlers.registry import OUTAGES, REGISTERED, Handler, described
+from dispatcher.handlers.registry import LIMITS, NO_LIMITS, OUTAGES, REGISTERED, Handler, Limits, described
 
 Routes = Mapping[str, "Route"]  # by event type
 
@@ -24,6 +24,7 @@ class Route:
     on_the_loop: bool  # async; else it gets a thread
     takes_event: bool
     outages: Outages = ()
+    limits: Limits = NO_LIMITS
 
 
 def load(where: str) -> Routes:
@@ -56,8 +57,10 @@ def load(where: str) -> Routes:
         raise Misconfigured(f"DISPATCH_HANDLERS is {where!r}: {module_name}.OUTAGES: {wrong}")
     routes = {event_type: _route(where, event_type, function) for event_type, function in handlers.items()}
     for event_type, route in routes.items():
-        own = OUTAGES.get(event_type, ()) if REGISTERED.get(event_type) is route.function else ()
-        routes[event_type] = replace(route, outages=own or outages)
+        registered = REGISTERED.get(event_type) is route.function
+        own = OUTAGES.get(event_type, ()) if registered else ()
+        limits = LIMITS.get(event_type, NO_LIMITS) if registered else NO_LIMITS
+        routes[event_type] = replace(route, outages=own or outages, limits=limits)
     return routes
 
 

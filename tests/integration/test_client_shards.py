@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -29,14 +29,6 @@ KEYS = [f"{STREAM}:{{{shard}}}" for shard in range(SHARDS)]
 both_kinds = pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCluster]:
-    """Three primaries without replicas; the slots of one that is away are not served, the others are."""
-    options = {"cluster-require-full-coverage": "no"}
-    with EmbeddedCluster(tmp_path_factory.mktemp("cluster"), replicas=0, appendonly=True, options=options) as running:
-        yield running
-
-
 @pytest.fixture(params=["one server", "cluster"])
 async def where(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, str, Any]]:
     """(URL, kind of pool, a client for the test's own commands), empty."""
@@ -45,7 +37,7 @@ async def where(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, str,
         async with aio.Redis.from_url(url, decode_responses=True) as client:
             yield url, "pool", client
         return
-    url = plain(request.getfixturevalue("cluster"))
+    url = plain(request.getfixturevalue("client_cluster"))
     async with aio.RedisCluster.from_url(url, decode_responses=True) as client:
         await client.flushall(target_nodes=aio.RedisCluster.PRIMARIES)
         yield url, "cluster", client
@@ -312,14 +304,14 @@ async def published(client: Any, key: str) -> bool:
 
 
 @both_kinds
-async def test_a_dedup_store_in_a_cluster(kind: str, cluster: EmbeddedCluster) -> None:
+async def test_a_dedup_store_in_a_cluster(kind: str, client_cluster: EmbeddedCluster) -> None:
     event_id = uuid.uuid4()
-    async with aio.RedisCluster.from_url(plain(cluster), decode_responses=True) as client:
+    async with aio.RedisCluster.from_url(plain(client_cluster), decode_responses=True) as client:
         await client.flushall(target_nodes=aio.RedisCluster.PRIMARIES)
         for key in (KEYS[0], KEYS[0], KEYS[5]):
             await publish(client, "twice", event_id, key=key)
         await publish(client, "last", key=KEYS[7])
-        async with consuming(kind, plain(cluster), group(shards=SHARDS), pool="cluster", dedup=True) as running:
+        async with consuming(kind, plain(client_cluster), group(shards=SHARDS), pool="cluster", dedup=True) as running:
             came = [(await running.next()).aggregate_id for _ in range(2)]
             await nothing_is_pending(client)
             await until(lambda: lag(client), "nothing is left to read", PATIENCE_S)
@@ -328,22 +320,22 @@ async def test_a_dedup_store_in_a_cluster(kind: str, cluster: EmbeddedCluster) -
 
 
 @both_kinds
-async def test_the_acl_of_the_documentation_is_enough(kind: str, cluster: EmbeddedCluster) -> None:
+async def test_the_acl_of_the_documentation_is_enough(kind: str, client_cluster: EmbeddedCluster) -> None:
     def behave(event: Received) -> None:
         if event.aggregate_id == "bad":
             raise LookupError
 
     _, line = blocks("Rights of a consumer", "", page("runbook/consumers.md"))
-    async with aio.RedisCluster.from_url(plain(cluster), decode_responses=True) as client:
+    async with aio.RedisCluster.from_url(plain(client_cluster), decode_responses=True) as client:
         await client.flushall(target_nodes=aio.RedisCluster.PRIMARIES)
-        for node in cluster.nodes:
+        for node in client_cluster.nodes:
             async with aio.Redis.from_url(node.url) as one:
                 await one.execute_command(*line.split())  # type: ignore[no-untyped-call]
         await publish(client, "abandoned", key=KEYS[4])
         await abandon(client, key=KEYS[4])
         for number, key in enumerate(KEYS):
             await publish(client, "good" if number else "bad", key=key)
-        url = plain(cluster).replace("redis://", "redis://billing:secret@")
+        url = plain(client_cluster).replace("redis://", "redis://billing:secret@")
         settings = group(shards=SHARDS, max_deliveries=2)
         async with consuming(kind, url, settings, behave, pool="cluster") as running:
             came = [(await running.next()).aggregate_id for _ in range(SHARDS + 2)]
@@ -351,21 +343,21 @@ async def test_the_acl_of_the_documentation_is_enough(kind: str, cluster: Embedd
             await nothing_is_pending(client)
             await running.stop()
         assert sorted(came) == ["abandoned", "bad", "bad", *["good"] * (SHARDS - 1)]
-        for node in cluster.nodes:
+        for node in client_cluster.nodes:
             async with aio.Redis.from_url(node.url, decode_responses=True) as one:
                 assert [entry for entry in await one.acl_log() if entry["username"] == "billing"] == []
 
 
 @pytest.mark.parametrize("where_shown", ["how-to/consume.md", "how-to/other-languages.md"])
-async def test_what_the_pages_show(where_shown: str, cluster: EmbeddedCluster) -> None:
+async def test_what_the_pages_show(where_shown: str, client_cluster: EmbeddedCluster) -> None:
     program = code("A stream with shards", "python", page(where_shown))
-    async with aio.RedisCluster.from_url(plain(cluster), decode_responses=True) as client:
+    async with aio.RedisCluster.from_url(plain(client_cluster), decode_responses=True) as client:
         await client.flushall(target_nodes=aio.RedisCluster.PRIMARIES)
         await publish(client, "abandoned", key=KEYS[3])
         await abandon(client, key=KEYS[3])
         for key in KEYS:
             await publish(client, key, key=key)
-        environment = {**os.environ, "REDIS_URL": plain(cluster)}
+        environment = {**os.environ, "REDIS_URL": plain(client_cluster)}
         command = [sys.executable, "-W", "error", "-c", program]
         process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
         assert process.stdout is not None

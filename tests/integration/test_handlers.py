@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -22,6 +23,7 @@ from dispatcher.core.events import (
     Ticked,
 )
 from dispatcher.handlers import Dead, Event, Retry
+from dispatcher.handlers import handler as register
 from tests.support.command import RunCommand
 from tests.support.handlers import MakeModule
 from tests.support.rows import insert_events, read_stream, read_table, statuses
@@ -215,6 +217,24 @@ async def test_what_a_handler_raises(dispatcher: StartDispatcher, handlers_modul
 
 
 @pytest.mark.promise("handler-failure")
+async def test_a_handler_has_limits_of_its_own(
+    dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db
+) -> None:
+    async def slow(payload: Any) -> None:
+        await asyncio.Event().wait()
+
+    register("slow", timeout=timedelta(milliseconds=50), attempts=1)(slow)
+    async with dispatcher(handlers=handlers_module({}), max_attempts=10) as running:
+        await insert_events(db, event_type="slow")
+        await running.tap.add_up(Settled, dead=1)
+    row = await row_of(db, "slow")
+    assert (row["attempts"], row["last_error"]) == (1, "TimeoutError: the handler did not end within 0.05 s")
+    with pytest.raises(ValueError, match="timeout must be a timedelta, not int"):
+        register("slower", timeout=5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="attempts must be 1 or more"):
+        register("slower", attempts=0)
+
+
 async def test_the_last_attempt_buries(dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db) -> None:
     tries: list[int] = []
 

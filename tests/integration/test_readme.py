@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from dispatcher.embedded import free_port
 from tests.support.child import StartCli
+from tests.support.consumers import publish
 from tests.support.postgres import StartPostgres
 from tests.support.readme import ROOT, blocks, code, page
 from tests.support.redis import StartValkey
@@ -225,6 +226,20 @@ async def test_the_consumer_prints_events_and_ends_at_sigterm(
             assert await process.wait() == 0
 
 
+async def test_a_function_for_each_event_type(redis: "Redis", redis_url: str) -> None:
+    program = code("A function for each event type", "python", page("how-to/consume.md"))
+    async with running_python(program, REDIS_URL=redis_url) as process:
+        assert process.stdout is not None
+        assert await _line(process.stdout) == "started\n"
+        await publish(redis, "7", event_type="order.created")
+        assert await _line(process.stdout) == "bill 7\n"
+        await publish(redis, "7", event_type="invoice.sent")
+        assert await _line(process.stdout) == "note invoice.sent\n"
+        process.terminate()
+        async with asyncio.timeout(60):
+            assert await process.wait() == 0
+
+
 async def test_old_events_are_forgotten(db: psycopg.AsyncConnection, database_url: str) -> None:
     await db.execute("CREATE TABLE handled_event (consumer text, event_id uuid, handled_at timestamptz)")
     for days in (40, 20):
@@ -317,11 +332,11 @@ async def test_a_broadcast_gets_what_comes_from_now_on(redis: "Redis", redis_url
         "    print(await queue.get(), flush=True)\n"
         "asyncio.run(main())\n"
     )
-    await redis.xadd(STREAM, {"payload": "before"})
+    await publish(redis, "7", payload="before")
     async with running_python(program, REDIS_URL=redis_url) as process:
         assert process.stdout is not None
         await until(functools.partial(blocked_clients, redis), "it waits for entries")
-        await redis.xadd(STREAM, {"payload": "after"})
+        await publish(redis, "7", payload="after")
         assert await _line(process.stdout) == "after\n"
 
 

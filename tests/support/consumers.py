@@ -131,18 +131,25 @@ async def consuming(
             await running.task
 
 
-async def publish(redis: Any, aggregate_id: str, event_id: uuid.UUID | None = None, key: str = STREAM) -> str:
+async def publish(
+    redis: Any,
+    aggregate_id: str,
+    event_id: uuid.UUID | None = None,
+    key: str = STREAM,
+    event_type: str = "order.created",
+    payload: str = '{"total": 42}',
+) -> str:
     """An entry as the dispatcher writes it; its id."""
     entry = await redis.xadd(
         key,
         {
             "event_id": str(event_id or uuid.uuid4()),
             "message_id": str(uuid.uuid4()),
-            "event_type": "order.created",
+            "event_type": event_type,
             "aggregate_type": "order",
             "aggregate_id": aggregate_id,
             "occurred_at": "2025-06-01T12:00:00.123456+00:00",
-            "payload": '{"total": 42}',
+            "payload": payload,
         },
     )
     return str(entry)

@@ -86,6 +86,7 @@ def test_importing_the_client_loads_nothing_of_the_server() -> None:
         ("dispatcher.client.django", {"django"}),
         ("dispatcher.client.inbox", {"psycopg"}),
         ("dispatcher.client.consumer", {"redis"}),
+        ("dispatcher.client.tail", {"redis"}),
         ("dispatcher.handlers", set()),
     ],
 )

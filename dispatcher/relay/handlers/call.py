@@ -9,7 +9,7 @@ import asyncio
 import concurrent.futures
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import Any, NamedTuple
@@ -62,6 +62,9 @@ async def call_handler(
     route: Route, row: ClaimedRow, executor: HandlerExecutor, *, timeout_s: float, retry: RetryPolicy, rng: Random
 ) -> HandlerResult:
     """Run the handler. Cancelled: the handler too, and a thread is left to itself."""
+    timeout_s = route.limits.timeout_s or timeout_s
+    if route.limits.attempts is not None:
+        retry = replace(retry, max_attempts=route.limits.attempts)
     call = _call(route, row)
     deadline = asyncio.get_running_loop().time() + timeout_s
     future = _on_the_loop(call) if route.on_the_loop else executor.threads.call(partial(_in_a_thread, call))

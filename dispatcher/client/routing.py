@@ -1,0 +1,72 @@
+"""Which function of an application handles which event types, and for how long and how often it may try."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dispatcher.client import answers
+
+REMEMBERED = 1_000  # at most so many event types; then all are looked up again
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One function. `timeout_s`: None: it takes as long as it takes. `attempts`: None: as the group has it."""
+
+    function: Callable[..., Any]
+    timeout_s: float | None = None
+    attempts: int | None = None
+
+
+class Routes:
+    """The functions of one consumer, by patterns of event types; the first that fits handles an event."""
+
+    def __init__(self, *, asynchronous: bool) -> None:
+        self._asynchronous = asynchronous
+        self._by_pattern: list[tuple[str, Route]] = []
+        self._rest: Route | None = None  # for what no pattern fits
+        self._found: dict[str, Route | None] = {}
+
+    def add(self, patterns: tuple[str, ...], route: Route) -> None:
+        """Raises TypeError for what is no event type, or a function of the wrong kind; ValueError for a limit."""
+        if not patterns or "" in patterns or callable(patterns[0]):
+            raise TypeError('on() needs the event types to handle: @consumer.on("order.created", "invoice.*")')
+        answers.require_handler(route.function, asynchronous=self._asynchronous)
+        if route.attempts is not None and route.attempts < 1:
+            raise ValueError("attempts must be 1 or more")
+        if route.timeout_s is not None and route.timeout_s <= 0:
+            raise ValueError("timeout must be more than nothing")
+        self._by_pattern += [(pattern, route) for pattern in patterns]
+        self._found.clear()
+
+    def complete(self, handle: Callable[..., Any] | None) -> None:
+        """What run() was given handles the rest. Raises TypeError when there is nothing that handles anything."""
+        if handle is None and not self._by_pattern:
+            raise TypeError('the handler is missing: give run() a function, or write @consumer.on("order.*") above one')
+        if handle is not None:
+            answers.require_handler(handle, asynchronous=self._asynchronous)
+        self._rest = None if handle is None else Route(handle)
+        self._found.clear()
+
+    def find(self, event_type: str) -> Route | None:
+        """What handles this type; None: nothing, and its events are acknowledged."""
+        if event_type not in self._found:
+            if len(self._found) >= REMEMBERED:
+                self._found.clear()
+            fits = (route for pattern, route in self._by_pattern if fnmatchcase(event_type, pattern))
+            self._found[event_type] = next(fits, self._rest)
+        return self._found.get(event_type, self._rest)
+
+    def attempts(self, event_type: str) -> int | None:
+        """How many deliveries its function has; None: as many as the group says."""
+        route = self.find(event_type)
+        return None if route is None else route.attempts
+
+
+def seconds_of(timeout: object) -> float | None:
+    """A limit in seconds. Raises TypeError for a number, of which nobody knows the unit."""
+    if not isinstance(timeout, timedelta | None):
+        raise TypeError(f"timeout must be a timedelta, not {type(timeout).__name__}: timedelta(seconds=5)")
+    return timeout.total_seconds() if isinstance(timeout, timedelta) else None

@@ -1,0 +1,266 @@
+"""Reads a stream without a group: every process that reads gets every event. For gateways, caches, watchers.
+
+Nothing is acknowledged and nothing stays behind in Redis. A process that starts anew begins where it says: at the
+newest entry, or after the last one that it has dealt with (`after=tail.position`). An event may come twice, with one
+event_id.
+"""
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from typing import Any, Self
+
+import redis
+import redis.asyncio
+
+from dispatcher.client.answers import require_client
+from dispatcher.client.commands import GONE, OF_A_CLUSTER, commands_for
+from dispatcher.client.consumer import require_patience
+from dispatcher.client.group import require_shards, shard_keys
+from dispatcher.client.received import Received
+from dispatcher.client.steps import Call, Deliver, Reconnect, Step, Wait, advance
+from dispatcher.client.tailing import OnMissed, TailReader
+
+_END = object()
+
+
+class _Base:
+    """What both kinds have in common: which keys, from where on."""
+
+    def __init__(
+        self,
+        client: Any,
+        stream: str,
+        shards: int,
+        after: str | Mapping[str, str],
+        count: int,
+        block_ms: int,
+        on_missed: OnMissed | None,
+        *,
+        asynchronous: bool,
+    ) -> None:
+        require_client(client, asynchronous=asynchronous)
+        require_shards(stream, shards)
+        for name, value in (("count", count), ("block_ms", block_ms)):
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more")
+        require_patience(client, block_ms)
+        keys = shard_keys(stream, shards)
+        positions = dict.fromkeys(keys, after) if isinstance(after, str) else dict(after)
+        if set(positions) != set(keys):
+            raise ValueError(f"after must have an id for each key of the stream: {', '.join(keys)}")
+        parts = [(key,) for key in keys] if isinstance(client, OF_A_CLUSTER) else [keys]
+        self._readers = [
+            (
+                TailReader({key: positions[key] for key in part}, count, block_ms, on_missed, time.monotonic),
+                commands_for(client, part),
+            )
+            for part in parts
+        ]
+
+    @property
+    def position(self) -> dict[str, str]:
+        """Of each key the id of the last entry that was dealt with: that before the one that is dealt with now.
+
+        Give it as `after` to go on there. "$" while nothing is known yet.
+        """
+        return {key: after for reader, _ in self._readers for key, after in reader.after.items()}
+
+
+class Tail(_Base):
+    """`for event in tail:` every event from `after` on, as a dispatcher.client.consumer.Received, until stop().
+
+    `after`: "$" (what comes from now on), "0" (the oldest entry), the id of an entry, or a `position`.
+    `shards`: as of the dispatchers. `count`: entries of one read. `block_ms`: the longest wait; a stop waits for it.
+    `on_missed(key)`: entries may have been trimmed before they were read, as when this process stood still for hours:
+    what it keeps is to be loaded anew. Redis being away is waited out; a wrong password is raised.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis | redis.RedisCluster,
+        stream: str,
+        *,
+        shards: int = 1,
+        after: str | Mapping[str, str] = "$",
+        count: int = 100,
+        block_ms: int = 1_000,
+        on_missed: OnMissed | None = None,
+    ) -> None:
+        super().__init__(client, stream, shards, after, count, block_ms, on_missed, asynchronous=False)
+        self._stopped = threading.Event()
+
+    def __iter__(self) -> Iterator[Received]:
+        if len(self._readers) == 1:
+            yield from self._events(*self._readers[0])
+            return
+        # In a Cluster one thread a key reads; each waits until its event was taken, so that `position` is true.
+        came: queue.SimpleQueue[tuple[Any, threading.Event]] = queue.SimpleQueue()
+        threads = [threading.Thread(target=self._feed, args=(came, *each), daemon=True) for each in self._readers]
+        for thread in threads:
+            thread.start()
+        running = len(threads)
+        try:
+            while running:
+                found, taken = came.get()
+                if isinstance(found, Received):
+                    yield found
+                    taken.set()
+                elif found is _END:
+                    running -= 1
+                else:
+                    raise found
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """End the loop, after at most block_ms. From any thread, or from a signal handler."""
+        for reader, _ in self._readers:
+            reader.stopping = True
+        self._stopped.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _feed(self, came: "queue.SimpleQueue[tuple[Any, threading.Event]]", reader: TailReader, commands: Any) -> None:
+        taken = threading.Event()
+        try:
+            for event in self._events(reader, commands):
+                taken.clear()
+                came.put((event, taken))
+                while not taken.wait(0.1):
+                    if self._stopped.is_set():
+                        return
+        except Exception as error:
+            came.put((error, taken))
+        finally:
+            came.put((_END, taken))
+
+    def _events(self, reader: TailReader, commands: Any) -> Iterator[Received]:
+        with contextlib.closing(reader.steps()) as steps:
+            step = advance(steps, None, None)
+            while step is not None:
+                answer, failure = None, None
+                if isinstance(step, Deliver):
+                    yield step.event
+                else:
+                    try:
+                        answer = self._do(step, commands)
+                    except Exception as error:
+                        failure = error
+                step = advance(steps, answer, failure)
+
+    def _do(self, step: Step, commands: Any) -> Any:
+        match step:
+            case Call(method, arguments, options):
+                return getattr(commands, method)(*arguments, **options)
+            case Reconnect():
+                with contextlib.suppress(*GONE):
+                    commands.reconnect()
+            case Wait(seconds):
+                self._stopped.wait(seconds)
+        return None
+
+
+class AsyncTail(_Base):
+    """`async for event in tail:` the same on asyncio."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis | redis.asyncio.RedisCluster,
+        stream: str,
+        *,
+        shards: int = 1,
+        after: str | Mapping[str, str] = "$",
+        count: int = 100,
+        block_ms: int = 1_000,
+        on_missed: OnMissed | None = None,
+    ) -> None:
+        super().__init__(client, stream, shards, after, count, block_ms, on_missed, asynchronous=True)
+        self._stopped = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[Received]:
+        if len(self._readers) == 1:
+            async with contextlib.aclosing(self._events(*self._readers[0])) as events:
+                async for event in events:
+                    yield event
+            return
+        came: asyncio.Queue[tuple[Any, Callable[[], None]]] = asyncio.Queue()
+        tasks = [asyncio.create_task(self._feed(came, *each)) for each in self._readers]
+        running = len(tasks)
+        try:
+            while running:
+                found, take = await came.get()
+                if isinstance(found, Received):
+                    yield found
+                    take()
+                elif found is _END:
+                    running -= 1
+                else:
+                    raise found
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    def stop(self) -> None:
+        """End the loop, after at most block_ms. From the loop: loop.add_signal_handler(...)."""
+        for reader, _ in self._readers:
+            reader.stopping = True
+        self._stopped.set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop()
+
+    async def _feed(
+        self, came: "asyncio.Queue[tuple[Any, Callable[[], None]]]", reader: TailReader, commands: Any
+    ) -> None:
+        taken = asyncio.Event()
+        try:
+            async with contextlib.aclosing(self._events(reader, commands)) as events:
+                async for event in events:
+                    taken.clear()
+                    came.put_nowait((event, taken.set))
+                    await taken.wait()
+        except Exception as error:
+            came.put_nowait((error, taken.set))
+        finally:
+            came.put_nowait((_END, taken.set))
+
+    async def _events(self, reader: TailReader, commands: Any) -> AsyncGenerator[Received, None]:
+        with contextlib.closing(reader.steps()) as steps:
+            step = advance(steps, None, None)
+            while step is not None:
+                answer, failure = None, None
+                if isinstance(step, Deliver):
+                    yield step.event
+                else:
+                    try:
+                        answer = await self._do(step, commands)
+                    except Exception as error:
+                        failure = error
+                step = advance(steps, answer, failure)
+
+    async def _do(self, step: Step, commands: Any) -> Any:
+        match step:
+            case Call(method, arguments, options):
+                return await getattr(commands, method)(*arguments, **options)
+            case Reconnect():
+                with contextlib.suppress(*GONE):
+                    closing = commands.reconnect()
+                    if closing is not None:
+                        await closing
+            case Wait(seconds):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await self._stopped.wait()
+        return None

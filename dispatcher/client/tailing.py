@@ -1,0 +1,91 @@
+"""Reads a stream without a group, and without I/O: the steps that Tail and AsyncTail carry out."""
+
+import logging
+from collections.abc import Callable, Mapping
+
+from dispatcher.client.patience import wait_out
+from dispatcher.client.received import Malformed, receive
+from dispatcher.client.steps import Call, Deliver, Steps, pages_of, text
+from dispatcher.client.taking import OF_REDIS
+
+log = logging.getLogger("dispatcher.client")
+NEWEST, OLDEST = "$", "0-0"
+OnMissed = Callable[[str], object]
+
+
+class TailReader:
+    """The steps over some keys. A stop sets `stopping`; these steps write all else."""
+
+    def __init__(
+        self,
+        after: Mapping[str, str],
+        count: int,
+        block_ms: int,
+        on_missed: OnMissed | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self.stopping = False
+        self.after = dict(after)  # of each key: the id of the last entry that was delivered and dealt with
+        self._read = dict(after)  # of each key: the id of the last entry that was read
+        self._count = max(1, count // len(after))
+        self._block_ms = block_ms
+        self._on_missed = on_missed
+        self._clock = clock
+
+    def steps(self) -> Steps:
+        """Steps until a stop. Waits while Redis is away; raises errors that need a person."""
+        failures, worked = 0, False
+        while not self.stopping:
+            try:
+                yield from self._begin()
+                behind = True  # after a pause of unknown length
+                while not self.stopping:
+                    behind = yield from self._turn(behind)
+                    failures, worked = 0, True
+            except OF_REDIS as error:
+                yield from wait_out(error, failures, worked=worked)
+                failures += 1
+
+    def _begin(self) -> Steps:
+        """Make an id of "$": asked again and again, it would pass over what comes between two reads."""
+        for key, after in self._read.items():
+            if after == NEWEST:
+                newest = yield Call("xrevrange", (key,), {"count": 1})
+                self._read[key] = self.after[key] = text(newest[0][0]) if newest else OLDEST
+
+    def _turn(self, behind: bool) -> Steps:
+        """Read once and deliver; whether there may be more already."""
+        began = self._clock()
+        reply = yield Call("xread", (dict(self._read),), {"count": self._count, "block": self._block_ms})
+        pages = pages_of(reply)
+        # A read that took longer than it may have waited: the process was stopped meanwhile.
+        slow = self._clock() - began > self._block_ms / 1000 + 1
+        full = False
+        for key, entries in pages:
+            if behind or slow:
+                yield from self._look_for_a_gap(key)
+            full = full or len(entries) >= self._count
+            self._read[key] = text(entries[-1][0])
+            for entry_id, fields in entries:
+                if self.stopping:
+                    return False
+                yield from self._deliver(key, text(entry_id), fields)
+        return full
+
+    def _look_for_a_gap(self, key: str) -> Steps:
+        """A stream loses its oldest entries first: while the last one that was read is there, none after it is gone."""
+        last = self._read[key]
+        if last == OLDEST or (yield Call("xrange", (key, last, last), {"count": 1})):
+            return
+        log.warning("entries of %s after %s may have been trimmed before they were read", key, last)
+        if self._on_missed is not None:
+            self._on_missed(key)
+
+    def _deliver(self, key: str, entry_id: str, fields: dict[object, object]) -> Steps:
+        try:
+            event = receive(entry_id, fields, 1, key)
+        except Malformed as error:
+            log.error("entry %s of %s passed over: %s", entry_id, key, error)
+        else:
+            yield Deliver(event)
+        self.after[key] = entry_id
