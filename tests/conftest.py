@@ -42,6 +42,7 @@ pytest_plugins = [
     "tests.support.command",
     "tests.support.running",
     "tests.support.browser",
+    "tests.support.axe",
     "tests.support.handlers",
     "tests.support.prometheus",
     "tests.support.django",

@@ -1,16 +1,18 @@
 """The console in a real browser, fed by events as the relay emits them: what people see, and what keeps others out."""
 
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 import anyio
 import pytest
 from aiohttp import web
 from anyio.abc import TaskStatus
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 from prometheus_client import CollectorRegistry
 
 from dispatcher.core import events
@@ -18,6 +20,7 @@ from dispatcher.core.process_state import RunningDispatcher
 from dispatcher.settings import Settings
 from dispatcher.sidecar import app
 from dispatcher.sidecar.access import AccessControl
+from dispatcher.telemetry.event_types import EventTypes
 from dispatcher.telemetry.latency import LatencyHistogram
 from tests.support.browser import OpenPage
 from tests.support.console import FedConsole
@@ -39,6 +42,7 @@ class Fed:
 
     console: FedConsole
     latency: LatencyHistogram
+    types: EventTypes
     url: str = ""
     now: float = field(default_factory=time.time)
 
@@ -46,6 +50,7 @@ class Fed:
         for event in happened:
             if isinstance(event, events.Published):
                 self.latency.observe(event.ages_s)
+                self.types.observe(event.types, event.ages_s[: len(event.types)])
             self.console.observe(event)
 
     def calm(self) -> None:
@@ -53,7 +58,7 @@ class Fed:
         self.say(
             events.Started("host-1-cafe", enabled=True),
             events.DatabaseChanged(True, None),
-            events.Published(100, [0.002] * 100, 0.01),
+            events.Published(100, [0.002] * 100, 0.01, ["order.placed"] * 3 + [MARKUP]),
             events.Sampled(7, 0.25, 0.0, 900, {"billing": 40, MARKUP: 3}, dispatchers=DISPATCHERS),
         )
         self.now += 2.0
@@ -61,11 +66,11 @@ class Fed:
 
 
 @asynccontextmanager
-async def fed(*, token: str | None = None, listens_on: str = "127.0.0.1") -> AsyncIterator[Fed]:
-    """A console over real HTTP."""
-    latency = LatencyHistogram("x", "x")
-    settings = Settings(database_url="postgresql:///app", redis_url="redis://localhost", stream_maxlen=1000)
-    ours = Fed(FedConsole(settings, latency.snapshot), latency)
+async def fed(*, token: str | None = None, listens_on: str = "127.0.0.1", **more: Any) -> AsyncIterator[Fed]:
+    """A console over real HTTP. `more`: settings."""
+    latency, types = LatencyHistogram("x", "x"), EventTypes("x", "x")
+    settings = Settings(database_url="postgresql:///app", redis_url="redis://localhost", stream_maxlen=1000, **more)
+    ours = Fed(FedConsole(settings, latency.snapshot, types.snapshot), latency, types)
     guard = AccessControl(token=lambda: token, listens_on=listens_on)
     site = app.build(lambda: None, CollectorRegistry(), guard=guard, routes=ours.console.routes)
 
@@ -109,6 +114,7 @@ async def test_from_the_first_glance_through_an_outage_and_back_without_a_reload
         await expect(page.locator("#todo")).to_contain_text("Nothing is lost")
         await expect(page.locator("#others")).to_contain_text(f"waits for the consumer group {MARKUP}")
         await expect(parts.locator("li[data-ok=false]")).to_have_count(2)
+        await expect(parts.locator("li").first).to_have_attribute("data-ok", "false")  # what is wrong comes first
         await expect(page.locator("#say")).to_contain_text("Trouble. Redis takes no entries")
         ours.say(events.Sampled(7, 0.25, 0.0, None, {}, "ConnectionError", 0))
         await expect(page.locator("#groups")).to_have_text("Not known: Redis does not say.")
@@ -191,9 +197,85 @@ async def test_on_a_phone_it_fits_and_can_be_read_in_either_colour(open_page: Op
         for scheme in ("light", "dark"):
             async with open_page(ours.url, allow=(NOT_FOUND,), color_scheme=scheme, **PHONE) as page:
                 await level(page, "bad")
-                await expect(page.locator("#parts li")).to_have_count(7)
+                await expect(page.locator("#parts li")).to_have_count(8)
                 for check in (CONTRAST, SMALL, UNNAMED, WIDE):
                     assert await page.evaluate(check) == []
+
+
+def tile(page: Page, name: str) -> Locator:
+    return page.locator(".tile").filter(has=page.locator(f"#tile-{name}"))
+
+
+async def test_each_figure_takes_the_colour_of_its_threshold(open_page: OpenPage) -> None:
+    async with fed() as ours, open_page(ours.url, allow=(NOT_FOUND,)) as page:
+        ours.calm()
+        await expect(page.locator("#tile-events-more")).to_contain_text("100 since")
+        for name in ("events", "latency", "backlog", "dead"):
+            await expect(tile(page, name)).to_have_attribute("data-level", "")
+        ours.console.observe._published_at = ours.console.observe._began = time.time() - 31
+        ours.say(events.BreakerChanged("open", "refused"))
+        ours.say(events.Sampled(1577, 31.0, 0.0, None, {}, "ConnectionError", 0))
+        await expect(page.locator("#tile-events-more")).to_have_text(re.compile(r"^nothing sent for 3\d s$"))
+        await expect(page.locator("#tile-latency")).to_have_text("> 31 s")
+        for name, wanted in (("events", "bad"), ("latency", "bad"), ("backlog", "warn"), ("dead", "")):
+            await expect(tile(page, name)).to_have_attribute("data-level", wanted)
+        ours.say(events.Sampled(0, 0.0, 0.0, 900, {}, None, 3))
+        await expect(tile(page, "dead")).to_have_attribute("data-level", "warn")
+        await expect(page.locator("#nav-dead")).to_have_text("3")
+
+
+async def test_it_says_which_system_and_draws_no_more_time_than_there_was(open_page: OpenPage) -> None:
+    async with fed(deployment="shop, production", grafana_url="https://grafana.example.com/d/outbox") as ours:
+        for _ in range(3):
+            ours.calm()
+        async with open_page(ours.url, allow=(NOT_FOUND,)) as page:
+            await expect(page.locator("#deployment")).to_have_text("shop, production")
+            await expect(page.locator("#where")).to_contain_text("/app · sanctum:messages")
+            await expect(page).to_have_title("✓ Dispatcher · shop, production")
+            await expect(page.locator("#charts-title")).to_have_text("The last minute, since the start")
+            grafana = page.get_by_role("link", name="Longer, in Grafana")
+            assert await grafana.get_attribute("href") == "https://grafana.example.com/d/outbox"
+            await expect(page.locator("#types tr")).to_have_count(2)
+            await expect(page.locator("#types tr").first).to_contain_text("order.placed")
+            assert await page.locator("#types img").count() == 0
+
+
+async def test_a_peak_is_named_and_does_not_flatten_the_rest(open_page: OpenPage) -> None:
+    async with fed() as ours:
+        ours.console.history._elapsed = lambda: ours.now
+        for _ in range(30):
+            ours.calm()
+        ours.say(events.Published(5000, [0.002] * 5000, 0.01))
+        for _ in range(5):
+            ours.calm()
+        async with open_page(ours.url, allow=(NOT_FOUND,)) as page:
+            await expect(page.locator("#chart-events .peak")).to_have_text(re.compile("^↑ [2-5],?\\d{3}$"))
+            assert await page.locator("#chart-latency .peak").count() == 0
+
+
+async def test_each_view_has_an_address_that_a_reload_keeps(open_page: OpenPage) -> None:
+    async with fed() as ours, open_page(f"{ours.url}#/events?status=retry", allow=(NOT_FOUND,)) as page:
+        ours.calm()
+        views = page.get_by_role("navigation", name="Views")
+        chosen = views.locator("[aria-current]")
+        for name, heading, address in (
+            ("Events", "Events that wait", "#/events"),
+            ("Dead letters", "Dead letters, by error", "#/dead"),
+            ("Groups", "Consumer groups", "#/groups"),
+        ):
+            await views.get_by_role("link", name=name).click()
+            await expect(page.get_by_role("heading", name=heading)).to_be_visible()
+            await expect(chosen).to_have_text(re.compile(f"^{name}"))
+            assert page.url == ours.url + address
+            await page.reload()
+            await expect(page.get_by_role("heading", name=heading)).to_be_visible()
+            await expect(page.locator(".tiles")).to_be_hidden()
+        await page.go_back()
+        await expect(page.get_by_role("heading", name="Dead letters, by error")).to_be_visible()
+        await views.get_by_role("link", name="Now").click()
+        await expect(page.locator(".tiles")).to_be_visible()
+        await page.goto(f"{ours.url}#/nonsense/%?x=%")  # a link that was cut in a mail
+        await expect(page.locator(".tiles")).to_be_visible()
 
 
 @asynccontextmanager
@@ -223,5 +305,7 @@ async def test_below_a_path_of_a_proxy(open_page: OpenPage) -> None:
         await expect(page.locator("#headline")).to_have_text("All is well")
         await expect(page.locator("#chart-latency .readout")).to_contain_text("p50 1.5 ms")
         assert await page.locator("header img").evaluate("image => image.naturalWidth") > 0
+        await page.get_by_role("link", name="Dead letters", exact=True).click()
+        assert page.url == f"{url}#/dead"
         metrics = page.get_by_role("link", name="Metrics")
         assert await metrics.evaluate("link => link.href") == f"{url}metrics"

@@ -1,9 +1,10 @@
-// A chart of the last fifteen minutes: lines over time, with a crosshair for the pointer and for the arrow keys.
+// A chart of at most the last fifteen minutes: lines over time, with a crosshair for the pointer and for the arrow keys.
 
 import { at, el, svg, write } from "./words.js";
 
 const HEIGHT = 150;
 const PAD = { top: 10, right: 10, bottom: 20, left: 46 };
+const STEPS = [15, 30, 60, 120, 180, 300]; // seconds between two marks of the time
 const GAP = 3; // so many missing points are a gap, not a line
 
 /** Charts of one group share the moment that is pointed at. */
@@ -31,19 +32,20 @@ export class Chart {
     this.empty = el("p", { class: "empty muted", hidden: true }, empty);
     this.canvas = svg("svg", { height: HEIGHT, "aria-hidden": "true" });
     this.stage = el("div", {
-      class: "stage", tabindex: "0", role: "slider", "aria-label": `${title}: a moment of the last 15 minutes, by arrow keys`,
+      class: "stage", tabindex: "0", role: "slider", "aria-label": `${title}: a moment, by arrow keys`,
       "aria-valuemin": "0", "aria-valuemax": "0", "aria-valuenow": "0",
       pointermove: (event) => this.pointed(event), pointerdown: (event) => this.pointed(event),
       pointerleave: () => group.choose(null), blur: () => group.choose(null), keydown: (event) => this.moved(event),
     }, this.canvas, this.empty);
     const legend = lines.length > 1
-      && el("span", { class: "legend" }, lines.map((line) => el("span", { class: `key key-${line.tone}` }, line.name)));
+      && el("span", { class: "legend" }, lines.map((line) => el("span", { class: `key key-${line.tone.split(" ")[0]}` }, line.name)));
     place.replaceChildren(el("div", { class: "bar" }, el("h3", {}, title), legend), this.readout, this.stage);
     new ResizeObserver(() => this.draw()).observe(this.stage);
   }
 
-  show(points, every, keep) {
-    Object.assign(this, { points, every, span: every * keep });
+  /** `every`: seconds between two points; `span`: seconds from left to right. */
+  show(points, every, span) {
+    Object.assign(this, { points, every, span });
     this.draw();
   }
 
@@ -62,12 +64,17 @@ export class Chart {
       nodes.push(svg("line", { class: "grid", x1: PAD.left, x2: width - PAD.right, y1: level, y2: level }));
       nodes.push(svg("text", { class: "axis", x: PAD.left - 6, y: level + 4, "text-anchor": "end" }, tick.text));
     }
-    for (const back of [900, 600, 300, 0]) {
-      const anchor = back === 900 ? "start" : back === 0 ? "end" : "middle";
-      const text = back === 0 ? "now" : `−${back / 60} min`;
+    const step = STEPS.find((each) => this.span / each <= 4) ?? 300;
+    for (let back = 0; back <= this.span; back += step) {
+      const anchor = back === this.span ? "start" : back === 0 ? "end" : "middle";
+      const text = back === 0 ? "now" : back % 60 ? `−${back} s` : `−${back / 60} min`;
       nodes.push(svg("text", { class: "axis", x: x(this.until - back), y: HEIGHT - 5, "text-anchor": anchor }, text));
     }
     for (const line of this.lines) nodes.push(...this.trace(line, x, y));
+    if (scale.peak) {
+      const spot = Math.max(PAD.left + 30, Math.min(width - PAD.right - 30, x(scale.peak.at)));
+      nodes.push(svg("text", { class: "peak", x: spot, y: PAD.top + 1, "text-anchor": "middle" }, `↑ ${scale.peak.text}`));
+    }
     if (this.limit) {
       const level = y(this.limit.value);
       nodes.push(svg("line", { class: "limit", x1: PAD.left, x2: width - PAD.right, y1: level, y2: level }));
@@ -87,6 +94,7 @@ export class Chart {
     let run = null;
     let last = null;
     for (const point of this.points) {
+      if (point.at < this.until - this.span) continue; // before the left edge: the start of a process that came after it
       const value = line.of(point);
       if (value == null) {
         if (!line.bridge) run = null;
@@ -103,7 +111,7 @@ export class Chart {
         && svg("path", { class: `area ${line.tone}`, d: `${d}L${run.at(-1)[0]},${ground}L${run[0][0]},${ground}Z` });
       const stroke = run.length > 1
         ? svg("path", { class: `line ${line.tone}`, d })
-        : svg("circle", { class: `dot ${line.tone}`, cx: run[0][0], cy: run[0][1], r: 2 });
+        : svg("circle", { class: `dot ${line.tone}`, cx: run[0][0], cy: run[0][1], r: line.tone === "bad" ? 3.5 : 2 });
       return [area, stroke].filter(Boolean);
     });
   }
@@ -152,16 +160,23 @@ export class Chart {
   }
 }
 
-/** From nought to a round figure above the largest value. */
+const PEAK = 4; // a peak so many times as high as nearly all else is cut off and named, or all else would lie on the ground
+
+/** From nought to a round figure above the largest value, or above nearly all of them. */
 export function linear(values, text, least) {
   return (points) => {
-    let top = least;
-    for (const point of points) for (const of of values) top = Math.max(top, of(point) ?? 0);
+    const tops = points.map((point) => Math.max(0, ...values.map((of) => of(point) ?? 0)));
+    const usual = tops.filter((top) => top > 0).sort((a, b) => a - b);
+    const most = usual.length ? usual.at(-1) : 0;
+    const nearly = usual.length ? usual[Math.floor((usual.length - 1) * 0.9)] : 0;
+    const cut = usual.length >= 20 && most > PEAK * Math.max(nearly, least);
+    const top = Math.max(least, cut ? nearly * 1.5 : most * 1.05); // the line does not lie on the edge
     const step = [1, 2, 2.5, 5, 10].map((n) => n * 10 ** Math.floor(Math.log10(top / 3))).find((n) => n * 3 >= top) ?? top;
     const ceiling = Math.ceil(top / step) * step;
     const ticks = [];
     for (let value = 0; value <= ceiling + step / 2; value += step) ticks.push({ value, text: text(value) });
-    return { y: (value) => Math.min(1, value / ceiling), ticks };
+    const peak = most > ceiling ? { at: points[tops.indexOf(most)].at, text: text(most) } : null;
+    return { y: (value) => Math.min(1, value / ceiling), ticks, peak };
   };
 }
 

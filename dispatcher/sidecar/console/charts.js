@@ -2,7 +2,9 @@
 
 import { ask } from "./ask.js";
 import { Chart, Group, linear, powers } from "./chart.js";
-import { BACKLOG_BOUND, byId, compact, count, lasting, latency, rate } from "./words.js";
+import { BACKLOG_BOUND, byId, compact, count, lasting, latency, rate, write } from "./words.js";
+
+const LEAST_S = 60; // the shortest time that is drawn
 
 export class Charts {
   constructor(sla) {
@@ -23,14 +25,14 @@ export class Charts {
       new Chart(byId("chart-latency"), group, {
         title: "Latency, from commit to Redis",
         lines: [
-          { name: "p99", of: (p) => p.p99, tone: "three", bridge: 10 },
+          { name: "p99", of: (p) => p.p99, tone: "three thin", bridge: 10 },
           { name: "p95", of: (p) => p.p95, tone: "one", bridge: 10 },
-          { name: "p50", of: (p) => p.p50, tone: "two", bridge: 10 },
+          { name: "p50", of: (p) => p.p50, tone: "two thin", bridge: 10 },
         ],
         scale: powers(0.001, 100, (value) => (value < 1 ? `${Math.round(value * 1000)} ms` : `${Math.round(value)} s`)),
         limit: { value: sla, text: `promised for p95: ${sla} s` },
         say: (p) => (p.p95 == null ? "no event" : `p50 ${latency(p.p50)}, p95 ${latency(p.p95)}, p99 ${latency(p.p99)}`),
-        empty: "No event in the last 15 minutes.",
+        empty: "No event in this time.",
       }),
       new Chart(byId("chart-backlog"), group, {
         title: "Backlog",
@@ -50,14 +52,17 @@ export class Charts {
     ];
   }
 
-  /** Ask for what is new and draw it. */
-  async update() {
+  /** Ask for what is new and draw it. `up_s`: since the dispatcher started; of before there is nothing to draw. */
+  async update(up_s) {
     const answer = await ask(`api/history?after=${this.next}`);
     if (answer.next < this.next) this.points = []; // another start: its numbers began anew
     const fresh = answer.points.map((point) => Object.fromEntries(answer.fields.map((field, i) => [field, point[i]])));
     this.points = this.points.concat(fresh).slice(-answer.keep);
     this.next = answer.next;
-    for (const chart of this.all) chart.show(this.points, answer.every_s, answer.keep);
+    const most = answer.every_s * answer.keep;
+    const span = Math.max(LEAST_S, Math.min(most, Math.ceil(up_s / LEAST_S) * LEAST_S));
+    write(byId("charts-title"), span < most ? `The last ${span / 60 === 1 ? "minute" : `${span / 60} minutes`}, since the start` : `The last ${most / 60} minutes`);
+    for (const chart of this.all) chart.show(this.points, answer.every_s, span);
   }
 
   forget() {

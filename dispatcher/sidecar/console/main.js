@@ -1,17 +1,26 @@
 // Keeps the page alive: asks every two seconds while it is looked at, says when no answer comes, asks for the token.
+// Shows the view that the address names.
 
 import { ask, forget, hasToken, keep } from "./ask.js";
 import { Charts } from "./charts.js";
-import { glance } from "./glance.js";
-import { Letters } from "./letters.js";
-import { at, byId, write } from "./words.js";
+import { Dead } from "./dead.js";
+import { EventView } from "./event.js";
+import { glance, shorten } from "./glance.js";
+import { Groups } from "./groups.js";
+import { List } from "./list.js";
+import { go, onRoute, route } from "./route.js";
+import { side } from "./side.js";
+import { tiles } from "./tiles.js";
+import { DEAD_BOUND, at, byId, count, lasting, tellTimes, write, zone } from "./words.js";
 
 const EVERY_MS = 2000;
 const THEMES = { "": "auto", light: "light", dark: "dark" };
-const letters = new Letters();
+const dead = new Dead();
+const views = { now: dead, dead, events: new List(), event: new EventView(), groups: new Groups() };
 let charts = null;
 let answered = null; // when the last answer came, Unix seconds
 let started = null;
+let shown = null; // the name of the view, once there is one
 let timer = null;
 let busy = false;
 
@@ -24,18 +33,57 @@ async function look() {
     answered = Date.now() / 1000;
     byId("main").hidden = false;
     byId("forget").hidden = !hasToken();
+    if (!shown) show();
     charts ??= new Charts(seen.latency.sla_s);
     if (started !== seen.started_at) charts.forget();
     started = seen.started_at;
+    head(seen);
     glance(seen);
-    letters.known(seen.dead);
-    await charts.update();
+    tiles(seen);
+    side(seen);
+    dead.tell(seen.dead);
+    tellTimes();
+    await charts.update(seen.now - seen.started_at);
     live("on", `Live, ${at(answered)}`);
   } catch (error) {
     failed(error);
   } finally {
     busy = false;
     if (!byId("ask-token").open) timer = setTimeout(look, EVERY_MS);
+  }
+}
+
+/** Which system this is: nobody should have to guess it from a host name. */
+function head(seen) {
+  write(byId("deployment"), seen.deployment ?? "Dispatcher");
+  write(byId("where"), [seen.database, seen.stream.name].filter(Boolean).join(" · "));
+  const [name = "", ...more] = seen.names;
+  write(byId("version"), `Dispatcher ${seen.version} · ${more.length ? `${seen.names.length} processes` : name} · up ${lasting(seen.now - seen.started_at)}`);
+  byId("nav-dead").hidden = !seen.dead;
+  write(byId("nav-dead"), count(seen.dead, DEAD_BOUND));
+  byId("grafana").hidden = !seen.grafana;
+  if (seen.grafana) byId("grafana").href = seen.grafana;
+}
+
+/** Show the view that the address names. */
+function show() {
+  const { name, query } = route();
+  const view = name === "dead" && query.error !== undefined ? "events" : name in views ? name : "now";
+  const moved = shown !== null && shown !== view;
+  shown = view;
+  for (const place of document.querySelectorAll("[data-shows]")) place.hidden = !place.dataset.shows.split(" ").includes(view);
+  for (const link of document.querySelectorAll("nav a")) {
+    const here = link.dataset.view === (name === "event" ? "events" : name in views ? name : "now");
+    if (here) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  byId("find-what").value = query.q ?? "";
+  write(byId("did"), "");
+  shorten();
+  views[view].show();
+  if (moved) {
+    window.scrollTo(0, 0);
+    byId("main").focus({ preventScroll: true }); // a screen reader begins to read there
   }
 }
 
@@ -52,6 +100,7 @@ function failed(error) {
   const words = error.status === 0 ? "No answer from the dispatcher" : error.message;
   live("off", answered ? `Stale, ${at(answered)}` : "No answer");
   byId("main").hidden = false;
+  if (!shown) show();
   byId("glance").dataset.level = "bad";
   write(byId("headline"), words);
   write(byId("when"), answered ? `The figures below are of ${at(answered)}.` : "");
@@ -59,6 +108,7 @@ function failed(error) {
     ? "Does the process run, and does this browser still reach it (a closed port-forward, a pod that was replaced)? It asks again every two seconds."
     : "");
   byId("todo").hidden = error.status !== 0;
+  byId("steps").replaceChildren();
   byId("others").replaceChildren();
   document.title = "✕ Dispatcher: no answer";
   write(byId("say"), words);
@@ -88,6 +138,11 @@ byId("ask-token-form").addEventListener("submit", (event) => {
   keep(value);
   look();
 });
+byId("find").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const q = byId("find-what").value.trim();
+  if (q) go("events", { q });
+});
 byId("forget").addEventListener("click", () => {
   forget();
   location.reload();
@@ -107,5 +162,9 @@ byId("theme").addEventListener("click", () => {
 });
 paint(localStorage.getItem("dispatcher-theme") in THEMES ? localStorage.getItem("dispatcher-theme") : "");
 
+write(byId("zone"), zone() === "UTC" ? "All times are UTC." : `Times: ${zone()}; the log has UTC.`);
+onRoute(() => {
+  if (shown !== null) show();
+});
 document.addEventListener("visibilitychange", look);
 look();

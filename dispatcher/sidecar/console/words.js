@@ -53,11 +53,31 @@ export function at(seconds, { seconds: withSeconds = true } = {}) {
   return today ? (withSeconds ? clock : minute).format(date) : day.format(date);
 }
 
-/** A <time> that tells UTC when pointed at. `value`: Unix seconds or ISO 8601. */
-export function when(value) {
+/** How long ago, or how soon, in words. */
+export function ago(seconds) {
+  if (Math.abs(seconds) < 1) return "now";
+  const words = lasting(Math.abs(seconds)).replace(/^(\d+ [hd]) .*/, "$1"); // "3 h ago": nobody needs the minutes
+  return seconds > 0 ? `${words} ago` : `in ${words}`;
+}
+
+/** A <time>: the moment, then how long ago; `tellTimes` keeps the latter true. `value`: Unix seconds or ISO 8601. */
+export function when(value, { short: brief = false } = {}) {
   const date = new Date(typeof value === "number" ? value * 1000 : value);
   if (value == null || Number.isNaN(date.getTime())) return el("span", {}, "–");
-  return el("time", { datetime: date.toISOString(), title: date.toISOString() }, at(date.getTime() / 1000));
+  const node = el("time", { datetime: date.toISOString(), title: `${date.toISOString()} (UTC)`, "data-brief": brief });
+  tell(node);
+  return node;
+}
+
+function tell(node) {
+  const moment = new Date(node.dateTime).getTime() / 1000;
+  const words = ago(Date.now() / 1000 - moment);
+  write(node, "brief" in node.dataset ? words : `${at(moment)} · ${words}`);
+}
+
+/** Write the relative times on the page anew. */
+export function tellTimes() {
+  for (const node of document.querySelectorAll("time[datetime]")) tell(node);
 }
 
 export function plural(n, noun) {
@@ -105,4 +125,13 @@ export function refill(node, from, make) {
   if (shown.get(node) === key) return;
   shown.set(node, key);
   node.replaceChildren(...[make()].flat());
+}
+
+/** The time zone of the times on the page, such as Europe/Berlin (UTC+2). */
+export function zone() {
+  const minutes = -new Date().getTimezoneOffset();
+  const clock = `${Math.floor(Math.abs(minutes) / 60)}${minutes % 60 ? `:${String(Math.abs(minutes) % 60).padStart(2, "0")}` : ""}`;
+  const name = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const from_utc = minutes ? `UTC${minutes < 0 ? "−" : "+"}${clock}` : "UTC";
+  return name && name !== "UTC" ? `${name} (${from_utc})` : from_utc;
 }

@@ -1,0 +1,82 @@
+// What stands below the charts: the parts, the event types, the groups, the dispatchers.
+
+import { switchPause } from "./act.js";
+import { since } from "./glance.js";
+import { to } from "./route.js";
+import { byId, count, el, lasting, latency, rate, refill, write } from "./words.js";
+
+const PARTS = { // name, how it is when all is well, how it is when not
+  database: ["Postgres", "connected", "away"],
+  redis: ["Redis", "takes entries", "takes none"],
+  listener: ["Doorbell", "writers wake it", "works on its tick"],
+  backpressure: ["Backpressure", "off", "on: waits for a group"],
+  audit: ["Losses in Redis", "would be noticed", "would go unnoticed"],
+  layout: ["Layout of the streams", "as in Postgres", "differs"],
+  paused: ["Pause", "not paused", "paused"],
+  disabled: ["Enabled", "yes", "no: takes no event"],
+};
+
+export function side(seen) {
+  parts(seen);
+  types(seen);
+  groups(seen);
+  alive(seen);
+}
+
+/** Those that are well share a line; one that is not has a line of its own. */
+function parts(seen) {
+  refill(byId("parts"), [seen.states, Math.floor(seen.now / 10)], () => seen.states
+    .toSorted((a, b) => Number(a.ok) - Number(b.ok)).map((state) => {
+      const [name, good, bad] = PARTS[state.kind];
+      const more = state.ok ? null : el("span", { class: "muted" }, [state.reason, since(state.since, seen.now)].filter(Boolean).join(" · "));
+      return el("li", { "data-ok": String(state.ok) }, el("span", { class: "dot", "aria-hidden": "true" }),
+        el("span", { class: "name" }, name), el("span", { class: "value" }, state.ok ? good : bad), more);
+    }));
+  const paused = seen.states.some((state) => state.kind === "paused" && !state.ok);
+  const button = byId("pause");
+  write(button, paused ? "Resume …" : "Pause all …");
+  button.onclick = async () => {
+    const words = await switchPause(!paused);
+    if (words) write(byId("did"), words);
+  };
+}
+
+function types(seen) {
+  const found = seen.types ?? [];
+  byId("types-card").hidden = !found.length;
+  const most = Math.max(...found.map((type) => type.events_per_s), 0.001);
+  refill(byId("types"), [found, seen.latency.sla_s], () => found.map((type) => el("tr", {},
+    el("th", { scope: "row" }, el("a", { href: to("events", { event_type: type.name }) }, type.name),
+      el("meter", { min: 0, max: most, value: type.events_per_s, "aria-hidden": "true" })),
+    el("td", { class: "n" }, rate(type.events_per_s)),
+    el("td", { class: "n" }, latency(type.p50)),
+    el("td", { class: "n", "data-level": type.p95 > seen.latency.sla_s ? "bad" : null }, latency(type.p95)))));
+}
+
+export function groupRow(group, maxlen) {
+  const share = maxlen && group.lag != null ? Math.min(1, group.lag / maxlen) : 0;
+  const read = group.last_read_age_s;
+  return el("li", { "data-level": group.exempt ? "" : share >= 0.8 ? "bad" : share >= 0.5 ? "warn" : "" },
+    el("span", { class: "name" }, group.name), el("span", { class: "value" }, group.lag == null ? "lag not known" : `${count(group.lag)} unread`),
+    el("meter", { min: 0, max: 1, high: group.exempt ? 1 : 0.5, optimum: 0, value: share, "aria-label": `${group.name}: share of what the stream keeps that is unread` }),
+    read == null ? null : el("span", { class: "muted" }, `last read ${lasting(read)} ago`));
+}
+
+function groups(seen) {
+  const { groups: found, length, maxlen, name } = seen.stream;
+  write(byId("stream"), length == null ? `${name}: length not known` : `${name}: ${count(length)} of about ${count(maxlen)} entries`);
+  const none = length == null ? "Not known: Redis does not say." : "No group reads this stream.";
+  refill(byId("groups"), [found, maxlen, none], () => (found.length ? found.map((group) => groupRow(group, maxlen)) : el("li", { class: "muted" }, none)));
+}
+
+function alive(seen) {
+  const found = seen.dispatchers;
+  if (found === null) {
+    refill(byId("alive"), [seen.names], () => el("li", { class: "muted" }, "Not known yet: Postgres has not answered."));
+    return;
+  }
+  refill(byId("alive"), [found, seen.names, Math.floor(seen.now / 30)], () => (found.length ? found.map((one) =>
+    el("li", {}, el("span", { class: "name" }, one.name, seen.names.includes(one.name) ? el("b", { class: "you" }, "this one") : null),
+      el("span", { class: "muted" }, [one.version, `up ${lasting(Math.max(0, seen.now - one.started_at))}`].filter(Boolean).join(" · "))))
+    : el("li", { class: "muted" }, "None is enrolled: disabled, starting, or behind a transaction pooler.")));
+}

@@ -1,0 +1,38 @@
+// The four figures of now. Each takes the colour of its threshold, whatever explains it.
+
+import { BACKLOG_BOUND, DEAD_BOUND, at, byId, count, lasting, latency, pieces, rate, write } from "./words.js";
+
+export function tiles(seen) {
+  const { latency: speed, totals } = seen;
+  const start = at(seen.started_at, { seconds: false });
+  tile("events", rate(seen.events_per_s), seen.silent_s == null ? `${count(totals.published)} since ${start}`
+    : `nothing sent for ${lasting(seen.silent_s)}`, seen);
+  tile("latency", seen.silent_s == null ? latency(speed.p95) : `> ${lasting(seen.oldest_age_s)}`, late(speed, seen), seen);
+  tile("backlog", count(seen.backlog, BACKLOG_BOUND), seen.backlog == null ? "not known yet"
+    : pieces(seen.backlog ? `oldest ${lasting(seen.oldest_age_s)} overdue` : "nothing waits", ...stale(seen)), seen);
+  tile("dead", count(seen.dead, DEAD_BOUND), dead(seen, start), seen);
+}
+
+function tile(name, figure, more, seen) {
+  write(byId(`tile-${name}`), figure);
+  write(byId(`tile-${name}-more`), more);
+  byId(`tile-${name}`).closest(".tile").dataset.level = seen.levels[name];
+}
+
+function late(speed, seen) {
+  if (seen.silent_s != null) return "the oldest waits for so long already";
+  if (speed.p95 == null) return `no event in a minute; promised: ${speed.sla_s} s`;
+  return pieces(`p50 ${latency(speed.p50)}`, `p99 ${latency(speed.p99)}`, `promised ${speed.sla_s} s`);
+}
+
+/** Why the two figures differ: one counts events that wait for a decision, the other each time that one was given up. */
+function dead({ dead: left, totals }, start) {
+  if (!totals.dead) return left ? `none new since ${start}` : "none waits for a decision";
+  return `${count(totals.dead)} given up since ${start}${totals.dead > left ? "; retried and discarded ones included" : ""}`;
+}
+
+/** When the backlog was counted, once that is long ago for a figure of now. */
+function stale(seen) {
+  const age = seen.now - seen.sampled_at;
+  return age < 10 ? [] : [`counted ${lasting(age)} ago`];
+}
