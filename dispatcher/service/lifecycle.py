@@ -240,6 +240,7 @@ class Service:
             f"dispatcher-gauges-{self._name}",
             self._settings.layout.keys,
             self._observe,
+            exempt=self._settings.backpressure_except,
         )
 
     async def _fetch_on_chores(self, sql: str, params: Mapping[str, object] | None) -> list[tuple[Any, ...]]:

@@ -2,25 +2,30 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from dispatcher.core.process_state import ProcessState, Trouble, TroubleKind
-from dispatcher.sidecar.history import SLA_S, RecentWindow
+from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, RecentWindow
 
 Severity = Literal["fine", "note", "warn", "bad"]
 LEVELS: tuple[Severity, ...] = ("fine", "note", "warn", "bad")
 
 LATE_S = 5.0  # the oldest event is overdue for longer: a warning
 VERY_LATE_S = 60.0  # for longer: bad
-BURIED_LATELY_S = 900.0  # dead letters younger than this are bad, older ones a note
+BURIED_LATELY_S = 900.0  # dead events younger than this are bad, older ones a warning, until somebody decides
 STALE_S = 60.0  # a sample older than this
 ERROR_SHARE = 0.02  # of the turns of a minute; as in the alerts
-FEW_EVENTS = 20  # a quantile of fewer is chance
+SETTLING_S = 15.0  # after a start what waited is worked off: that it was late is no news
+UNREAD_S = 900.0  # a group with entries to read that nobody has read for so long is abandoned
+COUNTED = 10_000  # dead events are counted no further
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """One thing a person should know. `since`: Unix seconds; None: not known.
+
+    `link`: the part of the console where one acts on it; `page`: the page of the runbook, without `.md`.
 
     A Finding of `dispatcher doctor` is something else: it asks the servers, and has other levels.
     """
@@ -30,6 +35,8 @@ class Diagnosis:
     what: str
     since: float | None
     do: str
+    link: Literal["dead", "groups", "events"] | None = None
+    page: str | None = None
 
 
 # kind: level, what it is ({} is the reason: a group's name, an error, a person), what to do
@@ -99,18 +106,37 @@ _TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
 _EXPLAINS_WAITING: frozenset[str] = frozenset(
     {"database", "redis", "backpressure", "disabled", "paused", "starting", "refused", "layout"}
 )
+# Who must act first: nothing goes out; events are late now; dead ones wait for a decision; it works, at a cost. Then
+# what is over.
+_RANKS: tuple[frozenset[str], ...] = (
+    frozenset({"database", "redis", "refused", "backpressure", "paused", "disabled"}),
+    frozenset({"late", "slow"}),
+    frozenset({"buried", "dead"}),
+    frozenset({"stopping", "listener", "session", "stale", "errors", "unread"}),
+)
+_PAGES: dict[str, str] = {
+    "database": "postgres-away",
+    "redis": "breaker-open",
+    "refused": "nothing-goes-out",
+    "backpressure": "backpressure",
+    "paused": "paused",
+    "disabled": "start-and-stop",
+    "listener": "listener-deaf",
+    "session": "connections",
+    "audit": "loss-unnoticed",
+}
 
 
 def diagnose(reading: ProcessState, lately: RecentWindow, now: float) -> list[Diagnosis]:
-    """All findings, the worst first; empty: all is fine."""
+    """All findings, first the one that needs somebody now; empty: all is fine."""
     away = any(trouble.kind == "database" for trouble in reading.troubles)
     # Without Postgres nobody listens: that is the same trouble.
     found = [_of_trouble(trouble, reading) for trouble in reading.troubles if not (away and trouble.kind == "listener")]
     found += _computed(reading, lately, now)
 
-    def first(finding: Diagnosis) -> tuple[int, bool, float]:
-        # What stands in the way comes before what came of it.
-        return -LEVELS.index(finding.level), finding.kind not in _TROUBLES, finding.since or now
+    def first(finding: Diagnosis) -> tuple[int, int, float]:
+        ranks = (rank for rank, kinds in enumerate(_RANKS) if finding.kind in kinds and finding.level != "note")
+        return next(ranks, len(_RANKS)), -LEVELS.index(finding.level), finding.since or now
 
     return sorted(found, key=first)
 
@@ -122,22 +148,18 @@ def _of_trouble(trouble: Trouble, reading: ProcessState) -> Diagnosis:
     what = what.replace("{}", trouble.reason or "")
     if reading.processes > 1:
         what += f" ({trouble.of} of {reading.processes} processes)"
-    return Diagnosis(level, trouble.kind, what, trouble.since, do)
+    link: Literal["groups"] | None = "groups" if trouble.kind == "backpressure" else None
+    return Diagnosis(level, trouble.kind, what, trouble.since, do, link, _PAGES.get(trouble.kind))
 
 
 def _computed(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[Diagnosis]:
     kinds = {trouble.kind for trouble in reading.troubles}
     waits = bool(kinds & _EXPLAINS_WAITING)
     yield from _dead(reading, lately, now)
-    if lately.slow_since is not None and lately.p95 is not None and lately.count >= FEW_EVENTS and not waits:
-        yield Diagnosis(
-            "bad",
-            "slow",
-            f"Events are late: p95 of the last minute is {_seconds(lately.p95)}, the promise is {SLA_S} s",
-            lately.slow_since,
-            "After an outage this passes by itself. If not: is the backlog falling? If it grows, start another "
-            "dispatcher; if there is none, look at how busy Postgres and Redis are.",
-        )
+    waits = waits or now - reading.started_at < SETTLING_S
+    if not waits:
+        yield from _slow(lately)
+    yield from _unread(reading, now)
     sample = reading.sample
     if sample and "database" not in kinds:
         if now - sample.at > STALE_S:
@@ -147,6 +169,7 @@ def _computed(reading: ProcessState, lately: RecentWindow, now: float) -> Iterat
                 "Backlog and lag could not be looked at for more than a minute",
                 sample.at,
                 "Postgres is slow or refuses: look at its load and at the log of the dispatcher.",
+                page="gauges-stale",
             )
         elif (age := sample.oldest_age_s or 0.0) > LATE_S and not waits:
             yield Diagnosis(
@@ -156,6 +179,8 @@ def _computed(reading: ProcessState, lately: RecentWindow, now: float) -> Iterat
                 sample.at - age,
                 "If the backlog falls, wait. If it grows, start another dispatcher. If it stands still, "
                 "somebody holds these rows, or no enabled dispatcher takes their share (DISPATCH_CANARY_PERCENT).",
+                "events",
+                "backlog-grows",
             )
     if lately.error_share > ERROR_SHARE and not kinds & {"database", "redis"}:
         yield Diagnosis(
@@ -164,37 +189,90 @@ def _computed(reading: ProcessState, lately: RecentWindow, now: float) -> Iterat
             f"{lately.error_share:.0%} of the turns of the last minute failed",
             None,
             "Look for dispatcher_tick_error in the log: it has the error.",
+            page="high-error-rate",
+        )
+
+
+def _slow(lately: RecentWindow) -> Iterator[Diagnosis]:
+    """By the present: lateness that is over needs nobody."""
+    if lately.p95_now is not None and lately.p95_now > SLA_S:
+        yield Diagnosis(
+            "bad",
+            "slow",
+            f"Events are late: p95 is {_seconds(lately.p95_now)} now, the promise is {SLA_S} s",
+            lately.slow_since,
+            "After an outage this passes by itself. If not: is the backlog falling? If it grows, start another "
+            "dispatcher; if there is none, look at how busy Postgres and Redis are.",
+            page="end-to-end-latency-high",
+        )
+    elif lately.slow_since is not None and lately.p95 is not None and lately.count >= FEW_EVENTS:
+        yield Diagnosis(
+            "note",
+            "slow",
+            f"Events were late, and are not any more: p95 of the last minute is {_seconds(lately.p95)}",
+            lately.slow_since,
+            "Nothing: it is over.",
+        )
+
+
+def _unread(reading: ProcessState, now: float) -> Iterator[Diagnosis]:
+    """Groups that nobody reads any more, long before they hold publishing back."""
+    sample = reading.sample
+    for group, age_s in (sample.group_read_age_s if sample else {}).items():
+        lag = sample.group_lag.get(group, 0) if sample else 0
+        if not lag or age_s <= UNREAD_S:
+            continue
+        never = age_s == inf  # it may have been made a moment ago
+        since = None if never else now - age_s
+        what = f"Nobody {'has ever read' if never else 'reads'} the consumer group {group}: {lag:,} entries wait"
+        yield Diagnosis(
+            "note" if never else "warn",
+            "unread",
+            what,
+            since,
+            "Start its consumers. If nobody needs it any more, XGROUP DESTROY it, or exempt it "
+            "(DISPATCH_BACKPRESSURE_EXCEPT): at nine tenths of REDIS_STREAM_MAXLEN it stops publishing for all.",
+            "groups",
+            "group-not-read",
         )
 
 
 def _dead(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[Diagnosis]:
+    """Dead events need a decision until each is retried or discarded, however old they are."""
     sample = reading.sample
+    counted = sample is not None and sample.at > (reading.buried_at or 0.0)
+    dead = sample.dead if sample and counted else max(lately.buried, sample.dead if sample else 0)
+    if not dead:
+        if lately.buried:
+            what = f"{_events(lately.buried)} died in the last 15 minutes; none is dead now"
+            yield Diagnosis("note", "buried", what, lately.buried_since, "Nothing: they were retried or discarded.")
+        return
     newest = sample.newest_dead_at if sample else None
-    mend = "Look at the errors under dead letters, mend the cause, then retry them there."
-    if lately.buried:
-        events = "1 event was" if lately.buried == 1 else f"{lately.buried:,} events were"
-        what = f"{events} given up" + (f", the latest with: {reading.buried_error}" if reading.buried_error else "")
-        if sample and not sample.dead and sample.at > (reading.buried_at or now):
-            yield Diagnosis(
-                "note", "buried", f"{what}; none is left", lately.buried_since, "Nothing: they were retried."
-            )
-        else:
-            yield Diagnosis("bad", "buried", what, lately.buried_since, mend)
-    elif newest is not None and now - newest < BURIED_LATELY_S:
-        # By another process; or by this one's predecessor.
-        yield Diagnosis("bad", "buried", "Events were given up", newest, mend)
-    elif sample and sample.dead:
-        yield Diagnosis(
-            "note",
-            "dead",
-            "Dead letters wait for a decision; none is younger than 15 minutes",
-            newest,
-            "When there is time: look at them below, mend the cause, retry them.",
-        )
+    error = reading.buried_error or (sample.newest_dead_error if sample else None)
+    fresh = bool(lately.buried) or (newest is not None and now - newest < BURIED_LATELY_S)
+    what = f"{_events(dead)} {'is' if dead == 1 else 'are'} dead and {'waits' if dead == 1 else 'wait'} for a decision"
+    what += f"; the latest error: {error}" if error else ""
+    if lately.buried > dead:
+        again = "an event that is retried and dies again counts twice"
+        what += f". In 15 minutes there were {lately.buried:,} deaths: {again}"
+    yield Diagnosis(
+        "bad" if fresh else "warn",
+        "buried" if fresh else "dead",
+        what,
+        lately.buried_since or newest,
+        "Look at the errors of the dead letters, mend the cause, then retry them; discard those that nobody needs.",
+        "dead",
+        "dead-letters",
+    )
+
+
+def _events(number: int) -> str:
+    return "1 event" if number == 1 else f"more than {COUNTED:,} events" if number > COUNTED else f"{number:,} events"
 
 
 def _seconds(s: float) -> str:
-    return "60 s or more" if s >= 60 else f"{s:.1f} s"
+    """With so many digits that it is never the promise itself."""
+    return "60 s or more" if s >= 60 else f"{s:.1f} s" if s >= 10 else f"{max(s, SLA_S + 0.01):.2f} s"
 
 
 def level_of(findings: list[Diagnosis]) -> Severity:

@@ -18,6 +18,7 @@ EVERY_S = 2.0  # between two points
 POINTS = 450  # fifteen minutes
 WINDOW = 30  # points: the minute that the figures of now are about
 RATE_WINDOW = 5  # points: the ten seconds of a rate of now
+FEW_EVENTS = 20  # a quantile of fewer is chance
 TYPES = 10  # event types that are shown
 SLA_S = 1.5  # what the runbook promises for p95
 
@@ -60,6 +61,7 @@ class RecentWindow:
     p99: float | None = None
     error_share: float = 0.0  # of the turns of the loop
     slow_since: float | None = None  # when p95 began to exceed the promise, if it does
+    p95_now: float | None = None  # of the last ten seconds, or of as many more as have FEW_EVENTS
     buried: int = 0  # events given up in the fifteen minutes, and when the first of them was
     buried_since: float | None = None
     types: tuple[RecentType, ...] = ()  # those with the most events first
@@ -146,10 +148,19 @@ class History:
             p99=latency.quantile(0.99),
             error_share=max(0.0, errors / ticks) if ticks > 0 else 0.0,
             slow_since=(self.lately.slow_since or self._clock()) if slow else None,
+            p95_now=self._p95_now(),
             buried=sum(dead for _, dead in self._burials),
             buried_since=self._burials[0][0] if self._burials else None,
             types=_types(last, first, now - self._readings[0][0]),
         )
+
+    def _p95_now(self) -> float | None:
+        last = self._readings[-1][1].latency
+        for _, reading in list(self._readings)[-1 - RATE_WINDOW :: -1]:
+            recent = last.since(reading.latency)
+            if recent.total >= FEW_EVENTS:
+                return recent.quantile(0.95)
+        return None
 
 
 def _types(last: ProcessState, first: ProcessState, elapsed: float) -> tuple[RecentType, ...]:

@@ -13,9 +13,9 @@ from aiohttp import web
 
 from dispatcher import __version__
 from dispatcher.core.process_state import ProcessState, Trouble
-from dispatcher.sidecar.diagnosis import BURIED_LATELY_S, FEW_EVENTS, LATE_S, VERY_LATE_S, diagnose, level_of
+from dispatcher.sidecar.diagnosis import BURIED_LATELY_S, LATE_S, VERY_LATE_S, diagnose, level_of
 from dispatcher.sidecar.errors import Refusal
-from dispatcher.sidecar.history import SLA_S, WINDOW, History, RecentWindow
+from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, WINDOW, History, RecentWindow
 
 SILENT_S = 3.0  # nothing went out for so long although events are due: that is said
 FRESH_S = 1.0  # an answer is given again for so long

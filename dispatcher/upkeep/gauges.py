@@ -18,6 +18,7 @@ import psycopg
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
+from dispatcher.core.condition import is_exempt
 from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
 from dispatcher.core.events import Observer, Sampled
 from dispatcher.core.process_state import RunningDispatcher, StreamSample
@@ -59,13 +60,14 @@ async def sample_once(
     *,
     known: int | None = None,
     positions: Mapping[str, StreamPositions] | None = None,
+    exempt: Sequence[str] = (),
     now: datetime | None = None,
     bounds: GaugesBounds = BOUNDS,
 ) -> int:
     """Emit one Sampled, which says also that Redis does not answer; returns the backlog.
 
     `known`: a backlog that need not be counted again; `positions`: what earlier samples learned of each
-    stream; `now`: instead of Postgres's clock, for tests.
+    stream; `exempt`: patterns of groups that may be left unread; `now`: instead of Postgres's clock, for tests.
     Raises SessionLost or psycopg.Error.
     """
     bound = bounds.backlog if known is None else 0
@@ -84,7 +86,8 @@ async def sample_once(
             seen = await read_stream_info(redis, stream, known_of, readers=True)
             groups = seen.groups[: bounds.groups]
             behind = {group.name: group.lag for group in groups}
-            since = {group.name: inf if (age := group.last_read_age_s) is None else age for group in groups}
+            asked = [group for group in groups if not is_exempt(group.name, exempt)]
+            since = {group.name: inf if (age := group.last_read_age_s) is None else age for group in asked}
             samples.append(StreamSample(stream, seen.length, behind, since))
             length = (length or 0) + seen.length
             lags |= {group: max(lag, lags.get(group, 0)) for group, lag in behind.items()}
@@ -122,6 +125,7 @@ async def run(
     streams: Sequence[str],
     observe: Observer,
     *,
+    exempt: Sequence[str] = (),
     timing: GaugesTiming = TIMING,
 ) -> None:
     """Sample until cancelled. `name`: of the Redis connection.
@@ -145,7 +149,9 @@ async def run(
             with suppress(SessionLost, psycopg.Error):
                 if redis is not None or current_url == "":
                     known = backlog if began < count_at else None
-                    backlog = await sample_once(fetch, redis, streams, observe, known=known, positions=positions)
+                    backlog = await sample_once(
+                        fetch, redis, streams, observe, known=known, positions=positions, exempt=exempt
+                    )
                     if known is None:
                         count_at = time.monotonic() + timing.rest * (time.monotonic() - began)
             await anyio.sleep(timing.every_s)

@@ -56,27 +56,69 @@ def test_of_several_processes_it_says_how_many():
     assert diagnose(reading, RecentWindow(), NOW)[0].what == "Redis takes no entries: OOM (2 of 4 processes)"
 
 
-def test_a_burial_is_bad_for_fifteen_minutes_then_a_note_while_dead_letters_are_left():
-    left = replace(CALM, buried_at=NOW - 50, buried_error="redis: ERR", sample=dead(3))
+def test_dead_events_are_bad_for_fifteen_minutes_then_a_warning_until_each_is_decided():
+    left = replace(CALM, buried_at=NOW - 50, buried_error="redis: ERR", sample=dead(1200))
     fresh = RecentWindow(buried=1200, buried_since=NOW - 60)
     assert found(left, fresh) == [("bad", "buried", NOW - 60)]
-    assert diagnose(left, fresh, NOW)[0].what == "1,200 events were given up, the latest with: redis: ERR"
-    assert found(left) == [("note", "dead", None)]
+    [said] = diagnose(left, fresh, NOW)
+    assert said.what == "1,200 events are dead and wait for a decision; the latest error: redis: ERR"
+    assert (said.link, said.page) == ("dead", "dead-letters")
+    assert found(left) == [("warn", "dead", None)]
+    assert level_of(diagnose(left, RecentWindow(), NOW)) == "warn"
     assert found(replace(left, sample=Sample(NOW - 60, 0, 0.0, 10, {}))) == []
     retried = replace(left, sample=dead(0, at=NOW - 10))
     assert found(retried, fresh) == [("note", "buried", NOW - 60)]
     assert found(replace(retried, sample=dead(0, at=NOW - 55)), fresh)[0][0] == "bad"  # it looked before
 
 
-def test_a_burial_by_another_dispatcher_is_bad_as_well():
-    assert found(replace(CALM, sample=dead(3, newest=NOW - 100))) == [("bad", "buried", NOW - 100)]
-    assert found(replace(CALM, sample=dead(3, newest=NOW - 1000))) == [("note", "dead", NOW - 1000)]
+def test_the_number_of_deaths_is_explained_where_it_is_not_that_of_the_dead():
+    left = replace(CALM, buried_at=NOW - 50, buried_error="redis: ERR", sample=dead(591))
+    [said] = diagnose(left, RecentWindow(buried=641, buried_since=NOW - 60), NOW)
+    assert said.what.startswith("591 events are dead")
+    assert "there were 641 deaths: an event that is retried and dies again counts twice" in said.what
+    [said] = diagnose(replace(CALM, sample=dead(10_001)), RecentWindow(), NOW)
+    assert said.what.startswith("more than 10,000 events are dead")
 
 
-def test_a_broken_promise_is_bad_unless_few_events_broke_it():
-    slow = RecentWindow(p95=2.0, count=100, slow_since=9_000.0)
+def test_events_that_died_by_another_dispatcher_or_before_a_restart_have_a_number_and_an_error():
+    sample = replace(dead(3, newest=NOW - 100), newest_dead_error="KeyError: 'x'")
+    assert found(replace(CALM, sample=sample)) == [("bad", "buried", NOW - 100)]
+    said = diagnose(replace(CALM, sample=sample), RecentWindow(), NOW)[0].what
+    assert said == "3 events are dead and wait for a decision; the latest error: KeyError: 'x'"
+    assert found(replace(CALM, sample=dead(3, newest=NOW - 1000))) == [("warn", "dead", NOW - 1000)]
+
+
+def test_lateness_is_judged_by_the_present_and_is_said_with_enough_digits():
+    slow = RecentWindow(p95=2.0, p95_now=1.504, count=100, slow_since=9_000.0)
     assert found(CALM, slow) == [("bad", "slow", 9_000.0)]
-    assert found(CALM, replace(slow, count=3)) == []
+    assert "p95 is 1.51 s now, the promise is 1.5 s" in diagnose(CALM, slow, NOW)[0].what
+    over = replace(slow, p95=54.9, p95_now=0.093)
+    assert found(CALM, over) == [("note", "slow", 9_000.0)]
+    assert "were late, and are not any more: p95 of the last minute is 54.9 s" in diagnose(CALM, over, NOW)[0].what
+    assert found(CALM, replace(over, count=3)) == []
+    just_started = replace(CALM, started_at=NOW - 10)
+    assert found(just_started, slow) == []
+
+
+def test_who_must_act_first_comes_first():
+    """A standing stop, then lateness now, then dead events, then what works at a cost, then what is over."""
+    late = Sample(NOW - 1, 9, 61.0, 10, {"search": 7}, 5, NOW - 9_000, group_read_age_s={"search": 7200.0})
+    reading = replace(CALM, sample=late, troubles=(Trouble("listener", "x", 1.0), Trouble("audit", "x", 1.0)))
+    over = RecentWindow(p95=54.9, p95_now=0.093, count=100, slow_since=9_000.0)
+    kinds = [kind for _, kind, _ in found(reading, over)]
+    assert kinds == ["late", "dead", "listener", "unread", "audit", "slow"]
+    paused = replace(reading, troubles=(Trouble("paused", "by ada", NOW - 5),))
+    assert [kind for _, kind, _ in found(paused, over)] == ["paused", "dead", "unread"]
+
+
+def test_a_group_that_nobody_reads_is_named_long_before_it_holds_publishing_back():
+    sample = Sample(NOW - 1, 0, 0.0, 10, {"web-1": 1200, "new": 3, "idle": 0, "busy": 5})
+    ages = {"web-1": 3600.0, "new": float("inf"), "idle": 9999.0, "busy": 1.0}
+    reading = replace(CALM, sample=replace(sample, group_read_age_s=ages))
+    assert found(reading) == [("warn", "unread", NOW - 3600), ("note", "unread", None)]
+    [first, never] = diagnose(reading, RecentWindow(), NOW)
+    assert "the consumer group web-1: 1,200 entries wait" in first.what
+    assert "Nobody has ever read the consumer group new" in never.what
 
 
 @pytest.mark.parametrize(("age", "level"), [(1.0, None), (6.0, "warn"), (61.0, "bad")])
@@ -88,9 +130,9 @@ def test_events_that_wait_without_a_reason(age, level):
 @pytest.mark.parametrize("kind", ["database", "redis", "backpressure", "disabled", "paused", "starting"])
 def test_a_known_reason_explains_why_events_wait(kind):
     reading = replace(CALM, sample=Sample(NOW - 1, 9, 500.0, 10, {}), troubles=(Trouble(kind, None, 1.0),))
-    slow = RecentWindow(p95=60.0, count=100, slow_since=9_000.0)
+    slow = RecentWindow(p95=60.0, p95_now=60.0, count=100, slow_since=9_000.0)
     assert [each for _, each, _ in found(reading, slow)] == [kind]
-    assert "is 60 s or more" in diagnose(CALM, slow, NOW)[0].what
+    assert "is 60 s or more now" in diagnose(CALM, slow, NOW)[0].what
 
 
 def test_figures_of_long_ago_are_said_to_be_so_unless_postgres_is_known_to_be_away():
