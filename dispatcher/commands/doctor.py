@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dispatcher.commands.options import database, json_output, redis_url, settings_from, target
+from dispatcher.commands.options import database, json_output, redis_url, settings_from, stream_name, target
 from dispatcher.core.finding import Finding
 from dispatcher.infra.postgres.pooler import PoolerTrial
 from dispatcher.ops.doctor import Examination, examine
@@ -30,11 +30,13 @@ HOLDS = {"yes": "green", "at a cost": "yellow", "no": "bold red", "not known": "
     help="A direct connection, if the database URL leads to a pooler.  [DISPATCH_LISTEN_URL]",
 )
 @redis_url
+@stream_name
 @json_output
 def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -> int:
     """Check Postgres, Redis, the outbox and the stream, and name a remedy for each fault.
 
-    Changes nothing. Run it with the dispatcher's settings and role, because it checks the rights of that role.
+    Changes nothing. Run it with the dispatcher's settings and role, because it checks the rights of that role. The
+    consumer groups are judged by the MAXLEN of the dispatchers that run; without one, by that of this environment.
 
     \b
     ok       nothing to do
@@ -46,7 +48,7 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
     check takes it away. With --strict the exit code is 1 unless all is ok: for
     a deployment that must not go on with less.
     """
-    more = ("listen_url", "redis_url", "handlers", "unrouted", "stream_name", "stream_maxlen")
+    more = ("listen_url", "redis_url", "handlers", "unrouted", "stream_name", "stream_maxlen", "backpressure_except")
     settings = settings_from(flags, *more)
     findings = anyio.run(
         examine,
@@ -57,6 +59,7 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
             settings["stream_name"],
             settings["stream_maxlen"],
             trigger=not no_trigger,
+            exempt=settings["backpressure_except"],
         ),
     )
     held = judge(findings, stream=bool(settings.get("redis_url")))

@@ -14,11 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dispatcher.commands.options import database, redis_url, settings_from, target
+from dispatcher.commands.options import database, redis_url, settings_from, stream_name, target
+from dispatcher.commands.tables import ago, plain, show_facts, span
 from dispatcher.core.errors import Unreachable
-from dispatcher.core.timestamps import iso
+from dispatcher.core.timestamps import iso, iso_of
+from dispatcher.infra.redis.info import GroupInfo
+from dispatcher.ops.attention import COUNTED, attention
 from dispatcher.ops.status import STATUSES, OutboxStatus, Status, read_status
 
+COLOURS = {"bad": "red", "warn": "yellow"}
 REST = 5  # counting reads the whole outbox: after t seconds of it, wait at least 5 t
 
 
@@ -33,9 +37,13 @@ REST = 5  # counting reads the whole outbox: after t seconds of it, wait at leas
 )
 @database
 @redis_url
+@stream_name
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on one line, each time.")
 def status(watch: float | None, as_json: bool, **flags: str | None) -> None:
-    """Show the outbox, the running dispatchers, the stream and its consumer groups.
+    """Show what needs somebody, then the outbox, the running dispatchers, the stream and its consumer groups.
+
+    What a dispatcher waits for is what it says itself, not what this environment says. Each line says what is wrong,
+    since when, and what to do.
 
     Counting reads the whole outbox; --watch waits at least five times as long as the last count took.
 
@@ -65,19 +73,22 @@ async def _watch(ask: Callable[[], Awaitable[Status]], every_s: float, as_json: 
             console.clear()
         click.echo(as_text(found)) if as_json else show(found, console)
         if not as_json:
-            for problem in found.problems:
-                click.echo(f"not reached: {problem}")
             click.echo(f"at {iso(datetime.now(UTC), 'seconds')}; Ctrl-C ends")
         await anyio.sleep(max(every_s, REST * (monotonic() - began)))
 
 
 def as_text(found: Status) -> str:
-    """One JSON object; the part of a server that cannot be reached is null."""
+    """One JSON object; the part of a server that cannot be reached is null. Times are RFC 3339."""
     stream = None if found.stream is None else {"name": found.stream_name, **asdict(found.stream)}
     outbox = None if found.outbox is None else asdict(found.outbox)
     if outbox is not None:
+        outbox["now"] = iso_of(outbox["now"])
+        newest = outbox["newest_dead_at"]
+        outbox["newest_dead_at"] = None if newest is None else iso_of(newest)
         outbox["words"] = outbox["acknowledgements"]  # its older name, for scripts that read it
-    return json.dumps({"outbox": outbox, "stream": stream, "problems": found.problems}, default=iso)
+    needs = [asdict(each) for each in attention(found)]
+    parts = {"attention": needs, "outbox": outbox, "stream": stream, "problems": found.problems}
+    return json.dumps(parts, default=iso)
 
 
 def facts(found: Status) -> list[tuple[str, str]]:
@@ -90,6 +101,8 @@ def facts(found: Status) -> list[tuple[str, str]]:
             lines.append(("rows", "not counted: it took longer than DISPATCH_QUERY_TIMEOUT_MS"))
         else:
             lines += [(name, str(outbox.rows[name])) for name in STATUSES]
+            if outbox.dead != outbox.rows["dead"] and outbox.dead <= COUNTED:
+                lines.append(("dead events", f"{outbox.dead}, with those of which only copies are left"))
         lines.append(("oldest overdue", f"{outbox.oldest_unsettled_age_s:.1f} s"))
         lines.append(("notification queue", f"{outbox.notification_queue_usage:.1%} full"))
         lines.append(("doorbell trigger", outbox.doorbell))
@@ -105,10 +118,7 @@ def facts(found: Status) -> list[tuple[str, str]]:
     if (stream := found.stream) is not None:
         lines.append(("stream", found.stream_name))
         lines.append(("entries", str(stream.length)))
-        lines += [
-            (f"group {group.name}", f"lag {group.lag}, pending {group.pending}, consumers {group.consumers}")
-            for group in stream.groups
-        ]
+        lines += [(f"group {group.name}", _group(group)) for group in stream.groups]
     return lines
 
 
@@ -119,12 +129,24 @@ def _paused(outbox: OutboxStatus) -> str:
     return f"{outbox.pause}; {obey} of {len(outbox.acknowledgements)} dispatchers acknowledged"
 
 
+def _group(group: GroupInfo) -> str:
+    read = "never read" if group.last_read_age_s is None else f"last read {span(group.last_read_age_s)} ago"
+    return f"{group.lag} to read, {group.pending} unacknowledged, consumers {group.consumers}, {read}"
+
+
 def show(found: Status, console: Console) -> None:
-    """A table on a terminal, one `name: value` a line elsewhere."""
+    """First what needs somebody; then a table on a terminal, aligned lines elsewhere."""
+    needs = attention(found)
+    for each in needs:
+        since = f"; since {each.since} ({ago(each.since)})" if each.since else ""
+        said = f"{each.level}: {plain(each.what)}{since}"
+        click.echo(click.style(said, fg=COLOURS[each.level]) if console.is_terminal else said)
+        click.echo(f"    {each.do}")
+    if not needs:
+        click.echo("Nothing needs anybody.")
     lines = facts(found)
     if not console.is_terminal:
-        for name, value in lines:
-            click.echo(f"{name}: {value}")
+        show_facts(lines)
         return
     table = Table(show_header=False)
     for name, value in lines:

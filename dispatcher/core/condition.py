@@ -12,19 +12,11 @@ from typing import Any
 
 from dispatcher.core.process_state import Trouble, TroubleKind
 from dispatcher.core.timestamps import iso_of
+from dispatcher.core.troubles import TROUBLES, words
 
 # What keeps events from going out, or takes something away, and is not said elsewhere.
-SAID: tuple[TroubleKind, ...] = ("redis", "backpressure", "refused", "listener", "session", "audit")
-STOPS: tuple[TroubleKind, ...] = ("redis", "backpressure", "refused")  # nothing goes out, or not all of it
-
-_WORDS = {
-    "redis": "Redis takes no entries: {}",
-    "backpressure": "publishing waits for the consumer group {}",
-    "refused": "Postgres refuses to {}",
-    "listener": "writers cannot wake it: {}",
-    "session": "Postgres has no connection left for: {}",
-    "audit": "a loss inside Redis would go unnoticed: {}",
-}
+SAID: tuple[TroubleKind, ...] = ("redis", "backpressure", "refused", "layout", "listener", "session", "audit")
+STOPS: tuple[TroubleKind, ...] = ("redis", "backpressure", "refused", "layout")  # nothing goes out, or not all of it
 
 
 def is_exempt(group: str, patterns: Sequence[str]) -> bool:
@@ -40,10 +32,15 @@ class Wait:
     reason: str | None
     since: str
 
-    def __str__(self) -> str:
-        """In plain words, without the time."""
-        words = _WORDS.get(self.kind, self.kind + ": {}")
-        return words.format(self.reason) if self.reason else words.replace(": {}", "").replace(" {}", "")
+    @property
+    def what(self) -> str:
+        """In plain words. A kind that this release does not know keeps its name."""
+        known = next((each for each in SAID if each == self.kind), None)
+        return words(known, self.reason) if known else f"{self.kind}: {self.reason}"
+
+    @property
+    def do(self) -> str:
+        return next((TROUBLES[each][2] for each in SAID if each == self.kind), "See the log of the dispatcher.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """The state of everything, asked from outside: the outbox, the running dispatchers, the stream."""
 
+import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -56,6 +58,10 @@ class OutboxStatus:
     acknowledgements: tuple[Acknowledgement, ...]  # of every enabled dispatcher, also of those without a registry row
     losses: tuple[StreamLoss, ...] = ()
     copy: str | None = None  # why it is a copy, from which nothing is claimed
+    dead: int = 0  # dead events that nobody decided about, counted up to a bound
+    newest_dead_at: float | None = None  # Unix seconds
+    newest_dead_error: str | None = None
+    now: float = 0.0  # Unix seconds, by Postgres's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,7 @@ class Status:
     outbox: OutboxStatus | None
     stream: StreamInfo | None
     problems: tuple[str, ...]
+    now: float = 0.0  # Unix seconds, by our clock
 
 
 class StatusSession(OperatorSession):
@@ -77,10 +84,13 @@ class StatusSession(OperatorSession):
         """Count the rows, find the running dispatchers and the pause."""
         with self.explained():
             [(_, oldest_age_s, queue_usage)] = await self.session.fetch(load("sample"), {"bound": 1, "now": None})
+            [(now,)] = await self.session.fetch("SELECT date_part('epoch', clock_timestamp())")
+            rows = await self._count()
+            dead, newest = await self._dead(rows)
             enabled = [how for (how,) in await self.session.fetch(load("status_doorbell"))]
             return OutboxStatus(
                 self.target.address(),
-                await self._count(),
+                rows,
                 oldest_age_s,
                 queue_usage,
                 "absent" if not enabled else "disabled" if enabled[0] == "D" else "installed",
@@ -89,6 +99,10 @@ class StatusSession(OperatorSession):
                 tuple(await read_acknowledgements(self.session)),
                 await self._losses(),
                 await self._copy(),
+                dead,
+                newest.get("at"),
+                newest.get("error"),
+                now,
             )
 
     async def _copy(self) -> str | None:
@@ -96,6 +110,14 @@ class StatusSession(OperatorSession):
             return await why_copy(self.session, settle=False)
         except psycopg.errors.InsufficientPrivilege:
             return None
+
+    async def _dead(self, rows: dict[str, int] | None) -> tuple[int, dict[str, Any]]:
+        """How many events nobody decided about, and the newest of them."""
+        try:
+            [(dead, newest)] = await self.session.fetch(load("count_dead"), {"bound": 10_001})
+        except psycopg.errors.InsufficientPrivilege:  # a role that may only read the status of the release before
+            return (rows or {}).get("dead", 0), {}
+        return dead, json.loads(newest) if newest else {}
 
     async def _losses(self) -> tuple[StreamLoss, ...]:
         try:
@@ -139,7 +161,7 @@ async def read_status(target: PostgresTarget, redis_url: str, stream_name: str) 
     if wrong := [str(error) for error in errors if isinstance(error, Misconfigured)]:
         raise Misconfigured("; ".join(wrong))
     problems = tuple(str(error) for error in errors)
-    return Status(stream_name, next(iter(outbox), None), next(iter(stream), None), problems)
+    return Status(stream_name, next(iter(outbox), None), next(iter(stream), None), problems, time.time())
 
 
 async def _read_stream(url: str, name: str, timeout_s: float) -> StreamInfo:

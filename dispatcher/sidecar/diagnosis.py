@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-from dispatcher.core.process_state import ProcessState, Trouble, TroubleKind
+from dispatcher.core.process_state import ProcessState, Trouble
+from dispatcher.core.troubles import TROUBLES, Severity, words
 from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, RecentWindow
 
-Severity = Literal["fine", "note", "warn", "bad"]
 LEVELS: tuple[Severity, ...] = ("fine", "note", "warn", "bad")
 
 LATE_S = 5.0  # the oldest event is overdue for longer: a warning
@@ -39,69 +39,6 @@ class Diagnosis:
     page: str | None = None
 
 
-# kind: level, what it is ({} is the reason: a group's name, an error, a person), what to do
-_TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
-    "database": (
-        "bad",
-        "Postgres cannot be reached: {}",
-        "Bring Postgres back, or do what the reason says. Nothing is lost: what producers commit waits in the outbox, "
-        "and the dispatcher connects again by itself within about two seconds.",
-    ),
-    "redis": (
-        "bad",
-        "Redis takes no entries: {}",
-        "Bring Redis back, or give it memory if it says OOM. Nothing is lost and no attempt is used up: "
-        "events wait in Postgres and go out within about a second of its return.",
-    ),
-    "backpressure": (
-        "bad",
-        "Publishing waits for the consumer group {}",
-        "Start or repair the consumers of that group. If nobody needs it any more, XGROUP DESTROY it. Publishing has "
-        "stopped, and goes on by itself once the slowest group has less than 80 % of REDIS_STREAM_MAXLEN to read.",
-    ),
-    "layout": (
-        "bad",
-        "Nothing is claimed for the streams: {}",
-        "Two dispatchers with different streams would split the events between them. Give all of them the settings "
-        "that stand in Postgres (dispatcher layout), or change those there (dispatcher layout set). It goes on by "
-        "itself.",
-    ),
-    "stopping": ("warn", "Stopping: {}", "Nothing, if a rollout or a person asked for it; another takes over."),
-    "disabled": (
-        "warn",
-        "Disabled: no event is taken",
-        "Set DISPATCHER_ENABLED=true and restart, when it is meant to run.",
-    ),
-    "paused": (
-        "warn",
-        "Paused, so no event is taken: {}",
-        "dispatcher resume, when whoever paused it agrees. Events wait in Postgres.",
-    ),
-    "listener": (
-        "warn",
-        "Writers cannot wake the dispatcher: {}",
-        "Events go out on the tick, a little late. Behind a transaction pooler set DISPATCH_LISTEN_URL to a direct "
-        "connection. Else run dispatcher doctor: its check `listen` says why the session hears nothing.",
-    ),
-    "session": (
-        "warn",
-        "Postgres has no connection left for: {}",
-        "Raise the limit (ALTER ROLE ... CONNECTION LIMIT, max_connections), or end sessions of others. "
-        "dispatcher doctor says how many there are (its check `sessions`).",
-    ),
-    "refused": (
-        "bad",
-        "Postgres refuses to {}",
-        "dispatcher doctor tries it (its checks `try-...`) and says what to do. What was published stays claimed.",
-    ),
-    "audit": (
-        "note",
-        "A loss inside Redis would go unnoticed: {}",
-        "Allow this user INFO and XINFO on the stream (docs/runbook/rights.md).",
-    ),
-    "starting": ("note", "Starting", "Nothing; it is opening its connections."),
-}
-
 # With one of these, events have to wait: that they do is no finding of its own.
 _EXPLAINS_WAITING: frozenset[str] = frozenset(
     {"database", "redis", "backpressure", "disabled", "paused", "starting", "refused", "layout"}
@@ -109,7 +46,7 @@ _EXPLAINS_WAITING: frozenset[str] = frozenset(
 # Who must act first: nothing goes out; events are late now; dead ones wait for a decision; it works, at a cost. Then
 # what is over.
 _RANKS: tuple[frozenset[str], ...] = (
-    frozenset({"database", "redis", "refused", "backpressure", "paused", "disabled"}),
+    frozenset({"database", "redis", "refused", "layout", "backpressure", "paused", "disabled"}),
     frozenset({"late", "slow"}),
     frozenset({"buried", "dead"}),
     frozenset({"stopping", "listener", "session", "stale", "errors", "unread"}),
@@ -142,10 +79,8 @@ def diagnose(reading: ProcessState, lately: RecentWindow, now: float) -> list[Di
 
 
 def _of_trouble(trouble: Trouble, reading: ProcessState) -> Diagnosis:
-    level, what, do = _TROUBLES[trouble.kind]
-    if trouble.reason is None:
-        what = what.replace(": {}", "").replace(" {}", "")
-    what = what.replace("{}", trouble.reason or "")
+    level, _, do = TROUBLES[trouble.kind]
+    what = words(trouble.kind, trouble.reason)
     if reading.processes > 1:
         what += f" ({trouble.of} of {reading.processes} processes)"
     link: Literal["groups"] | None = "groups" if trouble.kind == "backpressure" else None

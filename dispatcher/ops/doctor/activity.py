@@ -1,6 +1,11 @@
 """Activity in Postgres: old snapshots, the notification queue, running dispatchers, the pause, the backlog."""
 
+import json
+from collections.abc import Sequence
+
+from dispatcher.core.condition import STOPS, Condition
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
+from dispatcher.core.timestamps import iso_of
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.pause import read_acknowledgements, read_switch
@@ -8,6 +13,7 @@ from dispatcher.ops.pause import read_acknowledgements, read_switch
 OLD_TRANSACTIONS = 1_000_000  # the limit for a snapshot whose age in seconds is not visible
 QUEUE_WARNING, QUEUE_BAD = 0.1, 0.5  # share of the notification queue
 LATE_WARNING_S, LATE_BAD_S = 10.0, 60.0
+DEAD_COUNTED = 10_000
 
 
 async def snapshot(session: Session, *, warning_s: float, bad_s: float) -> Finding:
@@ -74,6 +80,38 @@ async def pause(session: Session) -> Finding:
     return warning("pause", f"paused {switch}", "`dispatcher resume`, when the pause has served its purpose")
 
 
+async def dead_events(session: Session) -> Finding:
+    """Check whether somebody has to decide about dead events."""
+    [(dead, died_last)] = await session.fetch(load("count_dead"), {"bound": DEAD_COUNTED + 1})
+    if not dead:
+        return ok("dead-events", "none is dead")
+    newest = json.loads(died_last) if died_last else {}
+    many = f"more than {DEAD_COUNTED}" if dead > DEAD_COUNTED else f"{dead}"
+    when = f", the newest since {iso_of(newest['at'])}" if newest.get("at") else ""
+    error = f": {newest['error']}" if newest.get("error") else ""
+    remedy = "`dispatcher dlq stats`; mend the cause, then `dlq retry`; `dlq discard` what nobody needs"
+    return warning("dead-events", f"{many} dead, and nobody has decided{when}{error}", remedy)
+
+
+def waits(conditions: Sequence[Condition]) -> list[Finding]:
+    """What the dispatchers themselves say that they wait for, each once."""
+    found: dict[tuple[str, str | None, str | None], list[tuple[str, str, str]]] = {}
+    for condition in conditions:
+        for wait in condition.waits:
+            where = f" of '{condition.stream}', MAXLEN {condition.maxlen}" if wait.kind == "backpressure" else ""
+            found.setdefault((wait.kind, wait.reason, condition.stream), []).append(
+                (wait.since, wait.what + where, wait.do)
+            )
+    if not found:
+        return [ok("waits", "no dispatcher says that it waits for anything")]
+    listed = []
+    for (kind, _, _), said in found.items():
+        since, what, do = min(said)
+        level = bad if kind in STOPS else warning
+        listed.append(level("waits", f"{what}; since {since}, say {len(said)} of {len(conditions)} dispatchers", do))
+    return listed
+
+
 async def losses(session: Session) -> Finding:
     """Check whether Redis lost entries within the last day."""
     found = await session.fetch(load("status_losses"))
@@ -105,5 +143,11 @@ async def backlog(session: Session) -> Finding:
     if oldest_s < LATE_WARNING_S:
         return ok("backlog", f"the oldest unsettled row is {oldest_s:.1f} s overdue")
     said = f"the oldest unsettled row is {oldest_s:.0f} s overdue"
+    if (await read_switch(session.fetch)).paused:
+        return warning("backlog", f"{said}: everything is paused", "see pause")
+    if any(each.condition.stops for each in await read_acknowledgements(session)):
+        return (bad if oldest_s >= LATE_BAD_S else warning)(
+            "backlog", said, "see waits: another dispatcher would wait too"
+        )
     remedy = "see the other findings and the log of a dispatcher; if neither names a cause, start another one"
     return (bad if oldest_s >= LATE_BAD_S else warning)("backlog", said, remedy)

@@ -4,12 +4,14 @@ It has no OperatorSession: missing tables, a read-only server and a refused conn
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 import anyio
 import psycopg
 
+from dispatcher.core.condition import Condition
 from dispatcher.core.errors import DispatcherError, SessionLost
 from dispatcher.core.finding import Finding, bad, unknown
 from dispatcher.infra.postgres.connect import connect
@@ -19,6 +21,7 @@ from dispatcher.ops.doctor import activity, clocks, listening, schema, sessions,
 from dispatcher.ops.doctor import postgres as server
 from dispatcher.ops.doctor.redis import RedisFacts, look_at_redis
 from dispatcher.ops.doctor.stream import groups, stream_type
+from dispatcher.ops.pause import read_acknowledgements
 
 Check = Callable[[Session], Awaitable[Finding]]
 
@@ -33,6 +36,7 @@ class Examination:
     stream: str
     maxlen: int
     trigger: bool = True
+    exempt: tuple[str, ...] = ()  # groups that hold nothing back
     snapshot_warning_s: float = 300.0
     snapshot_bad_s: float = 3600.0
     listen_timeout_s: float = 2.0
@@ -46,9 +50,11 @@ async def examine(wanted: Examination) -> list[Finding]:
     postgres: list[Finding] = []
     redis: list[Finding] = []
     clock: list[tuple[str, float]] = []
+    conditions: list[Condition] = []
+    seen: list[RedisFacts] = []
 
     async def ask_postgres() -> None:
-        postgres.extend(await _postgres(wanted, clock))
+        postgres.extend(await _postgres(wanted, clock, conditions))
 
     async def ask_redis() -> None:
         findings, facts = await look_at_redis(
@@ -56,7 +62,7 @@ async def examine(wanted: Examination) -> list[Finding]:
         )
         redis.extend(findings)
         if facts is not None:
-            redis.extend(_stream(facts, wanted))
+            seen.append(facts)
             if facts.ahead_s is not None:
                 clock.append(("Redis", facts.ahead_s))
 
@@ -64,14 +70,19 @@ async def examine(wanted: Examination) -> list[Finding]:
         both.start_soon(ask_postgres, name="Postgres")
         if wanted.redis_url:
             both.start_soon(ask_redis, name="Redis")
+    for facts in seen:
+        redis += _stream(facts, wanted, conditions)
     return [*postgres, *redis, *clocks.judge(clock, wanted.clock_warning_s)]
 
 
-def _stream(facts: RedisFacts, wanted: Examination) -> Sequence[Finding]:
-    return [stream_type(facts, wanted.stream), *groups(facts, wanted.stream, wanted.maxlen)]
+def _stream(facts: RedisFacts, wanted: Examination, conditions: Sequence[Condition]) -> Sequence[Finding]:
+    """Judged by the settings of the dispatchers that run; where none says them, by those of this environment."""
+    said = next((each for each in conditions if each.stream == wanted.stream and each.maxlen), None)
+    maxlen, exempt = (said.maxlen, said.exempt) if said and said.maxlen else (wanted.maxlen, wanted.exempt)
+    return [stream_type(facts, wanted.stream), *groups(facts, wanted.stream, maxlen, exempt)]
 
 
-async def _postgres(wanted: Examination, clock: list[tuple[str, float]]) -> list[Finding]:
+async def _postgres(wanted: Examination, clock: list[tuple[str, float]], conditions: list[Condition]) -> list[Finding]:
     try:
         session = await connect(wanted.database, "doctor")
     except DispatcherError as error:
@@ -111,10 +122,14 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]]) -> list
             ("sessions", sessions.sessions),
             ("pause", activity.pause),
             ("backlog", activity.backlog),
+            ("dead-events", activity.dead_events),
             ("losses", activity.losses),
         ]
         for name, check in checks:
             found.append(await _safely(name, check, session))
+        with suppress(psycopg.Error):  # `dispatchers` says why
+            conditions += [each.condition for each in await read_acknowledgements(session)]
+            found += activity.waits(conditions)
         try:
             found.extend(await schema.trials(session))
         except psycopg.Error as error:

@@ -1,8 +1,9 @@
 """The stream: whether the key is one, and how near each group is to losing unread entries to trimming."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dispatcher.core.condition import is_exempt
 from dispatcher.core.decide import Refused
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.pacing import HOLD_BACK_AT
@@ -31,8 +32,11 @@ def stream_type(facts: RedisFacts, name: str) -> Finding:
     return unknown("stream", f"could not be asked: {text.split(' ', 1)[0]}", f"ACL SETUSER <user> ~{name} +xlen")
 
 
-def groups(facts: RedisFacts, name: str, maxlen: int) -> Iterator[Finding]:
-    """One finding a group, the slowest first; one finding when there is no group."""
+def groups(facts: RedisFacts, name: str, maxlen: int, exempt: Sequence[str] = ()) -> Iterator[Finding]:
+    """One finding a group, the slowest first; one finding when there is no group.
+
+    `maxlen`, `exempt`: as the running dispatchers have them.
+    """
     found = facts.replies["XINFO"]
     if isinstance(found, Refused) and "no such key" not in found.text:
         if not found.text.startswith("WRONGTYPE"):
@@ -45,13 +49,19 @@ def groups(facts: RedisFacts, name: str, maxlen: int) -> Iterator[Finding]:
         return
     lags = sorted(((lag, group) for group, lag in facts.groups), key=lambda pair: -pair[0])
     for lag, group in lags:
-        yield _group(group["name"].decode(errors="replace"), lag, group, maxlen)
+        called = group["name"].decode(errors="replace")
+        if is_exempt(called, exempt):
+            lost = "; what it has not read is trimmed" if lag >= maxlen else ""
+            yield ok("groups", f"group {called} has {lag} entries to read; it is exempt, and holds nothing back{lost}")
+        else:
+            yield _group(called, lag, group, maxlen)
 
 
 def _group(name: str, lag: int, group: dict[str, Any], maxlen: int) -> Finding:
     unread = f"{lag} entries to read, {lag / maxlen:.1%} of MAXLEN {maxlen}"
     said = f"group {name} has {unread}; {group['pending']} read and not acknowledged"
-    remedy = f"start or speed up its consumers; a group nobody uses: XGROUP DESTROY <stream> {name}"
+    remedy = "start or speed up its consumers; a group nobody uses: "
+    remedy += f"XGROUP DESTROY <stream> {name}, or exempt it (DISPATCH_BACKPRESSURE_EXCEPT)"
     if lag >= HOLD_BACK_AT * maxlen:
         return bad("groups", f"{said}: claiming waits for it", remedy)
     if lag >= LAGS * maxlen:

@@ -1,0 +1,79 @@
+"""What each trouble is called, how bad it is, and what to do about it: for the console, `status` and `doctor` alike."""
+
+from typing import Literal
+
+from dispatcher.core.process_state import TroubleKind
+
+Severity = Literal["fine", "note", "warn", "bad"]
+
+# kind: level, what it is ({} is the reason: a group's name, an error, a person), what to do
+TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
+    "database": (
+        "bad",
+        "Postgres cannot be reached: {}",
+        "Bring Postgres back, or do what the reason says. Nothing is lost: what producers commit waits in the outbox, "
+        "and the dispatcher connects again by itself within about two seconds.",
+    ),
+    "redis": (
+        "bad",
+        "Redis takes no entries: {}",
+        "Bring Redis back, or give it memory if it says OOM. Nothing is lost and no attempt is used up: "
+        "events wait in Postgres and go out within about a second of its return.",
+    ),
+    "backpressure": (
+        "bad",
+        "Publishing waits for the consumer group {}",
+        "Start or repair the consumers of that group. If nobody needs it any more, XGROUP DESTROY it, or exempt it "
+        "(DISPATCH_BACKPRESSURE_EXCEPT). Publishing has stopped, and goes on by itself once the slowest group has less "
+        "than 80 % of REDIS_STREAM_MAXLEN to read.",
+    ),
+    "layout": (
+        "bad",
+        "Nothing is claimed for the streams: {}",
+        "Two dispatchers with different streams would split the events between them. Give all of them the settings "
+        "that stand in Postgres (dispatcher layout), or change those there (dispatcher layout set). It goes on by "
+        "itself.",
+    ),
+    "stopping": ("warn", "Stopping: {}", "Nothing, if a rollout or a person asked for it; another takes over."),
+    "disabled": (
+        "warn",
+        "Disabled: no event is taken",
+        "Set DISPATCHER_ENABLED=true and restart, when it is meant to run.",
+    ),
+    "paused": (
+        "warn",
+        "Paused, so no event is taken: {}",
+        "dispatcher resume, when whoever paused it agrees. Events wait in Postgres.",
+    ),
+    "listener": (
+        "warn",
+        "Writers cannot wake the dispatcher: {}",
+        "Events go out on the tick, a little late. Behind a transaction pooler set DISPATCH_LISTEN_URL to a direct "
+        "connection. Else run dispatcher doctor: its check `listen` says why the session hears nothing.",
+    ),
+    "session": (
+        "warn",
+        "Postgres has no connection left for: {}",
+        "Raise the limit (ALTER ROLE ... CONNECTION LIMIT, max_connections), or end sessions of others. "
+        "dispatcher doctor says how many there are (its check `sessions`).",
+    ),
+    "refused": (
+        "bad",
+        "Postgres refuses to {}",
+        "dispatcher doctor tries it (its checks `try-...`) and says what to do. What was published stays claimed.",
+    ),
+    "audit": (
+        "note",
+        "A loss inside Redis would go unnoticed: {}",
+        "Allow this user INFO and XINFO on the stream (docs/runbook/rights.md).",
+    ),
+    "starting": ("note", "Starting", "Nothing; it is opening its connections."),
+}
+
+
+def words(kind: TroubleKind, reason: str | None) -> str:
+    """What it is, in plain words."""
+    what = TROUBLES[kind][1]
+    if reason is None:
+        what = what.replace(": {}", "").replace(" {}", "")
+    return what.replace("{}", reason or "")

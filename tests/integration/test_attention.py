@@ -1,0 +1,117 @@
+"""What `status`, `doctor` and `groups` say needs somebody: what the dispatchers say, not what this environment says."""
+
+import json
+import re
+
+import pytest
+
+from dispatcher.core.condition import Condition
+from dispatcher.core.events import BackpressureChanged, Published, Settled
+from dispatcher.core.process_state import Trouble
+from tests.support.command import HearCommand
+from tests.support.dead_letters import bury
+from tests.support.rows import STREAM, insert_events
+from tests.support.waiting import until
+
+MAXLEN = 100
+
+
+def kinds(output: str) -> list[tuple[str, str]]:
+    return [(each["level"], each["kind"]) for each in json.loads(output)["attention"]]
+
+
+async def test_backpressure_is_said_with_the_maxlen_of_the_dispatcher(dispatcher, heard: HearCommand, db, redis):
+    """The group that nobody reads, the stream, MAXLEN as the dispatcher has it, since when, and what to do."""
+    await redis.xgroup_create(STREAM, "search", "0", mkstream=True)
+    for n in range(95):
+        await redis.xadd(STREAM, {"n": n})
+    async with dispatcher(stream_maxlen=MAXLEN, tick_ms=20) as running:
+        await insert_events(db, 5)
+        assert (await running.tap.next(BackpressureChanged)).on
+
+        async def said() -> bool:
+            return ("bad", "backpressure") in kinds((await heard("status", "--json"))[1])
+
+        await until(said, "the dispatcher says what it waits for")
+        code, out, _ = await heard("status", "--json")
+        first = json.loads(out)["attention"][0]
+        assert (code, first["kind"]) == (0, "backpressure")
+        assert first["what"] == f"Publishing waits for the consumer group search of stream {STREAM} (MAXLEN {MAXLEN})"
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["since"])
+        assert "XGROUP DESTROY" in first["do"]
+        text = (await heard("status"))[1].splitlines()
+        assert text[0].startswith("bad: Publishing waits for the consumer group search")
+        code, out, _ = await heard("doctor", "--json")
+        found = {each["check"]: each for each in json.loads(out)["findings"]}
+        assert code == 1
+        assert (found["groups"]["level"], "95.0% of MAXLEN 100" in found["groups"]["found"]) == ("bad", True)
+        assert (found["waits"]["level"], "the consumer group search" in found["waits"]["found"]) == ("bad", True)
+        code, out, _ = await heard("groups", "--json")
+        [stream] = json.loads(out)["streams"]
+        [group] = stream["groups"]
+        assert (stream["maxlen"], group["lag"], group["last_read_age_s"], group["exempt"]) == (MAXLEN, 95, None, False)
+        out = (await heard("groups"))[1]
+        assert "holds publishing back" in out
+        await redis.xgroup_destroy(STREAM, "search")
+        assert not (await running.tap.next(BackpressureChanged)).on
+
+        async def over() -> bool:
+            return kinds((await heard("status", "--json"))[1]) == []
+
+        await until(over, "the dispatcher says that it is over")
+        assert (await heard("status"))[1].startswith("Nothing needs anybody.")
+
+
+async def test_an_exempt_group_holds_nothing_back(dispatcher, heard: HearCommand, db, redis):
+    await redis.xgroup_create(STREAM, "web-7", "0", mkstream=True)
+    for n in range(95):
+        await redis.xadd(STREAM, {"n": n})
+    async with dispatcher(stream_maxlen=MAXLEN, tick_ms=20, backpressure_except=("other", "web-*")) as running:
+        await insert_events(db, 5)
+        assert (await running.tap.next(Published)).entries == 5
+        await running.tap.next(Settled)
+        assert running.tap.all(BackpressureChanged) == []
+        out = (await heard("groups"))[1]
+        assert re.search(r"web-7 .* exempt", out)
+        findings = json.loads((await heard("doctor", "--json"))[1])["findings"]
+        [group] = [each for each in findings if each["check"] == "groups"]
+        assert (group["level"], "it is exempt" in group["found"]) == ("ok", True)
+
+
+async def test_dead_events_are_never_fine_until_each_is_decided(dispatcher, heard: HearCommand, db):
+    async with dispatcher():
+        await bury(db, ids := await insert_events(db, 3), "redis: ERR no")
+        needs = json.loads((await heard("status", "--json"))[1])["attention"]
+        assert [(each["level"], each["kind"]) for each in needs] == [("bad", "dead")]
+        assert needs[0]["what"] == "3 events are dead and wait for a decision; the latest error: redis: ERR no"
+        await db.execute("UPDATE messaging.message_dlq SET died_at = died_at - interval '1 day'")
+        assert kinds((await heard("status", "--json"))[1]) == [("warn", "dead")]
+        findings = json.loads((await heard("doctor", "--json"))[1])["findings"]
+        [dead] = [each for each in findings if each["check"] == "dead-events"]
+        assert (dead["level"], dead["found"].startswith("3 dead, and nobody has decided")) == ("warning", True)
+        await heard("dlq", "discard", *map(str, ids), "--reason", "test data")
+        assert kinds((await heard("status", "--json"))[1]) == []
+
+
+@pytest.mark.parametrize("flag", [True, False])
+async def test_status_and_doctor_look_at_the_stream_that_is_named(heard: HearCommand, db, redis, flag):
+    await redis.xadd("other", {"n": 1})
+    name = ["--stream-name", "other"] if flag else []
+    stream = json.loads((await heard("status", "--json", *name))[1])["stream"]
+    assert (stream["name"], stream["length"]) == (("other", 1) if flag else (STREAM, 0))
+    findings = json.loads((await heard("doctor", "--json", *name))[1])["findings"]
+    [found] = [each["found"] for each in findings if each["check"] == "stream"]
+    assert ("'other' holds 1 entries" in found) == flag
+
+
+def test_a_condition_of_another_release_is_read_as_far_as_it_is_understood():
+    written = Condition("s", 7, 3, ("web-*",)).with_troubles(
+        [Trouble("backpressure", "search", 5.0), Trouble("paused", "by ada", 1.0), Trouble("audit", None, 2.0)]
+    )
+    read = Condition.read(json.loads(written))
+    assert (read.stream, read.maxlen, read.max_attempts, read.exempt) == ("s", 7, 3, ("web-*",))
+    assert [each.kind for each in read.waits] == ["audit", "backpressure"]
+    assert [each.what for each in read.stops] == ["Publishing waits for the consumer group search"]
+    assert Condition.read(None) == Condition.read({}) == Condition.read({"waits": [7, {}]}) == Condition()
+    [strange] = Condition.read({"waits": [{"kind": "moon", "reason": "full", "since": "x"}]}).waits
+    assert (strange.what, strange.do) == ("moon: full", "See the log of the dispatcher.")
