@@ -159,7 +159,8 @@ def _unread(reading: ProcessState, now: float) -> Iterator[Diagnosis]:
             continue
         never = age_s == inf  # it may have been made a moment ago
         since = None if never else now - age_s
-        what = f"Nobody {'has ever read' if never else 'reads'} the consumer group {group}: {lag:,} entries wait"
+        nobody = "Nobody has ever read the consumer group" if never else "Nobody reads the consumer group"
+        what = f"{nobody} {group}: {lag:,} entries wait"
         yield Diagnosis(
             "note" if never else "warn",
             "unread",
