@@ -9,7 +9,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dispatcher.commands.options import database, json_output, redis_url, settings_from, stream_name, target
+from dispatcher.commands.options import (
+    LAYOUT,
+    database,
+    json_output,
+    layout_of,
+    redis_url,
+    settings_from,
+    stream_name,
+    target,
+)
 from dispatcher.core.finding import Finding
 from dispatcher.infra.postgres.pooler import PoolerTrial
 from dispatcher.ops.doctor import Examination, examine
@@ -48,7 +57,7 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
     check takes it away. With --strict the exit code is 1 unless all is ok: for
     a deployment that must not go on with less.
     """
-    more = ("listen_url", "redis_url", "handlers", "unrouted", "stream_name", "stream_maxlen", "backpressure_except")
+    more = ("listen_url", "redis_url", "handlers", "unrouted", *LAYOUT, "stream_maxlen", "backpressure_except")
     settings = settings_from(flags, *more)
     findings = anyio.run(
         examine,
@@ -56,7 +65,7 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
             replace(target(settings, STATEMENT_S), trial=PoolerTrial()),
             replace(target(settings, STATEMENT_S, url=settings.get("listen_url")), trial=PoolerTrial()),
             settings.get("redis_url", ""),
-            settings["stream_name"],
+            layout_of(settings),
             settings["stream_maxlen"],
             trigger=not no_trigger,
             exempt=settings["backpressure_except"],

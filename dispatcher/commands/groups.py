@@ -7,7 +7,16 @@ from typing import Any
 import anyio
 import click
 
-from dispatcher.commands.options import database, json_output, redis_url, settings_from, stream_name, target
+from dispatcher.commands.options import (
+    LAYOUT,
+    database,
+    json_output,
+    layout_of,
+    redis_url,
+    settings_from,
+    stream_name,
+    target,
+)
 from dispatcher.commands.tables import show_table, span
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -35,7 +44,7 @@ def groups(as_json: bool, **flags: str | None) -> None:
 
     MAXLEN and the exempt groups are those of the running dispatchers; without one, of this environment.
     """
-    more = ("redis_url", "handlers", "unrouted", "stream_name", "stream_maxlen", "backpressure_except")
+    more = ("redis_url", "handlers", "unrouted", *LAYOUT, "stream_maxlen", "backpressure_except")
     settings = settings_from(flags, *more)
     streams, note = anyio.run(_ask, settings, target(settings, STATEMENT_S))
     if note:
@@ -57,7 +66,7 @@ async def _ask(settings: dict[str, Any], where: PostgresTarget) -> tuple[list[St
         note = f"MAXLEN and the exempt groups are those of this environment: {error}"
     asked = GroupsQuestion(
         settings.get("redis_url", ""),
-        settings["stream_name"],
+        layout_of(settings).keys,
         said.maxlen if said else settings["stream_maxlen"],
         said.exempt if said else settings["backpressure_except"],
         where.connect_timeout_s,

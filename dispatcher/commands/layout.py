@@ -7,14 +7,24 @@ from dataclasses import asdict
 import anyio
 import click
 
-from dispatcher.commands.options import database, json_output, redis_url, require_terminal, settings_from, target, yes
+from dispatcher.commands.options import (
+    LAYOUT,
+    database,
+    json_output,
+    layout_of,
+    redis_url,
+    require_terminal,
+    settings_from,
+    target,
+    yes,
+)
 from dispatcher.core.layout import Layout
 from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.layout import KeyState, LayoutChange, LayoutSession, LayoutState, read_keys
 
 STATEMENT_S = 60.0
-SETTINGS = ("redis_url", "stream_name", "stream_shards", "routes")
+SETTINGS = ("redis_url", *LAYOUT)
 
 
 @click.group(invoke_without_command=True)
@@ -33,7 +43,7 @@ def layout(context: click.Context, /, as_json: bool, **flags: str | None) -> int
     if context.invoked_subcommand is not None:
         return 0
     settings = settings_from(flags, *SETTINGS)
-    ours = Layout(settings["stream_name"], settings["stream_shards"], settings["routes"])
+    ours = layout_of(settings)
     state, keys = anyio.run(_read, target(settings, STATEMENT_S), settings["redis_url"], ours)
     if as_json:
         click.echo(as_text(ours, state, keys))
@@ -69,7 +79,7 @@ def set_layout(timeout: float, yes: bool, as_json: bool, **flags: str | None) ->
     Exit code 1 when a dispatcher did not acknowledge in time, or rows stayed claimed: the layout is as it was.
     """
     settings = settings_from(flags, *SETTINGS)
-    wanted = Layout(settings["stream_name"], settings["stream_shards"], settings["routes"])
+    wanted = layout_of(settings)
     where = target(settings, STATEMENT_S)
     state, keys = anyio.run(_read, where, settings["redis_url"], wanted)
     if state.is_of(wanted):

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from dispatcher.core.layout import Layout
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.settings import Settings
 
@@ -54,6 +55,14 @@ def target(settings: dict[str, Any], query_timeout_s: float, *, url: str | None 
         connect_timeout_s=settings["connect_timeout_ms"] / 1000,
         query_timeout_s=query_timeout_s,
     )
+
+
+LAYOUT = ("stream_name", "stream_shards", "routes")  # the settings that layout_of() needs
+
+
+def layout_of(settings: dict[str, Any]) -> Layout:
+    """Which streams the settings name."""
+    return Layout(settings["stream_name"], settings["stream_shards"], settings["routes"])
 
 
 def require_terminal() -> None:

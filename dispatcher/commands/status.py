@@ -1,7 +1,7 @@
 """`dispatcher status`: shows the outbox, the running dispatchers, the stream and its groups."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dispatcher.commands.options import database, redis_url, settings_from, stream_name, target
+from dispatcher.commands.options import LAYOUT, database, layout_of, redis_url, settings_from, stream_name, target
 from dispatcher.commands.tables import ago, plain, show_facts, span
 from dispatcher.core.errors import Unreachable
 from dispatcher.core.timestamps import iso, iso_of
-from dispatcher.infra.redis.info import GroupInfo
+from dispatcher.infra.redis.info import GroupInfo, summed
 from dispatcher.ops.attention import COUNTED, attention
 from dispatcher.ops.status import STATUSES, OutboxStatus, Status, read_status
 
@@ -49,9 +49,9 @@ def status(watch: float | None, as_json: bool, **flags: str | None) -> None:
 
     Exit code 1 when a server cannot be reached (the other one is shown), 2 when something is set up wrongly.
     """
-    settings = settings_from(flags, "redis_url", "handlers", "unrouted", "stream_name", "query_timeout_ms")
+    settings = settings_from(flags, "redis_url", "handlers", "unrouted", *LAYOUT, "query_timeout_ms")
     where = target(settings, settings["query_timeout_ms"] / 1000)
-    ask = partial(read_status, where, settings.get("redis_url", ""), settings["stream_name"])
+    ask = partial(read_status, where, settings.get("redis_url", ""), layout_of(settings))
     if watch is not None:
         with suppress(KeyboardInterrupt):  # the way to end it
             anyio.run(_watch, ask, watch, as_json)
@@ -79,7 +79,11 @@ async def _watch(ask: Callable[[], Awaitable[Status]], every_s: float, as_json: 
 
 def as_text(found: Status) -> str:
     """One JSON object; the part of a server that cannot be reached is null. Times are RFC 3339."""
-    stream = None if found.stream is None else {"name": found.stream_name, **asdict(found.stream)}
+    stream = None if found.stream is None else {"name": found.layout.stream, **asdict(found.stream)}
+    several = {}
+    if not found.layout.plain and found.streams is not None:
+        named = zip(found.layout.keys, found.streams, strict=True)
+        several = {"streams": [{"name": key, **asdict(info)} for key, info in named]}
     outbox = None if found.outbox is None else asdict(found.outbox)
     if outbox is not None:
         outbox["now"] = iso_of(outbox["now"])
@@ -87,7 +91,7 @@ def as_text(found: Status) -> str:
         outbox["newest_dead_at"] = None if newest is None else iso_of(newest)
         outbox["words"] = outbox["acknowledgements"]  # its older name, for scripts that read it
     needs = [asdict(each) for each in attention(found)]
-    parts = {"attention": needs, "outbox": outbox, "stream": stream, "problems": found.problems}
+    parts = {"attention": needs, "outbox": outbox, "stream": stream, **several, "problems": found.problems}
     return json.dumps(parts, default=iso)
 
 
@@ -107,6 +111,8 @@ def facts(found: Status) -> list[tuple[str, str]]:
         lines.append(("notification queue", f"{outbox.notification_queue_usage:.1%} full"))
         lines.append(("doorbell trigger", outbox.doorbell))
         lines.append(("paused", _paused(outbox)))
+        if outbox.layout != found.layout.fingerprint:
+            lines.append(("layout", "other streams stand in Postgres than in these settings: see `dispatcher layout`"))
         lines += [
             (f"lost by {loss.stream}", f"{loss.rows} rows put back at {iso(loss.at, 'seconds')}: {loss.why}")
             for loss in outbox.losses
@@ -115,11 +121,21 @@ def facts(found: Status) -> list[tuple[str, str]]:
         lines.append(("dispatchers alive", str(len(outbox.dispatchers) + len(polling))))
         lines += [(f"dispatcher {each.id}", f"{each.name}, version {each.version}") for each in outbox.dispatchers]
         lines += [("dispatcher -", f"{each.name}, version {each.version}, without a listener") for each in polling]
-    if (stream := found.stream) is not None:
-        lines.append(("stream", found.stream_name))
-        lines.append(("entries", str(stream.length)))
-        lines += [(f"group {group.name}", _group(group)) for group in stream.groups]
-    return lines
+    return [*lines, *_streams(found)]
+
+
+def _streams(found: Status) -> Iterator[tuple[str, str]]:
+    """Of each stream its entries and its groups; the shards of one are added up."""
+    if found.streams is None:
+        return
+    infos = dict(zip(found.layout.keys, found.streams, strict=True))
+    for name in found.layout.streams:
+        keys = found.layout.keys_of(name)
+        stream = summed([infos[key] for key in keys])
+        yield "stream", name if len(keys) == 1 else f"{name}, {len(keys)} shards"
+        yield "entries", str(stream.length)
+        for group in stream.groups:
+            yield f"group {group.name}", _group(group)
 
 
 def _paused(outbox: OutboxStatus) -> str:

@@ -21,10 +21,10 @@ FAR_BEHIND = 0.5  # of MAXLEN
 
 @dataclass(frozen=True, slots=True)
 class GroupsQuestion:
-    """Which stream, where, and what the dispatchers make of it. `redis_url` "": no event goes to the stream."""
+    """Which keys, where, and what the dispatchers make of it. `redis_url` "": no event goes to a stream."""
 
     redis_url: str
-    stream: str
+    streams: tuple[str, ...]
     maxlen: int | None
     exempt: tuple[str, ...] = ()
     timeout_s: float = 5.0
@@ -67,8 +67,11 @@ async def read_groups(asked: GroupsQuestion) -> list[StreamGroups]:
     if not asked.redis_url:
         return []
 
-    async def question(client: Redis) -> list[StreamGroups]:
-        info = await read_stream_info(client, asked.stream, readers=True)
+    async def of_each(client: Redis) -> list[StreamGroups]:
+        return [await question(client, stream) for stream in asked.streams]
+
+    async def question(client: Redis, stream: str) -> StreamGroups:
+        info = await read_stream_info(client, stream, readers=True)
         groups = tuple(
             GroupState(
                 each.name,
@@ -80,9 +83,9 @@ async def read_groups(asked: GroupsQuestion) -> list[StreamGroups]:
             )
             for each in info.groups
         )
-        return [StreamGroups(asked.stream, info.length, asked.maxlen, groups)]
+        return StreamGroups(stream, info.length, asked.maxlen, groups)
 
-    return await ask_redis(asked.redis_url, asked.stream, asked.timeout_s, question)
+    return await ask_redis(asked.redis_url, asked.streams[0], asked.timeout_s, of_each)
 
 
 async def ask_redis(url: str, stream: str, timeout_s: float, question: Callable[[Redis], Awaitable[T]]) -> T:

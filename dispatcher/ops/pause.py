@@ -131,6 +131,12 @@ async def read_switch(fetch: Fetch) -> PauseSwitch:
     return PauseSwitch(*row[:5])
 
 
+async def read_layout(fetch: Fetch) -> str:
+    """The fingerprint of the layout that stands; "": one stream. Raises as `fetch` does."""
+    [row] = await fetch(load("pause_state"), None)
+    return str(row[5])
+
+
 async def read_acknowledgements(session: Session) -> list[Acknowledgement]:
     """One for each running, enabled dispatcher, as Postgres's clock has it. Raises as `session.fetch` does."""
     return [each for each in await _read_all(session) if each.alive or each.lately]

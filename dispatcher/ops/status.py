@@ -9,14 +9,16 @@ from typing import Any
 
 import anyio
 import psycopg
+from redis.asyncio import Redis
 
 from dispatcher.core.errors import DispatcherError, Misconfigured
+from dispatcher.core.layout import Layout
 from dispatcher.infra.postgres.tables import why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.infra.redis.info import StreamInfo, read_stream_info
+from dispatcher.infra.redis.info import StreamInfo, read_stream_info, summed
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.groups import ask_redis
-from dispatcher.ops.pause import Acknowledgement, PauseSwitch, read_acknowledgements, read_switch
+from dispatcher.ops.pause import Acknowledgement, PauseSwitch, read_acknowledgements, read_layout, read_switch
 from dispatcher.ops.session import OperatorSession
 
 STATUSES = ("pending", "picked", "retry", "sent", "dead")
@@ -62,17 +64,23 @@ class OutboxStatus:
     newest_dead_at: float | None = None  # Unix seconds
     newest_dead_error: str | None = None
     now: float = 0.0  # Unix seconds, by Postgres's clock
+    layout: str = ""  # the fingerprint of the one that stands
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """Both servers; one that cannot be reached is None and has a problem instead."""
 
-    stream_name: str
+    layout: Layout  # of the settings
     outbox: OutboxStatus | None
-    stream: StreamInfo | None
+    streams: tuple[StreamInfo, ...] | None  # of each key of the layout, in order
     problems: tuple[str, ...]
     now: float = 0.0  # Unix seconds, by our clock
+
+    @property
+    def stream(self) -> StreamInfo | None:
+        """All streams as one: the entries of all; of each group of one name what it has to read in all."""
+        return None if self.streams is None else summed(self.streams)
 
 
 class StatusSession(OperatorSession):
@@ -103,6 +111,7 @@ class StatusSession(OperatorSession):
                 newest.get("at"),
                 newest.get("error"),
                 now,
+                await read_layout(self.session.fetch),
             )
 
     async def _copy(self) -> str | None:
@@ -133,13 +142,13 @@ class StatusSession(OperatorSession):
         return {name: counts.get(name, 0) for name in STATUSES}
 
 
-async def read_status(target: PostgresTarget, redis_url: str, stream_name: str) -> Status:
+async def read_status(target: PostgresTarget, redis_url: str, layout: Layout) -> Status:
     """Ask both servers at once. Raises Misconfigured; a server that does not answer is one of the problems.
 
     `redis_url` "": no event goes to the stream, and nothing is asked of Redis.
     """
     outbox: list[OutboxStatus] = []
-    stream: list[StreamInfo] = []
+    streams: list[tuple[StreamInfo, ...]] = []
     errors: list[DispatcherError] = []
 
     async def read_outbox() -> OutboxStatus:
@@ -156,13 +165,16 @@ async def read_status(target: PostgresTarget, redis_url: str, stream_name: str) 
         both.start_soon(asking, outbox, read_outbox, name="Postgres")
         if redis_url:
             both.start_soon(
-                asking, stream, lambda: _read_stream(redis_url, stream_name, target.connect_timeout_s), name="Redis"
+                asking, streams, lambda: _read_streams(redis_url, layout, target.connect_timeout_s), name="Redis"
             )
     if wrong := [str(error) for error in errors if isinstance(error, Misconfigured)]:
         raise Misconfigured("; ".join(wrong))
     problems = tuple(str(error) for error in errors)
-    return Status(stream_name, next(iter(outbox), None), next(iter(stream), None), problems, time.time())
+    return Status(layout, next(iter(outbox), None), next(iter(streams), None), problems, time.time())
 
 
-async def _read_stream(url: str, name: str, timeout_s: float) -> StreamInfo:
-    return await ask_redis(url, name, timeout_s, lambda client: read_stream_info(client, name, readers=True))
+async def _read_streams(url: str, layout: Layout, timeout_s: float) -> tuple[StreamInfo, ...]:
+    async def each(client: Redis) -> tuple[StreamInfo, ...]:
+        return tuple([await read_stream_info(client, key, readers=True) for key in layout.keys])
+
+    return await ask_redis(url, layout.keys[0], timeout_s, each)

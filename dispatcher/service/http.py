@@ -48,7 +48,7 @@ def build_http(
 
     def groups() -> GroupsQuestion:
         url = "" if s.unrouted == "dead" else s.current("redis_url")
-        return GroupsQuestion(url, s.stream_name, s.stream_maxlen, s.backpressure_except, s.connect_timeout_ms / 1000)
+        return GroupsQuestion(url, s.layout.keys, s.stream_maxlen, s.backpressure_except, s.connect_timeout_ms / 1000)
 
     routes = [
         document(),

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from dispatcher import __version__
-from dispatcher.core.process_state import ProcessState, Trouble
+from dispatcher.core.process_state import ProcessState, StreamSample, Trouble
 from dispatcher.sidecar.diagnosis import BURIED_LATELY_S, LATE_S, VERY_LATE_S, diagnose, level_of
 from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, WINDOW, History, RecentWindow
@@ -109,6 +109,7 @@ class Overview:
                 "length": sample.stream_length if sample else None,
                 "groups": [{"name": name, "lag": lag} for name, lag in sample.group_lag.items()] if sample else [],
             },
+            "streams": [_stream(one) for one in sample.streams] if sample else [],
             "dispatchers": [asdict(one) for one in sample.dispatchers] if sample else None,
             "dead": sample.dead if sample else None,
         }
@@ -135,6 +136,15 @@ def _levels(reading: ProcessState, lately: RecentWindow, silent_s: float | None,
         "latency": "bad" if silent_s is not None or late else "",
         "backlog": "bad" if age > VERY_LATE_S else "warn" if age > LATE_S else "",
         "dead": "" if not dead else "bad" if fresh else "warn",
+    }
+
+
+def _stream(one: StreamSample) -> dict[str, Any]:
+    """One of several streams."""
+    return {
+        "name": one.name,
+        "length": one.length,
+        "groups": [{"name": name, "lag": lag} for name, lag in one.group_lag.items()],
     }
 
 

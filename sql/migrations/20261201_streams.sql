@@ -259,5 +259,16 @@ BEGIN
             'messaging.holds_streams(text[], text[], text[], bigint[]), '
             'messaging.set_layout(text, jsonb, text[], text[], text, boolean) TO ' || who;
     END LOOP;
+    -- Who may read the pause reads the layout with it.
+    FOR who IN
+        SELECT DISTINCT a.grantee::regrole::text
+        FROM pg_class AS c
+        CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+        WHERE c.oid = 'messaging.pause'::regclass
+          AND a.privilege_type = 'SELECT'
+          AND a.grantee NOT IN (0, c.relowner)
+    LOOP
+        EXECUTE 'GRANT SELECT ON messaging.layout TO ' || who;
+    END LOOP;
 END
 $$;

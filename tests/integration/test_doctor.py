@@ -20,6 +20,7 @@ from rich.console import Console
 from dispatcher.commands.doctor import show
 from dispatcher.core.decide import Refused
 from dispatcher.core.finding import Finding, bad
+from dispatcher.core.layout import Layout
 from dispatcher.embedded import EmbeddedValkey, free_port
 from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -72,7 +73,7 @@ def look(shared_url: str, redis_url: str) -> Examine:
         target = PostgresTarget(database, "dispatcher", connect_timeout_s=30.0, query_timeout_s=30.0)
         listening = PostgresTarget(listen or database, "dispatcher", connect_timeout_s=30.0, query_timeout_s=30.0)
         findings = await examine(
-            Examination(target, listening, redis, wanted.pop("stream", STREAM), 100, **(PATIENT | wanted))
+            Examination(target, listening, redis, Layout(wanted.pop("stream", STREAM)), 100, **(PATIENT | wanted))
         )
         return {finding.check: finding for finding in reversed(findings)}
 
@@ -92,7 +93,7 @@ async def test_all_is_well(look: Examine, own_valkey: StartValkey, shared: psyco
     found = await look(redis=primary.url)
     fast = "fsync and full_page_writes off: a crash of the machine may lose or damage everything"  # the tests' server
     assert {check: each.found for check, each in found.items() if each.level != "ok"} == {"fsync": fast}
-    assert len(found) == 49
+    assert len(found) == 50
     assert [check for check, each in found.items() if each.remedy] == ["fsync"]
     assert (await look(redis=replica.url))["redis-replicas"].level == "bad"
     assert (await look(redis=replica.url))["redis-entries"].found == "it takes no entry: READONLY"

@@ -1,13 +1,16 @@
 """Many streams: each event in the one key of its type and slot, found there after a lost reply, a loss and a crash."""
 
+import json
 from collections import Counter
 from typing import Any
 
+import psycopg
 import pytest
 from redis.asyncio import Redis
 
 from dispatcher.core.events import CrashAudited, LayoutChanged, Reconciled, Republished, Sampled, Settled
 from dispatcher.core.layout import Layout, Route
+from tests.support.command import HearCommand
 from tests.support.proxy import StartProxy
 from tests.support.rows import STREAM, insert_events, read_stream, read_table
 from tests.support.running import StartDispatcher
@@ -147,3 +150,118 @@ async def test_a_layout_that_differs_claims_nothing_and_goes_on_by_itself(
             await second.tap.add_up(Settled, sent=10)
     assert not other.tap.all(Settled)
     await each_once_in_its_key(db, redis)
+
+
+# The layout in Postgres.
+
+SETTINGS = ("--stream-shards", "8", "--routes", "invoice.*=invoices,order.*=orders")
+# What the release before layouts runs.
+CLAIMABLE_BEFORE = "SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = u.marked"
+MARK_BEFORE = (
+    "INSERT INTO messaging.unbroken AS u DEFAULT VALUES "
+    "ON CONFLICT (one) DO UPDATE SET marked = excluded.marked WHERE u.xmin <> u.marked"
+)
+
+
+@pytest.fixture
+def layout(heard: HearCommand, database_url: str, redis_url: str) -> Any:
+    """Runs `dispatcher layout ... --json`; its exit code and its answer."""
+
+    async def run(*arguments: str) -> tuple[int, dict[str, Any]]:
+        code, output, said = await heard(
+            "layout", *arguments, DATABASE_URL=database_url, REDIS_URL=redis_url, DISPATCH_STREAM_NAME=STREAM
+        )
+        return code, json.loads(output) if output.startswith("{") else {"said": output + said}
+
+    return run
+
+
+async def test_shards_are_added_while_it_runs(dispatcher: StartDispatcher, db: Any, redis: Redis, layout: Any) -> None:
+    await redis.xgroup_create(STREAM, "g", "0", mkstream=True)
+    async with dispatcher(tick_ms=20) as before, dispatcher(tick_ms=20, **SHARDED) as after:
+        await after.tap.next(LayoutChanged)
+        await some_of_each(db)
+        await before.tap.add_up(Settled, sent=300)
+        code, answer = await layout("set", *SETTINGS, "--yes", "--json")
+        assert (code, answer["agrees"], answer["stands"]) == (0, True, LAYOUT.spec())
+        assert answer["former"][STREAM]["length"] == 300
+        assert [group["lag"] for group in answer["former"][STREAM]["groups"]] == [300]
+        assert (await after.tap.next(LayoutChanged)).reason is None
+        await before.tap.next(LayoutChanged)
+        assert "dispatcher layout" in (before.service.not_ready or "")
+        await some_of_each(db)
+        await after.tap.add_up(Settled, sent=300)
+    entries = {STREAM: await read_stream(redis, STREAM), **await all_entries(redis)}
+    rows = {str(row["event_id"]): row for row in await read_table(db)}
+    found = [(key, entry["event_id"]) for key, of in entries.items() for entry in of]
+    assert Counter(event for _, event in found) == Counter(list(rows))
+    assert {(key == STREAM, rows[event]["stream"]) for key, event in found if key == STREAM} == {(True, None)}
+    assert all(rows[event]["stream"] == key for key, event in found if key != STREAM)
+    code, answer = await layout("--json")
+    assert (code, answer["agrees"]) == (1, False)
+    code, answer = await layout("set", "--stream-shards", "1", "--yes", "--json")
+    assert (code, answer["agrees"]) == (0, True)
+    assert set(answer["former"]) == {key for key in LAYOUT.keys if await redis.exists(key)}
+    assert await (await db.execute(CLAIMABLE_BEFORE)).fetchall() == [()]
+
+
+async def test_the_release_before_layouts_claims_nothing_beside_one(
+    dispatcher: StartDispatcher, db: Any, redis: Redis
+) -> None:
+    async with dispatcher(**SHARDED) as running:
+        await insert_events(db, 1)
+        await running.tap.add_up(Settled, sent=1)
+    assert await (await db.execute(CLAIMABLE_BEFORE)).fetchall() == []
+    with pytest.raises(psycopg.DatabaseError, match="dispatcher layout") as refused:
+        await db.execute(MARK_BEFORE)
+    assert refused.value.sqlstate == "DS002"
+    await db.execute("DELETE FROM messaging.unbroken")  # as after a crash of Postgres
+    with pytest.raises(psycopg.DatabaseError, match="other streams"):
+        await db.execute(MARK_BEFORE)
+    async with dispatcher(**SHARDED) as running:
+        await running.tap.next(CrashAudited)
+        await insert_events(db, 1)
+        await running.tap.add_up(Settled, sent=1)
+
+
+@pytest.mark.parametrize(
+    ("arrange", "why"),
+    [
+        (
+            "UPDATE messaging.message_outbox SET status = 'picked', picked_at = now(), stream_id = '5-1', "
+            "claim_id = gen_random_uuid()",
+            "rows are in hand",
+        ),
+        (
+            "INSERT INTO messaging.pause_acknowledgement (name, generation, in_flight) VALUES ('frozen', 0, 3)",
+            "frozen",
+        ),
+    ],
+)
+async def test_it_stays_as_it_was_while_something_is_in_hand(db: Any, layout: Any, arrange: str, why: str) -> None:
+    await insert_events(db, 1)
+    await db.execute(arrange)
+    code, answer = await layout("set", *SETTINGS, "--yes", "--timeout", "1")
+    assert code == 1
+    assert "the layout is as it was" in answer["said"]
+    assert why in answer["said"]
+    assert await (await db.execute("SELECT paused FROM messaging.pause")).fetchall() == [(False,)]
+    assert await (await db.execute("SELECT FROM messaging.layout")).fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--stream-shards", "3"), "--stream-shards is '3': it must be a power of two"),
+        (("--routes", "order.*"), "'order.*' alone is none"),
+        (("--routes", "a*=x,ab=y"), "the route 'ab' can never match"),
+        (("--routes", "a=x{1}"), "has braces"),
+        (("--stream-name", "{a}:b", "--stream-shards", "2"), "a name with braces cannot have shards"),
+        (("--stream-shards", "256", "--routes", "a=1,b=2,c=3,d=4"), "at most 1024"),
+    ],
+)
+async def test_bad_layouts_are_one_clear_line(layout: Any, arguments: tuple[str, ...], said: str) -> None:
+    code, answer = await layout("set", *arguments, "--yes")
+    assert code == 2
+    assert said in answer["said"]
+    assert len(answer["said"].strip().splitlines()) == 1

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from dispatcher.commands.status import show
 from dispatcher.core.errors import Misconfigured
+from dispatcher.core.layout import Layout
 from dispatcher.embedded import free_port
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo
@@ -81,7 +82,7 @@ async def test_plain_lines_where_there_is_no_terminal(cli, database_url, redis_u
 def test_a_terminal_gets_a_table_and_no_markup_of_strangers():
     console = Console(force_terminal=True, width=80, record=True)
     stream = StreamInfo(5, (GroupInfo("[red]g[/red]", 1, 2, 3),))
-    show(Status(STREAM, None, stream, ()), console)
+    show(Status(Layout(STREAM), None, (stream,), ()), console)
     text = console.export_text()
     assert "[red]g[/red]" in text
     assert "│" in text
@@ -96,7 +97,7 @@ def test_a_terminal_gets_a_table_and_no_markup_of_strangers():
 )
 async def test_a_silent_doorbell_is_said(database_url, redis_url, db, statement, doorbell):
     await db.execute(statement)
-    found = await read_status(PostgresTarget(database_url, "dispatcher"), redis_url, STREAM)
+    found = await read_status(PostgresTarget(database_url, "dispatcher"), redis_url, Layout(STREAM))
     assert found.outbox is not None
     assert found.outbox.doorbell == doorbell
 
@@ -106,7 +107,7 @@ async def test_counting_that_takes_too_long_is_left_out(database_url, redis_url,
     slow = "SELECT 'pending', count(*) FROM (SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(60)) AS t"
     replaced = {"status_counts": slow}
     monkeypatch.setattr("dispatcher.ops.status.load", lambda name: replaced.get(name) or load(name))
-    found = await read_status(PostgresTarget(database_url, "dispatcher"), redis_url, STREAM)
+    found = await read_status(PostgresTarget(database_url, "dispatcher"), redis_url, Layout(STREAM))
     assert found.outbox is not None
     assert found.outbox.rows is None
     assert found.problems == ()
@@ -149,7 +150,7 @@ async def test_a_role_without_rights_names_the_remedy(database_url, redis_url, d
     try:
         target = PostgresTarget(f"{database_url}?user=stranger_to_status&password=secret", "dispatcher")
         with pytest.raises(Misconfigured, match="grant it the role outbox_dispatcher"):
-            await read_status(target, redis_url, STREAM)
+            await read_status(target, redis_url, Layout(STREAM))
     finally:
         await db.execute("DROP ROLE stranger_to_status")
 
@@ -159,12 +160,14 @@ async def test_the_dispatchers_role_is_enough(database_url, redis_url, db):
         "CREATE ROLE reader_of_status LOGIN PASSWORD 'secret'",
         "GRANT USAGE ON SCHEMA messaging TO reader_of_status",
         "GRANT SELECT ON messaging.message_outbox, messaging.dispatcher, messaging.pause, "
-        "messaging.pause_acknowledgement TO reader_of_status",
+        "messaging.pause_acknowledgement, messaging.layout TO reader_of_status",
     ):
         await db.execute(statement)
     try:
         found = await read_status(
-            PostgresTarget(f"{database_url}?user=reader_of_status&password=secret", "dispatcher"), redis_url, STREAM
+            PostgresTarget(f"{database_url}?user=reader_of_status&password=secret", "dispatcher"),
+            redis_url,
+            Layout(STREAM),
         )
         assert found.outbox is not None
     finally:
@@ -177,9 +180,11 @@ async def test_redis_users_without_rights_name_the_remedy(database_url, redis_ur
     try:
         url = redis_url.replace("redis://", "redis://shy:secret@")
         with pytest.raises(Misconfigured, match="ACL SETUSER"):
-            await read_status(PostgresTarget(database_url, "dispatcher"), url, STREAM)
+            await read_status(PostgresTarget(database_url, "dispatcher"), url, Layout(STREAM))
         with pytest.raises(Misconfigured, match="check the user and password in REDIS_URL") as caught:
-            await read_status(PostgresTarget(database_url, "dispatcher"), url.replace("secret", "guess"), STREAM)
+            await read_status(
+                PostgresTarget(database_url, "dispatcher"), url.replace("secret", "guess"), Layout(STREAM)
+            )
         assert "guess" not in str(caught.value)
     finally:
         await redis.acl_deluser("shy")
@@ -188,7 +193,7 @@ async def test_redis_users_without_rights_name_the_remedy(database_url, redis_ur
 async def test_a_key_that_is_no_stream(database_url, redis_url, redis):
     await redis.set(STREAM, "text")
     with pytest.raises(Misconfigured, match="is not a stream"):
-        await read_status(PostgresTarget(database_url, "dispatcher"), redis_url, STREAM)
+        await read_status(PostgresTarget(database_url, "dispatcher"), redis_url, Layout(STREAM))
 
 
 async def test_a_pause_is_shown(status, db):

@@ -39,6 +39,24 @@ class StreamInfo:
     groups: tuple[GroupInfo, ...]
 
 
+def summed(streams: Sequence[StreamInfo]) -> StreamInfo:
+    """Several streams as one: a group of one name has to read what it has to read in all of them."""
+    if len(streams) == 1:
+        return streams[0]
+    by_name: dict[str, list[GroupInfo]] = {}
+    for group in (group for stream in streams for group in stream.groups):
+        by_name.setdefault(group.name, []).append(group)
+    groups = []
+    for name, of in by_name.items():
+        ages = [group.last_read_age_s for group in of]
+        known = [age for age in ages if age is not None]
+        oldest = max(known) if len(known) == len(ages) else None
+        lag, pending = sum(group.lag for group in of), sum(group.pending for group in of)
+        groups.append(GroupInfo(name, lag, pending, max(group.consumers for group in of), oldest))
+    groups.sort(key=lambda group: (-group.lag, group.name))
+    return StreamInfo(sum(stream.length for stream in streams), tuple(groups))
+
+
 def fields_of(pairs: list[Any]) -> dict[str, Any]:
     """The fields of one item of XINFO GROUPS or STREAM, from a raw reply: alternating names and values."""
     return {name.decode(errors="replace"): value for name, value in zip(pairs[::2], pairs[1::2], strict=False)}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from dispatcher.core.condition import STOPS, Condition
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
+from dispatcher.core.layout import Layout
 from dispatcher.core.timestamps import iso_of
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
@@ -71,6 +72,18 @@ async def dispatchers(session: Session) -> Finding:
     if len(versions) > 1:
         return warning("dispatchers", said, "finish the rollout: they should be of one version")
     return ok("dispatchers", said)
+
+
+async def layout(session: Session, ours: Layout, used: bool) -> Finding:
+    """Check that the streams of these settings are those that stand in Postgres."""
+    [(fingerprint, _, keys, former, seen, *_)] = await session.fetch(load("layout_state"))
+    if used and fingerprint != ours.fingerprint:
+        said = f"other streams stand in Postgres than in these settings ({ours}): a dispatcher with them claims nothing"
+        return bad(
+            "layout", said, "`dispatcher layout` shows both; give it the settings that stand, or set these there"
+        )
+    before = [key for key in dict.fromkeys([*former, *seen]) if key not in keys] if keys else []
+    return ok("layout", f"{ours}{f'; keys before: {len(before)}, see `dispatcher layout`' if before else ''}")
 
 
 async def pause(session: Session) -> Finding:

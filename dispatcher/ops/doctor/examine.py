@@ -3,7 +3,7 @@
 It has no OperatorSession: missing tables, a read-only server and a refused connection are findings here, not errors.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,13 +14,14 @@ import psycopg
 from dispatcher.core.condition import Condition
 from dispatcher.core.errors import DispatcherError, SessionLost
 from dispatcher.core.finding import Finding, bad, unknown
+from dispatcher.core.layout import Layout
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.doctor import activity, clocks, listening, schema, sessions, storage
 from dispatcher.ops.doctor import postgres as server
 from dispatcher.ops.doctor.redis import RedisFacts, look_at_redis
-from dispatcher.ops.doctor.stream import groups, stream_type
+from dispatcher.ops.doctor.stream import of_streams
 from dispatcher.ops.pause import read_acknowledgements
 
 Check = Callable[[Session], Awaitable[Finding]]
@@ -33,7 +34,7 @@ class Examination:
     database: PostgresTarget
     listening: PostgresTarget
     redis_url: str
-    stream: str
+    layout: Layout
     maxlen: int
     trigger: bool = True
     exempt: tuple[str, ...] = ()  # groups that hold nothing back
@@ -51,20 +52,21 @@ async def examine(wanted: Examination) -> list[Finding]:
     redis: list[Finding] = []
     clock: list[tuple[str, float]] = []
     conditions: list[Condition] = []
-    seen: list[RedisFacts] = []
+    seen: list[dict[str, RedisFacts]] = []
 
     async def ask_postgres() -> None:
         postgres.extend(await _postgres(wanted, clock, conditions))
 
     async def ask_redis() -> None:
         findings, facts = await look_at_redis(
-            wanted.redis_url, wanted.stream, wanted.database.connect_timeout_s, full=wanted.redis_full
+            wanted.redis_url, wanted.layout.keys, wanted.database.connect_timeout_s, full=wanted.redis_full
         )
         redis.extend(findings)
-        if facts is not None:
+        if facts:
             seen.append(facts)
-            if facts.ahead_s is not None:
-                clock.append(("Redis", facts.ahead_s))
+            first = next(iter(facts.values()))
+            if first.ahead_s is not None:
+                clock.append(("Redis", first.ahead_s))
 
     async with anyio.create_task_group() as both:
         both.start_soon(ask_postgres, name="Postgres")
@@ -75,11 +77,11 @@ async def examine(wanted: Examination) -> list[Finding]:
     return [*postgres, *redis, *clocks.judge(clock, wanted.clock_warning_s)]
 
 
-def _stream(facts: RedisFacts, wanted: Examination, conditions: Sequence[Condition]) -> Sequence[Finding]:
+def _stream(facts: Mapping[str, RedisFacts], wanted: Examination, conditions: Sequence[Condition]) -> Sequence[Finding]:
     """Judged by the settings of the dispatchers that run; where none says them, by those of this environment."""
-    said = next((each for each in conditions if each.stream == wanted.stream and each.maxlen), None)
+    said = next((each for each in conditions if each.stream == wanted.layout.stream and each.maxlen), None)
     maxlen, exempt = (said.maxlen, said.exempt) if said and said.maxlen else (wanted.maxlen, wanted.exempt)
-    return [stream_type(facts, wanted.stream), *groups(facts, wanted.stream, maxlen, exempt)]
+    return of_streams(facts, maxlen, exempt)
 
 
 async def _postgres(wanted: Examination, clock: list[tuple[str, float]], conditions: list[Condition]) -> list[Finding]:
@@ -121,6 +123,7 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]], conditi
             ("dispatchers", activity.dispatchers),
             ("sessions", sessions.sessions),
             ("pause", activity.pause),
+            ("layout", partial(activity.layout, ours=wanted.layout, used=bool(wanted.redis_url))),
             ("backlog", activity.backlog),
             ("dead-events", activity.dead_events),
             ("losses", activity.losses),

@@ -14,7 +14,7 @@ Holds = Literal["yes", "at a cost", "no", "not known"]
 _HOLDS: dict[Level, Holds] = {"ok": "yes", "warning": "at a cost", "unknown": "not known", "bad": "no"}
 _WORST_LAST: tuple[Holds, ...] = ("yes", "at a cost", "not known", "no")
 
-_PUBLISHING = ("postgres", "primary", "tables", "rights", "redis", "redis-entries", "stream")
+_PUBLISHING = ("postgres", "primary", "tables", "rights", "layout", "redis", "redis-entries", "stream")
 # Where no event goes to a stream, Redis is not checked and these guarantees are not given.
 OF_THE_STREAM = frozenset({"one-entry", "redis-outage", "lost-reply", "redis-loss", "trimming"})
 

@@ -6,6 +6,7 @@ refused. CONFIG GET, which needs another right, is used where it is granted.
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,9 +43,9 @@ class RedisFacts:
 
 
 async def look_at_redis(
-    url: str, stream: str, timeout_s: float, *, full: float
-) -> tuple[list[Finding], RedisFacts | None]:
-    """The findings about the server, and the replies about the stream (None: the server did not answer)."""
+    url: str, streams: Sequence[str], timeout_s: float, *, full: float
+) -> tuple[list[Finding], dict[str, RedisFacts]]:
+    """The findings about the server, and the replies about each stream (none: the server did not answer)."""
     target = RedisTarget.parse(url)
     # Without the stream's name: a key of another type is a finding of its own.
     connection = RedisConnection(target, name="doctor", streams=(), connect_timeout_s=timeout_s, on_lost=lambda _: None)
@@ -52,30 +53,34 @@ async def look_at_redis(
         await connection.connect()
     except DispatcherError as error:
         remedy = "start Redis, or correct what the message names; nothing else was checked"
-        return [bad("redis", str(error), remedy)], None
+        return [bad("redis", str(error), remedy)], {}
     try:
-        facts = await _ask(connection, stream)
-        facts = replace(facts, groups=await _groups(connection, facts, stream))
+        by_stream = dict[str, RedisFacts]()
+        for stream in streams:
+            facts = await _ask(connection, stream)
+            by_stream[stream] = replace(facts, groups=await _groups(connection, facts, stream))
+        facts = by_stream[streams[0]]
         told = await ask_elsewhere(connection, facts.info.get("run_id", ""))
     finally:
         connection.close()
-    if any(isinstance(reply, NoReply | NotSent) for reply in facts.replies.values()):
+    if any(isinstance(reply, NoReply | NotSent) for each in by_stream.values() for reply in each.replies.values()):
         return [
             bad(
                 "redis",
                 f"the connection to Redis at {target.address()} broke",
                 "run it again; look at the log of Redis",
             )
-        ], None
+        ], {}
+    refusing = next((key for key, each in by_stream.items() if _entries(each, key).level != "ok"), streams[0])
     return [
         _version(facts, target),
         redis_durability.memory(facts.info, full),
         redis_durability.persistence(facts.info, _setting(facts, "appendfsync"), _setting(facts, "save")),
         redis_durability.replicas(facts.info),
-        _entries(facts, stream),
-        _rights(facts, stream),
+        _entries(by_stream[refusing], refusing),
+        _rights(by_stream[refusing], refusing),
         _identity(told),
-    ], facts
+    ], by_stream
 
 
 def _identity(told: str) -> Finding:

@@ -1,6 +1,7 @@
 """The stream: whether the key is one, and how near each group is to losing unread entries to trimming."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dispatcher.core.condition import is_exempt
@@ -10,6 +11,30 @@ from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.ops.doctor.redis import RedisFacts
 
 LAGS = 0.5  # share of MAXLEN
+
+
+def of_streams(facts: Mapping[str, RedisFacts], maxlen: int, exempt: Sequence[str]) -> list[Finding]:
+    """What is found of each stream; of several that are well, one finding for all of them."""
+    found = [
+        (name, finding)
+        for name, each in facts.items()
+        for finding in [stream_type(each, name), *groups(each, name, maxlen, exempt)]
+    ]
+    if len(facts) == 1:
+        return [finding for _, finding in found]
+    told = [
+        replace(finding, found=f"{name}: {finding.found}") if finding.check == "groups" else finding
+        for name, finding in found
+        if finding.level != "ok"
+    ]
+    lengths = [each.replies["XLEN"] for each in facts.values()]
+    if all(finding.level == "ok" for _, finding in found if finding.check == "stream"):
+        entries = sum(length for length in lengths if isinstance(length, int))
+        told.insert(0, ok("stream", f"{len(facts)} keys hold {entries} entries"))
+    if all(finding.level == "ok" for _, finding in found if finding.check == "groups"):
+        names = {group["name"] for each in facts.values() for group, _ in each.groups}
+        told.append(ok("groups", f"none of {len(names)} groups lags" if names else "no consumer group on any key"))
+    return told
 
 
 def stream_type(facts: RedisFacts, name: str) -> Finding:
