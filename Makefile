@@ -98,6 +98,7 @@ bench-writers: $(BENCH) ## what the doorbell costs durable writers
 	@$(BIN)/python -m bench writers
 
 bench-all: $(PEERS) ## every scenario, peers included, and one report (about 40 minutes)
+	@$(BIN)/python -m bench.rivals install
 	@$(BIN)/python -m bench all
 
 clean: ## remove the venv, the caches and what was built

@@ -1,16 +1,16 @@
-"""The same relay work by others, at their documented best: procrastinate, PgQueuer, faststream-outbox; same servers.
+"""The same relay work by others, at their documented best, on the same servers: those of `bench/rivals`.
 
 A row becomes an XADD to the same stream and is then marked done; the same producer, consumer and measure for all. What
-they publish with is the dispatcher's own wire to Redis, so that what is compared is the queue. Extra `peers`.
+those in Python publish with is the dispatcher's own wire to Redis, and those on Node have one as small, so that what is
+compared is the queue. Dependency group `peers`, and Node.js 22.18 or later for two of them.
 """
 
 import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError
 from statistics import median
 from typing import Any
 
@@ -19,51 +19,50 @@ import click
 from bench.backlog import SAMPLES, fill, samples, until_published
 from bench.charts import Chart
 from bench.options import Where, common, rounds
+from bench.peers_found import OURS, RATES, Found, judged
 from bench.processes import cpu_seconds
 from bench.progress import Legs
-from bench.report import Report, Target, complete
+from bench.report import Report
+from bench.rivals import RIVALS, command_of, node, settings_of, version_of
 from bench.servers import STREAM, Rig
 from bench.steady import OverloadedError, steady
 from bench.stream import look
 from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.demo.process import DispatcherProcess
 
-OURS = "dispatcher"
-AHEAD = 1.5
-RATES = (50.0, 500.0)
 # Of the backlog: each peer works some seconds.
-SHARES = {OURS: 1.0, "PgQueuer": 0.3, "faststream-outbox": 0.2, "procrastinate": 0.05}
-
-
-@dataclass(slots=True)
-class Found:
-    """What was measured of one peer."""
-
-    per_second: list[float] = field(default_factory=list)
-    cpu_s_per_1000: list[float] = field(default_factory=list)
-    latency_ms: dict[float, tuple[float, float]] = field(default_factory=dict)  # by rate: p50 and p99
-    lost: int = 0
-    duplicated: int = 0
+SHARES = {
+    OURS: 1.0,
+    "graphile-worker": 0.8,
+    "pg-boss": 0.5,
+    "PgQueuer": 0.2,
+    "faststream-outbox": 0.15,
+    "procrastinate": 0.03,
+}
 
 
 @click.command()
 @click.option(
     "--rows", type=click.IntRange(1_000, 900_000), default=100_000, show_default=True, help="Ours; less for others."
 )
-@rounds(2, "Of each backlog.")
+@rounds(2, "Of each backlog, and of each rate.")
+@click.option("--only", multiple=True, metavar="NAME", help="Compare with this peer. May be given several times.")
 @click.option("--seconds", type=click.FloatRange(2, 3_600), default=12.0, show_default=True, help="Each steady rate.")
 @common
 def peers(
     rows: int,
     rounds: int,
+    only: tuple[str, ...],
     seconds: float,
     where: Where,
 ) -> None:
-    """procrastinate, PgQueuer and faststream-outbox at the same work."""
-    rivals = _rivals()
+    """Others at the same work: graphile-worker, pg-boss, PgQueuer, faststream-outbox, procrastinate."""
+    if unknown := {*only} - {*RIVALS}:
+        raise click.UsageError(f"no such peer: {', '.join(sorted(unknown))} (there are {', '.join(RIVALS)})")
+    rivals, left_out = _rivals(only or tuple(RIVALS))
     names = [OURS, *rivals]
-    with where.rig() as servers, Legs(len(names) * (rounds + len(RATES))) as legs:
-        versions = {name: version(rivals[name].INSTALLED) for name in rivals}
+    with where.rig() as servers, Legs(len(names) * rounds * (1 + len(RATES))) as legs:
+        versions = {name: version_of(rivals[name]) for name in rivals}
         report = Report("peers", {"rows": rows, "rounds": rounds, "seconds": seconds, **versions}, [], [])
         for rival in rivals.values():
             asyncio.run(rival.prepare(servers.database_url))
@@ -73,22 +72,23 @@ def peers(
                 legs.begin(f"{name}: backlog")
                 _drain(servers, name, rivals.get(name), max(500, round(rows * SHARES[name])), found[name], legs)
                 legs.end(f"{name}: {found[name].per_second[-1]:,.0f} events/s")
-        for rate in RATES:
-            for name in names:
+        for rate, turn in ((rate, turn) for rate in RATES for turn in range(rounds)):
+            for name in names if turn % 2 == 0 else names[::-1]:
                 legs.begin(f"{name}: {rate:g} events/s")
                 legs.end(f"{name}: {_latency(servers, name, rivals.get(name), rate, seconds, found[name], legs)}")
-        report.rows = [_row(name, each) for name, each in found.items()]
-        report.raw = {name: _raw(each) for name, each in found.items()}
+        report.rows = [each.row(name) for name, each in found.items()]
+        report.raw = {name: each.raw() for name, each in found.items()}
         report.notes = [
             "Backlog: from the first entry's stream id to the last one's. CPU: the relay process's own, from its first "
-            "entry to the last row marked done. Commit to consumer as in `latency`.",
+            "entry to the last row marked done; under a rate, the share of a core. Commit to consumer as in `latency`. "
+            f"Medians of {rounds} rounds in turn.",
+            *left_out,
             *(f"{name} {versions[name]}: {rival.CHANGES}." for name, rival in rivals.items()),
         ]
-        report.targets = _targets(found)
+        report.targets = judged(found)
         bars: dict[str, Any] = {"events/s": [(name, median(each.per_second)) for name, each in found.items()]}
         p99: dict[str, Any] = {
-            f"{rate:g} events/s": [(name, each.latency_ms.get(rate, (0.0, 0.0))[1]) for name, each in found.items()]
-            for rate in RATES
+            f"{rate:g} events/s": [(name, each.at(rate, 1) or 0.0) for name, each in found.items()] for rate in RATES
         }
         report.charts = [
             Chart("rate", "Backlog worked off", "", "events/s", bars, kind="bars"),
@@ -98,18 +98,24 @@ def peers(
     sys.exit(code)
 
 
-def _rivals() -> dict[str, Any]:
-    """Those that are installed. Raises Misconfigured when none is."""
-    from bench.rivals import RIVALS
-
-    installed = {}
-    for name, module in RIVALS.items():
-        with contextlib.suppress(PackageNotFoundError):
-            version(module.INSTALLED)
+def _rivals(wanted: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Of these those that are installed, and what is to be said of the others. Raises Misconfigured when none is."""
+    no_node = node.problem()
+    installed, left_out = {}, [no_node] if no_node else []
+    for name, module in ((name, RIVALS[name]) for name in wanted):
+        if no_node and hasattr(module, "PACKAGE"):
+            continue
+        try:
+            version_of(module)
+        except PackageNotFoundError:
+            left_out.append(f"{name} was left out: it is not installed (`make bench-all` installs it)")
+        else:
             installed[name] = module
     if not installed:
-        raise Misconfigured("no peer is installed: `make bench-all` installs them")
-    return installed
+        raise Misconfigured("; ".join(["no peer is installed: `make bench-all` installs them", *left_out[:1]]))
+    for why in left_out:
+        click.echo(why, err=True)
+    return installed, left_out
 
 
 @contextlib.contextmanager
@@ -123,10 +129,10 @@ def _running(servers: Rig, name: str) -> Iterator[DispatcherProcess]:
             "REDIS_URL": servers.redis_url,
             "DISPATCH_STREAM_NAME": STREAM,
             "DISPATCH_HTTP_PORT": "0",
+            **settings_of(RIVALS[name]),
         }
-        command = (sys.executable, "-m", "bench.rivals", name)
         log = servers.folder / f"{name}.log"
-        process = servers.stack.enter_context(DispatcherProcess(settings, log, command=command))
+        process = servers.stack.enter_context(DispatcherProcess(settings, log, command=command_of(name)))
     try:
         yield process
     finally:
@@ -166,13 +172,14 @@ def _drain(servers: Rig, name: str, rival: Any, rows: int, found: Found, legs: L
         _enqueue(servers, rival, rows)
     with _running(servers, name) as process:
         until_published(servers, [process], 1, legs)
-        cpu, at_first = cpu_seconds(process.pid), _length(servers)
+        cpu, postgres, at_first = cpu_seconds(process.pid), _postgres_s(servers), _length(servers)
         until_published(servers, [process], rows, legs)
         _wait_done(servers, rival, process)
-        cpu = cpu_seconds(process.pid) - cpu
+        cpu, postgres = cpu_seconds(process.pid) - cpu, _postgres_s(servers) - postgres
     looked = look(servers, None if rival is None else set())
     found.per_second.append(looked.entries / looked.seconds)
     found.cpu_s_per_1000.append(cpu / max(1, rows - at_first) * 1000)
+    found.postgres_s_per_1000.append(postgres / max(1, rows - at_first) * 1000)
     found.lost += looked.lost
     found.duplicated += looked.duplicated
 
@@ -188,6 +195,7 @@ def _latency(servers: Rig, name: str, rival: Any, rate: float, seconds: float, f
             _enqueue(servers, rival, 1)
         until_published(servers, [process], 1, legs)  # it relays: ready
         _wait_done(servers, rival, process)
+        cpu, postgres = cpu_seconds(process.pid), _postgres_s(servers)
         try:
             measured = steady(
                 servers,
@@ -202,56 +210,21 @@ def _latency(servers: Rig, name: str, rival: Any, rate: float, seconds: float, f
             )
         except OverloadedError:
             return f"fell behind at {rate:g}/s"
-    tally = measured.tally
-    found.latency_ms[rate] = tally.quantile_ms(0.5), tally.quantile_ms(0.99)
+        cpu, postgres = cpu_seconds(process.pid) - cpu, _postgres_s(servers) - postgres
+    tally, done_s = measured.tally, measured.done.seconds
+    p50, p99 = tally.quantile_ms(0.5), tally.quantile_ms(0.99)
+    found.latency_ms.setdefault(rate, []).append((p50, p99))
+    found.cores.setdefault(rate, []).append((cpu / done_s, postgres / done_s))
     found.lost += tally.lost
     found.duplicated += tally.duplicated
-    return f"{rate:g}/s: p50 {found.latency_ms[rate][0]:.2f} ms, p99 {found.latency_ms[rate][1]:.2f} ms"
+    return f"{rate:g}/s: p50 {p50:.2f} ms, p99 {p99:.2f} ms, {cpu / done_s:.0%} of a core"
+
+
+def _postgres_s(servers: Rig) -> float:
+    """Processor seconds of Postgres so far; 0: it is not our own."""
+    return servers.server_cpu_seconds().get("postgres", 0.0)
 
 
 def _length(servers: Rig) -> int:
     with contextlib.closing(servers.redis()) as client:
         return int(client.xlen(STREAM))
-
-
-def _row(name: str, found: Found) -> dict[str, str]:
-    def shown(rate: float, which: int) -> str:
-        return f"{found.latency_ms[rate][which]:.2f}" if rate in found.latency_ms else "fell behind"
-
-    return {
-        "relay": name,
-        "backlog, events/s": f"{median(found.per_second):,.0f}",
-        "CPU s / 1,000": f"{median(found.cpu_s_per_1000):.4f}",
-        **{f"{rate:g}/s p50 ms": shown(rate, 0) for rate in RATES},
-        **{f"{rate:g}/s p99 ms": shown(rate, 1) for rate in RATES},
-        "lost": f"{found.lost:,}",
-        "doubled": f"{found.duplicated:,}",
-    }
-
-
-def _raw(found: Found) -> dict[str, Any]:
-    return {
-        "per_second": found.per_second,
-        "cpu_s_per_1000": found.cpu_s_per_1000,
-        "latency_ms": {f"{rate:g}": pair for rate, pair in found.latency_ms.items()},
-        "lost": found.lost,
-        "duplicated": found.duplicated,
-    }
-
-
-def _targets(found: dict[str, Found]) -> list[Target]:
-    ours, others = found[OURS], {name: each for name, each in found.items() if name != OURS}
-    best = max(others, key=lambda name: median(others[name].per_second))
-    ratio = median(ours.per_second) / median(others[best].per_second)
-    targets = [
-        complete("ours:", ours.lost, ours.duplicated),
-        Target(f"{ratio:.1f} times the backlog rate of the best peer ({best}), wanted ≥ {AHEAD:g}", ratio >= AHEAD),
-    ]
-    for rate in RATES:
-        for which, name in enumerate(("p50", "p99")):
-            rivals = [each.latency_ms[rate][which] for each in others.values() if rate in each.latency_ms]
-            mine = ours.latency_ms.get(rate, (float("inf"),) * 2)[which]
-            if rivals:
-                text = f"{rate:g}/s: {name} {mine:.2f} ms, the best peer's {min(rivals):.2f}"
-                targets.append(Target(text, mine < min(rivals)))
-    return targets

@@ -1,13 +1,14 @@
-"""`python -m bench.rivals <name>`: relay until SIGTERM. Addresses come by the environment, as a dispatcher's."""
+"""`python -m bench.rivals <name>`: relay until SIGTERM. Addresses come by the environment, as a dispatcher's.
+
+`python -m bench.rivals install`: install what runs on Node.js (see node.py).
+"""
 
 import asyncio
 import os
 import signal
 import sys
 
-import uvloop
-
-from bench.rivals import RIVALS
+from bench.rivals import RIVALS, node
 
 
 async def main(name: str) -> None:
@@ -22,4 +23,8 @@ async def main(name: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "install":
+        sys.exit(node.install())
+    import uvloop
+
     uvloop.run(main(sys.argv[1]))

@@ -13,8 +13,10 @@ from bench.charts import Chart
 from bench.document import render
 from bench.latency import WANTED
 from bench.outage import recovery
+from bench.peers_found import OURS, Found, judged
 from bench.record import STEPS, combine
 from bench.report import Report, Target, above, below, body, complete
+from bench.rivals import RIVALS, node
 from bench.sla import Held
 from bench.steady import by_second, quantile
 from bench.writers import NAMES, _judge
@@ -145,3 +147,33 @@ def test_the_help_says_what_each_scenario_measures_to_the_end() -> None:
     listed = " ".join(CliRunner().invoke(bench, ["--help"]).output.split())
     for scenario in bench.commands.values():
         assert scenario.get_short_help_str(limit=500) in listed
+
+
+@pytest.mark.parametrize(
+    ("said", "why"), [("v20.20.2", "v20.20.2 is too old"), (None, "no Node.js here"), ("v22.18.0", None)]
+)
+def test_peers_on_node_are_left_out_aloud(
+    said: str | None, why: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if said is not None:
+        program = tmp_path / "node"
+        program.write_text(f"#!/bin/sh\necho {said}\n", encoding="utf-8")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    problem = node.problem()
+    assert problem is None if why is None else why in (problem or "")
+
+
+def test_a_peer_that_fell_behind_is_no_best_one() -> None:
+    ours = Found([1600.0], [0.01], [0.01], {50.0: [(1.0, 2.0), (3.0, 4.0)]})
+    best, slow = Found([1000.0], [0.01], [0.01], {50.0: [(1.5, 9.0)]}), Found([10.0], [1.0], [1.0])
+    targets = judged({OURS: ours, "best": best, "slow": slow})
+    assert [target.text for target in targets] == [
+        "ours: 0 lost, 0 doubled, wanted none",
+        "1.60 times the backlog rate of the best peer (best), wanted ≥ 1.6",
+        "50/s: p50 2.00 ms, the best peer's 1.50",
+        "50/s: p99 3.00 ms, the best peer's 9.00",
+    ]
+    assert [target.met for target in targets] == [True, True, False, True]
+    assert slow.row("slow")["500/s p50 ms"] == "fell behind"
+    assert {"graphile-worker", "pg-boss"} <= {*RIVALS}
