@@ -16,23 +16,40 @@ def rest_after(worked_s: float, rest: float, *, at_least_s: float = 0.0, at_most
 
 @dataclass(slots=True)
 class BatchSizer:
-    """Rows to ask for in one claim, so that few are claimed that do not fit in its budget of bytes, and go back.
+    """Rows to ask for in one claim: more as long as claims come back full, fewer when they do not.
 
-    The budget itself is kept by the claim, which knows the sizes; this is only a guess. Written by one task only.
+    Large ones cost less a row; small ones keep a cold start from claiming hundreds of rows of a megabyte, and giving
+    them back. Of rows that are known to be large only as many are asked for as fit in the budget of bytes. The budget
+    itself is kept by the claim, which knows the sizes; this is only a guess. Written by one task only.
     """
 
-    batch_size: int
+    batch_size: int  # rows, at most
     budget_bytes: int = CLAIM_BYTES
+    first: int = 64  # rows, at a cold start
+    # Up to so many rows fill the budget. Of more each may take a quarter of its share on average: a text of more than
+    # its share is read by a second statement.
+    usual: int = 256
+    _rows: int = 0  # asked for while the rows are small
     _mean_bytes: float = 0.0
 
     def limit(self) -> int:
         """Rows the next claim may take, at least 1."""
-        if self._mean_bytes * self.batch_size <= self.budget_bytes:
-            return self.batch_size
-        return max(1, int(self.budget_bytes / self._mean_bytes))
+        rows = min(max(self._rows, self.first), self.batch_size)
+        if not self._mean_bytes:
+            return rows
+        fit = self.budget_bytes / self._mean_bytes
+        return max(1, min(rows, int(max(min(fit, self.usual), fit / 4))))
 
-    def note(self, rows: int, size: int) -> None:
-        """Note a batch of `rows` rows and `size` characters of payload. Rises at once, falls slowly."""
+    def note(self, rows: int, size: int, *, full: bool = False) -> None:
+        """Note a claim of `rows` rows and `size` characters of payload; `full`: more may follow.
+
+        The mean size rises at once, and falls slowly.
+        """
+        asked = max(self._rows, self.first)
+        if not full:
+            self._rows = min(asked, 2 * rows)
+        elif 2 * rows > asked:  # not one that was small for another reason
+            self._rows = min(2 * asked, self.batch_size)
         if rows:
             mean = size / rows
             self._mean_bytes = mean if mean > self._mean_bytes else self._mean_bytes * 0.9 + mean * 0.1

@@ -58,7 +58,13 @@ class Settings:
     tick_ms: int = setting("DISPATCH_TICK_MS", whole(1, 60_000, MS), 100,
         "The fallback poll, when nothing wakes the dispatcher.",
         alias=Alias("--poll-interval", seconds_to_ms, "Dispatchbox's name for --tick-ms, in seconds.", "SECONDS"))
-    batch_size: int = setting("DISPATCH_BATCH_SIZE", whole(1, 10_000, "rows"), 256, "The most rows of one claim.")
+    batch_size: int = setting(
+        "DISPATCH_BATCH_SIZE",
+        whole(1, 10_000, "rows"),
+        512,
+        "The most rows of one claim. The first takes 64; while claims come back full each takes twice as many as the "
+        "one before, as far as their payloads fit in 4 MiB.",
+    )
     max_attempts: int = setting("DISPATCH_MAX_ATTEMPTS", whole(1, 10_000), 10,
         "Failures of its own after which a row is dead.")
     backoff_base_ms: int = setting("DISPATCH_BACKOFF_BASE_MS", whole(1, 600_000, MS), 250,

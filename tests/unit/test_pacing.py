@@ -22,35 +22,58 @@ BUDGET = CLAIM_BYTES
 batches = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 2**31)), max_size=50)
 
 
-@given(st.integers(1, 10_000), batches)
-def test_a_limit_is_at_least_one_and_at_most_the_batch(batch_size: int, seen: list[tuple[int, int]]) -> None:
+@given(st.integers(1, 10_000), batches, st.booleans())
+def test_a_limit_is_at_least_one_and_at_most_the_batch(
+    batch_size: int, seen: list[tuple[int, int]], full: bool
+) -> None:
     pacer = BatchSizer(batch_size)
     for rows, size in seen:
-        pacer.note(rows, size)
+        pacer.note(rows, size, full=full)
         assert 1 <= pacer.limit() <= batch_size
 
 
 @given(st.integers(1, 10_000), st.integers(1, 5000), st.integers(0, 2**31))
 def test_as_many_more_such_rows_stay_within_the_budget(batch_size: int, rows: int, size: int) -> None:
     pacer = BatchSizer(batch_size)
-    pacer.note(rows, size)
+    for _ in range(8):
+        pacer.note(rows, size, full=True)
     limit, mean = pacer.limit(), size / rows
     assert limit == 1 or limit * mean <= BUDGET * (1 + 1e-9)
-    assert limit == batch_size or (limit + 1) * mean > BUDGET  # and no smaller than need be
+    assert limit <= 256 or limit * mean <= BUDGET / 4 * (1 + 1e-9)
+
+
+def grown(batch_size: int) -> BatchSizer:
+    """After a backlog of small rows."""
+    pacer = BatchSizer(batch_size)
+    for _ in range(20):
+        pacer.note(pacer.limit(), pacer.limit() * 16, full=True)
+    return pacer
+
+
+def test_it_grows_with_a_backlog_and_shrinks_with_it() -> None:
+    pacer, limits = BatchSizer(1000), []
+    for rows, full in [(64, True), (128, True), (256, True), (512, True), (1000, True), (300, False), (20, False)]:
+        limits.append(pacer.limit())
+        pacer.note(rows, rows * 16, full=full)
+    assert limits == [64, 128, 256, 512, 1000, 1000, 600]
+    assert pacer.limit() == 64
+    assert BatchSizer(20).limit() == 20
+    pacer.note(1, 16, full=True)  # the one row that tries out whether Redis is back
+    assert pacer.limit() == 64
 
 
 def test_large_payloads_shrink_it_at_once_and_small_ones_grow_it_slowly() -> None:
-    pacer = BatchSizer(256)
-    pacer.note(256, 256 * 1024 * 1024)
+    pacer = grown(256)
+    pacer.note(256, 256 * 1024 * 1024, full=True)
     assert pacer.limit() == 4
     pacer.note(16, 16)
     assert 4 <= pacer.limit() < 6
     for _ in range(40):
-        pacer.note(16, 16)
+        pacer.note(pacer.limit(), 16, full=True)
     assert pacer.limit() == 256
 
 
-def test_an_empty_claim_teaches_nothing() -> None:
+def test_an_empty_claim_teaches_nothing_of_sizes() -> None:
     pacer = BatchSizer(256)
     pacer.note(1, BUDGET)
     pacer.note(0, 0)

@@ -174,6 +174,7 @@ class StreamRelay:
         batch = await self._claimer.claim(postgres, allowance.rows, self._gate.connection.floor)
         if batch is None:
             return None
+        self._sizer.note(len(batch.rows), batch.size, full=batch.full)
         written = self._publish(batch, allowance) if batch.rows else None
         await self._note_claim(batch, allowance)
         return written
@@ -238,7 +239,6 @@ class StreamRelay:
     def _publish(self, batch: Batch, allowance: Allowance) -> WrittenBatch:
         """Write the pipeline, without waiting for its replies."""
         self._flow.spend(len(batch.rows))
-        self._sizer.note(len(batch.rows), batch.size)
         # Rows that failed before go where they cut no connection but their own; a trial has to use this one.
         suspects = [] if allowance.trial else [row for row in batch.rows if row.attempts or row.suspect]
         if suspects:
