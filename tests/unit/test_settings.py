@@ -25,7 +25,7 @@ DEFAULTS = {
     "stream_name": "sanctum:messages",
     "stream_maxlen": 1_000_000,
     "tick_ms": 100,
-    "batch_size": 256,
+    "batch_size": 512,
     "max_attempts": 10,
     "backoff_base_ms": 250,
     "backoff_max_ms": 60_000,
