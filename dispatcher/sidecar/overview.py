@@ -5,8 +5,9 @@ No request asks Postgres or Redis. The answer is made at most once a second, so 
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 from aiohttp import web
@@ -15,7 +16,7 @@ from dispatcher import __version__
 from dispatcher.core.process_state import ProcessState, StreamSample, Trouble
 from dispatcher.sidecar.diagnosis import BURIED_LATELY_S, LATE_S, VERY_LATE_S, diagnose, level_of
 from dispatcher.sidecar.errors import Refusal
-from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, WINDOW, History, RecentWindow
+from dispatcher.sidecar.history import SLA_S, WINDOW, History, RecentWindow
 
 SILENT_S = 3.0  # nothing went out for so long although events are due: that is said
 FRESH_S = 1.0  # an answer is given again for so long
@@ -93,6 +94,7 @@ class Overview:
             "latency": {
                 "window_s": int(WINDOW * 2),
                 "count": lately.count,
+                "now": lately.p95_now,
                 "p50": lately.p50,
                 "p95": lately.p95,
                 "p99": lately.p99,
@@ -107,7 +109,7 @@ class Overview:
                 "name": self._stream,
                 "maxlen": self._maxlen,
                 "length": sample.stream_length if sample else None,
-                "groups": [{"name": name, "lag": lag} for name, lag in sample.group_lag.items()] if sample else [],
+                "groups": _groups(sample.group_lag, sample.group_read_age_s) if sample else [],
             },
             "streams": [_stream(one) for one in sample.streams] if sample else [],
             "dispatchers": [asdict(one) for one in sample.dispatchers] if sample else None,
@@ -115,10 +117,21 @@ class Overview:
         }
 
 
+def _stream(one: StreamSample) -> dict[str, Any]:
+    return {"name": one.name, "length": one.length, "groups": _groups(one.group_lag, one.group_read_age_s)}
+
+
+def _groups(lags: Mapping[str, int], ages_s: Mapping[str, float]) -> list[dict[str, Any]]:
+    """`last_read_age_s` None: nobody has read, or it is not known."""
+    known = {name: round(age_s, 1) for name, age_s in ages_s.items() if isfinite(age_s)}
+    return [{"name": name, "lag": lag, "last_read_age_s": known.get(name)} for name, lag in lags.items()]
+
+
 def _silent_s(reading: ProcessState, now: float) -> float | None:
-    """How long nothing went out although events wait that are due. None: nothing waits, or they go out."""
-    sample = reading.sample
-    if sample is None or not sample.backlog or (sample.oldest_age_s or 0.0) < SILENT_S:
+    """How long nothing went out although events are due, or nobody can know. None: none is due, or they go out."""
+    sample, away = reading.sample, any(trouble.kind == "database" for trouble in reading.troubles)
+    waits = sample is not None and sample.backlog and (sample.oldest_age_s or 0.0) >= SILENT_S
+    if not waits and not away:
         return None
     silent_s = now - max(reading.published_at or 0.0, reading.started_at)
     return round(silent_s, 1) if silent_s >= SILENT_S else None
@@ -128,7 +141,7 @@ def _levels(reading: ProcessState, lately: RecentWindow, silent_s: float | None,
     """The colour of each figure by its own threshold, whatever explains it: "", "warn" or "bad"."""
     sample = reading.sample
     age = (sample.oldest_age_s or 0.0) if sample else 0.0
-    late = lately.p95 is not None and lately.p95 > SLA_S and lately.count >= FEW_EVENTS
+    late = lately.p95_now is not None and lately.p95_now > SLA_S
     fresh = sample is not None and sample.newest_dead_at is not None and now - sample.newest_dead_at < BURIED_LATELY_S
     dead = sample.dead if sample else 0
     return {
@@ -136,15 +149,6 @@ def _levels(reading: ProcessState, lately: RecentWindow, silent_s: float | None,
         "latency": "bad" if silent_s is not None or late else "",
         "backlog": "bad" if age > VERY_LATE_S else "warn" if age > LATE_S else "",
         "dead": "" if not dead else "bad" if fresh else "warn",
-    }
-
-
-def _stream(one: StreamSample) -> dict[str, Any]:
-    """One of several streams."""
-    return {
-        "name": one.name,
-        "length": one.length,
-        "groups": [{"name": name, "lag": lag} for name, lag in one.group_lag.items()],
     }
 
 

@@ -216,7 +216,7 @@ async def test_each_figure_takes_the_colour_of_its_threshold(open_page: OpenPage
         ours.say(events.BreakerChanged("open", "refused"))
         ours.say(events.Sampled(1577, 31.0, 0.0, None, {}, "ConnectionError", 0))
         await expect(page.locator("#tile-events-more")).to_have_text(re.compile(r"^nothing sent for 3\d s$"))
-        await expect(page.locator("#tile-latency")).to_have_text("> 31 s")
+        await expect(page.locator("#tile-latency")).to_have_text(re.compile(r"^> 3\d s$"))
         for name, wanted in (("events", "bad"), ("latency", "bad"), ("backlog", "warn"), ("dead", "")):
             await expect(tile(page, name)).to_have_attribute("data-level", wanted)
         ours.say(events.Sampled(0, 0.0, 0.0, 900, {}, None, 3))

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import aiohttp
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from dispatcher.core import events
 from dispatcher.core.events import DatabaseChanged, Sampled, Settled, SidecarUp
+from dispatcher.core.process_state import StreamSample
 from dispatcher.embedded import free_port
 from dispatcher.settings import Settings
 from dispatcher.sidecar.access import AccessControl
@@ -54,7 +56,7 @@ async def test_the_overview_says_everything_at_once(console):
         "name": "sanctum:messages",
         "maxlen": 1000,
         "length": 900,
-        "groups": [{"name": "billing", "lag": 40}],
+        "groups": [{"name": "billing", "lag": 40, "last_read_age_s": None}],
     }
     assert seen["latency"]["sla_s"] == 1.5
     assert all(state["ok"] for state in seen["states"])
@@ -81,6 +83,9 @@ async def test_each_figure_has_the_colour_of_its_threshold_whatever_explains_it(
         assert (seen["silent_s"] is not None) == (expected[0] == "bad")
     console.observe(events.Published(1, [0.1], 0.1))
     assert silent(console, now + 2.0)["silent_s"] is None
+    console.observe(events.Sampled(0, 0.0, 0.0, 900, {}))
+    console.observe(events.DatabaseChanged(False, "refused"))  # nobody knows what waits there
+    assert silent(console, now + 60.0)["levels"]["events"] == "bad"
 
 
 async def test_dead_events_are_never_fine(console):
@@ -96,6 +101,22 @@ async def test_it_says_which_system_it_is_and_no_password():
         seen = await get(client, "/api/overview")
     assert (seen["deployment"], seen["database"], seen["grafana"]) == ("shop, production", "db:5433/shop", None)
     assert "secret" not in json.dumps(seen)
+
+
+async def test_each_of_several_streams_has_a_row(console):
+    streams = [StreamSample(f"s:{n}", 100, {"billing": n, "new": 1}, {"billing": 2.25, "new": inf}) for n in range(16)]
+    console.observe(events.Sampled(0, 0.0, 0.0, 1600, {"billing": 15}, streams=streams))
+    async with served(site(console)) as client:
+        each = (await get(client, "/api/overview"))["streams"]
+    assert len(each) == 16
+    assert each[3] == {
+        "name": "s:3",
+        "length": 100,
+        "groups": [
+            {"name": "billing", "lag": 3, "last_read_age_s": 2.2},
+            {"name": "new", "lag": 1, "last_read_age_s": None},
+        ],
+    }
 
 
 async def test_who_runs_is_not_known_before_postgres_answered(console):
@@ -196,7 +217,8 @@ async def test_a_real_dispatcher_says_what_it_does_and_who_runs(dispatcher: Star
         seen = await get(client, "/api/overview")
     assert seen["totals"] == {"published": 5, "failed": 0, "dead": 0}
     assert [one["name"] for one in seen["dispatchers"]] == seen["names"]
-    assert (seen["dead"], seen["stream"]["groups"]) == (0, [{"name": "billing", "lag": 5}])
+    [group] = seen["stream"]["groups"]
+    assert (seen["dead"], group["name"], group["lag"]) == (0, "billing", 5)
 
 
 @pytest.mark.promise("console")

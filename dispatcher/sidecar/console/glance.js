@@ -64,7 +64,7 @@ export function since(moment, now) {
 }
 
 function calm(seen) {
-  const { p95, count: events } = seen.latency;
-  const speed = p95 == null ? "No event in the last minute" : `${plural(events, "event")} in the last minute, 95 % within ${latency(p95)}`;
+  const { p95, now, sla_s: sla, count: events } = seen.latency;
+  const speed = now != null && now <= sla && p95 > sla ? `95 % within ${latency(now)} now; within ${latency(p95)} in the last minute` : p95 == null ? "No event in the last minute" : `${plural(events, "event")} in the last minute, 95 % within ${latency(p95)}`;
   return `${speed}. ${seen.backlog ? `${count(seen.backlog, BACKLOG_BOUND)} on their way.` : "Nothing waits."}`;
 }

@@ -56,7 +56,7 @@ async function look() {
 /** Which system this is: nobody should have to guess it from a host name. */
 function head(seen) {
   write(byId("deployment"), seen.deployment ?? "Dispatcher");
-  write(byId("where"), [seen.database, seen.stream.name].filter(Boolean).join(" · "));
+  write(byId("where"), [seen.database, seen.streams.length > 1 ? `${seen.stream.name}, ${seen.streams.length} streams` : seen.stream.name].filter(Boolean).join(" · "));
   const [name = "", ...more] = seen.names;
   write(byId("version"), `Dispatcher ${seen.version} · ${more.length ? `${seen.names.length} processes` : name} · up ${lasting(seen.now - seen.started_at)}`);
   byId("nav-dead").hidden = !seen.dead;

@@ -64,7 +64,17 @@ export function groupRow(group, maxlen) {
 
 function groups(seen) {
   const { groups: found, length, maxlen, name } = seen.stream;
-  write(byId("stream"), length == null ? `${name}: length not known` : `${name}: ${count(length)} of about ${count(maxlen)} entries`);
+  const each = seen.streams ?? [];
+  write(byId("stream"), length == null ? `${name}: length not known`
+    : each.length > 1 ? `${each.length} streams, ${count(length)} entries in all; of each group the stream with the most unread`
+      : `${name}: ${count(length)} of about ${count(maxlen)} entries`);
+  byId("each-stream").hidden = each.length < 2;
+  refill(byId("streams"), [each, maxlen], () => each.map((one) => {
+    const slowest = one.groups.reduce((most, group) => (most && most.lag >= group.lag ? most : group), null);
+    const share = slowest ? slowest.lag / maxlen : 0;
+    return el("tr", {}, el("th", { scope: "row" }, one.name), el("td", { class: "n" }, count(one.length)),
+      el("td", { class: "n", "data-level": share >= 0.8 ? "bad" : null }, slowest ? `${count(slowest.lag)} (${slowest.name})` : "no group"));
+  }));
   const none = length == null ? "Not known: Redis does not say." : "No group reads this stream.";
   refill(byId("groups"), [found, maxlen, none], () => (found.length ? found.map((group) => groupRow(group, maxlen)) : el("li", { class: "muted" }, none)));
 }

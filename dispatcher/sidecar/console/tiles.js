@@ -5,9 +5,10 @@ import { BACKLOG_BOUND, DEAD_BOUND, at, byId, count, lasting, latency, pieces, r
 export function tiles(seen) {
   const { latency: speed, totals } = seen;
   const start = at(seen.started_at, { seconds: false });
+  const waits = seen.backlog ? seen.oldest_age_s + Math.max(0, seen.now - seen.sampled_at) : 0; // the oldest, if it is still there
   tile("events", rate(seen.events_per_s), seen.silent_s == null ? `${count(totals.published)} since ${start}`
     : `nothing sent for ${lasting(seen.silent_s)}`, seen);
-  tile("latency", seen.silent_s == null ? latency(speed.p95) : `> ${lasting(seen.oldest_age_s)}`, late(speed, seen), seen);
+  tile("latency", seen.silent_s == null ? latency(speed.now ?? speed.p95) : waits ? `> ${lasting(waits)}` : "–", late(speed, seen, waits), seen);
   tile("backlog", count(seen.backlog, BACKLOG_BOUND), seen.backlog == null ? "not known yet"
     : pieces(seen.backlog ? `oldest ${lasting(seen.oldest_age_s)} overdue` : "nothing waits", ...stale(seen)), seen);
   tile("dead", count(seen.dead, DEAD_BOUND), dead(seen, start), seen);
@@ -19,8 +20,9 @@ function tile(name, figure, more, seen) {
   byId(`tile-${name}`).closest(".tile").dataset.level = seen.levels[name];
 }
 
-function late(speed, seen) {
-  if (seen.silent_s != null) return "the oldest waits for so long already";
+function late(speed, seen, waits) {
+  if (seen.silent_s != null) return waits ? "the oldest waits for so long already" : "nothing arrives";
+  if (speed.now != null && speed.now <= speed.sla_s && speed.p95 > speed.sla_s) return `over: in the last minute it was ${latency(speed.p95)}`;
   if (speed.p95 == null) return `no event in a minute; promised: ${speed.sla_s} s`;
   return pieces(`p50 ${latency(speed.p50)}`, `p99 ${latency(speed.p99)}`, `promised ${speed.sla_s} s`);
 }
