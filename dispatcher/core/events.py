@@ -321,6 +321,14 @@ class DatabaseChanged(TelemetryEvent):
     reason: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class StillAway(TelemetryEvent):
+    """A server that was told to be away is away for another reason by now."""
+
+    server: Literal["database", "redis"]
+    reason: str
+
+
 # The life of the process and its workers.
 
 

@@ -41,6 +41,16 @@ def end_with(terminated: int, interrupted: int, *, silent: bool = False) -> None
     signal.signal(signal.SIGTERM, _End(terminated, silent))
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's background
         signal.signal(signal.SIGINT, _End(interrupted, silent))
+    # Whoever rotates logs or reloads services sends these to all alike; they would kill us in the middle of a batch.
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """What asks a dispatcher that runs to stop: also a terminal that is closed, but not under nohup."""
+    asked = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    return [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN or number in asked[:2]]
 
 
 def leave_interrupts_to_python() -> None:

@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from dispatcher.core.condition import Condition
 from dispatcher.core.events import Observer, Started, Stopped, Stopping, fan_out
 from dispatcher.core.process_state import WorkerReport
+from dispatcher.infra import early_stop
 from dispatcher.service.console_routes import ConsoleRoutes
 from dispatcher.service.context import Context
 from dispatcher.service.engine import Engine
@@ -128,8 +129,8 @@ class Service:
             self._engine.stop()
 
     async def watch_signals(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """SIGTERM or SIGINT stops; a second one forces. One that follows a stop of ours is no second one."""
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        """SIGTERM, SIGINT, SIGHUP, SIGQUIT stop, a second one forces; one after a stop of ours is no second one."""
+        with anyio.open_signal_receiver(*early_stop.stop_signals()) as signals:
             task_status.started()
             heard = False
             async for number in signals:

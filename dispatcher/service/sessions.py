@@ -2,7 +2,7 @@
 
 from random import Random
 
-from dispatcher.core.events import DatabaseChanged, Observer, SessionMissing, Ticked
+from dispatcher.core.events import DatabaseChanged, Observer, SessionMissing, StillAway, Ticked
 from dispatcher.infra.postgres.lazy import LazySession
 from dispatcher.infra.postgres.precedence import Precedence
 from dispatcher.infra.postgres.reconnecting import OnChange, ReconnectingSession
@@ -92,6 +92,7 @@ class DatabaseState:
         self._observe = observe
         self._up: set[ReconnectingSession] = set()
         self._told: bool | None = None
+        self._why: str | None = None  # what was told last
 
     def part(self, postgres: ReconnectingSession) -> OnChange:
         """A listener for the changes of this session."""
@@ -99,8 +100,13 @@ class DatabaseState:
         def changed(up: bool, reason: str | None) -> None:
             (self._up.add if up else self._up.discard)(postgres)
             now_up = bool(self._up)
+            why = None if now_up else reason
+            # While it is down the reason changes: ended by an administrator, then refused, then without tables.
             if now_up != self._told:
-                self._told = now_up
-                self._observe(DatabaseChanged(now_up, None if now_up else reason))
+                self._told, self._why = now_up, why
+                self._observe(DatabaseChanged(now_up, why))
+            elif why is not None and why != self._why:
+                self._why = why
+                self._observe(StillAway("database", why))
 
         return changed

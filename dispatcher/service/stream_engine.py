@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.breaker import Breaker
-from dispatcher.core.events import BreakerChanged, Reconciled, TelemetryEvent
+from dispatcher.core.events import BreakerChanged, Reconciled, StillAway, TelemetryEvent
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.search import Searcher
 from dispatcher.relay.policy import StreamPause, StreamPolicy
@@ -126,4 +126,4 @@ def _found_out_by_its_user(why: str) -> None:
 
 def _is_routine(event: TelemetryEvent) -> bool:
     """Whether the bisector's connection says nothing new: each cut of it is followed by a search."""
-    return isinstance(event, BreakerChanged) or (isinstance(event, Reconciled) and not event.found)
+    return isinstance(event, BreakerChanged | StillAway) or (isinstance(event, Reconciled) and not event.found)

@@ -51,6 +51,10 @@ class Readiness:
                 self._redis = None
             case events.LayoutChanged(reason):
                 self._layout = reason
+            case events.StillAway("database", reason):
+                self._database = reason
+            case events.StillAway("redis", reason):
+                self._breaker = reason
             case events.Sampled(redis_error=error):
                 self._redis = error
             case events.Stopping() | events.Stopped():

@@ -181,6 +181,10 @@ class Logs:
             case events.DatabaseChanged(up, reason):
                 text = "Postgres is connected" if up else "Postgres is not connected; connecting again"
                 self._write_change("database", up, text, reason, "ERROR")
+            case events.StillAway(server, reason):
+                if (suppressed := self._repeats.suppressed(f"{server} {reason}")) is not None:
+                    away: Fields = {"server": server, "reason": reason, "suppressed": suppressed}
+                    write("WARNING", "still_away", "A server is still away, for another reason than before", away)
             case events.WorkerStarted(worker):
                 write("INFO", "worker_started", "A worker was started", {"started": worker})
             case events.WorkerEnded(worker, code, _, again_in_s):

@@ -92,6 +92,8 @@ class StateTracker:
             case events.BreakerChanged(state, reason):
                 self._breaker_open = state == "open"
                 self._trouble("redis", reason, there=self._breaker_open)
+            case events.StillAway(server, reason):
+                self._trouble(server, reason, there=True)
             case events.ListenerChanged(up, reason):
                 self._trouble("listener", reason, there=not up)
             case events.SessionMissing(session, missing, without):

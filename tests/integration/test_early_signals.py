@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.child import OURS, StartCli
 from tests.support.rows import insert_events, statuses
-from tests.support.waiting import until
+from tests.support.waiting import becomes, until
 
 Db = psycopg.AsyncConnection[Any]
 UNSHARE = ["unshare", "--pid", "--fork", "--kill-child"]
@@ -137,3 +137,26 @@ async def test_several_processes_stopped_while_they_start(
     child = await cli("run", "--processes=2", env=env)
     await child.line(f'"{line}"')
     assert await child.terminate() == 0, child.output
+
+
+@pytest.mark.promise("stop")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT])
+async def test_a_terminal_that_is_closed_stops_it_cleanly(
+    number: signal.Signals, cli: StartCli, database_url: str, redis_url: str, db: Db
+) -> None:
+    child = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    await child.ready()
+    await insert_events(db, 3000)
+    child.signal(number)
+    assert await child.wait() == 0, child.output
+    assert "picked" not in await statuses(db)
+
+
+async def test_what_log_rotation_sends_ends_nothing(cli: StartCli, database_url: str, redis_url: str, db: Db) -> None:
+    child = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    await child.ready()
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        child.signal(number)
+    await insert_events(db, 10)
+    await becomes(lambda: statuses(db), {"sent": 10})
+    assert await child.terminate() == 0

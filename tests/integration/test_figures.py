@@ -5,7 +5,7 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from redis.asyncio import Redis
 
 from dispatcher.core.events import BackpressureChanged, BreakerChanged, DatabaseChanged, PauseChanged, Sampled, Settled
@@ -18,6 +18,7 @@ from tests.support.proxy import StartProxy
 from tests.support.rows import STREAM, insert_events
 from tests.support.running import StartDispatcher
 from tests.support.tap import Tap
+from tests.support.waiting import until
 
 Db = psycopg.AsyncConnection[Any]
 
@@ -99,6 +100,39 @@ async def test_the_database_is_down_when_only_upkeep_is_connected(
         finally:
             await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         assert (await running.tap.next(DatabaseChanged)).up
+
+
+async def test_the_reason_is_the_one_of_now(
+    dispatcher: StartDispatcher, db: Db, redis: Redis, database_url: str
+) -> None:
+    maintenance = make_conninfo(database_url, dbname="postgres")
+    name = str(conninfo_to_dict(database_url)["dbname"])
+    async with (
+        dispatcher(tick_ms=50) as running,
+        await psycopg.AsyncConnection.connect(maintenance, autocommit=True) as admin,
+    ):
+
+        async def says(words: str) -> None:
+            await until(lambda: words in str(running.service.not_ready), words)
+
+        await redis.config_set("min-replicas-to-write", 1)
+        try:
+            await insert_events(db, 1)
+            await says("NOREPLICAS")
+            await redis.config_set("maxmemory", 1)
+            await redis.config_set("min-replicas-to-write", 0)
+            await says("OOM")
+        finally:
+            await redis.config_set("maxmemory", 0)
+            await redis.config_set("min-replicas-to-write", 0)
+        await until(lambda: running.service.not_ready is None, "it is ready again")
+        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        try:
+            await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            await says("not currently accepting connections")
+        finally:
+            await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        await until(lambda: running.service.not_ready is None, "it is ready again")
 
 
 async def test_a_slow_count_keeps_no_other_figure_from_being_looked_up(

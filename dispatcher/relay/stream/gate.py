@@ -11,7 +11,7 @@ import anyio
 from dispatcher.core.breaker import Breaker
 from dispatcher.core.decide import Refused
 from dispatcher.core.errors import DispatcherError, Misconfigured
-from dispatcher.core.events import BreakerChanged, Observer, Reconciled, Ticked
+from dispatcher.core.events import BreakerChanged, Observer, Reconciled, StillAway, Ticked
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.layout import Layout
 from dispatcher.core.outcome import BatchOutcomes, Released, Sent
@@ -122,8 +122,12 @@ class SinkGate:
     def _shut(self, reason: str, *, connection_only: bool = True) -> None:
         # Verified again: a primary that refused may have been a replica meanwhile, and lost entries.
         self.connection.set_incarnation(None)
-        if self._breaker.failed(monotonic(), reason, connection_only=connection_only):
+        before = self._breaker.reason
+        opened = self._breaker.failed(monotonic(), reason, connection_only=connection_only)
+        if opened:
             self._observe(BreakerChanged("open", reason))
+        elif self._breaker.reason != before:
+            self._observe(StillAway("redis", reason))
 
     def _reopen(self) -> None:
         if self._breaker.succeeded():

@@ -24,6 +24,7 @@ from dispatcher.core.events import (
     WorkerStuck,
     fan_out,
 )
+from dispatcher.infra import early_stop
 from dispatcher.infra.postgres.lazy import LazySession
 from dispatcher.service.console_routes import ConsoleRoutes
 from dispatcher.service.http import build_http, open_http
@@ -104,8 +105,8 @@ class Supervisor:
             self._signal(signal.SIGTERM)
 
     async def watch_signals(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """SIGTERM or SIGINT stops; a second one forces the workers."""
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        """SIGTERM, SIGINT, SIGHUP or SIGQUIT stops; a second one forces the workers."""
+        with anyio.open_signal_receiver(*early_stop.stop_signals()) as signals:
             task_status.started()
             async for number in signals:
                 if self._stopping.is_set():
