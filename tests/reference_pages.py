@@ -26,6 +26,7 @@ import yaml
 from dispatcher.cli import COMMANDS, cli
 from dispatcher.core import events
 from dispatcher.settings import describe
+from dispatcher.settings.describe import GROUPS
 from dispatcher.sidecar.openapi import ALWAYS, DOCUMENT, ERRORS
 from dispatcher.telemetry import logs, loguru_setup
 from dispatcher.telemetry.metrics import Metrics
@@ -70,49 +71,6 @@ def kept(part: str) -> Kept:
 
 
 # Settings
-
-
-GROUPS = {
-    "What it does": ("DISPATCHER_ENABLED", "DISPATCH_CANARY_PERCENT", "DISPATCH_PROCESSES"),
-    "Postgres": ("DATABASE_URL", "DISPATCH_LISTEN_URL", "DISPATCH_QUERY_TIMEOUT_MS", "DISPATCH_CONNECT_TIMEOUT_MS"),
-    "Redis": (
-        "REDIS_URL",
-        "DISPATCH_STREAM_NAME",
-        "DISPATCH_STREAM_SHARDS",
-        "DISPATCH_ROUTES",
-        "REDIS_STREAM_MAXLEN",
-        "DISPATCH_BACKPRESSURE_EXCEPT",
-        "DISPATCH_PUBLISH_TIMEOUT_MS",
-        "DISPATCH_AUDIT_WINDOW_S",
-    ),
-    "Claiming": ("DISPATCH_TICK_MS", "DISPATCH_BATCH_SIZE", "DISPATCH_LEASE_MS", "DISPATCH_SHUTDOWN_GRACE_MS"),
-    "Failures of an event": (
-        "DISPATCH_MAX_ATTEMPTS",
-        "DISPATCH_BACKOFF_BASE_MS",
-        "DISPATCH_BACKOFF_MAX_MS",
-        "DISPATCH_MAX_PAYLOAD_BYTES",
-    ),
-    "Handlers in Python": (
-        "DISPATCH_HANDLERS",
-        "DISPATCH_UNROUTED",
-        "DISPATCH_MAX_PARALLEL",
-        "DISPATCH_HANDLER_TIMEOUT_MS",
-        "DISPATCH_HANDLER_BACKOFF_BASE_MS",
-        "DISPATCH_HANDLER_BACKOFF_MAX_MS",
-    ),
-    "Retention": ("OUTBOX_RETENTION_DAYS", "DLQ_RETENTION_DAYS"),
-    "HTTP": (
-        "--disable-http",
-        "DISPATCH_HTTP_HOST",
-        "DISPATCH_HTTP_PORT",
-        "DISPATCH_PROBE_PORT",
-        "DISPATCH_HTTP_ALLOWED_HOSTS",
-        "DISPATCH_API_TOKEN",
-        "DISPATCH_DEPLOYMENT",
-        "DISPATCH_GRAFANA_URL",
-    ),
-    "Log": ("DISPATCH_LOG_LEVEL", "DISPATCH_LOG_FORMAT"),
-}
 
 
 def settings(_: Kept) -> str:

@@ -10,7 +10,7 @@ from dispatcher.core.environment import take_away
 from dispatcher.infra import early_stop
 from dispatcher.infra.output import never_wait_for_output
 from dispatcher.settings import Settings, unknown_variables
-from dispatcher.settings.describe import default_text
+from dispatcher.settings.describe import GROUPS, group_of, with_unit
 from dispatcher.settings.setting import flag_of, setting_of
 
 # With them prometheus_client would keep each figure in a file, and add up what others left in that folder.
@@ -22,7 +22,8 @@ def setting_flags(command: Callable[..., object]) -> Callable[..., object]:
     options = []
     for name, field in Settings.table().items():
         setting = setting_of(field)
-        notes = "; ".join(filter(None, (default_text(name) and f"default: {default_text(name)}", *setting.env)))
+        default = with_unit(name)
+        notes = "; ".join(filter(None, (default and f"default: {default}", *setting.env)))
         if field.type is bool and setting.env:
             flags = f"{flag_of(name)}/--not-{name}"
             options.append(click.option(flags, name, default=None, help=f"{setting.help}  [{notes}]"))
@@ -37,7 +38,32 @@ def setting_flags(command: Callable[..., object]) -> Callable[..., object]:
     return command
 
 
-@click.command()
+class GroupedHelp(click.Command):
+    """Lists the flags by what they are about."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        titles = _titles()
+        listed: dict[str, list[tuple[str, str]]] = {title: [] for title in (*GROUPS, "Others")}
+        for param in self.get_params(ctx):
+            if (record := param.get_help_record(ctx)) is not None:
+                listed[titles.get(param.name or "", "Others")].append(record)
+        for title, records in listed.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+def _titles() -> dict[str, str]:
+    """The title of the group of each flag, by the name that click has for it."""
+    found = {}
+    for name, field in Settings.table().items():
+        found[name] = group_of(name)
+        if alias := setting_of(field).alias:
+            found[alias.flag.removeprefix("--").replace("-", "_")] = group_of(name)
+    return found
+
+
+@click.command(cls=GroupedHelp)
 @setting_flags
 def run(**flags: object) -> int:
     """Relay committed rows from Postgres to the Redis Stream, until SIGTERM or SIGINT.

@@ -89,6 +89,9 @@ def as_text(found: Status) -> str:
         outbox["now"] = iso_of(outbox["now"])
         newest = outbox["newest_dead_at"]
         outbox["newest_dead_at"] = None if newest is None else iso_of(newest)
+        for each in outbox["acknowledgements"]:
+            said_at = each["said_at"]
+            each["said_at"] = None if said_at is None else iso(datetime.fromisoformat(said_at))
         outbox["words"] = outbox["acknowledgements"]  # its older name, for scripts that read it
     needs = [asdict(each) for each in attention(found)]
     parts = {"attention": needs, "outbox": outbox, "stream": stream, **several, "problems": found.problems}

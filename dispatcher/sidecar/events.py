@@ -38,8 +38,8 @@ class Events:
         status = query.get("status") or None
         if status is not None and status not in STATUSES:
             raise Refusal(400, f"status must be one of {', '.join(STATUSES)}")
-        # A form sends what was left empty.
-        chosen = {name: query.get(name) or None for name in FILTERS}
+        # A form sends what was left empty. An error that is empty is looked for, as among dead events.
+        chosen = {name: query.get(name) or (query.get(name) if name == "last_error" else None) for name in FILTERS}
         with explained():
             page = await list_events(
                 self._fetch,

@@ -159,7 +159,7 @@ EVENT_PATHS: dict[str, Json] = {
                 in_query("event_type", TEXT, "Only of this event type."),
                 in_query("aggregate_type", TEXT, "Only of this aggregate type."),
                 in_query("aggregate_id", TEXT, "Only of this aggregate."),
-                in_query("last_error", TEXT, "Only with this error, whole."),
+                in_query("last_error", TEXT, "Only with this error, whole; empty: without one."),
                 in_query("error_code", TEXT, "Only of this group of errors: the text with its figures as `#`."),
                 in_query("error_like", TEXT, "Only with an error that contains this, in upper or lower case."),
                 *MORE,
