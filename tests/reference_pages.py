@@ -404,6 +404,9 @@ CLIENT = {
         "forget_async",
     ),
     "dispatcher.client.django": ("add_event", "add_events", "create_table", "first_time", "forget"),
+    "dispatcher.client.alembic": (
+        "include_name", "upgrade", "downgrade", "create_handled_event", "drop_handled_event",
+    ),
     "dispatcher.client.consumer": ("Consumer", "AsyncConsumer", "Group", "Received"),
     "dispatcher.client.tail": ("Tail", "AsyncTail"),
     "dispatcher.client.inbox": (

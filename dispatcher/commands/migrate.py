@@ -6,6 +6,7 @@ import anyio
 import click
 
 from dispatcher.commands.options import database_options, settings_from
+from dispatcher.infra import migration_script
 from dispatcher.infra.postgres import migrations
 
 
@@ -14,12 +15,16 @@ from dispatcher.infra.postgres import migrations
 @click.option(
     "--no-trigger", is_flag=True, help="Leave the doorbell trigger out: the dispatcher then works on its tick."
 )
-def migrate(no_trigger: bool, **flags: str | None) -> None:
+@click.option("--print", "only_print", is_flag=True, help="Print the SQL for psql, and connect to nothing.")
+def migrate(no_trigger: bool, only_print: bool, **flags: str | None) -> None:
     """Create or update the tables in the schema messaging, and install the doorbell trigger.
 
     May be run any number of times, from many pods at once, on a busy database. Needs the owner of the schema, or a role
     with CREATE on the database.
     """
+    if only_print:
+        click.echo(migration_script.script(trigger=not no_trigger), nl=False)
+        return
     settings = settings_from(flags)
     applied = anyio.run(
         partial(

@@ -49,6 +49,11 @@ def migrations() -> tuple[Migration, ...]:
     return tuple(Migration(path.stem, _read(path)) for path in files)
 
 
+def roles() -> str:
+    """The text of sql/roles.sql."""
+    return _read(_folder("sql") / "roles.sql")
+
+
 @cache
 def trigger() -> str:
     """What installs the doorbell trigger; any number of times."""

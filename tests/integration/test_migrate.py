@@ -15,14 +15,15 @@ import pytest
 
 from dispatcher import cli
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
-from dispatcher.infra import sqlfiles
-from dispatcher.infra.postgres import locks, migrations
+from dispatcher.infra import migration_script, sqlfiles
+from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.infra.postgres.tables import made_by, missing
 from tests import dump_schema
 from tests.support.command import RunCommand
 from tests.support.pgbouncer import listens_at, pgbouncer
 from tests.support.postgres import Databases
+from tests.support.psql import psql
 from tests.support.rows import insert_events, one_row
 from tests.support.waiting import until
 
@@ -150,7 +151,7 @@ async def make_old_database(connection: psycopg.AsyncConnection, *, files: int, 
     for name, checksum, statements in old_migrations()[:files]:
         await connection.execute(statements.encode())
         if recorded:
-            await connection.execute(migrations._BOOKKEEPING.encode())
+            await connection.execute(migration_script.BOOKKEEPING.encode())
             await connection.execute(
                 "INSERT INTO messaging.schema_migration (name, checksum) VALUES (%s, %s)", [name, checksum]
             )
@@ -504,3 +505,25 @@ async def test_an_index_that_an_interrupted_build_left_is_named(database_url: st
         assert code == 0
         assert "warning: the index messaging.message_outbox_dead_idx is not valid, so it is not used: " in output
         assert "REINDEX INDEX CONCURRENTLY messaging.message_outbox_dead_idx" in output
+
+
+async def test_what_is_printed_makes_the_same_database(empty_database_url: str, command: RunCommand) -> None:
+    code, printed = await command("migrate", "--print")
+    assert code == 0
+    for _ in range(2):
+        psql(empty_database_url, text=printed)
+    assert await migrate(empty_database_url) == []
+    assert await has_trigger(empty_database_url)
+    _, without = await command("migrate", "--print", "--no-trigger")
+    assert f"VALUES ('{migration_script.TRIGGER}'" in printed
+    assert f"VALUES ('{migration_script.TRIGGER}'" not in without
+
+
+async def test_roles_are_printed_where_it_is_installed(database_url: str, command: RunCommand) -> None:
+    code, printed = await command("sql", "roles")
+    assert (code, printed) == (0, sqlfiles.roles())
+    psql(database_url, text=printed)
+    psql(database_url, text=(await command("sql", "handled-event"))[1])
+    async with await open_connection(database_url) as connection:
+        found = await connection.execute("SELECT to_regclass('handled_event') IS NOT NULL")
+        assert await found.fetchone() == (True,)

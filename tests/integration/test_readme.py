@@ -15,9 +15,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-import sqlalchemy
 from redis.asyncio import Redis
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from dispatcher.embedded import free_port
 from tests.support.child import StartCli
@@ -249,31 +247,6 @@ async def test_old_events_are_forgotten(db: psycopg.AsyncConnection, database_ur
     await run_python(code("Forget old events", "python", ONCE), CONSUMER_DATABASE_URL=database_url)
     cursor = await db.execute("SELECT count(*) FROM handled_event")
     assert await cursor.fetchone() == (1,)
-
-
-async def test_alembic_s_filter_and_migration(db: psycopg.AsyncConnection, database_url: str) -> None:
-    """The filter hides our tables from Alembic, and the migration makes what create_table makes."""
-    hide, create = blocks("Beside Alembic", "python", MIGRATE)
-    names: dict[str, Any] = {}
-    exec(hide, names)  # noqa: S102 -- the page is ours
-    include = names["include_name"]
-    assert [include(*each, {}) for each in (("messaging", "schema"), ("handled_event", "table"))] == [False, False]
-    assert [include(*each, {}) for each in ((None, "schema"), ("orders", "table"))] == [True, True]
-
-    engine = create_async_engine(database_url.replace("postgresql:", "postgresql+asyncpg:", 1))
-    async with engine.begin() as connection:
-        found = re.findall(r'"([^"]+)"', create)
-        for statement in (found[0] + found[1], found[2]):
-            await connection.execute(sqlalchemy.text(statement))
-    await engine.dispose()
-    shape = (
-        "SELECT column_name, data_type, is_nullable, column_default FROM information_schema.columns "
-        "WHERE table_name = 'handled_event' ORDER BY column_name"
-    )
-    migrated = await (await db.execute(shape)).fetchall()
-    await db.execute("DROP TABLE handled_event")
-    await db.execute((ROOT / "sql" / "client" / "handled_event.sql").read_text().encode())
-    assert migrated == await (await db.execute(shape)).fetchall()
 
 
 class Mailbox:

@@ -5,7 +5,6 @@ checksum. The files may be run any number of times, so a database that was made 
 them once more. Nothing is locked for the whole session: this works through a transaction pooler too.
 """
 
-import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
@@ -16,6 +15,7 @@ import psycopg
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
 from dispatcher.infra import sqlfiles
+from dispatcher.infra.migration_script import BOOKKEEPING, TRIGGER, checksum_of
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session, describe
@@ -27,8 +27,6 @@ from dispatcher.infra.sqlfiles import load
 # On a database of the six it is applied once more, and adds what is missing.
 _REPLACED = {"20250203_message_outbox": "5c237bccd76824694645fdea73e44083b9c929b21e00e884b32338d4f3907c3b"}
 
-TRIGGER = "doorbell"  # its name in the bookkeeping; unlike a migration it may change from release to release
-
 _TURN_S = 60.0  # how long one process waits for another one's migration
 _LOCK_S = 1.0  # writers queue behind a waiting DDL statement, so it waits briefly and comes back
 _LOCK_TRIES = 10
@@ -36,23 +34,6 @@ _STATEMENT_S = 600.0
 _LEAP = 1000
 _PAUSE = Backoff(base_s=0.2, cap_s=2.0)
 
-_BOOKKEEPING = """
-DO $$
-BEGIN
-    IF to_regnamespace('messaging') IS NULL THEN
-        CREATE SCHEMA messaging;
-    END IF;
-    IF to_regclass('messaging.schema_migration') IS NULL THEN
-        CREATE TABLE messaging.schema_migration (
-            name       text        NOT NULL,
-            checksum   text        NOT NULL,
-            applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-            CONSTRAINT schema_migration_pkey PRIMARY KEY (name)
-        );
-    END IF;
-END
-$$
-"""
 _HAS_TRIGGER = """
 SELECT 1 FROM pg_catalog.pg_trigger
 WHERE tgrelid = 'messaging.message_outbox'::regclass AND tgname = 'message_outbox_doorbell'
@@ -171,9 +152,9 @@ async def _apply_patiently(session: Session, name: str, sql: str, tries: int, *,
 
 async def _apply(session: Session, name: str, sql: str, *, again: bool) -> bool:
     """Apply one file unless it is recorded, or `again` all the same. False: there was nothing to do."""
-    checksum = hashlib.sha256(sql.encode()).hexdigest()
+    checksum = checksum_of(sql)
     async with _turn(session):
-        await session.script(_BOOKKEEPING)
+        await session.script(BOOKKEEPING)
         recorded = await session.fetch(
             "SELECT checksum FROM messaging.schema_migration WHERE name = %(name)s", {"name": name}
         )

@@ -1,0 +1,75 @@
+"""The migrations as SQL for others to run: a DBA, Alembic, Django. `dispatcher migrate` knows them as applied then."""
+
+import hashlib
+from collections.abc import Iterable
+
+from dispatcher.infra import sqlfiles
+
+TRIGGER = "doorbell"  # its name in the bookkeeping; unlike a migration it may change from release to release
+
+BOOKKEEPING = """
+DO $$
+BEGIN
+    IF to_regnamespace('messaging') IS NULL THEN
+        CREATE SCHEMA messaging;
+    END IF;
+    IF to_regclass('messaging.schema_migration') IS NULL THEN
+        CREATE TABLE messaging.schema_migration (
+            name       text        NOT NULL,
+            checksum   text        NOT NULL,
+            applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+            CONSTRAINT schema_migration_pkey PRIMARY KEY (name)
+        );
+    END IF;
+END
+$$
+"""
+RECORDED = "SELECT name, checksum FROM messaging.schema_migration"
+
+_HEAD = """-- The tables of outbox-dispatcher. Run it as the owner of the schema messaging, or with CREATE on the
+-- database, any number of times: psql -v ON_ERROR_STOP=1 -f this.sql "$DATABASE_URL"
+-- Each file is a transaction. One that cannot lock a busy table within 10 seconds fails: run all of it again.
+"""
+
+
+def checksum_of(sql: str) -> str:
+    """What the bookkeeping keeps of a file."""
+    return hashlib.sha256(sql.encode()).hexdigest()
+
+
+def steps(*, trigger: bool = True) -> list[tuple[str, str]]:
+    """Name and SQL of each file, in order."""
+    found = [(each.name, each.sql) for each in sqlfiles.migrations()]
+    return [*found, (TRIGGER, sqlfiles.trigger())] if trigger else found
+
+
+def pending(recorded: Iterable[tuple[str, str]], *, trigger: bool = True) -> list[tuple[str, str]]:
+    """What is to be run where these names and checksums are recorded: the first file that is missing and all after it,
+    because an older file puts its own functions over those of later ones. Nothing, where a newer release migrated.
+    """
+    known = dict(recorded)
+    files = steps(trigger=False)
+    if any(name[:8].isdigit() and name > files[-1][0] for name in known):
+        return []
+    missing = next((place for place, (name, _) in enumerate(files) if name not in known), len(files))
+    found = files[missing:]
+    if trigger and (found or known.get(TRIGGER) != checksum_of(sqlfiles.trigger())):
+        found.append((TRIGGER, sqlfiles.trigger()))
+    return found
+
+
+def noted(name: str, sql: str) -> str:
+    """The SQL of a file, and after it what notes that it was run."""
+    return (
+        f"{sql.rstrip()}\n\n"
+        f"INSERT INTO messaging.schema_migration AS m (name, checksum) VALUES ('{name}', '{checksum_of(sql)}')\n"
+        "ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = clock_timestamp();\n"
+    )
+
+
+def script(*, trigger: bool = True) -> str:
+    """All of it, for psql."""
+    parts = [_HEAD, f"{BOOKKEEPING.strip()};\n"]
+    for name, sql in steps(trigger=trigger):
+        parts.append(f"BEGIN;\nSET LOCAL lock_timeout = '10s';\n{noted(name, sql)}COMMIT;\n")
+    return "\n".join(parts)
