@@ -1,7 +1,7 @@
 """A Valkey Cluster of our own on 127.0.0.1: primaries that share the slots, and a replica for each."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -11,7 +11,8 @@ from typing import Any
 from dispatcher.core.errors import DispatcherError, Unreachable
 from dispatcher.embedded.ask import ask
 from dispatcher.embedded.entered import Entered
-from dispatcher.embedded.ports import HOST, free_port_for_cluster
+from dispatcher.embedded.folders import User
+from dispatcher.embedded.ports import HOST, free_port
 from dispatcher.embedded.valkey import EmbeddedValkey
 
 SLOTS = 16384
@@ -20,18 +21,23 @@ NODE_TIMEOUT_MS = 1000  # a primary that says nothing for so long is replaced by
 
 
 class ClusterNode(EmbeddedValkey):
-    """One of its servers. Its bus listens on the port + 10000."""
-
-    find_port = staticmethod(free_port_for_cluster)
+    """One of its servers."""
 
     def __init__(self, data_dir: Path, *, appendonly: bool = False, options: Mapping[str, str] | None = None) -> None:
         every = {
             "cluster-enabled": "yes",
             "cluster-config-file": "nodes.conf",
             "cluster-node-timeout": str(NODE_TIMEOUT_MS),
+            "cluster-require-full-coverage": "no",  # or all nodes refuse while one is away
             "repl-diskless-sync-delay": "0",  # or a replica waits 5 s for others to come
         }
         super().__init__(data_dir, appendonly=appendonly, options=every | dict(options or {}))
+        self.bus_port = 0  # on which the nodes talk to each other; written at the first start
+
+    def _command(self) -> tuple[Sequence[str], User]:
+        self.bus_port = self.bus_port or free_port()
+        self.options["cluster-port"] = str(self.bus_port)
+        return super()._command()
 
     @property
     def password(self) -> str | None:
@@ -116,7 +122,7 @@ class EmbeddedCluster(Entered):
             begin, end = number * SLOTS // self.primaries, (number + 1) * SLOTS // self.primaries - 1
             node.ask("CLUSTER", "ADDSLOTSRANGE", str(begin), str(end))
         for node in others:
-            first.ask("CLUSTER", "MEET", HOST, str(node.port))
+            first.ask("CLUSTER", "MEET", HOST, str(node.port), str(node.bus_port))
         ids = [node.node_id for node in self.nodes]
         for number, node in enumerate(self.nodes[self.primaries :]):
             replicate = partial(node.ask, "CLUSTER", "REPLICATE", ids[number % self.primaries])
@@ -136,7 +142,7 @@ class EmbeddedCluster(Entered):
         node = self._node(len(self.nodes))
         node.start()
         self.nodes.append(node)
-        self.nodes[0].ask("CLUSTER", "MEET", HOST, str(node.port))
+        self.nodes[0].ask("CLUSTER", "MEET", HOST, str(node.port), str(node.bus_port))
         self.wait_formed()
         return node
 

@@ -10,7 +10,6 @@ HOST = "127.0.0.1"
 # Below the range that systems give to outgoing connections: a client that keeps reconnecting to a stopped server in
 # that range sooner or later gets the server's own port as its source, and so connects to itself.
 _FIRST, _LAST = 10_240, 32_767
-BUS = 10_000  # from a node's port to that of its cluster bus
 _dice = SystemRandom()  # seeded alike, as tests seed `random`, processes side by side would pick the same port
 
 
@@ -19,14 +18,6 @@ def free_port() -> int:
     while True:
         port = _dice.randint(_FIRST, _LAST)
         if _bindable(port):
-            return port
-
-
-def free_port_for_cluster() -> int:
-    """A port for a node of a cluster: its bus listens on the port + 10000."""
-    while True:
-        port = _dice.randint(_FIRST, _LAST - BUS)
-        if _bindable(port) and _bindable(port + BUS):
             return port
 
 

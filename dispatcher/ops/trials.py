@@ -267,6 +267,7 @@ def _parameters() -> dict[str, object]:
         "unnamed": True,
         "run_id": "",
         "replid": "",
+        "several": False,
         "last_id": "0-0",
         "life": None,
         "below": None,

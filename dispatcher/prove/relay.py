@@ -20,7 +20,7 @@ from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.relay.policy import StreamPolicy
 from dispatcher.relay.stream.gate import SinkGate
-from dispatcher.relay.stream.relay import StreamParts, StreamRelay
+from dispatcher.relay.stream.relay import SinkParts, StreamParts, StreamRelay
 from dispatcher.service.policies import claim_policy, entry_format, retry_policy
 from dispatcher.service.process import one_error
 from dispatcher.service.sessions import Sessions
@@ -46,7 +46,15 @@ class NoPause:
 
     async def allowance(self) -> int:
         """As many rows as a claim takes."""
+        return self.left()
+
+    def left(self) -> int:
+        """As many rows as a claim takes."""
         return 10_000
+
+    def due(self) -> bool:
+        """There is nothing to ask."""
+        return False
 
     def spend(self, rows: int) -> None:
         """Nothing is held back."""
@@ -96,12 +104,10 @@ class CanaryRelay:
                 s.publish_timeout_ms / 1000,
             ),
             StreamParts(
-                gate(self.publisher),
-                gate(self._bisector),
+                [SinkParts(gate(self.publisher), gate(self._bisector), no_pause)],
                 doorbell,
                 self.sessions.lanes,
                 self.sessions.chores,
-                no_pause,
                 no_pause,
             ),
             batch_size=s.batch_size,

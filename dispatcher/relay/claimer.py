@@ -21,6 +21,8 @@ from dispatcher.relay.put_back import PutBack
 from dispatcher.stages.claim import EventTypeFilter, claim, new_claim_id
 from dispatcher.stages.settle import release
 
+ALL_TYPES = EventTypeFilter((), only_these=False)
+
 
 class Claimer:
     """Claims, and knows which claims are in flight. Used by one task at a time; `finished()` by any task."""
@@ -39,6 +41,7 @@ class Claimer:
         self._pause = pause
         self._observe = observe
         self._cursor = ClaimCursor(filtered=policy.event_types is not None)
+        self._closed: tuple[int, ...] = ()  # slots that are left out
         self._uncertain = UncertainClaims()
         self._failures = StatementFailures("claim", observe, rng)
         self._doubted = False  # whether what is claimed can be settled: tried before the next claim
@@ -69,19 +72,32 @@ class Claimer:
             self._event_types = event_types
             self.rescan()
 
+    def leave_out(self, closed: tuple[int, ...]) -> None:
+        """From now on claim no row of these slots. What lies about is passed over as other event types are."""
+        if closed != self._closed:
+            self._closed = closed
+            self._cursor = ClaimCursor(filtered=bool(closed) or self._policy.event_types is not None)
+
     async def claim(
-        self, postgres: ReconnectingSession, limit: int, floor: str | None, mark: HandlerMark | None = None
+        self,
+        postgres: ReconnectingSession,
+        limit: int,
+        floor: str | None,
+        mark: HandlerMark | None = None,
+        closed: tuple[int, ...] = (),
     ) -> Batch | None:
         """Claim up to `limit` rows; a batch without rows when nothing is due.
 
         `floor`: the newest entry id known, None when the rows do not go to the stream; then `mark` is what they say to
-        a successor. Returns None when no claim was made: there is no session, the statement failed (that is told, and
-        waited for), everything is paused, or the answer came so late that the rows were released.
+        a successor. `closed`: slots that are left out. Returns None when no claim was made: there is no session, the
+        statement failed (that is told, and waited for), everything is paused, or the answer came so late that the rows
+        were released.
         """
         session = postgres.session
         if session is None:
             return None
         began = monotonic()
+        self.leave_out(closed)
         try:
             await self._uncertain.release(session)
             if self._pause.paused():  # whoever paused waits until nothing is in flight: no claim may begin after this
@@ -131,7 +147,8 @@ class Claimer:
                     fresh_after=start.fresh_after,
                     floor=floor,
                     mark=mark,
-                    event_types=self._event_types,
+                    event_types=self._event_types or (ALL_TYPES if self._closed else None),
+                    closed=self._closed,
                     since_s=start.since_s,
                     most_bytes=self._policy.max_payload_bytes,
                     sharded=self._policy.sharded,

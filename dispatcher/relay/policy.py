@@ -80,7 +80,15 @@ class FlowControl(Protocol):
     """How many rows may be published before a consumer group has to catch up (upkeep/backpressure.py)."""
 
     async def allowance(self) -> int:
-        """Rows that may be published now; 0: none."""
+        """Rows that may be published now; 0: none. It may ask Redis."""
+        ...
+
+    def left(self) -> int:
+        """The same, as it was known last."""
+        ...
+
+    def due(self) -> bool:
+        """Whether `allowance()` would ask Redis."""
         ...
 
     def spend(self, rows: int) -> None:

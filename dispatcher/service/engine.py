@@ -104,4 +104,4 @@ class Engine:
     def close(self) -> None:
         """Close the connection to Redis, after `run()`."""
         if self.stream is not None:
-            self.stream.connection.close()
+            self.stream.close()

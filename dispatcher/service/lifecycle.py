@@ -28,6 +28,7 @@ from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.telemetry import logs, merge, metrics
 from dispatcher.telemetry.state import StateTracker
 from dispatcher.upkeep import gauges
+from dispatcher.upkeep.adopted import SearchPlace
 from dispatcher.upkeep.pause import PauseWatcher
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.retention import Retention
@@ -189,7 +190,7 @@ class Service:
     def _open_upkeep(self, beside: TaskGroup) -> None:
         s, upkeep, stream = self._settings, self._sessions.upkeep, self._engine.stream
         takeover = Takeover(
-            stream.connection if stream else None,
+            [SearchPlace(sink.keys, sink.connection, sink.searcher) for sink in stream.sinks] if stream else [],
             layout=s.layout,
             lease_s=s.lease_ms / 1000,
             deadline_s=s.publish_timeout_ms / 1000,
@@ -199,13 +200,14 @@ class Service:
             claims_in_flight=self._engine.claims_in_flight,
             rows_released=self._engine.rows_released,
             observe=self._observe,
-            searcher=stream.searcher if stream else None,
         )
         beside.start_soon(takeover.run, upkeep, name="takeover")
         if stream is not None:
-            beside.start_soon(stream.redis_loss.run, stream.connection, name="stream audit")
+            for sink in stream.sinks:
+                beside.start_soon(sink.redis_loss.run, sink.connection, name="stream audit")
             beside.start_soon(stream.postgres_crash.run, upkeep, name="crash audit")
-            beside.start_soon(stream.backpressure.run, self._sessions.chores, name="backpressure")
+            first, *others = [sink.backpressure for sink in stream.sinks]
+            beside.start_soon(first.run, self._sessions.chores, others, name="backpressure")
         retention = Retention(outbox_days=s.outbox_retention_days, dlq_days=s.dlq_retention_days, observe=self._observe)
         beside.start_soon(retention.run, self._sessions.chores, name="retention")
 

@@ -1,24 +1,41 @@
 """Puts the stream relay together, and what stands between it and Redis, from the settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.breaker import Breaker
-from dispatcher.core.events import BreakerChanged, Reconciled, StillAway, TelemetryEvent
+from dispatcher.core.events import BreakerChanged, Observer, Reconciled, StillAway, TelemetryEvent
+from dispatcher.core.layout import Layout
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.search import Searcher
 from dispatcher.relay.policy import StreamPause, StreamPolicy
 from dispatcher.relay.stream.gate import SinkGate
-from dispatcher.relay.stream.relay import StreamParts, StreamRelay
+from dispatcher.relay.stream.relay import SinkParts, StreamParts, StreamRelay
 from dispatcher.service.context import Context
+from dispatcher.service.one_voice import OneVoice
 from dispatcher.service.policies import claim_policy, entry_formats, retry_policy
 from dispatcher.stages.claim import EventTypeFilter
 from dispatcher.upkeep.backpressure import Backpressure
-from dispatcher.upkeep.postgres_crash import PostgresCrashAudit
+from dispatcher.upkeep.postgres_crash import CrashPlace, PostgresCrashAudit
 from dispatcher.upkeep.redis_loss import RedisLossAudit
 
 BREAKER = Backoff(base_s=0.1, cap_s=0.5)  # the first event is out within a second of Redis's return
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSink:
+    """One gate to Redis, and what guards it: a server, or one shard of a Cluster."""
+
+    keys: tuple[str, ...]
+    slots: Sequence[int]  # whose rows go there; none where that is not a question of slots
+    connection: RedisConnection
+    gate: SinkGate
+    bisector_gate: SinkGate
+    searcher: Searcher
+    redis_loss: RedisLossAudit
+    backpressure: Backpressure
+    crash_search: RedisConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +43,13 @@ class StreamEngine:
     """The stream relay, and what guards its way to Redis."""
 
     relay: StreamRelay
-    connection: RedisConnection
-    searcher: Searcher
-    redis_loss: RedisLossAudit
+    sinks: Sequence[EngineSink]
     postgres_crash: PostgresCrashAudit
-    backpressure: Backpressure
+
+    def close(self) -> None:
+        """Close the connections that publish."""
+        for sink in self.sinks:
+            sink.connection.close()
 
 
 def build_stream_engine(
@@ -41,13 +60,52 @@ def build_stream_engine(
     `event_types`: what it claims, None for all; `on_turn()` is called at each turn of it.
     """
     s, layout, deadline_s = c.settings, c.settings.layout, c.settings.publish_timeout_ms / 1000
-    RedisTarget.parse(s.redis_url)
+    groups: list[tuple[tuple[str, ...], Sequence[int]]] = [(layout.keys, ())]
+    observe = c.observe
+    if RedisTarget.parse(s.redis_url).cluster is not None and not layout.plain:
+        groups = shard_groups(layout)
+    places = [OneVoice(c.observe) for _ in groups] if len(groups) > 1 else []
+    sinks = [
+        _build_sink(c, keys, slots, places[number].observe if places else observe)
+        for number, (keys, slots) in enumerate(groups)
+    ]
+    OneVoice.join(places)
+    numbers = {key: number for number, (keys, _) in enumerate(groups) for key in keys}
+    postgres_crash = PostgresCrashAudit(
+        [CrashPlace(sink.keys, sink.connection, sink.crash_search, sink.redis_loss.verify) for sink in sinks],
+        layout=c.layout,
+        deadline_s=deadline_s,
+        wake=c.doorbell.nudge,
+        observe=c.observe,
+    )
+    pause = StreamPause(c.pause, lambda: c.layout.differs)
+    relay = StreamRelay(
+        StreamPolicy(claim_policy(s, event_types, layout=layout), entry_formats(s), retry_policy(s), deadline_s),
+        StreamParts(
+            [SinkParts(sink.gate, sink.bisector_gate, sink.backpressure, sink.slots) for sink in sinks],
+            c.doorbell,
+            c.sessions.lanes,
+            c.sessions.chores,
+            pause,
+            lambda row: numbers[layout.key_of(row.event_type, row.slot)],
+        ),
+        batch_size=s.batch_size,
+        dispatcher_id=c.registry.locked_id,
+        on_turn=on_turn,
+        observe=c.observe,
+        rng=c.rng,
+    )
+    return StreamEngine(relay, sinks, postgres_crash)
+
+
+def _build_sink(c: Context, keys: tuple[str, ...], slots: Sequence[int], observe: Observer) -> EngineSink:
+    s, layout, deadline_s = c.settings, c.settings.layout, c.settings.publish_timeout_ms / 1000
 
     def connection(name: str, on_lost: Callable[[str], None]) -> RedisConnection:
         return RedisConnection(
             lambda: RedisTarget.parse(s.current("redis_url")),
             name=name,
-            streams=layout.keys,
+            streams=keys,
             connect_timeout_s=s.connect_timeout_ms / 1000,
             on_lost=on_lost,
         )
@@ -55,25 +113,14 @@ def build_stream_engine(
     # One name for the two that publish: whoever fences us ends all connections of that name.
     publisher = connection(c.name, lambda why: c.doorbell.nudge())
     bisector = connection(c.name, _found_out_by_its_user)
-    searcher = connection(f"look-{c.name}", _found_out_by_its_user)
     redis_loss = RedisLossAudit(
-        layout.keys,
+        keys,
         c.sessions.upkeep,
         unnamed=layout.stream,
         window_s=s.audit_window_s,
         deadline_s=deadline_s,
         wake=c.doorbell.nudge,
-        observe=c.observe,
-    )
-    postgres_crash = PostgresCrashAudit(
-        layout.keys,
-        layout=c.layout,
-        publisher=publisher,
-        searcher=searcher,
-        verify=redis_loss.verify,
-        deadline_s=deadline_s,
-        wake=c.doorbell.nudge,
-        observe=c.observe,
+        observe=observe,
     )
     searches = Searcher(
         connection(f"look-{c.name}", _found_out_by_its_user),
@@ -85,7 +132,7 @@ def build_stream_engine(
         Breaker(BREAKER, c.rng),
         layout=layout,
         timeout_s=deadline_s,
-        observe=c.observe,
+        observe=observe,
         verify=redis_loss.verify,
         searcher=searches,
     )
@@ -94,30 +141,31 @@ def build_stream_engine(
         Breaker(BREAKER, c.rng),
         layout=layout,
         timeout_s=deadline_s,
-        observe=lambda event: None if _is_routine(event) else c.observe(event),
+        observe=lambda event: None if _is_routine(event) else observe(event),
         verify=lambda connected: redis_loss.verify(connected, holds=publisher.incarnation),
         searcher=searches,
         retry_misconfigured=True,
     )
     backpressure = Backpressure(
         publisher,
-        streams=layout.keys,
+        streams=keys,
         maxlen=s.stream_maxlen,
         deadline_s=deadline_s,
         exempt=s.backpressure_except,
-        observe=c.observe,
+        observe=observe,
     )
-    pause = StreamPause(c.pause, lambda: c.layout.differs)
-    relay = StreamRelay(
-        StreamPolicy(claim_policy(s, event_types, layout=layout), entry_formats(s), retry_policy(s), deadline_s),
-        StreamParts(gate, bisector_gate, c.doorbell, c.sessions.lanes, c.sessions.chores, backpressure, pause),
-        batch_size=s.batch_size,
-        dispatcher_id=c.registry.locked_id,
-        on_turn=on_turn,
-        observe=c.observe,
-        rng=c.rng,
-    )
-    return StreamEngine(relay, publisher, searches, redis_loss, postgres_crash, backpressure)
+    crash_search = connection(f"look-{c.name}", _found_out_by_its_user)
+    return EngineSink(keys, slots, publisher, gate, bisector_gate, searches, redis_loss, backpressure, crash_search)
+
+
+def shard_groups(layout: Layout) -> list[tuple[tuple[str, ...], Sequence[int]]]:
+    """What moves as a whole in a Cluster: the keys of one shard, and the slots of its rows. Without shards each key."""
+    if layout.shards == 1:
+        return [((key,), ()) for key in layout.keys]
+    return [
+        (tuple(layout.keys_of(stream)[shard] for stream in layout.streams), layout.slots_of(shard))
+        for shard in range(layout.shards)
+    ]
 
 
 def _found_out_by_its_user(why: str) -> None:

@@ -66,6 +66,7 @@ async def claim(
     floor: str | None = "0-0",
     mark: HandlerMark | None = None,
     event_types: EventTypeFilter | None = None,
+    closed: Sequence[int] = (),
     since_s: float | None = None,
     most_bytes: int = ANY_SIZE,
     sharded: bool = False,
@@ -80,8 +81,8 @@ async def claim(
     at once. `event_types`: only these rows, and with `since_s` of the others only those that fell due in the last so
     many seconds. A payload of more than `most_bytes` of JSON stays in Postgres (NOT_READ). The batch
     holds at most CLAIM_BYTES of payloads and headers, but at least one row: what does not fit is released. `sharded`:
-    tell the slot of each row. `layout`: the fingerprint of ours; nothing is claimed where another one stands. `now`:
-    instead of Postgres's clock.
+    tell the slot of each row. `closed`: slots that are left out. `layout`: the fingerprint of ours; nothing is claimed
+    where another one stands. `now`: instead of Postgres's clock.
     Raises SessionLost (the claim may have been made) or psycopg.Error (it was not made, or was released).
     """
     parameters: dict[str, object] = {
@@ -97,13 +98,15 @@ async def claim(
         "now": now,
     }
     split = fresh_limit is not None
-    statement = load("claim", filtered=event_types is not None, split=split, sharded=sharded)
+    statement = load("claim", filtered=event_types is not None, split=split, sharded=sharded, closed=bool(closed))
     if split:
         parameters |= {
             "fresh": fresh_limit,
             "fresh_time": fresh_after.after_time,
             "fresh_id": fresh_after.after_id,
         }
+    if closed:
+        parameters["closed"] = list(closed)
     if event_types is not None:
         types = [*event_types.types, *(() if event_types.only_these else (CANARY,))]
         parameters |= {"types": types, "handled": event_types.only_these, "since_s": since_s}

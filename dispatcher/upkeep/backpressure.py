@@ -65,27 +65,38 @@ class Backpressure:
 
     async def allowance(self) -> int:
         """Rows that may be published now; 0: none, ask again a little later."""
-        if self._on or self._left <= 0 or self._clock() >= self._look_at:
+        if self.due():
             await self._look()
-        return 0 if self._on else self._left
+        return self.left()
+
+    def left(self) -> int:
+        """The same, as it was known last."""
+        return 0 if self._on else max(self._left, 0)
+
+    def due(self) -> bool:
+        """Whether a look is due."""
+        return self._on or self._left <= 0 or self._clock() >= self._look_at
 
     def spend(self, rows: int) -> None:
         """Note that so many rows are about to be published."""
         self._left -= rows
 
-    async def run(self, postgres: ReconnectingSession) -> None:
-        """Count those who share the last tenth, until cancelled."""
-        # A failure tells nothing: the number of before will do.
-        await repeat(postgres, self._count, failed=lambda error: None, pause_s=COUNT_NEAR_EVERY_S)
+    async def run(self, postgres: ReconnectingSession, others: "Sequence[Backpressure]" = ()) -> None:
+        """Count those who share the last tenth, until cancelled; for others too, of further shards."""
 
-    async def _count(self, session: Session) -> float:
-        [(self._dispatchers,)] = await session.fetch(load("count_dispatchers"))
-        self._nearing = anyio.Event()
-        if self._near:
-            return COUNT_NEAR_EVERY_S
-        with anyio.move_on_after(COUNT_EVERY_S):
-            await self._nearing.wait()
-        return 0.0
+        async def count(session: Session) -> float:
+            [(dispatchers,)] = await session.fetch(load("count_dispatchers"))
+            nearing = anyio.Event()
+            for each in (self, *others):
+                each._dispatchers, each._nearing = dispatchers, nearing
+            if any(each._near for each in (self, *others)):
+                return COUNT_NEAR_EVERY_S
+            with anyio.move_on_after(COUNT_EVERY_S):
+                await nearing.wait()
+            return 0.0
+
+        # A failure tells nothing: the number of before will do.
+        await repeat(postgres, count, failed=lambda error: None, pause_s=COUNT_NEAR_EVERY_S)
 
     async def _look(self) -> None:
         group, unread = await self._slowest()

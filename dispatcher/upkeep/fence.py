@@ -5,7 +5,7 @@ applied, a frozen process can thaw. So its sessions and its Redis connections ar
 the stream searched for its rows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import anyio
 import psycopg
@@ -25,20 +25,18 @@ def token_of(name: str) -> str:
     return name.rsplit("-", 1)[-1]
 
 
-async def fence(session: Session, connection: RedisConnection | None, name: str, deadline_s: float) -> bool:
+async def fence(session: Session, connections: Sequence[RedisConnection], name: str, deadline_s: float) -> bool:
     """End the Postgres sessions and the Redis connections of the dispatcher of that name, and wait until they ended.
 
-    `connection` None: no event goes to the stream. Returns False when Redis's ACL forbids CLIENT KILL, or the name that
-    connections are found by; then a second was waited instead. So it is for Postgres sessions of another role, which
-    may not be ended. Raises Unreachable when Redis does not answer.
+    `connections`: one to each server of Redis; none: no event goes to the stream. Returns False when Redis's ACL
+    forbids CLIENT KILL, or the name that connections are found by; then a second was waited instead. So it is for
+    Postgres sessions of another role, which may not be ended. Raises Unreachable when Redis does not answer.
     """
     try:
         await session.fetch(load("fence"), {"token": token_of(name)})
     except psycopg.errors.InsufficientPrivilege:
         await anyio.sleep(UNFENCED_WAIT_S)  # it runs under another role; its statements are short
-    if connection is None:
-        return True
-    return await end_connections(connection, [name], deadline_s)
+    return all([await end_connections(connection, [name], deadline_s) for connection in connections])
 
 
 async def end_connections(

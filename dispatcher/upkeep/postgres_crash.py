@@ -6,12 +6,13 @@ that every claim reads (messaging.unbroken). The whole argument: docs/explanatio
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from uuid import UUID
 
 from dispatcher.core.errors import Unreachable
 from dispatcher.core.events import CrashAudited, Observer
-from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.core.incarnation import RedisIncarnation, stream_order
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
@@ -24,10 +25,21 @@ from dispatcher.upkeep.fence import end_connections
 from dispatcher.upkeep.standing_layout import StandingLayout
 
 EVERY_S = 1.0
+SKEW_MS = 10_000  # by which the clocks of several servers may differ
 NOTE_AGAIN_S = 60.0  # while the stream is as it was when last noted
 
 _LOCK = f"SELECT pg_try_advisory_lock({locks.CRASH_SEARCH})"
 _UNLOCK = f"SELECT pg_advisory_unlock({locks.CRASH_SEARCH})"
+
+
+@dataclass(frozen=True, slots=True)
+class CrashPlace:
+    """Streams of one server or shard: who publishes to them, and a connection of another name that searches."""
+
+    streams: Sequence[str]
+    publisher: RedisConnection
+    searcher: RedisConnection
+    verify: Callable[[RedisConnection], Awaitable[RedisIncarnation]]
 
 
 class PostgresCrashAudit:
@@ -35,25 +47,22 @@ class PostgresCrashAudit:
 
     def __init__(
         self,
-        streams: Sequence[str],
+        places: Sequence[CrashPlace],
         *,
         layout: StandingLayout,
-        publisher: RedisConnection,
-        searcher: RedisConnection,
-        verify: Callable[[RedisConnection], Awaitable[RedisIncarnation]],
         deadline_s: float,
         wake: Callable[[], None],
         observe: Observer,
     ) -> None:
-        self._streams = list(streams)
+        self._places = places
+        self._streams = [stream for place in places for stream in place.streams]
         self._layout = layout
-        self._publisher = publisher
-        self._searcher = searcher  # a connection of another name: it ends all that publish, our own too
-        self._verify = verify
         self._deadline_s = deadline_s
         self._wake = wake
         self._observe = observe
-        self._noted: tuple[Session, str] | None = None  # the session and the entry of the last note that found all well
+        self._noted: tuple[Session, object] | None = (
+            None  # the session and the entry of the last note that found all well
+        )
         self._note_at = 0.0  # when to note again, though nothing changed
 
     async def run(self, postgres: ReconnectingSession) -> None:
@@ -65,19 +74,14 @@ class PostgresCrashAudit:
         # A crash ends every session: on the session of the last note nothing can have been forgotten since.
         if self._layout.differs:  # nothing of ours is in flight, and other streams are to be searched
             return EVERY_S
-        due = self._noted != (session, self._publisher.floor) or monotonic() >= self._note_at
+        due = self._noted != (session, self._known()["floor"]) or monotonic() >= self._note_at
         if due and not await self.note(session):
             await self.audit(session)
         return EVERY_S
 
     async def note(self, session: Session) -> bool:
         """Note the newest entry we know. False: an audit is due, and nothing is claimed before it."""
-        incarnation = self._publisher.incarnation
-        known = (
-            {"floor": None, "replid": ""}
-            if incarnation is None
-            else {"floor": self._publisher.floor, "replid": incarnation.replid}
-        )
+        known = self._known()
         parameters = {"streams": self._streams, "layout": self._layout.claims_by, **known}
         [(unbroken, stands)] = await session.fetch(load("note_newest"), parameters)
         if stands != self._layout.claims_by:  # it was set a moment ago: that we claim nothing now is no crash
@@ -86,6 +90,17 @@ class PostgresCrashAudit:
         self._noted = (session, known["floor"]) if unbroken and known["floor"] is not None else None
         self._note_at = monotonic() + NOTE_AGAIN_S
         return bool(unbroken)
+
+    def _known(self) -> dict[str, object]:
+        """The newest entry, and the data set that it is of. Of several none is named: their clocks may differ."""
+        incarnations = [place.publisher.incarnation for place in self._places]
+        if None in incarnations:
+            return {"floor": None, "replid": "", "several": len(self._places) > 1}
+        if len(self._places) == 1 and incarnations[0] is not None:
+            floor, replid = self._places[0].publisher.floor, incarnations[0].replid
+            return {"floor": floor, "replid": replid, "several": False}
+        oldest = min(stream_order(place.publisher.floor) for place in self._places)
+        return {"floor": f"{max(oldest[0] - SKEW_MS, 0)}-0", "replid": "", "several": True}
 
     async def audit(self, session: Session) -> None:
         """Look, unless another dispatcher does. Raises SessionLost, psycopg.Error, Unreachable or Misconfigured."""
@@ -101,31 +116,46 @@ class PostgresCrashAudit:
                     raise session.lose(why)
                 await self._look(session)
         finally:
-            self._searcher.close()
+            for place in self._places:
+                place.searcher.close()
             if not session.pooled and not session.closed:
                 await session.fetch(_UNLOCK)
 
     async def _look(self, session: Session) -> None:
-        await self._searcher.connect()
-        incarnation = await self._verify(self._searcher)
         # What was claimed before the crash must not arrive after the look: it was written on a connection of before.
         names = [name for (name,) in await session.fetch(load("all_dispatchers"))]
-        await end_connections(self._searcher, names, self._deadline_s)
-
-        async def again() -> None:
-            await self._searcher.connect()
-            if await self._verify(self._searcher) != incarnation:
-                raise Unreachable("another incarnation of Redis holds the stream than a moment ago")
-
+        ended = set[str]()
+        for place in self._places:
+            await place.searcher.connect()
+            place.searcher.set_incarnation(await place.verify(place.searcher))
+            if place.searcher.server not in ended:
+                await end_connections(place.searcher, names, self._deadline_s)
+                ended.add(place.searcher.server)
         looked_at = found = 0
         for since, begin in await session.fetch(load("crash_since"), {"streams": self._streams}):
-            for stream in self._streams:
-                async for page in read_pages(self._searcher, stream, begin, self._deadline_s, again):
-                    looked_at += len(page)
-                    found += await self._settle(session, incarnation, stream, since, page)
+            for place in self._places:
+                looked, settled = await self._look_in(session, place, since, begin)
+                looked_at, found = looked_at + looked, found + settled
         await session.fetch(load("mark_unbroken"), {"layout": self._layout.claims_by})
         self._observe(CrashAudited(found, looked_at))
         self._wake()
+
+    async def _look_in(self, session: Session, place: CrashPlace, since: str, begin: str) -> tuple[int, int]:
+        searcher, incarnation = place.searcher, place.searcher.incarnation
+        if incarnation is None:
+            raise Unreachable("the connection that searches was lost")
+
+        async def again() -> None:
+            await searcher.connect()
+            if await place.verify(searcher) != incarnation:
+                raise Unreachable("another incarnation of Redis holds the stream than a moment ago")
+
+        looked_at = found = 0
+        for stream in place.streams:
+            async for page in read_pages(searcher, stream, begin, self._deadline_s, again):
+                looked_at += len(page)
+                found += await self._settle(session, incarnation, stream, since, page)
+        return looked_at, found
 
     async def _settle(
         self, session: Session, incarnation: RedisIncarnation, stream: str, since: str, page: list[tuple[str, str]]

@@ -8,26 +8,22 @@ A row whose handler had begun costs an attempt: it may be what ended the process
 them runs alone from then on, and only one that ran alone can be buried for it.
 """
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 from time import monotonic
-from typing import NamedTuple
 
 from dispatcher.core.decide import RetryPolicy, brief
 from dispatcher.core.events import Buried, Handled, Observer, Reconciled, Settled, TakenOver
-from dispatcher.core.incarnation import RedisIncarnation, stream_order
 from dispatcher.core.layout import Layout
 from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Outcome, Waits
 from dispatcher.core.row import PROCESS_LOST, HandlerMark
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
-from dispatcher.infra.redis.connection import RedisConnection
-from dispatcher.infra.redis.search import Search, Searcher, by_stream
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages.claim import CANARY, new_claim_id
+from dispatcher.stages.claim import new_claim_id
 from dispatcher.stages.settle import Settlement, release, settle
+from dispatcher.upkeep.adopted import Adopted, AdoptedRow, AdoptedSearch, Found, SearchPlace
 from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.held_claims import HeldClaim, HeldClaims
@@ -38,37 +34,12 @@ EVERY_S = 1.0
 PATIENCE_S = 3.0  # after our own session was replaced: those of other dispatchers may be on their way too
 
 
-class AdoptedRow(NamedTuple):
-    """A row under a claim of ours. `place`: the floor, or the mark of a row for a handler."""
-
-    id: int
-    event_id: str
-    place: str | None
-    attempts: int
-    event_type: str
-    slot: int
-
-    @property
-    def floor(self) -> str | None:
-        """The entry id after which it may be in the stream; None: a handler's, a canary, or `picked` by a person."""
-        return None if self.event_type == CANARY or self.place in tuple(HandlerMark) else self.place
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """Rows that the stream was not searched for yet. `cause`: what happened to their owner."""
-
-    claim_id: str
-    rows: list[AdoptedRow]
-    cause: str
-
-
 class Takeover:
     """Takes over from the dead and the frozen. Its fields are written by its own task only."""
 
     def __init__(
         self,
-        connection: RedisConnection | None,
+        places: Sequence[SearchPlace],
         *,
         layout: Layout,
         lease_s: float,
@@ -82,13 +53,12 @@ class Takeover:
         window: int = WINDOW,
         every_s: float = EVERY_S,
         clock: Callable[[], float] = monotonic,
-        searcher: Searcher | None = None,
     ) -> None:
         self._window = window
         self._every_s = every_s
         self._overdue_every_s = min(max(lease_s / 6, every_s), 5.0)
         self._clock = clock
-        self._connection = connection  # None: no event goes to the stream
+        self._search = AdoptedSearch(places, layout, lease_s=lease_s)  # no place: no event goes to the stream
         self._layout = layout
         self._lease_s = lease_s
         self._deadline_s = deadline_s
@@ -99,14 +69,11 @@ class Takeover:
         self._rows_released = rows_released
         self._observe = observe
         self._after: tuple[str, int] = ("-infinity", 0)
-        self._incarnation: RedisIncarnation | None = None  # what is searched
         self._session: Session | None = None  # the session of the last look
         self._patient_until = 0.0
         self._overdue_at = 0.0
         self._held = HeldClaims(lease_s, at_most_s=2 * self._overdue_every_s)
         self._adopted: list[Adopted] = []  # not finished yet
-        self._searcher = searcher or (Searcher(connection, deadline_s) if connection else None)
-        self._search: tuple[str, Search] | None = None  # the claim that is searched for
 
     async def run(self, postgres: ReconnectingSession) -> None:
         """Look every second until cancelled; for overdue claims six times a lease, but each 1 to 5 seconds."""
@@ -118,10 +85,7 @@ class Takeover:
             self._patient_until = 0.0 if first else monotonic() + PATIENCE_S
             self._held.forget()
         # Without the sink no dispatcher can be fenced, no stream searched, nothing published.
-        if self._connection is not None and not self._connection.up:
-            return self._every_s
-        self._incarnation = self._connection.incarnation if self._connection is not None else None
-        if self._connection is not None and self._incarnation is None:
+        if not self._search.ready():
             return self._every_s
         await self.finish(session)
         # Behind a pooler a session lock would stay in the pool.
@@ -145,7 +109,7 @@ class Takeover:
             try:
                 # Before the fence: what it claims on a session that is opened after it, it may publish.
                 claims = [claim for (claim,) in await session.fetch(load("claims_of"), {"owner": owner})]
-                await fence(session, self._connection, name, self._deadline_s)
+                await fence(session, self._search.connections(), name, self._deadline_s)
                 cause = f"the process {name} ended while the handler of this event ran"
                 total += await self._take_over(session, name, cause, claims=claims, unclaimed=True, owner=owner)
                 await session.fetch(load("sign_off"), {"id": owner})
@@ -164,7 +128,7 @@ class Takeover:
         total = 0
         for (owner, name), claims in by_owner.items():
             if name is not None and owner != self._dispatcher_id():
-                await fence(session, self._connection, name, self._deadline_s)
+                await fence(session, self._search.connections(), name, self._deadline_s)
             still = [claim for claim in claims if claim.claim_id is not None]
             unclaimed = len(still) < len(claims)
             cause = (
@@ -246,9 +210,13 @@ class Takeover:
         """
         while self._adopted:
             adopted = self._adopted[0]
-            found = await self._find(session, adopted)
-            outcomes = BatchOutcomes(list(found), list(found.values()), incarnation=self._incarnation)
-            outcomes.streams = self._layout.keys_by_row(adopted.rows)
+            streams = self._layout.keys_by_row(adopted.rows)
+            *others, last = await self._search.find(session, adopted) or [Found({}, None)]
+            for found, incarnation in others:
+                there = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)
+                await settle(session, adopted.claim_id, there)
+            found, incarnation = last
+            outcomes = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)
             charged = [row for row in adopted.rows if row.place in tuple(HandlerMark)]
             for row in charged:
                 outcomes.add(row.id, self._charge(row, adopted.cause))
@@ -257,7 +225,8 @@ class Takeover:
                 session, [adopted.claim_id], [row.id for row in adopted.rows if row.id not in settlement.undone]
             )
             self._adopted.pop(0)
-            self._observe(Reconciled(len(found), len(adopted.rows) - len(found)))
+            in_streams = len(found) + sum(len(other.entries) for other in others)
+            self._observe(Reconciled(in_streams, len(adopted.rows) - in_streams))
             if charged:
                 self._tell_charged(charged, outcomes, settlement)
             self._rows_released()
@@ -284,20 +253,3 @@ class Takeover:
         self._observe(
             Settled(sent=0, retried=retried, dead=settlement.dead, released=0, unknown=0, lost=0, waiting=waiting)
         )
-
-    async def _find(self, session: Session, adopted: Adopted) -> dict[int, str]:
-        floors = {row.id: row.floor for row in adopted.rows if row.floor}
-        if not floors or self._searcher is None:
-            return {}
-        floor = min(floors.values(), key=stream_order)
-        wanted = by_stream(self._layout, [row for row in adopted.rows if row.id in floors])
-        last = self._search
-        if last is None or last[0] != adopted.claim_id or last[1].incarnation != self._incarnation:
-            last = self._search = (adopted.claim_id, Search(floor, wanted, self._incarnation))
-        search = last[1]  # after a failure it goes on where it was
-        ids = [row.id for row in adopted.rows]
-        while not await self._searcher.go_on(search, self._lease_s / 4):
-            await session.fetch(
-                load("renew_claims"), {"ids": ids, "claim_ids": [adopted.claim_id] * len(ids), "floor": None}
-            )
-        return search.found

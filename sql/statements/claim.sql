@@ -26,7 +26,8 @@
 -- The array is built once, before the update, so no plan can claim more than the limit; by ctid no index is read twice.
 -- Lines marked --filtered belong only to load("claim", filtered=True), when some event types have handlers, those marked --split to
 -- load("claim", split=True), in a backlog: there each kind has its cursor and its share. Without a backlog one scan is enough. Those
--- marked --sharded, with load("claim", sharded=True), tell the slot, where the stream depends on it.
+-- marked --sharded, with load("claim", sharded=True), tell the slot, where the stream depends on it. Those marked --closed, with
+-- load("claim", closed=True), leave out the slots (closed) of shards of a Cluster whose node is away.
     --split: WITH fresh AS MATERIALIZED (SELECT ARRAY(
     --split:     SELECT d.ctid
     --split:     FROM ONLY messaging.message_outbox AS d
@@ -35,6 +36,7 @@
     --split:       AND d.next_run_at <= '1970-01-01 00:00:00+00'
     --split:       AND (d.next_run_at, d.id) > (%(fresh_time)s::timestamp AT TIME ZONE 'UTC', %(fresh_id)s::bigint)
     --split:       AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
+    --split:   --closed: AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(closed)s::integer[])
     --split:       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
     --split:   --plain: AND d.event_type <> 'dispatcher.prove'
     --split:   --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
@@ -68,6 +70,7 @@ WHERE o.ctid = ANY (
           , %(after_id)s::bigint
       )
       AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
+      --closed: AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(closed)s::integer[])
       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
       --plain: AND d.event_type <> 'dispatcher.prove' -- those of `dispatcher prove`, which claims them itself
       --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s

@@ -181,6 +181,8 @@ PARAMETERS: dict[str, object] = {
     "first": False,
     "run_id": "run",
     "replid": "data set",
+    "several": False,
+    "closed": [1],
     "address": "localhost:6379/0",
     "settle": True,
     "life": 0,

@@ -47,6 +47,8 @@ PARAMETERS: dict[str, object] = {
     "layout": "",
     "run_id": None,
     "replid": None,
+    "several": False,
+    "closed": [1],
     "life": None,
     "self": 1,
     "owner": 1,

@@ -16,7 +16,9 @@ from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, client_name
+from dispatcher.infra.redis.search import Searcher
 from dispatcher.stages.claim import CANARY, EventTypeFilter, claim, new_claim_id
+from dispatcher.upkeep.adopted import SearchPlace
 from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.takeover import Takeover
@@ -60,7 +62,7 @@ async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Await
         brokers.append(redis_connection)
         await redis_connection.connect()
         return Takeover(
-            redis_connection,
+            [SearchPlace((STREAM,), redis_connection, Searcher(redis_connection, deadline_s))],
             layout=Layout(STREAM),
             lease_s=3600,
             deadline_s=deadline_s,
@@ -159,7 +161,7 @@ async def test_it_is_fenced_first(
         await zombie.ping()
         await other.ping()
         assert names <= {client["name"] for client in await redis.client_list()}
-        assert await fence(session, takeover._connection, NAME, 5.0)
+        assert await fence(session, takeover._search.connections(), NAME, 5.0)
         assert {client["name"] for client in await redis.client_list()} & names == {client_name("other")}
     with pytest.raises(SessionLost):
         await theirs.fetch("SELECT 1")
@@ -192,8 +194,8 @@ async def test_a_sink_that_goes_away_leaves_nothing_half_done(
         await takeover.take_over_dead(session)
     assert await statuses(db) == {"picked": 3}
     await through.restore()
-    assert takeover._connection is not None
-    await takeover._connection.connect()
+    assert takeover._search._places[0].connection is not None
+    await takeover._search._places[0].connection.connect()
     monkeypatch.undo()
     await takeover.finish(session)
     assert await statuses(db) == {"sent": 1, "pending": 2}
@@ -228,8 +230,8 @@ async def test_a_failed_succession_leaves_no_lock_behind(
     registry, control = owner
     await die(control, db)
     takeover = await succeed()
-    assert takeover._connection is not None
-    takeover._connection.close()
+    assert takeover._search._places[0].connection is not None
+    takeover._search._places[0].connection.close()
     for _ in range(3):
         with pytest.raises(Unreachable):
             await takeover.take_over_dead(session)

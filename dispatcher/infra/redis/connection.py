@@ -77,6 +77,11 @@ class RedisConnection:
         return self._pipe.wrong_server is not None if self._pipe is not None else self._was_wrong
 
     @property
+    def server(self) -> str:
+        """The server that it was made to: in a Cluster, which node."""
+        return self._connected_to.address() if self._connected_to is not None else ""
+
+    @property
     def floor(self) -> str:
         """Entries of rows that are claimed now can only come after this id."""
         return self.entries.floor

@@ -101,6 +101,11 @@ class SinkGate:
                 self._reopen()
         return True
 
+    @property
+    def ready(self) -> bool:
+        """Whether something may be sent now, without waiting for anything."""
+        return self._breaker.state == "closed" and self.connection.up and self.connection.incarnation is not None
+
     def is_shut(self) -> bool:
         """Whether claims are held back now."""
         return self._breaker.wait_s(monotonic()) > 0

@@ -5,7 +5,7 @@ lane claims, this one waits for the replies and settles. So claims are in order,
 of the claims, and neither Postgres nor Redis waits for the other.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from time import monotonic
@@ -22,46 +22,50 @@ from dispatcher.relay.policy import FlowControl, PauseCheck, StreamPolicy
 from dispatcher.relay.settler import Settler
 from dispatcher.relay.stream.bisect import PoisonBisector
 from dispatcher.relay.stream.complete import BatchCompleter
+from dispatcher.relay.stream.finish import Finisher, WrittenPart
 from dispatcher.relay.stream.gate import SinkGate
+from dispatcher.relay.stream.sinks import CATCH_UP_S, ShardSinks, Sink
 from dispatcher.stages.doorbell.wake import Doorbell
-from dispatcher.stages.publish import SentBatch, send, unsent
+from dispatcher.stages.publish import send, unsent
 
-CATCH_UP_S = 0.1  # between two looks at a consumer group that has to catch up
 LOOK_WHILE_PAUSED_S = 1.0
 
 
 class Allowance(NamedTuple):
-    """How many rows a turn may claim. `began`: monotonic seconds; `epoch`: of the connection, see RedisConnection."""
+    """How many rows a turn may claim. `began`: monotonic seconds; `epochs`: of the connection of each sink that is
+    open, see RedisConnection; `closed`: slots that are left out, those of the others."""
 
     rows: int
     trial: bool
     began: float
-    epoch: int
+    epochs: Mapping[int, int]
+    floor: str
+    closed: tuple[int, ...] = ()
 
 
-class WrittenBatch(NamedTuple):
-    """What a turn wrote to Redis, and the rows of its claim that go to the bisector because they failed before."""
+@dataclass(frozen=True, slots=True)
+class SinkParts:
+    """What a sink is made of. `bisector_gate`: to a connection of its own, for suspects; `slots`: whose rows."""
 
-    batch: Batch
-    sent: SentBatch
-    began: float
-    suspects: list[ClaimedRow]
+    gate: SinkGate
+    bisector_gate: SinkGate
+    flow: FlowControl
+    slots: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StreamParts:
-    """What the stream relay works with. `bisector_gate`: to a connection of its own, for suspects.
+    """What the stream relay works with: one sink, or those of a Cluster.
 
-    `chores`: the session for what may wait for locks.
+    `sink_of`: the number of the sink that a row goes to. `chores`: the session for what may wait for locks.
     """
 
-    gate: SinkGate
-    bisector_gate: SinkGate
+    sinks: Sequence[SinkParts]
     doorbell: Doorbell
     lanes: list[ReconnectingSession]
     chores: ReconnectingSession
-    flow: FlowControl
     pause: PauseCheck
+    sink_of: Callable[[ClaimedRow], int] = lambda row: 0
 
 
 class StreamRelay:
@@ -82,11 +86,9 @@ class StreamRelay:
         rng: Random,
     ) -> None:
         self._policy = policy
-        self._gate = parts.gate
         self._doorbell = parts.doorbell
         self._lanes = parts.lanes
         self._chores = parts.chores
-        self._flow = parts.flow
         self._pause = parts.pause
         self._on_turn = on_turn
         self._observe = observe
@@ -103,30 +105,40 @@ class StreamRelay:
             observe=observe,
             rng=rng,
         )
-        self._completer = BatchCompleter(
-            policy,
-            gate=parts.gate,
-            settler=self._settler,
-            stopping=self._stopping,
-            observe=observe,
-            rng=rng,
-        )
-        self._bisector = PoisonBisector(
-            policy,
-            gate=parts.bisector_gate,
-            publisher=parts.gate.connection,
-            completer=self._completer,
-            stopping=self._stopping,
-            pause=parts.pause,
-            observe=observe,
-            rng=rng,
-        )
+        self._sinks = [self._make_sink(policy, each, rng) for each in parts.sinks]
+        self._shards = ShardSinks(self._sinks, parts.sink_of, self._found_open) if len(self._sinks) > 1 else None
+        self._finisher = Finisher(self._claim_finished, self._found_open)
         self._may_sleep = False  # the last claim came back short: sleep before the next
         self._look_at = 0.0  # when to look at the sink again, while paused
 
+    def _make_sink(self, policy: StreamPolicy, parts: SinkParts, rng: Random) -> Sink:
+        completer = BatchCompleter(
+            policy, gate=parts.gate, settler=self._settler, stopping=self._stopping, observe=self._observe, rng=rng
+        )
+        bisector = PoisonBisector(
+            policy,
+            gate=parts.bisector_gate,
+            publisher=parts.gate.connection,
+            completer=completer,
+            stopping=self._stopping,
+            pause=self._pause,
+            observe=self._observe,
+            rng=rng,
+        )
+        return Sink(parts.gate, parts.flow, completer, bisector, parts.slots)
+
+    def _claim_finished(self, claim_id: str) -> None:
+        self._claimer.finished(claim_id)
+        self._pause.note_finished()
+
+    def _found_open(self) -> None:
+        self._claimer.rescan()  # its rows are older than those that went out meanwhile
+        self._doorbell.nudge()
+
     def claims_in_flight(self) -> set[str]:
         """The ids of the claims that are worked on."""
-        return self._claimer.in_flight | self._bisector.claims | self._settler.aside.claims
+        suspected = set[str]().union(*(sink.bisector.claims for sink in self._sinks))
+        return self._claimer.in_flight | suspected | self._settler.aside.claims
 
     def unfinished(self) -> int:
         """How many claims may still be made, published or settled."""
@@ -135,8 +147,8 @@ class StreamRelay:
     def stop(self) -> None:
         """Claim nothing new. `run()` returns when what is in flight is settled."""
         self._stopping.set()
-        self._gate.stop()
-        self._bisector.stop()
+        for sink in self._sinks:
+            sink.stop()
         self._doorbell.nudge()
 
     async def run(self) -> None:
@@ -145,7 +157,11 @@ class StreamRelay:
         async with anyio.create_task_group() as beside:
             beside.start_soon(aside.run, self._chores, name="what is kept aside")
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._bisector.run, name="bisector")
+                self._finisher.beside = tasks
+                for sink in self._sinks:
+                    tasks.start_soon(sink.bisector.run, name="bisector")
+                    if self._shards is not None:
+                        tasks.start_soon(sink.keep, self._stopping, self._shards.note_change, name="sink")
                 for number, postgres in enumerate(self._lanes):
                     tasks.start_soon(self._lane, postgres, name=f"lane {number}")
             aside.finish()
@@ -160,9 +176,9 @@ class StreamRelay:
             async with self._turns:
                 written = await self._turn(postgres)
             if written is not None:
-                await self._complete(postgres, written)
+                await self._finisher.finish(postgres, written)
 
-    async def _turn(self, postgres: ReconnectingSession) -> WrittenBatch | None:
+    async def _turn(self, postgres: ReconnectingSession) -> list[WrittenPart] | None:
         """One turn: wake, claim, write the pipeline. None: nothing was claimed."""
         if self._pause.paused():
             await self._stand_by(postgres)
@@ -171,28 +187,13 @@ class StreamRelay:
         allowance = await self._allowance()
         if allowance is None:
             return None
-        batch = await self._claimer.claim(postgres, allowance.rows, self._gate.connection.floor)
+        batch = await self._claimer.claim(postgres, allowance.rows, allowance.floor, closed=allowance.closed)
         if batch is None:
             return None
         self._sizer.note(len(batch.rows), batch.size, full=batch.full)
         written = self._publish(batch, allowance) if batch.rows else None
         await self._note_claim(batch, allowance)
         return written
-
-    async def _complete(self, postgres: ReconnectingSession, written: WrittenBatch) -> None:
-        """Without the turn: wait for the replies, settle; what may be poison goes to the bisector."""
-        batch = written.batch
-        waiting = [batch._replace(rows=written.suspects)]  # for the bisector
-        try:
-            suspects = [
-                *written.suspects,
-                *await self._completer.complete(postgres, batch, written.sent, written.began, also=waiting),
-            ]
-            if suspects:
-                await self._bisector.add(postgres, batch._replace(rows=suspects))
-        finally:
-            self._claimer.finished(batch.claim_id)
-            self._pause.note_finished()
 
     async def _stand_by(self, postgres: ReconnectingSession) -> None:
         """Claim nothing until the tick, or until somebody resumed."""
@@ -207,8 +208,10 @@ class StreamRelay:
     async def _look_while_paused(self) -> None:
         """Find out whether Redis and the groups let rows through: alerts about what is over must end, paused or not."""
         if monotonic() >= self._look_at and not self._stopping.is_set():
-            if await self._gate.look():
-                await self._flow.allowance()
+            if self._shards is not None:
+                self._shards.survey(1)
+            elif await self._sinks[0].gate.look():
+                await self._sinks[0].flow.allowance()
             self._look_at = monotonic() + LOOK_WHILE_PAUSED_S
 
     async def _wake(self) -> None:
@@ -222,33 +225,53 @@ class StreamRelay:
 
     async def _allowance(self) -> Allowance | None:
         """How much this turn may claim; None: nothing now, because of a stop, the sink, a group, or what is aside."""
-        if self._gate.is_shut():
+        if self._shards is not None:
+            return await self._allow_shards(self._shards)
+        gate, flow = self._sinks[0].gate, self._sinks[0].flow
+        if gate.is_shut():
             await self._doorbell.release_key()  # nobody will look: writers need not ring
-        if self._stopping.is_set() or not await self._gate.wait_open():
+        if self._stopping.is_set() or not await gate.wait_open():
             return None
-        epoch, trial, began = self._gate.connection.epoch, self._gate.trial(), monotonic()
-        rows = min(1 if trial else self._sizer.limit(), await self._flow.allowance(), self._settler.aside.room)
+        epoch, trial, began = gate.connection.epoch, gate.trial(), monotonic()
+        rows = min(1 if trial else self._sizer.limit(), await flow.allowance(), self._settler.aside.room)
         if rows > 0:
-            return Allowance(rows, trial, began, epoch)
+            return Allowance(rows, trial, began, {0: epoch}, gate.connection.floor)
         await self._doorbell.release_key()
         with anyio.move_on_after(CATCH_UP_S):
             await self._stopping.wait()
         self._observe(Ticked("ok", monotonic() - began))
         return None
 
-    def _publish(self, batch: Batch, allowance: Allowance) -> WrittenBatch:
-        """Write the pipeline, without waiting for its replies."""
-        self._flow.spend(len(batch.rows))
+    async def _allow_shards(self, shards: ShardSinks) -> Allowance | None:
+        if self._stopping.is_set():
+            return None
+        began = monotonic()
+        survey = shards.survey(min(self._sizer.limit(), self._settler.aside.room))
+        if survey is not None and survey.rows > 0:
+            return Allowance(survey.rows, False, began, survey.epochs, survey.floor, survey.closed)
+        await self._doorbell.release_key()  # nobody will look: writers need not ring
+        await shards.wait_changed()
+        self._observe(Ticked("ok", monotonic() - began))
+        return None
+
+    def _publish(self, batch: Batch, allowance: Allowance) -> list[WrittenPart]:
+        """Write the pipelines, without waiting for their replies."""
+        parts = self._shards.split(batch) if self._shards is not None else {0: batch}
+        return [self._publish_part(number, part, allowance) for number, part in parts.items()]
+
+    def _publish_part(self, number: int, batch: Batch, allowance: Allowance) -> WrittenPart:
+        sink = self._sinks[number]
+        sink.flow.spend(len(batch.rows))
         # Rows that failed before go where they cut no connection but their own; a trial has to use this one.
         suspects = [] if allowance.trial else [row for row in batch.rows if row.attempts or row.suspect]
         if suspects:
             batch = batch._replace(rows=[row for row in batch.rows if not row.attempts and not row.suspect])
-        connection = self._gate.connection
-        if connection.epoch == allowance.epoch:
+        connection = sink.gate.connection
+        if connection.epoch == allowance.epochs.get(number):
             sent = send(connection, self._policy.entry, batch, self._policy.publish_timeout_s)
         else:  # connected again meanwhile: not audited yet, or the batch's floor is of another incarnation
             sent = unsent(batch, "the connection was replaced before it")
-        return WrittenBatch(batch, sent, allowance.began, suspects)
+        return WrittenPart(sink, batch, sent, allowance.began, suspects)
 
     async def _note_claim(self, batch: Batch, allowance: Allowance) -> None:
         """Decide how the next turn wakes, and whether other dispatchers are needed."""

@@ -1,0 +1,99 @@
+"""Rows that were taken over, and the search for them: in the stream of a server, or of each shard of a Cluster."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dispatcher.core.incarnation import RedisIncarnation, stream_order
+from dispatcher.core.layout import Layout
+from dispatcher.core.row import HandlerMark
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.redis.connection import RedisConnection
+from dispatcher.infra.redis.search import Search, Searcher, by_stream
+from dispatcher.infra.sqlfiles import load
+from dispatcher.stages.claim import CANARY
+
+
+class AdoptedRow(NamedTuple):
+    """A row under a claim of ours. `place`: the floor, or the mark of a row for a handler."""
+
+    id: int
+    event_id: str
+    place: str | None
+    attempts: int
+    event_type: str
+    slot: int
+
+    @property
+    def floor(self) -> str | None:
+        """The entry id after which it may be in the stream; None: a handler's, a canary, or `picked` by a person."""
+        return None if self.event_type == CANARY or self.place in tuple(HandlerMark) else self.place
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """Rows that the stream was not searched for yet. `cause`: what happened to their owner."""
+
+    claim_id: str
+    rows: list[AdoptedRow]
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPlace:
+    """A connection that publishes to these streams, and who searches them."""
+
+    streams: Sequence[str]
+    connection: RedisConnection
+    searcher: Searcher
+
+
+class Found(NamedTuple):
+    """Row id to entry id, and where that was found."""
+
+    entries: dict[int, str]
+    incarnation: RedisIncarnation | None
+
+
+class AdoptedSearch:
+    """Searches all places for adopted rows. Written by the takeover's task only."""
+
+    def __init__(self, places: Sequence[SearchPlace], layout: Layout, *, lease_s: float) -> None:
+        self._places = places
+        self._layout = layout
+        self._lease_s = lease_s
+        self._incarnations: list[RedisIncarnation | None] = [None] * len(places)  # what is searched
+        self._searches: dict[int, tuple[str, Search]] = {}  # by place: the claim that is searched for
+
+    def ready(self) -> bool:
+        """Whether every place answers: else no dispatcher can be fenced, and no stream searched."""
+        self._incarnations = [each.connection.incarnation for each in self._places]
+        return all(each.connection.up and each.connection.incarnation is not None for each in self._places)
+
+    def connections(self) -> list[RedisConnection]:
+        """One to each server."""
+        return list({each.connection.server: each.connection for each in self._places}.values())
+
+    async def find(self, session: Session, adopted: Adopted) -> list[Found]:
+        """What is in the streams, by place. Raises Unreachable, SessionLost or psycopg.Error."""
+        floors = {row.id: row.floor for row in adopted.rows if row.floor}
+        if not floors:
+            return []
+        floor = min(floors.values(), key=stream_order)
+        wanted = by_stream(self._layout, [row for row in adopted.rows if row.id in floors])
+        ids = [row.id for row in adopted.rows]
+        found = []
+        for number, (place, incarnation) in enumerate(zip(self._places, self._incarnations, strict=True)):
+            here = {stream: events for stream, events in wanted.items() if stream in place.streams}
+            if not here:
+                continue
+            last = self._searches.get(number)
+            if last is None or last[0] != adopted.claim_id or last[1].incarnation != incarnation:
+                last = self._searches[number] = (adopted.claim_id, Search(floor, here, incarnation))
+            search = last[1]  # after a failure it goes on where it was
+            while not await place.searcher.go_on(search, self._lease_s / 4):
+                await session.fetch(
+                    load("renew_claims"), {"ids": ids, "claim_ids": [adopted.claim_id] * len(ids), "floor": None}
+                )
+            found.append(Found(search.found, incarnation))
+        return found
