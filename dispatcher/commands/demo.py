@@ -11,6 +11,8 @@ from rich.console import Console
 
 from dispatcher.commands.options import database_options
 from dispatcher.commands.progress import rows_progress
+from dispatcher.demo.cluster import run_cluster
+from dispatcher.demo.cluster_table import cluster_summary, show_cluster_result
 from dispatcher.demo.run import Plan, Result, run
 from dispatcher.demo.samples import STATUSES, Sample, as_sql, samples
 from dispatcher.demo.screen import Lines, LivePanel, Screen, Watch, show_result
@@ -34,6 +36,12 @@ SEEDING = ("rows", "statuses", "random_seed", "database_url", "dsn")
     is_flag=True,
     help="Go on until Ctrl-C; keys break and mend Redis, Postgres and a dispatcher while you look at the console.",
 )
+@click.option(
+    "--cluster",
+    "on_cluster",
+    is_flag=True,
+    help="On a Valkey Cluster of six processes; a primary is killed half-way.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to standard error.")
 @click.option("--seed-only", is_flag=True, help="Start nothing: write sample rows, as SQL or into a database.")
 @click.option("--rows", type=click.IntRange(1), default=100, show_default=True, help="With --seed-only: how many.")
@@ -54,6 +62,7 @@ def demo(
     seconds: float,
     http_port: int,
     stays: bool,
+    on_cluster: bool,
     as_json: bool,
     seed_only: bool,
     rows: int,
@@ -67,6 +76,9 @@ def demo(
     lost or doubled and p95 from commit to consumer is under 1.5 s.
 
     With --stay it measures nothing and goes on: 20 events a second (or --rate), the console at port 8080 if it is free.
+
+    With --cluster the stream has eight shards on three primaries, one of which is killed: the table says what was lost
+    and doubled, and how late the shards were that were on it, and those that were not.
 
     With --seed-only it starts nothing and writes sample rows instead: a few as SQL, or millions by COPY.
 
@@ -87,6 +99,13 @@ def demo(
         return
     live = console.is_terminal and not as_json
     screen: Screen = LivePanel(console, seconds) if live else Lines(seconds, to_stderr=as_json)
+    if on_cluster:
+        of_cluster = run_cluster(Plan(rate, seconds, http_port), screen)
+        if as_json:
+            click.echo(json.dumps(cluster_summary(of_cluster)))
+        else:
+            show_cluster_result(console, of_cluster)
+        sys.exit(0 if of_cluster.verdict.passed else 1)
     result = run(Plan(rate, seconds, http_port), screen)
     if as_json:
         click.echo(as_text(result))
@@ -97,9 +116,9 @@ def demo(
 
 def _require_fitting(context: click.Context, seed_only: bool, stays: bool) -> None:
     """Refuse an option that would do nothing."""
-    idle: tuple[str, ...] = ("rate", "seconds", "http_port", "stays", "as_json") if seed_only else SEEDING
+    idle: tuple[str, ...] = ("rate", "seconds", "http_port", "stays", "on_cluster", "as_json") if seed_only else SEEDING
     if stays and not seed_only:
-        idle += ("seconds", "as_json")
+        idle += ("seconds", "as_json", "on_cluster")
     for option in context.command.params:
         if option.name in idle and context.get_parameter_source(option.name) == ParameterSource.COMMANDLINE:
             name = option.opts[0]

@@ -10,7 +10,7 @@ from typing import Any
 
 from dispatcher.core.errors import DispatcherError
 from dispatcher.demo.cleanup import signals_held_back
-from dispatcher.demo.consumer import Reader, consume
+from dispatcher.demo.consumer import consume
 from dispatcher.demo.messages import (
     Committed,
     ConsumerProgress,
@@ -75,21 +75,24 @@ def _process(body: Callable[[Any, Connection], None], plan: object) -> Iterator[
 
 def measure(
     load: Load,
-    reader: Reader,
+    reader: object,
     hooks: Hooks,
     *,
     warmup_s: float = 0.0,
     grace_s: float = 10.0,
     trace: bool = False,
+    read: Callable[[Any, Connection], None] = consume,
+    tally: Tally | None = None,
 ) -> Measurement:
-    """Produce, consume, match. `trace`: keep the moments of every timed event.
+    """Produce, consume, match. `trace`: keep the moments of every timed event. `read`: the body of the consumer's
+    process, which is given `reader`; `tally`: what counts.
 
     Events of the first `warmup_s` seconds are counted but not timed. After the last commit it waits for what is
     missing, until nothing has arrived for `grace_s` seconds: what is missing then is lost.
     Raises MeasurementFailedError, and whatever a hook raises.
     """
-    with _process(consume, reader) as consumer, _process(produce, load) as producer:
-        return _Run(producer, consumer, hooks, Tally(trace=trace)).run(warmup_s, grace_s)
+    with _process(read, reader) as consumer, _process(produce, load) as producer:
+        return _Run(producer, consumer, hooks, tally or Tally(trace=trace)).run(warmup_s, grace_s)
 
 
 class _Run:

@@ -64,7 +64,7 @@ def run(plan: Plan, screen: Screen) -> Result:
         measured = measure(
             Load(database_url, plan.rate, plan.seconds, connections_for(plan.rate)),
             Reader(redis_url, STREAM, group="demo"),
-            Hooks(screen.progress, dispatcher.check, _until_settled(database_url)),
+            Hooks(screen.progress, dispatcher.check, until_settled(database_url)),
         )
         sent, _ = count_rows(database_url)
         code = dispatcher.stop()
@@ -96,7 +96,7 @@ def count_rows(database_url: str) -> tuple[int, int]:
     return sent, unsettled
 
 
-def _until_settled(database_url: str) -> Callable[[], None]:
+def until_settled(database_url: str) -> Callable[[], None]:
     """Waits until every row is settled, so that a second copy of an entry could not come later unseen."""
 
     def wait() -> None:

@@ -1,0 +1,226 @@
+"""`dispatcher demo --cluster`: six Valkey processes, one of three primaries is killed half-way, and a verdict.
+
+Events of the shards that lay on it are late until its replica is promoted; those of the others are not.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import anyio
+import psycopg
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.crc import key_slot
+from redis.retry import Retry
+
+from dispatcher.client.group import shard_keys
+from dispatcher.demo.cleanup import ending_in_order, leave_stopping_to_parent, scratch_folder
+from dispatcher.demo.histogram import Histogram
+from dispatcher.demo.measure import Hooks, measure
+from dispatcher.demo.messages import ConsumerProgress, Ended, Ready, Stop
+from dispatcher.demo.process import DispatcherProcess, connected
+from dispatcher.demo.producer import Load, connections_for
+from dispatcher.demo.run import DATABASE, STREAM, Plan, count_rows, until_settled
+from dispatcher.demo.screen import Screen
+from dispatcher.demo.tally import Tally
+from dispatcher.demo.verdict import SLA_P95_MS, Verdict
+from dispatcher.embedded import EmbeddedCluster, EmbeddedPostgres, free_port
+from dispatcher.embedded.ports import HOST, require_free
+from dispatcher.infra.postgres.migrations import migrate
+
+SHARDS = 8
+REPORT_EVERY_S = 0.1
+BLOCK_MS = 500
+AGAIN_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterReader:
+    """Ports of the nodes to begin with."""
+
+    ports: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterResult:
+    """What became of the events. `there`, `elsewhere`: latencies of those committed from the kill on, by shard."""
+
+    committed: int
+    sent: int
+    lost: int
+    doubled: int
+    killed_shards: tuple[int, ...]
+    before: Histogram
+    there: Histogram
+    elsewhere: Histogram
+    verdict: Verdict
+
+
+class KeptTally(Tally):
+    """Keeps the moments of each event: its shard is asked for at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moments: dict[bytes, tuple[int, int]] = {}  # commit, receipt
+
+    def _match(self, event_id: bytes, committed: int, received: int) -> None:
+        super()._match(event_id, committed, received)
+        self.moments[event_id] = (committed, received)
+
+
+def run_cluster(plan: Plan, screen: Screen) -> ClusterResult:
+    """Raises Misconfigured (a wheel, a port, a folder) or another DispatcherError; nothing is left running then."""
+    port = plan.http_port or free_port()
+    require_free(port, "--http-port")
+    with ending_in_order() as stack:
+        stack.callback(screen.close)
+        folder = stack.enter_context(scratch_folder("dispatcher-demo-"))
+        cluster, database_url = _start(stack, folder, screen)
+        settings = connected(database_url, cluster.url, port) | {"DISPATCH_STREAM_SHARDS": str(SHARDS)}
+        dispatcher = stack.enter_context(DispatcherProcess(settings, folder / "dispatcher.log"))
+        dispatcher.wait_ready()
+        screen.step(f"dispatcher ready (pid {dispatcher.pid}): http://127.0.0.1:{port}/ is its console")
+        screen.step(f"sending {plan.rate:g} events/s for {plan.seconds:g} s into {SHARDS} shards on three primaries")
+        tally, kill = KeptTally(), _Kill(cluster, plan.seconds / 2, screen)
+
+        def progress(now: Tally, elapsed_s: float) -> None:
+            kill.when_due(elapsed_s)
+            screen.progress(now, elapsed_s)
+
+        measure(
+            Load(database_url, plan.rate, plan.seconds, connections_for(plan.rate)),
+            ClusterReader([node.port for node in cluster.nodes]),
+            Hooks(progress, dispatcher.check, until_settled(database_url)),
+            read=consume_cluster,
+            tally=tally,
+        )
+        sent, _ = count_rows(database_url)
+        code = dispatcher.stop()
+        return _result(tally, kill, sent, code, database_url, cluster)
+
+
+def _start(stack: ExitStack, folder: Path, screen: Screen) -> tuple[EmbeddedCluster, str]:
+    screen.step(
+        "starting Postgres 18 and a Valkey 9 Cluster, three primaries with a replica each, in a temporary folder"
+    )
+    postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres"))
+    cluster = stack.enter_context(EmbeddedCluster(folder / "cluster"))
+    database_url = postgres.url(DATABASE)
+    anyio.run(migrate, database_url)
+    return cluster, database_url
+
+
+class _Kill:
+    """Kills a primary once. Written by the measuring thread."""
+
+    def __init__(self, cluster: EmbeddedCluster, at_s: float, screen: Screen) -> None:
+        self._cluster, self._at_s, self._screen = cluster, at_s, screen
+        self.at_ns = 0
+        self.shards: tuple[int, ...] = ()
+
+    def when_due(self, elapsed_s: float) -> None:
+        """Kill it when its time has come."""
+        if self.at_ns or elapsed_s < self._at_s:
+            return
+        owners = {shard: self._cluster.owner(key_slot(f"{{{shard}}}".encode())) for shard in range(SHARDS)}
+        victim = max(owners.values(), key=list(owners.values()).count)
+        self.shards = tuple(shard for shard, owner in owners.items() if owner is victim)
+        self._screen.step(
+            f"killing the primary at port {victim.port}, with the shards {', '.join(map(str, self.shards))}"
+        )
+        self.at_ns = time.perf_counter_ns()
+        victim.crash()
+
+
+def _result(
+    tally: KeptTally, kill: _Kill, sent: int, exit_code: int, database_url: str, cluster: EmbeddedCluster
+) -> ClusterResult:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        rows = connection.execute("SELECT event_id::text, slot FROM messaging.message_outbox").fetchall()
+    shard_of = {event_id.encode(): slot * SHARDS // 256 for event_id, slot in rows}
+    before, there, elsewhere = Histogram(), Histogram(), Histogram()
+    for event_id, (committed, received) in tally.moments.items():
+        part = before
+        if kill.at_ns and committed >= kill.at_ns:
+            part = there if shard_of.get(event_id) in kill.shards else elsewhere
+        part.record(max(0, received - committed))
+    doubled = _doubled([node.port for node in cluster.nodes if node.running])
+    p95_ms = elsewhere.quantile(0.95) / 1e6
+    checks = (
+        (tally.committed == 0, "nothing was committed"),
+        (tally.lost > 0, f"{tally.lost:,} events were committed and never reached the consumer"),
+        (doubled > 0, f"{doubled:,} entries are in the streams a second time"),
+        (sent != tally.committed, f"{sent:,} rows are marked sent, {tally.committed:,} were committed"),
+        (p95_ms >= SLA_P95_MS, f"p95 of the other shards is {p95_ms:,.0f} ms, the SLA is under {SLA_P95_MS:,.0f} ms"),
+        (exit_code != 0, f"the dispatcher ended with exit code {exit_code} when asked to stop"),
+    )
+    verdict = Verdict(tuple(reason for broken, reason in checks if broken))
+    return ClusterResult(tally.committed, sent, tally.lost, doubled, kill.shards, before, there, elsewhere, verdict)
+
+
+def _doubled(ports: Sequence[int]) -> int:
+    """How many entries of the streams are a second copy of an event."""
+    with _client(ports) as client:
+        found = [
+            fields[b"event_id"] for key in shard_keys(STREAM, SHARDS) for _, fields in client.xrange(key) if fields
+        ]
+    return len(found) - len(set(found))
+
+
+def _client(ports: Sequence[int]) -> RedisCluster:
+    return RedisCluster(
+        startup_nodes=[ClusterNode(HOST, port) for port in ports],  # type: ignore[no-untyped-call]
+        require_full_coverage=False,
+        retry=Retry(NoBackoff(), 3),
+        socket_timeout=5,
+        protocol=2,
+    )
+
+
+def consume_cluster(reader: ClusterReader, pipe: Connection) -> None:
+    """The body of the consumer's process: read each shard on a thread of its own, and report what came first."""
+    leave_stopping_to_parent()
+    seen: set[bytes] = set()
+    reads: list[tuple[int, list[bytes]]] = []  # not yet reported
+
+    def note(event_id: bytes) -> None:
+        if event_id not in seen:  # one that the failover lost comes again, and a consumer has to expect it
+            seen.add(event_id)
+            reads.append((time.perf_counter_ns(), [event_id]))
+
+    for key in shard_keys(STREAM, SHARDS):
+        threading.Thread(target=_read_shard, args=(reader.ports, key, note), daemon=True).start()
+    pipe.send(Ready())
+    stopping = False
+    try:
+        while not stopping:
+            stopping = pipe.poll(REPORT_EVERY_S) and isinstance(pipe.recv(), Stop)
+            taken = len(reads)
+            pipe.send(ConsumerProgress(reads[:taken]))
+            del reads[:taken]
+        pipe.send(Ended())
+    except (OSError, EOFError):
+        return  # the parent is gone
+
+
+def _read_shard(ports: Sequence[int], key: str, note: Callable[[bytes], None]) -> None:
+    """Read one shard for ever, from whichever node serves it."""
+    last: bytes | str = "0-0"
+    while True:
+        try:
+            with _client(ports) as cluster:
+                node = cluster.get_node_from_key(key)
+                with redis.Redis(host=HOST, port=node.port, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
+                    while True:
+                        for _, entries in client.xread({key: last}, block=BLOCK_MS):
+                            for entry_id, fields in entries:
+                                note(fields[b"event_id"])
+                                last = entry_id
+        except (redis.RedisError, OSError, AttributeError):  # the last: no node serves it
+            time.sleep(AGAIN_S)
