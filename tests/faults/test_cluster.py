@@ -1,20 +1,35 @@
 """A Redis Cluster whose nodes die, come back and give slots away."""
 
+import os
+import signal
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
+from typing import Any
 
 import pytest
+from redis.asyncio.cluster import ClusterNode as Node
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.crc import key_slot
+from redis.exceptions import RedisError
 
+from dispatcher.client.group import shard_keys
+from dispatcher.core.incarnation import stream_order
 from dispatcher.embedded import EmbeddedCluster
-from dispatcher.embedded.cluster import wait_until
+from dispatcher.embedded.cluster import ClusterNode, wait_until
+from tests.faults.test_redis_loss import put_back
 from tests.support.faults.world import World, in_thread
 from tests.support.redis import StartCluster
 from tests.support.rows import STREAM
-from tests.support.waiting import until
+from tests.support.waiting import pass_time, until
 
 SLOT = key_slot(STREAM.encode())
+SHARDS = 8
+LIMITS = {"DISPATCH_STREAM_SHARDS": str(SHARDS)}
+StartShardWorld = Callable[..., AbstractAsyncContextManager["ShardWorld"]]
 StartClusterWorld = Callable[..., AbstractAsyncContextManager[tuple[World, EmbeddedCluster]]]
 
 
@@ -32,6 +47,146 @@ def cluster_world(
             yield w, cluster
 
     return start
+
+
+class ShardWorld(World):
+    """A world whose stream has shards, on the nodes of a Cluster."""
+
+    cluster: EmbeddedCluster
+
+    async def entries(self, newest: int | None = None) -> list[tuple[str, float]]:
+        """As of World, of all shards that can be read."""
+        found: list[tuple[str, str]] = []
+        client = RedisCluster(
+            startup_nodes=[Node("127.0.0.1", node.port) for node in self.cluster.nodes],
+            require_full_coverage=False,
+            decode_responses=True,
+            socket_timeout=2.0,
+            retry=Retry(NoBackoff(), 0),
+        )
+        try:
+            for key in shard_keys(STREAM, SHARDS):
+                with suppress(RedisError):
+                    read: Any = await (client.xrevrange(key, count=newest) if newest else client.xrange(key))
+                    found += [(entry, fields["event_id"]) for entry, fields in read]
+        finally:
+            await client.aclose()
+        found.sort(key=lambda each: stream_order(each[0]), reverse=newest is not None)
+        return [(event, int(entry.partition("-")[0]) / 1000) for entry, event in found[:newest]]
+
+    def owner(self, shard: int) -> ClusterNode:
+        """The node that serves a shard."""
+        return self.cluster.owner(key_slot(f"{{{shard}}}".encode()))
+
+    def shards_of(self, node: ClusterNode) -> list[int]:
+        """The shards that lie on it."""
+        return [shard for shard in range(SHARDS) if self.owner(shard) is node]
+
+    def replica_of(self, node: ClusterNode) -> ClusterNode:
+        """The replica that it was formed with."""
+        return self.cluster.nodes[self.cluster.nodes.index(node) + self.cluster.primaries]
+
+    async def tell_lateness(self, there: list[int], since: float, until_: float) -> None:
+        """Print how late events were that were committed in between: those of these shards, and the others."""
+        slots = dict(await self.ask("SELECT event_id::text, slot FROM messaging.message_outbox"))
+        added = dict(await self.entries())
+        late: dict[bool, list[float]] = {True: [], False: []}
+        for event, at in self.load.ledger.acknowledged.items():
+            if since < at < until_ and event in added:
+                late[slots[event] * SHARDS // 256 in there].append(added[event] - at)
+        for on_it, values in late.items():
+            if values:
+                p99 = sorted(values)[int(len(values) * 0.99)]
+                where = "on it" if on_it else "of the others"
+                print(f"shards {where}: {len(values)} events, p99 {p99 * 1000:.0f} ms")  # noqa: T201
+
+
+@pytest.fixture
+def shard_world(request: pytest.FixtureRequest, fault_database_url: str, own_cluster: StartCluster) -> StartShardWorld:
+    """`async with shard_world() as w:` a stream of eight shards on three nodes."""
+    test = request.node.nodeid.partition("[")[0]
+
+    @asynccontextmanager
+    async def start(**env: str) -> AsyncIterator[ShardWorld]:
+        cluster = await in_thread(own_cluster)
+        async with ShardWorld(fault_database_url, cluster.nodes[0], test, LIMITS | env) as w:
+            w.cluster = cluster
+            yield w
+
+    return start
+
+
+@pytest.mark.promise("redis-outage")
+async def test_a_primary_is_killed(shard_world: StartShardWorld) -> None:
+    async with shard_world() as w:
+        one = await w.dispatcher(REDIS_URL=w.cluster.url)
+        async with w.survives("Cluster, 8 shards: a primary is killed, its replica promoted") as fault:
+            await w.commits(50)
+            victim = w.owner(0)
+            there, began = w.shards_of(victim), time.time()
+            await in_thread(victim.crash)
+            await until(lambda: one.events("breaker_opened"), "a breaker opens")
+            await in_thread(lambda: wait_until(lambda: w.owner(0) is not victim, "its replica is promoted"))
+            fault.heal()
+        await w.tell_lateness(there, began, time.time())
+
+
+@pytest.mark.promise("redis-outage")
+async def test_a_node_is_away(shard_world: StartShardWorld) -> None:
+    """It and its replica say nothing: nobody is promoted, and its shards wait."""
+    async with shard_world() as w:
+        one = await w.dispatcher(REDIS_URL=w.cluster.url)
+        async with w.survives("Cluster, 8 shards: a node and its replica away for 30 s") as fault:
+            await w.commits(50)
+            victim = w.owner(0)
+            there, began = w.shards_of(victim), time.time()
+            for node in (victim, w.replica_of(victim)):
+                os.kill(node.pid, signal.SIGSTOP)
+            await until(lambda: one.events("breaker_opened"), "a breaker opens")
+            await pass_time(30.0)
+            for node in (victim, w.replica_of(victim)):
+                os.kill(node.pid, signal.SIGCONT)
+            ended = time.time()
+            await in_thread(w.cluster.wait_formed)
+            fault.heal()
+        await w.tell_lateness(there, began, ended)
+
+
+@pytest.mark.promise("redis-outage")
+async def test_slots_move_to_a_node_that_joined(shard_world: StartShardWorld) -> None:
+    async with shard_world() as w:
+        await w.dispatcher(REDIS_URL=w.cluster.url)
+        async with w.survives("Cluster, 8 shards: two shards move to a node that joined, and back; it leaves") as fault:
+            await w.commits(50)
+            old = {shard: w.owner(shard) for shard in (0, 1)}
+            joined, began = await in_thread(w.cluster.add_primary), time.time()
+            for shard in old:
+                await in_thread(partial(w.cluster.move_slot, key_slot(f"{{{shard}}}".encode()), joined))
+            await w.commits(50)
+            for shard, node in old.items():
+                await in_thread(partial(w.cluster.move_slot, key_slot(f"{{{shard}}}".encode()), node))
+            await in_thread(partial(w.cluster.forget, joined))
+            fault.heal()
+        await w.tell_lateness(list(old), began, time.time())
+
+
+@pytest.mark.promise("redis-loss")
+async def test_a_failover_loses_acknowledged_entries(shard_world: StartShardWorld) -> None:
+    async with shard_world() as w:
+        one = await w.dispatcher(REDIS_URL=w.cluster.url)
+        async with w.survives("Cluster, 8 shards: a failover to a replica that missed acknowledged entries") as fault:
+            await w.commits(50)
+            victim = w.owner(0)
+            replica = w.replica_of(victim)
+            os.kill(replica.pid, signal.SIGSTOP)
+            await in_thread(partial(victim.ask, "CLIENT", "KILL", "TYPE", "replica"))  # what it has not got is lost
+            await w.commits(150)
+            await in_thread(victim.crash)
+            os.kill(replica.pid, signal.SIGCONT)
+            await until(lambda: one.events("breaker_opened"), "a breaker opens")
+            await in_thread(lambda: wait_until(lambda: w.owner(0) is replica, "the replica is promoted"))
+            fault.heal()
+        assert await put_back(w) > 0
 
 
 @pytest.mark.promise("redis-outage")
