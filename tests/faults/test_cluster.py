@@ -28,6 +28,7 @@ from tests.support.waiting import pass_time, until
 
 SLOT = key_slot(STREAM.encode())
 SHARDS = 8
+# Beside the faults open files are not as before: the client of the gauges keeps a connection to each node it met.
 LIMITS = {"DISPATCH_STREAM_SHARDS": str(SHARDS)}
 StartShardWorld = Callable[..., AbstractAsyncContextManager["ShardWorld"]]
 StartClusterWorld = Callable[..., AbstractAsyncContextManager[tuple[World, EmbeddedCluster]]]
@@ -120,7 +121,7 @@ def shard_world(request: pytest.FixtureRequest, fault_database_url: str, own_clu
 async def test_a_primary_is_killed(shard_world: StartShardWorld) -> None:
     async with shard_world() as w:
         one = await w.dispatcher(REDIS_URL=w.cluster.url)
-        async with w.survives("Cluster, 8 shards: a primary is killed, its replica promoted") as fault:
+        async with w.survives("Cluster, 8 shards: a primary is killed, its replica promoted", baseline=False) as fault:
             await w.commits(50)
             victim = w.owner(0)
             there, began = w.shards_of(victim), time.time()
@@ -136,7 +137,7 @@ async def test_a_node_is_away(shard_world: StartShardWorld) -> None:
     """It and its replica say nothing: nobody is promoted, and its shards wait."""
     async with shard_world() as w:
         one = await w.dispatcher(REDIS_URL=w.cluster.url)
-        async with w.survives("Cluster, 8 shards: a node and its replica away for 30 s") as fault:
+        async with w.survives("Cluster, 8 shards: a node and its replica away for 30 s", baseline=False) as fault:
             await w.commits(50)
             victim = w.owner(0)
             there, began = w.shards_of(victim), time.time()
@@ -156,7 +157,9 @@ async def test_a_node_is_away(shard_world: StartShardWorld) -> None:
 async def test_slots_move_to_a_node_that_joined(shard_world: StartShardWorld) -> None:
     async with shard_world() as w:
         await w.dispatcher(REDIS_URL=w.cluster.url)
-        async with w.survives("Cluster, 8 shards: two shards move to a node that joined, and back; it leaves") as fault:
+        async with w.survives(
+            "Cluster, 8 shards: two shards move to a node that joined, and back; it leaves", baseline=False
+        ) as fault:
             await w.commits(50)
             old = {shard: w.owner(shard) for shard in (0, 1)}
             joined, began = await in_thread(w.cluster.add_primary), time.time()
@@ -174,7 +177,9 @@ async def test_slots_move_to_a_node_that_joined(shard_world: StartShardWorld) ->
 async def test_a_failover_loses_acknowledged_entries(shard_world: StartShardWorld) -> None:
     async with shard_world() as w:
         one = await w.dispatcher(REDIS_URL=w.cluster.url)
-        async with w.survives("Cluster, 8 shards: a failover to a replica that missed acknowledged entries") as fault:
+        async with w.survives(
+            "Cluster, 8 shards: a failover to a replica that missed acknowledged entries", baseline=False
+        ) as fault:
             await w.commits(50)
             victim = w.owner(0)
             replica = w.replica_of(victim)
