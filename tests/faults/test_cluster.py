@@ -157,9 +157,7 @@ async def test_a_node_is_away(shard_world: StartShardWorld) -> None:
 async def test_slots_move_to_a_node_that_joined(shard_world: StartShardWorld) -> None:
     async with shard_world() as w:
         await w.dispatcher(REDIS_URL=w.cluster.url)
-        async with w.survives(
-            "Cluster, 8 shards: two shards move to a node that joined, and back; it leaves", baseline=False
-        ) as fault:
+        async with w.survives("Cluster, 8 shards: two move to a node that joined, and back", baseline=False) as fault:
             await w.commits(50)
             old = {shard: w.owner(shard) for shard in (0, 1)}
             joined, began = await in_thread(w.cluster.add_primary), time.time()
@@ -177,9 +175,7 @@ async def test_slots_move_to_a_node_that_joined(shard_world: StartShardWorld) ->
 async def test_a_failover_loses_acknowledged_entries(shard_world: StartShardWorld) -> None:
     async with shard_world() as w:
         one = await w.dispatcher(REDIS_URL=w.cluster.url)
-        async with w.survives(
-            "Cluster, 8 shards: a failover to a replica that missed acknowledged entries", baseline=False
-        ) as fault:
+        async with w.survives("Cluster, 8 shards: a failover that loses entries", baseline=False) as fault:
             await w.commits(50)
             victim = w.owner(0)
             replica = w.replica_of(victim)
