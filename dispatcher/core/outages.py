@@ -79,10 +79,6 @@ NEEDS_A_PERSON_PHRASES = (
     "the stream has exhausted the last possible id",
     "invalid password",
     "db index is out of range",
-    # Of the form of our XADD, which is the same for each event: a server that knows no MAXLEN or NOMKSTREAM.
-    "syntax error",
-    "wrong number of arguments",
-    "value is not an integer",
 )
 
 _NO_SUCH_COMMAND = ("unknown command", "unsupported command", "unknown subcommand")
