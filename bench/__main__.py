@@ -17,6 +17,7 @@ from bench.outage import outage
 from bench.peers import peers
 from bench.record import run_all
 from bench.scale import scale
+from bench.shards import shards
 from bench.sla import sla
 from bench.snapshot import snapshot
 from bench.soak import soak
@@ -56,6 +57,7 @@ for scenario in (
     crash,
     flood,
     scale,
+    shards,
     ceiling,
     idle,
     soak,

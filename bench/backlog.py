@@ -87,12 +87,13 @@ def work_off(
     settings: dict[str, str] | None = None,
     meanwhile: contextlib.AbstractContextManager[object] | None = None,
     command: Sequence[str] | None = None,
+    streams: Sequence[str] = (STREAM,),
 ) -> WorkedOff:
-    """Fill, then let the dispatchers loose, `meanwhile` in force; `command`: another program than `dispatcher run`.
-
+    """Fill, then let the dispatchers loose, `meanwhile` in force; `command`: another program than `dispatcher run`;
+    `streams`: the keys that the events go to.
     Raises DispatcherError when nothing moves any more.
     """
-    servers.empty()
+    servers.empty(streams)
     fill(servers, rows, legs)
     settings = {"REDIS_STREAM_MAXLEN": str(max(1_000_000, 2 * rows)), **(settings or {})}
     running: list[DispatcherProcess] = []
@@ -102,7 +103,7 @@ def work_off(
                 running += [servers.launch_dispatcher(command=command, **settings) for _ in range(dispatchers)]
                 wait(running)
                 cpu, servers_cpu, wal = _cpu(running), servers.server_cpu_seconds(), _wal(servers)
-            until_published(servers, running, rows, legs)
+            until_published(servers, running, rows, legs, streams)
             servers.wait_drained(running[0])
         cpu = _cpu(running) - cpu
         servers_after = servers.server_cpu_seconds()
@@ -111,7 +112,7 @@ def work_off(
     finally:
         for process in running:
             process.stop()
-    found = look(servers)
+    found = look(servers, streams=streams)
     thousands = rows / 1000
     return WorkedOff(
         rows=rows,
@@ -147,14 +148,19 @@ def _all_waiting(servers: Rig, dispatchers: int) -> Iterator[Any]:
         yield wait
 
 
-def until_published(servers: Rig, running: Sequence[Any], rows: int, legs: Legs, stream: str = STREAM) -> None:
-    """Watch the stream's length: the cheapest look there is. Raises DispatcherError when it stops growing."""
+def until_published(
+    servers: Rig, running: Sequence[Any], rows: int, legs: Legs, streams: Sequence[str] = (STREAM,)
+) -> None:
+    """Watch the streams' lengths: the cheapest look there is. Raises DispatcherError when it stops growing."""
     length, grown_at = -1, time.monotonic()
     with contextlib.closing(servers.redis()) as client:
         while length < rows:
             for process in running:
                 process.check()
-            now: Any = client.xlen(stream)
+            with client.pipeline(transaction=False) as pipeline:
+                for stream in streams:
+                    pipeline.xlen(stream)
+                now = sum(pipeline.execute())
             if now != length:
                 length, grown_at = int(now), time.monotonic()
             elif time.monotonic() - grown_at > STALLED_S:

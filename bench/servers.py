@@ -107,13 +107,14 @@ class Rig:
                 raise DispatcherError(f"{rows:,} rows were still unsettled {timeout_s:.0f} s after the last insert")
             time.sleep(0.05)
 
-    def empty(self) -> None:
-        """An empty table and stream and a fresh checkpoint, so that legs begin equal."""
+    def empty(self, streams: Sequence[str] = (STREAM,)) -> None:
+        """An empty table, empty streams and a fresh checkpoint, so that legs begin equal."""
         self.script("TRUNCATE messaging.message_outbox")
         with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
             self.script("CHECKPOINT")
         with contextlib.closing(self.redis()) as client:
-            client.xtrim(STREAM, maxlen=0, approximate=False)
+            for stream in streams:
+                client.xtrim(stream, maxlen=0, approximate=False)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """What the stream holds in the end: how fast it got there, what is missing, what is there twice."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,31 +19,31 @@ class Looked:
     duplicated: int
 
 
-def look(servers: Rig, expected: set[bytes] | None = None) -> Looked:
-    """Read the whole stream: the time from its ids, what is missing and what is there twice.
+def look(servers: Rig, expected: set[bytes] | None = None, streams: Sequence[str] = (STREAM,)) -> Looked:
+    """Read the whole streams: the time from their ids, what is missing and what is there twice.
 
     `expected`: the event_ids that should be there; without it, those of the table.
     """
     expected = _in_the_table(servers) if expected is None else expected
     seen: set[bytes] = set()
-    entries, first, last = 0, b"", b""
-    for page in pages(servers):
-        first = first or page[0][0]
-        last = page[-1][0]
-        entries += len(page)
-        seen.update(fields[1] for _, fields in page)  # event_id is the first field
-    seconds = max(1, int(last.split(b"-")[0] or 0) - int(first.split(b"-")[0] or 0)) / 1000
+    entries, times = 0, list[int]()
+    for stream in streams:
+        for page in pages(servers, stream):
+            times += [int(entry_id.split(b"-")[0]) for entry_id in (page[0][0], page[-1][0])]
+            entries += len(page)
+            seen.update(fields[1] for _, fields in page)  # event_id is the first field
+    seconds = max(1, max(times, default=0) - min(times, default=0)) / 1000
     return Looked(entries, seconds, len(expected - seen), entries - len(seen))
 
 
-def pages(servers: Rig) -> Iterator[list[tuple[bytes, list[bytes]]]]:
+def pages(servers: Rig, stream: str = STREAM) -> Iterator[list[tuple[bytes, list[bytes]]]]:
     """The stream's entries: id, and names and values by turns, as hiredis returns them."""
     pool = ConnectionPool.from_url(servers.redis_url, protocol=2, socket_timeout=30)
     connection: Any = pool.make_connection()
     try:
         start = "-"
         while True:
-            connection.send_command("XRANGE", STREAM, start, "+", "COUNT", 5000)
+            connection.send_command("XRANGE", stream, start, "+", "COUNT", 5000)
             if not (page := connection.read_response()):
                 return
             yield page

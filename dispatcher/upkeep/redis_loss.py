@@ -17,7 +17,7 @@ from dispatcher.core.events import AuditChanged, Observer, Republished
 from dispatcher.core.incarnation import RedisIncarnation, StreamEnd
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.redis.connection import RedisConnection
-from dispatcher.infra.redis.replies import info_fields
+from dispatcher.infra.redis.replies import clock_in, info_fields
 from dispatcher.infra.redis.stream_end import (
     Forbidden,
     Gap,
@@ -150,11 +150,14 @@ class RedisLossAudit:
             incarnation = connection.incarnation
             if incarnation is None or not incarnation.known or not connection.up:
                 continue
-            commands = [("INFO",), ("INFO", "replication")][len(self._streams) == 1 :]
-            commands += [("XLEN", stream) for stream in self._streams]
-            info, *lengths = (await connection.send(commands, self._deadline_s))[-1 - len(self._streams) :]
-            if not isinstance(info, bytes):
+            commands = [("INFO", "server"), ("INFO", "replication"), *[("XLEN", each) for each in self._streams]]
+            # With one stream the newest entry is the floor, and nobody needs the clock.
+            replies = await connection.send(commands[len(self._streams) == 1 :], self._deadline_s)
+            info, *lengths = replies[-1 - len(self._streams) :]
+            if not isinstance(info, bytes) or connection.incarnation != incarnation:
                 continue
+            if isinstance(replies[0], bytes) and (clock_ms := clock_in(replies[0])) is not None:
+                connection.entries.note_clock(clock_ms)
             fields = info_fields(info)
             same = fields.get("role") == "master" and fields.get("master_replid") == incarnation.replid
             looks += 1

@@ -40,6 +40,7 @@ async def some_of_each(db: Any, each: int = 100) -> None:
         await insert_events(db, each, event_type=event_type)
 
 
+@pytest.mark.promise("layout")
 @pytest.mark.both_versions
 async def test_each_event_goes_to_the_key_of_its_type_and_slot(
     dispatcher: StartDispatcher, db: Any, redis: Redis
@@ -136,6 +137,7 @@ async def test_the_gauges_name_each_stream(dispatcher: StartDispatcher, db: Any,
         assert (one.length, one.group_lag, sample.group_lag) == (length, {"g": length}, {"g": length})
 
 
+@pytest.mark.promise("layout")
 async def test_a_layout_that_differs_claims_nothing_and_goes_on_by_itself(
     dispatcher: StartDispatcher, db: Any, redis: Redis
 ) -> None:
@@ -176,6 +178,7 @@ def layout(heard: HearCommand, database_url: str, redis_url: str) -> Any:
     return run
 
 
+@pytest.mark.promise("layout")
 async def test_shards_are_added_while_it_runs(dispatcher: StartDispatcher, db: Any, redis: Redis, layout: Any) -> None:
     await redis.xgroup_create(STREAM, "g", "0", mkstream=True)
     async with dispatcher(tick_ms=20) as before, dispatcher(tick_ms=20, **SHARDED) as after:
@@ -205,6 +208,7 @@ async def test_shards_are_added_while_it_runs(dispatcher: StartDispatcher, db: A
     assert await (await db.execute(CLAIMABLE_BEFORE)).fetchall() == [()]
 
 
+@pytest.mark.promise("layout")
 async def test_the_release_before_layouts_claims_nothing_beside_one(
     dispatcher: StartDispatcher, db: Any, redis: Redis
 ) -> None:
@@ -224,6 +228,7 @@ async def test_the_release_before_layouts_claims_nothing_beside_one(
         await running.tap.add_up(Settled, sent=1)
 
 
+@pytest.mark.promise("layout")
 @pytest.mark.parametrize(
     ("arrange", "why"),
     [

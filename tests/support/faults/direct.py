@@ -19,6 +19,7 @@ class Direct:
     def __init__(self, admin_url: str, valkey: EmbeddedValkey) -> None:
         self.admin_url = admin_url
         self.valkey = valkey  # the primary; replaced by a failover
+        self.keys: tuple[str, ...] = (STREAM,)  # that events go to
         self.password: str | None = None  # while the fault is one
         self._db: psycopg.AsyncConnection[Any] | None = None
 
@@ -57,9 +58,14 @@ class Direct:
 
     async def entries(self, newest: int | None = None) -> list[tuple[str, float]]:
         """(event_id, when added) of all entries in order, or of the newest, newest first."""
+        found: list[tuple[str, float]] = []
         async with self._client() as client:
-            found: Any = await (client.xrevrange(STREAM, count=newest) if newest else client.xrange(STREAM))
-        return [(fields.get("event_id", ""), int(entry.partition("-")[0]) / 1000) for entry, fields in found]
+            for key in self.keys:
+                page: Any = await (client.xrevrange(key, count=newest) if newest else client.xrange(key))
+                found += [(fields.get("event_id", ""), int(entry.partition("-")[0]) / 1000) for entry, fields in page]
+        if len(self.keys) > 1:
+            found.sort(key=lambda each: each[1], reverse=bool(newest))
+        return found[:newest] if newest else found
 
     async def picked(self, process: Process | None = None) -> list[int]:
         """Ids of the rows that are claimed, by anybody or by this one."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -10,7 +11,8 @@ import psycopg
 
 INSERT = (
     "INSERT INTO messaging.message_outbox (event_id, event_type, aggregate_id, payload) "
-    "SELECT e, 'order.created', 'a' || left(e::text, 2), jsonb_build_object('event', e) FROM unnest(%s::uuid[]) AS e"
+    "SELECT e, (%(types)s::text[])[1 + get_byte(uuid_send(e), 0) %% cardinality(%(types)s::text[])], "
+    "'a' || left(e::text, 2), jsonb_build_object('event', e) FROM unnest(%(events)s::uuid[]) AS e"
 )
 
 
@@ -30,8 +32,9 @@ class Ledger:
 class Load:
     """Commits `rate` transactions a second, one to three events each; every tenth is rolled back."""
 
-    def __init__(self, url: str, rate: float = 60.0) -> None:
+    def __init__(self, url: str, rate: float = 60.0, types: Sequence[str] = ("order.created",)) -> None:
         self.url = url
+        self.types = list(types)
         self.rate = rate
         self.plain = False  # one statement a transaction, none rolled back
         self.ledger = Ledger()
@@ -77,16 +80,19 @@ class Load:
             self.errors.append(type(error).__name__)
             return None
 
+    def _of(self, events: list[str]) -> dict[str, object]:
+        return {"events": events, "types": self.types}
+
     async def _transaction(self, connection: psycopg.AsyncConnection[Any], number: int) -> None:
         events = [str(uuid4()) for _ in range(1 + number % 3)]
         roll_back = number % 10 == 0 and not self.plain
         try:
             if number % 5 or self.plain:
-                await connection.execute(INSERT, (events,))
+                await connection.execute(INSERT, self._of(events))
             else:
                 async with connection.transaction(force_rollback=roll_back):
-                    await connection.execute(INSERT, (events[:1],))
-                    await connection.execute(INSERT, (events[1:],))
+                    await connection.execute(INSERT, self._of(events[:1]))
+                    await connection.execute(INSERT, self._of(events[1:]))
         except psycopg.Error as error:
             self.errors.append(f"{type(error).__name__} {error.sqlstate}")
             # Refused by a server that goes on answering: certainly rolled back. Anything else may have been committed.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+from dispatcher.core.layout import Layout, Route
 from dispatcher.embedded import EmbeddedValkey
 from tests.support.child import start_child
 from tests.support.faults import claims, oracle, results
@@ -17,6 +18,7 @@ from tests.support.faults.direct import Direct
 from tests.support.faults.load import Load
 from tests.support.faults.process import Process
 from tests.support.proxy import Proxy
+from tests.support.rows import STREAM
 from tests.support.waiting import until
 
 T = TypeVar("T")
@@ -52,7 +54,12 @@ class World(Direct):
             "DISPATCH_QUERY_TIMEOUT_MS": "3000",
             **settings,
         }
-        self.load = Load(admin_url)
+        shards, routes = int(settings.get("DISPATCH_STREAM_SHARDS", "1")), settings.get("DISPATCH_ROUTES", "")
+        pairs = tuple(Route(*pair.split("=")) for pair in routes.split(",") if pair)
+        self.layout = Layout(STREAM, shards, pairs)
+        self.keys = self.layout.keys
+        others = [*(f"{pattern.rstrip('*')}created" for pattern, _ in pairs), "other"] if pairs else []
+        self.load = Load(admin_url, types=["order.created", *others])
         self.processes: list[Process] = []
         self._stack = AsyncExitStack()
 
