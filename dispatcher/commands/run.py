@@ -68,8 +68,8 @@ def _titles() -> dict[str, str]:
 def run(**flags: object) -> int:
     """Relay committed rows from Postgres to the Redis Stream, until SIGTERM or SIGINT.
 
-    Every flag has an environment variable, in brackets; the flag beats it. Takes no row unless DISPATCHER_ENABLED is
-    true or --enabled is given.
+    Every flag has an environment variable, in brackets; a flag counts more than its variable. Takes no row unless
+    DISPATCHER_ENABLED is true or --enabled is given.
 
     A secret may come from a file: DATABASE_URL_FILE, REDIS_URL_FILE, DISPATCH_LISTEN_URL_FILE, DISPATCH_API_TOKEN_FILE
     name one. It is read again for every connection, so that a rotated secret is used without a restart.
