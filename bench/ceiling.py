@@ -120,6 +120,7 @@ def script() -> str:
         slots="256",
         limit=str(BATCH),
         most_bytes="1048576",
+        layout="u.layout",
     )
     settle = _plain(load("settle_sent")).format(
         now="NULL",
@@ -129,6 +130,7 @@ def script() -> str:
         run_id="NULL",
         stream="NULL",
         replid="NULL",
+        life="NULL",
     )
     first = "\\set token random(1, 9000000000000000000)\n"
     return f"{first}WITH claimed ({CLAIMED}) AS ({claim}) {ANSWER.strip()}\n{settle};\n"
