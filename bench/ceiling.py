@@ -138,7 +138,8 @@ def script() -> str:
 
 def _plain(statement: str) -> str:
     """A statement without comments, its parameters as {name}."""
-    return re.sub(r"%\((\w+)\)s", r"{\1}", re.sub(r"--.*", "", statement)).strip()
+    text = re.sub(r"--.*", "", statement).replace("{", "{{").replace("}", "}}").replace("%%", "%")
+    return re.sub(r"%\((\w+)\)s", r"{\1}", text).strip()
 
 
 def _claim_and_settle(servers: Rig, rows: int, clients: int, legs: Legs) -> float:
