@@ -8,9 +8,11 @@ import pytest
 from redis.crc import key_slot
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
+from dispatcher.core.layout import Layout
 from dispatcher.embedded.cluster import ClusterNode, wait_until
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
+from dispatcher.ops.doctor.cluster import look_at_all
 from tests.support.redis import StartCluster, StartValkey
 from tests.support.rows import STREAM
 
@@ -99,3 +101,27 @@ async def test_what_a_person_has_to_mend(own_cluster: StartCluster, own_valkey: 
     server.crash()
     said = await refusal(f"redis+cluster://127.0.0.1:{server.port}", Unreachable)
     assert said.startswith(f"none of the nodes at 127.0.0.1:{server.port} answers")
+
+
+async def test_doctor_says_what_a_cluster_lacks(own_cluster: StartCluster) -> None:
+    cluster = await anyio.to_thread.run_sync(own_cluster)
+    keys = Layout(STREAM, 8).keys
+
+    async def look(streams: tuple[str, ...]) -> dict[str, str]:
+        findings, facts = await look_at_all(cluster.url, streams, 5.0, full=0.9)
+        assert facts.keys() == set(streams)
+        return {each.check: each.level for each in findings}
+
+    checks = ("cluster-slots", "cluster-replicas", "cluster-coverage", "cluster-spread")
+    levels = await look(keys)
+    assert [levels[check] for check in checks] == ["ok", "ok", "ok", "ok"]
+    for node in cluster.nodes:
+        node.ask("CONFIG", "SET", "cluster-require-full-coverage", "yes")
+    levels = await look(keys[:1])
+    assert [levels[check] for check in checks] == ["ok", "ok", "warning", "warning"]
+    for node in cluster.nodes:
+        node.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
+    for node in cluster.nodes:  # each forgets it: what most nodes say counts
+        node.ask("CLUSTER", "DELSLOTS", "1")
+    findings, _ = await look_at_all(cluster.url, keys, 5.0, full=0.9)
+    assert any(each.check == "cluster-slots" and each.level == "bad" for each in findings)

@@ -20,7 +20,8 @@ from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.doctor import activity, clocks, listening, schema, sessions, storage
 from dispatcher.ops.doctor import postgres as server
-from dispatcher.ops.doctor.redis import RedisFacts, look_at_redis
+from dispatcher.ops.doctor.cluster import look_at_all
+from dispatcher.ops.doctor.redis import RedisFacts
 from dispatcher.ops.doctor.stream import of_streams
 from dispatcher.ops.pause import read_acknowledgements
 
@@ -58,7 +59,7 @@ async def examine(wanted: Examination) -> list[Finding]:
         postgres.extend(await _postgres(wanted, clock, conditions))
 
     async def ask_redis() -> None:
-        findings, facts = await look_at_redis(
+        findings, facts = await look_at_all(
             wanted.redis_url, wanted.layout.keys, wanted.database.connect_timeout_s, full=wanted.redis_full
         )
         redis.extend(findings)

@@ -14,6 +14,7 @@ from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.outages import is_unavailable
+from dispatcher.core.redis_url import Address
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.info import COUNTED, fields_of
 from dispatcher.infra.redis.positions import StreamPositions
@@ -43,10 +44,15 @@ class RedisFacts:
 
 
 async def look_at_redis(
-    url: str, streams: Sequence[str], timeout_s: float, *, full: float
+    url: str, streams: Sequence[str], timeout_s: float, *, full: float, at: Address | None = None
 ) -> tuple[list[Finding], dict[str, RedisFacts]]:
-    """The findings about the server, and the replies about each stream (none: the server did not answer)."""
+    """The findings about the server, and the replies about each stream (none: the server did not answer).
+
+    `at`: the node of a Cluster that serves these streams.
+    """
     target = RedisTarget.parse(url)
+    if at is not None:
+        target = target.at(at)
     # Without the stream's name: a key of another type is a finding of its own.
     connection = RedisConnection(target, name="doctor", streams=(), connect_timeout_s=timeout_s, on_lost=lambda _: None)
     try:
