@@ -66,6 +66,29 @@ async def test_a_backlog_of_large_payloads_from_a_cold_start(
     await child.terminate()
 
 
+@pytest.mark.promise("killed")
+async def test_the_search_of_a_takeover_reads_large_entries(
+    db, redis: "Redis", database_url, redis_url, cli: StartCli
+) -> None:
+    """Rows of a dead dispatcher, of which some are in the stream, behind and between 300 entries of 1 MB."""
+    await insert_large(db, 40, 1_000_000)
+    await db.execute("INSERT INTO messaging.dispatcher (name) VALUES ('dead')")
+    claimed = await db.execute(
+        "UPDATE messaging.message_outbox SET status = 'picked', picked_at = now(), stream_id = '0-1', "
+        "claim_id = '7c9e6679-7425-40de-944b-e07fc1f90ae7', picked_by = (SELECT max(id) FROM messaging.dispatcher) "
+        "RETURNING event_id::text"
+    )
+    ids = [event_id for (event_id,) in await claimed.fetchall()]
+    for number in range(300):
+        event_id = ids[number // 30] if number % 30 == 29 else f"another {number}"
+        await redis.xadd(STREAM, {"event_id": event_id, "payload": "x" * 1_000_000})
+    child = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    await becomes(lambda: unsettled(db), 0, "rows that wait", 120.0)
+    assert most_memory_kb(child) < MOST_KB
+    assert await redis.xlen(STREAM) == 300 + 30
+    await child.terminate()
+
+
 async def test_handlers_have_a_budget_of_bytes(db, database_url, cli: StartCli, tmp_path: Path):
     (tmp_path / "slow.py").write_text("import time\nHANDLERS = {'t': lambda payload: time.sleep(0.02)}\n")
     await insert_large(db, 200, 1_000_000)
