@@ -7,6 +7,8 @@ the change costs or saves.
 
 import contextlib
 import json
+import re
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -32,10 +34,14 @@ QUIET = LOGGED | {
     "fsync": "off",
 }
 RELAY = {"claim", "read_row", "settle_sent", "settle_retry", "settle_dead", "release", "doze", "look"}
-ROWS, SINGLES = 10_240, 40
+ROWS, SINGLES, INSERTS = 10_240, 40, 1000
 RATE, RATE_S = 500.0, 3.0
+# WAL records that carry one entry of an index each.
+ENTRY = r"^(?:Btree/(?:INSERT_LEAF|INSERT_POST|SPLIT_L|SPLIT_R)|Hash/INSERT)\s+(\d+)"
 NEVER = "60000"  # ms: no tick adds a look
 TABLE = "'messaging.message_outbox'::regclass"
+PLACE = "SELECT pg_current_wal_insert_lsn()::text"
+WAL = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')"
 STATS = f"""
     SELECT n_tup_upd, n_tup_hot_upd, idx_blks_hit + idx_blks_read, heap_blks_hit + heap_blks_read
     FROM pg_stat_user_tables AS t JOIN pg_statio_user_tables AS io USING (relid) WHERE t.relid = {TABLE}
@@ -60,11 +66,14 @@ GATES = {
     "backlog: share of claims that are heap-only": Gate(0.01, more_is_better=True),
     "backlog: index pages an event": Gate(0.15),
     "backlog: table pages an event": Gate(0.15),
-    "backlog: WAL bytes an event": Gate(0.25),
+    "backlog: WAL bytes an event": Gate(0.15),
+    "backlog: index entries an event, its insert too": Gate(0.05),
     "backlog: Redis commands an event": Gate(0.02),
     "one by one: statements an event": Gate(0.15),
     # A claim every 1.3 ms at the most, and a settle for each row at the most.
     "500 a second: statements an event": Gate(0.15, most=2.7),
+    "insert: WAL bytes an event": Gate(0.05),
+    "insert: index entries an event": Gate(0.05),
     "idle: statements a second": Gate(0.15),
 }
 
@@ -119,17 +128,22 @@ def compare(found: Mapping[str, float], baseline: Mapping[str, float]) -> list[T
 def measure(servers: Rig, legs: Legs) -> tuple[dict[str, float], dict[str, Counter[str]]]:
     """All counters by name, and the statements behind them by phase and name."""
     log = StatementLog(servers)
+    inserted = _inserts(servers)
     backlog, by_backlog = _backlog(servers, log, legs)
     dispatcher = servers.start_dispatcher(DISPATCH_TICK_MS=NEVER)
     by_single = _one_by_one(servers, dispatcher, log, legs)
     by_rate = _at_a_rate(servers, dispatcher, log, legs)
     dispatcher.stop()
     per_second, by_idle = _idle(servers, log, legs)
-    found = backlog | {
-        "one by one: statements an event": sum(by_single.values()) / SINGLES,
-        "500 a second: statements an event": sum(by_rate.values()) / (RATE * RATE_S),
-        "idle: statements a second": per_second,
-    }
+    found = (
+        inserted
+        | backlog
+        | {
+            "one by one: statements an event": sum(by_single.values()) / SINGLES,
+            "500 a second: statements an event": sum(by_rate.values()) / (RATE * RATE_S),
+            "idle: statements a second": per_second,
+        }
+    )
     return {name: round(found[name], 4) for name in GATES}, {
         "backlog": by_backlog,
         "one by one": by_single,
@@ -144,7 +158,9 @@ def _backlog(servers: Rig, log: StatementLog, legs: Legs) -> tuple[dict[str, flo
     with contextlib.closing(servers.redis()) as redis:
         redis.config_resetstat()
         log.forget()
+        since = servers.value(PLACE)
         worked = work_off(servers, ROWS, legs, settings={"DISPATCH_TICK_MS": NEVER})
+        entries = _entries(servers, since)
         commands = int(redis.info("commandstats")["cmdstat_xadd"]["calls"])
     if worked.lost or worked.duplicated:
         raise DispatcherError(f"{worked.lost} events were lost and {worked.duplicated} doubled: nothing to compare")
@@ -160,8 +176,34 @@ def _backlog(servers: Rig, log: StatementLog, legs: Legs) -> tuple[dict[str, flo
         "backlog: index pages an event": index_pages / ROWS,
         "backlog: table pages an event": table_pages / ROWS,
         "backlog: WAL bytes an event": worked.wal_bytes_per_1000 / 1000,
+        "backlog: index entries an event, its insert too": entries / ROWS,
         "backlog: Redis commands an event": commands / ROWS,
     }, statements
+
+
+def _inserts(servers: Rig) -> dict[str, float]:
+    """Each a transaction of its own, while no dispatcher runs."""
+    with servers.connect() as connection:
+        insert = b"INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('e', 'a', '{}')"
+        connection.execute(insert)
+        since, wal = servers.value(PLACE), servers.value(WAL)
+        for _ in range(INSERTS):
+            connection.execute(insert)
+        wal = servers.value(WAL) - wal
+    return {
+        "insert: WAL bytes an event": float(wal) / INSERTS,
+        "insert: index entries an event": _entries(servers, since) / INSERTS,
+    }
+
+
+def _entries(servers: Rig, since: str) -> int:
+    """Entries that were written to indexes since a place in the WAL. Those of BRIN are of pages, and not counted."""
+    servers.value("SELECT pg_switch_wal()::text")  # or the last records are not on disk yet
+    command = [str(servers.pgbench.with_name("pg_waldump")), "--stats=record", "--start", since]
+    command += ["--end", servers.value("SELECT pg_current_wal_flush_lsn()::text")]
+    command += ["--path", f"{servers.value('SHOW data_directory')}/pg_wal"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return sum(int(match[1]) for match in re.finditer(ENTRY, said, re.MULTILINE))
 
 
 def _one_by_one(servers: Rig, dispatcher: DispatcherProcess, log: StatementLog, legs: Legs) -> Counter[str]:

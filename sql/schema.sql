@@ -40,7 +40,7 @@ BEGIN
     republished := 0;
     IF changed THEN
         UPDATE ONLY messaging.message_outbox AS o
-        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, sent_at = NULL, stream_id = NULL
+        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, stream_id = NULL
         WHERE o.ctid = ANY (ARRAY(
             SELECT d.ctid
             FROM ONLY messaging.message_outbox AS d
@@ -87,7 +87,7 @@ BEGIN
         -- The least of all readings that may precede the loss: a clock that was set back must not hide a row.
         from_at := least(known.seen_at, known.window_at, known.mark_at, clock_timestamp()) - make_interval(secs => window_s);
         UPDATE ONLY messaging.message_outbox AS o
-        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, sent_at = NULL, stream_id = NULL
+        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, stream_id = NULL
         WHERE o.ctid = ANY (ARRAY(
             SELECT d.ctid
             FROM ONLY messaging.message_outbox AS d
@@ -157,7 +157,7 @@ BEGIN
         -- The least of all readings that may precede the loss: a clock that was set back must not hide a row.
         from_at := least(known.seen_at, known.window_at, known.mark_at, clock_timestamp()) - make_interval(secs => window_s);
         UPDATE ONLY messaging.message_outbox AS o
-        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, sent_at = NULL, stream_id = NULL, stream = NULL
+        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, stream_id = NULL, stream = NULL
         WHERE o.ctid = ANY (ARRAY(
             SELECT d.ctid
             FROM ONLY messaging.message_outbox AS d
@@ -201,6 +201,44 @@ BEGIN
             lost_rows = CASE WHEN same OR so_far + republished > 0 THEN so_far + republished ELSE s.lost_rows END,
             lost_why = CASE WHEN same OR so_far + republished > 0 THEN why ELSE s.lost_why END;
     END IF;
+END
+$$;
+
+CREATE FUNCTION messaging.check_event() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    broken pg_catalog.text;
+BEGIN
+    -- One expression for the usual case, in which this is all that runs.
+    IF NEW.attempts OPERATOR(pg_catalog.>=) 0
+        AND (NEW.attempts OPERATOR(pg_catalog.<) 1000000 OR NEW.status OPERATOR(pg_catalog.=) 'dead')
+        AND NEW.occurred_at OPERATOR(pg_catalog.>=) '0001-01-01 00:00:00+00'::pg_catalog.timestamptz
+        AND NEW.occurred_at OPERATOR(pg_catalog.<) '9999-12-31 00:00:00+00'::pg_catalog.timestamptz
+        AND NEW.next_run_at OPERATOR(pg_catalog.>=) '0001-01-01 00:00:00+00'::pg_catalog.timestamptz
+        AND (NEW.status OPERATOR(pg_catalog.<>) 'picked' OR NEW.picked_at IS NOT NULL)
+    THEN
+        IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+            NEW.slot := pg_catalog.hashtextextended(NEW.aggregate_id, 0) OPERATOR(pg_catalog.&) 255;
+        END IF;
+        RETURN NEW;
+    END IF;
+    broken := CASE
+        WHEN NEW.attempts OPERATOR(pg_catalog.<) 0
+            OR (NEW.attempts OPERATOR(pg_catalog.>=) 1000000 AND NEW.status OPERATOR(pg_catalog.<>) 'dead')
+        THEN 'attempts'
+        WHEN NEW.occurred_at OPERATOR(pg_catalog.<) '0001-01-01 00:00:00+00'::pg_catalog.timestamptz
+            OR NEW.occurred_at OPERATOR(pg_catalog.>=) '9999-12-31 00:00:00+00'::pg_catalog.timestamptz
+        THEN 'occurred_at'
+        WHEN NEW.next_run_at OPERATOR(pg_catalog.<) '0001-01-01 00:00:00+00'::pg_catalog.timestamptz THEN 'next_run_at'
+        WHEN NEW.status OPERATOR(pg_catalog.=) 'picked' AND NEW.picked_at IS NULL THEN 'picked'
+    END;
+    IF broken IS NULL THEN
+        RETURN NEW; -- a NULL: the column's own NOT NULL refuses it, and names it
+    END IF;
+    broken := pg_catalog.format('message_outbox_%s_check', broken);
+    RAISE EXCEPTION 'new row for relation "message_outbox" violates check constraint "%"', broken
+        USING ERRCODE = 'check_violation', SCHEMA = 'messaging', TABLE = 'message_outbox', CONSTRAINT = broken;
 END
 $$;
 
@@ -761,13 +799,9 @@ CREATE TABLE messaging.message_outbox (
     stream_id text,
     last_error text,
     settled boolean GENERATED ALWAYS AS ((status = ANY (ARRAY['sent'::text, 'dead'::text]))) STORED,
-    slot smallint GENERATED ALWAYS AS (((hashtextextended(aggregate_id, (0)::bigint) & (255)::bigint))::smallint) STORED,
+    slot smallint,
     stream text,
-    CONSTRAINT message_outbox_attempts_check CHECK (((attempts >= 0) AND ((attempts < 1000000) OR (status = 'dead'::text)))),
-    CONSTRAINT message_outbox_next_run_at_check CHECK ((next_run_at >= '0001-01-01 00:00:00+00'::timestamp with time zone)),
-    CONSTRAINT message_outbox_occurred_at_check CHECK (((occurred_at >= '0001-01-01 00:00:00+00'::timestamp with time zone) AND (occurred_at < '9999-12-31 00:00:00+00'::timestamp with time zone))),
-    CONSTRAINT message_outbox_picked_check CHECK (((status <> 'picked'::text) OR (picked_at IS NOT NULL))),
-    CONSTRAINT message_outbox_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'picked'::text, 'retry'::text, 'sent'::text, 'dead'::text])))
+    CONSTRAINT message_outbox_status_check CHECK ((status = ANY ('{pending,picked,retry,sent,dead}'::text[])))
 )
 WITH (fillfactor='44', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_insert_scale_factor='0.05', autovacuum_analyze_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
 
@@ -775,7 +809,7 @@ COMMENT ON TABLE messaging.message_outbox IS 'The outbox: one row an event, inse
 
 COMMENT ON COLUMN messaging.message_outbox.id IS 'Number of the row. Rows that nobody scheduled are published in this order.';
 
-COMMENT ON COLUMN messaging.message_outbox.event_id IS 'Names the event, once in this table. Consumers recognise a second delivery by it.';
+COMMENT ON COLUMN messaging.message_outbox.event_id IS 'Names the event, once among those that were not sent yet. Consumers recognise a second delivery by it.';
 
 COMMENT ON COLUMN messaging.message_outbox.message_id IS 'A second name, for the application''s own use; published, and otherwise not read.';
 
@@ -799,7 +833,7 @@ COMMENT ON COLUMN messaging.message_outbox.occurred_at IS 'When the event happen
 
 COMMENT ON COLUMN messaging.message_outbox.picked_at IS 'When the row was claimed last, or its lease was renewed last.';
 
-COMMENT ON COLUMN messaging.message_outbox.sent_at IS 'When the row was settled as sent.';
+COMMENT ON COLUMN messaging.message_outbox.sent_at IS 'When the row was settled as sent, last: a row that was put back keeps it.';
 
 COMMENT ON COLUMN messaging.message_outbox.picked_by IS 'The dispatcher that claimed the row last: messaging.dispatcher.id; NULL: one without a direct connection to Postgres.';
 
@@ -977,9 +1011,6 @@ ALTER TABLE ONLY messaging.message_dlq
     ADD CONSTRAINT message_dlq_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY messaging.message_outbox
-    ADD CONSTRAINT message_outbox_event_id_key UNIQUE (event_id) WITH (fillfactor='70');
-
-ALTER TABLE ONLY messaging.message_outbox
     ADD CONSTRAINT message_outbox_pkey PRIMARY KEY (id) WITH (fillfactor='90');
 
 ALTER TABLE ONLY messaging.newest_entry
@@ -1015,6 +1046,12 @@ CREATE INDEX message_outbox_dead_idx ON messaging.message_outbox USING btree (id
 CREATE INDEX message_outbox_due_idx ON messaging.message_outbox USING btree (next_run_at, id) WHERE (NOT settled);
 
 CREATE INDEX message_outbox_time_idx ON messaging.message_outbox USING brin (occurred_at, sent_at) WITH (pages_per_range='32', autosummarize='on');
+
+CREATE UNIQUE INDEX message_outbox_unsent_key ON messaging.message_outbox USING btree (event_id) WHERE (sent_at IS NULL);
+
+CREATE TRIGGER message_outbox_check BEFORE INSERT ON messaging.message_outbox FOR EACH ROW EXECUTE FUNCTION messaging.check_event();
+
+CREATE TRIGGER message_outbox_check_update AFTER UPDATE OF attempts, next_run_at, occurred_at ON messaging.message_outbox FOR EACH ROW EXECUTE FUNCTION messaging.check_event();
 
 CREATE CONSTRAINT TRIGGER message_outbox_doorbell AFTER INSERT ON messaging.message_outbox DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION messaging.ring_doorbell();
 

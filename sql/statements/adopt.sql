@@ -28,4 +28,5 @@ WHERE o.ctid = ANY (ARRAY(
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
 ))
-RETURNING o.id, o.event_id::text, o.stream_id, o.attempts, o.event_type, o.slot
+RETURNING o.id, o.event_id::text, o.stream_id, o.attempts, o.event_type,
+    (hashtextextended(o.aggregate_id, 0) & 255)::integer -- not o.slot: rows of a large table of before 20251201 have 0 there

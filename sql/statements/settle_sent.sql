@@ -10,7 +10,7 @@
 -- BETWEEN is = that can only be an index lookup: a plan made while the table was analyzed empty would join by reading all of it.
 UPDATE ONLY messaging.message_outbox AS o
 SET status = 'sent',
-    sent_at = coalesce(%(now)s::timestamptz, clock_timestamp()),
+    sent_at = (SELECT coalesce(%(now)s::timestamptz, clock_timestamp())), -- one reading: each later one widens the BRIN entry again
     stream_id = s.stream_id,
     --single: stream = NULL,
     --sharded: stream = s.key,

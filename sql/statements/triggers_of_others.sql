@@ -8,6 +8,7 @@ FROM pg_trigger AS t
 WHERE t.tgrelid = 'messaging.message_outbox'::regclass
   AND NOT t.tgisinternal
   AND t.tgenabled <> 'D'
+  AND t.tgname <> 'message_outbox_check_update'
   AND t.tgtype & 16 > 0 -- fired by an update
 ORDER BY t.tgname
 LIMIT 10
