@@ -162,10 +162,10 @@ def _batch(events: Sequence[EventRef], done: Decided, message: str) -> web.Respo
 def _filter(query: dict[str, str]) -> Filter:
     # A form sends what was left empty. An error that is empty is looked for: rows marked dead by hand have none.
     return Filter(
-        query.get("event_type") or None,
-        query.get("aggregate_type") or None,
-        query.get("aggregate_id") or None,
-        query.get("last_error"),
-        query.get("error_code"),
-        query.get("error_like") or None,
+        event_type=query.get("event_type") or None,
+        aggregate_type=query.get("aggregate_type") or None,
+        aggregate_id=query.get("aggregate_id") or None,
+        last_error=query.get("last_error"),
+        error_code=query.get("error_code"),
+        error_like=query.get("error_like") or None,
     )

@@ -132,7 +132,7 @@ async def test_filters_and_groups(session, db):
         Filter(event_type="order.paid"),
         Filter(aggregate_type="invoice"),
         Filter(last_error="ERR one"),
-        Filter("order.created", "order", "ERR two"),
+        Filter(event_type="order.created", aggregate_type="order", last_error="ERR two"),
         Filter(event_type="nothing"),
     ):
         wanted = {

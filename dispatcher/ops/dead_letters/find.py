@@ -30,7 +30,7 @@ class TooLarge(DispatcherError):
     """The answer would be larger than `max_bytes`: a payload that was too large to be sent may be."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Filter:
     """Which dead events; None limits nothing. `last_error`: the whole text; empty: those without one.
 
