@@ -33,7 +33,10 @@ DECLARE
                 (event_id, event_type, aggregate_type, aggregate_id, payload, status, attempts, next_run_at, occurred_at,
                  last_error)
             SELECT
-                m.event_id,
+                -- The same for the same row: one that comes back with a backup is not sent twice.
+                encode(substr(sha256(convert_to(
+                    concat_ws('/', 'dispatchbox', m.id, extract(epoch FROM m.created_at), m.aggregate_type,
+                              m.aggregate_id, m.event_type), 'UTF8')), 1, 16), 'hex')::uuid,
                 m.event_type, m.aggregate_type, m.aggregate_id, m.payload,
                 CASE
                     WHEN m.status = 'done' THEN 'sent'
@@ -47,18 +50,9 @@ DECLARE
                 greatest(m.next_run_at, '0001-01-01 00:00:00+00'),
                 least(greatest(m.created_at, '0001-01-01 00:00:00+00'), '9999-12-30 00:00:00+00'),
                 CASE WHEN m.status = 'dead' THEN 'dead in Dispatchbox, which kept no error' END
-            FROM (
-                SELECT
-                    d.*,
-                    -- The same for the same row: one that comes back with a backup is not sent twice.
-                    encode(substr(sha256(convert_to(
-                        concat_ws('/', 'dispatchbox', d.id, extract(epoch FROM d.created_at), d.aggregate_type,
-                                  d.aggregate_id, d.event_type), 'UTF8')), 1, 16), 'hex')::uuid AS event_id
-                FROM moved AS d
-            ) AS m
-            WHERE NOT EXISTS (SELECT FROM pg_temp.sent_before AS s WHERE s.event_id = m.event_id)
+            FROM moved AS m
             ORDER BY m.next_run_at, m.id
-            ON CONFLICT DO NOTHING
+            ON CONFLICT (event_id) DO NOTHING
             RETURNING id, event_id, message_id, event_type, aggregate_type, aggregate_id, payload, headers, status,
                       attempts, last_error, occurred_at
         ),
@@ -101,10 +95,6 @@ BEGIN
         RAISE NOTICE '% is a view, of sql/dispatchbox_view.sql: nothing to move', wanted;
         RETURN;
     END IF;
-    -- Those that went out since an earlier run: Postgres keeps event_id unique only until then.
-    CREATE TEMP TABLE sent_before AS SELECT o.event_id FROM ONLY messaging.message_outbox AS o WHERE o.sent_at IS NOT NULL;
-    CREATE INDEX ON sent_before (event_id);
-    ANALYZE sent_before;
     -- The due ones again at the end: an application's slow transaction may have committed a lower id than the last one moved.
     FOREACH pass IN ARRAY ARRAY['due', 'every', 'due'] LOOP
         after_time := '-infinity';

@@ -24,7 +24,7 @@ REVOKE ALL ON PROCEDURE messaging.prune_message_outbox(interval), messaging.prun
 -- The application: writes events, reads none. The identity column and the doorbell need no right of their own.
 GRANT INSERT (event_id, message_id, event_type, aggregate_type, aggregate_id, payload, headers, status, attempts, next_run_at, occurred_at)
     ON messaging.message_outbox TO outbox_producer;
--- For INSERT ... RETURNING (an ORM's habit).
+-- For INSERT ... RETURNING (an ORM's habit) and ON CONFLICT (event_id) DO NOTHING.
 GRANT SELECT (id, event_id) ON messaging.message_outbox TO outbox_producer;
 
 -- The dispatcher claims, settles and prunes, and never changes what the producer wrote. It inserts only dead events that are replayed

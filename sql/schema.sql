@@ -40,7 +40,7 @@ BEGIN
     republished := 0;
     IF changed THEN
         UPDATE ONLY messaging.message_outbox AS o
-        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, stream_id = NULL
+        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, sent_at = NULL, stream_id = NULL
         WHERE o.ctid = ANY (ARRAY(
             SELECT d.ctid
             FROM ONLY messaging.message_outbox AS d
@@ -87,7 +87,7 @@ BEGIN
         -- The least of all readings that may precede the loss: a clock that was set back must not hide a row.
         from_at := least(known.seen_at, known.window_at, known.mark_at, clock_timestamp()) - make_interval(secs => window_s);
         UPDATE ONLY messaging.message_outbox AS o
-        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, stream_id = NULL
+        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, sent_at = NULL, stream_id = NULL
         WHERE o.ctid = ANY (ARRAY(
             SELECT d.ctid
             FROM ONLY messaging.message_outbox AS d
@@ -157,7 +157,7 @@ BEGIN
         -- The least of all readings that may precede the loss: a clock that was set back must not hide a row.
         from_at := least(known.seen_at, known.window_at, known.mark_at, clock_timestamp()) - make_interval(secs => window_s);
         UPDATE ONLY messaging.message_outbox AS o
-        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, stream_id = NULL, stream = NULL
+        SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, sent_at = NULL, stream_id = NULL, stream = NULL
         WHERE o.ctid = ANY (ARRAY(
             SELECT d.ctid
             FROM ONLY messaging.message_outbox AS d
@@ -809,7 +809,7 @@ COMMENT ON TABLE messaging.message_outbox IS 'The outbox: one row an event, inse
 
 COMMENT ON COLUMN messaging.message_outbox.id IS 'Number of the row. Rows that nobody scheduled are published in this order.';
 
-COMMENT ON COLUMN messaging.message_outbox.event_id IS 'Names the event, once among those that were not sent yet. Consumers recognise a second delivery by it.';
+COMMENT ON COLUMN messaging.message_outbox.event_id IS 'Names the event, once in this table. Consumers recognise a second delivery by it.';
 
 COMMENT ON COLUMN messaging.message_outbox.message_id IS 'A second name, for the application''s own use; published, and otherwise not read.';
 
@@ -833,7 +833,7 @@ COMMENT ON COLUMN messaging.message_outbox.occurred_at IS 'When the event happen
 
 COMMENT ON COLUMN messaging.message_outbox.picked_at IS 'When the row was claimed last, or its lease was renewed last.';
 
-COMMENT ON COLUMN messaging.message_outbox.sent_at IS 'When the row was settled as sent, last: a row that was put back keeps it.';
+COMMENT ON COLUMN messaging.message_outbox.sent_at IS 'When the row was settled as sent.';
 
 COMMENT ON COLUMN messaging.message_outbox.picked_by IS 'The dispatcher that claimed the row last: messaging.dispatcher.id; NULL: one without a direct connection to Postgres.';
 
@@ -1011,6 +1011,9 @@ ALTER TABLE ONLY messaging.message_dlq
     ADD CONSTRAINT message_dlq_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY messaging.message_outbox
+    ADD CONSTRAINT message_outbox_event_id_key UNIQUE (event_id) WITH (fillfactor='70');
+
+ALTER TABLE ONLY messaging.message_outbox
     ADD CONSTRAINT message_outbox_pkey PRIMARY KEY (id) WITH (fillfactor='90');
 
 ALTER TABLE ONLY messaging.newest_entry
@@ -1046,8 +1049,6 @@ CREATE INDEX message_outbox_dead_idx ON messaging.message_outbox USING btree (id
 CREATE INDEX message_outbox_due_idx ON messaging.message_outbox USING btree (next_run_at, id) WHERE (NOT settled);
 
 CREATE INDEX message_outbox_time_idx ON messaging.message_outbox USING brin (occurred_at, sent_at) WITH (pages_per_range='32', autosummarize='on');
-
-CREATE UNIQUE INDEX message_outbox_unsent_key ON messaging.message_outbox USING btree (event_id) WHERE (sent_at IS NULL);
 
 CREATE TRIGGER message_outbox_check BEFORE INSERT ON messaging.message_outbox FOR EACH ROW EXECUTE FUNCTION messaging.check_event();
 

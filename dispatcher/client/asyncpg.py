@@ -20,7 +20,7 @@ Connection = Any  # asyncpg.Connection, or the proxy for it that a pool lends
 async def add_event(connection: Connection, event: Event, *, on_duplicate: OnDuplicate = "raise") -> uuid.UUID:
     """Insert the event; its event_id. It is published when the transaction commits, and gone when it rolls back.
 
-    `on_duplicate`: an event of the same event_id that was not sent yet is an error of the database ("raise"), or this
+    `on_duplicate`: an event of the same event_id that is in the outbox is an error of the database ("raise"), or this
     one is left out ("ignore").
     Raises NoTransaction outside `connection.transaction()`, and ValueError for a field.
     """

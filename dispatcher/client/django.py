@@ -19,7 +19,7 @@ def add_event(event: Event, using: str = DEFAULT_DB_ALIAS, *, on_duplicate: OnDu
     """Insert the event; its event_id. It is published when the atomic block commits, and gone when it rolls back.
 
     `using`: the alias of the database.
-    `on_duplicate`: an event of the same event_id that was not sent yet is an error of the database ("raise"), or this
+    `on_duplicate`: an event of the same event_id that is in the outbox is an error of the database ("raise"), or this
     one is left out ("ignore").
     Raises NoTransaction outside `transaction.atomic`, and ValueError for a field.
     """

@@ -37,8 +37,7 @@ class Event:
 
     `encode`: a function of yours that makes JSON text of the payload, such as `orjson.dumps`.
 
-    `event_id` is the event's identity: give your own if the same event may be added twice. The second is refused until
-    the first was sent, and later goes out as a second delivery of the same event.
+    `event_id` is the event's identity: give your own if the same event may be added twice, and the second is refused.
     `next_run_at` in the future delays it; it must have a time zone. Neither payload nor headers are in its repr.
     """
 

@@ -27,7 +27,7 @@ def add_event(
 ) -> uuid.UUID:
     """Insert the event at once; its event_id. It is published when the session commits, and gone when it rolls back.
 
-    `on_duplicate`: an event of the same event_id that was not sent yet is an error of the database ("raise"), or this
+    `on_duplicate`: an event of the same event_id that is in the outbox is an error of the database ("raise"), or this
     one is left out ("ignore").
     Raises NoTransaction when the isolation level is AUTOCOMMIT, and ValueError for a field of the event.
     """

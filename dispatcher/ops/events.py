@@ -6,7 +6,6 @@ one. Postgres writes the JSON, so that a thousand events cost the dispatcher's e
 
 import json
 import re
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from uuid import UUID
 
@@ -105,10 +104,7 @@ async def find(fetch: Fetch, text: str, *, limit: int, after: str | None = None,
     if after is not None:
         return EventPage(found, _text(before))
     first = []
-    one = None
-    with suppress(psycopg.errors.QueryCanceled):  # one that was sent, in a large table: the walk comes to it
-        one = await show(fetch, exact) if exact is not None else None
-    if one is not None:
+    if exact is not None and (one := await show(fetch, exact)) is not None:
         first = [{name: value for name, value in json.loads(one).items() if name in FIELDS}]
     [(copies,)] = await fetch(load("event_copies"), _names(text, exact) | {"limit": limit})
     everything = [*first, *json.loads(found), *json.loads(copies)]

@@ -139,7 +139,7 @@ async def _statuses(postgres: ReconnectingSession, ledger: Ledger) -> dict[str, 
         counted = {}
         with suppress(SessionLost, psycopg.Error):
             for ids in _chunks(ledger.ids):
-                for status, rows in await session.fetch(load("prove_rows"), ledger.rows(ids)):
+                for status, rows in await session.fetch(load("prove_rows"), {"event_ids": ids}):
                     counted[status] = counted.get(status, 0) + rows
             if set(counted) <= {"sent", "dead"}:
                 break
@@ -153,7 +153,7 @@ async def _clean(relay: CanaryRelay, postgres: ReconnectingSession, stream: str,
     session = await postgres.get()
     try:
         for ids in _chunks(ledger.ids) or [[]]:
-            await session.fetch(load("prove_clean"), ledger.rows(ids))
+            await session.fetch(load("prove_clean"), {"event_ids": ids, "event_type": CANARY})
     except psycopg.Error as error:
         left.append(f"{len(ledger.ids)} rows of the type {CANARY}, until they are pruned ({error.sqlstate})")
     [reply] = await relay.reader.send([("DEL", stream)], DEADLINE_S)

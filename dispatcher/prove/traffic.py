@@ -23,7 +23,6 @@ from dispatcher.stages.claim import CANARY
 PAGE = 500  # entries of one read
 READ_EVERY_S = 0.002
 DEADLINE_S = 10.0
-CLOCK_S = 600.0  # by which Postgres's clock may be set forward meanwhile
 DISTURB_EVERY_S = 3.0
 TEXT = "x" * 300  # what a small event has
 
@@ -35,11 +34,6 @@ class Ledger:
     tally: Tally = field(default_factory=Tally)
     ids: list[str] = field(default_factory=list)
     unknown: int = 0
-    began: float = field(default_factory=time.monotonic)
-
-    def rows(self, ids: Sequence[str]) -> dict[str, object]:
-        """Parameters that name the rows of these event ids."""
-        return {"event_ids": ids, "event_type": CANARY, "within_s": time.monotonic() - self.began + CLOCK_S}
 
 
 class Producer:

@@ -132,17 +132,15 @@ class PostgresCrashAudit:
                 await end_connections(place.searcher, names, self._deadline_s)
                 ended.add(place.searcher.server)
         looked_at = found = 0
-        for since, begin, replayed in await session.fetch(load("crash_since"), {"streams": self._streams}):
+        for since, begin in await session.fetch(load("crash_since"), {"streams": self._streams}):
             for place in self._places:
-                looked, settled = await self._look_in(session, place, since, begin, replayed=replayed)
+                looked, settled = await self._look_in(session, place, since, begin)
                 looked_at, found = looked_at + looked, found + settled
         await session.fetch(load("mark_unbroken"), {"layout": self._layout.claims_by})
         self._observe(CrashAudited(found, looked_at))
         self._wake()
 
-    async def _look_in(
-        self, session: Session, place: CrashPlace, since: str, begin: str, *, replayed: bool
-    ) -> tuple[int, int]:
+    async def _look_in(self, session: Session, place: CrashPlace, since: str, begin: str) -> tuple[int, int]:
         searcher, incarnation = place.searcher, place.searcher.incarnation
         if incarnation is None:
             raise Unreachable("the connection that searches was lost")
@@ -156,18 +154,11 @@ class PostgresCrashAudit:
         for stream in place.streams:
             async for page in read_pages(searcher, stream, begin, self._deadline_s, again):
                 looked_at += len(page)
-                found += await self._settle(session, incarnation, stream, since, page, replayed=replayed)
+                found += await self._settle(session, incarnation, stream, since, page)
         return looked_at, found
 
     async def _settle(
-        self,
-        session: Session,
-        incarnation: RedisIncarnation,
-        stream: str,
-        since: str,
-        page: list[tuple[str, str]],
-        *,
-        replayed: bool,
+        self, session: Session, incarnation: RedisIncarnation, stream: str, since: str, page: list[tuple[str, str]]
     ) -> int:
         ours = {event_id: stream_id for stream_id, event_id in page if _is_uuid(event_id)}
         rows = await session.fetch(
@@ -178,7 +169,6 @@ class PostgresCrashAudit:
                 "since_id": since,
                 "key": None if self._layout.ours.plain else stream,
                 "stream": stream,
-                "replayed": replayed,
                 "run_id": incarnation.run_id if incarnation.known else None,
                 "replid": incarnation.replid,
                 "life": next((life for _, life in incarnation.lives_of([stream])), None),

@@ -1,11 +1,7 @@
 -- An event costs its writer and its settle less: docs/explanation/decisions/0020-what-an-event-costs-in-postgres.md.
 -- Runs any number of times. Must not change once it is released.
 --
--- Each part locks the table for a moment. Only the index reads it: below 256 MB it is made here, and writers wait for less than a second.
--- On a larger table it is not made here, and everything goes on as before, only no cheaper. To have it cheaper, run these, which hold up
--- nobody (`dispatcher doctor` names them too):
---     CREATE UNIQUE INDEX CONCURRENTLY message_outbox_unsent_key ON messaging.message_outbox (event_id) WHERE sent_at IS NULL;
---     ALTER TABLE messaging.message_outbox DROP CONSTRAINT message_outbox_event_id_key;
+-- Each part locks the table for a moment and reads none of it, but for the CHECK of a table below 256 MB.
 
 -- Refuses, at the producer's insert, a row that would later fail a whole batch of the dispatcher: a time that Python cannot hold, a
 -- count that overflows, a claim without a time. CHECK constraints did this, under the same names. Postgres reads and plans the text of
@@ -88,37 +84,8 @@ BEGIN
             DROP CONSTRAINT IF EXISTS message_outbox_next_run_at_check,
             DROP CONSTRAINT IF EXISTS message_outbox_picked_check;
     END IF;
-
-    -- event_id is unique among events that never went out: a settle as sent takes its row out of the index and adds nothing to it.
-    IF small THEN
-CREATE UNIQUE INDEX IF NOT EXISTS message_outbox_unsent_key
-    ON messaging.message_outbox (event_id) WHERE sent_at IS NULL;
-    END IF;
-    IF EXISTS (
-        SELECT FROM pg_index AS i WHERE i.indexrelid = to_regclass('messaging.message_outbox_unsent_key') AND i.indisvalid
-    ) THEN
-        ALTER TABLE messaging.message_outbox DROP CONSTRAINT IF EXISTS message_outbox_event_id_key;
-    END IF;
 END
 $$;
 
--- What puts a row back leaves the time at which it was sent: so the row stays out of the unique index, and no second event of the same
--- event_id, which a producer added since, can refuse the update.
-DO $$
-DECLARE
-    of record;
-BEGIN
-    FOR of IN
-        SELECT pg_get_functiondef(p.oid) AS text
-        FROM pg_proc AS p
-        WHERE p.pronamespace = 'messaging'::regnamespace AND p.proname = 'audit_stream' AND p.prosrc LIKE '%sent\_at = NULL, %'
-    LOOP
-        EXECUTE replace(of.text, 'sent_at = NULL, ', '');
-    END LOOP;
-END
-$$;
-
-COMMENT ON COLUMN messaging.message_outbox.event_id IS 'Names the event, once among those that were not sent yet. Consumers recognise a second delivery by it.';
-COMMENT ON COLUMN messaging.message_outbox.sent_at IS 'When the row was settled as sent, last: a row that was put back keeps it.';
 COMMENT ON COLUMN messaging.message_outbox.slot IS
     '0 to 255, a hash of aggregate_id; for people, and for releases before 20251201. Claims compute it: hashtextextended(aggregate_id, 0) & 255.';

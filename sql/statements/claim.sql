@@ -116,7 +116,7 @@ RETURNING
     o.attempts,
     coalesce(date_part('epoch', coalesce(%(now)s::timestamptz, clock_timestamp()) - CASE
         WHEN o.attempts > 0 THEN o.occurred_at
-        WHEN o.sent_at IS NULL OR o.next_run_at > o.sent_at THEN greatest(o.occurred_at, o.next_run_at)
+        WHEN o.sent_at IS NULL THEN greatest(o.occurred_at, o.next_run_at)
     END), 0),
     coalesce(o.last_error LIKE ANY ('{ProcessLost:%%,ServerLost:%%}'), false)
     --sharded: , (hashtextextended(o.aggregate_id, 0) & 255)::integer

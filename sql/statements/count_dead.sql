@@ -14,7 +14,6 @@ SELECT
                 WHERE o.settled
                   AND o.sent_at IS NULL
                   AND o.status = 'dead'
-                ORDER BY o.id -- so that no plan reads the unique index, of all that was never sent
                 LIMIT %(bound)s::bigint
             )
             UNION ALL
@@ -25,9 +24,7 @@ SELECT
                 WHERE d.replayed_at IS NULL
                   AND CASE
                       WHEN o.id IS NULL THEN NOT EXISTS ( -- inserted anew by its producer
-                          SELECT
-                          FROM ONLY messaging.message_outbox AS again
-                          WHERE again.event_id BETWEEN d.event_id AND d.event_id AND again.sent_at IS NULL -- BETWEEN: see settle_sent.sql
+                          SELECT FROM ONLY messaging.message_outbox AS again WHERE again.event_id = d.event_id
                       )
                       ELSE o.status = 'dead' AND o.sent_at IS NOT NULL -- not in the first half
                   END

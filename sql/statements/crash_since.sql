@@ -1,8 +1,7 @@
 -- crash_since: says where the search of the stream begins after a crash of Postgres.
 -- Parameters: streams.
--- Returns: one row: an entry id older than any entry of a lost claim; one that is also older than any entry of a claim that was
---   kept; whether a row waits that was sent before (settle_found asks). After a failover of Redis that the note does not show yet,
---   entries may be older than the noted one. No row:
+-- Returns: one row: an entry id older than any entry of a lost claim, and one that is also older than any entry of a claim that was
+--   kept. After a failover of Redis that the note does not show yet, entries may be older than the noted one. No row:
 --   messaging.newest_entry was emptied by hand.
 -- Loaded by: dispatcher/upkeep/postgres_crash.py
 -- Index: newest_entry_pkey; message_outbox_due_idx, all that is unsettled, which is affordable because it is rare.
@@ -27,6 +26,5 @@ SELECT
         WHERE NOT o.settled
           AND o.status = 'picked'
           AND o.event_type <> 'dispatcher.prove' -- its floor is of another stream
-    )), '-'),
-    EXISTS (SELECT FROM ONLY messaging.message_outbox AS o WHERE NOT o.settled AND o.sent_at IS NOT NULL)
+    )), '-')
 FROM since

@@ -3,19 +3,13 @@
 -- Parameters: ids (of rows), event_ids, by (a person) and reason, for their history; now (NULL: the server's clock).
 -- Returns: id and event_id of each event. One that is missing is not dead (any more).
 -- Loaded by: dispatcher/ops/dead_letters/decide.py
--- Index: message_outbox_pkey, message_dlq_open_key; for event ids message_outbox_unsent_key, message_dlq_event_id_idx.
+-- Index: message_outbox_pkey, message_outbox_event_id_key, message_dlq_open_key, message_dlq_event_id_idx.
 -- The copy keeps payload and all, until its retention ends. A person waits for the answer, so the commit is flushed to disk.
 WITH wanted AS MATERIALIZED (
     SELECT o.id
     FROM ONLY messaging.message_outbox AS o
     WHERE o.id = ANY (%(ids)s::bigint[] || ARRAY(
-        SELECT n.id
-        FROM ONLY messaging.message_outbox AS n
-        WHERE n.event_id = ANY (%(event_ids)s::uuid[]) AND n.sent_at IS NULL
-        UNION ALL
-        SELECT d.outbox_id
-        FROM ONLY messaging.message_dlq AS d
-        WHERE d.event_id = ANY (%(event_ids)s::uuid[]) AND d.replayed_at IS NULL
+        SELECT n.id FROM ONLY messaging.message_outbox AS n WHERE n.event_id = ANY (%(event_ids)s::uuid[])
     ))
       AND o.status = 'dead'
       AND (SELECT set_config('synchronous_commit', 'local', true)) IS NOT NULL
@@ -33,11 +27,7 @@ copies AS MATERIALIZED (
           d.outbox_id IN (SELECT w.id FROM wanted AS w)
           OR (
               NOT EXISTS (SELECT FROM ONLY messaging.message_outbox AS o WHERE o.id = d.outbox_id)
-              AND NOT EXISTS ( -- inserted anew by its producer
-                  SELECT
-                  FROM ONLY messaging.message_outbox AS again
-                  WHERE again.event_id BETWEEN d.event_id AND d.event_id AND again.sent_at IS NULL
-              )
+              AND NOT EXISTS (SELECT FROM ONLY messaging.message_outbox AS again WHERE again.event_id = d.event_id)
           )
       )
     ORDER BY d.outbox_id

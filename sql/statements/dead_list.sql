@@ -3,7 +3,7 @@
 --   messaging.error_code makes it), error_like (contained, in any case), each NULL: any; payload (whether to read payload and headers), at_most (bytes of the answer).
 -- Returns: one row: the number of events on the page, and their JSON objects with commas between (NULL: larger than at_most).
 -- Loaded by: dispatcher/ops/dead_letters/find.py
--- Index: message_outbox_dead_idx; for events without a row message_dlq_open_key, message_outbox_pkey, message_outbox_unsent_key.
+-- Index: message_outbox_dead_idx; for events without a row message_dlq_open_key, message_outbox_pkey, message_outbox_event_id_key.
 --   All are read from the highest id down, no further than the page.
 -- An event is dead if its row says so; if it has no row, if it has an open copy.
 WITH dead AS (
@@ -34,9 +34,7 @@ WITH dead AS (
           AND d.outbox_id < coalesce(%(before_id)s::bigint, 9223372036854775807)
           AND CASE
               WHEN o.id IS NULL THEN NOT EXISTS ( -- inserted anew by its producer
-                  SELECT
-                  FROM ONLY messaging.message_outbox AS again
-                  WHERE again.event_id BETWEEN d.event_id AND d.event_id AND again.sent_at IS NULL -- BETWEEN: see settle_sent.sql
+                  SELECT FROM ONLY messaging.message_outbox AS again WHERE again.event_id = d.event_id
               )
               ELSE o.status = 'dead' AND o.sent_at IS NOT NULL -- not in the first half
           END

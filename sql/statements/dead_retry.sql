@@ -5,20 +5,13 @@
 -- Returns: id and event_id of each row. A row that is missing was replayed by somebody else (a lock is waited for), or pruned:
 --   dead_retry_copy looks for those.
 -- Loaded by: dispatcher/ops/dead_letters/decide.py, dispatcher/ops/trials.py
--- Index: message_outbox_pkey, message_dlq_open_key; for event ids message_outbox_unsent_key, message_dlq_event_id_idx.
--- A row that was sent before it died is found by its copy.
+-- Index: message_outbox_pkey, message_outbox_event_id_key, message_dlq_open_key.
 -- A person waits for the answer, so the commit is flushed to disk, unlike the relay's.
 WITH wanted AS MATERIALIZED (
     SELECT o.id
     FROM ONLY messaging.message_outbox AS o
     WHERE o.id = ANY (%(ids)s::bigint[] || ARRAY(
-        SELECT n.id
-        FROM ONLY messaging.message_outbox AS n
-        WHERE n.event_id = ANY (%(event_ids)s::uuid[]) AND n.sent_at IS NULL
-        UNION ALL
-        SELECT d.outbox_id
-        FROM ONLY messaging.message_dlq AS d
-        WHERE d.event_id = ANY (%(event_ids)s::uuid[]) AND d.replayed_at IS NULL
+        SELECT n.id FROM ONLY messaging.message_outbox AS n WHERE n.event_id = ANY (%(event_ids)s::uuid[])
     ))
       AND o.status = 'dead'
       AND (SELECT set_config('synchronous_commit', 'local', true)) IS NOT NULL
@@ -33,6 +26,7 @@ back AS (
         picked_at = NULL,
         picked_by = NULL,
         claim_id = NULL,
+        sent_at = NULL,
         stream_id = NULL,
         last_error = NULL
     WHERE o.id = ANY (ARRAY(SELECT w.id FROM wanted AS w))

@@ -2,20 +2,13 @@
 -- Parameters: id (of the row) or event_id, the other one NULL; payload (whether to read payload and headers), at_most (bytes).
 -- Returns: its JSON object (NULL: larger than at_most). No row: no dead event has that id.
 -- Loaded by: dispatcher/ops/dead_letters/find.py
--- Index: message_outbox_pkey, message_dlq_open_key; for an event id message_outbox_unsent_key, message_dlq_event_id_idx.
--- A row that was sent before it died is found by its copy.
+-- Index: message_outbox_pkey or message_outbox_event_id_key; message_dlq_open_key or message_dlq_event_id_idx.
 -- An event is dead if its row says so; if it has no row, if it has an open copy.
 WITH dead AS (
     SELECT o.id, o.event_id, o.message_id, o.event_type, o.aggregate_type, o.aggregate_id, o.payload, o.headers,
            o.attempts, o.last_error, o.occurred_at, true AS in_outbox
     FROM ONLY messaging.message_outbox AS o
-    WHERE o.id = ANY (ARRAY(
-        SELECT %(id)s::bigint
-        UNION ALL
-        SELECT n.id FROM ONLY messaging.message_outbox AS n WHERE n.event_id = %(event_id)s::uuid AND n.sent_at IS NULL
-        UNION ALL
-        SELECT c.outbox_id FROM ONLY messaging.message_dlq AS c WHERE c.event_id = %(event_id)s::uuid AND c.replayed_at IS NULL
-    ))
+    WHERE (o.id = %(id)s::bigint OR o.event_id = %(event_id)s::uuid)
       AND o.status = 'dead'
     UNION ALL
     SELECT d.outbox_id, d.event_id, d.message_id, d.event_type, d.aggregate_type, d.aggregate_id, d.payload, d.headers,
@@ -24,11 +17,7 @@ WITH dead AS (
     WHERE (d.outbox_id = %(id)s::bigint OR d.event_id = %(event_id)s::uuid)
       AND d.replayed_at IS NULL
       AND NOT EXISTS (SELECT FROM ONLY messaging.message_outbox AS o WHERE o.id = d.outbox_id)
-      AND NOT EXISTS ( -- inserted anew by its producer
-          SELECT
-          FROM ONLY messaging.message_outbox AS again
-          WHERE again.event_id BETWEEN d.event_id AND d.event_id AND again.sent_at IS NULL -- BETWEEN: see settle_sent.sql
-      )
+      AND NOT EXISTS (SELECT FROM ONLY messaging.message_outbox AS again WHERE again.event_id = d.event_id)
 ),
 one AS MATERIALIZED (
     SELECT *, NOT %(payload)s OR pg_column_size(payload) + coalesce(pg_column_size(headers), 0) <= %(at_most)s AS fits

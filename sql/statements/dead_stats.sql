@@ -5,24 +5,21 @@
 --   different texts it has, its event types (at most five), when the first and the last event died (or was claimed last), and the least
 --   and greatest of each figure that is not the same in all texts.
 -- Loaded by: dispatcher/ops/dead_letters/find.py
--- Index: message_outbox_dead_idx; for events without a row message_dlq_open_key, message_outbox_pkey, message_outbox_unsent_key.
+-- Index: message_outbox_dead_idx; for events without a row message_dlq_open_key, message_outbox_pkey, message_outbox_event_id_key.
 --   Reads every dead event, up to statement_timeout.
 -- An event is dead if its row says so; if it has no row, if it has an open copy.
 WITH dead AS MATERIALIZED (
-    (
-        SELECT o.id, o.event_type, o.aggregate_type, o.last_error, coalesce(o.picked_at, o.occurred_at) AS died_at
-        FROM ONLY messaging.message_outbox AS o
-        WHERE o.settled
-          AND o.sent_at IS NULL
-          AND o.status = 'dead'
-          AND (%(event_type)s::text IS NULL OR o.event_type = %(event_type)s)
-          AND (%(aggregate_type)s::text IS NULL OR o.aggregate_type = %(aggregate_type)s)
-          AND (%(aggregate_id)s::text IS NULL OR o.aggregate_id = %(aggregate_id)s)
-          AND (%(last_error)s::text IS NULL OR coalesce(o.last_error, '') = %(last_error)s)
-          AND (%(error_code)s::text IS NULL OR messaging.error_code(o.last_error) = %(error_code)s)
-          AND (%(error_like)s::text IS NULL OR position(lower(%(error_like)s::text) IN lower(o.last_error)) > 0)
-        ORDER BY o.id -- so that no plan reads the unique index, of all that was never sent
-    )
+    SELECT o.id, o.event_type, o.aggregate_type, o.last_error, coalesce(o.picked_at, o.occurred_at) AS died_at
+    FROM ONLY messaging.message_outbox AS o
+    WHERE o.settled
+      AND o.sent_at IS NULL
+      AND o.status = 'dead'
+      AND (%(event_type)s::text IS NULL OR o.event_type = %(event_type)s)
+      AND (%(aggregate_type)s::text IS NULL OR o.aggregate_type = %(aggregate_type)s)
+      AND (%(aggregate_id)s::text IS NULL OR o.aggregate_id = %(aggregate_id)s)
+      AND (%(last_error)s::text IS NULL OR coalesce(o.last_error, '') = %(last_error)s)
+      AND (%(error_code)s::text IS NULL OR messaging.error_code(o.last_error) = %(error_code)s)
+      AND (%(error_like)s::text IS NULL OR position(lower(%(error_like)s::text) IN lower(o.last_error)) > 0)
     UNION ALL
     SELECT d.outbox_id, d.event_type, d.aggregate_type, d.last_error, d.died_at
     FROM ONLY messaging.message_dlq AS d
@@ -30,9 +27,7 @@ WITH dead AS MATERIALIZED (
     WHERE d.replayed_at IS NULL
       AND CASE
           WHEN o.id IS NULL THEN NOT EXISTS ( -- inserted anew by its producer
-              SELECT
-              FROM ONLY messaging.message_outbox AS again
-              WHERE again.event_id BETWEEN d.event_id AND d.event_id AND again.sent_at IS NULL -- BETWEEN: see settle_sent.sql
+              SELECT FROM ONLY messaging.message_outbox AS again WHERE again.event_id = d.event_id
           )
           ELSE o.status = 'dead' AND o.sent_at IS NOT NULL -- not in the first half
       END

@@ -3,25 +3,12 @@
 --   the server's clock).
 -- Returns: its JSON object (NULL: larger than at_most). No row: there is no event of that id.
 -- Loaded by: dispatcher/ops/events.py
--- Index: message_outbox_pkey; for an event id message_outbox_unsent_key, and the whole table is read, up to statement_timeout, unless
---   somebody made an index for it; message_dlq_event_id_idx, or the dead-letter queue is read where the row is gone;
---   message_history_event_idx.
+-- Index: message_outbox_pkey or message_outbox_event_id_key; message_dlq_event_id_idx, or the dead-letter queue is read where the row is
+--   gone; message_history_event_idx.
 WITH row AS MATERIALIZED (
     SELECT o.*
     FROM ONLY messaging.message_outbox AS o
-    WHERE o.id = ANY (ARRAY(
-        SELECT %(id)s::bigint
-        UNION ALL
-        SELECT n.id
-        FROM ONLY messaging.message_outbox AS n
-        WHERE n.event_id = %(event_id)s::uuid AND n.sent_at IS NULL
-        UNION ALL
-        SELECT n.id
-        FROM ONLY messaging.message_outbox AS n
-        WHERE %(event_id)s::uuid IS NOT NULL AND n.event_id = %(event_id)s::uuid AND n.sent_at IS NOT NULL
-    ))
-    ORDER BY o.id DESC -- after it was sent its producer may have added it again
-    LIMIT 1
+    WHERE o.id = %(id)s::bigint OR o.event_id = %(event_id)s::uuid
 ),
 copy AS MATERIALIZED ( -- the newest one
     SELECT d.*

@@ -1,16 +1,14 @@
 -- prove_clean: deletes canary events of `dispatcher prove`, and what one that was killed left unsettled.
--- Parameters: event_ids, event_type (of canary events), within_s (seconds; they occurred since then).
+-- Parameters: event_ids, event_type (of canary events).
 -- Returns: nothing.
 -- Loaded by: dispatcher/prove/run.py
--- Index: message_outbox_time_idx, all that occurred in that time, message_outbox_pkey; for what was left message_outbox_due_idx, all that is unsettled.
+-- Index: message_outbox_event_id_key, message_outbox_pkey; for what was left message_outbox_due_idx, all that is unsettled.
 DELETE FROM ONLY messaging.message_outbox AS o
 WHERE o.event_type = %(event_type)s
   AND o.id = ANY (ARRAY(
       SELECT c.id
       FROM ONLY messaging.message_outbox AS c
-      WHERE c.occurred_at > (SELECT clock_timestamp() - make_interval(secs => %(within_s)s))
-        AND c.event_type = %(event_type)s
-        AND c.event_id = ANY (%(event_ids)s::uuid[])
+      WHERE c.event_id = ANY (%(event_ids)s::uuid[])
       UNION ALL
       SELECT c.id
       FROM ONLY messaging.message_outbox AS c

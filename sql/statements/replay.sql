@@ -3,7 +3,6 @@
 -- Returns: id of each row. A row that is missing is not sent any more (replayed or pruned), was sent again since, or is locked.
 -- Loaded by: dispatcher/ops/replay.py
 -- Index: message_outbox_pkey.
--- sent_at stays: without it the row would be unique by event_id again, and its producer may have added the event a second time since.
 UPDATE ONLY messaging.message_outbox AS o
 SET status = 'pending',
     attempts = 0,
@@ -11,6 +10,7 @@ SET status = 'pending',
     picked_at = NULL,
     picked_by = NULL,
     claim_id = NULL,
+    sent_at = NULL,
     stream_id = NULL,
     last_error = NULL
 WHERE o.id = ANY (ARRAY(

@@ -3,7 +3,7 @@
 -- Returns: one row: now; when the first and the last of them were sent; their ids in order (NULL: none); a mark of each: a hash of
 --   the claim that sent it, and of when; their event ids, if event_ids were named.
 -- Loaded by: dispatcher/ops/replay.py
--- Index: message_outbox_time_idx for a range of time; else the whole table is read, up
+-- Index: message_outbox_time_idx for a range of time, message_outbox_event_id_key for event ids; else the whole table is read, up
 --   to statement_timeout.
 -- A row that was marked sent by hand has no sent_at and is in no range of time.
 SELECT statement_timestamp(), min(o.sent_at), max(o.sent_at), array_agg(o.id ORDER BY o.id),

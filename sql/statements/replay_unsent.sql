@@ -2,7 +2,7 @@
 -- Parameters: event_ids.
 -- Returns: for each its event_id; the status of its row (NULL: no row); whether there is an open dead letter of it.
 -- Loaded by: dispatcher/ops/replay.py
--- Index: message_dlq_event_id_idx; the whole table is read, up to statement_timeout.
+-- Index: message_outbox_event_id_key, message_dlq_event_id_idx.
 SELECT wanted.event_id, o.status,
        EXISTS (
            SELECT FROM ONLY messaging.message_dlq AS d

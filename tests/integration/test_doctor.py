@@ -139,18 +139,10 @@ POSTGRES = {
     ),
     "table dropped": ("DROP TABLE messaging.stream_server", "tables", "bad", "20250203_message_outbox"),
     "index dropped": ("DROP INDEX messaging.message_outbox_due_idx", "indexes", "bad", "message_outbox_due_idx"),
-    "event ids dropped": (
-        "DROP INDEX messaging.message_outbox_unsent_key",
-        "indexes", "bad", "message_outbox_unsent_key",
-    ),
-    "event ids as before": (
-        f"ALTER TABLE {OUTBOX} ADD CONSTRAINT message_outbox_event_id_key UNIQUE (event_id)",
-        "indexes", "warning", "gets an entry at each settle",
-    ),
     "unique index dropped": ("DROP INDEX messaging.message_dlq_open_key", "indexes", "bad", "message_dlq_open_key"),
     "constraint dropped": (
-        f"ALTER TABLE {OUTBOX} DROP CONSTRAINT message_outbox_pkey",
-        "indexes", "bad", "message_outbox_pkey",
+        f"ALTER TABLE {OUTBOX} DROP CONSTRAINT message_outbox_event_id_key",
+        "indexes", "bad", "message_outbox_event_id_key",
     ),
     "index not valid": (
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'messaging.message_dlq_died_at_idx'::regclass",

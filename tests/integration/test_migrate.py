@@ -17,11 +17,8 @@ from dispatcher import cli
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.infra import migration_script, sqlfiles
 from dispatcher.infra.postgres import locks
-from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.infra.postgres.tables import made_by, missing
-from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.ops.doctor.schema import indexes
 from tests import dump_schema
 from tests.support.command import RunCommand
 from tests.support.pgbouncer import listens_at, pgbouncer
@@ -186,36 +183,6 @@ async def test_a_database_of_the_six_files_becomes_one_of_the_one_file(
         expected = ("5-5", 0) if files == 6 else ("0-0", 1)  # it must still say that claims may be lost
         assert await (await connection.execute(notes)).fetchall() == [expected]
     assert dump_schema.dump(empty_database_url) == dump_schema.SCHEMA.read_text(encoding="utf-8")
-
-
-async def test_a_large_table_is_left_to_a_person(empty_database_url: str, command: RunCommand) -> None:
-    async with await open_connection(empty_database_url) as connection:
-        await make_old_database(connection, files=6, recorded=True)
-        await connection.execute("ALTER TABLE messaging.message_outbox ALTER COLUMN payload SET STORAGE EXTERNAL")
-        payload = "jsonb_build_object('n', repeat('x', 1048576))"
-        await connection.execute(
-            "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload, status, sent_at) "
-            f"SELECT 'a', i::text, {payload}, 'sent', now() FROM generate_series(1, 270) AS i".encode()
-        )
-        index = "SELECT to_regclass('messaging.message_outbox_unsent_key') IS NOT NULL"
-        old = "SELECT count(*) = 1 FROM pg_constraint WHERE conname = 'message_outbox_event_id_key'"
-        for _ in range(2):
-            code, output = await command("migrate", "--database-url", empty_database_url)
-            assert (code, "the table is large" in output) == (0, True), output
-            assert await (await connection.execute(f"SELECT ({index}), ({old})".encode())).fetchall() == [(False, True)]
-        session = await connect(PostgresTarget(empty_database_url, "test"), "test")
-        found = await indexes(session)
-        await session.close()
-        assert (found.level, found.remedy is not None) == ("warning", True)
-        for statement in str(found.remedy).split("; "):
-            await connection.execute(statement.encode())
-        code, output = await command("migrate", "--database-url", empty_database_url)
-        assert (code, output.strip()) == (0, "already up to date")
-        made = await connection.execute("SELECT indexdef FROM pg_indexes WHERE schemaname = 'messaging' ORDER BY 1")
-        definitions = {definition for (definition,) in await made.fetchall()}
-        committed = dump_schema.SCHEMA.read_text(encoding="utf-8").splitlines()
-        assert {f"{each};" for each in definitions} >= {each for each in committed if re.match(r"CREATE .*INDEX", each)}
-        assert await (await connection.execute(f"SELECT ({index}), ({old})".encode())).fetchall() == [(True, False)]
 
 
 async def test_writers_go_on_while_a_database_of_the_six_files_is_migrated(empty_database_url: str) -> None:

@@ -123,21 +123,6 @@ async def test_forgotten_settles_and_claims_are_found(
     assert tap.all(CrashAudited) == [CrashAudited(5, 5)]
 
 
-async def test_the_settle_of_a_replay_that_was_forgotten(
-    session: Session, make: Make, db: Db, redis: "Redis", tap: Tap
-) -> None:
-    """Its row says when it was sent before, so the unique index does not have it."""
-    await insert_events(db, 3, sent_at="2025-06-01 00:00:00+00")
-    ids = await publish(redis, db)
-    audit = await make()
-    audit._places[0].publisher.entries.floor = "0-0"
-    assert await audit.note(session)
-    await db.execute(FORGET)
-    await audit.audit(session)
-    assert [row["stream_id"] for row in await read_table(db)] == ids
-    assert await statuses(db) == {"sent": 3}
-
-
 async def test_the_note_bounds_the_look(session: Session, make: Make, db: Db, redis: "Redis", tap: Tap) -> None:
     """Rows that are replayed are in the stream too, before the note: they go out again."""
     await insert_events(db, 4)

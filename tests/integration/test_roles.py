@@ -84,7 +84,7 @@ async def test_a_producer_writes_events(roles: psycopg.AsyncConnection) -> None:
         INSERT,
         f"{INSERT} RETURNING id, event_id",
         INSERT.replace(") VALUES", ", event_id) VALUES").replace(
-            "'{}')", "'{}', gen_random_uuid()) ON CONFLICT DO NOTHING"
+            "'{}')", "'{}', gen_random_uuid()) ON CONFLICT (event_id) DO NOTHING"
         ),
         "INSERT INTO messaging.message_outbox (aggregate_type, aggregate_id, event_type, payload, headers, status, "
         "attempts, next_run_at, occurred_at, message_id) "

@@ -161,40 +161,11 @@ async def test_a_refusal_shows_nothing_of_the_row(db: psycopg.AsyncConnection) -
 
 
 @pytest.mark.promise("event-id")
-@pytest.mark.parametrize("status", ["pending", "picked", "retry", "dead"])
-async def test_an_event_is_stopped_at_its_second_insert_until_it_was_sent(
-    db: psycopg.AsyncConnection, status: str
-) -> None:
+async def test_an_event_is_stopped_at_its_second_insert(db: psycopg.AsyncConnection) -> None:
     event_id = str(uuid.uuid4())
-    row_id = await insert(db, event_id=event_id)
-    await db.execute(f"UPDATE {OUTBOX} SET status = %s, picked_at = now() WHERE id = %s", [status, row_id])
+    await insert(db, event_id=event_id)
     with pytest.raises(psycopg.errors.UniqueViolation):
         await insert(db, event_id=event_id)
-    again = f"INSERT INTO {OUTBOX} (event_id, event_type, aggregate_id, payload) VALUES (%s, 'a', 'b', '{{}}')"
-    assert (await db.execute(f"{again} ON CONFLICT DO NOTHING".encode(), [event_id])).rowcount == 0
-    await db.execute(f"UPDATE {OUTBOX} SET status = 'sent', sent_at = now() WHERE id = %s", [row_id])
-    assert (await db.execute(f"{again} ON CONFLICT DO NOTHING".encode(), [event_id])).rowcount == 1
-
-
-async def test_whoever_wants_an_event_once_for_ever_adds_an_index(db: psycopg.AsyncConnection) -> None:
-    """As docs/how-to/produce.md says."""
-    await db.execute(f"CREATE UNIQUE INDEX CONCURRENTLY event_once ON {OUTBOX} (event_id)")
-    event_id = str(uuid.uuid4())
-    await insert(db, event_id=event_id, status="sent", sent_at="now")
-    again = f"INSERT INTO {OUTBOX} (event_id, event_type, aggregate_id, payload) VALUES (%s, 'a', 'b', '{{}}')"
-    assert (await db.execute(f"{again} ON CONFLICT (event_id) DO NOTHING".encode(), [event_id])).rowcount == 0
-
-
-@pytest.mark.promise("replay")
-async def test_a_plain_update_replays_an_event_that_its_producer_added_again(db: psycopg.AsyncConnection) -> None:
-    event_id = str(uuid.uuid4())
-    for _ in range(2):
-        await insert(db, event_id=event_id, status="sent", sent_at="now")
-    waiting = await insert(db, event_id=event_id)
-    replay = "UPDATE messaging.message_outbox SET status = 'pending', attempts = 0, last_error = NULL"
-    assert (await db.execute(f"{replay} WHERE status = 'sent'".encode())).rowcount == 2
-    await db.execute(f"UPDATE {OUTBOX} SET status = 'dead' WHERE id = %s", [waiting])
-    assert (await db.execute(f"{replay} WHERE status = 'dead'".encode())).rowcount == 1
 
 
 async def insert_many(db: psycopg.AsyncConnection, rows: int, payload: str = "{}") -> None:

@@ -47,10 +47,6 @@ SELECT c.relname::text FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS
 WHERE c.relnamespace = to_regnamespace('messaging') AND NOT i.indisvalid AND c.relname !~ '_cc(new|old)[0-9]*$'
 ORDER BY c.relname
 """
-_STILL_COSTLY = """
-SELECT FROM pg_catalog.pg_constraint AS c
-WHERE c.conrelid = 'messaging.message_outbox'::regclass AND c.conname = 'message_outbox_event_id_key'
-"""
 _WHOSE = """
 SELECT quote_ident(current_user), quote_ident(current_database()),
        (SELECT quote_ident(pg_get_userbyid(datdba)) FROM pg_catalog.pg_database WHERE datname = current_database()),
@@ -108,8 +104,6 @@ async def migrate(
         for (name,) in await session.fetch(_INVALID):
             remedy = f"REINDEX INDEX CONCURRENTLY messaging.{name}"
             note(f"the index messaging.{name} is not valid, so it is not used: {remedy}")
-        if await session.fetch(_STILL_COSTLY):
-            note("the table is large, so one of its indexes was left as it is: `dispatcher doctor` says what to run")
         return applied + await _raise_sequences(session)
     except SessionLost as error:
         raise Unreachable(f"the connection to Postgres at {target.address()} broke while migrating ({error})") from None

@@ -9,7 +9,6 @@ from dispatcher.infra.postgres.tables import missing, unfit, why_copy
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.trials import run_trials
 
-REPLACED, UNSENT = "message_outbox_event_id_key", "message_outbox_unsent_key"  # both: event_id is unique
 # A claim writes these: an index on one ends heap-only updates, and each claim costs every index an entry.
 WRITTEN_BY_A_CLAIM = {"status", "picked_at", "picked_by", "claim_id", "stream_id"}
 
@@ -104,9 +103,6 @@ async def indexes(session: Session) -> Finding:
         for name, valid, kind, of, columns in await session.fetch(load("doctor_indexes"))
     }
     makers = _makers()
-    build = list[str]()
-    if REPLACED in there:  # a migration left it, because the table is large
-        build = [makers.pop(UNSENT)] if UNSENT not in there else []
     gone = [name for name in makers if name not in there]
     if gone:
         return bad("indexes", f"missing: {', '.join(gone)}", "; ".join(makers[name] for name in gone))
@@ -122,13 +118,6 @@ async def indexes(session: Session) -> Finding:
     if costly:
         said = f"{', '.join(costly)} reads a column that every claim writes: claims are not heap-only any more"
         return warning("indexes", said, "; ".join(f"DROP INDEX CONCURRENTLY messaging.{name}" for name in costly))
-    if REPLACED in there:
-        said = (
-            f"{REPLACED} gets an entry at each settle, which takes half of its cost; the table was too large to migrate"
-        )
-        return warning(
-            "indexes", said, "; ".join([*build, f"ALTER TABLE messaging.message_outbox DROP CONSTRAINT {REPLACED}"])
-        )
     return ok("indexes", f"{len(makers)} are there and valid")
 
 
@@ -145,5 +134,4 @@ def _makers() -> dict[str, str]:
         ):
             for name, what in re.findall(r"CONSTRAINT (\w+) ((?:PRIMARY KEY|UNIQUE)[^\n]*?),?(?: --[^\n]*)?\n", body):
                 makers[name] = f"ALTER TABLE {table} ADD CONSTRAINT {name} {what}"
-    makers.pop(REPLACED)
     return makers
