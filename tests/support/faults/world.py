@@ -148,10 +148,17 @@ class World(Direct):
 
     @asynccontextmanager
     async def survives(
-        self, name: str, *, recover_s: float = 120.0, drain_s: float = 60.0, baseline: bool = True, **allowed: Any
+        self,
+        name: str,
+        *,
+        recover_s: float = 120.0,
+        drain_s: float = 60.0,
+        baseline: bool = True,
+        spare_files: int = 0,
+        **allowed: Any,
     ) -> AsyncIterator[Fault]:
         """Load, the fault in the block, then recovery and quiet; then asserts every promise (oracle.judge), and that
-        sessions, tasks and files are as before. `allowed`: see Allowance."""
+        sessions, tasks and files are as before. `spare_files`: so many more may be open. `allowed`: see Allowance."""
         self.load.start()
         await self.flowing()
         files = {process.name: process.open_files() for process in await self.alive()}
@@ -167,7 +174,7 @@ class World(Direct):
         await self.drained(drain_s)
         problems = await self._judge(name, fault.healed, oracle.Allowance(**allowed))
         if baseline:
-            await self._baseline(files, sessions)
+            await self._baseline(files, sessions, spare_files)
         assert not problems, f"{name}:\n  " + "\n  ".join(problems)
 
     async def _judge(self, name: str, healed: float, allowed: oracle.Allowance) -> list[str]:
@@ -190,7 +197,7 @@ class World(Direct):
             results.keep(measured)
         return problems
 
-    async def _baseline(self, files: dict[str, int], sessions: Counter[str]) -> None:
+    async def _baseline(self, files: dict[str, int], sessions: Counter[str], spare_files: int) -> None:
         """Wait until nothing is left of the fault: sessions of the dead, sessions and files of the living."""
         alive = await self.alive()
         each = max(sessions.values())
@@ -202,7 +209,7 @@ class World(Direct):
 
         await until(look, f"{each} Postgres sessions for each of {[p.token for p in alive]}, and no other")
 
-        most = max(files.values())  # one may have opened its last connection only after it was counted
+        most = max(files.values()) + spare_files  # one may have opened its last connection only after it was counted
 
         async def count() -> bool:
             return all(process.open_files() <= most for process in alive)
