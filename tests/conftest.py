@@ -8,9 +8,11 @@ from hypothesis import HealthCheck, settings
 
 from dispatcher.embedded import ports
 
-# A shell ignores SIGINT for what it starts in the background, and programs that we start would ignore it too.
+# A shell ignores these for what it starts in the background, and programs that we start would ignore them too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 # A busy machine makes no property false.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

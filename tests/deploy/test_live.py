@@ -188,7 +188,12 @@ async def test_types_are_the_runbooks(seen: Seen) -> None:
 
 async def test_every_panel_finds_data(seen: Seen) -> None:
     assert len(seen.panels) > 40
-    empty = [panel for panel, found in seen.panels.items() if all(math.isnan(sample.value) for sample in found)]
+    """A quantile by type has no number while no event of the type came between two scrapes: its series is enough."""
+    empty = [
+        (title, query)
+        for (title, query), found in seen.panels.items()
+        if all(math.isnan(sample.value) for sample in found) and not (found and "event_type" in query)
+    ]
     assert empty == []
 
 
