@@ -124,6 +124,7 @@ async def test_each_key_breaks_a_part_and_mends_it(temporary: Path) -> None:
         demo.says("second dispatcher: there again")
         await becomes(url, lambda seen: len(seen["dispatchers"] or []) == 2, "two dispatchers again")
         demo.press("x")
+        demo.says("events that are too large")  # a terminal that nobody reads holds up what is said, and the keys
         await becomes(url, lambda seen: seen["dead"] == 20, "twenty dead events")
         demo.press("q")
         demo.says("Stopped; nothing is left of it")
