@@ -40,6 +40,7 @@ MAY_TOUCH = {
     "layout_state": 0,
     "read_row": BATCH,
     "trial_borrow": 400,  # its own bound; at a start
+    "trial_settled": 1,
     "doctor_stranded": 10_000,  # its own bound
     "highest_id": 1,
     "renew_claims": 2 * BATCH,
