@@ -37,10 +37,10 @@ class OnThread(Hooks):
     _error: BaseException | None = None
 
     def run(self) -> None:
-        """Of the consumer."""
+        """Read and handle events until stop(). Each consumer overrides it."""
 
     def stop(self) -> None:
-        """Of the consumer."""
+        """Ask run() to return once the events in hand are done. Each consumer overrides it."""
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._run_here, name="consumer")
@@ -74,10 +74,10 @@ class InTask(Hooks):
     _task: "asyncio.Task[None] | None" = None
 
     async def run(self) -> None:
-        """Of the consumer."""
+        """Read and handle events until stop(). Each consumer overrides it."""
 
     def stop(self) -> None:
-        """Of the consumer."""
+        """Ask run() to return once the events in hand are done. Each consumer overrides it."""
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self.run(), name="consumer")
