@@ -4,7 +4,9 @@ In a Cluster each reader asks the node of its key itself. The client's own way s
 not answer, and would cut the reads of the other nodes, whose replies hold entries that were delivered.
 """
 
+import asyncio
 import contextlib
+from collections.abc import Awaitable
 from typing import Any
 
 import redis
@@ -76,6 +78,25 @@ def commands_for(client: Any, keys: tuple[str, ...]) -> Any:
     if isinstance(client, redis.asyncio.RedisCluster):
         return AsyncClusterCommands(client, keys[0])
     return ClusterCommands(client, keys[0]) if isinstance(client, redis.RedisCluster) else Commands(client)
+
+
+async def answer_of(command: Awaitable[Any]) -> Any:
+    """The answer of a command on asyncio; raises CancelledError if the task was cancelled meanwhile.
+
+    redis-py sends with asyncio.wait_for(). Before Python 3.12 that drops a cancellation that comes together with the
+    answer, and the cancelled task would go on for ever.
+    """
+    task = asyncio.current_task()
+    before = _cancellations(task)
+    try:
+        return await command
+    finally:
+        if _cancellations(task) > before:
+            raise asyncio.CancelledError
+
+
+def _cancellations(task: asyncio.Task[Any] | None) -> int:
+    return 0 if task is None else task.cancelling()
 
 
 def close_idle(client: Any) -> Any:

@@ -17,7 +17,7 @@ import redis
 import redis.asyncio
 
 from dispatcher.client.answers import require_client
-from dispatcher.client.commands import GONE, OF_A_CLUSTER, commands_for
+from dispatcher.client.commands import GONE, OF_A_CLUSTER, answer_of, commands_for
 from dispatcher.client.consumer import require_patience
 from dispatcher.client.group import require_shards, shard_keys
 from dispatcher.client.received import Received
@@ -253,7 +253,7 @@ class AsyncTail(_Base):
     async def _do(self, step: Step, commands: Any) -> Any:
         match step:
             case Call(method, arguments, options):
-                return await getattr(commands, method)(*arguments, **options)
+                return await answer_of(getattr(commands, method)(*arguments, **options))
             case Reconnect():
                 with contextlib.suppress(*GONE):
                     closing = commands.reconnect()

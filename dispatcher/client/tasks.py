@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from dispatcher.client.commands import GONE
+from dispatcher.client.commands import GONE, answer_of
 from dispatcher.client.protocol import GroupReader
 from dispatcher.client.steps import (
     Call,
@@ -72,7 +72,7 @@ class Driver:
     async def _do(self, step: Step, run: Run) -> Any:
         match step:
             case Call(method, arguments, options):
-                return await getattr(self._commands, method)(*arguments, **options)
+                return await answer_of(getattr(self._commands, method)(*arguments, **options))
             case RunHandler():
                 return await run(step)
             case TakeTurn(seconds):

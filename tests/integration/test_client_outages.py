@@ -13,6 +13,7 @@ import redis as sync
 from redis import asyncio as aio
 
 from dispatcher.client.consumer import AsyncConsumer, Received
+from dispatcher.client.tail import AsyncTail
 from tests.support.consumers import (
     DEAD,
     GROUP,
@@ -245,6 +246,43 @@ async def test_a_handler_whose_own_task_is_cancelled_fails(redis: "aio.Redis", r
         running.cancel()  # and this cancels run()
         with pytest.raises(asyncio.CancelledError):
             await running
+
+
+class DropsACancellation(aio.Redis):
+    """Its caller is cancelled as the entries come, and redis-py drops the cancellation."""
+
+    read = "XREADGROUP"
+    running: "asyncio.Task[None] | None" = None
+
+    async def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        answer = await super().execute_command(*arguments, **options)  # type: ignore[no-untyped-call]
+        if arguments[0] == self.read and answer and self.running is not None:
+            self.running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+        return answer
+
+
+@pytest.mark.parametrize("reads", ["a group", "all"])
+async def test_a_cancellation_that_redis_py_drops_ends_it(reads: str, redis: "aio.Redis", redis_url: str) -> None:
+    async def handle(event: Received) -> None:
+        pass
+
+    async def read_all(tail: AsyncTail) -> None:
+        async for _ in tail:
+            pass
+
+    await publish(redis, "entry")
+    client: Any = DropsACancellation.from_url(redis_url)
+    async with client:
+        if reads == "a group":
+            client.running = asyncio.create_task(AsyncConsumer(client, group()).run(handle))
+        else:
+            client.read = "XREAD"
+            client.running = asyncio.create_task(read_all(AsyncTail(client, stream=STREAM, after="0")))
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(asyncio.CancelledError):
+                await client.running
 
 
 async def test_names_of_killed_consumers_go_unless_something_is_pending(redis: "aio.Redis", redis_url: str) -> None:
