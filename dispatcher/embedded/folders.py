@@ -64,10 +64,14 @@ def make_folder(folder: Path) -> None:
     """Make a folder and its parents. What root makes, the server's user may pass through."""
     if folder.is_dir():
         return
-    if folder.exists() or folder.parent == folder:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
-    make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    if not folder.parent.is_dir():
+        make_folder(folder.parent)
+    try:
+        folder.mkdir()
+    except FileExistsError:  # another server of a cluster made it just now
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+        return
     if os.geteuid() == 0:
         folder.chmod(0o755)
 

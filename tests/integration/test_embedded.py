@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ import redis as redis_sync
 
 from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey, free_port, install
+from dispatcher.embedded.folders import make_folder
 from dispatcher.embedded.process import children_of
 from tests.support.postgres import StartPostgres
 from tests.support.redis import StartValkey
@@ -228,6 +230,20 @@ def test_one_server_a_folder(own_valkey: StartValkey) -> None:
     with pytest.raises(Misconfigured, match=f"another server is running in {server.data_dir}"):
         second.start()
     assert server.running
+
+
+def test_servers_of_a_cluster_make_their_common_folder_at_once(folder: Path) -> None:
+    """One found the folder just after it had looked whether it was there, and called it no folder."""
+    for turn in range(100):
+        ready = threading.Barrier(6)
+
+        def make(number: int, turn: int = turn, ready: threading.Barrier = ready) -> None:
+            ready.wait()
+            make_folder(folder / f"turn-{turn}" / "cluster" / f"node-{number}")
+
+        with ThreadPoolExecutor(6) as threads:
+            for made in [threads.submit(make, number) for number in range(6)]:
+                made.result()
 
 
 def test_an_interrupted_initdb_is_begun_again(folder: Path) -> None:
