@@ -43,6 +43,7 @@ GRANT SELECT, INSERT, UPDATE ON messaging.pause TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.pause_acknowledgement TO outbox_dispatcher;
 GRANT SELECT, UPDATE ON messaging.newest_entry TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE ON messaging.layout TO outbox_dispatcher;
+GRANT SELECT, UPDATE ON messaging.slot_owner TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.unbroken, messaging.home TO outbox_dispatcher;
 GRANT EXECUTE ON FUNCTION messaging.audit_stream(text, text, text, text, double precision, integer),
     messaging.holds_stream(text, text, text), messaging.stream_order(text),

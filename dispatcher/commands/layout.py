@@ -57,6 +57,7 @@ def layout(context: click.Context, /, as_json: bool, **flags: str | None) -> int
 @click.option("--stream-name", metavar="KEY", help="The default stream.  [DISPATCH_STREAM_NAME]")
 @click.option("--stream-shards", metavar="N", help="Keys of each stream.  [DISPATCH_STREAM_SHARDS]")
 @click.option("--routes", metavar="PATTERN=STREAM,...", help="Which events go elsewhere.  [DISPATCH_ROUTES]")
+@click.option("--order", metavar="none|aggregate", help="What is kept in order.  [DISPATCH_ORDER]")
 @click.option(
     "--timeout",
     type=click.FloatRange(1, 86_400),

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from hashlib import sha256
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 SLOTS = 256
+Order = Literal["none", "aggregate"]
 MOST_KEYS = 1024  # each is asked every second, and is a series in the metrics
 REMEMBERED = 10_000  # event types whose stream is kept in memory; then all are forgotten
 
@@ -40,11 +41,16 @@ class Route(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Shards of each stream: a power of two up to 256. The first route that matches counts."""
+    """Shards of each stream: a power of two up to 256. The first route that matches counts.
+
+    `order`: what is kept in order, see DISPATCH_ORDER. It is a part of the layout: one dispatcher that knows no order
+    would break that of all others.
+    """
 
     stream: str
     shards: int = 1
     routes: tuple[Route, ...] = ()
+    order: Order = "none"
     keys: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the closed set, the default stream's first
     _matches: tuple[tuple[re.Pattern[str], str], ...] = field(init=False, repr=False, compare=False)
     _known: dict[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)  # by event type
@@ -100,7 +106,14 @@ class Layout:
 
     def spec(self) -> dict[str, object]:
         """What Postgres keeps, as JSON."""
-        return {"stream": self.stream, "shards": self.shards, "routes": [list(route) for route in self.routes]}
+        spec: dict[str, object] = {
+            "stream": self.stream,
+            "shards": self.shards,
+            "routes": [list(route) for route in self.routes],
+        }
+        if self.order != "none":  # layouts without order keep the fingerprint that they had before there was one
+            spec["order"] = self.order
+        return spec
 
     def columns(self) -> dict[str, object]:
         """What sql/statements/layout_set.sql writes of it."""
@@ -108,8 +121,8 @@ class Layout:
 
     @property
     def fingerprint(self) -> str:
-        """Names the layout; "" of a plain one, which is what releases without layouts know."""
-        if self.plain:
+        """Names the layout; "" of a plain one without order, which is what releases without layouts know."""
+        if self.plain and self.order == "none":
             return ""
         return sha256(json.dumps(self.spec(), sort_keys=True).encode()).hexdigest()[:16]
 
@@ -119,9 +132,13 @@ class Layout:
         routes = spec["routes"]
         if not isinstance(routes, Sequence):
             raise TypeError("routes is no list")
-        return cls(str(spec["stream"]), int(str(spec["shards"])), tuple(Route(str(p), str(s)) for p, s in routes))
+        order: Order = "none" if spec.get("order", "none") == "none" else "aggregate"
+        return cls(
+            str(spec["stream"]), int(str(spec["shards"])), tuple(Route(str(p), str(s)) for p, s in routes), order
+        )
 
     def __str__(self) -> str:
         said = f"{self.stream}, {self.shards} {'shard' if self.shards == 1 else 'shards'}"
         routes = " ".join(f"{pattern}={stream}" for pattern, stream in self.routes)
-        return f"{said}, routes {routes}" if routes else said
+        said = f"{said}, routes {routes}" if routes else said
+        return said if self.order == "none" else f"{said}, in order"

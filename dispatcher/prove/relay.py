@@ -64,7 +64,9 @@ class CanaryRelay:
     """`name`: what Postgres and Redis know its connections by."""
 
     def __init__(self, settings: Settings, stream: str, observe: Observer) -> None:
-        s = replace(settings, stream_name=stream, stream_shards=1, routes=(), tick_ms=TICK_MS, enabled=True)
+        s = replace(
+            settings, stream_name=stream, stream_shards=1, routes=(), order="none", tick_ms=TICK_MS, enabled=True
+        )
         rng, token = SystemRandom(), uuid4().hex[:8]
         self.name = f"{socket.gethostname()}-{os.getpid()}-{token}"
         self.sessions = Sessions(s, f"{token} {self.name}", observe=observe, rng=rng)

@@ -20,6 +20,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "DISPATCH_STREAM_NAME",
         "DISPATCH_STREAM_SHARDS",
         "DISPATCH_ROUTES",
+        "DISPATCH_ORDER",
+        "DISPATCH_ORDER_ON_DEAD",
         "REDIS_STREAM_MAXLEN",
         "DISPATCH_BACKPRESSURE_EXCEPT",
         "DISPATCH_PUBLISH_TIMEOUT_MS",

@@ -50,6 +50,10 @@ class Settings:
         "Keys that each stream is spread over, by aggregate: 1, 2, 4 ... 256. See `dispatcher layout`.")
     routes: tuple[Route, ...] = setting("DISPATCH_ROUTES", routes(), (),
         "Which event types go to another stream; the first pattern that matches counts.", default_text="")
+    order: Literal["none", "aggregate"] = setting("DISPATCH_ORDER", choice("none", "aggregate"), "none",
+        "Whether the events of an aggregate reach their stream in order. See `dispatcher layout`.")
+    order_on_dead: Literal["continue", "hold"] = setting("DISPATCH_ORDER_ON_DEAD", choice("continue", "hold"),
+        "continue", "With an order: whether the later events of an aggregate go on or wait when one is dead.")
     stream_maxlen: int = setting("REDIS_STREAM_MAXLEN", whole(1, 10**12, "entries"), 1_000_000,
         "About how many entries the stream keeps.")
     backpressure_except: tuple[str, ...] = setting("DISPATCH_BACKPRESSURE_EXCEPT", patterns(), (),
@@ -141,7 +145,7 @@ class Settings:
     @cached_property
     def layout(self) -> Layout:
         """Which stream an event goes to."""
-        return Layout(self.stream_name, self.stream_shards, self.routes)
+        return Layout(self.stream_name, self.stream_shards, self.routes, self.order)
 
     @classmethod
     def table(cls) -> dict[str, Field[Any]]:

@@ -42,7 +42,7 @@ class StandingLayout:
 
         An outbox from which nothing was ever published takes the first layout that it meets.
         """
-        if fingerprint == "" and self._used and not self.ours.plain:
+        if fingerprint == "" and self._used and self.ours.fingerprint:
             parameters = {**self.ours.columns(), "former": [], "by": self._name, "first": True}
             rows = await ask("layout_set", parameters)
             if rows == [(None,)]:

@@ -35,8 +35,11 @@ def test_a_plain_layout_has_no_fingerprint_and_others_differ() -> None:
         Layout("t", 2),
         Layout("s", 2, (Route("a", "b"),)),
         Layout("s", 1, (Route("a", "b"),)),
+        Layout("s", order="aggregate"),
+        Layout("s", 2, order="aggregate"),
     ]
     assert Layout("s").fingerprint == Layout("t").fingerprint == ""
+    assert Layout("s", 2).fingerprint == "00a3c3d3fc80d252", "a layout that stands in a database keeps its name"
     assert len({each.fingerprint for each in layouts} | {""}) == len(layouts) + 1
     assert all(Layout.of_spec(each.spec()) == each for each in layouts)
 

@@ -1,0 +1,175 @@
+"""The slots that a dispatcher owns, as one relay sees them: which may be claimed now. Pure; with DISPATCH_ORDER only.
+
+Whoever owns a slot is alone in claiming its rows, so it may have a whole batch of one aggregate in flight. Two rules
+keep the order, and both are kept here:
+
+- Of each slot one batch is in flight. A later one could reach the stream though the one before was refused.
+- A slot is released in Postgres when nothing of it is in hand. A batch that is in flight, or a claim whose answer is
+  not there yet, would go on under the next owner.
+
+So a relay takes slots in hand *before* it sends the claim, and gives them back when no row of theirs can be published,
+settled or released any more:
+
+    ranges = slots.claimable()
+    slots.begin_claim(ranges)
+    batch = claim(ranges, slots.epochs(ranges))         # the answer was lost: they stay in hand until that is resolved
+    slots.end_claim(ranges, {row.slot for row in batch})  # those without a row are given back at once
+    ...
+    slots.give_back({row.slot for row in batch})        # settled, or given back, as a whole
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+Ranges = tuple[tuple[int, int], ...]  # (low, high), both included; sorted, apart from each other
+
+
+def mask_of(slots: Iterable[int]) -> int:
+    """A set of slots as one integer: bit k is slot k."""
+    mask = 0
+    for slot in slots:
+        mask |= 1 << slot
+    return mask
+
+
+def mask_of_ranges(ranges: Ranges) -> int:
+    """As mask_of, of ranges."""
+    mask = 0
+    for low, high in ranges:
+        mask |= (1 << high + 1) - (1 << low)
+    return mask
+
+
+def ranges_of(mask: int) -> Ranges:
+    """The slots of a mask as the fewest ranges."""
+    found: list[tuple[int, int]] = []
+    low = 0
+    while mask:
+        skip = (mask & -mask).bit_length() - 1
+        mask >>= skip
+        low += skip
+        length = (~mask & mask + 1).bit_length() - 1
+        found.append((low, low + length - 1))
+        mask >>= length
+        low += length
+    return tuple(found)
+
+
+def slots_of(mask: int) -> frozenset[int]:
+    """The slots of a mask."""
+    return frozenset(slot for low, high in ranges_of(mask) for slot in range(low, high + 1))
+
+
+class OwnedSlots:
+    """One relay's view of what its dispatcher owns. The keeper of the slots writes ownership, the relay the rest.
+
+    `changed()` is called when there is more to claim or to load; whoever builds the relay sets it. `drained()` is
+    called when a slot that is to be released is not in hand any more; the keeper sets it.
+    """
+
+    def __init__(self) -> None:
+        self.changed: Callable[[], None] = _nothing
+        self.drained: Callable[[], None] = _nothing
+        self._epochs: dict[int, int] = {}  # of each slot that is owned: names this time of owning it
+        self._owned = self._in_hand = self._giving_up = self._unloaded = 0  # masks
+
+    # For the relay.
+
+    def claimable(self) -> Ranges:
+        """What may be claimed now: owned, loaded, not in hand, not being given up."""
+        return ranges_of(self._owned & ~(self._in_hand | self._giving_up | self._unloaded))
+
+    def epochs(self, ranges: Ranges) -> int:
+        """The sum of the epochs of slots that are owned.
+
+        An epoch only grows, so a claim whose sum is that of Postgres found all of these slots as they are known here.
+        """
+        return sum(self._epochs[slot] for low, high in ranges for slot in range(low, high + 1))
+
+    def begin_claim(self, ranges: Ranges) -> None:
+        """Take slots in hand, before the statement is sent."""
+        self._in_hand |= mask_of_ranges(ranges)
+
+    def end_claim(self, ranges: Ranges, slots: Iterable[int]) -> None:
+        """The claim of these ranges was answered: only `slots` stay in hand."""
+        self._put_down(mask_of_ranges(ranges) & ~mask_of(slots))
+
+    def take(self, slots: Iterable[int]) -> None:
+        """Take slots in hand for another reason than a claim."""
+        self._in_hand |= mask_of(slots)
+
+    def give_back(self, slots: Iterable[int]) -> None:
+        """No row of these slots can be published, settled or released by us any more."""
+        self._put_down(mask_of(slots))
+
+    @property
+    def gained(self) -> dict[int, int]:
+        """Slots, with their epochs, that are owned but not loaded: what is held in them is not known yet.
+
+        What a relay knew of such a slot before is of an earlier time of owning it: the load replaces it.
+        """
+        return {slot: self._epochs[slot] for slot in sorted(slots_of(self._unloaded))}
+
+    def loaded(self, gained: Mapping[int, int]) -> None:
+        """What is held in these slots is known. `gained`: as it was before the load began; a later one counts not."""
+        self._unloaded &= ~mask_of(slot for slot, epoch in gained.items() if self._epochs.get(slot) == epoch)
+
+    @property
+    def in_hand(self) -> frozenset[int]:
+        """Slots of which a row may be in flight, owned or lost meanwhile."""
+        return slots_of(self._in_hand)
+
+    @property
+    def owned(self) -> Ranges:
+        """What is owned, claimable or not."""
+        return ranges_of(self._owned)
+
+    @property
+    def giving_up(self) -> frozenset[int]:
+        """Slots that are released as soon as they are not in hand."""
+        return slots_of(self._giving_up)
+
+    # For the keeper of the slots.
+
+    @property
+    def known(self) -> Mapping[int, int]:
+        """The epoch of each slot that is owned."""
+        return self._epochs
+
+    def gain(self, epochs: Mapping[int, int]) -> None:
+        """These slots are ours, under these epochs; they are claimable once they are loaded."""
+        new = {slot: epoch for slot, epoch in epochs.items() if self._epochs.get(slot) != epoch}
+        if new:
+            self.lose(slot for slot in list(new) if slot in self._epochs)
+            self._epochs |= new
+            self._owned |= mask_of(new)
+            self._unloaded |= mask_of(new)
+            self.changed()
+
+    def lose(self, slots: Iterable[int]) -> None:
+        """These slots are not ours any more: they were released, or somebody else has revoked them."""
+        lost = mask_of(slots)
+        for slot in slots_of(lost & self._owned):
+            del self._epochs[slot]
+        self._owned &= ~lost
+        self._giving_up &= ~lost
+        self._unloaded &= ~lost
+
+    def give_up(self, slots: Iterable[int]) -> None:
+        """From now on claim nothing of exactly these slots: they are to be released."""
+        before, self._giving_up = self._giving_up, mask_of(slots) & self._owned
+        if before & ~self._giving_up:
+            self.changed()
+
+    @property
+    def releasable(self) -> frozenset[int]:
+        """Slots to be given up of which nothing is in hand."""
+        return slots_of(self._giving_up & ~self._in_hand)
+
+    def _put_down(self, mask: int) -> None:
+        put_down, self._in_hand = self._in_hand & mask, self._in_hand & ~mask
+        if put_down & self._giving_up:
+            self.drained()
+
+
+def _nothing() -> None:
+    """Nobody listens."""
