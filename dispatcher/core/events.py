@@ -277,6 +277,14 @@ class BreakerChanged(TelemetryEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class ShardsChanged(TelemetryEvent):
+    """So many shards of a Cluster take no entries, and are left out of the claims. `first`: a key of one; None: none."""
+
+    away: int
+    first: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerChanged(TelemetryEvent):
     """The session that hears the doorbell went up or down (down: the dispatcher works on its tick)."""
 

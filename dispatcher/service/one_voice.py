@@ -8,6 +8,7 @@ from dispatcher.core.events import (
     BackpressureChanged,
     BreakerChanged,
     Observer,
+    ShardsChanged,
     TelemetryEvent,
 )
 
@@ -15,9 +16,14 @@ _OF_A_STATE = (AuditChanged, BackpressureBlind, BackpressureChanged, BreakerChan
 
 
 class OneVoice:
-    """What one of several sinks tells. Of a state that all of them have the worst is told, when it changes."""
+    """What one of several sinks tells. Of a state that all of them have the worst is told, when it changes.
 
-    def __init__(self, tell: Observer) -> None:
+    `name`: of the shard, which is left out of the claims while it takes no entries, and that is told too; empty: it
+    cannot be left out.
+    """
+
+    def __init__(self, name: str, tell: Observer) -> None:
+        self._name = name
         self._tell = tell
         self._others: Sequence[OneVoice] = (self,)
         self._bad: dict[type, TelemetryEvent] = {}  # by class of event, while it is bad
@@ -44,6 +50,12 @@ class OneVoice:
         if self._told.get(kind) != worst:
             self._told[kind] = worst
             self._tell(worst)
+        if kind is BreakerChanged and self._name:
+            names = [voice._name for voice in self._others if kind in voice._bad]
+            away = ShardsChanged(len(names), names[0] if names else None)
+            if self._told.get(ShardsChanged, ShardsChanged(0, None)) != away:
+                self._told[ShardsChanged] = away
+                self._tell(away)
 
 
 def _is_bad(event: TelemetryEvent) -> bool:

@@ -64,7 +64,7 @@ def build_stream_engine(
     observe = c.observe
     if RedisTarget.parse(s.redis_url).cluster is not None and not layout.plain:
         groups = shard_groups(layout)
-    places = [OneVoice(c.observe) for _ in groups] if len(groups) > 1 else []
+    places = [OneVoice(keys[0] if slots else "", c.observe) for keys, slots in groups] if len(groups) > 1 else []
     sinks = [
         _build_sink(c, keys, slots, places[number].observe if places else observe)
         for number, (keys, slots) in enumerate(groups)

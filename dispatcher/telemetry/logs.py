@@ -150,6 +150,12 @@ class Logs:
                     write("WARNING", "breaker_opened", "Redis takes no entries; claiming pauses", {"reason": reason})
                 else:
                     write("INFO", "breaker_closed", "Redis takes entries again", {})
+            case events.ShardsChanged(_, None):
+                write("INFO", "shards_back", "All shards take entries again", {})
+            case events.ShardsChanged(shards, first):
+                if (suppressed := self._repeats.suppressed("shards")) is not None:
+                    left_out: Fields = {"shards": shards, "first": first, "suppressed": suppressed}
+                    write("WARNING", "shards_away", "Some shards take no entries; the others go on", left_out)
             case events.ListenerChanged(up, reason):
                 text = (
                     "Writers can wake the dispatcher"

@@ -160,6 +160,11 @@ class Metrics:
         self._breaker = gauge(
             "max", "messaging_dispatch_breaker_open", "1 while claiming pauses because the sink fails"
         )
+        self._shards_away = gauge(
+            "max",
+            "messaging_dispatch_shards_away",
+            "Shards of a Redis Cluster that take no entries, so that theirs wait; the others go on",
+        )
         self._listener_up = gauge(
             "min",
             "messaging_dispatch_listener_up",
@@ -250,6 +255,8 @@ class Metrics:
                 self._breaker_open = state == "open"
                 self._breaker.set(self._breaker_open)
                 self._redis(answers=not self._breaker_open)
+            case events.ShardsChanged(away):
+                self._shards_away.set(away)
             case events.ListenerChanged(up):
                 self._listener_up.set(up)
             case events.DatabaseChanged(up):

@@ -14,12 +14,17 @@ from typing import Any
 
 import psycopg
 import yaml
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
 
+from dispatcher.client.group import shard_keys
+from dispatcher.core.layout import Layout
+from dispatcher.core.redis_url import read_redis_url
 from dispatcher.settings import describe
 from dispatcher.settings.describe import default_text
 from tests.support.psql import client_program, psql
 from tests.support.readme import ROOT
+from tests.support.redis import StartValkey
 from tests.support.rows import STREAM
 from tests.support.tools import tool
 from tests.support.waiting import until
@@ -28,7 +33,7 @@ FILE = ROOT / "compose.yaml"
 COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 SERVICES: dict[str, Any] = COMPOSE["services"]
 SCRIPTS = ROOT / "deploy" / "compose"
-ONE_SHOT = {"migrate", "roles"}
+ONE_SHOT = {"migrate", "roles", "redis-form"}
 
 
 def check_schema(file: Path) -> subprocess.CompletedProcess[str]:
@@ -64,6 +69,53 @@ def test_the_test_profile_has_the_runbooks_ports() -> None:
         "POSTGRES_PASSWORD": "postgres",
         "POSTGRES_DB": "messaging_test",
     }
+
+
+def test_the_cluster_is_the_same_system_with_other_values() -> None:
+    lines = (SCRIPTS / "cluster.env").read_text(encoding="utf-8").splitlines()
+    values = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    assert values.pop("COMPOSE_PROFILES") == "cluster"
+    named = set(re.findall(r"\$\{(STREAM_\w+):-", FILE.read_text(encoding="utf-8")))
+    assert named == set(values)
+    nodes = {name for name, service in SERVICES.items() if service.get("profiles") == ["cluster"]} - {"redis-form"}
+    assert len(nodes) == 6
+    assert {each.partition(":")[0] for each in SERVICES["redis-form"]["entrypoint"][2:]} == nodes
+    url = read_redis_url(values["STREAM_REDIS_URL"])
+    assert url.kind == "cluster"
+    assert {host for host, _ in url.addresses} | {values["STREAM_REDIS_HOST"]} <= nodes
+    Layout(STREAM, int(values["STREAM_SHARDS"]))
+
+
+async def test_the_nodes_become_a_cluster_and_each_shard_is_read(own_valkey: StartValkey) -> None:
+    options = {"cluster-enabled": "yes", "cluster-require-full-coverage": "no"}
+    servers = [await asyncio.to_thread(own_valkey, options=options) for _ in range(6)]
+    path = f"{Path(tool('redis-cli')).parent}:{os.environ['PATH']}"
+    nodes = [f"localhost:{server.port}" for server in servers]
+    for said in ("[OK] All 16384 slots covered", "they are a Cluster already"):
+        forming = await start("/bin/sh", str(SCRIPTS / "form_cluster.sh"), *nodes, env={"PATH": path})
+        assert said in (await forming.communicate())[0].decode()
+        assert forming.returncode == 0
+    keys = shard_keys(STREAM, 8)
+    client = RedisCluster(startup_nodes=[ClusterNode("127.0.0.1", servers[0].port)], decode_responses=True)
+    async with client:
+        for key in keys:
+            await client.xadd(key, {"n": "1"})
+        env = {
+            "REDIS_HOST": "127.0.0.1",
+            "REDIS_PORT": str(servers[0].port),
+            "DISPATCH_STREAM_SHARDS": "8",
+            "PATH": path,
+        }
+        consumer = await start("/bin/sh", str(SCRIPTS / "sample_consumer.sh"), env=env)
+
+        async def lag() -> int | None:
+            groups = [await client.xinfo_groups(key) for key in keys]
+            return sum(int(each[0]["lag"]) for each in groups) if all(groups) else None
+
+        try:
+            await works(consumer, lag, lambda count: count == 0)
+        finally:
+            await stop(consumer)
 
 
 def test_services_wait_for_what_they_need() -> None:

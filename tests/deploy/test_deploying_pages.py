@@ -39,7 +39,7 @@ def test_compose() -> None:
     services = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
     profiles = {profile for service in services.values() for profile in service.get("profiles", ())}
     for arguments in said("docker", "compose"):
-        action = next(word for word in arguments if word in ("up", "down"))
+        action = next(word for word in arguments if word in ("up", "down", "kill"))
         named = arguments[arguments.index(action) + 1 :]
         assert {name for name in named if not name.startswith("-")} <= set(services)
         assert {arguments[at + 1] for at, word in enumerate(arguments) if word == "--profile"} <= profiles

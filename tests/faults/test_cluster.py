@@ -149,13 +149,14 @@ async def test_a_node_is_away(shard_world: StartShardWorld) -> None:
             there, began = w.shards_of(victim), time.time()
             for node in (victim, w.replica_of(victim)):
                 os.kill(node.pid, signal.SIGSTOP)
-            await until(lambda: one.events("breaker_opened"), "a breaker opens")
+            await until(lambda: one.events("shards_away"), "its shards are left out")
             await pass_time(30.0)
             for node in (victim, w.replica_of(victim)):
                 os.kill(node.pid, signal.SIGCONT)
             ended = time.time()
             await in_thread(w.cluster.wait_formed)
             fault.heal()
+            await until(lambda: one.events("shards_back"), "they are back")
         await w.tell_lateness(there, began, ended)
 
 
