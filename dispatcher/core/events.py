@@ -278,7 +278,7 @@ class BreakerChanged(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class ShardsChanged(TelemetryEvent):
-    """So many shards of a Cluster take no entries, and are left out of the claims. `first`: a key of one; None: none."""
+    """So many shards of a Cluster take no entries and are left out of the claims; `first`: a key of one, or None."""
 
     away: int
     first: str | None
