@@ -10,7 +10,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
 from typing import Any, Self
 
 import redis
@@ -73,7 +73,8 @@ class _Base:
 class Tail(_Base):
     """`for event in tail:` every event from `after` on, as a dispatcher.client.consumer.Received, until stop().
 
-    `after`: "$" (what comes from now on), "0" (the oldest entry), the id of an entry, or a `position`.
+    `after`: "$" (what comes from now on), "0" (the oldest entry), the id of an entry, a moment ("<ms since 1970>-0"), or
+    a `position`.
     `shards`: as of the dispatchers. `count`: entries of one read. `block_ms`: the longest wait; a stop waits for it.
     `on_missed(key)`: entries may have been trimmed before they were read, as when this process stood still for hours:
     what it keeps is to be loaded anew. Redis being away is waited out; a wrong password is raised.
@@ -93,7 +94,7 @@ class Tail(_Base):
         super().__init__(client, stream, shards, after, count, block_ms, on_missed, asynchronous=False)
         self._stopped = threading.Event()
 
-    def __iter__(self) -> Iterator[Received]:
+    def __iter__(self) -> Generator[Received, None, None]:
         if len(self._readers) == 1:
             yield from self._events(*self._readers[0])
             return
@@ -185,7 +186,7 @@ class AsyncTail(_Base):
         super().__init__(client, stream, shards, after, count, block_ms, on_missed, asynchronous=True)
         self._stopped = asyncio.Event()
 
-    async def __aiter__(self) -> AsyncIterator[Received]:
+    async def __aiter__(self) -> AsyncGenerator[Received, None]:
         if len(self._readers) == 1:
             async with contextlib.aclosing(self._events(*self._readers[0])) as events:
                 async for event in events:

@@ -25,8 +25,9 @@ class TailReader:
         clock: Callable[[], float],
     ) -> None:
         self.stopping = False
-        self.after = dict(after)  # of each key: the id of the last entry that was delivered and dealt with
-        self._read = dict(after)  # of each key: the id of the last entry that was read
+        # Of each key: the id of the last entry that was delivered and dealt with, and of the last one that was read.
+        self.after = {key: OLDEST if position == "0" else position for key, position in after.items()}
+        self._read = dict(self.after)
         self._count = max(1, count // len(after))
         self._block_ms = block_ms
         self._on_missed = on_missed
@@ -73,9 +74,11 @@ class TailReader:
         return full
 
     def _look_for_a_gap(self, key: str) -> Steps:
-        """A stream loses its oldest entries first: while the last one that was read is there, none after it is gone."""
+        """A stream loses its oldest entries first: while the last one that was read, or one before it, is there, none
+        after it is gone. So `after` may be a moment too, as "<ms since 1970>-0".
+        """
         last = self._read[key]
-        if last == OLDEST or (yield Call("xrange", (key, last, last), {"count": 1})):
+        if last == OLDEST or (yield Call("xrange", (key, "-", last), {"count": 1})):
             return
         log.warning("entries of %s after %s may have been trimmed before they were read", key, last)
         if self._on_missed is not None:

@@ -124,6 +124,18 @@ async def test_who_missed_entries_is_told(kind: str, redis: "aio.Redis", redis_u
     assert missed == [STREAM]
 
 
+async def test_who_begins_at_the_oldest_entry_or_between_two_missed_nothing(
+    kind: str, redis: "aio.Redis", redis_url: str
+) -> None:
+    missed: list[str] = []
+    _, between, _ = [await publish(redis, name) for name in ("first", "second", "third")]
+    await redis.xdel(STREAM, between)
+    for after, expected in (("0", ["first", "third"]), (between, ["third"])):
+        async with watching(kind, redis_url, after=after, on_missed=missed.append) as watched:
+            assert await watched.next(len(expected)) == expected
+    assert missed == []
+
+
 async def test_what_is_no_event_is_passed_over(
     kind: str, redis: "aio.Redis", redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
