@@ -6,6 +6,7 @@ RUN    := $(VENV)/.installed-run
 DEV    := $(VENV)/.installed-dev
 BENCH  := $(VENV)/.installed-bench
 PEERS  := $(VENV)/.installed-peers
+EXAMPLES := $(VENV)/.installed-examples
 PIP    := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
 # With bytecode, also where the environment forbids it: or each of a hundred children compiles all modules anew.
@@ -14,7 +15,7 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 TEST_JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev tools test faults matrix oldest lint types contracts check schema reference wheel dist docs bench bench-all bench-writers bench-latency clean
+.PHONY: help demo dev chat tools test faults matrix oldest lint types contracts check schema reference wheel dist docs bench bench-all bench-writers bench-latency clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +45,9 @@ demo: $(RUN) ## start Postgres, Valkey and the dispatcher, send events through, 
 
 dev: $(RUN) ## Postgres and Valkey to develop against, data kept in .dispatcher-dev
 	@$(BIN)/dispatcher dev
+
+chat: $(EXAMPLES) ## a chat in the browser, by way of the outbox: two panes (examples/chat)
+	@cd examples && ../$(BIN)/python -m chat
 
 tools: ## on Debian: Prometheus, Chromium, PgBouncer, Spin, redis-cli ..., which some tests need (they skip without)
 	@.ci/debian

@@ -73,8 +73,8 @@ class _Base:
 class Tail(_Base):
     """`for event in tail:` every event from `after` on, as a dispatcher.client.consumer.Received, until stop().
 
-    `after`: "$" (what comes from now on), "0" (the oldest entry), the id of an entry, a moment ("<ms since 1970>-0"), or
-    a `position`.
+    `after`: "$" (what comes from now on), "0" (the oldest entry), the id of an entry, a moment ("<ms since 1970>-0")
+    or a `position`.
     `shards`: as of the dispatchers. `count`: entries of one read. `block_ms`: the longest wait; a stop waits for it.
     `on_missed(key)`: entries may have been trimmed before they were read, as when this process stood still for hours:
     what it keeps is to be loaded anew. Redis being away is waited out; a wrong password is raised.
