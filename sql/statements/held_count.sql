@@ -3,8 +3,9 @@
 -- Returns: one row: held aggregates; how many of them a dead event holds; seconds that the oldest of them is held (0: none is); the
 --   error of the one that is held longest (NULL: none, or it has none).
 -- Loaded by: dispatcher/ops/held/find.py
--- Index: message_outbox_due_idx: what was scheduled or tried, up to the bound; message_history_event_idx for each that was tried. With
---   `hold`, and dead events, message_outbox_dead_idx and all that is unsettled, up to the bound.
+-- Index: message_outbox_due_idx: what was scheduled or tried, up to the bound; message_history_event_idx. With `hold`, and dead events,
+--   message_outbox_dead_idx and all that is unsettled, up to the bound.
+-- The age is judged on the hundred aggregates whose heads have the lowest ids: their history is read.
 WITH tried AS MATERIALIZED (
     SELECT o.id, o.aggregate_type, o.aggregate_id, o.last_error, o.picked_at, o.occurred_at
     FROM (
@@ -59,7 +60,7 @@ held AS MATERIALIZED (
 ),
 aged AS (
     SELECT h.dead, h.last_error, coalesce(s.since, h.tried_at) AS since
-    FROM held AS h
+    FROM (SELECT a.* FROM held AS a ORDER BY a.id LIMIT 100) AS h
     CROSS JOIN LATERAL (
         SELECT min(n.at) AS since
         FROM ONLY messaging.message_history AS n
@@ -73,8 +74,8 @@ aged AS (
     ) AS s
 )
 SELECT
-    count(*),
-    count(*) FILTER (WHERE a.dead),
+    (SELECT count(*) FROM held),
+    (SELECT count(*) FROM held AS h WHERE h.dead),
     greatest(coalesce(max(date_part('epoch', clock_timestamp() - a.since)), 0), 0),
     (array_agg(a.last_error ORDER BY a.since))[1]
 FROM aged AS a

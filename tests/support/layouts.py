@@ -1,11 +1,10 @@
 """Layouts of streams, as tests need them."""
 
-import json
 from typing import Any
 
 import psycopg
 
-from dispatcher.core.layout import Layout
+from dispatcher.core.layout import Layout, OnDead
 from dispatcher.upkeep.standing_layout import StandingLayout
 from tests.support.rows import STREAM
 
@@ -18,11 +17,10 @@ def standing(layout: Layout | None = None) -> StandingLayout:
     return found
 
 
-async def stand_in_order(db: psycopg.AsyncConnection[Any], on_dead: str = "continue") -> None:
+async def stand_in_order(db: psycopg.AsyncConnection[Any], on_dead: OnDead = "continue") -> None:
     """Write into Postgres that the events of an aggregate go out in order, as a dispatcher with that setting does."""
-    spec = {"stream": STREAM, "shards": 1, "routes": [], "order": "aggregate", "order_on_dead": on_dead}
     await db.execute(
-        "INSERT INTO messaging.layout (fingerprint, spec, keys) VALUES ('in order', %s, %s) "
-        "ON CONFLICT (one) DO UPDATE SET spec = excluded.spec",
-        [json.dumps(spec), [STREAM]],
+        "INSERT INTO messaging.layout (fingerprint, spec, keys) VALUES (%(fingerprint)s, %(spec)s, %(keys)s) "
+        "ON CONFLICT (one) DO UPDATE SET fingerprint = excluded.fingerprint, spec = excluded.spec",
+        Layout(STREAM, order="aggregate", on_dead=on_dead).columns(),
     )
