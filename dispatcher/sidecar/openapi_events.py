@@ -130,7 +130,8 @@ EVENT_SCHEMAS: dict[str, Json] = {
                         ),
                     }
                 )
-            )
+            ),
+            "problem": {**OR_NULL, "description": "Why streams are missing: a node of a Cluster does not answer."},
         }
     ),
 }
