@@ -76,9 +76,10 @@ contracts: $(DEV) ## the import contracts of pyproject.toml
 
 check: lint types contracts test ## lint, types, contracts and test
 
-schema: $(DEV) ## write sql/schema.sql from the migrations, and which modules load each file of sql/statements
+schema: $(DEV) ## write sql/schema.sql from the migrations, those of Django, and which modules load each file of sql/statements
 	@$(BIN)/python -m tests.dump_schema
 	@$(BIN)/python -m tests.sql_headers
+	@$(BIN)/python -m tests.django_migrations
 
 wheel: $(DEV) ## build the wheel and try it in new environments
 	@$(BIN)/python .ci/try_wheel.py

@@ -36,6 +36,7 @@ GRANT INSERT (id, event_id, message_id, event_type, aggregate_type, aggregate_id
     ON messaging.message_outbox TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.message_dlq TO outbox_dispatcher;
 GRANT SELECT, INSERT, DELETE ON messaging.message_history TO outbox_dispatcher;
+GRANT SELECT ON messaging.dead_event TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.dispatcher TO outbox_dispatcher;
 GRANT SELECT, INSERT, UPDATE, DELETE ON messaging.stream_server TO outbox_dispatcher;
 -- It obeys the pause and notes that it does; `dispatcher pause` and `resume` run as this role too.

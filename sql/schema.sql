@@ -622,6 +622,175 @@ BEGIN
 END
 $$;
 
+CREATE TABLE messaging.message_dlq (
+    id bigint NOT NULL,
+    outbox_id bigint NOT NULL,
+    event_id uuid NOT NULL,
+    message_id uuid NOT NULL,
+    event_type text NOT NULL,
+    aggregate_type text NOT NULL,
+    aggregate_id text NOT NULL,
+    payload jsonb NOT NULL,
+    headers jsonb,
+    attempts integer NOT NULL,
+    last_error text,
+    occurred_at timestamp with time zone NOT NULL,
+    died_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    replayed_at timestamp with time zone,
+    replay_count integer DEFAULT 0 NOT NULL,
+    discarded_at timestamp with time zone
+);
+
+COMMENT ON TABLE messaging.message_dlq IS 'The dead-letter queue: a copy of each event that failed for the last time.';
+
+COMMENT ON COLUMN messaging.message_dlq.id IS 'Number of the copy.';
+
+COMMENT ON COLUMN messaging.message_dlq.outbox_id IS 'message_outbox.id of the event; the id of the dead-letter API.';
+
+COMMENT ON COLUMN messaging.message_dlq.event_id IS 'As in message_outbox.';
+
+COMMENT ON COLUMN messaging.message_dlq.message_id IS 'As in message_outbox.';
+
+COMMENT ON COLUMN messaging.message_dlq.event_type IS 'As in message_outbox.';
+
+COMMENT ON COLUMN messaging.message_dlq.aggregate_type IS 'As in message_outbox.';
+
+COMMENT ON COLUMN messaging.message_dlq.aggregate_id IS 'As in message_outbox.';
+
+COMMENT ON COLUMN messaging.message_dlq.payload IS 'As in message_outbox.';
+
+COMMENT ON COLUMN messaging.message_dlq.headers IS 'As in message_outbox.';
+
+COMMENT ON COLUMN messaging.message_dlq.attempts IS 'Attempts until the event died.';
+
+COMMENT ON COLUMN messaging.message_dlq.last_error IS 'Error of the last attempt.';
+
+COMMENT ON COLUMN messaging.message_dlq.occurred_at IS 'As in message_outbox.';
+
+COMMENT ON COLUMN messaging.message_dlq.died_at IS 'When the event failed for the last time.';
+
+COMMENT ON COLUMN messaging.message_dlq.replayed_at IS 'When the event was put back, or discarded; NULL: the copy is open.';
+
+COMMENT ON COLUMN messaging.message_dlq.replay_count IS 'How many times the event was put back.';
+
+COMMENT ON COLUMN messaging.message_dlq.discarded_at IS 'When a person decided that nobody needs the event; NULL: nobody did.';
+
+CREATE TABLE messaging.message_outbox (
+    id bigint NOT NULL,
+    event_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    message_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    event_type text NOT NULL,
+    aggregate_type text DEFAULT 'message'::text NOT NULL,
+    aggregate_id text NOT NULL,
+    payload jsonb NOT NULL,
+    headers jsonb,
+    status text DEFAULT 'pending'::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    next_run_at timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
+    occurred_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    picked_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    picked_by bigint,
+    claim_id uuid,
+    stream_id text,
+    last_error text,
+    settled boolean GENERATED ALWAYS AS ((status = ANY (ARRAY['sent'::text, 'dead'::text]))) STORED,
+    slot smallint,
+    stream text,
+    CONSTRAINT message_outbox_status_check CHECK ((status = ANY ('{pending,picked,retry,sent,dead}'::text[])))
+)
+WITH (fillfactor='44', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_insert_scale_factor='0.05', autovacuum_analyze_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
+
+COMMENT ON TABLE messaging.message_outbox IS 'The outbox: one row an event, inserted by applications, published by dispatchers.';
+
+COMMENT ON COLUMN messaging.message_outbox.id IS 'Number of the row. Rows that nobody scheduled are published in this order.';
+
+COMMENT ON COLUMN messaging.message_outbox.event_id IS 'Names the event, once in this table. Consumers recognise a second delivery by it.';
+
+COMMENT ON COLUMN messaging.message_outbox.message_id IS 'A second name, for the application''s own use; published, and otherwise not read.';
+
+COMMENT ON COLUMN messaging.message_outbox.event_type IS 'What happened, such as order.created. Handlers are chosen by it.';
+
+COMMENT ON COLUMN messaging.message_outbox.aggregate_type IS 'Kind of the thing that the event is about, such as order.';
+
+COMMENT ON COLUMN messaging.message_outbox.aggregate_id IS 'Name of the thing that the event is about.';
+
+COMMENT ON COLUMN messaging.message_outbox.payload IS 'The event''s content.';
+
+COMMENT ON COLUMN messaging.message_outbox.headers IS 'Metadata such as a trace id; NULL: the stream entry has no field headers.';
+
+COMMENT ON COLUMN messaging.message_outbox.status IS 'pending, picked (claimed), retry (failed, waits for its next attempt), sent, or dead.';
+
+COMMENT ON COLUMN messaging.message_outbox.attempts IS 'Attempts that failed for a reason of the event''s own; an outage of Redis or Postgres does not count.';
+
+COMMENT ON COLUMN messaging.message_outbox.next_run_at IS 'The event is due from this time on; 1970-01-01 UTC: nobody scheduled it, it is due at once; infinity parks it.';
+
+COMMENT ON COLUMN messaging.message_outbox.occurred_at IS 'When the event happened, as its producer says; how long a row waits that nobody scheduled counts from it.';
+
+COMMENT ON COLUMN messaging.message_outbox.picked_at IS 'When the row was claimed last, or its lease was renewed last.';
+
+COMMENT ON COLUMN messaging.message_outbox.sent_at IS 'When the row was settled as sent.';
+
+COMMENT ON COLUMN messaging.message_outbox.picked_by IS 'The dispatcher that claimed the row last: messaging.dispatcher.id; NULL: one without a direct connection to Postgres.';
+
+COMMENT ON COLUMN messaging.message_outbox.claim_id IS 'Fencing token of the last claim: a statement that names another one does not change the row.';
+
+COMMENT ON COLUMN messaging.message_outbox.stream_id IS 'Sent: the id of the stream entry. Picked: the floor, the newest entry id known when the row was claimed; of a row for a handler, whether that may have begun (NULL: it has not).';
+
+COMMENT ON COLUMN messaging.message_outbox.last_error IS 'Error of the last attempt that failed; NULL once the event is sent.';
+
+COMMENT ON COLUMN messaging.message_outbox.settled IS 'Generated: whether the status is sent or dead.';
+
+COMMENT ON COLUMN messaging.message_outbox.slot IS '0 to 255, a hash of aggregate_id; for people, and for releases before 20251201. Claims compute it: hashtextextended(aggregate_id, 0) & 255.';
+
+COMMENT ON COLUMN messaging.message_outbox.stream IS 'Key that holds the entry, once sent; NULL: the only one, DISPATCH_STREAM_NAME.';
+
+CREATE VIEW messaging.dead_event AS
+ SELECT o.id,
+    o.event_id,
+    o.message_id,
+    o.event_type,
+    o.aggregate_type,
+    o.aggregate_id,
+    o.payload,
+    o.headers,
+    o.attempts,
+    o.last_error,
+    o.occurred_at,
+    COALESCE(( SELECT c.died_at
+           FROM ONLY messaging.message_dlq c
+          WHERE ((c.outbox_id = o.id) AND (c.replayed_at IS NULL))), o.picked_at, o.occurred_at) AS died_at
+   FROM ONLY messaging.message_outbox o
+  WHERE (o.settled AND (o.sent_at IS NULL) AND (o.status = 'dead'::text))
+UNION ALL
+ SELECT d.outbox_id AS id,
+    d.event_id,
+    d.message_id,
+    d.event_type,
+    d.aggregate_type,
+    d.aggregate_id,
+    d.payload,
+    d.headers,
+    d.attempts,
+    d.last_error,
+    d.occurred_at,
+    d.died_at
+   FROM (ONLY messaging.message_dlq d
+     LEFT JOIN ONLY messaging.message_outbox o ON ((o.id = d.outbox_id)))
+  WHERE ((d.replayed_at IS NULL) AND
+        CASE
+            WHEN (o.id IS NULL) THEN (NOT (EXISTS ( SELECT
+               FROM ONLY messaging.message_outbox again
+              WHERE (again.event_id = d.event_id))))
+            ELSE ((o.status = 'dead'::text) AND (o.sent_at IS NOT NULL))
+        END);
+
+COMMENT ON VIEW messaging.dead_event IS 'The dead events, from their rows or, once those are pruned, from their copies.';
+
+COMMENT ON COLUMN messaging.dead_event.id IS 'message_outbox.id of the event.';
+
+COMMENT ON COLUMN messaging.dead_event.died_at IS 'When the event failed for the last time.';
+
 CREATE TABLE messaging.dispatcher (
     id bigint NOT NULL,
     name text NOT NULL,
@@ -711,59 +880,6 @@ COMMENT ON COLUMN messaging.layout.changed_at IS 'When it was set.';
 
 COMMENT ON COLUMN messaging.layout.changed_by IS 'Who set it.';
 
-CREATE TABLE messaging.message_dlq (
-    id bigint NOT NULL,
-    outbox_id bigint NOT NULL,
-    event_id uuid NOT NULL,
-    message_id uuid NOT NULL,
-    event_type text NOT NULL,
-    aggregate_type text NOT NULL,
-    aggregate_id text NOT NULL,
-    payload jsonb NOT NULL,
-    headers jsonb,
-    attempts integer NOT NULL,
-    last_error text,
-    occurred_at timestamp with time zone NOT NULL,
-    died_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    replayed_at timestamp with time zone,
-    replay_count integer DEFAULT 0 NOT NULL,
-    discarded_at timestamp with time zone
-);
-
-COMMENT ON TABLE messaging.message_dlq IS 'The dead-letter queue: a copy of each event that failed for the last time.';
-
-COMMENT ON COLUMN messaging.message_dlq.id IS 'Number of the copy.';
-
-COMMENT ON COLUMN messaging.message_dlq.outbox_id IS 'message_outbox.id of the event; the id of the dead-letter API.';
-
-COMMENT ON COLUMN messaging.message_dlq.event_id IS 'As in message_outbox.';
-
-COMMENT ON COLUMN messaging.message_dlq.message_id IS 'As in message_outbox.';
-
-COMMENT ON COLUMN messaging.message_dlq.event_type IS 'As in message_outbox.';
-
-COMMENT ON COLUMN messaging.message_dlq.aggregate_type IS 'As in message_outbox.';
-
-COMMENT ON COLUMN messaging.message_dlq.aggregate_id IS 'As in message_outbox.';
-
-COMMENT ON COLUMN messaging.message_dlq.payload IS 'As in message_outbox.';
-
-COMMENT ON COLUMN messaging.message_dlq.headers IS 'As in message_outbox.';
-
-COMMENT ON COLUMN messaging.message_dlq.attempts IS 'Attempts until the event died.';
-
-COMMENT ON COLUMN messaging.message_dlq.last_error IS 'Error of the last attempt.';
-
-COMMENT ON COLUMN messaging.message_dlq.occurred_at IS 'As in message_outbox.';
-
-COMMENT ON COLUMN messaging.message_dlq.died_at IS 'When the event failed for the last time.';
-
-COMMENT ON COLUMN messaging.message_dlq.replayed_at IS 'When the event was put back, or discarded; NULL: the copy is open.';
-
-COMMENT ON COLUMN messaging.message_dlq.replay_count IS 'How many times the event was put back.';
-
-COMMENT ON COLUMN messaging.message_dlq.discarded_at IS 'When a person decided that nobody needs the event; NULL: nobody did.';
-
 ALTER TABLE messaging.message_dlq ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     SEQUENCE NAME messaging.message_dlq_id_seq
     START WITH 1
@@ -799,76 +915,6 @@ COMMENT ON COLUMN messaging.message_history.actor IS 'Name of the dispatcher tha
 COMMENT ON COLUMN messaging.message_history.error IS 'Error of the attempt, or the reason that the person gave.';
 
 COMMENT ON COLUMN messaging.message_history.place IS 'File and line of the handler that raised; NULL: no handler did.';
-
-CREATE TABLE messaging.message_outbox (
-    id bigint NOT NULL,
-    event_id uuid DEFAULT gen_random_uuid() NOT NULL,
-    message_id uuid DEFAULT gen_random_uuid() NOT NULL,
-    event_type text NOT NULL,
-    aggregate_type text DEFAULT 'message'::text NOT NULL,
-    aggregate_id text NOT NULL,
-    payload jsonb NOT NULL,
-    headers jsonb,
-    status text DEFAULT 'pending'::text NOT NULL,
-    attempts integer DEFAULT 0 NOT NULL,
-    next_run_at timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
-    occurred_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    picked_at timestamp with time zone,
-    sent_at timestamp with time zone,
-    picked_by bigint,
-    claim_id uuid,
-    stream_id text,
-    last_error text,
-    settled boolean GENERATED ALWAYS AS ((status = ANY (ARRAY['sent'::text, 'dead'::text]))) STORED,
-    slot smallint,
-    stream text,
-    CONSTRAINT message_outbox_status_check CHECK ((status = ANY ('{pending,picked,retry,sent,dead}'::text[])))
-)
-WITH (fillfactor='44', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_insert_scale_factor='0.05', autovacuum_analyze_scale_factor='0.05', autovacuum_vacuum_cost_delay='0');
-
-COMMENT ON TABLE messaging.message_outbox IS 'The outbox: one row an event, inserted by applications, published by dispatchers.';
-
-COMMENT ON COLUMN messaging.message_outbox.id IS 'Number of the row. Rows that nobody scheduled are published in this order.';
-
-COMMENT ON COLUMN messaging.message_outbox.event_id IS 'Names the event, once in this table. Consumers recognise a second delivery by it.';
-
-COMMENT ON COLUMN messaging.message_outbox.message_id IS 'A second name, for the application''s own use; published, and otherwise not read.';
-
-COMMENT ON COLUMN messaging.message_outbox.event_type IS 'What happened, such as order.created. Handlers are chosen by it.';
-
-COMMENT ON COLUMN messaging.message_outbox.aggregate_type IS 'Kind of the thing that the event is about, such as order.';
-
-COMMENT ON COLUMN messaging.message_outbox.aggregate_id IS 'Name of the thing that the event is about.';
-
-COMMENT ON COLUMN messaging.message_outbox.payload IS 'The event''s content.';
-
-COMMENT ON COLUMN messaging.message_outbox.headers IS 'Metadata such as a trace id; NULL: the stream entry has no field headers.';
-
-COMMENT ON COLUMN messaging.message_outbox.status IS 'pending, picked (claimed), retry (failed, waits for its next attempt), sent, or dead.';
-
-COMMENT ON COLUMN messaging.message_outbox.attempts IS 'Attempts that failed for a reason of the event''s own; an outage of Redis or Postgres does not count.';
-
-COMMENT ON COLUMN messaging.message_outbox.next_run_at IS 'The event is due from this time on; 1970-01-01 UTC: nobody scheduled it, it is due at once; infinity parks it.';
-
-COMMENT ON COLUMN messaging.message_outbox.occurred_at IS 'When the event happened, as its producer says; how long a row waits that nobody scheduled counts from it.';
-
-COMMENT ON COLUMN messaging.message_outbox.picked_at IS 'When the row was claimed last, or its lease was renewed last.';
-
-COMMENT ON COLUMN messaging.message_outbox.sent_at IS 'When the row was settled as sent.';
-
-COMMENT ON COLUMN messaging.message_outbox.picked_by IS 'The dispatcher that claimed the row last: messaging.dispatcher.id; NULL: one without a direct connection to Postgres.';
-
-COMMENT ON COLUMN messaging.message_outbox.claim_id IS 'Fencing token of the last claim: a statement that names another one does not change the row.';
-
-COMMENT ON COLUMN messaging.message_outbox.stream_id IS 'Sent: the id of the stream entry. Picked: the floor, the newest entry id known when the row was claimed; of a row for a handler, whether that may have begun (NULL: it has not).';
-
-COMMENT ON COLUMN messaging.message_outbox.last_error IS 'Error of the last attempt that failed; NULL once the event is sent.';
-
-COMMENT ON COLUMN messaging.message_outbox.settled IS 'Generated: whether the status is sent or dead.';
-
-COMMENT ON COLUMN messaging.message_outbox.slot IS '0 to 255, a hash of aggregate_id; for people, and for releases before 20251201. Claims compute it: hashtextextended(aggregate_id, 0) & 255.';
-
-COMMENT ON COLUMN messaging.message_outbox.stream IS 'Key that holds the entry, once sent; NULL: the only one, DISPATCH_STREAM_NAME.';
 
 ALTER TABLE messaging.message_outbox ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     SEQUENCE NAME messaging.message_outbox_id_seq

@@ -3,8 +3,15 @@
 import hashlib
 from collections.abc import Iterable
 
+from dispatcher.core.errors import Misconfigured
 from dispatcher.infra import sqlfiles
 
+# Until commit d2f425b there were six files. One replaced them and kept the name of the first, whose checksum this is.
+# On a database of the six it is applied once more, and adds what is missing.
+_REPLACED = {"20250203_message_outbox": "5c237bccd76824694645fdea73e44083b9c929b21e00e884b32338d4f3907c3b"}
+
+LOCK = "1869968482, 2"  # advisory: one process migrates
+TURN = f"SELECT pg_advisory_xact_lock({LOCK})"
 TRIGGER = "doorbell"  # its name in the bookkeeping; unlike a migration it may change from release to release
 
 BOOKKEEPING = """
@@ -37,6 +44,16 @@ def checksum_of(sql: str) -> str:
     return hashlib.sha256(sql.encode()).hexdigest()
 
 
+def verify(name: str, recorded: str, checksum: str) -> None:
+    """Raise Misconfigured when the file was applied with other contents than it has here."""
+    if recorded not in (checksum, _REPLACED.get(name)):
+        raise Misconfigured(
+            f"migration {name} was applied to this database with other contents "
+            f"(sha256 {recorded[:12]} there, {checksum[:12]} here): a released migration must not change. "
+            "Install the release that wrote it, or restore the file"
+        )
+
+
 def steps(*, trigger: bool = True) -> list[tuple[str, str]]:
     """Name and SQL of each file, in order."""
     found = [(each.name, each.sql) for each in sqlfiles.migrations()]
@@ -46,12 +63,17 @@ def steps(*, trigger: bool = True) -> list[tuple[str, str]]:
 def pending(recorded: Iterable[tuple[str, str]], *, trigger: bool = True) -> list[tuple[str, str]]:
     """What is to be run where these names and checksums are recorded: the first file that is missing and all after it,
     because an older file puts its own functions over those of later ones. Nothing, where a newer release migrated.
+
+    Raises Misconfigured for a file that was applied with other contents.
     """
     known = dict(recorded)
     files = steps(trigger=False)
     if any(name[:8].isdigit() and name > files[-1][0] for name in known):
         return []
-    missing = next((place for place, (name, _) in enumerate(files) if name not in known), len(files))
+    sums = [(name, checksum_of(sql)) for name, sql in files]
+    for name, checksum in sums:
+        verify(name, known.get(name, checksum), checksum)
+    missing = next((place for place, (name, checksum) in enumerate(sums) if known.get(name) != checksum), len(files))
     found = files[missing:]
     if trigger and (found or known.get(TRIGGER) != checksum_of(sqlfiles.trigger())):
         found.append((TRIGGER, sqlfiles.trigger()))

@@ -4,7 +4,7 @@
 --   clock).
 -- Returns: id and event_id of each row. An event that is missing has no open copy (somebody else replayed it; a lock is waited
 --   for), or it has a row, which says whether it is dead: neither is changed.
--- Loaded by: dispatcher/ops/dead_letters/decide.py
+-- Loaded by: dispatcher/client/django/models.py, dispatcher/ops/dead_letters/decide.py
 -- Index: message_dlq_open_key, message_dlq_event_id_idx.
 -- With DISPATCH_ORDER=aggregate they become events that nobody scheduled, see dead_retry.sql.
 -- The events keep their ids and the time at which they occurred.

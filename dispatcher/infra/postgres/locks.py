@@ -3,8 +3,10 @@
 The first integer is the ASCII of "outb", and of "outc" for the locks of the registry.
 """
 
+from dispatcher.infra.migration_script import LOCK
+
 DOORBELL = "1869968482, 1"  # exclusive: a dispatcher sleeps; shared: a writer commits (triggers/doorbell.sql)
-MIGRATION = "1869968482, 2"  # one process migrates
+MIGRATION = LOCK  # one process migrates; Django's migrations take it too
 PRUNING = "1869968482, 3"  # one process prunes
 INCARNATION = "1869968482, 4"  # exclusive: an audit; shared: rows are being settled as sent (messaging.holds_stream)
 CRASH_SEARCH = "1869968482, 5"  # one dispatcher searches the stream after a crash of Postgres

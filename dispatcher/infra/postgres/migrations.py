@@ -15,17 +15,12 @@ import psycopg
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
 from dispatcher.infra import sqlfiles
-from dispatcher.infra.migration_script import BOOKKEEPING, TRIGGER, checksum_of
-from dispatcher.infra.postgres import locks
+from dispatcher.infra.migration_script import BOOKKEEPING, TRIGGER, TURN, checksum_of, verify
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.tables import complete, missing, refuse_unfit
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
-
-# Until commit d2f425b there were six files. One replaced them and kept the name of the first, whose checksum this is.
-# On a database of the six it is applied once more, and adds what is missing.
-_REPLACED = {"20250203_message_outbox": "5c237bccd76824694645fdea73e44083b9c929b21e00e884b32338d4f3907c3b"}
 
 _TURN_S = 60.0  # how long one process waits for another one's migration
 _LOCK_S = 1.0  # writers queue behind a waiting DDL statement, so it waits briefly and comes back
@@ -159,7 +154,7 @@ async def _apply(session: Session, name: str, sql: str, *, again: bool) -> bool:
             "SELECT checksum FROM messaging.schema_migration WHERE name = %(name)s", {"name": name}
         )
         if recorded and name != TRIGGER:
-            _verify(name, recorded[0][0], checksum)
+            verify(name, recorded[0][0], checksum)
         # What is recorded may have been dropped since; the files mend that.
         if not again and recorded and recorded[0][0] == checksum and await _is_there(session, name, sql):
             return False
@@ -183,15 +178,6 @@ async def _is_there(session: Session, name: str, sql: str) -> bool:
     return await complete(session, sql)
 
 
-def _verify(name: str, recorded: str, checksum: str) -> None:
-    if recorded not in (checksum, _REPLACED.get(name)):
-        raise Misconfigured(
-            f"migration {name} was applied to this database with other contents "
-            f"(sha256 {recorded[:12]} there, {checksum[:12]} here): a released migration must not change. "
-            "Install the release that wrote it, or restore the file"
-        )
-
-
 @asynccontextmanager
 async def _turn(session: Session) -> AsyncIterator[None]:
     """One transaction, alone among migrating processes. Undone when its body raises."""
@@ -205,7 +191,7 @@ async def _turn(session: Session) -> AsyncIterator[None]:
     )
     try:
         try:
-            await session.fetch(f"SELECT pg_advisory_xact_lock({locks.MIGRATION})")
+            await session.fetch(TURN)
         except psycopg.errors.LockNotAvailable:
             raise DispatcherError(
                 f"another process has been migrating this database for more than {_TURN_S:.0f} s; try again later"

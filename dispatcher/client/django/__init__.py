@@ -1,6 +1,10 @@
-"""Adds events inside Django's `transaction.atomic`, and remembers what a consumer has done.
+"""Adds events inside Django's `transaction.atomic`, remembers what a consumer has done, and is an installable app.
 
-Needs the extra `django`. In async code call it through `sync_to_async`, as everything inside `atomic`.
+    INSTALLED_APPS = [..., "dispatcher.client.django"]
+
+brings the outbox by `manage.py migrate`, unmanaged models to look at it, an admin of the dead events, and system
+checks. Without it the functions work as well. Needs the extra `django`. In async code call them through
+`sync_to_async`, as everything inside `atomic`.
 """
 
 import uuid
@@ -67,10 +71,18 @@ def forget(older_than: timedelta, limit: int = 10_000, using: str = DEFAULT_DB_A
 
 
 def _in_transaction(using: str) -> Any:
+    """A cursor. Raises NoTransaction."""
     connection = connections[using]
     if connection.get_autocommit():
         raise NoTransaction(
             f"the Django connection '{using}' is in no transaction: call this inside the `with transaction.atomic():` "
             "that changes your data"
+        )
+    blocks = connection.atomic_blocks
+    # The code would pass its tests, and fail in production. Django judges `atomic(durable=True)` in the same way.
+    if blocks and all(getattr(block, "_from_testcase", False) for block in blocks):
+        raise NoTransaction(
+            f"only the transaction of the TestCase is open on the Django connection '{using}', and in production there "
+            "is none: call this inside the `with transaction.atomic():` that changes your data"
         )
     return connection.cursor()

@@ -1,0 +1,10 @@
+"""Runs sql/migrations/20261130_due_at_once.sql. Written by `make schema`."""
+
+from django.db import migrations
+
+from dispatcher.client.django.operations import RunFile
+
+
+class Migration(migrations.Migration):
+    dependencies = (("outbox_dispatcher", "0005_20261129_stream_life"),)
+    operations = (RunFile("20261130_due_at_once"),)

@@ -1,0 +1,10 @@
+"""Runs sql/migrations/20261130_home.sql. Written by `make schema`."""
+
+from django.db import migrations
+
+from dispatcher.client.django.operations import RunFile
+
+
+class Migration(migrations.Migration):
+    dependencies = (("outbox_dispatcher", "0006_20261130_due_at_once"),)
+    operations = (RunFile("20261130_home"),)

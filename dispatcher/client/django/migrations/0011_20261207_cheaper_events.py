@@ -1,0 +1,10 @@
+"""Runs sql/migrations/20261207_cheaper_events.sql. Written by `make schema`."""
+
+from django.db import migrations
+
+from dispatcher.client.django.operations import RunFile
+
+
+class Migration(migrations.Migration):
+    dependencies = (("outbox_dispatcher", "0010_20261206_postgres_upgrade"),)
+    operations = (RunFile("20261207_cheaper_events"),)
