@@ -17,6 +17,7 @@ from dispatcher.client.django.operations import RunFile
 
 
 class Migration(migrations.Migration):
+    atomic = False  # RunFile has a transaction of its own
     dependencies = ({dependency})
     operations = (RunFile("{name}"),)
 '''

@@ -404,6 +404,9 @@ CLIENT = {
         "forget_async",
     ),
     "dispatcher.client.django": ("add_event", "add_events", "create_table", "first_time", "forget"),
+    "dispatcher.testing": (
+        "published", "published_async", "relay_once", "run_one", "run_one_async", "received", "Servers", "NotPublished",
+    ),
     "dispatcher.client.alembic": (
         "include_name", "upgrade", "downgrade", "create_handled_event", "drop_handled_event",
     ),

@@ -332,15 +332,6 @@ async def test_handlers(cli: StartCli, db: psycopg.AsyncConnection, database_url
     assert "no address" in str(await cursor.fetchone())
 
 
-async def test_the_fixtures_for_your_tests(tmp_path: Path) -> None:
-    text = page("how-to/test-your-code.md")
-    for heading, name in (("The fixtures", "conftest.py"), ("The tests", "test_orders.py")):
-        (tmp_path / name).write_text(code(heading, "python", text))
-    options = ("-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--rootdir", str(tmp_path), "-c", "/dev/null")
-    output = await run(sys.executable, "-m", "pytest", *options, str(tmp_path), env={})
-    assert "3 passed" in output
-
-
 async def _line(stream: asyncio.StreamReader) -> str:
     async with asyncio.timeout(60):
         return (await stream.readline()).decode()

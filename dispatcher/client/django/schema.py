@@ -49,6 +49,7 @@ def bring_up(connection: Any, upto: str | None = None) -> None:
     """Apply what is missing: all of it, or the files up to that one, without the doorbell.
 
     A busy table is waited for as `dispatcher migrate` does: its writers never queue behind us for more than a second.
+    Not in a savepoint: the row of messaging.unbroken compares its xmin with the number of the transaction.
     """
     for left in reversed(range(TRIES)):
         try:

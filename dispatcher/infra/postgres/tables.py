@@ -14,6 +14,9 @@ _RELATIONS = """
 SELECT c.relname::text FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = 'messaging' AND c.relkind IN ('r', 'p', 'i')
 UNION ALL
+SELECT c.relname || ' view' FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = 'messaging' AND c.relkind = 'v'
+UNION ALL
 SELECT p.proname || '()' FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
 WHERE n.nspname = 'messaging'
 UNION ALL
@@ -143,10 +146,10 @@ async def _ask(connection: Asked, sql: str) -> list[tuple[Any, ...]]:
 def made_by(sql: str) -> set[str]:
     """What a migration makes: tables, indexes, functions with () behind their names, columns as table.column.
 
-    "table.column constant": it has a default that is no expression.
+    "table.column constant": it has a default that is no expression. "name view": so that no view passes for a table.
     """
     made = re.findall(r"^CREATE OR REPLACE (?:FUNCTION|PROCEDURE) messaging\.(\w+)", sql, re.MULTILINE)
-    return _tables(sql) | _indexes(sql) | {f"{name}()" for name in made} | _columns(sql) | _constants(sql)
+    return _tables(sql) | _indexes(sql) | {f"{name}()" for name in made} | _columns(sql) | _constants(sql) | _views(sql)
 
 
 def _tables(sql: str) -> set[str]:
@@ -155,6 +158,10 @@ def _tables(sql: str) -> set[str]:
 
 def _indexes(sql: str) -> set[str]:
     return set(re.findall(r"^CREATE (?:UNIQUE )?INDEX IF NOT EXISTS (\w+)", sql, re.MULTILINE))
+
+
+def _views(sql: str) -> set[str]:
+    return {f"{name} view" for name in re.findall(r"^CREATE OR REPLACE VIEW messaging\.(\w+)", sql, re.MULTILINE)}
 
 
 def _constants(sql: str) -> set[str]:

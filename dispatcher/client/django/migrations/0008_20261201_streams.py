@@ -6,5 +6,6 @@ from dispatcher.client.django.operations import RunFile
 
 
 class Migration(migrations.Migration):
+    atomic = False  # RunFile has a transaction of its own
     dependencies = (("outbox_dispatcher", "0007_20261130_home"),)
     operations = (RunFile("20261201_streams"),)
