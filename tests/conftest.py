@@ -43,6 +43,7 @@ pytest_plugins = [
     "tests.support.child",
     "tests.support.command",
     "tests.support.running",
+    "tests.support.slots",
     "tests.support.browser",
     "tests.support.axe",
     "tests.support.handlers",

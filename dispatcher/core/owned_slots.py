@@ -16,8 +16,12 @@ settled or released any more:
     slots.end_claim(ranges, {row.slot for row in batch})  # those without a row are given back at once
     ...
     slots.give_back({row.slot for row in batch})        # settled, or given back, as a whole
+
+A batch that is in the stream as a whole may be followed by the next one before it is settled: `published`, then
+`settled`, in place of `give_back`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 Ranges = tuple[tuple[int, int], ...]  # (low, high), both included; sorted, apart from each other
@@ -63,12 +67,15 @@ class OwnedSlots:
     """One relay's view of what its dispatcher owns. The keeper of the slots writes ownership, the relay the rest.
 
     `changed()` is called when there is more to claim or to load; whoever builds the relay sets it. `drained()` is
-    called when a slot that is to be released is not in hand any more; the keeper sets it.
+    called when a slot that is to be released is not in hand any more, and `doubted()` when a claim found that it does
+    not own what it thought to own; the keeper sets both.
     """
 
     def __init__(self) -> None:
         self.changed: Callable[[], None] = _nothing
         self.drained: Callable[[], None] = _nothing
+        self.doubted: Callable[[], None] = _nothing
+        self._unsettled: Counter[int] = Counter()  # batches of each slot that are in the stream and not settled
         self._epochs: dict[int, int] = {}  # of each slot that is owned: names this time of owning it
         self._owned = self._in_hand = self._giving_up = self._unloaded = 0  # masks
 
@@ -101,6 +108,21 @@ class OwnedSlots:
         """No row of these slots can be published, settled or released by us any more."""
         self._put_down(mask_of(slots))
 
+    def published(self, slots: Iterable[int]) -> None:
+        """A batch of these slots is in the stream as a whole: the next may be claimed. `settled` follows."""
+        for slot in (each := frozenset(slots)):
+            self._unsettled[slot] += 1
+        self._in_hand &= ~mask_of(each)
+
+    def settled(self, slots: Iterable[int]) -> None:
+        """A batch that was told as `published` is settled."""
+        for slot in (each := frozenset(slots)):
+            self._unsettled[slot] -= 1
+            if not self._unsettled[slot]:
+                del self._unsettled[slot]
+        if mask_of(each) & self._giving_up:
+            self.drained()
+
     @property
     def gained(self) -> dict[int, int]:
         """Slots, with their epochs, that are owned but not loaded: what is held in them is not known yet.
@@ -130,11 +152,6 @@ class OwnedSlots:
 
     # For the keeper of the slots.
 
-    @property
-    def known(self) -> Mapping[int, int]:
-        """The epoch of each slot that is owned."""
-        return self._epochs
-
     def gain(self, epochs: Mapping[int, int]) -> None:
         """These slots are ours, under these epochs; they are claimable once they are loaded."""
         new = {slot: epoch for slot, epoch in epochs.items() if self._epochs.get(slot) != epoch}
@@ -162,8 +179,8 @@ class OwnedSlots:
 
     @property
     def releasable(self) -> frozenset[int]:
-        """Slots to be given up of which nothing is in hand."""
-        return slots_of(self._giving_up & ~self._in_hand)
+        """Slots to be given up of which nothing is in hand or not settled."""
+        return slots_of(self._giving_up & ~(self._in_hand | mask_of(self._unsettled)))
 
     def _put_down(self, mask: int) -> None:
         put_down, self._in_hand = self._in_hand & mask, self._in_hand & ~mask

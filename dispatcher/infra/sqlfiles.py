@@ -21,16 +21,24 @@ class Migration:
 
 
 @cache
-def load(name: str, *, filtered: bool = False, split: bool = False, sharded: bool = False, closed: bool = False) -> str:
+def load(
+    name: str,
+    *,
+    filtered: bool = False,
+    split: bool = False,
+    sharded: bool = False,
+    closed: bool = False,
+    owned: bool = False,
+) -> str:
     """The statement of sql/statements/<name>.sql, with the lines whose marker (`--filtered: ` ...) is wanted.
 
     `filtered`: those, else those marked `plain`. `split`, `closed`: those too. `sharded`: those, else those marked
-    `single`. Of the lines that are comments only the first is left, which names it: behind a pooler the text is sent,
-    and looked through for parameters, each time.
+    `single`. `owned`: those, else those marked `any`. Of the lines that are comments only the first is left, which
+    names it: behind a pooler the text is sent, and looked through for parameters, each time.
     """
     text = _read(_folder("sql") / "statements" / f"{name}.sql")
     markers = {"split": split, "filtered": filtered, "plain": not filtered, "sharded": sharded, "single": not sharded}
-    for marker, wanted in [*markers.items(), ("closed", closed)]:
+    for marker, wanted in [*markers.items(), ("closed", closed), ("owned", owned), ("any", not owned)]:
         text = re.sub(rf"^ *--{marker}: " + ("" if wanted else r".*\n"), "", text, flags=re.MULTILINE)
     first, _, rest = text.partition("\n")
     return first + "\n" + re.sub(r"^ *--.*\n", "", rest, flags=re.MULTILINE)

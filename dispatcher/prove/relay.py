@@ -61,12 +61,9 @@ class NoPause:
 
 
 class CanaryRelay:
-    """`name`: what Postgres and Redis know its connections by.
+    """`name`: what Postgres and Redis know its connections by."""
 
-    `layout`: the fingerprint that stands in Postgres. Whichever it is, canary events go to a stream of their own.
-    """
-
-    def __init__(self, settings: Settings, stream: str, layout: str, observe: Observer) -> None:
+    def __init__(self, settings: Settings, stream: str, observe: Observer) -> None:
         s = replace(
             settings, stream_name=stream, stream_shards=1, routes=(), order="none", tick_ms=TICK_MS, enabled=True
         )
@@ -101,7 +98,9 @@ class CanaryRelay:
         no_pause = NoPause()
         self._relay = StreamRelay(
             StreamPolicy(
-                replace(claim_policy(s, EventTypeFilter((CANARY,), only_these=True)), layout=layout),
+                replace(
+                    claim_policy(s, EventTypeFilter((CANARY,), only_these=True)), layout=settings.layout.fingerprint
+                ),
                 entry_format(s),
                 retry_policy(s),
                 s.publish_timeout_ms / 1000,

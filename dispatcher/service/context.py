@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from random import Random
 
 from dispatcher.core.events import Observer
+from dispatcher.core.owned_slots import OwnedSlots
 from dispatcher.service.sessions import Sessions
 from dispatcher.settings import Settings
 from dispatcher.stages.doorbell.wake import Doorbell
@@ -14,7 +15,7 @@ from dispatcher.upkeep.standing_layout import StandingLayout
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`name`: what the registry and Redis know this process by."""
+    """`name`: what the registry and Redis know this process by. `stream_slots`, `handler_slots`: with an order only."""
 
     settings: Settings
     name: str
@@ -25,3 +26,5 @@ class Context:
     layout: StandingLayout
     observe: Observer
     rng: Random
+    stream_slots: OwnedSlots | None = None
+    handler_slots: OwnedSlots | None = None

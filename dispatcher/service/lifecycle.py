@@ -19,6 +19,7 @@ from dispatcher.service.console_routes import ConsoleRoutes
 from dispatcher.service.context import Context
 from dispatcher.service.engine import Engine
 from dispatcher.service.http import build_http, open_http
+from dispatcher.service.order import Order
 from dispatcher.service.policies import handler_retry_policy, slots
 from dispatcher.service.process import one_error
 from dispatcher.service.sessions import Sessions
@@ -32,6 +33,8 @@ from dispatcher.upkeep.adopted import SearchPlace
 from dispatcher.upkeep.pause import PauseWatcher
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.retention import Retention
+from dispatcher.upkeep.slot_handover import SlotHandover
+from dispatcher.upkeep.slot_keeper import SlotKeeper
 from dispatcher.upkeep.standing_layout import StandingLayout
 from dispatcher.upkeep.takeover import Takeover
 
@@ -75,29 +78,53 @@ class Service:
         token = uuid4().hex[:8]  # pod names and process ids come again; a successor must not fence a namesake
         self._name = name = f"{socket.gethostname()}-{os.getpid()}-{token}"
         sessions = Sessions(s, f"{token} {name}", observe=self._observe, rng=rng)  # Postgres keeps 63 bytes of that
+        order: Order | None = None
+        if s.order != "none" and s.enabled:
+            order = Order(s, sessions, dispatcher_id=lambda: self._registry.id, observe=self._observe)
         doorbell = Doorbell(
             sessions.control,
             tick_s=s.tick_ms / 1000,
             slots=slots(s),
             heartbeat_channel=f"outbox_ping_{uuid4().hex}",
             observe=self._observe,
+            owners=order.bell if order else None,
         )
         self._sessions = sessions
         self._registry = Registry(name, sessions.control)
         layout = StandingLayout(s.layout, name, self._observe, used=s.enabled and s.unrouted == "stream")
+        self._order = order
+        self._keeper: SlotKeeper | None = order.join(self._registry, layout) if order else None
+
+        def pause_changed() -> None:
+            doorbell.nudge()
+            if self._keeper is not None:  # under another layout than ours we own no slot
+                self._keeper.look_soon()
+
         self._pause = PauseWatcher(
             name,
             [*sessions.claiming, sessions.upkeep, sessions.chores],
             control=sessions.control,
             tick_s=s.tick_ms / 1000,
-            changed=doorbell.nudge,
+            changed=pause_changed,
             layout=layout,
             observe=self._observe,
             condition=self._condition,
         )
         doorbell.on_control(self._pause.read_soon)
         self._state.changed = self._pause.read_soon
-        shared = Context(s, name, sessions, doorbell, self._registry, self._pause, layout, self._observe, rng)
+        shared = Context(
+            s,
+            name,
+            sessions,
+            doorbell,
+            self._registry,
+            self._pause,
+            layout,
+            self._observe,
+            rng,
+            stream_slots=order.stream_slots if order else None,
+            handler_slots=order.handler_slots if order else None,
+        )
         self._engine = Engine(shared)
         self._released = 0  # written by _work()
 
@@ -128,6 +155,8 @@ class Service:
             self._observe(Stopping(reason))
             self._stopping.set()
             self._engine.stop()
+            if self._keeper is not None:
+                self._keeper.stop()
 
     async def watch_signals(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """SIGTERM, SIGINT, SIGHUP, SIGQUIT stop, a second one forces; one after a stop of ours is no second one."""
@@ -200,8 +229,12 @@ class Service:
             claims_in_flight=self._engine.claims_in_flight,
             rows_released=self._engine.rows_released,
             observe=self._observe,
+            slots=SlotHandover(self._keeper, self._observe) if self._keeper else None,
         )
         beside.start_soon(takeover.run, upkeep, name="takeover")
+        if self._order is not None and self._keeper is not None:
+            beside.start_soon(self._keeper.run, name="slots")
+            beside.start_soon(self._order.bell.run, name="bell of the owners")
         if stream is not None:
             for sink in stream.sinks:
                 beside.start_soon(sink.redis_loss.run, sink.connection, name="stream audit")
@@ -231,6 +264,8 @@ class Service:
 
             working.start_soon(deadline, name="grace")
             self._released = await self._engine.run()
+            if self._keeper is not None:
+                await self._keeper.leave()
             # Within the grace too: in a network that swallows everything each waits for its statement's timeout.
             await self._pause.sign_off()
             await self._registry.sign_off()

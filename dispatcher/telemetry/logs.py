@@ -126,6 +126,19 @@ class Logs:
                     write("ERROR", "layout_differs", text, {"reason": reason})
                 else:
                     write("INFO", "layout_agrees", "The layout of the streams is ours; claiming goes on", {})
+            case events.SlotsChanged(owned, ranges, gained, released, revoked):
+                fields = {"owned": owned, "ranges": ranges, "gained": gained, "released": released, "revoked": revoked}
+                if revoked:
+                    text = "Slots were taken from this dispatcher: another one took it for dead or frozen"
+                    write("WARNING", "slots_lost", text, fields)
+                else:
+                    write("INFO", "slots_changed", "This dispatcher owns other slots than before", fields)
+            case events.SlotsRevoked(slots, owner):
+                text = "The slots of a dead or frozen dispatcher were revoked; others own them once it is fenced"
+                write("WARNING", "slots_revoked", text, {"slots": slots, "owner": owner})
+            case events.SlotsFreed(slots):
+                text = "Slots that were revoked may be owned again: nothing of them is in hand"
+                write("INFO", "slots_freed", text, {"slots": slots})
             case events.BackpressureChanged(on, group, unread):
                 fields = {"group": group, "unread": unread}
                 if on:

@@ -118,6 +118,12 @@ class Metrics:
         self._layout_differs = gauge(
             "max", "messaging_dispatch_layout_differs", "1 while other streams stand in Postgres than in the settings"
         )
+        self._slots_owned = gauge(
+            "sum",
+            "messaging_dispatch_slots_owned",
+            "With DISPATCH_ORDER=aggregate: how many of the 256 slots this dispatcher owns; NaN without an order",
+        )
+        self._slots_owned.set(_NAN)
         handled = counter("messaging_dispatch_handled", "Ends of handlers, by how they ended", "result")
         self._handled = {result: handled.labels(result) for result in get_args(events.HandledAs)}
         self._handler_duration = Histogram(
@@ -249,6 +255,8 @@ class Metrics:
                 self._paused.set(paused)
             case events.LayoutChanged(reason):
                 self._layout_differs.set(reason is not None)
+            case events.SlotsChanged(owned):
+                self._slots_owned.set(owned)
             case events.AuditChanged(on):
                 self._audit.set(on)
             case events.BreakerChanged(state):

@@ -27,6 +27,7 @@ from dispatcher.upkeep.adopted import Adopted, AdoptedRow, AdoptedSearch, Found,
 from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.held_claims import HeldClaim, HeldClaims
+from dispatcher.upkeep.slot_handover import SlotHandover
 
 WINDOW = 20_000  # unsettled rows that one look for overdue claims reads
 ADOPT = 2_000  # rows taken over in one statement
@@ -50,6 +51,7 @@ class Takeover:
         claims_in_flight: Callable[[], Collection[str]],
         rows_released: Callable[[], None],
         observe: Observer,
+        slots: SlotHandover | None = None,
         window: int = WINDOW,
         every_s: float = EVERY_S,
         clock: Callable[[], float] = monotonic,
@@ -68,6 +70,7 @@ class Takeover:
         self._claims_in_flight = claims_in_flight  # our own
         self._rows_released = rows_released
         self._observe = observe
+        self._slots = slots  # None: no order is kept
         self._after: tuple[str, int] = ("-infinity", 0)
         self._session: Session | None = None  # the session of the last look
         self._patient_until = 0.0
@@ -90,11 +93,19 @@ class Takeover:
         await self.finish(session)
         # Behind a pooler a session lock would stay in the pool.
         if monotonic() >= self._patient_until and not session.pooled:
-            await self.take_over_dead(session)
+            await self.take_over_owners(session)
         if monotonic() >= self._overdue_at:
             self._overdue_at = monotonic() + self._overdue_every_s
             await self.take_overdue(session)
         return self._every_s
+
+    async def take_over_owners(self, session: Session) -> None:
+        """Take over from the dead, and with an order from owners of slots that are frozen with nothing in hand."""
+        if self._slots is not None:
+            await self._slots.fence_frozen(session, self._search.connections(), self._deadline_s)
+        await self.take_over_dead(session)
+        if self._slots is not None:
+            await self._slots.free(session)
 
     async def take_over_dead(self, session: Session) -> int:
         """Take over from every dispatcher whose lock is free; returns how many rows."""
@@ -107,15 +118,30 @@ class Takeover:
             if not ours:
                 continue
             try:
-                # Before the fence: what it claims on a session that is opened after it, it may publish.
-                claims = [claim for (claim,) in await session.fetch(load("claims_of"), {"owner": owner})]
-                await fence(session, self._search.connections(), name, self._deadline_s)
+                claims = await self._fence_dead(session, owner, name)
                 cause = f"the process {name} ended while the handler of this event ran"
                 total += await self._take_over(session, name, cause, claims=claims, unclaimed=True, owner=owner)
+                if self._slots is not None:
+                    await self._slots.free(session)
                 await session.fetch(load("sign_off"), {"id": owner})
             finally:
                 await session.fetch(f"SELECT pg_advisory_unlock({locks.REGISTRY}, %(id)s::integer)", {"id": owner})
         return total
+
+    async def _fence_dead(self, session: Session, owner: int, name: str) -> list[str]:
+        """Fence a dispatcher. Returns the claims that it cannot publish, settle or release any more."""
+        connections, deadline_s = self._search.connections(), self._deadline_s
+        if self._slots is not None and await self._slots.revoke(session, owner, name):
+            await self._slots.fence(session, connections, owner, name, deadline_s)
+            # After the fence: it owns nothing, so it claims nothing, and a claim that was under way has ended.
+            return await self._claims_of(session, owner)
+        # Before the fence: what it claims on a session that is opened after it, it may publish.
+        claims = await self._claims_of(session, owner)
+        await fence(session, connections, name, deadline_s)
+        return claims
+
+    async def _claims_of(self, session: Session, owner: int) -> list[str]:
+        return [claim for (claim,) in await session.fetch(load("claims_of"), {"owner": owner})]
 
     async def take_overdue(self, session: Session) -> int:
         """Take over claims that were not renewed for the length of the lease; returns how many rows."""

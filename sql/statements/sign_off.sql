@@ -1,5 +1,5 @@
--- sign_off: removes a dispatcher from the registry, unless rows are still claimed in its name: another dispatcher must take those
---   over first.
+-- sign_off: removes a dispatcher from the registry, unless rows are still claimed in its name, or slots are its own or were revoked from
+--   it: another dispatcher must take those over first.
 -- Parameters: id.
 -- Returns: nothing.
 -- Loaded by: dispatcher/ops/trials.py, dispatcher/upkeep/registry.py, dispatcher/upkeep/takeover.py
@@ -11,6 +11,7 @@ WITH gone AS (
       AND NOT EXISTS (
           SELECT FROM ONLY messaging.message_outbox AS o WHERE NOT o.settled AND o.status = 'picked' AND o.picked_by = d.id
       )
+      AND NOT EXISTS (SELECT FROM ONLY messaging.slot_owner AS s WHERE d.id IN (s.owner, s.revoked_from))
     RETURNING d.name
 )
 DELETE FROM ONLY messaging.pause_acknowledgement AS a

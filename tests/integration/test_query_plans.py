@@ -25,8 +25,11 @@ pytestmark = pytest.mark.both_versions
 WAITING, SETTLED, BATCH, WINDOW = 100_000, 100_000, 256, 1000
 OURS, OVERDUE = new_claim_id(), new_claim_id()
 CLAIMS = ["claim filtered", "claim split", "claim filtered split", "claim sharded", "settle_sent sharded"]
+OWNED = ["look owned", "doze owned"]
 INSERTS = {"prove_insert", "trial_insert"}  # read nothing, or the newest twenty rows
-FILES = sorted([*({path.stem for path in (sqlfiles._folder("sql") / "statements").glob("*.sql")} - INSERTS), *CLAIMS])
+FILES = sorted(
+    [*({path.stem for path in (sqlfiles._folder("sql") / "statements").glob("*.sql")} - INSERTS), *CLAIMS, *OWNED]
+)
 
 # Rows of message_outbox that one run may touch.
 MAY_TOUCH = {
@@ -51,6 +54,10 @@ MAY_TOUCH = {
     "release everything": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
     "look": 3 * BATCH,  # passes the rows that are held
     "doze": 3 * BATCH,
+    "look owned": 3 * BATCH + 1000,  # and a window of foreign rows
+    "doze owned": 3 * BATCH + 1000,
+    "ring_owners": 3 * BATCH + 2 * 64,
+    "slots_free": WAITING + 2 * BATCH,  # what is unsettled; once a dispatcher that died
     "overdue": 3 * WINDOW,
     "adopt": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
     "claims_of": WAITING + 2 * BATCH,  # what is unsettled; once a dispatcher that died
@@ -67,10 +74,6 @@ MAY_TOUCH = {
     "dead_list": 2 * (100 + 1000),  # no further than the page, once from the rows and once beside the copies
     "dead_show": 2,
     "dead_stats": 1000 + 1000,  # every dead row, and beside every copy; a person asks
-    "held": 5000 + 5000 + 1000 + BATCH,  # its own bounds, and with `hold` the dead rows; a person asks
-    "held_count": 5000 + 5000 + 1000,  # the same, for the gauges, only with order
-    "held_retry": 3 * BATCH,
-    "held_skip": 3 * BATCH,
     "count_dead": 1000 + 1000 + 100,  # the same up to its bound, and the hundred newest copies; while somebody watches
     "dead_retry": 4 * BATCH,
     "dead_discard": 5 * BATCH,
@@ -89,10 +92,11 @@ MAY_TOUCH = {
 } | dict.fromkeys([
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
         "saw_stream", "note_stream", "status_losses", "why_copy", "accept_copy", "stream_elsewhere",
-        "count_dispatchers", "ring_all",
+        "count_dispatchers",
         "note_newest", "mark_unbroken", "all_dispatchers",
         "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "id_taken", "rights",
         "status_dispatchers", "status_doorbell",
+        "slots_state", "slots_take", "slots_release", "slots_revoke", "slots_fenced", "sessions_of",
         "pause_state", "pause_set", "pause_acknowledge", "pause_forget", "pause_progress",
         "doctor_server", "doctor_trigger", "doctor_indexes", "doctor_storage", "doctor_durability",
         "doctor_sessions", "doctor_snapshots", "triggers_of_others",
@@ -118,6 +122,11 @@ PARAMETERS: dict[str, object] = {
     "most_bytes": 1_048_576,
     "due": "0001-01-01 00:00:00+00",
     "usage": True,
+    "lows": [0],
+    "highs": [255],
+    "wanted": [1],
+    "share": 256,
+    "seen_at": None,
     "canaries": False,
     "json": "{}",
     "types": ["mail.sent"],
@@ -142,7 +151,6 @@ PARAMETERS: dict[str, object] = {
     "last_error": None,
     "error_code": None,
     "error_like": None,
-    "hold": True,
     "status": "retry",
     "any_id": "nobody",
     "message_id": None,
@@ -231,7 +239,11 @@ class Planner:
             return f"${names.index(match[1]) + 1}"
 
         statement = sqlfiles.load(
-            name.split(" ")[0], filtered=" filtered" in name, split=" split" in name, sharded=" sharded" in name
+            name.split(" ")[0],
+            filtered=" filtered" in name,
+            split=" split" in name,
+            sharded=" sharded" in name,
+            owned=" owned" in name,
         )
         text = re.sub(r"%\((\w+)\)s", number, statement).replace("%%", "%")
         self._arguments[name] = names

@@ -141,6 +141,22 @@ async def test_a_dispatcher_runs_each_statement_of_the_relay(roles: psycopg.Asyn
     assert len(await result.fetchall()) == 1
 
 
+async def test_a_dispatcher_owns_slots_and_takes_them_over(roles: psycopg.AsyncConnection) -> None:
+    await act_as(roles, "outbox_dispatcher")
+    parameters = {"self": 7, "owner": 7, "wanted": [1, 2], "share": 256, "seen_at": None, "token": "t"}
+    for name, rows in {
+        "slots_state": 1,
+        "slots_take": 2,
+        "ring_owners": 0,
+        "slots_release": 2,
+        "slots_revoke": 0,
+        "sessions_of": 0,
+        "slots_free": 0,
+    }.items():
+        assert len(await (await roles.execute(sqlfiles.load(name).encode(), parameters)).fetchall()) == rows, name
+    await roles.execute(sqlfiles.load("slots_fenced").encode(), parameters)
+
+
 async def test_a_dispatcher_may_prune_and_keep_its_own_tables(roles: psycopg.AsyncConnection) -> None:
     await act_as(roles, "outbox_dispatcher")
     for statement in (

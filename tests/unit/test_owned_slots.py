@@ -70,6 +70,22 @@ def test_a_slot_is_releasable_only_when_nothing_of_it_is_in_hand() -> None:
     assert (owned.owned, owned.giving_up) == (((3, 3),), frozenset())
 
 
+def test_a_batch_in_the_stream_is_followed_by_the_next_but_its_slot_is_released_when_all_are_settled() -> None:
+    owned = owner_of(5)
+    drained = list[frozenset[int]]()
+    owned.drained = lambda: drained.append(owned.releasable)
+    for _ in range(2):
+        owned.begin_claim(((5, 5),))
+        owned.end_claim(((5, 5),), [5])
+        owned.published([5, 5])
+        assert owned.claimable() == ((5, 5),)
+    owned.give_up([5])
+    owned.settled([5])
+    assert (owned.releasable, drained) == (frozenset(), [frozenset()])
+    owned.settled([5, 5])
+    assert owned.releasable == drained[-1] == frozenset({5})
+
+
 def test_what_is_not_given_up_after_all_is_claimable_again() -> None:
     owned = owner_of(1, 2)
     calls = list[str]()

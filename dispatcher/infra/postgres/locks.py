@@ -11,4 +11,5 @@ PRUNING = "1869968482, 3"  # one process prunes
 INCARNATION = "1869968482, 4"  # exclusive: an audit; shared: rows are being settled as sent (messaging.holds_stream)
 CRASH_SEARCH = "1869968482, 5"  # one dispatcher searches the stream after a crash of Postgres
 PROVING = "1869968482, 6"  # one `dispatcher prove` at a time
+HANDOVER = "1869968482, 7"  # one dispatcher at a time fences one that is frozen, with an order
 REGISTRY = "1869968483"  # the second integer is messaging.dispatcher.id: the dispatcher lives, or is being taken over

@@ -55,6 +55,7 @@ class PreparedStatements:
         self._on_said: Callable[[], None] | None = None  # of who waits for what comes unasked
         self._said = False  # something came unasked, and nobody looked since
         self._waits_for_room = False  # in the socket, to write
+        self._lent = False  # within handed_over()
         # A duplicate: libpq may close its own, and a new connection's may get the same number.
         self._descriptor = os.dup(connection.fileno())
         not_for_children(self, lambda ours: [ours._descriptor] if ours._descriptor >= 0 else [])
@@ -85,10 +86,13 @@ class PreparedStatements:
     def handed_over(self) -> Iterator[None]:
         """Within the block the connection is psycopg's to read."""
         self._watch(False)
+        self._lent = True
         try:
             yield
         finally:
+            self._lent = False
             self._watch(not self._connection.closed)
+            self._wake_who_waits()
 
     def when_said(self, call: Callable[[], None] | None) -> None:
         """Call this once when something came unasked, or the connection was closed, soon if it was; None: do not."""
@@ -96,9 +100,15 @@ class PreparedStatements:
         if call is not None and (self._said or self._descriptor < 0):
             self._loop.call_soon(self._tell)
 
-    def note_looked(self) -> None:
-        """Hear that everything which came unasked was looked at."""
+    def read(self) -> None:
+        """Read what is on the socket, without waiting. The answer to another task's statement may be among it.
+
+        Raises psycopg.Error when the connection is gone.
+        """
         self._said = False
+        if not self._lent:  # psycopg would wait for ever for what was read here
+            self._pgconn.consume_input()
+            self._take()
 
     def close(self) -> None:
         """Watch the socket no more. A statement that is under way is not told."""
@@ -143,6 +153,7 @@ class PreparedStatements:
         finally:
             self._done = None
             self._wait_for_room(False)
+            self._wake_who_waits()
         for result in self._results:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise error_from_result(result, encoding=self._encoding)
@@ -154,6 +165,12 @@ class PreparedStatements:
             self._wait_for_room(bool(self._pgconn.flush()))
         except psycopg.Error as error:
             self._fail(error)
+
+    def _wake_who_waits(self) -> None:
+        """Another task's statement has ended: what came unasked with its answer is on the socket no more."""
+        if self._on_said is not None:
+            self._said = True
+            self._loop.call_soon(self._tell)
 
     def _wait_for_room(self, on: bool) -> None:
         if on != self._waits_for_room and self._descriptor >= 0:

@@ -205,9 +205,8 @@ class Session:
     def drain_notifications(self) -> list[tuple[str, str, int]]:
         """Notifications that arrived: (channel, payload, sender's backend pid). Never waits. Raises SessionLost."""
         pgconn = self._connection.pgconn
-        self._statements.note_looked()
         try:
-            pgconn.consume_input()
+            self._statements.read()
             while notice := pgconn.notifies():
                 self._notifications.append((notice.relname.decode(), notice.extra.decode(), notice.be_pid))
         except psycopg.Error as error:

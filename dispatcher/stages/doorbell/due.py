@@ -8,6 +8,7 @@ from collections.abc import Callable
 from math import inf
 
 from dispatcher.core.events import NotificationQueueChanged, Observer
+from dispatcher.core.owned_slots import Ranges
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 
@@ -16,11 +17,31 @@ CALM = 0.25
 ASK_EVERY_S = 0.1
 
 
+class RowsOfOurs:
+    """Which rows the doorbell looks for: parameters of doze.sql and look.sql. `owned()`: with an order, our slots."""
+
+    def __init__(self, slots: int, *, canaries: bool = False, owned: Callable[[], Ranges] | None = None) -> None:
+        self._fixed: dict[str, object] = {"slots": slots, "canaries": canaries}
+        self._owned = owned
+
+    @property
+    def in_order(self) -> bool:
+        """Whether only rows in slots of ours count."""
+        return self._owned is not None
+
+    def parameters(self) -> dict[str, object]:
+        """As they are now."""
+        if self._owned is None:
+            return self._fixed
+        ranges = self._owned()
+        return self._fixed | {"lows": [low for low, _ in ranges], "highs": [high for _, high in ranges]}
+
+
 class DueCheck:
     """Looks into the outbox for the doorbell; used by the one task whose turn it is to claim."""
 
-    def __init__(self, slots: int, observe: Observer, clock: Callable[[], float], *, canaries: bool = False) -> None:
-        self._rows = {"slots": slots, "canaries": canaries}
+    def __init__(self, rows: RowsOfOurs, observe: Observer, clock: Callable[[], float]) -> None:
+        self._rows = rows
         self._observe = observe
         self._clock = clock
         self._asked_at = -inf
@@ -33,7 +54,8 @@ class DueCheck:
     async def due_s(self, session: Session) -> tuple[float, bool]:
         """Seconds until a row is due (inf: none waits), and whether the notification queue fills up."""
         ask = self._clock() - self._asked_at >= ASK_EVERY_S
-        [(due_s, usage)] = await session.fetch(load("look"), self._rows | {"usage": ask})
+        statement, rows = load("look", owned=self._rows.in_order), self._rows.parameters()
+        [(due_s, usage)] = await session.fetch(statement, rows | {"usage": ask})
         if usage is not None:
             self._asked_at = self._clock()
             filling = usage > (CALM if self.filling else FILLING)

@@ -24,8 +24,9 @@ from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.doorbell import heartbeat
-from dispatcher.stages.doorbell.due import DueCheck
+from dispatcher.stages.doorbell.due import DueCheck, RowsOfOurs
 from dispatcher.stages.doorbell.heartbeat import ListenerHeartbeat
+from dispatcher.stages.doorbell.owners import OwnerBell
 from dispatcher.stages.doorbell.timer import WakeTimer
 
 DOORBELL = "outbox_doorbell"  # rung by writers; only the holder of the key listens
@@ -40,7 +41,10 @@ Position = Literal["asleep", "writers", "peer", "filling"]
 
 
 class Doorbell:
-    """Waits on the control session, or on the tick alone while that session is down."""
+    """Waits on the control session, or on the tick alone while that session is down.
+
+    `owners`: with an order, who else may have to be woken.
+    """
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class Doorbell:
         observe: Observer,
         clock: Callable[[], float] = monotonic,
         canaries: bool = False,
+        owners: OwnerBell | None = None,
     ) -> None:
         self._control = control
         self._tick_s = tick_s
@@ -60,13 +65,15 @@ class Doorbell:
         self._observe = observe
         self._clock = clock
         self._backoff = PollBackoff(tick_s)
-        self._rows = {"slots": slots, "canaries": canaries}
-        self._due_check = DueCheck(slots, observe, clock, canaries=canaries)
+        self._owners = owners
+        owned = None if owners is None else lambda: owners.ranges
+        self._rows = RowsOfOurs(slots, canaries=canaries, owned=owned)
+        self._due_check = DueCheck(self._rows, observe, clock)
         self._arrivals = ArrivalRate()
         self._control_listeners: list[Callable[[], None]] = []
         self._session: Session | None = None  # the session the fields below speak of
         self._holds_key = self._listens = False
-        self._rang_peers_at = -inf
+        self._rang_peers_at = self._handed_on_at = -inf
         self._timer = WakeTimer(clock)
         self._woken_by: WakeCause = "nudge"
         self._woken_at = -inf  # when the last wait ended: since then somebody claimed
@@ -117,14 +124,25 @@ class Doorbell:
     async def note_claim(self, rows: int) -> None:
         """Note that the claim after a wake-up took so many rows; releases the key when they come too fast to ring."""
         now = self._clock()
-        self._arrivals.note(rows, now)
+        # With an order a ring may be for another's row; it tells as much of how fast writers ring.
+        foreign = self._owners is not None and not rows and self._woken_by == "notify"
+        self._arrivals.note(rows or foreign, now)
         if rows:
             self._backoff.reset()  # or the pauses would grow to the tick while writers always overlap, rows or no rows
         if self._holds_key and self._arrivals.polling:
             await self.release_key()
+            await self._hand_on_key(now)
         self._fruitless = not rows and self._woken_by in ("busy", "due", "tick", "writers")
         if not rows and self._slots < ALL_SLOTS and self._woken_by == "notify" and self._control.session is not None:
             # The row that rang is not in our slots, and its dispatcher was not rung: only the holder of the key is.
+            await self._quietly(self._control.session, _RING_PEERS)
+
+    async def _hand_on_key(self, now: float) -> None:
+        """With an order, wake the others, so that one of them takes the key: we look for rows of our own slots only."""
+        if self._owners is None or self._owners.alone or now - self._handed_on_at < self._tick_s:
+            return
+        if self._control.session is not None:
+            self._handed_on_at = now
             await self._quietly(self._control.session, _RING_PEERS)
 
     def note_arrivals(self, rows: int) -> None:
@@ -252,7 +270,7 @@ class Doorbell:
             if filling:
                 return "filling", due_s
         if not self._holds_key:
-            [(position, due)] = await session.fetch(load("doze"), self._rows)
+            [(position, due)] = await session.fetch(load("doze", owned=self._rows.in_order), self._rows.parameters())
             if position == "peer" and self._listens:
                 await session.fetch(f"UNLISTEN {DOORBELL}")  # one ring must not wake a herd
                 self._listens = False
@@ -287,6 +305,10 @@ class Doorbell:
             self._heartbeat.heard(channel)
             if channel == DOORBELL:
                 cause = "notify"
+                if self._owners is not None:
+                    self._owners.pass_on()
+            elif self._owners is not None and channel == self._owners.channel:
+                cause = cause or "peer"
             elif channel == CONTROL:
                 self._tell_control_listeners()
             elif channel == BACKLOG and sender != session.backend_pid:

@@ -1,0 +1,78 @@
+"""The handover of slots from a dispatcher that is dead or frozen, step by step; the takeover strings them together.
+
+    revoke   commit that nobody owns its slots: no claim that begins after this takes a row of them
+    fence    end its sessions and connections: a claim that began before this has ended, and has committed or not
+    adopt    settle or release the rows that it had in hand, after the stream was searched for them (takeover.py)
+    free     only now may another own its slots
+
+A step less, and a claim of the old owner could commit beside one of the new. Each step is durable, so that another
+dispatcher goes on if this one dies on the way.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from dispatcher.core.errors import Unreachable
+from dispatcher.core.events import Observer, SlotsFreed, SlotsRevoked
+from dispatcher.infra.postgres import locks
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.redis.connection import RedisConnection
+from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep.fence import fence, token_of
+from dispatcher.upkeep.slot_keeper import SlotKeeper
+
+Fence = Callable[[Session, Sequence[RedisConnection], str, float], Awaitable[bool]]
+
+_LOCK = f"SELECT pg_try_advisory_lock({locks.HANDOVER})"
+_UNLOCK = f"SELECT pg_advisory_unlock({locks.HANDOVER})"
+
+
+class SlotHandover:
+    """Used by the takeover's task only, on its session. Errors as of the statements."""
+
+    def __init__(self, keeper: SlotKeeper, observe: Observer) -> None:
+        self._keeper = keeper
+        self._observe = observe
+        self._unfinished = False  # we have revoked or fenced, and not all is free
+
+    async def revoke(self, session: Session, owner: int, name: str, *, seen_at: str | None = None) -> bool:
+        """First step. `seen_at`: only if it gave no sign of life since. Returns whether it has to be fenced."""
+        rows = await session.fetch(load("slots_revoke"), {"owner": owner, "seen_at": seen_at})
+        if slots := len({slot for slot, _ in rows}):
+            self._unfinished = True
+            self._observe(SlotsRevoked(slots, name))
+        return bool(rows)
+
+    async def fence(
+        self, session: Session, connections: Sequence[RedisConnection], owner: int, name: str, deadline_s: float
+    ) -> None:
+        """Second step. Raises Unreachable when a session of it did not end: then nobody may own its slots."""
+        token = {"token": token_of(name)}
+        before = set(await session.fetch(load("sessions_of"), token))
+        await fence(session, connections, name, deadline_s)
+        if left := before & set(await session.fetch(load("sessions_of"), token)):
+            raise Unreachable(
+                f"{len(left)} of the sessions of the dispatcher {name} did not end, so nobody may own its slots: end "
+                "them (pg_terminate_backend), and let all dispatchers have one role, which may do that"
+            )
+        await session.fetch(load("slots_fenced"), {"owner": owner})
+
+    async def fence_frozen(self, session: Session, connections: Sequence[RedisConnection], deadline_s: float) -> None:
+        """First and second step for those that gave no sign of life for a lease. The fence makes them look dead."""
+        for owner, name, seen_at in self._keeper.frozen:
+            # One at a time: a second fence would end the sessions of one that has come back meanwhile.
+            [(ours,)] = await session.fetch(_LOCK)
+            if not ours:
+                return
+            try:
+                if await self.revoke(session, owner, name, seen_at=seen_at):
+                    await self.fence(session, connections, owner, name, deadline_s)
+            finally:
+                await session.fetch(_UNLOCK)
+
+    async def free(self, session: Session) -> None:
+        """Last step, for all slots of which nothing is in hand any more."""
+        if self._unfinished or self._keeper.unfinished:
+            if freed := len(await session.fetch(load("slots_free"))):
+                self._observe(SlotsFreed(freed))
+            self._unfinished = False
+            self._keeper.look_soon()

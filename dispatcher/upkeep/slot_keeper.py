@@ -1,0 +1,239 @@
+"""The keeper of slots: owns a fair share of the 256 slots for this dispatcher, while there is an order.
+
+Each dispatcher makes the same plan of the same tables (core/slot_plan.py) and does its own part of it: it releases what
+the plan gives to others, once nothing of it is in hand, and takes what is free and its own. It looks when another one
+says that something changed, and every few seconds, which is its sign of life too.
+
+All of it runs on the control session, which holds our lock in the registry: who looks dead takes no slot. Ownership
+stands in Postgres, and every claim asks for it there; the views of the relays only say what is worth claiming.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
+from typing import NamedTuple
+
+import anyio
+import psycopg
+
+from dispatcher.core.errors import DispatcherError, SessionLost
+from dispatcher.core.events import Observer, SlotsChanged
+from dispatcher.core.layout import SLOTS
+from dispatcher.core.owned_slots import OwnedSlots, mask_of, ranges_of
+from dispatcher.core.silence import Silence
+from dispatcher.core.slot_plan import Member, plan
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.sqlfiles import load
+from dispatcher.upkeep.duty import tell_failure
+from dispatcher.upkeep.registry import Registry
+
+CHANGED = "outbox_slots"  # rung by whoever releases, frees or joins
+EVERY_S = 5.0
+AGAIN_S = 0.5  # after a failure
+
+
+class Frozen(NamedTuple):
+    """A dispatcher that may own slots and gave no sign of life for a lease. `seen_at`: the last one, as written."""
+
+    id: int
+    name: str
+    seen_at: str
+
+
+class SlotsState(NamedTuple):
+    """The columns of sql/statements/slots_state.sql."""
+
+    owners: list[int | None]
+    epochs: list[int]
+    revoked_from: list[int | None]
+    fenced: list[bool]
+    ids: list[int] | None
+    names: list[str] | None
+    shares: list[int | None] | None
+    seen_at: list[str] | None
+    alive: list[bool] | None
+    done: int
+
+    def dispatchers(self) -> list[tuple[int, str, int | None, str, bool]]:
+        """id, name, share, last sign of life and whether it holds its lock of each."""
+        columns = (self.ids, self.names, self.shares, self.seen_at, self.alive)
+        return list(zip(*(each or [] for each in columns), strict=True))
+
+
+class SlotKeeper:
+    """Keeps the slots of one dispatcher. Its fields are written by its own task, but for `_rung`.
+
+    `views`: those of the relays, which own the same. `share()`: of how many of the first slots we may own some now;
+    None: of none. Seconds are monotonic.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        upkeep: ReconnectingSession,
+        views: Sequence[OwnedSlots],
+        *,
+        share: Callable[[], int | None],
+        lease_s: float,
+        observe: Observer,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._registry = registry
+        self._control = registry.control
+        self._upkeep = upkeep
+        self._views = views
+        self._share = share
+        self._every_s = min(EVERY_S, lease_s / 4)
+        self._observe = observe
+        self._clock = clock
+        self._silence = Silence(lease_s, at_most_s=2 * self._every_s)
+        self._session: Session | None = None  # the session of the last look
+        self._known: dict[int, int] = {}  # the epoch of each slot of ours
+        self._told: dict[int, int] | None = None  # as told last
+        self._revoked = 0  # slots taken from us since then
+        self._leaving = False  # written by stop()
+        self._left = anyio.Event()  # nothing is ours any more, after a stop
+        self._rung = anyio.Event()  # replaced by run()
+        self.frozen: tuple[Frozen, ...] = ()  # as of the last look
+        self.unfinished = False  # as of the last look: slots are revoked, and not free yet
+        for view in views:
+            view.drained = view.doubted = self.look_soon
+        upkeep.prepare(self._listen)
+        upkeep.on_change(lambda up, reason: self._hear())
+        self._control.on_change(lambda up, reason: self.look_soon())
+
+    def look_soon(self) -> None:
+        """Look now: something changed, here or in Postgres."""
+        self._rung.set()
+
+    def stop(self) -> None:
+        """Give up all slots, each as soon as nothing of it is in hand."""
+        self._leaving = True
+        self.look_soon()
+
+    async def leave(self) -> None:
+        """Wait until the last slot is released, after `stop()` and when no relay works any more.
+
+        Without a control session nothing is released: our lock is free, so others take us for dead, as they must.
+        """
+        self.stop()
+        while self._known and self._control.session is not None and not self._left.is_set():
+            with anyio.move_on_after(AGAIN_S):
+                await self._left.wait()
+
+    async def run(self) -> None:
+        """Keep the slots until cancelled."""
+        failed = tell_failure(self._observe, "slots")
+        while True:
+            session = await self._control.get()
+            self._rung, rest_s = anyio.Event(), AGAIN_S  # cleared, then look: what happens meanwhile is not lost
+            try:
+                await self.look(session)
+                rest_s = self._every_s
+            except SessionLost:
+                pass
+            except (psycopg.Error, DispatcherError) as error:
+                failed(error)
+            with anyio.move_on_after(rest_s):
+                await self._rung.wait()
+
+    async def look(self, session: Session) -> None:
+        """Look once, and do our part of the plan. Raises SessionLost or psycopg.Error; the next look goes on."""
+        state = await self._read(session)
+        us, share = self._registry.id, self._own_share()
+        if us is None:
+            return
+        self._compare(state, us)
+        members = [
+            Member(id, min(theirs, SLOTS))
+            for id, name, theirs, _, alive in state.dispatchers()
+            if theirs and alive and id != us and not any(each.id == id for each in self.frozen)
+        ]
+        target = plan(state.owners, [*members, Member(us, share)] if share else members)
+        given_up = [slot for slot in self._known if target[slot] != us]
+        for view in self._views:
+            view.give_up(given_up)
+        released = await self._release(session, us)
+        free = [
+            slot
+            for slot, (owner, revoked) in enumerate(zip(state.owners, state.revoked_from, strict=True))
+            if owner is revoked is None and target[slot] == us
+        ]
+        if free:
+            rows = await session.fetch(load("slots_take"), {"self": us, "wanted": free})
+            self._gain({slot: epoch for slot, epoch, _ in rows})
+        self._tell(released)
+        if self._leaving and not self._known:
+            self._left.set()
+
+    async def _read(self, session: Session) -> SlotsState:
+        if session is not self._session:
+            self._session = session
+            self._silence.forget()
+        parameters = {"self": self._registry.id, "share": self._own_share()}
+        [row] = await session.fetch(load("slots_state"), parameters)
+        state = SlotsState._make(row)
+        self._silence.looked(self._clock())
+        self.frozen = tuple(
+            Frozen(id, name, seen_at)
+            for id, name, share, seen_at, alive in state.dispatchers()
+            if alive and id != self._registry.id and (share or id in state.owners) and self._silence.note(id, seen_at)
+        )
+        self.unfinished = any(each is not None for each in state.revoked_from)
+        return state
+
+    def _own_share(self) -> int | None:
+        return None if self._leaving else self._share()
+
+    def _compare(self, state: SlotsState, us: int) -> None:
+        """What is ours in Postgres is ours, under the epoch that stands there, and nothing else."""
+        ours = {slot: state.epochs[slot] for slot, owner in enumerate(state.owners) if owner == us}
+        lost = [slot for slot, epoch in self._known.items() if ours.get(slot) != epoch]
+        self._revoked += len(lost)
+        self._lose(lost)
+        self._gain({slot: epoch for slot, epoch in ours.items() if slot not in self._known})
+
+    async def _release(self, session: Session, us: int) -> int:
+        """Release what may be released in every view; returns how many slots."""
+        releasable = frozenset.intersection(*(view.releasable for view in self._views))
+        if not releasable:
+            return 0
+        parameters = {"self": us, "wanted": sorted(releasable)}
+        rows = await session.fetch(load("slots_release"), parameters)
+        # What was not ours any more is found by the next look.
+        self._lose([slot for slot, *_ in rows])
+        return len(rows)
+
+    def _gain(self, epochs: Mapping[int, int]) -> None:
+        self._known |= epochs
+        for view in self._views:
+            view.gain(epochs)
+
+    def _lose(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            del self._known[slot]
+        for view in self._views:
+            view.lose(slots)
+
+    def _tell(self, released: int) -> None:
+        if self._known == self._told:
+            return
+        gained = len(self._known.items() - (self._told or {}).items())
+        ranges, revoked = ranges_of(mask_of(self._known)), self._revoked
+        self._told, self._revoked = dict(self._known), 0
+        self._observe(SlotsChanged(len(self._known), len(ranges), gained, released, revoked))
+
+    async def _listen(self, session: Session) -> None:
+        await session.fetch(f"LISTEN {CHANGED}")
+
+    def _hear(self) -> None:
+        """Hear what the others say, on the upkeep session: nobody else reads its notifications."""
+        session = self._upkeep.session
+        if session is None or session.closed:
+            return
+        try:
+            if any(channel == CHANGED for channel, _, _ in session.drain_notifications()):
+                self.look_soon()
+            session.when_readable(self._hear)
+        except SessionLost:
+            return  # it is opened again, and calls us
