@@ -13,7 +13,7 @@ Cluster.
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -26,9 +26,12 @@ from dispatcher.client.background import InTask, OnThread
 from dispatcher.client.commands import OF_A_CLUSTER, commands_for
 from dispatcher.client.dedup import AsyncDedupStore, DedupStore
 from dispatcher.client.group import Group
+from dispatcher.client.ordered import OrderedReader
 from dispatcher.client.protocol import GroupReader
+from dispatcher.client.reading import Reader
 from dispatcher.client.received import Received
 from dispatcher.client.routing import Route, Routes, seconds_of
+from dispatcher.client.shares import Shares
 from dispatcher.client.steps import RunHandler
 from dispatcher.client.taking import OnError
 from dispatcher.handlers import outages as known
@@ -74,13 +77,9 @@ class Consumer(OnThread):
         self._dedup = dedup
         self._concurrency = concurrency
         self._routes = Routes(asynchronous=False)
-        self._drivers = [
-            threads.Driver(
-                GroupReader(group, outages, on_error, dedup is not None, keys, attempts=self._routes.attempts),
-                commands_for(client, keys),
-            )
-            for keys in keys_of_readers(client, group)
-        ]
+        readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.attempts)
+        self._drivers = [threads.Driver(reader, commands_for(client, keys)) for keys, reader in readers.items()]
+        self._alone = concurrency == len(readers) == 1 and not group.ordered
 
     def on(self, *event_types: str, attempts: int | None = None) -> Callable[[F], F]:
         """Handle events of these types with the function below: "order.*" is all that begin so. The first that fits.
@@ -105,7 +104,7 @@ class Consumer(OnThread):
         self._routes.complete(handle)
         try:
             self._call(self._at_start)
-            threads.work(self._drivers, self._concurrency, self._handle)
+            threads.work(self._drivers, self._concurrency, self._handle, alone=self._alone)
         finally:
             self._call(self._at_stop[::-1])
 
@@ -155,13 +154,9 @@ class AsyncConsumer(InTask):
         self._dedup = dedup
         self._concurrency = concurrency
         self._routes = Routes(asynchronous=True)
-        self._readers = [
-            (
-                GroupReader(group, outages, on_error, dedup is not None, keys, attempts=self._routes.attempts),
-                commands_for(client, keys),
-            )
-            for keys in keys_of_readers(client, group)
-        ]
+        readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.attempts)
+        self._readers = [(reader, commands_for(client, keys)) for keys, reader in readers.items()]
+        self._alone = concurrency == len(readers) == 1 and not group.ordered
         self._stopped = asyncio.Event()
 
     def on(self, *event_types: str, timeout: timedelta | None = None, attempts: int | None = None) -> Callable[[F], F]:
@@ -185,8 +180,7 @@ class AsyncConsumer(InTask):
         exception that it failed. Raises TypeError for a function that is not `async def`.
         """
         self._routes.complete(handle)
-        alone = self._concurrency == len(self._readers) == 1
-        turns = None if alone else asyncio.Semaphore(self._concurrency)
+        turns = None if self._alone else asyncio.Semaphore(self._concurrency)
         drivers = [tasks.Driver(*each, self._stopped, turns) for each in self._readers]
         try:
             await self._call(self._at_start)
@@ -241,6 +235,25 @@ def keys_of_readers(client: Any, group: Group) -> list[tuple[str, ...]]:
     return [(key,) for key in group.keys] if isinstance(client, OF_A_CLUSTER) else [group.keys]
 
 
+def readers_of(
+    client: Any,
+    group: Group,
+    outages: Outages,
+    on_error: OnError | None,
+    has_store: bool,
+    attempts: Callable[[str], int | None],
+) -> Mapping[tuple[str, ...], Reader]:
+    """The readers of a consumer, by the keys that each of them reads."""
+    shares = Shares(group.consumer, group.claim_idle_ms / 1000)
+
+    def reader(keys: tuple[str, ...]) -> Reader:
+        if group.ordered:
+            return OrderedReader(group, outages, on_error, has_store, keys, shares, attempts=attempts)
+        return GroupReader(group, outages, on_error, has_store, keys, attempts=attempts)
+
+    return {keys: reader(keys) for keys in keys_of_readers(client, group)}
+
+
 def check(
     client: Any, group: Group, dedup: Any, outages: Any, on_error: Any, concurrency: int, *, asynchronous: bool
 ) -> None:
@@ -253,9 +266,10 @@ def check(
     if concurrency < 1:
         raise ValueError("concurrency must be 1 or more")
     single = getattr(client, "connection", None) is not None or getattr(client, "single_connection_client", False)
-    if single and concurrency > 1:
+    if single and (concurrency > 1 or group.ordered):
         raise ValueError(
-            "a single_connection_client reads for one at a time: use a client with a pool, or concurrency=1"
+            "a single_connection_client reads for one at a time: use a client with a pool, "
+            "or concurrency=1 without ordered=True"
         )
     require_patience(client, group.block_ms)
 

@@ -42,6 +42,7 @@ class Group:
     stream: str
     group: str
     shards: int = 1  # DISPATCH_STREAM_SHARDS; with more than 1 the keys are <stream>:{0}, <stream>:{1} ...
+    ordered: bool = False  # one consumer at a time reads a shard, and the events of an aggregate one after the other
     consumer: str = field(default_factory=_new_name)  # unique in the group
     start: str = "0"  # where a group begins at its first start: "0" the oldest entry, "$" after the newest
     count: int = 100  # entries of one read
@@ -62,6 +63,8 @@ class Group:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more")
         require_shards(self.stream, self.shards)
+        if self.ordered and self.shards == 1 and ("{" in self.stream or "}" in self.stream):
+            raise ValueError("ordered: the stream's name must not hold braces: its lease needs some of its own")
         if not self.dead_stream and self.shards == 1:
             object.__setattr__(self, "dead_stream", self.dead_stream_of(self.stream))
 

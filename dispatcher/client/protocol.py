@@ -1,29 +1,28 @@
-"""The consumer's protocol without I/O: a generator of steps that Consumer and AsyncConsumer carry out.
+"""What a reader does next that keeps no order among the events.
 
-The consumer sends each answer in and throws each error in. The order: acknowledge finished entries; claim abandoned
-ones and those whose retry is due, one at a time, so that an entry that kills its process costs no other entry a
-delivery; read new ones. Claimed and new entries take turns, or a few that are slow to fail would hold up all new ones.
+Acknowledge finished entries; claim abandoned ones and those whose retry is due, one at a time, so that an entry that
+kills its process costs no other entry a delivery; read new ones. Claimed and new entries take turns, or a few that are
+slow to fail would hold up all new ones.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
 
 from dispatcher.client.group import Group
-from dispatcher.client.lease import LeaseLost
-from dispatcher.client.patience import judge, wait_out
+from dispatcher.client.lease import Lease, LeaseLost
+from dispatcher.client.reading import Reader
+from dispatcher.client.shard import Shard
 from dispatcher.client.steps import Call, EndTurn, Entry, Handle, Join, Steps, TakeTurn, pages_of, text
-from dispatcher.client.taking import OF_REDIS, EntryTaker, OnError
+from dispatcher.client.taking import OnError
 from dispatcher.handlers.outages import Outages
 
 log = logging.getLogger("dispatcher.client")
 
 
-class GroupReader(EntryTaker):
-    """The steps of one consumer, or of one of its readers. Its stop() sets `stopping`; these steps write all else.
-
-    `keys`: those that one command can read: all of the stream, or in a Cluster those of one hash slot.
-    """
+class GroupReader(Reader):
+    """The steps of a reader that keeps no order among the events."""
 
     def __init__(
         self,
@@ -35,41 +34,11 @@ class GroupReader(EntryTaker):
         clock: Callable[[], float] = time.monotonic,
         attempts: Callable[[str], int | None] = lambda event_type: None,
     ) -> None:
-        super().__init__(group, outages, on_error, has_store, keys or group.keys, clock, attempts)
-        self._start = group.start  # where the group begins if it has to be made
-        self._worked = False  # whether Redis has answered as it should
+        super().__init__(group, outages, on_error, has_store, clock, attempts)
+        self._shards = {key: Shard(key, group, clock) for key in keys or group.keys}
+        self._due = next(iter(self._shards.values()))  # whose search for abandoned entries comes first
+        self._lease = Lease(group, self._shards, clock)
         self._new_until = 0.0  # new entries have their turn, even if claimed ones are due
-
-    def steps(self) -> Steps:
-        """Steps until a stop. Waits while Redis is away; raises errors that need a person (a password, a right)."""
-        failures = 0
-        while not self.stopping:
-            try:
-                yield from self._create_group()
-                while not self.stopping:
-                    yield from self._turn()
-                    failures, self._worked = 0, True
-            except OF_REDIS as error:
-                yield EndTurn()
-                if judge(error) == "no group":
-                    group = self._group
-                    log.warning("the group %s of %s is gone; making it again", group.group, self._where())
-                    continue
-                yield from wait_out(error, failures, worked=self._worked)
-                failures += 1
-        try:
-            yield from self._leave()
-        except OF_REDIS as error:
-            log.warning("stopped without signing off (%s); what is pending is claimed later", type(error).__name__)
-
-    def _where(self) -> str:
-        """The stream, or its one key that is read here, for the log."""
-        return self._group.stream if len(self._shards) > 1 else self._due.key
-
-    def _create_group(self) -> Steps:
-        for shard in self._shards.values():
-            yield from shard.create(self._start)
-        self._start = "0"  # made again, it was lost: all that is left in the stream may be new to it
 
     def _turn(self) -> Steps:
         if self.failed:
@@ -116,6 +85,11 @@ class GroupReader(EntryTaker):
         yield from self._lease.keep()
         yield Handle(self._carry_out(self._lease.waiting.popleft()))
 
+    def _carry_out(self, entry: Entry) -> Steps:
+        """Take one entry; leave it when it may belong to another consumer."""
+        with contextlib.suppress(LeaseLost):
+            yield from self._take(entry)
+
     def _claim_next(self) -> Steps:
         """One entry that nobody has acknowledged for claim_idle_ms, or the end of the search for now."""
         shard, began = self._due, self._clock()
@@ -135,18 +109,32 @@ class GroupReader(EntryTaker):
             yield Handle(self._carry_out(Entry(text(entry_id), fields, deliveries, shard.key, now)))
         after = self._clock()
         self._new_until = after + (after - began)
-        if trimmed:
-            log.error(
-                "%d entries were trimmed or deleted before %s acknowledged them: it will not see them again; "
-                "raise REDIS_STREAM_MAXLEN, then `dispatcher replay`",
-                trimmed,
-                self._group.group,
-            )
+        self._say_trimmed(trimmed)
 
     def _acknowledge(self) -> Steps:
         for shard in self._shards.values():
             if shard.done:
                 yield from shard.acknowledge()
+
+    def _keep(self, entry: Entry) -> Steps:
+        yield from self._lease.keep(entry)
+
+    def _give_back(self, entry: Entry) -> Steps:
+        yield from self._lease.give_back([entry], entry.deliveries - 1)
+
+    def _done(self, entry: Entry) -> Steps:
+        self._shards[entry.key].done.append(entry.id)
+        yield from self._shards[entry.key].acknowledge()
+
+    def _again(self, entry: Entry, delay_ms: int, *, free: bool) -> Steps:
+        """Let the entry be claimed after the pause, by any consumer; that counts as its next delivery."""
+        if self._lease.held(entry):  # else another consumer may have it, and would lose it to us
+            options = {"retrycount": entry.deliveries - 1} if free else {}
+            idle = max(0, self._group.claim_idle_ms - delay_ms)
+            shard = self._shards[entry.key]
+            yield shard.call("xclaim", self._group.consumer, 0, [entry.id], idle=idle, justid=True, **options)
+            shard.retry_in(delay_ms)
+            self._due = min(self._due, shard, key=lambda each: each.claim_at)
 
     def _leave(self) -> Steps:
         """Give back what was not begun, and delete our name from the group: each restart would leave one behind."""

@@ -32,6 +32,8 @@ class Received:
     entry_id: str  # unique in its key
     deliveries: int  # 1: this group sees the entry for the first time
     stream: str = ""  # the key in Redis: with shards that of its shard
+    after_dead: uuid.UUID | None = None  # DISPATCH_ORDER=aggregate: the dead event of its aggregate before it
+    fence: int = 0  # with ordered=True: rises each time that another consumer begins to read the shard
 
     @property
     def payload(self) -> str:
@@ -47,13 +49,15 @@ class Received:
         return parse(self.text, "the payload", **options)
 
 
-def receive(entry_id: str, fields: Mapping[Any, Any], deliveries: int, stream: str = "") -> Received:
+def receive(entry_id: str, fields: Mapping[Any, Any], deliveries: int, stream: str = "", fence: int = 0) -> Received:
     """Read an entry, whose names and values are text or bytes. Raises Malformed."""
     name = ""
     try:
         texts = {_text(key): _text(value) for key, value in fields.items()}
         for name in ("event_id", "message_id"):
             uuid.UUID(texts[name])
+        name = "after_dead"
+        after_dead = uuid.UUID(texts[name]) if name in texts else None
         name = "occurred_at"
         occurred_at = datetime.fromisoformat(texts[name])
         for name in ("event_type", "aggregate_type", "aggregate_id", "payload"):
@@ -78,6 +82,8 @@ def receive(entry_id: str, fields: Mapping[Any, Any], deliveries: int, stream: s
         entry_id=entry_id,
         deliveries=deliveries,
         stream=stream,
+        after_dead=after_dead,
+        fence=fence,
     )
 
 

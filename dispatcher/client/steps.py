@@ -53,6 +53,13 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitEntry:
+    """Wait up to so many seconds until one of the entries in hand is done."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Reconnect:
     """Close the connections to Redis that nobody uses just now: they may lead to the wrong server."""
 
@@ -73,6 +80,7 @@ class Entry:
     deliveries: int
     key: str
     since: float  # when it was delivered, or claimed again, on the reader's clock; written by the lease
+    fence: int = 0  # the token of the lease under which it is handled, with ordered=True
 
     @property
     def place(self) -> tuple[str, str]:
@@ -87,7 +95,7 @@ class Deliver:
     event: Received
 
 
-Step = Call | RunHandler | TakeTurn | EndTurn | Handle | Join | Deliver | Reconnect | Wait
+Step = Call | RunHandler | TakeTurn | EndTurn | Handle | Join | AwaitEntry | Deliver | Reconnect | Wait
 Steps = Generator[Step, Any, Any]
 
 

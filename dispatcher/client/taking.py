@@ -1,17 +1,16 @@
 """What becomes of one entry: it is handled and acknowledged, or comes again, or is put away."""
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import redis
 
 from dispatcher.client.answers import HandlerTooSlow, WrongAnswer
 from dispatcher.client.group import Group
-from dispatcher.client.lease import Lease, LeaseLost
+from dispatcher.client.lease import LeaseLost
 from dispatcher.client.patience import Patience, judge
 from dispatcher.client.received import Malformed, Received, receive
-from dispatcher.client.shard import Shard
 from dispatcher.client.steps import Call, Entry, RunHandler, Steps, Wait
 from dispatcher.core.frames import raised_at
 from dispatcher.core.parse import CannotParse
@@ -34,8 +33,11 @@ class LetBy(Exception):
     """What the event needs is away: it has waited, and now others are tried."""
 
 
-class EntryTaker:
-    """The steps for one entry of a reader, and what they need to know. A stop sets `stopping`; these steps the rest."""
+class EntryTaker(ABC):
+    """The steps for one entry of a reader, and what they need to know. A stop sets `stopping`; these steps the rest.
+
+    The four that are abstract say how an entry is kept and settled. Those raise LeaseLost, where they can tell.
+    """
 
     def __init__(
         self,
@@ -43,7 +45,6 @@ class EntryTaker:
         outages: Outages,
         on_error: OnError | None,
         has_store: bool,
-        keys: Iterable[str],
         clock: Callable[[], float],
         attempts: Callable[[str], int | None],
     ) -> None:
@@ -55,19 +56,27 @@ class EntryTaker:
         self._has_store = has_store
         self._clock = clock
         self._attempts = attempts
-        self._shards = {key: Shard(key, group, clock) for key in keys}
-        self._due = next(iter(self._shards.values()))  # whose search for abandoned entries comes first
-        self._lease = Lease(group, self._shards, clock)
 
-    def _carry_out(self, entry: Entry) -> Steps:
-        """Take one entry; leave it when it may belong to another consumer."""
-        with contextlib.suppress(LeaseLost):
-            yield from self._take(entry)
+    @abstractmethod
+    def _keep(self, entry: Entry) -> Steps:
+        """It is still at work: let no other consumer take it."""
+
+    @abstractmethod
+    def _give_back(self, entry: Entry) -> Steps:
+        """Let another consumer take it, as if it had not been delivered to this one."""
+
+    @abstractmethod
+    def _done(self, entry: Entry) -> Steps:
+        """Acknowledge it."""
+
+    @abstractmethod
+    def _again(self, entry: Entry, delay_ms: int, *, free: bool) -> Steps:
+        """Let it come again after the pause. `free`: this delivery does not count."""
 
     def _take(self, entry: Entry) -> Steps:
         """Handle one entry, then acknowledge it, or leave it for a retry, or move it to the dead stream."""
         try:
-            event = receive(entry.id, entry.fields, entry.deliveries, entry.key)
+            event = receive(entry.id, entry.fields, entry.deliveries, entry.key, entry.fence)
         except Malformed as error:
             return (yield from self._put_away(entry, str(error)))
         if entry.deliveries > self._most(event):
@@ -81,11 +90,9 @@ class EntryTaker:
         except Failed as failed:
             return (yield from self._failed(entry, event, failed.error))
         except LetBy:
-            # Its next delivery is counted when it is claimed: this one cost it none.
-            return (yield from self._again(entry, self._group.delay_ms(1), {"retrycount": entry.deliveries - 1}))
+            return (yield from self._again(entry, self._group.delay_ms(1), free=True))
         self._patience.note_handled(entry.place, event.event_type)
-        self._shards[entry.key].done.append(entry.id)
-        return (yield from self._shards[entry.key].acknowledge())
+        return (yield from self._done(entry))
 
     def _patiently(self, work: RunHandler, entry: Entry) -> Steps:
         """Run the step; in an outage wait and run it again. Raises Failed, LetBy or LeaseLost."""
@@ -113,9 +120,9 @@ class EntryTaker:
             stopping = self.stopping
             try:
                 if stopping:
-                    yield from self._lease.give_back([entry], entry.deliveries - 1)
+                    yield from self._give_back(entry)
                 else:
-                    yield from self._lease.keep(entry)
+                    yield from self._keep(entry)
             except OF_REDIS as error:  # Redis is away too: no failure of the event either
                 if judge(error) == "raise":
                     raise
@@ -131,7 +138,7 @@ class EntryTaker:
     def _failed(self, entry: Entry, event: Received, error: Exception) -> Steps:
         if isinstance(error, raised.Wait):  # nobody's failure
             delay_ms = min(self._group.claim_idle_ms, int(error.after_s * 1000))
-            return (yield from self._again(entry, delay_ms, {"retrycount": entry.deliveries - 1}))
+            return (yield from self._again(entry, delay_ms, free=True))
         line = raised_at(error).rpartition("/")[2]
         reason = f"{type(error).__name__} at {line}" if line else type(error).__name__
         if self._on_error is not None:
@@ -147,16 +154,7 @@ class EntryTaker:
             "event %s (%s) failed, delivery %d of %d, next in %d ms: %s",
             event.event_id, event.event_type, entry.deliveries, self._most(event), delay_ms, reason,
         )  # fmt: skip
-        return (yield from self._again(entry, delay_ms, {}))
-
-    def _again(self, entry: Entry, delay_ms: int, options: dict[str, int]) -> Steps:
-        """Let the entry be claimed after the pause, by any consumer."""
-        if self._lease.held(entry):  # else another consumer may have it, and would lose it to us
-            idle = max(0, self._group.claim_idle_ms - delay_ms)
-            shard = self._shards[entry.key]
-            yield shard.call("xclaim", self._group.consumer, 0, [entry.id], idle=idle, justid=True, **options)
-            shard.retry_in(delay_ms)
-            self._due = min(self._due, shard, key=lambda each: each.claim_at)
+        return (yield from self._again(entry, delay_ms, free=False))
 
     def _put_away(self, entry: Entry, reason: str) -> Steps:
         """Add the entry to the dead stream, then acknowledge it: a crash between the two doubles it there."""
@@ -170,5 +168,4 @@ class EntryTaker:
         log.error("entry %s put away into %s: %s", entry.id, dead_stream, reason)
         yield Call("xadd", (dead_stream, {**entry.fields, **why}))
         self._patience.forget(entry.place)
-        self._shards[entry.key].done.append(entry.id)
-        yield from self._shards[entry.key].acknowledge()
+        yield from self._done(entry)

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from dispatcher.client.commands import GONE, answer_of
-from dispatcher.client.protocol import GroupReader
+from dispatcher.client.reading import Reader
 from dispatcher.client.steps import (
+    AwaitEntry,
     Call,
     EndTurn,
     Handle,
@@ -27,9 +28,7 @@ Run = Callable[[RunHandler], Awaitable[Any]]
 class Driver:
     """One reader at work. `turns`: those that the readers share; None: entries are handled in the reader's task."""
 
-    def __init__(
-        self, reader: GroupReader, commands: Any, stopped: asyncio.Event, turns: asyncio.Semaphore | None
-    ) -> None:
+    def __init__(self, reader: Reader, commands: Any, stopped: asyncio.Event, turns: asyncio.Semaphore | None) -> None:
         self._reader = reader
         self._commands = commands
         self._stopped = stopped
@@ -88,6 +87,9 @@ class Driver:
                 task.add_done_callback(self._in_hand.discard)
             case Join():
                 await self._join()
+            case AwaitEntry(seconds):
+                if self._in_hand:
+                    await asyncio.wait(self._in_hand, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             case Reconnect():
                 with contextlib.suppress(*GONE):
                     closing = self._commands.reconnect()

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dispatcher.client.commands import GONE
-from dispatcher.client.protocol import GroupReader
+from dispatcher.client.reading import Reader
 from dispatcher.client.steps import (
+    AwaitEntry,
     Call,
     EndTurn,
     Handle,
@@ -32,7 +33,7 @@ Run = Callable[[RunHandler], Any]
 class Driver:
     """One reader at work. The code between two of its steps runs on one thread at a time."""
 
-    def __init__(self, reader: GroupReader, commands: Any) -> None:
+    def __init__(self, reader: Reader, commands: Any) -> None:
         self._reader = reader
         self._commands = commands
         self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in a signal handler
@@ -95,6 +96,10 @@ class Driver:
             case Join() if crew is not None:
                 with self._handled:
                     self._handled.wait_for(lambda: not self._in_hand)
+            case AwaitEntry(seconds) if crew is not None:
+                with self._handled:
+                    begun = self._in_hand
+                    self._handled.wait_for(lambda: self._in_hand < begun or not begun, seconds)
             case Reconnect():
                 with contextlib.suppress(*GONE):
                     self._commands.reconnect()
@@ -104,9 +109,12 @@ class Driver:
         return None
 
 
-def work(drivers: Sequence[Driver], concurrency: int, run: Run) -> None:
-    """Until all readers have ended. One that fails stops the others, and its error is raised."""
-    if len(drivers) == 1 and concurrency == 1:
+def work(drivers: Sequence[Driver], concurrency: int, run: Run, *, alone: bool) -> None:
+    """Until all readers have ended. One that fails stops the others, and its error is raised.
+
+    `alone`: the one reader handles its entries itself, and does nothing else meanwhile.
+    """
+    if alone:
         drivers[0].work(run)
     else:
         Crew(drivers, concurrency, run).work()

@@ -38,6 +38,8 @@ def group(**settings: Any) -> Group:
 class Running:
     """A consumer at work."""
 
+    name = ""  # in its group
+
     def __init__(self, consumer: Consumer | AsyncConsumer, behave: Behave) -> None:
         self.consumer = consumer
         self._loop = asyncio.get_running_loop()
@@ -122,6 +124,7 @@ async def consuming(
             async_store = AsyncRedisDedupStore(turning, GROUP) if dedup else None
             consumer = AsyncConsumer(turning, settings, dedup=async_store, outages=outages, concurrency=concurrency)
         running = Running(consumer, behave)
+        running.name = settings.consumer
         try:
             yield running
         finally:

@@ -1,0 +1,92 @@
+"""The consumer's protocol without I/O: a generator of steps that Consumer and AsyncConsumer carry out.
+
+The consumer sends each answer in and throws each error in. What a reader does in each turn, GroupReader says
+(dispatcher.client.protocol), or OrderedReader (dispatcher.client.ordered).
+"""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+
+from dispatcher.client.group import Group
+from dispatcher.client.patience import judge, wait_out
+from dispatcher.client.shard import Shard
+from dispatcher.client.steps import EndTurn, Steps
+from dispatcher.client.taking import OF_REDIS, EntryTaker, OnError
+from dispatcher.handlers.outages import Outages
+
+log = logging.getLogger("dispatcher.client")
+
+
+class Reader(EntryTaker):
+    """The steps of one consumer, or of one of its readers. Its stop() sets `stopping`; these steps write all else.
+
+    `_shards`: by their keys, those that one command can read: all, or in a Cluster those of one hash slot.
+    """
+
+    _shards: Mapping[str, Shard]
+
+    def __init__(
+        self,
+        group: Group,
+        outages: Outages,
+        on_error: OnError | None,
+        has_store: bool,
+        clock: Callable[[], float],
+        attempts: Callable[[str], int | None],
+    ) -> None:
+        super().__init__(group, outages, on_error, has_store, clock, attempts)
+        self._start = group.start  # where the group begins if it has to be made
+        self._worked = False  # whether Redis has answered as it should
+
+    @abstractmethod
+    def _turn(self) -> Steps:
+        """What to do next, until the next stop or outage."""
+
+    @abstractmethod
+    def _leave(self) -> Steps:
+        """Wait for what is in hand, and give back the rest."""
+
+    def steps(self) -> Steps:
+        """Steps until a stop. Waits while Redis is away; raises errors that need a person (a password, a right)."""
+        failures = 0
+        while not self.stopping:
+            try:
+                yield from self._create_group()
+                while not self.stopping:
+                    yield from self._turn()
+                    failures, self._worked = 0, True
+            except OF_REDIS as error:
+                yield EndTurn()
+                self._doubt()
+                if judge(error) == "no group":
+                    group = self._group
+                    log.warning("the group %s of %s is gone; making it again", group.group, self._where())
+                    continue
+                yield from wait_out(error, failures, worked=self._worked)
+                failures += 1
+        try:
+            yield from self._leave()
+        except OF_REDIS as error:
+            log.warning("stopped without signing off (%s); what is pending is claimed later", type(error).__name__)
+
+    def _where(self) -> str:
+        """The stream, or its one key that is read here, for the log."""
+        return self._group.stream if len(self._shards) > 1 else next(iter(self._shards))
+
+    def _doubt(self) -> None:
+        """A call failed, and nobody knows whether Redis did what it was told."""
+
+    def _say_trimmed(self, count: int) -> None:
+        if count:
+            log.error(
+                "%d entries were trimmed or deleted before %s acknowledged them: it will not see them again; "
+                "raise REDIS_STREAM_MAXLEN, then `dispatcher replay`",
+                count,
+                self._group.group,
+            )
+
+    def _create_group(self) -> Steps:
+        for shard in self._shards.values():
+            yield from shard.create(self._start)
+        self._start = "0"  # made again, it was lost: all that is left in the stream may be new to it
