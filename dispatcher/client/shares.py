@@ -1,5 +1,6 @@
 """How many shards each consumer of a group reads: equally many, give or take one, with as few moves as that needs."""
 
+import secrets
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -21,26 +22,28 @@ class Shares:
     is forgotten, and the rest is shared out.
     """
 
-    def __init__(self, me: str, patience_s: float) -> None:
-        self._me = me
+    def __init__(self, consumer: str, patience_s: float) -> None:
+        # With more to it, because two processes may have been given one name. A lease whose taking was answered to
+        # nobody, because the connection broke, is known by it as ours.
+        self.me = f"{consumer}.{secrets.token_hex(4)}"
         self._patience_s = patience_s
         self._lock = threading.Lock()
         self._holders: dict[str, str] = {}  # by key; "": nobody
-        self._members: dict[str, set[str]] = {}  # by the reader that asked
+        self.members: dict[str, set[str]] = {}  # by the reader that asked
         self._leaving: set[str] = set()
         self._begun: dict[tuple[str, str], float] = {}  # entries in hand: since when
 
     def note(self, reader: str, members: set[str], holders: Mapping[str, str]) -> None:
         """What Redis answered to a reader."""
         with self._lock:
-            self._members[reader] = members
+            self.members[reader] = members
             self._holders.update(holders)
-            self._leaving &= {key for key, holder in self._holders.items() if holder == self._me}
+            self._leaving &= {key for key, holder in self._holders.items() if holder == self.me}
 
     def forget(self, reader: str, keys: Iterable[str]) -> None:
         """The reader gets no answer."""
         with self._lock:
-            self._members.pop(reader, None)
+            self.members.pop(reader, None)
             for key in keys:
                 self._holders.pop(key, None)
 
@@ -50,7 +53,7 @@ class Shares:
             holdings, mine = self._count()
             if mine >= self._fair(holdings):
                 return False
-            self._holders[key] = self._me
+            self._holders[key] = self.me
             return True
 
     def must_leave(self, key: str) -> bool:
@@ -79,7 +82,7 @@ class Shares:
 
     def _count(self) -> tuple[Counter[str], int]:
         holdings = Counter(holder for holder in self._holders.values() if holder)
-        return holdings, holdings[self._me] - len(self._leaving)
+        return holdings, holdings[self.me] - len(self._leaving)
 
     def _fair(self, holdings: Mapping[str, int]) -> int:
-        return fair(holdings, set().union(*self._members.values()), len(self._holders), self._me)
+        return fair(holdings, set().union(*self.members.values()), len(self._holders), self.me)

@@ -32,7 +32,7 @@ class Away(Exception):
 def group(**settings: Any) -> Group:
     """Tries again quickly, and claims only what its idle time calls for: no test waits for a claim."""
     quick: dict[str, Any] = {"block_ms": 50, "retry_ms": 10, "claim_idle_ms": 600_000}
-    return Group(stream=STREAM, group=GROUP, **(quick | settings))
+    return Group(**({"stream": STREAM, "group": GROUP} | quick | settings))
 
 
 class Running:
