@@ -15,41 +15,12 @@ from dispatcher.client.consumer import Group
 from dispatcher.client.leases import lease_of
 from dispatcher.client.ordered import OrderedReader
 from dispatcher.client.shares import Shares
-from dispatcher.client.steps import (
-    AwaitEntry,
-    Call,
-    EndTurn,
-    Handle,
-    Join,
-    RunHandler,
-    Step,
-    Steps,
-    TakeTurn,
-    Wait,
-    advance,
-)
+from dispatcher.client.steps import Call, RunHandler, Step, TakeTurn, Wait
+from tests.support.steps import flat
 
 STREAM, GROUP = "s", "g"
 LEASE = lease_of(STREAM, GROUP)
 MOST_STEPS = 400
-
-
-def flat(steps: Steps) -> Steps:
-    """The steps one after the other; entries are handled where they come."""
-    answer: Any = None
-    failure: Exception | None = None
-    while (step := advance(steps, answer, failure)) is not None:
-        answer = failure = None
-        try:
-            match step:
-                case EndTurn() | Join() | AwaitEntry():
-                    pass
-                case Handle(inner):
-                    yield from flat(inner)
-                case _:
-                    answer = yield step
-        except Exception as error:
-            failure = error
 
 
 class ByHand:

@@ -1,6 +1,9 @@
 """Consumers that keep the order of each aggregate: who reads which shard, and what another may not do meanwhile."""
 
+import ast
 import asyncio
+import os
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator
@@ -11,7 +14,7 @@ import pytest
 import redis as sync
 from redis import asyncio as aio
 
-from dispatcher.client import ordered
+from dispatcher.client import ordered, scripts
 from dispatcher.client.consumer import AsyncConsumer, Consumer, Received
 from dispatcher.client.leases import lease_of
 from tests.support.consumers import (
@@ -29,6 +32,7 @@ from tests.support.consumers import (
     publish,
     until_nothing_is_pending,
 )
+from tests.support.readme import blocks, code, page
 from tests.support.rows import STREAM
 from tests.support.waiting import becomes, until
 
@@ -393,3 +397,67 @@ def test_what_cannot_be_is_refused(kind: str, redis_url: str) -> None:
     single = module.Redis.from_url(redis_url, single_connection_client=True)
     with pytest.raises(ValueError, match="without ordered=True"):
         consumer(single, group(ordered=True))
+
+
+@both_kinds
+async def test_the_acl_of_the_documentation_is_enough(kind: str, where: tuple[str, str, Any]) -> None:
+    def behave(event: Received) -> None:
+        if event.aggregate_id == "bad":
+            raise LookupError
+
+    url, pool, client = where
+    rights = blocks("Rights of a consumer", "", page("runbook/consumers.md"))
+    more = rights[2].replace("{sanctum:messages}:billing:lease", "sanctum:messages:{*}:billing:lease")
+    nodes = [node.name for node in client.get_nodes()] if pool == "cluster" else [url.rpartition("/")[2] and url]
+    for node in nodes:
+        async with aio.Redis.from_url(node if "://" in node else f"redis://{node}") as admin:
+            for line in (rights[1], more):
+                await admin.execute_command(*line.split())  # type: ignore[no-untyped-call]
+    await publish(client, "left", key=KEYS[4])
+    await abandon(client, key=KEYS[4])
+    for number, key in enumerate(KEYS):
+        await publish(client, "good" if number else "bad", key=key)
+    settings = group(shards=SHARDS, ordered=True, max_deliveries=2)
+    async with consuming(kind, url.replace("redis://", "redis://billing:secret@"), settings, behave, pool=pool) as one:
+        came = sorted([(await one.next()).aggregate_id for _ in range(SHARDS + 2)])
+        await nothing_is_pending(client)
+        await one.stop()
+    assert came == ["bad", "bad", *["good"] * (SHARDS - 1), "left"]
+    for node in nodes:
+        async with aio.Redis.from_url(node if "://" in node else f"redis://{node}", decode_responses=True) as after:
+            assert [entry for entry in await after.acl_log() if entry["username"] == "billing"] == []
+            await after.acl_deluser("billing")
+            await after.acl_log_reset()
+
+
+@pytest.mark.parametrize("where_shown", ["how-to/consume.md", "how-to/other-languages.md"])
+async def test_what_the_pages_show(where_shown: str, redis: "aio.Redis", redis_url: str) -> None:
+    program = code("In order", "python", page(where_shown))
+    for number, key in enumerate(KEYS):
+        for step in range(3):
+            await publish(redis, f"{number}", key=key, event_type=f"step{step}")
+        if number == 3:
+            await abandon(redis, key=key)
+    environment = {**os.environ, "REDIS_URL": redis_url}
+    command = [sys.executable, "-W", "error", "-c", program]
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    lines = [(await process.stdout.readline()).decode() for _ in range(3 * SHARDS)]
+    await nothing_is_pending(redis)
+    process.kill()
+    await process.wait()
+    words = [line.split() for line in lines]
+    steps = [
+        [kind for line in words for kind in line if kind[:4] == "step" and str(number) in line] for number in range(8)
+    ]
+    assert steps == [["step0", "step1", "step2"]] * SHARDS
+
+
+def test_the_scripts_of_the_page_are_those_of_the_library() -> None:
+    body = ast.parse(code("In order", "python", page("how-to/other-languages.md"))).body
+    constants = [each for each in body if isinstance(each, ast.Assign) and isinstance(each.value, ast.Constant)]
+    texts = {
+        ast.unparse(each.targets[0]): each.value.value for each in constants if isinstance(each.value, ast.Constant)
+    }
+    names = ("LEASES", "FENCED", "READ", "PENDING")
+    assert {name: texts[name] for name in names} == {name: getattr(scripts, name) for name in names}

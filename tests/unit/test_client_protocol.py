@@ -8,19 +8,8 @@ import redis
 
 from dispatcher.client.group import Group
 from dispatcher.client.protocol import GroupReader
-from dispatcher.client.steps import (
-    Call,
-    EndTurn,
-    Handle,
-    Join,
-    RunHandler,
-    Step,
-    Steps,
-    TakeTurn,
-    Wait,
-    advance,
-    pages_of,
-)
+from dispatcher.client.steps import Call, RunHandler, Step, Steps, TakeTurn, Wait, advance, pages_of
+from tests.support.steps import flat
 
 FIELDS = {
     "event_id": "00000000-0000-0000-0000-000000000001",
@@ -33,24 +22,18 @@ FIELDS = {
 }
 
 
-def flat(steps: Steps) -> Steps:
-    """The steps as a reader that is alone has them: entries are handled where they come."""
+def alone(steps: Steps) -> Steps:
+    """The steps of a reader that always has its turn."""
+    inner = flat(steps)
     answer: Any = None
     failure: Exception | None = None
-    while (step := advance(steps, answer, failure)) is not None:
-        answer = failure = None
-        try:
-            match step:
-                case TakeTurn():
-                    answer = True
-                case EndTurn() | Join():
-                    pass
-                case Handle(inner):
-                    yield from flat(inner)
-                case _:
-                    answer = yield step
-        except Exception as error:
-            failure = error
+    while (step := advance(inner, answer, failure)) is not None:
+        answer, failure = True, None
+        if not isinstance(step, TakeTurn):
+            try:
+                answer = yield step
+            except Exception as error:
+                failure = error
 
 
 class Slow:
@@ -68,7 +51,7 @@ class Slow:
 
     def run(self) -> None:
         """Until the second read."""
-        steps = flat(self._reader.steps())
+        steps = alone(self._reader.steps())
         step = next(steps)
         try:
             while True:
@@ -122,7 +105,7 @@ def test_an_outage_of_redis_while_a_handler_waits_costs_no_delivery() -> None:
     group = Group(stream="s", group="g", consumer="me", claim_idle_ms=60_000, max_deliveries=1)
     now = 0.0
     reader = GroupReader(group, (), lambda _, error: errors.append(error), has_store=False, clock=lambda: now)
-    steps = flat(reader.steps())
+    steps = alone(reader.steps())
     called: list[str] = []
     step: Step = next(steps)
     while not called or called[-1] != "xack":
@@ -151,7 +134,7 @@ def test_an_outage_of_redis_while_a_handler_waits_costs_no_delivery() -> None:
 def test_redis_6_does_not_say_which_entry_was_trimmed(caplog: pytest.LogCaptureFixture) -> None:
     """It gives (None, None) for it, and leaves it pending: without an acknowledgement it is claimed again for ever."""
     reader = GroupReader(Group(stream="s", group="g", consumer="me"), (), None, has_store=False, clock=lambda: 0.0)
-    steps = flat(reader.steps())
+    steps = alone(reader.steps())
     step: Step = next(steps)
     acknowledged: list[object] = []
     while not acknowledged:
