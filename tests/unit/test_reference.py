@@ -105,7 +105,8 @@ def test_what_the_console_says() -> None:
 
 def test_what_a_consumer_says() -> None:
     """Each line of its log is a row of the table, and no other."""
-    files = [ROOT / "dispatcher" / "client" / f"{name}.py" for name in ("patience", "protocol", "tailing", "taking")]
+    names = ("keeping", "ordered", "patience", "protocol", "reading", "tailing", "taking")
+    files = [ROOT / "dispatcher" / "client" / f"{name}.py" for name in names]
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
     calls = [each for tree in trees for each in ast.walk(tree) if isinstance(each, ast.Call)]
     lines = [ast.literal_eval(each.args[0]) for each in calls if ast.unparse(each.func).startswith("log.")]
