@@ -285,7 +285,7 @@ async def test_the_acl_of_the_documentation_is_enough(kind: str, own_valkey: Sta
 
     server = own_valkey()
     text = page("runbook/consumers.md")
-    line, _ = blocks("Rights of a consumer", "", text)
+    line, *_ = blocks("Rights of a consumer", "", text)
     for_store = [f"(~handled:{GROUP}:*", "+exists", "+set)"]
     assert " ".join(for_store) in section("Rights of a consumer", text)
     async with aio.Redis.from_url(server.url, decode_responses=True) as redis:

@@ -325,7 +325,7 @@ async def test_the_acl_of_the_documentation_is_enough(kind: str, client_cluster:
         if event.aggregate_id == "bad":
             raise LookupError
 
-    _, line = blocks("Rights of a consumer", "", page("runbook/consumers.md"))
+    _, line, *_ = blocks("Rights of a consumer", "", page("runbook/consumers.md"))
     async with aio.RedisCluster.from_url(plain(client_cluster), decode_responses=True) as client:
         await client.flushall(target_nodes=aio.RedisCluster.PRIMARIES)
         for node in client_cluster.nodes:
