@@ -42,6 +42,7 @@ COMMANDS = {
     "prune": "Delete rows and dead-letter copies that are past their retention.",
     "events": "Find events, whatever became of them; list them by status; show one with its attempts.",
     "dlq": "List and count dead events, publish them again, or discard them.",
+    "held": "List aggregates whose events wait for one that fails; retry that one, or skip it.",
     "groups": "Show the consumer groups: how far behind each is, and when it was read last.",
     "sql": "Print SQL for a person to run: roles, the table of a consumer.",
     "doctor": "Check the servers, the tables and the stream, and name a remedy for each fault.",

@@ -68,4 +68,5 @@ GRANT EXECUTE ON PROCEDURE messaging.prune_message_outbox(interval), messaging.p
 GRANT SELECT, DELETE ON messaging.message_outbox TO outbox_pruner;
 GRANT SELECT, INSERT, DELETE ON messaging.message_dlq TO outbox_pruner;
 GRANT SELECT, DELETE ON messaging.message_history TO outbox_pruner;
+GRANT SELECT ON messaging.layout TO outbox_pruner;
 GRANT UPDATE (replayed_at, replay_count) ON messaging.message_dlq TO outbox_pruner;

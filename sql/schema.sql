@@ -348,6 +348,8 @@ DECLARE
     cutoff timestamptz := clock_timestamp() - older_than;
     dead_rows bigint;
     sent_rows bigint;
+    held_rows bigint := 0;
+    holds boolean;
 BEGIN
     IF older_than IS NULL OR older_than < interval '0' THEN
         RAISE EXCEPTION 'prune_message_outbox needs an interval of 0 or more, such as INTERVAL ''7 days''; this is %',
@@ -356,10 +358,22 @@ BEGIN
     -- Two cron runs at once would delete in different orders and deadlock; the second one waits instead.
     PERFORM pg_advisory_xact_lock(1869968482, 3);
 
+    holds := coalesce((SELECT l.spec ->> 'order_on_dead' = 'hold' FROM ONLY messaging.layout AS l), false);
+    IF holds THEN
+        SELECT count(*) INTO held_rows
+        FROM ONLY messaging.message_outbox AS o
+        WHERE o.settled
+          AND o.status = 'dead'
+          AND o.occurred_at < cutoff
+          AND coalesce(o.picked_at, o.occurred_at) < cutoff;
+    END IF;
+
     -- A row marked dead by hand has no copy yet; it gets one, so that it can still be listed and replayed.
+    -- With DISPATCH_ORDER_ON_DEAD=hold a dead row holds the later events of its aggregate: without it they would go out.
     WITH gone AS (
         DELETE FROM ONLY messaging.message_outbox AS o
-        WHERE o.settled
+        WHERE NOT holds
+          AND o.settled
           AND o.status = 'dead'
           AND o.occurred_at < cutoff
           AND coalesce(o.picked_at, o.occurred_at) < cutoff
@@ -395,6 +409,10 @@ BEGIN
 
     RAISE NOTICE 'prune_message_outbox: % rows deleted, % sent and % dead, older than %',
         sent_rows + dead_rows, sent_rows, dead_rows, older_than;
+    IF held_rows > 0 THEN
+        RAISE NOTICE 'prune_message_outbox: % dead rows are left, for they hold the later events of their aggregates; '
+            '`dispatcher held` and `dispatcher dlq` end them', held_rows;
+    END IF;
 END
 $$;
 
@@ -879,7 +897,7 @@ CREATE TABLE messaging.message_history (
     actor text,
     error text,
     place text,
-    CONSTRAINT message_history_what_check CHECK ((what = ANY (ARRAY['failed'::text, 'died'::text, 'retried'::text, 'discarded'::text])))
+    CONSTRAINT message_history_what_check CHECK ((what = ANY (ARRAY['failed'::text, 'died'::text, 'retried'::text, 'discarded'::text, 'skipped'::text])))
 );
 
 COMMENT ON TABLE messaging.message_history IS 'What happened to events that failed: at most twenty rows an event, kept as long as dead-letter copies.';
@@ -888,7 +906,7 @@ COMMENT ON COLUMN messaging.message_history.outbox_id IS 'message_outbox.id of t
 
 COMMENT ON COLUMN messaging.message_history.at IS 'When it happened.';
 
-COMMENT ON COLUMN messaging.message_history.what IS 'failed or died (an attempt), retried or discarded (by a person).';
+COMMENT ON COLUMN messaging.message_history.what IS 'failed or died (an attempt), retried, discarded or skipped (by a person).';
 
 COMMENT ON COLUMN messaging.message_history.attempt IS 'Number of the attempt that failed; NULL: no attempt.';
 

@@ -18,7 +18,7 @@ from dispatcher.commands.options import (
     target,
 )
 from dispatcher.commands.tables import show_table, span
-from dispatcher.core.errors import DispatcherError
+from dispatcher.core.errors import DispatcherError, Unreachable
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.conditions import read_conditions
 from dispatcher.ops.groups import GroupsQuestion, GroupState, StreamGroups, read_groups
@@ -46,19 +46,21 @@ def groups(as_json: bool, **flags: str | None) -> None:
     """
     more = ("redis_url", "handlers", "unrouted", *LAYOUT, "stream_maxlen", "backpressure_except")
     settings = settings_from(flags, *more)
-    streams, note = anyio.run(_ask, settings, target(settings, STATEMENT_S))
+    streams, problem, note = anyio.run(_ask, settings, target(settings, STATEMENT_S))
     if note:
         click.echo(note, err=True)
     if as_json:
         click.echo(json.dumps({"streams": [asdict(each) for each in streams]}))
-        return
-    for each in streams:
-        _show(each)
-    if not streams:
-        click.echo("No event goes to a stream (DISPATCH_UNROUTED=dead).")
+    else:
+        for each in streams:
+            _show(each)
+        if not streams:
+            click.echo("No event goes to a stream (DISPATCH_UNROUTED=dead).")
+    if problem is not None:
+        raise Unreachable(problem)
 
 
-async def _ask(settings: dict[str, Any], where: PostgresTarget) -> tuple[list[StreamGroups], str]:
+async def _ask(settings: dict[str, Any], where: PostgresTarget) -> tuple[list[StreamGroups], str | None, str]:
     note, said = "", None
     try:
         said = next((each for each in await read_conditions(where) if each.stream == settings["stream_name"]), None)
@@ -71,7 +73,7 @@ async def _ask(settings: dict[str, Any], where: PostgresTarget) -> tuple[list[St
         said.exempt if said else settings["backpressure_except"],
         where.connect_timeout_s,
     )
-    return await read_groups(asked), note
+    return *(await read_groups(asked)), note
 
 
 def _show(stream: StreamGroups) -> None:

@@ -59,6 +59,9 @@ def layout(context: click.Context, /, as_json: bool, **flags: str | None) -> int
 @click.option("--routes", metavar="PATTERN=STREAM,...", help="Which events go elsewhere.  [DISPATCH_ROUTES]")
 @click.option("--order", metavar="none|aggregate", help="What is kept in order.  [DISPATCH_ORDER]")
 @click.option(
+    "--order-on-dead", metavar="continue|hold", help="What later events do when one is dead.  [DISPATCH_ORDER_ON_DEAD]"
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(1, 86_400),
     default=60.0,

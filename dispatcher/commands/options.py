@@ -57,12 +57,13 @@ def target(settings: dict[str, Any], query_timeout_s: float, *, url: str | None 
     )
 
 
-LAYOUT = ("stream_name", "stream_shards", "routes", "order")  # the settings that layout_of() needs
+LAYOUT = ("stream_name", "stream_shards", "routes", "order", "order_on_dead")  # the settings that layout_of() needs
 
 
 def layout_of(settings: dict[str, Any]) -> Layout:
     """Which streams the settings name."""
-    return Layout(settings["stream_name"], settings["stream_shards"], settings["routes"], settings["order"])
+    parts = (settings[name] for name in LAYOUT)
+    return Layout(*parts)
 
 
 def require_terminal() -> None:

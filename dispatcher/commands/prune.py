@@ -56,6 +56,7 @@ def prune(
 
     Dispatchers do this by themselves. Use it to delete sooner, or while all of them are disabled. Rows that are not
     settled are never deleted; the copy of a dead row stays in the dead-letter queue until the copy is too old.
+    With DISPATCH_ORDER_ON_DEAD=hold dead rows stay too, until each is retried or skipped: it says how many.
 
     \b
     dispatcher prune --dry-run
@@ -76,11 +77,11 @@ def prune(
     fields: dict[str, object] = {"dry_run": dry_run, "older_than_s": {"outbox": ages["outbox_s"], "dlq": ages["dlq_s"]}}
     asks = not dry_run and not yes and sys.stdin.isatty()
     if dry_run or asks:
-        rows, copies = anyio.run(_count, where, ages)
+        rows, copies, held = anyio.run(_count, where, ages)
         if asks or not as_json:
-            click.echo(_too_old(rows, copies, ages), err=as_json)
+            click.echo(_too_old(rows, copies, ages) + _left(held), err=as_json)
         if dry_run and as_json:
-            click.echo(json.dumps(fields | {"settled_rows": rows, "dead_letter_copies": copies}))
+            click.echo(json.dumps(fields | {"settled_rows": rows, "dead_letter_copies": copies, "held_rows": held}))
         # No event loop runs while a person is asked, so that Ctrl-C ends it.
         if asks and rows + copies and not click.confirm("Delete them?", err=as_json):
             click.echo("Nothing was deleted.", err=as_json)
@@ -88,13 +89,21 @@ def prune(
     if not dry_run:
         run = anyio.run(_delete, where, ages)
         if as_json:
-            click.echo(json.dumps(fields | {"settled_rows": run.rows, "dead_letter_copies": run.copies}))
+            counts = {"settled_rows": run.rows, "dead_letter_copies": run.copies, "held_rows": run.held}
+            click.echo(json.dumps(fields | counts))
         else:
-            click.echo(f"Deleted {_deleted(run)}.")
+            click.echo(f"Deleted {_deleted(run)}{_left(run.held)}.")
     return 0
 
 
-async def _count(where: PostgresTarget, ages: dict[str, float | None]) -> tuple[int, int]:
+def _left(held: int) -> str:
+    if not held:
+        return ""
+    rows = "dead row stays: it holds" if held == 1 else "dead rows stay: they hold"
+    return f"; {held} {rows} later events, see `dispatcher held list` and `dispatcher dlq list`"
+
+
+async def _count(where: PostgresTarget, ages: dict[str, float | None]) -> tuple[int, int, int]:
     async with PruneSession(where, outbox_s=ages["outbox_s"], dlq_s=ages["dlq_s"]) as run:
         return await run.count()
 

@@ -82,8 +82,7 @@ def as_text(found: Status) -> str:
     stream = None if found.stream is None else {"name": found.layout.stream, **asdict(found.stream)}
     several = {}
     if not found.layout.plain and found.streams is not None:
-        named = zip(found.layout.keys, found.streams, strict=True)
-        several = {"streams": [{"name": key, **asdict(info)} for key, info in named]}
+        several = {"streams": [{"name": key, **asdict(info)} for key, info in found.streams.items()]}
     outbox = None if found.outbox is None else asdict(found.outbox)
     if outbox is not None:
         outbox["now"] = iso_of(outbox["now"])
@@ -131,11 +130,14 @@ def _streams(found: Status) -> Iterator[tuple[str, str]]:
     """Of each stream its entries and its groups; the shards of one are added up."""
     if found.streams is None:
         return
-    infos = dict(zip(found.layout.keys, found.streams, strict=True))
     for name in found.layout.streams:
         keys = found.layout.keys_of(name)
-        stream = summed([infos[key] for key in keys])
-        yield "stream", name if len(keys) == 1 else f"{name}, {len(keys)} shards"
+        known = [found.streams[key] for key in keys if key in found.streams]
+        if not known:
+            continue
+        stream = summed(known)
+        shards = f"{len(keys)} shards" if len(known) == len(keys) else f"{len(known)} of {len(keys)} shards"
+        yield "stream", name if len(keys) == 1 else f"{name}, {shards}"
         yield "entries", str(stream.length)
         for group in stream.groups:
             yield f"group {group.name}", _group(group)

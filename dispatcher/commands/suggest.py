@@ -12,7 +12,8 @@ MEANT: Mapping[str, str] = {
     "dead-letters": "dlq", "event": "events", "group": "groups", "consumers": "groups", "requeue": "retry",
     "replay": "retry", "delete": "discard", "remove": "discard", "rm": "discard", "drop": "discard", "ls": "list",
     "get": "show", "count": "stats", "search": "find", "grep": "find", "cleanup": "prune", "purge": "prune",
-    "upgrade": "migrate", "init": "migrate", "dql": "dlq",
+    "upgrade": "migrate", "init": "migrate", "dql": "dlq", "blocked": "held",
+    "aggregates": "held",
 }  # fmt: skip
 
 

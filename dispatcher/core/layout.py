@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 
 SLOTS = 256
 Order = Literal["none", "aggregate"]
+OnDead = Literal["continue", "hold"]
 MOST_KEYS = 1024  # each is asked every second, and is a series in the metrics
 REMEMBERED = 10_000  # event types whose stream is kept in memory; then all are forgotten
 
@@ -44,13 +45,15 @@ class Layout:
     """Shards of each stream: a power of two up to 256. The first route that matches counts.
 
     `order`: what is kept in order, see DISPATCH_ORDER. It is a part of the layout: one dispatcher that knows no order
-    would break that of all others.
+    would break that of all others. `on_dead`: whether the later events of an aggregate go on when one is dead; without
+    an order it is always "continue".
     """
 
     stream: str
     shards: int = 1
     routes: tuple[Route, ...] = ()
     order: Order = "none"
+    on_dead: OnDead = "continue"
     keys: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the closed set, the default stream's first
     _matches: tuple[tuple[re.Pattern[str], str], ...] = field(init=False, repr=False, compare=False)
     _known: dict[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)  # by event type
@@ -58,6 +61,8 @@ class Layout:
     def __post_init__(self) -> None:
         keys = [key for name in self.streams for key in self.keys_of(name)]
         object.__setattr__(self, "keys", tuple(keys))
+        if self.order == "none":
+            object.__setattr__(self, "on_dead", "continue")
         object.__setattr__(self, "_matches", tuple((re.compile(translate(p)), s) for p, s in self.routes))
 
     @property
@@ -112,7 +117,7 @@ class Layout:
             "routes": [list(route) for route in self.routes],
         }
         if self.order != "none":  # layouts without order keep the fingerprint that they had before there was one
-            spec["order"] = self.order
+            spec["order"], spec["order_on_dead"] = self.order, self.on_dead
         return spec
 
     def columns(self) -> dict[str, object]:
@@ -133,12 +138,14 @@ class Layout:
         if not isinstance(routes, Sequence):
             raise TypeError("routes is no list")
         order: Order = "none" if spec.get("order", "none") == "none" else "aggregate"
-        return cls(
-            str(spec["stream"]), int(str(spec["shards"])), tuple(Route(str(p), str(s)) for p, s in routes), order
-        )
+        on_dead: OnDead = "hold" if spec.get("order_on_dead") == "hold" else "continue"
+        found = tuple(Route(str(p), str(s)) for p, s in routes)
+        return cls(str(spec["stream"]), int(str(spec["shards"])), found, order, on_dead)
 
     def __str__(self) -> str:
         said = f"{self.stream}, {self.shards} {'shard' if self.shards == 1 else 'shards'}"
         routes = " ".join(f"{pattern}={stream}" for pattern, stream in self.routes)
         said = f"{said}, routes {routes}" if routes else said
-        return said if self.order == "none" else f"{said}, in order"
+        if self.order == "none":
+            return said
+        return f"{said}, in order" + (", a dead event holds the later ones" if self.on_dead == "hold" else "")

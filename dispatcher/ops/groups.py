@@ -1,20 +1,18 @@
 """The consumer groups of the stream: who reads, how far behind each is, and since when nobody has read."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError
 
 from dispatcher.core.condition import is_exempt
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
-from dispatcher.infra.redis.info import describe_failure, read_stream_info
+from dispatcher.infra.redis.info import StreamInfo, describe_failure
+from dispatcher.infra.redis.streams import read_streams
 
-T = TypeVar("T")
 UNREAD_S = 900.0  # a group with entries to read that nobody has read for so long is abandoned
 FAR_BEHIND = 0.5  # of MAXLEN
 
@@ -62,16 +60,15 @@ class StreamGroups:
     groups: tuple[GroupState, ...]  # those that lag most first
 
 
-async def read_groups(asked: GroupsQuestion) -> list[StreamGroups]:
-    """Ask Redis. Raises Misconfigured, Unreachable."""
+async def read_groups(asked: GroupsQuestion) -> tuple[list[StreamGroups], str | None]:
+    """Ask Redis; which streams are missing, because a node of a Cluster is away, is said beside.
+
+    Raises Misconfigured, Unreachable.
+    """
     if not asked.redis_url:
-        return []
+        return [], None
 
-    async def of_each(client: Redis) -> list[StreamGroups]:
-        return [await question(client, stream) for stream in asked.streams]
-
-    async def question(client: Redis, stream: str) -> StreamGroups:
-        info = await read_stream_info(client, stream, readers=True)
+    def of(stream: str, info: StreamInfo) -> StreamGroups:
         groups = tuple(
             GroupState(
                 each.name,
@@ -85,27 +82,41 @@ async def read_groups(asked: GroupsQuestion) -> list[StreamGroups]:
         )
         return StreamGroups(stream, info.length, asked.maxlen, groups)
 
-    return await ask_redis(asked.redis_url, asked.streams[0], asked.timeout_s, of_each)
+    seen, problem = await ask_redis(asked.redis_url, asked.streams, asked.timeout_s)
+    return [of(stream, info) for stream, info in seen.items()], problem
 
 
-async def ask_redis(url: str, stream: str, timeout_s: float, question: Callable[[Redis], Awaitable[T]]) -> T:
-    """Put one question to Redis. Raises Misconfigured, Unreachable."""
+async def ask_redis(url: str, streams: Sequence[str], timeout_s: float) -> tuple[dict[str, StreamInfo], str | None]:
+    """Ask for each stream; what is missing, because a node of a Cluster is away, is a problem in words.
+
+    Raises Misconfigured, Unreachable.
+    """
     target = RedisTarget.parse(url)
     where = f"Redis at {target.address()}"
     # Our own connection first: its errors tell a wrong password, a key of another type and an absent server apart.
     connection = RedisConnection(
-        target, name="dispatcher-status", streams=(stream,), connect_timeout_s=timeout_s, on_lost=lambda _: None
+        target, name="dispatcher-status", streams=streams[:1], connect_timeout_s=timeout_s, on_lost=lambda _: None
     )
-    await connection.connect()
-    connection.close()
+    try:
+        await connection.connect()
+        connection.close()
+    except Unreachable:
+        if target.cluster is None:  # other nodes may answer
+            raise
     client = open_client(url, timeout_s)
     try:
-        return await question(client)
-    except NoPermissionError:
-        raise Misconfigured(
-            f"{where}: this user may not look at '{stream}'; allow it with ACL SETUSER ... ~{stream} +xlen +xinfo"
-        ) from None
-    except (RedisError, OSError, TimeoutError) as error:
-        raise Unreachable(f"{where} did not answer: {describe_failure(error)}") from None
+        seen = await read_streams(client, streams, readers=True)
     finally:
         await client.aclose()
+    if isinstance(seen.failure, NoPermissionError):
+        raise Misconfigured(
+            f"{where}: this user may not look at '{seen.missing[0]}'; allow it with "
+            f"ACL SETUSER ... ~{seen.missing[0]} +xlen +xinfo"
+        )
+    if seen.failure is None:
+        return seen.infos, None
+    problem = f"{where} did not answer: {describe_failure(seen.failure)}"
+    if not seen.infos:
+        raise Unreachable(problem)
+    more = f" and {len(seen.missing) - 1} more" if len(seen.missing) > 1 else ""
+    return seen.infos, f"{problem}, for {seen.missing[0]}{more}"

@@ -46,17 +46,19 @@ class PruneSession(OperatorSession):
         self._lock_wait_s = lock_wait_s
         self.rows = 0  # deleted; both written by run(), batch by batch
         self.copies = 0
+        self.held = 0  # dead rows left, for they hold the later events of their aggregates
 
-    async def count(self) -> tuple[int, int]:
-        """How many rows and dead-letter copies are too old now."""
+    async def count(self) -> tuple[int, int, int]:
+        """How many rows and dead-letter copies are too old now, and how many dead rows as old are left."""
         never = 36_500 * 86_400.0
         ages = {
             "outbox_s": never if self._outbox_s is None else self._outbox_s,
             "dlq_s": never if self._dlq_s is None else self._dlq_s,
         }
         with self.explained():
-            [(rows, copies)] = await self.session.fetch(load("prune_count"), ages | {"ours": datetime.now(UTC)})
-        return rows, copies
+            [found] = await self.session.fetch(load("prune_count"), ages | {"ours": datetime.now(UTC)})
+        rows, copies, held = found
+        return rows, copies, held
 
     async def run(self, progress: Callable[[float], None]) -> None:
         """Delete. `progress` gets the share of the outbox that was walked, 0 to 1. Raises DispatcherError."""
@@ -72,10 +74,11 @@ class PruneSession(OperatorSession):
         while highest is not None and after < highest:
             began = monotonic()
             parameters: dict[str, object] = {"after_id": after, "window": window, "older_than_s": age_s}
-            [(_, rows, seen, last_id, _)] = await self._in_turn("prune_outbox", parameters)
+            [(_, rows, seen, last_id, _, held)] = await self._in_turn("prune_outbox", parameters)
             slow = monotonic() - began > SLOW_S
             window = max(window // 2, 1) if slow else min(window * 2, self._batch)
             self.rows += rows
+            self.held += held
             if not seen:
                 break
             after = last_id

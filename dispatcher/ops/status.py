@@ -2,20 +2,19 @@
 
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import anyio
 import psycopg
-from redis.asyncio import Redis
 
 from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.core.layout import Layout
 from dispatcher.infra.postgres.tables import why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.infra.redis.info import StreamInfo, read_stream_info, summed
+from dispatcher.infra.redis.info import StreamInfo, summed
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.groups import ask_redis
 from dispatcher.ops.pause import Acknowledgement, PauseSwitch, read_acknowledgements, read_layout, read_switch
@@ -73,14 +72,14 @@ class Status:
 
     layout: Layout  # of the settings
     outbox: OutboxStatus | None
-    streams: tuple[StreamInfo, ...] | None  # of each key of the layout, in order
+    streams: Mapping[str, StreamInfo] | None  # by key, in the order of the layout; without those of a node that is away
     problems: tuple[str, ...]
     now: float = 0.0  # Unix seconds, by our clock
 
     @property
     def stream(self) -> StreamInfo | None:
         """All streams as one: the entries of all; of each group of one name what it has to read in all."""
-        return None if self.streams is None else summed(self.streams)
+        return summed([*self.streams.values()]) if self.streams else None
 
 
 class StatusSession(OperatorSession):
@@ -148,7 +147,7 @@ async def read_status(target: PostgresTarget, redis_url: str, layout: Layout) ->
     `redis_url` "": no event goes to the stream, and nothing is asked of Redis.
     """
     outbox: list[OutboxStatus] = []
-    streams: list[tuple[StreamInfo, ...]] = []
+    streams: list[tuple[dict[str, StreamInfo], str | None]] = []
     errors: list[DispatcherError] = []
 
     async def read_outbox() -> OutboxStatus:
@@ -165,16 +164,10 @@ async def read_status(target: PostgresTarget, redis_url: str, layout: Layout) ->
         both.start_soon(asking, outbox, read_outbox, name="Postgres")
         if redis_url:
             both.start_soon(
-                asking, streams, lambda: _read_streams(redis_url, layout, target.connect_timeout_s), name="Redis"
+                asking, streams, lambda: ask_redis(redis_url, layout.keys, target.connect_timeout_s), name="Redis"
             )
     if wrong := [str(error) for error in errors if isinstance(error, Misconfigured)]:
         raise Misconfigured("; ".join(wrong))
-    problems = tuple(str(error) for error in errors)
-    return Status(layout, next(iter(outbox), None), next(iter(streams), None), problems, time.time())
-
-
-async def _read_streams(url: str, layout: Layout, timeout_s: float) -> tuple[StreamInfo, ...]:
-    async def each(client: Redis) -> tuple[StreamInfo, ...]:
-        return tuple([await read_stream_info(client, key, readers=True) for key in layout.keys])
-
-    return await ask_redis(url, layout.keys[0], timeout_s, each)
+    problems = [str(error) for error in errors] + [said for _, said in streams if said is not None]
+    infos = next((found for found, _ in streams), None)
+    return Status(layout, next(iter(outbox), None), infos, tuple(problems), time.time())

@@ -61,9 +61,12 @@ class NoPause:
 
 
 class CanaryRelay:
-    """`name`: what Postgres and Redis know its connections by."""
+    """`name`: what Postgres and Redis know its connections by.
 
-    def __init__(self, settings: Settings, stream: str, observe: Observer) -> None:
+    `layout`: the fingerprint that stands in Postgres. Whichever it is, canary events go to a stream of their own.
+    """
+
+    def __init__(self, settings: Settings, stream: str, layout: str, observe: Observer) -> None:
         s = replace(
             settings, stream_name=stream, stream_shards=1, routes=(), order="none", tick_ms=TICK_MS, enabled=True
         )
@@ -98,9 +101,7 @@ class CanaryRelay:
         no_pause = NoPause()
         self._relay = StreamRelay(
             StreamPolicy(
-                replace(
-                    claim_policy(s, EventTypeFilter((CANARY,), only_these=True)), layout=settings.layout.fingerprint
-                ),
+                replace(claim_policy(s, EventTypeFilter((CANARY,), only_these=True)), layout=layout),
                 entry_format(s),
                 retry_policy(s),
                 s.publish_timeout_ms / 1000,

@@ -17,6 +17,8 @@ from dispatcher.demo.verdict import SLA_P95_MS
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.sqlfiles import load
+from dispatcher.ops.pause import read_layout
+from dispatcher.ops.session import OperatorSession
 from dispatcher.prove.relay import CanaryRelay
 from dispatcher.prove.traffic import DEADLINE_S, Disturber, Ledger, Producer, read_stream, refuse_foreign
 from dispatcher.service.targets import PostgresTargets
@@ -67,9 +69,16 @@ class Proof:
         return tuple(reason for against, reason in checks if against)
 
 
+class _Look(OperatorSession):
+    verb = "prove"
+
+
 async def prove(settings: Settings, plan: Plan, screen: Screen, observe: Observer) -> Proof:
     """Raises Misconfigured or Unreachable when it cannot begin; canary events are removed then too."""
-    relay = CanaryRelay(settings, plan.stream, observe)
+    async with _Look(PostgresTargets(settings, "prove").direct()) as look:
+        with look.explained():
+            layout = await read_layout(look.session.fetch)
+    relay = CanaryRelay(settings, plan.stream, layout, observe)
     ledger, disturber = Ledger(), Disturber(relay)
     targets = PostgresTargets(settings, f"prove {relay.name}")
     producers = [ReconnectingSession(targets.database, f"prove-{n}", rng=SystemRandom()) for n in range(PRODUCERS)]

@@ -145,7 +145,7 @@ class Settings:
     @cached_property
     def layout(self) -> Layout:
         """Which stream an event goes to."""
-        return Layout(self.stream_name, self.stream_shards, self.routes, self.order)
+        return Layout(self.stream_name, self.stream_shards, self.routes, self.order, self.order_on_dead)
 
     @classmethod
     def table(cls) -> dict[str, Field[Any]]:

@@ -55,12 +55,12 @@ class Controls:
     async def _list_groups(self, request: web.Request) -> web.Response:
         parameters(request)
         try:
-            streams = await read_groups(self._groups())
+            streams, problem = await read_groups(self._groups())
         except Misconfigured as error:
             raise Refusal(503, str(error)) from None
         except DispatcherError as error:
             raise Refusal(503, str(error), {"Retry-After": "1"}) from None
-        return json_answer(json.dumps({"streams": [asdict(each) for each in streams]}))
+        return json_answer(json.dumps({"streams": [asdict(each) for each in streams], "problem": problem}))
 
 
 def _as_text(now: PauseSwitch, **more: bool) -> str:

@@ -51,7 +51,7 @@ ATTEMPTS: Json = {**COUNT, "description": "DISPATCH_MAX_ATTEMPTS of this dispatc
 STEP = object_(
     {
         "at": TIME,
-        "what": {"type": "string", "enum": ["failed", "died", "retried", "discarded"]},
+        "what": {"type": "string", "enum": ["failed", "died", "retried", "discarded", "skipped"]},
         "attempt": {"type": ["integer", "null"], "description": "Number of the attempt that failed."},
         "by": {**OR_NULL, "description": "The dispatcher that tried, or the person."},
         "error": {**OR_NULL, "description": "The error, or the reason that the person gave."},
@@ -130,7 +130,8 @@ EVENT_SCHEMAS: dict[str, Json] = {
                         ),
                     }
                 )
-            )
+            ),
+            "problem": {**OR_NULL, "description": "Why streams are missing: a node of a Cluster does not answer."},
         }
     ),
 }

@@ -16,7 +16,7 @@ from math import inf
 import anyio
 import psycopg
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError
 
 from dispatcher.core.condition import is_exempt
 from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
@@ -26,8 +26,9 @@ from dispatcher.infra.asked import Asked
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisTarget
-from dispatcher.infra.redis.info import REDIS_DEADLINE_S, describe_failure, read_stream_info
+from dispatcher.infra.redis.info import REDIS_DEADLINE_S, describe_failure
 from dispatcher.infra.redis.positions import StreamPositions
+from dispatcher.infra.redis.streams import SeenStreams, read_streams
 from dispatcher.infra.sqlfiles import load
 
 
@@ -78,24 +79,19 @@ async def sample_once(
     alive = await fetch(load("status_dispatchers"), None)
     length, error = None, None
     lags, ages, samples = dict[str, int](), dict[str, float](), list[StreamSample]()
-    try:
-        for stream in streams:
-            if redis is None:
-                break
-            known_of = positions[stream] if positions is not None else None
-            seen = await read_stream_info(redis, stream, known_of, readers=True)
-            groups = seen.groups[: bounds.groups]
-            behind = {group.name: group.lag for group in groups}
-            asked = [group for group in groups if not is_exempt(group.name, exempt)]
-            since = {group.name: inf if (age := group.last_read_age_s) is None else age for group in asked}
-            samples.append(StreamSample(stream, seen.length, behind, since))
-            length = (length or 0) + seen.length
-            lags |= {group: max(lag, lags.get(group, 0)) for group, lag in behind.items()}
-            ages |= {group: max(age, ages.get(group, 0.0)) for group, age in since.items()}
-    except NoPermissionError:
-        pass  # Redis answers: a right that is missing is no outage
-    except (RedisError, OSError, TimeoutError) as failure:
-        error = describe_failure(failure)
+    seen = SeenStreams() if redis is None else await read_streams(redis, streams, positions, readers=True)
+    for stream, info in seen.infos.items():
+        groups = info.groups[: bounds.groups]
+        behind = {group.name: group.lag for group in groups}
+        asked = [group for group in groups if not is_exempt(group.name, exempt)]
+        since = {group.name: inf if (age := group.last_read_age_s) is None else age for group in asked}
+        samples.append(StreamSample(stream, info.length, behind, since))
+        lags |= {group: max(lag, lags.get(group, 0)) for group, lag in behind.items()}
+        ages |= {group: max(age, ages.get(group, 0.0)) for group, age in since.items()}
+    if seen.infos and not seen.missing:  # a sum of some would look like all
+        length = sum(info.length for info in seen.infos.values())
+    if seen.failure is not None and not isinstance(seen.failure, NoPermissionError):
+        error = describe_failure(seen.failure)  # a right that is missing is no outage
     observe(
         Sampled(
             backlog,

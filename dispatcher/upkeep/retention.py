@@ -61,7 +61,7 @@ class Retention:
         window, began = self._window, monotonic()
         clocks = {"ours": datetime.now(UTC), "now": now}
         try:
-            [(ours, rows, seen, last_id, recent)] = await session.fetch(
+            [(ours, rows, seen, last_id, recent, _)] = await session.fetch(
                 load("prune_outbox"),
                 {"after_id": self._after, "window": window, "older_than_s": self._outbox_s, **clocks},
             )

@@ -6,6 +6,7 @@
 --   dead_retry_copy looks for those.
 -- Loaded by: dispatcher/client/django/models.py, dispatcher/ops/dead_letters/decide.py, dispatcher/ops/trials.py
 -- Index: message_outbox_pkey, message_outbox_event_id_key, message_dlq_open_key.
+-- With DISPATCH_ORDER=aggregate it becomes an event that nobody scheduled, or the later ones of its aggregate would go first.
 -- A person waits for the answer, so the commit is flushed to disk, unlike the relay's.
 WITH wanted AS MATERIALIZED (
     SELECT o.id
@@ -22,7 +23,11 @@ back AS (
     UPDATE ONLY messaging.message_outbox AS o
     SET status = 'pending',
         attempts = 0,
-        next_run_at = coalesce(%(now)s::timestamptz, statement_timestamp()),
+        next_run_at = coalesce(
+            (SELECT '1970-01-01 00:00:00+00'::timestamptz FROM ONLY messaging.layout AS l WHERE l.spec ->> 'order' = 'aggregate'),
+            %(now)s::timestamptz,
+            statement_timestamp()
+        ),
         picked_at = NULL,
         picked_by = NULL,
         claim_id = NULL,

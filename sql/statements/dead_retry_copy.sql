@@ -6,6 +6,7 @@
 --   for), or it has a row, which says whether it is dead: neither is changed.
 -- Loaded by: dispatcher/client/django/models.py, dispatcher/ops/dead_letters/decide.py
 -- Index: message_dlq_open_key, message_dlq_event_id_idx.
+-- With DISPATCH_ORDER=aggregate they become events that nobody scheduled, see dead_retry.sql.
 -- The events keep their ids and the time at which they occurred.
 WITH wanted AS MATERIALIZED (
     SELECT d.*
@@ -22,7 +23,11 @@ back AS (
     INSERT INTO messaging.message_outbox
         (id, event_id, message_id, event_type, aggregate_type, aggregate_id, payload, headers, occurred_at, next_run_at)
     SELECT w.outbox_id, w.event_id, w.message_id, w.event_type, w.aggregate_type, w.aggregate_id, w.payload, w.headers,
-           w.occurred_at, coalesce(%(now)s::timestamptz, statement_timestamp())
+           w.occurred_at, coalesce(
+               (SELECT '1970-01-01 00:00:00+00'::timestamptz FROM ONLY messaging.layout AS l WHERE l.spec ->> 'order' = 'aggregate'),
+               %(now)s::timestamptz,
+               statement_timestamp()
+           )
     FROM wanted AS w
     ORDER BY w.outbox_id
     ON CONFLICT DO NOTHING -- by id: there is a row; by event_id: its producer inserted it anew

@@ -66,7 +66,7 @@ written AS MATERIALIZED (
                     'at', to_char(h.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), 'by', h.actor, 'reason', h.error
                 )
                 FROM history AS h
-                WHERE p.status = 'discarded' AND h.what = 'discarded'
+                WHERE p.status = 'discarded' AND h.what IN ('discarded', 'skipped')
                 ORDER BY h.at DESC
                 LIMIT 1
             ),

@@ -2,7 +2,7 @@
 -- Parameters: none.
 -- Returns: one row: fingerprint ('': one stream), spec (NULL: none was ever set), keys, former keys, streams that some Redis was seen to
 --   hold, how often it was set, when, by whom.
--- Loaded by: dispatcher/ops/doctor/activity.py, dispatcher/ops/layout.py
+-- Loaded by: dispatcher/ops/doctor/activity.py, dispatcher/ops/held/find.py, dispatcher/ops/layout.py
 -- Index: none; one row, and one a stream.
 SELECT
     coalesce(l.fingerprint, ''),

@@ -3,18 +3,20 @@
 -- Parameters: after_id (the last id of the window before), window (rows), older_than_s (seconds since they were settled), ours
 --   (our clock), now (NULL: the server's clock).
 -- Returns: one row: whether we had the lock, rows deleted, rows read, the last id read (NULL: none), rows read that occurred within
---   the time they are kept.
+--   the time they are kept, dead rows left although they are old enough.
 -- Loaded by: dispatcher/ops/prune.py, dispatcher/ops/trials.py, dispatcher/upkeep/retention.py
 -- Index: message_outbox_pkey, one window; not the BRIN index on times, whose ranges never narrow again once pruned pages are filled
 --   anew.
 -- By the earlier of two clocks: one that is set forward by mistake must not delete what is still to be kept.
+-- With DISPATCH_ORDER_ON_DEAD=hold a dead row stays until a person decided: it holds the later events of its aggregate.
 -- Does nothing while another prune has the lock. A row that is locked is left for the next time; a locked copy ends the statement
 -- after half a second.
 WITH turn AS MATERIALIZED (
     SELECT
         pg_try_advisory_xact_lock(1869968482, 3) AND set_config('lock_timeout', '500ms', true) IS NOT NULL AS ours,
         coalesce(%(now)s::timestamptz, clock_timestamp()) AS now,
-        least(coalesce(%(now)s::timestamptz, clock_timestamp()), %(ours)s) - make_interval(secs => %(older_than_s)s) AS cutoff
+        least(coalesce(%(now)s::timestamptz, clock_timestamp()), %(ours)s) - make_interval(secs => %(older_than_s)s) AS cutoff,
+        EXISTS (SELECT FROM ONLY messaging.layout AS l WHERE l.spec ->> 'order_on_dead' = 'hold') AS hold
 ),
 seen AS MATERIALIZED (
     SELECT d.ctid, d.id, d.status, d.occurred_at, d.picked_at, d.sent_at
@@ -36,9 +38,11 @@ gone AS (
                 WHEN 'sent' THEN coalesce(s.sent_at, s.occurred_at)
                 WHEN 'dead' THEN greatest(s.occurred_at, s.picked_at)
             END < (SELECT t.cutoff FROM turn AS t)
+              AND NOT (s.status = 'dead' AND (SELECT t.hold FROM turn AS t))
         ))
           -- Again, on the row as it is once it is locked: somebody may have replayed it since.
           AND d.settled
+          AND NOT (d.status = 'dead' AND (SELECT t.hold FROM turn AS t))
           AND CASE d.status
               WHEN 'sent' THEN coalesce(d.sent_at, d.occurred_at)
               ELSE greatest(d.occurred_at, d.picked_at)
@@ -71,5 +75,6 @@ SELECT
     (SELECT count(*) FROM gone),
     (SELECT count(*) FROM seen),
     (SELECT max(s.id) FROM seen AS s),
-    (SELECT count(*) FROM seen AS s WHERE s.occurred_at BETWEEN t.cutoff AND t.now)
+    (SELECT count(*) FROM seen AS s WHERE s.occurred_at BETWEEN t.cutoff AND t.now),
+    (SELECT count(*) FROM seen AS s WHERE t.hold AND s.status = 'dead' AND greatest(s.occurred_at, s.picked_at) < t.cutoff)
 FROM turn AS t

@@ -1,18 +1,24 @@
 """Redis Cluster: the node that serves a key is found, whoever is down; what is no Cluster is told in plain words."""
 
+import json
 import os
 import signal
+from typing import Any
 
 import anyio
+import psycopg
 import pytest
 from redis.crc import key_slot
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
+from dispatcher.core.events import Sampled
 from dispatcher.core.layout import Layout
 from dispatcher.embedded.cluster import ClusterNode, wait_until
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.ops.doctor.cluster import look_at_all
+from dispatcher.upkeep.gauges import sample_once
+from tests.support.command import HearCommand, RunCommand
 from tests.support.redis import StartCluster, StartValkey
 from tests.support.rows import STREAM
 
@@ -125,3 +131,57 @@ async def test_doctor_says_what_a_cluster_lacks(own_cluster: StartCluster) -> No
         node.ask("CLUSTER", "DELSLOTS", "1")
     findings, _ = await look_at_all(cluster.url, keys, 5.0, full=0.9)
     assert any(each.check == "cluster-slots" and each.level == "bad" for each in findings)
+
+
+async def test_a_node_that_is_away_takes_nothing_from_what_is_shown(
+    own_cluster: StartCluster, command: RunCommand, database_url: str
+) -> None:
+    cluster = await anyio.to_thread.run_sync(own_cluster)
+    keys = Layout(STREAM, 8).keys
+    client = open_client(cluster.url, 5.0)
+    for key in keys:
+        await client.xadd(key, {"a": "b"})
+        await client.xgroup_create(key, "readers", "0")
+    await client.aclose()
+    owners = {key: cluster.owner(key_slot(key.encode())) for key in keys}
+    victim = owners[keys[0]]
+    there = [key for key in keys if owners[key] is victim]
+    replica = cluster.nodes[cluster.nodes.index(victim) + cluster.primaries]
+    for node in (victim, replica):  # or it is promoted
+        os.kill(node.pid, signal.SIGSTOP)
+    try:
+        client = open_client(cluster.url, 0.5)
+        samples: list[Sampled] = []
+        async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as db:
+
+            async def fetch(statement: Any, parameters: Any = None) -> list[Any]:
+                return await (await db.execute(statement, parameters)).fetchall()
+
+            await sample_once(fetch, client, keys, samples.append)  # type: ignore[arg-type]
+        await client.aclose()
+        [sampled] = samples
+        assert [each.name for each in sampled.streams] == [key for key in keys if key not in there]
+        assert {each.group_lag["readers"] for each in sampled.streams} == {1}
+        assert sampled.stream_length is None  # the sum of some would look like all
+        assert sampled.redis_error is not None
+
+        env = {"REDIS_URL": cluster.url, "DISPATCH_STREAM_SHARDS": "8", "DISPATCH_CONNECT_TIMEOUT_MS": "500"}
+        code, said = await command("status", **env)
+        assert code == 1
+        assert f"{STREAM}, {8 - len(there)} of 8 shards" in said
+        assert f"for {there[0]}" in said
+        code, said = await command("groups", **env)
+        assert code == 1
+        assert said.count("1 entries") + said.count("1 entry") == 8 - len(there)
+    finally:
+        for node in (victim, replica):
+            os.kill(node.pid, signal.SIGCONT)
+
+
+async def test_prove_on_a_cluster(own_cluster: StartCluster, heard: HearCommand) -> None:
+    cluster = await anyio.to_thread.run_sync(own_cluster)
+    env = {"REDIS_URL": cluster.url, "DISPATCH_STREAM_SHARDS": "8"}
+    code, out, err = await heard("prove", "--seconds", "2", "--json", **env)
+    report = json.loads(out)
+    assert (code, report["proven"], report["reasons"]) == (0, True, []), err
+    assert report["left_behind"] == []

@@ -102,7 +102,12 @@ async def test_a_person_is_asked(command: RunCommand, db, monkeypatch, answer, c
 async def test_json(heard: HearCommand, db: psycopg.AsyncConnection) -> None:
     await fill(db)
     days = 86_400.0
-    fields = {"older_than_s": {"outbox": 7 * days, "dlq": 30 * days}, "settled_rows": 27, "dead_letter_copies": 15}
+    fields = {
+        "older_than_s": {"outbox": 7 * days, "dlq": 30 * days},
+        "settled_rows": 27,
+        "dead_letter_copies": 15,
+        "held_rows": 0,
+    }
     code, out, _ = await heard("prune", "--dry-run", "--json")
     assert (code, json.loads(out)) == (0, {"dry_run": True} | fields)
     assert len(await read_table(db)) == 60

@@ -74,6 +74,10 @@ MAY_TOUCH = {
     "dead_list": 2 * (100 + 1000),  # no further than the page, once from the rows and once beside the copies
     "dead_show": 2,
     "dead_stats": 1000 + 1000,  # every dead row, and beside every copy; a person asks
+    "held": 5000 + 5000 + 1000 + BATCH,  # its own bounds, and with `hold` the dead rows; a person asks
+    "held_count": 5000 + 5000 + 1000,  # the same, for the gauges, only with order
+    "held_retry": 3 * BATCH,
+    "held_skip": 3 * BATCH,
     "count_dead": 1000 + 1000 + 100,  # the same up to its bound, and the hundred newest copies; while somebody watches
     "dead_retry": 4 * BATCH,
     "dead_discard": 5 * BATCH,
@@ -92,7 +96,7 @@ MAY_TOUCH = {
 } | dict.fromkeys([
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
         "saw_stream", "note_stream", "status_losses", "why_copy", "accept_copy", "stream_elsewhere",
-        "count_dispatchers",
+        "count_dispatchers", "ring_all",
         "note_newest", "mark_unbroken", "all_dispatchers",
         "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "id_taken", "rights",
         "status_dispatchers", "status_doorbell",
@@ -151,6 +155,7 @@ PARAMETERS: dict[str, object] = {
     "last_error": None,
     "error_code": None,
     "error_like": None,
+    "hold": True,
     "status": "retry",
     "any_id": "nobody",
     "message_id": None,

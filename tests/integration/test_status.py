@@ -82,7 +82,7 @@ async def test_plain_lines_where_there_is_no_terminal(cli, database_url, redis_u
 def test_a_terminal_gets_a_table_and_no_markup_of_strangers():
     console = Console(force_terminal=True, width=80, record=True)
     stream = StreamInfo(5, (GroupInfo("[red]g[/red]", 1, 2, 3),))
-    show(Status(Layout(STREAM), None, (stream,), ()), console)
+    show(Status(Layout(STREAM), None, {STREAM: stream}, ()), console)
     text = console.export_text()
     assert "[red]g[/red]" in text
     assert "│" in text

@@ -42,6 +42,29 @@ def explore(
     return Explored(came_from, [])
 
 
+def dead_end(
+    explored: Explored[State], successors: Callable[[State], Iterable[tuple[str, State]]], goal: Callable[[State], bool]
+) -> list[str] | None:
+    """The shortest way to a state from which no way leads to the goal any more; None when there is none.
+
+    All states must have been explored, and each counted as itself.
+    """
+    came_from = explored.states
+    assert isinstance(came_from, dict)
+    before: dict[State, list[State]] = {}
+    reached = [state for state in came_from if goal(state)]
+    for state in came_from:
+        for _, after in successors(state):
+            before.setdefault(after, []).append(state)
+    can = set(reached)
+    while reached:
+        for state in before.get(reached.pop(), ()):
+            if state not in can:
+                can.add(state)
+                reached.append(state)
+    return next((_trace(state, came_from) for state in came_from if state not in can), None)
+
+
 def _trace(state: State, came_from: dict[State, tuple[State, str] | None]) -> list[str]:
     steps = []
     while (before := came_from[state]) is not None:

@@ -1,6 +1,10 @@
 """Layouts of streams, as tests need them."""
 
-from dispatcher.core.layout import Layout
+from typing import Any
+
+import psycopg
+
+from dispatcher.core.layout import Layout, OnDead
 from dispatcher.upkeep.standing_layout import StandingLayout
 from tests.support.rows import STREAM
 
@@ -11,3 +15,12 @@ def standing(layout: Layout | None = None) -> StandingLayout:
     found = StandingLayout(ours, "test", lambda event: None)
     found._stands = ours.fingerprint
     return found
+
+
+async def stand_in_order(db: psycopg.AsyncConnection[Any], on_dead: OnDead = "continue") -> None:
+    """Write into Postgres that the events of an aggregate go out in order, as a dispatcher with that setting does."""
+    await db.execute(
+        "INSERT INTO messaging.layout (fingerprint, spec, keys) VALUES (%(fingerprint)s, %(spec)s, %(keys)s) "
+        "ON CONFLICT (one) DO UPDATE SET fingerprint = excluded.fingerprint, spec = excluded.spec",
+        Layout(STREAM, order="aggregate", on_dead=on_dead).columns(),
+    )

@@ -37,7 +37,9 @@ def test_a_plain_layout_has_no_fingerprint_and_others_differ() -> None:
         Layout("s", 1, (Route("a", "b"),)),
         Layout("s", order="aggregate"),
         Layout("s", 2, order="aggregate"),
+        Layout("s", order="aggregate", on_dead="hold"),
     ]
+    assert Layout("s", on_dead="hold") == Layout("s")  # without an order it means nothing
     assert Layout("s").fingerprint == Layout("t").fingerprint == ""
     assert Layout("s", 2).fingerprint == "00a3c3d3fc80d252", "a layout that stands in a database keeps its name"
     assert len({each.fingerprint for each in layouts} | {""}) == len(layouts) + 1

@@ -1,4 +1,4 @@
-"""What the commands of `dispatcher dlq` have in common: how an event is named, the filters, the session."""
+"""What the commands of `dispatcher dlq` and `held` have in common: how an event is named, the filters, the session."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
@@ -9,10 +9,10 @@ import click
 
 from dispatcher.commands.options import settings_from, target, together
 from dispatcher.infra.postgres.session import Fetch
-from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.dead_letters.decide import DeadLetterSession
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.dead_letters.identity import EventRef, parse
+from dispatcher.ops.session import OperatorSession
 
 STATEMENT_S = 600.0  # counting reads every dead event
 
@@ -41,15 +41,19 @@ filters = together(
 )
 
 
-def ask(flags: dict[str, str | None], question: Callable[[Fetch], Awaitable[T]]) -> T:
+def ask(
+    flags: dict[str, str | None],
+    question: Callable[[Fetch], Awaitable[T]],
+    session: type[OperatorSession] = DeadLetterSession,
+) -> T:
     """Open a session, put one question, close it. Raises DispatcherError."""
-    return anyio.run(_ask, target(settings_from(flags), STATEMENT_S), question)
+    return anyio.run(_ask, session(target(settings_from(flags), STATEMENT_S)), question)
 
 
-async def _ask(where: PostgresTarget, question: Callable[[Fetch], Awaitable[T]]) -> T:
-    async with DeadLetterSession(where) as letters:
-        with letters.explained():
-            return await question(letters.session.fetch)
+async def _ask(session: OperatorSession, question: Callable[[Fetch], Awaitable[T]]) -> T:
+    async with session as opened:
+        with opened.explained():
+            return await question(opened.session.fetch)
 
 
 def filter_of(flags: dict[str, str | None]) -> Filter:

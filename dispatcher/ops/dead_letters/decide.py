@@ -88,7 +88,14 @@ async def decide(fetch: Fetch, events: Sequence[EventRef], decision: Decision) -
             done += await fetch(load("dead_retry_copy"), _named(left, decision))
         except psycopg.errors.InsufficientPrivilege:
             forbidden = True
+    if done:
+        await ring_all(fetch)
     return Decided(tuple(sorted(row for row, _ in done)), tuple(_without(events, done)), forbidden)
+
+
+async def ring_all(fetch: Fetch) -> None:
+    """Wake the dispatchers: what one knows from its memory has changed. Without it they see that on their tick."""
+    await fetch(load("ring_all"), None)
 
 
 def _named(events: Sequence[EventRef], decision: Decision) -> dict[str, object]:

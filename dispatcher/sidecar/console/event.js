@@ -12,7 +12,7 @@ const NAMES = {
   sent_at: "Sent", stream_id: "Entry in the stream", died_at: "Died", replay_count: "Replayed before", in_outbox: "Its outbox row",
 };
 const COPIED = ["event_id", "message_id", "aggregate_id", "stream_id", "last_error"];
-const HAPPENED = { failed: "failed", died: "failed: the event was given up", retried: "was put back", discarded: "was discarded" };
+const HAPPENED = { failed: "failed", died: "failed: the event was given up", retried: "was put back", discarded: "was discarded", skipped: "was skipped, so that the later ones of its aggregate go out" };
 
 export class EventView {
   constructor() {

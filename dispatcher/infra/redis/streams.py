@@ -1,0 +1,55 @@
+"""What Redis says of several streams. A node of a Cluster that does not answer takes nothing from the others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import NoPermissionError, RedisClusterException, RedisError, ResponseError
+
+from dispatcher.infra.redis.info import StreamInfo, read_stream_info
+from dispatcher.infra.redis.positions import StreamPositions
+
+
+@dataclass(slots=True)
+class SeenStreams:
+    """Those that were answered for, by key, in the order of the question; of the others the first, and why."""
+
+    infos: dict[str, StreamInfo] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    failure: BaseException | None = None  # RedisError, OSError or TimeoutError; NoPermissionError: no outage
+
+
+async def read_streams(
+    redis: Redis, keys: Sequence[str], positions: Mapping[str, StreamPositions] | None = None, *, readers: bool = False
+) -> SeenStreams:
+    """Ask for each key, as read_stream_info() does; once more of a server that did not answer nothing is asked."""
+    seen, away = SeenStreams(), set[str]()
+    for key in keys:
+        try:
+            node = await _node_of(redis, key)
+            if node in away:
+                seen.missing.append(key)
+                continue
+            try:
+                known = positions[key] if positions is not None else None
+                seen.infos[key] = await read_stream_info(redis, key, known, readers=readers)
+            except (RedisError, OSError, TimeoutError) as error:
+                if not isinstance(error, ResponseError | NoPermissionError):
+                    away.add(node)
+                raise
+        except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+            seen.missing.append(key)
+            if seen.failure is None or isinstance(seen.failure, NoPermissionError):
+                seen.failure = error
+    return seen
+
+
+async def _node_of(redis: Redis, key: str) -> str:
+    """The node of the key; "" where there is one server."""
+    client: object = redis  # open_client() gives either
+    if not isinstance(client, RedisCluster):
+        return ""
+    await client.initialize()  # nothing, once it knows the nodes
+    node = client.get_node_from_key(key)
+    return "" if node is None else str(node.name)
