@@ -38,6 +38,7 @@ pytest_plugins = [
     "tests.support.postgres",
     "tests.support.clock",
     "tests.support.redis",
+    "tests.support.tls",
     "tests.support.proxy",
     "tests.support.tap",
     "tests.support.child",

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -21,6 +23,7 @@ from dispatcher.upkeep.gauges import sample_once
 from tests.support.command import HearCommand, RunCommand
 from tests.support.redis import StartCluster, StartValkey
 from tests.support.rows import STREAM
+from tests.support.tls import behind_tls
 
 PASSWORD = "s3cr3t-Wort"
 SLOT = key_slot(STREAM.encode())
@@ -185,3 +188,32 @@ async def test_prove_on_a_cluster(own_cluster: StartCluster, heard: HearCommand)
     report = json.loads(out)
     assert (code, report["proven"], report["reasons"]) == (0, True, []), err
     assert report["left_behind"] == []
+
+
+async def test_tls_to_each_node(own_cluster: StartCluster, certificate: Path) -> None:
+    cluster = await anyio.to_thread.run_sync(lambda: own_cluster(replicas=0))
+    keys = Layout(STREAM, 8).keys
+    async with AsyncExitStack() as stack:
+        ports = []
+        for node in cluster.nodes:
+            ports.append(await stack.enter_async_context(behind_tls(f"redis://127.0.0.1:{node.port}", certificate)))
+            node.ask("CONFIG", "SET", "cluster-announce-port", str(ports[-1]))
+
+        def announced() -> bool:
+            said = [node.ask("CLUSTER", "SLOTS") for node in cluster.nodes]
+            return all({each[2][1] for each in slots} == set(ports) for slots in said if isinstance(slots, list))
+
+        await anyio.to_thread.run_sync(lambda: wait_until(announced, "all name the ports of TLS"))
+        url = f"rediss+cluster://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}?ssl_ca_certs={certificate}"
+        for key in keys:
+            made = RedisConnection(
+                RedisTarget.parse(url), name="test", streams=(key,), connect_timeout_s=5.0, on_lost=lambda why: None
+            )
+            await made.connect()
+            [added] = await made.send([("XADD", key, "*", "a", "b")], 5.0)
+            made.close()
+            assert isinstance(added, bytes), added
+        client = open_client(url, 5.0)
+        assert [await client.xlen(key) for key in keys] == [1] * 8
+        await client.aclose()
+        assert "TLS failed" in await refusal(f"rediss+cluster://127.0.0.1:{ports[0]}")

@@ -1,5 +1,6 @@
 """Asks several servers the same at once, and waits no longer than it takes to know."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
@@ -40,6 +41,12 @@ async def ask_at_once(
             if late:
                 break
         asking.cancel_scope.cancel()
+
+
+def tls_failure(error: Exception) -> str | None:
+    """Why TLS failed, by OpenSSL's name for it in what redis-py says; None: it did not."""
+    named = re.search(r"\[SSL: (\w+)\]", str(error))
+    return named and named[1]
 
 
 def asking_options(timeout_s: float, tls: Mapping[str, Any] | None) -> dict[str, Any]:
