@@ -15,6 +15,7 @@ from bench.idle import idle
 from bench.latency import latency
 from bench.outage import outage
 from bench.peers import peers
+from bench.realtime import realtime
 from bench.record import run_all
 from bench.scale import scale
 from bench.shards import shards
@@ -49,6 +50,7 @@ def bench() -> None:
 for scenario in (
     sla,
     latency,
+    realtime,
     drain,
     writers,
     snapshot,
