@@ -15,7 +15,7 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 TEST_JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev chat tools test faults matrix oldest lint types contracts check schema reference wheel dist docs bench bench-all bench-writers bench-latency clean
+.PHONY: help demo dev chat shop tools test faults matrix oldest lint types contracts check schema reference wheel dist docs bench bench-all bench-writers bench-latency clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ dev: $(RUN) ## Postgres and Valkey to develop against, data kept in .dispatcher-
 
 chat: $(EXAMPLES) ## a chat in the browser, by way of the outbox: two panes (examples/chat)
 	@cd examples && ../$(BIN)/python -m chat
+
+shop: $(EXAMPLES) ## a FastAPI service with SQLAlchemy, Alembic and a worker (examples/shop)
+	@cd examples/shop && PYTHONPATH=.. ../../$(BIN)/python start.py
 
 tools: ## on Debian: Prometheus, Chromium, PgBouncer, Spin, redis-cli ..., which some tests need (they skip without)
 	@.ci/debian

@@ -19,8 +19,8 @@ from redis.asyncio import Redis
 
 from tests.support.axe import barriers
 from tests.support.browser import OpenPage
-from tests.support.child import Child, StartCli
-from tests.support.examples import Gateway, example
+from tests.support.child import StartCli
+from tests.support.examples import Gateway, example, pid_of, running_again
 from tests.support.page_checks import CONTRAST, SMALL, UNNAMED, WIDE
 from tests.support.rows import STREAM, read_table
 from tests.support.waiting import becomes, until
@@ -47,20 +47,6 @@ async def post(session: aiohttp.ClientSession, url: str, given: dict[str, str], 
             return 0
 
     return int(await until(once, "the message is taken", PATIENCE_S))
-
-
-def pid_of(line: str) -> int:
-    return int(line.rpartition("pid ")[2].rstrip(")"))
-
-
-async def running_again(chat: Child, name: str, pid: int) -> int:
-    """The pid of the part that took the place of that one."""
-
-    def look() -> int:
-        pids = [pid_of(line) for line in chat.lines if line.startswith(f"{name}: running")]
-        return pids[-1] if pids[-1] != pid else 0
-
-    return int(await until(look, f"{name} runs again", PATIENCE_S))
 
 
 class Pane:
@@ -91,10 +77,7 @@ async def test_two_browsers_through_a_killed_dispatcher_and_two_gateways(open_pa
     """By its one command. Nothing is missed, nothing comes twice, all in order, in both panes."""
     async with example("-m", "chat", "--no-browser") as chat, aiohttp.ClientSession() as session:
         url = (await chat.line("Two panes: ", timeout=180)).removeprefix("Two panes: ")
-        dispatcher, gateway = (
-            pid_of(await chat.line("dispatcher 1: running")),
-            pid_of(await chat.line("gateway: running")),
-        )
+        dispatcher, gateway = pid_of(chat, "dispatcher 1"), pid_of(chat, "gateway")
         async with (
             open_page("about:blank", allow=CUT_OFF) as first,
             open_page("about:blank", allow=CUT_OFF) as second,

@@ -76,3 +76,14 @@ async def answers(url: str, child: Child) -> None:
                 return False
 
         await until(look, f"{url} answers")
+
+
+def pid_of(child: Child, part: str) -> int:
+    """The process id of a part of an example, as it is now."""
+    return [int(line.rpartition("pid ")[2].rstrip(")")) for line in child.lines if line.startswith(f"{part}: run")][-1]
+
+
+async def running_again(child: Child, part: str, pid: int) -> int:
+    """The process id of what took the place of that one."""
+    await until(lambda: pid_of(child, part) != pid, f"{part} runs again")
+    return pid_of(child, part)

@@ -1,0 +1,24 @@
+# migrations/env.py
+import asyncio
+
+from alembic import context
+from dispatcher.client.alembic import include_name
+from shop.database import make_engine
+from shop.models import Base
+from sqlalchemy import Connection
+
+
+def migrate(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=Base.metadata, include_name=include_name)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def main() -> None:
+    engine = make_engine()
+    async with engine.connect() as connection:
+        await connection.run_sync(migrate)
+    await engine.dispose()
+
+
+asyncio.run(main())
