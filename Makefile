@@ -58,8 +58,8 @@ tools: ## on Debian: Prometheus, Chromium, PgBouncer, Spin, redis-cli ..., which
 test: $(DEV) ## every test, against real Postgres and Valkey
 	@$(PYTEST) -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
-faults: $(DEV) ## every fault on real processes: kills, cuts, crashes, freezes (make test runs the quick ones)
-	@$(PYTEST) -m fault tests/faults $(PYTEST_ARGS)
+faults: $(DEV) ## every fault on real processes, without and with order (ORDER=none|aggregate: one of them)
+	@FAULTS_ORDER=$(or $(ORDER),both) $(PYTEST) -m fault tests/faults $(PYTEST_ARGS)
 
 matrix: $(DEV) ## the integration tests on every Postgres, Redis and Python that can be had here (about half an hour)
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tests.matrix

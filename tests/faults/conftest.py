@@ -1,5 +1,11 @@
-"""Servers of the faults' own, and the world to break. Without `-m fault` only the quick ones run."""
+"""Servers of the faults' own, and the world to break. Without `-m fault` only the quick ones run.
 
+FAULTS_ORDER=none|aggregate|both tells with which DISPATCH_ORDER; when it is not set, with none, and those that are
+marked `in_order` with both.
+"""
+
+import os
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,6 +34,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("fault")
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what breaks a world with each order that is asked for."""
+    if "fault_database_url" not in metafunc.fixturenames:
+        return
+    chosen = os.environ.get("FAULTS_ORDER")
+    if not chosen:
+        chosen = "both" if any(metafunc.definition.iter_markers("in_order")) else "none"
+    orders = ["none", "aggregate"] if chosen == "both" else [chosen]
+    if orders != ["none"]:
+        metafunc.fixturenames.append("order")
+        metafunc.parametrize("order", orders, indirect=True)
+
+
+@pytest.fixture
+def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With which DISPATCH_ORDER the dispatchers of this test run."""
+    chosen = str(request.param)
+    monkeypatch.setattr(World, "in_order", chosen == "aggregate")
+    return chosen
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -101,7 +128,7 @@ def pair(crashable_postgres: EmbeddedPostgres, server_folder: Path, request: pyt
     @asynccontextmanager
     async def start(w: World) -> AsyncIterator[Pair]:
         between = await w.proxy(w.admin_url)
-        folder = server_folder / f"standby-{request.node.name.partition('[')[0]}"
+        folder = server_folder / f"standby-{secrets.token_hex(4)}"
         standby = Standby(folder, between.via(crashable_postgres.url()), version=crashable_postgres.version)
         await in_thread(standby.start)
         try:

@@ -85,6 +85,7 @@ async def test_a_claim_of_the_dead_is_made_late(world: StartWorld) -> None:
 
 @pytest.mark.promise("stop")
 @pytest.mark.quick
+@pytest.mark.in_order
 async def test_sigterm_under_load(world: StartWorld) -> None:
     async with world(DISPATCH_BATCH_SIZE="20", DISPATCH_LEASE_MS="60000") as w:
         one = await w.dispatcher()

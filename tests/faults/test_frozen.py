@@ -70,6 +70,7 @@ async def test_frozen_between_publish_and_settle(world: StartWorld) -> None:
 
 @pytest.mark.promise("frozen")
 @pytest.mark.quick
+@pytest.mark.in_order
 async def test_a_short_freeze(world: StartWorld) -> None:
     """Shorter than the lease, with entries on their way: nobody takes anything, nothing is doubled."""
     async with world(DISPATCH_LEASE_MS="60000") as w:

@@ -5,7 +5,9 @@ import pytest
 from tests.support.faults.claims import Claims
 from tests.support.faults.load import Ledger
 from tests.support.faults.oracle import Allowance, Seen, judge, p95, recovered_at
+from tests.support.faults.order import Place, find_disorder
 
+FIRST, SECOND = (Place("events", "order", "a1", number) for number in (1, 2))
 QUIET = Claims(0.0, [], [])
 
 
@@ -60,6 +62,28 @@ def test_what_is_allowed_is_no_problem() -> None:
     assert problems(seen(stream=[("a", 1.1), ("b", 2.1), ("b", 3.0)]), duplicates=1) == []
     buried = seen(rows={"a": ("sent", 0), "b": ("dead", 1)}, stream=[("a", 1.1)], dead_letters={"b"})
     assert problems(buried, dead=1) == []
+
+
+@pytest.mark.quick
+def test_an_event_behind_a_later_one_of_its_aggregate() -> None:
+    turned = seen(stream=[("b", 1.1), ("a", 1.1)], places={"a": FIRST, "b": SECOND})
+    assert problems(turned) == []
+    assert ["1 events came after a later one" in problem for problem in problems(turned, disorder=False)] == [True]
+    for other in (
+        Place("orders", "order", "a1", 2),
+        Place("events", "order", "a2", 2),
+        Place("events", "cart", "a1", 2),
+    ):
+        apart = seen(stream=[("b", 1.1), ("a", 1.1)], places={"a": FIRST, "b": other})
+        assert problems(apart, disorder=False) == []
+
+
+@pytest.mark.quick
+def test_what_comes_again_after_a_loss_is_a_rewind() -> None:
+    places = {"a": FIRST, "b": SECOND, "c": Place("events", "order", "a1", 3)}
+    found = find_disorder(["a", "b", "a", "b", "c", "unknown"], places)
+    assert (found.overtaken, found.rewinds) == ([], 2)
+    assert find_disorder(["b", "a", "c"], places).overtaken == ["a"]
 
 
 @pytest.mark.quick

@@ -157,7 +157,7 @@ async def test_a_low_id_commits_late(world: StartWorld) -> None:
         async with w.survives("a low id commits 10 s late") as fault:
             late = str(uuid4())
             async with await psycopg.AsyncConnection.connect(w.admin_url) as other:
-                await other.execute(INSERT, {"events": [late], "types": ["order.created"]})
+                await other.execute(INSERT, {"events": [late], "types": ["order.created"], "prefix": "late"})
                 await pass_time(10.0)
                 await other.commit()
             w.load.ledger.acknowledged[late] = time.time()

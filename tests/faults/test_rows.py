@@ -96,6 +96,7 @@ async def test_a_row_that_kills_the_connection(world: StartWorld) -> None:
 
 @pytest.mark.promise("bad-entry")
 @pytest.mark.quick
+@pytest.mark.in_order
 async def test_rows_that_a_proxy_cuts_off(world: StartWorld) -> None:
     """Something between cuts each connection that sends more than 64 KiB at once; two dispatchers, five such rows."""
     async with world(**IMPATIENT) as w:

@@ -1,4 +1,8 @@
-"""A trigger that writes down every change of status, and what its record shows about claims."""
+"""A trigger that writes down every change of status, and what its record shows about claims.
+
+`audit.next_of` is the number of an event within its aggregate: it locks the aggregate until the commit, so that its
+writers are serialised.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +26,10 @@ END $$;
 CREATE TRIGGER audit_status AFTER UPDATE ON messaging.message_outbox FOR EACH ROW
     WHEN (OLD.status IS DISTINCT FROM NEW.status OR OLD.claim_id IS DISTINCT FROM NEW.claim_id)
     EXECUTE FUNCTION audit.note();
+CREATE TABLE audit.sequence (aggregate text PRIMARY KEY, n bigint NOT NULL);
+CREATE FUNCTION audit.next_of(text) RETURNS bigint LANGUAGE sql AS $$
+INSERT INTO audit.sequence AS s VALUES ($1, 1) ON CONFLICT (aggregate) DO UPDATE SET n = s.n + 1 RETURNING s.n
+$$;
 """
 
 

@@ -1,4 +1,8 @@
-"""A producer at a steady rate on a connection of its own, and the ledger of what Postgres answered it."""
+"""A producer at a steady rate on a connection of its own, and the ledger of what Postgres answered it.
+
+Each event has a number within its aggregate in its payload. It is taken before the id is, under a lock on the aggregate
+that is held until the commit: so by the number, by the id and by the commit the order is the same.
+"""
 
 import asyncio
 import time
@@ -12,7 +16,9 @@ import psycopg
 INSERT = (
     "INSERT INTO messaging.message_outbox (event_id, event_type, aggregate_id, payload) "
     "SELECT e, (%(types)s::text[])[1 + get_byte(uuid_send(e), 0) %% cardinality(%(types)s::text[])], "
-    "'a' || left(e::text, 2), jsonb_build_object('event', e) FROM unnest(%(events)s::uuid[]) AS e"
+    "a, jsonb_build_object('event', e, 'n', n) "
+    "FROM (SELECT u.e, l.a, audit.next_of(l.a) AS n FROM unnest(%(events)s::uuid[]) AS u (e), "
+    "LATERAL (SELECT %(prefix)s || get_byte(uuid_send(u.e), 1) %% 48) AS l (a) OFFSET 0) AS numbered"
 )
 
 
@@ -81,7 +87,7 @@ class Load:
             return None
 
     def _of(self, events: list[str]) -> dict[str, object]:
-        return {"events": events, "types": self.types}
+        return {"events": events, "types": self.types, "prefix": "a"}
 
     async def _transaction(self, connection: psycopg.AsyncConnection[Any], number: int) -> None:
         events = [str(uuid4()) for _ in range(1 + number % 3)]

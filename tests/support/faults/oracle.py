@@ -1,13 +1,14 @@
 """The oracle: what must hold after any fault, by the ledger, the table, the stream, the dead letters and the audit."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
 
 from tests.support.faults.claims import Claims
 from tests.support.faults.load import Ledger
+from tests.support.faults.order import Place, find_disorder
 from tests.support.faults.results import Measured
 
 SLA_S = 1.5
@@ -24,6 +25,7 @@ class Allowance:
     attempts: bool = False  # the fault is the rows' own
     stolen: bool = False  # from outside, the living look dead: their sessions were cut
     phantoms: bool = False  # the stream may hold what Postgres itself lost
+    disorder: bool = True  # within an aggregate: not with DISPATCH_ORDER=aggregate
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Seen:
     claims: Claims
     lease_s: float
     healed: float
+    places: dict[str, Place] = field(default_factory=dict)  # of the events, within their aggregates
 
 
 async def read_rows(db: psycopg.AsyncConnection[Any]) -> dict[str, tuple[str, int]]:
@@ -79,7 +82,12 @@ def judge(seen: Seen, allowed: Allowance, fault: str, test: str) -> tuple[Measur
     if seen.claims.stolen and not allowed.stolen:
         problems.append(f"{len(seen.claims.stolen)} rows taken from the living: {seen.claims.stolen[:3]}")
     problems += seen.claims.broken[:3]
-    measured = _measure(seen, fault, test, len(missing), doubled, len(dead))
+    order = find_disorder((event for event, _ in seen.stream), seen.places)
+    if order.overtaken and not allowed.disorder:
+        some = [f"{event} {seen.places[event]}" for event in order.overtaken[:3]]
+        problems.append(f"{len(order.overtaken)} events came after a later one of their aggregate: {some}")
+    disordered = None if allowed.disorder else len(order.overtaken)
+    measured = replace(_measure(seen, fault, test, len(missing), doubled, len(dead)), disordered=disordered)
     return measured, problems
 
 

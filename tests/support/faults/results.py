@@ -22,11 +22,13 @@ class Measured:
     recovered_s: float | None  # until new events were at p95 < 1.5 s again, for good
     p95_s: float | None  # of the events committed after that
     held_s: float  # the longest a claim was held after the heal
+    disordered: int | None = None  # events behind a later one of their aggregate; None: no order is kept
 
     def line(self) -> str:
         """For the terminal."""
         return (
-            f"{self.fault}: {self.committed} events, {self.missing} missing, {self.doubled} doubled, {self.dead} dead; "
+            f"{self.fault}: {self.committed} events, {self.missing} missing, {self.doubled} doubled, {self.dead} dead, "
+            f"out of order: {'-' if self.disordered is None else self.disordered}; "
             f"first entry after {_s(self.first_s)}, caught up after {_s(self.caught_up_s)}, "
             f"p95 < 1.5 s after {_s(self.recovered_s)} (p95 then {_s(self.p95_s)}), longest claim {_s(self.held_s)}"
         )
@@ -34,7 +36,8 @@ class Measured:
     def cells(self) -> tuple[str, ...]:
         """For the table of docs/explanation/faults.md."""
         times = _s(self.first_s), _s(self.caught_up_s), _s(self.recovered_s)
-        return f"{self.committed:,}", str(self.missing), str(self.doubled), *times
+        disordered = "-" if self.disordered is None else str(self.disordered)
+        return f"{self.committed:,}", str(self.missing), str(self.doubled), disordered, *times
 
 
 def results_file() -> Path:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from dispatcher.core.layout import Layout, Route
 from dispatcher.embedded import EmbeddedValkey
 from tests.support.child import start_child
-from tests.support.faults import claims, oracle, results
+from tests.support.faults import claims, oracle, order, results
 from tests.support.faults.direct import Direct
 from tests.support.faults.load import Load
 from tests.support.faults.process import Process
@@ -42,6 +42,8 @@ class Fault:
 class World(Direct):
     """Made by the fixture `world`. `settings` are environment variables of every dispatcher."""
 
+    in_order = False  # whether they keep the order within aggregates; set by the fixture `order`
+
     def __init__(self, admin_url: str, valkey: EmbeddedValkey, test: str, settings: dict[str, str]) -> None:
         super().__init__(admin_url, valkey)
         self.test = test
@@ -54,6 +56,8 @@ class World(Direct):
             "DISPATCH_QUERY_TIMEOUT_MS": "3000",
             **settings,
         }
+        if self.in_order:
+            self.settings |= {"DISPATCH_ORDER": "aggregate"}
         shards, routes = int(settings.get("DISPATCH_STREAM_SHARDS", "1")), settings.get("DISPATCH_ROUTES", "")
         pairs = tuple(Route(*pair.split("=")) for pair in routes.split(",") if pair)
         self.layout = Layout(STREAM, shards, pairs)
@@ -110,7 +114,7 @@ class World(Direct):
         """Commit so many events at once."""
         found = await self.ask(
             "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) "
-            "SELECT 'order.created', 'a' || i, jsonb_build_object('n', i) FROM generate_series(1, %s) AS i "
+            "SELECT 'order.created', 'b' || i % 400, jsonb_build_object('i', i) FROM generate_series(1, %s) AS i "
             "RETURNING event_id::text",
             (rows,),
         )
@@ -146,6 +150,12 @@ class World(Direct):
 
         await until(look, "every row is settled", timeout_s)
 
+    async def disorder(self) -> order.Disorder:
+        """Which events came after a later one of their aggregate."""
+        return order.find_disorder(
+            (event for event, _ in await self.entries()), await order.read_places(await self.db())
+        )
+
     @asynccontextmanager
     async def survives(
         self,
@@ -172,7 +182,9 @@ class World(Direct):
         await self.commits(MORE)
         await self.load.stop()
         await self.drained(drain_s)
-        problems = await self._judge(name, fault.healed, oracle.Allowance(**allowed))
+        name = f"in order: {name}" if self.in_order else name
+        allowance = oracle.Allowance(disorder=not self.in_order, **allowed)
+        problems = await self._judge(name, fault.healed, allowance)
         if baseline:
             await self._baseline(files, sessions, spare_files)
         assert not problems, f"{name}:\n  " + "\n  ".join(problems)
@@ -190,6 +202,7 @@ class World(Direct):
             claims=await claims.read_claims(db, lease_s=lease_s, healed=healed, gone=gone),
             lease_s=lease_s,
             healed=healed,
+            places=await order.read_places(db),
         )
         measured, problems = oracle.judge(seen, allowed, name, self.test)
         print(measured.line())  # noqa: T201 -- what was measured is half of what a fault is for

@@ -1,0 +1,49 @@
+"""Order within an aggregate while its slots change hands. Without DISPATCH_ORDER the same faults turn events round."""
+
+import pytest
+
+from tests.faults.test_frozen import settled_by_another
+from tests.support.faults.steps import before_publish
+from tests.support.faults.world import StartWorld
+
+
+@pytest.mark.quick
+@pytest.mark.in_order
+async def test_a_dispatcher_that_is_slow(world: StartWorld) -> None:
+    """Its entries are on their way to Redis while the other goes on. This is what the check of the order must see."""
+    async with world(DISPATCH_PUBLISH_TIMEOUT_MS="20000", DISPATCH_LEASE_MS="60000") as w:
+        one = await w.dispatcher()
+        await w.dispatcher()
+        async with w.survives("the entries of one dispatcher are late") as fault:
+            await before_publish(w, one)
+            await w.commits(400)
+            one.redis.let_go("to_server")
+            fault.heal()
+        overtaken = (await w.disorder()).overtaken
+        assert bool(overtaken) != w.in_order
+
+
+@pytest.mark.quick
+@pytest.mark.in_order
+async def test_dispatchers_come_and_go(world: StartWorld) -> None:
+    async with world() as w:
+        one, two = await w.dispatcher(), await w.dispatcher()
+        async with w.survives("one joins, one stops, one is killed, one is frozen beyond its lease") as fault:
+            await w.backlog(2000)
+            await w.dispatcher()
+            await w.commits(60)
+            assert await one.child.terminate() == 0
+            await w.commits(60)
+            three = await w.dispatcher()
+            await two.kill()
+            await w.commits(60)
+            four = await w.dispatcher()
+            await before_publish(w, three)
+            rows = await w.picked(three)
+            three.freeze()
+            await settled_by_another(w, three, rows)
+            three.redis.let_go("to_server")
+            three.thaw()
+            await w.commits(60)
+            assert await four.child.terminate() == 0
+            fault.heal()
