@@ -45,14 +45,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         chosen = "both" if any(metafunc.definition.iter_markers("in_order")) else "none"
     orders = ["none", "aggregate"] if chosen == "both" else [chosen]
     if orders != ["none"]:
-        metafunc.fixturenames.append("order")
         metafunc.parametrize("order", orders, indirect=True)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """With which DISPATCH_ORDER the dispatchers of this test run."""
-    chosen = str(request.param)
+    chosen: str = getattr(request, "param", "none")
     monkeypatch.setattr(World, "in_order", chosen == "aggregate")
     return chosen
 

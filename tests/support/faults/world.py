@@ -114,7 +114,7 @@ class World(Direct):
         """Commit so many events at once."""
         found = await self.ask(
             "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) "
-            "SELECT 'order.created', 'b' || i % 400, jsonb_build_object('i', i) FROM generate_series(1, %s) AS i "
+            "SELECT 'order.created', 'b' || i %% 400, jsonb_build_object('i', i) FROM generate_series(1, %s) AS i "
             "RETURNING event_id::text",
             (rows,),
         )
