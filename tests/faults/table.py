@@ -42,7 +42,7 @@ def filled(page: str, results: Iterable[Measured]) -> str:
         test = each.test.removeprefix("tests/faults/")
         lines[each.fault] = (test, f"| {each.fault} | {' | '.join(each.cells())} | `{test}` |")
     for test in measuring() - {test for test, _ in lines.values()}:
-        lines[test] = (test, f"| {NOT_YET} | - | - | - | - | - | - | `{test}` |")
+        lines[test] = (test, f"| {NOT_YET} | - | - | - | - | - | - | - | `{test}` |")
     there = every()
     kept = [line for _, (test, line) in sorted(lines.items(), key=lambda item: (item[1][0], item[0])) if test in there]
     return _TABLE.sub("\n".join([*kept, ""]), page)
