@@ -15,7 +15,7 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 TEST_JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev chat shop tools test faults matrix oldest lint types contracts check schema reference wheel dist docs bench bench-all bench-writers bench-latency clean
+.PHONY: help demo dev chat shop django-shop tools test faults matrix oldest lint types contracts check schema reference wheel dist docs bench bench-all bench-writers bench-latency clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ chat: $(EXAMPLES) ## a chat in the browser, by way of the outbox: two panes (exa
 
 shop: $(EXAMPLES) ## a FastAPI service with SQLAlchemy, Alembic and a worker (examples/shop)
 	@cd examples/shop && PYTHONPATH=.. ../../$(BIN)/python start.py
+
+django-shop: $(EXAMPLES) ## a shop in Django: orders, their events, invoices by a consumer (examples/django_shop)
+	@cd examples && ../$(BIN)/python -m django_shop
 
 tools: ## on Debian: Prometheus, Chromium, PgBouncer, Spin, redis-cli ..., which some tests need (they skip without)
 	@.ci/debian

@@ -195,6 +195,42 @@ def test_the_tests_that_the_page_shows(manage: Manage, tmp_path: Path) -> None:
     assert "Ran 3 tests" in said
 
 
+def test_pytest_django_as_the_page_shows(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(blocks("In Django", "python", page("how-to/test-your-code.md"))[2])
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n"
+        "from django.conf import settings\n"
+        "from django.db import connection\n"
+        "from shop.models import place_order\n"
+        "from dispatcher.testing import published, relay_once\n"
+        "def test_rolled_back(db):\n"
+        "    place_order('ada')\n"
+        "    assert [event.json() for event in published(connection)] == [{'to': 'ada'}]\n"
+        "@pytest.mark.parametrize('turn', [1, 2])\n"
+        "def test_committed(transactional_db, turn):\n"
+        "    place_order('ada')\n"
+        "    assert len(relay_once(connection, settings.REDIS_URL)) == 1\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "/dev/null",
+        "--rootdir",
+        str(tmp_path),
+    ]
+    shown = subprocess.run(
+        [*command, str(tmp_path)], capture_output=True, text=True, check=False,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT), "DJANGO_SETTINGS_MODULE": "settings",
+             "DATABASE": "postgresql:///shop"},
+    )  # fmt: skip
+    assert "3 passed" in shown.stdout, shown.stdout + shown.stderr
+
+
 def test_what_the_page_shows(manage: Manage) -> None:
     for line in code("With Django", "sh", page("how-to/migrate.md")).splitlines():
         manage(*line.removeprefix("python manage.py ").split())

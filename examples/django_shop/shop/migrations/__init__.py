@@ -1,0 +1,1 @@
+"""Of the models, and of what the consumer remembers."""
