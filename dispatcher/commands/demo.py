@@ -11,6 +11,7 @@ from rich.console import Console
 
 from dispatcher.commands.options import database_options
 from dispatcher.commands.progress import rows_progress
+from dispatcher.core.counted import counted
 from dispatcher.demo.cluster import run_cluster
 from dispatcher.demo.cluster_table import cluster_summary, show_cluster_result
 from dispatcher.demo.run import Plan, Result, run
@@ -135,7 +136,7 @@ def _write_samples(rows: Iterator[Sample], count: int, flags: dict[str, str | No
     settings = Settings.load_some(("database_url",), {}, flags)
     with rows_progress("Copying", count) as progress:
         seed(settings["database_url"], rows, count, progress)
-    click.echo(f"Copied {count} rows.")
+    click.echo(f"Copied {counted(count, 'row')}.")
 
 
 def as_text(result: Result) -> str:

@@ -18,6 +18,7 @@ from dispatcher.commands.options import (
     target,
 )
 from dispatcher.commands.tables import show_table, span
+from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError, Unreachable
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.conditions import read_conditions
@@ -78,7 +79,7 @@ async def _ask(settings: dict[str, Any], where: PostgresTarget) -> tuple[list[St
 
 def _show(stream: StreamGroups) -> None:
     maxlen = f", MAXLEN {stream.maxlen}" if stream.maxlen else ""
-    click.echo(f"{stream.stream}: {stream.length} entries{maxlen}")
+    click.echo(f"{stream.stream}: {counted(stream.length, 'entry')}{maxlen}")
     if not stream.groups:
         click.echo("No consumer group. What a reader without one misses, MAXLEN trims unseen.")
         return

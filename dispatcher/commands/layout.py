@@ -18,6 +18,7 @@ from dispatcher.commands.options import (
     target,
     yes,
 )
+from dispatcher.core.counted import counted
 from dispatcher.core.layout import Layout
 from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -162,7 +163,7 @@ def lines(ours: Layout, state: LayoutState, keys: Sequence[KeyState]) -> Iterato
     for stream in now.streams:
         of = [infos[key] for key in now.keys_of(stream) if key in infos]
         entries = sum(each.info.length for each in of if each.info)
-        yield f"stream {stream}: {len(of)} {'key' if len(of) == 1 else 'keys'}, {entries} entries"
+        yield f"stream {stream}: {counted(len(of), 'key')}, {counted(entries, 'entry')}"
     yield from _former(state, keys)
 
 
@@ -174,4 +175,4 @@ def _former(state: LayoutState, keys: Sequence[KeyState]) -> Iterator[str]:
             f"group {group.name}: {group.lag} to read, {group.pending} not acknowledged" for group in each.info.groups
         )
         end = "read it to the end" if each.unread else f"nothing is left to read: DEL {each.key} when you like"
-        yield f"former key {each.key}: {each.info.length} entries; {groups or 'no group'}; {end}"
+        yield f"former key {each.key}: {counted(each.info.length, 'entry')}; {groups or 'no group'}; {end}"

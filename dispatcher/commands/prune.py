@@ -10,6 +10,7 @@ import click
 
 from dispatcher.commands.duration import duration, seconds_of
 from dispatcher.commands.options import database, json_output, settings_from, target
+from dispatcher.core.counted import counted
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.prune import PruneSession
 
@@ -143,6 +144,6 @@ def _progress(run: PruneSession) -> Iterator[Callable[[float], None]]:
         nonlocal said
         if int(share * 10) > said:
             said = int(share * 10)
-            click.echo(f"{share:.0%} of the outbox walked, {run.rows} rows deleted", err=True)
+            click.echo(f"{share:.0%} of the outbox walked, {counted(run.rows, 'row')} deleted", err=True)
 
     yield line

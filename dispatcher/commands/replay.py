@@ -10,6 +10,7 @@ import click
 from dispatcher.commands.duration import seconds_of
 from dispatcher.commands.options import database, json_output, require_terminal, settings_from, target, yes
 from dispatcher.commands.progress import rows_progress
+from dispatcher.core.counted import counted
 from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.replay import Found, Moment, ReplaySession, Selection
@@ -103,9 +104,9 @@ def replay(
     if as_json:
         click.echo(_as_text(found, run, dry_run=dry_run))
     elif run is not None:
-        click.echo(f"Replayed {run.replayed} rows.")
+        click.echo(f"Replayed {counted(run.replayed, 'row')}.")
         if run.skipped:
-            click.echo(f"Skipped {run.skipped} rows: somebody locked, replayed or deleted them meanwhile.")
+            click.echo(f"Skipped {counted(run.skipped, 'row')}: somebody locked, replayed or deleted them meanwhile.")
     skipped = run is not None and run.skipped > 0 and bool(event_ids)
     return int(skipped or any(not each.coming for each in found.unsent))
 

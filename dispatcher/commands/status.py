@@ -16,6 +16,7 @@ from rich.text import Text
 
 from dispatcher.commands.options import LAYOUT, database, layout_of, redis_url, settings_from, stream_name, target
 from dispatcher.commands.tables import ago, plain, show_facts, span
+from dispatcher.core.counted import counted
 from dispatcher.core.errors import Unreachable
 from dispatcher.core.timestamps import iso, iso_of
 from dispatcher.infra.redis.info import GroupInfo, summed
@@ -116,7 +117,7 @@ def facts(found: Status) -> list[tuple[str, str]]:
         if outbox.layout != found.layout.fingerprint:
             lines.append(("layout", "other streams stand in Postgres than in these settings: see `dispatcher layout`"))
         lines += [
-            (f"lost by {loss.stream}", f"{loss.rows} rows put back at {iso(loss.at, 'seconds')}: {loss.why}")
+            (f"lost by {loss.stream}", f"{counted(loss.rows, 'row')} put back at {iso(loss.at, 'seconds')}: {loss.why}")
             for loss in outbox.losses
         ]
         polling = [each for each in outbox.acknowledgements if not each.registered]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dispatcher.core.condition import STOPS, is_exempt
+from dispatcher.core.counted import counted
 from dispatcher.core.timestamps import iso, iso_of
 from dispatcher.core.troubles import TROUBLES
 from dispatcher.ops.groups import UNREAD_S
@@ -124,7 +125,7 @@ def _unread(found: Status) -> Iterator[Attention]:
             yield Attention(
                 "warn",
                 "unread",
-                f"Nobody reads the consumer group {group.name}: {group.lag} entries wait",
+                f"Nobody reads the consumer group {group.name}: {counted(group.lag, 'entry')} unread",
                 iso_of(found.now - age_s),
                 "`dispatcher groups`; start its consumers, or destroy or exempt it: it will stop publishing for all.",
             )

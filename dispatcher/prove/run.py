@@ -9,6 +9,7 @@ from random import SystemRandom
 import anyio
 import psycopg
 
+from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured, SessionLost
 from dispatcher.core.events import Observer
 from dispatcher.demo.screen import Screen
@@ -164,7 +165,7 @@ async def _clean(relay: CanaryRelay, postgres: ReconnectingSession, stream: str,
         for ids in _chunks(ledger.ids) or [[]]:
             await session.fetch(load("prove_clean"), {"event_ids": ids, "event_type": CANARY})
     except psycopg.Error as error:
-        left.append(f"{len(ledger.ids)} rows of the type {CANARY}, until they are pruned ({error.sqlstate})")
+        left.append(f"{counted(len(ledger.ids), 'row')} of the type {CANARY}, until they are pruned ({error.sqlstate})")
     [reply] = await relay.reader.send([("DEL", stream)], DEADLINE_S)
     if not isinstance(reply, int):
         left.append(f"the stream {stream}: redis-cli DEL {stream} ({getattr(reply, 'text', 'no answer')})")

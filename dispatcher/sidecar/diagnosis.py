@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
+from dispatcher.core.counted import counted
 from dispatcher.core.process_state import ProcessState, Trouble
 from dispatcher.core.troubles import TROUBLES, Severity, words
 from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, RecentWindow
@@ -160,7 +161,7 @@ def _unread(reading: ProcessState, now: float) -> Iterator[Diagnosis]:
         never = age_s == inf  # it may have been made a moment ago
         since = None if never else now - age_s
         nobody = "Nobody has ever read the consumer group" if never else "Nobody reads the consumer group"
-        what = f"{nobody} {group}: {lag:,} entries wait"
+        what = f"{nobody} {group}: {counted(lag, 'entry')} unread"
         yield Diagnosis(
             "note" if never else "warn",
             "unread",

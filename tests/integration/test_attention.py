@@ -101,7 +101,7 @@ async def test_status_and_doctor_look_at_the_stream_that_is_named(heard: HearCom
     assert (stream["name"], stream["length"]) == (("other", 1) if flag else (STREAM, 0))
     findings = json.loads((await heard("doctor", "--json", *name))[1])["findings"]
     [found] = [each["found"] for each in findings if each["check"] == "stream"]
-    assert ("'other' holds 1 entries" in found) == flag
+    assert ("'other' holds 1 entry" in found) == flag
 
 
 def test_a_condition_of_another_release_is_read_as_far_as_it_is_understood():

@@ -55,7 +55,7 @@ async def test_a_replayed_row_is_as_new(replay, db):
     assert await replay("--all", "--yes") == (
         0,
         "Sent rows that match: 1, sent from 2025-06-01T12:00:00.000000Z to 2025-06-01T12:00:00.000000Z\n"
-        "Replayed 1 rows.\n",
+        "Replayed 1 row.\n",
         "1 of 1 rows\n",
     )
     [after] = await read_table(db)
@@ -100,7 +100,7 @@ async def test_only_sent_rows_are_taken(replay, db):
         await insert_events(db, status=status)
     await insert_events(db, status="picked", picked_at=AT)
     before = await read_table(db)
-    assert (await replay("--all", "--yes"))[1] == "Sent rows that match: 1\nReplayed 1 rows.\n"
+    assert (await replay("--all", "--yes"))[1] == "Sent rows that match: 1\nReplayed 1 row.\n"
     after = await read_table(db)
     assert [row["status"] for row in after] == ["pending", "retry", "dead", "pending", "picked"]
     assert [row for row in after if row["id"] != 4] == [row for row in before if row["id"] != 4]
@@ -227,7 +227,7 @@ async def test_progress_is_said_where_there_is_no_terminal(replay, db):
     await db.execute("SET dispatcher.doorbell = off")
     await insert_events(db, 2_500, status="sent", sent_at=AT)
     code, out, err = await replay("--all", "--yes")
-    assert (code, out.splitlines()[1:]) == (0, ["Replayed 2500 rows."])
+    assert (code, out.splitlines()[1:]) == (0, ["Replayed 2,500 rows."])
     assert err.splitlines() == [f"{done} of 2500 rows" for done in (1000, 2000, 2500)]
 
 
@@ -331,7 +331,7 @@ async def test_an_event_that_is_not_replayed_is_named_with_the_reason(replay, db
     await insert_events(db, status="retry")
     _, dead, coming = [str(row["event_id"]) for row in await read_table(db)]
     code, out, err = await replay("--event-id", unknown, "--event-id", dead, "--event-id", OTHER, "--yes")
-    assert (code, out.splitlines()[-1]) == (1, "Replayed 1 rows.")
+    assert (code, out.splitlines()[-1]) == (1, "Replayed 1 row.")
     assert f"Not replayed: {unknown}: there is no row of it: it was pruned" in err
     assert f"Not replayed: {dead}: it is dead: `dispatcher dlq retry {dead}`" in err
     code, out, err = await replay("--event-id", coming, "--event-id", OTHER, "--yes")

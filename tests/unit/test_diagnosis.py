@@ -117,7 +117,7 @@ def test_a_group_that_nobody_reads_is_named_long_before_it_holds_publishing_back
     reading = replace(CALM, sample=replace(sample, group_read_age_s=ages))
     assert found(reading) == [("warn", "unread", NOW - 3600), ("note", "unread", None)]
     [first, never] = diagnose(reading, RecentWindow(), NOW)
-    assert "the consumer group web-1: 1,200 entries wait" in first.what
+    assert "the consumer group web-1: 1,200 entries unread" in first.what
     assert "Nobody has ever read the consumer group new" in never.what
 
 

@@ -7,6 +7,7 @@ import click
 
 from dispatcher.commands.dlq.options import Event, ask, filter_of, filters
 from dispatcher.commands.options import database, json_output, require_terminal, together, yes
+from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.ops.dead_letters.decide import BulkDecision, Decision
@@ -115,7 +116,7 @@ async def _run(fetch: Fetch, decision: Decision, wanted: Sequence[EventRef] | Fi
     try:
         await run.named(events, lambda done, of: click.echo(f"{done} of {of} events", err=True))
     except DispatcherError:
-        click.echo(f"Stopped after {run.done} events. The same command goes on with the rest.", err=True)
+        click.echo(f"Stopped after {counted(run.done, 'event')}. The same command goes on with the rest.", err=True)
         raise
     if as_json:
         click.echo(_as_text(len(events), run.done, run.not_dead))

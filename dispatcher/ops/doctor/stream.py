@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from dispatcher.core.condition import is_exempt
+from dispatcher.core.counted import counted
 from dispatcher.core.decide import Refused
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.pacing import HOLD_BACK_AT
@@ -30,7 +31,7 @@ def of_streams(facts: Mapping[str, RedisFacts], maxlen: int, exempt: Sequence[st
     lengths = [each.replies["XLEN"] for each in facts.values()]
     if all(finding.level == "ok" for _, finding in found if finding.check == "stream"):
         entries = sum(length for length in lengths if isinstance(length, int))
-        told.insert(0, ok("stream", f"{len(facts)} keys hold {entries} entries"))
+        told.insert(0, ok("stream", f"{counted(len(facts), 'key')} hold {counted(entries, 'entry')}"))
     if all(finding.level == "ok" for _, finding in found if finding.check == "groups"):
         names = {group["name"] for each in facts.values() for group, _ in each.groups}
         told.append(ok("groups", f"none of {len(names)} groups lags" if names else "no consumer group on any key"))
@@ -45,7 +46,7 @@ def stream_type(facts: RedisFacts, name: str) -> Finding:
         return bad("stream", said, f"PERSIST {name}, and find out who sets it to expire")
     if isinstance(length, int):
         said = (
-            f"'{name}' holds {length} entries"
+            f"'{name}' holds {counted(length, 'entry')}"
             if length
             else f"'{name}' is empty or not there yet; the first event makes it"
         )
@@ -77,13 +78,16 @@ def groups(facts: RedisFacts, name: str, maxlen: int, exempt: Sequence[str] = ()
         called = group["name"].decode(errors="replace")
         if is_exempt(called, exempt):
             lost = "; what it has not read is trimmed" if lag >= maxlen else ""
-            yield ok("groups", f"group {called} has {lag} entries to read; it is exempt, and holds nothing back{lost}")
+            yield ok(
+                "groups",
+                f"group {called} has {counted(lag, 'entry')} to read; it is exempt, and holds nothing back{lost}",
+            )
         else:
             yield _group(called, lag, group, maxlen)
 
 
 def _group(name: str, lag: int, group: dict[str, Any], maxlen: int) -> Finding:
-    unread = f"{lag} entries to read, {lag / maxlen:.1%} of MAXLEN {maxlen}"
+    unread = f"{counted(lag, 'entry')} to read, {lag / maxlen:.1%} of MAXLEN {maxlen}"
     said = f"group {name} has {unread}; {group['pending']} read and not acknowledged"
     remedy = "start or speed up its consumers; a group nobody uses: "
     remedy += f"XGROUP DESTROY <stream> {name}, or exempt it (DISPATCH_BACKPRESSURE_EXCEPT)"
