@@ -638,7 +638,8 @@ CREATE TABLE messaging.message_dlq (
     died_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     replayed_at timestamp with time zone,
     replay_count integer DEFAULT 0 NOT NULL,
-    discarded_at timestamp with time zone
+    discarded_at timestamp with time zone,
+    followed_at timestamp with time zone
 );
 
 COMMENT ON TABLE messaging.message_dlq IS 'The dead-letter queue: a copy of each event that failed for the last time.';
@@ -674,6 +675,8 @@ COMMENT ON COLUMN messaging.message_dlq.replayed_at IS 'When the event was put b
 COMMENT ON COLUMN messaging.message_dlq.replay_count IS 'How many times the event was put back.';
 
 COMMENT ON COLUMN messaging.message_dlq.discarded_at IS 'When a person decided that nobody needs the event; NULL: nobody did.';
+
+COMMENT ON COLUMN messaging.message_dlq.followed_at IS 'With DISPATCH_ORDER=aggregate: when the next entry of its aggregate went out, with the field after_dead.';
 
 CREATE TABLE messaging.message_outbox (
     id bigint NOT NULL,

@@ -100,6 +100,13 @@ class EntryFormats:
         return self._by_key[self._layout.key_of(row.event_type, row.slot)]
 
 
+def with_field(xadd: bytes, name: str, value: str) -> bytes:
+    """The XADD with one more field, behind the others."""
+    head, _, rest = xadd.partition(b"\r\n")
+    field_ = "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in (name, value))
+    return b"*%d\r\n%b%b" % (int(head[1:]) + 2, rest, field_.encode())
+
+
 def _templates(*head: str) -> tuple[str, str]:
     start = "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in head).replace("%", "%%")
     return f"*{len(head) + 14}\r\n{start}{_BODY}", f"*{len(head) + 16}\r\n{start}{_BODY}{_HEADERS}"

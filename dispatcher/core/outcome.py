@@ -130,7 +130,7 @@ class BatchOutcomes:
                 self.dead.append((row_id, outcome))
             case Released(error):
                 self.released.append(row_id)
-                self.sink_error = self.sink_error or error
+                self.sink_error = self.sink_error or error or None
             case Unknown(error):
                 self.unknown.append(row_id)
                 self.sink_error = self.sink_error or error

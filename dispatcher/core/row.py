@@ -1,7 +1,9 @@
 """One claimed outbox row, as the claim returns it."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 UNSCHEDULED = datetime(
@@ -62,3 +64,5 @@ class Batch(NamedTuple):
     size: int = 0  # characters of payload and headers
     taken: int = 0  # more rows of the answer, whose claim a trigger undid
     cut: bool = False  # more rows were claimed than fit in the budget of bytes; those were released, and are due
+    keys: Mapping[int, int] = MappingProxyType({})  # in order: by row id, the key of its aggregate, see core/held.py
+    after_dead: Mapping[int, str] = MappingProxyType({})  # by row id: the event_id of the dead event before it

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from dispatcher.core.errors import Misconfigured
 
+_LIKE = re.compile(r"^--like: (\w+), from '([^']*)', before '([^']*)'$", re.MULTILINE)
+
 
 @dataclass(frozen=True, slots=True)
 class Migration:
@@ -28,20 +30,30 @@ def load(
     split: bool = False,
     sharded: bool = False,
     closed: bool = False,
+    ordered: bool = False,
     owned: bool = False,
 ) -> str:
     """The statement of sql/statements/<name>.sql, with the lines whose marker (`--filtered: ` ...) is wanted.
 
     `filtered`: those, else those marked `plain`. `split`, `closed`: those too. `sharded`: those, else those marked
-    `single`. `owned`: those, else those marked `any`. Of the lines that are comments only the first is left, which
-    names it: behind a pooler the text is sent, and looked through for parameters, each time.
+    `single`. `ordered`: those, else `free`. `owned`: those, else `any`. A line `--like: claim, from 'A', before 'B'`
+    stands for a part of another statement. Of the lines that are comments only the first is left, which names it:
+    behind a pooler the text is sent, and looked through for parameters, each time.
     """
-    text = _read(_folder("sql") / "statements" / f"{name}.sql")
-    markers = {"split": split, "filtered": filtered, "plain": not filtered, "sharded": sharded, "single": not sharded}
-    for marker, wanted in [*markers.items(), ("closed", closed), ("owned", owned), ("any", not owned)]:
+    text = _LIKE.sub(_part, _read(_folder("sql") / "statements" / f"{name}.sql"))
+    markers = {"ordered": ordered, "free": not ordered, "split": split, "filtered": filtered, "plain": not filtered}
+    markers |= {"sharded": sharded, "single": not sharded, "closed": closed}
+    markers |= {"owned": owned, "any": not owned}
+    for marker, wanted in markers.items():
         text = re.sub(rf"^ *--{marker}: " + ("" if wanted else r".*\n"), "", text, flags=re.MULTILINE)
     first, _, rest = text.partition("\n")
     return first + "\n" + re.sub(r"^ *--.*\n", "", rest, flags=re.MULTILINE)
+
+
+def _part(like: re.Match[str]) -> str:
+    name, start, end = like.groups()
+    _, found, rest = _read(_folder("sql") / "statements" / f"{name}.sql").partition("\n" + start)
+    return found[1:] + rest.partition("\n" + end)[0]
 
 
 @cache

@@ -44,6 +44,10 @@ class NoPause:
     def note_finished(self) -> None:
         """Nobody waits for it."""
 
+    def may_look(self) -> bool:
+        """Always."""
+        return True
+
     async def allowance(self) -> int:
         """As many rows as a claim takes."""
         return self.left()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 from time import monotonic
+from typing import TypedDict
 
 import psycopg
 
@@ -22,6 +23,15 @@ from dispatcher.stages.claim import EventTypeFilter, claim, new_claim_id
 from dispatcher.stages.settle import release
 
 ALL_TYPES = EventTypeFilter((), only_these=False)
+
+
+class ClaimerParts(TypedDict):
+    """What every claimer works with."""
+
+    dispatcher_id: Callable[[], int | None]
+    pause: PauseCheck
+    observe: Observer
+    rng: Random
 
 
 class Claimer:
@@ -200,9 +210,15 @@ class UncertainClaims:
 
     def __init__(self) -> None:
         self._claims: list[tuple[str, int]] = []  # claim id, backend pid of the session that claimed
+        self.on_released: Callable[[str], None] | None = None
 
     def __len__(self) -> int:
         return len(self._claims)
+
+    @property
+    def ids(self) -> set[str]:
+        """The claims that are noted."""
+        return {claim_id for claim_id, _ in self._claims}
 
     def add(self, claim_id: str, session: Session) -> None:
         """Note a claim of this session. Twice does no harm."""
@@ -219,3 +235,6 @@ class UncertainClaims:
                 await session.fetch(load("end_sessions"), {"pids": [pid for _, pid in noted]})
             await release(session, [claim_id for claim_id, _ in noted])
             del self._claims[: len(noted)]
+            if self.on_released is not None:
+                for claim_id, _ in noted:
+                    self.on_released(claim_id)

@@ -59,6 +59,10 @@ class PauseCheck(Protocol):
         """Hear that a claim is not in flight any more: whoever paused waits for that."""
         ...
 
+    def may_look(self) -> bool:
+        """Whether Redis may be looked at meanwhile: that notes in Postgres that it holds the streams."""
+        ...
+
 
 class StreamPause:
     """Whether the stream relay may claim: nobody has paused, and the layout that stands in Postgres is ours."""
@@ -74,6 +78,10 @@ class StreamPause:
     def note_finished(self) -> None:
         """Hear that a claim is not in flight any more."""
         self._pause.note_finished()
+
+    def may_look(self) -> bool:
+        """Whether Redis may be looked at: not for another layout, or before ours stands."""
+        return not self._layout_differs()
 
 
 class FlowControl(Protocol):

@@ -40,6 +40,7 @@ class Settler:
         self._doubt = doubt
         self._observe = observe
         self._rng = rng
+        self.told: Callable[[BatchOutcomes, Settlement], None] | None = None  # hears what is written; set by the relay
         self.aside = KeptAside(
             most_rows=MOST_BATCHES * batch_size,
             lease_s=lease_s,
@@ -98,6 +99,8 @@ class Settler:
         return settlement
 
     def _tell(self, outcomes: BatchOutcomes, settlement: Settlement) -> None:
+        if self.told is not None:
+            self.told(outcomes, settlement)
         if settlement.released:
             self._wake(0.0)  # due again, and a lane that sleeps looked while we still held them
         if outcomes.retries:

@@ -11,7 +11,7 @@ from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.search import Searcher
 from dispatcher.relay.policy import StreamPause, StreamPolicy
 from dispatcher.relay.stream.gate import SinkGate
-from dispatcher.relay.stream.relay import SinkParts, StreamParts, StreamRelay
+from dispatcher.relay.stream.relay import OrderParts, SinkParts, StreamParts, StreamRelay
 from dispatcher.service.context import Context
 from dispatcher.service.one_voice import OneVoice
 from dispatcher.service.policies import claim_policy, entry_formats, retry_policy
@@ -88,6 +88,7 @@ def build_stream_engine(
             c.sessions.chores,
             pause,
             lambda row: numbers[layout.key_of(row.event_type, row.slot)],
+            OrderParts(c.stream_slots, hold=s.order_on_dead == "hold") if c.stream_slots is not None else None,
         ),
         batch_size=s.batch_size,
         dispatcher_id=c.registry.locked_id,

@@ -26,6 +26,7 @@ _HEADERS = _PAYLOAD + 1
 _AFTER = _HEADERS + 1
 _GONE = ("", None)  # of a row that was deleted meanwhile
 _order = itemgetter(1, 0)  # (next_run_at, id)
+_by_id = itemgetter(0)
 _new: Any = tuple.__new__
 
 
@@ -114,17 +115,30 @@ async def claim(
         rows = await session.fetch(statement, parameters | {"most_bytes": most_bytes})
     except psycopg.errors.ProgramLimitExceeded:  # one row is too large to be read, and would stop all others for ever
         rows = await session.fetch(statement, parameters | {"most_bytes": None})
+    return await batch_of(session, claim_id, rows if sharded else [(*row, 0) for row in rows], floor, most_bytes)
+
+
+async def batch_of(
+    session: Session,
+    claim_id: str,
+    rows: list[tuple[Any, ...]],
+    floor: str | None,
+    most_bytes: int,
+    *,
+    by_id: bool = False,
+) -> Batch:
+    """The batch of a claim's answer, with what was left out of it. Raises as `claim`."""
     claimed_at, answered = monotonic(), len(rows)
     rows = [row for row in rows if row[0] is not None]
     taken = answered - len(rows)
-    rows.sort(key=_order)
+    rows.sort(key=_by_id if by_id else _order)
     texts, cut = _texts_of(rows), False
     sizes = list(map(len, texts))
     if CUT_CHARS in sizes or READ_LATER in {text[0] for text in texts}:
         rows, cut = await _read(session, claim_id, rows, most_bytes)
         sizes = list(map(len, _texts_of(rows)))
     # Not _make(): to have it count the columns takes as long again.
-    claimed: list[ClaimedRow] = [_new(ClaimedRow, row if sharded else (*row, 0)) for row in rows]
+    claimed: list[ClaimedRow] = [_new(ClaimedRow, row) for row in rows]
     return Batch(claim_id, claimed, floor or "0-0", claimed_at, size=sum(sizes), taken=taken, cut=cut)
 
 

@@ -1,14 +1,19 @@
 """Publish: one pipeline a batch, one reply a row, nothing sent twice."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dispatcher.core.decide import NotSent, Refused, Reply, Unpublishable
-from dispatcher.core.entry import EntryFormat, EntryFormats
+from dispatcher.core.decide import NoReply, NotSent, Refused, Reply, Unpublishable
+from dispatcher.core.entry import EntryFormat, EntryFormats, with_field
 from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.core.outages import is_redis_outage, redis_code
 from dispatcher.core.row import Batch
 from dispatcher.infra.redis.connection import RedisConnection
+from dispatcher.infra.redis.pipe import Command
+
+AFTER_DEAD = "after_dead"  # the field of an entry that follows a dead event of its aggregate
+MULTI, EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
 
 GONE = "the stream is gone from Redis, and was there a moment ago"  # the reply to XADD NOMKSTREAM was nil
 
@@ -20,10 +25,20 @@ class SentBatch(NamedTuple):
     unpublishable: dict[int, Unpublishable]  # by position in the batch
     incarnation: RedisIncarnation | None = None  # where it was sent
     streams: Mapping[int, str] = {}  # by row id, to which; empty: there is only one
+    blocks: Sequence["Block"] = ()  # in order: what was written together
+
+
+class Block(NamedTuple):
+    """Rows of one stream, by position among those that were sent. `whole`: within MULTI and EXEC."""
+
+    rows: list[int]
+    whole: bool
 
 
 def send(connection: RedisConnection, entry: EntryFormat | EntryFormats, batch: Batch, deadline_s: float) -> SentBatch:
     """Write the batch's pipeline now, without waiting: batches sent in turn reach the stream in that order."""
+    if batch.keys:
+        return _send_in_order(connection, entry, batch, deadline_s)
     if isinstance(entry, EntryFormats):
         return _send_to_several(connection, entry, batch, deadline_s)
     unpublishable: dict[int, Unpublishable] = {}
@@ -54,6 +69,46 @@ def _send_to_several(connection: RedisConnection, formats: EntryFormats, batch: 
     return SentBatch(connection.send(commands, deadline_s), unpublishable, connection.incarnation, streams)
 
 
+def _send_in_order(
+    connection: RedisConnection, formats: EntryFormat | EntryFormats, batch: Batch, deadline_s: float
+) -> SentBatch:
+    """The rows of each stream one after the other, and whole or not at all where two of them are of one aggregate.
+
+    Redis with no memory left takes some entries of a pipeline, refuses others, and takes some again. Within MULTI it
+    refuses all.
+    """
+    unpublishable: dict[int, Unpublishable] = {}
+    streams: dict[int, str] = {}
+    by_stream: dict[str, tuple[list[int], list[bytes], set[int]]] = {}
+    make: dict[str, bool] = {}
+    sent = 0
+    for position, row in enumerate(batch.rows):
+        entry = formats.of(row) if isinstance(formats, EntryFormats) else formats
+        stream = entry.stream
+        if isinstance(formats, EntryFormats):
+            streams[row.id] = stream
+        if reason := entry.unpublishable(row):
+            unpublishable[position] = Unpublishable(reason)
+            continue
+        if stream not in make:
+            make[stream] = not connection.has_stream(stream)
+            by_stream[stream] = ([], [], set())
+        command = entry.xadd(row, make=make[stream])
+        if (dead := batch.after_dead.get(row.id)) is not None:
+            command = with_field(command, AFTER_DEAD, dead)
+        rows, commands, keys = by_stream[stream]
+        rows.append(sent)
+        commands.append(command)
+        keys.add(batch.keys[row.id])
+        sent += 1
+    blocks, wire = [], list[Command]()
+    for rows, commands, keys in by_stream.values():
+        whole = len(keys) < len(rows)
+        blocks.append(Block(rows, whole))
+        wire += [MULTI, *commands, EXEC] if whole else commands
+    return SentBatch(connection.send(wire, deadline_s), unpublishable, connection.incarnation, streams, blocks)
+
+
 def unsent(batch: Batch, why: str) -> SentBatch:
     """A batch that was not written at all: its rows go back."""
     replies: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
@@ -64,10 +119,49 @@ def unsent(batch: Batch, why: str) -> SentBatch:
 async def replies_of(sent: SentBatch) -> list[Reply]:
     """The batch's replies, one a row, in the order of its rows."""
     # Shielded: a cancelled lane must not make a reply that arrives look lost.
-    replies: list[Reply] = [_checked(reply) for reply in await asyncio.shield(sent.replies)]
+    answers = await asyncio.shield(sent.replies)
+    replies: list[Reply] = [_checked(reply) for reply in (_in_blocks(sent.blocks, answers) if sent.blocks else answers)]
     for position in sorted(sent.unpublishable):
         replies.insert(position, sent.unpublishable[position])
     return replies
+
+
+def _in_blocks(blocks: Sequence[Block], answers: list[Any]) -> list[Any]:
+    """The answer to each row that was sent, in their order."""
+    replies: list[Any] = [None] * sum(len(block.rows) for block in blocks)
+    at = 0
+    for block in blocks:
+        took = len(block.rows) + 2 if block.whole else len(block.rows)
+        answered = answers[at : at + took]
+        at += took
+        for position, reply in zip(block.rows, _of_whole(answered) if block.whole else answered, strict=True):
+            replies[position] = reply
+    return replies
+
+
+def _of_whole(answers: list[Any]) -> list[Any]:
+    """The answers to rows within MULTI and EXEC: refused as a whole, taken, or not known."""
+    begun, *queued, done = answers
+    if isinstance(done, list):
+        if len(done) == len(queued):
+            return [Refused(str(each)) if isinstance(each, Exception) else each for each in done]
+        return [NoReply(f"EXEC answered {len(done)} of {len(queued)} commands")] * len(queued)
+    if isinstance(done, NotSent):
+        return [done] * len(queued)
+    if isinstance(done, NoReply):  # what was refused as it was queued was not applied in any case
+        return [each if isinstance(each, Refused) else done for each in queued]
+    if not isinstance(done, Refused):
+        return [Refused(f"UNEXPECTED reply of type {type(done).__name__} to EXEC")] * len(queued)
+    refused = [each for each in (begun, *queued) if isinstance(each, Refused)]
+    of_sink = next((each for each in [*refused, done] if is_redis_outage(each.text) and not _aborted(each)), None)
+    if of_sink is not None or not refused:
+        return [of_sink or done] * len(queued)
+    # One row was refused for its own sake, it seems, and the others for its: they say nothing of the sink.
+    return [each if isinstance(each, Refused) else NotSent("") for each in queued]
+
+
+def _aborted(refused: Refused) -> bool:
+    return redis_code(refused.text) == "EXECABORT"
 
 
 def _checked(reply: Any) -> Reply:

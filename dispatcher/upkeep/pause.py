@@ -78,6 +78,10 @@ class PauseWatcher:
         if self._acknowledged == (self._generation, True):
             self._rung.set()
 
+    def may_look(self) -> bool:
+        """Whether Redis may be looked at meanwhile: always."""
+        return True
+
     async def run(self, unfinished: Unfinished | None) -> None:
         """Watch until cancelled. `unfinished()`: how many claims of ours are in flight; None: we claim nothing."""
         while True:

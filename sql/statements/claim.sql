@@ -7,10 +7,14 @@
 -- Parameters in a backlog: fresh (rows, at most, that are fresh), fresh_time, fresh_id (their cursor; the other one is of the others).
 -- Parameters when some event types have handlers: types, handled (true: these types only; false: all others), since_s (NULL, or
 --   only rows that fell due in the last so many seconds: to pass over 100,000 rows of the other types takes 30 ms).
+-- Parameters in order, in place of slots: mask (32 bytes: the slots to claim; NULL: all), owned (how many these are), epochs (the sum of
+--   their epochs, as we know them), running (transactions that must not have ended: rows that they wrote may be before the cursor), parked
+--   (ids of rows that are known to be parked).
 -- Returns: the columns of ClaimedRow; id NULL: the row does not bear our claim, for a trigger undid it. A row that is missing is not due, is held by another dispatcher, or is in no slot of ours. No
 --   row at all: perhaps Postgres crashed and the stream was not searched yet, or another layout stands; rows for handlers are in no stream and do not wait
---   for that.
--- Loaded by: dispatcher/ops/trials.py, dispatcher/relay/claimer.py, dispatcher/stages/claim.py
+--   for that. In order: also when a slot is not ours any more, or a transaction of running has ended; after the columns of ClaimedRow the
+--   key of the aggregate, whose last 8 bits are the slot, and whether others are parked. SQLSTATE 55P03 in order: a row is locked, see peek.sql.
+-- Loaded by: dispatcher/ops/trials.py, dispatcher/relay/claimer.py, dispatcher/stages/claim.py, dispatcher/stages/claim_in_order.py
 -- Index: message_outbox_due_idx, from each cursor on.
 -- Fresh rows have next_run_at 1970-01-01 (core/row.py has it too): they are due whatever the clock says, though it was set back.
 -- The clock is read in subqueries: a function of it would be evaluated for each row, and no index scan could begin or end there.
@@ -27,23 +31,41 @@
 -- Lines marked --filtered belong only to load("claim", filtered=True), when some event types have handlers, those marked --split to
 -- load("claim", split=True), in a backlog: there each kind has its cursor and its share. Without a backlog one scan is enough. Those
 -- marked --sharded, with load("claim", sharded=True), tell the slot, where the stream depends on it. Those marked --closed, with
--- load("claim", closed=True), leave out the slots (closed) of shards of a Cluster whose node is away.
-    --split: WITH fresh AS MATERIALIZED (SELECT ARRAY(
-    --split:     SELECT d.ctid
+-- load("claim", closed=True), leave out the slots (closed) of shards of a Cluster whose node is away. Those marked --ordered, in place of
+-- those marked --free, keep the order of each aggregate (docs/explanation/order.md): ownership is asked for once, in the snapshot in which
+-- the rows are looked at; no locked row is skipped, for the one behind it may be of its aggregate; and a row that was scheduled goes after
+-- fresh rows of lower ids, which may be of its aggregate too. To test one bit of a mask costs the same however many parts the slots make.
+    --ordered: WITH mine AS MATERIALIZED (
+    --ordered:     SELECT (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
+    --ordered:         AND coalesce((
+    --ordered:             SELECT sum(s.epoch + 1) FROM ONLY messaging.slot_owner AS s
+    --ordered:             WHERE s.owner = %(dispatcher)s AND (%(mask)s::bytea IS NULL OR get_bit(%(mask)s::bytea, s.slot) = 1)
+    --ordered:         ), 0) = %(epochs)s::bigint + %(owned)s::integer
+    --ordered:         AND NOT EXISTS (SELECT FROM unnest(%(running)s::text[]) AS r (xid) WHERE pg_visible_in_snapshot(r.xid::xid8, pg_current_snapshot()))
+    --ordered:         AS ours
+    --ordered: ),
+    --free: --split: WITH fresh AS MATERIALIZED (SELECT ARRAY(
+    --free: --split:     SELECT d.ctid
+    --ordered: fresh AS MATERIALIZED (SELECT coalesce(array_agg(r.ctid), '{}') AS ctids, count(*) AS rows, max(r.id) AS last FROM (
+    --ordered:     SELECT d.ctid, d.id
     --split:     FROM ONLY messaging.message_outbox AS d
     --split:     WHERE NOT d.settled
     --split:       AND d.status <> 'picked'
     --split:       AND d.next_run_at <= '1970-01-01 00:00:00+00'
     --split:       AND (d.next_run_at, d.id) > (%(fresh_time)s::timestamp AT TIME ZONE 'UTC', %(fresh_id)s::bigint)
-    --split:       AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
+    --free: --split:       AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
+    --ordered:       AND (%(mask)s::bytea IS NULL OR get_bit(%(mask)s::bytea, hashtextextended(d.aggregate_id, 0) & 255) = 1)
+    --ordered:       AND (SELECT m.ours FROM mine AS m)
     --split:   --closed: AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(closed)s::integer[])
-    --split:       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
+    --free: --split:       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
     --split:   --plain: AND d.event_type <> 'dispatcher.prove'
     --split:   --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     --split:     ORDER BY d.next_run_at, d.id
     --split:     LIMIT %(fresh)s
-    --split:     FOR UPDATE SKIP LOCKED
-    --split: ) AS ctids)
+    --free: --split:     FOR UPDATE SKIP LOCKED
+    --free: --split: ) AS ctids)
+    --ordered:     FOR UPDATE NOWAIT
+    --ordered: ) AS r)
 UPDATE ONLY messaging.message_outbox AS o
 SET status = 'picked',
     picked_at = (SELECT coalesce(%(now)s::timestamptz, clock_timestamp())), -- one reading: overdue.sql lists it once
@@ -69,15 +91,21 @@ WHERE o.ctid = ANY (
           --filtered: ))
           , %(after_id)s::bigint
       )
-      AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
+      --free: AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
+      --ordered: AND (%(mask)s::bytea IS NULL OR get_bit(%(mask)s::bytea, hashtextextended(d.aggregate_id, 0) & 255) = 1)
+      --ordered: AND (SELECT m.ours FROM mine AS m)
+      --ordered: AND (d.status = 'retry' OR d.id < (
+      --ordered:     SELECT CASE WHEN f.rows < %(fresh)s THEN 9223372036854775807 ELSE coalesce(f.last, %(fresh_id)s::bigint) END FROM fresh AS f
+      --ordered: ))
       --closed: AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(closed)s::integer[])
-      AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
+      --free: AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
       --plain: AND d.event_type <> 'dispatcher.prove' -- those of `dispatcher prove`, which claims them itself
       --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     ORDER BY d.next_run_at, d.id
     LIMIT %(limit)s
     --split: - (SELECT cardinality(f.ctids) FROM fresh AS f)
-    FOR UPDATE SKIP LOCKED
+    --free: FOR UPDATE SKIP LOCKED
+    --ordered: FOR UPDATE NOWAIT
 ))
 RETURNING
     CASE WHEN o.status = 'picked' AND o.claim_id = %(claim_id)s THEN o.id END,
@@ -120,3 +148,8 @@ RETURNING
     END), 0),
     coalesce(o.last_error LIKE ANY ('{ProcessLost:%%,ServerLost:%%}'), false)
     --sharded: , (hashtextextended(o.aggregate_id, 0) & 255)::integer
+    --ordered: , (hashtextextended(o.aggregate_type, hashtextextended(o.aggregate_id, 0)) & -256) | (hashtextextended(o.aggregate_id, 0) & 255)
+    --ordered: , (SELECT EXISTS (
+    --ordered:     SELECT FROM ONLY messaging.message_outbox AS d
+    --ordered:     WHERE NOT d.settled AND d.next_run_at = 'infinity' AND d.id <> ALL (%(parked)s::bigint[])
+    --ordered: ))

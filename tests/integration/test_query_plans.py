@@ -26,9 +26,19 @@ WAITING, SETTLED, BATCH, WINDOW = 100_000, 100_000, 256, 1000
 OURS, OVERDUE = new_claim_id(), new_claim_id()
 CLAIMS = ["claim filtered", "claim split", "claim filtered split", "claim sharded", "settle_sent sharded"]
 OWNED = ["look owned", "doze owned"]
+IN_ORDER = ["claim split sharded ordered", "claim_chosen sharded ordered", "peek ordered"]
 INSERTS = {"prove_insert", "trial_insert"}  # read nothing, or the newest twenty rows
 FILES = sorted(
-    [*({path.stem for path in (sqlfiles._folder("sql") / "statements").glob("*.sql")} - INSERTS), *CLAIMS, *OWNED]
+    [
+        *(
+            {path.stem for path in (sqlfiles._folder("sql") / "statements").glob("*.sql")}
+            - INSERTS
+            - {"peek", "claim_chosen"}
+        ),
+        *CLAIMS,
+        *OWNED,
+        *IN_ORDER,
+    ]
 )
 
 # Rows of message_outbox that one run may touch.
@@ -38,6 +48,12 @@ MAY_TOUCH = {
     "claim split": 6 * BATCH,
     "claim filtered split": 6 * BATCH,
     "claim sharded": 6 * BATCH,
+    "claim split sharded ordered": 6 * BATCH,
+    "claim_chosen sharded ordered": 2 * BATCH,
+    "peek ordered": 6 * BATCH,
+    "held_load": WAITING + 2 * BATCH + 2000,  # what is unsettled, and what is dead; once slots were got
+    "held_check": BATCH,
+    "mark_followed": 0,
     "settle_sent sharded": 2 * BATCH,
     "layout_set": WAITING + 2 * BATCH,  # what is unsettled; a person sets it
     "layout_state": 0,
@@ -96,7 +112,7 @@ MAY_TOUCH = {
 } | dict.fromkeys([
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
         "saw_stream", "note_stream", "status_losses", "why_copy", "accept_copy", "stream_elsewhere",
-        "count_dispatchers", "ring_all",
+        "count_dispatchers", "ring_all", "writers",
         "note_newest", "mark_unbroken", "all_dispatchers",
         "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "id_taken", "rights",
         "status_dispatchers", "status_doorbell",
@@ -122,6 +138,13 @@ PARAMETERS: dict[str, object] = {
     "fresh_id": 0,
     "fresh": BATCH,
     "slots": 256,
+    "mask": "\\x" + "ff" * 32,
+    "owned": 256,
+    "epochs": 0,
+    "running": [],
+    "parked": [],
+    "heads": [],
+    "most": 1000,
     "limit": BATCH,
     "most_bytes": 1_048_576,
     "due": "0001-01-01 00:00:00+00",
@@ -249,6 +272,7 @@ class Planner:
             split=" split" in name,
             sharded=" sharded" in name,
             owned=" owned" in name,
+            ordered=" ordered" in name,
         )
         text = re.sub(r"%\((\w+)\)s", number, statement).replace("%%", "%")
         self._arguments[name] = names
@@ -323,6 +347,7 @@ async def test_no_statement_touches_more_than_it_must(session, db, analyzed):
         "INSERT INTO messaging.stream_server (stream, run_id, replid, last_id) VALUES (%s, 'run', 'data set', '0-0')",
         (STREAM,),
     )
+    await db.execute("UPDATE messaging.slot_owner SET owner = 7")
     planner = Planner(session)
     empty = PARAMETERS | {"ids": [1]}
     await session.fetch("SET plan_cache_mode = force_generic_plan")
@@ -350,6 +375,8 @@ async def test_no_statement_touches_more_than_it_must(session, db, analyzed):
             if name in (
                 "claim",
                 *CLAIMS,
+                "claim split sharded ordered",
+                "peek ordered",
                 "renew_claims",
                 "settle_sent",
                 "settle_retry",

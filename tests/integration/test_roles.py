@@ -141,6 +141,20 @@ async def test_a_dispatcher_runs_each_statement_of_the_relay(roles: psycopg.Asyn
     assert len(await result.fetchall()) == 1
 
 
+async def test_a_dispatcher_claims_in_order(roles: psycopg.AsyncConnection) -> None:
+    await roles.execute("UPDATE messaging.slot_owner SET owner = 1")
+    await act_as(roles, "outbox_dispatcher")
+    parameters = PARAMETERS | {
+        "mask": "\\x" + "ff" * 32, "owned": 256, "epochs": 0, "running": [], "parked": [], "heads": [],
+        "hold": False, "most": 10, "pids": [1],
+    }  # fmt: skip
+    for name, rows in {"peek": 1, "claim": 1, "claim_chosen": 0, "held_load": 0, "held_check": 1}.items():
+        statement = sqlfiles.load(name, split=True, sharded=True, ordered=True)
+        assert len(await (await roles.execute(statement.encode(), parameters)).fetchall()) == rows, name
+    for name in ("writers", "mark_followed"):
+        await roles.execute(sqlfiles.load(name).encode(), parameters)
+
+
 async def test_a_dispatcher_owns_slots_and_takes_them_over(roles: psycopg.AsyncConnection) -> None:
     await act_as(roles, "outbox_dispatcher")
     parameters = {"self": 7, "owner": 7, "wanted": [1, 2], "share": 256, "seen_at": None, "token": "t"}

@@ -22,6 +22,7 @@ from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.relay.leases import LeaseRenewer, rows_of
+from dispatcher.relay.order.in_order import InOrder
 from dispatcher.relay.policy import PauseCheck, StreamPolicy
 from dispatcher.relay.stream.complete import BatchCompleter, suspect_of_loss, was_cut
 from dispatcher.relay.stream.gate import SinkGate
@@ -69,6 +70,7 @@ class PoisonBisector:
         self._queue: deque[SuspectBatch] = deque()
         self._changed = anyio.Event()  # replaced by whoever sets it
         self._lost_server = LostServer(gate, publisher, stopping=stopping, observe=observe, rng=rng)
+        self.order: InOrder | None = None  # set by the relay
         self._alone: tuple[int, int] = (0, 0)  # the row that was cut off alone last, and how many times in a row
 
     @property
@@ -122,9 +124,21 @@ class PoisonBisector:
             if not await self._takes_entries() or (pieces[-1][0].suspect and not await self._is_calm(case, pieces)):
                 await self._release(case, [row for piece in pieces for row in piece])
                 return
-            ours = await self._still_ours(case, pieces.pop())
+            piece = pieces.pop()
+            if self.order is not None:
+                piece = await self._in_order(case, self.order, piece)
+            ours = await self._still_ours(case, piece)
             if ours:
                 pieces += await self._try(case, ours)
+
+    async def _in_order(self, case: SuspectBatch, order: InOrder, piece: list[ClaimedRow]) -> list[ClaimedRow]:
+        """What waits for no row that failed here; the rest is given back. So is what is not ours any more."""
+        ours = await self._still_ours(case, piece)
+        order.lost([row.id for row in piece if row not in ours])
+        may_go = order.may_go(case.batch, ours)
+        if len(may_go) < len(ours):
+            await self._release(case, [row for row in ours if row not in may_go])
+        return may_go
 
     async def _takes_entries(self) -> bool:
         """Whether the sink answers, and takes entries that it has no reason of their own to refuse."""
@@ -158,7 +172,7 @@ class PoisonBisector:
     async def _try(self, case: SuspectBatch, rows: list[ClaimedRow]) -> list[list[ClaimedRow]]:
         """Publish and settle; what is to be tried again, in the pieces it is to be tried in, the last one first."""
         connection = self._gate.connection
-        piece = Batch(case.batch.claim_id, rows, connection.floor, case.batch.claimed_at)
+        piece = case.batch._replace(rows=rows, floor=connection.floor)
         incarnation = connection.incarnation
         sent = send(connection, self._policy.entry, piece, self._policy.publish_timeout_s)
         replies = await replies_of(sent)

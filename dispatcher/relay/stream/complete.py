@@ -12,6 +12,7 @@ from dispatcher.core.outages import is_redis_outage
 from dispatcher.core.outcome import BatchOutcomes, Waits
 from dispatcher.core.row import SERVER_LOST, Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.relay.order.in_order import InOrder
 from dispatcher.relay.policy import StreamPolicy
 from dispatcher.relay.settler import Settler
 from dispatcher.relay.stream.gate import SinkGate
@@ -40,6 +41,7 @@ class BatchCompleter:
         self._observe = observe
         self._rng = rng
         self._reconciler = Reconciler(lease_s=policy.claims.lease_s, stopping=stopping, observe=observe, rng=rng)
+        self.order: InOrder | None = None  # set by the relay
         self._cut_once: set[int] = set()  # ids of rows that were unanswered when the connection was cut
 
     async def complete(
@@ -59,6 +61,8 @@ class BatchCompleter:
         outcomes = decide_batch(batch.rows, replies, self._policy.retry, self._rng)
         outcomes.incarnation, outcomes.streams = sent.incarnation, sent.streams
         self._gate.note_outcomes(outcomes)
+        if self.order is not None:
+            self.order.answered(batch, outcomes)
         self.tell_published(batch, replies)
         error = outcomes.sink_error
         suspects: list[ClaimedRow] = []
@@ -76,6 +80,8 @@ class BatchCompleter:
             self._cut_once.difference_update(outcomes.sent_ids)
         keep = [*also, batch._replace(rows=suspects)]
         await self.settle(postgres, batch, outcomes, also=keep)
+        if self.order is not None and self.order.held.followed:
+            await self.order.watch.write_followed(postgres, self.order.held)
         self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
         return suspects
 

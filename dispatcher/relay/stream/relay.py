@@ -14,10 +14,13 @@ from typing import NamedTuple
 import anyio
 
 from dispatcher.core.events import Observer, Ticked
+from dispatcher.core.owned_slots import OwnedSlots
 from dispatcher.core.pacing import BatchSizer
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.relay.claimer import Claimer
+from dispatcher.relay.claimer import Claimer, ClaimerParts
+from dispatcher.relay.order.claimer import OrderedClaimer
+from dispatcher.relay.order.in_order import InOrder, make_order
 from dispatcher.relay.policy import FlowControl, PauseCheck, StreamPolicy
 from dispatcher.relay.settler import Settler
 from dispatcher.relay.stream.bisect import PoisonBisector
@@ -54,6 +57,14 @@ class SinkParts:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderParts:
+    """What keeps the order. `hold`: a dead event holds the later ones of its aggregate."""
+
+    slots: OwnedSlots
+    hold: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StreamParts:
     """What the stream relay works with: one sink, or those of a Cluster.
 
@@ -66,6 +77,7 @@ class StreamParts:
     chores: ReconnectingSession
     pause: PauseCheck
     sink_of: Callable[[ClaimedRow], int] = lambda row: 0
+    order: OrderParts | None = None
 
 
 class StreamRelay:
@@ -95,7 +107,15 @@ class StreamRelay:
         self._sizer = BatchSizer(batch_size)
         self._stopping = anyio.Event()
         self._turns = anyio.Lock()
-        self._claimer = Claimer(policy.claims, dispatcher_id=dispatcher_id, pause=parts.pause, observe=observe, rng=rng)
+        self._order: InOrder | None = None
+        claiming: ClaimerParts = {"dispatcher_id": dispatcher_id, "pause": parts.pause, "observe": observe, "rng": rng}
+        if parts.order is None:
+            self._claimer = Claimer(policy.claims, **claiming)
+        else:
+            self._order = make_order(
+                parts.order.slots, parts.doorbell, self.claims_in_flight, hold=parts.order.hold, lanes=len(parts.lanes)
+            )
+            self._claimer = OrderedClaimer(policy.claims, self._order, sessions=self._pids, **claiming)
         self._settler = Settler(
             batch_size=batch_size,
             lease_s=policy.claims.lease_s,
@@ -106,6 +126,8 @@ class StreamRelay:
             rng=rng,
         )
         self._sinks = [self._make_sink(policy, each, rng) for each in parts.sinks]
+        if self._order is not None:
+            self._settler.told = self._order.settled
         self._shards = ShardSinks(self._sinks, parts.sink_of, self._found_open) if len(self._sinks) > 1 else None
         self._finisher = Finisher(self._claim_finished, self._found_open)
         self._may_sleep = False  # the last claim came back short: sleep before the next
@@ -125,6 +147,7 @@ class StreamRelay:
             observe=self._observe,
             rng=rng,
         )
+        completer.order = bisector.order = self._order
         return Sink(parts.gate, parts.flow, completer, bisector, parts.slots)
 
     def _claim_finished(self, claim_id: str) -> None:
@@ -195,6 +218,10 @@ class StreamRelay:
         await self._note_claim(batch, allowance)
         return written
 
+    def _pids(self) -> list[int]:
+        """Of our sessions that write no events."""
+        return [lane.session.backend_pid for lane in [*self._lanes, self._chores] if lane.session is not None]
+
     async def _stand_by(self, postgres: ReconnectingSession) -> None:
         """Claim nothing until the tick, or until somebody resumed."""
         self._may_sleep, began = False, monotonic()
@@ -207,7 +234,7 @@ class StreamRelay:
 
     async def _look_while_paused(self) -> None:
         """Find out whether Redis and the groups let rows through: alerts about what is over must end, paused or not."""
-        if monotonic() >= self._look_at and not self._stopping.is_set():
+        if monotonic() >= self._look_at and not self._stopping.is_set() and self._pause.may_look():
             if self._shards is not None:
                 self._shards.survey(1)
             elif await self._sinks[0].gate.look():
@@ -225,6 +252,14 @@ class StreamRelay:
 
     async def _allowance(self) -> Allowance | None:
         """How much this turn may claim; None: nothing now, because of a stop, the sink, a group, or what is aside."""
+        allowance = await self._allow()
+        if allowance is not None and isinstance(self._claimer, OrderedClaimer):
+            self._claimer.epochs = allowance.epochs
+            if self._order is not None and not self._order.slots.owned:
+                await self._doorbell.release_key()  # or we would be rung for what we may not claim
+        return allowance
+
+    async def _allow(self) -> Allowance | None:
         if self._shards is not None:
             return await self._allow_shards(self._shards)
         gate, flow = self._sinks[0].gate, self._sinks[0].flow
@@ -277,7 +312,7 @@ class StreamRelay:
         """Decide how the next turn wakes, and whether other dispatchers are needed."""
         self._may_sleep = not batch.full
         await self._doorbell.note_claim(len(batch.rows))
-        if batch.full and not allowance.trial:
+        if batch.full and batch.rows and not allowance.trial:
             await self._doorbell.ring_peers()
 
     async def _release_key_without_sessions(self) -> None:

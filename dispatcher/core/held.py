@@ -1,0 +1,156 @@
+"""What is held: aggregates of which one event has to go out, or to be given up, before any later one. Pure.
+
+An event holds the later ones of its aggregate from the moment at which it is not known to be in the stream, until it is
+sent, or dead (unless the dead hold too), or gone. Aggregates are told by a key of 64 bits, whose last 8 are the slot;
+see sql/statements/claim.sql. Two aggregates with the same key would only wait for each other.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import Literal, NamedTuple
+
+from dispatcher.core.outcome import BatchOutcomes
+
+# ours: our claim has it, or had it a moment ago. unknown: picked by a claim that is not ours. locked: somebody else had
+# it locked when the claim came by. free: nobody has it any more, and it may lie before the cursor of the claims.
+State = Literal["ours", "retry", "parked", "locked", "unknown", "dead", "free"]
+MOST_DEAD = 50_000  # dead events whose next entry is to tell of them; of more the oldest are forgotten
+
+
+class Dead(NamedTuple):
+    """A dead event that the next entry of its aggregate tells of."""
+
+    row_id: int
+    event_id: str
+
+
+class Held:
+    """The rows that hold, of one relay. `hold`: the dead hold too. Written by the relay's tasks, on one loop."""
+
+    def __init__(self, *, hold: bool) -> None:
+        self.hold = hold
+        self.met: set[int] = set()  # keys of aggregates of which a later event was seen: worth looking before a claim
+        self.followed: list[int] = []  # rows of dead events whose next entry is out; emptied by whoever writes it down
+        self._rows: dict[int, tuple[int, State]] = {}  # by row id: the key, and why it holds
+        self._by_key: dict[int, set[int]] = {}
+        self._dead: dict[int, Dead] = {}  # by key
+
+    def __len__(self) -> int:
+        """How many aggregates are held."""
+        return len(self._by_key)
+
+    def head(self, key: int) -> int | None:
+        """The row that holds this aggregate, the first of them; None: it is not held."""
+        rows = self._by_key.get(key)
+        return min(rows) if rows else None
+
+    def blocks(self, key: int, row_id: int, but: Collection[int] = ()) -> bool:
+        """Whether this row has to wait for an earlier one of its aggregate. `but`: rows that are published with it."""
+        rows = self._by_key.get(key)
+        return rows is not None and any(each < row_id and each not in but for each in rows)
+
+    def add(self, row_id: int, key: int, state: State) -> None:
+        """This row holds its aggregate from now on, or for another reason than before."""
+        self._rows[row_id] = (key, state)
+        self._by_key.setdefault(key, set()).add(row_id)
+
+    def state(self, row_id: int) -> State | None:
+        """Why this row holds; None: it does not."""
+        known = self._rows.get(row_id)
+        return None if known is None else known[1]
+
+    def let_go(self, row_id: int) -> bool:
+        """This row holds nothing any more. Whether its aggregate is free, and a later event of it was seen."""
+        known = self._rows.pop(row_id, None)
+        if known is None:
+            return False
+        key = known[0]
+        rows = self._by_key[key]
+        rows.discard(row_id)
+        waited = key in self.met
+        if not rows:
+            del self._by_key[key]
+            self.met.discard(key)
+        return waited
+
+    def forget(self, slots: Collection[int]) -> None:
+        """What is known of these slots is of an earlier time of owning them. Rows that are ours are kept."""
+        for row_id in [each for each, (key, state) in self._rows.items() if key & 255 in slots and state != "ours"]:
+            self.let_go(row_id)
+        for key in [each for each in self._dead if each & 255 in slots]:
+            del self._dead[key]
+
+    def rows(self, *states: State) -> list[int]:
+        """The rows that hold for one of these reasons."""
+        return [row_id for row_id, (_, state) in self._rows.items() if state in states]
+
+    def after_dead(self, key: int) -> Dead | None:
+        """The dead event that the next entry of this aggregate has to tell of."""
+        return self._dead.get(key)
+
+    def died(self, row_id: int, key: int, event_id: str) -> None:
+        """A dead event that does not hold: the next entry of its aggregate tells of it."""
+        known = self._dead.pop(key, None)
+        if len(self._dead) >= MOST_DEAD:
+            del self._dead[next(iter(self._dead))]
+        self._dead[key] = Dead(row_id, event_id) if known is None or known.row_id < row_id else known
+
+    def told(self, key: int, dead: Dead) -> None:
+        """An entry that tells of this dead event is out."""
+        if self._dead.get(key) == dead:
+            del self._dead[key]
+        self.followed.append(dead.row_id)
+
+    def settled(
+        self, outcomes: BatchOutcomes, lost: Collection[int], undone: Collection[int], event_ids: dict[int, str]
+    ) -> bool:
+        """Hear what became of rows, once it is written. Whether something waits that lies before the claims' cursors.
+
+        `lost`: rows that were not ours any more; `undone`: that are ours as before. `event_ids`: of rows that died.
+        """
+        again = bool(outcomes.released)
+        for row_id in [*outcomes.sent_ids, *outcomes.done_ids, *outcomes.released]:
+            if row_id in self._rows and row_id not in undone:
+                again |= self.let_go(row_id)
+        for row_id, _ in outcomes.retries:
+            if row_id in self._rows and row_id not in undone:
+                self.add(row_id, self._rows[row_id][0], "retry")
+        for row_id, _ in outcomes.dead:
+            if row_id not in self._rows or row_id in lost or row_id in undone:
+                continue
+            key = self._rows[row_id][0]
+            if self.hold:
+                self.add(row_id, key, "dead")
+            else:
+                self.died(row_id, key, event_ids.get(row_id, ""))
+                again |= self.let_go(row_id)
+        for row_id in lost:
+            self.lost(row_id)
+        return again
+
+    def lost(self, row_id: int) -> None:
+        """This row is not ours any more: it holds until somebody has looked."""
+        if row_id in self._rows:
+            self.add(row_id, self._rows[row_id][0], "unknown")
+
+    def looked(self, found: Iterable[tuple[int, str, str]], asked: Collection[int]) -> bool:
+        """Hear what became of rows by the table: id, kind and event_id, see held_check.sql. Returns as `settled`."""
+        again, there = False, {row_id: (kind, event_id) for row_id, kind, event_id in found}
+        for row_id in asked:
+            known = self._rows.get(row_id)
+            if known is None or known[1] == "ours":  # claimed since it was asked for
+                continue
+            kind, event_id = there.get(row_id, ("gone", ""))
+            if kind in ("gone", "sent", "waits"):
+                again |= self.let_go(row_id)
+            elif kind == "dead" and not self.hold:
+                self.died(row_id, known[0], event_id)
+                again |= self.let_go(row_id)
+            elif kind == "free":
+                again |= known[1] not in ("free", "locked")
+                self.add(row_id, known[0], "locked" if known[1] == "locked" else "free")
+            elif kind == "retry":
+                again |= known[1] != "retry"
+                self.add(row_id, known[0], "retry")
+            elif kind in ("parked", "unknown", "dead"):
+                self.add(row_id, known[0], kind)  # type: ignore[arg-type]
+        return again

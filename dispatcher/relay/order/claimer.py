@@ -1,0 +1,237 @@
+"""The claimer of a relay in order: claims one part of the slots at a time, and leaves alone what has to wait."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from random import Random
+from time import monotonic
+
+import psycopg
+
+from dispatcher.core.errors import SessionLost
+from dispatcher.core.events import Observer
+from dispatcher.core.row import UNSCHEDULED, Batch, HandlerMark
+from dispatcher.infra.postgres.session import Session
+from dispatcher.relay.claimer import Claimer
+from dispatcher.relay.order.cursor import Looked, fresh_key
+from dispatcher.relay.order.in_order import InOrder
+from dispatcher.relay.order.parts import Part
+from dispatcher.relay.policy import ClaimPolicy, PauseCheck
+from dispatcher.stages.claim import ClaimKey, new_claim_id
+from dispatcher.stages.claim_in_order import (
+    OrderedClaim,
+    Peeked,
+    claim_chosen,
+    claim_plainly,
+    none_claimed,
+    peek,
+)
+
+WINDOW = 2  # rows that a careful claim looks at for each one that it may take
+MOST_LOOKED_AT = 20_000
+OTHERS = (
+    4  # one row in so many is kept for what was scheduled and is due: it must not come after fresh rows of higher ids
+)
+
+
+class OrderedClaimer(Claimer):
+    """Claims the part that InOrder.ready() found. `sessions`: pids of sessions that write no events."""
+
+    def __init__(
+        self,
+        policy: ClaimPolicy,
+        order: InOrder,
+        *,
+        sessions: Callable[[], list[int]],
+        dispatcher_id: Callable[[], int | None],
+        pause: PauseCheck,
+        observe: Observer,
+        rng: Random,
+    ) -> None:
+        super().__init__(policy, dispatcher_id=dispatcher_id, pause=pause, observe=observe, rng=rng)
+        self._order = order
+        self._sessions = sessions
+        self._uncertain.on_released = order.finished
+        self.epochs: Mapping[int, int] = {}  # of the connections, by sink; written by the relay before each claim
+        self._heads_from = 0
+        self._window = 0  # rows that the last careful claim looked at, if it took none
+
+    def finished(self, claim_id: str) -> None:
+        """Note that no row of this claim is worked on any more."""
+        super().finished(claim_id)
+        if claim_id not in self._uncertain.ids:  # what may have been made is in hand until it is released
+            self._order.finished(claim_id)
+
+    def rescan(self) -> None:
+        """Begin the next claims at the start: rows were put back."""
+        self._order.rescan()
+
+    async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
+        claim_id = new_claim_id()
+        part = await self._order.ready(session, self.epochs)
+        if part is None or self._pause.paused():  # it may have waited
+            return none_claimed(claim_id, floor)._replace(full=True)
+        part.leave_out(self._closed)
+        if not part.ranges:
+            part.more = False
+            return none_claimed(claim_id, floor)._replace(full=self._order.parts.more)
+        self.in_flight.add(claim_id)
+        self._order.begin(claim_id, part)
+        try:
+            batch = await self._claim_part(session, claim_id, part, limit, floor, mark)
+            if batch.rows or batch.taken:
+                self._order.claimed(batch)
+                batch = await self._order.sieve(session, batch)
+                self._order.claimed(batch)
+        except SessionLost:
+            self._uncertain.add(claim_id, session)
+            self.finished(claim_id)
+            raise
+        except psycopg.Error:
+            self.finished(claim_id)
+            raise
+        if not batch.rows:
+            self.finished(claim_id)
+        return batch._replace(full=self._order.parts.more)
+
+    async def _claim_part(
+        self, session: Session, claim_id: str, part: Part, limit: int, floor: str | None, mark: HandlerMark | None
+    ) -> Batch:
+        cursor, held, began = part.cursor, self._order.held, monotonic()
+        while True:
+            cursor.begin(began)
+            await cursor.prove(session, self._sessions())
+            from_start = not cursor.running
+            wanted = self._wanted(part, limit, floor, mark)
+            found = None
+            if not held.met and not held.rows("locked", "free"):
+                found = await claim_plainly(session, claim_id, wanted)
+                if found is not None and found[1]:
+                    await self._note_parked(session, wanted)
+            batch = found[0] if found is not None else await self._claim_carefully(session, claim_id, part, wanted)
+            if found is not None:
+                self._note_plain(part, wanted, batch)
+            slots = [batch.keys[row.id] & 255 for row in batch.rows]
+            self._order.parts.note(part, slots, full=part.more)
+            if batch.rows or batch.taken or part.more:
+                return batch
+            if from_start:
+                cursor.ended(monotonic())
+                return batch
+            cursor.reset()  # a transaction may be over during which its place was right
+
+    def _wanted(self, part: Part, limit: int, floor: str | None, mark: HandlerMark | None) -> OrderedClaim:
+        place, ranges = part.cursor.place, part.ranges
+        return OrderedClaim(
+            dispatcher=self._dispatcher_id(),
+            limit=limit,
+            fresh_limit=min(part.cursor.share.limit(limit), limit - limit // OTHERS),
+            fresh_after=place.fresh,
+            after=place.other,
+            floor=floor,
+            mark=mark,
+            mask=part.wire,
+            owned=sum(high - low + 1 for low, high in ranges),
+            epochs=self._order.slots.epochs(ranges),
+            layout=self._policy.layout,
+            most_bytes=self._policy.max_payload_bytes,
+            event_types=self._event_types,
+            running=list(part.cursor.running),
+            parked=self._order.held.rows("parked"),
+            heads=self._heads(max(1, limit // OTHERS)),
+        )
+
+    def _heads(self, most: int) -> list[int]:
+        """Rows that are tried by their ids, for they may lie before the cursor: these before, others next time."""
+        heads = self._order.held.rows("free", "locked")
+        if len(heads) > most:
+            heads.sort()
+            self._heads_from = self._heads_from % len(heads)
+            heads = [*heads, *heads][self._heads_from : self._heads_from + most]
+            self._heads_from += most
+        return heads
+
+    def _note_plain(self, part: Part, wanted: OrderedClaim, batch: Batch) -> None:
+        """Note how far a plain claim has looked."""
+        if batch.cut:  # what did not fit was given back: it lies before the last key
+            part.more = True
+            return
+        fresh = [row for row in batch.rows if row.fresh]
+        others = [(row.next_run_at, row.id) for row in batch.rows if not row.fresh]
+        room = wanted.limit - len(fresh)
+        part.cursor.share.note(wanted.limit, wanted.fresh_limit, len(fresh), len(others))
+        more_fresh, more_others = len(fresh) >= wanted.fresh_limit, len(others) >= room
+        part.cursor.note(
+            Looked(fresh_key(fresh[-1].id) if fresh else None, not more_fresh),
+            # Of those that were scheduled only what comes before the last fresh row was looked at.
+            Looked(
+                ClaimKey(*max(others)) if others and not more_fresh else None,
+                bool(room) and not (more_others or more_fresh),
+            ),
+        )
+        part.more = more_fresh or more_others
+        if not part.more and batch.rows:
+            part.cursor.ended(monotonic())
+
+    async def _note_parked(self, session: Session, wanted: OrderedClaim) -> None:
+        """Rows are parked that were not before: they hold the later ones, before any of those is published."""
+        for row in await peek(session, replace(wanted, limit=0, fresh_limit=0, heads=())):
+            self._order.held.add(row.id, row.key, "parked")
+
+    async def _claim_carefully(self, session: Session, claim_id: str, part: Part, wanted: OrderedClaim) -> Batch:
+        """Look first, and claim what does not have to wait."""
+        held, limit = self._order.held, wanted.limit
+        looked = max(WINDOW * limit, self._window)
+        share = wanted.fresh_limit * looked // limit
+        rows = await peek(session, replace(wanted, limit=looked, fresh_limit=share))
+        for row in rows:
+            if row.kind == "parked":
+                held.add(row.id, row.key, "parked")
+        chosen: dict[int, int] = {}
+        last: dict[str, Peeked] = {}
+        seen = {"fresh": 0, "other": 0}
+        for row in sorted((each for each in rows if each.kind != "parked"), key=_in_turn):
+            if row.kind != "head" and len(chosen) >= limit:
+                continue
+            if row.kind != "head":
+                last[row.kind] = row
+                seen[row.kind] += 1
+            if held.blocks(row.key, row.id):
+                held.met.add(row.key)
+            elif row.kind == "head" or held.state(row.id) not in ("locked", "free"):  # those are tried as heads
+                chosen[row.id] = row.key
+        more_fresh = seen["fresh"] < sum(row.kind == "fresh" for row in rows) or seen["fresh"] >= share
+        room = looked - sum(row.kind == "fresh" for row in rows)
+        more_other = seen["other"] < sum(row.kind == "other" for row in rows) or seen["other"] >= room
+        part.cursor.share.note(limit, wanted.fresh_limit, min(seen["fresh"], limit), seen["other"])
+        part.cursor.note(
+            Looked(fresh_key(last["fresh"].id) if "fresh" in last else None, not more_fresh),
+            Looked(
+                _key(last["other"]) if "other" in last and not more_fresh else None,
+                bool(room) and not more_other and not more_fresh,
+            ),
+        )
+        part.more = more_fresh or more_other
+        self._window = min(2 * looked, MOST_LOOKED_AT)
+        if not chosen:
+            return none_claimed(claim_id, wanted.floor)
+        batch = await claim_chosen(session, claim_id, wanted, list(chosen))
+        self._window = 0 if batch.rows else self._window
+        if not batch.rows and part.cursor.running:  # one of them may be over
+            part.cursor.reset()
+            part.more = True
+        elif not batch.cut and not batch.taken:
+            for row_id in chosen.keys() - batch.keys.keys():
+                held.add(row_id, chosen[row_id], "locked")
+        elif batch.cut:
+            part.cursor.reset()
+        return batch
+
+
+def _in_turn(row: Peeked) -> tuple[bool, bool, datetime, int]:
+    """Heads first, then what was scheduled or retried, which has its share of the window; then fresh rows."""
+    return (row.kind != "head", row.kind != "other", row.due_at or UNSCHEDULED, row.id)
+
+
+def _key(row: Peeked) -> ClaimKey:
+    return ClaimKey(row.due_at or UNSCHEDULED, row.id)

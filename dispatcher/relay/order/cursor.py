@@ -1,0 +1,128 @@
+"""Where a claim in order begins: after rows before which nothing can appear any more.
+
+A transaction that commits late has lower ids than rows that are gone. Its event may be followed by one of the same
+aggregate that lies after the cursor; to begin there would take the second and not the first. So a place becomes the
+cursor only when every transaction that was writing as it was reached is over, or still runs as the claim looks: until
+then claims begin before it, and pass over what is settled.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import monotonic
+from typing import NamedTuple
+
+from dispatcher.core.pacing import FreshShare, rest_after
+from dispatcher.core.row import UNSCHEDULED
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.sqlfiles import load
+from dispatcher.stages.claim import FROM_THE_START, ClaimKey
+
+START_AGAIN_S = 1.0  # what somebody put back by hand may lie anywhere
+REST = 20.0
+START_AGAIN_AT_MOST_S = 60.0
+PROVE_EVERY_S = 0.05
+COSTLY_S = 0.003  # a claim that took longer is not made from the start each time
+LONG_S = 0.2  # a transaction that runs for longer is not waited for: each claim asks whether it is over
+MOST_RUNNING = 64
+
+
+class Place(NamedTuple):
+    """Two cursors: of fresh rows, and of those that were scheduled, retried or put back."""
+
+    fresh: ClaimKey = FROM_THE_START
+    other: ClaimKey = FROM_THE_START
+
+
+START = Place()
+
+
+class Looked(NamedTuple):
+    """How far a claim has looked. `last`: the key of the last row, None: there was none; `to_the_end`: all was seen."""
+
+    last: ClaimKey | None
+    to_the_end: bool
+
+    def covers(self, key: ClaimKey) -> bool:
+        """Whether it has seen everything up to this key."""
+        return self.to_the_end or (self.last is not None and _order(self.last) >= _order(key))
+
+
+NOT_AT_ALL = Looked(None, False)
+
+
+@dataclass(slots=True)
+class OrderedCursor:
+    """Where claims of one set of slots begin. Used by the task whose turn it is to claim."""
+
+    share: FreshShare = field(default_factory=FreshShare)
+    place: Place = START  # where the next claim begins
+    running: list[str] = field(default_factory=list)  # transactions during which `place` is right
+    _reached: Place = START
+    _candidate: tuple[Place, float, frozenset[str]] | None = None  # with whoever wrote when it was reached, and when
+    _proven: Place | None = None  # whoever wrote then is over: a claim that looks that far from here on sees all of it
+    _proved_at: float = 0.0
+    _proof_s: float = 0.0
+    _from_start_at: float = 0.0
+    _pass_s: float = 0.0  # how long it took from the start to the end, last time
+
+    def reset(self) -> None:
+        """Look at everything next: rows were put back that lie before the place."""
+        self.place = self._reached = START
+        self.running, self._candidate, self._proven = [], None, None
+
+    def begin(self, now: float) -> None:
+        """A claim is about to begin. `now`: monotonic seconds."""
+        rest_s = rest_after(self._pass_s, REST, at_most_s=START_AGAIN_AT_MOST_S)
+        if self.place != START and now - self._from_start_at > max(START_AGAIN_S, rest_s):
+            self.reset()
+        if self.place == START and self._reached == START:
+            self._from_start_at = now
+
+    async def prove(self, session: Session, pids: list[int]) -> None:
+        """Find out whether nothing can appear any more before a place that claims have reached.
+
+        `pids`: of sessions that write no events.
+        """
+        now = monotonic()
+        if self._reached == self.place or now - self._proved_at < max(PROVE_EVERY_S, REST * self._proof_s):
+            return
+        writing = dict(await session.fetch(load("writers"), {"pids": pids}))
+        self._proved_at = monotonic()
+        self._proof_s = self._proved_at - now
+        if self._candidate is not None:
+            place, at, writers = self._candidate
+            left = [writing[each] for each in writers if each in writing]
+            known = [xid for xid in left if xid is not None]
+            if left and (now - at < LONG_S or len(known) < len(left) or len(self.running) + len(known) > MOST_RUNNING):
+                return
+            self._proven, self.running = place, list(dict.fromkeys([*self.running, *known]))
+        # Rows before this place were seen, or their writers are listed: who comes later has higher ids.
+        self._candidate = (self._reached, now, frozenset(writing))
+
+    def note(self, fresh: Looked, other: Looked) -> None:
+        """A claim from the place on has looked so far."""
+        if self._proven is not None:
+            self.place = Place(
+                self._proven.fresh if fresh.covers(self._proven.fresh) else self.place.fresh,
+                self._proven.other if other.covers(self._proven.other) else self.place.other,
+            )
+        self._reached = Place(
+            max(fresh.last or FROM_THE_START, self._reached.fresh, key=_order),
+            max(other.last or FROM_THE_START, self._reached.other, key=_order),
+        )
+
+    def ended(self, now: float) -> None:
+        """All that is due was seen. The next claim begins at the start, if that is cheap."""
+        self._pass_s = now - self._from_start_at
+        if self._pass_s <= COSTLY_S:
+            self.reset()
+
+
+def _order(key: ClaimKey) -> tuple[datetime, int]:
+    at = key.after_time
+    return (datetime.min if isinstance(at, str) else at, key.after_id)
+
+
+def fresh_key(row_id: int) -> ClaimKey:
+    """The key of a fresh row."""
+    return ClaimKey(UNSCHEDULED, row_id)

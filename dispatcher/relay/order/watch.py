@@ -1,0 +1,80 @@
+"""Keeps what is held as the table has it: loads it with the slots, and looks whether somebody else has changed it."""
+
+from collections.abc import Collection
+from contextlib import suppress
+from time import monotonic
+
+import psycopg
+
+from dispatcher.core.errors import SessionLost
+from dispatcher.core.held import Held
+from dispatcher.core.layout import SLOTS
+from dispatcher.core.owned_slots import OwnedSlots, mask_of
+from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.sqlfiles import load
+
+EVERY_S = 1.0
+AT_ONCE = 5_000  # rows that one look asks for
+MOST_DEAD = 10_000  # whose next entry did not tell of them yet, that are read
+
+
+class HeldWatch:
+    """Used by the task whose turn it is to claim; `look_soon()` by anyone."""
+
+    def __init__(self) -> None:
+        self._soon = False
+        self._looked_at = 0.0
+        self._last = 0  # the id with which the last look ended
+
+    def look_soon(self) -> None:
+        """A person may have retried or skipped something."""
+        self._soon = True
+
+    async def look(self, session: Session, slots: OwnedSlots, held: Held, claims: Collection[str]) -> bool:
+        """Load, look and write down what is due. Whether rows may be claimed that lie before the claims' cursors.
+
+        Raises SessionLost or psycopg.Error.
+        """
+        if gained := slots.gained:
+            await self._load(session, gained, held, claims)
+            slots.loaded(gained)
+        if held.followed:
+            await self._write_followed(session, held)
+        if not len(held) or (not self._soon and monotonic() - self._looked_at < EVERY_S):
+            return False
+        return await self._check(session, held, claims)
+
+    async def write_followed(self, postgres: ReconnectingSession, held: Held) -> None:
+        """Write down which dead events the entries after them told of. A failure is tried again with the next look."""
+        if (session := postgres.session) is not None:
+            with suppress(SessionLost, psycopg.Error):
+                await self._write_followed(session, held)
+
+    async def _write_followed(self, session: Session, held: Held) -> None:
+        done = list(held.followed)
+        await session.fetch(load("mark_followed"), {"ids": done})
+        held.followed = [each for each in held.followed if each not in done]
+
+    async def _load(self, session: Session, gained: Collection[int], held: Held, claims: Collection[str]) -> None:
+        held.forget(gained)
+        mask = "\\x" + mask_of(gained).to_bytes(SLOTS // 8, "little").hex()
+        parameters = {"mask": mask, "claims": list(claims), "hold": held.hold, "most": MOST_DEAD}
+        for row_id, key, kind, event_id in await session.fetch(load("held_load"), parameters):
+            if kind == "after":
+                held.died(row_id, key, event_id)
+            elif held.state(row_id) is None:
+                held.add(row_id, key, kind)
+
+    async def _check(self, session: Session, held: Held, claims: Collection[str]) -> bool:
+        again = False
+        while True:
+            self._soon = False
+            rows = sorted(held.rows("retry", "parked", "locked", "unknown", "dead", "free"))
+            rows = [each for each in rows if each > self._last][:AT_ONCE] or rows[:AT_ONCE]
+            found = await session.fetch(load("held_check"), {"ids": rows, "claims": list(claims)})
+            again |= held.looked([(row_id, kind, event_id) for row_id, kind, event_id in found], rows)
+            self._last = rows[-1] if len(rows) == AT_ONCE else 0
+            self._looked_at = monotonic()
+            if not self._last:
+                return again

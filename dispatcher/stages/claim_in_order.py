@@ -1,0 +1,130 @@
+"""The claim in order: of slots that we own, and of no aggregate of which an earlier row is skipped.
+
+There are two ways. The plain one is the claim of claim.sql, which is refused where somebody has locked a row, rather
+than take the row behind it. The careful one looks first (peek.sql), so that whoever knows what is held chooses the rows
+to claim: what it costs does not grow with what is held.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from time import monotonic
+from typing import Any, NamedTuple
+
+import psycopg
+
+from dispatcher.core.row import Batch, HandlerMark
+from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.sqlfiles import load
+from dispatcher.stages.claim import CANARY, ClaimKey, EventTypeFilter, batch_of
+
+_COLUMNS = 14  # of ClaimedRow
+
+
+@dataclass(frozen=True, slots=True)
+class OrderedClaim:
+    """What one claim asks for. `mask`: the slots on the wire, None: all; `owned`: how many; `epochs`: their sum.
+
+    `fresh_limit`: of `limit` rows at most so many that nobody scheduled. `parked`: rows that are known to be parked;
+    `running`: transactions that must not be over. The others: see `claim`.
+    """
+
+    dispatcher: int | None
+    limit: int
+    fresh_limit: int
+    fresh_after: ClaimKey
+    after: ClaimKey
+    floor: str | None
+    mask: str | None
+    owned: int
+    epochs: int
+    layout: str
+    most_bytes: int
+    mark: HandlerMark | None = None
+    event_types: EventTypeFilter | None = None
+    running: Sequence[str] = ()
+    parked: Sequence[int] = ()
+    heads: Sequence[int] = field(default=())
+
+    def parameters(self) -> dict[str, object]:
+        """As the statements take them."""
+        parameters: dict[str, object] = {
+            "dispatcher": self.dispatcher,
+            "limit": self.limit,
+            "fresh": self.fresh_limit,
+            "fresh_time": self.fresh_after.after_time,
+            "fresh_id": self.fresh_after.after_id,
+            "after_time": self.after.after_time,
+            "after_id": self.after.after_id,
+            "floor": self.floor,
+            "mark": self.mark,
+            "mask": self.mask,
+            "owned": self.owned,
+            "epochs": self.epochs,
+            "layout": self.layout,
+            "running": list(self.running),
+            "parked": list(self.parked),
+            "most_bytes": self.most_bytes,
+            "now": None,
+            "since_s": None,
+        }
+        if self.event_types is not None:
+            only = self.event_types.only_these
+            parameters |= {"types": [*self.event_types.types, *(() if only else (CANARY,))], "handled": only}
+        return parameters
+
+
+class Peeked(NamedTuple):
+    """A row that was looked at. `kind`: fresh, other, parked or head; `due_at`: naive, UTC; None: parked."""
+
+    id: int
+    key: int
+    kind: str
+    due_at: datetime | None
+
+
+async def claim_plainly(session: Session, claim_id: str, wanted: OrderedClaim) -> tuple[Batch, bool] | None:
+    """Claim rows in the order of their ids, and say whether others are parked. None: somebody has locked a row.
+
+    Raises as `claim` does.
+    """
+    filtered = wanted.event_types is not None
+    statement = load("claim", split=True, sharded=True, ordered=True, filtered=filtered)
+    try:
+        return await _claimed(session, claim_id, statement, wanted.parameters(), wanted)
+    except psycopg.errors.LockNotAvailable:
+        return None
+
+
+async def peek(session: Session, wanted: OrderedClaim) -> list[Peeked]:
+    """Look at what might be claimed, in order. Raises SessionLost or psycopg.Error."""
+    statement = load("peek", ordered=True, filtered=wanted.event_types is not None)
+    rows = await session.fetch(statement, wanted.parameters() | {"heads": list(wanted.heads)})
+    return [Peeked(*row) for row in rows]
+
+
+async def claim_chosen(session: Session, claim_id: str, wanted: OrderedClaim, ids: list[int]) -> Batch:
+    """Claim these rows; those that are missing are locked by somebody. Raises as `claim` does."""
+    statement = load("claim_chosen", sharded=True, ordered=True)
+    return (await _claimed(session, claim_id, statement, wanted.parameters() | {"ids": ids}, wanted))[0]
+
+
+async def _claimed(
+    session: Session, claim_id: str, statement: str, parameters: dict[str, Any], wanted: OrderedClaim
+) -> tuple[Batch, bool]:
+    parameters["claim_id"] = claim_id
+    try:
+        rows = await session.fetch(statement, parameters)
+    except psycopg.errors.ProgramLimitExceeded:  # one row is too large to be read, and would stop all others for ever
+        rows = await session.fetch(statement, parameters | {"most_bytes": None})
+    keys = {row[0]: row[_COLUMNS] for row in rows if row[0] is not None}
+    parked = bool(rows) and rows[0][_COLUMNS + 1]
+    batch = await batch_of(
+        session, claim_id, [row[:_COLUMNS] for row in rows], wanted.floor, wanted.most_bytes, by_id=True
+    )
+    return batch._replace(keys=keys), parked
+
+
+def none_claimed(claim_id: str, floor: str | None) -> Batch:
+    """A batch without rows."""
+    return Batch(claim_id, [], floor or "0-0", monotonic())
