@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import re
+import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -152,6 +153,8 @@ def build() -> web.Application:
 
 def main() -> None:
     """Until SIGTERM or Ctrl-C."""
+    if missing := [name for name in ("DATABASE_URL", "REDIS_URL") if name not in os.environ]:
+        sys.exit(f"chat: set {' and '.join(missing)}; `dispatcher dev --run` prints both")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     port = int(os.environ.get("CHAT_PORT", "8090"))
     web.run_app(build(), host="127.0.0.1", port=port, access_log=None, shutdown_timeout=10, print=None)

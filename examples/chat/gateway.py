@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg
 import redis.asyncio
 from aiohttp import WSCloseCode, web
+from dispatcher.client import is_outage
 from dispatcher.client.received import Received
 from dispatcher.client.tail import AsyncTail
 
@@ -137,8 +138,11 @@ class Gateway:
                 await socket.send_str(await browser.frames.get())
         except ConnectionError:
             browser.end(WSCloseCode.OK)
-        except Exception:
-            log.exception("a browser is sent no more")
+        except Exception as error:
+            if is_outage(error):
+                log.warning("a browser has to wait for the database: %s", type(error).__name__)
+            else:
+                log.exception("a browser is sent no more")
             browser.end(WSCloseCode.TRY_AGAIN_LATER)
 
     async def _what_it_lacks(self, browser: Browser, after: str) -> list[str]:

@@ -107,3 +107,11 @@ async def test_the_page(cli: StartCli, server_folder: Path, tmp_path: Path) -> N
         assert await worker.wait() == 0
 
     assert "3 passed" in await run("pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "tests")
+
+
+async def test_its_own_tests() -> None:
+    async with example(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "tests", folder=SHOP
+    ) as tests:
+        assert await tests.wait(180) == 0, tests.output
+    assert "3 passed" in tests.output
