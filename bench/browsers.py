@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from random import Random
 
-import aiohttp
-
+from bench.websocket import connect
 from dispatcher.demo.cleanup import leave_stopping_to_parent
-from dispatcher.demo.messages import ConsumerProgress, Ended, Failed, Ready
+from dispatcher.demo.messages import ConsumerProgress, Ended, Ready
 from dispatcher.demo.tally import Tally
 
 REPORT_S = 0.1
 PAUSE_S = (0.1, 0.4)  # before a browser connects again; not all at the same moment
 RELOAD = 4002
-KEY = '"key": "'
+KEY, RESUMED = b'"key": "', b'{"type":"resumed"'
 TWICE = b"twice "
 
 
@@ -39,72 +38,77 @@ class Browsing:
         self.plan = plan
         self.connected = 0
         self.everybody = asyncio.Event()
-        self.stopping = False
         self.reads: list[tuple[int, list[bytes]]] = []
         self._dice = Random(1)
 
-    async def stay(self, session: aiohttp.ClientSession, number: int) -> None:
+    async def stay(self, number: int) -> None:
         """One browser: connects, takes what comes, and comes back after the last entry that it had."""
+        browser = Browser(self)
         url = f"{self.plan.url}rooms/room-{number % self.plan.rooms}/live"
-        seen: set[str] = set()
-        after = ""
-        while not self.stopping:
-            last = ""
-            try:
-                async with session.ws_connect(f"{url}?after={after}", max_msg_size=0) as socket:
-                    if not after:
-                        last = (await socket.receive()).data
-                        self.connected += 1
-                        if self.connected == self.plan.sockets:
-                            self.everybody.set()
-                    async for message in socket:
-                        now = time.perf_counter_ns()
-                        text = message.data
-                        place = text.find(KEY)
-                        if place > 0:
-                            key = text[place + len(KEY) : place + len(KEY) + 36]
-                            self.reads.append((now, [key.encode() if key not in seen else TWICE + key.encode()]))
-                            seen.add(key)
-                        if not text.startswith('{"type":"resumed"'):
-                            last = text
-                    if socket.close_code == RELOAD:
-                        last, after = "", "0-0"
-            except (aiohttp.ClientError, OSError):
-                pass
-            finally:
-                after = json.loads(last)["id"] if last else after
+        while True:
+            with suppress(OSError):
+                socket = await connect(f"{url}?after={browser.place}", browser.hear)
+                try:
+                    browser.close_code = await socket.closed
+                finally:
+                    socket.end(0)
+            if browser.close_code == RELOAD:
+                browser.last = b""
             await asyncio.sleep(self._dice.uniform(*PAUSE_S))
+
+
+class Browser:
+    """What one of them has."""
+
+    def __init__(self, browsing: Browsing) -> None:
+        self._browsing = browsing
+        self._seen: set[bytes] = set()
+        self.last = b""  # the last frame with an id
+        self.close_code = 0
+
+    @property
+    def place(self) -> str:
+        """The id of the last entry that came."""
+        return str(json.loads(self.last)["id"]) if self.last else ""
+
+    def hear(self, text: bytes) -> None:
+        """Take a frame."""
+        now = time.perf_counter_ns()
+        if (found := text.find(KEY)) > 0:
+            key = text[found + len(KEY) : found + len(KEY) + 36]
+            self._browsing.reads.append((now, [TWICE + key if key in self._seen else key]))
+            self._seen.add(key)
+        elif not self.last:
+            self._browsing.connected += 1
+            if self._browsing.connected == self._browsing.plan.sockets:
+                self._browsing.everybody.set()
+        if not text.startswith(RESUMED):
+            self.last = text
 
 
 def browse(plan: Browsers, pipe: Connection) -> None:
     """The body of the process: connect all, report Ready, report what comes until Stop."""
     leave_stopping_to_parent()
     with suppress(BrokenPipeError, EOFError):  # the parent is gone; nobody is left to tell
-        try:
-            asyncio.run(_browse(plan, pipe))
-        except (aiohttp.ClientError, OSError) as error:
-            pipe.send(Failed(f"the browsers failed: {type(error).__name__}"))
+        asyncio.run(_browse(plan, pipe))
 
 
 async def _browse(plan: Browsers, pipe: Connection) -> None:
     gc.disable()  # a collection would be measured as latency; the process ends with the run
     state = Browsing(plan)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector) as session:
-        tasks = [asyncio.create_task(state.stay(session, number)) for number in range(plan.sockets)]
-        await state.everybody.wait()
-        await asyncio.to_thread(pipe.send, Ready())
-        while not pipe.poll():  # the parent sends one thing: Stop
-            await asyncio.sleep(REPORT_S)
-            if state.reads:
-                reads, state.reads = state.reads, []
-                await asyncio.to_thread(pipe.send, ConsumerProgress(reads))
-        state.stopping = True
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        await asyncio.to_thread(pipe.send, ConsumerProgress(state.reads))
-        await asyncio.to_thread(pipe.send, Ended())
+    tasks = [asyncio.create_task(state.stay(number)) for number in range(plan.sockets)]
+    await state.everybody.wait()
+    await asyncio.to_thread(pipe.send, Ready())
+    while not pipe.poll():  # the parent sends one thing: Stop
+        await asyncio.sleep(REPORT_S)
+        if state.reads:
+            reads, state.reads = state.reads, []
+            await asyncio.to_thread(pipe.send, ConsumerProgress(reads))
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await asyncio.to_thread(pipe.send, ConsumerProgress(state.reads))
+    await asyncio.to_thread(pipe.send, Ended())
 
 
 class RoomTally(Tally):

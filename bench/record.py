@@ -37,6 +37,7 @@ STEPS = (
     Step("counters", (), ()),
     Step("idle", (), ("--seconds", "6")),
     Step("latency", ("--seconds", "12"), ("--seconds", "2", "--warm-up", "1")),
+    Step("realtime", (), ("--sockets", "100", "--rooms", "10", "--seconds", "3", "--warm-up", "1")),
     Step("sla", ("--find-max",), ("--seconds", "5", "--warm-up", "1")),
     Step("drain", (), ("--rows", "20000", "--rounds", "1")),
     Step("ceiling", (), ("--rows", "20000", "--rounds", "1")),
