@@ -32,6 +32,8 @@ class TailReader:
         self._block_ms = block_ms
         self._on_missed = on_missed
         self._clock = clock
+        self._replied_at = clock()
+        self._unsure: set[str] = set()  # keys of which entries may have been trimmed since the last read
 
     def steps(self) -> Steps:
         """Steps until a stop. Waits while Redis is away; raises errors that need a person."""
@@ -39,9 +41,9 @@ class TailReader:
         while not self.stopping:
             try:
                 yield from self._begin()
-                behind = True  # after a pause of unknown length
+                self._unsure.update(self._read)  # after a pause of unknown length
                 while not self.stopping:
-                    behind = yield from self._turn(behind)
+                    yield from self._turn()
                     failures, worked = 0, True
             except OF_REDIS as error:
                 yield from wait_out(error, failures, worked=worked)
@@ -54,24 +56,28 @@ class TailReader:
                 newest = yield Call("xrevrange", (key,), {"count": 1})
                 self._read[key] = self.after[key] = text(newest[0][0]) if newest else OLDEST
 
-    def _turn(self, behind: bool) -> Steps:
-        """Read once and deliver; whether there may be more already."""
-        began = self._clock()
+    def _turn(self) -> Steps:
+        """Read once and deliver."""
         reply = yield Call("xread", (dict(self._read),), {"count": self._count, "block": self._block_ms})
-        pages = pages_of(reply)
-        # A read that took longer than it may have waited: the process was stopped meanwhile.
-        slow = self._clock() - began > self._block_ms / 1000 + 1
-        full = False
-        for key, entries in pages:
-            if behind or slow:
+        now = self._clock()
+        # Longer than a read may wait: the process was stopped, or whoever reads took long. What came in that time is in
+        # this reply or in the next, for Redis answers a read that waits with the first entry, at once.
+        stood_still = now - self._replied_at > self._block_ms / 1000 + 1
+        self._replied_at = now
+        if stood_still:
+            self._unsure.update(self._read)
+        for key, entries in pages_of(reply):
+            if key in self._unsure:
                 yield from self._look_for_a_gap(key)
-            full = full or len(entries) >= self._count
+            if len(entries) >= self._count:  # there is more, and it may be trimmed before the next read
+                self._unsure.add(key)
+            elif not stood_still:
+                self._unsure.discard(key)
             self._read[key] = text(entries[-1][0])
             for entry_id, fields in entries:
                 if self.stopping:
-                    return False
+                    return
                 yield from self._deliver(key, text(entry_id), fields)
-        return full
 
     def _look_for_a_gap(self, key: str) -> Steps:
         """A stream loses its oldest entries first: while the last one that was read, or one before it, is there, none
