@@ -10,39 +10,45 @@ from typing import Any
 
 import asyncpg
 
-from dispatcher.client.event import Event, NoTransaction, arrays_of
+from dispatcher.client.event import Event, NoTransaction, many_events, one_event
 from dispatcher.client.statements import OnDuplicate, numbered, wrong
 from dispatcher.infra import sqlfiles
 
 Connection = Any  # asyncpg.Connection, or the proxy for it that a pool lends
 
 
-async def add_event(connection: Connection, event: Event, *, on_duplicate: OnDuplicate = "raise") -> uuid.UUID:
+async def add_event(
+    connection: Connection, event: Event, *, on_duplicate: OnDuplicate = "raise", in_order: bool = False
+) -> uuid.UUID:
     """Insert the event; its event_id. It is published when the transaction commits, and gone when it rolls back.
 
     `on_duplicate`: an event of the same event_id that is in the outbox is an error of the database ("raise"), or this
     one is left out ("ignore").
+    `in_order`: wait until other transactions that added an event of this aggregate in order have ended. Use it, in
+    every place that adds such events, where nothing else serialises the writers of an aggregate.
     Raises NoTransaction outside `connection.transaction()`, and ValueError for a field.
     """
     _require_transaction(connection, "add_event")
-    sql, names = numbered("add_event", on_duplicate)
-    parameters = event.parameters()
-    await connection.execute(sql, *(parameters[name] for name in names))
+    name, parameters = one_event(event, in_order)
+    sql, names = numbered(name, on_duplicate)
+    await connection.execute(sql, *(parameters[each] for each in names))
     return event.event_id
 
 
 async def add_events(
-    connection: Connection, events: Iterable[Event], *, on_duplicate: OnDuplicate = "raise"
+    connection: Connection, events: Iterable[Event], *, on_duplicate: OnDuplicate = "raise", in_order: bool = False
 ) -> list[uuid.UUID]:
     """Insert many events by one statement, in one round trip; their event_ids. All of them or, on an error, none.
 
+    `in_order`: as of add_event, for all aggregates of these events, without a deadlock between two such calls.
     Raises as add_event.
     """
     _require_transaction(connection, "add_events")
     listed = list(events)
-    sql, _ = numbered("add_events", on_duplicate)
-    for array in arrays_of(listed):
-        await connection.execute(sql, array)
+    name, runs = many_events(listed, in_order)
+    sql, names = numbered(name, on_duplicate)
+    for parameters in runs:
+        await connection.execute(sql, *(parameters[each] for each in names))
     return [event.event_id for event in listed]
 
 

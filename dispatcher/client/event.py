@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import NoneType
@@ -121,3 +121,25 @@ def arrays_of(events: Iterable[Event]) -> list[str]:
     if texts:
         arrays.append(f"[{','.join(texts)}]")
     return arrays
+
+
+def one_event(event: Event, in_order: bool) -> tuple[str, dict[str, Any]]:
+    """The file of sql/client that adds it, and its parameters. Raises ValueError."""
+    if not in_order:
+        return "add_event", event.parameters()
+    name, [parameters] = many_events([event], in_order)
+    return name, parameters
+
+
+def many_events(events: Sequence[Event], in_order: bool) -> tuple[str, list[dict[str, Any]]]:
+    """The file of sql/client that adds them, and the parameters of each time that it is run. Raises ValueError.
+
+    In order the first run locks all aggregates: taken run by run, two callers could wait for each other.
+    """
+    arrays = arrays_of(events)
+    if not in_order:
+        return "add_events", [{"events": array} for array in arrays]
+    names = ("aggregate_type", "aggregate_id")
+    aggregates = {tuple(_named(name, getattr(each, name)) for name in names) for each in events}
+    locks = [json.dumps(sorted(aggregates)), *["[]"] * len(arrays)]
+    return "add_events_in_order", [{"events": array, "locks": lock} for array, lock in zip(arrays, locks, strict=False)]

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from dispatcher.client.event import Event, NoTransaction, arrays_of
+from dispatcher.client.event import Event, NoTransaction, many_events, one_event
 from dispatcher.client.statements import OnDuplicate, statement, wrong
 
 if TYPE_CHECKING:
@@ -16,53 +16,74 @@ if TYPE_CHECKING:
 IDLE, ACTIVE = 0, 1  # psycopg.pq.TransactionStatus: libpq's PQTRANS_IDLE and PQTRANS_ACTIVE
 
 
-def add_event(connection: psycopg.Connection[Any], event: Event, *, on_duplicate: OnDuplicate = "raise") -> uuid.UUID:
+def add_event(
+    connection: psycopg.Connection[Any], event: Event, *, on_duplicate: OnDuplicate = "raise", in_order: bool = False
+) -> uuid.UUID:
     """Insert the event; its event_id. It is published when the transaction commits, and gone when it rolls back.
 
     `on_duplicate`: an event of the same event_id that is in the outbox is an error of the database ("raise"), or this
     one is left out ("ignore").
+    `in_order`: wait until other transactions that added an event of this aggregate in order have ended. Use it, in
+    every place that adds such events, where nothing else serialises the writers of an aggregate.
     Raises NoTransaction on an autocommit connection outside `connection.transaction()`, and ValueError for a field.
     """
     require(connection, "add_event", asynchronous=False)
     require_transaction(connection)
-    cursor(connection).execute(statement("add_event", on_duplicate), event.parameters())
+    name, parameters = one_event(event, in_order)
+    cursor(connection).execute(statement(name, on_duplicate), parameters)
     return event.event_id
 
 
 async def add_event_async(
-    connection: psycopg.AsyncConnection[Any], event: Event, *, on_duplicate: OnDuplicate = "raise"
+    connection: psycopg.AsyncConnection[Any],
+    event: Event,
+    *,
+    on_duplicate: OnDuplicate = "raise",
+    in_order: bool = False,
 ) -> uuid.UUID:
     """The same on an AsyncConnection."""
     require(connection, "add_event", asynchronous=True)
     await require_transaction_async(connection)
-    await cursor(connection).execute(statement("add_event", on_duplicate), event.parameters())
+    name, parameters = one_event(event, in_order)
+    await cursor(connection).execute(statement(name, on_duplicate), parameters)
     return event.event_id
 
 
 def add_events(
-    connection: psycopg.Connection[Any], events: Iterable[Event], *, on_duplicate: OnDuplicate = "raise"
+    connection: psycopg.Connection[Any],
+    events: Iterable[Event],
+    *,
+    on_duplicate: OnDuplicate = "raise",
+    in_order: bool = False,
 ) -> list[uuid.UUID]:
     """Insert many events by one statement, in one round trip; their event_ids. All of them or, on an error, none.
 
+    `in_order`: as of add_event, for all aggregates of these events, without a deadlock between two such calls.
     Raises as add_event.
     """
     require(connection, "add_events", asynchronous=False)
     require_transaction(connection)
     listed = list(events)
-    for array in arrays_of(listed):
-        cursor(connection).execute(statement("add_events", on_duplicate), {"events": array})
+    name, runs = many_events(listed, in_order)
+    for parameters in runs:
+        cursor(connection).execute(statement(name, on_duplicate), parameters)
     return [event.event_id for event in listed]
 
 
 async def add_events_async(
-    connection: psycopg.AsyncConnection[Any], events: Iterable[Event], *, on_duplicate: OnDuplicate = "raise"
+    connection: psycopg.AsyncConnection[Any],
+    events: Iterable[Event],
+    *,
+    on_duplicate: OnDuplicate = "raise",
+    in_order: bool = False,
 ) -> list[uuid.UUID]:
     """The same on an AsyncConnection."""
     require(connection, "add_events", asynchronous=True)
     await require_transaction_async(connection)
     listed = list(events)
-    for array in arrays_of(listed):
-        await cursor(connection).execute(statement("add_events", on_duplicate), {"events": array})
+    name, runs = many_events(listed, in_order)
+    for parameters in runs:
+        await cursor(connection).execute(statement(name, on_duplicate), parameters)
     return [event.event_id for event in listed]
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from dispatcher.client.event import Event, NoTransaction, arrays_of
+from dispatcher.client.event import Event, NoTransaction, many_events, one_event
 from dispatcher.client.statements import OnDuplicate, named, wrong
 from dispatcher.infra import sqlfiles
 
@@ -23,47 +23,72 @@ Bind = sa.Engine | AsyncEngine
 
 
 def add_event(
-    session: AnySession, event: Event, *, on_duplicate: OnDuplicate = "raise", bind: Bind | None = None
+    session: AnySession,
+    event: Event,
+    *,
+    on_duplicate: OnDuplicate = "raise",
+    in_order: bool = False,
+    bind: Bind | None = None,
 ) -> uuid.UUID:
     """Insert the event at once; its event_id. It is published when the session commits, and gone when it rolls back.
 
     `on_duplicate`: an event of the same event_id that is in the outbox is an error of the database ("raise"), or this
     one is left out ("ignore").
+    `in_order`: wait until other transactions that added an event of this aggregate in order have ended. Use it, in
+    every place that adds such events, where nothing else serialises the writers of an aggregate.
     Raises NoTransaction when the isolation level is AUTOCOMMIT, and ValueError for a field of the event.
     """
     connection = _in_transaction(session, "add_event", bind)
-    connection.execute(statement("add_event", on_duplicate), event.parameters())
+    name, parameters = one_event(event, in_order)
+    connection.execute(statement(name, on_duplicate), parameters)
     return event.event_id
 
 
 async def add_event_async(
-    session: AnyAsyncSession, event: Event, *, on_duplicate: OnDuplicate = "raise", bind: Bind | None = None
+    session: AnyAsyncSession,
+    event: Event,
+    *,
+    on_duplicate: OnDuplicate = "raise",
+    in_order: bool = False,
+    bind: Bind | None = None,
 ) -> uuid.UUID:
     """The same on an AsyncSession or AsyncConnection."""
     one = _one(session, "add_event")
-    return await one.run_sync(add_event, event, on_duplicate=on_duplicate, bind=bind)
+    return await one.run_sync(add_event, event, on_duplicate=on_duplicate, in_order=in_order, bind=bind)
 
 
 def add_events(
-    session: AnySession, events: Iterable[Event], *, on_duplicate: OnDuplicate = "raise", bind: Bind | None = None
+    session: AnySession,
+    events: Iterable[Event],
+    *,
+    on_duplicate: OnDuplicate = "raise",
+    in_order: bool = False,
+    bind: Bind | None = None,
 ) -> list[uuid.UUID]:
     """Insert many events by one statement, in one round trip; their event_ids. All of them or, on an error, none.
 
+    `in_order`: as of add_event, for all aggregates of these events, without a deadlock between two such calls.
     Raises as add_event.
     """
     connection = _in_transaction(session, "add_events", bind)
     listed = list(events)
-    for array in arrays_of(listed):
-        connection.execute(statement("add_events", on_duplicate), {"events": array})
+    name, runs = many_events(listed, in_order)
+    for parameters in runs:
+        connection.execute(statement(name, on_duplicate), parameters)
     return [event.event_id for event in listed]
 
 
 async def add_events_async(
-    session: AnyAsyncSession, events: Iterable[Event], *, on_duplicate: OnDuplicate = "raise", bind: Bind | None = None
+    session: AnyAsyncSession,
+    events: Iterable[Event],
+    *,
+    on_duplicate: OnDuplicate = "raise",
+    in_order: bool = False,
+    bind: Bind | None = None,
 ) -> list[uuid.UUID]:
     """The same on an AsyncSession or AsyncConnection."""
     one = _one(session, "add_events")
-    return await one.run_sync(add_events, events, on_duplicate=on_duplicate, bind=bind)
+    return await one.run_sync(add_events, events, on_duplicate=on_duplicate, in_order=in_order, bind=bind)
 
 
 def create_table(session: AnySession, *, bind: Bind | None = None) -> None:
@@ -107,7 +132,7 @@ async def forget_async(
 
 
 @cache
-def statement(name: str, on_duplicate: OnDuplicate = "raise") -> sa.TextClause:
+def statement(name: str, on_duplicate: OnDuplicate = "raise", in_order: bool = False) -> sa.TextClause:
     """sql/client/<name>.sql with SQLAlchemy's parameters."""
     text = sa.text(named(name, on_duplicate))
     if name == "forget":

@@ -14,37 +14,48 @@ from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from dispatcher.client.event import Event, NoTransaction, arrays_of
+from dispatcher.client.event import Event, NoTransaction, many_events, one_event
 from dispatcher.client.statements import OnDuplicate, statement, wrong
 from dispatcher.infra import sqlfiles
 
 
-def add_event(event: Event, using: str = DEFAULT_DB_ALIAS, *, on_duplicate: OnDuplicate = "raise") -> uuid.UUID:
+def add_event(
+    event: Event, using: str = DEFAULT_DB_ALIAS, *, on_duplicate: OnDuplicate = "raise", in_order: bool = False
+) -> uuid.UUID:
     """Insert the event; its event_id. It is published when the atomic block commits, and gone when it rolls back.
 
     `using`: the alias of the database.
     `on_duplicate`: an event of the same event_id that is in the outbox is an error of the database ("raise"), or this
     one is left out ("ignore").
+    `in_order`: wait until other transactions that added an event of this aggregate in order have ended. Use it, in
+    every place that adds such events, where nothing else serialises the writers of an aggregate.
     Raises NoTransaction outside `transaction.atomic`, and ValueError for a field.
     """
     if not isinstance(event, Event):
         raise wrong("add_event", event, "an Event, which comes first here")
     with _in_transaction(using) as cursor:
-        cursor.execute(statement("add_event", on_duplicate), event.parameters())
+        name, parameters = one_event(event, in_order)
+        cursor.execute(statement(name, on_duplicate), parameters)
     return event.event_id
 
 
 def add_events(
-    events: Iterable[Event], using: str = DEFAULT_DB_ALIAS, *, on_duplicate: OnDuplicate = "raise"
+    events: Iterable[Event],
+    using: str = DEFAULT_DB_ALIAS,
+    *,
+    on_duplicate: OnDuplicate = "raise",
+    in_order: bool = False,
 ) -> list[uuid.UUID]:
     """Insert many events by one statement, in one round trip; their event_ids. All of them or, on an error, none.
 
+    `in_order`: as of add_event, for all aggregates of these events, without a deadlock between two such calls.
     Raises as add_event.
     """
     listed = list(events)
     with _in_transaction(using) as cursor:
-        for array in arrays_of(listed):
-            cursor.execute(statement("add_events", on_duplicate), {"events": array})
+        name, runs = many_events(listed, in_order)
+        for parameters in runs:
+            cursor.execute(statement(name, on_duplicate), parameters)
     return [event.event_id for event in listed]
 
 
