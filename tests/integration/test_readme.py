@@ -152,6 +152,12 @@ async def test_a_producer_in_sql(
     assert (entry["event_type"], entry["aggregate_id"], entry["payload"]) == ("order.created", "1", '{"total": 42}')
 
 
+async def test_an_event_in_order(db: psycopg.AsyncConnection, database_url: str) -> None:
+    await run_python(code("Events of one aggregate in order", "python", PRODUCE), DATABASE_URL=database_url)
+    [row] = await read_table(db)
+    assert (row["aggregate_type"], row["aggregate_id"], row["payload"]) == ("conversation", "7", {"text": "hello"})
+
+
 async def test_models_as_payload(db: psycopg.AsyncConnection, database_url: str) -> None:
     await run_python(code("Payloads", "python", PRODUCE), DATABASE_URL=database_url)
     cursor = await db.execute(
