@@ -110,6 +110,9 @@ def facts(found: Status) -> list[tuple[str, str]]:
             lines += [(name, str(outbox.rows[name])) for name in STATUSES]
             if outbox.dead != outbox.rows["dead"] and outbox.dead <= COUNTED:
                 lines.append(("dead events", f"{outbox.dead}, with those of which only copies are left"))
+        if outbox.held is not None:
+            age = f", the first for {span(outbox.held.oldest_s)}" if outbox.held.aggregates else ""
+            lines.append(("held aggregates", f"{outbox.held.aggregates}{age}"))
         lines.append(("oldest overdue", f"{outbox.oldest_unsettled_age_s:.1f} s"))
         lines.append(("notification queue", f"{outbox.notification_queue_usage:.1%} full"))
         lines.append(("doorbell trigger", outbox.doorbell))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dispatcher.core.process_state import RunningDispatcher, StreamSample
+from dispatcher.core.process_state import HeldCount, RunningDispatcher, StreamSample
 
 HandledAs = Literal["done", "retry", "wait", "outage", "dead", "timeout", "lost"]
 WakeCause = Literal["notify", "tick", "due", "writers", "peer", "reconnect", "nudge", "busy", "poll"]
@@ -180,6 +180,23 @@ class DeadRetried(TelemetryEvent):
 @dataclass(frozen=True, slots=True)
 class DeadDiscarded(TelemetryEvent):
     """Somebody decided that nobody needs these dead events. `by`: as of DeadRetried."""
+
+    ids: Sequence[int]
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRetried(TelemetryEvent):
+    """Events that hold their aggregates were made due at once. `ids`: their rows; `by`: as of DeadRetried."""
+
+    ids: Sequence[int]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSkipped(TelemetryEvent):
+    """Somebody let the later events of aggregates go out without these. `by`: as of DeadRetried."""
 
     ids: Sequence[int]
     by: str
@@ -409,6 +426,7 @@ class Sampled(TelemetryEvent):
     newest_dead_error: str | None = None
     group_read_age_s: Mapping[str, float] = field(default_factory=dict)  # since each group was read last; inf: never
     streams: Sequence[StreamSample] = ()  # where there are several; above is their sum, and the most of each group
+    held: HeldCount | None = None  # None: nothing is kept in order
 
 
 @dataclass(frozen=True, slots=True)

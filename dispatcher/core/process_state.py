@@ -60,6 +60,19 @@ class StreamSample:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldCount:
+    """How many aggregates are held, how many of them by a dead event, and for how many seconds the first of them.
+
+    `error`: of the event that holds longest; None: it has none.
+    """
+
+    aggregates: int = 0
+    by_dead: int = 0
+    oldest_s: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """What Postgres and Redis held. `at`: Unix seconds. Ages in seconds. None: the server did not answer."""
 
@@ -74,6 +87,7 @@ class Sample:
     newest_dead_error: str | None = None
     group_read_age_s: Mapping[str, float] = field(default_factory=dict)  # since each group was read last; inf: never
     streams: tuple[StreamSample, ...] = ()  # where there are several; above is their sum, and the most of each group
+    held: HeldCount | None = None  # None: nothing is kept in order
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from dispatcher.core.process_state import TroubleKind
+from dispatcher.core.process_state import HeldCount, TroubleKind
 
 Severity = Literal["fine", "note", "warn", "bad"]
 
@@ -69,6 +69,25 @@ TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
     ),
     "starting": ("note", "Starting", "Nothing; it is opening its connections."),
 }
+
+HELD_S, VERY_HELD_S = 60.0, 600.0  # an aggregate is held for longer: a warning; bad, as when a dead event holds one
+HELD_DO = (
+    "An event that failed holds the later ones of its aggregate, until it went out or is dead. Look at its error, mend "
+    "the cause, then retry it; or skip it, and the others go out without it."
+)
+
+
+def held_words(held: HeldCount) -> tuple[Severity, str]:
+    """How bad it is that aggregates are held, and what it is in plain words. There must be one at least."""
+    one = held.aggregates == 1
+    what = f"{held.aggregates:,} aggregate{' is' if one else 's are'} held: later events wait for one that fails"
+    if held.by_dead:
+        what += f"; {held.by_dead:,} by a dead event, until somebody decides"
+    if held.error:
+        what += f"; the error: {held.error}"
+    if held.by_dead or held.oldest_s > VERY_HELD_S:
+        return "bad", what
+    return ("warn" if held.oldest_s > HELD_S else "note"), what
 
 
 def words(kind: TroubleKind, reason: str | None) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 from dispatcher.core.condition import STOPS, is_exempt
 from dispatcher.core.counted import counted
 from dispatcher.core.timestamps import iso, iso_of
-from dispatcher.core.troubles import TROUBLES
+from dispatcher.core.troubles import TROUBLES, held_words
 from dispatcher.ops.groups import UNREAD_S
 from dispatcher.ops.status import OutboxStatus, Status
 
@@ -36,6 +36,7 @@ def attention(found: Status) -> list[Attention]:
         if not stopped:
             listed += _late(outbox)
         listed += _dead(outbox)
+        listed += _held(outbox)
         listed += [each for each in _waits(outbox) if each.kind not in STOPS]
         if outbox.doorbell == "disabled":
             listed.append(
@@ -115,6 +116,15 @@ def _dead(outbox: OutboxStatus) -> Iterator[Attention]:
         None if outbox.newest_dead_at is None else iso_of(outbox.newest_dead_at),
         DECIDE,
     )
+
+
+def _held(outbox: OutboxStatus) -> Iterator[Attention]:
+    if outbox.held is not None and outbox.held.aggregates:
+        level, what = held_words(outbox.held)
+        if level in ("warn", "bad"):
+            do = "`dispatcher held list`; mend the cause, then `held retry`; `held skip` what nobody needs."
+            since = iso_of(outbox.now - outbox.held.oldest_s)
+            yield Attention("bad" if level == "bad" else "warn", "held", what, since, do)
 
 
 def _unread(found: Status) -> Iterator[Attention]:

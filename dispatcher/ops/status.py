@@ -12,11 +12,13 @@ import psycopg
 
 from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.core.layout import Layout
+from dispatcher.core.process_state import HeldCount
 from dispatcher.infra.postgres.tables import why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import StreamInfo, summed
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.groups import ask_redis
+from dispatcher.ops.held.find import count_held, read_order
 from dispatcher.ops.pause import Acknowledgement, PauseSwitch, read_acknowledgements, read_layout, read_switch
 from dispatcher.ops.session import OperatorSession
 
@@ -64,6 +66,7 @@ class OutboxStatus:
     newest_dead_error: str | None = None
     now: float = 0.0  # Unix seconds, by Postgres's clock
     layout: str = ""  # the fingerprint of the one that stands
+    held: HeldCount | None = None  # None: nothing is kept in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ class StatusSession(OperatorSession):
                 newest.get("error"),
                 now,
                 await read_layout(self.session.fetch),
+                await self._held(),
             )
 
     async def _copy(self) -> str | None:
@@ -118,6 +122,13 @@ class StatusSession(OperatorSession):
             return await why_copy(self.session, settle=False)
         except psycopg.errors.InsufficientPrivilege:
             return None
+
+    async def _held(self) -> HeldCount | None:
+        try:
+            order = await read_order(self.session.fetch)
+            return await count_held(self.session.fetch, hold=order.hold) if order.on else None
+        except psycopg.errors.InsufficientPrivilege:
+            return None  # a role that may only read the status of the release before
 
     async def _dead(self, rows: dict[str, int] | None) -> tuple[int, dict[str, Any]]:
         """How many events nobody decided about, and the newest of them."""

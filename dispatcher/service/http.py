@@ -18,6 +18,7 @@ from dispatcher.sidecar.access import AccessControl
 from dispatcher.sidecar.controls import Controls
 from dispatcher.sidecar.dead_letters import DeadLetters
 from dispatcher.sidecar.events import Events
+from dispatcher.sidecar.held import HeldAggregates
 from dispatcher.sidecar.openapi import document
 
 
@@ -53,6 +54,7 @@ def build_http(
     routes = [
         document(),
         *DeadLetters(ask, observe, retried).routes(),
+        *HeldAggregates(ask, observe, retried).routes(),
         *Events(ask, s.max_attempts).routes(),
         *Controls(ask, groups).routes(),
         *extra_routes,

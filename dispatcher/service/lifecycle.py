@@ -272,13 +272,15 @@ class Service:
             working.cancel_scope.cancel()
 
     async def _sample(self) -> None:
+        layout = self._settings.layout
         await gauges.run(
             self._fetch_on_chores,
             lambda: self._settings.current("redis_url") if self._engine.stream else "",
             f"dispatcher-gauges-{self._name}",
-            self._settings.layout.keys,
+            layout.keys,
             self._observe,
             exempt=self._settings.backpressure_except,
+            held=gauges.HeldGauge(hold=layout.on_dead == "hold") if layout.order != "none" else None,
         )
 
     async def _fetch_on_chores(self, sql: str, params: Mapping[str, object] | None) -> list[tuple[Any, ...]]:

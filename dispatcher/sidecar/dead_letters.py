@@ -59,14 +59,14 @@ class DeadLetters:
         limit, offset = whole(query, "limit", LIMIT, 1, PAGE), whole(query, "offset", 0, 0, FURTHEST)
         with explained():
             page = await find_page(
-                self._fetch, _filter(query), limit=limit, offset=offset, payload=switch(query, "payload")
+                self._fetch, filter_of(query), limit=limit, offset=offset, payload=switch(query, "payload")
             )
         rest = f'"count": {page.count}, "limit": {limit}, "offset": {offset}'
         return json_answer(f'{{"events": {page.events}, {rest}}}')
 
     async def _stats(self, request: web.Request) -> web.Response:
         query = parameters(request, *FILTERS)
-        which = _filter(query)
+        which = filter_of(query)
         with explained():
             found = await count(self._fetch, which)
         answer = {
@@ -159,7 +159,7 @@ def _batch(events: Sequence[EventRef], done: Decided, message: str) -> web.Respo
     return json_answer(json.dumps(answer))
 
 
-def _filter(query: dict[str, str]) -> Filter:
+def filter_of(query: dict[str, str]) -> Filter:
     # A form sends what was left empty. An error that is empty is looked for: rows marked dead by hand have none.
     return Filter(
         event_type=query.get("event_type") or None,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from dispatcher.core.counted import counted
 from dispatcher.core.process_state import ProcessState, Trouble
-from dispatcher.core.troubles import TROUBLES, Severity, words
+from dispatcher.core.troubles import HELD_DO, TROUBLES, Severity, held_words, words
 from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, RecentWindow
 
 LEVELS: tuple[Severity, ...] = ("fine", "note", "warn", "bad")
@@ -36,7 +36,7 @@ class Diagnosis:
     what: str
     since: float | None
     do: str
-    link: Literal["dead", "groups", "events"] | None = None
+    link: Literal["dead", "groups", "events", "held"] | None = None
     page: str | None = None
 
 
@@ -49,7 +49,7 @@ _EXPLAINS_WAITING: frozenset[str] = frozenset(
 _RANKS: tuple[frozenset[str], ...] = (
     frozenset({"database", "redis", "refused", "layout", "backpressure", "paused", "disabled"}),
     frozenset({"late", "slow"}),
-    frozenset({"buried", "dead"}),
+    frozenset({"buried", "dead", "held"}),
     frozenset({"stopping", "listener", "session", "stale", "errors", "unread"}),
 )
 _PAGES: dict[str, str] = {
@@ -92,6 +92,7 @@ def _computed(reading: ProcessState, lately: RecentWindow, now: float) -> Iterat
     kinds = {trouble.kind for trouble in reading.troubles}
     waits = bool(kinds & _EXPLAINS_WAITING)
     yield from _dead(reading, lately, now)
+    yield from _held(reading)
     waits = waits or now - reading.started_at < SETTLING_S
     if not waits:
         yield from _slow(lately)
@@ -172,6 +173,14 @@ def _unread(reading: ProcessState, now: float) -> Iterator[Diagnosis]:
             "groups",
             "group-not-read",
         )
+
+
+def _held(reading: ProcessState) -> Iterator[Diagnosis]:
+    """Aggregates whose later events wait for one that fails, where there is an order."""
+    sample = reading.sample
+    if sample is not None and sample.held is not None and sample.held.aggregates:
+        level, what = held_words(sample.held)
+        yield Diagnosis(level, "held", what, sample.at - sample.held.oldest_s, HELD_DO, "held", "held-aggregates")
 
 
 def _dead(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[Diagnosis]:

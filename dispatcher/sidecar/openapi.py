@@ -6,12 +6,15 @@ from dispatcher import __version__
 from dispatcher.ops.dead_letters.find import PAGE
 from dispatcher.sidecar.dead_letters import FURTHEST, LIMIT
 from dispatcher.sidecar.openapi_events import EVENT_PATHS, EVENT_SCHEMAS
+from dispatcher.sidecar.openapi_held import HELD_PATHS, HELD_SCHEMAS
 from dispatcher.sidecar.openapi_parts import (
     ALWAYS,
     BY,
     COUNT,
     ERRORS,
+    EVENT_IDS,
     EVENT_REF,
+    FILTERS,
     NUMBER,
     OR_NULL,
     REASON,
@@ -31,7 +34,6 @@ from dispatcher.sidecar.openapi_parts import (
     ref,
     reply,
 )
-from dispatcher.sidecar.params import MOST_IDS
 
 __all__ = ["ALWAYS", "DOCUMENT", "ERRORS", "document"]
 
@@ -61,6 +63,7 @@ EVENT = object_(
 )
 SCHEMAS: Json = {
     **EVENT_SCHEMAS,
+    **HELD_SCHEMAS,
     "Error": object_({"error": TEXT}),
     "DeadEvent": EVENT,
     "Page": object_(
@@ -118,17 +121,8 @@ SCHEMAS: Json = {
         }
     ),
 }
-FILTERS = [
-    in_query("aggregate_type", TEXT, "Only of this aggregate type."),
-    in_query("aggregate_id", TEXT, "Only of this aggregate."),
-    in_query("event_type", TEXT, "Only of this event type."),
-    in_query("last_error", TEXT, "Only with this error, whole; empty: without one, as when marked dead by hand."),
-    in_query("error_code", TEXT, "Only of this group of errors: the text with its figures as `#`."),
-    in_query("error_like", TEXT, "Only with an error that contains this, in upper or lower case."),
-]
 PAYLOAD = in_query("payload", SWITCH, "1: with payload and headers.")
 EVENT_ID = in_path()
-EVENT_IDS: Json = {**listing(EVENT_REF), "minItems": 1, "maxItems": MOST_IDS}
 PATHS: Json = {
     "/api/dead-events": {
         "get": operation(
@@ -208,6 +202,7 @@ PATHS: Json = {
             requestBody=body({"reason": WHY, "by": BY}, optional=("by",)),
         )
     },
+    **HELD_PATHS,
     **EVENT_PATHS,
     "/api/overview": {
         "get": operation(
@@ -241,7 +236,8 @@ DOCUMENT: Json = {
     "info": {
         "title": "Dispatcher: API",
         "version": __version__,
-        "description": "Events of the outbox: found, counted, published again, discarded; the pause; consumer groups.",
+        "description": "Events of the outbox: found, counted, published again, discarded; held aggregates; the pause; "
+        "consumer groups.",
         "license": {"name": "MIT", "identifier": "MIT"},
     },
     "security": [{"token": []}],

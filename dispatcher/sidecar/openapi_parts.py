@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dispatcher.ops.dead_letters.identity import LARGEST
-from dispatcher.sidecar.params import MOST_TEXT
+from dispatcher.sidecar.params import MOST_IDS, MOST_TEXT
 
 Json = dict[str, Any]
 
@@ -24,6 +24,7 @@ ERRORS = {
     "403": "The API is off (no token is set and it listens for more than this machine), or another site's page asked.",
     "404": "No (dead) event has that id.",
     "408": "The body did not arrive in time.",
+    "409": "The event is being published, or its handler runs: ask again.",
     "413": "The body is larger than 64 KiB.",
     "415": "The body is not declared as application/json.",
     "421": "The host name is not answered to (DISPATCH_HTTP_ALLOWED_HOSTS).",
@@ -86,3 +87,14 @@ BY: Json = {
 }
 REASON: Json = {**BY, "description": "Why, in a few words."}
 WHY: Json = {**REASON, "type": "string", "pattern": "^[^\\x00]*[^\\x00\\s][^\\x00]*$"}
+EVENT_IDS: Json = {**listing(EVENT_REF), "minItems": 1, "maxItems": MOST_IDS}
+
+# Which dead or held events.
+FILTERS = [
+    in_query("aggregate_type", TEXT, "Only of this aggregate type."),
+    in_query("aggregate_id", TEXT, "Only of this aggregate."),
+    in_query("event_type", TEXT, "Only of this event type."),
+    in_query("last_error", TEXT, "Only with this error, whole; empty: without one, as when marked dead by hand."),
+    in_query("error_code", TEXT, "Only of this group of errors: the text with its figures as `#`."),
+    in_query("error_like", TEXT, "Only with an error that contains this, in upper or lower case."),
+]

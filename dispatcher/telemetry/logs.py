@@ -87,6 +87,13 @@ class Logs:
                 text = "Dead events were discarded: nobody needs them"
                 fields = {"rows": len(ids), "ids": list(ids), "by": by, "reason": reason}
                 write("INFO", "dead_events_discarded", text, fields)
+            case events.HeldSkipped(ids, by, reason):
+                text = "Events were skipped: the later ones of their aggregates go out without them"
+                fields = {"rows": len(ids), "ids": list(ids), "by": by, "reason": reason}
+                write("INFO", "held_events_skipped", text, fields)
+            case events.HeldRetried(ids, by):
+                text = "Events that hold their aggregates were made due at once"
+                write("INFO", "held_events_retried", text, {"rows": len(ids), "ids": list(ids), "by": by})
             case events.DeadRetried(ids, by):
                 text = "Dead events were put back to be published"
                 write("INFO", "dead_events_retried", text, {"rows": len(ids), "ids": list(ids), "by": by})

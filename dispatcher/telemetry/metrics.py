@@ -153,11 +153,26 @@ class Metrics:
         self._dead_rows = gauge(
             "newest", "messaging_outbox_dead_rows", "Dead events nobody decided about, counted up to 10001"
         )
+        self._held = gauge(
+            "newest",
+            "messaging_outbox_held_aggregates",
+            "With DISPATCH_ORDER=aggregate: aggregates whose events wait for one that fails; NaN without an order",
+        )
+        self._oldest_held = gauge(
+            "newest",
+            "messaging_outbox_oldest_held_aggregate_seconds",
+            "Since when the first of them is held, in seconds; NaN without an order",
+        )
+        for unknown in (self._held, self._oldest_held):
+            unknown.set(_NAN)
         self._queue = gauge(
             "newest",
             "messaging_postgres_notification_queue_usage_ratio",
             "Share of Postgres's notification queue in use",
         )
+        self._looked_up = (
+            self._backlog, self._oldest, self._dead_rows, self._queue, self._held, self._oldest_held,
+        )  # fmt: skip
         self._streams = StreamGauges(gauge, streams)
         self._maxlen = gauge(
             "max", "messaging_stream_maxlen_entries", "REDIS_STREAM_MAXLEN: what lags behind it is trimmed unread"
@@ -270,7 +285,7 @@ class Metrics:
             case events.DatabaseChanged(up):
                 self._database_up.set(up)
                 if not up:  # the last figures would look like a calm outbox
-                    for unknown in (self._backlog, self._oldest, self._dead_rows, self._queue):
+                    for unknown in self._looked_up:
                         unknown.set(_NAN)
             case events.Started(_, enabled, stream_maxlen):
                 self._enabled.set(enabled)
@@ -287,7 +302,7 @@ class Metrics:
                 self._redis_up.set(_NAN)
 
     def _forget_figures(self) -> None:
-        for unknown in (self._backlog, self._oldest, self._dead_rows, self._queue):
+        for unknown in self._looked_up:
             unknown.set(_NAN)
         self._streams.forget()
 
@@ -309,6 +324,8 @@ class Metrics:
         self._backlog.set(event.backlog)
         self._oldest.set(event.oldest_age_s)
         self._dead_rows.set(event.dead)
+        self._held.set(_NAN if event.held is None else event.held.aggregates)
+        self._oldest_held.set(_NAN if event.held is None else event.held.oldest_s)
         self._queue.set(event.notification_queue_usage)
         self._streams.sampled(event)
         self._redis(answers=event.redis_error is None)

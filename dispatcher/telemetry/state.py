@@ -135,6 +135,7 @@ class StateTracker:
             event.newest_dead_error,
             dict(event.group_read_age_s),
             tuple(event.streams),
+            event.held,
         )
         if not self._breaker_open:
             self._trouble("redis", event.redis_error, there=event.redis_error is not None)

@@ -21,7 +21,7 @@ from redis.exceptions import NoPermissionError
 from dispatcher.core.condition import is_exempt
 from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
 from dispatcher.core.events import Observer, Sampled
-from dispatcher.core.process_state import RunningDispatcher, StreamSample
+from dispatcher.core.process_state import HeldCount, RunningDispatcher, StreamSample
 from dispatcher.infra.asked import Asked
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.redis.client import open_client
@@ -30,6 +30,7 @@ from dispatcher.infra.redis.info import REDIS_DEADLINE_S, describe_failure
 from dispatcher.infra.redis.positions import StreamPositions
 from dispatcher.infra.redis.streams import SeenStreams, read_streams
 from dispatcher.infra.sqlfiles import load
+from dispatcher.ops.held.find import count_held
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,20 @@ class GaugesBounds:
 TIMING, BOUNDS = GaugesTiming(), GaugesBounds()
 
 
+class HeldGauge:
+    """Counts held aggregates, where there is an order. `hold`: whether a dead event holds the later ones."""
+
+    def __init__(self, *, hold: bool) -> None:
+        self._hold = hold
+        self._known: HeldCount | None = None  # written by read()
+
+    async def read(self, fetch: Fetch, *, again: bool) -> HeldCount:
+        """The count; unless `again`, that of the last time. Raises SessionLost or psycopg.Error."""
+        if again or self._known is None:
+            self._known = await count_held(fetch, hold=self._hold)
+        return self._known
+
+
 async def sample_once(
     fetch: Fetch,
     redis: Redis | None,
@@ -62,13 +77,15 @@ async def sample_once(
     known: int | None = None,
     positions: Mapping[str, StreamPositions] | None = None,
     exempt: Sequence[str] = (),
+    held: HeldGauge | None = None,
     now: datetime | None = None,
     bounds: GaugesBounds = BOUNDS,
 ) -> int:
     """Emit one Sampled, which says also that Redis does not answer; returns the backlog.
 
     `known`: a backlog that need not be counted again; `positions`: what earlier samples learned of each
-    stream; `exempt`: patterns of groups that may be left unread; `now`: instead of Postgres's clock, for tests.
+    stream; `exempt`: patterns of groups that may be left unread; `now`: instead
+    of Postgres's clock, for tests; `held`: None where there is no order.
     Raises SessionLost or psycopg.Error.
     """
     bound = bounds.backlog if known is None else 0
@@ -109,6 +126,7 @@ async def sample_once(
                 for _, name, host, pid, version, started_at in alive[: bounds.dispatchers]
             ],
             streams=samples if len(streams) > 1 else (),
+            held=None if held is None else await held.read(fetch, again=known is None),
         )
     )
     return int(backlog)
@@ -122,6 +140,7 @@ async def run(
     observe: Observer,
     *,
     exempt: Sequence[str] = (),
+    held: HeldGauge | None = None,
     timing: GaugesTiming = TIMING,
 ) -> None:
     """Sample until cancelled. `name`: of the Redis connection.
@@ -146,7 +165,7 @@ async def run(
                 if redis is not None or current_url == "":
                     known = backlog if began < count_at else None
                     backlog = await sample_once(
-                        fetch, redis, streams, observe, known=known, positions=positions, exempt=exempt
+                        fetch, redis, streams, observe, known=known, positions=positions, exempt=exempt, held=held
                     )
                     if known is None:
                         count_at = time.monotonic() + timing.rest * (time.monotonic() - began)

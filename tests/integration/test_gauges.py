@@ -15,6 +15,7 @@ from redis.retry import Retry
 
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Sampled
+from dispatcher.core.process_state import HeldCount
 from dispatcher.embedded import free_port
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session
@@ -22,8 +23,10 @@ from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo, read_stream_info
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import CANARY
-from dispatcher.upkeep.gauges import GaugesBounds, GaugesTiming, run, sample_once
+from dispatcher.upkeep.gauges import GaugesBounds, GaugesTiming, HeldGauge, run, sample_once
 from dispatcher.upkeep.registry import Registry
+from tests.integration.test_held import add, fail
+from tests.support.dead_letters import bury
 from tests.support.postgres import unopened
 from tests.support.rows import STREAM, insert_events
 from tests.support.tap import Tap
@@ -199,7 +202,7 @@ async def test_the_dispatchers_that_run(session, redis, tap):
     assert abs(one.started_at - datetime.now(UTC).timestamp()) < 60
 
 
-async def bury(db, n: int = 1) -> list[int]:
+async def made_dead(db, n: int = 1) -> list[int]:
     """Dead rows, each with its open copy."""
     ids = await insert_events(db, n, status="dead", last_error="redis: ERR")
     await db.execute(
@@ -212,7 +215,7 @@ async def bury(db, n: int = 1) -> list[int]:
 
 
 async def test_what_is_dead_and_since_when(session, db, redis, tap):
-    first, again, pruned = await bury(db, 3)
+    first, again, pruned = await made_dead(db, 3)
     # A row that was sent, replayed by hand and died then; one that somebody marked dead, so that it has no copy.
     await db.execute("UPDATE messaging.message_outbox SET sent_at = clock_timestamp() WHERE id = %s", [again])
     await insert_events(db, status="dead")
@@ -227,7 +230,7 @@ async def test_what_is_dead_and_since_when(session, db, redis, tap):
 
 
 async def test_a_copy_that_was_replayed_is_not_the_newest_dead(session, db, redis, tap):
-    await bury(db)
+    await made_dead(db)
     await db.execute("UPDATE messaging.message_dlq SET replayed_at = clock_timestamp()")
     await db.execute("UPDATE messaging.message_outbox SET status = 'pending'")
     await sample_once(session.fetch, redis, (STREAM,), tap)
@@ -236,7 +239,7 @@ async def test_a_copy_that_was_replayed_is_not_the_newest_dead(session, db, redi
 
 
 async def test_the_count_of_the_dead_is_bounded(session, db, redis, tap):
-    await bury(db, 5)
+    await made_dead(db, 5)
     await sample_once(session.fetch, redis, (STREAM,), tap, bounds=GaugesBounds(dead=3))
     assert (await tap.next(Sampled)).dead == 3
 
@@ -250,3 +253,35 @@ async def test_a_redis_that_forbids_the_look_is_not_away(session, tap):
     await sample_once(session.fetch, Forbids(), (STREAM,), tap)
     seen = await tap.next(Sampled)
     assert (seen.stream_length, seen.redis_error) == (None, None)
+
+
+async def test_held_aggregates_are_counted_where_there_is_an_order_and_only_as_often_as_the_backlog(
+    session, db, redis, tap
+):
+    head, *_ = await add(db, "a", 2)
+    dead, *_ = await add(db, "b", 2)
+    await fail(db, head, error="ERR tried")
+    await bury(db, [dead], "ERR dead")
+    statements: list[str] = []
+
+    async def fetch(sql: str, params: Any = None) -> Any:
+        statements.append(sql.split(":")[0])
+        return await session.fetch(sql, params)
+
+    async def held(gauge: HeldGauge | None, known: int | None = None) -> HeldCount | None:
+        await sample_once(fetch, redis, (STREAM,), tap, held=gauge, known=known)
+        return (await tap.next(Sampled)).held
+
+    assert await held(None) is None
+    assert not any("held" in each for each in statements), "without an order nothing is asked"
+    going_on = HeldGauge(hold=False)
+    counted = await held(going_on)
+    assert counted is not None
+    assert (counted.aggregates, counted.by_dead, counted.error) == (1, 0, "ERR tried")
+    assert 0 < counted.oldest_s < 600
+    again = await held(HeldGauge(hold=True))
+    assert again is not None
+    assert (again.aggregates, again.by_dead) == (2, 1)
+    await db.execute("DELETE FROM messaging.message_outbox")
+    assert await held(going_on, known=2) == counted, "while the count of the backlog rests, this one does"
+    assert await held(going_on) == HeldCount()

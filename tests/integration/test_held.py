@@ -7,6 +7,7 @@ import anyio
 import psycopg
 import pytest
 
+from dispatcher.core.process_state import HeldCount
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -14,7 +15,7 @@ from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.decide import Decision, decide
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.held.decide import BulkHeldDecision, HeldDecision, decide_held
-from dispatcher.ops.held.find import HeldCount, count_held, find_held
+from dispatcher.ops.held.find import count_held, find_held
 from dispatcher.stages.claim import new_claim_id
 from tests.support.dead_letters import bury, prune
 from tests.support.layouts import stand_in_order

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.process_state import ProcessState, RunningDispatcher, Sample, Trouble, TroubleKind
+from dispatcher.core.process_state import HeldCount, ProcessState, RunningDispatcher, Sample, Trouble, TroubleKind
 from dispatcher.sidecar.diagnosis import diagnose, level_of
 from dispatcher.sidecar.history import RecentWindow
 
@@ -152,3 +152,28 @@ def test_turns_that_fail_without_a_known_outage():
 def test_a_dispatcher_that_is_alive_is_no_finding():
     alive = (RunningDispatcher("a", None, None, None, 0.0),)
     assert found(replace(CALM, sample=Sample(NOW - 5, 0, 0.0, 10, {}, dispatchers=alive))) == []
+
+
+def test_held_aggregates_are_worse_the_longer_and_need_a_person_when_a_dead_event_holds_one():
+    def said(held: HeldCount) -> list[tuple[str, str, float | None]]:
+        return found(replace(CALM, sample=Sample(NOW - 5, 9, 0.0, 10, {}, held=held)))
+
+    assert said(HeldCount()) == []
+    assert said(HeldCount(3, 0, 30.0, "ERR")) == [("note", "held", NOW - 35)]
+    assert said(HeldCount(3, 0, 61.0, "ERR")) == [("warn", "held", NOW - 66)]
+    assert said(HeldCount(3, 0, 601.0)) == [("bad", "held", NOW - 606)]
+    [dead] = diagnose(
+        replace(CALM, sample=Sample(NOW, 9, 0.0, 10, {}, held=HeldCount(1, 1, 1.0, "ERR x"))), RecentWindow(), NOW
+    )
+    assert (dead.level, dead.link, dead.page) == ("bad", "held", "held-aggregates")
+    assert dead.what == (
+        "1 aggregate is held: later events wait for one that fails; 1 by a dead event, until somebody decides; "
+        "the error: ERR x"
+    )
+
+
+def test_who_must_act_on_a_held_aggregate_comes_after_what_stops_all_and_before_what_only_costs():
+    sample = Sample(NOW, 9, 0.0, 10, {}, held=HeldCount(1, 1, 1.0))
+    troubles = (Trouble("listener", "x", 1.0), Trouble("redis", "OOM", 2.0))
+    reading = replace(CALM, troubles=troubles, sample=sample)
+    assert [kind for _, kind, _ in found(reading)] == ["redis", "held", "listener"]

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dispatcher.core.process_state import HeldCount
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.find import Filter
@@ -43,19 +44,6 @@ class HeldPage:
         order, on_dead = ("aggregate", "hold" if self.order.hold else "continue") if self.order.on else ("none", None)
         more = {"total": self.total, "count": self.count, "limit": limit, "order": order, "order_on_dead": on_dead}
         return f'{{"aggregates": {self.aggregates}, {json.dumps(more)[1:]}'
-
-
-@dataclass(frozen=True, slots=True)
-class HeldCount:
-    """How many aggregates are held, how many of them by a dead event, and for how many seconds the first of them.
-
-    `error`: of the event that holds longest; None: it has none.
-    """
-
-    aggregates: int = 0
-    by_dead: int = 0
-    oldest_s: float = 0.0
-    error: str | None = None
 
 
 async def read_order(fetch: Fetch) -> StandingOrder:
