@@ -126,7 +126,8 @@ async def test_all_aggregates_are_locked_before_the_first_of_several_statements(
             count = (
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND pid = pg_backend_pid()"
             )
-            seen.append(execute(connection.cursor(), count).fetchone()[0])
+            [(locks,)] = execute(connection.cursor(), count).fetchall()
+            seen.append(locks)
             return done
 
         monkeypatch.setattr(connection.cursor_factory, "execute", noted)

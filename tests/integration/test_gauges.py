@@ -270,7 +270,8 @@ async def test_held_aggregates_are_counted_where_there_is_an_order_and_only_as_o
 
     async def held(gauge: HeldGauge | None, known: int | None = None) -> HeldCount | None:
         await sample_once(fetch, redis, (STREAM,), tap, held=gauge, known=known)
-        return (await tap.next(Sampled)).held
+        sampled: Sampled = await tap.next(Sampled)
+        return sampled.held
 
     assert await held(None) is None
     assert not any("held" in each for each in statements), "without an order nothing is asked"
