@@ -48,6 +48,7 @@ pytest_plugins = [
     "tests.support.browser",
     "tests.support.axe",
     "tests.support.handlers",
+    "tests.support.otlp",
     "tests.support.prometheus",
     "tests.support.django",
 ]

@@ -14,6 +14,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -34,9 +35,11 @@ from dispatcher.client.routing import Route, Routes, seconds_of
 from dispatcher.client.shares import Shares
 from dispatcher.client.steps import RunHandler
 from dispatcher.client.taking import OnError
+from dispatcher.handlers import exceptions as raised
 from dispatcher.handlers import outages as known
 from dispatcher.handlers.outages import Outages
 from dispatcher.infra import django_connections
+from dispatcher.infra.traces import NO_SPAN, Message, parent_of, processing
 
 __all__ = ["AsyncConsumer", "Consumer", "Group", "Received"]
 
@@ -76,6 +79,7 @@ class Consumer(OnThread):
         super().__init__()
         self._dedup = dedup
         self._concurrency = concurrency
+        self._span = spans_of(group)
         self._routes = Routes(asynchronous=False)
         readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.attempts)
         self._drivers = [threads.Driver(reader, commands_for(client, keys)) for keys, reader in readers.items()]
@@ -124,7 +128,8 @@ class Consumer(OnThread):
         match step:
             case RunHandler("handle", event):
                 if (route := self._routes.find(event.event_type)) is not None:
-                    answers.check_answer(route.function(event))
+                    with self._span(event):
+                        answers.check_answer(route.function(event))
             case RunHandler("has", event) if self._dedup is not None:
                 return answers.check_known(self._dedup.has(event.event_id))
             case RunHandler("add", event) if self._dedup is not None:
@@ -153,6 +158,7 @@ class AsyncConsumer(InTask):
         super().__init__()
         self._dedup = dedup
         self._concurrency = concurrency
+        self._span = spans_of(group)
         self._routes = Routes(asynchronous=True)
         readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.attempts)
         self._readers = [(reader, commands_for(client, keys)) for keys, reader in readers.items()]
@@ -208,7 +214,8 @@ class AsyncConsumer(InTask):
         match step:
             case RunHandler("handle", event):
                 if (route := self._routes.find(event.event_type)) is not None:
-                    await _within(route, event)
+                    with self._span(event):
+                        await _within(route, event)
             case RunHandler("has", event) if self._dedup is not None:
                 return answers.check_known(await self._dedup.has(event.event_id))
             case RunHandler("add", event) if self._dedup is not None:
@@ -225,6 +232,18 @@ async def _within(route: Route, event: Received) -> None:
         if limit.expired():
             raise answers.HandlerTooSlow(f"it did not end within {route.timeout_s:g} s") from error
         raise
+
+
+def spans_of(group: Group) -> Callable[[Received], AbstractContextManager[object]]:
+    """The span of the work on an event; none without OpenTelemetry, or where its producer's was not sampled."""
+
+    def span(event: Received) -> AbstractContextManager[object]:
+        if (parent := parent_of(event.headers)) is None:
+            return NO_SPAN
+        message = Message("redis", event.stream, str(event.event_id), event.event_type, group.group)
+        return processing(parent, message, no_error=raised.Wait)
+
+    return span
 
 
 def keys_of_readers(client: Any, group: Group) -> list[tuple[str, ...]]:

@@ -11,6 +11,7 @@ from typing import Any
 from dispatcher.client.encode import Encode, encode
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.row import MOST_NAME_CHARS
+from dispatcher.infra.traces import with_current_span
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "event_type": (str,),
@@ -62,7 +63,7 @@ class Event:
 
     def parameters(self) -> dict[str, str | datetime | None]:
         """The parameters of sql/client/add_event.sql. Raises ValueError, which quotes no payload."""
-        moment = self.next_run_at
+        moment, headers = self.next_run_at, with_current_span(self.headers)
         if moment is not None and moment.utcoffset() is None:
             raise ValueError("next_run_at has no time zone: give one, such as datetime.now(UTC) + timedelta(hours=1)")
         return {
@@ -72,7 +73,7 @@ class Event:
             "aggregate_type": _named("aggregate_type", self.aggregate_type),
             "aggregate_id": _named("aggregate_id", self.aggregate_id),
             "payload": encode("payload", self.payload, self.encode),
-            "headers": None if self.headers is None else encode("headers", dict(self.headers)),
+            "headers": None if headers is None else encode("headers", dict(headers)),
             "next_run_at": moment,
         }
 

@@ -386,6 +386,14 @@ class StillAway(TelemetryEvent):
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class SpansDropped(TelemetryEvent):
+    """Spans of traces that were not exported. `reason`: the class of the error, or words of ours."""
+
+    spans: int
+    reason: str
+
+
 # The life of the process and its workers.
 
 

@@ -16,8 +16,9 @@ API = "opentelemetry.trace"
 _PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-|$)")
 _IN_JSON = re.compile(r'"traceparent"\s*:\s*"([0-9a-f-]{55,200})"')
 _STATE_IN_JSON = re.compile(r'"tracestate"\s*:\s*"([^"\\]{1,512})"')
+_ODD = frozenset("13579bdf")  # the last digit of the flags of what was sampled
 _SHARD = re.compile(r"(.*):\{(\d+)\}")
-_NOTHING = nullcontext()
+NO_SPAN = nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +81,25 @@ def parent_of(headers: Mapping[str, Any] | None) -> Parent | None:
 
 
 def parent_in(text: str | None) -> Parent | None:
-    """The same of headers that are JSON text, which is not parsed."""
-    if text is None or "traceparent" not in text or (found := _IN_JSON.search(text)) is None:
+    """The same of headers that are JSON text, which is not parsed. Cheap where nothing was sampled."""
+    if text is None or (at := text.find('"traceparent"')) < 0:
+        return None
+    value = text.find('"', at + 13)
+    if text[value + 55 : value + 56] not in _ODD or (found := _IN_JSON.match(text, at)) is None:
         return None
     state = _STATE_IN_JSON.search(text)
     return _parent(found[1], state[1] if state else "")
 
 
 def processing(
-    parent: Parent | None, message: Message, *, no_error: type[Exception] | tuple[type[Exception], ...] = ()
+    parent: Parent, message: Message, *, no_error: type[Exception] | tuple[type[Exception], ...] = ()
 ) -> AbstractContextManager[object]:
     """A span `process` around the work on an event, which is the current one: a child of its producer's, with a link.
 
     `no_error`: exceptions that say that nothing went wrong.
     """
-    if parent is None or API not in sys.modules:
-        return _NOTHING
+    if API not in sys.modules:
+        return NO_SPAN
     return _processing(parent, message, no_error)
 
 

@@ -1,14 +1,16 @@
 """What the settings say to the relays, and what the relays need to know of pause and backpressure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dispatcher.core.decide import RetryPolicy
+from dispatcher.core.decide import Reply, RetryPolicy
 from dispatcher.core.entry import EntryFormat, EntryFormats
-from dispatcher.core.row import ClaimedRow
+from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.handlers.load import Routes
 from dispatcher.stages.claim import EventTypeFilter
+
+TraceBatch = Callable[[Batch, Sequence[Reply]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class StreamPolicy:
     entry: EntryFormat | EntryFormats
     retry: RetryPolicy
     publish_timeout_s: float
+    trace: TraceBatch | None = None  # hears of each batch's replies, to make spans of them
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from random import SystemRandom
 from typing import Any
 from uuid import uuid4
@@ -20,13 +21,13 @@ from dispatcher.service.context import Context
 from dispatcher.service.engine import Engine
 from dispatcher.service.http import build_http, open_http
 from dispatcher.service.order import Order
-from dispatcher.service.policies import handler_retry_policy, slots
+from dispatcher.service.policies import entry_formats, handler_retry_policy, slots
 from dispatcher.service.process import one_error
 from dispatcher.service.sessions import Sessions
 from dispatcher.settings import Settings
 from dispatcher.sidecar import readiness as probes
 from dispatcher.stages.doorbell.wake import Doorbell
-from dispatcher.telemetry import logs, merge, metrics
+from dispatcher.telemetry import logs, merge, metrics, traces
 from dispatcher.telemetry.state import StateTracker
 from dispatcher.upkeep import gauges
 from dispatcher.upkeep.adopted import SearchPlace
@@ -125,7 +126,8 @@ class Service:
             stream_slots=order.stream_slots if order else None,
             handler_slots=order.handler_slots if order else None,
         )
-        self._engine = Engine(shared)
+        self._traces = traces.start(entry_formats(s), self._observe) if s.otel and s.enabled else None
+        self._engine = Engine(replace(shared, trace=self._traces))
         self._released = 0  # written by _work()
 
     def report(self) -> WorkerReport:
@@ -181,6 +183,8 @@ class Service:
                 finally:
                     beside.cancel_scope.cancel()
         self._engine.close()
+        if self._traces is not None and not self.exit_code:
+            await self._traces.close()
         self._observe(Stopped(self._released))
 
     async def _open(self, beside: TaskGroup) -> None:

@@ -52,6 +52,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "DISPATCH_API_TOKEN",
         "DISPATCH_DEPLOYMENT",
         "DISPATCH_GRAFANA_URL",
+        "DISPATCH_OTEL",
     ),
     "Log": ("DISPATCH_LOG_LEVEL", "DISPATCH_LOG_FORMAT"),
 }

@@ -126,6 +126,8 @@ class Settings:
         "The name of this installation, which the console shows, such as shop, production.")
     grafana_url: str | None = setting("DISPATCH_GRAFANA_URL", page_url(), None,
         "The dashboard that the console links to, for more than 15 minutes.")
+    otel: bool = setting("DISPATCH_OTEL", switch(), False,
+        "Make spans of OpenTelemetry for events whose producer's span was sampled; the OTEL_ variables say where to.")
     log_level: str = setting("DISPATCH_LOG_LEVEL", choice(*LEVELS), "INFO",
         "The least severe messages that are logged.")
     log_format: Literal["json", "text"] = setting("DISPATCH_LOG_FORMAT", choice("json", "text"), terminal_format,

@@ -211,6 +211,10 @@ class Logs:
                 if (suppressed := self._repeats.suppressed(f"{server} {reason}")) is not None:
                     away: Fields = {"server": server, "reason": reason, "suppressed": suppressed}
                     write("WARNING", "still_away", "A server is still away, for another reason than before", away)
+            case events.SpansDropped(spans, reason):
+                if (suppressed := self._repeats.suppressed(f"spans {reason}")) is not None:
+                    unsent: Fields = {"spans": spans, "reason": reason, "suppressed": suppressed}
+                    write("WARNING", "spans_dropped", "Spans were not exported; events go out as before", unsent)
             case events.WorkerStarted(worker):
                 write("INFO", "worker_started", "A worker was started", {"started": worker})
             case events.WorkerEnded(worker, code, _, again_in_s):

@@ -53,16 +53,16 @@ class SendSpans:
 
     def __call__(self, batch: Batch, replies: Sequence[Reply]) -> None:
         """Note what Redis answered just now, in the order of the rows."""
-        if all(row.headers is None for row in batch.rows):
-            return
-        ended_ns = time.time_ns()
-        began_ns = ended_ns - int((time.monotonic() - batch.claimed_at) * 1e9)
+        ended_ns = began_ns = 0
         too_many = 0
         for row, reply in zip(batch.rows, replies, strict=True):
-            if row.headers is None or not isinstance(reply, bytes | Refused):
+            if row.headers is None or (parent := parent_in(row.headers)) is None:
                 continue
-            if (parent := parent_in(row.headers)) is None:
+            if not isinstance(reply, bytes | Refused):
                 continue
+            if not ended_ns:
+                ended_ns = time.time_ns()
+                began_ns = ended_ns - int((time.monotonic() - batch.claimed_at) * 1e9)
             if self._waiting.qsize() >= MOST_WAITING:
                 too_many += 1
                 continue
@@ -124,7 +124,7 @@ def start(entry: EntryFormat | EntryFormats, observe: Observer) -> SendSpans:
     logger = logging.getLogger("opentelemetry")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
-    loop = asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()  # observers are of its thread
 
     def dropped(spans: int, why: str) -> None:
         _tell(loop, lambda: observe(SpansDropped(spans, why)))
@@ -136,14 +136,18 @@ def start(entry: EntryFormat | EntryFormats, observe: Observer) -> SendSpans:
         for name in exporters(os.environ):
             provider.add_span_processor(BatchSpanProcessor(_watched(_exporter(name), dropped)))
     except (ValueError, TypeError) as error:
-        raise Misconfigured(f"DISPATCH_OTEL: OpenTelemetry refuses an OTEL_ variable ({type(error).__name__})") from None
+        raise Misconfigured(
+            f"DISPATCH_OTEL: OpenTelemetry refuses an OTEL_ variable ({type(error).__name__})"
+        ) from None
     trace.set_tracer_provider(provider)  # for handlers
     return SendSpans(entry, provider, dropped)
 
 
 def exporters(env: Mapping[str, str]) -> list[str]:
     """The names of the exporters that OTEL_TRACES_EXPORTER asks for, as packages register them."""
-    protocol = env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or env.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+    protocol = (
+        env.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or env.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "http/protobuf"
+    )
     otlp = "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
     names = [name.strip() for name in (env.get("OTEL_TRACES_EXPORTER") or "otlp").split(",")]
     return [otlp if name == "otlp" else name for name in names if name not in ("", "none")]

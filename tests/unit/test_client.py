@@ -12,7 +12,7 @@ import pytest
 from dispatcher.client import Event
 
 HEAVY = {"aiohttp", "anyio", "click", "django", "loguru", "prometheus_client", "rich", "sqlalchemy"}
-LIBRARIES = {"asyncpg", "django", "msgspec", "psycopg", "pydantic", "redis", "sqlalchemy"}
+LIBRARIES = {"asyncpg", "django", "msgspec", "opentelemetry", "psycopg", "pydantic", "redis", "sqlalchemy"}
 
 
 def test_an_event_shows_no_payload() -> None:

@@ -59,7 +59,8 @@ def test_without_the_server_the_command_says_in_one_line_what_to_install(module:
 
 
 def test_tools_for_this_repository_are_no_published_extras() -> None:
-    assert set(PROJECT["optional-dependencies"]) == {"server", "embedded", "testing", "sqlalchemy", "asyncpg", "django"}
+    clients = {"sqlalchemy", "asyncpg", "django"}
+    assert set(PROJECT["optional-dependencies"]) == {"server", "embedded", "testing", "otel"} | clients
     assert {"dev", "bench", "peers"} <= set(PYPROJECT["dependency-groups"])
 
 

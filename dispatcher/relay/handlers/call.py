@@ -26,6 +26,7 @@ from dispatcher.handlers.event import event_of
 from dispatcher.handlers.load import Route
 from dispatcher.handlers.outages import Outages, meets
 from dispatcher.infra import django_connections
+from dispatcher.infra.traces import Message, parent_in, processing
 from dispatcher.relay.handlers.threads import Ran, Threads
 
 CANCEL_S = 1.0  # what a cancelled task gets to clean up
@@ -65,7 +66,7 @@ async def call_handler(
     timeout_s = route.limits.timeout_s or timeout_s
     if route.limits.attempts is not None:
         retry = replace(retry, max_attempts=route.limits.attempts)
-    call = _call(route, row)
+    call = _traced(_call(route, row), row, on_the_loop=route.on_the_loop)
     deadline = asyncio.get_running_loop().time() + timeout_s
     future = _on_the_loop(call) if route.on_the_loop else executor.threads.call(partial(_in_a_thread, call))
     ran = await _within(future, deadline, executor)
@@ -99,6 +100,23 @@ def _call(route: Route, row: ClaimedRow) -> Callable[[], Any]:
         return route.function(payload, event_of(row)) if route.takes_event else route.function(payload)
 
     return call
+
+
+def _traced(call: Callable[[], Any], row: ClaimedRow, *, on_the_loop: bool) -> Callable[[], Any]:
+    """The call in a span of its own, if its producer's was sampled."""
+    if (parent := parent_in(row.headers)) is None:
+        return call
+    message = Message("outbox", "messaging.message_outbox", row.event_id, row.event_type)
+
+    def in_a_span() -> Any:
+        with processing(parent, message, no_error=raised.Wait):
+            return call()
+
+    async def awaited_in_a_span() -> Any:
+        with processing(parent, message, no_error=raised.Wait):
+            return await call()
+
+    return awaited_in_a_span if on_the_loop else in_a_span
 
 
 def _in_a_thread(call: Callable[[], Any]) -> Any:

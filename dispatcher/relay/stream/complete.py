@@ -99,6 +99,8 @@ class BatchCompleter:
 
     def tell_published(self, batch: Batch, replies: Sequence[Reply]) -> None:
         """Tell of the entries that Redis acknowledged just now."""
+        if self._policy.trace is not None:
+            self._policy.trace(batch, replies)
         elapsed = monotonic() - batch.claimed_at
         rows = [row for row, reply in zip(batch.rows, replies, strict=True) if type(reply) is bytes]
         if rows:
