@@ -22,8 +22,8 @@ from tests.support.browser import OpenPage
 from tests.support.child import StartCli
 from tests.support.examples import Gateway, example, pid_of, running_again
 from tests.support.page_checks import CONTRAST, SMALL, UNNAMED, WIDE
-from tests.support.rows import STREAM, read_table
-from tests.support.waiting import becomes, until
+from tests.support.rows import STREAM, insert_events, read_table
+from tests.support.waiting import becomes, pass_time, until
 
 CUT_OFF = ("WebSocket connection", "ERR_CONNECTION", "Failed to load resource")  # a browser complains of an outage
 SHOWN = "() => [...document.querySelectorAll('#messages li')].map((item) => Number(item.dataset.number))"
@@ -221,6 +221,26 @@ async def test_who_takes_nothing_is_cut_and_told_to_resume(gateway: Gateway) -> 
             while chunk := await asyncio.to_thread(slow.recv, 1 << 20):
                 came += chunk
         assert came.endswith(b"\x88\x02" + RESUME.to_bytes(2, "big"))
+
+
+async def test_a_gateway_that_stood_still_for_too_long_says_so(
+    gateway: Gateway, db: psycopg.AsyncConnection, redis: "Redis"
+) -> None:
+    async with gateway.running() as running, aiohttp.ClientSession() as session, connected(gateway) as (here, _):
+        await post(session, gateway.url, message("before"))
+        assert await here.bodies(1) == ["before"]
+        running.signal(signal.SIGSTOP)
+        for _ in range(3):
+            await insert_events(db, 1, event_type="message.posted", aggregate_type="room", aggregate_id="lobby")
+        await becomes(lambda: redis.xlen(STREAM), 4)
+        await redis.xtrim(STREAM, maxlen=1, approximate=False)
+        await pass_time(2.5)  # longer than a read of the gateway may wait
+        running.signal(signal.SIGCONT)
+        while "closed" not in (frame := await here.frame()):
+            pass
+        assert frame == {"closed": RELOAD}
+        async with connected(gateway, here.place) as (_, first):
+            assert first["why"] == "you were away for too long"
 
 
 async def test_a_message_and_its_event_are_both_there_or_neither_and_once(
