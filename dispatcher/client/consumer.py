@@ -5,7 +5,7 @@ to this consumer or another, and goes to `dead_stream` after `max_deliveries`. A
 after the work, a replay): do the work in a transaction with dispatcher.client.inbox.first_time, or give a store
 (dispatcher.client.dedup).
 
-The entries of a consumer that died are claimed by the others after `claim_idle_ms`. Events are handled one after the
+The entries of a consumer that died are claimed by the others after `claim_idle`. Events are handled one after the
 other; for more at a time give `concurrency`, or run more consumers. A stream with shards is read as one, also in a
 Cluster.
 """
@@ -113,7 +113,7 @@ class Consumer(OnThread):
             self._call(self._at_stop[::-1])
 
     def stop(self) -> None:
-        """End run() after the current event, or after at most block_ms. From any thread, or from a signal handler."""
+        """End run() after the current event, or after at most `block`. From any thread, or from a signal handler."""
         for driver in self._drivers:
             driver.stop()
 
@@ -141,7 +141,7 @@ class Consumer(OnThread):
 class AsyncConsumer(InTask):
     """The same on asyncio; `async with consumer:` runs it in a task.
 
-    stop() gives unfinished entries back; a cancelled run() leaves them for claim_idle_ms.
+    stop() gives unfinished entries back; a cancelled run() leaves them for claim_idle.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class AsyncConsumer(InTask):
             await self._call(self._at_stop[::-1])
 
     def stop(self) -> None:
-        """End run() after the current event, or after at most block_ms. From the loop: loop.add_signal_handler(...)."""
+        """End run() after the current event, or after at most `block`. From the loop: loop.add_signal_handler(...)."""
         for reader, _ in self._readers:
             reader.stopping = True
         self._stopped.set()
@@ -263,7 +263,7 @@ def readers_of(
     attempts: Callable[[str], int | None],
 ) -> Mapping[tuple[str, ...], Reader]:
     """The readers of a consumer, by the keys that each of them reads."""
-    shares = Shares(group.consumer, group.claim_idle_ms / 1000)
+    shares = Shares(group.consumer, group.claim_idle_millis / 1000)
 
     def reader(keys: tuple[str, ...]) -> Reader:
         if group.ordered:
@@ -290,18 +290,18 @@ def check(
             "a single_connection_client reads for one at a time: use a client with a pool, "
             "or concurrency=1 without ordered=True"
         )
-    require_patience(client, group.block_ms)
+    require_patience(client, group.block)
 
 
-def require_patience(client: object, block_ms: int) -> None:
-    """Raise ValueError when the client's socket_timeout is below block_ms: an idle stream would look like an outage."""
+def require_patience(client: object, block: timedelta) -> None:
+    """Raise ValueError when the client's socket_timeout is below `block`: an idle stream would look like an outage."""
     of_cluster = getattr(getattr(client, "nodes_manager", None), "connection_kwargs", {})
     settings = getattr(getattr(client, "connection_pool", None), "connection_kwargs", of_cluster)
     timeout_s = settings.get("socket_timeout", SOCKET_TIMEOUT_S)
     if timeout_s is None:
         log.warning("the Redis client has no socket_timeout: run() waits for ever for a server that vanishes")
-    elif block_ms >= timeout_s * 1000:
+    elif block.total_seconds() >= timeout_s:
         raise ValueError(
-            f"block_ms is {block_ms}, but the Redis client gives up after socket_timeout={timeout_s} s: "
-            "lower block_ms, or raise socket_timeout"
+            f"block is {block.total_seconds():g} s, but the Redis client gives up after socket_timeout={timeout_s} s: "
+            "lower block, or raise socket_timeout"
         )

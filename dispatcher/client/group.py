@@ -3,7 +3,9 @@
 import os
 import secrets
 import socket
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import InitVar, dataclass, field
+from datetime import timedelta
 
 SHARDS = tuple(2**power for power in range(9))
 
@@ -19,6 +21,27 @@ def require_shards(stream: str, shards: int) -> None:
         raise ValueError(f"shards is {shards!r}: it must be what DISPATCH_STREAM_SHARDS is, 1, 2, 4 ... 256")
     if shards > 1 and ("{" in stream or "}" in stream):
         raise ValueError("stream holds braces: name it without the {number} of a shard, which `shards` adds")
+
+
+def duration(name: str, given: object, old: int | None) -> timedelta:
+    """A setting that is a time, or what its old name in milliseconds says, with a warning. Called by an __init__ in two
+    steps. Raises TypeError and ValueError.
+    """
+    if old is not None:
+        warnings.warn(
+            f"{name}_ms is {name} now: give {name}=timedelta(milliseconds={old})", DeprecationWarning, stacklevel=4
+        )
+        given = timedelta(milliseconds=old)
+    if not isinstance(given, timedelta):
+        raise TypeError(f"{name} must be a timedelta, not {type(given).__name__}: {name}=timedelta(seconds=1)")
+    if given < timedelta(milliseconds=1):
+        raise ValueError(f"{name} must be a millisecond or more")
+    return given
+
+
+def millis(given: timedelta) -> int:
+    """In milliseconds, as Redis counts."""
+    return given // timedelta(milliseconds=1)
 
 
 def _prefix() -> str:
@@ -37,7 +60,11 @@ def is_ours(consumer: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """A consumer group of a stream, and how this consumer takes part. Times are in milliseconds."""
+    """A consumer group of a stream, and how this consumer takes part.
+
+    `block_ms`, `claim_idle_ms` and `retry_ms` are the old names of `block`, `claim_idle` and `retry`, in milliseconds.
+    They go with the next release.
+    """
 
     stream: str
     group: str
@@ -46,20 +73,25 @@ class Group:
     consumer: str = field(default_factory=_new_name)  # unique in the group
     start: str = "0"  # where a group begins at its first start: "0" the oldest entry, "$" after the newest
     count: int = 100  # entries of one read
-    block_ms: int = 1_000  # the longest wait for new entries; a stop waits for it
-    claim_idle_ms: int = (
-        60_000  # then another consumer may claim an unacknowledged entry: longer than your slowest handler
-    )
-    retry_ms: int = 1_000  # the pause after an event's first failure; doubles with each, up to claim_idle_ms
+    block: timedelta = timedelta(seconds=1)  # the longest wait for new entries; a stop waits for it
+    # Then another consumer may claim an unacknowledged entry: longer than your slowest handler.
+    claim_idle: timedelta = timedelta(minutes=1)
+    retry: timedelta = timedelta(seconds=1)  # the pause after a first failure; doubles with each, up to claim_idle
     max_deliveries: int = 10  # after that many an entry goes to dead_stream
     dead_stream: str = ""  # default: <stream>:<group>:dead; with shards one for each key, <key>:<group>:dead
 
-    def __post_init__(self) -> None:
-        """Raises ValueError, which names the setting."""
+    block_ms: InitVar[int | None] = None
+    claim_idle_ms: InitVar[int | None] = None
+    retry_ms: InitVar[int | None] = None
+
+    def __post_init__(self, block_ms: int | None, claim_idle_ms: int | None, retry_ms: int | None) -> None:
+        """Raises ValueError or TypeError, which names the setting."""
+        for name, old in (("block", block_ms), ("claim_idle", claim_idle_ms), ("retry", retry_ms)):
+            object.__setattr__(self, name, duration(name, getattr(self, name), old))
         for name in ("stream", "group", "consumer", "start"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty")
-        for name in ("count", "block_ms", "claim_idle_ms", "retry_ms", "max_deliveries"):
+        for name in ("count", "max_deliveries"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more")
         require_shards(self.stream, self.shards)
@@ -67,6 +99,21 @@ class Group:
             raise ValueError("ordered: the stream's name must not hold braces: its lease needs some of its own")
         if not self.dead_stream and self.shards == 1:
             object.__setattr__(self, "dead_stream", self.dead_stream_of(self.stream))
+
+    @property
+    def block_millis(self) -> int:
+        """`block` as Redis takes it."""
+        return millis(self.block)
+
+    @property
+    def claim_idle_millis(self) -> int:
+        """`claim_idle` as Redis takes it."""
+        return millis(self.claim_idle)
+
+    @property
+    def retry_millis(self) -> int:
+        """`retry` in milliseconds."""
+        return millis(self.retry)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -79,4 +126,4 @@ class Group:
 
     def delay_ms(self, deliveries: int) -> int:
         """Milliseconds until an event is delivered again after its n-th delivery failed."""
-        return min(self.claim_idle_ms, self.retry_ms << min(deliveries - 1, 30))
+        return min(self.claim_idle_millis, self.retry_millis << min(deliveries - 1, 30))

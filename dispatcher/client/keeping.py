@@ -49,7 +49,7 @@ class LeaseKeeper(Reader):
     def _visit(self) -> Steps:
         """Look at all leases: keep ours, give up those that are too many, take what is free and our share."""
         now = self._clock()
-        self._visit_at = now + min(VISIT_S, self._group.claim_idle_ms / 3000)
+        self._visit_at = now + min(VISIT_S, self._group.claim_idle_millis / 3000)
         stuck = self._shares.is_stuck(now)
         if stuck and not self._has_turn:  # all turns are: what waits here is for others
             for shard in self._held():
@@ -79,7 +79,7 @@ class LeaseKeeper(Reader):
                 with contextlib.suppress(LeaseLost):
                     yield from self._uncount(shard, shard.uncounted, 0)
         lasts = {shard.key: self._lasts_ms(shard, asked) for shard in verbs}
-        members, found = yield from ask(self._shares.me, verbs, lasts, self._group.claim_idle_ms if present else 0)
+        members, found = yield from ask(self._shares.me, verbs, lasts, self._group.claim_idle_millis if present else 0)
         for shard, verb in verbs.items():
             lease = found[shard.key]
             shard.free = lease.holder in ("", self._shares.me)
@@ -121,9 +121,9 @@ class LeaseKeeper(Reader):
         self._lines.drop(shard.key, failed=True)
 
     def _lasts_ms(self, shard: LeasedShard, now: float) -> int:
-        """How long a lease may last: claim_idle_ms from the begin of its oldest entry in hand, which may be stuck."""
+        """How long a lease may last: claim_idle from the begin of its oldest entry in hand, which may be stuck."""
         oldest = min((each.began for each in self._in_hand[shard.key].values()), default=now)
-        return max(0, self._group.claim_idle_ms - int((now - oldest) * 1000))
+        return max(0, self._group.claim_idle_millis - int((now - oldest) * 1000))
 
     def _sure(self, shard: LeasedShard, asked: float) -> None:
         shard.sure_until = asked + min(SURE_S, self._lasts_ms(shard, asked) / 1000)

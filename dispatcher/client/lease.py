@@ -13,7 +13,7 @@ class LeaseLost(Exception):
 
 
 class Lease:
-    """An entry is ours for `claim_idle_ms` from its delivery, and again from each time it is claimed."""
+    """An entry is ours for `claim_idle` from its delivery, and again from each time it is claimed."""
 
     def __init__(self, group: Group, shards: Mapping[str, Shard], clock: Callable[[], float]) -> None:
         self.waiting: deque[Entry] = deque()  # delivered, their handler not yet called
@@ -23,16 +23,16 @@ class Lease:
 
     def held(self, entry: Entry) -> bool:
         """Whether no other consumer can have claimed the entry yet."""
-        return self._clock() - entry.since < self._group.claim_idle_ms / 1000
+        return self._clock() - entry.since < self._group.claim_idle_millis / 1000
 
     def keep(self, *begun: Entry) -> Steps:
-        """Claim these entries again, and those that wait, when half of claim_idle_ms is over.
+        """Claim these entries again, and those that wait, when half of claim_idle is over.
 
         Raises LeaseLost when all of it is: for one of `begun`, or without any for one that waits.
         """
         if not all(self.held(entry) for entry in begun or self.waiting):
             raise LeaseLost
-        half_s, now = self._group.claim_idle_ms / 2000, self._clock()
+        half_s, now = self._group.claim_idle_millis / 2000, self._clock()
         old = [entry for entry in (*begun, *self.waiting) if now - entry.since > half_s and self.held(entry)]
         for shard, entries in self._by_shard(old):
             yield shard.call("xclaim", self._group.consumer, 0, [entry.id for entry in entries], justid=True)
@@ -42,7 +42,7 @@ class Lease:
     def give_back(self, entries: Iterable[Entry], deliveries: int) -> Steps:
         """Let any other consumer claim the entries at once, as if they had not been delivered to this one."""
         group = self._group
-        options = {"idle": group.claim_idle_ms, "retrycount": deliveries, "justid": True}
+        options = {"idle": group.claim_idle_millis, "retrycount": deliveries, "justid": True}
         for shard, held in self._by_shard([entry for entry in entries if self.held(entry)]):
             yield shard.call("xclaim", group.consumer, 0, [entry.id for entry in held], **options)
 

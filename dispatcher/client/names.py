@@ -37,13 +37,13 @@ class Names:
         self._may = True  # False once Redis refused the script
 
     def tidy(self) -> Steps:
-        """Delete the names that have been idle for claim_idle_ms, at most once in that time."""
+        """Delete the names that have been idle for claim_idle, at most once in that time."""
         if self._clock() >= self._look_at:
             self._look_at = self._clock() + self._every_s()
-            yield from self._delete("", self._group.claim_idle_ms)
+            yield from self._delete("", self._group.claim_idle_millis)
 
     def _every_s(self) -> float:
-        return max(1.0, self._group.claim_idle_ms / 1000)
+        return max(1.0, self._group.claim_idle_millis / 1000)
 
     def sign_off(self) -> Steps:
         """At a stop, delete our own name if nothing is pending under it, or the group would keep it for ever."""

@@ -125,12 +125,12 @@ class OrderedReader(LeaseKeeper):
 
     def _wait(self) -> Steps:
         """Until there is something new, or one in hand is done, or the next look."""
-        seconds = min(self._until(self._visit_at), self._group.block_ms / 1000)
+        seconds = min(self._until(self._visit_at), self._group.block_millis / 1000)
         if (due := self._lines.next_due) is not None:
             seconds = min(seconds, self._until(due))
         working = any(self._in_hand.values())
         if working:
-            seconds = min(seconds, self._group.retry_ms / 1000)  # it may fail, and is due again then
+            seconds = min(seconds, self._group.retry_millis / 1000)  # it may fail, and is due again then
         if self._lines.is_behind:
             yield AwaitEntry(min(seconds, BEHIND_S))
         elif shards := self._readable():

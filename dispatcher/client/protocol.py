@@ -59,7 +59,7 @@ class GroupReader(Reader):
         group = self._group
         options = {
             "count": max(1, group.count // len(self._shards)),  # of each key
-            "block": min(group.block_ms, until_claim_ms),
+            "block": min(group.block_millis, until_claim_ms),
         }
         reply = yield Call("xreadgroup", (group.group, group.consumer, dict.fromkeys(self._shards, ">")), options)
         now = self._clock()
@@ -69,7 +69,7 @@ class GroupReader(Reader):
     def _in_turn(self, work: Callable[[], Steps]) -> Steps:
         """Do it when it is our turn; while we wait for that, what was delivered to us stays ours."""
         try:
-            while not (yield TakeTurn(self._group.claim_idle_ms / 3000)):
+            while not (yield TakeTurn(self._group.claim_idle_millis / 3000)):
                 yield from self._lease.keep()
             if not self.stopping:
                 yield from work()
@@ -91,7 +91,7 @@ class GroupReader(Reader):
             yield from self._take(entry)
 
     def _claim_next(self) -> Steps:
-        """One entry that nobody has acknowledged for claim_idle_ms, or the end of the search for now."""
+        """One entry that nobody has acknowledged for claim_idle, or the end of the search for now."""
         shard, began = self._due, self._clock()
         (_, entries, *rest), begin = yield from shard.claim()
         self._due = min(self._shards.values(), key=lambda each: each.claim_at)
@@ -130,7 +130,7 @@ class GroupReader(Reader):
         """Let the entry be claimed after the pause, by any consumer; that counts as its next delivery."""
         if self._lease.held(entry):  # else another consumer may have it, and would lose it to us
             options = {"retrycount": entry.deliveries - 1} if free else {}
-            idle = max(0, self._group.claim_idle_ms - delay_ms)
+            idle = max(0, self._group.claim_idle_millis - delay_ms)
             shard = self._shards[entry.key]
             yield shard.call("xclaim", self._group.consumer, 0, [entry.id], idle=idle, justid=True, **options)
             shard.retry_in(delay_ms)

@@ -45,12 +45,12 @@ class Shard:
             self.done = [entry_id for entry_id in self.done if entry_id not in done]  # others may have come meanwhile
 
     def claim(self) -> Steps:
-        """One entry that nobody has acknowledged for claim_idle_ms: XAUTOCLAIM's answer, where the search began."""
+        """One entry that nobody has acknowledged for claim_idle: XAUTOCLAIM's answer, where the search began."""
         begin = self.cursor
         answer = yield self.call(
             "xautoclaim",
             self._group.consumer,
-            min_idle_time=self._group.claim_idle_ms,
+            min_idle_time=self._group.claim_idle_millis,
             start_id=begin,
             count=1,
         )
@@ -61,7 +61,7 @@ class Shard:
             return answer, begin
         while self._retries and self._retries[0] <= now:
             heapq.heappop(self._retries)
-        pause_s = min(SELDOM_S, max(OFTEN_S, self._group.claim_idle_ms / 10_000))
+        pause_s = min(SELDOM_S, max(OFTEN_S, self._group.claim_idle_millis / 10_000))
         self.claim_at = min([now + pause_s, *self._retries[:1]])
         return answer, begin
 

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from datetime import timedelta
 from typing import Any, Self
 
 import redis
@@ -19,7 +20,7 @@ import redis.asyncio
 from dispatcher.client.answers import require_client
 from dispatcher.client.commands import GONE, OF_A_CLUSTER, answer_of, commands_for
 from dispatcher.client.consumer import require_patience
-from dispatcher.client.group import require_shards, shard_keys
+from dispatcher.client.group import duration, millis, require_shards, shard_keys
 from dispatcher.client.received import Received
 from dispatcher.client.steps import Call, Deliver, Reconnect, Step, Wait, advance
 from dispatcher.client.tailing import OnMissed, TailReader
@@ -37,17 +38,18 @@ class _Base:
         shards: int,
         after: str | Mapping[str, str],
         count: int,
-        block_ms: int,
+        block: timedelta,
+        block_ms: int | None,
         on_missed: OnMissed | None,
         *,
         asynchronous: bool,
     ) -> None:
         require_client(client, asynchronous=asynchronous)
         require_shards(stream, shards)
-        for name, value in (("count", count), ("block_ms", block_ms)):
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more")
-        require_patience(client, block_ms)
+        if count < 1:
+            raise ValueError("count must be 1 or more")
+        block = duration("block", block, block_ms)
+        require_patience(client, block)
         keys = shard_keys(stream, shards)
         positions = dict.fromkeys(keys, after) if isinstance(after, str) else dict(after)
         if set(positions) != set(keys):
@@ -55,7 +57,7 @@ class _Base:
         parts = [(key,) for key in keys] if isinstance(client, OF_A_CLUSTER) else [keys]
         self._readers = [
             (
-                TailReader({key: positions[key] for key in part}, count, block_ms, on_missed, time.monotonic),
+                TailReader({key: positions[key] for key in part}, count, millis(block), on_missed, time.monotonic),
                 commands_for(client, part),
             )
             for part in parts
@@ -75,7 +77,8 @@ class Tail(_Base):
 
     `after`: "$" (what comes from now on), "0" (the oldest entry), the id of an entry, a moment ("<ms since 1970>-0")
     or a `position`.
-    `shards`: as of the dispatchers. `count`: entries of one read. `block_ms`: the longest wait; a stop waits for it.
+    `shards`: as of the dispatchers. `count`: entries of one read. `block`: the longest wait; a stop waits for it
+    (`block_ms` is its old name, in milliseconds).
     `on_missed(key)`: entries may have been trimmed before they were read, as when this process stood still for hours:
     what it keeps is to be loaded anew. Redis being away is waited out; a wrong password is raised.
     """
@@ -88,10 +91,11 @@ class Tail(_Base):
         shards: int = 1,
         after: str | Mapping[str, str] = "$",
         count: int = 100,
-        block_ms: int = 1_000,
+        block: timedelta = timedelta(seconds=1),
         on_missed: OnMissed | None = None,
+        block_ms: int | None = None,
     ) -> None:
-        super().__init__(client, stream, shards, after, count, block_ms, on_missed, asynchronous=False)
+        super().__init__(client, stream, shards, after, count, block, block_ms, on_missed, asynchronous=False)
         self._stopped = threading.Event()
 
     def __iter__(self) -> Generator[Received, None, None]:
@@ -118,7 +122,7 @@ class Tail(_Base):
             self.stop()
 
     def stop(self) -> None:
-        """End the loop, after at most block_ms. From any thread, or from a signal handler."""
+        """End the loop, after at most `block`. From any thread, or from a signal handler."""
         for reader, _ in self._readers:
             reader.stopping = True
         self._stopped.set()
@@ -180,10 +184,11 @@ class AsyncTail(_Base):
         shards: int = 1,
         after: str | Mapping[str, str] = "$",
         count: int = 100,
-        block_ms: int = 1_000,
+        block: timedelta = timedelta(seconds=1),
         on_missed: OnMissed | None = None,
+        block_ms: int | None = None,
     ) -> None:
-        super().__init__(client, stream, shards, after, count, block_ms, on_missed, asynchronous=True)
+        super().__init__(client, stream, shards, after, count, block, block_ms, on_missed, asynchronous=True)
         self._stopped = asyncio.Event()
 
     async def __aiter__(self) -> AsyncGenerator[Received, None]:
@@ -211,7 +216,7 @@ class AsyncTail(_Base):
             await asyncio.wait(tasks)
 
     def stop(self) -> None:
-        """End the loop, after at most block_ms. From the loop: loop.add_signal_handler(...)."""
+        """End the loop, after at most `block`. From the loop: loop.add_signal_handler(...)."""
         for reader, _ in self._readers:
             reader.stopping = True
         self._stopped.set()

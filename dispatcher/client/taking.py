@@ -114,7 +114,7 @@ class EntryTaker(ABC):
                     raise Failed(error) from None
                 what = type(error).__name__
             wait_s = self._patience.note_outage(entry.place, event.event_type, self._clock() - began)
-            wait_s = min(wait_s, self._group.claim_idle_ms / 3000)  # or it is not ours any more when we have waited
+            wait_s = min(wait_s, self._group.claim_idle_millis / 3000)  # or it is not ours any more when we have waited
             log.warning("event %s waits: %s; trying again in %.1f s", event.event_id, what, wait_s)
             yield Wait(wait_s)
             stopping = self.stopping
@@ -137,7 +137,7 @@ class EntryTaker(ABC):
 
     def _failed(self, entry: Entry, event: Received, error: Exception) -> Steps:
         if isinstance(error, raised.Wait):  # nobody's failure
-            delay_ms = min(self._group.claim_idle_ms, int(error.after_s * 1000))
+            delay_ms = min(self._group.claim_idle_millis, int(error.after_s * 1000))
             return (yield from self._again(entry, delay_ms, free=True))
         line = raised_at(error).rpartition("/")[2]
         reason = f"{type(error).__name__} at {line}" if line else type(error).__name__
@@ -149,7 +149,7 @@ class EntryTaker(ABC):
             return (yield from self._put_away(entry, reason))
         delay_ms = self._group.delay_ms(entry.deliveries)
         if isinstance(error, raised.Retry) and error.after_s is not None:
-            delay_ms = min(self._group.claim_idle_ms, int(error.after_s * 1000))
+            delay_ms = min(self._group.claim_idle_millis, int(error.after_s * 1000))
         log.error(
             "event %s (%s) failed, delivery %d of %d, next in %d ms: %s",
             event.event_id, event.event_type, entry.deliveries, self._most(event), delay_ms, reason,

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ async def test_what_failed_comes_again_and_holds_nobody_up(kind: str, redis: "ai
 
     for name in ("bad", "bad", "good"):
         await publish(redis, name)
-    async with consuming(kind, redis_url, group(retry_ms=200), behave) as running:
+    async with consuming(kind, redis_url, group(retry=timedelta(milliseconds=200)), behave) as running:
         came = [await running.next() for _ in range(7)]
         await until_nothing_is_pending(redis)
     tries = [(event.aggregate_id, event.deliveries) for event in came]
@@ -250,7 +251,7 @@ async def test_a_failover_under_a_read_is_waited_out(
     valkey = own_valkey()
     async with aio.Redis.from_url(valkey.url, decode_responses=True) as redis:
         await redis.config_set("min-replicas-to-write", 1)
-        async with consuming(kind, valkey.url, group(block_ms=4_000)) as running:
+        async with consuming(kind, valkey.url, group(block=timedelta(seconds=4))) as running:
             await logged(caplog, "NOREPLICAS")
             await redis.config_set("min-replicas-to-write", 0)
             while "UNBLOCKED" not in caplog.text:  # a read that had just ended is refused instead
@@ -309,6 +310,6 @@ async def test_the_acl_of_the_documentation_is_enough(kind: str, own_valkey: Sta
 
 
 async def test_a_client_that_gives_up_before_redis_answers_is_an_error(kind: str, redis_url: str) -> None:
-    with pytest.raises(ValueError, match="lower block_ms, or raise socket_timeout"):
-        async with consuming(kind, redis_url, group(block_ms=2_000), socket_timeout=1):
+    with pytest.raises(ValueError, match="lower block, or raise socket_timeout"):
+        async with consuming(kind, redis_url, group(block=timedelta(seconds=2)), socket_timeout=1):
             pass

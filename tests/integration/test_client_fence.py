@@ -5,6 +5,7 @@ Readers are driven by hand against a real server. What would take time in life, 
 
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -34,7 +35,13 @@ class ByHand:
         self._fails = fails
         self._commands: Any = Commands(client)
         group = Group(
-            stream=STREAM, group=GROUP, consumer=name, ordered=True, claim_idle_ms=600_000, retry_ms=600_000, count=2
+            stream=STREAM,
+            group=GROUP,
+            consumer=name,
+            ordered=True,
+            claim_idle=timedelta(minutes=10),
+            retry=timedelta(minutes=10),
+            count=2,
         )
         self.shares = Shares(name, 600.0)
         self.reader = OrderedReader(group, (), None, False, (STREAM,), self.shares, clock=self._clock)

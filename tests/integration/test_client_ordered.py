@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -113,7 +114,7 @@ async def test_what_failed_holds_its_aggregate_and_nothing_else(kind: str, redis
             raise LookupError("secret")
 
     first, second, other, third = [await publish(redis, name) for name in ("a", "a", "b", "a")]
-    async with consuming(kind, redis_url, group(ordered=True, retry_ms=100), behave) as running:
+    async with consuming(kind, redis_url, group(ordered=True, retry=timedelta(milliseconds=100)), behave) as running:
         came = [await running.next() for _ in range(6)]
         await until_nothing_is_pending(redis)
     assert [(event.entry_id, event.deliveries) for event in came] == [
@@ -286,7 +287,7 @@ async def test_a_handler_that_never_ends_loses_its_shard(kind: str, redis: "aio.
         if event.aggregate_id == "stuck" and event.deliveries == 1:
             await asyncio.to_thread(ends.wait, PATIENCE_S)
 
-    settings = partial(group, shards=2, ordered=True, claim_idle_ms=1_000)
+    settings = partial(group, shards=2, ordered=True, claim_idle=timedelta(seconds=1))
     keys = [f"{STREAM}:{{{shard}}}" for shard in range(2)]
     try:
         async with consuming(kind, redis_url, settings(), behave) as slow:
@@ -335,7 +336,7 @@ async def test_what_somebody_acknowledged_by_hand_is_skipped(kind: str, redis: "
             raise LookupError
 
     first, second = [await publish(redis, "a") for _ in range(2)]
-    async with consuming(kind, redis_url, group(ordered=True, retry_ms=60_000), behave) as running:
+    async with consuming(kind, redis_url, group(ordered=True, retry=timedelta(minutes=1)), behave) as running:
         assert (await running.next()).entry_id == first
         await redis.xack(STREAM, GROUP, first)
         await redis.hset(lease_of(STREAM, GROUP), "holder", "somebody")  # so that it looks through all that is pending

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -178,7 +179,7 @@ async def test_what_cannot_be_decoded_is_put_away(kind: str, decode: bool, redis
 async def test_a_group_that_was_lost_begins_at_the_oldest_entry(kind: str, redis: "aio.Redis", redis_url: str) -> None:
     """start="$" is for the first start: what came before the group was made again is not to be skipped."""
     await publish(redis, "before the first start")
-    async with consuming(kind, redis_url, group(start="$", block_ms=50)) as running:
+    async with consuming(kind, redis_url, group(start="$", block=timedelta(milliseconds=50))) as running:
         await until(lambda: redis.xinfo_groups(STREAM), "the group is there")
         await publish(redis, "first")
         assert (await running.next()).aggregate_id == "first"
@@ -206,7 +207,7 @@ async def test_a_few_that_are_slow_to_fail_do_not_starve_new_ones(
 
     for _ in range(4):
         await publish(redis, "bad")
-    patient = group(max_deliveries=1_000, retry_ms=1)
+    patient = group(max_deliveries=1_000, retry=timedelta(milliseconds=1))
     async with consuming(kind, redis_url, patient, behave) as running:
         for _ in range(6):
             await running.next()
@@ -291,7 +292,7 @@ async def test_names_of_killed_consumers_go_unless_something_is_pending(redis: "
     for number in range(30):
         await redis.xgroup_createconsumer(STREAM, GROUP, f"killed-{number}")
     await redis.xreadgroup(GROUP, "killed-7", {STREAM: ">"})
-    async with consuming("asyncio", redis_url, group(claim_idle_ms=1_000)) as running:
+    async with consuming("asyncio", redis_url, group(claim_idle=timedelta(seconds=1))) as running:
         assert (await running.next()).aggregate_id == "unfinished"  # only then its consumer's name may go
 
         async def names() -> int:

@@ -32,7 +32,7 @@ async def test_the_first_pattern_that_fits_handles_an_event(kind: str, redis: "a
     got: list[tuple[str, str]] = []
     module: Any = sync if kind == "blocking" else aio
     client = module.Redis.from_url(redis_url)
-    consumer: Any = (Consumer if kind == "blocking" else AsyncConsumer)(client, group(block_ms=50))
+    consumer: Any = (Consumer if kind == "blocking" else AsyncConsumer)(client, group(block=timedelta(milliseconds=50)))
 
     def note(name: str) -> Any:
         def here(event: Received) -> None:
@@ -94,7 +94,7 @@ async def test_a_wait_costs_no_delivery_and_a_retry_does(kind: str, redis: "aio.
             raise Retry("once more", after=0.01)
 
     await publish(redis, "7")
-    async with consuming(kind, redis_url, group(max_deliveries=3, retry_ms=600_000), behave) as running:
+    async with consuming(kind, redis_url, group(max_deliveries=3, retry=timedelta(minutes=10)), behave) as running:
         came = [(await running.next()).deliveries for _ in range(7)]
         await until_nothing_is_pending(redis)
     assert came == [1, 1, 1, 1, 1, 2, 3]
@@ -154,7 +154,7 @@ async def test_hooks_run_before_the_first_event_and_after_the_last(redis: "aio.R
     said: list[str] = []
     await publish(redis, "7")
     async with aio.Redis.from_url(redis_url) as client:
-        consumer = AsyncConsumer(client, group(block_ms=50))
+        consumer = AsyncConsumer(client, group(block=timedelta(milliseconds=50)))
         consumer.on_start(lambda: said.append("start"))
         consumer.on_stop(lambda: said.append("last"))
 
@@ -170,7 +170,7 @@ async def test_hooks_run_before_the_first_event_and_after_the_last(redis: "aio.R
         await consumer.run()
     assert said == ["start", "7", "first", "last"]
     here = sync.Redis.from_url(redis_url)
-    blocking = Consumer(here, group(block_ms=50))
+    blocking = Consumer(here, group(block=timedelta(milliseconds=50)))
     blocking.on_start(lambda: said.append("start"))
     blocking.on_stop(lambda: said.append("stop"))
     blocking.on_start(blocking.stop)

@@ -7,6 +7,7 @@ import sys
 import threading
 import uuid
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -142,7 +143,11 @@ async def test_consumers_share_the_shards_and_a_stop_gives_back(kind: str, where
     for number, key in enumerate(KEYS * 3):
         await publish(client, str(number), key=key)
     async with consuming(
-        kind, url, group(shards=SHARDS, claim_idle_ms=600_000), lambda _: first.consumer.stop(), pool=pool
+        kind,
+        url,
+        group(shards=SHARDS, claim_idle=timedelta(minutes=10)),
+        lambda _: first.consumer.stop(),
+        pool=pool,
     ) as first:
         stopped = await first.next()
         await first.stop()
@@ -242,7 +247,7 @@ async def test_a_node_that_is_away_delays_its_shards_only(kind: str, how: str, o
         others = [key for key in KEYS if key not in theirs]
         assert others
         url = next(node.url for node in cluster.nodes if node is not away)
-        settings = group(shards=SHARDS, claim_idle_ms=60_000)
+        settings = group(shards=SHARDS, claim_idle=timedelta(minutes=1))
         async with consuming(kind, url, settings, pool="cluster", socket_timeout=2) as running:
             for key in KEYS:
                 await publish(client, "before", key=key)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ async def watching(kind: str, url: str, *, cluster: bool = False, **settings: An
     module: Any = sync if kind == "blocking" else aio
     client = (module.RedisCluster if cluster else module.Redis).from_url(url)
     tail: Any = Tail if kind == "blocking" else AsyncTail
-    watched = Watching(tail(client, STREAM, **({"block_ms": 50} | settings)))
+    watched = Watching(tail(client, STREAM, **({"block": timedelta(milliseconds=50)} | settings)))
     try:
         yield watched
     finally:

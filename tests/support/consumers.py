@@ -5,6 +5,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -31,7 +32,11 @@ class Away(Exception):
 
 def group(**settings: Any) -> Group:
     """Tries again quickly, and claims only what its idle time calls for: no test waits for a claim."""
-    quick: dict[str, Any] = {"block_ms": 50, "retry_ms": 10, "claim_idle_ms": 600_000}
+    quick: dict[str, Any] = {
+        "block": timedelta(milliseconds=50),
+        "retry": timedelta(milliseconds=10),
+        "claim_idle": timedelta(minutes=10),
+    }
     return Group(**({"stream": STREAM, "group": GROUP} | quick | settings))
 
 

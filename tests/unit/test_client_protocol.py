@@ -1,6 +1,9 @@
 """What a consumer does next, step by step on a clock of the test's own: leases, and the settings of a group."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ import redis
 from dispatcher.client.group import Group
 from dispatcher.client.protocol import GroupReader
 from dispatcher.client.steps import Call, RunHandler, Step, Steps, TakeTurn, Wait, advance, pages_of
+from dispatcher.client.tail import Tail
 from tests.support.steps import flat
 
 FIELDS = {
@@ -45,7 +49,7 @@ class Slow:
         self.handled: list[str] = []
         self.acknowledged: list[str] = []
         self._seconds: Iterator[float] = iter(seconds)
-        group = Group(stream="s", group="g", consumer="me", claim_idle_ms=60_000)
+        group = Group(stream="s", group="g", consumer="me", claim_idle=timedelta(minutes=1))
         self._reader = GroupReader(group, (), None, has_store=False, clock=lambda: self.now)
         self._reads = 0
 
@@ -102,7 +106,7 @@ def test_what_waited_longer_than_its_claim_is_left_to_others(caplog: pytest.LogC
 
 def test_an_outage_of_redis_while_a_handler_waits_costs_no_delivery() -> None:
     errors: list[Exception] = []
-    group = Group(stream="s", group="g", consumer="me", claim_idle_ms=60_000, max_deliveries=1)
+    group = Group(stream="s", group="g", consumer="me", claim_idle=timedelta(minutes=1), max_deliveries=1)
     now = 0.0
     reader = GroupReader(group, (), lambda _, error: errors.append(error), has_store=False, clock=lambda: now)
     steps = alone(reader.steps())
@@ -181,9 +185,36 @@ def test_a_setting_that_cannot_be_is_named(settings: dict[str, Any], words: str)
 
 
 def test_pauses_double_up_to_the_claim() -> None:
-    group = Group(stream="s", group="g", retry_ms=1000, claim_idle_ms=5000)
+    group = Group(stream="s", group="g", retry=timedelta(seconds=1), claim_idle=timedelta(seconds=5))
     assert [group.delay_ms(deliveries) for deliveries in (1, 2, 3, 4, 1000)] == [1000, 2000, 4000, 5000, 5000]
 
 
 def test_two_consumers_never_share_a_name() -> None:
     assert Group(stream="s", group="g").consumer != Group(stream="s", group="g").consumer
+
+
+def test_times_are_timedeltas_and_the_old_names_warn() -> None:
+    group = Group(stream="s", group="g", block=timedelta(milliseconds=50), claim_idle=timedelta(minutes=2))
+    assert (group.block_millis, group.claim_idle_millis, group.retry_millis) == (50, 120_000, 1000)
+    assert dataclasses.replace(group, count=1).block == timedelta(milliseconds=50)
+    with pytest.warns(DeprecationWarning) as warned:
+        old = Group(stream="s", group="g", consumer=group.consumer, block_ms=50, claim_idle_ms=5000, retry_ms=10)
+    assert {each.filename for each in warned} == {__file__}
+    assert "claim_idle_ms is claim_idle now: give claim_idle=timedelta(milliseconds=5000)" in map(
+        str, (each.message for each in warned)
+    )
+    assert old == Group(
+        stream="s", group="g", consumer=group.consumer, block=timedelta(milliseconds=50),
+        claim_idle=timedelta(seconds=5), retry=timedelta(milliseconds=10),
+    )  # fmt: skip
+    with pytest.warns(DeprecationWarning, match="block_ms is block now") as warned:
+        Tail(redis.Redis(socket_timeout=5), "s", block_ms=50)
+    assert {each.filename for each in warned} == {__file__}
+
+
+@pytest.mark.parametrize("make", [partial(Group, stream="s", group="g"), partial(Tail, redis.Redis(), "s")])
+def test_a_number_is_no_time(make: Callable[..., object]) -> None:
+    with pytest.raises(TypeError, match=r"block must be a timedelta, not int: block=timedelta\(seconds=1\)"):
+        make(block=50)
+    with pytest.raises(ValueError, match="block must be a millisecond or more"):
+        make(block=timedelta(0))
