@@ -197,7 +197,7 @@ def test_times_are_timedeltas_and_the_old_names_warn() -> None:
     group = Group(stream="s", group="g", block=timedelta(milliseconds=50), claim_idle=timedelta(minutes=2))
     assert (group.block_millis, group.claim_idle_millis, group.retry_millis) == (50, 120_000, 1000)
     assert dataclasses.replace(group, count=1).block == timedelta(milliseconds=50)
-    with pytest.warns(DeprecationWarning) as warned:
+    with pytest.warns(DeprecationWarning, match=r"_ms is .* now") as warned:
         old = Group(stream="s", group="g", consumer=group.consumer, block_ms=50, claim_idle_ms=5000, retry_ms=10)
     assert {each.filename for each in warned} == {__file__}
     assert "claim_idle_ms is claim_idle now: give claim_idle=timedelta(milliseconds=5000)" in map(
