@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.support.waiting import until
 
@@ -51,6 +50,8 @@ class Collector:
 
     def take(self, body: bytes) -> None:
         """Read one request."""
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
         self.raw += body
         request: Any = ExportTraceServiceRequest.FromString(body)
         for resource in request.resource_spans:
