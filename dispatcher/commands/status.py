@@ -125,7 +125,10 @@ def facts(found: Status) -> list[tuple[str, str]]:
         ]
         polling = [each for each in outbox.acknowledgements if not each.registered]
         lines.append(("dispatchers alive", str(len(outbox.dispatchers) + len(polling))))
-        lines += [(f"dispatcher {each.id}", f"{each.name}, version {each.version}") for each in outbox.dispatchers]
+        lines += [
+            (f"dispatcher {each.id}", f"{each.name}, version {each.version}{_slots(outbox, each.id)}")
+            for each in outbox.dispatchers
+        ]
         lines += [("dispatcher -", f"{each.name}, version {each.version}, without a listener") for each in polling]
     return [*lines, *_streams(found)]
 
@@ -145,6 +148,10 @@ def _streams(found: Status) -> Iterator[tuple[str, str]]:
         yield "entries", str(stream.length)
         for group in stream.groups:
             yield f"group {group.name}", _group(group)
+
+
+def _slots(outbox: OutboxStatus, dispatcher: int) -> str:
+    return "" if outbox.slots is None else f", owns {outbox.slots.get(dispatcher, 0)} of 256 slots"
 
 
 def _paused(outbox: OutboxStatus) -> str:

@@ -15,8 +15,14 @@ from dispatcher.core.timestamps import iso_of
 from dispatcher.core.troubles import TROUBLES, words
 
 # What keeps events from going out, or takes something away, and is not said elsewhere.
-SAID: tuple[TroubleKind, ...] = ("redis", "backpressure", "refused", "layout", "listener", "session", "audit")
-STOPS: tuple[TroubleKind, ...] = ("redis", "backpressure", "refused", "layout")  # nothing goes out, or not all of it
+SAID: tuple[TroubleKind, ...] = ("redis", "backpressure", "refused", "layout", "slots", "listener", "session", "audit")
+STOPS: tuple[TroubleKind, ...] = (
+    "redis",
+    "backpressure",
+    "refused",
+    "layout",
+    "slots",
+)  # nothing goes out, or not all of it
 
 
 def is_exempt(group: str, patterns: Sequence[str]) -> bool:

@@ -300,6 +300,13 @@ class SlotsChanged(TelemetryEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class SlotsWithoutOwner(TelemetryEvent):
+    """With an order: nobody has owned so many slots for a while, so their events wait; 0: all have an owner again."""
+
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
 class SlotsRevoked(TelemetryEvent):
     """With an order: we took so many slots from another dispatcher that is dead or frozen.
 

@@ -24,6 +24,7 @@ TroubleKind = Literal[
     "session",
     "refused",
     "layout",
+    "slots",
 ]
 Labels = tuple[tuple[str, str], ...]
 

@@ -34,6 +34,12 @@ TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
         "that stand in Postgres (dispatcher layout), or change those there (dispatcher layout set). It goes on by "
         "itself.",
     ),
+    "slots": (
+        "bad",
+        "Events of some aggregates wait: {}",
+        "The slots of a dispatcher that died or froze are owned again once it is fenced: within a second of its death, "
+        "a lease after a freeze. If it lasts, docs/runbook/slots-without-owner.md says what holds it up.",
+    ),
     "stopping": ("warn", "Stopping: {}", "Nothing, if a rollout or a person asked for it; another takes over."),
     "disabled": (
         "warn",

@@ -67,6 +67,7 @@ class OutboxStatus:
     now: float = 0.0  # Unix seconds, by Postgres's clock
     layout: str = ""  # the fingerprint of the one that stands
     held: HeldCount | None = None  # None: nothing is kept in order
+    slots: Mapping[int, int] | None = None  # with an order: how many each living dispatcher owns, by id
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,8 @@ class StatusSession(OperatorSession):
 
     verb = "read the status"
 
-    async def read(self) -> OutboxStatus:
-        """Count the rows, find the running dispatchers and the pause."""
+    async def read(self, *, order: bool = False) -> OutboxStatus:
+        """Count the rows, find the running dispatchers and the pause. `order`: and who owns how many slots."""
         with self.explained():
             [(_, oldest_age_s, queue_usage)] = await self.session.fetch(load("sample"), {"bound": 1, "now": None})
             [(now,)] = await self.session.fetch("SELECT date_part('epoch', clock_timestamp())")
@@ -115,7 +116,15 @@ class StatusSession(OperatorSession):
                 now,
                 await read_layout(self.session.fetch),
                 await self._held(),
+                await self._slots() if order else None,
             )
+
+    async def _slots(self) -> dict[int, int] | None:
+        try:
+            rows = await self.session.fetch(load("slots_summary"))
+        except psycopg.errors.InsufficientPrivilege:
+            return None  # a role that may only read the status of the release before
+        return {owner: count for owner, _, state, count, _ in rows if state == "owned"}
 
     async def _copy(self) -> str | None:
         try:
@@ -163,7 +172,7 @@ async def read_status(target: PostgresTarget, redis_url: str, layout: Layout) ->
 
     async def read_outbox() -> OutboxStatus:
         async with StatusSession(target) as session:
-            return await session.read()
+            return await session.read(order=layout.order != "none")
 
     async def asking(answers: list[Any], question: Callable[[], Awaitable[Any]]) -> None:
         try:

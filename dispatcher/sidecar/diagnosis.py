@@ -47,7 +47,7 @@ _EXPLAINS_WAITING: frozenset[str] = frozenset(
 # Who must act first: nothing goes out; events are late now; dead ones wait for a decision; it works, at a cost. Then
 # what is over.
 _RANKS: tuple[frozenset[str], ...] = (
-    frozenset({"database", "redis", "refused", "layout", "backpressure", "paused", "disabled"}),
+    frozenset({"database", "redis", "refused", "layout", "slots", "backpressure", "paused", "disabled"}),
     frozenset({"late", "slow"}),
     frozenset({"buried", "dead", "held"}),
     frozenset({"stopping", "listener", "session", "stale", "errors", "unread"}),
@@ -57,6 +57,7 @@ _PAGES: dict[str, str] = {
     "redis": "breaker-open",
     "refused": "nothing-goes-out",
     "backpressure": "backpressure",
+    "slots": "slots-without-owner",
     "paused": "paused",
     "disabled": "start-and-stop",
     "listener": "listener-deaf",

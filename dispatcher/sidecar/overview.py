@@ -156,7 +156,7 @@ def _levels(reading: ProcessState, lately: RecentWindow, silent_s: float | None,
 def _states(reading: ProcessState) -> list[dict[str, Any]]:
     """The states that are fine or not, each with its reason."""
     troubles: dict[str, Trouble] = {trouble.kind: trouble for trouble in reading.troubles}
-    names = ("database", "redis", "listener", "backpressure", "audit", "paused", "layout", "disabled")
+    names = ("database", "redis", "listener", "backpressure", "audit", "paused", "layout", "slots", "disabled")
     return [
         {
             "kind": name,

@@ -140,6 +140,11 @@ class Logs:
                     write("WARNING", "slots_lost", text, fields)
                 else:
                     write("INFO", "slots_changed", "This dispatcher owns other slots than before", fields)
+            case events.SlotsWithoutOwner(0):
+                write("INFO", "slots_owned_again", "All slots have an owner", {})
+            case events.SlotsWithoutOwner(slots):
+                text = "Nobody owns some of the slots, so their events wait; the others go on"
+                write("ERROR", "slots_without_owner", text, {"slots": slots})
             case events.SlotsRevoked(slots, owner):
                 text = "The slots of a dead or frozen dispatcher were revoked; others own them once it is fenced"
                 write("WARNING", "slots_revoked", text, {"slots": slots, "owner": owner})

@@ -110,6 +110,8 @@ class StateTracker:
                 self._trouble("refused", said, there=bool(said))
             case events.LayoutChanged(reason):
                 self._trouble("layout", reason, there=reason is not None)
+            case events.SlotsWithoutOwner(slots):
+                self._trouble("slots", f"{slots} of 256 slots have no owner", there=slots > 0)
             case events.BackpressureChanged(on, group):
                 self._trouble("backpressure", group, there=on)
             case events.PauseChanged(paused, by, reason):

@@ -16,7 +16,7 @@ import anyio
 import psycopg
 
 from dispatcher.core.errors import DispatcherError, SessionLost
-from dispatcher.core.events import Observer, SlotsChanged
+from dispatcher.core.events import Observer, SlotsChanged, SlotsWithoutOwner
 from dispatcher.core.layout import SLOTS
 from dispatcher.core.owned_slots import OwnedSlots, mask_of, ranges_of
 from dispatcher.core.silence import Silence
@@ -30,6 +30,7 @@ from dispatcher.upkeep.registry import Registry
 CHANGED = "outbox_slots"  # rung by whoever releases, frees or joins
 EVERY_S = 5.0
 AGAIN_S = 0.5  # after a failure
+PATIENCE_S = 10.0  # so long slots may have no owner before that is said
 
 
 class Frozen(NamedTuple):
@@ -91,6 +92,8 @@ class SlotKeeper:
         self._known: dict[int, int] = {}  # the epoch of each slot of ours
         self._told: dict[int, int] | None = None  # as told last
         self._revoked = 0  # slots taken from us since then
+        self._ownerless_since: float | None = None
+        self._ownerless = 0  # as told last
         self._leaving = False  # written by stop()
         self._left = anyio.Event()  # nothing is ours any more, after a stop
         self._rung = anyio.Event()  # replaced by run()
@@ -173,6 +176,9 @@ class SlotKeeper:
         parameters = {"self": self._registry.id, "share": self._own_share()}
         [row] = await session.fetch(load("slots_state"), parameters)
         state = SlotsState._make(row)
+        if not state.done:  # somebody removed our row: nobody could take over from us
+            await self._registry.enrol(session)
+            self.look_soon()
         self._silence.looked(self._clock())
         self.frozen = tuple(
             Frozen(id, name, seen_at)
@@ -180,7 +186,20 @@ class SlotKeeper:
             if alive and id != self._registry.id and (share or id in state.owners) and self._silence.note(id, seen_at)
         )
         self.unfinished = any(each is not None for each in state.revoked_from)
+        alive = {id for id, _, _, _, alive in state.dispatchers() if alive}
+        self._note_ownerless(sum(owner not in alive for owner in state.owners))
         return state
+
+    def _note_ownerless(self, slots: int) -> None:
+        now = self._clock()
+        if not slots:
+            self._ownerless_since = None
+        elif self._ownerless_since is None:
+            self._ownerless_since = now
+        late = self._ownerless_since is not None and now - self._ownerless_since >= PATIENCE_S
+        if (told := slots if late else 0) != self._ownerless and not self._leaving:
+            self._ownerless = told
+            self._observe(SlotsWithoutOwner(told))
 
     def _own_share(self) -> int | None:
         return None if self._leaving else self._share()

@@ -116,7 +116,7 @@ MAY_TOUCH = {
         "note_newest", "mark_unbroken", "all_dispatchers",
         "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "id_taken", "rights",
         "status_dispatchers", "status_doorbell",
-        "slots_state", "slots_take", "slots_release", "slots_revoke", "slots_fenced", "sessions_of",
+        "slots_state", "slots_take", "slots_release", "slots_revoke", "slots_fenced", "slots_summary", "sessions_of",
         "pause_state", "pause_set", "pause_acknowledge", "pause_forget", "pause_progress",
         "doctor_server", "doctor_trigger", "doctor_indexes", "doctor_storage", "doctor_durability",
         "doctor_sessions", "doctor_snapshots", "triggers_of_others",

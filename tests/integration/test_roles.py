@@ -165,6 +165,7 @@ async def test_a_dispatcher_owns_slots_and_takes_them_over(roles: psycopg.AsyncC
         "slots_release": 2,
         "slots_revoke": 0,
         "sessions_of": 0,
+        "slots_summary": 1,
         "slots_free": 0,
     }.items():
         assert len(await (await roles.execute(sqlfiles.load(name).encode(), parameters)).fetchall()) == rows, name

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dispatcher.core.events import SlotsChanged
+from dispatcher.core.events import SlotsChanged, SlotsWithoutOwner
 from tests.support.slots import Keep, owners
 
 ALL = ((0, 255),)
@@ -163,3 +163,34 @@ async def test_the_time_in_which_nobody_looked_condemns_nobody(keep: Keep) -> No
     one.clock.now += 1000.0
     await one.look()
     assert not one.keeper.frozen
+
+
+async def test_slots_without_an_owner_are_told_after_a_while_and_when_they_are_owned_again(keep: Keep, db: Any) -> None:
+    canary, dead, full = await keep("beef0001", share=26), await keep("beef0002"), await keep("beef0003", share=None)
+    for _ in range(2):
+        await canary.look()
+        await dead.look()
+    await dead.die(db)
+    for passed_s in (0.0, 5.0, 4.9):
+        canary.clock.now += passed_s
+        await canary.look()
+    assert canary.tap.all(SlotsWithoutOwner) == [], "a handover takes a moment"
+    canary.clock.now += 0.1
+    await canary.look()
+    assert canary.tap.all(SlotsWithoutOwner) == [SlotsWithoutOwner(230)]
+    await db.execute("UPDATE messaging.slot_owner SET owner = NULL WHERE owner = %s", (dead.id,))
+    full.share[0] = 256
+    await full.look()
+    await canary.look()
+    assert canary.tap.all(SlotsWithoutOwner)[1:] == [SlotsWithoutOwner(0)]
+
+
+async def test_one_whose_row_was_removed_from_the_registry_enters_it_again(keep: Keep, db: Any) -> None:
+    """Or nobody could take over from it, or take a slot that it owns, once it dies."""
+    one = await keep("beef0001")
+    await one.look()
+    await db.execute("DELETE FROM messaging.dispatcher")
+    await one.look()
+    await one.look()
+    assert await (await db.execute("SELECT id, slots FROM messaging.dispatcher")).fetchall() == [(one.id, 256)]
+    assert await owners(db) == {one.id: 256}

@@ -18,7 +18,7 @@ from dispatcher.core.layout import Layout
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.ops.doctor import activity, clocks, listening, schema, sessions, storage
+from dispatcher.ops.doctor import activity, clocks, listening, order, schema, sessions, storage
 from dispatcher.ops.doctor import postgres as server
 from dispatcher.ops.doctor.cluster import look_at_all
 from dispatcher.ops.doctor.redis import RedisFacts
@@ -125,6 +125,7 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]], conditi
             ("sessions", sessions.sessions),
             ("pause", activity.pause),
             ("layout", partial(activity.layout, ours=wanted.layout, used=bool(wanted.redis_url))),
+            *([("order", partial(order.order, ours=wanted.layout))] if wanted.layout.order != "none" else []),
             ("backlog", activity.backlog),
             ("dead-events", activity.dead_events),
             ("losses", activity.losses),

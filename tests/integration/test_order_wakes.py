@@ -1,0 +1,37 @@
+"""With an order and several dispatchers: an event goes out at once, whoever the writer rang, and nobody waits for a tick."""
+
+import time
+from typing import Any
+
+from dispatcher.core.events import Settled, SlotsChanged
+from tests.support.rows import insert_events
+from tests.support.running import StartDispatcher
+from tests.support.slots import shares_of
+from tests.support.waiting import becomes
+
+IN_ORDER: dict[str, Any] = {"order": "aggregate"}
+
+
+async def test_an_event_of_any_slot_wakes_its_owner(dispatcher: StartDispatcher, db: Any) -> None:
+    """The tick is longer than the test may take."""
+    async with dispatcher(**IN_ORDER) as one, dispatcher(**IN_ORDER) as two, dispatcher(**IN_ORDER) as three:
+        await becomes(lambda: shares_of(db), [86, 85, 85])
+        began = time.monotonic()
+        for number in range(24):
+            await insert_events(db, aggregate_id=f"x{number}")
+            await becomes(lambda: sent(one, two, three), number + 1)
+        assert time.monotonic() - began < 50.0
+        assert all(any(event.sent for event in each.tap.all(Settled)) for each in (one, two, three))
+
+
+def sent(*running: Any) -> int:
+    return sum(event.sent for each in running for event in each.tap.all(Settled))
+
+
+async def test_what_waited_in_a_slot_goes_out_when_it_has_another_owner(dispatcher: StartDispatcher, db: Any) -> None:
+    async with dispatcher(**IN_ORDER) as one:
+        async with dispatcher(**IN_ORDER) as two:
+            await becomes(lambda: shares_of(db), [128, 128])
+        await one.tap.next(SlotsChanged, lambda event: event.owned == 256)
+        await insert_events(db, 60)
+        await becomes(lambda: sent(one, two), 60)
