@@ -177,6 +177,10 @@ class OwnedSlots:
         if before & ~self._giving_up:
             self.changed()
 
+    def out_of_hand(self, slots: Iterable[int]) -> frozenset[int]:
+        """Those of these slots, owned or not, of which nothing is in hand or not settled."""
+        return slots_of(mask_of(slots) & ~(self._in_hand | mask_of(self._unsettled)))
+
     @property
     def releasable(self) -> frozenset[int]:
         """Slots to be given up of which nothing is in hand or not settled."""

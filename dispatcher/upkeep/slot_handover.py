@@ -54,7 +54,7 @@ class SlotHandover:
                 f"{len(left)} of the sessions of the dispatcher {name} did not end, so nobody may own its slots: end "
                 "them (pg_terminate_backend), and let all dispatchers have one role, which may do that"
             )
-        await session.fetch(load("slots_fenced"), {"owner": owner})
+        await session.fetch(load("slots_fenced"), {"owner": owner, "wanted": None})
 
     async def fence_frozen(self, session: Session, connections: Sequence[RedisConnection], deadline_s: float) -> None:
         """First and second step for those that gave no sign of life for a lease. The fence makes them look dead."""

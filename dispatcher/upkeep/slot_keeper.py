@@ -147,6 +147,7 @@ class SlotKeeper:
         if us is None:
             return
         self._compare(state, us)
+        await self._own_up(session, state, us)
         members = [
             Member(id, min(theirs, SLOTS))
             for id, name, theirs, _, alive in state.dispatchers()
@@ -211,6 +212,19 @@ class SlotKeeper:
         self._revoked += len(lost)
         self._lose(lost)
         self._gain({slot: epoch for slot, epoch in ours.items() if slot not in self._known})
+
+    async def _own_up(self, session: Session, state: SlotsState, us: int) -> None:
+        """Say of slots that were revoked from us, who are awake, that we have nothing of them in hand.
+
+        Whoever revoked them fences us, unless it died before that: then nobody would, and they had no owner for good.
+        """
+        revoked = [
+            slot
+            for slot, (owner, fenced) in enumerate(zip(state.revoked_from, state.fenced, strict=True))
+            if owner == us and not fenced
+        ]
+        if nothing_of := frozenset(revoked).intersection(*(view.out_of_hand(revoked) for view in self._views)):
+            await session.fetch(load("slots_fenced"), {"owner": us, "wanted": sorted(nothing_of)})
 
     async def _release(self, session: Session, us: int) -> int:
         """Release what may be released in every view; returns how many slots."""

@@ -259,6 +259,35 @@ async def test_one_that_wakes_up_after_the_fence_finds_that_it_owns_nothing_and_
     await again.close()
 
 
+async def test_one_that_wakes_up_when_its_successor_has_died_before_the_fence_needs_none(
+    keep: Keep, broker: RedisConnection, db: Any
+) -> None:
+    """It lives, so nobody would fence it: it says itself that it has nothing in hand."""
+    frozen, first, second = await keep("dead0001"), await keep("beef0002", lease_s=10.0), await keep("beef0003")
+    await frozen.look()
+    frozen.view.begin_claim(((7, 7),))
+    await first.look()
+    await frozen_for_a_lease(first)
+    with pytest.raises(Unreachable):
+        await Successor(first, broker, DiesBeforeTheFence(first.keeper, first.tap)).look()
+    await first.die(db)
+    successor = Successor(second, broker, SlotHandover(second.keeper, second.tap))
+    await second.look()
+    await successor.look()
+    assert await owners(db) == {None: 256}
+    await frozen.look()
+    await second.look()
+    await successor.look()
+    await frozen.look()
+    assert await owners(db) == {None: 1, second.id: 128, frozen.id: 127}, "of one it has a claim without an answer"
+    frozen.view.end_claim(((7, 7),), [])
+    for _ in range(2):
+        await frozen.look()
+        await second.look()
+        await successor.look()
+    assert await owners(db) == {second.id: 128, frozen.id: 128}
+
+
 async def test_all_die_at_once_and_others_start_under_other_names(
     keep: Keep, broker: RedisConnection, redis: "Redis", database_url: str, db: Any
 ) -> None:
