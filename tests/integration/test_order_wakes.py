@@ -1,4 +1,4 @@
-"""With an order and several dispatchers: an event goes out at once, whoever the writer rang, and nobody waits for a tick."""
+"""With an order and several dispatchers an event goes out at once, whoever the writer rang."""
 
 import time
 from typing import Any
