@@ -3,6 +3,7 @@
 from typing import Any
 
 from dispatcher.core.events import SlotsChanged, SlotsWithoutOwner
+from dispatcher.infra.sqlfiles import load
 from tests.support.slots import Keep, owners
 
 ALL = ((0, 255),)
@@ -130,6 +131,8 @@ async def test_a_revoked_slot_is_taken_by_nobody(keep: Keep, db: Any) -> None:
     await one.look()
     assert one.view.owned == ((100, 255),)
     assert one.keeper.unfinished
+    parameters = {"self": one.id, "wanted": list(range(100))}
+    assert await one.control.fetch(load("slots_take"), parameters) == [], "though it was revoked since we looked"
 
 
 async def test_one_that_gives_no_sign_of_life_for_a_lease_is_frozen_and_no_member(keep: Keep) -> None:
