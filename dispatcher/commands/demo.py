@@ -14,6 +14,8 @@ from dispatcher.commands.progress import rows_progress
 from dispatcher.core.counted import counted
 from dispatcher.demo.cluster import run_cluster
 from dispatcher.demo.cluster_table import cluster_summary, show_cluster_result
+from dispatcher.demo.order import run_order
+from dispatcher.demo.order_table import order_summary, show_order_result
 from dispatcher.demo.run import Plan, Result, run
 from dispatcher.demo.samples import STATUSES, Sample, as_sql, samples
 from dispatcher.demo.screen import Lines, LivePanel, Screen, Watch, show_result
@@ -43,6 +45,12 @@ SEEDING = ("rows", "statuses", "random_seed", "database_url", "dsn")
     is_flag=True,
     help="On a Valkey Cluster of six processes; a primary is killed half-way.",
 )
+@click.option(
+    "--order",
+    "in_order",
+    is_flag=True,
+    help="Three dispatchers keep the order of 300 aggregates; one is killed, one stops, one joins.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; progress goes to standard error.")
 @click.option("--seed-only", is_flag=True, help="Start nothing: write sample rows, as SQL or into a database.")
 @click.option("--rows", type=click.IntRange(1), default=100, show_default=True, help="With --seed-only: how many.")
@@ -64,6 +72,7 @@ def demo(
     http_port: int,
     stays: bool,
     on_cluster: bool,
+    in_order: bool,
     as_json: bool,
     seed_only: bool,
     rows: int,
@@ -80,6 +89,9 @@ def demo(
 
     With --cluster the stream has eight shards on three primaries, one of which is killed: the table says what was lost
     and doubled, and how late the shards were that were on it, and those that were not.
+
+    With --order three dispatchers keep the order within each of 300 aggregates while one of them is killed, one
+    stops and another one joins: the table says how many events were out of order, lost and doubled.
 
     With --seed-only it starts nothing and writes sample rows instead: a few as SQL, or millions by COPY.
 
@@ -107,6 +119,13 @@ def demo(
         else:
             show_cluster_result(console, of_cluster)
         sys.exit(0 if of_cluster.verdict.passed else 1)
+    if in_order:
+        of_order = run_order(Plan(rate, seconds, http_port), screen)
+        if as_json:
+            click.echo(json.dumps(order_summary(of_order)))
+        else:
+            show_order_result(console, of_order)
+        sys.exit(0 if of_order.verdict.passed else 1)
     result = run(Plan(rate, seconds, http_port), screen)
     if as_json:
         click.echo(as_text(result))
@@ -117,9 +136,11 @@ def demo(
 
 def _require_fitting(context: click.Context, seed_only: bool, stays: bool) -> None:
     """Refuse an option that would do nothing."""
-    idle: tuple[str, ...] = ("rate", "seconds", "http_port", "stays", "on_cluster", "as_json") if seed_only else SEEDING
+    idle: tuple[str, ...] = (
+        ("rate", "seconds", "http_port", "stays", "on_cluster", "in_order", "as_json") if seed_only else SEEDING
+    )
     if stays and not seed_only:
-        idle += ("seconds", "as_json", "on_cluster")
+        idle += ("seconds", "as_json", "on_cluster", "in_order")
     for option in context.command.params:
         if option.name in idle and context.get_parameter_source(option.name) == ParameterSource.COMMANDLINE:
             name = option.opts[0]

@@ -33,7 +33,9 @@ async def test_a_dispatcher_that_is_slow(world: StartWorld) -> None:
 async def test_dispatchers_come_and_go(world: StartWorld) -> None:
     async with world() as w:
         one, two = await w.dispatcher(), await w.dispatcher()
-        async with w.survives("one joins, one stops, one is killed, one is frozen beyond its lease") as fault:
+        async with w.survives(
+            "one joins, one stops, one is killed, one is frozen beyond its lease", stolen=True
+        ) as fault:
             await w.backlog(2000)
             await w.dispatcher()
             await w.commits(60)

@@ -22,7 +22,8 @@ from tests.support.rows import STREAM
 from tests.support.waiting import until
 
 T = TypeVar("T")
-ROLES = (Path(__file__).parents[3] / "sql" / "roles.sql").read_text()
+ROOT = Path(__file__).parents[3]
+ROLES = (ROOT / "sql" / "roles.sql").read_text()
 RELAY = "relay"  # the role dispatchers sign in as: no superuser, as in production
 MORE = 60  # events committed after recovery, to see that it lasts
 RECENT = 40  # entries whose latency says whether events flow
@@ -80,14 +81,21 @@ class World(Direct):
 
     # Dispatchers.
 
-    async def dispatcher(self, *, ready: bool = True, filtered: Any = None, **settings: str) -> Process:
-        """Start one behind proxies of its own. `filtered` makes a filter of its Postgres connections."""
+    async def dispatcher(
+        self, *, ready: bool = True, filtered: Any = None, planted: str | None = None, **settings: str
+    ) -> Process:
+        """Start one behind proxies of its own. `filtered` makes a filter of its Postgres connections; `planted`: with
+        this part of the order left out."""
         postgres_url = urlsplit(self.admin_url)._replace(query="sslmode=disable&gssencmode=disable").geturl()
         postgres_url = postgres_url.replace("postgres@", f"{RELAY}@")
         postgres, redis = await self.proxy(postgres_url), await self.proxy(self.valkey.url)
         postgres.make_filter = filtered
         urls = {"DATABASE_URL": postgres.via(postgres_url), "REDIS_URL": redis.via(self.valkey.url)}
-        child = await start_child("run", env=self.settings | urls | settings)
+        module = "dispatcher"
+        if planted is not None:
+            module = "tests.support.faults.planted"
+            settings |= {"PLANTED": planted, "PYTHONPATH": str(ROOT)}
+        child = await start_child("run", env=self.settings | urls | settings, module=module)
         process = Process(child, postgres, redis)
         self.processes.append(process)
         if ready:
@@ -110,16 +118,33 @@ class World(Direct):
 
     # Flow.
 
-    async def backlog(self, rows: int) -> None:
-        """Commit so many events at once."""
+    async def backlog(self, rows: int, aggregates: int = 400) -> None:
+        """Commit so many events at once, of so many aggregates in turn."""
         found = await self.ask(
             "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) "
-            "SELECT 'order.created', 'b' || i %% 400, jsonb_build_object('i', i) FROM generate_series(1, %s) AS i "
+            "SELECT 'order.created', 'b' || i %% %s, jsonb_build_object('i', i) FROM generate_series(1, %s) AS i "
             "RETURNING event_id::text",
-            (rows,),
+            (aggregates, rows),
         )
         now = time.time()
         self.load.ledger.acknowledged.update((event, now) for (event,) in found)
+
+    async def fill(self, rows: int) -> None:
+        """Commit so many events of few aggregates while Redis has room for some of a pipeline, then give it room."""
+        used = (await self.redis("INFO", "memory"))["used_memory"]
+        await self.redis("CONFIG", "SET", "maxmemory", used + 60_000)
+        await self.backlog(rows, aggregates=5)
+        await self.commits(30)
+        await self.redis("CONFIG", "SET", "maxmemory", 0)
+        await self.drained()
+
+    async def owns_slots(self, process: Process) -> bool:
+        """Whether it owns some, with order."""
+        await process.child.line('"event": "dispatcher_started"')
+        asked = (
+            "SELECT 1 FROM messaging.slot_owner AS s JOIN messaging.dispatcher AS d ON d.id = s.owner WHERE d.name = %s"
+        )
+        return bool(await self.ask(f"{asked} LIMIT 1", (process.name,)))
 
     async def commits(self, events: int) -> None:
         """Let the load commit so many more."""
