@@ -13,6 +13,7 @@ from bench.flood import flood
 from bench.growth import growth
 from bench.idle import idle
 from bench.latency import latency
+from bench.order import order
 from bench.outage import outage
 from bench.peers import peers
 from bench.realtime import realtime
@@ -60,6 +61,7 @@ for scenario in (
     flood,
     scale,
     shards,
+    order,
     ceiling,
     idle,
     soak,

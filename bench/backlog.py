@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from random import Random
@@ -88,13 +88,15 @@ def work_off(
     meanwhile: contextlib.AbstractContextManager[object] | None = None,
     command: Sequence[str] | None = None,
     streams: Sequence[str] = (STREAM,),
+    after_fill: Callable[[Rig], None] = lambda _servers: None,
 ) -> WorkedOff:
     """Fill, then let the dispatchers loose, `meanwhile` in force; `command`: another program than `dispatcher run`;
-    `streams`: the keys that the events go to.
+    `streams`: the keys that the events go to; `after_fill` may change the rows.
     Raises DispatcherError when nothing moves any more.
     """
     servers.empty(streams)
     fill(servers, rows, legs)
+    after_fill(servers)
     settings = {"REDIS_STREAM_MAXLEN": str(max(1_000_000, 2 * rows)), **(settings or {})}
     running: list[DispatcherProcess] = []
     try:

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.faults.test_rows import MIB, no_large_strings
+from tests.support.faults.pgwire import KeepOut
 from tests.support.faults.planted import GATE
 from tests.support.faults.process import Process
 from tests.support.faults.steps import before_publish
@@ -95,18 +96,21 @@ async def fenced(w: World, one: Process) -> bool:
 
 
 async def test_no_revocation_before_the_fence(world: StartWorld) -> None:
-    """It wakes up after it was fenced, and claims: its slots are its own still."""
+    """It wakes up after it was fenced, and claims before it hears that it looks dead: its slots are its own still."""
     async with world(DISPATCH_PUBLISH_TIMEOUT_MS="5000", DISPATCH_LEASE_MS="12000") as w:
         await w.ask(GATE)
-        one = await w.dispatcher()
+        keep_out = KeepOut()
+        one = await w.dispatcher(filtered=keep_out)
         two = await w.dispatcher(planted="no revocation before the fence")
         await until(lambda: w.owns_slots(two), "both own slots")
         async with caught(w, "no revocation before the fence", stolen=True) as fault:
             one.freeze()
             await until(lambda: fenced(w, one), "it is fenced", 60.0)
+            keep_out.purpose = "control"
             one.thaw()
             await before_publish(w, one)
             await w.ask("INSERT INTO audit.gate VALUES (true)")
             await w.commits(150)
             one.redis.let_go("to_server")
+            keep_out.purpose = None
             fault.heal()

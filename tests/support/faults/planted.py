@@ -19,7 +19,11 @@ from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.slot_handover import SlotHandover
 
 PLANTED = "PLANTED"  # the environment variable
-GATE = "CREATE TABLE audit.gate (open boolean); GRANT SELECT ON audit.gate TO PUBLIC; GRANT USAGE ON SCHEMA audit TO PUBLIC"  # with a row in it, who fenced first goes on
+# With a row in it, who fenced first goes on.
+GATE = (
+    "CREATE TABLE audit.gate (open boolean); GRANT SELECT ON audit.gate TO PUBLIC; "
+    "GRANT USAGE ON SCHEMA audit TO PUBLIC"
+)
 
 
 def no_multi() -> None:
@@ -28,13 +32,13 @@ def no_multi() -> None:
     def send(connection: Any, entry: Any, batch: Any, deadline_s: float) -> publish.SentBatch:
         return publish.send(connection, entry, batch._replace(keys={}), deadline_s)
 
-    publish._send_in_order = send
+    publish._send_in_order = send  # type: ignore[assignment]
 
 
 def no_held_set() -> None:
     """Forget which events failed: later ones of their aggregates go out."""
 
-    def add(self: Held, *known: object) -> None:
+    def add(self: Held, row_id: int, key: int, state: State) -> None:
         """Forget it."""
 
     Held.add = add  # type: ignore[method-assign]
@@ -65,7 +69,7 @@ def fence_first() -> None:
         self: SlotHandover, session: Session, connections: Any, owner: int, name: str, deadline_s: float
     ) -> None:
         await fence(session, connections, name, deadline_s)
-        while not await session.fetch("SELECT 1 FROM audit.gate"):
+        while not await session.fetch("SELECT 1 FROM audit.gate"):  # noqa: ASYNC110 -- a table rings no bell
             await anyio.sleep(0.05)
         await revoke(self, session, owner, name)
         await session.fetch(load("slots_fenced"), {"owner": owner})
