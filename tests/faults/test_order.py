@@ -12,6 +12,7 @@ async def settled(w: World, newest: int) -> bool:
     return not await w.ask("SELECT 1 FROM messaging.message_outbox WHERE id <= %s AND NOT settled LIMIT 1", (newest,))
 
 
+@pytest.mark.promise("in-order")
 @pytest.mark.quick
 @pytest.mark.in_order
 async def test_a_dispatcher_that_is_slow(world: StartWorld) -> None:
@@ -28,6 +29,7 @@ async def test_a_dispatcher_that_is_slow(world: StartWorld) -> None:
         assert bool(overtaken) != w.in_order
 
 
+@pytest.mark.promise("in-order")
 @pytest.mark.quick
 @pytest.mark.in_order
 async def test_dispatchers_come_and_go(world: StartWorld) -> None:

@@ -11,9 +11,6 @@ import psycopg
 import pytest
 
 from tests.faults.test_rows import MIB, no_large_strings
-from tests.support.faults.pgwire import KeepOut
-from tests.support.faults.planted import GATE
-from tests.support.faults.process import Process
 from tests.support.faults.steps import before_publish
 from tests.support.faults.world import Fault, StartWorld, World
 from tests.support.waiting import until
@@ -40,6 +37,7 @@ async def caught(w: World, name: str, **allowed: Any) -> AsyncIterator[Fault]:
     assert re.search(CAUGHT, complaint), complaint
 
 
+@pytest.mark.promise("in-order")
 @pytest.mark.quick
 async def test_a_handover_without_drain(world: StartWorld) -> None:
     """Entries of the first are on their way while the second joins, and gets half of its slots."""
@@ -54,6 +52,7 @@ async def test_a_handover_without_drain(world: StartWorld) -> None:
             fault.heal()
 
 
+@pytest.mark.promise("in-order")
 async def test_no_held_set(world: StartWorld) -> None:
     """One event of each aggregate fails until its retry; those behind it must wait."""
     async with world(DISPATCH_MAX_ATTEMPTS="50", DISPATCH_BACKOFF_MAX_MS="500") as w:
@@ -79,6 +78,7 @@ async def _one_large_among(w: World) -> None:
             await connection.execute(insert, (str(uuid4()), "order.created", "large", payload))
 
 
+@pytest.mark.promise("in-order")
 async def test_no_multi(world: StartWorld) -> None:
     """Redis is full: of a pipeline it refuses some entries, and takes later ones."""
     async with world(DISPATCH_BATCH_SIZE="256") as w:
@@ -88,29 +88,4 @@ async def test_no_multi(world: StartWorld) -> None:
                 await w.fill(2000)
                 if (await w.disorder()).overtaken:
                     break
-            fault.heal()
-
-
-async def fenced(w: World, one: Process) -> bool:
-    return (await w.sessions())[one.token] == 0
-
-
-async def test_no_revocation_before_the_fence(world: StartWorld) -> None:
-    """It wakes up after it was fenced, and claims before it hears that it looks dead: its slots are its own still."""
-    async with world(DISPATCH_PUBLISH_TIMEOUT_MS="5000", DISPATCH_LEASE_MS="12000") as w:
-        await w.ask(GATE)
-        keep_out = KeepOut()
-        one = await w.dispatcher(filtered=keep_out)
-        two = await w.dispatcher(planted="no revocation before the fence")
-        await until(lambda: w.owns_slots(two), "both own slots")
-        async with caught(w, "no revocation before the fence", stolen=True) as fault:
-            one.freeze()
-            await until(lambda: fenced(w, one), "it is fenced", 60.0)
-            keep_out.purpose = "control"
-            one.thaw()
-            await before_publish(w, one)
-            await w.ask("INSERT INTO audit.gate VALUES (true)")
-            await w.commits(150)
-            one.redis.let_go("to_server")
-            keep_out.purpose = None
             fault.heal()

@@ -48,6 +48,7 @@ def short(flaw: Flaw | None, **settings: Any) -> Order:
     return Order(**({"lanes": 1, "flaw": flaw} | settings))
 
 
+@pytest.mark.promise("in-order")
 @pytest.mark.parametrize(
     "model",
     [
@@ -62,6 +63,7 @@ def test_no_event_is_out_of_order_doubled_or_lost(model: Order) -> None:
     assert model.check().trace == []
 
 
+@pytest.mark.promise("in-order")
 @pytest.mark.parametrize("flaw", [*get_args(HandoverFlaw), *get_args(RelayFlaw)])
 def test_nothing_can_be_left_out(flaw: Flaw) -> None:
     handover: dict[str, Any] = {"events": TWO}
@@ -71,6 +73,7 @@ def test_nothing_can_be_left_out(flaw: Flaw) -> None:
     print(f"\n{flaw}:", *trace, sep="\n  ")  # noqa: T201
 
 
+@pytest.mark.promise("in-order")
 @pytest.mark.parametrize(
     "model", [short(None, moves=0, events=TWO), short(None, moves=0, mishaps=2, dispatchers=1)], ids=str
 )

@@ -41,23 +41,6 @@ class LoseNotifications:
 
 
 @dataclass(slots=True)
-class KeepOut:
-    """While `purpose` is set, no session of that purpose can be opened: its connection is reset. No TLS between."""
-
-    purpose: str | None = None
-
-    def __call__(self) -> Filter:
-        """A filter for a new connection."""
-
-        def pass_on(direction: Direction, data: bytes) -> bytes:
-            if self.purpose and direction == "to_server" and f"dispatcher {self.purpose} ".encode() in data:
-                raise ConnectionAbortedError
-            return data
-
-        return pass_on
-
-
-@dataclass(slots=True)
 class StopClaim:
     """Once armed, the next claim a dispatcher sends is held on its way there or its answer on its way back, and so is
     all that follows in that direction."""
