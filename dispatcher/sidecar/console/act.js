@@ -16,6 +16,15 @@ export const DISCARD = {
   text: "not sent any more, and no longer counted as waiting for a decision. The reason is kept with them, and who gave it.",
 };
 
+export const RETRY_HELD = {
+  api: "held-aggregates", path: "retry", verb: "Retry", doing: "Trying", done: "tried now", left: "the others hold nothing any more",
+  text: "tried now, and the later events of its aggregate follow when it went out. If the cause is not mended, it comes back here.",
+};
+export const SKIP = {
+  api: "held-aggregates", path: "skip", verb: "Skip", doing: "Skipping", done: "skipped", left: "the others hold nothing any more", reason: "needed",
+  text: "not sent any more, and the later events of its aggregate go out without it. The reason is kept with it, and who gave it.",
+};
+
 /**
  * Ask, do it, and return what became of it in words; null: the person thought better of it.
  * `work({ reason, by }, progress)` returns how many it was done with.
@@ -29,7 +38,7 @@ export async function act(kind, n, whom, work, say) {
   say(`${kind.doing} ${events} …`);
   try {
     const done = await work(given, (so_far) => say(`${count(so_far)} of ${count(n)} …`));
-    return done === n ? `${events} ${kind.done}.` : `${count(done)} of ${events} ${kind.done}; the others were not dead any more.`;
+    return done === n ? `${events} ${kind.done}.` : `${count(done)} of ${events} ${kind.done}; ${kind.left ?? "the others were not dead any more"}.`;
   } catch (error) {
     if (error.status === undefined) throw error;
     return `That failed: ${error.message}. Nothing is lost; load again and see what is left.`;
@@ -40,7 +49,7 @@ export async function act(kind, n, whom, work, say) {
 export async function withThese(kind, events, given) {
   if (events.length === 1) {
     try {
-      await ask(`api/dead-events/${events[0].event_id}/${kind.path}`, { body: Object.keys(given).length ? given : null, patience: PATIENCE_MS });
+      await ask(`api/${kind.api ?? "dead-events"}/${events[0].event_id}/${kind.path}`, { body: Object.keys(given).length ? given : null, patience: PATIENCE_MS });
       return 1;
     } catch (error) {
       if (error.status === 404) return 0; // somebody else was quicker
@@ -50,7 +59,7 @@ export async function withThese(kind, events, given) {
   let done = 0;
   for (let from = 0; from < events.length; from += AT_ONCE) {
     const event_ids = events.slice(from, from + AT_ONCE).map((event) => event.event_id);
-    done += (await ask(`api/dead-events/${kind.path}-batch`, { body: { event_ids, ...given }, patience: PATIENCE_MS })).processed;
+    done += (await ask(`api/${kind.api ?? "dead-events"}/${kind.path}-batch`, { body: { event_ids, ...given }, patience: PATIENCE_MS })).processed;
   }
   return done;
 }

@@ -8,6 +8,7 @@ const WORDS = { fine: "Fine", note: "Fine", warn: "Attention", bad: "Trouble" };
 const LINKS = {
   dead: ["dead", {}, "Look at the dead letters"],
   groups: ["groups", {}, "Look at the consumer groups"],
+  held: ["held", {}, "Look at the held aggregates"],
   events: ["events", {}, "Look at the events that wait"],
 };
 let said = "";

@@ -7,6 +7,7 @@ import { Dead } from "./dead.js";
 import { EventView } from "./event.js";
 import { glance, shorten } from "./glance.js";
 import { Groups } from "./groups.js";
+import { Held } from "./held.js";
 import { List } from "./list.js";
 import { go, onRoute, route } from "./route.js";
 import { side } from "./side.js";
@@ -16,7 +17,8 @@ import { DEAD_BOUND, at, byId, count, lasting, tellTimes, write, zone } from "./
 const EVERY_MS = 2000;
 const THEMES = { "": "auto", light: "light", dark: "dark" };
 const dead = new Dead();
-const views = { now: dead, dead, events: new List(), event: new EventView(), groups: new Groups() };
+const held = new Held();
+const views = { now: { show: () => { dead.show(); held.show(); } }, dead, held, events: new List(), event: new EventView(), groups: new Groups() };
 let charts = null;
 let answered = null; // when the last answer came, Unix seconds
 let started = null;
@@ -42,6 +44,7 @@ async function look() {
     tiles(seen);
     side(seen);
     dead.tell(seen.dead);
+    held.tell(seen.held);
     tellTimes();
     await charts.update(seen.now - seen.started_at);
     live("on", `Live, ${at(answered)}`);
