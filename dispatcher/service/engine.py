@@ -7,6 +7,7 @@ from dispatcher.relay.handlers.call import HandlerExecutor
 from dispatcher.relay.handlers.relay import HandlerRelay
 from dispatcher.relay.handlers.threads import Threads
 from dispatcher.relay.handlers.wake_loop import WakeLoop
+from dispatcher.relay.order.in_order import OrderParts
 from dispatcher.relay.policy import HandlerPolicy
 from dispatcher.service.context import Context
 from dispatcher.service.policies import claim_policy, entry_format, handler_retry_policy
@@ -53,11 +54,13 @@ class Engine:
             postgres=c.sessions.handlers,
             chores=c.sessions.chores,
             executor=self.executor,
-            dispatcher_id=c.registry.locked_id,
+            dispatcher_id=c.registry.locked_id if c.handler_slots is None else lambda: c.registry.id,
             on_claim=self._wake_loop.note_claim if self._wake_loop else c.doorbell.note_arrivals,
             pause=c.pause,
             observe=c.observe,
             rng=c.rng,
+            order=OrderParts(c.handler_slots, s.order_on_dead == "hold") if c.handler_slots is not None else None,
+            doorbell=c.doorbell,
         )
 
     def _wake_handlers(self) -> None:

@@ -9,9 +9,10 @@ from dispatcher.core.events import BreakerChanged, Observer, Reconciled, StillAw
 from dispatcher.core.layout import Layout
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.search import Searcher
+from dispatcher.relay.order.in_order import OrderParts
 from dispatcher.relay.policy import StreamPause, StreamPolicy
 from dispatcher.relay.stream.gate import SinkGate
-from dispatcher.relay.stream.relay import OrderParts, SinkParts, StreamParts, StreamRelay
+from dispatcher.relay.stream.relay import SinkParts, StreamParts, StreamRelay
 from dispatcher.service.context import Context
 from dispatcher.service.one_voice import OneVoice
 from dispatcher.service.policies import claim_policy, entry_formats, retry_policy
@@ -93,7 +94,8 @@ def build_stream_engine(
             OrderParts(c.stream_slots, hold=s.order_on_dead == "hold") if c.stream_slots is not None else None,
         ),
         batch_size=s.batch_size,
-        dispatcher_id=c.registry.locked_id,
+        # In order it claims by its slots, which are its own by that id: whoever takes them away fences it first.
+        dispatcher_id=c.registry.locked_id if c.stream_slots is None else lambda: c.registry.id,
         on_turn=on_turn,
         observe=c.observe,
         rng=c.rng,

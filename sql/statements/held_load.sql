@@ -1,6 +1,7 @@
 -- held_load: reads what is held in slots that we have just got.
 -- Parameters: mask (32 bytes: these slots), claims (ids of our own claims that are in flight), hold (whether a dead event holds the later
---   ones of its aggregate), most (dead events that are read).
+--   ones of its aggregate), most (dead events that are read), types, handled (true: of these event types only; false: of all others;
+--   types NULL: of all).
 -- Returns: id, key of the aggregate (see claim.sql), kind and event_id of each row. retry: it was tried before, or its handler waits. parked.
 --   unknown: it is picked by a claim that is not ours. dead: with hold. after: a dead event whose next entry did not tell of it yet.
 -- Loaded by: dispatcher/relay/order/watch.py
@@ -20,6 +21,7 @@ FROM (
           OR (d.status <> 'picked' AND (d.attempts > 0 OR d.status = 'retry' OR d.next_run_at = 'infinity'))
       )
       AND d.event_type <> 'dispatcher.prove'
+      AND (%(types)s::text[] IS NULL OR (d.event_type = ANY (%(types)s::text[])) = %(handled)s)
     UNION ALL
     (
         SELECT d.id, d.aggregate_type, d.aggregate_id, d.event_id, 'dead'
@@ -28,6 +30,7 @@ FROM (
           AND d.settled
           AND d.sent_at IS NULL
           AND d.status = 'dead'
+          AND (%(types)s::text[] IS NULL OR (d.event_type = ANY (%(types)s::text[])) = %(handled)s)
         ORDER BY d.id DESC
     )
     UNION ALL
@@ -37,6 +40,7 @@ FROM (
         WHERE NOT %(hold)s::boolean
           AND c.replayed_at IS NULL
           AND c.followed_at IS NULL
+          AND (%(types)s::text[] IS NULL OR (c.event_type = ANY (%(types)s::text[])) = %(handled)s)
         ORDER BY c.outbox_id DESC
         LIMIT %(most)s
     )

@@ -22,9 +22,12 @@ Ended = tuple[HandlerTask, Outcome]
 
 
 class InFlight:
-    """Written by the tasks of one handler relay. `finished(claim_id)` is called when its last row is settled."""
+    """Written by the tasks of one handler relay. `finished(claim_id)` is called when its last row is settled.
 
-    def __init__(self, finished: Callable[[str], None]) -> None:
+    `forgotten(ids)`: in order, with the rows that are in flight no more.
+    """
+
+    def __init__(self, finished: Callable[[str], None], forgotten: Callable[[list[int]], None] | None = None) -> None:
         self.waiting: deque[HandlerTask] = deque()
         self.suspects: deque[HandlerTask] = deque()  # each waits until it can run alone
         self.running: set[HandlerTask] = set()
@@ -35,6 +38,7 @@ class InFlight:
         self.room = asyncio.Event()  # a slot may be free; cleared by whoever waits for it
         self._some_settled = asyncio.Event()
         self._finished = finished
+        self._forgotten = forgotten
         self._rows: Counter[str] = Counter()  # rows in flight, by claim id
 
     def __len__(self) -> int:
@@ -87,6 +91,9 @@ class InFlight:
 
     def forget(self, tasks: Iterable[HandlerTask]) -> None:
         """Count these rows as in flight no more."""
+        if self._forgotten is not None:
+            tasks = list(tasks)
+            self._forgotten([task.row.id for task in tasks])
         for task in tasks:
             self._rows[task.claim_id] -= 1
             self.size -= len(task.row.payload) + len(task.row.headers or "")

@@ -19,7 +19,7 @@ from dispatcher.core.outcome import Released
 from dispatcher.core.pacing import rest_after
 from dispatcher.core.row import Batch, HandlerMark
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.relay.claimer import Claimer
+from dispatcher.relay.claimer import Claimer, ClaimerParts
 from dispatcher.relay.handlers.call import HandlerExecutor
 from dispatcher.relay.handlers.in_flight import HandlerTask, InFlight
 from dispatcher.relay.handlers.loop import HandlerLoop
@@ -27,8 +27,11 @@ from dispatcher.relay.handlers.pool import HandlerPool
 from dispatcher.relay.handlers.settler import HandlerLeases, HandlerSettler
 from dispatcher.relay.handlers.shares import Shares
 from dispatcher.relay.leases import LeaseRenewer
+from dispatcher.relay.order.claimer import OrderedClaimer
+from dispatcher.relay.order.in_order import InOrder, OrderParts, make_order
 from dispatcher.relay.policy import HandlerPolicy, PauseCheck
 from dispatcher.relay.settler import Settler
+from dispatcher.stages.doorbell.wake import Doorbell
 
 REST = 3.0  # after a claim that found nothing: each turn of the stream relay asks for one
 REMEMBERED = 10_000  # times at which retries are due; the tick finds others
@@ -53,6 +56,8 @@ class HandlerRelay:
         pause: PauseCheck,
         observe: Observer,
         rng: Random,
+        doorbell: Doorbell,
+        order: OrderParts | None = None,
     ) -> None:
         self._policy = policy
         self._postgres = postgres
@@ -60,8 +65,21 @@ class HandlerRelay:
         self._on_claim = on_claim
         self._pause = pause
         self._observe = observe
-        self._claimer = Claimer(policy.claims, dispatcher_id=dispatcher_id, pause=pause, observe=observe, rng=rng)
-        self._in_flight = InFlight(self._claimer.finished)
+        claiming: ClaimerParts = {"dispatcher_id": dispatcher_id, "pause": pause, "observe": observe, "rng": rng}
+        self._order: InOrder | None = None
+        if order is None:
+            self._claimer = Claimer(policy.claims, **claiming)
+        else:
+            self._order = make_order(
+                order,
+                doorbell,
+                self.claims_in_flight,
+                wake=self.wake,
+                event_types=policy.claims.event_types,
+                alone=True,
+            )
+            self._claimer = OrderedClaimer(policy.claims, self._order, sessions=self._pids, **claiming)
+        self._in_flight = InFlight(self._claimer.finished, self._order.forgotten if self._order is not None else None)
         self._begins = LeaseRenewer(observe, rng)  # of suspects that are about to run
         self._shares = Shares(policy.routes, policy.parallel, self.wake, observe, rng)
         self._pool = HandlerPool(
@@ -83,6 +101,8 @@ class HandlerRelay:
             rng=rng,
         )
         self._aside = settler.aside
+        if self._order is not None:
+            settler.told = self._order.settled
         self._settler = HandlerSettler(postgres, self._in_flight, settler, pause)
         self._leases = HandlerLeases(
             postgres,
@@ -181,6 +201,10 @@ class HandlerRelay:
             self._pool.fill(handlers)
         self._observe(Ticked("ok", monotonic() - began))
         self._on_claim(len(batch.rows))
+
+    def _pids(self) -> list[int]:
+        sessions = [each.session for each in (self._postgres, self._chores)]
+        return [session.backend_pid for session in sessions if session is not None]
 
     async def _begin(self, task: HandlerTask, mark: HandlerMark) -> bool:
         """Mark a row whose handler is about to begin; False: the row is not ours any more."""

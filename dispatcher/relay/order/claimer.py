@@ -83,6 +83,8 @@ class OrderedClaimer(Claimer):
                 self._order.claimed(batch)
                 batch = await self._order.sieve(session, batch)
                 self._order.claimed(batch)
+                if self._order.alone:
+                    self._order.begun(claim_id)
         except SessionLost:
             self._uncertain.add(claim_id, session)
             self.finished(claim_id)
@@ -187,7 +189,7 @@ class OrderedClaimer(Claimer):
         for row in rows:
             if row.kind == "parked":
                 held.add(row.id, row.key, "parked")
-        chosen: dict[int, int] = {}
+        chosen, keys = dict[int, int](), set[int]()
         last: dict[str, Peeked] = {}
         seen = {"fresh": 0, "other": 0}
         for row in sorted((each for each in rows if each.kind != "parked"), key=_in_turn):
@@ -196,10 +198,11 @@ class OrderedClaimer(Claimer):
             if row.kind != "head":
                 last[row.kind] = row
                 seen[row.kind] += 1
-            if held.blocks(row.key, row.id):
+            if held.blocks(row.key, row.id) or (self._order.alone and row.key in keys):
                 held.met.add(row.key)
             elif row.kind == "head" or held.state(row.id) not in ("locked", "free"):  # those are tried as heads
                 chosen[row.id] = row.key
+                keys.add(row.key)
         more_fresh = seen["fresh"] < sum(row.kind == "fresh" for row in rows) or seen["fresh"] >= share
         room = looked - sum(row.kind == "fresh" for row in rows)
         more_other = seen["other"] < sum(row.kind == "other" for row in rows) or seen["other"] >= room

@@ -17,10 +17,19 @@ from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.session import Session
 from dispatcher.relay.order.parts import Part, Parts
 from dispatcher.relay.order.watch import HeldWatch
+from dispatcher.stages.claim import EventTypeFilter
 from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.stages.settle import Settlement, release
 
 WAIT_S = 0.1  # for slots, before a stop or a pause is looked for
+
+
+@dataclass(frozen=True, slots=True)
+class OrderParts:
+    """What keeps the order. `hold`: a dead event holds the later ones of its aggregate."""
+
+    slots: OwnedSlots
+    hold: bool
 
 
 @dataclass(slots=True)
@@ -40,6 +49,7 @@ class InOrder:
     """Written by the tasks of one relay, on one event loop.
 
     `claims`: the ids of our claims that are in flight. `wake()`: something may be claimed that could not be before.
+    `alone`: of an aggregate one event is in flight, as for handlers, where each of a batch ends when it likes.
     """
 
     slots: OwnedSlots
@@ -48,6 +58,7 @@ class InOrder:
     parts: Parts
     claims: Callable[[], Collection[str]]
     wake: Callable[[], None]
+    alone: bool = False
     _flights: dict[str, Flight] = field(default_factory=dict)  # by claim id
     _event_ids: dict[int, str] = field(default_factory=dict)  # of rows that are not in the stream, by row id
     _free: anyio.Event = field(default_factory=anyio.Event)  # replaced by ready()
@@ -124,9 +135,9 @@ class InOrder:
                 held.met.add(key)
                 back.append(row.id)
                 continue
-            if row.attempts or row.suspect:
+            if self.alone or row.attempts or row.suspect:
                 self.hold(row, key)
-            dead = held.after_dead(key)
+            dead = None if self.alone else held.after_dead(key)
             if dead is not None and dead.row_id < row.id and key not in {keys[each] for each in after}:
                 after[row.id] = dead.event_id
             kept.append(row)
@@ -134,6 +145,12 @@ class InOrder:
             await release(session, [batch.claim_id], back)
             batch = batch._replace(rows=kept)
         return batch._replace(after_dead=after) if after else batch
+
+    def begun(self, claim_id: str) -> None:
+        """Each row of the claim holds its aggregate: the others of its slots may be claimed."""
+        flight = self._flights.get(claim_id)
+        if flight is not None:
+            self._publish(flight)
 
     def hold(self, row: ClaimedRow, key: int) -> None:
         """This row of ours is not in the stream, and may not get there now."""
@@ -159,9 +176,7 @@ class InOrder:
             flight.unanswered -= len(batch.rows)
             flight.whole &= len(sent) == len(batch.rows)
             if not flight.unanswered and flight.whole:
-                self.slots.published(slots_of(flight.in_hand))
-                flight.published, flight.in_hand = flight.in_hand, 0
-                self._free.set()
+                self._publish(flight)
 
     def settled(self, outcomes: BatchOutcomes, settlement: Settlement) -> None:
         """What became of rows is written."""
@@ -191,6 +206,15 @@ class InOrder:
         together = {row.id for row in rows}
         return [row for row in rows if not self.held.blocks(batch.keys[row.id], row.id, together)]
 
+    def forgotten(self, ids: Collection[int]) -> None:
+        """These rows are in flight no more: what is not written by now was lost, or is kept aside."""
+        self.lost([row_id for row_id in ids if self.held.state(row_id) == "ours"])
+
+    def _publish(self, flight: Flight) -> None:
+        self.slots.published(slots_of(flight.in_hand))
+        flight.published, flight.in_hand = flight.in_hand, 0
+        self._free.set()
+
     def _put_down(self, flight: Flight, mask: int) -> None:
         if mask:
             flight.in_hand &= ~mask
@@ -199,20 +223,28 @@ class InOrder:
 
 
 def make_order(
-    slots: OwnedSlots, doorbell: Doorbell, claims: Callable[[], Collection[str]], *, hold: bool, lanes: int
+    parts: OrderParts,
+    doorbell: Doorbell,
+    claims: Callable[[], Collection[str]],
+    *,
+    wake: Callable[[], None],
+    event_types: EventTypeFilter | None,
+    lanes: int = 1,
+    alone: bool = False,
 ) -> InOrder:
-    """What keeps the order of one relay with so many lanes. `claims`: see InOrder."""
-    order = InOrder(slots, Held(hold=hold), HeldWatch(), Parts(lanes), claims, doorbell.nudge)
+    """What keeps the order of one relay with so many lanes. The others: see InOrder and HeldWatch."""
+    held, watch = Held(hold=parts.hold), HeldWatch(event_types)
+    order = InOrder(parts.slots, held, watch, Parts(lanes), claims, wake, alone)
 
     def changed() -> None:
         order.note_change()
-        doorbell.nudge()
+        wake()
 
     def look() -> None:
-        order.watch.look_soon()
-        if len(order.held):
-            doorbell.nudge()
+        watch.look_soon()
+        if len(held):
+            wake()
 
-    slots.changed = changed
+    parts.slots.changed = changed
     doorbell.on_control(look)
     return order

@@ -13,6 +13,7 @@ from dispatcher.core.owned_slots import OwnedSlots, mask_of
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
+from dispatcher.stages.claim import EventTypeFilter
 
 EVERY_S = 1.0
 AT_ONCE = 5_000  # rows that one look asks for
@@ -20,9 +21,11 @@ MOST_DEAD = 10_000  # whose next entry did not tell of them yet, that are read
 
 
 class HeldWatch:
-    """Used by the task whose turn it is to claim; `look_soon()` by anyone."""
+    """Used by the task whose turn it is to claim; `look_soon()` by anyone. `event_types`: that the relay claims."""
 
-    def __init__(self) -> None:
+    def __init__(self, event_types: EventTypeFilter | None = None) -> None:
+        types = None if event_types is None else list(event_types.types)
+        self._of: dict[str, object] = {"types": types, "handled": event_types is not None and event_types.only_these}
         self._soon = False
         self._looked_at = 0.0
         self._last = 0  # the id with which the last look ended
@@ -59,7 +62,7 @@ class HeldWatch:
     async def _load(self, session: Session, gained: Collection[int], held: Held, claims: Collection[str]) -> None:
         held.forget(gained)
         mask = "\\x" + mask_of(gained).to_bytes(SLOTS // 8, "little").hex()
-        parameters = {"mask": mask, "claims": list(claims), "hold": held.hold, "most": MOST_DEAD}
+        parameters = {"mask": mask, "claims": list(claims), "hold": held.hold, "most": MOST_DEAD, **self._of}
         for row_id, key, kind, event_id in await session.fetch(load("held_load"), parameters):
             if kind == "after":
                 held.died(row_id, key, event_id)

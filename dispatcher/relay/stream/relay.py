@@ -14,13 +14,12 @@ from typing import NamedTuple
 import anyio
 
 from dispatcher.core.events import Observer, Ticked
-from dispatcher.core.owned_slots import OwnedSlots
 from dispatcher.core.pacing import BatchSizer
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.relay.claimer import Claimer, ClaimerParts
 from dispatcher.relay.order.claimer import OrderedClaimer
-from dispatcher.relay.order.in_order import InOrder, make_order
+from dispatcher.relay.order.in_order import InOrder, OrderParts, make_order
 from dispatcher.relay.policy import FlowControl, PauseCheck, StreamPolicy
 from dispatcher.relay.settler import Settler
 from dispatcher.relay.stream.bisect import PoisonBisector
@@ -54,14 +53,6 @@ class SinkParts:
     bisector_gate: SinkGate
     flow: FlowControl
     slots: Sequence[int] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class OrderParts:
-    """What keeps the order. `hold`: a dead event holds the later ones of its aggregate."""
-
-    slots: OwnedSlots
-    hold: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +104,12 @@ class StreamRelay:
             self._claimer = Claimer(policy.claims, **claiming)
         else:
             self._order = make_order(
-                parts.order.slots, parts.doorbell, self.claims_in_flight, hold=parts.order.hold, lanes=len(parts.lanes)
+                parts.order,
+                parts.doorbell,
+                self.claims_in_flight,
+                wake=parts.doorbell.nudge,
+                event_types=policy.claims.event_types,
+                lanes=len(parts.lanes),
             )
             self._claimer = OrderedClaimer(policy.claims, self._order, sessions=self._pids, **claiming)
         self._settler = Settler(

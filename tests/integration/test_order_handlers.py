@@ -1,0 +1,64 @@
+"""With DISPATCH_ORDER=aggregate handlers of one aggregate run one after the other, in the order of the ids."""
+
+from typing import Any
+
+import anyio
+import psycopg
+
+from tests.integration.test_order import add, count, sent
+from tests.support.handlers import MakeModule
+from tests.support.running import StartDispatcher
+from tests.support.waiting import becomes
+
+Db = psycopg.AsyncConnection[Any]
+ORDER = {"order": "aggregate", "tick_ms": 100, "backoff_base_ms": 10, "backoff_max_ms": 20}
+
+
+async def test_handlers_of_an_aggregate_run_one_after_the_other(
+    dispatcher: StartDispatcher, db: Db, handlers_module: MakeModule
+) -> None:
+    seen: dict[str, list[int]] = {}
+    running: list[str] = []
+    together: list[str] = []
+
+    async def handle(payload: Any, event: Any) -> None:
+        together.extend(each for each in running if each == event.aggregate_id)
+        running.append(event.aggregate_id)
+        await anyio.sleep(0)
+        seen.setdefault(event.aggregate_id, []).append(payload["n"])
+        running.remove(event.aggregate_id)
+
+    name = handlers_module({"order.created": handle})
+    for number in range(30):
+        await add(db, f"a{number % 3}", number)
+    async with dispatcher(handlers=name, **ORDER):
+        await becomes(lambda: sent(db), 30)
+        await add(db, "a0", 100)
+        await becomes(lambda: sent(db), 31)
+    assert not together
+    assert [numbers == sorted(numbers) for numbers in seen.values()] == [True] * 3
+
+
+async def test_a_handler_that_fails_holds_its_aggregate_and_nothing_else(
+    dispatcher: StartDispatcher, db: Db, handlers_module: MakeModule
+) -> None:
+    done: list[tuple[str, int]] = []
+    broken = True
+
+    async def handle(payload: Any, event: Any) -> None:
+        if broken and (event.aggregate_id, payload["n"]) == ("a", 2):
+            raise ValueError("not yet")
+        done.append((event.aggregate_id, payload["n"]))
+
+    name = handlers_module({"order.created": handle})
+    await add(db, "a", 1, 2, 3)
+    await add(db, "b", 1, 2)
+    async with dispatcher(handlers=name, max_attempts=1000, **ORDER):
+        await becomes(lambda: sent(db), 3)
+        await add(db, "b", 3)
+        await becomes(lambda: sent(db), 4)
+        assert ("a", 3) not in done
+        broken = False
+        await becomes(lambda: sent(db), 6)
+        assert await count(db, "dead") == 0
+    assert [number for aggregate, number in done if aggregate == "a"] == [1, 2, 3]
