@@ -117,9 +117,10 @@ async def test_a_lock_of_all_that_a_claim_could_take_holds_nobody_else(
 
 
 async def test_a_row_that_commits_late_is_not_overtaken_by_the_next_of_its_aggregate(
-    dispatcher: StartDispatcher, db: Db, redis: Redis, database_url: str
+    dispatcher: StartDispatcher, db: Db, redis: Redis, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a backlog a claim begins after the one before: what commits late has lower ids than what is gone."""
+    monkeypatch.setattr("dispatcher.relay.order.cursor.START_AGAIN_S", 1000.0)  # that finds it too, later
     async with await psycopg.AsyncConnection.connect(database_url) as writer:
         await add(writer, "late", 1)
         await many(db, 4000)

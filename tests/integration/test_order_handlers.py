@@ -3,6 +3,7 @@
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import psycopg
 
 from tests.integration.test_order import add, count, sent
@@ -24,7 +25,7 @@ async def test_handlers_of_an_aggregate_run_one_after_the_other(
     async def handle(payload: Any, event: Any) -> None:
         together.extend(each for each in running if each == event.aggregate_id)
         running.append(event.aggregate_id)
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         seen.setdefault(event.aggregate_id, []).append(payload["n"])
         running.remove(event.aggregate_id)
 

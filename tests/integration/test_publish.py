@@ -143,6 +143,34 @@ async def test_where_memory_ends_each_row_has_the_answer_that_is_true_of_it(own_
     }
 
 
+async def test_where_memory_ends_rows_of_one_aggregate_are_taken_as_a_whole_or_not_at_all(own_valkey):
+    """Without MULTI some are taken behind one that was refused: see the test above."""
+    server = own_valkey(options={"maxmemory": "8mb", "maxmemory-policy": "noeviction"})
+    redis_connection = broker_of(server.url)
+    await redis_connection.connect()
+    taken = []
+    for start in range(0, 1000, 100):
+        rows = [row(number, "x" * 20_000) for number in range(start, start + 100)]
+        one = batch(*rows)._replace(keys={each.id: 7 for each in rows})
+        replies = await replies_of(send(redis_connection, FORMAT, one, 5.0))
+        kinds = {type(reply) for reply in replies}
+        assert len(kinds) == 1, "some of the batch are in the stream, and some are not"
+        taken.append(kinds == {bytes})
+        assert taken[-1] or {reply.text.split()[0] for reply in replies} == {"OOM"}
+    redis_connection.close()
+    assert taken.count(True) in range(1, 10)
+
+
+async def test_entries_of_several_aggregates_are_written_as_they_are(redis_connection, redis):
+    rows = [row(1), row(2), row(3)]
+    mixed = batch(*rows)._replace(keys={1: 5, 2: 6, 3: 5}, after_dead={2: "the dead one"})
+    replies = await replies_of(send(redis_connection, FORMAT, mixed, 5.0))
+    entries = await read_stream(redis)
+    assert [reply.decode() for reply in replies] == [entry["stream_id"] for entry in entries]
+    assert [entry["event_id"] for entry in entries] == [each.event_id for each in rows]
+    assert [entry.get("after_dead") for entry in entries] == [None, "the dead one", None]
+
+
 async def test_a_lost_reply_is_unknown_and_a_connection_that_is_gone_is_not(redis_url, redis, proxy):
     through = await proxy(redis_url)
     redis_connection = broker_of(through.via(redis_url))
