@@ -125,7 +125,7 @@ async def test_a_row_that_commits_late_is_not_overtaken_by_the_next_of_its_aggre
         await add(writer, "late", 1)
         await many(db, 4000)
         async with dispatcher(**ORDER, batch_size=64) as running:
-            for _ in range(4):  # of some twenty
+            for _ in range(25):  # of some eighty
                 await running.tap.next(Published)
             await writer.commit()
             await add(db, "late", 2)
