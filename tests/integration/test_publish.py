@@ -156,7 +156,7 @@ async def test_where_memory_ends_rows_of_one_aggregate_are_taken_as_a_whole_or_n
         kinds = {type(reply) for reply in replies}
         assert len(kinds) == 1, "some of the batch are in the stream, and some are not"
         taken.append(kinds == {bytes})
-        assert taken[-1] or {reply.text.split()[0] for reply in replies} == {"OOM"}
+        assert taken[-1] or all(isinstance(each, Refused) and each.text.startswith("OOM") for each in replies)
     redis_connection.close()
     assert taken.count(True) in range(1, 10)
 
@@ -166,7 +166,7 @@ async def test_entries_of_several_aggregates_are_written_as_they_are(redis_conne
     mixed = batch(*rows)._replace(keys={1: 5, 2: 6, 3: 5}, after_dead={2: "the dead one"})
     replies = await replies_of(send(redis_connection, FORMAT, mixed, 5.0))
     entries = await read_stream(redis)
-    assert [reply.decode() for reply in replies] == [entry["stream_id"] for entry in entries]
+    assert replies == [entry["stream_id"].encode() for entry in entries]
     assert [entry["event_id"] for entry in entries] == [each.event_id for each in rows]
     assert [entry.get("after_dead") for entry in entries] == [None, "the dead one", None]
 

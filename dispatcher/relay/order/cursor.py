@@ -20,7 +20,8 @@ from dispatcher.stages.claim import FROM_THE_START, ClaimKey
 START_AGAIN_S = 1.0  # what somebody put back by hand may lie anywhere
 REST = 20.0
 START_AGAIN_AT_MOST_S = 60.0
-PROVE_EVERY_S = 0.05
+PROVE_EVERY_S = 0.01
+PROVE_REST = 5.0
 COSTLY_S = 0.003  # a claim that took longer is not made from the start each time
 LONG_S = 0.2  # a transaction that runs for longer is not waited for: each claim asks whether it is over
 MOST_RUNNING = 64
@@ -84,11 +85,14 @@ class OrderedCursor:
         `pids`: of sessions that write no events.
         """
         now = monotonic()
-        if self._reached == self.place or now - self._proved_at < max(PROVE_EVERY_S, REST * self._proof_s):
+        if self._reached == self.place or now - self._proved_at < max(PROVE_EVERY_S, PROVE_REST * self._proof_s):
             return
         writing = dict(await session.fetch(load("writers"), {"pids": pids}))
         self._proved_at = monotonic()
         self._proof_s = self._proved_at - now
+        if not writing:
+            self._proven, self._candidate = self._reached, None
+            return
         if self._candidate is not None:
             place, at, writers = self._candidate
             left = [writing[each] for each in writers if each in writing]

@@ -21,6 +21,7 @@ from dispatcher.stages.claim import EventTypeFilter
 from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.stages.settle import Settlement, release
 
+MOST_PARTS = 2  # one is claimed while the other is answered; a third would make each claim pass over more
 WAIT_S = 0.1  # for slots, before a stop or a pause is looked for
 
 
@@ -234,7 +235,7 @@ def make_order(
 ) -> InOrder:
     """What keeps the order of one relay with so many lanes. The others: see InOrder and HeldWatch."""
     held, watch = Held(hold=parts.hold), HeldWatch(event_types)
-    order = InOrder(parts.slots, held, watch, Parts(lanes), claims, wake, alone)
+    order = InOrder(parts.slots, held, watch, Parts(min(lanes, MOST_PARTS)), claims, wake, alone)
 
     def changed() -> None:
         order.note_change()
