@@ -1,8 +1,8 @@
 """The parts of the slots that a dispatcher owns: what one claim takes, and which of them are in hand.
 
-Of each slot one batch is in flight. So that lanes overlap in a backlog, the slots are cut into parts that take turns; at
-a light load one claim takes all, for each claim costs. Parts are cut so that each has as many rows as the others. A slot
-that has most of the rows is no reason for parts: the others would be passed over by claims that find nothing.
+Of each slot one batch is in flight. So that lanes overlap in a backlog, the slots are cut into parts that take turns;
+at a light load one claim takes all, for each claim costs. Parts are cut so that each has as many rows as the others. A
+slot that has most of the rows is no reason for parts: the others would be passed over by claims that find nothing.
 """
 
 from collections.abc import Iterable
