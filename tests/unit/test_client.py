@@ -93,4 +93,5 @@ def test_importing_the_client_loads_nothing_of_the_server() -> None:
 def test_a_module_loads_its_own_library_only(module: str, loads: set[str]) -> None:
     program = f"import sys, {module}\nprint(*sorted({LIBRARIES} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
-    assert (set(shown.stdout.split()), shown.stderr) == (loads, "")
+    of_redis = {"opentelemetry"} if "redis" in loads else set()  # redis-py loads that itself, where it is installed
+    assert (set(shown.stdout.split()) - of_redis, shown.stderr) == (loads, "")
