@@ -136,13 +136,13 @@ def _all_waiting(servers: Rig, dispatchers: int) -> Iterator[Any]:
     """Nobody can claim until the block is left: the table is locked. Yields a function that waits until all would."""
 
     def wait(running: Sequence[DispatcherProcess]) -> None:
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + 90.0
         with servers.connect() as watch:
             while watch.execute(WAITING).fetchone() != (dispatchers,):
                 for process in running:
                     process.check()
                 if time.monotonic() > deadline:
-                    raise DispatcherError(f"not all of {dispatchers} dispatchers tried to claim within 20 s")
+                    raise DispatcherError(f"not all of {dispatchers} dispatchers tried to claim within 90 s")
                 time.sleep(0.02)
 
     with servers.connect() as connection, connection.transaction():

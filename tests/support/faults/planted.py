@@ -44,16 +44,21 @@ def no_held_set() -> None:
     Held.add = add  # type: ignore[method-assign]
 
 
-def no_drain() -> None:
-    """Release slots while rows of them are in flight; and the next owner takes no notice of such rows."""
+def ignore_what_others_picked() -> None:
+    """What an owner finds picked by another holds its aggregate: the second guard of each handover, left out too."""
     known = Held.add
 
     def add(self: Held, row_id: int, key: int, state: State) -> None:
-        """What an owner finds picked by another holds its aggregate: the second guard, left out too."""
+        """All but those."""
         if state != "unknown":
             known(self, row_id, key, state)
 
     Held.add = add  # type: ignore[method-assign]
+
+
+def no_drain() -> None:
+    """Release slots while rows of them are in flight; and the next owner takes no notice of such rows."""
+    ignore_what_others_picked()
     OwnedSlots.releasable = property(lambda self: slots_of(self._giving_up))  # type: ignore[assignment]
 
 
@@ -74,6 +79,14 @@ def fence_first() -> None:
         await revoke(self, session, owner, name)
         await session.fetch(load("slots_fenced"), {"owner": owner})
 
+    async def free(self: SlotHandover, session: Session) -> None:
+        """Whether or not rows of it are picked, which is the second guard."""
+        freed = "UPDATE messaging.slot_owner SET revoked_from = NULL, fenced = false WHERE fenced RETURNING slot"
+        if await session.fetch(freed):
+            self._keeper.look_soon()
+
+    ignore_what_others_picked()
+    SlotHandover.free = free  # type: ignore[method-assign]
     SlotHandover.revoke = owes  # type: ignore[method-assign]
     SlotHandover.fence = fence_then_revoke  # type: ignore[method-assign]
 
