@@ -39,14 +39,25 @@ MISSING = "TODO: say what it means"
 Kept = dict[tuple[str, str], str]  # heading and first cell of a row -> its last cell
 
 
-def cell(text: object) -> str:
+def line(text: object) -> str:
     """On one line, and without what would end the cell."""
     return " ".join(str(text).split()).replace("|", "\\|")
 
 
+def prose(text: str) -> str:
+    """Text of the code as a page shows it: `<stream>` is no tag, and `a.*` begins no emphasis."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(part if at % 2 else part.replace("<", "&lt;").replace("*", "\\*") for at, part in enumerate(parts))
+
+
+def cell(text: object) -> str:
+    """Text of the code in a table."""
+    return prose(line(text))
+
+
 def code(text: object) -> str:
     """Between backticks; nothing for nothing."""
-    return f"`{cell(text)}`" if str(text) else ""
+    return f"`{line(text)}`" if str(text) else ""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -134,7 +145,7 @@ def words(text: str) -> Iterator[str]:
         if paragraph.startswith("\b"):
             yield f"```text\n{paragraph[1:].strip()}\n```"
         else:
-            yield paragraph.strip()
+            yield prose(paragraph.strip())
 
 
 # HTTP
@@ -444,7 +455,7 @@ def docstring(found: object) -> str:
     """Its paragraphs; what is indented is code."""
     text = inspect.cleandoc(getattr(found, "__doc__", None) or "")
     return "\n\n".join(
-        f"```text\n{inspect.cleandoc(chr(10) + block)}\n```" if block.startswith("    ") else block
+        f"```text\n{inspect.cleandoc(chr(10) + block)}\n```" if block.startswith("    ") else prose(block)
         for block in re.split(r"\n\n+(?=\S)|(?<=\S)\n\n+(?=    )", text)
     )
 

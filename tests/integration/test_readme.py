@@ -304,7 +304,7 @@ async def blocked_clients(redis: "Redis") -> int:
 
 
 async def test_a_broadcast_gets_what_comes_from_now_on(redis: "Redis", redis_url: str) -> None:
-    program = code("WebSockets and other broadcasts", "python", SIDE_EFFECTS) + (
+    program = blocks("WebSockets and other broadcasts", "python", SIDE_EFFECTS)[0] + (
         "async def main():\n"
         "    browsers.add(queue := asyncio.Queue(maxsize=1))\n"
         "    asyncio.create_task(broadcast())\n"
@@ -317,6 +317,23 @@ async def test_a_broadcast_gets_what_comes_from_now_on(redis: "Redis", redis_url
         await until(functools.partial(blocked_clients, redis), "it waits for entries")
         await publish(redis, "7", payload="after")
         assert await _line(process.stdout) == "after\n"
+
+
+async def test_a_broadcast_over_websockets(redis: "Redis", redis_url: str) -> None:
+    broadcast, server = blocks("WebSockets and other broadcasts", "python", SIDE_EFFECTS)
+    program = f"""{broadcast}
+{server}
+from fastapi.testclient import TestClient
+with TestClient(app) as client, client.websocket_connect("/events") as socket:
+    print("connected", flush=True)
+    print(socket.receive_text(), flush=True)
+"""
+    async with running_python(program, REDIS_URL=redis_url) as process:
+        assert process.stdout is not None
+        assert await _line(process.stdout) == "connected\n"
+        await until(functools.partial(blocked_clients, redis), "it waits for entries")
+        await publish(redis, "7", payload="came")
+        assert await _line(process.stdout) == "came\n"
 
 
 async def test_handlers(cli: StartCli, db: psycopg.AsyncConnection, database_url: str, tmp_path: Path) -> None:

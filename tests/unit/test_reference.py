@@ -41,6 +41,15 @@ def test_the_page_is_what_the_code_says(path: Path) -> None:
     assert MISSING not in text, f"{path.name}: say what the new row means, in its last column"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.stem)
+def test_no_text_is_taken_for_a_tag(path: Path) -> None:
+    """`<stream>` in a sentence is a tag to a browser, and nothing is shown."""
+    text = path.read_text(encoding="utf-8")
+    shown = re.sub(r"^ *```.*?^ *```$|<!--.*?-->|`+[^`]+`+", "", text, flags=re.MULTILINE | re.DOTALL)
+    tags = set(re.findall(r"<(?!https?:|/|br>|details|summary|figure|img|svg|div|span|kbd)[a-zA-Z][^>\n]*>", shown))
+    assert not tags
+
+
 def test_every_part_is_on_a_page() -> None:
     assert {name for path in PAGES for _, name, _, _ in PART.findall(path.read_text(encoding="utf-8"))} == set(PARTS)
 

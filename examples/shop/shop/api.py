@@ -1,23 +1,15 @@
 # shop/api.py
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from decimal import Decimal
 from typing import Annotated
 
 from dispatcher.client import Event
 from dispatcher.client.sqlalchemy import add_event_async
 from fastapi import Depends, FastAPI, HTTPException, Request
-from pydantic import BaseModel, Field
 
 from shop.database import Sessions, make_engine, make_sessions
+from shop.events import NewOrder
 from shop.models import Invoice, Order
-
-
-class NewOrder(BaseModel):
-    """What is posted, and what the event carries."""
-
-    customer: str = Field(min_length=1)
-    total: Decimal = Field(gt=0)
 
 
 class PlacedOrder(NewOrder):

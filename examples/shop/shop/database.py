@@ -9,7 +9,8 @@ Sessions = async_sessionmaker[AsyncSession]
 
 def make_engine() -> AsyncEngine:
     """DATABASE_URL begins with postgresql://, as the dispatcher wants it; SQLAlchemy wants its driver named."""
-    return create_async_engine(make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+asyncpg"))
+    url = make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+asyncpg")
+    return create_async_engine(url, pool_pre_ping=True)  # or the first request after a restart of Postgres fails
 
 
 def make_sessions(engine: AsyncEngine) -> Sessions:

@@ -9,8 +9,8 @@ import redis.asyncio
 from dispatcher.client.consumer import AsyncConsumer, Group, Received
 from dispatcher.client.sqlalchemy import first_time_async
 
-from shop.api import NewOrder
 from shop.database import Sessions, make_engine, make_sessions
+from shop.events import NewOrder
 from shop.models import Invoice
 
 
