@@ -33,14 +33,16 @@ class SlotHandover:
         self._keeper = keeper
         self._observe = observe
         self._unfinished = False  # we have revoked or fenced, and not all is free
+        self._revoked: dict[int, dict[int, int]] = {}  # by owner: the slots to be marked as fenced, and their epochs
 
     async def revoke(self, session: Session, owner: int, name: str, *, seen_at: str | None = None) -> bool:
         """First step. `seen_at`: only if it gave no sign of life since. Returns whether it has to be fenced."""
         rows = await session.fetch(load("slots_revoke"), {"owner": owner, "seen_at": seen_at})
-        if slots := len({slot for slot, _ in rows}):
+        self._revoked[owner] = epochs = {slot: epoch for slot, epoch, _ in rows}
+        if epochs:
             self._unfinished = True
-            self._observe(SlotsRevoked(slots, name))
-        return bool(rows)
+            self._observe(SlotsRevoked(len(epochs), name))
+        return bool(epochs)
 
     async def fence(
         self, session: Session, connections: Sequence[RedisConnection], owner: int, name: str, deadline_s: float
@@ -54,7 +56,10 @@ class SlotHandover:
                 f"{len(left)} of the sessions of the dispatcher {name} did not end, so nobody may own its slots: end "
                 "them (pg_terminate_backend), and let all dispatchers have one role, which may do that"
             )
-        await session.fetch(load("slots_fenced"), {"owner": owner, "wanted": None})
+        epochs = self._revoked.pop(owner, {})
+        await session.fetch(
+            load("slots_fenced"), {"owner": owner, "wanted": list(epochs), "at_epochs": list(epochs.values())}
+        )
 
     async def fence_frozen(self, session: Session, connections: Sequence[RedisConnection], deadline_s: float) -> None:
         """First and second step for those that gave no sign of life for a lease. The fence makes them look dead."""

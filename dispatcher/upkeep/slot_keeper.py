@@ -224,7 +224,7 @@ class SlotKeeper:
             if owner == us and not fenced
         ]
         if nothing_of := frozenset(revoked).intersection(*(view.out_of_hand(revoked) for view in self._views)):
-            await session.fetch(load("slots_fenced"), {"owner": us, "wanted": sorted(nothing_of)})
+            await session.fetch(load("slots_fenced"), {"owner": us, "wanted": sorted(nothing_of), "at_epochs": None})
 
     async def _release(self, session: Session, us: int) -> int:
         """Release what may be released in every view; returns how many slots."""

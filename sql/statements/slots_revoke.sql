@@ -1,7 +1,7 @@
 -- slots_revoke: takes all slots from a dispatcher that is dead or frozen: from now on no claim of it takes a row. First step of the
 --   handover; the next is to fence it, because a claim that began earlier may still go on.
 -- Parameters: owner (its id), seen_at (its last sign of life, as text: only if it gave none since; NULL: it is dead).
--- Returns: slots that were revoked from it and are not fenced yet, by this or by an earlier call.
+-- Returns: slots that were revoked from it and are not fenced yet, by this or by an earlier call, and their epochs.
 -- Loaded by: dispatcher/upkeep/slot_handover.py
 -- Index: none; 256 rows.
 -- The commit is flushed to disk, see slots_take.sql.
@@ -21,8 +21,8 @@ WITH revoked AS (
         ORDER BY o.slot
         FOR UPDATE
     ))
-    RETURNING s.slot
+    RETURNING s.slot, s.epoch
 )
-SELECT r.slot, set_config('synchronous_commit', 'local', true) FROM revoked AS r
+SELECT r.slot, r.epoch, set_config('synchronous_commit', 'local', true) FROM revoked AS r
 UNION ALL
-SELECT s.slot, NULL FROM ONLY messaging.slot_owner AS s WHERE s.revoked_from = %(owner)s AND NOT s.fenced
+SELECT s.slot, s.epoch, NULL FROM ONLY messaging.slot_owner AS s WHERE s.revoked_from = %(owner)s AND NOT s.fenced

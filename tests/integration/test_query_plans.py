@@ -152,6 +152,7 @@ PARAMETERS: dict[str, object] = {
     "lows": [0],
     "highs": [255],
     "wanted": [1],
+    "at_epochs": [1],
     "share": 256,
     "seen_at": None,
     "canaries": False,

@@ -146,7 +146,7 @@ async def test_a_dispatcher_claims_in_order(roles: psycopg.AsyncConnection) -> N
     await act_as(roles, "outbox_dispatcher")
     parameters = PARAMETERS | {
         "mask": "\\x" + "ff" * 32, "owned": 256, "epochs": 0, "running": [], "parked": [], "heads": [],
-        "hold": False, "most": 10, "pids": [1],
+        "hold": False, "most": 10, "pids": [1], "types": [], "handled": False,
     }  # fmt: skip
     for name, rows in {"peek": 1, "claim": 1, "claim_chosen": 0, "held_load": 0, "held_check": 1}.items():
         statement = sqlfiles.load(name, split=True, sharded=True, ordered=True)
@@ -157,7 +157,15 @@ async def test_a_dispatcher_claims_in_order(roles: psycopg.AsyncConnection) -> N
 
 async def test_a_dispatcher_owns_slots_and_takes_them_over(roles: psycopg.AsyncConnection) -> None:
     await act_as(roles, "outbox_dispatcher")
-    parameters = {"self": 7, "owner": 7, "wanted": [1, 2], "share": 256, "seen_at": None, "token": "t"}
+    parameters = {
+        "self": 7,
+        "owner": 7,
+        "wanted": [1, 2],
+        "share": 256,
+        "seen_at": None,
+        "token": "t",
+        "at_epochs": None,
+    }
     for name, rows in {
         "slots_state": 1,
         "slots_take": 2,

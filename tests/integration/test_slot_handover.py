@@ -200,6 +200,23 @@ async def test_when_the_successor_dies_after_the_revocation_another_goes_on(
         await session.fetch("SELECT 1")
 
 
+async def test_a_successor_that_stalled_marks_no_later_revocation_as_fenced(
+    keep: Keep, broker: RedisConnection, db: Any
+) -> None:
+    frozen, stalled = await keep("dead0001"), await keep("beef0002")
+    await frozen.look()
+    handover, name = SlotHandover(stalled.keeper, stalled.tap), frozen.registry.name
+    session, owner = stalled.upkeep, frozen.id
+    assert owner is not None
+    assert await handover.revoke(session, owner, name)
+    # Meanwhile another one finishes it, the frozen one is back and owns its slots, and freezes again.
+    await db.execute("UPDATE messaging.slot_owner SET owner = revoked_from, revoked_from = NULL, epoch = epoch + 1")
+    await db.execute("UPDATE messaging.slot_owner SET owner = NULL, revoked_from = owner, epoch = epoch + 1")
+    await handover.fence(session, [broker], owner, name, 60.0)
+    [[fenced]] = await (await db.execute("SELECT count(*) FROM messaging.slot_owner WHERE fenced")).fetchall()
+    assert fenced == 0
+
+
 async def frozen_for_a_lease(ours: Keeping) -> None:
     """Look for as long as the lease: whoever gives no sign of life meanwhile is frozen."""
     for _ in range(6):

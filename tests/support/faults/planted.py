@@ -77,7 +77,7 @@ def fence_first() -> None:
         while not await session.fetch("SELECT 1 FROM audit.gate"):  # noqa: ASYNC110 -- a table rings no bell
             await anyio.sleep(0.05)
         await revoke(self, session, owner, name)
-        await session.fetch(load("slots_fenced"), {"owner": owner})
+        await session.fetch(load("slots_fenced"), {"owner": owner, "wanted": list(range(256)), "at_epochs": None})
 
     async def free(self: SlotHandover, session: Session) -> None:
         """Whether or not rows of it are picked, which is the second guard."""
