@@ -132,6 +132,7 @@ async def test_rows_alone_are_restored_into_emptied_tables(dispatcher: StartDisp
     async with dispatcher() as running:
         await running.tap.add_up(Settled, sent=10)
     tables = "message_outbox, message_dlq, dispatcher, home, unbroken, newest_entry, stream_server, schema_migration, "
+    tables += "slot_owner, "
     await db.execute(f"TRUNCATE messaging.{tables.replace(', ', ', messaging.')}pause".encode())
     await anyio.to_thread.run_sync(lambda: psql(database_url, "-q", text=saved))
     async with dispatcher(wait=False) as running:

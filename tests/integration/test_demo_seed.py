@@ -44,7 +44,7 @@ def test_copy_writes_the_same_rows_in_parts(database_url: str) -> None:
     count = 40_001
     said = run("--rows", str(count), "--seed", "7", "--status", "pending", "--dsn", database_url)
     assert said.stderr == "20000 of 40001 rows\n40000 of 40001 rows\n40001 of 40001 rows\n"
-    assert said.stdout == f"Copied {count} rows.\n"
+    assert said.stdout == f"Copied {count:,} rows.\n"
     copied = rows(database_url)
     assert Counter(row["status"] for row in copied) == {"pending": count}
     assert len({row["event_id"] for row in copied}) == count

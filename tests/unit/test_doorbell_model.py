@@ -65,7 +65,7 @@ def test_the_steps_are_those_of_the_code() -> None:
     """Whoever renames, removes or reorders a step of wake.py is led here: the model has to follow."""
     source = (ROOT / "dispatcher" / "stages" / "doorbell" / "wake.py").read_text(encoding="utf-8")
     position = source[source.index("async def _take_position") : source.index("async def _listen")]
-    assert re.findall(r'load\("(\w+)"\)|f"(\w+) \{DOORBELL\}"|(_due_check\.due_s|_RELEASE)', position) == [
+    assert re.findall(r'load\("(\w+)"|f"(\w+) \{DOORBELL\}"|(_due_check\.due_s|_RELEASE)', position) == [
         ("", "", "_due_check.due_s"),  # while the notification queue fills up: see below
         ("doze", "", ""),
         ("", "UNLISTEN", ""),

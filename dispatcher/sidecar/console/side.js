@@ -12,6 +12,7 @@ const PARTS = { // name, how it is when all is well, how it is when not
   backpressure: ["Backpressure", "off", "on: waits for a group"],
   audit: ["Losses in Redis", "would be noticed", "would go unnoticed"],
   layout: ["Layout of the streams", "as in Postgres", "differs"],
+  slots: ["Slots of the order", "none lacks an owner", "some have no owner"],
   paused: ["Pause", "not paused", "paused"],
   disabled: ["Enabled", "yes", "no: takes no event"],
 };
