@@ -197,7 +197,7 @@ async def test_on_a_phone_it_fits_and_can_be_read_in_either_colour(open_page: Op
         for scheme in ("light", "dark"):
             async with open_page(ours.url, allow=(NOT_FOUND,), color_scheme=scheme, **PHONE) as page:
                 await level(page, "bad")
-                await expect(page.locator("#parts li")).to_have_count(8)
+                await expect(page.locator("#parts li")).to_have_count(9)
                 for check in (CONTRAST, SMALL, UNNAMED, WIDE):
                     assert await page.evaluate(check) == []
 

@@ -179,6 +179,10 @@ async def test_commands_and_statements(
     async def execute() -> None:
         for language, text in section.blocks:
             await seed(db, stream, dead=dead)
+            if page == "slots-without-owner":
+                await db.execute(
+                    "UPDATE messaging.slot_owner SET owner = 4711 WHERE slot = 7"
+                )  # of nobody that is there
             if page == "held-aggregates":
                 await stand_in_order(db, "hold")
                 await insert_events(db, 1, id=4720)  # waits behind the dead ones
