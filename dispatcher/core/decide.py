@@ -26,7 +26,10 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """The pipeline was never written: certainly not applied."""
+    """The pipeline was never written: certainly not applied.
+
+    `error` "": another row of its MULTI was refused, which says nothing of the sink.
+    """
 
     error: str
 

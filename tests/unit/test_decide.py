@@ -43,7 +43,7 @@ sink_errors = st.one_of(
         st.sampled_from(PASSING_PHRASES + NEEDS_A_PERSON_PHRASES),
         texts,
     ),
-    texts.map(NotSent),
+    texts.filter(brief).map(NotSent),
     texts.map(NoReply),
 )
 replies = st.one_of(stream_ids, row_errors, sink_errors, texts.map(Unpublishable))
@@ -160,6 +160,12 @@ def test_a_verdict_files_each_row_once_in_order_as_its_own_reply_says(answered: 
     assert all(ids == sorted(ids) for ids in filed)
     assert outcomes.stream_ids == [reply.decode() for reply, _ in answered if isinstance(reply, bytes)]
     assert (outcomes.sink_error is not None) == bool(outcomes.released or outcomes.unknown)
+
+
+def test_a_row_that_was_taken_back_for_another_ones_sake_says_nothing_of_the_sink() -> None:
+    """Within MULTI one row is refused, and so none is in the stream."""
+    outcomes = decide_batch([row(1), row(2)], [Refused("ERR of its own"), NotSent("")], POLICY, Random(1))
+    assert (outcomes.released, [row_id for row_id, _ in outcomes.retries], outcomes.sink_error) == ([2], [1], None)
 
 
 def test_one_error_touches_one_row() -> None:
