@@ -280,10 +280,8 @@ def lines() -> list[dict[str, Any]]:
 
 def every_event() -> Iterator[Any]:
     """An instance of each telemetry event for each choice of its flags, words and absent values."""
-    modules = [events, *(found for found in vars(events).values() if inspect.ismodule(found))]
-    kinds = {kind: None for module in modules for kind in vars(module).values() if isinstance(kind, type)}
-    for kind in kinds:
-        if dataclasses.is_dataclass(kind) and kind.__module__.startswith(events.__name__):
+    for kind in vars(events).values():
+        if isinstance(kind, type) and events.TelemetryEvent in kind.__mro__[1:]:
             hints = typing.get_type_hints(kind)
             choices = [choices_of(hints[each.name]) for each in dataclasses.fields(kind)]
             for values in itertools.product(*choices):

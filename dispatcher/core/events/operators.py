@@ -1,0 +1,49 @@
+"""Events of what a person did: pause, resume, and decisions about dead events and held aggregates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dispatcher.core.events.base import TelemetryEvent
+
+
+@dataclass(frozen=True, slots=True)
+class PauseChanged(TelemetryEvent):
+    """Somebody paused or resumed all dispatchers."""
+
+    paused: bool
+    by: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRetried(TelemetryEvent):
+    """Dead events were put back to be published. `ids`: their rows; `by`: the person, if told, and the address."""
+
+    ids: Sequence[int]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadDiscarded(TelemetryEvent):
+    """Somebody decided that nobody needs these dead events. `by`: as of DeadRetried."""
+
+    ids: Sequence[int]
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRetried(TelemetryEvent):
+    """Events that hold their aggregates were made due at once. `ids`: their rows; `by`: as of DeadRetried."""
+
+    ids: Sequence[int]
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSkipped(TelemetryEvent):
+    """Somebody let the later events of aggregates go out without these. `by`: as of DeadRetried."""
+
+    ids: Sequence[int]
+    by: str
+    reason: str
