@@ -8,17 +8,17 @@ import pytest
 
 from dispatcher.core import events
 from dispatcher.core.events import Observer, TelemetryEvent, Woke, fan_out
-from dispatcher.telemetry import logs
+from dispatcher.telemetry import log_lines
 
 KINDS: list[Any] = [
     kind for kind in vars(events).values() if isinstance(kind, type) and TelemetryEvent in kind.__mro__[1:]
 ]
-LOGS = Path(logs.__file__).read_text(encoding="utf-8")
+LINES = Path(log_lines.__file__).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_event_has_its_line_in_the_log(kind: Any) -> None:
-    assert f"events.{kind.__name__}(" in LOGS
+    assert f"events.{kind.__name__}(" in LINES
 
 
 @pytest.mark.parametrize("kind", KINDS)

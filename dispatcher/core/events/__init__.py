@@ -1,6 +1,6 @@
 """Telemetry events: what just happened, as typed values. Metrics, log lines, readiness and tests all come from them.
 
-A new event is a class in the module of its topic, its line in `telemetry/logs.py` and, if it counts something, its
+A new event is a class in the module of its topic, its line in `telemetry/log_lines.py` and, if it counts something, its
 metric in `telemetry/metrics.py`. No event carries a payload, a header or a password: observers write events out.
 """
 
