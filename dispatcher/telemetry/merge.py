@@ -12,7 +12,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from dispatcher.core.process_state import Labels, MetricFamily
-from dispatcher.telemetry.metrics import SAMPLED_AT, Metrics
+from dispatcher.telemetry.metrics import Metrics
+from dispatcher.telemetry.sampled_gauges import SAMPLED_AT
 
 Series = dict[tuple[str, Labels], float]
 

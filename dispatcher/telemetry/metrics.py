@@ -19,14 +19,12 @@ from dispatcher.telemetry.collectors import DroppedLines, Registry
 from dispatcher.telemetry.event_types import EventTypes
 from dispatcher.telemetry.handler_gauges import HandlerGauges
 from dispatcher.telemetry.latency import EDGES, LatencyHistogram
-from dispatcher.telemetry.stream_gauges import StreamGauges
+from dispatcher.telemetry.sampled_gauges import SampledGauges
 
 # The `_created` twin of each series doubles the page and nothing reads it.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _NAN = float("nan")
-STALE_S = 30.0  # a figure that was not looked up for so long is unknown: the last one would be told for ever
-SAMPLED_AT = "messaging_dispatch_sampled_timestamp_seconds"
 
 # How a gauge of several processes is shown as one. newest: of the process that sampled last; supervisor: its own value,
 # whatever the workers say.
@@ -142,42 +140,10 @@ class Metrics:
         self._taken_over = counter("messaging_outbox_claims_taken_over", "Rows taken from a dead or overdue claim")
         pruned = counter("messaging_outbox_pruned", "Rows deleted because they were older than is kept", "table")
         self._pruned_outbox, self._pruned_dlq = pruned.labels("message_outbox"), pruned.labels("message_dlq")
-        self._backlog = gauge(
-            "newest", "messaging_outbox_backlog_rows", "All unsettled rows, scheduled ones too, counted up to 1000001"
-        )
-        self._oldest = gauge(
-            "newest",
-            "messaging_outbox_oldest_unsettled_age_seconds",
-            "How long the oldest unsettled row is overdue; a row that was tried counts from occurred_at",
-        )
-        self._dead_rows = gauge(
-            "newest", "messaging_outbox_dead_rows", "Dead events nobody decided about, counted up to 10001"
-        )
-        self._held = gauge(
-            "newest",
-            "messaging_outbox_held_aggregates",
-            "With DISPATCH_ORDER=aggregate: aggregates whose events wait for one that fails; NaN without an order",
-        )
-        self._oldest_held = gauge(
-            "newest",
-            "messaging_outbox_oldest_held_aggregate_seconds",
-            "Since when the first of them is held, in seconds; NaN without an order",
-        )
-        for unknown in (self._held, self._oldest_held):
-            unknown.set(_NAN)
-        self._queue = gauge(
-            "newest",
-            "messaging_postgres_notification_queue_usage_ratio",
-            "Share of Postgres's notification queue in use",
-        )
-        self._looked_up = (
-            self._backlog, self._oldest, self._dead_rows, self._queue, self._held, self._oldest_held,
-        )  # fmt: skip
-        self._streams = StreamGauges(gauge, streams)
+        self._sampled = SampledGauges(gauge, streams, clock)
         self._maxlen = gauge(
             "max", "messaging_stream_maxlen_entries", "REDIS_STREAM_MAXLEN: what lags behind it is trimmed unread"
         )
-        self._sampled_at = gauge("newest", SAMPLED_AT, "When the gauges were last looked at")
         self._breaker = gauge(
             "max", "messaging_dispatch_breaker_open", "1 while claiming pauses because the sink fails"
         )
@@ -203,10 +169,7 @@ class Metrics:
         ).set(1)
         self._breaker_open = False
         self._redis_answers = False
-        self._clock = clock
-        self._looked_at: float | None = None  # when the figures were looked up, while they are known; by `clock`
         self._maxlen.set(_NAN)
-        self._forget_figures()
 
     def __call__(self, event: events.TelemetryEvent) -> None:
         match event:
@@ -253,7 +216,8 @@ class Metrics:
             case events.Reconciled(found) | events.CrashAudited(found):
                 self._avoided.inc(found)
             case events.Sampled():
-                self._sampled(event)
+                self._sampled.show(event)
+                self._redis(answers=event.redis_error is None)
             case events.Pruned(outbox, dlq):
                 self._pruned_outbox.inc(outbox)
                 self._pruned_dlq.inc(dlq)
@@ -284,9 +248,8 @@ class Metrics:
                 self._listener_up.set(up)
             case events.DatabaseChanged(up):
                 self._database_up.set(up)
-                if not up:  # the last figures would look like a calm outbox
-                    for unknown in self._looked_up:
-                        unknown.set(_NAN)
+                if not up:
+                    self._sampled.forget_postgres()
             case events.Started(_, enabled, stream_maxlen):
                 self._enabled.set(enabled)
                 self._maxlen.set(_NAN if stream_maxlen is None else stream_maxlen)
@@ -294,17 +257,10 @@ class Metrics:
                 pass
 
     def _forget_what_is_old(self) -> None:
-        if self._looked_at is not None and self._clock() - self._looked_at > STALE_S:
-            self._looked_at = None
-            self._forget_figures()
+        if self._sampled.forget_if_stale():
             self._redis_answers = False
             if not self._breaker_open:
                 self._redis_up.set(_NAN)
-
-    def _forget_figures(self) -> None:
-        for unknown in self._looked_up:
-            unknown.set(_NAN)
-        self._streams.forget()
 
     def _redis(self, *, answers: bool) -> None:
         self._redis_answers = answers
@@ -317,15 +273,3 @@ class Metrics:
         self._released.inc(event.released)
         self._unknown.inc(event.unknown)
         self._lost.inc(event.lost)
-
-    def _sampled(self, event: events.Sampled) -> None:
-        self._sampled_at.set(time.time())
-        self._looked_at = self._clock()
-        self._backlog.set(event.backlog)
-        self._oldest.set(event.oldest_age_s)
-        self._dead_rows.set(event.dead)
-        self._held.set(_NAN if event.held is None else event.held.aggregates)
-        self._oldest_held.set(_NAN if event.held is None else event.held.oldest_s)
-        self._queue.set(event.notification_queue_usage)
-        self._streams.sampled(event)
-        self._redis(answers=event.redis_error is None)

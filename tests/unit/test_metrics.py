@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from dispatcher.core import events
 from dispatcher.telemetry.latency import EDGES, LatencyHistogram
-from dispatcher.telemetry.metrics import STALE_S, Metrics
+from dispatcher.telemetry.metrics import Metrics
+from dispatcher.telemetry.sampled_gauges import STALE_S
 
 RUNBOOK = [
     ("messaging_dispatch_ticks_total", {"result": "ok"}),

@@ -1,0 +1,81 @@
+"""The gauges of what is looked up in Postgres and Redis every few seconds. A figure that is too old is unknown: NaN."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from prometheus_client import Gauge
+
+from dispatcher.core import events
+from dispatcher.telemetry.stream_gauges import StreamGauges
+
+_NAN = float("nan")
+STALE_S = 30.0  # a figure that was not looked up for so long is unknown: the last one would be told for ever
+SAMPLED_AT = "messaging_dispatch_sampled_timestamp_seconds"
+
+
+class SampledGauges:
+    """Written by the event loop's thread only. `gauge`: makes one, as `Metrics` does. `streams`: keys of the layout."""
+
+    def __init__(self, gauge: Callable[..., Gauge], streams: Sequence[str], clock: Callable[[], float]) -> None:
+        self._backlog = gauge(
+            "newest", "messaging_outbox_backlog_rows", "All unsettled rows, scheduled ones too, counted up to 1000001"
+        )
+        self._oldest = gauge(
+            "newest",
+            "messaging_outbox_oldest_unsettled_age_seconds",
+            "How long the oldest unsettled row is overdue; a row that was tried counts from occurred_at",
+        )
+        self._dead_rows = gauge(
+            "newest", "messaging_outbox_dead_rows", "Dead events nobody decided about, counted up to 10001"
+        )
+        self._held = gauge(
+            "newest",
+            "messaging_outbox_held_aggregates",
+            "With DISPATCH_ORDER=aggregate: aggregates whose events wait for one that fails; NaN without an order",
+        )
+        self._oldest_held = gauge(
+            "newest",
+            "messaging_outbox_oldest_held_aggregate_seconds",
+            "Since when the first of them is held, in seconds; NaN without an order",
+        )
+        self._queue = gauge(
+            "newest",
+            "messaging_postgres_notification_queue_usage_ratio",
+            "Share of Postgres's notification queue in use",
+        )
+        self._of_postgres = (
+            self._backlog, self._oldest, self._dead_rows, self._held, self._oldest_held, self._queue,
+        )  # fmt: skip
+        self._streams = StreamGauges(gauge, streams)
+        self._sampled_at = gauge("newest", SAMPLED_AT, "When the gauges were last looked at")
+        self._clock = clock
+        self._looked_at: float | None = None  # when the figures were looked up, while they are known; by `clock`
+        self._forget()
+
+    def show(self, event: events.Sampled) -> None:
+        self._sampled_at.set(time.time())
+        self._looked_at = self._clock()
+        self._backlog.set(event.backlog)
+        self._oldest.set(event.oldest_age_s)
+        self._dead_rows.set(event.dead)
+        self._held.set(_NAN if event.held is None else event.held.aggregates)
+        self._oldest_held.set(_NAN if event.held is None else event.held.oldest_s)
+        self._queue.set(event.notification_queue_usage)
+        self._streams.sampled(event)
+
+    def forget_postgres(self) -> None:
+        """Postgres is away: its last figures would look like a calm outbox."""
+        for figure in self._of_postgres:
+            figure.set(_NAN)
+
+    def forget_if_stale(self) -> bool:
+        """Forget figures that are too old. Returns whether there were any."""
+        if self._looked_at is None or self._clock() - self._looked_at <= STALE_S:
+            return False
+        self._forget()
+        return True
+
+    def _forget(self) -> None:
+        self._looked_at = None
+        self.forget_postgres()
+        self._streams.forget()
