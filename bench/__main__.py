@@ -5,6 +5,7 @@ import sys
 import click
 
 from bench.ceiling import ceiling
+from bench.cluster import cluster
 from bench.counters import counters
 from bench.crash import crash
 from bench.document import document
@@ -61,6 +62,7 @@ for scenario in (
     flood,
     scale,
     shards,
+    cluster,
     order,
     ceiling,
     idle,

@@ -155,14 +155,16 @@ def until_published(
 ) -> None:
     """Watch the streams' lengths: the cheapest look there is. Raises DispatcherError when it stops growing."""
     length, grown_at = -1, time.monotonic()
-    with contextlib.closing(servers.redis()) as client:
+    with servers.clients(streams) as clients:
         while length < rows:
             for process in running:
                 process.check()
-            with client.pipeline(transaction=False) as pipeline:
-                for stream in streams:
-                    pipeline.xlen(stream)
-                now = sum(pipeline.execute())
+            now = 0
+            for client, held in clients:
+                with client.pipeline(transaction=False) as pipeline:
+                    for stream in held:
+                        pipeline.xlen(stream)
+                    now += sum(pipeline.execute())
             if now != length:
                 length, grown_at = int(now), time.monotonic()
             elif time.monotonic() - grown_at > STALLED_S:

@@ -46,6 +46,8 @@ STEPS = (
     Step("growth", (), ("--settled", "1000", "--settled", "10000", "--claims", "20"), 15.0),
     Step("outage", (), ("--away", "3", "--after", "5")),
     Step("crash", (), ("--seconds", "6")),
+    Step("cluster", (), ("--before", "3", "--away", "3", "--after", "3")),
+    Step("shards", (), ("--rows", "10000", "--rounds", "1"), 15.0),
     Step("flood", (), ("--seconds", "2", "--warm-up", "1")),
     Step("scale", (), ("--rows", "20000", "--rounds", "1")),
     Step("techniques", (), ("--rows", "10000", "--rounds", "1")),

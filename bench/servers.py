@@ -3,19 +3,20 @@
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
 import psycopg
-import redis
+from redis import Redis
+from redis.crc import key_slot
 
 from bench.processes import cpu_seconds
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.demo.cleanup import ending_in_order, scratch_folder
 from dispatcher.demo.process import COMMAND, DispatcherProcess
-from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from dispatcher.embedded import EmbeddedCluster, EmbeddedPostgres, EmbeddedValkey, free_port
 from dispatcher.infra.postgres.migrations import migrate
 
 STREAM = "bench:messages"
@@ -46,6 +47,7 @@ class Rig:
     stack: contextlib.ExitStack
     dispatcher_settings: Mapping[str, str]
     server_pids: Mapping[str, int] = field(default_factory=dict)  # of the servers that are our own
+    cluster: EmbeddedCluster | None = None  # redis_url is its URL
     started: int = field(default=0)
 
     def start_dispatcher(self, **settings: str) -> DispatcherProcess:
@@ -90,9 +92,25 @@ class Rig:
         """An autocommit connection for what is not measured."""
         return psycopg.connect(self.database_url, autocommit=True, connect_timeout=10, application_name="outbox-bench")
 
-    def redis(self) -> "redis.Redis":
-        """A client for what is not measured. Close it."""
-        return redis.Redis.from_url(self.redis_url, protocol=2, socket_timeout=10)
+    def redis(self) -> Redis:
+        """A client of the one server, for what is not measured. Close it."""
+        return Redis.from_url(self.redis_url, protocol=2, socket_timeout=10)
+
+    def url_of(self, stream: str) -> str:
+        """The URL of the server that holds a stream."""
+        return self.redis_url if self.cluster is None else self.cluster.owner(key_slot(stream.encode())).url
+
+    @contextlib.contextmanager
+    def clients(self, streams: Sequence[str]) -> Iterator[list[tuple[Redis, list[str]]]]:
+        """A client, for what is not measured, of each server, and which of the streams it holds."""
+        held: dict[str, list[str]] = {}
+        for stream in streams:
+            held.setdefault(self.url_of(stream), []).append(stream)
+        with contextlib.ExitStack() as stack:
+            opened = [Redis.from_url(url, protocol=2, socket_timeout=10) for url in held]
+            for client in opened:
+                stack.callback(client.close)
+            yield list(zip(opened, held.values(), strict=True))
 
     def backlog(self) -> int:
         """Rows not settled."""
@@ -112,9 +130,17 @@ class Rig:
         self.script("TRUNCATE messaging.message_outbox")
         with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
             self.script("CHECKPOINT")
-        with contextlib.closing(self.redis()) as client:
-            for stream in streams:
-                client.xtrim(stream, maxlen=0, approximate=False)
+        with self.clients(streams) as clients:
+            for client, held in clients:
+                for stream in held:
+                    client.xtrim(stream, maxlen=0, approximate=False)
+
+    def on_cluster(self, cluster: EmbeddedCluster) -> "Rig":
+        """The same with a Cluster in place of the one server."""
+        folder = self.folder / "on-cluster"  # of its logs
+        folder.mkdir()
+        pids = {name: pid for name, pid in self.server_pids.items() if name != "valkey"}
+        return replace(self, redis_url=cluster.url, cluster=cluster, folder=folder, server_pids=pids)
 
 
 @contextlib.contextmanager

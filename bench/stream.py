@@ -38,7 +38,7 @@ def look(servers: Rig, expected: set[bytes] | None = None, streams: Sequence[str
 
 def pages(servers: Rig, stream: str = STREAM) -> Iterator[list[tuple[bytes, list[bytes]]]]:
     """The stream's entries: id, and names and values by turns, as hiredis returns them."""
-    pool = ConnectionPool.from_url(servers.redis_url, protocol=2, socket_timeout=30)
+    pool = ConnectionPool.from_url(servers.url_of(stream), protocol=2, socket_timeout=30)
     connection: Any = pool.make_connection()
     try:
         start = "-"

@@ -31,6 +31,7 @@ from dispatcher.demo.screen import Screen
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import SLA_P95_MS, Verdict
 from dispatcher.embedded import EmbeddedCluster, EmbeddedPostgres, free_port
+from dispatcher.embedded.cluster import ClusterNode as Node
 from dispatcher.embedded.ports import HOST, require_free
 from dispatcher.infra.postgres.migrations import migrate
 
@@ -128,9 +129,7 @@ class _Kill:
         """Kill it when its time has come."""
         if self.at_ns or elapsed_s < self._at_s:
             return
-        owners = {shard: self._cluster.owner(key_slot(f"{{{shard}}}".encode())) for shard in range(SHARDS)}
-        victim = max(owners.values(), key=list(owners.values()).count)
-        self.shards = tuple(shard for shard, owner in owners.items() if owner is victim)
+        victim, self.shards = busiest(self._cluster)
         self._screen.step(
             f"killing the primary at port {victim.port}, with the shards {', '.join(map(str, self.shards))}"
         )
@@ -138,19 +137,31 @@ class _Kill:
         victim.crash()
 
 
+def busiest(cluster: EmbeddedCluster) -> tuple[Node, tuple[int, ...]]:
+    """The primary that serves most shards, and which these are."""
+    owners = {shard: cluster.owner(key_slot(f"{{{shard}}}".encode())) for shard in range(SHARDS)}
+    victim = max(owners.values(), key=list(owners.values()).count)
+    return victim, tuple(shard for shard, owner in owners.items() if owner is victim)
+
+
+def shards_by_event(database_url: str) -> dict[bytes, int]:
+    """The shard of each event_id."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        rows = connection.execute("SELECT event_id::text, slot FROM messaging.message_outbox").fetchall()
+    return {event_id.encode(): slot * SHARDS // 256 for event_id, slot in rows}
+
+
 def _result(
     tally: KeptTally, kill: _Kill, sent: int, exit_code: int, database_url: str, cluster: EmbeddedCluster
 ) -> ClusterResult:
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        rows = connection.execute("SELECT event_id::text, slot FROM messaging.message_outbox").fetchall()
-    shard_of = {event_id.encode(): slot * SHARDS // 256 for event_id, slot in rows}
+    shard_of = shards_by_event(database_url)
     before, there, elsewhere = Histogram(), Histogram(), Histogram()
     for event_id, (committed, received) in tally.moments.items():
         part = before
         if kill.at_ns and committed >= kill.at_ns:
             part = there if shard_of.get(event_id) in kill.shards else elsewhere
         part.record(max(0, received - committed))
-    doubled = _doubled([node.port for node in cluster.nodes if node.running])
+    doubled = count_doubled([node.port for node in cluster.nodes if node.running])
     p95_ms = elsewhere.quantile(0.95) / 1e6
     checks = (
         (tally.committed == 0, "nothing was committed"),
@@ -164,7 +175,7 @@ def _result(
     return ClusterResult(tally.committed, sent, tally.lost, doubled, kill.shards, before, there, elsewhere, verdict)
 
 
-def _doubled(ports: Sequence[int]) -> int:
+def count_doubled(ports: Sequence[int]) -> int:
     """How many entries of the streams are a second copy of an event."""
     with _client(ports) as client:
         found = [

@@ -9,17 +9,22 @@ from click.testing import CliRunner
 
 from bench import sla
 from bench.__main__ import bench
+from bench.backlog import WorkedOff
 from bench.charts import Chart
+from bench.cluster import Outage, judged, latencies
 from bench.document import render
 from bench.latency import WANTED
 from bench.outage import recovery
-from bench.peers_found import OURS, Found, judged
+from bench.peers_found import OURS, Found
+from bench.peers_found import judged as judged_peers
 from bench.record import STEPS, combine
 from bench.report import Report, Target, above, below, body, complete
 from bench.rivals import RIVALS, node
+from bench.shards import Leg, table, targets
 from bench.sla import Held
 from bench.steady import by_second, quantile
 from bench.writers import NAMES, _judge
+from dispatcher.demo.histogram import Histogram
 from dispatcher.demo.measure import Measurement
 from dispatcher.demo.messages import ProducerDone
 from dispatcher.demo.tally import Tally
@@ -82,6 +87,50 @@ def test_recovery_from_an_outage() -> None:
     late = [(came + SECOND // 2, came + 4 * SECOND), (came + 2 * SECOND, came + 2 * SECOND + 1)]
     found = recovery([*before, *stuck, *late], went, came)
     assert (found.first_s, found.drained_s, found.under_sla_s) == (0.5, 2.0, 1.0)
+
+
+def test_the_other_shards_are_judged_while_a_node_is_away() -> None:
+    went, came = 10 * SECOND, 14 * SECOND
+    outage = Outage(Any, "killed", 10.0, 4.0, shards=(1,), began_ns=went, certain_ns=went)  # type: ignore[arg-type]
+    moments = {
+        b"before": (5 * SECOND, 5 * SECOND + 1_000_000),
+        b"late": (11 * SECOND, came),
+        b"later": (12 * SECOND, came + SECOND),
+        b"other": (12 * SECOND, 12 * SECOND + 3_000_000),
+        b"after": (came + SECOND, came + SECOND + 9_000_000),
+    }
+    shards = {b"before": 1, b"late": 1, b"later": 1, b"other": 0, b"after": 0}
+    found = latencies(moments, shards, outage)
+    assert found.seconds == 4.0
+    assert (found.before.count, found.there.count, found.others.count) == (1, 2, 1)
+    assert found.there.maximum == 3 * SECOND
+    assert [target.met for target in judged("killed", found, 0, 0)] == [True, True]
+    assert [target.met for target in judged("killed", found, 1, 0)] == [False, True]
+    found.others.record(SECOND)
+    assert [target.met for target in judged("killed", found, 0, 0)] == [True, False]
+    found.others = Histogram()  # an outage that nobody saw proves nothing
+    assert [target.met for target in judged("killed", found, 0, 0)] == [True, False]
+
+
+def test_shards_are_compared_with_one_shard_at_the_same_place() -> None:
+    def worked_off(per_second: float) -> WorkedOff:
+        return WorkedOff(1000, per_second, 1.0, 0.01, 0.0, {}, 0, 0, 0)
+
+    found = {
+        Leg("1", 1): [worked_off(100.0), worked_off(200.0)],
+        Leg("1", 8): [worked_off(144.0)],
+        Leg("3", 1): [worked_off(50.0)],
+        Leg("3", 8): [worked_off(10.0)],
+    }
+    assert [(each["on"], each["shards"], each["of 1 shard"]) for each in table(found)] == [
+        ("one server", "1", "1.00"),
+        ("one server", "8", "0.96"),
+        ("three nodes", "1", "1.00"),
+        ("three nodes", "8", "0.20"),
+    ]
+    assert [target.met for target in targets(found)] == [True, True]
+    found[Leg("1", 8)] = [worked_off(142.0)]
+    assert [target.met for target in targets(found)] == [True, False]
 
 
 def test_the_writers_verdict_is_that_of_the_promised_count() -> None:
@@ -167,7 +216,7 @@ def test_peers_on_node_are_left_out_aloud(
 def test_a_peer_that_fell_behind_is_no_best_one() -> None:
     ours = Found([1600.0], [0.01], [0.01], {50.0: [(1.0, 2.0), (3.0, 4.0)]})
     best, slow = Found([1000.0], [0.01], [0.01], {50.0: [(1.5, 9.0)]}), Found([10.0], [1.0], [1.0])
-    targets = judged({OURS: ours, "best": best, "slow": slow})
+    targets = judged_peers({OURS: ours, "best": best, "slow": slow})
     assert [target.text for target in targets] == [
         "ours: 0 lost, 0 doubled, wanted none",
         "1.60 times the backlog rate of the best peer (best), wanted ≥ 1.6",
