@@ -37,7 +37,7 @@ GRACE_S = 30.0
 NOTE = (
     f"A Cluster of three primaries with a replica each, {SHARDS} shards, one dispatcher. Killed: the primary with most "
     "shards; its replica is promoted. Frozen: that primary and its replica stand still (SIGSTOP) for --away seconds, "
-    "and nobody is promoted. The outage lasts from then to the first entry of an event of its shards that was committed "
+    "and nobody is promoted. The outage lasts from then to the first entry of an event of its shards committed "
     "since. An event belongs to the time of its commit."
 )
 
