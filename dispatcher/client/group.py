@@ -72,7 +72,7 @@ class Group:
     ordered: bool = False  # one consumer at a time reads a shard, and the events of an aggregate one after the other
     consumer: str = field(default_factory=_new_name)  # unique in the group
     start: str = "0"  # where a group begins at its first start: "0" the oldest entry, "$" after the newest
-    count: int = 100  # entries of one read
+    count: int = 100  # entries of one read, at most: fewer where they are large, for about 4 MiB
     block: timedelta = timedelta(seconds=1)  # the longest wait for new entries; a stop waits for it
     claim_idle: timedelta = timedelta(minutes=1)  # then others may claim an entry: longer than your slowest handler
     retry: timedelta = timedelta(seconds=1)  # the pause after a first failure; doubles with each, up to claim_idle

@@ -14,6 +14,7 @@ from dispatcher.client.scripts import FENCED, run
 from dispatcher.client.shares import Shares
 from dispatcher.client.steps import Steps
 from dispatcher.client.taking import OF_REDIS, OnError
+from dispatcher.core.page_size import PAGE_BYTES, PageSize
 from dispatcher.handlers.outages import Outages
 
 VISIT_S = 0.3  # between two looks at the leases; a third of a lease, if that is less
@@ -41,7 +42,9 @@ class LeaseKeeper(Reader):
         self._shards = self._leased = {key: LeasedShard(key, group, clock) for key in keys}
         self._name = keys[0]
         self._shares = shares
-        self._lines = Lines(group.count)
+        page_bytes = PAGE_BYTES * len(keys) // len(group.keys)  # the readers of a consumer share the bytes
+        self._size = PageSize(group.count, page_bytes)
+        self._lines = Lines(page_bytes)
         self._in_hand: dict[str, dict[str, Queued]] = {key: {} for key in keys}  # of each shard, by id
         self._visit_at = 0.0  # when to look at the leases
         self._has_turn = True  # whether it got one when it last asked

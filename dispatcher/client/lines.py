@@ -23,31 +23,37 @@ class Queued:
     deliveries: int  # what its begin counts as
     is_new: bool  # Redis has counted that already: we read it
     fields: dict[Any, Any] | None = None
+    size: int = 0  # bytes of the fields
     began: float = 0.0  # when its handler was called last, on the reader's clock
+
+    @property
+    def loaded(self) -> int:
+        """The bytes that wait with it."""
+        return self.size if self.fields is not None else 0
 
 
 class Lines:
     """All lines of a reader. Of each line one entry is in hand, or its first may begin, or its first has failed and
-    waits for its time. `loaded_most`: so many entries wait with their fields.
+    waits for its time. `bytes_most`: so many bytes of fields wait with their entries.
     """
 
-    def __init__(self, loaded_most: int) -> None:
-        self._loaded_most = loaded_most
+    def __init__(self, bytes_most: int) -> None:
+        self._bytes_most = bytes_most
         self._waiting: dict[Line, deque[Queued]] = {}
         self._ready: deque[Line] = deque()  # its first may begin
         self._in_hand: dict[Line, str] = {}  # id
         self._held: dict[Line, float] = {}  # its first failed: until when
         self._due: list[tuple[float, Line]] = []  # a heap of those, and of some that are held no more
         self._by_key: Counter[str] = Counter()
-        self._loaded = 0
+        self._loaded = 0  # bytes
 
     def add(self, entry: Queued) -> None:
         """Queue an entry that comes after all that are known of its line."""
         if entry.fields is not None:
-            if self._loaded >= self._loaded_most:
+            if self._loaded + entry.size > self._bytes_most:
                 entry.fields = None
             else:
-                self._loaded += 1
+                self._loaded += entry.size
         line = entry.line
         if line not in self._waiting:
             self._waiting[line] = deque()
@@ -78,7 +84,7 @@ class Lines:
         if not self._waiting[line]:
             del self._waiting[line]
         self._by_key[line.key] -= 1
-        self._loaded -= entry.fields is not None
+        self._loaded -= entry.loaded
         self._in_hand[line] = entry.id
         return entry
 
@@ -122,4 +128,4 @@ class Lines:
             else:
                 self._held.pop(line, None)
             self._by_key[key] -= len(entries)
-            self._loaded -= sum(entry.fields is not None for entry in entries)
+            self._loaded -= sum(entry.loaded for entry in entries)

@@ -28,6 +28,7 @@ from dispatcher.client.steps import (
     Wait,
     text,
 )
+from dispatcher.core.page_size import size_of
 
 BEHIND_S = 0.02  # between two looks for new entries, while others wait for one in hand
 PAGE = 200  # pending entries of one look
@@ -110,17 +111,18 @@ class OrderedReader(LeaseKeeper):
         looks = [shard.looks for shard in shards]
         keys = [key for shard in shards for key in (shard.lease, shard.key)]
         group = self._group
-        count = max(1, group.count // len(shards))
+        count = max(1, self._size.count // len(shards))
         tokens = [shard.token for shard in shards]
         answers = yield from run(READ, keys, self._shares.me, group.group, group.consumer, count, *tokens)
+        self._size.note([size_of(flat) for _, entries, _ in answers for _, flat in entries])
         for shard, token, before, (is_ours, entries, last) in zip(shards, tokens, looks, answers, strict=True):
             if shard.token == token and not is_ours:
                 self._lost(shard)
             elif shard.token == token and shard.looks == before:  # else all of it is pending, and will be found
                 for entry_id, flat in entries:
-                    fields = pairs_of(flat)
+                    fields, size = pairs_of(flat), size_of(flat)
                     line = line_of(shard.key, fields.get(b"aggregate_type", b""), fields.get(b"aggregate_id", b""))
-                    self._lines.add(Queued(text(entry_id), line, 1, is_new=True, fields=fields))
+                    self._lines.add(Queued(text(entry_id), line, 1, is_new=True, fields=fields, size=size))
                 shard.last = text(last)
 
     def _wait(self) -> Steps:

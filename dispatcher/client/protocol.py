@@ -14,8 +14,9 @@ from dispatcher.client.group import Group
 from dispatcher.client.lease import Lease, LeaseLost
 from dispatcher.client.reading import Reader
 from dispatcher.client.shard import Shard
-from dispatcher.client.steps import Call, EndTurn, Entry, Handle, Join, Steps, TakeTurn, pages_of, text
+from dispatcher.client.steps import Call, EndTurn, Entry, Handle, Join, Steps, TakeTurn, pages_of, sizes_of, text
 from dispatcher.client.taking import OnError
+from dispatcher.core.page_size import PAGE_BYTES, PageSize
 from dispatcher.handlers.outages import Outages
 
 log = logging.getLogger("dispatcher.client")
@@ -38,6 +39,7 @@ class GroupReader(Reader):
         self._shards = {key: Shard(key, group, clock) for key in keys or group.keys}
         self._due = next(iter(self._shards.values()))  # whose search for abandoned entries comes first
         self._lease = Lease(group, self._shards, clock)
+        self._size = PageSize(group.count, PAGE_BYTES * len(self._shards) // len(group.keys))  # readers share the bytes
         self._new_until = 0.0  # new entries have their turn, even if claimed ones are due
 
     def _turn(self) -> Steps:
@@ -58,12 +60,14 @@ class GroupReader(Reader):
         until_claim_ms = max(1, int((self._due.claim_at - self._clock()) * 1000))
         group = self._group
         options = {
-            "count": max(1, group.count // len(self._shards)),  # of each key
+            "count": max(1, self._size.count // len(self._shards)),  # of each key
             "block": min(group.block_millis, until_claim_ms),
         }
         reply = yield Call("xreadgroup", (group.group, group.consumer, dict.fromkeys(self._shards, ">")), options)
         now = self._clock()
-        for key, page in pages_of(reply):
+        pages = pages_of(reply)
+        self._size.note([size for _, page in pages for size in sizes_of(page)])
+        for key, page in pages:
             self._lease.waiting.extend(Entry(text(entry_id), fields, 1, key, now) for entry_id, fields in page)
 
     def _in_turn(self, work: Callable[[], Steps]) -> Steps:

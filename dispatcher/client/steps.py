@@ -1,10 +1,11 @@
 """The steps of the protocol, and how answers are read."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dispatcher.client.received import Received
+from dispatcher.core.page_size import size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,11 @@ def pages_of(reply: Any) -> list[tuple[str, list[tuple[Any, dict[Any, Any]]]]]:
         (text(key), [entry for item in page for entry in (item if isinstance(item, list) else [item])])
         for key, page in pages
     ]
+
+
+def sizes_of(entries: Iterable[tuple[Any, dict[Any, Any]]]) -> list[int]:
+    """The bytes of each of these entries."""
+    return [size_of((*fields, *fields.values())) for _, fields in entries]
 
 
 def text(value: str | bytes) -> str:

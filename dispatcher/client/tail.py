@@ -10,7 +10,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ from dispatcher.client.group import duration, millis, require_shards, shard_keys
 from dispatcher.client.received import Received
 from dispatcher.client.steps import Call, Deliver, Reconnect, Step, Wait, advance
 from dispatcher.client.tailing import OnMissed, TailReader
+from dispatcher.core.page_size import PAGE_BYTES, PageSize
 
 _END = object()
 
@@ -55,13 +56,13 @@ class _Base:
         if set(positions) != set(keys):
             raise ValueError(f"after must have an id for each key of the stream: {', '.join(keys)}")
         parts = [(key,) for key in keys] if isinstance(client, OF_A_CLUSTER) else [keys]
-        self._readers = [
-            (
-                TailReader({key: positions[key] for key in part}, count, millis(block), on_missed, time.monotonic),
-                commands_for(client, part),
-            )
-            for part in parts
-        ]
+        bytes_each = PAGE_BYTES // len(parts)
+
+        def reader(part: Iterable[str]) -> TailReader:
+            after_each = {key: positions[key] for key in part}
+            return TailReader(after_each, PageSize(count, bytes_each), millis(block), on_missed, time.monotonic)
+
+        self._readers = [(reader(part), commands_for(client, part)) for part in parts]
 
     @property
     def position(self) -> dict[str, str]:
@@ -77,8 +78,8 @@ class Tail(_Base):
 
     `after`: "$" (what comes from now on), "0" (the oldest entry), the id of an entry, a moment ("<ms since 1970>-0")
     or a `position`.
-    `shards`: as of the dispatchers. `count`: entries of one read. `block`: the longest wait; a stop waits for it
-    (`block_ms` is its old name, in milliseconds).
+    `shards`: as of the dispatchers. `count`: entries of one read, at most: fewer where they are large, for about 4 MiB.
+    `block`: the longest wait; a stop waits for it (`block_ms` is its old name, in milliseconds).
     `on_missed(key)`: entries may have been trimmed before they were read, as when this process stood still for hours:
     what it keeps is to be loaded anew. Redis being away is waited out; a wrong password is raised.
     """

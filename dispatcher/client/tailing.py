@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 
 from dispatcher.client.patience import wait_out
 from dispatcher.client.received import Malformed, receive
-from dispatcher.client.steps import Call, Deliver, Steps, pages_of, text
+from dispatcher.client.steps import Call, Deliver, Steps, pages_of, sizes_of, text
 from dispatcher.client.taking import OF_REDIS
+from dispatcher.core.page_size import PageSize
 
 log = logging.getLogger("dispatcher.client")
 NEWEST, OLDEST = "$", "0-0"
@@ -19,7 +20,7 @@ class TailReader:
     def __init__(
         self,
         after: Mapping[str, str],
-        count: int,
+        size: PageSize,
         block_ms: int,
         on_missed: OnMissed | None,
         clock: Callable[[], float],
@@ -28,7 +29,7 @@ class TailReader:
         # Of each key: the id of the last entry that was delivered and dealt with, and of the last one that was read.
         self.after = {key: OLDEST if position == "0" else position for key, position in after.items()}
         self._read = dict(self.after)
-        self._count = max(1, count // len(after))
+        self._size = size
         self._block_ms = block_ms
         self._on_missed = on_missed
         self._clock = clock
@@ -58,7 +59,8 @@ class TailReader:
 
     def _turn(self) -> Steps:
         """Read once and deliver."""
-        reply = yield Call("xread", (dict(self._read),), {"count": self._count, "block": self._block_ms})
+        count = max(1, self._size.count // len(self._read))  # of each key
+        reply = yield Call("xread", (dict(self._read),), {"count": count, "block": self._block_ms})
         now = self._clock()
         # Longer than a read may wait: the process was stopped, or whoever reads took long. What came in that time is in
         # this reply or in the next, for Redis answers a read that waits with the first entry, at once.
@@ -66,10 +68,12 @@ class TailReader:
         self._replied_at = now
         if stood_still:
             self._unsure.update(self._read)
-        for key, entries in pages_of(reply):
+        pages = pages_of(reply)
+        self._size.note([size for _, entries in pages for size in sizes_of(entries)])
+        for key, entries in pages:
             if key in self._unsure:
                 yield from self._look_for_a_gap(key)
-            if len(entries) >= self._count:  # there is more, and it may be trimmed before the next read
+            if len(entries) >= count:  # there is more, and it may be trimmed before the next read
                 self._unsure.add(key)
             elif not stood_still:
                 self._unsure.discard(key)

@@ -1,6 +1,8 @@
 """Memory is bounded in bytes, from the first claim on: real processes, and the most memory they ever had."""
 
+import asyncio
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.support.child import Child, StartCli
+from tests.support.consumers import publish
 from tests.support.rows import STREAM
 from tests.support.waiting import becomes, until
 
@@ -133,3 +136,71 @@ async def test_a_group_that_begins_in_the_middle_of_large_entries(
     await until(counted, "the gauges have counted what the group has to read", 60.0)
     assert most_memory_kb(child) < MOST_KB
     await child.terminate()
+
+
+READS_ALL = """
+import asyncio, sys
+from pathlib import Path
+import redis
+from redis import asyncio as aio
+from dispatcher.client.consumer import AsyncConsumer, Consumer, Group
+from dispatcher.client.tail import AsyncTail, Tail
+
+kind, url, stream, last = sys.argv[1:]
+group = Group(stream=stream, group="g", ordered="ordered" in kind, count=1000)
+ended = []
+
+
+def note(event):
+    if event.aggregate_id == last:
+        ended.append(True)
+
+
+async def note_async(event):
+    note(event)
+
+
+def read():
+    if kind == "Tail":
+        for event in Tail(redis.Redis.from_url(url), stream, after="0", count=1000):
+            note(event)
+            if ended:
+                return
+    consumer = Consumer(redis.Redis.from_url(url), group)
+    consumer.run(lambda event: (note(event), ended and consumer.stop())[0])
+
+
+async def read_async():
+    client = aio.Redis.from_url(url)
+    if kind == "AsyncTail":
+        async for event in AsyncTail(client, stream, after="0", count=1000):
+            note(event)
+            if ended:
+                break
+    else:
+        consumer = AsyncConsumer(client, group)
+
+        async def handle(event):
+            note(event)
+            if ended:
+                consumer.stop()
+
+        await consumer.run(handle)
+    await client.aclose()
+
+
+asyncio.run(read_async()) if kind.startswith("Async") else read()
+print(next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line).split()[1])
+"""
+
+
+@pytest.mark.parametrize("kind", ["Consumer", "AsyncConsumer", "ordered Consumer", "Tail", "AsyncTail"])
+async def test_whoever_reads_the_stream_has_a_budget_of_bytes(redis: "Redis", redis_url: str, kind: str) -> None:
+    """A backlog of large entries, of one aggregate, so that with an order all wait behind one another."""
+    for number in range(300):
+        await publish(redis, "last" if number == 299 else "a", payload='"' + "x" * 1_000_000 + '"')
+    command = [sys.executable, "-c", READS_ALL, kind, redis_url, STREAM, "last"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    told, _ = await process.communicate()
+    assert process.returncode == 0
+    assert int(told) < MOST_KB / 2

@@ -68,7 +68,7 @@ def test_who_is_stuck() -> None:
 
 
 def entry(number: int, name: str = "a", key: str = "k", *, loaded: bool = True) -> Queued:
-    return Queued(f"{number}-0", Line(key, "order", name), 1, is_new=True, fields={} if loaded else None)
+    return Queued(f"{number}-0", Line(key, "order", name), 1, is_new=True, fields={} if loaded else None, size=10)
 
 
 def test_one_of_a_line_is_in_hand_and_lines_take_turns() -> None:
@@ -122,7 +122,7 @@ def test_what_is_dropped_of_a_shard_keeps_what_failed_only_if_it_is_still_ours()
 
 
 def test_few_wait_with_what_they_carry() -> None:
-    lines = Lines(2)
+    lines = Lines(29)
     for number in range(4):
         lines.add(entry(number))
     came = []

@@ -4,6 +4,7 @@ from typing import Any
 
 from dispatcher.client.steps import Call, Deliver, advance
 from dispatcher.client.tailing import TailReader
+from dispatcher.core.page_size import PageSize
 
 KEY, OTHER = "stream:{0}", "stream:{1}"
 FIELDS = {
@@ -22,7 +23,8 @@ class Reading:
 
     def __init__(self) -> None:
         self.now, self.missed = 0.0, list[str]()
-        self.steps = TailReader({KEY: "1-0", OTHER: "1-0"}, 100, 50, self.missed.append, lambda: self.now).steps()
+        after = {KEY: "1-0", OTHER: "1-0"}
+        self.steps = TailReader(after, PageSize(100), 50, self.missed.append, lambda: self.now).steps()
         self.step = advance(self.steps, None, None)
 
     def answer(self, given: Any, *, after_s: float = 0.0) -> None:

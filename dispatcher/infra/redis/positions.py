@@ -9,10 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from dispatcher.core.incarnation import id_after, stream_order
+from dispatcher.core.page_size import PageSize
 
 PAGE = 32  # entries read at once, at most: with their payloads, for to ask for the ids alone is not possible
-PAGE_BYTES = 4 * 1024 * 1024  # what a page should take, judged by the one before it
-FIRST_PAGE = 4
 MOST_POINTS = 1000
 
 # The first entries from one id to another, at most so many, each an id and its fields; None: they cannot be read.
@@ -25,7 +24,7 @@ class StreamPositions:
     def __init__(self) -> None:
         self._points: list[tuple[tuple[int, int], int]] = []  # in order
         self._added = 0
-        self._count = FIRST_PAGE  # entries of the next page; written by _page()
+        self._size = PageSize(PAGE)
 
     async def unread(
         self, group: Mapping[str, Any], stream: Mapping[str, Any], read: ReadEntries, *, matters: float, most: int
@@ -68,13 +67,11 @@ class StreamPositions:
 
     async def _page(self, read: ReadEntries, begin: str, end: str) -> tuple[int, str | None] | None:
         """How many entries the next page has, and where the one after it begins (None: there is none)."""
-        count = self._count
+        count = self._size.count
         entries = await read(begin, end, count)
         if entries is None:
             return None
-        if entries:
-            mean = sum(_size(fields) for _, fields in entries) / len(entries)
-            self._count = max(1, min(PAGE, 2 * count, int(PAGE_BYTES / max(mean, 1.0))))
+        self._size.note([_size(fields) for _, fields in entries])
         return len(entries), id_after(_text(entries[-1][0])) if len(entries) == count else None
 
     def _note(self, stream: Mapping[str, Any], ends: str, added: int, length: int) -> None:
