@@ -18,11 +18,11 @@ from dispatcher.ops.dead_letters.find import MAX_BYTES, Filter, TooLarge, find_p
 from dispatcher.ops.dead_letters.identity import EventRef, parse
 
 UNSETTLED = ("pending", "scheduled", "picked", "retry")
-STATUSES = (*UNSETTLED, "dead", "sent")
+STATUSES = (*UNSETTLED, "dead", "discarded", "sent")
 WINDOW = 50_000  # rows that one page looks at: about a tenth of a second
 KEY = r"([0-9]{1,18})(?:_(-?[0-9]{1,18}))?"  # of a page: an id, and the time at which it is due
 COUNTED = 100_000  # rows that are counted, and dead events
-# Of an event in a list, in this order; `show` has more.
+# Of an event in a list, in this order; of a discarded one also `discarded`; `show` has more.
 FIELDS = (
     "id", "event_id", "message_id", "event_type", "aggregate_type", "aggregate_id", "status", "attempts", "due_at",
     "occurred_at", "picked_at", "picked_by", "sent_at", "stream_id", "last_error", "in_outbox",
@@ -73,7 +73,10 @@ class EventCounts:
 async def list_events(
     fetch: Fetch, which: EventFilter, *, limit: int, after: str | None = None, window: int = WINDOW
 ) -> EventPage:
-    """A page: those due first, or, of dead and sent ones, those inserted last. Raises WrongQuestion."""
+    """A page: those due first; of dead and sent ones those inserted last, of discarded ones those that died last.
+
+    Raises WrongQuestion.
+    """
     if which.status == "dead":
         return await _dead(fetch, which, limit, after)
     if which.status == "sent":
@@ -81,8 +84,13 @@ async def list_events(
             return EventPage("[]", None)  # one that was sent has no error
         return await _walk(fetch, which, limit, after, window)
     row_id, us = _key(after)
-    parameters = {"after_us": us, "after_id": row_id, "window": window, "limit": limit, "now": None}
-    [(events, key)] = await fetch(load("event_due"), asdict(which) | parameters)
+    parameters: dict[str, object] = asdict(which) | {"window": window, "limit": limit}
+    if which.status == "discarded":
+        parameters |= {"before_us": us, "before_id": row_id}
+        [(events, key)] = await fetch(load("event_discarded"), parameters)
+        return EventPage(events, key)
+    parameters |= {"after_us": us, "after_id": row_id, "now": None}
+    [(events, key)] = await fetch(load("event_due"), parameters)
     return EventPage(events, key)
 
 

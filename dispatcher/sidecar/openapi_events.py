@@ -34,7 +34,7 @@ EVENT: dict[str, Json] = {
     "aggregate_id": TEXT,
     "status": {
         "type": "string",
-        "enum": [*STATUSES, "discarded"],
+        "enum": [*STATUSES],
         "description": "scheduled: pending, and due later. discarded: a person decided that nobody needs it.",
     },
     "attempts": {**COUNT, "description": "Attempts that failed."},
@@ -47,6 +47,7 @@ EVENT: dict[str, Json] = {
     "last_error": OR_NULL,
     "in_outbox": {"type": "boolean", "description": "False: the row is gone, a copy is what is left."},
 }
+DISCARDED = object_({"at": TIME, "by": OR_NULL, "reason": OR_NULL})
 ATTEMPTS: Json = {**COUNT, "description": "DISPATCH_MAX_ATTEMPTS of this dispatcher."}
 STEP = object_(
     {
@@ -59,7 +60,11 @@ STEP = object_(
     }
 )
 EVENT_SCHEMAS: dict[str, Json] = {
-    "Event": object_(EVENT),
+    "Event": object_(
+        EVENT
+        | {"discarded": {**DISCARDED, "description": "Only with status=discarded: who decided it, when, and why."}},
+        optional=("discarded",),
+    ),
     "EventPage": object_(
         {
             "events": listing(ref("Event")),
@@ -77,7 +82,7 @@ EVENT_SCHEMAS: dict[str, Json] = {
             "died_at": TIME_OR_NULL,
             "replay_count": COUNT,
             "discarded": {
-                "anyOf": [object_({"at": TIME, "by": OR_NULL, "reason": OR_NULL}), {"type": "null"}],
+                "anyOf": [DISCARDED, {"type": "null"}],
             },
             "history": {
                 **listing(STEP),
@@ -148,7 +153,8 @@ EVENT_PATHS: dict[str, Json] = {
     "/api/events": {
         "get": operation(
             "listEvents",
-            "Events by status: unsettled ones, the first due first; dead and sent ones, the last inserted first.",
+            "Events by status: unsettled ones, the first due first; dead and sent ones, the last inserted first; "
+            "discarded ones, the last died first.",
             reply("A page of them.", ref("EventPage")),
             ("400", "503"),
             parameters=[

@@ -17,6 +17,7 @@ class Readiness:
         self._refused: dict[int, str] = {}  # statements that Postgres refuses again and again
         self._breaker: str | None = None
         self._layout: str | None = None
+        self._layout_read = False  # until then nothing is claimed, and another layout may stand
         self._redis: str | None = None  # by the last sample: an idle relay would not notice
 
     def __call__(self) -> str | None:
@@ -32,7 +33,7 @@ class Readiness:
             return self._layout
         if (redis := self._breaker or self._redis) is not None:
             return f"redis: {redis}"
-        return None if self._started else "starting"
+        return None if self._started and self._layout_read else "starting"
 
     def observe(self, event: events.TelemetryEvent) -> None:
         match event:
@@ -50,7 +51,7 @@ class Readiness:
                 self._breaker = (reason or "takes no entries") if state == "open" else None
                 self._redis = None
             case events.LayoutChanged(reason):
-                self._layout = reason
+                self._layout, self._layout_read = reason, True
             case events.StillAway("database", reason):
                 self._database = reason
             case events.StillAway("redis", reason):

@@ -25,7 +25,7 @@ def line_of(event: events.TelemetryEvent) -> Line | None:
     match event:
         case (
             events.Woke() | events.Slept() | events.InHand() | events.Claimed() | events.Published() | events.Sampled()
-            | events.Ticked("ok") | events.Settled(lost=0)
+            | events.Ticked("ok") | events.Settled(lost=0) | events.LayoutChanged(None, first=True)
         ):  # fmt: skip
             return None
         case events.Settled(lost=lost):

@@ -25,6 +25,7 @@ class StandingLayout:
         self._used = used
         self._stands: str | None = None  # its fingerprint; None: not read yet
         self._told: str | None = None
+        self._read = False
         self.read_soon: Callable[[], None] = lambda: None  # replaced by whoever reads it
 
     @property
@@ -51,7 +52,8 @@ class StandingLayout:
         reason = None
         if self._used and self.differs:
             reason = f"the layout in Postgres is not that of the settings ({self.ours}): see `dispatcher layout`"
-        if reason != self._told:
+        first, self._read = not self._read, True
+        if first or reason != self._told:
             self._told = reason
-            self._observe(LayoutChanged(reason))
+            self._observe(LayoutChanged(reason, first))
         return was != fingerprint

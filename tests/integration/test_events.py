@@ -263,6 +263,56 @@ async def test_a_row_marked_dead_by_hand_and_a_copy_without_a_row_can_be_discard
     assert (await decide(session.fetch, [by_hand, pruned], Decision("discard", "ada", "again"))).ids == ()
 
 
+async def test_discarded_events_are_listed_with_who_decided_it_when_and_why(db, session, api, events):
+    ids = await insert_events(db, 7)
+    await bury(db, ids[:5], "payload is 17 bytes")  # at one moment
+    await bury(db, ids[5:], "redis: ERR no")
+    await db.execute(
+        "UPDATE messaging.message_dlq SET died_at = '2026-11-29 12:00:00.123456+00' WHERE outbox_id <= %s", [ids[4]]
+    )
+    await decide(session.fetch, ids[:4], Decision("discard", "ada@host", "test data"))
+    await decide(session.fetch, [ids[5]], Decision("discard", "bob@host", "the order was cancelled"))
+    await decide(session.fetch, [ids[6]], Decision("retry", "bob@host", "mended"))
+    expected = [ids[5], *ids[3::-1]]  # not the dead one, not the one that was retried
+    for limit, window in ((2, 50), (2, 1), (9, 3), (5, 50)):
+        found: list[dict[str, Any]] = []
+        after = None
+        while True:
+            page = await list_events(session.fetch, EventFilter("discarded"), limit=limit, after=after, window=window)
+            found += json.loads(page.events)
+            if (after := page.next) is None:
+                break
+        assert [each["id"] for each in found] == expected, (limit, window)
+    assert [(each["discarded"]["by"], each["discarded"]["reason"]) for each in found] == [
+        ("bob@host", "the order was cancelled"),
+        *[("ada@host", "test data")] * 4,
+    ]
+
+    async def chosen(**which: Any) -> list[int]:
+        page = await list_events(session.fetch, EventFilter("discarded", **which), limit=9)
+        return [each["id"] for each in json.loads(page.events)]
+
+    assert await chosen(error_code="payload is # bytes") == ids[3::-1]
+    assert await chosen(error_like="ERR", aggregate_id="a6") == [ids[5]]
+    assert await chosen(last_error="") == await chosen(event_type="x") == await chosen(aggregate_type="x") == []
+
+    async with api() as (client, _):
+        page = await get(client, "events?status=discarded&limit=2")
+        assert [each["id"] for each in page["events"]] == expected[:2]
+        rest = await get(client, f"events?status=discarded&after={page['next']}")
+        assert ([each["id"] for each in rest["events"]], rest["next"]) == (expected[2:], None)
+    code, out, err = await events("list", "--status", "discarded", "--limit", "2")
+    lines = [re.split("  +", line.strip()) for line in out.splitlines()]
+    assert (code, lines[0]) == (0, ["id", "event type", "aggregate", "when", "by", "reason"])
+    assert [[line[0], *line[4:]] for line in lines[1:]] == [
+        [str(ids[5]), "bob@host", "the order was cancelled"],
+        [str(ids[3]), "ada@host", "test data"],
+    ]
+    after = err.split()[-1]
+    again = json.loads((await events("list", "--status", "discarded", "--after", after, "--json"))[1])
+    assert [each["id"] for each in again["events"]] == expected[2:]
+
+
 async def test_sizes_of_one_error_are_one_group_with_its_figures(db, session, heard):
     for n in range(31):
         await bury(db, await insert_events(db), f"payload is {1_280_000 + n} bytes, of event {uuid4()}")

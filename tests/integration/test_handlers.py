@@ -15,6 +15,7 @@ from dispatcher.core.events import (
     Claimed,
     Handled,
     InHand,
+    LayoutChanged,
     PauseChanged,
     Settled,
     Started,
@@ -372,6 +373,7 @@ async def test_without_a_stream_no_redis_is_needed(
 ) -> None:
     name = handlers_module({"mail": lambda payload: None})
     async with dispatcher(handlers=name, unrouted="dead", redis_url="", max_payload_bytes=20) as running:
+        await running.tap.next(LayoutChanged)
         assert running.service._readiness() is None
         await insert_events(db, event_type="mail")
         await running.tap.add_up(Settled, sent=1)  # rung, not on the tick

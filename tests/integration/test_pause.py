@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -13,7 +13,16 @@ import pytest
 from aiohttp import ClientSession
 from redis.asyncio import Redis
 
-from dispatcher.core.events import Claimed, ListenerChanged, PauseChanged, Settled, SidecarUp, TakenOver, Ticked
+from dispatcher.core.events import (
+    Claimed,
+    LayoutChanged,
+    ListenerChanged,
+    PauseChanged,
+    Settled,
+    SidecarUp,
+    TakenOver,
+    Ticked,
+)
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.telemetry.metrics import Metrics
@@ -330,6 +339,20 @@ async def test_probes_go_on_and_a_metric_says_so(dispatcher: StartDispatcher, co
         await command("resume")
         await running.tap.next(PauseChanged)
         assert metrics.registry.get_sample_value("messaging_dispatch_paused") == 0
+
+
+async def test_it_is_not_ready_before_switch_and_layout_were_read(
+    dispatcher: StartDispatcher, db: psycopg.AsyncConnection
+) -> None:
+    """It claims nothing until then, and another layout may stand: a rollout would go on with one that never claims."""
+    async with AsyncExitStack() as stack:
+        async with db.transaction():
+            await db.execute("LOCK TABLE messaging.layout IN ACCESS EXCLUSIVE MODE")
+            running = await stack.enter_async_context(dispatcher(tick_ms=50))
+            assert running.service.not_ready == "starting"
+            assert not running.tap.all(LayoutChanged)
+        assert await running.tap.next(LayoutChanged) == LayoutChanged(None, first=True)
+        assert running.service.not_ready is None
 
 
 async def test_it_waits_when_postgres_goes_before_the_last_word(db: psycopg.AsyncConnection, database_url: str) -> None:

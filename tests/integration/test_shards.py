@@ -183,6 +183,7 @@ async def test_shards_are_added_while_it_runs(dispatcher: StartDispatcher, db: A
     await redis.xgroup_create(STREAM, "g", "0", mkstream=True)
     async with dispatcher(tick_ms=20) as before, dispatcher(tick_ms=20, **SHARDED) as after:
         await after.tap.next(LayoutChanged)
+        await before.tap.next(LayoutChanged)  # that it is its own, at the start
         await some_of_each(db)
         await before.tap.add_up(Settled, sent=300)
         code, answer = await layout("set", *SETTINGS, "--yes", "--json")

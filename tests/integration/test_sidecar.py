@@ -40,6 +40,7 @@ async def client(readiness, metrics):
 def up(readiness: Readiness, *, enabled: bool = True) -> None:
     readiness.observe(events.DatabaseChanged(True, None))
     readiness.observe(events.Started("a", enabled))
+    readiness.observe(events.LayoutChanged(None, first=True))
 
 
 async def why(client) -> str | None:
@@ -110,6 +111,8 @@ async def test_ready_when_everything_is_up(client, readiness):
     readiness.observe(events.DatabaseChanged(True, None))
     assert await why(client) == "starting"
     readiness.observe(events.Started("a", enabled=True))
+    assert await why(client) == "starting"  # another layout may stand
+    readiness.observe(events.LayoutChanged(None, first=True))
     assert await why(client) is None
 
 

@@ -101,7 +101,12 @@ def report(*seen: events.TelemetryEvent) -> WorkerReport:
 
 @pytest.mark.promise("workers")
 def test_a_worker_that_starts_again_or_answers_no_more_says_nothing_of_the_others() -> None:
-    well = (events.Started("a", True), events.DatabaseChanged(True, None), settled(3))
+    well = (
+        events.Started("a", True),
+        events.DatabaseChanged(True, None),
+        events.LayoutChanged(None, first=True),
+        settled(3),
+    )
     pool = WorkerPool(3)
     value = MergedMetrics(Metrics(), pool.families).registry.get_sample_value
     pool.workers = [running("one", report(*well)), running("two", report()), None]

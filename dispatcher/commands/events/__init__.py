@@ -16,6 +16,7 @@ def events() -> None:
     picked     claimed by a dispatcher
     retry      failed, and waits for its next attempt
     dead       failed for the last time: somebody has to decide (`dispatcher dlq`)
+    discarded  a person decided that nobody needs it
     sent       in the stream, or its handler is done
 
     \b

@@ -46,7 +46,7 @@ class EventSession(OperatorSession):
 
 
 @click.command(name="list")
-@click.option("--status", type=click.Choice(STATUSES), help="Only of this status.  [default: all but dead and sent]")
+@click.option("--status", type=click.Choice(STATUSES), help="Only of this status.  [default: all that wait]")
 @click.option("--event-type", metavar="TYPE", help="Only of this event type.")
 @click.option("--aggregate-type", metavar="TYPE", help="Only of this aggregate type.")
 @click.option("--aggregate-id", metavar="ID", help="Only of this aggregate.")
@@ -68,6 +68,8 @@ def list_all(
     **flags: str | None,
 ) -> None:
     """List events by status: those that are due first; of dead and sent ones, the last inserted.
+
+    Of discarded ones, those that died last, with who discarded them, when and why.
 
     With --json as the API does.
     """
@@ -141,7 +143,14 @@ def _pages(
     if as_json:
         click.echo(json.dumps({"events": events, "next": following, "max_attempts": most}))
         return len(events)
-    if events:
+    if events and "discarded" in events[0]:
+        rows = [
+            [each["id"], each["event_type"], each["aggregate_id"], ago(said["at"]), said["by"], said["reason"]]
+            for each in events
+            for said in [each["discarded"]]
+        ]
+        show_table(("id", "event type", "aggregate", "when", "by", "reason"), rows, right=("id",))
+    elif events:
         rows = [
             [
                 each["id"],

@@ -93,6 +93,10 @@ class BackpressureBlind(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class LayoutChanged(TelemetryEvent):
-    """Another layout of the streams stands in Postgres than ours, so nothing is claimed for them; None: it is ours."""
+    """Another layout of the streams stands in Postgres than ours, so nothing is claimed for them; None: it is ours.
+
+    `first`: it was read for the first time since the start, and nothing was known before.
+    """
 
     reason: str | None
+    first: bool = False

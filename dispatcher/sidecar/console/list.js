@@ -7,7 +7,7 @@ import { go, route, to } from "./route.js";
 import { byId, count, el, when, write } from "./words.js";
 
 const PAGE = 50;
-const STATUSES = { "": "All that wait", pending: "Pending", scheduled: "Scheduled", picked: "Picked", retry: "Retrying", dead: "Dead", sent: "Sent" };
+const STATUSES = { "": "All that wait", pending: "Pending", scheduled: "Scheduled", picked: "Picked", retry: "Retrying", dead: "Dead", discarded: "Discarded", sent: "Sent" };
 const FILTERS = ["event_type", "aggregate_type", "aggregate_id"];
 
 export class List {
@@ -126,7 +126,8 @@ export class List {
   }
 
   table() {
-    const heads = [...(this.dead ? [""] : []), "Event", "Type", "Aggregate", "Status", "When", "Error"];
+    const state = this.wanted.status === "discarded" ? ["Discarded by", "When", "Reason"] : ["Status", "When", "Error"];
+    const heads = [...(this.dead ? [""] : []), "Event", "Type", "Aggregate", ...state];
     return el("div", { class: "wide", role: "region", "aria-label": "Events", tabindex: "0" }, el("table", {},
       el("thead", {}, el("tr", {}, heads.map((head) => el(head ? "th" : "td", head ? { scope: "col" } : {}, head)))),
       el("tbody", {}, this.events.map((event) => this.row(event)))));
@@ -145,9 +146,9 @@ export class List {
       el("td", { "data-head": "Event" }, el("a", { href: to("event", {}, String(event.id)) }, String(event.id))),
       el("td", { "data-head": "Type", class: "type" }, event.event_type),
       el("td", { "data-head": "Aggregate", class: "aggregate" }, `${event.aggregate_type} `, el("span", { class: "muted" }, event.aggregate_id)),
-      el("td", { "data-head": "Status" }, status(event, this.most)),
+      ...(event.discarded ? decision(event.discarded) : [el("td", { "data-head": "Status" }, status(event, this.most)),
       el("td", { "data-head": "When", class: "when" }, moment(event)),
-      el("td", { "data-head": "Error", class: "error" }, event.last_error ? el("code", {}, event.last_error) : el("span", { class: "muted" }, "–")));
+      el("td", { "data-head": "Error", class: "error" }, event.last_error ? el("code", {}, event.last_error) : el("span", { class: "muted" }, "–"))]));
   }
 
   /** What can be done with the chosen ones, and with all that have this error. */
@@ -194,6 +195,12 @@ export class List {
   }
 }
 
+/** Who discarded an event, when, and why. */
+function decision({ at, by, reason }) {
+  return [el("td", { "data-head": "Discarded by" }, by ?? "–"), el("td", { "data-head": "When", class: "when" }, when(at)),
+    el("td", { "data-head": "Reason" }, reason ?? "–")];
+}
+
 /** How the API is asked for an error of the address: its code; "" for those without one. */
 function filterOf(error) {
   return error === undefined ? [] : error === "" ? [["last_error", ""]] : [["error_code", error]];
@@ -201,7 +208,7 @@ function filterOf(error) {
 
 function title({ q, status = "" }) {
   if (q !== undefined) return `Found for “${q}”`;
-  return { "": "Events that wait", dead: "Dead events", sent: "Events that were sent", retry: "Events that failed and are tried again" }[status]
+  return { "": "Events that wait", dead: "Dead events", discarded: "Events that a person discarded", sent: "Events that were sent", retry: "Events that failed and are tried again" }[status]
     ?? `Events: ${(STATUSES[status] ?? status).toLowerCase()}`;
 }
 
