@@ -50,17 +50,23 @@ class Reader(EntryTaker):
     def steps(self) -> Steps:
         """Steps until a stop. Waits while Redis is away; raises errors that need a person (a password, a right)."""
         failures = 0
+        group = self._group
+        started = False
         while not self.stopping:
             try:
                 yield from self._create_group()
+                if not started:
+                    log.info("reads %s in the group %s as %s", self._where(), group.group, group.consumer)
+                    started = True
                 while not self.stopping:
                     yield from self._turn()
+                    if failures:
+                        log.info("Redis answers again: it reads %s on", self._where())
                     failures, self._worked = 0, True
             except OF_REDIS as error:
                 yield EndTurn()
                 self._doubt()
                 if judge(error) == "no group":
-                    group = self._group
                     log.warning("the group %s of %s is gone; making it again", group.group, self._where())
                     continue
                 yield from wait_out(error, failures, worked=self._worked)

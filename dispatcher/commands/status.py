@@ -170,7 +170,8 @@ def show(found: Status, console: Console) -> None:
     """First what needs somebody; then a table on a terminal, aligned lines elsewhere."""
     needs = attention(found)
     for each in needs:
-        since = f"; since {each.since} ({ago(each.since)})" if each.since else ""
+        when = "the latest died at" if each.kind == "dead" else "since"  # the first of them may be long ago
+        since = f"; {when} {each.since} ({ago(each.since)})" if each.since else ""
         said = f"{each.level}: {plain(each.what)}{since}"
         click.echo(click.style(said, fg=COLOURS[each.level]) if console.is_terminal else said)
         click.echo(f"    {each.do}")

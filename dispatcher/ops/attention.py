@@ -19,7 +19,10 @@ COUNTED = 10_000  # dead events are counted no further
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """One thing that needs somebody. `since`: RFC 3339; None: not known. `do`: the next step."""
+    """One thing that needs somebody. `since`: RFC 3339; None: not known; of dead events, when the latest died.
+
+    `do`: the next step.
+    """
 
     level: Literal["warn", "bad"]
     kind: str
@@ -47,13 +50,15 @@ def attention(found: Status) -> list[Attention]:
 
 
 def _stops(found: Status) -> Iterator[Attention]:
+    outbox = found.outbox
+    if outbox is not None and outbox.copy:
+        yield Attention("bad", "copy", outbox.copy, None, "`dispatcher accept-copy`, when it is the outbox now.")
+    if outbox is not None:  # before what we cannot reach ourselves: it says since when
+        yield from (each for each in _waits(outbox) if each.kind in STOPS)
     for problem in found.problems:
         yield Attention("bad", "unreachable", problem, None, "Bring it back: events wait in Postgres meanwhile.")
-    if (outbox := found.outbox) is None:
+    if outbox is None:
         return
-    if outbox.copy:
-        yield Attention("bad", "copy", outbox.copy, None, "`dispatcher accept-copy`, when it is the outbox now.")
-    yield from (each for each in _waits(outbox) if each.kind in STOPS)
     if outbox.pause.paused:
         why = f" ({outbox.pause.reason})" if outbox.pause.reason else ""
         since = iso(outbox.pause.changed_at) if outbox.pause.changed_at else None

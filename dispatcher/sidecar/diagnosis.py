@@ -206,7 +206,7 @@ def _dead(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[D
         "bad" if fresh else "warn",
         "buried" if fresh else "dead",
         what,
-        lately.buried_since or newest,
+        newest or lately.buried_since,  # when the latest died
         "Look at the errors of the dead letters, mend the cause, then retry them; discard those that nobody needs.",
         "dead",
         "dead-letters",

@@ -70,7 +70,8 @@ async def answers(redis: "aio.Redis") -> bool:
 async def test_somebodys_script_is_waited_out(
     kind: str, own_valkey: StartValkey, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "dispatcher.client")
+    """The log says that it reads, that Redis does not answer, and that it answers again."""
+    caplog.set_level(logging.INFO, "dispatcher.client")
     server = own_valkey(options={"busy-reply-threshold": "1"})
     async with (
         aio.Redis.from_url(server.url, decode_responses=True) as redis,
@@ -82,11 +83,15 @@ async def test_somebodys_script_is_waited_out(
             connection = script.connection_pool.get_connection()
             connection.send_command("EVAL", "while true do end", 0)
             await logged(caplog, "BUSY")
+            assert caplog.messages[0].startswith(f"reads {STREAM} in the group {GROUP} as ")
+            assert "answers again" not in caplog.text
             await redis.script_kill()
             await until(lambda: answers(redis), "the script has ended", PATIENCE_S)
             connection.disconnect()
         await publish(redis, "after")
         assert (await running.next()).aggregate_id == "after"
+        await logged(caplog, f"Redis answers again: it reads {STREAM} on")
+    assert caplog.text.count("in the group") == 1
 
 
 @pytest.mark.promise("consumer")

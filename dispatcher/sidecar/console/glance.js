@@ -20,7 +20,7 @@ export function glance(seen) {
   const others = first ? findings.slice(1) : findings;
   byId("glance").dataset.level = first ? first.level : "fine";
   write(byId("headline"), first ? first.what : "All is well");
-  write(byId("when"), first ? since(first.since, seen.now) : calm(seen));
+  write(byId("when"), first ? whenOf(first, seen.now) : calm(seen));
   write(byId("todo"), first ? first.do : "");
   byId("todo").hidden = !first;
   refill(byId("steps"), first && [first.kind, first.link, first.page], () => (first ? steps(first) : []));
@@ -29,7 +29,7 @@ export function glance(seen) {
   for (const [i, item] of [...byId("others").children].entries()) { // written into, or an open one would close
     const [what, lasts] = item.querySelectorAll("summary span");
     write(what, others[i].what);
-    write(lasts, others[i].since ? ` · ${since(others[i].since, seen.now)}` : "");
+    write(lasts, others[i].since ? ` · ${whenOf(others[i], seen.now)}` : "");
     write(item.querySelector("p"), others[i].do);
   }
   const tab = first ? `${first.level === "bad" ? "✕" : "!"} ${first.what}` : "✓ Dispatcher";
@@ -58,6 +58,12 @@ async function resume() {
 export function shorten() {
   const now = route().name === "now";
   byId("glance").classList.toggle("slim", !now);
+}
+
+/** Of dead events when the latest died: the first of them may have died long before. */
+function whenOf({ kind, level, since: moment }, now) {
+  if (!moment || level === "note" || !["dead", "buried"].includes(kind)) return since(moment, now);
+  return `the latest died at ${at(moment)}, ${lasting(Math.max(0, now - moment))} ago`;
 }
 
 export function since(moment, now) {
