@@ -23,7 +23,7 @@ class Outbox:
         """The database's URL for SQLAlchemy. `driver`: psycopg, psycopg2, asyncpg."""
         return self.database_url.replace("postgresql://", f"postgresql+{driver}://", 1)
 
-    def relay_once(self, *, stream: str = "sanctum:messages", now: datetime | None = None) -> list[Received]:
+    def relay_once(self, *, stream: str | None = None, now: datetime | None = None) -> list[Received]:
         """dispatcher.testing.relay_once on this database."""
         return relay_once(self.database_url, self.redis_url, stream=stream, now=now)
 

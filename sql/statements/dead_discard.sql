@@ -2,7 +2,7 @@
 --   decided it and why.
 -- Parameters: ids (of rows), event_ids, by (a person) and reason, for their history; now (NULL: the server's clock).
 -- Returns: id and event_id of each event. One that is missing is not dead (any more).
--- Loaded by: dispatcher/ops/dead_letters/decide.py
+-- Loaded by: dispatcher/client/django/models.py, dispatcher/ops/dead_letters/decide.py
 -- Index: message_outbox_pkey, message_outbox_event_id_key, message_dlq_open_key, message_dlq_event_id_idx.
 -- The copy keeps payload and all, until its retention ends. A person waits for the answer, so the commit is flushed to disk.
 WITH wanted AS MATERIALIZED (

@@ -25,7 +25,10 @@ from dispatcher.client import sqlalchemy as of_sqlalchemy
 from dispatcher.client.answers import HandlerTooSlow
 from dispatcher.client.consumer import AsyncConsumer, Consumer, Group, Received
 from dispatcher.client.dedup import RedisDedupStore
+from dispatcher.core.errors import Misconfigured
+from dispatcher.core.layout import Layout, Route
 from dispatcher.handlers import Retry
+from dispatcher.infra.sqlfiles import load
 from dispatcher.testing import (
     NotPublished,
     published,
@@ -132,6 +135,29 @@ def test_another_object_is_refused_with_what_takes_it() -> None:
         published("postgresql://")
 
 
+async def test_an_async_session_that_is_rolled_back_at_the_end_of_the_test(database_url: str) -> None:
+    """What an inner savepoint took back is not published; what the code committed is, though nothing is committed."""
+    there = create_async_engine(database_url.replace("postgresql:", "postgresql+asyncpg:", 1), poolclass=NullPool)
+    for _ in range(2):
+        async with there.connect() as connection:
+            outer = await connection.begin()
+            async with AsyncSession(connection, join_transaction_mode="create_savepoint") as session:
+                await of_sqlalchemy.add_event_async(session, event(1))
+                await session.commit()
+                await of_sqlalchemy.add_event_async(session, event(2))
+                await session.rollback()
+                with pytest.raises(ZeroDivisionError):
+                    async with session.begin_nested():
+                        await of_sqlalchemy.add_event_async(session, event(3))
+                        raise ZeroDivisionError
+                await of_sqlalchemy.add_event_async(session, event(4))
+                await session.commit()
+                assert numbers(await published_async(session)) == [1, 4]
+            await outer.rollback()
+    with psycopg.connect(database_url) as other:
+        assert other.execute("SELECT FROM messaging.message_outbox").fetchall() == []
+
+
 async def test_what_is_committed_and_due_is_published_once(
     database_url: str, redis_url: str, redis: redis.asyncio.Redis
 ) -> None:
@@ -150,6 +176,48 @@ async def test_what_is_committed_and_due_is_published_once(
         assert numbers(relay_once(database_url, redis_url, now=later + timedelta(seconds=1), stream="other")) == [3]
         rows = connection.execute("SELECT status, stream_id IS NULL FROM messaging.message_outbox").fetchall()
         assert set(rows) == {("sent", False)}
+
+
+def test_shards_and_routes_are_those_of_the_settings(
+    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each event in the key where a dispatcher with these variables puts it, and where its consumers read."""
+    monkeypatch.setenv("DISPATCH_STREAM_NAME", "all")
+    monkeypatch.setenv("DISPATCH_STREAM_SHARDS", "4")
+    monkeypatch.setenv("DISPATCH_ROUTES", "order.*=orders")
+    layout = Layout("all", 4, (Route("order.*", "orders"),))
+    with psycopg.connect(database_url) as connection:
+        set_it = connection.execute(  # as the first dispatcher with these settings does
+            load("layout_set"), layout.columns() | {"former": [], "by": "test", "first": True}
+        )
+        assert set_it.fetchone() == (None,)
+        for number in range(20):
+            add_event(connection, event(number))
+        add_event(connection, Event(event_type="mail.sent", aggregate_id="1", payload={"n": 20}))
+    found = relay_once(database_url, redis_url)
+    assert numbers(found) == list(range(21))
+    assert {each.stream for each in found[:20]} == {f"orders:{{{shard}}}" for shard in range(4)}
+    got: list[int] = []
+    with redis.Redis.from_url(redis_url) as client:
+        keys = {str(each.stream) for each in found}
+        assert set(client.scan_iter(_type="stream")) == {key.encode() for key in keys}
+        consumer = Consumer(client, Group(stream="orders", shards=4, group="billing"))
+
+        def handle(one: Received) -> None:
+            got.append(one.json()["n"])
+            if len(got) == 20:
+                consumer.stop()
+
+        consumer.run(handle)
+    assert sorted(got) == list(range(20))
+    with psycopg.connect(database_url) as connection:
+        assert relay_once(database_url, redis_url) == []
+        add_event(connection, event(30))
+        connection.commit()
+        assert [each.stream[:5] for each in relay_once(database_url, redis_url, stream="other")] == ["order"]
+    monkeypatch.setenv("DISPATCH_STREAM_SHARDS", "3")
+    with pytest.raises(Misconfigured, match="DISPATCH_STREAM_SHARDS"):
+        relay_once(database_url, redis_url)
 
 
 def test_more_than_a_batch(database_url: str, redis_url: str) -> None:
@@ -234,7 +302,7 @@ def run_pytest(folder: Path, *arguments: str, **environment: str) -> str:
 def project(tmp_path: Path) -> Path:
     """The files that the page shows."""
     text = page("how-to/test-your-code.md")
-    for heading in ("The fixtures", "The tests", "A consumer"):
+    for heading in ("The fixtures", "The tests", "Roll back with SQLAlchemy", "A consumer"):
         [shown] = blocks(heading, "python", text)
         name = shown.partition("\n")[0].removeprefix("# ")
         (tmp_path / name).write_text(shown)
@@ -243,7 +311,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("arguments", [[], ["-n", "2"]])
 def test_the_page_runs(project: Path, arguments: list[str]) -> None:
-    assert "4 passed" in run_pytest(project, *arguments)
+    assert "5 passed" in run_pytest(project, *arguments)
 
 
 def test_servers_that_are_given_are_used(project: Path, database_url: str, redis_url: str) -> None:
@@ -258,7 +326,7 @@ def test_servers_that_are_given_are_used(project: Path, database_url: str, redis
     with redis.Redis.from_url(redis_url) as client:
         client.set("kept", "1")
         found = run_pytest(project, OUTBOX_TEST_DATABASE_URL=database_url, OUTBOX_TEST_REDIS_URL=redis_url)
-        assert "5 passed" in found
+        assert "6 passed" in found
         assert client.get("kept") == b"1"
     with psycopg.connect(database_url) as connection:
         left = connection.execute("SELECT count(*) FROM pg_database WHERE datname LIKE 'outbox_test_%'").fetchone()

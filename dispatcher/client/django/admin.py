@@ -1,7 +1,7 @@
-"""The dead events in Django's admin: read-only, with an action that retries them.
+"""The dead events in Django's admin: read-only, with actions that retry them, or discard them with a reason.
 
-Permissions: `view_deadevent` sees them, `retry_deadevent` retries them, `read_payload_deadevent` sees payload and
-headers, which may be personal data. The database's role needs the rights of the role outbox_dispatcher
+Permissions: `view_deadevent` sees them, `retry_deadevent` retries them, `discard_deadevent` discards them,
+`read_payload_deadevent` sees payload and headers, which may be personal data. The database's role needs the rights of the role outbox_dispatcher
 (sql/roles.sql); a router may send these models to an alias that logs in as another role.
 """
 
@@ -9,9 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ActionForm
 from django.db import ProgrammingError
 from django.db.models import TextField
 from django.db.models.functions import Cast, Left
+from django.forms import CharField
 from django.http import HttpResponseRedirect
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
@@ -42,9 +44,19 @@ def _explained(view: Callable[..., Any]) -> Callable[..., Any]:
     return explained
 
 
+class WithReason(ActionForm):
+    """Beside the choice of an action: why, for the history of the events."""
+
+    reason = CharField(required=False, max_length=200, label="Reason: ")
+
+
+def _reason_of(request: Any) -> str:
+    return str(request.POST.get("reason", "")).strip()[:200]
+
+
 @admin.register(DeadEvent)
 class DeadEventAdmin(admin.ModelAdmin):
-    """A list, a page for each event, and the action."""
+    """A list, a page for each event, and the actions."""
 
     list_display = ("id", "event_type", "aggregate_type", "aggregate_id", "attempts", "died_at", "error")
     list_filter = ("event_type", "aggregate_type")
@@ -52,7 +64,8 @@ class DeadEventAdmin(admin.ModelAdmin):
     ordering = ("-id",)
     list_per_page = 100
     show_full_result_count = False
-    actions = ("retry",)
+    actions = ("retry", "discard")
+    action_form = WithReason
 
     def has_add_permission(self, request: Any) -> bool:
         return False
@@ -65,6 +78,9 @@ class DeadEventAdmin(admin.ModelAdmin):
 
     def has_retry_permission(self, request: Any) -> bool:
         return bool(request.user.has_perm("outbox_dispatcher.retry_deadevent"))
+
+    def has_discard_permission(self, request: Any) -> bool:
+        return bool(request.user.has_perm("outbox_dispatcher.discard_deadevent"))
 
     def get_queryset(self, request: Any) -> Any:
         """Without payloads: one may be large, and not everybody may see it."""
@@ -106,8 +122,21 @@ class DeadEventAdmin(admin.ModelAdmin):
     def retry(self, request: Any, queryset: Any) -> None:
         """Put them back, in the name of the user."""
         chosen = queryset.count()
-        done = queryset.retry(by=request.user.get_username())
-        self.message_user(request, f"{done} {'event goes' if done == 1 else 'events go'} out again.", messages.SUCCESS)
+        done = queryset.retry(by=request.user.get_username(), reason=_reason_of(request) or None)
+        self._say(request, chosen, done, "event goes out again" if done == 1 else "events go out again")
+
+    @admin.action(description="Discard the selected dead events, for the reason given", permissions=["discard"])
+    def discard(self, request: Any, queryset: Any) -> None:
+        """End them, in the name of the user."""
+        if not (reason := _reason_of(request)):
+            self.message_user(request, "Nothing was discarded: say in the field Reason why.", messages.ERROR)
+            return
+        chosen = queryset.count()
+        done = queryset.discard(by=request.user.get_username(), reason=reason)
+        self._say(request, chosen, done, "event was discarded" if done == 1 else "events were discarded")
+
+    def _say(self, request: Any, chosen: int, done: int, became: str) -> None:
+        self.message_user(request, f"{done} {became}.", messages.SUCCESS)
         if done < chosen:
             self.message_user(request, f"{chosen - done} are not dead any more.", messages.WARNING)
 

@@ -2,6 +2,7 @@
 
 OutboxEvent.objects.filter(event_type="order.created")     each event that is in the outbox, whatever its status
 DeadEvent.objects.filter(event_type="mail.sent").retry(by="ada", reason="the mail server is back")
+DeadEvent.objects.filter(aggregate_id="7").discard(by="ada", reason="a test order")
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ _FORBIDDEN = "42501"
 
 def _refuse(*args: Any, **kwargs: Any) -> Any:
     raise TypeError(
-        "the outbox is read-only here: add_event adds an event, DeadEvent.objects.retry() retries dead ones"
+        "the outbox is read-only here: add_event adds an event, DeadEvent.objects.retry() and .discard() end dead ones"
     )
 
 
@@ -31,7 +32,7 @@ class ReadOnly(models.QuerySet):
 
 
 class DeadEvents(ReadOnly):
-    """Reads dead events, and puts them back."""
+    """Reads dead events, puts them back, and discards them."""
 
     def retry(self, by: str | None = None, reason: str | None = None) -> int:
         """Put them back, to be published at once; how many. As `dispatcher dlq retry`: each goes out once, however many
@@ -39,19 +40,30 @@ class DeadEvents(ReadOnly):
 
         Raises django.db.ProgrammingError where the database's role lacks the rights of the role outbox_dispatcher.
         """
+        return self._decide("dead_retry", "dead_retry_copy", by=by, reason=reason)  # rows that were pruned: from copies
+
+    def discard(self, by: str | None = None, *, reason: str) -> int:
+        """End them, for nobody needs them; how many. As `dispatcher dlq discard`: the row goes, its copy stays until its
+        retention ends. `by` and `reason` are kept in the event's history. Commits and raises as `retry`.
+        """
+        if not reason.strip():
+            raise ValueError("reason must say why nobody needs these events")
+        return self._decide("dead_discard", by=by, reason=reason)
+
+    def _decide(self, *statements: str, by: str | None, reason: str | None) -> int:
+        """Each statement takes those that the one before it did not find."""
         alias = self._db or router.db_for_write(self.model)
         ids = list(self.using(alias).order_by("id").values_list("id", flat=True))
-        return sum(self._retry(alias, ids[at : at + BATCH], by, reason) for at in range(0, len(ids), BATCH))
-
-    @staticmethod
-    def _retry(alias: str, ids: list[int], by: str | None, reason: str | None) -> int:
-        asked: dict[str, Any] = {"ids": ids, "event_ids": [], "by": by, "reason": reason, "now": None}
-        with transaction.atomic(using=alias), transaction.get_connection(alias).cursor() as cursor:
-            cursor.execute(sqlfiles.load("dead_retry"), asked)
-            done = {row for row, _ in cursor.fetchall()}
-            if left := [each for each in ids if each not in done]:  # their rows were pruned: from their copies
-                cursor.execute(sqlfiles.load("dead_retry_copy"), asked | {"ids": left})
-                done |= {row for row, _ in cursor.fetchall()}
+        done: set[int] = set()
+        for at in range(0, len(ids), BATCH):
+            with transaction.atomic(using=alias), transaction.get_connection(alias).cursor() as cursor:
+                for statement in statements:
+                    if left := [each for each in ids[at : at + BATCH] if each not in done]:
+                        asked = {"ids": left, "event_ids": [], "by": by, "reason": reason, "now": None}
+                        cursor.execute(sqlfiles.load(statement), asked)
+                        done |= {row for row, _ in cursor.fetchall()}
+                if done:  # a dispatcher knows some rows from its memory
+                    cursor.execute(sqlfiles.load("ring_all"))
         return len(done)
 
 
@@ -107,6 +119,7 @@ class DeadEvent(_Event):
         default_permissions = ("view",)
         permissions = (
             ("retry_deadevent", "Can retry dead events"),
+            ("discard_deadevent", "Can discard dead events"),
             ("read_payload_deadevent", "Can read the payload of dead events"),
         )
         verbose_name = "dead event"

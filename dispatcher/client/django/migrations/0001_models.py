@@ -26,6 +26,7 @@ class Migration(migrations.Migration):
                 "db_table": '"messaging"."dead_event"',
                 "permissions": (
                     ("retry_deadevent", "Can retry dead events"),
+                    ("discard_deadevent", "Can discard dead events"),
                     ("read_payload_deadevent", "Can read the payload of dead events"),
                 ),
                 "managed": False,

@@ -150,16 +150,44 @@ class InTheAdmin(TestCase):
         rows = [dead("mail.sent"), dead("mail.sent", pruned=True), dead("mail.sent")]
         client = client_of("view_deadevent", "retry_deadevent")
         self.assertContains(client.get(PAGE), "Retry the selected dead events")
-        said = client.post(PAGE, {"action": "retry", "_selected_action": rows[:2]}, follow=True)
+        said = client.post(
+            PAGE, {"action": "retry", "_selected_action": rows[:2], "reason": "it is back"}, follow=True
+        )
         self.assertContains(said, "2 events go out again.")
         self.assertEqual([event.pk for event in DeadEvent.objects.all()], rows[2:])
         self.assertEqual([(event.status, event.attempts) for event in OutboxEvent.objects.filter(pk__in=rows[:2])],
                          [("pending", 0)] * 2)  # fmt: skip
         with connections["default"].cursor() as cursor:
-            cursor.execute("SELECT actor FROM messaging.message_history WHERE what = 'retried'")
-            self.assertEqual(cursor.fetchall(), [("u2",)] * 2)
+            cursor.execute("SELECT actor, error FROM messaging.message_history WHERE what = 'retried'")
+            self.assertEqual(cursor.fetchall(), [("u2", "it is back")] * 2)
             cursor.execute("UPDATE messaging.message_outbox SET status = 'dead' WHERE id = %s", [rows[0]])
         self.assertContains(client.get(f"{PAGE}{rows[0]}/change/"), "retried")
+
+    def test_who_may_discard_discards_with_a_reason(self) -> None:
+        rows = [dead("mail.sent"), dead("mail.sent", pruned=True), dead("mail.sent")]
+        asked = {"action": "discard", "_selected_action": rows[:2], "reason": " a test <b>order "}
+        client_of("view_deadevent", "retry_deadevent").post(PAGE, asked)
+        self.assertEqual(DeadEvent.objects.count(), 3)
+        client = client_of("view_deadevent", "discard_deadevent", "read_payload_deadevent")
+        page = client.get(PAGE)
+        self.assertContains(page, "Discard the selected dead events")
+        self.assertContains(page, 'name="reason"')
+        self.assertNotContains(page, "Retry the selected dead events")
+        said = client.post(PAGE, asked | {"reason": " "}, follow=True)
+        self.assertContains(said, "Nothing was discarded")
+        self.assertEqual(DeadEvent.objects.count(), 3)
+        said = client.post(PAGE, asked, follow=True)
+        self.assertContains(said, "2 events were discarded.")
+        self.assertEqual([event.pk for event in DeadEvent.objects.all()], rows[2:])
+        self.assertEqual(OutboxEvent.objects.filter(pk__in=rows[:2]).count(), 0)
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SELECT outbox_id, actor, error FROM messaging.message_history WHERE what = 'discarded'")
+            self.assertEqual(sorted(cursor.fetchall()), [(row, "u3", "a test <b>order") for row in rows[:2]])
+            cursor.execute("SELECT count(*) FROM messaging.message_dlq WHERE discarded_at IS NOT NULL")
+            self.assertEqual(cursor.fetchone(), (2,), "the copies stay")
+        self.assertEqual(DeadEvent.objects.filter(pk__in=rows[:2]).retry(), 0)
+        with self.assertRaisesRegex(ValueError, "reason"):
+            DeadEvent.objects.all().discard(reason="")
 
     def test_who_may_read_payloads_sees_them_as_they_are(self) -> None:
         row = dead("mail.sent")
