@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import anyio
 from dispatcher.core.errors import DispatcherError
@@ -102,8 +103,13 @@ def answers(url: str) -> bool:
     return False
 
 
-def together(begin: Callable[[Parts], None], dispatchers: int = 2) -> None:
-    """Postgres with the outbox, Valkey, dispatchers, and what `begin` starts. Until Ctrl-C, which ends all of it."""
+def together(
+    begin: Callable[[Parts], None], dispatchers: int = 2, settings: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Postgres with the outbox, Valkey, dispatchers, and what `begin` starts. Until Ctrl-C, which ends all of it.
+
+    `settings`: variables of them all.
+    """
     try:
         with suppress(InterruptedRunError), ending_in_order() as stack:
             folder = stack.enter_context(scratch_folder("example-"))
@@ -111,7 +117,7 @@ def together(begin: Callable[[Parts], None], dispatchers: int = 2) -> None:
             postgres = stack.enter_context(EmbeddedPostgres(folder / "postgres"))
             valkey = stack.enter_context(EmbeddedValkey(folder / "valkey", appendonly=True))
             anyio.run(migrate, postgres.url())
-            parts = Parts(folder, connected(postgres.url(), valkey.url, 0), stack)
+            parts = Parts(folder, {**settings, **connected(postgres.url(), valkey.url, 0)}, stack)
             for number in range(1, dispatchers + 1):
                 port = free_port()
                 parts.start(

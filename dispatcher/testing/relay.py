@@ -15,7 +15,7 @@ import redis.asyncio
 from dispatcher.client.received import Received, receive
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.decide import RetryPolicy, decide_batch
-from dispatcher.core.entry import EntryFormat, EntryFormats
+from dispatcher.core.entry import EntryFormats
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.layout import Layout
 from dispatcher.infra.postgres.connect import connect

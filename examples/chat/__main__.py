@@ -26,7 +26,7 @@ def main() -> None:
         if not given.no_browser and has_screen():
             webbrowser.open(address)
 
-    together(begin)
+    together(begin, settings={"DISPATCH_STREAM_SHARDS": os.environ.get("DISPATCH_STREAM_SHARDS", "1")})
 
 
 def has_screen() -> bool:

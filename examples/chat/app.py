@@ -1,4 +1,5 @@
-"""`python -m chat.app`: the gateway as a process. Reads DATABASE_URL, REDIS_URL, CHAT_PORT and DISPATCH_STREAM_NAME.
+"""`python -m chat.app`: the gateway as a process. Reads DATABASE_URL, REDIS_URL, CHAT_PORT, and of the dispatchers'
+settings DISPATCH_STREAM_NAME and DISPATCH_STREAM_SHARDS.
 
 There is no login: who may read and write in a room is for your application to say, in `same_site` and `room_of`.
 """
@@ -109,6 +110,7 @@ async def page(request: web.Request) -> web.FileResponse:
 async def running(app: web.Application) -> AsyncIterator[None]:
     """What lives as long as the application: connections, the reader of the stream."""
     stream = os.environ.get("DISPATCH_STREAM_NAME", "sanctum:messages")
+    shards = int(os.environ.get("DISPATCH_STREAM_SHARDS", "1"))
     async with (
         asyncpg.create_pool(
             os.environ["DATABASE_URL"], min_size=1, max_size=10, timeout=10, command_timeout=10
@@ -116,7 +118,7 @@ async def running(app: web.Application) -> AsyncIterator[None]:
         redis.asyncio.Redis.from_url(os.environ["REDIS_URL"], socket_timeout=10, decode_responses=True) as client,
     ):
         await messages.create_tables(pool)
-        gateway = app[GATEWAY] = Gateway(pool, client, stream)
+        gateway = app[GATEWAY] = Gateway(pool, client, stream, shards)
         tasks = [await gateway.start(), asyncio.create_task(gateway.talk(), name="talk")]
         for task in tasks:
             task.add_done_callback(give_up)

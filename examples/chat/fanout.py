@@ -1,7 +1,8 @@
 """Who is in which room, and what was sent lately: one reader of the stream for all browsers. No I/O.
 
 The id of an entry of the stream is a browser's place in it: what it was sent up to there it has, what comes after it
-it lacks. Ids rise; rooms share them.
+it lacks. Ids rise; rooms share them. A stream with shards has several keys, and a Fanout each: all events of a room
+are in one of them.
 """
 
 import asyncio

@@ -16,6 +16,7 @@ import asyncpg
 import redis.asyncio
 from aiohttp import WSCloseCode, web
 from dispatcher.client import is_outage
+from dispatcher.client.group import shard_keys
 from dispatcher.client.received import Received
 from dispatcher.client.tail import AsyncTail
 
@@ -45,11 +46,13 @@ def is_message(event: Received) -> bool:
 class Gateway:
     """The stream on one side, the browsers on the other. Made by `running`."""
 
-    def __init__(self, pool: "asyncpg.Pool[Any]", client: "redis.asyncio.Redis", stream: str) -> None:
+    def __init__(self, pool: "asyncpg.Pool[Any]", client: "redis.asyncio.Redis", stream: str, shards: int) -> None:
         self.pool = pool
-        self.fanout = Fanout(RESUME, int(os.environ.get("CHAT_BACKLOG", BACKLOG)))
+        kept = int(os.environ.get("CHAT_BACKLOG", BACKLOG))
+        self._fanouts = {key: Fanout(RESUME, kept) for key in shard_keys(stream, shards)}
         self._client = client
         self._stream = stream
+        self._shards = shards
         self._turns = asyncio.Semaphore(4)  # that read the stream for one browser
         self._queue = int(os.environ.get("CHAT_QUEUE", QUEUE))
         self._open: set[Browser] = set()
@@ -63,54 +66,69 @@ class Gateway:
         """Follow the stream from a little before now, for the browsers that come from another gateway. Returns the task
         that goes on, once it has read what is there."""
         seconds, _ = await self._client.time()
-        begin = ((seconds - WARM_UP_S) * 1000, 0)
-        if await self._client.xrevrange(self._stream, written(begin), count=1):
-            self.fanout.pass_over(begin)
-        else:  # the stream begins later
-            begin = (0, 0)
-        newest: Any = await self._client.xrevrange(self._stream, count=1)
-        end = parse(newest[0][0]) if newest else begin
+        begins, ends = dict[str, str](), dict[str, Id]()
+        for key, fanout in self._fanouts.items():
+            begin = ((seconds - WARM_UP_S) * 1000, 0)
+            if await self._client.xrevrange(key, written(begin), count=1):
+                fanout.pass_over(begin)
+            else:  # the stream begins later
+                begin = (0, 0)
+            begins[key] = written(begin)
+            newest: Any = await self._client.xrevrange(key, count=1)
+            if newest and parse(newest[0][0]) > begin:
+                ends[key] = parse(newest[0][0])
         there = asyncio.Event()
-        following = asyncio.create_task(self._follow(written(begin), end, there), name="follow the stream")
-        if end > begin:
+        following = asyncio.create_task(self._follow(begins, ends, there), name="follow the stream")
+        if ends:
             with contextlib.suppress(TimeoutError):  # the newest entry is none of the dispatcher's
                 await asyncio.wait_for(there.wait(), START_S)
         return following
 
-    async def _follow(self, begin: str, end: Id, there: asyncio.Event) -> None:
-        async for event in AsyncTail(self._client, self._stream, after=begin, on_missed=self._missed):
-            place = parse(event.entry_id)
+    async def _follow(self, begins: dict[str, str], ends: dict[str, Id], there: asyncio.Event) -> None:
+        tail = AsyncTail(self._client, self._stream, shards=self._shards, after=begins, on_missed=self._missed)
+        async for event in tail:
+            fanout, place = self._fanouts[event.stream], parse(event.entry_id)
             if is_message(event):
-                self.fanout.publish(Frame(place, event.aggregate_id, frame_of(event)))
+                fanout.publish(Frame(place, event.aggregate_id, frame_of(event)))
             else:
-                self.fanout.pass_over(place)
-            if place >= end:
-                there.set()
+                fanout.pass_over(place)
+            if event.stream in ends and place >= ends[event.stream]:
+                del ends[event.stream]
+                if not ends:
+                    there.set()
 
     def _missed(self, key: str) -> None:
-        self.fanout.restart(RELOAD)
+        self._fanouts[key].restart(RELOAD)
 
     async def talk(self) -> None:
         """Tell every browser its place now and then: in a quiet room it would grow too old, and silence is no sign."""
         while True:
             await asyncio.sleep(TALK_S)
-            self.fanout.say_all(f'{{"type":"place","id":"{written(self.fanout.place)}"}}')
+            for fanout in self._fanouts.values():
+                fanout.say_all(f'{{"type":"place","id":"{written(fanout.place)}"}}')
+
+    async def _key_of(self, room: str) -> str:
+        """The key that has the room's events. Postgres hashes it, as for the dispatchers."""
+        keys = tuple(self._fanouts)
+        return keys[0 if len(keys) == 1 else await messages.slot_of(self.pool, room) * len(keys) // 256]
 
     async def serve(self, request: web.Request, room: str, after: str) -> web.WebSocketResponse:
         """One browser: what it lacks since `after`, then what comes, until one side ends it."""
         if after and not ID.fullmatch(after):
             raise web.HTTPBadRequest(text="after is not the id of an entry")
+        key = await self._key_of(room)
+        fanout = self._fanouts[key]
         socket = web.WebSocketResponse(heartbeat=2 * TALK_S, timeout=CLOSE_S, max_msg_size=1024, compress=False)
         await socket.prepare(request)
         browser = Browser(room, self._queue)
         self._open.add(browser)
         listening = asyncio.create_task(self._listen(socket, browser))
-        sending = asyncio.create_task(self._send(socket, browser, after))
+        sending = asyncio.create_task(self._send(socket, browser, key, after))
         try:
             code = await browser.ended
         finally:
             self._open.discard(browser)
-            self.fanout.leave(browser)
+            fanout.leave(browser)
             sending.cancel()
         await asyncio.wait([sending])
         if code == RESUME:
@@ -130,9 +148,9 @@ class Gateway:
             pass
         browser.end(WSCloseCode.OK)
 
-    async def _send(self, socket: web.WebSocketResponse, browser: Browser, after: str) -> None:
+    async def _send(self, socket: web.WebSocketResponse, browser: Browser, key: str, after: str) -> None:
         try:
-            for text in await self._what_it_lacks(browser, after):
+            for text in await self._what_it_lacks(browser, key, after):
                 await socket.send_str(text)
             while True:
                 await socket.send_str(await browser.frames.get())
@@ -145,25 +163,27 @@ class Gateway:
                 log.exception("a browser is sent no more")
             browser.end(WSCloseCode.TRY_AGAIN_LATER)
 
-    async def _what_it_lacks(self, browser: Browser, after: str) -> list[str]:
+    async def _what_it_lacks(self, browser: Browser, key: str, after: str) -> list[str]:
         """The first frames; the browser is in its room then."""
+        fanout = self._fanouts[key]
         if after:
             place = parse(after)
-            if self.fanout.covers(place):
-                return resumed(self.fanout.resume(browser, place))
-            if (found := await self._look_back(browser, place)) is not None:
+            if fanout.covers(place):
+                return resumed(fanout.resume(browser, place))
+            if (found := await self._look_back(browser, key, place)) is not None:
                 return resumed(found)
-        place = self.fanout.enter(browser)  # before the database is read: what is committed later, comes as a frame
+        place = fanout.enter(browser)  # before the database is read: what is committed later, comes as a frame
         listed = await messages.read(self.pool, browser.room)
         return [state(place, listed, "you were away for too long" if after else "")]
 
-    async def _look_back(self, browser: Browser, place: Id) -> list[str] | None:
+    async def _look_back(self, browser: Browser, key: str, place: Id) -> list[str] | None:
         """What is no more kept here is read from the stream; None when it is gone from there too, or very much."""
-        if not (0, 0) < place < self.fanout.place:
+        fanout = self._fanouts[key]
+        if not (0, 0) < place < fanout.place:
             return None
         missed: list[str] = []
         frames: list[str] = []
-        tail = AsyncTail(self._client, self._stream, after=written(place), on_missed=missed.append)
+        tail = AsyncTail(self._client, key, after=written(place), on_missed=missed.append)
         async with self._turns:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(START_S), aclosing(aiter(tail)) as events:
@@ -174,8 +194,8 @@ class Gateway:
                             return None
                         if is_message(event) and event.aggregate_id == browser.room:
                             frames.append(frame_of(event))
-                        if self.fanout.covers(parse(event.entry_id)):
-                            return frames + self.fanout.resume(browser, parse(event.entry_id))
+                        if fanout.covers(parse(event.entry_id)):
+                            return frames + fanout.resume(browser, parse(event.entry_id))
         return None
 
 

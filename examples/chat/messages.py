@@ -23,6 +23,7 @@ INSERT = """
 INSERT INTO message (room, number, key, author, body) VALUES ($1, $2, $3, $4, $5)
 RETURNING number, key, author, body, posted_at"""
 KNOWN = "SELECT number FROM message WHERE key = $1"
+SLOT = "SELECT hashtextextended($1, 0) & 255"
 READ = """
 SELECT number, key, author, body, posted_at FROM message
 WHERE room = $1 AND number < $2 ORDER BY number DESC LIMIT $3"""
@@ -74,3 +75,8 @@ async def read(pool: "asyncpg.Pool[Any]", room: str, *, before: int = 2**62, cou
     """The last `count` messages of the room whose number is below `before`, oldest first."""
     rows = await pool.fetch(READ, room, before, count)
     return [Posted(**row) for row in reversed(rows)]
+
+
+async def slot_of(pool: "asyncpg.Pool[Any]", room: str) -> int:
+    """0 to 255: with shards, the dispatcher puts all events of a room into the key that has this slot."""
+    return int(await pool.fetchval(SLOT, room))

@@ -192,6 +192,36 @@ async def test_a_browser_that_was_away_gets_what_it_lacks_and_no_more(gateway: G
                 assert await here.bodies(1) == ["after it"]
 
 
+async def test_with_shards_every_room_gets_its_messages(
+    database_url: str, redis_url: str, redis: "Redis", cli: StartCli
+) -> None:
+    """Live, resumed from the memory of another gateway, and from the stream; none twice."""
+    settings = {"DISPATCH_STREAM_SHARDS": "8"}
+    relay = await cli("run", "--enabled", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url, **settings})
+    await relay.ready()
+    gateway, rooms = Gateway(database_url, redis_url, settings), [f"room {number}" for number in range(20)]
+    places, missed = dict[str, str](), {room: [f"second in {room}"] for room in rooms}
+    async with aiohttp.ClientSession() as session:
+        async with gateway.running():
+            for room in rooms:
+                async with connected(gateway, room=room) as (here, _):
+                    await post(session, gateway.url, message(f"first in {room}"), room)
+                    assert await here.bodies(1) == [f"first in {room}"]
+                    places[room] = here.place
+                await post(session, gateway.url, message(f"second in {room}"), room)
+        keys = [key async for key in redis.scan_iter(_type="stream")]
+        assert len(keys) > 4, "the rooms are in several shards"
+        for backlog in ("1000", "1"):
+            async with gateway.running(CHAT_BACKLOG=backlog):
+                for room in rooms:
+                    async with connected(gateway, places[room], room) as (here, first):
+                        assert first == {"type": "resumed"}
+                        assert await here.bodies(len(missed[room])) == missed[room]
+                        await post(session, gateway.url, message(backlog), room)
+                        assert await here.bodies(1) == [backlog]
+                        missed[room].append(backlog)
+
+
 async def test_who_takes_nothing_is_cut_and_told_to_resume(gateway: Gateway) -> None:
     """The others get everything meanwhile."""
     address = urlsplit(gateway.url)

@@ -1,8 +1,8 @@
 """The dead events in Django's admin: read-only, with actions that retry them, or discard them with a reason.
 
 Permissions: `view_deadevent` sees them, `retry_deadevent` retries them, `discard_deadevent` discards them,
-`read_payload_deadevent` sees payload and headers, which may be personal data. The database's role needs the rights of the role outbox_dispatcher
-(sql/roles.sql); a router may send these models to an alias that logs in as another role.
+`read_payload_deadevent` sees payload and headers, which may be personal data. The database's role needs the rights of
+the role outbox_dispatcher (sql/roles.sql); a router may send these models to an alias that logs in as another role.
 """
 
 from collections.abc import Callable

@@ -43,8 +43,8 @@ class DeadEvents(ReadOnly):
         return self._decide("dead_retry", "dead_retry_copy", by=by, reason=reason)  # rows that were pruned: from copies
 
     def discard(self, by: str | None = None, *, reason: str) -> int:
-        """End them, for nobody needs them; how many. As `dispatcher dlq discard`: the row goes, its copy stays until its
-        retention ends. `by` and `reason` are kept in the event's history. Commits and raises as `retry`.
+        """End them, for nobody needs them; how many. As `dispatcher dlq discard`: the row goes, its copy stays until
+        its retention ends. `by` and `reason` are kept in the event's history. Commits and raises as `retry`.
         """
         if not reason.strip():
             raise ValueError("reason must say why nobody needs these events")

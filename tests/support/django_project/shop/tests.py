@@ -150,9 +150,7 @@ class InTheAdmin(TestCase):
         rows = [dead("mail.sent"), dead("mail.sent", pruned=True), dead("mail.sent")]
         client = client_of("view_deadevent", "retry_deadevent")
         self.assertContains(client.get(PAGE), "Retry the selected dead events")
-        said = client.post(
-            PAGE, {"action": "retry", "_selected_action": rows[:2], "reason": "it is back"}, follow=True
-        )
+        said = client.post(PAGE, {"action": "retry", "_selected_action": rows[:2], "reason": "it is back"}, follow=True)
         self.assertContains(said, "2 events go out again.")
         self.assertEqual([event.pk for event in DeadEvent.objects.all()], rows[2:])
         self.assertEqual([(event.status, event.attempts) for event in OutboxEvent.objects.filter(pk__in=rows[:2])],
