@@ -25,6 +25,7 @@ from bench.sla import sla
 from bench.snapshot import snapshot
 from bench.soak import soak
 from bench.techniques import techniques
+from bench.traces import traces
 from bench.writers import writers
 from dispatcher.core.errors import DispatcherError
 
@@ -69,6 +70,7 @@ for scenario in (
     soak,
     peers,
     techniques,
+    traces,
     counters,
     run_all,
     document,

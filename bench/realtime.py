@@ -129,8 +129,11 @@ class Chat:
 @click.option("--rooms", type=click.IntRange(1, 20_000), default=100, show_default=True, help="Rooms they share.")
 @click.option("--seconds", type=click.FloatRange(3, 3_600), default=20.0, show_default=True, help="Timed, each leg.")
 @click.option("--warm-up", "warmup_s", type=click.FloatRange(0, 60), default=3.0, show_default=True, help="Untimed.")
+@click.option("--faults-only", is_flag=True, help="Only the leg with the kill and the restart.")
 @common
-def realtime(rate: float, sockets: int, rooms: int, seconds: float, warmup_s: float, where: Where) -> None:
+def realtime(
+    rate: float, sockets: int, rooms: int, seconds: float, warmup_s: float, faults_only: bool, where: Where
+) -> None:
     """Commit to the frame in 1,000 browsers, through a killed dispatcher and a restart of the gateway."""
     if sockets % rooms:
         raise click.UsageError("--sockets must be a multiple of --rooms: each room has as many browsers")
@@ -138,10 +141,11 @@ def realtime(rate: float, sockets: int, rooms: int, seconds: float, warmup_s: fl
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, FILES)), hard))
     options = {"events/s": rate, "browsers": sockets, "rooms": rooms, "seconds": seconds, "warm-up": warmup_s}
     plan = Plan(rate, sockets, rooms, seconds, warmup_s)
-    with where.rig() as servers, Legs(2) as legs:
+    names = [FAULTS] if faults_only else ["nothing", FAULTS]
+    with where.rig() as servers, Legs(len(names)) as legs:
         report = Report("realtime", options, [], [], notes=[NOTE])
         rows, found, targets, curves = [], [], [], dict[str, Any]()
-        for name in ("nothing", FAULTS):
+        for name in names:
             legs.begin(f"{rate:g} events/s to {sockets} browsers, {name}")
             measured, cores = _leg(servers, plan, legs, disturbed=name == FAULTS)
             tally = measured.tally

@@ -12,7 +12,7 @@ import pytest
 from dispatcher.client import Event
 
 HEAVY = {"aiohttp", "anyio", "click", "django", "loguru", "prometheus_client", "rich", "sqlalchemy"}
-LIBRARIES = {"asyncpg", "django", "msgspec", "opentelemetry", "psycopg", "pydantic", "redis", "sqlalchemy"}
+LIBRARIES = {"alembic", "asyncpg", "django", "msgspec", "opentelemetry", "psycopg", "pydantic", "redis", "sqlalchemy"}
 
 
 def test_an_event_shows_no_payload() -> None:
@@ -83,9 +83,11 @@ def test_importing_the_client_loads_nothing_of_the_server() -> None:
         ("dispatcher.client", set()),
         ("dispatcher.client.asyncpg", {"asyncpg"}),
         ("dispatcher.client.sqlalchemy", {"sqlalchemy"}),
+        ("dispatcher.client.alembic", set()),
         ("dispatcher.client.django", {"django"}),
         ("dispatcher.client.inbox", {"psycopg"}),
         ("dispatcher.client.consumer", {"redis"}),
+        ("dispatcher.client.dedup", {"redis"}),
         ("dispatcher.client.tail", {"redis"}),
         ("dispatcher.handlers", set()),
     ],
