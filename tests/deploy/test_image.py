@@ -20,7 +20,7 @@ import pytest
 from dispatcher.embedded import free_port
 from tests.support.child import OURS
 from tests.support.readme import ROOT
-from tests.support.tools import tool
+from tests.support.tls import Certificate, make_certificate
 
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 
@@ -79,19 +79,16 @@ async def test_its_steps_give_a_dispatcher_that_works(tmp_path: Path, empty_data
 def test_sslrootcert_system_trusts_whom_the_image_says(tmp_path: Path) -> None:
     """psycopg's wheel looks for certificates where it was built, which exists nowhere else."""
     [variable] = re.findall(r"^    (SSL_CERT_FILE)=/", DOCKERFILE, re.MULTILINE)
-    certificate, key = tmp_path / "server.crt", tmp_path / "server.key"
-    command = [tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*command, *names], check=True, capture_output=True)
+    certificate = make_certificate(tmp_path, "127.0.0.1")
     refused = "certificate verify failed"
-    assert refused not in connects(certificate, key, {variable: str(certificate)})
-    assert refused in connects(certificate, key, {variable: str(tmp_path / "nobody.crt")})
+    assert refused not in connects(certificate, {variable: str(certificate.authority)})
+    assert refused in connects(certificate, {variable: str(tmp_path / "nobody.crt")})
 
 
-def connects(certificate: Path, key: Path, env: dict[str, str]) -> str:
+def connects(certificate: Certificate, env: dict[str, str]) -> str:
     """Let psycopg connect with sslrootcert=system to a port that begins TLS and then closes; what psycopg says."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate, key)
+    tls.load_cert_chain(certificate.shown, certificate.key)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

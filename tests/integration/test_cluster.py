@@ -4,7 +4,6 @@ import json
 import os
 import signal
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -23,7 +22,7 @@ from dispatcher.upkeep.gauges import sample_once
 from tests.support.command import HearCommand, RunCommand
 from tests.support.redis import StartCluster, StartValkey
 from tests.support.rows import STREAM
-from tests.support.tls import behind_tls
+from tests.support.tls import Certificate, behind_tls
 
 PASSWORD = "s3cr3t-Wort"
 SLOT = key_slot(STREAM.encode())
@@ -190,7 +189,7 @@ async def test_prove_on_a_cluster(own_cluster: StartCluster, heard: HearCommand)
     assert report["left_behind"] == []
 
 
-async def test_tls_to_each_node(own_cluster: StartCluster, certificate: Path) -> None:
+async def test_tls_to_each_node(own_cluster: StartCluster, certificate: Certificate) -> None:
     cluster = await anyio.to_thread.run_sync(lambda: own_cluster(replicas=0))
     keys = Layout(STREAM, 8).keys
     async with AsyncExitStack() as stack:
@@ -204,7 +203,7 @@ async def test_tls_to_each_node(own_cluster: StartCluster, certificate: Path) ->
             return all({each[2][1] for each in slots} == set(ports) for slots in said if isinstance(slots, list))
 
         await anyio.to_thread.run_sync(lambda: wait_until(announced, "all name the ports of TLS"))
-        url = f"rediss+cluster://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}?ssl_ca_certs={certificate}"
+        url = f"rediss+cluster://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}?ssl_ca_certs={certificate.authority}"
         for key in keys:
             made = RedisConnection(
                 RedisTarget.parse(url), name="test", streams=(key,), connect_timeout_s=5.0, on_lost=lambda why: None

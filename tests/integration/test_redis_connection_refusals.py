@@ -119,7 +119,7 @@ def test_a_target_does_not_show_its_password(url):
 
 async def test_tls_with_a_certificate_we_trust_and_one_we_do_not(redis_url, redis, certificate):
     async with behind_tls(redis_url, certificate) as port:
-        made = redis_connection(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}")
+        made = redis_connection(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate.authority}")
         await made.connect()
         [reply] = await made.send([("XADD", STREAM, "*", "a", "x" * 100_000)], 5.0)
         made.close()
@@ -132,7 +132,7 @@ async def test_tls_to_a_name_that_ends_with_a_dot(redis_url, certificate, monkey
     """So a name is written in Kubernetes, that no search domain is tried; no certificate has the dot."""
     lead_to(monkeypatch, "localhost.")
     async with behind_tls(redis_url, certificate) as port:
-        url = f"rediss://localhost.:{port}/0?ssl_ca_certs={certificate}"
+        url = f"rediss://localhost.:{port}/0?ssl_ca_certs={certificate.authority}"
         made = redis_connection(url)
         await made.connect()
         made.close()

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 import anyio
 import pytest
@@ -15,7 +14,7 @@ from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from tests.support.redis import StartSentinels
 from tests.support.rows import STREAM
-from tests.support.tls import behind_tls
+from tests.support.tls import Certificate, behind_tls
 from tests.support.waiting import until
 
 PASSWORD, OTHER = "s3cr3t-Wort", "anderes-Wort"
@@ -119,7 +118,9 @@ async def test_a_primary_that_is_down_is_waited_for(own_sentinels: StartSentinel
     await until(says_so, "the sentinel holds it for down")
 
 
-async def test_tls_to_a_sentinel_that_nobody_vouches_for(own_sentinels: StartSentinels, certificate: Path) -> None:
+async def test_tls_to_a_sentinel_that_nobody_vouches_for(
+    own_sentinels: StartSentinels, certificate: Certificate
+) -> None:
     watched = await anyio.to_thread.run_sync(own_sentinels)
     async with behind_tls(f"redis://127.0.0.1:{watched.sentinels[0].port}", certificate) as port:
         said = await refusal(f"rediss+sentinel://localhost:{port}/{watched.service}", Misconfigured)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from dispatcher.embedded import EmbeddedPostgres
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget
 from tests.support.addresses import lead_to
+from tests.support.tls import make_certificate
 from tests.support.waiting import until
 
 PASSWORD = "s3cr3t-Wort"
@@ -23,29 +23,25 @@ PASSWORD = "s3cr3t-Wort"
 class DebiansPostgres(EmbeddedPostgres):
     """The wheels' servers are built without TLS."""
 
+    authority: Path  # signed the server's certificate
+
     def _programs(self) -> Path:
         return Path(f"/usr/lib/postgresql/{self.version}/bin")
-
-
-def make_certificate(certificate: Path, key: Path, name: str) -> None:
-    """A certificate that signs itself, for the host of that name."""
-    command = ["openssl", "req", "-new", "-x509", "-days", "2", "-nodes", "-subj", f"/CN={name}"]
-    command += ["-out", str(certificate), "-keyout", str(key)]
-    subprocess.run(command, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def secure(server_folder: Path) -> Iterator[DebiansPostgres]:
     """A server that lets the role `app` in with TLS and a password only; its certificate is for db.test."""
     versions = sorted(int(path.name) for path in Path("/usr/lib/postgresql").glob("[0-9]*"))
-    if not versions or shutil.which("openssl") is None:
-        pytest.skip("there is no Postgres with TLS here (Debian: apt-get install postgresql openssl)")
+    if not versions:
+        pytest.skip("there is no Postgres with TLS here: apt-get install postgresql (or make tools)")
+    certificate = make_certificate(server_folder, "db.test")
     with DebiansPostgres(server_folder / "secure", version=versions[-1], durable=False) as server:
         cluster = server.data_dir / "cluster"
-        key, certificate = cluster / "server.key", cluster / "server.crt"
-        make_certificate(certificate, key, "db.test")
+        server.authority = certificate.authority
         owner = (cluster / "PG_VERSION").stat()
-        for file in (key, certificate):
+        for file in (certificate.key, certificate.shown):
+            file = Path(shutil.copy(file, cluster))
             os.chown(file, owner.st_uid, owner.st_gid)
             file.chmod(0o600)
         (cluster / "pg_hba.conf").write_text(
@@ -78,7 +74,7 @@ async def url(secure: DebiansPostgres) -> str:
     ("options", "words"),
     [
         ("sslmode=verify-full&sslrootcert=/no/such/file", "root certificate file"),  # no "role does not exist"
-        ("sslmode=verify-full&sslrootcert={certificate}", "does not match host name"),
+        ("sslmode=verify-full&sslrootcert={authority}", "does not match host name"),
         ("sslmode=verify-ca&sslrootcert={other}", "certificate verify failed"),
         ("sslmode=disable", "SQLSTATE 28000"),
         ("password=wrong", "SQLSTATE 28P01"),  # with TLS and then without: the first refusal is the reason
@@ -87,10 +83,7 @@ async def url(secure: DebiansPostgres) -> str:
 async def test_what_cannot_be_agreed_on(
     secure: DebiansPostgres, url: str, tmp_path: Path, options: str, words: str
 ) -> None:
-    other = tmp_path / "other.crt"
-    make_certificate(other, tmp_path / "other.key", "other")
-    shutil.copy(secure.data_dir / "cluster" / "server.crt", tmp_path / "server.crt")
-    options = options.format(certificate=tmp_path / "server.crt", other=other)
+    options = options.format(authority=secure.authority, other=make_certificate(tmp_path, "other").authority)
     with pytest.raises(Misconfigured) as caught:
         await connect(PostgresTarget(f"{url}?{options}", "test"), "lane")
     said = str(caught.value)
@@ -100,10 +93,8 @@ async def test_what_cannot_be_agreed_on(
     assert PASSWORD not in said
 
 
-async def test_what_can_be(secure: DebiansPostgres, url: str, tmp_path: Path) -> None:
-    certificate = tmp_path / "server.crt"
-    shutil.copy(secure.data_dir / "cluster" / "server.crt", certificate)
-    for options in ("sslmode=prefer", f"sslmode=verify-ca&sslrootcert={certificate}", "channel_binding=require"):
+async def test_what_can_be(secure: DebiansPostgres, url: str) -> None:
+    for options in ("sslmode=prefer", f"sslmode=verify-ca&sslrootcert={secure.authority}", "channel_binding=require"):
         assert await has_tls(f"{url}?{options}")
 
 
@@ -117,13 +108,12 @@ async def has_tls(url: str) -> bool:
 
 @pytest.mark.parametrize("named", ["hostaddr=127.0.0.1", ""])
 async def test_a_name_that_ends_with_a_dot(
-    secure: DebiansPostgres, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+    secure: DebiansPostgres, url: str, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     """So a name is written in Kubernetes, that no search domain is tried; no certificate has the dot."""
     lead_to(monkeypatch, "db.test.")
-    shutil.copy(secure.data_dir / "cluster" / "server.crt", tmp_path / "server.crt")
     parts = f"host=db.test. {named} port={urlsplit(url).port} user=app password={PASSWORD} dbname=postgres"
-    assert await has_tls(f"{parts} sslmode=verify-full sslrootcert={tmp_path}/server.crt")
+    assert await has_tls(f"{parts} sslmode=verify-full sslrootcert={secure.authority}")
 
 
 @pytest.mark.parametrize("sslmode", ["require", "prefer"])

@@ -1,38 +1,50 @@
-"""TLS before a Redis that knows none, and a certificate for it."""
+"""TLS before a Redis that knows none, and certificates for servers."""
 
-import shutil
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import anyio
 import anyio.abc
 import pytest
+import trustme
 from anyio.streams.tls import TLSListener
 
 
+class Certificate(NamedTuple):
+    """Files in PEM: what a server shows, the key to it, and the authority that signed it."""
+
+    shown: Path
+    key: Path
+    authority: Path
+
+
+def make_certificate(folder: Path, *names: str) -> Certificate:
+    """A certificate for hosts or addresses of these names, from an authority of its own."""
+    made = Certificate(folder / "server.crt", folder / "server.key", folder / "ca.crt")
+    authority = trustme.CA()
+    signed = authority.issue_cert(*names)
+    authority.cert_pem.write_to_path(made.authority)
+    signed.private_key_pem.write_to_path(made.key)
+    [shown] = signed.cert_chain_pems
+    shown.write_to_path(made.shown)
+    return made
+
+
 @pytest.fixture
-def certificate(server_folder: Path) -> Path:
-    """A certificate for localhost; its key lies beside it as .key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("there is no openssl here to make a certificate with")
-    path = server_folder / "tls.crt"
-    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    files = ["-keyout", str(path.with_suffix(".key")), "-out", str(path)]
-    subprocess.run([*command, *names, *files], check=True, capture_output=True)
-    return path
+def certificate(server_folder: Path) -> Certificate:
+    """For localhost."""
+    return make_certificate(server_folder, "localhost", "127.0.0.1")
 
 
 @asynccontextmanager
-async def behind_tls(redis_url: str, certificate: Path) -> AsyncIterator[int]:
+async def behind_tls(redis_url: str, certificate: Certificate) -> AsyncIterator[int]:
     """A port where TLS ends and the server begins; not every Valkey is built with TLS."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    context.load_cert_chain(certificate.shown, certificate.key)
     upstream = urlsplit(redis_url)
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port: int = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610
