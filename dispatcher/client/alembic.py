@@ -69,7 +69,7 @@ def create_handled_event(op: Any) -> None:
 
 
 def drop_handled_event(op: Any) -> None:
-    """Drop it: events that come again are done again."""
+    """Drop `handled_event`, with all it remembers: events that come again are done again."""
     _run(op, "DROP TABLE IF EXISTS handled_event")
 
 

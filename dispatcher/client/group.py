@@ -40,7 +40,7 @@ def duration(name: str, given: object, old: int | None) -> timedelta:
 
 
 def millis(given: timedelta) -> int:
-    """In milliseconds, as Redis counts."""
+    """A count of whole milliseconds: a part of one is cut off, for Redis takes none."""
     return given // timedelta(milliseconds=1)
 
 
@@ -101,17 +101,17 @@ class Group:
 
     @property
     def block_millis(self) -> int:
-        """`block` as Redis takes it."""
+        """`block` in whole milliseconds, as BLOCK of XREADGROUP wants it."""
         return millis(self.block)
 
     @property
     def claim_idle_millis(self) -> int:
-        """`claim_idle` as Redis takes it."""
+        """`claim_idle` in whole milliseconds, as the least idle time of XAUTOCLAIM."""
         return millis(self.claim_idle)
 
     @property
     def retry_millis(self) -> int:
-        """`retry` in milliseconds."""
+        """`retry` in whole milliseconds."""
         return millis(self.retry)
 
     @property

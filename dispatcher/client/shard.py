@@ -39,7 +39,7 @@ class Shard:
                 raise
 
     def acknowledge(self) -> Steps:
-        """Acknowledge what is done."""
+        """XACK all that is in `done`, in one call; nothing when that is empty."""
         if done := list(self.done):
             yield self.call("xack", *done)
             self.done = [entry_id for entry_id in self.done if entry_id not in done]  # others may have come meanwhile

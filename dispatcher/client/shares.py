@@ -34,14 +34,14 @@ class Shares:
         self._begun: dict[tuple[str, str], float] = {}  # entries in hand: since when
 
     def note(self, reader: str, members: set[str], holders: Mapping[str, str]) -> None:
-        """What Redis answered to a reader."""
+        """Note what Redis answered to a reader: who takes part, and the holder of each key ('': nobody)."""
         with self._lock:
             self.members[reader] = members
             self._holders.update(holders)
             self._leaving &= {key for key, holder in self._holders.items() if holder == self.me}
 
     def forget(self, reader: str, keys: Iterable[str]) -> None:
-        """The reader gets no answer."""
+        """Drop what a reader noted of these keys: Redis answers it no more, so it may be out of date."""
         with self._lock:
             self.members.pop(reader, None)
             for key in keys:

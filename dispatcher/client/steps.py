@@ -10,7 +10,7 @@ from dispatcher.core.page_size import size_of
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Call this method of the Redis client."""
+    """Call this method of the Redis client. The answer is the client's; what it raises is raised in the steps."""
 
     method: str
     arguments: tuple[Any, ...]

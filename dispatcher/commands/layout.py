@@ -127,7 +127,7 @@ async def _change(
 
 
 def as_text(ours: Layout, state: LayoutState, keys: Sequence[KeyState]) -> str:
-    """One JSON object."""
+    """What --json prints: one JSON object, times in RFC 3339."""
     known = {
         each.key: None if each.info is None else {"length": each.info.length, "groups": _groups(each)} for each in keys
     }

@@ -9,6 +9,7 @@ import anyio
 import click
 
 from dispatcher.commands.options import database, json_output, settings_from, target, together
+from dispatcher.core.counted import counted
 from dispatcher.core.timestamps import iso
 from dispatcher.ops.pause import Acknowledgement, PauseSession, PauseSwitch
 
@@ -59,7 +60,7 @@ async def run_switch(
 
 
 def as_text(switch: PauseSwitch, changed: bool, acknowledgements: Sequence[Acknowledgement]) -> str:
-    """One JSON object."""
+    """What --json prints: one JSON object, times in RFC 3339."""
     dispatchers = [
         {"name": each.name, "version": each.version, "acknowledged": each.obeys(switch), "in_flight": each.in_flight}
         for each in acknowledgements
@@ -76,7 +77,7 @@ def summary(
     if not changed and switch.changed_at is not None:
         yield f"Already {done.lower()} {switch}."
     late = [each for each in acknowledgements if not each.obeys(switch)]
-    everybody = _count(len(acknowledgements))
+    everybody = counted(len(acknowledgements), "dispatcher")
     if not acknowledgements:
         yield f"{done}. No dispatcher runs enabled now; the next one to start obeys too."
     elif not late:
@@ -95,12 +96,8 @@ def _why(late: Acknowledgement, switch: PauseSwitch) -> str:
     if late.generation is None:
         return f"it has never answered; version {late.version}, which may be too old to know a pause"
     if late.generation == switch.generation:
-        return f"it claims nothing new, and still has {late.in_flight} batches in flight; is Redis away?"
+        return f"it claims nothing new, and still has {counted(late.in_flight or 0, 'batch')} in flight; is Redis away?"
     return f"no answer for {max(late.heard_s or 0, 0):.0f} s: frozen, or cut off from Postgres; look at its log"
-
-
-def _count(dispatchers: int) -> str:
-    return f"{dispatchers} dispatcher{'s' if dispatchers != 1 else ''}"
 
 
 @contextmanager
@@ -111,7 +108,7 @@ def _progress(switch: PauseSwitch) -> Iterator[Callable[[Sequence[Acknowledgemen
     def show(acknowledgements: Sequence[Acknowledgement]) -> None:
         nonlocal last
         done = sum(each.obeys(switch) for each in acknowledgements)
-        text = f"{done} of {_count(len(acknowledgements))} acknowledged"
+        text = f"{done} of {counted(len(acknowledgements), 'dispatcher')} acknowledged"
         if text != last and done < len(acknowledgements):
             click.echo(f"\r{text} ..." if terminal else f"{text} ...", nl=not terminal, err=True)
             last = text

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import click
 
+from dispatcher.core.counted import counted
+
 
 @contextmanager
 def rows_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -20,6 +22,6 @@ def rows_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         nonlocal done
         tenth, done = done * 10 // total, done + rows
         if done * 10 // total > tenth:
-            click.echo(f"{done} of {total} rows", err=True)
+            click.echo(f"{done:,} of {counted(total, 'row')}", err=True)
 
     yield line

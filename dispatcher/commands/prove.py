@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dispatcher.commands.options import database, json_output, redis_url
+from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured
 from dispatcher.demo.screen import Lines, LivePanel, Screen
 from dispatcher.demo.verdict import SLA_P95_MS
@@ -101,7 +102,7 @@ def show(proof: Proof, console: Console) -> None:
         table.add_row(name, f"{tally.quantile_ms(q):.2f} ms")
     table.add_row("max", f"{tally.latency.maximum / 1e6:.2f} ms", end_section=True)
     for what in sorted(set(proof.disturbed)):
-        table.add_row(f"ended: {what}", f"{proof.disturbed.count(what)} times")
+        table.add_row(f"ended: {what}", counted(proof.disturbed.count(what), "time"))
     word = Text("NOT PROVEN", style="bold red") if proof.reasons else Text("proven", style="bold green")
     table.add_row(f"none lost or doubled, p95 under {SLA_P95_MS / 1000:g} s", word)
     console.print(table)

@@ -100,8 +100,9 @@ def prune(
 def _left(held: int) -> str:
     if not held:
         return ""
-    rows = "dead row stays: it holds" if held == 1 else "dead rows stay: they hold"
-    return f"; {held} {rows} later events, see `dispatcher held list` and `dispatcher dlq list`"
+    they = "it holds" if held == 1 else "they hold"
+    left = counted(held, "dead row")
+    return f"; {left} left, because {they} later events: see `dispatcher held list` and `dispatcher dlq list`"
 
 
 async def _count(where: PostgresTarget, ages: dict[str, float | None]) -> tuple[int, int, int]:
@@ -110,9 +111,9 @@ async def _count(where: PostgresTarget, ages: dict[str, float | None]) -> tuple[
 
 
 def _too_old(rows: int, copies: int, ages: dict[str, float | None]) -> str:
-    parts = ((rows, "settled rows", ages["outbox_s"]), (copies, "dead-letter copies", ages["dlq_s"]))
+    parts = ((rows, "settled row", ages["outbox_s"]), (copies, "dead-letter copy", ages["dlq_s"]))
     return "Too old: " + " and ".join(
-        f"{count} {what} (older than {duration(age_s)})" for count, what, age_s in parts if age_s is not None
+        f"{counted(count, what)} (older than {duration(age_s)})" for count, what, age_s in parts if age_s is not None
     )
 
 
@@ -128,7 +129,7 @@ async def _delete(where: PostgresTarget, ages: dict[str, float | None]) -> Prune
 
 
 def _deleted(run: PruneSession) -> str:
-    return f"{run.rows} settled rows and {run.copies} dead-letter copies"
+    return f"{counted(run.rows, 'settled row')} and {counted(run.copies, 'dead-letter copy')}"
 
 
 @contextmanager

@@ -123,7 +123,7 @@ async def _put_back(where: PostgresTarget, found: Found) -> ReplaySession:
                 await run.put_back(found, progress)
         except BaseException:
             click.echo(
-                f"Stopped after {run.replayed} of {len(found.ids)} rows. To go on: the same options, and "
+                f"Stopped after {run.replayed:,} of {counted(len(found.ids), 'row')}. To go on: the same options, and "
                 f"--until {iso(found.at)}, which leaves out what has been sent again since.",
                 err=True,
             )
@@ -132,7 +132,7 @@ async def _put_back(where: PostgresTarget, found: Found) -> ReplaySession:
 
 
 def _as_text(found: Found, run: ReplaySession | None, *, dry_run: bool) -> str:
-    """One JSON object."""
+    """What --json prints: one JSON object. `not_replayed` is in it only where something could not be."""
     sent = {"oldest": found.oldest and iso(found.oldest), "newest": found.newest and iso(found.newest)}
     done = {"replayed": run.replayed if run else 0, "skipped": run.skipped if run else 0}
     unsent = [{"event_id": str(each.event_id), "why": each.why, "coming": each.coming} for each in found.unsent]

@@ -158,7 +158,7 @@ def _paused(outbox: OutboxStatus) -> str:
     if not outbox.pause.paused:
         return "no"
     obey = sum(each.obeys(outbox.pause) for each in outbox.acknowledgements)
-    return f"{outbox.pause}; {obey} of {len(outbox.acknowledgements)} dispatchers acknowledged"
+    return f"{outbox.pause}; {obey} of {counted(len(outbox.acknowledgements), 'dispatcher')} acknowledged"
 
 
 def _group(group: GroupInfo) -> str:

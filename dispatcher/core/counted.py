@@ -1,8 +1,9 @@
 """A number with its noun: no sentence says "1 rows". Pure."""
 
-_PLURALS = {"entry": "entries", "key": "keys", "copy": "copies"}
+_PLURALS = {"batch": "batches", "copy": "copies", "entry": "entries", "primary": "primaries", "process": "processes"}
 
 
 def counted(number: int, noun: str) -> str:
-    """As "1 row", "0 rows", "12,345 entries". `noun`: in the singular."""
-    return f"{number:,} {noun if number == 1 else _PLURALS.get(noun, noun + 's')}"
+    """As "1 row", "0 rows", "12,345 dead entries". `noun`: in the singular, its last word the noun itself."""
+    before, space, last = noun.rpartition(" ")
+    return f"{number:,} {before}{space}{last if number == 1 else _PLURALS.get(last, last + 's')}"

@@ -20,6 +20,7 @@ from redis.crc import key_slot
 from redis.retry import Retry
 
 from dispatcher.client.group import shard_keys
+from dispatcher.core.counted import counted
 from dispatcher.demo.cleanup import ending_in_order, leave_stopping_to_parent, scratch_folder
 from dispatcher.demo.histogram import Histogram
 from dispatcher.demo.measure import Hooks, measure
@@ -165,9 +166,9 @@ def _result(
     p95_ms = elsewhere.quantile(0.95) / 1e6
     checks = (
         (tally.committed == 0, "nothing was committed"),
-        (tally.lost > 0, f"{tally.lost:,} events were committed and never reached the consumer"),
-        (doubled > 0, f"{doubled:,} entries are in the streams a second time"),
-        (sent != tally.committed, f"{sent:,} rows are marked sent, {tally.committed:,} were committed"),
+        (tally.lost > 0, f"{counted(tally.lost, 'committed event')} never reached the consumer"),
+        (doubled > 0, f"{counted(doubled, 'entry')} came into the streams a second time"),
+        (sent != tally.committed, f"marked sent: {counted(sent, 'row')}; committed: {tally.committed:,}"),
         (p95_ms >= SLA_P95_MS, f"p95 of the other shards is {p95_ms:,.0f} ms, the SLA is under {SLA_P95_MS:,.0f} ms"),
         (exit_code != 0, f"the dispatcher ended with exit code {exit_code} when asked to stop"),
     )

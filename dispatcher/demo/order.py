@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import redis
 
+from dispatcher.core.counted import counted
 from dispatcher.demo.cleanup import ending_in_order, scratch_folder
 from dispatcher.demo.consumer import Reader
 from dispatcher.demo.histogram import Histogram
@@ -140,10 +141,10 @@ def _result(
     doubled, overtaken = len(entries) - len(set(entries)), count_overtaken(entries, places)
     checks = (
         (tally.committed == 0, "nothing was committed"),
-        (tally.lost > 0, f"{tally.lost:,} events were committed and never reached the consumer"),
-        (doubled > 0, f"{doubled:,} entries are in the stream a second time"),
-        (overtaken > 0, f"{overtaken:,} events came after a later one of their aggregate"),
-        (sent != tally.committed, f"{sent:,} rows are marked sent, {tally.committed:,} were committed"),
+        (tally.lost > 0, f"{counted(tally.lost, 'committed event')} never reached the consumer"),
+        (doubled > 0, f"{counted(doubled, 'entry')} came into the stream a second time"),
+        (overtaken > 0, f"{counted(overtaken, 'event')} came after a later one of the same aggregate"),
+        (sent != tally.committed, f"marked sent: {counted(sent, 'row')}; committed: {tally.committed:,}"),
         (len(changes) < 3, "the run was too short for a dispatcher to be killed, one to stop and one to join"),
         (any(codes), f"dispatchers ended with exit codes {codes} when asked to stop"),
     )

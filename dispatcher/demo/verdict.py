@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dispatcher.core.counted import counted
 from dispatcher.demo.tally import Tally
 
 SLA_P95_MS = 1500.0
@@ -27,11 +28,11 @@ def judge(tally: Tally, sent: int, exit_code: int) -> Verdict:
     p95_ms = tally.quantile_ms(0.95)
     checks = (
         (tally.committed == 0, "nothing was committed"),
-        (tally.lost > 0, f"{tally.lost:,} events were committed and never reached the consumer"),
-        (tally.duplicated > 0, f"{tally.duplicated:,} entries reached the consumer a second time"),
-        (tally.foreign > 0, f"{tally.foreign:,} entries reached the consumer that nobody committed"),
+        (tally.lost > 0, f"{counted(tally.lost, 'committed event')} never reached the consumer"),
+        (tally.duplicated > 0, f"{counted(tally.duplicated, 'entry')} reached the consumer a second time"),
+        (tally.foreign > 0, f"{counted(tally.foreign, 'entry')} reached the consumer that nobody committed"),
         (p95_ms >= SLA_P95_MS, f"p95 is {p95_ms:,.0f} ms, the SLA is under {SLA_P95_MS:,.0f} ms"),
-        (sent != tally.committed, f"{sent:,} rows are marked sent, {tally.committed:,} were committed"),
+        (sent != tally.committed, f"marked sent: {counted(sent, 'row')}; committed: {tally.committed:,}"),
         (exit_code != 0, f"the dispatcher ended with exit code {exit_code} when asked to stop"),
     )
     return Verdict(tuple(reason for broken, reason in checks if broken))

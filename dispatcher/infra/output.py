@@ -18,6 +18,8 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from dispatcher.core.counted import counted
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -104,7 +106,7 @@ class OutputQueue:
         return 0
 
     def _tell_plainly(self, lines: int) -> None:
-        self.put(f"dispatcher: {lines} lines were dropped here: they could not be written\n".encode())
+        self.put(f"dispatcher: {counted(lines, 'line')} dropped here: nothing could be written\n".encode())
 
     def forked(self) -> None:
         """Write directly from now on. Called in a process that was forked off: the thread stayed behind."""

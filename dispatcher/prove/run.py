@@ -62,9 +62,9 @@ class Proof:
         unsent = sum(self.statuses.values()) - sent
         checks = (
             (tally.committed == 0, "nothing was committed"),
-            (tally.lost > 0, f"{tally.lost:,} events were committed and never reached the stream"),
-            (tally.duplicated > 0, f"{tally.duplicated:,} entries are in the stream a second time"),
-            (unsent > 0, f"{unsent:,} rows are not marked sent: {self.statuses}"),
+            (tally.lost > 0, f"{counted(tally.lost, 'committed event')} never reached the stream"),
+            (tally.duplicated > 0, f"{counted(tally.duplicated, 'entry')} came into the stream a second time"),
+            (unsent > 0, f"{counted(unsent, 'row')} not marked sent: {self.statuses}"),
             (p95_ms >= SLA_P95_MS, f"p95 is {p95_ms:,.0f} ms, the SLA is under {SLA_P95_MS:,.0f} ms"),
         )
         return tuple(reason for against, reason in checks if against)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field
 from typing import Any, NamedTuple
 
+from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.layout import MOST_KEYS, Layout
 from dispatcher.settings.files import SUFFIX, SecretFile
@@ -131,7 +132,8 @@ def _layout_problems(values: Mapping[str, Any]) -> Iterator[str]:
             "shards, because braces mark the number of a shard; choose a name without them"
         )
     elif (keys := len(Layout(name, shards, routes).keys)) > MOST_KEYS:
+        others = counted(keys // shards - 1, "other stream")
         yield (
-            f"DISPATCH_STREAM_SHARDS is {shards} and DISPATCH_ROUTES names {keys // shards - 1} other streams: that is "
+            f"DISPATCH_STREAM_SHARDS is {shards} and DISPATCH_ROUTES names {others}: that is "
             f"{keys} keys, and at most {MOST_KEYS} are allowed"
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
+from dispatcher.core.counted import counted
 from dispatcher.core.events import DeadDiscarded, DeadRetried, Observer
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.ops.dead_letters.decide import Decided, Decision, decide
@@ -108,7 +109,7 @@ class DeadLetters:
         done = await self._decide(request, events, Decision("retry", person(request, body), text_of(body, "reason")))
         if done.forbidden and not done.ids:
             raise Refusal(503, FORBIDDEN)
-        message = f"{len(done.ids)} of {len(set(events))} events go out again"
+        message = f"{len(done.ids)} of {counted(len(set(events)), 'event')} to go out again"
         if done.forbidden:
             message += f"; of the others some may be dead still: {FORBIDDEN}"
         elif done.not_dead:
@@ -134,7 +135,7 @@ class DeadLetters:
         body = await body_of(request, self._body_s, ("event_ids", "reason", "by"))
         events, reason = events_of(body), required_text(body, "reason")
         done = await self._decide(request, events, Decision("discard", person(request, body), reason))
-        message = f"{len(done.ids)} of {len(set(events))} events are discarded"
+        message = f"{len(done.ids)} of {counted(len(set(events)), 'event')} discarded"
         return _batch(events, done, message + ("; the others are not dead (any more)" if done.not_dead else ""))
 
     async def _decide(self, request: web.Request, events: Sequence[EventRef], decision: Decision) -> Decided:

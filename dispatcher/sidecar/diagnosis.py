@@ -214,7 +214,7 @@ def _dead(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[D
 
 
 def _events(number: int) -> str:
-    return "1 event" if number == 1 else f"more than {COUNTED:,} events" if number > COUNTED else f"{number:,} events"
+    return f"more than {counted(COUNTED, 'event')}" if number > COUNTED else counted(number, "event")
 
 
 def _seconds(s: float) -> str:

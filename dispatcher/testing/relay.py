@@ -14,6 +14,7 @@ import redis.asyncio
 
 from dispatcher.client.received import Received, receive
 from dispatcher.core.backoff import Backoff
+from dispatcher.core.counted import counted
 from dispatcher.core.decide import RetryPolicy, decide_batch
 from dispatcher.core.entry import EntryFormats
 from dispatcher.core.errors import DispatcherError
@@ -90,8 +91,8 @@ async def _relay_once(conninfo: str, redis_url: str, stream: str | None, now: da
                     published += [receive(entry_id, fields, 1, key) for _, fields in found]
         if left := (await session.fetch(_LEFT, {"now": now}))[0][0]:
             raise NotPublished(
-                f"{left} events are due and cannot be claimed: a transaction holds them, or Postgres was restarted and "
-                "no dispatcher has looked through the stream since"
+                f"{counted(left, 'due event')} cannot be claimed: a transaction holds the rows, or Postgres was "
+                "restarted and no dispatcher has looked through the stream since"
             )
         return published
     finally:
@@ -132,5 +133,6 @@ class _Relay:
         if outcomes.released or outcomes.unknown:
             failed.append(outcomes.sink_error or "Redis did not answer")
         if failed:
-            raise NotPublished(f"{len(batch.rows) - len(outcomes.sent_ids)} events were not published: {failed[0]}")
+            left = counted(len(batch.rows) - len(outcomes.sent_ids), "event")
+            raise NotPublished(f"not published: {left}: {failed[0]}")
         return [(sent.streams[row], entry) for row, entry in zip(outcomes.sent_ids, outcomes.stream_ids, strict=True)]

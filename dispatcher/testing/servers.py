@@ -40,7 +40,7 @@ class Servers:
 
     @cached_property
     def postgres_url(self) -> str:
-        """The URL of a superuser, or of the role that was given."""
+        """OUTBOX_TEST_DATABASE_URL; without it, of a superuser of a Postgres that starts when this is first asked."""
         if given := os.environ.get("OUTBOX_TEST_DATABASE_URL"):
             return given
         postgres = EmbeddedPostgres(self._folder / "postgres", durable=False, options={"max_wal_size": "256MB"})
@@ -53,7 +53,7 @@ class Servers:
 
     @cached_property
     def redis_url(self) -> str:
-        """The URL of a Redis or Valkey."""
+        """OUTBOX_TEST_REDIS_URL; without it, of a Valkey that is started when this is first asked."""
         if not self.owns_redis:
             return os.environ["OUTBOX_TEST_REDIS_URL"]
         return self._stack.enter_context(EmbeddedValkey(self._folder / "valkey")).url
@@ -101,7 +101,7 @@ class Servers:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def close(self) -> None:
-        """Stop what was started."""
+        """Drop the databases that were made, stop the servers that were started, remove their files."""
         self._stack.close()
 
     def __enter__(self) -> Self:

@@ -11,6 +11,7 @@ dispatcher goes on if this one dies on the way.
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from dispatcher.core.counted import counted
 from dispatcher.core.errors import Unreachable
 from dispatcher.core.events import Observer, SlotsFreed, SlotsRevoked
 from dispatcher.infra.postgres import locks
@@ -53,8 +54,8 @@ class SlotHandover:
         await fence(session, connections, name, deadline_s)
         if left := before & set(await session.fetch(load("sessions_of"), token)):
             raise Unreachable(
-                f"{len(left)} of the sessions of the dispatcher {name} did not end, so nobody may own its slots: end "
-                "them (pg_terminate_backend), and let all dispatchers have one role, which may do that"
+                f"{counted(len(left), 'session')} of the dispatcher {name} did not end, so nobody may own its slots: "
+                "end what is left (pg_terminate_backend), and let all dispatchers have one role, which may do that"
             )
         epochs = self._revoked.pop(owner, {})
         await session.fetch(

@@ -265,7 +265,7 @@ class DropsACancellation(aio.Redis):
         if arguments[0] == self.read and answer and self.running is not None:
             self.running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)
+                await asyncio.Event().wait()
         return answer
 
 

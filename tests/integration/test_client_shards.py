@@ -22,7 +22,7 @@ from tests.support.consumers import GROUP, PATIENCE_S, Running, abandon, consumi
 from tests.support.readme import blocks, code, page
 from tests.support.redis import StartCluster
 from tests.support.rows import STREAM
-from tests.support.waiting import becomes, until
+from tests.support.waiting import becomes, pass_time, until
 
 SHARDS = 8
 KEYS = [f"{STREAM}:{{{shard}}}" for shard in range(SHARDS)]
@@ -83,7 +83,7 @@ async def test_a_handler_is_called_by_one_thread_and_once_at_a_time(kind: str, w
         nonlocal working, most
         working += 1
         most = max(most, working)
-        await asyncio.sleep(0)
+        await client.exists(event.stream)
         working -= 1
 
     threads: set[int] = set()
@@ -261,7 +261,7 @@ async def test_a_node_that_is_away_delays_its_shards_only(kind: str, how: str, o
                     await publish(client, str(number), key=key)
                 came = [await running.next() for _ in others]
                 assert {(event.stream, event.aggregate_id) for event in came} == {(key, str(number)) for key in others}
-                await asyncio.sleep(0.1)  # through tries to reach the one that is away
+                await pass_time(0.1)  # through tries to reach the one that is away
             if how == "killed":
                 await asyncio.to_thread(away.start)
             else:

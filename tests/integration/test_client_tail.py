@@ -16,7 +16,7 @@ from dispatcher.embedded import EmbeddedCluster
 from tests.support.consumers import PATIENCE_S, logged, publish
 from tests.support.proxy import StartProxy
 from tests.support.rows import STREAM
-from tests.support.waiting import until
+from tests.support.waiting import caught_up, until
 
 pytestmark = pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 
@@ -48,7 +48,7 @@ class Watching:
 
     async def rest(self) -> list[str]:
         """What came and was not asked for."""
-        await asyncio.sleep(0)
+        await caught_up()
         return [self._came.get_nowait().aggregate_id for _ in range(self._came.qsize())]
 
 

@@ -134,7 +134,7 @@ async def test_a_batch_says_how_many_and_which_not(api, db):
         asked_for = [ids[0], str(names[ids[0]]), str(names[ids[1]]), ids[4], ids[4], 999, stranger]
         assert await post(client, "dead-events/retry-batch", {"event_ids": asked_for}) == {
             "status": "success",
-            "message": "3 of 6 events go out again; the others are not dead (any more)",
+            "message": "3 of 6 events to go out again; the others are not dead (any more)",
             "requested": 7,
             "processed": 3,
             "not_dead": [999, stranger],

@@ -43,7 +43,7 @@ def test_sql_for_psql(database_url: str) -> None:
 def test_copy_writes_the_same_rows_in_parts(database_url: str) -> None:
     count = 40_001
     said = run("--rows", str(count), "--seed", "7", "--status", "pending", "--dsn", database_url)
-    assert said.stderr == "20000 of 40001 rows\n40000 of 40001 rows\n40001 of 40001 rows\n"
+    assert said.stderr == "20,000 of 40,001 rows\n40,000 of 40,001 rows\n40,001 of 40,001 rows\n"
     assert said.stdout == f"Copied {count:,} rows.\n"
     copied = rows(database_url)
     assert Counter(row["status"] for row in copied) == {"pending": count}

@@ -50,7 +50,7 @@ def innocent(payload):
     time.sleep(0.3)
 
 async def leave():
-    await asyncio.sleep(0)
+    await asyncio.to_thread(int)
     sys.exit(3)
 
 async def interrupt():
@@ -80,8 +80,11 @@ async def base(payload):
 
 @handler("callback")
 async def callback(payload):
-    asyncio.get_running_loop().call_soon(sys.exit, 3)
-    await asyncio.sleep(0.1)
+    after = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.call_soon(sys.exit, 3)
+    loop.call_soon(after.set)
+    await after.wait()
 """
 SHAKES = ("asyncio-group", "anyio-group", "task", "group", "base")
 

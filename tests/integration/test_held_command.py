@@ -113,8 +113,8 @@ async def test_prune_says_how_many_dead_rows_it_left(heard, db):
     await bury(db, [dead])
     later = ("prune", "--outbox-older-than", "0s", "--only", "outbox")
     code, out, _ = await heard(*later, "--dry-run")
-    assert (code, "0 settled rows" in out, "1 dead row stays: it holds later events" in out) == (0, True, True)
+    assert (code, "0 settled rows" in out, "1 dead row left, because it holds later events" in out) == (0, True, True)
     code, out, _ = await heard(*later)
-    assert (code, "1 dead row stays: it holds later events" in out) == (0, True)
+    assert (code, "1 dead row left, because it holds later events" in out) == (0, True)
     assert json.loads((await heard(*later, "--json"))[1])["held_rows"] == 1
     assert len(await read_table(db)) == 2

@@ -7,7 +7,6 @@ from math import inf
 from typing import Any
 
 import aiohttp
-import anyio
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -24,6 +23,7 @@ from tests.support.console import FedConsole
 from tests.support.http import served
 from tests.support.rows import insert_events
 from tests.support.running import StartDispatcher
+from tests.support.waiting import until
 
 SETTINGS = Settings(database_url="postgresql:///app", redis_url="redis://localhost", stream_maxlen=1000)
 
@@ -213,8 +213,12 @@ async def test_a_real_dispatcher_says_what_it_does_and_who_runs(dispatcher: Star
         await insert_events(db, 5)
         await running.tap.next(Settled)
         await running.tap.next(Sampled, where=lambda sample: sample.group_lag == {"billing": 5})
-        await anyio.sleep(1.0)  # the age of an answer
-        seen = await get(client, "/api/overview")
+
+        async def answer() -> Any:
+            seen = await get(client, "/api/overview")
+            return seen if seen["totals"]["published"] == 5 and seen["stream"] else None
+
+        seen = await until(answer, "an answer made after that")
     assert seen["totals"] == {"published": 5, "failed": 0, "dead": 0}
     assert [one["name"] for one in seen["dispatchers"]] == seen["names"]
     [group] = seen["stream"]["groups"]

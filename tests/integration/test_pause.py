@@ -160,7 +160,7 @@ async def test_it_waits_for_what_is_in_hand(
         code, output = await command("pause", "--timeout", "0.2")
         assert code == 1
         assert "only 0 of 1 dispatcher acknowledged within 0.2 s" in output
-        assert "still has 1 batches in flight" in output
+        assert "still has 1 batch in flight" in output
         through.let_go("to_client")
         code, output = await command("pause")
         assert code == 0

@@ -56,7 +56,7 @@ async def test_a_replayed_row_is_as_new(replay, db):
         0,
         "Sent rows that match: 1, sent from 2025-06-01T12:00:00.000000Z to 2025-06-01T12:00:00.000000Z\n"
         "Replayed 1 row.\n",
-        "1 of 1 rows\n",
+        "1 of 1 row\n",
     )
     [after] = await read_table(db)
     changed = {name for name in after if after[name] != before[name]}
@@ -228,7 +228,7 @@ async def test_progress_is_said_where_there_is_no_terminal(replay, db):
     await insert_events(db, 2_500, status="sent", sent_at=AT)
     code, out, err = await replay("--all", "--yes")
     assert (code, out.splitlines()[1:]) == (0, ["Replayed 2,500 rows."])
-    assert err.splitlines() == [f"{done} of 2500 rows" for done in (1000, 2000, 2500)]
+    assert err.splitlines() == [f"{done:,} of 2,500 rows" for done in (1000, 2000, 2500)]
 
 
 async def test_a_connection_that_breaks_says_how_to_go_on(replay, db):
@@ -250,7 +250,7 @@ async def test_a_connection_that_breaks_says_how_to_go_on(replay, db):
     code, _, err = await replay("--since", "2025-06-01", "--yes")
     assert code == 1
     assert "broke" in err
-    [until] = re.findall(r"Stopped after 1000 of 1025 rows\. To go on: the same options, and --until (\S+),", err)
+    [until] = re.findall(r"Stopped after 1,000 of 1,025 rows\. To go on: the same options, and --until (\S+),", err)
     await db.execute("DROP TRIGGER break_off ON messaging.message_outbox")
     await db.execute(  # the first batch is sent again already
         "UPDATE messaging.message_outbox SET status = 'sent', sent_at = clock_timestamp() WHERE status = 'pending'"

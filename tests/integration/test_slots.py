@@ -71,7 +71,7 @@ async def test_status_and_doctor_say_who_owns_how_many(
         await running.tap.next(SlotsChanged, lambda event: event.owned == 256)
         status, doctor = await cli("status", env=env), await cli("doctor", env=env)
         await status.line("owns 256 of 256 slots")
-        await doctor.line("aggregate: 256 of 256 slots have an owner, one dispatcher")
+        await doctor.line("aggregate: 256 of 256 slots have an owner, 1 dispatcher")
         await status.wait()
         await doctor.wait()
     await db.execute("UPDATE messaging.slot_owner SET changed_at = changed_at - interval '1 hour'")

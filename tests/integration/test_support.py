@@ -11,6 +11,7 @@ from dispatcher.core.events import Claimed, Woke
 from tests.support.proxy import Proxy, StartProxy
 from tests.support.rows import insert_events, read_stream, read_table, statuses
 from tests.support.tap import Tap
+from tests.support.waiting import caught_up
 
 
 async def test_an_empty_database_has_no_schema(empty_database_url: str) -> None:
@@ -51,7 +52,7 @@ async def test_tap_hands_out_each_event_once(tap: Tap) -> None:
         await tap.next(Claimed, timeout=0)
     assert len(tap.all(Claimed)) == 2
     waiting = asyncio.ensure_future(tap.next(Woke, where=lambda event: event.cause == "notify"))
-    await asyncio.sleep(0)
+    await caught_up()
     tap(Woke("tick"))
     tap(Woke("notify"))
     assert await waiting == Woke("notify")

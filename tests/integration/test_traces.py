@@ -191,7 +191,7 @@ def in_a_thread(payload):
 
 @handler("on the loop")
 async def on_the_loop(payload):
-    await asyncio.sleep(0)
+    await asyncio.to_thread(int)
     with trace.get_tracer("shop").start_as_current_span("inner"):
         pass
 
@@ -252,7 +252,7 @@ group = Group(stream="%s", group="billing", block_ms=100, retry_ms=10)
 if sys.argv[1] == "blocking":
     Consumer(redis.Redis.from_url(os.environ["REDIS_URL"]), group).run(once)
 async def handle(event):
-    await asyncio.sleep(0)
+    await asyncio.to_thread(int)
     once(event)
 async def main():
     await AsyncConsumer(redis.asyncio.Redis.from_url(os.environ["REDIS_URL"]), group).run(handle)

@@ -18,7 +18,7 @@ from redis.retry import Retry
 from dispatcher.client.consumer import AsyncConsumer, Consumer, Group, Received
 from dispatcher.client.dedup import AsyncRedisDedupStore, RedisDedupStore
 from tests.support.rows import STREAM, read_stream
-from tests.support.waiting import becomes, until
+from tests.support.waiting import becomes, caught_up, until
 
 GROUP = "billing"
 DEAD = f"{STREAM}:{GROUP}:dead"
@@ -76,7 +76,7 @@ class Running:
 
     async def rest(self) -> list[Received]:
         """What came and was not taken yet."""
-        await asyncio.sleep(0)  # lets what a thread handed over arrive
+        await caught_up()
         return [self._came.get_nowait() for _ in range(self._came.qsize())]
 
     async def stop(self) -> None:

@@ -44,6 +44,13 @@ async def _look(look: Callable[[], Any], enough: Callable[[Any], bool], what: st
         await asyncio.sleep(LOOK_EVERY_S)
 
 
+async def caught_up() -> None:
+    """What the running loop was given until now has run: what threads handed over, the first steps of tasks."""
+    reached = asyncio.Event()
+    asyncio.get_running_loop().call_soon(reached.set)
+    await reached.wait()
+
+
 async def pass_time(seconds: float) -> None:
     """Let a fault last so long. Only for faults that are a length of time: a pause of 20 s, an outage of 30 s."""
     await asyncio.sleep(seconds)

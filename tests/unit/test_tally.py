@@ -106,9 +106,9 @@ def doubled() -> Tally:
     [
         (Tally(), 0, 0, "nothing was committed"),
         (slow(), 1, 0, "p95 is 1,500 ms"),
-        (lossy(), 3, 0, "1 events were committed and never reached"),
-        (doubled(), 2, 0, "1 entries reached the consumer a second time"),
-        (perfect(), 1, 0, "1 rows are marked sent, 2 were committed"),
+        (lossy(), 3, 0, "1 committed event never reached"),
+        (doubled(), 2, 0, "1 entry reached the consumer a second time"),
+        (perfect(), 1, 0, "marked sent: 1 row; committed: 2"),
         (perfect(), 2, 137, "exit code 137"),
     ],
 )

@@ -82,7 +82,7 @@ def forget(older_than: timedelta, limit: int = 10_000, using: str = DEFAULT_DB_A
 
 
 def _in_transaction(using: str) -> Any:
-    """A cursor. Raises NoTransaction."""
+    """A cursor in the open transaction. Raises NoTransaction when none is open, or that of the TestCase only."""
     connection = connections[using]
     if connection.get_autocommit():
         raise NoTransaction(

@@ -18,7 +18,7 @@ class OutboxConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register what needs the settings."""
+        """Register the checks, and what follows each `manage.py migrate` and `flush`: now settings can be read."""
         from dispatcher.client.django import checks as ours
 
         checks.register(ours.check_engine, checks.Tags.compatibility)

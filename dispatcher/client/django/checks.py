@@ -31,7 +31,9 @@ def check_engine(app_configs: Any = None, **kwargs: Any) -> list[CheckMessage]:
 
 
 def check_schema(app_configs: Any = None, databases: Sequence[str] | None = None, **kwargs: Any) -> list[CheckMessage]:
-    """What is wrong with the outbox of each of these databases."""
+    """An error or a warning for each of these databases whose outbox is missing, behind this release, changed, or out
+    of reach. Asks the servers.
+    """
     if sys.argv[1:2] == ["migrate"]:
         return []  # it is about to mend what we would say
     return [message for alias in databases or () if schema.hosts_outbox(alias) for message in _look(alias)]

@@ -25,14 +25,14 @@ def _refuse(*args: Any, **kwargs: Any) -> Any:
 
 
 class ReadOnly(models.QuerySet):
-    """Reads."""
+    """Rows of the outbox, to be read: each method that writes raises TypeError."""
 
     create = bulk_create = bulk_update = update = delete = _raw_delete = _update = _insert = _refuse
     get_or_create = update_or_create = _refuse
 
 
 class DeadEvents(ReadOnly):
-    """Reads dead events, puts them back, and discards them."""
+    """Dead events: to be read, put back (`retry`) and discarded (`discard`); nothing else changes one."""
 
     def retry(self, by: str | None = None, reason: str | None = None) -> int:
         """Put them back, to be published at once; how many. As `dispatcher dlq retry`: each goes out once, however many
@@ -126,12 +126,14 @@ class DeadEvent(_Event):
 
 
 def is_forbidden(error: BaseException) -> bool:
-    """Whether the database's role lacks a right."""
+    """Whether the database's role lacks a right (SQLSTATE 42501)."""
     return isinstance(error, ProgrammingError) and sqlstate_of(error) == _FORBIDDEN
 
 
 def history_of(event: DeadEvent) -> Iterator[tuple[Any, ...]]:
-    """What happened to it: at (in UTC), what, attempt, actor, error."""
+    """What happened to it, the oldest first, as (at, what, attempt, actor, error): `at` is text, `YYYY-MM-DD HH:MM:SS`
+    in UTC, the last three may be None. Reads messaging.message_history. Raises an error of the database.
+    """
     with transaction.get_connection(event._state.db).cursor() as cursor:
         cursor.execute(
             "SELECT to_char(h.at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), h.what, h.attempt, h.actor, h.error "

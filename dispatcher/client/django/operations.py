@@ -21,14 +21,16 @@ class RunFile(Operation):
         self.name = name
 
     def describe(self) -> str:
-        """What `migrate --plan` shows."""
         return f"Run {self.name}.sql of outbox-dispatcher"
 
     def state_forwards(self, app_label: str, state: Any) -> None:
-        """No model is managed."""
+        """Nothing: the models are unmanaged, so Django's state does not know the tables."""
 
     def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        """Run it; `manage.py sqlmigrate` prints it."""
+        """Apply the file where the outbox may be; `manage.py sqlmigrate` prints its SQL.
+
+        Raises Misconfigured for a file that was applied with other contents, and an error of the database.
+        """
         if not schema.hosts_outbox(schema_editor.connection.alias):
             return
         if schema_editor.collect_sql:

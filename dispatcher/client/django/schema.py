@@ -106,7 +106,7 @@ def drop(connection: Any) -> None:
 
 
 def empty(alias: str) -> None:
-    """Delete the events, and nothing else: the tables stay."""
+    """Delete all events, their copies and their history. The tables, and the state of dispatchers, stay."""
     if not hosts_outbox(alias):
         return
     with connections[alias].cursor() as cursor:

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 
+from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.sqlfiles import load
@@ -81,7 +82,9 @@ async def find_page(
     except psycopg.errors.ProgramLimitExceeded:  # as text one of them is more than a gigabyte
         count, events = limit, None
     if events is None:
-        raise TooLarge(f"{count} events are more than {max_bytes} bytes: ask for fewer at once, or without payload")
+        raise TooLarge(
+            f"more than {max_bytes} bytes in {counted(count, 'event')}: ask for fewer at once, or without payload"
+        )
     return Page(count, f"[{events}]")
 
 

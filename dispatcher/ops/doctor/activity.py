@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 
 from dispatcher.core.condition import STOPS, Condition
+from dispatcher.core.counted import counted
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.layout import Layout
 from dispatcher.core.timestamps import iso_of
@@ -121,7 +122,8 @@ def waits(conditions: Sequence[Condition]) -> list[Finding]:
     for (kind, _, _), said in found.items():
         since, what, do = min(said)
         level = bad if kind in STOPS else warning
-        listed.append(level("waits", f"{what}; since {since}, say {len(said)} of {len(conditions)} dispatchers", do))
+        whose = f"{len(said)} of {counted(len(conditions), 'dispatcher')}"
+        listed.append(level("waits", f"{what}; since {since}, by the word of {whose}", do))
     return listed
 
 
@@ -129,7 +131,7 @@ async def losses(session: Session) -> Finding:
     """Check whether Redis lost entries within the last day."""
     found = await session.fetch(load("status_losses"))
     recent = [
-        f"'{stream}' at {at:%Y-%m-%d %H:%M:%S %z}: {rows} rows were put back; {why}"
+        f"'{stream}' at {at:%Y-%m-%d %H:%M:%S %z}: put back {counted(rows, 'row')}; {why}"
         for stream, at, rows, why, recent in found
         if recent
     ]
@@ -144,9 +146,8 @@ async def backlog(session: Session) -> Finding:
     [(_, oldest_s, _)] = await session.fetch(load("sample"), {"bound": 1, "now": None})
     [(stranded, wait_s)] = await session.fetch(load("doctor_stranded"))
     if stranded and oldest_s < LATE_BAD_S:
-        said = (
-            f"{stranded} rows wait for up to {wait_s:.0f} s: their times were written before Postgres's clock went back"
-        )
+        rows = counted(stranded, "row")
+        said = f"{rows} in the future, by up to {wait_s:.0f} s: written before Postgres's clock went back"
         remedy = (
             "a running dispatcher mends retries; for what is not meant to wait: UPDATE messaging.message_outbox SET "
             "next_run_at = '1970-01-01 00:00:00+00' WHERE status IN ('pending', 'retry') AND next_run_at > now() "

@@ -6,6 +6,7 @@ from dataclasses import replace
 from redis.asyncio.cluster import ClusterNode
 from redis.exceptions import RedisError
 
+from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.redis_url import Address
@@ -54,9 +55,9 @@ async def _of_cluster(
 
 def _slots(topology: Topology) -> Finding:
     if missing := topology.uncovered:
-        said = f"{missing} of {SLOTS} slots are served by no node: their events wait"
+        said = f"no node serves {missing:,} of {SLOTS:,} slots: their events wait"
         return bad("cluster-slots", said, "redis-cli --cluster check <node>, then --cluster fix; or start what is down")
-    return ok("cluster-slots", f"every slot is served, by {len(topology.primaries)} primaries")
+    return ok("cluster-slots", f"every slot is served, by {counted(len(topology.primaries), 'primary')}")
 
 
 def _replicas(topology: Topology) -> Finding:
@@ -86,7 +87,8 @@ async def _coverage(target: ClusterTarget, topology: Topology, timeout_s: float)
 def _spread(topology: Topology, keys: Sequence[str]) -> Finding:
     nodes = {topology.node_of(key) for key in keys}
     if len(nodes) > 1 or len(topology.primaries) == 1:
-        return ok("cluster-spread", f"{len(keys)} keys lie on {len(nodes)} of {len(topology.primaries)} primaries")
+        many = counted(len(topology.primaries), "primary")
+        return ok("cluster-spread", f"{counted(len(keys), 'key')} on {len(nodes)} of {many}")
     said = f"all {len(keys)} keys lie on one of {len(topology.primaries)} primaries: the others have nothing to do"
     remedy = "DISPATCH_STREAM_SHARDS of about four times the primaries, or move slots; see `dispatcher layout`"
     return warning("cluster-spread", said, remedy)

@@ -1,5 +1,6 @@
 """The order: whether dispatchers with these settings may own slots, and whether each slot has an owner."""
 
+from dispatcher.core.counted import counted
 from dispatcher.core.finding import Finding, bad, ok, warning
 from dispatcher.core.layout import SLOTS, Layout
 from dispatcher.infra.postgres.session import Session
@@ -20,8 +21,7 @@ async def order(session: Session, ours: Layout) -> Finding:
     rows = await session.fetch(load("slots_summary"))
     owned = sum(count for _, _, state, count, _ in rows if state == "owned")
     owners = len({owner for owner, _, state, _, _ in rows if state == "owned"})
-    who = "one dispatcher" if owners == 1 else f"{owners} dispatchers"
-    said = f"{ours.order}: {owned} of {SLOTS} slots have an owner, {who}"
+    said = f"{ours.order}: {owned} of {SLOTS} slots have an owner, {counted(owners, 'dispatcher')}"
     if owned == SLOTS:
         return ok("order", said)
     others = "; ".join(

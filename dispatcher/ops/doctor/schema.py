@@ -2,6 +2,7 @@
 
 import re
 
+from dispatcher.core.counted import counted
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres.session import Session
@@ -20,7 +21,7 @@ async def tables(session: Session) -> Finding:
     gone = await missing(session)
     if gone:
         return bad("tables", f"not migrated: {', '.join(gone)}", "run `dispatcher migrate` as the owner")
-    return ok("tables", f"{len(sqlfiles.migrations())} migrations are there")
+    return ok("tables", f"{counted(len(sqlfiles.migrations()), 'migration')} applied")
 
 
 async def trials(session: Session) -> list[Finding]:

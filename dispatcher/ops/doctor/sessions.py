@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from dispatcher.core.counted import counted
 from dispatcher.core.finding import Finding, ok, warning
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
@@ -25,14 +26,14 @@ async def sessions(session: Session) -> Finding:
         ("the server", server, of_server),
     ):
         if 0 <= limit < WANTED:
-            said.append(f"{what} may have {limit} connections, a dispatcher opens {WANTED} or 7")
+            said.append(f"{what} may have {counted(limit, 'connection')}, a dispatcher opens {WANTED} or 7")
         elif 0 <= limit <= used:
-            said.append(f"{what} has all the {limit} connections that it may have")
+            said.append(f"{what} has as many connections as it may have: {limit}")
     if not session.pooled:  # behind a transaction pooler a session has the name of whoever used it last
         said += [f"dispatcher {token} goes without {', '.join(purposes)}" for token, purposes in _missing(names)]
     if said:
         return warning("sessions", "; ".join(said), REMEDY)
-    return ok("sessions", f"{of_server} of {server} connections are in use")
+    return ok("sessions", f"{of_server} of {counted(server, 'connection')} in use")
 
 
 def _missing(names: Iterable[str]) -> list[tuple[str, list[str]]]:

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from dispatcher.core.counted import counted
 from dispatcher.core.finding import Finding, bad, ok, warning
 from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.session import Session
@@ -89,7 +90,7 @@ async def dead_rows(session: Session, *, few: int) -> Finding:
     said, much = [], []
     for name, (_, live, dead, vacuumed) in (await _tables(session)).items():
         when = f"vacuumed {iso(vacuumed, 'seconds')}" if vacuumed else "never vacuumed"
-        said.append(f"{name} has {dead} dead row versions beside {live} live rows, {when}")
+        said.append(f"{name} has {counted(dead, 'dead row version')} beside {counted(live, 'live row')}, {when}")
         if dead > max(few, DEAD_SHARE * live):
             much.append(name)
     if not much:

@@ -34,7 +34,9 @@ def of_streams(facts: Mapping[str, RedisFacts], maxlen: int, exempt: Sequence[st
         told.insert(0, ok("stream", f"{counted(len(facts), 'key')} hold {counted(entries, 'entry')}"))
     if all(finding.level == "ok" for _, finding in found if finding.check == "groups"):
         names = {group["name"] for each in facts.values() for group, _ in each.groups}
-        told.append(ok("groups", f"none of {len(names)} groups lags" if names else "no consumer group on any key"))
+        told.append(
+            ok("groups", f"none of {counted(len(names), 'group')} lags" if names else "no consumer group on any key")
+        )
     return told
 
 
