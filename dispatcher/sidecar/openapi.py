@@ -9,23 +9,19 @@ from dispatcher.sidecar.openapi_events import EVENT_PATHS, EVENT_SCHEMAS
 from dispatcher.sidecar.openapi_held import HELD_PATHS, HELD_SCHEMAS
 from dispatcher.sidecar.openapi_parts import (
     ALWAYS,
-    BY,
     COUNT,
     ERRORS,
-    EVENT_IDS,
     EVENT_REF,
     FILTERS,
     NUMBER,
     OR_NULL,
-    REASON,
     SWITCH,
     TEXT,
     TIME,
     TIME_OR_NULL,
     UUID,
-    WHY,
     Json,
-    body,
+    decision,
     in_path,
     in_query,
     listing,
@@ -155,15 +151,12 @@ PATHS: Json = {
             parameters=FILTERS,
         )
     },
-    "/api/dead-events/retry-batch": {
-        "post": operation(
-            "retryDeadEvents",
-            "Publish dead events again. An event that is not dead (any more) is left alone.",
-            reply("What became of them.", ref("DecidedBatch")),
-            ("400", "408", "413", "415", "503"),
-            requestBody=body({"event_ids": EVENT_IDS, "by": BY, "reason": REASON}, optional=("by", "reason")),
-        )
-    },
+    "/api/dead-events/retry-batch": decision(
+        "retryDeadEvents",
+        "Publish dead events again. An event that is not dead (any more) is left alone.",
+        reply("What became of them.", ref("DecidedBatch")),
+        one=False,
+    ),
     "/api/dead-events/{event_id}": {
         "get": operation(
             "getDeadEvent",
@@ -173,35 +166,26 @@ PATHS: Json = {
             parameters=[EVENT_ID, PAYLOAD],
         )
     },
-    "/api/dead-events/{event_id}/retry": {
-        "post": operation(
-            "retryDeadEvent",
-            "Publish a dead event again, once however often this is asked.",
-            reply("It goes out again.", ref("Decided")),
-            ("400", "404", "408", "413", "415", "503"),
-            parameters=[EVENT_ID],
-            requestBody=body({"by": BY, "reason": REASON}, optional=("by", "reason"), required=False),
-        )
-    },
-    "/api/dead-events/discard-batch": {
-        "post": operation(
-            "discardDeadEvents",
-            "Decide that nobody needs these dead events. Their copies stay until the retention ends.",
-            reply("What became of them.", ref("DecidedBatch")),
-            ("400", "408", "413", "415", "503"),
-            requestBody=body({"event_ids": EVENT_IDS, "reason": WHY, "by": BY}, optional=("by",)),
-        )
-    },
-    "/api/dead-events/{event_id}/discard": {
-        "post": operation(
-            "discardDeadEvent",
-            "Decide that nobody needs a dead event.",
-            reply("It is not dead any more.", ref("Decided")),
-            ("400", "404", "408", "413", "415", "503"),
-            parameters=[EVENT_ID],
-            requestBody=body({"reason": WHY, "by": BY}, optional=("by",)),
-        )
-    },
+    "/api/dead-events/{event_id}/retry": decision(
+        "retryDeadEvent",
+        "Publish a dead event again, once however often this is asked.",
+        reply("It goes out again.", ref("Decided")),
+        one=True,
+    ),
+    "/api/dead-events/discard-batch": decision(
+        "discardDeadEvents",
+        "Decide that nobody needs these dead events. Their copies stay until the retention ends.",
+        reply("What became of them.", ref("DecidedBatch")),
+        one=False,
+        why=True,
+    ),
+    "/api/dead-events/{event_id}/discard": decision(
+        "discardDeadEvent",
+        "Decide that nobody needs a dead event.",
+        reply("It is not dead any more.", ref("Decided")),
+        one=True,
+        why=True,
+    ),
     **HELD_PATHS,
     **EVENT_PATHS,
     "/api/overview": {

@@ -4,22 +4,17 @@ from dispatcher.ops.dead_letters.identity import LARGEST
 from dispatcher.ops.held.find import BOUND, PAGE
 from dispatcher.sidecar.dead_letters import LIMIT
 from dispatcher.sidecar.openapi_parts import (
-    BY,
     COUNT,
-    EVENT_IDS,
     EVENT_REF,
     FILTERS,
     NUMBER,
     OR_NULL,
-    REASON,
     TEXT,
     TIME,
     TIME_OR_NULL,
     UUID,
-    WHY,
     Json,
-    body,
-    in_path,
+    decision,
     in_query,
     listing,
     object_,
@@ -93,42 +88,32 @@ HELD_PATHS: Json = {
             ],
         )
     },
-    "/api/held-aggregates/retry-batch": {
-        "post": operation(
-            "retryHeldAggregates",
-            "Try events that hold their aggregates now. One that holds nothing (any more) is left alone.",
-            reply("What became of them.", ref("HeldDecidedBatch")),
-            ("400", "408", "413", "415", "503"),
-            requestBody=body({"event_ids": EVENT_IDS, "by": BY, "reason": REASON}, optional=("by", "reason")),
-        )
-    },
-    "/api/held-aggregates/skip-batch": {
-        "post": operation(
-            "skipHeldAggregates",
-            "Let the later events of aggregates go out without those that hold them, of which copies are kept.",
-            reply("What became of them.", ref("HeldDecidedBatch")),
-            ("400", "408", "413", "415", "503"),
-            requestBody=body({"event_ids": EVENT_IDS, "reason": WHY, "by": BY}, optional=("by",)),
-        )
-    },
-    "/api/held-aggregates/{event_id}/retry": {
-        "post": operation(
-            "retryHeldAggregate",
-            "Try the event that holds an aggregate now.",
-            reply("It is tried now.", ref("Decided")),
-            ("400", "404", "408", "409", "413", "415", "503"),
-            parameters=[in_path()],
-            requestBody=body({"by": BY, "reason": REASON}, optional=("by", "reason"), required=False),
-        )
-    },
-    "/api/held-aggregates/{event_id}/skip": {
-        "post": operation(
-            "skipHeldAggregate",
-            "Let the later events of an aggregate go out without the one that holds it.",
-            reply("It is skipped.", ref("Decided")),
-            ("400", "404", "408", "409", "413", "415", "503"),
-            parameters=[in_path()],
-            requestBody=body({"reason": WHY, "by": BY}, optional=("by",)),
-        )
-    },
+    "/api/held-aggregates/retry-batch": decision(
+        "retryHeldAggregates",
+        "Try events that hold their aggregates now. One that holds nothing (any more) is left alone.",
+        reply("What became of them.", ref("HeldDecidedBatch")),
+        one=False,
+    ),
+    "/api/held-aggregates/skip-batch": decision(
+        "skipHeldAggregates",
+        "Let the later events of aggregates go out without those that hold them, of which copies are kept.",
+        reply("What became of them.", ref("HeldDecidedBatch")),
+        one=False,
+        why=True,
+    ),
+    "/api/held-aggregates/{event_id}/retry": decision(
+        "retryHeldAggregate",
+        "Try the event that holds an aggregate now.",
+        reply("It is tried now.", ref("Decided")),
+        one=True,
+        errors=("409",),
+    ),
+    "/api/held-aggregates/{event_id}/skip": decision(
+        "skipHeldAggregate",
+        "Let the later events of an aggregate go out without the one that holds it.",
+        reply("It is skipped.", ref("Decided")),
+        one=True,
+        why=True,
+        errors=("409",),
+    ),
 }

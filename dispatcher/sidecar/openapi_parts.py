@@ -98,3 +98,17 @@ FILTERS = [
     in_query("error_code", TEXT, "Only of this group of errors: the text with its figures as `#`."),
     in_query("error_like", TEXT, "Only with an error that contains this, in upper or lower case."),
 ]
+
+
+def decision(
+    identity: str, summary: str, answer: Json, *, one: bool, why: bool = False, errors: tuple[str, ...] = ()
+) -> Json:
+    """The POST of a person who acts on the event in the path (`one`), or on those that the body names. `why`: only with
+    a reason. `errors`: codes beside those that each such request may get.
+    """
+    fields = {} if one else {"event_ids": EVENT_IDS}
+    fields |= {"reason": WHY, "by": BY} if why else {"by": BY, "reason": REASON}
+    sent = body(fields, optional=("by",) if why else ("by", "reason"), required=why or not one)
+    codes = ("400", "408", "413", "415", "503", *(("404",) if one else ()), *errors)
+    where: Json = {"parameters": [in_path()]} if one else {}
+    return {"post": operation(identity, summary, answer, codes, **where, requestBody=sent)}

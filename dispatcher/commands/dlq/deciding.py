@@ -1,0 +1,128 @@
+"""`dlq retry`, `dlq discard`, `held retry`, `held skip`: a person chooses events, sees how many, and says yes."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import click
+
+from dispatcher.commands.dlq.options import Event, ask, filter_of, filters
+from dispatcher.commands.options import F, database, json_output, require_terminal, together, yes
+from dispatcher.core.counted import counted
+from dispatcher.core.errors import DispatcherError
+from dispatcher.infra.postgres.session import Fetch
+from dispatcher.ops.dead_letters.find import Filter
+from dispatcher.ops.dead_letters.identity import EventRef
+from dispatcher.ops.session import OperatorSession
+
+NAMED = 10  # events named in a message
+
+Wanted = Sequence[EventRef] | Filter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deciding:
+    """How one of these commands speaks, and what it does."""
+
+    session: type[OperatorSession]
+    example: str  # a flag that filters
+    instead: str  # of --dry-run with ids
+    matching: str  # before the number of those that match
+    past: str  # "Retried"
+    question: str
+    count: Callable[[Fetch, Filter], Awaitable[int]]
+    run: Callable[[Fetch, Wanted, bool], Awaitable[int]]  # with as_json; decides, reports, gives the exit code
+    nothing: Callable[[int], str]  # the JSON object when so many match and none was decided
+    advise: Callable[[Filter], None] = lambda which: None  # when none matches
+
+
+def chosen(every: str, dry_run: str) -> Callable[[F], F]:
+    """The arguments of decide(). `every` and `dry_run`: the help of --all and --dry-run."""
+    return together(
+        click.argument("events", type=Event(), nargs=-1),
+        filters,
+        click.option("--all", "everything", is_flag=True, help=every),
+        click.option("--dry-run", is_flag=True, help=dry_run),
+        yes,
+        json_output,
+        database,
+    )
+
+
+def _in_words(context: click.Context, option: click.Parameter, value: str) -> str:
+    if not (words := " ".join(value.split())):
+        raise click.UsageError("--reason must say why, in a few words.")
+    return words[:200]
+
+
+reason = click.option(
+    "--reason",
+    metavar="TEXT",
+    required=True,
+    callback=_in_words,
+    help="Why nobody needs them, for their history. No secrets.",
+)
+
+
+def decide(
+    how: Deciding,
+    *,
+    events: tuple[EventRef, ...],
+    everything: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    **flags: str | None,
+) -> int:
+    """Decide on the events named, or count those that match, ask, and decide; the exit code. Raises DispatcherError."""
+    which = filter_of(flags)
+    if sum([bool(events), which != Filter(), everything]) != 1:
+        raise click.UsageError(
+            f"Choose the events in one way: by ids, by filters such as {how.example}, or with --all."
+        )
+    if events and dry_run:
+        raise click.UsageError(f"--dry-run counts {how.instead}")
+    if events:
+        return ask(flags, lambda fetch: how.run(fetch, events, as_json), how.session)
+    if not dry_run and not yes:
+        require_terminal()
+    total = ask(flags, lambda fetch: how.count(fetch, which), how.session)
+    if not as_json or not (yes or dry_run):
+        click.echo(f"{how.matching}: {total}", err=as_json)
+    if not total:
+        how.advise(which)
+    if dry_run or not total:
+        if as_json:
+            click.echo(how.nothing(total))
+        return 0
+    if not yes and not click.confirm(how.question, err=as_json):  # no event loop runs: Ctrl-C ends it
+        click.echo(f"Nothing was {how.past.lower()}.", err=as_json)
+        return 1
+    ask(flags, lambda fetch: how.run(fetch, which, as_json), how.session)
+    return 0  # one that is not what it was any more went out, or somebody else decided on it
+
+
+class Bulk(Protocol):
+    """Decides on any number of events, in batches."""
+
+    async def matching(self, which: Filter) -> list[EventRef]: ...
+
+    async def named(self, events: Sequence[EventRef], progress: Callable[[int, int], None]) -> None: ...
+
+
+async def carry_out(bulk: Bulk, wanted: Wanted, done: Callable[[], int]) -> int:
+    """Decide on them, with a line after each of several batches; how many they are. `done`: how many are decided."""
+    events = await bulk.matching(wanted) if isinstance(wanted, Filter) else wanted
+    try:
+        await bulk.named(events, lambda so_far, of: click.echo(f"{so_far:,} of {counted(of, 'event')}", err=True))
+    except DispatcherError:
+        click.echo(f"Stopped after {counted(done(), 'event')}. The same command goes on with the rest.", err=True)
+        raise
+    return len(events)
+
+
+def tell_left(past: str, why: str, left: Sequence[EventRef]) -> None:
+    """Say which were not decided; nothing, when there are none."""
+    if left:
+        named = ", ".join(map(str, left[:NAMED])) + (", ..." if len(left) > NAMED else "")
+        click.echo(f"Not {past.lower()}, because {why}: {counted(len(left), 'event')} ({named})", err=True)
