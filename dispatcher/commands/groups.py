@@ -51,7 +51,7 @@ def groups(as_json: bool, **flags: str | None) -> None:
     if note:
         click.echo(note, err=True)
     if as_json:
-        click.echo(json.dumps({"streams": [asdict(each) for each in streams]}))
+        click.echo(json.dumps({"streams": [asdict(each) for each in streams], "problem": problem}))
     else:
         for each in streams:
             _show(each)

@@ -1,0 +1,139 @@
+"""What commands print: their JSON has the shape that the HTTP API describes, their tables fit a terminal and align."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from typing import Any
+
+import pytest
+from anyio import to_thread
+from jsonschema import Draft202012Validator
+
+from dispatcher.core.events import LayoutChanged
+from dispatcher.sidecar.openapi import DOCUMENT
+from tests.support.child import OURS
+from tests.support.command import HearCommand
+from tests.support.dead_letters import bury
+from tests.support.rows import STREAM, insert_events
+
+WIDTH = 80
+LONG = "redis: ERR this is an error of many words that no line of a terminal has room for " * 3
+HISTORY = (
+    "INSERT INTO messaging.message_history (outbox_id, what, attempt, actor, error) VALUES (%s, 'failed', 1, %s, %s)"
+)
+
+
+def validator(name: str, **other: Any) -> Draft202012Validator:
+    """Of a schema of the API. `other`: properties that a command has otherwise."""
+    schema = json.loads(json.dumps(DOCUMENT["components"]["schemas"][name]))
+    for field, one in other.items():
+        if one is None:
+            del schema["properties"][field]
+            schema["required"].remove(field)
+        else:
+            schema["properties"][field] = one
+    return Draft202012Validator({**schema, "components": DOCUMENT["components"]})
+
+
+NUMBER_OR_NULL = {"type": ["integer", "null"]}  # without a dispatcher nobody knows DISPATCH_MAX_ATTEMPTS
+# Of each command the object of the API that it prints, as docs/reference/commands.md says.
+SHAPES = {
+    "events list": validator("EventPage", max_attempts=NUMBER_OR_NULL),
+    "events list --status discarded": validator("EventPage", max_attempts=NUMBER_OR_NULL),
+    "events find a1": validator("EventPage", max_attempts=NUMBER_OR_NULL),
+    "events show {tried}": validator("EventWithHistory", max_attempts=NUMBER_OR_NULL),
+    "events show {dead} --payload": validator("EventWithHistory", max_attempts=NUMBER_OR_NULL),
+    "dlq list": validator("Page"),
+    "dlq show {dead}": validator("DeadEvent"),
+    "dlq stats": validator("Stats", aggregate_type=None, event_type=None),
+    "held list": validator("HeldPage"),
+    "groups": validator("Streams"),
+}
+
+
+@pytest.fixture
+async def filled(dispatcher, db, redis, heard: HearCommand) -> dict[str, int]:
+    """One event of each kind, with texts that are longer than a line, in an outbox that keeps the order."""
+    long: dict[str, Any] = {"event_type": "a.type.of.many.words." * 9, "aggregate_type": "kind" * 30}
+    async with dispatcher(order="aggregate", order_on_dead="hold") as running:
+        await running.tap.next(LayoutChanged)
+    [tried] = await insert_events(
+        db, 1, status="retry", attempts=7, last_error=LONG, next_run_at="2100-01-01 00:00:00+00", **long
+    )
+    await db.execute(HISTORY, [tried, "a-dispatcher-with-a-long-name" * 3, LONG])
+    dead, gone = await insert_events(db, 2, **long)
+    await bury(db, [dead, gone], LONG)
+    await heard("dlq", "discard", str(gone), "--reason", "nobody needs this " * 10)
+    await redis.xgroup_create(STREAM, "a-group-" * 20, "0", mkstream=True)
+    await redis.xadd(STREAM, {"n": 1})
+    return {"tried": tried, "dead": dead}
+
+
+async def test_json_has_the_shapes_of_the_api(filled, heard: HearCommand):
+    for command, shape in SHAPES.items():
+        code, out, err = await heard(*command.format_map(filled).split(), "--json")
+        assert (code, len(out.splitlines())) == (0, 1), (command, err)
+        assert [error.message for error in shape.iter_errors(json.loads(out))] == [], command
+    code, out, _ = await heard("status", "--json")
+    found = json.loads(out)
+    assert set(found) >= {"attention", "outbox", "stream", "problems"}
+    assert all(set(each) == {"level", "kind", "what", "since", "do"} for each in found["attention"])
+    assert {each["kind"] for each in found["attention"]} >= {"nobody", "dead"}
+
+
+def on_terminal(url: str, redis_url: str, *arguments: str) -> str:
+    """What the command writes to a terminal of WIDTH columns, without colours."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, WIDTH, 0, 0))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith((*OURS, "COLUMNS", "LINES"))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dispatcher", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        env=kept | {"DATABASE_URL": url, "REDIS_URL": redis_url, "TERM": "xterm"},
+    )
+    os.close(theirs)
+    written = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            written += chunk
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait(60) == 0, arguments
+    return re.sub(r"\x1b\[[0-9;]*m", "", written.decode()).replace("\r\n", "\n")
+
+
+TABLES = ("events list", "events list --status discarded", "dlq list", "dlq stats", "held list", "groups", "status")
+
+
+async def test_tables_fit_a_terminal_and_align_when_they_are_piped(
+    filled, heard: HearCommand, database_url: str, redis_url: str
+):
+    for command in (*TABLES, "events show {tried}"):
+        arguments = command.format_map(filled).split()
+        shown = await to_thread.run_sync(on_terminal, database_url, redis_url, *arguments)
+        table = [line for line in shown.splitlines() if is_row(command, line)]
+        assert table, command
+        assert [line for line in table if len(line) > WIDTH] == [], command
+        _, piped, _ = await heard(*arguments)
+        assert "…" not in piped, command  # nothing is cut off where a program reads it
+        if command in ("events list", "dlq list"):
+            head, row, *_ = piped.splitlines()
+            for name in ("event type", "aggregate", "error"):
+                at = head.index(name)
+                assert (row[at - 1], row[at] != " ") == (" ", True), (command, name)
+
+
+def is_row(command: str, line: str) -> bool:
+    """Of a table: a sentence for a person wraps where the terminal ends."""
+    if command == "status":
+        return line.startswith(("│", "┌", "├", "└"))
+    return "  " in line.strip() and not re.match(r"[a-z_]+: ", line)
