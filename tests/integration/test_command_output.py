@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from anyio import to_thread
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from dispatcher.core.events import LayoutChanged
 from dispatcher.sidecar.openapi import DOCUMENT
