@@ -20,11 +20,11 @@ from dispatcher.demo.measure import Measurement
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.layout import LayoutChange
 
-DRAIN, HOT, P50 = 0.85, 0.6, 1.3  # of the rate, of the rate, times the p50
+DRAIN, HOT, P50, SHARDS = 0.85, 0.6, 1.3, 0.95  # of the rate, of the rate, times the p50, of the rate to one stream
 RATE = 500.0
 NOTE = (
     "In turn, then the other way round: DISPATCH_ORDER none and aggregate, each with a backlog of 1,000 aggregates; "
-    "then aggregate with one aggregate for all events. p50: at 500 events/s."
+    "then aggregate with one aggregate for all events, and aggregate to 8 shards. p50: at 500 events/s."
 )
 
 
@@ -32,15 +32,22 @@ class Leg(NamedTuple):
     """One of those that are compared. `one`: all events are of one aggregate."""
 
     order: Order
-    one: bool
+    one: bool = False
+    shards: int = 1
+
+    @property
+    def layout(self) -> Layout:
+        """Of the streams."""
+        return Layout(STREAM, self.shards, order=self.order)
 
     @property
     def name(self) -> str:
         """As the table says it."""
-        return "aggregate, one for all events" if self.one else self.order
+        several = f", {self.shards} shards" if self.shards > 1 else ""
+        return f"{self.order}, one for all events" if self.one else self.order + several
 
 
-LEGS = (Leg("none", False), Leg("aggregate", False), Leg("aggregate", True))
+LEGS = (Leg("none"), Leg("aggregate"), Leg("aggregate", one=True), Leg("aggregate", shards=8))
 
 
 @click.command()
@@ -59,7 +66,7 @@ def order(rows: int, rounds: int, seconds: float, where: Where) -> None:
                 drained[leg].append(_drain(servers, leg, rows, legs))
             for leg in LEGS[:2] if turn % 2 == 0 else LEGS[1::-1]:
                 felt[leg].append(_feel(servers, leg, seconds, legs))
-        _set(servers, "aggregate")
+        _set(servers, LEGS[1])
         changed = [delays(servers, change, legs) for change in CHANGES]
         report.rows = [_row(leg, drained[leg], felt.get(leg, [])) for leg in LEGS]
         report.notes = [NOTE, *(each.sentence for each in changed)]
@@ -73,25 +80,25 @@ def order(rows: int, rounds: int, seconds: float, where: Where) -> None:
 
 def _drain(servers: Rig, leg: Leg, rows: int, legs: Legs) -> WorkedOff:
     legs.begin(f"drain, {leg.name}")
-    _set(servers, leg.order)
+    _set(servers, leg)
     filled = _into_one if leg.one else _as_it_is
-    found = work_off(servers, rows, legs, settings=_settings(leg.order), after_fill=filled)
+    found = work_off(servers, rows, legs, settings=_settings(leg), after_fill=filled, streams=leg.layout.keys)
     legs.end(f"drain, {leg.name}: {found.per_second:,.0f} events/s")
     return found
 
 
 def _feel(servers: Rig, leg: Leg, seconds: float, legs: Legs) -> Measurement:
     legs.begin(f"{RATE:g} events/s, {leg.name}")
-    _set(servers, leg.order)
-    dispatcher = servers.start_dispatcher(**_settings(leg.order))
+    _set(servers, leg)
+    dispatcher = servers.start_dispatcher(**_settings(leg))
     found = steady(servers, [dispatcher], RATE, seconds, 2.0, legs)
     dispatcher.stop()
     legs.end(f"{RATE:g} events/s, {leg.name}: p50 {found.tally.quantile_ms(0.5):.2f} ms")
     return found
 
 
-def _settings(order: str) -> dict[str, str]:
-    return {"DISPATCH_ORDER": order}
+def _settings(leg: Leg) -> dict[str, str]:
+    return {"DISPATCH_ORDER": leg.order, "DISPATCH_STREAM_SHARDS": str(leg.shards)}
 
 
 def _as_it_is(servers: Rig) -> None:
@@ -105,9 +112,9 @@ def _into_one(servers: Rig) -> None:
         connection.execute("VACUUM FULL messaging.message_outbox")
 
 
-def _set(servers: Rig, order: Order) -> None:
+def _set(servers: Rig, leg: Leg) -> None:
     servers.empty()
-    anyio.run(_set_layout, servers, Layout(STREAM, order=order))
+    anyio.run(_set_layout, servers, leg.layout)
 
 
 async def _set_layout(servers: Rig, layout: Layout) -> None:
@@ -127,7 +134,7 @@ def _row(leg: Leg, drained: list[WorkedOff], felt: list[Measurement]) -> Mapping
 
 
 def _targets(drained: dict[Leg, list[WorkedOff]], felt: dict[Leg, list[Measurement]]) -> list[Target]:
-    none, several, one = (median(each.per_second for each in drained[leg]) for leg in LEGS)
+    none, several, one, shards = (median(each.per_second for each in drained[leg]) for leg in LEGS)
     p50s = [median(each.tally.quantile_ms(0.5) for each in felt[leg]) for leg in LEGS[:2]]
     lost = sum(each.lost for found in drained.values() for each in found)
     doubled = sum(each.duplicated for found in drained.values() for each in found)
@@ -138,5 +145,9 @@ def _targets(drained: dict[Leg, list[WorkedOff]], felt: dict[Leg, list[Measureme
             f"drain in order: {several / none:.2f} of that without, wanted at least {DRAIN}", several / none >= DRAIN
         ),
         Target(f"one aggregate for all: {one / none:.2f}, wanted at least {HOT}", one / none >= HOT),
+        Target(
+            f"in order, {LEGS[3].shards} shards against 1: {shards / several:.2f}, wanted at least {SHARDS}",
+            shards / several >= SHARDS,
+        ),
         Target(f"p50 at {RATE:g}/s: {times:.2f} times that without, wanted at most {P50}", times <= P50),
     ]

@@ -50,6 +50,7 @@ STEPS = (
     Step("shards", (), ("--rows", "10000", "--rounds", "1"), 15.0),
     Step("flood", (), ("--seconds", "2", "--warm-up", "1")),
     Step("scale", (), ("--rows", "20000", "--rounds", "1")),
+    Step("order", (), ("--rows", "10000", "--seconds", "2", "--rounds", "1"), 20.0),
     Step("techniques", (), ("--rows", "10000", "--rounds", "1")),
     Step("peers", (), ("--rows", "2000", "--seconds", "3", "--rounds", "1"), 20.0),
     Step("soak", ("--minutes", "5"), ("--minutes", "0.2"), 30.0),

@@ -38,10 +38,10 @@ class Held:
         """How many aggregates are held."""
         return len(self._by_key)
 
-    def head(self, key: int) -> int | None:
-        """The row that holds this aggregate, the first of them; None: it is not held."""
-        rows = self._by_key.get(key)
-        return min(rows) if rows else None
+    @property
+    def says_nothing(self) -> bool:
+        """Whether no row has to wait, and none tells of a dead event."""
+        return not self._by_key and not self._dead
 
     def blocks(self, key: int, row_id: int, but: Collection[int] = ()) -> bool:
         """Whether this row has to wait for an earlier one of its aggregate. `but`: rows that are published with it."""

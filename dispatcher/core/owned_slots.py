@@ -30,7 +30,7 @@ Ranges = tuple[tuple[int, int], ...]  # (low, high), both included; sorted, apar
 def mask_of(slots: Iterable[int]) -> int:
     """A set of slots as one integer: bit k is slot k."""
     mask = 0
-    for slot in slots:
+    for slot in frozenset(slots):  # a batch has several rows of most of its slots
         mask |= 1 << slot
     return mask
 
@@ -67,14 +67,12 @@ class OwnedSlots:
     """One relay's view of what its dispatcher owns. The keeper of the slots writes ownership, the relay the rest.
 
     `changed()` is called when there is more to claim or to load; whoever builds the relay sets it. `drained()` is
-    called when a slot that is to be released is not in hand any more, and `doubted()` when a claim found that it does
-    not own what it thought to own; the keeper sets both.
+    called when a slot that is to be released is not in hand any more; the keeper sets it.
     """
 
     def __init__(self) -> None:
         self.changed: Callable[[], None] = _nothing
         self.drained: Callable[[], None] = _nothing
-        self.doubted: Callable[[], None] = _nothing
         self._unsettled: Counter[int] = Counter()  # batches of each slot that are in the stream and not settled
         self._epochs: dict[int, int] = {}  # of each slot that is owned: names this time of owning it
         self._owned = self._in_hand = self._giving_up = self._unloaded = 0  # masks

@@ -1,6 +1,7 @@
 """Publish: one pipeline a batch, one reply a row, nothing sent twice."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -72,40 +73,47 @@ def _send_to_several(connection: RedisConnection, formats: EntryFormats, batch: 
 def _send_in_order(
     connection: RedisConnection, formats: EntryFormat | EntryFormats, batch: Batch, deadline_s: float
 ) -> SentBatch:
-    """The rows of each stream one after the other, and whole or not at all where two of them are of one aggregate.
+    """The rows of each stream one after the other, and whole or not at all those that others of their aggregate follow.
 
     Redis with no memory left takes some entries of a pipeline, refuses others, and takes some again. Within MULTI it
-    refuses all.
+    refuses all. Rows that are alone of their aggregate go before it: to queue a command costs Redis as much again.
     """
     unpublishable: dict[int, Unpublishable] = {}
     streams: dict[int, str] = {}
-    by_stream: dict[str, tuple[list[int], list[bytes], set[int]]] = {}
+    by_stream: dict[str, tuple[list[int], list[bytes], list[int]]] = {}
     make: dict[str, bool] = {}
+    several, keys, after_dead = isinstance(formats, EntryFormats), batch.keys, batch.after_dead
     sent = 0
     for position, row in enumerate(batch.rows):
         entry = formats.of(row) if isinstance(formats, EntryFormats) else formats
         stream = entry.stream
-        if isinstance(formats, EntryFormats):
+        if several:
             streams[row.id] = stream
         if reason := entry.unpublishable(row):
             unpublishable[position] = Unpublishable(reason)
             continue
         if stream not in make:
             make[stream] = not connection.has_stream(stream)
-            by_stream[stream] = ([], [], set())
+            by_stream[stream] = ([], [], [])
         command = entry.xadd(row, make=make[stream])
-        if (dead := batch.after_dead.get(row.id)) is not None:
+        if after_dead and (dead := after_dead.get(row.id)) is not None:
             command = with_field(command, AFTER_DEAD, dead)
-        rows, commands, keys = by_stream[stream]
+        rows, commands, those = by_stream[stream]
         rows.append(sent)
         commands.append(command)
-        keys.add(batch.keys[row.id])
+        those.append(keys[row.id])
         sent += 1
     blocks, wire = [], list[Command]()
-    for rows, commands, keys in by_stream.values():
-        whole = len(keys) < len(rows)
-        blocks.append(Block(rows, whole))
-        wire += [MULTI, *commands, EXEC] if whole else commands
+    for rows, commands, those in by_stream.values():
+        count = Counter(those)
+        alone = [at for at, key in enumerate(those) if count[key] == 1]
+        together = [at for at, key in enumerate(those) if count[key] > 1]
+        if alone:
+            blocks.append(Block([rows[at] for at in alone], whole=False))
+            wire += [commands[at] for at in alone]
+        if together:
+            blocks.append(Block([rows[at] for at in together], whole=True))
+            wire += [MULTI, *(commands[at] for at in together), EXEC]
     return SentBatch(connection.send(wire, deadline_s), unpublishable, connection.incarnation, streams, blocks)
 
 

@@ -100,7 +100,7 @@ class SlotKeeper:
         self.frozen: tuple[Frozen, ...] = ()  # as of the last look
         self.unfinished = False  # as of the last look: slots are revoked, and not free yet
         for view in views:
-            view.drained = view.doubted = self.look_soon
+            view.drained = self.look_soon
         upkeep.prepare(self._listen)
         upkeep.on_change(lambda up, reason: self._hear())
         self._control.on_change(lambda up, reason: self.look_soon())

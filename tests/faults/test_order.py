@@ -6,6 +6,8 @@ from tests.support.faults.steps import before_publish
 from tests.support.faults.world import StartWorld, World
 from tests.support.waiting import until
 
+LARGE = 100_000
+
 
 async def settled(w: World, newest: int) -> bool:
     """Whether all rows up to this one are."""
@@ -56,3 +58,22 @@ async def test_dispatchers_come_and_go(world: StartWorld) -> None:
             await w.commits(60)
             assert await four.child.terminate() == 0
             fault.heal()
+
+
+@pytest.mark.promise("in-order")
+@pytest.mark.in_order
+async def test_one_aggregate_has_a_large_backlog(world: StartWorld) -> None:
+    """All of it is in one slot, and its owner is killed on the way."""
+    async with world() as w:
+        one, _ = await w.dispatcher(), await w.dispatcher()
+        async with w.survives("one aggregate has 100,000 events, a dispatcher is killed", drain_s=300.0) as fault:
+            await w.backlog(LARGE, aggregates=1)
+            await until(lambda: _gone(w, LARGE // 4), "a quarter is published", 200.0)
+            await one.kill()
+            await until(lambda: _gone(w, LARGE), "all are published", 300.0)
+            fault.heal()
+
+
+async def _gone(w: World, rows: int) -> bool:
+    [(settled,)] = await w.ask("SELECT count(*) FROM messaging.message_outbox WHERE settled")
+    return bool(settled >= rows)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.core.events import Settled
+from dispatcher.core.errors import Misconfigured
+from dispatcher.core.events import Settled, SlotsChanged
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.pooler import PoolerTrial
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -80,3 +81,23 @@ async def test_one_that_pools_statements_does_too(pooler, db, database_url, disp
     async with dispatcher(database_url=url, listen_url=database_url) as running:
         await insert_events(db, 20)
         await running.tap.add_up(Settled, sent=20)
+
+
+async def test_in_order_one_behind_a_pooler_owns_nothing_and_another_goes_on(
+    pooler, db, database_url, dispatcher: StartDispatcher
+):
+    """It could not be fenced, so it refuses to start; who is there owns all slots as before."""
+    url = pooler("transaction")
+    await until(partial(listens_at, url), "the pooler listens")
+    in_order = {"order": "aggregate", "tick_ms": 100}
+    async with dispatcher(**in_order) as running:
+        with pytest.raises(ExceptionGroup) as raised:
+            async with dispatcher(**in_order, database_url=url, listen_url=database_url, wait=False) as pooled:
+                await pooled.tap.next(SlotsChanged)
+        assert raised.group_contains(Misconfigured, match="leads through a transaction pooler")
+        await insert_events(db, 5, aggregate_id="a")
+        await running.tap.add_up(Settled, sent=5)
+        cursor = await db.execute(
+            "SELECT count(*), count(DISTINCT owner) FROM messaging.slot_owner WHERE owner IS NOT NULL"
+        )
+        assert await cursor.fetchall() == [(256, 1)]

@@ -161,14 +161,15 @@ async def test_where_memory_ends_rows_of_one_aggregate_are_taken_as_a_whole_or_n
     assert taken.count(True) in range(1, 10)
 
 
-async def test_entries_of_several_aggregates_are_written_as_they_are(redis_connection, redis):
-    rows = [row(1), row(2), row(3)]
-    mixed = batch(*rows)._replace(keys={1: 5, 2: 6, 3: 5}, after_dead={2: "the dead one"})
+async def test_rows_that_are_alone_of_their_aggregate_go_before_the_others(redis_connection, redis):
+    """Each is answered in its place, and only the others are within MULTI."""
+    rows = [row(1), row(2), row(3), row(4)]
+    mixed = batch(*rows)._replace(keys={1: 5, 2: 6, 3: 5, 4: 7}, after_dead={2: "the dead one"})
     replies = await replies_of(send(redis_connection, FORMAT, mixed, 5.0))
     entries = await read_stream(redis)
-    assert replies == [entry["stream_id"].encode() for entry in entries]
-    assert [entry["event_id"] for entry in entries] == [each.event_id for each in rows]
-    assert [entry.get("after_dead") for entry in entries] == [None, "the dead one", None]
+    assert [entry["event_id"] for entry in entries] == [rows[at].event_id for at in (1, 3, 0, 2)]
+    assert [replies[at] for at in (1, 3, 0, 2)] == [entry["stream_id"].encode() for entry in entries]
+    assert [entry.get("after_dead") for entry in entries] == ["the dead one", None, None, None]
 
 
 async def test_a_lost_reply_is_unknown_and_a_connection_that_is_gone_is_not(redis_url, redis, proxy):

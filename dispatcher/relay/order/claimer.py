@@ -29,9 +29,7 @@ from dispatcher.stages.claim_in_order import (
 
 WINDOW = 2  # rows that a careful claim looks at for each one that it may take
 MOST_LOOKED_AT = 20_000
-OTHERS = (
-    4  # one row in so many is kept for what was scheduled and is due: it must not come after fresh rows of higher ids
-)
+OTHERS = 8  # one row in so many is kept for what was scheduled and is due: it must not come after fresh ones behind it
 
 
 class OrderedClaimer(Claimer):
@@ -81,8 +79,10 @@ class OrderedClaimer(Claimer):
             batch = await self._claim_part(session, claim_id, part, limit, floor, mark)
             if batch.rows or batch.taken:
                 self._order.claimed(batch)
-                batch = await self._order.sieve(session, batch)
-                self._order.claimed(batch)
+                kept = await self._order.sieve(session, batch)
+                if len(kept.rows) < len(batch.rows):
+                    self._order.claimed(kept)
+                batch = kept
                 if self._order.alone:
                     self._order.begun(claim_id)
         except SessionLost:

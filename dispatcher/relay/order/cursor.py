@@ -87,7 +87,7 @@ class OrderedCursor:
         now = monotonic()
         if self._reached == self.place or now - self._proved_at < max(PROVE_EVERY_S, PROVE_REST * self._proof_s):
             return
-        writing = dict(await session.fetch(load("writers"), {"pids": pids}))
+        writing = {name: xid for name, xid, pid in await session.fetch(load("writers")) if pid not in pids}
         self._proved_at = monotonic()
         self._proof_s = self._proved_at - now
         if not writing:

@@ -127,6 +127,8 @@ class InOrder:
             await release(session, [batch.claim_id])
             return batch._replace(rows=[])
         held, keys = self.held, batch.keys
+        if held.says_nothing and not self.alone and not any(row.attempts or row.suspect for row in batch.rows):
+            return batch
         kept: list[ClaimedRow] = []
         back: list[int] = []
         after: dict[int, str] = {}

@@ -95,9 +95,7 @@ class Parts:
         for slot in slots:
             self._weights[slot] += 1.0
         if self._claims > CUT_AGAIN_AFTER or self._wanted == 1:
-            wanted = len(self._cuts(self._of))
-            if wanted != self._wanted:
-                self._wanted, self._claims = wanted, 0
+            self._wanted, self._claims = len(self._cuts(self._of)), 0
 
     def _cut(self, owned: int) -> None:
         cuts = self._cuts(owned) if self._wanted > 1 else [owned]

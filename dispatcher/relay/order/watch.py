@@ -10,13 +10,16 @@ from dispatcher.core.errors import SessionLost
 from dispatcher.core.held import Held
 from dispatcher.core.layout import SLOTS
 from dispatcher.core.owned_slots import OwnedSlots, mask_of
+from dispatcher.core.pacing import rest_after
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import EventTypeFilter
 
 EVERY_S = 1.0
-AT_ONCE = 5_000  # rows that one look asks for
+REST = 10.0  # of ten thousand a look takes a tenth of a second
+AT_MOST_S = 10.0
+AT_ONCE = 5_000  # rows that one statement asks for
 MOST_DEAD = 10_000  # whose next entry did not tell of them yet, that are read
 
 
@@ -27,8 +30,7 @@ class HeldWatch:
         types = None if event_types is None else list(event_types.types)
         self._of: dict[str, object] = {"types": types, "handled": event_types is not None and event_types.only_these}
         self._soon = False
-        self._looked_at = 0.0
-        self._last = 0  # the id with which the last look ended
+        self._look_at = 0.0  # when to look next
 
     def look_soon(self) -> None:
         """A person may have retried or skipped something."""
@@ -44,7 +46,7 @@ class HeldWatch:
             slots.loaded(gained)
         if held.followed:
             await self._write_followed(session, held)
-        if not len(held) or (not self._soon and monotonic() - self._looked_at < EVERY_S):
+        if not len(held) or (not self._soon and monotonic() < self._look_at):
             return False
         return await self._check(session, held, claims)
 
@@ -70,14 +72,12 @@ class HeldWatch:
                 held.add(row_id, key, kind)
 
     async def _check(self, session: Session, held: Held, claims: Collection[str]) -> bool:
-        again = False
-        while True:
-            self._soon = False
-            rows = sorted(held.rows("retry", "parked", "locked", "unknown", "dead", "free"))
-            rows = [each for each in rows if each > self._last][:AT_ONCE] or rows[:AT_ONCE]
-            found = await session.fetch(load("held_check"), {"ids": rows, "claims": list(claims)})
-            again |= held.looked([(row_id, kind, event_id) for row_id, kind, event_id in found], rows)
-            self._last = rows[-1] if len(rows) == AT_ONCE else 0
-            self._looked_at = monotonic()
-            if not self._last:
-                return again
+        again, self._soon, began = False, False, monotonic()
+        rows = sorted(held.rows("retry", "parked", "locked", "unknown", "dead", "free"))
+        for first in range(0, len(rows), AT_ONCE):
+            asked = rows[first : first + AT_ONCE]
+            found = await session.fetch(load("held_check"), {"ids": asked, "claims": list(claims)})
+            again |= held.looked([(row_id, kind, event_id) for row_id, kind, event_id in found], asked)
+        now = monotonic()
+        self._look_at = now + rest_after(now - began, REST, at_least_s=EVERY_S, at_most_s=AT_MOST_S)
+        return again

@@ -42,5 +42,4 @@ UNGUARDED: tuple[Flaw, ...] = (
     "not adopted before the slot is free",
     "freed while a row of the slot is claimed",
     "looked for before the fence",
-    "no revocation before the fence",
 )

@@ -12,6 +12,8 @@ from dispatcher.embedded import EmbeddedValkey
 from tests.support.faults.process import Process
 from tests.support.rows import STREAM
 
+PAGE = 10_000  # entries that are read at once
+
 
 class Direct:
     """Questions to the two servers. A connection that broke is replaced."""
@@ -61,8 +63,14 @@ class Direct:
         found: list[tuple[str, float]] = []
         async with self._client() as client:
             for key in self.keys:
-                page: Any = await (client.xrevrange(key, count=newest) if newest else client.xrange(key))
-                found += [(fields.get("event_id", ""), int(entry.partition("-")[0]) / 1000) for entry, fields in page]
+                first: str | None = "-"
+                while first is not None:
+                    read = client.xrevrange(key, count=newest) if newest else client.xrange(key, first, count=PAGE)
+                    page: Any = await read
+                    found += [
+                        (fields.get("event_id", ""), int(entry.partition("-")[0]) / 1000) for entry, fields in page
+                    ]
+                    first = f"({page[-1][0]}" if not newest and len(page) == PAGE else None
         if len(self.keys) > 1:
             found.sort(key=lambda each: each[1], reverse=bool(newest))
         return found[:newest] if newest else found

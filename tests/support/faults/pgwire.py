@@ -43,8 +43,9 @@ class LoseNotifications:
 @dataclass(slots=True)
 class StopClaim:
     """Once armed, the next claim a dispatcher sends is held on its way there or its answer on its way back, and so is
-    all that follows in that direction."""
+    all that follows in that direction. `session`: only of sessions of which this is a part of the name, as "lane"."""
 
+    session: str = ""
     _proxy: Proxy | None = None
     _direction: Direction = "to_server"
     _seen: set[bytes] = field(default_factory=set)
@@ -59,12 +60,16 @@ class StopClaim:
 
     def __call__(self) -> Filter:
         """A filter for a new connection."""
+        begun = wanted = False
 
         def pass_on(direction: Direction, data: bytes) -> bytes:
+            nonlocal begun, wanted
             if direction == "to_server":
+                if not begun:  # the first message has the name
+                    begun, wanted = True, self.session.encode() in data
                 new = set(CLAIM_ID.findall(data)) - self._seen
                 self._seen |= new
-                if new and self._proxy is not None:
+                if new and wanted and self._proxy is not None:
                     self._proxy.hold(self._direction)
                     self._proxy = None
             return data

@@ -15,11 +15,10 @@ from dispatcher.core.owned_slots import OwnedSlots, slots_of
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages import publish
-from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.slot_handover import SlotHandover
 
 PLANTED = "PLANTED"  # the environment variable
-# With a row in it, who fenced first goes on.
+# With a row in it, whoever has fenced goes on.
 GATE = (
     "CREATE TABLE audit.gate (open boolean); GRANT SELECT ON audit.gate TO PUBLIC; "
     "GRANT USAGE ON SCHEMA audit TO PUBLIC"
@@ -63,8 +62,8 @@ def no_drain() -> None:
 
 
 def fence_first() -> None:
-    """Fence, and revoke only later: meanwhile the frozen one may wake up and claim."""
-    revoke = SlotHandover.revoke
+    """Fence, stall, and revoke only then: meanwhile the frozen one may wake up and claim."""
+    revoke, fence = SlotHandover.revoke, SlotHandover.fence
 
     async def owes(self: SlotHandover, session: Session, owner: int, name: str, *, seen_at: str | None = None) -> bool:
         asked = "SELECT 1 FROM messaging.slot_owner WHERE %(owner)s IN (owner, revoked_from)"
@@ -73,22 +72,32 @@ def fence_first() -> None:
     async def fence_then_revoke(
         self: SlotHandover, session: Session, connections: Any, owner: int, name: str, deadline_s: float
     ) -> None:
-        await fence(session, connections, name, deadline_s)
-        while not await session.fetch("SELECT 1 FROM audit.gate"):  # noqa: ASYNC110 -- a table rings no bell
-            await anyio.sleep(0.05)
+        await fence(self, session, connections, owner, name, deadline_s)
+        await _stalled(session)
         await revoke(self, session, owner, name)
-        await session.fetch(load("slots_fenced"), {"owner": owner, "wanted": list(range(256)), "at_epochs": None})
+        slots = list(self._revoked.pop(owner))
+        await session.fetch(load("slots_fenced"), {"owner": owner, "wanted": slots, "at_epochs": None})
 
-    async def free(self: SlotHandover, session: Session) -> None:
-        """Whether or not rows of it are picked, which is the second guard."""
-        freed = "UPDATE messaging.slot_owner SET revoked_from = NULL, fenced = false WHERE fenced RETURNING slot"
-        if await session.fetch(freed):
-            self._keeper.look_soon()
-
-    ignore_what_others_picked()
-    SlotHandover.free = free  # type: ignore[method-assign]
     SlotHandover.revoke = owes  # type: ignore[method-assign]
     SlotHandover.fence = fence_then_revoke  # type: ignore[method-assign]
+
+
+def stalls_after_the_fence() -> None:
+    """Nothing is left out: a successor that stalls where `fence_first` does."""
+    fence = SlotHandover.fence
+
+    async def fence_and_stall(
+        self: SlotHandover, session: Session, connections: Any, owner: int, name: str, deadline_s: float
+    ) -> None:
+        await fence(self, session, connections, owner, name, deadline_s)
+        await _stalled(session)
+
+    SlotHandover.fence = fence_and_stall  # type: ignore[method-assign]
+
+
+async def _stalled(session: Session) -> None:
+    while not await session.fetch("SELECT 1 FROM audit.gate"):  # noqa: ASYNC110 -- a table rings no bell
+        await anyio.sleep(0.05)
 
 
 FAULTS: dict[str, Callable[[], None]] = {
@@ -96,6 +105,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "no held set": no_held_set,
     "handover without drain": no_drain,
     "no revocation before the fence": fence_first,
+    "nothing, but it stalls after the fence": stalls_after_the_fence,
 }
 
 if __name__ == "__main__":
