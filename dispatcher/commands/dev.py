@@ -95,14 +95,14 @@ def _say_what_next(
 ) -> None:
     click.echo(f"Migrations applied: {', '.join(applied) or 'none, it was up to date'}")
     if dispatcher is None:
-        up, stops, relay = "Postgres {} and Valkey are up.", "both", "      relay what is committed"
+        up, stops, relay = "Postgres {} and Valkey are up. ", "both", "      relay what is committed"
         relay = f"DISPATCHER_ENABLED=true {program()} run{relay}\n"
     else:
         up, stops, relay = "Postgres {}, Valkey and a dispatcher are up.", "all three", ""
-        up += f"\n\nConsole: http://127.0.0.1:{dispatcher.port}/\nIts log: {dispatcher.log}\n"
+        up += f"\n\nConsole: http://127.0.0.1:{dispatcher.port}/\nIts log: {dispatcher.log}\n\n"
     click.echo(
         f"""
-{up.format(postgres.version)} In another terminal:
+{up.format(postgres.version)}In another terminal:
 
 export DATABASE_URL={postgres.url(DATABASE)}
 export REDIS_URL={valkey.url}

@@ -25,6 +25,9 @@ from dispatcher.testing.relay import apart
 MEMORY = Path("/dev/shm")  # noqa: S108 -- a folder in it is made by mkdtemp
 ROOM = 1.5 * 2**30  # bytes
 
+# A pool that `prepare` left open, as that of an engine in Alembic's env.py: a database in use cannot be copied.
+_END_SESSIONS = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s"
+
 Prepare = Callable[[str], object]  # gets the URL of the database that all others are copies of
 
 
@@ -74,6 +77,8 @@ class Servers:
         apart(partial(migrate, self._url(name)))
         if self._prepare is not None:
             self._prepare(self._url(name))
+            with psycopg.connect(self.postgres_url, autocommit=True) as connection:
+                connection.execute(_END_SESSIONS, [name])
         return name
 
     @cached_property

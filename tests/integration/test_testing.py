@@ -31,6 +31,7 @@ from dispatcher.handlers import Retry
 from dispatcher.infra.sqlfiles import load
 from dispatcher.testing import (
     NotPublished,
+    Servers,
     published,
     published_async,
     received,
@@ -311,6 +312,21 @@ def project(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("arguments", [[], ["-n", "2"]])
 def test_the_page_runs(project: Path, arguments: list[str]) -> None:
     assert "5 passed" in run_pytest(project, *arguments)
+
+
+def test_a_connection_that_the_preparation_left_open_is_in_nobodys_way(database_url: str, redis_url: str) -> None:
+    """A database that is in use cannot be copied."""
+    left: list[psycopg.Connection[Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OUTBOX_TEST_DATABASE_URL", database_url)
+        patch.setenv("OUTBOX_TEST_REDIS_URL", redis_url)
+        with (
+            Servers(lambda url: left.append(psycopg.connect(url))) as servers,
+            servers.database() as url,
+            psycopg.connect(url) as connection,
+        ):
+            add_event(connection, event(1))
+    left[0].close()
 
 
 def test_servers_that_are_given_are_used(project: Path, database_url: str, redis_url: str) -> None:
