@@ -1,13 +1,15 @@
-"""What waking the dispatcher costs the writers: durable inserts a second with no trigger, the doorbell, a plain NOTIFY.
+"""What the outbox costs the writers: durable inserts a second with no trigger, the doorbell, a plain NOTIFY.
 
-A dispatcher runs in every leg. Legs are interleaved and their order turns each round, so that a machine that slows
-down does not favour one of them.
+A dispatcher runs in these legs. Two more run without one: the outbox as it is, and a plain table of the same columns
+with a primary key only. Legs are interleaved and their order turns each round, so that a machine that slows down does
+not favour one of them.
 """
 
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +31,17 @@ Rates = dict[tuple[int, str], list[float]]  # by clients and leg
 HERE = Path(__file__).parent
 CLIENTS = (1, 8, 32, 64)
 PROMISED_CLIENTS, KEPT = 32, 0.95  # share of the rate without a trigger that the doorbell must leave the writers
-NAMES = {"absent": "no trigger", "doorbell": "doorbell", "notify": "statement-level NOTIFY"}
+RELAYED = {"absent": "no trigger", "doorbell": "doorbell", "notify": "statement-level NOTIFY"}
+UNRELAYED = {"alone": "doorbell, no dispatcher", "plain": "plain table, no dispatcher"}
+NAMES = RELAYED | UNRELAYED
+OF_PLAIN = {"alone": 0.8, "doorbell": 0.6}  # share of the plain table's rate that the writers must keep
+OUTBOX, PLAIN = "messaging.message_outbox", "public.outbox_bench_plain"
+# LIKE copies neither checks, triggers and indexes nor storage; what a trigger or an expression fills stays NULL here.
+PLAIN_TABLE = f"""
+    DROP TABLE IF EXISTS {PLAIN};
+    CREATE TABLE {PLAIN} (LIKE {OUTBOX} INCLUDING DEFAULTS INCLUDING IDENTITY, PRIMARY KEY (id));
+    ALTER TABLE {PLAIN} ALTER COLUMN settled DROP NOT NULL, ALTER COLUMN slot DROP NOT NULL
+"""
 
 
 @click.command()
@@ -50,19 +62,25 @@ def writers(
     rounds: int,
     where: Where,
 ) -> None:
-    """One insert a durable transaction from many writers, with and without the doorbell."""
+    """One insert a durable transaction from many writers: with and without the doorbell, and into a plain table."""
     with where.rig() as servers, Legs(len(clients) * rounds * len(NAMES)) as legs:
         report = Report("writers", {"clients": clients, "seconds a leg": seconds, "rounds": rounds}, [], [])
-        dispatcher = servers.start_dispatcher()
         rates: Rates = {(count, leg): [] for count in clients for leg in NAMES}
         raw: list[dict[str, Any]] = []
+        servers.script(PLAIN_TABLE)
         for turn in range(rounds):
-            order = list(NAMES)
             for count in clients:
-                for leg in order[turn % 3 :] + order[: turn % 3]:
+                dispatcher = servers.start_dispatcher()
+                for leg in _in_turn(RELAYED, turn):
                     found = _leg(servers, dispatcher, leg, count, seconds, legs)
                     rates[count, leg].append(found["tps"])
                     raw.append({"round": turn + 1, "clients": count, "leg": leg, **found})
+                dispatcher.stop()
+                for leg in _in_turn(UNRELAYED, turn):
+                    found = _leg(servers, None, leg, count, seconds, legs)
+                    rates[count, leg].append(found["tps"])
+                    raw.append({"round": turn + 1, "clients": count, "leg": leg, **found})
+        servers.script(f"DROP TABLE {PLAIN}")
         report.raw = raw
         _judge(report, rates)
         _install(servers, "doorbell")
@@ -70,30 +88,24 @@ def writers(
     sys.exit(code)
 
 
+def _in_turn(legs: Iterable[str], turn: int) -> list[str]:
+    order = list(legs)
+    first = turn % len(order)
+    return order[first:] + order[:first]
+
+
 def _leg(
-    servers: Rig, dispatcher: DispatcherProcess, leg: str, clients: int, seconds: int, legs: Legs
+    servers: Rig, dispatcher: DispatcherProcess | None, leg: str, clients: int, seconds: int, legs: Legs
 ) -> dict[str, Any]:
     """One run of pgbench: its rate, and the rows the dispatcher had left when it ended."""
     legs.begin(f"{clients} clients, {NAMES[leg]}")
     _install(servers, leg)
     servers.empty()
-    cpu = cpu_seconds(dispatcher.pid)
-    command = [str(servers.pgbench), "-n", "-M", "prepared", "-c", str(clients), "-j", "2", "-T", str(seconds)]
-    command += ["-f", str(HERE / "sql" / "insert.sql"), servers.database_url]
-    output = servers.folder / "pgbench.log"
-    with output.open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            began = time.monotonic()
-            while process.poll() is None:
-                dispatcher.check()
-                legs.within((time.monotonic() - began) / seconds)
-                time.sleep(0.1)
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-    tps = _rate(output.read_text(), process.returncode)
+    cpu = cpu_seconds(dispatcher.pid) if dispatcher else 0.0
+    tps = _pgbench(servers, dispatcher, leg, clients, seconds, legs)
+    if dispatcher is None:
+        legs.end(f"{clients} clients, {NAMES[leg]}: {tps:,.0f} inserts/s")
+        return {"tps": tps}
     left = servers.backlog()
     used = cpu_seconds(dispatcher.pid) - cpu
     servers.wait_drained(dispatcher)
@@ -101,12 +113,40 @@ def _leg(
     return {"tps": tps, "left": left, "dispatcher_cpu_s": round(used, 2)}
 
 
+def _pgbench(
+    servers: Rig, dispatcher: DispatcherProcess | None, leg: str, clients: int, seconds: int, legs: Legs
+) -> float:
+    """Inserts a second."""
+    statement = servers.folder / "insert.sql"  # a prepared statement takes no name of a table as a parameter
+    text = (HERE / "sql" / "insert.sql").read_text(encoding="utf-8")
+    statement.write_text(text.replace(OUTBOX, PLAIN) if leg == "plain" else text, encoding="utf-8")
+    command = [str(servers.pgbench), "-n", "-M", "prepared", "-c", str(clients), "-j", "2", "-T", str(seconds)]
+    command += ["-f", str(statement), servers.database_url]
+    output = servers.folder / "pgbench.log"
+    with output.open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            began = time.monotonic()
+            while process.poll() is None:
+                if dispatcher:
+                    dispatcher.check()
+                legs.within((time.monotonic() - began) / seconds)
+                time.sleep(0.1)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+    return _rate(output.read_text(), process.returncode)
+
+
 def _install(servers: Rig, leg: str) -> None:
     servers.script("DROP TRIGGER IF EXISTS bench_notify ON messaging.message_outbox")
     servers.script("DROP FUNCTION IF EXISTS messaging.bench_notify()")
     servers.script(sqlfiles.trigger_down())
-    if leg == "doorbell":
+    if leg in ("doorbell", *UNRELAYED):
         servers.script(sqlfiles.trigger())
+    if leg == "plain":
+        servers.script(f"TRUNCATE {PLAIN}")
     if leg == "notify":
         servers.script((HERE / "sql" / "statement_notify.sql").read_text())
 
@@ -128,7 +168,8 @@ def _judge(report: Report, rates: Rates) -> None:
             "median inserts/s": f"{medians[count, leg]:,.0f}",
             "lowest": f"{min(rates[count, leg]):,.0f}",
             "highest": f"{max(rates[count, leg]):,.0f}",
-            "of no trigger": f"{medians[count, leg] / medians[count, 'absent']:.1%}",
+            "of no trigger": "" if leg in UNRELAYED else f"{medians[count, leg] / medians[count, 'absent']:.1%}",
+            "of the plain table": f"{medians[count, leg] / medians[count, 'plain']:.1%}",
         }
         for count in counts
         for leg in NAMES
@@ -147,6 +188,11 @@ def _judge(report: Report, rates: Rates) -> None:
     report.targets = [
         Target(f"the doorbell keeps {kept:.1%} of the rate of {promised} writers, wanted {KEPT:.0%}", kept >= KEPT)
     ]
+    for leg, share in OF_PLAIN.items():
+        kept = medians[promised, leg] / medians[promised, "plain"]
+        how = "with a dispatcher" if leg in RELAYED else "without one"
+        said = f"{promised} writers keep {kept:.1%} of a plain table's rate {how}, wanted {share:.0%}"
+        report.targets.append(Target(said, kept >= share))
     bars: dict[str, Any] = {
         NAMES[leg]: [(f"{count} writers", medians[count, leg]) for count in counts] for leg in NAMES
     }

@@ -138,10 +138,17 @@ def test_the_writers_verdict_is_that_of_the_promised_count() -> None:
     rates[8, "doorbell"] = [100.0, 100.0]
     report = Report("writers", {}, [], [])
     _judge(report, rates)
-    assert [target.met for target in report.targets] == [True]
+    assert [target.met for target in report.targets] == [True, True, True]
     rates[32, "doorbell"] = [900.0, 940.0]
     _judge(report, rates)
-    assert [target.met for target in report.targets] == [False]
+    assert [target.met for target in report.targets] == [False, True, True]
+    rates[32, "plain"] = [1300.0, 1300.0]  # of which those without a dispatcher keep 77 %
+    _judge(report, rates)
+    assert [target.met for target in report.targets] == [False, False, True]
+    rates[32, "plain"] = [1600.0, 1600.0]
+    _judge(report, rates)
+    assert [target.met for target in report.targets] == [False, False, False]
+    assert report.rows[-1]["of the plain table"] == "100.0%"
     assert len(report.rows) == 2 * len(NAMES)
 
 
