@@ -39,6 +39,8 @@ class Readiness:
         match event:
             case events.Published(entries) if entries:
                 self._redis = None
+            case events.Woke() | events.Slept() | events.Claimed() | events.Settled() | events.Ticked():
+                pass  # hundreds a second: told apart first, not last
             case events.Started(_, enabled):
                 self._started, self._enabled = True, enabled
             case events.DatabaseChanged(up, reason):

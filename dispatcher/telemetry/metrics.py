@@ -187,6 +187,8 @@ class Metrics:
                     self.event_types.observe(types, ages_s)
                 if ages_s and not self._redis_answers:
                     self._redis(answers=True)
+            case events.Settled():
+                self._settled(event)
             case events.Handled(_, event_type, handled, age_s, duration_s):
                 self._handled[handled].inc()
                 if handled != "lost":
@@ -201,8 +203,6 @@ class Metrics:
             case events.WorkerEnded(running=running, again_in_s=again_in_s):
                 self._workers.set(running)
                 self._restarts.inc(again_in_s is not None)
-            case events.Settled():
-                self._settled(event)
             case events.DeadRetried(ids):
                 self._retried.inc(len(ids))
             case events.DeadDiscarded(ids):
@@ -268,8 +268,9 @@ class Metrics:
 
     def _settled(self, event: events.Settled) -> None:
         self._sent.inc(event.sent)
-        self._failed.inc(event.retried + event.dead)
-        self._dead.inc(event.dead)
-        self._released.inc(event.released)
-        self._unknown.inc(event.unknown)
-        self._lost.inc(event.lost)
+        if event.retried or event.dead or event.released or event.unknown or event.lost:
+            self._failed.inc(event.retried + event.dead)
+            self._dead.inc(event.dead)
+            self._released.inc(event.released)
+            self._unknown.inc(event.unknown)
+            self._lost.inc(event.lost)

@@ -64,6 +64,8 @@ class StateTracker:
 
     def __call__(self, event: events.TelemetryEvent) -> None:
         match event:
+            case events.Woke() | events.Slept() | events.Claimed():
+                pass  # hundreds a second: told apart first, not last
             case events.Ticked(result):
                 self._ticks += 1
                 self._tick_errors += result == "error"

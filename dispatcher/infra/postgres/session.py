@@ -54,7 +54,7 @@ class Session:
         self._connection = connection
         self._cursor = connection.cursor(binary=True)
         self._statements = PreparedStatements(connection)
-        self._lock = anyio.Lock(fast_acquire=True)
+        self._lock = asyncio.Lock()  # anyio's costs more for each statement, also when it is free
         self._alone: asyncio.Task[Any] | None = None  # whose statements alone run now; written by alone()
         self._deadline_s = deadline_s
         self._prepare = True

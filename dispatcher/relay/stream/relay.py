@@ -193,7 +193,10 @@ class StreamRelay:
                 if await postgres.get_unless(self._stopping) is None:
                     continue
             async with self._turns:
+                # Kept after a claim that found nothing: to pass it on would wake another task for each of these.
                 written = await self._turn(postgres)
+                while written is None and self._may_sleep and not self._stopping.is_set():
+                    written = await self._turn(postgres)
             if written is not None:
                 await self._finisher.finish(postgres, written)
 
