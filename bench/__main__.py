@@ -21,6 +21,7 @@ from bench.realtime import realtime
 from bench.record import run_all
 from bench.scale import scale
 from bench.shards import shards
+from bench.size import size
 from bench.sla import sla
 from bench.snapshot import snapshot
 from bench.soak import soak
@@ -58,6 +59,7 @@ for scenario in (
     writers,
     snapshot,
     growth,
+    size,
     outage,
     crash,
     flood,
