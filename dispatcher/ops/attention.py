@@ -75,7 +75,7 @@ def _stops(found: Status) -> Iterator[Attention]:
             "bad" if waiting else "warn",
             "nobody",
             "No dispatcher runs enabled" + (", and events wait" if waiting else ""),
-            None,
+            iso_of(outbox.now - outbox.oldest_unsettled_age_s) if waiting else None,
             "Start one: DISPATCHER_ENABLED=true dispatcher run",
         )
 
