@@ -160,17 +160,22 @@ class EmbeddedCluster(Entered):
     def move_slot(self, slot: int, target: ClusterNode, *, keys_at_once: int = 10) -> None:
         """Move a slot with its keys to another primary while clients go on, as redis-cli --cluster reshard does."""
         source = self.owner(slot)
+        self.move_keys(slot, target, keys_at_once=keys_at_once)
+        # The new owner first: were the old one to forget it first, nobody would serve the slot for a moment.
+        target.ask("CLUSTER", "SETSLOT", str(slot), "NODE", target.node_id)
+        for node in [source, *self.nodes]:
+            with suppress(Unreachable):  # a primary that lost its last slot is a replica by now; all hear of it anyway
+                node.ask("CLUSTER", "SETSLOT", str(slot), "NODE", target.node_id)
+
+    def move_keys(self, slot: int, target: ClusterNode, *, keys_at_once: int = 10) -> None:
+        """The first half of a move: the keys lie at the other primary, and the slot is still its old owner's (ASK)."""
+        source = self.owner(slot)
         target.ask("CLUSTER", "SETSLOT", str(slot), "IMPORTING", source.node_id)
         source.ask("CLUSTER", "SETSLOT", str(slot), "MIGRATING", target.node_id)
         while keys := source.ask("CLUSTER", "GETKEYSINSLOT", str(slot), str(keys_at_once)):
             signed = ("AUTH", source.password) if source.password else ()
             names = [str(key) for key in keys] if isinstance(keys, list) else []
             source.ask("MIGRATE", HOST, str(target.port), "", "0", "5000", *signed, "KEYS", *names)
-        # The new owner first: were the old one to forget it first, nobody would serve the slot for a moment.
-        target.ask("CLUSTER", "SETSLOT", str(slot), "NODE", target.node_id)
-        for node in [source, *self.nodes]:
-            with suppress(Unreachable):  # a primary that lost its last slot is a replica by now; all hear of it anyway
-                node.ask("CLUSTER", "SETSLOT", str(slot), "NODE", target.node_id)
 
     def forget(self, node: ClusterNode) -> None:
         """Take a node without slots out of the cluster, and stop it."""

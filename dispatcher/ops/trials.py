@@ -248,6 +248,7 @@ def _parameters() -> dict[str, object]:
         "still_claims": [],
         "still_at": [],
         "unclaimed": False,
+        "closed": [],
         "floor": None,
         "mark": None,
         "slots": 256,

@@ -223,7 +223,9 @@ class Service:
     def _open_upkeep(self, beside: TaskGroup) -> None:
         s, upkeep, stream = self._settings, self._sessions.upkeep, self._engine.stream
         takeover = Takeover(
-            [SearchPlace(sink.keys, sink.connection, sink.searcher) for sink in stream.sinks] if stream else [],
+            [SearchPlace(sink.keys, sink.connection, sink.searcher, sink.slots) for sink in stream.sinks]
+            if stream
+            else [],
             layout=s.layout,
             lease_s=s.lease_ms / 1000,
             deadline_s=s.publish_timeout_ms / 1000,

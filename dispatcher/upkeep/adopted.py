@@ -1,7 +1,7 @@
 """Rows that were taken over, and the search for them: in the stream of a server, or of each shard of a Cluster."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dispatcher.core.incarnation import RedisIncarnation, stream_order
@@ -41,11 +41,12 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class SearchPlace:
-    """A connection that publishes to these streams, and who searches them."""
+    """A connection that publishes to these streams, and who searches them. `slots`: whose rows go there, of a shard."""
 
     streams: Sequence[str]
     connection: RedisConnection
     searcher: Searcher
+    slots: Sequence[int] = ()
 
 
 class Found(NamedTuple):
@@ -64,15 +65,33 @@ class AdoptedSearch:
         self._lease_s = lease_s
         self._incarnations: list[RedisIncarnation | None] = [None] * len(places)  # what is searched
         self._searches: dict[int, tuple[str, Search]] = {}  # by place: the claim that is searched for
+        self._away: list[SearchPlace] = []  # at the last ready()
 
     def ready(self) -> bool:
-        """Whether every place answers: else no dispatcher can be fenced, and no stream searched."""
+        """Whether a place answers: else no dispatcher can be fenced, and no stream searched.
+
+        Of a Cluster's shards those that do not answer are left out, see `closed`; other places have to answer all.
+        """
         self._incarnations = [each.connection.incarnation for each in self._places]
-        return all(each.connection.up and each.connection.incarnation is not None for each in self._places)
+        self._away = [each for each in self._places if not each.connection.up or each.connection.incarnation is None]
+        return not self._away or (len(self._away) < len(self._places) and all(each.slots for each in self._places))
+
+    @property
+    def closed(self) -> list[int]:
+        """The slots whose rows cannot be taken over now: nobody can be fenced where they may have been sent."""
+        return [slot for place in self._away for slot in place.slots]
 
     def connections(self) -> list[RedisConnection]:
-        """One to each server."""
-        return list({each.connection.server: each.connection for each in self._places}.values())
+        """One to each server that answers."""
+        there = [each.connection for each in self._places if each not in self._away]
+        return list({connection.server: connection for connection in there}.values())
+
+    def split(self, adopted: Adopted) -> tuple[Adopted, Adopted]:
+        """The rows that can be searched for, and those that wait for a place."""
+        away = {stream for place in self._away for stream in place.streams}
+        wait = [row for row in adopted.rows if row.floor and self._layout.key_of(row.event_type, row.slot) in away]
+        now = [row for row in adopted.rows if row not in wait] if wait else adopted.rows
+        return replace(adopted, rows=now), replace(adopted, rows=wait)
 
     async def find(self, session: Session, adopted: Adopted) -> list[Found]:
         """What is in the streams, by place. Raises Unreachable, SessionLost or psycopg.Error."""

@@ -87,7 +87,8 @@ class Takeover:
             first, self._session = self._session is None, session
             self._patient_until = 0.0 if first else monotonic() + PATIENCE_S
             self._held.forget()
-        # Without the sink no dispatcher can be fenced, no stream searched, nothing published.
+        # Without the sink no dispatcher can be fenced, no stream searched, nothing published. Rows of the shards whose
+        # node is away wait for it; those of the others do not.
         if not self._search.ready():
             return self._every_s
         await self.finish(session)
@@ -123,7 +124,7 @@ class Takeover:
                 total += await self._take_over(session, name, cause, claims=claims, unclaimed=True, owner=owner)
                 if self._slots is not None:
                     await self._slots.free(session)
-                await session.fetch(load("sign_off"), {"id": owner})
+                await session.fetch(load("sign_off"), {"id": owner})  # nothing, while rows wait for their node
             finally:
                 await session.fetch(f"SELECT pg_advisory_unlock({locks.REGISTRY}, %(id)s::integer)", {"id": owner})
         return total
@@ -219,6 +220,7 @@ class Takeover:
                     "still_at": [claim.picked_at for claim in still],
                     "unclaimed": unclaimed,
                     "owner": owner,
+                    "closed": self._search.closed,
                     "limit": ADOPT,
                 },
             )
@@ -232,30 +234,37 @@ class Takeover:
     async def finish(self, session: Session) -> None:
         """Look for adopted rows: sent when found; an attempt when their handler had begun; else released.
 
-        Raises Unreachable, SessionLost or psycopg.Error; what is left is finished by the next call.
+        Raises Unreachable, SessionLost or psycopg.Error; what is left or waits for its node is finished by later calls.
         """
-        while self._adopted:
-            adopted = self._adopted[0]
-            streams = self._layout.keys_by_row(adopted.rows)
-            *others, last = await self._search.find(session, adopted) or [Found({}, None)]
-            for found, incarnation in others:
-                there = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)
-                await settle(session, adopted.claim_id, there)
-            found, incarnation = last
-            outcomes = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)
-            charged = [row for row in adopted.rows if row.place in tuple(HandlerMark)]
-            for row in charged:
-                outcomes.add(row.id, self._charge(row, adopted.cause))
-            settlement = await settle(session, adopted.claim_id, outcomes)
-            await release(
-                session, [adopted.claim_id], [row.id for row in adopted.rows if row.id not in settlement.undone]
-            )
-            self._adopted.pop(0)
-            in_streams = len(found) + sum(len(other.entries) for other in others)
-            self._observe(Reconciled(in_streams, len(adopted.rows) - in_streams))
-            if charged:
-                self._tell_charged(charged, outcomes, settlement)
-            self._rows_released()
+        at = 0
+        while at < len(self._adopted):
+            now, wait = self._search.split(self._adopted[at])
+            if now.rows:
+                await self._finish(session, now)
+            if wait.rows:
+                self._adopted[at] = wait
+                at += 1
+            else:
+                self._adopted.pop(at)
+
+    async def _finish(self, session: Session, adopted: Adopted) -> None:
+        streams = self._layout.keys_by_row(adopted.rows)
+        *others, last = await self._search.find(session, adopted) or [Found({}, None)]
+        for found, incarnation in others:
+            there = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)
+            await settle(session, adopted.claim_id, there)
+        found, incarnation = last
+        outcomes = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)
+        charged = [row for row in adopted.rows if row.place in tuple(HandlerMark)]
+        for row in charged:
+            outcomes.add(row.id, self._charge(row, adopted.cause))
+        settlement = await settle(session, adopted.claim_id, outcomes)
+        await release(session, [adopted.claim_id], [row.id for row in adopted.rows if row.id not in settlement.undone])
+        in_streams = len(found) + sum(len(other.entries) for other in others)
+        self._observe(Reconciled(in_streams, len(adopted.rows) - in_streams))
+        if charged:
+            self._tell_charged(charged, outcomes, settlement)
+        self._rows_released()
 
     def _charge(self, row: AdoptedRow, cause: str) -> Outcome:
         """What becomes of a row whose handler had begun. It runs alone next, because of how its error begins."""

@@ -161,6 +161,59 @@ async def test_a_node_is_away(shard_world: StartShardWorld) -> None:
 
 
 @pytest.mark.promise("redis-outage")
+@pytest.mark.parametrize("order", ["none", "aggregate"])
+async def test_a_node_is_away_at_the_start(order: str, shard_world: StartShardWorld) -> None:
+    """And a dispatcher died before, with rows of all shards in hand: those of the others are taken over meanwhile."""
+    async with shard_world(DISPATCH_ORDER=order) as w:
+        victim = w.owner(0)
+        there = w.shards_of(victim)
+        await w.ask("INSERT INTO messaging.dispatcher (id, name) VALUES (4711, 'gone-1-deadbeef')")
+        in_hand = await w.ask(
+            "INSERT INTO messaging.message_outbox "
+            "(event_type, aggregate_id, payload, status, picked_at, picked_by, claim_id, stream_id) "
+            "SELECT 'order.created', 'a' || i, '{}', 'picked', clock_timestamp(), 4711, gen_random_uuid(), '1-0' "
+            "FROM generate_series(1, 200) AS i RETURNING event_id::text, slot * %s / 256",
+            (SHARDS,),
+        )
+        published = {shard: event for event, shard in in_hand}  # of each shard one, before it died
+        for shard, event in published.items():
+            key = shard_keys(STREAM, SHARDS)[shard]
+            await in_thread(partial(w.owner(shard).ask, "XADD", key, "*", "event_id", event))
+        for node in (victim, w.replica_of(victim)):
+            os.kill(node.pid, signal.SIGSTOP)
+
+        async def waiting() -> set[int]:
+            rows = await w.ask(
+                "SELECT DISTINCT slot * %s / 256 FROM messaging.message_outbox WHERE NOT settled", (SHARDS,)
+            )
+            return {shard for (shard,) in rows}
+
+        one = await w.dispatcher(REDIS_URL=w.cluster.url, ready=False)
+        await until(lambda: one.events("shards_away"), "its shards are left out")
+        await w.backlog(400)
+
+        async def others_sent() -> bool:
+            return await waiting() == set(there)
+
+        await until(others_sent, "all of the other shards are sent, those that were in hand too")
+        kept = await w.ask("SELECT count(*) FROM messaging.message_outbox WHERE picked_by = 4711 AND NOT settled")
+        assert kept == [(sum(shard in there for _, shard in in_hand),)]
+        assert await w.ask("SELECT count(*) FROM messaging.dispatcher WHERE id = 4711") == [(1,)]
+        for node in (victim, w.replica_of(victim)):
+            os.kill(node.pid, signal.SIGCONT)
+        await w.drained()
+        found = [event for event, _ in await w.entries()]
+        assert len(found) == len(set(found)) == 600
+        rows = await w.ask("SELECT count(*) FROM messaging.message_outbox WHERE status <> 'sent' OR attempts > 0")
+        assert rows == [(0,)]
+
+        async def signed_off() -> bool:
+            return await w.ask("SELECT count(*) FROM messaging.dispatcher WHERE id = 4711") == [(0,)]
+
+        await until(signed_off, "the dead dispatcher is signed off")
+
+
+@pytest.mark.promise("redis-outage")
 async def test_slots_move_to_a_node_that_joined(shard_world: StartShardWorld) -> None:
     async with shard_world() as w:
         await w.dispatcher(REDIS_URL=w.cluster.url)
@@ -178,6 +231,56 @@ async def test_slots_move_to_a_node_that_joined(shard_world: StartShardWorld) ->
             await in_thread(partial(w.cluster.forget, joined))
             fault.heal()
         await w.tell_lateness(list(old), began, time.time())
+
+
+@pytest.mark.promise("redis-outage")
+async def test_a_slot_lies_between_two_nodes(shard_world: StartShardWorld) -> None:
+    """Its keys are moved and it is still the old node's, which answers ASK: its shard waits for the move, no other."""
+    async with shard_world() as w:
+        one = await w.dispatcher(REDIS_URL=w.cluster.url)
+        async with w.survives(
+            "Cluster, 8 shards: a move of a slot stands still half-way (ASK)", spare_files=SPARE_FILES
+        ) as fault:
+            await w.commits(50)
+            slot = key_slot(b"{0}")
+            target = next(node for node in w.cluster.nodes[:3] if node is not w.owner(0))
+            began = time.time()
+            await in_thread(partial(w.cluster.move_keys, slot, target))
+            assert '"shards": 1' in await one.child.line('"event": "shards_away"')
+            late = len(w.load.ledger.acknowledged)
+            await w.commits(100)
+            events = list(w.load.ledger.acknowledged)[late : late + 50]
+
+            async def others_sent() -> bool:
+                unsent = await w.ask(
+                    "SELECT DISTINCT slot * %s / 256 FROM messaging.message_outbox "
+                    "WHERE event_id = ANY (%s::uuid[]) AND NOT settled",
+                    (SHARDS, events),
+                )
+                return unsent == [(0,)]
+
+            await until(others_sent, "what is committed meanwhile waits for that shard alone")
+            ended = time.time()
+            await in_thread(partial(w.cluster.move_slot, slot, target))
+            fault.heal()
+        await w.tell_lateness([0], began, ended)
+
+
+@pytest.mark.promise("redis-outage")
+async def test_a_slot_moves_at_once(shard_world: StartShardWorld) -> None:
+    """As Valkey 9 moves it: its new node follows it as a replica would, and takes it over in one step."""
+    async with shard_world() as w:
+        await w.dispatcher(REDIS_URL=w.cluster.url)
+        async with w.survives(
+            "Cluster, 8 shards: a slot moves as a whole (CLUSTER MIGRATESLOTS)", spare_files=SPARE_FILES
+        ) as fault:
+            await w.commits(50)
+            slot, source = str(key_slot(b"{0}")), w.owner(0)
+            target = next(node for node in w.cluster.nodes[:3] if node is not source)
+            words = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.node_id)
+            await in_thread(partial(source.ask, *words))
+            await in_thread(lambda: wait_until(lambda: w.owner(0) is target, "the slot is at its new node"))
+            fault.heal()
 
 
 @pytest.mark.promise("redis-loss")

@@ -19,8 +19,9 @@ from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.ops.doctor.cluster import look_at_all
 from dispatcher.upkeep.gauges import sample_once
+from tests.support.child import StartCli
 from tests.support.command import HearCommand, RunCommand
-from tests.support.redis import StartCluster, StartValkey
+from tests.support.redis import StartCluster, StartSentinels, StartValkey
 from tests.support.rows import STREAM
 from tests.support.tls import Certificate, behind_tls
 
@@ -109,6 +110,32 @@ async def test_what_a_person_has_to_mend(own_cluster: StartCluster, own_valkey: 
     server.crash()
     said = await refusal(f"redis+cluster://127.0.0.1:{server.port}", Unreachable)
     assert said.startswith(f"none of the nodes at 127.0.0.1:{server.port} answers")
+
+
+@pytest.mark.parametrize("shards", ["1", "8"])
+async def test_the_wrong_kind_of_redis_is_one_clear_line_and_exit_code_2(
+    shards: str,
+    own_cluster: StartCluster,
+    own_valkey: StartValkey,
+    own_sentinels: StartSentinels,
+    cli: StartCli,
+    database_url: str,
+) -> None:
+    cluster = await anyio.to_thread.run_sync(lambda: own_cluster(replicas=0))
+    watched = await anyio.to_thread.run_sync(lambda: own_sentinels(sentinels=1, quorum=1))
+    server, sentinel = own_valkey(), watched.sentinels[0]
+    wrong = {
+        f"redis+cluster://127.0.0.1:{server.port}": "has no cluster mode: write redis:// in REDIS_URL",
+        f"redis://127.0.0.1:{cluster.nodes[0].port}/0": "is a node of a Redis Cluster: write redis+cluster://",
+        f"redis+sentinel://127.0.0.1:{sentinel.port}/payments": "know no service 'payments'",
+    }
+    for url, said in wrong.items():
+        env = {"DATABASE_URL": database_url, "REDIS_URL": url, "DISPATCH_STREAM_SHARDS": shards}
+        child = await cli("run", "--enabled", "--disable-http", env=env)
+        assert await child.wait() == 2, child.output
+        [line] = [line for line in child.lines if not line.startswith("{")]
+        assert line.startswith("dispatcher: ")
+        assert said in line
 
 
 async def test_doctor_says_what_a_cluster_lacks(own_cluster: StartCluster) -> None:

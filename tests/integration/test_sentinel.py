@@ -2,18 +2,22 @@
 
 import os
 import signal
+from contextlib import AsyncExitStack
+from typing import Any
 
 import anyio
 import pytest
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
+from dispatcher.core.events import Settled
 from dispatcher.embedded import EmbeddedSentinels
 from dispatcher.embedded.ask import ask
 from dispatcher.embedded.cluster import wait_until
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from tests.support.redis import StartSentinels
-from tests.support.rows import STREAM
+from tests.support.rows import STREAM, insert_events, read_table, statuses
+from tests.support.running import StartDispatcher
 from tests.support.tls import Certificate, behind_tls
 from tests.support.waiting import until
 
@@ -125,3 +129,63 @@ async def test_tls_to_a_sentinel_that_nobody_vouches_for(
     async with behind_tls(f"redis://127.0.0.1:{watched.sentinels[0].port}", certificate) as port:
         said = await refusal(f"rediss+sentinel://localhost:{port}/{watched.service}", Misconfigured)
     assert said.startswith(f"the sentinel at localhost:{port}: TLS failed")
+
+
+async def test_events_go_on_with_tls_to_sentinels_and_servers(
+    own_sentinels: StartSentinels, certificate: Certificate, dispatcher: StartDispatcher, db: Any
+) -> None:
+    watched = await anyio.to_thread.run_sync(own_sentinels)
+    async with AsyncExitStack() as stack:
+
+        async def tls(port: int, *, plain: bool = False) -> int:
+            return await stack.enter_async_context(behind_tls(f"redis://127.0.0.1:{port}", certificate, plain=plain))
+
+        # All know the servers by the ports where TLS is spoken; the sentinels and the replica speak none there.
+        ports = [await tls(server.port, plain=True) for server in (watched.primary, watched.replica)]
+        await anyio.to_thread.run_sync(watch_at, watched, ports)
+        sentinels = ",".join([f"127.0.0.1:{await tls(each.port)}" for each in watched.sentinels])
+        url = f"rediss+sentinel://{sentinels}/{watched.service}?ssl_ca_certs={certificate.authority}"
+        async with dispatcher(redis_url=url, tick_ms=200) as running:
+            await insert_events(db, 20)
+            await running.tap.add_up(Settled, sent=20)
+            client = open_client(url, 5.0)
+            assert await client.xlen(STREAM) == 20
+            assert watched.primary_port() == ports[0]
+            await anyio.to_thread.run_sync(ask, watched.sentinels[0].port, "SENTINEL", "FAILOVER", watched.service)
+            await anyio.to_thread.run_sync(
+                lambda: wait_until(lambda: watched.primary_port() == ports[1], "the replica is the primary")
+            )
+            await insert_events(db, 20)
+
+            async def all_sent() -> bool:
+                return await statuses(db) == {"sent": 40}
+
+            await until(all_sent, "all are sent")
+            found = {fields[b"event_id"].decode() for _, fields in await client.xrange(STREAM)}
+            assert found == {str(row["event_id"]) for row in await read_table(db)}
+            assert await client.xlen(STREAM) == 40
+            await client.aclose()
+
+
+def watch_at(watched: EmbeddedSentinels, ports: list[int]) -> None:
+    """Let the sentinels and the servers know the primary and the replica by other ports."""
+    primary, replica = watched.primary, watched.replica
+    for server, port in zip((primary, replica), ports, strict=True):
+        ask(server.port, "CONFIG", "SET", "replica-announce-ip", "127.0.0.1")
+        ask(server.port, "CONFIG", "SET", "replica-announce-port", str(port))
+    for sentinel in watched.sentinels:
+        sentinel.ask("SENTINEL", "REMOVE", watched.service)
+    ask(replica.port, "REPLICAOF", "127.0.0.1", str(ports[0]))
+    in_step = lambda: "master_link_status:up" in str(ask(replica.port, "INFO", "replication"))  # noqa: E731
+    wait_until(in_step, "the replica is in step")
+    for sentinel in watched.sentinels:
+        sentinel.ask("SENTINEL", "MONITOR", watched.service, "127.0.0.1", str(ports[0]), "2")
+        for name, value in (("down-after-milliseconds", "500"), ("failover-timeout", "2000")):
+            sentinel.ask("SENTINEL", "SET", watched.service, name, value)
+
+    def known() -> bool:
+        told = [sentinel.ask("SENTINEL", "MASTER", watched.service) for sentinel in watched.sentinels]
+        counts = [dict(zip(each[::2], each[1::2], strict=False)) for each in told]
+        return all((each["num-slaves"], each["num-other-sentinels"]) == ("1", "2") for each in counts)
+
+    wait_until(known, "the sentinels know each other and the replica")

@@ -11,7 +11,7 @@ import anyio
 import anyio.abc
 import pytest
 import trustme
-from anyio.streams.tls import TLSListener
+from anyio.streams.tls import TLSListener, TLSStream
 
 
 class Certificate(NamedTuple):
@@ -41,8 +41,11 @@ def certificate(server_folder: Path) -> Certificate:
 
 
 @asynccontextmanager
-async def behind_tls(redis_url: str, certificate: Certificate) -> AsyncIterator[int]:
-    """A port where TLS ends and the server begins; not every Valkey is built with TLS."""
+async def behind_tls(redis_url: str, certificate: Certificate, *, plain: bool = False) -> AsyncIterator[int]:
+    """A port where TLS ends and the server begins; not every Valkey is built with TLS.
+
+    `plain`: who speaks no TLS is let through too, as the sentinels that watch the server.
+    """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate.shown, certificate.key)
     upstream = urlsplit(redis_url)
@@ -61,8 +64,42 @@ async def behind_tls(redis_url: str, certificate: Certificate) -> AsyncIterator[
             both.start_soon(copy, client, server)
             both.start_soon(copy, server, client)
 
+    async def either(client: anyio.abc.ByteStream) -> None:
+        try:
+            first = await client.receive()
+            begun: anyio.abc.ByteStream = _Begun(first, client)
+            if first.startswith(b"\x16"):  # a TLS handshake
+                begun = await TLSStream.wrap(begun, server_side=True, ssl_context=context, standard_compatible=False)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, ssl.SSLError):
+            await client.aclose()
+            return
+        await relay(begun)
+
     tls = TLSListener(listener, context, standard_compatible=False)
     async with tls, anyio.create_task_group() as serving:
-        serving.start_soon(tls.serve, relay)
+        if plain:
+            serving.start_soon(listener.serve, either)
+        else:
+            serving.start_soon(tls.serve, relay)
         yield port
         serving.cancel_scope.cancel()
+
+
+class _Begun(anyio.abc.ByteStream):
+    """A stream whose first bytes were read already."""
+
+    def __init__(self, first: bytes, rest: anyio.abc.ByteStream) -> None:
+        self._first, self._rest = first, rest
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        first, self._first = self._first, b""
+        return first or await self._rest.receive(max_bytes)
+
+    async def send(self, item: bytes) -> None:
+        await self._rest.send(item)
+
+    async def send_eof(self) -> None:
+        await self._rest.send_eof()
+
+    async def aclose(self) -> None:
+        await self._rest.aclose()
