@@ -161,7 +161,8 @@ async def test_events_go_on_with_tls_to_sentinels_and_servers(
                 return await statuses(db) == {"sent": 40}
 
             await until(all_sent, "all are sent")
-            found = {fields[b"event_id"].decode() for _, fields in await client.xrange(STREAM)}
+            entries: Any = await client.xrange(STREAM)
+            found = {fields[b"event_id"].decode() for _, fields in entries}
             assert found == {str(row["event_id"]) for row in await read_table(db)}
             assert await client.xlen(STREAM) == 40
             await client.aclose()
