@@ -12,7 +12,7 @@ import pytest
 from redis.crc import key_slot
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
-from dispatcher.core.events import Sampled
+from dispatcher.core.events import Republished, Sampled, Settled
 from dispatcher.core.layout import Layout
 from dispatcher.embedded.cluster import ClusterNode, wait_until
 from dispatcher.infra.redis.client import open_client
@@ -22,7 +22,8 @@ from dispatcher.upkeep.gauges import sample_once
 from tests.support.child import StartCli
 from tests.support.command import HearCommand, RunCommand
 from tests.support.redis import StartCluster, StartSentinels, StartValkey
-from tests.support.rows import STREAM
+from tests.support.rows import STREAM, insert_events, read_table
+from tests.support.running import StartDispatcher
 from tests.support.tls import Certificate, behind_tls
 
 PASSWORD = "s3cr3t-Wort"
@@ -136,6 +137,33 @@ async def test_the_wrong_kind_of_redis_is_one_clear_line_and_exit_code_2(
         [line] = [line for line in child.lines if not line.startswith("{")]
         assert line.startswith("dispatcher: ")
         assert said in line
+
+
+@pytest.mark.promise("layout")
+async def test_the_outbox_moves_from_one_server_to_a_cluster(
+    own_cluster: StartCluster, dispatcher: StartDispatcher, db: Any, redis_url: str, heard: HearCommand
+) -> None:
+    """As the page says: new dispatchers wait with the new URL, and the layout is set from where the old keys are."""
+    cluster = await anyio.to_thread.run_sync(lambda: own_cluster(replicas=0))
+    async with (
+        dispatcher(tick_ms=20) as before,
+        dispatcher(tick_ms=20, redis_url=cluster.url, stream_shards=8) as after,
+    ):
+        await insert_events(db, 100)
+        await before.tap.add_up(Settled, sent=100)
+        code, out, err = await heard("layout", "set", "--stream-shards", "8", "--yes", "--json", REDIS_URL=redis_url)
+        assert (code, json.loads(out)["former"][STREAM]["length"]) == (0, 100), err
+        await insert_events(db, 100)
+        await after.tap.add_up(Settled, sent=100)
+        assert after.tap.all(Republished) == []
+    client = open_client(cluster.url, 5.0)
+    pages: list[Any] = [await client.xrange(key) for key in Layout(STREAM, 8).keys]
+    entries = [entry for page in pages for entry in page]
+    await client.aclose()
+    rows = await read_table(db)
+    assert len(entries) == 100
+    assert {fields[b"event_id"].decode() for _, fields in entries} == {str(row["event_id"]) for row in rows[100:]}
+    assert {row["status"] for row in rows} == {"sent"}
 
 
 async def test_doctor_says_what_a_cluster_lacks(own_cluster: StartCluster) -> None:
