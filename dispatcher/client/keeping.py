@@ -20,6 +20,7 @@ from dispatcher.handlers.outages import Outages
 VISIT_S = 0.3  # between two looks at the leases; a third of a lease, if that is less
 SURE_S = 0.05  # so long an answer of Redis holds that a shard is ours
 MANY = 200  # entries of one command
+LATE_MS = 1000  # so much longer ago than we took the lease another consumer may have read last
 
 log = logging.getLogger("dispatcher.client")
 
@@ -47,6 +48,7 @@ class LeaseKeeper(Reader):
         self._lines = Lines(page_bytes)
         self._in_hand: dict[str, dict[str, Queued]] = {key: {} for key in keys}  # of each shard, by id
         self._visit_at = 0.0  # when to look at the leases
+        self._said = set[str]()  # consumers that read beside us without a lease
         self._has_turn = True  # whether it got one when it last asked
 
     def _visit(self) -> Steps:
@@ -73,7 +75,20 @@ class LeaseKeeper(Reader):
             self._shares.forget(self._name, self._leased)
             raise
         for shard in self._held():
-            yield from shard.names.tidy()
+            alone_ms = int((self._clock() - shard.taken_at) * 1000) - LATE_MS
+            for name in (yield from shard.names.tidy(max(0, alone_ms))):
+                self._say_mixed(name, shard.key)
+
+    def _say_mixed(self, name: str, key: str) -> None:
+        if name not in self._said:
+            self._said.add(name)
+            log.error(
+                "the consumer %s of the group %s reads %s, of which this one has the lease: the order is not kept. "
+                "Give all consumers of the group ordered=True",
+                name,
+                self._group.group,
+                key,
+            )
 
     def _ask(self, verbs: Mapping[LeasedShard, Verb], *, present: bool) -> Steps:
         asked = self._clock()

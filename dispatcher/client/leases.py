@@ -29,6 +29,7 @@ class LeasedShard(Shard):
 
     token = 0  # 0: not ours
     highest = 0  # the highest token we had
+    taken_at = 0.0  # on the reader's clock
     sure_until = 0.0  # on the reader's clock: so long another consumer cannot have begun anything of it
     leaving = False  # ours, to be given up as soon as nothing of it is in hand
     pending_from: str | None = "-"  # from where on to look for what is pending; None: all of that is known
@@ -46,6 +47,7 @@ class LeasedShard(Shard):
     def taken(self, token: int) -> None:
         """Note that it is ours now."""
         self.token = self.highest = token
+        self.taken_at = self._clock()
         self.leaving = False
         self.uncounted = ()
         self.pending_from = "-"

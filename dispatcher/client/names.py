@@ -5,24 +5,25 @@ from collections.abc import Callable
 import redis
 
 from dispatcher.client.group import Group, is_ours
-from dispatcher.client.steps import Call, Steps
+from dispatcher.client.steps import Call, Steps, text
 from dispatcher.core.outages import is_redis_outage, reply_of
 
 # A name with pending entries must stay, or they are lost: looked at and deleted in one step, because another process of
 # that name may be reading. A name that is deleted while its process lives comes back with its next read.
 _DELETE = """
 local listed = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])
-local deleted = 0
+local busy = {}
 for _, pairs in ipairs(listed.err and {} or listed) do
   local consumer = {}
   for i = 1, #pairs, 2 do consumer[pairs[i]] = pairs[i + 1] end
   local chosen = consumer.name == ARGV[2] or (ARGV[2] == '' and consumer.idle > tonumber(ARGV[3]))
   if chosen and consumer.pending == 0 then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer.name)
-    deleted = deleted + 1
+  elseif consumer.idle < tonumber(ARGV[4]) and consumer.name ~= ARGV[5] then
+    busy[#busy + 1] = consumer.name
   end
 end
-return deleted
+return busy
 """
 
 
@@ -36,11 +37,15 @@ class Names:
         self._look_at = clock() + self._every_s()
         self._may = True  # False once Redis refused the script
 
-    def tidy(self) -> Steps:
-        """Delete the names that have been idle for claim_idle, at most once in that time."""
-        if self._clock() >= self._look_at:
-            self._look_at = self._clock() + self._every_s()
-            yield from self._delete("", self._group.claim_idle_millis)
+    def tidy(self, within_ms: int = 0) -> Steps:
+        """Delete the names that have been idle for claim_idle, at most once in that time.
+
+        Returns the other consumers that read the key in the last `within_ms` milliseconds.
+        """
+        if self._clock() < self._look_at:
+            return []
+        self._look_at = self._clock() + self._every_s()
+        return (yield from self._delete("", self._group.claim_idle_millis, within_ms))
 
     def _every_s(self) -> float:
         return max(1.0, self._group.claim_idle_millis / 1000)
@@ -54,13 +59,15 @@ class Names:
         if not (yield self._call("xpending_range", min="-", max="+", count=1, consumername=group.consumer)):
             yield self._call("xgroup_delconsumer", group.consumer)
 
-    def _delete(self, name: str, idle_ms: int) -> Steps:
+    def _delete(self, name: str, idle_ms: int, within_ms: int = 0) -> Steps:
         if not self._may:
-            return
+            return []
         key, group = self._call("eval").arguments
         try:
-            yield Call("eval", (_DELETE, 1, key, group, name, idle_ms))
+            busy = yield Call("eval", (_DELETE, 1, key, group, name, idle_ms, within_ms, self._group.consumer))
+            return [text(each) for each in busy]
         except redis.ResponseError as error:
             if is_redis_outage(reply := reply_of(error) or "") and not reply.startswith(("NOPERM", "ERR")):
                 raise
             self._may = False  # without the right to run it, names stay: that costs nothing but their lines in XINFO
+            return []

@@ -454,6 +454,24 @@ async def test_what_the_pages_show(where_shown: str, redis: "aio.Redis", redis_u
     assert steps == [["step0", "step1", "step2"]] * SHARDS
 
 
+@both_kinds
+async def test_one_without_the_order_in_the_same_group_is_named(
+    kind: str, where: tuple[str, str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It takes events from under those that keep the order, and no lease stops it."""
+    url, pool, _ = where
+    quick = timedelta(seconds=1)
+    ordered = group(shards=SHARDS, ordered=True, claim_idle=quick)
+    async with (
+        consuming(kind, url, ordered, pool=pool) as one,
+        consuming(kind, url, group(shards=SHARDS, consumer="plain", claim_idle=quick), pool=pool) as plain,
+    ):
+        await until(lambda: "the consumer plain of the group billing reads" in caplog.text, "it is named", PATIENCE_S)
+        await plain.stop()
+        await one.stop()
+    assert "ordered=True" in caplog.text
+
+
 def test_the_scripts_of_the_page_are_those_of_the_library() -> None:
     body = ast.parse(code("In order", "python", page("how-to/other-languages.md"))).body
     constants = [each for each in body if isinstance(each, ast.Assign) and isinstance(each.value, ast.Constant)]
