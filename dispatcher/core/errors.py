@@ -24,7 +24,14 @@ class Unreachable(DispatcherError):
 
 
 class NoConnectionLeft(Unreachable):
-    """The server, the database or the role has as many connections as it may have."""
+    """The server, the database or the role has as many connections as it may have.
+
+    Not `sure`: a pooler refused, which has one code for that and for a server that is away.
+    """
+
+    def __init__(self, words: str, *, sure: bool = True) -> None:
+        super().__init__(words)
+        self.sure = sure
 
 
 class StreamMoved(Unreachable):

@@ -74,6 +74,20 @@ async def test_one_without_a_server_connection_left_is_not_waited_for(pooler):
     await session.close()
 
 
+async def test_one_that_takes_two_clients_only(pooler, db, dispatcher: StartDispatcher):
+    """It refuses with a code that it has for everything, also for a server that is away."""
+    url = pooler("session", "max_client_conn = 2")
+    await until(partial(listens_at, url), "the pooler listens")
+    async with dispatcher(database_url=url, tick_ms=100):
+        await insert_events(db, 20)
+
+        async def sent() -> bool:
+            cursor = await db.execute("SELECT FROM messaging.message_outbox WHERE status = 'sent'")
+            return cursor.rowcount == 20
+
+        await until(sent, "all are sent")
+
+
 async def test_one_that_pools_statements_does_too(pooler, db, database_url, dispatcher: StartDispatcher):
     """It refuses transactions of several statements; each of ours is one."""
     url = pooler("statement")

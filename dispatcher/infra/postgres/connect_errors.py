@@ -11,6 +11,7 @@ from dispatcher.infra.postgres.dial import DialFailed
 
 MOST_WORDS = 400
 _TOO_MANY = "53300"
+_OF_A_POOLER = ("08P01", "XX000")  # whatever PgBouncer, or Supavisor, refuses
 _REMEDIES = {
     "28P01": "The user or password is wrong, or the password has expired (VALID UNTIL)",
     "28000": "The role does not exist, may not log in (NOLOGIN), or pg_hba.conf does not let it in from here",
@@ -61,4 +62,6 @@ def _refusal(where: str, failed: DialFailed, words: str) -> DispatcherError:
         return NoConnectionLeft(f"{where} has no connection left (max_connections or the limit of a role): {said}")
     if code.startswith(_FOR_A_PERSON):
         return Misconfigured(f"{where} refused the connection: {said}. {_REMEDIES.get(code, _CHECK)}")
+    if code in _OF_A_POOLER:
+        return NoConnectionLeft(f"{where} takes no connection now: {said}", sure=False)
     return Unreachable(f"{where} takes no connection now: {said}")

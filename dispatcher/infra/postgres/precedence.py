@@ -32,6 +32,11 @@ class Precedence:
         self._got_one: set[str] = set()  # purposes of sessions that another one gave way to
         self._changed = anyio.Event()  # replaced at each change
 
+    @property
+    def any_open(self) -> bool:
+        """Whether one of them is open: so the server is there."""
+        return any(each.session is not None for each in self._sessions)
+
     def ahead(self, one: "ReconnectingSession") -> str | None:
         """The purpose of a more important session that has found no connection; None: this one may try."""
         before = self._sessions[: self._sessions.index(one)]

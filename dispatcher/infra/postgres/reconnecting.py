@@ -205,7 +205,7 @@ class ReconnectingSession:
 
     def _failed(self, error: DispatcherError) -> None:
         if self.precedence is not None:
-            if isinstance(error, NoConnectionLeft):
+            if isinstance(error, NoConnectionLeft) and (error.sure or self.precedence.any_open):
                 self.precedence.found_none(self, str(error))
             else:
                 self.precedence.found_one(self)
