@@ -83,7 +83,7 @@ async def test_one_that_takes_two_clients_only(pooler, db, dispatcher: StartDisp
 
         async def sent() -> bool:
             cursor = await db.execute("SELECT FROM messaging.message_outbox WHERE status = 'sent'")
-            return cursor.rowcount == 20
+            return bool(cursor.rowcount == 20)
 
         await until(sent, "all are sent")
 
