@@ -10,15 +10,12 @@ from dispatcher.core.errors import SessionLost
 from dispatcher.core.held import Held
 from dispatcher.core.layout import SLOTS
 from dispatcher.core.owned_slots import OwnedSlots, mask_of
-from dispatcher.core.pacing import rest_after
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import EventTypeFilter
 
 EVERY_S = 1.0
-REST = 10.0  # of ten thousand a look takes a tenth of a second
-AT_MOST_S = 10.0
 AT_ONCE = 5_000  # rows that one statement asks for
 MOST_DEAD = 10_000  # whose next entry did not tell of them yet, that are read
 
@@ -72,12 +69,11 @@ class HeldWatch:
                 held.add(row_id, key, kind)
 
     async def _check(self, session: Session, held: Held, claims: Collection[str]) -> bool:
-        again, self._soon, began = False, False, monotonic()
+        again, self._soon = False, False
         rows = sorted(held.rows("retry", "parked", "locked", "unknown", "dead", "free"))
         for first in range(0, len(rows), AT_ONCE):
             asked = rows[first : first + AT_ONCE]
             found = await session.fetch(load("held_check"), {"ids": asked, "claims": list(claims)})
             again |= held.looked([(row_id, kind, event_id) for row_id, kind, event_id in found], asked)
-        now = monotonic()
-        self._look_at = now + rest_after(now - began, REST, at_least_s=EVERY_S, at_most_s=AT_MOST_S)
+        self._look_at = monotonic() + EVERY_S
         return again
