@@ -111,7 +111,7 @@ class Service:
             observe=self._observe,
             condition=self._condition,
         )
-        doorbell.on_control(self._pause.read_soon)
+        doorbell.listener.on_control(self._pause.read_soon)
         self._state.changed = self._pause.read_soon
         shared = Context(
             s,

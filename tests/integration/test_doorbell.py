@@ -13,7 +13,7 @@ from dispatcher.core.events import ListenerChanged, Slept, Ticked
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load, trigger_down
 from dispatcher.stages.doorbell.heartbeat import EVERY_S as PING_EVERY_S
-from dispatcher.stages.doorbell.wake import DOORBELL
+from dispatcher.stages.doorbell.listener import DOORBELL
 from tests.support.rows import insert_events
 from tests.support.running import Bell, StartBell
 

@@ -19,7 +19,7 @@ DispatcherFlaw = Literal[
 ]
 At = Literal[
     "claim", "wait", "poll pause", "tick pause",
-    "drain_notifications", "doze", "doze: K exclusively", "doze: K shared", "doze: answer",
+    "hear", "doze", "doze: K exclusively", "doze: K shared", "doze: answer",
     "LISTEN", "UNLISTEN", "look", "look: answer", "_listen", "wait_readable", "refused", "dead",
 ]  # fmt: skip
 # Where the control session is not used: only the next use of it finds out that it broke.
@@ -79,14 +79,14 @@ def dispatcher_steps(us: Dispatcher, sees: Sees, flaw: str | None) -> Iterator[D
         case "wait" if us.session == "down":
             yield DispatcherStep("has no session: waits for one, or the tick", us._replace(at="tick pause"))
         case "wait":
-            yield DispatcherStep("wants to sleep", us._replace(at="drain_notifications"))
+            yield DispatcherStep("wants to sleep", us._replace(at="hear"))
             if us.holds_key:
                 yield DispatcherStep("releases K, as rows come fast", us._replace(owns_key=False, holds_key=False))
             else:
                 yield DispatcherStep("polls, as rows come very fast: pauses", us._replace(at="poll pause"))
         case "poll pause":
             yield DispatcherStep("has paused", us._replace(at="claim"))
-        case "drain_notifications":
+        case "hear":
             cleared = us if flaw == "drain after the look" else us._replace(socket=False, notices=False)
             yield DispatcherStep("drains its notices", cleared._replace(at=_first_statement(us, flaw)))
         case "doze":
@@ -125,7 +125,7 @@ def dispatcher_steps(us: Dispatcher, sees: Sees, flaw: str | None) -> Iterator[D
             if us.socket:
                 yield DispatcherStep("is rung", _awake(us))
             elif us.position == "writers":
-                yield DispatcherStep("has paused for the writers", us._replace(at="drain_notifications", position=""))
+                yield DispatcherStep("has paused for the writers", us._replace(at="hear", position=""))
         case "tick pause" | "refused" | "dead":
             return
 

@@ -8,7 +8,7 @@ _STATEMENTS = ("doze: answer", "LISTEN", "UNLISTEN", "look: answer")
 def tick(us: Dispatcher) -> Dispatcher | None:
     """After the tick has passed; None where nobody waits for it."""
     if us.at == "wait_readable":
-        return us._replace(at="drain_notifications", position="")
+        return us._replace(at="hear", position="")
     return us._replace(at="claim") if us.at in ("tick pause", "refused") else None
 
 

@@ -74,9 +74,9 @@ def test_the_steps_are_those_of_the_code() -> None:
         ("", "", "_RELEASE"),
     ]
     sleep = source[source.index("async def _sleep") : source.index("async def _take_position")]
-    assert sleep.index(".drain_notifications()") < sleep.index("._take_position(") < sleep.index("._listen(")
-    listen = source[source.index("async def _listen") : source.index("def _hear")]
-    assert listen.index(".drain_notifications()") < listen.index(".when_readable)")
+    assert sleep.index(".hear(session)") < sleep.index("._take_position(") < sleep.index("._listen(")
+    listen = source[source.index("async def _listen") : source.index("async def _pause")]
+    assert listen.index(".hear(session)") < listen.index(".when_readable)")
     # "filling" is outside the model: K is not held, nobody has to ring, and rows do wait for the tick.
     assert set(get_args(wake.Position)) == {"asleep", "writers", "peer", "filling"}
     doze = load("doze")

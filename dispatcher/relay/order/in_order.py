@@ -249,5 +249,5 @@ def make_order(
             wake()
 
     parts.slots.changed = changed
-    doorbell.on_control(look)
+    doorbell.listener.on_control(look)
     return order

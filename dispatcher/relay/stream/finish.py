@@ -12,8 +12,10 @@ from anyio.abc import TaskGroup
 
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.relay.stream.sinks import PATIENCE_S, Sink
+from dispatcher.relay.stream.sinks import Sink
 from dispatcher.stages.publish import SentBatch
+
+PATIENCE_S = 0.05  # how long a lane waits for the slowest shard of its batch
 
 
 class WrittenPart(NamedTuple):

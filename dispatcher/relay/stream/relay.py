@@ -5,11 +5,10 @@ lane claims, this one waits for the replies and settles. So claims are in order,
 of the claims, and neither Postgres nor Redis waits for the other.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from time import monotonic
-from typing import NamedTuple
 
 import anyio
 
@@ -26,23 +25,12 @@ from dispatcher.relay.stream.bisect import PoisonBisector
 from dispatcher.relay.stream.complete import BatchCompleter
 from dispatcher.relay.stream.finish import Finisher, WrittenPart
 from dispatcher.relay.stream.gate import SinkGate
-from dispatcher.relay.stream.sinks import CATCH_UP_S, ShardSinks, Sink
+from dispatcher.relay.stream.shard_sinks import ShardSinks
+from dispatcher.relay.stream.sinks import Allowance, OneSink, Sink, Sinks
 from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.stages.publish import send, unsent
 
 LOOK_WHILE_PAUSED_S = 1.0
-
-
-class Allowance(NamedTuple):
-    """How many rows a turn may claim. `began`: monotonic seconds; `epochs`: of the connection of each sink that is
-    open, see RedisConnection; `closed`: slots that are left out, those of the others."""
-
-    rows: int
-    trial: bool
-    began: float
-    epochs: Mapping[int, int]
-    floor: str
-    closed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +109,14 @@ class StreamRelay:
             observe=observe,
             rng=rng,
         )
-        self._sinks = [self._make_sink(policy, each, rng) for each in parts.sinks]
         if self._order is not None:
             self._settler.told = self._order.settled
-        self._shards = ShardSinks(self._sinks, parts.sink_of, self._found_open) if len(self._sinks) > 1 else None
+        sinks = [self._make_sink(policy, each, rng) for each in parts.sinks]
+        self._sinks: Sinks = (
+            OneSink(sinks[0], self._stopping, parts.doorbell.release_key)
+            if len(sinks) == 1
+            else ShardSinks(sinks, parts.sink_of, stopping=self._stopping, wake=self._found_open)
+        )
         self._finisher = Finisher(self._claim_finished, self._found_open)
         self._may_sleep = False  # the last claim came back short: sleep before the next
         self._look_at = 0.0  # when to look at the sink again, while paused
@@ -156,7 +148,7 @@ class StreamRelay:
 
     def claims_in_flight(self) -> set[str]:
         """The ids of the claims that are worked on."""
-        suspected = set[str]().union(*(sink.bisector.claims for sink in self._sinks))
+        suspected = set[str]().union(*(sink.bisector.claims for sink in self._sinks.all))
         return self._claimer.in_flight | suspected | self._settler.aside.claims
 
     def unfinished(self) -> int:
@@ -166,7 +158,7 @@ class StreamRelay:
     def stop(self) -> None:
         """Claim nothing new. `run()` returns when what is in flight is settled."""
         self._stopping.set()
-        for sink in self._sinks:
+        for sink in self._sinks.all:
             sink.stop()
         self._doorbell.nudge()
 
@@ -177,10 +169,9 @@ class StreamRelay:
             beside.start_soon(aside.run, self._chores, name="what is kept aside")
             async with anyio.create_task_group() as tasks:
                 self._finisher.beside = tasks
-                for sink in self._sinks:
+                for sink in self._sinks.all:
                     tasks.start_soon(sink.bisector.run, name="bisector")
-                    if self._shards is not None:
-                        tasks.start_soon(sink.keep, self._stopping, self._shards.note_change, name="sink")
+                self._sinks.start(tasks)
                 for number, postgres in enumerate(self._lanes):
                     tasks.start_soon(self._lane, postgres, name=f"lane {number}")
             aside.finish()
@@ -234,10 +225,7 @@ class StreamRelay:
     async def _look_while_paused(self) -> None:
         """Find out whether Redis and the groups let rows through: alerts about what is over must end, paused or not."""
         if monotonic() >= self._look_at and not self._stopping.is_set() and self._pause.may_look():
-            if self._shards is not None:
-                self._shards.survey(1)
-            elif await self._sinks[0].gate.look():
-                await self._sinks[0].flow.allowance()
+            await self._sinks.look()
             self._look_at = monotonic() + LOOK_WHILE_PAUSED_S
 
     async def _wake(self) -> None:
@@ -251,50 +239,28 @@ class StreamRelay:
 
     async def _allowance(self) -> Allowance | None:
         """How much this turn may claim; None: nothing now, because of a stop, the sink, a group, or what is aside."""
-        allowance = await self._allow()
-        if allowance is not None and isinstance(self._claimer, OrderedClaimer):
+        if self._stopping.is_set():
+            return None
+        allowance = await self._sinks.allow(lambda: min(self._sizer.limit(), self._settler.aside.room))
+        if allowance is None:
+            return None
+        if allowance.rows <= 0:
+            await self._doorbell.release_key()  # nobody will look: writers need not ring
+            await self._sinks.wait_changed()
+            self._observe(Ticked("ok", monotonic() - allowance.began))
+            return None
+        if isinstance(self._claimer, OrderedClaimer):
             self._claimer.epochs = allowance.epochs
             if self._order is not None and not self._order.slots.owned:
                 await self._doorbell.release_key()  # or we would be rung for what we may not claim
         return allowance
 
-    async def _allow(self) -> Allowance | None:
-        if self._shards is not None:
-            return await self._allow_shards(self._shards)
-        gate, flow = self._sinks[0].gate, self._sinks[0].flow
-        if gate.is_shut():
-            await self._doorbell.release_key()  # nobody will look: writers need not ring
-        if self._stopping.is_set() or not await gate.wait_open():
-            return None
-        epoch, trial, began = gate.connection.epoch, gate.trial(), monotonic()
-        rows = min(1 if trial else self._sizer.limit(), await flow.allowance(), self._settler.aside.room)
-        if rows > 0:
-            return Allowance(rows, trial, began, {0: epoch}, gate.connection.floor)
-        await self._doorbell.release_key()
-        with anyio.move_on_after(CATCH_UP_S):
-            await self._stopping.wait()
-        self._observe(Ticked("ok", monotonic() - began))
-        return None
-
-    async def _allow_shards(self, shards: ShardSinks) -> Allowance | None:
-        if self._stopping.is_set():
-            return None
-        began = monotonic()
-        survey = shards.survey(min(self._sizer.limit(), self._settler.aside.room))
-        if survey is not None and survey.rows > 0:
-            return Allowance(survey.rows, False, began, survey.epochs, survey.floor, survey.closed)
-        await self._doorbell.release_key()  # nobody will look: writers need not ring
-        await shards.wait_changed()
-        self._observe(Ticked("ok", monotonic() - began))
-        return None
-
     def _publish(self, batch: Batch, allowance: Allowance) -> list[WrittenPart]:
         """Write the pipelines, without waiting for their replies."""
-        parts = self._shards.split(batch) if self._shards is not None else {0: batch}
-        return [self._publish_part(number, part, allowance) for number, part in parts.items()]
+        return [self._publish_part(number, part, allowance) for number, part in self._sinks.split(batch).items()]
 
     def _publish_part(self, number: int, batch: Batch, allowance: Allowance) -> WrittenPart:
-        sink = self._sinks[number]
+        sink = self._sinks.all[number]
         sink.flow.spend(len(batch.rows))
         # Rows that failed before go where they cut no connection but their own; a trial has to use this one.
         suspects = [] if allowance.trial else [row for row in batch.rows if row.attempts or row.suspect]

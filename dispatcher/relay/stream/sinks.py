@@ -1,34 +1,34 @@
-"""The sinks of one relay: one server, or the shards of a Cluster, each with its own gate.
+"""The sinks of one relay, and how much may be claimed for them: one server here, a Cluster's in shard_sinks.py."""
 
-A shard is what moves as a whole between the nodes of a Cluster, so each has a connection, a breaker and an audit of its
-own: it is followed to whichever node serves it, and while that one is away the others go on. What is not open is left
-out of the claims, and a batch whose shard does not answer is completed beside the lane that wrote it.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from time import monotonic
+from typing import NamedTuple, Protocol
 
 import anyio
+from anyio.abc import TaskGroup
 
-from dispatcher.core.incarnation import stream_order
-from dispatcher.core.row import Batch, ClaimedRow
+from dispatcher.core.row import Batch
 from dispatcher.relay.policy import FlowControl
 from dispatcher.relay.stream.bisect import PoisonBisector
 from dispatcher.relay.stream.complete import BatchCompleter
 from dispatcher.relay.stream.gate import SinkGate
 
 CATCH_UP_S = 0.1  # between two looks at a consumer group that has to catch up
-PATIENCE_S = 0.05  # how long a lane waits for the slowest shard of its batch
 
 
-class Survey(NamedTuple):
-    """Which sinks may be published to. `epochs`: of their connections, by number; `closed`: slots of the others."""
+class Allowance(NamedTuple):
+    """How many rows a turn may claim; 0: none now. `trial`: they try the sink out. `began`: monotonic seconds.
 
-    epochs: Mapping[int, int]
-    closed: tuple[int, ...]
+    `epochs`: of the connection of each sink that is open, see RedisConnection; `closed`: slots of the others.
+    """
+
     rows: int
+    trial: bool
+    began: float
+    epochs: Mapping[int, int]
     floor: str
+    closed: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -79,47 +79,61 @@ class Sink:
                 await self._kicked.wait()
 
 
-class ShardSinks:
-    """All sinks of a Cluster. `sink_of`: the number of the sink that a row goes to; None: by its slot."""
+class Sinks(Protocol):
+    """All sinks of a relay, by number."""
 
-    def __init__(self, sinks: Sequence[Sink], sink_of: Callable[[ClaimedRow], int], wake: Callable[[], None]) -> None:
-        self.sinks = sinks
-        self._sink_of = sink_of
-        self._wake = wake
-        self._changed = anyio.Event()  # replaced by wait_changed()
-        self._whole = not any(sink.slots for sink in sinks)  # none can be left out of a claim: all wait for each
+    all: Sequence[Sink]
 
-    def note_change(self) -> None:
-        """A sink is open again, or not late any more."""
-        self._changed.set()
-        self._wake()
+    def start(self, tasks: TaskGroup) -> None:
+        """Begin what runs beside the lanes."""
+        ...
 
-    def survey(self, most: int) -> Survey | None:
-        """What may be claimed, at most so many rows; None: nothing now. Others are looked at again."""
-        ready = {number for number, sink in enumerate(self.sinks) if sink.ready}
-        for number, sink in enumerate(self.sinks):
-            if number not in ready or sink.flow.due():
-                sink.kick()
-        if not ready or (self._whole and len(ready) < len(self.sinks)):
-            return None
-        closed = tuple(slot for number, sink in enumerate(self.sinks) if number not in ready for slot in sink.slots)
-        open_ones = [self.sinks[number] for number in ready]
-        return Survey(
-            {number: self.sinks[number].gate.connection.epoch for number in ready},
-            closed,
-            min(most, *(sink.flow.left() for sink in open_ones)),
-            min((sink.gate.connection.floor for sink in open_ones), key=stream_order),
-        )
+    async def allow(self, most: Callable[[], int]) -> Allowance | None:
+        """What may be claimed now, at most `most()` rows; None: the sink is not open, or it stops. Ask again."""
+        ...
+
+    async def look(self) -> None:
+        """Find out whether they let rows through, while nothing is claimed."""
+        ...
 
     async def wait_changed(self) -> None:
-        """Wait for a moment, or until one is open again."""
-        self._changed = anyio.Event()
-        with anyio.move_on_after(CATCH_UP_S):
-            await self._changed.wait()
+        """Wait for a moment, or until more may be allowed."""
+        ...
 
-    def split(self, batch: Batch) -> dict[int, Batch]:
+    def split(self, batch: Batch) -> Mapping[int, Batch]:
         """The batch by sink, each part in the order of the batch."""
-        parts: dict[int, list[ClaimedRow]] = {}
-        for row in batch.rows:
-            parts.setdefault(self._sink_of(row), []).append(row)
-        return {number: batch._replace(rows=rows) for number, rows in parts.items()}
+        ...
+
+
+class OneSink:
+    """The sink of a relay that has one. `shut()` is awaited before a wait for it: nobody will look meanwhile."""
+
+    def __init__(self, sink: Sink, stopping: anyio.Event, shut: Callable[[], Awaitable[None]]) -> None:
+        self.all: Sequence[Sink] = (sink,)
+        self._sink = sink
+        self._stopping = stopping
+        self._shut = shut
+
+    def start(self, tasks: TaskGroup) -> None:
+        """It needs nothing: allow() connects it."""
+
+    async def allow(self, most: Callable[[], int]) -> Allowance | None:
+        gate = self._sink.gate
+        if gate.is_shut():
+            await self._shut()
+        if not await gate.wait_open():
+            return None
+        epoch, trial, began = gate.connection.epoch, gate.trial(), monotonic()
+        left = await self._sink.flow.allowance()
+        return Allowance(min(left, most(), 1 if trial else left), trial, began, {0: epoch}, gate.connection.floor)
+
+    async def look(self) -> None:
+        if await self._sink.gate.look():
+            await self._sink.flow.allowance()
+
+    async def wait_changed(self) -> None:
+        with anyio.move_on_after(CATCH_UP_S):
+            await self._stopping.wait()
+
+    def split(self, batch: Batch) -> Mapping[int, Batch]:
+        return {0: batch}

@@ -13,25 +13,20 @@ from math import inf
 from time import monotonic
 from typing import Literal
 
-import anyio
 import psycopg
 
-from dispatcher.core.errors import SessionLost, Unreachable
+from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import ListenerChanged, Observer, Slept, Ticked, WakeCause, Woke
 from dispatcher.core.pacing import ArrivalRate, PollBackoff
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages.doorbell import heartbeat
 from dispatcher.stages.doorbell.due import DueCheck, RowsOfOurs
-from dispatcher.stages.doorbell.heartbeat import ListenerHeartbeat
+from dispatcher.stages.doorbell.listener import BACKLOG, DOORBELL, Listener
 from dispatcher.stages.doorbell.owners import OwnerBell
 from dispatcher.stages.doorbell.timer import WakeTimer
 
-DOORBELL = "outbox_doorbell"  # rung by writers; only the holder of the key listens
-BACKLOG = "outbox_backlog"  # rung by a dispatcher that has more than it can take
-CONTROL = "outbox_control"  # rung by whoever pauses or resumes
 RING_PEERS_EVERY_S = 1.0
 ALL_SLOTS = 256
 _RING_PEERS = f"SELECT pg_notify('{BACKLOG}', '')"
@@ -61,7 +56,7 @@ class Doorbell:
         self._control = control
         self._tick_s = tick_s
         self._slots = slots
-        self._heartbeat = ListenerHeartbeat(heartbeat_channel, clock)
+        self.listener = Listener(heartbeat_channel, owners, clock)
         self._observe = observe
         self._clock = clock
         self._backoff = PollBackoff(tick_s)
@@ -70,7 +65,6 @@ class Doorbell:
         self._rows = RowsOfOurs(slots, canaries=canaries, owned=owned)
         self._due_check = DueCheck(self._rows, observe, clock)
         self._arrivals = ArrivalRate()
-        self._control_listeners: list[Callable[[], None]] = []
         self._session: Session | None = None  # the session the fields below speak of
         self._holds_key = self._listens = False
         self._rang_peers_at = self._handed_on_at = -inf
@@ -78,32 +72,8 @@ class Doorbell:
         self._woken_by: WakeCause = "nudge"
         self._woken_at = -inf  # when the last wait ended: since then somebody claimed
         self._fruitless = False  # the last claim got nothing of what a due check had found
-        control.prepare(self.attach)
+        control.prepare(self.listener.attach)
         control.on_change(self._control_changed)
-
-    def on_control(self, listener: Callable[[], None]) -> None:
-        """Call `listener()` when somebody paused or resumed, or may have done so while nobody listened."""
-        self._control_listeners.append(listener)
-
-    async def attach(self, session: Session) -> None:
-        """Prepare a new control session: it must be direct, and hear its own notification.
-
-        Raises Unreachable when it is deaf, as behind a transaction pooler.
-        """
-        if session.pooled:
-            raise Unreachable(
-                "the listener is behind a transaction pooler, where LISTEN is deaf; "
-                "set DISPATCH_LISTEN_URL to a direct connection"
-            )
-        await session.fetch(f"LISTEN {BACKLOG}")
-        await session.fetch(f"LISTEN {CONTROL}")
-        await session.fetch(f"LISTEN {self._heartbeat.channel}")
-        await self._heartbeat.ring(session)
-        with anyio.move_on_after(heartbeat.EVERY_S):
-            while not any(channel == self._heartbeat.channel for channel, _, _ in session.drain_notifications()):
-                await session.wait_readable()
-            return
-        raise Unreachable("the listener is deaf: its own notification did not come back")
 
     def nudge(self, due_in_s: float = 0.0) -> None:
         """Wake in so many seconds, when a row of ours is due; 0: now, or the relay must look at its state."""
@@ -154,12 +124,12 @@ class Doorbell:
         session = self._control.session
         if session is not None and session is self._session:
             try:
-                self._hear(session, session.drain_notifications())
+                self.listener.hear(session)
             except SessionLost:
                 return
 
     async def wait_while_paused(self, longest_s: float) -> None:
-        """Wait for the tick, at most `longest_s`, a nudge or CONTROL while nothing may be claimed: nobody need ring."""
+        """Wait for the tick, at most `longest_s`, a nudge or outbox_control while nothing may be claimed: nobody need ring."""
         session = self._control.session
         self._replaced(session)
         await self.release_key()
@@ -167,7 +137,7 @@ class Doorbell:
             await self._pause(min(longest_s, self._tick_s))
             return
         try:
-            await self._heartbeat.check(session)
+            await self.listener.heartbeat.check(session)
             await self._listen(session, min(longest_s, self._tick_s))
         except SessionLost:
             return
@@ -214,9 +184,8 @@ class Doorbell:
         if session is self._session:
             return False
         self._session, self._holds_key, self._listens = session, False, False
-        self._heartbeat.begin()
         self._due_check.begin()
-        self._tell_control_listeners()
+        self.listener.begin()
         return True
 
     async def _quietly(self, session: Session, sql: str) -> bool:
@@ -236,7 +205,7 @@ class Doorbell:
             if self._timer.nudged(early=True):
                 return "nudge"
             # Clear the flag, then look: a ring that comes during the look is still there to wake us.
-            self._hear(session, session.drain_notifications())
+            self.listener.hear(session)
             began = self._clock()
             position, due_s = await self._take_position(session)
             now = self._clock()
@@ -252,7 +221,7 @@ class Doorbell:
                 self._observe(Ticked("ok", now - began))
             first = False
             if position != "filling":
-                await self._heartbeat.check(session)
+                await self.listener.heartbeat.check(session)
             timeout, planned = min(self._tick_s, due_s), due_s < self._tick_s
             if pause_s < inf:
                 timeout = min(timeout, pause_s)
@@ -294,30 +263,10 @@ class Doorbell:
         deadline, waits = self._clock() + timeout_s, True
         while waits:
             # Before waiting too: a ring that came with the answer to the look is not on the socket any more.
-            if cause := self._hear(session, session.drain_notifications()):
+            if cause := self.listener.hear(session):
                 return cause
             waits = await self._timer.wait(deadline, session.when_readable)
         return "nudge" if self._timer.nudged() else None
-
-    def _hear(self, session: Session, notifications: list[tuple[str, str, int]]) -> WakeCause | None:
-        cause: WakeCause | None = None
-        for channel, _, sender in notifications:
-            self._heartbeat.heard(channel)
-            if channel == DOORBELL:
-                cause = "notify"
-                if self._owners is not None:
-                    self._owners.pass_on()
-            elif self._owners is not None and channel == self._owners.channel:
-                cause = cause or "peer"
-            elif channel == CONTROL:
-                self._tell_control_listeners()
-            elif channel == BACKLOG and sender != session.backend_pid:
-                cause = cause or "peer"
-        return cause
-
-    def _tell_control_listeners(self) -> None:
-        for listener in self._control_listeners:
-            listener()
 
     async def _pause(self, seconds: float) -> bool:
         """Sleep so long, or until nudged (True)."""

@@ -1,0 +1,76 @@
+"""The sinks of a relay that publishes to the shards of a Cluster, each with its own gate.
+
+A shard is what moves as a whole between the nodes of a Cluster, so each has a connection, a breaker and an audit of its
+own: it is followed to whichever node serves it, and while that one is away the others go on. What is not open is left
+out of the claims, and a batch whose shard does not answer is completed beside the lane that wrote it.
+"""
+
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+import anyio
+from anyio.abc import TaskGroup
+
+from dispatcher.core.incarnation import stream_order
+from dispatcher.core.row import Batch, ClaimedRow
+from dispatcher.relay.stream.sinks import CATCH_UP_S, Allowance, Sink
+
+
+class ShardSinks:
+    """All sinks of a Cluster. `sink_of`: the number of the sink that a row goes to; None: by its slot."""
+
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        sink_of: Callable[[ClaimedRow], int],
+        *,
+        stopping: anyio.Event,
+        wake: Callable[[], None],
+    ) -> None:
+        self.all = sinks
+        self._stopping = stopping
+        self._sink_of = sink_of
+        self._wake = wake
+        self._changed = anyio.Event()  # replaced by wait_changed()
+        self._whole = not any(sink.slots for sink in sinks)  # none can be left out of a claim: all wait for each
+
+    def start(self, tasks: TaskGroup) -> None:
+        for sink in self.all:
+            tasks.start_soon(sink.keep, self._stopping, self.note_change, name="sink")
+
+    def note_change(self) -> None:
+        """A sink is open again, or not late any more."""
+        self._changed.set()
+        self._wake()
+
+    async def allow(self, most: Callable[[], int]) -> Allowance:
+        """What may be claimed now. Sinks that are not open are looked at again, beside the lanes."""
+        began = monotonic()
+        ready = {number: sink for number, sink in enumerate(self.all) if sink.ready}
+        for number, sink in enumerate(self.all):
+            if number not in ready or sink.flow.due():
+                sink.kick()
+        if not ready or (self._whole and len(ready) < len(self.all)):
+            return Allowance(0, False, began, {}, "")
+        return Allowance(
+            min(most(), *(sink.flow.left() for sink in ready.values())),
+            False,
+            began,
+            {number: sink.gate.connection.epoch for number, sink in ready.items()},
+            min((sink.gate.connection.floor for sink in ready.values()), key=stream_order),
+            tuple(slot for number, sink in enumerate(self.all) if number not in ready for slot in sink.slots),
+        )
+
+    async def look(self) -> None:
+        await self.allow(lambda: 1)
+
+    async def wait_changed(self) -> None:
+        self._changed = anyio.Event()
+        with anyio.move_on_after(CATCH_UP_S):
+            await self._changed.wait()
+
+    def split(self, batch: Batch) -> dict[int, Batch]:
+        parts: dict[int, list[ClaimedRow]] = {}
+        for row in batch.rows:
+            parts.setdefault(self._sink_of(row), []).append(row)
+        return {number: batch._replace(rows=rows) for number, rows in parts.items()}
