@@ -11,8 +11,6 @@ Cluster.
 """
 
 import asyncio
-import inspect
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -20,9 +18,9 @@ from typing import Any, TypeVar
 
 import redis
 import redis.asyncio
-from redis.connection import AbstractConnection
 
 from dispatcher.client import answers, tasks, threads
+from dispatcher.client.arguments import require_consumer
 from dispatcher.client.background import InTask, OnThread
 from dispatcher.client.commands import OF_A_CLUSTER, commands_for
 from dispatcher.client.dedup import AsyncDedupStore, DedupStore
@@ -36,7 +34,6 @@ from dispatcher.client.shares import Shares
 from dispatcher.client.steps import RunHandler
 from dispatcher.client.taking import OnError
 from dispatcher.handlers import exceptions as raised
-from dispatcher.handlers import outages as known
 from dispatcher.handlers.outages import Outages
 from dispatcher.infra import django_connections
 from dispatcher.infra.traces import NO_SPAN, Message, parent_of, processing
@@ -44,9 +41,6 @@ from dispatcher.infra.traces import NO_SPAN, Message, parent_of, processing
 __all__ = ["AsyncConsumer", "Consumer", "Group", "Received"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-log = logging.getLogger("dispatcher.client")
-# redis-py's own, when the client names none: 5 since its version 8, before that None.
-SOCKET_TIMEOUT_S = inspect.signature(AbstractConnection.__init__).parameters["socket_timeout"].default
 
 
 class Consumer(OnThread):
@@ -75,7 +69,7 @@ class Consumer(OnThread):
         on_error: OnError | None = None,
         concurrency: int = 1,
     ) -> None:
-        check(client, group, dedup, outages, on_error, concurrency, asynchronous=False)
+        require_consumer(client, group, dedup, outages, on_error, concurrency, asynchronous=False)
         super().__init__()
         self._dedup = dedup
         self._concurrency = concurrency
@@ -154,7 +148,7 @@ class AsyncConsumer(InTask):
         on_error: OnError | None = None,
         concurrency: int = 1,
     ) -> None:
-        check(client, group, dedup, outages, on_error, concurrency, asynchronous=True)
+        require_consumer(client, group, dedup, outages, on_error, concurrency, asynchronous=True)
         super().__init__()
         self._dedup = dedup
         self._concurrency = concurrency
@@ -271,37 +265,3 @@ def readers_of(
         return GroupReader(group, outages, on_error, has_store, keys, attempts=attempts)
 
     return {keys: reader(keys) for keys in keys_of_readers(client, group)}
-
-
-def check(
-    client: Any, group: Group, dedup: Any, outages: Any, on_error: Any, concurrency: int, *, asynchronous: bool
-) -> None:
-    """Raise TypeError or ValueError for arguments with which events would be lost, or the group stand still."""
-    answers.require_client(client, asynchronous=asynchronous)
-    answers.require_store(dedup, asynchronous=asynchronous)
-    answers.require_listener(on_error)
-    if wrong := known.check(outages):
-        raise TypeError(wrong)
-    if concurrency < 1:
-        raise ValueError("concurrency must be 1 or more")
-    single = getattr(client, "connection", None) is not None or getattr(client, "single_connection_client", False)
-    if single and (concurrency > 1 or group.ordered):
-        raise ValueError(
-            "a single_connection_client reads for one at a time: use a client with a pool, "
-            "or concurrency=1 without ordered=True"
-        )
-    require_patience(client, group.block)
-
-
-def require_patience(client: object, block: timedelta) -> None:
-    """Raise ValueError when the client's socket_timeout is below `block`: an idle stream would look like an outage."""
-    of_cluster = getattr(getattr(client, "nodes_manager", None), "connection_kwargs", {})
-    settings = getattr(getattr(client, "connection_pool", None), "connection_kwargs", of_cluster)
-    timeout_s = settings.get("socket_timeout", SOCKET_TIMEOUT_S)
-    if timeout_s is None:
-        log.warning("the Redis client has no socket_timeout: run() waits for ever for a server that vanishes")
-    elif block.total_seconds() >= timeout_s:
-        raise ValueError(
-            f"block is {block.total_seconds():g} s, but the Redis client gives up after socket_timeout={timeout_s} s: "
-            "lower block, or raise socket_timeout"
-        )

@@ -14,7 +14,7 @@ from typing import Protocol
 import redis
 import redis.asyncio
 
-from dispatcher.client.answers import require_client
+from dispatcher.client.arguments import require_client
 from dispatcher.client.commands import close_idle
 from dispatcher.core.outages import is_wrong_server, reply_of
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any
 
-from dispatcher.client import answers
+from dispatcher.client.arguments import require_handler
 
 REMEMBERED = 1_000  # at most so many event types; then all are looked up again
 
@@ -33,7 +33,7 @@ class Routes:
         """Raises TypeError for what is no event type, or a function of the wrong kind; ValueError for a limit."""
         if not patterns or "" in patterns or callable(patterns[0]):
             raise TypeError('on() needs the event types to handle: @consumer.on("order.created", "invoice.*")')
-        answers.require_handler(route.function, asynchronous=self._asynchronous)
+        require_handler(route.function, asynchronous=self._asynchronous)
         if route.attempts is not None and route.attempts < 1:
             raise ValueError("attempts must be 1 or more")
         if route.timeout_s is not None and route.timeout_s <= 0:
@@ -46,7 +46,7 @@ class Routes:
         if handle is None and not self._by_pattern:
             raise TypeError('the handler is missing: give run() a function, or write @consumer.on("order.*") above one')
         if handle is not None:
-            answers.require_handler(handle, asynchronous=self._asynchronous)
+            require_handler(handle, asynchronous=self._asynchronous)
         self._rest = None if handle is None else Route(handle)
         self._found.clear()
 

@@ -17,9 +17,8 @@ from typing import Any, Self
 import redis
 import redis.asyncio
 
-from dispatcher.client.answers import require_client
+from dispatcher.client.arguments import require_client, require_patience
 from dispatcher.client.commands import GONE, OF_A_CLUSTER, answer_of, commands_for
-from dispatcher.client.consumer import require_patience
 from dispatcher.client.group import duration, millis, require_shards, shard_keys
 from dispatcher.client.received import Received
 from dispatcher.client.steps import Call, Deliver, Reconnect, Step, Wait, advance

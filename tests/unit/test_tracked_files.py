@@ -1,4 +1,4 @@
-"""What must never be committed: paths of one machine, addresses of a package index, binaries, generated files."""
+"""What must never be committed: paths of one machine, addresses of a package index, binaries, long files."""
 
 import re
 import shutil
@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 MAX_BYTES = 200_000
+MAX_LINES = 300  # of a file of the product: longer ones answer more than one question
 
 # Each pattern has a bracket that keeps it from finding itself.
 FORBIDDEN = {
@@ -44,3 +45,8 @@ def test_files_are_text_and_small() -> None:
         if path.stat().st_size > MAX_BYTES or b"\0" in path.read_bytes()
     ]
     assert not found
+
+
+def test_no_file_of_the_product_is_long() -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "dispatcher").rglob("*.py")}
+    assert not {str(path.relative_to(ROOT)): count for path, count in lines.items() if count > MAX_LINES}

@@ -129,7 +129,7 @@ class Doorbell:
                 return
 
     async def wait_while_paused(self, longest_s: float) -> None:
-        """Wait for the tick, at most `longest_s`, a nudge or outbox_control while nothing may be claimed: nobody need ring."""
+        """Wait for the tick, at most `longest_s`, a nudge or a pause or resume while nothing may be claimed."""
         session = self._control.session
         self._replaced(session)
         await self.release_key()
