@@ -3,10 +3,7 @@
 import os
 import signal
 import socket
-from collections.abc import Mapping
-from dataclasses import replace
 from random import SystemRandom
-from typing import Any
 from uuid import uuid4
 
 import anyio
@@ -21,23 +18,19 @@ from dispatcher.service.context import Context
 from dispatcher.service.engine import Engine
 from dispatcher.service.http import build_http, open_http
 from dispatcher.service.order import Order
-from dispatcher.service.policies import entry_formats, handler_retry_policy, slots
+from dispatcher.service.policies import entry_formats, slots
 from dispatcher.service.process import one_error
 from dispatcher.service.sessions import Sessions
+from dispatcher.service.upkeep import run_gauges, start_upkeep
 from dispatcher.settings import Settings
 from dispatcher.sidecar import readiness as probes
 from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.telemetry import logs, merge, metrics, traces
 from dispatcher.telemetry.state import StateTracker
-from dispatcher.upkeep import gauges
-from dispatcher.upkeep.adopted import SearchPlace
 from dispatcher.upkeep.pause import PauseWatcher
 from dispatcher.upkeep.registry import Registry
-from dispatcher.upkeep.retention import Retention
-from dispatcher.upkeep.slot_handover import SlotHandover
 from dispatcher.upkeep.slot_keeper import SlotKeeper
 from dispatcher.upkeep.standing_layout import StandingLayout
-from dispatcher.upkeep.takeover import Takeover
 
 
 async def run(settings: Settings, *, observe: Observer | None = None) -> int:
@@ -113,7 +106,8 @@ class Service:
         )
         doorbell.listener.on_control(self._pause.read_soon)
         self._state.changed = self._pause.read_soon
-        shared = Context(
+        self._traces = traces.start(entry_formats(s), self._observe) if s.otel and s.enabled else None
+        self._context = Context(
             s,
             name,
             sessions,
@@ -125,9 +119,9 @@ class Service:
             rng,
             stream_slots=order.stream_slots if order else None,
             handler_slots=order.handler_slots if order else None,
+            trace=self._traces,
         )
-        self._traces = traces.start(entry_formats(s), self._observe) if s.otel and s.enabled else None
-        self._engine = Engine(replace(shared, trace=self._traces))
+        self._engine = Engine(self._context)
         self._released = 0  # written by _work()
 
     def report(self) -> WorkerReport:
@@ -216,39 +210,9 @@ class Service:
                     first_tries.start_soon(beside.start, postgres.keep)
             opening.cancel_scope.cancel()
         if s.enabled:
-            self._open_upkeep(beside)
+            start_upkeep(beside, self._context, self._engine, self._order, self._keeper)
         beside.start_soon(self._pause.run, self._engine.unfinished if s.enabled else None, name="pause")
-        beside.start_soon(self._sample, name="gauges")
-
-    def _open_upkeep(self, beside: TaskGroup) -> None:
-        s, upkeep, stream = self._settings, self._sessions.upkeep, self._engine.stream
-        takeover = Takeover(
-            [SearchPlace(sink.keys, sink.connection, sink.searcher, sink.slots) for sink in stream.sinks]
-            if stream
-            else [],
-            layout=s.layout,
-            lease_s=s.lease_ms / 1000,
-            deadline_s=s.publish_timeout_ms / 1000,
-            retry=handler_retry_policy(s),
-            rng=SystemRandom(),
-            dispatcher_id=lambda: self._registry.id,
-            claims_in_flight=self._engine.claims_in_flight,
-            rows_released=self._engine.rows_released,
-            observe=self._observe,
-            slots=SlotHandover(self._keeper, self._observe) if self._keeper else None,
-        )
-        beside.start_soon(takeover.run, upkeep, name="takeover")
-        if self._order is not None and self._keeper is not None:
-            beside.start_soon(self._keeper.run, name="slots")
-            beside.start_soon(self._order.bell.run, name="bell of the owners")
-        if stream is not None:
-            for sink in stream.sinks:
-                beside.start_soon(sink.redis_loss.run, sink.connection, name="stream audit")
-            beside.start_soon(stream.postgres_crash.run, upkeep, name="crash audit")
-            first, *others = [sink.backpressure for sink in stream.sinks]
-            beside.start_soon(first.run, self._sessions.chores, others, name="backpressure")
-        retention = Retention(outbox_days=s.outbox_retention_days, dlq_days=s.dlq_retention_days, observe=self._observe)
-        beside.start_soon(retention.run, self._sessions.chores, name="retention")
+        beside.start_soon(run_gauges, self._context, self._engine, name="gauges")
 
     async def _give_up_opening(self, scope: anyio.CancelScope) -> None:
         await self._stopping.wait()
@@ -276,20 +240,3 @@ class Service:
             await self._pause.sign_off()
             await self._registry.sign_off()
             working.cancel_scope.cancel()
-
-    async def _sample(self) -> None:
-        layout = self._settings.layout
-        await gauges.run(
-            self._fetch_on_chores,
-            lambda: self._settings.current("redis_url") if self._engine.stream else "",
-            f"dispatcher-gauges-{self._name}",
-            layout.keys,
-            self._observe,
-            exempt=self._settings.backpressure_except,
-            held=gauges.HeldGauge(hold=layout.on_dead == "hold") if layout.order != "none" else None,
-        )
-
-    async def _fetch_on_chores(self, sql: str, params: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
-        chores = self._sessions.chores
-        session = await chores.get()
-        return await session.fetch(sql, params)

@@ -26,7 +26,7 @@ from dispatcher.core.events import (
     Ticked,
     Woke,
 )
-from dispatcher.service import Service, run
+from dispatcher.service import Service, lifecycle, run
 from dispatcher.service.lifecycle import run_to_the_end
 from dispatcher.settings import Settings
 from dispatcher.stages import claim
@@ -371,11 +371,11 @@ async def test_a_dead_task_stops_the_service(
     tap = Tap()
     service = Service(settings(database_url=database_url, redis_url=redis_url), tap)
 
-    async def die() -> None:
+    async def die(*_: object) -> None:
         await tap.next(Started)
         raise RuntimeError("gauges died")
 
-    monkeypatch.setattr(service, "_sample", die)
+    monkeypatch.setattr(lifecycle, "run_gauges", die)
     with pytest.raises(ExceptionGroup) as stopped, anyio.fail_after(60):
         await service.run()
     assert stopped.group_contains(RuntimeError, match="gauges died", depth=1) or "gauges died" in repr(stopped.value)
