@@ -4,70 +4,25 @@ A grant, a policy, a constraint, a trigger or a function of somebody else may re
 events would then be published and never settled. Works on a row of its own, through a transaction pooler too, beside
 dispatchers that run: no event, no notification and no lock outlives it, and a lock of others is waited for briefly.
 
-A new trial is one line of TRIALS; its parameters are those of `_parameters`.
+Which statements are tried, and with which parameters, is in `trial_list.py`.
 """
 
-import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
-from uuid import uuid4
 
 import psycopg
 
 from dispatcher.core.errors import Misconfigured, SessionLost
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.sqlfiles import client, load
+from dispatcher.ops.trial_list import TRIALS, Trial, of_row, parameters
 
-ANOTHER_RUN = "DS001"  # what messaging.holds_stream raises, and here the proof that it can be called
 UNSUPPORTED = "0A000"  # of a rule on a table of ours; a session does not outlive it
-NOBODY = 2_147_483_647  # an id in the registry that no dispatcher has
-DUE = "0001-01-01 00:00:00+00"  # the earliest time that the table allows: nothing else is due then
-STREAM = "dispatcher: a trial"
 
 # Somebody holds a lock, the server has no room or stops: it may be well a moment later.
 _PASSING = ("40", "53", "55P03", "57")
 # Of an INSERT: a dispatcher can do without; `doctor` tells.
 _NO_MATTER = ("23505", "42501")
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """Statements that are run one after the other on the claimed row, then undone; `keep`: not undone.
-
-    `rows`: what the last of them has to return at least. `expect`: the SQLSTATE that it has to raise. `needed`: a
-    dispatcher that cannot do it publishes what it never settles, or nothing: it does not start. `at_start`: else only
-    `doctor` tries it. A name of a statement that begins with `client:` is one of sql/client.
-    """
-
-    name: str
-    statements: tuple[str, ...]
-    rows: int = 1
-    expect: str | None = None
-    changes: Mapping[str, object] = field(default_factory=dict)  # other parameters than those of `_parameters`
-    needed: bool = True
-    at_start: bool = True
-    keep: bool = False
-
-
-TRIALS = (
-    Trial("add-event", ("client:add_event",), rows=0, needed=False, at_start=False),
-    Trial("insert", ("trial_insert",), keep=True),  # fires the doorbell as well
-    Trial("claim", ("claim",), changes={"now": DUE}, keep=True),
-    Trial("renew", ("renew_claims",)),
-    Trial("settle-sent", ("settle_sent", "trial_settled"), changes={"stream": None, "run_id": None, "replid": None}),
-    Trial("settle-in-stream", ("settle_sent",), expect=ANOTHER_RUN),
-    Trial("settle-retry", ("settle_retry",)),
-    Trial("bury", ("settle_dead",)),
-    Trial("release", ("release",)),
-    Trial("take-over", ("adopt",)),
-    Trial("enrol", ("enrol_again", "sign_off"), rows=0, changes={"id": NOBODY}),
-    Trial("retry-dead", ("settle_dead", "dead_retry"), needed=False),
-    Trial("prune", ("settle_sent", "prune_outbox", "prune_dlq"), needed=False, changes={"run_id": None}),
-    Trial("pause", ("pause_acknowledge",), rows=0),
-    Trial("note-newest", ("note_newest", "mark_unbroken")),
-    Trial("audit", ("saw_stream", "audit_stream")),  # last: settling waits for its lock
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +53,7 @@ async def run_trials(session: Session, *, at_start: bool = False) -> list[Tried]
 
 
 async def _run_trials(session: Session, at_start: bool) -> list[Tried]:
-    known = _parameters()
+    known = parameters()
     found: list[Tried] = []
     # Constraints that wait for the commit would never be checked.
     await session.script(
@@ -157,9 +112,9 @@ async def name_triggers(session: Session) -> str:
 
 async def _try(session: Session, trial: Trial, known: dict[str, object]) -> Tried:
     await session.script("SAVEPOINT trial")
-    parameters = known | dict(trial.changes)
+    values = known | dict(trial.changes)
     try:
-        rows = [await session.fetch(_text(name), parameters) for name in trial.statements][-1]
+        rows = [await session.fetch(_text(name), values) for name in trial.statements][-1]
     except psycopg.Error as error:
         if session.closed:
             raise
@@ -189,7 +144,7 @@ async def _borrow(session: Session, known: dict[str, object]) -> bool:
         await session.script("ROLLBACK TO SAVEPOINT borrow")
         return False
     if rows:
-        known |= _of_row(rows[0][0])
+        known |= of_row(rows[0][0])
     return bool(rows)
 
 
@@ -216,77 +171,3 @@ def _outermost(context: str) -> str:
     """The function that was called first. Before it statements may stand that a trigger has put together of the row."""
     function = context.rpartition("\n")[2]
     return "" if '"' in function else function
-
-
-def _of_row(row_id: int) -> dict[str, object]:
-    return {"id": row_id, "ids": [row_id], "after_id": row_id - 1}
-
-
-def _parameters() -> dict[str, object]:
-    """The parameters of every statement that is tried: they fit the row of the trial, and no other."""
-    claim_id = str(uuid4())
-    return {
-        **_of_row(-1 - secrets.randbelow(2**62)),
-        "event_id": str(uuid4()),
-        "event_ids": None,
-        "message_id": str(uuid4()),
-        "event_type": "dispatcher.trial",
-        "aggregate_type": "dispatcher",
-        "aggregate_id": "trial",
-        "payload": "{}",
-        "headers": None,
-        "next_run_at": None,
-        "due": DUE,
-        "now": None,
-        "after_time": DUE.removesuffix("+00"),
-        "dispatcher": NOBODY,
-        "self": NOBODY,
-        "owner": NOBODY,
-        "claim_id": claim_id,
-        "claim_ids": [claim_id],
-        "claims": [claim_id],
-        "still_claims": [],
-        "still_at": [],
-        "unclaimed": False,
-        "closed": [],
-        "floor": None,
-        "mark": None,
-        "slots": 256,
-        "limit": 1,
-        "most_bytes": 1_048_576,
-        "stream_ids": ["0-1"],
-        "delays": [1.0],
-        "costs": [1],
-        "errors": ["a trial"],
-        "places": [None],
-        "by": None,
-        "reason": None,
-        "marks": [0],
-        "stream": STREAM,
-        "streams": [STREAM],
-        "layout": "",
-        "unnamed": True,
-        "run_id": "",
-        "replid": "",
-        "several": False,
-        "last_id": "0-0",
-        "life": None,
-        "below": None,
-        "newest_id": "0-0",
-        "added": None,
-        "why": None,
-        "so_far": 0,
-        "window_s": 0.0,
-        "at_most": 1,
-        "window": 1,
-        "batch": 1,
-        "older_than_s": 3_153_600_000.0,
-        "ours": "infinity",
-        "name": STREAM,
-        "host": None,
-        "pid": None,
-        "version": None,
-        "generation": 0,
-        "in_flight": 0,
-        "condition": None,
-    }

@@ -21,9 +21,7 @@ def start_upkeep(tasks: TaskGroup, c: Context, engine: Engine, order: Order | No
     """Start the duties of a dispatcher that takes rows. `order`, `keeper`: where events are kept in order."""
     s, upkeep, stream = c.settings, c.sessions.upkeep, engine.stream
     takeover = Takeover(
-        [SearchPlace(sink.keys, sink.connection, sink.searcher, sink.slots) for sink in stream.sinks]
-        if stream
-        else [],
+        [SearchPlace(sink.keys, sink.connection, sink.searcher, sink.slots) for sink in stream.sinks] if stream else [],
         layout=s.layout,
         lease_s=s.lease_ms / 1000,
         deadline_s=s.publish_timeout_ms / 1000,

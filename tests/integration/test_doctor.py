@@ -28,7 +28,7 @@ from dispatcher.ops.doctor import Examination, examine, guarantees, storage
 from dispatcher.ops.doctor import redis as redis_server
 from dispatcher.ops.doctor.clocks import judge
 from dispatcher.ops.doctor.guarantees import GUARANTEES
-from dispatcher.ops.trials import TRIALS
+from dispatcher.ops.trial_list import TRIALS
 from tests.support.command import RunCommand
 from tests.support.faults.pgwire import LoseNotifications
 from tests.support.options import server_options

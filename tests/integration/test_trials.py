@@ -14,7 +14,7 @@ from dispatcher.core.errors import Misconfigured
 from dispatcher.core.events import Settled, Slept
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.ops import trials
+from dispatcher.ops import trial_list, trials
 from dispatcher.ops.doctor import schema
 from dispatcher.service import run
 from dispatcher.settings import Settings
@@ -99,10 +99,10 @@ async def tried(url: str) -> dict[str, trials.Tried]:
 
 
 def test_each_statement_has_its_parameters() -> None:
-    for trial in trials.TRIALS:
+    for trial in trial_list.TRIALS:
         for name in trial.statements:
             asked = set(re.findall(r"%\((\w+)\)s", trials._text(name)))
-            assert asked <= trials._parameters().keys(), f"{trial.name}: add what {name} asks for to _parameters"
+            assert asked <= trial_list.parameters().keys(), f"{trial.name}: add what {name} asks for to parameters()"
 
 
 async def test_all_is_done_and_nothing_stays(db: Db, database_url: str) -> None:
@@ -114,7 +114,7 @@ async def test_all_is_done_and_nothing_stays(db: Db, database_url: str) -> None:
         before = [await read_table(db, table) for table in tables]
         found = await tried(database_url)
         assert {name: each.words for name, each in found.items() if each.result != "ok"} == {}
-        assert len(found) == len(trials.TRIALS)
+        assert len(found) == len(trial_list.TRIALS)
         assert [await read_table(db, table) for table in tables] == before
     assert [notice async for notice in db.notifies(timeout=0)] == []
     locks = await db.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()")
