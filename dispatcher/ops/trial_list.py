@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import uuid4
 
+from dispatcher.infra.sqlfiles import client, load
+
 ANOTHER_RUN = "DS001"  # what messaging.holds_stream raises, and here the proof that it can be called
 NOBODY = 2_147_483_647  # an id in the registry that no dispatcher has
 DUE = "0001-01-01 00:00:00+00"  # the earliest time that the table allows: nothing else is due then
@@ -31,6 +33,13 @@ class Trial:
     needed: bool = True
     at_start: bool = True
     keep: bool = False
+
+    def texts(self) -> list[str]:
+        """The statements themselves."""
+        return [
+            client(name.removeprefix("client:")) if name.startswith("client:") else load(name)
+            for name in self.statements
+        ]
 
 
 TRIALS = (

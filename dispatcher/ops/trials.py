@@ -14,7 +14,7 @@ import psycopg
 
 from dispatcher.core.errors import Misconfigured, SessionLost
 from dispatcher.infra.postgres.session import Session, describe
-from dispatcher.infra.sqlfiles import client, load
+from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.trial_list import TRIALS, Trial, of_row, parameters
 
 UNSUPPORTED = "0A000"  # of a rule on a table of ours; a session does not outlive it
@@ -114,7 +114,7 @@ async def _try(session: Session, trial: Trial, known: dict[str, object]) -> Trie
     await session.script("SAVEPOINT trial")
     values = known | dict(trial.changes)
     try:
-        rows = [await session.fetch(_text(name), values) for name in trial.statements][-1]
+        rows = [await session.fetch(text, values) for text in trial.texts()][-1]
     except psycopg.Error as error:
         if session.closed:
             raise
@@ -146,10 +146,6 @@ async def _borrow(session: Session, known: dict[str, object]) -> bool:
     if rows:
         known |= of_row(rows[0][0])
     return bool(rows)
-
-
-def _text(name: str) -> str:
-    return client(name.removeprefix("client:")) if name.startswith("client:") else load(name)
 
 
 def _words(error: psycopg.Error) -> str:

@@ -5,7 +5,7 @@
 --   without a claim id), owner (of this dispatcher; NULL: of any); closed (slots that are left out: of shards whose node is away).
 -- Returns: id, event_id, stream_id (the floor, or the mark of a row whose handler had begun), attempts, event_type and slot of each row.
 --   A row that is missing was settled or renewed meanwhile.
--- Loaded by: dispatcher/upkeep/takeover.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/takeover.py
 -- Index: message_outbox_due_idx; walks all that is unsettled, which is affordable because it is rare.
 -- No time is compared with the clock: it may have been set since the claim.
 UPDATE ONLY messaging.message_outbox AS o

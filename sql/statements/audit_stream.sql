@@ -5,7 +5,7 @@
 --   (rows), so_far (rows that this audit put back before), unnamed (whether rows that name no stream are in this one).
 -- Returns: one row: rows put back, whether that was all, whether entries may have been lost, the replication id before (NULL: none),
 --   the life from now on.
--- Loaded by: dispatcher/upkeep/stream_server.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/stream_server.py
 -- Index: stream_server_pkey; message_outbox_time_idx when entries may have been lost.
 SELECT a.republished, a.done, a.changed, a.was_replid, a.now_life
 FROM messaging.audit_stream(

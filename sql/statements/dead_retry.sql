@@ -4,7 +4,7 @@
 --   clock).
 -- Returns: id and event_id of each row. A row that is missing was replayed by somebody else (a lock is waited for), or pruned:
 --   dead_retry_copy looks for those.
--- Loaded by: dispatcher/client/django/models.py, dispatcher/ops/dead_letters/decide.py
+-- Loaded by: dispatcher/client/django/models.py, dispatcher/ops/dead_letters/decide.py, dispatcher/ops/trial_list.py
 -- Index: message_outbox_pkey, message_outbox_event_id_key, message_dlq_open_key.
 -- With DISPATCH_ORDER=aggregate it becomes an event that nobody scheduled, or the later ones of its aggregate would go first.
 -- A person waits for the answer, so the commit is flushed to disk, unlike the relay's.

@@ -1,7 +1,7 @@
 -- enrol: enters this process into the registry, and takes its lock before anybody can see the row.
 -- Parameters: name, host, pid, version.
 -- Returns: one row: our id first.
--- Loaded by: dispatcher/upkeep/registry.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/registry.py
 -- Index: dispatcher_pkey.
 -- The commit is flushed to disk: after a crash of Postgres the connections of all that are registered are ended before anybody
 -- publishes.

@@ -2,7 +2,7 @@
 --   may have removed the row.
 -- Parameters: id, name, host, pid, version.
 -- Returns: nothing.
--- Loaded by: dispatcher/upkeep/registry.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/registry.py
 -- Index: dispatcher_pkey.
 INSERT INTO messaging.dispatcher AS d (id, name, host, pid, version, seen_at)
 VALUES (%(id)s, %(name)s, %(host)s, %(pid)s, %(version)s, clock_timestamp())

@@ -1,7 +1,7 @@
 -- mark_unbroken: allows claims again after the stream was searched, and wakes the dispatchers that sleep.
 -- Parameters: layout (the fingerprint of ours; where another one stands, nothing is allowed).
 -- Returns: one row.
--- Loaded by: dispatcher/upkeep/postgres_crash.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/postgres_crash.py
 -- Index: unbroken_pkey.
 WITH marked AS (
     INSERT INTO messaging.unbroken AS u (layout, marked, sealed)

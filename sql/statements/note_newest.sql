@@ -4,7 +4,7 @@
 --   several (whether the streams lie on several servers)
 -- Returns: one row: false if Postgres may have lost claims and settles, so that the stream must be searched first; the fingerprint of
 --   the layout that stands: of another one than ours the first is false too.
--- Loaded by: dispatcher/upkeep/postgres_crash.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/postgres_crash.py
 -- Index: newest_entry_pkey, unbroken_pkey, stream_server_pkey; one row each.
 WITH noted AS (
     UPDATE ONLY messaging.newest_entry AS n

@@ -2,7 +2,7 @@
 -- Parameters: name, version, generation (of the pause), in_flight (batches), condition
 --   (JSON: what it says of itself).
 -- Returns: as pause_state.
--- Loaded by: dispatcher/upkeep/pause.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/pause.py
 -- Index: pause_acknowledgement_pkey.
 WITH forgotten AS (
     DELETE FROM ONLY messaging.pause_acknowledgement AS a

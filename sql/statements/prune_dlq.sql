@@ -2,7 +2,7 @@
 --   does.
 -- Parameters: batch (of each), older_than_s (seconds since they died), ours (our clock), now (NULL: the server's clock).
 -- Returns: one row: copies deleted, rows of history deleted.
--- Loaded by: dispatcher/ops/prune.py, dispatcher/upkeep/retention.py
+-- Loaded by: dispatcher/ops/prune.py, dispatcher/ops/trial_list.py, dispatcher/upkeep/retention.py
 -- Index: message_dlq_died_at_idx and message_history_at_idx, their heads.
 -- By the earlier of two clocks, as prune_outbox.
 -- Does nothing while another prune has the lock. A copy that is locked is left for the next time.

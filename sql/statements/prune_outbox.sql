@@ -4,7 +4,7 @@
 --   (our clock), now (NULL: the server's clock).
 -- Returns: one row: whether we had the lock, rows deleted, rows read, the last id read (NULL: none), rows read that occurred within
 --   the time they are kept, dead rows left although they are old enough.
--- Loaded by: dispatcher/ops/prune.py, dispatcher/upkeep/retention.py
+-- Loaded by: dispatcher/ops/prune.py, dispatcher/ops/trial_list.py, dispatcher/upkeep/retention.py
 -- Index: message_outbox_pkey, one window; not the BRIN index on times, whose ranges never narrow again once pruned pages are filled
 --   anew.
 -- By the earlier of two clocks: one that is set forward by mistake must not delete what is still to be kept.

@@ -1,7 +1,7 @@
 -- release: releases rows: attempts unchanged, due when they were due.
 -- Parameters: claim_ids, ids (rows of these claims; NULL: all of them).
 -- Returns: id of each row. A row that is missing is not ours any more.
--- Loaded by: dispatcher/stages/settle.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/settle.py
 -- Index: message_outbox_pkey when ids are given; else message_outbox_due_idx, all that is unsettled, which is affordable because it
 --   is rare.
 UPDATE ONLY messaging.message_outbox AS o

@@ -3,7 +3,7 @@
 -- Returns: one row a stream: its name, its life, the newest entry id that was noted, the number of entries that had been added by then
 --   and where the window of an audit begins (NULL: not known). A stream that is missing is held by
 --   another incarnation.
--- Loaded by: dispatcher/upkeep/stream_server.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/stream_server.py
 -- Index: stream_server_pkey.
 -- seen_at follows the clock when it is set back: an audit counts back from it.
 WITH noted AS (

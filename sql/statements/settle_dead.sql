@@ -3,7 +3,7 @@
 -- Parameters: claim_id, ids, errors (one a row), places (file and line of the handler that raised, one a row, or NULL), now (NULL: the
 --   server's clock).
 -- Returns: id of each row. A row that is missing was lost to another claim.
--- Loaded by: dispatcher/stages/settle.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/settle.py
 -- Index: message_outbox_pkey, message_dlq_event_id_idx, message_history_event_idx.
 -- BETWEEN: see settle_sent.sql.
 -- The copy's id is negative, made of the time, and from no sequence: one that was left behind by a logical upgrade or a restore gives

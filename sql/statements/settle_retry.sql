@@ -3,7 +3,7 @@
 -- Parameters: claim_id, ids, delays (seconds, one a row), errors (one a row), costs (attempts that it costs, one a row: 1, or 0 for
 --   a wait), places (file and line of the handler that raised, one a row, or NULL), now (NULL: the server's clock).
 -- Returns: id of each row. A row that is missing was lost to another claim.
--- Loaded by: dispatcher/stages/settle.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/settle.py
 -- Index: message_outbox_pkey, message_history_event_idx.
 -- BETWEEN: see settle_sent.sql.
 WITH failed AS (

@@ -4,7 +4,7 @@
 -- Parameters with several streams: keys (one a row: its stream), streams, run_ids, replids, lives (one a stream; NULL: any).
 -- Returns: id of each row, NULL where a trigger undid it. A row that is missing was lost to another claim. SQLSTATE DS001: another incarnation of Redis holds the
 --   stream now.
--- Loaded by: dispatcher/stages/settle.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/settle.py
 -- Index: message_outbox_pkey.
 -- Lines marked --sharded belong to load("settle_sent", sharded=True), of a layout of several streams; else those marked --single.
 -- BETWEEN is = that can only be an index lookup: a plan made while the table was analyzed empty would join by reading all of it.

@@ -2,7 +2,7 @@
 --   it: another dispatcher must take those over first.
 -- Parameters: id.
 -- Returns: nothing.
--- Loaded by: dispatcher/upkeep/registry.py, dispatcher/upkeep/takeover.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/registry.py, dispatcher/upkeep/takeover.py
 -- Index: dispatcher_pkey; message_outbox_due_idx, all that is unsettled, which is affordable because it is rare.
 -- What it noted about a pause is removed with it.
 WITH gone AS (

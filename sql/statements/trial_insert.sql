@@ -1,7 +1,7 @@
 -- trial_insert: inserts the row that the trials work on, in a transaction that is rolled back.
 -- Parameters: id, event_id, due (a time at which nothing else is due).
 -- Returns: id. No row: a trigger kept it out.
--- Loaded by: nothing
+-- Loaded by: dispatcher/ops/trial_list.py
 -- Index: message_outbox_pkey, its end.
 -- It is like the newest small row, so that constraints and triggers of others take it as they took that one.
 INSERT INTO messaging.message_outbox
