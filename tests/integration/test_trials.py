@@ -100,9 +100,9 @@ async def tried(url: str) -> dict[str, trials.Tried]:
 
 def test_each_statement_has_its_parameters() -> None:
     for trial in trial_list.TRIALS:
-        for name in trial.statements:
-            asked = set(re.findall(r"%\((\w+)\)s", trials._text(name)))
-            assert asked <= trial_list.parameters().keys(), f"{trial.name}: add what {name} asks for to parameters()"
+        for text in trial.texts():
+            asked = set(re.findall(r"%\((\w+)\)s", text))
+            assert asked <= trial_list.parameters().keys(), f"{trial.name}: parameters() has not all"
 
 
 async def test_all_is_done_and_nothing_stays(db: Db, database_url: str) -> None:
