@@ -12,10 +12,10 @@ settled or released any more:
 
     ranges = slots.claimable()
     slots.begin_claim(ranges)
-    batch = claim(ranges, slots.epochs(ranges))         # the answer was lost: they stay in hand until that is resolved
-    slots.end_claim(ranges, {row.slot for row in batch})  # those without a row are given back at once
+    batch = claim(ranges, slots.epochs(ranges))  # its answer was lost: they stay in hand until that is resolved
+    slots.give_back(those without a row)         # at once
     ...
-    slots.give_back({row.slot for row in batch})        # settled, or given back, as a whole
+    slots.give_back(those of the batch)          # when each of its rows is settled or released
 
 A batch that is in the stream as a whole may be followed by the next one before it is settled: `published`, then
 `settled`, in place of `give_back`.
@@ -94,17 +94,12 @@ class OwnedSlots:
         """Take slots in hand, before the statement is sent."""
         self._in_hand |= mask_of_ranges(ranges)
 
-    def end_claim(self, ranges: Ranges, slots: Iterable[int]) -> None:
-        """The claim of these ranges was answered: only `slots` stay in hand."""
-        self._put_down(mask_of_ranges(ranges) & ~mask_of(slots))
-
-    def take(self, slots: Iterable[int]) -> None:
-        """Take slots in hand for another reason than a claim."""
-        self._in_hand |= mask_of(slots)
-
     def give_back(self, slots: Iterable[int]) -> None:
         """No row of these slots can be published, settled or released by us any more."""
-        self._put_down(mask_of(slots))
+        mask = mask_of(slots)
+        put_down, self._in_hand = self._in_hand & mask, self._in_hand & ~mask
+        if put_down & self._giving_up:
+            self.drained()
 
     def published(self, slots: Iterable[int]) -> None:
         """A batch of these slots is in the stream as a whole: the next may be claimed. `settled` follows."""
@@ -134,19 +129,9 @@ class OwnedSlots:
         self._unloaded &= ~mask_of(slot for slot, epoch in gained.items() if self._epochs.get(slot) == epoch)
 
     @property
-    def in_hand(self) -> frozenset[int]:
-        """Slots of which a row may be in flight, owned or lost meanwhile."""
-        return slots_of(self._in_hand)
-
-    @property
     def owned(self) -> Ranges:
         """What is owned, claimable or not."""
         return ranges_of(self._owned)
-
-    @property
-    def giving_up(self) -> frozenset[int]:
-        """Slots that are released as soon as they are not in hand."""
-        return slots_of(self._giving_up)
 
     # For the keeper of the slots.
 
@@ -183,11 +168,6 @@ class OwnedSlots:
     def releasable(self) -> frozenset[int]:
         """Slots to be given up of which nothing is in hand or not settled."""
         return slots_of(self._giving_up & ~(self._in_hand | mask_of(self._unsettled)))
-
-    def _put_down(self, mask: int) -> None:
-        put_down, self._in_hand = self._in_hand & mask, self._in_hand & ~mask
-        if put_down & self._giving_up:
-            self.drained()
 
 
 def _nothing() -> None:

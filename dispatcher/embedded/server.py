@@ -37,7 +37,6 @@ class EmbeddedServer(Entered):
     def __init__(self, data_dir: Path, *, port: int | None) -> None:
         self.data_dir = data_dir.absolute()
         self.log = self.data_dir / "server.log"
-        self._fixed_port = port
         self._port = port
         self._child: Child | None = None
         self._lock: int | None = None

@@ -9,7 +9,7 @@ A step less, and a claim of the old owner could commit beside one of the new. Ea
 dispatcher goes on if this one dies on the way.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import Unreachable
@@ -20,8 +20,6 @@ from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.fence import fence, token_of
 from dispatcher.upkeep.slot_keeper import SlotKeeper
-
-Fence = Callable[[Session, Sequence[RedisConnection], str, float], Awaitable[bool]]
 
 _LOCK = f"SELECT pg_try_advisory_lock({locks.HANDOVER})"
 _UNLOCK = f"SELECT pg_advisory_unlock({locks.HANDOVER})"

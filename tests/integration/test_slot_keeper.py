@@ -38,7 +38,7 @@ async def test_a_slot_in_hand_is_released_when_it_is_given_back(keep: Keep, db: 
     assert one.view.claimable() == ((0, 99),), "nothing more is claimed of what is to be given up"
     await two.look()
     assert list(two.view.owned) == [(201, 255)]
-    one.view.end_claim(((100, 200),), [150])
+    one.view.give_back({*range(100, 201)} - {150})
     await one.look()
     await two.look()
     assert list(two.view.owned) == [(128, 149), (151, 255)]

@@ -47,8 +47,8 @@ def test_a_slot_in_hand_is_not_claimed_again_and_the_claim_gives_back_what_it_fo
     owned = owner_of(*range(10))
     ranges = owned.claimable()
     owned.begin_claim(ranges)
-    assert (owned.claimable(), owned.in_hand) == ((), frozenset(range(10)))
-    owned.end_claim(ranges, [4, 4, 7])
+    assert (owned.claimable(), owned.out_of_hand(range(11))) == ((), frozenset({10}))
+    owned.give_back({*range(10)} - {4, 7})
     assert owned.claimable() == ((0, 3), (5, 6), (8, 9))
     owned.give_back([4])
     assert owned.claimable() == ((0, 6), (8, 9))
@@ -60,14 +60,14 @@ def test_a_slot_is_releasable_only_when_nothing_of_it_is_in_hand() -> None:
     owned.drained = lambda: drained.append(owned.releasable)
     owned.begin_claim(((2, 3),))
     owned.give_up([1, 2, 9])
-    assert (owned.claimable(), owned.giving_up, owned.releasable) == ((), frozenset({1, 2}), frozenset({1}))
-    owned.end_claim(((2, 3),), [2])
+    assert (owned.claimable(), owned.releasable) == ((), frozenset({1}))
+    owned.give_back([3])
     assert owned.claimable() == ((3, 3),)
     assert (owned.releasable, drained) == (frozenset({1}), list[frozenset[int]]())
     owned.give_back([2])
     assert drained == [frozenset({1, 2})]
     owned.lose([1, 2])
-    assert (owned.owned, owned.giving_up) == (((3, 3),), frozenset())
+    assert (owned.owned, owned.releasable) == (((3, 3),), frozenset())
 
 
 def test_a_batch_in_the_stream_is_followed_by_the_next_but_its_slot_is_released_when_all_are_settled() -> None:
@@ -76,7 +76,6 @@ def test_a_batch_in_the_stream_is_followed_by_the_next_but_its_slot_is_released_
     owned.drained = lambda: drained.append(owned.releasable)
     for _ in range(2):
         owned.begin_claim(((5, 5),))
-        owned.end_claim(((5, 5),), [5])
         owned.published([5, 5])
         assert owned.claimable() == ((5, 5),)
     owned.give_up([5])
@@ -100,7 +99,7 @@ def test_a_slot_that_was_lost_in_hand_stays_in_hand_and_is_not_claimed_when_it_c
     owned = owner_of(5)
     owned.begin_claim(((5, 5),))
     owned.lose([5])
-    assert (owned.in_hand, owned.owned) == (frozenset({5}), ())
+    assert (owned.out_of_hand([5]), owned.owned) == (frozenset(), ())
     owned.gain({5: 2})
     owned.loaded(owned.gained)
     assert owned.claimable() == ()

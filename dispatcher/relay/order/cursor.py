@@ -48,9 +48,6 @@ class Looked(NamedTuple):
         return self.to_the_end or (self.last is not None and _order(self.last) >= _order(key))
 
 
-NOT_AT_ALL = Looked(None, False)
-
-
 @dataclass(slots=True)
 class OrderedCursor:
     """Where claims of one set of slots begin. Used by the task whose turn it is to claim."""
