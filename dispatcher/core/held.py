@@ -59,7 +59,7 @@ class Held:
         return None if known is None else known[1]
 
     def let_go(self, row_id: int) -> bool:
-        """This row holds nothing any more. Whether its aggregate is free, and a later event of it was seen."""
+        """This row holds nothing any more. Returns whether a later event of its aggregate was seen."""
         known = self._rows.pop(row_id, None)
         if known is None:
             return False

@@ -1,8 +1,9 @@
 """The one table of what is an outage: an error that speaks of a server or a connection, never of the event at hand.
 
-An outage costs an event no attempt and no delivery. For Redis the code decides, which is the first word of the reply;
-for Postgres the SQLSTATE, or that the connection broke. No driver is imported: `is_outage` knows an error by what it
-carries, so that an application may use any of them.
+An outage costs an event no attempt and no delivery. A relay treats PASSING and NEEDS_A_PERSON alike; a consumer waits
+when an error is in PASSING, and raises it when it is in NEEDS_A_PERSON. For Redis the code decides, which is the first
+word of the reply; for Postgres the SQLSTATE, or that the connection broke. No driver is imported: `is_outage` knows an
+error by what it carries, so that an application may use any of them.
 """
 
 import errno

@@ -48,7 +48,7 @@ class Claimer:
     ) -> None:
         self._policy = policy
         self._dispatcher_id = dispatcher_id
-        self._pause = pause
+        self._pause_check = pause
         self._observe = observe
         self._cursor = ClaimCursor(filtered=policy.event_types is not None)
         self._closed: tuple[int, ...] = ()  # slots that are left out
@@ -110,7 +110,8 @@ class Claimer:
         self.leave_out(closed)
         try:
             await self._uncertain.release(session)
-            if self._pause.paused():  # whoever paused waits until nothing is in flight: no claim may begin after this
+            # Whoever paused waits until nothing is in flight: no claim may begin after this.
+            if self._pause_check.paused():
                 return None
             if self._doubted:
                 await self._try_out(session)

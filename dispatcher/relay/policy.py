@@ -71,16 +71,16 @@ class StreamPause:
     """Whether the stream relay may claim: nobody has paused, and the layout that stands in Postgres is ours."""
 
     def __init__(self, pause: PauseCheck, layout_differs: Callable[[], bool]) -> None:
-        self._pause = pause
+        self._pause_check = pause
         self._layout_differs = layout_differs
 
     def paused(self) -> bool:
         """Whether nothing may be claimed."""
-        return self._pause.paused() or self._layout_differs()
+        return self._pause_check.paused() or self._layout_differs()
 
     def note_finished(self) -> None:
         """Hear that a claim is not in flight any more."""
-        self._pause.note_finished()
+        self._pause_check.note_finished()
 
     def may_look(self) -> bool:
         """Whether Redis may be looked at: not for another layout, or before ours stands."""

@@ -63,7 +63,7 @@ class HandlerRelay:
         self._postgres = postgres
         self._chores = chores
         self._on_claim = on_claim
-        self._pause = pause
+        self._pause_check = pause
         self._observe = observe
         claiming: ClaimerParts = {"dispatcher_id": dispatcher_id, "pause": pause, "observe": observe, "rng": rng}
         self._order: InOrder | None = None
@@ -173,7 +173,7 @@ class HandlerRelay:
             if await self._postgres.get_unless(self._stopping) is None:
                 more = True  # what woke us is not claimed yet
                 continue
-            if self._pause.paused():
+            if self._pause_check.paused():
                 await self._stand_by()
                 continue
             while self._due and self._due[0] <= monotonic():
@@ -222,12 +222,12 @@ class HandlerRelay:
 
     def _note_aside(self) -> None:
         self._in_flight.room.set()
-        self._pause.note_finished()
+        self._pause_check.note_finished()
 
     async def _stand_by(self) -> None:
         """Claim nothing until the tick, or until somebody resumed."""
         await self._claimer.release_uncertain(self._postgres)
-        self._pause.note_finished()
+        self._pause_check.note_finished()
         self._woken.clear()
         with anyio.move_on_after(self._policy.tick_s):
             await self._woken.wait()

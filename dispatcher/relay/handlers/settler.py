@@ -25,7 +25,7 @@ class HandlerSettler:
         self._postgres = postgres
         self._in_flight = in_flight
         self._settler = settler
-        self._pause = pause
+        self._pause_check = pause
         self.released = 0  # rows; written by run()
 
     async def run(self) -> None:
@@ -45,7 +45,7 @@ class HandlerSettler:
                 if settlement is not None:
                     self.released += settlement.released
             in_flight.note_settled()
-            self._pause.note_finished()
+            self._pause_check.note_finished()
 
 
 class HandlerLeases:

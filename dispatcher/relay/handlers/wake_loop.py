@@ -18,7 +18,7 @@ class WakeLoop:
 
     def __init__(self, doorbell: Doorbell, pause: PauseCheck, observe: Observer) -> None:
         self._doorbell = doorbell
-        self._pause = pause
+        self._pause_check = pause
         self._observe = observe
         self._rows = 0  # written by note_claim() and run()
         self._claimed = asyncio.Event()
@@ -38,7 +38,7 @@ class WakeLoop:
     async def run(self, handlers: HandlerRelay) -> None:
         """Wait at the doorbell until `stop()`."""
         while not self._stopping.is_set():
-            if self._pause.paused():
+            if self._pause_check.paused():
                 await self._doorbell.wait_while_paused(math.inf)
                 self._observe(Ticked("ok", 0.0))
                 continue

@@ -67,7 +67,7 @@ class OrderedClaimer(Claimer):
     async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
         claim_id = new_claim_id()
         part = await self._order.ready(session, self.epochs)
-        if part is None or self._pause.paused():  # it may have waited
+        if part is None or self._pause_check.paused():  # it may have waited
             return none_claimed(claim_id, floor)._replace(full=True)
         part.leave_out(self._closed)
         if not part.ranges:

@@ -61,7 +61,7 @@ class PoisonBisector:
         self._gate = gate  # to a connection of its own
         self._completer = completer
         self._stopping = stopping
-        self._pause = pause
+        self._pause_check = pause
         self._observe = observe
         self._rng = rng
         self._reconciler = Reconciler(lease_s=policy.claims.lease_s, stopping=stopping, observe=observe, rng=rng)
@@ -107,7 +107,7 @@ class PoisonBisector:
                 await self._narrow(self._queue[0])
                 self._queue.popleft()
                 self._note_change()
-                self._pause.note_finished()
+                self._pause_check.note_finished()
         finally:
             self._gate.connection.close()
 

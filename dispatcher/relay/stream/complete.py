@@ -126,8 +126,8 @@ class BatchCompleter:
             outcomes.doubt_sent()
             await self._reconciler.resolve(self._gate, postgres, batch, outcomes, also=also)
 
-        if await self._settler.settle(postgres, batch.claim_id, outcomes, batch=batch, on_moved=moved) is None:
-            also = ()  # or what is kept aside would keep their payloads
+        await self._settler.settle(postgres, batch.claim_id, outcomes, batch=batch, on_moved=moved)
+        also = ()  # what is kept aside keeps `moved`, and by it would keep the payloads of these batches
 
     def _suspects(self, unanswered: list[ClaimedRow], outcomes: BatchOutcomes) -> list[ClaimedRow]:
         """Rows that are not in the stream after a second cut; after a first one they are released, as by an outage."""

@@ -1,6 +1,7 @@
 """The gate before the sink: connects, holds claims back while it fails, lets a trial through, reconciles.
 
-An outage of Redis costs no row an attempt: nothing is claimed while the gate is shut, and what was in flight goes back.
+The gate is open while its breaker is closed, and shut while its breaker is open. An outage of Redis costs no row an
+attempt: nothing is claimed while the gate is shut, and what was in flight is released.
 """
 
 from collections.abc import Awaitable, Callable

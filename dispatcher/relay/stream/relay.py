@@ -80,7 +80,7 @@ class StreamRelay:
         self._doorbell = parts.doorbell
         self._lanes = parts.lanes
         self._chores = parts.chores
-        self._pause = parts.pause
+        self._pause_check = parts.pause
         self._on_turn = on_turn
         self._observe = observe
         self._sizer = BatchSizer(batch_size)
@@ -131,7 +131,7 @@ class StreamRelay:
             publisher=parts.gate.connection,
             completer=completer,
             stopping=self._stopping,
-            pause=self._pause,
+            pause=self._pause_check,
             observe=self._observe,
             rng=rng,
         )
@@ -140,7 +140,7 @@ class StreamRelay:
 
     def _claim_finished(self, claim_id: str) -> None:
         self._claimer.finished(claim_id)
-        self._pause.note_finished()
+        self._pause_check.note_finished()
 
     def _found_open(self) -> None:
         self._claimer.rescan()  # its rows are older than those that went out meanwhile
@@ -193,7 +193,7 @@ class StreamRelay:
 
     async def _turn(self, postgres: ReconnectingSession) -> list[WrittenPart] | None:
         """One turn: wake, claim, write the pipeline. None: nothing was claimed."""
-        if self._pause.paused():
+        if self._pause_check.paused():
             await self._stand_by(postgres)
             return None
         await self._wake()
@@ -216,7 +216,7 @@ class StreamRelay:
         """Claim nothing until the tick, or until somebody resumed."""
         self._may_sleep, began = False, monotonic()
         await self._claimer.release_uncertain(postgres)
-        self._pause.note_finished()
+        self._pause_check.note_finished()
         await self._look_while_paused()
         took_s = monotonic() - began
         await self._doorbell.wait_while_paused(LOOK_WHILE_PAUSED_S)
@@ -224,7 +224,7 @@ class StreamRelay:
 
     async def _look_while_paused(self) -> None:
         """Find out whether Redis and the groups let rows through: alerts about what is over must end, paused or not."""
-        if monotonic() >= self._look_at and not self._stopping.is_set() and self._pause.may_look():
+        if monotonic() >= self._look_at and not self._stopping.is_set() and self._pause_check.may_look():
             await self._sinks.look()
             self._look_at = monotonic() + LOOK_WHILE_PAUSED_S
 

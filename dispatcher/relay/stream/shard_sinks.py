@@ -17,7 +17,7 @@ from dispatcher.relay.stream.sinks import CATCH_UP_S, Allowance, Sink
 
 
 class ShardSinks:
-    """All sinks of a Cluster. `sink_of`: the number of the sink that a row goes to; None: by its slot."""
+    """All sinks of a Cluster. `sink_of`: the number of the sink that a row goes to."""
 
     def __init__(
         self,

@@ -106,13 +106,16 @@ class Sinks(Protocol):
 
 
 class OneSink:
-    """The sink of a relay that has one. `shut()` is awaited before a wait for it: nobody will look meanwhile."""
+    """The sink of a relay that has one.
 
-    def __init__(self, sink: Sink, stopping: anyio.Event, shut: Callable[[], Awaitable[None]]) -> None:
+    `release_key()` is awaited before a wait for it: nobody will look meanwhile, so writers need not ring.
+    """
+
+    def __init__(self, sink: Sink, stopping: anyio.Event, release_key: Callable[[], Awaitable[None]]) -> None:
         self.all: Sequence[Sink] = (sink,)
         self._sink = sink
         self._stopping = stopping
-        self._shut = shut
+        self._release_key = release_key
 
     def start(self, tasks: TaskGroup) -> None:
         """It needs nothing: allow() connects it."""
@@ -120,7 +123,7 @@ class OneSink:
     async def allow(self, most: Callable[[], int]) -> Allowance | None:
         gate = self._sink.gate
         if gate.is_shut():
-            await self._shut()
+            await self._release_key()
         if not await gate.wait_open():
             return None
         epoch, trial, began = gate.connection.epoch, gate.trial(), monotonic()
