@@ -34,8 +34,8 @@ class WrittenPart(NamedTuple):
 class Finisher:
     """Finishes what turns wrote.
 
-    `finished(claim_id)` is called when nothing of the claim is worked on any more; `changed()` when a part is done that no
-    lane waited for, so that rows may be claimed for its sink again.
+    `finished(claim_id)` is called when nothing of the claim is worked on any more; `changed()` when a part is done for
+    which no lane waited, so that rows may be claimed for its sink again.
     """
 
     def __init__(self, finished: Callable[[str], None], changed: Callable[[], None]) -> None:
