@@ -13,11 +13,11 @@ from dispatcher.core.errors import Misconfigured
 from dispatcher.handlers.outages import Outages, check
 from dispatcher.handlers.registry import LIMITS, NO_LIMITS, OUTAGES, REGISTERED, Handler, Limits, described
 
-Routes = Mapping[str, "Route"]  # by event type
+HandlersByType = Mapping[str, "LoadedHandler"]  # by event type
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class LoadedHandler:
     """One handler, and how it is called."""
 
     function: Handler
@@ -27,7 +27,7 @@ class Route:
     limits: Limits = NO_LIMITS
 
 
-def load(where: str) -> Routes:
+def load(where: str) -> HandlersByType:
     """The handlers of `module` or `module:name`. Raises Misconfigured.
 
     Without a name: the dict HANDLERS of the module, if it has one, and what @handler registered. The module's OUTAGES
@@ -55,13 +55,13 @@ def load(where: str) -> Routes:
     outages = getattr(module, "OUTAGES", ())
     if wrong := check(outages):
         raise Misconfigured(f"DISPATCH_HANDLERS is {where!r}: {module_name}.OUTAGES: {wrong}")
-    routes = {event_type: _route(where, event_type, function) for event_type, function in handlers.items()}
-    for event_type, route in routes.items():
-        registered = REGISTERED.get(event_type) is route.function
+    loaded = {event_type: _loaded(where, event_type, function) for event_type, function in handlers.items()}
+    for event_type, handler in loaded.items():
+        registered = REGISTERED.get(event_type) is handler.function
         own = OUTAGES.get(event_type, ()) if registered else ()
         limits = LIMITS.get(event_type, NO_LIMITS) if registered else NO_LIMITS
-        routes[event_type] = replace(route, outages=own or outages, limits=limits)
-    return routes
+        loaded[event_type] = replace(handler, outages=own or outages, limits=limits)
+    return loaded
 
 
 def _imported(name: str) -> Any:
@@ -101,7 +101,7 @@ def _as_dict(where: str, name: str, found: object) -> dict[str, Handler]:
     return dict(found)
 
 
-def _route(where: str, event_type: object, function: object) -> Route:
+def _loaded(where: str, event_type: object, function: object) -> LoadedHandler:
     wrong = f"DISPATCH_HANDLERS is {where!r}: "
     if not isinstance(event_type, str) or not event_type:
         raise Misconfigured(f"{wrong}{event_type!r} is no event type; it must be text")
@@ -120,7 +120,7 @@ def _route(where: str, event_type: object, function: object) -> Route:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # written in C: it takes what it takes
-        return Route(function, on_the_loop, takes_event=False)
+        return LoadedHandler(function, on_the_loop, takes_event=False)
     positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     needed = [each for each in positional if each.default is each.empty]
     others = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.default is each.empty]
@@ -132,4 +132,4 @@ def _route(where: str, event_type: object, function: object) -> Route:
         )
     # A second parameter with a default is the application's own, unless its name says otherwise.
     takes_event = len(needed) == 2 or (len(positional) > 1 and positional[1].name == "event")
-    return Route(function, on_the_loop, takes_event)
+    return LoadedHandler(function, on_the_loop, takes_event)

@@ -7,7 +7,7 @@ from typing import Protocol
 from dispatcher.core.decide import Reply, RetryPolicy
 from dispatcher.core.entry import EntryFormat, EntryFormats
 from dispatcher.core.row import Batch, ClaimedRow
-from dispatcher.handlers.load import Routes
+from dispatcher.handlers.load import HandlersByType
 from dispatcher.stages.claim import EventTypeFilter
 
 TraceBatch = Callable[[Batch, Sequence[Reply]], None]
@@ -41,7 +41,7 @@ class HandlerPolicy:
     """What the handler relay was told. `event_types` of its claims: None takes all, and buries what has no handler."""
 
     claims: ClaimPolicy
-    routes: Routes
+    handlers: HandlersByType
     retry: RetryPolicy
     parallel: int
     timeout_s: float

@@ -2,7 +2,7 @@
 
 import anyio
 
-from dispatcher.handlers.load import Routes, load
+from dispatcher.handlers.load import HandlersByType, load
 from dispatcher.relay.handlers.call import HandlerExecutor
 from dispatcher.relay.handlers.relay import HandlerRelay
 from dispatcher.relay.handlers.threads import Threads
@@ -21,26 +21,26 @@ class Engine:
     def __init__(self, c: Context) -> None:
         s = c.settings
         self._doorbell = c.doorbell
-        routes = load(s.handlers) if s.handlers else None
+        by_type = load(s.handlers) if s.handlers else None
         self.stream: StreamEngine | None = None
         self.handlers: HandlerRelay | None = None
         self.executor = HandlerExecutor(Threads("handler"), set())
         self._wake_loop: WakeLoop | None = None
         if s.unrouted == "dead":
             self._wake_loop = WakeLoop(c.doorbell, c.pause, c.observe)
-        if routes is not None:
-            self.handlers = self._handler_relay(c, routes)
+        if by_type is not None:
+            self.handlers = self._handler_relay(c, by_type)
         if self._wake_loop is None:
-            event_types = EventTypeFilter(tuple(routes), only_these=False) if routes is not None else None
+            event_types = EventTypeFilter(tuple(by_type), only_these=False) if by_type is not None else None
             self.stream = build_stream_engine(c, event_types=event_types, on_turn=self._wake_handlers)
 
-    def _handler_relay(self, c: Context, routes: Routes) -> HandlerRelay:
+    def _handler_relay(self, c: Context, by_type: HandlersByType) -> HandlerRelay:
         s = c.settings
         grace_s = s.shutdown_grace_ms / 1000
-        event_types = EventTypeFilter(tuple(routes), only_these=True) if s.unrouted == "stream" else None
+        event_types = EventTypeFilter(tuple(by_type), only_these=True) if s.unrouted == "stream" else None
         policy = HandlerPolicy(
             claim_policy(s, event_types),
-            routes,
+            by_type,
             retry=handler_retry_policy(s),
             parallel=s.max_parallel,
             timeout_s=s.handler_timeout_ms / 1000,

@@ -190,9 +190,9 @@ def test_outages_are_those_of_the_handler_then_those_of_the_module(handlers_modu
 
     name = handlers_module({"plain": lambda payload: None})
     with_outages(name, (Away, ConnectionError))
-    routes = load(name)
-    assert routes["test.own"].outages is is_away
-    assert routes["test.none"].outages == routes["plain"].outages == (Away, ConnectionError)
+    loaded = load(name)
+    assert loaded["test.own"].outages is is_away
+    assert loaded["test.none"].outages == loaded["plain"].outages == (Away, ConnectionError)
     with_outages(name, "ConnectionError")
     with pytest.raises(Misconfigured, match="OUTAGES: outages must be an exception class"):
         load(name)

@@ -64,8 +64,8 @@ class Called:
     ],
 )
 def test_how_it_is_called(handlers_module: MakeModule, function: Any, takes_event: bool, is_async: bool) -> None:
-    route = load(handlers_module({"a": function}))["a"]
-    assert (route.takes_event, route.on_the_loop) == (takes_event, is_async)
+    handler = load(handlers_module({"a": function}))["a"]
+    assert (handler.takes_event, handler.on_the_loop) == (takes_event, is_async)
 
 
 def test_a_registry_and_a_dict_in_the_working_directory(project: Path) -> None:

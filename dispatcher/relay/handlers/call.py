@@ -23,7 +23,7 @@ from dispatcher.core.redact import redact
 from dispatcher.core.row import ClaimedRow
 from dispatcher.handlers import exceptions as raised
 from dispatcher.handlers.event import event_of
-from dispatcher.handlers.load import Route
+from dispatcher.handlers.load import LoadedHandler
 from dispatcher.handlers.outages import Outages, meets
 from dispatcher.infra import django_connections
 from dispatcher.infra.traces import Message, parent_in, processing
@@ -60,15 +60,21 @@ class HandlerExecutor:
 
 
 async def call_handler(
-    route: Route, row: ClaimedRow, executor: HandlerExecutor, *, timeout_s: float, retry: RetryPolicy, rng: Random
+    handler: LoadedHandler,
+    row: ClaimedRow,
+    executor: HandlerExecutor,
+    *,
+    timeout_s: float,
+    retry: RetryPolicy,
+    rng: Random,
 ) -> HandlerResult:
     """Run the handler. Cancelled: the handler too, and a thread is left to itself."""
-    timeout_s = route.limits.timeout_s or timeout_s
-    if route.limits.attempts is not None:
-        retry = replace(retry, max_attempts=route.limits.attempts)
-    call = _traced(_call(route, row), row, on_the_loop=route.on_the_loop)
+    timeout_s = handler.limits.timeout_s or timeout_s
+    if handler.limits.attempts is not None:
+        retry = replace(retry, max_attempts=handler.limits.attempts)
+    call = _traced(_call(handler, row), row, on_the_loop=handler.on_the_loop)
     deadline = asyncio.get_running_loop().time() + timeout_s
-    future = _on_the_loop(call) if route.on_the_loop else executor.threads.call(partial(_in_a_thread, call))
+    future = _on_the_loop(call) if handler.on_the_loop else executor.threads.call(partial(_in_a_thread, call))
     ran = await _within(future, deadline, executor)
     while ran is not None and inspect.isawaitable(ran.result):  # a coroutine that nobody has awaited: no answer yet
         ran = await _within(_on_the_loop(partial(_same, ran.result)), deadline, executor)
@@ -76,7 +82,7 @@ async def call_handler(
         error = f"TimeoutError: the handler did not end within {timeout_s:g} s"
         return HandlerResult(_failed(row, error, None, retry, rng), "timeout")
     wrong = ran.raised or _no_answer(ran.result)
-    return HandlerResult(Done(), "done") if wrong is None else _judge(row, wrong, route.outages, retry, rng)
+    return HandlerResult(Done(), "done") if wrong is None else _judge(row, wrong, handler.outages, retry, rng)
 
 
 def _same(promised: Awaitable[Any]) -> Awaitable[Any]:
@@ -94,10 +100,10 @@ def _no_answer(result: object) -> BaseException | None:
     return None
 
 
-def _call(route: Route, row: ClaimedRow) -> Callable[[], Any]:
+def _call(handler: LoadedHandler, row: ClaimedRow) -> Callable[[], Any]:
     def call() -> Any:
         payload = parse(row.payload, "the payload")
-        return route.function(payload, event_of(row)) if route.takes_event else route.function(payload)
+        return handler.function(payload, event_of(row)) if handler.takes_event else handler.function(payload)
 
     return call
 

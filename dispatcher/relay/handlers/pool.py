@@ -136,15 +136,15 @@ class HandlerPool:
 
     async def _decide(self, task: HandlerTask) -> None:
         policy, row, began = self._policy, task.row, monotonic()
-        route = policy.routes.get(row.event_type)
-        if route is None:
+        handler = policy.handlers.get(row.event_type)
+        if handler is None:
             why = f"no handler for event type {row.event_type!r} (DISPATCH_UNROUTED=dead)"
             self._in_flight.end(task, FailedForGood(brief(why)))
         elif reason := policy.unpublishable(row):
             self._in_flight.end(task, FailedForGood(reason))
         else:
             result = await call_handler(
-                route, row, self._executor, timeout_s=policy.timeout_s, retry=policy.retry, rng=self._rng
+                handler, row, self._executor, timeout_s=policy.timeout_s, retry=policy.retry, rng=self._rng
             )
             now = monotonic()
             if task not in self._in_flight.running:

@@ -81,7 +81,7 @@ class HandlerRelay:
             self._claimer = OrderedClaimer(policy.claims, self._order, sessions=self._pids, **claiming)
         self._in_flight = InFlight(self._claimer.finished, self._order.forgotten if self._order is not None else None)
         self._begins = LeaseRenewer(observe, rng)  # of suspects that are about to run
-        self._shares = Shares(policy.routes, policy.parallel, self.wake, observe, rng)
+        self._shares = Shares(policy.handlers, policy.parallel, self.wake, observe, rng)
         self._pool = HandlerPool(
             policy,
             executor,

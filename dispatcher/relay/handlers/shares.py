@@ -15,7 +15,7 @@ from time import monotonic
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.events import HandlerOutage, Observer
-from dispatcher.handlers.load import Routes
+from dispatcher.handlers.load import HandlersByType
 from dispatcher.stages.claim import EventTypeFilter
 
 AWAY = Backoff(base_s=0.5, cap_s=15.0)
@@ -42,14 +42,14 @@ class Shares:
 
     def __init__(
         self,
-        routes: Routes,
+        handlers: HandlersByType,
         parallel: int,
         wake: Callable[[], None],
         observe: Observer,
         rng: Random,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._types = {event_type: _Type() for event_type in routes}
+        self._types = {event_type: _Type() for event_type in handlers}
         self._parallel = parallel
         self._wake = wake
         self._observe = observe
