@@ -13,10 +13,10 @@ from dispatcher.infra.postgres.failures import StatementFailures
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.sqlfiles import load
 
-HeldRow = tuple[int, str]  # a row's id, and the id of the claim that it belongs to
+RowAndClaim = tuple[int, str]  # a row's id, and the id of the claim that it belongs to
 
 
-def rows_of(batches: Iterable[Batch]) -> list[HeldRow]:
+def rows_of(batches: Iterable[Batch]) -> list[RowAndClaim]:
     """The rows of these batches, each with its claim."""
     return [(row.id, batch.claim_id) for batch in batches for row in batch.rows]
 
@@ -37,9 +37,9 @@ class LeaseRenewer:
         self._failures.clear()
 
     async def renew(
-        self, postgres: ReconnectingSession, rows: list[HeldRow], *, floor: str | None = None
-    ) -> set[HeldRow] | None:
-        """Renew the leases; the rows that are still held. None: the statement failed, and nothing is known.
+        self, postgres: ReconnectingSession, rows: list[RowAndClaim], *, floor: str | None = None
+    ) -> set[RowAndClaim] | None:
+        """Renew the leases; the rows that still bear these claims. None: the statement failed, and nothing is known.
 
         `floor`: the new floor of these rows, of which none may be in the stream; or the mark of one whose handler is
         about to begin. None: their floors stay.
@@ -47,7 +47,7 @@ class LeaseRenewer:
         self._renewed_at = monotonic()
         session, began = await postgres.get_any(), monotonic()
         try:
-            held = await session.fetch(
+            found = await session.fetch(
                 load("renew_claims"),
                 {
                     "ids": [row_id for row_id, _ in rows],
@@ -59,4 +59,4 @@ class LeaseRenewer:
             await self._failures.tell_and_wait(error, began)
             return None
         self._failures.clear()
-        return {(row_id, claim_id) for row_id, claim_id in held}
+        return {(row_id, claim_id) for row_id, claim_id in found}

@@ -1,6 +1,6 @@
 """The takeover: finishes the rows of a dispatcher that died or froze, so that no crash leaves a row behind.
 
-A dead dispatcher is known by its free lock, within a second; a frozen one by its lease, see held_claims.py. Either is
+A dead dispatcher is known by its free lock, within a second; a frozen one by its lease (watched_claims.py). Either is
 fenced first. Then the stream is searched for each of its rows: one that is found is settled as sent, one that is not is
 released.
 
@@ -26,8 +26,8 @@ from dispatcher.stages.settle import Settlement, release, settle
 from dispatcher.upkeep.adopted import Adopted, AdoptedRow, AdoptedSearch, Found, SearchPlace
 from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import fence
-from dispatcher.upkeep.held_claims import HeldClaim, HeldClaims
 from dispatcher.upkeep.slot_handover import SlotHandover
+from dispatcher.upkeep.watched_claims import WatchedClaim, WatchedClaims
 
 WINDOW = 20_000  # unsettled rows that one look for overdue claims reads
 ADOPT = 2_000  # rows taken over in one statement
@@ -75,7 +75,7 @@ class Takeover:
         self._session: Session | None = None  # the session of the last look
         self._patient_until = 0.0
         self._overdue_at = 0.0
-        self._held = HeldClaims(lease_s, at_most_s=2 * self._overdue_every_s)
+        self._watched = WatchedClaims(lease_s, at_most_s=2 * self._overdue_every_s)
         self._adopted: list[Adopted] = []  # not finished yet
 
     async def run(self, postgres: ReconnectingSession) -> None:
@@ -86,7 +86,7 @@ class Takeover:
         if session is not self._session:
             first, self._session = self._session is None, session
             self._patient_until = 0.0 if first else monotonic() + PATIENCE_S
-            self._held.forget()
+            self._watched.forget()
         # Without the sink no dispatcher can be fenced, no stream searched, nothing published. Rows of the shards whose
         # node is away wait for it; those of the others do not.
         if not self._search.ready():
@@ -148,7 +148,7 @@ class Takeover:
         """Take over claims that were not renewed for the length of the lease; returns how many rows."""
         stood_still = await self._list_claims(session)
         ours = self._claims_in_flight()
-        by_owner: dict[tuple[int | None, str | None], list[HeldClaim]] = {}
+        by_owner: dict[tuple[int | None, str | None], list[WatchedClaim]] = {}
         for claim, name in stood_still.items():
             if claim.claim_id not in ours:
                 by_owner.setdefault((claim.owner, name), []).append(claim)
@@ -164,13 +164,13 @@ class Takeover:
             )
             total += await self._take_over(session, name or "unknown", cause, still=still, unclaimed=unclaimed)
             for claim in claims:
-                self._held.drop(claim)
+                self._watched.drop(claim)
         return total
 
-    async def _list_claims(self, session: Session) -> dict[HeldClaim, str | None]:
+    async def _list_claims(self, session: Session) -> dict[WatchedClaim, str | None]:
         """List the claims of the next window. Returns those that stood still for a lease, with their owners' names."""
         began = self._clock()
-        due = self._held.due(began)
+        due = self._watched.due(began)
         after_time, after_id = self._after
         [head, *listed] = await session.fetch(
             load("overdue"),
@@ -185,14 +185,14 @@ class Takeover:
         )
         _, _, _, rows_read, last_time, last_id, _, postgres_s, _ = head  # see overdue.sql
         self._after = (last_time, last_id) if rows_read == self._window else ("-infinity", 0)
-        self._held.looked(began, self._clock(), postgres_s)
-        stood_still: dict[HeldClaim, str | None] = {}
+        self._watched.looked(began, self._clock(), postgres_s)
+        stood_still: dict[WatchedClaim, str | None] = {}
         for claim_id, owner, name, _, _, row, picked_at, age_s, still in listed:
-            claim = HeldClaim(claim_id, owner, picked_at)
-            if self._held.note(claim, row, age_s) or still:
+            claim = WatchedClaim(claim_id, owner, picked_at)
+            if self._watched.note(claim, row, age_s) or still:
                 stood_still[claim] = name
         for claim in due.keys() - stood_still.keys():
-            self._held.drop(claim)  # or another of its rows must stand for it
+            self._watched.drop(claim)  # or another of its rows must stand for it
         return stood_still
 
     async def _take_over(
@@ -202,7 +202,7 @@ class Takeover:
         cause: str,
         *,
         claims: Collection[str] = (),
-        still: Collection[HeldClaim] = (),
+        still: Collection[WatchedClaim] = (),
         unclaimed: bool = False,
         owner: int | None = None,
     ) -> int:

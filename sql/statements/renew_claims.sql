@@ -2,7 +2,7 @@
 -- Parameters: ids, claim_ids (one a row: the claim that it belongs to), floor (an entry id: the new floor of these rows, none of
 --   which is in the stream now; in a Redis whose clock runs behind, new entries may be older than the floor from before its
 --   failover; or the mark of a row whose handler is about to begin. NULL: the floors stay).
--- Returns: id and claim_id of each row that is still held. A row that is missing was lost to another claim, or is settled.
+-- Returns: id and claim_id of each row that still bears its claim. A row that is missing was lost to another claim, or is settled.
 -- Loaded by: dispatcher/ops/trial_list.py, dispatcher/relay/leases.py, dispatcher/stages/settle.py, dispatcher/upkeep/adopted.py
 -- Index: message_outbox_pkey.
 -- BETWEEN: see settle_sent.sql.

@@ -209,9 +209,9 @@ class HandlerRelay:
     async def _begin(self, task: HandlerTask, mark: HandlerMark) -> bool:
         """Mark a row whose handler is about to begin; False: the row is not ours any more."""
         while True:
-            held = await self._begins.renew(self._postgres, [(task.row.id, task.claim_id)], floor=mark)
-            if held is not None:
-                return bool(held)
+            ours = await self._begins.renew(self._postgres, [(task.row.id, task.claim_id)], floor=mark)
+            if ours is not None:
+                return bool(ours)
 
     async def _room(self) -> int:
         """How many rows to claim, waiting until there is room for one."""

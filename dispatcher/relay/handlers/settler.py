@@ -84,10 +84,10 @@ class HandlerLeases:
 
     async def _renew(self) -> None:
         tasks = self._in_flight.everything()
-        held = await self._leases.renew(self._postgres, [(task.row.id, task.claim_id) for task in tasks])
-        if held is None:
+        ours = await self._leases.renew(self._postgres, [(task.row.id, task.claim_id) for task in tasks])
+        if ours is None:
             return
-        gone = [task for task in tasks if (task.row.id, task.claim_id) not in held]
+        gone = [task for task in tasks if (task.row.id, task.claim_id) not in ours]
         lost = [task for task in gone if self._in_flight.drop(task)]  # to handle them here too would be once too often
         self._in_flight.forget(lost)
         if lost:

@@ -163,9 +163,9 @@ class PoisonBisector:
                 await self._waiting_leases.renew(other.postgres, rows_of([other.batch]), floor=floor)
         while True:
             piece = case.batch._replace(rows=rows)
-            held = await self._leases.renew(case.postgres, rows_of([piece]), floor=floor)
-            if held is not None:
-                return [row for row in rows if (row.id, piece.claim_id) in held]
+            ours = await self._leases.renew(case.postgres, rows_of([piece]), floor=floor)
+            if ours is not None:
+                return [row for row in rows if (row.id, piece.claim_id) in ours]
             if self._stopping.is_set():
                 return []
 

@@ -4,21 +4,23 @@ from typing import Any
 
 import pytest
 
-from dispatcher.upkeep.held_claims import HeldClaim, HeldClaims
+from dispatcher.upkeep.watched_claims import WatchedClaim, WatchedClaims
 
 LEASE_S = 30.0
-CLAIM = HeldClaim("claim", 7, "2025-06-01 12:00:00+00")
+CLAIM = WatchedClaim("claim", 7, "2025-06-01 12:00:00+00")
 
 
 class Watch:
     """Looks every five seconds by our clock. `postgres_s`: Postgres's clock; it goes as ours does, unless it is set."""
 
     def __init__(self) -> None:
-        self.claims = HeldClaims(LEASE_S, at_most_s=10.0)
-        self.due: dict[HeldClaim, int] = {}
+        self.claims = WatchedClaims(LEASE_S, at_most_s=10.0)
+        self.due: dict[WatchedClaim, int] = {}
         self.now, self.postgres_s = 1000.0, 1_750_000_000.0
 
-    def look(self, picked_at: float, claim: HeldClaim = CLAIM, *, after_s: float = 5.0, took_s: float = 0.01) -> bool:
+    def look(
+        self, picked_at: float, claim: WatchedClaim = CLAIM, *, after_s: float = 5.0, took_s: float = 0.01
+    ) -> bool:
         """Look at a claim that was made at this reading of Postgres's clock. Whether it stood still for the lease."""
         self.now += after_s
         self.postgres_s += after_s
@@ -39,7 +41,7 @@ def test_a_claim_made_before_we_watched_has_the_whole_lease() -> None:
 def test_one_made_while_we_watched_is_as_old_as_it_says() -> None:
     watch = Watch()
     for _ in range(8):
-        watch.look(watch.postgres_s, HeldClaim("another", 7, str(watch.postgres_s)))
+        watch.look(watch.postgres_s, WatchedClaim("another", 7, str(watch.postgres_s)))
     assert looks_until_overdue(watch, watch.postgres_s - 20) == 2
 
 
@@ -48,12 +50,12 @@ def test_one_made_while_we_watched_is_as_old_as_it_says() -> None:
 def test_a_clock_that_is_set_makes_no_claim_overdue_and_holds_none_up(step_s: float) -> None:
     watch = Watch()
     for _ in range(8):
-        watch.look(watch.postgres_s, HeldClaim("another", 7, str(watch.postgres_s)))
+        watch.look(watch.postgres_s, WatchedClaim("another", 7, str(watch.postgres_s)))
     claimed_at = watch.postgres_s + 4
     assert not watch.look(claimed_at)
     watch.postgres_s += step_s
     assert looks_until_overdue(watch, claimed_at) == 6
-    fresh = HeldClaim("made after it", 7, str(watch.postgres_s))
+    fresh = WatchedClaim("made after it", 7, str(watch.postgres_s))
     assert not watch.look(watch.postgres_s, fresh)
 
 
@@ -75,7 +77,7 @@ def test_another_session_begins_anew() -> None:
 
 def test_rows_without_a_claim_id_are_as_old_as_they_say() -> None:
     """Nobody works on them."""
-    unclaimed = HeldClaim(None, None, None)
+    unclaimed = WatchedClaim(None, None, None)
     watch = Watch()
     assert not watch.look(watch.postgres_s + 3600, unclaimed)
     watch = Watch()

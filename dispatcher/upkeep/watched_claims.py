@@ -11,7 +11,7 @@ SLOW_S = 1.0  # a look that took longer says too little about Postgres's clock
 APART_S = 0.2  # so far both clocks may drift apart between two looks
 
 
-class HeldClaim(NamedTuple):
+class WatchedClaim(NamedTuple):
     """A claim as it was listed. `claim_id` None: rows that are picked without one, all of this owner together."""
 
     claim_id: str | None
@@ -19,7 +19,7 @@ class HeldClaim(NamedTuple):
     picked_at: str | None  # when it was made or renewed, as Postgres wrote it; another value is a sign of life
 
 
-class HeldClaims:
+class WatchedClaims:
     """The claims listed so far. Written by one task only. Seconds; `now` and `began` are monotonic."""
 
     def __init__(self, lease_s: float, *, at_most_s: float) -> None:
@@ -28,19 +28,21 @@ class HeldClaims:
         self._watched_s = 0.0  # how long claims could be seen to be renewed; stands still while nobody looks
         self._believed_from_s = 0.0  # of _watched_s: since when Postgres's clock has run as ours
         self._look: tuple[float, float, float] | None = None  # the last one: began, ended, Postgres's clock
-        self._held: dict[HeldClaim, tuple[int, float]] = {}  # one of its rows; _watched_s when it began to stand still
+        self._claims: dict[
+            WatchedClaim, tuple[int, float]
+        ] = {}  # one of its rows; _watched_s when it began to stand still
 
     def forget(self) -> None:
         """Begin anew on a new session: while there was none nobody could renew, and it may be another server."""
-        self._held.clear()
+        self._claims.clear()
         self._look, self._believed_from_s = None, self._watched_s
 
-    def due(self, now: float) -> dict[HeldClaim, int]:
+    def due(self, now: float) -> dict[WatchedClaim, int]:
         """Begin a look: those that stood still for the lease, and one row of each. Ask whether it is as it was."""
         if self._look is not None:
             self._watched_s += min(now - self._look[0], self._at_most_s)
         return {
-            claim: row for claim, (row, since_s) in self._held.items() if self._watched_s - since_s >= self._lease_s
+            claim: row for claim, (row, since_s) in self._claims.items() if self._watched_s - since_s >= self._lease_s
         }
 
     def looked(self, began: float, ended: float, postgres_s: float) -> None:
@@ -54,7 +56,7 @@ class HeldClaims:
             self._believed_from_s = self._watched_s
         self._look = began, ended, postgres_s
 
-    def note(self, claim: HeldClaim, row: int, age_s: float) -> bool:
+    def note(self, claim: WatchedClaim, row: int, age_s: float) -> bool:
         """Note a claim that was listed just now, and one of its rows. Returns whether it has stood still for the lease.
 
         `age_s`: what its time says, by Postgres's clock; negative: it is from the future.
@@ -64,9 +66,9 @@ class HeldClaims:
             believed_s = max(age_s, 0.0)  # nobody works on such rows: no harm if the clock lies
         # What is from the future, or from before the time that is believed, has stood still for all of that time.
         stood_s = age_s if 0.0 <= age_s <= believed_s else believed_s
-        row, since_s = self._held.setdefault(claim, (row, self._watched_s - stood_s))
+        row, since_s = self._claims.setdefault(claim, (row, self._watched_s - stood_s))
         return self._watched_s - since_s >= self._lease_s
 
-    def drop(self, claim: HeldClaim) -> None:
+    def drop(self, claim: WatchedClaim) -> None:
         """It was taken over or settled, or shows another sign of life."""
-        self._held.pop(claim, None)
+        self._claims.pop(claim, None)
