@@ -7,7 +7,7 @@ transaction left open keeps the queue from advancing; so it is watched, and long
 from collections.abc import Callable
 from math import inf
 
-from dispatcher.core.events import NotificationQueueChanged, Observer
+from dispatcher.core.events import NotificationQueueChanged, Observer, WakeCause
 from dispatcher.core.owned_slots import Ranges
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
@@ -63,3 +63,17 @@ class DueCheck:
                 self.filling = filling
                 self._observe(NotificationQueueChanged(filling, usage))
         return inf if due_s is None else due_s, self.filling
+
+
+def why_due(*, first: bool, writers: bool, planned: bool) -> WakeCause:
+    """The cause of a wake-up, when the due check finds a row that is due. See docs/reference/metrics.md.
+
+    `first`: no pause was made yet. `writers`, `planned`: what the pause before this check waited for.
+    """
+    if first:
+        return "busy"  # a row was due already, before the sleep began
+    if writers:
+        return "writers"  # a writer held the key, so we looked again after a short pause
+    if planned:
+        return "due"  # the check before said that a row would be due now
+    return "tick"  # the tick or a shorter pause passed

@@ -1,4 +1,4 @@
-"""With an order: whoever a writer rang passes it on to the owner of the slot, who alone may claim the row.
+"""With an order: the dispatcher that a writer rang rings the owner of the row's slot, which alone may claim the row.
 
 It runs beside the claim of the dispatcher that was rung, so neither waits for the other. A dispatcher that owns all
 slots rings nobody.
@@ -43,7 +43,7 @@ class OwnerBell:
         return self._slots.owned
 
     @property
-    def alone(self) -> bool:
+    def owns_all(self) -> bool:
         """Whether we own all slots: then nobody else need be woken."""
         return self._slots.owned == ALL
 
@@ -54,7 +54,7 @@ class OwnerBell:
 
     def pass_on(self) -> None:
         """A writer rang us: ring the owners of what is due."""
-        if not self.alone:
+        if not self.owns_all:
             self._rung.set()
 
     async def run(self) -> None:

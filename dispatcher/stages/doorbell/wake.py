@@ -22,7 +22,7 @@ from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages.doorbell.due import DueCheck, RowsOfOurs
+from dispatcher.stages.doorbell.due import DueCheck, RowsOfOurs, why_due
 from dispatcher.stages.doorbell.listener import BACKLOG, DOORBELL, Listener
 from dispatcher.stages.doorbell.owners import OwnerBell
 from dispatcher.stages.doorbell.timer import WakeTimer
@@ -32,6 +32,9 @@ ALL_SLOTS = 256
 _RING_PEERS = f"SELECT pg_notify('{BACKLOG}', '')"
 _RELEASE = f"SELECT pg_advisory_unlock({locks.DOORBELL})"
 
+# asleep: we have the key, and every writer rings us. writers: a writer that does not ring is committing, so look again
+# soon. peer: another dispatcher has the key and is rung. filling: Postgres's notification queue is half full, so nobody
+# has the key, nobody rings, and we look on the tick.
 Position = Literal["asleep", "writers", "peer", "filling"]
 
 
@@ -71,7 +74,7 @@ class Doorbell:
         self._timer = WakeTimer(clock)
         self._woken_by: WakeCause = "nudge"
         self._woken_at = -inf  # when the last wait ended: since then somebody claimed
-        self._fruitless = False  # the last claim got nothing of what a due check had found
+        self._due_but_not_claimed = False  # the last due check found a row, and the claim after it took none
         control.prepare(self.listener.attach)
         control.on_change(self._control_changed)
 
@@ -94,33 +97,34 @@ class Doorbell:
     async def note_claim(self, rows: int) -> None:
         """Note that the claim after a wake-up took so many rows; releases the key when they come too fast to ring."""
         now = self._clock()
-        # With an order a ring may be for another's row; it tells as much of how fast writers ring.
-        foreign = self._owners is not None and not rows and self._woken_by == "notify"
-        self._arrivals.note(rows or foreign, now)
+        # With an order a ring may be for another owner's row. It still counts as one arrival.
+        rang_for_other = 1 if self._owners is not None and self._woken_by == "notify" else 0
+        self._arrivals.note(rows or rang_for_other, now)
         if rows:
-            self._backoff.reset()  # or the pauses would grow to the tick while writers always overlap, rows or no rows
+            # Rows came: make the pauses short again. Otherwise constant writers make us wait as long as the tick.
+            self._backoff.reset()
         if self._holds_key and self._arrivals.polling:
             await self.release_key()
             await self._hand_on_key(now)
-        self._fruitless = not rows and self._woken_by in ("busy", "due", "tick", "writers")
+        self._due_but_not_claimed = not rows and self._woken_by in ("busy", "due", "tick", "writers")
         if not rows and self._slots < ALL_SLOTS and self._woken_by == "notify" and self._control.session is not None:
             # The row that rang is not in our slots, and its dispatcher was not rung: only the holder of the key is.
             await self._quietly(self._control.session, _RING_PEERS)
 
     async def _hand_on_key(self, now: float) -> None:
-        """With an order, wake the others, so that one of them takes the key: we look for rows of our own slots only."""
-        if self._owners is None or self._owners.alone or now - self._handed_on_at < self._tick_s:
+        """With an order, ring the peers, so that one of them takes the key: we look for rows of our own slots only."""
+        if self._owners is None or self._owners.owns_all or now - self._handed_on_at < self._tick_s:
             return
         if self._control.session is not None:
             self._handed_on_at = now
             await self._quietly(self._control.session, _RING_PEERS)
 
     def note_arrivals(self, rows: int) -> None:
-        """Note rows that another relay claimed, the handlers': they too say how fast writers ring."""
+        """Note rows that the handler relay claimed: they too say how fast writers ring."""
         self._arrivals.note(rows, self._clock())
 
     async def read_notifications(self) -> None:
-        """Read what arrived while awake, without waiting. A claim must follow: what rang for rows is forgotten."""
+        """Read what arrived while awake, without waiting. Claim next: a ring read here will not wake us again."""
         session = self._control.session
         if session is not None and session is self._session:
             try:
@@ -163,7 +167,7 @@ class Doorbell:
     async def _wait(self) -> WakeCause:
         session = self._control.session
         if self._replaced(session) and session is not None:
-            return "reconnect"  # what was rung in between was rung to nobody
+            return "reconnect"  # rings between the old and the new session are lost, so look now
         if self._arrivals.polling and not self._holds_key:
             now = self._clock()
             pause_s = min(self._arrivals.poll_s(now, now - self._woken_at), self._tick_s)
@@ -175,7 +179,9 @@ class Doorbell:
                 return "reconnect"
             except psycopg.Error as error:
                 self._observe(Ticked("error", 0.0, describe(error)))
-                if not self._holds_key:  # doze.sql, cut after it got the key, keeps it: we would release once too few
+                if not self._holds_key:
+                    # doze.sql may have taken the key before it failed. We do not know, so release: the next one would
+                    # take it a second time, and one release would not be enough.
                     await self._quietly(session, _RELEASE)
         return "nudge" if await self._pause(self._tick_s) else "tick"
 
@@ -199,6 +205,10 @@ class Doorbell:
         return True
 
     async def _sleep(self, session: Session) -> WakeCause:
+        """Loop: try to get the key, ask when a row is due, listen until a ring, that time or the tick.
+
+        Returns why the loop ended.
+        """
         first, planned = True, False
         before: Position | None = None
         while True:
@@ -210,12 +220,13 @@ class Doorbell:
             position, due_s = await self._take_position(session)
             now = self._clock()
             pause_s = inf
-            if due_s <= 0 and self._fruitless:
-                # Somebody holds a lock on what is due: looking again at once would find the same, as fast as it can.
-                self._fruitless, due_s = False, inf
+            if due_s <= 0 and self._due_but_not_claimed:
+                # A row is due, but the claim did not take it: it is locked, or waits for another one. Looking again at
+                # once would spin, so pause.
+                self._due_but_not_claimed, due_s = False, inf
                 pause_s = self._backoff.pause_s()
             if due_s <= 0:
-                return "busy" if first else "writers" if before == "writers" else "due" if planned else "tick"
+                return why_due(first=first, writers=before == "writers", planned=planned)
             before = position
             if not first:
                 self._observe(Ticked("ok", now - began))
