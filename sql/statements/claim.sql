@@ -14,7 +14,7 @@
 --   row at all: perhaps Postgres crashed and the stream was not searched yet, or another layout stands; rows for handlers are in no stream and do not wait
 --   for that. In order: also when a slot is not ours any more, or a transaction of running has ended; after the columns of ClaimedRow the
 --   key of the aggregate, whose last 8 bits are the slot, and whether others are parked. SQLSTATE 55P03 in order: a row is locked, see peek.sql.
--- Loaded by: dispatcher/ops/trial_list.py, dispatcher/ops/trials.py, dispatcher/relay/claimer.py, dispatcher/stages/claim.py, dispatcher/stages/claim_in_order.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/claim.py, dispatcher/stages/claim_in_order.py
 -- Index: message_outbox_due_idx, from each cursor on.
 -- Fresh rows have next_run_at 1970-01-01 (core/row.py has it too): they are due whatever the clock says, though it was set back.
 -- The clock is read in subqueries: a function of it would be evaluated for each row, and no index scan could begin or end there.

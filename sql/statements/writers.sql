@@ -2,7 +2,7 @@
 -- Parameters: none: with one Postgres would plan it anew each time, which costs more than to run it.
 -- Returns: name of each, which is never given again, its id if Postgres gave it one (text; NULL: not yet, or it is ending), and the pid
 --   of its session.
--- Loaded by: dispatcher/relay/order/cursor.py, dispatcher/stages/doorbell/wake.py
+-- Loaded by: dispatcher/relay/order/cursor.py
 -- Index: none; pg_locks.
 -- Whoever inserts takes the lock before its row gets an id, and keeps it until its row can be seen.
 SELECT w.virtualtransaction || ' ' || w.pid, (
