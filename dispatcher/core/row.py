@@ -63,6 +63,6 @@ class Batch(NamedTuple):
     full: bool = False  # there may be more to claim
     size: int = 0  # characters of payload and headers
     taken: int = 0  # more rows of the answer, whose claim a trigger undid
-    cut: bool = False  # more rows were claimed than fit in the budget of bytes; those were released, and are due
+    over_budget: bool = False  # more rows were claimed than fit in the budget of bytes: those were released
     keys: Mapping[int, int] = MappingProxyType({})  # in order: by row id, the key of its aggregate, see core/held.py
     after_dead: Mapping[int, str] = MappingProxyType({})  # by row id: the event_id of the dead event before it

@@ -76,14 +76,15 @@ async def claim(
 ) -> Batch:
     """Take up to `limit` due rows of the first `slots` of 256 slots: first fresh ones, then others.
 
-    `fresh_limit`: of these at most so many that nobody scheduled, after the cursor `fresh_after`, while `after` is the
-    cursor of the others; None: `after` is the cursor of all. `floor`: the newest entry id known now, after which a
-    takeover searches for these rows; None: they do not go to the stream, and `mark` says whether their handlers begin
-    at once. `event_types`: only these rows, and with `since_s` of the others only those that fell due in the last so
-    many seconds. A payload of more than `most_bytes` of JSON stays in Postgres (NOT_READ). The batch
-    holds at most CLAIM_BYTES of payloads and headers, but at least one row: what does not fit is released. `sharded`:
-    tell the slot of each row. `closed`: slots that are left out. `layout`: the fingerprint of ours; nothing is claimed
-    where another one stands. `now`: instead of Postgres's clock.
+    `after`: the key after which the claim begins. With a `fresh_limit` that holds for rows that are not fresh; fresh
+    ones, at most so many, begin after `fresh_after`. `floor`: the newest entry id known now, after which a takeover
+    searches for these rows; None: they do not go to the stream, and `mark` says whether their handlers begin at once.
+    `event_types`: only these rows. `since_s`, with a `fresh_limit`: of rows that are not fresh only those that
+    fell due in the last so many seconds. `most_bytes`: a payload of more bytes of JSON stays in Postgres (NOT_READ).
+    `sharded`: tell the slot of each row. `closed`: slots that are left out. `layout`: the fingerprint of ours; nothing
+    is claimed where another one stands. `now`: instead of Postgres's clock.
+
+    The batch holds at most CLAIM_BYTES of payloads and headers, but at least one row: what does not fit is released.
     Raises SessionLost (the claim may have been made) or psycopg.Error (it was not made, or was released).
     """
     parameters: dict[str, object] = {
@@ -125,21 +126,21 @@ async def batch_of(
     floor: str | None,
     most_bytes: int,
     *,
-    by_id: bool = False,
+    sort_by_id: bool = False,
 ) -> Batch:
     """The batch of a claim's answer, with what was left out of it. Raises as `claim`."""
     claimed_at, answered = monotonic(), len(rows)
     rows = [row for row in rows if row[0] is not None]
     taken = answered - len(rows)
-    rows.sort(key=_by_id if by_id else _order)
-    texts, cut = _texts_of(rows), False
+    rows.sort(key=_by_id if sort_by_id else _order)
+    texts, over_budget = _texts_of(rows), False
     sizes = list(map(len, texts))
     if CUT_CHARS in sizes or READ_LATER in {text[0] for text in texts}:
-        rows, cut = await _read(session, claim_id, rows, most_bytes)
+        rows, over_budget = await _read(session, claim_id, rows, most_bytes)
         sizes = list(map(len, _texts_of(rows)))
     # Not _make(): to have it count the columns takes as long again.
     claimed: list[ClaimedRow] = [_new(ClaimedRow, row) for row in rows]
-    return Batch(claim_id, claimed, floor or "0-0", claimed_at, size=sum(sizes), taken=taken, cut=cut)
+    return Batch(claim_id, claimed, floor or "0-0", claimed_at, size=sum(sizes), taken=taken, over_budget=over_budget)
 
 
 def _texts_of(rows: list[tuple[Any, ...]]) -> list[str]:
@@ -176,21 +177,21 @@ async def _read(
     try:
         wanted = [row[0] for row in first if _left_out(row)]
         texts = await _texts(session, wanted, most_bytes)
-        kept, cut_at = list[tuple[Any, ...]](), len(first)
+        kept, end = list[tuple[Any, ...]](), len(first)
         for at, row in enumerate(first):
             if not _left_out(row):
                 kept.append(row)
             elif (text := texts.get(row[0], _GONE)) is None:
-                cut_at = at
+                end = at
                 break
             elif text is not _GONE:
                 kept.append((*row[:_PAYLOAD], *text, *row[_AFTER:]))
-        if cut_at < len(rows):
-            await release(session, [claim_id], [row[0] for row in rows[cut_at:]])
+        if end < len(rows):
+            await release(session, [claim_id], [row[0] for row in rows[end:]])
     except psycopg.Error:
         await release(session, [claim_id])
         raise
-    return kept, cut_at < len(rows)
+    return kept, end < len(rows)
 
 
 async def _texts(session: Session, ids: list[int], most_bytes: int) -> dict[int, tuple[str, str | None] | None]:

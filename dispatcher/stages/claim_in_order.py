@@ -6,7 +6,7 @@ to claim: what it costs does not grow with what is held.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 from typing import Any, NamedTuple
@@ -26,7 +26,8 @@ class OrderedClaim:
     """What one claim asks for. `mask`: the slots on the wire, None: all; `owned`: how many; `epochs`: their sum.
 
     `fresh_limit`: of `limit` rows at most so many that nobody scheduled. `parked`: rows that are known to be parked;
-    `running`: transactions that must not be over. The others: see `claim`.
+    `running`: transactions that must not be over. `by_id`: rows that are tried by their ids, wherever they lie. The
+    others: see `claim`.
     """
 
     dispatcher: int | None
@@ -44,7 +45,7 @@ class OrderedClaim:
     event_types: EventTypeFilter | None = None
     running: Sequence[str] = ()
     parked: Sequence[int] = ()
-    heads: Sequence[int] = field(default=())
+    by_id: Sequence[int] = ()
 
     def parameters(self) -> dict[str, object]:
         """As the statements take them."""
@@ -75,7 +76,7 @@ class OrderedClaim:
 
 
 class Peeked(NamedTuple):
-    """A row that was looked at. `kind`: fresh, other, parked or head; `due_at`: naive, UTC; None: parked."""
+    """A row that was looked at. `kind`: fresh, other, parked or by_id; `due_at`: naive, UTC; None: parked."""
 
     id: int
     key: int
@@ -99,7 +100,7 @@ async def claim_plainly(session: Session, claim_id: str, wanted: OrderedClaim) -
 async def peek(session: Session, wanted: OrderedClaim) -> list[Peeked]:
     """Look at what might be claimed, in order. Raises SessionLost or psycopg.Error."""
     statement = load("peek", ordered=True, filtered=wanted.event_types is not None)
-    rows = await session.fetch(statement, wanted.parameters() | {"heads": list(wanted.heads)})
+    rows = await session.fetch(statement, wanted.parameters() | {"by_id": list(wanted.by_id)})
     return [Peeked(*row) for row in rows]
 
 
@@ -120,7 +121,7 @@ async def _claimed(
     keys = {row[0]: row[_COLUMNS] for row in rows if row[0] is not None}
     parked = bool(rows) and rows[0][_COLUMNS + 1]
     batch = await batch_of(
-        session, claim_id, [row[:_COLUMNS] for row in rows], wanted.floor, wanted.most_bytes, by_id=True
+        session, claim_id, [row[:_COLUMNS] for row in rows], wanted.floor, wanted.most_bytes, sort_by_id=True
     )
     return batch._replace(keys=keys), parked
 

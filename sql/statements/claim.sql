@@ -10,12 +10,22 @@
 -- Parameters in order, in place of slots: mask (32 bytes: the slots to claim; NULL: all), owned (how many these are), epochs (the sum of
 --   their epochs, as we know them), running (transactions that must not have ended: rows that they wrote may be before the cursor), parked
 --   (ids of rows that are known to be parked).
--- Returns: the columns of ClaimedRow; id NULL: the row does not bear our claim, for a trigger undid it. A row that is missing is not due, is held by another dispatcher, or is in no slot of ours. No
+-- Returns: the columns of ClaimedRow; id NULL: the row does not bear our claim, for a trigger undid it. A row that is missing is not due, is claimed or locked by another, or is in no slot of ours. No
 --   row at all: perhaps Postgres crashed and the stream was not searched yet, or another layout stands; rows for handlers are in no stream and do not wait
 --   for that. In order: also when a slot is not ours any more, or a transaction of running has ended; after the columns of ClaimedRow the
 --   key of the aggregate, whose last 8 bits are the slot, and whether others are parked. SQLSTATE 55P03 in order: a row is locked, see peek.sql.
 -- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/claim.py, dispatcher/stages/claim_in_order.py
 -- Index: message_outbox_due_idx, from each cursor on.
+-- A line that begins with a marker, "--split: " for instance, belongs only to what load() of dispatcher/infra/sqlfiles.py returns when it is
+-- asked for lines of that marker; one with two markers, when it is asked for both. The markers:
+--   filtered: some event types have handlers. plain: load() without filtered.
+--   split: in a backlog, where each of the two kinds of rows has its cursor and its share. Without a backlog one scan is enough.
+--   sharded: tells the slot, where the stream depends on it.
+--   closed: leaves out the slots (closed) of shards of a Cluster whose node is away.
+--   ordered: keeps the order of each aggregate (docs/explanation/order.md). free: load() without ordered.
+-- In order, ownership is asked for once, in the snapshot in which the rows are looked at; no locked row is skipped, for the one behind it
+-- may be of its aggregate; and a row that was scheduled goes after fresh rows of lower ids, which may be of its aggregate too. To test
+-- one bit of a mask costs the same however many parts the slots make.
 -- Fresh rows have next_run_at 1970-01-01 (core/row.py has it too): they are due whatever the clock says, though it was set back.
 -- The clock is read in subqueries: a function of it would be evaluated for each row, and no index scan could begin or end there.
 -- Times are text in UTC: the earliest time that the table allows is no Python time in a zone west of Greenwich.
@@ -28,13 +38,6 @@
 -- 0.8 us, so text of small rows is only cut, at 4,096 characters: one of that length may not be whole, and is read later too.
 -- A name of more than 1,000 bytes comes as its first 1,001 characters at most, and may be a megabyte in the table.
 -- The array is built once, before the update, so no plan can claim more than the limit; by ctid no index is read twice.
--- Lines marked --filtered belong only to load("claim", filtered=True), when some event types have handlers, those marked --split to
--- load("claim", split=True), in a backlog: there each kind has its cursor and its share. Without a backlog one scan is enough. Those
--- marked --sharded, with load("claim", sharded=True), tell the slot, where the stream depends on it. Those marked --closed, with
--- load("claim", closed=True), leave out the slots (closed) of shards of a Cluster whose node is away. Those marked --ordered, in place of
--- those marked --free, keep the order of each aggregate (docs/explanation/order.md): ownership is asked for once, in the snapshot in which
--- the rows are looked at; no locked row is skipped, for the one behind it may be of its aggregate; and a row that was scheduled goes after
--- fresh rows of lower ids, which may be of its aggregate too. To test one bit of a mask costs the same however many parts the slots make.
     --ordered: WITH mine AS MATERIALIZED (
     --ordered:     SELECT (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
     --ordered:         AND coalesce((

@@ -1,11 +1,11 @@
 -- peek: looks at due rows in order, and locks and changes nothing: where some aggregates are held, the rows to claim are chosen from it.
 -- Parameters: those of claim in order, of which it has fresh_time, fresh_id, fresh, after_time, after_id, limit, mask, owned, epochs,
---   running, dispatcher, floor, layout, now and parked; heads (ids of rows that others had locked, or that nobody knows of); with
+--   running, dispatcher, floor, layout, now and parked; by_id (ids of rows that are tried wherever they lie: somebody had them locked, or nobody has them any more); with
 --   handlers types and handled.
--- Returns: of each row its id, the key of its aggregate (the slot in its last 8 bits), its kind (fresh, other, parked, head), and
+-- Returns: of each row its id, the key of its aggregate (the slot in its last 8 bits), its kind (fresh, other, parked, by_id), and
 --   next_run_at (in UTC; NULL: parked). At most limit rows that are fresh or other: those of held aggregates count too.
 -- Loaded by: dispatcher/stages/claim_in_order.py
--- Index: message_outbox_due_idx, from each cursor on, and its end; message_outbox_pkey for heads.
+-- Index: message_outbox_due_idx, from each cursor on, and its end; message_outbox_pkey for by_id.
 WITH mine AS MATERIALIZED (
 --like: claim, from '    --ordered:     SELECT (%(floor)s', before '    --ordered: ),'
 ),
@@ -50,10 +50,10 @@ parked AS (
     ORDER BY d.next_run_at, d.id
     LIMIT 10000
 ),
-head AS (
+by_id AS (
     SELECT d.id, d.aggregate_type, d.aggregate_id, d.next_run_at
     FROM ONLY messaging.message_outbox AS d
-    WHERE d.id = ANY (%(heads)s::bigint[])
+    WHERE d.id = ANY (%(by_id)s::bigint[])
       AND d.status IN ('pending', 'retry')
       AND d.next_run_at <= (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()))
       AND (SELECT m.ours FROM mine AS m)
@@ -70,5 +70,5 @@ FROM (
     UNION ALL
     SELECT 'parked', p.* FROM parked AS p
     UNION ALL
-    SELECT 'head', h.* FROM head AS h
+    SELECT 'by_id', b.* FROM by_id AS b
 ) AS m

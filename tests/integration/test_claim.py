@@ -119,7 +119,7 @@ async def test_a_claim_is_bounded_in_bytes_before_any_row_was_seen(session, db, 
             "SELECT FROM messaging.message_outbox WHERE status = 'pending' HAVING count(*) = %s",
             len(rows) - len(read),
         )
-        assert batch.cut == (len(batch.rows) < limit and len(read) < len(rows))
+        assert batch.over_budget == (len(batch.rows) < limit and len(read) < len(rows))
     assert read == rows
 
 
@@ -128,7 +128,7 @@ async def test_rows_of_all_sizes_keep_their_order(session, db):
     for payload in (None, RANDOM, None, NUMBERS, COMPRESSED, RANDOM, None, RANDOM, None, RANDOM):
         rows += await insert_events(db, payload=payload or "{}")
     first, second = await take(session, most_bytes=2**20), await take(session, most_bytes=2**20)
-    assert (first.cut, second.cut) == (True, False)
+    assert (first.over_budget, second.over_budget) == (True, False)
     assert [*ids(first), *ids(second)] == rows
     assert {row.payload for row in (*first.rows, *second.rows) if len(row.payload) > 1000} >= {RANDOM, COMPRESSED}
 

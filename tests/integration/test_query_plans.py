@@ -145,7 +145,7 @@ PARAMETERS: dict[str, object] = {
     "epochs": 0,
     "running": [],
     "parked": [],
-    "heads": [],
+    "by_id": [],
     "most": 1000,
     "limit": BATCH,
     "most_bytes": 1_048_576,

@@ -51,7 +51,7 @@ class OrderedClaimer(Claimer):
         self._sessions = sessions
         self._uncertain.on_released = order.finished
         self.epochs: Mapping[int, int] = {}  # of the connections, by sink; written by the relay before each claim
-        self._heads_from = 0
+        self._by_id_from = 0  # with which of these rows the next claim begins
         self._window = 0  # rows that the last careful claim looked at, if it took none
 
     def finished(self, claim_id: str) -> None:
@@ -140,22 +140,22 @@ class OrderedClaimer(Claimer):
             event_types=self._event_types,
             running=list(part.cursor.running),
             parked=self._order.held.rows("parked"),
-            heads=self._heads(max(1, limit // OTHERS)),
+            by_id=self._by_id(max(1, limit // OTHERS)),
         )
 
-    def _heads(self, most: int) -> list[int]:
-        """Rows that are tried by their ids, for they may lie before the cursor: these before, others next time."""
-        heads = self._order.held.rows("free", "locked")
-        if len(heads) > most:
-            heads.sort()
-            self._heads_from = self._heads_from % len(heads)
-            heads = [*heads, *heads][self._heads_from : self._heads_from + most]
-            self._heads_from += most
-        return heads
+    def _by_id(self, most: int) -> list[int]:
+        """Rows that are tried by their ids, for they may lie before the cursor: these now, others next time."""
+        ids = self._order.held.rows("free", "locked")
+        if len(ids) > most:
+            ids.sort()
+            self._by_id_from = self._by_id_from % len(ids)
+            ids = [*ids, *ids][self._by_id_from : self._by_id_from + most]
+            self._by_id_from += most
+        return ids
 
     def _note_plain(self, part: Part, wanted: OrderedClaim, batch: Batch) -> None:
         """Note how far a plain claim has looked."""
-        if batch.cut:  # what did not fit was given back: it lies before the last key
+        if batch.over_budget:  # what did not fit was given back: it lies before the last key
             part.more = True
             return
         fresh = [row for row in batch.rows if row.fresh]
@@ -177,7 +177,7 @@ class OrderedClaimer(Claimer):
 
     async def _note_parked(self, session: Session, wanted: OrderedClaim) -> None:
         """Rows are parked that were not before: they hold the later ones, before any of those is published."""
-        for row in await peek(session, replace(wanted, limit=0, fresh_limit=0, heads=())):
+        for row in await peek(session, replace(wanted, limit=0, fresh_limit=0, by_id=())):
             self._order.held.add(row.id, row.key, "parked")
 
     async def _claim_carefully(self, session: Session, claim_id: str, part: Part, wanted: OrderedClaim) -> Batch:
@@ -193,14 +193,14 @@ class OrderedClaimer(Claimer):
         last: dict[str, Peeked] = {}
         seen = {"fresh": 0, "other": 0}
         for row in sorted((each for each in rows if each.kind != "parked"), key=_in_turn):
-            if row.kind != "head" and len(chosen) >= limit:
+            if row.kind != "by_id" and len(chosen) >= limit:
                 continue
-            if row.kind != "head":
+            if row.kind != "by_id":
                 last[row.kind] = row
                 seen[row.kind] += 1
             if held.blocks(row.key, row.id) or (self._order.alone and row.key in keys):
                 held.met.add(row.key)
-            elif row.kind == "head" or held.state(row.id) not in ("locked", "free"):  # those are tried as heads
+            elif row.kind == "by_id" or held.state(row.id) not in ("locked", "free"):  # those are tried by their ids
                 chosen[row.id] = row.key
                 keys.add(row.key)
         more_fresh = seen["fresh"] < sum(row.kind == "fresh" for row in rows) or seen["fresh"] >= share
@@ -223,17 +223,17 @@ class OrderedClaimer(Claimer):
         if not batch.rows and part.cursor.running:  # one of them may be over
             part.cursor.reset()
             part.more = True
-        elif not batch.cut and not batch.taken:
+        elif not batch.over_budget and not batch.taken:
             for row_id in chosen.keys() - batch.keys.keys():
                 held.add(row_id, chosen[row_id], "locked")
-        elif batch.cut:
+        elif batch.over_budget:
             part.cursor.reset()
         return batch
 
 
 def _in_turn(row: Peeked) -> tuple[bool, bool, datetime, int]:
-    """Heads first, then what was scheduled or retried, which has its share of the window; then fresh rows."""
-    return (row.kind != "head", row.kind != "other", row.due_at or UNSCHEDULED, row.id)
+    """First what is tried by its id, then what was scheduled or retried (its share of the window), then fresh rows."""
+    return (row.kind != "by_id", row.kind != "other", row.due_at or UNSCHEDULED, row.id)
 
 
 def _key(row: Peeked) -> ClaimKey:
