@@ -1,7 +1,7 @@
 """Reply to outcome: whose failure an error is, the sink's or the row's (by the table in outages.py).
 
-The sink's failures (an outage, a full memory, a failover, a wrong password) say nothing about the row: it goes back
-unharmed and a breaker opens, so an outage of any length buries nothing. The row's failures cost it one attempt.
+The sink's failures (an outage, a full memory, a failover, a wrong password) say nothing about the row: it is
+released and a breaker opens, so an outage of any length buries nothing. The row's failures cost it one attempt.
 """
 
 from collections.abc import Sequence

@@ -48,7 +48,7 @@ class FailedForGood:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Not the row's failure, and certainly not applied (sink away, no handler free, a stop): back unchanged."""
+    """Not the row's failure, and certainly not applied (sink away, no handler free, a stop): due again at no cost."""
 
     error: str
 
@@ -73,7 +73,7 @@ class BatchOutcomes:
     sent_ids: list[int] = field(default_factory=list)
     stream_ids: list[str] = field(default_factory=list)
     done_ids: list[int] = field(default_factory=list)
-    retries: list[tuple[int, FailedAttempt | Waits]] = field(default_factory=list)
+    retries: list[tuple[int, FailedAttempt | Waits]] = field(default_factory=list)  # their status: `retry`
     dead: list[tuple[int, FailedForGood]] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)

@@ -73,7 +73,7 @@ class ClaimCursor:
         """Note a claim's rows. Returns whether more may follow: it took as many of one kind as it might."""
         fresh = [row for row in batch.rows if row.fresh]
         others = batch.rows[len(fresh) :]  # in the order of next_run_at
-        if batch.over_budget:  # more of both kinds may have been given back
+        if batch.over_budget:  # more of both kinds may have been released
             limit = len(batch.rows)
         fresh_limit = limit if start.fresh_limit is None else min(start.fresh_limit, limit)
         self._share.note(limit, fresh_limit, len(fresh), len(others))

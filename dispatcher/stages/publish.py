@@ -118,7 +118,7 @@ def _send_in_order(
 
 
 def unsent(batch: Batch, why: str) -> SentBatch:
-    """A batch that was not written at all: its rows go back."""
+    """A batch that was not written at all: its rows are released."""
     replies: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
     replies.set_result([NotSent(why)] * len(batch.rows))
     return SentBatch(replies, {})

@@ -89,7 +89,7 @@ async def _still_ours(session: Session, claim_id: str, ids: frozenset[int]) -> f
 
 
 async def release(session: Session, claim_ids: Iterable[str], ids: list[int] | None = None) -> frozenset[int]:
-    """Give rows of these claims back as they were: all of them, or those of `ids`. Returns the ids given back."""
+    """Release rows of these claims: all of them, or those of `ids`. Returns the ids of those that were released."""
     rows = await session.fetch(load("release"), {"claim_ids": list(claim_ids), "ids": ids})
     return frozenset(row_id for (row_id,) in rows)
 

@@ -81,7 +81,7 @@ class Metrics:
         self._wakeups = {cause: wakeups.labels(cause) for cause in get_args(events.WakeCause)}
         self._released = counter(
             "messaging_outbox_returned",
-            "Rows given back with their attempts unchanged, by the stream relay or the handler relay",
+            "Rows released, with their attempts unchanged, by the stream relay or the handler relay",
         )
         self._unknown = counter("messaging_outbox_unknown", "Rows published whose answer never came")
         self._lost = counter("messaging_outbox_claims_lost", "Rows whose claim another dispatcher held when we settled")

@@ -19,7 +19,7 @@ from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.relay.policy import ClaimPolicy, StreamPolicy
-from dispatcher.relay.stream.bisect import PoisonBisector, SuspectBatch
+from dispatcher.relay.stream.bisect import ApartBatch, PoisonBisector
 from dispatcher.relay.stream.gate import SinkGate
 from tests.support.proxy import Direction, Filter, StartProxy
 from tests.support.rows import STREAM, insert_events, one_row, read_stream, read_table, statuses
@@ -142,7 +142,7 @@ async def test_rows_that_failed_before_keep_their_lease_while_redis_is_away(
         await running.tap.add_up(Published, PATIENT_S, entries=2)
 
 
-async def test_suspects_that_come_while_leases_are_renewed(db: Db, database_url: str, redis_url: str, tap: Tap) -> None:
+async def test_rows_that_come_while_leases_are_renewed(db: Db, database_url: str, redis_url: str, tap: Tap) -> None:
     claims = ClaimPolicy(slots=256, lease_s=0.0, max_payload_bytes=1)
     anything: Any = None  # no part of what is tested
     stopping, rng = anyio.Event(), Random(1)
@@ -166,7 +166,7 @@ async def test_suspects_that_come_while_leases_are_renewed(db: Db, database_url:
     renewed = anyio.Event()
 
     async def renew() -> None:
-        assert await bisector._still_ours(SuspectBatch(lane, first), []) == []
+        assert await bisector._still_ours(ApartBatch(lane, first), []) == []
         renewed.set()
 
     async with anyio.create_task_group() as tasks:

@@ -92,7 +92,7 @@ class HandlerPool:
         self._in_flight.room.set()
 
     def fill(self, handlers: TaskGroup) -> None:
-        """Give free slots to rows that wait. Those of a type that may have no more go back."""
+        """Give free slots to rows that wait. Those of a type that may have no more are released."""
         in_flight = self._in_flight
         while in_flight.waiting and len(in_flight.running) < self._policy.parallel:
             if self._may_begin(in_flight.waiting[0]):

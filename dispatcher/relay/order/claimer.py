@@ -155,7 +155,7 @@ class OrderedClaimer(Claimer):
 
     def _note_plain(self, part: Part, wanted: OrderedClaim, batch: Batch) -> None:
         """Note how far a plain claim has looked."""
-        if batch.over_budget:  # what did not fit was given back: it lies before the last key
+        if batch.over_budget:  # what did not fit was released: it lies before the last key
             part.more = True
             return
         fresh = [row for row in batch.rows if row.fresh]

@@ -53,7 +53,7 @@ class BatchCompleter:
         *,
         also: Collection[Batch] = (),
     ) -> list[ClaimedRow]:
-        """Wait for the replies, decide, settle. Returns the suspects among the rows, which are still claimed.
+        """Wait for the replies, decide, settle. Returns the rows to be published apart, which are still claimed.
 
         `also`: other rows of the claim, whose leases are renewed while this batch waits for the sink.
         """
@@ -65,25 +65,25 @@ class BatchCompleter:
             self.order.answered(batch, outcomes)
         self.tell_published(batch, replies)
         error = outcomes.sink_error
-        suspects: list[ClaimedRow] = []
+        apart: list[ClaimedRow] = []
         if outcomes.unknown:
             unanswered = set(outcomes.unknown)
             await self._reconciler.resolve(self._gate, postgres, batch, outcomes, also=also)
             if (
                 was_cut(replies) and not outcomes.retries
             ):  # Redis answered one row with an error before it closed: that row is the cause
-                suspects = self._suspects([row for row in batch.rows if row.id in unanswered], outcomes)
-                if suspects and not (sent.incarnation and sent.incarnation.lives_on(outcomes.incarnation)):
-                    suspect_of_loss(suspects, outcomes)
-                    suspects = []
+                apart = self._cut_again([row for row in batch.rows if row.id in unanswered], outcomes)
+                if apart and not (sent.incarnation and sent.incarnation.lives_on(outcomes.incarnation)):
+                    suspect_of_loss(apart, outcomes)
+                    apart = []
         elif self._cut_once:
             self._cut_once.difference_update(outcomes.sent_ids)
-        keep = [*also, batch._replace(rows=suspects)]
+        keep = [*also, batch._replace(rows=apart)]
         await self.settle(postgres, batch, outcomes, also=keep)
         if self.order is not None and self.order.held.followed:
             await self.order.watch.write_followed(postgres, self.order.held)
         self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
-        return suspects
+        return apart
 
     async def _judge_refusals(self, replies: list[Reply]) -> list[Reply]:
         """The replies, with refusals of the sink in place of the rows' own where a proxy refuses for its Redis."""
@@ -129,7 +129,7 @@ class BatchCompleter:
         await self._settler.settle(postgres, batch.claim_id, outcomes, batch=batch, on_moved=moved)
         also = ()  # what is kept aside keeps `moved`, and by it would keep the payloads of these batches
 
-    def _suspects(self, unanswered: list[ClaimedRow], outcomes: BatchOutcomes) -> list[ClaimedRow]:
+    def _cut_again(self, unanswered: list[ClaimedRow], outcomes: BatchOutcomes) -> list[ClaimedRow]:
         """Rows that are not in the stream after a second cut; after a first one they are released, as by an outage."""
         released = set(outcomes.released)
         missing = [row for row in unanswered if row.id in released]
@@ -138,9 +138,9 @@ class BatchCompleter:
                 self._cut_once.clear()
             self._cut_once.update(row.id for row in missing)
             return []
-        suspected = {row.id for row in missing}
-        self._cut_once -= suspected
-        outcomes.released = [row_id for row_id in outcomes.released if row_id not in suspected]
+        again = {row.id for row in missing}
+        self._cut_once -= again
+        outcomes.released = [row_id for row_id in outcomes.released if row_id not in again]
         return missing
 
 

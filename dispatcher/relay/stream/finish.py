@@ -19,7 +19,7 @@ PATIENCE_S = 0.05  # how long a lane waits for the slowest shard of its batch
 
 
 class WrittenPart(NamedTuple):
-    """What a turn wrote to one sink, and the rows that go to its bisector because they failed before.
+    """What a turn wrote to one sink, and the rows that are published apart because they failed before.
 
     `began`: the turn, in monotonic seconds.
     """
@@ -28,7 +28,7 @@ class WrittenPart(NamedTuple):
     batch: Batch
     sent: SentBatch
     began: float
-    suspects: list[ClaimedRow]
+    apart: list[ClaimedRow]
 
 
 class Finisher:
@@ -78,10 +78,10 @@ class Finisher:
     @staticmethod
     async def _complete(postgres: ReconnectingSession, part: WrittenPart) -> None:
         batch, sink = part.batch, part.sink
-        waiting = [batch._replace(rows=part.suspects)]  # for the bisector
-        suspects = [
-            *part.suspects,
+        waiting = [batch._replace(rows=part.apart)]  # for the bisector
+        apart = [
+            *part.apart,
             *await sink.completer.complete(postgres, batch, part.sent, part.began, also=waiting),
         ]
-        if suspects:
-            await sink.bisector.add(postgres, batch._replace(rows=suspects))
+        if apart:
+            await sink.bisector.add(postgres, batch._replace(rows=apart))

@@ -35,7 +35,7 @@ LOOK_WHILE_PAUSED_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SinkParts:
-    """What a sink is made of. `bisector_gate`: to a connection of its own, for suspects; `slots`: whose rows."""
+    """What a sink is made of. `bisector_gate`: for rows that are published apart; `slots`: whose rows."""
 
     gate: SinkGate
     bisector_gate: SinkGate
@@ -148,8 +148,8 @@ class StreamRelay:
 
     def claims_in_flight(self) -> set[str]:
         """The ids of the claims that are worked on."""
-        suspected = set[str]().union(*(sink.bisector.claims for sink in self._sinks.all))
-        return self._claimer.in_flight | suspected | self._settler.aside.claims
+        apart = set[str]().union(*(sink.bisector.claims for sink in self._sinks.all))
+        return self._claimer.in_flight | apart | self._settler.aside.claims
 
     def unfinished(self) -> int:
         """How many claims may still be made, published or settled."""
@@ -233,7 +233,7 @@ class StreamRelay:
         if self._may_sleep:
             self._may_sleep = False
             if await self._doorbell.wait() == "nudge":
-                self._claimer.rescan()  # something may have been given back
+                self._claimer.rescan()  # something may have been released
         await self._doorbell.read_notifications()  # under load nobody listens for the pause otherwise
         self._on_turn()
 
@@ -263,15 +263,15 @@ class StreamRelay:
         sink = self._sinks.all[number]
         sink.flow.spend(len(batch.rows))
         # Rows that failed before go where they cut no connection but their own; a trial has to use this one.
-        suspects = [] if allowance.trial else [row for row in batch.rows if row.attempts or row.suspect]
-        if suspects:
+        apart = [] if allowance.trial else [row for row in batch.rows if row.attempts or row.suspect]
+        if apart:
             batch = batch._replace(rows=[row for row in batch.rows if not row.attempts and not row.suspect])
         connection = sink.gate.connection
         if connection.epoch == allowance.epochs.get(number):
             sent = send(connection, self._policy.entry, batch, self._policy.publish_timeout_s)
         else:  # connected again meanwhile: not audited yet, or the batch's floor is of another incarnation
             sent = unsent(batch, "the connection was replaced before it")
-        return WrittenPart(sink, batch, sent, allowance.began, suspects)
+        return WrittenPart(sink, batch, sent, allowance.began, apart)
 
     async def _note_claim(self, batch: Batch, allowance: Allowance) -> None:
         """Decide how the next turn wakes, and whether other dispatchers are needed."""
