@@ -82,19 +82,23 @@ class PollBackoff:
 class ArrivalRate:
     """How fast rows come, and from that how to be woken: interrupts when idle, polling when busy.
 
-    A commit that rings holds an instance-wide lock until it is flushed, so commits that ring run one at a time, one a
-    flush. A few a second may; hundreds must not. And to be rung and to sleep again costs five statements an event,
-    where a claim every two milliseconds costs less than two, however many rows it finds. Written by the stream relay's
-    turn only. Times are monotonic seconds.
+    A commit that rings holds a lock of the whole server until it is flushed, and is on a standby where commits wait for
+    one. So commits that ring run one at a time: where a flush takes 20 ms they are 50 a second, however many writers
+    there are. A few a second may ring. Hundreds must not, nor may they when they wait for one another (`note_queue`).
+    And to be rung and to sleep again costs five statements an event, where a claim every two milliseconds costs less
+    than two, however many rows it finds. Written by the stream relay's turn only. Times are monotonic seconds.
     """
 
     window_s: float = 0.1
     poll_above: float = 150.0  # rows a second: take the key no more, claim every two milliseconds
     ring_again_below: float = 100.0  # lower than poll_above, so that a rate between the two does not flap
+    may_queue_above: float = 15.0  # rows a second: slower than this no commits wait for one another for long
+    queue_for_s: float = 2.0  # nobody rings for so long once commits were seen to wait
     polling: bool = False
     _rate: float = 0.0
     _at: float = -inf
     _row_at: float = -inf
+    _queue_until: float = -inf
 
     def note(self, rows: int, now: float) -> None:
         """Note that a claim took so many rows."""
@@ -102,10 +106,20 @@ class ArrivalRate:
         self._at = now
         if rows:
             self._row_at = now
+        if now < self._queue_until:
+            return
         if self._rate < self.ring_again_below or now - self._row_at > self.quiet_s():
             self.polling = False
         elif self._rate > self.poll_above:
             self.polling = True
+
+    def may_queue(self, now: float) -> bool:
+        """Whether commits that ring may be waiting for one another: they come one by one, but not seldom."""
+        return not self.polling and self.rate(now) > self.may_queue_above
+
+    def note_queue(self, now: float) -> None:
+        """Note that commits that ring wait for one another: rows come as slowly as these let each other pass."""
+        self.polling, self._queue_until = True, now + self.queue_for_s
 
     def rate(self, now: float) -> float:
         """Rows a second, averaged over the last window with older ones fading."""

@@ -1,21 +1,24 @@
 """The doorbell: no committed row waits for the tick while the listener is up. Each race is built, not hoped for."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import psycopg
 import pytest
 
 from dispatcher.core.events import ListenerChanged, Slept, Ticked
+from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load, trigger_down
 from dispatcher.stages.doorbell.heartbeat import EVERY_S as PING_EVERY_S
 from dispatcher.stages.doorbell.listener import DOORBELL
+from tests.support.postgres import StartPostgres
 from tests.support.rows import insert_events
 from tests.support.running import Bell, StartBell
+from tests.support.waiting import becomes
 
 pytestmark = pytest.mark.both_versions
 
@@ -377,3 +380,55 @@ async def test_a_copy_of_many_rows_rings_once(bell: StartBell, db: Db) -> None:
             assert await (await db.execute("SELECT current_setting('dispatcher.doorbell')")).fetchone() == ("rang",)
         assert woken["cause"] == "notify"
         assert await (await db.execute("SELECT current_setting('dispatcher.doorbell', true)")).fetchone() == ("",)
+
+
+@pytest.mark.promise("quiet-writers")
+async def test_where_commits_that_ring_wait_for_one_another_nobody_rings(
+    bell: StartBell, own_postgres: StartPostgres
+) -> None:
+    """The first of them waits for a standby that is not there, as others wait for a slow disk."""
+    url = own_postgres().url()
+    await migrate(url)
+
+    async def commit(writer: Db, synchronous: str) -> None:
+        await writer.execute(f"SET synchronous_commit = {synchronous}")
+        await insert_events(writer)
+
+    async with AsyncExitStack() as stack:
+        connections = [
+            await stack.enter_async_context(await psycopg.AsyncConnection.connect(url, autocommit=True))
+            for _ in range(5)
+        ]
+        db, first, *others = connections
+        ours = await stack.enter_async_context(bell(database_url=url))
+        async with asleep(ours) as woken:
+            await commit(db, "off")
+        assert woken["cause"] == "notify"
+        await db.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        await db.execute("SELECT pg_reload_conf()")
+
+        async def ringing() -> int:
+            return int((await ours.session.fetch(load("rings_waiting")))[0][0])
+
+        async def first_waits() -> str | None:
+            asked = await db.execute("SELECT wait_event FROM pg_stat_activity WHERE pid = %s", [first.info.backend_pid])
+            return cast(tuple[str | None], await asked.fetchone())[0]
+
+        async def commit_until_one_waits() -> None:
+            while standby:
+                await commit(first, "on")
+
+        standby = True
+        async with anyio.create_task_group() as writing:
+            writing.start_soon(commit_until_one_waits)
+            await becomes(first_waits, "SyncRep")
+            for number, other in enumerate(others, 1):
+                writing.start_soon(commit, other, "off")
+                await becomes(ringing, number)
+            await ours.doorbell.note_claim(3)
+            standby = False
+            await db.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+            await db.execute("SELECT pg_reload_conf()")
+        assert await ours.wait() == "poll"
+        keys = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted"
+        assert await (await db.execute(keys)).fetchone() == (0,)

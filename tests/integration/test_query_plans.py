@@ -113,7 +113,7 @@ MAY_TOUCH = {
 } | dict.fromkeys([
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
         "saw_stream", "note_stream", "status_losses", "why_copy", "accept_copy", "stream_elsewhere",
-        "count_dispatchers", "ring_all", "writers",
+        "count_dispatchers", "ring_all", "rings_waiting", "writers",
         "note_newest", "mark_unbroken", "all_dispatchers",
         "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "id_taken", "rights",
         "status_dispatchers", "status_doorbell",

@@ -156,6 +156,22 @@ def test_polls_are_a_millisecond_and_a_half_apart_until_writers_fill_the_machine
     assert arrivals.poll_s(now, 0.005) >= 0.005
 
 
+def test_where_commits_wait_for_one_another_nobody_rings_for_a_while() -> None:
+    arrivals = ArrivalRate()
+    now = steady(arrivals, 10.0, 1.0)
+    assert not arrivals.may_queue(now)
+    now = steady(arrivals, 30.0, 1.0, now)
+    assert arrivals.may_queue(now)
+    arrivals.note_queue(now)
+    assert not arrivals.may_queue(now)
+    assert arrivals.poll_s(now) == 0.005
+    later = steady(arrivals, 30.0, arrivals.queue_for_s - 0.1, now)
+    arrivals.note(0, later + 0.09)  # quiet, which ends the polling at other times
+    assert arrivals.polling
+    steady(arrivals, 30.0, 0.2, later)
+    assert not arrivals.polling
+
+
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.floats(0, 100)), max_size=60))
 def test_a_rate_is_never_negative_and_fades_to_nothing(seen: list[tuple[int, float]]) -> None:
     arrivals, now = ArrivalRate(), 0.0

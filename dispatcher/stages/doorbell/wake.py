@@ -11,7 +11,7 @@ All methods are called by one task at a time, the one whose turn it is to claim;
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg
 
@@ -28,6 +28,8 @@ from dispatcher.stages.doorbell.owners import OwnerBell
 from dispatcher.stages.doorbell.timer import WakeTimer
 
 RING_PEERS_EVERY_S = 1.0
+LOOK_FOR_QUEUE_EVERY_S = 0.25
+QUEUE = 2  # commits that wait for a third one; a single one happens at a light load too
 ALL_SLOTS = 256
 _RING_PEERS = f"SELECT pg_notify('{BACKLOG}', '')"
 _RELEASE = f"SELECT pg_advisory_unlock({locks.DOORBELL})"
@@ -70,7 +72,7 @@ class Doorbell:
         self._arrivals = ArrivalRate()
         self._session: Session | None = None  # the session the fields below speak of
         self._holds_key = self._listens = False
-        self._rang_peers_at = self._handed_on_at = -inf
+        self._rang_peers_at = self._handed_on_at = self._looked_for_queue_at = -inf
         self._timer = WakeTimer(clock)
         self._woken_by: WakeCause = "nudge"
         self._woken_at = -inf  # when the last wait ended: since then somebody claimed
@@ -103,6 +105,8 @@ class Doorbell:
         if rows:
             # Rows came: make the pauses short again. Otherwise constant writers make us wait as long as the tick.
             self._backoff.reset()
+        if self._holds_key and self._woken_by == "notify" and self._arrivals.may_queue(now):
+            await self._look_for_queue(now)
         if self._holds_key and self._arrivals.polling:
             await self.release_key()
             await self._hand_on_key(now)
@@ -110,6 +114,16 @@ class Doorbell:
         if not rows and self._slots < ALL_SLOTS and self._woken_by == "notify" and self._control.session is not None:
             # The row that rang is not in our slots, and its dispatcher was not rung: only the holder of the key is.
             await self._quietly(self._control.session, _RING_PEERS)
+
+    async def _look_for_queue(self, now: float) -> None:
+        """Find out whether commits that ring wait for one another, as where each waits long for its flush."""
+        session = self._control.session
+        if session is None or session is not self._session or now - self._looked_for_queue_at < LOOK_FOR_QUEUE_EVERY_S:
+            return
+        self._looked_for_queue_at = now
+        waiting = await self._quietly(session, load("rings_waiting"))
+        if waiting and waiting[0][0] >= QUEUE:
+            self._arrivals.note_queue(now)
 
     async def _hand_on_key(self, now: float) -> None:
         """With an order, ring the peers, so that one of them takes the key: we look for rows of our own slots only."""
@@ -153,7 +167,7 @@ class Doorbell:
         session = self._control.session
         if session is None or session is not self._session or not self._holds_key:
             return
-        if await self._quietly(session, _RELEASE):
+        if await self._quietly(session, _RELEASE) is not None:
             self._holds_key = False
 
     async def ring_peers(self) -> None:
@@ -194,15 +208,15 @@ class Doorbell:
         self.listener.begin()
         return True
 
-    async def _quietly(self, session: Session, sql: str) -> bool:
+    async def _quietly(self, session: Session, sql: str) -> list[tuple[Any, ...]] | None:
+        """The rows of the statement; None: it failed, or the session was lost."""
         try:
-            await session.fetch(sql)
+            return await session.fetch(sql)
         except SessionLost:
-            return False
+            return None
         except psycopg.Error as error:
             self._observe(Ticked("error", 0.0, describe(error)))
-            return False
-        return True
+            return None
 
     async def _sleep(self, session: Session) -> WakeCause:
         """Loop: try to get the key, ask when a row is due, listen until a ring, that time or the tick.
