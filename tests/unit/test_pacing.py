@@ -158,7 +158,7 @@ def test_polls_are_a_millisecond_and_a_half_apart_until_writers_fill_the_machine
 
 def test_where_commits_wait_for_one_another_nobody_rings_for_a_while() -> None:
     arrivals = ArrivalRate()
-    now = steady(arrivals, 10.0, 1.0)
+    now = steady(arrivals, 5.0, 1.0)
     assert not arrivals.may_queue(now)
     now = steady(arrivals, 30.0, 1.0, now)
     assert arrivals.may_queue(now)
