@@ -135,7 +135,10 @@ class ArrivalRate:
         A millisecond and a half at any usual rate: an event waits for half of that, and from 500 a second on most
         claims find rows. Where writers fill the machine it grows to 8 ms. As long as the claim took, at least: to look
         takes no more than half of a session, though it passes rows of others.
+        Rows that come slowly because each commit takes long are looked for every 5 ms.
         """
+        if self._rate < self.ring_again_below and now < self._queue_until:
+            return 0.005
         return min(max(0.0015, (self.rate(now) - 8000.0) * 1e-6, looked_s), 0.008)
 
 
