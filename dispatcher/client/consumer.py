@@ -31,7 +31,7 @@ from dispatcher.client.reading import Reader
 from dispatcher.client.received import Received
 from dispatcher.client.routing import Route, Routes, seconds_of
 from dispatcher.client.shares import Shares
-from dispatcher.client.steps import RunHandler
+from dispatcher.client.steps import CallApplication
 from dispatcher.client.taking import OnError
 from dispatcher.handlers import exceptions as raised
 from dispatcher.handlers.outages import Outages
@@ -77,10 +77,13 @@ class Consumer(OnThread):
         self._routes = Routes(asynchronous=False)
         readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.attempts)
         self._drivers = [threads.Driver(reader, commands_for(client, keys)) for keys, reader in readers.items()]
-        self._alone = concurrency == len(readers) == 1 and not group.ordered
+        # One reader, one event at a time: no turns to share.
+        self._single = concurrency == len(readers) == 1 and not group.ordered
 
     def on(self, *event_types: str, attempts: int | None = None) -> Callable[[F], F]:
-        """Handle events of these types with the function below: "order.*" is all that begin so. The first that fits.
+        """Handle events of these types with the function below. The first registered match wins.
+
+        "order.*" matches every type that begins with "order.".
 
         `attempts`: after so many deliveries an event goes to the dead stream, in place of the group's max_deliveries.
         A thread cannot be ended, so there is no timeout here: give one to whatever the function calls.
@@ -96,13 +99,13 @@ class Consumer(OnThread):
         """Read until stop(). Redis being away is waited out; a wrong password or a missing right is raised.
 
         `handle` gets the events that no function under on() handles; without it they are acknowledged. It says by an
-        exception that it failed; what it returns must be its work done, so nothing to await. Raises TypeError for a
-        coroutine function or a generator.
+        exception that it failed. It must finish its work before it returns: a coroutine or a future that it returns is
+        an error. Raises TypeError for a coroutine function or a generator.
         """
         self._routes.complete(handle)
         try:
             self._call(self._at_start)
-            threads.work(self._drivers, self._concurrency, self._handle, alone=self._alone)
+            threads.work(self._drivers, self._concurrency, self._handle, single=self._single)
         finally:
             self._call(self._at_stop[::-1])
 
@@ -111,23 +114,23 @@ class Consumer(OnThread):
         for driver in self._drivers:
             driver.stop()
 
-    def _handle(self, step: RunHandler) -> Any:
+    def _handle(self, step: CallApplication) -> Any:
         try:
             with django_connections.usable():
                 return self._run(step)
         except asyncio.CancelledError as error:  # of a loop of the handler's own; it would end run()
             raise answers.HandlerCancelled from error
 
-    def _run(self, step: RunHandler) -> Any:
+    def _run(self, step: CallApplication) -> Any:
         match step:
-            case RunHandler("handle", event):
+            case CallApplication("handle", event):
                 if (route := self._routes.find(event.event_type)) is not None:
                     with self._span(event):
                         answers.check_answer(route.function(event))
-            case RunHandler("has", event) if self._dedup is not None:
+            case CallApplication("has", event) if self._dedup is not None:
                 return answers.check_known(self._dedup.has(event.event_id))
-            case RunHandler("add", event) if self._dedup is not None:
-                store: Any = self._dedup
+            case CallApplication("add", event) if self._dedup is not None:
+                store: Any = self._dedup  # its add() returns None by the protocol; an awaitable is refused
                 answers.check_added(store.add(event.event_id))
         return None
 
@@ -156,14 +159,17 @@ class AsyncConsumer(InTask):
         self._routes = Routes(asynchronous=True)
         readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.attempts)
         self._readers = [(reader, commands_for(client, keys)) for keys, reader in readers.items()]
-        self._alone = concurrency == len(readers) == 1 and not group.ordered
+        # One reader, one event at a time: no turns to share.
+        self._single = concurrency == len(readers) == 1 and not group.ordered
         self._stopped = asyncio.Event()
 
     def on(self, *event_types: str, timeout: timedelta | None = None, attempts: int | None = None) -> Callable[[F], F]:
-        """Handle events of these types with the function below: "order.*" is all that begin so. The first that fits.
+        """Handle events of these types with the function below. The first registered match wins.
 
-        `timeout`: it is cancelled after that, and has failed. `attempts`: after so many deliveries an event goes to the
-        dead stream, in place of the group's max_deliveries.
+        "order.*" matches every type that begins with "order.".
+
+        `timeout`: after this time the function is cancelled and the event has failed. `attempts`: after so many
+        deliveries an event goes to the dead stream, in place of the group's max_deliveries.
         """
         timeout_s = seconds_of(timeout)
 
@@ -180,7 +186,7 @@ class AsyncConsumer(InTask):
         exception that it failed. Raises TypeError for a function that is not `async def`.
         """
         self._routes.complete(handle)
-        turns = None if self._alone else asyncio.Semaphore(self._concurrency)
+        turns = None if self._single else asyncio.Semaphore(self._concurrency)
         drivers = [tasks.Driver(*each, self._stopped, turns) for each in self._readers]
         try:
             await self._call(self._at_start)
@@ -194,7 +200,7 @@ class AsyncConsumer(InTask):
             reader.stopping = True
         self._stopped.set()
 
-    async def _handle(self, step: RunHandler) -> Any:
+    async def _handle(self, step: CallApplication) -> Any:
         try:
             async with django_connections.usable_async():
                 return await self._run(step)
@@ -204,15 +210,15 @@ class AsyncConsumer(InTask):
                 raise
             raise answers.HandlerCancelled from error  # it awaited something that was cancelled
 
-    async def _run(self, step: RunHandler) -> Any:
+    async def _run(self, step: CallApplication) -> Any:
         match step:
-            case RunHandler("handle", event):
+            case CallApplication("handle", event):
                 if (route := self._routes.find(event.event_type)) is not None:
                     with self._span(event):
                         await _within(route, event)
-            case RunHandler("has", event) if self._dedup is not None:
+            case CallApplication("has", event) if self._dedup is not None:
                 return answers.check_known(await self._dedup.has(event.event_id))
-            case RunHandler("add", event) if self._dedup is not None:
+            case CallApplication("add", event) if self._dedup is not None:
                 await self._dedup.add(event.event_id)
         return None
 
@@ -241,9 +247,10 @@ def spans_of(group: Group) -> Callable[[Received], AbstractContextManager[object
 
 
 def keys_of_readers(client: Any, group: Group) -> list[tuple[str, ...]]:
-    """Which keys each reader reads: one all that one command can read.
+    """Which keys each reader reads. On one server: one reader for all keys.
 
-    In a Cluster that is one hash slot, and each shard has its own. So a shard whose node is away holds up no other.
+    In a Cluster: one reader for each key, because one command can read only one hash slot. So a shard whose node is
+    away holds up no other.
     """
     return [(key,) for key in group.keys] if isinstance(client, OF_A_CLUSTER) else [group.keys]
 

@@ -18,8 +18,8 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class RunHandler:
-    """Call the handler, or the dedup store: `has` before the handler, `add` after it."""
+class CallApplication:
+    """Call code of the application: its handler, or its dedup store (`has` before the handler, `add` after it)."""
 
     what: Literal["has", "handle", "add"]
     event: Received
@@ -96,7 +96,7 @@ class Deliver:
     event: Received
 
 
-Step = Call | RunHandler | TakeTurn | EndTurn | Handle | Join | AwaitEntry | Deliver | Reconnect | Wait
+Step = Call | CallApplication | TakeTurn | EndTurn | Handle | Join | AwaitEntry | Deliver | Reconnect | Wait
 Steps = Generator[Step, Any, Any]
 
 

@@ -11,7 +11,7 @@ from dispatcher.client.group import Group
 from dispatcher.client.lease import LeaseLost
 from dispatcher.client.patience import Patience, judge
 from dispatcher.client.received import Malformed, Received, receive
-from dispatcher.client.steps import Call, Entry, RunHandler, Steps, Wait
+from dispatcher.client.steps import Call, CallApplication, Entry, Steps, Wait
 from dispatcher.core.frames import raised_at
 from dispatcher.core.parse import CannotParse
 from dispatcher.handlers import exceptions as raised
@@ -82,11 +82,11 @@ class EntryTaker(ABC):
         if entry.deliveries > self._most(event):
             return (yield from self._put_away(entry, "delivered too often without an acknowledgement"))
         try:
-            known = self._has_store and (yield from self._patiently(RunHandler("has", event), entry))
+            known = self._has_store and (yield from self._patiently(CallApplication("has", event), entry))
             if not known:
-                yield from self._patiently(RunHandler("handle", event), entry)
+                yield from self._patiently(CallApplication("handle", event), entry)
                 if self._has_store:
-                    yield from self._patiently(RunHandler("add", event), entry)
+                    yield from self._patiently(CallApplication("add", event), entry)
         except Failed as failed:
             return (yield from self._failed(entry, event, failed.error))
         except LetBy:
@@ -94,7 +94,7 @@ class EntryTaker(ABC):
         self._patience.note_handled(entry.place, event.event_type)
         return (yield from self._done(entry))
 
-    def _patiently(self, work: RunHandler, entry: Entry) -> Steps:
+    def _patiently(self, work: CallApplication, entry: Entry) -> Steps:
         """Run the step; in an outage wait and run it again. Raises Failed, LetBy or LeaseLost."""
         event = work.event
         while True:

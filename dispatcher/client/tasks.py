@@ -10,11 +10,11 @@ from dispatcher.client.reading import Reader
 from dispatcher.client.steps import (
     AwaitEntry,
     Call,
+    CallApplication,
     EndTurn,
     Handle,
     Join,
     Reconnect,
-    RunHandler,
     Step,
     Steps,
     TakeTurn,
@@ -22,7 +22,7 @@ from dispatcher.client.steps import (
     advance,
 )
 
-Run = Callable[[RunHandler], Awaitable[Any]]
+Run = Callable[[CallApplication], Awaitable[Any]]
 
 
 class Driver:
@@ -72,7 +72,7 @@ class Driver:
         match step:
             case Call(method, arguments, options):
                 return await answer_of(getattr(self._commands, method)(*arguments, **options))
-            case RunHandler():
+            case CallApplication():
                 return await run(step)
             case TakeTurn(seconds):
                 return await self._take_turn(seconds)

@@ -15,11 +15,11 @@ from dispatcher.client.reading import Reader
 from dispatcher.client.steps import (
     AwaitEntry,
     Call,
+    CallApplication,
     EndTurn,
     Handle,
     Join,
     Reconnect,
-    RunHandler,
     Step,
     Steps,
     TakeTurn,
@@ -27,7 +27,7 @@ from dispatcher.client.steps import (
     advance,
 )
 
-Run = Callable[[RunHandler], Any]
+Run = Callable[[CallApplication], Any]
 
 
 class Driver:
@@ -81,7 +81,7 @@ class Driver:
         match step:
             case Call(method, arguments, options):
                 return getattr(self._commands, method)(*arguments, **options)
-            case RunHandler():
+            case CallApplication():
                 return run(step)
             case TakeTurn(seconds):
                 return crew is None or crew.take_turn(self, seconds)
@@ -109,12 +109,12 @@ class Driver:
         return None
 
 
-def work(drivers: Sequence[Driver], concurrency: int, run: Run, *, alone: bool) -> None:
+def work(drivers: Sequence[Driver], concurrency: int, run: Run, *, single: bool) -> None:
     """Until all readers have ended. One that fails stops the others, and its error is raised.
 
-    `alone`: the one reader handles its entries itself, and does nothing else meanwhile.
+    `single`: the one reader handles its entries itself, and does nothing else meanwhile.
     """
-    if alone:
+    if single:
         drivers[0].work(run)
     else:
         Crew(drivers, concurrency, run).work()

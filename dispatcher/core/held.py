@@ -28,7 +28,9 @@ class Held:
 
     def __init__(self, *, hold: bool) -> None:
         self.hold = hold
-        self.met: set[int] = set()  # keys of aggregates of which a later event was seen: worth looking before a claim
+        self.later_event_seen: set[int] = (
+            set()
+        )  # aggregates of which a claim met a later event, by key: look before a claim
         self.followed: list[int] = []  # rows of dead events whose next entry is out; emptied by whoever writes it down
         self._rows: dict[int, tuple[int, State]] = {}  # by row id: the key, and why it holds
         self._by_key: dict[int, set[int]] = {}
@@ -66,10 +68,10 @@ class Held:
         key = known[0]
         rows = self._by_key[key]
         rows.discard(row_id)
-        waited = key in self.met
+        waited = key in self.later_event_seen
         if not rows:
             del self._by_key[key]
-            self.met.discard(key)
+            self.later_event_seen.discard(key)
         return waited
 
     def forget(self, slots: Collection[int]) -> None:

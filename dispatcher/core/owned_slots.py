@@ -1,9 +1,9 @@
 """The slots that a dispatcher owns, as one relay sees them: which may be claimed now. Pure; with DISPATCH_ORDER only.
 
-Whoever owns a slot is alone in claiming its rows, so it may have a whole batch of one aggregate in flight. Two rules
+Only the owner of a slot claims its rows, so it may have a whole batch of one aggregate in flight. Two rules
 keep the order, and both are kept here:
 
-- Of each slot one batch is in flight. A later one could reach the stream though the one before was refused.
+- Of each slot one batch is in flight. A later batch could reach the stream though the batch before was refused.
 - A slot is released in Postgres when nothing of it is in hand. A batch that is in flight, or a claim whose answer is
   not there yet, would go on under the next owner.
 
@@ -12,13 +12,13 @@ settled or released any more:
 
     ranges = slots.claimable()
     slots.begin_claim(ranges)
-    batch = claim(ranges, slots.epochs(ranges))  # its answer was lost: they stay in hand until that is resolved
+    batch = claim(ranges, slots.slot_epochs(ranges))  # its answer was lost: they stay in hand until that is resolved
     slots.give_back(those without a row)         # at once
     ...
     slots.give_back(those of the batch)          # when each of its rows is settled or released
 
-A batch that is in the stream as a whole may be followed by the next one before it is settled: `published`, then
-`settled`, in place of `give_back`.
+A batch that is in the stream as a whole may be followed by the next one before it is settled:
+`let_next_claim`, then `settled`, in place of `give_back`.
 """
 
 from collections import Counter
@@ -83,7 +83,7 @@ class OwnedSlots:
         """What may be claimed now: owned, loaded, not in hand, not being given up."""
         return ranges_of(self._owned & ~(self._in_hand | self._giving_up | self._unloaded))
 
-    def epochs(self, ranges: Ranges) -> int:
+    def slot_epochs(self, ranges: Ranges) -> int:
         """The sum of the epochs of slots that are owned.
 
         An epoch only grows, so a claim whose sum is that of Postgres found all of these slots as they are known here.
@@ -101,14 +101,14 @@ class OwnedSlots:
         if put_down & self._giving_up:
             self.drained()
 
-    def published(self, slots: Iterable[int]) -> None:
+    def let_next_claim(self, slots: Iterable[int]) -> None:
         """A batch of these slots is in the stream as a whole: the next may be claimed. `settled` follows."""
         for slot in (each := frozenset(slots)):
             self._unsettled[slot] += 1
         self._in_hand &= ~mask_of(each)
 
     def settled(self, slots: Iterable[int]) -> None:
-        """A batch that was told as `published` is settled."""
+        """A batch of which `let_next_claim` was called is settled."""
         for slot in (each := frozenset(slots)):
             self._unsettled[slot] -= 1
             if not self._unsettled[slot]:
@@ -125,7 +125,7 @@ class OwnedSlots:
         return {slot: self._epochs[slot] for slot in sorted(slots_of(self._unloaded))}
 
     def loaded(self, gained: Mapping[int, int]) -> None:
-        """What is held in these slots is known. `gained`: as it was before the load began; a later one counts not."""
+        """What is held in these slots is known. `gained`: as it was before the load began; later gains do not count."""
         self._unloaded &= ~mask_of(slot for slot, epoch in gained.items() if self._epochs.get(slot) == epoch)
 
     @property

@@ -62,7 +62,7 @@ class Batch(NamedTuple):
     claimed_at: float  # this process's monotonic clock, seconds, when the claim's answer arrived
     full: bool = False  # there may be more to claim
     size: int = 0  # characters of payload and headers
-    taken: int = 0  # more rows of the answer, whose claim a trigger undid
+    undone_by_trigger: int = 0  # rows that were claimed and are not ours, because a trigger undid it
     over_budget: bool = False  # more rows were claimed than fit in the budget of bytes: those were released
     keys: Mapping[int, int] = MappingProxyType({})  # in order: by row id, the key of its aggregate, see core/held.py
     after_dead: Mapping[int, str] = MappingProxyType({})  # by row id: the event_id of the dead event before it

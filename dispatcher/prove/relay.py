@@ -119,7 +119,7 @@ class CanaryRelay:
             ),
             batch_size=s.batch_size,
             dispatcher_id=lambda: None,
-            on_turn=lambda: None,
+            wake_handlers=lambda: None,
             observe=observe,
             rng=rng,
         )

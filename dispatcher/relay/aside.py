@@ -74,7 +74,7 @@ async def undone(session: Session, rows: int) -> SettleUndone:
 
 
 class KeptAside:
-    """What one relay keeps aside. `tell` is called with what is settled, `changed()` after each round."""
+    """What one relay keeps aside. `tell` is called with what is settled, `on_round()` after each round."""
 
     def __init__(
         self,
@@ -82,14 +82,14 @@ class KeptAside:
         most_rows: int,
         lease_s: float,
         tell: Callable[[BatchOutcomes, Settlement], None],
-        changed: Callable[[], None],
+        on_round: Callable[[], None],
         observe: Observer,
         rng: Random,
     ) -> None:
         self._most_rows = most_rows
         self._lease_s = lease_s
         self._tell = tell
-        self._changed = changed
+        self._on_round = on_round
         self._rng = rng
         self._kept: list[KeptBatch] = []
         self._failures = StatementFailures("settle", observe, rng, tell_after=1)
@@ -156,7 +156,7 @@ class KeptAside:
             kept.due = monotonic() + pauses.reconnect_delay(kept.refused, self._rng)
             kept.trim()
             self._failures.tell(error, began)
-        self._changed()
+        self._on_round()
 
     async def _settle_what_can_be(
         self, kept: KeptBatch, chores: ReconnectingSession

@@ -54,7 +54,7 @@ class Claimer:
         self._closed: tuple[int, ...] = ()  # slots that are left out
         self._uncertain = UncertainClaims()
         self._failures = StatementFailures("claim", observe, rng)
-        self._doubted = False  # whether what is claimed can be settled: tried before the next claim
+        self._must_try_out_first = False  # of a settled batch no row was ours: see doubt()
         self._event_types = policy.event_types
         self._put_back = PutBack(observe, self.doubt)
         self.in_flight: set[str] = set()  # claim ids, from the start of the statement to finished()
@@ -69,8 +69,8 @@ class Claimer:
         self.in_flight.discard(claim_id)
 
     def doubt(self) -> None:
-        """Try the statements before the next claim: of a batch that was settled no row was ours."""
-        self._doubted = True
+        """Of a settled batch no row was ours. Before the next claim, run the trials: can we settle at all?"""
+        self._must_try_out_first = True
 
     def rescan(self) -> None:
         """Begin the next claim at the start: rows that fell due long ago were put back."""
@@ -83,7 +83,10 @@ class Claimer:
             self.rescan()
 
     def leave_out(self, closed: tuple[int, ...]) -> None:
-        """From now on claim no row of these slots. What lies about is passed over as other event types are."""
+        """From now on claim no row of these slots.
+
+        The rows stay in the index; the cursor steps over them, as it does with event types that we do not claim.
+        """
         if closed != self._closed:
             self._closed = closed
             self._cursor = ClaimCursor(filtered=bool(closed) or self._policy.event_types is not None)
@@ -113,7 +116,7 @@ class Claimer:
             # Whoever paused waits until nothing is in flight: no claim may begin after this.
             if self._pause_check.paused():
                 return None
-            if self._doubted:
+            if self._must_try_out_first:
                 await self._try_out(session)
             batch = await self._claim(session, limit, floor, mark)
             if monotonic() - began > self._policy.lease_s / 2:
@@ -126,8 +129,8 @@ class Claimer:
                 batch = await self._put_back.without(session, batch)
                 if not batch.rows:
                     self.finished(batch.claim_id)
-            if batch.taken:
-                await self._failures.tell_and_wait(await self._undone(session, batch.taken), began)
+            if batch.undone_by_trigger:
+                await self._failures.tell_and_wait(await self._undone(session, batch.undone_by_trigger), began)
             else:
                 self._failures.clear()
         except (Misconfigured, SessionLost, psycopg.Error) as error:
@@ -175,15 +178,15 @@ class Claimer:
             if batch.rows:
                 return batch._replace(full=self._cursor.advance(batch, limit, start))
             self.finished(claim_id)
-            if batch.taken or self._cursor.found_nothing(batch, limit, start):
+            if batch.undone_by_trigger or self._cursor.found_nothing(batch, limit, start):
                 return batch
 
     async def _try_out(self, session: Session) -> None:
-        self._doubted = False  # also where nothing can be tried: what is lost next will be doubted again
+        self._must_try_out_first = False  # cleared first: if the trials cannot run now, the next loss sets it again
         try:
             await require_trials(session, "Postgres")
         except Misconfigured:
-            self._doubted = True
+            self._must_try_out_first = True
             raise
 
     async def _undone(self, session: Session, rows: int) -> ClaimUndone:

@@ -22,7 +22,8 @@ class Settler:
     `doubt()`: a batch was settled of which no row was ours. Another dispatcher took all over, or something in Postgres
     undoes what we do, and what is claimed next would be published again and again.
 
-    `aside.run()` has to run beside. `batch_size`: rows. `changed()`: what is kept aside has changed.
+    `aside.run()` has to run beside. `batch_size`: rows. `on_aside_round()` is called after each round of what is kept
+    aside: a pause may be waiting for it.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Settler:
         lease_s: float,
         wake: Callable[[float], None],
         doubt: Callable[[], None],
-        changed: Callable[[], None],
+        on_aside_round: Callable[[], None],
         observe: Observer,
         rng: Random,
     ) -> None:
@@ -40,12 +41,14 @@ class Settler:
         self._doubt = doubt
         self._observe = observe
         self._rng = rng
-        self.told: Callable[[BatchOutcomes, Settlement], None] | None = None  # hears what is written; set by the relay
+        self.on_settled: Callable[[BatchOutcomes, Settlement], None] | None = (
+            None  # set by the relay, if there is an order
+        )
         self.aside = KeptAside(
             most_rows=MOST_BATCHES * batch_size,
             lease_s=lease_s,
             tell=self._tell,
-            changed=changed,
+            on_round=on_aside_round,
             observe=observe,
             rng=rng,
         )
@@ -59,7 +62,7 @@ class Settler:
         batch: Batch | None = None,
         on_moved: OnMoved | None = None,
     ) -> Settlement | None:
-        """Write the outcomes of rows of one claim. A session that is lost is followed by the next one, or a stand-in.
+        """Write the outcomes of rows of one claim. If the session is lost, the next one is used, or another lane's.
 
         None: Postgres refused it several times, and they are kept aside now. `on_moved(outcomes, batch)` is called when
         another incarnation of Redis holds the stream than the one that has the entries: it has to find out what became
@@ -77,7 +80,7 @@ class Settler:
                     raise
                 await on_moved(outcomes, batch)
             except (SessionLost, psycopg.Error) as error:
-                # While others are kept aside it is no moment's matter any more.
+                # If other batches are already kept aside, this trouble lasts: do not wait for five refusals.
                 if isinstance(error, psycopg.Error) and (self.aside or failures.refused >= AGAIN_AND_AGAIN - 1):
                     where = outcomes.incarnation, outcomes.streams
                     kept = KeptBatch(postgres, claim_id, outcomes.each(), *where, batch, on_moved)
@@ -88,7 +91,7 @@ class Settler:
             failures.clear()
             # Rows that an earlier try settled, whose answer was lost, are not found by the last one: done, not lost.
             settlement = settlement._replace(lost=frozenset())
-        elif settlement.lost and not any(settlement[:4]):
+        elif settlement.lost and settlement.wrote_nothing:
             self._doubt()
         if settlement.undone:
             rows = [(row_id, outcome) for row_id, outcome in outcomes.each() if row_id in settlement.undone]
@@ -99,8 +102,8 @@ class Settler:
         return settlement
 
     def _tell(self, outcomes: BatchOutcomes, settlement: Settlement) -> None:
-        if self.told is not None:
-            self.told(outcomes, settlement)
+        if self.on_settled is not None:
+            self.on_settled(outcomes, settlement)
         if settlement.released:
             self._wake(0.0)  # due again, and a lane that sleeps looked while we still held them
         if outcomes.retries:

@@ -32,7 +32,7 @@ class Engine:
             self.handlers = self._handler_relay(c, by_type)
         if self._wake_loop is None:
             event_types = EventTypeFilter(tuple(by_type), only_these=False) if by_type is not None else None
-            self.stream = build_stream_engine(c, event_types=event_types, on_turn=self._wake_handlers)
+            self.stream = build_stream_engine(c, event_types=event_types, wake_handlers=self._wake_handlers)
 
     def _handler_relay(self, c: Context, by_type: HandlersByType) -> HandlerRelay:
         s = c.settings

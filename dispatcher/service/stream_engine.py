@@ -54,11 +54,11 @@ class StreamEngine:
 
 
 def build_stream_engine(
-    c: Context, *, event_types: EventTypeFilter | None, on_turn: Callable[[], None]
+    c: Context, *, event_types: EventTypeFilter | None, wake_handlers: Callable[[], None]
 ) -> StreamEngine:
     """Put the stream relay together. Raises Misconfigured when REDIS_URL cannot be read, also while disabled.
 
-    `event_types`: what it claims, None for all; `on_turn()` is called at each turn of it.
+    `event_types`: what it claims, None for all; `wake_handlers()`: see StreamRelay.
     """
     s, layout, deadline_s = c.settings, c.settings.layout, c.settings.publish_timeout_ms / 1000
     groups: list[tuple[tuple[str, ...], Sequence[int]]] = [(layout.keys, ())]
@@ -96,7 +96,7 @@ def build_stream_engine(
         batch_size=s.batch_size,
         # In order it claims by its slots, which are its own by that id: whoever takes them away fences it first.
         dispatcher_id=c.registry.locked_id if c.stream_slots is None else lambda: c.registry.id,
-        on_turn=on_turn,
+        wake_handlers=wake_handlers,
         observe=c.observe,
         rng=c.rng,
     )

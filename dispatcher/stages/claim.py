@@ -131,7 +131,7 @@ async def batch_of(
     """The batch of a claim's answer, with what was left out of it. Raises as `claim`."""
     claimed_at, answered = monotonic(), len(rows)
     rows = [row for row in rows if row[0] is not None]
-    taken = answered - len(rows)
+    undone = answered - len(rows)
     rows.sort(key=_by_id if sort_by_id else _order)
     texts, over_budget = _texts_of(rows), False
     sizes = list(map(len, texts))
@@ -140,7 +140,15 @@ async def batch_of(
         sizes = list(map(len, _texts_of(rows)))
     # Not _make(): to have it count the columns takes as long again.
     claimed: list[ClaimedRow] = [_new(ClaimedRow, row) for row in rows]
-    return Batch(claim_id, claimed, floor or "0-0", claimed_at, size=sum(sizes), taken=taken, over_budget=over_budget)
+    return Batch(
+        claim_id,
+        claimed,
+        floor or "0-0",
+        claimed_at,
+        size=sum(sizes),
+        undone_by_trigger=undone,
+        over_budget=over_budget,
+    )
 
 
 def _texts_of(rows: list[tuple[Any, ...]]) -> list[str]:

@@ -23,7 +23,8 @@ _COLUMNS = 14  # of ClaimedRow
 
 @dataclass(frozen=True, slots=True)
 class OrderedClaim:
-    """What one claim asks for. `mask`: the slots on the wire, None: all; `owned`: how many; `epochs`: their sum.
+    """What one claim asks for. `mask`: the slots on the wire, None: all; `owned`: how many; `slot_epochs`: the
+    sum of their epochs.
 
     `fresh_limit`: of `limit` rows at most so many that nobody scheduled. `parked`: rows that are known to be parked;
     `running`: transactions that must not be over. `by_id`: rows that are tried by their ids, wherever they lie. The
@@ -38,7 +39,7 @@ class OrderedClaim:
     floor: str | None
     mask: str | None
     owned: int
-    epochs: int
+    slot_epochs: int
     layout: str
     most_bytes: int
     mark: HandlerMark | None = None
@@ -61,7 +62,7 @@ class OrderedClaim:
             "mark": self.mark,
             "mask": self.mask,
             "owned": self.owned,
-            "epochs": self.epochs,
+            "epochs": self.slot_epochs,
             "layout": self.layout,
             "running": list(self.running),
             "parked": list(self.parked),

@@ -26,6 +26,11 @@ class Settlement(NamedTuple):
     lost: frozenset[int]
     undone: frozenset[int] = frozenset()  # still ours, though the statement raised no error: a trigger undid it
 
+    @property
+    def wrote_nothing(self) -> bool:
+        """Whether no row was settled."""
+        return not (self.sent or self.retried or self.dead or self.released)
+
 
 async def settle(
     session: Session, claim_id: str, outcomes: BatchOutcomes, *, now: datetime | None = None

@@ -7,7 +7,7 @@ from typing import Literal
 from dispatcher.client.consumer import AsyncConsumer, Consumer
 from dispatcher.client.event import Event
 from dispatcher.client.received import Received
-from dispatcher.client.steps import RunHandler
+from dispatcher.client.steps import CallApplication
 from dispatcher.testing.published import event_of
 
 Outcome = Literal["handled", "known", "ignored"]
@@ -21,11 +21,11 @@ def run_one(consumer: Consumer, event: Event | Received, handle: Callable[[Recei
     """
     consumer._routes.complete(handle)
     one = event if isinstance(event, Received) else received(event)
-    if consumer._dedup is not None and consumer._handle(RunHandler("has", one)):
+    if consumer._dedup is not None and consumer._handle(CallApplication("has", one)):
         return "known"
-    consumer._handle(RunHandler("handle", one))
+    consumer._handle(CallApplication("handle", one))
     if consumer._dedup is not None:
-        consumer._handle(RunHandler("add", one))
+        consumer._handle(CallApplication("add", one))
     return "handled" if consumer._routes.find(one.event_type) else "ignored"
 
 
@@ -35,11 +35,11 @@ async def run_one_async(
     """The same for an AsyncConsumer; a timeout of the function's raises HandlerTooSlow."""
     consumer._routes.complete(handle)
     one = event if isinstance(event, Received) else received(event)
-    if consumer._dedup is not None and await consumer._handle(RunHandler("has", one)):
+    if consumer._dedup is not None and await consumer._handle(CallApplication("has", one)):
         return "known"
-    await consumer._handle(RunHandler("handle", one))
+    await consumer._handle(CallApplication("handle", one))
     if consumer._dedup is not None:
-        await consumer._handle(RunHandler("add", one))
+        await consumer._handle(CallApplication("add", one))
     return "handled" if consumer._routes.find(one.event_type) else "ignored"
 
 

@@ -16,7 +16,7 @@ from dispatcher.client.consumer import Group
 from dispatcher.client.leases import lease_of
 from dispatcher.client.ordered import OrderedReader
 from dispatcher.client.shares import Shares
-from dispatcher.client.steps import Call, RunHandler, Step, TakeTurn, Wait
+from dispatcher.client.steps import Call, CallApplication, Step, TakeTurn, Wait
 from tests.support.steps import flat
 
 STREAM, GROUP = "s", "g"
@@ -80,7 +80,7 @@ class ByHand:
 
     def _do(self, step: Step | None) -> Any:
         match step:
-            case RunHandler("handle", event):
+            case CallApplication("handle", event):
                 self._begun.append((self.name, event.entry_id))
                 if self._fails:
                     raise LookupError
@@ -145,7 +145,7 @@ def test_frozen_before_any_step_and_its_lease_taken(client: sync.Redis, slept_s:
         ids = publish(client, "x", "y", "x", "x", "y")
         for _ in range(number):
             frozen.go()
-        in_handler = isinstance(frozen.last, RunHandler)
+        in_handler = isinstance(frozen.last, CallApplication)
         client.hset(LEASE, mapping={"until": 1, f"c:{frozen.shares.me}": 1})
         other = ByHand(client, "other", begun)
         other.until_idle()

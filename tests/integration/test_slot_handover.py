@@ -258,7 +258,7 @@ async def test_one_that_wakes_up_after_the_fence_finds_that_it_owns_nothing_and_
 ) -> None:
     frozen, ours = await keep("dead0001"), await keep("beef0002", lease_s=10.0)
     await frozen.look()
-    known = frozen.view.epochs(((0, 255),))
+    known = frozen.view.slot_epochs(((0, 255),))
     successor = Successor(ours, broker, SlotHandover(ours.keeper, ours.tap))
     await successor.look()
     await frozen_for_a_lease(ours)

@@ -42,7 +42,7 @@ async def test_a_slot_in_hand_is_released_when_it_is_given_back(keep: Keep, db: 
     await one.look()
     await two.look()
     assert list(two.view.owned) == [(128, 149), (151, 255)]
-    one.view.published([150])
+    one.view.let_next_claim([150])
     await one.look()
     await two.look()
     assert list(two.view.owned) == [(128, 149), (151, 255)], "its settle is on its way"
@@ -103,7 +103,7 @@ async def test_under_another_layout_it_owns_nothing(keep: Keep, db: Any) -> None
 async def test_what_was_revoked_is_lost_at_the_next_look_and_its_epoch_is_another(keep: Keep, db: Any) -> None:
     one = await keep("beef0001")
     await one.look()
-    before = one.view.epochs(ALL)
+    before = one.view.slot_epochs(ALL)
     await db.execute(
         "UPDATE messaging.slot_owner SET owner = NULL, revoked_from = 99, epoch = epoch + 1 WHERE slot < 5"
     )
@@ -114,7 +114,7 @@ async def test_what_was_revoked_is_lost_at_the_next_look_and_its_epoch_is_anothe
     await db.execute("UPDATE messaging.slot_owner SET revoked_from = NULL, owner = %s WHERE slot < 5", (one.id,))
     await one.keeper.look(one.control)
     assert (one.view.owned, one.view.claimable(), list(one.view.gained)) == (ALL, ((5, 255),), [0, 1, 2, 3, 4])
-    assert one.view.epochs(ALL) == before + 5
+    assert one.view.slot_epochs(ALL) == before + 5
 
 
 async def test_a_slot_that_was_lost_and_regained_between_two_looks_is_loaded_anew(keep: Keep, db: Any) -> None:

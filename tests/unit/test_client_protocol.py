@@ -11,7 +11,7 @@ import redis
 
 from dispatcher.client.group import Group
 from dispatcher.client.protocol import GroupReader
-from dispatcher.client.steps import Call, RunHandler, Step, Steps, TakeTurn, Wait, advance, pages_of
+from dispatcher.client.steps import Call, CallApplication, Step, Steps, TakeTurn, Wait, advance, pages_of
 from dispatcher.client.tail import Tail
 from tests.support.steps import flat
 
@@ -65,7 +65,7 @@ class Slow:
 
     def _do(self, step: Step) -> Any:
         match step:
-            case RunHandler("handle", event):
+            case CallApplication("handle", event):
                 self.handled.append(event.entry_id)
                 self.now += next(self._seconds)
             case Call("xautoclaim"):
@@ -117,7 +117,7 @@ def test_an_outage_of_redis_while_a_handler_waits_costs_no_delivery() -> None:
             case Wait():
                 now += 12.0
                 step = steps.send(None)
-            case RunHandler():
+            case CallApplication():
                 called.append("handle")
                 step = steps.throw(redis.ConnectionError()) if called.count("handle") < 5 else steps.send(None)
             case Call("xclaim"):

@@ -38,7 +38,7 @@ def test_what_is_gained_is_claimable_once_it_is_loaded() -> None:
     assert (owned.claimable(), owned.owned, calls) == ((), ALL, ["changed"])
     owned.loaded(owned.gained)
     assert (owned.claimable(), owned.gained) == (ALL, {})
-    assert owned.epochs(ALL) == 3 * SLOTS
+    assert owned.slot_epochs(ALL) == 3 * SLOTS
     owned.gain(dict.fromkeys(range(SLOTS), 3))
     assert owned.claimable() == ALL, "what is owned already is no gain"
 
@@ -76,7 +76,7 @@ def test_a_batch_in_the_stream_is_followed_by_the_next_but_its_slot_is_released_
     owned.drained = lambda: drained.append(owned.releasable)
     for _ in range(2):
         owned.begin_claim(((5, 5),))
-        owned.published([5, 5])
+        owned.let_next_claim([5, 5])
         assert owned.claimable() == ((5, 5),)
     owned.give_up([5])
     owned.settled([5])
@@ -104,7 +104,7 @@ def test_a_slot_that_was_lost_in_hand_stays_in_hand_and_is_not_claimed_when_it_c
     owned.loaded(owned.gained)
     assert owned.claimable() == ()
     owned.give_back([5])
-    assert (owned.claimable(), owned.epochs(((5, 5),))) == (((5, 5),), 2)
+    assert (owned.claimable(), owned.slot_epochs(((5, 5),))) == (((5, 5),), 2)
 
 
 @pytest.mark.parametrize(

@@ -74,11 +74,11 @@ class HandlerRelay:
                 order,
                 doorbell,
                 self.claims_in_flight,
-                wake=self.wake,
+                wake_relay=self.wake,
                 event_types=policy.claims.event_types,
-                alone=True,
+                one_per_aggregate=True,
             )
-            self._claimer = OrderedClaimer(policy.claims, self._order, sessions=self._pids, **claiming)
+            self._claimer = OrderedClaimer(policy.claims, self._order, sessions=self._own_backend_pids, **claiming)
         self._in_flight = InFlight(self._claimer.finished, self._order.forgotten if self._order is not None else None)
         self._begins = LeaseRenewer(observe, rng)  # of suspects that are about to run
         self._shares = Shares(policy.handlers, policy.parallel, self.wake, observe, rng)
@@ -96,13 +96,13 @@ class HandlerRelay:
             lease_s=policy.claims.lease_s,
             wake=self._wake_in,
             doubt=self._claimer.doubt,
-            changed=self._note_aside,
+            on_aside_round=self._note_aside,
             observe=observe,
             rng=rng,
         )
         self._aside = settler.aside
         if self._order is not None:
-            settler.told = self._order.settled
+            settler.on_settled = self._order.settled
         self._settler = HandlerSettler(postgres, self._in_flight, settler, pause)
         self._leases = HandlerLeases(
             postgres,
@@ -202,7 +202,8 @@ class HandlerRelay:
         self._observe(Ticked("ok", monotonic() - began))
         self._on_claim(len(batch.rows))
 
-    def _pids(self) -> list[int]:
+    def _own_backend_pids(self) -> list[int]:
+        """As of StreamRelay."""
         sessions = [each.session for each in (self._postgres, self._chores)]
         return [session.backend_pid for session in sessions if session is not None]
 

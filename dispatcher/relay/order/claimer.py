@@ -1,4 +1,4 @@
-"""The claimer of a relay in order: claims one part of the slots at a time, and leaves alone what has to wait."""
+"""The claimer of a relay in order: claims one group of the slots at a time, and leaves alone what has to wait."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.relay.claimer import Claimer
 from dispatcher.relay.order.cursor import Looked, fresh_key
 from dispatcher.relay.order.in_order import InOrder
-from dispatcher.relay.order.parts import Part
+from dispatcher.relay.order.groups import SlotGroup
 from dispatcher.relay.policy import ClaimPolicy, PauseCheck
 from dispatcher.stages.claim import ClaimKey, new_claim_id
 from dispatcher.stages.claim_in_order import (
@@ -33,7 +33,7 @@ OTHERS = 8  # one row in so many is kept for what was scheduled and is due: it m
 
 
 class OrderedClaimer(Claimer):
-    """Claims the part that InOrder.ready() found. `sessions`: pids of sessions that write no events."""
+    """Claims the group that InOrder.ready() found. `sessions`: pids of sessions that write no events."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class OrderedClaimer(Claimer):
         self._order = order
         self._sessions = sessions
         self._uncertain.on_released = order.finished
-        self.epochs: Mapping[int, int] = {}  # of the connections, by sink; written by the relay before each claim
+        self.connection_epochs: Mapping[int, int] = {}  # by sink; written by the relay before each claim
         self._by_id_from = 0  # with which of these rows the next claim begins
         self._window = 0  # rows that the last careful claim looked at, if it took none
 
@@ -66,24 +66,24 @@ class OrderedClaimer(Claimer):
 
     async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
         claim_id = new_claim_id()
-        part = await self._order.ready(session, self.epochs)
-        if part is None or self._pause_check.paused():  # it may have waited
+        group = await self._order.ready(session, self.connection_epochs)
+        if group is None or self._pause_check.paused():  # it may have waited
             return none_claimed(claim_id, floor)._replace(full=True)
-        part.leave_out(self._closed)
-        if not part.ranges:
-            part.more = False
-            return none_claimed(claim_id, floor)._replace(full=self._order.parts.more)
+        group.leave_out(self._closed)
+        if not group.ranges:
+            group.more = False
+            return none_claimed(claim_id, floor)._replace(full=self._order.groups.more)
         self.in_flight.add(claim_id)
-        self._order.begin(claim_id, part)
+        self._order.begin(claim_id, group)
         try:
-            batch = await self._claim_part(session, claim_id, part, limit, floor, mark)
-            if batch.rows or batch.taken:
+            batch = await self._claim_group(session, claim_id, group, limit, floor, mark)
+            if batch.rows or batch.undone_by_trigger:
                 self._order.claimed(batch)
-                kept = await self._order.sieve(session, batch)
+                kept = await self._order.hold_back_waiting(session, batch)
                 if len(kept.rows) < len(batch.rows):
                     self._order.claimed(kept)
                 batch = kept
-                if self._order.alone:
+                if self._order.one_per_aggregate:
                     self._order.begun(claim_id)
         except SessionLost:
             self._uncertain.add(claim_id, session)
@@ -94,51 +94,51 @@ class OrderedClaimer(Claimer):
             raise
         if not batch.rows:
             self.finished(claim_id)
-        return batch._replace(full=self._order.parts.more)
+        return batch._replace(full=self._order.groups.more)
 
-    async def _claim_part(
-        self, session: Session, claim_id: str, part: Part, limit: int, floor: str | None, mark: HandlerMark | None
+    async def _claim_group(
+        self, session: Session, claim_id: str, group: SlotGroup, limit: int, floor: str | None, mark: HandlerMark | None
     ) -> Batch:
-        cursor, held, began = part.cursor, self._order.held, monotonic()
+        cursor, held, began = group.cursor, self._order.held, monotonic()
         while True:
             cursor.begin(began)
             await cursor.prove(session, self._sessions())
             from_start = not cursor.running
-            wanted = self._wanted(part, limit, floor, mark)
+            wanted = self._wanted(group, limit, floor, mark)
             found = None
-            if not held.met and not held.rows("locked", "free"):
+            if not held.later_event_seen and not held.rows("locked", "free"):
                 found = await claim_plainly(session, claim_id, wanted)
                 if found is not None and found[1]:
                     await self._note_parked(session, wanted)
-            batch = found[0] if found is not None else await self._claim_carefully(session, claim_id, part, wanted)
+            batch = found[0] if found is not None else await self._claim_carefully(session, claim_id, group, wanted)
             if found is not None:
-                self._note_plain(part, wanted, batch)
+                self._note_plain(group, wanted, batch)
             slots = [batch.keys[row.id] & 255 for row in batch.rows]
-            self._order.parts.note(part, slots, full=part.more)
-            if batch.rows or batch.taken or part.more:
+            self._order.groups.note(group, slots, full=group.more)
+            if batch.rows or batch.undone_by_trigger or group.more:
                 return batch
             if from_start:
                 cursor.ended(monotonic())
                 return batch
             cursor.reset()  # a transaction may be over during which its place was right
 
-    def _wanted(self, part: Part, limit: int, floor: str | None, mark: HandlerMark | None) -> OrderedClaim:
-        place, ranges = part.cursor.place, part.ranges
+    def _wanted(self, group: SlotGroup, limit: int, floor: str | None, mark: HandlerMark | None) -> OrderedClaim:
+        place, ranges = group.cursor.place, group.ranges
         return OrderedClaim(
             dispatcher=self._dispatcher_id(),
             limit=limit,
-            fresh_limit=min(part.cursor.share.limit(limit), limit - limit // OTHERS),
+            fresh_limit=min(group.cursor.share.limit(limit), limit - limit // OTHERS),
             fresh_after=place.fresh,
             after=place.other,
             floor=floor,
             mark=mark,
-            mask=part.wire,
+            mask=group.wire,
             owned=sum(high - low + 1 for low, high in ranges),
-            epochs=self._order.slots.epochs(ranges),
+            slot_epochs=self._order.slots.slot_epochs(ranges),
             layout=self._policy.layout,
             most_bytes=self._policy.max_payload_bytes,
             event_types=self._event_types,
-            running=list(part.cursor.running),
+            running=list(group.cursor.running),
             parked=self._order.held.rows("parked"),
             by_id=self._by_id(max(1, limit // OTHERS)),
         )
@@ -153,17 +153,17 @@ class OrderedClaimer(Claimer):
             self._by_id_from += most
         return ids
 
-    def _note_plain(self, part: Part, wanted: OrderedClaim, batch: Batch) -> None:
+    def _note_plain(self, group: SlotGroup, wanted: OrderedClaim, batch: Batch) -> None:
         """Note how far a plain claim has looked."""
         if batch.over_budget:  # what did not fit was released: it lies before the last key
-            part.more = True
+            group.more = True
             return
         fresh = [row for row in batch.rows if row.fresh]
         others = [(row.next_run_at, row.id) for row in batch.rows if not row.fresh]
         room = wanted.limit - len(fresh)
-        part.cursor.share.note(wanted.limit, wanted.fresh_limit, len(fresh), len(others))
+        group.cursor.share.note(wanted.limit, wanted.fresh_limit, len(fresh), len(others))
         more_fresh, more_others = len(fresh) >= wanted.fresh_limit, len(others) >= room
-        part.cursor.note(
+        group.cursor.note(
             Looked(fresh_key(fresh[-1].id) if fresh else None, not more_fresh),
             # Of those that were scheduled only what comes before the last fresh row was looked at.
             Looked(
@@ -171,16 +171,16 @@ class OrderedClaimer(Claimer):
                 bool(room) and not (more_others or more_fresh),
             ),
         )
-        part.more = more_fresh or more_others
-        if not part.more and batch.rows:
-            part.cursor.ended(monotonic())
+        group.more = more_fresh or more_others
+        if not group.more and batch.rows:
+            group.cursor.ended(monotonic())
 
     async def _note_parked(self, session: Session, wanted: OrderedClaim) -> None:
         """Rows are parked that were not before: they hold the later ones, before any of those is published."""
         for row in await peek(session, replace(wanted, limit=0, fresh_limit=0, by_id=())):
             self._order.held.add(row.id, row.key, "parked")
 
-    async def _claim_carefully(self, session: Session, claim_id: str, part: Part, wanted: OrderedClaim) -> Batch:
+    async def _claim_carefully(self, session: Session, claim_id: str, group: SlotGroup, wanted: OrderedClaim) -> Batch:
         """Look first, and claim what does not have to wait."""
         held, limit = self._order.held, wanted.limit
         looked = max(WINDOW * limit, self._window)
@@ -198,36 +198,36 @@ class OrderedClaimer(Claimer):
             if row.kind != "by_id":
                 last[row.kind] = row
                 seen[row.kind] += 1
-            if held.blocks(row.key, row.id) or (self._order.alone and row.key in keys):
-                held.met.add(row.key)
+            if held.blocks(row.key, row.id) or (self._order.one_per_aggregate and row.key in keys):
+                held.later_event_seen.add(row.key)
             elif row.kind == "by_id" or held.state(row.id) not in ("locked", "free"):  # those are tried by their ids
                 chosen[row.id] = row.key
                 keys.add(row.key)
         more_fresh = seen["fresh"] < sum(row.kind == "fresh" for row in rows) or seen["fresh"] >= share
         room = looked - sum(row.kind == "fresh" for row in rows)
         more_other = seen["other"] < sum(row.kind == "other" for row in rows) or seen["other"] >= room
-        part.cursor.share.note(limit, wanted.fresh_limit, min(seen["fresh"], limit), seen["other"])
-        part.cursor.note(
+        group.cursor.share.note(limit, wanted.fresh_limit, min(seen["fresh"], limit), seen["other"])
+        group.cursor.note(
             Looked(fresh_key(last["fresh"].id) if "fresh" in last else None, not more_fresh),
             Looked(
                 _key(last["other"]) if "other" in last and not more_fresh else None,
                 bool(room) and not more_other and not more_fresh,
             ),
         )
-        part.more = more_fresh or more_other
+        group.more = more_fresh or more_other
         self._window = min(2 * looked, MOST_LOOKED_AT)
         if not chosen:
             return none_claimed(claim_id, wanted.floor)
         batch = await claim_chosen(session, claim_id, wanted, list(chosen))
         self._window = 0 if batch.rows else self._window
-        if not batch.rows and part.cursor.running:  # one of them may be over
-            part.cursor.reset()
-            part.more = True
-        elif not batch.over_budget and not batch.taken:
+        if not batch.rows and group.cursor.running:  # one of them may be over
+            group.cursor.reset()
+            group.more = True
+        elif not batch.over_budget and not batch.undone_by_trigger:
             for row_id in chosen.keys() - batch.keys.keys():
                 held.add(row_id, chosen[row_id], "locked")
         elif batch.over_budget:
-            part.cursor.reset()
+            group.cursor.reset()
         return batch
 
 

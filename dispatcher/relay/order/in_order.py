@@ -1,4 +1,4 @@
-"""What one relay has to know to keep the order: what is in hand, what is held, and whose turn it is to be claimed.
+"""What one relay has to know to keep the order: which slots are in hand, which aggregates are held, what to claim next.
 
 A batch is in hand until all of its rows are in the stream, though their settle may still be on its way; or until what
 is not in the stream was given back, or holds its aggregate. So a later claim of the same slots finds no earlier row of
@@ -15,13 +15,13 @@ from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.owned_slots import OwnedSlots, mask_of, mask_of_ranges, slots_of
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.session import Session
-from dispatcher.relay.order.parts import Part, Parts
+from dispatcher.relay.order.groups import SlotGroup, SlotGroups
 from dispatcher.relay.order.watch import HeldWatch
 from dispatcher.stages.claim import EventTypeFilter
 from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.stages.settle import Settlement, release
 
-MOST_PARTS = 2  # one is claimed while the other is answered; a third would make each claim pass over more
+MOST_GROUPS = 2  # one is claimed while the other is answered; with three, each claim would scan more rows not its own
 WAIT_S = 0.1  # for slots, before a stop or a pause is looked for
 
 
@@ -35,63 +35,64 @@ class OrderParts:
 
 @dataclass(slots=True)
 class Flight:
-    """One claim. `in_hand`: its slots that no other claim may take; `slots`: all of those that it took rows of."""
+    """One claim. `in_hand`: its slots that no other claim may take; `slots`: all slots that it took rows of."""
 
     in_hand: int
-    epochs: Mapping[int, int]  # of the connections, by sink, as it was claimed
+    connection_epochs: Mapping[int, int]  # by sink, as it was claimed
     slots: int = 0
-    published: int = 0  # those of them that other claims may take already
+    opened: int = 0  # those of `slots` that other claims may take, though this one is not settled
     unanswered: int = 0  # rows
-    whole: bool = True  # all rows that were answered are in the stream
+    all_sent: bool = True  # all rows that were answered are in the stream
 
 
 @dataclass(slots=True)
 class InOrder:
     """Written by the tasks of one relay, on one event loop.
 
-    `claims`: the ids of our claims that are in flight. `wake()`: something may be claimed that could not be before.
-    `alone`: of an aggregate one event is in flight, as for handlers, where each of a batch ends when it likes.
+    `claims_in_flight()`: the ids of our claims. `wake_relay()`: something may be claimed that could not be before.
+    `one_per_aggregate`: of an aggregate one event is in flight, as for handlers: those of a batch end in any order.
     """
 
     slots: OwnedSlots
     held: Held
     watch: HeldWatch
-    parts: Parts
-    claims: Callable[[], Collection[str]]
-    wake: Callable[[], None]
-    alone: bool = False
+    groups: SlotGroups
+    claims_in_flight: Callable[[], Collection[str]]
+    wake_relay: Callable[[], None]
+    one_per_aggregate: bool = False
     _flights: dict[str, Flight] = field(default_factory=dict)  # by claim id
     _event_ids: dict[int, str] = field(default_factory=dict)  # of rows that are not in the stream, by row id
     _free: anyio.Event = field(default_factory=anyio.Event)  # replaced by ready()
-    _epochs: Mapping[int, int] = field(default_factory=dict)
+    _connection_epochs: Mapping[int, int] = field(default_factory=dict)
 
     # Before a claim.
 
-    async def ready(self, session: Session, epochs: Mapping[int, int]) -> Part | None:
-        """The part to claim now; waits for a moment until there is one. None: there is none yet.
+    async def ready(self, session: Session, connection_epochs: Mapping[int, int]) -> SlotGroup | None:
+        """The group to claim now; waits for a moment until there is one. None: there is none yet.
 
-        `epochs`: of the connections, by sink. Raises SessionLost or psycopg.Error.
+        `connection_epochs`: by sink. Raises SessionLost or psycopg.Error.
         """
-        if epochs != self._epochs:  # what another server has lost was put back
-            self._epochs = epochs
-            self.parts.reset()
-        if await self.watch.look(session, self.slots, self.held, self.claims()):
-            self.parts.reset()
+        if connection_epochs != self._connection_epochs:  # rows that Redis lost may be back, before our cursor
+            self._connection_epochs = connection_epochs
+            self.groups.reset()
+        if await self.watch.look(session, self.slots, self.held, self.claims_in_flight()):
+            self.groups.reset()
         with anyio.move_on_after(WAIT_S):
-            while (part := self._next()) is None:
+            while (group := self._next()) is None:
                 self._free = anyio.Event()
                 await self._free.wait()
-        return part
+        return group
 
-    def _next(self) -> Part | None:
+    def _next(self) -> SlotGroup | None:
         in_hand = 0
         for flight in self._flights.values():
             in_hand |= flight.in_hand
-            if flight.epochs != self._epochs:  # its entries may be lost: its settle will tell
+            # The connection changed, so its entries may be lost: claim none of its slots before the settle knows.
+            if flight.connection_epochs != self._connection_epochs:
                 in_hand |= flight.slots
         claimable = self.slots.claimable()
-        part = self.parts.next(claimable, in_hand)
-        return part if part is None or not part.mask & in_hand else None
+        group = self.groups.next(claimable, in_hand)
+        return group if group is None or not group.mask & in_hand else None
 
     def note_change(self) -> None:
         """Slots were gained, or may be claimed again."""
@@ -99,17 +100,17 @@ class InOrder:
 
     def rescan(self) -> None:
         """Rows were put back that may lie anywhere."""
-        self.parts.reset()
-        for part in self.parts.all:
-            part.more = True
+        self.groups.reset()
+        for group in self.groups.all:
+            group.more = True
 
     # Around a claim.
 
-    def begin(self, claim_id: str, part: Part) -> None:
-        """A claim of this part is about to be sent."""
-        ranges = part.ranges
+    def begin(self, claim_id: str, group: SlotGroup) -> None:
+        """A claim of this group is about to be sent."""
+        ranges = group.ranges
         self.slots.begin_claim(ranges)
-        self._flights[claim_id] = Flight(mask_of_ranges(ranges), self._epochs)
+        self._flights[claim_id] = Flight(mask_of_ranges(ranges), self._connection_epochs)
 
     def claimed(self, batch: Batch) -> None:
         """The claim was answered: only slots of which it has a row stay in hand."""
@@ -118,42 +119,43 @@ class InOrder:
         flight.unanswered = len(batch.rows)
         self._put_down(flight, flight.in_hand & ~flight.slots)
 
-    async def sieve(self, session: Session, batch: Batch) -> Batch:
+    async def hold_back_waiting(self, session: Session, batch: Batch) -> Batch:
         """The batch without rows that have to wait for others: those are released. Raises SessionLost or psycopg.Error.
 
         A row that was tried before holds its aggregate from here on, for it is published apart.
         """
-        if batch.taken:  # which ones is not known: a trigger undid the claim
+        if batch.undone_by_trigger:  # of which rows is not known, so none may be published
             await release(session, [batch.claim_id])
             return batch._replace(rows=[])
         held, keys = self.held, batch.keys
-        if held.says_nothing and not self.alone and not any(row.attempts or row.suspect for row in batch.rows):
+        tried_before = any(row.attempts or row.suspect for row in batch.rows)
+        if held.says_nothing and not self.one_per_aggregate and not tried_before:
             return batch
         kept: list[ClaimedRow] = []
-        back: list[int] = []
-        after: dict[int, str] = {}
+        to_release: list[int] = []
+        after_dead: dict[int, str] = {}
         for row in batch.rows:
             key = keys[row.id]
             if held.blocks(key, row.id):
-                held.met.add(key)
-                back.append(row.id)
+                held.later_event_seen.add(key)
+                to_release.append(row.id)
                 continue
-            if self.alone or row.attempts or row.suspect:
+            if self.one_per_aggregate or row.attempts or row.suspect:
                 self.hold(row, key)
-            dead = None if self.alone else held.after_dead(key)
-            if dead is not None and dead.row_id < row.id and key not in {keys[each] for each in after}:
-                after[row.id] = dead.event_id
+            dead = None if self.one_per_aggregate else held.after_dead(key)
+            if dead is not None and dead.row_id < row.id and key not in {keys[each] for each in after_dead}:
+                after_dead[row.id] = dead.event_id
             kept.append(row)
-        if back:
-            await release(session, [batch.claim_id], back)
+        if to_release:
+            await release(session, [batch.claim_id], to_release)
             batch = batch._replace(rows=kept)
-        return batch._replace(after_dead=after) if after else batch
+        return batch._replace(after_dead=after_dead) if after_dead else batch
 
     def begun(self, claim_id: str) -> None:
-        """Each row of the claim holds its aggregate: the others of its slots may be claimed."""
+        """Each row of the claim holds its aggregate: other rows of its slots may be claimed."""
         flight = self._flights.get(claim_id)
         if flight is not None:
-            self._publish(flight)
+            self._let_next_claim(flight)
 
     def hold(self, row: ClaimedRow, key: int) -> None:
         """This row of ours is not in the stream, and may not get there now."""
@@ -177,15 +179,15 @@ class InOrder:
         flight = self._flights.get(batch.claim_id)
         if flight is not None:
             flight.unanswered -= len(batch.rows)
-            flight.whole &= len(sent) == len(batch.rows)
-            if not flight.unanswered and flight.whole:
-                self._publish(flight)
+            flight.all_sent &= len(sent) == len(batch.rows)
+            if not flight.unanswered and flight.all_sent:
+                self._let_next_claim(flight)
 
     def settled(self, outcomes: BatchOutcomes, settlement: Settlement) -> None:
         """What became of rows is written."""
         if self.held.settled(outcomes, settlement.lost, settlement.undone, self._event_ids):
             self.rescan()
-            self.wake()
+            self.wake_relay()
         if self._event_ids:
             for row_id in [each for each in self._event_ids if self.held.state(each) != "ours"]:
                 del self._event_ids[row_id]
@@ -195,8 +197,8 @@ class InOrder:
         flight = self._flights.pop(claim_id, None)
         if flight is not None:
             self._put_down(flight, flight.in_hand)
-            if flight.published:
-                self.slots.settled(slots_of(flight.published))
+            if flight.opened:
+                self.slots.settled(slots_of(flight.opened))
             self._free.set()
 
     def lost(self, ids: Collection[int]) -> None:
@@ -213,9 +215,10 @@ class InOrder:
         """These rows are in flight no more: what is not written by now was lost, or is kept aside."""
         self.lost([row_id for row_id in ids if self.held.state(row_id) == "ours"])
 
-    def _publish(self, flight: Flight) -> None:
-        self.slots.published(slots_of(flight.in_hand))
-        flight.published, flight.in_hand = flight.in_hand, 0
+    def _let_next_claim(self, flight: Flight) -> None:
+        """All rows are in the stream, or hold their aggregate: the next claim may take these slots before we settle."""
+        self.slots.let_next_claim(slots_of(flight.in_hand))
+        flight.opened, flight.in_hand = flight.in_hand, 0
         self._free.set()
 
     def _put_down(self, flight: Flight, mask: int) -> None:
@@ -228,25 +231,27 @@ class InOrder:
 def make_order(
     parts: OrderParts,
     doorbell: Doorbell,
-    claims: Callable[[], Collection[str]],
+    claims_in_flight: Callable[[], Collection[str]],
     *,
-    wake: Callable[[], None],
+    wake_relay: Callable[[], None],
     event_types: EventTypeFilter | None,
     lanes: int = 1,
-    alone: bool = False,
+    one_per_aggregate: bool = False,
 ) -> InOrder:
-    """What keeps the order of one relay with so many lanes. The others: see InOrder and HeldWatch."""
+    """What keeps the order of one relay with so many lanes. Other parameters: see InOrder and HeldWatch."""
     held, watch = Held(hold=parts.hold), HeldWatch(event_types)
-    order = InOrder(parts.slots, held, watch, Parts(min(lanes, MOST_PARTS)), claims, wake, alone)
+    order = InOrder(
+        parts.slots, held, watch, SlotGroups(min(lanes, MOST_GROUPS)), claims_in_flight, wake_relay, one_per_aggregate
+    )
 
     def changed() -> None:
         order.note_change()
-        wake()
+        wake_relay()
 
     def look() -> None:
         watch.look_soon()
         if len(held):
-            wake()
+            wake_relay()
 
     parts.slots.changed = changed
     doorbell.listener.on_control(look)

@@ -35,7 +35,10 @@ LOOK_WHILE_PAUSED_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SinkParts:
-    """What a sink is made of. `bisector_gate`: for rows that are published apart; `slots`: whose rows."""
+    """What a sink is made of. `bisector_gate`: for rows that are published apart.
+
+    `slots`: rows of these slots go to this sink; empty: all rows.
+    """
 
     gate: SinkGate
     bisector_gate: SinkGate
@@ -62,7 +65,7 @@ class StreamParts:
 class StreamRelay:
     """Runs lanes until told to stop. State is written by the lane that has the turn, unless said otherwise.
 
-    `on_turn()` is called at each turn: there may be something for handlers too.
+    `wake_handlers()` is called each turn; it lets the handler relay look for rows.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class StreamRelay:
         *,
         batch_size: int,
         dispatcher_id: Callable[[], int | None],
-        on_turn: Callable[[], None],
+        wake_handlers: Callable[[], None],
         observe: Observer,
         rng: Random,
     ) -> None:
@@ -81,7 +84,7 @@ class StreamRelay:
         self._lanes = parts.lanes
         self._chores = parts.chores
         self._pause_check = parts.pause
-        self._on_turn = on_turn
+        self._wake_handlers = wake_handlers
         self._observe = observe
         self._sizer = BatchSizer(batch_size)
         self._stopping = anyio.Event()
@@ -95,29 +98,29 @@ class StreamRelay:
                 parts.order,
                 parts.doorbell,
                 self.claims_in_flight,
-                wake=parts.doorbell.nudge,
+                wake_relay=parts.doorbell.nudge,
                 event_types=policy.claims.event_types,
                 lanes=len(parts.lanes),
             )
-            self._claimer = OrderedClaimer(policy.claims, self._order, sessions=self._pids, **claiming)
+            self._claimer = OrderedClaimer(policy.claims, self._order, sessions=self._own_backend_pids, **claiming)
         self._settler = Settler(
             batch_size=batch_size,
             lease_s=policy.claims.lease_s,
             wake=parts.doorbell.nudge,
             doubt=self._claimer.doubt,
-            changed=parts.pause.note_finished,
+            on_aside_round=parts.pause.note_finished,
             observe=observe,
             rng=rng,
         )
         if self._order is not None:
-            self._settler.told = self._order.settled
+            self._settler.on_settled = self._order.settled
         sinks = [self._make_sink(policy, each, rng) for each in parts.sinks]
         self._sinks: Sinks = (
             OneSink(sinks[0], self._stopping, parts.doorbell.release_key)
             if len(sinks) == 1
-            else ShardSinks(sinks, parts.sink_of, stopping=self._stopping, wake=self._found_open)
+            else ShardSinks(sinks, parts.sink_of, stopping=self._stopping, wake=self._sink_can_take_rows)
         )
-        self._finisher = Finisher(self._claim_finished, self._found_open)
+        self._finisher = Finisher(self._claim_finished, self._sink_can_take_rows)
         self._may_sleep = False  # the last claim came back short: sleep before the next
         self._look_at = 0.0  # when to look at the sink again, while paused
 
@@ -142,8 +145,8 @@ class StreamRelay:
         self._claimer.finished(claim_id)
         self._pause_check.note_finished()
 
-    def _found_open(self) -> None:
-        self._claimer.rescan()  # its rows are older than those that went out meanwhile
+    def _sink_can_take_rows(self) -> None:
+        self._claimer.rescan()  # while the sink was shut its rows waited; their keys may be before the cursor
         self._doorbell.nudge()
 
     def claims_in_flight(self) -> set[str]:
@@ -184,7 +187,7 @@ class StreamRelay:
                 if await postgres.get_unless(self._stopping) is None:
                     continue
             async with self._turns:
-                # Kept after a claim that found nothing: to pass it on would wake another task for each of these.
+                # Keep the turn after an empty claim: handing it over would wake another task each time.
                 written = await self._turn(postgres)
                 while written is None and self._may_sleep and not self._stopping.is_set():
                     written = await self._turn(postgres)
@@ -208,8 +211,8 @@ class StreamRelay:
         await self._note_claim(batch, allowance)
         return written
 
-    def _pids(self) -> list[int]:
-        """Of our sessions that write no events."""
+    def _own_backend_pids(self) -> list[int]:
+        """Backend pids of our own sessions. The order cursor ignores them when it looks for open writers."""
         return [lane.session.backend_pid for lane in [*self._lanes, self._chores] if lane.session is not None]
 
     async def _stand_by(self, postgres: ReconnectingSession) -> None:
@@ -229,13 +232,14 @@ class StreamRelay:
             self._look_at = monotonic() + LOOK_WHILE_PAUSED_S
 
     async def _wake(self) -> None:
-        """Sleep if there was nothing to do, and wake the handlers too."""
+        """Sleep if there was nothing to do, and let the handler relay look for rows."""
         if self._may_sleep:
             self._may_sleep = False
             if await self._doorbell.wait() == "nudge":
                 self._claimer.rescan()  # something may have been released
-        await self._doorbell.read_notifications()  # under load nobody listens for the pause otherwise
-        self._on_turn()
+        # Also reads the pause notification: when busy we never sleep, so nobody else would read it.
+        await self._doorbell.read_notifications()
+        self._wake_handlers()
 
     async def _allowance(self) -> Allowance | None:
         """How much this turn may claim; None: nothing now, because of a stop, the sink, a group, or what is aside."""
@@ -250,9 +254,9 @@ class StreamRelay:
             self._observe(Ticked("ok", monotonic() - allowance.began))
             return None
         if isinstance(self._claimer, OrderedClaimer):
-            self._claimer.epochs = allowance.epochs
+            self._claimer.connection_epochs = allowance.connection_epochs
             if self._order is not None and not self._order.slots.owned:
-                await self._doorbell.release_key()  # or we would be rung for what we may not claim
+                await self._doorbell.release_key()  # we own no slot, so a ring would be for rows we may not claim
         return allowance
 
     def _publish(self, batch: Batch, allowance: Allowance) -> list[WrittenPart]:
@@ -262,12 +266,13 @@ class StreamRelay:
     def _publish_part(self, number: int, batch: Batch, allowance: Allowance) -> WrittenPart:
         sink = self._sinks.all[number]
         sink.flow.spend(len(batch.rows))
-        # Rows that failed before go where they cut no connection but their own; a trial has to use this one.
+        # Rows that failed before go to the bisector's connection, so a poison row cannot cut this one. A trial stays
+        # here: it must test this connection.
         apart = [] if allowance.trial else [row for row in batch.rows if row.attempts or row.suspect]
         if apart:
             batch = batch._replace(rows=[row for row in batch.rows if not row.attempts and not row.suspect])
         connection = sink.gate.connection
-        if connection.epoch == allowance.epochs.get(number):
+        if connection.epoch == allowance.connection_epochs.get(number):
             sent = send(connection, self._policy.entry, batch, self._policy.publish_timeout_s)
         else:  # connected again meanwhile: not audited yet, or the batch's floor is of another incarnation
             sent = unsent(batch, "the connection was replaced before it")

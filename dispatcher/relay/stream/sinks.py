@@ -20,13 +20,13 @@ CATCH_UP_S = 0.1  # between two looks at a consumer group that has to catch up
 class Allowance(NamedTuple):
     """How many rows a turn may claim; 0: none now. `trial`: they try the sink out. `began`: monotonic seconds.
 
-    `epochs`: of the connection of each sink that is open, see RedisConnection; `closed`: slots of the others.
+    `connection_epochs`: of each sink that is open, see RedisConnection; `closed`: slots of the others.
     """
 
     rows: int
     trial: bool
     began: float
-    epochs: Mapping[int, int]
+    connection_epochs: Mapping[int, int]
     floor: str
     closed: tuple[int, ...] = ()
 

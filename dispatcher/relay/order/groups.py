@@ -1,8 +1,8 @@
-"""The parts of the slots that a dispatcher owns: what one claim takes, and which of them are in hand.
+"""The slots that a dispatcher owns, in groups: a claim takes rows of one group, and groups are in hand or free.
 
-Of each slot one batch is in flight. So that lanes overlap in a backlog, the slots are cut into parts that take turns;
-at a light load one claim takes all, for each claim costs. Parts are cut so that each has as many rows as the others. A
-slot that has most of the rows is no reason for parts: the others would be passed over by claims that find nothing.
+Of each slot one batch is in flight. So that lanes overlap in a backlog, the slots are cut into groups that take turns;
+at a light load one claim takes all, because each claim costs. Groups are cut so that each has about as many rows as the
+others. Where one slot has most of the rows there are no groups: claims of the other slots would find nothing.
 """
 
 from collections.abc import Iterable
@@ -14,12 +14,12 @@ from dispatcher.relay.order.cursor import OrderedCursor
 
 ALL = (1 << SLOTS) - 1
 FADES = 0.9  # what a claim's rows count when the next one came
-SMALLEST = 0.2  # of the rows: a smaller part would cost more than it brings
-CUT_AGAIN_AFTER = 8  # claims: not for each whim of the load
+SMALLEST = 0.2  # share of the rows: a smaller group would cost more than it brings
+CUT_AGAIN_AFTER = 8  # claims: a short change of the load does not count
 
 
 @dataclass(slots=True, eq=False)
-class Part:
+class SlotGroup:
     """Slots that are claimed together. `mask`: bit k is slot k."""
 
     mask: int
@@ -46,8 +46,8 @@ class Part:
             self.cursor.reset()
 
 
-class Parts:
-    """Used by the task whose turn it is to claim. `most`: parts."""
+class SlotGroups:
+    """Used by the task whose turn it is to claim. `most`: groups at a time."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -55,37 +55,37 @@ class Parts:
         self._of = 0  # the slots that were cut
         self._wanted = 1
         self._claims = 0  # since they were cut
-        self.all: list[Part] = []
+        self.all: list[SlotGroup] = []
         self._turn = 0
 
     def reset(self) -> None:
         """Let all begin at the start."""
-        for part in self.all:
-            part.cursor.reset()
+        for group in self.all:
+            group.cursor.reset()
 
-    def next(self, claimable: Ranges, in_hand: int) -> Part | None:
-        """The part whose turn it is; None: each has a slot in hand. `in_hand`: the slots that are, of those we own."""
+    def next(self, claimable: Ranges, in_hand: int) -> SlotGroup | None:
+        """The group whose turn it is; None: each has a slot in hand. `in_hand`: which of our slots are in hand."""
         free = mask_of_ranges(claimable)
         owned = free | in_hand
         if owned != self._of or len(self.all) != self._wanted:
             if in_hand and owned == self._of:
-                return None  # what is in hand would lie in several of the new parts
+                return None  # a batch in flight would have rows of several of the new groups
             self._cut(owned)
         for _ in self.all:
-            part = self.all[self._turn % len(self.all)]
+            group = self.all[self._turn % len(self.all)]
             self._turn += 1
-            if not part.mask & ~free:
-                return part
+            if not group.mask & ~free:
+                return group
         return None
 
     @property
     def more(self) -> bool:
         """Whether there may be something to claim in any of them."""
-        return any(part.more for part in self.all)
+        return any(group.more for group in self.all)
 
-    def note(self, part: Part, slots: list[int], *, full: bool) -> None:
-        """A claim of this part took a row of each of these slots; `full`: more may follow."""
-        part.more = full
+    def note(self, group: SlotGroup, slots: list[int], *, full: bool) -> None:
+        """A claim of this group took a row of each of these slots; `full`: more may follow."""
+        group.more = full
         self._claims += 1
         if not full:
             if self._wanted > 1 and self._claims > CUT_AGAIN_AFTER:
@@ -101,7 +101,7 @@ class Parts:
         cuts = self._cuts(owned) if self._wanted > 1 else [owned]
         self._of, self._claims, self._turn = owned, 0, 0
         self._wanted = len(cuts)
-        self.all = [Part(mask) for mask in cuts if mask]
+        self.all = [SlotGroup(mask) for mask in cuts if mask]
 
     def _cuts(self, owned: int) -> list[int]:
         """The slots in up to `most` ranges of about as many rows each."""
