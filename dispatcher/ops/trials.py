@@ -1,4 +1,4 @@
-"""Trials: the real statements, run as this role in one transaction that is rolled back. Rights on paper are not enough.
+"""Each trial of a statement runs it as this role, and rolls back. Rights on paper are not enough.
 
 A grant, a policy, a constraint, a trigger or a function of somebody else may refuse what the catalogue seems to allow;
 events would then be published and never settled. Works on a row of its own, through a transaction pooler too, beside
