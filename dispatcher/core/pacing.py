@@ -179,9 +179,9 @@ class FreshShare:
 
 @dataclass(slots=True)
 class PrefetchLimit:
-    """How many rows to claim for handlers: as many as have a slot, and as many more as are done in a tenth of a second.
+    """How many rows to claim for handlers: as many as have a place, and as many as end in a tenth of a second.
 
-    More would keep them from other dispatchers; fewer would let a slot wait for a claim. Written by one task only.
+    More would keep them from other dispatchers; fewer would let a place wait for a claim. Written by one task only.
     """
 
     parallel: int

@@ -1,4 +1,4 @@
-"""Rows that were claimed for handlers: those that wait for a slot, are handled, or wait to be settled."""
+"""Rows that were claimed for handlers: those that wait for a place, are handled, or wait to be settled."""
 
 import asyncio
 from collections import Counter, deque
@@ -35,7 +35,7 @@ class InFlight:
         self.size = 0  # characters of payloads and headers of all rows that are not settled
         self.settling: list[Ended] = []
         self.some_ended = asyncio.Event()  # cleared by whoever settles
-        self.room = asyncio.Event()  # a slot may be free; cleared by whoever waits for it
+        self.room = asyncio.Event()  # a place may be free; cleared by whoever waits for it
         self._some_settled = asyncio.Event()
         self._finished = finished
         self._forgotten = forgotten

@@ -1,4 +1,4 @@
-"""The pool of handlers: a bounded number of rows is handled at once, the others wait for a slot.
+"""The pool of handlers: a bounded number of rows is handled at once, the others wait for a place.
 
 A suspect, whose process ended under its handler, runs alone: nothing is claimed until it has had its turn. So it is
 known what ends the next process, and nothing else is charged for it.
@@ -26,7 +26,7 @@ HELD_BACK = Released("no more handlers of its type may run now")
 
 
 class HandlerPool:
-    """Gives free slots to rows that wait, and says how many more to claim.
+    """Gives free places to rows that wait, and says how many more to claim.
 
     `begin(task, mark)` writes the mark of a suspect before it runs; False: the row is not ours any more.
     """
@@ -73,7 +73,7 @@ class HandlerPool:
         return 0 if self._alone is not None or self._in_flight.suspects else limit
 
     def mark(self, limit: int) -> HandlerMark:
-        """What so many rows that are claimed now say to a successor: whether each finds a slot at once."""
+        """What so many rows that are claimed now say to a successor: whether each finds a place at once."""
         free = self._policy.parallel - len(self._in_flight.running) - len(self._in_flight.waiting)
         return HandlerMark.BEGUN if limit <= free else HandlerMark.MAY_HAVE_BEGUN
 
@@ -92,7 +92,7 @@ class HandlerPool:
         self._in_flight.room.set()
 
     def fill(self, handlers: TaskGroup) -> None:
-        """Give free slots to rows that wait. Those of a type that may have no more are released."""
+        """Give free places to rows that wait. Those of a type that may have no more are released."""
         in_flight = self._in_flight
         while in_flight.waiting and len(in_flight.running) < self._policy.parallel:
             if self._may_begin(in_flight.waiting[0]):

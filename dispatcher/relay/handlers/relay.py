@@ -1,7 +1,7 @@
 """The handler relay: claims rows whose event type has a handler, and calls their handlers, a bounded number at once.
 
 It has a session of its own and waits neither for the stream relay nor for Redis. A row that was claimed and gets no
-slot within a second is released, for others to take. Each row is settled as its handler ends.
+place within a second is released, for others to take. Each row is settled as its handler ends.
 """
 
 import asyncio

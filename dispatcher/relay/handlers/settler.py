@@ -14,7 +14,7 @@ from dispatcher.relay.policy import PauseCheck
 from dispatcher.relay.settler import Settler
 
 CHECK_EVERY_S = 1.0
-WAIT_S = 1.0  # a row that waits longer for a slot is released: another dispatcher may have one
+WAIT_S = 1.0  # a row that waits longer for a place is released: another dispatcher may have one
 CROWDED = Released("no handler was free")
 
 
@@ -49,7 +49,7 @@ class HandlerSettler:
 
 
 class HandlerLeases:
-    """Renews the leases of rows in flight, and releases those that wait too long for a slot."""
+    """Renews the leases of rows in flight, and releases those that wait too long for a place."""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 - A type whose server is away (its handler raised one of its outages) gets none for a while, then one at a time until
   one does not meet the outage again. Its events wait at no cost.
-- Where there are several types, one whose handlers take long gets at most four fifths of the slots that the others
+- Where there are several types, one whose handlers take long gets at most four fifths of the places that the others
   leave free.
 """
 
@@ -19,7 +19,7 @@ from dispatcher.handlers.load import HandlersByType
 from dispatcher.stages.claim import EventTypeFilter
 
 AWAY = Backoff(base_s=0.5, cap_s=15.0)
-SLOW_S = 1.0  # handlers that take longer on average could hold all slots for long
+SLOW_S = 1.0  # handlers that take longer on average could hold all places for long
 SLOW_SHARE = 0.8
 PROOFS = 3  # so often others of its type are done between two outages of an event: then they are its own failures
 REMEMBERED = 10_000  # events of a type that met an outage
