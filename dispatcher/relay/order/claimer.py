@@ -14,8 +14,8 @@ from dispatcher.core.row import UNSCHEDULED, Batch, HandlerMark
 from dispatcher.infra.postgres.session import Session
 from dispatcher.relay.claimer import Claimer
 from dispatcher.relay.order.cursor import Looked, fresh_key
-from dispatcher.relay.order.in_order import InOrder
 from dispatcher.relay.order.groups import SlotGroup
+from dispatcher.relay.order.in_order import InOrder
 from dispatcher.relay.policy import ClaimPolicy, PauseCheck
 from dispatcher.stages.claim import ClaimKey, new_claim_id
 from dispatcher.stages.claim_in_order import (
