@@ -1,8 +1,9 @@
 """The slots that a dispatcher owns, in groups: a claim takes rows of one group, and groups are in hand or free.
 
-Of each slot one batch is in flight. So that lanes overlap in a backlog, the slots are cut into groups that take turns;
-at a light load one claim takes all, because each claim costs. Groups are cut so that each has about as many rows as the
-others. Where one slot has most of the rows there are no groups: claims of the other slots would find nothing.
+Of each slot one batch is in flight. So that lanes overlap in a backlog, the slots are divided into groups that take
+turns; at a light load one claim takes all, because each claim costs. They are divided so that each group has about as
+many rows as the others. Where one slot has most of the rows there are no groups: claims of the other slots would find
+nothing.
 """
 
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from dispatcher.relay.order.cursor import OrderedCursor
 ALL = (1 << SLOTS) - 1
 FADES = 0.9  # what a claim's rows count when the next one came
 SMALLEST = 0.2  # share of the rows: a smaller group would cost more than it brings
-CUT_AGAIN_AFTER = 8  # claims: a short change of the load does not count
+DIVIDE_AGAIN_AFTER = 8  # claims: a short change of the load does not count
 
 
 @dataclass(slots=True, eq=False)
@@ -52,9 +53,9 @@ class SlotGroups:
     def __init__(self, most: int) -> None:
         self._most = most
         self._weights = [0.0] * SLOTS
-        self._of = 0  # the slots that were cut
+        self._of = 0  # the slots that were divided
         self._wanted = 1
-        self._claims = 0  # since they were cut
+        self._claims = 0  # since they were divided
         self.all: list[SlotGroup] = []
         self._turn = 0
 
@@ -70,7 +71,7 @@ class SlotGroups:
         if owned != self._of or len(self.all) != self._wanted:
             if in_hand and owned == self._of:
                 return None  # a batch in flight would have rows of several of the new groups
-            self._cut(owned)
+            self._divide(owned)
         for _ in self.all:
             group = self.all[self._turn % len(self.all)]
             self._turn += 1
@@ -88,22 +89,22 @@ class SlotGroups:
         group.more = full
         self._claims += 1
         if not full:
-            if self._wanted > 1 and self._claims > CUT_AGAIN_AFTER:
+            if self._wanted > 1 and self._claims > DIVIDE_AGAIN_AFTER:
                 self._wanted = 1
             return
         self._weights = [each * FADES for each in self._weights]
         for slot in slots:
             self._weights[slot] += 1.0
-        if self._claims > CUT_AGAIN_AFTER or self._wanted == 1:
-            self._wanted, self._claims = len(self._cuts(self._of)), 0
+        if self._claims > DIVIDE_AGAIN_AFTER or self._wanted == 1:
+            self._wanted, self._claims = len(self._divisions(self._of)), 0
 
-    def _cut(self, owned: int) -> None:
-        cuts = self._cuts(owned) if self._wanted > 1 else [owned]
+    def _divide(self, owned: int) -> None:
+        masks = self._divisions(owned) if self._wanted > 1 else [owned]
         self._of, self._claims, self._turn = owned, 0, 0
-        self._wanted = len(cuts)
-        self.all = [SlotGroup(mask) for mask in cuts if mask]
+        self._wanted = len(masks)
+        self.all = [SlotGroup(mask) for mask in masks if mask]
 
-    def _cuts(self, owned: int) -> list[int]:
+    def _divisions(self, owned: int) -> list[int]:
         """The slots in up to `most` ranges of about as many rows each."""
         slots = [slot for low, high in ranges_of(owned) for slot in range(low, high + 1)]
         total = sum(self._weights[slot] for slot in slots)

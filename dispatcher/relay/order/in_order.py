@@ -92,6 +92,7 @@ class InOrder:
                 in_hand |= flight.slots
         claimable = self.slots.claimable()
         group = self.groups.next(claimable, in_hand)
+        # Slots of a batch that an earlier connection published are claimable too: `self.slots` knows no connections.
         return group if group is None or not group.mask & in_hand else None
 
     def note_change(self) -> None:
