@@ -12,6 +12,7 @@ import click
 import psycopg
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from dispatcher.cli import COMMANDS, cli
 from dispatcher.embedded import EmbeddedValkey, free_port
@@ -33,6 +34,7 @@ EVENT_ID = "0f5c1a52-7b7e-4c43-9f0e-1b7a3c9d2e10"
 TOKEN = "a-token-of-this-test"
 # What a reader fills in.
 PLACES = {"<uuid>": EVENT_ID}
+REDIS_PLACES = {"STREAM": STREAM, "GROUP": "billing", "ID": "0-0"}
 
 
 class Answers:
@@ -121,7 +123,11 @@ class Runner:
         assert code == 0, f"dispatcher {' '.join(arguments)}: {output}"
 
     async def redis_cli(self, arguments: list[str], env: dict[str, str]) -> None:
-        await self._redis.execute_command(*arguments)  # type: ignore[no-untyped-call]
+        if arguments[0] == "-u":
+            assert arguments[1] == self._env["REDIS_URL"]
+            del arguments[:2]
+        filled = [*arguments[:2], *(REDIS_PLACES.get(word, word) for word in arguments[2:])]
+        await self._redis.execute_command(*filled)  # type: ignore[no-untyped-call]
 
     async def psql(self, arguments: list[str], env: dict[str, str]) -> None:
         await run(str(client_program("psql")), "-X", "-v", "ON_ERROR_STOP=1", *arguments)
@@ -183,6 +189,8 @@ async def test_commands_and_statements(
                 await db.execute(
                     "UPDATE messaging.slot_owner SET owner = 4711 WHERE slot = 7"
                 )  # of nobody that is there
+            if "XGROUP CREATE" in text:  # it undoes the block before it
+                await stream.xgroup_destroy(STREAM, "billing")
             if page == "held-aggregates":
                 await stand_in_order(db, "hold")
                 await insert_events(db, 1, id=4720)  # waits behind the dead ones
@@ -203,6 +211,38 @@ async def test_commands_and_statements(
     sidecar = {"http_enabled": True, "http_host": "127.0.0.1", "http_port": port, "api_token": TOKEN}
     async with dispatcher(redis_url=valkey.url, tick_ms=100, **sidecar):
         await execute()
+
+
+GROUP_PAGES = ("backpressure", "group-not-read")
+
+
+@pytest.mark.parametrize("page", GROUP_PAGES)
+async def test_a_command_that_ends_a_group_ends_none_until_it_is_filled_in(page: str, stream: "Redis") -> None:
+    await stream.xgroup_create(STREAM, "billing", mkstream=True)
+    pasted = [
+        words[3:]
+        for each, section in SECTIONS
+        for language, text in section.blocks
+        for _, words in (commands(text) if language == "sh" else [])
+        if each == page and words[0] == "redis-cli"
+    ]
+    assert ["XGROUP", "DESTROY", "STREAM", "GROUP"] in pasted
+    for words in pasted:
+        with pytest.raises(ResponseError):
+            await stream.execute_command(*words)  # type: ignore[no-untyped-call]
+    assert [group["name"] for group in await stream.xinfo_groups(STREAM)] == ["billing"]
+
+
+async def test_a_group_that_was_destroyed_by_mistake_is_made_again_where_it_stood(stream: "Redis") -> None:
+    ids = [await stream.xadd(STREAM, {"n": n}) for n in range(4)]
+    await stream.xgroup_create(STREAM, "billing", "0")
+    await stream.xreadgroup("billing", "one", {STREAM: ">"}, count=2)
+    await stream.xack(STREAM, "billing", ids[0])
+    [group] = await stream.xinfo_groups(STREAM)
+    await stream.xgroup_destroy(STREAM, "billing")
+    await stream.xgroup_create(STREAM, "billing", group["last-delivered-id"])
+    [(_, read)] = await stream.xreadgroup("billing", "one", {STREAM: ">"})
+    assert [entry for entry, _ in read] == ids[2:]  # what was read and not acknowledged does not come again
 
 
 INLINE = [(page, code) for page, section in ALL for code in section.inline]
