@@ -7,6 +7,7 @@ from math import exp, inf
 CLAIM_BYTES = 4 * 1024 * 1024  # that one claim brings, as claim.sql and read_row.sql have it
 HANDLER_BYTES = 12 * 1024 * 1024  # of all rows that are claimed for handlers and not settled
 HOLD_BACK_AT = 0.9  # of MAXLEN unread by the slowest group: backpressure begins
+GO_ON_BELOW = 0.8  # and there it ends
 
 
 def rest_after(worked_s: float, rest: float, *, at_least_s: float = 0.0, at_most_s: float = inf) -> float:

@@ -6,6 +6,7 @@ from math import inf
 from typing import Literal
 
 from dispatcher.core.counted import counted
+from dispatcher.core.pacing import GO_ON_BELOW
 from dispatcher.core.process_state import ProcessState, Trouble
 from dispatcher.core.troubles import HELD_DO, TROUBLES, Severity, held_words, words
 from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, RecentWindow
@@ -19,6 +20,7 @@ STALE_S = 60.0  # a sample older than this
 ERROR_SHARE = 0.02  # of the turns of a minute; as in the alerts
 SETTLING_S = 15.0  # after a start what waited is worked off: that it was late is no news
 UNREAD_S = 900.0  # a group with entries to read that nobody has read for so long is abandoned
+DEAD_DO = "Look at the errors of the dead letters, mend the cause, then retry them; discard those that nobody needs."
 COUNTED = 10_000  # dead events are counted no further
 
 
@@ -66,11 +68,15 @@ _PAGES: dict[str, str] = {
 }
 
 
-def diagnose(reading: ProcessState, lately: RecentWindow, now: float) -> list[Diagnosis]:
-    """All findings, first the one that needs somebody now; empty: all is fine."""
+def diagnose(reading: ProcessState, lately: RecentWindow, now: float, maxlen: int | None = None) -> list[Diagnosis]:
+    """All findings, first the one that needs somebody now; empty: all is fine. `maxlen`: REDIS_STREAM_MAXLEN."""
     away = any(trouble.kind == "database" for trouble in reading.troubles)
     # Without Postgres nobody listens: that is the same trouble.
-    found = [_of_trouble(trouble, reading) for trouble in reading.troubles if not (away and trouble.kind == "listener")]
+    found = [
+        _of_trouble(trouble, reading, maxlen)
+        for trouble in reading.troubles
+        if not (away and trouble.kind == "listener")
+    ]
     found += _computed(reading, lately, now)
 
     def first(finding: Diagnosis) -> tuple[int, int, float]:
@@ -80,8 +86,11 @@ def diagnose(reading: ProcessState, lately: RecentWindow, now: float) -> list[Di
     return sorted(found, key=first)
 
 
-def _of_trouble(trouble: Trouble, reading: ProcessState) -> Diagnosis:
+def _of_trouble(trouble: Trouble, reading: ProcessState, maxlen: int | None) -> Diagnosis:
     level, _, do = TROUBLES[trouble.kind]
+    if trouble.kind == "backpressure" and maxlen is not None:
+        share = "80 % of REDIS_STREAM_MAXLEN"
+        do = do.replace(share, f"{counted(int(GO_ON_BELOW * maxlen), 'entry')} ({share})")
     what = words(trouble.kind, trouble.reason)
     if reading.processes > 1:
         what += f" ({trouble.of} of {reading.processes} processes)"
@@ -187,15 +196,19 @@ def _held(reading: ProcessState) -> Iterator[Diagnosis]:
 def _dead(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[Diagnosis]:
     """Dead events need a decision until each is retried or discarded, however old they are."""
     sample = reading.sample
-    counted = sample is not None and sample.at > (reading.buried_at or 0.0)
-    dead = sample.dead if sample and counted else max(lately.buried, sample.dead if sample else 0)
-    if not dead:
-        if lately.buried:
-            what = f"{_events(lately.buried)} died in the last 15 minutes; none is dead now"
-            yield Diagnosis("note", "buried", what, lately.buried_since, "Nothing: they were retried or discarded.")
-        return
+    dead = sample.dead if sample else 0  # deaths since then are not added: the same events may have died again
     newest = sample.newest_dead_at if sample else None
     error = reading.buried_error or (sample.newest_dead_error if sample else None)
+    uncounted = bool(lately.buried) and not (sample is not None and sample.at > (reading.buried_at or 0.0))
+    if not dead and uncounted:
+        what = "Events died a moment ago and are being counted" + (f"; the latest error: {error}" if error else "")
+        yield Diagnosis("bad", "buried", what, newest or lately.buried_since, DEAD_DO, "dead", "dead-letters")
+        return
+    if not dead:
+        if lately.buried:
+            what = f"Events died in the last 15 minutes ({counted(lately.buried, 'death')}); none is dead now"
+            yield Diagnosis("note", "buried", what, lately.buried_since, "Nothing: they were retried or discarded.")
+        return
     fresh = bool(lately.buried) or (newest is not None and now - newest < BURIED_LATELY_S)
     what = f"{_events(dead)} {'is' if dead == 1 else 'are'} dead and {'waits' if dead == 1 else 'wait'} for a decision"
     what += f"; the latest error: {error}" if error else ""
@@ -207,7 +220,7 @@ def _dead(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[D
         "buried" if fresh else "dead",
         what,
         newest or lately.buried_since,  # when the latest died
-        "Look at the errors of the dead letters, mend the cause, then retry them; discard those that nobody needs.",
+        DEAD_DO,
         "dead",
         "dead-letters",
     )

@@ -62,6 +62,7 @@ class RecentWindow:
     error_share: float = 0.0  # of the turns of the loop
     slow_since: float | None = None  # when p95 began to exceed the promise, if it does
     p95_now: float | None = None  # of the last ten seconds, or of as many more as have FEW_EVENTS
+    p95_now_s: float | None = None  # of how many seconds that is
     buried: int = 0  # events given up in the fifteen minutes, and when the first of them was
     buried_since: float | None = None
     types: tuple[RecentType, ...] = ()  # those with the most events first
@@ -103,7 +104,8 @@ class History:
         self._readings.append((now, reading))
         elapsed = max(now - then, 0.001)
         latency = reading.latency.since(before.latency)
-        sample = reading.sample
+        away = any(each.kind == "database" and each.of == reading.processes for each in reading.troubles)
+        sample = None if away else reading.sample  # what was counted before says nothing of now
         point = Point(
             at=round(self._clock(), 3),
             events=round(max(0, reading.published - before.published) / elapsed, 2),
@@ -140,6 +142,7 @@ class History:
         ticks, errors = last.ticks - first.ticks, last.tick_errors - first.tick_errors
         p95 = latency.quantile(0.95)
         slow = p95 is not None and p95 > SLA_S
+        p95_now, p95_now_s = self._p95_now()
         return RecentWindow(
             events=max(0, last.published - rate_first.published) / max(now - rate_then, 0.001),
             count=latency.total,
@@ -148,19 +151,21 @@ class History:
             p99=latency.quantile(0.99),
             error_share=max(0.0, errors / ticks) if ticks > 0 else 0.0,
             slow_since=(self.lately.slow_since or self._clock()) if slow else None,
-            p95_now=self._p95_now(),
+            p95_now=p95_now,
+            p95_now_s=p95_now_s,
             buried=sum(dead for _, dead in self._burials),
             buried_since=self._burials[0][0] if self._burials else None,
             types=_types(last, first, now - self._readings[0][0]),
         )
 
-    def _p95_now(self) -> float | None:
-        last = self._readings[-1][1].latency
-        for _, reading in list(self._readings)[-1 - RATE_WINDOW :: -1]:
-            recent = last.since(reading.latency)
+    def _p95_now(self) -> tuple[float | None, float | None]:
+        """The quantile, and of how many seconds."""
+        until, last = self._readings[-1]
+        for since, reading in list(self._readings)[-1 - RATE_WINDOW :: -1]:
+            recent = last.latency.since(reading.latency)
             if recent.total >= FEW_EVENTS:
-                return recent.quantile(0.95)
-        return None
+                return recent.quantile(0.95), round(until - since, 1)
+        return None, None
 
 
 def _types(last: ProcessState, first: ProcessState, elapsed: float) -> tuple[RecentType, ...]:

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from dispatcher import __version__
 from dispatcher.core.process_state import ProcessState, StreamSample, Trouble
+from dispatcher.core.troubles import TROUBLES
 from dispatcher.sidecar.diagnosis import BURIED_LATELY_S, LATE_S, VERY_LATE_S, diagnose, level_of
 from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.history import SLA_S, WINDOW, History, RecentWindow
@@ -75,7 +76,7 @@ class Overview:
     def describe(self, now: float) -> dict[str, Any]:
         """The answer. Durations in seconds, moments in Unix seconds."""
         reading, lately = self._history.read(), self._history.lately
-        findings = diagnose(reading, lately, now)
+        findings = diagnose(reading, lately, now, self._maxlen)
         sample = reading.sample
         return {
             "now": now,
@@ -95,6 +96,7 @@ class Overview:
                 "window_s": int(WINDOW * 2),
                 "count": lately.count,
                 "now": lately.p95_now,
+                "now_s": lately.p95_now_s,
                 "p50": lately.p50,
                 "p95": lately.p95,
                 "p99": lately.p99,
@@ -139,16 +141,18 @@ def _silent_s(reading: ProcessState, now: float) -> float | None:
 
 
 def _levels(reading: ProcessState, lately: RecentWindow, silent_s: float | None, now: float) -> dict[str, str]:
-    """The colour of each figure by its own threshold, whatever explains it: "", "warn" or "bad"."""
+    """The colour of each figure by its own threshold: "", "warn" or "bad". A pause alone is what somebody wants: "warn"."""
     sample = reading.sample
     age = (sample.oldest_age_s or 0.0) if sample else 0.0
     late = lately.p95_now is not None and lately.p95_now > SLA_S
     fresh = sample is not None and sample.newest_dead_at is not None and now - sample.newest_dead_at < BURIED_LATELY_S
     dead = sample.dead if sample else 0
+    kinds = {trouble.kind for trouble in reading.troubles}
+    bad = "warn" if "paused" in kinds and not any(TROUBLES[kind][0] == "bad" for kind in kinds) else "bad"
     return {
-        "events": "bad" if silent_s is not None else "",
-        "latency": "bad" if silent_s is not None or late else "",
-        "backlog": "bad" if age > VERY_LATE_S else "warn" if age > LATE_S else "",
+        "events": bad if silent_s is not None else "",
+        "latency": bad if silent_s is not None or late else "",
+        "backlog": bad if age > VERY_LATE_S else "warn" if age > LATE_S else "",
         "dead": "" if not dead else "bad" if fresh else "warn",
     }
 

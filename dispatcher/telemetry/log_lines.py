@@ -52,7 +52,8 @@ def line_of(event: events.TelemetryEvent) -> Line | None:
         case events.Buried(rows):
             ids, errors = [row_id for row_id, _ in rows], sorted({error for _, error in rows})
             fields = {"rows": len(rows), "ids": ids, "errors": errors}
-            return Line("ERROR", "outbox_rows_buried_after_max_attempts", "Rows went to the dead-letter queue", fields)
+            text = "Rows are dead: their attempts are used up, or they can never be sent as things are"
+            return Line("ERROR", "outbox_rows_buried_after_max_attempts", text, fields)
         case events.ClosedConnection(row, size, server):
             text = "Redis, or a proxy before it, closes the connection on this row; it waits for its next attempt"
             if server:

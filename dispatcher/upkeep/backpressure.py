@@ -16,7 +16,7 @@ from dispatcher.core.condition import is_exempt
 from dispatcher.core.decide import Refused
 from dispatcher.core.events import BackpressureBlind, BackpressureChanged, Observer
 from dispatcher.core.outages import in_short, is_unavailable
-from dispatcher.core.pacing import HOLD_BACK_AT
+from dispatcher.core.pacing import GO_ON_BELOW, HOLD_BACK_AT
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.connection import RedisConnection
@@ -25,7 +25,6 @@ from dispatcher.infra.redis.positions import StreamPositions
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.duty import repeat
 
-OFF_BELOW = 0.8
 SHARED = 0.1  # what is left above HOLD_BACK_AT
 LOOK_EVERY_S = 1.0  # at least, while something is published
 COUNT_EVERY_S = 10.0
@@ -100,7 +99,7 @@ class Backpressure:
 
     async def _look(self) -> None:
         group, unread = await self._slowest()
-        on = unread >= (OFF_BELOW if self._on else HOLD_BACK_AT) * self._maxlen
+        on = unread >= (GO_ON_BELOW if self._on else HOLD_BACK_AT) * self._maxlen
         self._near = unread >= NEAR_AT * self._maxlen
         if self._near:
             self._nearing.set()
@@ -156,7 +155,7 @@ class Backpressure:
             return page if isinstance(page, list) else None
 
         # What Redis does not tell is counted, but only where publishing would be held back because of it.
-        matters = (OFF_BELOW if self._on else HOLD_BACK_AT) * self._maxlen
+        matters = (GO_ON_BELOW if self._on else HOLD_BACK_AT) * self._maxlen
         slowest = (0, "")
         for group in groups:
             known = self._positions[stream]

@@ -118,6 +118,11 @@ async def test_from_the_first_glance_through_an_outage_and_back_without_a_reload
         await expect(page.locator("#say")).to_contain_text("Trouble. Redis takes no entries")
         ours.say(events.Sampled(7, 0.25, 0.0, None, {}, "ConnectionError", 0))
         await expect(page.locator("#groups")).to_have_text("Not known: Redis does not say.")
+        ours.now += 2.0
+        ours.console.history.add_point()
+        await expect(page.locator("#chart-lag .readout")).to_have_text(
+            re.compile("now .* not known, Redis does not say")
+        )
 
         ours.say(events.BreakerChanged("closed", None), events.BackpressureChanged(False, MARKUP, 1))
         await expect(headline).to_have_text("All is well")
@@ -138,8 +143,16 @@ async def test_a_dispatcher_that_is_gone_is_said_to_be_and_one_that_came_back_is
             await expect(page.locator("#headline")).to_have_text("No answer from the dispatcher")
             await expect(page.locator("#when")).to_contain_text("The figures below are of")
             await level(page, "bad")
+            await expect(page.locator("#todo")).to_contain_text("Run `dispatcher status`")
+            await expect(page.locator("#steps")).to_have_text("Runbook: docs/runbook/down.md")
+            await expect(page.locator("#pause")).to_be_hidden()
+            await expect(page.locator("#main")).to_have_class("stale")
+            await expect(page.locator("#chart-backlog .readout")).to_have_text(re.compile(r"^at \d\d:\d\d:\d\d"))
             await page.unroute("**/api/**")
             await expect(page.locator("#headline")).to_have_text("All is well")
+            await expect(page.locator("#pause")).to_be_visible()
+            await expect(page.locator("#main")).not_to_have_class("stale")
+            await expect(page.locator("#chart-backlog .readout")).to_contain_text("now")
 
 
 async def test_the_token_is_asked_for_and_kept_in_the_tab_only(open_page: OpenPage) -> None:
@@ -222,6 +235,42 @@ async def test_each_figure_takes_the_colour_of_its_threshold(open_page: OpenPage
         ours.say(events.Sampled(0, 0.0, 0.0, 900, {}, None, 3))
         await expect(tile(page, "dead")).to_have_attribute("data-level", "warn")
         await expect(page.locator("#nav-dead")).to_have_text("3")
+
+
+async def test_figures_from_before_postgres_went_away_say_when_they_were_looked_at(open_page: OpenPage) -> None:
+    async with fed() as ours, open_page(ours.url, allow=(NOT_FOUND,)) as page:
+        ours.calm()
+        await expect(page.locator("#stream")).to_contain_text("900 of about 1,000 entries")
+        await expect(page.locator("#alive-when")).to_be_hidden()
+        ours.say(events.DatabaseChanged(False, "refused"))
+        await expect(page.locator("#stream")).to_have_text(re.compile(r", as of \d\d:\d\d:\d\d$"))
+        await expect(page.locator("#alive-when")).to_have_text(re.compile(r"^as of \d\d:\d\d:\d\d, when Postgres"))
+
+
+async def test_backpressure_names_its_group_since_when_and_where_it_ends(open_page: OpenPage) -> None:
+    async with fed() as ours, open_page(ours.url, allow=(NOT_FOUND,)) as page:
+        ours.calm()
+        ours.say(events.BackpressureChanged(True, "billing", 900))
+        await expect(page.locator("#todo")).to_contain_text("less than 800 entries (80 % of REDIS_STREAM_MAXLEN)")
+        billing = page.locator("#groups li").filter(has_text="billing")
+        await expect(billing).to_have_text(re.compile(r"holds publishing back since \d\d:\d\d:\d\d"))
+        await expect(page.locator("#groups strong")).to_have_count(1)
+
+
+async def test_each_p95_names_the_time_it_is_of(open_page: OpenPage) -> None:
+    async with fed() as ours, open_page(ours.url, allow=(NOT_FOUND,)) as page:
+        ours.console.history._elapsed = lambda: ours.now
+        for _ in range(10):
+            ours.calm()
+        await expect(page.locator("#tile-latency-label")).to_have_text("Latency, p95 of the last 10 s")
+        await expect(page.locator("#tile-latency-more")).to_contain_text("in a minute: p50")
+        ours.say(events.Published(500, [90.0] * 500, 0.01))
+        ours.now += 2.0
+        ours.console.history.add_point()
+        await expect(page.locator("#when")).not_to_contain_text("within 60 s")
+        for _ in range(6):
+            ours.calm()
+        await expect(page.locator("#when")).to_contain_text("in the last minute p95: it was 60 s or more")
 
 
 async def test_it_says_which_system_and_draws_no_more_time_than_there_was(open_page: OpenPage) -> None:

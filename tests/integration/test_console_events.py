@@ -143,8 +143,26 @@ async def test_errors_that_differ_in_figures_are_one_group(dispatcher: StartDisp
             await expect(groups).to_have_count(1)
             await expect(groups).to_contain_text(re.compile(r"^31payload is 2\d\d bytes"))
             await expect(groups).to_contain_text("31 different figures: 202 to 232")
+            await expect(groups).to_contain_text("set DISPATCH_MAX_PAYLOAD_BYTES above 232, restart the dispatchers")
+            # As many as were put back die again: the panel says so, and nobody counts them twice.
+            await page.get_by_role("button", name=re.compile("^Retry 31")).click()
+            asked = page.get_by_role("dialog", name="Retry 31 events?")
+            whom = "All 31 that failed with “payload is # bytes, DISPATCH_MAX_PAYLOAD_BYTES allows #” (202 to 232)"
+            await expect(asked).to_contain_text(whom)
+            await asked.get_by_role("button", name="Retry 31 events").click()
+            await expect(page.locator("#dead-say")).to_have_text(
+                re.compile(
+                    r"^31 of these 31 died again, at \d\d:\d\d:\d\d, of the same error\. Mend the cause first\.$"
+                )
+            )
+            await expect(groups).to_contain_text(re.compile(r"^31payload is 2\d\d bytes"))
+            await expect(page.locator("#headline")).to_contain_text("31 events are dead")
+            await page.goto(f"{running.http_url}/#/")
+            await expect(page.locator("#tile-dead-more")).to_contain_text("62 deaths since")
+            await page.go_back()
             await page.get_by_role("link", name=re.compile("Show those with")).click()
             await expect(page.locator("#list tbody tr")).to_have_count(31)
+            await expect(page.get_by_role("columnheader", name="Died")).to_be_visible()
             shared = page.url
         async with open_page(shared) as page:
             await expect(page.locator("#list tbody tr")).to_have_count(31)
@@ -203,6 +221,16 @@ async def test_all_are_paused_and_resumed(dispatcher: StartDispatcher, db, open_
         await running.tap.next(PauseChanged, where=lambda change: change.paused)
         await expect(page.locator("#headline")).to_contain_text("billing moves, by ada")
         await expect(page.locator("#parts li").first).to_contain_text("Pause")
+        paused = page.locator("#parts li").first
+        await expect(paused).to_have_attribute("data-level", "warn")
+        await insert_events(db, 3)
+        await running.tap.next(Sampled, where=lambda sample: sample.backlog == 3)
+        await expect(page.locator("#tile-backlog")).to_have_text("3")
+        await page.locator("#glance").get_by_role("button", name="Resume …").click()
+        asked = page.get_by_role("dialog", name="Resume?")
+        await expect(asked).to_contain_text(re.compile(r"Paused since .*: billing moves, by ada"))
+        await expect(asked).to_contain_text("3 events wait and go out")
+        await asked.get_by_role("button", name="Cancel").click()
         await answer(page, "glance", "Resume …", "Resume?", "Resume")
         await running.tap.next(PauseChanged, where=lambda change: not change.paused)
         await expect(page.locator("#did")).to_have_text("Resumed: events go out again.")

@@ -88,6 +88,35 @@ async def test_each_figure_has_the_colour_of_its_threshold_whatever_explains_it(
     assert silent(console, now + 60.0)["levels"]["events"] == "bad"
 
 
+async def test_what_a_pause_alone_holds_up_is_amber_as_its_headline(console):
+    now = console.observe.read().started_at
+    console.observe(events.PauseChanged(True, "ada", "moving"))
+    console.observe(events.Sampled(9, 61.0, 0.0, 900, {}))
+    seen = silent(console, now + 61.0)
+    assert [seen["levels"][name] for name in ("events", "latency", "backlog")] == ["warn"] * 3
+    console.observe(events.BreakerChanged("open", "away"))
+    seen = silent(console, now + 61.0)
+    assert [seen["levels"][name] for name in ("events", "latency", "backlog")] == ["bad"] * 3
+
+
+async def test_backpressure_says_at_how_many_entries_it_ends(console):
+    console.observe(events.BackpressureChanged(True, "billing", 1900))
+    said = Overview(console.history, stream="s", maxlen=2000).describe(0.0)["findings"][0]
+    assert "less than 1,600 entries (80 % of REDIS_STREAM_MAXLEN) to read" in said["do"]
+
+
+async def test_no_point_is_drawn_of_what_postgres_said_before_it_went_away(console):
+    def last() -> list[float | None]:
+        console.history.add_point()
+        answer = json.loads(console.history.after(0))
+        return [answer["points"][-1][answer["fields"].index(name)] for name in ("backlog", "oldest", "lag")]
+
+    console.observe(events.Sampled(7, 0.25, 0.0, 900, {"billing": 40}))
+    assert last() == [7, 0.25, 40]
+    console.observe(events.DatabaseChanged(False, "refused"))
+    assert last() == [None, None, None]
+
+
 async def test_dead_events_are_never_fine(console):
     now = console.observe.read().started_at
     for dead, newest, expected in ((0, None, ""), (3, now - 60, "bad"), (3, now - 3600, "warn"), (3, None, "warn")):

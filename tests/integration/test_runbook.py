@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import psycopg
@@ -241,8 +242,10 @@ async def test_a_group_that_was_destroyed_by_mistake_is_made_again_where_it_stoo
     [group] = await stream.xinfo_groups(STREAM)
     await stream.xgroup_destroy(STREAM, "billing")
     await stream.xgroup_create(STREAM, "billing", group["last-delivered-id"])
-    [(_, read)] = await stream.xreadgroup("billing", "one", {STREAM: ">"})
-    assert [entry for entry, _ in read] == ids[2:]  # what was read and not acknowledged does not come again
+    [group] = await stream.xinfo_groups(STREAM)
+    assert (group["last-delivered-id"], group["pending"]) == (ids[1], 0)
+    read: Any = await stream.xreadgroup("billing", "one", {STREAM: ">"})
+    assert [entry for entry, _ in read[0][1]] == ids[2:]  # what was read and not acknowledged does not come again
 
 
 INLINE = [(page, code) for page, section in ALL for code in section.inline]

@@ -76,6 +76,18 @@ def test_the_number_of_deaths_is_explained_where_it_is_not_that_of_the_dead():
     [said] = diagnose(left, RecentWindow(buried=641, buried_since=NOW - 60), NOW)
     assert said.what.startswith("591 events are dead")
     assert "there were 641 deaths: an event that is retried and dies again counts twice" in said.what
+    again = replace(left, buried_at=NOW, sample=dead(31, at=NOW - 3))  # the same 31 died four times
+    [said] = diagnose(again, RecentWindow(buried=124, buried_since=NOW - 60), NOW)
+    assert said.what.startswith("31 events are dead")
+    [said] = diagnose(
+        replace(again, sample=dead(0, at=NOW + 0.5)), RecentWindow(buried=124, buried_since=NOW - 60), NOW + 1
+    )
+    assert (said.kind, said.what.partition(";")[0]) == ("buried", "Events died in the last 15 minutes (124 deaths)")
+    [said] = diagnose(replace(again, sample=dead(0, at=NOW - 3)), RecentWindow(buried=31, buried_since=NOW), NOW)
+    assert (said.level, said.what) == (
+        "bad",
+        "Events died a moment ago and are being counted; the latest error: redis: ERR",
+    )
     [said] = diagnose(replace(CALM, sample=dead(10_001)), RecentWindow(), NOW)
     assert said.what.startswith("more than 10,000 events are dead")
 

@@ -2,7 +2,7 @@
 
 import { ask } from "./ask.js";
 import { confirmed } from "./confirm.js";
-import { count, plural } from "./words.js";
+import { BACKLOG_BOUND, at, count, lasting, plural } from "./words.js";
 
 const AT_ONCE = 1000; // events of one request
 const PATIENCE_MS = 60000;
@@ -79,13 +79,13 @@ export async function withAll(kind, filter, n, given, progress) {
   return done;
 }
 
-/** Pause or resume all dispatchers of this outbox. Returns what became of it in words, or null. */
-export async function switchPause(on) {
+/** Pause or resume all dispatchers of this outbox; `seen`: the overview. Returns what became of it in words, or null. */
+export async function switchPause(on, seen) {
   const given = await confirmed(on ? {
     title: "Pause every dispatcher?", yes: "Pause all", reason: "wanted",
     text: "No dispatcher of this outbox takes an event until somebody resumes. Producers go on; their events wait in Postgres. What is in flight is finished.",
   } : {
-    title: "Resume?", yes: "Resume", text: "All dispatchers of this outbox take events again, at once.",
+    title: "Resume?", yes: "Resume", text: `${pausedBy(seen)}All dispatchers of this outbox take events again, at once${waiting(seen)}.`,
   });
   if (!given) return null;
   try {
@@ -96,4 +96,15 @@ export async function switchPause(on) {
     if (error.status === undefined) throw error;
     return `That failed: ${error.message}.`;
   }
+}
+
+/** Since when it is paused, why, and by whom: whoever resumes should know whom to ask. */
+function pausedBy(seen) {
+  const state = seen.states.find((each) => each.kind === "paused" && !each.ok);
+  if (!state) return "";
+  return `Paused since ${at(state.since)}, for ${lasting(Math.max(0, seen.now - state.since))}${state.reason ? `: ${state.reason}` : ""}. `;
+}
+
+function waiting(seen) {
+  return seen.backlog ? `: ${count(seen.backlog, BACKLOG_BOUND)} ${seen.backlog === 1 ? "event waits and goes" : "events wait and go"} out` : "";
 }

@@ -26,7 +26,7 @@ export class Chart {
    * `limit`: { value, text }, a line that should not be crossed; `say`: point => text, of one moment; `empty`: text.
    */
   constructor(place, group, { title, lines, scale, limit, say, empty }) {
-    Object.assign(this, { group, lines, scale, limit, say, title, points: [], every: 2, span: 900 });
+    Object.assign(this, { group, lines, scale, limit, say, title, points: [], every: 2, span: 900, old: false });
     group.charts.push(this);
     this.readout = el("span", { class: "readout" });
     this.empty = el("p", { class: "empty muted", hidden: true }, empty);
@@ -49,6 +49,13 @@ export class Chart {
     this.draw();
   }
 
+  /** `old`: the last point is not of now. */
+  age(old) {
+    if (this.old === old) return;
+    this.old = old;
+    this.draw();
+  }
+
   draw() {
     const width = this.stage.clientWidth;
     if (!width) return;
@@ -67,7 +74,7 @@ export class Chart {
     const step = STEPS.find((each) => this.span / each <= 4) ?? 300;
     for (let back = 0; back <= this.span; back += step) {
       const anchor = back === this.span ? "start" : back === 0 ? "end" : "middle";
-      const text = back === 0 ? "now" : back % 60 ? `−${back} s` : `−${back / 60} min`;
+      const text = back === 0 ? (this.old ? at(this.until) : "now") : back % 60 ? `−${back} s` : `−${back / 60} min`;
       nodes.push(svg("text", { class: "axis", x: x(this.until - back), y: HEIGHT - 5, "text-anchor": anchor }, text));
     }
     for (const line of this.lines) nodes.push(...this.trace(line, x, y));
@@ -148,7 +155,7 @@ export class Chart {
     const { chosen } = this.group;
     const index = this.points.length ? (chosen === null ? this.points.length - 1 : this.index()) : -1;
     const point = this.points[index];
-    const text = point ? `${chosen === null ? "now" : at(point.at)}  ·  ${this.say(point)}` : "no point yet";
+    const text = point ? `${chosen !== null ? at(point.at) : this.old ? `at ${at(point.at)}` : "now"}  ·  ${this.say(point)}` : "no point yet";
     write(this.readout, text);
     this.stage.setAttribute("aria-valuemax", Math.max(0, this.points.length - 1));
     this.stage.setAttribute("aria-valuenow", Math.max(0, index));

@@ -23,7 +23,7 @@ export class Charts {
         empty: "No event yet.",
       }),
       new Chart(byId("chart-latency"), group, {
-        title: "Latency, from commit to Redis",
+        title: "Latency, from commit to Redis, each 2 s",
         lines: [
           { name: "p99", of: (p) => p.p99, tone: "three thin", bridge: 10 },
           { name: "p95", of: (p) => p.p95, tone: "one", bridge: 10 },
@@ -46,14 +46,18 @@ export class Charts {
         title: "Unread by the slowest consumer group",
         lines: [{ name: "unread", of: (p) => p.lag, tone: "two", fill: true }],
         scale: linear([(p) => p.lag], compact, 3),
-        say: (p) => (p.lag == null ? "no group seen" : `${count(p.lag)} unread`),
+        say: (p) => (p.lag != null ? `${count(p.lag)} unread` : p !== this.points.at(-1) ? "not known, or no group" : this.redisSays ? "no group seen" : "not known, Redis does not say"),
         empty: "No consumer group was seen.",
       }),
     ];
   }
 
-  /** Ask for what is new and draw it. `up_s`: since the dispatcher started; of before there is nothing to draw. */
-  async update(up_s) {
+  /**
+   * Ask for what is new and draw it. `up_s`: since the dispatcher started; of before there is nothing to draw.
+   * `redisSays`: whether Redis tells now what the groups have to read.
+   */
+  async update(up_s, redisSays) {
+    this.redisSays = redisSays;
     const answer = await ask(`api/history?after=${this.next}`);
     if (answer.next < this.next) this.points = []; // another start: its numbers began anew
     const fresh = answer.points.map((point) => Object.fromEntries(answer.fields.map((field, i) => [field, point[i]])));
@@ -63,6 +67,11 @@ export class Charts {
     const span = Math.max(LEAST_S, Math.min(most, Math.ceil(up_s / LEAST_S) * LEAST_S));
     write(byId("charts-title"), span < most ? `The last ${span / 60 === 1 ? "minute" : `${span / 60} minutes`}, since the start` : `The last ${most / 60} minutes`);
     for (const chart of this.all) chart.show(this.points, answer.every_s, span);
+  }
+
+  /** Whether no answer comes: then the last point is not now. */
+  stale(yes) {
+    for (const chart of this.all) chart.age(yes);
   }
 
   forget() {

@@ -3,9 +3,10 @@
 import { DISCARD, RETRY, act, withAll } from "./act.js";
 import { ask } from "./ask.js";
 import { go, route, to } from "./route.js";
-import { byId, count, el, plural, when, write } from "./words.js";
+import { DEAD_BOUND, at, byId, count, el, plural, when, write } from "./words.js";
 
 const FEW = 3; // groups on the first view
+const TOO_LARGE = /^(?:payload is|headers are) (\S+) bytes, DISPATCH_MAX_PAYLOAD_BYTES allows/;
 
 /** How groups and lists name the error of a dead event that has none. */
 export const NO_ERROR = "no error noted";
@@ -13,6 +14,9 @@ export const NO_ERROR = "no error noted";
 export class Dead {
   constructor() {
     this.known = undefined; // how many were dead, as the overview last said
+    this.drawn = undefined; // how many the panel shows; with a filter: not all
+    this.looked = undefined; // of which sample the panel was last compared with the tile
+    this.retried = null; // what was put back last: { code, n, last_at }
     this.turn = 0; // the latest load: an answer to an earlier one is late
     this.working = false;
     byId("dead-filters").addEventListener("submit", (event) => {
@@ -32,13 +36,18 @@ export class Dead {
     return Object.fromEntries(Object.entries({ event_type, aggregate_type }).filter(([, value]) => value));
   }
 
-  /** How many are dead, as the overview says. Load again when that changed, unless somebody is in the middle of something. */
-  tell(dead) {
-    if (dead === this.known) return;
+  /**
+   * How many are dead, as the overview says, and when that was counted. Load again when the panel shows another number,
+   * once for each count, unless somebody is in the middle of something: as many may have died again as were put back.
+   */
+  tell(dead, counted) {
+    const changed = dead !== this.known;
+    const differs = this.drawn !== undefined && counted !== this.looked && Math.min(this.drawn, DEAD_BOUND) !== dead;
     this.known = dead;
     byId("dead-card").hidden = !dead;
-    if (this.working || document.querySelector("dialog[open]")) return;
-    if (["now", "dead"].includes(route().name) && (dead || route().name === "dead")) this.load({ quiet: true });
+    if (!(changed || differs) || this.working || document.querySelector("dialog[open]")) return;
+    this.looked = counted;
+    if (["now", "dead"].includes(route().name) && (dead || this.drawn || route().name === "dead")) this.load({ quiet: true });
   }
 
   show() {
@@ -61,12 +70,24 @@ export class Dead {
       if (turn !== this.turn || place !== this.place) return;
       this.suggest(stats.by_type ?? []);
       this.draw(stats);
+      this.drawn = Object.keys(this.filters).length ? undefined : stats.total;
+      this.again(stats.by_error ?? []);
     } catch (error) {
       if (error.status === undefined) throw error;
       if (turn === this.turn && error.status !== 401) {
         byId(`${place}-body`).replaceChildren(el("p", { class: "wrong" }, `They could not be loaded: ${error.message}.`));
       }
     }
+  }
+
+  /** Of those that were put back last: how many died again. */
+  again(groups) {
+    if (!this.retried || this.working) return;
+    const { code, n, last_at } = this.retried;
+    const group = groups.find((each) => (each.code ?? each.last_error) === code);
+    if (!group || group.last_at <= last_at) return;
+    const back = Math.min(group.count, n);
+    this.say(`${count(back)} of these ${count(n)} died again, at ${at(Date.parse(group.last_at) / 1000)}, of the same error. Mend the cause first.`);
   }
 
   suggest(types) {
@@ -100,34 +121,54 @@ export class Dead {
     const error = group.last_error || NO_ERROR;
     const code = group.code ?? group.last_error;
     const query = { ...this.filters, error: code ?? "" };
-    const work = (kind) => () => this.change(kind, group, error);
+    const work = (kind) => () => this.change(kind, group);
     return el("li", {},
       el("strong", { class: "n" }, count(group.count)),
       el("div", { class: "what" }, el("code", {}, error),
         el("meter", { min: 0, max: most, value: group.count, "aria-hidden": "true" }),
-        el("p", { class: "muted" }, ...details(group))),
+        el("p", { class: "muted" }, ...details(group)),
+        remedy(group)),
       el("div", { class: "buttons" },
         el("a", { class: "button", href: to("dead", query), "aria-label": `Show those with: ${error}` }, "Show"),
         el("button", { type: "button", "aria-label": `Discard ${count(group.count)} … with: ${error}`, click: work(DISCARD) }, `Discard ${count(group.count)} …`),
-        el("button", { type: "button", class: "main", "aria-label": `Retry ${count(group.count)} … with: ${error}`, click: work(RETRY) }, `Retry ${count(group.count)} …`)));
+        el("button", { type: "button", "aria-label": `Retry ${count(group.count)} … with: ${error}`, click: work(RETRY) }, `Retry ${count(group.count)} …`)));
   }
 
-  async change(kind, group, error) {
+  async change(kind, group) {
     const filter = { ...this.filters, ...filterOf(group) };
     this.working = true;
-    const words = await act(kind, group.count, `All that failed with “${error}”`,
+    const words = await act(kind, group.count, whom(group),
       (given, progress) => withAll(kind, filter, group.count, given, progress), (text) => this.say(text));
     this.working = false;
     if (words === null) return;
-    await this.load({ quiet: true });
     this.say(words);
+    this.retried = kind === RETRY ? { code: group.code ?? group.last_error, n: group.count, last_at: group.last_at } : null;
+    await this.load({ quiet: true });
     byId(this.place).focus({ preventScroll: true });
   }
+}
+
+/** Which events are meant, in words: with the figures that differ between them. */
+function whom(group) {
+  const error = group.texts > 1 && group.code ? group.code : group.last_error || NO_ERROR;
+  const figures = ranges(group);
+  return `${group.count === 1 ? "The one" : `All ${count(group.count)}`} that failed with “${error}”${figures ? ` (${figures})` : ""}`;
+}
+
+function ranges(group) {
+  return (group.figures ?? []).map(([least, greatest]) => (least === greatest ? count(least) : `${count(least)} to ${count(greatest)}`)).join("; ");
 }
 
 /** Which dead events a group is, for the API. */
 function filterOf(group) {
   return group.code == null ? { last_error: group.last_error ?? "" } : { error_code: group.code };
+}
+
+/** What has to be done before a retry can help, where the error itself says so. */
+function remedy(group) {
+  const most = TOO_LARGE.exec(group.code ?? "") && Math.max(...(group.figures ?? []).flat(), Number(TOO_LARGE.exec(group.last_error ?? "")?.[1] ?? 0));
+  return most ? el("p", {}, `Retrying does not help until the limit is raised: set DISPATCH_MAX_PAYLOAD_BYTES above ${most}, restart the dispatchers, then retry. `
+    + "Or discard them, and have the producer send less.") : null;
 }
 
 function details(group) {
@@ -137,8 +178,8 @@ function details(group) {
     parts.push([group.count === 1 ? "" : "first ", when(group.first_at, { short: true }), ...(group.count === 1 ? [] : [", last ", when(group.last_at, { short: true })])]);
   }
   if (group.texts > 1) {
-    const ranges = (group.figures ?? []).map(([least, greatest]) => (least === greatest ? count(least) : `${count(least)} to ${count(greatest)}`));
-    parts.push(`${count(group.texts)} different figures${ranges.length ? `: ${ranges.join("; ")}` : ""}`);
+    const figures = ranges(group);
+    parts.push(`${count(group.texts)} different figures${figures ? `: ${figures}` : ""}`);
   }
   return parts.flatMap((part, i) => (i ? [" · ", part] : [part])).flat();
 }

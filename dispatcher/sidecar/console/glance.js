@@ -2,7 +2,7 @@
 
 import { switchPause } from "./act.js";
 import { route, to } from "./route.js";
-import { BACKLOG_BOUND, at, byId, count, el, lasting, latency, plural, refill, write } from "./words.js";
+import { BACKLOG_BOUND, at, byId, count, el, lasting, plural, refill, within, write } from "./words.js";
 
 const WORDS = { fine: "Fine", note: "Fine", warn: "Attention", bad: "Trouble" };
 const LINKS = {
@@ -12,8 +12,10 @@ const LINKS = {
   events: ["events", {}, "Look at the events that wait"],
 };
 let said = "";
+let latest = null; // the last answer
 
 export function glance(seen) {
+  latest = seen;
   const findings = [...seen.findings.filter((finding) => finding.level !== "note"),
     ...seen.findings.filter((finding) => finding.level === "note")];
   const first = findings[0]?.level === "note" ? null : findings[0] ?? null;
@@ -45,12 +47,17 @@ function steps(finding) {
   return [
     finding.kind === "paused" && el("button", { type: "button", class: "main", click: () => resume() }, "Resume …"),
     view && el("a", { class: "button", href: to(view, query) }, words),
-    finding.page && el("span", { class: "muted" }, "Runbook: ", el("code", {}, finding.page)),
+    finding.page && runbook(finding.page),
   ].filter(Boolean);
 }
 
+/** Where the page of the runbook lies in the repository. */
+export function runbook(page) {
+  return el("span", { class: "muted" }, "Runbook: ", el("code", {}, `docs/runbook/${page}.md`));
+}
+
 async function resume() {
-  const words = await switchPause(false);
+  const words = await switchPause(false, latest);
   if (words) write(byId("did"), words);
 }
 
@@ -72,6 +79,8 @@ export function since(moment, now) {
 
 function calm(seen) {
   const { p95, now, sla_s: sla, count: events } = seen.latency;
-  const speed = now != null && now <= sla && p95 > sla ? `95 % within ${latency(now)} now; within ${latency(p95)} in the last minute` : p95 == null ? "No event in the last minute" : `${plural(events, "event")} in the last minute, 95 % within ${latency(p95)}`;
+  const over = now != null && now <= sla && p95 > sla;
+  const speed = over ? `In the last ${Math.round(seen.latency.now_s)} s ${within(now)}; in the last minute ${within(p95)}`
+    : p95 == null ? "No event in the last minute" : `${plural(events, "event")} in the last minute, ${within(p95)}`;
   return `${speed}. ${seen.backlog ? `${count(seen.backlog, BACKLOG_BOUND)} on their way.` : "Nothing waits."}`;
 }

@@ -126,7 +126,7 @@ export class List {
   }
 
   table() {
-    const state = this.wanted.status === "discarded" ? ["Discarded by", "When", "Reason"] : ["Status", "When", "Error"];
+    const state = this.wanted.status === "discarded" ? ["Discarded by", "When", "Reason"] : ["Status", head(this.wanted.status), "Error"];
     const heads = [...(this.dead ? [""] : []), "Event", "Type", "Aggregate", ...state];
     return el("div", { class: "wide", role: "region", "aria-label": "Events", tabindex: "0" }, el("table", {},
       el("thead", {}, el("tr", {}, heads.map((head) => el(head ? "th" : "td", head ? { scope: "col" } : {}, head)))),
@@ -147,7 +147,7 @@ export class List {
       el("td", { "data-head": "Type", class: "type" }, event.event_type),
       el("td", { "data-head": "Aggregate", class: "aggregate" }, `${event.aggregate_type} `, el("span", { class: "muted" }, event.aggregate_id)),
       ...(event.discarded ? decision(event.discarded) : [el("td", { "data-head": "Status" }, status(event, this.most)),
-      el("td", { "data-head": "When", class: "when" }, moment(event)),
+      el("td", { "data-head": head(this.wanted.status), class: "when" }, moment(event)),
       el("td", { "data-head": "Error", class: "error" }, event.last_error ? el("code", {}, event.last_error) : el("span", { class: "muted" }, "–"))]));
   }
 
@@ -161,7 +161,7 @@ export class List {
     const changeAll = (kind) => () => this.change(kind, total, `All that failed with “${error || NO_ERROR}”`,
       (given, progress) => withAll(kind, filter, total, given, progress));
     this.everything = el("input", { type: "checkbox", change: (event) => this.chooseAll(event.target.checked) });
-    this.buttons = [RETRY, DISCARD].map((kind) => el("button", { type: "button", class: kind === RETRY ? "main" : null, click: change(kind) }));
+    this.buttons = [RETRY, DISCARD].map((kind) => el("button", { type: "button", click: change(kind) }));
     byId("list-bar").replaceChildren(el("label", {}, this.everything, ` All ${count(this.events.length)} shown`), ...this.buttons,
       ...(total > this.events.length ? [RETRY, DISCARD].map((kind) => el("button", { type: "button", click: changeAll(kind) }, `${kind.verb} all ${count(total)} …`)) : []));
     this.counted();
@@ -217,6 +217,11 @@ export function status(event, most) {
   const words = event.status === "retry" && most ? `attempt ${count(event.attempts + 1)} of ${count(most)}`
     : event.attempts ? `after ${count(event.attempts)} failed` : "";
   return el("span", {}, el("b", { class: `status ${event.status}` }, STATUSES[event.status]?.toLowerCase() ?? event.status), words && el("span", { class: "muted" }, ` ${words}`));
+}
+
+/** What the moment of a row is, where all rows have the same status. */
+function head(status) {
+  return { dead: "Died", sent: "Sent", picked: "Picked", scheduled: "Due", retry: "Due", pending: "Occurred" }[status] ?? "When";
 }
 
 /** The moment that matters most for its status. */

@@ -5,14 +5,14 @@ import { ask, forget, hasToken, keep } from "./ask.js";
 import { Charts } from "./charts.js";
 import { Dead } from "./dead.js";
 import { EventView } from "./event.js";
-import { glance, shorten } from "./glance.js";
+import { glance, runbook, shorten } from "./glance.js";
 import { Groups } from "./groups.js";
 import { Held } from "./held.js";
 import { List } from "./list.js";
 import { go, onRoute, route } from "./route.js";
 import { side } from "./side.js";
 import { tiles } from "./tiles.js";
-import { DEAD_BOUND, at, byId, count, lasting, tellTimes, write, zone } from "./words.js";
+import { DEAD_BOUND, at, byId, count, lasting, refill, tellTimes, write, zone } from "./words.js";
 
 const EVERY_MS = 2000;
 const THEMES = { "": "auto", light: "light", dark: "dark" };
@@ -33,6 +33,7 @@ async function look() {
   try {
     const seen = await ask("api/overview");
     answered = Date.now() / 1000;
+    stale(false);
     byId("main").hidden = false;
     byId("forget").hidden = !hasToken();
     if (!shown) show();
@@ -43,10 +44,10 @@ async function look() {
     glance(seen);
     tiles(seen);
     side(seen);
-    dead.tell(seen.dead);
+    dead.tell(seen.dead, seen.sampled_at);
     held.tell(seen.held);
     tellTimes();
-    await charts.update(seen.now - seen.started_at);
+    await charts.update(seen.now - seen.started_at, seen.stream.length != null);
     live("on", `Live, ${at(answered)}`);
   } catch (error) {
     failed(error);
@@ -107,14 +108,21 @@ function failed(error) {
   byId("glance").dataset.level = "bad";
   write(byId("headline"), words);
   write(byId("when"), answered ? `The figures below are of ${at(answered)}.` : "");
-  write(byId("todo"), error.status === 0
-    ? "Does the process run, and does this browser still reach it (a closed port-forward, a pod that was replaced)? It asks again every two seconds."
-    : "");
-  byId("todo").hidden = error.status !== 0;
-  byId("steps").replaceChildren();
-  byId("others").replaceChildren();
+  write(byId("todo"), "Run `dispatcher status`: it says whether a dispatcher is alive. If none is, start one. If one is, this page does not reach it "
+    + "(a closed port-forward, a pod that was replaced). It asks again every two seconds.");
+  byId("todo").hidden = false;
+  refill(byId("steps"), "down", () => runbook("down"));
+  stale(true);
+  refill(byId("others"), "none", () => []);
   document.title = "✕ Dispatcher: no answer";
   write(byId("say"), words);
+}
+
+/** Whether what is shown is of another time: no colour of it says how it is now. */
+function stale(yes) {
+  byId("main").classList.toggle("stale", yes);
+  byId("pause").hidden = yes;
+  charts?.stale(yes);
 }
 
 function live(state, words) {

@@ -3,8 +3,9 @@
 import { switchPause } from "./act.js";
 import { since } from "./glance.js";
 import { to } from "./route.js";
-import { byId, count, el, lasting, latency, rate, refill, write } from "./words.js";
+import { at, byId, count, el, lasting, latency, rate, refill, write } from "./words.js";
 
+const OLD_S = 15; // every five seconds Postgres and Redis are looked at
 const PARTS = { // name, how it is when all is well, how it is when not
   database: ["Postgres", "connected", "away"],
   redis: ["Redis", "takes entries", "takes none"],
@@ -16,6 +17,8 @@ const PARTS = { // name, how it is when all is well, how it is when not
   paused: ["Pause", "not paused", "paused"],
   disabled: ["Enabled", "yes", "no: takes no event"],
 };
+
+const AMBER = new Set(["paused", "disabled", "listener", "audit"]); // as bad as the headline takes them
 
 export function side(seen) {
   parts(seen);
@@ -30,14 +33,14 @@ function parts(seen) {
     .toSorted((a, b) => Number(a.ok) - Number(b.ok)).map((state) => {
       const [name, good, bad] = PARTS[state.kind];
       const more = state.ok ? null : el("span", { class: "muted" }, [state.reason, since(state.since, seen.now)].filter(Boolean).join(" · "));
-      return el("li", { "data-ok": String(state.ok) }, el("span", { class: "dot", "aria-hidden": "true" }),
+      return el("li", { "data-ok": String(state.ok), "data-level": state.ok ? null : AMBER.has(state.kind) ? "warn" : "bad" }, el("span", { class: "dot", "aria-hidden": "true" }),
         el("span", { class: "name" }, name), el("span", { class: "value" }, state.ok ? good : bad), more);
     }));
   const paused = seen.states.some((state) => state.kind === "paused" && !state.ok);
   const button = byId("pause");
   write(button, paused ? "Resume …" : "Pause all …");
   button.onclick = async () => {
-    const words = await switchPause(!paused);
+    const words = await switchPause(!paused, seen);
     if (words) write(byId("did"), words);
   };
 }
@@ -54,21 +57,31 @@ function types(seen) {
     el("td", { class: "n", "data-level": type.p95 > seen.latency.sla_s ? "bad" : null }, latency(type.p95)))));
 }
 
-export function groupRow(group, maxlen) {
+/** When the figures of Postgres and Redis were looked at, if that is not now. */
+function asOf(seen) {
+  const away = seen.states.some((state) => state.kind === "database" && !state.ok);
+  return seen.sampled_at && (away || seen.now - seen.sampled_at > OLD_S) ? `as of ${at(seen.sampled_at)}` : "";
+}
+
+export function groupRow(group, maxlen, holds) {
   const share = maxlen && group.lag != null ? Math.min(1, group.lag / maxlen) : 0;
   const read = group.last_read_age_s;
   return el("li", { "data-level": group.exempt ? "" : share >= 0.8 ? "bad" : share >= 0.5 ? "warn" : "" },
     el("span", { class: "name" }, group.name), el("span", { class: "value" }, group.lag == null ? "lag not known" : `${count(group.lag)} unread`),
     el("meter", { min: 0, max: 1, high: group.exempt ? 1 : 0.5, optimum: 0, value: share, "aria-label": `${group.name}: share of what the stream keeps that is unread` }),
+    holds ? el("strong", {}, `holds publishing back since ${at(holds.since)}`) : null,
     read == null ? null : el("span", { class: "muted" }, `last read ${lasting(read)} ago`));
 }
 
 function groups(seen) {
   const { groups: found, length, maxlen, name } = seen.stream;
   const each = seen.streams ?? [];
-  write(byId("stream"), length == null ? `${name}: length not known`
+  const old = asOf(seen);
+  const held = seen.states.find((state) => state.kind === "backpressure" && !state.ok);
+  const holds = (group) => (held?.reason === group.name ? held : null);
+  write(byId("stream"), (length == null ? `${name}: length not known`
     : each.length > 1 ? `${each.length} streams, ${count(length)} entries in all; of each group the stream with the most unread`
-      : `${name}: ${count(length)} of about ${count(maxlen)} entries`);
+      : `${name}: ${count(length)} of about ${count(maxlen)} entries`) + (old ? `, ${old}` : ""));
   byId("each-stream").hidden = each.length < 2;
   refill(byId("streams"), [each, maxlen], () => each.map((one) => {
     const slowest = one.groups.reduce((most, group) => (most && most.lag >= group.lag ? most : group), null);
@@ -77,11 +90,14 @@ function groups(seen) {
       el("td", { class: "n", "data-level": share >= 0.8 ? "bad" : null }, slowest ? `${count(slowest.lag)} (${slowest.name})` : "no group"));
   }));
   const none = length == null ? "Not known: Redis does not say." : "No group reads this stream.";
-  refill(byId("groups"), [found, maxlen, none], () => (found.length ? found.map((group) => groupRow(group, maxlen)) : el("li", { class: "muted" }, none)));
+  refill(byId("groups"), [found, maxlen, none, held], () => (found.length ? found.map((group) => groupRow(group, maxlen, holds(group))) : el("li", { class: "muted" }, none)));
 }
 
 function alive(seen) {
   const found = seen.dispatchers;
+  const old = asOf(seen);
+  byId("alive-when").hidden = !old;
+  write(byId("alive-when"), old && `${old}, when Postgres last answered`);
   if (found === null) {
     refill(byId("alive"), [seen.names], () => el("li", { class: "muted" }, "Not known yet: Postgres has not answered."));
     return;

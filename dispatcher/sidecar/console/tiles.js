@@ -1,6 +1,6 @@
 // The four figures of now. Each takes the colour of its threshold, whatever explains it.
 
-import { BACKLOG_BOUND, DEAD_BOUND, at, byId, count, lasting, latency, pieces, rate, write } from "./words.js";
+import { BACKLOG_BOUND, DEAD_BOUND, at, byId, count, lasting, latency, pieces, plural, rate, write } from "./words.js";
 
 export function tiles(seen) {
   const { latency: speed, totals } = seen;
@@ -8,6 +8,7 @@ export function tiles(seen) {
   const waits = seen.backlog ? seen.oldest_age_s + Math.max(0, seen.now - seen.sampled_at) : 0; // the oldest, if it is still there
   tile("events", rate(seen.events_per_s), seen.silent_s == null ? `${count(totals.published)} since ${start}`
     : `nothing sent for ${lasting(seen.silent_s)}`, seen);
+  write(byId("tile-latency-label"), `Latency, p95${seen.silent_s != null ? "" : ` of ${speed.now != null ? `the last ${Math.round(speed.now_s)} s` : "the last minute"}`}`);
   tile("latency", seen.silent_s == null ? latency(speed.now ?? speed.p95) : waits ? `> ${lasting(waits)}` : "–", late(speed, seen, waits), seen);
   tile("backlog", count(seen.backlog, BACKLOG_BOUND), seen.backlog == null ? "not known yet"
     : pieces(seen.backlog ? `oldest ${lasting(seen.oldest_age_s)} overdue` : "nothing waits", ...stale(seen)), seen);
@@ -24,13 +25,13 @@ function late(speed, seen, waits) {
   if (seen.silent_s != null) return waits ? "the oldest waits for so long already" : "nothing arrives";
   if (speed.now != null && speed.now <= speed.sla_s && speed.p95 > speed.sla_s) return `over: in the last minute it was ${latency(speed.p95)}`;
   if (speed.p95 == null) return `no event in a minute; promised: ${speed.sla_s} s`;
-  return pieces(`p50 ${latency(speed.p50)}`, `p99 ${latency(speed.p99)}`, `promised ${speed.sla_s} s`);
+  return pieces(`in a minute: p50 ${latency(speed.p50)}`, `p99 ${latency(speed.p99)}`, `promised ${speed.sla_s} s`);
 }
 
-/** Why the two figures differ: one counts events that wait for a decision, the other each time that one was given up. */
+/** One figure counts events that wait for a decision, the other deaths: an event that is retried and dies again has two. */
 function dead({ dead: left, totals }, start) {
   if (!totals.dead) return left ? `none new since ${start}` : "none waits for a decision";
-  return `${count(totals.dead)} given up since ${start}${totals.dead > left ? "; retried and discarded ones included" : ""}`;
+  return totals.dead > left ? `${plural(totals.dead, "death")} since ${start}; one that was retried and died again has two` : `died since ${start}`;
 }
 
 /** When the backlog was counted, once that is long ago for a figure of now. */

@@ -36,6 +36,11 @@ export function latency(s) {
   return `${ms < 10 ? ms.toFixed(1) : ms.toFixed(0)} ms`;
 }
 
+/** How fast, in a sentence: what is in the last part of the histogram was not within anything that it knows. */
+export function within(s) {
+  return s >= 60 ? `p95: it was ${latency(s)}` : `95 % within ${latency(s)}`;
+}
+
 /** How long something lasts, in words. */
 export function lasting(s) {
   if (s == null) return "–";
@@ -56,7 +61,7 @@ export function at(seconds, { seconds: withSeconds = true } = {}) {
 /** How long ago, or how soon, in words. */
 export function ago(seconds) {
   if (Math.abs(seconds) < 1) return "now";
-  const words = lasting(Math.abs(seconds)).replace(/^(\d+ [hd]) .*/, "$1"); // "3 h ago": nobody needs the minutes
+  const words = lasting(Math.abs(seconds));
   return seconds > 0 ? `${words} ago` : `in ${words}`;
 }
 
