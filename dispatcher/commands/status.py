@@ -41,8 +41,9 @@ REST = 5  # counting reads the whole outbox: after t seconds of it, wait at leas
 @stream_name
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on one line, each time.")
 def status(watch: float | None, as_json: bool, **flags: str | None) -> None:
-    """Show what needs somebody, then the outbox, the running dispatchers, the stream and its consumer groups. Exit code
-    0 does not mean that all is well: in a script look whether `attention` of --json is empty, or use `dispatcher doctor`.
+    """Show what needs somebody, then the outbox, the running dispatchers, the stream and its consumer groups. Exit
+    code 0 does not mean that all is well: a script uses `dispatcher doctor`, or looks whether `attention` of --json is
+    empty.
 
     What a dispatcher waits for is what it says itself, not what this environment says. Each line says what is wrong,
     since when, and what to do.

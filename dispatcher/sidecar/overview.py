@@ -141,7 +141,7 @@ def _silent_s(reading: ProcessState, now: float) -> float | None:
 
 
 def _levels(reading: ProcessState, lately: RecentWindow, silent_s: float | None, now: float) -> dict[str, str]:
-    """The colour of each figure by its own threshold: "", "warn" or "bad". A pause alone is what somebody wants: "warn"."""
+    """The colour of each figure by its own threshold: "", "warn" or "bad"; for what a pause alone holds up "warn"."""
     sample = reading.sample
     age = (sample.oldest_age_s or 0.0) if sample else 0.0
     late = lately.p95_now is not None and lately.p95_now > SLA_S
