@@ -32,6 +32,7 @@ class Held:
             set()
         )  # aggregates of which a claim met a later event, by key: look before a claim
         self.followed: list[int] = []  # rows of dead events whose next entry is out; emptied by whoever writes it down
+        self.let_go_meanwhile: set[int] = set()  # keys let go since the running claim began; cleared before each claim
         self._rows: dict[int, tuple[int, State]] = {}  # by row id: the key, and why it holds
         self._by_key: dict[int, set[int]] = {}
         self._dead: dict[int, Dead] = {}  # by key
@@ -66,6 +67,7 @@ class Held:
         if known is None:
             return False
         key = known[0]
+        self.let_go_meanwhile.add(key)
         rows = self._by_key[key]
         rows.discard(row_id)
         waited = key in self.later_event_seen

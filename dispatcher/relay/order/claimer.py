@@ -101,6 +101,7 @@ class OrderedClaimer(Claimer):
     ) -> Batch:
         cursor, held, began = group.cursor, self._order.held, monotonic()
         while True:
+            held.let_go_meanwhile.clear()
             cursor.begin(began)
             await cursor.prove(session, self._sessions())
             from_start = not cursor.running
@@ -191,14 +192,17 @@ class OrderedClaimer(Claimer):
                 held.add(row.id, row.key, "parked")
         chosen, keys = dict[int, int](), set[int]()
         last: dict[str, Peeked] = {}
-        seen = {"fresh": 0, "other": 0}
+        seen, let_go = {"fresh": 0, "other": 0}, False
         for row in sorted((each for each in rows if each.kind != "parked"), key=_in_turn):
             if row.kind != "by_id" and len(chosen) >= limit:
                 continue
             if row.kind != "by_id":
                 last[row.kind] = row
                 seen[row.kind] += 1
-            if held.blocks(row.key, row.id) or (self._order.one_per_aggregate and row.key in keys):
+            if row.key in held.let_go_meanwhile:
+                # An earlier row of it waited until just now, perhaps before this claim's cursor: it has to go first.
+                let_go = True
+            elif held.blocks(row.key, row.id) or (self._order.one_per_aggregate and row.key in keys):
                 held.later_event_seen.add(row.key)
             elif row.kind == "by_id" or held.state(row.id) not in ("locked", "free"):  # those are tried by their ids
                 chosen[row.id] = row.key
@@ -214,7 +218,9 @@ class OrderedClaimer(Claimer):
                 bool(room) and not more_other and not more_fresh,
             ),
         )
-        group.more = more_fresh or more_other
+        group.more = more_fresh or more_other or let_go
+        if let_go:
+            group.cursor.reset()
         self._window = min(2 * looked, MOST_LOOKED_AT)
         if not chosen:
             return none_claimed(claim_id, wanted.floor)

@@ -130,13 +130,18 @@ class InOrder:
             return batch._replace(rows=[])
         held, keys = self.held, batch.keys
         tried_before = any(row.attempts or row.suspect for row in batch.rows)
-        if held.says_nothing and not self.one_per_aggregate and not tried_before:
+        # Of these an earlier row waited until just now, perhaps before this claim's cursor: it has to go first.
+        let_go = held.let_go_meanwhile.intersection(keys.values())
+        if held.says_nothing and not self.one_per_aggregate and not tried_before and not let_go:
             return batch
         kept: list[ClaimedRow] = []
         to_release: list[int] = []
         after_dead: dict[int, str] = {}
         for row in batch.rows:
             key = keys[row.id]
+            if key in let_go:
+                to_release.append(row.id)
+                continue
             if held.blocks(key, row.id):
                 held.later_event_seen.add(key)
                 to_release.append(row.id)
@@ -147,6 +152,8 @@ class InOrder:
             if dead is not None and dead.row_id < row.id and key not in {keys[each] for each in after_dead}:
                 after_dead[row.id] = dead.event_id
             kept.append(row)
+        if let_go:
+            self.rescan()
         if to_release:
             await release(session, [batch.claim_id], to_release)
             batch = batch._replace(rows=kept)
