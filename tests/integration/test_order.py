@@ -3,15 +3,17 @@
 import re
 from typing import Any
 
+import anyio
 import psycopg
 import pytest
 from redis.asyncio import Redis
 
-from dispatcher.core.events import Buried, Published
+from dispatcher.core.events import Buried, Published, Settled
+from dispatcher.infra.postgres.session import Session
 from tests.support.proxy import Direction, Filter, StartProxy
 from tests.support.rows import insert_events, read_stream, read_table
 from tests.support.running import StartDispatcher
-from tests.support.waiting import becomes, until
+from tests.support.waiting import PATIENCE_S, becomes, until
 
 Db = psycopg.AsyncConnection[Any]
 ORDER = {"order": "aggregate", "tick_ms": 100}
@@ -101,6 +103,41 @@ async def test_what_somebody_has_locked_is_waited_for_by_its_aggregate_alone(
             await person.commit()
             await becomes(lambda: sent(db), 7)
     assert await order_of(redis, "a") == [1, 2, 3, 4]
+
+
+async def test_a_row_is_not_overtaken_while_a_claim_runs_from_behind_it(
+    dispatcher: StartDispatcher, db: Db, redis: Redis, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events 3 and 4 waited behind 2, which was locked, and lie before the cursor. 2 is settled while the next claim
+    looks at what lies behind the cursor: it finds 5 alone."""
+    [_, locked, _] = await add(db, "a", 1, 2, 3)
+    looked, execute = anyio.Event(), Session._execute
+
+    async def in_turn(self: Session, cursor: Any, sql: str, params: Any, *, prepare: bool) -> Any:
+        if sql.startswith("-- settle_sent") and locked in params["ids"]:
+            await add(db, "a", 5)
+            with anyio.fail_after(PATIENCE_S):
+                await looked.wait()
+        looks = sql.startswith("-- peek") and not looked.is_set() and (await order_of(redis, "a"))[1:] == [2]
+        rows = await execute(self, cursor, sql, params, prepare=prepare)
+        if looks:
+            looked.set()
+            await running.tap.next(Settled, where=lambda settled: settled.sent == 1)
+        return rows
+
+    async with await psycopg.AsyncConnection.connect(database_url) as person:
+        await person.execute("SELECT FROM messaging.message_outbox WHERE id = %s FOR UPDATE", (locked,))
+        async with dispatcher(**ORDER) as running:
+            await becomes(lambda: sent(db), 1)
+            await add(db, "a", 4)
+            await add(db, "other", 1)
+            await becomes(lambda: sent(db), 2)
+            await running.tap.add_up(Settled, sent=2)
+            monkeypatch.setattr(Session, "_execute", in_turn)
+            await person.commit()
+            await becomes(lambda: sent(db), 6)
+            assert looked.is_set()
+    assert await order_of(redis, "a") == [1, 2, 3, 4, 5]
 
 
 async def test_a_lock_of_all_that_a_claim_could_take_holds_nobody_else(
