@@ -91,6 +91,8 @@ def as_text(found: Status) -> str:
         outbox["now"] = iso_of(outbox["now"])
         newest = outbox["newest_dead_at"]
         outbox["newest_dead_at"] = None if newest is None else iso_of(newest)
+        if outbox["dead_groups"] is not None:
+            outbox["dead_groups"]["since"] = iso_of(outbox["dead_groups"]["since"])
         for each in outbox["acknowledgements"]:
             said_at = each["said_at"]
             each["said_at"] = None if said_at is None else iso(datetime.fromisoformat(said_at))

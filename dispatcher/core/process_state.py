@@ -74,6 +74,19 @@ class HeldCount:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadGroups:
+    """What the dead events died of. `since`: when the first of them died, in Unix seconds. `errors`: how many groups.
+
+    `most`: events of the largest group, and `error` the newest text of it; None: it has none.
+    """
+
+    since: float
+    errors: int
+    most: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """What Postgres and Redis held. `at`: Unix seconds. Ages in seconds. None: the server did not answer."""
 
@@ -89,6 +102,7 @@ class Sample:
     group_read_age_s: Mapping[str, float] = field(default_factory=dict)  # since each group was read last; inf: never
     streams: tuple[StreamSample, ...] = ()  # where there are several; above is their sum, and the most of each group
     held: HeldCount | None = None  # None: nothing is kept in order
+    dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
 
 
 @dataclass(frozen=True, slots=True)

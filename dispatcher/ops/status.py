@@ -12,11 +12,12 @@ import psycopg
 
 from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.core.layout import Layout
-from dispatcher.core.process_state import HeldCount
+from dispatcher.core.process_state import DeadGroups, HeldCount
 from dispatcher.infra.postgres.tables import why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import StreamInfo, summed
 from dispatcher.infra.sqlfiles import load
+from dispatcher.ops.dead_letters.find import read_groups
 from dispatcher.ops.groups import ask_redis
 from dispatcher.ops.held.find import count_held, read_order
 from dispatcher.ops.pause import Acknowledgement, PauseSwitch, read_acknowledgements, read_layout, read_switch
@@ -68,6 +69,7 @@ class OutboxStatus:
     layout: str = ""  # the fingerprint of the one that stands
     held: HeldCount | None = None  # None: nothing is kept in order
     slots: Mapping[int, int] | None = None  # with an order: how many each living dispatcher owns, by id
+    dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class StatusSession(OperatorSession):
                 await read_layout(self.session.fetch),
                 await self._held(),
                 await self._slots() if order else None,
+                await self._dead_groups(dead),
             )
 
     async def _slots(self) -> dict[int, int] | None:
@@ -146,6 +149,12 @@ class StatusSession(OperatorSession):
         except psycopg.errors.InsufficientPrivilege:  # a role that may only read the status of the release before
             return (rows or {}).get("dead", 0), {}
         return dead, json.loads(newest) if newest else {}
+
+    async def _dead_groups(self, dead: int) -> DeadGroups | None:
+        try:
+            return await read_groups(self.session.fetch, dead)
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.QueryCanceled):
+            return None  # a role that may only read the status of the release before, or a slow server
 
     async def _losses(self) -> tuple[StreamLoss, ...]:
         try:

@@ -211,7 +211,11 @@ def _dead(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[D
         return
     fresh = bool(lately.buried) or (newest is not None and now - newest < BURIED_LATELY_S)
     what = f"{_events(dead)} {'is' if dead == 1 else 'are'} dead and {'waits' if dead == 1 else 'wait'} for a decision"
-    what += f"; the latest error: {error}" if error else ""
+    groups = sample.dead_groups if sample else None
+    if groups and groups.errors > 1:
+        what += f", of {groups.errors} errors; most ({groups.most:,}) of: {groups.error or 'no error noted'}"
+    else:
+        what += f"; the latest error: {error}" if error else ""
     if lately.buried > dead:
         again = "an event that is retried and dies again counts twice"
         what += f". In 15 minutes there were {lately.buried:,} deaths: {again}"

@@ -116,6 +116,7 @@ class Overview:
             "streams": [_stream(one) for one in sample.streams] if sample else [],
             "dispatchers": [asdict(one) for one in sample.dispatchers] if sample else None,
             "dead": sample.dead if sample else None,
+            "dead_groups": asdict(sample.dead_groups) if sample and sample.dead_groups else None,
             "held": sample.held.aggregates if sample and sample.held else None,
         }
 

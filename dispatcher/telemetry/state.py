@@ -140,6 +140,7 @@ class StateTracker:
             dict(event.group_read_age_s),
             tuple(event.streams),
             event.held,
+            event.dead_groups,
         )
         if not self._breaker_open:
             self._trouble("redis", event.redis_error, there=event.redis_error is not None)

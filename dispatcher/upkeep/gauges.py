@@ -21,7 +21,7 @@ from redis.exceptions import NoPermissionError
 from dispatcher.core.condition import is_exempt
 from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
 from dispatcher.core.events import Observer, Sampled
-from dispatcher.core.process_state import HeldCount, RunningDispatcher, StreamSample
+from dispatcher.core.process_state import DeadGroups, HeldCount, RunningDispatcher, StreamSample
 from dispatcher.infra.asked import Asked
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.redis.client import open_client
@@ -30,6 +30,7 @@ from dispatcher.infra.redis.info import REDIS_DEADLINE_S, describe_failure
 from dispatcher.infra.redis.positions import StreamPositions
 from dispatcher.infra.redis.streams import SeenStreams, read_streams
 from dispatcher.infra.sqlfiles import load
+from dispatcher.ops.dead_letters.find import read_groups
 from dispatcher.ops.held.find import count_held
 
 
@@ -68,6 +69,23 @@ class HeldGauge:
         return self._known
 
 
+class DeadGauge:
+    """Groups dead events by their error, again only when their number changed, or another one died."""
+
+    def __init__(self) -> None:
+        self._of: tuple[int, float | None] = (0, None)  # both written by read()
+        self._known: DeadGroups | None = None
+
+    async def read(self, fetch: Fetch, dead: int, newest_at: float | None) -> DeadGroups | None:
+        """None: none is dead, so many that they are not grouped, or Postgres did not answer in time."""
+        if (dead, newest_at) != self._of:
+            self._known = None
+            with suppress(psycopg.Error):  # the counts are worth more
+                self._known = await read_groups(fetch, dead)
+            self._of = (dead, newest_at)
+        return self._known
+
+
 async def sample_once(
     fetch: Fetch,
     redis: Redis | None,
@@ -78,6 +96,7 @@ async def sample_once(
     positions: Mapping[str, StreamPositions] | None = None,
     exempt: Sequence[str] = (),
     held: HeldGauge | None = None,
+    by_error: DeadGauge | None = None,
     now: datetime | None = None,
     bounds: GaugesBounds = BOUNDS,
 ) -> int:
@@ -85,7 +104,8 @@ async def sample_once(
 
     `known`: a backlog that need not be counted again; `positions`: what earlier samples learned of each
     stream; `exempt`: patterns of groups that may be left unread; `now`: instead
-    of Postgres's clock, for tests; `held`: None where there is no order.
+    of Postgres's clock, for tests; `held`: None where there is no order; `by_error`: None groups
+    the dead events anew.
     Raises SessionLost or psycopg.Error.
     """
     bound = bounds.backlog if known is None else 0
@@ -127,6 +147,7 @@ async def sample_once(
             ],
             streams=samples if len(streams) > 1 else (),
             held=None if held is None else await held.read(fetch, again=known is None),
+            dead_groups=await (by_error or DeadGauge()).read(fetch, dead, newest["at"]),
         )
     )
     return int(backlog)
@@ -151,6 +172,7 @@ async def run(
     asked = Asked(redis_url)
     url, redis, positions = "", None, _positions(streams)
     current_url: str | None = None
+    by_error = DeadGauge()
     backlog: int | None = None
     count_at = 0.0
     try:
@@ -165,7 +187,15 @@ async def run(
                 if redis is not None or current_url == "":
                     known = backlog if began < count_at else None
                     backlog = await sample_once(
-                        fetch, redis, streams, observe, known=known, positions=positions, exempt=exempt, held=held
+                        fetch,
+                        redis,
+                        streams,
+                        observe,
+                        known=known,
+                        positions=positions,
+                        exempt=exempt,
+                        held=held,
+                        by_error=by_error,
                     )
                     if known is None:
                         count_at = time.monotonic() + timing.rest * (time.monotonic() - began)

@@ -23,7 +23,7 @@ from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo, read_stream_info
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import CANARY
-from dispatcher.upkeep.gauges import GaugesBounds, GaugesTiming, HeldGauge, run, sample_once
+from dispatcher.upkeep.gauges import DeadGauge, GaugesBounds, GaugesTiming, HeldGauge, run, sample_once
 from dispatcher.upkeep.registry import Registry
 from tests.integration.test_held import add, fail
 from tests.support.dead_letters import bury
@@ -227,6 +227,31 @@ async def test_what_is_dead_and_since_when(session, db, redis, tap):
     assert seen.dead == 3
     assert seen.newest_dead_at is not None
     assert abs(seen.newest_dead_at - datetime.now(UTC).timestamp()) < 60
+
+
+async def test_what_the_dead_died_of_is_asked_again_when_another_one_died(session, db, redis, tap):
+    gauge, first = DeadGauge(), await insert_events(db, 3)
+    await bury(db, first, "KeyError: 1")
+    await bury(db, await insert_events(db, 2), "redis: ERR")
+    asked: list[str] = []
+
+    async def fetch(statement: str, parameters: Any) -> Any:
+        asked.append(statement)
+        return await session.fetch(statement, parameters)
+
+    for _ in range(2):
+        await sample_once(fetch, redis, (STREAM,), tap, by_error=gauge)
+        seen = await tap.next(Sampled)
+        assert seen.dead_groups is not None
+        assert (seen.dead_groups.errors, seen.dead_groups.most, seen.dead_groups.error) == (2, 3, "KeyError: 1")
+        assert seen.newest_dead_at is not None
+        assert seen.dead_groups.since < seen.newest_dead_at
+    assert asked.count(load("dead_stats")) == 1
+    await bury(db, await insert_events(db, 1), "another")
+    await sample_once(fetch, redis, (STREAM,), tap, by_error=gauge)
+    seen = await tap.next(Sampled)
+    assert seen.dead_groups is not None
+    assert seen.dead_groups.errors == 3
 
 
 async def test_a_copy_that_was_replayed_is_not_the_newest_dead(session, db, redis, tap):

@@ -6,7 +6,15 @@ from typing import Any, get_args
 import pytest
 
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.process_state import HeldCount, ProcessState, RunningDispatcher, Sample, Trouble, TroubleKind
+from dispatcher.core.process_state import (
+    DeadGroups,
+    HeldCount,
+    ProcessState,
+    RunningDispatcher,
+    Sample,
+    Trouble,
+    TroubleKind,
+)
 from dispatcher.sidecar.diagnosis import diagnose, level_of
 from dispatcher.sidecar.history import RecentWindow
 
@@ -90,6 +98,14 @@ def test_the_number_of_deaths_is_explained_where_it_is_not_that_of_the_dead():
     )
     [said] = diagnose(replace(CALM, sample=dead(10_001)), RecentWindow(), NOW)
     assert said.what.startswith("more than 10,000 events are dead")
+
+
+def test_the_largest_group_of_dead_events_is_named_not_the_latest_error():
+    groups = DeadGroups(NOW - 5000, 3, 300, "KeyError: 'template'")
+    sample = replace(dead(500, newest=NOW - 100), newest_dead_error="redis: ERR", dead_groups=groups)
+    [said] = diagnose(replace(CALM, sample=sample), RecentWindow(), NOW)
+    wanted = "500 events are dead and wait for a decision, of 3 errors; most (300) of: KeyError: 'template'"
+    assert said.what == wanted
 
 
 def test_events_that_died_by_another_dispatcher_or_before_a_restart_have_a_number_and_an_error():

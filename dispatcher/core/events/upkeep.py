@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dispatcher.core.events.base import TelemetryEvent
-from dispatcher.core.process_state import HeldCount, RunningDispatcher, StreamSample
+from dispatcher.core.process_state import DeadGroups, HeldCount, RunningDispatcher, StreamSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ class Sampled(TelemetryEvent):
     group_read_age_s: Mapping[str, float] = field(default_factory=dict)  # since each group was read last; inf: never
     streams: Sequence[StreamSample] = ()  # where there are several; above is their sum, and the most of each group
     held: HeldCount | None = None  # None: nothing is kept in order
+    dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
 
 
 @dataclass(frozen=True, slots=True)

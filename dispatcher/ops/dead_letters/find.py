@@ -6,12 +6,14 @@ that was not replayed. So an UPDATE of the row is a replay, and a row that was m
 
 import json
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 import psycopg
 
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
+from dispatcher.core.process_state import DeadGroups
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.identity import EventRef
@@ -19,6 +21,7 @@ from dispatcher.ops.dead_letters.identity import EventRef
 PAGE = 1000  # the most events of one page
 MAX_BYTES = 8 * 1024 * 1024  # of one answer
 GROUPS = 100  # the most groups of one kind in Stats
+GROUPED = 1000  # of more dead events the groups are not looked at with every count
 
 
 _PAYLOAD, _HEADERS = (
@@ -111,6 +114,18 @@ def parts_of(found: str) -> list[tuple[str, Any]]:
         payload, _, headers = rest.removesuffix("}").rpartition(_HEADERS)
         parts += [("payload", payload), ("headers", None if headers == "null" else headers)]
     return parts
+
+
+async def read_groups(fetch: Fetch, dead: int) -> DeadGroups | None:
+    """What all dead events died of. `dead`: how many there are; None: none, or more than GROUPED."""
+    if not 0 < dead <= GROUPED:
+        return None
+    [(_, by_error, _)] = await fetch(load("dead_stats"), asdict(Filter()) | {"groups": GROUPED})
+    groups = json.loads(by_error)
+    if not groups:
+        return None
+    since = min(datetime.fromisoformat(each["first_at"]).timestamp() for each in groups)
+    return DeadGroups(since, len(groups), groups[0]["count"], groups[0]["last_error"])
 
 
 async def count(fetch: Fetch, which: Filter) -> Stats:

@@ -22,7 +22,7 @@ export function glance(seen) {
   const others = first ? findings.slice(1) : findings;
   byId("glance").dataset.level = first ? first.level : "fine";
   write(byId("headline"), first ? first.what : "All is well");
-  write(byId("when"), first ? whenOf(first, seen.now) : calm(seen));
+  write(byId("when"), first ? whenOf(first, seen) : calm(seen));
   write(byId("todo"), first ? first.do : "");
   byId("todo").hidden = !first;
   refill(byId("steps"), first && [first.kind, first.link, first.page], () => (first ? steps(first) : []));
@@ -31,7 +31,7 @@ export function glance(seen) {
   for (const [i, item] of [...byId("others").children].entries()) { // written into, or an open one would close
     const [what, lasts] = item.querySelectorAll("summary span");
     write(what, others[i].what);
-    write(lasts, others[i].since ? ` · ${whenOf(others[i], seen.now)}` : "");
+    write(lasts, others[i].since ? ` · ${whenOf(others[i], seen)}` : "");
     write(item.querySelector("p"), others[i].do);
   }
   const tab = first ? `${first.level === "bad" ? "✕" : "!"} ${first.what}` : "✓ Dispatcher";
@@ -67,10 +67,11 @@ export function shorten() {
   byId("glance").classList.toggle("slim", !now);
 }
 
-/** Of dead events when the latest died: the first of them may have died long before. */
-function whenOf({ kind, level, since: moment }, now) {
+/** Of dead events when the first and the latest died: there may be long between them. */
+function whenOf({ kind, level, since: moment }, { now, dead_groups: groups }) {
   if (!moment || level === "note" || !["dead", "buried"].includes(kind)) return since(moment, now);
-  return `the latest died at ${at(moment)}, ${lasting(Math.max(0, now - moment))} ago`;
+  const first = groups && groups.since < moment - 1 ? `the first died at ${at(groups.since)}, ` : "";
+  return `${first}the latest died at ${at(moment)}, ${lasting(Math.max(0, now - moment))} ago`;
 }
 
 export function since(moment, now) {
