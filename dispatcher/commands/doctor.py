@@ -25,6 +25,7 @@ from dispatcher.ops.doctor import Examination, examine
 from dispatcher.ops.doctor.guarantees import Held, judge
 
 STATEMENT_S = 10.0
+WORST = ("bad", "warning", "unknown", "ok")  # the worst first: of forty lines it is the one to read
 STYLES = {"ok": "green", "warning": "yellow", "bad": "bold red", "unknown": "cyan"}
 HOLDS = {"yes": "green", "at a cost": "yellow", "no": "bold red", "not known": "cyan"}
 
@@ -81,7 +82,7 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
         }
         click.echo(json.dumps(answer))
     else:
-        show(findings, held, Console())
+        show(sorted(findings, key=lambda each: WORST.index(each.level)), held, Console())
     return 1 if bad or (strict and any(finding.level != "ok" for finding in findings)) else 0
 
 

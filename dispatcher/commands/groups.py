@@ -23,6 +23,7 @@ from dispatcher.core.errors import DispatcherError, Unreachable
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.conditions import read_conditions
 from dispatcher.ops.groups import GroupsQuestion, GroupState, StreamGroups, read_groups
+from dispatcher.ops.layout import standing_layout
 
 STATEMENT_S = 10.0
 
@@ -69,7 +70,7 @@ async def _ask(settings: dict[str, Any], where: PostgresTarget) -> tuple[list[St
         note = f"MAXLEN and the exempt groups are those of this environment: {error}"
     asked = GroupsQuestion(
         settings.get("redis_url", ""),
-        layout_of(settings).keys,
+        (await standing_layout(where, layout_of(settings))).keys,
         said.maxlen if said else settings["stream_maxlen"],
         said.exempt if said else settings["backpressure_except"],
         where.connect_timeout_s,

@@ -18,12 +18,16 @@ from dispatcher.commands.options import LAYOUT, database, layout_of, redis_url, 
 from dispatcher.commands.tables import ago, plain, show_facts, span
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import Unreachable
+from dispatcher.core.layout import Layout
 from dispatcher.core.timestamps import iso, iso_of
-from dispatcher.infra.redis.info import GroupInfo, summed
+from dispatcher.infra.postgres.target import PostgresTarget
+from dispatcher.infra.redis.info import GroupInfo, StreamInfo, summed
 from dispatcher.ops.attention import COUNTED, attention
+from dispatcher.ops.layout import standing_layout
 from dispatcher.ops.status import STATUSES, OutboxStatus, Status, read_status
 
 COLOURS = {"bad": "red", "warn": "yellow"}
+FEW = 3  # of more streams those with nothing to tell are one line
 REST = 5  # counting reads the whole outbox: after t seconds of it, wait at least 5 t
 
 
@@ -54,7 +58,7 @@ def status(watch: float | None, as_json: bool, **flags: str | None) -> None:
     """
     settings = settings_from(flags, "redis_url", "handlers", "unrouted", *LAYOUT, "query_timeout_ms")
     where = target(settings, settings["query_timeout_ms"] / 1000)
-    ask = partial(read_status, where, settings.get("redis_url", ""), layout_of(settings))
+    ask = partial(_ask, where, settings.get("redis_url", ""), layout_of(settings))
     if watch is not None:
         with suppress(KeyboardInterrupt):  # the way to end it
             anyio.run(_watch, ask, watch, as_json)
@@ -64,6 +68,11 @@ def status(watch: float | None, as_json: bool, **flags: str | None) -> None:
         click.echo(as_text(found)) if as_json else show(found, Console())
     if found.problems:
         raise Unreachable("; ".join(found.problems))
+
+
+async def _ask(where: PostgresTarget, redis: str, ours: Layout) -> Status:
+    """Of the streams that stand in Postgres, where these settings name no routes."""
+    return await read_status(where, redis, await standing_layout(where, ours))
 
 
 async def _watch(ask: Callable[[], Awaitable[Status]], every_s: float, as_json: bool) -> None:
@@ -91,6 +100,11 @@ def as_text(found: Status) -> str:
         outbox["now"] = iso_of(outbox["now"])
         newest = outbox["newest_dead_at"]
         outbox["newest_dead_at"] = None if newest is None else iso_of(newest)
+        if (retrying := outbox["retrying"]) and retrying["next_at"] is not None:
+            retrying["next_at"] = iso_of(retrying["next_at"])
+        if outbox["last_seen"] is not None:
+            host, at = outbox["last_seen"]
+            outbox["last_seen"] = {"host": host, "at": iso_of(at)}
         if outbox["dead_groups"] is not None:
             outbox["dead_groups"]["since"] = iso_of(outbox["dead_groups"]["since"])
         for each in outbox["acknowledgements"]:
@@ -141,17 +155,28 @@ def _streams(found: Status) -> Iterator[tuple[str, str]]:
     """Of each stream its entries and its groups; the shards of one are added up."""
     if found.streams is None:
         return
+    quiet: list[StreamInfo] = []
     for name in found.layout.streams:
         keys = found.layout.keys_of(name)
         known = [found.streams[key] for key in keys if key in found.streams]
         if not known:
             continue
         stream = summed(known)
+        if (
+            len(found.layout.streams) > FEW
+            and len(known) == len(keys)
+            and not any(g.lag or g.pending for g in stream.groups)
+        ):
+            quiet.append(stream)
+            continue
         shards = f"{len(keys)} shards" if len(known) == len(keys) else f"{len(known)} of {len(keys)} shards"
         yield "stream", name if len(keys) == 1 else f"{name}, {shards}"
         yield "entries", str(stream.length)
         for group in stream.groups:
             yield f"group {group.name}", _group(group)
+    if quiet:
+        entries = counted(sum(stream.length for stream in quiet), "entry")
+        yield "other streams", f"{len(quiet)} with {entries}, and nothing to read or to acknowledge"
 
 
 def _slots(outbox: OutboxStatus, dispatcher: int) -> str:
@@ -178,7 +203,8 @@ def show(found: Status, console: Console) -> None:
         since = f"; {when} {each.since} ({ago(each.since)})" if each.since else ""
         said = f"{each.level}: {plain(each.what)}{since}"
         click.echo(click.style(said, fg=COLOURS[each.level]) if console.is_terminal else said)
-        click.echo(f"    {each.do}")
+        page = f" Runbook: {each.page}." if each.page else ""
+        click.echo(f"    {each.do}{page}")
     if not needs:
         click.echo("Nothing needs anybody.")
     lines = facts(found)

@@ -12,7 +12,7 @@ from typing import Any
 
 from dispatcher.core.process_state import Trouble, TroubleKind
 from dispatcher.core.timestamps import iso_of
-from dispatcher.core.troubles import TROUBLES, words
+from dispatcher.core.troubles import remedy, words
 
 # What keeps events from going out, or takes something away, and is not said elsewhere.
 SAID: tuple[TroubleKind, ...] = ("redis", "backpressure", "refused", "layout", "slots", "listener", "session", "audit")
@@ -46,7 +46,7 @@ class Wait:
 
     @property
     def do(self) -> str:
-        return next((TROUBLES[each][2] for each in SAID if each == self.kind), "See the log of the dispatcher.")
+        return next((remedy(each, self.reason) for each in SAID if each == self.kind), "See the log of the dispatcher.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A finding of `dispatcher doctor`: one value a check, for people and for machines.
 
-The console shows diagnoses (`sidecar/diagnosis.py`), which have levels of their own.
+What `status` and the console say needs somebody is in `core/needs.py`, which has levels of its own.
 """
 
 from dataclasses import dataclass

@@ -26,6 +26,7 @@ TroubleKind = Literal[
     "layout",
     "slots",
 ]
+STOPS: tuple[TroubleKind, ...] = ("database", "redis", "paused", "backpressure")  # events wait while there is one
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -61,16 +62,55 @@ class StreamSample:
 
 
 @dataclass(frozen=True, slots=True)
+class PastTrouble:
+    """An outage or a pause that is over. Unix seconds."""
+
+    kind: TroubleKind
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetryCount:
+    """Events that failed and are tried again; of the one with the most failed attempts what failed, and when it is due.
+
+    `next_at`: Unix seconds. `overdue_s`: how overdue the oldest event is, by when it is due; those that wait behind
+    one that failed, where there is an order, do not count.
+    """
+
+    events: int = 0
+    attempts: int = 0
+    event_type: str = ""
+    error: str | None = None
+    next_at: float | None = None
+    overdue_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class HeldHead:
+    """The event that holds an aggregate. `state`: dead | retry | parked | in_flight; `waiting`: later events."""
+
+    id: int
+    event_type: str
+    aggregate_type: str
+    aggregate_id: str
+    state: str
+    waiting: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class HeldCount:
     """How many aggregates are held, how many of them by a dead event, and for how many seconds the first of them.
 
-    `error`: of the event that holds longest; None: it has none.
+    `error`: of the event that holds longest; None: it has none. `head`: the first event that holds one, if it was read.
     """
 
     aggregates: int = 0
     by_dead: int = 0
     oldest_s: float = 0.0
     error: str | None = None
+    head: HeldHead | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +143,12 @@ class Sample:
     streams: tuple[StreamSample, ...] = ()  # where there are several; above is their sum, and the most of each group
     held: HeldCount | None = None  # None: nothing is kept in order
     dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
+    retrying: RetryCount | None = None  # None: it was not looked up
+
+    @property
+    def overdue_s(self) -> float:
+        """How overdue the oldest event is, by when it is due."""
+        return self.retrying.overdue_s if self.retrying else self.oldest_age_s or 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +170,7 @@ class ProcessState:
     troubles: tuple[Trouble, ...] = ()
     sample: Sample | None = None
     processes: int = 1
+    past: PastTrouble | None = None  # the last outage or pause that ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +217,7 @@ def merged(states: Sequence[ProcessState]) -> ProcessState:
         troubles=_side_by_side(states),
         sample=max(samples, key=lambda one: one.at, default=None),
         processes=sum(one.processes for one in states),
+        past=max((one.past for one in states if one.past), key=lambda each: each.until, default=None),
     )
 
 

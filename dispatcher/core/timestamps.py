@@ -11,3 +11,11 @@ def iso(moment: datetime, timespec: str = "microseconds") -> str:
 def iso_of(seconds: float) -> str:
     """The same for Unix seconds, to the millisecond."""
     return iso(datetime.fromtimestamp(seconds, UTC), "milliseconds")
+
+
+def seconds_of(written: str) -> float | None:
+    """Unix seconds of an RFC 3339 time; None: it is none."""
+    try:
+        return datetime.fromisoformat(written).timestamp()
+    except ValueError:
+        return None

@@ -1,8 +1,9 @@
 """What each trouble is called, how bad it is, and what to do about it: for the console, `status` and `doctor` alike."""
 
+import re
 from typing import Literal
 
-from dispatcher.core.process_state import HeldCount, TroubleKind
+from dispatcher.core.process_state import TroubleKind
 
 Severity = Literal["fine", "note", "warn", "bad"]
 
@@ -11,13 +12,13 @@ TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
     "database": (
         "bad",
         "Postgres cannot be reached: {}",
-        "Bring Postgres back, or do what the reason says. Nothing is lost: what producers commit waits in the outbox, "
-        "and the dispatcher connects again by itself within about two seconds.",
+        "Bring Postgres back, or do what the reason says. Your applications most likely cannot commit either. What is "
+        "committed is kept; the dispatcher connects again by itself within seconds.",
     ),
     "redis": (
         "bad",
         "Redis takes no entries: {}",
-        "Bring Redis back, or give it memory if it says OOM. Nothing is lost and no attempt is used up: "
+        "Bring Redis back. Nothing is lost and no attempt is used up: "
         "events wait in Postgres and go out within about a second of its return.",
     ),
     "backpressure": (
@@ -77,28 +78,26 @@ TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
 }
 
 HELD_S, VERY_HELD_S = 60.0, 600.0  # an aggregate is held for longer: a warning; bad, as when a dead event holds one
-HELD_DO = (
-    "An event that failed holds the later ones of its aggregate, until it went out or is dead. Look at its error, mend "
-    "the cause, then retry it; or skip it, and the others go out without it."
+OOM = re.compile(r"\bOOM\b")
+OUT_OF_MEMORY = (
+    "Redis is out of memory and takes no entries",
+    "Raise maxmemory, or delete other keys. Do not trim the stream: what is unread in it would be lost. No event is "
+    "lost and no attempt is used up: events go out within about a second once there is room.",
 )
-
-
-def held_words(held: HeldCount) -> tuple[Severity, str]:
-    """How bad it is that aggregates are held, and what it is in plain words. There must be one at least."""
-    one = held.aggregates == 1
-    what = f"{held.aggregates:,} aggregate{' is' if one else 's are'} held: later events wait for one that fails"
-    if held.by_dead:
-        what += f"; {held.by_dead:,} by a dead event, until somebody decides"
-    if held.error:
-        what += f"; the error: {held.error}"
-    if held.by_dead or held.oldest_s > VERY_HELD_S:
-        return "bad", what
-    return ("warn" if held.oldest_s > HELD_S else "note"), what
 
 
 def words(kind: TroubleKind, reason: str | None) -> str:
     """What it is, in plain words."""
+    if kind == "redis" and reason and OOM.search(reason):
+        return OUT_OF_MEMORY[0]
+    if kind == "database" and reason and reason.startswith("Postgres at "):
+        return reason  # it says so itself
     what = TROUBLES[kind][1]
     if reason is None:
         what = what.replace(": {}", "").replace(" {}", "")
     return what.replace("{}", reason or "")
+
+
+def remedy(kind: TroubleKind, reason: str | None) -> str:
+    """What to do about it."""
+    return OUT_OF_MEMORY[1] if kind == "redis" and reason and OOM.search(reason) else TROUBLES[kind][2]

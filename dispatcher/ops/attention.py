@@ -1,146 +1,130 @@
-"""What needs somebody, first what does so most: of what `status` read, in the words of the console."""
+"""What needs somebody, of what `status` read: the findings of `core/needs.py`, as the console has them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from dispatcher.core.condition import STOPS, is_exempt
-from dispatcher.core.counted import counted
-from dispatcher.core.timestamps import iso, iso_of
-from dispatcher.core.troubles import TROUBLES, held_words
-from dispatcher.ops.groups import UNREAD_S
+from dispatcher.core import needs
+from dispatcher.core.condition import STOPS, Condition, is_exempt
+from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, PAGES, Need
+from dispatcher.core.timestamps import iso_of, seconds_of
+from dispatcher.core.troubles import TROUBLES, Severity
 from dispatcher.ops.status import OutboxStatus, Status
 
-LATE_S, VERY_LATE_S = 5.0, 60.0  # the oldest event is overdue for longer
-FRESH_DEAD_S = 900.0
-DECIDE = "`dispatcher dlq stats`; mend the cause, then `dlq retry`; `dlq discard` what nobody needs."
-COUNTED = 10_000  # dead events are counted no further
+COUNTED = needs.COUNTED
+DOORBELL = "ALTER TABLE messaging.message_outbox ENABLE TRIGGER message_outbox_doorbell"
+POSTGRES_AWAY = (
+    "Bring Postgres back. Your applications most likely cannot commit either. What is committed is kept; the "
+    "dispatcher connects again by itself within seconds. Since when: its console or /ready says it, this cannot."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
     """One thing that needs somebody. `since`: RFC 3339; None: not known; of dead events, when the latest died.
 
-    `do`: the next step.
+    `do`: the next step; `page`: the page of the runbook, without `.md`.
     """
 
-    level: Literal["warn", "bad"]
+    level: Severity
     kind: str
     what: str
     since: str | None
     do: str
+    page: str | None = None
 
 
 def attention(found: Status) -> list[Attention]:
-    """A standing stop first, then lateness, then dead events, then what works at a cost; empty: all is well."""
-    listed = [*_stops(found)]
-    stopped = bool(listed)
-    if (outbox := found.outbox) is not None:
-        if not stopped:
-            listed += _late(outbox)
-        listed += _dead(outbox)
-        listed += _held(outbox)
-        listed += [each for each in _waits(outbox) if each.kind not in STOPS]
-        if outbox.doorbell == "disabled":
-            listed.append(
-                Attention("warn", "doorbell", "The doorbell trigger is disabled: events go out on the tick", None,
-                          "ALTER TABLE messaging.message_outbox ENABLE TRIGGER message_outbox_doorbell")
-            )  # fmt: skip
-    return [*listed, *_unread(found)]
+    """The worst first, then the cause before what comes of it; empty: all is well."""
+    ranked = needs.ranked(needs.without_explained([*_all(found)]))
+    return [
+        Attention(
+            each.level,
+            "dead" if each.kind == "buried" else each.kind,
+            each.what,
+            None if each.since is None else iso_of(each.since),
+            each.do,
+            each.page,
+        )
+        for each in ranked
+        if each.level != "note"
+    ]
 
 
-def _stops(found: Status) -> Iterator[Attention]:
+def _all(found: Status) -> Iterator[Need]:
     outbox = found.outbox
-    if outbox is not None and outbox.copy:
-        yield Attention("bad", "copy", outbox.copy, None, "`dispatcher accept-copy`, when it is the outbox now.")
-    if outbox is not None:  # before what we cannot reach ourselves: it says since when
-        yield from (each for each in _waits(outbox) if each.kind in STOPS)
+    said = [] if outbox is None else waits([each.condition for each in outbox.living])
+    yield from said
+    redis_said = any(each.kind == "redis" for each in said)  # since when, too
     for problem in found.problems:
-        yield Attention("bad", "unreachable", problem, None, "Bring it back: events wait in Postgres meanwhile.")
-    if outbox is None:
-        return
+        if problem.startswith("Postgres"):
+            yield Need("bad", "database", problem, None, POSTGRES_AWAY, page=PAGES["database"])
+        elif not redis_said:
+            yield Need("bad", "unreachable", problem, None, TROUBLES["redis"][2], page=PAGES["redis"])
+    if outbox is not None:
+        yield from _of_outbox(outbox)
+    yield from _unread(found)
+
+
+def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:
+    if outbox.copy:
+        yield Need("bad", "copy", outbox.copy, None, "`dispatcher accept-copy`, when it is the outbox now.", None,
+                   PAGES["copy"])  # fmt: skip
     if outbox.pause.paused:
         why = f" ({outbox.pause.reason})" if outbox.pause.reason else ""
-        since = iso(outbox.pause.changed_at) if outbox.pause.changed_at else None
-        yield Attention(
-            "warn",
-            "paused",
-            f"Paused by {outbox.pause.changed_by}{why}, so no event is taken",
-            since,
-            TROUBLES["paused"][2],
-        )
-    if not outbox.acknowledgements:
-        waiting = outbox.oldest_unsettled_age_s > LATE_S
-        yield Attention(
-            "bad" if waiting else "warn",
-            "nobody",
-            "No dispatcher runs enabled" + (", and events wait" if waiting else ""),
-            iso_of(outbox.now - outbox.oldest_unsettled_age_s) if waiting else None,
-            "Start one: DISPATCHER_ENABLED=true dispatcher run",
-        )
+        since = outbox.pause.changed_at.timestamp() if outbox.pause.changed_at else None
+        what = f"Paused by {outbox.pause.changed_by}{why}, so no event is taken"
+        yield Need("warn", "paused", what, since, TROUBLES["paused"][2], page=PAGES["paused"])
+    if not outbox.living:
+        yield _nobody(outbox)
+    retrying = outbox.retrying
+    overdue_s = outbox.oldest_unsettled_age_s if retrying is None else retrying.overdue_s
+    if overdue_s > LATE_S:
+        yield replace(needs.late(overdue_s, outbox.now), what=f"Events wait: the oldest is {overdue_s:.0f} s overdue")
+    by_dead = outbox.held.by_dead if outbox.held else 0
+    if outbox.dead > by_dead:  # else the finding of what is held names the dead event
+        newest = outbox.newest_dead_at
+        fresh = newest is not None and outbox.now - newest < FRESH_DEAD_S
+        yield needs.dead(outbox.dead, newest, outbox.newest_dead_error, outbox.dead_groups, fresh=fresh)
+    if outbox.held is not None and outbox.held.aggregates:
+        yield needs.held(outbox.held, outbox.now)
+    elif retrying is not None and retrying.events:
+        most = next((each.condition.max_attempts for each in outbox.living if each.condition.max_attempts), None)
+        yield needs.retrying(retrying, most, outbox.now)
+    if outbox.doorbell == "disabled":
+        what = "The doorbell trigger is disabled: events go out on the tick"
+        yield Need("warn", "doorbell", what, None, DOORBELL, page=PAGES["doorbell"])
 
 
-def _waits(outbox: OutboxStatus) -> Iterator[Attention]:
+def _nobody(outbox: OutboxStatus) -> Need:
+    """No enabled dispatcher lives. One that is disabled may run."""
+    waiting, oldest_s = outbox.waiting, outbox.oldest_unsettled_age_s
+    if outbox.disabled:
+        return needs.disabled(waiting, None, alone=True, name=outbox.disabled[0])
+    return needs.nobody(waiting, oldest_s, outbox.last_seen, outbox.now)
+
+
+def waits(conditions: Sequence[Condition]) -> list[Need]:
     """What the dispatchers say of themselves, each once, since the first of them has it."""
     said: dict[tuple[str, str | None, str | None], list[tuple[str, str, str]]] = {}
-    for each in outbox.acknowledgements:
-        for wait in each.condition.waits:
-            where = f" of stream {each.condition.stream} (MAXLEN {each.condition.maxlen})"
+    for each in conditions:
+        for wait in each.waits:
+            where = f" of stream {each.stream} (MAXLEN {each.maxlen})"
             what = wait.what + (where if wait.kind == "backpressure" else "")
-            said.setdefault((wait.kind, wait.reason, each.condition.stream), []).append((wait.since, what, wait.do))
-    for (kind, _, _), waits in said.items():
-        since, what, do = min(waits)
-        all_of = len(outbox.acknowledgements)
-        many = f" ({len(waits)} of {all_of} dispatchers)" if all_of > 1 else ""
-        yield Attention("bad" if kind in STOPS else "warn", kind, what + many, since, do)
+            said.setdefault((wait.kind, wait.reason, each.stream), []).append((wait.since, what, wait.do))
+    found = []
+    for (kind, _, _), the_same in said.items():
+        since, what, do = min(the_same)
+        many = f" ({len(the_same)} of {len(conditions)} dispatchers)" if len(conditions) > 1 else ""
+        level: Severity = "bad" if kind in STOPS else "warn"
+        found.append(Need(level, kind, what + many, seconds_of(since), do, page=PAGES.get(kind)))
+    return found
 
 
-def _late(outbox: OutboxStatus) -> Iterator[Attention]:
-    age_s = outbox.oldest_unsettled_age_s
-    if age_s > LATE_S:
-        yield Attention(
-            "bad" if age_s > VERY_LATE_S else "warn",
-            "late",
-            f"Events wait: the oldest is {age_s:.0f} s overdue",
-            iso_of(outbox.now - age_s),
-            "If the backlog falls, wait. If it grows, start another dispatcher. If it stands: `dispatcher doctor`.",
-        )
-
-
-def _dead(outbox: OutboxStatus) -> Iterator[Attention]:
-    if not outbox.dead:
-        return
-    one = outbox.dead == 1
-    many = f"more than {COUNTED}" if outbox.dead > COUNTED else f"{outbox.dead}"
-    error = f"; the latest error: {outbox.newest_dead_error}" if outbox.newest_dead_error else ""
-    fresh = outbox.newest_dead_at is not None and outbox.now - outbox.newest_dead_at < FRESH_DEAD_S
-    yield Attention(
-        "bad" if fresh else "warn",
-        "dead",
-        f"{many} event{' is dead and waits' if one else 's are dead and wait'} for a decision{error}",
-        None if outbox.newest_dead_at is None else iso_of(outbox.newest_dead_at),
-        DECIDE,
-    )
-
-
-def _held(outbox: OutboxStatus) -> Iterator[Attention]:
-    if outbox.held is not None and outbox.held.aggregates:
-        level, what = held_words(outbox.held)
-        if level in ("warn", "bad"):
-            do = "`dispatcher held list`; mend the cause, then `held retry`; `held skip` what nobody needs."
-            since = iso_of(outbox.now - outbox.held.oldest_s)
-            yield Attention("bad" if level == "bad" else "warn", "held", what, since, do)
-
-
-def _unread(found: Status) -> Iterator[Attention]:
-    exempt = next((each.condition.exempt for each in found.outbox.acknowledgements), ()) if found.outbox else ()
+def _unread(found: Status) -> Iterator[Need]:
+    living = found.outbox.living if found.outbox else ()
+    exempt = next((each.condition.exempt for each in living), ())
+    maxlen = next((each.condition.maxlen for each in living if each.condition.maxlen), None)
     for group in found.stream.groups if found.stream else ():
         age_s = group.last_read_age_s
-        if group.lag and not is_exempt(group.name, exempt) and age_s is not None and age_s > UNREAD_S:
-            yield Attention(
-                "warn",
-                "unread",
-                f"Nobody reads the consumer group {group.name}: {counted(group.lag, 'entry')} unread",
-                iso_of(found.now - age_s),
-                "`dispatcher groups`; start its consumers, or destroy or exempt it: it will stop publishing for all.",
-            )
+        if group.lag and not is_exempt(group.name, exempt) and age_s is not None and age_s > needs.UNREAD_S:
+            yield needs.unread(group.name, group.lag, age_s, maxlen, found.now)

@@ -1,15 +1,18 @@
 """Shows the layout of the streams, and changes it while everything is paused, so that nothing is lost or doubled."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
 
 import anyio
+import psycopg
 from redis.exceptions import RedisError
 
 from dispatcher.core.errors import DispatcherError, Unreachable
 from dispatcher.core.layout import Layout
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.info import REDIS_DEADLINE_S, StreamInfo, describe_failure, read_stream_info
 from dispatcher.infra.redis.target import RedisTarget
@@ -100,6 +103,20 @@ class LayoutChange(PauseSession):
         with self.explained():
             [(why,)] = await self.session.fetch(load("layout_set"), parameters)
         return None if why is None else str(why)
+
+
+async def standing_layout(where: PostgresTarget, ours: Layout) -> Layout:
+    """The layout that stands in Postgres, when `ours` names no routes and no shards of its own; else `ours`.
+
+    A shell has the addresses of the servers most often, and not the routes of the dispatchers.
+    """
+    if not ours.plain:
+        return ours
+    with suppress(DispatcherError, psycopg.Error):
+        async with LayoutSession(where) as layouts:
+            there = (await layouts.read()).layout
+        return there if there is not None and there.stream == ours.stream else ours
+    return ours
 
 
 _REMEDIES = {

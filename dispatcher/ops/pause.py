@@ -139,7 +139,13 @@ async def read_layout(fetch: Fetch) -> str:
 
 async def read_acknowledgements(session: Session) -> list[Acknowledgement]:
     """One for each running, enabled dispatcher, as Postgres's clock has it. Raises as `session.fetch` does."""
-    return [each for each in await _read_all(session) if each.alive or each.lately]
+    return (await read_notes(session))[0]
+
+
+async def read_notes(session: Session) -> tuple[list[Acknowledgement], list[Acknowledgement]]:
+    """The same, and all that is written, also of the dead. Raises as `session.fetch` does."""
+    found = await _read_all(session)
+    return [each for each in found if each.alive or each.lately], found
 
 
 async def _read_all(session: Session) -> list[Acknowledgement]:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,15 +12,16 @@ import psycopg
 
 from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.core.layout import Layout
-from dispatcher.core.process_state import DeadGroups, HeldCount
+from dispatcher.core.process_state import DeadGroups, HeldCount, RetryCount
 from dispatcher.infra.postgres.tables import why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import StreamInfo, summed
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.find import read_groups
 from dispatcher.ops.groups import ask_redis
-from dispatcher.ops.held.find import count_held, read_order
-from dispatcher.ops.pause import Acknowledgement, PauseSwitch, read_acknowledgements, read_layout, read_switch
+from dispatcher.ops.held.find import StandingOrder, count_held, read_order
+from dispatcher.ops.pause import Acknowledgement, PauseSwitch, read_layout, read_notes, read_switch
+from dispatcher.ops.retrying import read_retrying
 from dispatcher.ops.session import OperatorSession
 
 STATUSES = ("pending", "picked", "retry", "sent", "dead")
@@ -70,6 +71,21 @@ class OutboxStatus:
     held: HeldCount | None = None  # None: nothing is kept in order
     slots: Mapping[int, int] | None = None  # with an order: how many each living dispatcher owns, by id
     dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
+    retrying: RetryCount | None = None  # None: it may not be read
+    last_seen: tuple[str, float] | None = None  # host of the one heard last, and when (Unix seconds)
+    disabled: tuple[str, ...] = ()  # names of those that are connected, and take no events
+
+    @property
+    def living(self) -> tuple[Acknowledgement, ...]:
+        """The enabled dispatchers that live. One that is registered and holds no lock has just died."""
+        return tuple(each for each in self.acknowledgements if each.alive or not each.registered)
+
+    @property
+    def waiting(self) -> int | None:
+        """Unsettled rows, when one of them is due; None: they were not counted."""
+        if not self.oldest_unsettled_age_s:
+            return 0
+        return None if self.rows is None else sum(self.rows[name] for name in ("pending", "picked", "retry"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +116,8 @@ class StatusSession(OperatorSession):
             [(now,)] = await self.session.fetch("SELECT date_part('epoch', clock_timestamp())")
             rows = await self._count()
             dead, newest = await self._dead(rows)
+            alive, notes = await read_notes(self.session)
+            order_of = await self._order()
             enabled = [how for (how,) in await self.session.fetch(load("status_doorbell"))]
             return OutboxStatus(
                 self.target.address(),
@@ -109,7 +127,7 @@ class StatusSession(OperatorSession):
                 "absent" if not enabled else "disabled" if enabled[0] == "D" else "installed",
                 tuple(RegisteredDispatcher(*row) for row in await self.session.fetch(load("status_dispatchers"))),
                 await read_switch(self.session.fetch),
-                tuple(await read_acknowledgements(self.session)),
+                tuple(alive),
                 await self._losses(),
                 await self._copy(),
                 dead,
@@ -117,9 +135,12 @@ class StatusSession(OperatorSession):
                 newest.get("error"),
                 now,
                 await read_layout(self.session.fetch),
-                await self._held(),
+                await self._held(order_of),
                 await self._slots() if order else None,
                 await self._dead_groups(dead),
+                await self._retrying(order_of),
+                _last_seen(notes),
+                await self._disabled(notes),
             )
 
     async def _slots(self) -> dict[int, int] | None:
@@ -135,12 +156,29 @@ class StatusSession(OperatorSession):
         except psycopg.errors.InsufficientPrivilege:
             return None
 
-    async def _held(self) -> HeldCount | None:
+    async def _order(self) -> StandingOrder:
         try:
-            order = await read_order(self.session.fetch)
+            return await read_order(self.session.fetch)
+        except psycopg.errors.InsufficientPrivilege:
+            return StandingOrder()  # a role that may only read the status of the release before
+
+    async def _held(self, order: StandingOrder) -> HeldCount | None:
+        try:
             return await count_held(self.session.fetch, hold=order.hold) if order.on else None
         except psycopg.errors.InsufficientPrivilege:
-            return None  # a role that may only read the status of the release before
+            return None
+
+    async def _retrying(self, order: StandingOrder) -> RetryCount | None:
+        try:
+            return await read_retrying(self.session.fetch, ordered=order.on, holds=order.hold)
+        except psycopg.errors.InsufficientPrivilege:
+            return None
+
+    async def _disabled(self, notes: Sequence[Acknowledgement]) -> tuple[str, ...]:
+        """Those that are connected, and write no acknowledgement as an enabled one does."""
+        enabled = {each.name.rpartition("-")[2] for each in notes}
+        connected = await self.session.fetch(load("status_idle"))
+        return tuple(dict.fromkeys(name for token, name in connected if token not in enabled))
 
     async def _dead(self, rows: dict[str, int] | None) -> tuple[int, dict[str, Any]]:
         """How many events nobody decided about, and the newest of them."""
@@ -168,6 +206,15 @@ class StatusSession(OperatorSession):
         except psycopg.errors.QueryCanceled:
             return None
         return {name: counts.get(name, 0) for name in STATUSES}
+
+
+def _last_seen(notes: Sequence[Acknowledgement]) -> tuple[str, float] | None:
+    """The host of the dispatcher that was heard last, and when."""
+    heard = [(datetime.fromisoformat(each.said_at), each.name) for each in notes if each.said_at and not each.alive]
+    if not heard:
+        return None
+    at, name = max(heard)
+    return name.rsplit("-", 2)[0], at.timestamp()
 
 
 async def read_status(target: PostgresTarget, redis_url: str, layout: Layout) -> Status:

@@ -19,5 +19,11 @@ class ConsoleRoutes:
         self.history = History(read)
         database = PostgresTarget(s.database_url, "").address()
         place = Place(s.deployment, database, s.grafana_url)
-        overview = Overview(self.history, stream=s.stream_name, maxlen=s.stream_maxlen, place=place)
+        overview = Overview(
+            self.history,
+            stream=s.stream_name,
+            maxlen=s.stream_maxlen,
+            max_attempts=s.max_attempts,
+            place=place,
+        )
         self.routes: list[web.AbstractRouteDef] = [*static.routes(), *overview.routes()]

@@ -6,13 +6,13 @@ A point is the difference of two states of the process, so it asks no server.
 import json
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, fields
 
 import anyio
 
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.process_state import ProcessState
+from dispatcher.core.process_state import STOPS, ProcessState
 
 EVERY_S = 2.0  # between two points
 POINTS = 450  # fifteen minutes
@@ -59,10 +59,11 @@ class RecentWindow:
     p50: float | None = None
     p95: float | None = None
     p99: float | None = None
-    error_share: float = 0.0  # of the turns of the loop
+    error_share: float = 0.0  # of the turns of the loop; without those up to the end of an outage or a pause
     slow_since: float | None = None  # when p95 began to exceed the promise, if it does
-    p95_now: float | None = None  # of the last ten seconds, or of as many more as have FEW_EVENTS
+    p95_now: float | None = None  # of the last ten seconds, or of as many more as have FEW_EVENTS; not of an outage
     p95_now_s: float | None = None  # of how many seconds that is
+    lag_rates: Mapping[str, float] = field(default_factory=dict)  # by group, entries a second that it falls behind
     buried: int = 0  # events given up in the fifteen minutes, and when the first of them was
     buried_since: float | None = None
     types: tuple[RecentType, ...] = ()  # those with the most events first
@@ -139,7 +140,8 @@ class History:
         _, last = self._readings[-1]
         latency = last.latency.since(first.latency)
         rate_then, rate_first = self._readings[max(0, len(self._readings) - 1 - RATE_WINDOW)]
-        ticks, errors = last.ticks - first.ticks, last.tick_errors - first.tick_errors
+        undisturbed = next((each for _, each in self._readings if each.past == last.past and not stopped(each)), last)
+        ticks, errors = last.ticks - undisturbed.ticks, last.tick_errors - undisturbed.tick_errors
         p95 = latency.quantile(0.95)
         slow = p95 is not None and p95 > SLA_S
         p95_now, p95_now_s = self._p95_now()
@@ -153,19 +155,47 @@ class History:
             slow_since=(self.lately.slow_since or self._clock()) if slow else None,
             p95_now=p95_now,
             p95_now_s=p95_now_s,
+            lag_rates=_lag_rates([reading for _, reading in self._readings]),
             buried=sum(dead for _, dead in self._burials),
             buried_since=self._burials[0][0] if self._burials else None,
             types=_types(last, first, now - self._readings[0][0]),
         )
 
     def _p95_now(self) -> tuple[float | None, float | None]:
-        """The quantile, and of how many seconds."""
+        """The quantile, and of how many seconds. Events that an outage held up say nothing of now."""
         until, last = self._readings[-1]
-        for since, reading in list(self._readings)[-1 - RATE_WINDOW :: -1]:
+        known = [each for each in self._readings if caught_up(each[1], last)]
+        since_then = known[:1] if last.past is not None else []
+        for since, reading in known[-1 - RATE_WINDOW :: -1] or since_then:
             recent = last.latency.since(reading.latency)
             if recent.total >= FEW_EVENTS:
                 return recent.quantile(0.95), round(until - since, 1)
         return None, None
+
+
+def stopped(reading: ProcessState) -> bool:
+    """Whether events have to wait for an outage or a pause."""
+    return any(trouble.kind in STOPS for trouble in reading.troubles)
+
+
+def caught_up(reading: ProcessState, last: ProcessState) -> bool:
+    """Whether at this reading all that waited for the end of the last outage or pause had gone out."""
+    if last.past is None:
+        return True
+    sample = reading.sample
+    if reading.past != last.past or stopped(reading) or sample is None or sample.at < last.past.until:
+        return False
+    return not sample.backlog or sample.at - sample.overdue_s > last.past.until
+
+
+def _lag_rates(readings: Sequence[ProcessState]) -> dict[str, float]:
+    """How fast each group fell behind, of the first and the last sample of the minute."""
+    samples = [each.sample for each in readings if each.sample is not None]
+    if not samples or samples[-1].at - samples[0].at < 2 * EVERY_S:
+        return {}
+    first, last = samples[0], samples[-1]
+    common = first.group_lag.keys() & last.group_lag.keys()
+    return {name: (last.group_lag[name] - first.group_lag[name]) / (last.at - first.at) for name in common}
 
 
 def _types(last: ProcessState, first: ProcessState, elapsed: float) -> tuple[RecentType, ...]:

@@ -13,9 +13,10 @@ from typing import Any
 from aiohttp import web
 
 from dispatcher import __version__
+from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, VERY_LATE_S, level_of
 from dispatcher.core.process_state import ProcessState, StreamSample, Trouble
 from dispatcher.core.troubles import TROUBLES
-from dispatcher.sidecar.diagnosis import BURIED_LATELY_S, LATE_S, VERY_LATE_S, diagnose, level_of
+from dispatcher.sidecar.diagnosis import diagnose
 from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.history import SLA_S, WINDOW, History, RecentWindow
 
@@ -38,7 +39,8 @@ NOWHERE = Place()
 class Overview:
     """The two handlers, and the answer of the last second. Written by the event loop's thread only.
 
-    `stream`: its key; `maxlen`: REDIS_STREAM_MAXLEN; `place`: which system this is.
+    `stream`: its key; `maxlen`: REDIS_STREAM_MAXLEN; `max_attempts`: DISPATCH_MAX_ATTEMPTS; `place`: which
+    system this is.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Overview:
         *,
         stream: str,
         maxlen: int,
+        max_attempts: int | None = None,
         place: Place = NOWHERE,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -54,6 +57,7 @@ class Overview:
         self._history = history
         self._stream = stream
         self._maxlen = maxlen
+        self._max_attempts = max_attempts
         self._clock = clock
         self._made: tuple[float, bytes] | None = None
 
@@ -76,7 +80,7 @@ class Overview:
     def describe(self, now: float) -> dict[str, Any]:
         """The answer. Durations in seconds, moments in Unix seconds."""
         reading, lately = self._history.read(), self._history.lately
-        findings = diagnose(reading, lately, now, self._maxlen)
+        findings = diagnose(reading, lately, now, maxlen=self._maxlen, max_attempts=self._max_attempts)
         sample = reading.sample
         return {
             "now": now,
@@ -107,6 +111,7 @@ class Overview:
             "sampled_at": sample.at if sample else None,
             "backlog": sample.backlog if sample else None,
             "oldest_age_s": sample.oldest_age_s if sample else None,
+            "overdue_s": sample.overdue_s if sample and sample.oldest_age_s is not None else None,
             "stream": {
                 "name": self._stream,
                 "maxlen": self._maxlen,
@@ -134,7 +139,7 @@ def _groups(lags: Mapping[str, int], ages_s: Mapping[str, float]) -> list[dict[s
 def _silent_s(reading: ProcessState, now: float) -> float | None:
     """How long nothing went out although events are due, or nobody can know. None: none is due, or they go out."""
     sample, away = reading.sample, any(trouble.kind == "database" for trouble in reading.troubles)
-    waits = sample is not None and sample.backlog and (sample.oldest_age_s or 0.0) >= SILENT_S
+    waits = sample is not None and sample.backlog and sample.overdue_s >= SILENT_S
     if not waits and not away:
         return None
     silent_s = now - max(reading.published_at or 0.0, reading.started_at)
@@ -144,9 +149,9 @@ def _silent_s(reading: ProcessState, now: float) -> float | None:
 def _levels(reading: ProcessState, lately: RecentWindow, silent_s: float | None, now: float) -> dict[str, str]:
     """The colour of each figure by its own threshold: "", "warn" or "bad"; for what a pause alone holds up "warn"."""
     sample = reading.sample
-    age = (sample.oldest_age_s or 0.0) if sample else 0.0
+    age = sample.overdue_s if sample else 0.0
     late = lately.p95_now is not None and lately.p95_now > SLA_S
-    fresh = sample is not None and sample.newest_dead_at is not None and now - sample.newest_dead_at < BURIED_LATELY_S
+    fresh = sample is not None and sample.newest_dead_at is not None and now - sample.newest_dead_at < FRESH_DEAD_S
     dead = sample.dead if sample else 0
     kinds = {trouble.kind for trouble in reading.troubles}
     bad = "warn" if "paused" in kinds and not any(TROUBLES[kind][0] == "bad" for kind in kinds) else "bad"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from dispatcher.core import events
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.process_state import ProcessState, Sample, Trouble, TroubleKind
+from dispatcher.core.process_state import STOPS, PastTrouble, ProcessState, Sample, Trouble, TroubleKind
 
 
 class StateTracker:
@@ -37,6 +37,7 @@ class StateTracker:
         self._breaker_open = False
         self._missing: dict[str, str] = {}  # sessions without a connection, and what is not done without them
         self._sample: Sample | None = None
+        self._past: PastTrouble | None = None
         self._trouble("starting", "", there=True)
 
     @property
@@ -60,6 +61,7 @@ class StateTracker:
             buried_error=error,
             troubles=self.troubles,
             sample=self._sample,
+            past=self._past,
         )
 
     def __call__(self, event: events.TelemetryEvent) -> None:
@@ -141,6 +143,7 @@ class StateTracker:
             tuple(event.streams),
             event.held,
             event.dead_groups,
+            event.retrying,
         )
         if not self._breaker_open:
             self._trouble("redis", event.redis_error, there=event.redis_error is not None)
@@ -150,6 +153,8 @@ class StateTracker:
         known = self._troubles.get(kind)
         if not there:
             self._troubles.pop(kind, None)
+            if known is not None and kind in STOPS:
+                self._past = PastTrouble(kind, known.since, self._clock())
         else:
             self._troubles[kind] = Trouble(kind, reason, known.since if known else self._clock())
         if self.changed is not None and self._troubles.get(kind) != known:

@@ -32,6 +32,7 @@ from dispatcher.infra.redis.streams import SeenStreams, read_streams
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.find import read_groups
 from dispatcher.ops.held.find import count_held
+from dispatcher.ops.retrying import read_retrying
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,13 @@ class HeldGauge:
     """Counts held aggregates, where there is an order. `hold`: whether a dead event holds the later ones."""
 
     def __init__(self, *, hold: bool) -> None:
-        self._hold = hold
+        self.hold = hold
         self._known: HeldCount | None = None  # written by read()
 
     async def read(self, fetch: Fetch, *, again: bool) -> HeldCount:
         """The count; unless `again`, that of the last time. Raises SessionLost or psycopg.Error."""
         if again or self._known is None:
-            self._known = await count_held(fetch, hold=self._hold)
+            self._known = await count_held(fetch, hold=self.hold)
         return self._known
 
 
@@ -113,6 +114,7 @@ async def sample_once(
     backlog = backlog if known is None else known
     [(dead, died_last)] = await fetch(load("count_dead"), {"bound": bounds.dead})
     newest = json.loads(died_last) if died_last else {"at": None, "error": None}
+    retrying = await read_retrying(fetch, ordered=held is not None, holds=held is not None and held.hold)
     alive = await fetch(load("status_dispatchers"), None)
     length, error = None, None
     lags, ages, samples = dict[str, int](), dict[str, float](), list[StreamSample]()
@@ -148,6 +150,7 @@ async def sample_once(
             streams=samples if len(streams) > 1 else (),
             held=None if held is None else await held.read(fetch, again=known is None),
             dead_groups=await (by_error or DeadGauge()).read(fetch, dead, newest["at"]),
+            retrying=retrying,
         )
     )
     return int(backlog)

@@ -283,8 +283,9 @@ async def test_dead_rows_pile_up(look: Examine, db: psycopg.AsyncConnection, dat
 async def test_rows_that_are_late(look: Examine, shared: psycopg.AsyncConnection) -> None:
     await insert_events(shared, next_run_at="2025-06-01 00:00:00+00")
     found = await look()
-    assert found["backlog"].level == "bad"
-    assert found["dispatchers"].level == "warning"
+    assert (found["backlog"].level, found["backlog"].remedy) == ("bad", "see dispatchers")
+    assert found["dispatchers"].level == "bad"
+    assert found["dispatchers"].found.startswith("No dispatcher is alive, and 1 event waits")
     await shared.execute(f"DELETE FROM {OUTBOX}")
 
 
@@ -424,7 +425,7 @@ REDIS: dict[str, tuple[list[list[str]], str, str, str]] = {
         [["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]],
         "redis-memory", "bad", "evicts the whole stream",
     ),
-    "it is nearly full": ([["CONFIG", "SET", "maxmemory", "2mb"]], "redis-memory", "warning", "of 2 MB in use"),
+    "it is nearly full": ([["CONFIG", "SET", "maxmemory", "2mb"]], "redis-memory", "warning", "of 2.1 MB in use"),
     "it is full": ([["CONFIG", "SET", "maxmemory", "1"]], "redis-entries", "bad", "OOM"),
     "snapshots only": ([["CONFIG", "SET", "save", "60 1"]], "redis-persistence", "warning", "snapshots only"),
     "nothing is kept": ([], "redis-persistence", "bad", "nothing is kept"),

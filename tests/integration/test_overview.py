@@ -271,4 +271,4 @@ async def test_it_answers_while_neither_server_does(dispatcher: StartDispatcher)
             seen = await get(client, "/api/overview")
             kinds = [finding["kind"] for finding in seen["findings"]]
             assert (kinds[0], set(kinds) <= {"database", "starting"}) == ("database", True)
-            assert json.dumps(seen["findings"]).count("Nothing is lost") == 1
+            assert json.dumps(seen["findings"]).count("What is committed is kept") == 1

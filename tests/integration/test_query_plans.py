@@ -91,6 +91,7 @@ MAY_TOUCH = {
     "dead_show": 2,
     "dead_stats": 1000 + 1000,  # every dead row, and beside every copy; a person asks
     "held": 5000 + 5000 + 1000 + BATCH,  # its own bounds, and with `hold` the dead rows; a person asks
+    "retrying": 1000 + 200 + 1000,  # its own bounds, and with an order that dead events hold up the dead rows
     "held_count": 5000 + 5000 + 1000,  # the same, for the gauges, only with order
     "held_retry": 3 * BATCH,
     "held_skip": 3 * BATCH,
@@ -116,7 +117,7 @@ MAY_TOUCH = {
         "count_dispatchers", "ring_all", "rings_waiting", "writers",
         "note_newest", "mark_unbroken", "all_dispatchers",
         "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "id_taken", "rights",
-        "status_dispatchers", "status_doorbell",
+        "status_dispatchers", "status_doorbell", "status_idle",
         "slots_state", "slots_take", "slots_release", "slots_revoke", "slots_fenced", "slots_summary", "sessions_of",
         "pause_state", "pause_set", "pause_acknowledge", "pause_forget", "pause_progress",
         "doctor_server", "doctor_trigger", "doctor_indexes", "doctor_storage", "doctor_durability",
@@ -182,6 +183,8 @@ PARAMETERS: dict[str, object] = {
     "error_code": None,
     "error_like": None,
     "hold": True,
+    "holds": True,
+    "ordered": True,
     "status": "retry",
     "any_id": "nobody",
     "message_id": None,

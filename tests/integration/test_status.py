@@ -76,7 +76,7 @@ async def test_plain_lines_where_there_is_no_terminal(cli, database_url, redis_u
     assert await child.wait() == 0
     lines = {re.sub(": +", ": ", line) for line in child.lines}
     assert {"pending: 3", f"stream: {STREAM}", "dispatchers alive: 0"} <= lines
-    assert any("No dispatcher runs enabled" in line for line in lines)
+    assert any("No dispatcher is alive, and 3 events wait" in line for line in lines)
 
 
 def test_a_terminal_gets_a_table_and_no_markup_of_strangers():

@@ -11,6 +11,7 @@ from dispatcher.core.events import BreakerChanged, Buried, PauseChanged, Publish
 from dispatcher.embedded import free_port
 from tests.support.command import HearCommand
 from tests.support.dead_letters import bury
+from tests.support.layouts import stand_in_order
 from tests.support.rows import insert_events
 from tests.support.waiting import until
 
@@ -60,17 +61,19 @@ async def test_redis_is_away(dispatcher, first, db, redis_url):
 async def test_redis_is_away_and_no_dispatcher_says_so(first):
     what, do = await first(REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
     assert re.match(r"bad: Redis at 127\.0\.0\.1:\d+/0 is unreachable", what)
-    assert do == "Bring it back: events wait in Postgres meanwhile."
+    assert do.startswith("Bring Redis back. Nothing is lost")
 
 
 async def test_postgres_is_away(first):
     what, do = await first(DATABASE_URL=f"postgresql://u:secret@127.0.0.1:{free_port()}/app")
     assert re.match(r"bad: Postgres at 127\.0\.0\.1:\d+/app cannot be reached", what)
-    assert "Bring it back" in do
+    assert do.startswith("Bring Postgres back. Your applications most likely cannot commit either.")
+    assert "Since when" in do
 
 
-async def test_paused_comes_before_dead_events(dispatcher, first, heard, db):
+async def test_paused_comes_before_dead_events_of_long_ago(dispatcher, first, heard, db):
     await bury(db, await insert_events(db, 3))
+    await db.execute("UPDATE messaging.message_dlq SET died_at = died_at - interval '1 day'")
     async with dispatcher() as running:
         await heard("pause", "--reason", "moving house")
         await running.tap.next(PauseChanged)
@@ -115,9 +118,81 @@ async def test_an_event_on_its_way_to_death_is_seen_before_it_dies(dispatcher, h
 async def test_a_dispatcher_that_is_gone(first, db, waiting):
     await insert_events(db, waiting, occurred_at="2025-06-01 00:00:00+00")
     what, do = await first()
-    waits = r"bad: No dispatcher runs enabled, and events wait; since 2025-06-01T00:00:0\d\.\d+Z \(\d+ d ago\)"
-    assert re.fullmatch(waits if waiting else "warn: No dispatcher runs enabled", what)
-    assert do == "Start one: DISPATCHER_ENABLED=true dispatcher run"
+    waits = r"bad: No dispatcher is alive, and 3 events wait; since 2025-06-01T00:00:0\d\.\d+Z \(\d+ d ago\)"
+    assert re.fullmatch(waits if waiting else "warn: No dispatcher is alive; no event waits", what)
+    assert do.startswith("Start one: DISPATCHER_ENABLED=true dispatcher run")
+
+
+async def test_a_dispatcher_that_died_a_moment_ago_is_not_alive(first, db):
+    """Its note is young, but its lock is gone."""
+    await insert_events(db, 2)
+    await db.execute("INSERT INTO messaging.dispatcher (name) VALUES ('shop-1-7-abc')")
+    await db.execute(
+        "INSERT INTO messaging.pause_acknowledgement (name, version, generation, in_flight, seen_at) "
+        "VALUES ('shop-1-7-abc', '1', 0, 0, clock_timestamp())"
+    )
+    what, _ = await first()
+    dead = r"bad: No dispatcher is alive, and 2 events wait; the last one \(shop-1\) was seen at \d\d:\d\d:\d\d UTC; "
+    assert re.match(dead, what)
+
+
+async def test_the_only_dispatcher_is_disabled(dispatcher, first, heard, db):
+    await insert_events(db, 3)
+    async with dispatcher(enabled=False):
+
+        async def said() -> str:
+            what, do = await first()
+            return (
+                what if "is disabled, and no other dispatcher runs: 3 events wait" in what and "ENABLED" in do else ""
+            )
+
+        assert (await until(said, "status says that it is disabled")).startswith("bad: ")
+        out = (await heard("doctor"))[1]
+        assert re.search(r"^bad: dispatchers: .* is disabled, and no other dispatcher runs: 3 events wait", out, re.M)
+
+
+async def test_an_event_that_fails_and_is_tried_again_is_one_finding(dispatcher, first, heard, db):
+    failed: dict[str, Any] = {"status": "retry", "attempts": 7, "last_error": "KeyError: 'template'"}
+    old: dict[str, Any] = {"occurred_at": "2025-06-01 00:00:00+00", "next_run_at": "2100-01-01 00:00:00+00"}
+    await insert_events(db, event_type="mail.order_confirmed", **old, **failed)
+    async with dispatcher(max_attempts=10):
+
+        async def said() -> str:
+            what, _ = await first()
+            return what if "3 left" in what else ""
+
+        what = await until(said, "a dispatcher has said how many attempts it gives")
+        assert what == (
+            "warn: 1 event fails and is tried again: mail.order_confirmed, KeyError: 'template', 7 attempts failed, "
+            "3 left, next 00:00:00 UTC. Nothing else waits for it"
+        )
+        needs = json.loads((await heard("status", "--json"))[1])["attention"]
+        assert [(each["kind"], each["page"]) for each in needs] == [("retrying", "high-retries")]
+
+
+async def test_a_dead_event_that_holds_its_aggregate_is_one_finding(dispatcher, heard, db):
+    await stand_in_order(db, "hold")
+    dead, *later = await insert_events(db, 6, event_type="order.paid", aggregate_type="order", aggregate_id="42")
+    await bury(db, [dead], "KeyError: 'template'")
+    await db.execute("UPDATE messaging.message_outbox SET occurred_at = '2025-06-01' WHERE id = ANY(%s)", [later])
+    async with dispatcher(order="aggregate", order_on_dead="hold"):
+
+        async def said() -> list[Any]:
+            found = json.loads((await heard("status", "--json"))[1])["attention"]
+            return found if [each["kind"] for each in found] == ["held"] else []
+
+        [need] = await until(said, "one finding, once a dispatcher is alive")
+        assert need["level"] == "bad"
+        assert need["what"] == (
+            f"Event {dead} (order.paid) is dead and holds order 42: 5 later events wait, all others go on. "
+            "KeyError: 'template'"
+        )
+        assert f"`dispatcher held retry {dead}`" in need["do"]
+        code, _, err = await heard("held", "retry", "42", DISPATCH_ORDER="aggregate")
+        assert (code, f"42 holds nothing. Did you mean event {dead}, which holds aggregate 42?" in err) == (1, True)
+        out = (await heard("doctor"))[1].splitlines()
+        assert out[0].startswith("bad: ")
+        assert any(line.startswith(f"bad: held: Event {dead} (order.paid) is dead and holds order 42") for line in out)
 
 
 async def test_every_time_in_every_json_is_rfc_3339(dispatcher, heard, db):

@@ -6,16 +6,20 @@ from typing import Any, get_args
 import pytest
 
 from dispatcher.core.latencies import Latencies
+from dispatcher.core.needs import level_of
 from dispatcher.core.process_state import (
     DeadGroups,
     HeldCount,
+    HeldHead,
+    PastTrouble,
     ProcessState,
+    RetryCount,
     RunningDispatcher,
     Sample,
     Trouble,
     TroubleKind,
 )
-from dispatcher.sidecar.diagnosis import diagnose, level_of
+from dispatcher.sidecar.diagnosis import diagnose
 from dispatcher.sidecar.history import RecentWindow
 
 NOW = 10_000.0
@@ -61,7 +65,10 @@ def test_what_stands_in_the_way_comes_before_what_came_of_it():
 
 def test_of_several_processes_it_says_how_many():
     reading = replace(CALM, processes=4, troubles=(Trouble("redis", "OOM", 1.0, of=2),))
-    assert diagnose(reading, RecentWindow(), NOW)[0].what == "Redis takes no entries: OOM (2 of 4 processes)"
+    assert (
+        diagnose(reading, RecentWindow(), NOW)[0].what
+        == "Redis is out of memory and takes no entries (2 of 4 processes)"
+    )
 
 
 def test_dead_events_are_bad_for_fifteen_minutes_then_a_warning_until_each_is_decided():
@@ -129,12 +136,12 @@ def test_lateness_is_judged_by_the_present_and_is_said_with_enough_digits():
 
 
 def test_who_must_act_first_comes_first():
-    """A standing stop, then lateness now, then dead events, then what works at a cost, then what is over."""
+    """The worst; of equals the cause before the symptom, then what works at a cost, then what is over."""
     late = Sample(NOW - 1, 9, 61.0, 10, {"search": 7}, 5, NOW - 9_000, group_read_age_s={"search": 7200.0})
     reading = replace(CALM, sample=late, troubles=(Trouble("listener", "x", 1.0), Trouble("audit", "x", 1.0)))
     over = RecentWindow(p95=54.9, p95_now=0.093, count=100, slow_since=9_000.0)
     kinds = [kind for _, kind, _ in found(reading, over)]
-    assert kinds == ["late", "dead", "listener", "unread", "audit", "slow"]
+    assert kinds == ["late", "dead", "unread", "listener", "slow", "audit"]
     paused = replace(reading, troubles=(Trouble("paused", "by ada", NOW - 5),))
     assert [kind for _, kind, _ in found(paused, over)] == ["paused", "dead", "unread"]
 
@@ -143,7 +150,7 @@ def test_a_group_that_nobody_reads_is_named_long_before_it_holds_publishing_back
     sample = Sample(NOW - 1, 0, 0.0, 10, {"web-1": 1200, "new": 3, "idle": 0, "busy": 5})
     ages = {"web-1": 3600.0, "new": float("inf"), "idle": 9999.0, "busy": 1.0}
     reading = replace(CALM, sample=replace(sample, group_read_age_s=ages))
-    assert found(reading) == [("warn", "unread", NOW - 3600), ("note", "unread", None)]
+    assert found(reading) == [("warn", "unread", NOW - 3601), ("note", "unread", None)]
     [first, never] = diagnose(reading, RecentWindow(), NOW)
     assert "the consumer group web-1: 1,200 entries unread" in first.what
     assert "Nobody has ever read the consumer group new" in never.what
@@ -205,3 +212,84 @@ def test_who_must_act_on_a_held_aggregate_comes_after_what_stops_all_and_before_
     troubles = (Trouble("listener", "x", 1.0), Trouble("redis", "OOM", 2.0))
     reading = replace(CALM, troubles=troubles, sample=sample)
     assert [kind for _, kind, _ in found(reading)] == ["redis", "held", "listener"]
+
+
+def test_of_equals_the_worst_comes_first_whatever_its_kind():
+    sample = replace(dead(1, newest=NOW - 10), group_lag={"g": 5}, group_read_age_s={"g": 1000.0})
+    reading = replace(CALM, sample=sample, troubles=(Trouble("listener", "x", 1.0), Trouble("paused", "by ada", 2.0)))
+    assert [(level, kind) for level, kind, _ in found(reading)] == [
+        ("bad", "buried"),
+        ("warn", "paused"),
+        ("warn", "unread"),
+        ("warn", "listener"),
+    ]
+
+
+def test_an_event_that_is_tried_again_is_one_finding_and_makes_nothing_overdue():
+    failing = RetryCount(1, 7, "mail.order_confirmed", "KeyError: 'template'", NOW + 60, 0.0)
+    reading = replace(CALM, sample=Sample(NOW - 5, 1, 900.0, 10, {}, retrying=failing))
+    [said] = diagnose(reading, RecentWindow(), NOW, max_attempts=10)
+    assert (said.level, said.kind, said.link, said.page) == ("warn", "retrying", "retry", "high-retries")
+    assert said.what == (
+        "1 event fails and is tried again: mail.order_confirmed, KeyError: 'template', 7 attempts failed, 3 left, "
+        "next 02:47:40 UTC. Nothing else waits for it"
+    )
+    late = replace(reading, sample=Sample(NOW - 5, 9, 900.0, 10, {}, retrying=replace(failing, overdue_s=61.0)))
+    assert [kind for _, kind, _ in found(late)] == ["late", "retrying"]
+
+
+def test_a_dead_event_that_holds_its_aggregate_is_one_finding():
+    head = HeldHead(1, "order.paid", "order", "42", "dead", 5, "KeyError: 'template'")
+    sample = replace(dead(1, newest=NOW - 9), held=HeldCount(1, 1, 9.0, "x", head), retrying=RetryCount(overdue_s=0.0))
+    [said] = diagnose(replace(CALM, sample=replace(sample, backlog=5, oldest_age_s=500.0)), RecentWindow(), NOW)
+    assert said.what == (
+        "Event 1 (order.paid) is dead and holds order 42: 5 later events wait, all others go on. KeyError: 'template'"
+    )
+    assert "`dispatcher held retry 1`" in said.do
+    more = replace(sample, dead=2)
+    assert [kind for _, kind, _ in found(replace(CALM, sample=more))] == ["held", "buried"]
+
+
+def test_a_disabled_dispatcher_is_bad_when_no_other_one_takes_what_waits():
+    off = (Trouble("disabled", None, 1.0),)
+    sample = Sample(NOW - 1, 441, 30.0, 10, {})
+    waits = replace(CALM, troubles=off, sample=sample)
+    [said] = diagnose(waits, RecentWindow(), NOW)
+    assert (said.level, said.what) == ("bad", "Disabled, and no other dispatcher runs: 441 events wait")
+    other = (RunningDispatcher("a", None, None, None, 0.0),)
+    [said] = diagnose(replace(waits, sample=replace(sample, dispatchers=other)), RecentWindow(), NOW)
+    assert (said.level, said.what) == ("warn", "Disabled: it takes no event; others do")
+
+
+def test_what_an_outage_left_behind_is_over():
+    past = PastTrouble("redis", NOW - 137, NOW - 20)
+    reading = replace(CALM, past=past)
+    [said] = diagnose(reading, RecentWindow(), NOW)
+    assert (said.level, said.kind) == ("note", "over")
+    assert said.what == "Redis was away from 02:44:23 UTC to 02:46:20 UTC; turns failed until then"
+    behind = replace(reading, published_at=NOW - 1, sample=Sample(NOW - 1, 413, 27.0, 10, {}))
+    found = diagnose(behind, RecentWindow(p95=60.0, p95_now=60.0, count=99, slow_since=NOW - 30), NOW)
+    assert [(each.level, each.kind) for each in found] == [("warn", "catching-up"), ("note", "over")]
+    assert found[0].what == "Catching up: 413 events wait, the oldest 27 s"
+    stands = replace(behind, published_at=NOW - 60)
+    assert next(each.kind for each in diagnose(stands, RecentWindow(), NOW)) == "late"
+    assert diagnose(replace(CALM, past=replace(past, until=NOW - 400)), RecentWindow(), NOW) == []
+
+
+def test_a_group_that_nobody_reads_says_when_it_stops_publishing_for_all():
+    sample = Sample(NOW - 1, 0, 0.0, 10, {"g": 800}, group_read_age_s={"g": 1000.2})
+    reading = replace(CALM, sample=sample)
+    [said] = diagnose(reading, RecentWindow(lag_rates={"g": 0.1}), NOW, maxlen=1000)
+    assert (said.level, said.since) == ("bad", 8999.0)
+    assert said.what.endswith("800 entries unread; stops publishing for all in about 17 min")
+    [said] = diagnose(reading, RecentWindow(lag_rates={"g": 0.01}), NOW, maxlen=1000)
+    assert (said.level, "in about 3 h" in said.what) == ("warn", True)
+    [said] = diagnose(reading, RecentWindow(lag_rates={"g": 0.0}), NOW, maxlen=1000)
+    assert (said.level, "stops publishing for all in" in said.what) == ("warn", False)
+
+
+def test_postgres_away_is_said_once():
+    reason = "Postgres at db:5432/shop cannot be reached: connection refused"
+    [said] = diagnose(replace(CALM, troubles=(Trouble("database", reason, 1.0),)), RecentWindow(), NOW)
+    assert said.what == reason
+    assert "Your applications most likely cannot commit either" in said.do

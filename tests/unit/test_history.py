@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.process_state import ProcessState, Sample, merged
+from dispatcher.core.process_state import PastTrouble, ProcessState, Sample, Trouble, merged
 from dispatcher.sidecar.history import FIELDS, POINTS, WINDOW, History, RecentWindow
 
 EDGES = (0.001, 0.01, 2.0, 3.0)
@@ -137,3 +137,27 @@ def test_of_several_processes_the_types_are_added_up():
     )
     both = merged([a, replace(b, published_at=7.0)])
     assert (both.types["t"].total, sorted(both.types), both.published_at) == (5, ["2", "3", "t"], 7.0)
+
+
+def test_turns_that_failed_and_events_that_waited_before_the_end_of_an_outage_are_over():
+    source = Source()
+    source.add_point(ticks=100)
+    source.add_point(ticks=110, tick_errors=10, troubles=(Trouble("redis", "away", 1003.0),))
+    past = PastTrouble("redis", 1003.0, 1005.0)
+    source.add_point(ticks=130, tick_errors=20, troubles=(), past=past, sample=Sample(1005.5, 9, 3.0, 0, {}))
+    assert lately(source).error_share == 0.0
+    source.add_point(published=90, bucket=3, sample=Sample(1007.0, 0, 0.0, 0, {}))
+    assert (lately(source).p95 or 0.0) > 1.5  # what waited has gone out, late
+    assert lately(source).p95_now is None
+    source.add_point(published=90, bucket=1)
+    assert 0.0 < (lately(source).p95_now or 0.0) < 0.1
+    source.add_point(published=90, bucket=3, ticks=140, tick_errors=25)
+    assert (lately(source).p95_now or 0.0) > 1.5  # nothing explains it any more
+    assert lately(source).error_share == 0.5
+
+
+def test_how_fast_a_group_falls_behind():
+    source = Source()
+    for n in range(4):
+        source.add_point(sample=Sample(1002.0 + 2 * n, 0, 0.0, 0, {"g": 100 + 10 * n, "new": 1}))
+    assert lately(source).lag_rates == {"g": 5.0, "new": 0.0}

@@ -15,6 +15,7 @@ from dispatcher.ops.held.decide import BulkHeldDecision, HeldDecided, HeldDecisi
 from dispatcher.ops.held.find import find_held, read_order
 from dispatcher.ops.session import operator
 
+NAMED = 10  # of so many it is asked whether an aggregate was meant
 PAST = {"retry": "Retried", "skip": "Skipped"}
 QUESTION = {"retry": "Try them now?", "skip": "Skip these events? Nobody will receive them."}
 
@@ -86,4 +87,10 @@ async def _run(decision: HeldDecision, fetch: Fetch, wanted: Wanted, as_json: bo
         click.echo(f"{past} {counted(len(done.ids), 'event')}.")
         tell_left(past, "being tried now, ask again", done.in_flight)
         tell_left(past, "holding nothing", done.not_held)
+        for named in done.not_held[:NAMED]:
+            meant = (await find_held(fetch, Filter(aggregate_id=str(named)), limit=1)).read()
+            if meant:
+                head = meant[0]["id"]
+                said = f"{named} holds nothing. Did you mean event {head}, which holds aggregate {named}?"
+                click.echo(said, err=True)
     return 1 if done.in_flight or done.not_held else 0

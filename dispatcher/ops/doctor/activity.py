@@ -16,6 +16,7 @@ OLD_TRANSACTIONS = 1_000_000  # the limit for a snapshot whose age in seconds is
 QUEUE_WARNING, QUEUE_BAD = 0.1, 0.5  # share of the notification queue
 LATE_WARNING_S, LATE_BAD_S = 10.0, 60.0
 DEAD_COUNTED = 10_000
+BACKLOG_DO = "see the other findings and the log of a dispatcher; if neither names a cause, start another one"
 
 
 async def snapshot(session: Session, *, warning_s: float, bad_s: float) -> Finding:
@@ -163,5 +164,4 @@ async def backlog(session: Session) -> Finding:
         return (bad if oldest_s >= LATE_BAD_S else warning)(
             "backlog", said, "see waits: another dispatcher would wait too"
         )
-    remedy = "see the other findings and the log of a dispatcher; if neither names a cause, start another one"
-    return (bad if oldest_s >= LATE_BAD_S else warning)("backlog", said, remedy)
+    return (bad if oldest_s >= LATE_BAD_S else warning)("backlog", said, BACKLOG_DO)

@@ -22,6 +22,7 @@ from dispatcher.ops.doctor import activity, clocks, listening, order, schema, se
 from dispatcher.ops.doctor import postgres as server
 from dispatcher.ops.doctor.cluster import look_at_all
 from dispatcher.ops.doctor.redis import RedisFacts
+from dispatcher.ops.doctor.shared import read_needs, with_needs
 from dispatcher.ops.doctor.stream import of_streams
 from dispatcher.ops.pause import read_acknowledgements
 
@@ -75,7 +76,9 @@ async def examine(wanted: Examination) -> list[Finding]:
             both.start_soon(ask_redis, name="Redis")
     for facts in seen:
         redis += _stream(facts, wanted, conditions)
-    return [*postgres, *redis, *clocks.judge(clock, wanted.clock_warning_s)]
+    # Not beside the others: its session would be one of those that `sessions` looks at.
+    needs = await read_needs(wanted.database, wanted.redis_url, wanted.layout)
+    return with_needs([*postgres, *redis, *clocks.judge(clock, wanted.clock_warning_s)], needs)
 
 
 def _stream(facts: Mapping[str, RedisFacts], wanted: Examination, conditions: Sequence[Condition]) -> Sequence[Finding]:

@@ -73,4 +73,7 @@ def replicas(info: Mapping[str, str]) -> Finding:
 
 
 def _mb(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size} bytes"

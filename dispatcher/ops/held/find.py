@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dispatcher.core.process_state import HeldCount
+from dispatcher.core.process_state import HeldCount, HeldHead
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.find import Filter
@@ -65,6 +65,13 @@ async def find_held(fetch: Fetch, which: Filter, *, limit: int = PAGE, after: in
 
 
 async def count_held(fetch: Fetch, *, hold: bool, bound: int = BOUND) -> HeldCount:
-    """Count them. `hold`: whether a dead event holds its aggregate too."""
+    """Count them, and read the first. `hold`: whether a dead event holds its aggregate too."""
     [(aggregates, by_dead, oldest_s, error)] = await fetch(load("held_count"), {"hold": hold, "bound": bound})
-    return HeldCount(aggregates, by_dead, oldest_s, error)
+    head = None
+    if aggregates:
+        page = await fetch(load("held"), asdict(Filter()) | {"hold": hold, "limit": 1, "after_id": 0, "bound": bound})
+        if (first := page[0][2]) is not None:
+            one = json.loads(first)
+            fields = ("id", "event_type", "aggregate_type", "aggregate_id", "state", "waiting", "last_error")
+            head = HeldHead(*(one[name] for name in fields))
+    return HeldCount(aggregates, by_dead, oldest_s, error, head)

@@ -10,6 +10,7 @@ const LINKS = {
   groups: ["groups", {}, "Look at the consumer groups"],
   held: ["held", {}, "Look at the held aggregates"],
   events: ["events", {}, "Look at the events that wait"],
+  retry: ["events", { status: "retry" }, "Look at the events that are tried again"],
 };
 let said = "";
 let latest = null; // the last answer
@@ -19,7 +20,7 @@ export function glance(seen) {
   const findings = [...seen.findings.filter((finding) => finding.level !== "note"),
     ...seen.findings.filter((finding) => finding.level === "note")];
   const first = findings[0]?.level === "note" ? null : findings[0] ?? null;
-  const others = first ? findings.slice(1) : findings;
+  const others = first ? findings.slice(1) : findings.filter((finding) => finding.kind !== "over"); // that one is said above
   byId("glance").dataset.level = first ? first.level : "fine";
   write(byId("headline"), first ? first.what : "All is well");
   write(byId("when"), first ? whenOf(first, seen) : calm(seen));
@@ -83,5 +84,7 @@ function calm(seen) {
   const over = now != null && now <= sla && p95 > sla;
   const speed = over ? `In the last ${Math.round(seen.latency.now_s)} s ${within(now)}; in the last minute ${within(p95)}`
     : p95 == null ? "No event in the last minute" : `${plural(events, "event")} in the last minute, ${within(p95)}`;
+  const past = seen.findings.find((finding) => finding.kind === "over");
+  if (past) return `${past.what}. ${past.do} ${seen.backlog ? `${count(seen.backlog, BACKLOG_BOUND)} on their way.` : "Nothing waits."}`;
   return `${speed}. ${seen.backlog ? `${count(seen.backlog, BACKLOG_BOUND)} on their way.` : "Nothing waits."}`;
 }

@@ -5,13 +5,13 @@ import { BACKLOG_BOUND, DEAD_BOUND, at, byId, count, lasting, latency, pieces, p
 export function tiles(seen) {
   const { latency: speed, totals } = seen;
   const start = at(seen.started_at, { seconds: false });
-  const waits = seen.backlog ? seen.oldest_age_s + Math.max(0, seen.now - seen.sampled_at) : 0; // the oldest, if it is still there
+  const waits = seen.backlog ? seen.overdue_s + Math.max(0, seen.now - seen.sampled_at) : 0; // the oldest, if it is still there
   tile("events", rate(seen.events_per_s), seen.silent_s == null ? `${count(totals.published)} since ${start}`
     : `nothing sent for ${lasting(seen.silent_s)}`, seen);
   write(byId("tile-latency-label"), `Latency, p95${seen.silent_s != null ? "" : ` of ${speed.now != null ? `the last ${Math.round(speed.now_s)} s` : "the last minute"}`}`);
   tile("latency", seen.silent_s == null ? latency(speed.now ?? speed.p95) : waits ? `> ${lasting(waits)}` : "–", late(speed, seen, waits), seen);
-  tile("backlog", count(seen.backlog, BACKLOG_BOUND), seen.backlog == null ? "not known yet"
-    : pieces(seen.backlog ? `oldest ${lasting(seen.oldest_age_s)} overdue` : "nothing waits", ...stale(seen)), seen);
+  const away = seen.states.some((state) => state.kind === "database" && !state.ok);
+  tile("backlog", away ? "?" : count(seen.backlog, BACKLOG_BOUND), backlog(seen, away), seen);
   tile("dead", count(seen.dead, DEAD_BOUND), dead(seen, start), seen);
 }
 
@@ -24,8 +24,17 @@ function tile(name, figure, more, seen) {
 function late(speed, seen, waits) {
   if (seen.silent_s != null) return waits ? "the oldest waits for so long already" : "nothing arrives";
   if (speed.now != null && speed.now <= speed.sla_s && speed.p95 > speed.sla_s) return `over: in the last minute it was ${latency(speed.p95)}`;
+  if (speed.now == null && speed.p95 > speed.sla_s && seen.findings.some((finding) => finding.kind === "over" || finding.kind === "catching-up")) return "of what waited for the end of an outage or a pause";
   if (speed.p95 == null) return `no event in a minute; promised: ${speed.sla_s} s`;
   return pieces(`in a minute: p50 ${latency(speed.p50)}`, `p99 ${latency(speed.p99)}`, `promised ${speed.sla_s} s`);
+}
+
+/** While Postgres is away nobody can know: the figure of before would look like one of now. */
+function backlog(seen, away) {
+  if (seen.backlog == null) return "not known yet";
+  if (away) return `${count(seen.backlog, BACKLOG_BOUND)} when last counted, ${lasting(seen.now - seen.sampled_at)} ago`;
+  const waits = seen.overdue_s > 0 ? `oldest ${lasting(seen.overdue_s)} overdue` : "none is overdue";
+  return pieces(seen.backlog ? waits : "nothing waits", ...stale(seen));
 }
 
 /** One figure counts events that wait for a decision, the other deaths: an event that is retried and dies again has two. */

@@ -1,0 +1,255 @@
+"""What needs a person: one table and one ranking for the console, `status` and `doctor`. Pure; asks no server.
+
+First the worst, then the cause before what comes of it, then the oldest. A finding that another one explains is left
+out: a person who reads both looks for two causes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import ceil, floor
+from typing import Literal
+
+from dispatcher.core.counted import counted
+from dispatcher.core.pacing import HOLD_BACK_AT
+from dispatcher.core.process_state import DeadGroups, HeldCount, RetryCount
+from dispatcher.core.troubles import HELD_S, VERY_HELD_S, Severity
+
+LEVELS: tuple[Severity, ...] = ("fine", "note", "warn", "bad")
+LATE_S, VERY_LATE_S = 5.0, 60.0  # the oldest event is overdue for longer: a warning; bad
+UNREAD_S = 900.0  # a group with entries to read that nobody has read for so long is abandoned
+SOON_S = 3600.0  # a group that stops publishing for all in less is bad
+FRESH_DEAD_S = 900.0  # dead events younger than this are bad, older ones a warning, until somebody decides
+COUNTED = 10_000  # dead events are counted no further
+EVENTS_COUNTED = 1_000_000  # events that wait are counted no further
+
+DEAD_DO = "`dispatcher dlq stats`; mend the cause, then `dlq retry`; `dlq discard` what nobody needs."
+
+Link = Literal["dead", "groups", "events", "retry", "held"]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One thing a person should know. `since`: Unix seconds; None: not known. `do`: the next step.
+
+    `link`: the part of the console where one acts on it; `page`: the page of the runbook, without `.md`.
+    """
+
+    level: Severity
+    kind: str
+    what: str
+    since: float | None
+    do: str
+    link: Link | None = None
+    page: str | None = None
+
+
+# Each kind, the cause before what comes of it, with its page of the runbook.
+PAGES: dict[str, str | None] = {
+    "copy": "copies",
+    "database": "postgres-away",
+    "redis": "breaker-open",
+    "unreachable": "nothing-goes-out",
+    "refused": "nothing-goes-out",
+    "layout": "nothing-goes-out",
+    "nobody": "down",
+    "disabled": "start-and-stop",
+    "paused": "paused",
+    "backpressure": "backpressure",
+    "slots": "slots-without-owner",
+    "held": "held-aggregates",
+    "retrying": "high-retries",
+    "catching-up": "backlog-grows",
+    "late": "backlog-grows",
+    "slow": "end-to-end-latency-high",
+    "buried": "dead-letters",
+    "dead": "dead-letters",
+    "unread": "group-not-read",
+    "stopping": None,
+    "listener": "listener-deaf",
+    "doorbell": "listener-deaf",
+    "session": "connections",
+    "stale": "gauges-stale",
+    "errors": "high-error-rate",
+    "audit": "loss-unnoticed",
+    "starting": None,
+    "over": None,
+}
+_PLACES = {kind: place for place, kind in enumerate(PAGES)}
+# With one of these events have to wait: that they do is no finding of its own.
+STOPPED = frozenset(
+    {"copy", "database", "redis", "unreachable", "refused", "layout", "nobody", "disabled", "paused", "backpressure",
+     "starting"}
+)  # fmt: skip
+
+
+def ranked(found: Iterable[Need]) -> list[Need]:
+    """The worst first, then the cause before the symptom, then the oldest."""
+    return sorted(found, key=_rank)
+
+
+def level_of(found: Iterable[Need]) -> Severity:
+    return max((each.level for each in found), key=LEVELS.index, default="fine")
+
+
+def _rank(need: Need) -> tuple[int, int, float]:
+    oldest = need.since if need.since is not None else float("inf")
+    return -LEVELS.index(need.level), _PLACES.get(need.kind, len(_PLACES)), oldest
+
+
+def nobody(waiting: int | None, oldest_s: float, last: tuple[str, float] | None, now: float) -> Need:
+    """No dispatcher is alive. `last`: name of the one that was heard last, and when; `waiting` None: not counted."""
+    if not waiting and not oldest_s:
+        said, level, since = "No dispatcher is alive; no event waits", "warn", None
+    else:
+        many = "events wait" if waiting is None else f"{_events(waiting)} wait{'s' if waiting == 1 else ''}"
+        said, level, since = f"No dispatcher is alive, and {many}", "bad", now - oldest_s
+    if last is not None:
+        said, since = f"{said}; the last one ({last[0]}) was seen at {clock(last[1])}", last[1]
+    do = "Start one: DISPATCHER_ENABLED=true dispatcher run. The log of the last one says why it ended."
+    return Need(level, "nobody", said, since, do, page=PAGES["nobody"])  # type: ignore[arg-type]
+
+
+def disabled(waiting: int | None, since: float | None, *, alone: bool, name: str | None = None) -> Need:
+    """A dispatcher runs with DISPATCHER_ENABLED false. `alone`: no other one takes events; `waiting`: how many wait."""
+    do = "Set DISPATCHER_ENABLED=true and restart it, when it is meant to run."
+    who = f"{name} is disabled" if name else "Disabled"
+    if alone and waiting:
+        what = f"{who}, and no other dispatcher runs: {_events(waiting)} wait{'s' if waiting == 1 else ''}"
+        return Need("bad", "disabled", what, since, do, page=PAGES["disabled"])
+    more = ", and no other dispatcher runs: no event is taken" if alone else ": it takes no event; others do"
+    return Need("warn", "disabled", who + more, since, do, page=PAGES["disabled"])
+
+
+def retrying(found: RetryCount, most: int | None, now: float) -> Need:
+    """Events that failed and are tried again. `most`: attempts of an event; None: not known."""
+    one = found.events == 1
+    what = f"{_events(found.events)} {'fails and is' if one else 'fail and are'} tried again: "
+    what += f"{'' if one else 'the one nearest to its end is '}{found.event_type}"
+    what += f", {found.error}" if found.error else ""
+    left = "" if most is None else f", {max(0, most - found.attempts)} left"
+    what += f", {counted(found.attempts, 'attempt')} failed{left}"
+    if found.next_at is not None:
+        what += f", next {clock(found.next_at)}" if found.next_at > now else ", next now"
+    do = "Mend the cause before the last attempt; then it goes out by itself. `dispatcher events list --status retry`."
+    return Need("warn", "retrying", f"{what}. Nothing else waits for it", None, do, "retry", PAGES["retrying"])
+
+
+def held(count: HeldCount, now: float) -> Need:
+    """Aggregates of which later events wait for one that failed. There must be one at least."""
+    level: Severity = "note"
+    if count.by_dead or count.oldest_s > VERY_HELD_S:
+        level = "bad"
+    elif count.oldest_s > HELD_S:
+        level = "warn"
+    since = floor(now - count.oldest_s)
+    head, one = count.head, count.aggregates == 1
+    if head is None:
+        what = f"{counted(count.aggregates, 'aggregate')} {'is' if one else 'are'} held: "
+        what += "later events wait for one that fails"
+        what += f"; {count.by_dead:,} by a dead event, until somebody decides" if count.by_dead else ""
+        what += f"; the error: {count.error}" if count.error else ""
+        do = "`dispatcher held list`; mend the cause, then `held retry`; or `held skip`, and the others go out."
+        return Need(level, "held", what, float(since), do, "held", PAGES["held"])
+    state = "is dead and" if head.state == "dead" else "is parked and" if head.state == "parked" else "fails and"
+    what = f"Event {head.id} ({head.event_type}) {state} holds {head.aggregate_type} {head.aggregate_id}: "
+    what += f"{head.waiting:,} later event{' waits' if head.waiting == 1 else 's wait'}"
+    what += ", all others go on" if one else ""
+    if not one:
+        dead = f", {count.by_dead:,} of them by a dead event" if count.by_dead else ""
+        what = f"{count.aggregates:,} aggregates are held{dead}. The first: {what[0].lower()}{what[1:]}"
+    what += f". {head.error}" if head.error else ""
+    do = f"Mend the cause, then `dispatcher held retry {head.id}`, or `dispatcher held skip {head.id} --reason ...`."
+    return Need(level, "held", what, float(since), do, "held", PAGES["held"])
+
+
+def dying(error: str | None, since: float | None) -> Need:
+    """Events died since the dead ones were counted."""
+    what = "Events died a moment ago and are being counted" + (f"; the latest error: {error}" if error else "")
+    return Need("bad", "buried", what, since, DEAD_DO, "dead", PAGES["dead"])
+
+
+def dead(
+    number: int, newest: float | None, error: str | None, groups: DeadGroups | None, *, fresh: bool, more: str = ""
+) -> Need:
+    """Dead events need a decision until each is retried or discarded, however old they are."""
+    many = f"more than {counted(COUNTED, 'event')}" if number > COUNTED else counted(number, "event")
+    what = f"{many} {'is' if number == 1 else 'are'} dead and {'waits' if number == 1 else 'wait'} for a decision"
+    if groups and groups.errors > 1:
+        what += f", of {groups.errors} errors; most ({groups.most:,}) of: {groups.error or 'no error noted'}"
+    else:
+        what += f"; the latest error: {error}" if error else ""
+    what += more
+    return Need("bad" if fresh else "warn", "buried" if fresh else "dead", what, newest, DEAD_DO, "dead", PAGES["dead"])
+
+
+def late(age_s: float, at: float) -> Need:
+    """Events wait, and nothing explains it. `at`: when that was looked up."""
+    do = "If the backlog falls, wait. If it grows, start another dispatcher. If it stands still: `dispatcher doctor`."
+    what = "Events are overdue and still wait"
+    return Need("bad" if age_s > VERY_LATE_S else "warn", "late", what, at - age_s, do, "events", PAGES["late"])
+
+
+def catching_up(backlog: int, age_s: float, since: float) -> Need:
+    """After an outage, a pause or a start, what waited goes out."""
+    many = f"{_events(backlog)} wait{'s' if backlog == 1 else ''}"
+    what = f"Catching up: {many}, the oldest {age_s:.0f} s"
+    return Need("warn", "catching-up", what, since, "Wait: it passes by itself.", "events", PAGES["catching-up"])
+
+
+def unread(group: str, lag: int, age_s: float | None, maxlen: int | None, at: float, rate: float | None = None) -> Need:
+    """A group that nobody reads. `age_s` None: nobody ever has. `rate`: entries a second that it falls behind."""
+    never = age_s is None
+    what = f"{'Nobody has ever read' if never else 'Nobody reads'} the consumer group {group}: "
+    what += f"{counted(lag, 'entry')} unread"
+    if rate is None and age_s:
+        rate = lag / age_s
+    left_s = None if not rate or not maxlen or rate <= 0 else max(0.0, (HOLD_BACK_AT * maxlen - lag) / rate)
+    if left_s is not None:
+        what += f"; stops publishing for all in about {_about(left_s)}"
+    level: Severity = "bad" if left_s is not None and left_s < SOON_S else "note" if never else "warn"
+    do = "Start its consumers. If nobody needs it any more, XGROUP DESTROY it, or exempt it "
+    do += "(DISPATCH_BACKPRESSURE_EXCEPT): at nine tenths of REDIS_STREAM_MAXLEN it stops publishing for all."
+    return Need(
+        level, "unread", what, None if age_s is None else float(round(at - age_s)), do, "groups", PAGES["unread"]
+    )
+
+
+def over(kind: str, since: float, until: float) -> Need:
+    """An outage or a pause that has ended, and because of which turns failed or events were late."""
+    names = {"database": "Postgres was away", "redis": "Redis was away", "paused": "All was paused"}
+    said = names.get(kind, "Publishing waited for a consumer group")
+    ends = "turns failed until then" if kind in ("database", "redis") else "events waited until then"
+    return Need("note", "over", f"{said} from {clock(since)} to {clock(until)}; {ends}", since, "Nothing to do.")
+
+
+def clock(moment: float) -> str:
+    """The time of the day, in UTC."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%H:%M:%S UTC")
+
+
+def _about(seconds: float) -> str:
+    if seconds < 7200:
+        return f"{max(1, ceil(seconds / 60))} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
+
+
+def _events(number: int) -> str:
+    return f"more than {counted(EVENTS_COUNTED, 'event')}" if number > EVENTS_COUNTED else counted(number, "event")
+
+
+def without_explained(found: Sequence[Need]) -> list[Need]:
+    """Without those that are there only because of another one."""
+    kinds = {each.kind for each in found}
+    hidden: set[str] = set()
+    if kinds & STOPPED:
+        hidden |= {"late", "slow", "catching-up"}
+    if "database" in kinds:  # without Postgres nobody listens: that is the same trouble
+        hidden |= {"listener", "session", "stale"}
+    if kinds & {"database", "redis"}:
+        hidden.add("errors")
+    if "catching-up" in kinds:
+        hidden |= {"late", "slow"}
+    if "disabled" in kinds:
+        hidden.add("nobody")
+    return [each for each in found if each.kind not in hidden]

@@ -1,0 +1,54 @@
+"""The findings that `status` has too: no dispatcher that takes events, held aggregates, groups that nobody reads."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import psycopg
+
+from dispatcher.core.errors import DispatcherError
+from dispatcher.core.finding import Finding, Level
+from dispatcher.core.layout import Layout
+from dispatcher.infra.postgres.target import PostgresTarget
+from dispatcher.ops.attention import Attention, attention
+from dispatcher.ops.doctor.activity import BACKLOG_DO
+from dispatcher.ops.status import read_status
+
+CHECKS = {
+    "nobody": "dispatchers",
+    "disabled": "dispatchers",
+    "held": "held",
+    "retrying": "retrying",
+    "unread": "groups",
+}
+LEVELS: dict[str, Level] = {"bad": "bad", "warn": "warning"}
+
+
+async def read_needs(where: PostgresTarget, redis_url: str, layout: Layout) -> list[Attention]:
+    """What `status` would say. Empty when it cannot: the other checks say why."""
+    with suppress(DispatcherError, psycopg.Error):
+        return [each for each in attention(await read_status(where, redis_url, layout)) if each.kind in CHECKS]
+    return []
+
+
+def with_needs(found: Sequence[Finding], said: Sequence[Attention]) -> list[Finding]:
+    """Both: what `status` says replaces the check of the dispatchers, and names the cause of a backlog."""
+    if not said:
+        return list(found)
+    mine = [Finding(CHECKS[each.kind], LEVELS[each.level], _words(each), each.do) for each in said]
+    checks = {each.check for each in mine}
+    kept = [each for each in found if each.check != "dispatchers" or "dispatchers" not in checks]
+    causes = ", ".join(dict.fromkeys(each.check for each in mine if each.check != "groups"))
+    return [
+        *mine,
+        *(
+            replace(each, remedy=f"see {causes}")
+            if causes and each.check == "backlog" and each.remedy == BACKLOG_DO
+            else each
+            for each in kept
+        ),
+    ]
+
+
+def _words(need: Attention) -> str:
+    return f"{need.what}; since {need.since}" if need.since else need.what

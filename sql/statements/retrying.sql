@@ -1,0 +1,72 @@
+-- retrying: says which events failed and are tried again, and how overdue events are that nothing of the kind explains.
+-- Parameters: ordered (whether the later events of an aggregate wait for one that failed), holds (and for one that is dead), now (NULL: the server's clock).
+-- Returns: one row: events that are tried again, counted up to 1,000; of the one with the most failed attempts: its failed attempts, type,
+--   error, and when it is due (Unix seconds); seconds that the oldest event is overdue by when it is due.
+-- Loaded by: dispatcher/ops/retrying.py
+-- Index: message_outbox_due_idx: the first hundred that are fresh, and the first thousand of the others. With `holds` message_outbox_dead_idx.
+-- Beside sample.sql, which counts a row that was tried from when it occurred: whoever is on call would look for events that wait, and
+-- find one that is due in half an hour. With an order a row behind one that failed waits for that one.
+WITH tried AS MATERIALIZED (
+    SELECT d.aggregate_type, d.aggregate_id, d.event_type, d.attempts, d.status, d.next_run_at, d.last_error
+    FROM (
+        SELECT o.aggregate_type, o.aggregate_id, o.event_type, o.attempts, o.status, o.next_run_at, o.last_error
+        FROM ONLY messaging.message_outbox AS o
+        WHERE NOT o.settled
+          AND o.next_run_at > '1970-01-01 00:00:00+00'
+          AND o.next_run_at < 'infinity'
+        ORDER BY o.next_run_at, o.id
+        LIMIT 1000
+    ) AS d
+    WHERE (d.attempts > 0 OR d.status = 'retry')
+      AND d.event_type <> 'dispatcher.prove'
+),
+waiting AS (
+    (
+        SELECT o.aggregate_type, o.aggregate_id, o.occurred_at AS since
+        FROM ONLY messaging.message_outbox AS o
+        WHERE NOT o.settled
+          AND o.next_run_at <= '1970-01-01 00:00:00+00'
+          AND o.event_type <> 'dispatcher.prove'
+        ORDER BY o.next_run_at, o.id
+        LIMIT 100
+    )
+    UNION ALL
+    (
+        SELECT o.aggregate_type, o.aggregate_id, o.next_run_at
+        FROM ONLY messaging.message_outbox AS o
+        WHERE NOT o.settled
+          AND o.next_run_at > '1970-01-01 00:00:00+00'
+          AND o.next_run_at < 'infinity'
+        ORDER BY o.next_run_at, o.id
+        LIMIT 100
+    )
+),
+worst AS (
+    SELECT t.attempts, t.event_type, t.last_error, t.next_run_at
+    FROM tried AS t
+    ORDER BY t.attempts DESC, t.next_run_at
+    LIMIT 1
+)
+SELECT
+    (SELECT count(*) FROM tried),
+    (SELECT w.attempts FROM worst AS w),
+    (SELECT left(w.event_type, 200) FROM worst AS w),
+    (SELECT left(w.last_error, 200) FROM worst AS w),
+    (SELECT date_part('epoch', w.next_run_at) FROM worst AS w),
+    (
+        SELECT greatest(coalesce(max(date_part('epoch', coalesce(%(now)s::timestamptz, clock_timestamp()) - e.since)), 0), 0)
+        FROM waiting AS e
+        WHERE NOT (
+            %(ordered)s::boolean
+            AND e.since < coalesce(%(now)s::timestamptz, clock_timestamp())
+            AND CASE
+                WHEN (e.aggregate_type, e.aggregate_id) IN (SELECT t.aggregate_type, t.aggregate_id FROM tried AS t) THEN true
+                WHEN (e.aggregate_type, e.aggregate_id) IN (
+                    SELECT d.aggregate_type, d.aggregate_id
+                    FROM ONLY messaging.message_outbox AS d
+                    WHERE %(holds)s::boolean AND d.settled AND d.sent_at IS NULL AND d.status = 'dead'
+                ) THEN true
+                ELSE false
+            END
+        )
+    )
