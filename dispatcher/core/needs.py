@@ -200,8 +200,8 @@ def catching_up(backlog: int, age_s: float, since: float) -> Need:
 def unread(group: str, lag: int, age_s: float | None, maxlen: int | None, at: float, rate: float | None = None) -> Need:
     """A group that nobody reads. `age_s` None: nobody ever has. `rate`: entries a second that it falls behind."""
     never = age_s is None
-    what = f"{'Nobody has ever read' if never else 'Nobody reads'} the consumer group {group}: "
-    what += f"{counted(lag, 'entry')} unread"
+    nobody_reads = "Nobody has ever read the consumer group" if never else "Nobody reads the consumer group"
+    what = f"{nobody_reads} {group}: {counted(lag, 'entry')} unread"
     if rate is None and age_s:
         rate = lag / age_s
     left_s = None if not rate or not maxlen or rate <= 0 else max(0.0, (HOLD_BACK_AT * maxlen - lag) / rate)

@@ -89,7 +89,7 @@ async def test_five_hundred_dead_in_three_groups(dispatcher, first, heard, db):
             await bury(db, await insert_events(db, count), error)
         what, do = await first()
         assert what.startswith(
-            "bad: 500 events are dead and wait for a decision; the latest error: payload is 17 bytes"
+            "bad: 500 events are dead and wait for a decision, of 3 errors; most (300) of: KeyError: 'a'"
         )
         assert re.search(r"; the latest died at \S+Z \(\d+ s ago\)$", what)
         assert do.startswith("`dispatcher dlq stats`")
