@@ -107,8 +107,8 @@ async def test_from_the_first_glance_through_an_outage_and_back_without_a_reload
         await expect(page.locator("#alive")).to_contain_text(MARKUP)
         assert await page.locator("#groups b, #alive img").count() == 0
 
-        ours.say(events.BreakerChanged("open", f"OOM {MARKUP}"), events.BackpressureChanged(True, MARKUP, 900))
-        await expect(headline).to_have_text(f"Redis takes no entries: OOM {MARKUP}")
+        ours.say(events.BreakerChanged("open", f"READONLY {MARKUP}"), events.BackpressureChanged(True, MARKUP, 900))
+        await expect(headline).to_have_text(f"Redis takes no entries: READONLY {MARKUP}")
         await level(page, "bad")
         await expect(page.locator("#when")).to_contain_text("since ")
         await expect(page.locator("#todo")).to_contain_text("Nothing is lost")
