@@ -11,7 +11,8 @@ from types import FrameType
 
 from dispatcher.core.errors import DispatcherError, Misconfigured
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+RAISED_AGAIN_S = 1.0
 
 
 class InterruptedRunError(DispatcherError):
@@ -20,19 +21,26 @@ class InterruptedRunError(DispatcherError):
     exit_code = 130
 
 
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    raise InterruptedRunError(f"ended by {signal.Signals(number).name}; everything that was started has been stopped")
-
-
 @contextlib.contextmanager
 def ending_in_order() -> Iterator[contextlib.ExitStack]:
     """An exit stack that Ctrl-C, SIGTERM and SIGHUP close, once: while it closes they are ignored. Main thread only."""
-    before = {number: signal.signal(number, _interrupt) for number in SIGNALS}
+    came: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        # Python drops what is raised in a destructor, a library what is raised below its `except Exception`: the run
+        # would go on. So SIGALRM raises it again until the stack closes.
+        signal.setitimer(signal.ITIMER_REAL, RAISED_AGAIN_S)
+        name = signal.Signals(came[0]).name
+        raise InterruptedRunError(f"ended by {name}; everything that was started has been stopped")
+
+    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
         with contextlib.ExitStack() as stack:
             try:
                 yield stack
             finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
                 for number in SIGNALS:
                     signal.signal(number, signal.SIG_IGN)  # an impatient second Ctrl-C would leave a server running
     finally:
