@@ -12,7 +12,7 @@ from dispatcher.core.errors import DispatcherError, Unreachable
 from dispatcher.embedded.ask import ask
 from dispatcher.embedded.entered import Entered
 from dispatcher.embedded.folders import User
-from dispatcher.embedded.ports import HOST, free_port
+from dispatcher.embedded.ports import HOST
 from dispatcher.embedded.valkey import EmbeddedValkey
 
 SLOTS = 16384
@@ -34,8 +34,11 @@ class ClusterNode(EmbeddedValkey):
         super().__init__(data_dir, appendonly=appendonly, options=every | dict(options or {}))
         self.bus_port = 0  # on which the nodes talk to each other; written at the first start
 
+    def _choose_port(self) -> int:
+        self.bus_port = self.find_port()  # with each try: either of the two may be taken since we looked
+        return super()._choose_port()
+
     def _command(self) -> tuple[Sequence[str], User]:
-        self.bus_port = self.bus_port or free_port()
         self.options["cluster-port"] = str(self.bus_port)
         return super()._command()
 

@@ -112,9 +112,13 @@ class EmbeddedServer(Entered):
     def _ready(self) -> bool:
         """Whether the running server takes clients."""
 
+    def _choose_port(self) -> int:
+        """A port for the next try."""
+        return self.find_port()
+
     def _launch_on_any_port(self) -> None:
         for left in reversed(range(_PORT_TRIES)):
-            self._port = self.find_port()
+            self._port = self._choose_port()
             try:
                 return self._launch()
             except _PortTaken:  # by another process, since we looked

@@ -21,6 +21,7 @@ import redis as redis_sync
 
 from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey, free_port, install
+from dispatcher.embedded.cluster import ClusterNode
 from dispatcher.embedded.folders import make_folder
 from dispatcher.embedded.process import children_of
 from tests.support.postgres import StartPostgres
@@ -180,6 +181,14 @@ def test_a_port_taken_after_the_look(folder: Path, taken_port: int) -> None:
     server.find_port = lambda: next(ports)
     with server:
         assert server.port != taken_port
+
+
+def test_a_bus_port_taken_after_the_look(folder: Path, taken_port: int) -> None:
+    ports = iter([taken_port, free_port(), free_port(), free_port()])
+    node = ClusterNode(folder)
+    node.find_port = lambda: next(ports)
+    with node:
+        assert node.bus_port != taken_port
 
 
 def test_data_of_another_version(own_postgres: StartPostgres) -> None:
