@@ -82,7 +82,7 @@ async def test_dead_events_are_never_fine_until_each_is_decided(dispatcher, hear
     async with dispatcher():
         await bury(db, ids := await insert_events(db, 3), "redis: ERR no")
         needs = json.loads((await heard("status", "--json"))[1])["attention"]
-        assert [(each["level"], each["kind"]) for each in needs] == [("bad", "dead")]
+        assert [(each["level"], each["kind"]) for each in needs] == [("bad", "dead")], needs
         assert needs[0]["what"] == "3 events are dead and wait for a decision; the latest error: redis: ERR no"
         await db.execute("UPDATE messaging.message_dlq SET died_at = died_at - interval '1 day'")
         assert kinds((await heard("status", "--json"))[1]) == [("warn", "dead")]
