@@ -33,10 +33,10 @@ class AsyncDedupStore(Protocol):
     """As DedupStore, for AsyncConsumer: both methods are coroutines."""
 
     async def has(self, event_id: uuid.UUID) -> bool:
-        """As DedupStore.has."""
+        """Whether the event was handled. Asked before the handler; raises what the handler may raise."""
 
     async def add(self, event_id: uuid.UUID) -> None:
-        """As DedupStore.add."""
+        """Remember that the event was handled. Called after the handler, before the acknowledgement."""
 
 
 class RedisDedupStore:

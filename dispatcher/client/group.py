@@ -111,7 +111,6 @@ class Group:
 
     @property
     def retry_millis(self) -> int:
-        """`retry` in whole milliseconds."""
         return millis(self.retry)
 
     @property

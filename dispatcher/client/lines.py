@@ -28,7 +28,7 @@ class Queued:
 
     @property
     def loaded(self) -> int:
-        """The bytes that wait with it."""
+        """Bytes of its fields, 0 while they are still in Redis: what counts against the memory of a reader."""
         return self.size if self.fields is not None else 0
 
 

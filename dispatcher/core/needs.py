@@ -224,7 +224,7 @@ def over(kind: str, since: float, until: float) -> Need:
 
 
 def clock(moment: float) -> str:
-    """The time of the day, in UTC."""
+    """`07:59:18 UTC` of Unix seconds."""
     return datetime.fromtimestamp(moment, UTC).strftime("%H:%M:%S UTC")
 
 

@@ -99,5 +99,5 @@ def words(kind: TroubleKind, reason: str | None) -> str:
 
 
 def remedy(kind: TroubleKind, reason: str | None) -> str:
-    """What to do about it."""
+    """The next step for a person. Redis that is out of memory needs another one than Redis that is away."""
     return OUT_OF_MEMORY[1] if kind == "redis" and reason and OOM.search(reason) else TROUBLES[kind][2]

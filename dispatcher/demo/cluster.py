@@ -146,7 +146,7 @@ def busiest(cluster: EmbeddedCluster) -> tuple[Node, tuple[int, ...]]:
 
 
 def shards_by_event(database_url: str) -> dict[bytes, int]:
-    """The shard of each event_id."""
+    """The shard, from 0 on, by event_id as it stands in an entry. Raises psycopg.Error."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         rows = connection.execute("SELECT event_id::text, slot FROM messaging.message_outbox").fetchall()
     return {event_id.encode(): slot * SHARDS // 256 for event_id, slot in rows}

@@ -113,7 +113,7 @@ class EmbeddedServer(Entered):
         """Whether the running server takes clients."""
 
     def _choose_port(self) -> int:
-        """A port for the next try."""
+        """A port that nobody had a moment ago; whoever needs two ports looks for both again."""
         return self.find_port()
 
     def _launch_on_any_port(self) -> None:
