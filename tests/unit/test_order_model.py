@@ -36,6 +36,8 @@ NEEDS: dict[Flaw, dict[str, Any]] = {
     "the session of a lost claim is not ended before its rows are given back": {"lanes": 2} | ALONE,
     "one held row an aggregate": {"mishaps": 2, "events": THREE} | ALONE,
     "a row that failed goes before one that was given back": {"mishaps": 2} | ALONE,
+    "a claim from behind the cursor overtakes what was held as it began": {"lanes": 2, "events": THREE, "cursor": True}
+    | ALONE,
 }
 LIVENESS_NEEDS: dict[LivenessFlaw, dict[str, Any]] = {
     "who was frozen waits to be fenced": {"mishaps": 2, "moves": 0, "events": TWO[:1]},
@@ -56,6 +58,8 @@ def short(flaw: Flaw | None, **settings: Any) -> Order:
         Order(dispatchers=1, mishaps=2, moves=0, events=THIRD_BESIDE),
         Order(lanes=1, mishaps=1, moves=1, events=TWO),
         Order(lanes=1, mishaps=1, moves=0),
+        Order(dispatchers=1, mishaps=2, moves=0, events=THREE, cursor=True),
+        Order(dispatchers=1, mishaps=1, moves=0, events=(*THREE, Event(0, 0)), cursor=True),
     ],
     ids=str,
 )
@@ -75,7 +79,13 @@ def test_nothing_can_be_left_out(flaw: Flaw) -> None:
 
 @pytest.mark.promise("in-order")
 @pytest.mark.parametrize(
-    "model", [short(None, moves=0, events=TWO), short(None, moves=0, mishaps=2, dispatchers=1)], ids=str
+    "model",
+    [
+        short(None, moves=0, events=TWO),
+        short(None, moves=0, mishaps=2, dispatchers=1),
+        short(None, moves=0, mishaps=2, dispatchers=1, lanes=2, events=THREE, cursor=True),
+    ],
+    ids=str,
 )
 def test_whatever_happened_all_events_can_still_be_sent(model: Order) -> None:
     """With somebody up, or somebody who is started."""

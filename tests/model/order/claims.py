@@ -13,11 +13,15 @@ Steps = Iterator[tuple[str, State]]
 
 
 class Claims:
-    """The steps of claims. `events`: in the order of their ids."""
+    """The steps of claims. `events`: in the order of their ids.
 
-    def __init__(self, events: tuple[Event, ...], flaw: Flaw | None) -> None:
+    `cursor`: a claim begins where the one before ended. It looks at rows before that only if they hold, by their ids.
+    """
+
+    def __init__(self, events: tuple[Event, ...], flaw: Flaw | None, *, cursor: bool = False) -> None:
         self._events = events
         self._flaw = flaw
+        self._cursor = cursor
 
     def claimable(self, us: Dispatcher) -> list[tuple[int, int]]:
         """Slots and their epochs that may be claimed now: ours, loaded, not in hand."""
@@ -46,15 +50,18 @@ class Claims:
         for size in range(1, len(claimable) + 1):
             for wanted in combinations(claimable, size):
                 granted = {slot for slot, epoch in wanted if self._grants(state, number, slot, epoch)}
-                held = frozenset() if self._flaw == "no held set" else us.held
+                # With a cursor, what has to wait is put back when the answer is read: see _updates().
+                held = frozenset() if self._flaw == "no held set" or self._cursor else us.held
                 for what, rows in self._commits(state.rows, granted):
                     seen = tuple(
                         at
                         for at, row in enumerate(rows)
                         if row.at == "pending" and self._may_take(rows, at, held, granted)
+                        if at >= us.cursor or at in us.held
                     )
                     if seen:  # a claim that finds nothing changes nothing, and its slots are back at once
-                        after = with_lane(state._replace(rows=rows), number, which, Lane("claim sees", wanted, seen))
+                        began = state._replace(rows=rows).with_us(number, us._replace(reset=False, let_go=frozenset()))
+                        after = with_lane(began, number, which, Lane("claim sees", wanted, seen))
                         yield f"claims of slots {sorted(granted)}: sees {names(seen)}{what}", after
 
     def _commits(self, rows: tuple[Row, ...], slots: set[int]) -> Iterator[tuple[str, tuple[Row, ...]]]:
@@ -93,14 +100,17 @@ class Claims:
     def _updates(self, state: State, number: int, which: int, lane: Lane) -> Steps:
         us = state.dispatchers[number]
         takes_behind = self._flaw == "a locked head is passed over"
+        overtakes = self._flaw == "a claim from behind the cursor overtakes what was held as it began"
         failed = {at for at in lane.seen if state.rows[at].failed}
         # A row that failed may not be due yet; or the share of fresh rows is used up, and only it is taken.
         for left_out in (set(), failed, set(lane.seen) - failed) if failed else (set(),):
             rows: list[int] = []
-            passed_over: set[int] = set()
+            passed_over = set[int]() if overtakes else set(us.let_go)
+            held = us.held if self._cursor else frozenset()
             for at in lane.seen:
                 row, aggregate = state.rows[at], self._events[at].aggregate
-                if row.at != "pending" or at == state.locked:
+                before = [each for each in range(at) if self._events[each].aggregate == aggregate]
+                if row.at != "pending" or at == state.locked or held.intersection(before):
                     passed_over.add(aggregate)
                 elif at not in left_out and (aggregate not in passed_over or takes_behind):
                     rows.append(at)
@@ -114,14 +124,34 @@ class Claims:
                 done = Lane("claim lost", slots=lane.slots)
             else:
                 done = Lane("batch", slots=lane.slots, rows=tuple(rows), stale=lane.stale) if rows else Lane()
+            if self._cursor and us.at == "up" and not lane.lost:
+                after = self._notes_cursor(after, number, lane, rows)
             yield f"claim: takes {names(rows)}", with_lane(after, number, which, done)
+
+    def _notes_cursor(self, state: State, number: int, lane: Lane, rows: list[int]) -> State:
+        """Note how far a claim has looked: nothing can appear before that any more. A row it found locked holds."""
+        us = state.dispatchers[number]
+        unborn = [at for at, row in enumerate(state.rows) if row.at == "unborn"]
+        behind = min([lane.seen[-1] + 1, *unborn])
+        met = {state.locked}.intersection(lane.seen)
+        moved = us._replace(cursor=0 if us.reset or us.let_go else max(us.cursor, behind), held=us.held | met)
+        return state.with_us(number, moved)
+
+    def _settle(
+        self, state: State, claim: tuple[int, int], sent: tuple[int, ...] = (), back: tuple[int, ...] = ()
+    ) -> State:
+        """Settle and give back rows of a claim. What is given back lies before the cursor."""
+        after = state.settle(claim, sent, back)
+        if not self._cursor or not back:
+            return after
+        return after.with_us(claim[0], after.dispatchers[claim[0]]._replace(cursor=0, reset=True))
 
     def _gives_lost_claim_back(self, state: State, number: int, which: int) -> Steps:
         rows = state.picked_by(number, which)
         if state.locked in rows:
             return
         lane = state.dispatchers[number].lanes[which]
-        after = state.settle((number, which), back=rows)
+        after = self._settle(state, (number, which), back=rows)
         if self._flaw == "the session of a lost claim is not ended before its rows are given back" and lane.lost:
             # It may be made later: its slots are in nobody's hand.
             yield "gives a lost claim back", with_lane(after, number, which, lane._replace(slots=()))

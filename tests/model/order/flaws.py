@@ -30,6 +30,7 @@ RelayFlaw = Literal[
     "a slot is claimed again while a claim of it has no answer",
     "the session of a lost claim is not ended before its rows are given back",
     "a locked head is passed over",
+    "a claim from behind the cursor overtakes what was held as it began",
 ]
 LivenessFlaw = Literal[
     "who was frozen waits to be fenced",

@@ -27,7 +27,8 @@ class Order:
     """The protocol, and how much may happen.
 
     `mishaps`: crashes, freezes, cuts, refusals and locks, in all; `moves`: slots that are given up; `absent`: so many
-    dispatchers are started only when all others are dead; `flaw`: what is wrong (None: nothing).
+    dispatchers are started only when all others are dead; `cursor`: claims begin where the one before ended (with one
+    slot only); `flaw`: what is wrong (None: nothing).
     """
 
     events: tuple[Event, ...] = TWO_AND_ONE
@@ -36,6 +37,7 @@ class Order:
     lanes: int = 2
     mishaps: int = 1
     moves: int = 1
+    cursor: bool = False
     flaw: Flaw | None = None
 
     def check(self) -> Explored[State]:
@@ -60,7 +62,7 @@ class Order:
 
     def successors(self) -> "_Successors":
         """What may happen next in a state."""
-        relay = Relay(self.events, self.flaw)
+        relay = Relay(self.events, self.flaw, cursor=self.cursor)
         return _Successors(relay, Owners(self.events, relay, self.flaw))
 
     def over(self, state: State) -> bool:

@@ -34,7 +34,7 @@ class Relay(Claims):
                 yield from self._gives_lost_claim_back(state, number, which)
             case "batch" if lane.stale and self._flaw != "claimed for a connection that broke, written to the next":
                 if state.locked not in lane.rows:
-                    after = state.settle(me, back=lane.rows)
+                    after = self._settle(state, me, back=lane.rows)
                     yield "gives back what it did not write", with_lane(after, number, which, Lane())
             case "batch":
                 written = with_lane(state, number, which, lane._replace(at="written", stale=False))
@@ -105,7 +105,8 @@ class Relay(Claims):
         if self._flaw == "given back after a cut without a look":
             there = ()
         ended = us if self._flaw == "looked before the old connection was ended" else us._replace(wire=())
-        after = state.with_us(number, ended).settle(me, there, tuple(row for row in lane.rows if row not in there))
+        away = tuple(row for row in lane.rows if row not in there)
+        after = self._settle(state.with_us(number, ended), me, there, away)
         what = (
             f"ends the old connection, looks: {names(there)} is there" if there else "ends the old one, looks: nothing"
         )
@@ -115,7 +116,7 @@ class Relay(Claims):
         me = (number, which)
         if lane.refused == NOBODY:
             back = tuple(row for row in lane.rows if row not in lane.accepted)
-            after = self._note_sent(state.settle(me, lane.accepted, back), number, lane.accepted)
+            after = self._note_sent(self._settle(state, me, lane.accepted, back), number, lane.accepted)
             what = "gives back" if back == lane.rows else "settles"
             yield f"{what} {names(lane.rows)}", with_lane(after, number, which, Lane())
             return
@@ -126,7 +127,7 @@ class Relay(Claims):
         behind = tuple(row for row in rest if row > lane.refused and self._events[row].aggregate == event.aggregate)
         if self._flaw == "what follows a refused row in its batch goes out":
             behind = ()
-        after = state.settle(me, back=(lane.refused, *behind)).with_us(number, held)
+        after = self._settle(state.with_us(number, held), me, back=(lane.refused, *behind))
         if state.rows[lane.refused].claim == me:
             failed = after.rows[lane.refused]._replace(failed=True)
             after = after._replace(rows=put(after.rows, lane.refused, failed))
@@ -137,7 +138,11 @@ class Relay(Claims):
     def _note_sent(self, state: State, number: int, rows: tuple[int, ...]) -> State:
         us = state.dispatchers[number]
         gone = self._aggregates_of(rows) if self._flaw == "one held row an aggregate" else rows
-        return state.with_us(number, us._replace(held=us.held.difference(gone)))
+        left = us._replace(held=us.held.difference(gone))
+        if self._cursor and (let_go := us.held.intersection(rows)):
+            aggregates = {self._events[row].aggregate for row in let_go}
+            left = left._replace(cursor=0, reset=True, let_go=us.let_go | aggregates)
+        return state.with_us(number, left)
 
     def _aggregates_of(self, rows: tuple[int, ...]) -> tuple[int, ...]:
         wanted = {self._events[row].aggregate for row in rows}

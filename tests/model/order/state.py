@@ -67,7 +67,10 @@ class Dispatcher(NamedTuple):
 
     at: Literal["absent", "up", "dead"] = "up"
     beliefs: tuple[Belief, ...] = ()
-    held: frozenset[int] = frozenset()  # rows that failed, of the slots it owns
+    held: frozenset[int] = frozenset()  # of the slots it owns: rows that failed, or that a claim met and found locked
+    cursor: int = 0  # the next claim looks at rows from this one on, and at held ones
+    reset: bool = False  # the cursor was set to the start since the running claim began
+    let_go: frozenset[int] = frozenset()  # aggregates of which a row stopped to hold since the running claim began
     lanes: tuple[Lane, ...] = ()
     wire: tuple[tuple[int, tuple[int, ...]], ...] = ()  # lane and rows, first written first
     takeover: Takeover | None = None
