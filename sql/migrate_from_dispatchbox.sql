@@ -111,15 +111,15 @@ BEGIN
             total := total + moved;
             IF total >= told + 100000 THEN
                 told := total;
-                RAISE NOTICE '% rows moved', total;
+                RAISE NOTICE 'rows moved: %', total;
             END IF;
             EXIT WHEN moved < batch;
         END LOOP;
     END LOOP;
-    RAISE NOTICE '% rows moved, all of them', total;
+    RAISE NOTICE 'rows moved: %, all of them', total;
     FOR remaining IN EXECUTE format('SELECT status, count(*) AS rows FROM %s GROUP BY status', old_table) LOOP
-        RAISE WARNING '% rows with the status % are left: locked, inserted meanwhile, or no status of Dispatchbox; run it again',
-            remaining.rows, remaining.status;
+        RAISE WARNING 'left with the status %: %; locked, inserted meanwhile, or no status of Dispatchbox; run it again',
+            remaining.status, remaining.rows;
     END LOOP;
 END
 $$;

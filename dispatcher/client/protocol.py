@@ -16,6 +16,7 @@ from dispatcher.client.reading import Reader
 from dispatcher.client.shard import Shard
 from dispatcher.client.steps import Call, EndTurn, Entry, Handle, Join, Steps, TakeTurn, pages_of, sizes_of, text
 from dispatcher.client.taking import OnError
+from dispatcher.core.counted import counted
 from dispatcher.core.page_size import PAGE_BYTES, PageSize
 from dispatcher.handlers.outages import Outages
 
@@ -79,9 +80,8 @@ class GroupReader(Reader):
                 yield from work()
         except LeaseLost:
             if self._lease.waiting and not self.stopping:
-                log.warning(
-                    "%d entries waited too long behind a slow one; left to be claimed", len(self._lease.waiting)
-                )
+                waited = counted(len(self._lease.waiting), "entry")
+                log.warning("%s waited too long behind a slow one; left to be claimed", waited)
                 self._lease.waiting.clear()
         yield EndTurn()
 

@@ -13,6 +13,7 @@ from dispatcher.client.patience import judge, wait_out
 from dispatcher.client.shard import Shard
 from dispatcher.client.steps import EndTurn, Steps
 from dispatcher.client.taking import OF_REDIS, EntryTaker, OnError
+from dispatcher.core.counted import counted
 from dispatcher.handlers.outages import Outages
 
 log = logging.getLogger("dispatcher.client")
@@ -86,10 +87,10 @@ class Reader(EntryTaker):
     def _say_trimmed(self, count: int) -> None:
         if count:
             log.error(
-                "%d entries were trimmed or deleted before %s acknowledged them: it will not see them again; "
+                "the group %s lost %s: trimmed or deleted before an acknowledgement; "
                 "raise REDIS_STREAM_MAXLEN, then `dispatcher replay`",
-                count,
                 self._group.group,
+                counted(count, "entry"),
             )
 
     def _create_group(self) -> Steps:

@@ -154,7 +154,7 @@ def held(count: HeldCount, now: float) -> Need:
     state = "is dead and" if head.state == "dead" else "is parked and" if head.state == "parked" else "fails and"
     what = f"Event {head.id} ({head.event_type}) {state} holds {head.aggregate_type} {head.aggregate_id}: "
     what += f"{head.waiting:,} later event{' waits' if head.waiting == 1 else 's wait'}"
-    what += ", all others go on" if one else ""
+    what += " for it, other aggregates do not" if one else ""
     if not one:
         dead = f", {count.by_dead:,} of them by a dead event" if count.by_dead else ""
         what = f"{count.aggregates:,} aggregates are held{dead}. The first: {what[0].lower()}{what[1:]}"

@@ -357,7 +357,7 @@ async def test_trimmed_entries_are_named_and_dropped(
     async with consuming(kind, redis_url, group(ordered=True)) as running:
         assert (await running.next()).aggregate_id == "kept"
         await until_nothing_is_pending(redis)
-    assert "2 entries were trimmed" in caplog.text
+    assert "lost 2 entries" in caplog.text
 
 
 @both_kinds

@@ -76,3 +76,30 @@ async def test_without_an_order_there_is_no_card(dispatcher: StartDispatcher, db
         await expect(page.locator("#held-card")).to_be_hidden()
         await page.goto(f"{running.http_url}/#/held")
         await expect(page.locator("#held-body")).to_have_text("Order is off: no event waits for another one.")
+
+
+async def test_an_event_that_holds_its_aggregate_is_tried_or_skipped_from_its_own_page(
+    dispatcher: StartDispatcher, db, open_page: OpenPage
+):
+    await stand_in_order(db, "hold")
+    tried, later = await add(db, "7", 2)
+    dead, *_ = await add(db, "8", 3)
+    await fail(db, tried, error="ERR refused")
+    await bury(db, [dead], "ERR refused")
+    order = {"order": "aggregate", "order_on_dead": "hold"}
+    async with (
+        dispatcher(http_enabled=True, enabled=False, **order) as running,
+        open_page(f"{running.http_url}/#/event/{later}") as page,
+    ):
+        said, buttons = page.locator("#event-say"), page.locator("#event-buttons").get_by_role("button")
+        await expect(buttons).to_have_text(["Show the payload"])  # it holds nothing
+        await page.goto(f"{running.http_url}/#/event/{tried}")
+        await expect(said).to_have_text("It holds conversation 7: 1 later event waits for it.")
+        await answer(page, "event", "Retry this event …", "Retry 1 event?", "Retry 1 event")
+        await expect(said).to_have_text("1 event tried now.")
+        assert list((await running.tap.next(HeldRetried)).ids) == [tried]
+        await page.goto(f"{running.http_url}/#/event/{dead}")
+        await expect(said).to_have_text("It holds conversation 8: 2 later events wait for it.")
+        await answer(page, "event", "Skip this event …", "Skip 1 event?", "Skip 1 event", Reason="a test order")
+        await expect(said).to_have_text("1 event skipped.")
+        assert list((await running.tap.next(HeldSkipped)).ids) == [dead]

@@ -15,6 +15,7 @@ from dispatcher.ops.dead_letters.decide import BulkDecision, DeadLetterSession, 
 from dispatcher.ops.dead_letters.find import Filter
 from tests.support.command import HearCommand
 from tests.support.dead_letters import bury, prune
+from tests.support.layouts import stand_in_order
 from tests.support.rows import insert_events, read_table, statuses
 
 
@@ -77,9 +78,41 @@ async def test_retrying_those_named(dlq, db):
     assert await dlq("retry", str(ids[1]), str(ids[2]), stranger) == (
         1,
         "Retried 1 event.\n",
-        f"Not retried, because not dead: 2 events ({ids[1]}, {stranger})\n",
+        f"Not retried, because not dead: 2 events ({ids[1]}, {stranger})\n"
+        f"  {ids[1]} is pending: it goes out by itself\n"
+        f"  {stranger}: no such event; `dispatcher events find {stranger}` looks for other names\n",
     )
     assert await statuses(db) == {"pending": 3}
+
+
+async def test_an_event_is_decided_on_where_it_was_found(heard, db):
+    """`events retry` and `discard` are one step from `events show`; of what is not dead they say what it is."""
+    dead, gone, tried, sent = ids = await insert_events(db, 4)
+    await bury(db, ids[:2], "ERR refused")
+    failed = "UPDATE messaging.message_outbox SET status = 'retry', next_run_at = '2100-01-01' WHERE id = %s"
+    await db.execute(failed, [tried])
+    await db.execute("UPDATE messaging.message_outbox SET status = 'sent', sent_at = now() WHERE id = %s", [sent])
+    assert f"`dispatcher events retry {dead}`" in (await heard("events", "show", str(dead)))[2]
+    assert "`dispatcher events retry ID`" in (await heard("events", "list", "--status", "dead"))[2]
+    assert "events retry" not in (await heard("events", "show", str(sent)))[2]
+
+    named = [str(each) for each in (dead, tried, sent)]
+    code, out, err = await heard("events", "retry", *named, "--reason", "mail is back")
+    assert (code, out) == (1, "Retried 1 event.\n")
+    at, event_id = "2100-01-01T00:00:00", (await read_table(db))[-1]["event_id"]
+    assert re.search(rf"^  {tried} is tried again by itself at {at}\S+$", err, re.MULTILINE)  # no order: not `held`
+    assert f"  {sent} was sent: `dispatcher replay --event-id {event_id}` publishes it again\n" in err
+    assert (await heard("events", "discard", str(gone)))[0] == 2  # not without a reason
+    code, out, _ = await heard("events", "discard", str(gone), "--reason", "a test order", "--json")
+    assert (code, json.loads(out)) == (0, {"requested": 1, "processed": 1, "not_dead": []})
+    assert "was discarded by" in (await heard("events", "retry", str(gone)))[2]
+    for event, what, why in ((dead, "retried", "mail is back"), (gone, "discarded", "a test order")):
+        steps = json.loads((await heard("events", "show", str(event), "--json"))[1])["history"]
+        step = next(each for each in steps if each["what"] == what)
+        assert (step["error"], "@" in step["by"]) == (why, True)
+
+    await stand_in_order(db, "hold")
+    assert f"; `dispatcher held retry {tried}` tries it now" in (await heard("events", "retry", str(tried)))[2]
 
 
 async def test_retrying_says_so_in_json_as_the_api_does(dlq, db):

@@ -77,7 +77,7 @@ def old(request: pytest.FixtureRequest, database_url: str) -> Iterator[psycopg.C
 def test_every_row_is_moved_with_its_status(old: psycopg.Connection[Any], database_url: str) -> None:
     insert(old, 200)
     before = query(old, "SELECT * FROM outbox_event ORDER BY next_run_at, id")
-    assert "200 rows moved, all of them" in move(database_url, batch=7)
+    assert "rows moved: 200, all of them" in move(database_url, batch=7)
     after = {row["aggregate_id"]: row for row in outbox(old)}
     assert query(old, "SELECT * FROM outbox_event") == []
     assert len(after) == 200
@@ -102,11 +102,11 @@ def test_it_can_be_run_again_and_a_row_from_a_backup_comes_once(
 ) -> None:
     insert(old, 20)
     old.execute("CREATE TABLE backup AS TABLE outbox_event")
-    assert "20 rows moved" in move(database_url)
+    assert "rows moved: 20" in move(database_url)
     moved = outbox(old)
-    assert "0 rows moved" in move(database_url)
+    assert "rows moved: 0" in move(database_url)
     old.execute("INSERT INTO outbox_event SELECT * FROM backup")
-    assert "20 rows moved" in move(database_url)
+    assert "rows moved: 20" in move(database_url)
     assert outbox(old) == moved
     assert len(query(old, "SELECT * FROM messaging.message_dlq")) == 5
 
@@ -122,7 +122,7 @@ def test_odd_rows_are_moved_and_unknown_ones_stay(old: psycopg.Connection[Any], 
     assert [(row["status"], row["attempts"]) for row in outbox(old)] == [
         ("pending", 0), ("retry", 999_999), ("pending", 0), ("retry", 3),
     ]  # fmt: skip
-    assert "1 rows with the status mine are left" in said
+    assert "left with the status mine: 1" in said
     assert [row["status"] for row in query(old, "SELECT status FROM outbox_event")] == ["mine"]
 
 
@@ -130,8 +130,8 @@ def test_a_row_that_somebody_holds_is_left_for_the_next_time(old: psycopg.Connec
     insert(old, 3, "'pending'")
     with psycopg.connect(database_url) as holder:
         holder.execute("SELECT FROM outbox_event WHERE id = 2 FOR UPDATE")
-        assert "1 rows with the status pending are left" in move(database_url)
-    assert "1 rows moved" in move(database_url)
+        assert "left with the status pending: 1" in move(database_url)
+    assert "rows moved: 1" in move(database_url)
     assert len(outbox(old)) == 3
 
 
@@ -186,7 +186,7 @@ def test_a_view_takes_the_place_of_the_table(old: psycopg.Connection[Any], datab
         insert(old, 1, "'pending'", "0")
         for _ in range(2):
             psql(database_url, "-f", str(VIEW))
-        assert "1 rows moved" in move(database_url, table="outbox_event_dispatchbox")
+        assert "rows moved: 1" in move(database_url, table="outbox_event_dispatchbox")
         assert "is a view" in move(database_url)
         with psycopg.connect(database_url) as connection:
             connection.execute(f"SET ROLE {application}".encode())

@@ -184,8 +184,8 @@ async def test_a_dead_event_that_holds_its_aggregate_is_one_finding(dispatcher, 
         [need] = await until(said, "one finding, once a dispatcher is alive")
         assert need["level"] == "bad"
         assert need["what"] == (
-            f"Event {dead} (order.paid) is dead and holds order 42: 5 later events wait, all others go on. "
-            "KeyError: 'template'"
+            f"Event {dead} (order.paid) is dead and holds order 42: 5 later events wait for it, other aggregates do "
+            "not. KeyError: 'template'"
         )
         assert f"`dispatcher held retry {dead}`" in need["do"]
         code, _, err = await heard("held", "retry", "42", DISPATCH_ORDER="aggregate")

@@ -156,7 +156,7 @@ def test_redis_6_does_not_say_which_entry_was_trimmed(caplog: pytest.LogCaptureF
                 step = steps.send([])
     steps.close()
     assert acknowledged == ["2-0"]
-    assert "1 entries were trimmed" in caplog.text
+    assert "lost 1 entry: trimmed" in caplog.text
 
 
 @pytest.mark.parametrize(

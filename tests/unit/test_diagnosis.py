@@ -243,7 +243,8 @@ def test_a_dead_event_that_holds_its_aggregate_is_one_finding():
     sample = replace(dead(1, newest=NOW - 9), held=HeldCount(1, 1, 9.0, "x", head), retrying=RetryCount(overdue_s=0.0))
     [said] = diagnose(replace(CALM, sample=replace(sample, backlog=5, oldest_age_s=500.0)), RecentWindow(), NOW)
     assert said.what == (
-        "Event 1 (order.paid) is dead and holds order 42: 5 later events wait, all others go on. KeyError: 'template'"
+        "Event 1 (order.paid) is dead and holds order 42: 5 later events wait for it, other aggregates do not. "
+        "KeyError: 'template'"
     )
     assert "`dispatcher held retry 1`" in said.do
     more = replace(sample, dead=2)

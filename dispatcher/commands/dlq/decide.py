@@ -1,4 +1,4 @@
-"""`dlq retry` and `dlq discard`: what a person decides of dead events."""
+"""`dlq retry` and `dlq discard`: what a person decides of dead events. `events retry` and `discard` do the same."""
 
 import json
 from collections.abc import Sequence
@@ -7,13 +7,16 @@ from typing import Any
 
 import click
 
-from dispatcher.commands.dlq.deciding import Deciding, Wanted, carry_out, chosen, decide, reason, tell_left
+from dispatcher.commands.dlq.deciding import NAMED, Deciding, Wanted, carry_out, chosen, decide, reason, tell_left, why
+from dispatcher.commands.tables import plain
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.ops.dead_letters.decide import BulkDecision, DeadLetterSession, Decision
 from dispatcher.ops.dead_letters.find import Filter, count
 from dispatcher.ops.dead_letters.identity import EventRef
+from dispatcher.ops.events import show
+from dispatcher.ops.held.find import read_order
 from dispatcher.ops.session import operator
 
 PAST = {"retry": "Retried", "discard": "Discarded"}
@@ -23,8 +26,9 @@ chosen_dead = chosen("Every dead event.", "Only count the events that match.")
 
 
 @click.command(name="retry")
+@why
 @chosen_dead
-def retry_dead(**choice: Any) -> int:
+def retry_dead(reason: str | None, **choice: Any) -> int:
     """Publish dead events again: those named, or those that match.
 
     They go back to 'pending' with no attempts made, and a running dispatcher publishes each with the event_id it had.
@@ -32,7 +36,7 @@ def retry_dead(**choice: Any) -> int:
 
     Exit code 1 when one of those named was not dead.
     """
-    return _decide(Decision("retry", operator()), choice)
+    return decide_dead(Decision("retry", operator(), reason), choice)
 
 
 @click.command(name="discard")
@@ -50,10 +54,11 @@ def discard_dead(reason: str, **choice: Any) -> int:
 
     Exit code 1 when one of those named was not dead.
     """
-    return _decide(Decision("discard", operator(), reason), choice)
+    return decide_dead(Decision("discard", operator(), reason), choice)
 
 
-def _decide(decision: Decision, choice: dict[str, Any]) -> int:
+def decide_dead(decision: Decision, choice: dict[str, Any]) -> int:
+    """With the arguments that deciding.decide() has; the exit code."""
     how = Deciding(
         session=DeadLetterSession,
         example="--event-type",
@@ -95,7 +100,32 @@ async def _run(decision: Decision, fetch: Fetch, wanted: Wanted, as_json: bool) 
         )
     if not as_json:
         tell_left(past, "not dead", run.not_dead)
+        ordered = bool(run.not_dead) and (await read_order(fetch)).on
+        for event in run.not_dead[:NAMED]:
+            click.echo(f"  {_instead(event, await show(fetch, event), ordered)}", err=True)
     return 1 if run.not_dead else 0
+
+
+def _instead(event: EventRef, found: str | None, ordered: bool) -> str:
+    """What an event is that is not dead, and what its next step is."""
+    if found is None:
+        return f"{event}: no such event; `dispatcher events find {event}` looks for other names"
+    one = json.loads(found)
+    due = f" at {one['due_at']}" if one["due_at"] else ""
+    match one["status"]:
+        case "sent":
+            return f"{event} was sent: `dispatcher replay --event-id {one['event_id']}` publishes it again"
+        case "retry":
+            now = f"; `dispatcher held retry {one['id']}` tries it now" if ordered else ""
+            return f"{event} is tried again by itself{due or ', once somebody sets next_run_at'}{now}"
+        case "discarded":
+            said = one["discarded"]
+            return f"{event} was discarded by {plain(said['by'])}: {plain(said['reason'])}"
+        case "picked":
+            return f"{event} is being published now"
+        case "scheduled":
+            return f"{event} is scheduled: it goes out by itself{due}"
+    return f"{event} is {one['status']}: it goes out by itself"
 
 
 def _as_text(requested: int, processed: int, not_dead: Sequence[EventRef]) -> str:

@@ -1,4 +1,4 @@
-"""`dlq retry`, `dlq discard`, `held retry`, `held skip`: a person chooses events, sees how many, and says yes."""
+"""Decisions on events (`dlq retry`, `events retry`, `held skip` ...): a person chooses, sees how many, and says yes."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -49,7 +49,9 @@ def chosen(every: str, dry_run: str) -> Callable[[F], F]:
     )
 
 
-def _in_words(context: click.Context, option: click.Parameter, value: str) -> str:
+def _in_words(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
     if not (words := " ".join(value.split())):
         raise click.UsageError("--reason must say why, in a few words.")
     return words[:200]
@@ -62,6 +64,7 @@ reason = click.option(
     callback=_in_words,
     help="Why nobody needs them, for their history. No secrets.",
 )
+why = click.option("--reason", metavar="TEXT", callback=_in_words, help="Why, for their history. No secrets.")
 
 
 def decide(

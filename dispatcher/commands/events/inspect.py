@@ -1,4 +1,4 @@
-"""`events find`, `list` and `show`: change nothing."""
+"""`events find`, `list` and `show`: change nothing, and say how to decide on what is dead."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -127,6 +127,12 @@ def show_event(event: EventRef, payload: bool, as_json: bool, **flags: str | Non
         click.echo()
         rows = [[each["at"], each["what"], each["attempt"], each["by"], _error_and_place(each)] for each in history]
         show_table(("at", "what", "attempt", "by", "error or reason"), rows, right=("attempt",))
+    if parts["status"] == "dead":
+        _say_how_to_decide(str(parts["id"]))
+
+
+def _say_how_to_decide(event: str) -> None:
+    click.echo(f"Decide: `dispatcher events retry {event}`, or `events discard {event} --reason ...`", err=True)
 
 
 async def _show(where: PostgresTarget, event: EventRef, payload: bool) -> tuple[str | None, int | None]:
@@ -164,6 +170,8 @@ def _pages(
             for each in events
         ]
         show_table(COLUMNS, rows, right=("id", "attempts"))
+        if any(each["status"] == "dead" for each in events):
+            _say_how_to_decide("ID")
     elif nothing:
         click.echo(nothing)
     if following:

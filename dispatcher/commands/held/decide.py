@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from dispatcher.commands.dlq.deciding import Deciding, Wanted, carry_out, chosen, decide, reason, tell_left
+from dispatcher.commands.dlq.deciding import Deciding, Wanted, carry_out, chosen, decide, reason, tell_left, why
 from dispatcher.commands.held.inspect import OFF
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
@@ -23,8 +23,9 @@ chosen_held = chosen("Every event that holds its aggregate.", "Only count the ag
 
 
 @click.command(name="retry")
+@why
 @chosen_held
-def retry_held(**choice: Any) -> int:
+def retry_held(reason: str | None, **choice: Any) -> int:
     """Try events that hold their aggregates now: those named, or those that match.
 
     One that was tried is due at once, with the attempts that it has left. One that is dead is published as if it were
@@ -32,7 +33,7 @@ def retry_held(**choice: Any) -> int:
 
     Exit code 1 when one of those named holds nothing, or is being published now.
     """
-    return _decide(HeldDecision("retry", operator()), choice)
+    return _decide(HeldDecision("retry", operator(), reason), choice)
 
 
 @click.command(name="skip")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dispatcher.core.counted import counted
 from dispatcher.core.latencies import Latencies
 from dispatcher.core.process_state import MetricFamily, ProcessState, Trouble, WorkerReport, merged
 from dispatcher.service.workers import boot
@@ -107,7 +108,7 @@ class WorkerPool:
         missing = len(self.workers) - len(reported)
         own = self._ended
         if missing:
-            own = replace(own, troubles=(Trouble("starting", f"{missing} workers", self._began, missing),))
+            own = replace(own, troubles=(Trouble("starting", counted(missing, "worker"), self._began, missing),))
         return merged([own, *reported])
 
     def families(self) -> Sequence[tuple[MetricFamily, ...]]:

@@ -1,10 +1,10 @@
 // One event in full, and what happened to it. Its payload, which may be ciphertext, is fetched only when asked for.
 
-import { DISCARD, RETRY, act, withThese } from "./act.js";
+import { DISCARD, RETRY, RETRY_HELD, SKIP, act, withThese } from "./act.js";
 import { ask } from "./ask.js";
 import { status } from "./list.js";
 import { route } from "./route.js";
-import { byId, count, el, when, write } from "./words.js";
+import { byId, count, el, plural, when, write } from "./words.js";
 
 const NAMES = {
   last_error: "Error", event_type: "Event type", aggregate_type: "Aggregate type", aggregate_id: "Aggregate", event_id: "Event id",
@@ -12,6 +12,7 @@ const NAMES = {
   sent_at: "Sent", stream_id: "Entry in the stream", died_at: "Died", replay_count: "Replayed before", in_outbox: "Its outbox row",
 };
 const COPIED = ["event_id", "message_id", "aggregate_id", "stream_id", "last_error"];
+const DECISIONS = { "event-retry": RETRY, "event-discard": DISCARD, "event-retry-held": RETRY_HELD, "event-skip": SKIP };
 const HAPPENED = { failed: "failed", died: "failed: the event was given up", retried: "was put back", discarded: "was discarded", skipped: "was skipped, so that the later ones of its aggregate go out" };
 
 export class EventView {
@@ -19,7 +20,7 @@ export class EventView {
     this.turn = 0;
     byId("event-reload").addEventListener("click", () => this.show());
     byId("event-payload-show").addEventListener("click", () => this.payload());
-    for (const kind of [RETRY, DISCARD]) byId(`event-${kind.path}`).addEventListener("click", () => this.change(kind));
+    for (const [button, kind] of Object.entries(DECISIONS)) byId(button).addEventListener("click", () => this.change(kind));
   }
 
   async show({ quiet = false } = {}) {
@@ -33,6 +34,7 @@ export class EventView {
     try {
       const event = await ask(`api/events/${encodeURIComponent(id)}`);
       if (turn === this.turn) this.draw(event);
+      if (event.status === "retry" || event.status === "dead") await this.holding(event, turn);
     } catch (error) {
       if (error.status === undefined) throw error;
       if (turn !== this.turn || error.status === 401) return;
@@ -48,11 +50,22 @@ export class EventView {
     byId("event-fields").replaceChildren(...Object.entries(NAMES).filter(([field]) => event[field] != null).flatMap(([field, name]) => [
       el("dt", {}, name), el("dd", {}, value(field, event[field]), COPIED.includes(field) && copy(name, event[field])),
     ]));
-    for (const kind of [RETRY, DISCARD]) byId(`event-${kind.path}`).hidden = event.status !== "dead";
+    for (const button of ["event-retry", "event-discard"]) byId(button).hidden = event.status !== "dead";
     byId("event-payload-show").hidden = false;
     const { history = [] } = event;
     byId("event-history").replaceChildren(...(history.length ? history.map(step) : [
       el("li", { class: "muted" }, event.attempts ? "Its attempts are older than what is kept of them." : "Nothing went wrong with it so far.")]));
+  }
+
+  /** Where an order is kept: an event that holds its aggregate can be tried now, or skipped. */
+  async holding(event, turn) {
+    const { aggregate_type, aggregate_id } = event;
+    const page = await ask(`api/held-aggregates?${new URLSearchParams({ aggregate_type, aggregate_id, limit: 1 })}`);
+    const [one] = page.aggregates;
+    if (turn !== this.turn || one?.id !== event.id) return;
+    const decides = ["event-retry-held", "event-skip"];
+    for (const button of Object.keys(DECISIONS)) byId(button).hidden = !decides.includes(button);
+    write(byId("event-say"), byId("event-say").textContent || `It holds ${aggregate_type} ${aggregate_id}: ${plural(one.waiting, "later event")} ${one.waiting === 1 ? "waits" : "wait"} for it.`);
   }
 
   async payload() {
