@@ -56,7 +56,8 @@ def upgrade(op: Any, *, trigger: bool = True) -> None:
 
 
 def downgrade(op: Any) -> None:
-    """Drop the outbox. An error of the database while it holds events that were not published.
+    """Drop the outbox. An error of the database while it holds events that were not published, or dead ones about which
+    nobody has decided, or while a dispatcher runs on it.
 
     Only for the revision that made it: tables of a newer release are good for an older one.
     """

@@ -28,6 +28,7 @@ def start_upkeep(tasks: TaskGroup, c: Context, engine: Engine, order: Order | No
         retry=handler_retry_policy(s),
         rng=c.rng,
         dispatcher_id=lambda: c.registry.id,
+        own_row_gone=c.registry.enrol_again,
         claims_in_flight=engine.claims_in_flight,
         rows_released=engine.rows_released,
         observe=c.observe,

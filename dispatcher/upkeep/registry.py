@@ -21,7 +21,7 @@ _TAKEN = 1000  # ids in a row that others may have
 
 
 class Registry:
-    """This process's row. `id` is set by the first enrolment and kept while it is ours."""
+    """This process's row. `id` is set by the first enrolment and kept while it is ours, until sign_off()."""
 
     def __init__(self, name: str, control: ReconnectingSession, *, tries: int = _TRIES) -> None:
         self.name = name
@@ -63,6 +63,13 @@ class Registry:
             await anyio.sleep(0.02 * (attempt + 1))
         raise Unreachable(f"the lock of dispatcher {self.id} is still held by an earlier session of ours")
 
+    def enrol_again(self) -> None:
+        """Our row is gone: the tables were made again, or emptied. The next control session writes it."""
+        if self.id is not None and self.control.session is not None:
+            self.control.session.lose(
+                "the row of this dispatcher in messaging.dispatcher is gone, and is written again"
+            )
+
     async def _new_id(self, session: Session, us: dict[str, object]) -> int:
         for _ in range(_TAKEN):
             try:
@@ -76,9 +83,10 @@ class Registry:
 
     async def sign_off(self) -> None:
         """Remove our row at the end of a clean stop. A failure is no matter: the lock goes with the session."""
+        ours, self.id = self.id, None  # or the takeover would miss the row, and have it written again
         if (session := self.control.session) is None:
             return
         try:
-            await session.fetch(load("sign_off"), {"id": self.id})
+            await session.fetch(load("sign_off"), {"id": ours})
         except (SessionLost, psycopg.Error):
             return

@@ -48,6 +48,7 @@ class Takeover:
         retry: RetryPolicy,
         rng: Random,
         dispatcher_id: Callable[[], int | None],
+        own_row_gone: Callable[[], None],
         claims_in_flight: Callable[[], Collection[str]],
         rows_released: Callable[[], None],
         observe: Observer,
@@ -67,6 +68,7 @@ class Takeover:
         self._retry = retry  # of rows for handlers
         self._rng = rng
         self._dispatcher_id = dispatcher_id
+        self._own_row_gone = own_row_gone  # called when the registry has no row of ours any more
         self._claims_in_flight = claims_in_flight  # our own
         self._rows_released = rows_released
         self._observe = observe
@@ -110,8 +112,11 @@ class Takeover:
 
     async def take_over_dead(self, session: Session) -> int:
         """Take over from every dispatcher whose lock is free; returns how many rows."""
-        total = 0
-        for owner, name in await session.fetch(load("dead_dispatchers"), {"self": self._dispatcher_id()}):
+        total, us = 0, self._dispatcher_id()
+        for owner, name in await session.fetch(load("dead_dispatchers"), {"self": us}):
+            if owner == us:
+                self._own_row_gone()
+                continue
             # We hold its lock meanwhile: only one dispatcher takes over, and a failure leaves no lock behind.
             [(ours,)] = await session.fetch(
                 f"SELECT pg_try_advisory_lock({locks.REGISTRY}, %(id)s::integer)", {"id": owner}

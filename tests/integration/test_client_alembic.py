@@ -8,10 +8,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from dispatcher.core.events import Started
 from dispatcher.infra.postgres.migrations import migrate
 from tests.support.psql import psql
 from tests.support.readme import blocks, page
 from tests.support.rows import insert_events
+from tests.support.running import StartDispatcher
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 DRIVERS = ["psycopg", "psycopg2", "asyncpg"]
@@ -108,7 +110,21 @@ async def test_events_that_wait_are_not_dropped(alembic: Run, empty_database_url
         await insert_events(connection, 1)
         refused = alembic("downgrade", "base", code=1)
         assert "the outbox holds events that were not published" in refused.stderr
+        await connection.execute("UPDATE messaging.message_outbox SET status = 'dead'")
+        refused = alembic("downgrade", "base", code=1)
+        assert "the outbox holds dead events about which nobody has decided" in refused.stderr
         await connection.execute("DELETE FROM messaging.message_outbox")
+    alembic("downgrade", "base")
+
+
+async def test_an_outbox_with_a_dispatcher_is_not_dropped(
+    alembic: Run, dispatcher: StartDispatcher, empty_database_url: str
+) -> None:
+    alembic("upgrade", "head")
+    async with dispatcher(database_url=empty_database_url) as running:
+        refused = alembic("downgrade", "base", code=1)
+        assert f"the dispatcher {running.tap.all(Started)[0].name} runs on this outbox" in refused.stderr
+        assert "Stop it first" in refused.stderr
     alembic("downgrade", "base")
 
 

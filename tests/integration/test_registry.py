@@ -12,7 +12,9 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.upkeep.registry import Registry
 from tests.support.postgres import unopened
-from tests.support.rows import read_table
+from tests.support.rows import insert_events, read_table, statuses
+from tests.support.running import StartDispatcher
+from tests.support.waiting import becomes
 
 OpenSession = Callable[..., Awaitable[Session]]
 LOCK = "SELECT pg_try_advisory_lock(1869968483, %s)"
@@ -95,6 +97,24 @@ async def test_a_row_that_was_cleared_away_is_written_again(registered, open_ses
     await registered.enrol(await open_session())
     assert registered.id == before
     assert [row["id"] for row in await read_table(db, "dispatcher")] == [before]
+
+
+async def test_a_running_dispatcher_whose_row_is_gone_writes_it_again(
+    dispatcher: StartDispatcher, db: psycopg.AsyncConnection[Any]
+) -> None:
+    """As after a downgrade and an upgrade by a migration tool: status and doctor would not see it."""
+    async with dispatcher():
+        [before] = await read_table(db, "dispatcher")
+        await db.execute("DELETE FROM messaging.dispatcher")
+
+        async def ids() -> list[int]:
+            return [row["id"] for row in await read_table(db, "dispatcher")]
+
+        await becomes(ids, [before["id"]])
+        await becomes(lambda: lock_is_free(db, before["id"]), False)
+        await insert_events(db, 1)
+        await becomes(lambda: statuses(db), {"sent": 1})
+    assert await ids() == []  # a clean stop removes it
 
 
 async def test_an_earlier_session_that_the_server_still_believes_in_is_ended(registered, open_session, db):

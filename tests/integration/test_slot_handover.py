@@ -38,6 +38,7 @@ class Successor:
             retry=RetryPolicy(10, Backoff(0.25, 60.0)),
             rng=Random(1),
             dispatcher_id=lambda: ours.id,
+            own_row_gone=lambda: None,
             claims_in_flight=lambda: (),
             rows_released=lambda: None,
             observe=ours.tap,

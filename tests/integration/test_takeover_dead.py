@@ -69,6 +69,7 @@ async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Await
             retry=RetryPolicy(10, Backoff(0.25, 60.0)),
             rng=Random(1),
             dispatcher_id=lambda: 99,
+            own_row_gone=lambda: None,
             claims_in_flight=lambda: (),
             rows_released=lambda: None,
             observe=tap,

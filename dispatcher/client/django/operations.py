@@ -41,7 +41,7 @@ class RunFile(Operation):
             schema.bring_up(schema_editor.connection, self.name)
 
     def database_backwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
-        """Drop the outbox, if this is its first file. An error while events wait to be published."""
+        """Drop the outbox, if this is its first file. An error while events wait, are dead, or a dispatcher runs."""
         first = sqlfiles.migrations()[0]
         if self.name != first.name or not schema.hosts_outbox(schema_editor.connection.alias):
             return

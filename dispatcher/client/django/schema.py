@@ -100,7 +100,7 @@ def complete(alias: str) -> None:
 
 
 def drop(connection: Any) -> None:
-    """Drop the outbox. An error of the database while it holds events that were not published."""
+    """Drop the outbox, if it holds no event that somebody may need and no dispatcher runs on it: drop_outbox.sql."""
     with connection.cursor() as cursor:
         cursor.execute(sqlfiles.client("drop_outbox"))
 
