@@ -17,12 +17,12 @@ from rich.text import Text
 from dispatcher.commands.options import LAYOUT, database, layout_of, redis_url, settings_from, stream_name, target
 from dispatcher.commands.tables import ago, plain, show_facts, span
 from dispatcher.core.counted import counted
-from dispatcher.core.errors import Unreachable
+from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.core.layout import Layout
 from dispatcher.core.timestamps import iso, iso_of
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo, summed
-from dispatcher.ops.attention import COUNTED, attention
+from dispatcher.ops.attention import COUNTED, findings
 from dispatcher.ops.layout import standing_layout
 from dispatcher.ops.status import STATUSES, OutboxStatus, Status, read_status
 
@@ -67,7 +67,7 @@ def status(watch: float | None, as_json: bool, **flags: str | None) -> None:
     if found.outbox is not None or found.stream is not None:
         click.echo(as_text(found)) if as_json else show(found, Console())
     if found.problems:
-        raise Unreachable("; ".join(found.problems))
+        raise (Misconfigured if found.misconfigured else Unreachable)("; ".join(found.problems))
 
 
 async def _ask(where: PostgresTarget, redis: str, ours: Layout) -> Status:
@@ -110,9 +110,19 @@ def as_text(found: Status) -> str:
         for each in outbox["acknowledgements"]:
             said_at = each["said_at"]
             each["said_at"] = None if said_at is None else iso(datetime.fromisoformat(said_at))
+            if (past := each["condition"]["past"]) is not None:
+                past |= {name: iso_of(past[name]) for name in ("since", "until")}
         outbox["words"] = outbox["acknowledgements"]  # its older name, for scripts that read it
-    needs = [asdict(each) for each in attention(found)]
-    parts = {"attention": needs, "outbox": outbox, "stream": stream, **several, "problems": found.problems}
+    said = findings(found)
+    needs, notes = ([asdict(each) for each in said if (each.level == "note") is quiet] for quiet in (False, True))
+    parts = {
+        "attention": needs,
+        "notes": notes,
+        "outbox": outbox,
+        "stream": stream,
+        **several,
+        "problems": found.problems,
+    }
     return json.dumps(parts, default=iso)
 
 
@@ -197,16 +207,17 @@ def _group(group: GroupInfo) -> str:
 
 def show(found: Status, console: Console) -> None:
     """First what needs somebody; then a table on a terminal, aligned lines elsewhere."""
-    needs = attention(found)
-    for each in needs:
+    said = findings(found)
+    if all(each.level == "note" for each in said):
+        click.echo("Nothing needs anybody.")
+    for each in said:
         when = "the latest died at" if each.kind == "dead" else "since"  # the first of them may be long ago
         since = f"; {when} {each.since} ({ago(each.since)})" if each.since else ""
-        said = f"{each.level}: {plain(each.what)}{since}"
-        click.echo(click.style(said, fg=COLOURS[each.level]) if console.is_terminal else said)
+        line = f"{each.level}: {plain(each.what)}{since}"
+        colour = COLOURS.get(each.level)
+        click.echo(click.style(line, fg=colour) if colour and console.is_terminal else line)
         page = f" Runbook: {each.page}." if each.page else ""
         click.echo(f"    {each.do}{page}")
-    if not needs:
-        click.echo("Nothing needs anybody.")
     lines = facts(found)
     if not console.is_terminal:
         show_facts(lines)

@@ -6,12 +6,14 @@ changes and every few seconds.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from dispatcher.core.process_state import Trouble, TroubleKind
-from dispatcher.core.timestamps import iso_of
+from dispatcher.core.process_state import STOPS as ENDING
+from dispatcher.core.process_state import PastTrouble, Trouble, TroubleKind
+from dispatcher.core.timestamps import iso_of, seconds_of
 from dispatcher.core.troubles import remedy, words
 
 # What keeps events from going out, or takes something away, and is not said elsewhere.
@@ -58,13 +60,14 @@ class Condition:
     max_attempts: int | None = None
     exempt: tuple[str, ...] = ()  # patterns of consumer groups that hold nothing back
     waits: tuple[Wait, ...] = ()
+    past: PastTrouble | None = None  # the last outage or pause that ended
 
     @property
     def stops(self) -> tuple[Wait, ...]:
         """Those because of which events do not go out."""
         return tuple(each for each in self.waits if each.kind in STOPS)
 
-    def with_troubles(self, troubles: Sequence[Trouble]) -> str:
+    def with_troubles(self, troubles: Sequence[Trouble], past: PastTrouble | None = None) -> str:
         """As it is written: JSON."""
         said = [
             {"kind": each.kind, "reason": each.reason, "since": iso_of(each.since)}
@@ -78,6 +81,7 @@ class Condition:
                 "max_attempts": self.max_attempts,
                 "exempt": self.exempt,
                 "waits": said,
+                "past": past and {"kind": past.kind, "since": iso_of(past.since), "until": iso_of(past.until)},
             }
         )
 
@@ -92,5 +96,18 @@ class Condition:
             if isinstance(each, Mapping) and "kind" in each
         )
         return cls(
-            said.get("stream"), said.get("maxlen"), said.get("max_attempts"), tuple(said.get("exempt", ())), waits
+            said.get("stream"),
+            said.get("maxlen"),
+            said.get("max_attempts"),
+            tuple(said.get("exempt", ())),
+            waits,
+            _past(said.get("past")),
         )
+
+
+def _past(said: Any) -> PastTrouble | None:
+    with suppress(KeyError, TypeError, ValueError, StopIteration):
+        kind = next(each for each in ENDING if each == said["kind"])
+        since, until = seconds_of(said["since"]), seconds_of(said["until"])
+        return None if since is None or until is None else PastTrouble(kind, since, until)
+    return None

@@ -12,7 +12,7 @@ from typing import Literal
 
 from dispatcher.core.counted import counted
 from dispatcher.core.pacing import HOLD_BACK_AT
-from dispatcher.core.process_state import DeadGroups, HeldCount, RetryCount
+from dispatcher.core.process_state import DeadGroups, Doorbell, HeldCount, PastTrouble, RetryCount
 from dispatcher.core.troubles import HELD_S, VERY_HELD_S, Severity
 
 LEVELS: tuple[Severity, ...] = ("fine", "note", "warn", "bad")
@@ -20,10 +20,16 @@ LATE_S, VERY_LATE_S = 5.0, 60.0  # the oldest event is overdue for longer: a war
 UNREAD_S = 900.0  # a group with entries to read that nobody has read for so long is abandoned
 SOON_S = 3600.0  # a group that stops publishing for all in less is bad
 FRESH_DEAD_S = 900.0  # dead events younger than this are bad, older ones a warning, until somebody decides
+OVER_S = 300.0  # what is over is said for so long
 COUNTED = 10_000  # dead events are counted no further
 EVENTS_COUNTED = 1_000_000  # events that wait are counted no further
 
 DEAD_DO = "`dispatcher dlq stats`; mend the cause, then `dlq retry`; `dlq discard` what nobody needs."
+TOO_LARGE = "DISPATCH_MAX_PAYLOAD_BYTES allows"
+TOO_LARGE_DO = (
+    "A retry helps once the limit is raised: set DISPATCH_MAX_PAYLOAD_BYTES above the greatest size in `dispatcher dlq "
+    "stats`, restart the dispatchers, then `dlq retry`. Or `dlq discard`, and let the producer send less."
+)
 
 Link = Literal["dead", "groups", "events", "retry", "held"]
 
@@ -94,7 +100,9 @@ def level_of(found: Iterable[Need]) -> Severity:
 
 def _rank(need: Need) -> tuple[int, int, float]:
     oldest = need.since if need.since is not None else float("inf")
-    return -LEVELS.index(need.level), _PLACES.get(need.kind, len(_PLACES)), oldest
+    # A pause is no fault, and stops everything all the same: it comes before what is dead.
+    level = LEVELS.index("bad" if need.kind == "paused" else need.level)
+    return -level, _PLACES.get(need.kind, len(_PLACES)), oldest
 
 
 def nobody(waiting: int | None, oldest_s: float, last: tuple[str, float] | None, now: float) -> Need:
@@ -105,7 +113,7 @@ def nobody(waiting: int | None, oldest_s: float, last: tuple[str, float] | None,
         many = "events wait" if waiting is None else f"{_events(waiting)} wait{'s' if waiting == 1 else ''}"
         said, level, since = f"No dispatcher is alive, and {many}", "bad", now - oldest_s
     if last is not None:
-        said, since = f"{said}; the last one ({last[0]}) was seen at {clock(last[1])}", last[1]
+        said, since = f"{said}; the last one ({last[0]}) was seen at {clock(last[1], now)}", last[1]
     do = "Start one: DISPATCHER_ENABLED=true dispatcher run. The log of the last one says why it ended."
     return Need(level, "nobody", said, since, do, page=PAGES["nobody"])  # type: ignore[arg-type]
 
@@ -130,7 +138,7 @@ def retrying(found: RetryCount, most: int | None, now: float) -> Need:
     left = "" if most is None else f", {max(0, most - found.attempts)} left"
     what += f", {counted(found.attempts, 'attempt')} failed{left}"
     if found.next_at is not None:
-        what += f", next {clock(found.next_at)}" if found.next_at > now else ", next now"
+        what += f", next {clock(found.next_at, now)}" if found.next_at > now else ", next now"
     do = "Mend the cause before the last attempt; then it goes out by itself. `dispatcher events list --status retry`."
     return Need("warn", "retrying", f"{what}. Nothing else waits for it", None, do, "retry", PAGES["retrying"])
 
@@ -180,7 +188,19 @@ def dead(
     else:
         what += f"; the latest error: {error}" if error else ""
     what += more
-    return Need("bad" if fresh else "warn", "buried" if fresh else "dead", what, newest, DEAD_DO, "dead", PAGES["dead"])
+    alike = groups is not None and groups.errors == 1
+    do = TOO_LARGE_DO if alike and error and TOO_LARGE in error else DEAD_DO
+    return Need("bad" if fresh else "warn", "buried" if fresh else "dead", what, newest, do, "dead", PAGES["dead"])
+
+
+def doorbell(state: Doorbell) -> Need:
+    """Writers do not ring. That the trigger is absent may be on purpose (`migrate --no-trigger`)."""
+    late = "events go out on the tick, a little late"
+    if state == "disabled":
+        do = "`ALTER TABLE messaging.message_outbox ENABLE TRIGGER message_outbox_doorbell`, as the owner of the table."
+        return Need("warn", "doorbell", f"The doorbell trigger is disabled: {late}", None, do, page=PAGES["doorbell"])
+    do = "`dispatcher migrate` installs it. Nothing, when it was left out on purpose (`migrate --no-trigger`)."
+    return Need("note", "doorbell", f"The doorbell trigger is missing: {late}", None, do, page=PAGES["doorbell"])
 
 
 def late(age_s: float, at: float) -> Need:
@@ -215,17 +235,22 @@ def unread(group: str, lag: int, age_s: float | None, maxlen: int | None, at: fl
     )
 
 
-def over(kind: str, since: float, until: float) -> Need:
-    """An outage or a pause that has ended, and because of which turns failed or events were late."""
+def over(past: PastTrouble, now: float) -> Need | None:
+    """An outage or a pause because of which turns failed or events were late; None: it ended long ago."""
+    if now - past.until >= OVER_S:
+        return None
+    kind, since, until = past.kind, past.since, past.until
     names = {"database": "Postgres was away", "redis": "Redis was away", "paused": "All was paused"}
     said = names.get(kind, "Publishing waited for a consumer group")
     ends = "turns failed until then" if kind in ("database", "redis") else "events waited until then"
-    return Need("note", "over", f"{said} from {clock(since)} to {clock(until)}; {ends}", since, "Nothing to do.")
+    what = f"{said} from {clock(since, now)} to {clock(until, now)}; {ends}"
+    return Need("note", "over", what, since, "Nothing to do.")
 
 
-def clock(moment: float) -> str:
-    """`07:59:18 UTC` of Unix seconds."""
-    return datetime.fromtimestamp(moment, UTC).strftime("%H:%M:%S UTC")
+def clock(moment: float, now: float | None = None) -> str:
+    """`07:59:18 UTC` of Unix seconds; with the date when it is more than half a day from `now`."""
+    day = "" if now is None or abs(moment - now) < 43_200 else "%Y-%m-%d "
+    return datetime.fromtimestamp(moment, UTC).strftime(f"{day}%H:%M:%S UTC")
 
 
 def _about(seconds: float) -> str:
@@ -252,4 +277,6 @@ def without_explained(found: Sequence[Need]) -> list[Need]:
         hidden |= {"late", "slow"}
     if "disabled" in kinds:
         hidden.add("nobody")
+    if level_of(found) == "bad":
+        hidden.add("over")
     return [each for each in found if each.kind not in hidden]

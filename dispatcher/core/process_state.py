@@ -11,6 +11,7 @@ from typing import Literal
 
 from dispatcher.core.latencies import Latencies, summed
 
+Doorbell = Literal["installed", "disabled", "absent"]  # the trigger that wakes the dispatcher
 TroubleKind = Literal[
     "starting",
     "stopping",
@@ -144,6 +145,7 @@ class Sample:
     held: HeldCount | None = None  # None: nothing is kept in order
     dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
     retrying: RetryCount | None = None  # None: it was not looked up
+    doorbell: Doorbell = "installed"
 
     @property
     def overdue_s(self) -> float:

@@ -84,6 +84,11 @@ OUT_OF_MEMORY = (
     "Raise maxmemory, or delete other keys. Do not trim the stream: what is unread in it would be lost. No event is "
     "lost and no attempt is used up: events go out within about a second once there is room.",
 )
+REFUSED = "refused us"  # of the user or the password: Redis is up
+REFUSED_DO = (
+    "Give the dispatchers the user and password that Redis takes: in REDIS_URL, then restart them; or in the file of "
+    "REDIS_URL_FILE, which is read again for each connection. Nothing is lost and no attempt is used up."
+)
 
 
 def words(kind: TroubleKind, reason: str | None) -> str:
@@ -99,5 +104,7 @@ def words(kind: TroubleKind, reason: str | None) -> str:
 
 
 def remedy(kind: TroubleKind, reason: str | None) -> str:
-    """The next step for a person. Redis that is out of memory needs another one than Redis that is away."""
-    return OUT_OF_MEMORY[1] if kind == "redis" and reason and OOM.search(reason) else TROUBLES[kind][2]
+    """The next step for a person. Redis that is up and refuses needs another one than Redis that is away."""
+    if kind == "redis" and reason and OOM.search(reason):
+        return OUT_OF_MEMORY[1]
+    return REFUSED_DO if kind == "redis" and reason and REFUSED in reason else TROUBLES[kind][2]

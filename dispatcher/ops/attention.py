@@ -7,15 +7,16 @@ from dispatcher.core import needs
 from dispatcher.core.condition import STOPS, Condition, is_exempt
 from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, PAGES, Need
 from dispatcher.core.timestamps import iso_of, seconds_of
-from dispatcher.core.troubles import TROUBLES, Severity
+from dispatcher.core.troubles import TROUBLES, Severity, remedy
 from dispatcher.ops.status import OutboxStatus, Status
 
 COUNTED = needs.COUNTED
-DOORBELL = "ALTER TABLE messaging.message_outbox ENABLE TRIGGER message_outbox_doorbell"
 POSTGRES_AWAY = (
     "Bring Postgres back. Your applications most likely cannot commit either. What is committed is kept; the "
     "dispatcher connects again by itself within seconds. Since when: its console or /ready says it, this cannot."
 )
+
+OURS_DO = "Give this command the Redis, the stream and the user of the dispatchers: they do not say that they wait."
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,11 @@ class Attention:
 
 def attention(found: Status) -> list[Attention]:
     """The worst first, then the cause before what comes of it; empty: all is well."""
+    return [each for each in findings(found) if each.level != "note"]
+
+
+def findings(found: Status) -> list[Attention]:
+    """With the notes, which need nobody: at the end."""
     ranked = needs.ranked(needs.without_explained([*_all(found)]))
     return [
         Attention(
@@ -46,7 +52,6 @@ def attention(found: Status) -> list[Attention]:
             each.page,
         )
         for each in ranked
-        if each.level != "note"
     ]
 
 
@@ -58,8 +63,10 @@ def _all(found: Status) -> Iterator[Need]:
     for problem in found.problems:
         if problem.startswith("Postgres"):
             yield Need("bad", "database", problem, None, POSTGRES_AWAY, page=PAGES["database"])
+        elif found.misconfigured and not redis_said:
+            yield Need("warn", "unreachable", problem, None, OURS_DO, page=PAGES["unreachable"])
         elif not redis_said:
-            yield Need("bad", "unreachable", problem, None, TROUBLES["redis"][2], page=PAGES["redis"])
+            yield Need("bad", "unreachable", problem, None, remedy("redis", problem), page=PAGES["redis"])
     if outbox is not None:
         yield from _of_outbox(outbox)
     yield from _unread(found)
@@ -90,16 +97,20 @@ def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:
     elif retrying is not None and retrying.events:
         most = next((each.condition.max_attempts for each in outbox.living if each.condition.max_attempts), None)
         yield needs.retrying(retrying, most, outbox.now)
-    if outbox.doorbell == "disabled":
-        what = "The doorbell trigger is disabled: events go out on the tick"
-        yield Need("warn", "doorbell", what, None, DOORBELL, page=PAGES["doorbell"])
+    if outbox.doorbell != "installed":
+        yield needs.doorbell(outbox.doorbell)
+    ended = [past for past in (each.condition.past for each in outbox.living) if past is not None]
+    last = max(ended, key=lambda each: each.until, default=None)
+    if last is not None and (over := needs.over(last, outbox.now)) is not None:
+        yield over
 
 
 def _nobody(outbox: OutboxStatus) -> Need:
     """No enabled dispatcher lives. One that is disabled may run."""
     waiting, oldest_s = outbox.waiting, outbox.oldest_unsettled_age_s
     if outbox.disabled:
-        return needs.disabled(waiting, None, alone=True, name=outbox.disabled[0])
+        since = outbox.now - oldest_s if waiting and oldest_s else None
+        return needs.disabled(waiting, since, alone=True, name=outbox.disabled[0])
     return needs.nobody(waiting, oldest_s, outbox.last_seen, outbox.now)
 
 

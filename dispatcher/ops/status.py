@@ -12,12 +12,13 @@ import psycopg
 
 from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.core.layout import Layout
-from dispatcher.core.process_state import DeadGroups, HeldCount, RetryCount
+from dispatcher.core.process_state import DeadGroups, Doorbell, HeldCount, RetryCount
 from dispatcher.infra.postgres.tables import why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import StreamInfo, summed
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.find import read_groups
+from dispatcher.ops.doorbell import read_doorbell
 from dispatcher.ops.groups import ask_redis
 from dispatcher.ops.held.find import StandingOrder, count_held, read_order
 from dispatcher.ops.pause import Acknowledgement, PauseSwitch, read_layout, read_notes, read_switch
@@ -57,7 +58,7 @@ class OutboxStatus:
     rows: dict[str, int] | None
     oldest_unsettled_age_s: float
     notification_queue_usage: float  # 0 to 1
-    doorbell: str  # installed | disabled | absent
+    doorbell: Doorbell
     dispatchers: tuple[RegisteredDispatcher, ...]
     pause: PauseSwitch
     acknowledgements: tuple[Acknowledgement, ...]  # of every enabled dispatcher, also of those without a registry row
@@ -97,6 +98,7 @@ class Status:
     streams: Mapping[str, StreamInfo] | None  # by key, in the order of the layout; without those of a node that is away
     problems: tuple[str, ...]
     now: float = 0.0  # Unix seconds, by our clock
+    misconfigured: bool = False  # Redis refuses us: trying again does not help
 
     @property
     def stream(self) -> StreamInfo | None:
@@ -118,13 +120,12 @@ class StatusSession(OperatorSession):
             dead, newest = await self._dead(rows)
             alive, notes = await read_notes(self.session)
             order_of = await self._order()
-            enabled = [how for (how,) in await self.session.fetch(load("status_doorbell"))]
             return OutboxStatus(
                 self.target.address(),
                 rows,
                 oldest_age_s,
                 queue_usage,
-                "absent" if not enabled else "disabled" if enabled[0] == "D" else "installed",
+                await read_doorbell(self.session.fetch),
                 tuple(RegisteredDispatcher(*row) for row in await self.session.fetch(load("status_dispatchers"))),
                 await read_switch(self.session.fetch),
                 tuple(alive),
@@ -218,7 +219,8 @@ def _last_seen(notes: Sequence[Acknowledgement]) -> tuple[str, float] | None:
 
 
 async def read_status(target: PostgresTarget, redis_url: str, layout: Layout) -> Status:
-    """Ask both servers at once. Raises Misconfigured; a server that does not answer is one of the problems.
+    """Ask both servers at once. A server that does not answer, and Redis that refuses us, are problems. Raises
+    Misconfigured when Postgres refuses us.
 
     `redis_url` "": no event goes to the stream, and nothing is asked of Redis.
     """
@@ -242,8 +244,9 @@ async def read_status(target: PostgresTarget, redis_url: str, layout: Layout) ->
             both.start_soon(
                 asking, streams, lambda: ask_redis(redis_url, layout.keys, target.connect_timeout_s), name="Redis"
             )
-    if wrong := [str(error) for error in errors if isinstance(error, Misconfigured)]:
+    wrong = [str(error) for error in errors if isinstance(error, Misconfigured)]
+    if wrong and not outbox:
         raise Misconfigured("; ".join(wrong))
     problems = [str(error) for error in errors] + [said for _, said in streams if said is not None]
     infos = next((found for found, _ in streams), None)
-    return Status(layout, next(iter(outbox), None), infos, tuple(problems), time.time())
+    return Status(layout, next(iter(outbox), None), infos, tuple(problems), time.time(), bool(wrong))

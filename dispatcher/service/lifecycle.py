@@ -134,7 +134,7 @@ class Service:
         said = Condition(
             s.stream_name if self._engine.stream else None, s.stream_maxlen, s.max_attempts, s.backpressure_except
         )
-        return said.with_troubles(self._state.troubles)
+        return said.with_troubles(self._state.troubles, self._state.past)
 
     @property
     def not_ready(self) -> str | None:

@@ -18,7 +18,6 @@ STALE_S = 60.0  # a sample older than this
 ERROR_SHARE = 0.02  # of the turns of a minute; as in the alerts
 SETTLING_S = 15.0  # after a start, or the end of an outage, what waited is worked off: that it was late is no news
 GOING_S = 10.0  # an event went out within so long: the backlog is worked off
-OVER_S = 300.0  # what is over is said for so long
 WAITS_S = 1.0  # the oldest event is overdue for longer: events wait
 
 
@@ -42,6 +41,8 @@ def diagnose(
             found.append(needs.held(sample.held, sample.at))
         elif sample.retrying is not None and sample.retrying.events:
             found.append(needs.retrying(sample.retrying, max_attempts, now))
+        if sample.doorbell != "installed":
+            found.append(needs.doorbell(sample.doorbell))
     if lately.error_share > ERROR_SHARE:
         found.append(
             Need(
@@ -53,9 +54,8 @@ def diagnose(
                 page=PAGES["errors"],
             )
         )
-    past = reading.past
-    if past is not None and now - past.until < OVER_S and not any(each.level == "bad" for each in found):
-        found.append(needs.over(past.kind, past.since, past.until))
+    if reading.past is not None and (over := needs.over(reading.past, now)) is not None:
+        found.append(over)
     return needs.ranked(needs.without_explained(found))
 
 

@@ -44,6 +44,10 @@ class StateTracker:
     def troubles(self) -> tuple[Trouble, ...]:
         return tuple(self._troubles.values())
 
+    @property
+    def past(self) -> PastTrouble | None:
+        return self._past
+
     def read(self) -> ProcessState:
         at, error = self._buried or (None, None)
         return ProcessState(
@@ -144,6 +148,7 @@ class StateTracker:
             event.held,
             event.dead_groups,
             event.retrying,
+            event.doorbell,
         )
         if not self._breaker_open:
             self._trouble("redis", event.redis_error, there=event.redis_error is not None)

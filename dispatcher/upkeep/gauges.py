@@ -31,6 +31,7 @@ from dispatcher.infra.redis.positions import StreamPositions
 from dispatcher.infra.redis.streams import SeenStreams, read_streams
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.find import read_groups
+from dispatcher.ops.doorbell import read_doorbell
 from dispatcher.ops.held.find import count_held
 from dispatcher.ops.retrying import read_retrying
 
@@ -151,6 +152,7 @@ async def sample_once(
             held=None if held is None else await held.read(fetch, again=known is None),
             dead_groups=await (by_error or DeadGauge()).read(fetch, dead, newest["at"]),
             retrying=retrying,
+            doorbell=await read_doorbell(fetch),
         )
     )
     return int(backlog)

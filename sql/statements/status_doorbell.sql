@@ -1,7 +1,7 @@
 -- status_doorbell: says how the doorbell trigger fires.
 -- Parameters: none.
 -- Returns: one row: 'D' is disabled. No row: it is not installed.
--- Loaded by: dispatcher/ops/status.py
+-- Loaded by: dispatcher/ops/doorbell.py
 -- Index: the catalogue's.
 SELECT t.tgenabled::text
 FROM pg_trigger AS t

@@ -88,7 +88,10 @@ async def test_dead_events_are_never_fine_until_each_is_decided(dispatcher, hear
         assert kinds((await heard("status", "--json"))[1]) == [("warn", "dead")]
         findings = json.loads((await heard("doctor", "--json"))[1])["findings"]
         [dead] = [each for each in findings if each["check"] == "dead-events"]
-        assert (dead["level"], dead["found"].startswith("3 dead, and nobody has decided")) == ("warning", True)
+        assert (dead["level"], dead["found"].startswith("3 events are dead and wait for a decision")) == (
+            "warning",
+            True,
+        )
         await heard("dlq", "discard", *map(str, ids), "--reason", "test data")
         assert kinds((await heard("status", "--json"))[1]) == []
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.core.events import BreakerChanged, Buried, PauseChanged, Published, Settled
+from dispatcher.core.events import BreakerChanged, Buried, PauseChanged, Published, Sampled, Settled
 from dispatcher.embedded import free_port
 from tests.support.command import HearCommand
 from tests.support.dead_letters import bury
@@ -56,6 +56,64 @@ async def test_redis_is_away(dispatcher, first, db, redis_url):
             assert what.startswith("bad: Redis takes no entries: ")
             assert SINCE.search(what)
             assert do.startswith("Bring Redis back")
+
+
+async def test_redis_wants_another_password(dispatcher, heard, db, redis, redis_url):
+    """What the outbox says is shown all the same, and nobody is told to bring back a Redis that is up."""
+    await redis.acl_setuser("shop", enabled=True, passwords=["+guess"], keys=["*"], categories=["+@all"])
+    wrong = redis_url.replace("redis://", "redis://shop:guess@")
+    async with dispatcher(redis_url=wrong, tick_ms=50) as running:
+        await redis.acl_setuser("shop", enabled=True, reset_passwords=True, passwords=["+rotated"])
+        await redis.execute_command("CLIENT", "KILL", "USER", "shop")
+        await insert_events(db, 3)
+        await running.tap.next(BreakerChanged)
+
+        async def said() -> list[str]:
+            lines = (await heard("status", REDIS_URL=wrong))[1].splitlines()
+            return lines if lines and lines[0].startswith("bad: Redis takes no entries: ") else []
+
+        lines = await until(said, "the dispatcher says that Redis refuses it")
+        assert SINCE.search(lines[0])
+        assert lines[1].strip().startswith("Give the dispatchers the user and password that Redis takes: in REDIS_URL")
+        assert len([line for line in lines if "refused us" in line]) == 1
+        code, out, err = await heard("status", REDIS_URL=wrong)
+        assert (code, "pending:" in out, "refused us" in err, "guess" in out + err) == (2, True, True, False)
+    await redis.acl_deluser("shop")
+
+
+async def test_what_ended_a_moment_ago_is_a_note_and_needs_nobody(dispatcher, heard, db):
+    async with dispatcher() as running:
+        await heard("pause")
+        await running.tap.next(PauseChanged)
+        await heard("resume")
+        await running.tap.next(PauseChanged)
+
+        async def over() -> dict[str, Any]:
+            found: dict[str, Any] = json.loads((await heard("status", "--json"))[1])
+            return found if found["notes"] else {}
+
+        found = await until(over, "the dispatcher says that it is over")
+        assert found["attention"] == []
+        [note] = found["notes"]
+        assert (note["kind"], note["what"].startswith("All was paused from ")) == ("over", True)
+        lines = (await heard("status"))[1].splitlines()
+        assert lines[0] == "Nothing needs anybody."
+        assert re.match(r"note: All was paused from \S+ UTC to \S+ UTC; events waited until then; since ", lines[1])
+
+
+@pytest.mark.parametrize(("change", "level"), [("DISABLE TRIGGER", "warn"), ("DROP", "note")])
+async def test_a_doorbell_that_does_not_ring_is_said(dispatcher, heard, db, change, level):
+    """Events are late then, and nothing else says why. It may be missing on purpose (`migrate --no-trigger`)."""
+    drop = "DROP TRIGGER message_outbox_doorbell ON messaging.message_outbox"
+    disable = "ALTER TABLE messaging.message_outbox DISABLE TRIGGER message_outbox_doorbell"
+    await db.execute(drop if change == "DROP" else disable)
+    async with dispatcher() as running:
+        sampled = await running.tap.next(Sampled)
+        assert sampled.doorbell == ("absent" if change == "DROP" else "disabled")
+        found = json.loads((await heard("status", "--json"))[1])
+        [said] = found["attention"] + found["notes"]
+        assert (said["level"], said["kind"]) == (level, "doorbell")
+        assert "events go out on the tick" in said["what"]
 
 
 async def test_redis_is_away_and_no_dispatcher_says_so(first):
@@ -164,7 +222,7 @@ async def test_an_event_that_fails_and_is_tried_again_is_one_finding(dispatcher,
         what = await until(said, "a dispatcher has said how many attempts it gives")
         assert what == (
             "warn: 1 event fails and is tried again: mail.order_confirmed, KeyError: 'template', 7 attempts failed, "
-            "3 left, next 00:00:00 UTC. Nothing else waits for it"
+            "3 left, next 2100-01-01 00:00:00 UTC. Nothing else waits for it"
         )
         needs = json.loads((await heard("status", "--json"))[1])["attention"]
         assert [(each["kind"], each["page"]) for each in needs] == [("retrying", "high-retries")]

@@ -214,12 +214,12 @@ def test_who_must_act_on_a_held_aggregate_comes_after_what_stops_all_and_before_
     assert [kind for _, kind, _ in found(reading)] == ["redis", "held", "listener"]
 
 
-def test_of_equals_the_worst_comes_first_whatever_its_kind():
+def test_a_pause_comes_first_then_the_worst_whatever_its_kind():
     sample = replace(dead(1, newest=NOW - 10), group_lag={"g": 5}, group_read_age_s={"g": 1000.0})
     reading = replace(CALM, sample=sample, troubles=(Trouble("listener", "x", 1.0), Trouble("paused", "by ada", 2.0)))
     assert [(level, kind) for level, kind, _ in found(reading)] == [
-        ("bad", "buried"),
         ("warn", "paused"),
+        ("bad", "buried"),
         ("warn", "unread"),
         ("warn", "listener"),
     ]

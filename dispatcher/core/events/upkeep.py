@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dispatcher.core.events.base import TelemetryEvent
-from dispatcher.core.process_state import DeadGroups, HeldCount, RetryCount, RunningDispatcher, StreamSample
+from dispatcher.core.process_state import DeadGroups, Doorbell, HeldCount, RetryCount, RunningDispatcher, StreamSample
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class Sampled(TelemetryEvent):
     held: HeldCount | None = None  # None: nothing is kept in order
     dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
     retrying: RetryCount | None = None
+    doorbell: Doorbell = "installed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The findings that `status` has too: no dispatcher that takes events, held aggregates, groups that nobody reads."""
+"""The findings that `status` has too: no dispatcher that takes events, what is held or dead, groups nobody reads."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,7 +20,9 @@ CHECKS = {
     "held": "held",
     "retrying": "retrying",
     "unread": "groups",
+    "dead": "dead-events",
 }
+REPLACED = {"dispatchers", "dead-events"}  # checks that ask less than `status`
 LEVELS: dict[str, Level] = {"bad": "bad", "warn": "warning"}
 
 
@@ -35,10 +37,12 @@ def with_needs(found: Sequence[Finding], said: Sequence[Attention]) -> list[Find
     """Both: what `status` says replaces the check of the dispatchers, and names the cause of a backlog."""
     if not said:
         return list(found)
-    mine = [Finding(CHECKS[each.kind], LEVELS[each.level], _words(each), each.do) for each in said]
+    mine = [Finding(CHECKS[each.kind], _level(each), _words(each), each.do) for each in said]
     checks = {each.check for each in mine}
-    kept = [each for each in found if each.check != "dispatchers" or "dispatchers" not in checks]
-    causes = ", ".join(dict.fromkeys(each.check for each in mine if each.check != "groups"))
+    kept = [each for each in found if each.check not in checks & REPLACED]
+    if "held" in checks:  # those that are dead hold their aggregates: one thing to decide
+        kept = [replace(each, remedy="see held") if each.check == "dead-events" else each for each in kept]
+    causes = ", ".join(dict.fromkeys(each.check for each in mine if each.check not in ("groups", "dead-events")))
     return [
         *mine,
         *(
@@ -50,5 +54,11 @@ def with_needs(found: Sequence[Finding], said: Sequence[Attention]) -> list[Find
     ]
 
 
+def _level(need: Attention) -> Level:
+    """Dead events make a deployment no worse: nothing else waits for them."""
+    return "warning" if need.kind == "dead" else LEVELS[need.level]
+
+
 def _words(need: Attention) -> str:
-    return f"{need.what}; since {need.since}" if need.since else need.what
+    since = "the latest died at" if need.kind == "dead" else "since"
+    return f"{need.what}; {since} {need.since}" if need.since else need.what

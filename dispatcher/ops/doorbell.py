@@ -1,0 +1,11 @@
+"""Reads whether the doorbell trigger fires."""
+
+from dispatcher.core.process_state import Doorbell
+from dispatcher.infra.postgres.session import Fetch
+from dispatcher.infra.sqlfiles import load
+
+
+async def read_doorbell(fetch: Fetch) -> Doorbell:
+    """Raises as `fetch` does."""
+    enabled = [how for (how,) in await fetch(load("status_doorbell"), None)]
+    return "absent" if not enabled else "disabled" if enabled[0] == "D" else "installed"
