@@ -63,6 +63,8 @@ async def test_redis_wants_another_password(dispatcher, heard, db, redis, redis_
     await redis.acl_setuser("shop", enabled=True, passwords=["+guess"], keys=["*"], categories=["+@all"])
     wrong = redis_url.replace("redis://", "redis://shop:guess@")
     async with dispatcher(redis_url=wrong, tick_ms=50) as running:
+        await insert_events(db)
+        await running.tap.next(Settled)  # it was let in
         await redis.acl_setuser("shop", enabled=True, reset_passwords=True, passwords=["+rotated"])
         await redis.execute_command("CLIENT", "KILL", "USER", "shop")
         await insert_events(db, 3)
