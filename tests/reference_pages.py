@@ -111,8 +111,9 @@ def command(parent: str, name: str, found: click.Command | None = None) -> Itera
     """A command and its subcommands."""
     context = click.Context(found or typing.cast(click.Command, cli.get_command(click.Context(cli), name)))
     one = context.command
+    alone = not isinstance(one, click.Group) or one.invoke_without_command
     if isinstance(one, click.Group):
-        usage = "COMMAND ..."
+        usage = "[OPTIONS] [COMMAND ...]" if alone else "COMMAND ..."
     else:
         arguments = [each.make_metavar(context) for each in one.params if isinstance(each, click.Argument)]
         usage = " ".join(["[OPTIONS]", *arguments])
@@ -121,7 +122,7 @@ def command(parent: str, name: str, found: click.Command | None = None) -> Itera
     yield from words(one.help or "")
     if name == "run":
         yield "Every setting is a flag of this command: [configuration](configuration.md)."
-    elif not isinstance(one, click.Group):
+    elif alone:
         rows = [option(each, context) for each in one.params if isinstance(each, click.Option)]
         yield table(["Option", "Default", "Meaning"], rows)
     if isinstance(one, click.Group):

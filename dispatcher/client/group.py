@@ -7,6 +7,8 @@ import warnings
 from dataclasses import InitVar, dataclass, field
 from datetime import timedelta
 
+from dispatcher.core import dead_stream
+
 SHARDS = tuple(2**power for power in range(9))
 
 
@@ -120,7 +122,7 @@ class Group:
 
     def dead_stream_of(self, key: str) -> str:
         """Where entries of this key are put away: with shards on the same node of a Cluster as the key."""
-        return self.dead_stream or f"{key}:{self.group}:dead"
+        return self.dead_stream or dead_stream.dead_stream_of(key, self.group)
 
     def delay_ms(self, deliveries: int) -> int:
         """Milliseconds until an event is delivered again after its n-th delivery failed."""

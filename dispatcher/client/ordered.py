@@ -15,6 +15,7 @@ from dispatcher.client.keeping import LeaseKeeper
 from dispatcher.client.lease import LeaseLost
 from dispatcher.client.leases import LeasedShard
 from dispatcher.client.lines import Line, Queued
+from dispatcher.client.received import Received
 from dispatcher.client.scripts import PENDING, READ, pairs_of, run
 from dispatcher.client.steps import (
     AwaitEntry,
@@ -207,9 +208,9 @@ class OrderedReader(LeaseKeeper):
     def _done(self, entry: Entry) -> Steps:
         yield from self._fenced(self._leased[entry.key], "XACK", entry.key, self._group.group, entry.id)
 
-    def _put_away(self, entry: Entry, reason: str) -> Steps:
+    def _put_away(self, entry: Entry, event: Received | None, reason: str) -> Steps:
         yield from self._fenced(self._leased[entry.key])
-        yield from super()._put_away(entry, reason)
+        yield from super()._put_away(entry, event, reason)
 
     def _again(self, entry: Entry, delay_ms: int, *, free: bool) -> Steps:
         """It is the first of its line again after the pause; the others of its aggregate wait for that."""

@@ -11,7 +11,7 @@ from dispatcher.client.group import Group
 from dispatcher.client.lease import LeaseLost
 from dispatcher.client.patience import Patience, judge
 from dispatcher.client.received import Malformed, Received, receive
-from dispatcher.client.steps import Call, CallApplication, Entry, Steps, Wait
+from dispatcher.client.steps import Call, CallApplication, Entry, Steps, Wait, text
 from dispatcher.core.frames import raised_at
 from dispatcher.core.parse import CannotParse
 from dispatcher.handlers import exceptions as raised
@@ -78,9 +78,9 @@ class EntryTaker(ABC):
         try:
             event = receive(entry.id, entry.fields, entry.deliveries, entry.key, entry.fence)
         except Malformed as error:
-            return (yield from self._put_away(entry, str(error)))
+            return (yield from self._put_away(entry, None, str(error)))
         if entry.deliveries > self._most(event):
-            return (yield from self._put_away(entry, "delivered too often without an acknowledgement"))
+            return (yield from self._put_away(entry, event, "delivered too often without an acknowledgement"))
         try:
             known = self._has_store and (yield from self._patiently(CallApplication("has", event), entry))
             if not known:
@@ -146,7 +146,7 @@ class EntryTaker(ABC):
         if isinstance(error, CannotParse | raised.Dead | HandlerTooSlow):
             reason = f"{type(error).__name__}: {error}"
         if isinstance(error, CannotParse | raised.Dead) or entry.deliveries >= self._most(event):
-            return (yield from self._put_away(entry, reason))
+            return (yield from self._put_away(entry, event, reason))
         delay_ms = self._group.delay_ms(entry.deliveries)
         if isinstance(error, raised.Retry) and error.after_s is not None:
             delay_ms = min(self._group.claim_idle_millis, int(error.after_s * 1000))
@@ -156,7 +156,7 @@ class EntryTaker(ABC):
         )  # fmt: skip
         return (yield from self._again(entry, delay_ms, free=False))
 
-    def _put_away(self, entry: Entry, reason: str) -> Steps:
+    def _put_away(self, entry: Entry, event: Received | None, reason: str) -> Steps:
         """Add the entry to the dead stream, then acknowledge it: a crash between the two doubles it there."""
         why = {
             "dead_reason": reason,
@@ -165,7 +165,8 @@ class EntryTaker(ABC):
             "dead_deliveries": entry.deliveries,
         }
         dead_stream = self._group.dead_stream_of(entry.key)
-        log.error("entry %s put away into %s: %s", entry.id, dead_stream, reason)
-        yield Call("xadd", (dead_stream, {**entry.fields, **why}))
+        there = text((yield Call("xadd", (dead_stream, {**entry.fields, **why}))))
+        what = f"event {event.event_id} ({event.event_type})" if event else "no event of ours"
+        log.error("entry %s, %s, put away into %s as %s: %s", entry.id, what, dead_stream, there, reason)
         self._patience.forget(entry.place)
         yield from self._done(entry)

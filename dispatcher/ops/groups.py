@@ -12,6 +12,7 @@ from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.info import StreamInfo, describe_failure
 from dispatcher.infra.redis.streams import read_streams
+from dispatcher.ops.dead_entries import count_dead
 
 UNREAD_S = 900.0  # a group with entries to read that nobody has read for so long is abandoned
 FAR_BEHIND = 0.5  # of MAXLEN
@@ -30,7 +31,10 @@ class GroupsQuestion:
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """`lag`: entries to read; `pending`: read, not acknowledged; `last_read_age_s`: None: nobody has ever read."""
+    """`lag`: entries to read; `pending`: read, not acknowledged; `last_read_age_s`: None: nobody has ever read.
+
+    `dead`: entries that its consumers put away; None: not known, such as when our user may not look.
+    """
 
     name: str
     lag: int
@@ -38,6 +42,7 @@ class GroupState:
     consumers: int
     last_read_age_s: float | None
     exempt: bool  # from backpressure: what it has not read may be trimmed
+    dead: int | None = None
 
     def verdict(self, maxlen: int | None) -> str:
         """What is wrong with it, in a few words; "" when nothing is."""
@@ -68,6 +73,10 @@ async def read_groups(asked: GroupsQuestion) -> tuple[list[StreamGroups], str | 
     if not asked.redis_url:
         return [], None
 
+    seen, problem = await ask_redis(asked.redis_url, asked.streams, asked.timeout_s)
+    places = [(stream, group.name) for stream, info in seen.items() for group in info.groups]
+    dead = await count_dead(asked.redis_url, places, asked.timeout_s)
+
     def of(stream: str, info: StreamInfo) -> StreamGroups:
         groups = tuple(
             GroupState(
@@ -77,12 +86,12 @@ async def read_groups(asked: GroupsQuestion) -> tuple[list[StreamGroups], str | 
                 each.consumers,
                 each.last_read_age_s,
                 is_exempt(each.name, asked.exempt),
+                dead.get((stream, each.name)),
             )
             for each in info.groups
         )
         return StreamGroups(stream, info.length, asked.maxlen, groups)
 
-    seen, problem = await ask_redis(asked.redis_url, asked.streams, asked.timeout_s)
     return [of(stream, info) for stream, info in seen.items()], problem
 
 

@@ -55,6 +55,7 @@ class Found:
     oldest: datetime | None
     newest: datetime | None
     at: datetime
+    event_ids: Sequence[UUID] = ()  # one a row, if the selection named some
     unsent: Sequence[Unsent] = ()
 
 
@@ -67,7 +68,11 @@ class ReplaySession(OperatorSession):
     def __init__(self, target: PostgresTarget) -> None:
         super().__init__(target)
         self.replayed = 0  # both written by put_back(), batch by batch
-        self.skipped = 0
+        self.skipped_ids: list[int] = []
+
+    @property
+    def skipped(self) -> int:
+        return len(self.skipped_ids)
 
     async def find(self, selection: Selection) -> Found:
         """The sent rows that match. Raises DispatcherError, Misconfigured for a time range that is empty."""
@@ -76,7 +81,7 @@ class ReplaySession(OperatorSession):
             since, until = _moment(selection.since, now), _moment(selection.until, now)
             if since is not None and until is not None and since >= until:
                 raise Misconfigured(f"--since ({iso(since)}) must be earlier than --until ({iso(until)})")
-            [(at, oldest, newest, ids, marks, matching)] = await self.session.fetch(
+            [(at, oldest, newest, ids, marks, event_ids)] = await self.session.fetch(
                 load("replay_find"),
                 {
                     "since": since,
@@ -87,10 +92,11 @@ class ReplaySession(OperatorSession):
                     "event_ids": list(selection.event_ids) or None,
                 },
             )
-            missing = sorted(set(selection.event_ids) - set(matching or ()))
+            missing = sorted(set(selection.event_ids) - set(event_ids or ()))
             became = await self.session.fetch(load("replay_unsent"), {"event_ids": missing}) if missing else []
         unsent = [_unsent(*row) for row in became]
-        return Found(ids or (), marks or (), _moment(oldest, at), _moment(newest, at), at.astimezone(UTC), unsent)
+        first, last, now = _moment(oldest, at), _moment(newest, at), at.astimezone(UTC)
+        return Found(ids or (), marks or (), first, last, now, event_ids or (), unsent)
 
     async def put_back(self, found: Found, progress: Callable[[int], None], *, batch_rows: int = 1000) -> None:
         """Set the rows back to pending, a batch a transaction. `progress` gets the number of rows of each batch."""
@@ -101,7 +107,7 @@ class ReplaySession(OperatorSession):
                 parameters = {"ids": list(batch), "marks": list(marks), "now": None}
                 done = await self.session.fetch(load("replay"), parameters)
                 self.replayed += len(done)
-                self.skipped += len(batch) - len(done)
+                self.skipped_ids += set(batch).difference(row_id for (row_id,) in done)
                 progress(len(batch))
 
 

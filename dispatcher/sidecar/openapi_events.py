@@ -130,6 +130,11 @@ EVENT_SCHEMAS: dict[str, Json] = {
                                         "type": "boolean",
                                         "description": "Holds nothing back (DISPATCH_BACKPRESSURE_EXCEPT).",
                                     },
+                                    "dead": {
+                                        "type": ["integer", "null"],
+                                        "minimum": 0,
+                                        "description": "Entries that its consumers put away; null: not known.",
+                                    },
                                 }
                             )
                         ),

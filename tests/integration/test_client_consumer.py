@@ -86,7 +86,8 @@ async def test_what_fails_too_often_is_put_away(
     assert (entry["aggregate_id"], entry["payload"]) == ("bad", '{"total": 42}')
     assert (entry["dead_entry_id"], entry["dead_group"], entry["dead_deliveries"]) == (entry_id, GROUP, "2")
     assert entry["dead_reason"].startswith("LookupError at test_client_consumer.py:")
-    assert "put away" in caplog.text
+    event = f"event {entry['event_id']} (order.created)"
+    assert f"entry {entry_id}, {event}, put away into {DEAD} as {entry['stream_id']}: LookupError at" in caplog.text
     assert "secret" not in caplog.text
 
 

@@ -77,7 +77,8 @@ async def seed(db: psycopg.AsyncConnection, redis: "Redis", *, dead: bool) -> No
         await insert_events(db, 1, id=number, last_error=error, **status)
     await redis.delete(STREAM)
     await redis.xgroup_create(STREAM, "billing", mkstream=True)
-    await redis.xadd(f"{STREAM}:billing:dead", {"event_id": EVENT_ID})
+    await redis.delete(f"{STREAM}:billing:dead")
+    await redis.xadd(f"{STREAM}:billing:dead", {"event_id": EVENT_ID}, id="1764511200000-0")
 
 
 class Runner:
@@ -90,7 +91,7 @@ class Runner:
         self._start = start
         self._db = db
         self._redis = redis
-        self._env = env
+        self.env = env
 
     async def sql(self, text: str) -> None:
         for statement in statements(text):
@@ -102,12 +103,12 @@ class Runner:
         for place, value in PLACES.items():
             text = text.replace(place, value)
         for env, words in commands(text):
-            words = [re.sub(r"\$(\w+)", lambda match: self._env[match[1]], word) for word in words]
-            words = [word.replace("localhost:8080", f"127.0.0.1:{self._env['DISPATCH_HTTP_PORT']}") for word in words]
+            words = [re.sub(r"\$(\w+)", lambda match: self.env[match[1]], word) for word in words]
+            words = [word.replace("localhost:8080", f"127.0.0.1:{self.env['DISPATCH_HTTP_PORT']}") for word in words]
             program, arguments = words[0], words[1:]
             execute: Callable[..., object] | None = getattr(self, program.replace("-", "_"), None)
             assert execute, f"say here how {program} is executed"
-            await execute(arguments, self._env | env)  # type: ignore[misc]
+            await execute(arguments, self.env | env)  # type: ignore[misc]
 
     async def dispatcher(self, arguments: list[str], env: dict[str, str]) -> None:
         if arguments == ["run"] or "--watch" in arguments:
@@ -117,7 +118,7 @@ class Runner:
             child.signal(signal.SIGINT)
             assert await child.wait() == 0, child.output
             return
-        code, output = await self._command(*arguments, **env)
+        code, output = await self._command(*(REDIS_PLACES.get(word, word) for word in arguments), **env)
         if arguments[0] == "prove" and code == 1:  # on a busy machine only its latency may be against it
             assert re.fullmatch(r"\s*p95 is .*\s*", output.rpartition("┘")[2]), output
             return
@@ -125,7 +126,7 @@ class Runner:
 
     async def redis_cli(self, arguments: list[str], env: dict[str, str]) -> None:
         if arguments[0] == "-u":
-            assert arguments[1] == self._env["REDIS_URL"]
+            assert arguments[1] == self.env["REDIS_URL"]
             del arguments[:2]
         filled = [*arguments[:2], *(REDIS_PLACES.get(word, word) for word in arguments[2:])]
         await self._redis.execute_command(*filled)  # type: ignore[no-untyped-call]
@@ -208,7 +209,7 @@ async def test_commands_and_statements(
     if not shell:
         await execute()
         return
-    port = int(runner._env["DISPATCH_HTTP_PORT"])
+    port = int(runner.env["DISPATCH_HTTP_PORT"])
     sidecar = {"http_enabled": True, "http_host": "127.0.0.1", "http_port": port, "api_token": TOKEN}
     async with dispatcher(redis_url=valkey.url, tick_ms=100, **sidecar):
         await execute()
@@ -218,19 +219,24 @@ GROUP_PAGES = ("backpressure", "group-not-read")
 
 
 @pytest.mark.parametrize("page", GROUP_PAGES)
-async def test_a_command_that_ends_a_group_ends_none_until_it_is_filled_in(page: str, stream: "Redis") -> None:
+async def test_a_command_that_ends_a_group_ends_none_until_it_is_filled_in(
+    page: str, stream: "Redis", runner: Runner, command: RunCommand
+) -> None:
     await stream.xgroup_create(STREAM, "billing", mkstream=True)
     pasted = [
-        words[3:]
+        words
         for each, section in SECTIONS
         for language, text in section.blocks
         for _, words in (commands(text) if language == "sh" else [])
-        if each == page and words[0] == "redis-cli"
+        if each == page
     ]
-    assert ["XGROUP", "DESTROY", "STREAM", "GROUP"] in pasted
+    assert ["dispatcher", "groups", "destroy", "GROUP"] in pasted
     for words in pasted:
-        with pytest.raises(ResponseError):
-            await stream.execute_command(*words)  # type: ignore[no-untyped-call]
+        if words[0] == "redis-cli":
+            with pytest.raises(ResponseError):
+                await stream.execute_command(*words[3:])  # type: ignore[no-untyped-call]
+        elif "destroy" in words:
+            assert (await command(*words[1:], **runner.env))[0] == 1
     assert [group["name"] for group in await stream.xinfo_groups(STREAM)] == ["billing"]
 
 

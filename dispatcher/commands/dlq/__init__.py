@@ -15,6 +15,9 @@ def dlq() -> None:
     or discards it. A copy of it is kept for DLQ_RETENTION_DAYS, which is longer than its row is kept; a retry works
     from the row or from the copy.
 
+    These are events that could not be published, or whose handler failed. What a consumer of the stream gave up is not
+    here: that event was sent. It lies in the dead stream of its group: `dispatcher groups`.
+
     \b
     dispatcher dlq stats
     dispatcher dlq list --event-type order.created

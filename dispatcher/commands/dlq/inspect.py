@@ -1,15 +1,20 @@
 """`dlq list`, `show` and `stats`: change nothing."""
 
 import json
+from contextlib import suppress
 
+import anyio
 import click
 
 from dispatcher.commands.dlq.options import Event, ask, filter_of, filters
 from dispatcher.commands.options import database, json_output
 from dispatcher.commands.tables import ago, show_facts, show_table
+from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
 from dispatcher.ops.dead_letters.find import PAGE, Filter, count, find_one, find_page, parts_of
 from dispatcher.ops.dead_letters.identity import EventRef
+
+REDIS_S = 2.0  # so long an empty list waits for Redis
 
 
 @click.command(name="list")
@@ -32,6 +37,9 @@ def list_dead(limit: int, before: int | None, offset: int, payload: bool, as_jso
     events = json.loads(page.events)
     if not events:
         click.echo("No dead event matches." if which != Filter() else "No event is dead.")
+        for group, dead in _dead_of_groups(flags).items() if which == Filter() else ():
+            away = f"Consumers of the group {group} have put away {counted(dead, 'entry')}"
+            click.echo(f"{away}: `dispatcher groups dead {group}`", err=True)
         return
     rows = [
         [
@@ -91,6 +99,23 @@ def stats(as_json: bool, **flags: str | None) -> None:
         types = ("count", "event_type", "aggregate_type")
         rows = [[group[name] for name in types] for group in found.by_type]
         show_table(("count", "event type", "aggregate type"), rows, right=("count",))
+
+
+def _dead_of_groups(flags: dict[str, str | None]) -> dict[str, int]:
+    """How many entries each group's consumers put away; nothing where Redis is not named, or does not answer."""
+    from dispatcher.commands.groups.options import place_of  # here: only an empty list asks Redis
+    from dispatcher.ops.groups import GroupsQuestion, read_groups
+
+    async def ask_groups() -> dict[str, int]:
+        place, found = await place_of(flags), dict[str, int]()
+        streams, _ = await read_groups(GroupsQuestion(place.url, tuple(place.keys), None, timeout_s=REDIS_S))
+        for group in (group for stream in streams for group in stream.groups if group.dead):
+            found[group.name] = found.get(group.name, 0) + (group.dead or 0)
+        return found
+
+    with suppress(DispatcherError):
+        return anyio.run(ask_groups)
+    return {}
 
 
 def _figures(figures: list[list[int]]) -> str:

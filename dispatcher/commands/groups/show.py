@@ -1,4 +1,4 @@
-"""`dispatcher groups`: the consumer groups of the stream."""
+"""`dispatcher groups` without a command behind it: the table of the consumer groups."""
 
 import json
 from dataclasses import asdict
@@ -7,16 +7,7 @@ from typing import Any
 import anyio
 import click
 
-from dispatcher.commands.options import (
-    LAYOUT,
-    database,
-    json_output,
-    layout_of,
-    redis_url,
-    settings_from,
-    stream_name,
-    target,
-)
+from dispatcher.commands.options import LAYOUT, layout_of, settings_from, target
 from dispatcher.commands.tables import show_table, span
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError, Unreachable
@@ -28,24 +19,8 @@ from dispatcher.ops.layout import standing_layout
 STATEMENT_S = 10.0
 
 
-@click.command()
-@stream_name
-@redis_url
-@database
-@json_output
-def groups(as_json: bool, **flags: str | None) -> None:
-    """Show the consumer groups: how far behind each is, and when it was read last.
-
-    A group that nobody reads any more stops publishing for all, once it has nine tenths of REDIS_STREAM_MAXLEN to read.
-    Destroy it (redis-cli XGROUP DESTROY <stream> <group>), or exempt it: DISPATCH_BACKPRESSURE_EXCEPT.
-
-    \b
-    lag        entries that it has yet to read
-    pending    entries read, and not acknowledged
-    last read  how long ago one of its consumers asked for entries
-
-    MAXLEN and the exempt groups are those of the running dispatchers; without one, of this environment.
-    """
+def show_groups(as_json: bool, flags: dict[str, str | None]) -> None:
+    """Print the groups of each stream. Raises DispatcherError."""
     more = ("redis_url", "handlers", "unrouted", *LAYOUT, "stream_maxlen", "backpressure_except")
     settings = settings_from(flags, *more)
     streams, problem, note = anyio.run(_ask, settings, target(settings, STATEMENT_S))
@@ -90,14 +65,15 @@ def _show(stream: StreamGroups) -> None:
             each.lag,
             _share(each, stream.maxlen),
             each.pending,
+            each.dead,
             each.consumers,
             _read(each),
             each.verdict(stream.maxlen),
         ]
         for each in stream.groups
     ]
-    head = ("group", "lag", "of MAXLEN", "pending", "consumers", "last read", "note")
-    show_table(head, rows, right=("lag", "of MAXLEN", "pending", "consumers", "last read"))
+    head = ("group", "lag", "of MAXLEN", "pending", "dead", "consumers", "last read", "note")
+    show_table(head, rows, right=head[1:-1])
 
 
 def _share(group: GroupState, maxlen: int | None) -> str:

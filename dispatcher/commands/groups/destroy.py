@@ -1,0 +1,50 @@
+"""`groups destroy`: removes a consumer group that nobody reads any more."""
+
+import json
+
+import anyio
+import click
+
+from dispatcher.commands.groups.options import Place, dead_of, of_group, place_of, servers
+from dispatcher.commands.options import require_terminal, yes
+from dispatcher.core.counted import counted
+from dispatcher.ops.destroy_group import Abandoned, destroy, look
+
+
+@click.command(name="destroy")
+@of_group
+@yes
+@servers
+def destroy_group(group: str, yes: bool, as_json: bool, **flags: str | None) -> int:
+    """Remove a consumer group that nobody reads any more, from each key of the stream.
+
+    What it has not read, and what it has read and not acknowledged, is forgotten for this group; the entries stay for
+    the others. Refused while a consumer of it asked for entries in the last minute. Its dead stream stays.
+    """
+    if not yes:
+        require_terminal()
+    place, found = anyio.run(_look, group, flags)
+    for each in found:
+        click.echo(f"{each.stream}: read up to {each.read_to}, {each.pending} not acknowledged", err=as_json)
+    if not yes and not click.confirm(f"Destroy the group {group}?", err=as_json):
+        click.echo("Nothing was destroyed.", err=as_json)
+        return 1
+    dead = anyio.run(_destroy, group, place)
+    if as_json:
+        click.echo(json.dumps({"group": group, "destroyed": [each.stream for each in found], "dead": dead}))
+        return 0
+    click.echo(f"Destroyed the group {group}.")
+    if dead:
+        click.echo(f"Its dead stream keeps {counted(dead, 'entry')}: `dispatcher groups dead {group}`")
+    return 0
+
+
+async def _look(group: str, flags: dict[str, str | None]) -> tuple[Place, list[Abandoned]]:
+    place = await place_of(flags)
+    return place, await look(place.url, place.keys, group, place.postgres.connect_timeout_s)
+
+
+async def _destroy(group: str, place: Place) -> int:
+    await destroy(place.url, place.keys, group, place.postgres.connect_timeout_s)
+    async with dead_of(place, group, "") as dead:
+        return await dead.count()

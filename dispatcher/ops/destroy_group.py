@@ -1,0 +1,69 @@
+"""Removes an abandoned consumer group, so that it holds publishing back no more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dispatcher.core.errors import DispatcherError
+from dispatcher.infra.redis.client import open_client
+from dispatcher.infra.redis.target import RedisTarget
+from dispatcher.ops.redis_errors import explained
+
+READ_S = 60.0  # a consumer that asked for entries in this time may live
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """A group as one key has it. `read_to`: the id of the last entry that it has read: XGROUP CREATE makes it again
+    from there.
+    """
+
+    stream: str
+    pending: int
+    read_to: str
+
+
+async def look(url: str, keys: Sequence[str], group: str, timeout_s: float) -> list[Abandoned]:
+    """What would be removed, of each key that has the group. Raises DispatcherError: none has, or somebody reads it."""
+    where = f"Redis at {RedisTarget.parse(url).address()}"
+    client: Any = open_client(url, timeout_s)
+    found = []
+    try:
+        for key in keys:
+            with explained(where, key, "+exists +xinfo"):
+                groups = await client.xinfo_groups(key) if await client.exists(key) else ()
+                for each in groups:
+                    if _text(each["name"]) == group:
+                        _refuse_readers(key, group, await client.xinfo_consumers(key, group))
+                        found.append(Abandoned(key, int(each["pending"]), _text(each["last-delivered-id"])))
+    finally:
+        await client.aclose()
+    if not found:
+        raise DispatcherError(f"no stream has a group {group} ({', '.join(keys[:3])}): `dispatcher groups` lists them")
+    return found
+
+
+async def destroy(url: str, keys: Sequence[str], group: str, timeout_s: float) -> None:
+    """Remove it, unless somebody reads it by now. Raises DispatcherError."""
+    found = await look(url, keys, group, timeout_s)
+    where = f"Redis at {RedisTarget.parse(url).address()}"
+    client: Any = open_client(url, timeout_s)
+    try:
+        for each in found:
+            with explained(where, each.stream, "+xgroup|destroy"):
+                await client.xgroup_destroy(each.stream, group)
+    finally:
+        await client.aclose()
+
+
+def _refuse_readers(key: str, group: str, consumers: Sequence[dict[str, Any]]) -> None:
+    for each in consumers:
+        if (idle_s := int(each["idle"]) / 1000) < READ_S:
+            raise DispatcherError(
+                f"the consumer {_text(each['name'])} of the group {group} asked {key} for entries {idle_s:.0f} s ago: "
+                f"stop it first; of one that was killed wait until that was {READ_S:.0f} s ago"
+            )
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -1,0 +1,225 @@
+"""`dispatcher groups dead`, `retry`, `discard` and `destroy`: what consumers have put away, and who reads no more."""
+
+import json
+import uuid
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.support.command import HearCommand
+from tests.support.consumers import DEAD, GROUP, consuming, group, publish
+from tests.support.readme import blocks, page
+from tests.support.redis import StartValkey
+from tests.support.rows import STREAM, insert_events, read_table, statuses
+from tests.support.waiting import until
+
+
+async def put_away(redis: Any, event_id: object, **fields: str) -> str:
+    """An entry in the dead stream, as a consumer adds it; its id."""
+    entry = {
+        "event_id": str(event_id),
+        "event_type": "order.created",
+        "aggregate_id": "42",
+        "payload": '{"card": "4242"}',
+        "dead_reason": "LookupError at billing.py:20",
+        "dead_deliveries": "10",
+    }
+    return str(await redis.xadd(DEAD, entry | fields))
+
+
+async def sent(db: Any, n: int) -> list[uuid.UUID]:
+    """The event ids of rows that were sent."""
+    ids = await insert_events(db, n, status="sent", sent_at="2026-01-01 00:00:00+00")
+    return [row["event_id"] for row in await read_table(db) if row["id"] in ids]
+
+
+async def test_what_a_consumer_puts_away_is_counted_listed_and_published_again(
+    dispatcher, heard: HearCommand, db, redis, redis_url: str
+):
+    """From the failure to the second try, with the real consumer, and without a payload that nobody asked for."""
+    fails = True
+
+    def behave(event: Any) -> None:
+        if fails:
+            raise LookupError("4242")
+
+    async with dispatcher(tick_ms=20) as _, consuming("asyncio", redis_url, group(max_deliveries=1), behave) as running:
+        await insert_events(db, 1, payload='{"card": 4242}')
+        first = await running.next()
+        await until(lambda: redis.xlen(DEAD), "it was put away")
+        [state] = json.loads((await heard("groups", "--json"))[1])["streams"][0]["groups"]
+        assert (state["name"], state["dead"]) == (GROUP, 1)
+        head, row = (await heard("groups"))[1].splitlines()[1:3]
+        assert row[: head.index("dead") + 4].split()[-1] == "1"
+
+        code, out, err = await heard("dlq", "list")
+        assert (code, out.strip()) == (0, "No event is dead.")
+        assert f"the group {GROUP} have put away 1 entry: `dispatcher groups dead {GROUP}`" in err
+
+        code, out, _ = await heard("groups", "dead", GROUP)
+        assert (code, "LookupError at test_groups_command.py:" in out, "4242" in out) == (0, True, False)
+        entry = out.splitlines()[1].split()[0]
+        out = (await heard("groups", "dead", GROUP, entry))[1]
+        assert (str(first.event_id) in out, "4242" in out) == (True, False)
+        assert "4242" in (await heard("groups", "dead", GROUP, entry, "--payload"))[1]
+
+        fails = False
+        code, out, _ = await heard("groups", "retry", GROUP, entry)
+        assert (code, out.strip()) == (0, "Retried 1 entry.")
+        again = await running.next()
+        assert (again.event_id, again.deliveries) == (first.event_id, 1)
+    assert await redis.xlen(DEAD) == 0
+    assert (await heard("groups", "dead", GROUP))[1].strip() == f"No entry is in the dead stream of {GROUP}."
+    assert (await heard("dlq", "list"))[2] == ""
+
+
+async def test_an_entry_whose_event_is_not_published_again_stays(heard: HearCommand, db, redis):
+    """It may be the last copy: of a pruned row, or no event at all. A retry of those alone touches no other row."""
+    [known, other] = await sent(db, 2)
+    pruned, foreign = uuid.uuid4(), "none"
+    ids = [await put_away(redis, each) for each in (pruned, foreign)]
+    code, out, err = await heard("groups", "retry", GROUP, *ids)
+    assert (code, out.strip()) == (1, "Retried 0 entries.")
+    assert "it was pruned" in err
+    assert "it is no event of ours" in err
+    code, out, _ = await heard("groups", "retry", GROUP, ids[1], "--json")
+    assert (code, json.loads(out)["processed"], await statuses(db)) == (1, 0, {"sent": 2})
+
+    twice = [await put_away(redis, known) for _ in range(2)]  # a crash of the consumer doubles it
+    code, out, _ = await heard("groups", "retry", GROUP, "--all", "--yes", "--json")
+    assert code == 1
+    said = json.loads(out)
+    assert (said["requested"], said["processed"]) == (4, 2)
+    assert [(each["id"], each["event_id"]) for each in said["left"]] == [(ids[0], str(pruned)), (ids[1], foreign)]
+    assert {row["event_id"]: row["status"] for row in await read_table(db)} == {known: "pending", other: "sent"}
+    assert [entry_id for entry_id, _ in await redis.xrange(DEAD)] == ids
+    assert twice[0] not in ids
+
+    again = await put_away(redis, known)
+    code, _, err = await heard("groups", "retry", GROUP, again)
+    assert (code, "its row is 'pending'" in err, await redis.xlen(DEAD)) == (1, True, 3)
+
+
+async def test_a_row_that_somebody_holds_keeps_its_entry(heard: HearCommand, db, redis, database_url: str):
+    [free, held] = await sent(db, 2)
+    ids = {event: await put_away(redis, event) for event in (free, held)}
+    async with db.transaction():
+        await db.execute("SELECT FROM messaging.message_outbox WHERE event_id = %s FOR UPDATE", [held])
+        code, out, err = await heard("groups", "retry", GROUP, "--all", "--yes")
+    assert (code, out.splitlines()[-1]) == (1, "Retried 1 entry.")
+    assert f"Entry {ids[held]} stays, event {held}: somebody locked or changed its row" in err
+    assert [entry_id for entry_id, _ in await redis.xrange(DEAD)] == [ids[held]]
+
+
+async def test_all_are_taken_in_batches_and_pages(heard: HearCommand, db, redis):
+    events = await sent(db, 450)
+    ids = [await put_away(redis, event) for event in events]
+    code, out, err = await heard("groups", "dead", GROUP, "--limit", "2")
+    assert (code, [line.split()[0] for line in out.splitlines()[1:]]) == (0, ids[:-3:-1])
+    assert err.strip() == f"There may be more: --before {ids[-2]}"
+    out = (await heard("groups", "dead", GROUP, "--json", "--before", ids[1]))[1]
+    [first] = json.loads(out)["entries"]
+    assert (first["id"], first["dead_stream"], "payload" in first) == (ids[0], DEAD, False)
+    assert (await heard("groups", "retry", GROUP, "--all", "--dry-run"))[1].strip().endswith(": 450")
+    assert await statuses(db) == {"sent": 450}
+    code, out, _ = await heard("groups", "retry", GROUP, "--all", "--yes")
+    assert (code, out.splitlines()[-1]) == (0, "Retried 450 entries.")
+    assert (await statuses(db), await redis.xlen(DEAD)) == ({"pending": 450}, 0)
+
+
+async def test_discard_deletes_for_good_and_asks_first(heard: HearCommand, db, redis):
+    ids = [await put_away(redis, uuid.uuid4()) for _ in range(3)]
+    code, _, err = await heard("groups", "discard", GROUP, ids[0])
+    assert (code, "--yes" in err, await redis.xlen(DEAD)) == (2, True, 3)
+    code, out, _ = await heard("groups", "discard", GROUP, ids[0], "--yes")
+    assert (code, out.strip(), await redis.xlen(DEAD)) == (0, "Discarded 1 entry.", 2)
+    code, _, err = await heard("groups", "discard", GROUP, ids[0], "--yes")
+    assert (code, f"no entry {ids[0]} is in {DEAD}" in err) == (1, True)
+    assert (await heard("groups", "discard", GROUP, "--all", "--yes"))[0] == 0
+    assert await redis.xlen(DEAD) == 0
+
+
+async def test_shards_have_a_dead_stream_each_and_a_named_one_is_asked_for(heard: HearCommand, db, redis):
+    [first, second] = await sent(db, 2)
+    fields = {"event_id": str(first), "dead_reason": "Dead"}
+    of_shard = f"{STREAM}:{{1}}:{GROUP}:dead"
+    await redis.xadd(of_shard, fields, id="5-1")
+    await redis.xadd("elsewhere", fields | {"event_id": str(second)}, id="5-1")
+    env = {"DISPATCH_STREAM_SHARDS": "2"}
+    out = (await heard("groups", "dead", GROUP, "--json", **env))[1]
+    assert [each["dead_stream"] for each in json.loads(out)["entries"]] == [of_shard]
+    await redis.xadd(f"{STREAM}:{{0}}:{GROUP}:dead", {"n": "1"}, id="5-1")
+    code, _, err = await heard("groups", "discard", GROUP, "5-1", "--yes", **env)
+    assert (code, "choose one with --dead-stream" in err) == (1, True)
+    assert (await heard("groups", "discard", GROUP, "5-1", "--yes", "--dead-stream", of_shard, **env))[0] == 0
+    assert await redis.xlen(of_shard) == 0
+    assert (await heard("groups", "retry", GROUP, "5-1", "--dead-stream", "elsewhere", **env))[0] == 0
+    assert await statuses(db) == {"sent": 1, "pending": 1}
+
+
+async def test_an_abandoned_group_is_destroyed_and_one_that_is_read_is_not(heard: HearCommand, db, redis, redis_url):
+    await publish(redis, "42")
+    async with consuming("asyncio", redis_url, group()) as running:
+        await running.next()
+        code, _, err = await heard("groups", "destroy", GROUP, "--yes")
+        assert (code, f"the consumer {running.name} of the group {GROUP} asked {STREAM}" in err) == (1, True)
+    await put_away(redis, uuid.uuid4())
+    code, _, err = await heard("groups", "destroy", GROUP)
+    assert (code, "--yes" in err, len(await redis.xinfo_groups(STREAM))) == (2, True, 1)
+    code, out, _ = await heard("groups", "destroy", GROUP, "--yes")
+    assert (code, f"Destroyed the group {GROUP}." in out, "keeps 1 entry" in out) == (0, True, True)
+    assert await redis.xinfo_groups(STREAM) == []
+    code, _, err = await heard("groups", "destroy", GROUP, "--yes")
+    assert (code, f"has a group {GROUP}" in err) == (1, True)
+
+
+async def test_who_may_not_look_is_told_the_right_that_is_missing(heard: HearCommand, db, own_valkey: StartValkey):
+    """The groups are shown all the same."""
+    server = own_valkey()
+    async with Redis.from_url(server.url) as admin:
+        await admin.xgroup_create(STREAM, GROUP, "0", mkstream=True)
+        await admin.acl_setuser("app", enabled=True, passwords="+right", keys=[STREAM], commands=["+@all"])
+    url = server.url.replace("redis://", "redis://app:right@")
+    code, out, _ = await heard("groups", "--json", REDIS_URL=url)
+    assert (code, json.loads(out)["streams"][0]["groups"][0]["dead"]) == (0, None)
+    code, _, err = await heard("groups", "dead", GROUP, REDIS_URL=url)
+    assert (code, f"ACL SETUSER ... ~{DEAD} +xrevrange" in err) == (2, True)
+
+
+async def test_the_rights_of_the_documentation_are_enough(heard: HearCommand, db, own_valkey: StartValkey):
+    server = own_valkey()
+    *_, line = blocks("The dead stream of a group", "", page("runbook/consumers.md"))
+    [event] = await sent(db, 1)
+    async with Redis.from_url(server.url, decode_responses=True) as admin:
+        await admin.xgroup_create(STREAM, GROUP, "0", mkstream=True)
+        ids = [await put_away(admin, each) for each in (event, "none")]
+        await admin.execute_command(*line.split())  # type: ignore[no-untyped-call]
+        url = server.url.replace("redis://", "redis://operator:secret@")
+        for words in (
+            [],
+            ["dead", GROUP],
+            ["dead", GROUP, ids[0]],
+            ["retry", GROUP, ids[0]],
+            ["discard", GROUP, "--all", "--yes"],
+            ["destroy", GROUP, "--yes"],
+        ):
+            code, _, err = await heard("groups", *words, REDIS_URL=url)
+            assert code == 0, (words, err)
+        assert [entry for entry in await admin.acl_log() if entry["username"] == "operator"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--json", "dead", GROUP], "Write the options behind 'dead'"),
+        (["retry", GROUP], "Choose the entries in one way"),
+        (["retry", GROUP, "1-1", "--all"], "Choose the entries in one way"),
+        (["dead", GROUP, "47"], "'47' is no id of an entry"),
+        (["dead", GROUP, "--payload"], "--payload is shown with --json, or for one entry"),
+        (["retry", GROUP, "--all"], "give --yes"),
+    ],
+)
+async def test_wrong_usage(arguments: list[str], words: str, heard: HearCommand):
+    code, _, err = await heard("groups", *arguments)
+    assert (code, words in err) == (2, True)
