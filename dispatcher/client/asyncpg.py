@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from dispatcher.client.event import Event, NoTransaction, many_events, one_event
+from dispatcher.client.event import Event, NoTransaction, handled, many_events, one_event
 from dispatcher.client.statements import OnDuplicate, numbered, wrong
 from dispatcher.infra import sqlfiles
 
@@ -63,7 +63,7 @@ async def first_time(connection: Connection, consumer: str, event_id: uuid.UUID)
     """As dispatcher.client.inbox.first_time: whether this consumer has not handled the event; remembers it."""
     _require_transaction(connection, "first_time")
     sql, names = numbered("first_time")
-    parameters = {"consumer": consumer, "event_id": str(event_id)}
+    parameters = handled(consumer, event_id)
     return await connection.fetchval(sql, *(parameters[name] for name in names)) is not None
 
 

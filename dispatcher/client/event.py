@@ -38,6 +38,9 @@ class Event:
 
     `encode`: a function of yours that makes JSON text of the payload, such as `orjson.dumps`.
 
+    Its names, ids and time are checked when it is made, payload and headers when it is added, before the INSERT: what
+    Postgres would refuse costs no transaction.
+
     `event_id` is the event's identity: give your own if the same event may be added twice, and the second is refused.
     `next_run_at` in the future delays it; it must have a time zone. Neither payload nor headers are in its repr.
     """
@@ -46,55 +49,77 @@ class Event:
     aggregate_id: str | int | uuid.UUID
     payload: Any = field(repr=False)
     aggregate_type: str = "message"
-    headers: Mapping[str, str] | None = field(default=None, repr=False)
+    headers: Mapping[str, Any] | None = field(default=None, repr=False)
     next_run_at: datetime | None = None
     event_id: uuid.UUID = field(default_factory=uuid.uuid4)
     message_id: uuid.UUID = field(default_factory=uuid.uuid4)
     encode: Encode | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Raises TypeError, which names the field: its text would be published, such as 'None' for an id."""
+        """Raises TypeError, which names the field: its text would be published, such as 'None' for an id.
+
+        Raises ValueError for a value that the outbox does not take.
+        """
         for name, kinds in _KINDS.items():
             value = getattr(self, name)
             if not isinstance(value, kinds) or isinstance(value, bool):
                 hint = _NOT_YET if name == "aggregate_id" and value is None else ""
                 wanted = " or ".join("None" if kind is NoneType else kind.__name__ for kind in kinds)
                 raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}{hint}")
+        for name in ("event_type", "aggregate_type", "aggregate_id"):
+            _check_name(name, _text(getattr(self, name)))
+        for name in ("event_id", "message_id"):
+            uuid_of(name, getattr(self, name))
+        if self.next_run_at is not None and self.next_run_at.utcoffset() is None:
+            raise ValueError("next_run_at has no time zone: give one, such as datetime.now(UTC) + timedelta(hours=1)")
 
     def parameters(self) -> dict[str, str | datetime | None]:
         """The parameters of sql/client/add_event.sql. Raises ValueError, which quotes no payload."""
-        moment, headers = self.next_run_at, with_current_span(self.headers)
-        if moment is not None and moment.utcoffset() is None:
-            raise ValueError("next_run_at has no time zone: give one, such as datetime.now(UTC) + timedelta(hours=1)")
+        headers = with_current_span(self.headers)
         return {
-            "event_id": _uuid("event_id", self.event_id),
-            "message_id": _uuid("message_id", self.message_id),
-            "event_type": _named("event_type", self.event_type),
-            "aggregate_type": _named("aggregate_type", self.aggregate_type),
-            "aggregate_id": _named("aggregate_id", self.aggregate_id),
+            "event_id": uuid_of("event_id", self.event_id),
+            "message_id": uuid_of("message_id", self.message_id),
+            "event_type": _text(self.event_type),
+            "aggregate_type": _text(self.aggregate_type),
+            "aggregate_id": _text(self.aggregate_id),
             "payload": encode("payload", self.payload, self.encode),
             "headers": None if headers is None else encode("headers", dict(headers)),
-            "next_run_at": moment,
+            "next_run_at": self.next_run_at,
         }
 
 
-def _named(name: str, given: str | int | uuid.UUID) -> str:
+def _text(given: str | int | uuid.UUID) -> str:
     # The text itself, also of a member of an Enum, of which str() makes 'Color.RED'.
-    value = str.__str__(given) if isinstance(given, str) else str(given)
+    return str.__str__(given) if isinstance(given, str) else str(given)
+
+
+def _check_name(name: str, value: str) -> None:
     if not value or "\0" in value:
         raise ValueError(f"{name} must be text that is not empty and holds no NUL")
     if not value.isascii() and value.encode(errors="replace").decode() != value:
         raise ValueError(f"{name} holds text that is not valid Unicode")
     if len(value) > MOST_NAME_CHARS:
         raise ValueError(f"{name} is longer than {MOST_NAME_CHARS} characters: such an event would be dead at once")
-    return value
 
 
-def _uuid(name: str, given: uuid.UUID | str) -> str:
+def uuid_of(name: str, given: uuid.UUID | str) -> str:
+    """The text of a UUID. Raises TypeError or ValueError, before a server would refuse it."""
+    if not isinstance(given, uuid.UUID | str):
+        raise TypeError(f"{name} must be a UUID, not {type(given).__name__}")
     try:
         return str(given if isinstance(given, uuid.UUID) else uuid.UUID(given))
     except ValueError:
-        raise ValueError(f"{name} is no UUID") from None
+        pass
+    raise ValueError(f"{name} must be a UUID, and this text is none")  # outside the except: its cause quotes the text
+
+
+def handled(consumer: str, event_id: uuid.UUID) -> dict[str, str]:
+    """The parameters of sql/client/first_time.sql. Raises TypeError or ValueError."""
+    if not isinstance(consumer, str):
+        raise TypeError(f"consumer must be the name of a consumer, not {type(consumer).__name__}")
+    if "\0" in consumer:
+        raise ValueError("consumer must hold no NUL")
+    return {"consumer": consumer, "event_id": uuid_of("event_id", event_id)}
 
 
 MOST_AT_ONCE = 32 * 1024 * 1024  # characters of one statement: a jsonb array holds at most 256 MiB
@@ -141,6 +166,6 @@ def many_events(events: Sequence[Event], in_order: bool) -> tuple[str, list[dict
     if not in_order:
         return "add_events", [{"events": array} for array in arrays]
     names = ("aggregate_type", "aggregate_id")
-    aggregates = {tuple(_named(name, getattr(each, name)) for name in names) for each in events}
+    aggregates = {tuple(_text(getattr(each, name)) for name in names) for each in events}
     locks = [json.dumps(sorted(aggregates)), *["[]"] * len(arrays)]
     return "add_events_in_order", [{"events": array, "locks": lock} for array, lock in zip(arrays, locks, strict=False)]

@@ -8,6 +8,7 @@ from dataclasses import InitVar, dataclass, field
 from datetime import timedelta
 
 from dispatcher.core import dead_stream
+from dispatcher.core.durations import no_timedelta
 
 SHARDS = tuple(2**power for power in range(9))
 
@@ -35,7 +36,7 @@ def duration(name: str, given: object, old: int | None) -> timedelta:
         )
         given = timedelta(milliseconds=old)
     if not isinstance(given, timedelta):
-        raise TypeError(f"{name} must be a timedelta, not {type(given).__name__}: {name}=timedelta(seconds=1)")
+        raise TypeError(no_timedelta(name, given))
     if given < timedelta(milliseconds=1):
         raise ValueError(f"{name} must be a millisecond or more")
     return given

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
+from dispatcher.client.event import handled
 from dispatcher.client.outbox import require, require_transaction, require_transaction_async
 from dispatcher.infra import sqlfiles
 
@@ -21,6 +22,7 @@ def create_table(connection: psycopg.Connection[Any]) -> None:
 
     Where it is there, this takes no lock and needs no right, so every process may call it at its start.
     """
+    require(connection, "create_table", asynchronous=False)
     with connection.transaction(), _cursor(connection) as cursor:
         cursor.execute("SELECT to_regclass('handled_event') IS NOT NULL")
         if cursor.fetchone() != (True,):
@@ -29,6 +31,7 @@ def create_table(connection: psycopg.Connection[Any]) -> None:
 
 async def create_table_async(connection: psycopg.AsyncConnection[Any]) -> None:
     """The same on an AsyncConnection."""
+    require(connection, "create_table", asynchronous=True)
     async with connection.transaction(), psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
         await cursor.execute("SELECT to_regclass('handled_event') IS NOT NULL")
         if await cursor.fetchone() != (True,):
@@ -43,7 +46,7 @@ def first_time(connection: psycopg.Connection[Any], consumer: str, event_id: uui
     require(connection, "first_time", asynchronous=False)
     require_transaction(connection)
     with _cursor(connection) as cursor:
-        cursor.execute(sqlfiles.client("first_time"), _key(consumer, event_id))
+        cursor.execute(sqlfiles.client("first_time"), handled(consumer, event_id))
         return cursor.fetchone() is not None
 
 
@@ -52,7 +55,7 @@ async def first_time_async(connection: psycopg.AsyncConnection[Any], consumer: s
     require(connection, "first_time", asynchronous=True)
     await require_transaction_async(connection)
     async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
-        await cursor.execute(sqlfiles.client("first_time"), _key(consumer, event_id))
+        await cursor.execute(sqlfiles.client("first_time"), handled(consumer, event_id))
         return await cursor.fetchone() is not None
 
 
@@ -62,6 +65,7 @@ def forget(connection: psycopg.Connection[Any], older_than: timedelta, limit: in
     A forgotten event that is delivered again is done again: keep them longer than the stream, the outbox and its
     dead-letter queue keep an event (30 days, with the defaults).
     """
+    require(connection, "forget", asynchronous=False)
     with _cursor(connection) as cursor:
         cursor.execute(sqlfiles.client("forget"), {"older_than": older_than, "limit": limit})
         [deleted] = cursor.fetchone() or (0,)
@@ -70,6 +74,7 @@ def forget(connection: psycopg.Connection[Any], older_than: timedelta, limit: in
 
 async def forget_async(connection: psycopg.AsyncConnection[Any], older_than: timedelta, limit: int = 10_000) -> int:
     """The same on an AsyncConnection."""
+    require(connection, "forget", asynchronous=True)
     async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
         await cursor.execute(sqlfiles.client("forget"), {"older_than": older_than, "limit": limit})
         [deleted] = await cursor.fetchone() or (0,)
@@ -79,7 +84,3 @@ async def forget_async(connection: psycopg.AsyncConnection[Any], older_than: tim
 def _cursor(connection: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
     """A plain cursor, whatever the connection's own makes of rows."""
     return psycopg.Cursor(connection, row_factory=tuple_row)
-
-
-def _key(consumer: str, event_id: uuid.UUID) -> dict[str, str]:
-    return {"consumer": consumer, "event_id": str(event_id)}

@@ -92,7 +92,8 @@ def require(connection: Any, name: str, *, asynchronous: bool) -> None:
     psycopg: Any = sys.modules.get("psycopg")
     kind = psycopg and (psycopg.AsyncConnection if asynchronous else psycopg.Connection)
     if kind is None or not isinstance(connection, kind):
-        raise wrong(name, connection, "a psycopg.AsyncConnection" if asynchronous else "a psycopg.Connection")
+        wanted = "a psycopg.AsyncConnection" if asynchronous else "a psycopg.Connection"
+        raise wrong(name, connection, wanted, called=f"{name}_async" if asynchronous else name)
 
 
 def cursor(connection: Any) -> Any:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from dispatcher.client.arguments import require_handler
+from dispatcher.core.durations import no_timedelta
 
 REMEMBERED = 1_000  # at most so many event types; then all are looked up again
 
@@ -68,5 +69,5 @@ class Routes:
 def seconds_of(timeout: object) -> float | None:
     """A limit in seconds. Raises TypeError for a number, of which nobody knows the unit."""
     if not isinstance(timeout, timedelta | None):
-        raise TypeError(f"timeout must be a timedelta, not {type(timeout).__name__}: timedelta(seconds=5)")
+        raise TypeError(no_timedelta("timeout", timeout))
     return timeout.total_seconds() if isinstance(timeout, timedelta) else None

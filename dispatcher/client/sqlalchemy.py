@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from dispatcher.client.event import Event, NoTransaction, many_events, one_event
+from dispatcher.client.event import Event, NoTransaction, handled, many_events, one_event
 from dispatcher.client.statements import OnDuplicate, named, wrong
 from dispatcher.infra import sqlfiles
 
@@ -107,8 +107,7 @@ async def create_table_async(session: AnyAsyncSession, *, bind: Bind | None = No
 def first_time(session: AnySession, consumer: str, event_id: uuid.UUID, *, bind: Bind | None = None) -> bool:
     """As dispatcher.client.inbox.first_time: whether this consumer has not handled the event; remembers it."""
     connection = _in_transaction(session, "first_time", bind)
-    parameters = {"consumer": consumer, "event_id": str(event_id)}
-    return connection.execute(statement("first_time"), parameters).first() is not None
+    return connection.execute(statement("first_time"), handled(consumer, event_id)).first() is not None
 
 
 async def first_time_async(
@@ -147,7 +146,7 @@ def _one(session: AnyAsyncSession, name: str) -> AsyncSession | AsyncConnection:
     if isinstance(session, async_scoped_session):
         return session()
     if not isinstance(session, AsyncSession | AsyncConnection):
-        raise wrong(name, session, "an AsyncSession or AsyncConnection of SQLAlchemy")
+        raise wrong(name, session, "an AsyncSession or AsyncConnection of SQLAlchemy", called=f"{name}_async")
     return session
 
 
@@ -160,9 +159,7 @@ def _connection(session: Any, name: str, bind: Bind | None) -> sa.Connection:
         engine = bind.sync_engine if isinstance(bind, AsyncEngine) else bind
         return session.connection(bind_arguments={"bind": engine}) if engine is not None else session.connection()
     except sa.exc.UnboundExecutionError:
-        raise TypeError(
-            f"{name}: this session has several engines: name that of the outbox, {name}(session, ..., bind=engine)"
-        ) from None
+        raise TypeError("this session has several engines: name that of the outbox, with bind=engine") from None
 
 
 def _in_transaction(session: Any, name: str, bind: Bind | None) -> sa.Connection:

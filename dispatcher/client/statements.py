@@ -48,11 +48,14 @@ _INSTEAD = {
 _NO_TRANSACTION = {"Engine", "AsyncEngine", "sessionmaker", "async_sessionmaker", "Pool", "ConnectionPool"}
 
 
-def wrong(name: str, given: object, wanted: str) -> TypeError:
-    """The error for a connection of another kind: what it is, what is wanted, and which function takes it."""
+def wrong(name: str, given: object, wanted: str, *, called: str = "") -> TypeError:
+    """The error for a connection of another kind: what it is, what is wanted, and which function takes it.
+
+    `called`: the function, if its name is not `name`.
+    """
     kind = type(given)
     root = next((root for each in kind.__mro__ if (root := each.__module__.partition(".")[0]) in _INSTEAD), "")
     hint = f"; {_INSTEAD[root].format(name=name)}" if root else ""
     if kind.__name__ in _NO_TRANSACTION:
         hint = "; it is no transaction: open one, and give what it gives you"
-    return TypeError(f"{name}: this is a {kind.__module__}.{kind.__name__}, not {wanted}{hint}")
+    return TypeError(f"{called or name}: this is a {kind.__module__}.{kind.__name__}, not {wanted}{hint}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from dispatcher.core.durations import no_timedelta
 from dispatcher.handlers import outages as known
 
 Handler = Callable[..., Any]
@@ -56,7 +57,7 @@ def handler(
 
 def _limits(timeout: object, attempts: int | None) -> Limits:
     if not isinstance(timeout, timedelta | None):
-        raise ValueError(f"timeout must be a timedelta, not {type(timeout).__name__}: timedelta(seconds=5)")
+        raise ValueError(no_timedelta("timeout", timeout))
     if timeout is not None and timeout <= timedelta(0):
         raise ValueError("timeout must be more than nothing")
     if attempts is not None and attempts < 1:

@@ -5,11 +5,13 @@ import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import psycopg
 import pytest
 import sqlalchemy as sa
+from anyio import to_thread
 from django.db import transaction
 from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -139,6 +141,44 @@ async def test_the_same_on_the_loop(url: str) -> None:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         with pytest.raises(NoTransaction):
             await first_time_async(connection, "billing", EVENT)
+
+
+async def test_what_no_event_can_be_is_refused_before_the_database_sees_it(url: str, django_alias: str) -> None:
+    """An error of the server would spoil the transaction, and each driver has another one."""
+    text = "secret"
+    source = create_async_engine(url.replace("postgresql:", "postgresql+asyncpg:", 1), poolclass=NullPool)
+    raw = await asyncpg.connect(url)
+
+    def in_django(consumer: Any, event_id: Any) -> bool:
+        with transaction.atomic(using=django_alias):
+            return django.first_time(consumer, event_id, using=django_alias)
+
+    with psycopg.connect(url) as blocking:
+        async with (
+            await psycopg.AsyncConnection.connect(url) as turning,
+            AsyncSession(source) as session,
+            raw.transaction(),
+        ):
+            asked: list[Callable[[Any, Any], Any]] = [
+                lambda *arguments: first_time(blocking, *arguments),
+                lambda *arguments: first_time_async(turning, *arguments),
+                lambda *arguments: of_asyncpg.first_time(raw, *arguments),
+                lambda *arguments: sqlalchemy.first_time_async(session, *arguments),
+                lambda *arguments: to_thread.run_sync(in_django, *arguments),
+            ]
+            for ask in asked:
+                for consumer, event, error, words in (
+                    ("c", text, ValueError, "event_id must be a UUID"),
+                    ("c", 1, TypeError, "event_id must be a UUID, not int"),
+                    ("c\0", EVENT, ValueError, "consumer must hold no NUL"),
+                    (None, EVENT, TypeError, "consumer must be the name of a consumer"),
+                ):
+                    with pytest.raises(error, match=words) as refused:
+                        await ask(consumer, event)
+                    assert (text in str(refused.value), refused.value.__cause__) == (False, None)
+            assert first_time(blocking, "c", EVENT), "its transaction goes on"
+            assert await of_asyncpg.first_time(raw, "other", str(EVENT))  # type: ignore[arg-type]
+    await raw.close()
 
 
 @pytest.mark.promise("once")

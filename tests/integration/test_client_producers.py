@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import partial
@@ -35,6 +35,7 @@ from dispatcher.client import (
     add_events,
     add_events_async,
     django,
+    inbox,
     sqlalchemy,
 )
 from dispatcher.client import asyncpg as with_asyncpg_alone
@@ -459,13 +460,24 @@ async def test_the_wrong_connection_is_told_which_is_right(database_url: str, db
     source = create_async_engine(database_url.replace("postgresql://", "postgresql+asyncpg://", 1), poolclass=NullPool)
     raw = await asyncpg.connect(database_url)
     async with AsyncSession(source) as session:
-        assert "dispatcher.client.sqlalchemy has add_event for a Session" in await refused(
-            add_event_async, session, SHORT
-        )
+        said = await refused(add_event_async, session, SHORT)
+        assert said.startswith("add_event_async: this is a sqlalchemy.ext.asyncio.session.AsyncSession")
+        assert "dispatcher.client.sqlalchemy has add_event for a Session" in said
+        asked: list[tuple[Callable[..., Any], tuple[object, ...]]] = [
+            (inbox.create_table, ()),
+            (inbox.create_table_async, ()),
+            (inbox.first_time_async, ("a", SHORT.event_id)),
+            (inbox.forget, (timedelta(0),)),
+            (inbox.forget_async, (timedelta(0),)),
+        ]
+        for function, arguments in asked:
+            assert (await refused(function, session, *arguments)).startswith(f"{function.__name__}: this is a sqlalch")
     assert "and add_event_async for an AsyncConnection" in await refused(add_event, db, SHORT)
     assert "dispatcher.client.asyncpg has add_event for" in await refused(add_event_async, raw, SHORT)
     assert "it is no transaction: open one" in await refused(sqlalchemy.add_event, there, SHORT)
-    assert "dispatcher.client has add_event(connection" in await refused(sqlalchemy.add_event_async, db, SHORT)
+    said = await refused(sqlalchemy.add_event_async, db, SHORT)
+    assert said.startswith("add_event_async: this is a psycopg")
+    assert "dispatcher.client has add_event(connection" in said
     assert "dispatcher.client has add_events(connection" in await refused(with_asyncpg_alone.add_events, db, [SHORT])
     assert "not an Event, which comes first here" in await refused(django.add_event, db, SHORT)
     assert "name that of the outbox" in await refused(sqlalchemy.add_event, Session(), SHORT)

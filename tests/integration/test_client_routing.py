@@ -226,7 +226,7 @@ def test_what_cannot_be_is_refused(redis_url: str) -> None:
     with pytest.raises(TypeError, match="is a coroutine function"):
         consumer.on("a")(there)
     turning = AsyncConsumer(aio.Redis.from_url(redis_url), group())
-    with pytest.raises(TypeError, match="timeout must be a timedelta, not int"):
+    with pytest.raises(TypeError, match=r"timeout must be a timedelta, not int: timeout=timedelta\(seconds=5\)"):
         turning.on("a", timeout=5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="timeout must be more than nothing"):
         turning.on("a", timeout=timedelta(0))(there)

@@ -230,7 +230,7 @@ async def test_a_handler_has_limits_of_its_own(
         await running.tap.add_up(Settled, dead=1)
     row = await row_of(db, "slow")
     assert (row["attempts"], row["last_error"]) == (1, "TimeoutError: the handler did not end within 0.05 s")
-    with pytest.raises(ValueError, match="timeout must be a timedelta, not int"):
+    with pytest.raises(ValueError, match=r"timeout must be a timedelta, not int: timeout=timedelta\(seconds=5\)"):
         register("slower", timeout=5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="attempts must be 1 or more"):
         register("slower", attempts=0)

@@ -1,8 +1,9 @@
 """What dispatcher.client promises without a server: nothing heavy is imported, nothing private is shown."""
 
+import json
 import subprocess
 import sys
-from datetime import date
+from datetime import date, datetime
 from enum import Enum, IntEnum
 from typing import Any
 from uuid import UUID
@@ -63,11 +64,31 @@ def test_an_id_is_written_as_its_text(given: Any, written: str) -> None:
     assert Event(event_type="a", aggregate_id=given, payload=1).parameters()["aggregate_id"] == written
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("event_id", "1"), ("aggregate_id", "\ud800"), ("event_type", "\udfff")])
-def test_what_no_server_would_take_is_refused_before(name: str, wrong: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("event_id", "secret"),
+        ("message_id", "secret"),
+        ("aggregate_id", "\ud800"),
+        ("event_type", "\udfff"),
+        ("event_type", ""),
+        ("aggregate_type", "a\0"),
+        ("aggregate_id", "a" * 1_000_000),
+        ("next_run_at", datetime(2099, 1, 1)),
+    ],
+)
+def test_what_no_server_would_take_is_refused_when_it_is_made(name: str, wrong: object) -> None:
     fields: dict[str, Any] = {"event_type": "a", "aggregate_id": "b", "payload": {}} | {name: wrong}
-    with pytest.raises(ValueError, match=name):
-        Event(**fields).parameters()
+    with pytest.raises(ValueError, match=name) as refused:
+        Event(**fields)
+    assert "secret" not in str(refused.value)
+    assert refused.value.__context__ is None
+
+
+def test_headers_are_what_a_consumer_reads() -> None:
+    """Any JSON, as Received.headers and those of a handler's event are typed."""
+    event = Event(event_type="a", aggregate_id="b", payload={}, headers={"a": 1, "b": ["c"]})
+    assert json.loads(str(event.parameters()["headers"])) == {"a": 1, "b": ["c"]}
 
 
 def test_importing_the_client_loads_nothing_of_the_server() -> None:

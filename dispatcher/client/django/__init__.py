@@ -14,7 +14,7 @@ from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from dispatcher.client.event import Event, NoTransaction, many_events, one_event
+from dispatcher.client.event import Event, NoTransaction, handled, many_events, one_event
 from dispatcher.client.statements import OnDuplicate, statement, wrong
 from dispatcher.infra import sqlfiles
 
@@ -70,7 +70,7 @@ def create_table(using: str = DEFAULT_DB_ALIAS) -> None:
 def first_time(consumer: str, event_id: uuid.UUID, using: str = DEFAULT_DB_ALIAS) -> bool:
     """As dispatcher.client.inbox.first_time: whether this consumer has not handled the event; remembers it."""
     with _in_transaction(using) as cursor:
-        cursor.execute(statement("first_time"), {"consumer": consumer, "event_id": str(event_id)})
+        cursor.execute(statement("first_time"), handled(consumer, event_id))
         return cursor.fetchone() is not None
 
 
