@@ -20,6 +20,7 @@ from dispatcher.commands.options import (
     target,
 )
 from dispatcher.core.finding import Finding
+from dispatcher.core.runbook import address, page_of
 from dispatcher.infra.postgres.pooler import PoolerTrial
 from dispatcher.ops.doctor import Examination, examine
 from dispatcher.ops.doctor.guarantees import Held, judge
@@ -77,7 +78,7 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
     if as_json:
         answer = {
             "bad": bad,
-            "findings": [asdict(finding) for finding in findings],
+            "findings": [asdict(each) | {"page": _page(each), "runbook": address(_page(each))} for each in findings],
             "guarantees": [asdict(each) for each in held],
         }
         click.echo(json.dumps(answer))
@@ -86,13 +87,24 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
     return 1 if bad or (strict and any(finding.level != "ok" for finding in findings)) else 0
 
 
+def _page(finding: Finding) -> str | None:
+    """Of the runbook, where there is something to do."""
+    return page_of(finding.check) if finding.remedy else None
+
+
+def _to_do(finding: Finding) -> str:
+    if (page := _page(finding)) is None:
+        return finding.remedy or ""
+    return f"{(finding.remedy or '').rstrip('.')}. Runbook: {page}."
+
+
 def show(findings: list[Finding], held: list[Held], console: Console) -> None:
     """Tables on a terminal, plain lines elsewhere; then a line with the counts of the findings."""
     if console.is_terminal:
         table = Table("", "check", "found", "what to do", box=None, padding=(0, 1, 1, 0))
         for each in findings:
             # Names of roles, groups and keys are no markup.
-            table.add_row(Text(each.level, STYLES[each.level]), *map(Text, (each.check, each.found, each.remedy or "")))
+            table.add_row(Text(each.level, STYLES[each.level]), *map(Text, (each.check, each.found, _to_do(each))))
         console.print(table)
         table = Table("holds here", "guarantee", "because of", box=None, padding=(0, 1, 0, 0))
         for promise in held:
@@ -102,7 +114,7 @@ def show(findings: list[Finding], held: list[Held], console: Console) -> None:
         for each in findings:
             click.echo(f"{each.level}: {each.check}: {each.found}")
             if each.remedy:
-                click.echo(f"    {each.remedy}")
+                click.echo(f"    {_to_do(each)}")
         for promise in held:
             because = f" (because of: {', '.join(promise.because)})" if promise.because else ""
             click.echo(f"holds here: {promise.holds}: {promise.says}{because}")

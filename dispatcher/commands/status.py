@@ -19,6 +19,7 @@ from dispatcher.commands.tables import ago, plain, show_facts, span
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.core.layout import Layout
+from dispatcher.core.runbook import address
 from dispatcher.core.timestamps import iso, iso_of
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo, summed
@@ -114,7 +115,10 @@ def as_text(found: Status) -> str:
                 past |= {name: iso_of(past[name]) for name in ("since", "until")}
         outbox["words"] = outbox["acknowledgements"]  # its older name, for scripts that read it
     said = findings(found)
-    needs, notes = ([asdict(each) for each in said if (each.level == "note") is quiet] for quiet in (False, True))
+    needs, notes = (
+        [asdict(each) | {"runbook": address(each.page)} for each in said if (each.level == "note") is quiet]
+        for quiet in (False, True)
+    )
     parts = {
         "attention": needs,
         "notes": notes,

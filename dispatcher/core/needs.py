@@ -13,6 +13,7 @@ from typing import Literal
 from dispatcher.core.counted import counted
 from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.core.process_state import DeadGroups, Doorbell, HeldCount, PastTrouble, RetryCount
+from dispatcher.core.runbook import PAGES
 from dispatcher.core.troubles import HELD_S, VERY_HELD_S, Severity
 
 LEVELS: tuple[Severity, ...] = ("fine", "note", "warn", "bad")
@@ -50,37 +51,6 @@ class Need:
     page: str | None = None
 
 
-# Each kind, the cause before what comes of it, with its page of the runbook.
-PAGES: dict[str, str | None] = {
-    "copy": "copies",
-    "database": "postgres-away",
-    "redis": "breaker-open",
-    "unreachable": "nothing-goes-out",
-    "refused": "nothing-goes-out",
-    "layout": "nothing-goes-out",
-    "nobody": "down",
-    "disabled": "start-and-stop",
-    "paused": "paused",
-    "backpressure": "backpressure",
-    "slots": "slots-without-owner",
-    "held": "held-aggregates",
-    "retrying": "high-retries",
-    "catching-up": "backlog-grows",
-    "late": "backlog-grows",
-    "slow": "end-to-end-latency-high",
-    "buried": "dead-letters",
-    "dead": "dead-letters",
-    "unread": "group-not-read",
-    "stopping": None,
-    "listener": "listener-deaf",
-    "doorbell": "listener-deaf",
-    "session": "connections",
-    "stale": "gauges-stale",
-    "errors": "high-error-rate",
-    "audit": "loss-unnoticed",
-    "starting": None,
-    "over": None,
-}
 _PLACES = {kind: place for place, kind in enumerate(PAGES)}
 # With one of these events have to wait: that they do is no finding of its own.
 STOPPED = frozenset(

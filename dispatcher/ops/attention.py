@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from dispatcher.core import needs
 from dispatcher.core.condition import STOPS, Condition, is_exempt
-from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, PAGES, Need
+from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, Need
+from dispatcher.core.runbook import PAGES
 from dispatcher.core.timestamps import iso_of, seconds_of
 from dispatcher.core.troubles import TROUBLES, Severity, remedy
 from dispatcher.ops.status import OutboxStatus, Status

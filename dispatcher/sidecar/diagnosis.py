@@ -8,9 +8,10 @@ from math import inf
 
 from dispatcher.core import needs
 from dispatcher.core.counted import counted
-from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, PAGES, Need
+from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, Need
 from dispatcher.core.pacing import GO_ON_BELOW
 from dispatcher.core.process_state import ProcessState, Sample, Trouble
+from dispatcher.core.runbook import PAGES
 from dispatcher.core.troubles import TROUBLES, remedy, words
 from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, RecentWindow, caught_up
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from dispatcher import __version__
 from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, VERY_LATE_S, level_of
 from dispatcher.core.process_state import ProcessState, StreamSample, Trouble
+from dispatcher.core.runbook import BASE
 from dispatcher.core.troubles import TROUBLES
 from dispatcher.sidecar.diagnosis import diagnose
 from dispatcher.sidecar.errors import Refusal
@@ -86,6 +87,7 @@ class Overview:
             "now": now,
             "level": level_of(findings),
             "findings": [asdict(finding) for finding in findings],
+            "runbook": BASE,
             **asdict(self._place),
             "names": reading.names,
             "processes": reading.processes,
@@ -166,6 +168,9 @@ def _levels(reading: ProcessState, lately: RecentWindow, silent_s: float | None,
 def _states(reading: ProcessState) -> list[dict[str, Any]]:
     """The states that are fine or not, each with its reason."""
     troubles: dict[str, Trouble] = {trouble.kind: trouble for trouble in reading.troubles}
+    if reading.sample is not None and reading.sample.doorbell != "installed":
+        silent = Trouble("listener", f"the trigger is {reading.sample.doorbell}", reading.sample.at)
+        troubles.setdefault("listener", silent)
     names = ("database", "redis", "listener", "backpressure", "audit", "paused", "layout", "slots", "disabled")
     return [
         {

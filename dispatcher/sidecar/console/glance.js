@@ -24,7 +24,7 @@ export function glance(seen) {
   byId("glance").dataset.level = first ? first.level : "fine";
   write(byId("headline"), first ? first.what : "All is well");
   write(byId("when"), first ? whenOf(first, seen) : calm(seen));
-  write(byId("todo"), first ? first.do : "");
+  coded(byId("todo"), first ? first.do : "");
   byId("todo").hidden = !first;
   refill(byId("steps"), first && [first.kind, first.link, first.page], () => (first ? steps(first) : []));
   refill(byId("others"), others.map((finding) => [finding.kind, finding.level, finding.link]), () => others.map((finding) => el("li", { "data-level": finding.level },
@@ -33,13 +33,18 @@ export function glance(seen) {
     const [what, lasts] = item.querySelectorAll("summary span");
     write(what, others[i].what);
     write(lasts, others[i].since ? ` · ${whenOf(others[i], seen)}` : "");
-    write(item.querySelector("p"), others[i].do);
+    coded(item.querySelector("p"), others[i].do);
   }
   const tab = first ? `${first.level === "bad" ? "✕" : "!"} ${first.what}` : "✓ Dispatcher";
   const named = seen.deployment ? `${tab} · ${seen.deployment}` : tab;
   if (document.title !== named) document.title = named;
   const words = `${WORDS[first ? first.level : "fine"]}. ${first ? first.what : "All is well"}`;
   if (words !== said) write(byId("say"), said = words); // said once, not at every look
+}
+
+/** A text with what stands between backticks as code. */
+function coded(node, text) {
+  refill(node, text, () => text.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part)));
 }
 
 /** What to press, and which page of the runbook to open. */
@@ -52,9 +57,10 @@ function steps(finding) {
   ].filter(Boolean);
 }
 
-/** Where the page of the runbook lies in the repository. */
+/** A page of the runbook: a link, once an answer said where the runbook is read. */
 export function runbook(page) {
-  return el("span", { class: "muted" }, "Runbook: ", el("code", {}, `docs/runbook/${page}.md`));
+  const name = el("code", {}, `docs/runbook/${page}.md`);
+  return el("span", { class: "muted" }, "Runbook: ", latest ? el("a", { href: `${latest.runbook}${page}.md`, target: "_blank", rel: "noopener noreferrer" }, name) : name);
 }
 
 async function resume() {
@@ -76,7 +82,7 @@ function whenOf({ kind, level, since: moment }, { now, dead_groups: groups }) {
 }
 
 export function since(moment, now) {
-  return moment ? `since ${at(moment)}, for ${lasting(Math.max(0, now - moment))}` : "in the last minute";
+  return moment ? `since ${at(moment)}, for ${lasting(Math.max(0, now - moment))}` : "";
 }
 
 function calm(seen) {

@@ -71,7 +71,7 @@ export class Held {
       el("div", { class: "buttons" },
         el("a", { class: "button", href: to("event", {}, one.event_id), "aria-label": `Show the event that holds ${name}` }, "Show"),
         el("button", { type: "button", disabled: one.state === "in_flight", "aria-label": `Skip … in ${name}`, click: work(SKIP) }, "Skip …"),
-        el("button", { type: "button", class: "main", disabled: one.state === "in_flight", "aria-label": `Retry … in ${name}`, click: work(RETRY_HELD) }, "Retry …")));
+        el("button", { type: "button", disabled: one.state === "in_flight", "aria-label": `Retry … in ${name}`, click: work(RETRY_HELD) }, "Retry …")));
   }
 
   async change(kind, one, name) {

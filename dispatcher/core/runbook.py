@@ -1,0 +1,92 @@
+"""The page of the runbook for each finding: of `status` and the console by its kind, of `doctor` by its check.
+
+Tests hold that each page is there, and that each kind and each check is here.
+"""
+
+BASE = "https://github.com/outbox-dispatcher/outbox-dispatcher/blob/main/docs/runbook/"
+
+# Each kind, the cause before what comes of it, with its page of the runbook.
+PAGES: dict[str, str | None] = {
+    "copy": "copies",
+    "database": "postgres-away",
+    "redis": "breaker-open",
+    "unreachable": "nothing-goes-out",
+    "refused": "nothing-goes-out",
+    "layout": "nothing-goes-out",
+    "nobody": "down",
+    "disabled": "start-and-stop",
+    "paused": "paused",
+    "backpressure": "backpressure",
+    "slots": "slots-without-owner",
+    "held": "held-aggregates",
+    "retrying": "high-retries",
+    "catching-up": "backlog-grows",
+    "late": "backlog-grows",
+    "slow": "end-to-end-latency-high",
+    "buried": "dead-letters",
+    "dead": "dead-letters",
+    "unread": "group-not-read",
+    "stopping": None,
+    "listener": "listener-deaf",
+    "doorbell": "listener-deaf",
+    "session": "connections",
+    "stale": "gauges-stale",
+    "errors": "high-error-rate",
+    "audit": "loss-unnoticed",
+    "starting": None,
+    "over": None,
+}
+# Each check of `doctor`. None: what to do is said in full.
+CHECKS: dict[str, str | None] = {
+    "autovacuum": "claims-are-slow",
+    "backlog": "backlog-grows",
+    "clocks": None,
+    "cluster-coverage": "shards-away",
+    "cluster-replicas": "shards-away",
+    "cluster-slots": "shards-away",
+    "cluster-spread": None,
+    "dead-events": "dead-letters",
+    "dead-rows": "claims-are-slow",
+    "dispatchers": "down",
+    "durability": "postgres-crashed",
+    "fsync": "postgres-crashed",
+    "groups": "group-lag-near-maxlen",
+    "held": "held-aggregates",
+    "home": "copies",
+    "indexes": "claims-are-slow",
+    "layout": "nothing-goes-out",
+    "listen": "listener-deaf",
+    "losses": "republished-after-loss",
+    "notify-queue": "notification-queue-filling",
+    "order": "slots-without-owner",
+    "pause": "paused",
+    "postgres": "postgres-away",
+    "primary": "postgres-away",
+    "redis": "breaker-open",
+    "redis-entries": "breaker-open",
+    "redis-identity": "loss-unnoticed",
+    "redis-memory": "breaker-open",
+    "redis-persistence": "republished-after-loss",
+    "redis-replicas": "republished-after-loss",
+    "redis-rights": "rights",
+    "retrying": "high-retries",
+    "rights": "rights",
+    "sequences": None,
+    "sessions": "connections",
+    "snapshot": "claims-are-slow",
+    "storage": "claims-are-slow",
+    "stream": "nothing-goes-out",
+    "tables": None,
+    "trigger": "listener-deaf",
+    "waits": "nothing-goes-out",
+}
+
+
+def page_of(check: str) -> str | None:
+    """Of a check of `doctor`; those that try a statement (`try-...`) fail for want of a right."""
+    return "rights" if check.startswith("try-") else CHECKS[check]
+
+
+def address(page: str | None) -> str | None:
+    """Where a page can be read."""
+    return page and f"{BASE}{page}.md"
