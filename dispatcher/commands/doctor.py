@@ -5,9 +5,6 @@ from dataclasses import asdict, replace
 
 import anyio
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from dispatcher.commands.options import (
     LAYOUT,
@@ -19,6 +16,7 @@ from dispatcher.commands.options import (
     stream_name,
     target,
 )
+from dispatcher.commands.tables import say
 from dispatcher.core.finding import Finding
 from dispatcher.core.runbook import address, page_of
 from dispatcher.infra.postgres.pooler import PoolerTrial
@@ -27,8 +25,8 @@ from dispatcher.ops.doctor.guarantees import Held, judge
 
 STATEMENT_S = 10.0
 WORST = ("bad", "warning", "unknown", "ok")  # the worst first: of forty lines it is the one to read
-STYLES = {"ok": "green", "warning": "yellow", "bad": "bold red", "unknown": "cyan"}
-HOLDS = {"yes": "green", "at a cost": "yellow", "no": "bold red", "not known": "cyan"}
+COLOURS = {"warning": "yellow", "bad": "red", "unknown": "cyan"}
+HOLDS = {"at a cost": "yellow", "no": "red", "not known": "cyan"}
 
 
 @click.command()
@@ -83,13 +81,14 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
         }
         click.echo(json.dumps(answer))
     else:
-        show(sorted(findings, key=lambda each: WORST.index(each.level)), held, Console())
+        show(sorted(findings, key=lambda each: WORST.index(each.level)), held)
     return 1 if bad or (strict and any(finding.level != "ok" for finding in findings)) else 0
 
 
 def _page(finding: Finding) -> str | None:
     """Of the runbook, where there is something to do."""
-    return page_of(finding.check) if finding.remedy else None
+    elsewhere = finding.remedy is None or finding.remedy.startswith("see ")  # another check
+    return None if elsewhere else page_of(finding.check)
 
 
 def _to_do(finding: Finding) -> str:
@@ -98,25 +97,14 @@ def _to_do(finding: Finding) -> str:
     return f"{(finding.remedy or '').rstrip('.')}. Runbook: {page}."
 
 
-def show(findings: list[Finding], held: list[Held], console: Console) -> None:
-    """Tables on a terminal, plain lines elsewhere; then a line with the counts of the findings."""
-    if console.is_terminal:
-        table = Table("", "check", "found", "what to do", box=None, padding=(0, 1, 1, 0))
-        for each in findings:
-            # Names of roles, groups and keys are no markup.
-            table.add_row(Text(each.level, STYLES[each.level]), *map(Text, (each.check, each.found, _to_do(each))))
-        console.print(table)
-        table = Table("holds here", "guarantee", "because of", box=None, padding=(0, 1, 0, 0))
-        for promise in held:
-            table.add_row(Text(promise.holds, HOLDS[promise.holds]), promise.says, ", ".join(promise.because))
-        console.print(table)
-    else:
-        for each in findings:
-            click.echo(f"{each.level}: {each.check}: {each.found}")
-            if each.remedy:
-                click.echo(f"    {_to_do(each)}")
-        for promise in held:
-            because = f" (because of: {', '.join(promise.because)})" if promise.because else ""
-            click.echo(f"holds here: {promise.holds}: {promise.says}{because}")
-    counts = {level: sum(each.level == level for each in findings) for level in STYLES}
+def show(findings: list[Finding], held: list[Held]) -> None:
+    """The worst first, a line each with what to do below it; then the guarantees; then the counts of the findings."""
+    for each in findings:
+        say(f"{each.level}: {each.check}: {each.found}", colour=COLOURS.get(each.level))
+        if each.remedy:
+            say(_to_do(each), indent="    ")
+    for promise in held:
+        because = f" (because of: {', '.join(promise.because)})" if promise.because else ""
+        say(f"holds here: {promise.holds}: {promise.says}{because}", colour=HOLDS.get(promise.holds))
+    counts = {level: sum(each.level == level for each in findings) for level in reversed(WORST)}
     click.echo(", ".join(f"{count} {level}" for level, count in counts.items() if count))

@@ -18,6 +18,7 @@ from dispatcher.commands.options import (
     target,
     yes,
 )
+from dispatcher.commands.tables import say
 from dispatcher.core.counted import counted
 from dispatcher.core.layout import Layout
 from dispatcher.core.timestamps import iso
@@ -50,7 +51,7 @@ def layout(context: click.Context, /, as_json: bool, **flags: str | None) -> int
         click.echo(as_text(ours, state, keys))
     else:
         for line in lines(ours, state, keys):
-            click.echo(line)
+            say(line)
     return 0 if state.is_of(ours) else 1
 
 
@@ -101,10 +102,10 @@ def set_layout(timeout: float, yes: bool, as_json: bool, **flags: str | None) ->
     if as_json:
         click.echo(as_text(wanted, state, keys))
     else:
-        click.echo(f"Set: {wanted}.")
+        say(f"Set: {wanted}.")
         for line in _former(state, keys):
-            click.echo(line)
-        click.echo("Dispatchers with other settings claim nothing from now on: restart them with these.")
+            say(line)
+        say("Dispatchers with other settings claim nothing from now on: restart them with these.")
     return 0
 
 

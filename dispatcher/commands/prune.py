@@ -10,6 +10,7 @@ import click
 
 from dispatcher.commands.duration import duration, seconds_of
 from dispatcher.commands.options import database, json_output, settings_from, target
+from dispatcher.commands.tables import say
 from dispatcher.core.counted import counted
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.prune import PruneSession
@@ -80,7 +81,7 @@ def prune(
     if dry_run or asks:
         rows, copies, held = anyio.run(_count, where, ages)
         if asks or not as_json:
-            click.echo(_too_old(rows, copies, ages) + _left(held), err=as_json)
+            say(_too_old(rows, copies, ages) + _left(held), err=as_json)
         if dry_run and as_json:
             click.echo(json.dumps(fields | {"settled_rows": rows, "dead_letter_copies": copies, "held_rows": held}))
         # No event loop runs while a person is asked, so that Ctrl-C ends it.
@@ -93,7 +94,7 @@ def prune(
             counts = {"settled_rows": run.rows, "dead_letter_copies": run.copies, "held_rows": run.held}
             click.echo(json.dumps(fields | counts))
         else:
-            click.echo(f"Deleted {_deleted(run)}{_left(run.held)}.")
+            say(f"Deleted {_deleted(run)}{_left(run.held)}.")
     return 0
 
 

@@ -10,6 +10,7 @@ import click
 from dispatcher.commands.duration import seconds_of
 from dispatcher.commands.options import database, json_output, require_terminal, settings_from, target, yes
 from dispatcher.commands.progress import rows_progress
+from dispatcher.commands.tables import say
 from dispatcher.core.counted import counted
 from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -94,9 +95,9 @@ def replay(
     where = target(settings_from(flags), STATEMENT_S)
     found = anyio.run(_find, where, selection)
     if not as_json or not (yes or dry_run):
-        click.echo(_summary(found), err=as_json)
+        say(_summary(found), err=as_json)
     for each in found.unsent:
-        click.echo(f"Not replayed: {each.event_id}: {each.why}", err=True)
+        say(f"Not replayed: {each.event_id}: {each.why}", err=True)
     if found.ids and not dry_run and not yes and not click.confirm("Publish them again?", err=as_json):
         click.echo("Nothing was replayed.", err=as_json)  # asked with no event loop running, so that Ctrl-C ends it
         return 1
@@ -106,7 +107,7 @@ def replay(
     elif run is not None:
         click.echo(f"Replayed {counted(run.replayed, 'row')}.")
         if run.skipped:
-            click.echo(f"Skipped {counted(run.skipped, 'row')}: somebody locked, replayed or deleted them meanwhile.")
+            say(f"Skipped {counted(run.skipped, 'row')}: somebody locked, replayed or deleted them meanwhile.")
     skipped = run is not None and run.skipped > 0 and bool(event_ids)
     return int(skipped or any(not each.coming for each in found.unsent))
 

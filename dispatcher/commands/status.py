@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dispatcher.commands.options import LAYOUT, database, layout_of, redis_url, settings_from, stream_name, target
-from dispatcher.commands.tables import ago, plain, show_facts, span
+from dispatcher.commands.tables import ago, plain, say, show_facts, span
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.core.layout import Layout
@@ -218,10 +218,9 @@ def show(found: Status, console: Console) -> None:
         when = "the latest died at" if each.kind == "dead" else "since"  # the first of them may be long ago
         since = f"; {when} {each.since} ({ago(each.since)})" if each.since else ""
         line = f"{each.level}: {plain(each.what)}{since}"
-        colour = COLOURS.get(each.level)
-        click.echo(click.style(line, fg=colour) if colour and console.is_terminal else line)
+        say(line, colour=COLOURS.get(each.level))
         page = f" Runbook: {each.page}." if each.page else ""
-        click.echo(f"    {each.do}{page}")
+        say(f"{each.do}{page}", indent="    ")
     lines = facts(found)
     if not console.is_terminal:
         show_facts(lines)

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from textwrap import fill
 
 import click
 from rich.cells import cell_len, set_cell_size
@@ -41,6 +42,18 @@ def show_facts(facts: Sequence[tuple[str, object]]) -> None:
     longest = max((len(name) for name, _ in facts), default=0) + 1
     for name, value in facts:
         click.echo(f"{name + ':':<{longest}} {plain(value)}".rstrip())
+
+
+def say(text: str, *, indent: str = "", colour: str | None = None, err: bool = False) -> None:
+    """One line; on a terminal in its colour, and wrapped by words to its width. Piped, a line stays one."""
+    terminal = (sys.stderr if err else sys.stdout).isatty()
+    if terminal:
+        width, deeper = shutil.get_terminal_size().columns, f"{indent}    "
+        text = fill(text, width, initial_indent=indent, subsequent_indent=deeper, break_long_words=False,
+                    break_on_hyphens=False)  # fmt: skip
+    else:
+        text = indent + text
+    click.echo(click.style(text, fg=colour) if colour and terminal else text, err=err)
 
 
 def plain(value: object) -> str:

@@ -57,9 +57,7 @@ def run(plan: Plan, screen: Screen) -> Result:
         settings = connected(database_url, redis_url, port)
         dispatcher = stack.enter_context(DispatcherProcess(settings, folder / "dispatcher.log"))
         dispatcher.wait_ready()
-        screen.step(
-            f"dispatcher ready (pid {dispatcher.pid}): http://127.0.0.1:{port}/ is its console, /metrics for Prometheus"
-        )
+        screen.step(f"dispatcher ready (pid {dispatcher.pid}): its console is http://127.0.0.1:{port}/")
         screen.step(f"sending {plan.rate:g} events/s for {plan.seconds:g} s, each in its own durable transaction")
         measured = measure(
             Load(database_url, plan.rate, plan.seconds, connections_for(plan.rate)),

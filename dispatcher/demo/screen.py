@@ -19,10 +19,10 @@ from dispatcher.demo.verdict import SLA_P95_MS, Verdict
 
 LINE_EVERY_S = 3.0
 NEXT = {
-    "demo --stay": "look at the console, and break Redis, Postgres or a dispatcher by a key",
-    "dev": "Postgres and Valkey that keep running, to build against",
-    "migrate": "the outbox in your own database (DATABASE_URL)",
-    "run": "relay it to your own Redis (REDIS_URL)",
+    "demo --stay": "the console, while you break things",
+    "dev": "Postgres and Valkey to build against",
+    "migrate": "the outbox in your DATABASE_URL",
+    "run": "relay it to your REDIS_URL",
 }
 
 
@@ -163,4 +163,4 @@ def show_result(console: Console, tally: Tally, sent: int, verdict: Verdict, rat
         console.print(Text(reason, style="red"))
     console.print("\nNext:")
     for command, what in NEXT.items():
-        console.print(f"  {program()} {command:20}{what}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  {program()} {command:13}{what}", highlight=False, markup=False, soft_wrap=True)

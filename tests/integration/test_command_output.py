@@ -9,6 +9,8 @@ import struct
 import subprocess
 import sys
 import termios
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from tests.support.dead_letters import bury
 from tests.support.rows import STREAM, insert_events
 
 WIDTH = 80
+UNKNOWN = "00000000-0000-0000-0000-000000000000"
 LONG = "redis: ERR this is an error of many words that no line of a terminal has room for " * 3
 HISTORY = (
     "INSERT INTO messaging.message_history (outbox_id, what, attempt, actor, error) VALUES (%s, 'failed', 1, %s, %s)"
@@ -87,7 +90,67 @@ async def test_json_has_the_shapes_of_the_api(filled, heard: HearCommand):
     assert {each["kind"] for each in found["attention"]} >= {"nobody", "dead"}
 
 
-def on_terminal(url: str, redis_url: str, *arguments: str) -> str:
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "commands.md"
+KINDS: dict[str, dict[str, Any]] = {
+    "text": {"type": "string"},
+    "count": {"type": "integer", "minimum": 0},
+    "number": {"type": "number"},
+    "yes or no": {"type": "boolean"},
+    "time": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$"},
+    "object": {"type": "object"},
+    "list": {"type": "array"},
+}
+
+
+def documented(heading: str) -> Draft202012Validator:
+    """The shape that a table of the page gives: `a.b` is a field of an object, `a[].b` one of each object in a list."""
+    page = PAGE.read_text(encoding="utf-8")
+    _, _, part = page.partition(f"\n### {heading}\n")
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", part.split("\n#")[0], re.MULTILINE)
+    assert rows, heading
+    root: dict[str, Any] = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+    for name, kind in rows:
+        where, words = root, kind.strip()
+        *outer, last = name.split(".")
+        for each in outer:
+            inner = where["properties"][each.removesuffix("[]")]
+            where = inner.setdefault("items", {"type": "object"}) if each.endswith("[]") else inner
+            for key, value in (("properties", {}), ("required", []), ("additionalProperties", False)):
+                where.setdefault(key, value)
+        schema = dict(KINDS[words.removesuffix(" or absent").removesuffix(" or null")])
+        if " or null" in words:
+            schema["type"] = [schema["type"], "null"]
+        where["properties"][last] = schema
+        if not words.endswith(" or absent"):
+            where["required"].append(last)
+    return Draft202012Validator(root)
+
+
+async def test_json_has_the_shapes_of_the_page(filled, heard: HearCommand, db):
+    """Of the commands that have no endpoint; a field that is new, gone or of another type fails here."""
+    await db.execute(
+        "UPDATE messaging.message_outbox SET status = 'sent', sent_at = now() WHERE id = %s", [filled["tried"]]
+    )
+    order = {"DISPATCH_ORDER": "aggregate", "DISPATCH_ORDER_ON_DEAD": "hold"}
+    for heading, *commands in (
+        ("pause and resume", "pause --reason x --timeout 0", "resume --timeout 0"),
+        ("replay", "replay --all --dry-run", f"replay --event-id {UNKNOWN} --yes", "replay --all --yes"),
+        ("prune", "prune --dry-run", "prune --only dlq --yes"),
+        ("layout", "layout"),
+        ("doctor", "doctor"),
+        ("status", "status"),
+    ):
+        for command in commands:
+            code, out, err = await heard(*command.split(), "--json", **order)
+            assert code in (0, 1), (command, err)
+            wrong = [
+                f"{list(error.path)}: {error.message[:300]}"
+                for error in documented(heading).iter_errors(json.loads(out))
+            ]
+            assert wrong == [], command
+
+
+def on_terminal(url: str, redis_url: str, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
     """What the command writes to a terminal of WIDTH columns, without colours."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, WIDTH, 0, 0))
@@ -107,7 +170,7 @@ def on_terminal(url: str, redis_url: str, *arguments: str) -> str:
     except OSError:  # the other end is closed
         pass
     os.close(ours)
-    assert process.wait(60) == 0, arguments
+    assert process.wait(60) in codes, arguments
     return re.sub(r"\x1b\[[0-9;]*m", "", written.decode()).replace("\r\n", "\n")
 
 
@@ -130,6 +193,25 @@ async def test_tables_fit_a_terminal_and_align_when_they_are_piped(
             for name in ("event type", "aggregate", "error"):
                 at = head.index(name)
                 assert (row[at - 1], row[at] != " ") == (" ", True), (command, name)
+
+
+WRAPPED = ("status", "doctor", "layout", "replay --all --dry-run", "prune --dry-run")
+
+
+async def test_sentences_wrap_by_words_on_a_terminal_and_are_one_line_each_when_piped(
+    filled, heard: HearCommand, database_url: str, redis_url: str
+):
+    for command in WRAPPED:
+        arguments = command.split()
+        ask = partial(on_terminal, database_url, redis_url, *arguments, codes=(0, 1))
+        shown = [line.rstrip() for line in (await to_thread.run_sync(ask)).splitlines()]
+        assert [line for line in shown if len(line) > WIDTH and " " in line.strip()] == [], command
+        _, piped, _ = await heard(*arguments)
+        if command in ("status", "doctor"):
+            [whole, *_] = [line for line in piped.splitlines() if line.startswith("bad: ")]
+            assert len(whole) > WIDTH, command  # what a script greps for is on one line
+            words = " ".join(each.strip() for each in shown)
+            assert whole[:200].split(" since ")[0] in words, command  # and no word is broken or lost
 
 
 def is_row(command: str, line: str) -> bool:

@@ -15,9 +15,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from redis.asyncio import Redis
-from rich.console import Console
 
-from dispatcher.commands.doctor import show
 from dispatcher.core.decide import Refused
 from dispatcher.core.finding import Finding, bad
 from dispatcher.core.layout import Layout
@@ -620,11 +618,3 @@ def test_of_several_findings_of_one_check_the_worst_counts() -> None:
     assert trimming.holds == "no"
     assert "groups" in trimming.because
     assert "redis" in trimming.because  # was not checked at all
-
-
-def test_a_terminal_gets_a_table_and_no_markup_of_strangers() -> None:
-    console = Console(force_terminal=True, width=120, record=True)
-    show([bad("groups", "group [red]g[/red] lags", "start its consumers")], [], console)
-    text = console.export_text()
-    assert "[red]g[/red]" in text
-    assert "start its consumers" in text
