@@ -21,7 +21,8 @@ def accept_copy(as_json: bool, **flags: str | None) -> int:
     now, and nothing else publishes its events. They go on within seconds; no restart is needed. Before they claim, they
     look the stream through, and what they find there is not published again.
 
-    For a copy to play with, rather delete what came along: an outbox without events is accepted by itself.
+    It asks nothing. For a copy to play with, rather delete what came along: an outbox without events is accepted by
+    itself.
     """
     where = target(settings_from(flags), 30.0)
     why = anyio.run(_accept, where)

@@ -92,7 +92,7 @@ def set_layout(timeout: float, yes: bool, as_json: bool, **flags: str | None) ->
         click.echo(as_text(wanted, state, keys) if as_json else f"It stands already: {wanted}.")
         return 0
     if not yes:
-        require_terminal()
+        require_terminal(dry_run=False)
         click.confirm(
             f"Events go to {state.layout or 'one stream'} now. Pause, and let them go to {wanted}?",
             abort=True,

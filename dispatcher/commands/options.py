@@ -66,7 +66,8 @@ def layout_of(settings: dict[str, Any]) -> Layout:
     return Layout(*parts)
 
 
-def require_terminal() -> None:
-    """Refuse a question that nobody could answer."""
+def require_terminal(*, dry_run: bool = True) -> None:
+    """Refuse a question that nobody could answer. `dry_run`: whether the command has --dry-run."""
     if not sys.stdin.isatty():
-        raise click.UsageError("There is no terminal to ask on: give --yes, or --dry-run to look first.")
+        look = ", or --dry-run to look first" if dry_run else ""
+        raise click.UsageError(f"There is no terminal to ask on: give --yes{look}.")

@@ -36,7 +36,8 @@ def pause(reason: str | None, timeout: float, as_json: bool, **flags: str | None
     """Stop all dispatchers from claiming rows, also those that start later, until `dispatcher resume`.
 
     Each claims nothing new, settles what it has in flight, and acknowledges; the command waits for that. Rows wait in
-    Postgres and writers are not held up. Takeover, retention, probes and metrics go on.
+    Postgres and writers are not held up. Takeover, retention, probes and metrics go on. It asks nothing, so there is
+    no --yes: `dispatcher resume` undoes it.
 
     Exit code 1 when not all acknowledged in time: the pause stays in force all the same.
     """

@@ -95,7 +95,7 @@ async def list_events(
 
 
 async def find(fetch: Fetch, text: str, *, limit: int, after: str | None = None, window: int = WINDOW) -> EventPage:
-    """Events that have this name: the number of the row, event_id, message_id or aggregate_id.
+    """Events that have this name: the number of the row, event_id, message_id, aggregate_id or type/aggregate_id.
 
     The first page has those that an index finds, and what is left as a copy only; all pages walk the table from the
     newest row down, because nothing else finds a message_id or an aggregate_id.

@@ -15,7 +15,7 @@ import psycopg
 from dispatcher.core.errors import DispatcherError, Misconfigured, SessionLost, Unreachable
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session, describe
-from dispatcher.infra.postgres.tables import missing, refuse_unfit
+from dispatcher.infra.postgres.tables import missing, refuse_unfit, what_lacks
 from dispatcher.infra.postgres.target import PostgresTarget
 
 
@@ -44,9 +44,7 @@ class OperatorSession:
             with self.explained():
                 await refuse_unfit(session, f"Postgres at {self.target.address()}", children=False)
                 if gone := await missing(session):
-                    raise Misconfigured(
-                        f"Postgres at {self.target.address()} lacks {', '.join(gone)}: run `dispatcher migrate` first"
-                    )
+                    raise Misconfigured(what_lacks(f"Postgres at {self.target.address()}", gone))
                 if not session.pooled:
                     # The relay's sessions avoid both, and do not wait for the disk; here a person waits.
                     await session.script("SET enable_seqscan = on; SET enable_sort = on; SET synchronous_commit = on")

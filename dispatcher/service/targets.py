@@ -7,7 +7,7 @@ import anyio
 from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
 from dispatcher.infra.postgres.pooler import PoolerTrial
 from dispatcher.infra.postgres.session import Session
-from dispatcher.infra.postgres.tables import missing, refuse_unfit, why_copy
+from dispatcher.infra.postgres.tables import missing, refuse_unfit, what_lacks, why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.trials import require_trials
@@ -106,7 +106,7 @@ class PostgresTargets:
             )
         await refuse_unfit(session, f"Postgres at {where}", children=not self._checked)
         if gone := await missing(session):
-            raise Misconfigured(f"Postgres at {where} lacks {', '.join(gone)}: run `dispatcher migrate` first")
+            raise Misconfigured(what_lacks(f"Postgres at {where}", gone))
         if denied := [what for (what,) in await session.fetch(load("rights"))]:
             raise Misconfigured(
                 f"the role at {where} lacks {'; '.join(denied)}: grant it the role outbox_dispatcher (sql/roles.sql)"

@@ -54,7 +54,7 @@ class Events:
         text = query.get("q", "")
         if not 0 < len(text) <= LONGEST:
             raise Refusal(
-                400, f"q must be a row number, event_id, message_id or aggregate_id of 1 to {LONGEST} characters"
+                400, f"q must be a row number, event_id, message_id or [type/]aggregate_id of 1 to {LONGEST} characters"
             )
         with explained():
             page = await find(

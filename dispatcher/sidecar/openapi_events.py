@@ -189,7 +189,7 @@ EVENT_PATHS: dict[str, Json] = {
                     **in_query(
                         "q",
                         {"type": "string", "minLength": 1, "maxLength": LONGEST},
-                        "The number of the row, an event_id, a message_id or an aggregate_id.",
+                        "The number of the row, an event_id, a message_id, an aggregate_id or type/aggregate_id.",
                     ),
                     "required": True,
                 },

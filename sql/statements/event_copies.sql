@@ -1,5 +1,5 @@
 -- event_copies: finds events of which only copies are left, by any of their names: their rows were pruned, or discarded.
--- Parameters: id (of the row that was), event_id, message_id, aggregate_id, each NULL: not by it; limit.
+-- Parameters: id (of the row that was), event_id, message_id, aggregate_id (or type/aggregate_id), each NULL: not by it; limit.
 -- Returns: one row: a JSON array of the events, those inserted last first. A copy that was replayed says 'sent': its row went out, and
 --   was pruned.
 -- Loaded by: dispatcher/ops/events.py
@@ -12,6 +12,7 @@ WITH page AS MATERIALIZED (
             OR d.event_id = %(event_id)s::uuid
             OR d.message_id = %(message_id)s::uuid
             OR d.aggregate_id = %(aggregate_id)s::text
+            OR d.aggregate_type || '/' || d.aggregate_id = %(aggregate_id)s::text
         )
       AND NOT EXISTS (SELECT FROM ONLY messaging.message_outbox AS o WHERE o.id = d.outbox_id)
     ORDER BY d.outbox_id DESC, d.died_at DESC

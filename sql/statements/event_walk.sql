@@ -1,6 +1,6 @@
 -- event_walk: reads a page of events of any status, those inserted last first.
 -- Parameters: before_id (ids below it; NULL: from the newest), window (rows to look at), limit, status (as in the column), message_id,
---   event_type, aggregate_type, aggregate_id, each NULL: any; any_id (message_id or aggregate_id is this text; NULL: any); now (NULL:
+--   event_type, aggregate_type, aggregate_id, each NULL: any; any_id (message_id, aggregate_id or type/aggregate_id is this text; NULL: any); now (NULL:
 --   the server's clock).
 -- Returns: one row: a JSON array of the events, and the id before which the next page begins (NULL: there is none).
 -- Loaded by: dispatcher/ops/events.py
@@ -15,7 +15,8 @@ WITH page AS MATERIALIZED (
         LIMIT %(window)s::bigint
     ) AS s
     WHERE (%(status)s::text IS NULL OR s.status = %(status)s)
-      AND (%(any_id)s::text IS NULL OR s.aggregate_id = %(any_id)s OR s.message_id = %(message_id)s::uuid)
+      AND (%(any_id)s::text IS NULL OR s.aggregate_id = %(any_id)s OR s.aggregate_type || '/' || s.aggregate_id = %(any_id)s
+           OR s.message_id = %(message_id)s::uuid)
       AND (%(event_type)s::text IS NULL OR s.event_type = %(event_type)s)
       AND (%(aggregate_type)s::text IS NULL OR s.aggregate_type = %(aggregate_type)s)
       AND (%(aggregate_id)s::text IS NULL OR s.aggregate_id = %(aggregate_id)s)

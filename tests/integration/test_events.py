@@ -162,6 +162,20 @@ async def test_lists_obey_their_filters(db, session):
     assert await ids(status="dead", aggregate_id="x") == await ids(status="sent", error_like="x") == []
 
 
+async def test_an_empty_list_says_what_it_is_a_list_of(db, events):
+    """One of what waits is empty on a quiet day: that there are no events it does not say."""
+    await insert_events(db, 1, status="sent", sent_at="2025-06-01 00:00:00+00")
+    others = "--status sent (or dead, discarded) lists the others."
+    for arguments, said in (
+        ((), f"No event waits. {others}"),
+        (("--event-type", "x"), f"No event that waits matches. {others}"),
+        (("--status", "dead"), "No event is dead."),
+        (("--status", "sent", "--event-type", "x"), "No sent event matches."),
+    ):
+        code, out, _ = await events("list", *arguments)
+        assert (code, out.strip()) == (0, said)
+
+
 async def test_an_event_is_found_by_any_of_its_names_whatever_became_of_it(db, session, events):
     [sent] = await insert_events(db, 1, status="sent", sent_at="2025-06-01 00:00:00+00", aggregate_id="order-4711")
     [dead] = await insert_events(db, 1, aggregate_id="order-4711")
@@ -175,15 +189,19 @@ async def test_an_event_is_found_by_any_of_its_names_whatever_became_of_it(db, s
         return [each["id"] for each in json.loads(out)["events"]]
 
     assert await ids("order-4711") == [dead, sent]
+    assert await ids("message/order-4711") == [dead, sent]
     assert await ids(sent) == [sent]
     assert await ids(rows[other]["event_id"]) == [other]
     assert await ids(rows[dead]["message_id"]) == [dead]
     await prune(db)  # rows go, the dead one's copy stays
     assert await ids("order-4711") == [dead]
+    assert await ids("message/order-4711") == [dead]
     assert await ids(rows[dead]["message_id"]) == [dead]
     code, out, err = await events("find", str(uuid4()))
     assert (code, out) == (1, "")
-    assert err.startswith("dispatcher: no event has the row number, event_id, message_id or aggregate_id")
+    assert err.startswith(
+        "dispatcher: no event has the row number, event_id, message_id, aggregate_id or type/aggregate_id"
+    )
     # A table is walked in windows: every page but the last has a next one.
     await insert_events(db, 7)
     pages = [page := await find(session.fetch, "a1", limit=5, window=3)]
@@ -198,7 +216,7 @@ async def test_what_is_asked_wrongly_is_said(db, api, events):
         for path, error in {
             "events?status=lost": "status must be one of pending, scheduled",
             "events?after=xyz": "`after` is not one that a page gave",
-            "events/find": "q must be a row number, event_id, message_id or aggregate_id",
+            "events/find": "q must be a row number, event_id, message_id or [type/]aggregate_id",
             "events/find?q=x&after=!": "`after` is not one",
             "events/x": "the event's id must be",
             "events/counts?x=1": "'x' is not a parameter here",

@@ -331,7 +331,10 @@ def settings(**changes: Any) -> Settings:
 
 @pytest.mark.promise("setup-errors")
 async def test_a_missing_table_says_what_to_do(empty_database_url: str, redis_url: str) -> None:
-    with pytest.raises(Misconfigured, match=r"lacks 20250203_message_outbox.*run `dispatcher migrate` first"):
+    with pytest.raises(
+        Misconfigured,
+        match=r"there is no outbox in .*: run `dispatcher migrate` first, or the application's own migration",
+    ):
         await run(settings(database_url=empty_database_url, redis_url=redis_url))
 
 

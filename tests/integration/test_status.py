@@ -142,7 +142,10 @@ async def test_missing_tables_name_the_remedy(status, empty_database_url):
     code, output = await status(DATABASE_URL=empty_database_url)
     assert code == 2
     [line] = output.splitlines()
-    assert "run `dispatcher migrate` first" in line
+    assert line.startswith("dispatcher: there is no outbox in Postgres at ")
+    assert line.endswith(
+        "run `dispatcher migrate` first, or the application's own migration that makes it (Alembic, Django)"
+    )
 
 
 async def test_a_role_without_rights_names_the_remedy(database_url, redis_url, db):

@@ -21,7 +21,8 @@ def events() -> None:
     sent       in the stream, or its handler is done
 
     \b
-    dispatcher events find order-4711
+    dispatcher events find 4711
+    dispatcher events find order/4711
     dispatcher events list --status retry
     dispatcher events show 4711
     dispatcher events retry 4711

@@ -19,7 +19,7 @@ ALONE = {"everything": False, "dry_run": False, "yes": False}  # who names event
 @why
 @named
 def retry_named(reason: str | None, **choice: Any) -> int:
-    """Publish these dead events again, as `dispatcher dlq retry` does.
+    """Publish these dead events again, as `dispatcher dlq retry` does. They are named, so it asks nothing.
 
     Of an event that is not dead it says what it is, and what publishes it.
 
@@ -32,7 +32,7 @@ def retry_named(reason: str | None, **choice: Any) -> int:
 @reason
 @named
 def discard_named(reason: str, **choice: Any) -> int:
-    """Decide that nobody needs these dead events, as `dispatcher dlq discard` does.
+    """Decide that nobody needs these dead events, as `dispatcher dlq discard` does. They are named, so it asks nothing.
 
     Exit code 1 when one of them was not dead.
     """

@@ -46,7 +46,7 @@ class EventSession(OperatorSession):
 
 
 @click.command(name="list")
-@click.option("--status", type=click.Choice(STATUSES), help="Only of this status.  [default: all that wait]")
+@click.option("--status", type=click.Choice(STATUSES), help="Only of this status.  [default: those that wait]")
 @click.option("--event-type", metavar="TYPE", help="Only of this event type.")
 @click.option("--aggregate-type", metavar="TYPE", help="Only of this aggregate type.")
 @click.option("--aggregate-id", metavar="ID", help="Only of this aggregate.")
@@ -78,7 +78,19 @@ def list_all(
     async def page(fetch: Fetch, begin: str | None) -> EventPage:
         return await list_events(fetch, which, limit=limit, after=begin)
 
-    _pages(page, limit, after, as_json, flags, "No event matches.")
+    _pages(page, limit, after, as_json, flags, _nothing(which))
+
+
+def _nothing(which: EventFilter) -> str:
+    """An empty list of what waits is no answer to whether there are events."""
+    if which.status is not None:
+        return (
+            f"No {which.status} event matches."
+            if which != EventFilter(which.status)
+            else f"No event is {which.status}."
+        )
+    waits = "No event waits." if which == EventFilter() else "No event that waits matches."
+    return f"{waits} --status sent (or dead, discarded) lists the others."
 
 
 @click.command(name="find")
@@ -86,6 +98,8 @@ def list_all(
 @paging
 def find_events(name: str, limit: int, after: str | None, as_json: bool, **flags: str | None) -> None:
     """Find events by the number of the row, event_id, message_id or aggregate_id, whatever became of them.
+
+    An aggregate may be named with its type too, as order/4711.
 
     A row or an event_id is found at once. For the others the table is read from the newest row down: Ctrl-C ends it.
 
@@ -98,7 +112,9 @@ def find_events(name: str, limit: int, after: str | None, as_json: bool, **flags
         return await find(fetch, name, limit=limit, after=begin)
 
     if not _pages(page, limit, after, as_json, flags, ""):
-        raise DispatcherError(f"no event has the row number, event_id, message_id or aggregate_id '{plain(name)}'")
+        raise DispatcherError(
+            f"no event has the row number, event_id, message_id, aggregate_id or type/aggregate_id '{plain(name)}'"
+        )
 
 
 @click.command(name="show")

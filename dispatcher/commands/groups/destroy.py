@@ -22,7 +22,7 @@ def destroy_group(group: str, yes: bool, as_json: bool, **flags: str | None) -> 
     the others. Refused while a consumer of it asked for entries in the last minute. Its dead stream stays.
     """
     if not yes:
-        require_terminal()
+        require_terminal(dry_run=False)
     place, found = anyio.run(_look, group, flags)
     for each in found:
         click.echo(f"{each.stream}: read up to {each.read_to}, {each.pending} not acknowledged", err=as_json)

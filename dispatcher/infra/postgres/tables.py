@@ -1,7 +1,7 @@
 """Whether the tables are there, and are what the statements take them for: plain tables without children."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import psycopg
@@ -69,6 +69,15 @@ async def missing(connection: Asked) -> list[str]:
     """The migrations of which a table, column or function is not there, in order. Needs no right but to connect."""
     there = {name for (name,) in await _ask(connection, _RELATIONS)}
     return [m.name for m in sqlfiles.migrations() if not (made_by(m.sql) - _indexes(m.sql)) <= there]
+
+
+def what_lacks(where: str, gone: Sequence[str]) -> str:
+    """The message for a database of which migrations are `missing`, and who brings them. `where`: the database."""
+    if len(gone) == len(sqlfiles.migrations()):
+        found, ours = f"there is no outbox in {where}", "that makes it"
+    else:
+        found, ours = f"{where} lacks {', '.join(gone)}", "to this release"
+    return f"{found}: run `dispatcher migrate` first, or the application's own migration {ours} (Alembic, Django)"
 
 
 async def complete(connection: Asked, sql: str) -> bool:

@@ -20,7 +20,10 @@ async def tables(session: Session) -> Finding:
         return bad("tables", "; ".join(what for what, _ in wrong), "; ".join(remedy for _, remedy in wrong))
     gone = await missing(session)
     if gone:
-        return bad("tables", f"not migrated: {', '.join(gone)}", "run `dispatcher migrate` as the owner")
+        none = len(gone) == len(sqlfiles.migrations())
+        found = "there is no outbox in this database" if none else f"not migrated: {', '.join(gone)}"
+        do = "run `dispatcher migrate` as the owner, or the application's own migration (Alembic, Django)"
+        return bad("tables", found, do)
     return ok("tables", f"{counted(len(sqlfiles.migrations()), 'migration')} applied")
 
 
