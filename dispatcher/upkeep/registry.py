@@ -21,11 +21,12 @@ _TAKEN = 1000  # ids in a row that others may have
 
 
 class Registry:
-    """This process's row. `id` is set by the first enrolment and kept while it is ours, until sign_off()."""
+    """This process's row. `id` is set by the first enrolment and kept while it is ours."""
 
     def __init__(self, name: str, control: ReconnectingSession, *, tries: int = _TRIES) -> None:
         self.name = name
         self._tries = tries  # to take the lock of our row
+        self._signed_off = False  # the row is gone because we removed it
         self.id: int | None = None  # written by enrol()
         self.control = control
         control.prepare(self.enrol)
@@ -65,7 +66,7 @@ class Registry:
 
     def enrol_again(self) -> None:
         """Our row is gone: the tables were made again, or emptied. The next control session writes it."""
-        if self.id is not None and self.control.session is not None:
+        if not self._signed_off and self.control.session is not None:
             self.control.session.lose(
                 "the row of this dispatcher in messaging.dispatcher is gone, and is written again"
             )
@@ -83,10 +84,10 @@ class Registry:
 
     async def sign_off(self) -> None:
         """Remove our row at the end of a clean stop. A failure is no matter: the lock goes with the session."""
-        ours, self.id = self.id, None  # or the takeover would miss the row, and have it written again
+        self._signed_off = True
         if (session := self.control.session) is None:
             return
         try:
-            await session.fetch(load("sign_off"), {"id": ours})
+            await session.fetch(load("sign_off"), {"id": self.id})
         except (SessionLost, psycopg.Error):
             return

@@ -22,9 +22,10 @@ from dispatcher.upkeep.gauges import sample_once
 from tests.support.child import StartCli
 from tests.support.command import HearCommand, RunCommand
 from tests.support.redis import StartCluster, StartSentinels, StartValkey
-from tests.support.rows import STREAM, insert_events, read_table
+from tests.support.rows import STREAM, insert_events, read_table, statuses
 from tests.support.running import StartDispatcher
 from tests.support.tls import Certificate, behind_tls
+from tests.support.waiting import becomes
 
 PASSWORD = "s3cr3t-Wort"
 SLOT = key_slot(STREAM.encode())
@@ -233,6 +234,35 @@ async def test_a_node_that_is_away_takes_nothing_from_what_is_shown(
     finally:
         for node in (victim, replica):
             os.kill(node.pid, signal.SIGCONT)
+
+
+@pytest.mark.promise("redis-outage")
+@pytest.mark.parametrize("order", ["none", "aggregate"])
+async def test_a_node_that_says_nothing_holds_up_its_own_shards_alone(
+    own_cluster: StartCluster, dispatcher: StartDispatcher, db: psycopg.AsyncConnection[Any], order: str
+) -> None:
+    """Its event waits for longer than the test does. One of another shard goes out meanwhile, and so does the next."""
+    cluster, layout = await anyio.to_thread.run_sync(own_cluster), Layout(STREAM, 8)
+    owners = [cluster.owner(key_slot(key.encode())) for key in layout.keys]
+    slots = await db.execute("SELECT n::text, hashtextextended(n::text, 0) & 255 FROM generate_series(1, 64) AS n")
+    owner_of = {name: owners[layout.shard_of(slot)] for name, slot in await slots.fetchall()}
+    there = next(name for name, owner in owner_of.items() if owner is owners[0])
+    elsewhere = next(name for name, owner in owner_of.items() if owner is not owners[0])
+    settings = {"stream_shards": 8, "order": order, "publish_timeout_ms": 120_000, "lease_ms": 300_000}
+    async with dispatcher(redis_url=cluster.url, **settings):
+        for name in (there, elsewhere):
+            await insert_events(db, aggregate_id=name)
+        await becomes(lambda: statuses(db), {"sent": 2})
+        os.kill(owners[0].pid, signal.SIGSTOP)
+        try:
+            await insert_events(db, aggregate_id=there)
+            await becomes(lambda: statuses(db), {"sent": 2, "picked": 1})
+            for sent in (3, 4):
+                await insert_events(db, aggregate_id=elsewhere)
+                await becomes(lambda sent=sent: statuses(db), {"sent": sent, "picked": 1})
+        finally:
+            os.kill(owners[0].pid, signal.SIGCONT)
+        await becomes(lambda: statuses(db), {"sent": 5})
 
 
 async def test_prove_on_a_cluster(own_cluster: StartCluster, heard: HearCommand) -> None:

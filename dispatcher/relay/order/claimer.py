@@ -66,7 +66,7 @@ class OrderedClaimer(Claimer):
 
     async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
         claim_id = new_claim_id()
-        group = await self._order.ready(session, self.connection_epochs)
+        group = await self._order.ready(session, self.connection_epochs, self._closed)
         if group is None or self._pause_check.paused():  # it may have waited
             return none_claimed(claim_id, floor)._replace(full=True)
         group.leave_out(self._closed)

@@ -64,18 +64,21 @@ class SlotGroups:
         for group in self.all:
             group.cursor.reset()
 
-    def next(self, claimable: Ranges, in_hand: int) -> SlotGroup | None:
-        """The group whose turn it is; None: each has a slot in hand. `in_hand`: which of our slots are in hand."""
+    def next(self, claimable: Ranges, in_hand: int, closed: int) -> SlotGroup | None:
+        """The group whose turn it is; None: each has a slot in hand.
+
+        `in_hand`: which of our slots are in hand; `closed`: those that will be left out of the claim.
+        """
         free = mask_of_ranges(claimable)
         owned = free | in_hand
         if owned != self._of or len(self.all) != self._wanted:
-            if in_hand and owned == self._of:
+            if in_hand & ~closed and owned == self._of:
                 return None  # a batch in flight would have rows of several of the new groups
             self._divide(owned)
         for _ in self.all:
             group = self.all[self._turn % len(self.all)]
             self._turn += 1
-            if not group.mask & ~free:
+            if not group.mask & ~closed & ~free:
                 return group
         return None
 

@@ -1,8 +1,9 @@
 """What one relay has to know to keep the order: which slots are in hand, which aggregates are held, what to claim next.
 
-A batch is in hand until all of its rows are in the stream, though their settle may still be on its way; or until what
-is not in the stream was given back, or holds its aggregate. So a later claim of the same slots finds no earlier row of
-an aggregate that could still be published, or refused, behind it.
+A slot of a batch is in hand until all of its rows of this batch are in the stream, though their settle may still be on
+its way; or until what is not in the stream was given back, or holds its aggregate. So a later claim of the same slots
+finds no earlier row of an aggregate that could still be published, or refused, behind it. Slots whose sink is closed
+are left out of the claims: the others do not wait for them.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,7 +23,7 @@ from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.stages.settle import Settlement, release
 
 MOST_GROUPS = 2  # one is claimed while the other is answered; with three, each claim would scan more rows not its own
-WAIT_S = 0.1  # for slots, before a stop or a pause is looked for
+WAIT_S = 0.02  # for slots, before a stop, a pause, or a sink that is closed by now is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,8 @@ class Flight:
     connection_epochs: Mapping[int, int]  # by sink, as it was claimed
     slots: int = 0
     opened: int = 0  # those of `slots` that other claims may take, though this one is not settled
-    unanswered: int = 0  # rows
-    all_sent: bool = True  # all rows that were answered are in the stream
+    not_sent: dict[int, int] = field(default_factory=dict)  # rows that are not in the stream, with their slots, by id
+    failed: set[int] = field(default_factory=set)  # rows that were answered, and are not in the stream
 
 
 @dataclass(slots=True)
@@ -67,10 +68,13 @@ class InOrder:
 
     # Before a claim.
 
-    async def ready(self, session: Session, connection_epochs: Mapping[int, int]) -> SlotGroup | None:
+    async def ready(
+        self, session: Session, connection_epochs: Mapping[int, int], closed: Collection[int]
+    ) -> SlotGroup | None:
         """The group to claim now; waits for a moment until there is one. None: there is none yet.
 
-        `connection_epochs`: by sink. Raises SessionLost or psycopg.Error.
+        `connection_epochs`: of the sinks that are open, by their numbers; `closed`: slots of the others, which no group
+        has to have back from an earlier claim. Raises SessionLost or psycopg.Error.
         """
         if connection_epochs != self._connection_epochs:  # rows that Redis lost may be back, before our cursor
             self._connection_epochs = connection_epochs
@@ -78,22 +82,27 @@ class InOrder:
         if await self.watch.look(session, self.slots, self.held, self.claims_in_flight()):
             self.groups.reset()
         with anyio.move_on_after(WAIT_S):
-            while (group := self._next()) is None:
+            while (group := self._next(mask_of(closed))) is None:
                 self._free = anyio.Event()
                 await self._free.wait()
         return group
 
-    def _next(self) -> SlotGroup | None:
+    def _next(self, closed: int) -> SlotGroup | None:
         in_hand = 0
         for flight in self._flights.values():
             in_hand |= flight.in_hand
             # The connection changed, so its entries may be lost: claim none of its slots before the settle knows.
-            if flight.connection_epochs != self._connection_epochs:
+            if self._connection_changed(flight):
                 in_hand |= flight.slots
         claimable = self.slots.claimable()
-        group = self.groups.next(claimable, in_hand)
+        group = self.groups.next(claimable, in_hand, closed)
         # Slots of a batch that an earlier connection published are claimable too: `self.slots` knows no connections.
-        return group if group is None or not group.mask & in_hand else None
+        return group if group is None or not group.mask & in_hand & ~closed else None
+
+    def _connection_changed(self, flight: Flight) -> bool:
+        """Whether a sink that is open has another connection than as this was claimed."""
+        now = self._connection_epochs
+        return any(now.get(sink, epoch) != epoch for sink, epoch in flight.connection_epochs.items())
 
     def note_change(self) -> None:
         """Slots were gained, or may be claimed again."""
@@ -116,8 +125,8 @@ class InOrder:
     def claimed(self, batch: Batch) -> None:
         """The claim was answered: only slots of which it has a row stay in hand."""
         flight = self._flights[batch.claim_id]
-        flight.slots = mask_of(batch.keys[row.id] & 255 for row in batch.rows)
-        flight.unanswered = len(batch.rows)
+        flight.not_sent = {row.id: batch.keys[row.id] & 255 for row in batch.rows}
+        flight.slots = mask_of(flight.not_sent.values())
         self._put_down(flight, flight.in_hand & ~flight.slots)
 
     async def hold_back_waiting(self, session: Session, batch: Batch) -> Batch:
@@ -163,7 +172,7 @@ class InOrder:
         """Each row of the claim holds its aggregate: other rows of its slots may be claimed."""
         flight = self._flights.get(claim_id)
         if flight is not None:
-            self._let_next_claim(flight)
+            self._let_next_claim(flight, flight.in_hand)
 
     def hold(self, row: ClaimedRow, key: int) -> None:
         """This row of ours is not in the stream, and may not get there now."""
@@ -186,10 +195,14 @@ class InOrder:
                 self.held.told(batch.keys[row_id], dead)
         flight = self._flights.get(batch.claim_id)
         if flight is not None:
-            flight.unanswered -= len(batch.rows)
-            flight.all_sent &= len(sent) == len(batch.rows)
-            if not flight.unanswered and flight.all_sent:
-                self._let_next_claim(flight)
+            if len(sent) == len(flight.not_sent):
+                flight.not_sent = {}
+            else:
+                flight.failed.update(row.id for row in batch.rows if row.id not in sent)
+                for row_id in sent:
+                    if row_id not in flight.failed:
+                        flight.not_sent.pop(row_id, None)
+            self._let_next_claim(flight, flight.in_hand & ~mask_of(flight.not_sent.values()))
 
     def settled(self, outcomes: BatchOutcomes, settlement: Settlement) -> None:
         """What became of rows is written."""
@@ -223,11 +236,13 @@ class InOrder:
         """These rows are in flight no more: what is not written by now was lost, or is kept aside."""
         self.lost([row_id for row_id in ids if self.held.state(row_id) == "ours"])
 
-    def _let_next_claim(self, flight: Flight) -> None:
-        """All rows are in the stream, or hold their aggregate: the next claim may take these slots before we settle."""
-        self.slots.let_next_claim(slots_of(flight.in_hand))
-        flight.opened, flight.in_hand = flight.in_hand, 0
-        self._free.set()
+    def _let_next_claim(self, flight: Flight, mask: int) -> None:
+        """All rows of these slots are in the stream, or hold their aggregate: they may be claimed before we settle."""
+        if mask:
+            self.slots.let_next_claim(slots_of(mask))
+            flight.opened |= mask
+            flight.in_hand &= ~mask
+            self._free.set()
 
     def _put_down(self, flight: Flight, mask: int) -> None:
         if mask:
