@@ -259,7 +259,7 @@ async def test_a_node_that_says_nothing_holds_up_its_own_shards_alone(
             await becomes(lambda: statuses(db), {"sent": 2, "picked": 1})
             for sent in (3, 4):
                 await insert_events(db, aggregate_id=elsewhere)
-                await becomes(lambda sent=sent: statuses(db), {"sent": sent, "picked": 1})
+                await becomes(lambda: statuses(db), {"sent": sent, "picked": 1})
         finally:
             os.kill(owners[0].pid, signal.SIGCONT)
         await becomes(lambda: statuses(db), {"sent": 5})
