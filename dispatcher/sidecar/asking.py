@@ -8,9 +8,10 @@ from aiohttp import web
 
 from dispatcher.core.errors import DispatcherError, SessionLost
 from dispatcher.ops.dead_letters.find import TooLarge
+from dispatcher.ops.dead_letters.identity import EventRef
 from dispatcher.ops.events import WrongQuestion
 from dispatcher.sidecar.errors import Refusal
-from dispatcher.sidecar.params import text_of
+from dispatcher.sidecar.params import body_of, event_in_path, events_of, parameters, required_text, text_of
 
 
 def person(request: web.Request, body: Mapping[str, object]) -> str:
@@ -18,6 +19,21 @@ def person(request: web.Request, body: Mapping[str, object]) -> str:
     address = request.remote or "unknown"
     name = text_of(body, "by")
     return f"{name} ({address})" if name else address
+
+
+async def decided_on(
+    request: web.Request, body_s: float, *, batch: bool, why: bool
+) -> tuple[list[EventRef], str, str | None]:
+    """The events that a person decides on, who it is, and the reason. `batch`: the events that the body names, not the
+    one in the path; `why`: not without a reason.
+    """
+    events = [] if batch else [event_in_path(request)]
+    parameters(request)
+    fields = (*(("event_ids",) if batch else ()), *(("reason", "by") if why else ("by", "reason")))
+    body = await body_of(request, body_s, fields, needed=batch or why)
+    events = events_of(body) if batch else events
+    reason = required_text(body, "reason") if why else text_of(body, "reason")
+    return events, person(request, body), reason
 
 
 def json_answer(text: str) -> web.Response:

@@ -14,17 +14,13 @@ from dispatcher.infra.postgres.session import Fetch
 from dispatcher.ops.dead_letters.decide import Decided, Decision, decide
 from dispatcher.ops.dead_letters.find import PAGE, Filter, count, find_one, find_page
 from dispatcher.ops.dead_letters.identity import EventRef
-from dispatcher.sidecar.asking import explained, json_answer, person
+from dispatcher.sidecar.asking import decided_on, explained, json_answer
 from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.params import (
     BODY_S,
-    body_of,
     event_in_path,
-    events_of,
     parameters,
-    required_text,
     switch,
-    text_of,
     whole,
 )
 
@@ -89,10 +85,8 @@ class DeadLetters:
         return json_answer(found)
 
     async def _retry(self, request: web.Request) -> web.Response:
-        event = event_in_path(request)
-        parameters(request)
-        body = await body_of(request, self._body_s, ("by", "reason"), needed=False)
-        done = await self._decide(request, [event], Decision("retry", person(request, body), text_of(body, "reason")))
+        [event], by, reason = await decided_on(request, self._body_s, batch=False, why=False)
+        done = await self._decide([event], Decision("retry", by, reason))
         if not done.ids:
             if done.forbidden:
                 raise Refusal(503, FORBIDDEN)
@@ -103,10 +97,8 @@ class DeadLetters:
         )
 
     async def _retry_batch(self, request: web.Request) -> web.Response:
-        parameters(request)
-        body = await body_of(request, self._body_s, ("event_ids", "by", "reason"))
-        events = events_of(body)
-        done = await self._decide(request, events, Decision("retry", person(request, body), text_of(body, "reason")))
+        events, by, reason = await decided_on(request, self._body_s, batch=True, why=False)
+        done = await self._decide(events, Decision("retry", by, reason))
         if done.forbidden and not done.ids:
             raise Refusal(503, FORBIDDEN)
         message = f"{len(done.ids)} of {counted(len(set(events)), 'event')} to go out again"
@@ -117,12 +109,8 @@ class DeadLetters:
         return _batch(events, done, message)
 
     async def _discard(self, request: web.Request) -> web.Response:
-        event = event_in_path(request)
-        parameters(request)
-        body = await body_of(request, self._body_s, ("reason", "by"))
-        done = await self._decide(
-            request, [event], Decision("discard", person(request, body), required_text(body, "reason"))
-        )
+        [event], by, reason = await decided_on(request, self._body_s, batch=False, why=True)
+        done = await self._decide([event], Decision("discard", by, reason))
         if not done.ids:
             raise Refusal(
                 404, f"no dead event has the id {event}; one that was retried or discarded is not dead any more"
@@ -131,14 +119,12 @@ class DeadLetters:
         return json_answer(json.dumps(answer))
 
     async def _discard_batch(self, request: web.Request) -> web.Response:
-        parameters(request)
-        body = await body_of(request, self._body_s, ("event_ids", "reason", "by"))
-        events, reason = events_of(body), required_text(body, "reason")
-        done = await self._decide(request, events, Decision("discard", person(request, body), reason))
+        events, by, reason = await decided_on(request, self._body_s, batch=True, why=True)
+        done = await self._decide(events, Decision("discard", by, reason))
         message = f"{len(done.ids)} of {counted(len(set(events)), 'event')} discarded"
         return _batch(events, done, message + ("; the others are not dead (any more)" if done.not_dead else ""))
 
-    async def _decide(self, request: web.Request, events: Sequence[EventRef], decision: Decision) -> Decided:
+    async def _decide(self, events: Sequence[EventRef], decision: Decision) -> Decided:
         with explained(changes=True):
             done = await decide(self._fetch, events, decision)
         if done.ids and decision.what == "retry":

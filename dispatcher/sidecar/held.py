@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from aiohttp import web
 
@@ -10,22 +11,18 @@ from dispatcher.infra.postgres.session import Fetch
 from dispatcher.ops.dead_letters.identity import LARGEST, EventRef
 from dispatcher.ops.held.decide import HeldDecided, HeldDecision, as_text, decide_held
 from dispatcher.ops.held.find import PAGE, find_held
-from dispatcher.sidecar.asking import explained, json_answer, person
+from dispatcher.sidecar.asking import decided_on, explained, json_answer
 from dispatcher.sidecar.dead_letters import FILTERS, LIMIT, filter_of
 from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.params import (
     BODY_S,
-    body_of,
-    event_in_path,
-    events_of,
     parameters,
-    required_text,
-    text_of,
     whole,
 )
 
 EVENT = r"{event_id:(?!(?:retry-batch|skip-batch)$)[^{}/]+}"  # those are no events
-DONE = {"retry": "is tried now", "skip": "is skipped"}
+What = Literal["retry", "skip"]
+DONE: dict[What, str] = {"retry": "is tried now", "skip": "is skipped"}
 
 
 class HeldAggregates:
@@ -54,32 +51,30 @@ class HeldAggregates:
         return json_answer(page.as_json(limit))
 
     async def _retry(self, request: web.Request) -> web.Response:
-        event = event_in_path(request)
-        parameters(request)
-        body = await body_of(request, self._body_s, ("by", "reason"), needed=False)
-        decision = HeldDecision("retry", person(request, body), text_of(body, "reason"))
-        return _one(event, decision, await self._decide([event], decision))
+        return await self._one(request, "retry")
 
     async def _skip(self, request: web.Request) -> web.Response:
-        event = event_in_path(request)
-        parameters(request)
-        body = await body_of(request, self._body_s, ("reason", "by"))
-        decision = HeldDecision("skip", person(request, body), required_text(body, "reason"))
-        return _one(event, decision, await self._decide([event], decision))
+        return await self._one(request, "skip")
 
     async def _retry_batch(self, request: web.Request) -> web.Response:
-        parameters(request)
-        body = await body_of(request, self._body_s, ("event_ids", "by", "reason"))
-        events = events_of(body)
-        done = await self._decide(events, HeldDecision("retry", person(request, body), text_of(body, "reason")))
-        return json_answer(as_text(len(events), done))
+        return await self._batch(request, "retry")
 
     async def _skip_batch(self, request: web.Request) -> web.Response:
-        parameters(request)
-        body = await body_of(request, self._body_s, ("event_ids", "reason", "by"))
-        events, reason = events_of(body), required_text(body, "reason")
-        done = await self._decide(events, HeldDecision("skip", person(request, body), reason))
-        return json_answer(as_text(len(events), done))
+        return await self._batch(request, "skip")
+
+    async def _one(self, request: web.Request, what: What) -> web.Response:
+        [event], by, reason = await decided_on(request, self._body_s, batch=False, why=what == "skip")
+        done = await self._decide([event], HeldDecision(what, by, reason))
+        if done.in_flight:
+            raise Refusal(409, f"event {event} is being published, or its handler runs: ask again")
+        if not done.ids:
+            raise Refusal(404, f"no event with the id {event} holds its aggregate (any more)")
+        message = f"event {event} {DONE[what]}"
+        return json_answer(json.dumps({"status": "success", "message": message, "event_id": done.ids[0]}))
+
+    async def _batch(self, request: web.Request, what: What) -> web.Response:
+        events, by, reason = await decided_on(request, self._body_s, batch=True, why=what == "skip")
+        return json_answer(as_text(len(events), await self._decide(events, HeldDecision(what, by, reason))))
 
     async def _decide(self, events: Sequence[EventRef], decision: HeldDecision) -> HeldDecided:
         with explained(changes=True):
@@ -92,12 +87,3 @@ class HeldAggregates:
             )
             self._changed()
         return done
-
-
-def _one(event: EventRef, decision: HeldDecision, done: HeldDecided) -> web.Response:
-    if done.in_flight:
-        raise Refusal(409, f"event {event} is being published, or its handler runs: ask again")
-    if not done.ids:
-        raise Refusal(404, f"no event with the id {event} holds its aggregate (any more)")
-    message = f"event {event} {DONE[decision.what]}"
-    return json_answer(json.dumps({"status": "success", "message": message, "event_id": done.ids[0]}))

@@ -12,7 +12,7 @@ import { List } from "./list.js";
 import { go, onRoute, route } from "./route.js";
 import { side } from "./side.js";
 import { tiles } from "./tiles.js";
-import { DEAD_BOUND, at, byId, count, lasting, refill, tellTimes, write, zone } from "./words.js";
+import { DEAD_BOUND, at, byId, count, keys, lasting, refill, tellTimes, write, zone } from "./words.js";
 
 const EVERY_MS = 2000;
 const THEMES = { "": "auto", light: "light", dark: "dark" };
@@ -60,7 +60,7 @@ async function look() {
 /** Which system this is: nobody should have to guess it from a host name. */
 function head(seen) {
   write(byId("deployment"), seen.deployment ?? "Dispatcher");
-  write(byId("where"), [seen.database, seen.streams.length > 1 ? `${seen.stream.name}, ${seen.streams.length} streams` : seen.stream.name].filter(Boolean).join(" · "));
+  write(byId("where"), [seen.database, seen.streams.length > 1 ? `${seen.stream.name}, ${keys(seen.streams)}` : seen.stream.name].filter(Boolean).join(" · "));
   const [name = "", ...more] = seen.names;
   write(byId("version"), `Dispatcher ${seen.version} · ${more.length ? `${seen.names.length} processes` : name} · up ${lasting(seen.now - seen.started_at)}`);
   byId("nav-dead").hidden = !seen.dead;

@@ -3,7 +3,7 @@
 import { switchPause } from "./act.js";
 import { since } from "./glance.js";
 import { to } from "./route.js";
-import { at, byId, count, el, lasting, latency, rate, refill, write } from "./words.js";
+import { at, byId, count, el, keys, lasting, latency, rate, refill, write } from "./words.js";
 
 const OLD_S = 15; // every five seconds Postgres and Redis are looked at
 const PARTS = { // name, how it is when all is well, how it is when not
@@ -80,7 +80,7 @@ function groups(seen) {
   const held = seen.states.find((state) => state.kind === "backpressure" && !state.ok);
   const holds = (group) => (held?.reason === group.name ? held : null);
   write(byId("stream"), (length == null ? `${name}: length not known`
-    : each.length > 1 ? `${each.length} streams, ${count(length)} entries in all; of each group the stream with the most unread`
+    : each.length > 1 ? `${keys(each)}, ${count(length)} entries in all; of each group the one with the most unread`
       : `${name}: ${count(length)} of about ${count(maxlen)} entries`) + (old ? `, ${old}` : ""));
   byId("each-stream").hidden = each.length < 2;
   refill(byId("streams"), [each, maxlen], () => each.map((one) => {

@@ -89,6 +89,12 @@ export function plural(n, noun) {
   return `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
 }
 
+/** How many keys there are to read: shards where all are of one stream, else streams. */
+export function keys(streams) {
+  const of = new Set(streams.map((one) => one.name.replace(/:\{\d+\}$/, "")));
+  return `${streams.length} ${of.size === 1 ? "shards" : "streams"}`;
+}
+
 /** Short texts in a row: a line ends between two of them, not within one. */
 export function pieces(...texts) {
   return texts.map((text) => text.replaceAll(" ", "\u00a0")).join(", ");
