@@ -16,7 +16,8 @@ from playwright.async_api import Locator, Page, expect
 from prometheus_client import CollectorRegistry
 
 from dispatcher.core import events
-from dispatcher.core.process_state import RunningDispatcher
+from dispatcher.core.process_state import RunningDispatcher, StreamSample
+from dispatcher.core.runbook import BASE
 from dispatcher.settings import Settings
 from dispatcher.sidecar import app
 from dispatcher.sidecar.access import AccessControl
@@ -130,6 +131,22 @@ async def test_from_the_first_glance_through_an_outage_and_back_without_a_reload
         ours.say(events.Sampled(7, 0.25, 0.0, 900, {}, None, 0))
         await expect(page.locator("#groups")).to_have_text("No group reads this stream.")
         assert await page.locator("#headline img").count() == 0
+
+
+async def test_a_missing_doorbell_is_a_note_and_shards_are_called_shards(open_page: OpenPage) -> None:
+    async with fed() as ours, open_page(ours.url, allow=(NOT_FOUND,)) as page:
+        ours.calm()
+        shards = [StreamSample(f"sanctum:messages:{{{n}}}", 10, {"billing": n}) for n in range(16)]
+        ours.say(events.Sampled(7, 0.25, 0.0, 160, {"billing": 15}, streams=shards, doorbell="absent"))
+        await expect(page.locator("#headline")).to_have_text("All is well")
+        await expect(page.locator("#others")).to_contain_text("The doorbell trigger is missing")
+        await page.locator("#others summary").first.click()
+        link = page.locator("#others").get_by_role("link", name="docs/runbook/listener-deaf.md")
+        await expect(link).to_have_attribute("href", f"{BASE}listener-deaf.md")
+        await expect(page.locator("#others p code").first).to_have_text("dispatcher migrate")  # no backticks
+        await expect(page.locator("#parts li[data-ok=false]")).to_contain_text("the trigger is absent")
+        await expect(page.locator("#where")).to_contain_text("16 shards")
+        await expect(page.locator("#stream")).to_contain_text("16 shards, 160 entries in all")
 
 
 async def test_a_dispatcher_that_is_gone_is_said_to_be_and_one_that_came_back_is_drawn_anew(
