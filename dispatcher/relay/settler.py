@@ -1,6 +1,7 @@
 """The settler: writes outcomes to Postgres until they are written, or keeps aside what is refused again and again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from random import Random
 from time import monotonic
 
@@ -61,12 +62,14 @@ class Settler:
         *,
         batch: Batch | None = None,
         on_moved: OnMoved | None = None,
+        tried: bool = False,
     ) -> Settlement | None:
         """Write the outcomes of rows of one claim. If the session is lost, the next one is used, or another lane's.
 
         None: Postgres refused it several times, and they are kept aside now. `on_moved(outcomes, batch)` is called when
         another incarnation of Redis holds the stream than the one that has the entries: it has to find out what became
-        of them, and changes `outcomes`. `batch` is given to it: it has at least the rows of these outcomes.
+        of them, and changes `outcomes`. `batch` is given to it: it has at least the rows of these outcomes. `tried`:
+        settle_together() may have settled some of them.
         """
         failures = StatementFailures("settle", self._observe, self._rng)
         while True:
@@ -87,7 +90,7 @@ class Settler:
                     self.aside.keep(kept, error, began)
                     return None
                 await failures.tell_and_wait(error, began)
-        if failures:
+        if failures or tried:
             failures.clear()
             # Rows that an earlier try settled, whose answer was lost, are not found by the last one: done, not lost.
             settlement = settlement._replace(lost=frozenset())
@@ -100,6 +103,26 @@ class Settler:
             self._doubt()
         self._tell(outcomes, settlement)
         return settlement
+
+    async def settle_together(
+        self, postgres: ReconnectingSession, claim_id: str, parts: Sequence[BatchOutcomes]
+    ) -> frozenset[int]:
+        """Settle what several sinks took of one claim, by one statement. Tried once.
+
+        Returns the ids of the rows that settle() has to settle, each part by itself: it knows what to do about them.
+        """
+        streams = dict(chain.from_iterable(part.streams.items() for part in parts))
+        whole = BatchOutcomes.of(chain.from_iterable(part.each() for part in parts), None, streams)
+        incarnations = [part.incarnation for part in parts if part.incarnation is not None]
+        session = await postgres.get_any()
+        try:
+            settlement = await settle(session, claim_id, whole, incarnations=incarnations)
+        except (StreamMoved, SessionLost, psycopg.Error):
+            return frozenset(whole.sent_ids)
+        if settlement.lost and settlement.wrote_nothing:
+            self._doubt()
+        self._tell(whole, settlement)
+        return settlement.undone
 
     def _tell(self, outcomes: BatchOutcomes, settlement: Settlement) -> None:
         if self.on_settled is not None:

@@ -1,12 +1,13 @@
 """Settle: write down what became of a claim's rows, and only of rows the claim still holds."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 import psycopg
 
 from dispatcher.core.errors import StreamMoved
+from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outcome import BatchOutcomes, Waits
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
@@ -33,18 +34,26 @@ class Settlement(NamedTuple):
 
 
 async def settle(
-    session: Session, claim_id: str, outcomes: BatchOutcomes, *, now: datetime | None = None
+    session: Session,
+    claim_id: str,
+    outcomes: BatchOutcomes,
+    *,
+    incarnations: Sequence[RedisIncarnation] | None = None,
+    now: datetime | None = None,
 ) -> Settlement:
     """Write the outcomes. Every statement is fenced by the claim id and may safely be run again.
 
-    Rows whose outcome is unknown are left as they are. Raises SessionLost: run it again on another session; and
-    StreamMoved: search for the entries of the rows to be settled as sent, which another incarnation may have lost.
+    `incarnations`: what holds the entries of the rows that were sent; None: that of the outcomes. Each stream of a
+    Cluster lies on one of them. Rows whose outcome is unknown are left as they are.
+
+    Raises SessionLost: run it again on another session; and StreamMoved: search for the entries of the rows to be
+    settled as sent, which another incarnation may have lost.
     """
     common: dict[str, object] = {"claim_id": claim_id, "now": now}
     sent = retried = dead = released = frozenset[int]()
     if outcomes.sent_ids:
         try:
-            sent = await _settle_sent(session, common, outcomes)
+            sent = await _settle_sent(session, common, outcomes, incarnations)
         except psycopg.Error as error:
             if error.sqlstate == ANOTHER_RUN:
                 raise StreamMoved("another incarnation of Redis holds the stream now") from None
@@ -99,25 +108,31 @@ async def release(session: Session, claim_ids: Iterable[str], ids: list[int] | N
     return frozenset(row_id for (row_id,) in rows)
 
 
-async def _settle_sent(session: Session, common: Mapping[str, object], outcomes: BatchOutcomes) -> frozenset[int]:
+async def _settle_sent(
+    session: Session,
+    common: Mapping[str, object],
+    outcomes: BatchOutcomes,
+    incarnations: Sequence[RedisIncarnation] | None,
+) -> frozenset[int]:
     columns: dict[str, object] = {"ids": outcomes.sent_ids, "stream_ids": outcomes.stream_ids}
-    incarnation = outcomes.incarnation
-    known = incarnation is not None and incarnation.known
+    if incarnations is None:
+        incarnations = [outcomes.incarnation] if outcomes.incarnation is not None else []
+    known = [each for each in incarnations if each.known]
     if not outcomes.streams:
         fence = NOWHERE
-        if incarnation is not None and known:
-            [(stream, life)] = incarnation.lives
-            fence = {"stream": stream, "run_id": incarnation.run_id, "replid": incarnation.replid, "life": life}
+        for each in known:
+            [(stream, life)] = each.lives
+            fence = {"stream": stream, "run_id": each.run_id, "replid": each.replid, "life": life}
         return await _run(session, "settle_sent", {**common, **fence}, **columns)
     keys = [outcomes.streams[row_id] for row_id in outcomes.sent_ids]
     fence = NO_STREAMS
-    if incarnation is not None and known:
-        lives = incarnation.lives_of(keys)
+    if known:
+        lives = [(each, *life) for each in known for life in each.lives_of(keys)]
         fence = {
-            "streams": [stream for stream, _ in lives],
-            "run_ids": [incarnation.run_id] * len(lives),
-            "replids": [incarnation.replid] * len(lives),
-            "lives": [life for _, life in lives],
+            "streams": [stream for _, stream, _ in lives],
+            "run_ids": [each.run_id for each, _, _ in lives],
+            "replids": [each.replid for each, _, _ in lives],
+            "lives": [life for *_, life in lives],
         }
     rows = await session.fetch(load("settle_sent", sharded=True), {**common, **fence, **columns, "keys": keys})
     return frozenset(row_id for (row_id,) in rows if row_id is not None)

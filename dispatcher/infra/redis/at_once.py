@@ -2,12 +2,16 @@
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from inspect import signature
 from typing import Any
 
 import anyio
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+# Or redis-py looks its own version up on the disk for each connection, to tell it to the server, which nobody asked.
+UNNAMED: Mapping[str, Any] = {"driver_info": None} if "driver_info" in signature(Redis.__init__).parameters else {}
 GRACE_S = 0.2  # how long others may take, once one has answered
 
 
@@ -55,5 +59,6 @@ def asking_options(timeout_s: float, tls: Mapping[str, Any] | None) -> dict[str,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
+        **UNNAMED,
         **({} if tls is None else {"ssl": True, **tls}),
     }

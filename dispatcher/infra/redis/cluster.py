@@ -3,6 +3,7 @@
 A node that is down holds up nobody. One that is cut off from the others has an old view: what most say counts.
 """
 
+import asyncio
 import re
 from bisect import bisect_right
 from collections import Counter
@@ -17,7 +18,7 @@ from redis.asyncio.connection import Connection, SSLConnection
 from redis.crc import key_slot
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
-from dispatcher.core.errors import Misconfigured, Unreachable
+from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.redis_url import Address
 from dispatcher.infra.redis.at_once import ask_at_once, asking_options, tls_failure
 
@@ -96,8 +97,33 @@ class _Views:
 async def read_topology(target: ClusterTarget, timeout_s: float, known: Sequence[Address] = ()) -> Topology:
     """The topology as most nodes see it. `known`: addresses that were learned before, asked beside those of the URL.
 
+    Who asks while another task does gets the same answer: the shards of a node that went away all ask at that moment.
     Raises Misconfigured: no node takes us, or there is no cluster mode; Unreachable: none answers.
     """
+    asked = asyncio.get_running_loop(), target, tuple(known)
+    while (other := next((answer for what, answer in _asked_now if what == asked), None)) is not None:
+        if (found := await asyncio.shield(other)) is not None:  # None: whoever asked was cancelled
+            return _or_raise(found)
+    answer: asyncio.Future[Topology | DispatcherError | None] = asked[0].create_future()
+    _asked_now.append((asked, answer))
+    found = None
+    try:
+        found = await _read(target, timeout_s, known)
+    except DispatcherError as error:
+        found = error
+    finally:
+        _asked_now.remove((asked, answer))
+        answer.set_result(found)
+    return _or_raise(found)
+
+
+def _or_raise(found: Topology | DispatcherError) -> Topology:
+    if isinstance(found, DispatcherError):
+        raise type(found)(str(found))  # one of its own for each task that asked
+    return found
+
+
+async def _read(target: ClusterTarget, timeout_s: float, known: Sequence[Address]) -> Topology:
     views, addresses = _Views(), list(dict.fromkeys([*target.addresses, *known]))
     await ask_at_once(
         [partial(_ask, target, address, timeout_s, views) for address in addresses],
@@ -109,6 +135,10 @@ async def read_topology(target: ClusterTarget, timeout_s: float, known: Sequence
     if views.wrong:
         raise views.wrong[0]
     raise Unreachable(f"none of the nodes at {target} answers, or the Cluster serves no slot")
+
+
+_Asked = tuple[asyncio.AbstractEventLoop, ClusterTarget, tuple[Address, ...]]
+_asked_now: list[tuple[_Asked, asyncio.Future[Topology | DispatcherError | None]]] = []
 
 
 async def _ask(target: ClusterTarget, address: Address, timeout_s: float, views: _Views) -> None:

@@ -58,11 +58,7 @@ class BatchCompleter:
         `also`: other rows of the claim, whose leases are renewed while this batch waits for the sink.
         """
         replies = await self._judge_refusals(await replies_of(sent))
-        outcomes = decide_batch(batch.rows, replies, self._policy.retry, self._rng)
-        outcomes.incarnation, outcomes.streams = sent.incarnation, sent.streams
-        self._gate.note_outcomes(outcomes)
-        if self.order is not None:
-            self.order.answered(batch, outcomes)
+        outcomes = self.decide(batch, sent, replies)
         self.tell_published(batch, replies)
         error = outcomes.sink_error
         apart: list[ClaimedRow] = []
@@ -80,10 +76,39 @@ class BatchCompleter:
             self._cut_once.difference_update(outcomes.sent_ids)
         keep = [*also, batch._replace(rows=apart)]
         await self.settle(postgres, batch, outcomes, also=keep)
+        await self._end(postgres, began, error)
+        return apart
+
+    def decide(self, batch: Batch, sent: SentBatch, replies: list[Reply]) -> BatchOutcomes:
+        """What became of each row, by these replies. The gate and the order learn of it."""
+        outcomes = decide_batch(batch.rows, replies, self._policy.retry, self._rng)
+        outcomes.incarnation, outcomes.streams = sent.incarnation, sent.streams
+        self._gate.note_outcomes(outcomes)
+        if self.order is not None:
+            self.order.answered(batch, outcomes)
+        return outcomes
+
+    async def settle_together(
+        self,
+        postgres: ReconnectingSession,
+        batch: Batch,
+        replies: Sequence[Reply],
+        parts: Sequence[BatchOutcomes],
+        began: float,
+    ) -> frozenset[int]:
+        """Settle at once what several sinks took of a batch; the ids of rows to be settled sink by sink after all.
+
+        `parts`: by sink, decided by its own completer, as `batch` and `replies` have them one after the other.
+        """
+        self.tell_published(batch, replies)
+        left = await self._settler.settle_together(postgres, batch.claim_id, parts)
+        await self._end(postgres, began, None)
+        return left
+
+    async def _end(self, postgres: ReconnectingSession, began: float, error: str | None) -> None:
         if self.order is not None and self.order.held.followed:
             await self.order.watch.write_followed(postgres, self.order.held)
         self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
-        return apart
 
     async def _judge_refusals(self, replies: list[Reply]) -> list[Reply]:
         """The replies, with refusals of the sink in place of the rows' own where a proxy refuses for its Redis."""
@@ -114,10 +139,11 @@ class BatchCompleter:
         outcomes: BatchOutcomes,
         *,
         also: Collection[Batch] = (),
+        tried: bool = False,
     ) -> None:
         """Settle; when another incarnation of Redis holds the stream by then, search it for the entries first.
 
-        `also`: as for `complete()`.
+        `also`: as for `complete()`; `tried`: as for Settler.settle().
         """
 
         async def moved(outcomes: BatchOutcomes, batch: Batch) -> None:
@@ -126,7 +152,7 @@ class BatchCompleter:
             outcomes.doubt_sent()
             await self._reconciler.resolve(self._gate, postgres, batch, outcomes, also=also)
 
-        await self._settler.settle(postgres, batch.claim_id, outcomes, batch=batch, on_moved=moved)
+        await self._settler.settle(postgres, batch.claim_id, outcomes, batch=batch, on_moved=moved, tried=tried)
         also = ()  # what is kept aside keeps `moved`, and by it would keep the payloads of these batches
 
     def _cut_again(self, unanswered: list[ClaimedRow], outcomes: BatchOutcomes) -> list[ClaimedRow]:

@@ -1,21 +1,31 @@
-"""After the turn: what a turn wrote is completed, one sink's part beside the other's.
+"""After the turn: what a turn wrote is completed, with all sinks whose answers arrive together.
 
-Of a Cluster's shards the slowest must not hold its lane: after a moment the lane goes on, and the part is completed
-beside it, with the lane's session. Its shard is left out of the claims until then.
+What the shards of a Cluster took is settled by one statement for all that have answered, for one a shard costs many
+times as much. The slowest must not hold the others, nor its lane: after a moment the lane goes on, and what is not
+answered, or was not taken, is completed beside it, with the lane's session. Its shard is left out of the claims until
+then.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from time import monotonic
+from typing import Any, NamedTuple
 
-import anyio
 from anyio.abc import TaskGroup
 
+from dispatcher.core.decide import Reply
+from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.relay.stream.sinks import Sink
-from dispatcher.stages.publish import SentBatch
+from dispatcher.stages.publish import SentBatch, replies_of
 
 PATIENCE_S = 0.05  # how long a lane waits for the slowest shard of its batch
+TOGETHER_S = 0.005  # how long those that have answered wait for others, to be settled with them
+
+Answer = asyncio.Future[list[Any]]
 
 
 class WrittenPart(NamedTuple):
@@ -41,39 +51,73 @@ class Finisher:
     def __init__(self, finished: Callable[[str], None], changed: Callable[[], None]) -> None:
         self._finished = finished
         self._changed = changed
+        self._tasks_of = Counter[str]()  # by claim id: how many tasks work on it
         self.beside: TaskGroup | None = None  # for parts that no lane waits for; written by the relay's run()
 
     async def finish(self, postgres: ReconnectingSession, parts: Sequence[WrittenPart]) -> None:
         """Wait for the replies, settle; what may be poison goes to the bisector of its sink."""
-        if len(parts) == 1 and not parts[0].sink.slots:
-            try:
+        claim_id = parts[0].batch.claim_id
+        self._tasks_of[claim_id] += 1
+        try:
+            if len(parts) == 1 and not parts[0].sink.slots:
                 await self._complete(postgres, parts[0])
-            finally:
-                self._finished(parts[0].batch.claim_id)
-            return
-        assert self.beside is not None  # noqa: S101
-        left, all_done = list(parts), anyio.Event()
+                return
+            waiting = {part.sent.replies: part for part in parts}
+            until = monotonic() + PATIENCE_S
+            while answered := await _answered(waiting, until):
+                await self._settle_together(postgres, [waiting.pop(each) for each in answered])
+            for part in waiting.values():
+                self._start_beside(part, partial(self._complete, postgres, part))
+        finally:
+            self._task_ended(claim_id)
 
-        async def complete(part: WrittenPart) -> None:
-            try:
-                await self._complete(postgres, part)
-            finally:
-                left.remove(part)
-                if not left:
-                    self._finished(part.batch.claim_id)
-                    all_done.set()
-                if part in late:
-                    part.sink.late -= 1
-                    self._changed()
+    async def _settle_together(self, postgres: ReconnectingSession, parts: Sequence[WrittenPart]) -> None:
+        """Settle the parts that were taken as a whole. What cannot be settled so goes on beside, each part by itself.
 
-        late: list[WrittenPart] = []
+        One that is searched for, or asked about again, may wait for its node: the others must not.
+        """
+        taken, replies = list[tuple[WrittenPart, BatchOutcomes]](), list[Reply]()
         for part in parts:
-            self.beside.start_soon(complete, part, name="part of a batch")
-        with anyio.move_on_after(PATIENCE_S):
-            await all_done.wait()
-        for part in left:
-            late.append(part)
-            part.sink.late += 1
+            entry_ids = await replies_of(part.sent)  # which are there
+            if part.apart or not all(type(each) is bytes for each in entry_ids):
+                self._start_beside(part, partial(self._complete, postgres, part))
+                continue
+            taken.append((part, part.sink.completer.decide(part.batch, part.sent, entry_ids)))
+            replies += entry_ids
+        if not taken:
+            return
+        first = taken[0][0]
+        whole = first.batch._replace(rows=[row for part, _ in taken for row in part.batch.rows])
+        left = await first.sink.completer.settle_together(
+            postgres, whole, replies, [outcomes for _, outcomes in taken], first.began
+        )
+        for part, outcomes in taken if left else ():
+            if unsettled := [each for each in outcomes.each() if each[0] in left]:
+                again = BatchOutcomes.of(unsettled, outcomes.incarnation, outcomes.streams)
+                self._start_beside(part, partial(part.sink.completer.settle, postgres, part.batch, again, tried=True))
+
+    def _start_beside(self, part: WrittenPart, work: Callable[[], Awaitable[object]]) -> None:
+        """Go on with a part for which no lane waits."""
+        assert self.beside is not None  # noqa: S101
+        claim_id = part.batch.claim_id
+        self._tasks_of[claim_id] += 1
+        part.sink.late += 1
+
+        async def run() -> None:
+            try:
+                await work()
+            finally:
+                self._task_ended(claim_id)
+                part.sink.late -= 1
+                self._changed()
+
+        self.beside.start_soon(run, name="part of a batch")
+
+    def _task_ended(self, claim_id: str) -> None:
+        self._tasks_of[claim_id] -= 1
+        if not self._tasks_of[claim_id]:
+            del self._tasks_of[claim_id]
+            self._finished(claim_id)
 
     @staticmethod
     async def _complete(postgres: ReconnectingSession, part: WrittenPart) -> None:
@@ -85,3 +129,15 @@ class Finisher:
         ]
         if apart:
             await sink.bisector.add(postgres, batch._replace(rows=apart))
+
+
+async def _answered(
+    waiting: Mapping[asyncio.Future[list[Any]], object], until: float
+) -> set[asyncio.Future[list[Any]]]:
+    """Those that are answered by `until` (monotonic seconds), or soon after the first of them; none: no more are."""
+    if not waiting:
+        return set()
+    left_s = max(0.0, until - monotonic())
+    await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+    answered, _ = await asyncio.wait(waiting, timeout=min(TOGETHER_S, left_s))
+    return answered
