@@ -1,5 +1,6 @@
 """Redis Cluster: the node that serves a key is found, whoever is down; what is no Cluster is told in plain words."""
 
+import asyncio
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from dispatcher.core.events import Republished, Sampled, Settled
 from dispatcher.core.layout import Layout
 from dispatcher.embedded.cluster import ClusterNode, wait_until
 from dispatcher.infra.redis.client import open_client
+from dispatcher.infra.redis.cluster import ClusterTarget, Topology, read_topology
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.ops.doctor.cluster import look_at_all
 from dispatcher.upkeep.gauges import sample_once
@@ -25,7 +27,7 @@ from tests.support.redis import StartCluster, StartSentinels, StartValkey
 from tests.support.rows import STREAM, insert_events, read_table, statuses
 from tests.support.running import StartDispatcher
 from tests.support.tls import Certificate, behind_tls
-from tests.support.waiting import becomes
+from tests.support.waiting import becomes, caught_up
 
 PASSWORD = "s3cr3t-Wort"
 SLOT = key_slot(STREAM.encode())
@@ -80,6 +82,43 @@ async def test_the_node_of_the_key_is_found(own_cluster: StartCluster) -> None:
     assert await client.xlen(STREAM) == 3
     await client.aclose()
     held.close()
+
+
+async def test_who_asks_for_the_topology_at_the_same_time_shares_the_answer(own_cluster: StartCluster) -> None:
+    """As the shards of a node do that went away: each of them by itself would ask every node."""
+    cluster = await anyio.to_thread.run_sync(
+        lambda: own_cluster(replicas=0, options={"requirepass": PASSWORD, "masterauth": PASSWORD})
+    )
+    target, refused = (
+        RedisTarget.parse(url).cluster for url in (cluster.url, f"redis+cluster://127.0.0.1:{cluster.nodes[0].port}")
+    )
+    assert target is not None
+    assert refused is not None
+    for node in cluster.nodes:
+        node.ask("CONFIG", "RESETSTAT")
+    found: list[Topology] = []
+    errors: list[Misconfigured] = []
+
+    async def ask(whom: ClusterTarget) -> None:
+        try:
+            found.append(await read_topology(whom, 5.0))
+        except Misconfigured as error:
+            errors.append(error)
+
+    first = asyncio.create_task(ask(target))
+    await caught_up()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(ask, target)
+            tasks.start_soon(ask, refused)
+        await caught_up()
+        first.cancel()  # the others ask anew
+    assert (len(found), len(set(found)), found[0].uncovered) == (8, 1, 0)
+    assert len({str(error) for error in errors}) == 1
+    assert len(errors) == 8
+    for node in cluster.nodes:
+        stats = str(node.ask("INFO", "commandstats"))
+        assert int(stats.partition("cmdstat_cluster|slots:calls=")[2].partition(",")[0]) <= 2, stats
 
 
 async def test_a_replica_was_promoted(own_cluster: StartCluster) -> None:
