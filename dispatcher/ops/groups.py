@@ -95,23 +95,29 @@ async def read_groups(asked: GroupsQuestion) -> tuple[list[StreamGroups], str | 
     return [of(stream, info) for stream, info in seen.items()], problem
 
 
-async def ask_redis(url: str, streams: Sequence[str], timeout_s: float) -> tuple[dict[str, StreamInfo], str | None]:
-    """Ask for each stream; what is missing, because a node of a Cluster is away, is a problem in words.
-
-    Raises Misconfigured, Unreachable.
+async def try_to_connect(url: str, streams: Sequence[str], timeout_s: float) -> None:
+    """Connect as a dispatcher does: its errors tell a wrong password, the wrong kind of Redis, a key of another type
+    and an absent server apart. Raises Misconfigured; and Unreachable, where no other node may answer.
     """
     target = RedisTarget.parse(url)
-    where = f"Redis at {target.address()}"
-    # Our own connection first: its errors tell a wrong password, a key of another type and an absent server apart.
     connection = RedisConnection(
-        target, name="dispatcher-status", streams=streams[:1], connect_timeout_s=timeout_s, on_lost=lambda _: None
+        target, name="dispatcher-status", streams=streams, connect_timeout_s=timeout_s, on_lost=lambda _: None
     )
     try:
         await connection.connect()
         connection.close()
     except Unreachable:
-        if target.cluster is None:  # other nodes may answer
+        if target.cluster is None:
             raise
+
+
+async def ask_redis(url: str, streams: Sequence[str], timeout_s: float) -> tuple[dict[str, StreamInfo], str | None]:
+    """Ask for each stream; what is missing, because a node of a Cluster is away, is a problem in words.
+
+    Raises Misconfigured, Unreachable.
+    """
+    where = f"Redis at {RedisTarget.parse(url).address()}"
+    await try_to_connect(url, streams[:1], timeout_s)
     client = open_client(url, timeout_s)
     try:
         seen = await read_streams(client, streams, readers=True)

@@ -8,7 +8,7 @@ from time import monotonic
 
 import anyio
 import psycopg
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from dispatcher.core.errors import DispatcherError, Unreachable
 from dispatcher.core.layout import Layout
@@ -17,6 +17,7 @@ from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.info import REDIS_DEADLINE_S, StreamInfo, describe_failure, read_stream_info
 from dispatcher.infra.redis.target import RedisTarget
 from dispatcher.infra.sqlfiles import load
+from dispatcher.ops.groups import try_to_connect
 from dispatcher.ops.pause import PauseSession
 from dispatcher.ops.session import OperatorSession, operator
 
@@ -128,13 +129,14 @@ _REMEDIES = {
 
 async def read_keys(url: str, keys: Sequence[str]) -> list[KeyState]:
     """What Redis says of these keys. Raises DispatcherError."""
+    await try_to_connect(url, (), REDIS_DEADLINE_S)
     client = open_client(url, REDIS_DEADLINE_S)
     found = []
     try:
         for key in keys:
             there = await client.exists(key)
             found.append(KeyState(key, await read_stream_info(client, key) if there else None))
-    except (RedisError, OSError, TimeoutError) as error:
+    except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
         where = RedisTarget.parse(url).address()
         raise Unreachable(f"Redis at {where} did not answer: {describe_failure(error)}") from None
     finally:

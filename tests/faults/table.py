@@ -13,6 +13,7 @@ from tests.support.faults.results import Measured, read, results_file
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "explanation" / "faults.md"
 NOT_YET = "not measured yet"
+_MEASURES = re.compile(r"\.survives\(|\bbroken\(")  # the second begins with the first
 _TABLE = re.compile(r"(?<=\|---\|\n)(?:\|.*\n)+")
 _LINE = re.compile(r"^\| (?P<fault>.+?) \|.*\| `(?P<test>test_\w+\.py::test_\w+)` \|$", re.MULTILINE)
 
@@ -20,7 +21,10 @@ _LINE = re.compile(r"^\| (?P<fault>.+?) \|.*\| `(?P<test>test_\w+\.py::test_\w+)
 def measuring() -> set[str]:
     """The tests that measure a fault themselves, as `test_redis.py::test_full`."""
     return {
-        f"{path.name}::{name}" for path in HERE.glob("test_*.py") for name, text in _tests(path) if ".survives(" in text
+        f"{path.name}::{name}"
+        for path in HERE.glob("test_*.py")
+        for name, text in _tests(path)
+        if _MEASURES.search(text)
     }
 
 

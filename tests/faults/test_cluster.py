@@ -3,8 +3,8 @@
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,8 @@ from dispatcher.core.incarnation import stream_order
 from dispatcher.embedded import EmbeddedCluster
 from dispatcher.embedded.cluster import ClusterNode, wait_until
 from tests.faults.test_redis_loss import put_back
-from tests.support.faults.world import World, in_thread
+from tests.support.faults.process import Process
+from tests.support.faults.world import Fault, World, in_thread
 from tests.support.redis import StartCluster
 from tests.support.rows import STREAM
 from tests.support.waiting import pass_time, until
@@ -34,6 +35,27 @@ SPARE_FILES = 12
 LIMITS = {"DISPATCH_STREAM_SHARDS": str(SHARDS)}
 StartShardWorld = Callable[..., AbstractAsyncContextManager["ShardWorld"]]
 StartClusterWorld = Callable[..., AbstractAsyncContextManager[tuple[World, EmbeddedCluster]]]
+
+
+@asynccontextmanager
+async def broken(w: World, cluster: EmbeddedCluster, fault: str) -> AsyncIterator[tuple[Process, Fault]]:
+    """A dispatcher under load, to which the block does something; as World.survives."""
+    one = await w.dispatcher(REDIS_URL=cluster.url)
+    async with w.survives(fault, spare_files=SPARE_FILES) as begun:
+        await w.commits(50)
+        yield one, begun
+
+
+@contextmanager
+def frozen(*nodes: ClusterNode) -> Iterator[None]:
+    """They stand still until the block ends."""
+    for node in nodes:
+        os.kill(node.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for node in nodes:
+            os.kill(node.pid, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -122,11 +144,7 @@ def shard_world(request: pytest.FixtureRequest, fault_database_url: str, own_clu
 @pytest.mark.promise("redis-outage")
 async def test_a_primary_is_killed(shard_world: StartShardWorld) -> None:
     async with shard_world() as w:
-        one = await w.dispatcher(REDIS_URL=w.cluster.url)
-        async with w.survives(
-            "Cluster, 8 shards: a primary is killed, its replica promoted", spare_files=SPARE_FILES
-        ) as fault:
-            await w.commits(50)
+        async with broken(w, w.cluster, "Cluster, 8 shards: a primary is killed, its replica promoted") as (one, fault):
             victim = w.owner(0)
             there, began = w.shards_of(victim), time.time()
             await in_thread(victim.crash)
@@ -140,19 +158,12 @@ async def test_a_primary_is_killed(shard_world: StartShardWorld) -> None:
 async def test_a_node_is_away(shard_world: StartShardWorld) -> None:
     """It and its replica say nothing: nobody is promoted, and its shards wait."""
     async with shard_world() as w:
-        one = await w.dispatcher(REDIS_URL=w.cluster.url)
-        async with w.survives(
-            "Cluster, 8 shards: a node and its replica away for 30 s", spare_files=SPARE_FILES
-        ) as fault:
-            await w.commits(50)
+        async with broken(w, w.cluster, "Cluster, 8 shards: a node and its replica away for 30 s") as (one, fault):
             victim = w.owner(0)
             there, began = w.shards_of(victim), time.time()
-            for node in (victim, w.replica_of(victim)):
-                os.kill(node.pid, signal.SIGSTOP)
-            await until(lambda: one.events("shards_away"), "its shards are left out")
-            await pass_time(30.0)
-            for node in (victim, w.replica_of(victim)):
-                os.kill(node.pid, signal.SIGCONT)
+            with frozen(victim, w.replica_of(victim)):
+                await until(lambda: one.events("shards_away"), "its shards are left out")
+                await pass_time(30.0)
             ended = time.time()
             await in_thread(w.cluster.wait_formed)
             fault.heal()
@@ -179,8 +190,6 @@ async def test_a_node_is_away_at_the_start(order: str, shard_world: StartShardWo
         for shard, event in published.items():
             key = shard_keys(STREAM, SHARDS)[shard]
             await in_thread(partial(w.owner(shard).ask, "XADD", key, "*", "event_id", event))
-        for node in (victim, w.replica_of(victim)):
-            os.kill(node.pid, signal.SIGSTOP)
 
         async def waiting() -> set[int]:
             rows = await w.ask(
@@ -188,19 +197,17 @@ async def test_a_node_is_away_at_the_start(order: str, shard_world: StartShardWo
             )
             return {shard for (shard,) in rows}
 
-        one = await w.dispatcher(REDIS_URL=w.cluster.url, ready=False)
-        await until(lambda: one.events("shards_away"), "its shards are left out")
-        await w.backlog(400)
-
         async def others_sent() -> bool:
             return await waiting() == set(there)
 
-        await until(others_sent, "all of the other shards are sent, those that were in hand too")
-        kept = await w.ask("SELECT count(*) FROM messaging.message_outbox WHERE picked_by = 4711 AND NOT settled")
-        assert kept == [(sum(shard in there for _, shard in in_hand),)]
-        assert await w.ask("SELECT count(*) FROM messaging.dispatcher WHERE id = 4711") == [(1,)]
-        for node in (victim, w.replica_of(victim)):
-            os.kill(node.pid, signal.SIGCONT)
+        with frozen(victim, w.replica_of(victim)):
+            one = await w.dispatcher(REDIS_URL=w.cluster.url, ready=False)
+            await until(lambda: one.events("shards_away"), "its shards are left out")
+            await w.backlog(400)
+            await until(others_sent, "all of the other shards are sent, those that were in hand too")
+            kept = await w.ask("SELECT count(*) FROM messaging.message_outbox WHERE picked_by = 4711 AND NOT settled")
+            assert kept == [(sum(shard in there for _, shard in in_hand),)]
+            assert await w.ask("SELECT count(*) FROM messaging.dispatcher WHERE id = 4711") == [(1,)]
         await w.drained()
         found = [event for event, _ in await w.entries()]
         assert len(found) == len(set(found)) == 600
@@ -216,11 +223,7 @@ async def test_a_node_is_away_at_the_start(order: str, shard_world: StartShardWo
 @pytest.mark.promise("redis-outage")
 async def test_slots_move_to_a_node_that_joined(shard_world: StartShardWorld) -> None:
     async with shard_world() as w:
-        await w.dispatcher(REDIS_URL=w.cluster.url)
-        async with w.survives(
-            "Cluster, 8 shards: two move to a node that joined, and back", spare_files=SPARE_FILES
-        ) as fault:
-            await w.commits(50)
+        async with broken(w, w.cluster, "Cluster, 8 shards: two move to a node that joined, and back") as (_, fault):
             old = {shard: w.owner(shard) for shard in (0, 1)}
             joined, began = await in_thread(w.cluster.add_primary), time.time()
             for shard in old:
@@ -237,11 +240,10 @@ async def test_slots_move_to_a_node_that_joined(shard_world: StartShardWorld) ->
 async def test_a_slot_lies_between_two_nodes(shard_world: StartShardWorld) -> None:
     """Its keys are moved and it is still the old node's, which answers ASK: its shard waits for the move, no other."""
     async with shard_world() as w:
-        one = await w.dispatcher(REDIS_URL=w.cluster.url)
-        async with w.survives(
-            "Cluster, 8 shards: a move of a slot stands still half-way (ASK)", spare_files=SPARE_FILES
-        ) as fault:
-            await w.commits(50)
+        async with broken(w, w.cluster, "Cluster, 8 shards: a move of a slot stands still half-way (ASK)") as (
+            one,
+            fault,
+        ):
             slot = key_slot(b"{0}")
             target = next(node for node in w.cluster.nodes[:3] if node is not w.owner(0))
             began = time.time()
@@ -269,33 +271,28 @@ async def test_a_slot_lies_between_two_nodes(shard_world: StartShardWorld) -> No
 @pytest.mark.promise("redis-outage")
 async def test_a_slot_moves_at_once(shard_world: StartShardWorld) -> None:
     """As Valkey 9 moves it: its new node follows it as a replica would, and takes it over in one step."""
-    async with shard_world() as w:
-        await w.dispatcher(REDIS_URL=w.cluster.url)
-        async with w.survives(
-            "Cluster, 8 shards: a slot moves as a whole (CLUSTER MIGRATESLOTS)", spare_files=SPARE_FILES
-        ) as fault:
-            await w.commits(50)
-            slot, source = str(key_slot(b"{0}")), w.owner(0)
-            target = next(node for node in w.cluster.nodes[:3] if node is not source)
-            words = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.node_id)
-            await in_thread(partial(source.ask, *words))
-            await in_thread(lambda: wait_until(lambda: w.owner(0) is target, "the slot is at its new node"))
-            fault.heal()
+    async with (
+        shard_world() as w,
+        broken(w, w.cluster, "Cluster, 8 shards: a slot moves as a whole (CLUSTER MIGRATESLOTS)") as (_, fault),
+    ):
+        slot, source = str(key_slot(b"{0}")), w.owner(0)
+        target = next(node for node in w.cluster.nodes[:3] if node is not source)
+        words = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.node_id)
+        await in_thread(partial(source.ask, *words))
+        await in_thread(lambda: wait_until(lambda: w.owner(0) is target, "the slot is at its new node"))
+        fault.heal()
 
 
 @pytest.mark.promise("redis-loss")
 async def test_a_failover_loses_acknowledged_entries(shard_world: StartShardWorld) -> None:
     async with shard_world() as w:
-        one = await w.dispatcher(REDIS_URL=w.cluster.url)
-        async with w.survives("Cluster, 8 shards: a failover that loses entries", spare_files=SPARE_FILES) as fault:
-            await w.commits(50)
+        async with broken(w, w.cluster, "Cluster, 8 shards: a failover that loses entries") as (one, fault):
             victim = w.owner(0)
             replica = w.replica_of(victim)
-            os.kill(replica.pid, signal.SIGSTOP)
-            await in_thread(partial(victim.ask, "CLIENT", "KILL", "TYPE", "replica"))  # what it has not got is lost
-            await w.commits(150)
-            await in_thread(victim.crash)
-            os.kill(replica.pid, signal.SIGCONT)
+            with frozen(replica):
+                await in_thread(partial(victim.ask, "CLIENT", "KILL", "TYPE", "replica"))  # what it has not got is lost
+                await w.commits(150)
+                await in_thread(victim.crash)
             await until(lambda: one.events("breaker_opened"), "a breaker opens")
             await in_thread(lambda: wait_until(lambda: w.owner(0) is replica, "the replica is promoted"))
             fault.heal()
@@ -304,33 +301,29 @@ async def test_a_failover_loses_acknowledged_entries(shard_world: StartShardWorl
 
 @pytest.mark.promise("redis-outage")
 async def test_the_primary_of_the_stream_is_killed(cluster_world: StartClusterWorld) -> None:
-    async with cluster_world() as (w, cluster):
-        one = await w.dispatcher(REDIS_URL=cluster.url)
-        async with w.survives(
-            "Cluster: the stream's primary is killed, its replica promoted", spare_files=SPARE_FILES
-        ) as fault:
-            await w.commits(50)
-            old = cluster.owner(SLOT)
-            await in_thread(old.crash)
-            await until(lambda: one.events("breaker_opened"), "the breaker opens")
-            await in_thread(lambda: wait_until(lambda: cluster.owner(SLOT) is not old, "its replica is promoted"))
-            w.valkey = cluster.owner(SLOT)
-            fault.heal()
+    async with (
+        cluster_world() as (w, cluster),
+        broken(w, cluster, "Cluster: the stream's primary is killed, its replica promoted") as (one, fault),
+    ):
+        old = cluster.owner(SLOT)
+        await in_thread(old.crash)
+        await until(lambda: one.events("breaker_opened"), "the breaker opens")
+        await in_thread(lambda: wait_until(lambda: cluster.owner(SLOT) is not old, "its replica is promoted"))
+        w.valkey = cluster.owner(SLOT)
+        fault.heal()
 
 
 @pytest.mark.promise("redis-outage")
 async def test_the_slot_of_the_stream_moves(cluster_world: StartClusterWorld) -> None:
-    async with cluster_world() as (w, cluster):
-        await w.dispatcher(REDIS_URL=cluster.url)
-        async with w.survives(
-            "Cluster: the stream's slot moves to another node under load, and back", spare_files=SPARE_FILES
-        ) as fault:
-            await w.commits(50)
-            old = cluster.owner(SLOT)
-            joined = await in_thread(cluster.add_primary)
-            await in_thread(partial(cluster.move_slot, SLOT, joined))
-            w.valkey = joined
-            await w.commits(50)
-            await in_thread(partial(cluster.move_slot, SLOT, old))
-            w.valkey = old
-            fault.heal()
+    async with (
+        cluster_world() as (w, cluster),
+        broken(w, cluster, "Cluster: the stream's slot moves to another node under load, and back") as (_, fault),
+    ):
+        old = cluster.owner(SLOT)
+        joined = await in_thread(cluster.add_primary)
+        await in_thread(partial(cluster.move_slot, SLOT, joined))
+        w.valkey = joined
+        await w.commits(50)
+        await in_thread(partial(cluster.move_slot, SLOT, old))
+        w.valkey = old
+        fault.heal()

@@ -160,6 +160,7 @@ async def test_the_wrong_kind_of_redis_is_one_clear_line_and_exit_code_2(
     own_valkey: StartValkey,
     own_sentinels: StartSentinels,
     cli: StartCli,
+    command: RunCommand,
     database_url: str,
 ) -> None:
     cluster = await anyio.to_thread.run_sync(lambda: own_cluster(replicas=0))
@@ -177,6 +178,9 @@ async def test_the_wrong_kind_of_redis_is_one_clear_line_and_exit_code_2(
         [line] = [line for line in child.lines if not line.startswith("{")]
         assert line.startswith("dispatcher: ")
         assert said in line
+        for name in ("layout", "status", "groups"):
+            code, told = await command(name, REDIS_URL=url, DISPATCH_STREAM_SHARDS=shards)
+            assert (code, said in told, len(told.splitlines())) == (2, True, 1), told
 
 
 @pytest.mark.promise("layout")

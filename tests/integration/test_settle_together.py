@@ -101,16 +101,15 @@ async def test_a_frozen_node_holds_up_the_settles_of_no_other(
             async def unsent_shards() -> set[int]:
                 return {row["slot"] * SHARDS // 256 for row in await read_table(db) if row["status"] != "sent"}
 
-            await until(lambda: _within(unsent_shards, there), "only its shards wait")
+            async def others_sent() -> bool:
+                return await unsent_shards() <= there
+
+            await until(others_sent, "only its shards wait")
             assert await unsent_shards()
         finally:
             os.kill(victim.pid, signal.SIGCONT)
         await becomes(lambda: statuses(db), {"sent": 2 * ROWS})
     assert await each_once(client_cluster, layout, db)
-
-
-async def _within(look: Any, whole: set[int]) -> bool:
-    return (await look()) <= whole
 
 
 async def test_what_one_shard_may_have_lost_is_searched_for_and_the_others_are_settled(
