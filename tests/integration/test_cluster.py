@@ -222,6 +222,11 @@ async def test_doctor_says_what_a_cluster_lacks(own_cluster: StartCluster) -> No
     checks = ("cluster-slots", "cluster-replicas", "cluster-coverage", "cluster-spread")
     levels = await look(keys)
     assert [levels[check] for check in checks] == ["ok", "ok", "ok", "ok"]
+    strict = cluster.nodes[-1]  # a replica: once it is promoted its setting counts
+    strict.ask("CONFIG", "SET", "cluster-require-full-coverage", "yes")
+    findings, _ = await look_at_all(cluster.url, keys, 5.0, full=0.9)
+    [said] = [each.found for each in findings if each.check == "cluster-coverage"]
+    assert f"is yes on 127.0.0.1:{strict.port}: " in said
     for node in cluster.nodes:
         node.ask("CONFIG", "SET", "cluster-require-full-coverage", "yes")
     levels = await look(keys[:1])

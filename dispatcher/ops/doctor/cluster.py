@@ -1,8 +1,10 @@
 """A Redis Cluster: whether every slot is served, every primary has a replica, and one that is away holds up others."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
+import anyio
 from redis.asyncio.cluster import ClusterNode
 from redis.exceptions import RedisError
 
@@ -69,19 +71,33 @@ def _replicas(topology: Topology) -> Finding:
 
 
 async def _coverage(target: ClusterTarget, topology: Topology, timeout_s: float) -> Finding:
-    node = ClusterNode(*topology.primaries[0], **target.options(timeout_s))
-    try:
-        found = await node.execute_command("CONFIG", "GET", COVERAGE)
-    except (RedisError, OSError, TimeoutError):
+    """Each node goes by its own setting, and a replica by its own once it is promoted."""
+    required: dict[Address, bool] = {}
+    async with anyio.create_task_group() as tasks:
+        for node in topology.nodes:
+            tasks.start_soon(_ask_coverage, target, node, timeout_s, required)
+    if not required:
         return unknown(
             "cluster-coverage", f"{COVERAGE} could not be read", "allow this user +config|get, or look there"
         )
-    finally:
-        await node.disconnect()
-    if b"yes" in (found.values() if isinstance(found, dict) else found):
+    if strict := [f"{host}:{port}" for host, port in topology.nodes if required.get((host, port))]:
         said = f"{COVERAGE} is yes: while one node is away all others refuse, and every shard waits"
+        if len(strict) < len(topology.nodes):
+            said = (
+                f"{COVERAGE} is yes on {', '.join(strict)}: while another node is away it refuses, and its shards wait"
+            )
         return warning("cluster-coverage", said, f"CONFIG SET {COVERAGE} no, on every node")
     return ok("cluster-coverage", f"{COVERAGE} is no: a node that is away holds up its own slots only")
+
+
+async def _ask_coverage(
+    target: ClusterTarget, address: Address, timeout_s: float, required: dict[Address, bool]
+) -> None:
+    node = ClusterNode(*address, **target.options(timeout_s))
+    with suppress(RedisError, OSError, TimeoutError):
+        found = await node.execute_command("CONFIG", "GET", COVERAGE)
+        required[address] = b"yes" in (found.values() if isinstance(found, dict) else found)
+    await node.disconnect()
 
 
 def _spread(topology: Topology, keys: Sequence[str]) -> Finding:
