@@ -239,6 +239,13 @@ async def test_doctor_says_what_a_cluster_lacks(own_cluster: StartCluster) -> No
     assert any(each.check == "cluster-slots" and each.level == "bad" for each in findings)
 
 
+async def test_doctor_names_no_remedy_of_a_single_server_for_a_node(own_cluster: StartCluster) -> None:
+    cluster = await anyio.to_thread.run_sync(lambda: own_cluster(replicas=0))
+    findings, _ = await look_at_all(cluster.url, Layout(STREAM, 8).keys, 5.0, full=0.9)
+    remedies = {each.remedy for each in findings if each.check in ("cluster-replicas", "redis-replicas")}
+    assert remedies == {"CLUSTER REPLICATE on a new node, for each of them", "see cluster-replicas"}
+
+
 async def test_a_node_that_is_away_takes_nothing_from_what_is_shown(
     own_cluster: StartCluster, command: RunCommand, database_url: str
 ) -> None:

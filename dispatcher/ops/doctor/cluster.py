@@ -39,7 +39,11 @@ async def look_at_all(
         found, of_node = await look_at_redis(url, there, timeout_s, full=full, at=node)
         where = f"{node[0]}:{node[1]}: "
         # What is well is said of the first node alone.
-        findings += [replace(each, found=where + each.found) for each in found if each.level != "ok" or not facts]
+        for each in found:
+            if each.check == "redis-replicas" and not topology.replicas_of(node):
+                each = replace(each, remedy="see cluster-replicas")  # of one server it is another
+            if each.level != "ok" or not facts:
+                findings.append(replace(each, found=where + each.found))
         facts |= of_node
     return findings, facts
 
