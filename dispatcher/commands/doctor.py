@@ -88,7 +88,7 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
 def _page(finding: Finding) -> str | None:
     """Of the runbook, where there is something to do."""
     elsewhere = finding.remedy is None or finding.remedy.startswith("see ")  # another check
-    return None if elsewhere else page_of(finding.check)
+    return None if elsewhere else finding.page or page_of(finding.check)
 
 
 def _to_do(finding: Finding) -> str:

@@ -12,6 +12,7 @@ Level = Literal["ok", "warning", "bad", "unknown"]
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One check's answer. `found` is a fact in plain words; `remedy` what to do, None when there is nothing to do.
+    `page`: of the runbook, where it is another one than that of the check.
 
     `level`: "warning": works, and will cost something; "bad": events are late, stopped or at risk; "unknown": could not
     be asked.
@@ -21,6 +22,7 @@ class Finding:
     level: Level
     found: str
     remedy: str | None = None
+    page: str | None = None
 
 
 def ok(check: str, found: str) -> Finding:

@@ -46,6 +46,7 @@ async def test_backpressure_is_said_with_the_maxlen_of_the_dispatcher(dispatcher
         assert code == 1
         assert (found["groups"]["level"], "95.0% of MAXLEN 100" in found["groups"]["found"]) == ("bad", True)
         assert (found["waits"]["level"], "the consumer group search" in found["waits"]["found"]) == ("bad", True)
+        assert found["waits"]["page"] == "backpressure"
         code, out, _ = await heard("groups", "--json")
         [stream] = json.loads(out)["streams"]
         [group] = stream["groups"]

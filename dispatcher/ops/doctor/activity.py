@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dispatcher.core.condition import STOPS, Condition
 from dispatcher.core.counted import counted
 from dispatcher.core.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.layout import Layout
+from dispatcher.core.runbook import PAGES
 from dispatcher.core.timestamps import iso_of
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
@@ -124,7 +126,8 @@ def waits(conditions: Sequence[Condition]) -> list[Finding]:
         since, what, do = min(said)
         level = bad if kind in STOPS else warning
         whose = f"{len(said)} of {counted(len(conditions), 'dispatcher')}"
-        listed.append(level("waits", f"{what}; since {since}, by the word of {whose}", do))
+        finding = level("waits", f"{what}; since {since}, by the word of {whose}", do)
+        listed.append(replace(finding, page=PAGES.get(kind)))
     return listed
 
 

@@ -37,7 +37,7 @@ def with_needs(found: Sequence[Finding], said: Sequence[Attention]) -> list[Find
     """Both: what `status` says replaces the check of the dispatchers, and names the cause of a backlog."""
     if not said:
         return list(found)
-    mine = [Finding(CHECKS[each.kind], _level(each), _words(each), each.do) for each in said]
+    mine = [Finding(CHECKS[each.kind], _level(each), _words(each), each.do, each.page) for each in said]
     checks = {each.check for each in mine}
     kept = [each for each in found if each.check not in checks & REPLACED]
     if "held" in checks:  # those that are dead hold their aggregates: one thing to decide
