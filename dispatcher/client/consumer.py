@@ -240,7 +240,7 @@ def spans_of(group: Group) -> Callable[[Received], AbstractContextManager[object
     def span(event: Received) -> AbstractContextManager[object]:
         if (parent := parent_of(event.headers)) is None:
             return NO_SPAN
-        message = Message("redis", event.stream, str(event.event_id), event.event_type, group.group)
+        message = Message("redis", event.stream, str(event.event_id), event.event_type, group.group, event.entry_id)
         return processing(parent, message, no_error=raised.Wait)
 
     return span

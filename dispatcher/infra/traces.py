@@ -39,6 +39,7 @@ class Message:
     event_id: str
     event_type: str
     group: str = ""
+    entry_id: str = ""  # "": it has none, or not yet
 
     def attributes(self, operation: str) -> dict[str, str]:
         """By the conventions."""
@@ -53,6 +54,8 @@ class Message:
         }
         if found:
             said["messaging.destination.partition.id"] = found[2]
+        if self.entry_id:
+            said["outbox.entry_id"] = self.entry_id
         if self.group:
             said["messaging.consumer.group.name"] = self.group
         return said

@@ -22,6 +22,7 @@ class Engine:
         s = c.settings
         self._doorbell = c.doorbell
         by_type = load(s.handlers) if s.handlers else None
+        self.event_types = tuple(by_type or ())  # that go to a handler
         self.stream: StreamEngine | None = None
         self.handlers: HandlerRelay | None = None
         self.executor = HandlerExecutor(Threads("handler"), set())

@@ -172,7 +172,8 @@ class Service:
             async with anyio.create_task_group() as beside:
                 try:
                     await self._open(beside)
-                    self._observe(Started(self._name, self._settings.enabled, self._settings.stream_maxlen))
+                    s, handlers = self._settings, self._engine.event_types
+                    self._observe(Started(self._name, s.enabled, s.stream_maxlen, handlers))
                     await self._work()
                 finally:
                     beside.cancel_scope.cancel()

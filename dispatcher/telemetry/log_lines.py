@@ -193,11 +193,13 @@ def line_of(event: events.TelemetryEvent) -> Line | None:
         case events.WorkerStuck(worker, silent_s):
             text = "A worker says nothing any more: its loop is stuck, or it is frozen; it is killed"
             return Line("ERROR", "worker_stuck", text, {"stuck": worker, "silent_s": round(silent_s, 1)})
-        case events.Started(name, enabled):
-            text = "Started"
+        case events.Started(name, enabled, _, handlers):
+            text, fields = "Started", {"dispatcher": name, "enabled": enabled}
             if not enabled:
                 text += "; takes no row: DISPATCHER_ENABLED is false; set it to true, or give --enabled"
-            return Line("INFO", "dispatcher_started", text, {"dispatcher": name, "enabled": enabled})
+            if handlers:
+                fields["handlers"] = list(handlers)
+            return Line("INFO", "dispatcher_started", text, fields)
         case events.SidecarUp(host, port, probe_port):
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             text, fields = f"The sidecar listens: http://{address}/", {"host": host, "port": port}

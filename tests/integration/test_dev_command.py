@@ -1,5 +1,6 @@
 """`dispatcher dev`, as a person runs it."""
 
+import json
 import signal
 import socket
 from pathlib import Path
@@ -11,7 +12,7 @@ import redis as redis_sync
 
 from dispatcher.embedded import free_port
 from tests.support.child import Child, StartCli
-from tests.support.waiting import becomes
+from tests.support.waiting import becomes, until
 
 
 @pytest.fixture
@@ -33,10 +34,10 @@ class Dev:
         self.ports = (free_port(), free_port())
         self._cli = cli
 
-    async def start(self, *more: str, env: dict[str, str] | None = None) -> Child:
+    async def start(self, *more: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> Child:
         postgres, redis = map(str, self.ports)
         options = ("--data-dir", str(self.folder), "--postgres-port", postgres, "--redis-port", redis)
-        return await self._cli("dev", *options, *more, env=env)
+        return await self._cli("dev", *options, *more, env=env, cwd=cwd)
 
     def listening(self) -> list[int]:
         found = []
@@ -126,6 +127,25 @@ async def test_a_dispatcher_runs_between_them_where_wanted(cli: StartCli, dev: D
     assert dev.listening() == []
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", http_port)) != 0
+
+
+async def test_handlers_are_loaded_and_the_log_that_it_names_says_which(dev: Dev, tmp_path: Path) -> None:
+    (tmp_path / "greetings.py").write_text(
+        "from dispatcher.handlers import handler\n"
+        '@handler("greeting")\ndef greet(payload: dict) -> None:\n    print("hello", payload["to"], flush=True)\n'
+    )
+    env = {"DISPATCH_HANDLERS": "greetings"}
+    child = await dev.start("--run", "--http-port", str(free_port()), env=env, cwd=tmp_path)
+    database_url, _ = await urls(child, "Ctrl-C stops all three")
+    log = Path((await child.line("Its log: ")).removeprefix("Its log: "))
+    [started] = [json.loads(line) for line in log.read_text().splitlines() if '"dispatcher_started"' in line]
+    assert started["handlers"] == ["greeting"]
+    insert = "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('greeting', 'a', %s)"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(insert, ['{"to": "ada"}'])
+    await until(lambda: "hello ada" in log.read_text(), "the handler prints into the log")
+    child.signal(signal.SIGTERM)
+    assert await child.wait() == 0
 
 
 async def test_a_port_of_the_console_without_one_is_refused(dev: Dev) -> None:

@@ -262,8 +262,9 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 async def test_consumers_handle_in_a_span(
-    kind: str, cli: StartCli, db: psycopg.AsyncConnection[Any], database_url: str, redis_url: str, collector: Collector
-) -> None:
+    kind: str, cli: StartCli, db: psycopg.AsyncConnection[Any], redis: "aio.Redis", database_url: str, redis_url: str,
+    collector: Collector,
+) -> None:  # fmt: skip
     await started(cli, database_url, redis_url, collector.url)
     async with db.transaction():
         await add_event_async(db, event(event_type="plain"))  # not sampled
@@ -286,10 +287,12 @@ async def test_consumers_handle_in_a_span(
         ("waits", False),
         ("waits", False),
     ]
+    entries = {entry["stream_id"]: entry["event_id"] for entry in await read_stream(redis, STREAM)}
     for each in found:
         assert (each.kind, each.trace_id, each.parent_id) == (5, f"{TRACE:032x}", f"{SPAN:016x}")
         assert (each.links, each.service) == ([f"{SPAN:016x}"], "billing")
         assert each.attributes["messaging.consumer.group.name"] == "billing"
+        assert entries[each.attributes["outbox.entry_id"]] == each.attributes["messaging.message.id"]
     assert len({each.parent_id for each in inner if each.trace_id == f"{TRACE:032x}"}) == 3
     assert b"4111-1111-1111-1111" not in collector.raw
 

@@ -7,11 +7,15 @@ from dispatcher.core.events.base import TelemetryEvent
 
 @dataclass(frozen=True, slots=True)
 class Started(TelemetryEvent):
-    """The service is up: everything is open that could be opened. `stream_maxlen`: as it was configured."""
+    """The service is up: everything is open that could be opened. `stream_maxlen`: as it was configured.
+
+    `handlers`: the event types that go to a Python function.
+    """
 
     name: str
     enabled: bool
     stream_maxlen: int | None = None
+    handlers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
