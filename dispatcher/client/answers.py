@@ -1,4 +1,4 @@
-"""What a handler and a store may answer, and how a handler fails: the rest would lose events without a word."""
+"""What the function of a consumer and a store may answer, and how it fails: the rest would lose events unseen."""
 
 import concurrent.futures
 import inspect
@@ -10,36 +10,36 @@ class WrongAnswer(TypeError):
     """The program is wrong, not the event: run() ends, and nothing is acknowledged."""
 
 
-class HandlerRefused(Exception):
-    """The handler returned False, NotImplemented or an exception: the event failed."""
+class FunctionRefused(Exception):
+    """The function returned False, NotImplemented or an exception: the event failed."""
 
 
-class HandlerCancelled(Exception):
-    """Something in the handler was cancelled, and nobody cancelled run(): the event failed."""
+class FunctionCancelled(Exception):
+    """Something in the function was cancelled, and nobody cancelled run(): the event failed."""
 
 
-class HandlerTooSlow(Exception):
-    """The handler did not end in its time, and was cancelled: the event failed."""
+class FunctionTooSlow(Exception):
+    """The function did not end in its time, and was cancelled: the event failed."""
 
 
 def check_answer(answer: object) -> None:
-    """Raise WrongAnswer when the work is not done yet, and HandlerRefused when the answer says that it failed."""
+    """Raise WrongAnswer when the work is not done yet, and FunctionRefused when the answer says that it failed."""
     if inspect.isawaitable(answer) or isinstance(answer, Generator | AsyncGenerator | concurrent.futures.Future):
         _drop(answer)
         raise WrongAnswer(
-            f"the handler returned a {type(answer).__name__}: its work is not done, so the event is not acknowledged. "
+            f"the function returned a {type(answer).__name__}: its work is not done, so the event is not acknowledged. "
             "Await it in an AsyncConsumer, or wait for its result"
         )
     if answer is False or answer is NotImplemented or isinstance(answer, BaseException):
-        raise HandlerRefused("the handler returned False, NotImplemented or an exception: raise one instead")
+        raise FunctionRefused("the function returned False, NotImplemented or an exception: raise one instead")
 
 
 def check_awaitable(answer: Any) -> Any:
-    """The answer of an AsyncConsumer's handler, if it can be awaited. Raises WrongAnswer."""
+    """The answer of an AsyncConsumer's function, if it can be awaited. Raises WrongAnswer."""
     if not inspect.isawaitable(answer):
         _drop(answer)
         raise WrongAnswer(
-            f"the handler returned a {type(answer).__name__}, which cannot be awaited: write `async def`, or use "
+            f"the function returned a {type(answer).__name__}, which cannot be awaited: write `async def`, or use "
             "Consumer. Its event is not acknowledged and comes again"
         )
     return answer

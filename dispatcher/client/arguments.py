@@ -1,4 +1,4 @@
-"""What a handler, a store and a client may be: with another one events would be lost, or the group stand still."""
+"""What the function, the store and the client of a consumer may be: with others events would be lost."""
 
 import functools
 import inspect
@@ -65,13 +65,13 @@ def require_patience(client: object, block: timedelta) -> None:
 def require_handler(handle: Any, *, asynchronous: bool) -> None:
     """Raise TypeError for a function of the wrong kind, before it is called for any event."""
     if not callable(handle):
-        raise TypeError(f"the handler is a {type(handle).__name__}, and cannot be called")
+        raise TypeError(f"the function is a {type(handle).__name__}, and cannot be called")
     inner = _inner(handle)
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
         raise TypeError(
-            f"the handler {_name(inner)} is a generator, which does nothing when called: remove its `yield`"
+            f"the function {_name(inner)} is a generator, which does nothing when called: remove its `yield`"
         )
-    _require_kind(f"the handler {_name(inner)}", inner, asynchronous)
+    _require_kind(f"the function {_name(inner)}", inner, asynchronous)
 
 
 def require_store(store: Any, *, asynchronous: bool) -> None:

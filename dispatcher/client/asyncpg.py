@@ -1,6 +1,7 @@
 """Adds events on a connection of asyncpg, in its open transaction, and remembers what a consumer has done.
 
-A connection that a pool lent (`async with pool.acquire() as connection`) is as good.
+A connection that a pool lent (`async with pool.acquire() as connection`) is as good. Needs asyncpg
+(the extra `asyncpg` brings it).
 """
 
 import uuid

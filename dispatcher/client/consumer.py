@@ -1,7 +1,7 @@
-"""Reads a consumer group of the stream and calls your handler for each event, at least once.
+"""Reads a consumer group of the stream and calls your function for each event, at least once.
 
-An event is acknowledged after the handler returned. If the handler raises, the event is delivered again after a pause,
-to this consumer or another, and goes to `dead_stream` after `max_deliveries`. An event may be delivered twice (a crash
+An event is acknowledged after the function returned. If it raises, the event is delivered again after a pause, to this
+consumer or another, and goes to `dead_stream` after `max_deliveries`. An event may be delivered twice (a crash
 after the work, a replay): do the work in a transaction with dispatcher.client.inbox.first_time, or give a store
 (dispatcher.client.dedup).
 
@@ -48,7 +48,7 @@ class Consumer(OnThread):
 
     `client`: a redis.Redis, or a redis.RedisCluster.
     `dedup`: remembers handled events, for work without a transaction of its own.
-    `outages`: exceptions of your handler that mean a server is away, or a function that takes an exception and says so,
+    `outages`: exceptions of your function that mean a server is away, or a predicate that takes an exception,
     besides those of psycopg, psycopg2, asyncpg, SQLAlchemy, Django and redis-py, which are known
     (dispatcher.core.outages). The event then waits and is tried again, at no cost to its deliveries; after some seconds
     others are tried too, and if they are handled it is the event's own failure. An answer of Postgres that is about the
@@ -118,8 +118,8 @@ class Consumer(OnThread):
         try:
             with django_connections.usable():
                 return self._run(step)
-        except asyncio.CancelledError as error:  # of a loop of the handler's own; it would end run()
-            raise answers.HandlerCancelled from error
+        except asyncio.CancelledError as error:  # of a loop of the function's own; it would end run()
+            raise answers.FunctionCancelled from error
 
     def _run(self, step: CallApplication) -> Any:
         match step:
@@ -208,7 +208,7 @@ class AsyncConsumer(InTask):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            raise answers.HandlerCancelled from error  # it awaited something that was cancelled
+            raise answers.FunctionCancelled from error  # it awaited something that was cancelled
 
     async def _run(self, step: CallApplication) -> Any:
         match step:
@@ -224,13 +224,13 @@ class AsyncConsumer(InTask):
 
 
 async def _within(route: Route, event: Received) -> None:
-    """Call the function, at most for its time. Raises HandlerTooSlow."""
+    """Call the function, at most for its time. Raises FunctionTooSlow."""
     try:
         async with asyncio.timeout(route.timeout_s) as limit:
             answers.check_answer(await answers.check_awaitable(route.function(event)))
     except TimeoutError as error:
         if limit.expired():
-            raise answers.HandlerTooSlow(f"it did not end within {route.timeout_s:g} s") from error
+            raise answers.FunctionTooSlow(f"it did not end within {route.timeout_s:g} s") from error
         raise
 
 

@@ -23,20 +23,20 @@ class DedupStore(Protocol):
     """The store of a Consumer. Yours may be anything: a table, a set, an API that takes idempotency keys."""
 
     def has(self, event_id: uuid.UUID) -> bool:
-        """Whether the event was handled. Asked before the handler; raises what the handler may raise."""
+        """Whether the event was handled. Asked before the function; raises what the function may raise."""
 
     def add(self, event_id: uuid.UUID) -> None:
-        """Remember that the event was handled. Called after the handler, before the acknowledgement."""
+        """Remember that the event was handled. Called after the function, before the acknowledgement."""
 
 
 class AsyncDedupStore(Protocol):
     """As DedupStore, for AsyncConsumer: both methods are coroutines."""
 
     async def has(self, event_id: uuid.UUID) -> bool:
-        """Whether the event was handled. Asked before the handler; raises what the handler may raise."""
+        """Whether the event was handled. Asked before the function; raises what the function may raise."""
 
     async def add(self, event_id: uuid.UUID) -> None:
-        """Remember that the event was handled. Called after the handler, before the acknowledgement."""
+        """Remember that the event was handled. Called after the function, before the acknowledgement."""
 
 
 class RedisDedupStore:

@@ -77,7 +77,7 @@ class Group:
     start: str = "0"  # where a group begins at its first start: "0" the oldest entry, "$" after the newest
     count: int = 100  # entries of one read, at most: fewer where they are large, for about 4 MiB
     block: timedelta = timedelta(seconds=1)  # the longest wait for new entries; a stop waits for it
-    claim_idle: timedelta = timedelta(minutes=1)  # then others may claim an entry: longer than your slowest handler
+    claim_idle: timedelta = timedelta(minutes=1)  # then others may claim an entry: longer than your slowest function
     retry: timedelta = timedelta(seconds=1)  # the pause after a first failure; doubles with each, up to claim_idle
     max_deliveries: int = 10  # after that many an entry goes to dead_stream
     dead_stream: str = ""  # default: <stream>:<group>:dead; with shards one for each key, <key>:<group>:dead

@@ -118,7 +118,7 @@ class LeaseKeeper(Reader):
         return "drop" if shard.leaving and not self._in_hand[shard.key] else "keep"
 
     def _may_take(self, shard: LeasedShard) -> bool:
-        idle = not shard.token and not self._in_hand[shard.key]  # else its handler is at work on an event of it still
+        idle = not shard.token and not self._in_hand[shard.key]  # else its function is at work on an event of it still
         return idle and shard.free and self._shares.may_take(shard.key)
 
     def _held(self) -> list[LeasedShard]:

@@ -16,7 +16,7 @@ class Lease:
     """An entry is ours for `claim_idle` from its delivery, and again from each time it is claimed."""
 
     def __init__(self, group: Group, shards: Mapping[str, Shard], clock: Callable[[], float]) -> None:
-        self.waiting: deque[Entry] = deque()  # delivered, their handler not yet called
+        self.waiting: deque[Entry] = deque()  # delivered, their function not yet called
         self._group = group
         self._shards = shards
         self._clock = clock

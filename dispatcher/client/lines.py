@@ -24,7 +24,7 @@ class Queued:
     is_new: bool  # Redis has counted that already: we read it
     fields: dict[Any, Any] | None = None
     size: int = 0  # bytes of the fields
-    began: float = 0.0  # when its handler was called last, on the reader's clock
+    began: float = 0.0  # when its function was called last, on the reader's clock
 
     @property
     def loaded(self) -> int:

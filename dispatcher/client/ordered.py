@@ -199,7 +199,7 @@ class OrderedReader(LeaseKeeper):
         return Entry(queued.id, fields, queued.deliveries, shard.key, self._clock(), shard.token)
 
     def _keep(self, entry: Entry) -> Steps:
-        self._works(self._in_hand[entry.key][entry.id])  # its handler has ended, and is called again
+        self._works(self._in_hand[entry.key][entry.id])  # its function has ended, and is called again
         yield from self._fenced(self._leased[entry.key])
 
     def _give_back(self, entry: Entry) -> Steps:

@@ -45,7 +45,7 @@ class Routes:
     def complete(self, handle: Callable[..., Any] | None) -> None:
         """What run() was given handles the rest. Raises TypeError when there is nothing that handles anything."""
         if handle is None and not self._by_pattern:
-            raise TypeError('the handler is missing: give run() a function, or write @consumer.on("order.*") above one')
+            raise TypeError('the function is missing: give one to run(), or write @consumer.on("order.*") above one')
         if handle is not None:
             require_handler(handle, asynchronous=self._asynchronous)
         self._rest = None if handle is None else Route(handle)

@@ -76,7 +76,7 @@ class Shares:
             self._begun.pop(place, None)
 
     def is_stuck(self, now: float) -> bool:
-        """Whether a handler has not ended in the time of a lease: then others share out what this consumer loses."""
+        """Whether a function has not ended in the time of a lease: then others share out what this consumer loses."""
         with self._lock:
             return any(now - began >= self._patience_s for began in self._begun.values())
 

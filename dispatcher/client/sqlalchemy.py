@@ -1,6 +1,7 @@
 """Adds events on a SQLAlchemy session or connection, in its transaction, whichever Postgres driver it has.
 
-Needs the extra `sqlalchemy`. `bind`: for a session that has several engines, the engine of the outbox.
+Needs SQLAlchemy (the extra `sqlalchemy` brings it) and its driver. `bind`: for a session that has several engines, the
+engine of the outbox.
 """
 
 import uuid

@@ -19,7 +19,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class CallApplication:
-    """Call code of the application: its handler, or its dedup store (`has` before the handler, `add` after it)."""
+    """Call code of the application: its function, or its dedup store (`has` before the function, `add` after it)."""
 
     what: Literal["has", "handle", "add"]
     event: Received

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import redis
 
-from dispatcher.client.answers import HandlerTooSlow, WrongAnswer
+from dispatcher.client.answers import FunctionTooSlow, WrongAnswer
 from dispatcher.client.group import Group
 from dispatcher.client.lease import LeaseLost
 from dispatcher.client.patience import Patience, judge
@@ -23,7 +23,7 @@ OnError = Callable[[Received, Exception], object]
 
 
 class Failed(Exception):
-    """The handler or the store raised `error`, and that is the event's own."""
+    """The function or the store raised `error`, and that is the event's own."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -143,7 +143,7 @@ class EntryTaker(ABC):
         reason = f"{type(error).__name__} at {line}" if line else type(error).__name__
         if self._on_error is not None:
             self._on_error(event, error)
-        if isinstance(error, CannotParse | raised.Dead | HandlerTooSlow):
+        if isinstance(error, CannotParse | raised.Dead | FunctionTooSlow):
             reason = f"{type(error).__name__}: {error}"
         if isinstance(error, CannotParse | raised.Dead) or entry.deliveries >= self._most(event):
             return (yield from self._put_away(entry, event, reason))

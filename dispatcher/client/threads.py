@@ -1,7 +1,7 @@
 """Carries out the steps of a Consumer's readers: of one on the thread of run(), of several on a thread each.
 
 The threads of several readers wait for Redis. Entries are handled on the thread of run(), with `concurrency` above 1 on
-so many: a handler keeps its thread's database connections.
+so many: a function keeps its thread's database connections.
 """
 
 import contextlib

@@ -4,7 +4,7 @@
 
     from dispatcher.testing import published, run_one
 
-Needs the extra `testing`, which brings Postgres and Valkey. Nothing here needs pytest but the fixtures.
+Needs what the extra `testing` brings: the dispatcher, Postgres and Valkey. Nothing here needs pytest but the fixtures.
 PYTEST_DONT_REWRITE: an application's conftest.py may import this before pytest looks at it.
 """
 

@@ -32,7 +32,7 @@ def run_one(consumer: Consumer, event: Event | Received, handle: Callable[[Recei
 async def run_one_async(
     consumer: AsyncConsumer, event: Event | Received, handle: Callable[[Received], Awaitable[None]] | None = None
 ) -> Outcome:
-    """The same for an AsyncConsumer; a timeout of the function's raises HandlerTooSlow."""
+    """The same for an AsyncConsumer; a timeout of the function's raises FunctionTooSlow."""
     consumer._routes.complete(handle)
     one = event if isinstance(event, Received) else received(event)
     if consumer._dedup is not None and await consumer._handle(CallApplication("has", one)):

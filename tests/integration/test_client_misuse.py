@@ -75,7 +75,7 @@ class AsyncStore:
     ids=["coroutine", "partial", "object", "generator", "async generator", "nothing"],
 )
 def test_a_consumer_refuses_what_would_not_run(handler: Any) -> None:
-    with sync.Redis() as client, pytest.raises(TypeError, match="the handler"):
+    with sync.Redis() as client, pytest.raises(TypeError, match="the function"):
         Consumer(client, GROUP).run(handler)
 
 
@@ -86,7 +86,7 @@ def test_a_consumer_refuses_what_would_not_run(handler: Any) -> None:
 )
 async def test_an_async_consumer_refuses_what_cannot_be_awaited(handler: Any) -> None:
     async with aio.Redis() as client:
-        with pytest.raises(TypeError, match="the handler"):
+        with pytest.raises(TypeError, match="the function"):
             await AsyncConsumer(client, GROUP).run(handler)
 
 

@@ -248,7 +248,7 @@ async def test_a_handler_whose_own_task_is_cancelled_fails(redis: "aio.Redis", r
         async with asyncio.timeout(PATIENCE_S):
             await handled.wait()
         [entry] = await dead(redis)
-        assert entry["dead_reason"].startswith("HandlerCancelled")
+        assert entry["dead_reason"].startswith("FunctionCancelled")
         running.cancel()  # and this cancels run()
         with pytest.raises(asyncio.CancelledError):
             await running

@@ -147,7 +147,7 @@ async def test_a_function_that_takes_too_long_is_cancelled(
         assert (await running.next()).event_type == "quick"
         [entry] = await dead(redis)
     assert ended == ["7", "7"]
-    assert entry["dead_reason"] == "HandlerTooSlow: it did not end within 0.02 s"
+    assert entry["dead_reason"] == "FunctionTooSlow: it did not end within 0.02 s"
 
 
 async def test_hooks_run_before_the_first_event_and_after_the_last(redis: "aio.Redis", redis_url: str) -> None:
@@ -211,7 +211,7 @@ async def test_a_consumer_that_ends_beside_other_work_says_so(
 def test_what_cannot_be_is_refused(redis_url: str) -> None:
     client = sync.Redis.from_url(redis_url)
     consumer = Consumer(client, group())
-    with pytest.raises(TypeError, match="the handler is missing: give run"):
+    with pytest.raises(TypeError, match="the function is missing: give one to run"):
         consumer.run()
     for wrong in ((), ("",)):
         with pytest.raises(TypeError, match=r"on\(\) needs the event types"):

@@ -230,7 +230,7 @@ async def test_an_answer_that_nobody_can_wait_for_ends_the_run(kind: str, where:
         running = asyncio.to_thread(Consumer(theirs, group(shards=SHARDS), concurrency=2).run, unfinished)
     else:
         running = AsyncConsumer(theirs, group(shards=SHARDS), concurrency=2).run(unfinished_too)
-    with pytest.raises(TypeError, match="the handler returned a coroutine"):
+    with pytest.raises(TypeError, match="the function returned a coroutine"):
         await asyncio.wait_for(running, PATIENCE_S)
     assert sum([len(await pending(client, key)) for key in KEYS]) > 0
     await theirs.aclose() if kind == "asyncio" else theirs.close()

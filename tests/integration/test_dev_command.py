@@ -129,21 +129,31 @@ async def test_a_dispatcher_runs_between_them_where_wanted(cli: StartCli, dev: D
         assert probe.connect_ex(("127.0.0.1", http_port)) != 0
 
 
+GREETINGS = """
+from dispatcher.handlers import handler
+
+@handler("greeting")
+def greet(payload):
+    print("hello", payload["to"], flush=True)
+"""
+
+
+def lines_of(log: Path) -> list[str]:
+    return log.read_text().splitlines()
+
+
 async def test_handlers_are_loaded_and_the_log_that_it_names_says_which(dev: Dev, tmp_path: Path) -> None:
-    (tmp_path / "greetings.py").write_text(
-        "from dispatcher.handlers import handler\n"
-        '@handler("greeting")\ndef greet(payload: dict) -> None:\n    print("hello", payload["to"], flush=True)\n'
-    )
+    (tmp_path / "greetings.py").write_text(GREETINGS)
     env = {"DISPATCH_HANDLERS": "greetings"}
     child = await dev.start("--run", "--http-port", str(free_port()), env=env, cwd=tmp_path)
     database_url, _ = await urls(child, "Ctrl-C stops all three")
     log = Path((await child.line("Its log: ")).removeprefix("Its log: "))
-    [started] = [json.loads(line) for line in log.read_text().splitlines() if '"dispatcher_started"' in line]
+    [started] = [json.loads(line) for line in lines_of(log) if '"dispatcher_started"' in line]
     assert started["handlers"] == ["greeting"]
     insert = "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload) VALUES ('greeting', 'a', %s)"
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(insert, ['{"to": "ada"}'])
-    await until(lambda: "hello ada" in log.read_text(), "the handler prints into the log")
+    await until(lambda: "hello ada" in lines_of(log), "the handler prints into the log")
     child.signal(signal.SIGTERM)
     assert await child.wait() == 0
 

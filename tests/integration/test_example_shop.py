@@ -25,6 +25,16 @@ def files() -> dict[str, str]:
     }
 
 
+def with_the_outbox(text: str) -> str:
+    """A revision as Alembic wrote it, with the lines that the page adds, where it says."""
+    [shown] = blocks("4. The migration", "diff", PAGE)
+    added = [line[1:] + "\n" for line in shown.splitlines() if line.startswith("+")]
+    assert all(line in files()["migrations/versions/0001_orders.py"] for line in added)
+    text = text.replace("from alembic import op\n", "from alembic import op\n" + added[0])
+    text = re.sub(r"(def upgrade\(\) -> None:\n)", lambda found: found[1] + "".join(added[1:3]), text)
+    return text + "".join(added[3:])
+
+
 async def ordered(url: str) -> None:
     """Order something, and wait for the invoice."""
     async with aiohttp.ClientSession() as session:
@@ -92,8 +102,8 @@ async def test_the_page(cli: StartCli, server_folder: Path, tmp_path: Path) -> N
         ("drop_table", "orders"),
         ("drop_table", "invoices"),
     ]
-    made.write_text(shown["migrations/versions/0001_orders.py"])
-    await run(*commands[2])
+    made.write_text(with_the_outbox(made.read_text()))
+    assert "Running upgrade  -> 0001" in await run(*commands[2])
     assert "No new upgrade operations detected" in await run(*commands[3])
 
     async with (

@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 from dispatcher.client import Event, NoTransaction, add_event, add_event_async
 from dispatcher.client import asyncpg as of_asyncpg
 from dispatcher.client import sqlalchemy as of_sqlalchemy
-from dispatcher.client.answers import HandlerTooSlow
+from dispatcher.client.answers import FunctionTooSlow
 from dispatcher.client.consumer import AsyncConsumer, Consumer, Group, Received
 from dispatcher.client.dedup import RedisDedupStore
 from dispatcher.core.errors import Misconfigured
@@ -282,7 +282,7 @@ async def test_an_async_consumer_takes_one_event(redis_url: str) -> None:
             got.append(event.aggregate_id)
 
         assert await run_one_async(consumer, event(1)) == "handled"
-        with pytest.raises(HandlerTooSlow):
+        with pytest.raises(FunctionTooSlow):
             await run_one_async(consumer, event(13))
     assert got == ["1"]
 

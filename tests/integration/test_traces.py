@@ -18,7 +18,7 @@ from redis import asyncio as aio
 from dispatcher.client import Event, add_event_async, add_events_async
 from dispatcher.core.parse import parse
 from dispatcher.infra.traces import parent_in, parent_of
-from tests.support.child import Child, StartCli
+from tests.support.child import OURS, Child, StartCli
 from tests.support.otlp import Collector
 from tests.support.readme import blocks, code, page
 from tests.support.rows import STREAM, read_stream, read_table
@@ -319,8 +319,46 @@ async def test_what_the_page_shows(
     reads.kill()
     await reads.wait()
     assert line == ["1", sent.trace_id]
+    printed = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error", "-c", code("See it without a collector", "python", text)),
+        env=env,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    shown = json.loads((await printed.communicate())[0])
+    assert (printed.returncode, shown["name"]) == (0, "POST /orders")
+    assert shown["context"]["trace_id"].removeprefix("0x") in json.dumps((await headers_of(db))[-1])
     [shell] = blocks("The dispatcher", "sh", text)
     assert "DISPATCH_OTEL=true" in shell
+
+
+async def test_spans_on_the_console_go_to_standard_output_and_the_log_to_the_other(
+    db: psycopg.AsyncConnection[Any], database_url: str, redis_url: str
+) -> None:
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(OURS)},
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "DISPATCH_OTEL": "true",
+        "DISPATCH_HTTP_HOST": "127.0.0.1",
+        "DISPATCH_HTTP_PORT": "0",
+        "OTEL_TRACES_EXPORTER": "console",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    }
+    async with db.transaction():
+        with span():
+            await add_event_async(db, event())
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dispatcher", "run", "--enabled"),
+        env=env,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    first = await asyncio.wait_for(child.stdout.readline(), PATIENCE_S)
+    child.terminate()
+    out, err = await child.communicate()
+    assert json.loads(first + out)["name"] == f"send {STREAM}"
+    assert {"dispatcher_started", "dispatcher_stopped"} <= {json.loads(line)["event"] for line in err.splitlines()}
 
 
 async def test_what_cannot_be_is_named(cli: StartCli, database_url: str, redis_url: str) -> None:

@@ -3,8 +3,8 @@
     INSTALLED_APPS = [..., "dispatcher.client.django"]
 
 brings the outbox by `manage.py migrate`, unmanaged models to look at it, an admin of the dead events, and system
-checks. Without it the functions work as well. Needs the extra `django`. In async code call them through
-`sync_to_async`, as everything inside `atomic`.
+checks. Without it the functions work as well. Needs Django (the extra `django` brings it). In async code call them
+through `sync_to_async`, as everything inside `atomic`.
 """
 
 import uuid

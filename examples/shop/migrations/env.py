@@ -1,5 +1,6 @@
 # migrations/env.py
 import asyncio
+from logging.config import fileConfig
 
 from alembic import context
 from dispatcher.client.alembic import include_name
@@ -21,4 +22,6 @@ async def main() -> None:
     await engine.dispose()
 
 
+if context.config.config_file_name is not None:  # what Alembic says; without the argument it would silence your loggers
+    fileConfig(context.config.config_file_name, disable_existing_loggers=False)
 asyncio.run(main())

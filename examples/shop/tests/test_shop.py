@@ -26,9 +26,10 @@ def test_an_event_that_comes_twice_is_invoiced_once(client, outbox) -> None:
 
     async def twice() -> None:
         engine = make_engine()
-        worker = make_worker(redis.asyncio.Redis(), make_sessions(engine))
-        for _ in range(2):
-            assert await run_one_async(worker, event) == "handled"
+        async with redis.asyncio.Redis.from_url(outbox.redis_url) as connection:
+            worker = make_worker(connection, make_sessions(engine))
+            for _ in range(2):
+                assert await run_one_async(worker, event) == "handled"
         await engine.dispose()
 
     asyncio.run(twice())

@@ -27,4 +27,4 @@ def downgrade() -> None:
     op.drop_table("invoices")
     op.drop_table("orders")
     outbox.drop_handled_event(op)
-    outbox.downgrade(op)  # an error while events wait to be published
+    outbox.downgrade(op)  # an error while events wait or are dead, or a dispatcher runs
