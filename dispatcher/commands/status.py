@@ -216,7 +216,7 @@ def show(found: Status, console: Console) -> None:
         click.echo("Nothing needs anybody.")
     for each in said:
         when = "the latest died at" if each.kind == "dead" else "since"  # the first of them may be long ago
-        since = f"; {when} {each.since} ({ago(each.since)})" if each.since else ""
+        since = f"; {when} {each.since} ({ago(each.since)})" if each.since and each.kind != "over" else ""
         line = f"{each.level}: {plain(each.what)}{since}"
         say(line, colour=COLOURS.get(each.level))
         page = f" Runbook: {each.page}." if each.page else ""

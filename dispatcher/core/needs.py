@@ -84,7 +84,7 @@ def nobody(waiting: int | None, oldest_s: float, last: tuple[str, float] | None,
         said, level, since = f"No dispatcher is alive, and {many}", "bad", now - oldest_s
     if last is not None:
         said, since = f"{said}; the last one ({last[0]}) was seen at {clock(last[1], now)}", last[1]
-    do = "Start one: DISPATCHER_ENABLED=true dispatcher run. The log of the last one says why it ended."
+    do = "Start one: `DISPATCHER_ENABLED=true dispatcher run`. The log of the last one says why it ended."
     return Need(level, "nobody", said, since, do, page=PAGES["nobody"])  # type: ignore[arg-type]
 
 

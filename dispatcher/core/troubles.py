@@ -32,14 +32,14 @@ TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
         "bad",
         "Nothing is claimed for the streams: {}",
         "Two dispatchers with different streams would split the events between them. Give all of them the settings "
-        "that stand in Postgres (dispatcher layout), or change those there (dispatcher layout set). It goes on by "
+        "that stand in Postgres (`dispatcher layout`), or change those there (`dispatcher layout set`). It goes on by "
         "itself.",
     ),
     "slots": (
         "bad",
         "Events of some aggregates wait: {}",
         "The slots of a dispatcher that died or froze are owned again once it is fenced: within a second of its death, "
-        "a lease after a freeze. If it lasts, docs/runbook/slots-without-owner.md says what holds it up.",
+        "a lease after a freeze. If it lasts, the page `slots-without-owner` of the runbook says what holds it up.",
     ),
     "stopping": ("warn", "Stopping: {}", "Nothing, if a rollout or a person asked for it; another takes over."),
     "disabled": (
@@ -50,24 +50,24 @@ TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
     "paused": (
         "warn",
         "Paused, so no event is taken: {}",
-        "dispatcher resume, when whoever paused it agrees. Events wait in Postgres.",
+        "`dispatcher resume`, when whoever paused it agrees. Events wait in Postgres.",
     ),
     "listener": (
         "warn",
         "Writers cannot wake the dispatcher: {}",
         "Events go out on the tick, a little late. Behind a transaction pooler set DISPATCH_LISTEN_URL to a direct "
-        "connection. Else run dispatcher doctor: its check `listen` says why the session hears nothing.",
+        "connection. Else run `dispatcher doctor`: its check `listen` says why the session hears nothing.",
     ),
     "session": (
         "warn",
         "Postgres has no connection left for: {}",
         "Raise the limit (ALTER ROLE ... CONNECTION LIMIT, max_connections), or end sessions of others. "
-        "dispatcher doctor says how many there are (its check `sessions`).",
+        "`dispatcher doctor` says how many there are (its check `sessions`).",
     ),
     "refused": (
         "bad",
         "Postgres refuses to {}",
-        "dispatcher doctor tries it (its checks `try-...`) and says what to do. What was published stays claimed.",
+        "`dispatcher doctor` tries it (its checks `try-...`) and says what to do. What was published stays claimed.",
     ),
     "audit": (
         "note",

@@ -100,7 +100,7 @@ async def test_what_ended_a_moment_ago_is_a_note_and_needs_nobody(dispatcher, he
         assert (note["kind"], note["what"].startswith("All was paused from ")) == ("over", True)
         lines = (await heard("status"))[1].splitlines()
         assert lines[0] == "Nothing needs anybody."
-        assert re.match(r"note: All was paused from \S+ UTC to \S+ UTC; events waited until then; since ", lines[1])
+        assert re.match(r"note: All was paused from \S+ UTC to \S+ UTC; events waited until then$", lines[1])
 
 
 @pytest.mark.parametrize(("change", "level"), [("DISABLE TRIGGER", "warn"), ("DROP", "note")])
@@ -140,7 +140,7 @@ async def test_paused_comes_before_dead_events_of_long_ago(dispatcher, first, he
         what, do = await first()
         assert re.match(r"warn: Paused by \S+ \(moving house\), so no event is taken; since ", what)
         assert SINCE.search(what)
-        assert do.startswith("dispatcher resume, when whoever paused it agrees")
+        assert do.startswith("`dispatcher resume`, when whoever paused it agrees")
 
 
 async def test_five_hundred_dead_in_three_groups(dispatcher, first, heard, db):
@@ -180,7 +180,7 @@ async def test_a_dispatcher_that_is_gone(first, db, waiting):
     what, do = await first()
     waits = r"bad: No dispatcher is alive, and 3 events wait; since 2025-06-01T00:00:0\d\.\d+Z \(\d+ d ago\)"
     assert re.fullmatch(waits if waiting else "warn: No dispatcher is alive; no event waits", what)
-    assert do.startswith("Start one: DISPATCHER_ENABLED=true dispatcher run")
+    assert do.startswith("Start one: `DISPATCHER_ENABLED=true dispatcher run")
 
 
 async def test_a_dispatcher_that_died_a_moment_ago_is_not_alive(first, db):
