@@ -198,7 +198,7 @@ def unread(group: str, lag: int, age_s: float | None, maxlen: int | None, at: fl
     if left_s is not None:
         what += f"; stops publishing for all in about {_about(left_s)}"
     level: Severity = "bad" if left_s is not None and left_s < SOON_S else "note" if never else "warn"
-    do = "Start its consumers. If nobody needs it any more, XGROUP DESTROY it, or exempt it "
+    do = "Start its consumers. If nobody needs it any more, `dispatcher groups destroy` it, or exempt it "
     do += "(DISPATCH_BACKPRESSURE_EXCEPT): at nine tenths of REDIS_STREAM_MAXLEN it stops publishing for all."
     return Need(
         level, "unread", what, None if age_s is None else float(round(at - age_s)), do, "groups", PAGES["unread"]

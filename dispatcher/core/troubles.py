@@ -24,9 +24,9 @@ TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
     "backpressure": (
         "bad",
         "Publishing waits for the consumer group {}",
-        "Start or repair the consumers of that group. If nobody needs it any more, XGROUP DESTROY it, or exempt it "
-        "(DISPATCH_BACKPRESSURE_EXCEPT). Publishing has stopped, and goes on by itself once the slowest group has less "
-        "than 80 % of REDIS_STREAM_MAXLEN to read.",
+        "Start or repair the consumers of that group. If nobody needs it any more, `dispatcher groups "
+        "destroy` it, or exempt it (DISPATCH_BACKPRESSURE_EXCEPT). Publishing has stopped, and goes on by itself once "
+        "the slowest group has less than 80 % of REDIS_STREAM_MAXLEN to read.",
     ),
     "layout": (
         "bad",

@@ -5,7 +5,7 @@ Each lies in the group's dead stream in Redis. Its event was sent, so no dead le
 
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -13,17 +13,15 @@ from operator import attrgetter
 from typing import Any, NamedTuple, Self
 from uuid import UUID
 
-from redis.exceptions import ResponseError
-
 from dispatcher.core.dead_stream import dead_stream_of
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.target import RedisTarget
-from dispatcher.ops.redis_errors import OF_REDIS, explained
+from dispatcher.ops.groups import try_to_connect
+from dispatcher.ops.redis_errors import explained
 from dispatcher.ops.replay import ReplaySession, Selection
 
 ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")  # of an entry
-LOOKED_UP = 256  # groups of which the dead stream is counted
 BATCH = 200  # entries that are published again, or removed, together
 NAMES = (
     "event_id", "message_id", "event_type", "aggregate_type", "aggregate_id", "occurred_at", "after_dead",
@@ -83,9 +81,12 @@ class DeadEntries:
     def __init__(self, url: str, keys: Sequence[str], group: str, dead_stream: str, timeout_s: float) -> None:
         self.streams = (dead_stream,) if dead_stream else tuple(dead_stream_of(key, group) for key in keys)
         self._where = f"Redis at {RedisTarget.parse(url).address()}"
-        self._client: Any = open_client(url, timeout_s)
+        self._url = url
+        self._timeout_s = timeout_s
 
     async def __aenter__(self) -> Self:
+        await try_to_connect(self._url, (), self._timeout_s)
+        self._client: Any = open_client(self._url, self._timeout_s)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -170,20 +171,6 @@ class DeadEntries:
 
     def _explained(self, stream: str, rights: str) -> AbstractContextManager[None]:
         return explained(self._where, stream, rights)
-
-
-async def count_dead(url: str, groups: Iterable[tuple[str, str]], timeout_s: float) -> dict[tuple[str, str], int]:
-    """How many entries lie in the dead stream of each (key, group), by its default name; missing: not known."""
-    counts: dict[tuple[str, str], int] = {}
-    client = open_client(url, timeout_s)
-    try:
-        with suppress(*OF_REDIS):  # it went away meanwhile: what is missing is not known
-            for key, group in list(groups)[:LOOKED_UP]:
-                with suppress(ResponseError):  # our user may not, or it is no stream
-                    counts[key, group] = int(await client.xlen(dead_stream_of(key, group)))
-    finally:
-        await client.aclose()
-    return counts
 
 
 def _entries(stream: str, page: Any) -> list[DeadEntry]:

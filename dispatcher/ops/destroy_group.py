@@ -7,6 +7,7 @@ from typing import Any
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.target import RedisTarget
+from dispatcher.ops.groups import try_to_connect
 from dispatcher.ops.redis_errors import explained
 
 READ_S = 60.0  # a consumer that asked for entries in this time may live
@@ -26,6 +27,7 @@ class Abandoned:
 async def look(url: str, keys: Sequence[str], group: str, timeout_s: float) -> list[Abandoned]:
     """What would be removed, of each key that has the group. Raises DispatcherError: none has, or somebody reads it."""
     where = f"Redis at {RedisTarget.parse(url).address()}"
+    await try_to_connect(url, (), timeout_s)
     client: Any = open_client(url, timeout_s)
     found = []
     try:

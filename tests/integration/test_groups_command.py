@@ -5,12 +5,15 @@ import uuid
 from typing import Any
 
 import pytest
+from anyio import to_thread
 from redis.asyncio import Redis
 
+from dispatcher.core.layout import Layout
+from dispatcher.infra.redis.client import open_client
 from tests.support.command import HearCommand
 from tests.support.consumers import DEAD, GROUP, consuming, group, publish
 from tests.support.readme import blocks, page
-from tests.support.redis import StartValkey
+from tests.support.redis import StartCluster, StartValkey
 from tests.support.rows import STREAM, insert_events, read_table, statuses
 from tests.support.waiting import until
 
@@ -207,6 +210,31 @@ async def test_the_rights_of_the_documentation_are_enough(heard: HearCommand, db
             code, _, err = await heard("groups", *words, REDIS_URL=url)
             assert code == 0, (words, err)
         assert [entry for entry in await admin.acl_log() if entry["username"] == "operator"] == []
+
+
+async def test_in_a_cluster_each_shard_is_asked_where_it_lies(
+    heard: HearCommand, db, own_cluster: StartCluster, redis_url: str
+):
+    cluster = await to_thread.run_sync(lambda: own_cluster(replicas=0))
+    env = {"REDIS_URL": cluster.url, "DISPATCH_STREAM_SHARDS": "8"}
+    events = await sent(db, 8)
+    async with open_client(cluster.url, 5.0) as client:
+        for key, event in zip(Layout(STREAM, 8).keys, events, strict=True):
+            await client.xgroup_create(key, GROUP, "0", mkstream=True)
+            await client.xadd(f"{key}:{GROUP}:dead", {"event_id": str(event), "dead_reason": "Dead"})
+    streams = json.loads((await heard("groups", "--json", **env))[1])["streams"]
+    assert [each["groups"][0]["dead"] for each in streams] == [1] * 8
+    entries = json.loads((await heard("groups", "dead", GROUP, "--json", **env))[1])["entries"]
+    assert {each["event_id"] for each in entries} == {str(event) for event in events}
+    code, out, _ = await heard("groups", "discard", GROUP, entries[0]["id"], "--yes", **env)
+    assert (code, out.strip()) == (0, "Discarded 1 entry.")
+    code, out, _ = await heard("groups", "retry", GROUP, "--all", "--yes", **env)
+    assert (code, out.splitlines()[-1]) == (0, "Retried 7 entries.")
+    code, out, _ = await heard("groups", "destroy", GROUP, "--yes", **env)
+    assert (code, out.count("read up to")) == (0, 8)
+    for words in (["dead", GROUP], ["destroy", GROUP, "--yes"]):
+        code, _, err = await heard("groups", *words, REDIS_URL=cluster.url.replace("redis+cluster", "redis"))
+        assert (code, "cluster" in err.lower()) == (2, True), err
 
 
 @pytest.mark.parametrize(

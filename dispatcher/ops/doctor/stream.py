@@ -92,7 +92,7 @@ def _group(name: str, lag: int, group: dict[str, Any], maxlen: int) -> Finding:
     unread = f"{counted(lag, 'entry')} to read, {lag / maxlen:.1%} of MAXLEN {maxlen}"
     said = f"group {name} has {unread}; {group['pending']} read and not acknowledged"
     remedy = "start or speed up its consumers; a group nobody uses: "
-    remedy += f"XGROUP DESTROY <stream> {name}, or exempt it (DISPATCH_BACKPRESSURE_EXCEPT)"
+    remedy += f"`dispatcher groups destroy {name}`, or exempt it (DISPATCH_BACKPRESSURE_EXCEPT)"
     if lag >= HOLD_BACK_AT * maxlen:
         return bad("groups", f"{said}: claiming waits for it", remedy)
     if lag >= LAGS * maxlen:
