@@ -206,8 +206,9 @@ def consume_cluster(reader: ClusterReader, pipe: Connection) -> None:
             seen.add(event_id)
             reads.append((time.perf_counter_ns(), [event_id]))
 
+    served = _Served(reader.ports)
     for key in shard_keys(STREAM, SHARDS):
-        threading.Thread(target=_read_shard, args=(reader.ports, key, note), daemon=True).start()
+        threading.Thread(target=_read_shard, args=(served, key, note), daemon=True).start()
     pipe.send(Ready())
     stopping = False
     try:
@@ -221,18 +222,42 @@ def consume_cluster(reader: ClusterReader, pipe: Connection) -> None:
         return  # the parent is gone
 
 
-def _read_shard(ports: Sequence[int], key: str, note: Callable[[bytes], None]) -> None:
+class _Served:
+    """Which node serves a key, for all threads of the consumer.
+
+    Each of them by itself would keep the processor from those that read other shards, while a node is away.
+    """
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        self._ports = ports
+        self._lock = threading.Lock()
+        self._cluster: RedisCluster | None = None
+        self._asked = float("-inf")  # monotonic seconds
+
+    def port_of(self, key: str) -> int:
+        """The port of its node. Raises RedisError or OSError; AttributeError: no node serves it."""
+        with self._lock:
+            if time.monotonic() - self._asked > AGAIN_S:
+                old, self._cluster, self._asked = self._cluster, None, time.monotonic()
+                if old is not None:
+                    old.close()
+                self._cluster = _client(self._ports)
+            if self._cluster is None:
+                raise redis.ConnectionError("no node answered a moment ago")
+            return int(self._cluster.get_node_from_key(key).port)  # type: ignore[no-untyped-call]
+
+
+def _read_shard(served: _Served, key: str, note: Callable[[bytes], None]) -> None:
     """Read one shard for ever, from whichever node serves it."""
     last: bytes | str = "0-0"
     while True:
         try:
-            with _client(ports) as cluster:
-                node = cluster.get_node_from_key(key)
-                with redis.Redis(host=HOST, port=node.port, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
-                    while True:
-                        for _, entries in client.xread({key: last}, block=BLOCK_MS):
-                            for entry_id, fields in entries:
-                                note(fields[b"event_id"])
-                                last = entry_id
+            port = served.port_of(key)
+            with redis.Redis(host=HOST, port=port, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
+                while True:
+                    for _, entries in client.xread({key: last}, block=BLOCK_MS):
+                        for entry_id, fields in entries:
+                            note(fields[b"event_id"])
+                            last = entry_id
         except (redis.RedisError, OSError, AttributeError):  # the last: no node serves it
             time.sleep(AGAIN_S)
