@@ -180,7 +180,9 @@ async def test_the_wrong_kind_of_redis_is_one_clear_line_and_exit_code_2(
         assert said in line
         for name in ("layout", "status", "groups"):
             code, told = await command(name, REDIS_URL=url, DISPATCH_STREAM_SHARDS=shards)
-            assert (code, said in told, len(told.splitlines())) == (2, True, 1), told
+            assert (code, said in told) == (2, True), told
+            if name != "status":  # which goes on to say what Postgres knows
+                assert len(told.splitlines()) == 1
 
 
 @pytest.mark.promise("layout")
