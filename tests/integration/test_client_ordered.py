@@ -58,8 +58,14 @@ async def where(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, str,
 
 
 async def nothing_is_pending(client: Any) -> None:
+    async def of(key: str) -> object:
+        try:
+            return await pending(client, key)
+        except sync.ResponseError as error:  # the reader of a shard without entries may come last
+            return str(error)
+
     for key in KEYS:
-        await becomes(partial(pending, client, key), [], f"what is pending in {key}", PATIENCE_S)
+        await becomes(partial(of, key), [], f"what is pending in {key}", PATIENCE_S)
 
 
 async def holders(client: Any, keys: list[str] = KEYS) -> list[str]:
