@@ -77,6 +77,11 @@ async def test_what_a_consumer_puts_away_is_counted_listed_and_published_again(
     assert (await heard("dlq", "list"))[2] == ""
 
 
+@pytest.mark.parametrize("url", ["", "redis://127.0.0.1:1"])
+async def test_dlq_needs_no_redis(url: str, heard: HearCommand, db):
+    assert await heard("dlq", "list", REDIS_URL=url) == (0, "No event is dead.\n", "")
+
+
 async def test_an_entry_whose_event_is_not_published_again_stays(heard: HearCommand, db, redis):
     """It may be the last copy: of a pruned row, or no event at all. A retry of those alone touches no other row."""
     [known, other] = await sent(db, 2)
