@@ -288,23 +288,21 @@ async def test_a_message_and_its_event_are_both_there_or_neither_and_once(
         assert [row["payload"]["body"] for row in await read_table(db)] == ["hello", "next"]
 
 
-@pytest.mark.parametrize(
-    ("given", "status"),
-    [
-        ({}, 400),
-        ([], 400),
-        (message(""), 400),
-        (message("x" * 4_001), 400),
-        (message("a\0b"), 400),
-        (message("\ud800"), 400),
-        (message("x") | {"key": "1"}, 400),
-    ],
-)
-async def test_what_is_no_message_is_refused_in_one_sentence(gateway: Gateway, given: object, status: int) -> None:
+async def test_what_is_no_message_is_refused_in_one_sentence(gateway: Gateway) -> None:
+    no_messages: list[object] = [
+        {},
+        [],
+        message(""),
+        message("x" * 4_001),
+        message("a\0b"),
+        message("\ud800"),
+        message("x") | {"key": "1"},
+    ]
     async with gateway.running() as running, aiohttp.ClientSession() as session:
-        async with session.post(f"{gateway.url}rooms/lobby/messages", json=given) as answer:
-            assert answer.status == status
-            assert "must" in (said := await answer.text()) or "is a JSON object" in said
+        for given in no_messages:
+            async with session.post(f"{gateway.url}rooms/lobby/messages", json=given) as answer:
+                assert answer.status == 400, given
+                assert "must" in (said := await answer.text()) or "is a JSON object" in said
         assert running.output == ""
 
 
