@@ -170,6 +170,7 @@ async def test_the_wrong_kind_of_redis_is_one_clear_line_and_exit_code_2(
         f"redis+cluster://127.0.0.1:{server.port}": "has no cluster mode: write redis:// in REDIS_URL",
         f"redis://127.0.0.1:{cluster.nodes[0].port}/0": "is a node of a Redis Cluster: write redis+cluster://",
         f"redis+sentinel://127.0.0.1:{sentinel.port}/payments": "know no service 'payments'",
+        f"redis://127.0.0.1:{sentinel.port}/0": "is a sentinel: write redis+sentinel://",
     }
     for url, said in wrong.items():
         env = {"DATABASE_URL": database_url, "REDIS_URL": url, "DISPATCH_STREAM_SHARDS": shards}

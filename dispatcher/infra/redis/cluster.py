@@ -24,7 +24,10 @@ from dispatcher.infra.redis.at_once import ask_at_once, asking_options, tls_fail
 
 SLOTS = 16384
 NO_CLUSTER = "has no cluster mode: write redis:// in REDIS_URL for redis+cluster://"
-A_NODE = "is a node of a Redis Cluster: write redis+cluster:// in REDIS_URL for redis://"
+NO_SERVER = {
+    "cluster": "is a node of a Redis Cluster: write redis+cluster:// in REDIS_URL for redis://",
+    "sentinel": "is a sentinel: write redis+sentinel:// in REDIS_URL for redis://, and the service after the slash",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +86,10 @@ class Topology:
         return min((len(replicas) for _, _, each, replicas in self.ranges if each == primary), default=0)
 
 
-def in_cluster_mode(info: bytes) -> bool:
-    """Whether INFO server is that of a node of a Cluster. Valkey may call it server_mode."""
-    return re.search(rb"^(redis|server)_mode:cluster", info, re.MULTILINE) is not None
+def no_single_server(info: bytes) -> str | None:
+    """What it is instead, by INFO server, with the remedy; None: it is one. Valkey may call it server_mode."""
+    mode = re.search(rb"^(?:redis|server)_mode:(\w+)", info, re.MULTILINE)
+    return NO_SERVER.get(mode[1].decode()) if mode else None
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.known_entries import NONE, KnownEntries
 from dispatcher.core.outages import is_unavailable
 from dispatcher.infra.asked import Asked
-from dispatcher.infra.redis.cluster import A_NODE, in_cluster_mode
+from dispatcher.infra.redis.cluster import no_single_server
 from dispatcher.infra.redis.pipe import Command, Pipe
 from dispatcher.infra.redis.reach import candidates, leads_elsewhere, open_pipe, sign_in
 from dispatcher.infra.redis.replies import clock_in, ids_named
@@ -196,8 +196,8 @@ class RedisConnection:
         if isinstance(info, bytes):
             clock_ms = clock_in(info)
             version, run_id = self._check_server(where, info.decode(errors="replace"))
-            if target.cluster is None and in_cluster_mode(info):
-                raise Misconfigured(f"{where} {A_NODE}")
+            if target.cluster is None and (instead := no_single_server(info)) is not None:
+                raise Misconfigured(f"{where} {instead}")
             self._nomkstream = version >= (6, 2)
             run_id = None if self.run_ids_differ else run_id
         elif isinstance(info, Refused) and not is_unavailable(info.text):
