@@ -10,6 +10,8 @@ from tests.support.faults.world import World
 from tests.support.proxy import Direction
 from tests.support.waiting import NeverCameTrue, until
 
+Stopped = Callable[[], Awaitable[bool]]
+
 ENTRY_ID = re.compile(rb"\$\d+\r\n\d{13}-\d+\r\n")  # Redis's answer to an XADD
 
 
@@ -42,7 +44,7 @@ async def after_publish(w: World, one: Process) -> None:
     await _held(one, "to_client", stopped, "Redis has what it claimed")
 
 
-async def _held(one: Process, direction: Direction, stopped: Callable[[], Awaitable[bool]], what: str) -> None:
+async def _held(one: Process, direction: Direction, stopped: Stopped, what: str) -> None:
     """Hold its traffic with Redis until `stopped`. Anew when a question was caught instead, about its groups, say."""
     for _ in range(10):
         one.redis.hold(direction)
@@ -55,28 +57,46 @@ async def _held(one: Process, direction: Direction, stopped: Callable[[], Awaita
 
 async def in_settle(w: World, one: Process) -> None:
     """Its settle is on its way to Postgres."""
-    await after_publish(w, one)
+    await _settle_held(w, one, "to_server", _settle_arrives)
+
+
+async def after_settle(w: World, one: Process) -> None:
+    """Its settle was carried out, the answer is on its way back."""
+    await _settle_held(w, one, "to_client", _settle_is_done)
+
+
+async def _settle_held(
+    w: World, one: Process, direction: Direction, watch: Callable[[World, Process], Awaitable[Stopped]]
+) -> None:
+    """Hold its traffic with Postgres once its entries are in Redis. Anew when it had given Redis up by then."""
+    for _ in range(5):
+        await after_publish(w, one)
+        stopped = await watch(w, one)
+        one.postgres.hold(direction)
+        one.redis.let_go("to_client")
+        with suppress(NeverCameTrue):
+            await until(stopped, "it settles", 10.0)
+            return
+        one.postgres.let_go(direction)
+    raise NeverCameTrue("it settles")
+
+
+async def _settle_arrives(w: World, one: Process) -> Stopped:
     rows = await w.picked(one)
     claims = await w.ask("SELECT DISTINCT claim_id::text FROM messaging.message_outbox WHERE id = ANY(%s)", (rows,))
-    one.postgres.hold("to_server")
-    one.redis.let_go("to_client")
 
     async def stopped() -> bool:
         held = one.postgres.held_bytes("to_server")
         return any(claim.encode() in held for (claim,) in claims)
 
-    await until(stopped, "it settles")
+    return stopped
 
 
-async def after_settle(w: World, one: Process) -> None:
-    """Its settle was carried out, the answer is on its way back."""
-    await after_publish(w, one)
+async def _settle_is_done(w: World, one: Process) -> Stopped:
     [(before,)] = await w.ask("SELECT coalesce(max(id), 0) FROM audit.change")
-    one.postgres.hold("to_client")
-    one.redis.let_go("to_client")
 
     async def stopped() -> bool:
         sent = "SELECT 1 FROM audit.change WHERE id > %s AND after = 'sent' AND by LIKE %s LIMIT 1"
         return bool(await w.ask(sent, (before, f"% {one.token} %")))
 
-    await until(stopped, "it settled")
+    return stopped
