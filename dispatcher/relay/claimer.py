@@ -126,9 +126,7 @@ class Claimer:
                 await self._uncertain.release(session)
                 return None
             if batch.rows:
-                batch = await self._put_back.without(session, batch)
-                if not batch.rows:
-                    self.finished(batch.claim_id)
+                batch = await self._without_put_back(session, batch)
             if batch.undone_by_trigger:
                 await self._failures.tell_and_wait(await self._undone(session, batch.undone_by_trigger), began)
             else:
@@ -139,6 +137,17 @@ class Claimer:
         if batch.rows:
             self._observe(Claimed(len(batch.rows), batch.full, batch.size))
         return batch
+
+    async def _without_put_back(self, session: Session, batch: Batch) -> Batch:
+        try:
+            kept = await self._put_back.without(session, batch)
+        except (SessionLost, psycopg.Error):  # or the rows would stay in flight, and nobody would work on them
+            self._uncertain.add(batch.claim_id, session)
+            self.finished(batch.claim_id)
+            raise
+        if not kept.rows:
+            self.finished(batch.claim_id)
+        return kept
 
     async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
         while True:

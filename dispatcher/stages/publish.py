@@ -23,7 +23,8 @@ class SentBatch(NamedTuple):
     """A batch on its way: its pipeline's future replies, and the rows that were not sent because they never can be."""
 
     replies: asyncio.Future[list[Any]]
-    unpublishable: dict[int, Unpublishable]  # by position in the batch
+    # By position in the batch. Not sent: in order, what follows one of its aggregate that never can be.
+    unpublishable: Mapping[int, Unpublishable | NotSent]
     incarnation: RedisIncarnation | None = None  # where it was sent
     streams: Mapping[int, str] = {}  # by row id, to which; empty: there is only one
     blocks: Sequence["Block"] = ()  # in order: what was written together
@@ -78,7 +79,8 @@ def _send_in_order(
     Redis with no memory left takes some entries of a pipeline, refuses others, and takes some again. Within MULTI it
     refuses all. Rows that are alone of their aggregate go before it: to queue a command costs Redis as much again.
     """
-    unpublishable: dict[int, Unpublishable] = {}
+    unpublishable: dict[int, Unpublishable | NotSent] = {}
+    stopped: set[int] = set()  # aggregates of which an event cannot be sent: those after it wait until it is dead
     streams: dict[int, str] = {}
     by_stream: dict[str, tuple[list[int], list[bytes], list[int]]] = {}
     make: dict[str, bool] = {}
@@ -89,8 +91,12 @@ def _send_in_order(
         stream = entry.stream
         if several:
             streams[row.id] = stream
+        if stopped and keys[row.id] in stopped:
+            unpublishable[position] = NotSent("")
+            continue
         if reason := entry.unpublishable(row):
             unpublishable[position] = Unpublishable(reason)
+            stopped.add(keys[row.id])
             continue
         if stream not in make:
             make[stream] = not connection.has_stream(stream)

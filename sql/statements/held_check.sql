@@ -1,13 +1,16 @@
 -- held_check: asks what became of rows that hold their aggregates.
--- Parameters: ids, claims (ids of our own claims that are in flight).
+-- Parameters: ids, claims (ids of our own claims that are in flight); types, handled: as for held_load.
 -- Returns: id, kind and event_id of each row. ours: our claim has it. unknown: another claim has it. parked. retry. waits: it is scheduled, and
---   was never tried. free: it may be claimed. dead, sent. A row that is missing was deleted.
+--   was never tried; or it is none of our event types, and parked no more. free: it may be claimed. dead, sent. A row that is missing was deleted.
 -- Loaded by: dispatcher/relay/order/watch.py
 -- Index: message_outbox_pkey.
 SELECT
     o.id,
     CASE
-        WHEN o.status IN ('sent', 'dead') THEN o.status
+        WHEN o.status = 'sent' THEN 'sent'
+        WHEN (o.next_run_at < 'infinity' OR o.status = 'dead')
+             AND (%(types)s::text[] IS NULL OR (o.event_type = ANY (%(types)s::text[])) = %(handled)s) IS NOT TRUE THEN 'waits'
+        WHEN o.status = 'dead' THEN 'dead'
         WHEN o.status = 'picked' THEN CASE WHEN o.claim_id = ANY (%(claims)s::uuid[]) THEN 'ours' ELSE 'unknown' END
         WHEN o.next_run_at = 'infinity' THEN 'parked'
         WHEN o.status = 'retry' THEN 'retry'

@@ -55,6 +55,8 @@ by_id AS (
     FROM ONLY messaging.message_outbox AS d
     WHERE d.id = ANY (%(by_id)s::bigint[])
       AND d.status IN ('pending', 'retry')
+      AND (%(mask)s::bytea IS NULL OR get_bit(%(mask)s::bytea, hashtextextended(d.aggregate_id, 0) & 255) = 1)
+      --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
       AND d.next_run_at <= (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()))
       AND (SELECT m.ours FROM mine AS m)
 )

@@ -5,7 +5,7 @@
 -- Loaded by: dispatcher/relay/order/cursor.py
 -- Index: none; pg_locks.
 -- Whoever inserts takes the lock before its row gets an id, and keeps it until its row can be seen.
-SELECT w.virtualtransaction || ' ' || w.pid, (
+SELECT w.virtualtransaction || coalesce(' ' || w.pid, ''), (
     SELECT x.xid::text
     FROM pg_snapshot_xip(pg_current_snapshot()) AS x (xid)
     WHERE mod(x.xid::text::numeric, 4294967296)::text = (

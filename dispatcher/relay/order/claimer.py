@@ -49,9 +49,10 @@ class OrderedClaimer(Claimer):
         super().__init__(policy, dispatcher_id=dispatcher_id, pause=pause, observe=observe, rng=rng)
         self._order = order
         self._sessions = sessions
-        self._uncertain.on_released = order.finished
+        self._uncertain.on_released = order.released
         self.connection_epochs: Mapping[int, int] = {}  # by sink; written by the relay before each claim
         self._by_id_from = 0  # with which of these rows the next claim begins
+        self._parked_since: OrderedClaim | None = None  # a claim that found rows parked that were not before
         self._window = 0  # rows that the last careful claim looked at, if it took none
 
     def finished(self, claim_id: str) -> None:
@@ -75,26 +76,33 @@ class OrderedClaimer(Claimer):
             return none_claimed(claim_id, floor)._replace(full=self._order.groups.more)
         self.in_flight.add(claim_id)
         self._order.begin(claim_id, group)
+        self._parked_since = None
+        made = False  # whether rows were claimed: what fails after that leaves them picked, and nobody would hold them
         try:
             batch = await self._claim_group(session, claim_id, group, limit, floor, mark)
-            if batch.rows or batch.undone_by_trigger:
-                self._order.claimed(batch)
-                kept = await self._order.hold_back_waiting(session, batch)
-                if len(kept.rows) < len(batch.rows):
-                    self._order.claimed(kept)
-                batch = kept
-                if self._order.one_per_aggregate:
-                    self._order.begun(claim_id)
-        except SessionLost:
-            self._uncertain.add(claim_id, session)
-            self.finished(claim_id)
-            raise
-        except psycopg.Error:
+            if made := bool(batch.rows or batch.undone_by_trigger):
+                batch = await self._look_through(session, batch)
+        except (SessionLost, psycopg.Error) as error:
+            if made or isinstance(error, SessionLost):
+                self._uncertain.add(claim_id, session)
             self.finished(claim_id)
             raise
         if not batch.rows:
             self.finished(claim_id)
         return batch._replace(full=self._order.groups.more)
+
+    async def _look_through(self, session: Session, batch: Batch) -> Batch:
+        """What was claimed, without what has to wait."""
+        order = self._order
+        order.claimed(batch)
+        if self._parked_since is not None:
+            await self._note_parked(session, self._parked_since)
+        kept = await order.hold_back_waiting(session, batch)
+        if len(kept.rows) < len(batch.rows):
+            order.claimed(kept)
+        if order.one_per_aggregate:
+            order.begun(batch.claim_id)
+        return kept
 
     async def _claim_group(
         self, session: Session, claim_id: str, group: SlotGroup, limit: int, floor: str | None, mark: HandlerMark | None
@@ -110,7 +118,7 @@ class OrderedClaimer(Claimer):
             if not held.later_event_seen and not held.rows("locked", "free"):
                 found = await claim_plainly(session, claim_id, wanted)
                 if found is not None and found[1]:
-                    await self._note_parked(session, wanted)
+                    self._parked_since = wanted
             batch = found[0] if found is not None else await self._claim_carefully(session, claim_id, group, wanted)
             if found is not None:
                 self._note_plain(group, wanted, batch)
@@ -192,9 +200,15 @@ class OrderedClaimer(Claimer):
                 held.add(row.id, row.key, "parked")
         chosen, keys = dict[int, int](), set[int]()
         last: dict[str, Peeked] = {}
+        left = dict[int, int]()  # by key: the first fresh row that finds no room
+        fresh = [row.id for row in rows if row.kind == "fresh"]
+        looked_to = max(fresh) if fresh and len(fresh) >= share else None  # fresh rows of lower ids were all looked at
         seen, let_go = {"fresh": 0, "other": 0}, False
         for row in sorted((each for each in rows if each.kind != "parked"), key=_in_turn):
+            if row.kind == "by_id" and looked_to is not None and row.id > looked_to:
+                continue  # one that was parked, say: fresh rows that were not looked at may have to go before it
             if row.kind != "by_id" and len(chosen) >= limit:
+                left.setdefault(row.key, row.id)
                 continue
             if row.kind != "by_id":
                 last[row.kind] = row
@@ -207,8 +221,10 @@ class OrderedClaimer(Claimer):
             elif row.kind == "by_id" or held.state(row.id) not in ("locked", "free"):  # those are tried by their ids
                 chosen[row.id] = row.key
                 keys.add(row.key)
-        more_fresh = seen["fresh"] < sum(row.kind == "fresh" for row in rows) or seen["fresh"] >= share
-        room = looked - sum(row.kind == "fresh" for row in rows)
+        for row_id in [each for each, key in chosen.items() if left.get(key, each) < each]:
+            del chosen[row_id]  # it was scheduled: fresh rows of lower ids go before it
+        more_fresh = seen["fresh"] < len(fresh) or seen["fresh"] >= share
+        room = looked - len(fresh)
         more_other = seen["other"] < sum(row.kind == "other" for row in rows) or seen["other"] >= room
         group.cursor.share.note(limit, wanted.fresh_limit, min(seen["fresh"], limit), seen["other"])
         group.cursor.note(
@@ -229,11 +245,12 @@ class OrderedClaimer(Claimer):
         if not batch.rows and group.cursor.running:  # one of them may be over
             group.cursor.reset()
             group.more = True
-        elif not batch.over_budget and not batch.undone_by_trigger:
+        elif not batch.undone_by_trigger:
             for row_id in chosen.keys() - batch.keys.keys():
                 held.add(row_id, chosen[row_id], "locked")
-        elif batch.over_budget:
+        if batch.over_budget:  # what did not fit was released
             group.cursor.reset()
+            group.more = True
         return batch
 
 

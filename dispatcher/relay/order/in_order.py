@@ -158,6 +158,8 @@ class InOrder:
             if self.one_per_aggregate or row.attempts or row.suspect:
                 self.hold(row, key)
             dead = None if self.one_per_aggregate else held.after_dead(key)
+            if dead is not None and dead.row_id == row.id:  # somebody retried it: nothing is missing
+                held.told(key, dead)
             if dead is not None and dead.row_id < row.id and key not in {keys[each] for each in after_dead}:
                 after_dead[row.id] = dead.event_id
             kept.append(row)
@@ -221,6 +223,15 @@ class InOrder:
             if flight.opened:
                 self.slots.settled(slots_of(flight.opened))
             self._free.set()
+
+    def released(self, claim_id: str) -> None:
+        """The rows of a claim on which nobody works were released, as far as they were ours still."""
+        flight = self._flights.get(claim_id)
+        if flight is not None:
+            self.forgotten(flight.not_sent)
+            self.watch.look_soon()
+            self.rescan()
+        self.finished(claim_id)
 
     def lost(self, ids: Collection[int]) -> None:
         """These rows are not ours any more: they hold until somebody has looked what became of them."""

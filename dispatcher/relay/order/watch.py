@@ -73,7 +73,7 @@ class HeldWatch:
         rows = sorted(held.rows("retry", "parked", "locked", "unknown", "dead", "free"))
         for first in range(0, len(rows), AT_ONCE):
             asked = rows[first : first + AT_ONCE]
-            found = await session.fetch(load("held_check"), {"ids": asked, "claims": list(claims)})
+            found = await session.fetch(load("held_check"), {"ids": asked, "claims": list(claims), **self._of})
             again |= held.looked([(row_id, kind, event_id) for row_id, kind, event_id in found], asked)
         self._look_at = monotonic() + EVERY_S
         return again
