@@ -74,14 +74,14 @@ async def undone(session: Session, rows: int) -> SettleUndone:
 
 
 class KeptAside:
-    """What one relay keeps aside. `tell` is called with what is settled, `on_round()` after each round."""
+    """What one relay keeps aside. `tell` is called with what is settled and its claim, `on_round()` after each round."""
 
     def __init__(
         self,
         *,
         most_rows: int,
         lease_s: float,
-        tell: Callable[[BatchOutcomes, Settlement], None],
+        tell: Callable[[str, BatchOutcomes, Settlement], None],
         on_round: Callable[[], None],
         observe: Observer,
         rng: Random,
@@ -189,7 +189,7 @@ class KeptAside:
                     left = [*rows, *left] if half else [*left, *rows]
             else:
                 # Rows that an earlier try settled are not found by this one: done, not lost.
-                self._tell(outcomes, settlement._replace(lost=frozenset()))
+                self._tell(kept.claim_id, outcomes, settlement._replace(lost=frozenset()))
                 if settlement.undone:
                     left += [(row_id, outcome) for row_id, outcome in rows if row_id in settlement.undone]
                     error = await undone(session, len(settlement.undone))

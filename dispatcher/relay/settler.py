@@ -42,9 +42,8 @@ class Settler:
         self._doubt = doubt
         self._observe = observe
         self._rng = rng
-        self.on_settled: Callable[[BatchOutcomes, Settlement], None] | None = (
-            None  # set by the relay, if there is an order
-        )
+        # Called with the claim; set by the relay, if there is an order.
+        self.on_settled: Callable[[str, BatchOutcomes, Settlement], None] | None = None
         self.aside = KeptAside(
             most_rows=MOST_BATCHES * batch_size,
             lease_s=lease_s,
@@ -101,7 +100,7 @@ class Settler:
             kept = KeptBatch(postgres, claim_id, rows, outcomes.incarnation, outcomes.streams, batch, on_moved)
             self.aside.keep(kept, await undone(session, len(rows)), began)
             self._doubt()
-        self._tell(outcomes, settlement)
+        self._tell(claim_id, outcomes, settlement)
         return settlement
 
     async def settle_together(
@@ -121,12 +120,12 @@ class Settler:
             return frozenset(whole.sent_ids)
         if settlement.lost and settlement.wrote_nothing:
             self._doubt()
-        self._tell(whole, settlement)
+        self._tell(claim_id, whole, settlement)
         return settlement.undone
 
-    def _tell(self, outcomes: BatchOutcomes, settlement: Settlement) -> None:
+    def _tell(self, claim_id: str, outcomes: BatchOutcomes, settlement: Settlement) -> None:
         if self.on_settled is not None:
-            self.on_settled(outcomes, settlement)
+            self.on_settled(claim_id, outcomes, settlement)
         if settlement.released:
             self._wake(0.0)  # due again, and a lane that sleeps looked while we still held them
         if outcomes.retries:

@@ -323,6 +323,47 @@ async def test_a_node_that_says_nothing_holds_up_its_own_shards_alone(
         await becomes(lambda: statuses(db), {"sent": 5})
 
 
+@pytest.mark.promise("redis-outage")
+@pytest.mark.parametrize("when", ["before the other is answered", "after it is settled"])
+async def test_a_node_that_says_nothing_does_not_hold_up_one_whose_connection_was_cut(
+    own_cluster: StartCluster, dispatcher: StartDispatcher, db: psycopg.AsyncConnection[Any], when: str
+) -> None:
+    """Both had events of one batch. In order the slots of the second wait until it is known what became of those."""
+    cluster, layout = await anyio.to_thread.run_sync(own_cluster), Layout(STREAM, 8)
+    owners = [cluster.owner(key_slot(key.encode())) for key in layout.keys]
+    slots = await db.execute("SELECT n::text, hashtextextended(n::text, 0) & 255 FROM generate_series(1, 64) AS n")
+    owner_of = {name: owners[layout.shard_of(slot)] for name, slot in await slots.fetchall()}
+    silent, cut = [node for node in cluster.nodes if node in owners][:2]
+    there, elsewhere = (next(name for name, owner in owner_of.items() if owner is node) for node in (silent, cut))
+    settings = {"stream_shards": 8, "order": "aggregate", "publish_timeout_ms": 120_000, "lease_ms": 300_000}
+    async with dispatcher(redis_url=cluster.url, **settings):
+        async with db.transaction():
+            for name in (there, elsewhere):
+                await insert_events(db, aggregate_id=name)
+        await becomes(lambda: statuses(db), {"sent": 2})
+        stopped = [silent] if when == "after it is settled" else [silent, cut]
+        for node in stopped:
+            os.kill(node.pid, signal.SIGSTOP)
+        try:
+            async with db.transaction():
+                for name in (there, elsewhere):
+                    await insert_events(db, aggregate_id=name)
+            if when == "after it is settled":
+                await becomes(lambda: statuses(db), {"sent": 3, "picked": 1})
+            else:
+                await becomes(lambda: statuses(db), {"sent": 2, "picked": 2})
+                os.kill(cut.pid, signal.SIGCONT)
+            cut.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await becomes(lambda: statuses(db), {"sent": 3, "picked": 1})
+            for sent in (4, 5):
+                await insert_events(db, aggregate_id=elsewhere)
+                await becomes(lambda: statuses(db), {"sent": sent, "picked": 1}, timeout_s=15)
+        finally:
+            for node in stopped:
+                os.kill(node.pid, signal.SIGCONT)
+        await becomes(lambda: statuses(db), {"sent": 6})
+
+
 async def test_prove_on_a_cluster(own_cluster: StartCluster, heard: HearCommand) -> None:
     cluster = await anyio.to_thread.run_sync(own_cluster)
     env = {"REDIS_URL": cluster.url, "DISPATCH_STREAM_SHARDS": "8"}

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import psycopg
 import pytest
 from redis.asyncio import Redis
@@ -11,6 +12,7 @@ from redis.asyncio import Redis
 from dispatcher.core.events import Buried, Published, Settled
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
+from dispatcher.relay.stream.bisect import PoisonBisector
 from tests.integration.test_order import FAST, ORDER, POISON, add, cutting, many, order_of, sent
 from tests.support.handlers import MakeModule
 from tests.support.proxy import StartProxy
@@ -263,3 +265,39 @@ async def test_each_prepared_transaction_is_a_writer_of_its_own(db: Db, database
     finally:
         for name in names:
             await db.execute(f"ROLLBACK PREPARED '{name}'".encode())
+
+
+async def test_news_of_an_earlier_claim_does_not_let_go_what_a_later_one_holds(
+    dispatcher: StartDispatcher, db: Db, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Event 1 failed before, so it is published apart. It is released, and claimed again before we hear of that."""
+    [first] = await add(db, "a", 1, status="retry", attempts=1)
+    claimed_again, go = anyio.Event(), anyio.Event()
+    asked, takes_entries, execute = list[bool](), PoisonBisector._takes_entries, Session._execute
+
+    async def not_at_first(self: PoisonBisector) -> bool:
+        asked.append(True)
+        if len(asked) == 1:
+            return False
+        await go.wait()
+        return await takes_entries(self)
+
+    async def executed(self: Session, cursor: Any, sql: str, params: Any, *, prepare: bool) -> Any:
+        rows = await execute(self, cursor, sql, params, prepare=prepare)
+        if sql.startswith("-- claim:") and asked and any(row[0] == first for row in rows):
+            claimed_again.set()
+        if sql.startswith("-- release") and rows == [(first,)]:
+            await add(db, "other", 1)
+            await claimed_again.wait()
+        return rows
+
+    monkeypatch.setattr(PoisonBisector, "_takes_entries", not_at_first)
+    monkeypatch.setattr(Session, "_execute", executed)
+    async with dispatcher(**ORDER) as running:
+        await running.tap.next(Settled, where=lambda settled: settled.released == 1)
+        await add(db, "a", 2)
+        await add(db, "other", 2)
+        await becomes(lambda: order_of(redis, "other"), [1, 2])
+        go.set()
+        await becomes(lambda: sent(db), 4)
+    assert await order_of(redis, "a") == [1, 2]

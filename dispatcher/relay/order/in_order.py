@@ -16,6 +16,7 @@ from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.owned_slots import OwnedSlots, mask_of, mask_of_ranges, slots_of
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.session import Session
+from dispatcher.relay.order.flight import Flight
 from dispatcher.relay.order.groups import SlotGroup, SlotGroups
 from dispatcher.relay.order.watch import HeldWatch
 from dispatcher.stages.claim import EventTypeFilter
@@ -35,18 +36,6 @@ class OrderParts:
 
 
 @dataclass(slots=True)
-class Flight:
-    """One claim. `in_hand`: its slots that no other claim may take; `slots`: all slots that it took rows of."""
-
-    in_hand: int
-    connection_epochs: Mapping[int, int]  # by sink, as it was claimed
-    slots: int = 0
-    opened: int = 0  # those of `slots` that other claims may take, though this one is not settled
-    not_sent: dict[int, int] = field(default_factory=dict)  # rows that are not in the stream, with their slots, by id
-    failed: set[int] = field(default_factory=set)  # rows that were answered, and are not in the stream
-
-
-@dataclass(slots=True)
 class InOrder:
     """Written by the tasks of one relay, on one event loop.
 
@@ -62,7 +51,9 @@ class InOrder:
     wake_relay: Callable[[], None]
     one_per_aggregate: bool = False
     _flights: dict[str, Flight] = field(default_factory=dict)  # by claim id
-    _event_ids: dict[int, str] = field(default_factory=dict)  # of rows that are not in the stream, by row id
+    sink_slots: Sequence[int] = ()  # by sink: the slots of its rows, as a mask
+    # Rows that are not in the stream, by id: the claim of ours that has them, and their event_id.
+    _ours: dict[int, tuple[str, str]] = field(default_factory=dict)
     _free: anyio.Event = field(default_factory=anyio.Event)  # replaced by ready()
     _connection_epochs: Mapping[int, int] = field(default_factory=dict)
 
@@ -90,19 +81,12 @@ class InOrder:
     def _next(self, closed: int) -> SlotGroup | None:
         in_hand = 0
         for flight in self._flights.values():
-            in_hand |= flight.in_hand
-            # The connection changed, so its entries may be lost: claim none of its slots before the settle knows.
-            if self._connection_changed(flight):
-                in_hand |= flight.slots
+            # Where the connection changed nothing is claimed before the settle knows.
+            in_hand |= flight.in_hand | flight.perhaps_lost(self._connection_epochs, self.sink_slots)
         claimable = self.slots.claimable()
         group = self.groups.next(claimable, in_hand, closed)
         # Slots of a batch that an earlier connection published are claimable too: `self.slots` knows no connections.
         return group if group is None or not group.mask & in_hand & ~closed else None
-
-    def _connection_changed(self, flight: Flight) -> bool:
-        """Whether a sink that is open has another connection than as this was claimed."""
-        now = self._connection_epochs
-        return any(now.get(sink, epoch) != epoch for sink, epoch in flight.connection_epochs.items())
 
     def note_change(self) -> None:
         """Slots were gained, or may be claimed again."""
@@ -125,9 +109,9 @@ class InOrder:
     def claimed(self, batch: Batch) -> None:
         """The claim was answered: only slots of which it has a row stay in hand."""
         flight = self._flights[batch.claim_id]
-        flight.not_sent = {row.id: batch.keys[row.id] & 255 for row in batch.rows}
-        flight.slots = mask_of(flight.not_sent.values())
-        self._put_down(flight, flight.in_hand & ~flight.slots)
+        flight.rows = {row.id: batch.keys[row.id] & 255 for row in batch.rows}
+        flight.not_sent = dict(flight.rows)
+        self._put_down(flight, flight.in_hand & ~mask_of(flight.rows.values()))
 
     async def hold_back_waiting(self, session: Session, batch: Batch) -> Batch:
         """The batch without rows that have to wait for others: those are released. Raises SessionLost or psycopg.Error.
@@ -156,7 +140,7 @@ class InOrder:
                 to_release.append(row.id)
                 continue
             if self.one_per_aggregate or row.attempts or row.suspect:
-                self.hold(row, key)
+                self._hold(batch.claim_id, row, key)
             dead = None if self.one_per_aggregate else held.after_dead(key)
             if dead is not None and dead.row_id == row.id:  # somebody retried it: nothing is missing
                 held.told(key, dead)
@@ -176,10 +160,10 @@ class InOrder:
         if flight is not None:
             self._let_next_claim(flight, flight.in_hand)
 
-    def hold(self, row: ClaimedRow, key: int) -> None:
+    def _hold(self, claim_id: str, row: ClaimedRow, key: int) -> None:
         """This row of ours is not in the stream, and may not get there now."""
         self.held.add(row.id, key, "ours")
-        self._event_ids[row.id] = row.event_id
+        self._ours[row.id] = (claim_id, row.event_id)
 
     # After a claim.
 
@@ -190,7 +174,7 @@ class InOrder:
             sent = set(sent)
         for row in batch.rows if len(sent) < len(batch.rows) else ():
             if row.id not in sent:
-                self.hold(row, batch.keys[row.id])
+                self._hold(batch.claim_id, row, batch.keys[row.id])
         for row_id, event_id in batch.after_dead.items():
             dead = self.held.after_dead(batch.keys[row_id])
             if row_id in sent and dead is not None and dead.event_id == event_id:
@@ -206,14 +190,22 @@ class InOrder:
                         flight.not_sent.pop(row_id, None)
             self._let_next_claim(flight, flight.in_hand & ~mask_of(flight.not_sent.values()))
 
-    def settled(self, outcomes: BatchOutcomes, settlement: Settlement) -> None:
-        """What became of rows is written."""
-        if self.held.settled(outcomes, settlement.lost, settlement.undone, self._event_ids):
+    def settled(self, claim_id: str, outcomes: BatchOutcomes, settlement: Settlement) -> None:
+        """What became of rows of a claim is written."""
+        # Rows that were released may be in a later claim by now, before we hear of it: that one holds them.
+        later = frozenset(row_id for row_id, (holder, _) in self._ours.items() if holder != claim_id)
+        event_ids = {row_id: event_id for row_id, (_, event_id) in self._ours.items()}
+        if self.held.settled(outcomes, settlement.lost - later, settlement.undone | later, event_ids):
             self.rescan()
             self.wake_relay()
-        if self._event_ids:
-            for row_id in [each for each in self._event_ids if self.held.state(each) != "ours"]:
-                del self._event_ids[row_id]
+        for row_id in [each for each in self._ours if self.held.state(each) != "ours"]:
+            del self._ours[row_id]
+        flight = self._flights.get(claim_id)
+        if flight is not None and (left := flight.settled(outcomes, settlement.undone)):
+            # Another part of it may wait for its node for long. Without one all of it is finished in a moment.
+            self._put_down(flight, flight.in_hand & ~left)
+            self.slots.settled(slots_of(flight.opened & ~left))
+            flight.opened &= left
 
     def finished(self, claim_id: str) -> None:
         """Nothing of the claim is worked on any more, but for rows that hold their aggregates."""
@@ -228,7 +220,7 @@ class InOrder:
         """The rows of a claim on which nobody works were released, as far as they were ours still."""
         flight = self._flights.get(claim_id)
         if flight is not None:
-            self.forgotten(flight.not_sent)
+            self.forgotten(flight.rows)
             self.watch.look_soon()
             self.rescan()
         self.finished(claim_id)

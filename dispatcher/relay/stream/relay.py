@@ -13,11 +13,13 @@ from time import monotonic
 import anyio
 
 from dispatcher.core.events import Observer, Ticked
+from dispatcher.core.owned_slots import mask_of
 from dispatcher.core.pacing import BatchSizer
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.relay.claimer import Claimer, ClaimerParts
 from dispatcher.relay.order.claimer import OrderedClaimer
+from dispatcher.relay.order.groups import ALL
 from dispatcher.relay.order.in_order import InOrder, OrderParts, make_order
 from dispatcher.relay.policy import FlowControl, PauseCheck, StreamPolicy
 from dispatcher.relay.settler import Settler
@@ -114,6 +116,7 @@ class StreamRelay:
         )
         if self._order is not None:
             self._settler.on_settled = self._order.settled
+            self._order.sink_slots = [mask_of(each.slots) if each.slots else ALL for each in parts.sinks]
         sinks = [self._make_sink(policy, each, rng) for each in parts.sinks]
         self._sinks: Sinks = (
             OneSink(sinks[0], self._stopping, parts.doorbell.release_key)
