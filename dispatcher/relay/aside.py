@@ -74,7 +74,7 @@ async def undone(session: Session, rows: int) -> SettleUndone:
 
 
 class KeptAside:
-    """What one relay keeps aside. `tell` is called with what is settled and its claim, `on_round()` after each round."""
+    """What a relay keeps aside. `tell` is called with what is settled and its claim, `on_round()` after each round."""
 
     def __init__(
         self,
