@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from redis.asyncio import Redis
 
-from dispatcher.core.events import Buried, Published, Settled
+from dispatcher.core.events import Buried, Published, Settled, SlotsChanged
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.relay.stream.bisect import PoisonBisector
@@ -301,3 +301,43 @@ async def test_news_of_an_earlier_claim_does_not_let_go_what_a_later_one_holds(
         go.set()
         await becomes(lambda: sent(db), 4)
     assert await order_of(redis, "a") == [1, 2]
+
+
+async def test_an_entry_that_is_published_apart_tells_of_a_dead_event_for_all(
+    dispatcher: StartDispatcher, db: Db, redis: Redis
+) -> None:
+    """Event 2 follows the dead one, and failed once. Event 3 does not tell of it again."""
+    await insert_events(db, aggregate_id="a", payload=json.dumps({"n": 1, "x": "y" * 3000}))
+    async with dispatcher(**ORDER, max_payload_bytes=2000) as running:
+        await running.tap.next(Buried)
+        await add(db, "a", 2, status="retry", attempts=1)
+        await becomes(lambda: sent(db), 1)
+        await add(db, "a", 3)
+        await becomes(lambda: sent(db), 2)
+    [dead] = [row for row in await read_table(db) if row["status"] == "dead"]
+    assert [entry.get("after_dead") for entry in await read_stream(redis)] == [str(dead["event_id"]), None]
+
+
+async def test_a_slot_that_was_away_for_a_moment_is_read_from_the_start(
+    dispatcher: StartDispatcher, db: Db, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a claim runs its slots are revoked and gained again. Whoever owned them meanwhile has put back event 1."""
+    monkeypatch.setattr("dispatcher.relay.order.cursor.START_AGAIN_S", 1000.0)  # that finds it too, later
+    claims, execute = list[bool](), Session._execute
+
+    async def executed(self: Session, cursor: Any, sql: str, params: Any, *, prepare: bool) -> Any:
+        if sql.startswith("-- claim:") and params["fresh_id"] > 1000 and not claims:
+            claims.append(True)
+            await db.execute("UPDATE messaging.slot_owner SET epoch = epoch + 1 WHERE owner IS NOT NULL")
+            await db.execute("UPDATE messaging.message_outbox SET status = 'pending' WHERE id = %s", (first,))
+            await db.execute("SELECT pg_notify('outbox_slots', '')")
+            await running.tap.next(SlotsChanged, where=lambda changed: changed.revoked > 0)
+        return await execute(self, cursor, sql, params, prepare=prepare)
+
+    [first] = await add(db, "a", 1)
+    await many(db, 4000)
+    await add(db, "a", 2)
+    async with dispatcher(**ORDER, batch_size=64) as running:
+        monkeypatch.setattr(Session, "_execute", executed)
+        await becomes(lambda: order_of(redis, "a"), [1, 1, 2])
+    assert claims

@@ -169,16 +169,13 @@ class InOrder:
 
     def answered(self, batch: Batch, outcomes: BatchOutcomes) -> None:
         """The sink has answered rows of a claim: what is not in the stream holds its aggregate from here on."""
+        self.told(batch, outcomes)
         sent: Collection[int] = outcomes.sent_ids
-        if len(sent) < len(batch.rows) or batch.after_dead:
+        if len(sent) < len(batch.rows):
             sent = set(sent)
         for row in batch.rows if len(sent) < len(batch.rows) else ():
             if row.id not in sent:
                 self._hold(batch.claim_id, row, batch.keys[row.id])
-        for row_id, event_id in batch.after_dead.items():
-            dead = self.held.after_dead(batch.keys[row_id])
-            if row_id in sent and dead is not None and dead.event_id == event_id:
-                self.held.told(batch.keys[row_id], dead)
         flight = self._flights.get(batch.claim_id)
         if flight is not None:
             if len(sent) == len(flight.not_sent):
@@ -189,6 +186,13 @@ class InOrder:
                     if row_id not in flight.failed:
                         flight.not_sent.pop(row_id, None)
             self._let_next_claim(flight, flight.in_hand & ~mask_of(flight.not_sent.values()))
+
+    def told(self, batch: Batch, outcomes: BatchOutcomes) -> None:
+        """Note which dead events the entries that are in the stream have told of."""
+        for row_id, event_id in batch.after_dead.items():
+            dead = self.held.after_dead(batch.keys[row_id])
+            if dead is not None and dead.event_id == event_id and row_id in outcomes.sent_ids:
+                self.held.told(batch.keys[row_id], dead)
 
     def settled(self, claim_id: str, outcomes: BatchOutcomes, settlement: Settlement) -> None:
         """What became of rows of a claim is written."""

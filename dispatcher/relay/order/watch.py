@@ -44,8 +44,8 @@ class HeldWatch:
         if held.followed:
             await self._write_followed(session, held)
         if not len(held) or (not self._soon and monotonic() < self._look_at):
-            return False
-        return await self._check(session, held, claims)
+            return bool(gained)  # another one may have owned them since our cursors passed their rows
+        return await self._check(session, held, claims) or bool(gained)
 
     async def write_followed(self, postgres: ReconnectingSession, held: Held) -> None:
         """Write down which dead events the entries after them told of. A failure is tried again with the next look."""

@@ -152,6 +152,8 @@ class BatchCompleter:
             outcomes.doubt_sent()
             await self._reconciler.resolve(self._gate, postgres, batch, outcomes, also=also)
 
+        if self.order is not None:
+            self.order.told(batch, outcomes)
         await self._settler.settle(postgres, batch.claim_id, outcomes, batch=batch, on_moved=moved, tried=tried)
         also = ()  # what is kept aside keeps `moved`, and by it would keep the payloads of these batches
 
