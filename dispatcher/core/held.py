@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 from dispatcher.core.outcome import BatchOutcomes
 
 # ours: our claim has it, or had it a moment ago. unknown: picked by a claim that is not ours. locked: somebody else had
-# it locked when the claim came by. free: nobody has it any more, and it may lie before the cursor of the claims.
-State = Literal["ours", "retry", "parked", "locked", "unknown", "dead", "free"]
+# it locked when the claim came by. free: nobody has it any more, and it may lie before the cursor of the claims. type:
+# no event of its type may be claimed now.
+State = Literal["ours", "retry", "parked", "locked", "unknown", "dead", "free", "type"]
 MOST_DEAD = 50_000  # dead events whose next entry is to tell of them; of more the oldest are forgotten
 
 
@@ -150,8 +151,8 @@ class Held:
                 self.died(row_id, known[0], event_id)
                 again |= self.let_go(row_id)
             elif kind == "free":
-                again |= known[1] not in ("free", "locked")
-                self.add(row_id, known[0], "locked" if known[1] == "locked" else "free")
+                again |= known[1] not in ("free", "locked", "type")
+                self.add(row_id, known[0], known[1] if known[1] in ("locked", "type") else "free")
             elif kind == "retry":
                 again |= known[1] != "retry"
                 self.add(row_id, known[0], "retry")

@@ -27,8 +27,8 @@ class OrderedClaim:
     sum of their epochs.
 
     `fresh_limit`: of `limit` rows at most so many that nobody scheduled. `parked`: rows that are known to be parked;
-    `running`: transactions that must not be over. `by_id`: rows that are tried by their ids, wherever they lie. The
-    others: see `claim`.
+    `running`: transactions that must not be over. `by_id`: rows that are tried by their ids, wherever they lie.
+    `held_back`: event types that are looked at, and not to be claimed. The others: see `claim`.
     """
 
     dispatcher: int | None
@@ -47,6 +47,7 @@ class OrderedClaim:
     running: Sequence[str] = ()
     parked: Sequence[int] = ()
     by_id: Sequence[int] = ()
+    held_back: Sequence[str] = ()
 
     def parameters(self) -> dict[str, object]:
         """As the statements take them."""
@@ -66,6 +67,7 @@ class OrderedClaim:
             "layout": self.layout,
             "running": list(self.running),
             "parked": list(self.parked),
+            "held_back": list(self.held_back),
             "most_bytes": self.most_bytes,
             "now": None,
             "since_s": None,
@@ -77,12 +79,16 @@ class OrderedClaim:
 
 
 class Peeked(NamedTuple):
-    """A row that was looked at. `kind`: fresh, other, parked or by_id; `due_at`: naive, UTC; None: parked."""
+    """A row that was looked at. `kind`: fresh, other, parked or by_id; `due_at`: naive, UTC; None: parked.
+
+    `held_back`: no event of its type may be claimed now.
+    """
 
     id: int
     key: int
     kind: str
     due_at: datetime | None
+    held_back: bool
 
 
 async def claim_plainly(session: Session, claim_id: str, wanted: OrderedClaim) -> tuple[Batch, bool] | None:

@@ -1,16 +1,16 @@
 -- peek: looks at due rows in order, and locks and changes nothing: where some aggregates are held, the rows to claim are chosen from it.
 -- Parameters: those of claim in order, of which it has fresh_time, fresh_id, fresh, after_time, after_id, limit, mask, owned, epochs,
 --   running, dispatcher, floor, layout, now and parked; by_id (ids of rows that are tried wherever they lie: somebody had them locked, or nobody has them any more); with
---   handlers types and handled.
+--   handlers types and handled; held_back (event types of which no row may be claimed now).
 -- Returns: of each row its id, the key of its aggregate (the slot in its last 8 bits), its kind (fresh, other, parked, by_id), and
---   next_run_at (in UTC; NULL: parked). At most limit rows that are fresh or other: those of held aggregates count too.
+--   next_run_at (in UTC; NULL: parked); whether its type is held back. At most limit rows that are fresh or other: those of held aggregates count too.
 -- Loaded by: dispatcher/stages/claim_in_order.py
 -- Index: message_outbox_due_idx, from each cursor on, and its end; message_outbox_pkey for by_id.
 WITH mine AS MATERIALIZED (
 --like: claim, from '    --ordered:     SELECT (%(floor)s', before '    --ordered: ),'
 ),
 fresh AS MATERIALIZED (
-    SELECT d.id, d.aggregate_type, d.aggregate_id, d.next_run_at
+    SELECT d.id, d.aggregate_type, d.aggregate_id, d.next_run_at, d.event_type
     FROM ONLY messaging.message_outbox AS d
     WHERE NOT d.settled
       AND d.status <> 'picked'
@@ -24,7 +24,7 @@ fresh AS MATERIALIZED (
     LIMIT %(fresh)s
 ),
 other AS MATERIALIZED (
-    SELECT d.id, d.aggregate_type, d.aggregate_id, d.next_run_at
+    SELECT d.id, d.aggregate_type, d.aggregate_id, d.next_run_at, d.event_type
     FROM ONLY messaging.message_outbox AS d
     WHERE NOT d.settled
       AND d.status <> 'picked'
@@ -42,7 +42,7 @@ other AS MATERIALIZED (
     LIMIT %(limit)s - (SELECT count(*) FROM fresh)
 ),
 parked AS (
-    SELECT d.id, d.aggregate_type, d.aggregate_id, d.next_run_at
+    SELECT d.id, d.aggregate_type, d.aggregate_id, d.next_run_at, d.event_type
     FROM ONLY messaging.message_outbox AS d
     WHERE NOT d.settled
       AND d.next_run_at = 'infinity'
@@ -51,7 +51,7 @@ parked AS (
     LIMIT 10000
 ),
 by_id AS (
-    SELECT d.id, d.aggregate_type, d.aggregate_id, d.next_run_at
+    SELECT d.id, d.aggregate_type, d.aggregate_id, d.next_run_at, d.event_type
     FROM ONLY messaging.message_outbox AS d
     WHERE d.id = ANY (%(by_id)s::bigint[])
       AND d.status IN ('pending', 'retry')
@@ -64,7 +64,8 @@ SELECT
     m.id,
     (hashtextextended(m.aggregate_type, hashtextextended(m.aggregate_id, 0)) & -256) | (hashtextextended(m.aggregate_id, 0) & 255),
     m.kind,
-    CASE WHEN m.next_run_at < 'infinity' THEN m.next_run_at AT TIME ZONE 'UTC' END
+    CASE WHEN m.next_run_at < 'infinity' THEN m.next_run_at AT TIME ZONE 'UTC' END,
+    m.event_type = ANY (%(held_back)s::text[])
 FROM (
     SELECT 'fresh' AS kind, f.* FROM fresh AS f
     UNION ALL

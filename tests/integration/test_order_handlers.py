@@ -63,3 +63,33 @@ async def test_a_handler_that_fails_holds_its_aggregate_and_nothing_else(
         await becomes(lambda: sent(db), 6)
         assert await count(db, "dead") == 0
     assert [number for aggregate, number in done if aggregate == "a"] == [1, 2, 3]
+
+
+async def test_an_event_whose_type_has_no_free_place_is_not_overtaken_by_the_next_of_its_aggregate(
+    dispatcher: StartDispatcher, db: Db, handlers_module: MakeModule
+) -> None:
+    """Of two places the slow type gets one. Events of other aggregates run meanwhile."""
+    done: list[tuple[str, int]] = []
+    go = anyio.Event()
+
+    async def slow(payload: Any, event: Any) -> None:
+        await go.wait()
+        done.append((event.aggregate_id, payload["n"]))
+
+    async def quick(payload: Any, event: Any) -> None:
+        done.append((event.aggregate_id, payload["n"]))
+
+    name = handlers_module({"slow": slow, "quick": quick})
+    async with dispatcher(handlers=name, max_parallel=2, **ORDER):
+        await add(db, "first", 1, event_type="slow")
+        await becomes(lambda: count(db, "picked"), 1)
+        for number in range(20):
+            await add(db, f"a{number}", 1, event_type="slow")
+            await add(db, f"a{number}", 2, event_type="quick")
+            await add(db, "b", number, event_type="quick")
+            await becomes(lambda: len(done), number + 1)
+        assert {aggregate for aggregate, _ in done} == {"b"}
+        go.set()
+        await becomes(lambda: sent(db), 61)
+    for number in range(20):
+        assert [n for aggregate, n in done if aggregate == f"a{number}"] == [1, 2]

@@ -146,6 +146,7 @@ PARAMETERS: dict[str, object] = {
     "epochs": 0,
     "running": [],
     "parked": [],
+    "held_back": [],
     "by_id": [],
     "most": 1000,
     "limit": BATCH,

@@ -17,7 +17,7 @@ from dispatcher.relay.order.cursor import Looked, fresh_key
 from dispatcher.relay.order.groups import SlotGroup
 from dispatcher.relay.order.in_order import InOrder
 from dispatcher.relay.policy import ClaimPolicy, PauseCheck
-from dispatcher.stages.claim import ClaimKey, new_claim_id
+from dispatcher.stages.claim import ClaimKey, EventTypeFilter, new_claim_id
 from dispatcher.stages.claim_in_order import (
     OrderedClaim,
     Peeked,
@@ -53,6 +53,7 @@ class OrderedClaimer(Claimer):
         self.connection_epochs: Mapping[int, int] = {}  # by sink; written by the relay before each claim
         self._by_id_from = 0  # with which of these rows the next claim begins
         self._parked_since: OrderedClaim | None = None  # a claim that found rows parked that were not before
+        self._held_back = frozenset[str]()  # event types that are not claimed now; earlier ones of an aggregate hold it
         self._window = 0  # rows that the last careful claim looked at, if it took none
 
     def finished(self, claim_id: str) -> None:
@@ -64,6 +65,17 @@ class OrderedClaimer(Claimer):
     def rescan(self) -> None:
         """Begin the next claims at the start: rows were put back."""
         self._order.rescan()
+
+    def choose(self, event_types: EventTypeFilter | None) -> None:
+        """From now on claim these of our event types. Events of the others hold the later ones of their aggregates."""
+        held_back = frozenset[str]()
+        if event_types is not None and event_types != self._event_types:
+            held_back = frozenset(event_types.types)
+            if event_types.only_these and self._event_types is not None:
+                held_back = frozenset(self._event_types.types) - held_back
+        if held_back != self._held_back:
+            self._held_back = held_back
+            self._order.free_types()
 
     async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
         claim_id = new_claim_id()
@@ -115,7 +127,7 @@ class OrderedClaimer(Claimer):
             from_start = not cursor.running
             wanted = self._wanted(group, limit, floor, mark)
             found = None
-            if not held.later_event_seen and not held.rows("locked", "free"):
+            if not held.later_event_seen and not self._held_back and not held.rows("locked", "free"):
                 found = await claim_plainly(session, claim_id, wanted)
                 if found is not None and found[1]:
                     self._parked_since = wanted
@@ -150,6 +162,7 @@ class OrderedClaimer(Claimer):
             running=list(group.cursor.running),
             parked=self._order.held.rows("parked"),
             by_id=self._by_id(max(1, limit // OTHERS)),
+            held_back=tuple(self._held_back),
         )
 
     def _by_id(self, most: int) -> list[int]:
@@ -218,6 +231,9 @@ class OrderedClaimer(Claimer):
                 let_go = True
             elif held.blocks(row.key, row.id) or (self._order.one_per_aggregate and row.key in keys):
                 held.later_event_seen.add(row.key)
+            elif row.held_back:
+                if held.state(row.id) is None:
+                    held.add(row.id, row.key, "type")
             elif row.kind == "by_id" or held.state(row.id) not in ("locked", "free"):  # those are tried by their ids
                 chosen[row.id] = row.key
                 keys.add(row.key)

@@ -98,6 +98,12 @@ class InOrder:
         for group in self.groups.all:
             group.more = True
 
+    def free_types(self) -> None:
+        """Other event types than before may be claimed: what held for its type is claimed in its turn."""
+        for row_id in self.held.rows("type"):
+            self.held.let_go(row_id)
+        self.rescan()
+
     # Around a claim.
 
     def begin(self, claim_id: str, group: SlotGroup) -> None:

@@ -70,7 +70,7 @@ class HeldWatch:
 
     async def _check(self, session: Session, held: Held, claims: Collection[str]) -> bool:
         again, self._soon = False, False
-        rows = sorted(held.rows("retry", "parked", "locked", "unknown", "dead", "free"))
+        rows = sorted(held.rows("retry", "parked", "locked", "unknown", "dead", "free", "type"))
         for first in range(0, len(rows), AT_ONCE):
             asked = rows[first : first + AT_ONCE]
             found = await session.fetch(load("held_check"), {"ids": asked, "claims": list(claims), **self._of})
