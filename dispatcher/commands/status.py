@@ -101,8 +101,8 @@ def as_text(found: Status) -> str:
         outbox["now"] = iso_of(outbox["now"])
         newest = outbox["newest_dead_at"]
         outbox["newest_dead_at"] = None if newest is None else iso_of(newest)
-        if (retrying := outbox["retrying"]) and retrying["next_at"] is not None:
-            retrying["next_at"] = iso_of(retrying["next_at"])
+        if retrying := outbox["retrying"]:
+            retrying |= {name: iso_of(at) for name in ("next_at", "since") if (at := retrying[name]) is not None}
         if outbox["last_seen"] is not None:
             host, at = outbox["last_seen"]
             outbox["last_seen"] = {"host": host, "at": iso_of(at)}

@@ -109,8 +109,10 @@ def retrying(found: RetryCount, most: int | None, now: float) -> Need:
     what += f", {counted(found.attempts, 'attempt')} failed{left}"
     if found.next_at is not None:
         what += f", next {clock(found.next_at, now)}" if found.next_at > now else ", next now"
-    do = "Mend the cause before the last attempt; then it goes out by itself. `dispatcher events list --status retry`."
-    return Need("warn", "retrying", f"{what}. Nothing else waits for it", None, do, "retry", PAGES["retrying"])
+    do = "Mend the cause before the last attempt; then it goes out by itself"
+    do += "." if found.id is None else f", or at once: `dispatcher events retry {found.id}`."
+    do += "" if one else " All of them: `dispatcher events list --status retry`."
+    return Need("warn", "retrying", f"{what}. Nothing else waits for it", found.since, do, "retry", PAGES["retrying"])
 
 
 def held(count: HeldCount, now: float) -> Need:

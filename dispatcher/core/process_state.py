@@ -75,8 +75,8 @@ class PastTrouble:
 class RetryCount:
     """Events that failed and are tried again; of the one with the most failed attempts what failed, and when it is due.
 
-    `next_at`: Unix seconds. `overdue_s`: how overdue the oldest event is, by when it is due; those that wait behind
-    one that failed, where there is an order, do not count.
+    `id`: its row; `since`: when it failed first, in Unix seconds as `next_at`. `overdue_s`: how overdue the oldest
+    event is, by when it is due; those that wait behind one that failed, where there is an order, do not count.
     """
 
     events: int = 0
@@ -85,6 +85,8 @@ class RetryCount:
     error: str | None = None
     next_at: float | None = None
     overdue_s: float = 0.0
+    id: int | None = None
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

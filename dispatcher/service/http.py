@@ -55,7 +55,7 @@ def build_http(
         document(),
         *DeadLetters(ask, observe, retried).routes(),
         *HeldAggregates(ask, observe, retried).routes(),
-        *Events(ask, s.max_attempts).routes(),
+        *Events(ask, s.max_attempts, observe, retried).routes(),
         *Controls(ask, groups).routes(),
         *extra_routes,
     ]

@@ -1,16 +1,20 @@
-"""The API of all events: lists by status, search, one event with its history, counts."""
+"""The API of all events: lists by status, search, one event with its history, counts, and a retry."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 
 from aiohttp import web
 
+from dispatcher.core.events import DeadRetried, Observer, RetriedNow
 from dispatcher.infra.postgres.session import Fetch
+from dispatcher.ops.dead_letters.decide import Decision, decide
 from dispatcher.ops.dead_letters.find import PAGE
 from dispatcher.ops.events import STATUSES, EventFilter, EventPage, count_events, find, list_events, show
-from dispatcher.sidecar.asking import explained, json_answer
+from dispatcher.sidecar.asking import decided_on, explained, json_answer
+from dispatcher.sidecar.dead_letters import FORBIDDEN
 from dispatcher.sidecar.errors import Refusal
-from dispatcher.sidecar.params import event_in_path, parameters, switch, whole
+from dispatcher.sidecar.params import BODY_S, event_in_path, parameters, switch, whole
 
 LIMIT = 100
 FILTERS = ("event_type", "aggregate_type", "aggregate_id", "last_error", "error_code", "error_like")
@@ -19,10 +23,12 @@ LONGEST = 1000  # characters of what is searched for
 
 
 class Events:
-    """`max_attempts`: as this dispatcher has it, so that "attempt 7 of 10" can be said."""
+    """`max_attempts`: as this dispatcher has it, so that "7 of 10 attempts" can be said. `retried`: see DeadLetters."""
 
-    def __init__(self, fetch: Fetch, max_attempts: int) -> None:
+    def __init__(self, fetch: Fetch, max_attempts: int, observe: Observer, retried: Callable[[], None]) -> None:
         self._fetch = fetch
+        self._observe = observe
+        self._retried = retried
         self._max_attempts = max_attempts
 
     def routes(self) -> list[web.AbstractRouteDef]:
@@ -31,6 +37,7 @@ class Events:
             web.get("/api/events/find", self._find),
             web.get("/api/events/counts", self._counts),
             web.get(f"/api/events/{EVENT}", self._show),
+            web.post(f"/api/events/{EVENT}/retry", self._retry),
         ]
 
     async def _list(self, request: web.Request) -> web.Response:
@@ -76,6 +83,21 @@ class Events:
         if found is None:
             raise Refusal(404, f"no event has the id {event}")
         return json_answer(f'{{"max_attempts": {self._max_attempts}, {found[1:]}')
+
+    async def _retry(self, request: web.Request) -> web.Response:
+        """A dead event begins anew; one in status retry is tried now."""
+        [event], by, reason = await decided_on(request, BODY_S, batch=False, why=False)
+        with explained(changes=True):
+            done = await decide(self._fetch, [event], Decision("retry", by, reason, tried=True))
+        if done.forbidden:
+            raise Refusal(503, FORBIDDEN)
+        if done.not_dead:
+            raise Refusal(404, f"no event with the id {event} is dead or in status retry (any more)")
+        self._observe(RetriedNow(done.tried, by) if done.tried else DeadRetried(done.ids, by))
+        self._retried()
+        words = "is tried now, with the attempts that it has left" if done.tried else "goes out again"
+        answer = {"status": "success", "message": f"event {event} {words}", "event_id": [*done.tried, *done.ids][0]}
+        return json_answer(json.dumps(answer))
 
     def _page(self, page: EventPage) -> web.Response:
         rest = f'"next": {json.dumps(page.next)}, "max_attempts": {self._max_attempts}'

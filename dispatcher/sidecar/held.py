@@ -6,7 +6,7 @@ from typing import Literal
 
 from aiohttp import web
 
-from dispatcher.core.events import HeldRetried, HeldSkipped, Observer
+from dispatcher.core.events import HeldSkipped, Observer, RetriedNow
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.ops.dead_letters.identity import LARGEST, EventRef
 from dispatcher.ops.held.decide import HeldDecided, HeldDecision, as_text, decide_held
@@ -83,7 +83,7 @@ class HeldAggregates:
             by = decision.by or "unknown"
             ids = tuple(done.ids)
             self._observe(
-                HeldRetried(ids, by) if decision.what == "retry" else HeldSkipped(ids, by, decision.reason or "")
+                RetriedNow(ids, by) if decision.what == "retry" else HeldSkipped(ids, by, decision.reason or "")
             )
             self._changed()
         return done

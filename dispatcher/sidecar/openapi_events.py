@@ -16,6 +16,7 @@ from dispatcher.sidecar.openapi_parts import (
     UUID,
     Json,
     body,
+    decision,
     in_path,
     in_query,
     listing,
@@ -214,6 +215,13 @@ EVENT_PATHS: dict[str, Json] = {
             parameters=[in_path(), in_query("payload", SWITCH, "1: with payload and headers.")],
         )
     },
+    "/api/events/{event_id}/retry": decision(
+        "retryEvent",
+        "Put a dead event back to be published as if it were new, or try one that is in status retry now, with the "
+        "attempts that it has left. Any other is left alone.",
+        reply("It goes out again, or is tried now.", ref("Decided")),
+        one=True,
+    ),
     "/api/pause": {
         "get": operation(
             "getPause", "Whether all dispatchers are paused.", reply("The switch.", ref("Pause")), ("400", "503")

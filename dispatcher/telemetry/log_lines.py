@@ -65,9 +65,9 @@ def line_of(event: events.TelemetryEvent) -> Line | None:
         case events.HeldSkipped(ids, by, reason):
             text = "Events were skipped: the later ones of their aggregates go out without them"
             return Line("INFO", "held_events_skipped", text, _decision(ids, by) | {"reason": reason})
-        case events.HeldRetried(ids, by):
-            text = "Events that hold their aggregates were made due at once"
-            return Line("INFO", "held_events_retried", text, _decision(ids, by))
+        case events.RetriedNow(ids, by):
+            text = "Events that failed, or hold their aggregates, were made due at once"
+            return Line("INFO", "events_retried_now", text, _decision(ids, by))
         case events.DeadRetried(ids, by):
             return Line("INFO", "dead_events_retried", "Dead events were put back to be published", _decision(ids, by))
         case events.TakenOver(taken, owner):

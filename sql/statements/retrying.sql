@@ -1,15 +1,15 @@
 -- retrying: says which events failed and are tried again, and how overdue events are that nothing of the kind explains.
 -- Parameters: ordered (whether the later events of an aggregate wait for one that failed), holds (and for one that is dead), now (NULL: the server's clock).
 -- Returns: one row: events that are tried again, counted up to 1,000; of the one with the most failed attempts: its failed attempts, type,
---   error, and when it is due (Unix seconds); seconds that the oldest event is overdue by when it is due.
+--   error, when it is due (Unix seconds), its id, and when it failed first (Unix seconds); seconds that the oldest event is overdue by when it is due.
 -- Loaded by: dispatcher/ops/retrying.py
--- Index: message_outbox_due_idx: the first hundred that are fresh, and the first thousand of the others. With `holds` message_outbox_dead_idx.
+-- Index: message_outbox_due_idx: the first hundred that are fresh, and the first thousand of the others; message_history_event_idx. With `holds` message_outbox_dead_idx.
 -- Beside sample.sql, which counts a row that was tried from when it occurred: whoever is on call would look for events that wait, and
 -- find one that is due in half an hour. With an order a row behind one that failed waits for that one.
 WITH tried AS MATERIALIZED (
-    SELECT d.aggregate_type, d.aggregate_id, d.event_type, d.attempts, d.status, d.next_run_at, d.last_error
+    SELECT d.id, d.aggregate_type, d.aggregate_id, d.event_type, d.attempts, d.status, d.next_run_at, d.last_error, d.picked_at, d.occurred_at
     FROM (
-        SELECT o.aggregate_type, o.aggregate_id, o.event_type, o.attempts, o.status, o.next_run_at, o.last_error
+        SELECT o.id, o.aggregate_type, o.aggregate_id, o.event_type, o.attempts, o.status, o.next_run_at, o.last_error, o.picked_at, o.occurred_at
         FROM ONLY messaging.message_outbox AS o
         WHERE NOT o.settled
           AND o.next_run_at > '1970-01-01 00:00:00+00'
@@ -42,7 +42,7 @@ waiting AS (
     )
 ),
 worst AS (
-    SELECT t.attempts, t.event_type, t.last_error, t.next_run_at
+    SELECT t.id, t.attempts, t.event_type, t.last_error, t.next_run_at, coalesce(t.picked_at, t.occurred_at) AS tried_at
     FROM tried AS t
     ORDER BY t.attempts DESC, t.next_run_at
     LIMIT 1
@@ -53,6 +53,13 @@ SELECT
     (SELECT left(w.event_type, 200) FROM worst AS w),
     (SELECT left(w.last_error, 200) FROM worst AS w),
     (SELECT date_part('epoch', w.next_run_at) FROM worst AS w),
+    (SELECT w.id FROM worst AS w),
+    (
+        SELECT date_part('epoch', coalesce((
+            SELECT min(h.at) FROM ONLY messaging.message_history AS h WHERE h.outbox_id = w.id AND h.what = 'failed'
+        ), w.tried_at))
+        FROM worst AS w
+    ),
     (
         SELECT greatest(coalesce(max(date_part('epoch', coalesce(%(now)s::timestamptz, clock_timestamp()) - e.since)), 0), 0)
         FROM waiting AS e

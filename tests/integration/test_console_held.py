@@ -3,7 +3,7 @@
 import pytest
 from playwright.async_api import expect
 
-from dispatcher.core.events import HeldRetried, HeldSkipped, Sampled
+from dispatcher.core.events import HeldSkipped, RetriedNow, Sampled
 from tests.integration.test_console_events import answer
 from tests.integration.test_held import add, fail
 from tests.support.axe import barriers
@@ -44,7 +44,7 @@ async def test_the_events_that_hold_are_shown_retried_and_skipped(
 
         await answer(page, "held-card", f"Retry … in conversation {MARKUP}", "Retry 1 event?", "Retry 1 event")
         await expect(page.locator("#held-say")).to_have_text("1 event tried now.")
-        assert list((await running.tap.next(HeldRetried)).ids) == [tried]
+        assert list((await running.tap.next(RetriedNow)).ids) == [tried]
 
         why = {"Reason": "a test order", "Your name": "ada"}
         await answer(page, "held-card", "Skip … in conversation 7", "Skip 1 event?", "Skip 1 event", **why)
@@ -97,7 +97,7 @@ async def test_an_event_that_holds_its_aggregate_is_tried_or_skipped_from_its_ow
         await expect(said).to_have_text("It holds conversation 7: 1 later event waits for it.")
         await answer(page, "event", "Retry this event …", "Retry 1 event?", "Retry 1 event")
         await expect(said).to_have_text("1 event tried now.")
-        assert list((await running.tap.next(HeldRetried)).ids) == [tried]
+        assert list((await running.tap.next(RetriedNow)).ids) == [tried]
         await page.goto(f"{running.http_url}/#/event/{dead}")
         await expect(said).to_have_text("It holds conversation 8: 2 later events wait for it.")
         await answer(page, "event", "Skip this event …", "Skip 1 event?", "Skip 1 event", Reason="a test order")

@@ -15,7 +15,6 @@ from dispatcher.ops.dead_letters.decide import BulkDecision, DeadLetterSession, 
 from dispatcher.ops.dead_letters.find import Filter
 from tests.support.command import HearCommand
 from tests.support.dead_letters import bury, prune
-from tests.support.layouts import stand_in_order
 from tests.support.rows import insert_events, read_table, statuses
 
 
@@ -91,6 +90,11 @@ async def test_an_event_is_decided_on_where_it_was_found(heard, db):
     await bury(db, ids[:2], "ERR refused")
     failed = "UPDATE messaging.message_outbox SET status = 'retry', next_run_at = '2100-01-01' WHERE id = %s"
     await db.execute(failed, [tried])
+    assert f"Try it now: `dispatcher events retry {tried}`" in (await heard("events", "show", str(tried)))[2]
+    code, out, err = await heard("dlq", "retry", str(tried))  # dead ones only
+    assert (code, out) == (1, "Retried 0 events.\n")
+    instead = rf"^  {tried} is tried again by itself at 2100\S+; `dispatcher events retry {tried}` tries it now$"
+    assert re.search(instead, err, re.MULTILINE)
     await db.execute("UPDATE messaging.message_outbox SET status = 'sent', sent_at = now() WHERE id = %s", [sent])
     assert f"`dispatcher events retry {dead}`" in (await heard("events", "show", str(dead)))[2]
     assert "`dispatcher events retry ID`" in (await heard("events", "list", "--status", "dead"))[2]
@@ -98,21 +102,23 @@ async def test_an_event_is_decided_on_where_it_was_found(heard, db):
 
     named = [str(each) for each in (dead, tried, sent)]
     code, out, err = await heard("events", "retry", *named, "--reason", "mail is back")
-    assert (code, out) == (1, "Retried 1 event.\n")
-    at, event_id = "2100-01-01T00:00:00", (await read_table(db))[-1]["event_id"]
-    assert re.search(rf"^  {tried} is tried again by itself at {at}\S+$", err, re.MULTILINE)  # no order: not `held`
+    trying = "Trying 1 event now, with the attempts that it has left. See what became of it in a moment: "
+    assert (code, out) == (1, f"Retried 1 event.\n{trying}`dispatcher events show {tried}`.\n")
+    event_id = (await read_table(db))[-1]["event_id"]
+    assert f"Not retried, because neither dead nor tried again: 1 event ({sent})\n" in err
     assert f"  {sent} was sent: `dispatcher replay --event-id {event_id}` publishes it again\n" in err
     assert (await heard("events", "discard", str(gone)))[0] == 2  # not without a reason
     code, out, _ = await heard("events", "discard", str(gone), "--reason", "a test order", "--json")
     assert (code, json.loads(out)) == (0, {"requested": 1, "processed": 1, "not_dead": []})
     assert "was discarded by" in (await heard("events", "retry", str(gone)))[2]
-    for event, what, why in ((dead, "retried", "mail is back"), (gone, "discarded", "a test order")):
+    for event, what, why in (
+        (dead, "retried", "mail is back"),
+        (tried, "retried", "mail is back"),
+        (gone, "discarded", "a test order"),
+    ):
         steps = json.loads((await heard("events", "show", str(event), "--json"))[1])["history"]
         step = next(each for each in steps if each["what"] == what)
         assert (step["error"], "@" in step["by"]) == (why, True)
-
-    await stand_in_order(db, "hold")
-    assert f"; `dispatcher held retry {tried}` tries it now" in (await heard("events", "retry", str(tried)))[2]
 
 
 async def test_retrying_says_so_in_json_as_the_api_does(dlq, db):

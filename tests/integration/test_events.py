@@ -11,7 +11,7 @@ import aiohttp
 import psycopg
 import pytest
 
-from dispatcher.core.events import Buried, DeadDiscarded, PauseChanged, Settled
+from dispatcher.core.events import Buried, DeadDiscarded, PauseChanged, RetriedNow, Settled
 from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Waits
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -23,6 +23,7 @@ from dispatcher.stages.settle import settle
 from tests.support.command import HearCommand
 from tests.support.dead_letters import bury, prune
 from tests.support.rows import insert_events, read_table, statuses
+from tests.support.waiting import becomes
 
 MAIN = "SELECT name FROM messaging.dispatcher"
 
@@ -101,6 +102,46 @@ async def test_the_attempts_of_an_event_are_kept_with_who_made_them_and_where_it
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", each["at"]) for each in shown["history"])
     text = (await events("show", str(row)))[1]
     assert "relay-a KeyError: 'x' (shop/mail.py:17)" in re.sub(" +", " ", text)
+
+
+async def test_an_event_in_status_retry_is_tried_now_and_keeps_its_attempts(db, api, heard):
+    """By a button and by a command; nobody waits for the year 2100, and a dispatcher that sleeps hears of it."""
+    later = {"status": "retry", "attempts": 7, "last_error": "KeyError: 'x'", "next_run_at": "2100-01-01 00:00:00+00"}
+    button, command = await insert_events(db, 2, **later)
+    picked = (await insert_events(db, 1, **later | {"status": "picked", "picked_at": "2100-01-01 00:00:00+00"}))[0]
+    [scheduled] = await insert_events(db, 1, next_run_at="2100-01-01 00:00:00+00")
+    async with api() as (client, running):
+        said = await post(client, f"events/{button}/retry", {"by": "ada", "reason": "mail is back"})
+        assert said["message"] == f"event {button} is tried now, with the attempts that it has left"
+        assert await running.tap.next(RetriedNow) == RetriedNow((button,), "ada (127.0.0.1)")
+        await running.tap.next(Settled)
+        assert (await heard("events", "retry", str(command)))[0] == 0
+        await running.tap.next(Settled)
+        for other in (picked, scheduled, button):
+            await post(client, f"events/{other}/retry", status=404)
+        assert (await heard("events", "retry", str(picked), str(scheduled)))[0] == 1
+    rows = {row["id"]: row for row in await read_table(db)}
+    assert [rows[each]["status"] for each in (button, command, picked, scheduled)] == [
+        "sent",
+        "sent",
+        "picked",
+        "pending",
+    ]
+    assert rows[button]["attempts"] == 7
+    notes = [(each["what"], each["actor"], each["error"]) for each in await read_table(db, "message_history")]
+    assert notes[0] == ("retried", "ada (127.0.0.1)", "mail is back")
+    assert len(notes) == 2
+
+
+async def test_in_order_an_event_that_is_tried_now_goes_before_the_later_ones_of_its_aggregate(db, api):
+    head, *later = await insert_events(db, 3, aggregate_id="one")
+    failed = "SET status = 'retry', attempts = 1, next_run_at = '2100-01-01'"
+    await db.execute(f"UPDATE messaging.message_outbox {failed} WHERE id = {head}")
+    async with api(order="aggregate") as (client, _):
+        await post(client, f"events/{head}/retry")
+        await becomes(lambda: statuses(db), {"sent": 3})
+    streamed = {row["id"]: tuple(map(int, row["stream_id"].split("-"))) for row in await read_table(db)}
+    assert sorted(streamed, key=streamed.__getitem__) == [head, *later]
 
 
 async def test_no_more_than_twenty_steps_of_an_event_are_kept_and_none_of_one_that_goes_well(db, session):

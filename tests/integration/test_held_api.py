@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import aiohttp
 import pytest
 
-from dispatcher.core.events import HeldRetried, HeldSkipped
+from dispatcher.core.events import HeldSkipped, RetriedNow
 from dispatcher.service import targets as reach
 from tests.integration.test_dead_letter_api import get, post
 from tests.integration.test_held import add, fail
@@ -60,7 +60,7 @@ async def test_list_retry_and_skip(db, api):
             "message": f"event {tried} is tried now",
             "event_id": tried,
         }
-        assert await running.tap.next(HeldRetried) == HeldRetried((tried,), "ada (127.0.0.1)")
+        assert await running.tap.next(RetriedNow) == RetriedNow((tried,), "ada (127.0.0.1)")
         no_reason = await post(client, f"held-aggregates/{dead}/skip", {"by": "ada"}, 400)
         assert no_reason == {"error": "reason must say why, in a few words"}
         assert (await post(client, f"held-aggregates/{dead}/skip", {"reason": "test data"}))["event_id"] == dead
@@ -93,7 +93,7 @@ async def test_batches_by_event_id_and_what_is_asked_wrongly(db, api):
         body = {"event_ids": [str(event) for event in events], "by": "ada"}
         done = await post(client, "held-aggregates/retry-batch", body)
         assert done == {"requested": 3, "processed": 3, "in_flight": [], "not_held": []}
-        assert sorted((await running.tap.next(HeldRetried)).ids) == heads
+        assert sorted((await running.tap.next(RetriedNow)).ids) == heads
         for path in ("held-aggregates?limit=0", "held-aggregates?after=-1", "held-aggregates?offset=1"):
             assert "error" in await get(client, path, 400)
         await post(client, "held-aggregates/skip-batch", {"event_ids": heads}, 400)

@@ -185,6 +185,7 @@ PARAMETERS: dict[str, object] = {
     "error_like": None,
     "hold": True,
     "holds": True,
+    "heads": True,
     "ordered": True,
     "status": "retry",
     "any_id": "nobody",

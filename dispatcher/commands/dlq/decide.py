@@ -16,7 +16,6 @@ from dispatcher.ops.dead_letters.decide import BulkDecision, DeadLetterSession, 
 from dispatcher.ops.dead_letters.find import Filter, count
 from dispatcher.ops.dead_letters.identity import EventRef
 from dispatcher.ops.events import show
-from dispatcher.ops.held.find import read_order
 from dispatcher.ops.session import operator
 
 PAST = {"retry": "Retried", "discard": "Discarded"}
@@ -92,21 +91,31 @@ async def _run(decision: Decision, fetch: Fetch, wanted: Wanted, as_json: bool) 
     if as_json:
         click.echo(_as_text(requested, run.done, run.not_dead))
     else:
-        click.echo(f"{past} {counted(run.done, 'event')}.")
+        if run.done > len(run.tried) or not run.tried:
+            click.echo(f"{past} {counted(run.done - len(run.tried), 'event')}.")
+        if run.tried:
+            click.echo(_tried_now(run.tried))
     if run.forbidden:
         raise Misconfigured(
             f"not retried: {counted(len(run.not_dead), 'event')}; the rows of some were pruned, and this role may not "
             "put their copies back into messaging.message_outbox; run sql/roles.sql again"
         )
     if not as_json:
-        tell_left(past, "not dead", run.not_dead)
-        ordered = bool(run.not_dead) and (await read_order(fetch)).on
+        tell_left(past, "neither dead nor tried again" if decision.tried else "not dead", run.not_dead)
         for event in run.not_dead[:NAMED]:
-            click.echo(f"  {_instead(event, await show(fetch, event), ordered)}", err=True)
+            click.echo(f"  {_instead(event, await show(fetch, event))}", err=True)
     return 1 if run.not_dead else 0
 
 
-def _instead(event: EventRef, found: str | None, ordered: bool) -> str:
+def _tried_now(rows: Sequence[int]) -> str:
+    """Of events in status retry, which keep the attempts that failed."""
+    one = len(rows) == 1
+    said = f"Trying {counted(len(rows), 'event')} now, with the attempts that {'it has' if one else 'they have'} left. "
+    look = f"events show {rows[0]}" if one else "events list --status retry"
+    return f"{said}See what became of {'it' if one else 'them'} in a moment: `dispatcher {look}`."
+
+
+def _instead(event: EventRef, found: str | None) -> str:
     """What an event is that is not dead, and what its next step is."""
     if found is None:
         return f"{event}: no such event; `dispatcher events find {event}` looks for other names"
@@ -116,8 +125,8 @@ def _instead(event: EventRef, found: str | None, ordered: bool) -> str:
         case "sent":
             return f"{event} was sent: `dispatcher replay --event-id {one['event_id']}` publishes it again"
         case "retry":
-            now = f"; `dispatcher held retry {one['id']}` tries it now" if ordered else ""
-            return f"{event} is tried again by itself{due or ', once somebody sets next_run_at'}{now}"
+            again = f"{event} is tried again by itself{due or ', once somebody sets next_run_at'}"
+            return f"{again}; `dispatcher events retry {one['id']}` tries it now"
         case "discarded":
             said = one["discarded"]
             return f"{event} was discarded by {plain(said['by'])}: {plain(said['reason'])}"

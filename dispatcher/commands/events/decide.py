@@ -1,4 +1,6 @@
-"""`events retry` and `events discard`: what `dlq retry` and `dlq discard` do with events that are named, found here."""
+"""`events retry` and `events discard`: what `dlq retry` and `dlq discard` do with events that are named, found here.
+
+A retry is also of events that are tried again by themselves."""
 
 from typing import Any
 
@@ -19,13 +21,15 @@ ALONE = {"everything": False, "dry_run": False, "yes": False}  # who names event
 @why
 @named
 def retry_named(reason: str | None, **choice: Any) -> int:
-    """Publish these dead events again, as `dispatcher dlq retry` does. They are named, so it asks nothing.
+    """Publish these events again: dead ones, as `dispatcher dlq retry` does, and those in status retry.
 
-    Of an event that is not dead it says what it is, and what publishes it.
+    A dead event begins anew. One in status retry is tried now, not when it is due, with the attempts that it has left;
+    where an order is kept, the later events of its aggregate still wait for it. They are named, so it asks nothing.
+    Of any other event it says what it is, and what publishes it. First remove the cause of the failure.
 
-    Exit code 1 when one of them was not dead.
+    Exit code 1 when one of them was neither dead nor in status retry.
     """
-    return decide_dead(Decision("retry", operator(), reason), choice | ALONE)
+    return decide_dead(Decision("retry", operator(), reason, tried=True), choice | ALONE)
 
 
 @click.command(name="discard")

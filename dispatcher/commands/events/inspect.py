@@ -1,7 +1,7 @@
 """`events find`, `list` and `show`: change nothing, and say how to decide on what is dead."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import anyio
@@ -143,12 +143,17 @@ def show_event(event: EventRef, payload: bool, as_json: bool, **flags: str | Non
         click.echo()
         rows = [[each["at"], each["what"], each["attempt"], each["by"], _error_and_place(each)] for each in history]
         show_table(("at", "what", "attempt", "by", "error or reason"), rows, right=("attempt",))
-    if parts["status"] == "dead":
-        _say_how_to_decide(str(parts["id"]))
+    _say_how_to_decide(str(parts["id"]), {str(parts["status"])})
 
 
-def _say_how_to_decide(event: str) -> None:
-    click.echo(f"Decide: `dispatcher events retry {event}`, or `events discard {event} --reason ...`", err=True)
+def _say_how_to_decide(event: str, statuses: Collection[str]) -> None:
+    if "dead" in statuses:
+        click.echo(
+            f"Decide: `dispatcher events retry {event}`, or `dispatcher events discard {event} --reason 'WHY'`",
+            err=True,
+        )
+    if "retry" in statuses:
+        click.echo(f"Try it now: `dispatcher events retry {event}`", err=True)
 
 
 async def _show(where: PostgresTarget, event: EventRef, payload: bool) -> tuple[str | None, int | None]:
@@ -186,8 +191,7 @@ def _pages(
             for each in events
         ]
         show_table(COLUMNS, rows, right=("id", "attempts"))
-        if any(each["status"] == "dead" for each in events):
-            _say_how_to_decide("ID")
+        _say_how_to_decide("ID", {each["status"] for each in events})
     elif nothing:
         click.echo(nothing)
     if following:

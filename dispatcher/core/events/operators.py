@@ -33,8 +33,8 @@ class DeadDiscarded(TelemetryEvent):
 
 
 @dataclass(frozen=True, slots=True)
-class HeldRetried(TelemetryEvent):
-    """Events that hold their aggregates were made due at once. `ids`: their rows; `by`: as of DeadRetried."""
+class RetriedNow(TelemetryEvent):
+    """Events that failed, or hold their aggregates, were made due at once. `ids`: of rows; `by`: as of DeadRetried."""
 
     ids: Sequence[int]
     by: str

@@ -1,4 +1,5 @@
 """Ends dead events: puts them back to be published again, from their rows or their copies, or discards them.
+Tries those that failed and are tried again now, where that is asked for.
 
 An event goes back, or is discarded, once, however many ask at the same time: each statement locks rows and copies
 before it checks that they are dead. A second call changes nothing, so a call whose answer was lost may be repeated.
@@ -21,11 +22,15 @@ from dispatcher.ops.session import OperatorSession
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a person decided of dead events: that they go out again, or that nobody needs them. For their history."""
+    """What a person decided of dead events: that they go out again, or that nobody needs them. For their history.
+
+    `tried`: a retry is also of events in status retry, which are then due now, with the attempts that they have left.
+    """
 
     what: Literal["retry", "discard"]
     by: str | None = None
     reason: str | None = None
+    tried: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Decided:
 
     ids: tuple[int, ...]
     not_dead: tuple[EventRef, ...]  # unknown, retried or discarded already, or never dead; in the order asked for
+    tried: tuple[int, ...]  # rows that were in status retry, and are tried now
     forbidden: bool  # some of `not_dead` may have a copy, but this role may not insert it into the outbox
 
 
@@ -53,6 +59,7 @@ class BulkDecision:
         self._batch = batch
         self._page = page
         self.done = 0
+        self.tried: list[int] = []  # of these; see Decided
         self.not_dead: list[EventRef] = []
         self.forbidden = False  # see Decided
 
@@ -60,7 +67,8 @@ class BulkDecision:
         """Decide on these. `progress` gets (events handled, events in all) after each of several batches."""
         for start in range(0, len(events), self._batch):
             batch = await decide(self._fetch, events[start : start + self._batch], self._decision)
-            self.done += len(batch.ids)
+            self.done += len(batch.ids) + len(batch.tried)
+            self.tried += batch.tried
             self.not_dead += batch.not_dead
             self.forbidden = self.forbidden or batch.forbidden
             if len(events) > self._batch:
@@ -82,15 +90,20 @@ async def decide(fetch: Fetch, events: Sequence[EventRef], decision: Decision) -
     """Put back or discard those that are dead. Raises psycopg.Error or what `fetch` raises."""
     statement = "dead_retry" if decision.what == "retry" else "dead_discard"
     done: list[tuple[int, UUID]] = await fetch(load(statement), _named(events, decision))
+    tried: list[tuple[int, UUID]] = []
+    if decision.tried and (left := _without(events, done)):
+        found = await fetch(load("held_retry"), _named(left, decision) | {"heads": False})
+        tried = [(row, event_id) for row, event_id, due in found if due]
     forbidden = False
-    if decision.what == "retry" and (left := _without(events, done)):
+    if decision.what == "retry" and (left := _without(events, [*done, *tried])):
         try:
             done += await fetch(load("dead_retry_copy"), _named(left, decision))
         except psycopg.errors.InsufficientPrivilege:
             forbidden = True
-    if done:
+    if done or tried:
         await ring_all(fetch)
-    return Decided(tuple(sorted(row for row, _ in done)), tuple(_without(events, done)), forbidden)
+    rows = [tuple(sorted(row for row, _ in each)) for each in (done, tried)]
+    return Decided(rows[0], tuple(_without(events, [*done, *tried])), rows[1], forbidden)
 
 
 async def ring_all(fetch: Fetch) -> None:

@@ -58,7 +58,7 @@ async def decide_held(fetch: Fetch, events: Sequence[EventRef], decision: HeldDe
     if decision.what == "skip":
         found = await fetch(load("held_skip"), parameters | {"hold": order.hold})
     else:
-        found = await fetch(load("held_retry"), parameters)
+        found = await fetch(load("held_retry"), parameters | {"heads": True})
     done = HeldDecided(
         [row for row, _, ended in found if ended], [row for row, _, ended in found if not ended], _left(events, found)
     )

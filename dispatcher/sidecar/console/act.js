@@ -11,6 +11,10 @@ export const RETRY = {
   path: "retry", verb: "Retry", doing: "Putting back", done: "put back; out in a moment",
   text: "sent again from the first attempt on, under the same event_id. If the cause is not mended, they come back here.",
 };
+export const TRY_NOW = {
+  api: "events", path: "retry", verb: "Retry", doing: "Trying", done: "tried now", left: "it is published at this moment, or went out",
+  text: "tried now, not when it is due, with the attempts that it has left. If the cause is not mended, it fails once more.",
+};
 export const DISCARD = {
   path: "discard", verb: "Discard", doing: "Discarding", done: "discarded", reason: "needed",
   text: "not sent any more, and no longer counted as waiting for a decision. The reason is kept with them, and who gave it.",

@@ -1,6 +1,6 @@
 // One event in full, and what happened to it. Its payload, which may be ciphertext, is fetched only when asked for.
 
-import { DISCARD, RETRY, RETRY_HELD, SKIP, act, withThese } from "./act.js";
+import { DISCARD, RETRY, RETRY_HELD, SKIP, TRY_NOW, act, withThese } from "./act.js";
 import { ask } from "./ask.js";
 import { status } from "./list.js";
 import { route } from "./route.js";
@@ -12,7 +12,7 @@ const NAMES = {
   sent_at: "Sent", stream_id: "Entry in the stream", died_at: "Died", replay_count: "Replayed before", in_outbox: "Its outbox row",
 };
 const COPIED = ["event_id", "message_id", "aggregate_id", "stream_id", "last_error"];
-const DECISIONS = { "event-retry": RETRY, "event-discard": DISCARD, "event-retry-held": RETRY_HELD, "event-skip": SKIP };
+const DECISIONS = { "event-retry": RETRY, "event-try-now": TRY_NOW, "event-discard": DISCARD, "event-retry-held": RETRY_HELD, "event-skip": SKIP };
 const HAPPENED = { failed: "failed", died: "failed: the event was given up", retried: "was put back", discarded: "was discarded", skipped: "was skipped, so that the later ones of its aggregate go out" };
 
 export class EventView {
@@ -51,6 +51,7 @@ export class EventView {
       el("dt", {}, name), el("dd", {}, value(field, event[field]), COPIED.includes(field) && copy(name, event[field])),
     ]));
     for (const button of ["event-retry", "event-discard"]) byId(button).hidden = event.status !== "dead";
+    byId("event-try-now").hidden = event.status !== "retry";
     byId("event-payload-show").hidden = false;
     const { history = [] } = event;
     byId("event-history").replaceChildren(...(history.length ? history.map(step) : [
