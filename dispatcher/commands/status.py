@@ -106,11 +106,15 @@ def as_text(found: Status) -> str:
         if outbox["last_seen"] is not None:
             host, at = outbox["last_seen"]
             outbox["last_seen"] = {"host": host, "at": iso_of(at)}
+        del outbox["known_groups"]  # each note has them
         if outbox["dead_groups"] is not None:
             outbox["dead_groups"]["since"] = iso_of(outbox["dead_groups"]["since"])
         for each in outbox["acknowledgements"]:
             said_at = each["said_at"]
             each["said_at"] = None if said_at is None else iso(datetime.fromisoformat(said_at))
+            for group in each["condition"]["groups"]:
+                group["seen"] = iso_of(group["seen"])
+                group["gone"] = None if group["gone"] is None else iso_of(group["gone"])
             if (past := each["condition"]["past"]) is not None:
                 past |= {name: iso_of(past[name]) for name in ("since", "until")}
         outbox["words"] = outbox["acknowledgements"]  # its older name, for scripts that read it

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from dispatcher.core.known_groups import KnownGroup, read_known
 from dispatcher.core.process_state import STOPS as ENDING
 from dispatcher.core.process_state import PastTrouble, Trouble, TroubleKind
 from dispatcher.core.timestamps import iso_of, seconds_of
@@ -61,13 +62,19 @@ class Condition:
     exempt: tuple[str, ...] = ()  # patterns of consumer groups that hold nothing back
     waits: tuple[Wait, ...] = ()
     past: PastTrouble | None = None  # the last outage or pause that ended
+    groups: tuple[KnownGroup, ...] = ()  # that it saw, and those that went with a loss
 
     @property
     def stops(self) -> tuple[Wait, ...]:
         """Those because of which events do not go out."""
         return tuple(each for each in self.waits if each.kind in STOPS)
 
-    def with_troubles(self, troubles: Sequence[Trouble], past: PastTrouble | None = None) -> str:
+    def with_troubles(
+        self,
+        troubles: Sequence[Trouble],
+        past: PastTrouble | None = None,
+        groups: Sequence[KnownGroup] = (),
+    ) -> str:
         """As it is written: JSON."""
         said = [
             {"kind": each.kind, "reason": each.reason, "since": iso_of(each.since)}
@@ -82,12 +89,16 @@ class Condition:
                 "exempt": self.exempt,
                 "waits": said,
                 "past": past and {"kind": past.kind, "since": iso_of(past.since), "until": iso_of(past.until)},
+                "groups": [each.written() for each in groups],
             }
         )
 
     @classmethod
-    def read(cls, said: Mapping[str, Any] | None) -> "Condition":
-        """As it was written, perhaps by another release: what is missing or not understood is left out."""
+    def read(cls, said: Mapping[str, Any] | None, at: float = 0.0) -> "Condition":
+        """As it was written, perhaps by another release: what is missing or not understood is left out.
+
+        `at`: when, in Unix seconds.
+        """
         if not isinstance(said, Mapping):
             return cls()
         waits = tuple(
@@ -102,6 +113,7 @@ class Condition:
             tuple(said.get("exempt", ())),
             waits,
             _past(said.get("past")),
+            read_known(said.get("groups"), at),
         )
 
 

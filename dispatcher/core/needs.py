@@ -11,6 +11,7 @@ from math import ceil, floor
 from typing import Literal
 
 from dispatcher.core.counted import counted
+from dispatcher.core.known_groups import KEPT_S, KnownGroup, Loss
 from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.core.process_state import DeadGroups, Doorbell, HeldCount, PastTrouble, RetryCount
 from dispatcher.core.runbook import PAGES
@@ -205,6 +206,30 @@ def unread(group: str, lag: int, age_s: float | None, maxlen: int | None, at: fl
     return Need(
         level, "unread", what, None if age_s is None else float(round(at - age_s)), do, "groups", PAGES["unread"]
     )
+
+
+def lost(loss: Loss | None, gone: Sequence[KnownGroup], now: float) -> Need | None:
+    """Redis lost data within a day. `gone`: groups that were there before, and nobody has made since."""
+    if loss is not None and now - loss.at >= KEPT_S:
+        loss = None
+    if loss is None and not gone:
+        return None
+    since = loss.at if loss else min(each.gone or now for each in gone)
+    what = f"Redis lost data, which was noticed at {clock(since, now)}"
+    if loss is not None:
+        again = "event was" if loss.rows == 1 else "events were"
+        what += f": {loss.rows:,} {again} published again"
+    older = "Events older than DISPATCH_AUDIT_WINDOW_S: `dispatcher replay`."
+    if not gone:
+        return Need("note", "lost", what, since, f"Nothing, for those. {older}", "groups", PAGES["lost"])
+    names = ", ".join(each.name for each in gone)
+    are = "group {} is gone: nobody reads for it" if len(gone) == 1 else "groups {} are gone: nobody reads for them"
+    what += f". The consumer {are.format(names)} since then"
+    do = f"Restart its consumers, or `XGROUP CREATE {gone[0].stream} {gone[0].name} 0`. {older}"
+    if len(gone) > 1:
+        do = f"Restart their consumers, or for each `XGROUP CREATE {gone[0].stream} {gone[0].name} 0`. {older}"
+    return Need("warn", "lost", what, since, f"{do} A group that nobody needs is said for a day.", "groups",
+                PAGES["lost"])  # fmt: skip
 
 
 def over(past: PastTrouble, now: float) -> Need | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from dispatcher.core.known_groups import KnownGroup, Loss
 from dispatcher.core.latencies import Latencies, summed
 
 Doorbell = Literal["installed", "disabled", "absent"]  # the trigger that wakes the dispatcher
@@ -148,6 +149,8 @@ class Sample:
     dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
     retrying: RetryCount | None = None  # None: it was not looked up
     doorbell: Doorbell = "installed"
+    known_groups: tuple[KnownGroup, ...] = ()  # those that are there, and those that went with a loss
+    loss: Loss | None = None  # the last one in Redis
 
     @property
     def overdue_s(self) -> float:

@@ -25,6 +25,7 @@ PAGES: dict[str, str | None] = {
     "slow": "end-to-end-latency-high",
     "buried": "dead-letters",
     "dead": "dead-letters",
+    "lost": "republished-after-loss",
     "unread": "group-not-read",
     "stopping": None,
     "listener": "listener-deaf",

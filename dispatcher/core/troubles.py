@@ -18,8 +18,8 @@ TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
     "redis": (
         "bad",
         "Redis takes no entries: {}",
-        "Bring Redis back. Nothing is lost and no attempt is used up: "
-        "events wait in Postgres and go out within about a second of its return.",
+        "Bring Redis back. Events that wait are safe in Postgres, and no attempt is used up: "
+        "they go out within about a second of its return.",
     ),
     "backpressure": (
         "bad",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from dispatcher.core import needs
 from dispatcher.core.condition import STOPS, Condition, is_exempt
+from dispatcher.core.known_groups import gone_groups, latest_loss
 from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, Need
 from dispatcher.core.runbook import PAGES
 from dispatcher.core.timestamps import iso_of, seconds_of
@@ -70,6 +71,7 @@ def _all(found: Status) -> Iterator[Need]:
             yield Need("bad", "unreachable", problem, None, remedy("redis", problem), page=PAGES["redis"])
     if outbox is not None:
         yield from _of_outbox(outbox)
+        yield from _lost(found, outbox)
     yield from _unread(found)
 
 
@@ -130,6 +132,15 @@ def waits(conditions: Sequence[Condition]) -> list[Need]:
         level: Severity = "bad" if kind in STOPS else "warn"
         found.append(Need(level, kind, what + many, seconds_of(since), do, page=PAGES.get(kind)))
     return found
+
+
+def _lost(found: Status, outbox: OutboxStatus) -> Iterator[Need]:
+    """A loss in Redis, and the groups that went with it; while Redis does not answer nobody knows which are back."""
+    loss = latest_loss((each.at.timestamp(), each.rows) for each in outbox.losses)
+    here = {group.name for group in found.stream.groups} if found.stream else set[str]()
+    gone = gone_groups(outbox.known_groups, here, outbox.now)
+    if (need := needs.lost(loss, gone, outbox.now)) is not None:
+        yield need
 
 
 def _unread(found: Status) -> Iterator[Need]:

@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from time import monotonic
+from typing import Any
 
 import anyio
 
 from dispatcher.core.condition import Condition
 from dispatcher.core.errors import DispatcherError
+from dispatcher.core.known_groups import KnownGroup
 from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.session import Fetch, Session
 from dispatcher.infra.sqlfiles import load
@@ -148,9 +150,20 @@ async def read_notes(session: Session) -> tuple[list[Acknowledgement], list[Ackn
     return [each for each in found if each.alive or each.lately], found
 
 
+async def read_known_groups(fetch: Fetch) -> list[KnownGroup]:
+    """What all that wrote a note saw of consumer groups, also those that live no more. Raises as `fetch` does."""
+    rows = await fetch(load("pause_progress"), None)
+    return [each for row in rows for each in _acknowledgement(row).condition.groups]
+
+
 async def _read_all(session: Session) -> list[Acknowledgement]:
-    rows = await session.fetch(load("pause_progress"))
-    return [replace(Acknowledgement(*row[:-1]), condition=Condition.read(row[-1])) for row in rows]
+    return [_acknowledgement(row) for row in await session.fetch(load("pause_progress"))]
+
+
+def _acknowledgement(row: tuple[Any, ...]) -> Acknowledgement:
+    found = Acknowledgement(*row[:-1])
+    at = datetime.fromisoformat(found.said_at).timestamp() if found.said_at else 0.0
+    return replace(found, condition=Condition.read(row[-1], at))
 
 
 def _overtaken(now: PauseSwitch) -> DispatcherError:

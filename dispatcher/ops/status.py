@@ -11,6 +11,7 @@ import anyio
 import psycopg
 
 from dispatcher.core.errors import DispatcherError, Misconfigured
+from dispatcher.core.known_groups import KnownGroup
 from dispatcher.core.layout import Layout
 from dispatcher.core.process_state import DeadGroups, Doorbell, HeldCount, RetryCount
 from dispatcher.infra.postgres.tables import why_copy
@@ -74,6 +75,7 @@ class OutboxStatus:
     dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
     retrying: RetryCount | None = None  # None: it may not be read
     last_seen: tuple[str, float] | None = None  # host of the one heard last, and when (Unix seconds)
+    known_groups: tuple[KnownGroup, ...] = ()  # consumer groups as the dispatchers saw them
     disabled: tuple[str, ...] = ()  # names of those that are connected, and take no events
 
     @property
@@ -141,6 +143,7 @@ class StatusSession(OperatorSession):
                 await self._dead_groups(dead),
                 await self._retrying(order_of),
                 _last_seen(notes),
+                tuple(group for each in notes for group in each.condition.groups),
                 await self._disabled(notes),
             )
 

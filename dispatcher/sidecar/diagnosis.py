@@ -8,6 +8,7 @@ from math import inf
 
 from dispatcher.core import needs
 from dispatcher.core.counted import counted
+from dispatcher.core.known_groups import gone_groups
 from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, Need
 from dispatcher.core.pacing import GO_ON_BELOW
 from dispatcher.core.process_state import ProcessState, Sample, Trouble
@@ -44,6 +45,10 @@ def diagnose(
             found.append(needs.retrying(sample.retrying, max_attempts, now))
         if sample.doorbell != "installed":
             found.append(needs.doorbell(sample.doorbell))
+        here = sample.group_lag if sample.stream_length is not None else ()
+        gone = gone_groups(sample.known_groups, here, now)
+        if (lost := needs.lost(sample.loss, gone, now)) is not None:
+            found.append(lost)
     if lately.error_share > ERROR_SHARE:
         found.append(
             Need(

@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from dispatcher import __version__
+from dispatcher.core.known_groups import KEPT_S
 from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, VERY_LATE_S, level_of
 from dispatcher.core.process_state import ProcessState, StreamSample, Trouble
 from dispatcher.core.runbook import BASE
@@ -124,6 +125,7 @@ class Overview:
             "dispatchers": [asdict(one) for one in sample.dispatchers] if sample else None,
             "dead": sample.dead if sample else None,
             "dead_groups": asdict(sample.dead_groups) if sample and sample.dead_groups else None,
+            "lost_at": sample.loss.at if sample and sample.loss and now - sample.loss.at < KEPT_S else None,
             "held": sample.held.aggregates if sample and sample.held else None,
         }
 

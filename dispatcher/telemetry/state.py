@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from dispatcher.core import events
+from dispatcher.core.known_groups import KnownGroup
 from dispatcher.core.latencies import Latencies
 from dispatcher.core.process_state import STOPS, PastTrouble, ProcessState, Sample, Trouble, TroubleKind
 
@@ -47,6 +48,10 @@ class StateTracker:
     @property
     def past(self) -> PastTrouble | None:
         return self._past
+
+    @property
+    def known_groups(self) -> tuple[KnownGroup, ...]:
+        return self._sample.known_groups if self._sample else ()
 
     def read(self) -> ProcessState:
         at, error = self._buried or (None, None)
@@ -149,6 +154,8 @@ class StateTracker:
             event.dead_groups,
             event.retrying,
             event.doorbell,
+            tuple(event.known_groups),
+            event.loss,
         )
         if not self._breaker_open:
             self._trouble("redis", event.redis_error, there=event.redis_error is not None)

@@ -21,6 +21,7 @@ from redis.exceptions import NoPermissionError
 from dispatcher.core.condition import is_exempt
 from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
 from dispatcher.core.events import Observer, Sampled
+from dispatcher.core.known_groups import GroupWatch, KnownGroup, Loss, latest_loss
 from dispatcher.core.process_state import DeadGroups, HeldCount, RunningDispatcher, StreamSample
 from dispatcher.infra.asked import Asked
 from dispatcher.infra.postgres.session import Fetch
@@ -33,6 +34,7 @@ from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.find import read_groups
 from dispatcher.ops.doorbell import read_doorbell
 from dispatcher.ops.held.find import count_held
+from dispatcher.ops.pause import read_known_groups
 from dispatcher.ops.retrying import read_retrying
 
 
@@ -88,6 +90,27 @@ class DeadGauge:
         return self._known
 
 
+class GroupsGauge:
+    """Remembers the consumer groups, and those that went with a loss. It begins with what others saw before."""
+
+    def __init__(self) -> None:
+        self._watch: GroupWatch | None = None  # both written by read()
+        self._known: tuple[KnownGroup, ...] = ()
+
+    async def read(
+        self, fetch: Fetch, seen: SeenStreams, exempt: Sequence[str], loss: Loss | None
+    ) -> tuple[KnownGroup, ...]:
+        """What is known after this look; without an answer for each stream that of the last one."""
+        if self._watch is None:
+            self._watch = GroupWatch(await read_known_groups(fetch))
+        if seen.infos and not seen.missing:
+            there = {group.name: stream for stream, info in seen.infos.items() for group in info.groups}
+            there = {name: stream for name, stream in there.items() if not is_exempt(name, exempt)}
+            length = sum(info.length for info in seen.infos.values())
+            self._known = self._watch.look(there, length, loss, time.time())
+        return self._known
+
+
 async def sample_once(
     fetch: Fetch,
     redis: Redis | None,
@@ -99,6 +122,7 @@ async def sample_once(
     exempt: Sequence[str] = (),
     held: HeldGauge | None = None,
     by_error: DeadGauge | None = None,
+    by_name: GroupsGauge | None = None,
     now: datetime | None = None,
     bounds: GaugesBounds = BOUNDS,
 ) -> int:
@@ -107,7 +131,7 @@ async def sample_once(
     `known`: a backlog that need not be counted again; `positions`: what earlier samples learned of each
     stream; `exempt`: patterns of groups that may be left unread; `now`: instead
     of Postgres's clock, for tests; `held`: None where there is no order; `by_error`: None groups
-    the dead events anew.
+    the dead events anew; `by_name`: None: no group is remembered.
     Raises SessionLost or psycopg.Error.
     """
     bound = bounds.backlog if known is None else 0
@@ -117,6 +141,7 @@ async def sample_once(
     newest = json.loads(died_last) if died_last else {"at": None, "error": None}
     retrying = await read_retrying(fetch, ordered=held is not None, holds=held is not None and held.hold)
     alive = await fetch(load("status_dispatchers"), None)
+    loss = latest_loss((at.timestamp(), rows) for _, at, rows, *_ in await fetch(load("status_losses"), None))
     length, error = None, None
     lags, ages, samples = dict[str, int](), dict[str, float](), list[StreamSample]()
     seen = SeenStreams() if redis is None else await read_streams(redis, streams, positions, readers=True)
@@ -153,6 +178,8 @@ async def sample_once(
             dead_groups=await (by_error or DeadGauge()).read(fetch, dead, newest["at"]),
             retrying=retrying,
             doorbell=await read_doorbell(fetch),
+            known_groups=await by_name.read(fetch, seen, exempt, loss) if by_name else (),
+            loss=loss,
         )
     )
     return int(backlog)
@@ -177,7 +204,7 @@ async def run(
     asked = Asked(redis_url)
     url, redis, positions = "", None, _positions(streams)
     current_url: str | None = None
-    by_error = DeadGauge()
+    by_error, by_name = DeadGauge(), GroupsGauge()
     backlog: int | None = None
     count_at = 0.0
     try:
@@ -201,6 +228,7 @@ async def run(
                         exempt=exempt,
                         held=held,
                         by_error=by_error,
+                        by_name=by_name,
                     )
                     if known is None:
                         count_at = time.monotonic() + timing.rest * (time.monotonic() - began)

@@ -2,7 +2,7 @@
 -- Parameters: none.
 -- Returns: one row a stream that ever did: its name, when, how many rows were put back, what had happened, and whether it was within
 --   the last day.
--- Loaded by: dispatcher/ops/doctor/activity.py, dispatcher/ops/status.py
+-- Loaded by: dispatcher/ops/doctor/activity.py, dispatcher/ops/status.py, dispatcher/upkeep/gauges.py
 -- Index: none; one row a stream.
 SELECT
     s.stream,

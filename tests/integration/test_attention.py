@@ -2,14 +2,20 @@
 
 import json
 import re
+import time
 
+import anyio
 import pytest
+from redis.asyncio import Redis
 
 from dispatcher.core.condition import Condition
-from dispatcher.core.events import BackpressureChanged, Published, Settled
+from dispatcher.core.events import BackpressureChanged, Published, Republished, Sampled, Settled
 from dispatcher.core.process_state import Trouble
+from dispatcher.sidecar.diagnosis import diagnose
+from dispatcher.sidecar.history import RecentWindow
 from tests.support.command import HearCommand
 from tests.support.dead_letters import bury
+from tests.support.redis import StartValkey
 from tests.support.rows import STREAM, insert_events
 from tests.support.waiting import until
 
@@ -119,3 +125,44 @@ def test_a_condition_of_another_release_is_read_as_far_as_it_is_understood():
     assert Condition.read(None) == Condition.read({}) == Condition.read({"waits": [7, {}]}) == Condition()
     [strange] = Condition.read({"waits": [{"kind": "moon", "reason": "full", "since": "x"}]}).waits
     assert (strange.what, strange.do) == ("moon: full", "See the log of the dispatcher.")
+
+
+async def test_a_group_that_went_with_the_data_of_redis_is_said_until_it_is_back(
+    dispatcher, heard: HearCommand, own_valkey: StartValkey, db
+):
+    """Also to a dispatcher that starts afterwards."""
+    valkey = own_valkey()
+
+    async def said(what: str) -> list[dict[str, str]]:
+        found = json.loads((await heard("status", "--json", REDIS_URL=valkey.url))[1])[what]
+        return [each for each in found if each["kind"] == "lost"]
+
+    async with Redis.from_url(valkey.url) as redis, dispatcher(redis_url=valkey.url) as running:
+        await redis.xgroup_create(STREAM, "billing", "0", mkstream=True)
+        await insert_events(db, 30)
+        await running.tap.add_up(Settled, sent=30)
+        await running.tap.next(Sampled, lambda each: [known.name for known in each.known_groups] == ["billing"])
+        await anyio.to_thread.run_sync(valkey.crash)
+        await anyio.to_thread.run_sync(valkey.start)
+        assert (await running.tap.next(Republished)).rows == 30
+        [need] = await until(lambda: said("attention"), "the group is missed")
+        console = diagnose(running.service.report().state, RecentWindow(), time.time())
+        assert [each.what for each in console if each.kind == "lost"] == [need["what"]]
+        assert (need["level"], need["page"]) == ("warn", "republished-after-loss")
+        assert re.fullmatch(
+            r"Redis lost data, which was noticed at \S+ UTC: 30 events were published again. "
+            "The consumer group billing is gone: nobody reads for it since then",
+            need["what"],
+        )
+        assert f"`XGROUP CREATE {STREAM} billing 0`" in need["do"]
+        findings = json.loads((await heard("doctor", "--json", REDIS_URL=valkey.url))[1])["findings"]
+        assert [each["level"] for each in findings if each["check"] == "groups"] == ["warning"]
+        async with dispatcher(redis_url=valkey.url) as another:
+            sample = await another.tap.next(Sampled)
+            assert [(each.name, each.gone is None) for each in sample.known_groups] == [("billing", False)]
+            await redis.connection_pool.disconnect()  # of the Redis that crashed
+            await redis.xgroup_create(STREAM, "billing", "0")
+            await another.tap.next(Sampled, lambda each: each.known_groups[0].gone is None)
+        assert await said("attention") == []
+        [note] = await said("notes")
+        assert note["what"].endswith("30 events were published again")

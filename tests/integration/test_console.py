@@ -112,7 +112,7 @@ async def test_from_the_first_glance_through_an_outage_and_back_without_a_reload
         await expect(headline).to_have_text(f"Redis takes no entries: READONLY {MARKUP}")
         await level(page, "bad")
         await expect(page.locator("#when")).to_contain_text("since ")
-        await expect(page.locator("#todo")).to_contain_text("Nothing is lost")
+        await expect(page.locator("#todo")).to_contain_text("Events that wait are safe in Postgres")
         await expect(page.locator("#others")).to_contain_text(f"waits for the consumer group {MARKUP}")
         await expect(parts.locator("li[data-ok=false]")).to_have_count(2)
         await expect(parts.locator("li").first).to_have_attribute("data-ok", "false")  # what is wrong comes first

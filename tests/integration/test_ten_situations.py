@@ -121,7 +121,7 @@ async def test_a_doorbell_that_does_not_ring_is_said(dispatcher, heard, db, chan
 async def test_redis_is_away_and_no_dispatcher_says_so(first):
     what, do = await first(REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
     assert re.match(r"bad: Redis at 127\.0\.0\.1:\d+/0 is unreachable", what)
-    assert do.startswith("Bring Redis back. Nothing is lost")
+    assert do.startswith("Bring Redis back. Events that wait are safe in Postgres")
 
 
 async def test_postgres_is_away(first):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dispatcher.core.events.base import TelemetryEvent
+from dispatcher.core.known_groups import KnownGroup, Loss
 from dispatcher.core.process_state import DeadGroups, Doorbell, HeldCount, RetryCount, RunningDispatcher, StreamSample
 
 
@@ -74,6 +75,8 @@ class Sampled(TelemetryEvent):
     dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
     retrying: RetryCount | None = None
     doorbell: Doorbell = "installed"
+    known_groups: Sequence[KnownGroup] = ()  # those that are there, and those that went with a loss
+    loss: Loss | None = None  # the last one in Redis
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ CHECKS = {
     "held": "held",
     "retrying": "retrying",
     "unread": "groups",
+    "lost": "groups",
     "dead": "dead-events",
 }
 REPLACED = {"dispatchers", "dead-events"}  # checks that ask less than `status`
@@ -40,6 +41,8 @@ def with_needs(found: Sequence[Finding], said: Sequence[Attention]) -> list[Find
     mine = [Finding(CHECKS[each.kind], _level(each), _words(each), each.do, each.page) for each in said]
     checks = {each.check for each in mine}
     kept = [each for each in found if each.check not in checks & REPLACED]
+    if any(each.kind == "lost" for each in said):  # that there is no group is what is wrong
+        kept = [each for each in kept if not (each.check == "groups" and each.found.startswith("no consumer group"))]
     if "held" in checks:  # those that are dead hold their aggregates: one thing to decide
         kept = [replace(each, remedy="see held") if each.check == "dead-events" else each for each in kept]
     causes = ", ".join(dict.fromkeys(each.check for each in mine if each.check not in ("groups", "dead-events")))

@@ -29,12 +29,12 @@ export function side(seen) {
 
 /** Those that are well share a line; one that is not has a line of its own. */
 function parts(seen) {
-  refill(byId("parts"), [seen.states, Math.floor(seen.now / 10)], () => seen.states
+  refill(byId("parts"), [seen.states, seen.lost_at, Math.floor(seen.now / 10)], () => seen.states
     .toSorted((a, b) => Number(a.ok) - Number(b.ok)).map((state) => {
       const [name, good, bad] = PARTS[state.kind];
       const more = state.ok ? null : el("span", { class: "muted" }, [state.reason, since(state.since, seen.now)].filter(Boolean).join(" · "));
       return el("li", { "data-ok": String(state.ok), "data-level": state.ok ? null : AMBER.has(state.kind) ? "warn" : "bad" }, el("span", { class: "dot", "aria-hidden": "true" }),
-        el("span", { class: "name" }, name), el("span", { class: "value" }, state.ok ? good : bad), more);
+        el("span", { class: "name" }, name), el("span", { class: "value" }, state.ok ? noticed(state, seen) ?? good : bad), more);
     }));
   const paused = seen.states.some((state) => state.kind === "paused" && !state.ok);
   const button = byId("pause");
@@ -43,6 +43,11 @@ function parts(seen) {
     const words = await switchPause(!paused, seen);
     if (words) write(byId("did"), words);
   };
+}
+
+/** Of a loss in the last day the time: that one would be noticed is no news then. */
+function noticed({ kind }, { lost_at: lost }) {
+  return kind === "audit" && lost ? `one was noticed at ${at(lost)}` : null;
 }
 
 function types(seen) {
