@@ -25,7 +25,7 @@ from tests.support.faults.process import Process
 from tests.support.faults.world import Fault, World, in_thread
 from tests.support.redis import StartCluster
 from tests.support.rows import STREAM
-from tests.support.waiting import pass_time, until
+from tests.support.waiting import becomes, pass_time, until
 
 SLOT = key_slot(STREAM.encode())
 SHARDS = 8
@@ -197,14 +197,11 @@ async def test_a_node_is_away_at_the_start(order: str, shard_world: StartShardWo
             )
             return {shard for (shard,) in rows}
 
-        async def others_sent() -> bool:
-            return await waiting() == set(there)
-
         with frozen(victim, w.replica_of(victim)):
             one = await w.dispatcher(REDIS_URL=w.cluster.url, ready=False)
             await until(lambda: one.events("shards_away"), "its shards are left out")
             await w.backlog(400)
-            await until(others_sent, "all of the other shards are sent, those that were in hand too")
+            await becomes(waiting, set(there), "which shards wait, of those in hand too,")
             kept = await w.ask("SELECT count(*) FROM messaging.message_outbox WHERE picked_by = 4711 AND NOT settled")
             assert kept == [(sum(shard in there for _, shard in in_hand),)]
             assert await w.ask("SELECT count(*) FROM messaging.dispatcher WHERE id = 4711") == [(1,)]
