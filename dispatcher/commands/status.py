@@ -174,6 +174,7 @@ def _streams(found: Status) -> Iterator[tuple[str, str]]:
     if found.streams is None:
         return
     quiet: list[StreamInfo] = []
+    unread: list[StreamInfo] = []
     for name in found.layout.streams:
         keys = found.layout.keys_of(name)
         known = [found.streams[key] for key in keys if key in found.streams]
@@ -185,16 +186,24 @@ def _streams(found: Status) -> Iterator[tuple[str, str]]:
             and len(known) == len(keys)
             and not any(g.lag or g.pending for g in stream.groups)
         ):
-            quiet.append(stream)
+            (quiet if stream.groups or not stream.length else unread).append(stream)
             continue
         shards = f"{len(keys)} shards" if len(known) == len(keys) else f"{len(known)} of {len(keys)} shards"
         yield "stream", name if len(keys) == 1 else f"{name}, {shards}"
         yield "entries", str(stream.length)
         for group in stream.groups:
-            yield f"group {group.name}", _group(group)
-    if quiet:
-        entries = counted(sum(stream.length for stream in quiet), "entry")
-        yield "other streams", f"{len(quiet)} with {entries}, and nothing to read or to acknowledge"
+            on = sum(any(each.name == group.name for each in info.groups) for info in known)
+            yield (
+                f"group {group.name}",
+                _group(group) + (f", on {on} of {len(known)} shards" if on < len(known) else ""),
+            )
+    for name, streams, rest in (
+        ("streams without a group", unread, "read by nobody"),
+        ("quiet streams", quiet, "of which no group has anything to read or to acknowledge"),
+    ):
+        if streams:
+            entries = counted(sum(stream.length for stream in streams), "entry")
+            yield name, f"{len(streams)} with {entries}, {rest}"
 
 
 def _slots(outbox: OutboxStatus, dispatcher: int) -> str:

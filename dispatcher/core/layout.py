@@ -20,6 +20,12 @@ MOST_KEYS = 1024  # each is asked every second, and is a series in the metrics
 REMEMBERED = 10_000  # event types whose stream is kept in memory; then all are forgotten
 
 
+def stream_of_key(key: str) -> str:
+    """The name of the stream that a key is a shard of; the key itself, where it is no shard."""
+    name, at, shard = key.rpartition(":{")
+    return name if at and shard[:-1].isdecimal() and shard.endswith("}") else key
+
+
 class RowOfStream(Protocol):
     """What tells the stream of a row, and the row itself."""
 

@@ -4,7 +4,7 @@ First the worst, then the cause before what comes of it, then the oldest. A find
 out: a person who reads both looks for two causes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import ceil, floor
@@ -12,6 +12,7 @@ from typing import Literal
 
 from dispatcher.core.counted import counted
 from dispatcher.core.known_groups import KEPT_S, KnownGroup, Loss
+from dispatcher.core.layout import stream_of_key
 from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.core.process_state import DeadGroups, Doorbell, HeldCount, PastTrouble, RetryCount
 from dispatcher.core.runbook import PAGES
@@ -206,6 +207,24 @@ def unread(group: str, lag: int, age_s: float | None, maxlen: int | None, at: fl
     return Need(
         level, "unread", what, None if age_s is None else float(round(at - age_s)), do, "groups", PAGES["unread"]
     )
+
+
+def half_read(streams: Mapping[str, tuple[int, Collection[str]]]) -> Iterator[Need]:
+    """Groups on some shards of a stream and not on others that hold entries. `streams`: by key, entries and groups."""
+    shards: dict[str, list[tuple[int, Collection[str]]]] = {}
+    for key, found in streams.items():
+        shards.setdefault(stream_of_key(key), []).append(found)
+    for stream, each in shards.items():
+        for group in sorted({name for _, names in each for name in names}):
+            left = [entries for entries, names in each if group not in names and entries]
+            if not left:
+                continue
+            on = sum(group in names for _, names in each)
+            what = f"The consumer group {group} reads {on} of {len(each)} shards of {stream}: "
+            what += f"{len(left)} with {counted(sum(left), 'entry')} {'is' if len(left) == 1 else 'are'} not read by it"
+            do = f"Let its consumers read all shards (`Group(..., shards={len(each)})`), or make the group on each key "
+            do += "that `dispatcher layout` lists."
+            yield Need("warn", "half-read", what, None, do, "groups", PAGES["half-read"])
 
 
 def lost(loss: Loss | None, gone: Sequence[KnownGroup], now: float) -> Need | None:

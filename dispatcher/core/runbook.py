@@ -26,6 +26,7 @@ PAGES: dict[str, str | None] = {
     "buried": "dead-letters",
     "dead": "dead-letters",
     "lost": "republished-after-loss",
+    "half-read": "group-not-read",
     "unread": "group-not-read",
     "stopping": None,
     "listener": "listener-deaf",

@@ -72,6 +72,7 @@ def _all(found: Status) -> Iterator[Need]:
     if outbox is not None:
         yield from _of_outbox(outbox)
         yield from _lost(found, outbox)
+    yield from _half_read(found)
     yield from _unread(found)
 
 
@@ -143,9 +144,23 @@ def _lost(found: Status, outbox: OutboxStatus) -> Iterator[Need]:
         yield need
 
 
+def _half_read(found: Status) -> Iterator[Need]:
+    exempt = _exempt(found)
+    yield from needs.half_read(
+        {
+            key: (info.length, [group.name for group in info.groups if not is_exempt(group.name, exempt)])
+            for key, info in (found.streams or {}).items()
+        }
+    )
+
+
+def _exempt(found: Status) -> tuple[str, ...]:
+    return next((each.condition.exempt for each in found.outbox.living), ()) if found.outbox else ()
+
+
 def _unread(found: Status) -> Iterator[Need]:
     living = found.outbox.living if found.outbox else ()
-    exempt = next((each.condition.exempt for each in living), ())
+    exempt = _exempt(found)
     maxlen = next((each.condition.maxlen for each in living if each.condition.maxlen), None)
     for group in found.stream.groups if found.stream else ():
         age_s = group.last_read_age_s

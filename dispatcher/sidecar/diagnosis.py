@@ -8,7 +8,7 @@ from math import inf
 
 from dispatcher.core import needs
 from dispatcher.core.counted import counted
-from dispatcher.core.known_groups import gone_groups
+from dispatcher.core.known_groups import MOST, gone_groups
 from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, Need
 from dispatcher.core.pacing import GO_ON_BELOW
 from dispatcher.core.process_state import ProcessState, Sample, Trouble
@@ -45,6 +45,8 @@ def diagnose(
             found.append(needs.retrying(sample.retrying, max_attempts, now))
         if sample.doorbell != "installed":
             found.append(needs.doorbell(sample.doorbell))
+        if all(len(each.group_lag) < MOST for each in sample.streams):  # of more groups not all are in the sample
+            found += needs.half_read({each.name: (each.length, [*each.group_read_age_s]) for each in sample.streams})
         here = sample.group_lag if sample.stream_length is not None else ()
         gone = gone_groups(sample.known_groups, here, now)
         if (lost := needs.lost(sample.loss, gone, now)) is not None:

@@ -67,6 +67,7 @@ class RecentWindow:
     buried: int = 0  # events given up in the fifteen minutes, and when the first of them was
     buried_since: float | None = None
     types: tuple[RecentType, ...] = ()  # those with the most events first
+    more_types: int = 0  # that are not shown
 
 
 FIELDS = tuple(field.name for field in fields(Point))
@@ -145,6 +146,7 @@ class History:
         p95 = latency.quantile(0.95)
         slow = p95 is not None and p95 > SLA_S
         p95_now, p95_now_s = self._p95_now()
+        types = _types(last, first, now - self._readings[0][0])
         return RecentWindow(
             events=max(0, last.published - rate_first.published) / max(now - rate_then, 0.001),
             count=latency.total,
@@ -158,7 +160,8 @@ class History:
             lag_rates=_lag_rates([reading for _, reading in self._readings]),
             buried=sum(dead for _, dead in self._burials),
             buried_since=self._burials[0][0] if self._burials else None,
-            types=_types(last, first, now - self._readings[0][0]),
+            types=types[:TYPES],
+            more_types=max(0, len(types) - TYPES),
         )
 
     def _p95_now(self) -> tuple[float | None, float | None]:
@@ -205,7 +208,7 @@ def _types(last: ProcessState, first: ProcessState, elapsed: float) -> tuple[Rec
         if recent.total:
             rate = round(recent.total / max(elapsed, 0.001), 2)
             found.append(RecentType(name, rate, recent.total, _short(recent, 0.5), _short(recent, 0.95)))
-    return tuple(sorted(found, key=lambda each: (-each.count, each.name))[:TYPES])
+    return tuple(sorted(found, key=lambda each: (-each.count, each.name)))
 
 
 def _short(latency: Latencies, q: float) -> float | None:

@@ -98,6 +98,7 @@ class Overview:
             "silent_s": (silent_s := _silent_s(reading, now)),
             "levels": _levels(reading, lately, silent_s, now),
             "types": [asdict(each) for each in lately.types],
+            "more_types": lately.more_types,
             "totals": {"published": reading.published, "failed": reading.failed, "dead": reading.dead},
             "latency": {
                 "window_s": int(WINDOW * 2),

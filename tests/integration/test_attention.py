@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from dispatcher.core.condition import Condition
 from dispatcher.core.events import BackpressureChanged, Published, Republished, Sampled, Settled
+from dispatcher.core.layout import Route
 from dispatcher.core.process_state import Trouble
 from dispatcher.sidecar.diagnosis import diagnose
 from dispatcher.sidecar.history import RecentWindow
@@ -166,3 +167,41 @@ async def test_a_group_that_went_with_the_data_of_redis_is_said_until_it_is_back
         assert await said("attention") == []
         [note] = await said("notes")
         assert note["what"].endswith("30 events were published again")
+
+
+async def test_a_group_that_reads_some_shards_only_is_said(dispatcher, heard: HearCommand, db, redis):
+    async with dispatcher(stream_shards=4) as running:
+        await insert_events(db, 200)
+        await running.tap.add_up(Settled, sent=200)
+        await redis.xgroup_create(f"{STREAM}:{{0}}", "billing", "$")
+        await running.tap.next(Sampled, lambda each: "billing" in each.group_lag)
+        needs = json.loads((await heard("status", "--json"))[1])["attention"]
+        assert [(each["level"], each["kind"], each["page"]) for each in needs] == [
+            ("warn", "half-read", "group-not-read")
+        ]
+        assert re.fullmatch(
+            rf"The consumer group billing reads 1 of 4 shards of {STREAM}: 3 with \d+ entries are not read by it",
+            needs[0]["what"],
+        )
+        console = diagnose(running.service.report().state, RecentWindow(), time.time())
+        assert [each.what for each in console] == [needs[0]["what"]]
+        assert "on 1 of 4 shards" in (await heard("status"))[1]
+        findings = json.loads((await heard("doctor", "--json", DISPATCH_STREAM_SHARDS="4"))[1])["findings"]
+        assert [each["level"] for each in findings if each["check"] == "groups" and each["level"] != "ok"] == [
+            "warning"
+        ]
+        for shard in (1, 2, 3):
+            await redis.xgroup_create(f"{STREAM}:{{{shard}}}", "billing", "$")
+        assert kinds((await heard("status", "--json"))[1]) == []
+
+
+async def test_streams_that_nobody_reads_are_told_from_those_that_are_read(dispatcher, heard: HearCommand, db, redis):
+    routes = tuple(Route(f"kind{n}.*", f"stream:{n}") for n in range(5))
+    async with dispatcher(routes=routes) as running:
+        for n in range(3):
+            await insert_events(db, 2, event_type=f"kind{n}.done")
+        await running.tap.add_up(Settled, sent=6)
+        await redis.xgroup_create("stream:0", "billing", "$")
+        text = (await heard("status"))[1]
+    assert "streams without a group: 2 with 4 entries, read by nobody" in re.sub(" +", " ", text)
+    assert "quiet streams: 4 with 2 entries" in re.sub(" +", " ", text)

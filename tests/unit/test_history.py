@@ -123,8 +123,9 @@ def test_the_ten_busiest_types_of_the_last_minute():
     source = Source()
     many = {f"type-{n}": Latencies(EDGES, (0, n, 0, 0, 0), 0.0) for n in range(1, 15)}
     source.add_point(types=many)
-    busiest = lately(source).types
+    busiest, more = lately(source).types, lately(source).more_types
     assert [(each.name, each.count) for each in busiest[:2]] == [("type-14", 14), ("type-13", 13)]
+    assert more == 4
     assert (len(busiest), busiest[0].events_per_s, busiest[0].p50) == (10, 7.0, 0.0055)
     for _ in range(WINDOW + 1):
         source.add_point(types=many)

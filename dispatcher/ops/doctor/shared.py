@@ -20,6 +20,7 @@ CHECKS = {
     "held": "held",
     "retrying": "retrying",
     "unread": "groups",
+    "half-read": "groups",
     "lost": "groups",
     "dead": "dead-events",
 }

@@ -3,7 +3,7 @@
 import { switchPause } from "./act.js";
 import { since } from "./glance.js";
 import { to } from "./route.js";
-import { at, byId, count, el, keys, lasting, latency, rate, refill, write } from "./words.js";
+import { at, byId, count, el, keys, lasting, latency, plural, rate, refill, write } from "./words.js";
 
 const OLD_S = 15; // every five seconds Postgres and Redis are looked at
 const PARTS = { // name, how it is when all is well, how it is when not
@@ -54,12 +54,12 @@ function types(seen) {
   const found = seen.types ?? [];
   byId("types-card").hidden = !found.length;
   const most = Math.max(...found.map((type) => type.events_per_s), 0.001);
-  refill(byId("types"), [found, seen.latency.sla_s], () => found.map((type) => el("tr", {},
+  refill(byId("types"), [found, seen.more_types, seen.latency.sla_s], () => [...found.map((type) => el("tr", {},
     el("th", { scope: "row" }, el("a", { href: to("events", { event_type: type.name }) }, type.name),
       el("meter", { min: 0, max: most, value: type.events_per_s, "aria-hidden": "true" })),
     el("td", { class: "n" }, rate(type.events_per_s)),
     el("td", { class: "n" }, latency(type.p50)),
-    el("td", { class: "n", "data-level": type.p95 > seen.latency.sla_s ? "bad" : null }, latency(type.p95)))));
+    el("td", { class: "n", "data-level": type.p95 > seen.latency.sla_s ? "bad" : null }, latency(type.p95)))), seen.more_types ? el("tr", {}, el("td", { class: "muted", colspan: 4 }, `and ${plural(seen.more_types, "more type")} with fewer events`)) : ""]);
 }
 
 /** When the figures of Postgres and Redis were looked at, if that is not now. */
