@@ -115,6 +115,8 @@ def as_text(found: Status) -> str:
             for group in each["condition"]["groups"]:
                 group["seen"] = iso_of(group["seen"])
                 group["gone"] = None if group["gone"] is None else iso_of(group["gone"])
+            for gone in each["condition"]["ended"]:
+                gone["at"] = iso_of(gone["at"])
             if (past := each["condition"]["past"]) is not None:
                 past |= {name: iso_of(past[name]) for name in ("since", "until")}
         outbox["words"] = outbox["acknowledgements"]  # its older name, for scripts that read it

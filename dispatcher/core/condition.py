@@ -7,13 +7,13 @@ changes and every few seconds.
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from dispatcher.core.known_groups import KnownGroup, read_known
 from dispatcher.core.process_state import STOPS as ENDING
-from dispatcher.core.process_state import PastTrouble, Trouble, TroubleKind
+from dispatcher.core.process_state import EndedDispatcher, PastTrouble, Trouble, TroubleKind
 from dispatcher.core.timestamps import iso_of, seconds_of
 from dispatcher.core.troubles import remedy, words
 
@@ -62,6 +62,7 @@ class Condition:
     exempt: tuple[str, ...] = ()  # patterns of consumer groups that hold nothing back
     waits: tuple[Wait, ...] = ()
     past: PastTrouble | None = None  # the last outage or pause that ended
+    ended: tuple[EndedDispatcher, ...] = ()  # that it took over from
     groups: tuple[KnownGroup, ...] = ()  # that it saw, and those that went with a loss
 
     @property
@@ -74,6 +75,7 @@ class Condition:
         troubles: Sequence[Trouble],
         past: PastTrouble | None = None,
         groups: Sequence[KnownGroup] = (),
+        ended: Sequence[EndedDispatcher] = (),
     ) -> str:
         """As it is written: JSON."""
         said = [
@@ -89,6 +91,7 @@ class Condition:
                 "exempt": self.exempt,
                 "waits": said,
                 "past": past and {"kind": past.kind, "since": iso_of(past.since), "until": iso_of(past.until)},
+                "ended": [asdict(each) | {"at": iso_of(each.at)} for each in ended],
                 "groups": [each.written() for each in groups],
             }
         )
@@ -113,8 +116,18 @@ class Condition:
             tuple(said.get("exempt", ())),
             waits,
             _past(said.get("past")),
+            _ended(said.get("ended")),
             read_known(said.get("groups"), at),
         )
+
+
+def _ended(said: Any) -> tuple[EndedDispatcher, ...]:
+    found = []
+    for each in said if isinstance(said, list) else ():
+        with suppress(KeyError, TypeError, ValueError):
+            if (at := seconds_of(each["at"])) is not None:
+                found.append(EndedDispatcher(str(each["name"]), at, int(each["rows"]), bool(each["died"])))
+    return tuple(found)
 
 
 def _past(said: Any) -> PastTrouble | None:

@@ -4,17 +4,15 @@ First the worst, then the cause before what comes of it, then the oldest. A find
 out: a person who reads both looks for two causes.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import ceil, floor
 from typing import Literal
 
 from dispatcher.core.counted import counted
-from dispatcher.core.known_groups import KEPT_S, KnownGroup, Loss
-from dispatcher.core.layout import stream_of_key
 from dispatcher.core.pacing import HOLD_BACK_AT
-from dispatcher.core.process_state import DeadGroups, Doorbell, HeldCount, PastTrouble, RetryCount
+from dispatcher.core.process_state import DeadGroups, Doorbell, EndedDispatcher, HeldCount, PastTrouble, RetryCount
 from dispatcher.core.runbook import PAGES
 from dispatcher.core.troubles import HELD_S, VERY_HELD_S, Severity
 
@@ -24,6 +22,8 @@ UNREAD_S = 900.0  # a group with entries to read that nobody has read for so lon
 SOON_S = 3600.0  # a group that stops publishing for all in less is bad
 FRESH_DEAD_S = 900.0  # dead events younger than this are bad, older ones a warning, until somebody decides
 OVER_S = 300.0  # what is over is said for so long
+UNKNOWN = "unknown"  # the owner of rows that no dispatcher's row names
+ENDED_S = 3600.0  # a dispatcher that died is said for so long
 COUNTED = 10_000  # dead events are counted no further
 EVENTS_COUNTED = 1_000_000  # events that wait are counted no further
 
@@ -209,46 +209,22 @@ def unread(group: str, lag: int, age_s: float | None, maxlen: int | None, at: fl
     )
 
 
-def half_read(streams: Mapping[str, tuple[int, Collection[str]]]) -> Iterator[Need]:
-    """Groups on some shards of a stream and not on others that hold entries. `streams`: by key, entries and groups."""
-    shards: dict[str, list[tuple[int, Collection[str]]]] = {}
-    for key, found in streams.items():
-        shards.setdefault(stream_of_key(key), []).append(found)
-    for stream, each in shards.items():
-        for group in sorted({name for _, names in each for name in names}):
-            left = [entries for entries, names in each if group not in names and entries]
-            if not left:
-                continue
-            on = sum(group in names for _, names in each)
-            what = f"The consumer group {group} reads {on} of {len(each)} shards of {stream}: "
-            what += f"{len(left)} with {counted(sum(left), 'entry')} {'is' if len(left) == 1 else 'are'} not read by it"
-            do = f"Let its consumers read all shards (`Group(..., shards={len(each)})`), or make the group on each key "
-            do += "that `dispatcher layout` lists."
-            yield Need("warn", "half-read", what, None, do, "groups", PAGES["half-read"])
-
-
-def lost(loss: Loss | None, gone: Sequence[KnownGroup], now: float) -> Need | None:
-    """Redis lost data within a day. `gone`: groups that were there before, and nobody has made since."""
-    if loss is not None and now - loss.at >= KEPT_S:
-        loss = None
-    if loss is None and not gone:
-        return None
-    since = loss.at if loss else min(each.gone or now for each in gone)
-    what = f"Redis lost data, which was noticed at {clock(since, now)}"
-    if loss is not None:
-        again = "event was" if loss.rows == 1 else "events were"
-        what += f": {loss.rows:,} {again} published again"
-    older = "Events older than DISPATCH_AUDIT_WINDOW_S: `dispatcher replay`."
-    if not gone:
-        return Need("note", "lost", what, since, f"Nothing, for those. {older}", "groups", PAGES["lost"])
-    names = ", ".join(each.name for each in gone)
-    are = "group {} is gone: nobody reads for it" if len(gone) == 1 else "groups {} are gone: nobody reads for them"
-    what += f". The consumer {are.format(names)} since then"
-    do = f"Restart its consumers, or `XGROUP CREATE {gone[0].stream} {gone[0].name} 0`. {older}"
-    if len(gone) > 1:
-        do = f"Restart their consumers, or for each `XGROUP CREATE {gone[0].stream} {gone[0].name} 0`. {older}"
-    return Need("warn", "lost", what, since, f"{do} A group that nobody needs is said for a day.", "groups",
-                PAGES["lost"])  # fmt: skip
+def ended(found: Iterable[EndedDispatcher], living: Collection[str], now: float) -> Iterator[Need]:
+    """Dispatchers of which rows were taken over within an hour. One that lost its session only lives on: `living`."""
+    by_name: dict[str, EndedDispatcher] = {}
+    for each in found:
+        known = by_name.get(each.name)
+        rows = each.rows + known.rows if known else each.rows
+        by_name[each.name] = replace(each, at=max(each.at, known.at) if known else each.at, rows=rows)
+    for each in by_name.values():
+        if each.name in living or each.name == UNKNOWN or now - each.at >= ENDED_S:
+            continue
+        how = "ended without signing off" if each.died else "gave no sign of life for the length of a lease"
+        were = "was" if each.rows == 1 else "were"
+        taken = f"; its {counted(each.rows, 'row')} {were} taken over" if each.rows else ", and had no rows"
+        what = f"The dispatcher {each.name} {how}{taken}, at {clock(each.at, now)}"
+        do = "Start it again, if so many are meant to run. Its log says why it ended. Its events go out by others."
+        yield Need("note", "ended", what, each.at, do, page=PAGES["ended"])
 
 
 def over(past: PastTrouble, now: float) -> Need | None:

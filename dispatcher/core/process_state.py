@@ -73,6 +73,16 @@ class PastTrouble:
 
 
 @dataclass(frozen=True, slots=True)
+class EndedDispatcher:
+    """One of which rows were taken over, perhaps none. `died`: it ended without signing off; else it was frozen."""
+
+    name: str
+    at: float  # Unix seconds
+    rows: int
+    died: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RetryCount:
     """Events that failed and are tried again; of the one with the most failed attempts what failed, and when it is due.
 
@@ -178,6 +188,7 @@ class ProcessState:
     sample: Sample | None = None
     processes: int = 1
     past: PastTrouble | None = None  # the last outage or pause that ended
+    ended: tuple[EndedDispatcher, ...] = ()  # the last ones that this process took over from
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +236,7 @@ def merged(states: Sequence[ProcessState]) -> ProcessState:
         sample=max(samples, key=lambda one: one.at, default=None),
         processes=sum(one.processes for one in states),
         past=max((one.past for one in states if one.past), key=lambda each: each.until, default=None),
+        ended=tuple(each for one in states for each in one.ended),
     )
 
 

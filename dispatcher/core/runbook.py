@@ -36,6 +36,7 @@ PAGES: dict[str, str | None] = {
     "errors": "high-error-rate",
     "audit": "loss-unnoticed",
     "starting": None,
+    "ended": "dispatcher-died",
     "over": None,
 }
 # Each check of `doctor`. None: what to do is said in full.

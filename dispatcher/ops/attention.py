@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dispatcher.core import needs
+from dispatcher.core import group_needs, needs
 from dispatcher.core.condition import STOPS, Condition, is_exempt
 from dispatcher.core.known_groups import gone_groups, latest_loss
 from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, Need
@@ -103,6 +103,8 @@ def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:
         yield needs.retrying(retrying, most, outbox.now)
     if outbox.doorbell != "installed":
         yield needs.doorbell(outbox.doorbell)
+    living = {each.name for each in outbox.living}
+    yield from needs.ended((each for one in outbox.living for each in one.condition.ended), living, outbox.now)
     ended = [past for past in (each.condition.past for each in outbox.living) if past is not None]
     last = max(ended, key=lambda each: each.until, default=None)
     if last is not None and (over := needs.over(last, outbox.now)) is not None:
@@ -140,13 +142,13 @@ def _lost(found: Status, outbox: OutboxStatus) -> Iterator[Need]:
     loss = latest_loss((each.at.timestamp(), each.rows) for each in outbox.losses)
     here = {group.name for group in found.stream.groups} if found.stream else set[str]()
     gone = gone_groups(outbox.known_groups, here, outbox.now)
-    if (need := needs.lost(loss, gone, outbox.now)) is not None:
+    if (need := group_needs.lost(loss, gone, outbox.now)) is not None:
         yield need
 
 
 def _half_read(found: Status) -> Iterator[Need]:
     exempt = _exempt(found)
-    yield from needs.half_read(
+    yield from group_needs.half_read(
         {
             key: (info.length, [group.name for group in info.groups if not is_exempt(group.name, exempt)])
             for key, info in (found.streams or {}).items()

@@ -134,7 +134,8 @@ class Service:
         said = Condition(
             s.stream_name if self._engine.stream else None, s.stream_maxlen, s.max_attempts, s.backpressure_except
         )
-        return said.with_troubles(self._state.troubles, self._state.past, self._state.known_groups)
+        state = self._state
+        return said.with_troubles(state.troubles, state.past, state.known_groups, state.ended)
 
     @property
     def not_ready(self) -> str | None:

@@ -6,7 +6,7 @@ The table of findings and their ranking are those of `status`: `core/needs.py`.
 from collections.abc import Iterator
 from math import inf
 
-from dispatcher.core import needs
+from dispatcher.core import group_needs, needs
 from dispatcher.core.counted import counted
 from dispatcher.core.known_groups import MOST, gone_groups
 from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, Need
@@ -46,10 +46,12 @@ def diagnose(
         if sample.doorbell != "installed":
             found.append(needs.doorbell(sample.doorbell))
         if all(len(each.group_lag) < MOST for each in sample.streams):  # of more groups not all are in the sample
-            found += needs.half_read({each.name: (each.length, [*each.group_read_age_s]) for each in sample.streams})
+            found += group_needs.half_read(
+                {each.name: (each.length, [*each.group_read_age_s]) for each in sample.streams}
+            )
         here = sample.group_lag if sample.stream_length is not None else ()
         gone = gone_groups(sample.known_groups, here, now)
-        if (lost := needs.lost(sample.loss, gone, now)) is not None:
+        if (lost := group_needs.lost(sample.loss, gone, now)) is not None:
             found.append(lost)
     if lately.error_share > ERROR_SHARE:
         found.append(
@@ -62,6 +64,8 @@ def diagnose(
                 page=PAGES["errors"],
             )
         )
+    living = {each.name for each in sample.dispatchers} if sample else set[str]()
+    found += needs.ended(reading.ended, living, now)
     if reading.past is not None and (over := needs.over(reading.past, now)) is not None:
         found.append(over)
     return needs.ranked(needs.without_explained(found))

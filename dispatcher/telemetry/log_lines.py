@@ -72,6 +72,8 @@ def line_of(event: events.TelemetryEvent) -> Line | None:
             return Line("INFO", "dead_events_retried", "Dead events were put back to be published", _decision(ids, by))
         case events.TakenOver(taken, owner):
             text = "Rows of a dead or overdue claim were taken over"
+            if not taken:
+                text = "A dispatcher ended without signing off; it had no rows"
             return Line("WARNING", "claims_taken_over", text, {"rows": taken, "owner": owner})
         case events.Reconciled(found, missing):
             text = "Rows whose reply was lost, or that were taken over, were looked for in the stream"

@@ -6,7 +6,17 @@ from collections.abc import Callable, Mapping
 from dispatcher.core import events
 from dispatcher.core.known_groups import KnownGroup
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.process_state import STOPS, PastTrouble, ProcessState, Sample, Trouble, TroubleKind
+from dispatcher.core.process_state import (
+    STOPS,
+    EndedDispatcher,
+    PastTrouble,
+    ProcessState,
+    Sample,
+    Trouble,
+    TroubleKind,
+)
+
+ENDED = 8  # dispatchers that were taken over from are remembered
 
 
 class StateTracker:
@@ -38,6 +48,7 @@ class StateTracker:
         self._breaker_open = False
         self._missing: dict[str, str] = {}  # sessions without a connection, and what is not done without them
         self._sample: Sample | None = None
+        self._ended: dict[str, EndedDispatcher] = {}  # by name, the last ones
         self._past: PastTrouble | None = None
         self._trouble("starting", "", there=True)
 
@@ -48,6 +59,10 @@ class StateTracker:
     @property
     def past(self) -> PastTrouble | None:
         return self._past
+
+    @property
+    def ended(self) -> tuple[EndedDispatcher, ...]:
+        return tuple(self._ended.values())
 
     @property
     def known_groups(self) -> tuple[KnownGroup, ...]:
@@ -71,6 +86,7 @@ class StateTracker:
             troubles=self.troubles,
             sample=self._sample,
             past=self._past,
+            ended=self.ended,
         )
 
     def __call__(self, event: events.TelemetryEvent) -> None:
@@ -92,6 +108,8 @@ class StateTracker:
             case events.Settled(retried=retried, dead=dead):
                 self._failed += retried + dead
                 self._dead += dead
+            case events.TakenOver(rows, owner, died):
+                self._note_ended(owner, rows, died)
             case events.Buried(rows) if rows:
                 self._buried = (self._clock(), rows[-1][1])
             case events.Sampled():
@@ -136,6 +154,15 @@ class StateTracker:
                 self._trouble("stopping", reason, there=True)
             case _:
                 pass
+
+    def _note_ended(self, name: str, rows: int, died: bool) -> None:
+        before = self._ended.pop(name, None)
+        rows += before.rows if before else 0
+        self._ended[name] = EndedDispatcher(name, self._clock(), rows, died)
+        while len(self._ended) > ENDED:
+            del self._ended[next(iter(self._ended))]
+        if self.changed is not None:
+            self.changed()
 
     def _sampled(self, event: events.Sampled) -> None:
         self._sample = Sample(

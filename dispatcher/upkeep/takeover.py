@@ -73,6 +73,7 @@ class Takeover:
         self._rows_released = rows_released
         self._observe = observe
         self._slots = slots  # None: no order is kept
+        self._told: set[int] = set()  # ids of the dead that had no rows, and are told of
         self._after: tuple[str, int] = ("-infinity", 0)
         self._session: Session | None = None  # the session of the last look
         self._patient_until = 0.0
@@ -126,7 +127,11 @@ class Takeover:
             try:
                 claims = await self._fence_dead(session, owner, name)
                 cause = f"the process {name} ended while the handler of this event ran"
-                total += await self._take_over(session, name, cause, claims=claims, unclaimed=True, owner=owner)
+                rows = await self._take_over(session, name, cause, claims=claims, unclaimed=True, owner=owner)
+                if not rows and owner not in self._told:
+                    self._observe(TakenOver(0, name, died=True))
+                self._told.add(owner)
+                total += rows
                 if self._slots is not None:
                     await self._slots.free(session)
                 await session.fetch(load("sign_off"), {"id": owner})  # nothing, while rows wait for their node
@@ -232,7 +237,7 @@ class Takeover:
             if not rows:
                 return total
             total += len(rows)
-            self._observe(TakenOver(len(rows), name))
+            self._observe(TakenOver(len(rows), name, died=owner is not None))
             self._adopted.append(Adopted(claim_id, [AdoptedRow._make(row) for row in rows], cause))
             await self.finish(session)
 

@@ -126,7 +126,7 @@ async def test_a_claim_that_began_before_the_revocation_and_committed_after_it_i
     await dead.die(db)
     await successor.look()
     assert await statuses(db) == {"pending": 3}
-    assert ours.tap.all(TakenOver) == [TakenOver(3, dead.registry.name)]
+    assert ours.tap.all(TakenOver) == [TakenOver(3, dead.registry.name, died=True)]
     assert await owners(db) == {ours.id: 256}
 
 

@@ -111,7 +111,7 @@ async def test_what_it_published_is_sent_and_what_it_did_not_is_given_back(
     ]
     assert {row["attempts"] for row in table.values()} == {0}
     assert await read_table(db, "dispatcher") == []
-    assert tap.all(TakenOver) == [TakenOver(6, NAME)]
+    assert tap.all(TakenOver) == [TakenOver(6, NAME, died=True)]
     assert tap.all(Reconciled) == [Reconciled(4, 2)]
     assert len(await read_stream(redis)) == 4
     assert await takeover.take_over_dead(session) == 0

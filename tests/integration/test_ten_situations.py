@@ -2,13 +2,18 @@
 
 import json
 import re
+import time
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from dispatcher.core.events import BreakerChanged, Buried, PauseChanged, Published, Sampled, Settled
+from dispatcher.core.events import BreakerChanged, Buried, PauseChanged, Published, Sampled, Settled, TakenOver
 from dispatcher.embedded import free_port
+from dispatcher.sidecar.diagnosis import diagnose
+from dispatcher.sidecar.history import RecentWindow
 from tests.support.command import HearCommand
 from tests.support.dead_letters import bury
 from tests.support.layouts import stand_in_order
@@ -194,6 +199,29 @@ async def test_a_dispatcher_that_died_a_moment_ago_is_not_alive(first, db):
     what, _ = await first()
     dead = r"bad: No dispatcher is alive, and 2 events wait; the last one \(shop-1\) was seen at \d\d:\d\d:\d\d UTC; "
     assert re.match(dead, what)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+async def test_a_dispatcher_that_died_beside_another_leaves_a_note(dispatcher, heard, db, rows):
+    async with dispatcher() as running:
+        async with db.transaction():
+            cursor = await db.execute("INSERT INTO messaging.dispatcher (name) VALUES ('shop-1-7-abc') RETURNING id")
+            (dead,) = await cursor.fetchone()
+            picked = {"status": "picked", "picked_at": datetime.now(UTC), "picked_by": dead, "claim_id": uuid4()}
+            await insert_events(db, rows, **picked)
+        assert await running.tap.next(TakenOver) == TakenOver(rows, "shop-1-7-abc", died=True)
+
+        async def notes() -> list[dict[str, Any]]:
+            found = json.loads((await heard("status", "--json"))[1])
+            return [each for each in found["notes"] if each["kind"] == "ended"]
+
+        [note] = await until(notes, "the dispatcher says whom it took over from")
+        had = "; its 3 rows were taken over" if rows else ", and had no rows"
+        said = rf"The dispatcher shop-1-7-abc ended without signing off{had}, at \S+ UTC"
+        assert re.fullmatch(said, note["what"])
+        assert (note["page"], note["do"].startswith("Start it again")) == ("dispatcher-died", True)
+        console = diagnose(running.service.report().state, RecentWindow(), time.time())
+        assert [each.what for each in console if each.kind == "ended"] == [note["what"]]
 
 
 async def test_the_only_dispatcher_is_disabled(dispatcher, first, heard, db):

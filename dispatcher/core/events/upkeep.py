@@ -10,13 +10,14 @@ from dispatcher.core.process_state import DeadGroups, Doorbell, HeldCount, Retry
 
 @dataclass(frozen=True, slots=True)
 class TakenOver(TelemetryEvent):
-    """This dispatcher took over rows of a dead dispatcher or of an overdue claim.
+    """This dispatcher took over rows of a dead dispatcher or of an overdue claim; of a dead one perhaps none.
 
     Emitted before the stream is searched for them: some turn out to be sent. Reconciled follows, with both numbers.
     """
 
     rows: int
     owner: str
+    died: bool = False  # its lock was free: it ended without signing off
 
 
 @dataclass(frozen=True, slots=True)
