@@ -151,7 +151,7 @@ def facts(found: Status) -> list[tuple[str, str]]:
         if outbox.held is not None:
             age = f", the first for {span(outbox.held.oldest_s)}" if outbox.held.aggregates else ""
             lines.append(("held aggregates", f"{outbox.held.aggregates}{age}"))
-        lines.append(("oldest overdue", f"{outbox.oldest_unsettled_age_s:.1f} s"))
+        lines.append(("oldest overdue", f"{outbox.overdue_s:.1f} s"))
         lines.append(("notification queue", f"{outbox.notification_queue_usage:.1%} full"))
         lines.append(("doorbell trigger", outbox.doorbell))
         lines.append(("paused", _paused(outbox)))

@@ -88,8 +88,7 @@ def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:
     if not outbox.living:
         yield _nobody(outbox)
     retrying = outbox.retrying
-    overdue_s = outbox.oldest_unsettled_age_s if retrying is None else retrying.overdue_s
-    if overdue_s > LATE_S:
+    if (overdue_s := outbox.overdue_s) > LATE_S:
         yield replace(needs.late(overdue_s, outbox.now), what=f"Events wait: the oldest is {overdue_s:.0f} s overdue")
     by_dead = outbox.held.by_dead if outbox.held else 0
     if outbox.dead > by_dead:  # else the finding of what is held names the dead event

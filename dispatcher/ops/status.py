@@ -84,6 +84,11 @@ class OutboxStatus:
         return tuple(each for each in self.acknowledgements if each.alive or not each.registered)
 
     @property
+    def overdue_s(self) -> float:
+        """How overdue the oldest event is, by when it is due; one that waits behind a failed one is not."""
+        return self.retrying.overdue_s if self.retrying else self.oldest_unsettled_age_s
+
+    @property
     def waiting(self) -> int | None:
         """Unsettled rows, when one of them is due; None: they were not counted."""
         if not self.oldest_unsettled_age_s:

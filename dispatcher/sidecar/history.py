@@ -117,7 +117,7 @@ class History:
             p95=_short(latency, 0.95),
             p99=_short(latency, 0.99),
             backlog=sample.backlog if sample else None,
-            oldest=round(sample.oldest_age_s, 3) if sample and sample.oldest_age_s is not None else None,
+            oldest=round(sample.overdue_s, 3) if sample and sample.oldest_age_s is not None else None,
             lag=max(sample.group_lag.values(), default=None) if sample else None,
         )
         self._points.append(json.dumps(astuple(point), separators=(",", ":")))

@@ -15,7 +15,7 @@ from aiohttp import web
 from dispatcher import __version__
 from dispatcher.core.known_groups import KEPT_S
 from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, VERY_LATE_S, level_of
-from dispatcher.core.process_state import ProcessState, StreamSample, Trouble
+from dispatcher.core.process_state import HeldCount, ProcessState, StreamSample, Trouble
 from dispatcher.core.runbook import BASE
 from dispatcher.core.troubles import TROUBLES
 from dispatcher.sidecar.diagnosis import diagnose
@@ -127,8 +127,16 @@ class Overview:
             "dead": sample.dead if sample else None,
             "dead_groups": asdict(sample.dead_groups) if sample and sample.dead_groups else None,
             "lost_at": sample.loss.at if sample and sample.loss and now - sample.loss.at < KEPT_S else None,
+            "held_head": _held_head(sample.held) if sample else None,
             "held": sample.held.aggregates if sample and sample.held else None,
         }
+
+
+def _held_head(held: HeldCount | None) -> dict[str, Any] | None:
+    """The event that holds the first aggregate, how many wait behind it, and for how many seconds the first of them."""
+    if held is None or held.head is None:
+        return None
+    return {"id": held.head.id, "waiting": held.head.waiting, "oldest_s": held.oldest_s}
 
 
 def _stream(one: StreamSample) -> dict[str, Any]:

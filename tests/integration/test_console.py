@@ -16,7 +16,7 @@ from playwright.async_api import Locator, Page, expect
 from prometheus_client import CollectorRegistry
 
 from dispatcher.core import events
-from dispatcher.core.process_state import RunningDispatcher, StreamSample
+from dispatcher.core.process_state import HeldCount, HeldHead, RetryCount, RunningDispatcher, StreamSample
 from dispatcher.core.runbook import BASE
 from dispatcher.settings import Settings
 from dispatcher.sidecar import app
@@ -265,6 +265,31 @@ async def test_figures_from_before_postgres_went_away_say_when_they_were_looked_
             timeout=12_000,  # later it would be old, whatever is away
         )
         await expect(page.locator("#alive-when")).to_have_text(re.compile(r"^as of \d\d:\d\d:\d\d, when Postgres"))
+        await expect(page.locator("#tile-dead")).to_have_text("?")
+        await expect(page.locator("#tile-dead-more")).to_have_text(re.compile(r"^0 when last counted, \d+ s ago$"))
+        ours.now += 2.0
+        ours.console.history.add_point()
+        await expect(page.locator("#chart-lag .readout")).to_have_text(
+            re.compile("now .* not known while Postgres is away")
+        )
+
+
+async def test_the_backlog_is_one_figure_in_tile_and_chart(open_page: OpenPage) -> None:
+    """What waits behind a dead event is not overdue; a count that is newer than the last point is in both."""
+    async with fed() as ours, open_page(ours.url, allow=(NOT_FOUND,)) as page:
+        ours.calm()
+        head = HeldHead(1, "order.paid", "order", "42x", "dead", 5, "too large")
+        held, none = HeldCount(1, 1, 15.0, "too large", head), RetryCount(overdue_s=0.0)
+        ours.say(events.Sampled(6, 15.0, 0.0, 900, {}, None, 1, held=held, retrying=none))
+        ours.now += 2.0
+        ours.console.history.add_point()
+        await expect(page.locator("#tile-backlog-more")).to_have_text(
+            re.compile(r"^5.wait.behind.event.1,.oldest.15.s")
+        )
+        await expect(page.locator("#chart-backlog .readout")).to_contain_text("6 waiting, none is overdue")
+        ours.say(events.Sampled(318, 16.0, 0.0, 900, {}, None, 0))
+        await expect(page.locator("#tile-backlog")).to_have_text("318")
+        await expect(page.locator("#chart-backlog .readout")).to_contain_text("318 waiting, the oldest 16 s overdue")
 
 
 async def test_backpressure_names_its_group_since_when_and_where_it_ends(open_page: OpenPage) -> None:

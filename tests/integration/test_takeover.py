@@ -61,7 +61,7 @@ class Watch(Takeover):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         self.now = 1000.0
-        super().__init__(*arguments, clock=lambda: self.now, **named)
+        super().__init__(*arguments, clock=lambda: self.now, own_row_gone=lambda: None, **named)
 
     async def watch(self, session: Session, for_s: float) -> int:
         """Look at once and then every five seconds for so long; returns how many rows were taken over."""

@@ -39,14 +39,14 @@ export class Charts {
         lines: [{ name: "waiting", of: (p) => p.backlog, tone: "one", fill: true }],
         scale: linear([(p) => p.backlog], compact, 3),
         say: (p) => (p.backlog == null ? "not known"
-          : `${count(p.backlog, BACKLOG_BOUND)} waiting, the oldest ${lasting(p.oldest)} overdue`),
+          : `${count(p.backlog, BACKLOG_BOUND)} waiting, ${p.oldest ? `the oldest ${lasting(p.oldest)} overdue` : "none is overdue"}`),
         empty: "Not known yet: Postgres has not been asked.",
       }),
       new Chart(byId("chart-lag"), group, {
         title: "Unread by the slowest consumer group",
         lines: [{ name: "unread", of: (p) => p.lag, tone: "two", fill: true }],
         scale: linear([(p) => p.lag], compact, 3),
-        say: (p) => (p.lag != null ? `${count(p.lag)} unread` : p !== this.points.at(-1) ? "not known, or no group" : this.redisSays ? "no group seen" : "not known, Redis does not say"),
+        say: (p) => (p.lag != null ? `${count(p.lag)} unread` : p !== this.points.at(-1) ? "not known, or no group" : this.away ? "not known while Postgres is away" : this.redisSays ? "no group seen" : "not known, Redis does not say"),
         empty: "No consumer group was seen.",
       }),
     ];
@@ -54,15 +54,18 @@ export class Charts {
 
   /**
    * Ask for what is new and draw it. `up_s`: since the dispatcher started; of before there is nothing to draw.
-   * `redisSays`: whether Redis tells now what the groups have to read.
+   * `seen`: the overview; the last point has its backlog, or chart and tile would be of two counts.
    */
-  async update(up_s, redisSays) {
-    this.redisSays = redisSays;
+  async update(up_s, seen) {
+    this.away = seen.states.some((state) => state.kind === "database" && !state.ok);
+    this.redisSays = seen.stream.length != null;
     const answer = await ask(`api/history?after=${this.next}`);
     if (answer.next < this.next) this.points = []; // another start: its numbers began anew
     const fresh = answer.points.map((point) => Object.fromEntries(answer.fields.map((field, i) => [field, point[i]])));
     this.points = this.points.concat(fresh).slice(-answer.keep);
     this.next = answer.next;
+    const last = this.points.at(-1);
+    if (last?.backlog != null && seen.backlog != null) Object.assign(last, { backlog: seen.backlog, oldest: seen.overdue_s });
     const most = answer.every_s * answer.keep;
     const span = Math.max(LEAST_S, Math.min(most, Math.ceil(up_s / LEAST_S) * LEAST_S));
     write(byId("charts-title"), span < most ? `The last ${span / 60 === 1 ? "minute" : `${span / 60} minutes`}, since the start` : `The last ${most / 60} minutes`);

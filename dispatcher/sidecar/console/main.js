@@ -47,7 +47,7 @@ async function look() {
     dead.tell(seen.dead, seen.sampled_at);
     held.tell(seen.held);
     tellTimes();
-    await charts.update(seen.now - seen.started_at, seen.stream.length != null);
+    await charts.update(seen.now - seen.started_at, seen);
     live("on", `Live, ${at(answered)}`);
   } catch (error) {
     failed(error);

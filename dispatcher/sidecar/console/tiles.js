@@ -12,7 +12,7 @@ export function tiles(seen) {
   tile("latency", seen.silent_s == null ? latency(speed.now ?? speed.p95) : waits ? `> ${lasting(waits)}` : "–", late(speed, seen, waits), seen);
   const away = seen.states.some((state) => state.kind === "database" && !state.ok);
   tile("backlog", away ? "?" : count(seen.backlog, BACKLOG_BOUND), backlog(seen, away), seen);
-  tile("dead", count(seen.dead, DEAD_BOUND), dead(seen, start), seen);
+  tile("dead", away ? "?" : count(seen.dead, DEAD_BOUND), dead(seen, start, away), seen);
 }
 
 function tile(name, figure, more, seen) {
@@ -33,12 +33,17 @@ function late(speed, seen, waits) {
 function backlog(seen, away) {
   if (seen.backlog == null) return "not known yet";
   if (away) return `${count(seen.backlog, BACKLOG_BOUND)} when last counted, ${lasting(seen.now - seen.sampled_at)} ago`;
-  const waits = seen.overdue_s > 0 ? `oldest ${lasting(seen.overdue_s)} overdue` : "none is overdue";
+  const { held_head: head } = seen;
+  const waits = !(seen.overdue_s > 0) && head?.waiting ? `${count(head.waiting)} ${head.waiting === 1 ? "waits" : "wait"} behind event ${head.id}, oldest ${lasting(head.oldest_s)}`
+    : seen.overdue_s > 0 ? `oldest ${lasting(seen.overdue_s)} overdue` : "none is overdue";
   return pieces(seen.backlog ? waits : "nothing waits", ...stale(seen));
 }
 
 /** One figure counts events that wait for a decision, the other deaths: an event that is retried and dies again has two. */
-function dead({ dead: left, totals }, start) {
+function dead(seen, start, away) {
+  const { dead: left, totals } = seen;
+  if (left == null) return "not known yet";
+  if (away) return `${count(left, DEAD_BOUND)} when last counted, ${lasting(seen.now - seen.sampled_at)} ago`;
   if (!totals.dead) return left ? `none new since ${start}` : "none waits for a decision";
   return totals.dead > left ? `${plural(totals.dead, "death")} since ${start}; one that was retried and died again has two` : `died since ${start}`;
 }
