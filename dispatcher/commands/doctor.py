@@ -94,7 +94,7 @@ def _page(finding: Finding) -> str | None:
 def _to_do(finding: Finding) -> str:
     if (page := _page(finding)) is None:
         return finding.remedy or ""
-    return f"{(finding.remedy or '').rstrip('.')}. Runbook: {page}."
+    return f"{(finding.remedy or '').rstrip('.')}. Runbook: {address(page)}"
 
 
 def show(findings: list[Finding], held: list[Held]) -> None:

@@ -23,7 +23,7 @@ from dispatcher.core.runbook import address
 from dispatcher.core.timestamps import iso, iso_of
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo, summed
-from dispatcher.ops.attention import COUNTED, findings
+from dispatcher.ops.attention import COUNTED, Attention, findings
 from dispatcher.ops.layout import standing_layout
 from dispatcher.ops.status import STATUSES, OutboxStatus, Status, read_status
 
@@ -224,18 +224,33 @@ def _group(group: GroupInfo) -> str:
     return f"{group.lag} to read, {group.pending} unacknowledged, consumers {group.consumers}, {read}"
 
 
+def _since(need: Attention, found: Status) -> str:
+    """Of dead events when the first and the latest died: there may be long between them."""
+    if need.kind != "dead":
+        return f"since {_at(need.since)}"
+    groups = found.outbox.dead_groups if found.outbox else None
+    first = f"since {_at(iso_of(groups.since))}, " if groups else ""
+    return f"{first}the latest died at {_at(need.since)}"
+
+
+def _at(moment: str | None) -> str:
+    """Without fractions of a second, as the console has it."""
+    whole = (moment or "").partition(".")[0].removesuffix("Z")
+    return f"{whole}Z ({ago(moment)})"
+
+
 def show(found: Status, console: Console) -> None:
     """First what needs somebody; then a table on a terminal, aligned lines elsewhere."""
     said = findings(found)
     if all(each.level == "note" for each in said):
         click.echo("Nothing needs anybody.")
     for each in said:
-        when = "the latest died at" if each.kind == "dead" else "since"  # the first of them may be long ago
-        since = f"; {when} {each.since} ({ago(each.since)})" if each.since and each.kind != "over" else ""
+        since = f"; {_since(each, found)}" if each.since and each.kind != "over" else ""
         line = f"{each.level}: {plain(each.what)}{since}"
         say(line, colour=COLOURS.get(each.level))
-        page = f" Runbook: {each.page}." if each.page else ""
-        say(f"{each.do}{page}", indent="    ")
+        say(each.do, indent="    ")
+        page = f" Runbook: {address(each.page)}" if each.page else ""
+        say(f"Needs somebody: {each.needs_somebody}.{page}", indent="    ")
     lines = facts(found)
     if not console.is_terminal:
         show_facts(lines)

@@ -90,7 +90,13 @@ class Condition:
                 "max_attempts": self.max_attempts,
                 "exempt": self.exempt,
                 "waits": said,
-                "past": past and {"kind": past.kind, "since": iso_of(past.since), "until": iso_of(past.until)},
+                "past": past
+                and {
+                    "kind": past.kind,
+                    "since": iso_of(past.since),
+                    "until": iso_of(past.until),
+                    "reason": past.reason,
+                },
                 "ended": [asdict(each) | {"at": iso_of(each.at)} for each in ended],
                 "groups": [each.written() for each in groups],
             }
@@ -134,5 +140,5 @@ def _past(said: Any) -> PastTrouble | None:
     with suppress(KeyError, TypeError, ValueError, StopIteration):
         kind = next(each for each in ENDING if each == said["kind"])
         since, until = seconds_of(said["since"]), seconds_of(said["until"])
-        return None if since is None or until is None else PastTrouble(kind, since, until)
+        return None if since is None or until is None else PastTrouble(kind, since, until, said.get("reason"))
     return None

@@ -8,11 +8,13 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import ceil, floor
+from shlex import quote
 from typing import Literal
 
 from dispatcher.core.counted import counted
 from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.core.process_state import DeadGroups, Doorbell, EndedDispatcher, HeldCount, PastTrouble, RetryCount
+from dispatcher.core.remedies import dead_do, held_do
 from dispatcher.core.runbook import PAGES
 from dispatcher.core.troubles import HELD_S, VERY_HELD_S, Severity
 
@@ -27,12 +29,11 @@ ENDED_S = 3600.0  # a dispatcher that died is said for so long
 COUNTED = 10_000  # dead events are counted no further
 EVENTS_COUNTED = 1_000_000  # events that wait are counted no further
 
-DEAD_DO = "`dispatcher dlq stats`; mend the cause, then `dlq retry`; `dlq discard` what nobody needs."
-TOO_LARGE = "DISPATCH_MAX_PAYLOAD_BYTES allows"
-TOO_LARGE_DO = (
-    "A retry helps once the limit is raised: set DISPATCH_MAX_PAYLOAD_BYTES above the greatest size in `dispatcher dlq "
-    "stats`, restart the dispatchers, then `dlq retry`. Or `dlq discard`, and let the producer send less."
-)
+
+# When a finding needs somebody: at once, in the morning, or not at all. By its level, but for these kinds.
+When = Literal["now", "by morning", "no"]
+_BY_LEVEL: dict[Severity, When] = {"bad": "now", "warn": "by morning", "note": "no", "fine": "no"}
+_BY_KIND: dict[str, When] = {"paused": "now", "catching-up": "no", "starting": "no", "stopping": "no"}
 
 Link = Literal["dead", "groups", "events", "retry", "held"]
 
@@ -51,6 +52,11 @@ class Need:
     do: str
     link: Link | None = None
     page: str | None = None
+
+    @property
+    def needs_somebody(self) -> When:
+        """A pause stops everything, whoever wanted it; what passes by itself needs nobody."""
+        return _BY_KIND.get(self.kind, _BY_LEVEL[self.level])
 
 
 _PLACES = {kind: place for place, kind in enumerate(PAGES)}
@@ -90,15 +96,20 @@ def nobody(waiting: int | None, oldest_s: float, last: tuple[str, float] | None,
     return Need(level, "nobody", said, since, do, page=PAGES["nobody"])  # type: ignore[arg-type]
 
 
-def disabled(waiting: int | None, since: float | None, *, alone: bool, name: str | None = None) -> Need:
-    """A dispatcher runs with DISPATCHER_ENABLED false. `alone`: no other one takes events; `waiting`: how many wait."""
+def disabled(waiting: int | None, since: float | None, *, alone: bool | None, name: str | None = None) -> Need:
+    """A dispatcher runs with DISPATCHER_ENABLED false. `alone`: no other one takes events, None: that is not known;
+    `waiting`: how many wait; `name`: of the dispatcher.
+    """
     do = "Set DISPATCHER_ENABLED=true and restart it, when it is meant to run."
-    who = f"{name} is disabled" if name else "Disabled"
+    who = f"{name or 'This dispatcher'} is disabled"
     if alone and waiting:
         what = f"{who}, and no other dispatcher runs: {_events(waiting)} wait{'s' if waiting == 1 else ''}"
         return Need("bad", "disabled", what, since, do, page=PAGES["disabled"])
-    more = ", and no other dispatcher runs: no event is taken" if alone else ": it takes no event; others do"
-    return Need("warn", "disabled", who + more, since, do, page=PAGES["disabled"])
+    if alone is False:
+        what, level = f"{who} and takes no event; others do", "note"
+    else:
+        level, what = "warn", f"{who} and takes no event" + (", and no other dispatcher runs" if alone else "")
+    return Need(level, "disabled", what, since, do, page=PAGES["disabled"])  # type: ignore[arg-type]
 
 
 def retrying(found: RetryCount, most: int | None, now: float) -> Need:
@@ -131,7 +142,8 @@ def held(count: HeldCount, now: float) -> Need:
         what += "later events wait for one that fails"
         what += f"; {count.by_dead:,} by a dead event, until somebody decides" if count.by_dead else ""
         what += f"; the error: {count.error}" if count.error else ""
-        do = "`dispatcher held list`; mend the cause, then `held retry`; or `held skip`, and the others go out."
+        do = "`dispatcher held list`; mend the cause, then `dispatcher held retry ID`; or "
+        do += "`dispatcher held skip ID --reason 'WHY'`, and the others go out."
         return Need(level, "held", what, float(since), do, "held", PAGES["held"])
     state = "is dead and" if head.state == "dead" else "is parked and" if head.state == "parked" else "fails and"
     what = f"Event {head.id} ({head.event_type}) {state} holds {head.aggregate_type} {head.aggregate_id}: "
@@ -141,14 +153,14 @@ def held(count: HeldCount, now: float) -> Need:
         dead = f", {count.by_dead:,} of them by a dead event" if count.by_dead else ""
         what = f"{count.aggregates:,} aggregates are held{dead}. The first: {what[0].lower()}{what[1:]}"
     what += f". {head.error}" if head.error else ""
-    do = f"Mend the cause, then `dispatcher held retry {head.id}`, or `dispatcher held skip {head.id} --reason ...`."
+    do = held_do(head.id, head.error)
     return Need(level, "held", what, float(since), do, "held", PAGES["held"])
 
 
 def dying(error: str | None, since: float | None) -> Need:
     """Events died since the dead ones were counted."""
     what = "Events died a moment ago and are being counted" + (f"; the latest error: {error}" if error else "")
-    return Need("bad", "buried", what, since, DEAD_DO, "dead", PAGES["dead"])
+    return Need("bad", "buried", what, since, dead_do(None), "dead", PAGES["dead"])
 
 
 def dead(
@@ -162,8 +174,7 @@ def dead(
     else:
         what += f"; the latest error: {error}" if error else ""
     what += more
-    alike = groups is not None and groups.errors == 1
-    do = TOO_LARGE_DO if alike and error and TOO_LARGE in error else DEAD_DO
+    do = dead_do(groups, error)
     return Need("bad" if fresh else "warn", "buried" if fresh else "dead", what, newest, do, "dead", PAGES["dead"])
 
 
@@ -191,6 +202,13 @@ def catching_up(backlog: int, age_s: float, since: float) -> Need:
     return Need("warn", "catching-up", what, since, "Wait: it passes by itself.", "events", PAGES["catching-up"])
 
 
+def reads(age_s: float | None, unread: int, consumers: int | None = None) -> str:
+    """How a group that holds publishing back reads."""
+    last = "has never read" if age_s is None else f"has not read for {_lasting(age_s)}"
+    many = "" if consumers is None else f", {counted(consumers, 'consumer')}"
+    return f": it {last}{many}, {unread:,} unread"
+
+
 def unread(group: str, lag: int, age_s: float | None, maxlen: int | None, at: float, rate: float | None = None) -> Need:
     """A group that nobody reads. `age_s` None: nobody ever has. `rate`: entries a second that it falls behind."""
     never = age_s is None
@@ -202,7 +220,7 @@ def unread(group: str, lag: int, age_s: float | None, maxlen: int | None, at: fl
     if left_s is not None:
         what += f"; stops publishing for all in about {_about(left_s)}"
     level: Severity = "bad" if left_s is not None and left_s < SOON_S else "note" if never else "warn"
-    do = "Start its consumers. If nobody needs it any more, `dispatcher groups destroy` it, or exempt it "
+    do = f"Start its consumers. If nobody needs it any more, `dispatcher groups destroy {quote(group)}`, or exempt it "
     do += "(DISPATCH_BACKPRESSURE_EXCEPT): at nine tenths of REDIS_STREAM_MAXLEN it stops publishing for all."
     return Need(
         level, "unread", what, None if age_s is None else float(round(at - age_s)), do, "groups", PAGES["unread"]
@@ -233,8 +251,9 @@ def over(past: PastTrouble, now: float) -> Need | None:
         return None
     kind, since, until = past.kind, past.since, past.until
     names = {"database": "Postgres was away", "redis": "Redis was away", "paused": "All was paused"}
-    said = names.get(kind, "Publishing waited for a consumer group")
-    ends = "turns failed until then" if kind in ("database", "redis") else "events waited until then"
+    waited = f"the consumer group {past.reason}" if past.reason else "a consumer group"
+    said = names.get(kind, f"Publishing waited for {waited}")
+    ends = "events waited until then"
     what = f"{said} from {clock(since, now)} to {clock(until, now)}; {ends}"
     return Need("note", "over", what, since, "Nothing to do.")
 
@@ -243,6 +262,10 @@ def clock(moment: float, now: float | None = None) -> str:
     """`07:59:18 UTC` of Unix seconds; with the date when it is more than half a day from `now`."""
     day = "" if now is None or abs(moment - now) < 43_200 else "%Y-%m-%d "
     return datetime.fromtimestamp(moment, UTC).strftime(f"{day}%H:%M:%S UTC")
+
+
+def _lasting(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else _about(seconds)
 
 
 def _about(seconds: float) -> str:
@@ -259,7 +282,7 @@ def without_explained(found: Sequence[Need]) -> list[Need]:
     """Without those that are there only because of another one."""
     kinds = {each.kind for each in found}
     hidden: set[str] = set()
-    if kinds & STOPPED:
+    if {each.kind for each in found if each.level != "note" or each.kind == "starting"} & STOPPED:
         hidden |= {"late", "slow", "catching-up"}
     if "database" in kinds:  # without Postgres nobody listens: that is the same trouble
         hidden |= {"listener", "session", "stale"}

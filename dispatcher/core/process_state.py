@@ -65,11 +65,12 @@ class StreamSample:
 
 @dataclass(frozen=True, slots=True)
 class PastTrouble:
-    """An outage or a pause that is over. Unix seconds."""
+    """An outage or a pause that is over. Unix seconds. `reason`: of backpressure, the consumer group."""
 
     kind: TroubleKind
     since: float
     until: float
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +132,15 @@ class HeldCount:
 class DeadGroups:
     """What the dead events died of. `since`: when the first of them died, in Unix seconds. `errors`: how many groups.
 
-    `most`: events of the largest group, and `error` the newest text of it; None: it has none.
+    `most`: events of the largest group, `error` the newest text of it, and `code`, as messaging.error_code makes it;
+    None: it has none.
     """
 
     since: float
     errors: int
     most: int
     error: str | None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What each trouble is called, how bad it is, and what to do about it: for the console, `status` and `doctor` alike."""
 
 import re
+from shlex import quote
 from typing import Literal
 
 from dispatcher.core.process_state import TroubleKind
@@ -24,9 +25,9 @@ TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
     "backpressure": (
         "bad",
         "Publishing waits for the consumer group {}",
-        "Start or repair the consumers of that group. If nobody needs it any more, `dispatcher groups "
-        "destroy` it, or exempt it (DISPATCH_BACKPRESSURE_EXCEPT). Publishing has stopped, and goes on by itself once "
-        "the slowest group has less than 80 % of REDIS_STREAM_MAXLEN to read.",
+        "Start or repair the consumers of that group. If nobody needs it any more, "
+        "`dispatcher groups destroy GROUP`, or exempt it (DISPATCH_BACKPRESSURE_EXCEPT). Publishing has stopped, and "
+        "goes on by itself once the slowest group has less than 80 % of REDIS_STREAM_MAXLEN to read.",
     ),
     "layout": (
         "bad",
@@ -49,14 +50,15 @@ TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
     ),
     "paused": (
         "warn",
-        "Paused, so no event is taken: {}",
+        "Paused {}: no event is taken",
         "`dispatcher resume`, when whoever paused it agrees. Events wait in Postgres.",
     ),
     "listener": (
         "warn",
         "Writers cannot wake the dispatcher: {}",
-        "Events go out on the tick, a little late. Behind a transaction pooler set DISPATCH_LISTEN_URL to a direct "
-        "connection. Else run `dispatcher doctor`: its check `listen` says why the session hears nothing.",
+        "Events go out a little late: the dispatcher looks for them every DISPATCH_TICK_MS. Behind a transaction "
+        "pooler set DISPATCH_LISTEN_URL to a direct connection. Else run `dispatcher doctor`: its check "
+        "`listen` says why the session hears nothing.",
     ),
     "session": (
         "warn",
@@ -91,6 +93,11 @@ REFUSED_DO = (
 )
 
 
+def group_of(reason: str) -> str:
+    """The consumer group that backpressure waits for: several streams are named behind it."""
+    return reason.partition(" of ")[0]
+
+
 def words(kind: TroubleKind, reason: str | None) -> str:
     """What it is, in plain words."""
     if kind == "redis" and reason and OOM.search(reason):
@@ -107,4 +114,6 @@ def remedy(kind: TroubleKind, reason: str | None) -> str:
     """The next step for a person. Redis that is up and refuses needs another one than Redis that is away."""
     if kind == "redis" and reason and OOM.search(reason):
         return OUT_OF_MEMORY[1]
+    if kind == "backpressure" and reason:
+        return TROUBLES[kind][2].replace("GROUP", quote(group_of(reason)))
     return REFUSED_DO if kind == "redis" and reason and REFUSED in reason else TROUBLES[kind][2]

@@ -9,7 +9,8 @@ from dispatcher.core.known_groups import gone_groups, latest_loss
 from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, Need
 from dispatcher.core.runbook import PAGES
 from dispatcher.core.timestamps import iso_of, seconds_of
-from dispatcher.core.troubles import TROUBLES, Severity, remedy
+from dispatcher.core.troubles import TROUBLES, Severity, group_of, remedy
+from dispatcher.infra.redis.info import GroupInfo
 from dispatcher.ops.status import OutboxStatus, Status
 
 COUNTED = needs.COUNTED
@@ -25,7 +26,7 @@ OURS_DO = "Give this command the Redis, the stream and the user of the dispatche
 class Attention:
     """One thing that needs somebody. `since`: RFC 3339; None: not known; of dead events, when the latest died.
 
-    `do`: the next step; `page`: the page of the runbook, without `.md`.
+    `do`: the next step; `page`: the page of the runbook, without `.md`; `needs_somebody`: now, by morning, or no.
     """
 
     level: Severity
@@ -34,6 +35,7 @@ class Attention:
     since: str | None
     do: str
     page: str | None = None
+    needs_somebody: needs.When = "no"
 
 
 def attention(found: Status) -> list[Attention]:
@@ -52,6 +54,7 @@ def findings(found: Status) -> list[Attention]:
             None if each.since is None else iso_of(each.since),
             each.do,
             each.page,
+            each.needs_somebody,
         )
         for each in ranked
     ]
@@ -59,7 +62,8 @@ def findings(found: Status) -> list[Attention]:
 
 def _all(found: Status) -> Iterator[Need]:
     outbox = found.outbox
-    said = [] if outbox is None else waits([each.condition for each in outbox.living])
+    groups = found.stream.groups if found.stream else ()
+    said = [] if outbox is None else waits([each.condition for each in outbox.living], groups)
     yield from said
     redis_said = any(each.kind == "redis" for each in said)  # since when, too
     for problem in found.problems:
@@ -83,10 +87,12 @@ def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:
     if outbox.pause.paused:
         why = f" ({outbox.pause.reason})" if outbox.pause.reason else ""
         since = outbox.pause.changed_at.timestamp() if outbox.pause.changed_at else None
-        what = f"Paused by {outbox.pause.changed_by}{why}, so no event is taken"
+        what = f"Paused by {outbox.pause.changed_by}{why}: no event is taken"
         yield Need("warn", "paused", what, since, TROUBLES["paused"][2], page=PAGES["paused"])
     if not outbox.living:
         yield _nobody(outbox)
+    elif outbox.disabled:
+        yield needs.disabled(None, None, alone=False, name=", ".join(outbox.disabled))
     retrying = outbox.retrying
     if (overdue_s := outbox.overdue_s) > LATE_S:
         yield replace(needs.late(overdue_s, outbox.now), what=f"Events wait: the oldest is {overdue_s:.0f} s overdue")
@@ -119,13 +125,16 @@ def _nobody(outbox: OutboxStatus) -> Need:
     return needs.nobody(waiting, oldest_s, outbox.last_seen, outbox.now)
 
 
-def waits(conditions: Sequence[Condition]) -> list[Need]:
+def waits(conditions: Sequence[Condition], groups: Sequence[GroupInfo] = ()) -> list[Need]:
     """What the dispatchers say of themselves, each once, since the first of them has it."""
     said: dict[tuple[str, str | None, str | None], list[tuple[str, str, str]]] = {}
     for each in conditions:
         for wait in each.waits:
-            where = f" of stream {each.stream} (MAXLEN {each.maxlen})"
-            what = wait.what + (where if wait.kind == "backpressure" else "")
+            what = wait.what
+            if wait.kind == "backpressure":
+                what += f" of stream {each.stream} (MAXLEN {each.maxlen})"
+                read = next((one for one in groups if one.name == group_of(wait.reason or "")), None)
+                what += needs.reads(read.last_read_age_s, read.lag, read.consumers) if read else ""
             said.setdefault((wait.kind, wait.reason, each.stream), []).append((wait.since, what, wait.do))
     found = []
     for (kind, _, _), the_same in said.items():

@@ -13,7 +13,7 @@ from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, Need
 from dispatcher.core.pacing import GO_ON_BELOW
 from dispatcher.core.process_state import ProcessState, Sample, Trouble
 from dispatcher.core.runbook import PAGES
-from dispatcher.core.troubles import TROUBLES, remedy, words
+from dispatcher.core.troubles import TROUBLES, group_of, remedy, words
 from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, RecentWindow, caught_up
 
 STALE_S = 60.0  # a sample older than this
@@ -74,9 +74,9 @@ def diagnose(
 def _of_trouble(trouble: Trouble, reading: ProcessState, maxlen: int | None) -> Need:
     sample = reading.sample
     if trouble.kind == "disabled":
-        alone = sample is not None and not sample.dispatchers
+        alone = None if sample is None else not sample.dispatchers
         waiting = sample.backlog if sample and sample.overdue_s >= WAITS_S else None
-        return needs.disabled(waiting, trouble.since, alone=alone)
+        return needs.disabled(waiting, trouble.since, alone=alone, name=", ".join(reading.names) or None)
     what = words(trouble.kind, trouble.reason)
     if reading.processes > 1:
         what += f" ({trouble.of} of {reading.processes} processes)"
@@ -85,6 +85,10 @@ def _of_trouble(trouble: Trouble, reading: ProcessState, maxlen: int | None) -> 
     if trouble.kind == "backpressure" and maxlen is not None:
         share = "80 % of REDIS_STREAM_MAXLEN"
         do = do.replace(share, f"{counted(int(GO_ON_BELOW * maxlen), 'entry')} ({share})")
+    group = group_of(trouble.reason or "")
+    if trouble.kind == "backpressure" and sample is not None and group in sample.group_lag:
+        age_s = sample.group_read_age_s.get(group, inf)
+        what += needs.reads(None if age_s == inf else age_s, sample.group_lag[group])
     return Need(level, trouble.kind, what, trouble.since, do, link, PAGES[trouble.kind])
 
 

@@ -87,7 +87,7 @@ class Overview:
         return {
             "now": now,
             "level": level_of(findings),
-            "findings": [asdict(finding) for finding in findings],
+            "findings": [asdict(each) | {"needs_somebody": each.needs_somebody} for each in findings],
             "runbook": BASE,
             **asdict(self._place),
             "names": reading.names,

@@ -146,7 +146,7 @@ class StateTracker:
             case events.BackpressureChanged(on, group):
                 self._trouble("backpressure", group, there=on)
             case events.PauseChanged(paused, by, reason):
-                why = ", ".join(filter(None, (reason, by and f"by {by}")))
+                why = " ".join(filter(None, (by and f"by {by}", reason and f"({reason})")))
                 self._trouble("paused", why or None, there=paused)
             case events.AuditChanged(on, reason):
                 self._trouble("audit", reason, there=not on)
@@ -193,7 +193,8 @@ class StateTracker:
         if not there:
             self._troubles.pop(kind, None)
             if known is not None and kind in STOPS:
-                self._past = PastTrouble(kind, known.since, self._clock())
+                group = known.reason if kind == "backpressure" else None
+                self._past = PastTrouble(kind, known.since, self._clock(), group)
         else:
             self._troubles[kind] = Trouble(kind, reason, known.since if known else self._clock())
         if self.changed is not None and self._troubles.get(kind) != known:

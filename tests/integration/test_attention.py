@@ -43,9 +43,12 @@ async def test_backpressure_is_said_with_the_maxlen_of_the_dispatcher(dispatcher
         code, out, _ = await heard("status", "--json")
         first = json.loads(out)["attention"][0]
         assert (code, first["kind"]) == (0, "backpressure")
-        assert first["what"] == f"Publishing waits for the consumer group search of stream {STREAM} (MAXLEN {MAXLEN})"
+        waits = (
+            f"Publishing waits for the consumer group search of stream {STREAM} (MAXLEN {MAXLEN}): it has never read"
+        )
+        assert (first["what"], first["needs_somebody"]) == (f"{waits}, 0 consumers, 95 unread", "now")
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["since"])
-        assert "dispatcher groups destroy" in first["do"]
+        assert "`dispatcher groups destroy search`" in first["do"]
         text = (await heard("status"))[1].splitlines()
         assert text[0].startswith("bad: Publishing waits for the consumer group search")
         code, out, _ = await heard("doctor", "--json")

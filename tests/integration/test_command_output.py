@@ -86,7 +86,8 @@ async def test_json_has_the_shapes_of_the_api(filled, heard: HearCommand):
     code, out, _ = await heard("status", "--json")
     found = json.loads(out)
     assert set(found) >= {"attention", "outbox", "stream", "problems"}
-    assert all(set(each) == {"level", "kind", "what", "since", "do", "page", "runbook"} for each in found["attention"])
+    fields = {"level", "kind", "what", "since", "do", "page", "runbook", "needs_somebody"}
+    assert all(set(each) == fields for each in found["attention"])
     assert {each["kind"] for each in found["attention"]} >= {"nobody", "dead"}
 
 

@@ -239,7 +239,7 @@ def tile(page: Page, name: str) -> Locator:
 async def test_each_figure_takes_the_colour_of_its_threshold(open_page: OpenPage) -> None:
     async with fed() as ours, open_page(ours.url, allow=(NOT_FOUND,)) as page:
         ours.calm()
-        await expect(page.locator("#tile-events-more")).to_contain_text("100 since")
+        await expect(page.locator("#tile-events-more")).to_contain_text("100 by this dispatcher since")
         for name in ("events", "latency", "backlog", "dead"):
             await expect(tile(page, name)).to_have_attribute("data-level", "")
         ours.console.observe._published_at = ours.console.observe._began = time.time() - 31
@@ -353,7 +353,7 @@ async def test_each_view_has_an_address_that_a_reload_keeps(open_page: OpenPage)
         views = page.get_by_role("navigation", name="Views")
         chosen = views.locator("[aria-current]")
         for name, heading, address in (
-            ("Events", "Events that wait", "#/events"),
+            ("Events", "Events that are not sent yet", "#/events"),
             ("Dead letters", "Dead letters, by error", "#/dead"),
             ("Groups", "Consumer groups", "#/groups"),
         ):

@@ -63,7 +63,11 @@ async def test_retry_and_skip_of_those_named(held, db):
     other, *_ = await add(db, "b", 2)
     await fail(db, one)
     await fail(db, other)
-    assert await held("retry", str(one)) == (0, "Retried 1 event.\n", "")
+    assert await held("retry", str(one)) == (
+        0,
+        "Retried 1 event. See what became of it in a moment: `dispatcher held list`.\n",
+        "",
+    )
     code, out, err = await held("skip", str(other), "999", "--reason", " not \n needed ")
     assert (code, out) == (1, "Skipped 1 event.\n")
     assert err == "Not skipped, because holding nothing: 1 event (999)\n"

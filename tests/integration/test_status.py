@@ -218,7 +218,7 @@ async def test_a_pause_is_shown(status, db):
     assert code == 0
     assert "by ada@home (moving house); 1 of 3 dispatchers acknowledged" in output
     assert re.search("^dispatchers alive: +3$", output, re.MULTILINE)
-    assert output.startswith("warn: Paused by ada@home (moving house), so no event is taken; since ")
+    assert output.startswith("warn: Paused by ada@home (moving house): no event is taken; since ")
     assert re.search("^dispatcher -: +obeys, version 1.0, without a listener$", output, re.MULTILINE)
     found = json.loads((await status("--json"))[1])["outbox"]
     assert found["pause"] | {"changed_at": None} == {

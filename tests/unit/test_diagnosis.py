@@ -256,10 +256,11 @@ def test_a_disabled_dispatcher_is_bad_when_no_other_one_takes_what_waits():
     sample = Sample(NOW - 1, 441, 30.0, 10, {})
     waits = replace(CALM, troubles=off, sample=sample)
     [said] = diagnose(waits, RecentWindow(), NOW)
-    assert (said.level, said.what) == ("bad", "Disabled, and no other dispatcher runs: 441 events wait")
+    assert (said.level, said.what) == ("bad", "a is disabled, and no other dispatcher runs: 441 events wait")
     other = (RunningDispatcher("a", None, None, None, 0.0),)
-    [said] = diagnose(replace(waits, sample=replace(sample, dispatchers=other)), RecentWindow(), NOW)
-    assert (said.level, said.what) == ("warn", "Disabled: it takes no event; others do")
+    [late, said] = diagnose(replace(waits, sample=replace(sample, dispatchers=other)), RecentWindow(), NOW)
+    assert (late.kind, late.needs_somebody, said.needs_somebody) == ("late", "by morning", "no")
+    assert (said.level, said.what) == ("note", "a is disabled and takes no event; others do")
 
 
 def test_what_an_outage_left_behind_is_over():
@@ -267,7 +268,7 @@ def test_what_an_outage_left_behind_is_over():
     reading = replace(CALM, past=past)
     [said] = diagnose(reading, RecentWindow(), NOW)
     assert (said.level, said.kind) == ("note", "over")
-    assert said.what == "Redis was away from 02:44:23 UTC to 02:46:20 UTC; turns failed until then"
+    assert said.what == "Redis was away from 02:44:23 UTC to 02:46:20 UTC; events waited until then"
     behind = replace(reading, published_at=NOW - 1, sample=Sample(NOW - 1, 413, 27.0, 10, {}))
     found = diagnose(behind, RecentWindow(p95=60.0, p95_now=60.0, count=99, slow_since=NOW - 30), NOW)
     assert [(each.level, each.kind) for each in found] == [("warn", "catching-up"), ("note", "over")]

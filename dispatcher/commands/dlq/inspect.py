@@ -11,9 +11,11 @@ from dispatcher.commands.options import database, json_output
 from dispatcher.commands.tables import ago, show_facts, show_table
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
+from dispatcher.core.remedies import of_group
 from dispatcher.ops.dead_letters.find import PAGE, Filter, count, find_one, find_page, parts_of
 from dispatcher.ops.dead_letters.identity import EventRef
 
+NAMED = 10  # groups of which the commands are shown
 REDIS_S = 2.0  # so long an empty list waits for Redis
 
 
@@ -96,6 +98,9 @@ def stats(as_json: bool, **flags: str | None) -> None:
             for each in found.by_error
         ]
         show_table(("count", "newest", "error code", "figures"), rows, right=("count",))
+        for option in filter(None, (of_group(each["code"]) for each in found.by_error[:NAMED])):
+            retry, discard = f"dispatcher dlq retry {option}", f"dispatcher dlq discard {option} --reason 'WHY'"
+            click.echo(f"Mend the cause, then `{retry}`; or `{discard}`.", err=True)
         types = ("count", "event_type", "aggregate_type")
         rows = [[group[name] for name in types] for group in found.by_type]
         show_table(("count", "event type", "aggregate type"), rows, right=("count",))

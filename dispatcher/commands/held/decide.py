@@ -85,7 +85,8 @@ async def _run(decision: HeldDecision, fetch: Fetch, wanted: Wanted, as_json: bo
     if as_json:
         click.echo(as_text(requested, done))
     else:
-        click.echo(f"{past} {counted(len(done.ids), 'event')}.")
+        look = " See what became of it in a moment: `dispatcher held list`."
+        click.echo(f"{past} {counted(len(done.ids), 'event')}.{look if done.ids and decision.what == 'retry' else ''}")
         tell_left(past, "being tried now, ask again", done.in_flight)
         tell_left(past, "holding nothing", done.not_held)
         for named in done.not_held[:NAMED]:

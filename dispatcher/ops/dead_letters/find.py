@@ -125,7 +125,7 @@ async def read_groups(fetch: Fetch, dead: int) -> DeadGroups | None:
     if not groups:
         return None
     since = min(datetime.fromisoformat(each["first_at"]).timestamp() for each in groups)
-    return DeadGroups(since, len(groups), groups[0]["count"], groups[0]["last_error"])
+    return DeadGroups(since, len(groups), groups[0]["count"], groups[0]["last_error"], groups[0]["code"])
 
 
 async def count(fetch: Fetch, which: Filter) -> Stats:

@@ -106,7 +106,7 @@ async def dead_events(session: Session) -> Finding:
     many = f"more than {DEAD_COUNTED}" if dead > DEAD_COUNTED else f"{dead}"
     when = f", the newest since {iso_of(newest['at'])}" if newest.get("at") else ""
     error = f": {newest['error']}" if newest.get("error") else ""
-    remedy = "`dispatcher dlq stats`; mend the cause, then `dlq retry`; `dlq discard` what nobody needs"
+    remedy = "`dispatcher dlq stats` has the commands of each error; mend the cause first"
     return warning("dead-events", f"{many} dead, and nobody has decided{when}{error}", remedy)
 
 

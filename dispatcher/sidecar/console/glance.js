@@ -5,6 +5,7 @@ import { route, to } from "./route.js";
 import { BACKLOG_BOUND, at, byId, count, el, lasting, plural, refill, within, write } from "./words.js";
 
 const WORDS = { fine: "Fine", note: "Fine", warn: "Attention", bad: "Trouble" };
+const NEEDS = { now: "Needs somebody now.", "by morning": "Needs somebody by morning.", no: "Needs nobody." };
 const LINKS = {
   dead: ["dead", {}, "Look at the dead letters"],
   groups: ["groups", {}, "Look at the consumer groups"],
@@ -23,6 +24,7 @@ export function glance(seen) {
   const others = first ? findings.slice(1) : findings.filter((finding) => finding.kind !== "over"); // that one is said above
   byId("glance").dataset.level = first ? first.level : "fine";
   write(byId("headline"), first ? first.what : "All is well");
+  write(byId("needs"), first ? NEEDS[first.needs_somebody] : "");
   write(byId("when"), first ? whenOf(first, seen) : calm(seen));
   coded(byId("todo"), first ? first.do : "");
   byId("todo").hidden = !first;
@@ -32,7 +34,7 @@ export function glance(seen) {
   for (const [i, item] of [...byId("others").children].entries()) { // written into, or an open one would close
     const [what, lasts] = item.querySelectorAll("summary span");
     write(what, others[i].what);
-    write(lasts, others[i].since ? ` · ${whenOf(others[i], seen)}` : "");
+    write(lasts, [others[i].level === "note" ? "" : NEEDS[others[i].needs_somebody], others[i].since ? whenOf(others[i], seen) : ""].filter(Boolean).map((part) => ` · ${part.replace(/\.$/, "")}`).join(""));
     coded(item.querySelector("p"), others[i].do);
   }
   const tab = first ? `${first.level === "bad" ? "✕" : "!"} ${first.what}` : "✓ Dispatcher";
@@ -44,7 +46,7 @@ export function glance(seen) {
 
 /** A text with what stands between backticks as code. */
 function coded(node, text) {
-  refill(node, text, () => text.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part)));
+  refill(node, text, () => text.split("`").map((part, i) => (i % 2 ? el("code", {}, part.split(" ").flatMap((word, n) => [n ? " " : null, el("span", {}, word)])) : part)));
 }
 
 /** What to press, and which page of the runbook to open. */
@@ -77,7 +79,7 @@ export function shorten() {
 /** Of dead events when the first and the latest died: there may be long between them. */
 function whenOf({ kind, level, since: moment }, { now, dead_groups: groups }) {
   if (!moment || level === "note" || !["dead", "buried"].includes(kind)) return since(moment, now);
-  const first = groups && groups.since < moment - 1 ? `the first died at ${at(groups.since)}, ` : "";
+  const first = groups && groups.since < moment - 1 ? `since ${at(groups.since)}, when the first died; ` : "";
   return `${first}the latest died at ${at(moment)}, ${lasting(Math.max(0, now - moment))} ago`;
 }
 

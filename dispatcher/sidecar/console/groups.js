@@ -26,7 +26,7 @@ export class Groups {
 function drawn({ stream, length, maxlen, groups }) {
   return el("section", { "aria-label": `Groups of ${stream}` },
     el("h3", {}, stream),
-    el("p", { class: "muted" }, length == null ? "Its length is not known." : `${count(length)} of about ${count(maxlen)} entries; older ones are trimmed, read or not.`),
+    el("p", { class: "muted" }, length == null ? "Its length is not known." : `${count(length)} of about ${count(maxlen)} entries; older ones are trimmed. Publishing stops for all before a group would lose what it has not read, unless the group is exempt.`),
     groups.length ? el("ul", { class: "bars all" }, groups.map((group) => {
       const row = groupRow({ ...group, last_read_age_s: null }, maxlen);
       row.append(el("span", { class: "muted" }, [

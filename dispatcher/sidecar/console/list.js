@@ -7,7 +7,7 @@ import { go, route, to } from "./route.js";
 import { byId, count, el, when, write } from "./words.js";
 
 const PAGE = 50;
-const STATUSES = { "": "All that wait", pending: "Pending", scheduled: "Scheduled", picked: "Picked", retry: "Retrying", dead: "Dead", discarded: "Discarded", sent: "Sent" };
+const STATUSES = { "": "Not sent yet", pending: "Pending", scheduled: "Scheduled", picked: "Picked", retry: "Retrying", dead: "Dead", discarded: "Discarded", sent: "Sent" };
 const FILTERS = ["event_type", "aggregate_type", "aggregate_id"];
 
 export class List {
@@ -117,7 +117,7 @@ export class List {
     byId("list-more").disabled = false;
     if (!this.events.length && !this.next) {
       const { q } = this.wanted;
-      byId("list-body").replaceChildren(el("p", { class: "none" }, q === undefined ? "None." : `No event has the row, the event_id, the message_id or the aggregate “${q}”. `
+      byId("list-body").replaceChildren(el("p", { class: "none" }, q === undefined ? (this.wanted.status ? "None." : "None. Dead events wait for a decision and stand apart.") : `No event has the row, the event_id, the message_id or the aggregate “${q}”. `
         + "It may have been pruned, or its transaction rolled back."));
       return;
     }
@@ -208,7 +208,7 @@ function filterOf(error) {
 
 function title({ q, status = "" }) {
   if (q !== undefined) return `Found for “${q}”`;
-  return { "": "Events that wait", dead: "Dead events", discarded: "Events that a person discarded", sent: "Events that were sent", retry: "Events that failed and are tried again" }[status]
+  return { "": "Events that are not sent yet", dead: "Dead events", discarded: "Events that a person discarded", sent: "Events that were sent", retry: "Events that failed and are tried again" }[status]
     ?? `Events: ${(STATUSES[status] ?? status).toLowerCase()}`;
 }
 

@@ -107,6 +107,7 @@ function failed(error) {
   if (!shown) show();
   byId("glance").dataset.level = "bad";
   write(byId("headline"), words);
+  write(byId("needs"), "");
   write(byId("when"), answered ? `The figures below are of ${at(answered)}.` : "");
   write(byId("todo"), "Run `dispatcher status`: it says whether a dispatcher is alive. If none is, start one. If one is, this page does not reach it "
     + "(a closed port-forward, a pod that was replaced). It asks again every two seconds.");

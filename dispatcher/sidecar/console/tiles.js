@@ -6,13 +6,18 @@ export function tiles(seen) {
   const { latency: speed, totals } = seen;
   const start = at(seen.started_at, { seconds: false });
   const waits = seen.backlog ? seen.overdue_s + Math.max(0, seen.now - seen.sampled_at) : 0; // the oldest, if it is still there
-  tile("events", rate(seen.events_per_s), seen.silent_s == null ? `${count(totals.published)} since ${start}`
+  tile("events", rate(seen.events_per_s), seen.silent_s == null ? `${count(totals.published)}${others(seen) ? " by this dispatcher" : ""} since ${start}`
     : `nothing sent for ${lasting(seen.silent_s)}`, seen);
   write(byId("tile-latency-label"), `Latency, p95${seen.silent_s != null ? "" : ` of ${speed.now != null ? `the last ${Math.round(speed.now_s)} s` : "the last minute"}`}`);
   tile("latency", seen.silent_s == null ? latency(speed.now ?? speed.p95) : waits ? `> ${lasting(waits)}` : "–", late(speed, seen, waits), seen);
   const away = seen.states.some((state) => state.kind === "database" && !state.ok);
   tile("backlog", away ? "?" : count(seen.backlog, BACKLOG_BOUND), backlog(seen, away), seen);
   tile("dead", away ? "?" : count(seen.dead, DEAD_BOUND), dead(seen, start, away), seen);
+}
+
+/** Whether other dispatchers run: the rate is of this one alone. */
+function others(seen) {
+  return (seen.dispatchers ?? []).some((one) => !seen.names.includes(one.name));
 }
 
 function tile(name, figure, more, seen) {
