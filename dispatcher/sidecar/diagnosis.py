@@ -134,8 +134,9 @@ def _slow(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[N
         yield Need(
             "note",
             "slow",
-            f"Events were late, and are not any more: p95 of the last minute is {_seconds(lately.p95)}",
-            lately.slow_since,
+            f"Events were late from {needs.clock(lately.slow_since, now)} on, and are not any more{_good(lately)}: "
+            f"p95 of the last minute is {_seconds(lately.p95)}",
+            None,  # it does not go on
             "Nothing: it is over.",
         )
 
@@ -173,6 +174,10 @@ def _dead(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[N
         more = f". In 15 minutes there were {lately.buried:,} deaths: {again}"
     groups = sample.dead_groups if sample else None
     yield needs.dead(dead, newest or lately.buried_since, error, groups, fresh=fresh, more=more)
+
+
+def _good(lately: RecentWindow) -> str:
+    return "" if lately.p95_now_s is None else f", for {lately.p95_now_s:.0f} s"
 
 
 def _seconds(s: float) -> str:

@@ -40,7 +40,8 @@ export class Dead {
    * How many are dead, as the overview says, and when that was counted. Load again when the panel shows another number,
    * once for each count, unless somebody is in the middle of something: as many may have died again as were put back.
    */
-  tell(dead, counted) {
+  tell(dead, counted, held) {
+    this.holds = Boolean(held);
     const changed = dead !== this.known;
     const differs = this.drawn !== undefined && counted !== this.looked && Math.min(this.drawn, DEAD_BOUND) !== dead;
     this.known = dead;
@@ -112,6 +113,7 @@ export class Dead {
     body.replaceChildren(
       el("p", { class: "muted" }, `${plural(stats.total, "event")} ${stats.total === 1 ? "waits" : "wait"} for a decision, by what they died of.`),
       el("ul", { class: "groups" }, shown.map((group) => this.row(group, most))),
+      ...(this.holds ? [el("p", { class: "muted" }, "Where one of them holds its aggregate: Retry sends it first, then the later events; Discard lets them go out without it, as Skip does.")] : []),
       ...(rest > 0 ? [el("p", { class: "muted" }, `${count(rest)} more with other errors. `,
         el("a", { href: all ? to("events", { status: "dead", ...this.filters }) : to("dead") }, all ? "One by one" : "All groups"))] : []),
     );

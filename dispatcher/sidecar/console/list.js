@@ -214,7 +214,7 @@ function title({ q, status = "" }) {
 
 /** The status of an event, with what there is to know of it: which attempt, whose. */
 export function status(event, most) {
-  const words = event.status === "retry" && most ? `attempt ${count(event.attempts + 1)} of ${count(most)}`
+  const words = event.status === "retry" && most ? `${count(event.attempts)} of ${count(most)} attempts failed`
     : event.attempts ? `after ${count(event.attempts)} failed` : "";
   return el("span", {}, el("b", { class: `status ${event.status}` }, STATUSES[event.status]?.toLowerCase() ?? event.status), words && el("span", { class: "muted" }, ` ${words}`));
 }

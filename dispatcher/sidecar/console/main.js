@@ -44,7 +44,7 @@ async function look() {
     glance(seen);
     tiles(seen);
     side(seen);
-    dead.tell(seen.dead, seen.sampled_at);
+    dead.tell(seen.dead, seen.sampled_at, seen.held);
     held.tell(seen.held);
     tellTimes();
     await charts.update(seen.now - seen.started_at, seen);

@@ -9,6 +9,10 @@ const day = new Intl.DateTimeFormat(undefined, {
   month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hour12: false,
 });
 
+const year = new Intl.DateTimeFormat(undefined, {
+  year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hour12: false,
+});
+
 export const BACKLOG_BOUND = 1000001;
 export const DEAD_BOUND = 10001;
 
@@ -51,11 +55,12 @@ export function lasting(s) {
   return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
 }
 
-/** Unix seconds to a time of day, with the day when it was not today. */
+/** Unix seconds to a time of day, with the day when it was not today, and the year when that is another one. */
 export function at(seconds, { seconds: withSeconds = true } = {}) {
   const date = new Date(seconds * 1000);
   const today = date.toDateString() === new Date().toDateString();
-  return today ? (withSeconds ? clock : minute).format(date) : day.format(date);
+  if (today) return (withSeconds ? clock : minute).format(date);
+  return (date.getFullYear() === new Date().getFullYear() ? day : year).format(date);
 }
 
 /** How long ago, or how soon, in words. */
