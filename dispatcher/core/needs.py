@@ -179,11 +179,14 @@ def dead(
 
 
 def doorbell(state: Doorbell) -> Need:
-    """Writers do not ring. That the trigger is absent may be on purpose (`migrate --no-trigger`)."""
-    late = "events go out on the tick, a little late"
+    """Writers do not ring. That the trigger is absent, with its function, is on purpose (`migrate --no-trigger`)."""
+    late = "events go out on the tick, late by up to DISPATCH_TICK_MS"
     if state == "disabled":
         do = "`ALTER TABLE messaging.message_outbox ENABLE TRIGGER message_outbox_doorbell`, as the owner of the table."
         return Need("warn", "doorbell", f"The doorbell trigger is disabled: {late}", None, do, page=PAGES["doorbell"])
+    if state == "dropped":
+        do = "`dispatcher migrate` installs it, as the owner of the table."
+        return Need("warn", "doorbell", f"The doorbell trigger is missing: {late}", None, do, page=PAGES["doorbell"])
     do = "`dispatcher migrate` installs it. Nothing, when it was left out on purpose (`migrate --no-trigger`)."
     return Need("note", "doorbell", f"The doorbell trigger is missing: {late}", None, do, page=PAGES["doorbell"])
 

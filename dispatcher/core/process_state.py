@@ -12,7 +12,8 @@ from typing import Literal
 from dispatcher.core.known_groups import KnownGroup, Loss
 from dispatcher.core.latencies import Latencies, summed
 
-Doorbell = Literal["installed", "disabled", "absent"]  # the trigger that wakes the dispatcher
+# The trigger that wakes the dispatcher. "dropped": its function is there, so it was not left out on purpose.
+Doorbell = Literal["installed", "disabled", "dropped", "absent"]
 TroubleKind = Literal[
     "starting",
     "stopping",

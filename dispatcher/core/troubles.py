@@ -56,7 +56,7 @@ TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
     "listener": (
         "warn",
         "Writers cannot wake the dispatcher: {}",
-        "Events go out a little late: the dispatcher looks for them every DISPATCH_TICK_MS. Behind a transaction "
+        "Events go out late by up to DISPATCH_TICK_MS: so often the dispatcher looks for them. Behind a transaction "
         "pooler set DISPATCH_LISTEN_URL to a direct connection. Else run `dispatcher doctor`: its check "
         "`listen` says why the session hears nothing.",
     ),

@@ -8,4 +8,8 @@ from dispatcher.infra.sqlfiles import load
 async def read_doorbell(fetch: Fetch) -> Doorbell:
     """Raises as `fetch` does."""
     enabled = [how for (how,) in await fetch(load("status_doorbell"), None)]
-    return "absent" if not enabled else "disabled" if enabled[0] == "D" else "installed"
+    if not enabled:
+        return "absent"
+    if enabled[0] == "dropped":
+        return "dropped"
+    return "disabled" if enabled[0] == "D" else "installed"

@@ -91,7 +91,7 @@ def test_a_terminal_gets_a_table_and_no_markup_of_strangers():
 @pytest.mark.parametrize(
     ("statement", "doorbell"),
     [
-        ("DROP TRIGGER message_outbox_doorbell ON messaging.message_outbox", "absent"),
+        ("DROP TRIGGER message_outbox_doorbell ON messaging.message_outbox", "dropped"),
         ("ALTER TABLE messaging.message_outbox DISABLE TRIGGER message_outbox_doorbell", "disabled"),
     ],
 )
