@@ -180,7 +180,7 @@ def dead(
 
 def doorbell(state: Doorbell) -> Need:
     """Writers do not ring. That the trigger is absent, with its function, is on purpose (`migrate --no-trigger`)."""
-    late = "events go out on the tick, late by up to DISPATCH_TICK_MS"
+    late = "events go out late by up to DISPATCH_TICK_MS"
     if state == "disabled":
         do = "`ALTER TABLE messaging.message_outbox ENABLE TRIGGER message_outbox_doorbell`, as the owner of the table."
         return Need("warn", "doorbell", f"The doorbell trigger is disabled: {late}", None, do, page=PAGES["doorbell"])

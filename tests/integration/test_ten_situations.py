@@ -121,7 +121,7 @@ async def test_a_doorbell_that_does_not_ring_is_said(dispatcher, heard, db, chan
         found = json.loads((await heard("status", "--json"))[1])
         [said] = found["attention"] + found["notes"]
         assert (said["level"], said["kind"]) == (level, "doorbell")
-        assert "events go out on the tick, late by up to DISPATCH_TICK_MS" in said["what"]
+        assert "events go out late by up to DISPATCH_TICK_MS" in said["what"]
 
 
 async def test_redis_is_away_and_no_dispatcher_says_so(first):
