@@ -67,7 +67,7 @@ def test_every_state_is_a_trouble_while_it_lasts():
     ours(events.AuditChanged(False, "INFO is forbidden"))
     ours(events.BreakerChanged("open", "OOM"))
     ours(events.PauseChanged(True, "ada", "moving the stream"))
-    assert ours.read().troubles[-1].reason == "moving the stream, by ada"
+    assert ours.read().troubles[-1].reason == "by ada (moving the stream)"
     ours(events.Stopping("SIGTERM"))
     assert kinds(ours) == ["disabled", "listener", "backpressure", "audit", "redis", "paused", "stopping"]
     ours(events.ListenerChanged(True, None))
