@@ -32,6 +32,15 @@ class _Secure(_EachAddress, SSLConnection):
         return super()._connection_arguments() | {"server_hostname": self.host.removesuffix(".")}
 
 
+class _Cluster(RedisCluster):
+    """Closes also what it opened to find the nodes, when that failed or was cut short: redis-py leaves it open."""
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        await self.nodes_manager.aclose()
+        await self.nodes_manager.aclose("startup_nodes")
+
+
 _CLASSES: dict[type, type] = {Connection: _Plain, SSLConnection: _Secure}
 
 
@@ -60,7 +69,7 @@ def open_client(url: str, timeout_s: float, name: str | None = None) -> Redis:
 def _of_cluster(cluster: ClusterTarget, patience: dict[str, Any]) -> Redis:
     """It asks each node for what lies there; nothing that it is used for here is of a single server."""
     secure = {} if cluster.tls is None else {"ssl": True, **cluster.tls}
-    client = RedisCluster(
+    client = _Cluster(
         startup_nodes=[ClusterNode(*address) for address in cluster.addresses],
         require_full_coverage=False,  # a node that is away takes nothing from the others
         username=cluster.username,
