@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Sequence
 from random import Random
 from typing import Any
 
+import anyio
+import psycopg
 import pytest
 from redis.asyncio import Redis
 
@@ -23,6 +25,7 @@ from dispatcher.upkeep.slot_handover import SlotHandover
 from dispatcher.upkeep.takeover import Takeover
 from tests.support.rows import STREAM, insert_events, read_table, statuses
 from tests.support.slots import Keep, Keeping, owners
+from tests.support.waiting import PATIENCE_S
 
 
 class Successor:
@@ -98,6 +101,46 @@ async def test_what_a_dead_owner_had_in_hand_is_settled_or_released_before_anoth
     assert [row["name"] for row in await read_table(db, "dispatcher")] == [ours.registry.name]
     with pytest.raises(SessionLost):
         await session.fetch("SELECT 1")
+
+
+class LooksAsSlotsAreFreed(SlotHandover):
+    """The keeper looks as soon as slots are free, before the dead owner has left the registry."""
+
+    ours: Keeping
+    listener: psycopg.AsyncConnection[Any]
+
+    async def free(self, session: Session) -> None:
+        freed = len(self.ours.tap.all(SlotsFreed))
+        await super().free(session)
+        if len(self.ours.tap.all(SlotsFreed)) > freed:
+            await heard(self.listener)
+            await self.ours.look()
+
+
+async def heard(listener: psycopg.AsyncConnection[Any]) -> None:
+    """Wait until those who keep slots are told to look."""
+    with anyio.fail_after(PATIENCE_S):
+        async for _ in listener.notifies(stop_after=1):
+            pass
+
+
+async def test_slots_of_the_dead_are_taken_once_it_has_left_the_registry(
+    keep: Keep, broker: RedisConnection, database_url: str, db: Any
+) -> None:
+    """Until then it counts among those who share them, and who has looked by then would look next after seconds."""
+    dead, ours = await keep("dead0001"), await keep("beef0002")
+    await dead.look()
+    handover = LooksAsSlotsAreFreed(ours.keeper, ours.tap)
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as listener:
+        handover.ours, handover.listener = ours, listener
+        await ours.look()
+        await dead.die(db)
+        await listener.execute("LISTEN outbox_slots")
+        await Successor(ours, broker, handover).takeover.take_over_owners(ours.upkeep)
+        assert [row["name"] for row in await read_table(db, "dispatcher")] == [ours.registry.name]
+        await heard(listener)
+    await ours.look()
+    assert await owners(db) == {ours.id: 256}
 
 
 class ClaimsDuringTheFence(SlotHandover):
