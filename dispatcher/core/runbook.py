@@ -91,5 +91,5 @@ def page_of(check: str) -> str | None:
 
 
 def address(page: str | None) -> str | None:
-    """Where a page can be read."""
+    """The URL of a page of docs/runbook, by its name without .md; None: of none."""
     return page and f"{BASE}{page}.md"

@@ -45,7 +45,7 @@ class DeadEntry:
 
     @property
     def event_id(self) -> UUID | None:
-        """None: it is no event of ours."""
+        """Of the field event_id; None: it has none, or no UUID, so no row of the outbox can be its."""
         try:
             return UUID(self.fields.get("event_id", ""))
         except ValueError:

@@ -6,7 +6,7 @@ from dispatcher.infra.sqlfiles import load
 
 
 async def read_doorbell(fetch: Fetch) -> Doorbell:
-    """Raises as `fetch` does."""
+    """Whether the trigger is there and enabled, by the catalogue. Raises psycopg.Error or SessionLost."""
     enabled = [how for (how,) in await fetch(load("status_doorbell"), None)]
     if not enabled:
         return "absent"

@@ -15,7 +15,7 @@ STATEMENT_S = 60.0
 
 
 class EntryId(click.ParamType[str]):
-    """The id of an entry in Redis."""
+    """`milliseconds-number`. Anything else is refused here, or Redis would take a part of it for a range."""
 
     name = "entry"
 
