@@ -70,7 +70,10 @@ def _server(value: str) -> RedisUrl:
 
 
 def _several(value: str) -> str:
-    """What to say of several hosts in the URL of one server."""
+    """What to say of several hosts in the URL of one server, and of other libraries' schemes for them."""
+    scheme = value.partition("://")[0]
+    if "sentinel" in scheme or "cluster" in scheme:
+        return "; write redis+cluster:// or redis+sentinel://, with TLS rediss+cluster:// or rediss+sentinel://"
     hosts = re.sub(r"[/?#].*", "", value.partition("://")[2], flags=re.DOTALL).rpartition("@")[2]
     return "; several hosts belong in redis+cluster:// or redis+sentinel://" if "," in hosts else ""
 

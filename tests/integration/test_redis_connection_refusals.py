@@ -110,6 +110,23 @@ def test_what_is_no_url(url):
     assert PASSWORD not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("ssl_ca_certs=/no&ssl_check_hostname=false", "option ssl_ca_certs is of no use: No such file or directory"),
+        ("ssl_min_version=TLSv1_3", "option ssl_min_version (write 771 for TLS 1.2, 772 for TLS 1.3) is of no use"),
+        ("protocol=3&ssl_ciphers=none", "option ssl_ciphers is of no use: SSLError"),
+        ("socket_timeout=soon&db=1", "option socket_timeout is of no use: ValueError"),
+        ("ssl_certfile=/no&ssl_keyfile=/no", "option ssl_certfile is of no use: No such file or directory"),
+    ],
+)
+def test_an_option_whose_value_cannot_be_used_is_named(options, words):
+    with pytest.raises(Misconfigured) as caught:
+        RedisTarget.parse(f"rediss://:{PASSWORD}@h/0?{options}")
+    assert words in str(caught.value)
+    assert PASSWORD not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", [f"redis://u:{PASSWORD}@h:1/2", f"rediss://u:{PASSWORD}@h:1/2"])
 def test_a_target_does_not_show_its_password(url):
     target = RedisTarget.parse(url)

@@ -245,6 +245,13 @@ def test_several_hosts_name_the_kinds_that_have_them() -> None:
     assert text.endswith("; several hosts belong in redis+cluster:// or redis+sentinel://")
 
 
+@pytest.mark.parametrize("scheme", ["redis-sentinel", "sentinel", "redis-cluster", "rediscluster"])
+def test_schemes_of_other_libraries_name_ours(scheme: str) -> None:
+    text = problems({"REDIS_URL": f"{scheme}://:{SECRET}@a:7000/0"})
+    assert "write redis+cluster:// or redis+sentinel://" in text
+    assert SECRET not in text
+
+
 def test_what_a_url_of_sentinels_says() -> None:
     read = read_redis_url("rediss+sentinel://u:p%40@a,[::1]:26380/orders/3?sentinel_password=t%26&ssl_cert_reqs=none")
     assert (read.kind, read.service, read.addresses) == ("sentinel", "orders", (("a", 26379), ("::1", 26380)))

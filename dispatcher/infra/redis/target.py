@@ -1,10 +1,12 @@
 """Where Redis is, taken from a URL."""
 
+import os
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
@@ -41,15 +43,9 @@ class RedisTarget:
             raise Misconfigured(f"REDIS_URL cannot be used: it must be {error}") from None
         url = read.server_url
         try:
-            parts: dict[str, Any] = dict(parse_url(url))
-            if "db" not in parts and "path" not in parts and urlsplit(url).path.strip("/"):
-                raise ValueError("the database is no number")  # redis-py would take 0
-            secure = parts.pop("connection_class", None) is SSLConnection
-            tls = None
-            # redis-py knows the ssl_* options of a URL and its safe defaults; only its context is used.
-            options = {key: value for key, value in parts.items() if key.startswith("ssl_")}
-            if secure:
-                tls = SSLConnection(**options).ssl_context.get()
+            parts, tls = _parts(url)
+            secure = tls is not None
+            options = _of_tls(parts)
             sentinels = cluster = None
             of_tls = options if secure else None
             if read.kind == "sentinel":
@@ -69,11 +65,8 @@ class RedisTarget:
                 cluster=cluster,
                 named=read.kind == "server",
             )
-        except (ValueError, TypeError, OSError, RedisError) as error:
-            raise Misconfigured(
-                "REDIS_URL cannot be read: it must look like redis://user:password@host:6379/0, rediss://... or "
-                f"unix:///path/to/socket ({type(error).__name__})"
-            ) from None
+        except _UNREADABLE as error:
+            raise Misconfigured(_why_not(url, error)) from None
 
     def certified_name(self) -> str:
         """The host's name as a certificate has it: without the dot that ends a name which is looked up as it stands."""
@@ -94,6 +87,51 @@ class RedisTarget:
     def at(self, address: Address) -> "RedisTarget":
         """The same user, options and database at another address."""
         return replace(self, host=address[0], port=address[1], path=None, named=True)
+
+
+_UNREADABLE = (ValueError, TypeError, OSError, RedisError)
+_VALUES = {"ssl_min_version": "write 771 for TLS 1.2, 772 for TLS 1.3"}
+
+
+def _parts(url: str) -> tuple[dict[str, Any], ssl.SSLContext | None]:
+    """What redis-py reads in the URL of one server, and with rediss:// its context of TLS. Raises `_UNREADABLE`."""
+    parts: dict[str, Any] = dict(parse_url(url))
+    if "db" not in parts and "path" not in parts and urlsplit(url).path.strip("/"):
+        raise ValueError("the database is no number")  # redis-py would take 0
+    if parts.pop("connection_class", None) is not SSLConnection:
+        return parts, None
+    # redis-py knows the ssl_* options of a URL and its safe defaults; only its context is used.
+    return parts, SSLConnection(**_of_tls(parts)).ssl_context.get()
+
+
+def _of_tls(parts: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in parts.items() if key.startswith("ssl_")}
+
+
+def _why_not(url: str, error: Exception) -> str:
+    """Names the options without which it could be read: each has a value that is of no use. Never shows a value."""
+    split = urlsplit(url)
+    options = parse_qsl(split.query, keep_blank_values=True)
+    guilty = []
+    for name in dict.fromkeys(name for name, _ in options):
+        without = {
+            name,
+            "ssl_keyfile" if name == "ssl_certfile" else name,
+        }  # a key is of no use without its certificate
+        others = urlencode([option for option in options if option[0] not in without])
+        with suppress(*_UNREADABLE):
+            _parts(split._replace(query=others).geturl())
+            guilty.append(name)
+    said = type(error).__name__
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        said = os.strerror(error.errno or 0)
+    if not guilty:
+        return (
+            "REDIS_URL cannot be read: it must look like redis://user:password@host:6379/0, rediss://... or "
+            f"unix:///path/to/socket ({said})"
+        )
+    named = [f"{name} ({_VALUES[name]})" if name in _VALUES else name for name in guilty]
+    return f"REDIS_URL cannot be used: the value of its option {' or '.join(named)} is of no use: {said}"
 
 
 def next_after_s(host: str) -> float | None:
