@@ -17,8 +17,8 @@ from dispatcher.commands.options import (
     target,
 )
 from dispatcher.commands.tables import say
-from dispatcher.core.finding import Finding
-from dispatcher.core.runbook import address, page_of
+from dispatcher.core.findings.finding import Finding
+from dispatcher.core.findings.runbook import address, page_of
 from dispatcher.infra.postgres.pooler import PoolerTrial
 from dispatcher.ops.doctor import Examination, examine
 from dispatcher.ops.doctor.guarantees import Held, judge

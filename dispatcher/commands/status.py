@@ -18,8 +18,8 @@ from dispatcher.commands.options import LAYOUT, database, layout_of, redis_url, 
 from dispatcher.commands.tables import ago, plain, say, show_facts, span
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured, Unreachable
+from dispatcher.core.findings.runbook import address
 from dispatcher.core.layout import Layout
-from dispatcher.core.runbook import address
 from dispatcher.core.timestamps import iso, iso_of
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo, summed

@@ -1,15 +1,15 @@
-"""What needs somebody, of what `status` read: the findings of `core/needs.py`, as the console has them."""
+"""What needs somebody, of what `status` read: the findings of `core/findings/needs.py`, as the console has them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dispatcher.core import group_needs, needs
-from dispatcher.core.condition import STOPS, Condition, is_exempt
+from dispatcher.core.findings import group_needs, needs
+from dispatcher.core.findings.condition import STOPS, Condition, is_exempt
+from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, Need
+from dispatcher.core.findings.runbook import PAGES
+from dispatcher.core.findings.troubles import TROUBLES, Severity, group_of, remedy
 from dispatcher.core.known_groups import gone_groups, latest_loss
-from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, Need
-from dispatcher.core.runbook import PAGES
 from dispatcher.core.timestamps import iso_of, seconds_of
-from dispatcher.core.troubles import TROUBLES, Severity, group_of, remedy
 from dispatcher.infra.redis.info import GroupInfo
 from dispatcher.ops.status import OutboxStatus, Status
 

@@ -1,6 +1,6 @@
 """What the running dispatchers say of themselves: their settings that matter to others, and what they wait for."""
 
-from dispatcher.core.condition import Condition
+from dispatcher.core.findings.condition import Condition
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.pause import read_acknowledgements
 from dispatcher.ops.session import OperatorSession

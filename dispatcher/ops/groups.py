@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-from dispatcher.core.condition import is_exempt
 from dispatcher.core.dead_stream import dead_stream_of
 from dispatcher.core.errors import Misconfigured, Unreachable
+from dispatcher.core.findings.condition import is_exempt
 from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget

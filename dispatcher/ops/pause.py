@@ -8,8 +8,8 @@ from typing import Any
 
 import anyio
 
-from dispatcher.core.condition import Condition
 from dispatcher.core.errors import DispatcherError
+from dispatcher.core.findings.condition import Condition
 from dispatcher.core.known_groups import KnownGroup
 from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.session import Fetch, Session

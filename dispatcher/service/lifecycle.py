@@ -9,8 +9,8 @@ from uuid import uuid4
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from dispatcher.core.condition import Condition
 from dispatcher.core.events import Observer, Started, Stopped, Stopping, fan_out
+from dispatcher.core.findings.condition import Condition
 from dispatcher.core.process_state import WorkerReport
 from dispatcher.infra import early_stop
 from dispatcher.service.console_routes import ConsoleRoutes

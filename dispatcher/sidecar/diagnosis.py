@@ -1,19 +1,19 @@
 """The diagnoses that the console shows first: what is wrong, since when, and what to do. Asks no server.
 
-The table of findings and their ranking are those of `status`: `core/needs.py`.
+The table of findings and their ranking are those of `status`: `core/findings/needs.py`.
 """
 
 from collections.abc import Iterator
 from math import inf
 
-from dispatcher.core import group_needs, needs
 from dispatcher.core.counted import counted
+from dispatcher.core.findings import group_needs, needs
+from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, Need
+from dispatcher.core.findings.runbook import PAGES
+from dispatcher.core.findings.troubles import TROUBLES, group_of, remedy, words
 from dispatcher.core.known_groups import MOST, gone_groups
-from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, Need
 from dispatcher.core.pacing import GO_ON_BELOW
 from dispatcher.core.process_state import ProcessState, Sample, Trouble
-from dispatcher.core.runbook import PAGES
-from dispatcher.core.troubles import TROUBLES, group_of, remedy, words
 from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, RecentWindow, caught_up
 
 STALE_S = 60.0  # a sample older than this

@@ -13,11 +13,11 @@ from typing import Any
 from aiohttp import web
 
 from dispatcher import __version__
+from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, VERY_LATE_S, level_of
+from dispatcher.core.findings.runbook import BASE
+from dispatcher.core.findings.troubles import TROUBLES
 from dispatcher.core.known_groups import KEPT_S
-from dispatcher.core.needs import FRESH_DEAD_S, LATE_S, VERY_LATE_S, level_of
 from dispatcher.core.process_state import HeldCount, ProcessState, StreamSample, Trouble
-from dispatcher.core.runbook import BASE
-from dispatcher.core.troubles import TROUBLES
 from dispatcher.sidecar.diagnosis import diagnose
 from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.history import SLA_S, WINDOW, History, RecentWindow

@@ -12,9 +12,9 @@ from typing import Any
 
 import anyio
 
-from dispatcher.core.condition import is_exempt
 from dispatcher.core.decide import Refused
 from dispatcher.core.events import BackpressureBlind, BackpressureChanged, Observer
+from dispatcher.core.findings.condition import is_exempt
 from dispatcher.core.outages import in_short, is_unavailable
 from dispatcher.core.pacing import GO_ON_BELOW, HOLD_BACK_AT
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession

@@ -18,9 +18,9 @@ import psycopg
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
-from dispatcher.core.condition import is_exempt
 from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
 from dispatcher.core.events import Observer, Sampled
+from dispatcher.core.findings.condition import is_exempt
 from dispatcher.core.known_groups import GroupWatch, KnownGroup, Loss, latest_loss
 from dispatcher.core.process_state import DeadGroups, HeldCount, RunningDispatcher, StreamSample
 from dispatcher.infra.asked import Asked

@@ -8,8 +8,8 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
-from dispatcher.core.condition import Condition
 from dispatcher.core.events import BackpressureChanged, Published, Republished, Sampled, Settled
+from dispatcher.core.findings.condition import Condition
 from dispatcher.core.layout import Route
 from dispatcher.core.process_state import Trouble
 from dispatcher.sidecar.diagnosis import diagnose

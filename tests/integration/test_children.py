@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.events import Settled, Slept
-from dispatcher.core.finding import Finding
+from dispatcher.core.findings.finding import Finding
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.infra.postgres.tables import unfit

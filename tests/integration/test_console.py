@@ -16,8 +16,8 @@ from playwright.async_api import Locator, Page, expect
 from prometheus_client import CollectorRegistry
 
 from dispatcher.core import events
+from dispatcher.core.findings.runbook import BASE
 from dispatcher.core.process_state import HeldCount, HeldHead, RetryCount, RunningDispatcher, StreamSample
-from dispatcher.core.runbook import BASE
 from dispatcher.settings import Settings
 from dispatcher.sidecar import app
 from dispatcher.sidecar.access import AccessControl

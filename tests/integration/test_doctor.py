@@ -17,7 +17,7 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.core.decide import Refused
-from dispatcher.core.finding import Finding, bad
+from dispatcher.core.findings.finding import Finding, bad
 from dispatcher.core.layout import Layout
 from dispatcher.embedded import EmbeddedValkey, free_port
 from dispatcher.infra.postgres.migrations import migrate

@@ -5,8 +5,8 @@ from typing import Any, get_args
 
 import pytest
 
+from dispatcher.core.findings.needs import level_of
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.needs import level_of
 from dispatcher.core.process_state import (
     DeadGroups,
     HeldCount,

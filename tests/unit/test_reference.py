@@ -105,7 +105,12 @@ def test_versions_of_python() -> None:
 def test_what_the_console_says() -> None:
     sidecar = ROOT / "dispatcher" / "sidecar"
     core = ROOT / "dispatcher" / "core"
-    sources = [core / "troubles.py", core / "needs.py", sidecar / "diagnosis.py", *(sidecar / "console").glob("*.js")]
+    sources = [
+        core / "findings" / "troubles.py",
+        core / "findings" / "needs.py",
+        sidecar / "diagnosis.py",
+        *(sidecar / "console").glob("*.js"),
+    ]
     said = " ".join(path.read_text(encoding="utf-8") for path in sources).casefold()
     rows = [cell for row in table("Console", page("runbook/console.md")) for cell in row[0].split(", ")]
     assert len(rows) > 5

@@ -5,8 +5,8 @@ import tomllib
 from pathlib import Path
 from typing import get_args
 
+from dispatcher.core.findings.runbook import BASE, CHECKS, PAGES, page_of
 from dispatcher.core.process_state import TroubleKind
-from dispatcher.core.runbook import BASE, CHECKS, PAGES, page_of
 
 ROOT = Path(__file__).parents[2]
 CALLS = {"ok", "warning", "bad", "unknown", "Finding"}

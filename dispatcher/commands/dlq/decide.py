@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dispatcher.commands.dlq.deciding import NAMED, Deciding, Wanted, carry_out, chosen, decide, reason, tell_left, why
+from dispatcher.commands.decisions import NAMED, Deciding, Wanted, carry_out, chosen, decide, reason, tell_left, why
 from dispatcher.commands.tables import plain
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured

@@ -6,12 +6,12 @@ from contextlib import suppress
 import anyio
 import click
 
-from dispatcher.commands.dlq.options import Event, ask, filter_of, filters
+from dispatcher.commands.event_options import EventParam, ask, filter_of, filters
 from dispatcher.commands.options import database, json_output
 from dispatcher.commands.tables import ago, show_facts, show_table
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
-from dispatcher.core.remedies import of_group
+from dispatcher.core.findings.remedies import of_group
 from dispatcher.ops.dead_letters.find import PAGE, Filter, count, find_one, find_page, parts_of
 from dispatcher.ops.dead_letters.identity import EventRef
 
@@ -60,7 +60,7 @@ def list_dead(limit: int, before: int | None, offset: int, payload: bool, as_jso
 
 
 @click.command()
-@click.argument("event", type=Event())
+@click.argument("event", type=EventParam())
 @click.option("--payload", is_flag=True, help="Show payload and headers too.")
 @json_output
 @database

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import click
 
-from dispatcher.commands.dlq.options import STATEMENT_S, Event
+from dispatcher.commands.event_options import STATEMENT_S, EventParam
 from dispatcher.commands.options import database, json_output, settings_from, target, together
 from dispatcher.commands.tables import ago, plain, show_facts, show_table
 from dispatcher.core.errors import DispatcherError
@@ -118,7 +118,7 @@ def find_events(name: str, limit: int, after: str | None, as_json: bool, **flags
 
 
 @click.command(name="show")
-@click.argument("event", type=Event())
+@click.argument("event", type=EventParam())
 @click.option("--payload", is_flag=True, help="Show payload and headers too.")
 @json_output
 @database

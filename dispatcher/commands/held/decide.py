@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from dispatcher.commands.dlq.deciding import Deciding, Wanted, carry_out, chosen, decide, reason, tell_left, why
+from dispatcher.commands.decisions import Deciding, Wanted, carry_out, chosen, decide, reason, tell_left, why
 from dispatcher.commands.held.inspect import OFF
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from dispatcher.commands.dlq.options import ask, filter_of, filters
+from dispatcher.commands.event_options import ask, filter_of, filters
 from dispatcher.commands.options import database, json_output
 from dispatcher.commands.tables import ago, show_table
 from dispatcher.ops.dead_letters.find import Filter

@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dispatcher.core.condition import STOPS, Condition
 from dispatcher.core.counted import counted
-from dispatcher.core.finding import Finding, bad, ok, unknown, warning
+from dispatcher.core.findings.condition import STOPS, Condition
+from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
+from dispatcher.core.findings.runbook import PAGES
 from dispatcher.core.layout import Layout
-from dispatcher.core.runbook import PAGES
 from dispatcher.core.timestamps import iso_of
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from dispatcher.core.finding import Finding, bad, ok, warning
+from dispatcher.core.findings.finding import Finding, bad, ok, warning
 from dispatcher.infra.postgres.session import Session
 
 BAD_S = 60.0

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
-from dispatcher.core.finding import Finding, bad, ok, unknown, warning
+from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.redis_url import Address
 from dispatcher.infra.redis.cluster import SLOTS, ClusterTarget, Topology, read_topology
 from dispatcher.infra.redis.connection import RedisTarget

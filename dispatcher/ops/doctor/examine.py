@@ -11,9 +11,9 @@ from functools import partial
 import anyio
 import psycopg
 
-from dispatcher.core.condition import Condition
 from dispatcher.core.errors import DispatcherError, SessionLost
-from dispatcher.core.finding import Finding, bad, unknown
+from dispatcher.core.findings.condition import Condition
+from dispatcher.core.findings.finding import Finding, bad, unknown
 from dispatcher.core.layout import Layout
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session, describe

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from dispatcher.core.finding import Finding, Level
+from dispatcher.core.findings.finding import Finding, Level
 
 Holds = Literal["yes", "at a cost", "no", "not known"]
 _HOLDS: dict[Level, Holds] = {"ok": "yes", "warning": "at a cost", "unknown": "not known", "bad": "no"}

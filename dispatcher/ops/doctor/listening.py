@@ -6,7 +6,7 @@ from uuid import uuid4
 import anyio
 
 from dispatcher.core.errors import DispatcherError, SessionLost
-from dispatcher.core.finding import Finding, bad, ok
+from dispatcher.core.findings.finding import Finding, bad, ok
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget

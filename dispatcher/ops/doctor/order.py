@@ -1,7 +1,7 @@
 """The order: whether dispatchers with these settings may own slots, and whether each slot has an owner."""
 
 from dispatcher.core.counted import counted
-from dispatcher.core.finding import Finding, bad, ok, warning
+from dispatcher.core.findings.finding import Finding, bad, ok, warning
 from dispatcher.core.layout import SLOTS, Layout
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load

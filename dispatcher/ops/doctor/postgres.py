@@ -1,6 +1,6 @@
 """The Postgres server as a whole: its version, and whether it takes writes."""
 
-from dispatcher.core.finding import Finding, bad, ok
+from dispatcher.core.findings.finding import Finding, bad, ok
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load

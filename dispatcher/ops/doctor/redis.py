@@ -12,7 +12,7 @@ from typing import Any
 
 from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.core.errors import DispatcherError
-from dispatcher.core.finding import Finding, bad, ok, unknown, warning
+from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.outages import is_unavailable
 from dispatcher.core.redis_url import Address
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget

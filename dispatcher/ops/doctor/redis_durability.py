@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from dispatcher.core.finding import Finding, bad, ok, unknown, warning
+from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
 
 STATUSES = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
 NO_INFO = "allow this user +info"

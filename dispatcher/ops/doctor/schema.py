@@ -3,7 +3,7 @@
 import re
 
 from dispatcher.core.counted import counted
-from dispatcher.core.finding import Finding, bad, ok, unknown, warning
+from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
 from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.tables import missing, unfit, why_copy

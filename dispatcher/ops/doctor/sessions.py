@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from dispatcher.core.counted import counted
-from dispatcher.core.finding import Finding, ok, warning
+from dispatcher.core.findings.finding import Finding, ok, warning
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 

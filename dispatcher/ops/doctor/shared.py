@@ -7,7 +7,7 @@ from dataclasses import replace
 import psycopg
 
 from dispatcher.core.errors import DispatcherError
-from dispatcher.core.finding import Finding, Level
+from dispatcher.core.findings.finding import Finding, Level
 from dispatcher.core.layout import Layout
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.attention import Attention, attention

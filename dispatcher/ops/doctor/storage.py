@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from dispatcher.core.counted import counted
-from dispatcher.core.finding import Finding, bad, ok, warning
+from dispatcher.core.findings.finding import Finding, bad, ok, warning
 from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load

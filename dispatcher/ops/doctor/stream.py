@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dispatcher.core.condition import is_exempt
 from dispatcher.core.counted import counted
 from dispatcher.core.decide import Refused
-from dispatcher.core.finding import Finding, bad, ok, unknown, warning
+from dispatcher.core.findings.condition import is_exempt
+from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.ops.doctor.redis import RedisFacts
 

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from dispatcher.core.counted import counted
+from dispatcher.core.findings.needs import Need, clock
+from dispatcher.core.findings.runbook import PAGES
 from dispatcher.core.known_groups import KEPT_S, KnownGroup, Loss
 from dispatcher.core.layout import stream_of_key
-from dispatcher.core.needs import Need, clock
-from dispatcher.core.runbook import PAGES
 
 
 def half_read(streams: Mapping[str, tuple[int, Collection[str]]]) -> Iterator[Need]:

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from dispatcher.core.findings.troubles import remedy, words
 from dispatcher.core.known_groups import KnownGroup, read_known
 from dispatcher.core.process_state import STOPS as ENDING
 from dispatcher.core.process_state import EndedDispatcher, PastTrouble, Trouble, TroubleKind
 from dispatcher.core.timestamps import iso_of, seconds_of
-from dispatcher.core.troubles import remedy, words
 
 # What keeps events from going out, or takes something away, and is not said elsewhere.
 SAID: tuple[TroubleKind, ...] = ("redis", "backpressure", "refused", "layout", "slots", "listener", "session", "audit")

@@ -12,11 +12,11 @@ from shlex import quote
 from typing import Literal
 
 from dispatcher.core.counted import counted
+from dispatcher.core.findings.remedies import dead_do, held_do
+from dispatcher.core.findings.runbook import PAGES
+from dispatcher.core.findings.troubles import HELD_S, VERY_HELD_S, Severity
 from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.core.process_state import DeadGroups, Doorbell, EndedDispatcher, HeldCount, PastTrouble, RetryCount
-from dispatcher.core.remedies import dead_do, held_do
-from dispatcher.core.runbook import PAGES
-from dispatcher.core.troubles import HELD_S, VERY_HELD_S, Severity
 
 LEVELS: tuple[Severity, ...] = ("fine", "note", "warn", "bad")
 LATE_S, VERY_LATE_S = 5.0, 60.0  # the oldest event is overdue for longer: a warning; bad

@@ -1,6 +1,6 @@
 """A finding of `dispatcher doctor`: one value a check, for people and for machines.
 
-What `status` and the console say needs somebody is in `core/needs.py`, which has levels of its own.
+What `status` and the console say needs somebody is in `core/findings/needs.py`, which has levels of its own.
 """
 
 from dataclasses import dataclass

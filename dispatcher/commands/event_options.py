@@ -19,7 +19,7 @@ STATEMENT_S = 600.0  # counting reads every dead event
 T = TypeVar("T")
 
 
-class Event(click.ParamType[EventRef]):
+class EventParam(click.ParamType[EventRef]):
     """The number of a row, or an event_id."""
 
     name = "event"

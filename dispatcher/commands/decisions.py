@@ -6,7 +6,7 @@ from typing import Protocol
 
 import click
 
-from dispatcher.commands.dlq.options import Event, ask, filter_of, filters
+from dispatcher.commands.event_options import EventParam, ask, filter_of, filters
 from dispatcher.commands.options import F, database, json_output, require_terminal, together, yes
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
@@ -39,7 +39,7 @@ class Deciding:
 def chosen(every: str, dry_run: str) -> Callable[[F], F]:
     """The arguments of decide(). `every` and `dry_run`: the help of --all and --dry-run."""
     return together(
-        click.argument("events", type=Event(), nargs=-1),
+        click.argument("events", type=EventParam(), nargs=-1),
         filters,
         click.option("--all", "everything", is_flag=True, help=every),
         click.option("--dry-run", is_flag=True, help=dry_run),
