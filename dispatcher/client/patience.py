@@ -27,7 +27,7 @@ SECONDS_IN_PLACE = 5.0  # or when its tries have taken so long
 REMEMBERED = 10_000  # at most so many events that saw an outage; then all are forgotten
 
 log = logging.getLogger("dispatcher.client")
-Place = tuple[str, str]  # of an entry: its key and its id
+EntryRef = tuple[str, str]  # of an entry: its key and its id
 Verdict = Literal["waits", "wrong server", "no group", "raise", "unknown"]
 
 
@@ -84,7 +84,7 @@ class Patience:
         self._spent_s = 0.0  # in those tries
         self._in_place = TRIES_IN_PLACE
         self._handled: Counter[str] = Counter()  # by event type
-        self._waiting: dict[Place, int] = {}  # an entry: how many of its type had been handled when it saw an outage
+        self._waiting: dict[EntryRef, int] = {}  # an entry: how many of its type had been handled when it saw an outage
 
     def is_outage(self, error: Exception) -> bool:
         """Whether the error says that a server is away. An SQLSTATE says more than the class: psycopg has one class for
@@ -96,19 +96,19 @@ class Patience:
             return isinstance(error, self._named) and not sqlstate_of(error)
         return bool(self._named(error))
 
-    def is_its_own(self, place: Place, event_type: str) -> bool:
+    def is_its_own(self, ref: EntryRef, event_type: str) -> bool:
         """Whether an event sees an outage again, while others of its type are handled and none has seen one since."""
-        before = self._waiting.get(place)
+        before = self._waiting.get(ref)
         if before is None or self._handled[event_type] <= before or self._in_a_row:
             return False
         self._in_place = 1  # do not let the next one of that kind hold up the others
         return True
 
-    def note_outage(self, place: Place, event_type: str, took_s: float) -> float:
+    def note_outage(self, ref: EntryRef, event_type: str, took_s: float) -> float:
         """Note that an event saw one; how many seconds to wait."""
         if len(self._waiting) >= REMEMBERED:
             self._waiting.clear()
-        self._waiting[place] = self._handled[event_type]
+        self._waiting[ref] = self._handled[event_type]
         self._in_a_row += 1
         self._spent_s += took_s
         return pause_s(self._in_a_row - 1)
@@ -119,12 +119,12 @@ class Patience:
             self._in_place = TRIES_IN_PLACE  # none is handled: a real outage
         return self._in_a_row >= self._in_place or self._spent_s >= SECONDS_IN_PLACE
 
-    def note_handled(self, place: Place, event_type: str) -> None:
+    def note_handled(self, ref: EntryRef, event_type: str) -> None:
         """Note that an event was handled: what it needs is there."""
         self._in_a_row, self._spent_s = 0, 0.0
         self._handled[event_type] += 1
-        self._waiting.pop(place, None)
+        self._waiting.pop(ref, None)
 
-    def forget(self, place: Place) -> None:
+    def forget(self, ref: EntryRef) -> None:
         """Wait no longer for an event that is in the dead stream now."""
-        self._waiting.pop(place, None)
+        self._waiting.pop(ref, None)

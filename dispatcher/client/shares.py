@@ -65,15 +65,15 @@ class Shares:
             self._leaving.add(key)
             return True
 
-    def begin(self, place: tuple[str, str], now: float) -> None:
+    def begin(self, ref: tuple[str, str], now: float) -> None:
         """Note that an entry is in hand, or still is and well."""
         with self._lock:
-            self._begun[place] = now
+            self._begun[ref] = now
 
-    def end(self, place: tuple[str, str]) -> None:
+    def end(self, ref: tuple[str, str]) -> None:
         """Note that it is not in hand any more."""
         with self._lock:
-            self._begun.pop(place, None)
+            self._begun.pop(ref, None)
 
     def is_stuck(self, now: float) -> bool:
         """Whether a function has not ended in the time of a lease: then others share out what this consumer loses."""

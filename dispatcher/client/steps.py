@@ -84,7 +84,7 @@ class Entry:
     fence: int = 0  # the token of the lease under which it is handled, with ordered=True
 
     @property
-    def place(self) -> tuple[str, str]:
+    def ref(self) -> tuple[str, str]:
         """Which entry it is, among those of all keys."""
         return self.key, self.id
 

@@ -91,7 +91,7 @@ class EntryTaker(ABC):
             return (yield from self._failed(entry, event, failed.error))
         except LetBy:
             return (yield from self._again(entry, self._group.delay_ms(1), free=True))
-        self._patience.note_handled(entry.place, event.event_type)
+        self._patience.note_handled(entry.ref, event.event_type)
         return (yield from self._done(entry))
 
     def _patiently(self, work: CallApplication, entry: Entry) -> Steps:
@@ -109,11 +109,11 @@ class EntryTaker(ABC):
                 # A store speaks of no event: in a Cluster one node may be away, and with it the marks of some only.
                 store = work.what != "handle"
                 if not self._patience.is_outage(error) or (
-                    not store and self._patience.is_its_own(entry.place, event.event_type)
+                    not store and self._patience.is_its_own(entry.ref, event.event_type)
                 ):
                     raise Failed(error) from None
                 what = type(error).__name__
-            wait_s = self._patience.note_outage(entry.place, event.event_type, self._clock() - began)
+            wait_s = self._patience.note_outage(entry.ref, event.event_type, self._clock() - began)
             wait_s = min(wait_s, self._group.claim_idle_millis / 3000)  # or it is not ours any more when we have waited
             log.warning("event %s waits: %s; trying again in %.1f s", event.event_id, what, wait_s)
             yield Wait(wait_s)
@@ -168,5 +168,5 @@ class EntryTaker(ABC):
         there = text((yield Call("xadd", (dead_stream, {**entry.fields, **why}))))
         what = f"event {event.event_id} ({event.event_type})" if event else "no event of ours"
         log.error("entry %s, %s, put away into %s as %s: %s", entry.id, what, dead_stream, there, reason)
-        self._patience.forget(entry.place)
+        self._patience.forget(entry.ref)
         yield from self._done(entry)

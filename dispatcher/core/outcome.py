@@ -32,7 +32,11 @@ class FailedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Nobody's failure: its handler waits for a time or for a server. Due again after `delay_s` seconds, at no cost."""
+    """Nobody's failure: due again after `delay_s` seconds, at no cost.
+
+    Of a handler: it asked for that, or waits for a server, or its process ended. Of a row of the stream: Redis ended
+    while it was sent, so it is published alone next.
+    """
 
     delay_s: float
     error: str

@@ -79,6 +79,11 @@ class PollBackoff:
         self._next_s = 0.0
 
 
+# Between two claims while nobody rings, in seconds: an event waits for half of the first on average.
+POLL_S, LONGEST_POLL_S = 0.0015, 0.008
+SLOW_COMMITS_POLL_S = 0.005  # while commits that ring would wait for one another
+
+
 @dataclass(slots=True)
 class ArrivalRate:
     """How fast rows come, and from that how to be woken: interrupts when idle, polling when busy.
@@ -86,12 +91,12 @@ class ArrivalRate:
     A commit that rings holds a lock of the whole server until it is flushed, and is on a standby where commits wait for
     one. So commits that ring run one at a time: where a flush takes 20 ms they are 50 a second, however many writers
     there are. A few a second may ring. Hundreds must not, nor may they when they wait for one another (`note_queue`).
-    And to be rung and to sleep again costs five statements an event, where a claim every two milliseconds costs less
+    And to be rung and to sleep again costs five statements an event, where a claim every POLL_S costs less
     than two, however many rows it finds. Written by the stream relay's turn only. Times are monotonic seconds.
     """
 
     window_s: float = 0.1
-    poll_above: float = 150.0  # rows a second: take the key no more, claim every two milliseconds
+    poll_above: float = 150.0  # rows a second: take the key no more, claim every POLL_S
     ring_again_below: float = 100.0  # lower than poll_above, so that a rate between the two does not flap
     may_queue_above: float = 15.0  # rows a second: slower than this no commits wait for one another for long
     queue_for_s: float = 2.0  # nobody rings for so long once commits were seen to wait
@@ -133,14 +138,13 @@ class ArrivalRate:
     def poll_s(self, now: float, looked_s: float = 0.0) -> float:
         """How long to pause between claims while polling; `looked_s`: how long the last one took.
 
-        A millisecond and a half at any usual rate: an event waits for half of that, and from 500 a second on most
-        claims find rows. Where writers fill the machine it grows to 8 ms. As long as the claim took, at least: to look
-        takes no more than half of a session, though it passes rows of others.
-        Rows that come slowly because each commit takes long are looked for every 5 ms.
+        POLL_S at any usual rate: from 500 rows a second on most claims find some. Above 8,000 rows a second, where
+        writers fill the machine, it grows to LONGEST_POLL_S. As long as the claim took, at least: to look takes no more
+        than half of a session, though it passes rows of others.
         """
         if self._rate < self.ring_again_below and now < self._queue_until:
-            return 0.005
-        return min(max(0.0015, (self.rate(now) - 8000.0) * 1e-6, looked_s), 0.008)
+            return SLOW_COMMITS_POLL_S
+        return min(max(POLL_S, (self.rate(now) - 8000.0) * 1e-6, looked_s), LONGEST_POLL_S)
 
 
 @dataclass(slots=True)

@@ -58,11 +58,11 @@ def plan(owners: Sequence[int | None], members: Sequence[Member]) -> list[int | 
 def _laid_anew(target: Sequence[int | None], shares: dict[int, int], most: dict[int, int]) -> list[int | None]:
     """One range each: the narrow first, others about where they are."""
 
-    def place(member: int) -> tuple[int, float, int]:
+    def width_and_position(member: int) -> tuple[int, float, int]:
         theirs = [slot for slot, owner in enumerate(target) if owner == member]
         return most[member], sum(theirs) / max(len(theirs), 1), member
 
-    laid = [member for member in sorted(shares, key=place) for _ in range(shares[member])]
+    laid = [member for member in sorted(shares, key=width_and_position) for _ in range(shares[member])]
     return [*laid, *[None] * (SLOTS - len(laid))]
 
 

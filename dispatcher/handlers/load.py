@@ -84,12 +84,12 @@ def _imported(name: str) -> Any:
 def _failed(name: str, error: BaseException) -> Misconfigured:
     """The error of an import in one line: its class, message, and the line in the application's code."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
     if isinstance(error, SyntaxError) and error.filename:
-        place = f" ({error.filename}:{error.lineno})"
+        where = f" ({error.filename}:{error.lineno})"
         error = type(error)(error.msg)
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    return Misconfigured(f"DISPATCH_HANDLERS: {name} cannot be imported: {text}{place}")
+    return Misconfigured(f"DISPATCH_HANDLERS: {name} cannot be imported: {text}{where}")
 
 
 def _as_dict(where: str, name: str, found: object) -> dict[str, Handler]:

@@ -38,7 +38,7 @@ class DeadEntry:
     fields: dict[str, str]
 
     @property
-    def place(self) -> tuple[int, int, str]:
+    def sort_key(self) -> tuple[int, int, str]:
         """Where it comes among those of all dead streams: the one that was put away last has the greatest."""
         millis, _, number = self.id.partition("-")
         return int(millis), int(number), self.stream
@@ -55,7 +55,7 @@ class DeadEntry:
     def put_away_at(self) -> datetime | None:
         """By Redis's clock; None: whoever added it chose an id of his own."""
         try:
-            return datetime.fromtimestamp(self.place[0] / 1000, UTC)
+            return datetime.fromtimestamp(self.sort_key[0] / 1000, UTC)
         except (ValueError, OverflowError, OSError):
             return None
 
@@ -106,7 +106,7 @@ class DeadEntries:
             with self._explained(stream, "+xrevrange"):
                 page = await self._client.xrevrange(stream, f"({before}" if before else "+", "-", count=limit)
             found += _entries(stream, page)
-        return sorted(found, key=attrgetter("place"), reverse=True)[:limit]
+        return sorted(found, key=attrgetter("sort_key"), reverse=True)[:limit]
 
     async def named(self, ids: Iterable[str]) -> list[DeadEntry]:
         """The entries of these ids. Raises DispatcherError for one that is not there, or in several dead streams."""

@@ -9,7 +9,7 @@ from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.settings import Settings
 from dispatcher.sidecar import static
 from dispatcher.sidecar.history import History
-from dispatcher.sidecar.overview import Overview, Place
+from dispatcher.sidecar.overview import Installation, Overview
 
 
 class ConsoleRoutes:
@@ -18,12 +18,12 @@ class ConsoleRoutes:
     def __init__(self, s: Settings, read: Callable[[], ProcessState]) -> None:
         self.history = History(read)
         database = PostgresTarget(s.database_url, "").address()
-        place = Place(s.deployment, database, s.grafana_url)
+        installation = Installation(s.deployment, database, s.grafana_url)
         overview = Overview(
             self.history,
             stream=s.stream_name,
             maxlen=s.stream_maxlen,
             max_attempts=s.max_attempts,
-            place=place,
+            installation=installation,
         )
         self.routes: list[web.AbstractRouteDef] = [*static.routes(), *overview.routes()]

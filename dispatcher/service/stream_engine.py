@@ -18,7 +18,7 @@ from dispatcher.service.one_voice import OneVoice
 from dispatcher.service.policies import claim_policy, entry_formats, retry_policy
 from dispatcher.stages.claim import EventTypeFilter
 from dispatcher.upkeep.backpressure import Backpressure
-from dispatcher.upkeep.postgres_crash import CrashPlace, PostgresCrashAudit
+from dispatcher.upkeep.postgres_crash import AuditedSink, PostgresCrashAudit
 from dispatcher.upkeep.redis_loss import RedisLossAudit
 
 BREAKER = Backoff(base_s=0.1, cap_s=0.5)  # the first event is out within a second of Redis's return
@@ -65,15 +65,15 @@ def build_stream_engine(
     observe = c.observe
     if RedisTarget.parse(s.redis_url).cluster is not None and not layout.plain:
         groups = shard_groups(layout)
-    places = [OneVoice(keys[0] if slots else "", c.observe) for keys, slots in groups] if len(groups) > 1 else []
+    voices = [OneVoice(keys[0] if slots else "", c.observe) for keys, slots in groups] if len(groups) > 1 else []
     sinks = [
-        _build_sink(c, keys, slots, places[number].observe if places else observe)
+        _build_sink(c, keys, slots, voices[number].observe if voices else observe)
         for number, (keys, slots) in enumerate(groups)
     ]
-    OneVoice.join(places)
+    OneVoice.join(voices)
     numbers = {key: number for number, (keys, _) in enumerate(groups) for key in keys}
     postgres_crash = PostgresCrashAudit(
-        [CrashPlace(sink.keys, sink.connection, sink.crash_search, sink.redis_loss.verify) for sink in sinks],
+        [AuditedSink(sink.keys, sink.connection, sink.crash_search, sink.redis_loss.verify) for sink in sinks],
         layout=c.layout,
         deadline_s=deadline_s,
         wake=c.doorbell.nudge,

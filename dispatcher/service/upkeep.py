@@ -10,7 +10,7 @@ from dispatcher.service.engine import Engine
 from dispatcher.service.order import Order
 from dispatcher.service.policies import handler_retry_policy
 from dispatcher.upkeep import gauges
-from dispatcher.upkeep.adopted import SearchPlace
+from dispatcher.upkeep.adopted import SearchedSink
 from dispatcher.upkeep.retention import Retention
 from dispatcher.upkeep.slot_handover import SlotHandover
 from dispatcher.upkeep.slot_keeper import SlotKeeper
@@ -21,7 +21,9 @@ def start_upkeep(tasks: TaskGroup, c: Context, engine: Engine, order: Order | No
     """Start the duties of a dispatcher that takes rows. `order`, `keeper`: where events are kept in order."""
     s, upkeep, stream = c.settings, c.sessions.upkeep, engine.stream
     takeover = Takeover(
-        [SearchPlace(sink.keys, sink.connection, sink.searcher, sink.slots) for sink in stream.sinks] if stream else [],
+        [SearchedSink(sink.keys, sink.connection, sink.searcher, sink.slots) for sink in stream.sinks]
+        if stream
+        else [],
         layout=s.layout,
         lease_s=s.lease_ms / 1000,
         deadline_s=s.publish_timeout_ms / 1000,

@@ -27,7 +27,7 @@ FRESH_S = 1.0  # an answer is given again for so long
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Installation:
     """What tells this system from others. `database`: host:port/name; `grafana`: the address of a dashboard."""
 
     deployment: str | None = None
@@ -35,13 +35,13 @@ class Place:
     grafana: str | None = None
 
 
-NOWHERE = Place()
+UNNAMED = Installation()
 
 
 class Overview:
     """The two handlers, and the answer of the last second. Written by the event loop's thread only.
 
-    `stream`: its key; `maxlen`: REDIS_STREAM_MAXLEN; `max_attempts`: DISPATCH_MAX_ATTEMPTS; `place`: which
+    `stream`: its key; `maxlen`: REDIS_STREAM_MAXLEN; `max_attempts`: DISPATCH_MAX_ATTEMPTS; `installation`: which
     system this is.
     """
 
@@ -52,10 +52,10 @@ class Overview:
         stream: str,
         maxlen: int,
         max_attempts: int | None = None,
-        place: Place = NOWHERE,
+        installation: Installation = UNNAMED,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._place = place
+        self._installation = installation
         self._history = history
         self._stream = stream
         self._maxlen = maxlen
@@ -89,7 +89,7 @@ class Overview:
             "level": level_of(findings),
             "findings": [asdict(each) | {"needs_somebody": each.needs_somebody} for each in findings],
             "runbook": BASE,
-            **asdict(self._place),
+            **asdict(self._installation),
             "names": reading.names,
             "processes": reading.processes,
             "version": __version__,

@@ -12,8 +12,13 @@ from dispatcher.core.outcome import BatchOutcomes, Waits
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 
-ANOTHER_RUN = "DS001"  # raised by messaging.holds_stream
-NOWHERE: Mapping[str, object] = {"stream": None, "run_id": None, "replid": None, "life": None}  # any run will do
+ANOTHER_INCARNATION = "DS001"  # raised by messaging.holds_stream
+NOWHERE: Mapping[str, object] = {
+    "stream": None,
+    "run_id": None,
+    "replid": None,
+    "life": None,
+}  # any incarnation will do
 NO_STREAMS: Mapping[str, object] = {"streams": None, "run_ids": None, "replids": None, "lives": None}
 
 
@@ -55,7 +60,7 @@ async def settle(
         try:
             sent = await _settle_sent(session, common, outcomes, incarnations)
         except psycopg.Error as error:
-            if error.sqlstate == ANOTHER_RUN:
+            if error.sqlstate == ANOTHER_INCARNATION:
                 raise StreamMoved("another incarnation of Redis holds the stream now") from None
             raise
     if outcomes.done_ids:

@@ -45,7 +45,7 @@ def line_of(event: events.TelemetryEvent) -> Line | None:
             text = "A server that a handler needs is away; events of this type wait, at no cost"
             return Line("WARNING", "handler_outage", text, {"event_type": event_type, "error": error})
         case events.StuckHandlers(True, stuck):
-            text = "Every handler slot is taken by one that does not end; restart the process to free them"
+            text = "Every place is taken by a handler that does not end; restart the process to free them"
             return Line("ERROR", "handlers_stuck", text, {"stuck": stuck})
         case events.StuckHandlers():
             return Line("INFO", "handlers_free", "A stuck handler ended; events are handed out again", {})
@@ -87,9 +87,11 @@ def line_of(event: events.TelemetryEvent) -> Line | None:
             text = "Entries are gone from the stream though Redis ran on; their rows are published again"
             return Line("WARNING", "stream_audited", text, {"rows": lost, "why": why})
         case events.Republished(0, why):
-            return Line("INFO", "stream_audited", "Another run of Redis holds the stream; it lost none", {"why": why})
+            return Line(
+                "INFO", "stream_audited", "Another incarnation of Redis holds the stream; it lost none", {"why": why}
+            )
         case events.Republished(lost, why):
-            text = "Another run of Redis holds the stream; rows whose entries it lost are published again"
+            text = "Another incarnation of Redis holds the stream; rows whose entries it lost are published again"
             return Line("WARNING", "stream_audited", text, {"rows": lost, "why": why})
         case events.CrashAudited(found, looked_at):
             text = "Postgres crashed, failed over or was restored; rows found in the stream are sent, claiming goes on"
@@ -211,8 +213,8 @@ def line_of(event: events.TelemetryEvent) -> Line | None:
             return Line("INFO", "sidecar_up", text, fields)
         case events.Stopping(reason):
             return Line("INFO", "dispatcher_stopping", "Stopping: nothing new is taken", {"reason": reason})
-        case events.Stopped(given_back):
-            return Line("INFO", "dispatcher_stopped", "Stopped", {"given_back": given_back})
+        case events.Stopped(released):
+            return Line("INFO", "dispatcher_stopped", "Stopped", {"given_back": released})
     return None
 
 

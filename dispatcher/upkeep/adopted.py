@@ -15,11 +15,11 @@ from dispatcher.stages.claim import CANARY
 
 
 class AdoptedRow(NamedTuple):
-    """A row under a claim of ours. `place`: the floor, or the mark of a row for a handler."""
+    """A row under a claim of ours. `stream_id`: the floor, or the mark of a row for a handler."""
 
     id: int
     event_id: str
-    place: str | None
+    stream_id: str | None
     attempts: int
     event_type: str
     slot: int
@@ -27,7 +27,7 @@ class AdoptedRow(NamedTuple):
     @property
     def floor(self) -> str | None:
         """The entry id after which it may be in the stream; None: a handler's, a canary, or `picked` by a person."""
-        return None if self.event_type == CANARY or self.place in tuple(HandlerMark) else self.place
+        return None if self.event_type == CANARY or self.stream_id in tuple(HandlerMark) else self.stream_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchPlace:
+class SearchedSink:
     """A connection that publishes to these streams, and who searches them. `slots`: whose rows go there, of a shard."""
 
     streams: Sequence[str]
@@ -57,44 +57,44 @@ class Found(NamedTuple):
 
 
 class AdoptedSearch:
-    """Searches all places for adopted rows. Written by the takeover's task only."""
+    """Searches all sinks for adopted rows. Written by the takeover's task only."""
 
-    def __init__(self, places: Sequence[SearchPlace], layout: Layout, *, lease_s: float) -> None:
-        self._places = places
+    def __init__(self, sinks: Sequence[SearchedSink], layout: Layout, *, lease_s: float) -> None:
+        self._sinks = sinks
         self._layout = layout
         self._lease_s = lease_s
-        self._incarnations: list[RedisIncarnation | None] = [None] * len(places)  # what is searched
-        self._searches: dict[int, tuple[str, Search]] = {}  # by place: the claim that is searched for
-        self._away: list[SearchPlace] = []  # at the last ready()
+        self._incarnations: list[RedisIncarnation | None] = [None] * len(sinks)  # what is searched
+        self._searches: dict[int, tuple[str, Search]] = {}  # by sink: the claim that is searched for
+        self._away: list[SearchedSink] = []  # at the last ready()
 
     def ready(self) -> bool:
-        """Whether a place answers: else no dispatcher can be fenced, and no stream searched.
+        """Whether a sink answers: else no dispatcher can be fenced, and no stream searched.
 
-        Of a Cluster's shards those that do not answer are left out, see `closed`; other places have to answer all.
+        Of a Cluster's shards those that do not answer are left out, see `closed`; other sinks have to answer all.
         """
-        self._incarnations = [each.connection.incarnation for each in self._places]
-        self._away = [each for each in self._places if not each.connection.up or each.connection.incarnation is None]
-        return not self._away or (len(self._away) < len(self._places) and all(each.slots for each in self._places))
+        self._incarnations = [each.connection.incarnation for each in self._sinks]
+        self._away = [each for each in self._sinks if not each.connection.up or each.connection.incarnation is None]
+        return not self._away or (len(self._away) < len(self._sinks) and all(each.slots for each in self._sinks))
 
     @property
     def closed(self) -> list[int]:
         """The slots whose rows cannot be taken over now: nobody can be fenced where they may have been sent."""
-        return [slot for place in self._away for slot in place.slots]
+        return [slot for sink in self._away for slot in sink.slots]
 
     def connections(self) -> list[RedisConnection]:
         """One to each server that answers."""
-        there = [each.connection for each in self._places if each not in self._away]
+        there = [each.connection for each in self._sinks if each not in self._away]
         return list({connection.server: connection for connection in there}.values())
 
     def split(self, adopted: Adopted) -> tuple[Adopted, Adopted]:
-        """The rows that can be searched for, and those that wait for a place."""
-        away = {stream for place in self._away for stream in place.streams}
+        """The rows that can be searched for, and those that wait for a sink."""
+        away = {stream for sink in self._away for stream in sink.streams}
         wait = [row for row in adopted.rows if row.floor and self._layout.key_of(row.event_type, row.slot) in away]
         now = [row for row in adopted.rows if row not in wait] if wait else adopted.rows
         return replace(adopted, rows=now), replace(adopted, rows=wait)
 
     async def find(self, session: Session, adopted: Adopted) -> list[Found]:
-        """What is in the streams, by place. Raises Unreachable, SessionLost or psycopg.Error."""
+        """What is in the streams, by sink. Raises Unreachable, SessionLost or psycopg.Error."""
         floors = {row.id: row.floor for row in adopted.rows if row.floor}
         if not floors:
             return []
@@ -102,15 +102,15 @@ class AdoptedSearch:
         wanted = by_stream(self._layout, [row for row in adopted.rows if row.id in floors])
         ids = [row.id for row in adopted.rows]
         found = []
-        for number, (place, incarnation) in enumerate(zip(self._places, self._incarnations, strict=True)):
-            here = {stream: events for stream, events in wanted.items() if stream in place.streams}
+        for number, (sink, incarnation) in enumerate(zip(self._sinks, self._incarnations, strict=True)):
+            here = {stream: events for stream, events in wanted.items() if stream in sink.streams}
             if not here:
                 continue
             last = self._searches.get(number)
             if last is None or last[0] != adopted.claim_id or last[1].incarnation != incarnation:
                 last = self._searches[number] = (adopted.claim_id, Search(floor, here, incarnation))
             search = last[1]  # after a failure it goes on where it was
-            while not await place.searcher.go_on(search, self._lease_s / 4):
+            while not await sink.searcher.go_on(search, self._lease_s / 4):
                 await session.fetch(
                     load("renew_claims"), {"ids": ids, "claim_ids": [adopted.claim_id] * len(ids), "floor": None}
                 )

@@ -33,7 +33,7 @@ _UNLOCK = f"SELECT pg_advisory_unlock({locks.CRASH_SEARCH})"
 
 
 @dataclass(frozen=True, slots=True)
-class CrashPlace:
+class AuditedSink:
     """Streams of one server or shard: who publishes to them, and a connection of another name that searches."""
 
     streams: Sequence[str]
@@ -47,15 +47,15 @@ class PostgresCrashAudit:
 
     def __init__(
         self,
-        places: Sequence[CrashPlace],
+        sinks: Sequence[AuditedSink],
         *,
         layout: StandingLayout,
         deadline_s: float,
         wake: Callable[[], None],
         observe: Observer,
     ) -> None:
-        self._places = places
-        self._streams = [stream for place in places for stream in place.streams]
+        self._sinks = sinks
+        self._streams = [stream for sink in sinks for stream in sink.streams]
         self._layout = layout
         self._deadline_s = deadline_s
         self._wake = wake
@@ -93,13 +93,13 @@ class PostgresCrashAudit:
 
     def _known(self) -> dict[str, object]:
         """The newest entry, and the data set that it is of. Of several none is named: their clocks may differ."""
-        incarnations = [place.publisher.incarnation for place in self._places]
+        incarnations = [sink.publisher.incarnation for sink in self._sinks]
         if None in incarnations:
-            return {"floor": None, "replid": "", "several": len(self._places) > 1}
-        if len(self._places) == 1 and incarnations[0] is not None:
-            floor, replid = self._places[0].publisher.floor, incarnations[0].replid
+            return {"floor": None, "replid": "", "several": len(self._sinks) > 1}
+        if len(self._sinks) == 1 and incarnations[0] is not None:
+            floor, replid = self._sinks[0].publisher.floor, incarnations[0].replid
             return {"floor": floor, "replid": replid, "several": False}
-        oldest = min(stream_order(place.publisher.floor) for place in self._places)
+        oldest = min(stream_order(sink.publisher.floor) for sink in self._sinks)
         return {"floor": f"{max(oldest[0] - SKEW_MS, 0)}-0", "replid": "", "several": True}
 
     async def audit(self, session: Session) -> None:
@@ -116,8 +116,8 @@ class PostgresCrashAudit:
                     raise session.lose(why)
                 await self._look(session)
         finally:
-            for place in self._places:
-                place.searcher.close()
+            for sink in self._sinks:
+                sink.searcher.close()
             if not session.pooled and not session.closed:
                 await session.fetch(_UNLOCK)
 
@@ -125,33 +125,33 @@ class PostgresCrashAudit:
         # What was claimed before the crash must not arrive after the look: it was written on a connection of before.
         names = [name for (name,) in await session.fetch(load("all_dispatchers"))]
         ended = set[str]()
-        for place in self._places:
-            await place.searcher.connect()
-            place.searcher.set_incarnation(await place.verify(place.searcher))
-            if place.searcher.server not in ended:
-                await end_connections(place.searcher, names, self._deadline_s)
-                ended.add(place.searcher.server)
+        for sink in self._sinks:
+            await sink.searcher.connect()
+            sink.searcher.set_incarnation(await sink.verify(sink.searcher))
+            if sink.searcher.server not in ended:
+                await end_connections(sink.searcher, names, self._deadline_s)
+                ended.add(sink.searcher.server)
         looked_at = found = 0
         for since, begin in await session.fetch(load("crash_since"), {"streams": self._streams}):
-            for place in self._places:
-                looked, settled = await self._look_in(session, place, since, begin)
+            for sink in self._sinks:
+                looked, settled = await self._look_in(session, sink, since, begin)
                 looked_at, found = looked_at + looked, found + settled
         await session.fetch(load("mark_unbroken"), {"layout": self._layout.claims_by})
         self._observe(CrashAudited(found, looked_at))
         self._wake()
 
-    async def _look_in(self, session: Session, place: CrashPlace, since: str, begin: str) -> tuple[int, int]:
-        searcher, incarnation = place.searcher, place.searcher.incarnation
+    async def _look_in(self, session: Session, sink: AuditedSink, since: str, begin: str) -> tuple[int, int]:
+        searcher, incarnation = sink.searcher, sink.searcher.incarnation
         if incarnation is None:
             raise Unreachable("the connection that searches was lost")
 
         async def again() -> None:
             await searcher.connect()
-            if await place.verify(searcher) != incarnation:
+            if await sink.verify(searcher) != incarnation:
                 raise Unreachable("another incarnation of Redis holds the stream than a moment ago")
 
         looked_at = found = 0
-        for stream in place.streams:
+        for stream in sink.streams:
             async for page in read_pages(searcher, stream, begin, self._deadline_s, again):
                 looked_at += len(page)
                 found += await self._settle(session, incarnation, stream, since, page)

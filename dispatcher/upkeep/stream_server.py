@@ -78,7 +78,7 @@ class StreamServers:
             "below": None if gap is None else gap.before,
             "newest_id": end.known_id,
             "added": end.added,
-            "why": "another run of Redis held the stream" if gap is None else EMPTIED,
+            "why": "another incarnation of Redis held the stream" if gap is None else EMPTIED,
             "window_s": self._window_s,
             "at_most": self._chunk,
             "so_far": so_far,

@@ -23,7 +23,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import new_claim_id
 from dispatcher.stages.settle import Settlement, release, settle
-from dispatcher.upkeep.adopted import Adopted, AdoptedRow, AdoptedSearch, Found, SearchPlace
+from dispatcher.upkeep.adopted import Adopted, AdoptedRow, AdoptedSearch, Found, SearchedSink
 from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.slot_handover import SlotHandover
@@ -40,7 +40,7 @@ class Takeover:
 
     def __init__(
         self,
-        places: Sequence[SearchPlace],
+        sinks: Sequence[SearchedSink],
         *,
         layout: Layout,
         lease_s: float,
@@ -61,7 +61,7 @@ class Takeover:
         self._every_s = every_s
         self._overdue_every_s = min(max(lease_s / 6, every_s), 5.0)
         self._clock = clock
-        self._search = AdoptedSearch(places, layout, lease_s=lease_s)  # no place: no event goes to the stream
+        self._search = AdoptedSearch(sinks, layout, lease_s=lease_s)  # no sink: no event goes to the stream
         self._layout = layout
         self._lease_s = lease_s
         self._deadline_s = deadline_s
@@ -265,7 +265,7 @@ class Takeover:
             await settle(session, adopted.claim_id, there)
         found, incarnation = last
         outcomes = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)
-        charged = [row for row in adopted.rows if row.place in tuple(HandlerMark)]
+        charged = [row for row in adopted.rows if row.stream_id in tuple(HandlerMark)]
         for row in charged:
             outcomes.add(row.id, self._charge(row, adopted.cause))
         settlement = await settle(session, adopted.claim_id, outcomes)
@@ -280,11 +280,11 @@ class Takeover:
         """What becomes of a row whose handler had begun. It runs alone next, because of how its error begins."""
         error, attempt = brief(f"{PROCESS_LOST}: {cause}"), row.attempts + 1
         delay_s = self._retry.backoff.reconnect_delay(attempt, self._rng)
-        if row.place == HandlerMark.MAY_HAVE_BEGUN:
+        if row.stream_id == HandlerMark.MAY_HAVE_BEGUN:
             return Waits(delay_s, error)
         if attempt < self._retry.max_attempts:
             return FailedAttempt(delay_s, error)
-        return FailedForGood(error) if row.place == HandlerMark.ALONE else Waits(delay_s, error)
+        return FailedForGood(error) if row.stream_id == HandlerMark.ALONE else Waits(delay_s, error)
 
     def _tell_charged(self, charged: list[AdoptedRow], outcomes: BatchOutcomes, settlement: Settlement) -> None:
         errors = {row_id: each.error for row_id, each in [*outcomes.retries, *outcomes.dead]}

@@ -1,5 +1,5 @@
--- settle_retry: settles rows of one claim that are tried again: they failed for a reason of their own, or their handler waits. An
---   attempt is noted in the event's history.
+-- settle_retry: settles rows of one claim that are tried again: they failed for a reason of their own, or they wait (core/outcome.py: Waits).
+--   A failed attempt is noted in the event's history.
 -- Parameters: claim_id, ids, delays (seconds, one a row), errors (one a row), costs (attempts that it costs, one a row: 1, or 0 for
 --   a wait), places (file and line of the handler that raised, one a row, or NULL), now (NULL: the server's clock).
 -- Returns: id of each row. A row that is missing was lost to another claim.

@@ -320,7 +320,7 @@ async def test_a_stop_waits_for_handlers_then_gives_the_rest_back(
         may_end.set()
         stopped = await running.tap.next(Stopped)
     assert running.service.exit_code == 0
-    assert stopped.given_back == 1
+    assert stopped.released == 1
     rows = [(row["event_type"], row["status"], row["attempts"]) for row in await read_table(db)]
     assert rows == [("ends", "sent", 0)] + [("endless", "pending", 0)] * 3
     assert await read_table(db, "dispatcher") == []

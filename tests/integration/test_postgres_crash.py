@@ -23,7 +23,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, client_name
 from dispatcher.stages.claim import claim, new_claim_id
-from dispatcher.upkeep.postgres_crash import CrashPlace, PostgresCrashAudit
+from dispatcher.upkeep.postgres_crash import AuditedSink, PostgresCrashAudit
 from tests.support.layouts import standing
 from tests.support.postgres import StartPostgres
 from tests.support.proxy import StartProxy
@@ -65,7 +65,7 @@ async def make(redis_url: str, tap: Tap) -> AsyncIterator[Make]:
         await publisher.connect()
         publisher.incarnation = RedisIncarnation()
         return PostgresCrashAudit(
-            [CrashPlace((STREAM,), publisher, looker, verify)],
+            [AuditedSink((STREAM,), publisher, looker, verify)],
             layout=standing(),
             deadline_s=deadline_s,
             wake=lambda: None,
@@ -128,12 +128,12 @@ async def test_the_note_bounds_the_look(session: Session, make: Make, db: Db, re
     await insert_events(db, 4)
     ids = await publish(redis, db)
     audit = await make()
-    audit._places[0].publisher.entries.floor = ids[1]
+    audit._sinks[0].publisher.entries.floor = ids[1]
     assert await audit.note(session)
-    audit._places[0].publisher.entries.floor = ids[0]  # an older one, by somebody who published less
+    audit._sinks[0].publisher.entries.floor = ids[0]  # an older one, by somebody who published less
     assert await audit.note(session)
     await db.execute(FORGET)
-    audit._places[0].publisher.entries.floor = ids[3]
+    audit._sinks[0].publisher.entries.floor = ids[3]
     assert not await audit.note(session)  # too late: claims of before the look may be forgotten
     await audit.audit(session)
     assert await statuses(db) == {"pending": 2, "sent": 2}
@@ -149,7 +149,7 @@ async def test_a_claim_that_is_older_than_the_note(session: Session, make: Make,
     )
     await db.execute("UPDATE messaging.message_outbox SET stream_id = %s WHERE id = 3", (ids[2],))  # a plain replay
     audit = await make()
-    audit._places[0].publisher.entries.floor = ids[1]
+    audit._sinks[0].publisher.entries.floor = ids[1]
     assert await audit.note(session)
     await db.execute(FORGET)
     await audit.audit(session)
@@ -162,8 +162,8 @@ async def test_after_a_failover_that_the_note_does_not_know(
     """The new Redis's clock is behind: its entries are older than the note."""
     await insert_events(db, 2)
     audit = await make()
-    audit._places[0].publisher.incarnation = RedisIncarnation("run a", "data a", ((STREAM, 0),))
-    audit._places[0].publisher.entries.floor = "5000-0"
+    audit._sinks[0].publisher.incarnation = RedisIncarnation("run a", "data a", ((STREAM, 0),))
+    audit._sinks[0].publisher.entries.floor = "5000-0"
     assert await audit.note(session)
     await db.execute(
         "INSERT INTO messaging.stream_server (stream, run_id, replid, last_id) VALUES (%s, 'run b', 'data b', '900-0')",
@@ -174,8 +174,8 @@ async def test_after_a_failover_that_the_note_does_not_know(
     await db.execute(FORGET)
     await audit.audit(session)
     assert await statuses(db) == {"sent": 2}
-    audit._places[0].publisher.incarnation = RedisIncarnation("run b", "data b", ((STREAM, 0),))
-    audit._places[0].publisher.entries.floor = "1001-0"
+    audit._sinks[0].publisher.incarnation = RedisIncarnation("run b", "data b", ((STREAM, 0),))
+    audit._sinks[0].publisher.entries.floor = "1001-0"
     assert await audit.note(session)
     rows = await session.fetch("SELECT stream_id, replid FROM messaging.newest_entry")
     assert rows == [("1001-0", "data b")]
@@ -197,7 +197,7 @@ async def test_those_who_publish_are_ended_first(
         await audit.audit(session)
         names = {client["name"] for client in await redis.client_list()}
     assert {client_name(name) for name in ("us", "frozen", "look-us", "stranger")} & names == {client_name("stranger")}
-    assert not audit._places[0].publisher.up
+    assert not audit._sinks[0].publisher.up
 
 
 async def test_a_look_that_fails_lets_nobody_claim(
@@ -208,11 +208,11 @@ async def test_a_look_that_fails_lets_nobody_claim(
     audit = await make(through.via(redis_url), 1.0)
     await db.execute(FORGET)
     through.drop_replies()
-    audit._places[0].searcher._connect_timeout_s = 0.2
+    audit._sinks[0].searcher._connect_timeout_s = 0.2
     with pytest.raises(Unreachable):
         await audit.audit(session)
     assert await claimable(session) == 0
-    audit._places[0].searcher._connect_timeout_s = 20.0
+    audit._sinks[0].searcher._connect_timeout_s = 20.0
     await through.restore()
     await audit.audit(session)  # no lock was left behind
     assert await claimable(session) == 1

@@ -20,7 +20,7 @@ from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.search import Searcher
 from dispatcher.stages.claim import claim, new_claim_id
-from dispatcher.upkeep.adopted import SearchPlace
+from dispatcher.upkeep.adopted import SearchedSink
 from dispatcher.upkeep.slot_handover import SlotHandover
 from dispatcher.upkeep.takeover import Takeover
 from tests.support.rows import STREAM, insert_events, read_table, statuses
@@ -34,7 +34,7 @@ class Successor:
     def __init__(self, ours: Keeping, redis_connection: RedisConnection, handover: SlotHandover) -> None:
         self.ours = ours
         self.takeover = Takeover(
-            [SearchPlace((STREAM,), redis_connection, Searcher(redis_connection, 60.0))],
+            [SearchedSink((STREAM,), redis_connection, Searcher(redis_connection, 60.0))],
             layout=Layout(STREAM, order="aggregate"),
             lease_s=3600,
             deadline_s=60.0,

@@ -27,7 +27,7 @@ from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.search import Searcher
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import Settlement, settle
-from dispatcher.upkeep.adopted import SearchPlace
+from dispatcher.upkeep.adopted import SearchedSink
 from dispatcher.upkeep.takeover import Takeover
 from tests.support.rows import STREAM, insert_events, read_table, statuses
 from tests.support.tap import Tap
@@ -93,7 +93,7 @@ def make(redis_connection: RedisConnection, tap: Tap) -> Callable[..., Watch]:
 
     def takeover(lease_s: float, in_flight: Collection[str] = (), **pace: Any) -> Watch:
         return Watch(
-            [SearchPlace((STREAM,), redis_connection, Searcher(redis_connection, 30.0))],
+            [SearchedSink((STREAM,), redis_connection, Searcher(redis_connection, 30.0))],
             layout=Layout(STREAM),
             lease_s=lease_s,
             deadline_s=30.0,

@@ -18,7 +18,7 @@ from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, client_name
 from dispatcher.infra.redis.search import Searcher
 from dispatcher.stages.claim import CANARY, EventTypeFilter, claim, new_claim_id
-from dispatcher.upkeep.adopted import SearchPlace
+from dispatcher.upkeep.adopted import SearchedSink
 from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.registry import Registry
 from dispatcher.upkeep.takeover import Takeover
@@ -62,7 +62,7 @@ async def succeed(redis_url: str, tap: Tap) -> AsyncIterator[Callable[..., Await
         brokers.append(redis_connection)
         await redis_connection.connect()
         return Takeover(
-            [SearchPlace((STREAM,), redis_connection, Searcher(redis_connection, deadline_s))],
+            [SearchedSink((STREAM,), redis_connection, Searcher(redis_connection, deadline_s))],
             layout=Layout(STREAM),
             lease_s=3600,
             deadline_s=deadline_s,
@@ -195,8 +195,8 @@ async def test_a_sink_that_goes_away_leaves_nothing_half_done(
         await takeover.take_over_dead(session)
     assert await statuses(db) == {"picked": 3}
     await through.restore()
-    assert takeover._search._places[0].connection is not None
-    await takeover._search._places[0].connection.connect()
+    assert takeover._search._sinks[0].connection is not None
+    await takeover._search._sinks[0].connection.connect()
     monkeypatch.undo()
     await takeover.finish(session)
     assert await statuses(db) == {"sent": 1, "pending": 2}
@@ -231,8 +231,8 @@ async def test_a_failed_succession_leaves_no_lock_behind(
     registry, control = owner
     await die(control, db)
     takeover = await succeed()
-    assert takeover._search._places[0].connection is not None
-    takeover._search._places[0].connection.close()
+    assert takeover._search._sinks[0].connection is not None
+    takeover._search._sinks[0].connection.close()
     for _ in range(3):
         with pytest.raises(Unreachable):
             await takeover.take_over_dead(session)

@@ -108,12 +108,12 @@ def stats(as_json: bool, **flags: str | None) -> None:
 
 def _dead_of_groups(flags: dict[str, str | None]) -> dict[str, int]:
     """How many entries each group's consumers put away; nothing where Redis is not named, or does not answer."""
-    from dispatcher.commands.groups.options import place_of  # here: only an empty list asks Redis
+    from dispatcher.commands.groups.options import servers_of  # here: only an empty list asks Redis
     from dispatcher.ops.groups import GroupsQuestion, read_groups
 
     async def ask_groups() -> dict[str, int]:
-        place, found = await place_of(flags), dict[str, int]()
-        streams, _ = await read_groups(GroupsQuestion(place.url, tuple(place.keys), None, timeout_s=REDIS_S))
+        at, found = await servers_of(flags), dict[str, int]()
+        streams, _ = await read_groups(GroupsQuestion(at.url, tuple(at.keys), None, timeout_s=REDIS_S))
         for group in (group for stream in streams for group in stream.groups if group.dead):
             found[group.name] = found.get(group.name, 0) + (group.dead or 0)
         return found

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import click
 
-from dispatcher.commands.groups.options import EntryId, dead_of, dead_stream, of_group, place_of, servers
+from dispatcher.commands.groups.options import EntryId, dead_of, dead_stream, of_group, server_options, servers_of
 from dispatcher.commands.options import require_terminal, together, yes
 from dispatcher.commands.tables import ago, plain, show_facts, show_table
 from dispatcher.core.counted import counted
@@ -25,7 +25,7 @@ chosen = together(
     click.option("--dry-run", is_flag=True, help="Only count them."),
     yes,
     dead_stream,
-    servers,
+    server_options,
 )
 
 
@@ -36,7 +36,7 @@ chosen = together(
 @click.option("--before", type=EntryId(), metavar="ENTRY", help="Only those before this entry: the next page.")
 @click.option("--payload", is_flag=True, help="With payload and headers; of one entry, or with --json.")
 @dead_stream
-@servers
+@server_options
 def list_entries(
     group: str,
     entry: str | None,
@@ -134,26 +134,26 @@ def _decide(
 async def _list(
     group: str, entry: str | None, limit: int, before: str | None, dead_stream: str, flags: dict[str, str | None]
 ) -> list[DeadEntry]:
-    async with dead_of(await place_of(flags), group, dead_stream) as dead:
+    async with dead_of(await servers_of(flags), group, dead_stream) as dead:
         return await dead.newest(limit, before) if entry is None else await dead.named([entry])
 
 
 async def _count(group: str, entries: Sequence[str], dead_stream: str, flags: dict[str, str | None]) -> int:
-    async with dead_of(await place_of(flags), group, dead_stream) as dead:
+    async with dead_of(await servers_of(flags), group, dead_stream) as dead:
         return len(await dead.named(entries)) if entries else await dead.count()
 
 
 async def _carry_out(
     what: str, group: str, entries: Sequence[str], dead_stream: str, flags: dict[str, str | None]
 ) -> tuple[int, list[Left]]:
-    place = await place_of(flags)
+    at = await servers_of(flags)
     done, left = 0, list[Left]()
-    async with dead_of(place, group, dead_stream) as dead:
+    async with dead_of(at, group, dead_stream) as dead:
         if what == "discard":
             async for batch in dead.batches(entries):
                 done += await dead.remove(batch)
             return done, left
-        async with ReplaySession(place.postgres) as replay:
+        async with ReplaySession(at.postgres) as replay:
             async for batch in dead.batches(entries):
                 published, stay = await dead.publish_again(replay, batch)
                 done += published

@@ -5,7 +5,7 @@ import json
 import anyio
 import click
 
-from dispatcher.commands.groups.options import Place, dead_of, of_group, place_of, servers
+from dispatcher.commands.groups.options import StreamServers, dead_of, of_group, server_options, servers_of
 from dispatcher.commands.options import require_terminal, yes
 from dispatcher.core.counted import counted
 from dispatcher.ops.destroy_group import Abandoned, destroy, look
@@ -14,7 +14,7 @@ from dispatcher.ops.destroy_group import Abandoned, destroy, look
 @click.command(name="destroy")
 @of_group
 @yes
-@servers
+@server_options
 def destroy_group(group: str, yes: bool, as_json: bool, **flags: str | None) -> int:
     """Remove a consumer group that nobody reads any more, from each key of the stream.
 
@@ -23,13 +23,13 @@ def destroy_group(group: str, yes: bool, as_json: bool, **flags: str | None) -> 
     """
     if not yes:
         require_terminal(dry_run=False)
-    place, found = anyio.run(_look, group, flags)
+    at, found = anyio.run(_look, group, flags)
     for each in found:
         click.echo(f"{each.stream}: read up to {each.read_to}, {each.pending} not acknowledged", err=as_json)
     if not yes and not click.confirm(f"Destroy the group {group}?", err=as_json):
         click.echo("Nothing was destroyed.", err=as_json)
         return 1
-    dead = anyio.run(_destroy, group, place)
+    dead = anyio.run(_destroy, group, at)
     if as_json:
         click.echo(json.dumps({"group": group, "destroyed": [each.stream for each in found], "dead": dead}))
         return 0
@@ -39,12 +39,12 @@ def destroy_group(group: str, yes: bool, as_json: bool, **flags: str | None) -> 
     return 0
 
 
-async def _look(group: str, flags: dict[str, str | None]) -> tuple[Place, list[Abandoned]]:
-    place = await place_of(flags)
-    return place, await look(place.url, place.keys, group, place.postgres.connect_timeout_s)
+async def _look(group: str, flags: dict[str, str | None]) -> tuple[StreamServers, list[Abandoned]]:
+    at = await servers_of(flags)
+    return at, await look(at.url, at.keys, group, at.postgres.connect_timeout_s)
 
 
-async def _destroy(group: str, place: Place) -> int:
-    await destroy(place.url, place.keys, group, place.postgres.connect_timeout_s)
-    async with dead_of(place, group, "") as dead:
+async def _destroy(group: str, at: StreamServers) -> int:
+    await destroy(at.url, at.keys, group, at.postgres.connect_timeout_s)
+    async with dead_of(at, group, "") as dead:
         return await dead.count()

@@ -1,4 +1,4 @@
-"""What the commands about one group have in common: its name, the servers, the keys of the stream."""
+"""What the commands about one group have in common: its name, the server_options, the keys of the stream."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class EntryId(click.ParamType[str]):
         return str(value)
 
 
-class Place(NamedTuple):
+class StreamServers(NamedTuple):
     """Where the group is: Redis, the keys of the stream, and the Postgres of the outbox."""
 
     url: str
@@ -33,21 +33,21 @@ class Place(NamedTuple):
     postgres: PostgresTarget
 
 
-servers = options.together(options.stream_name, options.redis_url, options.database, options.json_output)
+server_options = options.together(options.stream_name, options.redis_url, options.database, options.json_output)
 of_group = click.argument("group")
 dead_stream = click.option(
     "--dead-stream", metavar="KEY", default="", help="Where the consumers put entries away, if they name it themselves."
 )
 
 
-async def place_of(flags: dict[str, str | None]) -> Place:
+async def servers_of(flags: dict[str, str | None]) -> StreamServers:
     """From these flags, or else the environment; the keys are those that the dispatchers have. Raises Misconfigured."""
     settings = options.settings_from(flags, "redis_url", "handlers", "unrouted", *options.LAYOUT)
     if not (url := settings.get("redis_url", "")):
         raise Misconfigured("no event goes to a stream (DISPATCH_UNROUTED=dead), so there are no groups")
     where = options.target(settings, STATEMENT_S)
-    return Place(url, (await standing_layout(where, options.layout_of(settings))).keys, where)
+    return StreamServers(url, (await standing_layout(where, options.layout_of(settings))).keys, where)
 
 
-def dead_of(place: Place, group: str, dead_stream: str) -> DeadEntries:
-    return DeadEntries(place.url, place.keys, group, dead_stream, place.postgres.connect_timeout_s)
+def dead_of(at: StreamServers, group: str, dead_stream: str) -> DeadEntries:
+    return DeadEntries(at.url, at.keys, group, dead_stream, at.postgres.connect_timeout_s)

@@ -73,6 +73,6 @@ class Stopping(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Stopped(TelemetryEvent):
-    """Everything is closed. `given_back`: rows claimed for handlers that were returned to pending at the end."""
+    """Everything is closed. `released`: rows claimed for handlers that were released at the end."""
 
-    given_back: int
+    released: int

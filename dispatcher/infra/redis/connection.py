@@ -122,7 +122,7 @@ class RedisConnection:
         self.close()
         self.set_incarnation(None)
         wanted = await self._wanted()
-        self.address = wanted.place()
+        self.address = wanted.configured()
         *others, last = await candidates(wanted, self._key, self._connect_timeout_s)
         for target in others:
             try:

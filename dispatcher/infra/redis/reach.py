@@ -38,8 +38,8 @@ async def leads_elsewhere(ours: RedisTarget, wanted: RedisTarget, key: str, time
 
     A primary that is cut off from its sentinels goes on for whoever holds a connection, and loses it all in the end.
     """
-    if wanted.place() != ours.place() or wanted.named:
-        return wanted.place() != ours.place()
+    if wanted.configured() != ours.configured() or wanted.named:
+        return wanted.configured() != ours.configured()
     try:
         return (ours.host, ours.port) not in [
             (each.host, each.port) for each in await candidates(wanted, key, timeout_s)

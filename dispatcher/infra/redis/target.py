@@ -74,9 +74,9 @@ class RedisTarget:
 
     def address(self) -> str:
         """host:port/db or the socket's path, for messages."""
-        return f"{self.path or f'{self.host}:{self.port}'}/{self.db}" if self.named else self.place()
+        return f"{self.path or f'{self.host}:{self.port}'}/{self.db}" if self.named else self.configured()
 
-    def place(self) -> str:
+    def configured(self) -> str:
         """What the settings name: the same for each node, or whichever server is the primary."""
         if self.cluster is not None:
             return f"Cluster of {self.cluster}"

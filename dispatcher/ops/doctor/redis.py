@@ -90,7 +90,7 @@ async def look_at_redis(
 
 
 def _identity(told: str) -> Finding:
-    """Check that every connection leads to the same run of Redis."""
+    """Check that every connection leads to the same incarnation of Redis."""
     if told == "same":
         return ok("redis-identity", "every connection is told the same run id")
     if not told:
