@@ -25,8 +25,8 @@ import yaml
 
 from dispatcher.cli import COMMANDS, cli
 from dispatcher.core import events
-from dispatcher.settings import describe
-from dispatcher.settings.describe import GROUPS
+from dispatcher.settings.describe import describe
+from dispatcher.settings.setting import Group
 from dispatcher.sidecar.openapi import ALWAYS, DOCUMENT, ERRORS
 from dispatcher.telemetry import logs, loguru_setup
 from dispatcher.telemetry.metrics import Metrics
@@ -85,18 +85,14 @@ def kept(part: str) -> Kept:
 
 
 def settings(_: Kept) -> str:
-    found = {row.env or row.flag: row for row in describe()}
-    placed = [name for names in GROUPS.values() for name in names]
-    if wrong := set(placed) ^ set(found):
-        raise LookupError(f"each setting has one place in GROUPS: {sorted(wrong)}")
     parts = []
-    for title, names in GROUPS.items():
+    for group in Group:
         rows = []
-        for row in (found[name] for name in names):
+        for row in (each for each in describe() if each.group is group):
             default = row.default if " " in row.default else code(row.default)
             takes = re.sub("^a whole number from ", "", row.wanted) if row.env else "no value"
             rows.append([code(row.env), code(row.flag), default, cell(takes), cell(row.help)])
-        parts.append(f"### {title}\n\n" + table(["Variable", "Flag", "Default", "It takes", "Meaning"], rows))
+        parts.append(f"### {group.value}\n\n" + table(["Variable", "Flag", "Default", "It takes", "Meaning"], rows))
     return "\n\n".join(parts)
 
 

@@ -10,8 +10,8 @@ from dispatcher.core.environment import take_away
 from dispatcher.infra import early_stop
 from dispatcher.infra.output import never_wait_for_output
 from dispatcher.settings import Settings, unknown_variables
-from dispatcher.settings.describe import GROUPS, group_of, with_unit
-from dispatcher.settings.setting import flag_of, setting_of
+from dispatcher.settings.describe import with_unit
+from dispatcher.settings.setting import Group, flag_of, setting_of
 
 # With them prometheus_client would keep each figure in a file, and add up what others left in that folder.
 PROMETHEUS = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
@@ -43,7 +43,9 @@ class GroupedHelp(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         titles = _titles()
-        listed: dict[str, list[tuple[str, str]]] = {title: [] for title in (*GROUPS, "Others")}
+        listed: dict[str, list[tuple[str, str]]] = {
+            title: [] for title in (*(group.value for group in Group), "Others")
+        }
         for param in self.get_params(ctx):
             if (record := param.get_help_record(ctx)) is not None:
                 listed[titles.get(param.name or "", "Others")].append(record)
@@ -57,9 +59,10 @@ def _titles() -> dict[str, str]:
     """The title of the group of each flag, by the name that click has for it."""
     found = {}
     for name, field in Settings.table().items():
-        found[name] = group_of(name)
-        if alias := setting_of(field).alias:
-            found[alias.flag.removeprefix("--").replace("-", "_")] = group_of(name)
+        setting = setting_of(field)
+        found[name] = setting.group.value
+        if setting.alias:
+            found[setting.alias.flag.removeprefix("--").replace("-", "_")] = setting.group.value
     return found
 
 

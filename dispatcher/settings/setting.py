@@ -3,11 +3,26 @@
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field
+from enum import Enum
 from typing import Any
 
 from dispatcher.settings.kinds import Kind
 
 _MARK = "setting"
+
+
+class Group(Enum):
+    """What settings are about: the reference and `dispatcher run --help` list them by it, in this order."""
+
+    BASICS = "What it does"
+    POSTGRES = "Connection to Postgres"
+    STREAM = "Connection to Redis, and the stream"
+    PACE = "Pace"
+    FAILURES = "Failures of an event"
+    HANDLERS = "Handlers in Python"
+    RETENTION = "Retention"
+    HTTP = "HTTP"
+    LOG = "Log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +39,7 @@ class Alias:
 class Setting:
     """What a field of `Settings` carries beside its type and default. Its flag is its attribute, with dashes."""
 
+    group: Group
     env: tuple[str, ...]  # the first that is set counts; the first is shown; none: it has only its alias
     kind: Kind
     help: str
@@ -32,6 +48,7 @@ class Setting:
 
 
 def setting(
+    group: Group,
     env: str,
     kind: Kind,
     default: Any,
@@ -42,7 +59,7 @@ def setting(
     default_text: str | None = None,
 ) -> Any:
     """One field of the table. `default`: `...` where it must be set, a function where it depends."""
-    mark = Setting(tuple(filter(None, (env, also_env))), kind, help, alias, default_text)
+    mark = Setting(group, tuple(filter(None, (env, also_env))), kind, help, alias, default_text)
     if callable(default):
         return field(default_factory=default, repr=not kind.secret, metadata={_MARK: mark})
     return field(default=MISSING if default is ... else default, repr=not kind.secret, metadata={_MARK: mark})

@@ -17,35 +17,33 @@ class SampledGauges:
     """Written by the event loop's thread only. `gauge`: makes one, as `Metrics` does. `streams`: keys of the layout."""
 
     def __init__(self, gauge: Callable[..., Gauge], streams: Sequence[str], clock: Callable[[], float]) -> None:
-        self._backlog = gauge(
-            "newest", "messaging_outbox_backlog_rows", "All unsettled rows, scheduled ones too, counted up to 1000001"
+        self._of_postgres: list[Gauge] = []  # unknown while Postgres is away: made by of_postgres() below
+
+        def of_postgres(name: str, documentation: str) -> Gauge:
+            self._of_postgres.append(gauge("newest", name, documentation))
+            return self._of_postgres[-1]
+
+        self._backlog = of_postgres(
+            "messaging_outbox_backlog_rows", "All unsettled rows, scheduled ones too, counted up to 1000001"
         )
-        self._oldest = gauge(
-            "newest",
+        self._oldest = of_postgres(
             "messaging_outbox_oldest_unsettled_age_seconds",
             "How long the oldest unsettled row is overdue; a row that was tried counts from occurred_at",
         )
-        self._dead_rows = gauge(
-            "newest", "messaging_outbox_dead_rows", "Dead events nobody decided about, counted up to 10001"
+        self._dead_rows = of_postgres(
+            "messaging_outbox_dead_rows", "Dead events nobody decided about, counted up to 10001"
         )
-        self._held = gauge(
-            "newest",
+        self._held = of_postgres(
             "messaging_outbox_held_aggregates",
             "With DISPATCH_ORDER=aggregate: aggregates whose events wait for one that fails; NaN without an order",
         )
-        self._oldest_held = gauge(
-            "newest",
+        self._oldest_held = of_postgres(
             "messaging_outbox_oldest_held_aggregate_seconds",
             "Since when the first of them is held, in seconds; NaN without an order",
         )
-        self._queue = gauge(
-            "newest",
-            "messaging_postgres_notification_queue_usage_ratio",
-            "Share of Postgres's notification queue in use",
+        self._queue = of_postgres(
+            "messaging_postgres_notification_queue_usage_ratio", "Share of Postgres's notification queue in use"
         )
-        self._of_postgres = (
-            self._backlog, self._oldest, self._dead_rows, self._held, self._oldest_held, self._queue,
-        )  # fmt: skip
         self._streams = StreamGauges(gauge, streams)
         self._sampled_at = gauge("newest", SAMPLED_AT, "When the gauges were last looked at")
         self._clock = clock

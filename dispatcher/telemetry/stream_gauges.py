@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from prometheus_client import Gauge
 
 from dispatcher.core import events
-from dispatcher.telemetry.groups import GroupGauges
+from dispatcher.telemetry.group_gauges import GroupGauges
 
 _NAN = float("nan")
 

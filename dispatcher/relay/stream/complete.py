@@ -65,9 +65,8 @@ class BatchCompleter:
         if outcomes.unknown:
             unanswered = set(outcomes.unknown)
             await self._reconciler.resolve(self._gate, postgres, batch, outcomes, also=also)
-            if (
-                was_cut(replies) and not outcomes.retries
-            ):  # Redis answered one row with an error before it closed: that row is the cause
+            # If Redis answered a row with an error before it closed the connection, that row is the cause.
+            if was_cut(replies) and not outcomes.retries:
                 apart = self._cut_again([row for row in batch.rows if row.id in unanswered], outcomes)
                 if apart and not (sent.incarnation and sent.incarnation.lives_on(outcomes.incarnation)):
                     suspect_of_loss(apart, outcomes)
@@ -155,7 +154,9 @@ class BatchCompleter:
         if self.order is not None:
             self.order.told(batch, outcomes)
         await self._settler.settle(postgres, batch.claim_id, outcomes, batch=batch, on_moved=moved, tried=tried)
-        also = ()  # what is kept aside keeps `moved`, and by it would keep the payloads of these batches
+        # Rows that are kept aside keep `moved`, perhaps for hours, and `moved` keeps `also`: no batch from here on, or
+        # the payloads of all of them would stay in memory.
+        also = ()
 
     def _cut_again(self, unanswered: list[ClaimedRow], outcomes: BatchOutcomes) -> list[ClaimedRow]:
         """Rows that are not in the stream after a second cut; after a first one they are released, as by an outage."""
