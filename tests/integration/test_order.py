@@ -172,6 +172,31 @@ async def test_a_row_that_commits_late_is_not_overtaken_by_the_next_of_its_aggre
     assert await order_of(redis, "late") == [1, 2]
 
 
+async def test_in_a_backlog_claims_begin_behind_what_is_gone_and_one_proof_is_enough_for_many(
+    dispatcher: StartDispatcher, db: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To pass over what is settled, and to ask who writes before each claim, costs as much as the claim itself."""
+    monkeypatch.setattr("dispatcher.relay.order.cursor.START_AGAIN_S", 1000.0)
+    monkeypatch.setattr("dispatcher.relay.order.cursor.PROVE_EVERY_S", 0.0)
+    monkeypatch.setattr("dispatcher.relay.order.cursor.PROVE_REST", 0.0)
+    proofs, began, execute = 0, list[int](), Session._execute
+
+    async def counted(self: Session, cursor: Any, sql: str, params: Any, *, prepare: bool) -> Any:
+        nonlocal proofs
+        proofs += sql.startswith("-- writers")
+        if sql.startswith("-- claim:") and "fresh_id" in params:  # not that which is tried out at the start
+            began.append(params["fresh_id"])
+        return await execute(self, cursor, sql, params, prepare=prepare)
+
+    await many(db, 6400)
+    monkeypatch.setattr(Session, "_execute", counted)
+    async with dispatcher(**ORDER, batch_size=64):
+        await becomes(lambda: sent(db), 6400)
+    assert len(began) > 100
+    assert len([each for each in began if not each]) < 20  # the slots are divided anew now and then
+    assert proofs < 20
+
+
 async def test_a_parked_event_holds_the_later_ones(dispatcher: StartDispatcher, db: Db, redis: Redis) -> None:
     [parked] = await add(db, "a", 1)
     await db.execute("UPDATE messaging.message_outbox SET next_run_at = 'infinity' WHERE id = %s", (parked,))

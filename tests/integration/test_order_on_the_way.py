@@ -260,7 +260,7 @@ async def test_each_prepared_transaction_is_a_writer_of_its_own(db: Db, database
             await writer.execute(f"PREPARE TRANSACTION '{name}'".encode())
             await writer.rollback()
     try:
-        writers = {name for name, _, _ in await (await db.execute(load("writers").encode())).fetchall()}
+        writers = {name for _, name, *_ in await (await db.execute(load("writers").encode())).fetchall()}
         assert len(writers - {None}) == 2
     finally:
         for name in names:

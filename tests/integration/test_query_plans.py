@@ -62,6 +62,7 @@ MAY_TOUCH = {
     "trial_settled": 1,
     "doctor_stranded": 10_000,  # its own bound
     "highest_id": 1,
+    "writers": 1,
     "renew_claims": 2 * BATCH,
     "settle_sent": 2 * BATCH,
     "settle_retry": 2 * BATCH,
@@ -114,7 +115,7 @@ MAY_TOUCH = {
 } | dict.fromkeys([
         "audit_stream",  # of the run that is known; test_stream_audit has the rest
         "saw_stream", "note_stream", "status_losses", "why_copy", "accept_copy", "stream_elsewhere",
-        "count_dispatchers", "ring_all", "rings_waiting", "writers",
+        "count_dispatchers", "ring_all", "rings_waiting",
         "note_newest", "mark_unbroken", "all_dispatchers",
         "dead_dispatchers", "end_sessions", "enrol", "evict", "enrol_again", "fence", "id_taken", "rights",
         "status_dispatchers", "status_doorbell", "status_idle",

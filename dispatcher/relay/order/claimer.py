@@ -185,6 +185,9 @@ class OrderedClaimer(Claimer):
         room = wanted.limit - len(fresh)
         group.cursor.share.note(wanted.limit, wanted.fresh_limit, len(fresh), len(others))
         more_fresh, more_others = len(fresh) >= wanted.fresh_limit, len(others) >= room
+        group.more = more_fresh or more_others
+        if not batch.rows:  # perhaps the claim was refused, and looked at nothing
+            return
         group.cursor.note(
             Looked(fresh_key(fresh[-1].id) if fresh else None, not more_fresh),
             # Of those that were scheduled only what comes before the last fresh row was looked at.
@@ -193,8 +196,7 @@ class OrderedClaimer(Claimer):
                 bool(room) and not (more_others or more_fresh),
             ),
         )
-        group.more = more_fresh or more_others
-        if not group.more and batch.rows:
+        if not group.more:
             group.cursor.ended(monotonic())
 
     async def _note_parked(self, session: Session, wanted: OrderedClaim) -> None:
@@ -243,13 +245,14 @@ class OrderedClaimer(Claimer):
         room = looked - len(fresh)
         more_other = seen["other"] < sum(row.kind == "other" for row in rows) or seen["other"] >= room
         group.cursor.share.note(limit, wanted.fresh_limit, min(seen["fresh"], limit), seen["other"])
-        group.cursor.note(
-            Looked(fresh_key(last["fresh"].id) if "fresh" in last else None, not more_fresh),
-            Looked(
-                _key(last["other"]) if "other" in last and not more_fresh else None,
-                bool(room) and not more_other and not more_fresh,
-            ),
-        )
+        if rows:
+            group.cursor.note(
+                Looked(fresh_key(last["fresh"].id) if "fresh" in last else None, not more_fresh),
+                Looked(
+                    _key(last["other"]) if "other" in last and not more_fresh else None,
+                    bool(room) and not more_other and not more_fresh,
+                ),
+            )
         group.more = more_fresh or more_other or let_go
         if let_go:
             group.cursor.reset()

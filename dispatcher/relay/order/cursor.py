@@ -1,9 +1,12 @@
 """Where a claim in order begins: after rows before which nothing can appear any more.
 
 A transaction that commits late has lower ids than rows that are gone. Its event may be followed by one of the same
-aggregate that lies after the cursor; to begin there would take the second and not the first. So a place becomes the
-cursor only when every transaction that was writing as it was reached is over, or still runs as the claim looks: until
-then claims begin before it, and pass over what is settled.
+aggregate that lies after the cursor; to begin there would take the second and not the first. So the cursor moves only
+to rows of which this is known: every transaction that may have written one of a lower id is over, or still runs as the
+claim looks. Until then claims begin before them, and pass over what is settled.
+
+To know it, the highest id is read, and whoever writes then. Once those are over it holds for all rows up to that id:
+in a backlog one such proof is enough for many claims.
 """
 
 from dataclasses import dataclass, field
@@ -56,8 +59,8 @@ class OrderedCursor:
     place: Place = START  # where the next claim begins
     running: list[str] = field(default_factory=list)  # transactions during which `place` is right
     _reached: Place = START
-    _candidate: tuple[Place, float, frozenset[str]] | None = None  # with whoever wrote when it was reached, and when
-    _proven: Place | None = None  # whoever wrote then is over: a claim that looks that far from here on sees all of it
+    _candidate: tuple[Place, float, frozenset[str]] | None = None  # with whoever wrote when it was noted, and when
+    _proven: Place | None = None  # whoever wrote then is over: a claim from now on sees all that lies before it
     _proved_at: float = 0.0
     _proof_s: float = 0.0
     _from_start_at: float = 0.0
@@ -82,13 +85,16 @@ class OrderedCursor:
         `pids`: of sessions that write no events.
         """
         now = monotonic()
-        if self._reached == self.place or now - self._proved_at < max(PROVE_EVERY_S, PROVE_REST * self._proof_s):
+        if self._is_proven or now - self._proved_at < max(PROVE_EVERY_S, PROVE_REST * self._proof_s):
             return
-        writing = {name: xid for name, xid, pid in await session.fetch(load("writers")) if pid not in pids}
+        rows = await session.fetch(load("writers"))
+        writing = {name: xid for _, name, xid, pid in rows if name is not None and pid not in pids}
+        # Whoever writes later has higher ids than this one, and than any that a claim has seen.
+        reached = Place(max(fresh_key(rows[0][0]), self._reached.fresh, key=_order), self._reached.other)
         self._proved_at = monotonic()
         self._proof_s = self._proved_at - now
         if not writing:
-            self._proven, self._candidate = self._reached, None
+            self._proven, self._candidate = reached, None
             return
         if self._candidate is not None:
             place, at, writers = self._candidate
@@ -97,20 +103,28 @@ class OrderedCursor:
             if left and (now - at < LONG_S or len(known) < len(left) or len(self.running) + len(known) > MOST_RUNNING):
                 return
             self._proven, self.running = place, list(dict.fromkeys([*self.running, *known]))
-        # Rows before this place were seen, or their writers are listed: who comes later has higher ids.
-        self._candidate = (self._reached, now, frozenset(writing))
+        self._candidate = (reached, now, frozenset(writing))
+
+    @property
+    def _is_proven(self) -> bool:
+        """Whether a proof would bring nothing: no claim has looked beyond the last one."""
+        if self._proven is None:
+            return self._reached == self.place
+        seen, proven = self._reached, self._proven
+        return _order(seen.fresh) <= _order(proven.fresh) and seen.other in (proven.other, self.place.other)
 
     def note(self, fresh: Looked, other: Looked) -> None:
         """A claim from the place on has looked so far."""
-        if self._proven is not None:
-            self.place = Place(
-                self._proven.fresh if fresh.covers(self._proven.fresh) else self.place.fresh,
-                self._proven.other if other.covers(self._proven.other) else self.place.other,
-            )
         self._reached = Place(
             max(fresh.last or FROM_THE_START, self._reached.fresh, key=_order),
             max(other.last or FROM_THE_START, self._reached.other, key=_order),
         )
+        if self._proven is not None:
+            seen = self._reached.fresh if fresh.to_the_end else fresh.last or self.place.fresh
+            self.place = Place(
+                max(min(seen, self._proven.fresh, key=_order), self.place.fresh, key=_order),
+                self._proven.other if other.covers(self._proven.other) else self.place.other,
+            )
 
     def ended(self, now: float) -> None:
         """All that is due was seen. The next claim begins at the start, if that is cheap."""
