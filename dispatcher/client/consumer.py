@@ -19,20 +19,20 @@ from typing import Any, TypeVar
 import redis
 import redis.asyncio
 
-from dispatcher.client import answers, tasks, threads
+from dispatcher.client import function_answers, tasks, threads
 from dispatcher.client.arguments import require_consumer
 from dispatcher.client.background import InTask, OnThread
 from dispatcher.client.commands import OF_A_CLUSTER, commands_for
 from dispatcher.client.dedup import AsyncDedupStore, DedupStore
+from dispatcher.client.entry_taker import OnError
+from dispatcher.client.function_routes import FunctionRoute, FunctionRoutes, seconds_of
 from dispatcher.client.group import Group
-from dispatcher.client.ordered import OrderedReader
-from dispatcher.client.protocol import GroupReader
-from dispatcher.client.reading import Reader
+from dispatcher.client.group_reader import GroupReader
+from dispatcher.client.ordered_reader import OrderedReader
+from dispatcher.client.reader import Reader
 from dispatcher.client.received import Received
-from dispatcher.client.routing import Route, Routes, seconds_of
-from dispatcher.client.shares import Shares
+from dispatcher.client.shard_shares import Shares
 from dispatcher.client.steps import CallApplication
-from dispatcher.client.taking import OnError
 from dispatcher.handlers import exceptions as raised
 from dispatcher.handlers.outages import Outages
 from dispatcher.infra import django_connections
@@ -74,8 +74,8 @@ class Consumer(OnThread):
         self._dedup = dedup
         self._concurrency = concurrency
         self._span = spans_of(group)
-        self._routes = Routes(asynchronous=False)
-        readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.attempts)
+        self._routes = FunctionRoutes(asynchronous=False)
+        readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.max_deliveries)
         self._drivers = [threads.Driver(reader, commands_for(client, keys)) for keys, reader in readers.items()]
         # One reader, one event at a time: no turns to share.
         self._single = concurrency == len(readers) == 1 and not group.ordered
@@ -90,7 +90,7 @@ class Consumer(OnThread):
         """
 
         def register(function: F) -> F:
-            self._routes.add(event_types, Route(function, attempts=attempts))
+            self._routes.add(event_types, FunctionRoute(function, attempts=attempts))
             return function
 
         return register
@@ -119,19 +119,19 @@ class Consumer(OnThread):
             with django_connections.usable():
                 return self._run(step)
         except asyncio.CancelledError as error:  # of a loop of the function's own; it would end run()
-            raise answers.FunctionCancelled from error
+            raise function_answers.FunctionCancelled from error
 
     def _run(self, step: CallApplication) -> Any:
         match step:
             case CallApplication("handle", event):
                 if (route := self._routes.find(event.event_type)) is not None:
                     with self._span(event):
-                        answers.check_answer(route.function(event))
+                        function_answers.check_answer(route.function(event))
             case CallApplication("has", event) if self._dedup is not None:
-                return answers.check_known(self._dedup.has(event.event_id))
+                return function_answers.check_known(self._dedup.has(event.event_id))
             case CallApplication("add", event) if self._dedup is not None:
                 store: Any = self._dedup  # its add() returns None by the protocol; an awaitable is refused
-                answers.check_added(store.add(event.event_id))
+                function_answers.check_added(store.add(event.event_id))
         return None
 
 
@@ -156,8 +156,8 @@ class AsyncConsumer(InTask):
         self._dedup = dedup
         self._concurrency = concurrency
         self._span = spans_of(group)
-        self._routes = Routes(asynchronous=True)
-        readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.attempts)
+        self._routes = FunctionRoutes(asynchronous=True)
+        readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.max_deliveries)
         self._readers = [(reader, commands_for(client, keys)) for keys, reader in readers.items()]
         # One reader, one event at a time: no turns to share.
         self._single = concurrency == len(readers) == 1 and not group.ordered
@@ -174,7 +174,7 @@ class AsyncConsumer(InTask):
         timeout_s = seconds_of(timeout)
 
         def register(function: F) -> F:
-            self._routes.add(event_types, Route(function, timeout_s, attempts))
+            self._routes.add(event_types, FunctionRoute(function, timeout_s, attempts))
             return function
 
         return register
@@ -208,7 +208,7 @@ class AsyncConsumer(InTask):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            raise answers.FunctionCancelled from error  # it awaited something that was cancelled
+            raise function_answers.FunctionCancelled from error  # it awaited something that was cancelled
 
     async def _run(self, step: CallApplication) -> Any:
         match step:
@@ -217,20 +217,20 @@ class AsyncConsumer(InTask):
                     with self._span(event):
                         await _within(route, event)
             case CallApplication("has", event) if self._dedup is not None:
-                return answers.check_known(await self._dedup.has(event.event_id))
+                return function_answers.check_known(await self._dedup.has(event.event_id))
             case CallApplication("add", event) if self._dedup is not None:
                 await self._dedup.add(event.event_id)
         return None
 
 
-async def _within(route: Route, event: Received) -> None:
+async def _within(route: FunctionRoute, event: Received) -> None:
     """Call the function, at most for its time. Raises FunctionTooSlow."""
     try:
         async with asyncio.timeout(route.timeout_s) as limit:
-            answers.check_answer(await answers.check_awaitable(route.function(event)))
+            function_answers.check_answer(await function_answers.check_awaitable(route.function(event)))
     except TimeoutError as error:
         if limit.expired():
-            raise answers.FunctionTooSlow(f"it did not end within {route.timeout_s:g} s") from error
+            raise function_answers.FunctionTooSlow(f"it did not end within {route.timeout_s:g} s") from error
         raise
 
 
@@ -261,14 +261,14 @@ def readers_of(
     outages: Outages,
     on_error: OnError | None,
     has_store: bool,
-    attempts: Callable[[str], int | None],
+    max_deliveries: Callable[[str], int | None],
 ) -> Mapping[tuple[str, ...], Reader]:
     """The readers of a consumer, by the keys that each of them reads."""
     shares = Shares(group.consumer, group.claim_idle_millis / 1000)
 
     def reader(keys: tuple[str, ...]) -> Reader:
         if group.ordered:
-            return OrderedReader(group, outages, on_error, has_store, keys, shares, attempts=attempts)
-        return GroupReader(group, outages, on_error, has_store, keys, attempts=attempts)
+            return OrderedReader(group, outages, on_error, has_store, keys, shares, max_deliveries=max_deliveries)
+        return GroupReader(group, outages, on_error, has_store, keys, max_deliveries=max_deliveries)
 
     return {keys: reader(keys) for keys in keys_of_readers(client, group)}

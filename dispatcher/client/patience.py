@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from typing import Literal
 
-from dispatcher.client.steps import Reconnect, Steps, Wait
+from dispatcher.client.steps import Reconnect, Sleep, Steps
 from dispatcher.core.outages import (
     PASSING,
     is_outage,
@@ -72,7 +72,7 @@ def wait_out(error: Exception, failures: int, *, worked: bool) -> Steps:
         yield Reconnect()
     seconds = pause_s(failures)
     log.warning("Redis: %s; trying again in %.1f s", said(error), seconds)
-    yield Wait(seconds)
+    yield Sleep(seconds)
 
 
 class Patience:
@@ -96,12 +96,15 @@ class Patience:
             return isinstance(error, self._named) and not sqlstate_of(error)
         return bool(self._named(error))
 
-    def is_its_own(self, ref: EntryRef, event_type: str) -> bool:
-        """Whether an event sees an outage again, while others of its type are handled and none has seen one since."""
+    def note_if_its_own(self, ref: EntryRef, event_type: str) -> bool:
+        """Whether an event sees an outage again, while others of its type are handled and none has seen one since.
+
+        Then the next such event holds up the others for one try only.
+        """
         before = self._waiting.get(ref)
         if before is None or self._handled[event_type] <= before or self._in_a_row:
             return False
-        self._in_place = 1  # do not let the next one of that kind hold up the others
+        self._in_place = 1
         return True
 
     def note_outage(self, ref: EntryRef, event_type: str, took_s: float) -> float:
@@ -113,10 +116,10 @@ class Patience:
         self._spent_s += took_s
         return pause_s(self._in_a_row - 1)
 
-    def is_over(self) -> bool:
-        """Whether the event has waited long enough: let others try."""
+    def note_if_over(self) -> bool:
+        """Whether the event has waited long enough: let others try. After all tries in place it is a real outage."""
         if self._in_a_row >= TRIES_IN_PLACE:
-            self._in_place = TRIES_IN_PLACE  # none is handled: a real outage
+            self._in_place = TRIES_IN_PLACE
         return self._in_a_row >= self._in_place or self._spent_s >= SECONDS_IN_PLACE
 
     def note_handled(self, ref: EntryRef, event_type: str) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import redis
 
+from dispatcher.client.consumer_names import Names
 from dispatcher.client.group import Group
-from dispatcher.client.names import Names
 from dispatcher.client.steps import Call, Steps, text
 
 OFTEN_S, SELDOM_S = 0.05, 5.0  # between two searches for abandoned entries

@@ -66,7 +66,7 @@ class Reconnect:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class Sleep:
     """Wait so many seconds, or until a stop."""
 
     seconds: float
@@ -96,7 +96,7 @@ class Deliver:
     event: Received
 
 
-Step = Call | CallApplication | TakeTurn | EndTurn | Handle | Join | AwaitEntry | Deliver | Reconnect | Wait
+Step = Call | CallApplication | TakeTurn | EndTurn | Handle | Join | AwaitEntry | Deliver | Reconnect | Sleep
 Steps = Generator[Step, Any, Any]
 
 

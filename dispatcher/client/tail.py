@@ -21,7 +21,7 @@ from dispatcher.client.arguments import require_client, require_patience
 from dispatcher.client.commands import GONE, OF_A_CLUSTER, answer_of, commands_for
 from dispatcher.client.group import duration, millis, require_shards, shard_keys
 from dispatcher.client.received import Received
-from dispatcher.client.steps import Call, Deliver, Reconnect, Step, Wait, advance
+from dispatcher.client.steps import Call, Deliver, Reconnect, Sleep, Step, advance
 from dispatcher.client.tailing import OnMissed, TailReader
 from dispatcher.core.page_size import PAGE_BYTES, PageSize
 
@@ -168,7 +168,7 @@ class Tail(_Base):
             case Reconnect():
                 with contextlib.suppress(*GONE):
                     commands.reconnect()
-            case Wait(seconds):
+            case Sleep(seconds):
                 self._stopped.wait(seconds)
         return None
 
@@ -265,7 +265,7 @@ class AsyncTail(_Base):
                     closing = commands.reconnect()
                     if closing is not None:
                         await closing
-            case Wait(seconds):
+            case Sleep(seconds):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         await self._stopped.wait()

@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Callable, Mapping
 
+from dispatcher.client.entry_taker import OF_REDIS
 from dispatcher.client.patience import wait_out
 from dispatcher.client.received import Malformed, receive
 from dispatcher.client.steps import Call, Deliver, Steps, pages_of, sizes_of, text
-from dispatcher.client.taking import OF_REDIS
 from dispatcher.core.page_size import PageSize
 
 log = logging.getLogger("dispatcher.client")

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from dispatcher.client.commands import GONE, answer_of
-from dispatcher.client.reading import Reader
+from dispatcher.client.reader import Reader
 from dispatcher.client.steps import (
     AwaitEntry,
     Call,
@@ -15,10 +15,10 @@ from dispatcher.client.steps import (
     Handle,
     Join,
     Reconnect,
+    Sleep,
     Step,
     Steps,
     TakeTurn,
-    Wait,
     advance,
 )
 
@@ -95,7 +95,7 @@ class Driver:
                     closing = self._commands.reconnect()
                     if closing is not None:
                         await closing
-            case Wait(seconds):
+            case Sleep(seconds):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         await self._stopped.wait()

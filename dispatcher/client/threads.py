@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dispatcher.client.commands import GONE
-from dispatcher.client.reading import Reader
+from dispatcher.client.reader import Reader
 from dispatcher.client.steps import (
     AwaitEntry,
     Call,
@@ -20,10 +20,10 @@ from dispatcher.client.steps import (
     Handle,
     Join,
     Reconnect,
+    Sleep,
     Step,
     Steps,
     TakeTurn,
-    Wait,
     advance,
 )
 
@@ -103,7 +103,7 @@ class Driver:
             case Reconnect():
                 with contextlib.suppress(*GONE):
                     self._commands.reconnect()
-            case Wait(seconds) if not self._reader.stopping:
+            case Sleep(seconds) if not self._reader.stopping:
                 with contextlib.suppress(queue.Empty):
                     self._woken.get(timeout=seconds)
         return None

@@ -26,7 +26,7 @@ from dispatcher.infra.postgres.failures import StatementFailures
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.ops.trials import name_triggers
-from dispatcher.relay.leases import LeaseRenewer
+from dispatcher.relay.lease_renewer import LeaseRenewer
 from dispatcher.stages.settle import Settlement, settle
 
 MOST_BATCHES = 4  # with the rows of more nothing is claimed: what is published and cannot be settled has a bound

@@ -3,7 +3,7 @@
 --   which is in the stream now; in a Redis whose clock runs behind, new entries may be older than the floor from before its
 --   failover; or the mark of a row whose handler is about to begin. NULL: the floors stay).
 -- Returns: id and claim_id of each row that still bears its claim. A row that is missing was lost to another claim, or is settled.
--- Loaded by: dispatcher/ops/trial_list.py, dispatcher/relay/leases.py, dispatcher/stages/settle.py, dispatcher/upkeep/adopted.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/relay/lease_renewer.py, dispatcher/stages/settle.py, dispatcher/upkeep/adopted.py
 -- Index: message_outbox_pkey.
 -- BETWEEN: see settle_sent.sql.
 UPDATE ONLY messaging.message_outbox AS o

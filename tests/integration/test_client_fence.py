@@ -13,10 +13,10 @@ import redis as sync
 
 from dispatcher.client.commands import Commands
 from dispatcher.client.consumer import Group
-from dispatcher.client.leases import lease_of
-from dispatcher.client.ordered import OrderedReader
-from dispatcher.client.shares import Shares
-from dispatcher.client.steps import Call, CallApplication, Step, TakeTurn, Wait
+from dispatcher.client.ordered_reader import OrderedReader
+from dispatcher.client.shard_leases import lease_of
+from dispatcher.client.shard_shares import Shares
+from dispatcher.client.steps import Call, CallApplication, Sleep, Step, TakeTurn
 from tests.support.steps import flat
 
 STREAM, GROUP = "s", "g"
@@ -69,7 +69,7 @@ class ByHand:
         """Until it has nothing to do but wait for new entries or for a lease, twice."""
         idle = 0
         for _ in range(MOST_STEPS):
-            waits = isinstance(self.last, Wait) or (isinstance(self.last, Call) and self.last.method == "xread")
+            waits = isinstance(self.last, Sleep) or (isinstance(self.last, Call) and self.last.method == "xread")
             idle = idle + 1 if waits else idle
             if idle == 3:
                 return

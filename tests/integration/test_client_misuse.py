@@ -15,9 +15,9 @@ import pytest
 import redis as sync
 from redis import asyncio as aio
 
-from dispatcher.client.answers import WrongAnswer
 from dispatcher.client.consumer import AsyncConsumer, Consumer, Group, Received
 from dispatcher.client.dedup import AsyncRedisDedupStore, RedisDedupStore
+from dispatcher.client.function_answers import WrongAnswer
 from tests.support.consumers import DEAD, PATIENCE_S, group, pending, publish
 from tests.support.waiting import until
 

@@ -15,9 +15,9 @@ import pytest
 import redis as sync
 from redis import asyncio as aio
 
-from dispatcher.client import ordered, scripts
+from dispatcher.client import ordered_reader, scripts
 from dispatcher.client.consumer import AsyncConsumer, Consumer, Received
-from dispatcher.client.leases import lease_of
+from dispatcher.client.shard_leases import lease_of
 from tests.support.consumers import (
     DEAD,
     GROUP,
@@ -186,7 +186,7 @@ async def test_what_others_left_comes_first_and_in_order(kind: str, where: tuple
 
 @both_kinds
 async def test_more_than_one_page_of_pending_entries(kind: str, redis: "aio.Redis", redis_url: str) -> None:
-    left = [await publish(redis, str(number % 7)) for number in range(2 * ordered.PAGE + 5)]
+    left = [await publish(redis, str(number % 7)) for number in range(2 * ordered_reader.PAGE + 5)]
     await abandon(redis)
     left.append(await publish(redis, "0"))
     async with consuming(kind, redis_url, group(ordered=True), concurrency=4) as running:
@@ -371,8 +371,8 @@ async def test_a_long_line_behind_one_that_failed_holds_up_no_other(
     kind: str, redis: "aio.Redis", redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Until so many wait that reading on would fill the memory: then the shard is read no further."""
-    monkeypatch.setattr(ordered, "WAITING_MOST", 300)
-    monkeypatch.setattr(ordered, "WAITING_LEAST", 300)
+    monkeypatch.setattr(ordered_reader, "WAITING_MOST", 300)
+    monkeypatch.setattr(ordered_reader, "WAITING_LEAST", 300)
     fails = True
 
     def behave(event: Received) -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 from redis import asyncio as aio
 
-from dispatcher.client.leases import lease_of
+from dispatcher.client.shard_leases import lease_of
 from tests.support.consumers import GROUP, PATIENCE_S, pending, publish
 from tests.support.rows import STREAM
 from tests.support.waiting import until

@@ -22,9 +22,9 @@ from sqlalchemy.pool import NullPool
 from dispatcher.client import Event, NoTransaction, add_event, add_event_async
 from dispatcher.client import asyncpg as of_asyncpg
 from dispatcher.client import sqlalchemy as of_sqlalchemy
-from dispatcher.client.answers import FunctionTooSlow
 from dispatcher.client.consumer import AsyncConsumer, Consumer, Group, Received
 from dispatcher.client.dedup import RedisDedupStore
+from dispatcher.client.function_answers import FunctionTooSlow
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.layout import Layout, Route
 from dispatcher.handlers import Retry

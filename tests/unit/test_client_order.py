@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from dispatcher.client.leases import lease_of
-from dispatcher.client.lines import Line, Lines, Queued
-from dispatcher.client.shares import Shares, fair
+from dispatcher.client.aggregate_lines import Line, Lines, Queued
+from dispatcher.client.shard_leases import lease_of
+from dispatcher.client.shard_shares import Shares, fair
 
 KEYS = [str(number) for number in range(8)]
 

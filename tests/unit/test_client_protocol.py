@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from dispatcher.client.group import Group
-from dispatcher.client.protocol import GroupReader
-from dispatcher.client.steps import Call, CallApplication, Step, Steps, TakeTurn, Wait, advance, pages_of
+from dispatcher.client.group_reader import GroupReader
+from dispatcher.client.steps import Call, CallApplication, Sleep, Step, Steps, TakeTurn, advance, pages_of
 from dispatcher.client.tail import Tail
 from tests.support.steps import flat
 
@@ -114,7 +114,7 @@ def test_an_outage_of_redis_while_a_handler_waits_costs_no_delivery() -> None:
     step: Step = next(steps)
     while not called or called[-1] != "xack":
         match step:
-            case Wait():
+            case Sleep():
                 now += 12.0
                 step = steps.send(None)
             case CallApplication():

@@ -26,7 +26,7 @@ from dispatcher.relay.handlers.loop import HandlerLoop
 from dispatcher.relay.handlers.pool import HandlerPool
 from dispatcher.relay.handlers.settler import HandlerLeases, HandlerSettler
 from dispatcher.relay.handlers.shares import Shares
-from dispatcher.relay.leases import LeaseRenewer
+from dispatcher.relay.lease_renewer import LeaseRenewer
 from dispatcher.relay.order.claimer import OrderedClaimer
 from dispatcher.relay.order.in_order import InOrder, OrderParts, make_order
 from dispatcher.relay.policy import HandlerPolicy, PauseCheck

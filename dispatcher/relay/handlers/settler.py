@@ -9,7 +9,7 @@ from dispatcher.core.outcome import BatchOutcomes, Released
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.relay.handlers.in_flight import Ended, InFlight
 from dispatcher.relay.handlers.pool import HandlerPool
-from dispatcher.relay.leases import LeaseRenewer
+from dispatcher.relay.lease_renewer import LeaseRenewer
 from dispatcher.relay.policy import PauseCheck
 from dispatcher.relay.settler import Settler
 

@@ -22,7 +22,7 @@ from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.redis.connection import RedisConnection
-from dispatcher.relay.leases import LeaseRenewer, rows_of
+from dispatcher.relay.lease_renewer import LeaseRenewer, rows_of
 from dispatcher.relay.order.in_order import InOrder
 from dispatcher.relay.policy import PauseCheck, StreamPolicy
 from dispatcher.relay.stream.complete import BatchCompleter, suspect_of_loss, was_cut

@@ -9,7 +9,7 @@ from dispatcher.core.events import Observer
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.relay.leases import LeaseRenewer, rows_of
+from dispatcher.relay.lease_renewer import LeaseRenewer, rows_of
 from dispatcher.relay.stream.gate import SinkGate
 
 

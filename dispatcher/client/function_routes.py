@@ -13,7 +13,7 @@ REMEMBERED = 1_000  # at most so many event types; then all are looked up again
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class FunctionRoute:
     """One function. `timeout_s`: None: it takes as long as it takes. `attempts`: None: as the group has it."""
 
     function: Callable[..., Any]
@@ -21,16 +21,16 @@ class Route:
     attempts: int | None = None
 
 
-class Routes:
+class FunctionRoutes:
     """The functions of one consumer, by patterns of event types; the first that fits handles an event."""
 
     def __init__(self, *, asynchronous: bool) -> None:
         self._asynchronous = asynchronous
-        self._by_pattern: list[tuple[str, Route]] = []
-        self._rest: Route | None = None  # for what no pattern fits
-        self._found: dict[str, Route | None] = {}
+        self._by_pattern: list[tuple[str, FunctionRoute]] = []
+        self._rest: FunctionRoute | None = None  # for what no pattern fits
+        self._found: dict[str, FunctionRoute | None] = {}
 
-    def add(self, patterns: tuple[str, ...], route: Route) -> None:
+    def add(self, patterns: tuple[str, ...], route: FunctionRoute) -> None:
         """Raises TypeError for what is no event type, or a function of the wrong kind; ValueError for a limit."""
         if not patterns or "" in patterns or callable(patterns[0]):
             raise TypeError('on() needs the event types to handle: @consumer.on("order.created", "invoice.*")')
@@ -48,10 +48,10 @@ class Routes:
             raise TypeError('the function is missing: give one to run(), or write @consumer.on("order.*") above one')
         if handle is not None:
             require_handler(handle, asynchronous=self._asynchronous)
-        self._rest = None if handle is None else Route(handle)
+        self._rest = None if handle is None else FunctionRoute(handle)
         self._found.clear()
 
-    def find(self, event_type: str) -> Route | None:
+    def find(self, event_type: str) -> FunctionRoute | None:
         """What handles this type; None: nothing, and its events are acknowledged."""
         if event_type not in self._found:
             if len(self._found) >= REMEMBERED:
@@ -60,7 +60,7 @@ class Routes:
             self._found[event_type] = next(fits, self._rest)
         return self._found.get(event_type, self._rest)
 
-    def attempts(self, event_type: str) -> int | None:
+    def max_deliveries(self, event_type: str) -> int | None:
         """How many deliveries its function has; None: as many as the group says."""
         route = self.find(event_type)
         return None if route is None else route.attempts

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import redis
 
-from dispatcher.client.answers import FunctionTooSlow, WrongAnswer
+from dispatcher.client.deliveries import NotOurs
+from dispatcher.client.function_answers import FunctionTooSlow, WrongAnswer
 from dispatcher.client.group import Group
-from dispatcher.client.lease import LeaseLost
 from dispatcher.client.patience import Patience, judge
 from dispatcher.client.received import Malformed, Received, receive
-from dispatcher.client.steps import Call, CallApplication, Entry, Steps, Wait, text
+from dispatcher.client.steps import Call, CallApplication, Entry, Sleep, Steps, text
 from dispatcher.core.frames import raised_at
 from dispatcher.core.parse import CannotParse
 from dispatcher.handlers import exceptions as raised
@@ -36,7 +36,7 @@ class LetBy(Exception):
 class EntryTaker(ABC):
     """The steps for one entry of a reader, and what they need to know. A stop sets `stopping`; these steps the rest.
 
-    The four that are abstract say how an entry is kept and settled. Those raise LeaseLost, where they can tell.
+    The four that are abstract say how an entry is kept and settled. Those raise NotOurs, where they can tell.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class EntryTaker(ABC):
         on_error: OnError | None,
         has_store: bool,
         clock: Callable[[], float],
-        attempts: Callable[[str], int | None],
+        max_deliveries: Callable[[str], int | None],
     ) -> None:
         self.stopping = False
         self.failed: list[Exception] = []  # by the steps of entries, for the reader to raise
@@ -55,14 +55,14 @@ class EntryTaker(ABC):
         self._on_error = on_error
         self._has_store = has_store
         self._clock = clock
-        self._attempts = attempts
+        self._max_deliveries = max_deliveries
 
     @abstractmethod
     def _keep(self, entry: Entry) -> Steps:
         """It is still at work: let no other consumer take it."""
 
     @abstractmethod
-    def _give_back(self, entry: Entry) -> Steps:
+    def _release(self, entry: Entry) -> Steps:
         """Let another consumer take it, as if it had not been delivered to this one."""
 
     @abstractmethod
@@ -95,7 +95,7 @@ class EntryTaker(ABC):
         return (yield from self._done(entry))
 
     def _patiently(self, work: CallApplication, entry: Entry) -> Steps:
-        """Run the step; in an outage wait and run it again. Raises Failed, LetBy or LeaseLost."""
+        """Run the step; in an outage wait and run it again. Raises Failed, LetBy or NotOurs."""
         event = work.event
         while True:
             began = self._clock()
@@ -109,31 +109,31 @@ class EntryTaker(ABC):
                 # A store speaks of no event: in a Cluster one node may be away, and with it the marks of some only.
                 store = work.what != "handle"
                 if not self._patience.is_outage(error) or (
-                    not store and self._patience.is_its_own(entry.ref, event.event_type)
+                    not store and self._patience.note_if_its_own(entry.ref, event.event_type)
                 ):
                     raise Failed(error) from None
                 what = type(error).__name__
             wait_s = self._patience.note_outage(entry.ref, event.event_type, self._clock() - began)
             wait_s = min(wait_s, self._group.claim_idle_millis / 3000)  # or it is not ours any more when we have waited
             log.warning("event %s waits: %s; trying again in %.1f s", event.event_id, what, wait_s)
-            yield Wait(wait_s)
+            yield Sleep(wait_s)
             stopping = self.stopping
             try:
                 if stopping:
-                    yield from self._give_back(entry)
+                    yield from self._release(entry)
                 else:
                     yield from self._keep(entry)
             except OF_REDIS as error:  # Redis is away too: no failure of the event either
                 if judge(error) == "raise":
                     raise
             if stopping:
-                raise LeaseLost
-            if self._patience.is_over():
+                raise NotOurs
+            if self._patience.note_if_over():
                 raise LetBy
 
     def _most(self, event: Received) -> int:
         """How many deliveries it has."""
-        return self._attempts(event.event_type) or self._group.max_deliveries
+        return self._max_deliveries(event.event_type) or self._group.max_deliveries
 
     def _failed(self, entry: Entry, event: Received, error: Exception) -> Steps:
         if isinstance(error, raised.Wait):  # nobody's failure

@@ -1,9 +1,9 @@
 """What a reader does next that keeps the order: the events of an aggregate one after the other, as they were published.
 
-Several times a second: look who holds which shard, keep our own, take or give up some (dispatcher.client.leases).
+Several times a second: look who holds which shard, keep our own, take or give up some (dispatcher.client.shard_leases).
 Of a shard that was taken: first all that is pending, of whichever consumer, by id; then new entries. Each waits in the
-line of its aggregate (dispatcher.client.lines); one that failed holds its line. Before each begins Redis must have said
-within SURE_S that the shard is ours still.
+line of its aggregate (dispatcher.client.aggregate_lines); one that failed holds its line. Before each begins Redis
+must have said within SURE_S that the shard is ours still.
 
 After an error of a call nobody knows what Redis has delivered to us: what waits is forgotten, and found as pending.
 """
@@ -11,12 +11,12 @@ After an error of a call nobody knows what Redis has delivered to us: what waits
 import contextlib
 import logging
 
-from dispatcher.client.keeping import LeaseKeeper
-from dispatcher.client.lease import LeaseLost
-from dispatcher.client.leases import LeasedShard
-from dispatcher.client.lines import Line, Queued
+from dispatcher.client.aggregate_lines import Line, Queued
+from dispatcher.client.deliveries import NotOurs
+from dispatcher.client.lease_keeper import LeaseKeeper
 from dispatcher.client.received import Received
 from dispatcher.client.scripts import PENDING, READ, pairs_of, run
+from dispatcher.client.shard_leases import LeasedShard
 from dispatcher.client.steps import (
     AwaitEntry,
     Call,
@@ -24,9 +24,9 @@ from dispatcher.client.steps import (
     Entry,
     Handle,
     Join,
+    Sleep,
     Steps,
     TakeTurn,
-    Wait,
     text,
 )
 from dispatcher.core.page_size import size_of
@@ -98,7 +98,7 @@ class OrderedReader(LeaseKeeper):
                 self._lines.add(Queued(entry_id, line, int(deliveries) + 1, is_new=False))
         shard.pending_from = f"({text(page[-1][0])}" if len(page) == PAGE else None
         if trimmed:
-            with contextlib.suppress(LeaseLost):
+            with contextlib.suppress(NotOurs):
                 yield from self._fenced(shard, "XACK", shard.key, self._group.group, *trimmed)
                 self._say_trimmed(len(trimmed))
 
@@ -140,7 +140,7 @@ class OrderedReader(LeaseKeeper):
             ids = {shard.key: shard.last for shard in shards}
             yield Call("xread", (ids,), {"count": 1, "block": max(1, int(seconds * 1000))})
         else:
-            yield AwaitEntry(seconds) if working else Wait(seconds)
+            yield AwaitEntry(seconds) if working else Sleep(seconds)
 
     def _until(self, moment: float) -> float:
         return max(0.001, moment - self._clock())
@@ -166,7 +166,7 @@ class OrderedReader(LeaseKeeper):
         try:
             if (entry := (yield from self._begin(shard, queued))) is not None:
                 yield from self._take(entry)
-        except LeaseLost:
+        except NotOurs:
             pass
         except BaseException:
             self._look_again(shard)  # or the next one of the aggregate would begin without it
@@ -183,7 +183,7 @@ class OrderedReader(LeaseKeeper):
         self._shares.begin((queued.line.key, queued.id), queued.began)
 
     def _begin(self, shard: LeasedShard, queued: Queued) -> Steps:
-        """The entry, whose delivery is counted now, and which is ours. None: it is gone. Raises LeaseLost."""
+        """The entry, whose delivery is counted now, and which is ours. None: it is gone. Raises NotOurs."""
         group, fields = self._group, queued.fields
         if fields is None:
             command = ("XCLAIM", shard.key, group.group, group.consumer, 0, queued.id)
@@ -202,7 +202,7 @@ class OrderedReader(LeaseKeeper):
         self._works(self._in_hand[entry.key][entry.id])  # its function has ended, and is called again
         yield from self._fenced(self._leased[entry.key])
 
-    def _give_back(self, entry: Entry) -> Steps:
+    def _release(self, entry: Entry) -> Steps:
         yield from self._uncount(self._leased[entry.key], [entry.id], entry.deliveries - 1)
 
     def _done(self, entry: Entry) -> Steps:
@@ -222,7 +222,7 @@ class OrderedReader(LeaseKeeper):
             self._lines.hold(queued, self._clock() + delay_ms / 1000)
 
     def _leave(self) -> Steps:
-        """Give back what was not begun, and the leases; delete our name from the group."""
+        """Release what was not begun, and the leases; delete our name from the group."""
         for shard in self._held():
             self._leave_shard(shard)
         yield Join()

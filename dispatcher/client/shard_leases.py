@@ -37,7 +37,7 @@ class LeasedShard(Shard):
     last = "0-0"  # the group has read to here
     free = False  # for us to take, when we looked last
     full = False  # so much of it waits that it is read no further for now
-    uncounted: Sequence[str] = ()  # entries that were read and not begun, to be given back when it is given up
+    uncounted: Sequence[str] = ()  # entries that were read and not begun, to be released when it is given up
 
     @property
     def lease(self) -> str:

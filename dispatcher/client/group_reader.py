@@ -10,12 +10,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from dispatcher.client.deliveries import Deliveries, NotOurs
+from dispatcher.client.entry_taker import OnError
 from dispatcher.client.group import Group
-from dispatcher.client.lease import Lease, LeaseLost
-from dispatcher.client.reading import Reader
+from dispatcher.client.reader import Reader
 from dispatcher.client.shard import Shard
 from dispatcher.client.steps import Call, EndTurn, Entry, Handle, Join, Steps, TakeTurn, pages_of, sizes_of, text
-from dispatcher.client.taking import OnError
 from dispatcher.core.counted import counted
 from dispatcher.core.page_size import PAGE_BYTES, PageSize
 from dispatcher.handlers.outages import Outages
@@ -34,12 +34,12 @@ class GroupReader(Reader):
         has_store: bool,
         keys: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
-        attempts: Callable[[str], int | None] = lambda event_type: None,
+        max_deliveries: Callable[[str], int | None] = lambda event_type: None,
     ) -> None:
-        super().__init__(group, outages, on_error, has_store, clock, attempts)
+        super().__init__(group, outages, on_error, has_store, clock, max_deliveries)
         self._shards = {key: Shard(key, group, clock) for key in keys or group.keys}
         self._due = next(iter(self._shards.values()))  # whose search for abandoned entries comes first
-        self._lease = Lease(group, self._shards, clock)
+        self._deliveries = Deliveries(group, self._shards, clock)
         self._size = PageSize(group.count, PAGE_BYTES * len(self._shards) // len(group.keys))  # readers share the bytes
         self._new_until = 0.0  # new entries have their turn, even if claimed ones are due
 
@@ -50,11 +50,11 @@ class GroupReader(Reader):
         now = self._clock()
         if now >= self._due.claim_at and now >= self._new_until:
             yield from self._in_turn(self._claim_next)
-        elif self._lease.waiting:
+        elif self._deliveries.waiting:
             yield from self._in_turn(self._work_off)
         else:
             yield from self._read_new()
-            if not self._lease.waiting:
+            if not self._deliveries.waiting:
                 self._new_until = 0.0
 
     def _read_new(self) -> Steps:
@@ -69,29 +69,29 @@ class GroupReader(Reader):
         pages = pages_of(reply)
         self._size.note([size for _, page in pages for size in sizes_of(page)])
         for key, page in pages:
-            self._lease.waiting.extend(Entry(text(entry_id), fields, 1, key, now) for entry_id, fields in page)
+            self._deliveries.waiting.extend(Entry(text(entry_id), fields, 1, key, now) for entry_id, fields in page)
 
     def _in_turn(self, work: Callable[[], Steps]) -> Steps:
         """Do it when it is our turn; while we wait for that, what was delivered to us stays ours."""
         try:
             while not (yield TakeTurn(self._group.claim_idle_millis / 3000)):
-                yield from self._lease.keep()
+                yield from self._deliveries.keep()
             if not self.stopping:
                 yield from work()
-        except LeaseLost:
-            if self._lease.waiting and not self.stopping:
-                waited = counted(len(self._lease.waiting), "entry")
+        except NotOurs:
+            if self._deliveries.waiting and not self.stopping:
+                waited = counted(len(self._deliveries.waiting), "entry")
                 log.warning("%s waited too long behind a slow one; left to be claimed", waited)
-                self._lease.waiting.clear()
+                self._deliveries.waiting.clear()
         yield EndTurn()
 
     def _work_off(self) -> Steps:
-        yield from self._lease.keep()
-        yield Handle(self._carry_out(self._lease.waiting.popleft()))
+        yield from self._deliveries.keep()
+        yield Handle(self._carry_out(self._deliveries.waiting.popleft()))
 
     def _carry_out(self, entry: Entry) -> Steps:
         """Take one entry; leave it when it may belong to another consumer."""
-        with contextlib.suppress(LeaseLost):
+        with contextlib.suppress(NotOurs):
             yield from self._take(entry)
 
     def _claim_next(self) -> Steps:
@@ -105,7 +105,7 @@ class GroupReader(Reader):
         trimmed = len(rest[0]) if rest else 0
         for entry_id, fields in entries:
             if fields is None:
-                waiting = {entry.id for entry in self._lease.waiting if entry.key == shard.key}
+                waiting = {entry.id for entry in self._deliveries.waiting if entry.key == shard.key}
                 trimmed += yield from shard.drop_trimmed(begin, shard.cursor, waiting)
                 continue
             found = yield shard.call("xpending_range", min=entry_id, max=entry_id, count=1)
@@ -121,10 +121,10 @@ class GroupReader(Reader):
                 yield from shard.acknowledge()
 
     def _keep(self, entry: Entry) -> Steps:
-        yield from self._lease.keep(entry)
+        yield from self._deliveries.keep(entry)
 
-    def _give_back(self, entry: Entry) -> Steps:
-        yield from self._lease.give_back([entry], entry.deliveries - 1)
+    def _release(self, entry: Entry) -> Steps:
+        yield from self._deliveries.release([entry], entry.deliveries - 1)
 
     def _done(self, entry: Entry) -> Steps:
         self._shards[entry.key].done.append(entry.id)
@@ -132,7 +132,7 @@ class GroupReader(Reader):
 
     def _again(self, entry: Entry, delay_ms: int, *, free: bool) -> Steps:
         """Let the entry be claimed after the pause, by any consumer; that counts as its next delivery."""
-        if self._lease.held(entry):  # else another consumer may have it, and would lose it to us
+        if self._deliveries.held(entry):  # else another consumer may have it, and would lose it to us
             options = {"retrycount": entry.deliveries - 1} if free else {}
             idle = max(0, self._group.claim_idle_millis - delay_ms)
             shard = self._shards[entry.key]
@@ -141,10 +141,10 @@ class GroupReader(Reader):
             self._due = min(self._due, shard, key=lambda each: each.claim_at)
 
     def _leave(self) -> Steps:
-        """Give back what was not begun, and delete our name from the group: each restart would leave one behind."""
+        """Release what was not begun, and delete our name from the group: each restart would leave one behind."""
         yield Join()
         yield from self._acknowledge()
-        yield from self._lease.give_back(self._lease.waiting, 0)
-        self._lease.waiting.clear()
+        yield from self._deliveries.release(self._deliveries.waiting, 0)
+        self._deliveries.waiting.clear()
         for shard in self._shards.values():
             yield from shard.names.sign_off()

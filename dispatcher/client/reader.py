@@ -1,18 +1,18 @@
 """The consumer's protocol without I/O: a generator of steps that Consumer and AsyncConsumer carry out.
 
 The consumer sends each answer in and throws each error in. What a reader does in each turn, GroupReader says
-(dispatcher.client.protocol), or OrderedReader (dispatcher.client.ordered).
+(dispatcher.client.group_reader), or OrderedReader (dispatcher.client.ordered_reader).
 """
 
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
+from dispatcher.client.entry_taker import OF_REDIS, EntryTaker, OnError
 from dispatcher.client.group import Group
 from dispatcher.client.patience import judge, wait_out
 from dispatcher.client.shard import Shard
 from dispatcher.client.steps import EndTurn, Steps
-from dispatcher.client.taking import OF_REDIS, EntryTaker, OnError
 from dispatcher.core.counted import counted
 from dispatcher.handlers.outages import Outages
 
@@ -34,9 +34,9 @@ class Reader(EntryTaker):
         on_error: OnError | None,
         has_store: bool,
         clock: Callable[[], float],
-        attempts: Callable[[str], int | None],
+        max_deliveries: Callable[[str], int | None],
     ) -> None:
-        super().__init__(group, outages, on_error, has_store, clock, attempts)
+        super().__init__(group, outages, on_error, has_store, clock, max_deliveries)
         self._start = group.start  # where the group begins if it has to be made
         self._worked = False  # whether Redis has answered as it should
 
@@ -46,7 +46,7 @@ class Reader(EntryTaker):
 
     @abstractmethod
     def _leave(self) -> Steps:
-        """Wait for what is in hand, and give back the rest."""
+        """Wait for what is in hand, and release the rest."""
 
     def steps(self) -> Steps:
         """Steps until a stop. Waits while Redis is away; raises errors that need a person (a password, a right)."""

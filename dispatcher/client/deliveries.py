@@ -8,12 +8,12 @@ from dispatcher.client.shard import Shard
 from dispatcher.client.steps import Entry, Steps
 
 
-class LeaseLost(Exception):
-    """Another consumer may have claimed the delivered entries by now; or a stop came first."""
+class NotOurs(Exception):
+    """Another consumer may have the delivered entries by now: it claimed them, or we released them at a stop."""
 
 
-class Lease:
-    """An entry is ours for `claim_idle` from its delivery, and again from each time it is claimed."""
+class Deliveries:
+    """Those that wait, and until when one is ours: for `claim_idle` from its delivery, and again from each claim."""
 
     def __init__(self, group: Group, shards: Mapping[str, Shard], clock: Callable[[], float]) -> None:
         self.waiting: deque[Entry] = deque()  # delivered, their function not yet called
@@ -26,12 +26,12 @@ class Lease:
         return self._clock() - entry.since < self._group.claim_idle_millis / 1000
 
     def keep(self, *begun: Entry) -> Steps:
-        """Claim these entries again, and those that wait, when half of claim_idle is over.
+        """Claim these entries again, and those that wait, once half of claim_idle is over.
 
-        Raises LeaseLost when all of it is: for one of `begun`, or without any for one that waits.
+        Raises NotOurs when claim_idle is over for one of `begun`; where none is given, for one of those that wait.
         """
         if not all(self.held(entry) for entry in begun or self.waiting):
-            raise LeaseLost
+            raise NotOurs
         half_s, now = self._group.claim_idle_millis / 2000, self._clock()
         old = [entry for entry in (*begun, *self.waiting) if now - entry.since > half_s and self.held(entry)]
         for shard, entries in self._by_shard(old):
@@ -39,7 +39,7 @@ class Lease:
             for entry in entries:
                 entry.since = self._clock()
 
-    def give_back(self, entries: Iterable[Entry], deliveries: int) -> Steps:
+    def release(self, entries: Iterable[Entry], deliveries: int) -> Steps:
         """Let any other consumer claim the entries at once, as if they had not been delivered to this one."""
         group = self._group
         options = {"idle": group.claim_idle_millis, "retrycount": deliveries, "justid": True}

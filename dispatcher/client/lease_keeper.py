@@ -5,15 +5,15 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from dispatcher.client.aggregate_lines import Lines, Queued
+from dispatcher.client.deliveries import NotOurs
+from dispatcher.client.entry_taker import OF_REDIS, OnError
 from dispatcher.client.group import Group
-from dispatcher.client.lease import LeaseLost
-from dispatcher.client.leases import LeasedShard, Verb, ask
-from dispatcher.client.lines import Lines, Queued
-from dispatcher.client.reading import Reader
+from dispatcher.client.reader import Reader
 from dispatcher.client.scripts import FENCED, run
-from dispatcher.client.shares import Shares
+from dispatcher.client.shard_leases import LeasedShard, Verb, ask
+from dispatcher.client.shard_shares import Shares
 from dispatcher.client.steps import Steps
-from dispatcher.client.taking import OF_REDIS, OnError
 from dispatcher.core.page_size import PAGE_BYTES, PageSize
 from dispatcher.handlers.outages import Outages
 
@@ -37,9 +37,9 @@ class LeaseKeeper(Reader):
         keys: Sequence[str],
         shares: Shares,
         clock: Callable[[], float] = time.monotonic,
-        attempts: Callable[[str], int | None] = lambda event_type: None,
+        max_deliveries: Callable[[str], int | None] = lambda event_type: None,
     ) -> None:
-        super().__init__(group, outages, on_error, has_store, clock, attempts)
+        super().__init__(group, outages, on_error, has_store, clock, max_deliveries)
         self._shards = self._leased = {key: LeasedShard(key, group, clock) for key in keys}
         self._name = keys[0]
         self._shares = shares
@@ -94,7 +94,7 @@ class LeaseKeeper(Reader):
         asked = self._clock()
         for shard, verb in verbs.items():
             if verb == "drop":
-                with contextlib.suppress(LeaseLost):
+                with contextlib.suppress(NotOurs):
                     yield from self._uncount(shard, shard.uncounted, 0)
         lasts = {shard.key: self._lasts_ms(shard, asked) for shard in verbs}
         members, found = yield from ask(self._shares.me, verbs, lasts, self._group.claim_idle_millis if present else 0)
@@ -147,16 +147,16 @@ class LeaseKeeper(Reader):
         shard.sure_until = asked + min(SURE_S, self._lasts_ms(shard, asked) / 1000)
 
     def _fenced(self, shard: LeasedShard, *command: object) -> Steps:
-        """Do it, if the shard is ours. Its answer. Raises LeaseLost."""
+        """Do it, if the shard is ours. Its answer. Raises NotOurs."""
         asked, token = self._clock(), shard.token
         if not token:
-            raise LeaseLost
+            raise NotOurs
         keys, lasts_ms = [shard.lease, shard.key], self._lasts_ms(shard, asked)
         answer = yield from run(FENCED, keys, self._shares.me, token, lasts_ms, *command)
         if not answer[0]:
             if shard.token == token:
                 self._lost(shard)
-            raise LeaseLost
+            raise NotOurs
         self._sure(shard, asked)
         return answer[1] if len(answer) > 1 else None
 
