@@ -19,7 +19,7 @@ from dispatcher.commands.options import (
 from dispatcher.commands.tables import say
 from dispatcher.core.findings.finding import Finding
 from dispatcher.core.findings.runbook import address, page_of
-from dispatcher.infra.postgres.pooler import PoolerTrial
+from dispatcher.infra.postgres.pooler import PoolerCheck
 from dispatcher.ops.doctor import Examination, examine
 from dispatcher.ops.doctor.guarantees import Held, judge
 
@@ -62,8 +62,8 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
     findings = anyio.run(
         examine,
         Examination(
-            replace(target(settings, STATEMENT_S), trial=PoolerTrial()),
-            replace(target(settings, STATEMENT_S, url=settings.get("listen_url")), trial=PoolerTrial()),
+            replace(target(settings, STATEMENT_S), pooler_check=PoolerCheck()),
+            replace(target(settings, STATEMENT_S, url=settings.get("listen_url")), pooler_check=PoolerCheck()),
             settings.get("redis_url", ""),
             layout_of(settings),
             settings["stream_maxlen"],

@@ -44,7 +44,7 @@ class Breaker:
         """Seconds until a claim is allowed: 0 when closed or when a trial is due."""
         return max(0.0, self._until - now) if self.state == "open" else 0.0
 
-    def try_trial(self, now: float) -> bool:
+    def begin_trial(self, now: float) -> bool:
         """Turn an open breaker whose wait is over to half open. True when the caller should try a single row."""
         if self.state == "open" and now >= self._until:
             self.state = "half_open"

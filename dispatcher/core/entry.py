@@ -45,16 +45,19 @@ class EntryFormat:
         `make` False: with NOMKSTREAM, to which the reply is nil when the stream is gone.
         """
         plain, with_headers = self._makes if make else self._makes_none
-        _, _, event_id, message_id, kind, of, key, occurred_at, payload, headers, _, _, _, _ = row
+        (
+            _, _, event_id, message_id, event_type, aggregate_type, aggregate_id, occurred_at, payload, headers,
+            _, _, _, _,
+        ) = row  # fmt: skip
         at = occurred_at.isoformat("T", "microseconds")
         size: Callable[[str], int] = len
         while True:
             values = (
                 size(event_id), event_id,
                 size(message_id), message_id,
-                size(kind), kind,
-                size(of), of,
-                size(key), key,
+                size(event_type), event_type,
+                size(aggregate_type), aggregate_type,
+                size(aggregate_id), aggregate_id,
                 at,
                 size(payload), payload,
             )  # fmt: skip

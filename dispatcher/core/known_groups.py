@@ -66,13 +66,13 @@ class GroupWatch:
     """What one process saw, look after look. `known`: what others wrote before it."""
 
     def __init__(self, known: Iterable[KnownGroup] = ()) -> None:
-        self._known: dict[str, KnownGroup] = {}  # all written by look()
+        self._known: dict[str, KnownGroup] = {}  # all written by note_seen()
         self._missed: dict[str, tuple[float, bool]] = {}  # since when, and whether the stream was emptied then
         self._length: int | None = None
         for each in sorted(known, key=lambda each: each.seen):
             self._known[each.name] = each
 
-    def look(self, there: Mapping[str, str], length: int, loss: Loss | None, now: float) -> tuple[KnownGroup, ...]:
+    def note_seen(self, there: Mapping[str, str], length: int, loss: Loss | None, now: float) -> tuple[KnownGroup, ...]:
         """`there`: a key of each group by its name; `length`: entries of all streams; `loss`: the last one."""
         emptied = self._length is not None and length < self._length / 2
         self._length = length

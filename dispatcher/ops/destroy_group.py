@@ -24,7 +24,7 @@ class Abandoned:
     read_to: str
 
 
-async def look(url: str, keys: Sequence[str], group: str, timeout_s: float) -> list[Abandoned]:
+async def find_abandoned(url: str, keys: Sequence[str], group: str, timeout_s: float) -> list[Abandoned]:
     """What would be removed, of each key that has the group. Raises DispatcherError: none has, or somebody reads it."""
     where = f"Redis at {RedisTarget.parse(url).address()}"
     await try_to_connect(url, (), timeout_s)
@@ -47,7 +47,7 @@ async def look(url: str, keys: Sequence[str], group: str, timeout_s: float) -> l
 
 async def destroy(url: str, keys: Sequence[str], group: str, timeout_s: float) -> None:
     """Remove it, unless somebody reads it by now. Raises DispatcherError."""
-    found = await look(url, keys, group, timeout_s)
+    found = await find_abandoned(url, keys, group, timeout_s)
     where = f"Redis at {RedisTarget.parse(url).address()}"
     client: Any = open_client(url, timeout_s)
     try:

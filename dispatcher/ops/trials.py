@@ -48,7 +48,7 @@ class Tried:
 
 async def run_trials(session: Session, *, at_start: bool = False) -> list[Tried]:
     """Try everything. `at_start`: only what a start has to know. Raises SessionLost, or psycopg.Error."""
-    async with session.alone():
+    async with session.exclusive():
         return await _run_trials(session, at_start)
 
 

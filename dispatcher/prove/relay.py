@@ -26,7 +26,7 @@ from dispatcher.service.process import one_error
 from dispatcher.service.sessions import Sessions
 from dispatcher.service.stream_engine import BREAKER
 from dispatcher.settings import Settings
-from dispatcher.stages.claim import CANARY, EventTypeFilter
+from dispatcher.stages.claim import CANARY_EVENT_TYPE, EventTypeFilter
 from dispatcher.stages.doorbell.wake import ALL_SLOTS, Doorbell
 
 # Another dispatcher may hold the doorbell's key: then nobody rings this one.
@@ -83,7 +83,7 @@ class CanaryRelay:
             slots=ALL_SLOTS,
             heartbeat_channel=f"outbox_ping_{uuid4().hex}",
             observe=observe,
-            canaries=True,
+            canary_events=True,
         )
 
         def connection(name: str) -> RedisConnection:
@@ -105,7 +105,7 @@ class CanaryRelay:
         no_pause = NoPause()
         self._relay = StreamRelay(
             StreamPolicy(
-                replace(claim_policy(s, EventTypeFilter((CANARY,), only_these=True)), layout=layout),
+                replace(claim_policy(s, EventTypeFilter((CANARY_EVENT_TYPE,), only_these=True)), layout=layout),
                 entry_format(s),
                 retry_policy(s),
                 s.publish_timeout_ms / 1000,

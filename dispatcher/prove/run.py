@@ -24,7 +24,7 @@ from dispatcher.prove.relay import CanaryRelay
 from dispatcher.prove.traffic import DEADLINE_S, Disturber, Ledger, Producer, read_stream, refuse_foreign
 from dispatcher.service.targets import PostgresTargets
 from dispatcher.settings import Settings
-from dispatcher.stages.claim import CANARY
+from dispatcher.stages.claim import CANARY_EVENT_TYPE
 
 PRODUCERS = 4
 GRACE_S = 20.0  # for what is missing after the last commit
@@ -163,9 +163,10 @@ async def _clean(relay: CanaryRelay, postgres: ReconnectingSession, stream: str,
     session = await postgres.get()
     try:
         for ids in _chunks(ledger.ids) or [[]]:
-            await session.fetch(load("prove_clean"), {"event_ids": ids, "event_type": CANARY})
+            await session.fetch(load("prove_clean"), {"event_ids": ids, "event_type": CANARY_EVENT_TYPE})
     except psycopg.Error as error:
-        left.append(f"{counted(len(ledger.ids), 'row')} of the type {CANARY}, until they are pruned ({error.sqlstate})")
+        rows = counted(len(ledger.ids), "row")
+        left.append(f"{rows} of the type {CANARY_EVENT_TYPE}, until they are pruned ({error.sqlstate})")
     [reply] = await relay.reader.send([("DEL", stream)], DEADLINE_S)
     if not isinstance(reply, int):
         left.append(f"the stream {stream}: redis-cli DEL {stream} ({getattr(reply, 'text', 'no answer')})")

@@ -18,7 +18,7 @@ from dispatcher.infra.redis.connection import RedisConnection, client_name
 from dispatcher.infra.redis.replies import ids_named
 from dispatcher.infra.sqlfiles import load
 from dispatcher.prove.relay import CanaryRelay
-from dispatcher.stages.claim import CANARY
+from dispatcher.stages.claim import CANARY_EVENT_TYPE
 
 PAGE = 500  # entries of one read
 READ_EVERY_S = 0.002
@@ -62,7 +62,7 @@ class Producer:
 
     async def _commit(self, postgres: ReconnectingSession, number: int) -> None:
         event_id = str(uuid4())
-        row = {"event_id": event_id, "event_type": CANARY, "json": json.dumps({"n": number, "text": TEXT})}
+        row = {"event_id": event_id, "event_type": CANARY_EVENT_TYPE, "json": json.dumps({"n": number, "text": TEXT})}
         session = await postgres.get()
         try:
             self._ledger.ids.append(event_id)
@@ -93,7 +93,9 @@ async def refuse_foreign(connection: RedisConnection, stream: str) -> None:
         if not isinstance(page, list):
             raise Unreachable(f"the stream {stream} cannot be read: {getattr(page, 'text', 'no answer')}")
     entries = [fields for page in pages for _, fields in page]
-    foreign = any(dict(zip(f[::2], f[1::2], strict=False)).get(b"event_type") != CANARY.encode() for f in entries)
+    foreign = any(
+        dict(zip(f[::2], f[1::2], strict=False)).get(b"event_type") != CANARY_EVENT_TYPE.encode() for f in entries
+    )
     if foreign or (isinstance(groups, list) and groups):
         raise Misconfigured(
             f"the stream {stream} holds what is not of `dispatcher prove`, which deletes it at the end: "

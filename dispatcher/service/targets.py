@@ -5,7 +5,7 @@ from dataclasses import replace
 import anyio
 
 from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
-from dispatcher.infra.postgres.pooler import PoolerTrial
+from dispatcher.infra.postgres.pooler import PoolerCheck
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.tables import missing, refuse_unfit, what_lacks, why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -27,7 +27,7 @@ class PostgresTargets:
         self._session_name = session_name
         self._trying, self._tried = anyio.Lock(), False
         self._checked = False  # a child that is made while we run harms nothing: no reconnect waits for its end
-        self._trial = PoolerTrial()
+        self._pooler_check = PoolerCheck()
         self._address = ""  # that was asked for last: no file is read for a message
         self._pooled = settings.listen_url != settings.database_url
 
@@ -61,7 +61,7 @@ class PostgresTargets:
             connect_timeout_s=s.connect_timeout_ms / 1000,
             query_timeout_s=s.query_timeout_ms / 1000,
             pooled=pooled,
-            trial=self._trial,
+            pooler_check=self._pooler_check,
         )
         self._address = target.address()
         return target

@@ -19,7 +19,7 @@ from dispatcher.stages.settle import release
 ONE_BY_ONE_S = 2.0  # for reading rows one by one: each that cannot be read takes a second, and the lease runs
 ANY_SIZE = 2**30
 CUT_CHARS = 4096  # a text of that length may not be whole: see claim.sql
-CANARY = "dispatcher.prove"  # the event type of `dispatcher prove`, which no dispatcher claims
+CANARY_EVENT_TYPE = "dispatcher.prove"  # the event type of `dispatcher prove`, which no dispatcher claims
 
 _PAYLOAD = ClaimedRow._fields.index("payload")
 _HEADERS = _PAYLOAD + 1
@@ -110,7 +110,7 @@ async def claim(
     if closed:
         parameters["closed"] = list(closed)
     if event_types is not None:
-        types = [*event_types.types, *(() if event_types.only_these else (CANARY,))]
+        types = [*event_types.types, *(() if event_types.only_these else (CANARY_EVENT_TYPE,))]
         parameters |= {"types": types, "handled": event_types.only_these, "since_s": since_s}
     try:
         rows = await session.fetch(statement, parameters | {"most_bytes": most_bytes})

@@ -16,7 +16,7 @@ import psycopg
 from dispatcher.core.row import Batch, HandlerMark
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages.claim import CANARY, ClaimKey, EventTypeFilter, batch_of
+from dispatcher.stages.claim import CANARY_EVENT_TYPE, ClaimKey, EventTypeFilter, batch_of
 
 _COLUMNS = 14  # of ClaimedRow
 
@@ -74,7 +74,7 @@ class OrderedClaim:
         }
         if self.event_types is not None:
             only = self.event_types.only_these
-            parameters |= {"types": [*self.event_types.types, *(() if only else (CANARY,))], "handled": only}
+            parameters |= {"types": [*self.event_types.types, *(() if only else (CANARY_EVENT_TYPE,))], "handled": only}
         return parameters
 
 

@@ -65,7 +65,7 @@ class Backpressure:
     async def allowance(self) -> int:
         """Rows that may be published now; 0: none, ask again a little later."""
         if self.due():
-            await self._look()
+            await self._measure()
         return self.left()
 
     def left(self) -> int:
@@ -97,7 +97,7 @@ class Backpressure:
         # A failure tells nothing: the number of before will do.
         await repeat(postgres, count, failed=lambda error: None, pause_s=COUNT_NEAR_EVERY_S)
 
-    async def _look(self) -> None:
+    async def _measure(self) -> None:
         group, unread = await self._slowest()
         on = unread >= (GO_ON_BELOW if self._on else HOLD_BACK_AT) * self._maxlen
         self._near = unread >= NEAR_AT * self._maxlen

@@ -107,7 +107,7 @@ class GroupsGauge:
             there = {group.name: stream for stream, info in seen.infos.items() for group in info.groups}
             there = {name: stream for name, stream in there.items() if not is_exempt(name, exempt)}
             length = sum(info.length for info in seen.infos.values())
-            self._known = self._watch.look(there, length, loss, time.time())
+            self._known = self._watch.note_seen(there, length, loss, time.time())
         return self._known
 
 

@@ -114,14 +114,14 @@ class PostgresCrashAudit:
                 if why := await why_copy(session, settle=True):  # a dump was restored under us
                     session.server_gone = True  # for all our sessions: each is refused with that reason from now on
                     raise session.lose(why)
-                await self._look(session)
+                await self._search(session)
         finally:
             for sink in self._sinks:
                 sink.searcher.close()
             if not session.pooled and not session.closed:
                 await session.fetch(_UNLOCK)
 
-    async def _look(self, session: Session) -> None:
+    async def _search(self, session: Session) -> None:
         # What was claimed before the crash must not arrive after the look: it was written on a connection of before.
         names = [name for (name,) in await session.fetch(load("all_dispatchers"))]
         ended = set[str]()
@@ -134,13 +134,13 @@ class PostgresCrashAudit:
         looked_at = found = 0
         for since, begin in await session.fetch(load("crash_since"), {"streams": self._streams}):
             for sink in self._sinks:
-                looked, settled = await self._look_in(session, sink, since, begin)
+                looked, settled = await self._search_sink(session, sink, since, begin)
                 looked_at, found = looked_at + looked, found + settled
         await session.fetch(load("mark_unbroken"), {"layout": self._layout.claims_by})
         self._observe(CrashAudited(found, looked_at))
         self._wake()
 
-    async def _look_in(self, session: Session, sink: AuditedSink, since: str, begin: str) -> tuple[int, int]:
+    async def _search_sink(self, session: Session, sink: AuditedSink, since: str, begin: str) -> tuple[int, int]:
         searcher, incarnation = sink.searcher, sink.searcher.incarnation
         if incarnation is None:
             raise Unreachable("the connection that searches was lost")

@@ -47,13 +47,13 @@ class Retention:
         self._dlq_s = dlq_days * _DAY_S
         self._observe = observe
         self._refused: str | None = None  # what was reported last; written by run()
-        # The walk; written by look() and run().
+        # The walk; written by delete_batch() and run().
         self._after = 0  # the last id passed
         self._in_vain = 0  # windows passed without deleting a row
         self._began_at = monotonic()
         self._window = pace.window
 
-    async def look(self, session: Session, *, now: datetime | None = None) -> bool:
+    async def delete_batch(self, session: Session, *, now: datetime | None = None) -> bool:
         """Delete one batch of each table. True: there is probably more.
 
         Raises SessionLost or psycopg.Error; then nothing was deleted, or the next look finds out what was.
@@ -87,7 +87,7 @@ class Retention:
 
     async def _delete(self, session: Session) -> float:
         self._walk_again()
-        more = await self.look(session)
+        more = await self.delete_batch(session)
         self._refused = None
         return self._pace.pause_s if more else self._pace.every_s
 

@@ -131,7 +131,7 @@ class SlotKeeper:
             session = await self._control.get()
             self._rung, rest_s = anyio.Event(), AGAIN_S  # cleared, then look: what happens meanwhile is not lost
             try:
-                await self.look(session)
+                await self.do_our_part(session)
                 rest_s = self._every_s
             except SessionLost:
                 pass
@@ -140,7 +140,7 @@ class SlotKeeper:
             with anyio.move_on_after(rest_s):
                 await self._rung.wait()
 
-    async def look(self, session: Session) -> None:
+    async def do_our_part(self, session: Session) -> None:
         """Look once, and do our part of the plan. Raises SessionLost or psycopg.Error; the next look goes on."""
         state = await self._read(session)
         us, share = self._registry.id, self._own_share()

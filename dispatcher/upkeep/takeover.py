@@ -83,9 +83,9 @@ class Takeover:
 
     async def run(self, postgres: ReconnectingSession) -> None:
         """Look every second until cancelled; for overdue claims six times a lease, but each 1 to 5 seconds."""
-        await repeat(postgres, self._look, failed=tell_failure(self._observe, "takeover"), pause_s=self._every_s)
+        await repeat(postgres, self._round, failed=tell_failure(self._observe, "takeover"), pause_s=self._every_s)
 
-    async def _look(self, session: Session) -> float:
+    async def _round(self, session: Session) -> float:
         if session is not self._session:
             first, self._session = self._session is None, session
             self._patient_until = 0.0 if first else monotonic() + PATIENCE_S

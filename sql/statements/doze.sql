@@ -1,5 +1,5 @@
 -- doze: tries to take the doorbell's key, and asks when the next row is due: the last statement before a dispatcher sleeps.
--- Parameters: slots (only slots below this number), canaries (whether only events of `dispatcher prove`, or all others).
+-- Parameters: slots (only slots below this number), canary_events (whether only events of `dispatcher prove`, or all others).
 -- Parameters with an order: lows, highs (ranges of slots that we own; slots does not matter then).
 -- Returns: one row: who has the key (below); seconds until the first claimable row is due (NULL: there is none).
 -- Loaded by: dispatcher/stages/doorbell/wake.py
@@ -23,7 +23,7 @@ SELECT
         WHERE NOT d.settled
           AND d.status <> 'picked'
           --any: AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
-          AND (d.event_type = 'dispatcher.prove') = %(canaries)s
+          AND (d.event_type = 'dispatcher.prove') = %(canary_events)s
           AND d.next_run_at < 'infinity' -- parked; Postgres 16 cannot subtract it
         ORDER BY d.next_run_at, d.id
         --owned: LIMIT 1000

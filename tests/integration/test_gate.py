@@ -78,7 +78,7 @@ async def test_it_connects_and_is_open_while_all_goes_well(make_gate, redis_url,
     assert await gate.wait_open()
     assert len((await publish(gate, rows(3))).sent_ids) == 3
     assert not gate.is_shut()
-    assert not gate.trial()
+    assert not gate.begin_trial()
     assert tap.seen == []
     outcomes = await publish(gate, rows(2))
     assert gate.connection.floor == outcomes.stream_ids[-1]
@@ -104,14 +104,14 @@ async def test_a_failing_sink_shuts_it_and_a_trial_of_one_row_opens_it(make_gate
     gate._breaker.backoff, gate._breaker._until = QUICK, 0.0  # the hour is over
     for _ in range(5):
         await opened(gate)
-        assert gate.trial()
+        assert gate.begin_trial()
         assert (await publish(gate, rows(1))).released == [0]
     async with Redis.from_url(server.url) as admin:
         await admin.execute_command(*end)  # type: ignore[no-untyped-call]
     await opened(gate)
-    assert gate.trial()
+    assert gate.begin_trial()
     assert (await publish(gate, rows(1))).sent_ids == [0]
-    assert not gate.trial()
+    assert not gate.begin_trial()
     assert await gate.wait_open()
     changes = tap.all(BreakerChanged)
     assert [(change.state, (change.reason or "")[:10].strip()) for change in changes] == [
@@ -139,7 +139,7 @@ async def test_a_server_that_says_it_is_the_wrong_one_is_left(make_gate, own_val
     gate.note_outcomes(decide_batch(rows(4), replies, POLICY, Random(1)))
     assert not gate.connection.up
     await opened(gate)
-    assert gate.trial()  # a connection alone proves nothing
+    assert gate.begin_trial()  # a connection alone proves nothing
     assert (await publish(gate, rows(1))).sent_ids == [0]
     assert not gate.is_shut()
 
@@ -149,10 +149,10 @@ async def test_a_row_that_never_reached_the_sink_proves_nothing(make_gate, own_v
     assert await gate.wait_open()
     await publish(gate, rows(4))
     await opened(gate)
-    assert gate.trial()
+    assert gate.begin_trial()
     outcomes = await publish(gate, rows(1, "x" * 200_000))
     assert len(outcomes.dead) == 1
-    assert gate.trial()
+    assert gate.begin_trial()
 
 
 async def test_redis_killed_and_started_again(make_gate, own_valkey, tap):
@@ -170,7 +170,7 @@ async def test_redis_killed_and_started_again(make_gate, own_valkey, tap):
     server.start()
     await opened(gate)
     assert await tap.next(BreakerChanged) == BreakerChanged("closed", None)  # being there is the proof
-    assert not gate.trial()
+    assert not gate.begin_trial()
     assert len((await publish(gate, rows(2))).sent_ids) == 2
 
 

@@ -10,7 +10,7 @@ import pytest
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.events import Settled, SlotsChanged
 from dispatcher.infra.postgres.connect import connect
-from dispatcher.infra.postgres.pooler import PoolerTrial
+from dispatcher.infra.postgres.pooler import PoolerCheck
 from dispatcher.infra.postgres.target import PostgresTarget
 from tests.support.pgbouncer import listens_at, pgbouncer
 from tests.support.rows import insert_events
@@ -37,7 +37,7 @@ def pooler(tmp_path_factory: pytest.TempPathFactory, server_folder: Path, databa
 async def test_one_that_keeps_sessions_is_as_good_as_none(pooler, db):
     url = pooler("session")
     await until(partial(listens_at, url), "the pooler listens")
-    target = PostgresTarget(url, "test", query_timeout_s=7.0, trial=PoolerTrial())
+    target = PostgresTarget(url, "test", query_timeout_s=7.0, pooler_check=PoolerCheck())
     first, second = await connect(target, "control"), await connect(target, "lane")
     for session in (first, second):
         assert (session.pooled, session.behind_pooler) == (False, True)
@@ -59,7 +59,7 @@ async def test_one_that_pools_transactions_is_found_out(pooler, options):
     """Also while it has little to do, when each transaction meets the same server connection."""
     url = pooler("transaction", options)
     await until(partial(listens_at, url), "the pooler listens")
-    target = PostgresTarget(url, "test", query_timeout_s=7.0, trial=PoolerTrial())
+    target = PostgresTarget(url, "test", query_timeout_s=7.0, pooler_check=PoolerCheck())
     session = await connect(target, "control")
     assert (session.pooled, session.behind_pooler) == (True, True)
     assert await session.fetch("SHOW statement_timeout") == [("0",)]  # else others would find our settings
@@ -69,7 +69,7 @@ async def test_one_that_pools_transactions_is_found_out(pooler, options):
 async def test_one_without_a_server_connection_left_is_not_waited_for(pooler):
     url = pooler("session", "default_pool_size = 1")
     await until(partial(listens_at, url), "the pooler listens")
-    session = await connect(PostgresTarget(url, "test", trial=PoolerTrial(), connect_timeout_s=30.0), "control")
+    session = await connect(PostgresTarget(url, "test", pooler_check=PoolerCheck(), connect_timeout_s=30.0), "control")
     assert session.pooled  # not proven
     await session.close()
 

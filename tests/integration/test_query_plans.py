@@ -160,7 +160,7 @@ PARAMETERS: dict[str, object] = {
     "at_epochs": [1],
     "share": 256,
     "seen_at": None,
-    "canaries": False,
+    "canary_events": False,
     "json": "{}",
     "types": ["mail.sent"],
     "handled": False,

@@ -43,7 +43,7 @@ def keeper(tap: Tap, **pace: Any) -> Retention:
 
 
 async def look(keep: Retention, session: Session) -> bool:
-    return await keep.look(session, now=NOW)
+    return await keep.delete_batch(session, now=NOW)
 
 
 async def to_the_end(keep: Retention, session: Session) -> int:
@@ -104,7 +104,7 @@ async def test_it_deletes_what_the_procedures_delete_and_does_as_they_do_with_co
     await db.execute("ROLLBACK")
     assert await tables(db) == before
 
-    await keeper(tap).look(session, now=now)
+    await keeper(tap).delete_batch(session, now=now)
     assert await tables(db) == expected
     assert expected != before
     deleted = len(before[0]) - len(expected[0])
@@ -119,12 +119,12 @@ async def test_a_clock_that_is_set_forward_by_mistake_deletes_nothing(session, d
     sent = await insert_events(db, 2, status="sent", sent_at=now)
     await bury(db, await insert_events(db, status="dead"), died_at=now)
     before = await tables(db)
-    await keeper(tap).look(session, now=now + timedelta(days=days))
+    await keeper(tap).delete_batch(session, now=now + timedelta(days=days))
     assert await tables(db) == before
     await db.execute(
         "UPDATE messaging.message_outbox SET sent_at = %s WHERE id = %s", [now - timedelta(days=8), sent[0]]
     )
-    await keeper(tap).look(session, now=now + timedelta(days=days))
+    await keeper(tap).delete_batch(session, now=now + timedelta(days=days))
     assert [row for row in before[0] if row != sent[0]] == (await tables(db))[0]
 
 

@@ -112,7 +112,7 @@ async def test_what_was_revoked_is_lost_at_the_next_look_and_its_epoch_is_anothe
     assert one.tap.all(SlotsChanged)[-1] == SlotsChanged(owned=251, ranges=1, gained=0, released=0, revoked=5)
     # Another is done with it, and somebody gave it to us meanwhile: it has to be loaded anew.
     await db.execute("UPDATE messaging.slot_owner SET revoked_from = NULL, owner = %s WHERE slot < 5", (one.id,))
-    await one.keeper.look(one.control)
+    await one.keeper.do_our_part(one.control)
     assert (one.view.owned, one.view.claimable(), list(one.view.gained)) == (ALL, ((5, 255),), [0, 1, 2, 3, 4])
     assert one.view.slot_epochs(ALL) == before + 5
 
@@ -121,7 +121,7 @@ async def test_a_slot_that_was_lost_and_regained_between_two_looks_is_loaded_ane
     one = await keep("beef0001")
     await one.look()
     await db.execute("UPDATE messaging.slot_owner SET epoch = epoch + 2 WHERE slot = 9")
-    await one.keeper.look(one.control)
+    await one.keeper.do_our_part(one.control)
     assert (one.view.owned, one.view.gained) == (ALL, {9: 2})
 
 

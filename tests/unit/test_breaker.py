@@ -25,7 +25,7 @@ def opened(breaker: Breaker, *, connection_only: bool = False) -> float:
 
 def test_closed_lets_everything_through(breaker: Breaker) -> None:
     assert breaker.wait_s(5.0) == 0.0
-    assert not breaker.try_trial(5.0)
+    assert not breaker.begin_trial(5.0)
     assert not breaker.succeeded()
 
 
@@ -33,7 +33,7 @@ def test_a_failure_opens_it_for_a_while(breaker: Breaker) -> None:
     due = opened(breaker)
     assert (breaker.state, breaker.reason) == ("open", "OOM")
     assert 0.05 <= due <= 0.1
-    assert not breaker.try_trial(due * 0.9)
+    assert not breaker.begin_trial(due * 0.9)
     assert breaker.state == "open"
 
 
@@ -54,24 +54,24 @@ def test_other_batches_of_the_same_outage_do_not_lengthen_the_wait(breaker: Brea
 def test_when_the_wait_is_over_there_is_a_trial_until_its_answer(breaker: Breaker) -> None:
     due = opened(breaker)
     assert breaker.wait_s(due) == 0.0
-    assert breaker.try_trial(due)
+    assert breaker.begin_trial(due)
     assert breaker.state == "half_open"
-    assert breaker.try_trial(due + 1)
+    assert breaker.begin_trial(due + 1)
     assert breaker.wait_s(due) == 0.0
 
 
 def test_a_trial_that_succeeds_closes_it(breaker: Breaker) -> None:
     due = opened(breaker, connection_only=True)
-    breaker.try_trial(due)
+    breaker.begin_trial(due)
     assert breaker.succeeded()
     assert (breaker.state, breaker.reason, breaker.failures, breaker.connection_only) == ("closed", None, 0, False)
     assert not breaker.succeeded()
-    assert not breaker.try_trial(due)
+    assert not breaker.begin_trial(due)
 
 
 def test_a_trial_that_fails_opens_it_again_without_saying_so_twice(breaker: Breaker) -> None:
     due = opened(breaker)
-    breaker.try_trial(due)
+    breaker.begin_trial(due)
     assert not breaker.failed(due, "READONLY", connection_only=False)
     assert (breaker.state, breaker.reason, breaker.failures) == ("open", "READONLY", 2)
     assert breaker.wait_s(due) > 0
@@ -80,7 +80,7 @@ def test_a_trial_that_fails_opens_it_again_without_saying_so_twice(breaker: Brea
 def test_it_remembers_whether_a_connection_alone_is_proof(breaker: Breaker) -> None:
     due = opened(breaker, connection_only=True)
     assert breaker.connection_only
-    breaker.try_trial(due)
+    breaker.begin_trial(due)
     breaker.failed(due, "OOM", connection_only=False)
     assert not breaker.connection_only
 
@@ -93,5 +93,5 @@ def test_an_outage_of_any_length_is_tried_at_least_every_cap(trials: int, seed: 
         wait = breaker.wait_s(now)
         assert 0 < wait <= BACKOFF.cap_s + 1e-9
         now += wait + 1e-9
-        assert breaker.try_trial(now)
+        assert breaker.begin_trial(now)
     assert breaker.failures == trials

@@ -24,35 +24,35 @@ def names(known: tuple[KnownGroup, ...]) -> dict[str, float | None]:
 
 def test_a_group_that_is_missed_at_a_loss_is_gone_until_it_is_back_or_a_day_is_over():
     watch = GroupWatch()
-    assert names(watch.look(A, 10, None, 1_000.0)) == {"billing": None}
-    assert names(watch.look({}, 10, None, 1_005.0)) == {}  # the audit may not be through yet
-    assert names(watch.look({}, 10, Loss(1_006.0, 3), 1_010.0)) == {"billing": 1_005.0}
-    assert names(watch.look({}, 10, None, 1_005.0 + KEPT_S - 1)) == {"billing": 1_005.0}
-    assert names(watch.look({}, 10, None, 1_005.0 + KEPT_S)) == {}
-    watch.look(A, 10, None, 200_000.0)
-    watch.look({}, 10, Loss(200_002.0, 3), 200_005.0)
-    assert names(watch.look(A, 10, Loss(200_002.0, 3), 200_010.0)) == {"billing": None}
+    assert names(watch.note_seen(A, 10, None, 1_000.0)) == {"billing": None}
+    assert names(watch.note_seen({}, 10, None, 1_005.0)) == {}  # the audit may not be through yet
+    assert names(watch.note_seen({}, 10, Loss(1_006.0, 3), 1_010.0)) == {"billing": 1_005.0}
+    assert names(watch.note_seen({}, 10, None, 1_005.0 + KEPT_S - 1)) == {"billing": 1_005.0}
+    assert names(watch.note_seen({}, 10, None, 1_005.0 + KEPT_S)) == {}
+    watch.note_seen(A, 10, None, 200_000.0)
+    watch.note_seen({}, 10, Loss(200_002.0, 3), 200_005.0)
+    assert names(watch.note_seen(A, 10, Loss(200_002.0, 3), 200_010.0)) == {"billing": None}
 
 
 def test_a_stream_that_is_empty_all_at_once_is_a_loss_though_no_row_was_put_back():
     watch = GroupWatch()
-    watch.look(A, 10, None, 1_000.0)
-    assert names(watch.look({}, 0, None, 1_005.0)) == {"billing": 1_005.0}
+    watch.note_seen(A, 10, None, 1_000.0)
+    assert names(watch.note_seen({}, 0, None, 1_005.0)) == {"billing": 1_005.0}
 
 
 def test_a_group_that_is_destroyed_is_forgotten():
     watch = GroupWatch()
-    watch.look(A, 10, Loss(1_000.0 - FAR, 3), 1_000.0)
-    assert names(watch.look({}, 10, Loss(1_000.0 - FAR, 3), 1_005.0)) == {}
-    assert names(watch.look({}, 10, Loss(1_000.0 - FAR, 3), 1_005.0 + TOGETHER_S)) == {}
-    assert names(watch.look({}, 10, Loss(1_005.0 + FAR, 3), 1_005.0 + FAR)) == {}  # another loss, later
+    watch.note_seen(A, 10, Loss(1_000.0 - FAR, 3), 1_000.0)
+    assert names(watch.note_seen({}, 10, Loss(1_000.0 - FAR, 3), 1_005.0)) == {}
+    assert names(watch.note_seen({}, 10, Loss(1_000.0 - FAR, 3), 1_005.0 + TOGETHER_S)) == {}
+    assert names(watch.note_seen({}, 10, Loss(1_005.0 + FAR, 3), 1_005.0 + FAR)) == {}  # another loss, later
 
 
 def test_a_process_begins_with_what_others_saw():
     here, gone = KnownGroup("billing", "orders", 900.0), KnownGroup("mail", "orders", 950.0, 950.0)
     assert read_known(json.loads(json.dumps([here.written(), gone.written()])), 900.0) == (here, gone)
     watch = GroupWatch([here, gone])
-    assert names(watch.look({}, 10, Loss(960.0, 3), 1_000.0)) == {"billing": 1_000.0, "mail": 950.0}
+    assert names(watch.note_seen({}, 10, Loss(960.0, 3), 1_000.0)) == {"billing": 1_000.0, "mail": 950.0}
     assert read_known("?", 1.0) == read_known([7, {}, None], 1.0) == ()
 
 
@@ -60,7 +60,7 @@ def test_a_group_that_is_back_is_not_said_and_the_number_is_bounded():
     gone = KnownGroup("mail", "orders", 950.0, 950.0)
     assert gone_groups([gone, gone], (), 1_000.0) == [gone]
     assert gone_groups([gone], {"mail"}, 1_000.0) == gone_groups([gone], (), 950.0 + KEPT_S) == []
-    assert len(GroupWatch().look({f"g{n}": "orders" for n in range(MOST + 5)}, 1, None, 1.0)) == MOST
+    assert len(GroupWatch().note_seen({f"g{n}": "orders" for n in range(MOST + 5)}, 1, None, 1.0)) == MOST
 
 
 def test_losses_of_one_moment_are_one():

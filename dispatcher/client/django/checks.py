@@ -36,10 +36,10 @@ def check_schema(app_configs: Any = None, databases: Sequence[str] | None = None
     """
     if sys.argv[1:2] == ["migrate"]:
         return []  # it is about to mend what we would say
-    return [message for alias in databases or () if schema.hosts_outbox(alias) for message in _look(alias)]
+    return [message for alias in databases or () if schema.hosts_outbox(alias) for message in _problems_of(alias)]
 
 
-def _look(alias: str) -> Iterator[CheckMessage]:
+def _problems_of(alias: str) -> Iterator[CheckMessage]:
     try:
         known = schema.recorded(connections[alias])
         behind = [name for name, _ in schema.pending(known or {})]

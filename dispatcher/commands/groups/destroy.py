@@ -8,7 +8,7 @@ import click
 from dispatcher.commands.groups.options import StreamServers, dead_of, of_group, server_options, servers_of
 from dispatcher.commands.options import require_terminal, yes
 from dispatcher.core.counted import counted
-from dispatcher.ops.destroy_group import Abandoned, destroy, look
+from dispatcher.ops.destroy_group import Abandoned, destroy, find_abandoned
 
 
 @click.command(name="destroy")
@@ -23,7 +23,7 @@ def destroy_group(group: str, yes: bool, as_json: bool, **flags: str | None) -> 
     """
     if not yes:
         require_terminal(dry_run=False)
-    at, found = anyio.run(_look, group, flags)
+    at, found = anyio.run(_find, group, flags)
     for each in found:
         click.echo(f"{each.stream}: read up to {each.read_to}, {each.pending} not acknowledged", err=as_json)
     if not yes and not click.confirm(f"Destroy the group {group}?", err=as_json):
@@ -39,9 +39,9 @@ def destroy_group(group: str, yes: bool, as_json: bool, **flags: str | None) -> 
     return 0
 
 
-async def _look(group: str, flags: dict[str, str | None]) -> tuple[StreamServers, list[Abandoned]]:
+async def _find(group: str, flags: dict[str, str | None]) -> tuple[StreamServers, list[Abandoned]]:
     at = await servers_of(flags)
-    return at, await look(at.url, at.keys, group, at.postgres.connect_timeout_s)
+    return at, await find_abandoned(at.url, at.keys, group, at.postgres.connect_timeout_s)
 
 
 async def _destroy(group: str, at: StreamServers) -> int:

@@ -83,14 +83,14 @@ async def _owns(session: Session, pid: int, target: PostgresTarget) -> bool:
     """Whether the session stays with its server process, as without a pooler, or with one that keeps sessions."""
     if pid == session.backend_pid:
         return True  # a pooler invents the process id it announces
-    if target.trial is None:
+    if target.pooler_check is None:
         return False
 
     async def other() -> Session:
         opened, _ = await _open(target, "trial")
         return opened
 
-    if kept := await target.trial.keeps(session, pid, other):
+    if kept := await target.pooler_check.keeps(session, pid, other):
         session.treat_as_kept(pid)
     return kept
 

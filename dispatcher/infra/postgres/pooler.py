@@ -21,7 +21,7 @@ OTHER_S = 3.0  # for all that the second session does: a pooler may have no serv
 KNOWN_S = 60.0  # how long an answer counts: one try for all sessions of a dispatcher
 
 
-class PoolerTrial:
+class PoolerCheck:
     """What was found out about the pooler of one URL. Shared by all sessions through it."""
 
     def __init__(self) -> None:

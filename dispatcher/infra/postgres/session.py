@@ -55,7 +55,7 @@ class Session:
         self._cursor = connection.cursor(binary=True)
         self._statements = PreparedStatements(connection)
         self._lock = asyncio.Lock()  # anyio's costs more for each statement, also when it is free
-        self._alone: asyncio.Task[Any] | None = None  # whose statements alone run now; written by alone()
+        self._exclusive: asyncio.Task[Any] | None = None  # whose statements alone run now; written by exclusive()
         self._deadline_s = deadline_s
         self._prepare = True
         # Bounded: while nobody sleeps nobody drains them, and any one of them wakes.
@@ -107,14 +107,14 @@ class Session:
         return await self._execute(self._cursor, sql, params, prepare=self._prepare and not once)
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
+    async def exclusive(self) -> AsyncIterator[None]:
         """Statements of other tasks wait until the block ends: within its transaction they would be rolled back too."""
         async with self._lock:
-            self._alone = asyncio.current_task()
+            self._exclusive = asyncio.current_task()
             try:
                 yield
             finally:
-                self._alone = None
+                self._exclusive = None
 
     async def script(self, sql: str) -> None:
         """Run several statements, no parameters: one transaction unless they say otherwise. Raises as `fetch` does."""
@@ -131,7 +131,7 @@ class Session:
     ) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = []
         with anyio.CancelScope(shield=True):
-            held = self._alone is not None and self._alone is asyncio.current_task()
+            held = self._exclusive is not None and self._exclusive is asyncio.current_task()
             if not held:
                 await self._lock.acquire()
             watchdog = self._loop.call_later(self._deadline_s, self._give_up)

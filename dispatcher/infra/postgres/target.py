@@ -7,14 +7,14 @@ from urllib.parse import quote
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from dispatcher.infra.postgres.pooler import PoolerTrial
+from dispatcher.infra.postgres.pooler import PoolerCheck
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresTarget:
     """A database to connect to and how. `pooled`: behind a transaction pooler, where session settings do not last.
 
-    `trial`: what finds out about a pooler that is met; None: any is taken for a transaction pooler.
+    `pooler_check`: what finds out about a pooler that is met; None: any is taken for a transaction pooler.
     """
 
     conninfo: str = field(repr=False)
@@ -22,7 +22,7 @@ class PostgresTarget:
     connect_timeout_s: float = 10.0
     query_timeout_s: float = 30.0
     pooled: bool = False
-    trial: PoolerTrial | None = field(default=None, repr=False, compare=False)
+    pooler_check: PoolerCheck | None = field(default=None, repr=False, compare=False)
 
     def address(self) -> str:
         """host:port/database, for messages; never the user's password."""

@@ -96,12 +96,12 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]], conditi
             bad("postgres", str(error), "start Postgres, or correct what the message names; nothing else was checked")
         ]
     try:
-        found = [*await server.look(session, wanted.database)]
+        found = [*await server.check_server(session, wanted.database)]
         if not any(each.check == "primary" and each.level == "bad" for each in found):
             found.append(
                 await _safely(
                     "listen",
-                    partial(listening.look, target=wanted.listening, timeout_s=wanted.listen_timeout_s),
+                    partial(listening.check_listening, target=wanted.listening, timeout_s=wanted.listen_timeout_s),
                     session,
                 )
             )

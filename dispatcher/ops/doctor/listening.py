@@ -14,7 +14,7 @@ from dispatcher.infra.postgres.target import PostgresTarget
 LATE = "; until then events go out on the tick only, and only the lease shows that a dispatcher died"
 
 
-async def look(session: Session, target: PostgresTarget, timeout_s: float) -> Finding:
+async def check_listening(session: Session, target: PostgresTarget, timeout_s: float) -> Finding:
     """Notify on the database's session, listen on a second one opened as the dispatcher would."""
     try:
         listener = await connect(target, "doctor")

@@ -6,7 +6,7 @@ from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
 
 
-async def look(session: Session, target: PostgresTarget) -> list[Finding]:
+async def check_server(session: Session, target: PostgresTarget) -> list[Finding]:
     """Two findings: the version, address and role; and whether the server takes writes."""
     [(version, standby, read_only, role, _)] = await session.fetch(load("doctor_server"))
     pooler = ", through a transaction pooler" if session.pooled else ""

@@ -1,9 +1,9 @@
 """After the turn: what a turn wrote is completed, with all sinks whose answers arrive together.
 
-What the shards of a Cluster took is settled by one statement for all that have answered, for one a shard costs many
-times as much. The slowest must not hold the others, nor its lane: after a moment the lane goes on, and what is not
-answered, or was not taken, is completed beside it, with the lane's session. Its shard is left out of the claims until
-then.
+What the shards of a Cluster took is settled by one statement for all that have answered: a statement for each shard
+would cost many times as much. The slowest must not hold the others, nor its lane: after a moment the lane goes on, and
+what is not answered, or was not taken, is completed in the background, with the lane's session. Its shard is left out
+of the claims until then.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class Finisher:
         self._finished = finished
         self._changed = changed
         self._tasks_of = Counter[str]()  # by claim id: how many tasks work on it
-        self.beside: TaskGroup | None = None  # for parts that no lane waits for; written by the relay's run()
+        self.background: TaskGroup | None = None  # for parts that no lane waits for; written by the relay's run()
 
     async def finish(self, postgres: ReconnectingSession, parts: Sequence[WrittenPart]) -> None:
         """Wait for the replies, settle; what may be poison goes to the bisector of its sink."""
@@ -67,7 +67,7 @@ class Finisher:
             while answered := await _answered(waiting, until):
                 await self._settle_together(postgres, [waiting.pop(each) for each in answered])
             for part in waiting.values():
-                self._start_beside(part, partial(self._complete, postgres, part))
+                self._start_in_background(part, partial(self._complete, postgres, part))
         finally:
             self._task_ended(claim_id)
 
@@ -78,12 +78,12 @@ class Finisher:
         """
         taken, replies = list[tuple[WrittenPart, BatchOutcomes]](), list[Reply]()
         for part in parts:
-            entry_ids = await replies_of(part.sent)  # which are there
-            if part.apart or not all(type(each) is bytes for each in entry_ids):
-                self._start_beside(part, partial(self._complete, postgres, part))
+            answers = await replies_of(part.sent)  # at once: all of them have come
+            if part.apart or not all(type(each) is bytes for each in answers):  # bytes: an entry id
+                self._start_in_background(part, partial(self._complete, postgres, part))
                 continue
-            taken.append((part, part.sink.completer.decide(part.batch, part.sent, entry_ids)))
-            replies += entry_ids
+            taken.append((part, part.sink.completer.decide(part.batch, part.sent, answers)))
+            replies += answers
         if not taken:
             return
         first = taken[0][0]
@@ -94,11 +94,13 @@ class Finisher:
         for part, outcomes in taken if left else ():
             if unsettled := [each for each in outcomes.each() if each[0] in left]:
                 again = BatchOutcomes.of(unsettled, outcomes.incarnation, outcomes.streams)
-                self._start_beside(part, partial(part.sink.completer.settle, postgres, part.batch, again, tried=True))
+                self._start_in_background(
+                    part, partial(part.sink.completer.settle, postgres, part.batch, again, tried=True)
+                )
 
-    def _start_beside(self, part: WrittenPart, work: Callable[[], Awaitable[object]]) -> None:
+    def _start_in_background(self, part: WrittenPart, work: Callable[[], Awaitable[object]]) -> None:
         """Go on with a part for which no lane waits."""
-        assert self.beside is not None  # noqa: S101
+        assert self.background is not None  # noqa: S101
         claim_id = part.batch.claim_id
         self._tasks_of[claim_id] += 1
         part.sink.late += 1
@@ -111,7 +113,7 @@ class Finisher:
                 part.sink.late -= 1
                 self._changed()
 
-        self.beside.start_soon(run, name="part of a batch")
+        self.background.start_soon(run, name="part of a batch")
 
     def _task_ended(self, claim_id: str) -> None:
         self._tasks_of[claim_id] -= 1
@@ -134,7 +136,7 @@ class Finisher:
 async def _answered(
     waiting: Mapping[asyncio.Future[list[Any]], object], until: float
 ) -> set[asyncio.Future[list[Any]]]:
-    """Those that are answered by `until` (monotonic seconds), or soon after the first of them; none: no more are."""
+    """Those that are answered by `until` (monotonic seconds), or within TOGETHER_S of the first; empty: none is."""
     if not waiting:
         return set()
     left_s = max(0.0, until - monotonic())

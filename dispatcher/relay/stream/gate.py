@@ -4,7 +4,6 @@ The gate is open while its breaker is closed, and shut while its breaker is open
 attempt: nothing is claimed while the gate is shut, and what was in flight is released.
 """
 
-from collections.abc import Awaitable, Callable
 from time import monotonic
 
 import anyio
@@ -18,12 +17,10 @@ from dispatcher.core.layout import Layout
 from dispatcher.core.outcome import BatchOutcomes, Released, Sent
 from dispatcher.core.row import Batch
 from dispatcher.infra.redis.connection import RedisConnection
-from dispatcher.infra.redis.search import Search, Searcher, by_stream
+from dispatcher.infra.redis.search import Search, Searcher, Verify, by_stream
 
 SEARCH_S = 5.0
 SEARCH_AGAIN_S = 0.5
-
-Verify = Callable[[RedisConnection], Awaitable[RedisIncarnation]]
 
 
 class SinkGate:
@@ -63,9 +60,9 @@ class SinkGate:
         """End every wait of `wait_open()`."""
         self._stopping.set()
 
-    def trial(self) -> bool:
-        """Whether only a single row should be tried."""
-        return self._breaker.try_trial(monotonic())
+    def begin_trial(self) -> bool:
+        """Whether only a single row should be tried: a breaker whose wait is over turns half open."""
+        return self._breaker.begin_trial(monotonic())
 
     async def wait_open(self) -> bool:
         """Whether something may be sent now. Waits for the breaker and connects; False: ask again.
@@ -141,7 +138,7 @@ class SinkGate:
         if self._breaker.succeeded():
             self._observe(BreakerChanged("closed", None))
 
-    async def look(self) -> bool:
+    async def try_open(self) -> bool:
         """Whether the sink takes entries, found out without one: while nothing may be claimed. Raises as wait_open."""
         if not await self.wait_open():
             return False

@@ -174,7 +174,7 @@ class StreamRelay:
         async with anyio.create_task_group() as beside:
             beside.start_soon(aside.run, self._chores, name="what is kept aside")
             async with anyio.create_task_group() as tasks:
-                self._finisher.beside = tasks
+                self._finisher.background = tasks
                 for sink in self._sinks.all:
                     tasks.start_soon(sink.bisector.run, name="bisector")
                 self._sinks.start(tasks)
@@ -223,15 +223,15 @@ class StreamRelay:
         self._may_sleep, began = False, monotonic()
         await self._claimer.release_uncertain(postgres)
         self._pause_check.note_finished()
-        await self._look_while_paused()
+        await self._try_open_while_paused()
         took_s = monotonic() - began
         await self._doorbell.wait_while_paused(LOOK_WHILE_PAUSED_S)
         self._observe(Ticked("ok", took_s))
 
-    async def _look_while_paused(self) -> None:
+    async def _try_open_while_paused(self) -> None:
         """Find out whether Redis and the groups let rows through: alerts about what is over must end, paused or not."""
         if monotonic() >= self._look_at and not self._stopping.is_set() and self._pause_check.may_look():
-            await self._sinks.look()
+            await self._sinks.try_open()
             self._look_at = monotonic() + LOOK_WHILE_PAUSED_S
 
     async def _wake(self) -> None:

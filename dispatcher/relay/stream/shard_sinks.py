@@ -61,7 +61,7 @@ class ShardSinks:
             tuple(slot for number, sink in enumerate(self.all) if number not in ready for slot in sink.slots),
         )
 
-    async def look(self) -> None:
+    async def try_open(self) -> None:
         await self.allow(lambda: 1)
 
     async def wait_changed(self) -> None:

@@ -66,7 +66,7 @@ class Sink:
         while not stopping.is_set():
             self._kicked = anyio.Event()
             if not self.gate.ready:
-                if await self.gate.look():
+                if await self.gate.try_open():
                     await self.flow.allowance()
                     changed()
             elif self.flow.due():
@@ -92,7 +92,7 @@ class Sinks(Protocol):
         """What may be claimed now, at most `most()` rows; None: the sink is not open, or it stops. Ask again."""
         ...
 
-    async def look(self) -> None:
+    async def try_open(self) -> None:
         """Find out whether they let rows through, while nothing is claimed."""
         ...
 
@@ -126,12 +126,12 @@ class OneSink:
             await self._release_key()
         if not await gate.wait_open():
             return None
-        epoch, trial, began = gate.connection.epoch, gate.trial(), monotonic()
+        epoch, trial, began = gate.connection.epoch, gate.begin_trial(), monotonic()
         left = await self._sink.flow.allowance()
         return Allowance(min(left, most(), 1 if trial else left), trial, began, {0: epoch}, gate.connection.floor)
 
-    async def look(self) -> None:
-        if await self._sink.gate.look():
+    async def try_open(self) -> None:
+        if await self._sink.gate.try_open():
             await self._sink.flow.allowance()
 
     async def wait_changed(self) -> None:
