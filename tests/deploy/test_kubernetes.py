@@ -18,7 +18,7 @@ from dispatcher.settings import describe
 from dispatcher.settings.describe import default_text
 from dispatcher.sidecar import app
 from tests.support.kustomize import Manifest, program, render, render_ourselves, render_with
-from tests.support.readme import ROOT
+from tests.support.readme import ROOT, page
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = {"canary": ("5", 1), "partial": ("25", 2), "full": ("100", 3)}
@@ -150,6 +150,20 @@ def test_settings_are_known_and_secrets_are_references(name: str) -> None:
             mounted = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
             files = [each["value"] for each in container.get("env", []) if each["name"].endswith("_FILE")]
             assert all(any(file.startswith(f"{path}/") for path in mounted) for file in files)
+
+
+@pytest.mark.parametrize("name", KUSTOMIZATIONS)
+def test_certificates_of_a_private_authority_have_a_place_where_the_page_says(name: str) -> None:
+    """In every pod that connects to a server; and a secret that is not there keeps none from starting."""
+    said = set(re.findall(r"(?:sslrootcert|ssl_ca_certs)=(/\S+?)(?:[`'&|]|$)", page("how-to/run-on-kubernetes.md")))
+    [file] = said
+    for kind, template in pods(render(FOLDER / name)):
+        [container] = template["spec"]["containers"]
+        [mount] = [each for each in container["volumeMounts"] if file.startswith(f"{each['mountPath']}/")]
+        assert mount["readOnly"] is True, kind
+        [volume] = [each for each in template["spec"]["volumes"] if each["name"] == mount["name"]]
+        assert volume["secret"] == {"secretName": "messaging-ca", "optional": True}, kind
+        assert file == f"{mount['mountPath']}/ca.crt"
 
 
 def test_probes_and_grace_fit_the_program() -> None:
