@@ -135,6 +135,9 @@ class _Stream(io.RawIOBase):
     def fileno(self) -> int:
         return self.queue.descriptor
 
+    def close(self) -> None:
+        """Stay open: to close sys.stderr, as a handler may, would end the log, and the process at its next line."""
+
     def isatty(self) -> bool:
         return os.isatty(self.queue.descriptor)
 

@@ -40,7 +40,7 @@ def load(
     stands for a part of another statement. Of the lines that are comments only the first is left, which names it:
     behind a pooler the text is sent, and looked through for parameters, each time.
     """
-    text = _LIKE.sub(_part, _read(_folder("sql") / "statements" / f"{name}.sql"))
+    text = _LIKE.sub(_part, _text("statements", name))
     markers = {"ordered": ordered, "free": not ordered, "split": split, "filtered": filtered, "plain": not filtered}
     markers |= {"sharded": sharded, "single": not sharded, "closed": closed}
     markers |= {"owned": owned, "any": not owned}
@@ -52,14 +52,14 @@ def load(
 
 def _part(like: re.Match[str]) -> str:
     name, start, end = like.groups()
-    _, found, rest = _read(_folder("sql") / "statements" / f"{name}.sql").partition("\n" + start)
+    _, found, rest = _text("statements", name).partition("\n" + start)
     return found[1:] + rest.partition("\n" + end)[0]
 
 
 @cache
 def client(name: str) -> str:
     """The text of sql/client/<name>.sql."""
-    return _read(_folder("sql") / "client" / f"{name}.sql")
+    return _text("client", name)
 
 
 @cache
@@ -94,6 +94,19 @@ def _folder(name: str) -> Path:
     raise Misconfigured(
         f"the {name} folder of the dispatcher is missing beside {package}: the installation is broken, install it again"
     )
+
+
+def _text(folder: str, name: str) -> str:
+    return _texts(folder).get(name) or _read(_folder("sql") / folder / f"{name}.sql")
+
+
+@cache
+def _texts(folder: str) -> dict[str, str]:
+    """All files of sql/<folder> by name, read at once.
+
+    A process that runs out of file descriptors, or whose installation is replaced by a newer one, goes on with these.
+    """
+    return {path.stem: _read(path) for path in (_folder("sql") / folder).glob("*.sql")}
 
 
 def _read(path: Path) -> str:

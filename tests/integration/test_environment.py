@@ -25,6 +25,8 @@ logging.basicConfig(level=logging.CRITICAL, force=True)
 logging.disable(logging.CRITICAL)
 async def fine(payload):
     logging.error("not heard, as it was asked for")
+    sys.stdout.close()
+    sys.stderr.close()
 HANDLERS = {"fine": fine}
 """
 FOREIGN = {
@@ -126,3 +128,32 @@ async def test_closed_descriptors_are_no_socket_of_ours(database_url: str, redis
         if child.returncode is None:
             child.kill()
             await child.wait()
+
+
+LEAKS = """
+import resource
+async def leak(payload):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # what is open stays so, and nothing more is opened
+HANDLERS = {"leak": leak}
+"""
+
+
+async def test_a_process_without_a_file_descriptor_left_goes_on(
+    cli: StartCli, database_url: str, redis_url: str, db: Db, tmp_path: Path
+) -> None:
+    """No file has to be opened for what it does later: taking over, burying, saying good-bye."""
+    (tmp_path / "shop.py").write_text(LEAKS)
+    ours = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "DISPATCHER_ENABLED": "true"}
+    child = await cli("run", "--handlers=shop:HANDLERS", env=ours, cwd=tmp_path)
+    await child.ready()
+    await insert_events(db, 1, event_type="leak")
+    await becomes(lambda: statuses(db), {"sent": 1})
+    await db.execute("INSERT INTO messaging.dispatcher (name) VALUES ('dead')")
+    await db.execute(
+        "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload, status, picked_at, picked_by, claim_id)"
+        " SELECT 'a', 'a', '{}', 'picked', now(), max(id), gen_random_uuid() FROM messaging.dispatcher"
+    )
+    await insert_events(db, 20)
+    await becomes(lambda: statuses(db), {"sent": 22})
+    assert await child.terminate() == 0
