@@ -64,8 +64,7 @@ def receive(entry_id: str, fields: Mapping[Any, Any], deliveries: int, stream: s
             texts[name]
         name = "headers"
         headers = parse(texts[name], "headers") if name in texts else None
-        if not isinstance(headers, dict | None):
-            raise ValueError
+        headers = headers if isinstance(headers, dict) else None  # PHP writes [] where there are none
     except KeyError:
         raise Malformed(f"the entry has no field {name}") from None
     except ValueError:

@@ -37,6 +37,7 @@ class Event:
 def event_of(row: ClaimedRow) -> Event:
     """The event in a claimed row."""
     headers = parse(row.headers, "the text of the headers") if row.headers is not None else None
+    headers = headers if isinstance(headers, dict) else None  # PHP writes [] where there are none
     return Event(
         row.id,
         UUID(row.event_id),

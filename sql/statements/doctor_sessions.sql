@@ -4,8 +4,9 @@
 --   of this database, of the server; the application names of the dispatchers' sessions.
 -- Loaded by: dispatcher/ops/doctor/sessions.py
 -- Index: none; a few rows.
+-- The role that logged in counts, also where another one is set for it (ALTER ROLE ... SET role, as Vault does).
 SELECT
-    r.rolconnlimit,
+    coalesce(r.rolconnlimit, -1),
     d.datconnlimit,
     (
         SELECT sum(CASE s.name WHEN 'max_connections' THEN s.setting::int ELSE -s.setting::int END)
@@ -16,8 +17,11 @@ SELECT
     count(*) FILTER (WHERE a.datid = d.oid),
     count(*),
     coalesce(array_agg(a.application_name) FILTER (WHERE a.datid = d.oid AND a.application_name LIKE 'dispatcher %'), '{}')
-FROM pg_roles AS r, pg_database AS d, pg_stat_activity AS a
-WHERE r.rolname = current_user
-  AND d.datname = current_database()
-  AND a.backend_type = 'client backend'
+FROM pg_database AS d
+CROSS JOIN pg_stat_activity AS a
+LEFT JOIN pg_roles AS r ON r.rolname = session_user
+WHERE d.datname = current_database()
+  AND coalesce(a.backend_type, 'client backend') = 'client backend' -- NULL: the session of a role that is none of ours
+  AND a.datid IS NOT NULL
+  AND a.usesysid IS NOT NULL
 GROUP BY r.oid, r.rolconnlimit, d.oid, d.datconnlimit

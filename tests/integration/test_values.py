@@ -50,6 +50,23 @@ async def test_a_handler_gets_the_text_and_exact_numbers_when_it_asks(
     assert str(exact["total"]) == "12345678901234567.89"
 
 
+@pytest.mark.parametrize("headers", ["[]", "5", '"x"', "null"])
+async def test_headers_that_are_no_object_are_none_and_the_event_is_handled(
+    dispatcher: StartDispatcher, handlers_module: MakeModule, db: Any, redis: "aio.Redis", redis_url: str, headers: str
+) -> None:
+    """PHP writes [] for an empty array."""
+    got: list[Any] = []
+    name = handlers_module({"handled": lambda payload, event: got.append(event.headers)})
+    async with dispatcher(handlers=name) as running:
+        for event_type in ("handled", "published"):
+            await insert_events(db, event_type=event_type, headers=headers)
+        await running.tap.add_up(Settled, sent=2)
+    async with consuming("asyncio", redis_url, group()) as running_consumer:
+        got.append((await running_consumer.next()).headers)
+        await until_nothing_is_pending(redis)
+    assert got == [None, None]
+
+
 @pytest.mark.promise("handlers")
 @pytest.mark.parametrize(
     ("columns", "cause"),
