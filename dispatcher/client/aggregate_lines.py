@@ -20,8 +20,8 @@ class Queued:
 
     id: str
     line: Line
-    deliveries: int  # what its begin counts as
-    is_new: bool  # Redis has counted that already: we read it
+    deliveries: int  # so many with the one that begins when its function is called
+    is_new: bool  # we read it as a new entry, so Redis has counted that delivery; else it is counted as it begins
     fields: dict[Any, Any] | None = None
     size: int = 0  # bytes of the fields
     began: float = 0.0  # when its function was called last, on the reader's clock

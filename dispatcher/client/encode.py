@@ -19,9 +19,8 @@ Encode = Callable[[Any], str | bytes]
 
 NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
-_FIELD = re.compile(
-    r"[A-Za-z_]\w{0,63}", re.ASCII
-)  # what looks like a field's name; another key may be somebody's data
+# What looks like a field's name; another key may be somebody's data.
+_FIELD = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 
 
 def encode(name: str, value: object, hook: Encode | None = None) -> str:

@@ -35,9 +35,8 @@ def judge(error: Exception) -> Verdict:
     """What to do about an error of a call to Redis. "unknown": a refusal of a proxy, or a mistake in our command."""
     reply = reply_of(error)
     if reply is None:
-        return (
-            "wrong server" if is_outage(error) else "unknown"
-        )  # the connection broke: others in the pool lead there too
+        # The connection broke: others in the pool lead there too.
+        return "wrong server" if is_outage(error) else "unknown"
     if reply.startswith("NOGROUP"):
         return "no group"
     if is_wrong_server(reply):

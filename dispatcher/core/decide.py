@@ -14,6 +14,8 @@ from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood,
 from dispatcher.core.row import ClaimedRow
 
 MAX_ERROR_CHARS = 500
+# The error of a row that was not sent because of another row of its aggregate: it says nothing of the sink.
+NOT_THE_SINK = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +28,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """The pipeline was never written: certainly not applied.
-
-    `error` "": another row of its MULTI was refused, which says nothing of the sink.
-    """
+    """Certainly not applied: the pipeline was never written, or (NOT_THE_SINK) another row kept it back."""
 
     error: str
 

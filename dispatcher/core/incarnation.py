@@ -87,7 +87,8 @@ def lost_its_end(known_id: str, noted_id: str, added: int | None, end: StreamEnd
         return False
     if end.first_id is not None and stream_order(end.first_id) <= stream_order(known_id):
         return True  # older entries are there, so it was not trimmed: an older copy of the stream
-    # All that is there is newer. Trimmed, unless more entries are there than were added since: then it is another life.
+    # All that is there is newer than the known entry, which was trimmed if no more entries are there than were added
+    # after it (one fewer than after the noted one, at least, where that is older). More are there: it is another life.
     return end.length > end.added - added - (stream_order(known_id) > stream_order(noted_id))
 
 

@@ -43,7 +43,7 @@ class KnownEntries:
         for stream, entry_id in zip(streams, entry_ids, strict=True):
             self._newest[stream] = entry_id
             self._oldest.setdefault(stream, entry_id)
-        # A sequence begins at 0 with each millisecond of the clock, and goes on where an id is ahead of the clock.
+        # Redis read its clock for an id that ends in -0; others may only count on from an id ahead of the clock.
         read = next((each for each in reversed(entry_ids) if each.endswith("-0")), None)
         if read is not None:
             self.note_clock(stream_order(read)[0])

@@ -52,7 +52,10 @@ class FailedForGood:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Not the row's failure, and certainly not applied (sink away, no handler free, a stop): due again at no cost."""
+    """Not the row's failure, and certainly not applied (sink away, no handler free, a stop): due again at no cost.
+
+    `error` "": it says nothing of the sink, whose breaker stays closed.
+    """
 
     error: str
 

@@ -6,9 +6,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
-UNSCHEDULED = datetime(
-    1970, 1, 1
-)  # next_run_at of a row that nobody scheduled; UTC; sql/statements/claim.sql has it too
+# The next_run_at of a row that nobody scheduled; UTC; sql/statements/claim.sql has it too.
+UNSCHEDULED = datetime(1970, 1, 1)
 
 NOT_READ = "!"  # begins what stands for a JSON text that was left in Postgres; then its size in bytes, if that is known
 READ_LATER = "?"  # begins what stands for a JSON text that was left out of a claim's answer; then a size in bytes

@@ -2,6 +2,9 @@
 
 Shares are fair, whatever was before. Who owns more than its share gives up what is too much, and nothing else moves: a
 slot that moves waits for a moment. Each dispatcher's slots stay few ranges, because a claim of many ranges is slow.
+
+For example, A owns all 256 slots, then B joins, and C, a canary of the first 32. The shares are 112, 112 and 32: C gets
+slots 0 to 31, B gets 112 to 223, and A keeps 32 to 111 and 224 to 255.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +28,8 @@ def fair_shares(members: Iterable[Member]) -> dict[int, int]:
     shares: dict[int, int] = {}
     given = 0
     while left:
-        # The first so many members lie within their own first slots: the tightest of these limits counts.
+        # The `at` narrowest members have the slots up to the limit of the widest of them: so many each. Where that is
+        # least, those get it and no more; the wider ones share what is left.
         _, tightest = min(
             ((left[at - 1].share - given) / at, -at)
             for at in range(1, len(left) + 1)
@@ -110,10 +114,10 @@ def _fill(target: list[int | None], lacking: dict[int, int], width: int) -> None
         member, lacks = max(lacking.items(), key=lambda item: (item[1], -item[0]))
         if lacks <= 0:
             return
-        beside_it = [run for run in runs if member in (target[run[0] - 1 : run[0]] + target[run[-1] + 1 : run[-1] + 2])]
-        run = _best(beside_it or runs, lacks)
-        ends_at_it = target[run[-1] + 1 : run[-1] + 2] == [member]
-        taken = run[-lacks:] if ends_at_it and target[run[0] - 1 : run[0]] != [member] else run[:lacks]
+        after_own = [run for run in runs if target[run[0] - 1 : run[0]] == [member]]
+        before_own = [run for run in runs if target[run[-1] + 1 : run[-1] + 2] == [member]]
+        run = _best([each for each in runs if each in after_own or each in before_own] or runs, lacks)
+        taken = run[-lacks:] if run in before_own and run not in after_own else run[:lacks]
         for slot in taken:
             target[slot] = member
         lacking[member] -= len(taken)

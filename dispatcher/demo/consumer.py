@@ -75,9 +75,8 @@ class _Consumer:
             if now - reported_at < REPORT_EVERY_NS:
                 continue
             reported_at = now
-            self.pipe.send(
-                ConsumerProgress(self.reads)
-            )  # even when empty: a parent that is gone shows as a broken pipe
+            # Even when empty: a parent that is gone shows as a broken pipe.
+            self.pipe.send(ConsumerProgress(self.reads))
             self.reads = []
             if self.pipe.poll() and isinstance(self.pipe.recv(), Stop):
                 break

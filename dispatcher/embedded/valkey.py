@@ -18,9 +18,8 @@ class EmbeddedValkey(EmbeddedServer):
     name = "Valkey"
     port_option = "--redis-port"
     stop_signal: ClassVar[int] = signal.SIGTERM
-    death_signal: ClassVar[int] = (
-        signal.SIGKILL
-    )  # the append-only file is written before the answer, by a disk that keeps up
+    # The append-only file is written before the answer, by a disk that keeps up.
+    death_signal: ClassVar[int] = signal.SIGKILL
 
     def __init__(
         self,

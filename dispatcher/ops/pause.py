@@ -65,9 +65,8 @@ class NoteWatch:
     """Who lives of those that hold no lock: who wrote lately, or writes while we watch. By our monotonic clock."""
 
     def __init__(self) -> None:
-        self._notes: dict[
-            str, tuple[str | None, float, bool]
-        ] = {}  # when it wrote, since when we know, while we watched
+        # When it wrote, since when we know, while we watched.
+        self._notes: dict[str, tuple[str | None, float, bool]] = {}
         self._looked = False
 
     def sort(self, found: Sequence[Acknowledgement], now: float) -> tuple[list[Acknowledgement], list[Acknowledgement]]:

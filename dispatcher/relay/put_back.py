@@ -32,7 +32,8 @@ class PutBack:
 
     async def without(self, session: Session, batch: Batch) -> Batch:
         """The batch without the rows that go round; those are buried. Raises SessionLost or psycopg.Error."""
-        # The claim's age is exactly 0 for a row that a plain UPDATE put back, see claim.sql; attempts hide that.
+        # A row that a plain UPDATE put back has an age of exactly 0 (claim.sql), unless it has attempts. Where there is
+        # none, and none was seen before, nothing goes round.
         if all(row.age_s for row in batch.rows) and not self._seen:
             return batch
         again = self._note(batch)

@@ -73,9 +73,8 @@ class PostgresTargets:
                 try:
                     await require_trials(session, f"Postgres at {self._address}")
                 except SessionLost as error:
-                    self._tried = NO_TRANSACTIONS in str(
-                        error
-                    )  # nothing can be tried; what we do are single statements
+                    # Nothing can be tried; what we do are single statements.
+                    self._tried = NO_TRANSACTIONS in str(error)
                     raise
                 self._tried = True
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dispatcher.core.decide import NoReply, NotSent, Refused, Reply, Unpublishable
+from dispatcher.core.decide import NOT_THE_SINK, NoReply, NotSent, Refused, Reply, Unpublishable
 from dispatcher.core.entry import EntryFormat, EntryFormats, with_field
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outages import is_redis_outage, redis_code
@@ -92,7 +92,7 @@ def _send_in_order(
         if several:
             streams[row.id] = stream
         if stopped and keys[row.id] in stopped:
-            unpublishable[position] = NotSent("")
+            unpublishable[position] = NotSent(NOT_THE_SINK)
             continue
         if reason := entry.unpublishable(row):
             unpublishable[position] = Unpublishable(reason)
@@ -171,7 +171,7 @@ def _of_whole(answers: list[Any]) -> list[Any]:
     if of_sink is not None or not refused:
         return [of_sink or done] * len(queued)
     # One row was refused for its own sake, it seems, and the others for its: they say nothing of the sink.
-    return [each if isinstance(each, Refused) else NotSent("") for each in queued]
+    return [each if isinstance(each, Refused) else NotSent(NOT_THE_SINK) for each in queued]
 
 
 def _aborted(refused: Refused) -> bool:

@@ -97,46 +97,51 @@ class RedisLossAudit:
         # A dispatcher that does not know of the new incarnation yet may publish to it, and settle, after we asked for
         # the newest entry. Under the lock nobody settles: rows that say `sent` and are newer than that entry are lost.
         async with self._servers.nobody_settles():
-            # Asked before Redis: what is noted by then must still be in the stream.
-            noted = await self._servers.noted(seen.incarnation)
-            now = await self._ask(connection)
-            if now is None or not now.incarnation.same_server(seen.incarnation):
-                raise Unreachable("another incarnation of Redis holds the stream than a moment ago")
-            connection.entries.begin(now.last_ids, now.clock_ms)
-            self._lived = True
-            gaps = await self._gaps(connection, _with_lives(seen.incarnation, noted), noted)
-            lives = {stream: known.life for stream, known in noted.items()}
-            republished, changed = 0, False
-            for stream in self._streams:
-                if stream not in noted:
-                    rows, another, lives[stream] = await self._audit_all(now, stream, None, None)
-                    republished, changed = republished + rows, changed or another is not None
-                    why = another or ""
-                elif stream in gaps:
-                    *_, lives[stream] = await self._audit_all(now, stream, gaps[stream], lives[stream])
-            if changed and not republished:
-                self._observe(Republished(0, why))
-            return replace(seen.incarnation, lives=tuple((stream, lives[stream]) for stream in self._streams))
+            return await self._audit(connection, seen.incarnation)
 
-    async def _audit_all(
+    async def _audit(self, connection: RedisConnection, incarnation: RedisIncarnation) -> RedisIncarnation:
+        """Put back what the streams lost, while nobody settles; then Postgres names this incarnation."""
+        # Asked before Redis: what is noted by then must still be in the stream.
+        noted = await self._servers.noted(incarnation)
+        now = await self._ask(connection)
+        if now is None or not now.incarnation.same_server(incarnation):
+            raise Unreachable("another incarnation of Redis holds the stream than a moment ago")
+        connection.entries.begin(now.last_ids, now.clock_ms)
+        self._lived = True
+        gaps = await self._gaps(connection, _with_lives(incarnation, noted), noted)
+        lives = {stream: known.life for stream, known in noted.items()}
+        republished, changed = 0, False
+        for stream in self._streams:
+            if stream not in noted:
+                rows, another, lives[stream] = await self._audit_stream(now, stream, None, None)
+                republished, changed = republished + rows, changed or another is not None
+                why = another or ""
+            elif stream in gaps:
+                *_, lives[stream] = await self._audit_stream(now, stream, gaps[stream], lives[stream])
+        if changed and not republished:
+            self._observe(Republished(0, why))
+        return replace(incarnation, lives=tuple((stream, lives[stream]) for stream in self._streams))
+
+    async def _audit_stream(
         self, seen: Seen, stream: str, gap: Gap | None, life: int | None
     ) -> tuple[int, str | None, int]:
-        """Put back what a stream lost. `gap`, `life`: what is lost of which life of the same server.
+        """Put back what one stream lost: how many rows, why (None: nothing can be lost), and its life from now on.
 
-        How many rows, why (None: nothing can be lost), and the life from now on.
+        `gap`: what a server that ran on lost, in this `life` of the stream; None: another incarnation holds it now.
         """
         so_far = 0
         while True:
-            republished, done, changed, was, now_life = await self._servers.audit(seen, stream, gap, life, so_far)
-            so_far += republished
-            promoted = was == seen.replid2
+            step = await self._servers.audit(seen, stream, gap, life, so_far)
+            so_far += step.republished
+            promoted = step.replid_before == seen.replid2
             why = "a replica was promoted" if promoted else "it is another incarnation"
-            if changed and (republished or (done and gap is not None)):
-                self._observe(Republished(republished, why if gap is None else EMPTIED, same_server=gap is not None))
-            if republished:
+            if step.changed and (step.republished or (step.done and gap is not None)):
+                cause = why if gap is None else EMPTIED
+                self._observe(Republished(step.republished, cause, same_server=gap is not None))
+            if step.republished:
                 self._wake()
-            if done:
-                return so_far, why if changed else None, now_life
+            if step.done:
+                return so_far, why if step.changed else None, step.life
 
     async def run(self, connection: RedisConnection) -> None:
         """Ask every second, until cancelled, whether the connection still leads to the incarnation it was verified for.
@@ -150,9 +155,10 @@ class RedisLossAudit:
             incarnation = connection.incarnation
             if incarnation is None or not incarnation.known or not connection.up:
                 continue
-            commands = [("INFO", "server"), ("INFO", "replication"), *[("XLEN", each) for each in self._streams]]
-            # With one stream the newest entry is the floor, and nobody needs the clock.
-            replies = await connection.send(commands[len(self._streams) == 1 :], self._deadline_s)
+            commands = [("INFO", "replication"), *[("XLEN", each) for each in self._streams]]
+            if len(self._streams) > 1:  # with one stream the newest entry is the floor, and nobody needs the clock
+                commands.insert(0, ("INFO", "server"))
+            replies = await connection.send(commands, self._deadline_s)
             info, *lengths = replies[-1 - len(self._streams) :]
             if not isinstance(info, bytes) or connection.incarnation != incarnation:
                 continue

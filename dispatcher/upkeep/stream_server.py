@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -16,6 +16,16 @@ from dispatcher.infra.redis.stream_end import Gap, KnownEnd, Seen
 from dispatcher.infra.sqlfiles import load
 
 EMPTIED = "the stream lost its end while Redis ran on (FLUSHALL, DEL, RENAME, an older copy)"
+
+
+class AuditStep(NamedTuple):
+    """What one statement of an audit did: see audit_stream.sql."""
+
+    republished: int  # rows put back
+    done: bool  # nothing is left to put back
+    changed: bool  # entries may have been lost
+    replid_before: str | None
+    life: int  # from now on
 
 
 class StreamServers:
@@ -65,9 +75,12 @@ class StreamServers:
             with suppress(Unreachable):  # the lock goes with the session
                 await self._fetch(session, f"SELECT pg_advisory_unlock({locks.INCARNATION})", {})
 
-    async def audit(
-        self, seen: Seen, stream: str, gap: Gap | None, life: int | None, so_far: int
-    ) -> tuple[int, bool, bool, str | None, int]:
+    async def audit(self, seen: Seen, stream: str, gap: Gap | None, life: int | None, so_far: int) -> AuditStep:
+        """Put back some rows of which the stream lost the entries; once it is done Postgres names this incarnation.
+
+        `gap`: what a server that ran on lost, in this `life` of the stream; None: another incarnation holds it now.
+        `so_far`: how many rows this audit has put back.
+        """
         end = seen.ends[stream]
         parameters: dict[str, object] = {
             **_identity((stream,), seen.incarnation),
@@ -83,10 +96,8 @@ class StreamServers:
             "at_most": self._chunk,
             "so_far": so_far,
         }
-        [(republished, done, changed, was, now_life)] = await self._fetch(
-            self._session(), load("audit_stream"), parameters
-        )
-        return republished, done, changed, was, now_life
+        [row] = await self._fetch(self._session(), load("audit_stream"), parameters)
+        return AuditStep(*row)
 
     async def write_ends(self, incarnation: RedisIncarnation, ends: Mapping[str, StreamEnd], address: str) -> None:
         """Note the ends of the streams; and move a window on, once this process has seen its mark for so long."""

@@ -193,7 +193,7 @@ class Takeover:
                 "picked_at": [claim.picked_at for claim in due],
             },
         )
-        _, _, _, rows_read, last_time, last_id, _, postgres_s, _ = head  # see overdue.sql
+        rows_read, last_time, last_id, postgres_s = head[3], head[4], head[5], head[7]  # see overdue.sql
         self._after = (last_time, last_id) if rows_read == self._window else ("-infinity", 0)
         self._watched.looked(began, self._clock(), postgres_s)
         stood_still: dict[WatchedClaim, str | None] = {}

@@ -28,9 +28,8 @@ class WatchedClaims:
         self._watched_s = 0.0  # how long claims could be seen to be renewed; stands still while nobody looks
         self._believed_from_s = 0.0  # of _watched_s: since when Postgres's clock has run as ours
         self._look: tuple[float, float, float] | None = None  # the last one: began, ended, Postgres's clock
-        self._claims: dict[
-            WatchedClaim, tuple[int, float]
-        ] = {}  # one of its rows; _watched_s when it began to stand still
+        # Of each one of its rows, and _watched_s when it began to stand still.
+        self._claims: dict[WatchedClaim, tuple[int, float]] = {}
 
     def forget(self) -> None:
         """Begin anew on a new session: while there was none nobody could renew, and it may be another server."""

@@ -384,9 +384,8 @@ def test_many_are_all_there_or_none(database_url: str) -> None:
         assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
         stored = connection.execute("SELECT payload::text FROM messaging.message_outbox WHERE event_type = 'a'")
         assert stored.fetchall() == [('{"n": 1.10, "long": ' + "7" * 5000 + "}",)]
-        connection.execute(
-            "DELETE FROM messaging.message_outbox WHERE event_type = 'a'"
-        )  # Python has limits of its own
+        # Python has limits of its own.
+        connection.execute("DELETE FROM messaging.message_outbox WHERE event_type = 'a'")
     [first] = rows(database_url)
     assert {name: first[name] for name in FULL} == FULL | {"aggregate_id": "42"}
 

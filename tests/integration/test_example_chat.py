@@ -362,9 +362,8 @@ async def test_a_message_that_never_came_is_noticed_by_its_number(
     async with gateway.running(), aiohttp.ClientSession() as session, page_of(gateway, open_page) as page:
         await post(session, gateway.url, message("first"))
         await expect(page.get_by_text("first")).to_be_visible()
-        await db.execute(
-            "INSERT INTO message VALUES ('lobby', 2, gen_random_uuid(), 'x', 'second')"
-        )  # without an event
+        # Without an event.
+        await db.execute("INSERT INTO message VALUES ('lobby', 2, gen_random_uuid(), 'x', 'second')")
         await db.execute("UPDATE room SET last_number = 2")
         await post(session, gateway.url, message("third"))
         await becomes(lambda: page.evaluate(SHOWN), [1, 2, 3])

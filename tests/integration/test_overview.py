@@ -194,9 +194,8 @@ async def test_the_page_allows_its_own_files_only_and_they_are_all_there(console
         assert "unsafe" not in policy
         assert "require-trusted-types-for 'script'" in policy
         assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]* src=)", page)
-        asked = {
-            f"/{path}" for path in re.findall(r'(?:src|href)="(console/[^"]+)"', page)
-        }  # below any path of a proxy
+        # Below any path of a proxy.
+        asked = {f"/{path}" for path in re.findall(r'(?:src|href)="(console/[^"]+)"', page)}
         done: set[str] = set()
         while asked - done:
             path = (asked - done).pop()

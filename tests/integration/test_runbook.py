@@ -188,9 +188,8 @@ async def test_commands_and_statements(
         for language, text in section.blocks:
             await seed(db, stream, dead=dead)
             if page == "slots-without-owner":
-                await db.execute(
-                    "UPDATE messaging.slot_owner SET owner = 4711 WHERE slot = 7"
-                )  # of nobody that is there
+                # Of nobody that is there.
+                await db.execute("UPDATE messaging.slot_owner SET owner = 4711 WHERE slot = 7")
             if "XGROUP CREATE" in text:  # it undoes the block before it
                 await stream.xgroup_destroy(STREAM, "billing")
             if page == "held-aggregates":

@@ -60,9 +60,8 @@ def test_each_kind_goes_on_where_it_ended() -> None:
     assert keys(place, 100.2, 2) == (ClaimKey(UNSCHEDULED, 2), FROM_THE_START)
     assert take(place, 100.2, batch_of(100.3, 7, fresh=(5,)), 2)  # the last fresh one, and others have the room
     assert keys(place, 100.4, 2) == (FROM_THE_START, AFTER_SEVEN)
-    assert take(
-        place, 100.4, batch_of(100.5, fresh=(8, 9)), 2
-    )  # there was no room for others: they stay where they are
+    # There was no room for others: they stay where they are.
+    assert take(place, 100.4, batch_of(100.5, fresh=(8, 9)), 2)
     assert keys(place, 100.6, 2) == (ClaimKey(UNSCHEDULED, 9), AFTER_SEVEN)
 
 

@@ -235,10 +235,8 @@ def test_a_long_way_is_not_walked_again_for_twenty_times_as_long() -> None:
     assert detour.since(114.0) is None
     detour.note_highest(114.0, 9)
     detour.note_scan(114.0, 0.5, to_the_end=True)
-    assert looks_back(detour, 114.1) == [
-        7,
-        pytest.approx(1.1),
-    ]  # what was inserted a second before it may be committed later
+    # What was inserted a second before it may be committed later.
+    assert looks_back(detour, 114.1) == [7, pytest.approx(1.1)]
     detour.reset()
     assert detour.since(114.1) is None
 

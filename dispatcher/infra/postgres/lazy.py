@@ -106,9 +106,8 @@ class LazySession:
         except BaseException:
             await self._close()
             raise
-        session.watch(
-            lambda reason: None, lambda: None
-        )  # a server that became read-only is left, as by all other sessions
+        # A server that became read-only is left, as by all other sessions.
+        session.watch(lambda reason: None, lambda: None)
         return session
 
     async def run(self) -> None:

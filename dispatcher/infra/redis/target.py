@@ -114,10 +114,8 @@ def _why_not(url: str, error: Exception) -> str:
     options = parse_qsl(split.query, keep_blank_values=True)
     guilty = []
     for name in dict.fromkeys(name for name, _ in options):
-        without = {
-            name,
-            "ssl_keyfile" if name == "ssl_certfile" else name,
-        }  # a key is of no use without its certificate
+        # A key is of no use without its certificate.
+        without = {name, "ssl_keyfile" if name == "ssl_certfile" else name}
         others = urlencode([option for option in options if option[0] not in without])
         with suppress(*_UNREADABLE):
             _parts(split._replace(query=others).geturl())

@@ -24,10 +24,11 @@ GROUPS = 100  # the most groups of one kind in Stats
 GROUPED = 1000  # of more dead events the groups are not looked at with every count
 
 
+# As dead_show.sql writes them; jsonb has no space before a colon.
 _PAYLOAD, _HEADERS = (
     ', "payload" : ',
     ', "headers" : ',
-)  # as dead_show.sql writes them; jsonb has no space before a colon
+)
 
 
 class TooLarge(DispatcherError):
@@ -62,9 +63,8 @@ class Stats:
     """How many events are dead, and the largest groups, of at most GROUPS each."""
 
     total: int
-    by_error: list[
-        dict[str, Any]
-    ]  # code, last_error (the newest), count, texts, figures, event_types, first_at, last_at
+    # Each with code, last_error (the newest), count, texts, figures, event_types, first_at, last_at.
+    by_error: list[dict[str, Any]]
     by_type: list[dict[str, Any]]  # event_type, aggregate_type, count
 
 

@@ -195,9 +195,8 @@ def _failed(
 def described(error: BaseException, row: ClaimedRow) -> str:
     """Class and message of what a handler raised, fit for `last_error`: without what the row holds."""
     if isinstance(error, CannotParse):
-        return brief(
-            f"{type(error).__name__}: {error}"
-        )  # ours: it quotes nothing, and there is nothing to compare with
+        # Ours: it quotes nothing, and there is nothing to compare with.
+        return brief(f"{type(error).__name__}: {error}")
     try:
         message = str(error)
     except Exception:  # its __str__ is broken

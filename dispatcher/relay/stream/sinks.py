@@ -18,8 +18,9 @@ CATCH_UP_S = 0.1  # between two looks at a consumer group that has to catch up
 
 
 class Allowance(NamedTuple):
-    """How many rows a turn may claim; 0: none now. `trial`: they try the sink out. `began`: monotonic seconds.
+    """How many rows a turn may claim. `trial`: they try the sink out. `began`: monotonic seconds.
 
+    `rows` 0: none now, though nothing was waited for: wait_changed() before the next turn.
     `connection_epochs`: of each sink that is open, see RedisConnection; `closed`: slots of the others.
     """
 
@@ -89,7 +90,10 @@ class Sinks(Protocol):
         ...
 
     async def allow(self, most: Callable[[], int]) -> Allowance | None:
-        """What may be claimed now, at most `most()` rows; None: the sink is not open, or it stops. Ask again."""
+        """What may be claimed now, at most `most()` rows.
+
+        None: it has waited for a sink that is not open, or stops: ask again at once.
+        """
         ...
 
     async def try_open(self) -> None:

@@ -29,7 +29,7 @@ from dispatcher.stages.doorbell.timer import WakeTimer
 
 RING_PEERS_EVERY_S = 1.0
 LOOK_FOR_QUEUE_EVERY_S = 0.25
-QUEUE = 2  # commits that wait for a third one; a single one happens at a light load too
+QUEUE = 2  # so many commits that wait for another one are a queue; one waits now and then at a light load too
 ALL_SLOTS = 256
 _RING_PEERS = f"SELECT pg_notify('{BACKLOG}', '')"
 _RELEASE = f"SELECT pg_advisory_unlock({locks.DOORBELL})"
