@@ -841,6 +841,8 @@ CREATE TABLE messaging.home (
     postgres integer
 );
 
+ALTER TABLE ONLY messaging.home REPLICA IDENTITY FULL;
+
 COMMENT ON TABLE messaging.home IS 'Where this outbox lives: one row. Where it says something else, the outbox is a copy.';
 
 COMMENT ON COLUMN messaging.home.system_identifier IS 'Of the Postgres cluster; NULL: it may not be asked.';
@@ -902,6 +904,8 @@ CREATE TABLE messaging.message_history (
     place text,
     CONSTRAINT message_history_what_check CHECK ((what = ANY (ARRAY['failed'::text, 'died'::text, 'retried'::text, 'discarded'::text, 'skipped'::text])))
 );
+
+ALTER TABLE ONLY messaging.message_history REPLICA IDENTITY FULL;
 
 COMMENT ON TABLE messaging.message_history IS 'What happened to events that failed: at most twenty rows an event, kept as long as dead-letter copies.';
 

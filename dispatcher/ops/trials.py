@@ -42,6 +42,11 @@ class Tried:
                 return "run sql/roles.sql again as the owner, and grant this role the role outbox_dispatcher"
             case "42":
                 return "run `dispatcher migrate` as the owner"
+            case "55" if self.sqlstate == "55000":
+                return (
+                    "ALTER TABLE ... REPLICA IDENTITY DEFAULT (FULL where there is no primary key), or leave the table "
+                    "out of the publication"
+                )
             case _:
                 return "change the constraint, column, trigger or setting that refuses it: none of ours does"
 

@@ -311,3 +311,39 @@ async def test_an_older_database_upgrades_without_a_look(
         async with dispatcher(database_url=empty_database_url) as running:
             await running.tap.add_up(Settled, sent=5)
             assert running.tap.all(CrashAudited) == []
+
+
+@pytest.mark.promise("copies")
+async def test_a_subscriber_claims_nothing_until_it_takes_over(
+    dispatcher: StartDispatcher, own_postgres: StartPostgres, redis
+):
+    """As in an upgrade by logical replication, or blue and green: its rows are published where they come from."""
+    first = await anyio.to_thread.run_sync(lambda: own_postgres(options={"wal_level": "logical"}))
+    second = await anyio.to_thread.run_sync(own_postgres)
+    async with (
+        await psycopg.AsyncConnection.connect(first.url(), autocommit=True) as db,
+        await psycopg.AsyncConnection.connect(second.url(), autocommit=True) as copy,
+    ):
+        for server in (first, second):
+            await migrate(server.url())
+        await db.execute("CREATE PUBLICATION all_of_it FOR ALL TABLES")
+        await copy.execute(
+            f"CREATE SUBSCRIPTION upgrade CONNECTION 'host=127.0.0.1 port={first.port} user=postgres dbname=postgres'"
+            " PUBLICATION all_of_it WITH (copy_data = false)"
+        )
+        await insert_events(db, 20)
+        await becomes(lambda: statuses(copy), {"pending": 20})
+        async with (
+            dispatcher(wait=False, database_url=second.url()) as there,
+            dispatcher(database_url=first.url()) as running,
+        ):
+            await running.tap.add_up(Settled, sent=20)
+            await there.tap.next(DatabaseChanged, lambda event: "subscription upgrade" in str(event.reason))
+            assert "DROP SUBSCRIPTION upgrade" in str(there.service.not_ready)
+            await becomes(lambda: statuses(copy), {"sent": 20})
+            running.service.stop("the other database takes over")
+            await insert_events(db, 5)
+            await becomes(lambda: statuses(copy), {"sent": 20, "pending": 5})
+            await copy.execute("DROP SUBSCRIPTION upgrade")
+            await becomes(lambda: statuses(copy), {"sent": 25})
+        assert len(await read_stream(redis)) == 25

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import psycopg
 import pytest
 from psycopg import sql
@@ -13,6 +14,7 @@ from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.doctor import schema
+from tests.support.postgres import StartPostgres
 from tests.support.psql import psql
 from tests.support.readme import ROOT
 from tests.support.rows import insert_events, read_stream, read_table, statuses
@@ -80,6 +82,29 @@ async def test_burials_need_no_sequence(db: Db, dispatcher: StartDispatcher, red
     assert len(copies) == len(set(copies)) == 20
     await db.execute("CALL messaging.prune_message_outbox('0 seconds')")
     assert await statuses(db) == {}
+
+
+async def test_a_publication_of_all_tables(
+    own_postgres: StartPostgres, dispatcher: StartDispatcher, redis: Redis
+) -> None:
+    """As Debezium makes it, and blue and green: it refuses to delete from a table that has no key."""
+    server = await anyio.to_thread.run_sync(lambda: own_postgres(options={"wal_level": "logical"}))
+    await migrate(server.url())
+    async with await psycopg.AsyncConnection.connect(server.url(), autocommit=True) as db:
+        await db.execute("CREATE PUBLICATION all_of_it FOR ALL TABLES")
+        await db.execute("SELECT pg_create_logical_replication_slot('debezium', 'pgoutput')")
+        session = await connect(PostgresTarget(server.url(), "test"), "test")
+        assert {each.check: each.found for each in await schema.trials(session) if each.level != "ok"} == {}
+        await session.close()
+        async with dispatcher(database_url=server.url(), max_attempts=1, max_payload_bytes=1000) as running:
+            await insert_events(db, 20, payload='{"n": "' + "x" * 2000 + '"}')
+            await insert_events(db, 10)
+            await running.tap.add_up(Settled, sent=10, dead=20)
+        without = await db.execute(
+            "SELECT c.relname FROM pg_class AS c WHERE c.relnamespace = 'messaging'::regnamespace AND c.relkind = 'r'"
+            " AND c.relreplident <> 'f' AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary)"
+        )
+        assert await without.fetchall() == []
 
 
 async def test_the_registry_passes_ids_that_are_taken(db: Db, dispatcher: StartDispatcher) -> None:

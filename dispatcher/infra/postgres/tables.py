@@ -14,6 +14,10 @@ _RELATIONS = """
 SELECT c.relname::text FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = 'messaging' AND c.relkind IN ('r', 'p', 'i')
 UNION ALL
+SELECT c.relname || ' replicated' FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = 'messaging' AND c.relkind = 'r' AND c.relreplident = 'f'
+UNION ALL
 SELECT c.relname || ' view' FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = 'messaging' AND c.relkind = 'v'
 UNION ALL
@@ -90,6 +94,16 @@ async def why_copy(connection: Fetches, *, settle: bool) -> str | None:
 
     `settle`: one that brought no event along becomes an outbox of its own.
     """
+    try:
+        subscriptions = await connection.fetch(load("subscriptions"))
+    except psycopg.errors.InsufficientPrivilege:
+        subscriptions = []  # a server where not everybody may read that
+    for (name,) in subscriptions:
+        return (
+            f"this outbox is a copy: its rows come from another one by logical replication (subscription {name}). "
+            f"Nothing is claimed, or events would be published twice. When this database takes over: "
+            f"DROP SUBSCRIPTION {name}"
+        )
     [(why,)] = await connection.fetch(load("why_copy"), {"settle": settle})
     if why is None:
         return None
@@ -156,9 +170,18 @@ def made_by(sql: str) -> set[str]:
     """What a migration makes: tables, indexes, functions with () behind their names, columns as table.column.
 
     "table.column constant": it has a default that is no expression. "name view": so that no view passes for a table.
+    "table replicated": its replica identity is FULL.
     """
     made = re.findall(r"^CREATE OR REPLACE (?:FUNCTION|PROCEDURE) messaging\.(\w+)", sql, re.MULTILINE)
-    return _tables(sql) | _indexes(sql) | {f"{name}()" for name in made} | _columns(sql) | _constants(sql) | _views(sql)
+    return (
+        _tables(sql)
+        | _indexes(sql)
+        | {f"{name}()" for name in made}
+        | _columns(sql)
+        | _constants(sql)
+        | _views(sql)
+        | _replicated(sql)
+    )
 
 
 def _tables(sql: str) -> set[str]:
@@ -171,6 +194,11 @@ def _indexes(sql: str) -> set[str]:
 
 def _views(sql: str) -> set[str]:
     return {f"{name} view" for name in re.findall(r"^CREATE OR REPLACE VIEW messaging\.(\w+)", sql, re.MULTILINE)}
+
+
+def _replicated(sql: str) -> set[str]:
+    found = re.findall(r"^ALTER TABLE ONLY messaging\.(\w+) REPLICA IDENTITY FULL", sql, re.MULTILINE)
+    return {f"{table} replicated" for table in found}
 
 
 def _constants(sql: str) -> set[str]:
