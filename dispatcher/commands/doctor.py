@@ -59,11 +59,14 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
     """
     more = ("listen_url", "redis_url", "handlers", "unrouted", *LAYOUT, "stream_maxlen", "backpressure_except")
     settings = settings_from(flags, *more)
+    database, listening = target(settings, STATEMENT_S), target(settings, STATEMENT_S, url=settings.get("listen_url"))
+    check = PoolerCheck()
     findings = anyio.run(
         examine,
         Examination(
-            replace(target(settings, STATEMENT_S), pooler_check=PoolerCheck()),
-            replace(target(settings, STATEMENT_S, url=settings.get("listen_url")), pooler_check=PoolerCheck()),
+            replace(database, pooler_check=check),
+            # One answer for one pooler: a small one has no room to be tried twice.
+            replace(listening, pooler_check=check if listening.conninfo == database.conninfo else PoolerCheck()),
             settings.get("redis_url", ""),
             layout_of(settings),
             settings["stream_maxlen"],

@@ -220,3 +220,16 @@ def is_row(command: str, line: str) -> bool:
     if command == "status":
         return line.startswith(("│", "┌", "├", "└"))
     return "  " in line.strip() and not re.match(r"[a-z_]+: ", line)
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("words", ["status", "dlq list", "events list", "dlq stats", "replay --all --dry-run"])
+def test_commands_work_where_nobody_reads_them(words: str, closed: str, database_url: str, redis_url: str) -> None:
+    """As cron and some supervisors start them; the exit code is what is asked for."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -m dispatcher {words} {closed}', sys.executable],
+        env=os.environ | {"DATABASE_URL": database_url, "REDIS_URL": redis_url},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -2,20 +2,23 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from dispatcher.core.errors import Misconfigured
+from dispatcher.core.errors import Misconfigured, NoConnectionLeft
 from dispatcher.core.events import Settled, SlotsChanged
+from dispatcher.infra.postgres import pooler as pooler_module
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.pooler import PoolerCheck
 from dispatcher.infra.postgres.target import PostgresTarget
+from tests.support.command import RunCommand
 from tests.support.pgbouncer import listens_at, pgbouncer
-from tests.support.rows import insert_events
+from tests.support.rows import insert_events, statuses
 from tests.support.running import StartDispatcher
-from tests.support.waiting import until
+from tests.support.waiting import becomes, until
 
 StartPooler = Callable[..., str]
 
@@ -69,9 +72,36 @@ async def test_one_that_pools_transactions_is_found_out(pooler, options):
 async def test_one_without_a_server_connection_left_is_not_waited_for(pooler):
     url = pooler("session", "default_pool_size = 1")
     await until(partial(listens_at, url), "the pooler listens")
-    session = await connect(PostgresTarget(url, "test", pooler_check=PoolerCheck(), connect_timeout_s=30.0), "control")
+    target = PostgresTarget(url, "test", pooler_check=PoolerCheck(), connect_timeout_s=30.0)
+    session = await connect(target, "control")
     assert session.pooled  # not proven
+    assert "without a server connection for a second session" in session.pooler
+    with pytest.raises(NoConnectionLeft, match=r"took the connection, and answered nothing within 0\.2 s.*pool_size"):
+        await connect(replace(target, connect_timeout_s=0.2), "lane")
     await session.close()
+
+
+async def test_what_was_proven_stays_so_while_there_is_no_room_to_prove_it_again(pooler, monkeypatch):
+    monkeypatch.setattr(pooler_module, "KNOWN_S", 0.0)
+    url = pooler("session", "default_pool_size = 2")
+    await until(partial(listens_at, url), "the pooler listens")
+    target = PostgresTarget(url, "test", pooler_check=PoolerCheck(), connect_timeout_s=30.0)
+    first, second = await connect(target, "control"), await connect(target, "lane")
+    assert [session.pooled for session in (first, second)] == [False, False]
+    for session in (first, second):
+        await session.close()
+
+
+async def test_one_with_room_for_two_sessions(pooler, db, dispatcher: StartDispatcher, command: RunCommand):
+    """It takes every client, and lets the first statement of most of them wait."""
+    url = pooler("session", "default_pool_size = 2")
+    await until(partial(listens_at, url), "the pooler listens")
+    said = (await command("doctor", "--database-url", url))[1]
+    assert "transaction pooler" not in said
+    assert "a notification was heard" in said
+    async with dispatcher(database_url=url, tick_ms=100, connect_timeout_ms=500, wait=False):
+        await insert_events(db, 20)
+        await becomes(lambda: statuses(db), {"sent": 20})
 
 
 async def test_one_that_takes_two_clients_only(pooler, db, dispatcher: StartDispatcher):

@@ -2,11 +2,12 @@
 
 import asyncio
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import psycopg
 
-from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
+from dispatcher.core.errors import Misconfigured, NoConnectionLeft, SessionLost, Unreachable
 from dispatcher.infra.postgres.connect_errors import explain
 from dispatcher.infra.postgres.dial import DialFailed, dial
 from dispatcher.infra.postgres.session import Session, describe
@@ -23,10 +24,26 @@ async def connect(target: PostgresTarget, purpose: str) -> Session:
     Raises Misconfigured (wrong password, unknown database, server too old ...: waiting does not help) or Unreachable.
     """
     session, connection = await _open(target, purpose)
+    gave_up = False
+
+    def give_up() -> None:
+        nonlocal gave_up
+        gave_up = True
+        session.cut()
+
     # A server that is silent from here on costs no more than one that does not answer at all.
-    patience = asyncio.get_running_loop().call_later(target.connect_timeout_s, session.cut)
+    patience = asyncio.get_running_loop().call_later(target.connect_timeout_s, give_up)
     try:
         await _introduce(session, target, connection)
+    except Unreachable:
+        await session.close()
+        if not gave_up:
+            raise
+        raise NoConnectionLeft(
+            f"{_where(target)} took the connection, and answered nothing within {target.connect_timeout_s:g} s: it "
+            "hangs, or is a pooler without a server connection left (default_pool_size)",
+            sure=False,
+        ) from None
     except BaseException:
         await session.close()
         raise
@@ -70,8 +87,7 @@ async def _introduce(
     if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
         raise Misconfigured(f"{where} has no encoding (SQL_ASCII); a database with ENCODING 'UTF8' is needed")
     try:
-        [(pid,)] = await session.fetch("SELECT pg_backend_pid()", once=True)
-        if target.pooled or not await _owns(session, pid, target):
+        if not await _owns(session, target):
             session.treat_as_pooled()
         else:
             session.refused = await _set(session, target.session_settings(version))
@@ -79,18 +95,27 @@ async def _introduce(
         raise Unreachable(f"{where}: {describe(error)}") from None
 
 
-async def _owns(session: Session, pid: int, target: PostgresTarget) -> bool:
+async def _owns(session: Session, target: PostgresTarget) -> bool:
     """Whether the session stays with its server process, as without a pooler, or with one that keeps sessions."""
-    if pid == session.backend_pid:
-        return True  # a pooler invents the process id it announces
-    if target.pooler_check is None:
-        return False
 
     async def other() -> Session:
         opened, _ = await _open(target, "trial")
         return opened
 
-    if kept := await target.pooler_check.keeps(session, pid, other):
+    check = None if target.pooled else target.pooler_check
+    async with check.turn() if check is not None else nullcontext():
+        [(pid,)] = await session.fetch("SELECT pg_backend_pid()", once=True)
+        if target.pooled:
+            return False
+        if pid == session.backend_pid:  # a pooler invents the process id it announces
+            if check is not None:
+                check.met_none()
+            return True
+        if check is None:
+            return False
+        kept = await check.keeps(session, pid, other)
+        session.pooler_full = check.no_room and not kept
+    if kept:
         session.treat_as_kept(pid)
     return kept
 

@@ -68,6 +68,7 @@ class Session:
         self.backend_pid = connection.info.backend_pid
         self.pooled = False
         self.behind_pooler = False  # also one that keeps sessions
+        self.pooler_full = False  # whether it keeps sessions could not be found out: it had no second server connection
         self.refused: tuple[str, ...] = ()  # settings of ours that the server does not take; written by connect()
         # What ended this session ends the others too: the server is silent, takes no writes, or our role was replaced.
         self.server_gone = False
@@ -77,6 +78,13 @@ class Session:
         """Prepare nothing: behind a transaction pooler each transaction may meet another server process."""
         self.pooled, self.behind_pooler, self._prepare = True, True, False
         self._connection.prepare_threshold = None
+
+    @property
+    def pooler(self) -> str:
+        """What it is behind, where it is `pooled`; to be put into a sentence."""
+        if self.pooler_full:
+            return "a pooler without a server connection for a second session, so it is taken for one of transactions"
+        return "a transaction pooler"
 
     def treat_as_kept(self, pid: int) -> None:
         """A pooler keeps this session on one server process, which is not the one that it announced."""

@@ -8,6 +8,7 @@ import anyio
 from dispatcher.core.errors import DispatcherError, SessionLost
 from dispatcher.core.findings.finding import Finding, bad, ok
 from dispatcher.infra.postgres.connect import connect
+from dispatcher.infra.postgres.pooler import ROOM
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 
@@ -22,8 +23,9 @@ async def check_listening(session: Session, target: PostgresTarget, timeout_s: f
         return bad("listen", f"the listening connection: {error}", f"correct DISPATCH_LISTEN_URL{LATE}")
     try:
         if listener.pooled:
-            found = f"{target.address()} is a transaction pooler, where LISTEN hears nothing"
-            return bad("listen", found, f"set DISPATCH_LISTEN_URL to a direct connection{LATE}")
+            found = f"{target.address()} is {listener.pooler}, where LISTEN hears nothing"
+            more = ROOM if listener.pooler_full else ""
+            return bad("listen", found, f"{more}set DISPATCH_LISTEN_URL to a direct connection{LATE}")
         channel = f"outbox_ping_{uuid4().hex}"
         await listener.fetch(f"LISTEN {channel}")
         took = await _round_trip(session, listener, channel, timeout_s)

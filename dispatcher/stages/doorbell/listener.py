@@ -6,6 +6,7 @@ import anyio
 
 from dispatcher.core.errors import Unreachable
 from dispatcher.core.events import WakeCause
+from dispatcher.infra.postgres.pooler import ROOM
 from dispatcher.infra.postgres.session import Session
 from dispatcher.stages.doorbell import heartbeat
 from dispatcher.stages.doorbell.heartbeat import ListenerHeartbeat
@@ -35,7 +36,7 @@ class Listener:
         """
         if session.pooled:
             raise Unreachable(
-                "the listener is behind a transaction pooler, where LISTEN is deaf; "
+                f"the listener is behind {session.pooler}, where LISTEN is deaf; {ROOM if session.pooler_full else ''}"
                 "set DISPATCH_LISTEN_URL to a direct connection"
             )
         for channel in (BACKLOG, CONTROL, self.heartbeat.channel):
