@@ -26,6 +26,7 @@ from dispatcher.ops.doctor.guarantees import Held, judge
 STATEMENT_S = 10.0
 WORST = ("bad", "warning", "unknown", "ok")  # the worst first: of forty lines it is the one to read
 COLOURS = {"warning": "yellow", "bad": "red", "unknown": "cyan"}
+ELSEWHERE = "see "  # so begins the remedy that another check has
 HOLDS = {"at a cost": "yellow", "no": "red", "not known": "cyan"}
 
 
@@ -52,6 +53,9 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
     warning  works, at a cost
     bad      events are late, stopped or at risk: exit code 1
     unknown  this role or user lacks the right to check it
+
+    Each finding says, as `status` does, whether it needs somebody: now, by
+    morning, or no.
 
     Then it says of each guarantee whether it holds on these servers, and which
     check takes it away. With --strict the exit code is 1 unless all is ok: for
@@ -90,14 +94,8 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
 
 def _page(finding: Finding) -> str | None:
     """Of the runbook, where there is something to do."""
-    elsewhere = finding.remedy is None or finding.remedy.startswith("see ")  # another check
+    elsewhere = finding.remedy is None or finding.remedy.startswith(ELSEWHERE)
     return None if elsewhere else finding.page or page_of(finding.check)
-
-
-def _to_do(finding: Finding) -> str:
-    if (page := _page(finding)) is None:
-        return finding.remedy or ""
-    return f"{(finding.remedy or '').rstrip('.')}. Runbook: {address(page)}"
 
 
 def show(findings: list[Finding], held: list[Held]) -> None:
@@ -105,7 +103,10 @@ def show(findings: list[Finding], held: list[Held]) -> None:
     for each in findings:
         say(f"{each.level}: {each.check}: {each.found}", colour=COLOURS.get(each.level))
         if each.remedy:
-            say(_to_do(each), indent="    ")
+            say(each.remedy, indent="    ")
+        if each.level in ("bad", "warning") and each.remedy and not each.remedy.startswith(ELSEWHERE):
+            page = _page(each)
+            say(f"Needs somebody: {each.needs_somebody}.{f' Runbook: {address(page)}' if page else ''}", indent="    ")
     for promise in held:
         because = f" (because of: {', '.join(promise.because)})" if promise.because else ""
         say(f"holds here: {promise.holds}: {promise.says}{because}", colour=HOLDS.get(promise.holds))

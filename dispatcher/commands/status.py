@@ -92,10 +92,10 @@ async def _watch(ask: Callable[[], Awaitable[Status]], every_s: float, as_json: 
 
 def as_text(found: Status) -> str:
     """One JSON object; the part of a server that cannot be reached is null. Times are RFC 3339."""
-    stream = None if found.stream is None else {"name": found.layout.stream, **asdict(found.stream)}
+    stream = None if found.stream is None else _stream(found.layout.stream, found.stream)
     several = {}
     if not found.layout.plain and found.streams is not None:
-        several = {"streams": [{"name": key, **asdict(info)} for key, info in found.streams.items()]}
+        several = {"streams": [_stream(key, info) for key, info in found.streams.items()]}
     outbox = None if found.outbox is None else asdict(found.outbox)
     if outbox is not None:
         outbox["now"] = iso_of(outbox["now"])
@@ -134,6 +134,10 @@ def as_text(found: Status) -> str:
         "problems": found.problems,
     }
     return json.dumps(parts, default=iso)
+
+
+def _stream(name: str, info: StreamInfo) -> dict[str, object]:
+    return {"name": name, **asdict(info), "read_to": None if info.read_to is None else iso_of(info.read_to)}
 
 
 def facts(found: Status) -> list[tuple[str, str]]:
@@ -221,7 +225,8 @@ def _paused(outbox: OutboxStatus) -> str:
 
 def _group(group: GroupInfo) -> str:
     read = "never read" if group.last_read_age_s is None else f"last read {span(group.last_read_age_s)} ago"
-    return f"{group.lag} to read, {group.pending} unacknowledged, consumers {group.consumers}, {read}"
+    dead = f", {group.dead} put away" if group.dead else ""
+    return f"{group.lag} to read, {group.pending} unacknowledged{dead}, consumers {group.consumers}, {read}"
 
 
 def _since(need: Attention, found: Status) -> str:
@@ -245,7 +250,7 @@ def show(found: Status, console: Console) -> None:
     if all(each.level == "note" for each in said):
         click.echo("Nothing needs anybody.")
     for each in said:
-        since = f"; {_since(each, found)}" if each.since and each.kind != "over" else ""
+        since = f"; {_since(each, found)}" if each.since and each.kind not in ("over", "ended") else ""
         line = f"{each.level}: {plain(each.what)}{since}"
         say(line, colour=COLOURS.get(each.level))
         say(each.do, indent="    ")

@@ -28,8 +28,20 @@ TroubleKind = Literal[
     "refused",
     "layout",
     "slots",
+    "handlers",
+    "doorbell",
+    "notify-queue",
+    "put-away",
 ]
-STOPS: tuple[TroubleKind, ...] = ("database", "redis", "paused", "backpressure")  # events wait while there is one
+STOPS: tuple[TroubleKind, ...] = (  # events wait while there is one
+    "database",
+    "redis",
+    "paused",
+    "backpressure",
+    "refused",
+    "layout",
+    "handlers",
+)
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -165,6 +177,9 @@ class Sample:
     doorbell: Doorbell = "installed"
     known_groups: tuple[KnownGroup, ...] = ()  # those that are there, and those that went with a loss
     loss: Loss | None = None  # the last one in Redis
+    notification_queue_usage: float = 0.0  # of Postgres, 0 to 1
+    group_dead: Mapping[str, int] = field(default_factory=dict)  # entries that consumers put away, where there are some
+    ended: tuple[EndedDispatcher, ...] = ()  # as all dispatchers say
 
     @property
     def overdue_s(self) -> float:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dispatcher.core.findings import group_needs, needs
-from dispatcher.core.findings.condition import STOPS, Condition, is_exempt
+from dispatcher.core.findings import group_needs, needs, wake_needs
+from dispatcher.core.findings.condition import LOOKED_UP, STOPS, Condition, is_exempt
 from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, Need
 from dispatcher.core.findings.runbook import PAGES
 from dispatcher.core.findings.troubles import TROUBLES, Severity, group_of, remedy
 from dispatcher.core.known_groups import gone_groups, latest_loss
+from dispatcher.core.process_state import TroubleKind
 from dispatcher.core.timestamps import iso_of, seconds_of
 from dispatcher.infra.redis.info import GroupInfo
 from dispatcher.ops.status import OutboxStatus, Status
@@ -68,7 +69,7 @@ def _all(found: Status) -> Iterator[Need]:
     redis_said = any(each.kind == "redis" for each in said)  # since when, too
     for problem in found.problems:
         if problem.startswith("Postgres"):
-            yield Need("bad", "database", problem, None, POSTGRES_AWAY, page=PAGES["database"])
+            yield Need("bad", "database", problem + _until(found), None, POSTGRES_AWAY, page=PAGES["database"])
         elif found.misconfigured and not redis_said:
             yield Need("warn", "unreachable", problem, None, OURS_DO, page=PAGES["unreachable"])
         elif not redis_said:
@@ -76,8 +77,17 @@ def _all(found: Status) -> Iterator[Need]:
     if outbox is not None:
         yield from _of_outbox(outbox)
         yield from _lost(found, outbox)
+    dead = {group.name: group.dead for group in (found.stream.groups if found.stream else ()) if group.dead}
+    yield from group_needs.put_away(dead, None if outbox is None else _first_said(outbox, "put-away"))
     yield from _half_read(found)
     yield from _unread(found)
+
+
+def _until(found: Status) -> str:
+    """Nobody could note since when Postgres is away; what the groups have read says until when events went out."""
+    if found.stream is None or found.stream.read_to is None:
+        return ""
+    return f"; the newest event that a consumer has read went out at {needs.clock(found.stream.read_to, found.now)}"
 
 
 def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:
@@ -107,13 +117,21 @@ def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:
         most = next((each.condition.max_attempts for each in outbox.living if each.condition.max_attempts), None)
         yield needs.retrying(retrying, most, outbox.now)
     if outbox.doorbell != "installed":
-        yield needs.doorbell(outbox.doorbell)
+        yield wake_needs.doorbell(outbox.doorbell, _first_said(outbox, "doorbell"))
+    queue = wake_needs.notify_queue(outbox.notification_queue_usage, _first_said(outbox, "notify-queue"))
+    yield from [] if queue is None else [queue]
     living = {each.name for each in outbox.living}
     yield from needs.ended((each for one in outbox.living for each in one.condition.ended), living, outbox.now)
     ended = [past for past in (each.condition.past for each in outbox.living) if past is not None]
     last = max(ended, key=lambda each: each.until, default=None)
     if last is not None and (over := needs.over(last, outbox.now)) is not None:
         yield over
+
+
+def _first_said(outbox: OutboxStatus, kind: TroubleKind) -> float | None:
+    """Since when a dispatcher has known of what this command sees too."""
+    said = (seconds_of(wait.since) for each in outbox.living for wait in each.condition.waits if wait.kind == kind)
+    return min((at for at in said if at is not None), default=None)
 
 
 def _nobody(outbox: OutboxStatus) -> Need:
@@ -130,11 +148,13 @@ def waits(conditions: Sequence[Condition], groups: Sequence[GroupInfo] = ()) -> 
     said: dict[tuple[str, str | None, str | None], list[tuple[str, str, str]]] = {}
     for each in conditions:
         for wait in each.waits:
+            if wait.kind in LOOKED_UP:
+                continue
             what = wait.what
             if wait.kind == "backpressure":
                 what += f" of stream {each.stream} (MAXLEN {each.maxlen})"
                 read = next((one for one in groups if one.name == group_of(wait.reason or "")), None)
-                what += needs.reads(read.last_read_age_s, read.lag, read.consumers) if read else ""
+                what += group_needs.reads(read.last_read_age_s, read.lag, read.consumers) if read else ""
             said.setdefault((wait.kind, wait.reason, each.stream), []).append((wait.since, what, wait.do))
     found = []
     for (kind, _, _), the_same in said.items():
@@ -174,5 +194,5 @@ def _unread(found: Status) -> Iterator[Need]:
     maxlen = next((each.condition.maxlen for each in living if each.condition.maxlen), None)
     for group in found.stream.groups if found.stream else ():
         age_s = group.last_read_age_s
-        if group.lag and not is_exempt(group.name, exempt) and age_s is not None and age_s > needs.UNREAD_S:
-            yield needs.unread(group.name, group.lag, age_s, maxlen, found.now)
+        if group.lag and not is_exempt(group.name, exempt) and age_s is not None and age_s > group_needs.UNREAD_S:
+            yield group_needs.unread(group.name, group.lag, age_s, maxlen, found.now)

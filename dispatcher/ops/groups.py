@@ -1,24 +1,20 @@
 """The consumer groups of the stream: who reads, how far behind each is, and since when nobody has read."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import NoPermissionError
 
-from dispatcher.core.dead_stream import dead_stream_of
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.core.findings.condition import is_exempt
+from dispatcher.core.findings.group_needs import UNREAD_S
 from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.info import StreamInfo, describe_failure
 from dispatcher.infra.redis.streams import read_streams
-from dispatcher.ops.redis_errors import OF_REDIS
 
-UNREAD_S = 900.0  # a group with entries to read that nobody has read for so long is abandoned
 FAR_BEHIND = 0.5  # of MAXLEN
-LOOKED_UP = 256  # groups of which the dead stream is counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +73,6 @@ async def read_groups(asked: GroupsQuestion) -> tuple[list[StreamGroups], str | 
         return [], None
 
     seen, problem = await ask_redis(asked.redis_url, asked.streams, asked.timeout_s)
-    places = [(stream, group.name) for stream, info in seen.items() for group in info.groups]
-    dead = await count_dead(asked.redis_url, places, asked.timeout_s)
 
     def of(stream: str, info: StreamInfo) -> StreamGroups:
         groups = tuple(
@@ -89,7 +83,7 @@ async def read_groups(asked: GroupsQuestion) -> tuple[list[StreamGroups], str | 
                 each.consumers,
                 each.last_read_age_s,
                 is_exempt(each.name, asked.exempt),
-                dead.get((stream, each.name)),
+                each.dead,
             )
             for each in info.groups
         )
@@ -138,17 +132,3 @@ async def ask_redis(url: str, streams: Sequence[str], timeout_s: float) -> tuple
         raise Unreachable(problem)
     more = f" and {len(seen.missing) - 1} more" if len(seen.missing) > 1 else ""
     return seen.infos, f"{problem}, for {seen.missing[0]}{more}"
-
-
-async def count_dead(url: str, groups: Iterable[tuple[str, str]], timeout_s: float) -> dict[tuple[str, str], int]:
-    """How many entries lie in the dead stream of each (key, group), by its default name; missing: not known."""
-    counts: dict[tuple[str, str], int] = {}
-    client = open_client(url, timeout_s)
-    try:
-        with suppress(*OF_REDIS):  # it went away meanwhile: what is missing is not known
-            for key, group in list(groups)[:LOOKED_UP]:
-                with suppress(ResponseError):  # our user may not, or it is no stream
-                    counts[key, group] = int(await client.xlen(dead_stream_of(key, group)))
-    finally:
-        await client.aclose()
-    return counts

@@ -11,6 +11,7 @@ import anyio
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.findings.condition import Condition
 from dispatcher.core.known_groups import KnownGroup
+from dispatcher.core.process_state import EndedDispatcher
 from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.session import Fetch, Session
 from dispatcher.infra.sqlfiles import load
@@ -153,6 +154,12 @@ async def read_known_groups(fetch: Fetch) -> list[KnownGroup]:
     """What all that wrote a note saw of consumer groups, also those that live no more. Raises as `fetch` does."""
     rows = await fetch(load("pause_progress"), None)
     return [each for row in rows for each in _acknowledgement(row).condition.groups]
+
+
+async def read_ended(fetch: Fetch) -> list[EndedDispatcher]:
+    """Which dispatchers ended, as all say that wrote a note. Raises as `fetch` does."""
+    rows = await fetch(load("pause_progress"), None)
+    return [each for row in rows for each in _acknowledgement(row).condition.ended]
 
 
 async def _read_all(session: Session) -> list[Acknowledgement]:

@@ -4,10 +4,11 @@ The table of findings and their ranking are those of `status`: `core/findings/ne
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import inf
 
 from dispatcher.core.counted import counted
-from dispatcher.core.findings import group_needs, needs
+from dispatcher.core.findings import group_needs, needs, wake_needs
 from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, Need
 from dispatcher.core.findings.runbook import PAGES
 from dispatcher.core.findings.troubles import TROUBLES, group_of, remedy, words
@@ -16,6 +17,7 @@ from dispatcher.core.pacing import GO_ON_BELOW
 from dispatcher.core.process_state import ProcessState, Sample, Trouble
 from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, RecentWindow, caught_up
 
+UNHEARD = ("listener", "doorbell", "notify-queue")  # with one of these events go out on the tick
 STALE_S = 60.0  # a sample older than this
 ERROR_SHARE = 0.02  # of the turns of a minute; as in the alerts
 SETTLING_S = 15.0  # after a start, or the end of an outage, what waited is worked off: that it was late is no news
@@ -32,7 +34,7 @@ def diagnose(
     max_attempts: int | None = None,
 ) -> list[Need]:
     """All findings, first the one that needs somebody now; empty: all is fine. The settings are our own."""
-    found = [_of_trouble(trouble, reading, maxlen) for trouble in reading.troubles]
+    found = [need for trouble in reading.troubles for need in _of_trouble(trouble, reading, maxlen)]
     sample = reading.sample
     found += _dead(reading, lately, now)
     found += _slow(reading, lately, now)
@@ -43,8 +45,6 @@ def diagnose(
             found.append(needs.held(sample.held, sample.at))
         elif sample.retrying is not None and sample.retrying.events:
             found.append(needs.retrying(sample.retrying, max_attempts, now))
-        if sample.doorbell != "installed":
-            found.append(needs.doorbell(sample.doorbell))
         if all(len(each.group_lag) < MOST for each in sample.streams):  # of more groups not all are in the sample
             found += group_needs.half_read(
                 {each.name: (each.length, [*each.group_read_age_s]) for each in sample.streams}
@@ -65,18 +65,41 @@ def diagnose(
             )
         )
     living = {each.name for each in sample.dispatchers} if sample else set[str]()
-    found += needs.ended(reading.ended, living, now)
+    ours = {each.name for each in reading.ended}
+    others = [each for each in sample.ended if each.name not in ours] if sample else []
+    found += needs.ended([*reading.ended, *others], living, now)
     if reading.past is not None and (over := needs.over(reading.past, now)) is not None:
         found.append(over)
-    return needs.ranked(needs.without_explained(found))
+    return needs.ranked(needs.without_explained(_with_cause_of_lateness(found)))
 
 
-def _of_trouble(trouble: Trouble, reading: ProcessState, maxlen: int | None) -> Need:
+def _with_cause_of_lateness(found: list[Need]) -> list[Need]:
+    """Where writers cannot wake the dispatcher, that is why events are late: one finding, as bad as both."""
+    slow = next((each for each in found if each.kind == "slow" and each.level == "bad"), None)
+    cause = next((each for each in found if each.kind in UNHEARD and each.level != "note"), None)
+    if slow is None or cause is None:
+        return found
+    both = replace(cause, level="bad", what=f"{cause.what}. {slow.what}")
+    return [both if each is cause else each for each in found if each is not slow]
+
+
+def _of_trouble(trouble: Trouble, reading: ProcessState, maxlen: int | None) -> Iterator[Need]:
     sample = reading.sample
+    if trouble.kind == "doorbell" and sample is not None and sample.doorbell != "installed":
+        yield wake_needs.doorbell(sample.doorbell, trouble.since)
+        return
+    if trouble.kind == "put-away" and sample is not None and sample.group_dead:
+        yield from group_needs.put_away(sample.group_dead, trouble.since)
+        return
+    usage = sample.notification_queue_usage if sample else 0.0
+    if trouble.kind == "notify-queue" and (need := wake_needs.notify_queue(usage, trouble.since)) is not None:
+        yield need
+        return
     if trouble.kind == "disabled":
         alone = None if sample is None else not sample.dispatchers
         waiting = sample.backlog if sample and sample.overdue_s >= WAITS_S else None
-        return needs.disabled(waiting, trouble.since, alone=alone, name=", ".join(reading.names) or None)
+        yield needs.disabled(waiting, trouble.since, alone=alone, name=", ".join(reading.names) or None)
+        return
     what = words(trouble.kind, trouble.reason)
     if reading.processes > 1:
         what += f" ({trouble.of} of {reading.processes} processes)"
@@ -88,8 +111,8 @@ def _of_trouble(trouble: Trouble, reading: ProcessState, maxlen: int | None) -> 
     group = group_of(trouble.reason or "")
     if trouble.kind == "backpressure" and sample is not None and group in sample.group_lag:
         age_s = sample.group_read_age_s.get(group, inf)
-        what += needs.reads(None if age_s == inf else age_s, sample.group_lag[group])
-    return Need(level, trouble.kind, what, trouble.since, do, link, PAGES[trouble.kind])
+        what += group_needs.reads(None if age_s == inf else age_s, sample.group_lag[group])
+    yield Need(level, trouble.kind, what, trouble.since, do, link, PAGES[trouble.kind])
 
 
 def _of_sample(sample: Sample, reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[Need]:
@@ -109,10 +132,13 @@ def _of_sample(sample: Sample, reading: ProcessState, lately: RecentWindow, now:
     began = max(reading.started_at, reading.past.until if reading.past else 0.0)
     going = reading.published_at is not None and now - reading.published_at < GOING_S
     behind = sample.at - age <= began and (now - began < SETTLING_S or going)
+    rate = lately.backlog_rate
     if behind and sample.backlog:
-        yield needs.catching_up(sample.backlog, age, began)
+        yield needs.catching_up(sample.backlog, age, began, rate)
+    elif not behind and sample.backlog and needs.empty_in_s(sample.backlog, rate) is not None:
+        yield needs.catching_up(sample.backlog, age, sample.at - age, rate)
     elif not behind:
-        yield needs.late(age, sample.at)
+        yield needs.late(age, sample.at, rate)
 
 
 def _slow(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[Need]:
@@ -145,9 +171,9 @@ def _unread(sample: Sample, lately: RecentWindow, maxlen: int | None) -> Iterato
     """Groups that nobody reads any more, long before they hold publishing back."""
     for group, age_s in sample.group_read_age_s.items():
         lag = sample.group_lag.get(group, 0)
-        if lag and age_s > needs.UNREAD_S:
+        if lag and age_s > group_needs.UNREAD_S:
             age = None if age_s == inf else age_s  # never read: it may have been made a moment ago
-            yield needs.unread(group, lag, age, maxlen, sample.at, lately.lag_rates.get(group))
+            yield group_needs.unread(group, lag, age, maxlen, sample.at, lately.lag_rates.get(group))
 
 
 def _dead(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[Need]:

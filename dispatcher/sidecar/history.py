@@ -20,6 +20,7 @@ WINDOW = 30  # points: the minute that the figures of now are about
 RATE_WINDOW = 5  # points: the ten seconds of a rate of now
 FEW_EVENTS = 20  # a quantile of fewer is chance
 TYPES = 10  # event types that are shown
+TREND_S = 15.0  # a backlog grows or falls, as the samples of so many seconds say
 SLA_S = 1.5  # what the runbook promises for p95
 
 
@@ -64,6 +65,7 @@ class RecentWindow:
     p95_now: float | None = None  # of the last ten seconds, or of as many more as have FEW_EVENTS; not of an outage
     p95_now_s: float | None = None  # of how many seconds that is
     lag_rates: Mapping[str, float] = field(default_factory=dict)  # by group, entries a second that it falls behind
+    backlog_rate: float | None = None  # events a second by which it grows; below 0: it falls
     buried: int = 0  # events given up in the fifteen minutes, and when the first of them was
     buried_since: float | None = None
     types: tuple[RecentType, ...] = ()  # those with the most events first
@@ -158,6 +160,7 @@ class History:
             p95_now=p95_now,
             p95_now_s=p95_now_s,
             lag_rates=_lag_rates([reading for _, reading in self._readings]),
+            backlog_rate=_backlog_rate([reading for _, reading in self._readings]),
             buried=sum(dead for _, dead in self._burials),
             buried_since=self._burials[0][0] if self._burials else None,
             types=types[:TYPES],
@@ -199,6 +202,18 @@ def _lag_rates(readings: Sequence[ProcessState]) -> dict[str, float]:
     first, last = samples[0], samples[-1]
     common = first.group_lag.keys() & last.group_lag.keys()
     return {name: (last.group_lag[name] - first.group_lag[name]) / (last.at - first.at) for name in common}
+
+
+def _backlog_rate(readings: Sequence[ProcessState]) -> float | None:
+    """Of the last quarter of a minute: a count is taken every five seconds, and what came in before says nothing."""
+    last = readings[-1].sample
+    if last is None or last.backlog is None:
+        return None
+    samples = [each.sample for each in readings if each.sample and last.at - each.sample.at <= TREND_S]
+    first = samples[0]
+    if first.backlog is None or last.at - first.at < 2 * EVERY_S:
+        return None
+    return (last.backlog - first.backlog) / (last.at - first.at)
 
 
 def _types(last: ProcessState, first: ProcessState, elapsed: float) -> tuple[RecentType, ...]:

@@ -6,7 +6,7 @@ No request asks Postgres or Redis. The answer is made at most once a second, so 
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -17,7 +17,7 @@ from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, VERY_LATE_S, le
 from dispatcher.core.findings.runbook import BASE
 from dispatcher.core.findings.troubles import TROUBLES
 from dispatcher.core.known_groups import KEPT_S
-from dispatcher.core.process_state import HeldCount, ProcessState, StreamSample, Trouble
+from dispatcher.core.process_state import HeldCount, ProcessState, StreamSample, Trouble, TroubleKind
 from dispatcher.sidecar.diagnosis import diagnose
 from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.history import SLA_S, WINDOW, History, RecentWindow
@@ -111,7 +111,7 @@ class Overview:
                 "sla_s": SLA_S,
             },
             "error_share": round(lately.error_share, 4),
-            "states": _states(reading),
+            "states": _states(reading, {each.kind: each.level for each in findings}),
             "sampled_at": sample.at if sample else None,
             "backlog": sample.backlog if sample else None,
             "oldest_age_s": sample.oldest_age_s if sample else None,
@@ -176,19 +176,31 @@ def _levels(reading: ProcessState, lately: RecentWindow, silent_s: float | None,
     }
 
 
-def _states(reading: ProcessState) -> list[dict[str, Any]]:
-    """The states that are fine or not, each with its reason."""
+def _states(reading: ProcessState, levels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The states that are fine or not, each with its reason, and as bad as its finding (`levels`, by kind)."""
     troubles: dict[str, Trouble] = {trouble.kind: trouble for trouble in reading.troubles}
-    if reading.sample is not None and reading.sample.doorbell != "installed":
-        silent = Trouble("listener", f"the trigger is {reading.sample.doorbell}", reading.sample.at)
-        troubles.setdefault("listener", silent)
-    names = ("database", "redis", "listener", "backpressure", "audit", "paused", "layout", "slots", "disabled")
+    if silent := troubles.get("doorbell"):
+        troubles.setdefault("listener", replace(silent, reason=f"the trigger is {silent.reason}"))
+        levels = {"listener": levels.get("doorbell", "warn"), **levels}
+    names: tuple[TroubleKind, ...] = (
+        "database",
+        "redis",
+        "listener",
+        "backpressure",
+        "audit",
+        "paused",
+        "layout",
+        "slots",
+        "disabled",
+    )
+    rare: tuple[TroubleKind, ...] = ("handlers", "notify-queue", "refused")  # said only while they are there
     return [
         {
             "kind": name,
             "ok": name not in troubles,
+            "level": levels.get(name, TROUBLES[name][0]) if name in troubles else "fine",
             "reason": troubles[name].reason if name in troubles else None,
             "since": troubles[name].since if name in troubles else None,
         }
-        for name in names
+        for name in (*names, *(kind for kind in rare if kind in troubles))
     ]

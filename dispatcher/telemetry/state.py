@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from dispatcher.core import events
+from dispatcher.core.findings.wake_needs import QUEUE_WARN
 from dispatcher.core.known_groups import KnownGroup
 from dispatcher.core.latencies import Latencies
 from dispatcher.core.process_state import (
@@ -139,15 +140,20 @@ class StateTracker:
                     self._refused[key] = f"{what}: {error}"
                 said = "; ".join(sorted(set(self._refused.values())))
                 self._trouble("refused", said, there=bool(said))
+            case events.StuckHandlers(on, stuck):
+                places = f"all {stuck} places are taken by handlers that go on after their timeout"
+                self._trouble("handlers", places, there=on)
             case events.LayoutChanged(reason):
                 self._trouble("layout", reason, there=reason is not None)
             case events.SlotsWithoutOwner(slots):
                 self._trouble("slots", f"{slots} of 256 slots have no owner", there=slots > 0)
             case events.BackpressureChanged(on, group):
                 self._trouble("backpressure", group, there=on)
-            case events.PauseChanged(paused, by, reason):
+            case events.PauseChanged(paused, by, reason, since):
                 why = " ".join(filter(None, (by and f"by {by}", reason and f"({reason})")))
-                self._trouble("paused", why or None, there=paused)
+                self._trouble(
+                    "paused", why or None, there=paused, since=since
+                )  # or a restart would look like its begin
             case events.AuditChanged(on, reason):
                 self._trouble("audit", reason, there=not on)
             case events.Stopping(reason):
@@ -183,12 +189,19 @@ class StateTracker:
             event.doorbell,
             tuple(event.known_groups),
             event.loss,
+            event.notification_queue_usage,
+            dict(event.group_dead),
+            tuple(event.ended),
         )
+        usage = event.notification_queue_usage
+        self._trouble("doorbell", event.doorbell, there=event.doorbell != "installed")
+        self._trouble("notify-queue", f"{usage:.0%} full", there=usage >= QUEUE_WARN)
+        self._trouble("put-away", ", ".join(event.group_dead), there=bool(event.group_dead))
         if not self._breaker_open:
             self._trouble("redis", event.redis_error, there=event.redis_error is not None)
 
-    def _trouble(self, kind: TroubleKind, reason: str | None, *, there: bool) -> None:
-        """Note that a trouble is there or gone. One that goes on keeps the time it began."""
+    def _trouble(self, kind: TroubleKind, reason: str | None, *, there: bool, since: float | None = None) -> None:
+        """Note that a trouble is there or gone. One that goes on keeps the time it began, which is now or `since`."""
         known = self._troubles.get(kind)
         if not there:
             self._troubles.pop(kind, None)
@@ -196,6 +209,6 @@ class StateTracker:
                 group = known.reason if kind == "backpressure" else None
                 self._past = PastTrouble(kind, known.since, self._clock(), group)
         else:
-            self._troubles[kind] = Trouble(kind, reason, known.since if known else self._clock())
+            self._troubles[kind] = Trouble(kind, reason, known.since if known else since or self._clock())
         if self.changed is not None and self._troubles.get(kind) != known:
             self.changed()

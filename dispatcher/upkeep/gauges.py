@@ -7,6 +7,7 @@ by the sessions that need it, and here by figures that are missing.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.find import read_groups
 from dispatcher.ops.doorbell import read_doorbell
 from dispatcher.ops.held.find import count_held
-from dispatcher.ops.pause import read_known_groups
+from dispatcher.ops.pause import read_ended, read_known_groups
 from dispatcher.ops.retrying import read_retrying
 
 
@@ -144,6 +145,7 @@ async def sample_once(
     loss = latest_loss((at.timestamp(), rows) for _, at, rows, *_ in await fetch(load("status_losses"), None))
     length, error = None, None
     lags, ages, samples = dict[str, int](), dict[str, float](), list[StreamSample]()
+    dead_of = Counter[str]()
     seen = SeenStreams() if redis is None else await read_streams(redis, streams, positions, readers=True)
     for stream, info in seen.infos.items():
         groups = info.groups[: bounds.groups]
@@ -153,6 +155,7 @@ async def sample_once(
         samples.append(StreamSample(stream, info.length, behind, since))
         lags |= {group: max(lag, lags.get(group, 0)) for group, lag in behind.items()}
         ages |= {group: max(age, ages.get(group, 0.0)) for group, age in since.items()}
+        dead_of.update({group.name: group.dead for group in groups if group.dead})
     if seen.infos and not seen.missing:  # a sum of some would look like all
         length = sum(info.length for info in seen.infos.values())
     if seen.failure is not None and not isinstance(seen.failure, NoPermissionError):
@@ -180,6 +183,8 @@ async def sample_once(
             doorbell=await read_doorbell(fetch),
             known_groups=await by_name.read(fetch, seen, exempt, loss) if by_name else (),
             loss=loss,
+            group_dead=dead_of,
+            ended=await read_ended(fetch),
         )
     )
     return int(backlog)

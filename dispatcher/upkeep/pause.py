@@ -104,13 +104,13 @@ class PauseWatcher:
             rows = await self._fetch("pause_state", None)
         if rows is None:
             return False
-        [(self._generation, paused, _, by, reason, layout)] = rows
+        [(self._generation, paused, at, by, reason, layout)] = rows
         if await self._layout.heard(layout, self._fetch):
             self._changed()
         if paused != self._paused:
             known, self._paused = self._paused, paused
             if known is not None or paused:
-                self._observe(PauseChanged(paused, by, reason))
+                self._observe(PauseChanged(paused, by, reason, at and at.timestamp()))
             self._changed()
         return True
 

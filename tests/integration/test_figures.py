@@ -46,6 +46,21 @@ async def test_an_outage_of_redis_ends_while_paused(
         assert (await command("resume"))[0] == 0
 
 
+async def test_a_refusal_of_redis_ends_without_a_row_to_try_it_with(
+    dispatcher: StartDispatcher, db: Db, own_valkey: Any
+) -> None:
+    """Another dispatcher took the rows, or none is due: the console would go on to say that Redis takes no entries."""
+    server = own_valkey()
+    async with Redis.from_url(server.url) as redis, dispatcher(redis_url=server.url, tick_ms=20) as running:
+        await redis.config_set("maxmemory", "1")
+        await insert_events(db, 1)
+        assert (await running.tap.next(BreakerChanged)).state == "open"
+        await db.execute("UPDATE messaging.message_outbox SET next_run_at = now() + interval '1 hour'")
+        await redis.config_set("maxmemory", "0")
+        assert (await running.tap.next(BreakerChanged)).state == "closed"
+        assert await redis.xlen(STREAM) == 0
+
+
 @pytest.mark.promise("pause")
 async def test_a_refusal_of_redis_ends_while_paused(
     dispatcher: StartDispatcher, command: RunCommand, db: Db, own_valkey: Any

@@ -53,7 +53,8 @@ async def test_what_waits_who_runs_and_who_reads(status, db, redis):
     assert found["stream"] == {
         "name": STREAM,
         "length": 1,
-        "groups": [{"name": "websockets", "lag": 1, "pending": 0, "consumers": 0, "last_read_age_s": None}],
+        "groups": [{"name": "websockets", "lag": 1, "pending": 0, "consumers": 0, "last_read_age_s": None, "dead": 0}],
+        "read_to": None,
     }
     assert found["problems"] == []
 

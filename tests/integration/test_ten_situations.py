@@ -17,7 +17,7 @@ from dispatcher.sidecar.history import RecentWindow
 from tests.support.command import HearCommand
 from tests.support.dead_letters import bury
 from tests.support.layouts import stand_in_order
-from tests.support.rows import insert_events
+from tests.support.rows import STREAM, insert_events
 from tests.support.waiting import until
 
 SINCE = re.compile(r"; since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \(\d+ s ago\)$")
@@ -135,6 +135,56 @@ async def test_postgres_is_away(first):
     assert re.match(r"bad: Postgres at 127\.0\.0\.1:\d+/app cannot be reached", what)
     assert do.startswith("Bring Postgres back. Your applications most likely cannot commit either.")
     assert "Since when" in do
+
+
+async def test_postgres_is_away_and_the_stream_says_until_when_events_went_out(dispatcher, first, db, redis):
+    await redis.xgroup_create(STREAM, "billing", "0", mkstream=True)
+    async with dispatcher() as running:
+        await insert_events(db)
+        await running.tap.next(Published)
+        [(_, [(entry_id, _)])] = await redis.xreadgroup("billing", "a", {STREAM: ">"})
+    what, _ = await first(DATABASE_URL=f"postgresql://127.0.0.1:{free_port()}/app")
+    moment = datetime.fromtimestamp(int(entry_id.split("-")[0]) / 1000, UTC)
+    assert what.endswith(f"; the newest event that a consumer has read went out at {moment:%H:%M:%S} UTC")
+
+
+async def test_consumers_put_events_away(dispatcher, first, heard, db, redis):
+    """Those events were sent, so nothing else says that somebody has to decide about them."""
+    await redis.xgroup_create(STREAM, "billing", "0", mkstream=True)
+    await redis.xadd(f"{STREAM}:billing:dead", {"n": 1})
+    async with dispatcher() as running:
+        sampled = await running.tap.next(Sampled)
+        assert sampled.group_dead == {"billing": 1}
+
+        async def said() -> str:
+            what, _ = await first()
+            return what if SINCE.search(what) else ""
+
+        what = await until(said, "the dispatcher says since when")
+        assert what.startswith("warn: Consumers of the group billing have put 1 event away")
+        do = (await first())[1]
+        assert do.startswith("`dispatcher groups dead billing` lists them.")
+        [group] = [
+            each for each in json.loads((await heard("doctor", "--json"))[1])["findings"] if "away" in each["found"]
+        ]
+        assert (group["check"], group["level"], group["needs_somebody"]) == ("groups", "warning", "by morning")
+        await redis.delete(f"{STREAM}:billing:dead")
+        assert (await first())[0] == "Nothing needs anybody."
+
+
+async def test_doctor_says_when_somebody_is_needed_as_status_does(dispatcher, heard, db):
+    async with dispatcher() as running:
+        await heard("pause", "--reason", "moving house")
+        await running.tap.next(PauseChanged)
+        await db.execute("DROP TRIGGER message_outbox_doorbell ON messaging.message_outbox")
+        said = {each["kind"]: each for each in json.loads((await heard("status", "--json"))[1])["attention"]}
+        found = {each["check"]: each for each in json.loads((await heard("doctor", "--json"))[1])["findings"]}
+        assert said["paused"]["needs_somebody"] == found["pause"]["needs_somebody"] == "now"
+        assert said["doorbell"]["needs_somebody"] == found["trigger"]["needs_somebody"] == "by morning"
+        assert found["tables"]["needs_somebody"] == "no"
+        lines = [line.strip() for line in (await heard("doctor"))[1].splitlines()]
+        at = next(n for n, line in enumerate(lines) if line.startswith("warning: pause: "))
+        assert any(line.startswith("Needs somebody: now. Runbook: ") for line in lines[at : at + 4])
 
 
 async def test_paused_comes_before_dead_events_of_long_ago(dispatcher, first, heard, db):

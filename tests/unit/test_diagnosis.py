@@ -9,6 +9,7 @@ from dispatcher.core.findings.needs import level_of
 from dispatcher.core.latencies import Latencies
 from dispatcher.core.process_state import (
     DeadGroups,
+    EndedDispatcher,
     HeldCount,
     HeldHead,
     PastTrouble,
@@ -269,7 +270,7 @@ def test_what_an_outage_left_behind_is_over():
     reading = replace(CALM, past=past)
     [said] = diagnose(reading, RecentWindow(), NOW)
     assert (said.level, said.kind) == ("note", "over")
-    assert said.what == "Redis was away from 02:44:23 UTC to 02:46:20 UTC; events waited until then"
+    assert said.what == "Redis took no entries from 02:44:23 UTC to 02:46:20 UTC; events waited until then"
     behind = replace(reading, published_at=NOW - 1, sample=Sample(NOW - 1, 413, 27.0, 10, {}))
     found = diagnose(behind, RecentWindow(p95=60.0, p95_now=60.0, count=99, slow_since=NOW - 30), NOW)
     assert [(each.level, each.kind) for each in found] == [("warn", "catching-up"), ("note", "over")]
@@ -289,6 +290,81 @@ def test_a_group_that_nobody_reads_says_when_it_stops_publishing_for_all():
     assert (said.level, "in about 3 h" in said.what) == ("warn", True)
     [said] = diagnose(reading, RecentWindow(lag_rates={"g": 0.0}), NOW, maxlen=1000)
     assert (said.level, "stops publishing for all in" in said.what) == ("warn", False)
+
+
+def test_handlers_that_do_not_end_explain_why_their_events_wait():
+    stuck = Trouble("handlers", "all 4 places are taken", NOW - 90)
+    reading = replace(CALM, sample=Sample(NOW - 1, 20, 61.0, 10, {}), troubles=(stuck,))
+    assert found(reading) == [("bad", "handlers", NOW - 90)]
+    [said] = diagnose(reading, RecentWindow(), NOW)
+    assert (said.needs_somebody, said.page) == ("now", "handlers-stuck")
+
+
+@pytest.mark.parametrize(("usage", "level", "when"), [(0.3, "warn", "by morning"), (0.6, "bad", "now")])
+def test_a_notification_queue_that_fills_names_the_remedy_and_is_worse_when_writers_ring_no_more(usage, level, when):
+    sample = replace(CALM.sample or Sample(NOW, 0, 0.0, 10, {}), notification_queue_usage=usage)
+    reading = replace(CALM, sample=sample, troubles=(Trouble("notify-queue", f"{usage:.0%} full", NOW - 90),))
+    [said] = diagnose(reading, RecentWindow(), NOW)
+    assert (said.level, said.kind, said.since, said.needs_somebody) == (level, "notify-queue", NOW - 90, when)
+    assert f"is {usage:.0%} full" in said.what
+    assert "pg_terminate_backend" in said.do
+
+
+def test_a_doorbell_that_does_not_ring_says_since_when_it_was_seen():
+    sample = replace(CALM.sample or Sample(NOW, 0, 0.0, 10, {}), doorbell="dropped")
+    reading = replace(CALM, sample=sample, troubles=(Trouble("doorbell", "dropped", NOW - 90),))
+    assert found(reading) == [("warn", "doorbell", NOW - 90)]
+
+
+def test_what_keeps_writers_from_ringing_is_why_events_are_late_and_as_bad():
+    """Else the first line would tell a person to start another dispatcher, which helps nothing."""
+    sample = replace(CALM.sample or Sample(NOW, 0, 0.0, 10, {}), doorbell="dropped")
+    reading = replace(CALM, sample=sample, troubles=(Trouble("doorbell", "dropped", NOW - 90),))
+    slow = RecentWindow(p95=4.7, p95_now=4.69, count=100, slow_since=NOW - 80)
+    [said] = diagnose(reading, slow, NOW)
+    assert (said.level, said.kind, said.since, said.needs_somebody) == ("bad", "doorbell", NOW - 90, "now")
+    assert said.what.endswith("Events are late: p95 is 4.69 s now, the promise is 1.5 s")
+    assert "dispatcher migrate" in said.do
+    absent = replace(reading, sample=replace(sample, doorbell="absent"))
+    assert [each.kind for each in diagnose(absent, slow, NOW)] == ["slow", "doorbell"]
+
+
+def test_a_backlog_says_whether_it_falls():
+    """A person at the console must not have to watch a chart to learn whether to wait."""
+    reading = replace(CALM, sample=Sample(NOW - 1, 165_143, 22.0, 10, {}))
+    slow = RecentWindow(p95=29.0, p95_now=29.0, count=100, slow_since=NOW - 20)
+    [said] = diagnose(reading, replace(slow, backlog_rate=-1_900.0), NOW)
+    assert (said.kind, said.needs_somebody) == ("catching-up", "no")
+    assert said.what.endswith("165,143 events wait, the oldest 22 s; 1,900 fewer each second, gone in about 87 s")
+    for rate, word in ((300.0, "grows by 300 events a second"), (0.0, "does not fall"), (-1.0, "does not fall")):
+        late = next(each for each in diagnose(reading, replace(slow, backlog_rate=rate), NOW) if each.kind == "late")
+        assert word in late.do
+
+
+def test_a_refusal_of_postgres_that_is_over_explains_what_was_late():
+    refused = replace(CALM, troubles=(Trouble("refused", "claim: 42501", NOW - 90),))
+    assert [each.kind for each in diagnose(refused, RecentWindow(error_share=0.1), NOW)] == ["refused"]
+    over = replace(CALM, past=PastTrouble("refused", NOW - 90, NOW - 20))
+    [said] = diagnose(over, RecentWindow(), NOW)
+    assert said.what.startswith("Postgres refused a statement from ")
+
+
+def test_a_dispatcher_that_another_one_took_over_from_is_said_once():
+    gone = EndedDispatcher("vm-2", NOW - 60, 3, died=True)
+    sample = replace(CALM.sample or Sample(NOW, 0, 0.0, 10, {}), ended=(gone,))
+    [said] = diagnose(replace(CALM, sample=sample), RecentWindow(), NOW)
+    assert (said.level, said.kind) == ("note", "ended")
+    assert said.what.startswith("The dispatcher vm-2 ended without signing off; its 3 rows were taken over")
+    [said] = diagnose(replace(CALM, sample=sample, ended=(gone,)), RecentWindow(), NOW)  # our own note is among them
+    assert "its 3 rows were" in said.what
+
+
+def test_of_the_largest_group_that_is_too_large_the_limit_is_named():
+    groups = DeadGroups(
+        NOW - 50, 3, 300, "payload is 27112 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 20000", "payload is #"
+    )
+    [said] = diagnose(replace(CALM, sample=replace(dead(500), dead_groups=groups)), RecentWindow(), NOW)
+    assert said.do.startswith("Retrying does not help until the limit is raised")
 
 
 def test_postgres_away_is_said_once():

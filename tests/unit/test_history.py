@@ -162,3 +162,11 @@ def test_how_fast_a_group_falls_behind():
     for n in range(4):
         source.add_point(sample=Sample(1002.0 + 2 * n, 0, 0.0, 0, {"g": 100 + 10 * n, "new": 1}))
     assert lately(source).lag_rates == {"g": 5.0, "new": 0.0}
+
+
+def test_whether_the_backlog_falls_is_of_the_last_quarter_of_a_minute():
+    """What came in before that says nothing of now."""
+    source = Source()
+    for seconds, backlog in ((0, 0), (5, 200_000), (10, 190_000), (15, 180_000), (20, 170_000)):
+        source.add_point(sample=Sample(1000.0 + seconds, backlog, 0.0, 10, {}))
+    assert lately(source).backlog_rate == -2_000.0

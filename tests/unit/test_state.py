@@ -68,6 +68,9 @@ def test_every_state_is_a_trouble_while_it_lasts():
     ours(events.BreakerChanged("open", "OOM"))
     ours(events.PauseChanged(True, "ada", "moving the stream"))
     assert ours.read().troubles[-1].reason == "by ada (moving the stream)"
+    ours(events.PauseChanged(False, None, None))
+    ours(events.PauseChanged(True, "ada", "moving the stream", 400.0))
+    assert ours.read().troubles[-1].since == 400.0  # not when this process heard of it
     ours(events.Stopping("SIGTERM"))
     assert kinds(ours) == ["disabled", "listener", "backpressure", "audit", "redis", "paused", "stopping"]
     ours(events.ListenerChanged(True, None))
@@ -76,6 +79,24 @@ def test_every_state_is_a_trouble_while_it_lasts():
     ours(events.BreakerChanged("closed", None))
     ours(events.PauseChanged(False, None, None))
     assert kinds(ours) == ["disabled", "stopping"]
+
+
+def test_handlers_that_do_not_end_and_what_a_look_at_postgres_found_are_troubles_since_they_were_seen_first():
+    clock = Clock()
+    ours = reader(clock)
+    ours(events.Started("a", enabled=True))
+    ours(events.StuckHandlers(True, 4))
+    ours(events.Sampled(5, 1.0, 0.3, 7, {}, doorbell="dropped"))
+    clock.now += 60
+    ours(events.Sampled(5, 1.0, 0.6, 7, {}, doorbell="dropped"))
+    assert [(each.kind, each.reason, each.since) for each in ours.read().troubles] == [
+        ("handlers", "all 4 places are taken by handlers that go on after their timeout", 1000.0),
+        ("doorbell", "dropped", 1000.0),
+        ("notify-queue", "60% full", 1000.0),
+    ]
+    ours(events.StuckHandlers(False, 3))
+    ours(events.Sampled(5, 1.0, 0.1, 7, {}))
+    assert kinds(ours) == []
 
 
 def test_redis_is_away_when_an_idle_look_finds_it_so_and_an_open_breaker_is_not_hidden_by_a_look():

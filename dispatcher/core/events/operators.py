@@ -8,11 +8,12 @@ from dispatcher.core.events.base import TelemetryEvent
 
 @dataclass(frozen=True, slots=True)
 class PauseChanged(TelemetryEvent):
-    """Somebody paused or resumed all dispatchers."""
+    """Somebody paused or resumed all dispatchers. `since`: when, in Unix seconds; None: not known."""
 
     paused: bool
     by: str | None
     reason: str | None
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 
 from dispatcher.core.events.base import TelemetryEvent
 from dispatcher.core.known_groups import KnownGroup, Loss
-from dispatcher.core.process_state import DeadGroups, Doorbell, HeldCount, RetryCount, RunningDispatcher, StreamSample
+from dispatcher.core.process_state import (
+    DeadGroups,
+    Doorbell,
+    EndedDispatcher,
+    HeldCount,
+    RetryCount,
+    RunningDispatcher,
+    StreamSample,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,8 @@ class Sampled(TelemetryEvent):
     doorbell: Doorbell = "installed"
     known_groups: Sequence[KnownGroup] = ()  # those that are there, and those that went with a loss
     loss: Loss | None = None  # the last one in Redis
+    group_dead: Mapping[str, int] = field(default_factory=dict)  # entries that consumers put away, where there are some
+    ended: Sequence[EndedDispatcher] = ()  # that any dispatcher took over from, as all say
 
 
 @dataclass(frozen=True, slots=True)

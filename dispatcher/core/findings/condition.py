@@ -17,15 +17,15 @@ from dispatcher.core.process_state import STOPS as ENDING
 from dispatcher.core.process_state import EndedDispatcher, PastTrouble, Trouble, TroubleKind
 from dispatcher.core.timestamps import iso_of, seconds_of
 
+# Nothing goes out, or not all of it.
+STOPS: tuple[TroubleKind, ...] = ("redis", "backpressure", "refused", "layout", "slots", "handlers")
 # What keeps events from going out, or takes something away, and is not said elsewhere.
-SAID: tuple[TroubleKind, ...] = ("redis", "backpressure", "refused", "layout", "slots", "listener", "session", "audit")
-STOPS: tuple[TroubleKind, ...] = (
-    "redis",
-    "backpressure",
-    "refused",
-    "layout",
-    "slots",
-)  # nothing goes out, or not all of it
+SAID: tuple[TroubleKind, ...] = (*STOPS, "listener", "session", "audit", "doorbell", "notify-queue", "put-away")
+LOOKED_UP: tuple[TroubleKind, ...] = (
+    "doorbell",
+    "notify-queue",
+    "put-away",
+)  # commands see these; only since when is asked
 
 
 def is_exempt(group: str, patterns: Sequence[str]) -> bool:

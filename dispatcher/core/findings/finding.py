@@ -6,7 +6,14 @@ What `status` and the console say needs somebody is in `core/findings/needs.py`,
 from dataclasses import dataclass
 from typing import Literal
 
+from dispatcher.core.findings.needs import When
+
 Level = Literal["ok", "warning", "bad", "unknown"]
+_BY_LEVEL: dict[Level, When] = {"bad": "now", "warning": "by morning", "unknown": "no", "ok": "no"}
+# How servers are set up: at a cost that was accepted once, and that is the same tomorrow.
+SETUP = frozenset(
+    {"fsync", "redis-persistence", "redis-replicas", "cluster-replicas", "cluster-spread", "storage", "durability"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +22,7 @@ class Finding:
     `page`: of the runbook, where it is another one than that of the check.
 
     `level`: "warning": works, and will cost something; "bad": events are late, stopped or at risk; "unknown": could not
-    be asked.
+    be asked. `needs_somebody`: by the level, unless it is given.
     """
 
     check: str
@@ -23,6 +30,15 @@ class Finding:
     found: str
     remedy: str | None = None
     page: str | None = None
+    needs_somebody: When | None = None
+
+    def __post_init__(self) -> None:
+        if self.needs_somebody is None:
+            object.__setattr__(
+                self,
+                "needs_somebody",
+                "no" if self.level == "warning" and self.check in SETUP else _BY_LEVEL[self.level],
+            )
 
 
 def ok(check: str, found: str) -> Finding:

@@ -1,12 +1,55 @@
-"""What of consumer groups needs a person: those on some shards only, those that went with the data of Redis. Pure."""
+"""What of consumer groups needs a person: those nobody reads, those on some shards only, those that went with the data
+of Redis. Pure.
+"""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from shlex import quote
 
 from dispatcher.core.counted import counted
-from dispatcher.core.findings.needs import Need, clock
+from dispatcher.core.findings.needs import Need, about, clock, lasting
 from dispatcher.core.findings.runbook import PAGES
+from dispatcher.core.findings.troubles import Severity
 from dispatcher.core.known_groups import KEPT_S, KnownGroup, Loss
 from dispatcher.core.layout import stream_of_key
+from dispatcher.core.pacing import HOLD_BACK_AT
+
+UNREAD_S = 900.0  # a group with entries to read that nobody has read for so long is abandoned
+SOON_S = 3600.0  # a group that stops publishing for all in less is bad
+
+
+def reads(age_s: float | None, unread: int, consumers: int | None = None) -> str:
+    """How a group that holds publishing back reads."""
+    last = "has never read" if age_s is None else f"has not read for {lasting(age_s)}"
+    many = "" if consumers is None else f", {counted(consumers, 'consumer')}"
+    return f": it {last}{many}, {unread:,} unread"
+
+
+def unread(group: str, lag: int, age_s: float | None, maxlen: int | None, at: float, rate: float | None = None) -> Need:
+    """A group that nobody reads. `age_s` None: nobody ever has. `rate`: entries a second that it falls behind."""
+    never = age_s is None
+    nobody_reads = "Nobody has ever read the consumer group" if never else "Nobody reads the consumer group"
+    what = f"{nobody_reads} {group}: {counted(lag, 'entry')} unread"
+    if rate is None and age_s:
+        rate = lag / age_s
+    left_s = None if not rate or not maxlen or rate <= 0 else max(0.0, (HOLD_BACK_AT * maxlen - lag) / rate)
+    if left_s is not None:
+        what += f"; stops publishing for all in about {about(left_s)}"
+    level: Severity = "bad" if left_s is not None and left_s < SOON_S else "note" if never else "warn"
+    do = f"Start its consumers. If nobody needs it any more, `dispatcher groups destroy {quote(group)}`, or exempt it "
+    do += "(DISPATCH_BACKPRESSURE_EXCEPT): at nine tenths of REDIS_STREAM_MAXLEN it stops publishing for all."
+    return Need(
+        level, "unread", what, None if age_s is None else float(round(at - age_s)), do, "groups", PAGES["unread"]
+    )
+
+
+def put_away(dead: Mapping[str, int], since: float | None) -> Iterator[Need]:
+    """What the consumers of each group gave up. `since`: when a dispatcher saw it first."""
+    for group, events in sorted(dead.items(), key=lambda each: (-each[1], each[0])):
+        what = f"Consumers of the group {group} have put {counted(events, 'event')} away: they failed too often there"
+        name = quote(group)
+        do = f"`dispatcher groups dead {name}` lists them. Mend the consumer, then "
+        do += f"`dispatcher groups retry {name} --all`; what nobody needs: `dispatcher groups discard {name} ID`."
+        yield Need("warn", "put-away", what, since, do, "groups", PAGES["put-away"])
 
 
 def half_read(streams: Mapping[str, tuple[int, Collection[str]]]) -> Iterator[Need]:

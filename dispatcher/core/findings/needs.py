@@ -8,23 +8,20 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import ceil, floor
-from shlex import quote
 from typing import Literal
 
 from dispatcher.core.counted import counted
 from dispatcher.core.findings.remedies import dead_do, held_do
 from dispatcher.core.findings.runbook import PAGES
 from dispatcher.core.findings.troubles import HELD_S, VERY_HELD_S, Severity
-from dispatcher.core.pacing import HOLD_BACK_AT
-from dispatcher.core.process_state import DeadGroups, Doorbell, EndedDispatcher, HeldCount, PastTrouble, RetryCount
+from dispatcher.core.process_state import DeadGroups, EndedDispatcher, HeldCount, PastTrouble, RetryCount
 
 LEVELS: tuple[Severity, ...] = ("fine", "note", "warn", "bad")
 LATE_S, VERY_LATE_S = 5.0, 60.0  # the oldest event is overdue for longer: a warning; bad
-UNREAD_S = 900.0  # a group with entries to read that nobody has read for so long is abandoned
-SOON_S = 3600.0  # a group that stops publishing for all in less is bad
 FRESH_DEAD_S = 900.0  # dead events younger than this are bad, older ones a warning, until somebody decides
 OVER_S = 300.0  # what is over is said for so long
 UNKNOWN = "unknown"  # the owner of rows that no dispatcher's row names
+SOON_EMPTY_S = 900.0  # a backlog that is gone in less needs nobody
 ENDED_S = 3600.0  # a dispatcher that died is said for so long
 COUNTED = 10_000  # dead events are counted no further
 EVENTS_COUNTED = 1_000_000  # events that wait are counted no further
@@ -63,7 +60,7 @@ _PLACES = {kind: place for place, kind in enumerate(PAGES)}
 # With one of these events have to wait: that they do is no finding of its own.
 STOPPED = frozenset(
     {"copy", "database", "redis", "unreachable", "refused", "layout", "nobody", "disabled", "paused", "backpressure",
-     "starting"}
+     "handlers", "starting"}
 )  # fmt: skip
 
 
@@ -174,60 +171,34 @@ def dead(
     else:
         what += f"; the latest error: {error}" if error else ""
     what += more
-    do = dead_do(groups, error)
+    do = dead_do(groups)
     return Need("bad" if fresh else "warn", "buried" if fresh else "dead", what, newest, do, "dead", PAGES["dead"])
 
 
-def doorbell(state: Doorbell) -> Need:
-    """Writers do not ring. That the trigger is absent, with its function, is on purpose (`migrate --no-trigger`)."""
-    late = "events go out late by up to DISPATCH_TICK_MS"
-    if state == "disabled":
-        do = "`ALTER TABLE messaging.message_outbox ENABLE TRIGGER message_outbox_doorbell`, as the owner of the table."
-        return Need("warn", "doorbell", f"The doorbell trigger is disabled: {late}", None, do, page=PAGES["doorbell"])
-    if state == "dropped":
-        do = "`dispatcher migrate` installs it, as the owner of the table."
-        return Need("warn", "doorbell", f"The doorbell trigger is missing: {late}", None, do, page=PAGES["doorbell"])
-    do = "`dispatcher migrate` installs it. Nothing, when it was left out on purpose (`migrate --no-trigger`)."
-    return Need("note", "doorbell", f"The doorbell trigger is missing: {late}", None, do, page=PAGES["doorbell"])
-
-
-def late(age_s: float, at: float) -> Need:
-    """Events wait, and nothing explains it. `at`: when that was looked up."""
+def late(age_s: float, at: float, rate: float | None = None) -> Need:
+    """Events wait, and nothing explains it. `at`: when that was looked up; `rate`: events a second that it grows by."""
     do = "If the backlog falls, wait. If it grows, start another dispatcher. If it stands still: `dispatcher doctor`."
+    if rate is not None:
+        do = "The backlog does not fall: `dispatcher doctor`. If it names no cause, start another dispatcher."
+        if rate >= 1:
+            do = f"The backlog grows by {rate:,.0f} events a second: start another dispatcher, or `dispatcher doctor`."
     what = "Events are overdue and still wait"
     return Need("bad" if age_s > VERY_LATE_S else "warn", "late", what, at - age_s, do, "events", PAGES["late"])
 
 
-def catching_up(backlog: int, age_s: float, since: float) -> Need:
-    """After an outage, a pause or a start, what waited goes out."""
+def empty_in_s(backlog: int | None, rate: float | None) -> float | None:
+    """In how many seconds a backlog that falls is gone; None: it does not fall, or that takes too long."""
+    left_s = backlog / -rate if backlog and rate and rate < 0 else None
+    return left_s if left_s is not None and left_s <= SOON_EMPTY_S else None
+
+
+def catching_up(backlog: int, age_s: float, since: float, rate: float | None = None) -> Need:
+    """What waited goes out: after an outage, a pause or a start, or because the backlog falls by `rate` a second."""
     many = f"{_events(backlog)} wait{'s' if backlog == 1 else ''}"
     what = f"Catching up: {many}, the oldest {age_s:.0f} s"
+    if rate is not None and (left_s := empty_in_s(backlog, rate)) is not None:
+        what += f"; {-rate:,.0f} fewer each second, gone in about {lasting(max(1.0, left_s))}"
     return Need("warn", "catching-up", what, since, "Wait: it passes by itself.", "events", PAGES["catching-up"])
-
-
-def reads(age_s: float | None, unread: int, consumers: int | None = None) -> str:
-    """How a group that holds publishing back reads."""
-    last = "has never read" if age_s is None else f"has not read for {_lasting(age_s)}"
-    many = "" if consumers is None else f", {counted(consumers, 'consumer')}"
-    return f": it {last}{many}, {unread:,} unread"
-
-
-def unread(group: str, lag: int, age_s: float | None, maxlen: int | None, at: float, rate: float | None = None) -> Need:
-    """A group that nobody reads. `age_s` None: nobody ever has. `rate`: entries a second that it falls behind."""
-    never = age_s is None
-    nobody_reads = "Nobody has ever read the consumer group" if never else "Nobody reads the consumer group"
-    what = f"{nobody_reads} {group}: {counted(lag, 'entry')} unread"
-    if rate is None and age_s:
-        rate = lag / age_s
-    left_s = None if not rate or not maxlen or rate <= 0 else max(0.0, (HOLD_BACK_AT * maxlen - lag) / rate)
-    if left_s is not None:
-        what += f"; stops publishing for all in about {_about(left_s)}"
-    level: Severity = "bad" if left_s is not None and left_s < SOON_S else "note" if never else "warn"
-    do = f"Start its consumers. If nobody needs it any more, `dispatcher groups destroy {quote(group)}`, or exempt it "
-    do += "(DISPATCH_BACKPRESSURE_EXCEPT): at nine tenths of REDIS_STREAM_MAXLEN it stops publishing for all."
-    return Need(
-        level, "unread", what, None if age_s is None else float(round(at - age_s)), do, "groups", PAGES["unread"]
-    )
 
 
 def ended(found: Iterable[EndedDispatcher], living: Collection[str], now: float) -> Iterator[Need]:
@@ -253,7 +224,14 @@ def over(past: PastTrouble, now: float) -> Need | None:
     if now - past.until >= OVER_S:
         return None
     kind, since, until = past.kind, past.since, past.until
-    names = {"database": "Postgres was away", "redis": "Redis was away", "paused": "All was paused"}
+    names = {
+        "database": "Postgres was away",
+        "redis": "Redis took no entries",
+        "paused": "All was paused",
+        "refused": "Postgres refused a statement",
+        "layout": "Nothing was claimed, for the layout of the streams",
+        "handlers": "No handler was free",
+    }
     waited = f"the consumer group {past.reason}" if past.reason else "a consumer group"
     said = names.get(kind, f"Publishing waited for {waited}")
     ends = "events waited until then"
@@ -267,11 +245,12 @@ def clock(moment: float, now: float | None = None) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime(f"{day}%H:%M:%S UTC")
 
 
-def _lasting(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else _about(seconds)
+def lasting(seconds: float) -> str:
+    """`95 s`, `12 min`, `5 h`, `3 days`."""
+    return f"{seconds:.0f} s" if seconds < 120 else about(seconds)
 
 
-def _about(seconds: float) -> str:
+def about(seconds: float) -> str:
     if seconds < 7200:
         return f"{max(1, ceil(seconds / 60))} min"
     return f"{seconds / 3600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
@@ -288,8 +267,8 @@ def without_explained(found: Sequence[Need]) -> list[Need]:
     if {each.kind for each in found if each.level != "note" or each.kind == "starting"} & STOPPED:
         hidden |= {"late", "slow", "catching-up"}
     if "database" in kinds:  # without Postgres nobody listens: that is the same trouble
-        hidden |= {"listener", "session", "stale"}
-    if kinds & {"database", "redis"}:
+        hidden |= {"listener", "session", "stale", "doorbell", "notify-queue"}
+    if kinds & {"database", "redis", "refused"}:
         hidden.add("errors")
     if "catching-up" in kinds:
         hidden |= {"late", "slow"}

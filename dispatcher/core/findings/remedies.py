@@ -23,13 +23,13 @@ def _quoted(text: str) -> str:
     return f'"{text}"' if "'" in text and not set('"$`\\!') & set(text) else quote(text)
 
 
-def dead_do(groups: DeadGroups | None, error: str | None = None) -> str:
-    """What to do about dead events: about those of the largest group, when it is known. `error`: the latest one."""
+def dead_do(groups: DeadGroups | None) -> str:
+    """What to do about dead events: about those of the largest group, when it is known."""
     which = (of_group(groups.code) if groups else None) or "ID"
     alike = groups is not None and groups.errors == 1
     retry = f"`dispatcher dlq retry {which}`"
     do = f"Mend the cause, then {retry}."
-    if alike and _too_large(error):
+    if groups is not None and _too_large(groups.error):
         do = f"{RAISE.format('the greatest size in `dispatcher dlq stats`')} {retry}."
     do += f" What nobody needs: `dispatcher dlq discard {which} --reason 'WHY'`."
     return do if alike else f"{do} Each error and its commands: `dispatcher dlq stats`."

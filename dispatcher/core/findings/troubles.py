@@ -42,6 +42,13 @@ TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
         "The slots of a dispatcher that died or froze are owned again once it is fenced: within a second of its death, "
         "a lease after a freeze. If it lasts, the page `slots-without-owner` of the runbook says what holds it up.",
     ),
+    "handlers": (
+        "bad",
+        "No event is handed to a handler: {}",
+        "Mend what those handlers wait for, and restart this dispatcher if they do not end by then: a thread "
+        "cannot be ended. `dispatcher events list --status retry` has their events. Give what they call a timeout "
+        "shorter than DISPATCH_HANDLER_TIMEOUT_MS. Events for the stream go on.",
+    ),
     "stopping": ("warn", "Stopping: {}", "Nothing, if a rollout or a person asked for it; another takes over."),
     "disabled": (
         "warn",
@@ -75,6 +82,22 @@ TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
         "note",
         "A loss inside Redis would go unnoticed: {}",
         "Allow this user INFO and XINFO on the stream (docs/runbook/rights.md).",
+    ),
+    "doorbell": (  # its level and remedy: needs.doorbell
+        "warn",
+        "The doorbell trigger is {}",
+        "`dispatcher migrate` installs it, as the owner of the table.",
+    ),
+    "notify-queue": (  # its level: needs.notify_queue
+        "warn",
+        "Postgres's notification queue is {}: a session listens and stays in a transaction",
+        "End that session: `SELECT pid, usename, application_name, xact_start FROM pg_stat_activity WHERE state LIKE "
+        "'idle in transaction%' ORDER BY xact_start`, then `SELECT pg_terminate_backend(PID)`.",
+    ),
+    "put-away": (  # its words and remedy: group_needs.put_away
+        "warn",
+        "Consumers have put events away, of the group {}",
+        "`dispatcher groups` counts them; `dispatcher groups dead GROUP` lists them, with the error of each.",
     ),
     "starting": ("note", "Starting", "Nothing; it is opening its connections."),
 }

@@ -1,16 +1,17 @@
 """What Redis says of a stream and its consumer groups."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from time import monotonic, time
 from typing import Any
 
 import anyio
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
+from dispatcher.core.dead_stream import dead_stream_of
 from dispatcher.infra.redis.positions import StreamPositions
 
 REDIS_DEADLINE_S = 2.0
@@ -21,7 +22,8 @@ class GroupInfo:
     """A consumer group: entries it has yet to read, entries read and not acknowledged.
 
     `last_read_age_s`: since a consumer of it last asked for entries. Without a consumer that is left, since the last
-    entry that it has read was added. None: nobody has read, or it was not asked for.
+    entry that it has read was added. None: nobody has read, or it was not asked for. `dead`: entries that its consumers
+    put away, in the dead stream with the default name; None: it was not asked for, or our user may not look.
     """
 
     name: str
@@ -29,6 +31,7 @@ class GroupInfo:
     pending: int
     consumers: int
     last_read_age_s: float | None = None
+    dead: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class StreamInfo:
 
     length: int
     groups: tuple[GroupInfo, ...]
+    read_to: float | None = field(default=None, compare=False)  # when the newest entry that a group has read was added
 
 
 def summed(streams: Sequence[StreamInfo]) -> StreamInfo:
@@ -52,9 +56,12 @@ def summed(streams: Sequence[StreamInfo]) -> StreamInfo:
         known = [age for age in ages if age is not None]
         oldest = max(known) if len(known) == len(ages) else None
         lag, pending = sum(group.lag for group in of), sum(group.pending for group in of)
-        groups.append(GroupInfo(name, lag, pending, max(group.consumers for group in of), oldest))
+        put_away = [group.dead for group in of if group.dead is not None]
+        dead = sum(put_away) if len(put_away) == len(of) else None
+        groups.append(GroupInfo(name, lag, pending, max(group.consumers for group in of), oldest, dead))
     groups.sort(key=lambda group: (-group.lag, group.name))
-    return StreamInfo(sum(stream.length for stream in streams), tuple(groups))
+    newest = max((stream.read_to for stream in streams if stream.read_to), default=None)
+    return StreamInfo(sum(stream.length for stream in streams), tuple(groups), newest)
 
 
 def fields_of(pairs: list[Any]) -> dict[str, Any]:
@@ -71,7 +78,8 @@ async def read_stream_info(
 ) -> StreamInfo:
     """The stream's length and its groups, those that lag most first. Raises RedisError, OSError or TimeoutError.
 
-    `positions`: what earlier looks at this stream have learned. `readers`: ask also when each group was read last.
+    `positions`: what earlier looks at this stream have learned. `readers`: ask also when each group was read
+    last, and what its consumers have put away.
     """
     known = positions if positions is not None else StreamPositions()
     read_until = monotonic() + REDIS_DEADLINE_S / 2  # large entries take long: then what is shown may be too much
@@ -97,28 +105,42 @@ async def read_stream_info(
             if "no such key" not in str(error).lower():
                 raise
             return StreamInfo(0, ())
-        ages = await _last_reads(redis, name, found[:GROUPS]) if readers else []
+        seen = await _readers(redis, name, found[:GROUPS], known) if readers else []
     groups = [
-        GroupInfo(_text(group["name"]), lag, int(group["pending"]), int(group["consumers"]), age)
-        for group, lag, age in zip_longest(found, lags, ages)
+        GroupInfo(_text(group["name"]), lag, int(group["pending"]), int(group["consumers"]), *(of_readers or ()))
+        for group, lag, of_readers in zip_longest(found, lags, seen)
     ]
-    return StreamInfo(length, tuple(sorted(groups, key=lambda group: (-group.lag, group.name))))
+    newest_ms = max(map(_read_to_ms, found), default=0)
+    by_lag = sorted(groups, key=lambda group: (-group.lag, group.name))
+    return StreamInfo(length, tuple(by_lag), newest_ms / 1000 if newest_ms else None)
 
 
-async def _last_reads(redis: Redis, name: str, groups: Sequence[dict[str, Any]]) -> list[float | None]:
-    """For each group the seconds since somebody read it last, in one round trip."""
+async def _readers(
+    redis: Redis, name: str, groups: Sequence[dict[str, Any]], known: StreamPositions
+) -> list[tuple[float | None, int | None]]:
+    """For each group the seconds since somebody read it last, and what is put away, in one round trip."""
     async with redis.pipeline(transaction=False) as pipeline:
         for group in groups:
             pipeline.xinfo_consumers(name, group["name"])
+        for group in groups if known.may_see_dead else ():
+            pipeline.xlen(dead_stream_of(name, _text(group["name"])))
         answers = await pipeline.execute(raise_on_error=False) if groups else []
-    return [_last_read(group, answer) for group, answer in zip(groups, answers, strict=True)]
+    if any(isinstance(answer, NoPermissionError) for answer in answers[len(groups) :]):
+        known.may_see_dead = False  # each try would be a line in Redis's ACL LOG
+    dead = [answer if isinstance(answer, int) else None for answer in answers[len(groups) :]]
+    reads = [_last_read(group, answer) for group, answer in zip(groups, answers, strict=False)]
+    return list(zip(reads, dead or [None] * len(groups), strict=True))
 
 
 def _last_read(group: dict[str, Any], consumers: Any) -> float | None:
     if isinstance(consumers, list) and consumers:
         return min(int(each["idle"]) for each in consumers) / 1000
-    entry_ms = int(_text(group["last-delivered-id"]).split("-")[0])
+    entry_ms = _read_to_ms(group)
     return max(0.0, time() - entry_ms / 1000) if entry_ms else None
+
+
+def _read_to_ms(group: dict[str, Any]) -> int:
+    return int(_text(group["last-delivered-id"]).split("-")[0])
 
 
 def describe_failure(failure: BaseException) -> str:

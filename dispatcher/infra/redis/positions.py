@@ -25,6 +25,7 @@ class StreamPositions:
         self._points: list[tuple[tuple[int, int], int]] = []  # in order
         self._added = 0
         self._size = PageSize(PAGE)
+        self.may_see_dead = True  # until our user was denied the dead stream of a group
 
     async def unread(
         self, group: Mapping[str, Any], stream: Mapping[str, Any], read: ReadEntries, *, matters: float, most: int

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dispatcher.core.counted import counted
-from dispatcher.core.findings.condition import STOPS, Condition
+from dispatcher.core.findings.condition import LOOKED_UP, STOPS, Condition
 from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.findings.runbook import PAGES
 from dispatcher.core.layout import Layout
@@ -83,9 +83,10 @@ async def layout(session: Session, ours: Layout, used: bool) -> Finding:
     [(fingerprint, _, keys, former, seen, *_)] = await session.fetch(load("layout_state"))
     if used and fingerprint != ours.fingerprint:
         said = f"other streams stand in Postgres than in these settings ({ours}): a dispatcher with them claims nothing"
-        return bad(
-            "layout", said, "`dispatcher layout` shows both; give it the settings that stand, or set these there"
-        )
+        do = "`dispatcher layout` shows both; give it the settings that stand, or set these there"
+        if ours.plain:  # a shell names none most often; what the dispatchers say is in `waits`
+            return Finding("layout", "warning", said, do, needs_somebody="no")
+        return bad("layout", said, do)
     before = [key for key in dict.fromkeys([*former, *seen]) if key not in keys] if keys else []
     return ok("layout", f"{ours}{f'; keys before: {len(before)}, see `dispatcher layout`' if before else ''}")
 
@@ -115,6 +116,8 @@ def waits(conditions: Sequence[Condition]) -> list[Finding]:
     found: dict[tuple[str, str | None, str | None], list[tuple[str, str, str]]] = {}
     for condition in conditions:
         for wait in condition.waits:
+            if wait.kind in LOOKED_UP:
+                continue  # another check has it
             where = f" of '{condition.stream}', MAXLEN {condition.maxlen}" if wait.kind == "backpressure" else ""
             found.setdefault((wait.kind, wait.reason, condition.stream), []).append(
                 (wait.since, wait.what + where, wait.do)

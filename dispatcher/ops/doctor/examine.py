@@ -5,7 +5,7 @@ It has no OperatorSession: missing tables, a read-only server and a refused conn
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import anyio
@@ -24,6 +24,7 @@ from dispatcher.ops.doctor.cluster import look_at_all
 from dispatcher.ops.doctor.redis import RedisFacts
 from dispatcher.ops.doctor.shared import read_needs, with_needs
 from dispatcher.ops.doctor.stream import of_streams
+from dispatcher.ops.layout import standing_layout
 from dispatcher.ops.pause import read_acknowledgements
 
 Check = Callable[[Session], Awaitable[Finding]]
@@ -50,6 +51,7 @@ class Examination:
 
 async def examine(wanted: Examination) -> list[Finding]:
     """All findings, in the order to read them. Never raises: a server that is away is a finding too."""
+    ours, wanted = wanted.layout, replace(wanted, layout=await standing_layout(wanted.database, wanted.layout))
     postgres: list[Finding] = []
     redis: list[Finding] = []
     clock: list[tuple[str, float]] = []
@@ -57,7 +59,7 @@ async def examine(wanted: Examination) -> list[Finding]:
     seen: list[dict[str, RedisFacts]] = []
 
     async def ask_postgres() -> None:
-        postgres.extend(await _postgres(wanted, clock, conditions))
+        postgres.extend(await _postgres(wanted, ours, clock, conditions))
 
     async def ask_redis() -> None:
         findings, facts = await look_at_all(
@@ -88,7 +90,10 @@ def _stream(facts: Mapping[str, RedisFacts], wanted: Examination, conditions: Se
     return of_streams(facts, maxlen, exempt)
 
 
-async def _postgres(wanted: Examination, clock: list[tuple[str, float]], conditions: list[Condition]) -> list[Finding]:
+async def _postgres(
+    wanted: Examination, ours: Layout, clock: list[tuple[str, float]], conditions: list[Condition]
+) -> list[Finding]:
+    """`ours`: the layout of the settings, which may be another one than that of the examination, which stands."""
     try:
         session = await connect(wanted.database, "doctor")
     except DispatcherError as error:
@@ -127,7 +132,7 @@ async def _postgres(wanted: Examination, clock: list[tuple[str, float]], conditi
             ("dispatchers", activity.dispatchers),
             ("sessions", sessions.sessions),
             ("pause", activity.pause),
-            ("layout", partial(activity.layout, ours=wanted.layout, used=bool(wanted.redis_url))),
+            ("layout", partial(activity.layout, ours=ours, used=bool(wanted.redis_url))),
             *([("order", partial(order.order, ours=wanted.layout))] if wanted.layout.order != "none" else []),
             ("backlog", activity.backlog),
             ("dead-events", activity.dead_events),

@@ -66,14 +66,14 @@ async def trigger(session: Session, *, wanted: bool) -> Finding:
     if not found:
         if not wanted:
             return ok("trigger", "the doorbell is not installed, as --no-trigger says: events go out on the tick")
-        return bad(
-            "trigger", "the doorbell is not installed: events go out on the tick only", "run `dispatcher migrate`"
-        )
+        said = "the doorbell is not installed: events go out on the tick only"
+        return Finding("trigger", "bad", said, "run `dispatcher migrate`", needs_somebody="by morning")
     [(fires, deferred, sources)] = found
     if fires not in ("O", "A"):
         enable = "ALTER TABLE messaging.message_outbox ENABLE TRIGGER message_outbox_doorbell"
         said = "disabled" if fires == "D" else "enabled for replication only"
-        return bad("trigger", f"the doorbell is {said}: events go out on the tick only", enable)
+        said = f"the doorbell is {said}: events go out on the tick only"
+        return Finding("trigger", "bad", said, enable, needs_somebody="by morning")  # as `status` has it
     again = "run triggers/doorbell.down.sql, then `dispatcher migrate`"
     if not deferred:
         said = "the doorbell rings at the insert, not at the commit: one open transaction keeps others from ringing"

@@ -21,10 +21,12 @@ CHECKS = {
     "retrying": "retrying",
     "unread": "groups",
     "half-read": "groups",
+    "put-away": "groups",
     "lost": "groups",
     "dead": "dead-events",
+    "paused": "pause",
 }
-REPLACED = {"dispatchers", "dead-events"}  # checks that ask less than `status`
+REPLACED = {"dispatchers", "dead-events", "pause"}  # checks that ask less than `status`
 LEVELS: dict[str, Level] = {"bad": "bad", "warn": "warning"}
 
 
@@ -39,7 +41,9 @@ def with_needs(found: Sequence[Finding], said: Sequence[Attention]) -> list[Find
     """Both: what `status` says replaces the check of the dispatchers, and names the cause of a backlog."""
     if not said:
         return list(found)
-    mine = [Finding(CHECKS[each.kind], _level(each), _words(each), each.do, each.page) for each in said]
+    mine = [
+        Finding(CHECKS[each.kind], _level(each), _words(each), each.do, each.page, each.needs_somebody) for each in said
+    ]
     checks = {each.check for each in mine}
     kept = [each for each in found if each.check not in checks & REPLACED]
     if any(each.kind == "lost" for each in said):  # that there is no group is what is wrong

@@ -284,6 +284,8 @@ class StreamRelay:
     async def _note_claim(self, batch: Batch, allowance: Allowance) -> None:
         """Decide how the next turn wakes, and whether other dispatchers are needed."""
         self._may_sleep = not batch.full
+        if allowance.trial and not batch.rows:  # no row to try it with: none is due, or another dispatcher took it
+            await self._sinks.try_open()
         await self._doorbell.note_claim(len(batch.rows))
         if batch.full and batch.rows and not allowance.trial:
             await self._doorbell.ring_peers()

@@ -15,10 +15,11 @@ const PARTS = { // name, how it is when all is well, how it is when not
   layout: ["Layout of the streams", "as in Postgres", "differs"],
   slots: ["Slots of the order", "none lacks an owner", "some have no owner"],
   paused: ["Pause", "not paused", "paused"],
+  handlers: ["Handlers", "have free places", "all places are stuck"],
+  "notify-queue": ["Notification queue", "empty", "fills up"],
+  refused: ["Rights in Postgres", "suffice", "something is refused"],
   disabled: ["Enabled", "yes", "no: takes no event"],
 };
-
-const AMBER = new Set(["paused", "disabled", "listener", "audit"]); // as bad as the headline takes them
 
 export function side(seen) {
   parts(seen);
@@ -33,7 +34,7 @@ function parts(seen) {
     .toSorted((a, b) => Number(a.ok) - Number(b.ok)).map((state) => {
       const [name, good, bad] = PARTS[state.kind];
       const more = state.ok ? null : el("span", { class: "muted" }, [state.reason, since(state.since, seen.now)].filter(Boolean).join(" · "));
-      return el("li", { "data-ok": String(state.ok), "data-level": state.ok ? null : AMBER.has(state.kind) ? "warn" : "bad" }, el("span", { class: "dot", "aria-hidden": "true" }),
+      return el("li", { "data-ok": String(state.ok), "data-level": state.ok ? null : state.level }, el("span", { class: "dot", "aria-hidden": "true" }),
         el("span", { class: "name" }, name), el("span", { class: "value" }, state.ok ? noticed(state, seen) ?? good : bad), more);
     }));
   const paused = seen.states.some((state) => state.kind === "paused" && !state.ok);
