@@ -14,6 +14,7 @@ from bench.options import Where, common
 from bench.progress import Legs
 from bench.report import Report, Target, complete
 from bench.servers import Rig
+from dispatcher.core.layout import DEFAULT_STREAM
 from dispatcher.demo.cluster import (
     SHARDS,
     ClusterReader,
@@ -26,7 +27,6 @@ from dispatcher.demo.cluster import (
 from dispatcher.demo.histogram import Histogram
 from dispatcher.demo.measure import Hooks, measure
 from dispatcher.demo.producer import Load, connections_for
-from dispatcher.demo.run import STREAM
 from dispatcher.demo.tally import Tally
 from dispatcher.embedded import EmbeddedCluster
 from dispatcher.embedded.cluster import ClusterNode
@@ -99,7 +99,10 @@ def cluster(rate: float, away_s: float, before_s: float, after_s: float, where: 
     rows, raw, targets = list[dict[str, str]](), list[dict[str, Any]](), list[Target]()
     hows: tuple[How, ...] = ("killed", "frozen")
     report = Report("cluster", options, rows, targets, raw=raw, notes=[NOTE])
-    with where.rig(f"DISPATCH_STREAM_NAME={STREAM}", f"DISPATCH_STREAM_SHARDS={SHARDS}") as servers, Legs(2) as legs:
+    with (
+        where.rig(f"DISPATCH_STREAM_NAME={DEFAULT_STREAM}", f"DISPATCH_STREAM_SHARDS={SHARDS}") as servers,
+        Legs(2) as legs,
+    ):
         for how in hows:
             legs.begin(f"{rate:g} events/s, a node is {how}")
             servers.script("TRUNCATE messaging.message_outbox, messaging.stream_server")

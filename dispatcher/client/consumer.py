@@ -76,7 +76,7 @@ class Consumer(OnThread):
         self._span = spans_of(group)
         self._routes = FunctionRoutes(asynchronous=False)
         readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.max_deliveries)
-        self._drivers = [threads.Driver(reader, commands_for(client, keys)) for keys, reader in readers.items()]
+        self._runners = [threads.StepRunner(reader, commands_for(client, keys)) for keys, reader in readers.items()]
         # One reader, one event at a time: no turns to share.
         self._single = concurrency == len(readers) == 1 and not group.ordered
 
@@ -105,14 +105,14 @@ class Consumer(OnThread):
         self._routes.complete(handle)
         try:
             self._call(self._at_start)
-            threads.work(self._drivers, self._concurrency, self._handle, single=self._single)
+            threads.work(self._runners, self._concurrency, self._handle, single=self._single)
         finally:
             self._call(self._at_stop[::-1])
 
     def stop(self) -> None:
         """End run() after the current event, or after at most `block`. From any thread, or from a signal handler."""
-        for driver in self._drivers:
-            driver.stop()
+        for runner in self._runners:
+            runner.stop()
 
     def _handle(self, step: CallApplication) -> Any:
         try:
@@ -187,10 +187,10 @@ class AsyncConsumer(InTask):
         """
         self._routes.complete(handle)
         turns = None if self._single else asyncio.Semaphore(self._concurrency)
-        drivers = [tasks.Driver(*each, self._stopped, turns) for each in self._readers]
+        runners = [tasks.StepRunner(*each, self._stopped, turns) for each in self._readers]
         try:
             await self._call(self._at_start)
-            await tasks.work(drivers, self._handle, self.stop)
+            await tasks.work(runners, self._handle, self.stop)
         finally:
             await self._call(self._at_stop[::-1])
 

@@ -25,7 +25,7 @@ from dispatcher.client.steps import (
 Run = Callable[[CallApplication], Awaitable[Any]]
 
 
-class Driver:
+class StepRunner:
     """One reader at work. `turns`: those that the readers share; None: entries are handled in the reader's task."""
 
     def __init__(self, reader: Reader, commands: Any, stopped: asyncio.Event, turns: asyncio.Semaphore | None) -> None:
@@ -121,22 +121,22 @@ class Driver:
             await asyncio.wait(self._in_hand)
 
 
-async def work(drivers: Sequence[Driver], run: Run, stop: Callable[[], None]) -> None:
+async def work(runners: Sequence[StepRunner], run: Run, stop: Callable[[], None]) -> None:
     """Until all readers have ended. One that fails stops the others, and its error is raised."""
-    if len(drivers) == 1:
-        return await drivers[0].work(run)
+    if len(runners) == 1:
+        return await runners[0].work(run)
     failures: list[Exception] = []
 
-    async def watch(driver: Driver) -> None:
+    async def watch(runner: StepRunner) -> None:
         try:
-            await driver.work(run)
+            await runner.work(run)
         except Exception as error:
             failures.append(error)
             stop()
 
     async with asyncio.TaskGroup() as group:
-        for driver in drivers:
-            group.create_task(watch(driver))
+        for runner in runners:
+            group.create_task(watch(runner))
     if failures:
         raise failures[0]
     return None

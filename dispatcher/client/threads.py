@@ -30,7 +30,7 @@ from dispatcher.client.steps import (
 Run = Callable[[CallApplication], Any]
 
 
-class Driver:
+class StepRunner:
     """One reader at work. The code between two of its steps runs on one thread at a time."""
 
     def __init__(self, reader: Reader, commands: Any) -> None:
@@ -109,32 +109,32 @@ class Driver:
         return None
 
 
-def work(drivers: Sequence[Driver], concurrency: int, run: Run, *, single: bool) -> None:
+def work(runners: Sequence[StepRunner], concurrency: int, run: Run, *, single: bool) -> None:
     """Until all readers have ended. One that fails stops the others, and its error is raised.
 
     `single`: the one reader handles its entries itself, and does nothing else meanwhile.
     """
     if single:
-        drivers[0].work(run)
+        runners[0].work(run)
     else:
-        Crew(drivers, concurrency, run).work()
+        Crew(runners, concurrency, run).work()
 
 
 class Crew:
     """The threads of several readers, and the `concurrency` threads that handle their entries."""
 
-    def __init__(self, drivers: Sequence[Driver], concurrency: int, run: Run) -> None:
-        self._drivers = drivers
+    def __init__(self, runners: Sequence[StepRunner], concurrency: int, run: Run) -> None:
+        self._runners = runners
         self._concurrency = concurrency
         self._run = run
         self._turns = threading.Semaphore(concurrency)
-        self._have_turns: set[Driver] = set()  # and have not used them; each driver's own thread writes its own
-        self._entries: queue.SimpleQueue[tuple[Driver, Steps] | None] = queue.SimpleQueue()  # None: go home
+        self._have_turns: set[StepRunner] = set()  # and have not used them; each runner's own thread writes its own
+        self._entries: queue.SimpleQueue[tuple[StepRunner, Steps] | None] = queue.SimpleQueue()  # None: go home
         self._failures: list[BaseException] = []  # the first is raised by work()
 
     def work(self) -> None:
         """Until all readers have ended."""
-        readers = [threading.Thread(target=self._read, args=(each,), daemon=True) for each in self._drivers]
+        readers = [threading.Thread(target=self._read, args=(each,), daemon=True) for each in self._runners]
         helpers = [threading.Thread(target=self._serve, daemon=True) for _ in range(self._concurrency - 1)]
         end = threading.Thread(target=self._end, args=(readers,), daemon=True)
         for thread in (*readers, *helpers, end):
@@ -149,44 +149,44 @@ class Crew:
         if self._failures:
             raise self._failures[0]
 
-    def take_turn(self, driver: Driver, seconds: float) -> bool:
+    def take_turn(self, runner: StepRunner, seconds: float) -> bool:
         """Whether a thread is free for an entry, within so many seconds."""
         if not self._turns.acquire(timeout=seconds):
             return False
-        self._have_turns.add(driver)
+        self._have_turns.add(runner)
         return True
 
-    def end_turn(self, driver: Driver) -> None:
+    def end_turn(self, runner: StepRunner) -> None:
         """Give back a turn that was not used."""
-        if driver in self._have_turns:
-            self._have_turns.remove(driver)
+        if runner in self._have_turns:
+            self._have_turns.remove(runner)
             self._turns.release()
 
-    def handle(self, driver: Driver, steps: Steps) -> None:
+    def handle(self, runner: StepRunner, steps: Steps) -> None:
         """Use the turn: let a thread carry out the steps of an entry."""
-        self._have_turns.discard(driver)
-        self._entries.put((driver, steps))
+        self._have_turns.discard(runner)
+        self._entries.put((runner, steps))
 
-    def _read(self, driver: Driver) -> None:
+    def _read(self, runner: StepRunner) -> None:
         try:
-            driver.work(self._run, self)
+            runner.work(self._run, self)
         except Exception as error:
             self._fail(error)
         finally:
-            self.end_turn(driver)
+            self.end_turn(runner)
 
     def _serve(self) -> None:
         while (entry := self._entries.get()) is not None:
-            driver, steps = entry
+            runner, steps = entry
             try:
-                driver.take(steps, self._run, self)
+                runner.take(steps, self._run, self)
             finally:
                 self._turns.release()
 
     def _fail(self, error: BaseException) -> None:
         self._failures.append(error)
-        for driver in self._drivers:
-            driver.stop()
+        for runner in self._runners:
+            runner.stop()
 
     def _end(self, readers: Sequence[threading.Thread]) -> None:
         """When all readers have ended, so do those who serve them."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dispatcher.core.layout import Layout
+from dispatcher.core.layout import DEFAULT_STREAM, Layout
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.settings import Settings
 
@@ -36,7 +36,7 @@ def database_options(what: str) -> Callable[[F], F]:
 database = database_options("The Postgres that holds the outbox.  [DATABASE_URL]")
 redis_url = click.option("--redis-url", metavar="URL", help="The Redis or Valkey that holds the stream.  [REDIS_URL]")
 stream_name = click.option(
-    "--stream-name", metavar="KEY", help="The stream's key.  [DISPATCH_STREAM_NAME; default: sanctum:messages]"
+    "--stream-name", metavar="KEY", help=f"The stream's key.  [DISPATCH_STREAM_NAME; default: {DEFAULT_STREAM}]"
 )
 json_output = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 yes = click.option("--yes", is_flag=True, help="Do not ask.")

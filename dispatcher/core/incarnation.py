@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+ANOTHER_INCARNATION = "DS001"  # the SQLSTATE of messaging.holds_stream: another one holds the stream now
+
 
 @dataclass(frozen=True, slots=True)
 class RedisIncarnation:

@@ -17,6 +17,7 @@ SLOTS = 256
 Order = Literal["none", "aggregate"]
 OnDead = Literal["continue", "hold"]
 MOST_KEYS = 1024  # each is asked every second, and is a series in the metrics
+DEFAULT_STREAM = "sanctum:messages"
 REMEMBERED = 10_000  # event types whose stream is kept in memory; then all are forgotten
 
 

@@ -21,13 +21,14 @@ from redis.retry import Retry
 
 from dispatcher.client.group import shard_keys
 from dispatcher.core.counted import counted
+from dispatcher.core.layout import DEFAULT_STREAM
 from dispatcher.demo.cleanup import ending_in_order, leave_stopping_to_parent, scratch_folder
 from dispatcher.demo.histogram import Histogram
 from dispatcher.demo.measure import Hooks, measure
 from dispatcher.demo.messages import ConsumerProgress, Ended, Ready, Stop
 from dispatcher.demo.process import DispatcherProcess, connected
 from dispatcher.demo.producer import Load, connections_for
-from dispatcher.demo.run import DATABASE, STREAM, Plan, count_rows, until_settled
+from dispatcher.demo.run import DATABASE, Plan, count_rows, until_settled
 from dispatcher.demo.screen import Screen
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import SLA_P95_MS, Verdict
@@ -180,7 +181,10 @@ def count_doubled(ports: Sequence[int]) -> int:
     """How many entries of the streams are a second copy of an event."""
     with _client(ports) as client:
         found = [
-            fields[b"event_id"] for key in shard_keys(STREAM, SHARDS) for _, fields in client.xrange(key) if fields
+            fields[b"event_id"]
+            for key in shard_keys(DEFAULT_STREAM, SHARDS)
+            for _, fields in client.xrange(key)
+            if fields
         ]
     return len(found) - len(set(found))
 
@@ -207,7 +211,7 @@ def consume_cluster(reader: ClusterReader, pipe: Connection) -> None:
             reads.append((time.perf_counter_ns(), [event_id]))
 
     served = _Served(reader.ports)
-    for key in shard_keys(STREAM, SHARDS):
+    for key in shard_keys(DEFAULT_STREAM, SHARDS):
         threading.Thread(target=_read_shard, args=(served, key, note), daemon=True).start()
     pipe.send(Ready())
     stopping = False

@@ -14,13 +14,14 @@ import psycopg
 import redis
 
 from dispatcher.core.counted import counted
+from dispatcher.core.layout import DEFAULT_STREAM
 from dispatcher.demo.cleanup import ending_in_order, scratch_folder
 from dispatcher.demo.consumer import Reader
 from dispatcher.demo.histogram import Histogram
 from dispatcher.demo.measure import Hooks, measure
 from dispatcher.demo.process import DispatcherProcess, connected
 from dispatcher.demo.producer import Load
-from dispatcher.demo.run import STREAM, Plan, count_rows, start_servers, until_settled
+from dispatcher.demo.run import Plan, count_rows, start_servers, until_settled
 from dispatcher.demo.screen import Screen
 from dispatcher.demo.tally import Tally
 from dispatcher.demo.verdict import Verdict
@@ -119,7 +120,7 @@ def run_order(plan: Plan, screen: Screen) -> OrderResult:
 
         measured = measure(
             Load(database_url, plan.rate, plan.seconds, connections=1, statement=INSERT),
-            Reader(valkey.url, STREAM, group="demo"),
+            Reader(valkey.url, DEFAULT_STREAM, group="demo"),
             Hooks(progress, cast.check, until_settled(database_url)),
         )
         sent, _ = count_rows(database_url)
@@ -159,7 +160,7 @@ def _entries(redis_url: str) -> Iterable[bytes]:
     """The event ids of the whole stream, in its order."""
     with redis.Redis.from_url(redis_url, socket_timeout=10) as client:
         start = "-"
-        while page := client.xrange(STREAM, start, count=PAGE):
+        while page := client.xrange(DEFAULT_STREAM, start, count=PAGE):
             yield from (fields[b"event_id"] for _, fields in page)
             start = f"({page[-1][0].decode()}"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import psycopg
 
+from dispatcher.core.layout import DEFAULT_STREAM
 from dispatcher.demo.cleanup import ending_in_order, scratch_folder
 from dispatcher.demo.consumer import Reader
 from dispatcher.demo.measure import Hooks, measure
@@ -21,7 +22,6 @@ from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from dispatcher.embedded.ports import require_free
 from dispatcher.infra.postgres.migrations import migrate
 
-STREAM = "sanctum:messages"
 DATABASE = "postgres"
 SETTLE_TIMEOUT_S = 10.0
 
@@ -61,7 +61,7 @@ def run(plan: Plan, screen: Screen) -> Result:
         screen.step(f"sending {plan.rate:g} events/s for {plan.seconds:g} s, each in its own durable transaction")
         measured = measure(
             Load(database_url, plan.rate, plan.seconds, connections_for(plan.rate)),
-            Reader(redis_url, STREAM, group="demo"),
+            Reader(redis_url, DEFAULT_STREAM, group="demo"),
             Hooks(screen.progress, dispatcher.check, until_settled(database_url)),
         )
         sent, _ = count_rows(database_url)

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dispatcher.core.errors import DispatcherError
+from dispatcher.core.layout import DEFAULT_STREAM
 from dispatcher.demo.cleanup import InterruptedRunError, ending_in_order, scratch_folder
 from dispatcher.demo.keys import pressed, single_keys
 from dispatcher.demo.process import DispatcherProcess, connected
-from dispatcher.demo.run import STREAM, start_servers
+from dispatcher.demo.run import start_servers
 from dispatcher.demo.screen import Watch
 from dispatcher.demo.traffic import DIE_AT_ONCE, TOO_LARGE, Consumer, Producer
 from dispatcher.embedded import free_port
@@ -59,7 +60,7 @@ def stay(rate: float, http_port: int, screen: Watch) -> None:
         first = dispatcher(1, port)
         first.wait_ready()
         second = _Second(lambda: dispatcher(2, free_port()))
-        producer, consumer = Producer(database_url, rate), Consumer(valkey.url, STREAM, GROUP)
+        producer, consumer = Producer(database_url, rate), Consumer(valkey.url, DEFAULT_STREAM, GROUP)
         for thread in (producer, consumer):
             thread.start()
             stack.callback(thread.stop)

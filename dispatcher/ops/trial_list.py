@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import uuid4
 
+from dispatcher.core.incarnation import ANOTHER_INCARNATION
 from dispatcher.infra.sqlfiles import client, load
 
-ANOTHER_INCARNATION = "DS001"  # what messaging.holds_stream raises, and here the proof that it can be called
 NOBODY = 2_147_483_647  # an id in the registry that no dispatcher has
 DUE = "0001-01-01 00:00:00+00"  # the earliest time that the table allows: nothing else is due then
 STREAM = "dispatcher: a trial"
@@ -48,7 +48,7 @@ TRIALS = (
     Trial("claim", ("claim",), changes={"now": DUE}, keep=True),
     Trial("renew", ("renew_claims",)),
     Trial("settle-sent", ("settle_sent", "trial_settled"), changes={"stream": None, "run_id": None, "replid": None}),
-    Trial("settle-in-stream", ("settle_sent",), expect=ANOTHER_INCARNATION),
+    Trial("settle-in-stream", ("settle_sent",), expect=ANOTHER_INCARNATION),  # so holds_stream can be called
     Trial("settle-retry", ("settle_retry",)),
     Trial("bury", ("settle_dead",)),
     Trial("release", ("release",)),

@@ -6,7 +6,6 @@ tried again after a pause that grows. Its claim stays in flight and its leases a
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from math import inf
@@ -24,9 +23,8 @@ from dispatcher.core.outcome import BatchOutcomes, Outcome
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.failures import StatementFailures
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.infra.postgres.session import Session
-from dispatcher.ops.trials import name_triggers
 from dispatcher.relay.lease_renewer import LeaseRenewer
+from dispatcher.relay.undone import settle_undone
 from dispatcher.stages.settle import Settlement, settle
 
 MOST_BATCHES = 4  # with the rows of more nothing is claimed: what is published and cannot be settled has a bound
@@ -60,17 +58,6 @@ class KeptBatch:
             left = {row_id for row_id, _ in self.rows}
             rows = [row._replace(payload="", headers=None) for row in self.batch.rows if row.id in left]
             self.batch = self.batch._replace(rows=rows)
-
-
-async def undone(session: Session, rows: int) -> SettleUndone:
-    """What to say of rows that were settled, and are ours as before."""
-    names = ""
-    with suppress(SessionLost, psycopg.Error):
-        names = await name_triggers(session)
-    return SettleUndone(
-        f"{rows} {'row was' if rows == 1 else 'rows were'} settled, to no effect: a trigger on "
-        f"messaging.message_outbox undid it. Remedy: drop or change it{names}"
-    )
 
 
 class KeptAside:
@@ -192,7 +179,7 @@ class KeptAside:
                 self._tell(kept.claim_id, outcomes, settlement._replace(lost=frozenset()))
                 if settlement.undone:
                     left += [(row_id, outcome) for row_id, outcome in rows if row_id in settlement.undone]
-                    error = await undone(session, len(settlement.undone))
+                    error = await settle_undone(session, len(settlement.undone))
         kept.rows = left
         return error if left else None
 

@@ -1,24 +1,24 @@
 """The claimer: claims batches for one relay, one batch at a time."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from random import Random
 from time import monotonic
 from typing import TypedDict
 
 import psycopg
 
-from dispatcher.core.errors import ClaimUndone, Misconfigured, SessionLost
+from dispatcher.core.errors import Misconfigured, SessionLost
 from dispatcher.core.events import Claimed, Observer
 from dispatcher.core.row import Batch, HandlerMark
 from dispatcher.infra.postgres.failures import StatementFailures
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
-from dispatcher.ops.trials import name_triggers, require_trials
+from dispatcher.ops.trials import require_trials
 from dispatcher.relay.cursor import ClaimCursor
 from dispatcher.relay.policy import ClaimPolicy, PauseCheck
 from dispatcher.relay.put_back import PutBack
+from dispatcher.relay.undone import claim_undone
 from dispatcher.stages.claim import EventTypeFilter, claim, new_claim_id
 from dispatcher.stages.settle import release
 
@@ -128,7 +128,7 @@ class Claimer:
             if batch.rows:
                 batch = await self._without_put_back(session, batch)
             if batch.undone_by_trigger:
-                await self._failures.tell_and_wait(await self._undone(session, batch.undone_by_trigger), began)
+                await self._failures.tell_and_wait(await claim_undone(session, batch.undone_by_trigger), began)
             else:
                 self._failures.clear()
         except (Misconfigured, SessionLost, psycopg.Error) as error:
@@ -197,16 +197,6 @@ class Claimer:
         except Misconfigured:
             self._must_try_out_first = True
             raise
-
-    async def _undone(self, session: Session, rows: int) -> ClaimUndone:
-        names = ""
-        with suppress(SessionLost, psycopg.Error):  # other rows of the claim are ours, and go out
-            names = await name_triggers(session)
-        return ClaimUndone(
-            f"{rows} {'row was' if rows == 1 else 'rows were'} claimed, to no effect: a trigger on "
-            "messaging.message_outbox undid it. "
-            f"They are not published. Remedy: drop or change it{names}"
-        )
 
     async def release_uncertain(self, postgres: ReconnectingSession) -> None:
         """Release claims whose answer was lost, while nothing may be claimed. A failure is tried again later."""

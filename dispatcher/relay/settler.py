@@ -13,7 +13,8 @@ from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.failures import AGAIN_AND_AGAIN, StatementFailures
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.relay.aside import MOST_BATCHES, KeptAside, KeptBatch, OnMoved, undone
+from dispatcher.relay.aside import MOST_BATCHES, KeptAside, KeptBatch, OnMoved
+from dispatcher.relay.undone import settle_undone
 from dispatcher.stages.settle import Settlement, settle
 
 
@@ -98,7 +99,7 @@ class Settler:
         if settlement.undone:
             rows = [(row_id, outcome) for row_id, outcome in outcomes.each() if row_id in settlement.undone]
             kept = KeptBatch(postgres, claim_id, rows, outcomes.incarnation, outcomes.streams, batch, on_moved)
-            self.aside.keep(kept, await undone(session, len(rows)), began)
+            self.aside.keep(kept, await settle_undone(session, len(rows)), began)
             self._doubt()
         self._tell(claim_id, outcomes, settlement)
         return settlement

@@ -21,7 +21,7 @@ from dispatcher.service.order import Order
 from dispatcher.service.policies import entry_formats, slots
 from dispatcher.service.process import one_error
 from dispatcher.service.sessions import Sessions
-from dispatcher.service.upkeep import run_gauges, start_upkeep
+from dispatcher.service.start_upkeep import run_gauges, start_upkeep
 from dispatcher.settings import Settings
 from dispatcher.sidecar import readiness as probes
 from dispatcher.stages.doorbell.wake import Doorbell

@@ -47,11 +47,11 @@ class Sessions:
             first, lambda purpose, reason: observe(SessionMissing(purpose, reason, _WITHOUT.get(purpose, _FEWER)))
         )
         for postgres in everything:
-            postgres.siblings = [self.api, *(other for other in everything if other is not postgres)]
+            postgres.other_sessions = [self.api, *(other for other in everything if other is not postgres)]
             postgres.prepare(targets.check)
             postgres.precedence = precedence
         for lane in self.lanes:
-            lane.stand_ins = [other for other in self.lanes if other is not lane]
+            lane.lanes_alike = [other for other in self.lanes if other is not lane]
         for postgres in self.claiming:
             postgres.prepare(targets.try_out)
         self.chores.prepare(_limit_lock_waits)

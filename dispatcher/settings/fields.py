@@ -5,7 +5,7 @@ from dataclasses import Field, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
-from dispatcher.core.layout import Layout, Route
+from dispatcher.core.layout import DEFAULT_STREAM, Layout, Route
 from dispatcher.settings.files import SecretFile
 from dispatcher.settings.kinds import (
     LEVELS,
@@ -54,7 +54,7 @@ class Settings:
     connect_timeout_ms: int = setting(Group.POSTGRES, "DISPATCH_CONNECT_TIMEOUT_MS", whole(100, 600_000, MS), 10_000,
         "The longest wait for a connection, to each host of a URL.")
     redis_url: str = setting(Group.STREAM, "REDIS_URL", redis_url(), "", "The Redis or Valkey that holds the stream.")
-    stream_name: str = setting(Group.STREAM, "DISPATCH_STREAM_NAME", key(), "sanctum:messages", "The stream's key.")
+    stream_name: str = setting(Group.STREAM, "DISPATCH_STREAM_NAME", key(), DEFAULT_STREAM, "The stream's key.")
     stream_shards: int = setting(Group.STREAM, "DISPATCH_STREAM_SHARDS", shards(), 1,
         "Keys that each stream is spread over, by aggregate: 1, 2, 4 ... 256. See `dispatcher layout`.")
     routes: tuple[Route, ...] = setting(Group.STREAM, "DISPATCH_ROUTES", routes(), (),

@@ -7,12 +7,11 @@ from typing import NamedTuple
 import psycopg
 
 from dispatcher.core.errors import StreamMoved
-from dispatcher.core.incarnation import RedisIncarnation
+from dispatcher.core.incarnation import ANOTHER_INCARNATION, RedisIncarnation
 from dispatcher.core.outcome import BatchOutcomes, Waits
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 
-ANOTHER_INCARNATION = "DS001"  # raised by messaging.holds_stream
 NOWHERE: Mapping[str, object] = {
     "stream": None,
     "run_id": None,

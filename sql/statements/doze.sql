@@ -4,8 +4,7 @@
 -- Returns: one row: who has the key (below); seconds until the first claimable row is due (NULL: there is none).
 -- Loaded by: dispatcher/stages/doorbell/wake.py
 -- Index: message_outbox_due_idx, its head.
--- Lines marked --owned belong to load("doze", owned=True), with an order, those marked --any to the other one. If none of the first 1,000
--- rows is in a slot of ours, ours is due no earlier than the last of these: a claim finds out.
+-- The second column is the first one of look.sql, whose lines marked --owned belong to load("doze", owned=True), with an order.
 -- asleep: we have it, and writers ring from now on; the second column is older than that, so ask once more. writers: a writer that
 -- does not ring is committing; ask again shortly. peer: another dispatcher sleeps and is the one to be rung.
 SELECT
@@ -14,23 +13,5 @@ SELECT
         WHEN pg_try_advisory_lock_shared(1869968482, 1) AND pg_advisory_unlock_shared(1869968482, 1) THEN 'writers'
         ELSE 'peer'
     END,
-    (
-        --any: SELECT date_part('epoch', d.next_run_at - clock_timestamp())
-        --owned: SELECT date_part('epoch', w.next_run_at - clock_timestamp())
-        --owned: FROM (
-        --owned: SELECT d.next_run_at, hashtextextended(d.aggregate_id, 0) & 255 AS slot, row_number() OVER (ORDER BY d.next_run_at, d.id) AS number
-        FROM ONLY messaging.message_outbox AS d
-        WHERE NOT d.settled
-          AND d.status <> 'picked'
-          --any: AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
-          AND (d.event_type = 'dispatcher.prove') = %(canary_events)s
-          AND d.next_run_at < 'infinity' -- parked; Postgres 16 cannot subtract it
-        ORDER BY d.next_run_at, d.id
-        --owned: LIMIT 1000
-        --owned: ) AS w
-        --owned: WHERE w.number = 1000 OR EXISTS (
-        --owned:     SELECT FROM unnest(%(lows)s::integer[], %(highs)s::integer[]) AS r (low, high) WHERE w.slot BETWEEN r.low AND r.high
-        --owned: )
-        --owned: ORDER BY w.number
-        LIMIT 1
+--like: look, from '    (', before '    ),'
     )

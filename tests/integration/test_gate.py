@@ -222,7 +222,7 @@ async def test_entries_whose_reply_was_lost_are_found_and_the_rest_goes_back(mak
     await through.restore()
     await opened(gate)
     outcomes = BatchOutcomes(unknown=applied.unknown + held.unknown)
-    assert await gate.reconcile(batch(claimed), outcomes)
+    assert await gate.search_for_unknown(batch(claimed), outcomes)
     entries = {entry["event_id"]: entry["stream_id"] for entry in await read_stream(redis)}
     found = [each for each in claimed if each.event_id in entries]
     assert {0, 1, 2} <= {each.id for each in found}

@@ -64,7 +64,7 @@ async def test_it_reads_to_the_end_page_by_page(gate, redis, monkeypatch, page, 
     await write(redis, *((f"{n}-1", f"e{n}") for n in range(1, length + 1)))
     wanted = sorted({1, page, min(page + 1, length), length})
     looked, outcomes = lost(*(f"e{n}" for n in wanted), "missing")
-    assert await gate.reconcile(looked, outcomes)
+    assert await gate.search_for_unknown(looked, outcomes)
     assert outcomes.stream_ids == [f"{n}-1" for n in wanted]
     assert outcomes.released == [len(wanted)]
 
@@ -74,7 +74,7 @@ async def test_only_what_came_after_the_floor_is_ours(gate, redis, floor):
     """An event that was replayed is in the stream already: that is not this publication of it."""
     await write(redis, ("4-1", "before"), (floor, "at the floor"), ("5-1", "after"))
     looked, outcomes = lost("before", "at the floor", "after", floor=floor)
-    assert await gate.reconcile(looked, outcomes)
+    assert await gate.search_for_unknown(looked, outcomes)
     assert (outcomes.sent_ids, outcomes.stream_ids, outcomes.released) == ([2], ["5-1"], [0, 1])
 
 
@@ -82,7 +82,7 @@ async def test_what_was_settled_before_stays_as_it_was(gate, redis, tap):
     await write(redis, ("1-0", "a"), ("2-0", "b"))
     looked, _ = lost("a", "b", "c")
     outcomes = BatchOutcomes(sent_ids=[0], stream_ids=["9-9"], unknown=[1, 2], sink_error="cut")
-    assert await gate.reconcile(looked, outcomes)
+    assert await gate.search_for_unknown(looked, outcomes)
     assert (outcomes.sent_ids, outcomes.stream_ids, outcomes.released) == ([0, 1], ["9-9", "2-0"], [2])
     assert (await tap.next(Reconciled)) == Reconciled(1, 1)
 
@@ -99,20 +99,20 @@ async def test_entries_of_strangers_are_no_matter(gate, redis, redis_url):
             await raw.xadd(STREAM, fields)
         ours: Any = await raw.xadd(STREAM, {"before": "event_id", "event_id": "a"})
     looked, outcomes = lost("a", "b")
-    assert await gate.reconcile(looked, outcomes)
+    assert await gate.search_for_unknown(looked, outcomes)
     assert (outcomes.stream_ids, outcomes.released) == ([ours.decode()], [1])
 
 
 async def test_no_stream_means_nothing_arrived(gate):
     looked, outcomes = lost("a")
-    assert await gate.reconcile(looked, outcomes)
+    assert await gate.search_for_unknown(looked, outcomes)
     assert (outcomes.sent_ids, outcomes.released) == ([], [0])
 
 
 async def test_a_look_that_fails_leaves_the_rows_unknown_and_waits(gate, tap):
     gate.connection.close()
     looked, outcomes = lost("a")
-    assert not await gate.reconcile(looked, outcomes)
+    assert not await gate.search_for_unknown(looked, outcomes)
     assert outcomes == lost("a")[1]
     assert gate.is_shut()  # or the next look would follow at once, and the next
     assert (await tap.next(BreakerChanged)).state == "open"
@@ -125,7 +125,7 @@ async def test_where_nobody_may_look_the_rows_are_published_again(own_valkey, ta
     gate = gate_to(server.url.replace("redis://", "redis://app:right@"), tap)
     assert await gate.wait_open()
     looked, outcomes = lost("a")
-    assert await gate.reconcile(looked, outcomes)
+    assert await gate.search_for_unknown(looked, outcomes)
     assert (outcomes.unknown, outcomes.released) == ([], [0])
     gate.connection.close()
 

@@ -1,7 +1,7 @@
 """Telemetry events: what just happened, as typed values. Metrics, log lines, readiness and tests all come from them.
 
-A new event is a class in the module of its topic, its line in `telemetry/log_lines.py` and, if it counts something, its
-metric in `telemetry/metrics.py`. No event carries a payload, a header or a password: observers write events out.
+CONTRIBUTING.md says all that a new one needs. None carries a payload, a header or a password: observers write them out.
+Events of the outbox are rows: those are in `ops/events.py`.
 """
 
 from dispatcher.core.events.base import *

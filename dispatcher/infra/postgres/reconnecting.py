@@ -34,8 +34,8 @@ class ReconnectingSession:
     """Keeps one session open while `keep()` runs. Users take `session` or wait for it with `get()`.
 
     A lost session replaces itself: whoever gets SessionLost takes the next session, and has nothing to report. When the
-    server itself is gone (silent, or read-only since a switch), `siblings` are cut too: found out one after another,
-    each would cost a deadline of its own, and those that only read would never find out.
+    server itself is gone (silent, or read-only since a switch), `other_sessions` are cut too: found out one after
+    another, each would cost a deadline of its own, and those that only read would never find out.
 
     `target`, when it is a function, is asked at each connect: a rotated password is used without a restart.
     """
@@ -52,9 +52,9 @@ class ReconnectingSession:
         self._denied = anyio.Event()  # replaced by _until_lost()
         self._opened = ""  # the connection string of the session; written by _open()
         self.session: Session | None = None  # written by keep() and _lost()
-        self.siblings: Sequence[Replaceable] = ()  # to the same server; written by their owner before keep()
-        self.stand_ins: Sequence[ReconnectingSession] = ()  # that do the same; written as `siblings` is
-        self.precedence: Precedence | None = None  # which session comes first; written as `siblings` is
+        self.other_sessions: Sequence[Replaceable] = ()  # to the same server; written by their owner before keep()
+        self.lanes_alike: Sequence[ReconnectingSession] = ()  # lanes that do the same; written as `other_sessions` is
+        self.precedence: Precedence | None = None  # which session comes first; written as `other_sessions` is
 
     def prepare(self, step: PrepareSession) -> None:
         """Run `step` on every new session before anyone else sees it, after the steps added before. Before `keep()`."""
@@ -93,7 +93,7 @@ class ReconnectingSession:
                     self.session = session
                     self._changed(True, None)
                     self._up.set()
-                    for each in (self, *self.stand_ins):
+                    for each in (self, *self.lanes_alike):
                         each.look_again()
                     if self.precedence is not None:
                         self.precedence.found_one(self)
@@ -158,7 +158,7 @@ class ReconnectingSession:
     async def get_any(self) -> Session:
         """The session, or that of a stand-in: for what has to be done, by whichever is there."""
         while True:
-            for each in (self, *self.stand_ins):
+            for each in (self, *self.lanes_alike):
                 if each.session is not None:
                     return each.session
             await self._look.wait()
@@ -200,8 +200,8 @@ class ReconnectingSession:
         self._down.set()
         self._denied.set()
         if session.server_gone:
-            for sibling in self.siblings:
-                sibling.replace(reason)
+            for other in self.other_sessions:
+                other.replace(reason)
 
     def _failed(self, error: DispatcherError) -> None:
         if self.precedence is not None:

@@ -186,7 +186,7 @@ class PoisonBisector:
         unanswered = set(outcomes.unknown)
         others = [each.batch for each in self._queue]
         if outcomes.unknown:
-            await self._reconciler.resolve(self._gate, case.postgres, piece, outcomes, also=others)
+            await self._reconciler.reconcile(self._gate, case.postgres, piece, outcomes, also=others)
         again: list[list[ClaimedRow]] = []
         if cut:
             missing = [row for row in rows if row.id in unanswered & set(outcomes.released)]

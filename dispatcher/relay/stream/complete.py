@@ -64,7 +64,7 @@ class BatchCompleter:
         apart: list[ClaimedRow] = []
         if outcomes.unknown:
             unanswered = set(outcomes.unknown)
-            await self._reconciler.resolve(self._gate, postgres, batch, outcomes, also=also)
+            await self._reconciler.reconcile(self._gate, postgres, batch, outcomes, also=also)
             # If Redis answered a row with an error before it closed the connection, that row is the cause.
             if was_cut(replies) and not outcomes.retries:
                 apart = self._cut_again([row for row in batch.rows if row.id in unanswered], outcomes)
@@ -149,7 +149,7 @@ class BatchCompleter:
             if outcomes.incarnation is not None:
                 self._gate.connection.distrust(outcomes.incarnation)
             outcomes.doubt_sent()
-            await self._reconciler.resolve(self._gate, postgres, batch, outcomes, also=also)
+            await self._reconciler.reconcile(self._gate, postgres, batch, outcomes, also=also)
 
         if self.order is not None:
             self.order.told(batch, outcomes)

@@ -103,14 +103,14 @@ class Finisher:
         assert self.background is not None  # noqa: S101
         claim_id = part.batch.claim_id
         self._tasks_of[claim_id] += 1
-        part.sink.late += 1
+        part.sink.in_background += 1
 
         async def run() -> None:
             try:
                 await work()
             finally:
                 self._task_ended(claim_id)
-                part.sink.late -= 1
+                part.sink.in_background -= 1
                 self._changed()
 
         self.background.start_soon(run, name="part of a batch")

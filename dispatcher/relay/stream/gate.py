@@ -168,7 +168,7 @@ class SinkGate:
         [reply] = await self.connection.send([("SET", key, "", "PX", "1")], self._timeout_s)
         return reply in (b"OK", "OK")
 
-    async def reconcile(self, batch: Batch, outcomes: BatchOutcomes, *, for_s: float = SEARCH_S) -> bool:
+    async def search_for_unknown(self, batch: Batch, outcomes: BatchOutcomes, *, for_s: float = SEARCH_S) -> bool:
         """Search the streams, after the batch's floor, for rows whose reply was lost; file them as sent or released.
 
         The connection that carried them is dead by now (see RedisConnection.connect), so nothing can arrive after the

@@ -22,7 +22,7 @@ class Reconciler:
         self._observe = observe
         self._rng = rng
 
-    async def resolve(
+    async def reconcile(
         self,
         gate: SinkGate,
         postgres: ReconnectingSession,
@@ -42,7 +42,7 @@ class Reconciler:
                 if (incarnation := gate.connection.incarnation) != outcomes.incarnation:
                     outcomes.doubt_sent()
                 outcomes.incarnation = incarnation
-                if await gate.reconcile(batch, outcomes, for_s=self._lease_s / 8):
+                if await gate.search_for_unknown(batch, outcomes, for_s=self._lease_s / 8):
                     break
             if leases.due(self._lease_s / 4):
                 await leases.renew(postgres, rows_of([batch, *also]))

@@ -49,7 +49,7 @@ class ShardSinks:
         ready = {number: sink for number, sink in enumerate(self.all) if sink.ready}
         for number, sink in enumerate(self.all):
             if number not in ready or sink.flow.due():
-                sink.kick()
+                sink.look_again()
         if not ready or (self._whole and len(ready) < len(self.all)):
             return Allowance(0, False, began, {}, "")
         return Allowance(

@@ -41,23 +41,23 @@ class Sink:
     completer: BatchCompleter
     bisector: PoisonBisector
     slots: Sequence[int] = ()
-    late: int = 0  # batches that are not answered or not completed, and that no lane waits for
-    _kicked: anyio.Event = field(default_factory=anyio.Event)  # replaced by keep()
+    in_background: int = 0  # batches that are completed in the background, for no lane waits for them any more
+    _look_again: anyio.Event = field(default_factory=anyio.Event)  # replaced by keep()
 
     @property
     def ready(self) -> bool:
         """Whether rows may be claimed for it now."""
-        return not self.late and self.gate.ready and self.flow.left() > 0
+        return not self.in_background and self.gate.ready and self.flow.left() > 0
 
     def stop(self) -> None:
         """End every wait of it."""
         self.gate.stop()
         self.bisector.stop()
-        self.kick()
+        self.look_again()
 
-    def kick(self) -> None:
+    def look_again(self) -> None:
         """Look at it again."""
-        self._kicked.set()
+        self._look_again.set()
 
     async def keep(self, stopping: anyio.Event, changed: Callable[[], None]) -> None:
         """Connect it, find out when it is back, ask what its groups have to read; until stopped.
@@ -65,7 +65,7 @@ class Sink:
         Raises Misconfigured when a person has to act and it was never up.
         """
         while not stopping.is_set():
-            self._kicked = anyio.Event()
+            self._look_again = anyio.Event()
             if not self.gate.ready:
                 if await self.gate.try_open():
                     await self.flow.allowance()
@@ -77,7 +77,7 @@ class Sink:
                     with anyio.move_on_after(CATCH_UP_S):
                         await stopping.wait()
             else:
-                await self._kicked.wait()
+                await self._look_again.wait()
 
 
 class Sinks(Protocol):
