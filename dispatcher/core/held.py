@@ -113,6 +113,8 @@ class Held:
         `lost`: rows that were not ours any more; `undone`: that are ours as before. `event_ids`: of rows that died.
         """
         again = bool(outcomes.released)
+        if not self._rows:
+            return again
         for row_id in [*outcomes.sent_ids, *outcomes.done_ids, *outcomes.released]:
             if row_id in self._rows and row_id not in undone:
                 again |= self.let_go(row_id)

@@ -62,6 +62,8 @@ class Layout:
     order: Order = "none"
     on_dead: OnDead = "continue"
     keys: tuple[str, ...] = field(init=False, repr=False, compare=False)  # the closed set, the default stream's first
+    # Names the layout; "" of a plain one without order, which is what releases without layouts know.
+    fingerprint: str = field(init=False, repr=False, compare=False, default="")
     _matches: tuple[tuple[re.Pattern[str], str], ...] = field(init=False, repr=False, compare=False)
     _known: dict[str, str] = field(init=False, repr=False, compare=False, default_factory=dict)  # by event type
 
@@ -70,6 +72,9 @@ class Layout:
         object.__setattr__(self, "keys", tuple(keys))
         if self.order == "none":
             object.__setattr__(self, "on_dead", "continue")
+        if not self.plain or self.order != "none":
+            spec = json.dumps(self.spec(), sort_keys=True)
+            object.__setattr__(self, "fingerprint", sha256(spec.encode()).hexdigest()[:16])
         object.__setattr__(self, "_matches", tuple((re.compile(translate(p)), s) for p, s in self.routes))
 
     @property
@@ -130,13 +135,6 @@ class Layout:
     def columns(self) -> dict[str, object]:
         """What sql/statements/layout_set.sql writes of it."""
         return {"fingerprint": self.fingerprint, "spec": json.dumps(self.spec()), "keys": list(self.keys)}
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the layout; "" of a plain one without order, which is what releases without layouts know."""
-        if self.plain and self.order == "none":
-            return ""
-        return sha256(json.dumps(self.spec(), sort_keys=True).encode()).hexdigest()[:16]
 
     @classmethod
     def of_spec(cls, spec: dict[str, object]) -> "Layout":

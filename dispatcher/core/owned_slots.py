@@ -10,40 +10,37 @@ keep the order, and both are kept here:
 So a relay takes slots in hand *before* it sends the claim, and gives them back when no row of theirs can be published,
 settled or released any more:
 
-    ranges = slots.claimable()
-    slots.begin_claim(ranges)
-    batch = claim(ranges, slots.slot_epochs(ranges))  # its answer was lost: they stay in hand until that is resolved
-    slots.give_back(those without a row)         # at once
+    mask = slots.claimable()
+    slots.begin_claim(mask)
+    batch = claim(mask, slots.slot_epochs(mask))  # its answer was lost: they stay in hand until that is resolved
+    slots.give_back(those without a row)          # at once
     ...
-    slots.give_back(those of the batch)          # when each of its rows is settled or released
+    slots.give_back(those of the batch)           # when each of its rows is settled or released
 
 A batch that is in the stream as a whole may be followed by the next one before it is settled:
 `let_next_claim`, then `settled`, in place of `give_back`.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
+from dispatcher.core.layout import SLOTS
+
+SlotMask = int  # a set of slots: bit k is slot k
 Ranges = tuple[tuple[int, int], ...]  # (low, high), both included; sorted, apart from each other
 
+REMEMBERED = 16  # sums of epochs, by mask
+_BITS = tuple(1 << slot for slot in range(SLOTS))
 
-def mask_of(slots: Iterable[int]) -> int:
-    """A set of slots as one integer: bit k is slot k."""
+
+def mask_of(slots: Iterable[int]) -> SlotMask:
+    """These slots, as a mask."""
     mask = 0
     for slot in frozenset(slots):  # a batch has several rows of most of its slots
-        mask |= 1 << slot
+        mask |= _BITS[slot]
     return mask
 
 
-def mask_of_ranges(ranges: Ranges) -> int:
-    """As mask_of, of ranges."""
-    mask = 0
-    for low, high in ranges:
-        mask |= (1 << high + 1) - (1 << low)
-    return mask
-
-
-def ranges_of(mask: int) -> Ranges:
+def ranges_of(mask: SlotMask) -> Ranges:
     """The slots of a mask as the fewest ranges."""
     found: list[tuple[int, int]] = []
     low = 0
@@ -58,7 +55,7 @@ def ranges_of(mask: int) -> Ranges:
     return tuple(found)
 
 
-def slots_of(mask: int) -> frozenset[int]:
+def slots_of(mask: SlotMask) -> frozenset[int]:
     """The slots of a mask."""
     return frozenset(slot for low, high in ranges_of(mask) for slot in range(low, high + 1))
 
@@ -73,47 +70,60 @@ class OwnedSlots:
     def __init__(self) -> None:
         self.changed: Callable[[], None] = _nothing
         self.drained: Callable[[], None] = _nothing
-        self._unsettled: Counter[int] = Counter()  # batches of each slot that are in the stream and not settled
+        # Slots that have a batch in the stream which is not settled; those that have two of them; and so on.
+        self._unsettled: list[SlotMask] = []
         self._epochs: dict[int, int] = {}  # of each slot that is owned: names this time of owning it
-        self._owned = self._in_hand = self._giving_up = self._unloaded = 0  # masks
+        self._sums: dict[SlotMask, int] = {}  # of the epochs: they change seldom, and each claim asks
+        self._owned: SlotMask = 0
+        self._in_hand: SlotMask = 0
+        self._giving_up: SlotMask = 0
+        self._unloaded: SlotMask = 0
 
     # For the relay.
 
-    def claimable(self) -> Ranges:
+    def claimable(self) -> SlotMask:
         """What may be claimed now: owned, loaded, not in hand, not being given up."""
-        return ranges_of(self._owned & ~(self._in_hand | self._giving_up | self._unloaded))
+        return self._owned & ~(self._in_hand | self._giving_up | self._unloaded)
 
-    def slot_epochs(self, ranges: Ranges) -> int:
+    def slot_epochs(self, mask: SlotMask) -> int:
         """The sum of the epochs of slots that are owned.
 
         An epoch only grows, so a claim whose sum is that of Postgres found all of these slots as they are known here.
         """
-        return sum(self._epochs[slot] for low, high in ranges for slot in range(low, high + 1))
+        if mask not in self._sums:
+            if len(self._sums) >= REMEMBERED:
+                self._sums.clear()
+            self._sums[mask] = sum(self._epochs[slot] for slot in slots_of(mask))
+        return self._sums[mask]
 
-    def begin_claim(self, ranges: Ranges) -> None:
+    def begin_claim(self, mask: SlotMask) -> None:
         """Take slots in hand, before the statement is sent."""
-        self._in_hand |= mask_of_ranges(ranges)
+        self._in_hand |= mask
 
-    def give_back(self, slots: Iterable[int]) -> None:
+    def give_back(self, mask: SlotMask) -> None:
         """No row of these slots can be published, settled or released by us any more."""
-        mask = mask_of(slots)
         put_down, self._in_hand = self._in_hand & mask, self._in_hand & ~mask
         if put_down & self._giving_up:
             self.drained()
 
-    def let_next_claim(self, slots: Iterable[int]) -> None:
+    def let_next_claim(self, mask: SlotMask) -> None:
         """A batch of these slots is in the stream as a whole: the next may be claimed. `settled` follows."""
-        for slot in (each := frozenset(slots)):
-            self._unsettled[slot] += 1
-        self._in_hand &= ~mask_of(each)
+        self._in_hand &= ~mask
+        more = mask
+        for at, those in enumerate(self._unsettled):
+            self._unsettled[at], more = those | more, those & more
+        if more:
+            self._unsettled.append(more)
 
-    def settled(self, slots: Iterable[int]) -> None:
+    def settled(self, mask: SlotMask) -> None:
         """A batch of which `let_next_claim` was called is settled."""
-        for slot in (each := frozenset(slots)):
-            self._unsettled[slot] -= 1
-            if not self._unsettled[slot]:
-                del self._unsettled[slot]
-        if mask_of(each) & self._giving_up:
+        less = mask
+        for at in reversed(range(len(self._unsettled))):
+            those = self._unsettled[at]
+            self._unsettled[at], less = those & ~less, less & ~those
+        while self._unsettled and not self._unsettled[-1]:
+            self._unsettled.pop()
+        if mask & self._giving_up:
             self.drained()
 
     @property
@@ -141,6 +151,7 @@ class OwnedSlots:
         if new:
             self.lose(slot for slot in list(new) if slot in self._epochs)
             self._epochs |= new
+            self._sums.clear()
             self._owned |= mask_of(new)
             self._unloaded |= mask_of(new)
             self.changed()
@@ -150,6 +161,7 @@ class OwnedSlots:
         lost = mask_of(slots)
         for slot in slots_of(lost & self._owned):
             del self._epochs[slot]
+        self._sums.clear()
         self._owned &= ~lost
         self._giving_up &= ~lost
         self._unloaded &= ~lost
@@ -162,12 +174,17 @@ class OwnedSlots:
 
     def out_of_hand(self, slots: Iterable[int]) -> frozenset[int]:
         """Those of these slots, owned or not, of which nothing is in hand or not settled."""
-        return slots_of(mask_of(slots) & ~(self._in_hand | mask_of(self._unsettled)))
+        return slots_of(mask_of(slots) & ~self._busy)
 
     @property
     def releasable(self) -> frozenset[int]:
         """Slots to be given up of which nothing is in hand or not settled."""
-        return slots_of(self._giving_up & ~(self._in_hand | mask_of(self._unsettled)))
+        return slots_of(self._giving_up & ~self._busy)
+
+    @property
+    def _busy(self) -> SlotMask:
+        """Slots that have something in hand, or a batch that is not settled."""
+        return self._in_hand | (self._unsettled[0] if self._unsettled else 0)
 
 
 def _nothing() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 from dispatcher.core.decide import NOT_THE_SINK, NoReply, NotSent, Refused, Reply, Unpublishable
@@ -82,45 +83,56 @@ def _send_in_order(
     unpublishable: dict[int, Unpublishable | NotSent] = {}
     stopped: set[int] = set()  # aggregates of which an event cannot be sent: those after it wait until it is dead
     streams: dict[int, str] = {}
-    by_stream: dict[str, tuple[list[int], list[bytes], list[int]]] = {}
-    make: dict[str, bool] = {}
+    parts: dict[str, _Part] = {}
     several, keys, after_dead = isinstance(formats, EntryFormats), batch.keys, batch.after_dead
     sent = 0
     for position, row in enumerate(batch.rows):
         entry = formats.of(row) if isinstance(formats, EntryFormats) else formats
-        stream = entry.stream
         if several:
-            streams[row.id] = stream
-        if stopped and keys[row.id] in stopped:
+            streams[row.id] = entry.stream
+        if (part := parts.get(entry.stream)) is None:
+            part = parts[entry.stream] = _Part(make=not connection.has_stream(entry.stream))
+        key = keys[row.id]
+        if stopped and key in stopped:
             unpublishable[position] = NotSent(NOT_THE_SINK)
             continue
         if reason := entry.unpublishable(row):
             unpublishable[position] = Unpublishable(reason)
-            stopped.add(keys[row.id])
+            stopped.add(key)
             continue
-        if stream not in make:
-            make[stream] = not connection.has_stream(stream)
-            by_stream[stream] = ([], [], [])
-        command = entry.xadd(row, make=make[stream])
+        command = entry.xadd(row, make=part.make)
         if after_dead and (dead := after_dead.get(row.id)) is not None:
             command = with_field(command, AFTER_DEAD, dead)
-        rows, commands, those = by_stream[stream]
-        rows.append(sent)
-        commands.append(command)
-        those.append(keys[row.id])
+        part.rows.append(sent)
+        part.commands.append(command)
+        part.keys.append(key)
         sent += 1
-    blocks, wire = [], list[Command]()
-    for rows, commands, those in by_stream.values():
-        count = Counter(those)
-        alone = [at for at, key in enumerate(those) if count[key] == 1]
-        together = [at for at, key in enumerate(those) if count[key] > 1]
-        if alone:
-            blocks.append(Block([rows[at] for at in alone], whole=False))
-            wire += [commands[at] for at in alone]
-        if together:
-            blocks.append(Block([rows[at] for at in together], whole=True))
-            wire += [MULTI, *(commands[at] for at in together), EXEC]
+    blocks, wire = list[Block](), list[Command]()
+    for part in parts.values():
+        part.write(blocks, wire)
     return SentBatch(connection.send(wire, deadline_s), unpublishable, connection.incarnation, streams, blocks)
+
+
+class _Part:
+    """What goes to one stream. `make`: whether its first entry may make it."""
+
+    def __init__(self, make: bool) -> None:
+        self.make = make
+        self.rows: list[int] = []  # by position among those that are sent
+        self.commands: list[bytes] = []
+        self.keys: list[int] = []
+
+    def write(self, blocks: list["Block"], wire: list[Command]) -> None:
+        """First the rows that are alone of their aggregate, then the others within MULTI and EXEC."""
+        count = Counter(self.keys)
+        together = [count[key] > 1 for key in self.keys]
+        alone = [not each for each in together]
+        if any(alone):
+            blocks.append(Block(list(compress(self.rows, alone)), whole=False))
+            wire += compress(self.commands, alone)
+        if any(together):
+            blocks.append(Block(list(compress(self.rows, together)), whole=True))
+            wire += [MULTI, *compress(self.commands, together), EXEC]
 
 
 def unsent(batch: Batch, why: str) -> SentBatch:

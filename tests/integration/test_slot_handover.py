@@ -14,6 +14,7 @@ from dispatcher.core.decide import RetryPolicy
 from dispatcher.core.errors import SessionLost, Unreachable
 from dispatcher.core.events import SlotsFreed, SlotsRevoked, TakenOver
 from dispatcher.core.layout import Layout
+from dispatcher.core.owned_slots import mask_of
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -302,7 +303,7 @@ async def test_one_that_wakes_up_after_the_fence_finds_that_it_owns_nothing_and_
 ) -> None:
     frozen, ours = await keep("dead0001"), await keep("beef0002", lease_s=10.0)
     await frozen.look()
-    known = frozen.view.slot_epochs(((0, 255),))
+    known = frozen.view.slot_epochs(mask_of(range(256)))
     successor = Successor(ours, broker, SlotHandover(ours.keeper, ours.tap))
     await successor.look()
     await frozen_for_a_lease(ours)
@@ -326,7 +327,7 @@ async def test_one_that_wakes_up_when_its_successor_has_died_before_the_fence_ne
     """It lives, so nobody would fence it: it says itself that it has nothing in hand."""
     frozen, first, second = await keep("dead0001"), await keep("beef0002", lease_s=10.0), await keep("beef0003")
     await frozen.look()
-    frozen.view.begin_claim(((7, 7),))
+    frozen.view.begin_claim(mask_of([7]))
     await first.look()
     await frozen_for_a_lease(first)
     with pytest.raises(Unreachable):
@@ -341,7 +342,7 @@ async def test_one_that_wakes_up_when_its_successor_has_died_before_the_fence_ne
     await successor.look()
     await frozen.look()
     assert await owners(db) == {None: 1, second.id: 128, frozen.id: 127}, "of one it has a claim without an answer"
-    frozen.view.give_back([7])
+    frozen.view.give_back(mask_of([7]))
     for _ in range(2):
         await frozen.look()
         await second.look()

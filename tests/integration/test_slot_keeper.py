@@ -3,6 +3,8 @@
 from typing import Any
 
 from dispatcher.core.events import SlotsChanged, SlotsWithoutOwner
+from dispatcher.core.layout import SLOTS
+from dispatcher.core.owned_slots import mask_of, ranges_of
 from dispatcher.infra.sqlfiles import load
 from tests.support.slots import Keep, owners
 
@@ -12,12 +14,12 @@ ALL = ((0, 255),)
 async def test_the_first_one_owns_all_and_one_that_joins_gets_half(keep: Keep, db: Any) -> None:
     one, two = await keep("beef0001"), await keep("beef0002")
     await one.look()
-    assert one.view.claimable() == ALL
+    assert ranges_of(one.view.claimable()) == ALL
     await two.look()  # joins: it says so, and nothing is free
     assert (await owners(db), two.view.owned) == ({one.id: 256}, ())
     await one.look()
     await two.look()
-    assert (one.view.claimable(), two.view.claimable()) == (((0, 127),), ((128, 255),))
+    assert (ranges_of(one.view.claimable()), ranges_of(two.view.claimable())) == (((0, 127),), ((128, 255),))
     assert await owners(db) == {one.id: 128, two.id: 128}
     assert [(each.owned, each.gained, each.released) for each in one.tap.all(SlotsChanged)] == [
         (256, 256, 0),
@@ -32,21 +34,21 @@ async def test_the_first_one_owns_all_and_one_that_joins_gets_half(keep: Keep, d
 async def test_a_slot_in_hand_is_released_when_it_is_given_back(keep: Keep, db: Any) -> None:
     one, two = await keep("beef0001"), await keep("beef0002")
     await one.look()
-    one.view.begin_claim(((100, 200),))
+    one.view.begin_claim(mask_of(range(100, 201)))
     await two.look()
     await one.look()
-    assert one.view.claimable() == ((0, 99),), "nothing more is claimed of what is to be given up"
+    assert ranges_of(one.view.claimable()) == ((0, 99),), "nothing more is claimed of what is to be given up"
     await two.look()
     assert list(two.view.owned) == [(201, 255)]
-    one.view.give_back({*range(100, 201)} - {150})
+    one.view.give_back(mask_of({*range(100, 201)} - {150}))
     await one.look()
     await two.look()
     assert list(two.view.owned) == [(128, 149), (151, 255)]
-    one.view.let_next_claim([150])
+    one.view.let_next_claim(mask_of([150]))
     await one.look()
     await two.look()
     assert list(two.view.owned) == [(128, 149), (151, 255)], "its settle is on its way"
-    one.view.settled([150])
+    one.view.settled(mask_of([150]))
     await one.look()
     await two.look()
     assert list(two.view.owned) == [(128, 255)]
@@ -58,16 +60,16 @@ async def test_one_that_stops_gives_up_what_it_has_and_gets_nothing_back(keep: K
     for _ in range(2):
         await one.look()
         await two.look()
-    one.view.begin_claim(((7, 7),))
+    one.view.begin_claim(mask_of([7]))
     one.keeper.stop()
     await one.look()
     await two.look()
-    assert (await owners(db), one.view.claimable()) == ({one.id: 1, two.id: 255}, ())
+    assert (await owners(db), ranges_of(one.view.claimable())) == ({one.id: 1, two.id: 255}, ())
     await one.registry.sign_off()
     assert len(await (await db.execute("SELECT FROM messaging.dispatcher WHERE id = %s", (one.id,))).fetchall()) == 1, (
         "who owns a slot stays in the registry, or nobody would fence it"
     )
-    one.view.give_back([7])
+    one.view.give_back(mask_of([7]))
     await one.look()
     await two.look()
     assert await owners(db) == {two.id: 256}
@@ -97,24 +99,25 @@ async def test_under_another_layout_it_owns_nothing(keep: Keep, db: Any) -> None
     assert (await owners(db), one.view.owned) == ({None: 256}, ())
     one.share[0] = 256
     await one.look()
-    assert one.view.claimable() == ALL
+    assert ranges_of(one.view.claimable()) == ALL
 
 
 async def test_what_was_revoked_is_lost_at_the_next_look_and_its_epoch_is_another(keep: Keep, db: Any) -> None:
     one = await keep("beef0001")
     await one.look()
-    before = one.view.slot_epochs(ALL)
+    before = one.view.slot_epochs(mask_of(range(SLOTS)))
     await db.execute(
         "UPDATE messaging.slot_owner SET owner = NULL, revoked_from = 99, epoch = epoch + 1 WHERE slot < 5"
     )
     await one.look()
-    assert one.view.claimable() == ((5, 255),)
+    assert ranges_of(one.view.claimable()) == ((5, 255),)
     assert one.tap.all(SlotsChanged)[-1] == SlotsChanged(owned=251, ranges=1, gained=0, released=0, revoked=5)
     # Another is done with it, and somebody gave it to us meanwhile: it has to be loaded anew.
     await db.execute("UPDATE messaging.slot_owner SET revoked_from = NULL, owner = %s WHERE slot < 5", (one.id,))
     await one.keeper.do_our_part(one.control)
-    assert (one.view.owned, one.view.claimable(), list(one.view.gained)) == (ALL, ((5, 255),), [0, 1, 2, 3, 4])
-    assert one.view.slot_epochs(ALL) == before + 5
+    assert (one.view.owned, ranges_of(one.view.claimable())) == (ALL, ((5, 255),))
+    assert list(one.view.gained) == [0, 1, 2, 3, 4]
+    assert one.view.slot_epochs(mask_of(range(SLOTS))) == before + 5
 
 
 async def test_a_slot_that_was_lost_and_regained_between_two_looks_is_loaded_anew(keep: Keep, db: Any) -> None:

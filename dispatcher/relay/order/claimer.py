@@ -83,7 +83,7 @@ class OrderedClaimer(Claimer):
         if group is None or self._pause_check.paused():  # it may have waited
             return none_claimed(claim_id, floor)._replace(full=True)
         group.leave_out(self._closed)
-        if not group.ranges:
+        if not group.open:
             group.more = False
             return none_claimed(claim_id, floor)._replace(full=self._order.groups.more)
         self.in_flight.add(claim_id)
@@ -134,8 +134,7 @@ class OrderedClaimer(Claimer):
             batch = found[0] if found is not None else await self._claim_carefully(session, claim_id, group, wanted)
             if found is not None:
                 self._note_plain(group, wanted, batch)
-            slots = [batch.keys[row.id] & 255 for row in batch.rows]
-            self._order.groups.note(group, slots, full=group.more)
+            self._order.groups.note(group, batch.keys.values(), full=group.more)
             if batch.rows or batch.undone_by_trigger or group.more:
                 return batch
             if from_start:
@@ -144,7 +143,7 @@ class OrderedClaimer(Claimer):
             cursor.reset()  # a transaction may be over during which its place was right
 
     def _wanted(self, group: SlotGroup, limit: int, floor: str | None, mark: HandlerMark | None) -> OrderedClaim:
-        place, ranges = group.cursor.place, group.ranges
+        place = group.cursor.place
         return OrderedClaim(
             dispatcher=self._dispatcher_id(),
             limit=limit,
@@ -154,8 +153,8 @@ class OrderedClaimer(Claimer):
             floor=floor,
             mark=mark,
             mask=group.wire,
-            owned=sum(high - low + 1 for low, high in ranges),
-            slot_epochs=self._order.slots.slot_epochs(ranges),
+            owned=group.open.bit_count(),
+            slot_epochs=self._order.slots.slot_epochs(group.open),
             layout=self._policy.layout,
             most_bytes=self._policy.max_payload_bytes,
             event_types=self._event_types,
@@ -180,8 +179,8 @@ class OrderedClaimer(Claimer):
         if batch.over_budget:  # what did not fit was released: it lies before the last key
             group.more = True
             return
-        fresh = [row for row in batch.rows if row.fresh]
-        others = [(row.next_run_at, row.id) for row in batch.rows if not row.fresh]
+        others = [(row.next_run_at, row.id) for row in batch.rows if row.next_run_at != UNSCHEDULED]
+        fresh = [row for row in batch.rows if row.fresh] if others else batch.rows
         room = wanted.limit - len(fresh)
         group.cursor.share.note(wanted.limit, wanted.fresh_limit, len(fresh), len(others))
         more_fresh, more_others = len(fresh) >= wanted.fresh_limit, len(others) >= room

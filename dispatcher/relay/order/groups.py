@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dispatcher.core.layout import SLOTS
-from dispatcher.core.owned_slots import Ranges, mask_of, mask_of_ranges, ranges_of
+from dispatcher.core.owned_slots import SlotMask, mask_of, slots_of
 from dispatcher.relay.order.cursor import OrderedCursor
 
 ALL = (1 << SLOTS) - 1
@@ -21,23 +21,22 @@ DIVIDE_AGAIN_AFTER = 8  # claims: a short change of the load does not count
 
 @dataclass(slots=True, eq=False)
 class SlotGroup:
-    """Slots that are claimed together. `mask`: bit k is slot k."""
+    """Slots that are claimed together."""
 
-    mask: int
+    mask: SlotMask
     cursor: OrderedCursor = field(default_factory=OrderedCursor)
-    closed: int = 0  # slots that were left out of the last claim
+    closed: SlotMask = 0  # slots that were left out of the last claim
     more: bool = True  # there may be something to claim
 
     @property
-    def ranges(self) -> Ranges:
-        """Its slots."""
-        return ranges_of(self.mask & ~self.closed)
+    def open(self) -> SlotMask:
+        """Its slots without those that are left out."""
+        return self.mask & ~self.closed
 
     @property
     def wire(self) -> str | None:
         """The slots as the statements take them; None: all."""
-        mask = self.mask & ~self.closed
-        return None if mask == ALL else "\\x" + mask.to_bytes(SLOTS // 8, "little").hex()
+        return None if self.open == ALL else "\\x" + self.open.to_bytes(SLOTS // 8, "little").hex()
 
     def leave_out(self, closed: Iterable[int]) -> None:
         """From now on claim no row of these slots: what a claim passed over then may be claimed now."""
@@ -53,7 +52,7 @@ class SlotGroups:
     def __init__(self, most: int) -> None:
         self._most = most
         self._weights = [0.0] * SLOTS
-        self._of = 0  # the slots that were divided
+        self._of: SlotMask = 0  # the slots that were divided
         self._wanted = 1
         self._claims = 0  # since they were divided
         self.all: list[SlotGroup] = []
@@ -64,12 +63,12 @@ class SlotGroups:
         for group in self.all:
             group.cursor.reset()
 
-    def next(self, claimable: Ranges, in_hand: int, closed: int) -> SlotGroup | None:
+    def next(self, free: SlotMask, in_hand: SlotMask, closed: SlotMask) -> SlotGroup | None:
         """The group whose turn it is; None: each has a slot in hand.
 
-        `in_hand`: which of our slots are in hand; `closed`: those that will be left out of the claim.
+        `free`: which of our slots may be claimed; `in_hand`: which are in hand; `closed`: which will be left out of the
+        claim.
         """
-        free = mask_of_ranges(claimable)
         owned = free | in_hand
         if owned != self._of or len(self.all) != self._wanted:
             if in_hand & ~closed and owned == self._of:
@@ -87,8 +86,8 @@ class SlotGroups:
         """Whether there may be something to claim in any of them."""
         return any(group.more for group in self.all)
 
-    def note(self, group: SlotGroup, slots: list[int], *, full: bool) -> None:
-        """A claim of this group took a row of each of these slots; `full`: more may follow."""
+    def note(self, group: SlotGroup, keys: Iterable[int], *, full: bool) -> None:
+        """A claim of this group took rows of these keys, see core/held.py; `full`: more may follow."""
         group.more = full
         self._claims += 1
         if not full:
@@ -96,20 +95,20 @@ class SlotGroups:
                 self._wanted = 1
             return
         self._weights = [each * FADES for each in self._weights]
-        for slot in slots:
-            self._weights[slot] += 1.0
+        for key in keys:
+            self._weights[key & 255] += 1.0
         if self._claims > DIVIDE_AGAIN_AFTER or self._wanted == 1:
             self._wanted, self._claims = len(self._divisions(self._of)), 0
 
-    def _divide(self, owned: int) -> None:
+    def _divide(self, owned: SlotMask) -> None:
         masks = self._divisions(owned) if self._wanted > 1 else [owned]
         self._of, self._claims, self._turn = owned, 0, 0
         self._wanted = len(masks)
         self.all = [SlotGroup(mask) for mask in masks if mask]
 
-    def _divisions(self, owned: int) -> list[int]:
+    def _divisions(self, owned: SlotMask) -> list[SlotMask]:
         """The slots in up to `most` ranges of about as many rows each."""
-        slots = [slot for low, high in ranges_of(owned) for slot in range(low, high + 1)]
+        slots = sorted(slots_of(owned))
         total = sum(self._weights[slot] for slot in slots)
         if not total:
             return [owned]

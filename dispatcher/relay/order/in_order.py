@@ -13,7 +13,7 @@ import anyio
 
 from dispatcher.core.held import Held
 from dispatcher.core.outcome import BatchOutcomes
-from dispatcher.core.owned_slots import OwnedSlots, mask_of, mask_of_ranges, slots_of
+from dispatcher.core.owned_slots import OwnedSlots, SlotMask, mask_of
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.session import Session
 from dispatcher.relay.order.flight import Flight
@@ -51,7 +51,7 @@ class InOrder:
     wake_relay: Callable[[], None]
     one_per_aggregate: bool = False
     _flights: dict[str, Flight] = field(default_factory=dict)  # by claim id
-    sink_slots: Sequence[int] = ()  # by sink: the slots of its rows, as a mask
+    sink_slots: Sequence[SlotMask] = ()  # by sink: the slots of its rows
     # Rows that are not in the stream, by id: the claim of ours that has them, and their event_id.
     _ours: dict[int, tuple[str, str]] = field(default_factory=dict)
     _free: anyio.Event = field(default_factory=anyio.Event)  # replaced by ready()
@@ -78,13 +78,12 @@ class InOrder:
                 await self._free.wait()
         return group
 
-    def _next(self, closed: int) -> SlotGroup | None:
+    def _next(self, closed: SlotMask) -> SlotGroup | None:
         in_hand = 0
         for flight in self._flights.values():
             # Where the connection changed nothing is claimed before the settle knows.
             in_hand |= flight.in_hand | flight.perhaps_lost(self._connection_epochs, self.sink_slots)
-        claimable = self.slots.claimable()
-        group = self.groups.next(claimable, in_hand, closed)
+        group = self.groups.next(self.slots.claimable(), in_hand, closed)
         # Slots of a batch that an earlier connection published are claimable too: `self.slots` knows no connections.
         return group if group is None or not group.mask & in_hand & ~closed else None
 
@@ -108,14 +107,16 @@ class InOrder:
 
     def begin(self, claim_id: str, group: SlotGroup) -> None:
         """A claim of this group is about to be sent."""
-        ranges = group.ranges
-        self.slots.begin_claim(ranges)
-        self._flights[claim_id] = Flight(mask_of_ranges(ranges), self._connection_epochs)
+        self.slots.begin_claim(group.open)
+        self._flights[claim_id] = Flight(group.open, self._connection_epochs)
 
     def claimed(self, batch: Batch) -> None:
         """The claim was answered: only slots of which it has a row stay in hand."""
         flight = self._flights[batch.claim_id]
-        flight.rows = {row.id: batch.keys[row.id] & 255 for row in batch.rows}
+        keys = batch.keys
+        if len(keys) > len(batch.rows):  # others were released
+            keys = {row.id: keys[row.id] for row in batch.rows}
+        flight.rows = {row_id: key & 255 for row_id, key in keys.items()}
         flight.not_sent = dict(flight.rows)
         self._put_down(flight, flight.in_hand & ~mask_of(flight.rows.values()))
 
@@ -130,7 +131,7 @@ class InOrder:
         held, keys = self.held, batch.keys
         tried_before = any(row.attempts or row.suspect for row in batch.rows)
         # Of these an earlier row waited until just now, perhaps before this claim's cursor: it has to go first.
-        let_go = held.let_go_meanwhile.intersection(keys.values())
+        let_go = held.let_go_meanwhile and held.let_go_meanwhile.intersection(keys.values())
         if held.says_nothing and not self.one_per_aggregate and not tried_before and not let_go:
             return batch
         kept: list[ClaimedRow] = []
@@ -214,7 +215,7 @@ class InOrder:
         if flight is not None and (left := flight.settled(outcomes, settlement.undone)):
             # Another part of it may wait for its node for long. Without one all of it is finished in a moment.
             self._put_down(flight, flight.in_hand & ~left)
-            self.slots.settled(slots_of(flight.opened & ~left))
+            self.slots.settled(flight.opened & ~left)
             flight.opened &= left
 
     def finished(self, claim_id: str) -> None:
@@ -223,7 +224,7 @@ class InOrder:
         if flight is not None:
             self._put_down(flight, flight.in_hand)
             if flight.opened:
-                self.slots.settled(slots_of(flight.opened))
+                self.slots.settled(flight.opened)
             self._free.set()
 
     def released(self, claim_id: str) -> None:
@@ -249,18 +250,18 @@ class InOrder:
         """These rows are in flight no more: what is not written by now was lost, or is kept aside."""
         self.lost([row_id for row_id in ids if self.held.state(row_id) == "ours"])
 
-    def _let_next_claim(self, flight: Flight, mask: int) -> None:
+    def _let_next_claim(self, flight: Flight, mask: SlotMask) -> None:
         """All rows of these slots are in the stream, or hold their aggregate: they may be claimed before we settle."""
         if mask:
-            self.slots.let_next_claim(slots_of(mask))
+            self.slots.let_next_claim(mask)
             flight.opened |= mask
             flight.in_hand &= ~mask
             self._free.set()
 
-    def _put_down(self, flight: Flight, mask: int) -> None:
+    def _put_down(self, flight: Flight, mask: SlotMask) -> None:
         if mask:
             flight.in_hand &= ~mask
-            self.slots.give_back(slots_of(mask))
+            self.slots.give_back(mask)
             self._free.set()
 
 
