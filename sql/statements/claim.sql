@@ -4,7 +4,7 @@
 --   for handlers), mark (of rows for handlers: whether their handlers begin at once, see HandlerMark; NULL: the rows go to the
 --   stream), after_time, after_id (the cursor; time in UTC), slots (only slots below this number), limit (rows), most_bytes (larger
 --   text stays in Postgres for good), layout (the fingerprint of ours; without a floor it does not matter), now (NULL: the server's clock).
--- Parameters in a backlog: fresh (rows, at most, that are fresh), fresh_time, fresh_id (their cursor; the other one is of the others).
+-- Parameters in a backlog: fresh (rows, at most, that are fresh; in order only while others are due), fresh_time, fresh_id (their cursor; the other one is of the others).
 -- Parameters when some event types have handlers: types, handled (true: these types only; false: all others), since_s (NULL, or
 --   only rows that fell due in the last so many seconds: to pass over 100,000 rows of the other types takes 30 ms).
 -- Parameters in order, in place of slots: mask (32 bytes: the slots to claim; NULL: all), owned (how many these are), epochs (the sum of
@@ -68,7 +68,15 @@
     --split:   --plain: AND d.event_type <> 'dispatcher.prove'
     --split:   --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     --split:     ORDER BY d.next_run_at, d.id
-    --split:     LIMIT %(fresh)s
+    --free: --split:     LIMIT %(fresh)s
+    --ordered:     LIMIT (SELECT CASE WHEN EXISTS ( -- nothing that was scheduled is due: no room is kept for it
+    --ordered:         SELECT FROM ONLY messaging.message_outbox AS d
+    --ordered:         WHERE NOT d.settled
+    --ordered:           AND d.status <> 'picked'
+    --ordered:           AND d.next_run_at > '1970-01-01 00:00:00+00'
+    --ordered:           AND d.next_run_at <= (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()))
+    --ordered:           AND (d.next_run_at, d.id) > (%(after_time)s::timestamp AT TIME ZONE 'UTC', %(after_id)s::bigint)
+    --ordered:     ) THEN %(fresh)s::integer ELSE %(limit)s::integer END)
     --free: --split:     FOR UPDATE SKIP LOCKED
     --free: --split: ) AS ctids)
     --ordered:     FOR UPDATE NOWAIT

@@ -23,7 +23,7 @@ from dispatcher.stages.claim import FROM_THE_START, ClaimKey
 START_AGAIN_S = 1.0  # what somebody put back by hand may lie anywhere
 REST = 20.0
 START_AGAIN_AT_MOST_S = 60.0
-PROVE_EVERY_S = 0.01
+PROVE_EVERY_S = 0.05  # what was settled meanwhile is passed over: cheaper than to look before each claim
 PROVE_REST = 5.0
 COSTLY_S = 0.003  # a claim that took longer is not made from the start each time
 LONG_S = 0.2  # a transaction that runs for longer is not waited for: each claim asks whether it is over
