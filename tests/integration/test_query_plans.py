@@ -122,7 +122,7 @@ MAY_TOUCH = {
         "slots_state", "slots_take", "slots_release", "slots_revoke", "slots_fenced", "slots_summary", "sessions_of",
         "pause_state", "pause_set", "pause_acknowledge", "pause_forget", "pause_progress",
         "doctor_server", "doctor_trigger", "doctor_indexes", "doctor_storage", "doctor_durability",
-        "doctor_sessions", "doctor_snapshots", "triggers_of_others",
+        "doctor_sessions", "doctor_snapshots", "triggers_of_others", "subscriptions",
     ],
     0,
 )  # fmt: skip
