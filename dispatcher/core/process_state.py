@@ -12,8 +12,9 @@ from typing import Literal
 from dispatcher.core.known_groups import KnownGroup, Loss
 from dispatcher.core.latencies import Latencies, summed
 
-# The trigger that wakes the dispatcher. "dropped": its function is there, so it was not left out on purpose.
-Doorbell = Literal["installed", "disabled", "dropped", "absent"]
+# Of the trigger that wakes the dispatcher. "dropped": its function is there, so it was not left out on purpose.
+TriggerState = Literal["installed", "disabled", "dropped", "absent"]
+# All that is known of each: `core/findings/troubles.py`.
 TroubleKind = Literal[
     "starting",
     "stopping",
@@ -33,15 +34,6 @@ TroubleKind = Literal[
     "notify-queue",
     "put-away",
 ]
-STOPS: tuple[TroubleKind, ...] = (  # events wait while there is one
-    "database",
-    "redis",
-    "paused",
-    "backpressure",
-    "refused",
-    "layout",
-    "handlers",
-)
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -174,7 +166,7 @@ class Sample:
     held: HeldCount | None = None  # None: nothing is kept in order
     dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
     retrying: RetryCount | None = None  # None: it was not looked up
-    doorbell: Doorbell = "installed"
+    doorbell: TriggerState = "installed"
     known_groups: tuple[KnownGroup, ...] = ()  # those that are there, and those that went with a loss
     loss: Loss | None = None  # the last one in Redis
     notification_queue_usage: float = 0.0  # of Postgres, 0 to 1

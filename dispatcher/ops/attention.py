@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dispatcher.core.findings import group_needs, needs, wake_needs
-from dispatcher.core.findings.condition import LOOKED_UP, STOPS, Condition, is_exempt
+from dispatcher.core.findings.condition import Condition, holds_up, is_exempt
 from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, Need
 from dispatcher.core.findings.runbook import PAGES
 from dispatcher.core.findings.troubles import TROUBLES, Severity, group_of, remedy
@@ -20,7 +20,7 @@ POSTGRES_AWAY = (
     "dispatcher connects again by itself within seconds. Since when: its console or /ready says it, this cannot."
 )
 
-OURS_DO = "Give this command the Redis, the stream and the user of the dispatchers: they do not say that they wait."
+OURS_DO = "Give this command the Redis, the stream and the user of the dispatchers: they do not say that they trouble."
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:
         why = f" ({outbox.pause.reason})" if outbox.pause.reason else ""
         since = outbox.pause.changed_at.timestamp() if outbox.pause.changed_at else None
         what = f"Paused by {outbox.pause.changed_by}{why}: no event is taken"
-        yield Need("warn", "paused", what, since, TROUBLES["paused"][2], page=PAGES["paused"])
+        yield Need("warn", "paused", what, since, TROUBLES["paused"].do, page=PAGES["paused"])
     if not outbox.living:
         yield _nobody(outbox)
     elif outbox.disabled:
@@ -130,7 +130,9 @@ def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:
 
 def _first_said(outbox: OutboxStatus, kind: TroubleKind) -> float | None:
     """Since when a dispatcher has known of what this command sees too."""
-    said = (seconds_of(wait.since) for each in outbox.living for wait in each.condition.waits if wait.kind == kind)
+    said = (
+        seconds_of(trouble.since) for each in outbox.living for trouble in each.condition.told if trouble.kind == kind
+    )
     return min((at for at in said if at is not None), default=None)
 
 
@@ -147,20 +149,20 @@ def waits(conditions: Sequence[Condition], groups: Sequence[GroupInfo] = ()) -> 
     """What the dispatchers say of themselves, each once, since the first of them has it."""
     said: dict[tuple[str, str | None, str | None], list[tuple[str, str, str]]] = {}
     for each in conditions:
-        for wait in each.waits:
-            if wait.kind in LOOKED_UP:
+        for trouble in each.told:
+            if trouble.looked_up:
                 continue
-            what = wait.what
-            if wait.kind == "backpressure":
+            what = trouble.what
+            if trouble.kind == "backpressure":
                 what += f" of stream {each.stream} (MAXLEN {each.maxlen})"
-                read = next((one for one in groups if one.name == group_of(wait.reason or "")), None)
+                read = next((one for one in groups if one.name == group_of(trouble.reason or "")), None)
                 what += group_needs.reads(read.last_read_age_s, read.lag, read.consumers) if read else ""
-            said.setdefault((wait.kind, wait.reason, each.stream), []).append((wait.since, what, wait.do))
+            said.setdefault((trouble.kind, trouble.reason, each.stream), []).append((trouble.since, what, trouble.do))
     found = []
     for (kind, _, _), the_same in said.items():
         since, what, do = min(the_same)
         many = f" ({len(the_same)} of {len(conditions)} dispatchers)" if len(conditions) > 1 else ""
-        level: Severity = "bad" if kind in STOPS else "warn"
+        level: Severity = "bad" if holds_up(kind) else "warn"
         found.append(Need(level, kind, what + many, seconds_of(since), do, page=PAGES.get(kind)))
     return found
 

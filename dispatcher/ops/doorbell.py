@@ -1,11 +1,11 @@
 """Reads whether the doorbell trigger fires."""
 
-from dispatcher.core.process_state import Doorbell
+from dispatcher.core.process_state import TriggerState
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.sqlfiles import load
 
 
-async def read_doorbell(fetch: Fetch) -> Doorbell:
+async def read_doorbell(fetch: Fetch) -> TriggerState:
     """Whether the trigger is there and enabled, by the catalogue. Raises psycopg.Error or SessionLost."""
     enabled = [how for (how,) in await fetch(load("status_doorbell"), None)]
     if not enabled:

@@ -13,7 +13,7 @@ import psycopg
 from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.core.known_groups import KnownGroup
 from dispatcher.core.layout import Layout
-from dispatcher.core.process_state import DeadGroups, Doorbell, HeldCount, RetryCount
+from dispatcher.core.process_state import DeadGroups, HeldCount, RetryCount, TriggerState
 from dispatcher.infra.postgres.tables import why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import StreamInfo, summed
@@ -59,7 +59,7 @@ class OutboxStatus:
     rows: dict[str, int] | None
     oldest_unsettled_age_s: float
     notification_queue_usage: float  # 0 to 1
-    doorbell: Doorbell
+    doorbell: TriggerState
     dispatchers: tuple[RegisteredDispatcher, ...]
     pause: PauseSwitch
     acknowledgements: tuple[Acknowledgement, ...]  # of every enabled dispatcher, also of those without a registry row

@@ -65,5 +65,5 @@ async def run_gauges(c: Context, engine: Engine) -> None:
         layout.keys,
         c.observe,
         exempt=s.backpressure_except,
-        held=gauges.HeldGauge(hold=layout.on_dead == "hold") if layout.order != "none" else None,
+        held=gauges.HeldLookup(hold=layout.on_dead == "hold") if layout.order != "none" else None,
     )

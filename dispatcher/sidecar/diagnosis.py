@@ -104,7 +104,7 @@ def _of_trouble(trouble: Trouble, reading: ProcessState, maxlen: int | None) -> 
     if reading.processes > 1:
         what += f" ({trouble.of} of {reading.processes} processes)"
     link: needs.Link | None = "groups" if trouble.kind == "backpressure" else None
-    level, do = TROUBLES[trouble.kind][0], remedy(trouble.kind, trouble.reason)
+    level, do = TROUBLES[trouble.kind].level, remedy(trouble.kind, trouble.reason)
     if trouble.kind == "backpressure" and maxlen is not None:
         share = "80 % of REDIS_STREAM_MAXLEN"
         do = do.replace(share, f"{counted(int(GO_ON_BELOW * maxlen), 'entry')} ({share})")

@@ -11,8 +11,9 @@ from dataclasses import astuple, dataclass, field, fields
 
 import anyio
 
+from dispatcher.core.findings.troubles import TROUBLES
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.process_state import STOPS, ProcessState
+from dispatcher.core.process_state import ProcessState
 
 EVERY_S = 2.0  # between two points
 POINTS = 450  # fifteen minutes
@@ -181,7 +182,7 @@ class History:
 
 def stopped(reading: ProcessState) -> bool:
     """Whether events have to wait for an outage or a pause."""
-    return any(trouble.kind in STOPS for trouble in reading.troubles)
+    return any(TROUBLES[trouble.kind].stops for trouble in reading.troubles)
 
 
 def caught_up(reading: ProcessState, last: ProcessState) -> bool:

@@ -167,7 +167,7 @@ def _levels(reading: ProcessState, lately: RecentWindow, silent_s: float | None,
     fresh = sample is not None and sample.newest_dead_at is not None and now - sample.newest_dead_at < FRESH_DEAD_S
     dead = sample.dead if sample else 0
     kinds = {trouble.kind for trouble in reading.troubles}
-    bad = "warn" if "paused" in kinds and not any(TROUBLES[kind][0] == "bad" for kind in kinds) else "bad"
+    bad = "warn" if "paused" in kinds and not any(TROUBLES[kind].level == "bad" for kind in kinds) else "bad"
     return {
         "events": bad if silent_s is not None else "",
         "latency": bad if silent_s is not None or late else "",
@@ -198,7 +198,7 @@ def _states(reading: ProcessState, levels: Mapping[str, str]) -> list[dict[str, 
         {
             "kind": name,
             "ok": name not in troubles,
-            "level": levels.get(name, TROUBLES[name][0]) if name in troubles else "fine",
+            "level": levels.get(name, TROUBLES[name].level) if name in troubles else "fine",
             "reason": troubles[name].reason if name in troubles else None,
             "since": troubles[name].since if name in troubles else None,
         }

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from dispatcher.core import events
+from dispatcher.core.findings.troubles import TROUBLES
 from dispatcher.core.findings.wake_needs import QUEUE_WARN
 from dispatcher.core.known_groups import KnownGroup
 from dispatcher.core.latencies import Latencies
 from dispatcher.core.process_state import (
-    STOPS,
     EndedDispatcher,
     PastTrouble,
     ProcessState,
@@ -172,26 +172,26 @@ class StateTracker:
 
     def _sampled(self, event: events.Sampled) -> None:
         self._sample = Sample(
-            self._clock(),
-            event.backlog,
-            event.oldest_age_s,
-            event.stream_length,
-            dict(event.group_lag),
-            event.dead,
-            event.newest_dead_at,
-            tuple(event.dispatchers),
-            event.newest_dead_error,
-            dict(event.group_read_age_s),
-            tuple(event.streams),
-            event.held,
-            event.dead_groups,
-            event.retrying,
-            event.doorbell,
-            tuple(event.known_groups),
-            event.loss,
-            event.notification_queue_usage,
-            dict(event.group_dead),
-            tuple(event.ended),
+            at=self._clock(),
+            backlog=event.backlog,
+            oldest_age_s=event.oldest_age_s,
+            stream_length=event.stream_length,
+            group_lag=dict(event.group_lag),
+            dead=event.dead,
+            newest_dead_at=event.newest_dead_at,
+            dispatchers=tuple(event.dispatchers),
+            newest_dead_error=event.newest_dead_error,
+            group_read_age_s=dict(event.group_read_age_s),
+            streams=tuple(event.streams),
+            held=event.held,
+            dead_groups=event.dead_groups,
+            retrying=event.retrying,
+            doorbell=event.doorbell,
+            known_groups=tuple(event.known_groups),
+            loss=event.loss,
+            notification_queue_usage=event.notification_queue_usage,
+            group_dead=dict(event.group_dead),
+            ended=tuple(event.ended),
         )
         usage = event.notification_queue_usage
         self._trouble("doorbell", event.doorbell, there=event.doorbell != "installed")
@@ -205,7 +205,7 @@ class StateTracker:
         known = self._troubles.get(kind)
         if not there:
             self._troubles.pop(kind, None)
-            if known is not None and kind in STOPS:
+            if known is not None and TROUBLES[kind].stops:
                 group = known.reason if kind == "backpressure" else None
                 self._past = PastTrouble(kind, known.since, self._clock(), group)
         else:

@@ -60,7 +60,7 @@ class GaugesBounds:
 TIMING, BOUNDS = GaugesTiming(), GaugesBounds()
 
 
-class HeldGauge:
+class HeldLookup:
     """Counts held aggregates, where there is an order. `hold`: whether a dead event holds the later ones."""
 
     def __init__(self, *, hold: bool) -> None:
@@ -74,7 +74,7 @@ class HeldGauge:
         return self._known
 
 
-class DeadGauge:
+class DeadLookup:
     """Groups dead events by their error, again only when their number changed, or another one died."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class DeadGauge:
         return self._known
 
 
-class GroupsGauge:
+class GroupsLookup:
     """Remembers the consumer groups, and those that went with a loss. It begins with what others saw before."""
 
     def __init__(self) -> None:
@@ -121,9 +121,9 @@ async def sample_once(
     known: int | None = None,
     positions: Mapping[str, StreamPositions] | None = None,
     exempt: Sequence[str] = (),
-    held: HeldGauge | None = None,
-    by_error: DeadGauge | None = None,
-    by_name: GroupsGauge | None = None,
+    held: HeldLookup | None = None,
+    by_error: DeadLookup | None = None,
+    by_name: GroupsLookup | None = None,
     now: datetime | None = None,
     bounds: GaugesBounds = BOUNDS,
 ) -> int:
@@ -178,7 +178,7 @@ async def sample_once(
             ],
             streams=samples if len(streams) > 1 else (),
             held=None if held is None else await held.read(fetch, again=known is None),
-            dead_groups=await (by_error or DeadGauge()).read(fetch, dead, newest["at"]),
+            dead_groups=await (by_error or DeadLookup()).read(fetch, dead, newest["at"]),
             retrying=retrying,
             doorbell=await read_doorbell(fetch),
             known_groups=await by_name.read(fetch, seen, exempt, loss) if by_name else (),
@@ -198,7 +198,7 @@ async def run(
     observe: Observer,
     *,
     exempt: Sequence[str] = (),
-    held: HeldGauge | None = None,
+    held: HeldLookup | None = None,
     timing: GaugesTiming = TIMING,
 ) -> None:
     """Sample until cancelled. `name`: of the Redis connection.
@@ -209,7 +209,7 @@ async def run(
     asked = Asked(redis_url)
     url, redis, positions = "", None, _positions(streams)
     current_url: str | None = None
-    by_error, by_name = DeadGauge(), GroupsGauge()
+    by_error, by_name = DeadLookup(), GroupsLookup()
     backlog: int | None = None
     count_at = 0.0
     try:

@@ -124,10 +124,10 @@ def test_a_condition_of_another_release_is_read_as_far_as_it_is_understood():
     )
     read = Condition.read(json.loads(written))
     assert (read.stream, read.maxlen, read.max_attempts, read.exempt) == ("s", 7, 3, ("web-*",))
-    assert [each.kind for each in read.waits] == ["audit", "backpressure"]
+    assert [each.kind for each in read.told] == ["audit", "backpressure"]
     assert [each.what for each in read.stops] == ["Publishing waits for the consumer group search"]
     assert Condition.read(None) == Condition.read({}) == Condition.read({"waits": [7, {}]}) == Condition()
-    [strange] = Condition.read({"waits": [{"kind": "moon", "reason": "full", "since": "x"}]}).waits
+    [strange] = Condition.read({"waits": [{"kind": "moon", "reason": "full", "since": "x"}]}).told
     assert (strange.what, strange.do) == ("moon: full", "See the log of the dispatcher.")
 
 

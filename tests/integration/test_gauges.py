@@ -23,7 +23,7 @@ from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo, read_stream_info
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import CANARY_EVENT_TYPE
-from dispatcher.upkeep.gauges import DeadGauge, GaugesBounds, GaugesTiming, HeldGauge, run, sample_once
+from dispatcher.upkeep.gauges import DeadLookup, GaugesBounds, GaugesTiming, HeldLookup, run, sample_once
 from dispatcher.upkeep.registry import Registry
 from tests.integration.test_held import add, fail
 from tests.support.dead_letters import bury
@@ -230,7 +230,7 @@ async def test_what_is_dead_and_since_when(session, db, redis, tap):
 
 
 async def test_what_the_dead_died_of_is_asked_again_when_another_one_died(session, db, redis, tap):
-    gauge, first = DeadGauge(), await insert_events(db, 3)
+    gauge, first = DeadLookup(), await insert_events(db, 3)
     await bury(db, first, "KeyError: 1")
     await bury(db, await insert_events(db, 2), "redis: ERR")
     asked: list[str] = []
@@ -293,19 +293,19 @@ async def test_held_aggregates_are_counted_where_there_is_an_order_and_only_as_o
         statements.append(sql.split(":")[0])
         return await session.fetch(sql, params)
 
-    async def held(gauge: HeldGauge | None, known: int | None = None) -> HeldCount | None:
+    async def held(gauge: HeldLookup | None, known: int | None = None) -> HeldCount | None:
         await sample_once(fetch, redis, (STREAM,), tap, held=gauge, known=known)
         sampled: Sampled = await tap.next(Sampled)
         return sampled.held
 
     assert await held(None) is None
     assert not any("held" in each for each in statements), "without an order nothing is asked"
-    going_on = HeldGauge(hold=False)
+    going_on = HeldLookup(hold=False)
     counted = await held(going_on)
     assert counted is not None
     assert (counted.aggregates, counted.by_dead, counted.error) == (1, 0, "ERR tried")
     assert 0 < counted.oldest_s < 600
-    again = await held(HeldGauge(hold=True))
+    again = await held(HeldLookup(hold=True))
     assert again is not None
     assert (again.aggregates, again.by_dead) == (2, 1)
     await db.execute("DELETE FROM messaging.message_outbox")

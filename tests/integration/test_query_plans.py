@@ -57,6 +57,7 @@ MAY_TOUCH = {
     "settle_sent sharded": 2 * BATCH,
     "layout_set": WAITING + 2 * BATCH,  # what is unsettled; a person sets it
     "layout_state": 0,
+    "subscriptions": 0,
     "read_row": BATCH,
     "trial_borrow": 400,  # its own bound; at a start
     "trial_settled": 1,

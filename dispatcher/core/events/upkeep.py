@@ -7,12 +7,12 @@ from dispatcher.core.events.base import TelemetryEvent
 from dispatcher.core.known_groups import KnownGroup, Loss
 from dispatcher.core.process_state import (
     DeadGroups,
-    Doorbell,
     EndedDispatcher,
     HeldCount,
     RetryCount,
     RunningDispatcher,
     StreamSample,
+    TriggerState,
 )
 
 
@@ -83,7 +83,7 @@ class Sampled(TelemetryEvent):
     held: HeldCount | None = None  # None: nothing is kept in order
     dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
     retrying: RetryCount | None = None
-    doorbell: Doorbell = "installed"
+    doorbell: TriggerState = "installed"
     known_groups: Sequence[KnownGroup] = ()  # those that are there, and those that went with a loss
     loss: Loss | None = None  # the last one in Redis
     group_dead: Mapping[str, int] = field(default_factory=dict)  # entries that consumers put away, where there are some

@@ -11,21 +11,18 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from dispatcher.core.findings.troubles import remedy, words
+from dispatcher.core.findings.troubles import TROUBLES, remedy, words
 from dispatcher.core.known_groups import KnownGroup, read_known
-from dispatcher.core.process_state import STOPS as ENDING
 from dispatcher.core.process_state import EndedDispatcher, PastTrouble, Trouble, TroubleKind
 from dispatcher.core.timestamps import iso_of, seconds_of
 
-# Nothing goes out, or not all of it.
-STOPS: tuple[TroubleKind, ...] = ("redis", "backpressure", "refused", "layout", "slots", "handlers")
-# What keeps events from going out, or takes something away, and is not said elsewhere.
-SAID: tuple[TroubleKind, ...] = (*STOPS, "listener", "session", "audit", "doorbell", "notify-queue", "put-away")
-LOOKED_UP: tuple[TroubleKind, ...] = (
-    "doorbell",
-    "notify-queue",
-    "put-away",
-)  # commands see these; only since when is asked
+_TOLD: dict[str, TroubleKind] = {kind: kind for kind, about in TROUBLES.items() if about.told}
+_STOPS: dict[str, TroubleKind] = {kind: kind for kind, about in TROUBLES.items() if about.stops}
+
+
+def holds_up(kind: str) -> bool:
+    """Whether events, or some of them, do not go out because of a trouble that is told."""
+    return kind in _TOLD and TROUBLES[_TOLD[kind]].holds_up
 
 
 def is_exempt(group: str, patterns: Sequence[str]) -> bool:
@@ -34,8 +31,8 @@ def is_exempt(group: str, patterns: Sequence[str]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
-    """One trouble, as the dispatcher says it. `since`: RFC 3339."""
+class ToldTrouble:
+    """One trouble, as the dispatcher tells it. `since`: RFC 3339."""
 
     kind: str
     reason: str | None
@@ -44,12 +41,18 @@ class Wait:
     @property
     def what(self) -> str:
         """In plain words. A kind that this release does not know keeps its name."""
-        known = next((each for each in SAID if each == self.kind), None)
+        known = _TOLD.get(self.kind)
         return words(known, self.reason) if known else f"{self.kind}: {self.reason}"
 
     @property
     def do(self) -> str:
-        return next((remedy(each, self.reason) for each in SAID if each == self.kind), "See the log of the dispatcher.")
+        known = _TOLD.get(self.kind)
+        return remedy(known, self.reason) if known else "See the log of the dispatcher."
+
+    @property
+    def looked_up(self) -> bool:
+        """Whether who asks from outside sees it anyway: then only since when it is there is new."""
+        return self.kind in _TOLD and TROUBLES[_TOLD[self.kind]].looked_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +63,15 @@ class Condition:
     maxlen: int | None = None
     max_attempts: int | None = None
     exempt: tuple[str, ...] = ()  # patterns of consumer groups that hold nothing back
-    waits: tuple[Wait, ...] = ()
+    told: tuple[ToldTrouble, ...] = ()
     past: PastTrouble | None = None  # the last outage or pause that ended
     ended: tuple[EndedDispatcher, ...] = ()  # that it took over from
     groups: tuple[KnownGroup, ...] = ()  # that it saw, and those that went with a loss
 
     @property
-    def stops(self) -> tuple[Wait, ...]:
+    def stops(self) -> tuple[ToldTrouble, ...]:
         """Those because of which events do not go out."""
-        return tuple(each for each in self.waits if each.kind in STOPS)
+        return tuple(each for each in self.told if holds_up(each.kind))
 
     def with_troubles(
         self,
@@ -81,7 +84,7 @@ class Condition:
         said = [
             {"kind": each.kind, "reason": each.reason, "since": iso_of(each.since)}
             for each in sorted(troubles, key=lambda each: each.since)
-            if each.kind in SAID
+            if each.kind in _TOLD
         ]
         return json.dumps(
             {
@@ -110,8 +113,8 @@ class Condition:
         """
         if not isinstance(said, Mapping):
             return cls()
-        waits = tuple(
-            Wait(str(each["kind"]), each.get("reason"), str(each.get("since")))
+        told = tuple(
+            ToldTrouble(str(each["kind"]), each.get("reason"), str(each.get("since")))
             for each in said.get("waits", ())
             if isinstance(each, Mapping) and "kind" in each
         )
@@ -120,7 +123,7 @@ class Condition:
             said.get("maxlen"),
             said.get("max_attempts"),
             tuple(said.get("exempt", ())),
-            waits,
+            told,
             _past(said.get("past")),
             _ended(said.get("ended")),
             read_known(said.get("groups"), at),
@@ -137,8 +140,8 @@ def _ended(said: Any) -> tuple[EndedDispatcher, ...]:
 
 
 def _past(said: Any) -> PastTrouble | None:
-    with suppress(KeyError, TypeError, ValueError, StopIteration):
-        kind = next(each for each in ENDING if each == said["kind"])
+    with suppress(KeyError, TypeError, ValueError):
+        kind = _STOPS[said["kind"]]
         since, until = seconds_of(said["since"]), seconds_of(said["until"])
         return None if since is None or until is None else PastTrouble(kind, since, until, said.get("reason"))
     return None

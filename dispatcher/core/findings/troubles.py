@@ -1,6 +1,7 @@
-"""What each trouble is called, how bad it is, and what to do about it: for the console, `status` and `doctor` alike."""
+"""What each trouble is called, how bad it is, who hears of it, what to do: for console, `status` and `doctor`."""
 
 import re
+from dataclasses import dataclass
 from shlex import quote
 from typing import Literal
 
@@ -8,98 +9,139 @@ from dispatcher.core.process_state import TroubleKind
 
 Severity = Literal["fine", "note", "warn", "bad"]
 
-# kind: level, what it is ({} is the reason: a group's name, an error, a person), what to do
-TROUBLES: dict[TroubleKind, tuple[Severity, str, str]] = {
-    "database": (
+
+@dataclass(frozen=True, slots=True)
+class KindOfTrouble:
+    """All that is known of one. Its rank among other findings and its page of the runbook are in `runbook.PAGES`."""
+
+    level: Severity
+    what: str  # {} is the reason: a group's name, an error, a person
+    do: str
+    stops: bool = False  # events wait while there is one; when it is over that is said for a while
+    told: bool = False  # in Postgres, for those who ask from outside (condition.py): it is not said elsewhere
+    looked_up: bool = False  # they see it themselves, and ask only since when it is there
+
+    @property
+    def holds_up(self) -> bool:
+        """Of one that is told: whether events, or some of them, do not go out because of it."""
+        return self.level == "bad"
+
+
+TROUBLES: dict[TroubleKind, KindOfTrouble] = {
+    "database": KindOfTrouble(
         "bad",
         "Postgres cannot be reached: {}",
         "Bring Postgres back, or do what the reason says. Your applications most likely cannot commit either. What is "
         "committed is kept; the dispatcher connects again by itself within seconds.",
+        stops=True,
     ),
-    "redis": (
+    "redis": KindOfTrouble(
         "bad",
         "Redis takes no entries: {}",
         "Bring Redis back. Events that wait are safe in Postgres, and no attempt is used up: "
         "they go out within about a second of its return.",
+        stops=True,
+        told=True,
     ),
-    "backpressure": (
+    "backpressure": KindOfTrouble(
         "bad",
         "Publishing waits for the consumer group {}",
         "Start or repair the consumers of that group. If nobody needs it any more, "
         "`dispatcher groups destroy GROUP`, or exempt it (DISPATCH_BACKPRESSURE_EXCEPT). Publishing has stopped, and "
         "goes on by itself once the slowest group has less than 80 % of REDIS_STREAM_MAXLEN to read.",
+        stops=True,
+        told=True,
     ),
-    "layout": (
+    "layout": KindOfTrouble(
         "bad",
         "Nothing is claimed for the streams: {}",
         "Two dispatchers with different streams would split the events between them. Give all of them the settings "
         "that stand in Postgres (`dispatcher layout`), or change those there (`dispatcher layout set`). It goes on by "
         "itself.",
+        stops=True,
+        told=True,
     ),
-    "slots": (
+    "slots": KindOfTrouble(
         "bad",
         "Events of some aggregates wait: {}",
         "The slots of a dispatcher that died or froze are owned again once it is fenced: within a second of its death, "
         "a lease after a freeze. If it lasts, the page `slots-without-owner` of the runbook says what holds it up.",
+        told=True,
     ),
-    "handlers": (
+    "handlers": KindOfTrouble(
         "bad",
         "No event is handed to a handler: {}",
         "Mend what those handlers wait for, and restart this dispatcher if they do not end by then: a thread "
         "cannot be ended. `dispatcher events list --status retry` has their events. Give what they call a timeout "
         "shorter than DISPATCH_HANDLER_TIMEOUT_MS. Events for the stream go on.",
+        stops=True,
+        told=True,
     ),
-    "stopping": ("warn", "Stopping: {}", "Nothing, if a rollout or a person asked for it; another takes over."),
-    "disabled": (
+    "stopping": KindOfTrouble(
+        "warn", "Stopping: {}", "Nothing, if a rollout or a person asked for it; another takes over."
+    ),
+    "disabled": KindOfTrouble(
         "warn",
         "Disabled: no event is taken",
         "Set DISPATCHER_ENABLED=true and restart, when it is meant to run.",
     ),
-    "paused": (
+    "paused": KindOfTrouble(
         "warn",
         "Paused {}: no event is taken",
         "`dispatcher resume`, when whoever paused it agrees. Events wait in Postgres.",
+        stops=True,
     ),
-    "listener": (
+    "listener": KindOfTrouble(
         "warn",
         "Writers cannot wake the dispatcher: {}",
         "Events go out late by up to DISPATCH_TICK_MS: so often the dispatcher looks for them. Behind a transaction "
         "pooler set DISPATCH_LISTEN_URL to a direct connection. Else run `dispatcher doctor`: its check "
         "`listen` says why the session hears nothing.",
+        told=True,
     ),
-    "session": (
+    "session": KindOfTrouble(
         "warn",
         "Postgres has no connection left for: {}",
         "Raise the limit (ALTER ROLE ... CONNECTION LIMIT, max_connections), or end sessions of others. "
         "`dispatcher doctor` says how many there are (its check `sessions`).",
+        told=True,
     ),
-    "refused": (
+    "refused": KindOfTrouble(
         "bad",
         "Postgres refuses to {}",
         "`dispatcher doctor` tries it (its checks `try-...`) and says what to do. What was published stays claimed.",
+        stops=True,
+        told=True,
     ),
-    "audit": (
+    "audit": KindOfTrouble(
         "note",
         "A loss inside Redis would go unnoticed: {}",
         "Allow this user INFO and XINFO on the stream (docs/runbook/rights.md).",
+        told=True,
     ),
-    "doorbell": (  # its level and remedy: needs.doorbell
+    "doorbell": KindOfTrouble(  # its level and remedy: needs.doorbell
         "warn",
         "The doorbell trigger is {}",
         "`dispatcher migrate` installs it, as the owner of the table.",
+        told=True,
+        looked_up=True,
     ),
-    "notify-queue": (  # its level: needs.notify_queue
+    "notify-queue": KindOfTrouble(  # its level: needs.notify_queue
         "warn",
         "Postgres's notification queue is {}: a session listens and stays in a transaction",
         "End that session: `SELECT pid, usename, application_name, xact_start FROM pg_stat_activity WHERE state LIKE "
         "'idle in transaction%' ORDER BY xact_start`, then `SELECT pg_terminate_backend(PID)`.",
+        told=True,
+        looked_up=True,
     ),
-    "put-away": (  # its words and remedy: group_needs.put_away
+    "put-away": KindOfTrouble(  # its words and remedy: group_needs.put_away
         "warn",
         "Consumers have put events away, of the group {}",
         "`dispatcher groups` counts them; `dispatcher groups dead GROUP` lists them, with the error of each.",
+        told=True,
+        looked_up=True,
     ),
-    "starting": ("note", "Starting", "Nothing; it is opening its connections."),
+    "starting": KindOfTrouble("note", "Starting", "Nothing; it is opening its connections."),
 }
 
 HELD_S, VERY_HELD_S = 60.0, 600.0  # an aggregate is held for longer: a warning; bad, as when a dead event holds one
@@ -127,7 +169,7 @@ def words(kind: TroubleKind, reason: str | None) -> str:
         return OUT_OF_MEMORY[0]
     if kind == "database" and reason and reason.startswith("Postgres at "):
         return reason  # it says so itself
-    what = TROUBLES[kind][1]
+    what = TROUBLES[kind].what
     if reason is None:
         what = what.replace(": {}", "").replace(" {}", "")
     return what.replace("{}", reason or "")
@@ -138,5 +180,5 @@ def remedy(kind: TroubleKind, reason: str | None) -> str:
     if kind == "redis" and reason and OOM.search(reason):
         return OUT_OF_MEMORY[1]
     if kind == "backpressure" and reason:
-        return TROUBLES[kind][2].replace("GROUP", quote(group_of(reason)))
-    return REFUSED_DO if kind == "redis" and reason and REFUSED in reason else TROUBLES[kind][2]
+        return TROUBLES[kind].do.replace("GROUP", quote(group_of(reason)))
+    return REFUSED_DO if kind == "redis" and reason and REFUSED in reason else TROUBLES[kind].do

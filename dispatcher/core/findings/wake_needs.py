@@ -3,12 +3,12 @@
 from dispatcher.core.findings.needs import Need
 from dispatcher.core.findings.runbook import PAGES
 from dispatcher.core.findings.troubles import Severity, remedy, words
-from dispatcher.core.process_state import Doorbell
+from dispatcher.core.process_state import TriggerState
 
 QUEUE_WARN, QUEUE_BAD = 0.25, 0.5  # share of the notification queue; from the second on writers ring no more
 
 
-def doorbell(state: Doorbell, since: float | None = None) -> Need:
+def doorbell(state: TriggerState, since: float | None = None) -> Need:
     """Writers do not ring. That the trigger is absent, with its function, is on purpose (`migrate --no-trigger`).
 
     `since`: when a dispatcher saw it first.

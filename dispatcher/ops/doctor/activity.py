@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dispatcher.core.counted import counted
-from dispatcher.core.findings.condition import LOOKED_UP, STOPS, Condition
+from dispatcher.core.findings.condition import Condition, holds_up
 from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.findings.runbook import PAGES
 from dispatcher.core.layout import Layout
@@ -115,19 +115,19 @@ def waits(conditions: Sequence[Condition]) -> list[Finding]:
     """What the dispatchers themselves say that they wait for, each once."""
     found: dict[tuple[str, str | None, str | None], list[tuple[str, str, str]]] = {}
     for condition in conditions:
-        for wait in condition.waits:
-            if wait.kind in LOOKED_UP:
+        for trouble in condition.told:
+            if trouble.looked_up:
                 continue  # another check has it
-            where = f" of '{condition.stream}', MAXLEN {condition.maxlen}" if wait.kind == "backpressure" else ""
-            found.setdefault((wait.kind, wait.reason, condition.stream), []).append(
-                (wait.since, wait.what + where, wait.do)
+            where = f" of '{condition.stream}', MAXLEN {condition.maxlen}" if trouble.kind == "backpressure" else ""
+            found.setdefault((trouble.kind, trouble.reason, condition.stream), []).append(
+                (trouble.since, trouble.what + where, trouble.do)
             )
     if not found:
         return [ok("waits", "no dispatcher says that it waits for anything")]
     listed = []
     for (kind, _, _), said in found.items():
         since, what, do = min(said)
-        level = bad if kind in STOPS else warning
+        level = bad if holds_up(kind) else warning
         whose = f"{len(said)} of {counted(len(conditions), 'dispatcher')}"
         finding = level("waits", f"{what}; since {since}, by the word of {whose}", do)
         listed.append(replace(finding, page=PAGES.get(kind)))
