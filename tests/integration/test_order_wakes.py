@@ -3,7 +3,11 @@
 import time
 from typing import Any
 
+import pytest
+
 from dispatcher.core.events import Settled, SlotsChanged
+from dispatcher.relay.order.groups import SlotGroup
+from dispatcher.relay.order.in_order import InOrder
 from tests.support.rows import insert_events
 from tests.support.running import StartDispatcher
 from tests.support.slots import shares_of
@@ -26,6 +30,28 @@ async def test_an_event_of_any_slot_wakes_its_owner(dispatcher: StartDispatcher,
 
 def sent(*running: Any) -> int:
     return sum(event.sent for each in running for event in each.tap.all(Settled))
+
+
+async def test_one_that_owns_no_slot_sleeps(
+    dispatcher: StartDispatcher, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked for a slot fifty times a second."""
+    turns, ready = list[bool](), InOrder.ready
+
+    async def counted(self: InOrder, *args: Any) -> SlotGroup | None:
+        turns.append(bool(self.slots.owned))
+        return await ready(self, *args)
+
+    monkeypatch.setattr(InOrder, "ready", counted)
+    async with dispatcher(**IN_ORDER, canary_percent=0, tick_ms=60_000) as idle, dispatcher(**IN_ORDER) as owner:
+        await becomes(lambda: shares_of(db), [256])
+        await insert_events(db, 30)
+        await becomes(lambda: sent(owner, idle), 30)
+        without = turns.count(False)
+        for number in range(20):
+            await insert_events(db, 1)
+            await becomes(lambda: sent(owner, idle), 31 + number)
+        assert turns.count(False) <= without + 20, "once for each ring, at most"
 
 
 async def test_what_waited_in_a_slot_goes_out_when_it_has_another_owner(dispatcher: StartDispatcher, db: Any) -> None:

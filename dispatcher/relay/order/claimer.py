@@ -81,7 +81,8 @@ class OrderedClaimer(Claimer):
         claim_id = new_claim_id()
         group = await self._order.ready(session, self.connection_epochs, self._closed)
         if group is None or self._pause_check.paused():  # it may have waited
-            return none_claimed(claim_id, floor)._replace(full=True)
+            # Whoever owns no slot sleeps until it gains some: it would look fifty times a second for nothing.
+            return none_claimed(claim_id, floor)._replace(full=bool(self._order.slots.owned))
         group.leave_out(self._closed)
         if not group.open:
             group.more = False
