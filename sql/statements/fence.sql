@@ -2,7 +2,7 @@
 --   looked.
 -- Parameters: token (the part of its sessions' names that only it has).
 -- Returns: one row a session. No row: it has none.
--- Loaded by: dispatcher/upkeep/fence.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/fence.py
 -- Index: none; pg_stat_activity.
 SELECT pg_terminate_backend(a.pid, 5000)
 FROM pg_stat_activity AS a

@@ -91,7 +91,7 @@ async def test_all_is_well(look: Examine, own_valkey: StartValkey, shared: psyco
     found = await look(redis=primary.url)
     fast = "fsync and full_page_writes off: a crash of the machine may lose or damage everything"  # the tests' server
     assert {check: each.found for check, each in found.items() if each.level != "ok"} == {"fsync": fast}
-    assert len(found) == 50
+    assert len(found) == 51
     assert [check for check, each in found.items() if each.remedy] == ["fsync"]
     assert (await look(redis=replica.url))["redis-replicas"].level == "bad"
     assert (await look(redis=replica.url))["redis-entries"].found == "it takes no entry: READONLY"

@@ -1,6 +1,7 @@
 """The log's reader stops reading: the dispatcher goes on, answers, and stops when it is told to."""
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 
 from dispatcher.embedded import launch
 from tests.support.child import OURS
+from tests.support.proxy import StartProxy
 from tests.support.rows import insert_events, statuses
 from tests.support.waiting import becomes, until
 
@@ -104,6 +106,42 @@ async def test_nobody_reads_the_log(unread: Start, db: Db, processes: int) -> No
     child.process.terminate()
     async with asyncio.timeout(60):
         assert await child.process.wait() == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_nobody_reads_the_log_in_an_outage_of_redis(
+    unread: Start, db: Db, redis_url: str, proxy: StartProxy, processes: int
+) -> None:
+    """From its first line on nobody reads what it says of it, at the level that is the default."""
+    through = await proxy(redis_url)
+    place = f"--redis-url={through.via(redis_url)}"
+    child, url = await unread(f"--processes={processes}", "--log-level=INFO", place)
+    await becomes(lambda: answer(f"{url}/ready"), (200, '{"status": "ready"}'))
+    fill(child.reader)
+    through.refuse()
+    through.cut()
+    await insert_events(db, 20)
+
+    async def ready() -> int:
+        return (await answer(f"{url}/ready"))[0]
+
+    await becomes(ready, 503)
+    assert await answer(f"{url}/health") == (200, '{"status": "ok"}')
+    await through.restore()
+    await becomes(lambda: statuses(db), {"sent": 20})
+    assert await answer(f"{url}/health") == (200, '{"status": "ok"}')
+    child.process.terminate()
+    async with asyncio.timeout(60):
+        assert await child.process.wait() == 0
+
+
+def fill(reader: int) -> None:
+    """Write into the pipe until it takes no more."""
+    writer = os.open(f"/proc/self/fd/{reader}", os.O_WRONLY | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x")
+    os.close(writer)
 
 
 HANDLERS = """

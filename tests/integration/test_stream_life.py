@@ -16,6 +16,7 @@ from dispatcher.core.events import AuditChanged, Republished, Settled
 from dispatcher.embedded import EmbeddedPostgres
 from dispatcher.infra.postgres.migrations import migrate
 from dispatcher.upkeep import redis_loss, stream_server
+from tests.support.command import RunCommand
 from tests.support.postgres import StartPostgres
 from tests.support.proxy import StartProxy
 from tests.support.redis import StartValkey
@@ -403,7 +404,7 @@ async def liar(redis_url: str) -> AsyncIterator[Liar]:
 
 @pytest.mark.promise("redis-loss")
 async def test_a_proxy_that_makes_up_run_ids_is_recognised_and_nothing_is_audited(
-    dispatcher: StartDispatcher, redis, redis_url, db, liar: Liar
+    dispatcher: StartDispatcher, redis, redis_url, db, liar: Liar, command: RunCommand
 ):
     url = f"redis://127.0.0.1:{liar.port}/0"
 
@@ -419,6 +420,7 @@ async def test_a_proxy_that_makes_up_run_ids_is_recognised_and_nothing_is_audite
         assert {(False, redis_loss.PROXY)} <= {*lost_sight(one), *lost_sight(two)}
         assert max(lost_sight(each).count((False, redis_loss.PROXY)) for each in (one, two)) == 1
         assert len({entry["event_id"] for entry in await read_stream(redis)}) == 500
+    assert "connections are told different run ids" in (await command("doctor", "--redis-url", url))[1]
 
 
 async def count(db: psycopg.AsyncConnection[Any]) -> int:

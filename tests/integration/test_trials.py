@@ -18,6 +18,7 @@ from dispatcher.ops import trial_list, trials
 from dispatcher.ops.doctor import schema
 from dispatcher.service import run
 from dispatcher.settings import Settings
+from tests.support.command import RunCommand
 from tests.support.psql import psql
 from tests.support.readme import ROOT
 from tests.support.rows import insert_events, read_stream, read_table, statuses
@@ -237,6 +238,22 @@ async def test_a_right_that_was_revoked(
     assert "sql/roles.sql" in found.remedy
     with pytest.raises(Misconfigured, match=re.escape("sql/roles.sql")):
         await start(relay)
+
+
+@pytest.mark.parametrize(
+    "right",
+    ["SELECT ON pg_locks", "SELECT ON pg_stat_activity", "EXECUTE ON FUNCTION pg_terminate_backend(integer, bigint)"],
+)
+async def test_a_right_of_the_catalogue_that_was_revoked(right: str, relay: str, db: Db, command: RunCommand) -> None:
+    """Without it no dispatcher that died or froze is succeeded; and who pauses hears what Postgres said."""
+    await db.execute(f"REVOKE {right} FROM PUBLIC".encode())  # of this database
+    tried_fence = (await tried(relay))["fence"]
+    assert (tried_fence.result, tried_fence.sqlstate) == ("refused", "42501")
+    assert "a superuser has to GRANT that" in tried_fence.remedy
+    assert re.findall(r"pg_\w+", right)[0] in tried_fence.words
+    if "pg_locks" in right:
+        code, said = await command("pause", "--database-url", relay)
+        assert (code, "permission denied for view pg_locks" in said) == (2, True)
 
 
 @pytest.mark.parametrize(

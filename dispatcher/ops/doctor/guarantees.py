@@ -58,9 +58,11 @@ GUARANTEES = (
     Guarantee(
         "killed",
         "the rows of a dispatcher that died are finished by another",
-        ("postgres", "listen", "try-take-over", "redis-rights"),
+        ("postgres", "listen", "try-take-over", "try-fence", "redis-rights"),
     ),
-    Guarantee("frozen", "a dispatcher that froze doubles nothing when it thaws", ("listen", "redis-rights")),
+    Guarantee(
+        "frozen", "a dispatcher that froze doubles nothing when it thaws", ("listen", "try-fence", "redis-rights")
+    ),
     Guarantee(
         "postgres-crash",
         "after a crash of Postgres nothing is doubled",
