@@ -1,4 +1,4 @@
-"""Kept aside: what Postgres refuses to settle leaves its lane, and is tried apart until it is settled.
+"""Kept aside: what Postgres refuses to settle leaves its lane, and is tried again until it is settled.
 
 A trigger, a constraint or a missing right may refuse one row, and would hold its whole batch. A round begins with all
 rows of a batch and goes on with halves of what is refused, down to single rows: what can be settled is. The rest is

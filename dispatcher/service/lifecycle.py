@@ -74,6 +74,7 @@ class Service:
         sessions = Sessions(s, f"{token} {name}", observe=self._observe, rng=rng)  # Postgres keeps 63 bytes of that
         order: Order | None = None
         if s.order != "none" and s.enabled:
+            # The registry is made below: nobody asks for the id before a session is open.
             order = Order(s, sessions, dispatcher_id=lambda: self._registry.id, observe=self._observe)
         doorbell = Doorbell(
             sessions.control,

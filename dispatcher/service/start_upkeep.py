@@ -34,7 +34,7 @@ def start_upkeep(tasks: TaskGroup, c: Context, engine: Engine, order: Order | No
         claims_in_flight=engine.claims_in_flight,
         rows_released=engine.rows_released,
         observe=c.observe,
-        slots=SlotHandover(keeper, c.observe) if keeper else None,
+        handover=SlotHandover(keeper, c.observe) if keeper else None,
     )
     tasks.start_soon(takeover.run, upkeep, name="takeover")
     if order is not None and keeper is not None:

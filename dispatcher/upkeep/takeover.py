@@ -52,7 +52,7 @@ class Takeover:
         claims_in_flight: Callable[[], Collection[str]],
         rows_released: Callable[[], None],
         observe: Observer,
-        slots: SlotHandover | None = None,
+        handover: SlotHandover | None = None,
         window: int = WINDOW,
         every_s: float = EVERY_S,
         clock: Callable[[], float] = monotonic,
@@ -72,7 +72,7 @@ class Takeover:
         self._claims_in_flight = claims_in_flight  # our own
         self._rows_released = rows_released
         self._observe = observe
-        self._slots = slots  # None: no order is kept
+        self._handover = handover  # None: no order is kept
         self._told: set[int] = set()  # ids of the dead that had no rows, and are told of
         self._after: tuple[str, int] = ("-infinity", 0)
         self._session: Session | None = None  # the session of the last look
@@ -105,11 +105,11 @@ class Takeover:
 
     async def take_over_owners(self, session: Session) -> None:
         """Take over from the dead, and with an order from owners of slots that are frozen with nothing in hand."""
-        if self._slots is not None:
-            await self._slots.fence_frozen(session, self._search.connections(), self._deadline_s)
+        if self._handover is not None:
+            await self._handover.fence_frozen(session, self._search.connections(), self._deadline_s)
         await self.take_over_dead(session)
-        if self._slots is not None:
-            await self._slots.free(session)
+        if self._handover is not None:
+            await self._handover.free(session)
 
     async def take_over_dead(self, session: Session) -> int:
         """Take over from every dispatcher whose lock is free; returns how many rows."""
@@ -132,8 +132,8 @@ class Takeover:
                     self._observe(TakenOver(0, name, died=True))
                 self._told.add(owner)
                 total += rows
-                if self._slots is not None:
-                    await self._slots.free(session)
+                if self._handover is not None:
+                    await self._handover.free(session)
                 await session.fetch(load("sign_off"), {"id": owner})  # nothing, while rows wait for their node
             finally:
                 await session.fetch(f"SELECT pg_advisory_unlock({locks.REGISTRY}, %(id)s::integer)", {"id": owner})
@@ -142,8 +142,8 @@ class Takeover:
     async def _fence_dead(self, session: Session, owner: int, name: str) -> list[str]:
         """Fence a dispatcher. Returns the claims that it cannot publish, settle or release any more."""
         connections, deadline_s = self._search.connections(), self._deadline_s
-        if self._slots is not None and await self._slots.revoke(session, owner, name):
-            await self._slots.fence(session, connections, owner, name, deadline_s)
+        if self._handover is not None and await self._handover.revoke(session, owner, name):
+            await self._handover.fence(session, connections, owner, name, deadline_s)
             # After the fence: it owns nothing, so it claims nothing, and a claim that was under way has ended.
             return await self._claims_of(session, owner)
         # Before the fence: what it claims on a session that is opened after it, it may publish.

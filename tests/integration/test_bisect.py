@@ -1,4 +1,4 @@
-"""Rows on which the connection to Redis is cut are published apart, down to the one that does it; outages are not."""
+"""Rows on which the connection to Redis is cut are isolated, down to the one that does it; outages are not."""
 
 import re
 from random import Random
@@ -19,7 +19,7 @@ from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.relay.policy import ClaimPolicy, StreamPolicy
-from dispatcher.relay.stream.bisect import ApartBatch, PoisonBisector
+from dispatcher.relay.stream.bisect import IsolatedBatch, PoisonBisector
 from dispatcher.relay.stream.gate import SinkGate
 from tests.support.proxy import Direction, Filter, StartProxy
 from tests.support.rows import STREAM, insert_events, one_row, read_stream, read_table, statuses
@@ -166,7 +166,7 @@ async def test_rows_that_come_while_leases_are_renewed(db: Db, database_url: str
     renewed = anyio.Event()
 
     async def renew() -> None:
-        assert await bisector._still_ours(ApartBatch(lane, first), []) == []
+        assert await bisector._still_ours(IsolatedBatch(lane, first), []) == []
         renewed.set()
 
     async with anyio.create_task_group() as tasks:

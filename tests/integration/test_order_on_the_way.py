@@ -270,7 +270,7 @@ async def test_each_prepared_transaction_is_a_writer_of_its_own(db: Db, database
 async def test_news_of_an_earlier_claim_does_not_let_go_what_a_later_one_holds(
     dispatcher: StartDispatcher, db: Db, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Event 1 failed before, so it is published apart. It is released, and claimed again before we hear of that."""
+    """Event 1 failed before, so it is isolated. It is released, and claimed again before we hear of that."""
     [first] = await add(db, "a", 1, status="retry", attempts=1)
     claimed_again, go = anyio.Event(), anyio.Event()
     asked, takes_entries, execute = list[bool](), PoisonBisector._takes_entries, Session._execute
@@ -303,7 +303,7 @@ async def test_news_of_an_earlier_claim_does_not_let_go_what_a_later_one_holds(
     assert await order_of(redis, "a") == [1, 2]
 
 
-async def test_an_entry_that_is_published_apart_tells_of_a_dead_event_for_all(
+async def test_an_entry_that_is_isolated_tells_of_a_dead_event_for_all(
     dispatcher: StartDispatcher, db: Db, redis: Redis
 ) -> None:
     """Event 2 follows the dead one, and failed once. Event 3 does not tell of it again."""

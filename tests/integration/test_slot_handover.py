@@ -46,7 +46,7 @@ class Successor:
             claims_in_flight=lambda: (),
             rows_released=lambda: None,
             observe=ours.tap,
-            slots=handover,
+            handover=handover,
         )
 
     async def look(self) -> None:

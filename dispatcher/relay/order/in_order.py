@@ -123,7 +123,7 @@ class InOrder:
     async def hold_back_waiting(self, session: Session, batch: Batch) -> Batch:
         """The batch without rows that have to wait for others: those are released. Raises SessionLost or psycopg.Error.
 
-        A row that was tried before holds its aggregate from here on, for it is published apart.
+        A row that was tried before holds its aggregate from here on, for it is isolated.
         """
         if batch.undone_by_trigger:  # of which rows is not known, so none may be published
             await release(session, [batch.claim_id])

@@ -1,7 +1,7 @@
-"""Bisect: rows that may be what closes the connection are published apart, down to the one that does it.
+"""Bisect: rows that may be what closes the connection are isolated, down to the one that does it.
 
 A batch that keeps killing the connection while Redis works holds a row that Redis, or a proxy before it, cannot take.
-Its rows, and those that failed before, are published apart, on a connection of their own, so that the lanes go on
+Its rows, and those that failed before, are isolated, on a connection of their own, so that the lanes go on
 meanwhile. When that one is cut, what is not in the stream is tried in halves. A row that is cut off twice while it is
 alone there is the cause, and costs an attempt.
 
@@ -36,15 +36,15 @@ PROOFS = 2  # so often a row must be cut off alone before it is charged
 
 
 @dataclass(frozen=True, slots=True)
-class ApartBatch:
-    """Rows of one claim that are published apart, and the lane whose session settles them."""
+class IsolatedBatch:
+    """Rows of one claim that are isolated, and the lane whose session settles them."""
 
     postgres: ReconnectingSession
     batch: Batch
 
 
 class PoisonBisector:
-    """Publishes rows apart, one batch at a time. Its state is written by run(), but for the queue, which lanes fill."""
+    """Publishes isolated rows, one batch at a time. Its state is written by run(), its queue by the lanes."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class PoisonBisector:
         self._reconciler = Reconciler(lease_s=policy.claims.lease_s, stopping=stopping, observe=observe, rng=rng)
         self._leases = LeaseRenewer(observe, rng)  # of the rows that are tried
         self._waiting_leases = LeaseRenewer(observe, rng)  # of all that wait here
-        self._queue: deque[ApartBatch] = deque()
+        self._queue: deque[IsolatedBatch] = deque()
         self._changed = anyio.Event()  # replaced by whoever sets it
         self._lost_server = LostServer(gate, publisher, stopping=stopping, observe=observe, rng=rng)
         self.order: InOrder | None = None  # set by the relay
@@ -86,7 +86,7 @@ class PoisonBisector:
 
     async def add(self, postgres: ReconnectingSession, batch: Batch) -> None:
         """Take over rows of a claim; waits while there are too many here."""
-        case = ApartBatch(postgres, batch)
+        case = IsolatedBatch(postgres, batch)
         if self._stopping.is_set():
             await self._release(case, batch.rows)
             return
@@ -116,7 +116,7 @@ class PoisonBisector:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
-    async def _narrow(self, case: ApartBatch) -> None:
+    async def _narrow(self, case: IsolatedBatch) -> None:
         alone = [[row] for row in case.batch.rows if row.suspect]
         others = [row for row in case.batch.rows if not row.suspect]
         pieces = [*reversed(alone), *([others] if others else [])]  # the last one first
@@ -132,7 +132,7 @@ class PoisonBisector:
             if ours:
                 pieces += await self._try(case, ours)
 
-    async def _in_order(self, case: ApartBatch, order: InOrder, piece: list[ClaimedRow]) -> list[ClaimedRow]:
+    async def _in_order(self, case: IsolatedBatch, order: InOrder, piece: list[ClaimedRow]) -> list[ClaimedRow]:
         """What waits for no row that failed here; the rest is released. What is not ours any more is left out."""
         ours = await self._still_ours(case, piece)
         order.lost([row.id for row in piece if row not in ours])
@@ -150,13 +150,13 @@ class PoisonBisector:
         self._gate.note_outcomes(BatchOutcomes(sink_error=why))
         return False
 
-    async def _is_calm(self, case: ApartBatch, pieces: list[list[ClaimedRow]]) -> bool:
+    async def _is_calm(self, case: IsolatedBatch, pieces: list[list[ClaimedRow]]) -> bool:
         rows = [row for piece in pieces for row in piece]
         return await self._lost_server.wait_until_calm(
             self._policy.claims.lease_s / 8, lambda: self._still_ours(case, rows)
         )
 
-    async def _still_ours(self, case: ApartBatch, rows: list[ClaimedRow]) -> list[ClaimedRow]:
+    async def _still_ours(self, case: IsolatedBatch, rows: list[ClaimedRow]) -> list[ClaimedRow]:
         """Renew the leases of all that wait here, now and then, and of these rows; those that are still ours."""
         floor = self._gate.connection.floor  # none of them is in the stream now
         if self._waiting_leases.due(self._policy.claims.lease_s / 8):
@@ -170,7 +170,7 @@ class PoisonBisector:
             if self._stopping.is_set():
                 return []
 
-    async def _try(self, case: ApartBatch, rows: list[ClaimedRow]) -> list[list[ClaimedRow]]:
+    async def _try(self, case: IsolatedBatch, rows: list[ClaimedRow]) -> list[list[ClaimedRow]]:
         """Publish and settle; what is to be tried again, in the pieces it is to be tried in, the last one first."""
         connection = self._gate.connection
         piece = case.batch._replace(rows=rows, floor=connection.floor)
@@ -230,6 +230,6 @@ class PoisonBisector:
         self._observe(ClosedConnection(row.id, size))
         return []
 
-    async def _release(self, case: ApartBatch, rows: list[ClaimedRow]) -> None:
+    async def _release(self, case: IsolatedBatch, rows: list[ClaimedRow]) -> None:
         outcomes = BatchOutcomes(released=[row.id for row in rows])
         await self._completer.settle(case.postgres, case.batch, outcomes)

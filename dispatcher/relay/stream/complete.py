@@ -53,7 +53,7 @@ class BatchCompleter:
         *,
         also: Collection[Batch] = (),
     ) -> list[ClaimedRow]:
-        """Wait for the replies, decide, settle. Returns the rows to be published apart, which are still claimed.
+        """Wait for the replies, decide, settle. Returns the rows to be isolated, which are still claimed.
 
         `also`: other rows of the claim, whose leases are renewed while this batch waits for the sink.
         """
@@ -61,22 +61,22 @@ class BatchCompleter:
         outcomes = self.decide(batch, sent, replies)
         self.tell_published(batch, replies)
         error = outcomes.sink_error
-        apart: list[ClaimedRow] = []
+        isolated: list[ClaimedRow] = []
         if outcomes.unknown:
             unanswered = set(outcomes.unknown)
             await self._reconciler.reconcile(self._gate, postgres, batch, outcomes, also=also)
             # If Redis answered a row with an error before it closed the connection, that row is the cause.
             if was_cut(replies) and not outcomes.retries:
-                apart = self._cut_again([row for row in batch.rows if row.id in unanswered], outcomes)
-                if apart and not (sent.incarnation and sent.incarnation.lives_on(outcomes.incarnation)):
-                    suspect_of_loss(apart, outcomes)
-                    apart = []
+                isolated = self._cut_again([row for row in batch.rows if row.id in unanswered], outcomes)
+                if isolated and not (sent.incarnation and sent.incarnation.lives_on(outcomes.incarnation)):
+                    suspect_of_loss(isolated, outcomes)
+                    isolated = []
         elif self._cut_once:
             self._cut_once.difference_update(outcomes.sent_ids)
-        keep = [*also, batch._replace(rows=apart)]
+        keep = [*also, batch._replace(rows=isolated)]
         await self.settle(postgres, batch, outcomes, also=keep)
         await self._end(postgres, began, error)
-        return apart
+        return isolated
 
     def decide(self, batch: Batch, sent: SentBatch, replies: list[Reply]) -> BatchOutcomes:
         """What became of each row, by these replies. The gate and the order learn of it."""

@@ -29,7 +29,7 @@ Answer = asyncio.Future[list[Any]]
 
 
 class WrittenPart(NamedTuple):
-    """What a turn wrote to one sink, and the rows that are published apart because they failed before.
+    """What a turn wrote to one sink, and the rows that are isolated because they failed before.
 
     `began`: the turn, in monotonic seconds.
     """
@@ -38,7 +38,7 @@ class WrittenPart(NamedTuple):
     batch: Batch
     sent: SentBatch
     began: float
-    apart: list[ClaimedRow]
+    isolated: list[ClaimedRow]
 
 
 class Finisher:
@@ -79,7 +79,7 @@ class Finisher:
         taken, replies = list[tuple[WrittenPart, BatchOutcomes]](), list[Reply]()
         for part in parts:
             answers = await replies_of(part.sent)  # at once: all of them have come
-            if part.apart or not all(type(each) is bytes for each in answers):  # bytes: an entry id
+            if part.isolated or not all(type(each) is bytes for each in answers):  # bytes: an entry id
                 self._start_in_background(part, partial(self._complete, postgres, part))
                 continue
             taken.append((part, part.sink.completer.decide(part.batch, part.sent, answers)))
@@ -124,13 +124,13 @@ class Finisher:
     @staticmethod
     async def _complete(postgres: ReconnectingSession, part: WrittenPart) -> None:
         batch, sink = part.batch, part.sink
-        waiting = [batch._replace(rows=part.apart)]  # for the bisector
-        apart = [
-            *part.apart,
+        waiting = [batch._replace(rows=part.isolated)]  # for the bisector
+        isolated = [
+            *part.isolated,
             *await sink.completer.complete(postgres, batch, part.sent, part.began, also=waiting),
         ]
-        if apart:
-            await sink.bisector.add(postgres, batch._replace(rows=apart))
+        if isolated:
+            await sink.bisector.add(postgres, batch._replace(rows=isolated))
 
 
 async def _answered(

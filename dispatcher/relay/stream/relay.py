@@ -37,7 +37,7 @@ LOOK_WHILE_PAUSED_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SinkParts:
-    """What a sink is made of. `bisector_gate`: for rows that are published apart.
+    """What a sink is made of. `bisector_gate`: for rows that are isolated.
 
     `slots`: rows of these slots go to this sink; empty: all rows.
     """
@@ -154,8 +154,8 @@ class StreamRelay:
 
     def claims_in_flight(self) -> set[str]:
         """The ids of the claims that are worked on."""
-        apart = set[str]().union(*(sink.bisector.claims for sink in self._sinks.all))
-        return self._claimer.in_flight | apart | self._settler.aside.claims
+        isolated = set[str]().union(*(sink.bisector.claims for sink in self._sinks.all))
+        return self._claimer.in_flight | isolated | self._settler.aside.claims
 
     def unfinished(self) -> int:
         """How many claims may still be made, published or settled."""
@@ -271,15 +271,15 @@ class StreamRelay:
         sink.flow.spend(len(batch.rows))
         # Rows that failed before go to the bisector's connection, so a poison row cannot cut this one. A trial stays
         # here: it must test this connection.
-        apart = [] if allowance.trial else [row for row in batch.rows if row.attempts or row.suspect]
-        if apart:
+        isolated = [] if allowance.trial else [row for row in batch.rows if row.attempts or row.suspect]
+        if isolated:
             batch = batch._replace(rows=[row for row in batch.rows if not row.attempts and not row.suspect])
         connection = sink.gate.connection
         if connection.epoch == allowance.connection_epochs.get(number):
             sent = send(connection, self._policy.entry, batch, self._policy.publish_timeout_s)
         else:  # connected again meanwhile: not audited yet, or the batch's floor is of another incarnation
             sent = unsent(batch, "the connection was replaced before it")
-        return WrittenPart(sink, batch, sent, allowance.began, apart)
+        return WrittenPart(sink, batch, sent, allowance.began, isolated)
 
     async def _note_claim(self, batch: Batch, allowance: Allowance) -> None:
         """Decide how the next turn wakes, and whether other dispatchers are needed."""
