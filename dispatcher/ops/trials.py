@@ -13,6 +13,7 @@ from typing import Literal
 import psycopg
 
 from dispatcher.core.errors import Misconfigured, SessionLost
+from dispatcher.core.findings.remedies import GIVE_RIGHTS
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.trial_list import TRIALS, Trial, of_row, parameters
@@ -39,10 +40,7 @@ class Tried:
         """What to do about a refusal."""
         match (self.sqlstate or "")[:2]:
             case "42" if self.sqlstate == "42501":
-                return (
-                    "run sql/roles.sql again as the owner, and grant this role the role outbox_dispatcher; where it "
-                    "names something of Postgres itself (pg_...), a superuser has to GRANT that"
-                )
+                return f"{GIVE_RIGHTS}; where it names what is Postgres's own (pg_...), a superuser has to GRANT that"
             case "42":
                 return "run `dispatcher migrate` as the owner"
             case "55" if self.sqlstate == "55000":

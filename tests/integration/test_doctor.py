@@ -226,7 +226,7 @@ async def test_a_right_is_missing(look: Examine, stranger: str) -> None:
     found = await look(stranger)
     assert found["rights"].level == "bad"
     assert "INSERT on messaging.message_dlq" in found["rights"].found
-    assert "outbox_dispatcher" in str(found["rights"].remedy)
+    assert "dispatcher sql roles" in str(found["rights"].remedy)  # the role may have been granted, and lack a right
 
 
 async def test_the_limit_is_that_of_the_role_that_logs_in(

@@ -235,7 +235,7 @@ async def test_a_right_that_was_revoked(
     await db.execute(f"REVOKE {right} FROM outbox_dispatcher".encode())
     found = (await tried(relay))[name]
     assert (found.result, found.sqlstate) == ("refused", "42501")
-    assert "sql/roles.sql" in found.remedy
+    assert "dispatcher sql roles" in found.remedy
     with pytest.raises(Misconfigured, match=re.escape("sql/roles.sql")):
         await start(relay)
 

@@ -341,6 +341,12 @@ def test_a_backlog_says_whether_it_falls():
         assert word in late.do
 
 
+def test_a_right_that_is_missing_is_told_with_the_command_that_gives_it():
+    refused = Trouble("refused", "claim: InsufficientPrivilege 42501: permission denied for table message_outbox", 9.0)
+    [said] = diagnose(replace(CALM, troubles=(refused,)), RecentWindow(), NOW)
+    assert "`dispatcher sql roles | psql OWNER_URL`" in said.do
+
+
 def test_a_refusal_of_postgres_that_is_over_explains_what_was_late():
     refused = replace(CALM, troubles=(Trouble("refused", "claim: 42501", NOW - 90),))
     assert [each.kind for each in diagnose(refused, RecentWindow(error_share=0.1), NOW)] == ["refused"]

@@ -1,10 +1,15 @@
 """The commands that a finding names for dead events and held aggregates: whole, so that they can be copied. Pure."""
 
 import re
+from collections.abc import Sequence
 from shlex import quote
 
 from dispatcher.core.process_state import DeadGroups
 
+GIVE_RIGHTS = (
+    "as the owner run `dispatcher sql roles | psql OWNER_URL` (sql/roles.sql); grant this role outbox_dispatcher"
+)
+TOO_LARGE = "bytes, DISPATCH_MAX_PAYLOAD_BYTES allows"
 LONGEST = 200  # characters of an option that is shown
 RAISE = (
     "Retrying does not help until the limit is raised: set DISPATCH_MAX_PAYLOAD_BYTES above {}, "
@@ -21,6 +26,13 @@ def of_group(code: str | None) -> str | None:
 def _quoted(text: str) -> str:
     """For a shell. In double quotes where single ones would be hard to read, and nothing in it is special there."""
     return f'"{text}"' if "'" in text and not set('"$`\\!') & set(text) else quote(text)
+
+
+def before_retry(code: str | None, figures: Sequence[Sequence[int]]) -> str:
+    """What comes before the retry of a group of errors. `figures`: least and greatest of those that differ."""
+    if code is None or TOO_LARGE not in code:
+        return "Mend the cause, then"
+    return RAISE.format(str(figures[0][1]) if figures else "the size that its events say")
 
 
 def dead_do(groups: DeadGroups | None) -> str:
@@ -44,5 +56,5 @@ def held_do(head: int, error: str | None) -> str:
 
 def _too_large(error: str | None) -> str | None:
     """The size, where the error says that the event is larger than is allowed."""
-    found = re.search(r"(\d+) bytes, DISPATCH_MAX_PAYLOAD_BYTES allows", error or "")
+    found = re.search(rf"(\d+) {TOO_LARGE}", error or "")
     return found and found[1]

@@ -151,6 +151,11 @@ OUT_OF_MEMORY = (
     "Raise maxmemory, or delete other keys. Do not trim the stream: what is unread in it would be lost. No event is "
     "lost and no attempt is used up: events go out within about a second once there is room.",
 )
+RIGHT_MISSING = "42501"  # SQLSTATE
+RIGHT_DO = (
+    "A right is missing. As the owner of the tables: `dispatcher sql roles | psql OWNER_URL`, and grant the "
+    "dispatchers' role outbox_dispatcher. `dispatcher doctor` names the right (`rights`). It goes on by itself."
+)
 REFUSED = "refused us"  # of the user or the password: Redis is up
 REFUSED_DO = (
     "Give the dispatchers the user and password that Redis takes: in REDIS_URL, then restart them; or in the file of "
@@ -179,6 +184,8 @@ def remedy(kind: TroubleKind, reason: str | None) -> str:
     """The next step for a person. Redis that is up and refuses needs another one than Redis that is away."""
     if kind == "redis" and reason and OOM.search(reason):
         return OUT_OF_MEMORY[1]
+    if kind == "refused" and reason and RIGHT_MISSING in reason:
+        return RIGHT_DO
     if kind == "backpressure" and reason:
         return TROUBLES[kind].do.replace("GROUP", quote(group_of(reason)))
     return REFUSED_DO if kind == "redis" and reason and REFUSED in reason else TROUBLES[kind].do

@@ -4,6 +4,7 @@ import re
 
 from dispatcher.core.counted import counted
 from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
+from dispatcher.core.findings.remedies import GIVE_RIGHTS
 from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.tables import missing, unfit, why_copy
@@ -54,9 +55,7 @@ async def rights(session: Session) -> Finding:
     """Check this role's rights for all that a dispatcher does."""
     denied = [what for (what,) in await session.fetch(load("rights"))]
     if denied:
-        return bad(
-            "rights", f"this role lacks {'; '.join(denied)}", "grant it the role outbox_dispatcher (sql/roles.sql)"
-        )
+        return bad("rights", f"this role lacks {'; '.join(denied)}", GIVE_RIGHTS)
     return ok("rights", "this role may do what a dispatcher does")
 
 
