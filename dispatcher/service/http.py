@@ -17,9 +17,9 @@ from dispatcher.sidecar import app
 from dispatcher.sidecar.access import AccessControl
 from dispatcher.sidecar.controls import Controls
 from dispatcher.sidecar.dead_letters import DeadLetters
-from dispatcher.sidecar.events import Events
 from dispatcher.sidecar.held import HeldAggregates
 from dispatcher.sidecar.openapi import document
+from dispatcher.sidecar.outbox_events import Events
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from aiohttp import web
 from dispatcher.core.errors import DispatcherError, SessionLost
 from dispatcher.ops.dead_letters.find import TooLarge
 from dispatcher.ops.dead_letters.identity import EventRef
-from dispatcher.ops.events import WrongQuestion
+from dispatcher.ops.outbox_events import WrongQuestion
 from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.params import body_of, event_in_path, events_of, parameters, required_text, text_of
 

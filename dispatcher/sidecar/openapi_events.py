@@ -1,8 +1,7 @@
 """The part of the OpenAPI document that is about all events, the pause and the consumer groups."""
 
 from dispatcher.ops.dead_letters.find import PAGE
-from dispatcher.ops.events import COUNTED, KEY, STATUSES
-from dispatcher.sidecar.events import LIMIT, LONGEST
+from dispatcher.ops.outbox_events import COUNTED, KEY, STATUSES
 from dispatcher.sidecar.openapi_parts import (
     BY,
     COUNT,
@@ -25,6 +24,7 @@ from dispatcher.sidecar.openapi_parts import (
     ref,
     reply,
 )
+from dispatcher.sidecar.outbox_events import LIMIT, LONGEST
 
 EVENT: dict[str, Json] = {
     "id": NUMBER,

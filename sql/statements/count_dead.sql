@@ -2,7 +2,7 @@
 -- Parameters: bound (count no further).
 -- Returns: one row: dead events, counted as dead_stats counts them; JSON that says when the newest of them died (`at`, Unix seconds)
 --   and of what (`error`); NULL: the hundred newest copies hold no dead event.
--- Loaded by: dispatcher/ops/doctor/activity.py, dispatcher/ops/events.py, dispatcher/ops/status.py, dispatcher/upkeep/gauges.py
+-- Loaded by: dispatcher/ops/doctor/activity.py, dispatcher/ops/outbox_events.py, dispatcher/ops/status.py, dispatcher/upkeep/gauges.py
 -- Index: message_outbox_dead_idx, message_dlq_open_key, message_dlq_died_at_idx, and the keys of message_outbox.
 SELECT
     (

@@ -2,7 +2,7 @@
 -- Parameters: id (of the row that was), event_id, message_id, aggregate_id (or type/aggregate_id), each NULL: not by it; limit.
 -- Returns: one row: a JSON array of the events, those inserted last first. A copy that was replayed says 'sent': its row went out, and
 --   was pruned.
--- Loaded by: dispatcher/ops/events.py
+-- Loaded by: dispatcher/ops/outbox_events.py
 -- Index: message_dlq_event_id_idx; by another name none, it reads the dead-letter queue.
 WITH page AS MATERIALIZED (
     SELECT DISTINCT ON (d.outbox_id) d.*

@@ -1,7 +1,7 @@
 -- event_counts: counts what is not settled, by status.
 -- Parameters: bound (count no further), now (NULL: the server's clock).
 -- Returns: one row: pending, scheduled, picked and retry, and whether all were counted.
--- Loaded by: dispatcher/ops/events.py
+-- Loaded by: dispatcher/ops/outbox_events.py
 -- Index: message_outbox_due_idx, no further than the bound.
 SELECT
     count(*) FILTER (WHERE u.status = 'pending' AND u.due),

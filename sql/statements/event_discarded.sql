@@ -3,7 +3,7 @@
 --   from the newest), window (copies to look at), limit, event_type, aggregate_type, aggregate_id, last_error ('': without one),
 --   error_code (as messaging.error_code makes it), error_like (contained, in any case), each NULL: any.
 -- Returns: one row: a JSON array of the events, and the key of the next page (NULL: there is none).
--- Loaded by: dispatcher/ops/events.py
+-- Loaded by: dispatcher/ops/outbox_events.py
 -- Index: message_dlq_died_at_idx, no further than the window; message_history_event_idx.
 WITH seen AS MATERIALIZED (
     SELECT d.*

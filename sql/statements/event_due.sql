@@ -4,7 +4,7 @@
 --   (pending, scheduled, picked or retry), event_type, aggregate_type, aggregate_id, last_error ('': without one), error_code (as
 --   messaging.error_code makes it), error_like (contained, in any case), each NULL: any; now (NULL: the server's clock).
 -- Returns: one row: a JSON array of the events, and the key of the next page (NULL: there is none).
--- Loaded by: dispatcher/ops/events.py
+-- Loaded by: dispatcher/ops/outbox_events.py
 -- Index: message_outbox_due_idx, no further than the window.
 WITH key AS MATERIALIZED (
     SELECT CASE

@@ -2,7 +2,7 @@
 -- Parameters: id (of the row) or event_id, the other one NULL; payload (whether to read payload and headers), at_most (bytes); now (NULL:
 --   the server's clock).
 -- Returns: its JSON object (NULL: larger than at_most). No row: there is no event of that id.
--- Loaded by: dispatcher/ops/events.py
+-- Loaded by: dispatcher/ops/outbox_events.py
 -- Index: message_outbox_pkey or message_outbox_event_id_key; message_dlq_event_id_idx, or the dead-letter queue is read where the row is
 --   gone; message_history_event_idx.
 WITH row AS MATERIALIZED (

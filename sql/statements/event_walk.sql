@@ -3,7 +3,7 @@
 --   event_type, aggregate_type, aggregate_id, each NULL: any; any_id (message_id, aggregate_id or type/aggregate_id is this text; NULL: any); now (NULL:
 --   the server's clock).
 -- Returns: one row: a JSON array of the events, and the id before which the next page begins (NULL: there is none).
--- Loaded by: dispatcher/ops/events.py
+-- Loaded by: dispatcher/ops/outbox_events.py
 -- Index: message_outbox_pkey, no further than the window: nothing else is indexed, because an index would cost each insert.
 WITH page AS MATERIALIZED (
     SELECT s.*

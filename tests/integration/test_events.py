@@ -16,7 +16,7 @@ from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood,
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.dead_letters.decide import Decision, decide
-from dispatcher.ops.events import EventFilter, find, list_events
+from dispatcher.ops.outbox_events import EventFilter, find, list_events
 from dispatcher.service import targets as reach
 from dispatcher.stages.claim import new_claim_id
 from dispatcher.stages.settle import settle

@@ -15,7 +15,7 @@ from dispatcher.infra.postgres.session import Fetch
 from dispatcher.ops.dead_letters.decide import BulkDecision, DeadLetterSession, Decision
 from dispatcher.ops.dead_letters.find import Filter, count
 from dispatcher.ops.dead_letters.identity import EventRef
-from dispatcher.ops.events import show
+from dispatcher.ops.outbox_events import show
 from dispatcher.ops.session import operator
 
 PAST = {"retry": "Retried", "discard": "Discarded"}

@@ -15,7 +15,7 @@ from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.dead_letters.find import PAGE, parts_of
 from dispatcher.ops.dead_letters.identity import EventRef
-from dispatcher.ops.events import STATUSES, EventFilter, EventPage, find, list_events, show
+from dispatcher.ops.outbox_events import STATUSES, EventFilter, EventPage, find, list_events, show
 from dispatcher.ops.pause import read_acknowledgements
 from dispatcher.ops.session import OperatorSession
 

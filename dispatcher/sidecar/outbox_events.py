@@ -10,7 +10,7 @@ from dispatcher.core.events import DeadRetried, Observer, RetriedNow
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.ops.dead_letters.decide import Decision, decide
 from dispatcher.ops.dead_letters.find import PAGE
-from dispatcher.ops.events import STATUSES, EventFilter, EventPage, count_events, find, list_events, show
+from dispatcher.ops.outbox_events import STATUSES, EventFilter, EventPage, count_events, find, list_events, show
 from dispatcher.sidecar.asking import decided_on, explained, json_answer
 from dispatcher.sidecar.dead_letters import FORBIDDEN
 from dispatcher.sidecar.errors import Refusal
