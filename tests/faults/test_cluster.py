@@ -219,6 +219,18 @@ async def test_a_node_is_away_at_the_start(order: str, shard_world: StartShardWo
         await until(signed_off, "the dead dispatcher is signed off")
 
 
+@pytest.mark.promise("killed")
+async def test_a_dispatcher_is_killed(shard_world: StartShardWorld) -> None:
+    """With entries on their way to all three nodes, which carry them out when it is dead already."""
+    fault_name = "Cluster, 8 shards: kill -9 with entries on their way to the nodes"
+    async with shard_world(DISPATCH_LEASE_MS="60000") as w, broken(w, w.cluster, fault_name) as (one, fault):
+        await w.dispatcher(REDIS_URL=w.cluster.url)
+        with frozen(*w.cluster.nodes[: w.cluster.primaries]):
+            await until(lambda: w.picked(one), "it has rows in hand")
+            await one.kill()
+        fault.heal()
+
+
 @pytest.mark.promise("redis-outage")
 async def test_slots_move_to_a_node_that_joined(shard_world: StartShardWorld) -> None:
     async with shard_world() as w:
