@@ -355,6 +355,36 @@ async def test_handlers(cli: StartCli, db: psycopg.AsyncConnection, database_url
     assert "no address" in str(await cursor.fetchone())
 
 
+async def test_the_handler_that_waits_for_eight_is_not_buried_before(
+    cli: StartCli, db: psycopg.AsyncConnection, database_url: str, tmp_path: Path
+) -> None:
+    """The time is the only thing that is changed: a tenth of a second before the shop opens, at each call."""
+    text = code("Handle events in Python", "python", page("how-to/handlers.md"))
+    early = text.replace("datetime.now(UTC)", "datetime(2026, 6, 1, 7, 59, 59, 900_000, tzinfo=UTC)")
+    assert early != text
+    (tmp_path / "early.py").write_text(early)
+    ours = {"DATABASE_URL": database_url, "DISPATCHER_ENABLED": "true", "PYTHONPATH": str(tmp_path)}
+    relay = await cli("run", "--handlers=early", "--unrouted=dead", "--max-attempts=2", "--log-level=DEBUG", env=ours)
+    await insert_events(
+        db, 1, event_type="mail.requested", payload='{"to": "a@b"}', occurred_at="2026-06-01 07:00:00+00"
+    )
+
+    async def waits() -> bool:
+        [row] = await read_table(db)
+        return (row["status"], row["attempts"], row["last_error"]) == ("retry", 0, "Wait: the shop is closed")
+
+    for _ in range(5):
+        before = (await read_table(db))[0]["next_run_at"]
+        await until(waits, "it waits, and has cost no attempt")
+        await until(functools.partial(_later, db, before), "it is called again")
+    assert await statuses(db) in ({"retry": 1}, {"picked": 1})
+    await relay.terminate()
+
+
+async def _later(db: psycopg.AsyncConnection, than: object) -> bool:
+    return (await read_table(db))[0]["next_run_at"] != than
+
+
 async def _line(stream: asyncio.StreamReader) -> str:
     async with asyncio.timeout(60):
         return (await stream.readline()).decode()
