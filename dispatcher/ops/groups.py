@@ -42,13 +42,14 @@ class GroupState:
     last_read_age_s: float | None
     exempt: bool  # from backpressure: what it has not read may be trimmed
     dead: int | None = None
+    guarded: bool = True  # publishing waits for it; not so before Redis 7
 
     def verdict(self, maxlen: int | None) -> str:
         """What is wrong with it, in a few words; "" when nothing is."""
         if self.exempt:
             return "exempt, loses unread entries" if maxlen and self.lag >= maxlen else "exempt"
         if maxlen and self.lag >= HOLD_BACK_AT * maxlen:
-            return "holds publishing back"
+            return "holds publishing back" if self.guarded else "loses unread entries: a Redis before 7 holds nothing"
         if self.lag and (self.last_read_age_s is None or self.last_read_age_s > UNREAD_S):
             return "nobody reads it"
         return "far behind" if maxlen and self.lag >= FAR_BEHIND * maxlen else ""
@@ -84,6 +85,7 @@ async def read_groups(asked: GroupsQuestion) -> tuple[list[StreamGroups], str | 
                 each.last_read_age_s,
                 is_exempt(each.name, asked.exempt),
                 each.dead,
+                info.tells,
             )
             for each in info.groups
         )

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from dispatcher.core.layout import Layout
 from dispatcher.infra.redis.client import open_client
+from dispatcher.ops.groups import GroupsQuestion, GroupState, read_groups
 from tests.support.command import HearCommand
 from tests.support.consumers import DEAD, GROUP, consuming, group, publish
 from tests.support.readme import blocks, page
@@ -257,3 +258,15 @@ async def test_in_a_cluster_each_shard_is_asked_where_it_lies(
 async def test_wrong_usage(arguments: list[str], words: str, heard: HearCommand):
     code, _, err = await heard("groups", *arguments)
     assert (code, words in err) == (2, True)
+
+
+async def test_a_group_that_nobody_waits_for_is_not_said_to_hold_anything(redis, redis_url):
+    """Before Redis 7 nobody is told what a group has read, so its unread entries are trimmed."""
+    await redis.xgroup_create(STREAM, "slow", id="0", mkstream=True)
+    for number in range(100):
+        await redis.xadd(STREAM, {"n": number})
+    [tells] = ["lag" in group for group in await redis.xinfo_groups(STREAM)]
+    [[stream], _] = await read_groups(GroupsQuestion(redis_url, (STREAM,), 100))
+    blind = "loses unread entries: a Redis before 7 holds nothing"
+    assert [group.verdict(100) for group in stream.groups] == ["holds publishing back" if tells else blind]
+    assert GroupState("slow", 100, 0, 0, None, exempt=False, guarded=False).verdict(100) == blind

@@ -382,7 +382,8 @@ async def test_the_handler_that_waits_for_eight_is_not_buried_before(
 
 
 async def _later(db: psycopg.AsyncConnection, than: object) -> bool:
-    return (await read_table(db))[0]["next_run_at"] != than
+    [row] = await read_table(db)
+    return bool(row["next_run_at"] != than)
 
 
 async def _line(stream: asyncio.StreamReader) -> str:
