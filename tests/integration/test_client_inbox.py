@@ -12,7 +12,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from anyio import to_thread
-from django.db import transaction
+from django.db import connections, transaction
 from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -150,8 +150,11 @@ async def test_what_no_event_can_be_is_refused_before_the_database_sees_it(url: 
     raw = await asyncpg.connect(url)
 
     def in_django(consumer: Any, event_id: Any) -> bool:
-        with transaction.atomic(using=django_alias):
-            return django.first_time(consumer, event_id, using=django_alias)
+        try:
+            with transaction.atomic(using=django_alias):
+                return django.first_time(consumer, event_id, using=django_alias)
+        finally:
+            connections[django_alias].close()  # that of this thread
 
     with psycopg.connect(url) as blocking:
         async with (

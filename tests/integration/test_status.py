@@ -55,6 +55,7 @@ async def test_what_waits_who_runs_and_who_reads(status, db, redis):
         "length": 1,
         "groups": [{"name": "websockets", "lag": 1, "pending": 0, "consumers": 0, "last_read_age_s": None, "dead": 0}],
         "read_to": None,
+        "tells": True,
     }
     assert found["problems"] == []
 
