@@ -110,15 +110,14 @@ class RedisLossAudit:
         self._lived = True
         gaps = await self._gaps(connection, _with_lives(incarnation, noted), noted)
         lives = {stream: known.life for stream, known in noted.items()}
-        republished, changed = 0, False
+        republished, why = 0, ""  # why: of the first stream of which something can be lost
         for stream in self._streams:
             if stream not in noted:
                 rows, another, lives[stream] = await self._audit_stream(now, stream, None, None)
-                republished, changed = republished + rows, changed or another is not None
-                why = another or ""
+                republished, why = republished + rows, why or another or ""
             elif stream in gaps:
                 *_, lives[stream] = await self._audit_stream(now, stream, gaps[stream], lives[stream])
-        if changed and not republished:
+        if why and not republished:
             self._observe(Republished(0, why))
         return replace(incarnation, lives=tuple((stream, lives[stream]) for stream in self._streams))
 

@@ -214,10 +214,11 @@ async def test_what_was_locked_is_claimed_by_the_owner_of_its_slot_alone(
             await becomes(lambda: sent(db), 1)
             async with dispatcher(**ORDER):
                 await becomes(lambda: shares_of(db), [128, 128])
+                # A lock that lets them be made due and keeps them from a claim: between the two none can be claimed.
+                await second.execute(lock.replace("UPDATE", "KEY SHARE"), (early,))
                 await db.execute(
                     "UPDATE messaging.message_outbox SET next_run_at = now() WHERE id = ANY (%s)", (early,)
                 )
-                await second.execute(lock, (early,))
                 for number in range(2, 5):
                     for name in names:  # an owner finds out that 1 is locked, for 3 is behind it
                         await add(db, name, number + 1)
