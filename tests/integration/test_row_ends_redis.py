@@ -164,5 +164,6 @@ async def test_a_redis_that_somebody_else_ends_again_and_again_charges_nobody(
                 await pass_time(0.02)
             await becomes(lambda: statuses(db), {"sent": sent})
         assert {row["attempts"] for row in await read_table(db)} == {0}
-        events = [entry["event_id"] for entry in await read_all(it.valkey)]
-        assert len(events) == len(set(events)) == sent
+    # It may have ended once more when all was sent: at the end of the block it is there.
+    events = [entry["event_id"] for entry in await read_all(it.valkey)]
+    assert len(events) == len(set(events)) == sent
