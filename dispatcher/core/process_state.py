@@ -59,6 +59,19 @@ class RunningDispatcher:
 
 
 @dataclass(frozen=True, slots=True)
+class SentBy:
+    """What a dispatcher noted in Postgres: how many events it sent since its start, `quiet_s` seconds after the last.
+
+    `heard_s`: since it wrote the note. Seconds and no times: each host has its own clock. `quiet_s` None: it sent none.
+    """
+
+    name: str
+    events: int
+    quiet_s: float | None
+    heard_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class StreamSample:
     """One of several streams: its key, its entries, what each group has yet to read, and since when nobody read it."""
 
@@ -172,6 +185,7 @@ class Sample:
     notification_queue_usage: float = 0.0  # of Postgres, 0 to 1
     group_dead: Mapping[str, int] = field(default_factory=dict)  # entries that consumers put away, where there are some
     ended: tuple[EndedDispatcher, ...] = ()  # as all dispatchers say
+    sent: tuple[SentBy, ...] = ()  # by each dispatcher, as it noted lately
 
     @property
     def overdue_s(self) -> float:

@@ -11,7 +11,7 @@ import anyio
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.findings.condition import Condition
 from dispatcher.core.known_groups import KnownGroup
-from dispatcher.core.process_state import EndedDispatcher
+from dispatcher.core.process_state import EndedDispatcher, SentBy
 from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.session import Fetch, Session
 from dispatcher.infra.sqlfiles import load
@@ -156,10 +156,17 @@ async def read_known_groups(fetch: Fetch) -> list[KnownGroup]:
     return [each for row in rows for each in _acknowledgement(row).condition.groups]
 
 
-async def read_ended(fetch: Fetch) -> list[EndedDispatcher]:
-    """Which dispatchers ended, as all say that wrote a note. Raises as `fetch` does."""
-    rows = await fetch(load("pause_progress"), None)
-    return [each for row in rows for each in _acknowledgement(row).condition.ended]
+async def read_ended_and_sent(fetch: Fetch) -> tuple[list[EndedDispatcher], list[SentBy]]:
+    """Which dispatchers ended, as all say that wrote a note; and what each sent that wrote one lately. Raises as
+    `fetch` does.
+    """
+    notes = [_acknowledgement(row) for row in await fetch(load("pause_progress"), None)]
+    sent = [
+        SentBy(each.name, *each.condition.sent, max(0.0, each.heard_s))
+        for each in notes
+        if each.condition.sent is not None and each.heard_s is not None and each.lately
+    ]
+    return [one for each in notes for one in each.condition.ended], sent
 
 
 async def _read_all(session: Session) -> list[Acknowledgement]:

@@ -104,6 +104,7 @@ class Service:
             layout=layout,
             observe=self._observe,
             condition=self._condition,
+            figures=lambda: {"sent": self._state.sent()},
         )
         doorbell.listener.on_control(self._pause.read_soon)
         self._state.changed = self._pause.read_soon

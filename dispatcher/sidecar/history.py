@@ -57,6 +57,7 @@ class RecentWindow:
     """The last minute, one figure of each kind: the console shows them as now, and the diagnosis is made of them."""
 
     events: float = 0.0  # a second
+    others: float | None = 0.0  # that other dispatchers send, a second; None: they have not noted it twice yet
     count: int = 0  # events the quantiles are of
     p50: float | None = None
     p95: float | None = None
@@ -152,6 +153,7 @@ class History:
         types = _types(last, first, now - self._readings[0][0])
         return RecentWindow(
             events=max(0, last.published - rate_first.published) / max(now - rate_then, 0.001),
+            others=_others_rate([reading for _, reading in self._readings]),
             count=latency.total,
             p50=latency.quantile(0.5),
             p95=p95,
@@ -203,6 +205,27 @@ def _lag_rates(readings: Sequence[ProcessState]) -> dict[str, float]:
     first, last = samples[0], samples[-1]
     common = first.group_lag.keys() & last.group_lag.keys()
     return {name: (last.group_lag[name] - first.group_lag[name]) / (last.at - first.at) for name in common}
+
+
+def _others_rate(readings: Sequence[ProcessState]) -> float | None:
+    """Of the notes of the last quarter of a minute: each dispatcher writes one every few seconds."""
+    last = readings[-1]
+    if last.sample is None:
+        return 0.0
+    at, total, known = last.sample.at, 0.0, False
+    others = [each for each in last.sample.sent if each.name not in last.names]
+    for other in others:
+        notes = [
+            (one.events, each.sample.at - one.heard_s)
+            for each in readings
+            if each.sample is not None and at - each.sample.at <= TREND_S
+            for one in each.sample.sent
+            if one.name == other.name
+        ]
+        (events, then), now = notes[0], at - other.heard_s
+        if now - then >= EVERY_S:
+            total, known = total + max(0, other.events - events) / (now - then), True
+    return total if known or not others else None
 
 
 def _backlog_rate(readings: Sequence[ProcessState]) -> float | None:

@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from dispatcher import __version__
+from dispatcher.core.findings.condition import NOTE_EVERY_S
 from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, VERY_LATE_S, level_of
 from dispatcher.core.findings.runbook import BASE
 from dispatcher.core.findings.troubles import TROUBLES
@@ -94,8 +95,10 @@ class Overview:
             "processes": reading.processes,
             "version": __version__,
             "started_at": reading.started_at,
-            "events_per_s": round(lately.events, 2),
+            "events_per_s": round(lately.events + (lately.others or 0.0), 2),
+            "others_per_s": None if lately.others is None else round(lately.others, 2),
             "silent_s": (silent_s := _silent_s(reading, now)),
+            "ever_sent": _last_sent(reading, now) is not None,
             "levels": _levels(reading, lately, silent_s, now),
             "types": [asdict(each) for each in lately.types],
             "more_types": lately.more_types,
@@ -125,6 +128,7 @@ class Overview:
             "streams": [_stream(one) for one in sample.streams] if sample else [],
             "dispatchers": [asdict(one) for one in sample.dispatchers] if sample else None,
             "dead": sample.dead if sample else None,
+            "newest_dead_at": sample.newest_dead_at if sample else None,
             "dead_groups": asdict(sample.dead_groups) if sample and sample.dead_groups else None,
             "lost_at": sample.loss.at if sample and sample.loss and now - sample.loss.at < KEPT_S else None,
             "held_head": _held_head(sample.held) if sample else None,
@@ -155,8 +159,24 @@ def _silent_s(reading: ProcessState, now: float) -> float | None:
     waits = sample is not None and sample.backlog and sample.overdue_s >= SILENT_S
     if not waits and not away:
         return None
-    silent_s = now - max(reading.published_at or 0.0, reading.started_at)
+    last = _last_sent(reading, now)
+    silent_s = now - (reading.started_at if last is None else last)
     return round(silent_s, 1) if silent_s >= SILENT_S else None
+
+
+def _last_sent(reading: ProcessState, now: float) -> float | None:
+    """When any dispatcher sent the last event, as far as is known; None: it is not known that any did."""
+    found = [] if reading.published_at is None else [reading.published_at]
+    sample = reading.sample
+    for each in sample.sent if sample else ():
+        if sample is None or each.name in reading.names or each.quiet_s is None:
+            continue
+        noted = sample.at - each.heard_s
+        found.append(noted - each.quiet_s)
+        if each.quiet_s < NOTE_EVERY_S:  # it was sending: perhaps up to its next note, or until Postgres went
+            away = next((one.since for one in reading.troubles if one.kind == "database"), 0.0)
+            found.append(min(now, max(noted + NOTE_EVERY_S, away)))
+    return max(found, default=None)
 
 
 def _levels(reading: ProcessState, lately: RecentWindow, silent_s: float | None, now: float) -> dict[str, str]:

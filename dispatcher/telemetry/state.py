@@ -65,6 +65,11 @@ class StateTracker:
     def ended(self) -> tuple[EndedDispatcher, ...]:
         return tuple(self._ended.values())
 
+    def sent(self) -> dict[str, float | None]:
+        """How many events went out since the start, and for how many seconds none: for those who ask from outside."""
+        at = self._published_at
+        return {"events": self._published, "quiet_s": None if at is None else round(max(0.0, self._clock() - at), 3)}
+
     @property
     def known_groups(self) -> tuple[KnownGroup, ...]:
         return self._sample.known_groups if self._sample else ()
@@ -192,6 +197,7 @@ class StateTracker:
             notification_queue_usage=event.notification_queue_usage,
             group_dead=dict(event.group_dead),
             ended=tuple(event.ended),
+            sent=tuple(event.sent),
         )
         usage = event.notification_queue_usage
         self._trouble("doorbell", event.doorbell, there=event.doorbell != "installed")

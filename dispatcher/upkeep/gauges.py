@@ -35,7 +35,7 @@ from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.find import read_groups
 from dispatcher.ops.doorbell import read_doorbell
 from dispatcher.ops.held.find import count_held
-from dispatcher.ops.pause import read_ended, read_known_groups
+from dispatcher.ops.pause import read_ended_and_sent, read_known_groups
 from dispatcher.ops.retrying import read_retrying
 
 
@@ -142,6 +142,7 @@ async def sample_once(
     newest = json.loads(died_last) if died_last else {"at": None, "error": None}
     retrying = await read_retrying(fetch, ordered=held is not None, holds=held is not None and held.hold)
     alive = await fetch(load("status_dispatchers"), None)
+    ended, sent = await read_ended_and_sent(fetch)
     loss = latest_loss((at.timestamp(), rows) for _, at, rows, *_ in await fetch(load("status_losses"), None))
     length, error = None, None
     lags, ages, samples = dict[str, int](), dict[str, float](), list[StreamSample]()
@@ -184,7 +185,8 @@ async def sample_once(
             known_groups=await by_name.read(fetch, seen, exempt, loss) if by_name else (),
             loss=loss,
             group_dead=dead_of,
-            ended=await read_ended(fetch),
+            ended=ended,
+            sent=sent,
         )
     )
     return int(backlog)

@@ -5,7 +5,8 @@ seconds in case that was missed; on each tick while there is no listener. The pa
 claimed and nothing is in flight. That is acknowledged in Postgres, for the command that waits for it.
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -15,6 +16,7 @@ import psycopg
 from dispatcher import __version__
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Observer, PauseChanged, Ticked
+from dispatcher.core.findings.condition import NOTE_EVERY_S
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import describe
 from dispatcher.infra.sqlfiles import load
@@ -22,7 +24,6 @@ from dispatcher.upkeep.standing_layout import StandingLayout
 
 READ_EVERY_S = 7.0  # while the control session listens
 AGAIN_S = 1.0  # after a read that got no answer
-ACKNOWLEDGE_EVERY_S = 6.0  # pause_progress.sql takes a dispatcher for alive that was heard of in the last 15 s
 SOON_S = 0.05  # until Postgres answered for the first time
 
 Unfinished = Callable[[], int]
@@ -32,7 +33,8 @@ class PauseWatcher:
     """The switch as last read, and our acknowledgement. Its fields are written by its own task, but for `_rung`.
 
     `sessions` are asked in this order: the first that is open. `changed()` is called when the switch changed.
-    `condition()`: what this dispatcher says of itself beside, as JSON.
+    `condition()`: what this dispatcher says of itself beside, as JSON. `figures()`: what it says with it and is no
+    news, since it changes all the time.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class PauseWatcher:
         layout: StandingLayout,
         observe: Observer,
         condition: Callable[[], str] = lambda: "{}",
+        figures: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self._layout = layout
         layout.read_soon = self.read_soon
@@ -56,6 +59,7 @@ class PauseWatcher:
         self._changed = changed
         self._observe = observe
         self._condition = condition
+        self._figures = figures
         self._rung = anyio.Event()
         self._paused: bool | None = None  # None: not read yet
         self._generation = 0
@@ -128,7 +132,7 @@ class PauseWatcher:
         return self._condition() != self._said and monotonic() - self._acknowledged_at >= AGAIN_S
 
     def _overdue(self) -> bool:
-        return monotonic() - self._acknowledged_at >= ACKNOWLEDGE_EVERY_S
+        return monotonic() - self._acknowledged_at >= NOTE_EVERY_S
 
     async def _write(self, unfinished: Unfinished) -> list[tuple[Any, ...]] | None:
         """Write what we obey; the answer is the switch as it is now."""
@@ -138,7 +142,7 @@ class PauseWatcher:
             "version": __version__,
             "generation": self._generation,
             "in_flight": unfinished() if self._paused else 0,
-            "condition": condition,
+            "condition": json.dumps(json.loads(condition) | self._figures()),
         }
         rows = await self._fetch("pause_acknowledge", parameters)
         if rows is not None:

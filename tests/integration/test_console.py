@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from dispatcher.core import events
 from dispatcher.core.findings.runbook import BASE
-from dispatcher.core.process_state import HeldCount, HeldHead, RetryCount, RunningDispatcher, StreamSample
+from dispatcher.core.process_state import HeldCount, HeldHead, RetryCount, RunningDispatcher, SentBy, StreamSample
 from dispatcher.settings import Settings
 from dispatcher.sidecar import app
 from dispatcher.sidecar.access import AccessControl
@@ -206,7 +206,7 @@ async def test_by_keyboard(open_page: OpenPage) -> None:
             await page.keyboard.press("Enter")
             for _ in range(5):  # past the four tiles
                 await page.keyboard.press("Tab")
-            chart = page.get_by_role("slider", name="Throughput")
+            chart = page.get_by_role("slider", name="Published by this dispatcher")
             await expect(chart).to_be_focused()
             readouts = page.locator(".readout")
             await expect(readouts.nth(0)).to_contain_text("now")
@@ -242,6 +242,13 @@ async def test_each_figure_takes_the_colour_of_its_threshold(open_page: OpenPage
         await expect(page.locator("#tile-events-more")).to_contain_text("100 by this dispatcher since")
         for name in ("events", "latency", "backlog", "dead"):
             await expect(tile(page, name)).to_have_attribute("data-level", "")
+        noted = [SentBy(MARKUP, 100 + 90 * i, 0.1, 12.0 - 6 * i) for i in range(2)]
+        for each in noted:
+            ours.say(events.Sampled(7, 0.25, 0.0, 900, {}, dispatchers=DISPATCHERS, sent=[each]))
+            ours.now += 2.0
+            ours.console.history.add_point()
+        await expect(page.locator("#when")).to_contain_text("events by this dispatcher in the last minute")
+        await expect(page.locator("#when")).to_contain_text("Others send 15 a second.")
         ours.console.observe._published_at = ours.console.observe._began = time.time() - 31
         ours.say(events.BreakerChanged("open", "refused"))
         ours.say(events.Sampled(1577, 31.0, 0.0, None, {}, "ConnectionError", 0))
@@ -251,6 +258,8 @@ async def test_each_figure_takes_the_colour_of_its_threshold(open_page: OpenPage
             await expect(tile(page, name)).to_have_attribute("data-level", wanted)
         ours.say(events.Sampled(0, 0.0, 0.0, 900, {}, None, 3))
         await expect(tile(page, "dead")).to_have_attribute("data-level", "warn")
+        ours.say(events.Sampled(0, 0.0, 0.0, 900, {}, None, 3, newest_dead_at=1_000_000_003.0))  # at another dispatcher
+        await expect(page.locator("#tile-dead-more")).to_have_text(re.compile(r"^the latest died at Sep \d, 2001"))
         await expect(page.locator("#nav-dead")).to_have_text("3")
 
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from dispatcher.core import events
 from dispatcher.core.events import DatabaseChanged, Sampled, Settled, SidecarUp
-from dispatcher.core.process_state import StreamSample
+from dispatcher.core.process_state import SentBy, StreamSample
 from dispatcher.embedded import free_port
 from dispatcher.settings import Settings
 from dispatcher.sidecar.access import AccessControl
@@ -86,6 +86,25 @@ async def test_each_figure_has_the_colour_of_its_threshold_whatever_explains_it(
     console.observe(events.Sampled(0, 0.0, 0.0, 900, {}))
     console.observe(events.DatabaseChanged(False, "refused"))  # nobody knows what waits there
     assert silent(console, now + 60.0)["levels"]["events"] == "bad"
+
+
+async def test_nothing_was_sent_for_no_longer_than_by_any_dispatcher(console):
+    """What others sent counts, by their notes; one that was sending may have gone on until its next note."""
+    began = console.observe.read().started_at
+    console.observe(events.PauseChanged(True, "ada", "moving"))
+    for sent, after_s, expected, known in (
+        ((), 47.0, 47.0, False),  # nobody noted anything: since the start
+        ((SentBy("other", 90, 20.0, 2.0),), 47.0, 22.0, True),
+        ((SentBy("other", 90, 0.1, 2.0),), 47.0, None, True),
+        ((SentBy("other", 90, 0.1, 2.0),), 57.0, 6.0, True),
+        ((SentBy("other", 0, None, 2.0),), 47.0, 47.0, False),
+    ):
+        console.observe(events.Sampled(9, 61.0, 0.0, 900, {}, sent=sent))
+        sample = console.observe.read().sample
+        assert sample is not None
+        console.observe._sample = replace(sample, at=began + 47.0)
+        seen = silent(console, began + after_s)
+        assert (seen["silent_s"], seen["ever_sent"]) == (expected, known), sent
 
 
 async def test_what_a_pause_alone_holds_up_is_amber_as_its_headline(console):
@@ -251,6 +270,17 @@ async def test_a_real_dispatcher_says_what_it_does_and_who_runs(dispatcher: Star
     assert [one["name"] for one in seen["dispatchers"]] == seen["names"]
     [group] = seen["stream"]["groups"]
     assert (seen["dead"], group["name"], group["lag"]) == (0, "billing", 5)
+
+
+async def test_a_real_dispatcher_notes_how_much_it_sent(dispatcher: StartDispatcher, db, redis):
+    async with dispatcher() as running:
+        await insert_events(db, 5)
+        await running.tap.next(Settled)
+        sample = await running.tap.next(Sampled, where=lambda sample: any(each.events == 5 for each in sample.sent))
+    [noted] = sample.sent
+    assert noted.quiet_s is not None
+    assert 0 <= noted.quiet_s < 60
+    assert 0 <= noted.heard_s < 15
 
 
 @pytest.mark.promise("console")

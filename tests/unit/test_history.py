@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.process_state import PastTrouble, ProcessState, Sample, Trouble, merged
+from dispatcher.core.process_state import PastTrouble, ProcessState, Sample, SentBy, Trouble, merged
 from dispatcher.sidecar.history import FIELDS, POINTS, WINDOW, History, RecentWindow
 
 EDGES = (0.001, 0.01, 2.0, 3.0)
@@ -51,6 +51,22 @@ def test_a_point_is_the_difference_of_two_readings():
     assert (first["p50"], first["p99"]) == (0.0055, 0.00991)  # both within the bucket of 1 to 10 ms
     assert (second["events"], second["failed"], second["dead"]) == (20.0, 3.0, 2)
     assert (second["backlog"], second["oldest"], second["lag"]) == (7, 1.25, 9)
+
+
+def test_what_other_dispatchers_send_is_of_two_notes_that_each_wrote():
+    source = Source()
+
+    def sampled(*sent: SentBy) -> float | None:
+        source.add_point(sample=Sample(source.now + 2.0, 0, 0.0, 100, {}, sent=sent))
+        return source.history.lately.others
+
+    assert source.history.lately.others == 0.0
+    assert sampled() == 0.0
+    assert sampled(SentBy("a", 900, 0.1, 0.0)) == 0.0  # that is us
+    assert sampled(SentBy("b", 100, 0.1, 1.0)) is None
+    assert sampled(SentBy("b", 100, 0.1, 3.0)) is None  # the same note
+    assert sampled(SentBy("b", 160, 0.1, 1.0), SentBy("a", 990, 0.1, 0.0)) == 15.0
+    assert sampled(SentBy("b", 160, 2.1, 1.0), SentBy("c", 7, 0.1, 0.0)) == 10.0
 
 
 def test_seconds_without_an_event_have_no_latency():

@@ -11,6 +11,7 @@ from dispatcher.core.process_state import (
     HeldCount,
     RetryCount,
     RunningDispatcher,
+    SentBy,
     StreamSample,
     TriggerState,
 )
@@ -88,6 +89,7 @@ class Sampled(TelemetryEvent):
     loss: Loss | None = None  # the last one in Redis
     group_dead: Mapping[str, int] = field(default_factory=dict)  # entries that consumers put away, where there are some
     ended: Sequence[EndedDispatcher] = ()  # that any dispatcher took over from, as all say
+    sent: Sequence[SentBy] = ()  # by each dispatcher, as it noted lately
 
 
 @dataclass(frozen=True, slots=True)

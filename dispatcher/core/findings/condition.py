@@ -16,6 +16,8 @@ from dispatcher.core.known_groups import KnownGroup, read_known
 from dispatcher.core.process_state import EndedDispatcher, PastTrouble, Trouble, TroubleKind
 from dispatcher.core.timestamps import iso_of, seconds_of
 
+NOTE_EVERY_S = 6.0  # each dispatcher writes it so often; pause_progress.sql takes one for alive that wrote within 15 s
+
 _TOLD: dict[str, TroubleKind] = {kind: kind for kind, about in TROUBLES.items() if about.told}
 _STOPS: dict[str, TroubleKind] = {kind: kind for kind, about in TROUBLES.items() if about.stops}
 
@@ -67,6 +69,7 @@ class Condition:
     past: PastTrouble | None = None  # the last outage or pause that ended
     ended: tuple[EndedDispatcher, ...] = ()  # that it took over from
     groups: tuple[KnownGroup, ...] = ()  # that it saw, and those that went with a loss
+    sent: tuple[int, float | None] | None = None  # events since its start, seconds since the last; None: not told
 
     @property
     def stops(self) -> tuple[ToldTrouble, ...]:
@@ -127,6 +130,7 @@ class Condition:
             _past(said.get("past")),
             _ended(said.get("ended")),
             read_known(said.get("groups"), at),
+            _sent(said.get("sent")),
         )
 
 
@@ -137,6 +141,12 @@ def _ended(said: Any) -> tuple[EndedDispatcher, ...]:
             if (at := seconds_of(each["at"])) is not None:
                 found.append(EndedDispatcher(str(each["name"]), at, int(each["rows"]), bool(each["died"])))
     return tuple(found)
+
+
+def _sent(said: Any) -> tuple[int, float | None] | None:
+    with suppress(KeyError, TypeError, ValueError):
+        return int(said["events"]), None if said["quiet_s"] is None else float(said["quiet_s"])
+    return None
 
 
 def _past(said: Any) -> PastTrouble | None:

@@ -13,7 +13,7 @@ export class Charts {
     this.next = 0;
     this.all = [
       new Chart(byId("chart-events"), group, {
-        title: "Throughput",
+        title: "Published by this dispatcher, a second",
         lines: [
           { name: "published", of: (p) => p.events, tone: "one", fill: true },
           { name: "failed", of: (p) => p.failed || null, tone: "bad" },

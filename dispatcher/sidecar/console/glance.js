@@ -2,7 +2,8 @@
 
 import { switchPause } from "./act.js";
 import { route, to } from "./route.js";
-import { BACKLOG_BOUND, at, byId, count, el, lasting, plural, refill, within, write } from "./words.js";
+import { others } from "./tiles.js";
+import { BACKLOG_BOUND, at, byId, count, el, lasting, plural, rate, refill, within, write } from "./words.js";
 
 const WORDS = { fine: "Fine", note: "Fine", warn: "Attention", bad: "Trouble" };
 const NEEDS = { now: "Needs somebody now.", "by morning": "Needs somebody by morning.", no: "Needs nobody." };
@@ -89,10 +90,12 @@ export function since(moment, now) {
 
 function calm(seen) {
   const { p95, now, sla_s: sla, count: events } = seen.latency;
+  const ours = others(seen) ? " by this dispatcher" : "";
   const over = now != null && now <= sla && p95 > sla;
   const speed = over ? `In the last ${Math.round(seen.latency.now_s)} s ${within(now)}; in the last minute ${within(p95)}`
-    : p95 == null ? "No event in the last minute" : `${plural(events, "event")} in the last minute, ${within(p95)}`;
+    : p95 == null ? `No event${ours} in the last minute` : `${plural(events, "event")}${ours} in the last minute, ${within(p95)}`;
+  const theirs = !others(seen) ? "" : seen.others_per_s == null ? " What others send is not known yet." : ` Others send ${rate(seen.others_per_s)} a second.`;
   const past = seen.findings.find((finding) => finding.kind === "over");
   if (past) return `${past.what}. ${past.do} ${seen.backlog ? `${count(seen.backlog, BACKLOG_BOUND)} on their way.` : "Nothing waits."}`;
-  return `${speed}. ${seen.backlog ? `${count(seen.backlog, BACKLOG_BOUND)} on their way.` : "Nothing waits."}`;
+  return `${speed}.${theirs} ${seen.backlog ? `${count(seen.backlog, BACKLOG_BOUND)} on their way.` : "Nothing waits."}`;
 }

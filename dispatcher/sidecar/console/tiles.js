@@ -6,8 +6,8 @@ export function tiles(seen) {
   const { latency: speed, totals } = seen;
   const start = at(seen.started_at, { seconds: false });
   const waits = seen.backlog ? seen.overdue_s + Math.max(0, seen.now - seen.sampled_at) : 0; // the oldest, if it is still there
-  tile("events", rate(seen.events_per_s), seen.silent_s == null ? `${count(totals.published)}${others(seen) ? " by this dispatcher" : ""} since ${start}`
-    : `nothing sent for ${lasting(seen.silent_s)}`, seen);
+  tile("events", rate(seen.events_per_s), seen.silent_s == null ? `${count(totals.published)}${others(seen) ? " by this dispatcher" : ""} since ${start}${seen.others_per_s == null ? "; the rate is of it alone" : ""}`
+    : seen.ever_sent ? `nothing sent for ${lasting(seen.silent_s)}` : `nothing sent since this dispatcher started, ${lasting(seen.silent_s)} ago`, seen);
   write(byId("tile-latency-label"), `Latency, p95${seen.silent_s != null ? "" : ` of ${speed.now != null ? `the last ${Math.round(speed.now_s)} s` : "the last minute"}`}`);
   tile("latency", seen.silent_s == null ? latency(speed.now ?? speed.p95) : waits ? `> ${lasting(waits)}` : "–", late(speed, seen, waits), seen);
   const away = seen.states.some((state) => state.kind === "database" && !state.ok);
@@ -15,8 +15,8 @@ export function tiles(seen) {
   tile("dead", away ? "?" : count(seen.dead, DEAD_BOUND), dead(seen, start, away), seen);
 }
 
-/** Whether other dispatchers run: the rate is of this one alone. */
-function others(seen) {
+/** Whether other dispatchers run: what is counted here is of this one alone. */
+export function others(seen) {
   return (seen.dispatchers ?? []).some((one) => !seen.names.includes(one.name));
 }
 
@@ -49,8 +49,13 @@ function dead(seen, start, away) {
   const { dead: left, totals } = seen;
   if (left == null) return "not known yet";
   if (away) return `${count(left, DEAD_BOUND)} when last counted, ${lasting(seen.now - seen.sampled_at)} ago`;
-  if (!totals.dead) return left ? `none new since ${start}` : "none waits for a decision";
-  return totals.dead > left ? `${plural(totals.dead, "death")} since ${start}; one that was retried and died again has two` : `died since ${start}`;
+  if (!left && !totals.dead) return "none waits for a decision";
+  return totals.dead > left ? `${plural(totals.dead, "death")} since ${start}; one that was retried and died again has two` : newest(seen);
+}
+
+/** Of all dispatchers: what died at another one is news too. */
+function newest({ newest_dead_at: died }) {
+  return died == null ? "it is not known when they died" : `the latest died at ${at(died)}`;
 }
 
 /** When the backlog was counted, once that is long ago for a figure of now. */
