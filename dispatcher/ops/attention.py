@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from dispatcher.core.findings import group_needs, needs, wake_needs
 from dispatcher.core.findings.condition import Condition, holds_up, is_exempt
 from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, Need
-from dispatcher.core.findings.runbook import PAGES
+from dispatcher.core.findings.runbook import PAGES, page_of_trouble
 from dispatcher.core.findings.troubles import TROUBLES, Severity, group_of, remedy
 from dispatcher.core.known_groups import gone_groups, latest_loss
 from dispatcher.core.process_state import TroubleKind
@@ -116,9 +116,10 @@ def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:
     elif retrying is not None and retrying.events:
         most = next((each.condition.max_attempts for each in outbox.living if each.condition.max_attempts), None)
         yield needs.retrying(retrying, most, outbox.now)
+    tick_s = max((each.condition.tick_s for each in outbox.living if each.condition.tick_s), default=None)
     if outbox.doorbell != "installed":
-        yield wake_needs.doorbell(outbox.doorbell, _first_said(outbox, "doorbell"))
-    queue = wake_needs.notify_queue(outbox.notification_queue_usage, _first_said(outbox, "notify-queue"))
+        yield wake_needs.doorbell(outbox.doorbell, _first_said(outbox, "doorbell"), tick_s)
+    queue = wake_needs.notify_queue(outbox.notification_queue_usage, _first_said(outbox, "notify-queue"), tick_s)
     yield from [] if queue is None else [queue]
     living = {each.name for each in outbox.living}
     yield from needs.ended((each for one in outbox.living for each in one.condition.ended), living, outbox.now)
@@ -148,6 +149,7 @@ def _nobody(outbox: OutboxStatus) -> Need:
 def waits(conditions: Sequence[Condition], groups: Sequence[GroupInfo] = ()) -> list[Need]:
     """What the dispatchers say of themselves, each once, since the first of them has it."""
     said: dict[tuple[str, str | None, str | None], list[tuple[str, str, str]]] = {}
+    tick_s = max((each.tick_s for each in conditions if each.tick_s), default=None)
     for each in conditions:
         for trouble in each.told:
             if trouble.looked_up:
@@ -157,13 +159,15 @@ def waits(conditions: Sequence[Condition], groups: Sequence[GroupInfo] = ()) -> 
                 what += f" of stream {each.stream} (MAXLEN {each.maxlen})"
                 read = next((one for one in groups if one.name == group_of(trouble.reason or "")), None)
                 what += group_needs.reads(read.last_read_age_s, read.lag, read.consumers) if read else ""
+            if trouble.kind == "listener":
+                what += f"; {wake_needs.late_by(each.tick_s)}"
             said.setdefault((trouble.kind, trouble.reason, each.stream), []).append((trouble.since, what, trouble.do))
     found = []
-    for (kind, _, _), the_same in said.items():
+    for (kind, reason, _), the_same in said.items():
         since, what, do = min(the_same)
         many = f" ({len(the_same)} of {len(conditions)} dispatchers)" if len(conditions) > 1 else ""
-        level: Severity = "bad" if holds_up(kind) else "warn"
-        found.append(Need(level, kind, what + many, seconds_of(since), do, page=PAGES.get(kind)))
+        level: Severity = "bad" if holds_up(kind) else wake_needs.unheard(tick_s) if kind == "listener" else "warn"
+        found.append(Need(level, kind, what + many, seconds_of(since), do, page=page_of_trouble(kind, reason)))
     return found
 
 

@@ -14,6 +14,7 @@ import psycopg
 
 from dispatcher.core.errors import Misconfigured, SessionLost
 from dispatcher.core.findings.remedies import GIVE_RIGHTS
+from dispatcher.core.findings.troubles import MIGRATE
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.trial_list import TRIALS, Trial, of_row, parameters
@@ -42,7 +43,7 @@ class Tried:
             case "42" if self.sqlstate == "42501":
                 return f"{GIVE_RIGHTS}; where it names what is Postgres's own (pg_...), a superuser has to GRANT that"
             case "42":
-                return "run `dispatcher migrate` as the owner"
+                return f"as the owner: {MIGRATE}"
             case "55" if self.sqlstate == "55000":
                 return (
                     "ALTER TABLE ... REPLICA IDENTITY DEFAULT (FULL where there is no primary key), or leave the table "

@@ -24,6 +24,7 @@ class ConsoleRoutes:
             stream=s.stream_name,
             maxlen=s.stream_maxlen,
             max_attempts=s.max_attempts,
+            tick_s=s.tick_ms / 1000,
             installation=installation,
         )
         self.routes: list[web.AbstractRouteDef] = [*static.routes(), *overview.routes()]

@@ -134,7 +134,11 @@ class Service:
         """What others are told of us in Postgres."""
         s = self._settings
         said = Condition(
-            s.stream_name if self._engine.stream else None, s.stream_maxlen, s.max_attempts, s.backpressure_except
+            s.stream_name if self._engine.stream else None,
+            s.stream_maxlen,
+            s.max_attempts,
+            s.backpressure_except,
+            tick_s=s.tick_ms / 1000,
         )
         state = self._state
         return said.with_troubles(state.troubles, state.past, state.known_groups, state.ended)

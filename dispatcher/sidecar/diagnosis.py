@@ -10,7 +10,7 @@ from math import inf
 from dispatcher.core.counted import counted
 from dispatcher.core.findings import group_needs, needs, wake_needs
 from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, Need
-from dispatcher.core.findings.runbook import PAGES
+from dispatcher.core.findings.runbook import PAGES, page_of_trouble
 from dispatcher.core.findings.troubles import TROUBLES, group_of, remedy, words
 from dispatcher.core.known_groups import MOST, gone_groups
 from dispatcher.core.pacing import GO_ON_BELOW
@@ -32,9 +32,10 @@ def diagnose(
     *,
     maxlen: int | None = None,
     max_attempts: int | None = None,
+    tick_s: float | None = None,
 ) -> list[Need]:
     """All findings, first the one that needs somebody now; empty: all is fine. The settings are our own."""
-    found = [need for trouble in reading.troubles for need in _of_trouble(trouble, reading, maxlen)]
+    found = [need for trouble in reading.troubles for need in _of_trouble(trouble, reading, maxlen, tick_s)]
     sample = reading.sample
     found += _dead(reading, lately, now)
     found += _slow(reading, lately, now)
@@ -83,16 +84,16 @@ def _with_cause_of_lateness(found: list[Need]) -> list[Need]:
     return [both if each is cause else each for each in found if each is not slow]
 
 
-def _of_trouble(trouble: Trouble, reading: ProcessState, maxlen: int | None) -> Iterator[Need]:
+def _of_trouble(trouble: Trouble, reading: ProcessState, maxlen: int | None, tick_s: float | None) -> Iterator[Need]:
     sample = reading.sample
     if trouble.kind == "doorbell" and sample is not None and sample.doorbell != "installed":
-        yield wake_needs.doorbell(sample.doorbell, trouble.since)
+        yield wake_needs.doorbell(sample.doorbell, trouble.since, tick_s)
         return
     if trouble.kind == "put-away" and sample is not None and sample.group_dead:
         yield from group_needs.put_away(sample.group_dead, trouble.since)
         return
     usage = sample.notification_queue_usage if sample else 0.0
-    if trouble.kind == "notify-queue" and (need := wake_needs.notify_queue(usage, trouble.since)) is not None:
+    if trouble.kind == "notify-queue" and (need := wake_needs.notify_queue(usage, trouble.since, tick_s)):
         yield need
         return
     if trouble.kind == "disabled":
@@ -105,6 +106,8 @@ def _of_trouble(trouble: Trouble, reading: ProcessState, maxlen: int | None) -> 
         what += f" ({trouble.of} of {reading.processes} processes)"
     link: needs.Link | None = "groups" if trouble.kind == "backpressure" else None
     level, do = TROUBLES[trouble.kind].level, remedy(trouble.kind, trouble.reason)
+    if trouble.kind == "listener":
+        what, level = f"{what}; {wake_needs.late_by(tick_s)}", wake_needs.unheard(tick_s)
     if trouble.kind == "backpressure" and maxlen is not None:
         share = "80 % of REDIS_STREAM_MAXLEN"
         do = do.replace(share, f"{counted(int(GO_ON_BELOW * maxlen), 'entry')} ({share})")
@@ -112,7 +115,7 @@ def _of_trouble(trouble: Trouble, reading: ProcessState, maxlen: int | None) -> 
     if trouble.kind == "backpressure" and sample is not None and group in sample.group_lag:
         age_s = sample.group_read_age_s.get(group, inf)
         what += group_needs.reads(None if age_s == inf else age_s, sample.group_lag[group])
-    yield Need(level, trouble.kind, what, trouble.since, do, link, PAGES[trouble.kind])
+    yield Need(level, trouble.kind, what, trouble.since, do, link, page_of_trouble(trouble.kind, trouble.reason))
 
 
 def _of_sample(sample: Sample, reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[Need]:

@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass, field, fields
 
 import anyio
 
+from dispatcher.core.findings.needs import PROMISED_S
 from dispatcher.core.findings.troubles import TROUBLES
 from dispatcher.core.latencies import Latencies
 from dispatcher.core.process_state import ProcessState
@@ -22,7 +23,7 @@ RATE_WINDOW = 5  # points: the ten seconds of a rate of now
 FEW_EVENTS = 20  # a quantile of fewer is chance
 TYPES = 10  # event types that are shown
 TREND_S = 15.0  # a backlog grows or falls, as the samples of so many seconds say
-SLA_S = 1.5  # what the runbook promises for p95
+SLA_S = PROMISED_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,8 @@ UNNAMED = Installation()
 class Overview:
     """The two handlers, and the answer of the last second. Written by the event loop's thread only.
 
-    `stream`: its key; `maxlen`: REDIS_STREAM_MAXLEN; `max_attempts`: DISPATCH_MAX_ATTEMPTS; `installation`: which
-    system this is.
+    `stream`: its key; `maxlen`: REDIS_STREAM_MAXLEN; `max_attempts`: DISPATCH_MAX_ATTEMPTS; `tick_s`: DISPATCH_TICK_MS;
+    `installation`: which system this is.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Overview:
         stream: str,
         maxlen: int,
         max_attempts: int | None = None,
+        tick_s: float | None = None,
         installation: Installation = UNNAMED,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -61,6 +62,7 @@ class Overview:
         self._stream = stream
         self._maxlen = maxlen
         self._max_attempts = max_attempts
+        self._tick_s = tick_s
         self._clock = clock
         self._made: tuple[float, bytes] | None = None
 
@@ -83,7 +85,9 @@ class Overview:
     def describe(self, now: float) -> dict[str, Any]:
         """The answer. Durations in seconds, moments in Unix seconds."""
         reading, lately = self._history.read(), self._history.lately
-        findings = diagnose(reading, lately, now, maxlen=self._maxlen, max_attempts=self._max_attempts)
+        findings = diagnose(
+            reading, lately, now, maxlen=self._maxlen, max_attempts=self._max_attempts, tick_s=self._tick_s
+        )
         sample = reading.sample
         return {
             "now": now,

@@ -11,6 +11,7 @@ import psycopg
 
 from dispatcher import __version__
 from dispatcher.core.errors import SessionLost, Unreachable
+from dispatcher.core.findings.troubles import MIGRATE
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
@@ -78,9 +79,7 @@ class Registry:
             except psycopg.errors.UniqueViolation:  # a sequence left behind by a restore: the next number may be free
                 continue
             return int(new_id)
-        raise Unreachable(
-            "the sequence messaging.dispatcher_id_seq gives ids that are taken: run `dispatcher migrate` as the owner"
-        )
+        raise Unreachable(f"the sequence messaging.dispatcher_id_seq gives ids that are taken: as the owner: {MIGRATE}")
 
     async def sign_off(self) -> None:
         """Remove our row at the end of a clean stop. A failure is no matter: the lock goes with the session."""

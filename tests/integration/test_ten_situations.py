@@ -108,7 +108,7 @@ async def test_what_ended_a_moment_ago_is_a_note_and_needs_nobody(dispatcher, he
         assert re.match(r"note: All was paused from \S+ UTC to \S+ UTC; events waited until then$", lines[1])
 
 
-@pytest.mark.parametrize(("change", "level"), [("disabled", "warn"), ("dropped", "warn"), ("absent", "note")])
+@pytest.mark.parametrize(("change", "level"), [("disabled", "bad"), ("dropped", "bad"), ("absent", "note")])
 async def test_a_doorbell_that_does_not_ring_is_said(dispatcher, heard, db, change, level):
     """Events are late then, and nothing else says why. It may be missing on purpose (`migrate --no-trigger`)."""
     drop = "DROP TRIGGER message_outbox_doorbell ON messaging.message_outbox"
@@ -121,7 +121,23 @@ async def test_a_doorbell_that_does_not_ring_is_said(dispatcher, heard, db, chan
         found = json.loads((await heard("status", "--json"))[1])
         [said] = found["attention"] + found["notes"]
         assert (said["level"], said["kind"]) == (level, "doorbell")
-        assert "events go out late by up to DISPATCH_TICK_MS" in said["what"]
+        assert "events go out late by up to 60 s" in said["what"]
+
+
+async def test_a_doorbell_that_is_missing_needs_somebody_now_where_the_tick_breaks_the_promise(dispatcher, heard, db):
+    await db.execute("DROP TRIGGER message_outbox_doorbell ON messaging.message_outbox")
+    async with dispatcher(tick_ms=5000) as running:
+        await running.tap.next(Sampled)
+        [said] = json.loads((await heard("status", "--json"))[1])["attention"]
+        [found] = [
+            each for each in json.loads((await heard("doctor", "--json"))[1])["findings"] if each["check"] == "trigger"
+        ]
+        assert (said["level"], said["needs_somebody"], said["page"]) == ("bad", "now", "doorbell-trigger")
+        assert (found["level"], found["needs_somebody"], found["page"]) == ("bad", "now", "doorbell-trigger")
+        assert "late by up to 5 s" in said["what"]
+        assert found["found"].startswith(said["what"])
+        assert "`dispatcher migrate --database-url OWNER_URL`" in said["do"]
+        assert found["remedy"] == said["do"]
 
 
 async def test_redis_is_away_and_no_dispatcher_says_so(first):
@@ -180,7 +196,7 @@ async def test_doctor_says_when_somebody_is_needed_as_status_does(dispatcher, he
         said = {each["kind"]: each for each in json.loads((await heard("status", "--json"))[1])["attention"]}
         found = {each["check"]: each for each in json.loads((await heard("doctor", "--json"))[1])["findings"]}
         assert said["paused"]["needs_somebody"] == found["pause"]["needs_somebody"] == "now"
-        assert said["doorbell"]["needs_somebody"] == found["trigger"]["needs_somebody"] == "by morning"
+        assert said["doorbell"]["needs_somebody"] == found["trigger"]["needs_somebody"] == "now"
         assert found["tables"]["needs_somebody"] == "no"
         lines = [line.strip() for line in (await heard("doctor"))[1].splitlines()]
         at = next(n for n, line in enumerate(lines) if line.startswith("warning: pause: "))

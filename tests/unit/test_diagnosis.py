@@ -1,11 +1,13 @@
 """What a person sees first: is it fine, and if not what, since when and what to do."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from dispatcher.core.findings.needs import level_of
+from dispatcher.core.findings.troubles import QUEUE_HOLDER
 from dispatcher.core.latencies import Latencies
 from dispatcher.core.process_state import (
     DeadGroups,
@@ -24,6 +26,7 @@ from dispatcher.sidecar.diagnosis import diagnose
 from dispatcher.sidecar.history import RecentWindow
 
 NOW = 10_000.0
+ROOT = Path(__file__).parents[2]
 CALM = ProcessState(("a",), 0.0, Latencies((1.0,), (0, 0), 0.0), sample=Sample(NOW - 5, 0, 0.0, 10, {}))
 
 
@@ -308,12 +311,20 @@ def test_a_notification_queue_that_fills_names_the_remedy_and_is_worse_when_writ
     assert (said.level, said.kind, said.since, said.needs_somebody) == (level, "notify-queue", NOW - 90, when)
     assert f"is {usage:.0%} full" in said.what
     assert "pg_terminate_backend" in said.do
+    page = (ROOT / "docs" / "runbook" / "notification-queue-filling.md").read_text(encoding="utf-8")
+    assert QUEUE_HOLDER in " ".join(page.split())
+    assert f'psql OWNER_URL -c "{QUEUE_HOLDER}"' in said.do
+    assert "pg_read_all_stats" in said.do
 
 
 def test_a_doorbell_that_does_not_ring_says_since_when_it_was_seen():
     sample = replace(CALM.sample or Sample(NOW, 0, 0.0, 10, {}), doorbell="dropped")
     reading = replace(CALM, sample=sample, troubles=(Trouble("doorbell", "dropped", NOW - 90),))
     assert found(reading) == [("warn", "doorbell", NOW - 90)]
+    [said] = diagnose(reading, RecentWindow(), NOW, tick_s=5.0)
+    assert (said.level, said.needs_somebody, said.page) == ("bad", "now", "doorbell-trigger")
+    [said] = diagnose(reading, RecentWindow(), NOW, tick_s=0.1)
+    assert (said.level, said.needs_somebody) == ("warn", "by morning")
 
 
 def test_what_keeps_writers_from_ringing_is_why_events_are_late_and_as_bad():
@@ -321,10 +332,11 @@ def test_what_keeps_writers_from_ringing_is_why_events_are_late_and_as_bad():
     sample = replace(CALM.sample or Sample(NOW, 0, 0.0, 10, {}), doorbell="dropped")
     reading = replace(CALM, sample=sample, troubles=(Trouble("doorbell", "dropped", NOW - 90),))
     slow = RecentWindow(p95=4.7, p95_now=4.69, count=100, slow_since=NOW - 80)
-    [said] = diagnose(reading, slow, NOW)
+    [said] = diagnose(reading, slow, NOW, tick_s=5.0)
     assert (said.level, said.kind, said.since, said.needs_somebody) == ("bad", "doorbell", NOW - 90, "now")
+    assert "events go out late by up to 5 s" in said.what
     assert said.what.endswith("Events are late: p95 is 4.69 s now, the promise is 1.5 s")
-    assert "dispatcher migrate" in said.do
+    assert "`dispatcher migrate --database-url OWNER_URL`" in said.do
     absent = replace(reading, sample=replace(sample, doorbell="absent"))
     assert [each.kind for each in diagnose(absent, slow, NOW)] == ["slow", "doorbell"]
 
@@ -345,6 +357,8 @@ def test_a_right_that_is_missing_is_told_with_the_command_that_gives_it():
     refused = Trouble("refused", "claim: InsufficientPrivilege 42501: permission denied for table message_outbox", 9.0)
     [said] = diagnose(replace(CALM, troubles=(refused,)), RecentWindow(), NOW)
     assert "`dispatcher sql roles | psql OWNER_URL`" in said.do
+    assert said.do.endswith("Once that is done, publishing goes on without a restart.")
+    assert said.page == "rights"  # not the page about any refusal
 
 
 def test_a_refusal_of_postgres_that_is_over_explains_what_was_late():

@@ -70,6 +70,7 @@ class Condition:
     ended: tuple[EndedDispatcher, ...] = ()  # that it took over from
     groups: tuple[KnownGroup, ...] = ()  # that it saw, and those that went with a loss
     sent: tuple[int, float | None] | None = None  # events since its start, seconds since the last; None: not told
+    tick_s: float | None = None  # DISPATCH_TICK_MS: so often it looks for events that nobody rang for
 
     @property
     def stops(self) -> tuple[ToldTrouble, ...]:
@@ -94,6 +95,7 @@ class Condition:
                 "stream": self.stream,
                 "maxlen": self.maxlen,
                 "max_attempts": self.max_attempts,
+                "tick_s": self.tick_s,
                 "exempt": self.exempt,
                 "waits": said,
                 "past": past
@@ -131,6 +133,7 @@ class Condition:
             _ended(said.get("ended")),
             read_known(said.get("groups"), at),
             _sent(said.get("sent")),
+            said.get("tick_s"),
         )
 
 

@@ -3,6 +3,7 @@
 Tests hold that each page is there, and that each kind and each check is here.
 """
 
+RIGHT_MISSING = "42501"  # SQLSTATE
 BASE = "https://github.com/outbox-dispatcher/outbox-dispatcher/blob/main/docs/runbook/"
 
 # Each kind, the cause before what comes of it, with its page of the runbook.
@@ -32,7 +33,7 @@ PAGES: dict[str, str | None] = {
     "put-away": "consumers",
     "stopping": None,
     "listener": "listener-deaf",
-    "doorbell": "listener-deaf",
+    "doorbell": "doorbell-trigger",
     "notify-queue": "notification-queue-filling",
     "session": "connections",
     "stale": "gauges-stale",
@@ -83,9 +84,14 @@ CHECKS: dict[str, str | None] = {
     "storage": "claims-are-slow",
     "stream": "nothing-goes-out",
     "tables": None,
-    "trigger": "listener-deaf",
+    "trigger": "doorbell-trigger",
     "waits": "nothing-goes-out",
 }
+
+
+def page_of_trouble(kind: str, reason: str | None) -> str | None:
+    """Of what a dispatcher says of itself. A refusal for want of a right is not the page about any refusal."""
+    return "rights" if kind == "refused" and reason and RIGHT_MISSING in reason else PAGES.get(kind)
 
 
 def page_of(check: str) -> str | None:

@@ -5,9 +5,18 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import Literal
 
+from dispatcher.core.findings.runbook import RIGHT_MISSING
 from dispatcher.core.process_state import TroubleKind
 
 Severity = Literal["fine", "note", "warn", "bad"]
+GOES_ON = "Once that is done, publishing goes on without a restart."  # at the end of an order, not "by itself"
+MIGRATE = "`dispatcher migrate --database-url OWNER_URL`"
+# A role that may not see another one's transaction gets a row that says so. The oldest transaction comes first.
+QUEUE_HOLDER = (
+    "SELECT pid, usename, application_name, state, xact_start, left(query, 60) AS query FROM pg_stat_activity "
+    "WHERE datname IS NOT NULL AND pid <> pg_backend_pid() "
+    "AND (xact_start IS NOT NULL OR query = '<insufficient privilege>') ORDER BY xact_start"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +65,7 @@ TROUBLES: dict[TroubleKind, KindOfTrouble] = {
         "bad",
         "Nothing is claimed for the streams: {}",
         "Two dispatchers with different streams would split the events between them. Give all of them the settings "
-        "that stand in Postgres (`dispatcher layout`), or change those there (`dispatcher layout set`). It goes on by "
-        "itself.",
+        f"that stand in Postgres (`dispatcher layout`), or change those there (`dispatcher layout set`). {GOES_ON}",
         stops=True,
         told=True,
     ),
@@ -94,7 +102,7 @@ TROUBLES: dict[TroubleKind, KindOfTrouble] = {
     "listener": KindOfTrouble(
         "warn",
         "Writers cannot wake the dispatcher: {}",
-        "Events go out late by up to DISPATCH_TICK_MS: so often the dispatcher looks for them. Behind a transaction "
+        "Events wait until the dispatcher looks for them (DISPATCH_TICK_MS). Behind a transaction "
         "pooler set DISPATCH_LISTEN_URL to a direct connection. Else run `dispatcher doctor`: its check "
         "`listen` says why the session hears nothing.",
         told=True,
@@ -122,15 +130,16 @@ TROUBLES: dict[TroubleKind, KindOfTrouble] = {
     "doorbell": KindOfTrouble(  # its level and remedy: needs.doorbell
         "warn",
         "The doorbell trigger is {}",
-        "`dispatcher migrate` installs it, as the owner of the table.",
+        f"{MIGRATE} installs it, as the owner of the table.",
         told=True,
         looked_up=True,
     ),
     "notify-queue": KindOfTrouble(  # its level: needs.notify_queue
         "warn",
         "Postgres's notification queue is {}: a session listens and stays in a transaction",
-        "End that session: `SELECT pid, usename, application_name, xact_start FROM pg_stat_activity WHERE state LIKE "
-        "'idle in transaction%' ORDER BY xact_start`, then `SELECT pg_terminate_backend(PID)`.",
+        f'Find that session, most often the first one: `psql OWNER_URL -c "{QUEUE_HOLDER}"`, as the owner or a role '
+        "with pg_read_all_stats (a query that reads <insufficient privilege> is not visible to the role). End it: "
+        "`psql OWNER_URL -c 'SELECT pg_terminate_backend(PID)'`.",
         told=True,
         looked_up=True,
     ),
@@ -151,10 +160,9 @@ OUT_OF_MEMORY = (
     "Raise maxmemory, or delete other keys. Do not trim the stream: what is unread in it would be lost. No event is "
     "lost and no attempt is used up: events go out within about a second once there is room.",
 )
-RIGHT_MISSING = "42501"  # SQLSTATE
 RIGHT_DO = (
     "A right is missing. As the owner of the tables: `dispatcher sql roles | psql OWNER_URL`, and grant the "
-    "dispatchers' role outbox_dispatcher. `dispatcher doctor` names the right (`rights`). It goes on by itself."
+    "dispatchers' role outbox_dispatcher. `dispatcher doctor` names the right (`rights`). " + GOES_ON
 )
 REFUSED = "refused us"  # of the user or the password: Redis is up
 REFUSED_DO = (

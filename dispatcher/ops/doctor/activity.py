@@ -7,7 +7,9 @@ from dataclasses import replace
 from dispatcher.core.counted import counted
 from dispatcher.core.findings.condition import Condition, holds_up
 from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
-from dispatcher.core.findings.runbook import PAGES
+from dispatcher.core.findings.runbook import page_of_trouble
+from dispatcher.core.findings.troubles import TROUBLES
+from dispatcher.core.findings.wake_needs import QUEUE_BAD, QUEUE_WARN
 from dispatcher.core.layout import Layout
 from dispatcher.core.timestamps import iso_of
 from dispatcher.infra.postgres.session import Session
@@ -15,7 +17,6 @@ from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.pause import read_acknowledgements, read_switch
 
 OLD_TRANSACTIONS = 1_000_000  # the limit for a snapshot whose age in seconds is not visible
-QUEUE_WARNING, QUEUE_BAD = 0.1, 0.5  # share of the notification queue
 LATE_WARNING_S, LATE_BAD_S = 10.0, 60.0
 DEAD_COUNTED = 10_000
 BACKLOG_DO = "see the other findings and the log of a dispatcher; if neither names a cause, start another one"
@@ -52,14 +53,11 @@ async def notify_queue(session: Session) -> Finding:
     """Check how full Postgres's notification queue is: a full one fails commits that ring."""
     [(usage,)] = await session.fetch("SELECT pg_notification_queue_usage()")
     said = f"{usage:.1%} full"
-    if usage < QUEUE_WARNING:
+    if usage < QUEUE_WARN:
         return ok("notify-queue", said)
-    remedy = (
-        "end the session that LISTENs and sits in a transaction: SELECT pid, xact_start, query FROM pg_stat_activity "
-        "WHERE state LIKE 'idle in transaction%' ORDER BY xact_start"
-    )
+    remedy = TROUBLES["notify-queue"].do  # as `status` and the runbook have it
     if usage >= QUEUE_BAD:
-        return bad("notify-queue", f"{said}; when it is full, commits that ring fail", remedy)
+        return bad("notify-queue", f"{said}; when it is full, commits that notify fail", remedy)
     return warning("notify-queue", said, remedy)
 
 
@@ -125,12 +123,12 @@ def waits(conditions: Sequence[Condition]) -> list[Finding]:
     if not found:
         return [ok("waits", "no dispatcher says that it waits for anything")]
     listed = []
-    for (kind, _, _), said in found.items():
+    for (kind, reason, _), said in found.items():
         since, what, do = min(said)
         level = bad if holds_up(kind) else warning
         whose = f"{len(said)} of {counted(len(conditions), 'dispatcher')}"
         finding = level("waits", f"{what}; since {since}, by the word of {whose}", do)
-        listed.append(replace(finding, page=PAGES.get(kind)))
+        listed.append(replace(finding, page=page_of_trouble(kind, reason)))
     return listed
 
 

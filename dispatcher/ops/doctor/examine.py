@@ -80,6 +80,8 @@ async def examine(wanted: Examination) -> list[Finding]:
         redis += _stream(facts, wanted, conditions)
     # Not beside the others: its session would be one of those that `sessions` looks at.
     needs = await read_needs(wanted.database, wanted.redis_url, wanted.layout)
+    if not wanted.trigger:  # its absence is wanted
+        needs = [each for each in needs if each.kind != "doorbell"]
     return with_needs([*postgres, *redis, *clocks.judge(clock, wanted.clock_warning_s)], needs)
 
 

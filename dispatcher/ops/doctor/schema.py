@@ -5,6 +5,8 @@ import re
 from dispatcher.core.counted import counted
 from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.findings.remedies import GIVE_RIGHTS
+from dispatcher.core.findings.troubles import MIGRATE
+from dispatcher.core.findings.wake_needs import ENABLE_TRIGGER
 from dispatcher.infra import sqlfiles
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.tables import missing, unfit, why_copy
@@ -23,7 +25,7 @@ async def tables(session: Session) -> Finding:
     if gone:
         none = len(gone) == len(sqlfiles.migrations())
         found = "there is no outbox in this database" if none else f"not migrated: {', '.join(gone)}"
-        do = "run `dispatcher migrate` as the owner, or the application's own migration (Alembic, Django)"
+        do = f"as the owner {MIGRATE}, or the application's own migration (Alembic, Django)"
         return bad("tables", found, do)
     return ok("tables", f"{counted(len(sqlfiles.migrations()), 'migration')} applied")
 
@@ -66,14 +68,13 @@ async def trigger(session: Session, *, wanted: bool) -> Finding:
         if not wanted:
             return ok("trigger", "the doorbell is not installed, as --no-trigger says: events go out on the tick")
         said = "the doorbell is not installed: events go out on the tick only"
-        return Finding("trigger", "bad", said, "run `dispatcher migrate`", needs_somebody="by morning")
+        return Finding("trigger", "bad", said, f"as the owner of the table: {MIGRATE}", needs_somebody="by morning")
     [(fires, deferred, sources)] = found
     if fires not in ("O", "A"):
-        enable = "ALTER TABLE messaging.message_outbox ENABLE TRIGGER message_outbox_doorbell"
         said = "disabled" if fires == "D" else "enabled for replication only"
         said = f"the doorbell is {said}: events go out on the tick only"
-        return Finding("trigger", "bad", said, enable, needs_somebody="by morning")  # as `status` has it
-    again = "run triggers/doorbell.down.sql, then `dispatcher migrate`"
+        return Finding("trigger", "bad", said, ENABLE_TRIGGER, needs_somebody="by morning")  # as `status` has it
+    again = f"as the owner of the table run triggers/doorbell.down.sql, then {MIGRATE}"
     if not deferred:
         said = "the doorbell rings at the insert, not at the commit: one open transaction keeps others from ringing"
         return warning("trigger", said, again)
@@ -91,7 +92,7 @@ async def sequences(session: Session) -> Finding:
     if not behind:
         return ok("sequences", "none gives ids that are taken")
     said = "; ".join(f"{name} is at {value}, though {highest} is taken" for name, value, highest, _ in behind)
-    remedy = "`dispatcher migrate` as the owner, or " + "; ".join(
+    remedy = f"{MIGRATE} as the owner, or " + "; ".join(
         f"SELECT setval('{name}', {highest + 1000})" for name, _, highest, _ in behind
     )
     if any(name == outbox and taken for name, *_, taken in behind):

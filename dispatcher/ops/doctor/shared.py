@@ -25,8 +25,10 @@ CHECKS = {
     "lost": "groups",
     "dead": "dead-events",
     "paused": "pause",
+    "doorbell": "trigger",
+    "notify-queue": "notify-queue",
 }
-REPLACED = {"dispatchers", "dead-events", "pause"}  # checks that ask less than `status`
+REPLACED = {"dispatchers", "dead-events", "pause", "trigger", "notify-queue"}  # checks that ask less than `status`
 LEVELS: dict[str, Level] = {"bad": "bad", "warn": "warning"}
 
 
