@@ -177,7 +177,10 @@ async def test_a_node_is_away_at_the_start(order: str, shard_world: StartShardWo
     """And a dispatcher died before, with rows of all shards in hand: those of the others are taken over meanwhile."""
     async with shard_world(DISPATCH_ORDER=order) as w:
         # After a crash of Postgres, as in other tests, the streams are searched first: of all nodes.
-        await (await w.dispatcher(REDIS_URL=w.cluster.url)).child.terminate()
+        before = await w.dispatcher(REDIS_URL=w.cluster.url)
+        await w.backlog(1)
+        await w.drained()
+        await before.child.terminate()
         victim = w.owner(0)
         there = w.shards_of(victim)
         await w.ask("INSERT INTO messaging.dispatcher (id, name) VALUES (4711, 'gone-1-deadbeef')")
@@ -209,7 +212,7 @@ async def test_a_node_is_away_at_the_start(order: str, shard_world: StartShardWo
             assert await w.ask("SELECT count(*) FROM messaging.dispatcher WHERE id = 4711") == [(1,)]
         await w.drained()
         found = [event for event, _ in await w.entries()]
-        assert len(found) == len(set(found)) == 600
+        assert len(found) == len(set(found)) == 601
         rows = await w.ask("SELECT count(*) FROM messaging.message_outbox WHERE status <> 'sent' OR attempts > 0")
         assert rows == [(0,)]
 

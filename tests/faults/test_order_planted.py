@@ -58,10 +58,12 @@ async def test_a_handover_without_drain(world: StartWorld) -> None:
     async with world(**PATIENT) as w:
         one = await w.dispatcher(planted="handover without drain")
         async with caught(w, "a handover without drain") as fault:
+            await w.backlog(2000)  # so that its batch has rows of many slots, some of which move
             await before_publish(w, one)
+            held = [row_id for (row_id,) in await w.ask(PICKED)]
             two = await w.dispatcher(planted="handover without drain")
             await until(lambda: w.owns_slots(two), "the second owns slots")
-            await w.commits(150)
+            await until(lambda: w.ask(OVERTAKEN, (held,)), "the second has sent a later event of an aggregate")
             one.redis.let_go("to_server")
             fault.heal()
 
