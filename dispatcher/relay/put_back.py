@@ -31,7 +31,10 @@ class PutBack:
         self._seen: dict[int, tuple[int, float]] = {}  # by row: how often it was put back at once, and when last
 
     async def without(self, session: Session, batch: Batch) -> Batch:
-        """The batch without the rows that go round; those are buried. Raises SessionLost or psycopg.Error."""
+        """The batch without rows that are sent and put back at once, again and again: those are buried.
+
+        Raises SessionLost or psycopg.Error.
+        """
         # A row that a plain UPDATE put back has an age of exactly 0 (claim.sql), unless it has attempts. Where there is
         # none, and none was seen before, nothing goes round.
         if all(row.age_s for row in batch.rows) and not self._seen:

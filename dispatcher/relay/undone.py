@@ -10,12 +10,12 @@ from dispatcher.ops.trials import name_triggers
 
 
 async def claim_undone(session: Session, rows: int) -> ClaimUndone:
-    """They do not bear our claim."""
+    """The error that says: so many rows were claimed, and a trigger took our claim off them again."""
     return ClaimUndone(await _said(session, rows, "claimed", "They are not published. "))
 
 
 async def settle_undone(session: Session, rows: int) -> SettleUndone:
-    """They are claimed by us as before."""
+    """The error that says: so many rows were settled, and a trigger undid it: they are claimed by us as before."""
     return SettleUndone(await _said(session, rows, "settled"))
 
 

@@ -40,7 +40,7 @@ class Readiness:
             case events.Published(entries) if entries:
                 self._redis = None
             case events.Woke() | events.Slept() | events.Claimed() | events.Settled() | events.Ticked():
-                pass  # hundreds a second: told apart first, not last
+                pass  # there are hundreds a second: matched first, or each would be compared with all others
             case events.Started(_, enabled):
                 self._started, self._enabled = True, enabled
             case events.DatabaseChanged(up, reason):

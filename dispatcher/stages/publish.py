@@ -24,7 +24,8 @@ class SentBatch(NamedTuple):
     """A batch on its way: its pipeline's future replies, and the rows that were not sent because they never can be."""
 
     replies: asyncio.Future[list[Any]]
-    # By position in the batch. Not sent: in order, what follows one of its aggregate that never can be.
+    # Rows that were not sent, by position in the batch. With an order NotSent: an earlier event of its aggregate never
+    # can be sent, and this one waits until that one is dead.
     unpublishable: Mapping[int, Unpublishable | NotSent]
     incarnation: RedisIncarnation | None = None  # where it was sent
     streams: Mapping[int, str] = {}  # by row id, to which; empty: there is only one

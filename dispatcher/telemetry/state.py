@@ -98,7 +98,7 @@ class StateTracker:
     def __call__(self, event: events.TelemetryEvent) -> None:
         match event:
             case events.Woke() | events.Slept() | events.Claimed():
-                pass  # hundreds a second: told apart first, not last
+                pass  # there are hundreds a second: matched first, or each would be compared with all others
             case events.Ticked(result):
                 self._ticks += 1
                 self._tick_errors += result == "error"

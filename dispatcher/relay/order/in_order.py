@@ -4,6 +4,10 @@ A slot of a batch is in hand until all of its rows of this batch are in the stre
 its way; or until what is not in the stream was given back, or holds its aggregate. So a later claim of the same slots
 finds no earlier row of an aggregate that could still be published, or refused, behind it. Slots whose sink is closed
 are left out of the claims: the others do not wait for them.
+
+A claim goes this way: `begin` (all slots of its group are in hand), `claimed` (those without a row are given back),
+`answered` (its rows are in the stream or hold their aggregate: their slots may be claimed again), `settled` (that is
+written), `finished` (nobody works on it any more). `released`: what it had was given back without being published.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

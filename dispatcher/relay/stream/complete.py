@@ -1,4 +1,8 @@
-"""After the turn: wait for a batch's replies, decide, settle, while the next lane already claims."""
+"""What becomes of what one sink was sent: wait for its replies, decide each row's outcome, settle.
+
+The Finisher (finish.py) calls it once a turn is over, for each sink of the batch, while the next lane already claims.
+The Settler (relay/settler.py) writes the outcomes to Postgres.
+"""
 
 from collections.abc import Collection, Iterable, Sequence
 from random import Random

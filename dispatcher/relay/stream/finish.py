@@ -1,4 +1,4 @@
-"""After the turn: what a turn wrote is completed, with all sinks whose answers arrive together.
+"""After the turn: a lane waits for what its turn sent, and has each sink's part completed (complete.py).
 
 What the shards of a Cluster took is settled by one statement for all that have answered: a statement for each shard
 would cost many times as much. The slowest must not hold the others, nor its lane: after a moment the lane goes on, and
