@@ -103,6 +103,8 @@ def as_text(found: Status) -> str:
         outbox["newest_dead_at"] = None if newest is None else iso_of(newest)
         if retrying := outbox["retrying"]:
             retrying |= {name: iso_of(at) for name in ("next_at", "since") if (at := retrying[name]) is not None}
+        if (holder := outbox["snapshot"]) is not None and holder["since"] is not None:
+            holder["since"] = iso_of(holder["since"])
         if outbox["last_seen"] is not None:
             host, at = outbox["last_seen"]
             outbox["last_seen"] = {"host": host, "at": iso_of(at)}

@@ -33,6 +33,8 @@ TroubleKind = Literal[
     "doorbell",
     "notify-queue",
     "put-away",
+    "late",
+    "snapshot",
 ]
 Labels = tuple[tuple[str, str], ...]
 
@@ -162,6 +164,22 @@ class DeadGroups:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotHolder:
+    """Who holds the oldest snapshot: a session (`name`: its pid), a prepared transaction, a replication slot.
+
+    `since`: when its transaction began, in Unix seconds; None: this role may not see it. `transactions`: since then.
+    """
+
+    kind: str
+    name: str
+    user: str | None
+    application: str | None
+    state: str | None
+    since: float | None
+    transactions: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """What Postgres and Redis held. `at`: Unix seconds. Ages in seconds. None: the server did not answer."""
 
@@ -180,6 +198,7 @@ class Sample:
     dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
     retrying: RetryCount | None = None  # None: it was not looked up
     doorbell: TriggerState = "installed"
+    snapshot: SnapshotHolder | None = None
     known_groups: tuple[KnownGroup, ...] = ()  # those that are there, and those that went with a loss
     loss: Loss | None = None  # the last one in Redis
     notification_queue_usage: float = 0.0  # of Postgres, 0 to 1

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dispatcher.core.findings import group_needs, needs, wake_needs
+from dispatcher.core.findings import group_needs, needs, snapshot_needs, wake_needs
+from dispatcher.core.findings.causes import judged
 from dispatcher.core.findings.condition import Condition, holds_up, is_exempt
 from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, Need
 from dispatcher.core.findings.runbook import PAGES, page_of_trouble
@@ -46,7 +47,7 @@ def attention(found: Status) -> list[Attention]:
 
 def findings(found: Status) -> list[Attention]:
     """With the notes, which need nobody: at the end."""
-    ranked = needs.ranked(needs.without_explained([*_all(found)]))
+    ranked = judged([*_all(found)])
     return [
         Attention(
             each.level,
@@ -105,7 +106,10 @@ def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:
         yield needs.disabled(None, None, alone=False, name=", ".join(outbox.disabled))
     retrying = outbox.retrying
     if (overdue_s := outbox.overdue_s) > LATE_S:
-        yield replace(needs.late(overdue_s, outbox.now), what=f"Events wait: the oldest is {overdue_s:.0f} s overdue")
+        since = _first_said(outbox, "late") or outbox.now - overdue_s
+        yield replace(needs.late(overdue_s, since), what=f"Events wait: the oldest is {overdue_s:.0f} s overdue")
+    if outbox.snapshot is not None and snapshot_needs.slows(outbox.snapshot, outbox.now):
+        yield snapshot_needs.snapshot(outbox.snapshot, outbox.now, _first_said(outbox, "snapshot"))
     by_dead = outbox.held.by_dead if outbox.held else 0
     if outbox.dead > by_dead:  # else the finding of what is held names the dead event
         newest = outbox.newest_dead_at

@@ -13,7 +13,7 @@ import psycopg
 from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.core.known_groups import KnownGroup
 from dispatcher.core.layout import Layout
-from dispatcher.core.process_state import DeadGroups, HeldCount, RetryCount, TriggerState
+from dispatcher.core.process_state import DeadGroups, HeldCount, RetryCount, SnapshotHolder, TriggerState
 from dispatcher.infra.postgres.tables import why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import StreamInfo, summed
@@ -25,6 +25,7 @@ from dispatcher.ops.held.find import StandingOrder, count_held, read_order
 from dispatcher.ops.pause import Acknowledgement, PauseSwitch, read_layout, read_notes, read_switch
 from dispatcher.ops.retrying import read_retrying
 from dispatcher.ops.session import OperatorSession
+from dispatcher.ops.snapshots import read_snapshot
 
 STATUSES = ("pending", "picked", "retry", "sent", "dead")
 
@@ -76,6 +77,7 @@ class OutboxStatus:
     retrying: RetryCount | None = None  # None: it may not be read
     last_seen: tuple[str, float] | None = None  # host of the one heard last, and when (Unix seconds)
     known_groups: tuple[KnownGroup, ...] = ()  # consumer groups as the dispatchers saw them
+    snapshot: SnapshotHolder | None = None  # who holds the oldest one
     disabled: tuple[str, ...] = ()  # names of those that are connected, and take no events
 
     @property
@@ -149,6 +151,7 @@ class StatusSession(OperatorSession):
                 await self._retrying(order_of),
                 _last_seen(notes),
                 tuple(group for each in notes for group in each.condition.groups),
+                await read_snapshot(self.session.fetch),
                 await self._disabled(notes),
             )
 

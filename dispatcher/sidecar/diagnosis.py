@@ -4,11 +4,11 @@ The table of findings and their ranking are those of `status`: `core/findings/ne
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from math import inf
 
 from dispatcher.core.counted import counted
-from dispatcher.core.findings import group_needs, needs, wake_needs
+from dispatcher.core.findings import group_needs, needs, snapshot_needs, wake_needs
+from dispatcher.core.findings.causes import judged
 from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, Need
 from dispatcher.core.findings.runbook import PAGES, page_of_trouble
 from dispatcher.core.findings.troubles import TROUBLES, group_of, remedy, words
@@ -17,7 +17,6 @@ from dispatcher.core.pacing import GO_ON_BELOW
 from dispatcher.core.process_state import ProcessState, Sample, Trouble
 from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, RecentWindow, caught_up
 
-UNHEARD = ("listener", "doorbell", "notify-queue")  # with one of these events go out on the tick
 STALE_S = 60.0  # a sample older than this
 ERROR_SHARE = 0.02  # of the turns of a minute; as in the alerts
 SETTLING_S = 15.0  # after a start, or the end of an outage, what waited is worked off: that it was late is no news
@@ -35,7 +34,7 @@ def diagnose(
     tick_s: float | None = None,
 ) -> list[Need]:
     """All findings, first the one that needs somebody now; empty: all is fine. The settings are our own."""
-    found = [need for trouble in reading.troubles for need in _of_trouble(trouble, reading, maxlen, tick_s)]
+    found = [need for trouble in reading.troubles for need in _of_trouble(trouble, reading, maxlen, tick_s, now)]
     sample = reading.sample
     found += _dead(reading, lately, now)
     found += _slow(reading, lately, now)
@@ -71,26 +70,23 @@ def diagnose(
     found += needs.ended([*reading.ended, *others], living, now)
     if reading.past is not None and (over := needs.over(reading.past, now)) is not None:
         found.append(over)
-    return needs.ranked(needs.without_explained(_with_cause_of_lateness(found)))
+    return judged(found)
 
 
-def _with_cause_of_lateness(found: list[Need]) -> list[Need]:
-    """Where writers cannot wake the dispatcher, that is why events are late: one finding, as bad as both."""
-    slow = next((each for each in found if each.kind == "slow" and each.level == "bad"), None)
-    cause = next((each for each in found if each.kind in UNHEARD and each.level != "note"), None)
-    if slow is None or cause is None:
-        return found
-    both = replace(cause, level="bad", what=f"{cause.what}. {slow.what}")
-    return [both if each is cause else each for each in found if each is not slow]
-
-
-def _of_trouble(trouble: Trouble, reading: ProcessState, maxlen: int | None, tick_s: float | None) -> Iterator[Need]:
+def _of_trouble(
+    trouble: Trouble, reading: ProcessState, maxlen: int | None, tick_s: float | None, now: float
+) -> Iterator[Need]:
     sample = reading.sample
     if trouble.kind == "doorbell" and sample is not None and sample.doorbell != "installed":
         yield wake_needs.doorbell(sample.doorbell, trouble.since, tick_s)
         return
     if trouble.kind == "put-away" and sample is not None and sample.group_dead:
         yield from group_needs.put_away(sample.group_dead, trouble.since)
+        return
+    if trouble.kind == "late" and sample is not None and sample.overdue_s > LATE_S:
+        return  # _of_sample says it
+    if trouble.kind == "snapshot" and sample is not None and sample.snapshot is not None:
+        yield snapshot_needs.snapshot(sample.snapshot, now, trouble.since)
         return
     usage = sample.notification_queue_usage if sample else 0.0
     if trouble.kind == "notify-queue" and (need := wake_needs.notify_queue(usage, trouble.since, tick_s)):
@@ -136,12 +132,14 @@ def _of_sample(sample: Sample, reading: ProcessState, lately: RecentWindow, now:
     going = reading.published_at is not None and now - reading.published_at < GOING_S
     behind = sample.at - age <= began and (now - began < SETTLING_S or going)
     rate = lately.backlog_rate
+    # Not that of the event which is the oldest now: at each look it is another one.
+    since = next((each.since for each in reading.troubles if each.kind == "late"), sample.at - age)
     if behind and sample.backlog:
         yield needs.catching_up(sample.backlog, age, began, rate)
     elif not behind and sample.backlog and needs.empty_in_s(sample.backlog, rate) is not None:
-        yield needs.catching_up(sample.backlog, age, sample.at - age, rate)
+        yield needs.catching_up(sample.backlog, age, since, rate)
     elif not behind:
-        yield needs.late(age, sample.at, rate)
+        yield needs.late(age, since, rate)
 
 
 def _slow(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[Need]:
@@ -155,8 +153,7 @@ def _slow(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[N
             "slow",
             f"Events are late: p95 is {_seconds(lately.p95_now)} now, the promise is {SLA_S} s",
             lately.slow_since,
-            "Is the backlog falling? If it grows, start another dispatcher; if there is none, look at how busy "
-            "Postgres and Redis are.",
+            f"{needs.by_rate(lately.backlog_rate)} If nothing waits, look at how busy Postgres and Redis are.",
             page=PAGES["slow"],
         )
     elif lately.slow_since is not None and lately.p95 is not None and lately.count >= FEW_EVENTS:

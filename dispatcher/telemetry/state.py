@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from dispatcher.core import events
+from dispatcher.core.findings.needs import LATE_S
+from dispatcher.core.findings.snapshot_needs import slows
 from dispatcher.core.findings.troubles import TROUBLES
 from dispatcher.core.findings.wake_needs import QUEUE_WARN
 from dispatcher.core.known_groups import KnownGroup
@@ -192,6 +194,7 @@ class StateTracker:
             dead_groups=event.dead_groups,
             retrying=event.retrying,
             doorbell=event.doorbell,
+            snapshot=event.snapshot,
             known_groups=tuple(event.known_groups),
             loss=event.loss,
             notification_queue_usage=event.notification_queue_usage,
@@ -202,9 +205,20 @@ class StateTracker:
         usage = event.notification_queue_usage
         self._trouble("doorbell", event.doorbell, there=event.doorbell != "installed")
         self._trouble("notify-queue", f"{usage:.0%} full", there=usage >= QUEUE_WARN)
+        self._trouble_late(self._sample)
         self._trouble("put-away", ", ".join(event.group_dead), there=bool(event.group_dead))
         if not self._breaker_open:
             self._trouble("redis", event.redis_error, there=event.redis_error is not None)
+
+    def _trouble_late(self, sample: Sample) -> None:
+        """Since when events are late: the oldest that waits is another one at each look, and would move that."""
+        late, holder = sample.overdue_s > LATE_S, sample.snapshot
+        self._trouble("late", None, there=late, since=sample.at - sample.overdue_s)
+        known = self._troubles.get("snapshot")
+        if known is not None and holder is not None and known.reason != holder.name:
+            del self._troubles["snapshot"]  # another one began at another time
+        since = holder.since if holder else None
+        self._trouble("snapshot", holder.name if holder else None, there=slows(holder, sample.at), since=since)
 
     def _trouble(self, kind: TroubleKind, reason: str | None, *, there: bool, since: float | None = None) -> None:
         """Note that a trouble is there or gone. One that goes on keeps the time it began, which is now or `since`."""

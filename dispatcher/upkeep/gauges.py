@@ -37,6 +37,7 @@ from dispatcher.ops.doorbell import read_doorbell
 from dispatcher.ops.held.find import count_held
 from dispatcher.ops.pause import read_ended_and_sent, read_known_groups
 from dispatcher.ops.retrying import read_retrying
+from dispatcher.ops.snapshots import read_snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,7 @@ async def sample_once(
             dead_groups=await (by_error or DeadLookup()).read(fetch, dead, newest["at"]),
             retrying=retrying,
             doorbell=await read_doorbell(fetch),
+            snapshot=await read_snapshot(fetch),
             known_groups=await by_name.read(fetch, seen, exempt, loss) if by_name else (),
             loss=loss,
             group_dead=dead_of,

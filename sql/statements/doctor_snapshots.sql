@@ -1,10 +1,11 @@
 -- doctor_snapshots: finds what keeps dead row versions of this database from being removed.
 -- Parameters: none.
--- Returns: one row, the one that holds back most: kind, name, user, application, state, for how many seconds (NULL: unknown), for
---   how many transactions. No row: nothing does.
--- Loaded by: dispatcher/ops/doctor/activity.py
+-- Returns: one row, the one that holds back most: kind, name, user, application, state, since when in Unix seconds (NULL: this role
+--   may not see it), for how many transactions. No row: nothing does.
+-- A transaction that has written and has no snapshot now, idle at READ COMMITTED, holds back as much, by its id.
+-- Loaded by: dispatcher/ops/snapshots.py
 -- Index: none; the statistics views.
-SELECT h.kind, h.name, h.usename, h.application_name, h.state, h.held_s, h.transactions
+SELECT h.kind, h.name, h.usename, h.application_name, h.state, h.since, h.transactions
 FROM (
     SELECT
         'session' AS kind,
@@ -12,10 +13,10 @@ FROM (
         a.usename::text,
         a.application_name,
         a.state,
-        date_part('epoch', clock_timestamp() - a.xact_start) AS held_s,
-        age(a.backend_xmin) AS transactions
+        date_part('epoch', a.xact_start) AS since,
+        greatest(age(a.backend_xmin), age(a.backend_xid)) AS transactions
     FROM pg_stat_activity AS a
-    WHERE a.backend_xmin IS NOT NULL
+    WHERE (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
       AND a.pid <> pg_backend_pid()
       AND (a.datname = current_database() OR a.backend_type = 'walsender')
       AND a.backend_type IS DISTINCT FROM 'autovacuum worker'
@@ -26,7 +27,7 @@ FROM (
         p.owner::text,
         NULL,
         NULL,
-        date_part('epoch', clock_timestamp() - p.prepared),
+        date_part('epoch', p.prepared),
         age(p.transaction)
     FROM pg_prepared_xacts AS p
     WHERE p.database = current_database()
@@ -35,5 +36,5 @@ FROM (
     FROM pg_replication_slots AS s
     WHERE s.xmin IS NOT NULL
 ) AS h
-ORDER BY h.transactions DESC, h.held_s DESC NULLS LAST
+ORDER BY h.transactions DESC, h.since NULLS LAST
 LIMIT 1

@@ -248,7 +248,9 @@ async def test_the_limit_is_that_of_the_role_that_logs_in(
         await shared.execute(f"DROP ROLE {name}_group".encode())
 
 
-async def test_an_old_snapshot_names_who_holds_it(look: Examine, stranger: str, shared_url: str) -> None:
+async def test_an_old_snapshot_names_who_holds_it(
+    look: Examine, stranger: str, shared: psycopg.AsyncConnection, shared_url: str
+) -> None:
     async with await psycopg.AsyncConnection.connect(shared_url, application_name="nightly report") as holder:
         await holder.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
         await holder.execute("SELECT 1")
@@ -259,7 +261,15 @@ async def test_an_old_snapshot_names_who_holds_it(look: Examine, stranger: str, 
         assert f"pg_terminate_backend({holder.info.backend_pid})" in str(found.remedy)
         assert (await look(snapshot_warning_s=0.0, snapshot_bad_s=0.0))["snapshot"].level == "bad"
         assert (await look())["snapshot"].level == "ok"
-        assert (await look(stranger))["snapshot"].level == "unknown"
+        assert (await look(stranger))["snapshot"].level == "ok"
+        await shared.execute(
+            "DO $$ BEGIN FOR n IN 1..10000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
+        )
+        found = (await look(stranger))["snapshot"]  # its age is not visible; who it is and how many transactions ago is
+        assert (found.level, found.needs_somebody) == ("warning", "by morning")
+        assert "nightly report" in found.found
+        assert re.search(r"10,\d{3} transactions ago", found.found)
+        assert f"pg_terminate_backend({holder.info.backend_pid})" in str(found.remedy)
 
     async def gone() -> bool:
         return (await look(snapshot_warning_s=0.0))["snapshot"].level == "ok"
@@ -295,6 +305,13 @@ async def test_dead_rows_pile_up(look: Examine, db: psycopg.AsyncConnection, dat
     found = await until(warning, "doctor hears of the dead rows")
     assert found.level == "warning"
     assert "VACUUM (ANALYZE) messaging.message_outbox" in str(found.remedy)
+    async with await psycopg.AsyncConnection.connect(database_url, application_name="monthly-report") as holder:
+        await holder.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+        await holder.execute("SELECT 1")
+        await db.execute("DO $$ BEGIN FOR n IN 1..300 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
+        seen = await look(database_url, dead_rows=50)  # dead-rows sends its reader to `snapshot`
+        assert (seen["dead-rows"].level, seen["snapshot"].level) == ("warning", "warning")
+        assert "monthly-report" in seen["snapshot"].found
 
 
 async def test_rows_that_are_late(look: Examine, shared: psycopg.AsyncConnection) -> None:

@@ -4,10 +4,11 @@ import json
 import re
 import time
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from dispatcher.core.events import BreakerChanged, Buried, PauseChanged, Published, Sampled, Settled, TakenOver
@@ -138,6 +139,40 @@ async def test_a_doorbell_that_is_missing_needs_somebody_now_where_the_tick_brea
         assert found["found"].startswith(said["what"])
         assert "`dispatcher migrate --database-url OWNER_URL`" in said["do"]
         assert found["remedy"] == said["do"]
+
+
+async def test_a_transaction_that_is_left_open_is_why_events_are_late(dispatcher, heard, db, database_url):
+    """It is named by a role that may not see when it began, too."""
+    name = f"relay_{free_port()}"
+    await db.execute(f"CREATE ROLE {name} LOGIN")
+    await db.execute(f"GRANT USAGE ON SCHEMA messaging TO {name}")
+    for what in ("TABLES", "SEQUENCES", "ROUTINES"):
+        await db.execute(f"GRANT ALL ON ALL {what} IN SCHEMA messaging TO {name}")
+    await insert_events(db, 3, occurred_at=datetime.now(UTC) - timedelta(seconds=30))
+    connect = psycopg.AsyncConnection.connect(database_url, application_name="monthly-report")
+    async with await connect as holder:
+        await holder.execute("SELECT id FROM messaging.message_outbox FOR UPDATE")  # so they wait
+        await db.execute("DO $$ BEGIN FOR n IN 1..300 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
+        async with dispatcher(database_url=f"{database_url}?user={name}") as running:
+            await running.tap.next(Sampled)
+
+            async def said() -> list[dict[str, Any]]:
+                found = json.loads((await heard("status", "--json", DATABASE_URL=f"{database_url}?user={name}"))[1])
+                return [each for each in found["attention"] if each["kind"] == "snapshot" and each["since"]]
+
+            [need] = await until(said, "the dispatcher says since when")
+            assert (need["level"], need["needs_somebody"]) == ("bad", "now")
+            assert f"The session {holder.info.backend_pid} (user " in need["what"]
+            assert "monthly-report" in need["what"]
+            assert "Events wait: the oldest is " in need["what"]
+            assert f"pg_terminate_backend({holder.info.backend_pid})" in need["do"]
+            doctor = json.loads((await heard("doctor", "--json", DATABASE_URL=f"{database_url}?user={name}"))[1])
+            [found] = [each for each in doctor["findings"] if each["check"] == "snapshot"]
+            assert (found["level"], found["needs_somebody"]) == ("bad", "now")
+            assert found["found"].startswith(f"The session {holder.info.backend_pid} ")
+            console = diagnose(running.service.report().state, RecentWindow(), time.time())
+            assert next((each.kind, each.level) for each in console) == ("snapshot", "bad")
+    await db.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
 async def test_redis_is_away_and_no_dispatcher_says_so(first):

@@ -19,6 +19,7 @@ from dispatcher.core.process_state import (
     RetryCount,
     RunningDispatcher,
     Sample,
+    SnapshotHolder,
     Trouble,
     TroubleKind,
 )
@@ -351,6 +352,47 @@ def test_a_backlog_says_whether_it_falls():
     for rate, word in ((300.0, "grows by 300 events a second"), (0.0, "does not fall"), (-1.0, "does not fall")):
         late = next(each for each in diagnose(reading, replace(slow, backlog_rate=rate), NOW) if each.kind == "late")
         assert word in late.do
+
+
+REPORT = SnapshotHolder("session", "13168", "ada", "monthly-report", "idle in transaction", NOW - 30, 24_828)
+
+
+@pytest.mark.parametrize("rate", [None, -923.0, 40.0])
+def test_who_holds_an_old_snapshot_is_the_cause_of_late_events_and_does_not_pass_by_itself(rate):
+    sample = Sample(NOW - 1, 90_000, 25.0, 10, {}, snapshot=REPORT)
+    troubles = (Trouble("late", None, NOW - 24), Trouble("snapshot", "13168", NOW - 30))
+    slow = RecentWindow(p95=20.0, p95_now=20.0, count=100, slow_since=NOW - 20, backlog_rate=rate)
+    [said] = diagnose(replace(CALM, sample=sample, troubles=troubles), slow, NOW)
+    assert (said.level, said.kind, said.since, said.needs_somebody) == ("bad", "snapshot", NOW - 30, "now")
+    assert said.what.startswith(
+        "The session 13168 (user ada, monthly-report, idle in transaction) holds the oldest snapshot for 30 s, "
+        "24,828 transactions ago"
+    )
+    assert "`psql OWNER_URL -c 'SELECT pg_terminate_backend(13168)'`" in said.do
+    assert "by itself" not in said.do
+    unseen = replace(sample, snapshot=replace(REPORT, since=None))  # a role without pg_read_all_stats
+    [said] = diagnose(replace(CALM, sample=unseen, troubles=troubles), slow, NOW)
+    assert (said.kind, said.since, "13168 (user ada, monthly-report" in said.what) == ("snapshot", NOW - 30, True)
+
+
+def test_a_snapshot_is_said_while_nothing_is_late_only_when_it_is_old():
+    sample = Sample(NOW - 1, 0, 0.0, 10, {}, snapshot=REPORT)
+    trouble = (Trouble("snapshot", "13168", NOW - 30),)
+    assert found(replace(CALM, sample=sample, troubles=trouble)) == []
+    old = replace(sample, snapshot=replace(REPORT, since=NOW - 400))
+    assert found(replace(CALM, sample=old, troubles=trouble)) == [("warn", "snapshot", NOW - 400)]
+
+
+def test_since_when_events_are_late_is_not_the_age_of_the_oldest_one():
+    """Which is another one at each look."""
+    sample = Sample(NOW - 1, 90_000, 25.0, 10, {})
+    reading = replace(CALM, sample=sample, troubles=(Trouble("late", None, NOW - 300),))
+    assert found(reading) == [("warn", "late", NOW - 300)]
+    [said] = diagnose(reading, RecentWindow(backlog_rate=-50.0), NOW)
+    assert (said.since, "falls by 50 events a second" in said.do) == (NOW - 300, True)
+    fast = RecentWindow(p95=20.0, p95_now=20.0, count=100, slow_since=NOW - 20, backlog_rate=40.0)
+    [said] = diagnose(CALM, fast, NOW)
+    assert (said.kind, "grows by 40 events a second" in said.do) == ("slow", True)
 
 
 def test_a_right_that_is_missing_is_told_with_the_command_that_gives_it():

@@ -1,8 +1,10 @@
 """The plain value the console is fed with: what events make of it, and how several processes become one."""
 
+from dataclasses import replace
+
 from dispatcher.core import events
 from dispatcher.core.latencies import Latencies, summed
-from dispatcher.core.process_state import RunningDispatcher, merged
+from dispatcher.core.process_state import RunningDispatcher, SnapshotHolder, merged
 from dispatcher.telemetry.latency import LatencyHistogram
 from dispatcher.telemetry.state import StateTracker
 
@@ -96,6 +98,21 @@ def test_handlers_that_do_not_end_and_what_a_look_at_postgres_found_are_troubles
     ]
     ours(events.StuckHandlers(False, 3))
     ours(events.Sampled(5, 1.0, 0.1, 7, {}))
+    assert kinds(ours) == []
+
+
+def test_since_when_events_are_late_does_not_move_with_the_event_that_is_the_oldest():
+    clock = Clock()
+    ours = reader(clock)
+    ours(events.Started("a", enabled=True))
+    seen = SnapshotHolder("session", "77", "ada", "report", None, None, 900)
+    ours(events.Sampled(500, 6.0, 0.0, 7, {}, snapshot=seen))
+    clock.now += 60
+    ours(events.Sampled(400, 30.0, 0.0, 7, {}, snapshot=seen))  # the oldest came 36 s later
+    assert [(each.kind, each.since) for each in ours.read().troubles] == [("late", 994.0), ("snapshot", 1000.0)]
+    ours(events.Sampled(400, 30.0, 0.0, 7, {}, snapshot=replace(seen, name="78", since=1020.0)))
+    assert [(each.kind, each.since) for each in ours.read().troubles] == [("late", 994.0), ("snapshot", 1020.0)]
+    ours(events.Sampled(0, 0.0, 0.0, 7, {}))
     assert kinds(ours) == []
 
 

@@ -12,6 +12,7 @@ from dispatcher.core.process_state import (
     RetryCount,
     RunningDispatcher,
     SentBy,
+    SnapshotHolder,
     StreamSample,
     TriggerState,
 )
@@ -85,6 +86,7 @@ class Sampled(TelemetryEvent):
     dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
     retrying: RetryCount | None = None
     doorbell: TriggerState = "installed"
+    snapshot: SnapshotHolder | None = None  # who holds the oldest one
     known_groups: Sequence[KnownGroup] = ()  # those that are there, and those that went with a loss
     loss: Loss | None = None  # the last one in Redis
     group_dead: Mapping[str, int] = field(default_factory=dict)  # entries that consumers put away, where there are some

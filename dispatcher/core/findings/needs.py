@@ -176,15 +176,22 @@ def dead(
     return Need("bad" if fresh else "warn", "buried" if fresh else "dead", what, newest, do, "dead", PAGES["dead"])
 
 
-def late(age_s: float, at: float, rate: float | None = None) -> Need:
-    """Events wait, and nothing explains it. `at`: when that was looked up; `rate`: events a second that it grows by."""
-    do = "If the backlog falls, wait. If it grows, start another dispatcher. If it stands still: `dispatcher doctor`."
-    if rate is not None:
-        do = "The backlog does not fall: `dispatcher doctor`. If it names no cause, start another dispatcher."
-        if rate >= 1:
-            do = f"The backlog grows by {rate:,.0f} events a second: start another dispatcher, or `dispatcher doctor`."
+def by_rate(rate: float | None) -> str:
+    """What to do about events that are late. `rate`: events a second by which the backlog grows; None: not known."""
+    if rate is None:
+        falls = "If the backlog falls, wait. If it grows, start another dispatcher."
+        return f"{falls} If it stands still: `dispatcher doctor`."
+    if rate >= 1:
+        return f"The backlog grows by {rate:,.0f} events a second: start another dispatcher, or `dispatcher doctor`."
+    falls = f"The backlog falls by {-rate:,.0f} events a second" if rate < -1 else "The backlog does not fall"
+    return f"{falls}: `dispatcher doctor`. If it names no cause, start another dispatcher."
+
+
+def late(age_s: float, since: float, rate: float | None = None) -> Need:
+    """Events wait, and nothing explains it. `rate`: as in by_rate."""
+    do = by_rate(rate)
     what = "Events are overdue and still wait"
-    return Need("bad" if age_s > VERY_LATE_S else "warn", "late", what, at - age_s, do, "events", PAGES["late"])
+    return Need("bad" if age_s > VERY_LATE_S else "warn", "late", what, since, do, "events", PAGES["late"])
 
 
 def empty_in_s(backlog: int | None, rate: float | None) -> float | None:

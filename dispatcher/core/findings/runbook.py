@@ -22,6 +22,7 @@ PAGES: dict[str, str | None] = {
     "handlers": "handlers-stuck",
     "held": "held-aggregates",
     "retrying": "high-retries",
+    "snapshot": "claims-are-slow",
     "catching-up": "backlog-grows",
     "late": "backlog-grows",
     "slow": "end-to-end-latency-high",

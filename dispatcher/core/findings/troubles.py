@@ -150,6 +150,20 @@ TROUBLES: dict[TroubleKind, KindOfTrouble] = {
         told=True,
         looked_up=True,
     ),
+    "late": KindOfTrouble(  # its level and remedy: needs.late
+        "warn",
+        "Events are overdue and still wait",
+        "`dispatcher doctor` looks for the cause.",
+        told=True,
+        looked_up=True,
+    ),
+    "snapshot": KindOfTrouble(  # its words and remedy: snapshot_needs.snapshot
+        "warn",
+        "A transaction holds an old snapshot, and claims read past dead row versions: {}",
+        "`dispatcher doctor` says whose it is and how to end it (its check `snapshot`).",
+        told=True,
+        looked_up=True,
+    ),
     "starting": KindOfTrouble("note", "Starting", "Nothing; it is opening its connections."),
 }
 

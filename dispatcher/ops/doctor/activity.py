@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dispatcher.core.counted import counted
+from dispatcher.core.findings import snapshot_needs
 from dispatcher.core.findings.condition import Condition, holds_up
-from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
+from dispatcher.core.findings.finding import Finding, bad, ok, warning
 from dispatcher.core.findings.runbook import page_of_trouble
 from dispatcher.core.findings.troubles import TROUBLES
 from dispatcher.core.findings.wake_needs import QUEUE_BAD, QUEUE_WARN
@@ -15,38 +16,31 @@ from dispatcher.core.timestamps import iso_of
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.pause import read_acknowledgements, read_switch
+from dispatcher.ops.snapshots import read_snapshot
 
-OLD_TRANSACTIONS = 1_000_000  # the limit for a snapshot whose age in seconds is not visible
+UNSEEN_TRANSACTIONS = 10_000  # the limit for a session whose age in seconds is not visible
 LATE_WARNING_S, LATE_BAD_S = 10.0, 60.0
 DEAD_COUNTED = 10_000
 BACKLOG_DO = "see the other findings and the log of a dispatcher; if neither names a cause, start another one"
 
 
-async def snapshot(session: Session, *, warning_s: float, bad_s: float) -> Finding:
-    """Find the oldest snapshot: autovacuum cannot remove rows that died after it. Limits in seconds."""
-    held = await session.fetch(load("doctor_snapshots"))
-    if not held:
+async def snapshot(session: Session, *, warning_s: float, bad_s: float, piled_up: bool = False) -> Finding:
+    """Find the oldest snapshot: autovacuum cannot remove rows that died after it. Limits in seconds.
+
+    `piled_up`: dead row versions are there, and who keeps them is named whatever its age.
+    """
+    holder = await read_snapshot(session.fetch)
+    if holder is None:
         return ok("snapshot", "no transaction holds an old one")
-    [(kind, name, user, application, state, held_s, transactions)] = held
-    facts = [f"user {user}" if user else "", application or "", state or "", f"{transactions} transactions ago"]
-    who = f"{kind} {name} ({', '.join(filter(None, facts))})"
-    since = f" for {held_s:.0f} s" if held_s is not None else ""
-    said = f"{who} holds the oldest{since}"
-    remedies = {
-        "session": f"end it when it is not wanted: SELECT pg_terminate_backend({name})",
-        "prepared transaction": f"COMMIT PREPARED '{name}' or ROLLBACK PREPARED '{name}'",
-        "replication slot": f"start its consumer, or SELECT pg_drop_replication_slot('{name}')",
-    }
-    remedy = f"{remedies[kind]}; until then dead row versions stay, and every query on the outbox reads past them"
-    if held_s is None and transactions < OLD_TRANSACTIONS:
-        if kind == "session":
-            return unknown("snapshot", f"{said}; its age is not visible", "GRANT pg_read_all_stats to this role")
-        return ok("snapshot", said)
-    if held_s is not None and held_s >= bad_s:
-        return bad("snapshot", said, remedy)
-    if held_s is None or held_s >= warning_s:
-        return warning("snapshot", said, remedy)
-    return ok("snapshot", said)
+    [(now,)] = await session.fetch("SELECT date_part('epoch', clock_timestamp())")
+    need = snapshot_needs.snapshot(holder, now, old_s=warning_s, very_old_s=bad_s)
+    # Those that may not see its age have the number of transactions.
+    unseen = holder.since is None and holder.kind == "session" and holder.transactions >= UNSEEN_TRANSACTIONS
+    if need.level == "bad":
+        return bad("snapshot", need.what, need.do)
+    if need.level == "warn" or unseen or (piled_up and holder.transactions >= snapshot_needs.SLOWS_TRANSACTIONS):
+        return warning("snapshot", need.what, need.do)
+    return ok("snapshot", need.what.partition(":")[0])
 
 
 async def notify_queue(session: Session) -> Finding:

@@ -128,7 +128,12 @@ async def _postgres(
             ("dead-rows", partial(storage.dead_rows, few=wanted.dead_rows)),
             (
                 "snapshot",
-                partial(activity.snapshot, warning_s=wanted.snapshot_warning_s, bad_s=wanted.snapshot_bad_s),
+                lambda session: activity.snapshot(
+                    session,
+                    warning_s=wanted.snapshot_warning_s,
+                    bad_s=wanted.snapshot_bad_s,
+                    piled_up=any(each.check == "dead-rows" and each.level != "ok" for each in found),
+                ),
             ),
             ("notify-queue", activity.notify_queue),
             ("dispatchers", activity.dispatchers),

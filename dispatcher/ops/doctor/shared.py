@@ -26,9 +26,17 @@ CHECKS = {
     "dead": "dead-events",
     "paused": "pause",
     "doorbell": "trigger",
+    "snapshot": "snapshot",
     "notify-queue": "notify-queue",
 }
-REPLACED = {"dispatchers", "dead-events", "pause", "trigger", "notify-queue"}  # checks that ask less than `status`
+REPLACED = {
+    "dispatchers",
+    "dead-events",
+    "pause",
+    "trigger",
+    "notify-queue",
+    "snapshot",
+}  # checks that ask less than `status`
 LEVELS: dict[str, Level] = {"bad": "bad", "warn": "warning"}
 
 
