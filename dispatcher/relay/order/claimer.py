@@ -141,16 +141,16 @@ class OrderedClaimer(Claimer):
             if from_start:
                 cursor.ended(monotonic())
                 return batch
-            cursor.reset()  # a transaction may be over during which its place was right
+            cursor.reset()  # a transaction may be over during which its position was right
 
     def _wanted(self, group: SlotGroup, limit: int, floor: str | None, mark: HandlerMark | None) -> OrderedClaim:
-        place = group.cursor.place
+        position = group.cursor.position
         return OrderedClaim(
             dispatcher=self._dispatcher_id(),
             limit=limit,
             fresh_limit=min(group.cursor.share.limit(limit), limit - limit // OTHERS),
-            fresh_after=place.fresh,
-            after=place.other,
+            fresh_after=position.fresh,
+            after=position.other,
             floor=floor,
             mark=mark,
             mask=group.wire,

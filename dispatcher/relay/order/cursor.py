@@ -30,14 +30,14 @@ LONG_S = 0.2  # a transaction that runs for longer is not waited for: each claim
 MOST_RUNNING = 64
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Two cursors: of fresh rows, and of those that were scheduled, retried or put back."""
 
     fresh: ClaimKey = FROM_THE_START
     other: ClaimKey = FROM_THE_START
 
 
-START = Place()
+START = Position()
 
 
 class Looked(NamedTuple):
@@ -56,31 +56,31 @@ class OrderedCursor:
     """Where claims of one set of slots begin. Used by the task whose turn it is to claim."""
 
     share: FreshShare = field(default_factory=FreshShare)
-    place: Place = START  # where the next claim begins
-    running: list[str] = field(default_factory=list)  # transactions during which `place` is right
-    _reached: Place = START
-    _candidate: tuple[Place, float, frozenset[str]] | None = None  # with whoever wrote when it was noted, and when
-    _proven: Place | None = None  # whoever wrote then is over: a claim from now on sees all that lies before it
+    position: Position = START  # where the next claim begins
+    running: list[str] = field(default_factory=list)  # transactions during which `position` is right
+    _reached: Position = START
+    _candidate: tuple[Position, float, frozenset[str]] | None = None  # with whoever wrote when it was noted, and when
+    _proven: Position | None = None  # whoever wrote then is over: a claim from now on sees all that lies before it
     _proved_at: float = 0.0
     _proof_s: float = 0.0
     _from_start_at: float = 0.0
     _pass_s: float = 0.0  # how long it took from the start to the end, last time
 
     def reset(self) -> None:
-        """Look at everything next: rows were put back that lie before the place."""
-        self.place = self._reached = START
+        """Look at everything next: rows were put back that lie before the position."""
+        self.position = self._reached = START
         self.running, self._candidate, self._proven = [], None, None
 
     def begin(self, now: float) -> None:
         """A claim is about to begin. `now`: monotonic seconds."""
         rest_s = rest_after(self._pass_s, REST, at_most_s=START_AGAIN_AT_MOST_S)
-        if self.place != START and now - self._from_start_at > max(START_AGAIN_S, rest_s):
+        if self.position != START and now - self._from_start_at > max(START_AGAIN_S, rest_s):
             self.reset()
-        if self.place == START and self._reached == START:
+        if self.position == START and self._reached == START:
             self._from_start_at = now
 
     async def prove(self, session: Session, pids: list[int]) -> None:
-        """Find out whether nothing can appear any more before a place that claims have reached.
+        """Find out whether nothing can appear any more before a position that claims have reached.
 
         `pids`: of sessions that write no events.
         """
@@ -90,40 +90,40 @@ class OrderedCursor:
         rows = await session.fetch(load("writers"))
         writing = {name: xid for _, name, xid, pid in rows if name is not None and pid not in pids}
         # Whoever writes later has higher ids than this one, and than any that a claim has seen.
-        reached = Place(max(fresh_key(rows[0][0]), self._reached.fresh, key=_order), self._reached.other)
+        reached = Position(max(fresh_key(rows[0][0]), self._reached.fresh, key=_order), self._reached.other)
         self._proved_at = monotonic()
         self._proof_s = self._proved_at - now
         if not writing:
             self._proven, self._candidate = reached, None
             return
         if self._candidate is not None:
-            place, at, writers = self._candidate
+            position, at, writers = self._candidate
             left = [writing[each] for each in writers if each in writing]
             known = [xid for xid in left if xid is not None]
             if left and (now - at < LONG_S or len(known) < len(left) or len(self.running) + len(known) > MOST_RUNNING):
                 return
-            self._proven, self.running = place, list(dict.fromkeys([*self.running, *known]))
+            self._proven, self.running = position, list(dict.fromkeys([*self.running, *known]))
         self._candidate = (reached, now, frozenset(writing))
 
     @property
     def _is_proven(self) -> bool:
         """Whether a proof would bring nothing: no claim has looked beyond the last one."""
         if self._proven is None:
-            return self._reached == self.place
+            return self._reached == self.position
         seen, proven = self._reached, self._proven
-        return _order(seen.fresh) <= _order(proven.fresh) and seen.other in (proven.other, self.place.other)
+        return _order(seen.fresh) <= _order(proven.fresh) and seen.other in (proven.other, self.position.other)
 
     def note(self, fresh: Looked, other: Looked) -> None:
-        """A claim from the place on has looked so far."""
-        self._reached = Place(
+        """A claim from the position on has looked so far."""
+        self._reached = Position(
             max(fresh.last or FROM_THE_START, self._reached.fresh, key=_order),
             max(other.last or FROM_THE_START, self._reached.other, key=_order),
         )
         if self._proven is not None:
-            seen = self._reached.fresh if fresh.to_the_end else fresh.last or self.place.fresh
-            self.place = Place(
-                max(min(seen, self._proven.fresh, key=_order), self.place.fresh, key=_order),
-                self._proven.other if other.covers(self._proven.other) else self.place.other,
+            seen = self._reached.fresh if fresh.to_the_end else fresh.last or self.position.fresh
+            self.position = Position(
+                max(min(seen, self._proven.fresh, key=_order), self.position.fresh, key=_order),
+                self._proven.other if other.covers(self._proven.other) else self.position.other,
             )
 
     def ended(self, now: float) -> None:
