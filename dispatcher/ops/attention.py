@@ -99,7 +99,7 @@ def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:
         why = f" ({outbox.pause.reason})" if outbox.pause.reason else ""
         since = outbox.pause.changed_at.timestamp() if outbox.pause.changed_at else None
         what = f"Paused by {outbox.pause.changed_by}{why}: no event is taken"
-        yield Need("warn", "paused", what, since, TROUBLES["paused"].do, page=PAGES["paused"])
+        yield Need(TROUBLES["paused"].level, "paused", what, since, TROUBLES["paused"].do, page=PAGES["paused"])
     if not outbox.living:
         yield _nobody(outbox)
     elif outbox.disabled:

@@ -184,18 +184,16 @@ def _last_sent(reading: ProcessState, now: float) -> float | None:
 
 
 def _levels(reading: ProcessState, lately: RecentWindow, silent_s: float | None, now: float) -> dict[str, str]:
-    """The colour of each figure by its own threshold: "", "warn" or "bad"; for what a pause alone holds up "warn"."""
+    """The colour of each figure by its own threshold: "", "warn" or "bad"."""
     sample = reading.sample
     age = sample.overdue_s if sample else 0.0
     late = lately.p95_now is not None and lately.p95_now > SLA_S
     fresh = sample is not None and sample.newest_dead_at is not None and now - sample.newest_dead_at < FRESH_DEAD_S
     dead = sample.dead if sample else 0
-    kinds = {trouble.kind for trouble in reading.troubles}
-    bad = "warn" if "paused" in kinds and not any(TROUBLES[kind].level == "bad" for kind in kinds) else "bad"
     return {
-        "events": bad if silent_s is not None else "",
-        "latency": bad if silent_s is not None or late else "",
-        "backlog": bad if age > VERY_LATE_S else "warn" if age > LATE_S else "",
+        "events": "bad" if silent_s is not None else "",
+        "latency": "bad" if silent_s is not None or late else "",
+        "backlog": "bad" if age > VERY_LATE_S else "warn" if age > LATE_S else "",
         "dead": "" if not dead else "bad" if fresh else "warn",
     }
 

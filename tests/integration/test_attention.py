@@ -95,6 +95,8 @@ async def test_dead_events_are_never_fine_until_each_is_decided(dispatcher, hear
         needs = json.loads((await heard("status", "--json"))[1])["attention"]
         assert [(each["level"], each["kind"]) for each in needs] == [("bad", "dead")], needs
         assert needs[0]["what"] == "3 events are dead and wait for a decision; the latest error: redis: ERR no"
+        fresh = json.loads((await heard("doctor", "--json"))[1])["findings"]
+        assert next(each["level"] for each in fresh if each["check"] == "dead-events") == "bad"  # as `status`
         await db.execute("UPDATE messaging.message_dlq SET died_at = died_at - interval '1 day'")
         assert kinds((await heard("status", "--json"))[1]) == [("warn", "dead")]
         findings = json.loads((await heard("doctor", "--json"))[1])["findings"]

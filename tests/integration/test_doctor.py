@@ -161,7 +161,7 @@ POSTGRES = {
     ),
     "paused": (
         "INSERT INTO messaging.pause (generation, paused, changed_by, reason) VALUES (1, true, 'ada', 'a move')",
-        "pause", "warning", "by ada (a move)",
+        "pause", "bad", "by ada (a move)",
     ),
     "autovacuum off": (
         f"ALTER TABLE {OUTBOX} SET (autovacuum_enabled = off)",
@@ -468,6 +468,7 @@ REDIS: dict[str, tuple[list[list[str]], str, str, str]] = {
         "redis-memory", "bad", "evicts the whole stream",
     ),
     "it is nearly full": ([["CONFIG", "SET", "maxmemory", "2mb"]], "redis-memory", "warning", "of 2.1 MB in use"),
+    "it is full, which is one thing": ([["CONFIG", "SET", "maxmemory", "1"]], "redis-memory", "bad", "in use"),
     "it is full": ([["CONFIG", "SET", "maxmemory", "1"]], "redis-entries", "bad", "OOM"),
     "snapshots only": ([["CONFIG", "SET", "save", "60 1"]], "redis-persistence", "warning", "snapshots only"),
     "nothing is kept": ([], "redis-persistence", "bad", "nothing is kept"),

@@ -107,15 +107,13 @@ async def test_nothing_was_sent_for_no_longer_than_by_any_dispatcher(console):
         assert (seen["silent_s"], seen["ever_sent"]) == (expected, known), sent
 
 
-async def test_what_a_pause_alone_holds_up_is_amber_as_its_headline(console):
+async def test_what_a_pause_holds_up_is_red_as_its_headline(console):
     now = console.observe.read().started_at
     console.observe(events.PauseChanged(True, "ada", "moving"))
     console.observe(events.Sampled(9, 61.0, 0.0, 900, {}))
     seen = silent(console, now + 61.0)
-    assert [seen["levels"][name] for name in ("events", "latency", "backlog")] == ["warn"] * 3
-    console.observe(events.BreakerChanged("open", "away"))
-    seen = silent(console, now + 61.0)
     assert [seen["levels"][name] for name in ("events", "latency", "backlog")] == ["bad"] * 3
+    assert (seen["level"], seen["findings"][0]["needs_somebody"]) == ("bad", "now")
 
 
 async def test_backpressure_says_at_how_many_entries_it_ends(console):

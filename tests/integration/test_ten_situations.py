@@ -234,7 +234,7 @@ async def test_doctor_says_when_somebody_is_needed_as_status_does(dispatcher, he
         assert said["doorbell"]["needs_somebody"] == found["trigger"]["needs_somebody"] == "now"
         assert found["tables"]["needs_somebody"] == "no"
         lines = [line.strip() for line in (await heard("doctor"))[1].splitlines()]
-        at = next(n for n, line in enumerate(lines) if line.startswith("warning: pause: "))
+        at = next(n for n, line in enumerate(lines) if line.startswith("bad: pause: "))
         assert any(line.startswith("Needs somebody: now. Runbook: ") for line in lines[at : at + 4])
 
 
@@ -245,7 +245,7 @@ async def test_paused_comes_before_dead_events_of_long_ago(dispatcher, first, he
         await heard("pause", "--reason", "moving house")
         await running.tap.next(PauseChanged)
         what, do = await first()
-        assert re.match(r"warn: Paused by \S+ \(moving house\): no event is taken; since ", what)
+        assert re.match(r"bad: Paused by \S+ \(moving house\): no event is taken; since ", what)
         assert SINCE.search(what)
         assert do.startswith("`dispatcher resume`, when whoever paused it agrees")
         assert (await heard("status"))[1].splitlines()[2].strip().startswith("Needs somebody: now. Runbook: ")

@@ -224,7 +224,7 @@ def test_a_pause_comes_first_then_the_worst_whatever_its_kind():
     sample = replace(dead(1, newest=NOW - 10), group_lag={"g": 5}, group_read_age_s={"g": 1000.0})
     reading = replace(CALM, sample=sample, troubles=(Trouble("listener", "x", 1.0), Trouble("paused", "by ada", 2.0)))
     assert [(level, kind) for level, kind, _ in found(reading)] == [
-        ("warn", "paused"),
+        ("bad", "paused"),
         ("bad", "buried"),
         ("warn", "unread"),
         ("warn", "listener"),
@@ -302,6 +302,9 @@ def test_handlers_that_do_not_end_explain_why_their_events_wait():
     assert found(reading) == [("bad", "handlers", NOW - 90)]
     [said] = diagnose(reading, RecentWindow(), NOW)
     assert (said.needs_somebody, said.page) == ("now", "handlers-stuck")
+    sample = Sample(NOW - 1, 20, 0.0, 10, {}, retrying=RetryCount(2, 2, "invoice.pdf", "TimeoutError", NOW - 1))
+    both = diagnose(replace(reading, sample=sample), RecentWindow(), NOW)
+    assert [(each.kind, each.needs_somebody) for each in both] == [("handlers", "now"), ("retrying", "now")]
 
 
 @pytest.mark.parametrize(("usage", "level", "when"), [(0.3, "warn", "by morning"), (0.6, "bad", "now")])

@@ -11,7 +11,7 @@ UNHEARD = ("listener", "doorbell", "notify-queue")  # with one of these events g
 
 def judged(found: Sequence[Need]) -> list[Need]:
     """Without what another finding explains, the cause with what comes of it, the worst first."""
-    return ranked(_with_unheard(_with_snapshot(without_explained(found))))
+    return ranked(_with_handlers(_with_unheard(_with_snapshot(without_explained(found)))))
 
 
 def _with_snapshot(found: list[Need]) -> list[Need]:
@@ -24,6 +24,13 @@ def _with_snapshot(found: list[Need]) -> list[Need]:
         return [each for each in found if each is not cause or each.level != "note"]
     both = replace(cause, level="bad", what=". ".join([cause.what, *(each.what for each in late)]))
     return [both if each is cause else each for each in found if each not in late]
+
+
+def _with_handlers(found: list[Need]) -> list[Need]:
+    """While all places are taken nothing is tried again: that waits for somebody as the handlers do."""
+    if not any(each.kind == "handlers" for each in found):
+        return found
+    return [replace(each, level="bad") if each.kind == "retrying" else each for each in found]
 
 
 def _with_unheard(found: list[Need]) -> list[Need]:

@@ -6,10 +6,14 @@ What `status` and the console say needs somebody is in `core/findings/needs.py`,
 from dataclasses import dataclass
 from typing import Literal
 
-from dispatcher.core.findings.needs import When
+from dispatcher.core.findings.needs import BY_LEVEL, When
+from dispatcher.core.findings.troubles import Severity
 
 Level = Literal["ok", "warning", "bad", "unknown"]
-_BY_LEVEL: dict[Level, When] = {"bad": "now", "warning": "by morning", "unknown": "no", "ok": "no"}
+# The same thing has the same level and urgency in `status` and the console.
+LEVEL_OF: dict[Severity, Level] = {"bad": "bad", "warn": "warning", "note": "ok", "fine": "ok"}
+UNASKED: dict[Level, When] = {"unknown": "no"}
+_BY_LEVEL: dict[Level, When] = {LEVEL_OF[level]: when for level, when in BY_LEVEL.items()} | UNASKED
 # How servers are set up: at a cost that was accepted once, and that is the same tomorrow.
 SETUP = frozenset(
     {"fsync", "redis-persistence", "redis-replicas", "cluster-replicas", "cluster-spread", "storage", "durability"}

@@ -30,8 +30,8 @@ EVENTS_COUNTED = 1_000_000  # events that wait are counted no further
 
 # When a finding needs somebody: at once, in the morning, or not at all. By its level, but for these kinds.
 When = Literal["now", "by morning", "no"]
-_BY_LEVEL: dict[Severity, When] = {"bad": "now", "warn": "by morning", "note": "no", "fine": "no"}
-_BY_KIND: dict[str, When] = {"paused": "now", "catching-up": "no", "starting": "no", "stopping": "no"}
+BY_LEVEL: dict[Severity, When] = {"bad": "now", "warn": "by morning", "note": "no", "fine": "no"}
+_BY_KIND: dict[str, When] = {"catching-up": "no", "starting": "no", "stopping": "no"}
 
 Link = Literal["dead", "groups", "events", "retry", "held"]
 
@@ -53,8 +53,8 @@ class Need:
 
     @property
     def needs_somebody(self) -> When:
-        """A pause stops everything, whoever wanted it; what passes by itself needs nobody."""
-        return _BY_KIND.get(self.kind, _BY_LEVEL[self.level])
+        """By the level, for `doctor` too (finding.py); what passes by itself needs nobody."""
+        return _BY_KIND.get(self.kind, BY_LEVEL[self.level])
 
 
 _PLACES = {kind: place for place, kind in enumerate(PAGES)}
@@ -76,9 +76,7 @@ def level_of(found: Iterable[Need]) -> Severity:
 
 def _rank(need: Need) -> tuple[int, int, float]:
     oldest = need.since if need.since is not None else float("inf")
-    # A pause is no fault, and stops everything all the same: it comes before what is dead.
-    level = LEVELS.index("bad" if need.kind == "paused" else need.level)
-    return -level, _PLACES.get(need.kind, len(_PLACES)), oldest
+    return -LEVELS.index(need.level), _PLACES.get(need.kind, len(_PLACES)), oldest
 
 
 def nobody(waiting: int | None, oldest_s: float, last: tuple[str, float] | None, now: float) -> Need:

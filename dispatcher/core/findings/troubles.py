@@ -93,8 +93,8 @@ TROUBLES: dict[TroubleKind, KindOfTrouble] = {
         "Disabled: no event is taken",
         "Set DISPATCHER_ENABLED=true and restart, when it is meant to run.",
     ),
-    "paused": KindOfTrouble(
-        "warn",
+    "paused": KindOfTrouble(  # no fault, and it stops everything all the same
+        "bad",
         "Paused {}: no event is taken",
         "`dispatcher resume`, when whoever paused it agrees. Events wait in Postgres.",
         stops=True,

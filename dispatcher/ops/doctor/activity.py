@@ -87,7 +87,7 @@ async def pause(session: Session) -> Finding:
     switch = await read_switch(session.fetch)
     if not switch.paused:
         return ok("pause", "nobody paused")
-    return warning("pause", f"paused {switch}", "`dispatcher resume`, when the pause has served its purpose")
+    return bad("pause", f"paused {switch}", "`dispatcher resume`, when the pause has served its purpose")
 
 
 async def dead_events(session: Session) -> Finding:

@@ -80,7 +80,7 @@ async def look_at_redis(
     refusing = next((key for key, each in by_stream.items() if _entries(each, key).level != "ok"), streams[0])
     return [
         _version(facts, target),
-        redis_durability.memory(facts.info, full),
+        redis_durability.memory(facts.info, full, full_now=_refusal(by_stream[refusing]).startswith("OOM")),
         redis_durability.persistence(facts.info, _setting(facts, "appendfsync"), _setting(facts, "save")),
         redis_durability.replicas(facts.info),
         _entries(by_stream[refusing], refusing),
@@ -175,8 +175,7 @@ def _version(facts: RedisFacts, target: RedisTarget) -> Finding:
 
 def _entries(facts: RedisFacts, stream: str) -> Finding:
     """Check that Redis would accept an entry now, from this user, on this key."""
-    reply = facts.replies["XADD"]
-    text = reply.text if isinstance(reply, Refused) else ""
+    text = _refusal(facts)
     code = text.split(" ", 1)[0]
     remedies = {
         "OOM": "free memory or raise maxmemory; rows wait unharmed until then",
@@ -190,6 +189,12 @@ def _entries(facts: RedisFacts, stream: str) -> Finding:
     if "than 0-0" in text:
         return ok("redis-entries", "it takes entries from this user")
     return bad("redis-entries", f"it takes no entry: {code}", remedies.get(code, "look at the log of Redis"))
+
+
+def _refusal(facts: RedisFacts) -> str:
+    """What it says to an entry that it would never take: of all that is wrong the first."""
+    reply = facts.replies["XADD"]
+    return reply.text if isinstance(reply, Refused) else ""
 
 
 def _rights(facts: RedisFacts, stream: str) -> Finding:

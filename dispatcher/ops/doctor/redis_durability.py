@@ -8,8 +8,11 @@ STATUSES = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsa
 NO_INFO = "allow this user +info"
 
 
-def memory(info: Mapping[str, str], full: float) -> Finding:
-    """Check that a full Redis does not evict the stream, and that at most the share `full` of maxmemory is in use."""
+def memory(info: Mapping[str, str], full: float, *, full_now: bool = False) -> Finding:
+    """Check that a full Redis does not evict the stream, and that at most the share `full` of maxmemory is in use.
+
+    `full_now`: it refuses entries for it: one thing with `redis-entries`, and as bad.
+    """
     if "maxmemory_policy" not in info:
         return unknown("redis-memory", "INFO tells no maxmemory policy", NO_INFO)
     policy, limit, used = info["maxmemory_policy"], int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
@@ -17,6 +20,8 @@ def memory(info: Mapping[str, str], full: float) -> Finding:
     if policy.startswith("allkeys"):  # volatile-*: the stream has no expiry
         remedy = "CONFIG SET maxmemory-policy noeviction: a full Redis then refuses entries, and rows wait unharmed"
         return bad("redis-memory", f"{said}: a full Redis evicts the whole stream", remedy)
+    if full_now:
+        return bad("redis-memory", said, "see redis-entries")
     if limit and used > full * limit:
         return warning(
             "redis-memory", said, "raise maxmemory, or lower REDIS_STREAM_MAXLEN: at the limit it takes no entries"

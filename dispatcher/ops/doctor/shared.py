@@ -7,7 +7,7 @@ from dataclasses import replace
 import psycopg
 
 from dispatcher.core.errors import DispatcherError
-from dispatcher.core.findings.finding import Finding, Level
+from dispatcher.core.findings.finding import LEVEL_OF, Finding
 from dispatcher.core.layout import Layout
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.attention import Attention, attention
@@ -37,7 +37,6 @@ REPLACED = {
     "notify-queue",
     "snapshot",
 }  # checks that ask less than `status`
-LEVELS: dict[str, Level] = {"bad": "bad", "warn": "warning"}
 
 
 async def read_needs(where: PostgresTarget, redis_url: str, layout: Layout) -> list[Attention]:
@@ -52,7 +51,8 @@ def with_needs(found: Sequence[Finding], said: Sequence[Attention]) -> list[Find
     if not said:
         return list(found)
     mine = [
-        Finding(CHECKS[each.kind], _level(each), _words(each), each.do, each.page, each.needs_somebody) for each in said
+        Finding(CHECKS[each.kind], LEVEL_OF[each.level], _words(each), each.do, each.page, each.needs_somebody)
+        for each in said
     ]
     checks = {each.check for each in mine}
     kept = [each for each in found if each.check not in checks & REPLACED]
@@ -70,11 +70,6 @@ def with_needs(found: Sequence[Finding], said: Sequence[Attention]) -> list[Find
             for each in kept
         ),
     ]
-
-
-def _level(need: Attention) -> Level:
-    """Dead events make a deployment no worse: nothing else waits for them."""
-    return "warning" if need.kind == "dead" else LEVELS[need.level]
 
 
 def _words(need: Attention) -> str:
