@@ -17,7 +17,7 @@ from dispatcher.commands.options import (
     target,
 )
 from dispatcher.commands.tables import say
-from dispatcher.core.findings.finding import Finding
+from dispatcher.core.findings.finding import SETUP, Finding
 from dispatcher.core.findings.runbook import address, page_of
 from dispatcher.infra.postgres.pooler import PoolerCheck
 from dispatcher.ops.doctor import Examination, examine
@@ -99,14 +99,23 @@ def _page(finding: Finding) -> str | None:
 
 
 def show(findings: list[Finding], held: list[Held]) -> None:
-    """The worst first, a line each with what to do below it; then the guarantees; then the counts of the findings."""
+    """The worst first, a line each with what to do below it; then how the servers are set up, which is the same
+    tomorrow; then the guarantees; then the counts of the findings.
+    """
+    setup = [each for each in findings if each.check in SETUP and each.level == "warning"]
     for each in findings:
+        if each in setup:
+            continue
         say(f"{each.level}: {each.check}: {each.found}", colour=COLOURS.get(each.level))
         if each.remedy:
             say(each.remedy, indent="    ")
         if each.level in ("bad", "warning") and each.remedy and not each.remedy.startswith(ELSEWHERE):
             page = _page(each)
             say(f"Needs somebody: {each.needs_somebody}.{f' Runbook: {address(page)}' if page else ''}", indent="    ")
+    if setup:
+        say("notes on the setup (what to do: --json):", colour=COLOURS["warning"])
+    for each in setup:
+        say(f"{each.check}: {each.found}", indent="    ")
     for promise in held:
         because = f" (because of: {', '.join(promise.because)})" if promise.because else ""
         say(f"holds here: {promise.holds}: {promise.says}{because}", colour=HOLDS.get(promise.holds))

@@ -156,9 +156,11 @@ def lines(ours: Layout, state: LayoutState, keys: Sequence[KeyState]) -> Iterato
     else:
         at = iso(state.changed_at, "seconds") if state.changed_at else "?"
         yield f"stands: {state.layout} (set at {at} by {state.changed_by})"
-    agrees = (
-        "the same" if state.is_of(ours) else "differ: a dispatcher with them claims nothing (dispatcher layout set)"
-    )
+    agrees = "the same"
+    if not state.is_of(ours):
+        agrees = "differ: a dispatcher with them claims nothing (dispatcher layout set)"
+        if ours.plain and state.runs:  # a shell without the variables of the dispatchers: nothing is to be set
+            agrees = "none of its own in this environment; dispatchers that run have the layout that stands"
     yield f"settings: {ours}: {agrees}"
     now, infos = state.layout or ours, {each.key: each for each in keys}
     for stream in now.streams:

@@ -12,13 +12,14 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from dispatcher.core.errors import DispatcherError, Unreachable
 from dispatcher.core.layout import Layout
+from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.info import REDIS_DEADLINE_S, StreamInfo, describe_failure, read_stream_info
 from dispatcher.infra.redis.target import RedisTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.groups import try_to_connect
-from dispatcher.ops.pause import PauseSession
+from dispatcher.ops.pause import PauseSession, read_acknowledgements
 from dispatcher.ops.session import OperatorSession, operator
 
 POLL_S = 0.1
@@ -34,6 +35,7 @@ class LayoutState:
     generation: int
     changed_at: datetime | None
     changed_by: str | None
+    runs: bool = False  # a dispatcher that runs has it
 
     def is_of(self, layout: Layout) -> bool:
         """Whether a dispatcher with these settings publishes."""
@@ -64,11 +66,12 @@ class LayoutSession(OperatorSession):
         """What stands now."""
         with self.explained():
             [row] = await self.session.fetch(load("layout_state"))
+            runs = await has_layout(self.session)
         fingerprint, spec, keys, former, seen, generation, changed_at, changed_by = row
         layout = None if spec is None else Layout.of_spec(spec)
         before = former if layout is not None else [*former, *seen]
         known = tuple(key for key in dict.fromkeys([*before, *seen]) if key not in keys)
-        return LayoutState(fingerprint, layout, known, generation, changed_at, changed_by)
+        return LayoutState(fingerprint, layout, known, generation, changed_at, changed_by, runs)
 
 
 class LayoutChange(PauseSession):
@@ -104,6 +107,12 @@ class LayoutChange(PauseSession):
         with self.explained():
             [(why,)] = await self.session.fetch(load("layout_set"), parameters)
         return None if why is None else str(why)
+
+
+async def has_layout(session: Session) -> bool:
+    """Whether a dispatcher that runs has the layout that stands: one with another says so. Raises as fetch() does."""
+    running = [each.condition.told for each in await read_acknowledgements(session)]
+    return any(all(trouble.kind != "layout" for trouble in told) for told in running)
 
 
 async def standing_layout(where: PostgresTarget, ours: Layout) -> Layout:

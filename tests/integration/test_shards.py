@@ -165,6 +165,26 @@ MARK_BEFORE = (
 )
 
 
+async def test_a_shell_without_the_routes_of_the_dispatchers_is_told_to_set_nothing(
+    dispatcher: StartDispatcher, db: Any, heard: HearCommand
+) -> None:
+    async def asked() -> tuple[str, str]:
+        found = json.loads((await heard("doctor", "--json"))[1])["findings"]
+        [doctor] = [each["level"] for each in found if each["check"] == "layout"]
+        return doctor, (await heard("layout"))[1]
+
+    async with dispatcher(**SHARDED) as running:
+        await insert_events(db, 10)
+        await running.tap.add_up(Settled, sent=10)
+        doctor, said = await asked()
+        assert doctor == "ok"
+        assert "layout set" not in said
+        assert "dispatchers that run have the layout that stands" in said
+    doctor, said = await asked()  # nobody runs: who starts one from this shell is to know
+    assert doctor == "warning"
+    assert "layout set" in said
+
+
 @pytest.fixture
 def layout(heard: HearCommand, database_url: str, redis_url: str) -> Any:
     """Runs `dispatcher layout ... --json`; its exit code and its answer."""
