@@ -200,10 +200,12 @@ def _streams(found: Status) -> Iterator[tuple[str, str]]:
         yield "stream", name if len(keys) == 1 else f"{name}, {shards}"
         yield "entries", str(stream.length)
         for group in stream.groups:
-            on = sum(any(each.name == group.name for each in info.groups) for info in known)
+            without = [info for info in known if all(each.name != group.name for each in info.groups)]
+            left = f"{counted(sum(info.length for info in without), 'entry')} of the others not read by it"
+            on = f", on {len(known) - len(without)} of {len(known)} shards, {left}" if without else ""
             yield (
                 f"group {group.name}",
-                _group(group) + (f", on {on} of {len(known)} shards" if on < len(known) else ""),
+                _group(group) + on,
             )
     for name, streams, rest in (
         ("streams without a group", unread, "read by nobody"),

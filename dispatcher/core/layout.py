@@ -7,7 +7,7 @@ aggregates. The number in braces is a hash tag: in a Redis Cluster the k-th shar
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from hashlib import sha256
@@ -154,3 +154,19 @@ class Layout:
         if self.order == "none":
             return said
         return f"{said}, in order" + (", a dead event holds the later ones" if self.on_dead == "hold" else "")
+
+
+def keys_without(groups: Mapping[str, Collection[str]]) -> dict[tuple[str, str], list[str]]:
+    """By stream and consumer group: the shards that it is not on, of a group that is on others of them.
+
+    `groups`: by key the names of its groups.
+    """
+    shards: dict[str, list[str]] = {}
+    for key in groups:
+        shards.setdefault(stream_of_key(key), []).append(key)
+    found = {}
+    for stream, keys in shards.items():
+        for group in sorted({name for key in keys for name in groups[key]}):
+            if without := [key for key in keys if group not in groups[key]]:
+                found[stream, group] = without
+    return found

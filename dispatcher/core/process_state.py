@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from dispatcher.core.dead_stream import LastPutAway
 from dispatcher.core.known_groups import KnownGroup, Loss
 from dispatcher.core.latencies import Latencies, summed
 
@@ -75,12 +76,16 @@ class SentBy:
 
 @dataclass(frozen=True, slots=True)
 class StreamSample:
-    """One of several streams: its key, its entries, what each group has yet to read, and since when nobody read it."""
+    """One of several streams: its key, its entries, what each group has yet to read, and since when nobody read it.
+
+    `oldest`: when its oldest entry was added, of a shard that a group of other shards is not on.
+    """
 
     name: str
     length: int
     group_lag: dict[str, int]
     group_read_age_s: dict[str, float] = field(default_factory=dict)
+    oldest: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +210,8 @@ class Sample:
     group_dead: Mapping[str, int] = field(default_factory=dict)  # entries that consumers put away, where there are some
     ended: tuple[EndedDispatcher, ...] = ()  # as all dispatchers say
     sent: tuple[SentBy, ...] = ()  # by each dispatcher, as it noted lately
+    group_reader: Mapping[str, str] = field(default_factory=dict)  # the consumer that read last
+    group_put_away: Mapping[str, LastPutAway] = field(default_factory=dict)  # the last entry that was put away
 
     @property
     def overdue_s(self) -> float:

@@ -78,8 +78,11 @@ def _all(found: Status) -> Iterator[Need]:
     if outbox is not None:
         yield from _of_outbox(outbox)
         yield from _lost(found, outbox)
-    dead = {group.name: group.dead for group in (found.stream.groups if found.stream else ()) if group.dead}
-    yield from group_needs.put_away(dead, None if outbox is None else _first_said(outbox, "put-away"))
+    groups = found.stream.groups if found.stream else ()
+    dead = {group.name: group.dead for group in groups if group.dead}
+    last = {group.name: group.put_away for group in groups if group.put_away}
+    since = None if outbox is None else _first_said(outbox, "put-away")
+    yield from group_needs.put_away(dead, since, last, found.now)
     yield from _half_read(found)
     yield from _unread(found)
 
@@ -162,7 +165,7 @@ def waits(conditions: Sequence[Condition], groups: Sequence[GroupInfo] = ()) -> 
             if trouble.kind == "backpressure":
                 what += f" of stream {each.stream} (MAXLEN {each.maxlen})"
                 read = next((one for one in groups if one.name == group_of(trouble.reason or "")), None)
-                what += group_needs.reads(read.last_read_age_s, read.lag, read.consumers) if read else ""
+                what += group_needs.reads(read.last_read_age_s, read.lag, read.consumers, read.reader) if read else ""
             if trouble.kind == "listener":
                 what += f"; {wake_needs.late_by(each.tick_s)}"
             said.setdefault((trouble.kind, trouble.reason, each.stream), []).append((trouble.since, what, trouble.do))
@@ -188,7 +191,9 @@ def _half_read(found: Status) -> Iterator[Need]:
     exempt = _exempt(found)
     yield from group_needs.half_read(
         {
-            key: (info.length, [group.name for group in info.groups if not is_exempt(group.name, exempt)])
+            key: group_needs.Shard(
+                info.length, [group.name for group in info.groups if not is_exempt(group.name, exempt)], info.oldest
+            )
             for key, info in (found.streams or {}).items()
         }
     )
@@ -205,4 +210,4 @@ def _unread(found: Status) -> Iterator[Need]:
     for group in found.stream.groups if found.stream else ():
         age_s = group.last_read_age_s
         if group.lag and not is_exempt(group.name, exempt) and age_s is not None and age_s > group_needs.UNREAD_S:
-            yield group_needs.unread(group.name, group.lag, age_s, maxlen, found.now)
+            yield group_needs.unread(group.name, group.lag, age_s, maxlen, found.now, None, group.reader)

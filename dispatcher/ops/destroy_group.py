@@ -16,12 +16,13 @@ READ_S = 60.0  # a consumer that asked for entries in this time may live
 @dataclass(frozen=True, slots=True)
 class Abandoned:
     """A group as one key has it. `read_to`: the id of the last entry that it has read: XGROUP CREATE makes it again
-    from there.
+    from there. `consumers`: each with the seconds since it asked for entries last.
     """
 
     stream: str
     pending: int
     read_to: str
+    consumers: tuple[tuple[str, float], ...] = ()
 
 
 async def find_abandoned(url: str, keys: Sequence[str], group: str, timeout_s: float) -> list[Abandoned]:
@@ -36,8 +37,10 @@ async def find_abandoned(url: str, keys: Sequence[str], group: str, timeout_s: f
                 groups = await client.xinfo_groups(key) if await client.exists(key) else ()
                 for each in groups:
                     if _text(each["name"]) == group:
-                        _refuse_readers(key, group, await client.xinfo_consumers(key, group))
-                        found.append(Abandoned(key, int(each["pending"]), _text(each["last-delivered-id"])))
+                        readers = await client.xinfo_consumers(key, group)
+                        _refuse_readers(key, group, readers)
+                        idle = tuple((_text(one["name"]), int(one["idle"]) / 1000) for one in readers)
+                        found.append(Abandoned(key, int(each["pending"]), _text(each["last-delivered-id"]), idle))
     finally:
         await client.aclose()
     if not found:

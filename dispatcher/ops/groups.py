@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from redis.exceptions import NoPermissionError
 
+from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.core.findings.condition import is_exempt
 from dispatcher.core.findings.group_needs import UNREAD_S
+from dispatcher.core.layout import keys_without, stream_of_key
 from dispatcher.core.pacing import HOLD_BACK_AT
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
@@ -42,6 +44,9 @@ class GroupState:
     last_read_age_s: float | None
     exempt: bool  # from backpressure: what it has not read may be trimmed
     dead: int | None = None
+    reader: str | None = None  # its consumer that read last
+    dead_error: str | None = None  # of the entry that was put away last
+    not_on: tuple[str, ...] = ()  # shards of this stream, while it is on others
     guarded: bool = True  # publishing waits for it; not so before Redis 7
 
     def verdict(self, maxlen: int | None) -> str:
@@ -52,7 +57,9 @@ class GroupState:
             return "holds publishing back" if self.guarded else "loses unread entries: a Redis before 7 holds nothing"
         if self.lag and (self.last_read_age_s is None or self.last_read_age_s > UNREAD_S):
             return "nobody reads it"
-        return "far behind" if maxlen and self.lag >= FAR_BEHIND * maxlen else ""
+        if maxlen and self.lag >= FAR_BEHIND * maxlen:
+            return "far behind"
+        return f"not on {counted(len(self.not_on), 'shard')}" if self.not_on else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ async def read_groups(asked: GroupsQuestion) -> tuple[list[StreamGroups], str | 
         return [], None
 
     seen, problem = await ask_redis(asked.redis_url, asked.streams, asked.timeout_s)
+    without = keys_without({key: [group.name for group in info.groups] for key, info in seen.items()})
 
     def of(stream: str, info: StreamInfo) -> StreamGroups:
         groups = tuple(
@@ -85,6 +93,9 @@ async def read_groups(asked: GroupsQuestion) -> tuple[list[StreamGroups], str | 
                 each.last_read_age_s,
                 is_exempt(each.name, asked.exempt),
                 each.dead,
+                each.reader,
+                each.put_away.error if each.put_away else None,
+                tuple(without.get((stream_of_key(stream), each.name), ())),
                 info.tells,
             )
             for each in info.groups

@@ -12,10 +12,10 @@ from dispatcher.core.findings.causes import judged
 from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, Need
 from dispatcher.core.findings.runbook import PAGES, page_of_trouble
 from dispatcher.core.findings.troubles import TROUBLES, group_of, remedy, words
-from dispatcher.core.known_groups import MOST, gone_groups
+from dispatcher.core.known_groups import gone_groups
 from dispatcher.core.pacing import GO_ON_BELOW
 from dispatcher.core.process_state import ProcessState, Sample, Trouble
-from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, RecentWindow, caught_up
+from dispatcher.sidecar.history import FEW_EVENTS, SLA_S, RecentWindow, caught_up, shards_of
 
 STALE_S = 60.0  # a sample older than this
 ERROR_SHARE = 0.02  # of the turns of a minute; as in the alerts
@@ -34,7 +34,9 @@ def diagnose(
     tick_s: float | None = None,
 ) -> list[Need]:
     """All findings, first the one that needs somebody now; empty: all is fine. The settings are our own."""
-    found = [need for trouble in reading.troubles for need in _of_trouble(trouble, reading, maxlen, tick_s, now)]
+    found = [
+        need for trouble in reading.troubles for need in _of_trouble(trouble, reading, lately, now, maxlen, tick_s)
+    ]
     sample = reading.sample
     found += _dead(reading, lately, now)
     found += _slow(reading, lately, now)
@@ -45,10 +47,7 @@ def diagnose(
             found.append(needs.held(sample.held, sample.at))
         elif sample.retrying is not None and sample.retrying.events:
             found.append(needs.retrying(sample.retrying, max_attempts, now))
-        if all(len(each.group_lag) < MOST for each in sample.streams):  # of more groups not all are in the sample
-            found += group_needs.half_read(
-                {each.name: (each.length, [*each.group_read_age_s]) for each in sample.streams}
-            )
+        found += group_needs.half_read(shards_of(sample))
         here = sample.group_lag if sample.stream_length is not None else ()
         gone = gone_groups(sample.known_groups, here, now)
         if (lost := group_needs.lost(sample.loss, gone, now)) is not None:
@@ -74,14 +73,20 @@ def diagnose(
 
 
 def _of_trouble(
-    trouble: Trouble, reading: ProcessState, maxlen: int | None, tick_s: float | None, now: float
+    trouble: Trouble,
+    reading: ProcessState,
+    lately: RecentWindow,
+    now: float,
+    maxlen: int | None,
+    tick_s: float | None,
 ) -> Iterator[Need]:
     sample = reading.sample
     if trouble.kind == "doorbell" and sample is not None and sample.doorbell != "installed":
         yield wake_needs.doorbell(sample.doorbell, trouble.since, tick_s)
         return
     if trouble.kind == "put-away" and sample is not None and sample.group_dead:
-        yield from group_needs.put_away(sample.group_dead, trouble.since)
+        rates = lately.put_away_rates
+        yield from group_needs.put_away(sample.group_dead, trouble.since, sample.group_put_away, now, rates)
         return
     if trouble.kind == "late" and sample is not None and sample.overdue_s > LATE_S:
         return  # _of_sample says it
@@ -110,7 +115,8 @@ def _of_trouble(
     group = group_of(trouble.reason or "")
     if trouble.kind == "backpressure" and sample is not None and group in sample.group_lag:
         age_s = sample.group_read_age_s.get(group, inf)
-        what += group_needs.reads(None if age_s == inf else age_s, sample.group_lag[group])
+        reader = sample.group_reader.get(group)
+        what += group_needs.reads(None if age_s == inf else age_s, sample.group_lag[group], None, reader)
     yield Need(level, trouble.kind, what, trouble.since, do, link, page_of_trouble(trouble.kind, trouble.reason))
 
 
@@ -173,7 +179,8 @@ def _unread(sample: Sample, lately: RecentWindow, maxlen: int | None) -> Iterato
         lag = sample.group_lag.get(group, 0)
         if lag and age_s > group_needs.UNREAD_S:
             age = None if age_s == inf else age_s  # never read: it may have been made a moment ago
-            yield group_needs.unread(group, lag, age, maxlen, sample.at, lately.lag_rates.get(group))
+            rate, reader = lately.lag_rates.get(group), sample.group_reader.get(group)
+            yield group_needs.unread(group, lag, age, maxlen, sample.at, rate, reader)
 
 
 def _dead(reading: ProcessState, lately: RecentWindow, now: float) -> Iterator[Need]:

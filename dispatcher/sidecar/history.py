@@ -11,10 +11,12 @@ from dataclasses import astuple, dataclass, field, fields
 
 import anyio
 
+from dispatcher.core.findings import group_needs
 from dispatcher.core.findings.needs import PROMISED_S
 from dispatcher.core.findings.troubles import TROUBLES
+from dispatcher.core.known_groups import MOST
 from dispatcher.core.latencies import Latencies
-from dispatcher.core.process_state import ProcessState
+from dispatcher.core.process_state import ProcessState, Sample
 
 EVERY_S = 2.0  # between two points
 POINTS = 450  # fifteen minutes
@@ -68,6 +70,7 @@ class RecentWindow:
     p95_now: float | None = None  # of the last ten seconds, or of as many more as have FEW_EVENTS; not of an outage
     p95_now_s: float | None = None  # of how many seconds that is
     lag_rates: Mapping[str, float] = field(default_factory=dict)  # by group, entries a second that it falls behind
+    put_away_rates: Mapping[str, float] = field(default_factory=dict)  # by group, events a second that it puts away
     backlog_rate: float | None = None  # events a second by which it grows; below 0: it falls
     buried: int = 0  # events given up in the fifteen minutes, and when the first of them was
     buried_since: float | None = None
@@ -123,7 +126,7 @@ class History:
             p99=_short(latency, 0.99),
             backlog=sample.backlog if sample else None,
             oldest=round(sample.overdue_s, 3) if sample and sample.oldest_age_s is not None else None,
-            lag=max(sample.group_lag.values(), default=None) if sample else None,
+            lag=_most_unread(sample) if sample else None,
         )
         self._points.append(json.dumps(astuple(point), separators=(",", ":")))
         self.taken += 1
@@ -163,7 +166,8 @@ class History:
             slow_since=(self.lately.slow_since or self._clock()) if slow else None,
             p95_now=p95_now,
             p95_now_s=p95_now_s,
-            lag_rates=_lag_rates([reading for _, reading in self._readings]),
+            lag_rates=_rates([reading for _, reading in self._readings], lambda sample: sample.group_lag),
+            put_away_rates=_rates([reading for _, reading in self._readings], lambda sample: sample.group_dead),
             backlog_rate=_backlog_rate([reading for _, reading in self._readings]),
             buried=sum(dead for _, dead in self._burials),
             buried_since=self._burials[0][0] if self._burials else None,
@@ -183,6 +187,19 @@ class History:
         return None, None
 
 
+def shards_of(sample: Sample | None) -> dict[str, group_needs.Shard]:
+    """The keys, for what groups do not read at all. Of more groups than are sampled nobody can say it."""
+    if sample is None or any(len(each.group_lag) >= MOST for each in sample.streams):
+        return {}
+    return {each.name: group_needs.Shard(each.length, [*each.group_read_age_s], each.oldest) for each in sample.streams}
+
+
+def _most_unread(sample: Sample) -> int | None:
+    """Of the slowest group, with what lies in shards that it is not on."""
+    left = group_needs.not_read(shards_of(sample))
+    return max((lag + left.get(group, 0) for group, lag in sample.group_lag.items()), default=None)
+
+
 def stopped(reading: ProcessState) -> bool:
     """Whether events have to wait for an outage or a pause."""
     return any(TROUBLES[trouble.kind].stops for trouble in reading.troubles)
@@ -198,14 +215,14 @@ def caught_up(reading: ProcessState, last: ProcessState) -> bool:
     return not sample.backlog or sample.at - sample.overdue_s > last.past.until
 
 
-def _lag_rates(readings: Sequence[ProcessState]) -> dict[str, float]:
-    """How fast each group fell behind, of the first and the last sample of the minute."""
+def _rates(readings: Sequence[ProcessState], of: Callable[[Sample], Mapping[str, int]]) -> dict[str, float]:
+    """How fast a number of each group rose, of the first and the last sample of the minute."""
     samples = [each.sample for each in readings if each.sample is not None]
     if not samples or samples[-1].at - samples[0].at < 2 * EVERY_S:
         return {}
     first, last = samples[0], samples[-1]
-    common = first.group_lag.keys() & last.group_lag.keys()
-    return {name: (last.group_lag[name] - first.group_lag[name]) / (last.at - first.at) for name in common}
+    common = of(first).keys() & of(last).keys()
+    return {name: (of(last)[name] - of(first)[name]) / (last.at - first.at) for name in common}
 
 
 def _others_rate(readings: Sequence[ProcessState]) -> float | None:

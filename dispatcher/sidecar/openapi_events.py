@@ -136,6 +136,16 @@ EVENT_SCHEMAS: dict[str, Json] = {
                                         "minimum": 0,
                                         "description": "Entries that its consumers put away; null: not known.",
                                     },
+                                    "dead_error": {**OR_NULL, "description": "Of the entry that was put away last."},
+                                    "reader": {**OR_NULL, "description": "Its consumer that read last."},
+                                    "not_on": {
+                                        **listing(TEXT),
+                                        "description": "Shards that it is not on, while it is on others.",
+                                    },
+                                    "guarded": {
+                                        "type": "boolean",
+                                        "description": "Publishing waits for it; not so before Redis 7.",
+                                    },
                                 }
                             )
                         ),

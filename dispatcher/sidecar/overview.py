@@ -14,6 +14,7 @@ from aiohttp import web
 
 from dispatcher import __version__
 from dispatcher.core.findings.condition import NOTE_EVERY_S
+from dispatcher.core.findings.group_needs import not_read
 from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, VERY_LATE_S, level_of
 from dispatcher.core.findings.runbook import BASE
 from dispatcher.core.findings.troubles import TROUBLES
@@ -21,7 +22,7 @@ from dispatcher.core.known_groups import KEPT_S
 from dispatcher.core.process_state import HeldCount, ProcessState, StreamSample, Trouble, TroubleKind
 from dispatcher.sidecar.diagnosis import diagnose
 from dispatcher.sidecar.errors import Refusal
-from dispatcher.sidecar.history import SLA_S, WINDOW, History, RecentWindow
+from dispatcher.sidecar.history import SLA_S, WINDOW, History, RecentWindow, shards_of
 
 SILENT_S = 3.0  # nothing went out for so long although events are due: that is said
 FRESH_S = 1.0  # an answer is given again for so long
@@ -127,7 +128,9 @@ class Overview:
                 "name": self._stream,
                 "maxlen": self._maxlen,
                 "length": sample.stream_length if sample else None,
-                "groups": _groups(sample.group_lag, sample.group_read_age_s) if sample else [],
+                "groups": _groups(sample.group_lag, sample.group_read_age_s, not_read(shards_of(sample)))
+                if sample
+                else [],
             },
             "streams": [_stream(one) for one in sample.streams] if sample else [],
             "dispatchers": [asdict(one) for one in sample.dispatchers] if sample else None,
@@ -151,10 +154,17 @@ def _stream(one: StreamSample) -> dict[str, Any]:
     return {"name": one.name, "length": one.length, "groups": _groups(one.group_lag, one.group_read_age_s)}
 
 
-def _groups(lags: Mapping[str, int], ages_s: Mapping[str, float]) -> list[dict[str, Any]]:
-    """`last_read_age_s` None: nobody has read, or it is not known."""
+def _groups(
+    lags: Mapping[str, int], ages_s: Mapping[str, float], left: Mapping[str, int] | None = None
+) -> list[dict[str, Any]]:
+    """`last_read_age_s` None: nobody has read, or it is not known. `left`: in shards that a group is not on."""
+    left = left or {}
     known = {name: round(age_s, 1) for name, age_s in ages_s.items() if isfinite(age_s)}
-    return [{"name": name, "lag": lag, "last_read_age_s": known.get(name)} for name, lag in lags.items()]
+    return [
+        {"name": name, "lag": lag, "last_read_age_s": known.get(name)}
+        | ({"not_read": left[name]} if left.get(name) else {})
+        for name, lag in lags.items()
+    ]
 
 
 def _silent_s(reading: ProcessState, now: float) -> float | None:

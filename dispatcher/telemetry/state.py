@@ -201,6 +201,8 @@ class StateTracker:
             group_dead=dict(event.group_dead),
             ended=tuple(event.ended),
             sent=tuple(event.sent),
+            group_reader=dict(event.group_reader),
+            group_put_away=dict(event.group_put_away),
         )
         usage = event.notification_queue_usage
         self._trouble("doorbell", event.doorbell, there=event.doorbell != "installed")

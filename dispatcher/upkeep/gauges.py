@@ -28,7 +28,7 @@ from dispatcher.infra.asked import Asked
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisTarget
-from dispatcher.infra.redis.info import REDIS_DEADLINE_S, describe_failure
+from dispatcher.infra.redis.info import REDIS_DEADLINE_S, describe_failure, summed
 from dispatcher.infra.redis.positions import StreamPositions
 from dispatcher.infra.redis.streams import SeenStreams, read_streams
 from dispatcher.infra.sqlfiles import load
@@ -154,10 +154,11 @@ async def sample_once(
         behind = {group.name: group.lag for group in groups}
         asked = [group for group in groups if not is_exempt(group.name, exempt)]
         since = {group.name: inf if (age := group.last_read_age_s) is None else age for group in asked}
-        samples.append(StreamSample(stream, info.length, behind, since))
+        samples.append(StreamSample(stream, info.length, behind, since, info.oldest))
         lags |= {group: max(lag, lags.get(group, 0)) for group, lag in behind.items()}
         ages |= {group: max(age, ages.get(group, 0.0)) for group, age in since.items()}
         dead_of.update({group.name: group.dead for group in groups if group.dead})
+    all_of = summed([*seen.infos.values()]).groups if seen.infos else ()
     if seen.infos and not seen.missing:  # a sum of some would look like all
         length = sum(info.length for info in seen.infos.values())
     if seen.failure is not None and not isinstance(seen.failure, NoPermissionError):
@@ -189,6 +190,8 @@ async def sample_once(
             group_dead=dead_of,
             ended=ended,
             sent=sent,
+            group_reader={each.name: each.reader for each in all_of if each.reader},
+            group_put_away={each.name: each.put_away for each in all_of if each.put_away},
         )
     )
     return int(backlog)

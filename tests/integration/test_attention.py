@@ -10,10 +10,12 @@ from redis.asyncio import Redis
 
 from dispatcher.core.events import BackpressureChanged, Published, Republished, Sampled, Settled
 from dispatcher.core.findings.condition import Condition
+from dispatcher.core.findings.group_needs import not_read
 from dispatcher.core.layout import Route
 from dispatcher.core.process_state import Trouble
+from dispatcher.core.timestamps import seconds_of
 from dispatcher.sidecar.diagnosis import diagnose
-from dispatcher.sidecar.history import RecentWindow
+from dispatcher.sidecar.history import RecentWindow, shards_of
 from tests.support.command import HearCommand
 from tests.support.dead_letters import bury
 from tests.support.redis import StartValkey
@@ -188,9 +190,22 @@ async def test_a_group_that_reads_some_shards_only_is_said(dispatcher, heard: He
             rf"The consumer group billing reads 1 of 4 shards of {STREAM}: 3 with \d+ entries are not read by it",
             needs[0]["what"],
         )
-        console = diagnose(running.service.report().state, RecentWindow(), time.time())
+        oldest = min([int((await redis.xrange(f"{STREAM}:{{{n}}}", count=1))[0][0].split("-")[0]) for n in (1, 2, 3)])
+        since = seconds_of(needs[0]["since"])
+        assert since is not None
+        assert abs(since - oldest / 1000) < 0.01  # the oldest entry that it does not read
+        make = f"`redis-cli -u \"$REDIS_URL\" XGROUP CREATE '{STREAM}:{{1}}' billing 0`; `dispatcher groups`"
+        assert make in needs[0]["do"]
+        state = running.service.report().state
+        console = diagnose(state, RecentWindow(), time.time())
         assert [each.what for each in console] == [needs[0]["what"]]
-        assert "on 1 of 4 shards" in (await heard("status"))[1]
+        assert state.sample is not None
+        left = sum(each.length for each in state.sample.streams if "billing" not in each.group_lag)
+        assert not_read(shards_of(state.sample)) == {"billing": left}
+        assert f"on 1 of 4 shards, {left} entries of the others not read by it" in (await heard("status"))[1]
+        listed = (await heard("groups"))[1]
+        assert "not on 3 shards" in listed
+        assert f"billing is not on {STREAM}:{{1}}, {STREAM}:{{2}}, {STREAM}:{{3}}: nobody reads those for it" in listed
         findings = json.loads((await heard("doctor", "--json", DISPATCH_STREAM_SHARDS="4"))[1])["findings"]
         assert [each["level"] for each in findings if each["check"] == "groups" and each["level"] != "ok"] == [
             "warning"

@@ -141,8 +141,8 @@ async def test_a_missing_doorbell_is_a_note_and_shards_are_called_shards(open_pa
         await expect(page.locator("#headline")).to_have_text("All is well")
         await expect(page.locator("#others")).to_contain_text("The doorbell trigger is missing")
         await page.locator("#others summary").first.click()
-        link = page.locator("#others").get_by_role("link", name="docs/runbook/listener-deaf.md")
-        await expect(link).to_have_attribute("href", f"{BASE}listener-deaf.md")
+        link = page.locator("#others").get_by_role("link", name="docs/runbook/doorbell-trigger.md")
+        await expect(link).to_have_attribute("href", f"{BASE}doorbell-trigger.md")
         await expect(page.locator("#others p code").first).to_have_text("dispatcher migrate")  # no backticks
         await expect(page.locator("#parts li[data-ok=false]")).to_contain_text("the trigger is absent")
         await expect(page.locator("#where")).to_contain_text("16 shards")

@@ -259,12 +259,18 @@ async def test_the_groups_with_what_they_have_in_hand(dispatcher: StartDispatche
     for number in range(3):
         await redis.xadd("sanctum:messages", {"event_id": str(number)})
     await redis.xreadgroup("billing", "one", {"sanctum:messages": ">"}, count=2)
+    await redis.xadd("sanctum:messages:billing:dead", {"dead_reason": "KeyError at x.py:9"})
     async with dispatcher(http_enabled=True) as running, open_page(f"{running.http_url}/#/groups") as page:
         groups = page.locator("#all-groups li")
         await expect(groups).to_have_count(2)
         billing = groups.filter(has_text="billing")
         await expect(billing).to_contain_text("1 unread")
         await expect(billing).to_contain_text("2 delivered, not acknowledged · 1 consumer · last read")
+        await expect(billing).to_contain_text("ago · by one")
+        await expect(billing).to_contain_text(
+            "1 event put away, which failed too often; the last error: KeyError at x.py:9"
+        )
+        await expect(billing.locator("code")).to_have_text("dispatcher groups dead billing")
         await expect(groups.filter(has_text=MARKUP)).to_contain_text("3 unread")
 
 

@@ -1,6 +1,7 @@
 """`dispatcher groups dead`, `retry`, `discard` and `destroy`: what consumers have put away, and who reads no more."""
 
 import json
+import re
 import uuid
 from typing import Any
 
@@ -8,9 +9,15 @@ import pytest
 from anyio import to_thread
 from redis.asyncio import Redis
 
+from dispatcher.commands.groups.destroy import asked_about
+from dispatcher.core.dead_stream import LastPutAway
+from dispatcher.core.events import Sampled
 from dispatcher.core.layout import Layout
 from dispatcher.infra.redis.client import open_client
+from dispatcher.ops.destroy_group import Abandoned
 from dispatcher.ops.groups import GroupsQuestion, GroupState, read_groups
+from dispatcher.sidecar.diagnosis import diagnose
+from dispatcher.sidecar.history import RecentWindow
 from tests.support.command import HearCommand
 from tests.support.consumers import DEAD, GROUP, consuming, group, publish
 from tests.support.readme import blocks, page
@@ -270,3 +277,44 @@ async def test_a_group_that_nobody_waits_for_is_not_said_to_hold_anything(redis,
     blind = "loses unread entries: a Redis before 7 holds nothing"
     assert [group.verdict(100) for group in stream.groups] == ["holds publishing back" if tells else blind]
     assert GroupState("slow", 100, 0, 0, None, exempt=False, guarded=False).verdict(100) == blind
+
+
+async def test_who_read_last_is_named_where_destroy_or_not_is_asked(heard: HearCommand, redis, redis_url: str):
+    await redis.xgroup_create(STREAM, "reports", id="0", mkstream=True)
+    for number in range(100):
+        await redis.xadd(STREAM, {"n": number})
+    await redis.xreadgroup("reports", "reports-7f9c4-xkq2v", {STREAM: ">"}, count=10)
+    [[stream], _] = await read_groups(GroupsQuestion(redis_url, (STREAM,), 100))
+    assert [group.reader for group in stream.groups] == ["reports-7f9c4-xkq2v"]
+    listed = (await heard("groups", REDIS_STREAM_MAXLEN="150"))[1]
+    assert re.search(r"^reports was read last by its consumer reports-7f9c4-xkq2v, \d+ s ago\.$", listed, re.M)
+    asked = Abandoned(STREAM, 0, "0-0", (("reports-7f9c4-xkq2v", 97.0),))
+    assert asked_about(asked) == [
+        f"{STREAM}: read up to 0-0, 0 not acknowledged",
+        "  its consumer reports-7f9c4-xkq2v asked for entries 97 s ago",
+    ]
+
+
+async def test_a_group_that_goes_on_putting_events_away_needs_somebody_now(
+    dispatcher, heard: HearCommand, db, redis, database_url
+):
+    """With its last error, and at what rate; afterwards by morning."""
+    await redis.xgroup_create(STREAM, GROUP, mkstream=True)
+    for _ in range(3):
+        last = await put_away(redis, uuid.uuid4(), dead_reason="KeyError at stage.py:90")
+    async with dispatcher() as running:
+        sample = await running.tap.next(Sampled, lambda each: each.group_dead.get(GROUP) == 3)
+        at = int(last.split("-")[0]) / 1000
+        assert sample.group_put_away == {GROUP: LastPutAway(at, "KeyError at stage.py:90")}
+        [need] = json.loads((await heard("status", "--json"))[1])["attention"]
+        assert (need["level"], need["needs_somebody"]) == ("bad", "now")
+        assert need["what"].endswith("; still going on; the last error: KeyError at stage.py:90")
+        assert "4242" not in need["what"]
+        await redis.xadd(DEAD, {"dead_reason": "KeyError at stage.py:91"})
+        await running.tap.next(Sampled, lambda each: each.group_put_away[GROUP].error == "KeyError at stage.py:91")
+        state = running.service.report().state
+        [need] = diagnose(state, RecentWindow(put_away_rates={GROUP: 10.2}), at + 1)
+        assert "have put 4 events away: they failed too often there; still going on, 10 a second; the" in need.what
+        [need] = diagnose(state, RecentWindow(), at + 61.5)
+        assert (need.level, need.needs_somebody) == ("warn", "by morning")
+        assert re.search(r"; the last at \S+ UTC; the last error: KeyError at stage.py:91$", need.what)

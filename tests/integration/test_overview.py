@@ -299,3 +299,14 @@ async def test_it_answers_while_neither_server_does(dispatcher: StartDispatcher)
             kinds = [finding["kind"] for finding in seen["findings"]]
             assert (kinds[0], set(kinds) <= {"database", "starting"}) == ("database", True)
             assert json.dumps(seen["findings"]).count("What is committed is kept") == 1
+
+
+async def test_what_lies_in_keys_that_a_group_is_not_on_counts_as_unread(console):
+    on, off = StreamSample("s:{0}", 9, {"billing": 0}, {"billing": 1.0}), StreamSample("s:{1}", 191, {}, {}, 1000.0)
+    console.observe(events.Sampled(0, 0.0, 0.0, 200, {"billing": 0}, streams=[on, off]))
+    console.history.add_point()
+    answer = json.loads(console.history.after(0))
+    assert answer["points"][-1][answer["fields"].index("lag")] == 191
+    seen = silent(console, 2000.0)
+    assert seen["stream"]["groups"] == [{"name": "billing", "lag": 0, "last_read_age_s": None, "not_read": 191}]
+    assert [(each["kind"], each["since"]) for each in seen["findings"]] == [("half-read", 1000.0)]

@@ -7,8 +7,11 @@ import click
 
 from dispatcher.commands.groups.options import StreamServers, dead_of, of_group, server_options, servers_of
 from dispatcher.commands.options import require_terminal, yes
+from dispatcher.commands.tables import plain, span
 from dispatcher.core.counted import counted
 from dispatcher.ops.destroy_group import Abandoned, destroy, find_abandoned
+
+READERS = 5  # consumers that are named
 
 
 @click.command(name="destroy")
@@ -25,7 +28,8 @@ def destroy_group(group: str, yes: bool, as_json: bool, **flags: str | None) -> 
         require_terminal(dry_run=False)
     at, found = anyio.run(_find, group, flags)
     for each in found:
-        click.echo(f"{each.stream}: read up to {each.read_to}, {each.pending} not acknowledged", err=as_json)
+        for line in asked_about(each):
+            click.echo(line, err=as_json)
     if not yes and not click.confirm(f"Destroy the group {group}?", err=as_json):
         click.echo("Nothing was destroyed.", err=as_json)
         return 1
@@ -37,6 +41,15 @@ def destroy_group(group: str, yes: bool, as_json: bool, **flags: str | None) -> 
     if dead:
         click.echo(f"Its dead stream keeps {counted(dead, 'entry')}: `dispatcher groups dead {group}`")
     return 0
+
+
+def asked_about(group: Abandoned) -> list[str]:
+    """What decides whether it may go: how far it has read, and whose it was."""
+    readers = sorted(group.consumers, key=lambda one: one[1])[:READERS]
+    return [
+        f"{group.stream}: read up to {group.read_to}, {group.pending} not acknowledged",
+        *(plain(f"  its consumer {name} asked for entries {span(idle_s)} ago") for name, idle_s in readers),
+    ]
 
 
 async def _find(group: str, flags: dict[str, str | None]) -> tuple[StreamServers, list[Abandoned]]:

@@ -1,6 +1,7 @@
 """`dispatcher groups` without a command behind it: the table of the consumer groups."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -8,7 +9,7 @@ import anyio
 import click
 
 from dispatcher.commands.options import LAYOUT, layout_of, settings_from, target
-from dispatcher.commands.tables import show_table, span
+from dispatcher.commands.tables import plain, show_table, span
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError, Unreachable
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -31,6 +32,8 @@ def show_groups(as_json: bool, flags: dict[str, str | None]) -> None:
     else:
         for each in streams:
             _show(each)
+        for line in _more(streams):
+            click.echo(line)
         if not streams:
             click.echo("No event goes to a stream (DISPATCH_UNROUTED=dead).")
     if problem is not None:
@@ -74,6 +77,18 @@ def _show(stream: StreamGroups) -> None:
     ]
     head = ("group", "lag", "of MAXLEN", "pending", "dead", "consumers", "last read", "note")
     show_table(head, rows, right=head[1:-1])
+
+
+def _more(streams: Sequence[StreamGroups]) -> Iterator[str]:
+    """Who read last of groups that something is wrong with, and which keys a group is not on: each group once."""
+    said = set[str]()
+    for stream in streams:
+        for each in stream.groups:
+            if each.reader and each.last_read_age_s is not None and each.verdict(stream.maxlen):
+                said.add(f"{each.name} was read last by its consumer {each.reader}, {span(each.last_read_age_s)} ago.")
+            if each.not_on:
+                said.add(f"{each.name} is not on {', '.join(each.not_on)}: nobody reads those for it.")
+    yield from map(plain, sorted(said))
 
 
 def _share(group: GroupState, maxlen: int | None) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dispatcher.core.dead_stream import LastPutAway
 from dispatcher.core.events.base import TelemetryEvent
 from dispatcher.core.known_groups import KnownGroup, Loss
 from dispatcher.core.process_state import (
@@ -92,6 +93,8 @@ class Sampled(TelemetryEvent):
     group_dead: Mapping[str, int] = field(default_factory=dict)  # entries that consumers put away, where there are some
     ended: Sequence[EndedDispatcher] = ()  # that any dispatcher took over from, as all say
     sent: Sequence[SentBy] = ()  # by each dispatcher, as it noted lately
+    group_reader: Mapping[str, str] = field(default_factory=dict)  # the consumer that read last
+    group_put_away: Mapping[str, LastPutAway] = field(default_factory=dict)  # the last entry that was put away
 
 
 @dataclass(frozen=True, slots=True)

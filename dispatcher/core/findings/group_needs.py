@@ -3,32 +3,48 @@ of Redis. Pure.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from shlex import quote
 
 from dispatcher.core.counted import counted
+from dispatcher.core.dead_stream import LastPutAway
 from dispatcher.core.findings.needs import Need, about, clock, lasting
 from dispatcher.core.findings.runbook import PAGES
 from dispatcher.core.findings.troubles import Severity
 from dispatcher.core.known_groups import KEPT_S, KnownGroup, Loss
-from dispatcher.core.layout import stream_of_key
+from dispatcher.core.layout import keys_without, stream_of_key
 from dispatcher.core.pacing import HOLD_BACK_AT
 
 UNREAD_S = 900.0  # a group with entries to read that nobody has read for so long is abandoned
+GOES_ON_S = 60.0  # an event was put away within so long, of
+SEVERAL = 3  # at least: one that fails is one bad event, not a consumer that fails
 SOON_S = 3600.0  # a group that stops publishing for all in less is bad
 
 
-def reads(age_s: float | None, unread: int, consumers: int | None = None) -> str:
-    """How a group that holds publishing back reads."""
+def reads(age_s: float | None, unread: int, consumers: int | None = None, reader: str | None = None) -> str:
+    """How a group that holds publishing back reads. `reader`: its consumer that read last."""
     last = "has never read" if age_s is None else f"has not read for {lasting(age_s)}"
+    last += f" (last: {reader})" if reader and age_s is not None else ""
     many = "" if consumers is None else f", {counted(consumers, 'consumer')}"
     return f": it {last}{many}, {unread:,} unread"
 
 
-def unread(group: str, lag: int, age_s: float | None, maxlen: int | None, at: float, rate: float | None = None) -> Need:
-    """A group that nobody reads. `age_s` None: nobody ever has. `rate`: entries a second that it falls behind."""
+def unread(
+    group: str,
+    lag: int,
+    age_s: float | None,
+    maxlen: int | None,
+    at: float,
+    rate: float | None = None,
+    reader: str | None = None,
+) -> Need:
+    """A group that nobody reads. `age_s` None: nobody ever has. `rate`: entries a second that it falls behind;
+    `reader`: its consumer that read last, which says whose it is.
+    """
     never = age_s is None
     nobody_reads = "Nobody has ever read the consumer group" if never else "Nobody reads the consumer group"
     what = f"{nobody_reads} {group}: {counted(lag, 'entry')} unread"
+    what += f"; its consumer {reader} read last" if reader and not never else ""
     if rate is None and age_s:
         rate = lag / age_s
     left_s = None if not rate or not maxlen or rate <= 0 else max(0.0, (HOLD_BACK_AT * maxlen - lag) / rate)
@@ -42,32 +58,68 @@ def unread(group: str, lag: int, age_s: float | None, maxlen: int | None, at: fl
     )
 
 
-def put_away(dead: Mapping[str, int], since: float | None) -> Iterator[Need]:
-    """What the consumers of each group gave up. `since`: when a dispatcher saw it first."""
+def put_away(
+    dead: Mapping[str, int],
+    since: float | None,
+    last: Mapping[str, LastPutAway],
+    now: float,
+    rates: Mapping[str, float] | None = None,
+) -> Iterator[Need]:
+    """What the consumers of each group gave up. `since`: when a dispatcher saw it first; `rates`: events a second.
+
+    While it goes on it needs somebody now: more events are lost to that group with each second.
+    """
     for group, events in sorted(dead.items(), key=lambda each: (-each[1], each[0])):
         what = f"Consumers of the group {group} have put {counted(events, 'event')} away: they failed too often there"
+        latest, rate = last.get(group), (rates or {}).get(group, 0.0)
+        goes_on = events >= SEVERAL and latest is not None and now - latest.at < GOES_ON_S
+        if goes_on:
+            what += f"; still going on{f', {_rate(rate)}' if rate > 0 else ''}"
+        elif latest is not None:
+            what += f"; the last at {clock(latest.at, now)}"
+        what += f"; the last error: {latest.error}" if latest is not None and latest.error else ""
         name = quote(group)
         do = f"`dispatcher groups dead {name}` lists them. Mend the consumer, then "
         do += f"`dispatcher groups retry {name} --all`; what nobody needs: `dispatcher groups discard {name} ID`."
-        yield Need("warn", "put-away", what, since, do, "groups", PAGES["put-away"])
+        yield Need("bad" if goes_on else "warn", "put-away", what, since, do, "groups", PAGES["put-away"])
 
 
-def half_read(streams: Mapping[str, tuple[int, Collection[str]]]) -> Iterator[Need]:
-    """Groups on some shards of a stream and not on others that hold entries. `streams`: by key, entries and groups."""
-    shards: dict[str, list[tuple[int, Collection[str]]]] = {}
-    for key, found in streams.items():
-        shards.setdefault(stream_of_key(key), []).append(found)
-    for stream, each in shards.items():
-        for group in sorted({name for _, names in each for name in names}):
-            left = [entries for entries, names in each if group not in names and entries]
-            if not left:
-                continue
-            on = sum(group in names for _, names in each)
-            what = f"The consumer group {group} reads {on} of {len(each)} shards of {stream}: "
-            what += f"{len(left)} with {counted(sum(left), 'entry')} {'is' if len(left) == 1 else 'are'} not read by it"
-            do = f"Let its consumers read all shards (`Group(..., shards={len(each)})`), or make the group on each key "
-            do += "that `dispatcher layout` lists."
-            yield Need("warn", "half-read", what, None, do, "groups", PAGES["half-read"])
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f} a second" if rate >= 1 else f"{max(1.0, rate * 60):.0f} a minute"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One key as it is looked at: its entries, its groups, when the oldest entry was added (None: not known)."""
+
+    entries: int
+    groups: Collection[str]
+    oldest: float | None = None
+
+
+def half_read(shards: Mapping[str, Shard]) -> Iterator[Need]:
+    """Groups on some shards of a stream and not on others that hold entries. `shards`: by key."""
+    for (stream, group), without in keys_without({key: each.groups for key, each in shards.items()}).items():
+        left = [shards[key] for key in without if shards[key].entries]
+        if not left:
+            continue
+        of = sum(stream_of_key(key) == stream for key in shards)
+        what = f"The consumer group {group} reads {of - len(without)} of {of} shards of {stream}: "
+        what += f"{len(left)} with {counted(sum(each.entries for each in left), 'entry')} "
+        what += f"{'is' if len(left) == 1 else 'are'} not read by it"
+        do = f"Let its consumers read all shards (`Group(..., shards={of})`), or make the group on each key that lacks "
+        do += f'it: `redis-cli -u "$REDIS_URL" XGROUP CREATE {quote(without[0])} {quote(group)} 0`'
+        do += "." if len(without) == 1 else "; `dispatcher groups` lists all of them."
+        since = min((each.oldest for each in left if each.oldest is not None), default=None)
+        yield Need("warn", "half-read", what, since, do, "groups", PAGES["half-read"])
+
+
+def not_read(shards: Mapping[str, Shard]) -> dict[str, int]:
+    """By group the entries of the shards that it is not on, though it is on others: no lag counts them."""
+    found = dict[str, int]()
+    for (_, group), without in keys_without({key: each.groups for key, each in shards.items()}).items():
+        found[group] = found.get(group, 0) + sum(shards[key].entries for key in without)
+    return found
 
 
 def lost(loss: Loss | None, gone: Sequence[KnownGroup], now: float) -> Need | None:

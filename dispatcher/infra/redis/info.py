@@ -1,6 +1,6 @@
 """What Redis says of a stream and its consumer groups."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from time import monotonic, time
@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from dispatcher.core.dead_stream import dead_stream_of
+from dispatcher.core.dead_stream import LastPutAway, dead_stream_of
 from dispatcher.infra.redis.positions import StreamPositions
 
 REDIS_DEADLINE_S = 2.0
@@ -24,6 +24,7 @@ class GroupInfo:
     `last_read_age_s`: since a consumer of it last asked for entries. Without a consumer that is left, since the last
     entry that it has read was added. None: nobody has read, or it was not asked for. `dead`: entries that its consumers
     put away, in the dead stream with the default name; None: it was not asked for, or our user may not look.
+    `reader`: the consumer that asked last; `put_away`: the last entry that was put away.
     """
 
     name: str
@@ -32,6 +33,8 @@ class GroupInfo:
     consumers: int
     last_read_age_s: float | None = None
     dead: int | None = None
+    reader: str | None = None
+    put_away: LastPutAway | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class StreamInfo:
     groups: tuple[GroupInfo, ...]
     read_to: float | None = field(default=None, compare=False)  # when the newest entry that a group has read was added
     tells: bool = field(default=True, compare=False)  # what groups have read; before Redis 7 it does not
+    oldest: float | None = field(default=None, compare=False)  # when its oldest entry was added, where that was asked
 
 
 def summed(streams: Sequence[StreamInfo]) -> StreamInfo:
@@ -57,9 +61,12 @@ def summed(streams: Sequence[StreamInfo]) -> StreamInfo:
         known = [age for age in ages if age is not None]
         oldest = max(known) if len(known) == len(ages) else None
         lag, pending = sum(group.lag for group in of), sum(group.pending for group in of)
-        put_away = [group.dead for group in of if group.dead is not None]
-        dead = sum(put_away) if len(put_away) == len(of) else None
-        groups.append(GroupInfo(name, lag, pending, max(group.consumers for group in of), oldest, dead))
+        counts = [group.dead for group in of if group.dead is not None]
+        dead = sum(counts) if len(counts) == len(of) else None
+        last = max(of, key=lambda group: (group.last_read_age_s is not None, group.last_read_age_s or 0.0))
+        put_away = max((group.put_away for group in of if group.put_away), key=lambda one: one.at, default=None)
+        consumers = max(group.consumers for group in of)
+        groups.append(GroupInfo(name, lag, pending, consumers, oldest, dead, last.reader, put_away))
     groups.sort(key=lambda group: (-group.lag, group.name))
     newest = max((stream.read_to for stream in streams if stream.read_to), default=None)
     return StreamInfo(sum(stream.length for stream in streams), tuple(groups), newest)
@@ -70,6 +77,7 @@ def fields_of(pairs: list[Any]) -> dict[str, Any]:
     return {name.decode(errors="replace"): value for name, value in zip(pairs[::2], pairs[1::2], strict=False)}
 
 
+REASON = 200  # characters of an error that are shown
 GROUPS = 256  # of which it is looked up when they were read last
 COUNTED = 10_000  # entries that are read at most to learn what one group has to read, for what is only shown
 
@@ -119,8 +127,10 @@ async def read_stream_info(
 
 async def _readers(
     redis: Redis, name: str, groups: Sequence[dict[str, Any]], known: StreamPositions
-) -> list[tuple[float | None, int | None]]:
-    """For each group the seconds since somebody read it last, and what is put away, in one round trip."""
+) -> list[tuple[float | None, int | None, str | None, LastPutAway | None]]:
+    """For each group the seconds since somebody read it last, how much is put away, who read, what was put away last:
+    in one round trip, and another one where more is put away than before.
+    """
     async with redis.pipeline(transaction=False) as pipeline:
         for group in groups:
             pipeline.xinfo_consumers(name, group["name"])
@@ -131,7 +141,44 @@ async def _readers(
         known.may_see_dead = False  # each try would be a line in Redis's ACL LOG
     dead = [answer if isinstance(answer, int) else None for answer in answers[len(groups) :]]
     reads = [_last_read(group, answer) for group, answer in zip(groups, answers, strict=False)]
-    return list(zip(reads, dead or [None] * len(groups), strict=True))
+    names = [_text(group["name"]) for group in groups]
+    last = await _last_put_away(redis, name, dict(zip(names, dead, strict=False)), known)
+    readers = [_last_reader(answer) for answer in answers[: len(groups)]]
+    return list(zip(reads, dead or [None] * len(groups), readers, [last.get(each) for each in names], strict=True))
+
+
+async def _last_put_away(
+    redis: Redis, name: str, counts: Mapping[str, int | None], known: StreamPositions
+) -> dict[str, LastPutAway]:
+    """By group. XINFO STREAM carries whole payloads: it is asked only where the number changed."""
+    some = {group: count for group, count in counts.items() if count}
+    asked = [group for group, count in some.items() if known.put_away.get(group, (0, None))[0] != count]
+    async with redis.pipeline(transaction=False) as pipeline:
+        for group in asked:
+            pipeline.xinfo_stream(dead_stream_of(name, group))
+        answers = await pipeline.execute(raise_on_error=False) if asked else []
+    for group, answer in zip(asked, answers, strict=True):
+        entry = answer.get("last-entry") if isinstance(answer, dict) else None
+        known.put_away[group] = (some[group], _put_away(entry) if entry else None)
+    found = {group: known.put_away[group][1] for group in some}
+    return {group: last for group, last in found.items() if last is not None}
+
+
+def _put_away(entry: Any) -> LastPutAway:
+    fields = {_text(field): value for field, value in entry[1].items()}
+    error = _text(fields.get("dead_reason", b""))[:REASON]
+    return LastPutAway(added_at(entry[0]), error if error.isprintable() and error else None)
+
+
+def added_at(entry_id: bytes | str) -> float:
+    """When an entry was added, in Unix seconds by Redis's clock: its id has the time."""
+    return int(_text(entry_id).split("-")[0]) / 1000
+
+
+def _last_reader(consumers: Any) -> str | None:
+    if not isinstance(consumers, list) or not consumers:
+        return None
+    return _text(min(consumers, key=lambda each: int(each["idle"]))["name"])
 
 
 def _last_read(group: dict[str, Any], consumers: Any) -> float | None:

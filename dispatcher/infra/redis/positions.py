@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from dispatcher.core.dead_stream import LastPutAway
 from dispatcher.core.incarnation import id_after, stream_order
 from dispatcher.core.page_size import PageSize
 
@@ -25,6 +26,8 @@ class StreamPositions:
         self._points: list[tuple[tuple[int, int], int]] = []  # in order
         self._added = 0
         self._size = PageSize(PAGE)
+        self.put_away: dict[str, tuple[int, LastPutAway | None]] = {}  # by group: how many, and the last of them
+        self.oldest: float | None = None  # when the oldest entry was added, once that was asked
         self.may_see_dead = True  # until our user was denied the dead stream of a group
 
     async def unread(

@@ -1,13 +1,17 @@
 """What Redis says of several streams. A node of a Cluster that does not answer takes nothing from the others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import anyio
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import NoPermissionError, RedisClusterException, RedisError, ResponseError
 
-from dispatcher.infra.redis.info import StreamInfo, read_stream_info
+from dispatcher.core.layout import keys_without
+from dispatcher.infra.redis.info import REDIS_DEADLINE_S, StreamInfo, added_at, read_stream_info
 from dispatcher.infra.redis.positions import StreamPositions
 
 
@@ -42,7 +46,27 @@ async def read_streams(
             seen.missing.append(key)
             if seen.failure is None or isinstance(seen.failure, NoPermissionError):
                 seen.failure = error
+    if readers:
+        await _date_what_groups_leave(redis, seen, positions)
     return seen
+
+
+async def _date_what_groups_leave(
+    redis: Redis, seen: SeenStreams, positions: Mapping[str, StreamPositions] | None
+) -> None:
+    """Of the shards that a group of the other shards is not on: when their oldest entry was added. Asked once."""
+    groups = {key: [group.name for group in info.groups] for key, info in seen.infos.items()}
+    for key in dict.fromkeys(key for keys in keys_without(groups).values() for key in keys):
+        known = positions[key] if positions is not None else None
+        oldest = known.oldest if known is not None and seen.infos[key].length else None
+        if oldest is None and seen.infos[key].length:
+            with suppress(RedisError, RedisClusterException, OSError, TimeoutError):
+                with anyio.fail_after(REDIS_DEADLINE_S):
+                    found: Any = await redis.xrange(key, count=1)
+                oldest = added_at(found[0][0]) if found else None
+        if known is not None:
+            known.oldest = oldest
+        seen.infos[key] = replace(seen.infos[key], oldest=oldest)
 
 
 async def _node_of(redis: Redis, key: str) -> str:

@@ -23,6 +23,11 @@ export class Groups {
   }
 }
 
+/** For a shell. */
+function quoted(name) {
+  return /^[\w@%+=:,./-]+$/.test(name) ? name : `'${name.replaceAll("'", `'"'"'`)}'`;
+}
+
 function drawn({ stream, length, maxlen, groups }) {
   return el("section", { "aria-label": `Groups of ${stream}` },
     el("h3", {}, stream),
@@ -33,8 +38,11 @@ function drawn({ stream, length, maxlen, groups }) {
         group.pending == null ? null : `${count(group.pending)} delivered, not acknowledged`,
         group.consumers == null ? null : plural(group.consumers, "consumer"),
         group.last_read_age_s == null ? "nobody has read lately" : `last read ${lasting(group.last_read_age_s)} ago`,
+        group.reader ? `by ${group.reader}` : null,
         group.exempt ? "exempt from backpressure" : null,
+        group.not_on?.length ? `not on ${plural(group.not_on.length, "shard")} of this stream: ${group.not_on.slice(0, 3).join(", ")}${group.not_on.length > 3 ? ", …" : ""}` : null,
       ].filter(Boolean).join(" · ")));
+      if (group.dead) row.append(el("p", { "data-level": "warn" }, `${plural(group.dead, "event")} put away, which failed too often${group.dead_error ? `; the last error: ${group.dead_error}` : ""}. `, el("code", {}, `dispatcher groups dead ${quoted(group.name)}`)));
       return row;
     })) : el("p", { class: "none" }, "No group reads this stream."));
 }

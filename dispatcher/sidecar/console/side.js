@@ -69,11 +69,17 @@ function asOf(seen) {
   return seen.sampled_at && (away || seen.now - seen.sampled_at > OLD_S) ? `as of ${at(seen.sampled_at)}` : "";
 }
 
+/** Also what lies in keys that the group is not on: no lag counts that. */
+function unread({ lag, not_read: left }) {
+  if (lag == null) return "lag not known";
+  return left ? `${count(lag + left)} unread, ${count(left)} of them in keys that it does not read` : `${count(lag)} unread`;
+}
+
 export function groupRow(group, maxlen, holds) {
   const share = maxlen && group.lag != null ? Math.min(1, group.lag / maxlen) : 0;
   const read = group.last_read_age_s;
   return el("li", { "data-level": group.exempt ? "" : share >= 0.8 ? "bad" : share >= 0.5 ? "warn" : "" },
-    el("span", { class: "name" }, group.name), el("span", { class: "value" }, group.lag == null ? "lag not known" : `${count(group.lag)} unread`),
+    el("span", { class: "name" }, group.name), el("span", { class: "value" }, unread(group)),
     el("meter", { min: 0, max: 1, high: group.exempt ? 1 : 0.5, optimum: 0, value: share, "aria-label": `${group.name}: share of what the stream keeps that is unread` }),
     holds ? el("strong", {}, `holds publishing back since ${at(holds.since)}`) : null,
     read == null ? null : el("span", { class: "muted" }, `last read ${lasting(read)} ago`));
