@@ -18,7 +18,7 @@ from dispatcher.ops.status import OutboxStatus, Status
 COUNTED = needs.COUNTED
 POSTGRES_AWAY = (
     "Bring Postgres back. Your applications most likely cannot commit either. What is committed is kept; the "
-    "dispatcher connects again by itself within seconds. Since when: its console or /ready says it, this cannot."
+    "dispatcher connects again by itself within seconds. Since when exactly: its console or /ready says it."
 )
 
 OURS_DO = "Give this command the Redis, the stream and the user of the dispatchers: they do not say that they trouble."
@@ -91,7 +91,8 @@ def _until(found: Status) -> str:
     """Nobody could note since when Postgres is away; what the groups have read says until when events went out."""
     if found.stream is None or found.stream.read_to is None:
         return ""
-    return f"; the newest event that a consumer has read went out at {needs.clock(found.stream.read_to, found.now)}"
+    moment = needs.clock(found.stream.read_to, found.now)
+    return f"; since about {moment} or later: then the newest event that a consumer has read went out"
 
 
 def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:

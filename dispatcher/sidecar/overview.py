@@ -25,6 +25,7 @@ from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.history import SLA_S, WINDOW, History, RecentWindow, shards_of
 
 SILENT_S = 3.0  # nothing went out for so long although events are due: that is said
+POSTGRES_KNOWS = ("listener", "paused", "layout", "slots")  # while it is away nobody does
 FRESH_S = 1.0  # an answer is given again for so long
 
 
@@ -225,11 +226,13 @@ def _states(reading: ProcessState, levels: Mapping[str, str]) -> list[dict[str, 
         "slots",
         "disabled",
     )
+    away = "database" in troubles
     rare: tuple[TroubleKind, ...] = ("handlers", "notify-queue", "refused")  # said only while they are there
     return [
         {
             "kind": name,
             "ok": name not in troubles,
+            "known": name in troubles or not (away and name in POSTGRES_KNOWS),
             "level": levels.get(name, TROUBLES[name].level) if name in troubles else "fine",
             "reason": troubles[name].reason if name in troubles else None,
             "since": troubles[name].since if name in troubles else None,

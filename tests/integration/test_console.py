@@ -130,6 +130,12 @@ async def test_from_the_first_glance_through_an_outage_and_back_without_a_reload
         await expect(parts.locator("li[data-ok=false]")).to_have_count(0)
         ours.say(events.Sampled(7, 0.25, 0.0, 900, {}, None, 0))
         await expect(page.locator("#groups")).to_have_text("No group reads this stream.")
+        ours.say(events.DatabaseChanged(False, "refused"))
+        unknown = parts.locator("li[data-known=false]")
+        await expect(unknown).to_have_count(4)
+        await expect(unknown.first).to_contain_text("not known while Postgres is away")
+        ours.say(events.DatabaseChanged(True, None))
+        await expect(unknown).to_have_count(0)
         assert await page.locator("#headline img").count() == 0
 
 

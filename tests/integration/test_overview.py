@@ -116,6 +116,20 @@ async def test_what_a_pause_holds_up_is_red_as_its_headline(console):
     assert (seen["level"], seen["findings"][0]["needs_somebody"]) == ("bad", "now")
 
 
+async def test_what_only_postgres_knows_is_not_known_while_it_is_away(console):
+    def unknown() -> set[str]:
+        states = Overview(console.history, stream="s", maxlen=1).describe(0.0)["states"]
+        return {state["kind"] for state in states if not state["known"]}
+
+    assert unknown() == set()
+    console.observe(events.DatabaseChanged(False, "refused"))
+    assert unknown() == {"listener", "paused", "layout", "slots"}
+    console.observe(events.PauseChanged(True, "ada", None))  # as it said before it went
+    assert unknown() == {"listener", "layout", "slots"}
+    console.observe(events.DatabaseChanged(True, None))
+    assert unknown() == set()
+
+
 async def test_backpressure_says_at_how_many_entries_it_ends(console):
     console.observe(events.BackpressureChanged(True, "billing", 1900))
     said = Overview(console.history, stream="s", maxlen=2000).describe(0.0)["findings"][0]

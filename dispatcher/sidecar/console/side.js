@@ -34,8 +34,8 @@ function parts(seen) {
     .toSorted((a, b) => Number(a.ok) - Number(b.ok)).map((state) => {
       const [name, good, bad] = PARTS[state.kind];
       const more = state.ok ? null : el("span", { class: "muted" }, [state.reason, since(state.since, seen.now)].filter(Boolean).join(" · "));
-      return el("li", { "data-ok": String(state.ok), "data-level": state.ok ? null : state.level }, el("span", { class: "dot", "aria-hidden": "true" }),
-        el("span", { class: "name" }, name), el("span", { class: "value" }, state.ok ? noticed(state, seen) ?? good : bad), more);
+      return el("li", { "data-ok": String(state.ok), "data-known": String(state.known), "data-level": state.ok ? null : state.level }, el("span", { class: "dot", "aria-hidden": "true" }),
+        el("span", { class: "name" }, name), el("span", { class: "value" }, state.ok ? state.known ? noticed(state, seen) ?? good : "not known while Postgres is away" : bad), more);
     }));
   const paused = seen.states.some((state) => state.kind === "paused" && !state.ok);
   const button = byId("pause");
