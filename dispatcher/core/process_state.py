@@ -63,9 +63,8 @@ class RunningDispatcher:
 
 @dataclass(frozen=True, slots=True)
 class SentBy:
-    """What a dispatcher noted in Postgres: how many events it sent since its start, `quiet_s` seconds after the last.
-
-    `heard_s`: since it wrote the note. Seconds and no times: each host has its own clock. `quiet_s` None: it sent none.
+    """What a dispatcher noted in Postgres `heard_s` seconds ago: events since its start, and `quiet_s` since the last
+    (None: it sent none). Seconds and no times: each host has its own clock.
     """
 
     name: str
@@ -157,8 +156,8 @@ class HeldCount:
 class DeadGroups:
     """What the dead events died of. `since`: when the first of them died, in Unix seconds. `errors`: how many groups.
 
-    `most`: events of the largest group, `error` the newest text of it, and `code`, as messaging.error_code makes it;
-    None: it has none.
+    `most`: events of the largest group, `error` the newest text of it, `greatest` the greatest first number in such
+    texts, `code` as messaging.error_code makes it; None: it has none.
     """
 
     since: float
@@ -166,6 +165,7 @@ class DeadGroups:
     most: int
     error: str | None
     code: str | None = None
+    greatest: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,8 @@ def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:
     queue = wake_needs.notify_queue(outbox.notification_queue_usage, _first_said(outbox, "notify-queue"), tick_s)
     yield from [] if queue is None else [queue]
     living = {each.name for each in outbox.living}
-    yield from needs.ended((each for one in outbox.living for each in one.condition.ended), living, outbox.now)
+    died = (each for one in outbox.living for each in one.condition.ended)
+    yield from needs.ended(died, living, outbox.now, [each.started_at.timestamp() for each in outbox.dispatchers])
     ended = [past for past in (each.condition.past for each in outbox.living) if past is not None]
     last = max(ended, key=lambda each: each.until, default=None)
     if last is not None and (over := needs.over(last, outbox.now)) is not None:

@@ -66,7 +66,8 @@ def diagnose(
     living = {each.name for each in sample.dispatchers} if sample else set[str]()
     ours = {each.name for each in reading.ended}
     others = [each for each in sample.ended if each.name not in ours] if sample else []
-    found += needs.ended([*reading.ended, *others], living, now)
+    started = [each.started_at for each in sample.dispatchers] if sample else []
+    found += needs.ended([*reading.ended, *others], living, now, started)
     if reading.past is not None and (over := needs.over(reading.past, now)) is not None:
         found.append(over)
     return judged(found)

@@ -262,7 +262,8 @@ async def test_five_hundred_dead_in_three_groups(dispatcher, first, heard, db):
         )
         assert re.search(r"; since \S+Z \(\d+ s ago\), the latest died at \S+Z \(\d+ s ago\)$", what)
         option = "--error-code \"KeyError: 'a'\""
-        assert do.startswith(f"Mend the cause, then `dispatcher dlq retry {option}`. What nobody needs: ")
+        one = "If it may be over already, try one first: `dispatcher dlq retry ID`."
+        assert do.startswith(f"Mend the cause, then `dispatcher dlq retry {option}`. {one} What nobody needs: ")
         assert f"`dispatcher dlq discard {option} --reason 'WHY'`. Each error and its commands: `dispatcher dlq" in do
         err = (await heard("dlq", "stats"))[2]
         assert f"`dispatcher dlq retry {option}`" in err

@@ -430,6 +430,23 @@ def test_of_the_largest_group_that_is_too_large_the_limit_is_named():
     )
     [said] = diagnose(replace(CALM, sample=replace(dead(500), dead_groups=groups)), RecentWindow(), NOW)
     assert said.do.startswith("Retrying does not help until the limit is raised")
+    assert "set DISPATCH_MAX_PAYLOAD_BYTES above 27112, " in said.do
+    several = replace(groups, greatest=31000)  # as the card of the group has it
+    [said] = diagnose(replace(CALM, sample=replace(dead(500), dead_groups=several)), RecentWindow(), NOW)
+    assert "set DISPATCH_MAX_PAYLOAD_BYTES above 31000, " in said.do
+
+
+def test_a_dispatcher_that_died_is_not_to_be_started_again_once_another_was():
+    died = [EndedDispatcher(f"vm-{n}", NOW - 60 * n, 0, died=True) for n in (1, 2)]
+
+    def said(*started: float) -> list[str]:
+        dispatchers = tuple(RunningDispatcher("new", "h", 1, "0.1.0", at) for at in started)
+        sample = replace(CALM.sample or Sample(NOW, 0, 0.0, 10, {}), ended=tuple(died), dispatchers=dispatchers)
+        return [each.do.partition(",")[0] for each in diagnose(replace(CALM, sample=sample), RecentWindow(), NOW)]
+
+    assert said(NOW - 900) == ["Start it again"] * 2
+    assert sorted(said(NOW - 900, NOW - 30)) == ["Nothing to do.", "Start it again"]
+    assert said(NOW - 40, NOW - 30) == ["Nothing to do."] * 2
 
 
 def test_postgres_away_is_said_once():

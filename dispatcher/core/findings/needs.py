@@ -207,21 +207,32 @@ def catching_up(backlog: int, age_s: float, since: float, rate: float | None = N
     return Need("warn", "catching-up", what, since, "Wait: it passes by itself.", "events", PAGES["catching-up"])
 
 
-def ended(found: Iterable[EndedDispatcher], living: Collection[str], now: float) -> Iterator[Need]:
-    """Dispatchers of which rows were taken over within an hour. One that lost its session only lives on: `living`."""
+def ended(
+    found: Iterable[EndedDispatcher], living: Collection[str], now: float, started: Iterable[float] = ()
+) -> Iterator[Need]:
+    """Dispatchers of which rows were taken over within an hour. One that lost its session only lives on: `living`.
+
+    `started`: when each that lives was started: one that was started after another died stands in for it.
+    """
+    new = sorted(started)
     by_name: dict[str, EndedDispatcher] = {}
     for each in found:
         known = by_name.get(each.name)
         rows = each.rows + known.rows if known else each.rows
         by_name[each.name] = replace(each, at=max(each.at, known.at) if known else each.at, rows=rows)
-    for each in by_name.values():
+    for each in sorted(by_name.values(), key=lambda one: one.at, reverse=True):
         if each.name in living or each.name == UNKNOWN or now - each.at >= ENDED_S:
             continue
+        again = new.pop() if new and new[-1] > each.at else None
         how = "ended without signing off" if each.died else "gave no sign of life for the length of a lease"
         were = "was" if each.rows == 1 else "were"
         taken = f"; its {counted(each.rows, 'row')} {were} taken over" if each.rows else ", and had no rows"
         what = f"The dispatcher {each.name} {how}{taken}, at {clock(each.at, now)}"
-        do = "Start it again, if so many are meant to run. Its log says why it ended. Its events go out by others."
+        do = "Start it again, if so many are meant to run. Its log says why it ended, unless it was killed. Its events "
+        do += "go out by others."
+        if again is not None:
+            what += f"; another was started since, at {clock(again, now)}"
+            do = "Nothing to do."
         yield Need("note", "ended", what, each.at, do, page=PAGES["ended"])
 
 

@@ -40,9 +40,9 @@ def dead_do(groups: DeadGroups | None) -> str:
     which = (of_group(groups.code) if groups else None) or "ID"
     alike = groups is not None and groups.errors == 1
     retry = f"`dispatcher dlq retry {which}`"
-    do = f"Mend the cause, then {retry}."
-    if groups is not None and _too_large(groups.error):
-        do = f"{RAISE.format('the greatest size in `dispatcher dlq stats`')} {retry}."
+    do = f"Mend the cause, then {retry}. If it may be over already, try one first: `dispatcher dlq retry ID`."
+    if groups is not None and (size := _too_large(groups.error)):
+        do = f"{RAISE.format(groups.greatest or size)} {retry}."
     do += f" What nobody needs: `dispatcher dlq discard {which} --reason 'WHY'`."
     return do if alike else f"{do} Each error and its commands: `dispatcher dlq stats`."
 

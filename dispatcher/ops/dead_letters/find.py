@@ -125,7 +125,9 @@ async def read_groups(fetch: Fetch, dead: int) -> DeadGroups | None:
     if not groups:
         return None
     since = min(datetime.fromisoformat(each["first_at"]).timestamp() for each in groups)
-    return DeadGroups(since, len(groups), groups[0]["count"], groups[0]["last_error"], groups[0]["code"])
+    first = groups[0]
+    greatest = int(first["figures"][0][1]) if first["figures"] else None
+    return DeadGroups(since, len(groups), first["count"], first["last_error"], first["code"], greatest)
 
 
 async def count(fetch: Fetch, which: Filter) -> Stats:

@@ -80,7 +80,8 @@ export function shorten() {
 /** Of dead events when the first and the latest died: there may be long between them. */
 function whenOf({ kind, level, since: moment }, { now, dead_groups: groups }) {
   if (!moment || level === "note" || !["dead", "buried"].includes(kind)) return since(moment, now);
-  const first = groups && groups.since < moment - 1 ? `since ${at(groups.since)}, when the first died; ` : "";
+  if (groups && groups.since >= moment - 1) return since(groups.since, now);
+  const first = groups ? `since ${at(groups.since)}, when the first died; ` : "";
   return `${first}the latest died at ${at(moment)}, ${lasting(Math.max(0, now - moment))} ago`;
 }
 
