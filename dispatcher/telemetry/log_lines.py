@@ -44,7 +44,7 @@ def line_of(event: events.TelemetryEvent) -> Line | None:
         case events.HandlerOutage(event_type, error):
             text = "A server that a handler needs is away; events of this type wait, at no cost"
             return Line("WARNING", "handler_outage", text, {"event_type": event_type, "error": error})
-        case events.StuckHandlers(True, stuck):
+        case events.StuckHandlers(True, stuck, _):
             text = "Every place is taken by a handler that does not end; restart the process to free them"
             return Line("ERROR", "handlers_stuck", text, {"stuck": stuck})
         case events.StuckHandlers():

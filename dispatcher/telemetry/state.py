@@ -147,8 +147,9 @@ class StateTracker:
                     self._refused[key] = f"{what}: {error}"
                 said = "; ".join(sorted(set(self._refused.values())))
                 self._trouble("refused", said, there=bool(said))
-            case events.StuckHandlers(on, stuck):
-                places = f"all {stuck} places are taken by handlers that go on after their timeout"
+            case events.StuckHandlers(on, stuck, types):
+                of = f" of {', '.join(types)}" if types else ""
+                places = f"all {stuck} places are taken by handlers{of} that go on after their timeout"
                 self._trouble("handlers", places, there=on)
             case events.LayoutChanged(reason):
                 self._trouble("layout", reason, there=reason is not None)

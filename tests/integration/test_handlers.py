@@ -272,7 +272,8 @@ async def test_one_that_never_ends_costs_an_attempt_and_is_counted(
         await insert_events(db, event_type="task")
         await running.tap.add_up(Settled, retried=2)
         await insert_events(db, event_type="task")
-        await running.tap.next(StuckHandlers, where=lambda event: event.on)
+        stuck = await running.tap.next(StuckHandlers, where=lambda event: event.on)
+        assert sorted(stuck.types) == ["task", "thread"]
         await running.tap.next(InHand, where=lambda event: event.stuck == 2)
         stubborn.set()
         gate.open()

@@ -87,12 +87,12 @@ def test_handlers_that_do_not_end_and_what_a_look_at_postgres_found_are_troubles
     clock = Clock()
     ours = reader(clock)
     ours(events.Started("a", enabled=True))
-    ours(events.StuckHandlers(True, 4))
+    ours(events.StuckHandlers(True, 4, ("invoice.pdf",)))
     ours(events.Sampled(5, 1.0, 0.3, 7, {}, doorbell="dropped"))
     clock.now += 60
     ours(events.Sampled(5, 1.0, 0.6, 7, {}, doorbell="dropped"))
     assert [(each.kind, each.reason, each.since) for each in ours.read().troubles] == [
-        ("handlers", "all 4 places are taken by handlers that go on after their timeout", 1000.0),
+        ("handlers", "all 4 places are taken by handlers of invoice.pdf that go on after their timeout", 1000.0),
         ("doorbell", "dropped", 1000.0),
         ("notify-queue", "60% full", 1000.0),
     ]

@@ -49,7 +49,11 @@ class HandlerOutage(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class StuckHandlers(TelemetryEvent):
-    """Every place in the handler pool is taken by a handler that does not end (`on`), or one is free again."""
+    """Every place in the handler pool is taken by a handler that does not end (`on`), or one is free again.
+
+    `types`: event types of those that do not end, the most first, at most three.
+    """
 
     on: bool
     stuck: int
+    types: tuple[str, ...] = ()

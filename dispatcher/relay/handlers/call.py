@@ -9,7 +9,7 @@ import asyncio
 import concurrent.futures
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 from typing import Any, NamedTuple
@@ -48,10 +48,13 @@ class HandlerResult(NamedTuple):
 
 @dataclass(slots=True)
 class HandlerExecutor:
-    """What runs handlers. `late`: tasks that go on though they were cancelled; written by call_handler()."""
+    """What runs handlers. `late`: tasks that go on though they were cancelled; `types`: the event type of each call
+    that nobody waits for. Both are written by call_handler().
+    """
 
     threads: Threads
     late: set["asyncio.Future[Ran]"]
+    types: dict["asyncio.Future[Ran]", str] = field(default_factory=dict)
 
     @property
     def stuck(self) -> int:
@@ -75,9 +78,9 @@ async def call_handler(
     call = _traced(_call(handler, row), row, on_the_loop=handler.on_the_loop)
     deadline = asyncio.get_running_loop().time() + timeout_s
     future = _on_the_loop(call) if handler.on_the_loop else executor.threads.call(partial(_in_a_thread, call))
-    ran = await _within(future, deadline, executor)
+    ran = await _within(future, deadline, executor, row.event_type)
     while ran is not None and inspect.isawaitable(ran.result):  # a coroutine that nobody has awaited: no answer yet
-        ran = await _within(_on_the_loop(partial(_same, ran.result)), deadline, executor)
+        ran = await _within(_on_the_loop(partial(_same, ran.result)), deadline, executor, row.event_type)
     if ran is None:
         error = f"TimeoutError: the handler did not end within {timeout_s:g} s"
         return HandlerResult(_failed(row, error, None, retry, rng), "timeout")
@@ -141,7 +144,9 @@ def _on_the_loop(call: Callable[[], Awaitable[Any]]) -> "asyncio.Future[Ran]":
     return asyncio.get_running_loop().create_task(run(), name="handler")
 
 
-async def _within(future: "asyncio.Future[Ran]", deadline: float, executor: HandlerExecutor) -> Ran | None:
+async def _within(
+    future: "asyncio.Future[Ran]", deadline: float, executor: HandlerExecutor, event_type: str
+) -> Ran | None:
     """The call's end, or None when it is not over in time; it is abandoned then."""
     try:
         await asyncio.wait([future], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
@@ -153,6 +158,8 @@ async def _within(future: "asyncio.Future[Ran]", deadline: float, executor: Hand
         return None
     finally:
         if not future.done():
+            executor.types[future] = event_type
+            future.add_done_callback(lambda ended: executor.types.pop(ended, None))
             if isinstance(future, asyncio.Task):
                 future.cancel()
                 executor.late.add(future)

@@ -69,7 +69,8 @@ class HandlerPool:
         exhausted = stuck >= self._policy.parallel
         if exhausted != self._exhausted:
             self._exhausted = exhausted
-            self._observe(StuckHandlers(exhausted, stuck))
+            types = Counter(self._executor.types.values())
+            self._observe(StuckHandlers(exhausted, stuck, tuple(name for name, _ in types.most_common(3))))
         return 0 if self._alone is not None or self._in_flight.suspects else limit
 
     def mark(self, limit: int) -> HandlerMark:
