@@ -149,7 +149,9 @@ async def test_a_missing_doorbell_is_a_note_and_shards_are_called_shards(open_pa
         await page.locator("#others summary").first.click()
         link = page.locator("#others").get_by_role("link", name="docs/runbook/doorbell-trigger.md")
         await expect(link).to_have_attribute("href", f"{BASE}doorbell-trigger.md")
-        await expect(page.locator("#others p code").first).to_have_text("dispatcher migrate")  # no backticks
+        await expect(page.locator("#others p code").first).to_have_text(
+            "dispatcher migrate --database-url OWNER_URL"
+        )  # no backticks
         await expect(page.locator("#parts li[data-ok=false]")).to_contain_text("the trigger is absent")
         await expect(page.locator("#where")).to_contain_text("16 shards")
         await expect(page.locator("#stream")).to_contain_text("16 shards, 160 entries in all")
