@@ -139,7 +139,15 @@ def as_text(found: Status) -> str:
 
 
 def _stream(name: str, info: StreamInfo) -> dict[str, object]:
-    return {"name": name, **asdict(info), "read_to": None if info.read_to is None else iso_of(info.read_to)}
+    found = asdict(info)
+    for times, field in (
+        (found, "read_to"),
+        (found, "oldest"),
+        *((each["put_away"], "at") for each in found["groups"]),
+    ):
+        if times is not None and times[field] is not None:
+            times[field] = iso_of(times[field])
+    return {"name": name, **found}
 
 
 def facts(found: Status) -> list[tuple[str, str]]:

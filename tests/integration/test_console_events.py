@@ -237,7 +237,7 @@ async def test_all_are_paused_and_resumed(dispatcher: StartDispatcher, db, open_
         await expect(page.locator("#headline")).to_contain_text("by ada (127.0.0.1) (billing moves): no event is taken")
         await expect(page.locator("#parts li").first).to_contain_text("Pause")
         paused = page.locator("#parts li").first
-        await expect(paused).to_have_attribute("data-level", "warn")
+        await expect(paused).to_have_attribute("data-level", "bad")
         await insert_events(db, 3)
         await running.tap.next(Sampled, where=lambda sample: sample.backlog == 3)
         await expect(page.locator("#tile-backlog")).to_have_text("3")

@@ -53,9 +53,13 @@ async def test_what_waits_who_runs_and_who_reads(status, db, redis):
     assert found["stream"] == {
         "name": STREAM,
         "length": 1,
-        "groups": [{"name": "websockets", "lag": 1, "pending": 0, "consumers": 0, "last_read_age_s": None, "dead": 0}],
+        "groups": [
+            {"name": "websockets", "lag": 1, "pending": 0, "consumers": 0, "last_read_age_s": None, "dead": 0}
+            | {"reader": None, "put_away": None}
+        ],
         "read_to": None,
         "tells": True,
+        "oldest": None,
     }
     assert found["problems"] == []
 
@@ -220,7 +224,7 @@ async def test_a_pause_is_shown(status, db):
     assert code == 0
     assert "by ada@home (moving house); 1 of 3 dispatchers acknowledged" in output
     assert re.search("^dispatchers alive: +3$", output, re.MULTILINE)
-    assert output.startswith("warn: Paused by ada@home (moving house): no event is taken; since ")
+    assert output.startswith("bad: Paused by ada@home (moving house): no event is taken; since ")
     assert re.search("^dispatcher -: +obeys, version 1.0, without a listener$", output, re.MULTILINE)
     found = json.loads((await status("--json"))[1])["outbox"]
     assert found["pause"] | {"changed_at": None} == {
