@@ -190,15 +190,12 @@ def _lost(found: Status, outbox: OutboxStatus) -> Iterator[Need]:
 
 
 def _half_read(found: Status) -> Iterator[Need]:
-    exempt = _exempt(found)
-    yield from group_needs.half_read(
-        {
-            key: group_needs.Shard(
-                info.length, [group.name for group in info.groups if not is_exempt(group.name, exempt)], info.oldest
-            )
-            for key, info in (found.streams or {}).items()
-        }
-    )
+    exempt, shards = _exempt(found), dict[str, group_needs.Shard]()
+    for key, info in (found.streams or {}).items():
+        groups = [group for group in info.groups if not is_exempt(group.name, exempt)]
+        reading = [group.name for group in groups if group.last_read_age_s is not None or not group.lag]
+        shards[key] = group_needs.Shard(info.length, [group.name for group in groups], reading, info.oldest)
+    yield from group_needs.half_read(shards)
 
 
 def _exempt(found: Status) -> tuple[str, ...]:

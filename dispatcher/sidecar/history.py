@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields
+from math import isfinite
 
 import anyio
 
@@ -191,7 +192,15 @@ def shards_of(sample: Sample | None) -> dict[str, group_needs.Shard]:
     """The keys, for what groups do not read at all. Of more groups than are sampled nobody can say it."""
     if sample is None or any(len(each.group_lag) >= MOST for each in sample.streams):
         return {}
-    return {each.name: group_needs.Shard(each.length, [*each.group_read_age_s], each.oldest) for each in sample.streams}
+    return {
+        each.name: group_needs.Shard(
+            each.length,
+            [*each.group_read_age_s],
+            [name for name, age in each.group_read_age_s.items() if isfinite(age) or not each.group_lag.get(name)],
+            each.oldest,
+        )
+        for each in sample.streams
+    }
 
 
 def _most_unread(sample: Sample) -> int | None:

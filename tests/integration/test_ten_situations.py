@@ -445,7 +445,10 @@ async def test_every_time_in_every_json_is_rfc_3339(dispatcher, heard, db):
 async def test_of_errors_that_have_to_do_with_the_limit_the_limit_is_named(heard, db):
     await bury(db, await insert_events(db, 2), error="payload is 27112 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 20000")
     await bury(db, await insert_events(db, 1), error="KeyError: 'vat'")
+    await bury(db, await insert_events(db, 1), error="Dead: the customer closed the account")
     _, _, said = await heard("dlq", "stats")
-    large, other = sorted(said.splitlines(), reverse=True)[:2]
+    assert "\nTheir handler said that no retry helps; if that is over, `dispatcher dlq retry " in said
+    assert said.endswith("try one first: `dispatcher dlq retry ID`; `dispatcher dlq list` has the ids.\n")
+    _, large, other = sorted(said.splitlines(), reverse=True)[:3]
     assert large.startswith("Retrying does not help until the limit is raised: set DISPATCH_MAX_PAYLOAD_BYTES above ")
     assert other.startswith("Mend the cause, then `dispatcher dlq retry ")

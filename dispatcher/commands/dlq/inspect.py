@@ -11,7 +11,7 @@ from dispatcher.commands.options import database, json_output
 from dispatcher.commands.tables import ago, show_facts, show_table
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
-from dispatcher.core.findings.remedies import before_retry, of_group
+from dispatcher.core.findings.remedies import TRY_ONE, before_retry, of_group
 from dispatcher.ops.dead_letters.find import PAGE, Filter, count, find_one, find_page, parts_of
 from dispatcher.ops.dead_letters.identity import EventRef
 
@@ -103,6 +103,8 @@ def stats(as_json: bool, **flags: str | None) -> None:
                 continue
             retry, discard = f"dispatcher dlq retry {option}", f"dispatcher dlq discard {option} --reason 'WHY'"
             click.echo(f"{before_retry(each['code'], each['figures'])} `{retry}`; or `{discard}`.", err=True)
+        if found.by_error:
+            click.echo(f"{TRY_ONE.format('a cause')}; `dispatcher dlq list` has the ids.", err=True)
         types = ("count", "event_type", "aggregate_type")
         rows = [[group[name] for name in types] for group in found.by_type]
         show_table(("count", "event type", "aggregate type"), rows, right=("count",))

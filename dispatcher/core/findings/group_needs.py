@@ -90,16 +90,23 @@ def _rate(rate: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One key as it is looked at: its entries, its groups, when the oldest entry was added (None: not known)."""
+    """One key as it is looked at: its entries, its groups, when the oldest entry was added (None: not known).
+
+    `reading`: those of its groups that have read there, or have nothing to read.
+    """
 
     entries: int
     groups: Collection[str]
+    reading: Collection[str]
     oldest: float | None = None
 
 
 def half_read(shards: Mapping[str, Shard]) -> Iterator[Need]:
-    """Groups on some shards of a stream and not on others that hold entries. `shards`: by key."""
-    for (stream, group), without in keys_without({key: each.groups for key, each in shards.items()}).items():
+    """Groups that read some shards of a stream, and not others that hold entries. `shards`: by key.
+
+    That a group was made on a shard is not enough: by hand it is made in a second, and nobody reads it.
+    """
+    for (stream, group), without in keys_without({key: each.reading for key, each in shards.items()}).items():
         left = [shards[key] for key in without if shards[key].entries]
         if not left:
             continue
@@ -107,9 +114,10 @@ def half_read(shards: Mapping[str, Shard]) -> Iterator[Need]:
         what = f"The consumer group {group} reads {of - len(without)} of {of} shards of {stream}: "
         what += f"{len(left)} with {counted(sum(each.entries for each in left), 'entry')} "
         what += f"{'is' if len(left) == 1 else 'are'} not read by it"
-        do = f"Let its consumers read all shards (`Group(..., shards={of})`), or make the group on each key that lacks "
-        do += f'it: `redis-cli -u "$REDIS_URL" XGROUP CREATE {quote(without[0])} {quote(group)} 0`'
-        do += "." if len(without) == 1 else "; `dispatcher groups` lists all of them."
+        do = (
+            f"Tell its consumers the number of shards (`Group(..., shards={of})`), and start them again: they make the "
+        )
+        do += "group where it is missing, and read all of it. `dispatcher groups` lists the shards."
         since = min((each.oldest for each in left if each.oldest is not None), default=None)
         yield Need("warn", "half-read", what, since, do, "groups", PAGES["half-read"])
 

@@ -10,6 +10,8 @@ GIVE_RIGHTS = (
     "as the owner run `dispatcher sql roles | psql OWNER_URL` (sql/roles.sql); grant this role outbox_dispatcher"
 )
 TOO_LARGE = "bytes, DISPATCH_MAX_PAYLOAD_BYTES allows"
+GIVEN_UP = "Dead:"  # how the error begins where a handler said that no retry can help
+TRY_ONE = "If {} may be over already, try one first: `dispatcher dlq retry ID`"
 LONGEST = 200  # characters of an option that is shown
 RAISE = (
     "Retrying does not help until the limit is raised: set DISPATCH_MAX_PAYLOAD_BYTES above {}, "
@@ -30,6 +32,8 @@ def _quoted(text: str) -> str:
 
 def before_retry(code: str | None, figures: Sequence[Sequence[int]]) -> str:
     """What comes before the retry of a group of errors. `figures`: least and greatest of those that differ."""
+    if code is not None and code.startswith(GIVEN_UP):
+        return "Their handler said that no retry helps; if that is over,"
     if code is None or TOO_LARGE not in code:
         return "Mend the cause, then"
     return RAISE.format(str(figures[0][1]) if figures else "the size that its events say")
@@ -40,7 +44,7 @@ def dead_do(groups: DeadGroups | None) -> str:
     which = (of_group(groups.code) if groups else None) or "ID"
     alike = groups is not None and groups.errors == 1
     retry = f"`dispatcher dlq retry {which}`"
-    do = f"Mend the cause, then {retry}. If it may be over already, try one first: `dispatcher dlq retry ID`."
+    do = f"Mend the cause, then {retry}. {TRY_ONE.format('it')}."
     if groups is not None and (size := _too_large(groups.error)):
         do = f"{RAISE.format(groups.greatest or size)} {retry}."
     do += f" What nobody needs: `dispatcher dlq discard {which} --reason 'WHY'`."

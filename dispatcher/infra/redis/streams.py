@@ -54,8 +54,11 @@ async def read_streams(
 async def _date_what_groups_leave(
     redis: Redis, seen: SeenStreams, positions: Mapping[str, StreamPositions] | None
 ) -> None:
-    """Of the shards that a group of the other shards is not on: when their oldest entry was added. Asked once."""
-    groups = {key: [group.name for group in info.groups] for key, info in seen.infos.items()}
+    """Of shards that a group of the others is not on, or never read: when the oldest entry was added. Asked once."""
+    groups = {
+        key: [group.name for group in info.groups if group.last_read_age_s is not None or not group.lag]
+        for key, info in seen.infos.items()
+    }
     for key in dict.fromkeys(key for keys in keys_without(groups).values() for key in keys):
         known = positions[key] if positions is not None else None
         oldest = known.oldest if known is not None and seen.infos[key].length else None

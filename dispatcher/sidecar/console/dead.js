@@ -166,11 +166,15 @@ function filterOf(group) {
   return group.code == null ? { last_error: group.last_error ?? "" } : { error_code: group.code };
 }
 
-/** What has to be done before a retry can help, where the error itself says so. */
+/** What has to be done before a retry can help, as far as the error says it. */
 function remedy(group) {
   const most = TOO_LARGE.exec(group.code ?? "") && Math.max(...(group.figures ?? []).flat(), Number(TOO_LARGE.exec(group.last_error ?? "")?.[1] ?? 0));
-  return most ? el("p", {}, `Retrying does not help until the limit is raised: set DISPATCH_MAX_PAYLOAD_BYTES above ${most}, restart the dispatchers, then retry. `
-    + "Or discard them, and have the producer send less.") : null;
+  if (most) {
+    return el("p", {}, `Retrying does not help until the limit is raised: set DISPATCH_MAX_PAYLOAD_BYTES above ${most}, restart the dispatchers, then retry. `
+      + "Or discard them, and have the producer send less.");
+  }
+  const first = (group.code ?? "").startsWith("Dead:") ? "Their handler said that no retry helps: discard what nobody needs. If that is over" : "Mend the cause, then retry. If it may be over already";
+  return el("p", {}, group.count === 1 ? `${first}, retry it.` : `${first}, show them and retry one first, then all.`);
 }
 
 function details(group) {

@@ -30,7 +30,7 @@ function late(speed, seen, waits) {
   if (seen.silent_s != null) return waits ? "the oldest waits for so long already" : "nothing arrives";
   if (speed.now != null && speed.now <= speed.sla_s && speed.p95 > speed.sla_s) return `over: in the last minute it was ${latency(speed.p95)}`;
   if (speed.now == null && speed.p95 > speed.sla_s && seen.findings.some((finding) => finding.kind === "over" || finding.kind === "catching-up")) return "of what waited for the end of an outage or a pause";
-  if (speed.p95 == null) return `no event in a minute; promised: ${speed.sla_s} s`;
+  if (speed.p95 == null) return `no event by this dispatcher in a minute; promised: ${speed.sla_s} s`;
   return `in a minute: ${pieces(`p50 ${latency(speed.p50)}`, `p99 ${latency(speed.p99)}`, `promised ${speed.sla_s} s`)}`;
 }
 
