@@ -53,7 +53,7 @@ def snapshot(
 
 
 def remedy(holder: SnapshotHolder) -> str:
-    """How to end it, and what then."""
+    """The commands that end the session or drop what holds the snapshot, whole, and how claims get fast again."""
     statement, how = _END[holder.kind]
     do = f"Ask whose it is, and {how}: `psql OWNER_URL -c {quote(statement.format(holder.name))}`, as the owner or a "
     do += "superuser. Claims are fast again once autovacuum has worked; at once: "

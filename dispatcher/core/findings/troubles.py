@@ -191,7 +191,7 @@ def group_of(reason: str) -> str:
 
 
 def words(kind: TroubleKind, reason: str | None) -> str:
-    """What it is, in plain words."""
+    """What is wrong, as console, `status` and log say it. `reason`: the server's own words; None: it gave none."""
     if kind == "redis" and reason and OOM.search(reason):
         return OUT_OF_MEMORY[0]
     if kind == "database" and reason and reason.startswith("Postgres at "):
