@@ -33,7 +33,7 @@ _BITS = tuple(1 << slot for slot in range(SLOTS))
 
 
 def mask_of(slots: Iterable[int]) -> SlotMask:
-    """These slots, as a mask."""
+    """These slots (0 to 255, in any order, repeats do no harm), as a mask."""
     mask = 0
     for slot in frozenset(slots):  # a batch has several rows of most of its slots
         mask |= _BITS[slot]

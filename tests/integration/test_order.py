@@ -197,6 +197,19 @@ async def test_in_a_backlog_claims_begin_behind_what_is_gone_and_one_proof_is_en
     assert proofs < 20
 
 
+async def test_a_claim_full_of_fresh_events_has_room_for_a_scheduled_one_that_is_due(
+    dispatcher: StartDispatcher, db: Db, redis: Redis
+) -> None:
+    """Event 1 was scheduled and is due. Of more fresh ones than a claim takes the first is of the same aggregate."""
+    [scheduled] = await add(db, "a", 1)
+    await db.execute("UPDATE messaging.message_outbox SET next_run_at = now() WHERE id = %s", (scheduled,))
+    await add(db, "a", 2)
+    await many(db, 200)
+    async with dispatcher(**ORDER, batch_size=64):
+        await becomes(lambda: sent(db), 202)
+    assert await order_of(redis, "a") == [1, 2]
+
+
 async def test_a_parked_event_holds_the_later_ones(dispatcher: StartDispatcher, db: Db, redis: Redis) -> None:
     [parked] = await add(db, "a", 1)
     await db.execute("UPDATE messaging.message_outbox SET next_run_at = 'infinity' WHERE id = %s", (parked,))

@@ -21,7 +21,7 @@ DIVIDE_AGAIN_AFTER = 8  # claims: a short change of the load does not count
 
 @dataclass(slots=True, eq=False)
 class SlotGroup:
-    """Slots that are claimed together."""
+    """Slots that one claim takes rows of. None of them may have a batch in hand as it begins."""
 
     mask: SlotMask
     cursor: OrderedCursor = field(default_factory=OrderedCursor)
