@@ -1,4 +1,4 @@
-"""The observer that writes the log: JSON in production, text on a terminal. What a line says is in `log_lines.py`."""
+"""The observer that writes the log: JSON in production, text on a terminal. What a line says the event itself knows."""
 
 import dataclasses
 import time
@@ -7,22 +7,10 @@ from typing import TextIO
 
 from dispatcher.core import events
 from dispatcher.telemetry import loguru_setup
-from dispatcher.telemetry.log_lines import line_of
-from dispatcher.telemetry.loguru_setup import Fields, write
+from dispatcher.telemetry.loguru_setup import write
 from dispatcher.telemetry.throttle import Throttle
 
 PRUNED_S = 60.0  # while there is more to delete, a line at most this often
-# Also a line at DEBUG, with every field of the event.
-DETAILS = (
-    events.Woke,
-    events.Slept,
-    events.InHand,
-    events.Claimed,
-    events.Published,
-    events.Settled,
-    events.Handled,
-    events.Sampled,
-)
 
 
 def configure(
@@ -50,7 +38,7 @@ class Logs:
         self._pruned: tuple[int, int, float] | None = None  # rows, copies, since when; not written yet
 
     def __call__(self, event: events.TelemetryEvent) -> None:
-        if self._debug and isinstance(event, DETAILS):
+        if self._debug and event.detailed:
             _write_detail(event)
         match event:
             case events.Pruned():
@@ -62,7 +50,7 @@ class Logs:
         self._write(event)
 
     def _write(self, event: events.TelemetryEvent) -> None:
-        line = line_of(event)
+        line = event.line()
         if line is None:
             return
         fields = line.fields
@@ -98,5 +86,5 @@ class Logs:
 
 def _write_detail(event: events.TelemetryEvent) -> None:
     names = [field.name for field in dataclasses.fields(event) if field.name not in ("ages_s", "dispatchers")]
-    fields: Fields = {name: getattr(event, name) for name in names}
+    fields = {name: getattr(event, name) for name in names}
     write("DEBUG", type(event).__name__.lower(), type(event).__name__, fields)

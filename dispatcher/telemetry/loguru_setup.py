@@ -10,6 +10,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from dispatcher.core.environment import without
+from dispatcher.core.events import Fields
 from dispatcher.infra import output
 from dispatcher.telemetry.formats import as_coloured_text, as_json, as_text
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from loguru import Message
 
 Format = Literal["json", "text"]
-Fields = dict[str, object]
 
 # Apart from the one that handlers know: `logger.remove()`, with which programs that use loguru begin, is not for us.
 logger.remove()

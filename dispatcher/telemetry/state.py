@@ -126,48 +126,33 @@ class StateTracker:
                 self._name = name
                 self._trouble("starting", None, there=False)
                 self._trouble("disabled", None, there=not enabled)
-            case events.DatabaseChanged(up, reason):
-                self._trouble("database", reason, there=not up)
-            case events.BreakerChanged(state, reason):
+            case events.BreakerChanged(state):
                 self._breaker_open = state == "open"
-                self._trouble("redis", reason, there=self._breaker_open)
-            case events.StillAway(server, reason):
-                self._trouble(server, reason, there=True)
-            case events.ListenerChanged(up, reason):
-                self._trouble("listener", reason, there=not up)
-            case events.SessionMissing(session, missing, without):
-                self._missing.pop(session, None)
-                if missing is not None:
-                    self._missing[session] = without
-                said = "; ".join(f"{name} ({without})" for name, without in self._missing.items())
-                self._trouble("session", said, there=bool(said))
-            case events.StatementRefused(what, key, error):
-                self._refused.pop(key, None)
-                if error is not None:
-                    self._refused[key] = f"{what}: {error}"
-                said = "; ".join(sorted(set(self._refused.values())))
-                self._trouble("refused", said, there=bool(said))
-            case events.StuckHandlers(on, stuck, types):
-                of = f" of {', '.join(types)}" if types else ""
-                places = f"all {stuck} places are taken by handlers{of} that go on after their timeout"
-                self._trouble("handlers", places, there=on)
-            case events.LayoutChanged(reason):
-                self._trouble("layout", reason, there=reason is not None)
-            case events.SlotsWithoutOwner(slots):
-                self._trouble("slots", f"{slots} of 256 slots have no owner", there=slots > 0)
-            case events.BackpressureChanged(on, group):
-                self._trouble("backpressure", group, there=on)
-            case events.PauseChanged(paused, by, reason, since):
-                why = " ".join(filter(None, (by and f"by {by}", reason and f"({reason})")))
-                self._trouble(
-                    "paused", why or None, there=paused, since=since
-                )  # or a restart would look like its begin
-            case events.AuditChanged(on, reason):
-                self._trouble("audit", reason, there=not on)
-            case events.Stopping(reason):
-                self._trouble("stopping", reason, there=True)
+                self._change_trouble(event)
+            case events.SessionMissing():
+                self._session_missing(event)
+            case events.StatementRefused():
+                self._statement_refused(event)
             case _:
-                pass
+                self._change_trouble(event)
+
+    def _change_trouble(self, event: events.TelemetryEvent) -> None:
+        if (change := event.trouble()) is not None:
+            self._trouble(change.kind, change.reason, there=change.there, since=change.since)
+
+    def _session_missing(self, event: events.SessionMissing) -> None:
+        self._missing.pop(event.session, None)
+        if event.reason is not None:
+            self._missing[event.session] = event.without
+        said = "; ".join(f"{name} ({without})" for name, without in self._missing.items())
+        self._trouble("session", said, there=bool(said))
+
+    def _statement_refused(self, event: events.StatementRefused) -> None:
+        self._refused.pop(event.key, None)
+        if event.error is not None:
+            self._refused[event.key] = f"{event.what}: {event.error}"
+        said = "; ".join(sorted(set(self._refused.values())))
+        self._trouble("refused", said, there=bool(said))
 
     def _note_ended(self, name: str, rows: int, died: bool) -> None:
         before = self._ended.pop(name, None)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from dispatcher.core.events.base import TelemetryEvent
+from dispatcher.core.events.base import Fields, Line, TelemetryEvent
 
 WakeCause = Literal["notify", "tick", "due", "writers", "peer", "reconnect", "nudge", "busy", "poll"]
 
@@ -13,12 +13,16 @@ WakeCause = Literal["notify", "tick", "due", "writers", "peer", "reconnect", "nu
 class Woke(TelemetryEvent):
     """The relay stopped waiting, and why."""
 
+    detailed: ClassVar[bool] = True
+
     cause: WakeCause
 
 
 @dataclass(frozen=True, slots=True)
 class Slept(TelemetryEvent):
     """The relay is about to wait. `holds_key`: this dispatcher holds the doorbell's key, so writers ring."""
+
+    detailed: ClassVar[bool] = True
 
     holds_key: bool
     timeout_s: float
@@ -38,10 +42,19 @@ class Ticked(TelemetryEvent):
     duration_s: float
     error: str | None = None  # no payload and no values of a row
 
+    def line(self) -> Line | None:
+        if self.result == "ok":
+            return None
+        error = self.error or "unknown"
+        fields: Fields = {"error": error, "duration_s": round(self.duration_s, 6)}
+        return Line("ERROR", "dispatcher_tick_error", "A turn of the relay's loop failed", fields, error)
+
 
 @dataclass(frozen=True, slots=True)
 class Claimed(TelemetryEvent):
     """A batch was claimed. `full`: more rows are due. `size`: characters of payloads and headers in memory now."""
+
+    detailed: ClassVar[bool] = True
 
     rows: int
     full: bool
@@ -54,6 +67,8 @@ class Published(TelemetryEvent):
 
     `types`: the event type of each entry, as `ages_s`.
     """
+
+    detailed: ClassVar[bool] = True
 
     entries: int
     ages_s: Sequence[float]
@@ -68,6 +83,8 @@ class Settled(TelemetryEvent):
     `retried`: at the cost of an attempt; `waiting`: tried again later at no cost.
     """
 
+    detailed: ClassVar[bool] = True
+
     sent: int
     retried: int
     dead: int
@@ -76,12 +93,24 @@ class Settled(TelemetryEvent):
     lost: int
     waiting: int = 0
 
+    def line(self) -> Line | None:
+        if not self.lost:
+            return None
+        text = "Claims were lost: another dispatcher had taken these rows when they were to be settled"
+        return Line("WARNING", "claims_lost", text, {"rows": self.lost})
+
 
 @dataclass(frozen=True, slots=True)
 class Buried(TelemetryEvent):
     """Rows went to the dead-letter queue: (id, text of the error) of each."""
 
     rows: Sequence[tuple[int, str]]
+
+    def line(self) -> Line:
+        ids, errors = [row_id for row_id, _ in self.rows], sorted({error for _, error in self.rows})
+        text = "Rows are dead: their attempts are used up, or they can never be sent as things are"
+        fields: Fields = {"rows": len(self.rows), "ids": ids, "errors": errors}
+        return Line("ERROR", "outbox_rows_buried_after_max_attempts", text, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +123,10 @@ class ClosedConnection(TelemetryEvent):
     row: int
     size: int
     server: bool = False
+
+    def line(self) -> Line:
+        text = "Redis, or a proxy before it, closes the connection on this row; it waits for its next attempt"
+        if self.server:
+            text = "Redis itself ends each time that this row is sent; it waits for its next attempt"
+        fields: Fields = {"id": self.row, "bytes": self.size, "redis_ended": self.server}
+        return Line("WARNING", "row_closes_connection", text, fields)

@@ -1,9 +1,9 @@
 """Events of the handlers in this process."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from dispatcher.core.events.base import TelemetryEvent
+from dispatcher.core.events.base import Fields, Level, Line, TelemetryEvent, TroubleChange
 
 HandledAs = Literal["done", "retry", "wait", "outage", "dead", "timeout", "lost"]
 
@@ -18,6 +18,8 @@ class Handled(TelemetryEvent):
     `error`: class and message, without values of the payload; `where`: file and line that raised.
     """
 
+    detailed: ClassVar[bool] = True
+
     row_id: int
     event_type: str
     handled: HandledAs
@@ -26,6 +28,23 @@ class Handled(TelemetryEvent):
     error: str | None = None
     where: str | None = None
 
+    def line(self) -> Line | None:
+        if self.handled in ("done", "outage"):  # an outage is told once, for its type
+            return None
+        level: Level = "WARNING"
+        name, text = "handler_failed", "A handler failed"
+        match self.handled:
+            case "wait":
+                level, name = "INFO", "handler_waits"
+                text = "A handler asked to be called later; the event waits at no cost"
+            case "timeout":
+                text = "A handler did not end in time"
+            case "lost":
+                text = "The process of a handler ended, or was taken for dead, while it ran"
+        fields: Fields = {"event_type": self.event_type, "id": self.row_id, "error": self.error}
+        fields |= {"where": self.where, "duration_s": round(self.duration_s, 6)}
+        return Line(level, name, text, fields, f"{self.event_type} {self.error}")
+
 
 @dataclass(frozen=True, slots=True)
 class InHand(TelemetryEvent):
@@ -33,6 +52,8 @@ class InHand(TelemetryEvent):
 
     Rows whose handler has ended and that wait to be settled are in none of these numbers.
     """
+
+    detailed: ClassVar[bool] = True
 
     running: int
     waiting: int
@@ -46,6 +67,13 @@ class HandlerOutage(TelemetryEvent):
     event_type: str
     error: str | None
 
+    def line(self) -> Line:
+        if self.error is None:
+            text = "Events of this type are handled again"
+            return Line("INFO", "handler_outage_over", text, {"event_type": self.event_type})
+        text = "A server that a handler needs is away; events of this type wait, at no cost"
+        return Line("WARNING", "handler_outage", text, {"event_type": self.event_type, "error": self.error})
+
 
 @dataclass(frozen=True, slots=True)
 class StuckHandlers(TelemetryEvent):
@@ -57,3 +85,14 @@ class StuckHandlers(TelemetryEvent):
     on: bool
     stuck: int
     types: tuple[str, ...] = ()
+
+    def line(self) -> Line:
+        if not self.on:
+            return Line("INFO", "handlers_free", "A stuck handler ended; events are handed out again", {})
+        text = "Every place is taken by a handler that does not end; restart the process to free them"
+        return Line("ERROR", "handlers_stuck", text, {"stuck": self.stuck})
+
+    def trouble(self) -> TroubleChange:
+        of = f" of {', '.join(self.types)}" if self.types else ""
+        reason = f"all {self.stuck} places are taken by handlers{of} that go on after their timeout"
+        return TroubleChange("handlers", reason, there=self.on)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dispatcher.core.events.base import TelemetryEvent
+from dispatcher.core.events.base import Fields, Line, TelemetryEvent, TroubleChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,18 @@ class PauseChanged(TelemetryEvent):
     reason: str | None
     since: float | None = None
 
+    def line(self) -> Line:
+        fields: Fields = {"by": self.by, "reason": self.reason}
+        if self.paused:
+            text = "Paused, like all dispatchers: nothing is taken until `dispatcher resume`"
+            return Line("WARNING", "dispatcher_paused", text, fields)
+        return Line("INFO", "dispatcher_resumed", "Resumed: rows are taken again", fields)
+
+    def trouble(self) -> TroubleChange:
+        why = " ".join(filter(None, (self.by and f"by {self.by}", self.reason and f"({self.reason})")))
+        # `since`: or a restart would look like its begin
+        return TroubleChange("paused", why or None, there=self.paused, since=self.since)
+
 
 @dataclass(frozen=True, slots=True)
 class DeadRetried(TelemetryEvent):
@@ -22,6 +34,10 @@ class DeadRetried(TelemetryEvent):
 
     ids: Sequence[int]
     by: str
+
+    def line(self) -> Line:
+        text = "Dead events were put back to be published"
+        return Line("INFO", "dead_events_retried", text, _decision(self.ids, self.by))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +48,10 @@ class DeadDiscarded(TelemetryEvent):
     by: str
     reason: str
 
+    def line(self) -> Line:
+        text = "Dead events were discarded: nobody needs them"
+        return Line("INFO", "dead_events_discarded", text, _decision(self.ids, self.by) | {"reason": self.reason})
+
 
 @dataclass(frozen=True, slots=True)
 class RetriedNow(TelemetryEvent):
@@ -39,6 +59,10 @@ class RetriedNow(TelemetryEvent):
 
     ids: Sequence[int]
     by: str
+
+    def line(self) -> Line:
+        text = "Events that failed, or hold their aggregates, were made due at once"
+        return Line("INFO", "events_retried_now", text, _decision(self.ids, self.by))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +72,11 @@ class HeldSkipped(TelemetryEvent):
     ids: Sequence[int]
     by: str
     reason: str
+
+    def line(self) -> Line:
+        text = "Events were skipped: the later ones of their aggregates go out without them"
+        return Line("INFO", "held_events_skipped", text, _decision(self.ids, self.by) | {"reason": self.reason})
+
+
+def _decision(ids: Sequence[int], by: str) -> Fields:
+    return {"rows": len(ids), "ids": list(ids), "by": by}

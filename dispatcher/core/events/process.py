@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dispatcher.core.events.base import TelemetryEvent
+from dispatcher.core.events.base import Fields, Line, TelemetryEvent, TroubleChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,15 @@ class Started(TelemetryEvent):
     stream_maxlen: int | None = None
     handlers: tuple[str, ...] = ()
 
+    def line(self) -> Line:
+        text = "Started"
+        fields: Fields = {"dispatcher": self.name, "enabled": self.enabled}
+        if not self.enabled:
+            text += "; takes no row: DISPATCHER_ENABLED is false; set it to true, or give --enabled"
+        if self.handlers:
+            fields["handlers"] = list(self.handlers)
+        return Line("INFO", "dispatcher_started", text, fields)
+
 
 @dataclass(frozen=True, slots=True)
 class SidecarUp(TelemetryEvent):
@@ -29,6 +38,15 @@ class SidecarUp(TelemetryEvent):
     port: int
     probe_port: int | None = None
 
+    def line(self) -> Line:
+        address = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        text = f"The sidecar listens: http://{address}/"
+        fields: Fields = {"host": self.host, "port": self.port}
+        if self.probe_port is not None:
+            text += f"; probes also at port {self.probe_port}"
+            fields["probe_port"] = self.probe_port
+        return Line("INFO", "sidecar_up", text, fields)
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerStarted(TelemetryEvent):
@@ -36,6 +54,9 @@ class WorkerStarted(TelemetryEvent):
 
     worker: str
     running: int
+
+    def line(self) -> Line:
+        return Line("INFO", "worker_started", "A worker was started", {"started": self.worker})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +68,13 @@ class WorkerEnded(TelemetryEvent):
     running: int
     again_in_s: float | None
 
+    def line(self) -> Line:
+        fields: Fields = {"ended": self.worker, "code": self.code}
+        if self.again_in_s is None:
+            return Line("INFO", "worker_ended", "A worker ended", fields)
+        fields["again_in_s"] = round(self.again_in_s, 3)
+        return Line("WARNING", "worker_ended", "A worker ended; another takes its place", fields)
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerStuck(TelemetryEvent):
@@ -54,6 +82,10 @@ class WorkerStuck(TelemetryEvent):
 
     worker: str
     silent_s: float
+
+    def line(self) -> Line:
+        text = "A worker says nothing any more: its loop is stuck, or it is frozen; it is killed"
+        return Line("ERROR", "worker_stuck", text, {"stuck": self.worker, "silent_s": round(self.silent_s, 1)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +95,11 @@ class SpansDropped(TelemetryEvent):
     spans: int
     reason: str
 
+    def line(self) -> Line:
+        text = "Spans were not exported; events go out as before"
+        fields: Fields = {"spans": self.spans, "reason": self.reason}
+        return Line("WARNING", "spans_dropped", text, fields, f"spans {self.reason}")
+
 
 @dataclass(frozen=True, slots=True)
 class Stopping(TelemetryEvent):
@@ -70,9 +107,18 @@ class Stopping(TelemetryEvent):
 
     reason: str
 
+    def line(self) -> Line:
+        return Line("INFO", "dispatcher_stopping", "Stopping: nothing new is taken", {"reason": self.reason})
+
+    def trouble(self) -> TroubleChange:
+        return TroubleChange("stopping", self.reason, there=True)
+
 
 @dataclass(frozen=True, slots=True)
 class Stopped(TelemetryEvent):
     """Everything is closed. `released`: rows claimed for handlers that were released at the end."""
 
     released: int
+
+    def line(self) -> Line:
+        return Line("INFO", "dispatcher_stopped", "Stopped", {"given_back": self.released})

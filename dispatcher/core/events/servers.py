@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dispatcher.core.events.base import TelemetryEvent
+from dispatcher.core.events.base import Fields, Line, TelemetryEvent, TroubleChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +13,14 @@ class DatabaseChanged(TelemetryEvent):
     up: bool
     reason: str | None
 
+    def line(self) -> Line:
+        if self.up:
+            return Line("INFO", "database_up", "Postgres is connected", {})
+        return Line("ERROR", "database_down", "Postgres is not connected; connecting again", {"reason": self.reason})
+
+    def trouble(self) -> TroubleChange:
+        return TroubleChange("database", self.reason, there=not self.up)
+
 
 @dataclass(frozen=True, slots=True)
 class StillAway(TelemetryEvent):
@@ -20,6 +28,14 @@ class StillAway(TelemetryEvent):
 
     server: Literal["database", "redis"]
     reason: str
+
+    def line(self) -> Line:
+        text = "A server is still away, for another reason than before"
+        fields: Fields = {"server": self.server, "reason": self.reason}
+        return Line("WARNING", "still_away", text, fields, f"{self.server} {self.reason}")
+
+    def trouble(self) -> TroubleChange:
+        return TroubleChange(self.server, self.reason, there=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +45,15 @@ class ListenerChanged(TelemetryEvent):
     up: bool
     reason: str | None
 
+    def line(self) -> Line:
+        if self.up:
+            return Line("INFO", "listener_up", "Writers can wake the dispatcher", {})
+        text = "Writers cannot wake the dispatcher; it polls on its tick"
+        return Line("WARNING", "listener_down", text, {"reason": self.reason})
+
+    def trouble(self) -> TroubleChange:
+        return TroubleChange("listener", self.reason, there=not self.up)
+
 
 @dataclass(frozen=True, slots=True)
 class SessionMissing(TelemetryEvent):
@@ -37,6 +62,14 @@ class SessionMissing(TelemetryEvent):
     session: str
     reason: str | None
     without: str
+
+    def line(self) -> Line:
+        if self.reason is None:
+            text = "A session to Postgres that was missing is open"
+            return Line("INFO", "session_back", text, {"session": self.session})
+        text = "Postgres has no connection left for a session; the rest of the dispatcher works"
+        fields: Fields = {"session": self.session, "without": self.without, "reason": self.reason}
+        return Line("WARNING", "session_missing", text, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +83,12 @@ class StatementRefused(TelemetryEvent):
     key: int
     error: str | None
 
+    def line(self) -> Line:
+        if self.error is None:
+            return Line("INFO", "statement_allowed", "Postgres does again what it refused", {"what": self.what})
+        text = "Postgres refuses a statement again and again; it is tried on, and nothing is published twice"
+        return Line("ERROR", "statement_refused", text, {"what": self.what, "error": self.error})
+
 
 @dataclass(frozen=True, slots=True)
 class NotificationQueueChanged(TelemetryEvent):
@@ -57,6 +96,14 @@ class NotificationQueueChanged(TelemetryEvent):
 
     filling: bool
     usage: float  # 0 to 1
+
+    def line(self) -> Line:
+        fields: Fields = {"usage": round(self.usage, 3)}
+        if self.filling:
+            text = "The notification queue fills up: no writer is asked to ring, the dispatcher looks on its tick"
+            return Line("WARNING", "notification_queue_filling", text, fields)
+        text = "The notification queue is calm again: writers wake the dispatcher"
+        return Line("INFO", "notification_queue_calm", text, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +113,14 @@ class BreakerChanged(TelemetryEvent):
     state: Literal["open", "closed"]
     reason: str | None
 
+    def line(self) -> Line:
+        if self.state == "open":
+            return Line("WARNING", "breaker_opened", "Redis takes no entries; claiming pauses", {"reason": self.reason})
+        return Line("INFO", "breaker_closed", "Redis takes entries again", {})
+
+    def trouble(self) -> TroubleChange:
+        return TroubleChange("redis", self.reason, there=self.state == "open")
+
 
 @dataclass(frozen=True, slots=True)
 class ShardsChanged(TelemetryEvent):
@@ -73,6 +128,13 @@ class ShardsChanged(TelemetryEvent):
 
     away: int
     first: str | None
+
+    def line(self) -> Line:
+        if self.first is None:
+            return Line("INFO", "shards_back", "All shards take entries again", {})
+        text = "Some shards take no entries; the others go on"
+        fields: Fields = {"shards": self.away, "first": self.first}
+        return Line("WARNING", "shards_away", text, fields, "shards")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +145,28 @@ class BackpressureChanged(TelemetryEvent):
     group: str
     unread: int
 
+    def line(self) -> Line:
+        fields: Fields = {"group": self.group, "unread": self.unread}
+        if self.on:
+            text = "Claiming waits: a consumer group is about to lose what it has not read to MAXLEN"
+            return Line("WARNING", "backpressure_on", text, fields)
+        return Line("INFO", "backpressure_off", "Claiming goes on: the slowest consumer group moved", fields)
+
+    def trouble(self) -> TroubleChange:
+        return TroubleChange("backpressure", self.group, there=self.on)
+
 
 @dataclass(frozen=True, slots=True)
 class BackpressureBlind(TelemetryEvent):
     """Why the lag of the consumer groups cannot be read, so that unread entries may be trimmed. None: it can again."""
 
     reason: str | None
+
+    def line(self) -> Line:
+        if self.reason is None:
+            return Line("INFO", "backpressure_sees", "What each consumer group has to read can be told", {})
+        text = "MAXLEN may trim what a consumer group has not read: how much that is cannot be told"
+        return Line("WARNING", "backpressure_blind", text, {"reason": self.reason})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +178,14 @@ class LayoutChanged(TelemetryEvent):
 
     reason: str | None
     first: bool = False
+
+    def line(self) -> Line | None:
+        if self.reason is not None:
+            text = "The streams that events go to are others than in our settings; nothing is claimed for them"
+            return Line("ERROR", "layout_differs", text, {"reason": self.reason})
+        if self.first:
+            return None
+        return Line("INFO", "layout_agrees", "The layout of the streams is ours; claiming goes on", {})
+
+    def trouble(self) -> TroubleChange:
+        return TroubleChange("layout", self.reason, there=self.reason is not None)

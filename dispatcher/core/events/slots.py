@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dispatcher.core.events.base import TelemetryEvent
+from dispatcher.core.events.base import Fields, Line, TelemetryEvent, TroubleChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +18,29 @@ class SlotsChanged(TelemetryEvent):
     released: int
     revoked: int
 
+    def line(self) -> Line:
+        fields: Fields = {"owned": self.owned, "ranges": self.ranges, "gained": self.gained}
+        fields |= {"released": self.released, "revoked": self.revoked}
+        if self.revoked:
+            text = "Slots were taken from this dispatcher: another one took it for dead or frozen"
+            return Line("WARNING", "slots_lost", text, fields)
+        return Line("INFO", "slots_changed", "This dispatcher owns other slots than before", fields)
+
 
 @dataclass(frozen=True, slots=True)
 class SlotsWithoutOwner(TelemetryEvent):
     """With an order: nobody has owned so many slots for a while, so their events wait; 0: all have an owner again."""
 
     slots: int
+
+    def line(self) -> Line:
+        if not self.slots:
+            return Line("INFO", "slots_owned_again", "All slots have an owner", {})
+        text = "Nobody owns some of the slots, so their events wait; the others go on"
+        return Line("ERROR", "slots_without_owner", text, {"slots": self.slots})
+
+    def trouble(self) -> TroubleChange:
+        return TroubleChange("slots", f"{self.slots} of 256 slots have no owner", there=self.slots > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +53,17 @@ class SlotsRevoked(TelemetryEvent):
     slots: int
     owner: str
 
+    def line(self) -> Line:
+        text = "The slots of a dead or frozen dispatcher were revoked; others own them once it is fenced"
+        return Line("WARNING", "slots_revoked", text, {"slots": self.slots, "owner": self.owner})
+
 
 @dataclass(frozen=True, slots=True)
 class SlotsFreed(TelemetryEvent):
     """With an order: slots that were revoked are free, as nothing of them is in hand any more."""
 
     slots: int
+
+    def line(self) -> Line:
+        text = "Slots that were revoked may be owned again: nothing of them is in hand"
+        return Line("INFO", "slots_freed", text, {"slots": self.slots})

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from dispatcher.core.dead_stream import LastPutAway
-from dispatcher.core.events.base import TelemetryEvent
+from dispatcher.core.events.base import Fields, Line, TelemetryEvent, TroubleChange
 from dispatcher.core.known_groups import KnownGroup, Loss
 from dispatcher.core.process_state import (
     DeadGroups,
@@ -30,6 +31,12 @@ class TakenOver(TelemetryEvent):
     owner: str
     died: bool = False  # its lock was free: it ended without signing off
 
+    def line(self) -> Line:
+        text = "Rows of a dead or overdue claim were taken over"
+        if not self.rows:
+            text = "A dispatcher ended without signing off; it had no rows"
+        return Line("WARNING", "claims_taken_over", text, {"rows": self.rows, "owner": self.owner})
+
 
 @dataclass(frozen=True, slots=True)
 class Reconciled(TelemetryEvent):
@@ -37,6 +44,10 @@ class Reconciled(TelemetryEvent):
 
     found: int
     missing: int
+
+    def line(self) -> Line:
+        text = "Rows whose reply was lost, or that were taken over, were looked for in the stream"
+        return Line("INFO", "replies_reconciled", text, {"found": self.found, "missing": self.missing})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,17 @@ class Republished(TelemetryEvent):
     why: str
     same_server: bool = False
 
+    def line(self) -> Line:
+        fields: Fields = {"rows": self.rows, "why": self.why}
+        if self.same_server:
+            text = "Entries are gone from the stream though Redis ran on; their rows are published again"
+            return Line("WARNING", "stream_audited", text, fields)
+        if not self.rows:
+            text = "Another incarnation of Redis holds the stream; it lost none"
+            return Line("INFO", "stream_audited", text, {"why": self.why})
+        text = "Another incarnation of Redis holds the stream; rows whose entries it lost are published again"
+        return Line("WARNING", "stream_audited", text, fields)
+
 
 @dataclass(frozen=True, slots=True)
 class CrashAudited(TelemetryEvent):
@@ -57,6 +79,11 @@ class CrashAudited(TelemetryEvent):
 
     found: int
     looked_at: int  # entries
+
+    def line(self) -> Line:
+        text = "Postgres crashed, failed over or was restored; rows found in the stream are sent, claiming goes on"
+        fields: Fields = {"found": self.found, "looked_at": self.looked_at}
+        return Line("WARNING", "postgres_crash_audited", text, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +93,21 @@ class AuditChanged(TelemetryEvent):
     on: bool
     reason: str | None
 
+    def line(self) -> Line:
+        if self.on:
+            return Line("INFO", "stream_audit_on", "Entries that Redis loses will be published again", {})
+        text = "Entries that Redis loses will not be noticed"
+        return Line("WARNING", "stream_audit_off", text, {"reason": self.reason})
+
+    def trouble(self) -> TroubleChange:
+        return TroubleChange("audit", self.reason, there=not self.on)
+
 
 @dataclass(frozen=True, slots=True)
 class Sampled(TelemetryEvent):
     """What Postgres and Redis hold now: read every few seconds."""
+
+    detailed: ClassVar[bool] = True
 
     backlog: int
     oldest_age_s: float
@@ -105,9 +143,17 @@ class Pruned(TelemetryEvent):
     dlq: int
     more: bool = False
 
+    def line(self) -> Line:
+        fields: Fields = {"message_outbox": self.outbox, "message_dlq": self.dlq}
+        return Line("INFO", "outbox_pruned", "Deleted what was older than is kept", fields)
+
 
 @dataclass(frozen=True, slots=True)
 class PruneRefused(TelemetryEvent):
     """Postgres refused to prune: a right, a lock or a timeout. Emitted once for the same reason."""
 
     reason: str
+
+    def line(self) -> Line:
+        text = "Postgres refused to delete what is too old"
+        return Line("WARNING", "prune_refused", text, {"reason": self.reason})
