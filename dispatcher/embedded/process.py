@@ -100,6 +100,12 @@ class Child:
         """Wait for its end, however long that takes. Returns its exit code."""
         return self._process.wait()
 
+    def wrote(self, words: str) -> bool:
+        """Whether its output since it started has these words."""
+        with self._log.open("rb") as file:
+            file.seek(self._log_start)
+            return words.encode() in file.read()
+
     def last_lines(self, count: int) -> list[str]:
         """The last lines that it wrote since it started, without empty ones."""
         last: deque[str] = deque(maxlen=count)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dispatcher.embedded.ask import ask
 from dispatcher.embedded.cluster import wait_until
@@ -18,6 +18,8 @@ FAILOVER_TIMEOUT_MS = 2000
 
 class EmbeddedSentinel(EmbeddedValkey):
     """One sentinel. It writes what it learns into its configuration file, so that is made once."""
+
+    ready_words: ClassVar[str] = "Sentinel ID is"
 
     def __init__(self, data_dir: Path, watch: Sequence[str], *, password: str | None = None) -> None:
         super().__init__(data_dir)

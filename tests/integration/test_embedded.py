@@ -183,6 +183,17 @@ def test_a_port_taken_after_the_look(folder: Path, taken_port: int) -> None:
         assert server.port != taken_port
 
 
+def test_a_port_that_another_valkey_took_after_the_look(folder: Path, own_valkey: StartValkey) -> None:
+    """It answers there, and is not ours."""
+    other = own_valkey()
+    ports = iter([other.port, free_port()])
+    server = EmbeddedValkey(folder)
+    server.find_port = lambda: next(ports)
+    with server:
+        assert server.port != other.port
+        assert server.running
+
+
 def test_a_bus_port_taken_after_the_look(folder: Path, taken_port: int) -> None:
     ports = iter([taken_port, free_port(), free_port(), free_port()])
     node = ClusterNode(folder)
