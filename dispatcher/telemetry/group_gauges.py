@@ -1,22 +1,21 @@
 """The gauges of the consumer groups: one series a group and stream, while there is one."""
 
-from collections.abc import Callable, Mapping, Sequence
-
-from prometheus_client import Gauge
+from collections.abc import Mapping, Sequence
 
 from dispatcher.core.events import Sampled
+from dispatcher.telemetry.meter import Meter
 
 
 class GroupGauges:
-    """`gauge`: makes one, as `Metrics` does. `streams`: the keys of the layout; several make a label of their own."""
+    """`streams`: the keys of the layout; several make a label of their own."""
 
-    def __init__(self, gauge: Callable[..., Gauge], streams: Sequence[str] = ()) -> None:
+    def __init__(self, meter: Meter, streams: Sequence[str] = ()) -> None:
         labels = ("group", "stream") if len(streams) > 1 else ("group",)
         self._several = len(streams) > 1
-        self._lag = gauge(
+        self._lag = meter.gauge(
             "newest", "messaging_stream_group_lag_entries", "Entries a consumer group has yet to read", *labels
         )
-        self._age = gauge(
+        self._age = meter.gauge(
             "newest",
             "messaging_stream_group_read_age_seconds",
             "Time since a consumer of the group asked for entries; +Inf: nobody ever did",

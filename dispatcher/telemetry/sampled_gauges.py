@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from prometheus_client import Gauge
 
 from dispatcher.core import events
+from dispatcher.telemetry.meter import Meter
 from dispatcher.telemetry.stream_gauges import StreamGauges
 
 _NAN = float("nan")
@@ -14,13 +15,13 @@ SAMPLED_AT = "messaging_dispatch_sampled_timestamp_seconds"
 
 
 class SampledGauges:
-    """Written by the event loop's thread only. `gauge`: makes one, as `Metrics` does. `streams`: keys of the layout."""
+    """Written by the event loop's thread only. `streams`: keys of the layout."""
 
-    def __init__(self, gauge: Callable[..., Gauge], streams: Sequence[str], clock: Callable[[], float]) -> None:
+    def __init__(self, meter: Meter, streams: Sequence[str], clock: Callable[[], float]) -> None:
         self._of_postgres: list[Gauge] = []  # unknown while Postgres is away: made by of_postgres() below
 
         def of_postgres(name: str, documentation: str) -> Gauge:
-            self._of_postgres.append(gauge("newest", name, documentation))
+            self._of_postgres.append(meter.gauge("newest", name, documentation))
             return self._of_postgres[-1]
 
         self._backlog = of_postgres(
@@ -44,13 +45,15 @@ class SampledGauges:
         self._queue = of_postgres(
             "messaging_postgres_notification_queue_usage_ratio", "Share of Postgres's notification queue in use"
         )
-        self._streams = StreamGauges(gauge, streams)
-        self._sampled_at = gauge("newest", SAMPLED_AT, "When the gauges were last looked at")
+        self._streams = StreamGauges(meter, streams)
+        self._sampled_at = meter.gauge("newest", SAMPLED_AT, "When the gauges were last looked at")
         self._clock = clock
         self._looked_at: float | None = None  # when the figures were looked up, while they are known; by `clock`
         self._forget()
+        meter.hear(events.Sampled, self._show)
+        meter.hear(events.DatabaseChanged, self._database_changed)
 
-    def show(self, event: events.Sampled) -> None:
+    def _show(self, event: events.Sampled) -> None:
         self._sampled_at.set(time.time())
         self._looked_at = self._clock()
         self._backlog.set(event.backlog)
@@ -61,8 +64,11 @@ class SampledGauges:
         self._queue.set(event.notification_queue_usage)
         self._streams.sampled(event)
 
-    def forget_postgres(self) -> None:
-        """Postgres is away: its last figures would look like a calm outbox."""
+    def _database_changed(self, event: events.DatabaseChanged) -> None:
+        if not event.up:  # its last figures would look like a calm outbox
+            self._forget_postgres()
+
+    def _forget_postgres(self) -> None:
         for figure in self._of_postgres:
             figure.set(_NAN)
 
@@ -75,5 +81,5 @@ class SampledGauges:
 
     def _forget(self) -> None:
         self._looked_at = None
-        self.forget_postgres()
+        self._forget_postgres()
         self._streams.forget()

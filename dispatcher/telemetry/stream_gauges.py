@@ -1,23 +1,22 @@
 """The gauges of the streams and their groups. Several streams are told apart by a label: a key of the layout each."""
 
-from collections.abc import Callable, Sequence
-
-from prometheus_client import Gauge
+from collections.abc import Sequence
 
 from dispatcher.core import events
 from dispatcher.telemetry.group_gauges import GroupGauges
+from dispatcher.telemetry.meter import Meter
 
 _NAN = float("nan")
 
 
 class StreamGauges:
-    """`gauge`: makes one, as `Metrics` does. Written by the event loop's thread only."""
+    """Written by the event loop's thread only."""
 
-    def __init__(self, gauge: Callable[..., Gauge], streams: Sequence[str]) -> None:
+    def __init__(self, meter: Meter, streams: Sequence[str]) -> None:
         self._streams = tuple(streams)
         label = ("stream",) if len(streams) > 1 else ()
-        self._groups = GroupGauges(gauge, streams)
-        self._length = gauge("newest", "messaging_stream_length_entries", "Entries in the stream", *label)
+        self._groups = GroupGauges(meter, streams)
+        self._length = meter.gauge("newest", "messaging_stream_length_entries", "Entries in the stream", *label)
 
     def forget(self) -> None:
         """Nothing is known any more."""
