@@ -28,17 +28,18 @@ class Producer(threading.Thread):
 
     def __init__(self, database_url: str, rate: float) -> None:
         super().__init__(name="demo producer", daemon=True)
-        self.committed = 0  # these two written by this thread only
+        self.committed = 0  # these three written by this thread only
         self.error: str | None = None
+        self._died = 0
+        self._to_die = 0  # written by whoever has the keys only: a press during an INSERT must not be counted by it
         self._url = database_url
         self._rate = rate
         self._rng = Random(1)  # noqa: S311
         self._samples: Iterator[Sample] = samples(self._rng, ("pending",))
-        self._large = 0
         self._over = threading.Event()
 
     def die(self, events: int = DIE_AT_ONCE) -> None:
-        self._large += events
+        self._to_die += events
 
     def stop(self) -> None:
         self._over.set()
@@ -60,10 +61,11 @@ class Producer(threading.Thread):
             due = max(due + 1 / self._rate, time.monotonic() - 1.0)  # what could not be committed is not made up for
             one = next(self._samples)
             payload = one.payload
-            if self._large > 0:
+            too_large = self._died < self._to_die
+            if too_large:
                 payload = f'"{"x" * self._rng.randint(TOO_LARGE, 2 * TOO_LARGE)}"'
             connection.execute(INSERT, [one.event_type, one.aggregate_type, one.aggregate_id, payload])
-            self._large = max(0, self._large - 1)
+            self._died += too_large
             self.committed += 1
 
 

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psycopg
 import pytest
 
-from tests.support.waiting import until
+from dispatcher.demo.traffic import DIE_AT_ONCE, TOO_LARGE, Producer
+from tests.support.rows import one_row
+from tests.support.waiting import NeverCameTrue, until
 
 PATIENCE_S = 90.0
 
@@ -90,12 +93,17 @@ def temporary(server_folder: Path, request: pytest.FixtureRequest) -> Iterator[P
 
 async def becomes(url: str, wanted: Callable[[dict[str, Any]], bool], what: str) -> None:
     """Ask the console until it says so."""
+    seen: dict[str, Any] = {}
 
     async def look() -> bool:
         async with aiohttp.ClientSession() as asking, asking.get(f"{url}api/overview") as answer:
-            return wanted(await answer.json())
+            seen.update(await answer.json())
+        return wanted(seen)
 
-    await until(look, what, PATIENCE_S)
+    try:
+        await until(look, what, PATIENCE_S)
+    except NeverCameTrue as error:
+        raise AssertionError(f"{error}; the console said: {seen}") from None
 
 
 def in_trouble(kind: str, *, there: bool) -> Callable[[dict[str, Any]], bool]:
@@ -129,6 +137,25 @@ async def test_each_key_breaks_a_part_and_mends_it(temporary: Path) -> None:
         demo.press("q")
         demo.says("Stopped; nothing is left of it")
         assert demo.end() == 0
+
+
+async def test_a_press_while_an_event_is_committed_makes_all_of_its_events(
+    database_url: str, db: psycopg.AsyncConnection[Any]
+) -> None:
+    """Nineteen died where the event on its way was counted as one of them."""
+    producer = Producer(database_url, rate=1000.0)
+    async with db.transaction():
+        await db.execute("LOCK TABLE messaging.message_outbox IN SHARE MODE")
+        producer.start()
+        waits = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'messaging.message_outbox'::regclass"
+        await until(lambda: one_row(db, waits), "an event is on its way")
+        producer.die()
+    try:
+        await until(lambda: producer.committed > 2 * DIE_AT_ONCE, "events are committed")
+    finally:
+        producer.stop()
+    large = f"SELECT FROM messaging.message_outbox WHERE length(payload::text) > {TOO_LARGE}"
+    assert (await db.execute(large.encode())).rowcount == DIE_AT_ONCE
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
