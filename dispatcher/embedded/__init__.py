@@ -7,7 +7,6 @@ it imports the standard library and `dispatcher.core.errors` alone.
 from dispatcher.embedded.cluster import EmbeddedCluster
 from dispatcher.embedded.ports import free_port
 from dispatcher.embedded.postgres import EmbeddedPostgres
-from dispatcher.embedded.sentinels import EmbeddedSentinels
 from dispatcher.embedded.valkey import EmbeddedValkey
 
-__all__ = ["EmbeddedCluster", "EmbeddedPostgres", "EmbeddedSentinels", "EmbeddedValkey", "free_port"]
+__all__ = ["EmbeddedCluster", "EmbeddedPostgres", "EmbeddedValkey", "free_port"]

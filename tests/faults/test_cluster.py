@@ -18,9 +18,9 @@ from redis.exceptions import RedisError
 
 from dispatcher.client.group import shard_keys
 from dispatcher.core.incarnation import stream_order
-from dispatcher.embedded import EmbeddedCluster
 from dispatcher.embedded.cluster import ClusterNode, wait_until
 from tests.faults.test_redis_loss import put_back
+from tests.support.cluster import ChangingCluster
 from tests.support.faults.process import Process
 from tests.support.faults.world import Fault, World, in_thread
 from tests.support.redis import StartCluster
@@ -34,11 +34,11 @@ SHARDS = 8
 SPARE_FILES = 12
 LIMITS = {"DISPATCH_STREAM_SHARDS": str(SHARDS)}
 StartShardWorld = Callable[..., AbstractAsyncContextManager["ShardWorld"]]
-StartClusterWorld = Callable[..., AbstractAsyncContextManager[tuple[World, EmbeddedCluster]]]
+StartClusterWorld = Callable[..., AbstractAsyncContextManager[tuple[World, ChangingCluster]]]
 
 
 @asynccontextmanager
-async def broken(w: World, cluster: EmbeddedCluster, fault: str) -> AsyncIterator[tuple[Process, Fault]]:
+async def broken(w: World, cluster: ChangingCluster, fault: str) -> AsyncIterator[tuple[Process, Fault]]:
     """A dispatcher under load, to which the block does something; as World.survives."""
     one = await w.dispatcher(REDIS_URL=cluster.url)
     async with w.survives(fault, spare_files=SPARE_FILES) as begun:
@@ -66,7 +66,7 @@ def cluster_world(
     test = request.node.nodeid.partition("[")[0]
 
     @asynccontextmanager
-    async def start(**env: str) -> AsyncIterator[tuple[World, EmbeddedCluster]]:
+    async def start(**env: str) -> AsyncIterator[tuple[World, ChangingCluster]]:
         cluster = await in_thread(own_cluster)
         async with World(fault_database_url, cluster.owner(SLOT), test, env) as w:
             yield w, cluster
@@ -77,7 +77,7 @@ def cluster_world(
 class ShardWorld(World):
     """A world whose stream has shards, on the nodes of a Cluster."""
 
-    cluster: EmbeddedCluster
+    cluster: ChangingCluster
 
     async def entries(self, newest: int | None = None) -> list[tuple[str, float]]:
         """As of World, of all shards that can be read."""

@@ -17,7 +17,7 @@ from redis import asyncio as aio
 
 from dispatcher.client.consumer import AsyncConsumer, Consumer, Received
 from dispatcher.client.group import Group
-from dispatcher.embedded import EmbeddedCluster
+from tests.support.cluster import ChangingCluster
 from tests.support.consumers import GROUP, PATIENCE_S, Running, abandon, consuming, group, pending, publish
 from tests.support.readme import blocks, code, page
 from tests.support.redis import StartCluster
@@ -44,7 +44,7 @@ async def where(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, str,
         yield url, "cluster", client
 
 
-def plain(cluster: EmbeddedCluster) -> str:
+def plain(cluster: ChangingCluster) -> str:
     """The URL of one node, as redis-py takes it."""
     return cluster.nodes[0].url
 
@@ -309,7 +309,7 @@ async def published(client: Any, key: str) -> bool:
 
 
 @both_kinds
-async def test_a_dedup_store_in_a_cluster(kind: str, client_cluster: EmbeddedCluster) -> None:
+async def test_a_dedup_store_in_a_cluster(kind: str, client_cluster: ChangingCluster) -> None:
     event_id = uuid.uuid4()
     async with aio.RedisCluster.from_url(plain(client_cluster), decode_responses=True) as client:
         await client.flushall(target_nodes=aio.RedisCluster.PRIMARIES)
@@ -325,7 +325,7 @@ async def test_a_dedup_store_in_a_cluster(kind: str, client_cluster: EmbeddedClu
 
 
 @both_kinds
-async def test_the_acl_of_the_documentation_is_enough(kind: str, client_cluster: EmbeddedCluster) -> None:
+async def test_the_acl_of_the_documentation_is_enough(kind: str, client_cluster: ChangingCluster) -> None:
     def behave(event: Received) -> None:
         if event.aggregate_id == "bad":
             raise LookupError
@@ -354,7 +354,7 @@ async def test_the_acl_of_the_documentation_is_enough(kind: str, client_cluster:
 
 
 @pytest.mark.parametrize("where_shown", ["how-to/consume.md", "how-to/other-languages.md"])
-async def test_what_the_pages_show(where_shown: str, client_cluster: EmbeddedCluster) -> None:
+async def test_what_the_pages_show(where_shown: str, client_cluster: ChangingCluster) -> None:
     program = code("A stream with shards", "python", page(where_shown))
     async with aio.RedisCluster.from_url(plain(client_cluster), decode_responses=True) as client:
         await client.flushall(target_nodes=aio.RedisCluster.PRIMARIES)

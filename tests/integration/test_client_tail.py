@@ -12,7 +12,7 @@ from redis import asyncio as aio
 
 from dispatcher.client.received import Received
 from dispatcher.client.tail import AsyncTail, Tail
-from dispatcher.embedded import EmbeddedCluster
+from tests.support.cluster import ChangingCluster
 from tests.support.consumers import PATIENCE_S, logged, publish
 from tests.support.proxy import StartProxy
 from tests.support.rows import STREAM
@@ -157,7 +157,7 @@ async def test_all_shards_on_one_server(kind: str, redis: "aio.Redis", redis_url
     assert set(watched.tail.position) == set(keys)
 
 
-async def test_all_shards_in_a_cluster(kind: str, client_cluster: EmbeddedCluster) -> None:
+async def test_all_shards_in_a_cluster(kind: str, client_cluster: ChangingCluster) -> None:
     keys = [f"{STREAM}:{{{shard}}}" for shard in range(4)]
     url = client_cluster.nodes[0].url
     async with aio.RedisCluster.from_url(url, decode_responses=True) as client:

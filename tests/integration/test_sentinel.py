@@ -10,7 +10,6 @@ import pytest
 
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.events import Settled
-from dispatcher.embedded import EmbeddedSentinels
 from dispatcher.embedded.ask import ask
 from dispatcher.embedded.cluster import wait_until
 from dispatcher.infra.redis.client import open_client
@@ -18,6 +17,7 @@ from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from tests.support.redis import StartSentinels
 from tests.support.rows import STREAM, insert_events, read_table, statuses
 from tests.support.running import StartDispatcher
+from tests.support.sentinels import EmbeddedSentinels
 from tests.support.tls import Certificate, behind_tls
 from tests.support.waiting import until
 

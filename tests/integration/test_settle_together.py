@@ -11,9 +11,9 @@ from redis.crc import key_slot
 
 from dispatcher.core.events import Reconciled, StatementRefused
 from dispatcher.core.layout import Layout
-from dispatcher.embedded import EmbeddedCluster
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.client import open_client
+from tests.support.cluster import ChangingCluster
 from tests.support.rows import insert_events, read_table, statuses
 from tests.support.running import StartDispatcher
 from tests.support.waiting import becomes, until
@@ -48,7 +48,7 @@ class Statements:
         monkeypatch.setattr(Session, "_execute", noted)
 
 
-async def entries(cluster: EmbeddedCluster, layout: Layout) -> Counter[str]:
+async def entries(cluster: ChangingCluster, layout: Layout) -> Counter[str]:
     """How often each event is in the streams, by event_id."""
     client = open_client(cluster.url, 5.0)
     found: Counter[str] = Counter()
@@ -65,12 +65,12 @@ async def all_open(db: Db) -> None:
     await becomes(lambda: statuses(db), {"sent": ROWS})
 
 
-async def each_once(cluster: EmbeddedCluster, layout: Layout, db: Db) -> bool:
+async def each_once(cluster: ChangingCluster, layout: Layout, db: Db) -> bool:
     return await entries(cluster, layout) == Counter(str(row["event_id"]) for row in await read_table(db))
 
 
 async def test_one_statement_for_all_shards_of_a_batch(
-    dispatcher: StartDispatcher, client_cluster: EmbeddedCluster, db: Db, monkeypatch: pytest.MonkeyPatch
+    dispatcher: StartDispatcher, client_cluster: ChangingCluster, db: Db, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = Layout("together", SHARDS)
     statements = Statements(monkeypatch, db)
@@ -85,7 +85,7 @@ async def test_one_statement_for_all_shards_of_a_batch(
 
 
 async def test_a_frozen_node_holds_up_the_settles_of_no_other(
-    dispatcher: StartDispatcher, client_cluster: EmbeddedCluster, db: Db
+    dispatcher: StartDispatcher, client_cluster: ChangingCluster, db: Db
 ) -> None:
     layout = Layout("frozen", SHARDS)
     victim = client_cluster.owner(key_slot(b"{0}"))
@@ -113,7 +113,7 @@ async def test_a_frozen_node_holds_up_the_settles_of_no_other(
 
 
 async def test_what_one_shard_may_have_lost_is_searched_for_and_the_others_are_settled(
-    dispatcher: StartDispatcher, client_cluster: EmbeddedCluster, db: Db, monkeypatch: pytest.MonkeyPatch
+    dispatcher: StartDispatcher, client_cluster: ChangingCluster, db: Db, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another dispatcher notes another incarnation for one of them, between the answer of Redis and the settle."""
     layout = Layout("moved", SHARDS)
@@ -134,7 +134,7 @@ async def test_what_one_shard_may_have_lost_is_searched_for_and_the_others_are_s
 
 
 async def test_what_a_trigger_undoes_of_one_shard_is_kept_aside_and_the_others_are_settled(
-    dispatcher: StartDispatcher, client_cluster: EmbeddedCluster, db: Db
+    dispatcher: StartDispatcher, client_cluster: ChangingCluster, db: Db
 ) -> None:
     layout = Layout("undone", SHARDS)
     async with dispatcher(
