@@ -186,37 +186,38 @@ class SnapshotHolder:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What Postgres and Redis held. `at`: Unix seconds. Ages in seconds. None: the server did not answer."""
+    """What Postgres and Redis held. `at`: Unix seconds. Ages in seconds."""
 
-    at: float
-    backlog: int | None
-    oldest_age_s: float | None
-    stream_length: int | None
-    group_lag: dict[str, int]
-    dead: int = 0  # counted up to a bound
-    newest_dead_at: float | None = None
-    dispatchers: tuple[RunningDispatcher, ...] = ()  # of all hosts
+    backlog: int
+    oldest_age_s: float
+    notification_queue_usage: float  # of Postgres, 0 to 1
+    stream_length: int | None  # None: Redis did not answer (`redis_error` says why), or we have no right to ask
+    group_lag: Mapping[str, int]
+    redis_error: str | None = None
+    dead: int = 0  # dead events that nobody has replayed, counted up to a bound
+    newest_dead_at: float | None = None  # Unix seconds
+    dispatchers: Sequence[RunningDispatcher] = ()  # of all hosts
     newest_dead_error: str | None = None
     group_read_age_s: Mapping[str, float] = field(default_factory=dict)  # since each group was read last; inf: never
-    streams: tuple[StreamSample, ...] = ()  # where there are several; above is their sum, and the most of each group
+    streams: Sequence[StreamSample] = ()  # where there are several; above is their sum, and the most of each group
     held: HeldCount | None = None  # None: nothing is kept in order
     dead_groups: DeadGroups | None = None  # None: none is dead, or so many that they are not grouped
     retrying: RetryCount | None = None  # None: it was not looked up
     doorbell: TriggerState = "installed"
-    snapshot: SnapshotHolder | None = None
-    known_groups: tuple[KnownGroup, ...] = ()  # those that are there, and those that went with a loss
+    snapshot: SnapshotHolder | None = None  # who holds the oldest one
+    known_groups: Sequence[KnownGroup] = ()  # those that are there, and those that went with a loss
     loss: Loss | None = None  # the last one in Redis
-    notification_queue_usage: float = 0.0  # of Postgres, 0 to 1
     group_dead: Mapping[str, int] = field(default_factory=dict)  # entries that consumers put away, where there are some
-    ended: tuple[EndedDispatcher, ...] = ()  # as all dispatchers say
-    sent: tuple[SentBy, ...] = ()  # by each dispatcher, as it noted lately
+    ended: Sequence[EndedDispatcher] = ()  # that any dispatcher took over from, as all say
+    sent: Sequence[SentBy] = ()  # by each dispatcher, as it noted lately
     group_reader: Mapping[str, str] = field(default_factory=dict)  # the consumer that read last
     group_put_away: Mapping[str, LastPutAway] = field(default_factory=dict)  # the last entry that was put away
+    at: float = 0.0
 
     @property
     def overdue_s(self) -> float:
         """How overdue the oldest event is, by when it is due."""
-        return self.retrying.overdue_s if self.retrying else self.oldest_age_s or 0.0
+        return self.retrying.overdue_s if self.retrying else self.oldest_age_s
 
 
 @dataclass(frozen=True, slots=True)

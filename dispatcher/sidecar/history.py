@@ -126,7 +126,7 @@ class History:
             p95=_short(latency, 0.95),
             p99=_short(latency, 0.99),
             backlog=sample.backlog if sample else None,
-            oldest=round(sample.overdue_s, 3) if sample and sample.oldest_age_s is not None else None,
+            oldest=round(sample.overdue_s, 3) if sample else None,
             lag=_most_unread(sample) if sample else None,
         )
         self._points.append(json.dumps(astuple(point), separators=(",", ":")))
@@ -258,11 +258,11 @@ def _others_rate(readings: Sequence[ProcessState]) -> float | None:
 def _backlog_rate(readings: Sequence[ProcessState]) -> float | None:
     """Of the last quarter of a minute: a count is taken every five seconds, and what came in before says nothing."""
     last = readings[-1].sample
-    if last is None or last.backlog is None:
+    if last is None:
         return None
     samples = [each.sample for each in readings if each.sample and last.at - each.sample.at <= TREND_S]
     first = samples[0]
-    if first.backlog is None or last.at - first.at < 2 * EVERY_S:
+    if last.at - first.at < 2 * EVERY_S:
         return None
     return (last.backlog - first.backlog) / (last.at - first.at)
 

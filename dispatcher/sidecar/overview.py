@@ -124,7 +124,7 @@ class Overview:
             "sampled_at": sample.at if sample else None,
             "backlog": sample.backlog if sample else None,
             "oldest_age_s": sample.oldest_age_s if sample else None,
-            "overdue_s": sample.overdue_s if sample and sample.oldest_age_s is not None else None,
+            "overdue_s": sample.overdue_s if sample else None,
             "stream": {
                 "name": self._stream,
                 "maxlen": self._maxlen,

@@ -85,6 +85,6 @@ class Logs:
 
 
 def _write_detail(event: events.TelemetryEvent) -> None:
-    names = [field.name for field in dataclasses.fields(event) if field.name not in ("ages_s", "dispatchers")]
+    names = [field.name for field in dataclasses.fields(event) if field.name not in ("ages_s", "at", "dispatchers")]
     fields = {name: getattr(event, name) for name in names}
     write("DEBUG", type(event).__name__.lower(), type(event).__name__, fields)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from dispatcher.core import events
 from dispatcher.core.findings.needs import LATE_S
@@ -74,7 +75,7 @@ class StateTracker:
 
     @property
     def known_groups(self) -> tuple[KnownGroup, ...]:
-        return self._sample.known_groups if self._sample else ()
+        return tuple(self._sample.known_groups) if self._sample else ()
 
     def read(self) -> ProcessState:
         at, error = self._buried or (None, None)
@@ -164,32 +165,7 @@ class StateTracker:
             self.changed()
 
     def _sampled(self, event: events.Sampled) -> None:
-        self._sample = Sample(
-            at=self._clock(),
-            backlog=event.backlog,
-            oldest_age_s=event.oldest_age_s,
-            stream_length=event.stream_length,
-            group_lag=dict(event.group_lag),
-            dead=event.dead,
-            newest_dead_at=event.newest_dead_at,
-            dispatchers=tuple(event.dispatchers),
-            newest_dead_error=event.newest_dead_error,
-            group_read_age_s=dict(event.group_read_age_s),
-            streams=tuple(event.streams),
-            held=event.held,
-            dead_groups=event.dead_groups,
-            retrying=event.retrying,
-            doorbell=event.doorbell,
-            snapshot=event.snapshot,
-            known_groups=tuple(event.known_groups),
-            loss=event.loss,
-            notification_queue_usage=event.notification_queue_usage,
-            group_dead=dict(event.group_dead),
-            ended=tuple(event.ended),
-            sent=tuple(event.sent),
-            group_reader=dict(event.group_reader),
-            group_put_away=dict(event.group_put_away),
-        )
+        self._sample = replace(event, at=self._clock())
         usage = event.notification_queue_usage
         self._trouble("doorbell", event.doorbell, there=event.doorbell != "installed")
         self._trouble("notify-queue", f"{usage:.0%} full", there=usage >= QUEUE_WARN)

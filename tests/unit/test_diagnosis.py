@@ -28,11 +28,11 @@ from dispatcher.sidecar.history import RecentWindow
 
 NOW = 10_000.0
 ROOT = Path(__file__).parents[2]
-CALM = ProcessState(("a",), 0.0, Latencies((1.0,), (0, 0), 0.0), sample=Sample(NOW - 5, 0, 0.0, 10, {}))
+CALM = ProcessState(("a",), 0.0, Latencies((1.0,), (0, 0), 0.0), sample=Sample(0, 0.0, 0.0, 10, {}, at=NOW - 5))
 
 
 def dead(n: int, *, at: float = NOW, newest: float | None = None) -> Sample:
-    return Sample(at, 0, 0.0, 10, {}, n, newest)
+    return Sample(0, 0.0, 0.0, 10, {}, dead=n, newest_dead_at=newest, at=at)
 
 
 def found(reading: ProcessState, lately: RecentWindow | None = None) -> list[tuple[str, str, float | None]]:
@@ -85,7 +85,7 @@ def test_dead_events_are_bad_for_fifteen_minutes_then_a_warning_until_each_is_de
     assert (said.link, said.page) == ("dead", "dead-letters")
     assert found(left) == [("warn", "dead", None)]
     assert level_of(diagnose(left, RecentWindow(), NOW)) == "warn"
-    assert found(replace(left, sample=Sample(NOW - 60, 0, 0.0, 10, {}))) == []
+    assert found(replace(left, sample=Sample(0, 0.0, 0.0, 10, {}, at=NOW - 60))) == []
     retried = replace(left, sample=dead(0, at=NOW - 10))
     assert found(retried, fresh) == [("note", "buried", NOW - 60)]
     assert found(replace(retried, sample=dead(0, at=NOW - 55)), fresh)[0][0] == "bad"  # it looked before
@@ -143,7 +143,17 @@ def test_lateness_is_judged_by_the_present_and_is_said_with_enough_digits():
 
 def test_who_must_act_first_comes_first():
     """The worst; of equals the cause before the symptom, then what works at a cost, then what is over."""
-    late = Sample(NOW - 1, 9, 61.0, 10, {"search": 7}, 5, NOW - 9_000, group_read_age_s={"search": 7200.0})
+    late = Sample(
+        9,
+        61.0,
+        0.0,
+        10,
+        {"search": 7},
+        dead=5,
+        newest_dead_at=NOW - 9_000,
+        group_read_age_s={"search": 7200.0},
+        at=NOW - 1,
+    )
     reading = replace(CALM, sample=late, troubles=(Trouble("listener", "x", 1.0), Trouble("audit", "x", 1.0)))
     over = RecentWindow(p95=54.9, p95_now=0.093, count=100, slow_since=9_000.0)
     kinds = [kind for _, kind, _ in found(reading, over)]
@@ -153,7 +163,7 @@ def test_who_must_act_first_comes_first():
 
 
 def test_a_group_that_nobody_reads_is_named_long_before_it_holds_publishing_back():
-    sample = Sample(NOW - 1, 0, 0.0, 10, {"web-1": 1200, "new": 3, "idle": 0, "busy": 5})
+    sample = Sample(0, 0.0, 0.0, 10, {"web-1": 1200, "new": 3, "idle": 0, "busy": 5}, at=NOW - 1)
     ages = {"web-1": 3600.0, "new": float("inf"), "idle": 9999.0, "busy": 1.0}
     reading = replace(CALM, sample=replace(sample, group_read_age_s=ages))
     assert found(reading) == [("warn", "unread", NOW - 3601), ("note", "unread", None)]
@@ -164,20 +174,20 @@ def test_a_group_that_nobody_reads_is_named_long_before_it_holds_publishing_back
 
 @pytest.mark.parametrize(("age", "level"), [(1.0, None), (6.0, "warn"), (61.0, "bad")])
 def test_events_that_wait_without_a_reason(age, level):
-    reading = replace(CALM, sample=Sample(NOW - 1, 9, age, 10, {}))
+    reading = replace(CALM, sample=Sample(9, age, 0.0, 10, {}, at=NOW - 1))
     assert found(reading) == ([(level, "late", NOW - 1 - age)] if level else [])
 
 
 @pytest.mark.parametrize("kind", ["database", "redis", "backpressure", "disabled", "paused", "starting"])
 def test_a_known_reason_explains_why_events_wait(kind):
-    reading = replace(CALM, sample=Sample(NOW - 1, 9, 500.0, 10, {}), troubles=(Trouble(kind, None, 1.0),))
+    reading = replace(CALM, sample=Sample(9, 500.0, 0.0, 10, {}, at=NOW - 1), troubles=(Trouble(kind, None, 1.0),))
     slow = RecentWindow(p95=60.0, p95_now=60.0, count=100, slow_since=9_000.0)
     assert [each for _, each, _ in found(reading, slow)] == [kind]
     assert "is 60 s or more now" in diagnose(CALM, slow, NOW)[0].what
 
 
 def test_figures_of_long_ago_are_said_to_be_so_unless_postgres_is_known_to_be_away():
-    stale = replace(CALM, sample=Sample(NOW - 100, 9, 500.0, 10, {}))
+    stale = replace(CALM, sample=Sample(9, 500.0, 0.0, 10, {}, at=NOW - 100))
     assert found(stale) == [("warn", "stale", NOW - 100)]
     away = replace(stale, troubles=(Trouble("database", None, 1.0),))
     assert [kind for _, kind, _ in found(away)] == ["database"]
@@ -192,19 +202,21 @@ def test_turns_that_fail_without_a_known_outage():
 
 def test_a_dispatcher_that_is_alive_is_no_finding():
     alive = (RunningDispatcher("a", None, None, None, 0.0),)
-    assert found(replace(CALM, sample=Sample(NOW - 5, 0, 0.0, 10, {}, dispatchers=alive))) == []
+    assert found(replace(CALM, sample=Sample(0, 0.0, 0.0, 10, {}, dispatchers=alive, at=NOW - 5))) == []
 
 
 def test_held_aggregates_are_worse_the_longer_and_need_a_person_when_a_dead_event_holds_one():
     def said(held: HeldCount) -> list[tuple[str, str, float | None]]:
-        return found(replace(CALM, sample=Sample(NOW - 5, 9, 0.0, 10, {}, held=held)))
+        return found(replace(CALM, sample=Sample(9, 0.0, 0.0, 10, {}, held=held, at=NOW - 5)))
 
     assert said(HeldCount()) == []
     assert said(HeldCount(3, 0, 30.0, "ERR")) == [("note", "held", NOW - 35)]
     assert said(HeldCount(3, 0, 61.0, "ERR")) == [("warn", "held", NOW - 66)]
     assert said(HeldCount(3, 0, 601.0)) == [("bad", "held", NOW - 606)]
     [dead] = diagnose(
-        replace(CALM, sample=Sample(NOW, 9, 0.0, 10, {}, held=HeldCount(1, 1, 1.0, "ERR x"))), RecentWindow(), NOW
+        replace(CALM, sample=Sample(9, 0.0, 0.0, 10, {}, held=HeldCount(1, 1, 1.0, "ERR x"), at=NOW)),
+        RecentWindow(),
+        NOW,
     )
     assert (dead.level, dead.link, dead.page) == ("bad", "held", "held-aggregates")
     assert dead.what == (
@@ -214,7 +226,7 @@ def test_held_aggregates_are_worse_the_longer_and_need_a_person_when_a_dead_even
 
 
 def test_who_must_act_on_a_held_aggregate_comes_after_what_stops_all_and_before_what_only_costs():
-    sample = Sample(NOW, 9, 0.0, 10, {}, held=HeldCount(1, 1, 1.0))
+    sample = Sample(9, 0.0, 0.0, 10, {}, held=HeldCount(1, 1, 1.0), at=NOW)
     troubles = (Trouble("listener", "x", 1.0), Trouble("redis", "OOM", 2.0))
     reading = replace(CALM, troubles=troubles, sample=sample)
     assert [kind for _, kind, _ in found(reading)] == ["redis", "held", "listener"]
@@ -233,14 +245,14 @@ def test_a_pause_comes_first_then_the_worst_whatever_its_kind():
 
 def test_an_event_that_is_tried_again_is_one_finding_and_makes_nothing_overdue():
     failing = RetryCount(1, 7, "mail.order_confirmed", "KeyError: 'template'", NOW + 60, 0.0)
-    reading = replace(CALM, sample=Sample(NOW - 5, 1, 900.0, 10, {}, retrying=failing))
+    reading = replace(CALM, sample=Sample(1, 900.0, 0.0, 10, {}, retrying=failing, at=NOW - 5))
     [said] = diagnose(reading, RecentWindow(), NOW, max_attempts=10)
     assert (said.level, said.kind, said.link, said.page) == ("warn", "retrying", "retry", "high-retries")
     assert said.what == (
         "1 event fails and is tried again: mail.order_confirmed, KeyError: 'template', 7 attempts failed, 3 left, "
         "next 02:47:40 UTC. Nothing else waits for it"
     )
-    late = replace(reading, sample=Sample(NOW - 5, 9, 900.0, 10, {}, retrying=replace(failing, overdue_s=61.0)))
+    late = replace(reading, sample=Sample(9, 900.0, 0.0, 10, {}, retrying=replace(failing, overdue_s=61.0), at=NOW - 5))
     assert [kind for _, kind, _ in found(late)] == ["late", "retrying"]
 
 
@@ -259,7 +271,7 @@ def test_a_dead_event_that_holds_its_aggregate_is_one_finding():
 
 def test_a_disabled_dispatcher_is_bad_when_no_other_one_takes_what_waits():
     off = (Trouble("disabled", None, 1.0),)
-    sample = Sample(NOW - 1, 441, 30.0, 10, {})
+    sample = Sample(441, 30.0, 0.0, 10, {}, at=NOW - 1)
     waits = replace(CALM, troubles=off, sample=sample)
     [said] = diagnose(waits, RecentWindow(), NOW)
     assert (said.level, said.what) == ("bad", "a is disabled, and no other dispatcher runs: 441 events wait")
@@ -275,7 +287,7 @@ def test_what_an_outage_left_behind_is_over():
     [said] = diagnose(reading, RecentWindow(), NOW)
     assert (said.level, said.kind) == ("note", "over")
     assert said.what == "Redis took no entries from 02:44:23 UTC to 02:46:20 UTC; events waited until then"
-    behind = replace(reading, published_at=NOW - 1, sample=Sample(NOW - 1, 413, 27.0, 10, {}))
+    behind = replace(reading, published_at=NOW - 1, sample=Sample(413, 27.0, 0.0, 10, {}, at=NOW - 1))
     found = diagnose(behind, RecentWindow(p95=60.0, p95_now=60.0, count=99, slow_since=NOW - 30), NOW)
     assert [(each.level, each.kind) for each in found] == [("warn", "catching-up"), ("note", "over")]
     assert found[0].what == "Catching up: 413 events wait, the oldest 27 s"
@@ -285,7 +297,7 @@ def test_what_an_outage_left_behind_is_over():
 
 
 def test_a_group_that_nobody_reads_says_when_it_stops_publishing_for_all():
-    sample = Sample(NOW - 1, 0, 0.0, 10, {"g": 800}, group_read_age_s={"g": 1000.2})
+    sample = Sample(0, 0.0, 0.0, 10, {"g": 800}, group_read_age_s={"g": 1000.2}, at=NOW - 1)
     reading = replace(CALM, sample=sample)
     [said] = diagnose(reading, RecentWindow(lag_rates={"g": 0.1}), NOW, maxlen=1000)
     assert (said.level, said.since) == ("bad", 8999.0)
@@ -298,18 +310,18 @@ def test_a_group_that_nobody_reads_says_when_it_stops_publishing_for_all():
 
 def test_handlers_that_do_not_end_explain_why_their_events_wait():
     stuck = Trouble("handlers", "all 4 places are taken", NOW - 90)
-    reading = replace(CALM, sample=Sample(NOW - 1, 20, 61.0, 10, {}), troubles=(stuck,))
+    reading = replace(CALM, sample=Sample(20, 61.0, 0.0, 10, {}, at=NOW - 1), troubles=(stuck,))
     assert found(reading) == [("bad", "handlers", NOW - 90)]
     [said] = diagnose(reading, RecentWindow(), NOW)
     assert (said.needs_somebody, said.page) == ("now", "handlers-stuck")
-    sample = Sample(NOW - 1, 20, 0.0, 10, {}, retrying=RetryCount(2, 2, "invoice.pdf", "TimeoutError", NOW - 1))
+    sample = Sample(20, 0.0, 0.0, 10, {}, retrying=RetryCount(2, 2, "invoice.pdf", "TimeoutError", NOW - 1), at=NOW - 1)
     both = diagnose(replace(reading, sample=sample), RecentWindow(), NOW)
     assert [(each.kind, each.needs_somebody) for each in both] == [("handlers", "now"), ("retrying", "now")]
 
 
 @pytest.mark.parametrize(("usage", "level", "when"), [(0.3, "warn", "by morning"), (0.6, "bad", "now")])
 def test_a_notification_queue_that_fills_names_the_remedy_and_is_worse_when_writers_ring_no_more(usage, level, when):
-    sample = replace(CALM.sample or Sample(NOW, 0, 0.0, 10, {}), notification_queue_usage=usage)
+    sample = replace(CALM.sample or Sample(0, 0.0, 0.0, 10, {}, at=NOW), notification_queue_usage=usage)
     reading = replace(CALM, sample=sample, troubles=(Trouble("notify-queue", f"{usage:.0%} full", NOW - 90),))
     [said] = diagnose(reading, RecentWindow(), NOW)
     assert (said.level, said.kind, said.since, said.needs_somebody) == (level, "notify-queue", NOW - 90, when)
@@ -322,7 +334,7 @@ def test_a_notification_queue_that_fills_names_the_remedy_and_is_worse_when_writ
 
 
 def test_a_doorbell_that_does_not_ring_says_since_when_it_was_seen():
-    sample = replace(CALM.sample or Sample(NOW, 0, 0.0, 10, {}), doorbell="dropped")
+    sample = replace(CALM.sample or Sample(0, 0.0, 0.0, 10, {}, at=NOW), doorbell="dropped")
     reading = replace(CALM, sample=sample, troubles=(Trouble("doorbell", "dropped", NOW - 90),))
     assert found(reading) == [("warn", "doorbell", NOW - 90)]
     [said] = diagnose(reading, RecentWindow(), NOW, tick_s=5.0)
@@ -333,7 +345,7 @@ def test_a_doorbell_that_does_not_ring_says_since_when_it_was_seen():
 
 def test_what_keeps_writers_from_ringing_is_why_events_are_late_and_as_bad():
     """Else the first line would tell a person to start another dispatcher, which helps nothing."""
-    sample = replace(CALM.sample or Sample(NOW, 0, 0.0, 10, {}), doorbell="dropped")
+    sample = replace(CALM.sample or Sample(0, 0.0, 0.0, 10, {}, at=NOW), doorbell="dropped")
     reading = replace(CALM, sample=sample, troubles=(Trouble("doorbell", "dropped", NOW - 90),))
     slow = RecentWindow(p95=4.7, p95_now=4.69, count=100, slow_since=NOW - 80)
     [said] = diagnose(reading, slow, NOW, tick_s=5.0)
@@ -347,7 +359,7 @@ def test_what_keeps_writers_from_ringing_is_why_events_are_late_and_as_bad():
 
 def test_a_backlog_says_whether_it_falls():
     """A person at the console must not have to watch a chart to learn whether to wait."""
-    reading = replace(CALM, sample=Sample(NOW - 1, 165_143, 22.0, 10, {}))
+    reading = replace(CALM, sample=Sample(165_143, 22.0, 0.0, 10, {}, at=NOW - 1))
     slow = RecentWindow(p95=29.0, p95_now=29.0, count=100, slow_since=NOW - 20)
     [said] = diagnose(reading, replace(slow, backlog_rate=-1_900.0), NOW)
     assert (said.kind, said.needs_somebody) == ("catching-up", "no")
@@ -362,7 +374,7 @@ REPORT = SnapshotHolder("session", "13168", "ada", "monthly-report", "idle in tr
 
 @pytest.mark.parametrize("rate", [None, -923.0, 40.0])
 def test_who_holds_an_old_snapshot_is_the_cause_of_late_events_and_does_not_pass_by_itself(rate):
-    sample = Sample(NOW - 1, 90_000, 25.0, 10, {}, snapshot=REPORT)
+    sample = Sample(90_000, 25.0, 0.0, 10, {}, snapshot=REPORT, at=NOW - 1)
     troubles = (Trouble("late", None, NOW - 24), Trouble("snapshot", "13168", NOW - 30))
     slow = RecentWindow(p95=20.0, p95_now=20.0, count=100, slow_since=NOW - 20, backlog_rate=rate)
     [said] = diagnose(replace(CALM, sample=sample, troubles=troubles), slow, NOW)
@@ -379,7 +391,7 @@ def test_who_holds_an_old_snapshot_is_the_cause_of_late_events_and_does_not_pass
 
 
 def test_a_snapshot_is_said_while_nothing_is_late_only_when_it_is_old():
-    sample = Sample(NOW - 1, 0, 0.0, 10, {}, snapshot=REPORT)
+    sample = Sample(0, 0.0, 0.0, 10, {}, snapshot=REPORT, at=NOW - 1)
     trouble = (Trouble("snapshot", "13168", NOW - 30),)
     assert found(replace(CALM, sample=sample, troubles=trouble)) == []
     old = replace(sample, snapshot=replace(REPORT, since=NOW - 400))
@@ -388,7 +400,7 @@ def test_a_snapshot_is_said_while_nothing_is_late_only_when_it_is_old():
 
 def test_since_when_events_are_late_is_not_the_age_of_the_oldest_one():
     """Which is another one at each look."""
-    sample = Sample(NOW - 1, 90_000, 25.0, 10, {})
+    sample = Sample(90_000, 25.0, 0.0, 10, {}, at=NOW - 1)
     reading = replace(CALM, sample=sample, troubles=(Trouble("late", None, NOW - 300),))
     assert found(reading) == [("warn", "late", NOW - 300)]
     [said] = diagnose(reading, RecentWindow(backlog_rate=-50.0), NOW)
@@ -416,7 +428,7 @@ def test_a_refusal_of_postgres_that_is_over_explains_what_was_late():
 
 def test_a_dispatcher_that_another_one_took_over_from_is_said_once():
     gone = EndedDispatcher("vm-2", NOW - 60, 3, died=True)
-    sample = replace(CALM.sample or Sample(NOW, 0, 0.0, 10, {}), ended=(gone,))
+    sample = replace(CALM.sample or Sample(0, 0.0, 0.0, 10, {}, at=NOW), ended=(gone,))
     [said] = diagnose(replace(CALM, sample=sample), RecentWindow(), NOW)
     assert (said.level, said.kind) == ("note", "ended")
     assert said.what.startswith("The dispatcher vm-2 ended without signing off; its 3 rows were taken over")
@@ -441,7 +453,7 @@ def test_a_dispatcher_that_died_is_not_to_be_started_again_once_another_was():
 
     def said(*started: float) -> list[str]:
         dispatchers = tuple(RunningDispatcher("new", "h", 1, "0.1.0", at) for at in started)
-        sample = replace(CALM.sample or Sample(NOW, 0, 0.0, 10, {}), ended=tuple(died), dispatchers=dispatchers)
+        sample = replace(CALM.sample or Sample(0, 0.0, 0.0, 10, {}, at=NOW), ended=tuple(died), dispatchers=dispatchers)
         return [each.do.partition(",")[0] for each in diagnose(replace(CALM, sample=sample), RecentWindow(), NOW)]
 
     assert said(NOW - 900) == ["Start it again"] * 2

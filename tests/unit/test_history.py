@@ -45,7 +45,7 @@ def lately(source: Source) -> RecentWindow:
 def test_a_point_is_the_difference_of_two_readings():
     source = Source()
     source.add_point(published=10)
-    source.add_point(published=40, failed=6, dead=2, sample=Sample(1004.0, 7, 1.25, 100, {"a": 3, "b": 9}))
+    source.add_point(published=40, failed=6, dead=2, sample=Sample(7, 1.25, 0.0, 100, {"a": 3, "b": 9}, at=1004.0))
     first, second = source.points()
     assert (first["at"], first["events"], first["backlog"], first["lag"]) == (1002.0, 5.0, None, None)
     assert (first["p50"], first["p99"]) == (0.0055, 0.00991)  # both within the bucket of 1 to 10 ms
@@ -57,7 +57,7 @@ def test_what_other_dispatchers_send_is_of_two_notes_that_each_wrote():
     source = Source()
 
     def sampled(*sent: SentBy) -> float | None:
-        source.add_point(sample=Sample(source.now + 2.0, 0, 0.0, 100, {}, sent=sent))
+        source.add_point(sample=Sample(0, 0.0, 0.0, 100, {}, sent=sent, at=source.now + 2.0))
         return source.history.lately.others
 
     assert source.history.lately.others == 0.0
@@ -161,9 +161,9 @@ def test_turns_that_failed_and_events_that_waited_before_the_end_of_an_outage_ar
     source.add_point(ticks=100)
     source.add_point(ticks=110, tick_errors=10, troubles=(Trouble("redis", "away", 1003.0),))
     past = PastTrouble("redis", 1003.0, 1005.0)
-    source.add_point(ticks=130, tick_errors=20, troubles=(), past=past, sample=Sample(1005.5, 9, 3.0, 0, {}))
+    source.add_point(ticks=130, tick_errors=20, troubles=(), past=past, sample=Sample(9, 3.0, 0.0, 0, {}, at=1005.5))
     assert lately(source).error_share == 0.0
-    source.add_point(published=90, bucket=3, sample=Sample(1007.0, 0, 0.0, 0, {}))
+    source.add_point(published=90, bucket=3, sample=Sample(0, 0.0, 0.0, 0, {}, at=1007.0))
     assert (lately(source).p95 or 0.0) > 1.5  # what waited has gone out, late
     assert lately(source).p95_now is None
     source.add_point(published=90, bucket=1)
@@ -176,7 +176,7 @@ def test_turns_that_failed_and_events_that_waited_before_the_end_of_an_outage_ar
 def test_how_fast_a_group_falls_behind():
     source = Source()
     for n in range(4):
-        source.add_point(sample=Sample(1002.0 + 2 * n, 0, 0.0, 0, {"g": 100 + 10 * n, "new": 1}))
+        source.add_point(sample=Sample(0, 0.0, 0.0, 0, {"g": 100 + 10 * n, "new": 1}, at=1002.0 + 2 * n))
     assert lately(source).lag_rates == {"g": 5.0, "new": 0.0}
 
 
@@ -184,5 +184,5 @@ def test_whether_the_backlog_falls_is_of_the_last_quarter_of_a_minute():
     """What came in before that says nothing of now."""
     source = Source()
     for seconds, backlog in ((0, 0), (5, 200_000), (10, 190_000), (15, 180_000), (20, 170_000)):
-        source.add_point(sample=Sample(1000.0 + seconds, backlog, 0.0, 10, {}))
+        source.add_point(sample=Sample(backlog, 0.0, 0.0, 10, {}, at=1000.0 + seconds))
     assert lately(source).backlog_rate == -2_000.0
