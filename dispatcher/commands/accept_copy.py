@@ -6,8 +6,8 @@ import anyio
 import click
 
 from dispatcher.commands.options import database, json_output, settings_from, target
-from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.ops.accept_copy import AcceptCopySession
+from dispatcher.ops import accept_copy as ops
+from dispatcher.ops.session import ask
 
 
 @click.command()
@@ -24,8 +24,7 @@ def accept_copy(as_json: bool, **flags: str | None) -> int:
     It asks nothing. For a copy to play with, rather delete what came along: an outbox without events is accepted by
     itself.
     """
-    where = target(settings_from(flags), 30.0)
-    why = anyio.run(_accept, where)
+    why = anyio.run(ask, target(settings_from(flags), 30.0), "accept a copy", ops.accept_copy)
     if as_json:
         click.echo(json.dumps({"copy": why}))
     elif why is None:
@@ -33,8 +32,3 @@ def accept_copy(as_json: bool, **flags: str | None) -> int:
     else:
         click.echo(f"It was a copy: {why}. It is the outbox from now on; dispatchers look the stream through first.")
     return 0
-
-
-async def _accept(where: PostgresTarget) -> str | None:
-    async with AcceptCopySession(where) as outbox:
-        return await outbox.accept()

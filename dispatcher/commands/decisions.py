@@ -13,7 +13,6 @@ from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.dead_letters.identity import EventRef
-from dispatcher.ops.session import OperatorSession
 
 NAMED = 10  # events named in a message
 
@@ -24,7 +23,7 @@ Wanted = Sequence[EventRef] | Filter
 class Deciding:
     """How one of these commands speaks, and what it does."""
 
-    session: type[OperatorSession]
+    subject: Sequence[str]  # of ask()
     example: str  # a flag that filters
     instead: str  # of --dry-run with ids
     matching: str  # before the number of those that match
@@ -88,10 +87,10 @@ def decide(
     if events and dry_run:
         raise click.UsageError(f"--dry-run counts {how.instead}")
     if events:
-        return ask(flags, lambda fetch: how.run(fetch, events, as_json), how.session)
+        return ask(flags, lambda fetch: how.run(fetch, events, as_json), how.subject)
     if not dry_run and not yes:
         require_terminal()
-    total = ask(flags, lambda fetch: how.count(fetch, which), how.session)
+    total = ask(flags, lambda fetch: how.count(fetch, which), how.subject)
     if not as_json or not (yes or dry_run):
         click.echo(f"{how.matching}: {total}", err=as_json)
     if not total:
@@ -103,7 +102,7 @@ def decide(
     if not yes and not click.confirm(how.question, err=as_json):  # no event loop runs: Ctrl-C ends it
         click.echo(f"Nothing was {how.past.lower()}.", err=as_json)
         return 1
-    ask(flags, lambda fetch: how.run(fetch, which, as_json), how.session)
+    ask(flags, lambda fetch: how.run(fetch, which, as_json), how.subject)
     return 0  # one that is not what it was any more went out, or somebody else decided on it
 
 

@@ -1,6 +1,6 @@
 """What the commands of `dispatcher dlq` and `held` have in common: how an event is named, the filters, the session."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from typing import TypeVar
 
@@ -9,12 +9,16 @@ import click
 
 from dispatcher.commands.options import settings_from, target, together
 from dispatcher.infra.postgres.session import Fetch
-from dispatcher.ops.dead_letters.decide import DeadLetterSession
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.dead_letters.identity import EventRef, parse
-from dispatcher.ops.session import OperatorSession
+from dispatcher.ops.session import ask as ask_postgres
 
 STATEMENT_S = 600.0  # counting reads every dead event
+
+# What a role may not do, and how to narrow a question down that took too long.
+DEAD_LETTERS = ("see to dead letters", "narrow it down with --event-type or --aggregate-type")
+HELD = ("see to held aggregates", "narrow it down with --aggregate-type or --aggregate-id")
+EVENTS = ("look at events", "narrow it down with --event-type, --aggregate-type or --status")
 
 T = TypeVar("T")
 
@@ -42,18 +46,12 @@ filters = together(
 
 
 def ask(
-    flags: dict[str, str | None],
-    question: Callable[[Fetch], Awaitable[T]],
-    session: type[OperatorSession] = DeadLetterSession,
+    flags: dict[str, str | None], question: Callable[[Fetch], Awaitable[T]], subject: Sequence[str] = DEAD_LETTERS
 ) -> T:
     """Open a session, put one question, close it. Raises DispatcherError."""
-    return anyio.run(_ask, session(target(settings_from(flags), STATEMENT_S)), question)
-
-
-async def _ask(session: OperatorSession, question: Callable[[Fetch], Awaitable[T]]) -> T:
-    async with session as opened:
-        with opened.explained():
-            return await question(opened.session.fetch)
+    verb, *too_slow = subject
+    where = target(settings_from(flags), STATEMENT_S)
+    return anyio.run(ask_postgres, where, verb, lambda session: question(session.fetch), *too_slow)
 
 
 def filter_of(flags: dict[str, str | None]) -> Filter:

@@ -23,7 +23,7 @@ from dispatcher.core.counted import counted
 from dispatcher.core.layout import Layout
 from dispatcher.core.timestamps import iso
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.ops.layout import KeyState, LayoutChange, LayoutSession, LayoutState, read_keys
+from dispatcher.ops.layout import KeyState, LayoutChange, LayoutState, read_keys, read_layout_state
 
 STATEMENT_S = 60.0
 SETTINGS = ("redis_url", *LAYOUT)
@@ -110,8 +110,7 @@ def set_layout(timeout: float, yes: bool, as_json: bool, **flags: str | None) ->
 
 
 async def _read(where: PostgresTarget, url: str, ours: Layout) -> tuple[LayoutState, list[KeyState]]:
-    async with LayoutSession(where) as layouts:
-        state = await layouts.read()
+    state = await read_layout_state(where)
     # Of a plain layout Postgres does not keep the name of the stream.
     now = state.layout or ours
     return state, await read_keys(url, list(dict.fromkeys([*now.keys, *state.former])))

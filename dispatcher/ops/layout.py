@@ -20,7 +20,7 @@ from dispatcher.infra.redis.target import RedisTarget
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.groups import try_to_connect
 from dispatcher.ops.pause import PauseSession, read_acknowledgements
-from dispatcher.ops.session import OperatorSession, operator
+from dispatcher.ops.session import ask, operator
 
 POLL_S = 0.1
 
@@ -57,27 +57,24 @@ class KeyState:
         return max((group.lag + group.pending for group in self.info.groups), default=self.info.length)
 
 
-class LayoutSession(OperatorSession):
-    """`async with LayoutSession(target) as layouts:` to read the layout."""
+async def read_layout_state(where: PostgresTarget) -> LayoutState:
+    """What stands now. Raises DispatcherError."""
+    return await ask(where, "read the layout", _read_state)
 
-    verb = "read the layout"
 
-    async def read(self) -> LayoutState:
-        """What stands now."""
-        with self.explained():
-            [row] = await self.session.fetch(load("layout_state"))
-            runs = await has_layout(self.session)
-        fingerprint, spec, keys, former, seen, generation, changed_at, changed_by = row
-        layout = None if spec is None else Layout.of_spec(spec)
-        before = former if layout is not None else [*former, *seen]
-        known = tuple(key for key in dict.fromkeys([*before, *seen]) if key not in keys)
-        return LayoutState(fingerprint, layout, known, generation, changed_at, changed_by, runs)
+async def _read_state(session: Session) -> LayoutState:
+    [row] = await session.fetch(load("layout_state"))
+    fingerprint, spec, keys, former, seen, generation, changed_at, changed_by = row
+    layout = None if spec is None else Layout.of_spec(spec)
+    known = tuple(key for key in dict.fromkeys([*former, *seen]) if key not in keys)
+    return LayoutState(fingerprint, layout, known, generation, changed_at, changed_by, await has_layout(session))
 
 
 class LayoutChange(PauseSession):
     """`async with LayoutChange(target) as change:` to set another layout."""
 
-    verb = "change the layout"
+    def __init__(self, target: PostgresTarget) -> None:
+        super().__init__(target, "change the layout")
 
     async def set(self, layout: Layout, former: Sequence[str], timeout_s: float) -> None:
         """Pause, wait until nothing is in hand, set the layout, resume. Somebody else's pause stays.
@@ -111,7 +108,7 @@ class LayoutChange(PauseSession):
 
 async def has_layout(session: Session) -> bool:
     """Whether a dispatcher that runs has the layout that stands: one with another says so. Raises as fetch() does."""
-    running = [each.condition.told for each in await read_acknowledgements(session)]
+    running = [each.condition.told for each in await read_acknowledgements(session.fetch)]
     return any(all(trouble.kind != "layout" for trouble in told) for told in running)
 
 
@@ -123,8 +120,7 @@ async def standing_layout(where: PostgresTarget, ours: Layout) -> Layout:
     if not ours.plain:
         return ours
     with suppress(DispatcherError, psycopg.Error):
-        async with LayoutSession(where) as layouts:
-            there = (await layouts.read()).layout
+        there = (await read_layout_state(where)).layout
         return there if there is not None and there.stream == ours.stream else ours
     return ours
 

@@ -13,9 +13,10 @@ from dispatcher.core.findings.condition import Condition
 from dispatcher.core.known_groups import KnownGroup
 from dispatcher.core.process_state import EndedDispatcher, SentBy
 from dispatcher.core.timestamps import iso
-from dispatcher.infra.postgres.session import Fetch, Session
+from dispatcher.infra.postgres.session import Fetch
+from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
-from dispatcher.ops.session import OperatorSession, operator
+from dispatcher.ops.session import OperatorSession, ask, operator
 
 POLL_S = 0.05
 LATELY_S = 15.0  # a note so young speaks for a living dispatcher; each writes one every 6 s
@@ -89,7 +90,8 @@ class NoteWatch:
 class PauseSession(OperatorSession):
     """`async with PauseSession(target) as pausing:` to switch, and to wait for the acknowledgements."""
 
-    verb = "pause"
+    def __init__(self, target: PostgresTarget, verb: str = "pause") -> None:
+        super().__init__(target, verb)
 
     async def switch(self, *, paused: bool, reason: str | None) -> tuple[PauseSwitch, bool]:
         """Pause or resume. Returns the state after it, and whether that is a change."""
@@ -107,7 +109,7 @@ class PauseSession(OperatorSession):
         notes = NoteWatch()
         while True:
             with self.explained():
-                acknowledgements, doubtful = notes.sort(await _read_all(self.session), monotonic())
+                acknowledgements, doubtful = notes.sort(await _read_all(self.session.fetch), monotonic())
                 progress(acknowledgements)
                 done = all(each.obeys(switch) for each in (*acknowledgements, *doubtful))
                 if done or monotonic() >= deadline:
@@ -139,28 +141,33 @@ async def read_layout(fetch: Fetch) -> str:
     return str(row[5])
 
 
-async def read_acknowledgements(session: Session) -> list[Acknowledgement]:
-    """One for each running, enabled dispatcher, as Postgres's clock has it. Raises as `session.fetch` does."""
-    return (await read_notes(session))[0]
+async def read_acknowledgements(fetch: Fetch) -> list[Acknowledgement]:
+    """One for each running, enabled dispatcher, as Postgres's clock has it. Raises as `fetch` does."""
+    return (await read_notes(fetch))[0]
 
 
-async def read_notes(session: Session) -> tuple[list[Acknowledgement], list[Acknowledgement]]:
-    """The same, and all that is written, also of the dead. Raises as `session.fetch` does."""
-    found = await _read_all(session)
+async def read_conditions(where: PostgresTarget) -> list[Condition]:
+    """What each enabled dispatcher that runs says of itself, if it does. Raises DispatcherError."""
+    found = await ask(where, "ask what the dispatchers say", lambda session: read_acknowledgements(session.fetch))
+    return [each.condition for each in found if each.condition != Condition()]
+
+
+async def read_notes(fetch: Fetch) -> tuple[list[Acknowledgement], list[Acknowledgement]]:
+    """The same, and all that is written, also of the dead. Raises as `fetch` does."""
+    found = await _read_all(fetch)
     return [each for each in found if each.alive or each.lately], found
 
 
 async def read_known_groups(fetch: Fetch) -> list[KnownGroup]:
     """What all that wrote a note saw of consumer groups, also those that live no more. Raises as `fetch` does."""
-    rows = await fetch(load("pause_progress"), None)
-    return [each for row in rows for each in _acknowledgement(row).condition.groups]
+    return [each for note in await _read_all(fetch) for each in note.condition.groups]
 
 
 async def read_ended_and_sent(fetch: Fetch) -> tuple[list[EndedDispatcher], list[SentBy]]:
     """Which dispatchers ended, as all say that wrote a note; and what each sent that wrote one lately. Raises as
     `fetch` does.
     """
-    notes = [_acknowledgement(row) for row in await fetch(load("pause_progress"), None)]
+    notes = await _read_all(fetch)
     sent = [
         SentBy(each.name, *each.condition.sent, max(0.0, each.heard_s))
         for each in notes
@@ -169,8 +176,8 @@ async def read_ended_and_sent(fetch: Fetch) -> tuple[list[EndedDispatcher], list
     return [one for each in notes for one in each.condition.ended], sent
 
 
-async def _read_all(session: Session) -> list[Acknowledgement]:
-    return [_acknowledgement(row) for row in await session.fetch(load("pause_progress"))]
+async def _read_all(fetch: Fetch) -> list[Acknowledgement]:
+    return [_acknowledgement(row) for row in await fetch(load("pause_progress"), None)]
 
 
 def _acknowledgement(row: tuple[Any, ...]) -> Acknowledgement:

@@ -28,8 +28,6 @@ class PruneSession(OperatorSession):
     `batch`: rows looked at, and at most deleted, in one statement. `lock_wait_s`: how long somebody else may prune.
     """
 
-    verb = "prune"
-
     def __init__(
         self,
         target: PostgresTarget,
@@ -39,7 +37,7 @@ class PruneSession(OperatorSession):
         batch: int = 1000,
         lock_wait_s: float = 60.0,
     ) -> None:
-        super().__init__(target)
+        super().__init__(target, "prune")
         self._outbox_s = outbox_s
         self._dlq_s = dlq_s
         self._batch = batch

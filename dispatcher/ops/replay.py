@@ -62,11 +62,8 @@ class Found:
 class ReplaySession(OperatorSession):
     """`async with ReplaySession(target) as replay:` to find rows and to put them back."""
 
-    verb = "replay"
-    too_slow = "narrow the rows down with --since"
-
     def __init__(self, target: PostgresTarget) -> None:
-        super().__init__(target)
+        super().__init__(target, "replay", "narrow the rows down with --since")
         self.replayed = 0  # both written by put_back(), batch by batch
         self.skipped_ids: list[int] = []
 

@@ -1,14 +1,14 @@
 """The one Postgres session of an operator's command. Each failure becomes a message that names the remedy.
 
-A new operation has the shape of `prune`: a subclass in ops/, a click command in commands/ that calls it, and, where the
-console needs it too, an endpoint in sidecar/ that calls the same function.
+A new operation is a function in ops/ that gets a session, a click command in commands/ that calls it by `ask`, and,
+where the console needs it too, an endpoint in sidecar/ that calls the same function.
 """
 
 import getpass
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Self
+from typing import Self, TypeVar
 
 import psycopg
 
@@ -17,6 +17,8 @@ from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.postgres.tables import missing, refuse_unfit, what_lacks
 from dispatcher.infra.postgres.target import PostgresTarget
+
+T = TypeVar("T")
 
 
 def operator() -> str:
@@ -31,11 +33,13 @@ def operator() -> str:
 class OperatorSession:
     """`async with` opens the session, and requires all migrations. Everything raises DispatcherError."""
 
-    verb: ClassVar[str]  # completes "this role may not ..."; part of the session's application_name
-    too_slow: ClassVar[str] = "try again when Postgres is less busy"
-
-    def __init__(self, target: PostgresTarget) -> None:
+    def __init__(
+        self, target: PostgresTarget, verb: str, too_slow: str = "try again when Postgres is less busy"
+    ) -> None:
+        """`verb` completes "this role may not ...", and is a part of the session's application_name."""
         self.target = target
+        self.verb = verb
+        self.too_slow = too_slow
         self._session: Session | None = None  # written by __aenter__()
 
     async def __aenter__(self) -> Self:
@@ -83,3 +87,10 @@ class OperatorSession:
             ) from None
         except psycopg.Error as error:
             raise DispatcherError(f"{where} refused: {describe(error)}") from None
+
+
+async def ask(target: PostgresTarget, verb: str, question: Callable[[Session], Awaitable[T]], *too_slow: str) -> T:
+    """Open a session, put one question, close it. `verb`, `too_slow`: as of OperatorSession. Raises DispatcherError."""
+    async with OperatorSession(target, verb, *too_slow) as opened:
+        with opened.explained():
+            return await question(opened.session)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import psycopg
@@ -14,6 +14,7 @@ from dispatcher.core.errors import DispatcherError, Misconfigured
 from dispatcher.core.known_groups import KnownGroup
 from dispatcher.core.layout import Layout
 from dispatcher.core.process_state import DeadGroups, HeldCount, RetryCount, SnapshotHolder, TriggerState
+from dispatcher.infra.postgres.session import Fetch, Session
 from dispatcher.infra.postgres.tables import why_copy
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import StreamInfo, summed
@@ -24,9 +25,10 @@ from dispatcher.ops.groups import ask_redis
 from dispatcher.ops.held.find import StandingOrder, count_held, read_order
 from dispatcher.ops.pause import Acknowledgement, PauseSwitch, read_layout, read_notes, read_switch
 from dispatcher.ops.retrying import read_retrying
-from dispatcher.ops.session import OperatorSession
+from dispatcher.ops.session import ask
 from dispatcher.ops.snapshots import read_snapshot
 
+T = TypeVar("T")
 STATUSES = ("pending", "picked", "retry", "sent", "dead")
 
 
@@ -115,109 +117,82 @@ class Status:
         return summed([*self.streams.values()]) if self.streams else None
 
 
-class StatusSession(OperatorSession):
-    """`async with StatusSession(target) as status:` to read the outbox's side."""
+async def read_outbox(session: Session, address: str, *, slots: bool = False) -> OutboxStatus:
+    """Count the rows, find the running dispatchers and the pause. `slots`: and who owns how many. Raises psycopg.Error,
+    or SessionLost.
+    """
+    fetch = session.fetch
+    [(_, oldest_age_s, queue_usage)] = await fetch(load("sample"), {"bound": 1, "now": None})
+    [(now,)] = await fetch("SELECT date_part('epoch', clock_timestamp())")
+    rows = await _count(fetch)
+    dead, newest = await _if_allowed(_dead(fetch), ((rows or {}).get("dead", 0), {}))
+    alive, notes = await read_notes(fetch)
+    order = await _if_allowed(read_order(fetch), StandingOrder())
+    return OutboxStatus(
+        address,
+        rows,
+        oldest_age_s,
+        queue_usage,
+        await read_doorbell(fetch),
+        tuple(RegisteredDispatcher(*row) for row in await fetch(load("status_dispatchers"), None)),
+        await read_switch(fetch),
+        tuple(alive),
+        tuple(StreamLoss(*row[:4]) for row in await _if_allowed(fetch(load("status_losses"), None), [])),
+        await _if_allowed(why_copy(session, settle=False), None),
+        dead,
+        newest.get("at"),
+        newest.get("error"),
+        now,
+        await read_layout(fetch),
+        await _if_allowed(count_held(fetch, hold=order.hold), None) if order.on else None,
+        await _if_allowed(_slots(fetch), None) if slots else None,
+        await _dead_groups(fetch, dead),
+        await _if_allowed(read_retrying(fetch, ordered=order.on, holds=order.hold), None),
+        _last_seen(notes),
+        tuple(group for each in notes for group in each.condition.groups),
+        await read_snapshot(fetch),
+        await _disabled(fetch, notes),
+    )
 
-    verb = "read the status"
 
-    async def read(self, *, order: bool = False) -> OutboxStatus:
-        """Count the rows, find the running dispatchers and the pause. `order`: and who owns how many slots."""
-        with self.explained():
-            [(_, oldest_age_s, queue_usage)] = await self.session.fetch(load("sample"), {"bound": 1, "now": None})
-            [(now,)] = await self.session.fetch("SELECT date_part('epoch', clock_timestamp())")
-            rows = await self._count()
-            dead, newest = await self._dead(rows)
-            alive, notes = await read_notes(self.session)
-            order_of = await self._order()
-            return OutboxStatus(
-                self.target.address(),
-                rows,
-                oldest_age_s,
-                queue_usage,
-                await read_doorbell(self.session.fetch),
-                tuple(RegisteredDispatcher(*row) for row in await self.session.fetch(load("status_dispatchers"))),
-                await read_switch(self.session.fetch),
-                tuple(alive),
-                await self._losses(),
-                await self._copy(),
-                dead,
-                newest.get("at"),
-                newest.get("error"),
-                now,
-                await read_layout(self.session.fetch),
-                await self._held(order_of),
-                await self._slots() if order else None,
-                await self._dead_groups(dead),
-                await self._retrying(order_of),
-                _last_seen(notes),
-                tuple(group for each in notes for group in each.condition.groups),
-                await read_snapshot(self.session.fetch),
-                await self._disabled(notes),
-            )
+async def _if_allowed(answer: Awaitable[T], otherwise: T) -> T:
+    """A role that may only read the status of the release before may not ask everything."""
+    try:
+        return await answer
+    except psycopg.errors.InsufficientPrivilege:
+        return otherwise
 
-    async def _slots(self) -> dict[int, int] | None:
-        try:
-            rows = await self.session.fetch(load("slots_summary"))
-        except psycopg.errors.InsufficientPrivilege:
-            return None  # a role that may only read the status of the release before
-        return {owner: count for owner, _, state, count, _ in rows if state == "owned"}
 
-    async def _copy(self) -> str | None:
-        try:
-            return await why_copy(self.session, settle=False)
-        except psycopg.errors.InsufficientPrivilege:
-            return None
+async def _slots(fetch: Fetch) -> dict[int, int] | None:
+    return {owner: count for owner, _, state, count, _ in await fetch(load("slots_summary"), None) if state == "owned"}
 
-    async def _order(self) -> StandingOrder:
-        try:
-            return await read_order(self.session.fetch)
-        except psycopg.errors.InsufficientPrivilege:
-            return StandingOrder()  # a role that may only read the status of the release before
 
-    async def _held(self, order: StandingOrder) -> HeldCount | None:
-        try:
-            return await count_held(self.session.fetch, hold=order.hold) if order.on else None
-        except psycopg.errors.InsufficientPrivilege:
-            return None
+async def _disabled(fetch: Fetch, notes: Sequence[Acknowledgement]) -> tuple[str, ...]:
+    """Those that are connected, and write no acknowledgement as an enabled one does."""
+    enabled = {each.name.rpartition("-")[2] for each in notes}
+    connected = await fetch(load("status_idle"), None)
+    return tuple(dict.fromkeys(name for token, name in connected if token not in enabled))
 
-    async def _retrying(self, order: StandingOrder) -> RetryCount | None:
-        try:
-            return await read_retrying(self.session.fetch, ordered=order.on, holds=order.hold)
-        except psycopg.errors.InsufficientPrivilege:
-            return None
 
-    async def _disabled(self, notes: Sequence[Acknowledgement]) -> tuple[str, ...]:
-        """Those that are connected, and write no acknowledgement as an enabled one does."""
-        enabled = {each.name.rpartition("-")[2] for each in notes}
-        connected = await self.session.fetch(load("status_idle"))
-        return tuple(dict.fromkeys(name for token, name in connected if token not in enabled))
+async def _dead(fetch: Fetch) -> tuple[int, dict[str, Any]]:
+    """How many events nobody decided about, and the newest of them."""
+    [(dead, newest)] = await fetch(load("count_dead"), {"bound": 10_001})
+    return dead, json.loads(newest) if newest else {}
 
-    async def _dead(self, rows: dict[str, int] | None) -> tuple[int, dict[str, Any]]:
-        """How many events nobody decided about, and the newest of them."""
-        try:
-            [(dead, newest)] = await self.session.fetch(load("count_dead"), {"bound": 10_001})
-        except psycopg.errors.InsufficientPrivilege:  # a role that may only read the status of the release before
-            return (rows or {}).get("dead", 0), {}
-        return dead, json.loads(newest) if newest else {}
 
-    async def _dead_groups(self, dead: int) -> DeadGroups | None:
-        try:
-            return await read_groups(self.session.fetch, dead)
-        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.QueryCanceled):
-            return None  # a role that may only read the status of the release before, or a slow server
+async def _dead_groups(fetch: Fetch, dead: int) -> DeadGroups | None:
+    try:
+        return await _if_allowed(read_groups(fetch, dead), None)
+    except psycopg.errors.QueryCanceled:
+        return None
 
-    async def _losses(self) -> tuple[StreamLoss, ...]:
-        try:
-            return tuple(StreamLoss(*row[:4]) for row in await self.session.fetch(load("status_losses")))
-        except psycopg.errors.InsufficientPrivilege:
-            return ()  # a role that may only read the status of the release before
 
-    async def _count(self) -> dict[str, int] | None:
-        try:
-            counts = dict(await self.session.fetch(load("status_counts")))
-        except psycopg.errors.QueryCanceled:
-            return None
-        return {name: counts.get(name, 0) for name in STATUSES}
+async def _count(fetch: Fetch) -> dict[str, int] | None:
+    try:
+        counts: dict[str, int] = dict(await fetch(load("status_counts"), None))
+    except psycopg.errors.QueryCanceled:
+        return None
+    return {name: counts.get(name, 0) for name in STATUSES}
 
 
 def _last_seen(notes: Sequence[Acknowledgement]) -> tuple[str, float] | None:
@@ -239,9 +214,8 @@ async def read_status(target: PostgresTarget, redis_url: str, layout: Layout) ->
     streams: list[tuple[dict[str, StreamInfo], str | None]] = []
     errors: list[DispatcherError] = []
 
-    async def read_outbox() -> OutboxStatus:
-        async with StatusSession(target) as session:
-            return await session.read(order=layout.order != "none")
+    def of_outbox(session: Session) -> Awaitable[OutboxStatus]:
+        return read_outbox(session, target.address(), slots=layout.order != "none")
 
     async def asking(answers: list[Any], question: Callable[[], Awaitable[Any]]) -> None:
         try:
@@ -250,7 +224,7 @@ async def read_status(target: PostgresTarget, redis_url: str, layout: Layout) ->
             errors.append(error)
 
     async with anyio.create_task_group() as both:
-        both.start_soon(asking, outbox, read_outbox, name="Postgres")
+        both.start_soon(asking, outbox, lambda: ask(target, "read the status", of_outbox), name="Postgres")
         if redis_url:
             both.start_soon(
                 asking, streams, lambda: ask_redis(redis_url, layout.keys, target.connect_timeout_s), name="Redis"

@@ -19,7 +19,7 @@ from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.pause import read_layout
-from dispatcher.ops.session import OperatorSession
+from dispatcher.ops.session import ask
 from dispatcher.prove.relay import CanaryRelay
 from dispatcher.prove.traffic import DEADLINE_S, Disturber, Ledger, Producer, read_stream, refuse_foreign
 from dispatcher.service.targets import PostgresTargets
@@ -70,15 +70,10 @@ class Proof:
         return tuple(reason for against, reason in checks if against)
 
 
-class _Look(OperatorSession):
-    verb = "prove"
-
-
 async def prove(settings: Settings, plan: Plan, screen: Screen, observe: Observer) -> Proof:
     """Raises Misconfigured or Unreachable when it cannot begin; canary events are removed then too."""
-    async with _Look(PostgresTargets(settings, "prove").direct()) as look:
-        with look.explained():
-            layout = await read_layout(look.session.fetch)
+    where = PostgresTargets(settings, "prove").direct()
+    layout = await ask(where, "prove", lambda session: read_layout(session.fetch))
     relay = CanaryRelay(settings, plan.stream, layout, observe)
     ledger, disturber = Ledger(), Disturber(relay)
     targets = PostgresTargets(settings, f"prove {relay.name}")

@@ -11,8 +11,9 @@ from uuid import uuid4
 import pytest
 
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.ops.dead_letters.decide import BulkDecision, DeadLetterSession, Decision
+from dispatcher.ops.dead_letters.decide import BulkDecision, Decision
 from dispatcher.ops.dead_letters.find import Filter
+from dispatcher.ops.session import OperatorSession
 from tests.support.command import HearCommand
 from tests.support.dead_letters import bury, prune
 from tests.support.rows import insert_events, read_table, statuses
@@ -139,7 +140,7 @@ async def test_many_are_found_in_pages_and_retried_in_batches(database_url, db):
     ids = await insert_events(db, 7)
     await bury(db, ids)
     said = []
-    async with DeadLetterSession(PostgresTarget(database_url, "test")) as letters:
+    async with OperatorSession(PostgresTarget(database_url, "test"), "test") as letters:
         run = BulkDecision(letters.session.fetch, Decision("retry"), batch=3, page=2)
         events = await run.matching(Filter())
         assert events == ids

@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from dispatcher.commands.decisions import NAMED, Deciding, Wanted, carry_out, chosen, decide, reason, tell_left, why
+from dispatcher.commands.event_options import DEAD_LETTERS
 from dispatcher.commands.tables import plain
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured
 from dispatcher.infra.postgres.session import Fetch
-from dispatcher.ops.dead_letters.decide import BulkDecision, DeadLetterSession, Decision
+from dispatcher.ops.dead_letters.decide import BulkDecision, Decision
 from dispatcher.ops.dead_letters.find import Filter, count
 from dispatcher.ops.dead_letters.identity import EventRef
 from dispatcher.ops.outbox_events import show
@@ -59,7 +60,7 @@ def discard_dead(reason: str, **choice: Any) -> int:
 def decide_dead(decision: Decision, choice: dict[str, Any]) -> int:
     """With the arguments that deciding.decide() has; the exit code."""
     how = Deciding(
-        session=DeadLetterSession,
+        subject=DEAD_LETTERS,
         example="--event-type",
         instead="events that match filters: `dlq show` looks at one event.",
         matching="Dead events that match",

@@ -4,20 +4,17 @@ import json
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
-import anyio
 import click
 
-from dispatcher.commands.event_options import STATEMENT_S, EventParam
-from dispatcher.commands.options import database, json_output, settings_from, target, together
+from dispatcher.commands.event_options import EVENTS, EventParam, ask
+from dispatcher.commands.options import database, json_output, together
 from dispatcher.commands.tables import ago, plain, show_facts, show_table
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.postgres.session import Fetch
-from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.dead_letters.find import PAGE, parts_of
 from dispatcher.ops.dead_letters.identity import EventRef
 from dispatcher.ops.outbox_events import STATUSES, EventFilter, EventPage, find, list_events, show
 from dispatcher.ops.pause import read_acknowledgements
-from dispatcher.ops.session import OperatorSession
 
 COLUMNS = ("id", "event type", "aggregate", "status", "attempts", "when", "error")
 paging = together(
@@ -33,16 +30,10 @@ paging = together(
 AskPage = Callable[[Fetch, str | None], Awaitable[EventPage]]
 
 
-class EventSession(OperatorSession):
-    """The session of `dispatcher events`."""
-
-    verb = "look at events"
-    too_slow = "narrow it down with --event-type, --aggregate-type or --status"
-
-    async def max_attempts(self) -> int | None:
-        """The most that a running dispatcher gives an event; None: none runs, or none says it."""
-        said = [each.condition.max_attempts for each in await read_acknowledgements(self.session)]
-        return max((each for each in said if each is not None), default=None)
+async def _max_attempts(fetch: Fetch) -> int | None:
+    """The most that a running dispatcher gives an event; None: none runs, or none says it."""
+    said = [each.condition.max_attempts for each in await read_acknowledgements(fetch)]
+    return max((each for each in said if each is not None), default=None)
 
 
 @click.command(name="list")
@@ -78,7 +69,7 @@ def list_all(
     async def page(fetch: Fetch, begin: str | None) -> EventPage:
         return await list_events(fetch, which, limit=limit, after=begin)
 
-    _pages(page, limit, after, as_json, flags, _nothing(which))
+    _pages(page, after, as_json, flags, _nothing(which))
 
 
 def _nothing(which: EventFilter) -> str:
@@ -111,7 +102,7 @@ def find_events(name: str, limit: int, after: str | None, as_json: bool, **flags
     async def page(fetch: Fetch, begin: str | None) -> EventPage:
         return await find(fetch, name, limit=limit, after=begin)
 
-    if not _pages(page, limit, after, as_json, flags, ""):
+    if not _pages(page, after, as_json, flags, ""):
         raise DispatcherError(
             f"no event has the row number, event_id, message_id, aggregate_id or type/aggregate_id '{plain(name)}'"
         )
@@ -127,7 +118,11 @@ def show_event(event: EventRef, payload: bool, as_json: bool, **flags: str | Non
 
     Of each attempt: when it was, which dispatcher made it, the error, and where a handler raised.
     """
-    found, most = anyio.run(_show, target(settings_from(flags), STATEMENT_S), event, payload)
+
+    async def question(fetch: Fetch) -> tuple[str | None, int | None]:
+        return await show(fetch, event, payload=payload), await _max_attempts(fetch)
+
+    found, most = ask(flags, question, EVENTS)
     if found is None:
         raise DispatcherError(f"no event has the id {event}; `dispatcher events find` looks for other names")
     if as_json:
@@ -156,17 +151,9 @@ def _say_how_to_decide(event: str, statuses: Collection[str]) -> None:
         click.echo(f"Try it now: `dispatcher events retry {event}`", err=True)
 
 
-async def _show(where: PostgresTarget, event: EventRef, payload: bool) -> tuple[str | None, int | None]:
-    async with EventSession(where) as session:
-        with session.explained():
-            return await show(session.session.fetch, event, payload=payload), await session.max_attempts()
-
-
-def _pages(
-    ask: AskPage, limit: int, after: str | None, as_json: bool, flags: dict[str, str | None], nothing: str
-) -> int:
+def _pages(page: AskPage, after: str | None, as_json: bool, flags: dict[str, str | None], nothing: str) -> int:
     """Show one page, however many looks it takes; returns how many events it has."""
-    events, following, most = anyio.run(_collect, target(settings_from(flags), STATEMENT_S), ask, limit, after)
+    events, following, most = ask(flags, lambda fetch: _collect(fetch, page, after), EVENTS)
     if as_json:
         click.echo(json.dumps({"events": events, "next": following, "max_attempts": most}))
         return len(events)
@@ -200,17 +187,13 @@ def _pages(
 
 
 async def _collect(
-    where: PostgresTarget, ask: AskPage, limit: int, after: str | None
+    fetch: Fetch, ask_page: AskPage, after: str | None
 ) -> tuple[list[dict[str, Any]], str | None, int | None]:
-    events: list[dict[str, Any]] = []
-    async with EventSession(where) as session:
-        with session.explained():
-            while True:
-                page = await ask(session.session.fetch, after)
-                events += json.loads(page.events)
-                after = page.next
-                if after is None or events:
-                    return events, after, await session.max_attempts()
+    while True:
+        page = await ask_page(fetch, after)
+        events, after = json.loads(page.events), page.next
+        if after is None or events:
+            return events, after, await _max_attempts(fetch)
 
 
 def _attempts(done: int, most: int | None) -> str:

@@ -13,9 +13,9 @@ from dispatcher.commands.tables import plain, show_table, span
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError, Unreachable
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.ops.conditions import read_conditions
 from dispatcher.ops.groups import GroupsQuestion, GroupState, StreamGroups, read_groups
 from dispatcher.ops.layout import standing_layout
+from dispatcher.ops.pause import read_conditions
 
 STATEMENT_S = 10.0
 

@@ -6,12 +6,13 @@ from typing import Any
 import click
 
 from dispatcher.commands.decisions import Deciding, Wanted, carry_out, chosen, decide, reason, tell_left, why
+from dispatcher.commands.event_options import HELD
 from dispatcher.commands.held.inspect import OFF
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.ops.dead_letters.find import Filter
-from dispatcher.ops.held.decide import BulkHeldDecision, HeldDecided, HeldDecision, HeldSession, as_text
+from dispatcher.ops.held.decide import BulkHeldDecision, HeldDecided, HeldDecision, as_text
 from dispatcher.ops.held.find import find_held, read_order
 from dispatcher.ops.session import operator
 
@@ -56,7 +57,7 @@ def skip_held(reason: str, **choice: Any) -> int:
 
 def _decide(decision: HeldDecision, choice: dict[str, Any]) -> int:
     how = Deciding(
-        session=HeldSession,
+        subject=HELD,
         example="--aggregate-id",
         instead="aggregates that match filters: `held list` shows them.",
         matching="Held aggregates that match",

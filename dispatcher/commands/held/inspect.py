@@ -4,11 +4,10 @@ from typing import Any
 
 import click
 
-from dispatcher.commands.event_options import ask, filter_of, filters
+from dispatcher.commands.event_options import HELD, ask, filter_of, filters
 from dispatcher.commands.options import database, json_output
 from dispatcher.commands.tables import ago, show_table
 from dispatcher.ops.dead_letters.find import Filter
-from dispatcher.ops.held.decide import HeldSession
 from dispatcher.ops.held.find import BOUND, PAGE, HeldPage, find_held
 
 OFF = "Order is off (DISPATCH_ORDER=none): no event waits for another one."
@@ -34,7 +33,7 @@ def list_held(limit: int, after: int, as_json: bool, **flags: str | None) -> Non
     A list shows all columns with --json, and reads everything that is not settled to count what waits.
     """
     which = filter_of(flags)
-    page: HeldPage = ask(flags, lambda fetch: find_held(fetch, which, limit=limit, after=after), HeldSession)
+    page: HeldPage = ask(flags, lambda fetch: find_held(fetch, which, limit=limit, after=after), HELD)
     if as_json:
         click.echo(page.as_json(limit))
         return

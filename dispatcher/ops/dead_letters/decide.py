@@ -17,7 +17,6 @@ from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.find import PAGE, Filter, find_page
 from dispatcher.ops.dead_letters.identity import EventRef
-from dispatcher.ops.session import OperatorSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +40,6 @@ class Decided:
     not_dead: tuple[EventRef, ...]  # unknown, retried or discarded already, or never dead; in the order asked for
     tried: tuple[int, ...]  # rows that were in status retry, and are tried now
     forbidden: bool  # some of `not_dead` may have a copy, but this role may not insert it into the outbox
-
-
-class DeadLetterSession(OperatorSession):
-    """The session of `dispatcher dlq`; the console has a session of its own."""
-
-    verb = "see to dead letters"
-    too_slow = "narrow it down with --event-type or --aggregate-type"
 
 
 class BulkDecision:

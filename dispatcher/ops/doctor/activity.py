@@ -58,7 +58,7 @@ async def notify_queue(session: Session) -> Finding:
 
 async def dispatchers(session: Session) -> Finding:
     """Check that a dispatcher runs, that each has a listener, and that all are of one version."""
-    alive = await read_acknowledgements(session)
+    alive = await read_acknowledgements(session.fetch)
     if not alive:
         return warning("dispatchers", "none runs enabled", "start one with DISPATCHER_ENABLED=true")
     versions = sorted({str(each.version) for each in alive})
@@ -161,7 +161,7 @@ async def backlog(session: Session) -> Finding:
     said = f"the oldest unsettled row is {oldest_s:.0f} s overdue"
     if (await read_switch(session.fetch)).paused:
         return warning("backlog", f"{said}: everything is paused", "see pause")
-    if any(each.condition.stops for each in await read_acknowledgements(session)):
+    if any(each.condition.stops for each in await read_acknowledgements(session.fetch)):
         return (bad if oldest_s >= LATE_BAD_S else warning)(
             "backlog", said, "see waits: another dispatcher would wait too"
         )

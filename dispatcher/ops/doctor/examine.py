@@ -148,7 +148,7 @@ async def _postgres(
         for name, check in checks:
             found.append(await _safely(name, check, session))
         with suppress(psycopg.Error):  # `dispatchers` says why
-            conditions += [each.condition for each in await read_acknowledgements(session)]
+            conditions += [each.condition for each in await read_acknowledgements(session.fetch)]
             found += activity.waits(conditions)
         try:
             found.extend(await schema.trials(session))

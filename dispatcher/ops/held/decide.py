@@ -15,7 +15,6 @@ from dispatcher.ops.dead_letters.decide import Decision, decide, ring_all
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.dead_letters.identity import EventRef
 from dispatcher.ops.held.find import PAGE, find_held, read_order
-from dispatcher.ops.session import OperatorSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +33,6 @@ class HeldDecided:
     ids: list[int] = field(default_factory=list)
     in_flight: list[int] = field(default_factory=list)  # being published, or their handlers run: ask again
     not_held: list[EventRef] = field(default_factory=list)  # unknown, went out, were skipped before, or hold nothing
-
-
-class HeldSession(OperatorSession):
-    """The session of `dispatcher held`."""
-
-    verb = "see to held aggregates"
-    too_slow = "narrow it down with --aggregate-type or --aggregate-id"
 
 
 async def decide_held(fetch: Fetch, events: Sequence[EventRef], decision: HeldDecision) -> HeldDecided:
