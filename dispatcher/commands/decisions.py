@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import click
 
@@ -11,12 +10,11 @@ from dispatcher.commands.options import F, database, json_output, require_termin
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.postgres.session import Fetch
+from dispatcher.ops.dead_letters.decide import Bulk, D
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.dead_letters.identity import EventRef
 
 NAMED = 10  # events named in a message
-
-Wanted = Sequence[EventRef] | Filter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +28,8 @@ class Deciding:
     past: str  # "Retried"
     question: str
     count: Callable[[Fetch, Filter], Awaitable[int]]
-    run: Callable[[Fetch, Wanted, bool], Awaitable[int]]  # with as_json; decides, reports, gives the exit code
+    find: Callable[[Fetch, Filter], Awaitable[list[EventRef]]]  # all that match
+    run: Callable[[Fetch, Sequence[EventRef], bool], Awaitable[int]]  # with as_json; decides, reports; exit code
     nothing: Callable[[int], str]  # the JSON object when so many match and none was decided
     advise: Callable[[Filter], None] = lambda which: None  # when none matches
 
@@ -102,27 +101,23 @@ def decide(
     if not yes and not click.confirm(how.question, err=as_json):  # no event loop runs: Ctrl-C ends it
         click.echo(f"Nothing was {how.past.lower()}.", err=as_json)
         return 1
-    ask(flags, lambda fetch: how.run(fetch, which, as_json), how.subject)
+
+    async def all_that_match(fetch: Fetch) -> None:
+        await how.run(fetch, await how.find(fetch, which), as_json)
+
+    ask(flags, all_that_match, how.subject)
     return 0  # one that is not what it was any more went out, or somebody else decided on it
 
 
-class Bulk(Protocol):
-    """Decides on any number of events, in batches."""
-
-    async def matching(self, which: Filter) -> list[EventRef]: ...
-
-    async def named(self, events: Sequence[EventRef], progress: Callable[[int, int], None]) -> None: ...
-
-
-async def carry_out(bulk: Bulk, wanted: Wanted, done: Callable[[], int]) -> int:
-    """Decide on them, with a line after each of several batches; how many they are. `done`: how many are decided."""
-    events = await bulk.matching(wanted) if isinstance(wanted, Filter) else wanted
+async def carry_out(bulk: Bulk[D], events: Sequence[EventRef], decided: Callable[[D], int]) -> D:
+    """Decide on them, with a line after each of several batches. `decided`: on how many, as `done` of `bulk` says."""
     try:
-        await bulk.named(events, lambda so_far, of: click.echo(f"{so_far:,} of {counted(of, 'event')}", err=True))
+        await bulk.run(events, lambda so_far, of: click.echo(f"{so_far:,} of {counted(of, 'event')}", err=True))
     except DispatcherError:
-        click.echo(f"Stopped after {counted(done(), 'event')}. The same command goes on with the rest.", err=True)
+        so_far = counted(decided(bulk.done), "event")
+        click.echo(f"Stopped after {so_far}. The same command goes on with the rest.", err=True)
         raise
-    return len(events)
+    return bulk.done
 
 
 def tell_left(past: str, why: str, left: Sequence[EventRef]) -> None:

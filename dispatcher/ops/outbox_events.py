@@ -6,7 +6,7 @@ one. Postgres writes the JSON, so that a thousand events cost the dispatcher's e
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from uuid import UUID
 
 import psycopg
@@ -34,23 +34,6 @@ class WrongQuestion(Misconfigured):
 
 
 @dataclass(frozen=True, slots=True)
-class EventFilter:
-    """Which events; None limits nothing. `status`: one of STATUSES, None: all that are not settled."""
-
-    status: str | None = None
-    event_type: str | None = None
-    aggregate_type: str | None = None
-    aggregate_id: str | None = None
-    last_error: str | None = None
-    error_code: str | None = None
-    error_like: str | None = None
-
-    @property
-    def by_error(self) -> bool:
-        return any(each is not None for each in (self.last_error, self.error_code, self.error_like))
-
-
-@dataclass(frozen=True, slots=True)
 class EventPage:
     """`events`: the text of a JSON array. `next`: where the next page begins, an opaque text; None: there is none."""
 
@@ -71,21 +54,23 @@ class EventCounts:
 
 
 async def list_events(
-    fetch: Fetch, which: EventFilter, *, limit: int, after: str | None = None, window: int = WINDOW
+    fetch: Fetch, status: str | None, which: Filter, *, limit: int, after: str | None = None, window: int = WINDOW
 ) -> EventPage:
     """A page: those due first; of dead and sent ones those inserted last, of discarded ones those that died last.
 
-    Raises WrongQuestion.
+    `status`: one of STATUSES; None: all that are not settled. Raises WrongQuestion.
     """
-    if which.status == "dead":
-        return await _dead(fetch, which, limit, after)
-    if which.status == "sent":
-        if which.by_error:
-            return EventPage("[]", None)  # one that was sent has no error
-        return await _walk(fetch, which, limit, after, window)
     row_id, us = _key(after)
-    parameters: dict[str, object] = asdict(which) | {"window": window, "limit": limit}
-    if which.status == "discarded":
+    if status == "dead":
+        return await _dead(fetch, which, limit, row_id)
+    parameters: dict[str, object] = asdict(which) | {"status": status, "window": window, "limit": limit}
+    if status == "sent":
+        if any(each is not None for each in (which.last_error, which.error_code, which.error_like)):
+            return EventPage("[]", None)  # one that was sent has no error
+        parameters |= {"before_id": row_id, "message_id": None, "any_id": None, "now": None}
+        [(events, before)] = await fetch(load("event_walk"), parameters)
+        return EventPage(events, _text(before))
+    if status == "discarded":
         parameters |= {"before_us": us, "before_id": row_id}
         [(events, key)] = await fetch(load("event_discarded"), parameters)
         return EventPage(events, key)
@@ -102,13 +87,15 @@ async def find(fetch: Fetch, text: str, *, limit: int, after: str | None = None,
     """
     exact = _ref(text)
     parameters: dict[str, object] = {
+        "status": None,
+        "now": None,
         "message_id": exact if isinstance(exact, UUID) else None,
         "any_id": text,
         "before_id": _key(after)[0],
         "window": window,
         "limit": limit,
     }
-    [(found, before)] = await fetch(load("event_walk"), asdict(EventFilter()) | parameters | {"now": None})
+    [(found, before)] = await fetch(load("event_walk"), asdict(Filter()) | parameters)
     if after is not None:
         return EventPage(found, _text(before))
     first = []
@@ -142,17 +129,10 @@ async def count_events(fetch: Fetch) -> EventCounts:
     return EventCounts(pending, scheduled, picked, retry, dead, complete and dead < COUNTED)
 
 
-async def _dead(fetch: Fetch, which: EventFilter, limit: int, after: str | None) -> EventPage:
-    chosen = Filter(**{field.name: getattr(which, field.name) for field in fields(Filter)})
-    page = await find_page(fetch, chosen, limit=limit, before=_key(after)[0])
+async def _dead(fetch: Fetch, which: Filter, limit: int, before: int | None) -> EventPage:
+    page = await find_page(fetch, which, limit=limit, before=before)
     events = [{name: each.get(name) for name in FIELDS} for each in json.loads(page.events)]
     return EventPage(json.dumps(events), _text(events[-1]["id"]) if len(events) == limit else None)
-
-
-async def _walk(fetch: Fetch, which: EventFilter, limit: int, after: str | None, window: int) -> EventPage:
-    parameters = {"before_id": _key(after)[0], "window": window, "limit": limit, "message_id": None, "any_id": None}
-    [(events, key)] = await fetch(load("event_walk"), asdict(which) | parameters | {"now": None})
-    return EventPage(events, _text(key))
 
 
 def _ref(text: str) -> EventRef | None:

@@ -1,7 +1,10 @@
 """What the endpoints that ask Postgres have in common: who asks, how they answer, and what an error becomes."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Literal
 
 import psycopg
 from aiohttp import web
@@ -12,6 +15,9 @@ from dispatcher.ops.dead_letters.identity import EventRef
 from dispatcher.ops.outbox_events import WrongQuestion
 from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.params import body_of, event_in_path, events_of, parameters, required_text, text_of
+
+What = Literal["retry", "discard", "skip"]
+Decide = Callable[[What, web.Request], Awaitable[web.StreamResponse]]
 
 
 def person(request: web.Request, body: Mapping[str, object]) -> str:
@@ -34,6 +40,22 @@ async def decided_on(
     events = events_of(body) if batch else events
     reason = required_text(body, "reason") if why else text_of(body, "reason")
     return events, person(request, body), reason
+
+
+def decisions(path: str, event: str, kinds: Sequence[What], one: Decide, batch: Decide) -> list[web.RouteDef]:
+    """The routes of each kind of decision: on the event in the path (`one`), and on those that the body names."""
+    return [
+        route
+        for what in kinds
+        for route in (
+            web.post(f"{path}/{what}-batch", partial(batch, what)),
+            web.post(f"{path}/{event}/{what}", partial(one, what)),
+        )
+    ]
+
+
+def success(message: str, row: int) -> web.Response:
+    return json_answer(json.dumps({"status": "success", "message": message, "event_id": row}))
 
 
 def json_answer(text: str) -> web.Response:

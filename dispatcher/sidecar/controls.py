@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 
 from aiohttp import web
 
@@ -27,8 +28,8 @@ class Controls:
     def routes(self) -> list[web.AbstractRouteDef]:
         return [
             web.get("/api/pause", self._read),
-            web.post("/api/pause", self._pause),
-            web.post("/api/resume", self._resume),
+            web.post("/api/pause", partial(self._switch, True)),
+            web.post("/api/resume", partial(self._switch, False)),
             web.get("/api/groups", self._list_groups),
         ]
 
@@ -37,13 +38,7 @@ class Controls:
         with explained():
             return json_answer(_as_text(await read_switch(self._fetch)))
 
-    async def _pause(self, request: web.Request) -> web.Response:
-        return await self._switch(request, paused=True)
-
-    async def _resume(self, request: web.Request) -> web.Response:
-        return await self._switch(request, paused=False)
-
-    async def _switch(self, request: web.Request, *, paused: bool) -> web.Response:
+    async def _switch(self, paused: bool, request: web.Request) -> web.Response:
         parameters(request)
         body = await body_of(request, self._body_s, ("reason", "by"), needed=False)
         with explained(changes=True):

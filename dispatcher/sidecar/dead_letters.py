@@ -14,7 +14,7 @@ from dispatcher.infra.postgres.session import Fetch
 from dispatcher.ops.dead_letters.decide import Decided, Decision, decide
 from dispatcher.ops.dead_letters.find import PAGE, Filter, count, find_one, find_page
 from dispatcher.ops.dead_letters.identity import EventRef
-from dispatcher.sidecar.asking import decided_on, explained, json_answer
+from dispatcher.sidecar.asking import What, decided_on, decisions, explained, json_answer, success
 from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.params import (
     BODY_S,
@@ -28,6 +28,9 @@ LIMIT = 100
 FURTHEST = 1_000_000_000
 EVENT = r"{event_id:(?!(?:stats|retry-batch|discard-batch)$)[^{}/]+}"  # those are no events
 FILTERS = ("aggregate_type", "aggregate_id", "event_type", "last_error", "error_code", "error_like")
+BEFORE = {"retry": "retried before", "discard": "retried or discarded"}
+DONE = {"retry": "goes out again", "discard": "is discarded"}
+MANY = {"retry": "to go out again", "discard": "discarded"}
 FORBIDDEN = "this role may not insert into messaging.message_outbox, which copies need: run sql/roles.sql again"
 
 
@@ -44,11 +47,8 @@ class DeadLetters:
         return [
             web.get("/api/dead-events", self._list),
             web.get("/api/dead-events/stats", self._stats),
-            web.post("/api/dead-events/retry-batch", self._retry_batch),
             web.get(f"/api/dead-events/{EVENT}", self._show),
-            web.post(f"/api/dead-events/{EVENT}/retry", self._retry),
-            web.post("/api/dead-events/discard-batch", self._discard_batch),
-            web.post(f"/api/dead-events/{EVENT}/discard", self._discard),
+            *decisions("/api/dead-events", EVENT, ("retry", "discard"), self._one, self._batch),
         ]
 
     async def _list(self, request: web.Request) -> web.Response:
@@ -84,45 +84,33 @@ class DeadLetters:
             raise Refusal(404, f"no dead event has the id {event}")
         return json_answer(found)
 
-    async def _retry(self, request: web.Request) -> web.Response:
-        [event], by, reason = await decided_on(request, self._body_s, batch=False, why=False)
-        done = await self._decide([event], Decision("retry", by, reason))
+    async def _one(self, what: What, request: web.Request) -> web.Response:
+        [event], by, reason = await decided_on(request, self._body_s, batch=False, why=what == "discard")
+        done = await self._decide([event], Decision(what, by, reason))
         if not done.ids:
             if done.forbidden:
                 raise Refusal(503, FORBIDDEN)
-            raise Refusal(404, f"no dead event has the id {event}; one that was retried before is not dead any more")
-        row = done.ids[0]
-        return json_answer(
-            json.dumps({"status": "success", "message": f"event {event} goes out again", "event_id": row})
-        )
+            raise Refusal(404, f"no dead event has the id {event}; one that was {BEFORE[what]} is not dead any more")
+        return success(f"event {event} {DONE[what]}", done.ids[0])
 
-    async def _retry_batch(self, request: web.Request) -> web.Response:
-        events, by, reason = await decided_on(request, self._body_s, batch=True, why=False)
-        done = await self._decide(events, Decision("retry", by, reason))
+    async def _batch(self, what: What, request: web.Request) -> web.Response:
+        events, by, reason = await decided_on(request, self._body_s, batch=True, why=what == "discard")
+        done = await self._decide(events, Decision(what, by, reason))
         if done.forbidden and not done.ids:
             raise Refusal(503, FORBIDDEN)
-        message = f"{len(done.ids)} of {counted(len(set(events)), 'event')} to go out again"
+        message = f"{len(done.ids)} of {counted(len(set(events)), 'event')} {MANY[what]}"
         if done.forbidden:
             message += f"; of the others some may be dead still: {FORBIDDEN}"
         elif done.not_dead:
             message += "; the others are not dead (any more)"
-        return _batch(events, done, message)
-
-    async def _discard(self, request: web.Request) -> web.Response:
-        [event], by, reason = await decided_on(request, self._body_s, batch=False, why=True)
-        done = await self._decide([event], Decision("discard", by, reason))
-        if not done.ids:
-            raise Refusal(
-                404, f"no dead event has the id {event}; one that was retried or discarded is not dead any more"
-            )
-        answer = {"status": "success", "message": f"event {event} is discarded", "event_id": done.ids[0]}
+        answer = {
+            "status": "success",
+            "message": message,
+            "requested": len(events),
+            "processed": len(done.ids),
+            "not_dead": [event if isinstance(event, int) else str(event) for event in done.not_dead],
+        }
         return json_answer(json.dumps(answer))
-
-    async def _discard_batch(self, request: web.Request) -> web.Response:
-        events, by, reason = await decided_on(request, self._body_s, batch=True, why=True)
-        done = await self._decide(events, Decision("discard", by, reason))
-        message = f"{len(done.ids)} of {counted(len(set(events)), 'event')} discarded"
-        return _batch(events, done, message + ("; the others are not dead (any more)" if done.not_dead else ""))
 
     async def _decide(self, events: Sequence[EventRef], decision: Decision) -> Decided:
         with explained(changes=True):
@@ -135,17 +123,6 @@ class DeadLetters:
         return done
 
 
-def _batch(events: Sequence[EventRef], done: Decided, message: str) -> web.Response:
-    answer = {
-        "status": "success",
-        "message": message,
-        "requested": len(events),
-        "processed": len(done.ids),
-        "not_dead": [event if isinstance(event, int) else str(event) for event in done.not_dead],
-    }
-    return json_answer(json.dumps(answer))
-
-
 def filter_of(query: dict[str, str]) -> Filter:
     # A form sends what was left empty. An error that is empty is looked for: rows marked dead by hand have none.
     return Filter(
@@ -153,6 +130,6 @@ def filter_of(query: dict[str, str]) -> Filter:
         aggregate_type=query.get("aggregate_type") or None,
         aggregate_id=query.get("aggregate_id") or None,
         last_error=query.get("last_error"),
-        error_code=query.get("error_code"),
+        error_code=query.get("error_code") or None,
         error_like=query.get("error_like") or None,
     )

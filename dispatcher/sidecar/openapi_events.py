@@ -2,6 +2,7 @@
 
 from dispatcher.ops.dead_letters.find import PAGE
 from dispatcher.ops.outbox_events import COUNTED, KEY, STATUSES
+from dispatcher.sidecar.dead_letters import LIMIT
 from dispatcher.sidecar.openapi_parts import (
     BY,
     COUNT,
@@ -24,7 +25,7 @@ from dispatcher.sidecar.openapi_parts import (
     ref,
     reply,
 )
-from dispatcher.sidecar.outbox_events import LIMIT, LONGEST
+from dispatcher.sidecar.outbox_events import LONGEST
 
 EVENT: dict[str, Json] = {
     "id": NUMBER,

@@ -10,14 +10,12 @@ from dispatcher.core.events import DeadRetried, Observer, RetriedNow
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.ops.dead_letters.decide import Decision, decide
 from dispatcher.ops.dead_letters.find import PAGE
-from dispatcher.ops.outbox_events import STATUSES, EventFilter, EventPage, count_events, find, list_events, show
-from dispatcher.sidecar.asking import decided_on, explained, json_answer
-from dispatcher.sidecar.dead_letters import FORBIDDEN
+from dispatcher.ops.outbox_events import STATUSES, EventPage, count_events, find, list_events, show
+from dispatcher.sidecar.asking import decided_on, explained, json_answer, success
+from dispatcher.sidecar.dead_letters import FILTERS, FORBIDDEN, LIMIT, filter_of
 from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.params import BODY_S, event_in_path, parameters, switch, whole
 
-LIMIT = 100
-FILTERS = ("event_type", "aggregate_type", "aggregate_id", "last_error", "error_code", "error_like")
 EVENT = r"{event_id:(?!(?:find|counts)$)[^{}/]+}"
 LONGEST = 1000  # characters of what is searched for
 
@@ -45,12 +43,11 @@ class Events:
         status = query.get("status") or None
         if status is not None and status not in STATUSES:
             raise Refusal(400, f"status must be one of {', '.join(STATUSES)}")
-        # A form sends what was left empty. An error that is empty is looked for, as among dead events.
-        chosen = {name: query.get(name) or (query.get(name) if name == "last_error" else None) for name in FILTERS}
         with explained():
             page = await list_events(
                 self._fetch,
-                EventFilter(status, **chosen),
+                status,
+                filter_of(query),
                 limit=whole(query, "limit", LIMIT, 1, PAGE),
                 after=query.get("after") or None,
             )
@@ -96,8 +93,7 @@ class Events:
         self._observe(RetriedNow(done.tried, by) if done.tried else DeadRetried(done.ids, by))
         self._retried()
         words = "is tried now, with the attempts that it has left" if done.tried else "goes out again"
-        answer = {"status": "success", "message": f"event {event} {words}", "event_id": [*done.tried, *done.ids][0]}
-        return json_answer(json.dumps(answer))
+        return success(f"event {event} {words}", [*done.tried, *done.ids][0])
 
     def _page(self, page: EventPage) -> web.Response:
         rest = f'"next": {json.dumps(page.next)}, "max_attempts": {self._max_attempts}'

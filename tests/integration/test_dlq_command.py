@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.ops.dead_letters.decide import BulkDecision, Decision
+from dispatcher.ops.dead_letters.decide import Bulk, Decided, Decision, decide, find_dead
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.session import OperatorSession
 from tests.support.command import HearCommand
@@ -141,11 +141,12 @@ async def test_many_are_found_in_pages_and_retried_in_batches(database_url, db):
     await bury(db, ids)
     said = []
     async with OperatorSession(PostgresTarget(database_url, "test"), "test") as letters:
-        run = BulkDecision(letters.session.fetch, Decision("retry"), batch=3, page=2)
-        events = await run.matching(Filter())
+        fetch = letters.session.fetch
+        run = Bulk(lambda some: decide(fetch, some, Decision("retry")), Decided(), batch=3)
+        events = await find_dead(fetch, Filter(), page=2)
         assert events == ids
-        await run.named([*events, 999], lambda done, of: said.append((done, of)))
-    assert (run.done, run.not_dead, said) == (7, [999], [(3, 8), (6, 8), (8, 8)])
+        await run.run([*events, 999], lambda done, of: said.append((done, of)))
+    assert (len(run.done.ids), run.done.not_dead, said) == (7, (999,), [(3, 8), (6, 8), (8, 8)])
     assert await statuses(db) == {"pending": 7}
 
 

@@ -16,7 +16,8 @@ from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood,
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.dead_letters.decide import Decision, decide
-from dispatcher.ops.outbox_events import EventFilter, find, list_events
+from dispatcher.ops.dead_letters.find import Filter
+from dispatcher.ops.outbox_events import find, list_events
 from dispatcher.service import targets as reach
 from dispatcher.stages.claim import new_claim_id
 from dispatcher.stages.settle import settle
@@ -166,7 +167,7 @@ async def test_unsettled_events_are_listed_by_status_and_paged_by_key(db, sessio
     found: list[int] = []
     after, pages = None, 0
     while True:  # a window that is smaller than what lies between: a page may be empty, and the list goes on
-        page = await list_events(session.fetch, EventFilter(status), limit=3, after=after, window=2)
+        page = await list_events(session.fetch, status, Filter(), limit=3, after=after, window=2)
         events = json.loads(page.events)
         assert all(each["status"] == status for each in events)
         found += [each["id"] for each in events]
@@ -174,7 +175,7 @@ async def test_unsettled_events_are_listed_by_status_and_paged_by_key(db, sessio
         if after is None:
             break
     assert (sorted(found), pages > 2) == (expected, True)
-    everything = json.loads((await list_events(session.fetch, EventFilter(), limit=100)).events)
+    everything = json.loads((await list_events(session.fetch, None, Filter(), limit=100)).events)
     assert len(everything) == 16
 
 
@@ -187,10 +188,9 @@ async def test_lists_obey_their_filters(db, session):
     [sent] = await insert_events(db, 1, status="sent", sent_at="2025-06-01 00:00:00+00", aggregate_id="o-3")
     await bury(db, [dead := (await insert_events(db))[0]])
 
-    async def ids(**which: Any) -> list[int]:
-        return [
-            each["id"] for each in json.loads((await list_events(session.fetch, EventFilter(**which), limit=9)).events)
-        ]
+    async def ids(status: str | None = None, **which: Any) -> list[int]:
+        page = await list_events(session.fetch, status, Filter(**which), limit=9)
+        return [each["id"] for each in json.loads(page.events)]
 
     assert await ids(event_type="order.paid") == [paid]
     assert await ids(aggregate_type="order", aggregate_id="o-1") == [paid]
@@ -337,7 +337,7 @@ async def test_discarded_events_are_listed_with_who_decided_it_when_and_why(db, 
         found: list[dict[str, Any]] = []
         after = None
         while True:
-            page = await list_events(session.fetch, EventFilter("discarded"), limit=limit, after=after, window=window)
+            page = await list_events(session.fetch, "discarded", Filter(), limit=limit, after=after, window=window)
             found += json.loads(page.events)
             if (after := page.next) is None:
                 break
@@ -348,7 +348,7 @@ async def test_discarded_events_are_listed_with_who_decided_it_when_and_why(db, 
     ]
 
     async def chosen(**which: Any) -> list[int]:
-        page = await list_events(session.fetch, EventFilter("discarded", **which), limit=9)
+        page = await list_events(session.fetch, "discarded", Filter(**which), limit=9)
         return [each["id"] for each in json.loads(page.events)]
 
     assert await chosen(error_code="payload is # bytes") == ids[3::-1]

@@ -13,9 +13,9 @@ from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
-from dispatcher.ops.dead_letters.decide import Decision, decide
+from dispatcher.ops.dead_letters.decide import Bulk, Decision, decide
 from dispatcher.ops.dead_letters.find import Filter
-from dispatcher.ops.held.decide import BulkHeldDecision, HeldDecision, decide_held
+from dispatcher.ops.held.decide import HeldDecided, decide_held, find_heads
 from dispatcher.ops.held.find import count_held, find_held
 from dispatcher.stages.claim import new_claim_id
 from tests.support.dead_letters import bury, prune
@@ -26,7 +26,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.both_versions
 
 ALL = Filter()
-RETRY, SKIP = HeldDecision("retry", "ada"), HeldDecision("skip", "ada", "nobody needs it")
+RETRY, SKIP = Decision("retry", "ada"), Decision("skip", "ada", "nobody needs it")
 
 
 @pytest.fixture
@@ -259,11 +259,11 @@ async def test_many_are_decided_in_batches(session, db):
     heads = [(await add(db, f"a{n}", 2))[0] for n in range(7)]
     for head in heads:
         await fail(db, head)
-    run = BulkHeldDecision(session.fetch, SKIP, batch=3, page=2)
-    events = await run.matching(ALL)
+    run = Bulk(lambda some: decide_held(session.fetch, some, SKIP), HeldDecided(), batch=3)
+    events = await find_heads(session.fetch, ALL, page=2)
     assert events == heads
     said: list[tuple[int, int]] = []
-    await run.named(events, lambda done, of: said.append((done, of)))
+    await run.run(events, lambda done, of: said.append((done, of)))
     assert (run.done.ids, said) == (heads, [(3, 7), (6, 7), (7, 7)])
     assert await shown(session) == {}
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from dispatcher.commands.decisions import NAMED, Deciding, Wanted, carry_out, chosen, decide, reason, tell_left, why
+from dispatcher.commands.decisions import NAMED, Deciding, carry_out, chosen, decide, reason, tell_left, why
 from dispatcher.commands.event_options import DEAD_LETTERS
 from dispatcher.commands.tables import plain
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured
 from dispatcher.infra.postgres.session import Fetch
-from dispatcher.ops.dead_letters.decide import BulkDecision, Decision
+from dispatcher.ops.dead_letters import decide as ops
+from dispatcher.ops.dead_letters.decide import Bulk, Decided, Decision, find_dead
 from dispatcher.ops.dead_letters.find import Filter, count
 from dispatcher.ops.dead_letters.identity import EventRef
 from dispatcher.ops.outbox_events import show
@@ -67,6 +68,7 @@ def decide_dead(decision: Decision, choice: dict[str, Any]) -> int:
         past=PAST[decision.what],
         question=QUESTION[decision.what],
         count=_count,
+        find=find_dead,
         run=partial(_run, decision),
         nothing=lambda total: _as_text(total, 0, []),
         advise=_advise,
@@ -85,15 +87,14 @@ def _advise(which: Filter) -> None:
         click.echo("--error-code wants a code as `dispatcher dlq stats` lists it.", err=True)
 
 
-async def _run(decision: Decision, fetch: Fetch, wanted: Wanted, as_json: bool) -> int:
-    run = BulkDecision(fetch, decision)
-    past = PAST[decision.what]
-    requested = await carry_out(run, wanted, lambda: run.done)
+async def _run(decision: Decision, fetch: Fetch, events: Sequence[EventRef], as_json: bool) -> int:
+    bulk, past = Bulk(lambda some: ops.decide(fetch, some, decision), Decided()), PAST[decision.what]
+    run = await carry_out(bulk, events, lambda done: len(done.ids) + len(done.tried))
     if as_json:
-        click.echo(_as_text(requested, run.done, run.not_dead))
+        click.echo(_as_text(len(events), len(run.ids) + len(run.tried), run.not_dead))
     else:
-        if run.done > len(run.tried) or not run.tried:
-            click.echo(f"{past} {counted(run.done - len(run.tried), 'event')}.")
+        if run.ids or not run.tried:
+            click.echo(f"{past} {counted(len(run.ids), 'event')}.")
         if run.tried:
             click.echo(_tried_now(run.tried))
     if run.forbidden:

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from dispatcher.commands.event_options import EVENTS, EventParam, ask
+from dispatcher.commands.event_options import EVENTS, EventParam, ask, filter_of, filters
 from dispatcher.commands.options import database, json_output, together
 from dispatcher.commands.tables import ago, plain, show_facts, show_table
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.postgres.session import Fetch
-from dispatcher.ops.dead_letters.find import PAGE, parts_of
+from dispatcher.ops.dead_letters.find import PAGE, Filter, parts_of
 from dispatcher.ops.dead_letters.identity import EventRef
-from dispatcher.ops.outbox_events import STATUSES, EventFilter, EventPage, find, list_events, show
+from dispatcher.ops.outbox_events import STATUSES, EventPage, find, list_events, show
 from dispatcher.ops.pause import read_acknowledgements
 
 COLUMNS = ("id", "event type", "aggregate", "status", "attempts", "when", "error")
@@ -38,49 +38,28 @@ async def _max_attempts(fetch: Fetch) -> int | None:
 
 @click.command(name="list")
 @click.option("--status", type=click.Choice(STATUSES), help="Only of this status.  [default: those that wait]")
-@click.option("--event-type", metavar="TYPE", help="Only of this event type.")
-@click.option("--aggregate-type", metavar="TYPE", help="Only of this aggregate type.")
-@click.option("--aggregate-id", metavar="ID", help="Only of this aggregate.")
-@click.option("--error", "last_error", metavar="TEXT", help="Only with exactly this error; '' for none.")
-@click.option("--error-code", metavar="CODE", help="Only of this group of errors, as `dlq stats` lists it.")
-@click.option("--error-like", metavar="TEXT", help="Only with an error that contains this, in any case.")
+@filters
 @paging
-def list_all(
-    status: str | None,
-    event_type: str | None,
-    aggregate_type: str | None,
-    aggregate_id: str | None,
-    last_error: str | None,
-    error_code: str | None,
-    error_like: str | None,
-    limit: int,
-    after: str | None,
-    as_json: bool,
-    **flags: str | None,
-) -> None:
+def list_all(status: str | None, limit: int, after: str | None, as_json: bool, **flags: str | None) -> None:
     """List events by status: those that are due first; of dead and sent ones, the last inserted.
 
     Of discarded ones, those that died last, with who discarded them, when and why.
 
     With --json as the API does.
     """
-    which = EventFilter(status, event_type, aggregate_type, aggregate_id, last_error, error_code, error_like)
+    which = filter_of(flags)
 
     async def page(fetch: Fetch, begin: str | None) -> EventPage:
-        return await list_events(fetch, which, limit=limit, after=begin)
+        return await list_events(fetch, status, which, limit=limit, after=begin)
 
-    _pages(page, after, as_json, flags, _nothing(which))
+    _pages(page, after, as_json, flags, _nothing(status, which != Filter()))
 
 
-def _nothing(which: EventFilter) -> str:
+def _nothing(status: str | None, filtered: bool) -> str:
     """An empty list of what waits is no answer to whether there are events."""
-    if which.status is not None:
-        return (
-            f"No {which.status} event matches."
-            if which != EventFilter(which.status)
-            else f"No event is {which.status}."
-        )
-    waits = "No event waits." if which == EventFilter() else "No event that waits matches."
+    if status is not None:
+        return f"No {status} event matches." if filtered else f"No event is {status}."
+    waits = "No event that waits matches." if filtered else "No event waits."
     return f"{waits} --status sent (or dead, discarded) lists the others."
 
 

@@ -1,18 +1,21 @@
 """`held retry` and `held skip`: what a person decides of events that hold their aggregates."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import click
 
-from dispatcher.commands.decisions import Deciding, Wanted, carry_out, chosen, decide, reason, tell_left, why
+from dispatcher.commands.decisions import Deciding, carry_out, chosen, decide, reason, tell_left, why
 from dispatcher.commands.event_options import HELD
 from dispatcher.commands.held.inspect import OFF
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.postgres.session import Fetch
+from dispatcher.ops.dead_letters.decide import Bulk, Decision
 from dispatcher.ops.dead_letters.find import Filter
-from dispatcher.ops.held.decide import BulkHeldDecision, HeldDecided, HeldDecision, as_text
+from dispatcher.ops.dead_letters.identity import EventRef
+from dispatcher.ops.held.decide import HeldDecided, as_text, decide_held, find_heads
 from dispatcher.ops.held.find import find_held, read_order
 from dispatcher.ops.session import operator
 
@@ -34,7 +37,7 @@ def retry_held(reason: str | None, **choice: Any) -> int:
 
     Exit code 1 when one of those named holds nothing, or is being published now.
     """
-    return _decide(HeldDecision("retry", operator(), reason), choice)
+    return _decide(Decision("retry", operator(), reason), choice)
 
 
 @click.command(name="skip")
@@ -52,10 +55,10 @@ def skip_held(reason: str, **choice: Any) -> int:
 
     Exit code 1 when one of those named holds nothing, or is being published now.
     """
-    return _decide(HeldDecision("skip", operator(), reason), choice)
+    return _decide(Decision("skip", operator(), reason), choice)
 
 
-def _decide(decision: HeldDecision, choice: dict[str, Any]) -> int:
+def _decide(decision: Decision, choice: dict[str, Any]) -> int:
     how = Deciding(
         subject=HELD,
         example="--aggregate-id",
@@ -64,6 +67,7 @@ def _decide(decision: HeldDecision, choice: dict[str, Any]) -> int:
         past=PAST[decision.what],
         question=QUESTION[decision.what],
         count=_count,
+        find=find_heads,
         run=partial(_run, decision),
         nothing=lambda total: as_text(total, HeldDecided()),
     )
@@ -77,14 +81,13 @@ async def _count(fetch: Fetch, which: Filter) -> int:
     return page.total
 
 
-async def _run(decision: HeldDecision, fetch: Fetch, wanted: Wanted, as_json: bool) -> int:
+async def _run(decision: Decision, fetch: Fetch, events: Sequence[EventRef], as_json: bool) -> int:
     if not (await read_order(fetch)).on:
         raise DispatcherError(OFF)
-    run = BulkHeldDecision(fetch, decision)
-    past, done = PAST[decision.what], run.done
-    requested = await carry_out(run, wanted, lambda: len(done.ids))
+    bulk, past = Bulk(lambda some: decide_held(fetch, some, decision), HeldDecided()), PAST[decision.what]
+    done = await carry_out(bulk, events, lambda done: len(done.ids))
     if as_json:
-        click.echo(as_text(requested, done))
+        click.echo(as_text(len(events), done))
     else:
         look = " See what became of it in a moment: `dispatcher held list`."
         click.echo(f"{past} {counted(len(done.ids), 'event')}.{look if done.ids and decision.what == 'retry' else ''}")

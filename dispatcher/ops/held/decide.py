@@ -4,29 +4,19 @@ An event is named, not an aggregate: whoever repeats a skip must not skip the ne
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
-from uuid import UUID
+from typing import Self
 
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.sqlfiles import load
-from dispatcher.ops.dead_letters.decide import Decision, decide, ring_all
+from dispatcher.ops.dead_letters.decide import Decision, decide, not_among, ring_all
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.dead_letters.identity import EventRef
 from dispatcher.ops.held.find import PAGE, find_held, read_order
 
 
 @dataclass(frozen=True, slots=True)
-class HeldDecision:
-    """What a person decided of events that hold their aggregates. `skip` needs a reason. For their history."""
-
-    what: Literal["retry", "skip"]
-    by: str | None = None
-    reason: str | None = None
-
-
-@dataclass(slots=True)
 class HeldDecided:
     """What became of the events asked for: ids of rows that were retried or skipped; the others, as they were named."""
 
@@ -34,65 +24,40 @@ class HeldDecided:
     in_flight: list[int] = field(default_factory=list)  # being published, or their handlers run: ask again
     not_held: list[EventRef] = field(default_factory=list)  # unknown, went out, were skipped before, or hold nothing
 
+    def __add__(self, other: Self) -> "HeldDecided":
+        return HeldDecided(self.ids + other.ids, self.in_flight + other.in_flight, self.not_held + other.not_held)
 
-async def decide_held(fetch: Fetch, events: Sequence[EventRef], decision: HeldDecision) -> HeldDecided:
+
+async def decide_held(fetch: Fetch, events: Sequence[EventRef], decision: Decision) -> HeldDecided:
     """Retry or skip those that hold their aggregate, and wake the dispatchers. Raises psycopg.Error."""
     order = await read_order(fetch)
     if not order.on:
         return HeldDecided(not_held=list(dict.fromkeys(events)))
-    parameters: dict[str, object] = {
-        "by": decision.by,
-        "reason": decision.reason,
-        "ids": [event for event in events if isinstance(event, int)],
-        "event_ids": [event for event in events if isinstance(event, UUID)],
-        "now": None,
-    }
     if decision.what == "skip":
-        found = await fetch(load("held_skip"), parameters | {"hold": order.hold})
+        found = await fetch(load("held_skip"), decision.of(events) | {"hold": order.hold})
     else:
-        found = await fetch(load("held_retry"), parameters | {"heads": True})
-    done = HeldDecided(
-        [row for row, _, ended in found if ended], [row for row, _, ended in found if not ended], _left(events, found)
-    )
-    if decision.what == "retry" and order.hold and done.not_held:
-        again = await decide(fetch, done.not_held, Decision("retry", decision.by, decision.reason))
-        done.ids += again.ids
-        done.not_held = list(again.not_dead)
-    if done.ids:
+        found = await fetch(load("held_retry"), decision.of(events) | {"heads": True})
+    ids = [row for row, _, ended in found if ended]
+    left = not_among(events, ((row, event_id) for row, event_id, _ in found))
+    if decision.what == "retry" and order.hold and left:
+        again = await decide(fetch, left, decision)
+        ids += again.ids
+        left = list(again.not_dead)
+    if ids:
         await ring_all(fetch)
-    return done
+    return HeldDecided(ids, [row for row, _, ended in found if not ended], left)
 
 
-class BulkHeldDecision:
-    """Decides on any number in batches. What is in `done` is complete up to the last batch, also after an error."""
-
-    def __init__(self, fetch: Fetch, decision: HeldDecision, *, batch: int = 1000, page: int = PAGE) -> None:
-        self._fetch = fetch
-        self._decision = decision
-        self._batch = batch
-        self._page = page
-        self.done = HeldDecided()
-
-    async def named(self, events: Sequence[EventRef], progress: Callable[[int, int], None]) -> None:
-        """Decide on these. `progress` gets (events handled, events in all) after each of several batches."""
-        for start in range(0, len(events), self._batch):
-            batch = await decide_held(self._fetch, events[start : start + self._batch], self._decision)
-            self.done.ids += batch.ids
-            self.done.in_flight += batch.in_flight
-            self.done.not_held += batch.not_held
-            if len(events) > self._batch:
-                progress(min(start + self._batch, len(events)), len(events))
-
-    async def matching(self, which: Filter) -> list[EventRef]:
-        """The heads of all held aggregates that match: found before the first is decided."""
-        heads: list[EventRef] = []
-        after = 0
-        while True:
-            page = (await find_held(self._fetch, which, limit=self._page, after=after)).read()
-            heads += [each["id"] for each in page]
-            if len(page) < self._page:
-                return heads
-            after = page[-1]["id"]
+async def find_heads(fetch: Fetch, which: Filter, *, page: int = PAGE) -> list[EventRef]:
+    """The heads of all held aggregates that match: found before the first is decided."""
+    heads: list[EventRef] = []
+    after = 0
+    while True:
+        found = (await find_held(fetch, which, limit=page, after=after)).read()
+        heads += [each["id"] for each in found]
+        if len(found) < page:
+            return heads
+        after = found[-1]["id"]
 
 
 def as_text(requested: int, done: HeldDecided) -> str:
@@ -100,8 +65,3 @@ def as_text(requested: int, done: HeldDecided) -> str:
     not_held = [event if isinstance(event, int) else str(event) for event in done.not_held]
     counts = {"requested": requested, "processed": len(done.ids)}
     return json.dumps({**counts, "in_flight": done.in_flight, "not_held": not_held})
-
-
-def _left(events: Sequence[EventRef], found: Sequence[tuple[int, UUID, bool]]) -> list[EventRef]:
-    named: set[EventRef] = {name for row, event_id, _ in found for name in (row, event_id)}
-    return [event for event in dict.fromkeys(events) if event not in named]
