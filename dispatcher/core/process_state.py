@@ -17,26 +17,9 @@ from dispatcher.core.latencies import Latencies, summed
 TriggerState = Literal["installed", "disabled", "dropped", "absent"]
 # All that is known of each: `core/findings/troubles.py`.
 TroubleKind = Literal[
-    "starting",
-    "stopping",
-    "disabled",
-    "paused",
-    "database",
-    "redis",
-    "backpressure",
-    "listener",
-    "audit",
-    "session",
-    "refused",
-    "layout",
-    "slots",
-    "handlers",
-    "doorbell",
-    "notify-queue",
-    "put-away",
-    "late",
-    "snapshot",
-]
+    "starting", "stopping", "disabled", "paused", "database", "redis", "backpressure", "listener", "audit", "session",
+    "refused", "layout", "slots", "handlers", "doorbell", "notify-queue", "put-away", "late", "snapshot",
+]  # fmt: skip
 Labels = tuple[tuple[str, str], ...]
 
 
