@@ -47,6 +47,11 @@ class ClaimedRow(NamedTuple):
     slot: int = 0  # 0 to 255; only where the stream depends on it, else 0
 
     @property
+    def size(self) -> int:
+        """Characters of payload and headers."""
+        return len(self.payload) + len(self.headers or "")
+
+    @property
     def fresh(self) -> bool:
         """Whether nobody scheduled it: not its producer, no retry, no replay. It is due whatever the clock says."""
         return self.next_run_at <= UNSCHEDULED
@@ -65,3 +70,7 @@ class Batch(NamedTuple):
     over_budget: bool = False  # more rows were claimed than fit in the budget of bytes: those were released
     keys: Mapping[int, int] = MappingProxyType({})  # in order: by row id, the key of its aggregate, see core/held.py
     after_dead: Mapping[int, str] = MappingProxyType({})  # by row id: the event_id of the dead event before it
+
+    def only(self, rows: list[ClaimedRow]) -> "Batch":
+        """The batch with these of its rows; the others were given back."""
+        return self._replace(rows=rows, size=sum(row.size for row in rows))

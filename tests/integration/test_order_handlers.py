@@ -6,6 +6,8 @@ import anyio
 import anyio.lowlevel
 import psycopg
 
+from dispatcher.core.events import Settled
+from dispatcher.core.pacing import HANDLER_BYTES
 from tests.integration.test_order import add, count, sent
 from tests.support.handlers import MakeModule
 from tests.support.running import StartDispatcher
@@ -38,6 +40,25 @@ async def test_handlers_of_an_aggregate_run_one_after_the_other(
         await becomes(lambda: sent(db), 31)
     assert not together
     assert [numbers == sorted(numbers) for numbers in seen.values()] == [True] * 3
+
+
+async def test_events_that_waited_for_the_one_before_leave_room_for_later_ones(
+    dispatcher: StartDispatcher, db: Db, handlers_module: MakeModule
+) -> None:
+    """Each time three are claimed and two of them are given back, of half a megabyte each."""
+
+    async def handle(payload: Any) -> None:
+        """Do nothing."""
+
+    add_three = """
+        INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload)
+        SELECT 'order.created', 'a', jsonb_build_object('n', i, 'text', repeat('x', 500000))
+        FROM generate_series(1, 3) AS i
+    """
+    async with dispatcher(handlers=handlers_module({"order.created": handle}), **ORDER) as running:
+        for _ in range(HANDLER_BYTES // 1_000_000):
+            await db.execute(add_three)
+            await running.tap.add_up(Settled, sent=3)
 
 
 async def test_a_handler_that_fails_holds_its_aggregate_and_nothing_else(

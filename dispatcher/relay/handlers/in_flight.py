@@ -51,7 +51,7 @@ class InFlight:
             queue = self.suspects if row.suspect else self.waiting
             queue.append(HandlerTask(batch.claim_id, row, batch.claimed_at))
         self._rows[batch.claim_id] += len(batch.rows)
-        self.size += batch.size
+        self.size += sum(row.size for row in batch.rows)  # exactly what is taken off again, or it would fill up
 
     def end(self, task: HandlerTask, outcome: Outcome) -> None:
         """Decide what becomes of a row that waited or was handled; a second decision on it does not count."""
@@ -96,7 +96,7 @@ class InFlight:
             self._forgotten([task.row.id for task in tasks])
         for task in tasks:
             self._rows[task.claim_id] -= 1
-            self.size -= len(task.row.payload) + len(task.row.headers or "")
+            self.size -= task.row.size
             if self._rows[task.claim_id] <= 0:
                 del self._rows[task.claim_id]
                 self._finished(task.claim_id)

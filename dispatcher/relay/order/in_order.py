@@ -131,7 +131,7 @@ class InOrder:
         """
         if batch.undone_by_trigger:  # of which rows is not known, so none may be published
             await release(session, [batch.claim_id])
-            return batch._replace(rows=[])
+            return batch.only([])
         held, keys = self.held, batch.keys
         tried_before = any(row.attempts or row.suspect for row in batch.rows)
         # Of these an earlier row waited until just now, perhaps before this claim's cursor: it has to go first.
@@ -162,7 +162,7 @@ class InOrder:
             self.rescan()
         if to_release:
             await release(session, [batch.claim_id], to_release)
-            batch = batch._replace(rows=kept)
+            batch = batch.only(kept)
         return batch._replace(after_dead=after_dead) if after_dead else batch
 
     def begun(self, claim_id: str) -> None:
