@@ -1,5 +1,6 @@
 """After a lost reply: the stream is read from the floor on, however long it is and whoever else writes to it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
 from random import Random
@@ -101,6 +102,21 @@ async def test_entries_of_strangers_are_no_matter(gate, redis, redis_url):
     looked, outcomes = lost("a", "b")
     assert await gate.search_for_unknown(looked, outcomes)
     assert (outcomes.stream_ids, outcomes.released) == ([ours.decode()], [1])
+
+
+async def test_rows_of_one_claim_may_be_searched_for_at_the_same_time(gate, redis):
+    """Some are kept aside and others isolated, and then another Redis holds the stream."""
+    await write(redis, *((f"{n}-1", f"e{n}") for n in range(1, 50)))
+    one, of_one = lost("e1", "missing")
+    other, of_other = lost("e2", "e3")
+    async with asyncio.TaskGroup() as tasks:
+        searches = [
+            tasks.create_task(gate.search_for_unknown(one, of_one)),
+            tasks.create_task(gate.search_for_unknown(other, of_other)),
+        ]
+    assert [each.result() for each in searches] == [True, True]
+    assert (of_one.stream_ids, of_one.released) == (["1-1"], [1])
+    assert (of_other.stream_ids, of_other.released) == (["2-1", "3-1"], [])
 
 
 async def test_no_stream_means_nothing_arrived(gate):

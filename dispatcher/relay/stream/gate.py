@@ -51,7 +51,6 @@ class SinkGate:
         self._observe = observe
         self._verify = verify
         self._searcher = searcher or Searcher(connection, timeout_s)
-        self._searches: dict[str, Search] = {}  # those that are not done, by claim id
         self._connecting = anyio.Lock()
         self._stopping = anyio.Event()
         self._ever_up = retry_misconfigured
@@ -168,18 +167,24 @@ class SinkGate:
         [reply] = await self.connection.send([("SET", key, "", "PX", "1")], self._timeout_s)
         return reply in (b"OK", "OK")
 
-    async def search_for_unknown(self, batch: Batch, outcomes: BatchOutcomes, *, for_s: float = SEARCH_S) -> bool:
+    def search_of(self, batch: Batch, outcomes: BatchOutcomes, last: Search | None = None) -> Search:
+        """The search for rows whose reply was lost: `last`, where that looks for the same, else a new one."""
+        unknown = set(outcomes.unknown)
+        wanted = by_stream(self._layout, [row for row in batch.rows if row.id in unknown])
+        if last is not None and (last.wanted, last.incarnation) == (wanted, outcomes.incarnation):
+            return last
+        return Search(batch.floor, wanted, outcomes.incarnation)
+
+    async def search_for_unknown(
+        self, batch: Batch, outcomes: BatchOutcomes, *, search: Search | None = None, for_s: float = SEARCH_S
+    ) -> bool:
         """Search the streams, after the batch's floor, for rows whose reply was lost; file them as sent or released.
 
         The connection that carried them is dead by now (see RedisConnection.connect), so nothing can arrive after the
-        search. False: it failed, or is not done after about `for_s` seconds. The rows stay unknown then, and the next
-        call goes on where this one was.
+        search. False: it failed, or is not done after about `for_s` seconds. The rows stay unknown then; `search`, of
+        search_of(), knows where to go on. Several may search for rows of one claim at a time.
         """
-        unknown = set(outcomes.unknown)
-        wanted = by_stream(self._layout, [row for row in batch.rows if row.id in unknown])
-        search = self._searches.get(batch.claim_id)
-        if search is None or (search.wanted, search.incarnation) != (wanted, outcomes.incarnation):
-            search = self._searches[batch.claim_id] = Search(batch.floor, wanted, outcomes.incarnation)
+        search = search or self.search_of(batch, outcomes)
         try:
             if not await self._searcher.go_on(search, for_s):
                 return False
@@ -190,10 +195,9 @@ class SinkGate:
             else:
                 self._shut(str(error), connection_only=self._not_reached())  # or the next look would follow at once
             return False
-        del self._searches[batch.claim_id]
-        found = search.found
+        found, unknown = search.found, len(outcomes.unknown)
         for row_id in outcomes.unknown:
             outcomes.add(row_id, Sent(found[row_id]) if row_id in found else Released("the connection broke before it"))
         outcomes.unknown.clear()
-        self._observe(Reconciled(len(found), len(unknown) - len(found)))
+        self._observe(Reconciled(len(found), unknown - len(found)))
         return True

@@ -9,6 +9,7 @@ from dispatcher.core.events import Observer
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.redis.search import Search
 from dispatcher.relay.lease_renewer import LeaseRenewer, rows_of
 from dispatcher.relay.stream.gate import SinkGate
 
@@ -37,12 +38,14 @@ class Reconciler:
         look like a frozen dispatcher.
         """
         leases = LeaseRenewer(self._observe, self._rng)
+        search: Search | None = None
         while not self._stopping.is_set():
             if await gate.wait_open():
                 if (incarnation := gate.connection.incarnation) != outcomes.incarnation:
                     outcomes.doubt_sent()
                 outcomes.incarnation = incarnation
-                if await gate.search_for_unknown(batch, outcomes, for_s=self._lease_s / 8):
+                search = gate.search_of(batch, outcomes, search)
+                if await gate.search_for_unknown(batch, outcomes, search=search, for_s=self._lease_s / 8):
                     break
             if leases.due(self._lease_s / 4):
                 await leases.renew(postgres, rows_of([batch, *also]))
