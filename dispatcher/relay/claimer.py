@@ -1,6 +1,6 @@
 """The claimer: claims batches for one relay, one batch at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from time import monotonic
 from typing import TypedDict
@@ -71,6 +71,10 @@ class Claimer:
     def doubt(self) -> None:
         """Of a settled batch no row was ours. Before the next claim, run the trials: can we settle at all?"""
         self._must_try_out_first = True
+
+    def given_back(self, ids: Iterable[int]) -> None:
+        """Hear that rows were settled, and not as sent."""
+        self._put_back.given_back(ids)
 
     def rescan(self) -> None:
         """Begin the next claim at the start: rows that fell due long ago were put back."""

@@ -4,7 +4,7 @@ A settled row that a plain UPDATE put back is replayed, once for each such UPDAT
 and again, while the table has triggers of others, is published no more: it is dead, with the triggers as its cause.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 
 from dispatcher.core.decide import brief
@@ -29,6 +29,15 @@ class PutBack:
         self._doubt = doubt
         self._clock = clock
         self._seen: dict[int, tuple[int, float]] = {}  # by row: how often it was put back at once, and when last
+
+    def given_back(self, ids: Iterable[int]) -> None:
+        """Hear that these rows were not sent: their next claim follows no settle that somebody undid.
+
+        Else a row that was put back once, and waits for Redis or for a server of its handler, would be buried.
+        """
+        if self._seen:
+            for row_id in ids:
+                self._seen.pop(row_id, None)
 
     async def without(self, session: Session, batch: Batch) -> Batch:
         """The batch without rows that are sent and put back at once, again and again: those are buried.
@@ -56,7 +65,7 @@ class PutBack:
         if dead := [(row_id, error) for row_id in guilty if row_id not in settlement.lost]:
             self._observe(Buried(dead))
         self._observe(Settled(0, 0, settlement.dead, 0, 0, len(settlement.lost)))
-        return batch._replace(rows=[row for row in batch.rows if row.id not in guilty])
+        return batch.only([row for row in batch.rows if row.id not in guilty])
 
     def _note(self, batch: Batch) -> dict[int, int]:
         """How often each row was put back at once, of those that were at least twice."""

@@ -1,6 +1,6 @@
 """The settler: writes outcomes to Postgres until they are written, or keeps aside what is refused again and again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from random import Random
 from time import monotonic
@@ -22,7 +22,8 @@ class Settler:
     """Settles for one relay, several batches at once. `wake(delay_s)`: a row is due again in so many seconds.
 
     `doubt()`: a batch was settled of which no row was ours. Another dispatcher took all over, or something in Postgres
-    undoes what we do, and what is claimed next would be published again and again.
+    undoes what we do, and what is claimed next would be published again and again. `given_back(ids)`: these rows were
+    settled, and not as sent.
 
     `aside.run()` has to run beside. `batch_size`: rows. `on_aside_round()` is called after each round of what is kept
     aside: a pause may be waiting for it.
@@ -35,12 +36,14 @@ class Settler:
         lease_s: float,
         wake: Callable[[float], None],
         doubt: Callable[[], None],
+        given_back: Callable[[Iterable[int]], None],
         on_aside_round: Callable[[], None],
         observe: Observer,
         rng: Random,
     ) -> None:
         self._wake = wake
         self._doubt = doubt
+        self._given_back = given_back
         self._observe = observe
         self._rng = rng
         # Called with the claim; set by the relay, if there is an order.
@@ -127,6 +130,8 @@ class Settler:
     def _tell(self, claim_id: str, outcomes: BatchOutcomes, settlement: Settlement) -> None:
         if self.on_settled is not None:
             self.on_settled(claim_id, outcomes, settlement)
+        if outcomes.released or outcomes.retries:
+            self._given_back([*outcomes.released, *(row_id for row_id, _ in outcomes.retries)])
         if settlement.released:
             self._wake(0.0)  # due again, and a lane that sleeps looked while we still held them
         if outcomes.retries:

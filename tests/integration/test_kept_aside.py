@@ -174,6 +174,7 @@ async def test_redis_may_move_meanwhile(db: Db, link: ReconnectingSession, tap: 
         lease_s=30.0,
         wake=lambda delay_s: None,
         doubt=lambda: None,
+        given_back=lambda ids: None,
         on_aside_round=lambda: None,
         observe=tap,
         rng=Random(1),

@@ -94,6 +94,7 @@ async def test_a_settle_is_tried_less_and_less_often(db: Db, link: ReconnectingS
         lease_s=30.0,
         wake=lambda delay_s: None,
         doubt=lambda: None,
+        given_back=lambda ids: None,
         on_aside_round=lambda: None,
         observe=tap,
         rng=rng,

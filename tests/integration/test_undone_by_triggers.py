@@ -8,6 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.core.events import Buried, Settled, StatementRefused, Woke
+from dispatcher.handlers import Wait
 from dispatcher.relay.handlers.relay import HandlerRelay
 from tests.support.handlers import MakeModule
 from tests.support.rows import insert_events, read_stream, read_table, statuses
@@ -102,6 +103,47 @@ async def test_what_a_person_puts_back_again_and_again_goes_out_each_time(
             await db.execute("UPDATE messaging.message_outbox SET status = 'pending'")
         await running.tap.add_up(Settled, sent=1)
     assert len(await read_stream(redis)) == 13
+
+
+HARMLESS = MAKE.format(when="AFTER", body="RETURN NULL;")
+
+
+@pytest.mark.promise("redis-outage")
+async def test_a_row_that_a_person_put_back_waits_for_redis_and_is_not_buried(
+    dispatcher: StartDispatcher, db: Db, own_valkey: Any
+) -> None:
+    """It is claimed and given back again and again: none of these claims follows a settle that somebody undid."""
+    server = own_valkey()
+    async with Redis.from_url(server.url) as redis, dispatcher(redis_url=server.url, tick_ms=20) as running:
+        await db.execute(HARMLESS)
+        await insert_events(db)
+        await running.tap.add_up(Settled, sent=1)
+        await redis.config_set("maxmemory", "1")
+        await db.execute("UPDATE messaging.message_outbox SET status = 'pending'")
+        await running.tap.add_up(Settled, released=8)
+        await redis.config_set("maxmemory", "0")
+        await running.tap.add_up(Settled, sent=1)
+    assert await statuses(db) == {"sent": 1}
+
+
+@pytest.mark.promise("handler-wait")
+async def test_a_row_that_a_person_put_back_waits_for_its_handler_and_is_not_buried(
+    dispatcher: StartDispatcher, db: Db, handlers_module: MakeModule
+) -> None:
+    called: list[object] = []
+
+    async def handle(payload: object) -> None:
+        called.append(payload)
+        if 1 < len(called) < 10:
+            raise Wait(0.1)
+
+    async with dispatcher(handlers=handlers_module({"order.created": handle}), tick_ms=20) as running:
+        await db.execute(HARMLESS)
+        await insert_events(db)
+        await running.tap.add_up(Settled, sent=1)
+        await db.execute("UPDATE messaging.message_outbox SET status = 'pending'")
+        await running.tap.add_up(Settled, sent=1)
+    assert await statuses(db) == {"sent": 1}
 
 
 async def test_some_rows_whose_settle_is_swallowed_are_kept_aside(

@@ -96,6 +96,7 @@ class HandlerRelay:
             lease_s=policy.claims.lease_s,
             wake=self._wake_in,
             doubt=self._claimer.doubt,
+            given_back=self._claimer.given_back,
             on_aside_round=self._note_aside,
             observe=observe,
             rng=rng,

@@ -110,6 +110,7 @@ class StreamRelay:
             lease_s=policy.claims.lease_s,
             wake=parts.doorbell.nudge,
             doubt=self._claimer.doubt,
+            given_back=self._claimer.given_back,
             on_aside_round=parts.pause.note_finished,
             observe=observe,
             rng=rng,
