@@ -3,7 +3,8 @@
 --   running, dispatcher, floor, layout, now and parked; by_id (ids of rows that are tried wherever they lie: somebody had them locked, or nobody has them any more); with
 --   handlers types and handled; held_back (event types of which no row may be claimed now).
 -- Returns: of each row its id, the key of its aggregate (the slot in its last 8 bits), its kind (fresh, other, parked, by_id), and
---   next_run_at (in UTC; NULL: parked); whether its type is held back. At most limit rows that are fresh or other: those of held aggregates count too.
+--   next_run_at (in UTC; NULL: parked); whether its type is held back. At most limit rows that are fresh or other: those of held aggregates count too; at most
+--   10,000 that are parked, and perhaps there are others.
 -- Loaded by: dispatcher/stages/claim_in_order.py
 -- Index: message_outbox_due_idx, from each cursor on, and its end; message_outbox_pkey for by_id.
 WITH mine AS MATERIALIZED (

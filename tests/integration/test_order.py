@@ -224,6 +224,33 @@ async def test_a_parked_event_holds_the_later_ones(dispatcher: StartDispatcher, 
     assert await order_of(redis, "a") == [1, 2]
 
 
+@pytest.mark.parametrize("carefully", [False, True])
+async def test_more_parked_events_than_one_look_tells_of_hold_the_later_ones(
+    dispatcher: StartDispatcher, db: Db, carefully: bool
+) -> None:
+    """Somebody parks a whole backlog. A look tells of 10,000, the oldest first."""
+    add_parked = """
+        INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload, next_run_at)
+        SELECT 'order.created', 'p' || i, '{}', 'infinity' FROM generate_series(%s::int, %s) AS i
+    """
+    async with dispatcher(**ORDER):
+        await add(db, "before", 1)
+        await becomes(lambda: sent(db), 1)
+        if carefully:  # something is held, and a later event of it was seen
+            await db.execute(add_parked, (0, 0))
+            await add(db, "p0", 1)
+            await add(db, "before", 2)
+            await becomes(lambda: sent(db), 2)
+        before = await sent(db)
+        async with db.transaction():
+            await db.execute(add_parked, (1, 25_000))
+            for number in range(24_990, 25_001):
+                await add(db, f"p{number}", number)
+            await add(db, "behind", 1)
+        await becomes(lambda: sent(db), before + 1)
+        assert await count(db, "pending") == 25_000 + 11 + 2 * carefully
+
+
 async def test_what_another_claim_has_holds_the_later_ones(dispatcher: StartDispatcher, db: Db, redis: Redis) -> None:
     [picked] = await add(db, "a", 1)
     await db.execute(

@@ -200,9 +200,14 @@ class OrderedClaimer(Claimer):
             group.cursor.ended(monotonic())
 
     async def _note_parked(self, session: Session, wanted: OrderedClaim) -> None:
-        """Rows are parked that were not before: they hold the later ones, before any of those is published."""
-        for row in await peek(session, replace(wanted, limit=0, fresh_limit=0, by_id=())):
-            self._order.held.add(row.id, row.key, "parked")
+        """Rows are parked that were not before: they hold the later ones, before any of those is published.
+
+        One look tells of 10,000 of them: a later event behind one of which it does not tell would go out before it.
+        """
+        held, none_else = self._order.held, replace(wanted, limit=0, fresh_limit=0, by_id=())
+        while rows := await peek(session, replace(none_else, parked=held.rows("parked"))):
+            for row in rows:
+                held.add(row.id, row.key, "parked")
 
     async def _claim_carefully(self, session: Session, claim_id: str, group: SlotGroup, wanted: OrderedClaim) -> Batch:
         """Look first, and claim what does not have to wait."""
@@ -210,9 +215,8 @@ class OrderedClaimer(Claimer):
         looked = max(WINDOW * limit, self._window)
         share = wanted.fresh_limit * looked // limit
         rows = await peek(session, replace(wanted, limit=looked, fresh_limit=share))
-        for row in rows:
-            if row.kind == "parked":
-                held.add(row.id, row.key, "parked")
+        if any(row.kind == "parked" for row in rows):
+            await self._note_parked(session, wanted)
         chosen, keys = dict[int, int](), set[int]()
         last: dict[str, Peeked] = {}
         left = dict[int, int]()  # by key: the first fresh row that finds no room
