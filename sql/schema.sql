@@ -687,14 +687,14 @@ CREATE TABLE messaging.message_outbox (
     aggregate_id text NOT NULL,
     payload jsonb NOT NULL,
     headers jsonb,
-    status text DEFAULT 'pending'::text NOT NULL,
     attempts integer DEFAULT 0 NOT NULL,
-    next_run_at timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
     occurred_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    next_run_at timestamp with time zone DEFAULT '1970-01-01 00:00:00+00'::timestamp with time zone NOT NULL,
     picked_at timestamp with time zone,
-    sent_at timestamp with time zone,
     picked_by bigint,
     claim_id uuid,
+    sent_at timestamp with time zone,
+    status text DEFAULT 'pending'::text NOT NULL,
     stream_id text,
     last_error text,
     settled boolean GENERATED ALWAYS AS ((status = ANY (ARRAY['sent'::text, 'dead'::text]))) STORED,
@@ -722,21 +722,21 @@ COMMENT ON COLUMN messaging.message_outbox.payload IS 'The event''s content.';
 
 COMMENT ON COLUMN messaging.message_outbox.headers IS 'Metadata such as a trace id; NULL: the stream entry has no field headers.';
 
-COMMENT ON COLUMN messaging.message_outbox.status IS 'pending, picked (claimed), retry (failed, waits for its next attempt), sent, or dead.';
-
 COMMENT ON COLUMN messaging.message_outbox.attempts IS 'Attempts that failed for a reason of the event''s own; an outage of Redis or Postgres does not count.';
-
-COMMENT ON COLUMN messaging.message_outbox.next_run_at IS 'The event is due from this time on; 1970-01-01 UTC: nobody scheduled it, it is due at once; infinity parks it.';
 
 COMMENT ON COLUMN messaging.message_outbox.occurred_at IS 'When the event happened, as its producer says; how long a row waits that nobody scheduled counts from it.';
 
-COMMENT ON COLUMN messaging.message_outbox.picked_at IS 'When the row was claimed last, or its lease was renewed last.';
+COMMENT ON COLUMN messaging.message_outbox.next_run_at IS 'The event is due from this time on; 1970-01-01 UTC: nobody scheduled it, it is due at once; infinity parks it.';
 
-COMMENT ON COLUMN messaging.message_outbox.sent_at IS 'When the row was settled as sent.';
+COMMENT ON COLUMN messaging.message_outbox.picked_at IS 'When the row was claimed last, or its lease was renewed last.';
 
 COMMENT ON COLUMN messaging.message_outbox.picked_by IS 'The dispatcher that claimed the row last: messaging.dispatcher.id; NULL: one without a direct connection to Postgres.';
 
 COMMENT ON COLUMN messaging.message_outbox.claim_id IS 'Fencing token of the last claim: a statement that names another one does not change the row.';
+
+COMMENT ON COLUMN messaging.message_outbox.sent_at IS 'When the row was settled as sent.';
+
+COMMENT ON COLUMN messaging.message_outbox.status IS 'pending, picked (claimed), retry (failed, waits for its next attempt), sent, or dead.';
 
 COMMENT ON COLUMN messaging.message_outbox.stream_id IS 'Sent: the id of the stream entry. Picked: the floor, the newest entry id known when the row was claimed; of a row for a handler, whether that may have begun (NULL: it has not).';
 

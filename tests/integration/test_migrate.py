@@ -181,7 +181,18 @@ async def test_a_database_of_the_six_files_becomes_one_of_the_one_file(
         notes = "SELECT stream_id, (SELECT count(*) FROM messaging.unbroken) FROM messaging.newest_entry"
         expected = ("5-5", 0) if files == 6 else ("0-0", 1)  # it must still say that claims may be lost
         assert await (await connection.execute(notes)).fetchall() == [expected]
-    assert dump_schema.dump(empty_database_url) == dump_schema.SCHEMA.read_text(encoding="utf-8")
+    expected = dump_schema.SCHEMA.read_text(encoding="utf-8")
+    assert columns_sorted(dump_schema.dump(empty_database_url)) == columns_sorted(expected)
+
+
+def columns_sorted(schema: str) -> list[str]:
+    """The lines, those of the outbox's columns in one order: a table that is there already keeps the order that it has."""
+    before, table, rest = schema.partition("CREATE TABLE messaging.message_outbox (\n")
+    columns, closing, after = rest.partition("\n)\n")
+    of_columns = "COMMENT ON COLUMN messaging.message_outbox."
+    comments = sorted(line for line in after.splitlines() if line.startswith(of_columns))
+    others = [line for line in after.splitlines() if not line.startswith(of_columns)]
+    return [before, table, *sorted(line.rstrip(",") for line in columns.splitlines()), closing, *comments, *others]
 
 
 async def test_writers_go_on_while_a_database_of_the_six_files_is_migrated(empty_database_url: str) -> None:
