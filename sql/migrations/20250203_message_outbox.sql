@@ -15,7 +15,7 @@ $$;
 -- picked_by, claim_id or stream_id, also in its predicate, would end that: the indexes read the generated columns instead.
 --
 -- Columns are in the order of how often they change: what is written only at the insert; what a claim writes; what a settle writes. The
--- WAL record of an update has all bytes between the first and the last that changed. Another order works, and writes a tenth more.
+-- WAL record of an update has all bytes between the first and the last that changed. Another order works, and writes a seventh more.
 --
 -- The checks refuse, at the producer's insert, a row that would later fail a whole batch of the dispatcher: a time that Python
 -- cannot hold, a count that overflows, a claim whose lease never ends.
