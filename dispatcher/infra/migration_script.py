@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dispatcher.core.errors import Misconfigured
 from dispatcher.infra import sqlfiles
 
-# Checksums of files that were replaced before anything was released. On a database that has one of them the file is applied once more,
-# and adds what is missing. It was the first of six files until commit d2f425b, then all six in one, with columns in another order.
+# Checksums of files that were replaced before anything was released. Where one of them is recorded the file is applied
+# once more, and adds what is missing. Until commit d2f425b it was the first of six files; then all six in one, with the
+# columns of the outbox in another order.
 _REPLACED = {
     "20250203_message_outbox": (
         "5c237bccd76824694645fdea73e44083b9c929b21e00e884b32338d4f3907c3b",

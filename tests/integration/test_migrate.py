@@ -186,7 +186,7 @@ async def test_a_database_of_the_six_files_becomes_one_of_the_one_file(
 
 
 def columns_sorted(schema: str) -> list[str]:
-    """The lines, those of the outbox's columns in one order: a table that is there already keeps the order that it has."""
+    """The lines, columns of the outbox in one order: a table that is there already keeps its own."""
     before, table, rest = schema.partition("CREATE TABLE messaging.message_outbox (\n")
     columns, closing, after = rest.partition("\n)\n")
     of_columns = "COMMENT ON COLUMN messaging.message_outbox."
