@@ -181,8 +181,8 @@ async def test_a_database_of_the_six_files_becomes_one_of_the_one_file(
         notes = "SELECT stream_id, (SELECT count(*) FROM messaging.unbroken) FROM messaging.newest_entry"
         expected = ("5-5", 0) if files == 6 else ("0-0", 1)  # it must still say that claims may be lost
         assert await (await connection.execute(notes)).fetchall() == [expected]
-    expected = dump_schema.SCHEMA.read_text(encoding="utf-8")
-    assert columns_sorted(dump_schema.dump(empty_database_url)) == columns_sorted(expected)
+    fresh = dump_schema.SCHEMA.read_text(encoding="utf-8")
+    assert columns_sorted(dump_schema.dump(empty_database_url)) == columns_sorted(fresh)
 
 
 def columns_sorted(schema: str) -> list[str]:
