@@ -216,6 +216,18 @@ async def test_writers_go_on_while_a_database_of_the_six_files_is_migrated(empty
         assert await missing(connection) == []
 
 
+@pytest.mark.parametrize("checksum", migration_script._REPLACED[NAMES[0]])
+async def test_a_database_of_a_file_that_was_replaced_gets_all_files_once_more(
+    database_url: str, checksum: str
+) -> None:
+    async with await open_connection(database_url) as connection:
+        await connection.execute(
+            "UPDATE messaging.schema_migration SET checksum = %s WHERE name = %s", [checksum, NAMES[0]]
+        )
+    assert await migrate(database_url) == [*NAMES, "doorbell"]
+    assert await migrate(database_url) == []
+
+
 async def test_a_changed_released_file_is_refused_by_name(database_url: str) -> None:
     async with await open_connection(database_url) as connection:
         await connection.execute(
