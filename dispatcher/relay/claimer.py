@@ -117,11 +117,11 @@ class Claimer:
         self.leave_out(closed)
         try:
             await self._uncertain.release(session)
-            # Whoever paused waits until nothing is in flight: no claim may begin after this.
-            if self._pause_check.paused():
-                return None
             if self._must_try_out_first:
                 await self._try_out(session)
+            # Whoever paused waits until nothing is in flight: from here on nothing is awaited before the claim counts.
+            if self._pause_check.paused():
+                return None
             batch = await self._claim(session, limit, floor, mark)
             if monotonic() - began > self._policy.lease_s / 2:
                 # This process was frozen meanwhile: another one may have taken the rows over already.
@@ -156,13 +156,13 @@ class Claimer:
     async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
         while True:
             start = self._cursor.start(monotonic(), limit)
-            if self._cursor.wants_highest:
-                began = monotonic()
-                [(highest,)] = await session.fetch(load("highest_id"))
-                self._cursor.note_highest(began, highest)
             claim_id = new_claim_id()
             self.in_flight.add(claim_id)
             try:
+                if self._cursor.wants_highest:
+                    began = monotonic()
+                    [(highest,)] = await session.fetch(load("highest_id"))
+                    self._cursor.note_highest(began, highest)
                 batch = await claim(
                     session,
                     claim_id=claim_id,

@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
 
 import anyio
 import psycopg
@@ -23,18 +24,21 @@ from dispatcher.core.events import (
     TakenOver,
     Ticked,
 )
+from dispatcher.core.pacing import FilteredScan
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
+from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.upkeep import pause
 from dispatcher.upkeep.pause import PauseWatcher
 from tests.support.command import RunCommand
 from tests.support.faults.pgwire import LoseNotifications
+from tests.support.handlers import MakeModule
 from tests.support.layouts import standing
 from tests.support.proxy import StartProxy
 from tests.support.rows import insert_events, read_stream, statuses
 from tests.support.running import Running, StartDispatcher
-from tests.support.waiting import until
+from tests.support.waiting import becomes, until
 
 PATIENT = {"publish_timeout_ms": 300_000, "lease_ms": 600_000}
 OVERDUE = {"status": "picked", "picked_at": "2025-06-01 00:00:00+00"}
@@ -119,6 +123,57 @@ async def test_under_load_nothing_is_in_hand_once_it_is_acknowledged(
         await until(all_sent, "all are sent")
         entries = [entry["event_id"] for entry in await read_stream(redis)]
         assert len(set(entries)) == len(entries) == held["sent"] + left
+
+
+@pytest.mark.promise("pause")
+async def test_a_claim_that_asks_for_the_highest_id_first_is_in_flight(
+    dispatcher: StartDispatcher,
+    command: RunCommand,
+    db: psycopg.AsyncConnection,
+    handlers_module: MakeModule,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As it does where it passes over many rows for handlers."""
+    execute, asks, go, done = Session._execute, anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def slow(self: Session, cursor: Any, sql: str, params: Any, *, prepare: bool) -> Any:
+        if sql.startswith("-- highest_id"):
+            asks.set()
+            await go.wait()
+        return await execute(self, cursor, sql, params, prepare=prepare)
+
+    async def pausing() -> None:
+        assert (await command("pause"))[0] == 0
+        done.set()
+
+    async def in_flight() -> int | None:
+        found = await db.execute(
+            "SELECT a.in_flight FROM messaging.pause_acknowledgement AS a JOIN messaging.pause AS p USING (generation)"
+        )
+        return next((said for (said,) in await found.fetchall()), None)
+
+    monkeypatch.setattr(FilteredScan, "wants_highest", True)
+    handlers = handlers_module({"mail.sent": lambda payload: None})
+    async with dispatcher(handlers=handlers, tick_ms=50) as running, anyio.create_task_group() as tasks:
+        await insert_events(db)
+        await sent(running, 1)
+        monkeypatch.setattr(Session, "_execute", slow)
+        await asks.wait()
+        await insert_events(db)
+        tasks.start_soon(pausing)
+        await becomes(lambda: is_known(in_flight), True)
+        if not await in_flight():
+            await done.wait()
+        go.set()
+        await done.wait()
+        held = await statuses(db)
+        await turns(running)
+        assert await statuses(db) == held
+
+
+async def is_known(figure: Callable[[], Awaitable[object]]) -> bool:
+    """Whether there is one."""
+    return await figure() is not None
 
 
 async def has_said(db: psycopg.AsyncConnection) -> bool:
