@@ -14,8 +14,6 @@ from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood,
 from dispatcher.core.row import ClaimedRow
 
 MAX_ERROR_CHARS = 500
-# The error of a row that was not sent because of another row of its aggregate: it says nothing of the sink.
-NOT_THE_SINK = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +26,14 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """Certainly not applied: the pipeline was never written, or (NOT_THE_SINK) another row kept it back."""
+    """Certainly not applied, because of the sink: the pipeline was never written."""
 
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBack:
+    """Certainly not applied, because of another row of the batch: it says nothing of the sink."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class ClosesConnection:
     error: str
 
 
-Reply = bytes | NotSent | NoReply | Refused | Unpublishable | ClosesConnection
+Reply = bytes | NotSent | KeptBack | NoReply | Refused | Unpublishable | ClosesConnection
 
 
 def brief(text: str) -> str:
@@ -78,6 +81,8 @@ def decide(reply: Reply, attempts: int, policy: RetryPolicy, rng: Random) -> Out
             return Sent(reply.decode("ascii"))
         case NotSent(error):
             return Released(brief(error))
+        case KeptBack():
+            return Released()
         case NoReply(error):
             return Unknown(brief(error))
         case Unpublishable(reason):

@@ -54,10 +54,10 @@ class FailedForGood:
 class Released:
     """Not the row's failure, and certainly not applied (sink away, no handler free, a stop): due again at no cost.
 
-    `error` "": it says nothing of the sink, whose breaker stays closed.
+    `error`: how the sink failed, or why no handler ran; None: another row kept it back, which says nothing of the sink.
     """
 
-    error: str
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +103,13 @@ class BatchOutcomes:
 
     def each(self) -> list[tuple[int, Outcome]]:
         """(row id, outcome) of every row, to settle some of them apart from the others."""
-        why = self.sink_error or ""
         return [
             *((row_id, Sent(stream_id)) for row_id, stream_id in zip(self.sent_ids, self.stream_ids, strict=True)),
             *((row_id, Done()) for row_id in self.done_ids),
             *self.retries,
             *self.dead,
-            *((row_id, Released(why)) for row_id in self.released),
-            *((row_id, Unknown(why)) for row_id in self.unknown),
+            *((row_id, Released(self.sink_error)) for row_id in self.released),
+            *((row_id, Unknown(self.sink_error or "")) for row_id in self.unknown),
         ]
 
     def doubt_sent(self) -> None:
@@ -137,7 +136,7 @@ class BatchOutcomes:
                 self.dead.append((row_id, outcome))
             case Released(error):
                 self.released.append(row_id)
-                self.sink_error = self.sink_error or error or None
+                self.sink_error = self.sink_error or error
             case Unknown(error):
                 self.unknown.append(row_id)
                 self.sink_error = self.sink_error or error

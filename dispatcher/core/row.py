@@ -56,6 +56,14 @@ class ClaimedRow(NamedTuple):
         """Whether nobody scheduled it: not its producer, no retry, no replay. It is due whatever the clock says."""
         return self.next_run_at <= UNSCHEDULED
 
+    @property
+    def put_back_by_update(self) -> bool:
+        """Whether it was settled, and a plain UPDATE put it back: claim.sql then says an age of exactly 0.
+
+        A row that was tried before does not show it: its age counts from occurred_at.
+        """
+        return self.age_s == 0.0
+
 
 class Batch(NamedTuple):
     """What one claim took: its fencing token, its rows in publishing order, and when it was taken."""

@@ -41,7 +41,7 @@ class NoPause:
         """Never."""
         return False
 
-    def note_finished(self) -> None:
+    def note_claim_ended(self) -> None:
         """Nobody waits for it."""
 
     def may_look(self) -> bool:

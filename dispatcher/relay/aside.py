@@ -82,7 +82,7 @@ class KeptAside:
         self._failures = StatementFailures("settle", observe, rng, tell_after=1)
         self._leases = LeaseRenewer(observe, rng)
         self._woken = anyio.Event()  # replaced by run()
-        self._finishing = False
+        self._stopping = False
 
     def __bool__(self) -> bool:
         """Whether something is kept aside."""
@@ -105,21 +105,21 @@ class KeptAside:
         self._failures.tell(error, began)
         self._woken.set()
 
-    def finish(self) -> None:
+    def stop(self) -> None:
         """Nothing is added any more: `run()` returns when all is settled. Everything is tried soon."""
-        self._finishing = True
+        self._stopping = True
         for kept in self._kept:
             kept.refused, kept.due = 0, 0.0
         self._woken.set()
 
     async def run(self, chores: ReconnectingSession) -> None:
-        """Try until `finish()` was called and nothing is left.
+        """Try until `stop()` was called and nothing is left.
 
         On the session for chores, where there is one: a row that somebody locked for long must not hold up a lane.
         """
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._renew, name="leases of what is kept aside")
-            while self._kept or not self._finishing:
+            while self._kept or not self._stopping:
                 due_s = min((kept.due for kept in self._kept), default=inf) - monotonic()
                 if due_s > 0:
                     self._woken = anyio.Event()
@@ -139,7 +139,7 @@ class KeptAside:
                 self._failures.clear()
         else:
             kept.refused = kept.refused + 1 if len(kept.rows) == before else 1
-            pauses = WHILE_STOPPING if self._finishing else PAUSES
+            pauses = WHILE_STOPPING if self._stopping else PAUSES
             kept.due = monotonic() + pauses.reconnect_delay(kept.refused, self._rng)
             kept.trim()
             self._failures.tell(error, began)

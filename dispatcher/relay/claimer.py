@@ -35,7 +35,7 @@ class ClaimerParts(TypedDict):
 
 
 class Claimer:
-    """Claims, and knows which claims are in flight. Used by one task at a time; `finished()` by any task."""
+    """Claims, and knows which claims are in flight. Used by one task at a time; `claim_ended()` by any task."""
 
     def __init__(
         self,
@@ -57,14 +57,14 @@ class Claimer:
         self._must_try_out_first = False  # of a settled batch no row was ours: see doubt()
         self._event_types = policy.event_types
         self._put_back = PutBack(observe, self.doubt)
-        self.in_flight: set[str] = set()  # claim ids, from the start of the statement to finished()
+        self.in_flight: set[str] = set()  # claim ids, from the start of the statement to claim_ended()
 
     @property
     def unfinished(self) -> int:
         """How many claims may still be made or worked on; 0 when a pause is obeyed."""
         return len(self.in_flight) + len(self._uncertain)
 
-    def finished(self, claim_id: str) -> None:
+    def claim_ended(self, claim_id: str) -> None:
         """Note that no row of this claim is worked on any more."""
         self.in_flight.discard(claim_id)
 
@@ -126,7 +126,7 @@ class Claimer:
             if monotonic() - began > self._policy.lease_s / 2:
                 # This process was frozen meanwhile: another one may have taken the rows over already.
                 self._uncertain.add(batch.claim_id, session)
-                self.finished(batch.claim_id)
+                self.claim_ended(batch.claim_id)
                 await self._uncertain.release(session)
                 return None
             if batch.rows:
@@ -147,10 +147,10 @@ class Claimer:
             kept = await self._put_back.without(session, batch)
         except (SessionLost, psycopg.Error):  # or the rows would stay in flight, and nobody would work on them
             self._uncertain.add(batch.claim_id, session)
-            self.finished(batch.claim_id)
+            self.claim_ended(batch.claim_id)
             raise
         if not kept.rows:
-            self.finished(batch.claim_id)
+            self.claim_ended(batch.claim_id)
         return kept
 
     async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
@@ -183,14 +183,14 @@ class Claimer:
                 )
             except SessionLost:
                 self._uncertain.add(claim_id, session)
-                self.finished(claim_id)
+                self.claim_ended(claim_id)
                 raise
             except psycopg.Error:
-                self.finished(claim_id)
+                self.claim_ended(claim_id)
                 raise
             if batch.rows:
                 return batch._replace(full=self._cursor.advance(batch, limit, start))
-            self.finished(claim_id)
+            self.claim_ended(claim_id)
             if batch.undone_by_trigger or self._cursor.found_nothing(batch, limit, start):
                 return batch
 

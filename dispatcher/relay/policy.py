@@ -58,7 +58,7 @@ class PauseCheck(Protocol):
         """Whether nothing may be claimed."""
         ...
 
-    def note_finished(self) -> None:
+    def note_claim_ended(self) -> None:
         """Hear that a claim is not in flight any more: whoever paused waits for that."""
         ...
 
@@ -78,9 +78,9 @@ class StreamPause:
         """Whether nothing may be claimed."""
         return self._pause_check.paused() or self._layout_differs()
 
-    def note_finished(self) -> None:
+    def note_claim_ended(self) -> None:
         """Hear that a claim is not in flight any more."""
-        self._pause_check.note_finished()
+        self._pause_check.note_claim_ended()
 
     def may_look(self) -> bool:
         """Whether Redis may be looked at: not for another layout, or before ours stands."""

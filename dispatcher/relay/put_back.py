@@ -44,10 +44,8 @@ class PutBack:
 
         Raises SessionLost or psycopg.Error.
         """
-        # A row that a plain UPDATE put back has an age of exactly 0 (claim.sql), unless it has attempts. Where there is
-        # none, and none was seen before, nothing goes round.
-        if all(row.age_s for row in batch.rows) and not self._seen:
-            return batch
+        if not self._seen and not any(row.put_back_by_update for row in batch.rows):
+            return batch  # nothing goes round
         again = self._note(batch)
         if not again or not (names := await name_triggers(session)):
             return batch
@@ -74,7 +72,7 @@ class PutBack:
             self._seen.clear()
         for row in batch.rows:
             times, last = self._seen.get(row.id, (0, now))
-            if row.age_s == 0.0 or times:
+            if row.put_back_by_update or times:
                 times = times + 1 if now - last < AT_ONCE_S else 1
                 self._seen[row.id] = (times, now)
                 if times >= DOUBTED:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any, NamedTuple
 
-from dispatcher.core.decide import NOT_THE_SINK, NoReply, NotSent, Refused, Reply, Unpublishable
+from dispatcher.core.decide import KeptBack, NoReply, NotSent, Refused, Reply, Unpublishable
 from dispatcher.core.entry import EntryFormat, EntryFormats, with_field
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outages import is_redis_outage, redis_code
@@ -24,9 +24,9 @@ class SentBatch(NamedTuple):
     """A batch on its way: its pipeline's future replies, and the rows that were not sent because they never can be."""
 
     replies: asyncio.Future[list[Any]]
-    # Rows that were not sent, by position in the batch. With an order NotSent: an earlier event of its aggregate never
+    # Rows that were not sent, by position in the batch. With an order KeptBack: an earlier event of its aggregate never
     # can be sent, and this one waits until that one is dead.
-    unpublishable: Mapping[int, Unpublishable | NotSent]
+    unpublishable: Mapping[int, Unpublishable | KeptBack]
     incarnation: RedisIncarnation | None = None  # where it was sent
     streams: Mapping[int, str] = {}  # by row id, to which; empty: there is only one
     blocks: Sequence["Block"] = ()  # in order: what was written together
@@ -81,7 +81,7 @@ def _send_in_order(
     Redis with no memory left takes some entries of a pipeline, refuses others, and takes some again. Within MULTI it
     refuses all. Rows that are alone of their aggregate go before it: to queue a command costs Redis as much again.
     """
-    unpublishable: dict[int, Unpublishable | NotSent] = {}
+    unpublishable: dict[int, Unpublishable | KeptBack] = {}
     stopped: set[int] = set()  # aggregates of which an event cannot be sent: those after it wait until it is dead
     streams: dict[int, str] = {}
     parts: dict[str, _Part] = {}
@@ -95,7 +95,7 @@ def _send_in_order(
             part = parts[entry.stream] = _Part(make=not connection.has_stream(entry.stream))
         key = keys[row.id]
         if stopped and key in stopped:
-            unpublishable[position] = NotSent(NOT_THE_SINK)
+            unpublishable[position] = KeptBack()
             continue
         if reason := entry.unpublishable(row):
             unpublishable[position] = Unpublishable(reason)
@@ -184,7 +184,7 @@ def _of_whole(answers: list[Any]) -> list[Any]:
     if of_sink is not None or not refused:
         return [of_sink or done] * len(queued)
     # One row was refused for its own sake, it seems, and the others for its: they say nothing of the sink.
-    return [each if isinstance(each, Refused) else NotSent(NOT_THE_SINK) for each in queued]
+    return [each if isinstance(each, Refused) else KeptBack() for each in queued]
 
 
 def _aborted(refused: Refused) -> bool:

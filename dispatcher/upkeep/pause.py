@@ -77,7 +77,7 @@ class PauseWatcher:
         """Read the switch now: somebody rang, or a ring may have been missed."""
         self._rung.set()
 
-    def note_finished(self) -> None:
+    def note_claim_ended(self) -> None:
         """Hear that a claim is not in flight any more; somebody may wait for that."""
         if self._acknowledged == (self._generation, True):
             self._rung.set()

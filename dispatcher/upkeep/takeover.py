@@ -1,29 +1,29 @@
-"""The takeover: finishes the rows of a dispatcher that died or froze, so that no crash leaves a row behind.
+"""The takeover: settles or releases the rows of a dispatcher that died or froze, so that no crash leaves one behind.
 
 A dead dispatcher is known by its free lock, within a second; a frozen one by its lease (watched_claims.py). Either is
 fenced first. Then the stream is searched for each of its rows: one that is found is settled as sent, one that is not is
 released.
 
-A row whose handler had begun costs an attempt: it may be what ended the process. Beside it others had begun, so each of
-them runs alone from then on, and only one that ran alone can be buried for it.
+A row whose handler had begun costs an attempt: see charge.py.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from random import Random
 from time import monotonic
 
-from dispatcher.core.decide import RetryPolicy, brief
-from dispatcher.core.events import Buried, Handled, Observer, Reconciled, Settled, TakenOver
+from dispatcher.core.decide import RetryPolicy
+from dispatcher.core.events import Observer, Reconciled, TakenOver
 from dispatcher.core.layout import Layout
-from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Outcome, Waits
-from dispatcher.core.row import PROCESS_LOST, HandlerMark
+from dispatcher.core.outcome import BatchOutcomes
+from dispatcher.core.row import HandlerMark
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import new_claim_id
-from dispatcher.stages.settle import Settlement, release, settle
+from dispatcher.stages.settle import release, settle
 from dispatcher.upkeep.adopted import Adopted, AdoptedRow, AdoptedSearch, Found, SearchedSink
+from dispatcher.upkeep.charge import charge, tell_charged
 from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.slot_handover import SlotHandover
@@ -32,6 +32,7 @@ from dispatcher.upkeep.watched_claims import WatchedClaim, WatchedClaims
 WINDOW = 20_000  # unsettled rows that one look for overdue claims reads
 ADOPT = 2_000  # rows taken over in one statement
 EVERY_S = 1.0
+AT_THE_START = ("-infinity", 0)  # of the unsettled rows, which lie in the order of (next_run_at, id)
 PATIENCE_S = 3.0  # after our own session was replaced: those of other dispatchers may be on their way too
 
 
@@ -74,12 +75,12 @@ class Takeover:
         self._observe = observe
         self._handover = handover  # None: no order is kept
         self._told: set[int] = set()  # ids of the dead that had no rows, and are told of
-        self._after: tuple[str, int] = ("-infinity", 0)
+        self._after = AT_THE_START  # the key after which the next window begins
         self._session: Session | None = None  # the session of the last look
         self._patient_until = 0.0
         self._overdue_at = 0.0
         self._watched = WatchedClaims(lease_s, at_most_s=2 * self._overdue_every_s)
-        self._adopted: list[Adopted] = []  # not finished yet
+        self._adopted: list[Adopted] = []  # not settled yet
 
     async def run(self, postgres: ReconnectingSession) -> None:
         """Look every second until cancelled; for overdue claims six times a lease, but each 1 to 5 seconds."""
@@ -94,24 +95,24 @@ class Takeover:
         # node is away wait for it; those of the others do not.
         if not self._search.ready():
             return self._every_s
-        await self.finish(session)
+        await self.settle_adopted(session)
         # Behind a pooler a session lock would stay in the pool.
         if monotonic() >= self._patient_until and not session.pooled:
-            await self.take_over_owners(session)
+            await self.take_over_from_dead_and_slot_owners(session)
         if monotonic() >= self._overdue_at:
             self._overdue_at = monotonic() + self._overdue_every_s
-            await self.take_overdue(session)
+            await self.take_over_from_frozen(session)
         return self._every_s
 
-    async def take_over_owners(self, session: Session) -> None:
+    async def take_over_from_dead_and_slot_owners(self, session: Session) -> None:
         """Take over from the dead, and with an order from owners of slots that are frozen with nothing in hand."""
         if self._handover is not None:
             await self._handover.fence_frozen(session, self._search.connections(), self._deadline_s)
-        await self.take_over_dead(session)
+        await self.take_over_from_dead(session)
         if self._handover is not None:
             await self._handover.free(session)
 
-    async def take_over_dead(self, session: Session) -> int:
+    async def take_over_from_dead(self, session: Session) -> int:
         """Take over from every dispatcher whose lock is free; returns how many rows."""
         total, us = 0, self._dispatcher_id()
         for owner, name in await session.fetch(load("dead_dispatchers"), {"self": us}):
@@ -127,7 +128,9 @@ class Takeover:
             try:
                 claims = await self._fence_dead(session, owner, name)
                 cause = f"the process {name} ended while the handler of this event ran"
-                rows = await self._take_over(session, name, cause, claims=claims, unclaimed=True, owner=owner)
+                rows = await self._adopt_and_settle(
+                    session, name, cause, claims=claims, without_claim=True, owner=owner
+                )
                 if not rows and owner not in self._told:
                     self._observe(TakenOver(0, name, died=True))
                 self._told.add(owner)
@@ -154,9 +157,9 @@ class Takeover:
     async def _claims_of(self, session: Session, owner: int) -> list[str]:
         return [claim for (claim,) in await session.fetch(load("claims_of"), {"owner": owner})]
 
-    async def take_overdue(self, session: Session) -> int:
+    async def take_over_from_frozen(self, session: Session) -> int:
         """Take over claims that were not renewed for the length of the lease; returns how many rows."""
-        stood_still = await self._list_claims(session)
+        stood_still = await self._claims_that_stood_still(session)
         ours = self._claims_in_flight()
         by_owner: dict[tuple[int | None, str | None], list[WatchedClaim]] = {}
         for claim, name in stood_still.items():
@@ -166,23 +169,26 @@ class Takeover:
         for (owner, name), claims in by_owner.items():
             if name is not None and owner != self._dispatcher_id():
                 await fence(session, self._search.connections(), name, self._deadline_s)
-            still = [claim for claim in claims if claim.claim_id is not None]
-            unclaimed = len(still) < len(claims)
+            named = [claim for claim in claims if claim.claim_id is not None]
+            without_claim = len(named) < len(claims)
             cause = (
                 f"the process {name or 'unknown'} gave no sign of life for a lease ({self._lease_s:g} s) "
                 "while the handler of this event ran: it blocks the event loop, or the process was frozen"
             )
-            total += await self._take_over(session, name or "unknown", cause, still=still, unclaimed=unclaimed)
+            total += await self._adopt_and_settle(
+                session, name or "unknown", cause, stood_still=named, without_claim=without_claim
+            )
             for claim in claims:
                 self._watched.drop(claim)
         return total
 
-    async def _list_claims(self, session: Session) -> dict[WatchedClaim, str | None]:
+    async def _claims_that_stood_still(self, session: Session) -> dict[WatchedClaim, str | None]:
         """List the claims of the next window. Returns those that stood still for a lease, with their owners' names."""
         began = self._clock()
         due = self._watched.due(began)
         after_time, after_id = self._after
-        [head, *listed] = await session.fetch(
+        # overdue.sql says what the columns are: first of the window, then of each claim.
+        [(_, _, _, rows_read, last_time, last_id, _, postgres_s, _), *listed] = await session.fetch(
             load("overdue"),
             {
                 "after_time": after_time,
@@ -193,30 +199,33 @@ class Takeover:
                 "picked_at": [claim.picked_at for claim in due],
             },
         )
-        rows_read, last_time, last_id, postgres_s = head[3], head[4], head[5], head[7]  # see overdue.sql
-        self._after = (last_time, last_id) if rows_read == self._window else ("-infinity", 0)
+        self._after = (last_time, last_id) if rows_read == self._window else AT_THE_START
         self._watched.looked(began, self._clock(), postgres_s)
         stood_still: dict[WatchedClaim, str | None] = {}
-        for claim_id, owner, name, _, _, row, picked_at, age_s, still in listed:
+        for claim_id, owner, name, _, _, row, picked_at, age_s, as_it_was in listed:
             claim = WatchedClaim(claim_id, owner, picked_at)
-            if self._watched.note(claim, row, age_s) or still:
+            if self._watched.note(claim, row, age_s) or as_it_was:
                 stood_still[claim] = name
         for claim in due.keys() - stood_still.keys():
             self._watched.drop(claim)  # or another of its rows must stand for it
         return stood_still
 
-    async def _take_over(
+    async def _adopt_and_settle(
         self,
         session: Session,
         name: str,
         cause: str,
         *,
         claims: Collection[str] = (),
-        still: Collection[WatchedClaim] = (),
-        unclaimed: bool = False,
+        stood_still: Collection[WatchedClaim] = (),
+        without_claim: bool = False,
         owner: int | None = None,
     ) -> int:
-        """Adopt and finish, a part at a time; see adopt.sql."""
+        """Adopt the rows of these claims and settle them, a part at a time; returns how many. See adopt.sql.
+
+        `stood_still`: not those that show a sign of life by now. `without_claim`: also rows that are picked without a
+        claim id. `owner`: the dispatcher that died; None: it froze.
+        """
         total = 0
         while True:
             claim_id = new_claim_id()
@@ -226,9 +235,9 @@ class Takeover:
                     "self": self._dispatcher_id(),
                     "claim_id": claim_id,
                     "claims": list(claims),
-                    "still_claims": [claim.claim_id for claim in still],
-                    "still_at": [claim.picked_at for claim in still],
-                    "unclaimed": unclaimed,
+                    "still_claims": [claim.claim_id for claim in stood_still],
+                    "still_at": [claim.picked_at for claim in stood_still],
+                    "unclaimed": without_claim,
                     "owner": owner,
                     "closed": self._search.closed,
                     "limit": ADOPT,
@@ -239,25 +248,25 @@ class Takeover:
             total += len(rows)
             self._observe(TakenOver(len(rows), name, died=owner is not None))
             self._adopted.append(Adopted(claim_id, [AdoptedRow._make(row) for row in rows], cause))
-            await self.finish(session)
+            await self.settle_adopted(session)
 
-    async def finish(self, session: Session) -> None:
+    async def settle_adopted(self, session: Session) -> None:
         """Look for adopted rows: sent when found; an attempt when their handler had begun; else released.
 
-        Raises Unreachable, SessionLost or psycopg.Error; what is left or waits for its node is finished by later calls.
+        Raises Unreachable, SessionLost or psycopg.Error; later calls do what is left, or waits for its node.
         """
         at = 0
         while at < len(self._adopted):
             now, wait = self._search.split(self._adopted[at])
             if now.rows:
-                await self._finish(session, now)
+                await self._settle_part(session, now)
             if wait.rows:
                 self._adopted[at] = wait
                 at += 1
             else:
                 self._adopted.pop(at)
 
-    async def _finish(self, session: Session, adopted: Adopted) -> None:
+    async def _settle_part(self, session: Session, adopted: Adopted) -> None:
         streams = self._layout.keys_by_row(adopted.rows)
         *others, last = await self._search.find(session, adopted) or [Found({}, None)]
         for found, incarnation in others:
@@ -267,34 +276,11 @@ class Takeover:
         outcomes = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)
         charged = [row for row in adopted.rows if row.stream_id in tuple(HandlerMark)]
         for row in charged:
-            outcomes.add(row.id, self._charge(row, adopted.cause))
+            outcomes.add(row.id, charge(row, adopted.cause, self._retry, self._rng))
         settlement = await settle(session, adopted.claim_id, outcomes)
         await release(session, [adopted.claim_id], [row.id for row in adopted.rows if row.id not in settlement.undone])
         in_streams = len(found) + sum(len(other.entries) for other in others)
         self._observe(Reconciled(in_streams, len(adopted.rows) - in_streams))
         if charged:
-            self._tell_charged(charged, outcomes, settlement)
+            tell_charged(charged, outcomes, settlement, self._observe)
         self._rows_released()
-
-    def _charge(self, row: AdoptedRow, cause: str) -> Outcome:
-        """What becomes of a row whose handler had begun. It runs alone next, because of how its error begins."""
-        error, attempt = brief(f"{PROCESS_LOST}: {cause}"), row.attempts + 1
-        delay_s = self._retry.backoff.reconnect_delay(attempt, self._rng)
-        if row.stream_id == HandlerMark.MAY_HAVE_BEGUN:
-            return Waits(delay_s, error)
-        if attempt < self._retry.max_attempts:
-            return FailedAttempt(delay_s, error)
-        return FailedForGood(error) if row.stream_id == HandlerMark.ALONE else Waits(delay_s, error)
-
-    def _tell_charged(self, charged: list[AdoptedRow], outcomes: BatchOutcomes, settlement: Settlement) -> None:
-        errors = {row_id: each.error for row_id, each in [*outcomes.retries, *outcomes.dead]}
-        for row in charged:
-            if row.id not in settlement.lost:
-                self._observe(Handled(row.id, row.event_type, "lost", 0.0, 0.0, errors[row.id]))
-        if dead := [(row_id, dead.error) for row_id, dead in outcomes.dead if row_id not in settlement.lost]:
-            self._observe(Buried(dead))
-        waiting = outcomes.waiting(settlement.lost)
-        retried = settlement.retried - waiting
-        self._observe(
-            Settled(sent=0, retried=retried, dead=settlement.dead, released=0, unknown=0, lost=0, waiting=waiting)
-        )

@@ -155,7 +155,7 @@ async def test_rows_that_come_while_leases_are_renewed(db: Db, database_url: str
         policy,
         gate=gate,
         publisher=connection,
-        completer=anything,
+        answers=anything,
         stopping=stopping,
         pause=anything,
         observe=tap,

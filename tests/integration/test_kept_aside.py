@@ -198,6 +198,6 @@ async def test_redis_may_move_meanwhile(db: Db, link: ReconnectingSession, tap: 
         assert settler.aside.room == 39
         await db.execute("UPDATE messaging.stream_server SET run_id = 'second'")
         await allow(db)
-        settler.aside.finish()
+        settler.aside.stop()
     assert searched == [[ids[1]]]
     assert [row["stream_id"] for row in await read_table(db)] == ["1-1", "2-2", "1-1", "1-1", None]

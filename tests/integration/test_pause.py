@@ -445,7 +445,7 @@ async def test_it_waits_when_postgres_goes_before_the_last_word(db: psycopg.Asyn
             await until(unsettled, "it says that something is in hand")
             unfinished, asked = 0, 0  # settled, and Postgres is gone before that is written down
             connected.cancel_scope.cancel()
-        switch.note_finished()
+        switch.note_claim_ended()
         await anyio.wait_all_tasks_blocked()
         await tasks.start(link.keep)
 

@@ -21,7 +21,7 @@ from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
-from dispatcher.relay.stream.complete import BatchCompleter
+from dispatcher.relay.stream.answers import SinkAnswers
 from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import settle
 from dispatcher.upkeep.redis_loss import RedisLossAudit
@@ -193,10 +193,10 @@ async def test_a_dispatcher_left_on_the_old_primary(
     old, new = own_valkey(), own_valkey()
     address = await proxy(old.url)
     held = anyio.Event()
-    settled = BatchCompleter.settle
+    settled = SinkAnswers.settle
 
     async def late(
-        self: BatchCompleter, link: ReconnectingSession, batch: Any, outcomes: BatchOutcomes, **options: Any
+        self: SinkAnswers, link: ReconnectingSession, batch: Any, outcomes: BatchOutcomes, **options: Any
     ) -> Any:
         if outcomes.sent_ids and address.upstream[1] == old.port:
             address.upstream = ("127.0.0.1", new.port)
@@ -209,7 +209,7 @@ async def test_a_dispatcher_left_on_the_old_primary(
     async with dispatcher(redis_url=address.via(old.url)) as running, client(new) as redis:
         await insert_events(db, 3)
         await wait_sent(running.tap, 3)
-        monkeypatch.setattr(BatchCompleter, "settle", late)
+        monkeypatch.setattr(SinkAnswers, "settle", late)
         await insert_events(db, 4)
         await held.wait()
         async with dispatcher(redis_url=new.url) as other:

@@ -108,7 +108,7 @@ async def test_a_settle_is_tried_less_and_less_often(db: Db, link: ReconnectingS
         assert await settler.settle(link, batch.claim_id, outcomes) is None
         await refused(tap, len(ALL_RANGES) + 1)  # the fifth is the first that is kept aside, and not paused after
         await allow(db)
-        settler.aside.finish()
+        settler.aside.stop()
     assert rng.asked[: len(ALL_RANGES)] == [pytest.approx(pair) for pair in ALL_RANGES]
     assert tap.all(Settled)[0].sent == 1
     assert await statuses(db) == {"sent": 1}

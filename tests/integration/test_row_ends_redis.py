@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.events import Buried, ClosedConnection, Settled
 from dispatcher.embedded import EmbeddedValkey
-from dispatcher.relay.stream import lost_server
+from dispatcher.relay.stream import suspects
 from tests.support.proxy import Direction, Filter, Proxy, StartProxy
 from tests.support.redis import StartValkey
 from tests.support.rows import insert_events, read_stream, read_table, statuses
@@ -28,7 +28,7 @@ MARKED = '{"x": "crash me"}'
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lost_server, "UP_S", 0.2)
+    monkeypatch.setattr(suspects, "UP_S", 0.2)
 
 
 class Crashing:
@@ -121,7 +121,7 @@ async def test_a_redis_that_ends_on_every_write_charges_nobody(
     dispatcher: StartDispatcher, db: Db, crashing: Any, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with `appendfsync always` on a full disk: it starts, answers, and ends at the first write."""
-    monkeypatch.setattr(lost_server, "NOT_PROVEN", Backoff(0.05, 0.1))
+    monkeypatch.setattr(suspects, "NOT_PROVEN", Backoff(0.05, 0.1))
     full = True
     async with crashing(
         lambda data: full and ((b"XADD" in data and b"0-0" not in data) or b"\r\nSET\r\n" in data)

@@ -51,7 +51,7 @@ class Successor:
 
     async def look(self) -> None:
         """One look of the takeover, then one of the keeper."""
-        await self.takeover.take_over_owners(self.ours.upkeep)
+        await self.takeover.take_over_from_dead_and_slot_owners(self.ours.upkeep)
         await self.ours.look()
 
 
@@ -137,7 +137,7 @@ async def test_slots_of_the_dead_are_taken_once_it_has_left_the_registry(
         await ours.look()
         await dead.die(db)
         await listener.execute("LISTEN outbox_slots")
-        await Successor(ours, broker, handover).takeover.take_over_owners(ours.upkeep)
+        await Successor(ours, broker, handover).takeover.take_over_from_dead_and_slot_owners(ours.upkeep)
         assert [row["name"] for row in await read_table(db, "dispatcher")] == [ours.registry.name]
         await heard(listener)
     await ours.look()

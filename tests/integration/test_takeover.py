@@ -65,10 +65,10 @@ class Watch(Takeover):
 
     async def watch(self, session: Session, for_s: float) -> int:
         """Look at once and then every five seconds for so long; returns how many rows were taken over."""
-        total = await self.take_overdue(session)
+        total = await self.take_over_from_frozen(session)
         for step in range(0, int(for_s), 5):
             self.now += min(5.0, for_s - step)
-            total += await self.take_overdue(session)
+            total += await self.take_over_from_frozen(session)
         return total
 
 
@@ -173,7 +173,7 @@ async def test_a_claim_within_its_lease_stays_whatever_the_servers_clock_says(se
     assert await read_table(db) == before
     assert tap.all(TakenOver) == []
     takeover.now += 1
-    assert await takeover.take_overdue(session) == 2
+    assert await takeover.take_over_from_frozen(session) == 2
 
 
 @pytest.mark.promise("clock")
@@ -202,16 +202,16 @@ async def test_a_row_that_is_renewed_between_the_look_and_the_takeover_stays(ses
 
     monkeypatch.setattr(session, "fetch", renew_after_the_look)
     takeover.now += 1
-    assert await takeover.take_overdue(session) == 1
+    assert await takeover.take_over_from_frozen(session) == 1
     assert [(row["id"], row["status"]) for row in await read_table(db)] == [(gone, "pending"), (renewed, "picked")]
 
 
 async def test_time_in_which_nobody_could_renew_does_not_count(session, db, tap, make):
     await insert_events(db, **held())
     takeover = make(LEASE_S)
-    await takeover.take_overdue(session)
+    await takeover.take_over_from_frozen(session)
     takeover.now += 3600  # Postgres or the network stood still, or we did
-    assert await takeover.take_overdue(session) == 0
+    assert await takeover.take_over_from_frozen(session) == 0
     assert await takeover.watch(session, LEASE_S) == 1
 
 
@@ -234,7 +234,7 @@ async def test_a_retry_waits_no_longer_when_the_clock_goes_back(session, db, tap
     before = await waits()
     async with await psycopg.AsyncConnection.connect(db.info.dsn) as other:
         await other.execute("SELECT FROM messaging.message_outbox WHERE id = %s FOR UPDATE", [held])
-        await make(LEASE_S).take_overdue(session)
+        await make(LEASE_S).take_over_from_frozen(session)
         await other.rollback()
     [(next_run_at, picked_at, *state), *others] = await waits()
     assert timedelta(0) <= picked_at - now < timedelta(minutes=5)

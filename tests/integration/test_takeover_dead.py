@@ -100,9 +100,9 @@ async def test_what_it_published_is_sent_and_what_it_did_not_is_given_back(
     events = await picked_by(registry, session)
     ids = [await redis.xadd(STREAM, {"event_id": event}) for event in events[:4]]
     takeover = await succeed()
-    assert await takeover.take_over_dead(session) == 0  # it is alive
+    assert await takeover.take_over_from_dead(session) == 0  # it is alive
     await die(control, db)
-    assert await takeover.take_over_dead(session) == 6
+    assert await takeover.take_over_from_dead(session) == 6
     table = {str(row["event_id"]): row for row in await read_table(db)}
     assert [(table[event]["status"], table[event]["stream_id"]) for event in events] == [
         *(("sent", stream_id) for stream_id in ids),
@@ -114,7 +114,7 @@ async def test_what_it_published_is_sent_and_what_it_did_not_is_given_back(
     assert tap.all(TakenOver) == [TakenOver(6, NAME, died=True)]
     assert tap.all(Reconciled) == [Reconciled(4, 2)]
     assert len(await read_stream(redis)) == 4
-    assert await takeover.take_over_dead(session) == 0
+    assert await takeover.take_over_from_dead(session) == 0
 
 
 @pytest.mark.promise("clock")
@@ -126,7 +126,7 @@ async def test_a_dead_one_is_succeeded_at_once_though_the_clock_went_back_since_
     await picked_by(registry, session)
     await db.execute("UPDATE messaging.message_outbox SET picked_at = picked_at + interval '1 hour'")
     await die(control, db)
-    assert await (await succeed()).take_over_dead(session) == 3
+    assert await (await succeed()).take_over_from_dead(session) == 3
     assert await statuses(db) == {"pending": 3}
     assert await read_table(db, "dispatcher") == []
 
@@ -143,9 +143,9 @@ async def test_only_one_succeeds(
     [(held,)] = await rival.fetch("SELECT pg_try_advisory_lock(1869968483, %(id)s::integer)", {"id": registry.id})
     assert held
     takeover = await succeed()
-    assert await takeover.take_over_dead(session) == 0
+    assert await takeover.take_over_from_dead(session) == 0
     await die(rival, db)
-    assert await takeover.take_over_dead(session) == 3
+    assert await takeover.take_over_from_dead(session) == 3
 
 
 async def test_it_is_fenced_first(
@@ -192,13 +192,13 @@ async def test_a_sink_that_goes_away_leaves_nothing_half_done(
 
     monkeypatch.setattr(session, "fetch", cut_after_adopting)
     with pytest.raises(Unreachable):
-        await takeover.take_over_dead(session)
+        await takeover.take_over_from_dead(session)
     assert await statuses(db) == {"picked": 3}
     await through.restore()
     assert takeover._search._sinks[0].connection is not None
     await takeover._search._sinks[0].connection.connect()
     monkeypatch.undo()
-    await takeover.finish(session)
+    await takeover.settle_adopted(session)
     assert await statuses(db) == {"sent": 1, "pending": 2}
 
 
@@ -220,7 +220,7 @@ async def test_what_a_living_one_claims_after_the_fence_is_not_taken(
         return fenced
 
     monkeypatch.setattr("dispatcher.upkeep.takeover.fence", fence_and_let_it_claim)
-    assert await takeover.take_over_dead(session) == 2
+    assert await takeover.take_over_from_dead(session) == 2
     assert await statuses(db) == {"pending": 2, "picked": 3}
     assert [row["id"] for row in await read_table(db, "dispatcher")] == [registry.id]  # it still needs a successor
 
@@ -235,12 +235,12 @@ async def test_a_failed_succession_leaves_no_lock_behind(
     takeover._search._sinks[0].connection.close()
     for _ in range(3):
         with pytest.raises(Unreachable):
-            await takeover.take_over_dead(session)
+            await takeover.take_over_from_dead(session)
     again = await connect(PostgresTarget(database_url, f"deadbeef {NAME}"), "control")
     await registry.enrol(again)
     [row] = await read_table(db, "dispatcher")
     assert row["id"] == registry.id
-    assert await takeover.take_over_dead(session) == 0
+    assert await takeover.take_over_from_dead(session) == 0
     await again.close()
 
 
@@ -253,7 +253,7 @@ async def test_a_clean_stop_that_leaves_claims_is_succeeded(
     await picked_by(registry, session)
     await registry.sign_off()
     await die(control, db)
-    assert await (await succeed()).take_over_dead(session) == 2
+    assert await (await succeed()).take_over_from_dead(session) == 2
     assert await read_table(db, "dispatcher") == []
 
 
@@ -265,6 +265,6 @@ async def test_canary_events_are_not_searched_for(owner, session, succeed, db, r
     await claim(session, claim_id=new_claim_id(), dispatcher=owner[0].id, limit=10, event_types=only_these)
     await die(control, db)
     before = (await redis.info("commandstats")).get("cmdstat_xrange")
-    await (await succeed()).take_over_dead(session)
+    await (await succeed()).take_over_from_dead(session)
     assert (await redis.info("commandstats")).get("cmdstat_xrange") == before
     assert await statuses(db) == {"pending": 3}

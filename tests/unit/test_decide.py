@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.decide import (
+    KeptBack,
     NoReply,
     NotSent,
     Refused,
@@ -64,7 +65,7 @@ def test_every_reply_has_an_outcome(reply: Reply, attempts: int, policy: RetryPo
     outcome = the(reply, attempts, policy)
     assert isinstance(outcome, Sent | FailedAttempt | FailedForGood | Released | Unknown)
     if not isinstance(outcome, Sent):
-        assert len(outcome.error) <= 500
+        assert len(outcome.error or "") <= 500
 
 
 @given(sink_errors, attempts, policies)
@@ -164,7 +165,7 @@ def test_a_verdict_files_each_row_once_in_order_as_its_own_reply_says(answered: 
 
 def test_a_row_that_was_taken_back_for_another_ones_sake_says_nothing_of_the_sink() -> None:
     """Within MULTI one row is refused, and so none is in the stream."""
-    outcomes = decide_batch([row(1), row(2)], [Refused("ERR of its own"), NotSent("")], POLICY, Random(1))
+    outcomes = decide_batch([row(1), row(2)], [Refused("ERR of its own"), KeptBack()], POLICY, Random(1))
     assert (outcomes.released, [row_id for row_id, _ in outcomes.retries], outcomes.sink_error) == ([2], [1], None)
 
 

@@ -79,7 +79,9 @@ class HandlerRelay:
                 one_per_aggregate=True,
             )
             self._claimer = OrderedClaimer(policy.claims, self._order, sessions=self._own_backend_pids, **claiming)
-        self._in_flight = InFlight(self._claimer.finished, self._order.forgotten if self._order is not None else None)
+        self._in_flight = InFlight(
+            self._claimer.claim_ended, self._order.forgotten if self._order is not None else None
+        )
         self._begins = LeaseRenewer(observe, rng)  # of suspects that are about to run
         self._shares = Shares(policy.handlers, policy.parallel, self.wake, observe, rng)
         self._pool = HandlerPool(
@@ -155,7 +157,7 @@ class HandlerRelay:
                 released = await self._finish_within(self._policy.patience_s)
                 handlers.cancel_scope.cancel()
             tasks.cancel_scope.cancel()
-            self._aside.finish()
+            self._aside.stop()
         self._pool.report()
         self._pool.close()
         if isinstance(loop, HandlerLoop):
@@ -224,12 +226,12 @@ class HandlerRelay:
 
     def _note_aside(self) -> None:
         self._in_flight.room.set()
-        self._pause_check.note_finished()
+        self._pause_check.note_claim_ended()
 
     async def _stand_by(self) -> None:
         """Claim nothing until the tick, or until somebody resumed."""
         await self._claimer.release_uncertain(self._postgres)
-        self._pause_check.note_finished()
+        self._pause_check.note_claim_ended()
         self._woken.clear()
         with anyio.move_on_after(self._policy.tick_s):
             await self._woken.wait()

@@ -45,7 +45,7 @@ class HandlerSettler:
                 if settlement is not None:
                     self.released += settlement.released
             in_flight.note_settled()
-            self._pause_check.note_finished()
+            self._pause_check.note_claim_ended()
 
 
 class HandlerLeases:

@@ -56,11 +56,11 @@ class OrderedClaimer(Claimer):
         self._held_back = frozenset[str]()  # event types that are not claimed now; earlier ones of an aggregate hold it
         self._window = 0  # rows that the last careful claim looked at, if it took none
 
-    def finished(self, claim_id: str) -> None:
+    def claim_ended(self, claim_id: str) -> None:
         """Note that no row of this claim is worked on any more."""
-        super().finished(claim_id)
+        super().claim_ended(claim_id)
         if claim_id not in self._uncertain.ids:  # what may have been made is in hand until it is released
-            self._order.finished(claim_id)
+            self._order.claim_ended(claim_id)
 
     def rescan(self) -> None:
         """Begin the next claims at the start: rows were put back."""
@@ -98,10 +98,10 @@ class OrderedClaimer(Claimer):
         except (SessionLost, psycopg.Error) as error:
             if made or isinstance(error, SessionLost):
                 self._uncertain.add(claim_id, session)
-            self.finished(claim_id)
+            self.claim_ended(claim_id)
             raise
         if not batch.rows:
-            self.finished(claim_id)
+            self.claim_ended(claim_id)
         return batch._replace(full=self._order.groups.more)
 
     async def _look_through(self, session: Session, batch: Batch) -> Batch:

@@ -7,7 +7,7 @@ are left out of the claims: the others do not wait for them.
 
 A claim goes this way: `begin` (all slots of its group are in hand), `claimed` (those without a row are given back),
 `answered` (its rows are in the stream or hold their aggregate: their slots may be claimed again), `settled` (that is
-written), `finished` (nobody works on it any more). `released`: what it had was given back without being published.
+written), `claim_ended` (nobody works on it any more). `released`: what it had was given back without being published.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -222,7 +222,7 @@ class InOrder:
             self.slots.settled(flight.opened & ~left)
             flight.opened &= left
 
-    def finished(self, claim_id: str) -> None:
+    def claim_ended(self, claim_id: str) -> None:
         """Nothing of the claim is worked on any more, but for rows that hold their aggregates."""
         flight = self._flights.pop(claim_id, None)
         if flight is not None:
@@ -238,7 +238,7 @@ class InOrder:
             self.forgotten(flight.rows)
             self.watch.look_soon()
             self.rescan()
-        self.finished(claim_id)
+        self.claim_ended(claim_id)
 
     def lost(self, ids: Collection[int]) -> None:
         """These rows are not ours any more: they hold until somebody has looked what became of them."""

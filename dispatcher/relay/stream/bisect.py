@@ -7,7 +7,7 @@ alone there is the cause, and costs an attempt.
 
 No outage does. Before each try the sink must answer an XADD that it always refuses (the id 0-0), so it is reachable and
 takes writes; and it must be the same incarnation of Redis afterwards. Anything else releases the rows. Those
-under which Redis itself ended twice come back marked as suspects, and are tried one by one: see lost_server.py.
+under which Redis itself ended twice come back marked as suspects, and are tried one by one: see suspects.py.
 """
 
 from collections import deque
@@ -25,10 +25,10 @@ from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.relay.lease_renewer import LeaseRenewer, rows_of
 from dispatcher.relay.order.in_order import InOrder
 from dispatcher.relay.policy import PauseCheck, StreamPolicy
-from dispatcher.relay.stream.complete import BatchCompleter, suspect_of_loss, was_cut
+from dispatcher.relay.stream.answers import SinkAnswers, make_suspects, was_cut
 from dispatcher.relay.stream.gate import SinkGate
-from dispatcher.relay.stream.lost_server import LostServer
 from dispatcher.relay.stream.reconcile import Reconciler
+from dispatcher.relay.stream.suspects import Suspects
 from dispatcher.stages.publish import replies_of, send
 
 MAX_WAITING = 4  # batches; with more the lanes wait, or every claimed row could end up here
@@ -52,7 +52,7 @@ class PoisonBisector:
         *,
         gate: SinkGate,
         publisher: RedisConnection,
-        completer: BatchCompleter,
+        answers: SinkAnswers,
         stopping: anyio.Event,
         pause: PauseCheck,
         observe: Observer,
@@ -60,7 +60,7 @@ class PoisonBisector:
     ) -> None:
         self._policy = policy
         self._gate = gate  # to a connection of its own
-        self._completer = completer
+        self._answers = answers
         self._stopping = stopping
         self._pause_check = pause
         self._observe = observe
@@ -70,7 +70,7 @@ class PoisonBisector:
         self._waiting_leases = LeaseRenewer(observe, rng)  # of all that wait here
         self._queue: deque[IsolatedBatch] = deque()
         self._changed = anyio.Event()  # replaced by whoever sets it
-        self._lost_server = LostServer(gate, publisher, stopping=stopping, observe=observe, rng=rng)
+        self._suspects = Suspects(gate, publisher, stopping=stopping, observe=observe, rng=rng)
         self.order: InOrder | None = None  # set by the relay
         self._alone: tuple[int, int] = (0, 0)  # the row that was cut off alone last, and how many times in a row
 
@@ -108,7 +108,7 @@ class PoisonBisector:
                 await self._narrow(self._queue[0])
                 self._queue.popleft()
                 self._note_change()
-                self._pause_check.note_finished()
+                self._pause_check.note_claim_ended()
         finally:
             self._gate.connection.close()
 
@@ -152,7 +152,7 @@ class PoisonBisector:
 
     async def _is_calm(self, case: IsolatedBatch, pieces: list[list[ClaimedRow]]) -> bool:
         rows = [row for piece in pieces for row in piece]
-        return await self._lost_server.wait_until_calm(
+        return await self._suspects.wait_until_calm(
             self._policy.claims.lease_s / 8, lambda: self._still_ours(case, rows)
         )
 
@@ -179,7 +179,7 @@ class PoisonBisector:
         replies = await replies_of(sent)
         outcomes = decide_batch(rows, replies, self._policy.retry, self._rng)
         outcomes.incarnation, outcomes.streams = incarnation, sent.streams
-        self._completer.tell_published(piece, replies)
+        self._answers.tell_published(piece, replies)
         cut = was_cut(replies)
         if not cut:
             self._gate.note_outcomes(outcomes)
@@ -198,11 +198,11 @@ class PoisonBisector:
                 else:  # its stream was emptied meanwhile
                     outcomes.released += [row.id for row in missing]
             elif not rows[0].suspect:
-                suspect_of_loss(missing, outcomes)
-            elif missing and self._lost_server.judge(rows[0], outcomes, self._policy.retry):
+                make_suspects(missing, outcomes)
+            elif missing and self._suspects.judge(rows[0], outcomes, self._policy.retry):
                 again = [missing]
-        self._lost_server.passed(outcomes.sent_ids)
-        await self._completer.settle(case.postgres, piece, outcomes, also=others)
+        self._suspects.passed(outcomes.sent_ids)
+        await self._answers.settle(case.postgres, piece, outcomes, also=others)
         return again
 
     def _split(
@@ -232,4 +232,4 @@ class PoisonBisector:
 
     async def _release(self, case: IsolatedBatch, rows: list[ClaimedRow]) -> None:
         outcomes = BatchOutcomes(released=[row.id for row in rows])
-        await self._completer.settle(case.postgres, case.batch, outcomes)
+        await self._answers.settle(case.postgres, case.batch, outcomes)

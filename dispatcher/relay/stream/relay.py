@@ -23,12 +23,12 @@ from dispatcher.relay.order.groups import ALL
 from dispatcher.relay.order.in_order import InOrder, OrderParts, make_order
 from dispatcher.relay.policy import FlowControl, PauseCheck, StreamPolicy
 from dispatcher.relay.settler import Settler
+from dispatcher.relay.stream.after_turn import AfterTurn, WrittenPart
+from dispatcher.relay.stream.answers import SinkAnswers
 from dispatcher.relay.stream.bisect import PoisonBisector
-from dispatcher.relay.stream.complete import BatchCompleter
-from dispatcher.relay.stream.finish import Finisher, WrittenPart
 from dispatcher.relay.stream.gate import SinkGate
 from dispatcher.relay.stream.shard_sinks import ShardSinks
-from dispatcher.relay.stream.sinks import Allowance, OneSink, Sink, Sinks
+from dispatcher.relay.stream.sinks import Allowance, NotNow, OneSink, Sink, Sinks
 from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.stages.publish import send, unsent
 
@@ -111,7 +111,7 @@ class StreamRelay:
             wake=parts.doorbell.nudge,
             doubt=self._claimer.doubt,
             given_back=self._claimer.given_back,
-            on_aside_round=parts.pause.note_finished,
+            on_aside_round=parts.pause.note_claim_ended,
             observe=observe,
             rng=rng,
         )
@@ -124,30 +124,30 @@ class StreamRelay:
             if len(sinks) == 1
             else ShardSinks(sinks, parts.sink_of, stopping=self._stopping, wake=self._sink_can_take_rows)
         )
-        self._finisher = Finisher(self._claim_finished, self._sink_can_take_rows)
+        self._after_turn = AfterTurn(self._claim_ended, self._sink_can_take_rows)
         self._may_sleep = False  # the last claim came back short: sleep before the next
         self._look_at = 0.0  # when to look at the sink again, while paused
 
     def _make_sink(self, policy: StreamPolicy, parts: SinkParts, rng: Random) -> Sink:
-        completer = BatchCompleter(
+        answers = SinkAnswers(
             policy, gate=parts.gate, settler=self._settler, stopping=self._stopping, observe=self._observe, rng=rng
         )
         bisector = PoisonBisector(
             policy,
             gate=parts.bisector_gate,
             publisher=parts.gate.connection,
-            completer=completer,
+            answers=answers,
             stopping=self._stopping,
             pause=self._pause_check,
             observe=self._observe,
             rng=rng,
         )
-        completer.order = bisector.order = self._order
-        return Sink(parts.gate, parts.flow, completer, bisector, parts.slots)
+        answers.order = bisector.order = self._order
+        return Sink(parts.gate, parts.flow, answers, bisector, parts.slots)
 
-    def _claim_finished(self, claim_id: str) -> None:
-        self._claimer.finished(claim_id)
-        self._pause_check.note_finished()
+    def _claim_ended(self, claim_id: str) -> None:
+        self._claimer.claim_ended(claim_id)
+        self._pause_check.note_claim_ended()
 
     def _sink_can_take_rows(self) -> None:
         self._claimer.rescan()  # while the sink was shut its rows waited; their keys may be before the cursor
@@ -175,13 +175,13 @@ class StreamRelay:
         async with anyio.create_task_group() as beside:
             beside.start_soon(aside.run, self._chores, name="what is kept aside")
             async with anyio.create_task_group() as tasks:
-                self._finisher.background = tasks
+                self._after_turn.background = tasks
                 for sink in self._sinks.all:
                     tasks.start_soon(sink.bisector.run, name="bisector")
                 self._sinks.start(tasks)
                 for number, postgres in enumerate(self._lanes):
                     tasks.start_soon(self._lane, postgres, name=f"lane {number}")
-            aside.finish()
+            aside.stop()
 
     async def _lane(self, postgres: ReconnectingSession) -> None:
         while not self._stopping.is_set():
@@ -196,7 +196,7 @@ class StreamRelay:
                 while written is None and self._may_sleep and not self._stopping.is_set():
                     written = await self._turn(postgres)
             if written is not None:
-                await self._finisher.finish(postgres, written)
+                await self._after_turn.run(postgres, written)
 
     async def _turn(self, postgres: ReconnectingSession) -> list[WrittenPart] | None:
         """One turn: wake, claim, write the pipeline. None: nothing was claimed."""
@@ -205,7 +205,7 @@ class StreamRelay:
             return None
         await self._wake()
         allowance = await self._allowance()
-        if allowance is None:
+        if isinstance(allowance, NotNow):
             return None
         batch = await self._claimer.claim(postgres, allowance.rows, allowance.floor, closed=allowance.closed)
         if batch is None:
@@ -223,7 +223,7 @@ class StreamRelay:
         """Claim nothing until the tick, or until somebody resumed."""
         self._may_sleep, began = False, monotonic()
         await self._claimer.release_uncertain(postgres)
-        self._pause_check.note_finished()
+        self._pause_check.note_claim_ended()
         await self._try_open_while_paused()
         took_s = monotonic() - began
         await self._doorbell.wait_while_paused(LOOK_WHILE_PAUSED_S)
@@ -245,18 +245,18 @@ class StreamRelay:
         await self._doorbell.read_notifications()
         self._wake_handlers()
 
-    async def _allowance(self) -> Allowance | None:
-        """How much this turn may claim; None: nothing now, because of a stop, the sink, a group, or what is aside."""
+    async def _allowance(self) -> Allowance | NotNow:
+        """How much this turn may claim: nothing now, because of a stop, the sink, a group, or what is kept aside."""
         if self._stopping.is_set():
-            return None
+            return NotNow.WAITED
+        began = monotonic()
         allowance = await self._sinks.allow(lambda: min(self._sizer.limit(), self._settler.aside.room))
-        if allowance is None:
-            return None
-        if allowance.rows <= 0:
+        if allowance is NotNow.NO_ROOM:
             await self._doorbell.release_key()  # nobody will look: writers need not ring
             await self._sinks.wait_changed()
-            self._observe(Ticked("ok", monotonic() - allowance.began))
-            return None
+            self._observe(Ticked("ok", monotonic() - began))
+        if isinstance(allowance, NotNow):
+            return allowance
         if isinstance(self._claimer, OrderedClaimer):
             self._claimer.connection_epochs = allowance.connection_epochs
             if self._order is not None and not self._order.slots.owned:

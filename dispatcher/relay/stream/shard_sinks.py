@@ -2,7 +2,7 @@
 
 A shard is what moves as a whole between the nodes of a Cluster, so each has a connection, a breaker and an audit of its
 own: it is followed to whichever node serves it, and while that one is away the others go on. What is not open is left
-out of the claims, and a batch whose shard does not answer is completed beside the lane that wrote it.
+out of the claims, and a batch whose shard does not answer is settled beside the lane that wrote it.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 
 from dispatcher.core.incarnation import stream_order
 from dispatcher.core.row import Batch, ClaimedRow
-from dispatcher.relay.stream.sinks import CATCH_UP_S, Allowance, Sink
+from dispatcher.relay.stream.sinks import CATCH_UP_S, Allowance, NotNow, Sink
 
 
 class ShardSinks:
@@ -43,7 +43,7 @@ class ShardSinks:
         self._changed.set()
         self._wake()
 
-    async def allow(self, most: Callable[[], int]) -> Allowance:
+    async def allow(self, most: Callable[[], int]) -> Allowance | NotNow:
         """What may be claimed now. Sinks that are not open are looked at again, beside the lanes."""
         began = monotonic()
         ready = {number: sink for number, sink in enumerate(self.all) if sink.ready}
@@ -51,9 +51,12 @@ class ShardSinks:
             if number not in ready or sink.flow.due():
                 sink.look_again()
         if not ready or (self._whole and len(ready) < len(self.all)):
-            return Allowance(0, False, began, {}, "")
+            return NotNow.NO_ROOM
+        rows = min(most(), *(sink.flow.left() for sink in ready.values()))
+        if rows <= 0:
+            return NotNow.NO_ROOM
         return Allowance(
-            min(most(), *(sink.flow.left() for sink in ready.values())),
+            rows,
             False,
             began,
             {number: sink.gate.connection.epoch for number, sink in ready.items()},

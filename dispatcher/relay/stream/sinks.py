@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from time import monotonic
 from typing import NamedTuple, Protocol
 
@@ -10,17 +11,23 @@ from anyio.abc import TaskGroup
 
 from dispatcher.core.row import Batch
 from dispatcher.relay.policy import FlowControl
+from dispatcher.relay.stream.answers import SinkAnswers
 from dispatcher.relay.stream.bisect import PoisonBisector
-from dispatcher.relay.stream.complete import BatchCompleter
 from dispatcher.relay.stream.gate import SinkGate
 
 CATCH_UP_S = 0.1  # between two looks at a consumer group that has to catch up
 
 
-class Allowance(NamedTuple):
-    """How many rows a turn may claim. `trial`: they try the sink out. `began`: monotonic seconds.
+class NotNow(Enum):
+    """Why a turn may claim nothing."""
 
-    `rows` 0: none now, though nothing was waited for: wait_changed() before the next turn.
+    WAITED = auto()  # for a sink that is not open, or a stop came: ask again at once
+    NO_ROOM = auto()  # nothing was waited for: wait_changed() before the next turn
+
+
+class Allowance(NamedTuple):
+    """How many rows a turn may claim, one at least. `trial`: they try the sink out. `began`: monotonic seconds.
+
     `connection_epochs`: of each sink that is open, see RedisConnection; `closed`: slots of the others.
     """
 
@@ -38,10 +45,10 @@ class Sink:
 
     gate: SinkGate
     flow: FlowControl
-    completer: BatchCompleter
+    answers: SinkAnswers
     bisector: PoisonBisector
     slots: Sequence[int] = ()
-    in_background: int = 0  # batches that are completed in the background, for no lane waits for them any more
+    in_background: int = 0  # batches that are settled in the background, for no lane waits for them any more
     _look_again: anyio.Event = field(default_factory=anyio.Event)  # replaced by keep()
 
     @property
@@ -89,11 +96,8 @@ class Sinks(Protocol):
         """Begin what runs beside the lanes."""
         ...
 
-    async def allow(self, most: Callable[[], int]) -> Allowance | None:
-        """What may be claimed now, at most `most()` rows.
-
-        None: it has waited for a sink that is not open, or stops: ask again at once.
-        """
+    async def allow(self, most: Callable[[], int]) -> Allowance | NotNow:
+        """What may be claimed now, at most `most()` rows."""
         ...
 
     async def try_open(self) -> None:
@@ -124,15 +128,17 @@ class OneSink:
     def start(self, tasks: TaskGroup) -> None:
         """It needs nothing: allow() connects it."""
 
-    async def allow(self, most: Callable[[], int]) -> Allowance | None:
+    async def allow(self, most: Callable[[], int]) -> Allowance | NotNow:
         gate = self._sink.gate
         if gate.is_shut():
             await self._release_key()
         if not await gate.wait_open():
-            return None
+            return NotNow.WAITED
         epoch, trial, began = gate.connection.epoch, gate.begin_trial(), monotonic()
-        left = await self._sink.flow.allowance()
-        return Allowance(min(left, most(), 1 if trial else left), trial, began, {0: epoch}, gate.connection.floor)
+        rows = min(await self._sink.flow.allowance(), most())
+        if rows <= 0:
+            return NotNow.NO_ROOM
+        return Allowance(1 if trial else rows, trial, began, {0: epoch}, gate.connection.floor)
 
     async def try_open(self) -> None:
         if await self._sink.gate.try_open():

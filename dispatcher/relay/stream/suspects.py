@@ -19,7 +19,7 @@ from dispatcher.core.events import ClosedConnection, Observer
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import SERVER_LOST, ClaimedRow
 from dispatcher.infra.redis.connection import RedisConnection
-from dispatcher.relay.stream.complete import suspect_of_loss
+from dispatcher.relay.stream.answers import make_suspects
 from dispatcher.relay.stream.gate import SinkGate
 
 UP_S = 1.0  # so long, and at random up to twice as long, Redis has to be up before such a row is sent
@@ -28,7 +28,7 @@ REMEMBERED = 10_000  # at most so many rows; then all are forgotten
 NOT_PROVEN = Backoff(base_s=2.0, cap_s=60.0)  # pauses of a row that cannot be charged: each try may be an outage
 
 
-class LostServer:
+class Suspects:
     """What the bisector knows of losses of Redis. Used by its task only."""
 
     def __init__(
@@ -71,7 +71,7 @@ class LostServer:
             self._charged.clear()
         times = self._lost[row.id] = self._lost.get(row.id, 0) + 1
         if not self._takes_others:
-            suspect_of_loss([row], outcomes, NOT_PROVEN.reconnect_delay(times, self._rng))
+            make_suspects([row], outcomes, NOT_PROVEN.reconnect_delay(times, self._rng))
             return False
         if times < PROOFS and row.id not in self._charged:
             return True

@@ -1,8 +1,8 @@
-"""After the turn: a lane waits for what its turn sent, and has each sink's part completed (complete.py).
+"""After the turn: a lane waits for the replies to what its turn wrote, and settles each sink's part (answers.py).
 
 What the shards of a Cluster took is settled by one statement for all that have answered: a statement for each shard
 would cost many times as much. The slowest must not hold the others, nor its lane: after a moment the lane goes on, and
-what is not answered, or was not taken, is completed in the background, with the lane's session. Its shard is left out
+what is not answered, or was not taken, is settled in the background, with the lane's session. Its shard is left out
 of the claims until then.
 """
 
@@ -41,33 +41,33 @@ class WrittenPart(NamedTuple):
     isolated: list[ClaimedRow]
 
 
-class Finisher:
-    """Finishes what turns wrote.
+class AfterTurn:
+    """What becomes of all that turns wrote.
 
-    `finished(claim_id)` is called when nothing of the claim is worked on any more; `changed()` when a part is done for
-    which no lane waited, so that rows may be claimed for its sink again.
+    `claim_ended(claim_id)` is called when nothing of the claim is worked on any more; `changed()` when a part is done
+    for which no lane waited, so that rows may be claimed for its sink again.
     """
 
-    def __init__(self, finished: Callable[[str], None], changed: Callable[[], None]) -> None:
-        self._finished = finished
+    def __init__(self, claim_ended: Callable[[str], None], changed: Callable[[], None]) -> None:
+        self._claim_ended = claim_ended
         self._changed = changed
         self._tasks_of = Counter[str]()  # by claim id: how many tasks work on it
         self.background: TaskGroup | None = None  # for parts that no lane waits for; written by the relay's run()
 
-    async def finish(self, postgres: ReconnectingSession, parts: Sequence[WrittenPart]) -> None:
+    async def run(self, postgres: ReconnectingSession, parts: Sequence[WrittenPart]) -> None:
         """Wait for the replies, settle; what may be poison goes to the bisector of its sink."""
         claim_id = parts[0].batch.claim_id
         self._tasks_of[claim_id] += 1
         try:
             if len(parts) == 1 and not parts[0].sink.slots:
-                await self._complete(postgres, parts[0])
+                await self._wait_and_settle(postgres, parts[0])
                 return
             waiting = {part.sent.replies: part for part in parts}
             until = monotonic() + PATIENCE_S
             while answered := await _answered(waiting, until):
                 await self._settle_together(postgres, [waiting.pop(each) for each in answered])
             for part in waiting.values():
-                self._start_in_background(part, partial(self._complete, postgres, part))
+                self._start_in_background(part, partial(self._wait_and_settle, postgres, part))
         finally:
             self._task_ended(claim_id)
 
@@ -78,24 +78,24 @@ class Finisher:
         """
         taken, replies = list[tuple[WrittenPart, BatchOutcomes]](), list[Reply]()
         for part in parts:
-            answers = await replies_of(part.sent)  # at once: all of them have come
-            if part.isolated or not all(type(each) is bytes for each in answers):  # bytes: an entry id
-                self._start_in_background(part, partial(self._complete, postgres, part))
+            answered = await replies_of(part.sent)  # at once: all of them have come
+            if part.isolated or not all(type(each) is bytes for each in answered):  # bytes: an entry id
+                self._start_in_background(part, partial(self._wait_and_settle, postgres, part))
                 continue
-            taken.append((part, part.sink.completer.decide(part.batch, part.sent, answers)))
-            replies += answers
+            taken.append((part, part.sink.answers.decide(part.batch, part.sent, answered)))
+            replies += answered
         if not taken:
             return
         first = taken[0][0]
         whole = first.batch._replace(rows=[row for part, _ in taken for row in part.batch.rows])
-        left = await first.sink.completer.settle_together(
+        left = await first.sink.answers.settle_together(
             postgres, whole, replies, [outcomes for _, outcomes in taken], first.began
         )
         for part, outcomes in taken if left else ():
             if unsettled := [each for each in outcomes.each() if each[0] in left]:
                 again = BatchOutcomes.of(unsettled, outcomes.incarnation, outcomes.streams)
                 self._start_in_background(
-                    part, partial(part.sink.completer.settle, postgres, part.batch, again, tried=True)
+                    part, partial(part.sink.answers.settle, postgres, part.batch, again, tried=True)
                 )
 
     def _start_in_background(self, part: WrittenPart, work: Callable[[], Awaitable[object]]) -> None:
@@ -119,15 +119,15 @@ class Finisher:
         self._tasks_of[claim_id] -= 1
         if not self._tasks_of[claim_id]:
             del self._tasks_of[claim_id]
-            self._finished(claim_id)
+            self._claim_ended(claim_id)
 
     @staticmethod
-    async def _complete(postgres: ReconnectingSession, part: WrittenPart) -> None:
+    async def _wait_and_settle(postgres: ReconnectingSession, part: WrittenPart) -> None:
         batch, sink = part.batch, part.sink
         waiting = [batch._replace(rows=part.isolated)]  # for the bisector
         isolated = [
             *part.isolated,
-            *await sink.completer.complete(postgres, batch, part.sent, part.began, also=waiting),
+            *await sink.answers.wait_and_settle(postgres, batch, part.sent, part.began, also=waiting),
         ]
         if isolated:
             await sink.bisector.add(postgres, batch._replace(rows=isolated))

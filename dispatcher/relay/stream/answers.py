@@ -1,7 +1,7 @@
 """What becomes of what one sink was sent: wait for its replies, decide each row's outcome, settle.
 
-The Finisher (finish.py) calls it once a turn is over, for each sink of the batch, while the next lane already claims.
-The Settler (relay/settler.py) writes the outcomes to Postgres.
+The AfterTurn (finish.py) calls it once a turn is over, for each sink of the batch, while the next lane already claims.
+`Settler` (relay/settler.py) writes the outcomes to Postgres.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -26,8 +26,8 @@ from dispatcher.stages.publish import SentBatch, replies_of
 REMEMBERED = 10_000  # at most so many rows whose connection was cut once; then all are forgotten
 
 
-class BatchCompleter:
-    """Completes batches that were sent, those of several lanes at once."""
+class SinkAnswers:
+    """Settles batches by what their sink answered, those of several lanes at once."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class BatchCompleter:
         self.order: InOrder | None = None  # set by the relay
         self._cut_once: set[int] = set()  # ids of rows that were unanswered when the connection was cut
 
-    async def complete(
+    async def wait_and_settle(
         self,
         postgres: ReconnectingSession,
         batch: Batch,
@@ -73,7 +73,7 @@ class BatchCompleter:
             if was_cut(replies) and not outcomes.retries:
                 isolated = self._cut_again([row for row in batch.rows if row.id in unanswered], outcomes)
                 if isolated and not (sent.incarnation and sent.incarnation.lives_on(outcomes.incarnation)):
-                    suspect_of_loss(isolated, outcomes)
+                    make_suspects(isolated, outcomes)
                     isolated = []
         elif self._cut_once:
             self._cut_once.difference_update(outcomes.sent_ids)
@@ -101,7 +101,7 @@ class BatchCompleter:
     ) -> frozenset[int]:
         """Settle at once what several sinks took of a batch; the ids of rows to be settled sink by sink after all.
 
-        `parts`: by sink, decided by its own completer, as `batch` and `replies` have them one after the other.
+        `parts`: by sink, decided by its own SinkAnswers, as `batch` and `replies` have them one after the other.
         """
         self.tell_published(batch, replies)
         left = await self._settler.settle_together(postgres, batch.claim_id, parts)
@@ -146,7 +146,7 @@ class BatchCompleter:
     ) -> None:
         """Settle; when another incarnation of Redis holds the stream by then, search it for the entries first.
 
-        `also`: as for `complete()`; `tried`: as for Settler.settle().
+        `also`: as for `wait_and_settle()`; `tried`: as for Settler.settle().
         """
 
         async def moved(outcomes: BatchOutcomes, batch: Batch) -> None:
@@ -177,7 +177,7 @@ class BatchCompleter:
         return missing
 
 
-def suspect_of_loss(rows: Iterable[ClaimedRow], outcomes: BatchOutcomes, delay_s: float = 0.0) -> None:
+def make_suspects(rows: Iterable[ClaimedRow], outcomes: BatchOutcomes, delay_s: float = 0.0) -> None:
     """Let rows under which Redis ended be published alone next, by whoever claims them; it costs no attempt."""
     for row in rows:
         outcomes.add(row.id, Waits(delay_s, f"{SERVER_LOST}: Redis ended, or was replaced, while this row was sent"))

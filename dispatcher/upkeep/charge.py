@@ -1,0 +1,40 @@
+"""What it costs a row that its handler had begun when its process ended: the row may be what ended it.
+
+Beside it others had begun, so each of them runs alone from then on, and only one that ran alone can be buried for it.
+"""
+
+from collections.abc import Sequence
+from random import Random
+
+from dispatcher.core.decide import RetryPolicy, brief
+from dispatcher.core.events import Buried, Handled, Observer, Settled
+from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Outcome, Waits
+from dispatcher.core.row import PROCESS_LOST, HandlerMark
+from dispatcher.stages.settle import Settlement
+from dispatcher.upkeep.adopted import AdoptedRow
+
+
+def charge(row: AdoptedRow, cause: str, retry: RetryPolicy, rng: Random) -> Outcome:
+    """What becomes of such a row. It runs alone next, because of how its error begins."""
+    error, attempt = brief(f"{PROCESS_LOST}: {cause}"), row.attempts + 1
+    delay_s = retry.backoff.reconnect_delay(attempt, rng)
+    if row.stream_id == HandlerMark.MAY_HAVE_BEGUN:
+        return Waits(delay_s, error)
+    if attempt < retry.max_attempts:
+        return FailedAttempt(delay_s, error)
+    return FailedForGood(error) if row.stream_id == HandlerMark.ALONE else Waits(delay_s, error)
+
+
+def tell_charged(
+    rows: Sequence[AdoptedRow], outcomes: BatchOutcomes, settlement: Settlement, observe: Observer
+) -> None:
+    """Tell of these rows as whoever handles one does."""
+    errors = {row_id: each.error for row_id, each in [*outcomes.retries, *outcomes.dead]}
+    for row in rows:
+        if row.id not in settlement.lost:
+            observe(Handled(row.id, row.event_type, "lost", 0.0, 0.0, errors[row.id]))
+    if dead := [(row_id, dead.error) for row_id, dead in outcomes.dead if row_id not in settlement.lost]:
+        observe(Buried(dead))
+    waiting = outcomes.waiting(settlement.lost)
+    retried = settlement.retried - waiting
+    observe(Settled(sent=0, retried=retried, dead=settlement.dead, released=0, unknown=0, lost=0, waiting=waiting))
