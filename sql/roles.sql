@@ -1,6 +1,6 @@
 -- Group roles with no more rights than their job needs. Optional. Run it after the migrations, as the tables' owner with
 -- CREATEROLE (or as a superuser), any number of times:
---     psql "$DATABASE_URL" -f sql/roles.sql
+--     dispatcher sql roles | psql "$DATABASE_URL" -v ON_ERROR_STOP=1
 --     CREATE ROLE app LOGIN PASSWORD '...' IN ROLE outbox_producer;
 -- Migrating (`dispatcher migrate`) stays with the owner. Roles are shared by all databases of a server; their rights are not.
 

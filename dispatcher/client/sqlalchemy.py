@@ -8,15 +8,24 @@ import uuid
 from collections.abc import Iterable
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
 from dispatcher.client.event import Event, NoTransaction, handled, many_events, one_event
 from dispatcher.client.statements import OnDuplicate, named, wrong
 from dispatcher.infra import sqlfiles
+
+try:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
+except ImportError:  # from SQLAlchemy 2.1 on, where greenlet is not installed: nobody has such a session then
+    _T = TypeVar("_T")
+
+    class _Absent(Generic[_T]):
+        """No object is one."""
+
+    AsyncConnection = AsyncEngine = AsyncSession = async_scoped_session = _Absent  # type: ignore[assignment, misc]
 
 AnySession = Session | scoped_session[Session] | sa.Connection
 AnyAsyncSession = AsyncSession | async_scoped_session[AsyncSession] | AsyncConnection

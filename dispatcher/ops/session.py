@@ -78,8 +78,8 @@ class OperatorSession:
             raise Unreachable(f"the connection to {where} broke ({error})") from None
         except psycopg.errors.InsufficientPrivilege as error:
             raise Misconfigured(
-                f"{where}: this role may not {self.verb}; grant it the role outbox_dispatcher (sql/roles.sql). "
-                f"Postgres says: {describe(error)}"
+                f"{where}: this role may not {self.verb}; grant it the role outbox_dispatcher "
+                f"(`dispatcher sql roles`). Postgres says: {describe(error)}"
             ) from None
         except psycopg.errors.QueryCanceled:
             raise DispatcherError(

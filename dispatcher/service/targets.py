@@ -108,7 +108,8 @@ class PostgresTargets:
             raise Misconfigured(what_lacks(f"Postgres at {where}", gone))
         if denied := [what for (what,) in await session.fetch(load("rights"))]:
             raise Misconfigured(
-                f"the role at {where} lacks {'; '.join(denied)}: grant it the role outbox_dispatcher (sql/roles.sql)"
+                f"the role at {where} lacks {'; '.join(denied)}: grant it the role outbox_dispatcher "
+                "(`dispatcher sql roles`)"
             )
         if why := await why_copy(session, settle=True):
             raise Unreachable(f"Postgres at {self.database().address()}: {why}")

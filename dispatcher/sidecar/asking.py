@@ -78,6 +78,8 @@ def explained(*, changes: bool = False) -> Iterator[None]:
     except psycopg.errors.QueryCanceled:
         raise Refusal(503, "Postgres took too long: narrow it down with event_type or aggregate_type", again) from None
     except psycopg.errors.InsufficientPrivilege:
-        raise Refusal(503, "this role may not do that: grant it the role outbox_dispatcher (sql/roles.sql)") from None
+        raise Refusal(
+            503, "this role may not do that: grant it the role outbox_dispatcher (`dispatcher sql roles`)"
+        ) from None
     except psycopg.Error as error:
         raise Refusal(503, f"Postgres refused: {type(error).__name__} {error.sqlstate}", again) from None

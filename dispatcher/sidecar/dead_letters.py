@@ -31,7 +31,10 @@ FILTERS = ("aggregate_type", "aggregate_id", "event_type", "last_error", "error_
 BEFORE = {"retry": "retried before", "discard": "retried or discarded"}
 DONE = {"retry": "goes out again", "discard": "is discarded"}
 MANY = {"retry": "to go out again", "discard": "discarded"}
-FORBIDDEN = "this role may not insert into messaging.message_outbox, which copies need: run sql/roles.sql again"
+FORBIDDEN = (
+    "this role may not insert into messaging.message_outbox, which copies need: "
+    "run `dispatcher sql roles | psql OWNER_URL` again"
+)
 
 
 class DeadLetters:

@@ -276,8 +276,8 @@ async def test_a_role_from_before_this_release_may_retry_rows_and_is_told_about_
         await db.execute(f"REVOKE INSERT ON messaging.message_outbox FROM {role}")
         async with api(enabled=False, database_url=f"{database_url}?options=-crole%3D{role}") as (client, _):
             done = await post(client, "dead-events/retry-batch", {"event_ids": [kept, pruned]})
-            assert (done["processed"], done["not_dead"], "sql/roles.sql" in done["message"]) == (1, [pruned], True)
-            assert "sql/roles.sql" in (await post(client, f"dead-events/{pruned}/retry", status=503))["error"]
+            assert (done["processed"], done["not_dead"], "sql roles" in done["message"]) == (1, [pruned], True)
+            assert "sql roles" in (await post(client, f"dead-events/{pruned}/retry", status=503))["error"]
     finally:
         await db.execute(f"DROP OWNED BY {role}")
         await db.execute(f"DROP ROLE {role}")

@@ -186,9 +186,7 @@ async def mend(found: Finding, db: psycopg.AsyncConnection, database_url: str) -
     """Do what a remedy says."""
     assert found.remedy is not None
     for step in re.split(r"; |, then ", found.remedy):
-        if "doorbell.down.sql" in step:
-            await db.execute((Path(__file__).parents[2] / "triggers" / "doorbell.down.sql").read_bytes())
-        elif "dispatcher migrate" in step:
+        if "dispatcher migrate" in step:
             await migrate(database_url)
         elif "`dispatcher resume`" in step:
             await db.execute("UPDATE messaging.pause SET paused = false")

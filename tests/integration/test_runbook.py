@@ -105,6 +105,11 @@ class Runner:
         for env, words in commands(text):
             words = [re.sub(r"\$(\w+)", lambda match: self.env[match[1]], word) for word in words]
             words = [word.replace("localhost:8080", f"127.0.0.1:{self.env['DISPATCH_HTTP_PORT']}") for word in words]
+            if words[3:5] == ["|", "psql"]:
+                code, output = await self._command(*words[1:3], **self.env)
+                assert code == 0, output
+                await run(str(client_program("psql")), "-X", *words[5:], stdin=output)
+                continue
             program, arguments = words[0], words[1:]
             execute: Callable[..., object] | None = getattr(self, program.replace("-", "_"), None)
             assert execute, f"say here how {program} is executed"
@@ -140,12 +145,13 @@ class Runner:
         await run("curl", "--silent", "--show-error", "--fail-with-body", *arguments)
 
 
-async def run(*words: str) -> None:
+async def run(*words: str, stdin: str = "") -> None:
     """Run a program in the checkout; it must end with 0."""
+    pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *words, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *words, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT
     )
-    output, _ = await process.communicate()
+    output, _ = await process.communicate(stdin.encode())
     assert process.returncode == 0, f"{' '.join(words)}: {output.decode()}"
 
 

@@ -345,7 +345,7 @@ async def test_a_role_without_rights_is_told_which(database_url: str, redis_url:
     await db.execute("GRANT USAGE ON SCHEMA messaging TO nobody_much")
     url = database_url.replace("postgres@", "nobody_much@")
     try:
-        with pytest.raises(Misconfigured, match=r"lacks .*SELECT on messaging.message_outbox; .*sql/roles.sql"):
+        with pytest.raises(Misconfigured, match=r"lacks .*SELECT on messaging.message_outbox; .*dispatcher sql roles"):
             await run(settings(database_url=url, redis_url=redis_url))
     finally:
         await db.execute("DROP OWNED BY nobody_much")

@@ -236,7 +236,7 @@ async def test_a_right_that_was_revoked(
     found = (await tried(relay))[name]
     assert (found.result, found.sqlstate) == ("refused", "42501")
     assert "dispatcher sql roles" in found.remedy
-    with pytest.raises(Misconfigured, match=re.escape("sql/roles.sql")):
+    with pytest.raises(Misconfigured, match=re.escape("dispatcher sql roles")):
         await start(relay)
 
 

@@ -48,6 +48,24 @@ def test_the_bare_client_can_be_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_sqlalchemy_without_greenlet_is_enough_for_its_plain_sessions() -> None:
+    """SQLAlchemy 2.1 brings no greenlet, and without it has nothing for asyncio."""
+    program = """
+import sys
+sys.modules["greenlet"] = None
+from sqlalchemy.orm import Session
+from dispatcher.client import Event
+from dispatcher.client.sqlalchemy import add_event
+try:
+    add_event(Session(), Event(event_type="a", aggregate_id="1", payload={}), bind=None)
+except Exception as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "several engines" in done.stdout, done.stdout
+
+
 @pytest.mark.parametrize("module", ["dispatcher", "dispatcher.cli"])
 def test_without_the_server_the_command_says_in_one_line_what_to_install(module: str) -> None:
     done = without_packages("-m", module, "run")

@@ -2,7 +2,7 @@
 
 Permissions: `view_deadevent` sees them, `retry_deadevent` retries them, `discard_deadevent` discards them,
 `read_payload_deadevent` sees payload and headers, which may be personal data. The database's role needs the rights of
-the role outbox_dispatcher (sql/roles.sql); a router may send these models to an alias that logs in as another role.
+the role outbox_dispatcher (`dispatcher sql roles`); a router may send these models to an alias with another role.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def _explained(view: Callable[..., Any]) -> Callable[..., Any]:
             return view(self, request, *args, **kwargs)
         except ProgrammingError as error:
             if is_forbidden(error):
-                why = "The database's role may not do this: GRANT outbox_dispatcher to it (sql/roles.sql)."
+                why = "The database's role may not do this: GRANT outbox_dispatcher to it (`dispatcher sql roles`)."
             elif sqlstate_of(error) == _NO_TABLE:
                 why = "There is no outbox of this release: run manage.py migrate."
             else:

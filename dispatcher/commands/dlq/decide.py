@@ -100,7 +100,7 @@ async def _run(decision: Decision, fetch: Fetch, events: Sequence[EventRef], as_
     if run.forbidden:
         raise Misconfigured(
             f"not retried: {counted(len(run.not_dead), 'event')}; the rows of some were pruned, and this role may not "
-            "put their copies back into messaging.message_outbox; run sql/roles.sql again"
+            "put their copies back into messaging.message_outbox; run `dispatcher sql roles | psql OWNER_URL` again"
         )
     if not as_json:
         tell_left(past, "neither dead nor tried again" if decision.tried else "not dead", run.not_dead)

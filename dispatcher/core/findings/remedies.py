@@ -6,9 +6,7 @@ from shlex import quote
 
 from dispatcher.core.process_state import DeadGroups
 
-GIVE_RIGHTS = (
-    "as the owner run `dispatcher sql roles | psql OWNER_URL` (sql/roles.sql); grant this role outbox_dispatcher"
-)
+GIVE_RIGHTS = "as the owner run `dispatcher sql roles | psql OWNER_URL`; grant this role outbox_dispatcher"
 TOO_LARGE = "bytes, DISPATCH_MAX_PAYLOAD_BYTES allows"
 GIVEN_UP = "Dead:"  # how the error begins where a handler said that no retry can help
 TRY_ONE = "If {} may be over already, try one first: `dispatcher dlq retry ID`"

@@ -232,6 +232,6 @@ def _forbidden(
         return Misconfigured(
             f"role {role} may not migrate: the schema messaging, or a table in it, belongs to {not_ours} ({refusal}). "
             f"Migrate as {not_ours}, or GRANT {not_ours} TO {role}. A dispatcher needs neither: its role is "
-            "outbox_dispatcher (sql/roles.sql)"
+            "outbox_dispatcher (`dispatcher sql roles`)"
         )
     return Misconfigured(f"role {role} may not migrate: {refusal} (in {name})")

@@ -171,7 +171,7 @@ async def _safely(name: str, check: Check, session: Session) -> Finding:
         return bad(
             name,
             f"this role may not check: {describe(error)}",
-            "grant it the role outbox_dispatcher (sql/roles.sql)",
+            "grant it the role outbox_dispatcher (`dispatcher sql roles`)",
         )
     except psycopg.Error as error:
         return unknown(name, f"could not be checked: {describe(error)}", "run it again, as a role that has the right")

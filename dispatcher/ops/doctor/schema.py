@@ -74,7 +74,9 @@ async def trigger(session: Session, *, wanted: bool) -> Finding:
         said = "disabled" if fires == "D" else "enabled for replication only"
         said = f"the doorbell is {said}: events go out on the tick only"
         return Finding("trigger", "bad", said, ENABLE_TRIGGER, needs_somebody="by morning")  # as `status` has it
-    again = f"as the owner of the table run triggers/doorbell.down.sql, then {MIGRATE}"
+    again = (
+        f"as the owner of the table `DROP TRIGGER message_outbox_doorbell ON messaging.message_outbox`, then {MIGRATE}"
+    )
     if not deferred:
         said = "the doorbell rings at the insert, not at the commit: one open transaction keeps others from ringing"
         return warning("trigger", said, again)
