@@ -13,13 +13,12 @@ from dispatcher.core.events import Observer, Started, Stopped, Stopping, fan_out
 from dispatcher.core.findings.condition import Condition
 from dispatcher.core.process_state import WorkerReport
 from dispatcher.infra import early_stop
-from dispatcher.service.console_routes import ConsoleRoutes
 from dispatcher.service.context import Context
 from dispatcher.service.engine import Engine
-from dispatcher.service.http import build_http, open_http
+from dispatcher.service.http import Http
 from dispatcher.service.order import Order
 from dispatcher.service.policies import entry_formats, slots
-from dispatcher.service.process import one_error
+from dispatcher.service.process import run_to_the_end
 from dispatcher.service.sessions import Sessions
 from dispatcher.service.start_upkeep import run_gauges, start_upkeep
 from dispatcher.settings import Settings
@@ -39,18 +38,6 @@ async def run(settings: Settings, *, observe: Observer | None = None) -> int:
     Raises DispatcherError when a person has to act. `observe` hears every event, beside metrics and logs.
     """
     return await run_to_the_end(Service(settings, observe))
-
-
-async def run_to_the_end(service: "Service") -> int:
-    """As `run`, for a service that was made already."""
-    with one_error():
-        async with anyio.create_task_group() as everything:
-            await everything.start(service.watch_signals)
-            try:
-                await service.run()
-            finally:
-                everything.cancel_scope.cancel()
-    return service.exit_code
 
 
 class Service:
@@ -192,20 +179,16 @@ class Service:
     async def _open(self, beside: TaskGroup) -> None:
         s = self._settings
         if s.http_enabled:
-            console = ConsoleRoutes(s, self._state.read)
-            served = build_http(
+            http = Http(
                 s,
                 readiness=self._readiness,
                 metrics_registry=self._metrics.registry,
-                ask=self._sessions.api.fetch,
+                api=self._sessions.api,
                 retried=self._engine.rows_released,
                 observe=self._observe,
                 state=self._state.read,
-                extra_routes=console.routes,
             )
-            await open_http(served, s, beside, self._observe)
-            beside.start_soon(self._sessions.api.run, name="what people ask")
-            beside.start_soon(console.history.run, name="history")
+            await http.open(beside)
         sessions = [self._sessions.chores]
         if s.enabled:
             sessions += [self._sessions.control, self._sessions.upkeep]

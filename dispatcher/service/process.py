@@ -6,6 +6,10 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
+
+import anyio
+from anyio.abc import TaskStatus
 
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.output import last_words
@@ -30,6 +34,28 @@ def leave_if_held_up(code: int) -> None:
     if len(asyncio.all_tasks()) > 1 or any(not thread.daemon for thread in threading.enumerate()[1:]):
         last_words()
         os._exit(code)
+
+
+class Runs(Protocol):
+    """A service, or the supervisor of several."""
+
+    exit_code: int
+
+    async def watch_signals(self, *, task_status: TaskStatus[None]) -> None: ...
+
+    async def run(self) -> None: ...
+
+
+async def run_to_the_end(service: Runs) -> int:
+    """Run it until it ends, by a signal for instance; its exit code. Raises DispatcherError."""
+    with one_error():
+        async with anyio.create_task_group() as everything:
+            await everything.start(service.watch_signals)
+            try:
+                await service.run()
+            finally:
+                everything.cancel_scope.cancel()
+    return service.exit_code
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Sessions:
         self.lanes = [ReconnectingSession(targets.database, f"lane-{n}", rng=rng) for n in range(LANES)]
         self.handlers = ReconnectingSession(targets.database, "handlers", rng=rng)
         # Apart from the others: what a person asks may be slow, and a slow answer holds up nobody else.
-        self.api = LazySession(targets.api, "api", prepare=targets.check)
+        self.api = LazySession(targets.api, prepare=targets.check)
 
         everything = [self.control, self.upkeep, self.chores, self.handlers, *self.lanes]
         first = [self.upkeep, self.lanes[0], self.handlers, self.control, self.chores, *self.lanes[1:]]

@@ -27,7 +27,7 @@ from dispatcher.core.events import (
     Woke,
 )
 from dispatcher.service import Service, lifecycle, run
-from dispatcher.service.lifecycle import run_to_the_end
+from dispatcher.service.process import run_to_the_end
 from dispatcher.settings import Settings
 from dispatcher.stages import claim
 from tests.support.postgres import StartPostgres

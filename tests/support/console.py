@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from dispatcher.core.latencies import Latencies
-from dispatcher.service.console_routes import ConsoleRoutes
+from dispatcher.service.http import console_routes
 from dispatcher.settings import Settings
+from dispatcher.sidecar.history import History
 from dispatcher.telemetry.state import StateTracker
 
 
@@ -18,5 +19,5 @@ class FedConsole:
         types: Callable[[], Mapping[str, Latencies]] = dict,
     ) -> None:
         self.observe = StateTracker(latency, types=types)
-        console = ConsoleRoutes(settings, self.observe.read)
-        self.history, self.routes = console.history, console.routes
+        self.history = History(self.observe.read)
+        self.routes = console_routes(settings, self.history)

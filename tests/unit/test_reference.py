@@ -13,8 +13,8 @@ from loguru import logger
 from prometheus_client import CollectorRegistry
 
 from dispatcher.core import errors
-from dispatcher.service.console_routes import ConsoleRoutes
-from dispatcher.service.http import build_http
+from dispatcher.infra.postgres.lazy import LazySession
+from dispatcher.service.http import Http
 from dispatcher.settings import Settings
 from dispatcher.telemetry.latency import LatencyHistogram
 from dispatcher.telemetry.loguru_setup import FromLibraries
@@ -69,19 +69,18 @@ def never(*anything: object) -> Any:
 
 def test_every_endpoint_is_described() -> None:
     settings = Settings(database_url="postgresql:///app", redis_url="redis://localhost")
-    site = build_http(
+    http = Http(
         settings,
         readiness=lambda: None,
         metrics_registry=CollectorRegistry(),
-        ask=never,
+        api=LazySession(never, prepare=never),
         retried=never,
         observe=never,
-        state=never,
-        extra_routes=ConsoleRoutes(settings, StateTracker(LatencyHistogram("x", "x").snapshot).read).routes,
+        state=StateTracker(LatencyHistogram("x", "x").snapshot).read,
     )
     served = {
         f"{route.method} {route.resource.canonical}"
-        for route in site.main.router.routes()
+        for route in http.main.router.routes()
         if route.resource is not None and route.method != "HEAD" and "/console/" not in route.resource.canonical
     }
     text = page("reference/http.md")

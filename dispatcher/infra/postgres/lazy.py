@@ -31,11 +31,8 @@ class Busy(DispatcherError):
 class LazySession:
     """`fetch` runs one statement. `run()` has to run beside it, or the session is never closed."""
 
-    def __init__(
-        self, target: Callable[[], PostgresTarget], purpose: str, *, prepare: Callable[[Session], Awaitable[None]]
-    ) -> None:
+    def __init__(self, target: Callable[[], PostgresTarget], *, prepare: Callable[[Session], Awaitable[None]]) -> None:
         self._target = Asked(target)
-        self._purpose = purpose
         self._prepare = prepare
         self._turn = anyio.Lock()  # its holder may use and replace the session
         self._asking = 0  # written by fetch()
@@ -97,7 +94,7 @@ class LazySession:
         return session
 
     async def _opened(self) -> Session:
-        session = self._session = await connect(await self._target.get(), self._purpose)  # so that the end can cut it
+        session = self._session = await connect(await self._target.get(), "api")  # so that the end can cut it
         try:
             await self._prepare(session)
         except (SessionLost, psycopg.Error) as error:

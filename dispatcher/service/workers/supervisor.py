@@ -26,9 +26,8 @@ from dispatcher.core.events import (
 )
 from dispatcher.infra import early_stop
 from dispatcher.infra.postgres.lazy import LazySession
-from dispatcher.service.console_routes import ConsoleRoutes
-from dispatcher.service.http import build_http, open_http
-from dispatcher.service.process import one_error
+from dispatcher.service.http import Http
+from dispatcher.service.process import run_to_the_end
 from dispatcher.service.targets import PostgresTargets
 from dispatcher.service.workers.pool import Worker, WorkerPool, start_worker
 from dispatcher.settings import Settings
@@ -59,15 +58,7 @@ async def supervise(settings: Settings, flags: Mapping[str, object], *, observe:
 
     `flags`: those of the command line, which the workers read again beside their environment. Raises Misconfigured.
     """
-    supervisor = Supervisor(settings, flags, observe)
-    with one_error():
-        async with anyio.create_task_group() as everything:
-            await everything.start(supervisor.watch_signals)
-            try:
-                await supervisor.run()
-            finally:
-                everything.cancel_scope.cancel()
-    return supervisor.exit_code
+    return await run_to_the_end(Supervisor(settings, flags, observe))
 
 
 class Supervisor:
@@ -132,21 +123,16 @@ class Supervisor:
         if not s.http_enabled:
             return
         targets = PostgresTargets(s, f"supervisor-{os.getpid()}")
-        api = LazySession(targets.api, "api", prepare=targets.check)
-        console = ConsoleRoutes(s, self._pool.state)
-        site = build_http(
+        http = Http(
             s,
             readiness=self._not_ready,
             metrics_registry=self._metrics.registry,
-            ask=api.fetch,
+            api=LazySession(targets.api, prepare=targets.check),
             retried=self._pool.nudge,
             observe=self._observe,
             state=self._pool.state,
-            extra_routes=console.routes,
         )
-        await open_http(site, s, beside, self._observe)
-        beside.start_soon(api.run, name="what people ask")
-        beside.start_soon(console.history.run, name="history")
+        await http.open(beside)
 
     def _not_ready(self) -> str | None:
         return "stopping" if self._stopping.is_set() else self._pool.not_ready()

@@ -23,8 +23,8 @@ from dispatcher.core.errors import DispatcherError
 from dispatcher.infra import early_stop
 from dispatcher.infra.forks import not_for_children
 from dispatcher.infra.output import last_words, never_wait_for_output
-from dispatcher.service.lifecycle import Service, run_to_the_end
-from dispatcher.service.process import LOOP_OPTIONS, freeze, leave_if_held_up, one_error
+from dispatcher.service.lifecycle import Service
+from dispatcher.service.process import LOOP_OPTIONS, freeze, leave_if_held_up, one_error, run_to_the_end
 from dispatcher.service.workers.channel import pack_report
 from dispatcher.settings import Settings
 
