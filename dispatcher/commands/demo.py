@@ -1,6 +1,5 @@
 """`dispatcher demo`: the whole path on this machine, with servers of its own, and a verdict."""
 
-import json
 import sys
 from collections.abc import Iterator
 from random import Random
@@ -13,12 +12,11 @@ from dispatcher.commands.options import database_options
 from dispatcher.commands.progress import rows_progress
 from dispatcher.core.counted import counted
 from dispatcher.demo.cluster import run_cluster
-from dispatcher.demo.cluster_table import cluster_summary, show_cluster_result
 from dispatcher.demo.order import run_order
-from dispatcher.demo.order_table import order_summary, show_order_result
-from dispatcher.demo.run import Plan, Result, run
+from dispatcher.demo.run import Plan
+from dispatcher.demo.run import run as run_once
 from dispatcher.demo.samples import STATUSES, Sample, as_sql, samples
-from dispatcher.demo.screen import Lines, LivePanel, Screen, Watch, show_result
+from dispatcher.demo.screen import Lines, LivePanel, Screen, Watch
 from dispatcher.demo.seed import seed
 from dispatcher.demo.stay import RATE as STAY_RATE
 from dispatcher.demo.stay import stay
@@ -112,26 +110,13 @@ def demo(
         return
     live = console.is_terminal and not as_json
     screen: Screen = LivePanel(console, seconds) if live else Lines(seconds, to_stderr=as_json)
-    if on_cluster:
-        of_cluster = run_cluster(Plan(rate, seconds, http_port), screen)
-        if as_json:
-            click.echo(json.dumps(cluster_summary(of_cluster)))
-        else:
-            show_cluster_result(console, of_cluster)
-        sys.exit(0 if of_cluster.verdict.passed else 1)
-    if in_order:
-        of_order = run_order(Plan(rate, seconds, http_port), screen)
-        if as_json:
-            click.echo(json.dumps(order_summary(of_order)))
-        else:
-            show_order_result(console, of_order)
-        sys.exit(0 if of_order.verdict.passed else 1)
-    result = run(Plan(rate, seconds, http_port), screen)
+    run = run_cluster if on_cluster else run_order if in_order else run_once
+    report = run(Plan(rate, seconds, http_port), screen)
     if as_json:
-        click.echo(as_text(result))
+        click.echo(report.as_json())
     else:
-        show_result(console, result.tally, result.sent, result.verdict, result.rate)
-    sys.exit(0 if result.verdict.passed else 1)
+        report.show(console)
+    sys.exit(0 if report.verdict.passed else 1)
 
 
 def _require_fitting(context: click.Context, seed_only: bool, stays: bool) -> None:
@@ -158,16 +143,3 @@ def _write_samples(rows: Iterator[Sample], count: int, flags: dict[str, str | No
     with rows_progress("Copying", count) as progress:
         seed(settings["database_url"], rows, count, progress)
     click.echo(f"Copied {counted(count, 'row')}.")
-
-
-def as_text(result: Result) -> str:
-    """The result as one JSON object."""
-    return json.dumps(
-        {
-            **result.tally.summary(),
-            "sent": result.sent,
-            "events_per_second": round(result.rate, 1),
-            "verdict": result.verdict.word,
-            "reasons": result.verdict.reasons,
-        }
-    )

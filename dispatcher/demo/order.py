@@ -12,19 +12,21 @@ from pathlib import Path
 
 import psycopg
 import redis
+from rich.table import Table
+from rich.text import Text
 
 from dispatcher.core.counted import counted
 from dispatcher.core.layout import DEFAULT_STREAM
 from dispatcher.demo.cleanup import ending_in_order, scratch_folder
 from dispatcher.demo.consumer import Reader
-from dispatcher.demo.histogram import Histogram
 from dispatcher.demo.measure import Hooks, measure
 from dispatcher.demo.process import DispatcherProcess, connected
 from dispatcher.demo.producer import Load
+from dispatcher.demo.report import Report, latencies, latency_rows
 from dispatcher.demo.run import Plan, count_rows, start_servers, until_settled
 from dispatcher.demo.screen import Screen
 from dispatcher.demo.tally import Tally
-from dispatcher.demo.verdict import Verdict
+from dispatcher.demo.verdict import judge
 from dispatcher.embedded import free_port
 from dispatcher.embedded.ports import require_free
 
@@ -35,21 +37,6 @@ PAGE = 5_000  # entries read at once
 INSERT = f"""INSERT INTO messaging.message_outbox (event_id, message_id, event_type, aggregate_id, payload, headers)
     SELECT $1::uuid, $2::uuid, $3::text, 'conversation-' || abs(hashtext($1::text)) % {AGGREGATES} || left($4::text, 0),
         $5::jsonb, $6::jsonb"""
-
-
-@dataclass(frozen=True, slots=True)
-class OrderResult:
-    """What became of the events. `overtaken`: those that came after a later event of their aggregate."""
-
-    committed: int
-    sent: int
-    lost: int
-    doubled: int
-    overtaken: int
-    aggregates: int
-    latency: Histogram
-    changes: Sequence[str]
-    verdict: Verdict
 
 
 @dataclass(slots=True)
@@ -99,7 +86,7 @@ class Cast:
         return f"a dispatcher joins (pid {self.start().pid})"
 
 
-def run_order(plan: Plan, screen: Screen) -> OrderResult:
+def run_order(plan: Plan, screen: Screen) -> Report:
     """Raises Misconfigured (a wheel, a port, a folder) or another DispatcherError; nothing is left running then."""
     port = plan.http_port or free_port()
     require_free(port, "--http-port")
@@ -125,12 +112,12 @@ def run_order(plan: Plan, screen: Screen) -> OrderResult:
         )
         sent, _ = count_rows(database_url)
         codes = [each.stop() for each in cast.running]
-        return _result(measured.tally, sent, codes, cast.changes, database_url, valkey.url)
+        return _report(measured.tally, sent, codes, cast.changes, database_url, valkey.url)
 
 
-def _result(
+def _report(
     tally: Tally, sent: int, codes: Sequence[int], changes: Sequence[str], database_url: str, redis_url: str
-) -> OrderResult:
+) -> Report:
     with psycopg.connect(database_url, autocommit=True) as connection:
         places = {
             event.encode(): (aggregate, number)
@@ -140,20 +127,28 @@ def _result(
         }
     entries = list(_entries(redis_url))
     doubled, overtaken = len(entries) - len(set(entries)), count_overtaken(entries, places)
-    checks = (
-        (tally.committed == 0, "nothing was committed"),
-        (tally.lost > 0, f"{counted(tally.lost, 'committed event')} never reached the consumer"),
+    aggregates = len({aggregate for aggregate, _ in places.values()})
+    table = Table(title="Order within each aggregate, DISPATCH_ORDER=aggregate", title_justify="left")
+    table.add_column("events of", style="bold")
+    table.add_column(f"{aggregates} aggregates", justify="right")
+    table.add_row("committed", f"{tally.committed:,}")
+    table.add_row("rows marked sent", f"{sent:,}")
+    wrong = {"out_of_order": overtaken, "lost": tally.lost, "doubled": doubled}
+    for name, count in wrong.items():
+        table.add_row(name.replace("_", " "), Text(f"{count:,}", style="bold red" if count else "bold green"))
+    for name, value in latency_rows(tally.latency):
+        table.add_row("longest" if name == "max" else f"{name} from commit to consumer", value)
+    table.add_section()
+    figures = {"aggregates": aggregates, "committed": tally.committed, "sent": sent, **wrong}
+    verdict = judge(
+        tally,
+        sent,
+        max(codes, key=abs),
         (doubled > 0, f"{counted(doubled, 'entry')} came into the stream a second time"),
         (overtaken > 0, f"{counted(overtaken, 'event')} came after a later one of the same aggregate"),
-        (sent != tally.committed, f"marked sent: {counted(sent, 'row')}; committed: {tally.committed:,}"),
         (len(changes) < 3, "the run was too short for a dispatcher to be killed, one to stop and one to join"),
-        (any(codes), f"dispatchers ended with exit codes {codes} when asked to stop"),
     )
-    verdict = Verdict(tuple(reason for broken, reason in checks if broken))
-    aggregates = len({aggregate for aggregate, _ in places.values()})
-    return OrderResult(
-        tally.committed, sent, tally.lost, doubled, overtaken, aggregates, tally.latency, changes, verdict
-    )
+    return Report(table, {**figures, **latencies(tally.latency), "changes": list(changes)}, verdict)
 
 
 def _entries(redis_url: str) -> Iterable[bytes]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 import psycopg
+from rich.table import Table
 
 from dispatcher.core.layout import DEFAULT_STREAM
 from dispatcher.demo.cleanup import ending_in_order, scratch_folder
@@ -15,15 +16,23 @@ from dispatcher.demo.consumer import Reader
 from dispatcher.demo.measure import Hooks, measure
 from dispatcher.demo.process import DispatcherProcess, connected
 from dispatcher.demo.producer import Load, connections_for
+from dispatcher.demo.program import program
+from dispatcher.demo.report import Report, latency_rows
 from dispatcher.demo.screen import Screen
 from dispatcher.demo.tally import Tally
-from dispatcher.demo.verdict import Verdict, judge
+from dispatcher.demo.verdict import SLA_P95_MS, judge, late
 from dispatcher.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from dispatcher.embedded.ports import require_free
 from dispatcher.infra.postgres.migrations import migrate
 
 DATABASE = "postgres"
 SETTLE_TIMEOUT_S = 10.0
+NEXT = {
+    "demo --stay": "the console, while you break things",
+    "dev": "Postgres and Valkey to build against",
+    "migrate": "the outbox in your DATABASE_URL",
+    "run": "relay it to your REDIS_URL",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +44,7 @@ class Plan:
     http_port: int = 0  # 0: any free one
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The result. `sent`: rows that Postgres marks sent."""
-
-    tally: Tally
-    sent: int
-    verdict: Verdict
-    rate: float  # events a second, as reached
-
-
-def run(plan: Plan, screen: Screen) -> Result:
+def run(plan: Plan, screen: Screen) -> Report:
     """Raises Misconfigured (a wheel, a port, a folder) or another DispatcherError; nothing is left running then."""
     port = plan.http_port or free_port()
     require_free(port, "--http-port")
@@ -67,7 +66,34 @@ def run(plan: Plan, screen: Screen) -> Result:
         sent, _ = count_rows(database_url)
         code = dispatcher.stop()
         rate = measured.done.events / max(measured.done.seconds, plan.seconds)
-        return Result(measured.tally, sent, judge(measured.tally, sent, code), rate)
+        return report(measured.tally, sent, code, rate)
+
+
+def report(tally: Tally, sent: int, exit_code: int, rate: float) -> Report:
+    """`sent`: rows that Postgres marks sent. `rate`: events a second, as reached."""
+    table = Table(title="From commit to consumer", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_row("events committed", f"{tally.committed:,}")
+    table.add_row("events a second", f"{rate:,.0f}")
+    table.add_row("rows marked sent", f"{sent:,}")
+    table.add_row("lost", f"{tally.lost:,}")
+    table.add_row("duplicated", f"{tally.duplicated:,}", end_section=True)
+    for row in latency_rows(tally.latency, decimals=2):
+        table.add_row(*row)
+    table.add_section()
+    early = f"{tally.early:,} reached the consumer before their commit call had returned: counted as 0 ms."
+    return Report(
+        table,
+        {**tally.summary(), "sent": sent, "events_per_second": round(rate, 1)},
+        judge(tally, sent, exit_code, late(tally.latency)),
+        f"SLA: p95 under {SLA_P95_MS / 1000:g} s, none lost or doubled",
+        [
+            *([early] if tally.early else []),
+            "\nNext:",
+            *(f"  {program()} {command:13}{what}" for command, what in NEXT.items()),
+        ],
+    )
 
 
 def start_servers(

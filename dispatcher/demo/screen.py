@@ -1,4 +1,4 @@
-"""The demo's output: a live panel on a terminal, a line every few seconds elsewhere, and the table at the end."""
+"""The demo's output while it runs: a live panel on a terminal, a line every few seconds elsewhere."""
 
 import math
 import time
@@ -13,17 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dispatcher.demo.program import program
 from dispatcher.demo.tally import Tally
-from dispatcher.demo.verdict import SLA_P95_MS, Verdict
+from dispatcher.demo.verdict import SLA_P95_MS
 
 LINE_EVERY_S = 3.0
-NEXT = {
-    "demo --stay": "the console, while you break things",
-    "dev": "Postgres and Valkey to build against",
-    "migrate": "the outbox in your DATABASE_URL",
-    "run": "relay it to your REDIS_URL",
-}
 
 
 class Screen(Protocol):
@@ -138,29 +131,3 @@ class LivePanel:
 
     def close(self) -> None:
         self.live.stop()
-
-
-def show_result(console: Console, tally: Tally, sent: int, verdict: Verdict, rate: float) -> None:
-    """The closing table, the verdict, and where to go next. `rate`: events a second, as reached."""
-    table = Table(title="From commit to consumer", show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(justify="right")
-    table.add_row("events committed", f"{tally.committed:,}")
-    table.add_row("events a second", f"{rate:,.0f}")
-    table.add_row("rows marked sent", f"{sent:,}")
-    table.add_row("lost", f"{tally.lost:,}")
-    table.add_row("duplicated", f"{tally.duplicated:,}", end_section=True)
-    for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
-        table.add_row(name, f"{tally.quantile_ms(q):.2f} ms")
-    table.add_row("max", f"{tally.latency.maximum / 1e6:.2f} ms", end_section=True)
-    style = "bold green" if verdict.passed else "bold red"
-    table.add_row(f"SLA: p95 under {SLA_P95_MS / 1000:g} s, none lost or doubled", Text(verdict.word, style=style))
-    console.print()
-    console.print(table)
-    if tally.early:
-        console.print(f"{tally.early:,} reached the consumer before their commit call had returned: counted as 0 ms.")
-    for reason in verdict.reasons:
-        console.print(Text(reason, style="red"))
-    console.print("\nNext:")
-    for command, what in NEXT.items():
-        console.print(f"  {program()} {command:13}{what}", highlight=False, markup=False, soft_wrap=True)

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 
 from dispatcher.core.counted import counted
+from dispatcher.demo.histogram import Histogram
 from dispatcher.demo.tally import Tally
 
 SLA_P95_MS = 1500.0
+
+Check = tuple[bool, str]  # whether it speaks against the run, and the reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +26,20 @@ class Verdict:
         return "met" if self.passed else "BROKEN"
 
 
-def judge(tally: Tally, sent: int, exit_code: int) -> Verdict:
+def late(latency: Histogram, of: str = "") -> Check:
+    """Whether the p95 is over the SLA."""
+    p95_ms = latency.quantile(0.95) / 1e6
+    return p95_ms >= SLA_P95_MS, f"p95{of} is {p95_ms:,.0f} ms, the SLA is under {SLA_P95_MS:,.0f} ms"
+
+
+def judge(tally: Tally, sent: int, exit_code: int, *others: Check) -> Verdict:
     """`sent`: rows Postgres calls sent at the end. `exit_code`: the dispatcher's, after it was asked to stop."""
-    p95_ms = tally.quantile_ms(0.95)
     checks = (
         (tally.committed == 0, "nothing was committed"),
         (tally.lost > 0, f"{counted(tally.lost, 'committed event')} never reached the consumer"),
         (tally.duplicated > 0, f"{counted(tally.duplicated, 'entry')} reached the consumer a second time"),
         (tally.foreign > 0, f"{counted(tally.foreign, 'entry')} reached the consumer that nobody committed"),
-        (p95_ms >= SLA_P95_MS, f"p95 is {p95_ms:,.0f} ms, the SLA is under {SLA_P95_MS:,.0f} ms"),
+        *others,
         (sent != tally.committed, f"marked sent: {counted(sent, 'row')}; committed: {tally.committed:,}"),
         (exit_code != 0, f"the dispatcher ended with exit code {exit_code} when asked to stop"),
     )

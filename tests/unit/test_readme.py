@@ -15,9 +15,8 @@ import yaml
 from rich.console import Console as Terminal
 
 from dispatcher.cli import COMMANDS, cli
-from dispatcher.demo.screen import show_result
+from dispatcher.demo.run import report
 from dispatcher.demo.tally import Tally
-from dispatcher.demo.verdict import judge
 from dispatcher.settings import Settings, describe
 from tests.support.readme import README, ROOT, blocks, code, page
 from tests.support.runbook import commands
@@ -144,7 +143,7 @@ def test_the_result_that_is_shown_is_the_one_that_the_demo_prints() -> None:
     tally.add_committed([(1_000, b"a")])
     tally.add_received([(2_000, [b"a"])])
     shown = io.StringIO()
-    show_result(Terminal(file=shown, width=100), tally, 1, judge(tally, sent=1, exit_code=0), rate=200)
+    report(tally, sent=1, exit_code=0, rate=200).show(Terminal(file=shown, width=100))
     [result] = [block for block in blocks("Try it", "") if "p50" in block]
     assert _labels(result) == _labels(shown.getvalue())
     assert len(_labels(result)) > 5

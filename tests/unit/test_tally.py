@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.demo.tally import Tally
-from dispatcher.demo.verdict import judge
+from dispatcher.demo.verdict import judge, late
 
 A, B, C = b"a", b"b", b"c"
 
@@ -79,7 +79,7 @@ def perfect() -> Tally:
 
 
 def test_the_promise_is_met_when_all_arrived_once_and_in_time() -> None:
-    assert judge(perfect(), sent=2, exit_code=0).passed
+    assert judge(perfect(), 2, 0, late(perfect().latency)).passed
 
 
 def slow() -> Tally:
@@ -113,6 +113,6 @@ def doubled() -> Tally:
     ],
 )
 def test_each_broken_promise_is_named(tally: Tally, sent: int, exit_code: int, reason: str) -> None:
-    verdict = judge(tally, sent, exit_code)
+    verdict = judge(tally, sent, exit_code, late(tally.latency))
     assert not verdict.passed
     assert reason in " ".join(verdict.reasons)
