@@ -12,6 +12,7 @@ from dispatcher.client.group import Group
 from dispatcher.client.patience import Patience, judge
 from dispatcher.client.received import Malformed, Received, receive
 from dispatcher.client.steps import Call, CallApplication, Entry, Sleep, Steps, text
+from dispatcher.core.decide import brief
 from dispatcher.core.frames import raised_at
 from dispatcher.core.parse import CannotParse
 from dispatcher.handlers import exceptions as raised
@@ -158,6 +159,7 @@ class EntryTaker(ABC):
 
     def _put_away(self, entry: Entry, event: Received | None, reason: str) -> Steps:
         """Add the entry to the dead stream, then acknowledge it: a crash between the two doubles it there."""
+        reason = brief(reason)  # text that is not valid Unicode cannot be written, and would end run() each time
         why = {
             "dead_reason": reason,
             "dead_group": self._group.group,

@@ -114,6 +114,30 @@ async def test_what_can_never_succeed_is_put_away_at_once(kind: str, redis: "aio
 
 
 @both_kinds
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [
+        ("no file caf\udce9", "Dead: no file caf?"),
+        ("x" * 2_000_000, "Dead: " + "x" * 494),
+        ("two\nlines", "Dead: two lines"),
+    ],
+)
+async def test_any_reason_can_be_put_away(
+    kind: str, redis: "aio.Redis", redis_url: str, reason: str, kept: str
+) -> None:
+    """A file's name may hold bytes that are no text. The consumer would end with each delivery of this event."""
+
+    def behave(event: Received) -> None:
+        raise Dead(reason)
+
+    await publish(redis, "7")
+    async with consuming(kind, redis_url, group(), behave):
+        [entry] = await dead(redis)
+        await until_nothing_is_pending(redis)
+    assert entry["dead_reason"] == kept
+
+
+@both_kinds
 async def test_a_function_has_attempts_of_its_own(kind: str, redis: "aio.Redis", redis_url: str) -> None:
     def here(event: Received) -> None:
         raise LookupError
