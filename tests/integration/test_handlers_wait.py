@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from random import Random
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
@@ -53,6 +54,26 @@ async def test_a_wait_costs_no_attempt_however_often(
         assert metric("messaging_outbox_failed_total") == 0
     assert calls == [0] * 13
     assert await found(db) == {("waits", "sent", 0): 1}
+
+
+@pytest.mark.promise("handler-wait")
+async def test_where_no_thread_can_be_started_the_event_waits(
+    dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container has a limit of them. The process would end, and each event in hand would pay for that."""
+    start, refused = Thread.start, list[str]()
+
+    def start_no_more(self: Thread) -> None:
+        if self.name.startswith("handler-") and len(refused) < 2:
+            refused.append(self.name)
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(Thread, "start", start_no_more)
+    async with dispatcher(handlers=handlers_module({"mail": print}), max_attempts=1) as running:
+        await insert_events(db, event_type="mail")
+        await running.tap.add_up(Settled, sent=1, waiting=2)
+    assert await found(db) == {("mail", "sent", 0): 1}
 
 
 @pytest.mark.promise("handler-wait")

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
+from dispatcher.handlers.exceptions import Wait
+
+NO_THREAD_S = 1.0  # until a call is tried again for which no thread could be started
+
 
 @dataclass(slots=True)
 class Ran:
@@ -44,9 +48,13 @@ class Threads:
         if self._idle:
             worker = self._idle.pop()
         else:
+            worker = _Worker(f"{self._name}-{self._started + 1}", asyncio.get_running_loop(), self._ended)
+            try:
+                worker.start()
+            except RuntimeError as error:  # the system has no thread left: nobody's failure, and no end of the process
+                future.set_result(Ran(raised=Wait(NO_THREAD_S, f"no thread can be started ({error})")))
+                return future
             self._started += 1
-            worker = _Worker(f"{self._name}-{self._started}", asyncio.get_running_loop(), self._ended)
-            worker.start()
         worker.jobs.put((function, contextvars.copy_context(), future))
         return future
 
