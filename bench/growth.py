@@ -18,7 +18,7 @@ from bench.steady import quantile
 from dispatcher.core.outcome import BatchOutcomes, Sent
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget as Address
-from dispatcher.stages.claim import FROM_THE_START, claim, last_key, new_claim_id
+from dispatcher.stages.claim import FROM_THE_START, claim, last_index_key, new_claim_id
 from dispatcher.stages.settle import settle
 
 FLAT = 1.2
@@ -117,7 +117,7 @@ async def _claims(servers: Rig, settled: int, claims: int) -> Grown:
         settle_ns.append(round((perf_counter() - claimed) * 1e9))
         claim_ns.append(round((claimed - began) * 1e9))
         rows += len(batch.rows)
-        after = last_key(batch)
+        after = last_index_key(batch)
     await session.close()
     return Grown(settled, claim_ns, settle_ns, (_pages(servers, session.backend_pid) - before) / rows)
 

@@ -20,7 +20,7 @@ from bench.servers import POSTGRES_SETTINGS, Rig
 from dispatcher.core.outcome import BatchOutcomes, Sent
 from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.target import PostgresTarget as Address
-from dispatcher.stages.claim import FROM_THE_START, claim, last_key, new_claim_id
+from dispatcher.stages.claim import FROM_THE_START, claim, last_index_key, new_claim_id
 from dispatcher.stages.settle import settle
 
 BATCH, TURN = 512, 50_000  # rows: of a claim; inserted before they are claimed
@@ -104,7 +104,7 @@ async def _work_off(session: Any, wal: dict[str, float]) -> None:
         await settle(session, batch.claim_id, outcomes)
         [(at,)] = await session.fetch(WAL)
         wal["settle"] += float(at - claimed)
-        after = last_key(batch)
+        after = last_index_key(batch)
 
 
 def _left(servers: Rig, rows: int, wal: dict[str, float]) -> Left:

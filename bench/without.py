@@ -37,7 +37,7 @@ def _one_lane() -> None:
 
 
 def _no_cursor() -> None:
-    vars(lanes)["last_key"] = lambda _batch: FROM_THE_START
+    vars(lanes)["last_index_key"] = lambda _batch: FROM_THE_START
 
 
 def _python_packing() -> None:

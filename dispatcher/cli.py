@@ -46,7 +46,7 @@ COMMANDS = {
     "groups": "Show the consumer groups: how far behind each is, and when it was read last.",
     "sql": "Print SQL for a person to run: roles, the table of a consumer.",
     "doctor": "Check the servers, the tables and the stream, and name a remedy for each fault.",
-    "prove": "Send canary events through your own servers, and say what was lost or late.",
+    "prove": "Send proof events through your own servers, and say what was lost or late.",
     "demo": "Start temporary servers, send events through them, print the verdict.",
     "dev": "Run Postgres and Valkey to develop against.",
 }

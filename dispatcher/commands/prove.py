@@ -1,4 +1,4 @@
-"""`dispatcher prove`: canary events through the real servers, and a report that can be shown."""
+"""`dispatcher prove`: proof events through the real servers, and a report that can be shown."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from dispatcher.settings import Settings
 @click.option("--rate", type=click.FloatRange(1, 2_000), default=50.0, show_default=True, help="Events a second.")
 @click.option("--disturb", is_flag=True, help="End one of its own connections every 3 s, in turn.")
 @click.option(
-    "--stream-name", metavar="KEY", help="The stream of the canary events.  [default: DISPATCH_STREAM_NAME + ':prove']"
+    "--stream-name", metavar="KEY", help="The stream of the proof events.  [default: DISPATCH_STREAM_NAME + ':prove']"
 )
 @database
 @click.option(
@@ -42,7 +42,7 @@ def prove(
     as_json: bool,
     **flags: str | None,
 ) -> int:
-    """Send canary events through your own servers, and say what was lost, doubled and late.
+    """Send proof events through your own servers, and say what was lost, doubled and late.
 
     Commits events of the type 'dispatcher.prove', relays them to a stream of their own with the settings, the role
     and the user of a dispatcher, and reads them there. No dispatcher takes these events and no consumer gets them, so
@@ -58,14 +58,14 @@ def prove(
     """
     settings = Settings.load(os.environ, flags)
     if not settings.redis_url:
-        raise Misconfigured("REDIS_URL is needed: canary events go to a stream")
+        raise Misconfigured("REDIS_URL is needed: proof events go to a stream")
     stream = stream_name or f"{settings.stream_name}:prove"
     if stream in (*settings.layout.streams, *settings.layout.keys):
         raise Misconfigured(f"--stream-name {stream} is the stream of the events: it would be deleted at the end")
     console = Console()
     live = console.is_terminal and not as_json
     screen: Screen = LivePanel(console, seconds) if live else Lines(seconds, to_stderr=as_json)
-    screen.step(f"{rate:g} canary events/s for {seconds:g} s to the stream {stream}")
+    screen.step(f"{rate:g} proof events/s for {seconds:g} s to the stream {stream}")
     proof = anyio.run(run, settings, Plan(rate, seconds, stream, disturb), screen, lambda _: None)
     click.echo(as_text(proof)) if as_json else show(proof, console)
     return 1 if proof.reasons else 0

@@ -106,11 +106,12 @@ class Held:
         self.followed.append(dead.row_id)
 
     def settled(
-        self, outcomes: BatchOutcomes, lost: Collection[int], undone: Collection[int], event_ids: dict[int, str]
+        self, outcomes: BatchOutcomes, not_ours: Collection[int], undone: Collection[int], event_ids: dict[int, str]
     ) -> bool:
         """Hear what became of rows, once it is written. Whether something waits that lies before the claims' cursors.
 
-        `lost`: rows that were not ours any more; `undone`: that are ours as before. `event_ids`: of rows that died.
+        `not_ours`: rows that another dispatcher took over; `undone`: that are ours as before. `event_ids`: of rows that
+        died.
         """
         again = bool(outcomes.released)
         if not self._rows:
@@ -122,7 +123,7 @@ class Held:
             if row_id in self._rows and row_id not in undone:
                 self.add(row_id, self._rows[row_id][0], "retry")
         for row_id, _ in outcomes.dead:
-            if row_id not in self._rows or row_id in lost or row_id in undone:
+            if row_id not in self._rows or row_id in not_ours or row_id in undone:
                 continue
             key = self._rows[row_id][0]
             if self.hold:
@@ -130,11 +131,11 @@ class Held:
             else:
                 self.died(row_id, key, event_ids.get(row_id, ""))
                 again |= self.let_go(row_id)
-        for row_id in lost:
-            self.lost(row_id)
+        for row_id in not_ours:
+            self.note_not_ours(row_id)
         return again
 
-    def lost(self, row_id: int) -> None:
+    def note_not_ours(self, row_id: int) -> None:
         """This row is not ours any more: it holds until somebody has looked."""
         if row_id in self._rows:
             self.add(row_id, self._rows[row_id][0], "unknown")

@@ -112,15 +112,22 @@ class BatchOutcomes:
             *((row_id, Unknown(self.sink_error or "")) for row_id in self.unknown),
         ]
 
+    def known_ids(self) -> set[int]:
+        """The ids of the rows whose outcome is known."""
+        known = {*self.sent_ids, *self.done_ids, *self.released}
+        known.update(row_id for row_id, _ in self.retries)
+        known.update(row_id for row_id, _ in self.dead)
+        return known
+
     def doubt_sent(self) -> None:
         """File what was sent as unknown: another incarnation of Redis holds the stream, perhaps without them."""
         self.unknown.extend(self.sent_ids)
         self.sent_ids.clear()
         self.stream_ids.clear()
 
-    def waiting(self, lost: Collection[int] = ()) -> int:
-        """How many rows wait at no cost, without those that were lost."""
-        return sum(isinstance(each, Waits) and row_id not in lost for row_id, each in self.retries)
+    def waiting(self, without: Collection[int] = ()) -> int:
+        """How many rows wait at no cost, `without` these."""
+        return sum(isinstance(each, Waits) and row_id not in without for row_id, each in self.retries)
 
     def add(self, row_id: int, outcome: Outcome) -> None:
         """File one row's outcome."""

@@ -76,7 +76,7 @@ class Batch(NamedTuple):
     size: int = 0  # characters of payload and headers
     undone_by_trigger: int = 0  # rows that were claimed and are not ours, because a trigger undid it
     over_budget: bool = False  # more rows were claimed than fit in the budget of bytes: those were released
-    keys: Mapping[int, int] = MappingProxyType({})  # in order: by row id, the key of its aggregate, see core/held.py
+    aggregate_keys: Mapping[int, int] = MappingProxyType({})  # in order: by row id, see core/held.py
     after_dead: Mapping[int, str] = MappingProxyType({})  # by row id: the event_id of the dead event before it
 
     def only(self, rows: list[ClaimedRow]) -> "Batch":

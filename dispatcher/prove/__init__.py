@@ -1,6 +1,6 @@
-"""`dispatcher prove`: sends canary events through the real servers, and says what was lost, doubled and late.
+"""`dispatcher prove`: sends proof events through the real servers, and says what was lost, doubled and late.
 
-A canary event has an event type of its own, which no dispatcher claims (sql/statements/claim.sql), and goes to a stream
+A proof event has an event type of its own, which no dispatcher claims (sql/statements/claim.sql), and goes to a stream
 of its own. So this can run beside dispatchers and consumers that work.
 """
 

@@ -1,4 +1,4 @@
-"""The relay of canary events: real sessions, doorbell, lanes and connection, without the duties that run beside them.
+"""The relay of proof events: real sessions, doorbell, lanes and connection, without the duties that run beside them.
 
 The duties (takeover, the audits, retention) are about all rows of the outbox, and belong to the dispatchers.
 """
@@ -26,7 +26,7 @@ from dispatcher.service.process import one_error
 from dispatcher.service.sessions import Sessions
 from dispatcher.service.stream_engine import BREAKER
 from dispatcher.settings import Settings
-from dispatcher.stages.claim import CANARY_EVENT_TYPE, EventTypeFilter
+from dispatcher.stages.claim import PROOF_EVENT_TYPE, EventTypeFilter
 from dispatcher.stages.doorbell.wake import ALL_SLOTS, Doorbell
 
 # Another dispatcher may hold the doorbell's key: then nobody rings this one.
@@ -35,7 +35,7 @@ OPENS_WITHIN_S = 30.0
 
 
 class NoPause:
-    """Canary events go out during a pause too, and wait for no consumer group."""
+    """Proof events go out during a pause too, and wait for no consumer group."""
 
     def paused(self) -> bool:
         """Never."""
@@ -67,7 +67,7 @@ class NoPause:
 class CanaryRelay:
     """`name`: what Postgres and Redis know its connections by.
 
-    `layout`: the fingerprint that stands in Postgres. Whichever it is, canary events go to a stream of their own.
+    `layout`: the fingerprint that stands in Postgres. Whichever it is, proof events go to a stream of their own.
     """
 
     def __init__(self, settings: Settings, stream: str, layout: str, observe: Observer) -> None:
@@ -105,7 +105,7 @@ class CanaryRelay:
         no_pause = NoPause()
         self._relay = StreamRelay(
             StreamPolicy(
-                replace(claim_policy(s, EventTypeFilter((CANARY_EVENT_TYPE,), only_these=True)), layout=layout),
+                replace(claim_policy(s, EventTypeFilter((PROOF_EVENT_TYPE,), only_these=True)), layout=layout),
                 entry_format(s),
                 retry_policy(s),
                 s.publish_timeout_ms / 1000,

@@ -24,7 +24,7 @@ from dispatcher.prove.relay import CanaryRelay
 from dispatcher.prove.traffic import DEADLINE_S, Disturber, Ledger, Producer, read_stream, refuse_foreign
 from dispatcher.service.targets import PostgresTargets
 from dispatcher.settings import Settings
-from dispatcher.stages.claim import CANARY_EVENT_TYPE
+from dispatcher.stages.claim import PROOF_EVENT_TYPE
 
 PRODUCERS = 4
 GRACE_S = 20.0  # for what is missing after the last commit
@@ -71,7 +71,7 @@ class Proof:
 
 
 async def prove(settings: Settings, plan: Plan, screen: Screen, observe: Observer) -> Proof:
-    """Raises Misconfigured or Unreachable when it cannot begin; canary events are removed then too."""
+    """Raises Misconfigured or Unreachable when it cannot begin; proof events are removed then too."""
     where = PostgresTargets(settings, "prove").direct()
     layout = await ask(where, "prove", lambda session: read_layout(session.fetch))
     relay = CanaryRelay(settings, plan.stream, layout, observe)
@@ -158,10 +158,10 @@ async def _clean(relay: CanaryRelay, postgres: ReconnectingSession, stream: str,
     session = await postgres.get()
     try:
         for ids in _chunks(ledger.ids) or [[]]:
-            await session.fetch(load("prove_clean"), {"event_ids": ids, "event_type": CANARY_EVENT_TYPE})
+            await session.fetch(load("prove_clean"), {"event_ids": ids, "event_type": PROOF_EVENT_TYPE})
     except psycopg.Error as error:
         rows = counted(len(ledger.ids), "row")
-        left.append(f"{rows} of the type {CANARY_EVENT_TYPE}, until they are pruned ({error.sqlstate})")
+        left.append(f"{rows} of the type {PROOF_EVENT_TYPE}, until they are pruned ({error.sqlstate})")
     [reply] = await relay.reader.send([("DEL", stream)], DEADLINE_S)
     if not isinstance(reply, int):
         left.append(f"the stream {stream}: redis-cli DEL {stream} ({getattr(reply, 'text', 'no answer')})")

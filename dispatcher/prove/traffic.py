@@ -1,4 +1,4 @@
-"""What commits canary events, what reads their stream, and what disturbs the relay between them."""
+"""What commits proof events, what reads their stream, and what disturbs the relay between them."""
 
 import json
 import time
@@ -18,7 +18,7 @@ from dispatcher.infra.redis.connection import RedisConnection, client_name
 from dispatcher.infra.redis.replies import ids_named
 from dispatcher.infra.sqlfiles import load
 from dispatcher.prove.relay import CanaryRelay
-from dispatcher.stages.claim import CANARY_EVENT_TYPE
+from dispatcher.stages.claim import PROOF_EVENT_TYPE
 
 PAGE = 500  # entries of one read
 READ_EVERY_S = 0.002
@@ -37,7 +37,7 @@ class Ledger:
 
 
 class Producer:
-    """Commits `rate` canary events a second, each in a transaction of its own that is on disk when it is counted."""
+    """Commits `rate` proof events a second, each in a transaction of its own that is on disk when it is counted."""
 
     def __init__(self, sessions: Sequence[ReconnectingSession], ledger: Ledger) -> None:
         self._sessions = sessions
@@ -62,7 +62,7 @@ class Producer:
 
     async def _commit(self, postgres: ReconnectingSession, number: int) -> None:
         event_id = str(uuid4())
-        row = {"event_id": event_id, "event_type": CANARY_EVENT_TYPE, "json": json.dumps({"n": number, "text": TEXT})}
+        row = {"event_id": event_id, "event_type": PROOF_EVENT_TYPE, "json": json.dumps({"n": number, "text": TEXT})}
         session = await postgres.get()
         try:
             self._ledger.ids.append(event_id)
@@ -70,9 +70,7 @@ class Producer:
         except SessionLost:
             self._ledger.unknown += 1
         except psycopg.Error as error:
-            raise Misconfigured(
-                f"a canary event was refused: {error.diag.message_primary} ({error.sqlstate})"
-            ) from None
+            raise Misconfigured(f"a proof event was refused: {error.diag.message_primary} ({error.sqlstate})") from None
         else:
             self._ledger.tally.add_committed([(time.perf_counter_ns(), event_id.encode())])
 
@@ -94,7 +92,7 @@ async def refuse_foreign(connection: RedisConnection, stream: str) -> None:
             raise Unreachable(f"the stream {stream} cannot be read: {getattr(page, 'text', 'no answer')}")
     entries = [fields for page in pages for _, fields in page]
     foreign = any(
-        dict(zip(f[::2], f[1::2], strict=False)).get(b"event_type") != CANARY_EVENT_TYPE.encode() for f in entries
+        dict(zip(f[::2], f[1::2], strict=False)).get(b"event_type") != PROOF_EVENT_TYPE.encode() for f in entries
     )
     if foreign or (isinstance(groups, list) and groups):
         raise Misconfigured(
@@ -106,7 +104,7 @@ async def refuse_foreign(connection: RedisConnection, stream: str) -> None:
 def _require_right(page: object, stream: str) -> None:
     if isinstance(page, Refused) and page.text.startswith("NOPERM"):
         raise Misconfigured(
-            f"Redis refused: {page.text}. Allow this user the stream of the canary events, "
+            f"Redis refused: {page.text}. Allow this user the stream of the proof events, "
             f"~{stream}, or choose one with --stream-name"
         )
 

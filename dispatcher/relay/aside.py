@@ -176,7 +176,7 @@ class KeptAside:
                     left = [*rows, *left] if half else [*left, *rows]
             else:
                 # Rows that an earlier try settled are not found by this one: done, not lost.
-                self._tell(kept.claim_id, outcomes, settlement._replace(lost=frozenset()))
+                self._tell(kept.claim_id, outcomes, settlement._replace(not_ours=frozenset()))
                 if settlement.undone:
                     left += [(row_id, outcome) for row_id, outcome in rows if row_id in settlement.undone]
                     error = await settle_undone(session, len(settlement.undone))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dispatcher.core.pacing import FilteredScan, FreshShare, rest_after
 from dispatcher.core.row import UNSCHEDULED, Batch
-from dispatcher.stages.claim import FROM_THE_START, ClaimKey, last_key
+from dispatcher.stages.claim import FROM_THE_START, IndexKey, last_index_key
 
 # Rows that were committed late have older keys: once a second a claim begins at the start. Beside an open snapshot that
 # scan passes all rows that were settled since, so it may take at most a twentieth of the time.
@@ -23,8 +23,8 @@ class ClaimStart(NamedTuple):
     """
 
     fresh_limit: int | None
-    fresh_after: ClaimKey
-    after: ClaimKey
+    fresh_after: IndexKey
+    after: IndexKey
     since_s: float | None
 
 
@@ -34,8 +34,8 @@ class ClaimCursor:
     def __init__(self, *, filtered: bool) -> None:
         self._filter = FilteredScan() if filtered else None
         self._share = FreshShare()
-        self._fresh_after: ClaimKey = FROM_THE_START
-        self._after: ClaimKey = FROM_THE_START
+        self._fresh_after: IndexKey = FROM_THE_START
+        self._after: IndexKey = FROM_THE_START
         self._from_start_at = 0.0
         self._scan_s = 0.0  # how long the last claim from the start took
         self._whole = True  # the claim that is under way begins at the start of both, and leaves nothing out
@@ -54,7 +54,7 @@ class ClaimCursor:
             self._from_start_at = now
             if self._filter is not None and (since := self._filter.since(now)) is not None:
                 self._whole = False
-                return ClaimStart(fresh_limit, ClaimKey(UNSCHEDULED, since[0]), FROM_THE_START, since[1])
+                return ClaimStart(fresh_limit, IndexKey(UNSCHEDULED, since[0]), FROM_THE_START, since[1])
         if fresh_limit == limit and self._after is FROM_THE_START:
             return ClaimStart(None, FROM_THE_START, self._fresh_after, None)
         return ClaimStart(fresh_limit, self._fresh_after, self._after, None)
@@ -82,9 +82,9 @@ class ClaimCursor:
         more_others = len(others) >= room
         self._note_scan(batch, to_the_end=not (more_fresh or more_others))
         if fresh or not more_fresh:
-            self._fresh_after = last_key(batch._replace(rows=fresh)) if more_fresh else FROM_THE_START
+            self._fresh_after = last_index_key(batch._replace(rows=fresh)) if more_fresh else FROM_THE_START
         if room:
-            self._after = last_key(batch) if more_others else FROM_THE_START
+            self._after = last_index_key(batch) if more_others else FROM_THE_START
         return more_fresh or more_others
 
     def found_nothing(self, batch: Batch, limit: int, start: ClaimStart) -> bool:

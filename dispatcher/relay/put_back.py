@@ -60,9 +60,9 @@ class PutBack:
         settlement = await settle(session, batch.claim_id, outcomes)
         for row_id in guilty:
             del self._seen[row_id]
-        if dead := [(row_id, error) for row_id in guilty if row_id not in settlement.lost]:
+        if dead := [(row_id, error) for row_id in guilty if row_id not in settlement.not_ours]:
             self._observe(Buried(dead))
-        self._observe(Settled(0, 0, settlement.dead, 0, 0, len(settlement.lost)))
+        self._observe(Settled(0, 0, settlement.dead, 0, 0, len(settlement.not_ours)))
         return batch.only([row for row in batch.rows if row.id not in guilty])
 
     def _note(self, batch: Batch) -> dict[int, int]:

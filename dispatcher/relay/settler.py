@@ -96,8 +96,8 @@ class Settler:
         if failures or tried:
             failures.clear()
             # Rows that an earlier try settled, whose answer was lost, are not found by the last one: done, not lost.
-            settlement = settlement._replace(lost=frozenset())
-        elif settlement.lost and settlement.wrote_nothing:
+            settlement = settlement._replace(not_ours=frozenset())
+        elif settlement.not_ours and settlement.wrote_nothing:
             self._doubt()
         if settlement.undone:
             rows = [(row_id, outcome) for row_id, outcome in outcomes.each() if row_id in settlement.undone]
@@ -122,7 +122,7 @@ class Settler:
             settlement = await settle(session, claim_id, whole, incarnations=incarnations)
         except (StreamMoved, SessionLost, psycopg.Error):
             return frozenset(whole.sent_ids)
-        if settlement.lost and settlement.wrote_nothing:
+        if settlement.not_ours and settlement.wrote_nothing:
             self._doubt()
         self._tell(claim_id, whole, settlement)
         return settlement.undone
@@ -136,9 +136,9 @@ class Settler:
             self._wake(0.0)  # due again, and a lane that sleeps looked while we still held them
         if outcomes.retries:
             self._wake(min(retry.delay_s for _, retry in outcomes.retries))
-        if dead := [(row_id, dead.error) for row_id, dead in outcomes.dead if row_id not in settlement.lost]:
+        if dead := [(row_id, dead.error) for row_id, dead in outcomes.dead if row_id not in settlement.not_ours]:
             self._observe(Buried(dead))
-        waiting = outcomes.waiting(settlement.lost) if outcomes.retries else 0
+        waiting = outcomes.waiting(settlement.not_ours) if outcomes.retries else 0
         self._observe(
             Settled(
                 sent=settlement.sent,
@@ -146,7 +146,7 @@ class Settler:
                 dead=settlement.dead,
                 released=settlement.released,
                 unknown=len(outcomes.unknown),
-                lost=len(settlement.lost),
+                lost=len(settlement.not_ours),
                 waiting=waiting,
             )
         )

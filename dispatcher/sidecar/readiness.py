@@ -45,10 +45,10 @@ class Readiness:
                 self._started, self._enabled = True, enabled
             case events.DatabaseChanged(up, reason):
                 self._database = None if up else reason or "not connected"
-            case events.StatementRefused(what, key, error):
-                self._refused.pop(key, None)
+            case events.StatementRefused(what, number, error):
+                self._refused.pop(number, None)
                 if error is not None:
-                    self._refused[key] = f"it refuses to {what}: {error}"
+                    self._refused[number] = f"it refuses to {what}: {error}"
             case events.BreakerChanged(state, reason):
                 self._breaker = (reason or "takes no entries") if state == "open" else None
                 self._redis = None

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum, auto
 from operator import itemgetter
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import psycopg
@@ -19,20 +20,21 @@ from dispatcher.stages.settle import release
 ONE_BY_ONE_S = 2.0  # for reading rows one by one: each that cannot be read takes a second, and the lease runs
 ANY_SIZE = 2**30
 CUT_CHARS = 4096  # a text of that length may not be whole: see claim.sql
-CANARY_EVENT_TYPE = "dispatcher.prove"  # the event type of `dispatcher prove`, which no dispatcher claims
+PROOF_EVENT_TYPE = "dispatcher.prove"  # the event type of `dispatcher prove`, which no dispatcher claims
 
 _PAYLOAD = ClaimedRow._fields.index("payload")
 _HEADERS = _PAYLOAD + 1
 _AFTER = _HEADERS + 1
-_GONE = ("", None)  # of a row that was deleted meanwhile
 _order = itemgetter(1, 0)  # (next_run_at, id)
 _by_id = itemgetter(0)
 _new: Any = tuple.__new__
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimKey:
-    """Claim only rows after this key: in a backlog the index entries before it are dead, and cost time."""
+class IndexKey:
+    """Where a row lies in the index of work. A claim takes rows after one: the entries before it are dead in a backlog,
+    and cost time.
+    """
 
     after_time: datetime | str  # naive, UTC
     after_id: int
@@ -40,13 +42,40 @@ class ClaimKey:
 
 @dataclass(frozen=True, slots=True)
 class EventTypeFilter:
-    """Which event types a claim takes, when some have handlers: these only, or all but these and canary events."""
+    """Which event types a claim takes, when some have handlers: these only, or all but these and proof events."""
 
     types: Sequence[str]
     only_these: bool
 
+    def parameters(self) -> dict[str, object]:
+        """As the statements take it."""
+        types = [*self.types, *(() if self.only_these else (PROOF_EVENT_TYPE,))]
+        return {"types": types, "handled": self.only_these}
 
-FROM_THE_START = ClaimKey("-infinity", 0)
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Payload and headers of a row that was read later; one that can never be read is NOT_READ."""
+
+    payload: str
+    headers: str | None
+
+
+class NoTexts(Enum):
+    """Why a row has none."""
+
+    DELETED = auto()  # somebody deleted it meanwhile
+    NO_ROOM = auto()  # it does not fit in the budget any more
+
+
+class ReadRows(NamedTuple):
+    """The first rows of a claim, with all their texts. `over_budget`: there were others, which were released."""
+
+    rows: list[tuple[Any, ...]]
+    over_budget: bool
+
+
+FROM_THE_START = IndexKey("-infinity", 0)
 
 
 def new_claim_id() -> str:
@@ -62,8 +91,8 @@ async def claim(
     limit: int,
     fresh_limit: int | None = None,
     slots: int = 256,
-    after: ClaimKey = FROM_THE_START,
-    fresh_after: ClaimKey = FROM_THE_START,
+    after: IndexKey = FROM_THE_START,
+    fresh_after: IndexKey = FROM_THE_START,
     floor: str | None = "0-0",
     mark: HandlerMark | None = None,
     event_types: EventTypeFilter | None = None,
@@ -110,13 +139,19 @@ async def claim(
     if closed:
         parameters["closed"] = list(closed)
     if event_types is not None:
-        types = [*event_types.types, *(() if event_types.only_these else (CANARY_EVENT_TYPE,))]
-        parameters |= {"types": types, "handled": event_types.only_these, "since_s": since_s}
-    try:
-        rows = await session.fetch(statement, parameters | {"most_bytes": most_bytes})
-    except psycopg.errors.ProgramLimitExceeded:  # one row is too large to be read, and would stop all others for ever
-        rows = await session.fetch(statement, parameters | {"most_bytes": None})
+        parameters |= event_types.parameters() | {"since_s": since_s}
+    rows = await fetch_claimed(session, statement, parameters, most_bytes)
     return await batch_of(session, claim_id, rows if sharded else [(*row, 0) for row in rows], floor, most_bytes)
+
+
+async def fetch_claimed(
+    session: Session, statement: str, parameters: dict[str, Any], most_bytes: int
+) -> list[tuple[Any, ...]]:
+    """What a claim answers; without any text where one row is too large to be read, or it would stop all others."""
+    try:
+        return await session.fetch(statement, parameters | {"most_bytes": most_bytes})
+    except psycopg.errors.ProgramLimitExceeded:
+        return await session.fetch(statement, parameters | {"most_bytes": None})
 
 
 async def batch_of(
@@ -168,12 +203,10 @@ def _bytes_of(text: str | None, most_bytes: int) -> int:
     return min(int(text[1:]), most_bytes) if text[0] == READ_LATER else len(text)
 
 
-async def _read(
-    session: Session, claim_id: str, rows: list[tuple[Any, ...]], most_bytes: int
-) -> tuple[list[tuple[Any, ...]], bool]:
+async def _read(session: Session, claim_id: str, rows: list[tuple[Any, ...]], most_bytes: int) -> ReadRows:
     """The first rows, as many as fit in the budget, with what was left out of the claim's answer.
 
-    Rows that can never be read are among them, as NOT_READ. True: there were others, which were released.
+    Rows that can never be read are among them, as NOT_READ.
     """
     left, first = CLAIM_BYTES, list[tuple[Any, ...]]()
     for row in rows:
@@ -187,45 +220,51 @@ async def _read(
         texts = await _texts(session, wanted, most_bytes)
         kept, end = list[tuple[Any, ...]](), len(first)
         for at, row in enumerate(first):
-            if not _left_out(row):
+            read = texts.get(row[0])
+            if read is None:  # nothing of it was left out
                 kept.append(row)
-            elif (text := texts.get(row[0], _GONE)) is None:
+            elif isinstance(read, Texts):
+                kept.append((*row[:_PAYLOAD], read.payload, read.headers, *row[_AFTER:]))
+            elif read is NoTexts.NO_ROOM:
                 end = at
                 break
-            elif text is not _GONE:
-                kept.append((*row[:_PAYLOAD], *text, *row[_AFTER:]))
         if end < len(rows):
             await release(session, [claim_id], [row[0] for row in rows[end:]])
     except psycopg.Error:
         await release(session, [claim_id])
         raise
-    return kept, end < len(rows)
+    return ReadRows(kept, end < len(rows))
 
 
-async def _texts(session: Session, ids: list[int], most_bytes: int) -> dict[int, tuple[str, str | None] | None]:
-    """Payload and headers by row id, None from the first on that does not fit. A row that is gone is missing."""
+async def _texts(session: Session, ids: list[int], most_bytes: int) -> dict[int, Texts | NoTexts]:
+    """The texts of these rows, by id; from the first on that does not fit there is no room for any."""
 
-    async def read(wanted: list[int]) -> dict[int, tuple[str, str | None] | None]:
-        rows = await session.fetch(load("read_row"), {"ids": wanted, "most_bytes": most_bytes})
-        return {row_id: None if payload is None else (payload, headers) for row_id, payload, headers in rows}
+    async def read(wanted: list[int]) -> dict[int, Texts | NoTexts]:
+        found: dict[int, Texts | NoTexts] = dict.fromkeys(wanted, NoTexts.DELETED)
+        for row_id, payload, headers in await session.fetch(
+            load("read_row"), {"ids": wanted, "most_bytes": most_bytes}
+        ):
+            found[row_id] = NoTexts.NO_ROOM if payload is None else Texts(payload, headers)
+        return found
 
     try:
         return await read(ids)
     except psycopg.errors.ProgramLimitExceeded:  # one of them cannot be read at all: they are read one by one
-        began, found, size = monotonic(), dict[int, tuple[str, str | None] | None](), 0
+        began, found, size = monotonic(), dict[int, Texts | NoTexts](), 0
     for row_id in ids:
         if size > CLAIM_BYTES or monotonic() - began > ONE_BY_ONE_S:
-            found[row_id] = None
+            found[row_id] = NoTexts.NO_ROOM
             continue
         try:
             found |= await read([row_id])
         except psycopg.errors.ProgramLimitExceeded:
-            found[row_id] = (NOT_READ, None)
-        size += len((found.get(row_id) or ("", None))[0])
+            found[row_id] = Texts(NOT_READ, None)
+        text = found[row_id]
+        size += len(text.payload) if isinstance(text, Texts) else 0
     return found
 
 
-def last_key(batch: Batch) -> ClaimKey:
-    """The key of the batch's last row: where the next claim of a backlog begins."""
+def last_index_key(batch: Batch) -> IndexKey:
+    """Where the batch's last row lies: where the next claim of a backlog begins."""
     row = batch.rows[-1]
-    return ClaimKey(row.next_run_at, row.id)
+    return IndexKey(row.next_run_at, row.id)

@@ -16,7 +16,7 @@ import psycopg
 from dispatcher.core.row import Batch, HandlerMark
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages.claim import CANARY_EVENT_TYPE, ClaimKey, EventTypeFilter, batch_of
+from dispatcher.stages.claim import EventTypeFilter, IndexKey, batch_of, fetch_claimed
 
 _COLUMNS = 14  # of ClaimedRow
 
@@ -34,8 +34,8 @@ class OrderedClaim:
     dispatcher: int | None
     limit: int
     fresh_limit: int
-    fresh_after: ClaimKey
-    after: ClaimKey
+    fresh_after: IndexKey
+    after: IndexKey
     floor: str | None
     mask: str | None
     owned: int
@@ -73,8 +73,7 @@ class OrderedClaim:
             "since_s": None,
         }
         if self.event_types is not None:
-            only = self.event_types.only_these
-            parameters |= {"types": [*self.event_types.types, *(() if only else (CANARY_EVENT_TYPE,))], "handled": only}
+            parameters |= self.event_types.parameters()
         return parameters
 
 
@@ -85,7 +84,7 @@ class Peeked(NamedTuple):
     """
 
     id: int
-    key: int
+    aggregate_key: int
     kind: str
     due_at: datetime | None
     held_back: bool
@@ -121,16 +120,13 @@ async def _claimed(
     session: Session, claim_id: str, statement: str, parameters: dict[str, Any], wanted: OrderedClaim
 ) -> tuple[Batch, bool]:
     parameters["claim_id"] = claim_id
-    try:
-        rows = await session.fetch(statement, parameters)
-    except psycopg.errors.ProgramLimitExceeded:  # one row is too large to be read, and would stop all others for ever
-        rows = await session.fetch(statement, parameters | {"most_bytes": None})
+    rows = await fetch_claimed(session, statement, parameters, wanted.most_bytes)
     keys = {row[0]: row[_COLUMNS] for row in rows if row[0] is not None}
     parked = bool(rows) and rows[0][_COLUMNS + 1]
     batch = await batch_of(
         session, claim_id, [row[:_COLUMNS] for row in rows], wanted.floor, wanted.most_bytes, sort_by_id=True
     )
-    return batch._replace(keys=keys), parked
+    return batch._replace(aggregate_keys=keys), parked
 
 
 def none_claimed(claim_id: str, floor: str | None) -> Batch:

@@ -41,7 +41,7 @@ class Block(NamedTuple):
 
 def send(connection: RedisConnection, entry: EntryFormat | EntryFormats, batch: Batch, deadline_s: float) -> SentBatch:
     """Write the batch's pipeline now, without waiting: batches sent in turn reach the stream in that order."""
-    if batch.keys:
+    if batch.aggregate_keys:
         return _send_in_order(connection, entry, batch, deadline_s)
     if isinstance(entry, EntryFormats):
         return _send_to_several(connection, entry, batch, deadline_s)
@@ -85,7 +85,7 @@ def _send_in_order(
     stopped: set[int] = set()  # aggregates of which an event cannot be sent: those after it wait until it is dead
     streams: dict[int, str] = {}
     parts: dict[str, _Part] = {}
-    several, keys, after_dead = isinstance(formats, EntryFormats), batch.keys, batch.after_dead
+    several, keys, after_dead = isinstance(formats, EntryFormats), batch.aggregate_keys, batch.after_dead
     sent = 0
     for position, row in enumerate(batch.rows):
         entry = formats.of(row) if isinstance(formats, EntryFormats) else formats

@@ -22,14 +22,18 @@ NO_STREAMS: Mapping[str, object] = {"streams": None, "run_ids": None, "replids":
 
 
 class Settlement(NamedTuple):
-    """How many rows each statement changed, and the ids that were no longer ours, or are ours as before."""
+    """How many rows each statement changed, and which it did not.
+
+    `not_ours`: another dispatcher had taken them over. `undone`: they bear our claim as before, though the statement
+    raised no error: a trigger undid it.
+    """
 
     sent: int
     retried: int
     dead: int
     released: int
-    lost: frozenset[int]
-    undone: frozenset[int] = frozenset()  # still ours, though the statement raised no error: a trigger undid it
+    not_ours: frozenset[int]
+    undone: frozenset[int] = frozenset()
 
     @property
     def wrote_nothing(self) -> bool:
@@ -88,16 +92,9 @@ async def settle(
         )
     if outcomes.released:
         released = await release(session, [claim_id], outcomes.released)
-    asked = {
-        *outcomes.sent_ids,
-        *outcomes.done_ids,
-        *(row_id for row_id, _ in outcomes.retries),
-        *(row_id for row_id, _ in outcomes.dead),
-        *outcomes.released,
-    }
-    lost = frozenset(asked - sent - retried - dead - released)
-    undone = await _still_ours(session, claim_id, lost) if lost else lost
-    return Settlement(len(sent), len(retried), len(dead), len(released), lost - undone, undone)
+    unchanged = frozenset(outcomes.known_ids() - sent - retried - dead - released)
+    undone = await _still_ours(session, claim_id, unchanged) if unchanged else unchanged
+    return Settlement(len(sent), len(retried), len(dead), len(released), unchanged - undone, undone)
 
 
 async def _still_ours(session: Session, claim_id: str, ids: frozenset[int]) -> frozenset[int]:

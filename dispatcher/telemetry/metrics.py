@@ -160,11 +160,11 @@ def _of_redis_and_the_groups(meter: Meter) -> None:
     refused = meter.gauge(
         "sum", "messaging_dispatch_statements_refused", "Claims and settles that Postgres refuses again and again"
     )
-    keys = set[int]()
+    now_refused = set[int]()
 
     def statement_refused(event: events.StatementRefused) -> None:
-        (keys.discard if event.error is None else keys.add)(event.key)
-        refused.set(len(keys))
+        (now_refused.discard if event.error is None else now_refused.add)(event.number)
+        refused.set(len(now_refused))
 
     meter.hear(events.StatementRefused, statement_refused)
     meter.show(

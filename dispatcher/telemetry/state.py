@@ -149,9 +149,9 @@ class StateTracker:
         self._trouble("session", said, there=bool(said))
 
     def _statement_refused(self, event: events.StatementRefused) -> None:
-        self._refused.pop(event.key, None)
+        self._refused.pop(event.number, None)
         if event.error is not None:
-            self._refused[event.key] = f"{event.what}: {event.error}"
+            self._refused[event.number] = f"{event.what}: {event.error}"
         said = "; ".join(sorted(set(self._refused.values())))
         self._trouble("refused", said, there=bool(said))
 

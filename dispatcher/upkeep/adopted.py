@@ -11,7 +11,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.redis.search import Search, Searcher, by_stream
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages.claim import CANARY_EVENT_TYPE
+from dispatcher.stages.claim import PROOF_EVENT_TYPE
 
 
 class AdoptedRow(NamedTuple):
@@ -27,7 +27,7 @@ class AdoptedRow(NamedTuple):
     @property
     def floor(self) -> str | None:
         """The entry id after which it may be in the stream; None: a handler's, a canary, or `picked` by a person."""
-        return None if self.event_type == CANARY_EVENT_TYPE or self.stream_id in tuple(HandlerMark) else self.stream_id
+        return None if self.event_type == PROOF_EVENT_TYPE or self.stream_id in tuple(HandlerMark) else self.stream_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,10 @@ def tell_charged(
     """Tell of these rows as whoever handles one does."""
     errors = {row_id: each.error for row_id, each in [*outcomes.retries, *outcomes.dead]}
     for row in rows:
-        if row.id not in settlement.lost:
+        if row.id not in settlement.not_ours:
             observe(Handled(row.id, row.event_type, "lost", 0.0, 0.0, errors[row.id]))
-    if dead := [(row_id, dead.error) for row_id, dead in outcomes.dead if row_id not in settlement.lost]:
+    if dead := [(row_id, dead.error) for row_id, dead in outcomes.dead if row_id not in settlement.not_ours]:
         observe(Buried(dead))
-    waiting = outcomes.waiting(settlement.lost)
+    waiting = outcomes.waiting(settlement.not_ours)
     retried = settlement.retried - waiting
     observe(Settled(sent=0, retried=retried, dead=settlement.dead, released=0, unknown=0, lost=0, waiting=waiting))

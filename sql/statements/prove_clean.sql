@@ -1,5 +1,5 @@
--- prove_clean: deletes canary events of `dispatcher prove`, and what one that was killed left unsettled.
--- Parameters: event_ids, event_type (of canary events).
+-- prove_clean: deletes proof events of `dispatcher prove`, and what one that was killed left unsettled.
+-- Parameters: event_ids, event_type (of proof events).
 -- Returns: nothing.
 -- Loaded by: dispatcher/prove/run.py
 -- Index: message_outbox_event_id_key, message_outbox_pkey; for what was left message_outbox_due_idx, all that is unsettled.

@@ -1,4 +1,4 @@
--- prove_insert: commits one canary event of `dispatcher prove`.
+-- prove_insert: commits one proof event of `dispatcher prove`.
 -- Parameters: event_id, event_type, json (the payload, as text).
 -- Returns: nothing.
 -- Loaded by: dispatcher/prove/traffic.py

@@ -1,4 +1,4 @@
--- prove_rows: counts the canary events of `dispatcher prove` by status.
+-- prove_rows: counts the proof events of `dispatcher prove` by status.
 -- Parameters: event_ids.
 -- Returns: status and number of rows.
 -- Loaded by: dispatcher/prove/run.py

@@ -5,7 +5,7 @@
 -- Loaded by: dispatcher/ops/doctor/activity.py, dispatcher/ops/status.py, dispatcher/upkeep/gauges.py
 -- Index: message_outbox_due_idx, in its order: a million entries take 40 ms on a vacuumed table, half a second on one that is not.
 --   Without ORDER BY a bitmap of the whole index would be built first.
--- Canary events that a `dispatcher prove` left behind, when it was killed, are no backlog: the oldest rows come first.
+-- Proof events that a `dispatcher prove` left behind, when it was killed, are no backlog: the oldest rows come first.
 -- Overdue is judged on the hundred fresh rows that come first, and on the hundred others that are due first (see claim.sql). A row
 -- that was tried, or that nobody scheduled, counts from when it occurred, any other from when it was due, so that an event scheduled
 -- for later is not late, and one whose handler waits for ever is.

@@ -17,7 +17,7 @@ from dispatcher.infra.postgres.connect import connect
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages.claim import FROM_THE_START, ClaimKey, EventTypeFilter, claim, last_key, new_claim_id
+from dispatcher.stages.claim import FROM_THE_START, EventTypeFilter, IndexKey, claim, last_index_key, new_claim_id
 from tests.support.rows import insert_events, one_row, read_table, statuses
 from tests.support.waiting import becomes
 
@@ -45,7 +45,7 @@ async def session(open_session: OpenSession) -> Session:
     return await open_session()
 
 
-async def take(session: Session, limit: int = 100, *, after: ClaimKey = FROM_THE_START, slots: int = 256, **rest):
+async def take(session: Session, limit: int = 100, *, after: IndexKey = FROM_THE_START, slots: int = 256, **rest):
     return await claim(
         session,
         claim_id=new_claim_id(),
@@ -266,10 +266,10 @@ async def test_a_share_of_the_slots_is_the_same_rows_for_everybody(session, db):
 async def test_a_cursor_skips_what_stands_before_it_and_the_start_finds_late_commits(session, db):
     rows = await insert_events(db, 4, next_run_at=NOW)
     first = await take(session, 2)
-    assert last_key(first) == ClaimKey(NOW.replace(tzinfo=None), rows[1])
+    assert last_index_key(first) == IndexKey(NOW.replace(tzinfo=None), rows[1])
     [late] = await insert_events(db, next_run_at=NOW - timedelta(seconds=1))
-    assert ids(await take(session, after=last_key(first))) == rows[2:]
-    assert ids(await take(session, after=last_key(first))) == []
+    assert ids(await take(session, after=last_index_key(first))) == rows[2:]
+    assert ids(await take(session, after=last_index_key(first))) == []
     assert ids(await take(session)) == [late]
 
 
@@ -285,7 +285,7 @@ async def test_the_zone_of_the_server_changes_nothing(session, db, open_session,
     first = await take(zoned, 2)
     assert ids(first) == rows[:2]
     assert first.rows[0].occurred_at == datetime(1, 1, 1)
-    assert ids(await take(zoned, 2, after=last_key(first))) == rows[2:]
+    assert ids(await take(zoned, 2, after=last_index_key(first))) == rows[2:]
 
 
 async def test_rows_another_session_holds_are_passed_over(session, db, database_url):

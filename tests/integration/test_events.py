@@ -81,7 +81,7 @@ async def fail(
     )
     outcomes = BatchOutcomes()
     outcomes.add(row_id, outcome)
-    assert not (await settle(session, claim_id, outcomes)).lost
+    assert not (await settle(session, claim_id, outcomes)).not_ours
 
 
 async def test_the_attempts_of_an_event_are_kept_with_who_made_them_and_where_it_failed(db, session, events):

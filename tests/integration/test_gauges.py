@@ -22,7 +22,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo, read_stream_info
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages.claim import CANARY_EVENT_TYPE
+from dispatcher.stages.claim import PROOF_EVENT_TYPE
 from dispatcher.upkeep.gauges import DeadLookup, GaugesBounds, GaugesTiming, HeldLookup, run, sample_once
 from dispatcher.upkeep.registry import Registry
 from tests.integration.test_held import add, fail
@@ -70,7 +70,7 @@ async def test_what_is_settled_is_no_backlog(session, db, redis, tap):
 
 
 async def test_canary_events_that_were_left_behind_are_no_backlog(session, db, redis, tap):
-    await insert_events(db, 4, event_type=CANARY_EVENT_TYPE)
+    await insert_events(db, 4, event_type=PROOF_EVENT_TYPE)
     await insert_events(db, 3)
     assert (await sample(session, redis, tap)).backlog == 3
 

@@ -1,4 +1,4 @@
-"""`dispatcher prove`: canary events through real servers, beside dispatchers that work; what is missing is seen."""
+"""`dispatcher prove`: proof events through real servers, beside dispatchers that work; what is missing is seen."""
 
 import json
 import os
@@ -160,7 +160,7 @@ async def test_ended_by_ctrl_c_it_leaves_nothing(
     cli: StartCli, database_url: str, db: psycopg.AsyncConnection, redis: "Redis", redis_url: str
 ) -> None:
     child = await cli("prove", "--json", env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
-    await until(lambda: redis.xlen(CANARIES), "canary events go out")
+    await until(lambda: redis.xlen(CANARIES), "proof events go out")
     os.kill(child.pid, signal.SIGINT)
     assert await child.wait() == 130
     assert await redis.keys("*") == []

@@ -151,7 +151,7 @@ async def test_where_memory_ends_rows_of_one_aggregate_are_taken_as_a_whole_or_n
     taken = []
     for start in range(0, 1000, 100):
         rows = [row(number, "x" * 20_000) for number in range(start, start + 100)]
-        one = batch(*rows)._replace(keys={each.id: 7 for each in rows})
+        one = batch(*rows)._replace(aggregate_keys={each.id: 7 for each in rows})
         replies = await replies_of(send(redis_connection, FORMAT, one, 5.0))
         kinds = {type(reply) for reply in replies}
         assert len(kinds) == 1, "some of the batch are in the stream, and some are not"
@@ -164,7 +164,7 @@ async def test_where_memory_ends_rows_of_one_aggregate_are_taken_as_a_whole_or_n
 async def test_rows_that_are_alone_of_their_aggregate_go_before_the_others(redis_connection, redis):
     """Each is answered in its place, and only the others are within MULTI."""
     rows = [row(1), row(2), row(3), row(4)]
-    mixed = batch(*rows)._replace(keys={1: 5, 2: 6, 3: 5, 4: 7}, after_dead={2: "the dead one"})
+    mixed = batch(*rows)._replace(aggregate_keys={1: 5, 2: 6, 3: 5, 4: 7}, after_dead={2: "the dead one"})
     replies = await replies_of(send(redis_connection, FORMAT, mixed, 5.0))
     entries = await read_stream(redis)
     assert [entry["event_id"] for entry in entries] == [rows[at].event_id for at in (1, 3, 0, 2)]

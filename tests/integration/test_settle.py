@@ -58,7 +58,7 @@ async def test_each_outcome_is_written_down(session, db):
     settlement = await settle(
         session, batch.claim_id, decided(dict(zip(rows, outcomes, strict=True))), now=NOW + timedelta(seconds=1)
     )
-    assert settlement == Settlement(sent=1, retried=1, dead=1, released=1, lost=NONE)
+    assert settlement == Settlement(sent=1, retried=1, dead=1, released=1, not_ours=NONE)
     sent, retry, dead, released, unknown = await read_table(db)
 
     assert (sent["status"], sent["stream_id"], sent["sent_at"]) == ("sent", "9-1", NOW + timedelta(seconds=1))

@@ -17,7 +17,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, client_name
 from dispatcher.infra.redis.search import Searcher
-from dispatcher.stages.claim import CANARY_EVENT_TYPE, EventTypeFilter, claim, new_claim_id
+from dispatcher.stages.claim import PROOF_EVENT_TYPE, EventTypeFilter, claim, new_claim_id
 from dispatcher.upkeep.adopted import SearchedSink
 from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.registry import Registry
@@ -259,9 +259,9 @@ async def test_a_clean_stop_that_leaves_claims_is_succeeded(
 
 async def test_canary_events_are_not_searched_for(owner, session, succeed, db, redis, tap):
     """They are in a stream of their own: from their floor on all of ours would be read."""
-    await insert_events(db, 3, event_type=CANARY_EVENT_TYPE)
+    await insert_events(db, 3, event_type=PROOF_EVENT_TYPE)
     _, control = owner
-    only_these = EventTypeFilter((CANARY_EVENT_TYPE,), only_these=True)
+    only_these = EventTypeFilter((PROOF_EVENT_TYPE,), only_these=True)
     await claim(session, claim_id=new_claim_id(), dispatcher=owner[0].id, limit=10, event_types=only_these)
     await die(control, db)
     before = (await redis.info("commandstats")).get("cmdstat_xrange")

@@ -6,10 +6,10 @@ import pytest
 
 from dispatcher.core.row import UNSCHEDULED, Batch, ClaimedRow
 from dispatcher.relay.cursor import REST, START_AGAIN_AT_MOST_S, START_AGAIN_S, ClaimCursor
-from dispatcher.stages.claim import FROM_THE_START, ClaimKey
+from dispatcher.stages.claim import FROM_THE_START, IndexKey
 
 DUE = datetime(2025, 6, 1)
-AFTER_SEVEN = ClaimKey(DUE, 7)
+AFTER_SEVEN = IndexKey(DUE, 7)
 
 
 def batch_of(answered_at: float, *ids: int, fresh: tuple[int, ...] = ()) -> Batch:
@@ -23,7 +23,7 @@ def take(place: ClaimCursor, began: float, batch: Batch, limit: int) -> bool:
     return place.advance(batch, limit, place.start(began, limit))
 
 
-def keys(place: ClaimCursor, now: float, limit: int = 1) -> tuple[ClaimKey, ClaimKey]:
+def keys(place: ClaimCursor, now: float, limit: int = 1) -> tuple[IndexKey, IndexKey]:
     """Where the next claim begins, among fresh rows and among the others."""
     start = place.start(now, limit)
     assert start.since_s is None
@@ -57,12 +57,12 @@ def test_a_claim_that_is_not_full_begins_the_next_from_the_start() -> None:
 def test_each_kind_goes_on_where_it_ended() -> None:
     place = ClaimCursor(filtered=False)
     assert take(place, 100.0, batch_of(100.1, fresh=(1, 2)), 2)
-    assert keys(place, 100.2, 2) == (ClaimKey(UNSCHEDULED, 2), FROM_THE_START)
+    assert keys(place, 100.2, 2) == (IndexKey(UNSCHEDULED, 2), FROM_THE_START)
     assert take(place, 100.2, batch_of(100.3, 7, fresh=(5,)), 2)  # the last fresh one, and others have the room
     assert keys(place, 100.4, 2) == (FROM_THE_START, AFTER_SEVEN)
     # There was no room for others: they stay where they are.
     assert take(place, 100.4, batch_of(100.5, fresh=(8, 9)), 2)
-    assert keys(place, 100.6, 2) == (ClaimKey(UNSCHEDULED, 9), AFTER_SEVEN)
+    assert keys(place, 100.6, 2) == (IndexKey(UNSCHEDULED, 9), AFTER_SEVEN)
 
 
 def test_a_claim_that_was_to_take_no_fresh_row_and_found_nothing_is_made_again() -> None:
@@ -85,7 +85,7 @@ def test_rows_of_other_types_are_passed_once() -> None:
     place.note_highest(101.1, 1000)
     place.advance(batch_of(102.1, 8), 2, place.start(101.1, 2))
     start = place.start(102.2, 2)
-    assert (start.fresh_after, start.after) == (ClaimKey(UNSCHEDULED, 1000), FROM_THE_START)
+    assert (start.fresh_after, start.after) == (IndexKey(UNSCHEDULED, 1000), FROM_THE_START)
     assert start.since_s == pytest.approx(2.1)
     place.reset()
     assert keys(place, 102.3) == (FROM_THE_START, FROM_THE_START)

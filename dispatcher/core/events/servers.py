@@ -76,11 +76,11 @@ class SessionMissing(TelemetryEvent):
 class StatementRefused(TelemetryEvent):
     """Postgres has refused a statement several times in a row, in its own words; `error` None: it works again.
 
-    `key` tells apart those that are tried at the same time.
+    `number` tells apart those that are tried at the same time.
     """
 
     what: str
-    key: int
+    number: int
     error: str | None
 
     def line(self) -> Line:

@@ -32,7 +32,7 @@ class StatementFailures:
         self._tell_after = tell_after
         self._in_a_row = 0
         self.refused = 0  # of those, by the server
-        self._key = next(_keys)
+        self._number = next(_keys)
 
     def __bool__(self) -> bool:
         """Whether a try failed since the last `clear()`."""
@@ -42,7 +42,7 @@ class StatementFailures:
         """Note that a try succeeded."""
         self._in_a_row = 0
         if self.refused >= self._tell_after:
-            self._observe(StatementRefused(self._what, self._key, None))
+            self._observe(StatementRefused(self._what, self._number, None))
         self.refused = 0
 
     async def tell_and_wait(self, error: DispatcherError | psycopg.Error, began: float) -> None:
@@ -58,4 +58,4 @@ class StatementFailures:
         if not isinstance(error, SessionLost):
             self.refused += 1
             if self.refused == self._tell_after:
-                self._observe(StatementRefused(self._what, self._key, describe(error)))
+                self._observe(StatementRefused(self._what, self._number, describe(error)))

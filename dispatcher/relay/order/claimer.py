@@ -1,8 +1,7 @@
 """The claimer of a relay in order: claims one group of the slots at a time, and leaves alone what has to wait."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from random import Random
 from time import monotonic
 
@@ -13,11 +12,12 @@ from dispatcher.core.events import Observer
 from dispatcher.core.row import UNSCHEDULED, Batch, HandlerMark
 from dispatcher.infra.postgres.session import Session
 from dispatcher.relay.claimer import Claimer
+from dispatcher.relay.order.choose import Choice, choose
 from dispatcher.relay.order.cursor import Looked, fresh_key
 from dispatcher.relay.order.groups import SlotGroup
 from dispatcher.relay.order.in_order import InOrder
 from dispatcher.relay.policy import ClaimPolicy, PauseCheck
-from dispatcher.stages.claim import ClaimKey, EventTypeFilter, new_claim_id
+from dispatcher.stages.claim import EventTypeFilter, IndexKey, new_claim_id
 from dispatcher.stages.claim_in_order import (
     OrderedClaim,
     Peeked,
@@ -135,7 +135,7 @@ class OrderedClaimer(Claimer):
             batch = found[0] if found is not None else await self._claim_carefully(session, claim_id, group, wanted)
             if found is not None:
                 self._note_plain(group, wanted, batch)
-            self._order.groups.note(group, batch.keys.values(), full=group.more)
+            self._order.groups.note(group, batch.aggregate_keys.values(), full=group.more)
             if batch.rows or batch.undone_by_trigger or group.more:
                 return batch
             if from_start:
@@ -192,7 +192,7 @@ class OrderedClaimer(Claimer):
             Looked(fresh_key(fresh[-1].id) if fresh else None, not more_fresh),
             # Of those that were scheduled only what comes before the last fresh row was looked at.
             Looked(
-                ClaimKey(*max(others)) if others and not more_fresh else None,
+                IndexKey(*max(others)) if others and not more_fresh else None,
                 bool(room) and not (more_others or more_fresh),
             ),
         )
@@ -207,48 +207,50 @@ class OrderedClaimer(Claimer):
         held, none_else = self._order.held, replace(wanted, limit=0, fresh_limit=0, by_id=())
         while rows := await peek(session, replace(none_else, parked=held.rows("parked"))):
             for row in rows:
-                held.add(row.id, row.key, "parked")
+                held.add(row.id, row.aggregate_key, "parked")
 
     async def _claim_carefully(self, session: Session, claim_id: str, group: SlotGroup, wanted: OrderedClaim) -> Batch:
         """Look first, and claim what does not have to wait."""
-        held, limit = self._order.held, wanted.limit
-        looked = max(WINDOW * limit, self._window)
-        share = wanted.fresh_limit * looked // limit
-        rows = await peek(session, replace(wanted, limit=looked, fresh_limit=share))
+        limit = wanted.limit
+        window = max(WINDOW * limit, self._window)
+        fresh_window = wanted.fresh_limit * window // limit
+        rows = await peek(session, replace(wanted, limit=window, fresh_limit=fresh_window))
         if any(row.kind == "parked" for row in rows):
             await self._note_parked(session, wanted)
-        chosen, keys = dict[int, int](), set[int]()
-        last: dict[str, Peeked] = {}
-        left = dict[int, int]()  # by key: the first fresh row that finds no room
-        fresh = [row.id for row in rows if row.kind == "fresh"]
-        looked_to = max(fresh) if fresh and len(fresh) >= share else None  # fresh rows of lower ids were all looked at
-        seen, let_go = {"fresh": 0, "other": 0}, False
-        for row in sorted((each for each in rows if each.kind != "parked"), key=_in_turn):
-            if row.kind == "by_id" and looked_to is not None and row.id > looked_to:
-                continue  # one that was parked, say: fresh rows that were not looked at may have to go before it
-            if row.kind != "by_id" and len(chosen) >= limit:
-                left.setdefault(row.key, row.id)
-                continue
-            if row.kind != "by_id":
-                last[row.kind] = row
-                seen[row.kind] += 1
-            if row.key in held.let_go_meanwhile:
-                # An earlier row of it waited until just now, perhaps before this claim's cursor: it has to go first.
-                let_go = True
-            elif held.blocks(row.key, row.id) or (self._order.one_per_aggregate and row.key in keys):
-                held.later_event_seen.add(row.key)
-            elif row.held_back:
-                if held.state(row.id) is None:
-                    held.add(row.id, row.key, "type")
-            elif row.kind == "by_id" or held.state(row.id) not in ("locked", "free"):  # those are tried by their ids
-                chosen[row.id] = row.key
-                keys.add(row.key)
-        for row_id in [each for each, key in chosen.items() if left.get(key, each) < each]:
-            del chosen[row_id]  # it was scheduled: fresh rows of lower ids go before it
-        more_fresh = seen["fresh"] < len(fresh) or seen["fresh"] >= share
-        room = looked - len(fresh)
-        more_other = seen["other"] < sum(row.kind == "other" for row in rows) or seen["other"] >= room
-        group.cursor.share.note(limit, wanted.fresh_limit, min(seen["fresh"], limit), seen["other"])
+        choice = choose(rows, self._order.held, limit, fresh_window, one_per_aggregate=self._order.one_per_aggregate)
+        self._note_careful(group, wanted, rows, choice, window, fresh_window)
+        self._window = min(2 * window, MOST_LOOKED_AT)
+        if not choice.rows:
+            return none_claimed(claim_id, wanted.floor)
+        batch = await claim_chosen(session, claim_id, wanted, list(choice.rows))
+        self._window = 0 if batch.rows else self._window
+        if not batch.rows and group.cursor.running:  # one of them may be over
+            group.cursor.reset()
+            group.more = True
+        elif not batch.undone_by_trigger:
+            for row_id in choice.rows.keys() - batch.aggregate_keys.keys():
+                self._order.held.add(row_id, choice.rows[row_id], "locked")
+        if batch.over_budget:  # what did not fit was released
+            group.cursor.reset()
+            group.more = True
+        return batch
+
+    def _note_careful(
+        self,
+        group: SlotGroup,
+        wanted: OrderedClaim,
+        rows: Sequence[Peeked],
+        choice: Choice,
+        window: int,
+        fresh_window: int,
+    ) -> None:
+        """Note how far a careful claim has looked."""
+        fresh, others = (sum(row.kind == kind for row in rows) for kind in ("fresh", "other"))
+        seen, last = choice.seen, choice.last
+        more_fresh = seen["fresh"] < fresh or seen["fresh"] >= fresh_window
+        room = window - fresh
+        more_other = seen["other"] < others or seen["other"] >= room
+        group.cursor.share.note(wanted.limit, wanted.fresh_limit, min(seen["fresh"], wanted.limit), seen["other"])
         if rows:
             group.cursor.note(
                 Looked(fresh_key(last["fresh"].id) if "fresh" in last else None, not more_fresh),
@@ -257,30 +259,10 @@ class OrderedClaimer(Claimer):
                     bool(room) and not more_other and not more_fresh,
                 ),
             )
-        group.more = more_fresh or more_other or let_go
-        if let_go:
+        group.more = more_fresh or more_other or choice.let_go
+        if choice.let_go:
             group.cursor.reset()
-        self._window = min(2 * looked, MOST_LOOKED_AT)
-        if not chosen:
-            return none_claimed(claim_id, wanted.floor)
-        batch = await claim_chosen(session, claim_id, wanted, list(chosen))
-        self._window = 0 if batch.rows else self._window
-        if not batch.rows and group.cursor.running:  # one of them may be over
-            group.cursor.reset()
-            group.more = True
-        elif not batch.undone_by_trigger:
-            for row_id in chosen.keys() - batch.keys.keys():
-                held.add(row_id, chosen[row_id], "locked")
-        if batch.over_budget:  # what did not fit was released
-            group.cursor.reset()
-            group.more = True
-        return batch
 
 
-def _in_turn(row: Peeked) -> tuple[bool, bool, datetime, int]:
-    """First what is tried by its id, then what was scheduled or retried (its share of the window), then fresh rows."""
-    return (row.kind != "by_id", row.kind != "other", row.due_at or UNSCHEDULED, row.id)
-
-
-def _key(row: Peeked) -> ClaimKey:
-    return ClaimKey(row.due_at or UNSCHEDULED, row.id)
+def _key(row: Peeked) -> IndexKey:
+    return IndexKey(row.due_at or UNSCHEDULED, row.id)

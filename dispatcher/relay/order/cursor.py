@@ -5,8 +5,14 @@ aggregate that lies after the cursor; to begin there would take the second and n
 to rows of which this is known: every transaction that may have written one of a lower id is over, or still runs as the
 claim looks. Until then claims begin before them, and pass over what is settled.
 
-To know it, the highest id is read, and whoever writes then. Once those are over it holds for all rows up to that id:
-in a backlog one such proof is enough for many claims.
+To know it, the highest id is read, and whoever writes then (the candidate). Once those are over it holds for all rows
+up to that id (the proven position): in a backlog one such proof is enough for many claims.
+
+    the index of work ---- position -------------- proven --------------- reached ---->
+        all was seen, and  |  all is committed:    |  claims have looked  |  nobody has looked here yet
+        nothing can appear |  the next claim sees  |  here, and somebody  |
+        any more           |  it, and moves        |  may still commit    |
+                           |  `position` on        |  a row               |
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +24,7 @@ from dispatcher.core.pacing import FreshShare, rest_after
 from dispatcher.core.row import UNSCHEDULED
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages.claim import FROM_THE_START, ClaimKey
+from dispatcher.stages.claim import FROM_THE_START, IndexKey
 
 START_AGAIN_S = 1.0  # what somebody put back by hand may lie anywhere
 REST = 20.0
@@ -33,8 +39,8 @@ MOST_RUNNING = 64
 class Position(NamedTuple):
     """Two cursors: of fresh rows, and of those that were scheduled, retried or put back."""
 
-    fresh: ClaimKey = FROM_THE_START
-    other: ClaimKey = FROM_THE_START
+    fresh: IndexKey = FROM_THE_START
+    other: IndexKey = FROM_THE_START
 
 
 START = Position()
@@ -43,12 +49,20 @@ START = Position()
 class Looked(NamedTuple):
     """How far a claim has looked. `last`: the key of the last row, None: there was none; `to_the_end`: all was seen."""
 
-    last: ClaimKey | None
+    last: IndexKey | None
     to_the_end: bool
 
-    def covers(self, key: ClaimKey) -> bool:
+    def covers(self, key: IndexKey) -> bool:
         """Whether it has seen everything up to this key."""
         return self.to_the_end or (self.last is not None and _order(self.last) >= _order(key))
+
+
+class Candidate(NamedTuple):
+    """A position that is proven once all of `writers`, who wrote at `noted_at` (monotonic seconds), are over."""
+
+    position: Position
+    noted_at: float
+    writers: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -58,8 +72,8 @@ class OrderedCursor:
     share: FreshShare = field(default_factory=FreshShare)
     position: Position = START  # where the next claim begins
     running: list[str] = field(default_factory=list)  # transactions during which `position` is right
-    _reached: Position = START
-    _candidate: tuple[Position, float, frozenset[str]] | None = None  # with whoever wrote when it was noted, and when
+    _reached: Position = START  # how far claims have looked
+    _candidate: Candidate | None = None
     _proven: Position | None = None  # whoever wrote then is over: a claim from now on sees all that lies before it
     _proved_at: float = 0.0
     _proof_s: float = 0.0
@@ -97,13 +111,16 @@ class OrderedCursor:
             self._proven, self._candidate = reached, None
             return
         if self._candidate is not None:
-            position, at, writers = self._candidate
-            left = [writing[each] for each in writers if each in writing]
+            left = [writing[each] for each in self._candidate.writers if each in writing]
             known = [xid for xid in left if xid is not None]
-            if left and (now - at < LONG_S or len(known) < len(left) or len(self.running) + len(known) > MOST_RUNNING):
+            if left and (
+                now - self._candidate.noted_at < LONG_S
+                or len(known) < len(left)
+                or len(self.running) + len(known) > MOST_RUNNING
+            ):
                 return
-            self._proven, self.running = position, list(dict.fromkeys([*self.running, *known]))
-        self._candidate = (reached, now, frozenset(writing))
+            self._proven, self.running = self._candidate.position, list(dict.fromkeys([*self.running, *known]))
+        self._candidate = Candidate(reached, now, frozenset(writing))
 
     @property
     def _is_proven(self) -> bool:
@@ -133,11 +150,11 @@ class OrderedCursor:
             self.reset()
 
 
-def _order(key: ClaimKey) -> tuple[datetime, int]:
+def _order(key: IndexKey) -> tuple[datetime, int]:
     at = key.after_time
     return (datetime.min if isinstance(at, str) else at, key.after_id)
 
 
-def fresh_key(row_id: int) -> ClaimKey:
+def fresh_key(row_id: int) -> IndexKey:
     """The key of a fresh row."""
-    return ClaimKey(UNSCHEDULED, row_id)
+    return IndexKey(UNSCHEDULED, row_id)

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.owned_slots import SlotMask, mask_of
@@ -32,9 +31,7 @@ class Flight:
 
     def settled(self, outcomes: BatchOutcomes, undone: Collection[int]) -> SlotMask:
         """Rows of it are settled, but for `undone`. The slots that have others; 0: it has none any more."""
-        gone = {*outcomes.sent_ids, *outcomes.done_ids, *outcomes.released}
-        gone.update(row_id for row_id, _ in chain(outcomes.retries, outcomes.dead))
-        gone.difference_update(undone)
+        gone = outcomes.known_ids().difference(undone)
         self.rows = {row_id: slot for row_id, slot in self.rows.items() if row_id not in gone}
         self.not_sent = {row_id: slot for row_id, slot in self.not_sent.items() if row_id not in gone}
         return mask_of(self.rows.values())

@@ -117,7 +117,7 @@ class InOrder:
     def claimed(self, batch: Batch) -> None:
         """The claim was answered: only slots of which it has a row stay in hand."""
         flight = self._flights[batch.claim_id]
-        keys = batch.keys
+        keys = batch.aggregate_keys
         if len(keys) > len(batch.rows):  # others were released
             keys = {row.id: keys[row.id] for row in batch.rows}
         flight.rows = {row_id: key & 255 for row_id, key in keys.items()}
@@ -132,7 +132,7 @@ class InOrder:
         if batch.undone_by_trigger:  # of which rows is not known, so none may be published
             await release(session, [batch.claim_id])
             return batch.only([])
-        held, keys = self.held, batch.keys
+        held, keys = self.held, batch.aggregate_keys
         tried_before = any(row.attempts or row.suspect for row in batch.rows)
         # Of these an earlier row waited until just now, perhaps before this claim's cursor: it has to go first.
         let_go = held.let_go_meanwhile and held.let_go_meanwhile.intersection(keys.values())
@@ -186,7 +186,7 @@ class InOrder:
             sent = set(sent)
         for row in batch.rows if len(sent) < len(batch.rows) else ():
             if row.id not in sent:
-                self._hold(batch.claim_id, row, batch.keys[row.id])
+                self._hold(batch.claim_id, row, batch.aggregate_keys[row.id])
         flight = self._flights.get(batch.claim_id)
         if flight is not None:
             if len(sent) == len(flight.not_sent):
@@ -201,16 +201,16 @@ class InOrder:
     def told(self, batch: Batch, outcomes: BatchOutcomes) -> None:
         """Note which dead events the entries that are in the stream have told of."""
         for row_id, event_id in batch.after_dead.items():
-            dead = self.held.after_dead(batch.keys[row_id])
+            dead = self.held.after_dead(batch.aggregate_keys[row_id])
             if dead is not None and dead.event_id == event_id and row_id in outcomes.sent_ids:
-                self.held.told(batch.keys[row_id], dead)
+                self.held.told(batch.aggregate_keys[row_id], dead)
 
     def settled(self, claim_id: str, outcomes: BatchOutcomes, settlement: Settlement) -> None:
         """What became of rows of a claim is written."""
         # Rows that were released may be in a later claim by now, before we hear of it: that one holds them.
         later = frozenset(row_id for row_id, (holder, _) in self._ours.items() if holder != claim_id)
         event_ids = {row_id: event_id for row_id, (_, event_id) in self._ours.items()}
-        if self.held.settled(outcomes, settlement.lost - later, settlement.undone | later, event_ids):
+        if self.held.settled(outcomes, settlement.not_ours - later, settlement.undone | later, event_ids):
             self.rescan()
             self.wake_relay()
         for row_id in [each for each in self._ours if self.held.state(each) != "ours"]:
@@ -240,19 +240,19 @@ class InOrder:
             self.rescan()
         self.claim_ended(claim_id)
 
-    def lost(self, ids: Collection[int]) -> None:
+    def note_not_ours(self, ids: Collection[int]) -> None:
         """These rows are not ours any more: they hold until somebody has looked what became of them."""
         for row_id in ids:
-            self.held.lost(row_id)
+            self.held.note_not_ours(row_id)
 
     def may_go(self, batch: Batch, rows: Sequence[ClaimedRow]) -> list[ClaimedRow]:
         """Those of these rows, which are to be published together, that need not wait for another one."""
         together = {row.id for row in rows}
-        return [row for row in rows if not self.held.blocks(batch.keys[row.id], row.id, together)]
+        return [row for row in rows if not self.held.blocks(batch.aggregate_keys[row.id], row.id, together)]
 
     def forgotten(self, ids: Collection[int]) -> None:
         """These rows are in flight no more: what is not written by now was lost, or is kept aside."""
-        self.lost([row_id for row_id in ids if self.held.state(row_id) == "ours"])
+        self.note_not_ours([row_id for row_id in ids if self.held.state(row_id) == "ours"])
 
     def _let_next_claim(self, flight: Flight, mask: SlotMask) -> None:
         """All rows of these slots are in the stream, or hold their aggregate: they may be claimed before we settle."""

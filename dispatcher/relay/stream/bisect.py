@@ -135,7 +135,7 @@ class PoisonBisector:
     async def _in_order(self, case: IsolatedBatch, order: InOrder, piece: list[ClaimedRow]) -> list[ClaimedRow]:
         """What waits for no row that failed here; the rest is released. What is not ours any more is left out."""
         ours = await self._still_ours(case, piece)
-        order.lost([row.id for row in piece if row not in ours])
+        order.note_not_ours([row.id for row in piece if row not in ours])
         may_go = order.may_go(case.batch, ours)
         if len(may_go) < len(ours):
             await self._release(case, [row for row in ours if row not in may_go])
