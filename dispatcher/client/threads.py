@@ -135,7 +135,7 @@ class Crew:
     def work(self) -> None:
         """Until all readers have ended."""
         readers = [threading.Thread(target=self._read, args=(each,), daemon=True) for each in self._runners]
-        helpers = [threading.Thread(target=self._serve, daemon=True) for _ in range(self._concurrency - 1)]
+        helpers = [threading.Thread(target=self._help, daemon=True) for _ in range(self._concurrency - 1)]
         end = threading.Thread(target=self._end, args=(readers,), daemon=True)
         for thread in (*readers, *helpers, end):
             thread.start()
@@ -174,6 +174,14 @@ class Crew:
             self._fail(error)
         finally:
             self.end_turn(runner)
+
+    def _help(self) -> None:
+        """Serve to the end, though the function wants to end this thread (sys.exit): run() ends for it, for all."""
+        while True:
+            try:
+                return self._serve()
+            except BaseException as error:
+                self._fail(error)
 
     def _serve(self) -> None:
         while (entry := self._entries.get()) is not None:

@@ -6,6 +6,7 @@ import functools
 import re
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from pathlib import Path
@@ -223,3 +224,38 @@ async def main(sync: redis.Redis, turning: redis.asyncio.Redis, group: Group) ->
     lines = program.read_text().splitlines()
     wrong = {number for number, line in enumerate(lines, 1) if line.endswith("# wrong")}
     assert {int(number) for number in re.findall(r"program.py:(\d+): error", found.stdout)} == wrong, found.stdout
+
+
+async def test_a_function_that_ends_its_thread_ends_run_on_whichever_thread_it_was(
+    redis: "aio.Redis", redis_url: str
+) -> None:
+    """A thread that ended unnoticed would be missing for good: with the last of them nothing was handled any more."""
+    ran_on, exits = list[threading.Thread](), threading.Event()
+
+    def leave(event: Received) -> None:
+        if threading.current_thread() in ran_on:
+            exits.wait(PATIENCE_S)
+        else:
+            exits.set()
+            sys.exit(3)
+
+    def run() -> object:
+        ran_on.append(threading.current_thread())
+        try:
+            consumer.run(leave)
+        except SystemExit as error:
+            return error.code
+        return None
+
+    for number in range(3):
+        await publish(redis, str(number))
+    client = sync.Redis.from_url(redis_url)
+    consumer = Consumer(client, group(), concurrency=3)
+    running = asyncio.create_task(asyncio.to_thread(run))
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            assert await asyncio.shield(running) == 3
+    finally:
+        consumer.stop()
+        await asyncio.wait([running])
+        client.close()
