@@ -14,14 +14,14 @@ from dispatcher.ops.session import ask
 @json_output
 @database
 def accept_copy(as_json: bool, **flags: str | None) -> int:
-    """Say that a copy is the outbox from now on: a restored dump, a database made from one, a clone with another Redis.
+    """Accept a copy as the outbox: a restored dump, a database made from another, a clone with another Redis.
 
     Dispatchers claim nothing from a copy ("this outbox is a copy" in /ready, `status`, `doctor` and the log), because
-    its events may have been published from the original, or may still be. Say this when applications write to the copy
-    now, and nothing else publishes its events. They go on within seconds; no restart is needed. Before they claim, they
-    look the stream through, and what they find there is not published again.
+    the original may have published its events, or may still publish them. Accept the copy when applications write to
+    it now, and nothing else publishes its events. Dispatchers go on within seconds, without a restart. Before they
+    claim, they search the stream, and do not publish again what they find there.
 
-    It asks nothing. For a copy to play with, rather delete what came along: an outbox without events is accepted by
+    It asks no question. If the copy is for tests, delete its events instead: an outbox without events is accepted by
     itself.
     """
     why = anyio.run(ask, target(settings_from(flags), 30.0), "accept a copy", ops.accept_copy)

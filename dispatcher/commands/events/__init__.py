@@ -9,7 +9,7 @@ from dispatcher.commands.suggest import SuggestingGroup
 
 @click.group(cls=SuggestingGroup)
 def events() -> None:
-    """Events, whatever became of them: find one, list those of a status, show one with its attempts, decide.
+    """Find events in any status, list those of one status, show one with its attempts, retry or discard dead ones.
 
     \b
     pending    due, and not claimed yet

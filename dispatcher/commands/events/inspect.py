@@ -67,7 +67,7 @@ def _nothing(status: str | None, filtered: bool) -> str:
 @click.argument("name", metavar="ID")
 @paging
 def find_events(name: str, limit: int, after: str | None, as_json: bool, **flags: str | None) -> None:
-    """Find events by the number of the row, event_id, message_id or aggregate_id, whatever became of them.
+    """Find events in any status by the number of the row, event_id, message_id or aggregate_id.
 
     An aggregate may be named with its type too, as order/4711.
 
@@ -93,7 +93,7 @@ def find_events(name: str, limit: int, after: str | None, as_json: bool, **flags
 @json_output
 @database
 def show_event(event: EventRef, payload: bool, as_json: bool, **flags: str | None) -> None:
-    """Show one event, whatever became of it: its failed attempts, and what people decided.
+    """Show one event in any status: its failed attempts, and what people decided.
 
     Of each attempt: when it was, which dispatcher made it, the error, and where a handler raised.
     """
