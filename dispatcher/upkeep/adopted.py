@@ -39,6 +39,13 @@ class Adopted:
     cause: str
 
 
+async def renew(session: Session, adopted: Sequence[Adopted]) -> None:
+    """Renew the leases of these rows, or others would take us for frozen. Raises SessionLost or psycopg.Error."""
+    rows = [(row.id, each.claim_id) for each in adopted for row in each.rows]
+    ids, claim_ids = [row_id for row_id, _ in rows], [claim_id for _, claim_id in rows]
+    await session.fetch(load("renew_claims"), {"ids": ids, "claim_ids": claim_ids, "floor": None})
+
+
 @dataclass(frozen=True, slots=True)
 class SearchedSink:
     """A connection that publishes to these streams, and who searches them. `slots`: whose rows go there, of a shard."""
@@ -100,7 +107,6 @@ class AdoptedSearch:
             return []
         floor = min(floors.values(), key=stream_order)
         wanted = by_stream(self._layout, [row for row in adopted.rows if row.id in floors])
-        ids = [row.id for row in adopted.rows]
         found = []
         for number, (sink, incarnation) in enumerate(zip(self._sinks, self._incarnations, strict=True)):
             here = {stream: events for stream, events in wanted.items() if stream in sink.streams}
@@ -111,8 +117,6 @@ class AdoptedSearch:
                 last = self._searches[number] = (adopted.claim_id, Search(floor, here, incarnation))
             search = last[1]  # after a failure it goes on where it was
             while not await sink.searcher.go_on(search, self._lease_s / 4):
-                await session.fetch(
-                    load("renew_claims"), {"ids": ids, "claim_ids": [adopted.claim_id] * len(ids), "floor": None}
-                )
+                await renew(session, [adopted])
             found.append(Found(search.found, incarnation))
         return found

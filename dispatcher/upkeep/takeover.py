@@ -22,7 +22,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import new_claim_id
 from dispatcher.stages.settle import release, settle
-from dispatcher.upkeep.adopted import Adopted, AdoptedRow, AdoptedSearch, Found, SearchedSink
+from dispatcher.upkeep.adopted import Adopted, AdoptedRow, AdoptedSearch, Found, SearchedSink, renew
 from dispatcher.upkeep.charge import charge, tell_charged
 from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import fence
@@ -81,6 +81,7 @@ class Takeover:
         self._overdue_at = 0.0
         self._watched = WatchedClaims(lease_s, at_most_s=2 * self._overdue_every_s)
         self._adopted: list[Adopted] = []  # not settled yet
+        self._renewed_at = clock()  # their leases, last
 
     async def run(self, postgres: ReconnectingSession) -> None:
         """Look every second until cancelled; for overdue claims six times a lease, but each 1 to 5 seconds."""
@@ -255,6 +256,9 @@ class Takeover:
 
         Raises Unreachable, SessionLost or psycopg.Error; later calls do what is left, or waits for its node.
         """
+        if self._adopted and self._clock() - self._renewed_at >= self._lease_s / 4:
+            self._renewed_at = self._clock()
+            await renew(session, self._adopted)
         at = 0
         while at < len(self._adopted):
             now, wait = self._search.split(self._adopted[at])

@@ -14,6 +14,7 @@ import pytest
 
 from dispatcher.core.backoff import Backoff
 from dispatcher.core.decide import RetryPolicy
+from dispatcher.core.errors import Unreachable
 from dispatcher.core.events import Buried, Handled, TakenOver
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.layout import Layout
@@ -29,6 +30,7 @@ from dispatcher.stages.claim import claim, new_claim_id
 from dispatcher.stages.settle import Settlement, settle
 from dispatcher.upkeep.adopted import SearchedSink
 from dispatcher.upkeep.takeover import Takeover
+from tests.support.proxy import StartProxy
 from tests.support.rows import STREAM, insert_events, read_table, statuses
 from tests.support.tap import Tap
 
@@ -316,3 +318,61 @@ async def test_it_goes_on_when_its_session_breaks(database_url, db, tap: Tap, ma
         await insert_events(db, **held())
         await tap.next(TakenOver)
         tasks.cancel_scope.cancel()
+
+
+async def test_who_waits_for_a_shard_with_rows_that_it_took_over_is_not_taken_for_frozen(
+    session: Session,
+    db: psycopg.AsyncConnection[Any],
+    redis_connection: RedisConnection,
+    redis_url: str,
+    database_url: str,
+    proxy: StartProxy,
+    tap: Tap,
+) -> None:
+    """The node of a shard went away under the search, for longer than a lease. Others look meanwhile."""
+    layout, through = Layout(STREAM, shards=2), await proxy(redis_url)
+    away = RedisConnection(
+        RedisTarget.parse(through.via(redis_url)), name="b", streams=(layout.keys[1],), connect_timeout_s=30.0,
+        on_lost=lambda why: None,
+    )  # fmt: skip
+    await away.connect()
+    away.set_incarnation(RedisIncarnation())
+
+    def takeover(us: int) -> Watch:
+        sinks = [
+            SearchedSink((key,), connection, Searcher(connection, 0.2 if shard else 30.0), layout.slots_of(shard))
+            for shard, (key, connection) in enumerate(zip(layout.keys, (redis_connection, away), strict=True))
+        ]
+        return Watch(
+            sinks,
+            layout=layout,
+            lease_s=LEASE_S,
+            deadline_s=30.0,
+            retry=RetryPolicy(10, Backoff(0.25, 60.0)),
+            rng=Random(1),
+            dispatcher_id=lambda: us,
+            claims_in_flight=lambda: (),
+            rows_released=lambda: None,
+            observe=tap,
+        )
+
+    await db.execute("INSERT INTO messaging.dispatcher (id, name) VALUES (98, 'b-1-bbbbbbbb')")
+    await insert_events(db, 20, **held(stream_id="0-0"))
+    ours, other = takeover(98), takeover(99)
+    async with await psycopg.AsyncConnection.connect(
+        database_url, application_name="dispatcher lane-0 bbbbbbbb b", autocommit=True
+    ) as of_ours:
+        assert ours._search.ready()
+        through.stall()
+        with pytest.raises(Unreachable):
+            await ours.watch(session, LEASE_S)
+        assert not away.up
+        for _ in range(0, 3 * int(LEASE_S), 5):
+            ours.now, other.now = ours.now + 5.0, other.now + 5.0
+            await ours._round(session)
+            assert other._search.ready()
+            await other.take_over_from_frozen(session)
+        waiting = await statuses(db)
+        assert 0 < waiting.pop("picked") < 20
+        assert set(waiting) == {"pending"}
+        await of_ours.execute("SELECT 1")  # nobody has ended it
