@@ -11,8 +11,9 @@ from dispatcher.embedded import ports
 # A shell ignores these for what it starts in the background, and programs that we start would ignore them too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
-    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+for ignored in (signal.SIGQUIT, signal.SIGHUP):  # and nohup the latter
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, signal.SIG_DFL)
 
 # A busy machine makes no property false.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

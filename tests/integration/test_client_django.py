@@ -183,7 +183,7 @@ def test_the_tests_of_a_project(manage: Manage, database_url: str, redis_url: st
     """TestCase, TransactionTestCase, two databases, the admin, dispatcher.testing: shop/tests.py."""
     shown = manage("test", "--noinput", OTHER=database_url, REDIS_URL=redis_url, **variables)
     assert "OK" in shown
-    assert "Ran 16 tests" in shown
+    assert "Found 16 test(s)" in shown  # "Ran" leaves those out that are skipped, on Python 3.12.1
 
 
 def test_the_tests_that_the_page_shows(manage: Manage, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from dispatcher.embedded.cluster import ClusterNode
 from dispatcher.embedded.folders import make_folder
 from dispatcher.embedded.process import children_of
 from tests.support.postgres import StartPostgres
+from tests.support.psql import client_program
 from tests.support.redis import StartValkey
 from tests.support.waiting import until
 
@@ -153,7 +154,7 @@ def test_settings(own_postgres: StartPostgres) -> None:
 
 def test_its_programs_work(own_postgres: StartPostgres) -> None:
     server = own_postgres()
-    command = [str(server.bin("psql")), "-XAtc", "SELECT 1 + 1", server.url()]
+    command = [str(client_program("psql")), "-XAtc", "SELECT 1 + 1", server.url()]
     assert subprocess.run(command, capture_output=True, check=True, text=True).stdout == "2\n"
 
 

@@ -14,7 +14,7 @@ FETCHED = (
     ROOT / ".cache" / "servers" if closed_to(unprivileged_user(ROOT / "nothing"), ROOT) is None else CACHE / "fetched"
 )
 IN_WHEELS = (16, 18)
-NOT_FETCHED = "fetch it with: python -m tests.matrix --fetch-only --only"
+NOT_FETCHED = "fetch it with: python -m tests.matrix --fetch-only"
 
 
 class FetchedPostgres(EmbeddedPostgres):
@@ -24,7 +24,7 @@ class FetchedPostgres(EmbeddedPostgres):
         name = f"postgres-{self.version}"
         programs = FETCHED / name / "bin"
         if not (programs / "postgres").exists():
-            raise Misconfigured(f"there is no {programs}; {NOT_FETCHED} {name}")
+            raise Misconfigured(f"there is no {programs}; {NOT_FETCHED}")
         return programs
 
 
@@ -35,7 +35,7 @@ class FetchedRedis(EmbeddedValkey):
 
     def _require_programs(self) -> None:
         if not Path(self.program).exists():
-            raise Misconfigured(f"there is no {self.program}; {NOT_FETCHED} {Path(self.program).parent.name}")
+            raise Misconfigured(f"there is no {self.program}; {NOT_FETCHED}")
 
     def _command(self) -> tuple[Sequence[str], User]:
         command, user = super()._command()

@@ -27,8 +27,8 @@ def checkout(tmp_path: Path) -> Path:
     """A folder with .ci/run and a Makefile whose tests fail at first."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    for name in (".ci/run", "tests/RACES.md"):
-        (tmp_path / name).parent.mkdir()
+    for name in (".ci/run", ".ci/test", "tests/RACES.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "Makefile").write_text(MAKEFILE)
     return tmp_path
@@ -38,7 +38,8 @@ def run(checkout: Path, fails: int, *failed: str) -> subprocess.CompletedProcess
     """Run .ci/run as GitHub would."""
     record = "{\\n" + ",\\n".join(f'  "{name}": true' for name in failed) + "\\n}"
     github = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(checkout / "summary.md")}
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    of_our_own_run = ("MAKE", "MFLAGS", "PYTEST_ARGS", "RERUN_AT_MOST")
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(of_our_own_run)}
     return subprocess.run(
         [checkout / ".ci" / "run"],
         env=ours | github | {"FAILS": str(fails), "FAILED": record},
