@@ -47,14 +47,13 @@ class GroupState:
     reader: str | None = None  # its consumer that read last
     dead_error: str | None = None  # of the entry that was put away last
     not_on: tuple[str, ...] = ()  # shards of this stream, while it is on others
-    guarded: bool = True  # publishing waits for it; not so before Redis 7
 
     def verdict(self, maxlen: int | None) -> str:
         """What is wrong with it, in a few words; "" when nothing is."""
         if self.exempt:
             return "exempt, loses unread entries" if maxlen and self.lag >= maxlen else "exempt"
         if maxlen and self.lag >= HOLD_BACK_AT * maxlen:
-            return "holds publishing back" if self.guarded else "loses unread entries: a Redis before 7 holds nothing"
+            return "holds publishing back"
         if self.lag and (self.last_read_age_s is None or self.last_read_age_s > UNREAD_S):
             return "nobody reads it"
         if maxlen and self.lag >= FAR_BEHIND * maxlen:
@@ -96,7 +95,6 @@ async def read_groups(asked: GroupsQuestion) -> tuple[list[StreamGroups], str | 
                 each.reader,
                 each.put_away.error if each.put_away else None,
                 tuple(without.get((stream_of_key(stream), each.name), ())),
-                info.tells,
             )
             for each in info.groups
         )

@@ -143,10 +143,6 @@ EVENT_SCHEMAS: dict[str, Json] = {
                                         **listing(TEXT),
                                         "description": "Shards that it is not on, while it is on others.",
                                     },
-                                    "guarded": {
-                                        "type": "boolean",
-                                        "description": "Publishing waits for it; not so before Redis 7.",
-                                    },
                                 }
                             )
                         ),

@@ -121,21 +121,20 @@ class Backpressure:
         replies = await self._connection.send(commands, self._deadline_s)
         slowest, blind = (0, ""), list[str]()
         for stream, found in zip(self._streams, replies, strict=True):
-            if isinstance(found, Refused) and is_unavailable(found.text):
-                blind.append(f"Redis refused: {in_short(found.text)}; allow this user +xinfo")
+            blind += _why_blind(found, "xinfo")
             if not isinstance(found, list):
                 # No stream yet, or no right to look. A connection that broke takes no entries either.
                 if self._on and not isinstance(found, Refused):
                     return "", self._maxlen
                 continue
             unread, group, unknown = await self._slowest_of(stream, found)
-            blind += [unknown] if unknown else []
+            blind += unknown
             slowest = max(slowest, (unread, group))
         if any(isinstance(found, list) for found in replies) or blind:
             self._report(blind[0] if blind else None)
         return slowest[1], slowest[0]
 
-    async def _slowest_of(self, stream: str, found: list[Any]) -> tuple[int, str, str | None]:
+    async def _slowest_of(self, stream: str, found: list[Any]) -> tuple[int, str, list[str]]:
         """The same of one stream, how much first; and why it cannot be told."""
         groups = [fields_of(each) for each in found]
         if self._exempt:
@@ -144,14 +143,17 @@ class Backpressure:
         if any(group.get("lag") is None for group in groups):
             # It carries the first and the last entry, payload and all: asked only when there is no other way.
             [reply] = await self._connection.send([("XINFO", "STREAM", stream)], self._deadline_s)
-            about = fields_of(reply) if isinstance(reply, list) else {}
-            if "entries-added" not in about:
-                return 0, "", "this Redis does not tell what a group has read: it is older than 7.0"
+            if not isinstance(reply, list):
+                return self._maxlen if self._on else 0, "", _why_blind(reply, "xinfo")
+            about = fields_of(reply)
+        blind = list[str]()
 
         async def read(begin: str, end: str, count: int) -> list[tuple[Any, Any]] | None:
             [page] = await self._connection.send(
                 [("XRANGE", stream, begin, end, "COUNT", str(count))], self._deadline_s
             )
+            if "entries-added" not in about:  # before Redis 7 the bound is the whole stream, which would hold for ever
+                blind.extend(_why_blind(page, "xrange"))
             return page if isinstance(page, list) else None
 
         # What Redis does not tell is counted, but only where publishing would be held back because of it.
@@ -162,4 +164,11 @@ class Backpressure:
             unread = await known.unread(group, about, read, matters=matters, most=self._maxlen)
             slowest = max(slowest, (unread, group["name"].decode(errors="replace")))
         of = "" if len(self._streams) == 1 else f" of {stream}"
-        return slowest[0], slowest[1] + of if slowest[1] else "", None
+        return 0 if blind else slowest[0], slowest[1] + of if slowest[1] else "", blind
+
+
+def _why_blind(reply: Any, right: str) -> list[str]:
+    """Why a group's place cannot be told, of the reply to a command that needs this right."""
+    if isinstance(reply, Refused) and is_unavailable(reply.text):
+        return [f"Redis refused: {in_short(reply.text)}; allow this user +{right}"]
+    return []

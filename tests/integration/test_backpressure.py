@@ -129,7 +129,9 @@ async def test_after_an_xdel_it_is_counted(redis_connection, redis, tap: Tap):
     await redis.xgroup_create(STREAM, "group", id="0")
     await redis.xreadgroup("group", "me", {STREAM: ">"}, count=950)
     await redis.xdel(STREAM, ids[500], ids[980])
-    assert [group["lag"] for group in await redis.xinfo_groups(STREAM)] == [None]
+    assert [group.get("lag") for group in await redis.xinfo_groups(STREAM)] == [
+        None
+    ]  # Redis before 7 has no such field
     pressure = Backpressure(redis_connection, streams=(STREAM,), maxlen=1000, deadline_s=30.0, observe=tap)
     assert await pressure.allowance() > 0
     assert tap.all(BackpressureChanged) == []

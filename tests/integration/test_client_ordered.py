@@ -31,6 +31,7 @@ from tests.support.consumers import (
     logged,
     pending,
     publish,
+    rights_for,
     until_nothing_is_pending,
 )
 from tests.support.readme import blocks, code, page
@@ -413,13 +414,15 @@ async def test_the_acl_of_the_documentation_is_enough(kind: str, where: tuple[st
             raise LookupError
 
     url, pool, client = where
-    rights = blocks("Rights of a consumer", "", page("runbook/consumers.md"))
+    consumers = page("runbook/consumers.md")
+    rights = blocks("Rights of a consumer", "", consumers)
     more = rights[2].replace("{sanctum:messages}:billing:lease", "sanctum:messages:{*}:billing:lease")
     nodes = [node.name for node in client.get_nodes()] if pool == "cluster" else [url.rpartition("/")[2] and url]
     for node in nodes:
         async with aio.Redis.from_url(node if "://" in node else f"redis://{node}") as admin:
             for line in (rights[1], more):
-                await admin.execute_command(*line.split())  # type: ignore[no-untyped-call]
+                version = (await admin.info("server"))["redis_version"]
+                await admin.execute_command(*rights_for(version, line, consumers))  # type: ignore[no-untyped-call]
     await publish(client, "left", key=KEYS[4])
     await abandon(client, key=KEYS[4])
     for number, key in enumerate(KEYS):
@@ -432,7 +435,8 @@ async def test_the_acl_of_the_documentation_is_enough(kind: str, where: tuple[st
     assert came == ["bad", "bad", *["good"] * (SHARDS - 1), "left"]
     for node in nodes:
         async with aio.Redis.from_url(node if "://" in node else f"redis://{node}", decode_responses=True) as after:
-            assert [entry for entry in await after.acl_log() if entry["username"] == "billing"] == []
+            denied = {entry["object"] for entry in await after.acl_log() if entry["username"] == "billing"}
+            assert denied == ({"client"} if version < "7" else set())
             await after.acl_deluser("billing")
             await after.acl_log_reset()
 
@@ -465,14 +469,20 @@ async def test_one_without_the_order_in_the_same_group_is_named(
     kind: str, where: tuple[str, str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """It takes events from under those that keep the order, and no lease stops it."""
-    url, pool, _ = where
+    url, pool, client = where
     quick = timedelta(seconds=1)
+
+    async def named() -> bool:
+        for key in KEYS:  # before Redis 7.2 a group does not know a consumer that has never got an entry
+            await publish(client, "one", key=key)
+        return "the consumer plain of the group billing reads" in caplog.text
+
     ordered = group(shards=SHARDS, ordered=True, claim_idle=quick)
     async with (
         consuming(kind, url, ordered, pool=pool) as one,
         consuming(kind, url, group(shards=SHARDS, consumer="plain", claim_idle=quick), pool=pool) as plain,
     ):
-        await until(lambda: "the consumer plain of the group billing reads" in caplog.text, "it is named", PATIENCE_S)
+        await until(named, "it is named", PATIENCE_S)
         await plain.stop()
         await one.stop()
     assert "ordered=True" in caplog.text

@@ -72,7 +72,7 @@ async def test_somebodys_script_is_waited_out(
 ) -> None:
     """The log says that it reads, that Redis does not answer, and that it answers again."""
     caplog.set_level(logging.INFO, "dispatcher.client")
-    server = own_valkey(options={"busy-reply-threshold": "1"})
+    server = own_valkey(options={"lua-time-limit": "1"})
     async with (
         aio.Redis.from_url(server.url, decode_responses=True) as redis,
         consuming(kind, server.url, group()) as running,

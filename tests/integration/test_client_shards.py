@@ -18,7 +18,17 @@ from redis import asyncio as aio
 from dispatcher.client.consumer import AsyncConsumer, Consumer, Received
 from dispatcher.client.group import Group
 from tests.support.cluster import ChangingCluster
-from tests.support.consumers import GROUP, PATIENCE_S, Running, abandon, consuming, group, pending, publish
+from tests.support.consumers import (
+    GROUP,
+    PATIENCE_S,
+    Running,
+    abandon,
+    consuming,
+    group,
+    pending,
+    publish,
+    read_to_the_end,
+)
 from tests.support.readme import blocks, code, page
 from tests.support.redis import StartCluster
 from tests.support.rows import STREAM
@@ -157,14 +167,10 @@ async def test_consumers_share_the_shards_and_a_stop_gives_back(kind: str, where
         consuming(kind, url, group(shards=SHARDS), pool=pool) as third,
     ):
         await nothing_is_pending(client)
-        await until(lambda: lag(client), "nothing is left to read", PATIENCE_S)
+        for key in KEYS:
+            await until(partial(read_to_the_end, client, key), "nothing is left to read", PATIENCE_S)
         seen += [event.aggregate_id for event in [*await second.rest(), *await third.rest()]]
     assert sorted(seen, key=int) == [str(number) for number in range(3 * SHARDS)]
-
-
-async def lag(client: Any) -> bool:
-    found = [await client.xinfo_groups(key) for key in KEYS]
-    return all(each["lag"] == 0 and each["pending"] == 0 for [each] in found)
 
 
 @both_kinds
@@ -319,7 +325,8 @@ async def test_a_dedup_store_in_a_cluster(kind: str, client_cluster: ChangingClu
         async with consuming(kind, plain(client_cluster), group(shards=SHARDS), pool="cluster", dedup=True) as running:
             came = [(await running.next()).aggregate_id for _ in range(2)]
             await nothing_is_pending(client)
-            await until(lambda: lag(client), "nothing is left to read", PATIENCE_S)
+            for key in KEYS:
+                await until(partial(read_to_the_end, client, key), "nothing is left to read", PATIENCE_S)
             assert await running.rest() == []
     assert sorted(came) == ["last", "twice"]
 

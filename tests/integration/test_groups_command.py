@@ -15,7 +15,7 @@ from dispatcher.core.events import Sampled
 from dispatcher.core.layout import Layout
 from dispatcher.infra.redis.client import open_client
 from dispatcher.ops.destroy_group import Abandoned
-from dispatcher.ops.groups import GroupsQuestion, GroupState, read_groups
+from dispatcher.ops.groups import GroupsQuestion, read_groups
 from dispatcher.sidecar.diagnosis import diagnose
 from dispatcher.sidecar.history import RecentWindow
 from tests.support.command import HearCommand
@@ -267,18 +267,6 @@ async def test_wrong_usage(arguments: list[str], words: str, heard: HearCommand)
     assert (code, words in err) == (2, True)
 
 
-async def test_a_group_that_nobody_waits_for_is_not_said_to_hold_anything(redis, redis_url):
-    """Before Redis 7 nobody is told what a group has read, so its unread entries are trimmed."""
-    await redis.xgroup_create(STREAM, "slow", id="0", mkstream=True)
-    for number in range(100):
-        await redis.xadd(STREAM, {"n": number})
-    [tells] = ["lag" in group for group in await redis.xinfo_groups(STREAM)]
-    [[stream], _] = await read_groups(GroupsQuestion(redis_url, (STREAM,), 100))
-    blind = "loses unread entries: a Redis before 7 holds nothing"
-    assert [group.verdict(100) for group in stream.groups] == ["holds publishing back" if tells else blind]
-    assert GroupState("slow", 100, 0, 0, None, exempt=False, guarded=False).verdict(100) == blind
-
-
 async def test_who_read_last_is_named_where_destroy_or_not_is_asked(heard: HearCommand, redis, redis_url: str):
     await redis.xgroup_create(STREAM, "reports", id="0", mkstream=True)
     for number in range(100):
@@ -311,7 +299,10 @@ async def test_a_group_that_goes_on_putting_events_away_needs_somebody_now(
         assert need["what"].endswith("; still going on; the last error: KeyError at stage.py:90")
         assert "4242" not in need["what"]
         await redis.xadd(DEAD, {"dead_reason": "KeyError at stage.py:91"})
-        await running.tap.next(Sampled, lambda each: each.group_put_away[GROUP].error == "KeyError at stage.py:91")
+        sample = await running.tap.next(
+            Sampled, lambda each: each.group_put_away[GROUP].error == "KeyError at stage.py:91"
+        )
+        at = sample.group_put_away[GROUP].at
         state = running.service.report().state
         [need] = diagnose(state, RecentWindow(put_away_rates={GROUP: 10.2}), at + 1)
         assert "have put 4 events away: they failed too often there; still going on, 10 a second; the" in need.what

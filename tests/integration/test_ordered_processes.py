@@ -9,7 +9,7 @@ import pytest
 from redis import asyncio as aio
 
 from dispatcher.client.shard_leases import lease_of
-from tests.support.consumers import GROUP, PATIENCE_S, pending, publish
+from tests.support.consumers import GROUP, PATIENCE_S, pending, publish, read_to_the_end
 from tests.support.rows import STREAM
 from tests.support.waiting import until
 
@@ -100,8 +100,7 @@ async def test_through_all_that_happens_to_consumers(program: str, redis: "aio.R
             await told.wait_for(lambda: all(len(handled[name]) > step for name, step in now.items()))
 
     async def all_is_done() -> bool:
-        groups = [group for key in KEYS for group in await redis.xinfo_groups(key)]
-        return all(group["lag"] == 0 and group["pending"] == 0 for group in groups)
+        return all([await read_to_the_end(redis, key) for key in KEYS])
 
     processes: list[asyncio.subprocess.Process] = []
     lines, read_end, write_end = asyncio.StreamReader(), *os.pipe()

@@ -147,7 +147,7 @@ XADD = ("XADD", "s", "*", "k", "v")
 
 
 def test_what_passes_by_itself(own_valkey: StartValkey) -> None:
-    url = own_valkey(options={"busy-reply-threshold": "1"}).url
+    url = own_valkey(options={"lua-time-limit": "1"}).url
     with sync.Redis.from_url(url) as admin:
         replies = []
         for name, value, back in (("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")):
@@ -166,7 +166,7 @@ def test_what_passes_by_itself(own_valkey: StartValkey) -> None:
 
 
 def test_a_script_that_runs_for_long(own_valkey: StartValkey) -> None:
-    url = own_valkey(options={"busy-reply-threshold": "1"}).url
+    url = own_valkey(options={"lua-time-limit": "1"}).url
     with sync.Redis.from_url(url) as admin, sync.Redis.from_url(url, socket_timeout=60) as script:
         connection = script.connection_pool.get_connection()
         connection.send_command("EVAL", "while true do end", 0)

@@ -40,7 +40,8 @@ SELECT 'order.created', 'a', '{}', 'sent', 3, clock_timestamp() - %s * interval 
 
 def cut_tail(valkey: EmbeddedValkey, keep: int) -> None:
     """Keep that many entries of its append-only file, as a power loss between two fsyncs does."""
-    [path] = Path(valkey.data_dir).glob("appendonlydir/*.incr.aof")
+    folder = Path(valkey.data_dir)
+    [path] = [*folder.glob("appendonlydir/*.incr.aof"), *folder.glob("appendonly.aof")]  # the second before Redis 7
     parts = path.read_bytes().split(b"$4\r\nXADD\r\n")
     assert len(parts) > keep + 1
     last = parts[keep]

@@ -58,7 +58,6 @@ async def test_what_waits_who_runs_and_who_reads(status, db, redis):
             | {"reader": None, "put_away": None}
         ],
         "read_to": None,
-        "tells": True,
         "oldest": None,
     }
     assert found["problems"] == []

@@ -26,6 +26,26 @@ PATIENCE_S = 60
 Behave = Callable[[Received], object]
 
 
+def rights_for(version: str, line: str, text: str) -> list[str]:
+    """The words of an ACL SETUSER of docs/runbook/consumers.md, as its text says to write them for a Redis of this
+    version (Valkey's is 7.2.4)."""
+    words = line.split()
+    if version < "7.2":
+        words = [each for each in words if each != "+client|setinfo"]
+    if version < "7":
+        instead = ("`~sanctum:messages ~sanctum:messages:billing:dead`", "`+xinfo`", "`+xadd`", "`+xrange`")
+        assert all(each in text for each in instead)
+        words = [each.strip("()") for each in words if "|" not in each] + ["+xinfo", "+xrange"]
+    return words
+
+
+async def read_to_the_end(client: Any, key: str) -> bool:
+    """Whether each group has read and acknowledged all. Not by its lag, which a Redis before 7 does not tell."""
+    newest = (await client.xinfo_stream(key))["last-generated-id"]
+    groups = await client.xinfo_groups(key)
+    return all((each["last-delivered-id"], each["pending"]) == (newest, 0) for each in groups)
+
+
 class Away(Exception):
     """What the handler needs is away."""
 

@@ -66,3 +66,29 @@ async def test_the_count_is_bounded() -> None:
     unread = await StreamPositions().unread({"last-delivered-id": "50000-0"}, stream, read, matters=0, most=1000)
     assert 50_000 <= unread < 100_000
     assert sum(reads) <= 1000 + 2 * PAGE
+
+
+async def test_before_redis_7_new_entries_are_counted_from_look_to_look() -> None:
+    """An XINFO without entries-added; a group that stands still in the middle of a stream that is trimmed."""
+    positions, reads = StreamPositions(), list[int]()
+
+    async def look(first: int, newest: int, most: int = 2000) -> int:
+        async def read(begin: str, end: str, count: int) -> Entries | None:
+            start, last = (int(each.partition("-")[0]) + int(each.partition("-")[2] != "0") for each in (begin, end))
+            found: Entries = [
+                (f"{n}-0", {}) for n in range(max(start, first), min(last, max(start, first) + count - 1) + 1)
+            ]
+            reads.append(len(found))
+            return found
+
+        reads.clear()
+        stream = {"last-generated-id": f"{newest}-0", "length": newest - first + 1, "first-entry": [f"{first}-0", {}]}
+        return await positions.unread({"last-delivered-id": "450-0"}, stream, read, matters=0, most=most)
+
+    assert await look(1, 500) == 50
+    assert await look(100, 600) == 150
+    assert sum(reads) == 100  # what came since
+    assert await look(200, 1000) == 550
+    assert sum(reads) == 400
+    assert await look(700, 2000, most=300) == 1301  # too many to count: all that is there
+    assert sum(reads) <= 300 // 5 + 2 * PAGE

@@ -158,7 +158,7 @@ class BackpressureChanged(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class BackpressureBlind(TelemetryEvent):
-    """Why the lag of the consumer groups cannot be read, so that unread entries may be trimmed. None: it can again."""
+    """The right that is missing to learn what groups have to read, which may be trimmed then. None: it is there."""
 
     reason: str | None
 

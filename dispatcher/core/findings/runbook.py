@@ -77,6 +77,7 @@ CHECKS: dict[str, str | None] = {
     "redis-persistence": "republished-after-loss",
     "redis-replicas": "republished-after-loss",
     "redis-rights": "rights",
+    "redis-version": None,
     "retrying": "high-retries",
     "rights": "rights",
     "sequences": None,

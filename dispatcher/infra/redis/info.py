@@ -44,7 +44,6 @@ class StreamInfo:
     length: int
     groups: tuple[GroupInfo, ...]
     read_to: float | None = field(default=None, compare=False)  # when the newest entry that a group has read was added
-    tells: bool = field(default=True, compare=False)  # what groups have read; before Redis 7 it does not
     oldest: float | None = field(default=None, compare=False)  # when its oldest entry was added, where that was asked
 
 
@@ -121,8 +120,7 @@ async def read_stream_info(
     ]
     newest_ms = max(map(_read_to_ms, found), default=0)
     by_lag = sorted(groups, key=lambda group: (-group.lag, group.name))
-    tells = all("lag" in group for group in found)
-    return StreamInfo(length, tuple(by_lag), newest_ms / 1000 if newest_ms else None, tells)
+    return StreamInfo(length, tuple(by_lag), newest_ms / 1000 if newest_ms else None)
 
 
 async def _readers(

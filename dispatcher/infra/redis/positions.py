@@ -2,6 +2,7 @@
 
 Redis tells no lag of a group that was made at `$` or in the middle, nor after an XDEL, until it has read to the end.
 Then what is known is put together: at this entry id, so many entries had been added. What is between is counted.
+Before Redis 7 it tells no lag at all, nor what was added: there the new entries are counted from look to look.
 """
 
 from bisect import bisect_right
@@ -12,6 +13,7 @@ from dispatcher.core.dead_stream import LastPutAway
 from dispatcher.core.incarnation import id_after, stream_order
 from dispatcher.core.page_size import PageSize
 
+GAP = 5  # before Redis 7: a share of the entries that are read at most is for those that were added since the last look
 PAGE = 32  # entries read at once, at most: with their payloads, for to ask for the ids alone is not possible
 MOST_POINTS = 1000
 
@@ -25,6 +27,7 @@ class StreamPositions:
     def __init__(self) -> None:
         self._points: list[tuple[tuple[int, int], int]] = []  # in order
         self._added = 0
+        self._counted_to: str | None = None  # before Redis 7: the newest entry that `_added` counts
         self._size = PageSize(PAGE)
         self.put_away: dict[str, tuple[int, LastPutAway | None]] = {}  # by group: how many, and the last of them
         self.oldest: float | None = None  # when the oldest entry was added, once that was asked
@@ -43,9 +46,12 @@ class StreamPositions:
         if stream_order(reads) >= stream_order(ends):
             return 0
         length = int(stream["length"])
-        if stream.get("entries-added") is None:
+        if (told := stream.get("entries-added")) is not None:
+            added = int(told)
+        elif length < matters:
             return length
-        added = int(stream["entries-added"])
+        else:
+            added = await self._count_added(ends, length, read, most // GAP)
         self._note(stream, ends, added, length)
         lower, upper = self._around(reads)
         first, last = _id(lower[0]), _id(upper[0])
@@ -68,6 +74,22 @@ class StreamPositions:
             begin, middle = before[1], after[1]
         self._add(reads, added - min(bound, most_unread))
         return min(bound, most_unread)
+
+    async def _count_added(self, ends: str, length: int, read: ReadEntries, most: int) -> int:
+        """What Redis 7 tells as entries-added, less what was trimmed before the first look. After more than `most` new
+        entries the count begins again: to read the whole stream would take too long."""
+        known, self._counted_to = self._counted_to, ends
+        if known == ends:
+            return self._added
+        if known is not None and stream_order(known) < stream_order(ends):
+            begin, counted = id_after(known), 0
+            while counted <= most and (page := await self._page(read, begin, ends)) is not None:
+                counted += page[0]
+                if page[1] is None:
+                    return self._added + counted
+                begin = page[1]
+        self._points.clear()
+        return length
 
     async def _page(self, read: ReadEntries, begin: str, end: str) -> tuple[int, str | None] | None:
         """How many entries the next page has, and where the one after it begins (None: there is none)."""

@@ -71,12 +71,15 @@ GUARANTEES = (
     Guarantee(
         "redis-loss",
         "what Redis acknowledged and lost is published again",
-        ("try-audit", "redis", "redis-rights", "redis-identity", "redis-memory", "redis-persistence", "redis-replicas"),
+        (
+            *("try-audit", "redis", "redis-version", "redis-rights"),
+            *("redis-identity", "redis-memory", "redis-persistence", "redis-replicas"),
+        ),
     ),
     Guarantee(
         "trimming",
         "no consumer group loses unread entries to trimming",
-        ("redis", "redis-rights", "redis-memory", "groups"),
+        ("redis", "redis-version", "redis-rights", "redis-memory", "groups"),
     ),
     Guarantee("one-owner", "each row is claimed by one dispatcher", ("tables", "rights", "home")),
     Guarantee(

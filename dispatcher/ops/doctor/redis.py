@@ -79,7 +79,7 @@ async def look_at_redis(
         ], {}
     refusing = next((key for key, each in by_stream.items() if _entries(each, key).level != "ok"), streams[0])
     return [
-        _version(facts, target),
+        *_version(facts, target),
         redis_durability.memory(facts.info, full, full_now=_refusal(by_stream[refusing]).startswith("OOM")),
         redis_durability.persistence(facts.info, _setting(facts, "appendfsync"), _setting(facts, "save")),
         redis_durability.replicas(facts.info),
@@ -155,22 +155,29 @@ def _setting(facts: RedisFacts, name: str) -> str | None:
     return reply[1].decode(errors="replace") if isinstance(reply, list) and len(reply) == 2 else None
 
 
-def _version(facts: RedisFacts, target: RedisTarget) -> Finding:
+def _version(facts: RedisFacts, target: RedisTarget) -> list[Finding]:
     if not facts.info:
         why = _why_not(facts, "INFO") if isinstance(facts.replies["INFO"], Refused) else "not answered"
-        return unknown(
-            "redis", f"answers at {target.address()}; INFO is {why}", "allow this user +info, without a proxy"
-        )
+        said = f"answers at {target.address()}; INFO is {why}"
+        return [unknown("redis", said, "allow this user +info, without a proxy")]
     name = "Valkey" if "valkey_version" in facts.info else "Redis"
     version = facts.info.get("valkey_version") or facts.info.get("redis_version", "")
     said = f"{name} {version} at {target.address()}"
     speaks = tuple(int(part) for part in re.findall(r"\d+", facts.info.get("redis_version", ""))[:2])
     if facts.info.get("cluster_enabled") == "1":
         said += ", cluster mode"
-    if speaks < (7, 0):
-        remedy = "update to Redis 7 or Valkey: older versions do not report the lag of a group"
-        return warning("redis", said, remedy)
-    return ok("redis", said)
+    return [ok("redis", said), _age(speaks)]
+
+
+def _age(speaks: tuple[int, ...]) -> Finding:
+    """What a Redis of this version lacks."""
+    if speaks >= (7, 0):
+        return ok("redis-version", "it tells what each group has read")
+    lacks = "it does not tell what a group has read: each dispatcher reads all new entries once more to count them; "
+    lacks += "nor what was ever added: a stream that was made anew and written to at once is taken for the same"
+    if speaks < (6, 2):
+        lacks += "; consumers written with dispatcher.client need XAUTOCLAIM, which it does not have"
+    return warning("redis-version", lacks, "update to Redis 7 or Valkey")
 
 
 def _entries(facts: RedisFacts, stream: str) -> Finding:
