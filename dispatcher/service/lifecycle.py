@@ -76,23 +76,7 @@ class Service:
         layout = StandingLayout(s.layout, name, self._observe, used=s.enabled and s.unrouted == "stream")
         self._order = order
         self._keeper: SlotKeeper | None = order.join(self._registry, layout) if order else None
-
-        def pause_changed() -> None:
-            doorbell.nudge()
-            if self._keeper is not None:  # under another layout than ours we own no slot
-                self._keeper.look_soon()
-
-        self._pause = PauseWatcher(
-            name,
-            [*sessions.claiming, sessions.upkeep, sessions.chores],
-            control=sessions.control,
-            tick_s=s.tick_ms / 1000,
-            changed=pause_changed,
-            layout=layout,
-            observe=self._observe,
-            condition=self._condition,
-            figures=lambda: {"sent": self._state.sent()},
-        )
+        self._pause = self._make_pause(doorbell, layout)
         doorbell.listener.on_control(self._pause.read_soon)
         self._state.changed = self._pause.read_soon
         self._traces = traces.start(entry_formats(s), self._observe) if s.otel and s.enabled else None
@@ -112,6 +96,26 @@ class Service:
         )
         self._engine = Engine(self._context)
         self._released = 0  # written by _work()
+
+    def _make_pause(self, doorbell: Doorbell, layout: StandingLayout) -> PauseWatcher:
+        sessions = self._sessions
+
+        def changed() -> None:
+            doorbell.nudge()
+            if self._keeper is not None:  # under another layout than ours we own no slot
+                self._keeper.look_soon()
+
+        return PauseWatcher(
+            self._name,
+            [*sessions.claiming, sessions.upkeep, sessions.chores],
+            control=sessions.control,
+            tick_s=self._settings.tick_ms / 1000,
+            changed=changed,
+            layout=layout,
+            observe=self._observe,
+            condition=self._condition,
+            figures=lambda: {"sent": self._state.sent()},
+        )
 
     def report(self) -> WorkerReport:
         """What a supervisor has to know."""

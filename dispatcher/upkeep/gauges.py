@@ -7,12 +7,11 @@ by the sessions that need it, and here by figures that are missing.
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from math import inf
+from typing import Any
 
 import anyio
 import psycopg
@@ -23,12 +22,12 @@ from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
 from dispatcher.core.events import Observer, Sampled
 from dispatcher.core.findings.condition import is_exempt
 from dispatcher.core.known_groups import GroupWatch, KnownGroup, Loss, latest_loss
-from dispatcher.core.process_state import DeadGroups, HeldCount, RunningDispatcher, StreamSample
+from dispatcher.core.process_state import DeadGroups, HeldCount, RunningDispatcher
 from dispatcher.infra.asked import Asked
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisTarget
-from dispatcher.infra.redis.info import REDIS_DEADLINE_S, describe_failure, summed
+from dispatcher.infra.redis.info import REDIS_DEADLINE_S, describe_failure
 from dispatcher.infra.redis.positions import StreamPositions
 from dispatcher.infra.redis.streams import SeenStreams, read_streams
 from dispatcher.infra.sqlfiles import load
@@ -38,6 +37,7 @@ from dispatcher.ops.held.find import count_held
 from dispatcher.ops.pause import read_ended_and_sent, read_known_groups
 from dispatcher.ops.retrying import read_retrying
 from dispatcher.ops.snapshots import read_snapshot
+from dispatcher.upkeep.stream_figures import StreamFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,27 @@ class GroupsLookup:
         return self._known
 
 
+def _redis_error(seen: SeenStreams) -> str | None:
+    """Why Redis did not answer; a right that is missing is no outage."""
+    if seen.failure is None or isinstance(seen.failure, NoPermissionError):
+        return None
+    return describe_failure(seen.failure)
+
+
+async def _read_dead(fetch: Fetch, bound: int) -> tuple[int, dict[str, Any]]:
+    """How many events are dead, and when (`at`) and of what (`error`) the newest one died."""
+    [(dead, died_last)] = await fetch(load("count_dead"), {"bound": bound})
+    return dead, json.loads(died_last) if died_last else {"at": None, "error": None}
+
+
+async def _read_dispatchers(fetch: Fetch, most: int) -> list[RunningDispatcher]:
+    alive = await fetch(load("status_dispatchers"), None)
+    return [
+        RunningDispatcher(name, host, pid, version, started_at.timestamp())
+        for _, name, host, pid, version, started_at in alive[:most]
+    ]
+
+
 async def sample_once(
     fetch: Fetch,
     redis: Redis | None,
@@ -130,56 +151,34 @@ async def sample_once(
 ) -> int:
     """Emit one Sampled, which says also that Redis does not answer; returns the backlog.
 
-    `known`: a backlog that need not be counted again; `positions`: what earlier samples learned of each
-    stream; `exempt`: patterns of groups that may be left unread; `now`: instead
-    of Postgres's clock, for tests; `held`: None where there is no order; `by_error`: None groups
-    the dead events anew; `by_name`: None: no group is remembered.
+    `known`: a backlog that need not be counted again; `positions`: what earlier samples learned of each stream;
+    `exempt`: patterns of groups that may be left unread; `now`: instead of Postgres's clock, for tests; `held`: None
+    where there is no order; `by_error`: None groups the dead events anew; `by_name`: None: no group is remembered.
     Raises SessionLost or psycopg.Error.
     """
     bound = bounds.backlog if known is None else 0
     [(backlog, oldest_age_s, queue_usage)] = await fetch(load("sample"), {"bound": bound, "now": now})
     backlog = backlog if known is None else known
-    [(dead, died_last)] = await fetch(load("count_dead"), {"bound": bounds.dead})
-    newest = json.loads(died_last) if died_last else {"at": None, "error": None}
+    dead, newest = await _read_dead(fetch, bounds.dead)
     retrying = await read_retrying(fetch, ordered=held is not None, holds=held is not None and held.hold)
-    alive = await fetch(load("status_dispatchers"), None)
     ended, sent = await read_ended_and_sent(fetch)
     loss = latest_loss((at.timestamp(), rows) for _, at, rows, *_ in await fetch(load("status_losses"), None))
-    length, error = None, None
-    lags, ages, samples = dict[str, int](), dict[str, float](), list[StreamSample]()
-    dead_of = Counter[str]()
     seen = SeenStreams() if redis is None else await read_streams(redis, streams, positions, readers=True)
-    for stream, info in seen.infos.items():
-        groups = info.groups[: bounds.groups]
-        behind = {group.name: group.lag for group in groups}
-        asked = [group for group in groups if not is_exempt(group.name, exempt)]
-        since = {group.name: inf if (age := group.last_read_age_s) is None else age for group in asked}
-        samples.append(StreamSample(stream, info.length, behind, since, info.oldest))
-        lags |= {group: max(lag, lags.get(group, 0)) for group, lag in behind.items()}
-        ages |= {group: max(age, ages.get(group, 0.0)) for group, age in since.items()}
-        dead_of.update({group.name: group.dead for group in groups if group.dead})
-    all_of = summed([*seen.infos.values()]).groups if seen.infos else ()
-    if seen.infos and not seen.missing:  # a sum of some would look like all
-        length = sum(info.length for info in seen.infos.values())
-    if seen.failure is not None and not isinstance(seen.failure, NoPermissionError):
-        error = describe_failure(seen.failure)  # a right that is missing is no outage
+    of_streams = StreamFigures.of(seen, exempt, bounds.groups)
     observe(
         Sampled(
             backlog,
             oldest_age_s,
             queue_usage,
-            length,
-            lags,
-            error,
+            of_streams.length,
+            of_streams.group_lag,
+            _redis_error(seen),
             dead,
             newest_dead_at=newest["at"],
             newest_dead_error=newest["error"],
-            group_read_age_s=ages,
-            dispatchers=[
-                RunningDispatcher(name, host, pid, version, started_at.timestamp())
-                for _, name, host, pid, version, started_at in alive[: bounds.dispatchers]
-            ],
-            streams=samples if len(streams) > 1 else (),
+            group_read_age_s=of_streams.group_read_age_s,
+            dispatchers=await _read_dispatchers(fetch, bounds.dispatchers),
+            streams=of_streams.each if len(streams) > 1 else (),
             held=None if held is None else await held.read(fetch, again=known is None),
             dead_groups=await (by_error or DeadLookup()).read(fetch, dead, newest["at"]),
             retrying=retrying,
@@ -187,11 +186,11 @@ async def sample_once(
             snapshot=await read_snapshot(fetch),
             known_groups=await by_name.read(fetch, seen, exempt, loss) if by_name else (),
             loss=loss,
-            group_dead=dead_of,
+            group_dead=of_streams.group_dead,
             ended=ended,
             sent=sent,
-            group_reader={each.name: each.reader for each in all_of if each.reader},
-            group_put_away={each.name: each.put_away for each in all_of if each.put_away},
+            group_reader=of_streams.group_reader,
+            group_put_away=of_streams.group_put_away,
         )
     )
     return int(backlog)

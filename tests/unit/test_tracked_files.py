@@ -1,5 +1,6 @@
-"""What must never be committed: paths of one machine, addresses of a package index, binaries, long files."""
+"""What must never be committed: paths of one machine, addresses of a package index, binaries, what is too long."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 MAX_BYTES = 200_000
 MAX_LINES = 300  # of a file of the product: longer ones answer more than one question
+MAX_FUNCTION_LINES = 60  # ruff counts statements, not lines
 
 # Each pattern has a bracket that keeps it from finding itself.
 FORBIDDEN = {
@@ -50,3 +52,15 @@ def test_files_are_text_and_small() -> None:
 def test_no_file_of_the_product_is_long() -> None:
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "dispatcher").rglob("*.py")}
     assert not {str(path.relative_to(ROOT)): count for path, count in lines.items() if count > MAX_LINES}
+
+
+def test_no_function_of_the_product_is_long() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {lines} lines"
+        for folder in ("dispatcher", "bench", "examples")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (node.end_lineno or 0) - node.lineno + 1) > MAX_FUNCTION_LINES
+    ]
+    assert not found

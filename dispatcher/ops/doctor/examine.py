@@ -115,37 +115,7 @@ async def _postgres(
         found.append(tables := await _safely("tables", schema.tables, session))
         if tables.level != "ok":
             return found
-        checks: list[tuple[str, Check]] = [
-            ("rights", schema.rights),
-            ("home", schema.home),
-            ("trigger", partial(schema.trigger, wanted=wanted.trigger)),
-            ("indexes", schema.indexes),
-            ("sequences", schema.sequences),
-            ("durability", storage.durability),
-            ("fsync", storage.fsync),
-            ("storage", storage.settings),
-            ("autovacuum", storage.autovacuum),
-            ("dead-rows", partial(storage.dead_rows, few=wanted.dead_rows)),
-            (
-                "snapshot",
-                lambda session: activity.snapshot(
-                    session,
-                    warning_s=wanted.snapshot_warning_s,
-                    bad_s=wanted.snapshot_bad_s,
-                    piled_up=any(each.check == "dead-rows" and each.level != "ok" for each in found),
-                ),
-            ),
-            ("notify-queue", activity.notify_queue),
-            ("dispatchers", activity.dispatchers),
-            ("sessions", sessions.sessions),
-            ("pause", activity.pause),
-            ("layout", partial(activity.layout, ours=ours, used=bool(wanted.redis_url))),
-            *([("order", partial(order.order, ours=wanted.layout))] if wanted.layout.order != "none" else []),
-            ("backlog", activity.backlog),
-            ("dead-events", activity.dead_events),
-            ("losses", activity.losses),
-        ]
-        for name, check in checks:
+        for name, check in _checks(wanted, ours, found):
             found.append(await _safely(name, check, session))
         with suppress(psycopg.Error):  # `dispatchers` says why
             conditions += [each.condition for each in await read_acknowledgements(session.fetch)]
@@ -162,6 +132,40 @@ async def _postgres(
     finally:
         await session.close()
     return found
+
+
+def _checks(wanted: Examination, ours: Layout, found: Sequence[Finding]) -> list[tuple[str, Check]]:
+    """What is asked of a server that has our tables, in this order. `found`: what was found so far, as it grows."""
+    return [
+        ("rights", schema.rights),
+        ("home", schema.home),
+        ("trigger", partial(schema.trigger, wanted=wanted.trigger)),
+        ("indexes", schema.indexes),
+        ("sequences", schema.sequences),
+        ("durability", storage.durability),
+        ("fsync", storage.fsync),
+        ("storage", storage.settings),
+        ("autovacuum", storage.autovacuum),
+        ("dead-rows", partial(storage.dead_rows, few=wanted.dead_rows)),
+        (
+            "snapshot",
+            lambda session: activity.snapshot(
+                session,
+                warning_s=wanted.snapshot_warning_s,
+                bad_s=wanted.snapshot_bad_s,
+                piled_up=any(each.check == "dead-rows" and each.level != "ok" for each in found),
+            ),
+        ),
+        ("notify-queue", activity.notify_queue),
+        ("dispatchers", activity.dispatchers),
+        ("sessions", sessions.sessions),
+        ("pause", activity.pause),
+        ("layout", partial(activity.layout, ours=ours, used=bool(wanted.redis_url))),
+        *([("order", partial(order.order, ours=wanted.layout))] if wanted.layout.order != "none" else []),
+        ("backlog", activity.backlog),
+        ("dead-events", activity.dead_events),
+        ("losses", activity.losses),
+    ]
 
 
 async def _safely(name: str, check: Check, session: Session) -> Finding:

@@ -66,19 +66,12 @@ class HandlerRelay:
         self._pause_check = pause
         self._observe = observe
         claiming: ClaimerParts = {"dispatcher_id": dispatcher_id, "pause": pause, "observe": observe, "rng": rng}
-        self._order: InOrder | None = None
-        if order is None:
-            self._claimer = Claimer(policy.claims, **claiming)
-        else:
-            self._order = make_order(
-                order,
-                doorbell,
-                self.claims_in_flight,
-                wake_relay=self.wake,
-                event_types=policy.claims.event_types,
-                one_per_aggregate=True,
-            )
-            self._claimer = OrderedClaimer(policy.claims, self._order, sessions=self._own_backend_pids, **claiming)
+        self._order = None if order is None else self._make_order(order, doorbell)
+        self._claimer = (
+            Claimer(policy.claims, **claiming)
+            if self._order is None
+            else OrderedClaimer(policy.claims, self._order, sessions=self._own_backend_pids, **claiming)
+        )
         self._in_flight = InFlight(
             self._claimer.claim_ended, self._order.forgotten if self._order is not None else None
         )
@@ -93,19 +86,8 @@ class HandlerRelay:
             observe=observe,
             rng=rng,
         )
-        settler = Settler(
-            batch_size=policy.batch_size,
-            lease_s=policy.claims.lease_s,
-            wake=self._wake_in,
-            doubt=self._claimer.doubt,
-            given_back=self._claimer.given_back,
-            on_aside_round=self._note_aside,
-            observe=observe,
-            rng=rng,
-        )
+        settler = self._make_settler(observe, rng)
         self._aside = settler.aside
-        if self._order is not None:
-            settler.on_settled = self._order.settled
         self._settler = HandlerSettler(postgres, self._in_flight, settler, pause)
         self._leases = HandlerLeases(
             postgres,
@@ -118,6 +100,31 @@ class HandlerRelay:
         self._stopping = anyio.Event()
         self._woken = asyncio.Event()  # there may be something to claim
         self._due: list[float] = []  # a heap: when retries of ours are due
+
+    def _make_order(self, parts: OrderParts, doorbell: Doorbell) -> InOrder:
+        return make_order(
+            parts,
+            doorbell,
+            self.claims_in_flight,
+            wake_relay=self.wake,
+            event_types=self._policy.claims.event_types,
+            one_per_aggregate=True,
+        )
+
+    def _make_settler(self, observe: Observer, rng: Random) -> Settler:
+        settler = Settler(
+            batch_size=self._policy.batch_size,
+            lease_s=self._policy.claims.lease_s,
+            wake=self._wake_in,
+            doubt=self._claimer.doubt,
+            given_back=self._claimer.given_back,
+            on_aside_round=self._note_aside,
+            observe=observe,
+            rng=rng,
+        )
+        if self._order is not None:
+            settler.on_settled = self._order.settled
+        return settler
 
     def claims_in_flight(self) -> set[str]:
         """The ids of the claims that are worked on."""
