@@ -79,7 +79,7 @@ async def settle(
             delays=[retry.delay_s for _, retry in outcomes.retries],
             errors=[retry.error for _, retry in outcomes.retries],
             costs=[0 if isinstance(retry, Waits) else 1 for _, retry in outcomes.retries],
-            places=[None if isinstance(retry, Waits) else retry.place for _, retry in outcomes.retries],
+            places=[None if isinstance(retry, Waits) else retry.where for _, retry in outcomes.retries],
         )
     if outcomes.dead:
         dead = await _run(
@@ -88,7 +88,7 @@ async def settle(
             common,
             ids=[row_id for row_id, _ in outcomes.dead],
             errors=[outcome.error for _, outcome in outcomes.dead],
-            places=[outcome.place for _, outcome in outcomes.dead],
+            places=[outcome.where for _, outcome in outcomes.dead],
         )
     if outcomes.released:
         released = await release(session, [claim_id], outcomes.released)

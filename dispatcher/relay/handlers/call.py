@@ -191,12 +191,12 @@ def _judge(row: ClaimedRow, error: BaseException, outages: Outages, retry: Retry
 
 
 def _failed(
-    row: ClaimedRow, error: str, after_s: float | None, retry: RetryPolicy, rng: Random, place: str | None = None
+    row: ClaimedRow, error: str, after_s: float | None, retry: RetryPolicy, rng: Random, where: str | None = None
 ) -> Outcome:
     if row.attempts + 1 >= retry.max_attempts:
-        return FailedForGood(error, place)
+        return FailedForGood(error, where)
     delay_s = retry.backoff.reconnect_delay(row.attempts + 1, rng) if after_s is None else after_s
-    return FailedAttempt(delay_s, error, place)
+    return FailedAttempt(delay_s, error, where)
 
 
 def described(error: BaseException, row: ClaimedRow) -> str:
