@@ -21,6 +21,7 @@ from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.duty import repeat
 
 _DAY_S = 86_400.0
+_LOWEST_ID = -(2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Retention:
         self._observe = observe
         self._refused: str | None = None  # what was reported last; written by run()
         # The walk; written by delete_batch() and run().
-        self._after = 0  # the last id passed
+        self._after = _LOWEST_ID  # the last id passed
         self._in_vain = 0  # windows passed without deleting a row
         self._began_at = monotonic()
         self._window = pace.window
@@ -97,7 +98,7 @@ class Retention:
         if now - self._began_at >= rest_after(
             self._pace.pause_s * self._in_vain, self._pace.rest, at_least_s=self._pace.walk_again_s
         ):
-            self._after, self._in_vain, self._began_at = 0, 0, now
+            self._after, self._in_vain, self._began_at = _LOWEST_ID, 0, now
 
     def _tell_refused(self, error: DispatcherError | psycopg.Error) -> None:
         reason = describe(error)

@@ -356,3 +356,13 @@ async def test_an_idle_look_touches_one_window_of_a_large_table(session, db):
         plan = await explain(session, "prune_dlq", **busy)
         assert touched(plan, "message_dlq") <= 2000, phase
         await db.execute("ANALYZE messaging.message_outbox, messaging.message_dlq")
+
+
+async def test_rows_of_negative_ids_are_deleted_too(
+    session: Session, db: psycopg.AsyncConnection[Any], tap: Tap
+) -> None:
+    """Whoever moved rows here from elsewhere may have given them such ids."""
+    for row_id in (-(2**62), -1, 0):
+        await insert_events(db, id=row_id, status="sent", sent_at=OLD, occurred_at=OLD)
+    await to_the_end(keeper(tap), session)
+    assert await read_table(db) == []
