@@ -2,8 +2,14 @@
 
 
 def raised_at(error: BaseException) -> str:
-    """`path:line` of the innermost frame; empty when the exception has no traceback."""
+    """`path:line` of the innermost frame; empty when the exception has no traceback.
+
+    What is no text in a path is replaced: Postgres could not store it.
+    """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+    if trace is None:
+        return ""
+    path = trace.tb_frame.f_code.co_filename.encode(errors="replace").decode()
+    return f"{path}:{trace.tb_lineno}"

@@ -444,3 +444,17 @@ async def test_a_pause_holds_handlers_back(
         assert await statuses(db) == {"sent": 1, "pending": 1}
         assert (await command("resume"))[0] == 0
         await running.tap.add_up(Settled, sent=1)
+
+
+@pytest.mark.promise("handler-failure")
+async def test_a_handler_in_a_file_whose_name_is_no_text_may_fail(
+    dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db
+) -> None:
+    """The history has the file's name, which Postgres must be able to store: the process ended with each attempt."""
+    found: dict[str, Any] = {}
+    exec(compile("def fails(payload): raise LookupError", "/caf\udce9/mail.py", "exec"), found)  # noqa: S102
+    async with dispatcher(handlers=handlers_module({"mail": found["fails"]}), max_attempts=1) as running:
+        await insert_events(db, event_type="mail")
+        await running.tap.add_up(Settled, dead=1)
+    [[place]] = await (await db.execute("SELECT place FROM messaging.message_history")).fetchall()
+    assert place == "/caf?/mail.py:1"
