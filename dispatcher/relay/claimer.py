@@ -57,7 +57,7 @@ class Claimer:
         self._must_try_out_first = False  # of a settled batch no row was ours: see doubt()
         self._event_types = policy.event_types
         self._put_back = PutBack(observe, self.doubt)
-        self.in_flight: set[str] = set()  # claim ids, from the start of the statement to claim_ended()
+        self.in_flight: set[str] = set()  # claim ids, from before the first statement of each to claim_ended()
 
     @property
     def unfinished(self) -> int:
