@@ -27,7 +27,8 @@ from dispatcher.cli import COMMANDS, cli
 from dispatcher.core import events
 from dispatcher.settings.describe import describe
 from dispatcher.settings.setting import Group
-from dispatcher.sidecar.openapi import ALWAYS, DOCUMENT, ERRORS
+from dispatcher.sidecar.openapi import DOCUMENT
+from dispatcher.sidecar.openapi_parts import ALWAYS, ERRORS
 from dispatcher.telemetry import logs, loguru_setup
 from dispatcher.telemetry.metrics import Metrics
 

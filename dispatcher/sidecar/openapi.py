@@ -8,30 +8,27 @@ from dispatcher.sidecar.dead_letters import FURTHEST, LIMIT
 from dispatcher.sidecar.openapi_events import EVENT_PATHS, EVENT_SCHEMAS
 from dispatcher.sidecar.openapi_held import HELD_PATHS, HELD_SCHEMAS
 from dispatcher.sidecar.openapi_parts import (
-    ALWAYS,
     COUNT,
-    ERRORS,
     EVENT_REF,
     FILTERS,
     NUMBER,
     OR_NULL,
-    SWITCH,
+    PAYLOAD,
     TEXT,
     TIME,
     TIME_OR_NULL,
     UUID,
+    WITH_PAYLOAD,
     Json,
     decision,
-    in_path,
-    in_query,
     listing,
     object_,
     operation,
+    read,
     ref,
     reply,
+    whole,
 )
-
-__all__ = ["ALWAYS", "DOCUMENT", "ERRORS", "document"]
 
 EVENT = object_(
     {
@@ -52,27 +49,23 @@ EVENT = object_(
         "died_at": {**TIME_OR_NULL, "description": "Null when marked dead by hand."},
         "replay_count": {**COUNT, "description": "How often it was replayed since it was first buried."},
         "in_outbox": {"type": "boolean", "description": "False: the row was pruned, the copy is what is left."},
-        "payload": {"description": "Only with payload=1. As the application wrote it."},
-        "headers": {"description": "Only with payload=1."},
+        **WITH_PAYLOAD,
     },
-    optional=("payload", "headers"),
+    optional=tuple(WITH_PAYLOAD),
 )
 SCHEMAS: Json = {
     **EVENT_SCHEMAS,
     **HELD_SCHEMAS,
     "Error": object_({"error": TEXT}),
     "DeadEvent": EVENT,
-    "Page": object_(
-        {"events": {"type": "array", "items": ref("DeadEvent")}, "count": COUNT, "limit": COUNT, "offset": COUNT}
-    ),
+    "Page": object_({"events": listing(ref("DeadEvent")), "count": COUNT, "limit": COUNT, "offset": COUNT}),
     "Stats": object_(
         {
             "total": COUNT,
             "aggregate_type": OR_NULL,
             "event_type": OR_NULL,
-            "by_error": {
-                "type": "array",
-                "items": object_(
+            "by_error": listing(
+                object_(
                     {
                         "code": {
                             **TEXT,
@@ -89,21 +82,18 @@ SCHEMAS: Json = {
                         "first_at": {**TIME, "description": "When the first of them died."},
                         "last_at": TIME,
                     }
-                ),
-            },
-            "by_type": {
-                "type": "array",
-                "items": object_({"event_type": TEXT, "aggregate_type": TEXT, "count": COUNT}),
-            },
+                )
+            ),
+            "by_type": listing(object_({"event_type": TEXT, "aggregate_type": TEXT, "count": COUNT})),
         }
     ),
     "History": object_(
         {
             "every_s": {"type": "number"},
             "keep": COUNT,
-            "fields": {"type": "array", "items": TEXT},
+            "fields": listing(TEXT),
             "next": COUNT,
-            "points": {"type": "array", "items": {"type": "array", "items": {"type": ["number", "null"]}}},
+            "points": listing(listing({"type": ["number", "null"]})),
         }
     ),
     "Decided": object_({"status": {"const": "success"}, "message": TEXT, "event_id": NUMBER}),
@@ -113,42 +103,30 @@ SCHEMAS: Json = {
             "message": TEXT,
             "requested": {**COUNT, "description": "How many ids were sent."},
             "processed": {**COUNT, "description": "How many events were dead, and go out again or are discarded."},
-            "not_dead": {"type": "array", "items": EVENT_REF, "description": "The others: unknown, or not dead."},
+            "not_dead": {**listing(EVENT_REF), "description": "The others: unknown, or not dead."},
         }
     ),
 }
-PAYLOAD = in_query("payload", SWITCH, "1: with payload and headers.")
-EVENT_ID = in_path()
 PATHS: Json = {
     "/api/dead-events": {
-        "get": operation(
+        "get": read(
             "listDeadEvents",
             "Dead events, those inserted last first.",
-            reply("A page of them.", ref("Page")),
-            ("400", "503"),
-            parameters=[
-                in_query(
-                    "limit",
-                    {"type": "integer", "minimum": 1, "maximum": PAGE, "default": LIMIT},
-                    "The page has at most this many events.",
-                ),
-                in_query(
-                    "offset",
-                    {"type": "integer", "minimum": 0, "maximum": FURTHEST, "default": 0},
-                    "The page begins after this many events.",
-                ),
-                *FILTERS,
-                PAYLOAD,
-            ],
+            "A page of them.",
+            ref("Page"),
+            whole("limit", PAGE, "The page has at most this many events.", least=1, default=LIMIT),
+            whole("offset", FURTHEST, "The page begins after this many events.", default=0),
+            *FILTERS,
+            PAYLOAD,
         )
     },
     "/api/dead-events/stats": {
-        "get": operation(
+        "get": read(
             "countDeadEvents",
             "How many events are dead, and the largest groups of them.",
-            reply("The counts.", ref("Stats")),
-            ("400", "503"),
-            parameters=FILTERS,
+            "The counts.",
+            ref("Stats"),
+            *FILTERS,
         )
     },
     "/api/dead-events/retry-batch": decision(
@@ -158,13 +136,7 @@ PATHS: Json = {
         one=False,
     ),
     "/api/dead-events/{event_id}": {
-        "get": operation(
-            "getDeadEvent",
-            "One dead event.",
-            reply("The event.", ref("DeadEvent")),
-            ("400", "404", "503"),
-            parameters=[EVENT_ID, PAYLOAD],
-        )
+        "get": read("getDeadEvent", "One dead event.", "The event.", ref("DeadEvent"), PAYLOAD, one=True)
     },
     "/api/dead-events/{event_id}/retry": decision(
         "retryDeadEvent",
@@ -203,9 +175,9 @@ PATHS: Json = {
             reply("Rows of `points` under the names of `fields`.", ref("History")),
             ("400",),
             parameters=[
-                in_query(
+                whole(
                     "after",
-                    {"type": "integer", "minimum": 0, "maximum": 10**15 - 1},
+                    10**15 - 1,
                     "The answer has the points from this number on; it is the `next` of the answer before.",
                 )
             ],

@@ -6,24 +6,27 @@ from dispatcher.sidecar.dead_letters import LIMIT
 from dispatcher.sidecar.openapi_parts import (
     BY,
     COUNT,
+    FILTERS,
     NUMBER,
     OR_NULL,
+    PAYLOAD,
     REASON,
-    SWITCH,
     TEXT,
     TIME,
     TIME_OR_NULL,
     UUID,
+    WITH_PAYLOAD,
     Json,
     body,
     decision,
-    in_path,
     in_query,
     listing,
     object_,
     operation,
+    read,
     ref,
     reply,
+    whole,
 )
 from dispatcher.sidecar.outbox_events import LONGEST
 
@@ -83,17 +86,14 @@ EVENT_SCHEMAS: dict[str, Json] = {
             **EVENT,
             "died_at": TIME_OR_NULL,
             "replay_count": COUNT,
-            "discarded": {
-                "anyOf": [DISCARDED, {"type": "null"}],
-            },
+            "discarded": {"anyOf": [DISCARDED, {"type": "null"}]},
             "history": {
                 **listing(STEP),
                 "description": "What went wrong and what people decided, the newest first, at most 20.",
             },
-            "payload": {"description": "Only with payload=1. As the application wrote it."},
-            "headers": {"description": "Only with payload=1."},
+            **WITH_PAYLOAD,
         },
-        optional=("payload", "headers"),
+        optional=tuple(WITH_PAYLOAD),
     ),
     "EventCounts": object_(
         dict.fromkeys(("pending", "scheduled", "picked", "retry", "dead"), COUNT)
@@ -154,72 +154,55 @@ EVENT_SCHEMAS: dict[str, Json] = {
     ),
 }
 MORE = [
-    in_query(
-        "limit",
-        {"type": "integer", "minimum": 1, "maximum": PAGE, "default": LIMIT},
-        "The page has at most this many events.",
-    ),
+    whole("limit", PAGE, "The page has at most this many events.", least=1, default=LIMIT),
     in_query("after", {**TEXT, "pattern": f"^({KEY})?$"}, "`next` of the page before."),
 ]
 SWITCH_BODY = body({"reason": REASON, "by": BY}, optional=("reason", "by"), required=False)
 EVENT_PATHS: dict[str, Json] = {
     "/api/events": {
-        "get": operation(
+        "get": read(
             "listEvents",
             "Events by status: unsettled ones, the first due first; dead and sent ones, the last inserted first; "
             "discarded ones, the last died first.",
-            reply("A page of them.", ref("EventPage")),
-            ("400", "503"),
-            parameters=[
-                in_query(
-                    "status",
-                    {"type": "string", "enum": [*STATUSES]},
-                    "Only of this status; without it all that are not settled.",
-                ),
-                in_query("event_type", TEXT, "Only of this event type."),
-                in_query("aggregate_type", TEXT, "Only of this aggregate type."),
-                in_query("aggregate_id", TEXT, "Only of this aggregate."),
-                in_query("last_error", TEXT, "Only with this error, whole; empty: without one."),
-                in_query("error_code", TEXT, "Only of this group of errors: the text with its figures as `#`."),
-                in_query("error_like", TEXT, "Only with an error that contains this, in upper or lower case."),
-                *MORE,
-            ],
+            "A page of them.",
+            ref("EventPage"),
+            in_query(
+                "status",
+                {"type": "string", "enum": [*STATUSES]},
+                "Only of this status; without it all that are not settled.",
+            ),
+            *FILTERS,
+            *MORE,
         )
     },
     "/api/events/find": {
-        "get": operation(
+        "get": read(
             "findEvents",
             "Events by any of their names, whatever became of them.",
-            reply("A page of them.", ref("EventPage")),
-            ("400", "503"),
-            parameters=[
-                {
-                    **in_query(
-                        "q",
-                        {"type": "string", "minLength": 1, "maxLength": LONGEST},
-                        "The number of the row, an event_id, a message_id, an aggregate_id or type/aggregate_id.",
-                    ),
-                    "required": True,
-                },
-                *MORE,
-            ],
+            "A page of them.",
+            ref("EventPage"),
+            {
+                **in_query(
+                    "q",
+                    {"type": "string", "minLength": 1, "maxLength": LONGEST},
+                    "The number of the row, an event_id, a message_id, an aggregate_id or type/aggregate_id.",
+                ),
+                "required": True,
+            },
+            *MORE,
         )
     },
     "/api/events/counts": {
-        "get": operation(
-            "countEvents",
-            "How many events are not sent, by status.",
-            reply("The counts.", ref("EventCounts")),
-            ("400", "503"),
-        )
+        "get": read("countEvents", "How many events are not sent, by status.", "The counts.", ref("EventCounts"))
     },
     "/api/events/{event_id}": {
-        "get": operation(
+        "get": read(
             "getEvent",
             "One event, whatever became of it, and its history.",
-            reply("The event.", ref("EventWithHistory")),
-            ("400", "404", "503"),
-            parameters=[in_path(), in_query("payload", SWITCH, "1: with payload and headers.")],
+            "The event.",
+            ref("EventWithHistory"),
+            PAYLOAD,
+            one=True,
         )
     },
     "/api/events/{event_id}/retry": decision(
@@ -230,9 +213,7 @@ EVENT_PATHS: dict[str, Json] = {
         one=True,
     ),
     "/api/pause": {
-        "get": operation(
-            "getPause", "Whether all dispatchers are paused.", reply("The switch.", ref("Pause")), ("400", "503")
-        ),
+        "get": read("getPause", "Whether all dispatchers are paused.", "The switch.", ref("Pause")),
         "post": operation(
             "pause",
             "Stop all dispatchers from claiming rows; it does not wait until they have stopped.",
@@ -251,11 +232,11 @@ EVENT_PATHS: dict[str, Json] = {
         )
     },
     "/api/groups": {
-        "get": operation(
+        "get": read(
             "listGroups",
             "The consumer groups of the stream, those that lag most first. Asks Redis.",
-            reply("One stream, or none where no event goes to a stream.", ref("Streams")),
-            ("400", "503"),
+            "One stream, or none where no event goes to a stream.",
+            ref("Streams"),
         )
     },
 }

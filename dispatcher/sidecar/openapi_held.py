@@ -15,12 +15,12 @@ from dispatcher.sidecar.openapi_parts import (
     UUID,
     Json,
     decision,
-    in_query,
     listing,
     object_,
-    operation,
+    read,
     ref,
     reply,
+    whole,
 )
 
 HELD_SCHEMAS: dict[str, Json] = {
@@ -68,24 +68,14 @@ HELD_SCHEMAS: dict[str, Json] = {
 }
 HELD_PATHS: Json = {
     "/api/held-aggregates": {
-        "get": operation(
+        "get": read(
             "listHeldAggregates",
             "Aggregates whose later events wait for one that fails, by the ids of those.",
-            reply("A page of them.", ref("HeldPage")),
-            ("400", "503"),
-            parameters=[
-                in_query(
-                    "limit",
-                    {"type": "integer", "minimum": 1, "maximum": PAGE, "default": LIMIT},
-                    "The page has at most this many.",
-                ),
-                in_query(
-                    "after",
-                    {"type": "integer", "minimum": 0, "maximum": LARGEST, "default": 0},
-                    "Only those with a higher `id`: the last one of the page before.",
-                ),
-                *FILTERS,
-            ],
+            "A page of them.",
+            ref("HeldPage"),
+            whole("limit", PAGE, "The page has at most this many.", least=1, default=LIMIT),
+            whole("after", LARGEST, "Only those with a higher `id`: the last one of the page before.", default=0),
+            *FILTERS,
         )
     },
     "/api/held-aggregates/retry-batch": decision(

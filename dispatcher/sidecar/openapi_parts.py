@@ -68,14 +68,32 @@ def body(properties: Mapping[str, Json], *, optional: tuple[str, ...] = (), requ
     return {"required": required, "content": {"application/json": {"schema": schema}}}
 
 
-def in_path() -> Json:
-    return {
-        "name": "event_id",
-        "in": "path",
-        "required": True,
-        "schema": {"anyOf": [NUMBER, UUID]},
-        "description": EVENT_REF["description"],
-    }
+def whole(name: str, most: int, description: str, *, least: int = 0, default: int | None = None) -> Json:
+    """A parameter that is a whole number."""
+    schema = {"type": "integer", "minimum": least, "maximum": most}
+    return in_query(name, schema if default is None else {**schema, "default": default}, description)
+
+
+def read(identity: str, summary: str, answer: str, schema: Json, *parameters: Json, one: bool = False) -> Json:
+    """The GET of what Postgres is asked for. `one`: of the event in the path."""
+    found = [*([EVENT_ID] if one else []), *parameters]
+    codes = ("400", "404", "503") if one else ("400", "503")
+    more: Json = {"parameters": found} if found else {}
+    return operation(identity, summary, reply(answer, schema), codes, **more)
+
+
+EVENT_ID: Json = {
+    "name": "event_id",
+    "in": "path",
+    "required": True,
+    "schema": {"anyOf": [NUMBER, UUID]},
+    "description": EVENT_REF["description"],
+}
+PAYLOAD = in_query("payload", SWITCH, "1: with payload and headers.")
+WITH_PAYLOAD: Json = {
+    "payload": {"description": "Only with payload=1. As the application wrote it."},
+    "headers": {"description": "Only with payload=1."},
+}
 
 
 # Of a person who acts.
@@ -110,5 +128,5 @@ def decision(
     fields |= {"reason": WHY, "by": BY} if why else {"by": BY, "reason": REASON}
     sent = body(fields, optional=("by",) if why else ("by", "reason"), required=why or not one)
     codes = ("400", "408", "413", "415", "503", *(("404",) if one else ()), *errors)
-    where: Json = {"parameters": [in_path()]} if one else {}
+    where: Json = {"parameters": [EVENT_ID]} if one else {}
     return {"post": operation(identity, summary, answer, codes, **where, requestBody=sent)}
