@@ -6,6 +6,7 @@ from typing import Any
 
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.redis.client import open_client
+from dispatcher.infra.redis.replies import text_of
 from dispatcher.infra.redis.target import RedisTarget
 from dispatcher.ops.groups import try_to_connect
 from dispatcher.ops.redis_errors import explained
@@ -36,11 +37,11 @@ async def find_abandoned(url: str, keys: Sequence[str], group: str, timeout_s: f
             with explained(where, key, "+exists +xinfo"):
                 groups = await client.xinfo_groups(key) if await client.exists(key) else ()
                 for each in groups:
-                    if _text(each["name"]) == group:
+                    if text_of(each["name"]) == group:
                         readers = await client.xinfo_consumers(key, group)
                         _refuse_readers(key, group, readers)
-                        idle = tuple((_text(one["name"]), int(one["idle"]) / 1000) for one in readers)
-                        found.append(Abandoned(key, int(each["pending"]), _text(each["last-delivered-id"]), idle))
+                        idle = tuple((text_of(one["name"]), int(one["idle"]) / 1000) for one in readers)
+                        found.append(Abandoned(key, int(each["pending"]), text_of(each["last-delivered-id"]), idle))
     finally:
         await client.aclose()
     if not found:
@@ -65,10 +66,6 @@ def _refuse_readers(key: str, group: str, consumers: Sequence[dict[str, Any]]) -
     for each in consumers:
         if (idle_s := int(each["idle"]) / 1000) < READ_S:
             raise DispatcherError(
-                f"the consumer {_text(each['name'])} of the group {group} asked {key} for entries {idle_s:.0f} s ago: "
-                f"stop it first; of one that was killed wait until that was {READ_S:.0f} s ago"
+                f"the consumer {text_of(each['name'])} of the group {group} asked {key} for entries {idle_s:.0f} s "
+                f"ago: stop it first; of one that was killed wait until that was {READ_S:.0f} s ago"
             )
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -22,6 +22,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.redis.info import fields_of
 from dispatcher.infra.redis.positions import StreamPositions
+from dispatcher.infra.redis.replies import text_of
 from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.duty import repeat
 
@@ -138,7 +139,7 @@ class Backpressure:
         """The same of one stream, how much first; and why it cannot be told."""
         groups = [fields_of(each) for each in found]
         if self._exempt:
-            groups = [each for each in groups if not is_exempt(each["name"].decode(errors="replace"), self._exempt)]
+            groups = [each for each in groups if not is_exempt(text_of(each["name"]), self._exempt)]
         about: dict[str, Any] = {}
         if any(group.get("lag") is None for group in groups):
             # It carries the first and the last entry, payload and all: asked only when there is no other way.
@@ -162,7 +163,7 @@ class Backpressure:
         for group in groups:
             known = self._positions[stream]
             unread = await known.unread(group, about, read, matters=matters, most=self._maxlen)
-            slowest = max(slowest, (unread, group["name"].decode(errors="replace")))
+            slowest = max(slowest, (unread, text_of(group["name"])))
         of = "" if len(self._streams) == 1 else f" of {stream}"
         return 0 if blind else slowest[0], slowest[1] + of if slowest[1] else "", blind
 

@@ -13,6 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from dispatcher.core.dead_stream import LastPutAway, dead_stream_of
 from dispatcher.infra.redis.positions import StreamPositions
+from dispatcher.infra.redis.replies import text_of
 
 REDIS_DEADLINE_S = 2.0
 
@@ -115,7 +116,7 @@ async def read_stream_info(
             return StreamInfo(0, ())
         seen = await _readers(redis, name, found[:GROUPS], known) if readers else []
     groups = [
-        GroupInfo(_text(group["name"]), lag, int(group["pending"]), int(group["consumers"]), *(of_readers or ()))
+        GroupInfo(text_of(group["name"]), lag, int(group["pending"]), int(group["consumers"]), *(of_readers or ()))
         for group, lag, of_readers in zip_longest(found, lags, seen)
     ]
     newest_ms = max(map(_read_to_ms, found), default=0)
@@ -133,13 +134,13 @@ async def _readers(
         for group in groups:
             pipeline.xinfo_consumers(name, group["name"])
         for group in groups if known.may_see_dead else ():
-            pipeline.xlen(dead_stream_of(name, _text(group["name"])))
+            pipeline.xlen(dead_stream_of(name, text_of(group["name"])))
         answers = await pipeline.execute(raise_on_error=False) if groups else []
     if any(isinstance(answer, NoPermissionError) for answer in answers[len(groups) :]):
         known.may_see_dead = False  # each try would be a line in Redis's ACL LOG
     dead = [answer if isinstance(answer, int) else None for answer in answers[len(groups) :]]
     reads = [_last_read(group, answer) for group, answer in zip(groups, answers, strict=False)]
-    names = [_text(group["name"]) for group in groups]
+    names = [text_of(group["name"]) for group in groups]
     last = await _last_put_away(redis, name, dict(zip(names, dead, strict=False)), known)
     readers = [_last_reader(answer) for answer in answers[: len(groups)]]
     return list(zip(reads, dead or [None] * len(groups), readers, [last.get(each) for each in names], strict=True))
@@ -163,20 +164,20 @@ async def _last_put_away(
 
 
 def _put_away(entry: Any) -> LastPutAway:
-    fields = {_text(field): value for field, value in entry[1].items()}
-    error = _text(fields.get("dead_reason", b""))[:REASON]
+    fields = {text_of(field): value for field, value in entry[1].items()}
+    error = text_of(fields.get("dead_reason", b""))[:REASON]
     return LastPutAway(added_at(entry[0]), error if error.isprintable() and error else None)
 
 
 def added_at(entry_id: bytes | str) -> float:
     """When an entry was added, in Unix seconds by Redis's clock: its id has the time."""
-    return int(_text(entry_id).split("-")[0]) / 1000
+    return int(text_of(entry_id).split("-")[0]) / 1000
 
 
 def _last_reader(consumers: Any) -> str | None:
     if not isinstance(consumers, list) or not consumers:
         return None
-    return _text(min(consumers, key=lambda each: int(each["idle"]))["name"])
+    return text_of(min(consumers, key=lambda each: int(each["idle"]))["name"])
 
 
 def _last_read(group: dict[str, Any], consumers: Any) -> float | None:
@@ -187,7 +188,7 @@ def _last_read(group: dict[str, Any], consumers: Any) -> float | None:
 
 
 def _read_to_ms(group: dict[str, Any]) -> int:
-    return int(_text(group["last-delivered-id"]).split("-")[0])
+    return int(text_of(group["last-delivered-id"]).split("-")[0])
 
 
 def describe_failure(failure: BaseException) -> str:
@@ -196,7 +197,3 @@ def describe_failure(failure: BaseException) -> str:
         return "no answer in time"
     code = str(failure).split(" ", 1)[0]
     return f"{type(failure).__name__} {code}" if isinstance(failure, ResponseError) else type(failure).__name__
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

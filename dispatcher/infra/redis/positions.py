@@ -12,6 +12,7 @@ from typing import Any
 from dispatcher.core.dead_stream import LastPutAway
 from dispatcher.core.incarnation import id_after, stream_order
 from dispatcher.core.page_size import PageSize
+from dispatcher.infra.redis.replies import text_of
 
 GAP = 5  # before Redis 7: a share of the entries that are read at most is for those that were added since the last look
 PAGE = 32  # entries read at once, at most: with their payloads, for to ask for the ids alone is not possible
@@ -42,7 +43,7 @@ class StreamPositions:
         """
         if (lag := group.get("lag")) is not None:
             return int(lag)
-        reads, ends = _text(group["last-delivered-id"]), _text(stream["last-generated-id"])
+        reads, ends = text_of(group["last-delivered-id"]), text_of(stream["last-generated-id"])
         if stream_order(reads) >= stream_order(ends):
             return 0
         length = int(stream["length"])
@@ -98,7 +99,7 @@ class StreamPositions:
         if entries is None:
             return None
         self._size.note([_size(fields) for _, fields in entries])
-        return len(entries), id_after(_text(entries[-1][0])) if len(entries) == count else None
+        return len(entries), id_after(text_of(entries[-1][0])) if len(entries) == count else None
 
     def _note(self, stream: Mapping[str, Any], ends: str, added: int, length: int) -> None:
         if added < self._added:
@@ -106,7 +107,7 @@ class StreamPositions:
         self._added = added
         first = stream.get("first-entry")
         if first:
-            begins = stream_order(_text(first[0]))
+            begins = stream_order(text_of(first[0]))
             gone = [point for point in self._points if point[0] < begins]
             del self._points[: len(gone)]
         self._points.insert(0, ((0, 0), added - length))  # before the first that is there
@@ -135,7 +136,3 @@ def _size(fields: Any) -> int:
 
 def _id(key: tuple[int, int]) -> str:
     return f"{key[0]}-{key[1]}"
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

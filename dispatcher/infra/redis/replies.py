@@ -4,6 +4,11 @@ import re
 from collections.abc import Collection
 
 
+def text_of(value: bytes | str) -> str:
+    """A name or an id, which clients that decode have as text already."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
 def info_fields(info: bytes) -> dict[str, str]:
     """`name:value` lines of INFO."""
     return dict(re.findall(r"^(\w+):(.*?)\r?$", info.decode(errors="replace"), re.MULTILINE))

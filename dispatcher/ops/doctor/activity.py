@@ -2,19 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 
 from dispatcher.core.counted import counted
 from dispatcher.core.findings import snapshot_needs
-from dispatcher.core.findings.condition import Condition, holds_up
-from dispatcher.core.findings.finding import Finding, bad, ok, warning
-from dispatcher.core.findings.runbook import page_of_trouble
+from dispatcher.core.findings.condition import Condition
+from dispatcher.core.findings.finding import LEVEL_OF, Finding, bad, ok, warning
 from dispatcher.core.findings.troubles import TROUBLES
 from dispatcher.core.findings.wake_needs import QUEUE_BAD, QUEUE_WARN
 from dispatcher.core.layout import Layout
 from dispatcher.core.timestamps import iso_of
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
+from dispatcher.ops import attention
 from dispatcher.ops.layout import has_layout
 from dispatcher.ops.pause import read_acknowledgements, read_switch
 from dispatcher.ops.snapshots import read_snapshot
@@ -108,25 +107,19 @@ async def dead_events(session: Session) -> Finding:
 
 def waits(conditions: Sequence[Condition]) -> list[Finding]:
     """What the dispatchers themselves say that they wait for, each once."""
-    found: dict[tuple[str, str | None, str | None], list[tuple[str, str, str]]] = {}
-    for condition in conditions:
-        for trouble in condition.told:
-            if trouble.looked_up:
-                continue  # another check has it
-            where = f" of '{condition.stream}', MAXLEN {condition.maxlen}" if trouble.kind == "backpressure" else ""
-            found.setdefault((trouble.kind, trouble.reason, condition.stream), []).append(
-                (trouble.since, trouble.what + where, trouble.do)
-            )
-    if not found:
+    said = attention.waits(conditions)
+    if not said:
         return [ok("waits", "no dispatcher says that it waits for anything")]
-    listed = []
-    for (kind, reason, _), said in found.items():
-        since, what, do = min(said)
-        level = bad if holds_up(kind) else warning
-        whose = f"{len(said)} of {counted(len(conditions), 'dispatcher')}"
-        finding = level("waits", f"{what}; since {since}, by the word of {whose}", do)
-        listed.append(replace(finding, page=page_of_trouble(kind, reason)))
-    return listed
+    return [
+        Finding(
+            "waits",
+            LEVEL_OF[need.level],
+            need.what if need.since is None else f"{need.what}; since {iso_of(need.since)}",
+            need.do,
+            need.page,
+        )
+        for need in said
+    ]
 
 
 async def losses(session: Session) -> Finding:

@@ -18,6 +18,7 @@ from dispatcher.core.redis_url import Address
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.info import COUNTED, fields_of
 from dispatcher.infra.redis.positions import StreamPositions
+from dispatcher.infra.redis.replies import info_fields
 from dispatcher.infra.redis.stream_end import ask_elsewhere
 from dispatcher.ops.doctor import redis_durability
 
@@ -140,11 +141,7 @@ async def _ask(connection: RedisConnection, stream: str) -> RedisFacts:
     between = (before + time.time()) / 2
     by_name = dict(zip(commands, replies, strict=True))
     info = by_name["INFO"]
-    fields = (
-        dict(re.findall(r"^(\w+):(.*?)\r?$", info.decode(errors="replace"), re.MULTILINE))
-        if isinstance(info, bytes)
-        else {}
-    )
+    fields = info_fields(info) if isinstance(info, bytes) else {}
     theirs = fields.get("server_time_usec")
     return RedisFacts(fields, by_name, int(theirs) / 1e6 - between if theirs else None)
 

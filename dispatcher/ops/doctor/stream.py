@@ -9,6 +9,7 @@ from dispatcher.core.decide import Refused
 from dispatcher.core.findings.condition import is_exempt
 from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.pacing import HOLD_BACK_AT
+from dispatcher.infra.redis.replies import text_of
 from dispatcher.ops.doctor.redis import RedisFacts
 
 LAGS = 0.5  # share of MAXLEN
@@ -77,7 +78,7 @@ def groups(facts: RedisFacts, name: str, maxlen: int, exempt: Sequence[str] = ()
         return
     lags = sorted(((lag, group) for group, lag in facts.groups), key=lambda pair: -pair[0])
     for lag, group in lags:
-        called = group["name"].decode(errors="replace")
+        called = text_of(group["name"])
         if is_exempt(called, exempt):
             lost = "; what it has not read is trimmed" if lag >= maxlen else ""
             yield ok(
