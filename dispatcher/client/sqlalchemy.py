@@ -141,7 +141,7 @@ async def forget_async(
 
 
 @cache
-def statement(name: str, on_duplicate: OnDuplicate = "raise", in_order: bool = False) -> sa.TextClause:
+def statement(name: str, on_duplicate: OnDuplicate = "raise") -> sa.TextClause:
     """sql/client/<name>.sql with SQLAlchemy's parameters."""
     text = sa.text(named(name, on_duplicate))
     if name == "forget":

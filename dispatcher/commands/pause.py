@@ -48,7 +48,7 @@ async def run_switch(
     paused: bool, reason: str | None, timeout: float, as_json: bool, flags: dict[str, str | None]
 ) -> int:
     """Pause or resume, wait, report; returns the exit code."""
-    async with PauseSession(target(settings_from(flags), STATEMENT_S)) as pausing:
+    async with PauseSession(target(settings_from(flags), STATEMENT_S), "pause") as pausing:
         switch, changed = await pausing.switch(paused=paused, reason=reason)
         with _progress(switch) as progress:
             acknowledgements = await pausing.wait(switch, timeout, progress)

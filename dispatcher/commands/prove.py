@@ -12,6 +12,7 @@ from rich.text import Text
 from dispatcher.commands.options import database, json_output, redis_url
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured
+from dispatcher.demo.report import latency_rows
 from dispatcher.demo.screen import Lines, LivePanel, Screen
 from dispatcher.demo.verdict import SLA_P95_MS
 from dispatcher.prove.run import Plan, Proof
@@ -98,9 +99,9 @@ def show(proof: Proof, console: Console) -> None:
     table.add_row("rows marked sent", f"{proof.statuses.get('sent', 0):,}")
     table.add_row("lost", f"{tally.lost:,}")
     table.add_row("doubled", f"{tally.duplicated:,}", end_section=True)
-    for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
-        table.add_row(name, f"{tally.quantile_ms(q):.2f} ms")
-    table.add_row("max", f"{tally.latency.maximum / 1e6:.2f} ms", end_section=True)
+    for row in latency_rows(tally.latency, decimals=2):
+        table.add_row(*row)
+    table.add_section()
     for what in sorted(set(proof.disturbed)):
         table.add_row(f"ended: {what}", counted(proof.disturbed.count(what), "time"))
     word = Text("NOT PROVEN", style="bold red") if proof.reasons else Text("proven", style="bold green")

@@ -72,11 +72,11 @@ def span(seconds: float) -> str:
     return f"{seconds / 86_400:.0f} d"
 
 
-def ago(moment: str | None, now: datetime | None = None) -> str | None:
+def ago(moment: str | None) -> str | None:
     """How long ago, or in how long, of an RFC 3339 time; None stays None."""
     if moment is None:
         return None
-    seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(moment)).total_seconds()
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
     return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
 
 

@@ -28,8 +28,7 @@ class Producer(threading.Thread):
 
     def __init__(self, database_url: str, rate: float) -> None:
         super().__init__(name="demo producer", daemon=True)
-        self.committed = 0  # these three written by this thread only
-        self.error: str | None = None
+        self.committed = 0  # these two written by this thread only
         self._died = 0
         self._to_die = 0  # written by whoever has the keys only: a press during an INSERT must not be counted by it
         self._url = database_url
@@ -49,10 +48,8 @@ class Producer(threading.Thread):
         while not self._over.is_set():
             try:
                 with psycopg.connect(self._url, autocommit=True, connect_timeout=5) as connection:
-                    self.error = None
                     self._commit(connection)
-            except psycopg.Error as error:
-                self.error = type(error).__name__
+            except psycopg.Error:
                 self._over.wait(AGAIN_S)
 
     def _commit(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
@@ -74,8 +71,7 @@ class Consumer(threading.Thread):
 
     def __init__(self, redis_url: str, stream: str, group: str) -> None:
         super().__init__(name="demo consumer", daemon=True)
-        self.received = 0  # these two written by this thread only
-        self.error: str | None = None
+        self.received = 0  # written by this thread only
         self.reading = True  # written by whoever has the keys
         self._url = redis_url
         self._stream = stream
@@ -91,10 +87,8 @@ class Consumer(threading.Thread):
             try:
                 with redis.Redis.from_url(self._url, socket_timeout=5, socket_connect_timeout=5) as client:
                     self._make_group(client)
-                    self.error = None
                     self._read(client)
-            except (redis.RedisError, OSError) as error:
-                self.error = type(error).__name__
+            except (redis.RedisError, OSError):
                 self._over.wait(AGAIN_S)
 
     def _make_group(self, client: "redis.Redis") -> None:

@@ -108,18 +108,18 @@ async def find(fetch: Fetch, text: str, *, limit: int, after: str | None = None,
     return EventPage(json.dumps(kept), _text(before))
 
 
-async def show(fetch: Fetch, event: EventRef, *, payload: bool = False, max_bytes: int = MAX_BYTES) -> str | None:
+async def show(fetch: Fetch, event: EventRef, *, payload: bool = False) -> str | None:
     """The text of a JSON object, with the event's history; None: there is no event of that id. Raises TooLarge."""
     names = {"id": event, "event_id": None} if isinstance(event, int) else {"id": None, "event_id": event}
     try:
-        rows = await fetch(load("event_show"), names | {"payload": payload, "at_most": max_bytes, "now": None})
+        rows = await fetch(load("event_show"), names | {"payload": payload, "at_most": MAX_BYTES, "now": None})
     except psycopg.errors.ProgramLimitExceeded:  # as text it is more than a gigabyte
         rows = [(None,)]
     if not rows:
         return None
     [(found,)] = rows
     if found is None:
-        raise TooLarge(f"event {event} is more than {max_bytes} bytes: read its payload in Postgres")
+        raise TooLarge(f"event {event} is more than {MAX_BYTES} bytes: read its payload in Postgres")
     return str(found)
 
 

@@ -90,9 +90,6 @@ class NoteWatch:
 class PauseSession(OperatorSession):
     """`async with PauseSession(target) as pausing:` to switch, and to wait for the acknowledgements."""
 
-    def __init__(self, target: PostgresTarget, verb: str = "pause") -> None:
-        super().__init__(target, verb)
-
     async def switch(self, *, paused: bool, reason: str | None) -> tuple[PauseSwitch, bool]:
         """Pause or resume. Returns the state after it, and whether that is a change."""
         with self.explained():

@@ -24,10 +24,9 @@ REMEMBERED = 10_000  # rows
 class PutBack:
     """What one relay saw of rows that were put back. Used by one task at a time."""
 
-    def __init__(self, observe: Observer, doubt: Callable[[], None], clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, observe: Observer, doubt: Callable[[], None]) -> None:
         self._observe = observe
         self._doubt = doubt
-        self._clock = clock
         self._seen: dict[int, tuple[int, float]] = {}  # by row: how often it was put back at once, and when last
 
     def given_back(self, ids: Iterable[int]) -> None:
@@ -67,7 +66,7 @@ class PutBack:
 
     def _note(self, batch: Batch) -> dict[int, int]:
         """How often each row was put back at once, of those that were at least twice."""
-        now, again = self._clock(), dict[int, int]()
+        now, again = monotonic(), dict[int, int]()
         if len(self._seen) > REMEMBERED:
             self._seen.clear()
         for row in batch.rows:

@@ -72,10 +72,11 @@ def build_probes(
     readiness: Callable[[], str | None],
     *,
     missing: Callable[[], str | None] = lambda: None,
-    rate: RateLimits = RATE_LIMITS,
 ) -> web.Application:
     """/health and /ready alone, for a port of their own: whoever floods the other one takes none of its places."""
-    return _application(_probe_routes(readiness, missing), [only_probes_on_spare_ones, RateLimiter(rate).middleware])
+    return _application(
+        _probe_routes(readiness, missing), [only_probes_on_spare_ones, RateLimiter(RATE_LIMITS).middleware]
+    )
 
 
 def _application(routes: Iterable[web.AbstractRouteDef], middlewares: Iterable[Middleware]) -> web.Application:

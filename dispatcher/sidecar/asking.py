@@ -27,16 +27,14 @@ def person(request: web.Request, body: Mapping[str, object]) -> str:
     return f"{name} ({address})" if name else address
 
 
-async def decided_on(
-    request: web.Request, body_s: float, *, batch: bool, why: bool
-) -> tuple[list[EventRef], str, str | None]:
+async def decided_on(request: web.Request, *, batch: bool, why: bool) -> tuple[list[EventRef], str, str | None]:
     """The events that a person decides on, who it is, and the reason. `batch`: the events that the body names, not the
     one in the path; `why`: not without a reason.
     """
     events = [] if batch else [event_in_path(request)]
     parameters(request)
     fields = (*(("event_ids",) if batch else ()), *(("reason", "by") if why else ("by", "reason")))
-    body = await body_of(request, body_s, fields, needed=batch or why)
+    body = await body_of(request, fields, needed=batch or why)
     events = events_of(body) if batch else events
     reason = required_text(body, "reason") if why else text_of(body, "reason")
     return events, person(request, body), reason

@@ -14,16 +14,15 @@ from dispatcher.ops.groups import GroupsQuestion, read_groups
 from dispatcher.ops.pause import PauseSwitch, read_switch, switch
 from dispatcher.sidecar.asking import explained, json_answer, person
 from dispatcher.sidecar.errors import Refusal
-from dispatcher.sidecar.params import BODY_S, body_of, parameters, text_of
+from dispatcher.sidecar.params import body_of, parameters, text_of
 
 
 class Controls:
     """`groups()`: where the stream is, as it is now."""
 
-    def __init__(self, fetch: Fetch, groups: Callable[[], GroupsQuestion], *, body_s: float = BODY_S) -> None:
+    def __init__(self, fetch: Fetch, groups: Callable[[], GroupsQuestion]) -> None:
         self._fetch = fetch
         self._groups = groups
-        self._body_s = body_s
 
     def routes(self) -> list[web.AbstractRouteDef]:
         return [
@@ -40,7 +39,7 @@ class Controls:
 
     async def _switch(self, paused: bool, request: web.Request) -> web.Response:
         parameters(request)
-        body = await body_of(request, self._body_s, ("reason", "by"), needed=False)
+        body = await body_of(request, ("reason", "by"), needed=False)
         with explained(changes=True):
             now, changed = await switch(
                 self._fetch, paused=paused, by=person(request, body), reason=text_of(body, "reason")

@@ -17,7 +17,6 @@ from dispatcher.ops.dead_letters.identity import EventRef
 from dispatcher.sidecar.asking import What, decided_on, decisions, explained, json_answer, success
 from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.params import (
-    BODY_S,
     event_in_path,
     parameters,
     switch,
@@ -38,10 +37,9 @@ FORBIDDEN = (
 
 
 class DeadLetters:
-    """`retried` is called after events were put back, so that they go out at once. `body_s`: for a body to arrive."""
+    """`retried` is called after events were put back, so that they go out at once."""
 
-    def __init__(self, fetch: Fetch, observe: Observer, retried: Callable[[], None], *, body_s: float = BODY_S) -> None:
-        self._body_s = body_s
+    def __init__(self, fetch: Fetch, observe: Observer, retried: Callable[[], None]) -> None:
         self._fetch = fetch
         self._observe = observe
         self._retried = retried
@@ -88,7 +86,7 @@ class DeadLetters:
         return json_answer(found)
 
     async def _one(self, what: What, request: web.Request) -> web.Response:
-        [event], by, reason = await decided_on(request, self._body_s, batch=False, why=what == "discard")
+        [event], by, reason = await decided_on(request, batch=False, why=what == "discard")
         done = await self._decide([event], Decision(what, by, reason))
         if not done.ids:
             if done.forbidden:
@@ -97,7 +95,7 @@ class DeadLetters:
         return success(f"event {event} {DONE[what]}", done.ids[0])
 
     async def _batch(self, what: What, request: web.Request) -> web.Response:
-        events, by, reason = await decided_on(request, self._body_s, batch=True, why=what == "discard")
+        events, by, reason = await decided_on(request, batch=True, why=what == "discard")
         done = await self._decide(events, Decision(what, by, reason))
         if done.forbidden and not done.ids:
             raise Refusal(503, FORBIDDEN)

@@ -14,7 +14,6 @@ from dispatcher.sidecar.asking import What, decided_on, decisions, explained, js
 from dispatcher.sidecar.dead_letters import FILTERS, LIMIT, filter_of
 from dispatcher.sidecar.errors import Refusal
 from dispatcher.sidecar.params import (
-    BODY_S,
     parameters,
     whole,
 )
@@ -26,8 +25,7 @@ DONE = {"retry": "is tried now", "skip": "is skipped"}
 class HeldAggregates:
     """`changed` is called after events were retried or skipped, so that what waits goes out at once."""
 
-    def __init__(self, fetch: Fetch, observe: Observer, changed: Callable[[], None], *, body_s: float = BODY_S) -> None:
-        self._body_s = body_s
+    def __init__(self, fetch: Fetch, observe: Observer, changed: Callable[[], None]) -> None:
         self._fetch = fetch
         self._observe = observe
         self._changed = changed
@@ -46,7 +44,7 @@ class HeldAggregates:
         return json_answer(page.as_json(limit))
 
     async def _one(self, what: What, request: web.Request) -> web.Response:
-        [event], by, reason = await decided_on(request, self._body_s, batch=False, why=what == "skip")
+        [event], by, reason = await decided_on(request, batch=False, why=what == "skip")
         done = await self._decide([event], Decision(what, by, reason))
         if done.in_flight:
             raise Refusal(409, f"event {event} is being published, or its handler runs: ask again")
@@ -55,7 +53,7 @@ class HeldAggregates:
         return success(f"event {event} {DONE[what]}", done.ids[0])
 
     async def _batch(self, what: What, request: web.Request) -> web.Response:
-        events, by, reason = await decided_on(request, self._body_s, batch=True, why=what == "skip")
+        events, by, reason = await decided_on(request, batch=True, why=what == "skip")
         return json_answer(as_text(len(events), await self._decide(events, Decision(what, by, reason))))
 
     async def _decide(self, events: Sequence[EventRef], decision: Decision) -> HeldDecided:

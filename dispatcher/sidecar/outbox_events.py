@@ -14,7 +14,7 @@ from dispatcher.ops.outbox_events import STATUSES, EventPage, count_events, find
 from dispatcher.sidecar.asking import decided_on, explained, json_answer, success
 from dispatcher.sidecar.dead_letters import FILTERS, FORBIDDEN, LIMIT, filter_of
 from dispatcher.sidecar.errors import Refusal
-from dispatcher.sidecar.params import BODY_S, event_in_path, parameters, switch, whole
+from dispatcher.sidecar.params import event_in_path, parameters, switch, whole
 
 EVENT = r"{event_id:(?!(?:find|counts)$)[^{}/]+}"
 LONGEST = 1000  # characters of what is searched for
@@ -83,7 +83,7 @@ class Events:
 
     async def _retry(self, request: web.Request) -> web.Response:
         """A dead event begins anew; one in status retry is tried now."""
-        [event], by, reason = await decided_on(request, BODY_S, batch=False, why=False)
+        [event], by, reason = await decided_on(request, batch=False, why=False)
         with explained(changes=True):
             done = await decide(self._fetch, [event], Decision("retry", by, reason, tried=True))
         if done.forbidden:

@@ -55,16 +55,14 @@ def event_in_path(request: web.Request) -> EventRef:
         raise Refusal(400, f"the event's id must be {error}") from None
 
 
-async def body_of(
-    request: web.Request, within_s: float, names: Sequence[str], *, needed: bool = True
-) -> Mapping[str, object]:
-    """The body, a JSON object in which only these names may stand; it must arrive within `within_s`.
+async def body_of(request: web.Request, names: Sequence[str], *, needed: bool = True) -> Mapping[str, object]:
+    """The body, a JSON object in which only these names may stand; it must arrive within BODY_S.
 
     Not `needed`: without a body it is empty.
     """
     if not needed and not request.can_read_body:
         return {}
-    body = await _json(request, within_s)
+    body = await _json(request)
     if not isinstance(body, dict):
         raise Refusal(400, f"the body must be a JSON object with {', '.join(names)}")
     for name in body:
@@ -116,16 +114,16 @@ def _event(value: object, position: int) -> EventRef:
     raise Refusal(400, f"event_ids[{position}] must be {WANTED}")
 
 
-async def _json(request: web.Request, within_s: float) -> object:
+async def _json(request: web.Request) -> object:
     if request.content_type != "application/json":
         # A page of another site cannot send this one without asking first.
         raise Refusal(415, "the body must be JSON: send 'Content-Type: application/json'")
     try:
-        with anyio.fail_after(within_s):
+        with anyio.fail_after(BODY_S):
             text = await request.read()
         return json.loads(text)
     except TimeoutError:
-        raise Refusal(408, f"the body did not arrive within {within_s:g} s", {"Connection": "close"}) from None
+        raise Refusal(408, f"the body did not arrive within {BODY_S:g} s", {"Connection": "close"}) from None
     except web.RequestPayloadError:
         raise Refusal(400, "the body is not what its headers say") from None
     except (ValueError, RecursionError):

@@ -25,11 +25,10 @@ EDGES = (
 class LatencyHistogram(Collector):
     """Counts latencies by bucket and shows them to Prometheus as one histogram. Written from one thread only."""
 
-    def __init__(self, name: str, documentation: str, edges: Sequence[float] = EDGES) -> None:
+    def __init__(self, name: str, documentation: str) -> None:
         self._name = name
         self._documentation = documentation
-        self._edges = tuple(edges)
-        self._counts = [0] * (len(self._edges) + 1)
+        self._counts = [0] * (len(EDGES) + 1)
         self._sum_s = 0.0
 
     def observe(self, seconds: Sequence[float]) -> None:
@@ -39,7 +38,7 @@ class LatencyHistogram(Collector):
         ordered = sorted(seconds)
         if ordered[0] < 0.0:
             ordered = [max(value, 0.0) for value in ordered]  # a sum that falls would look like a restart
-        edges, counts = self._edges, self._counts
+        edges, counts = EDGES, self._counts
         self._sum_s += sum(ordered)
         total, done, bucket = len(ordered), 0, bisect_left(edges, ordered[0])
         while done < total and bucket < len(edges):
@@ -49,10 +48,10 @@ class LatencyHistogram(Collector):
         counts[-1] += total - done
 
     def snapshot(self) -> Latencies:
-        return Latencies(self._edges, tuple(self._counts), self._sum_s)
+        return Latencies(EDGES, tuple(self._counts), self._sum_s)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """For prometheus_client: buckets that count everything up to their edge."""
-        labels = [floatToGoString(edge) for edge in (*self._edges, float("inf"))]  # type: ignore[no-untyped-call]
+        labels = [floatToGoString(edge) for edge in (*EDGES, float("inf"))]  # type: ignore[no-untyped-call]
         buckets = list(zip(labels, map(float, accumulate(self._counts)), strict=True))
         yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum_s)

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from dispatcher.core.events import DeadRetried, Published, Stopped
 from dispatcher.infra.postgres import lazy as on_demand
 from dispatcher.service import targets as reach
+from dispatcher.sidecar import params
 from dispatcher.sidecar.access import AccessControl
 from dispatcher.sidecar.app import build
 from dispatcher.sidecar.dead_letters import DeadLetters
@@ -202,11 +203,12 @@ async def test_what_is_wrong_is_said(api, db):
             assert (answer.status, "error" in await answer.json()) == (413, True)
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for():
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
     async def fetch(*_: Any) -> Any:
         raise AssertionError("a request without a body asks Postgres for nothing")
 
-    routes = DeadLetters(fetch, lambda event: None, lambda: None, body_s=0.05).routes()
+    monkeypatch.setattr(params, "BODY_S", 0.05)
+    routes = DeadLetters(fetch, lambda event: None, lambda: None).routes()
     site = build(lambda: None, CollectorRegistry(), guard=AccessControl(listens_on="127.0.0.1"), routes=routes)
     async with served(site) as client, await anyio.connect_tcp("127.0.0.1", port_of(client)) as stream:
         await stream.send(

@@ -7,7 +7,7 @@ import asyncio
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -98,13 +98,13 @@ class _Views:
     wrong: list[Misconfigured] = field(default_factory=list)
 
 
-async def read_topology(target: ClusterTarget, timeout_s: float, known: Sequence[Address] = ()) -> Topology:
-    """The topology as most nodes see it. `known`: addresses that were learned before, asked beside those of the URL.
+async def read_topology(target: ClusterTarget, timeout_s: float) -> Topology:
+    """The topology as most nodes see it.
 
     Who asks while another task does gets the same answer: the shards of a node that went away all ask at that moment.
     Raises Misconfigured: no node takes us, or there is no cluster mode; Unreachable: none answers.
     """
-    asked = asyncio.get_running_loop(), target, tuple(known)
+    asked = asyncio.get_running_loop(), target
     while (other := next((answer for what, answer in _asked_now if what == asked), None)) is not None:
         if (found := await asyncio.shield(other)) is not None:  # None: whoever asked was cancelled
             return _or_raise(found)
@@ -112,7 +112,7 @@ async def read_topology(target: ClusterTarget, timeout_s: float, known: Sequence
     _asked_now.append((asked, answer))
     found = None
     try:
-        found = await _read(target, timeout_s, known)
+        found = await _read(target, timeout_s)
     except DispatcherError as error:
         found = error
     finally:
@@ -127,8 +127,8 @@ def _or_raise(found: Topology | DispatcherError) -> Topology:
     return found
 
 
-async def _read(target: ClusterTarget, timeout_s: float, known: Sequence[Address]) -> Topology:
-    views, addresses = _Views(), list(dict.fromkeys([*target.addresses, *known]))
+async def _read(target: ClusterTarget, timeout_s: float) -> Topology:
+    views, addresses = _Views(), list(dict.fromkeys(target.addresses))
     await ask_at_once(
         [partial(_ask, target, address, timeout_s, views) for address in addresses],
         some=lambda: bool(views.seen),
@@ -141,7 +141,7 @@ async def _read(target: ClusterTarget, timeout_s: float, known: Sequence[Address
     raise Unreachable(f"none of the nodes at {target} answers, or the Cluster serves no slot")
 
 
-_Asked = tuple[asyncio.AbstractEventLoop, ClusterTarget, tuple[Address, ...]]
+_Asked = tuple[asyncio.AbstractEventLoop, ClusterTarget]
 _asked_now: list[tuple[_Asked, asyncio.Future[Topology | DispatcherError | None]]] = []
 
 

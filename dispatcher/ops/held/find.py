@@ -64,12 +64,12 @@ async def find_held(fetch: Fetch, which: Filter, *, limit: int = PAGE, after: in
     return HeldPage(order, total, count, f"[{objects or ''}]")
 
 
-async def count_held(fetch: Fetch, *, hold: bool, bound: int = BOUND) -> HeldCount:
+async def count_held(fetch: Fetch, *, hold: bool) -> HeldCount:
     """Count them, and read the first. `hold`: whether a dead event holds its aggregate too."""
-    [(aggregates, by_dead, oldest_s, error)] = await fetch(load("held_count"), {"hold": hold, "bound": bound})
+    [(aggregates, by_dead, oldest_s, error)] = await fetch(load("held_count"), {"hold": hold, "bound": BOUND})
     head = None
     if aggregates:
-        page = await fetch(load("held"), asdict(Filter()) | {"hold": hold, "limit": 1, "after_id": 0, "bound": bound})
+        page = await fetch(load("held"), asdict(Filter()) | {"hold": hold, "limit": 1, "after_id": 0, "bound": BOUND})
         if (first := page[0][2]) is not None:
             one = json.loads(first)
             fields = ("id", "event_type", "aggregate_type", "aggregate_id", "state", "waiting", "last_error")

@@ -47,14 +47,12 @@ class Shares:
         wake: Callable[[], None],
         observe: Observer,
         rng: Random,
-        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._types = {event_type: _Type() for event_type in handlers}
         self._parallel = parallel
         self._wake = wake
         self._observe = observe
         self._rng = rng
-        self._clock = clock
         self._held_back: frozenset[str] = frozenset()  # at the last claim
 
     def most(self, event_type: str, running: Counter[str]) -> int:
@@ -63,7 +61,7 @@ class Shares:
         if known is None:
             return self._parallel  # it has no handler and is buried
         if known.outages:
-            return 1 if self._clock() >= known.closed_until else 0
+            return 1 if monotonic() >= known.closed_until else 0
         if len(self._types) == 1 or (known.mean_s is not None and known.mean_s < SLOW_S):
             return self._parallel
         others = running.total() - running[event_type]
@@ -81,7 +79,7 @@ class Shares:
 
     def opens_in(self) -> float:
         """Seconds until a type that meets an outage may be tried again; infinity: there is none to wait for."""
-        now = self._clock()
+        now = monotonic()
         return min((each.closed_until - now for each in self._types.values() if each.closed_until > now), default=inf)
 
     def ended(self, event_type: str, seconds: float, *, done: bool, late: bool) -> None:
@@ -107,7 +105,7 @@ class Shares:
         known.met[row_id] = (known.done, times)
         if times == PROOFS and known.done > done:
             return None
-        now = self._clock()
+        now = monotonic()
         if known.alone:  # a second one closes the type, not the first: each of many may need a server of its own
             known.alone = False
             return AWAY.reconnect_delay(1, self._rng)

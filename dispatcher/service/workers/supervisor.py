@@ -53,12 +53,12 @@ class SupervisorTiming:
 TIMING = SupervisorTiming()
 
 
-async def supervise(settings: Settings, flags: Mapping[str, object], *, observe: Observer | None = None) -> int:
+async def supervise(settings: Settings, flags: Mapping[str, object]) -> int:
     """Run until SIGTERM or SIGINT; the worst exit code of the workers.
 
     `flags`: those of the command line, which the workers read again beside their environment. Raises Misconfigured.
     """
-    return await run_to_the_end(Supervisor(settings, flags, observe))
+    return await run_to_the_end(Supervisor(settings, flags))
 
 
 class Supervisor:
