@@ -45,6 +45,8 @@ pytest_plugins = [
     "tests.support.child",
     "tests.support.command",
     "tests.support.running",
+    "tests.support.api",
+    "tests.support.consumers",
     "tests.support.slots",
     "tests.support.browser",
     "tests.support.axe",

@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -21,14 +20,18 @@ from dispatcher.client.shard_leases import lease_of
 from tests.support.consumers import (
     DEAD,
     GROUP,
+    KEYS,
     PATIENCE_S,
+    SHARDS,
     Away,
     Running,
     abandon,
+    both_kinds,
     consuming,
     dead,
     group,
     logged,
+    nothing_is_pending,
     pending,
     publish,
     rights_for,
@@ -37,36 +40,6 @@ from tests.support.consumers import (
 from tests.support.readme import blocks, code, page
 from tests.support.rows import STREAM
 from tests.support.waiting import becomes, until
-
-SHARDS = 8
-KEYS = [f"{STREAM}:{{{shard}}}" for shard in range(SHARDS)]
-
-both_kinds = pytest.mark.parametrize("kind", ["blocking", "asyncio"])
-
-
-@pytest.fixture(params=["one server", "cluster"])
-async def where(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, str, Any]]:
-    """(URL, kind of pool, a client for the test's own commands), empty."""
-    if request.param == "one server":
-        url = request.getfixturevalue("redis_url")
-        async with aio.Redis.from_url(url, decode_responses=True) as client:
-            yield url, "pool", client
-        return
-    url = request.getfixturevalue("client_cluster").nodes[0].url
-    async with aio.RedisCluster.from_url(url, decode_responses=True) as client:
-        await client.flushall(target_nodes=aio.RedisCluster.PRIMARIES)
-        yield url, "cluster", client
-
-
-async def nothing_is_pending(client: Any) -> None:
-    async def of(key: str) -> object:
-        try:
-            return await pending(client, key)
-        except sync.ResponseError as error:  # the reader of a shard without entries may come last
-            return str(error)
-
-    for key in KEYS:
-        await becomes(partial(of, key), [], f"what is pending in {key}", PATIENCE_S)
 
 
 async def holders(client: Any, keys: list[str] = KEYS) -> list[str]:

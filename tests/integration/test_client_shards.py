@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -20,48 +19,27 @@ from dispatcher.client.group import Group
 from tests.support.cluster import ChangingCluster
 from tests.support.consumers import (
     GROUP,
+    KEYS,
     PATIENCE_S,
+    SHARDS,
     Running,
     abandon,
+    both_kinds,
     consuming,
     group,
+    nothing_is_pending,
     pending,
     publish,
     read_to_the_end,
 )
 from tests.support.readme import blocks, code, page
 from tests.support.redis import StartCluster
-from tests.support.rows import STREAM
-from tests.support.waiting import becomes, pass_time, until
-
-SHARDS = 8
-KEYS = [f"{STREAM}:{{{shard}}}" for shard in range(SHARDS)]
-
-both_kinds = pytest.mark.parametrize("kind", ["blocking", "asyncio"])
-
-
-@pytest.fixture(params=["one server", "cluster"])
-async def where(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, str, Any]]:
-    """(URL, kind of pool, a client for the test's own commands), empty."""
-    if request.param == "one server":
-        url = request.getfixturevalue("redis_url")
-        async with aio.Redis.from_url(url, decode_responses=True) as client:
-            yield url, "pool", client
-        return
-    url = plain(request.getfixturevalue("client_cluster"))
-    async with aio.RedisCluster.from_url(url, decode_responses=True) as client:
-        await client.flushall(target_nodes=aio.RedisCluster.PRIMARIES)
-        yield url, "cluster", client
+from tests.support.waiting import pass_time, until
 
 
 def plain(cluster: ChangingCluster) -> str:
     """The URL of one node, as redis-py takes it."""
     return cluster.nodes[0].url
-
-
-async def nothing_is_pending(client: Any) -> None:
-    for key in KEYS:
-        await becomes(partial(pending, client, key), [], f"what is pending in {key}", PATIENCE_S)
 
 
 @both_kinds

@@ -1,7 +1,6 @@
 """The dead-letter API of a running dispatcher, over real HTTP."""
 
 import json
-from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,41 +17,13 @@ from dispatcher.sidecar import params
 from dispatcher.sidecar.access import AccessControl
 from dispatcher.sidecar.app import build
 from dispatcher.sidecar.dead_letters import DeadLetters
+from tests.support.api import get, post
 from tests.support.dead_letters import bury, prune
 from tests.support.http import port_of, served
 from tests.support.rows import insert_events, one_row, read_stream, read_table, statuses
 from tests.support.waiting import becomes, until
 
 CANARY = "canary-7f3a"
-
-
-@pytest.fixture
-def api(dispatcher, monkeypatch):
-    """`async with api() as (client, running):` a dispatcher on loopback, which never ticks, and its API."""
-
-    monkeypatch.setattr(reach, "API_CONNECT_S", 60.0)
-
-    @asynccontextmanager
-    async def start(**settings: Any):
-        async with (
-            dispatcher(http_enabled=True, **settings) as running,
-            aiohttp.ClientSession(f"{running.http_url}/api/") as client,
-        ):
-            yield client, running
-
-    return start
-
-
-async def get(client: aiohttp.ClientSession, path: str, status: int = 200) -> Any:
-    async with client.get(path) as answer:
-        assert (answer.status, answer.content_type) == (status, "application/json"), await answer.text()
-        return await answer.json()
-
-
-async def post(client: aiohttp.ClientSession, path: str, body: object = None, status: int = 200) -> Any:
-    async with client.post(path, json=body) as answer:
-        assert (answer.status, answer.content_type) == (status, "application/json"), await answer.text()
-        return await answer.json()
 
 
 async def buried(db: psycopg.AsyncConnection[Any], n: int, **columns: object) -> list[int]:

@@ -2,12 +2,10 @@
 
 import json
 import re
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
-import aiohttp
 import psycopg
 import pytest
 
@@ -18,9 +16,9 @@ from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.ops.dead_letters.decide import Decision, decide
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.outbox_events import find, list_events
-from dispatcher.service import targets as reach
 from dispatcher.stages.claim import new_claim_id
 from dispatcher.stages.settle import settle
+from tests.support.api import get, post
 from tests.support.command import HearCommand
 from tests.support.dead_letters import bury, prune
 from tests.support.rows import insert_events, read_table, statuses
@@ -37,36 +35,8 @@ async def session(database_url: str):
 
 
 @pytest.fixture
-def api(dispatcher, monkeypatch):
-    """`async with api() as (client, running):` a dispatcher on loopback, which never ticks, and its API."""
-    monkeypatch.setattr(reach, "API_CONNECT_S", 60.0)
-
-    @asynccontextmanager
-    async def start(**settings: Any):
-        async with (
-            dispatcher(http_enabled=True, **settings) as running,
-            aiohttp.ClientSession(f"{running.http_url}/api/") as client,
-        ):
-            yield client, running
-
-    return start
-
-
-@pytest.fixture
 def events(heard: HearCommand) -> HearCommand:
     return partial(heard, "events")
-
-
-async def get(client: aiohttp.ClientSession, path: str, status: int = 200) -> Any:
-    async with client.get(path) as answer:
-        assert answer.status == status, await answer.text()
-        return await answer.json()
-
-
-async def post(client: aiohttp.ClientSession, path: str, body: object = None, status: int = 200) -> Any:
-    async with client.post(path, json=body) as answer:
-        assert answer.status == status, await answer.text()
-        return await answer.json()
 
 
 async def fail(

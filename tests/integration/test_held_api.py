@@ -1,42 +1,19 @@
 """The API of held aggregates of a running dispatcher, over real HTTP."""
 
-from contextlib import asynccontextmanager
-from typing import Any
 from uuid import UUID, uuid4
 
-import aiohttp
-import pytest
-
 from dispatcher.core.events import HeldSkipped, RetriedNow
-from dispatcher.service import targets as reach
-from tests.integration.test_dead_letter_api import get, post
 from tests.integration.test_held import add, fail
+from tests.support.api import get, post
 from tests.support.dead_letters import bury
 from tests.support.layouts import stand_in_order
 from tests.support.rows import read_table
 
 
-@pytest.fixture
-def api(dispatcher, monkeypatch):
-    """`async with api() as (client, running):` a dispatcher that claims nothing, and its API."""
-
-    monkeypatch.setattr(reach, "API_CONNECT_S", 60.0)
-
-    @asynccontextmanager
-    async def start(**settings: Any):
-        async with (
-            dispatcher(http_enabled=True, enabled=False, **settings) as running,
-            aiohttp.ClientSession(f"{running.http_url}/api/") as client,
-        ):
-            yield client, running
-
-    return start
-
-
 async def test_without_order_nothing_is_held(db, api):
     head, *_ = await add(db, "a", 2)
     await fail(db, head)
-    async with api() as (client, _):
+    async with api(enabled=False) as (client, _):
         empty = {"aggregates": [], "total": 0, "count": 0, "limit": 100, "order": "none", "order_on_dead": None}
         assert await get(client, "held-aggregates") == empty
         assert "holds its aggregate" in (await post(client, f"held-aggregates/{head}/retry", status=404))["error"]
@@ -48,7 +25,7 @@ async def test_list_retry_and_skip(db, api):
     tried, *_ = await add(db, "b", 2)
     await bury(db, [dead])
     await fail(db, tried)
-    async with api() as (client, running):
+    async with api(enabled=False) as (client, running):
         page = await get(client, "held-aggregates?limit=1")
         assert [(each["id"], each["state"], each["waiting"]) for each in page["aggregates"]] == [(dead, "dead", 2)]
         assert (page["total"], page["count"], page["order_on_dead"]) == (2, 1, "hold")
@@ -89,7 +66,7 @@ async def test_batches_by_event_id_and_what_is_asked_wrongly(db, api):
     for head in heads:
         await fail(db, head)
     events: list[UUID] = [row["event_id"] for row in await read_table(db) if row["id"] in heads]
-    async with api() as (client, running):
+    async with api(enabled=False) as (client, running):
         body = {"event_ids": [str(event) for event in events], "by": "ada"}
         done = await post(client, "held-aggregates/retry-batch", body)
         assert done == {"requested": 3, "processed": 3, "in_flight": [], "not_held": []}

@@ -19,6 +19,7 @@ from dispatcher.sidecar.access import AccessControl
 from dispatcher.sidecar.app import build
 from dispatcher.sidecar.overview import Overview
 from dispatcher.telemetry.latency import LatencyHistogram
+from tests.support.api import get
 from tests.support.console import FedConsole
 from tests.support.http import served
 from tests.support.rows import insert_events
@@ -36,12 +37,6 @@ def console() -> FedConsole:
 def site(console: FedConsole, token: str | None = None, listens_on: str = "127.0.0.1"):
     guard = AccessControl(token=lambda: token, listens_on=listens_on)
     return build(lambda: None, CollectorRegistry(), guard=guard, routes=console.routes)
-
-
-async def get(client: aiohttp.ClientSession, path: str, status: int = 200, **headers: str):
-    async with client.get(path, headers=headers) as answer:
-        assert answer.status == status, await answer.text()
-        return await answer.json()
 
 
 async def test_the_overview_says_everything_at_once(console):
