@@ -11,15 +11,9 @@ from dispatcher.infra import sqlfiles
 FOLDER = Path(__file__).parents[1] / "dispatcher" / "client" / "django" / "migrations"
 TEXT = '''"""Runs sql/migrations/{name}.sql. Written by `make schema`."""
 
-from django.db import migrations
+from dispatcher.client.django.operations import run_file
 
-from dispatcher.client.django.operations import RunFile
-
-
-class Migration(migrations.Migration):
-    atomic = False  # RunFile has a transaction of its own
-    dependencies = ({dependency})
-    operations = (RunFile("{name}"),)
+Migration = run_file("{name}", after="{after}")
 '''
 
 
@@ -30,17 +24,16 @@ def files() -> list[Path]:
 
 def covered() -> list[str]:
     """The files of sql/migrations that they run, in order."""
-    return [name for path in files() for name in re.findall(r'RunFile\("(\w+)"\)', path.read_text(encoding="utf-8"))]
+    return [name for path in files() for name in re.findall(r'run_file\("(\w+)"', path.read_text(encoding="utf-8"))]
 
 
 def main() -> None:
     """Write what is missing."""
     for migration in sqlfiles.migrations():
         if migration.name not in covered():
-            last = files()[-1].stem if files() else None
-            number = int(last[:4]) + 1 if last else 1
-            dependency = f'("outbox_dispatcher", "{last}"),' if last else ""
-            text = TEXT.format(name=migration.name, dependency=dependency)
+            last = files()[-1].stem
+            number = int(last[:4]) + 1
+            text = TEXT.format(name=migration.name, after=last)
             (FOLDER / f"{number:04}_{migration.name}.py").write_text(text, encoding="utf-8")
 
 

@@ -12,5 +12,5 @@ def test_each_file_has_one() -> None:
 def test_they_are_a_chain() -> None:
     stems = [path.stem for path in files()]
     for before, path in zip(stems, files()[1:], strict=False):
-        if "RunFile" in path.read_text(encoding="utf-8"):
-            assert f'("outbox_dispatcher", "{before}")' in path.read_text(encoding="utf-8")
+        if "run_file" in path.read_text(encoding="utf-8"):
+            assert f'after="{before}"' in path.read_text(encoding="utf-8")

@@ -1,7 +1,8 @@
-"""The operation of our migrations: runs one file of sql/migrations."""
+"""The operation of our migrations, which runs one file of sql/migrations, and the migrations that have it."""
 
 from typing import Any
 
+from django.db.migrations import Migration
 from django.db.migrations.operations.base import Operation
 
 from dispatcher.client.django import schema
@@ -49,3 +50,9 @@ class RunFile(Operation):
             schema_editor.execute(sqlfiles.client("drop_outbox"), None)
         else:
             schema.drop(schema_editor.connection)
+
+
+def run_file(name: str, *, after: str) -> type[Migration]:
+    """The migration that runs sql/migrations/<name>.sql, after another one of ours. It has a transaction of its own."""
+    body = {"atomic": False, "dependencies": [("outbox_dispatcher", after)], "operations": [RunFile(name)]}
+    return type("Migration", (Migration,), body)
