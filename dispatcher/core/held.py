@@ -92,20 +92,20 @@ class Held:
         """The dead event that the next entry of this aggregate has to tell of."""
         return self._dead.get(key)
 
-    def died(self, row_id: int, key: int, event_id: str) -> None:
+    def note_died(self, row_id: int, key: int, event_id: str) -> None:
         """A dead event that does not hold: the next entry of its aggregate tells of it."""
         known = self._dead.pop(key, None)
         if len(self._dead) >= MOST_DEAD:
             del self._dead[next(iter(self._dead))]
         self._dead[key] = Dead(row_id, event_id) if known is None or known.row_id < row_id else known
 
-    def told(self, key: int, dead: Dead) -> None:
+    def note_announced(self, key: int, dead: Dead) -> None:
         """An entry that tells of this dead event is out."""
         if self._dead.get(key) == dead:
             del self._dead[key]
         self.followed.append(dead.row_id)
 
-    def settled(
+    def note_settled(
         self, outcomes: BatchOutcomes, not_ours: Collection[int], undone: Collection[int], event_ids: dict[int, str]
     ) -> bool:
         """Hear what became of rows, once it is written. Whether something waits that lies before the claims' cursors.
@@ -129,7 +129,7 @@ class Held:
             if self.hold:
                 self.add(row_id, key, "dead")
             else:
-                self.died(row_id, key, event_ids.get(row_id, ""))
+                self.note_died(row_id, key, event_ids.get(row_id, ""))
                 again |= self.let_go(row_id)
         for row_id in not_ours:
             self.note_not_ours(row_id)
@@ -140,8 +140,8 @@ class Held:
         if row_id in self._rows:
             self.add(row_id, self._rows[row_id][0], "unknown")
 
-    def looked(self, found: Iterable[tuple[int, str, str]], asked: Collection[int]) -> bool:
-        """Hear what became of rows by the table: id, kind and event_id, see held_check.sql. Returns as `settled`."""
+    def note_looked(self, found: Iterable[tuple[int, str, str]], asked: Collection[int]) -> bool:
+        """Hear what the table says of rows: id, kind and event_id, see held_check.sql. Returns as `note_settled`."""
         again, there = False, {row_id: (kind, event_id) for row_id, kind, event_id in found}
         for row_id in asked:
             known = self._rows.get(row_id)
@@ -151,7 +151,7 @@ class Held:
             if kind in ("gone", "sent", "waits"):
                 again |= self.let_go(row_id)
             elif kind == "dead" and not self.hold:
-                self.died(row_id, known[0], event_id)
+                self.note_died(row_id, known[0], event_id)
                 again |= self.let_go(row_id)
             elif kind == "free":
                 again |= known[1] not in ("free", "locked", "type")

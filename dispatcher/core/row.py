@@ -1,8 +1,9 @@
 """One claimed outbox row, as the claim returns it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
+from operator import itemgetter
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -63,6 +64,14 @@ class ClaimedRow(NamedTuple):
         A row that was tried before does not show it: its age counts from occurred_at.
         """
         return self.age_s == 0.0
+
+
+_age_of = itemgetter(ClaimedRow._fields.index("age_s"))
+
+
+def any_put_back(rows: Iterable[ClaimedRow]) -> bool:
+    """Whether any of these was put back by a plain UPDATE. Without a call for each row: it is asked of each batch."""
+    return 0.0 in map(_age_of, rows)
 
 
 class Batch(NamedTuple):

@@ -10,7 +10,7 @@ from time import monotonic
 from dispatcher.core.decide import brief
 from dispatcher.core.events import Buried, Observer, Settled
 from dispatcher.core.outcome import BatchOutcomes, FailedForGood
-from dispatcher.core.row import Batch
+from dispatcher.core.row import Batch, any_put_back
 from dispatcher.infra.postgres.session import Session
 from dispatcher.ops.trials import name_triggers
 from dispatcher.stages.settle import settle
@@ -43,7 +43,7 @@ class PutBack:
 
         Raises SessionLost or psycopg.Error.
         """
-        if not self._seen and not any(row.put_back_by_update for row in batch.rows):
+        if not self._seen and not any_put_back(batch.rows):
             return batch  # nothing goes round
         again = self._note(batch)
         if not again or not (names := await name_triggers(session)):

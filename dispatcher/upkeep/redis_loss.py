@@ -22,7 +22,7 @@ from dispatcher.infra.redis.stream_end import (
     Forbidden,
     Gap,
     KnownEnd,
-    Seen,
+    SeenServer,
     ask_elsewhere,
     ask_incarnation,
     look_for_gap,
@@ -65,9 +65,9 @@ class RedisLossAudit:
         self._deadline_s = deadline_s
         self._wake = wake
         self._observe = observe
-        self._on: bool | None = None  # what was reported last; written by _report()
+        self._on: bool | None = None  # what was reported last; written by _tell_whether_on()
         self._lived = False  # this process knew a Redis that holds the stream: no clone; written by verify()
-        self._proxied = False  # the run id is one of a connection, and tells nothing; written by _differ()
+        self._proxied = False  # the run id is one of a connection, and tells nothing; written by _is_behind_proxy()
         self._lengths = [0] * len(self._streams)  # at the last check
 
     async def verify(self, connection: RedisConnection, *, holds: RedisIncarnation | None = None) -> RedisIncarnation:
@@ -76,7 +76,7 @@ class RedisLossAudit:
         `holds`: what another open connection of ours was verified to lead to; for the same one Postgres is not asked.
         Raises Unreachable while nothing may be published there: a replica, a server that loads, Postgres away.
         """
-        seen = await self._ask(connection)
+        seen = await self._ask_server(connection)
         if seen is None:
             return RedisIncarnation()
         # Once a replica, a primary may have dropped entries: those to come may be older than the known ones.
@@ -90,7 +90,7 @@ class RedisLossAudit:
                 self._lived = True
                 return held
         elif not noted:
-            if await self._differ(connection, seen.incarnation):
+            if await self._is_behind_proxy(connection, seen.incarnation):
                 return RedisIncarnation()
             if not self._lived:
                 await refuse_clone(self._servers.ask, connection, self._deadline_s)
@@ -103,7 +103,7 @@ class RedisLossAudit:
         """Put back what the streams lost, while nobody settles; then Postgres names this incarnation."""
         # Asked before Redis: what is noted by then must still be in the stream.
         noted = await self._servers.noted(incarnation)
-        now = await self._ask(connection)
+        now = await self._ask_server(connection)
         if now is None or not now.incarnation.same_server(incarnation):
             raise Unreachable("another incarnation of Redis holds the stream than a moment ago")
         connection.entries.begin(now.last_ids, now.clock_ms)
@@ -122,7 +122,7 @@ class RedisLossAudit:
         return replace(incarnation, lives=tuple((stream, lives[stream]) for stream in self._streams))
 
     async def _audit_stream(
-        self, seen: Seen, stream: str, gap: Gap | None, life: int | None
+        self, seen: SeenServer, stream: str, gap: Gap | None, life: int | None
     ) -> tuple[int, str | None, int]:
         """Put back what one stream lost: how many rows, why (None: nothing can be lost), and its life from now on.
 
@@ -174,26 +174,26 @@ class RedisLossAudit:
             self._lengths = now
             if same and (shrank or looks % NOTE_EVERY == 0):
                 # All must leave for the server that the settings name now, or two would hold parts of the stream.
-                same = not await connection.leads_elsewhere() and await self._note(connection, incarnation)
+                same = not await connection.leads_elsewhere() and await self._note_ends(connection, incarnation)
             if not same:
                 connection.distrust(incarnation)
                 self._wake()  # or a relay that sleeps would not find out what was lost
 
-    async def _ask(self, connection: RedisConnection) -> Seen | None:
+    async def _ask_server(self, connection: RedisConnection) -> SeenServer | None:
         """What the connection leads to. None: that cannot be told, and entries that are lost will not be noticed."""
         try:
             seen = await ask_incarnation(connection, self._streams, self._deadline_s)
         except Forbidden as code:
-            self._report(False, f"Redis refused: {code}; allow this user +info and +xinfo")
+            self._tell_whether_on(False, f"Redis refused: {code}; allow this user +info and +xinfo")
             return None
         if self._proxied:
             connection.entries.begin(seen.last_ids, seen.clock_ms)
             return None
         known = seen.incarnation.known
-        self._report(known, None if known else "INFO tells no run id or replication id")
+        self._tell_whether_on(known, None if known else "INFO tells no run id or replication id")
         return seen if known else None
 
-    async def _differ(self, connection: RedisConnection, incarnation: RedisIncarnation) -> bool:
+    async def _is_behind_proxy(self, connection: RedisConnection, incarnation: RedisIncarnation) -> bool:
         """Whether each connection is told another run id: then it is a proxy's, and says nothing of Redis.
 
         A few more are opened, only when an audit is due. A failover changes what they are told once, a proxy again and
@@ -207,7 +207,7 @@ class RedisLossAudit:
             return False
         self._proxied = True
         connection.run_ids_differ = True
-        self._report(False, PROXY)
+        self._tell_whether_on(False, PROXY)
         return True
 
     async def _gaps(
@@ -222,7 +222,7 @@ class RedisLossAudit:
                 gaps[stream] = gap
         return gaps
 
-    async def _note(self, connection: RedisConnection, incarnation: RedisIncarnation) -> bool:
+    async def _note_ends(self, connection: RedisConnection, incarnation: RedisIncarnation) -> bool:
         """Note in Postgres that the incarnation answered, and the end of its stream.
 
         False: another one holds the stream, or it has lost its end.
@@ -251,7 +251,7 @@ class RedisLossAudit:
             connection.entries.put_back(entries)  # for the next look
         return there
 
-    def _report(self, on: bool, reason: str | None) -> None:
+    def _tell_whether_on(self, on: bool, reason: str | None) -> None:
         if on != self._on:
             self._on = on
             self._observe(AuditChanged(on, reason))

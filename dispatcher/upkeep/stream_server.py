@@ -12,7 +12,7 @@ from dispatcher.core.incarnation import RedisIncarnation, StreamEnd
 from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session, describe
-from dispatcher.infra.redis.stream_end import Gap, KnownEnd, Seen
+from dispatcher.infra.redis.stream_end import Gap, KnownEnd, SeenServer
 from dispatcher.infra.sqlfiles import load
 
 EMPTIED = "the stream lost its end while Redis ran on (FLUSHALL, DEL, RENAME, an older copy)"
@@ -75,7 +75,7 @@ class StreamServers:
             with suppress(Unreachable):  # the lock goes with the session
                 await self._fetch(session, f"SELECT pg_advisory_unlock({locks.INCARNATION})", {})
 
-    async def audit(self, seen: Seen, stream: str, gap: Gap | None, life: int | None, so_far: int) -> AuditStep:
+    async def audit(self, seen: SeenServer, stream: str, gap: Gap | None, life: int | None, so_far: int) -> AuditStep:
         """Put back some rows of which the stream lost the entries; once it is done Postgres names this incarnation.
 
         `gap`: what a server that ran on lost, in this `life` of the stream; None: another incarnation holds it now.

@@ -429,7 +429,7 @@ async def test_what_is_published_and_settled_by_who_does_not_know_yet(
     await insert_events(db)
     session = await connect(PostgresTarget(database_url, "another"), "lane")
     batch = await claim(session, claim_id=new_claim_id(), dispatcher=7, limit=9)
-    real = audit._ask
+    real = audit._ask_server
 
     async def then_publish(asked: RedisConnection) -> Any:
         answer = await real(asked)
@@ -444,7 +444,7 @@ async def test_what_is_published_and_settled_by_who_does_not_know_yet(
             tap(Settled(1, 0, 0, 0, 0, 0))
         return answer
 
-    audit._ask = then_publish
+    audit._ask_server = then_publish
     await audit.verify(redis_connection)
     assert [event.rows for event in tap.all(Republished)] == [0]
     assert await statuses(db) == {"sent": 1}

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from dispatcher.core.decide import Refused
 from dispatcher.core.errors import Unreachable
@@ -18,7 +18,7 @@ PROBES = 5  # connections: of a proxy before two servers that deals them out by 
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenServer:
     """What a connection leads to. `replid2`: the replication id that it had as a replica; `ends`: by stream."""
 
     incarnation: RedisIncarnation  # without lives: Redis does not know of them
@@ -55,7 +55,7 @@ class Forbidden(Exception):
     """Our user may not ask. Or a proxy knows no such command. The text is the refusal, in short."""
 
 
-async def ask_incarnation(connection: RedisConnection, streams: Sequence[str], deadline_s: float) -> Seen:
+async def ask_incarnation(connection: RedisConnection, streams: Sequence[str], deadline_s: float) -> SeenServer:
     """Raises Forbidden, and Unreachable while nothing may be published there: a replica, a server that loads."""
     about, replication, *of_streams = await connection.send(
         [("INFO", "server"), ("INFO", "replication"), *[("XINFO", "STREAM", each) for each in streams]], deadline_s
@@ -70,7 +70,7 @@ async def ask_incarnation(connection: RedisConnection, streams: Sequence[str], d
         raise Unreachable("Redis is a replica: it takes no entries until it is promoted")
     incarnation = RedisIncarnation(fields.get("run_id", ""), fields.get("master_replid", ""))
     ends = {stream: _stream_end(reply) for stream, reply in zip(streams, of_streams, strict=True)}
-    return Seen(incarnation, fields.get("master_replid2", ""), ends, clock_in(about))
+    return SeenServer(incarnation, fields.get("master_replid2", ""), ends, clock_in(about))
 
 
 async def look_for_gap(
@@ -134,15 +134,17 @@ async def _has_holes(
     return True
 
 
-async def ask_elsewhere(connection: RedisConnection, run_id: str) -> str:
+async def ask_elsewhere(
+    connection: RedisConnection, run_id: str
+) -> Literal["same", "elsewhere", "differ", "not asked"]:
     """Open a few more connections: "same" when they are told this run id too.
 
     "elsewhere": all are told another one, as after a failover that this connection does not know of. "differ": they do
-    not agree; a proxy makes the run id up, or spreads connections over servers. "": they could not be asked.
+    not agree; a proxy makes the run id up, or spreads connections over servers. "not asked": they could not be opened.
     """
     told = [run_id, *[await connection.run_id_elsewhere() for _ in range(PROBES)]]
     if None in told:
-        return ""
+        return "not asked"
     if sum(one != other for one, other in pairwise(told)) > 1:
         return "differ"
     return "same" if told[0] == told[1] else "elsewhere"

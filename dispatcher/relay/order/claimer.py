@@ -153,7 +153,7 @@ class OrderedClaimer(Claimer):
             after=position.other,
             floor=floor,
             mark=mark,
-            mask=group.wire,
+            mask=group.mask_parameter,
             owned=group.open.bit_count(),
             slot_epochs=self._order.slots.slot_epochs(group.open),
             layout=self._policy.layout,

@@ -34,7 +34,7 @@ class SlotGroup:
         return self.mask & ~self.closed
 
     @property
-    def wire(self) -> str | None:
+    def mask_parameter(self) -> str | None:
         """The slots as the statements take them; None: all."""
         return None if self.open == ALL else "\\x" + self.open.to_bytes(SLOTS // 8, "little").hex()
 

@@ -154,7 +154,7 @@ class InOrder:
                 self._hold(batch.claim_id, row, key)
             dead = None if self.one_per_aggregate else held.after_dead(key)
             if dead is not None and dead.row_id == row.id:  # somebody retried it: nothing is missing
-                held.told(key, dead)
+                held.note_announced(key, dead)
             if dead is not None and dead.row_id < row.id and key not in {keys[each] for each in after_dead}:
                 after_dead[row.id] = dead.event_id
             kept.append(row)
@@ -180,7 +180,7 @@ class InOrder:
 
     def answered(self, batch: Batch, outcomes: BatchOutcomes) -> None:
         """The sink has answered rows of a claim: what is not in the stream holds its aggregate from here on."""
-        self.told(batch, outcomes)
+        self.note_announced(batch, outcomes)
         sent: Collection[int] = outcomes.sent_ids
         if len(sent) < len(batch.rows):
             sent = set(sent)
@@ -198,19 +198,19 @@ class InOrder:
                         flight.not_sent.pop(row_id, None)
             self._let_next_claim(flight, flight.in_hand & ~mask_of(flight.not_sent.values()))
 
-    def told(self, batch: Batch, outcomes: BatchOutcomes) -> None:
+    def note_announced(self, batch: Batch, outcomes: BatchOutcomes) -> None:
         """Note which dead events the entries that are in the stream have told of."""
         for row_id, event_id in batch.after_dead.items():
             dead = self.held.after_dead(batch.aggregate_keys[row_id])
             if dead is not None and dead.event_id == event_id and row_id in outcomes.sent_ids:
-                self.held.told(batch.aggregate_keys[row_id], dead)
+                self.held.note_announced(batch.aggregate_keys[row_id], dead)
 
     def settled(self, claim_id: str, outcomes: BatchOutcomes, settlement: Settlement) -> None:
         """What became of rows of a claim is written."""
         # Rows that were released may be in a later claim by now, before we hear of it: that one holds them.
         later = frozenset(row_id for row_id, (holder, _) in self._ours.items() if holder != claim_id)
         event_ids = {row_id: event_id for row_id, (_, event_id) in self._ours.items()}
-        if self.held.settled(outcomes, settlement.not_ours - later, settlement.undone | later, event_ids):
+        if self.held.note_settled(outcomes, settlement.not_ours - later, settlement.undone | later, event_ids):
             self.rescan()
             self.wake_relay()
         for row_id in [each for each in self._ours if self.held.state(each) != "ours"]:

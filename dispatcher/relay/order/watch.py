@@ -64,7 +64,7 @@ class HeldWatch:
         parameters = {"mask": mask, "claims": list(claims), "hold": held.hold, "most": MOST_DEAD, **self._of}
         for row_id, key, kind, event_id in await session.fetch(load("held_load"), parameters):
             if kind == "after":
-                held.died(row_id, key, event_id)
+                held.note_died(row_id, key, event_id)
             elif held.state(row_id) is None:
                 held.add(row_id, key, kind)
 
@@ -74,6 +74,6 @@ class HeldWatch:
         for first in range(0, len(rows), AT_ONCE):
             asked = rows[first : first + AT_ONCE]
             found = await session.fetch(load("held_check"), {"ids": asked, "claims": list(claims), **self._of})
-            again |= held.looked([(row_id, kind, event_id) for row_id, kind, event_id in found], asked)
+            again |= held.note_looked([(row_id, kind, event_id) for row_id, kind, event_id in found], asked)
         self._look_at = monotonic() + EVERY_S
         return again

@@ -156,7 +156,7 @@ class SinkAnswers:
             await self._reconciler.reconcile(self._gate, postgres, batch, outcomes, also=also)
 
         if self.order is not None:
-            self.order.told(batch, outcomes)
+            self.order.note_announced(batch, outcomes)
         await self._settler.settle(postgres, batch.claim_id, outcomes, batch=batch, on_moved=moved, tried=tried)
         # Rows that are kept aside keep `moved`, perhaps for hours, and `moved` keeps `also`: no batch from here on, or
         # the payloads of all of them would stay in memory.

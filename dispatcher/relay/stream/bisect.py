@@ -13,6 +13,7 @@ under which Redis itself ended twice come back marked as suspects, and are tried
 from collections import deque
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 import anyio
 
@@ -41,6 +42,13 @@ class IsolatedBatch:
 
     postgres: ReconnectingSession
     batch: Batch
+
+
+class CutAlone(NamedTuple):
+    """A row that was cut off while it was alone, and how many times in a row."""
+
+    row_id: int
+    times: int
 
 
 class PoisonBisector:
@@ -72,7 +80,7 @@ class PoisonBisector:
         self._changed = anyio.Event()  # replaced by whoever sets it
         self._suspects = Suspects(gate, publisher, stopping=stopping, observe=observe, rng=rng)
         self.order: InOrder | None = None  # set by the relay
-        self._alone: tuple[int, int] = (0, 0)  # the row that was cut off alone last, and how many times in a row
+        self._cut_alone: CutAlone | None = None  # the last one
 
     @property
     def claims(self) -> set[str]:
@@ -217,11 +225,12 @@ class PoisonBisector:
             half = len(missing) // 2
             return [missing[half:], missing[:half]]
         [row] = missing
-        times = self._alone[1] + 1 if self._alone[0] == row.id else 1
+        before = self._cut_alone
+        times = before.times + 1 if before is not None and before.row_id == row.id else 1
         if times < PROOFS:
-            self._alone = (row.id, times)
+            self._cut_alone = CutAlone(row.id, times)
             return [missing]
-        self._alone = (0, 0)
+        self._cut_alone = None
         size = len(row.payload.encode())
         error = (
             f"the connection to Redis is closed from there whenever this row is sent, alone: payload of {size} bytes"
