@@ -1,10 +1,12 @@
 """The settler: writes outcomes to Postgres until they are written, or keeps aside what is refused again and again."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from itertools import chain
 from random import Random
 from time import monotonic
 
+import anyio
 import psycopg
 
 from dispatcher.core.errors import SessionLost, StreamMoved
@@ -17,6 +19,8 @@ from dispatcher.relay.aside import MOST_BATCHES, KeptAside, KeptBatch, OnMoved
 from dispatcher.relay.undone import settle_undone
 from dispatcher.stages.settle import Settlement, settle
 
+WAIT_S = 0.05  # how long a settle waits for the one that began before it
+
 
 class Settler:
     """Settles for one relay, several batches at once. `wake(delay_s)`: a row is due again in so many seconds.
@@ -26,7 +30,7 @@ class Settler:
     settled, and not as sent.
 
     `aside.run()` has to run beside. `batch_size`: rows. `on_aside_round()` is called after each round of what is kept
-    aside: a pause may be waiting for it.
+    aside: a pause may be waiting for it. `wait_s`: how long a settle waits for the one before.
     """
 
     def __init__(
@@ -40,12 +44,15 @@ class Settler:
         on_aside_round: Callable[[], None],
         observe: Observer,
         rng: Random,
+        wait_s: float = WAIT_S,
     ) -> None:
         self._wake = wake
         self._doubt = doubt
         self._given_back = given_back
         self._observe = observe
         self._rng = rng
+        self._wait_s = wait_s
+        self._last: anyio.Event | None = None  # set when the settle that began last has ended
         # Called with the claim; set by the relay, if there is an order.
         self.on_settled: Callable[[str, BatchOutcomes, Settlement], None] | None = None
         self.aside = KeptAside(
@@ -79,7 +86,8 @@ class Settler:
             session = await postgres.get_any()
             began = monotonic()
             try:
-                settlement = await settle(session, claim_id, outcomes)
+                async with self._one_by_one():
+                    settlement = await settle(session, claim_id, outcomes)
                 break
             except StreamMoved:
                 if on_moved is None or batch is None:
@@ -119,13 +127,32 @@ class Settler:
         incarnations = [part.incarnation for part in parts if part.incarnation is not None]
         session = await postgres.get_any()
         try:
-            settlement = await settle(session, claim_id, whole, incarnations=incarnations)
+            async with self._one_by_one():
+                settlement = await settle(session, claim_id, whole, incarnations=incarnations)
         except (StreamMoved, SessionLost, psycopg.Error):
             return frozenset(whole.sent_ids)
         if settlement.not_ours and settlement.wrote_nothing:
             self._doubt()
         self._tell(claim_id, whole, settlement)
         return settlement.undone
+
+    @asynccontextmanager
+    async def _one_by_one(self) -> AsyncIterator[None]:
+        """Begin a settle when the one before it has ended: else its rows would leave their pages.
+
+        A settled row stays in its page if the version of before its claim can be removed from there. Postgres keeps
+        that as long as a statement runs that began before the claim was committed. With batches of 512 the settle of
+        the batch before was one, and up to an eighth of the rows moved: such a row is written to the WAL whole.
+        """
+        before, this = self._last, anyio.Event()
+        self._last = this
+        try:
+            if before is not None and not before.is_set():
+                with anyio.move_on_after(self._wait_s):  # it may wait for a row that somebody locked: go on without it
+                    await before.wait()
+            yield
+        finally:
+            this.set()
 
     def _tell(self, claim_id: str, outcomes: BatchOutcomes, settlement: Settlement) -> None:
         if self.on_settled is not None:
