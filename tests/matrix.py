@@ -173,9 +173,19 @@ def tested(leg: Leg, variables: Sequence[str], jobs: str, arguments: Sequence[st
     closings = re.findall(
         r"^(?:=+ )?(\d+ (?:passed|failed|error|skipped).* in [\d.]+s.*?)(?: =+)?$", text, re.MULTILINE
     )
-    failed = re.findall(r"^(?:FAILED|ERROR) tests/\S+", text, re.MULTILINE)
+    among, alone, again = text.partition("== make test, once more and alone: ")
     lines = [", once more and alone: ".join(closings) or f"no tests ran, see {path.relative_to(ROOT)}"]
-    return done.returncode == 0, "\n    ".join([*lines, *dict.fromkeys(failed)])
+    twice = failed_in(again)
+    came = {
+        name: ("failed twice" if name in twice else "passed alone") if alone else "failed" for name in failed_in(among)
+    }
+    lines += [f"{name}: {what}" for name, what in sorted(came.items())]
+    return done.returncode == 0, "\n    ".join(lines)
+
+
+def failed_in(text: str) -> set[str]:
+    """The tests that pytest's summary names as failed."""
+    return set(re.findall(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", text, re.MULTILINE))
 
 
 def chosen(arguments: argparse.Namespace) -> Sequence[Leg]:
