@@ -15,11 +15,11 @@ NAMES = ["a..b", "x" * 70 + ".example"]
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_it_is_said(name: str) -> None:
-    with pytest.raises(Unreachable, match=r"cannot be resolved .*label empty or too long"):
+    with pytest.raises(Unreachable, match=r"cannot be resolved .*label (empty|too long)"):
         await connect(PostgresTarget(f"postgresql://u:pw@{name}/db", "test"), "test")
     target = RedisTarget.parse(f"redis://{name}:6379/0")
     redis = RedisConnection(target, name="n", streams=("s",), connect_timeout_s=30.0, on_lost=lambda why: None)
-    with pytest.raises(Unreachable, match="label empty or too long"):
+    with pytest.raises(Unreachable, match="label (empty|too long)"):
         await redis.connect()
 
 
