@@ -19,7 +19,7 @@ async def test_it_is_said(name: str) -> None:
         await connect(PostgresTarget(f"postgresql://u:pw@{name}/db", "test"), "test")
     target = RedisTarget.parse(f"redis://{name}:6379/0")
     redis = RedisConnection(target, name="n", streams=("s",), connect_timeout_s=30.0, on_lost=lambda why: None)
-    with pytest.raises(Unreachable, match="label (empty|too long)"):
+    with pytest.raises(Unreachable, match=r"label (empty|too long)"):
         await redis.connect()
 
 
