@@ -1,6 +1,5 @@
 """Django's ORM in handlers and consumers: connections that Postgres ended are no reason to fail for ever."""
 
-import asyncio
 import threading
 from typing import Any
 from uuid import uuid4
@@ -15,6 +14,7 @@ from tests.support.consumers import consuming, group, publish, until_nothing_is_
 from tests.support.handlers import MakeModule
 from tests.support.rows import insert_events, read_table
 from tests.support.running import StartDispatcher
+from tests.support.waiting import becomes
 
 Db = psycopg.AsyncConnection[Any]
 NAME = "the application"
@@ -104,8 +104,5 @@ async def test_a_consumer_goes_on_after_its_sessions_were_ended(
             await end_sessions(db)
         for name in ("a", "b", "last"):
             await publish(redis, name)
-        await until_nothing_is_pending(redis)
-        async with asyncio.timeout(50):
-            while len(orm.done) < 5:
-                await running.next()
+        await becomes(lambda: len(orm.done), 5, "how often the work was done")
     assert len(set(orm.done)) == 3
