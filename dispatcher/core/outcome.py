@@ -125,9 +125,9 @@ class BatchOutcomes:
         self.sent_ids.clear()
         self.stream_ids.clear()
 
-    def waiting(self, without: Collection[int] = ()) -> int:
-        """How many rows wait at no cost, `without` these."""
-        return sum(isinstance(each, Waits) and row_id not in without for row_id, each in self.retries)
+    def buried(self, without: Collection[int]) -> list[tuple[int, str]]:
+        """Id and error of each row that is dead, `without` these, which were not written."""
+        return [(row_id, dead.error) for row_id, dead in self.dead if row_id not in without]
 
     def add(self, row_id: int, outcome: Outcome) -> None:
         """File one row's outcome."""

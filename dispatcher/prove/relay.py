@@ -64,7 +64,7 @@ class NoPause:
         """Nothing is held back."""
 
 
-class CanaryRelay:
+class ProofRelay:
     """`name`: what Postgres and Redis know its connections by.
 
     `layout`: the fingerprint that stands in Postgres. Whichever it is, proof events go to a stream of their own.
@@ -83,7 +83,7 @@ class CanaryRelay:
             slots=ALL_SLOTS,
             heartbeat_channel=f"outbox_ping_{uuid4().hex}",
             observe=observe,
-            canary_events=True,
+            proof_events=True,
         )
 
         def connection(name: str) -> RedisConnection:

@@ -20,7 +20,7 @@ from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.pause import read_layout
 from dispatcher.ops.session import ask
-from dispatcher.prove.relay import CanaryRelay
+from dispatcher.prove.relay import ProofRelay
 from dispatcher.prove.traffic import DEADLINE_S, Disturber, Ledger, Producer, read_stream, refuse_foreign
 from dispatcher.service.targets import PostgresTargets
 from dispatcher.settings import Settings
@@ -73,7 +73,7 @@ async def prove(settings: Settings, plan: Plan, screen: Screen, observe: Observe
     """Raises Misconfigured or Unreachable when it cannot begin; proof events are removed then too."""
     where = PostgresTargets(settings, "prove").direct()
     layout = await ask(where, "prove", lambda session: read_layout(session.fetch))
-    relay = CanaryRelay(settings, plan.stream, layout, observe)
+    relay = ProofRelay(settings, plan.stream, layout, observe)
     ledger, disturber = Ledger(), Disturber(relay)
     targets = PostgresTargets(settings, f"prove {relay.name}")
     producers = [ReconnectingSession(targets.database, f"prove-{n}", rng=SystemRandom()) for n in range(PRODUCERS)]
@@ -109,7 +109,7 @@ async def prove(settings: Settings, plan: Plan, screen: Screen, observe: Observe
     return Proof(ledger.tally, ledger.unknown, statuses, tuple(disturber.done), tuple(sorted(disturber.refused)), left)
 
 
-async def _refuse_another(relay: CanaryRelay) -> None:
+async def _refuse_another(relay: ProofRelay) -> None:
     """Raise Misconfigured while another one runs: each would delete what the other has yet to count."""
     session = await relay.sessions.chores.get()
     if session.pooled:
@@ -151,7 +151,7 @@ async def _statuses(postgres: ReconnectingSession, ledger: Ledger) -> dict[str, 
     return counted
 
 
-async def _clean(relay: CanaryRelay, postgres: ReconnectingSession, stream: str, ledger: Ledger) -> tuple[str, ...]:
+async def _clean(relay: ProofRelay, postgres: ReconnectingSession, stream: str, ledger: Ledger) -> tuple[str, ...]:
     """Delete the rows and the stream; returns what is left, with the words of the server."""
     left: list[str] = []
     session = await postgres.get()

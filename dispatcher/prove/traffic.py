@@ -17,7 +17,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.redis.connection import RedisConnection, client_name
 from dispatcher.infra.redis.replies import ids_named
 from dispatcher.infra.sqlfiles import load
-from dispatcher.prove.relay import CanaryRelay
+from dispatcher.prove.relay import ProofRelay
 from dispatcher.stages.claim import PROOF_EVENT_TYPE
 
 PAGE = 500  # entries of one read
@@ -142,7 +142,7 @@ def _next(stream_id: str) -> str:
 class Disturber:
     """Ends one connection of the relay every few seconds, in turn: each session to Postgres, then that to Redis."""
 
-    def __init__(self, relay: CanaryRelay) -> None:
+    def __init__(self, relay: ProofRelay) -> None:
         self._relay = relay
         self.done: list[str] = []  # what was ended, in order
         self.refused: set[str] = set()  # what may not be ended here, with the server's words

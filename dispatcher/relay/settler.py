@@ -163,17 +163,16 @@ class Settler:
             self._wake(0.0)  # due again, and a lane that sleeps looked while we still held them
         if outcomes.retries:
             self._wake(min(retry.delay_s for _, retry in outcomes.retries))
-        if dead := [(row_id, dead.error) for row_id, dead in outcomes.dead if row_id not in settlement.not_ours]:
+        if dead := outcomes.buried(settlement.not_ours | settlement.undone):
             self._observe(Buried(dead))
-        waiting = outcomes.waiting(settlement.not_ours) if outcomes.retries else 0
         self._observe(
             Settled(
                 sent=settlement.sent,
-                retried=settlement.retried - waiting,
+                retried=settlement.retried,
                 dead=settlement.dead,
                 released=settlement.released,
                 unknown=len(outcomes.unknown),
                 lost=len(settlement.not_ours),
-                waiting=waiting,
+                waiting=settlement.waiting,
             )
         )

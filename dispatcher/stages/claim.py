@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import psycopg
 
+from dispatcher.core.errors import SessionLost
 from dispatcher.core.pacing import CLAIM_BYTES
 from dispatcher.core.row import NOT_READ, READ_LATER, Batch, ClaimedRow, HandlerMark
 from dispatcher.infra.postgres.session import Session
@@ -230,8 +231,11 @@ async def _read(session: Session, claim_id: str, rows: list[tuple[Any, ...]], mo
                 break
         if end < len(rows):
             await release(session, [claim_id], [row[0] for row in rows[end:]])
-    except psycopg.Error:
-        await release(session, [claim_id])
+    except psycopg.Error as error:
+        try:
+            await release(session, [claim_id])
+        except psycopg.Error as refused:
+            raise SessionLost(f"the rows are claimed, and Postgres refuses to release them ({refused})") from error
         raise
     return ReadRows(kept, end < len(rows))
 

@@ -24,6 +24,7 @@ NO_STREAMS: Mapping[str, object] = {"streams": None, "run_ids": None, "replids":
 class Settlement(NamedTuple):
     """How many rows each statement changed, and which it did not.
 
+    `retried` are those that it cost an attempt; `waiting` those that it did not.
     `not_ours`: another dispatcher had taken them over. `undone`: they bear our claim as before, though the statement
     raised no error: a trigger undid it.
     """
@@ -34,11 +35,12 @@ class Settlement(NamedTuple):
     released: int
     not_ours: frozenset[int]
     undone: frozenset[int] = frozenset()
+    waiting: int = 0
 
     @property
     def wrote_nothing(self) -> bool:
         """Whether no row was settled."""
-        return not (self.sent or self.retried or self.dead or self.released)
+        return not (self.sent or self.retried or self.waiting or self.dead or self.released)
 
 
 async def settle(
@@ -94,7 +96,9 @@ async def settle(
         released = await release(session, [claim_id], outcomes.released)
     unchanged = frozenset(outcomes.known_ids() - sent - retried - dead - released)
     undone = await _still_ours(session, claim_id, unchanged) if unchanged else unchanged
-    return Settlement(len(sent), len(retried), len(dead), len(released), unchanged - undone, undone)
+    waiting = sum(isinstance(retry, Waits) and row_id in retried for row_id, retry in outcomes.retries)
+    costs = len(retried) - waiting
+    return Settlement(len(sent), costs, len(dead), len(released), unchanged - undone, undone, waiting)
 
 
 async def _still_ours(session: Session, claim_id: str, ids: frozenset[int]) -> frozenset[int]:

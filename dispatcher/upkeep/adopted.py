@@ -26,7 +26,7 @@ class AdoptedRow(NamedTuple):
 
     @property
     def floor(self) -> str | None:
-        """The entry id after which it may be in the stream; None: a handler's, a canary, or `picked` by a person."""
+        """The entry id after which it may be in the stream; None: a handler's, a proof event, or `picked` by hand."""
         return None if self.event_type == PROOF_EVENT_TYPE or self.stream_id in tuple(HandlerMark) else self.stream_id
 
 

@@ -30,11 +30,11 @@ def tell_charged(
 ) -> None:
     """Tell of these rows as whoever handles one does."""
     errors = {row_id: each.error for row_id, each in [*outcomes.retries, *outcomes.dead]}
+    unwritten = settlement.not_ours | settlement.undone
     for row in rows:
-        if row.id not in settlement.not_ours:
+        if row.id not in unwritten:
             observe(Handled(row.id, row.event_type, "lost", 0.0, 0.0, errors[row.id]))
-    if dead := [(row_id, dead.error) for row_id, dead in outcomes.dead if row_id not in settlement.not_ours]:
+    if dead := outcomes.buried(unwritten):
         observe(Buried(dead))
-    waiting = outcomes.waiting(settlement.not_ours)
-    retried = settlement.retried - waiting
+    retried, waiting = settlement.retried, settlement.waiting
     observe(Settled(sent=0, retried=retried, dead=settlement.dead, released=0, unknown=0, lost=0, waiting=waiting))

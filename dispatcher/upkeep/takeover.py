@@ -272,17 +272,19 @@ class Takeover:
 
     async def _settle_part(self, session: Session, adopted: Adopted) -> None:
         streams = self._layout.keys_by_row(adopted.rows)
+        undone = frozenset[int]()  # still claimed; those of them that are in a stream must not be published again
         *others, last = await self._search.find(session, adopted) or [Found({}, None)]
         for found, incarnation in others:
             there = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)
-            await settle(session, adopted.claim_id, there)
+            undone |= (await settle(session, adopted.claim_id, there)).undone
         found, incarnation = last
         outcomes = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)
         charged = [row for row in adopted.rows if row.stream_id in tuple(HandlerMark)]
         for row in charged:
             outcomes.add(row.id, charge(row, adopted.cause, self._retry, self._rng))
         settlement = await settle(session, adopted.claim_id, outcomes)
-        await release(session, [adopted.claim_id], [row.id for row in adopted.rows if row.id not in settlement.undone])
+        undone |= settlement.undone
+        await release(session, [adopted.claim_id], [row.id for row in adopted.rows if row.id not in undone])
         in_streams = len(found) + sum(len(other.entries) for other in others)
         self._observe(Reconciled(in_streams, len(adopted.rows) - in_streams))
         if charged:

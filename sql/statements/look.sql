@@ -1,5 +1,5 @@
 -- look: asks when the next row is due.
--- Parameters: slots (only slots below this number), canary_events (whether only events of `dispatcher prove`, or all others), usage
+-- Parameters: slots (only slots below this number), proof_events (whether only events of `dispatcher prove`, or all others), usage
 --   (whether to ask for the notification queue).
 -- Parameters with an order: lows, highs (ranges of slots that we own; slots does not matter then).
 -- Returns: one row: seconds until the first claimable row is due (0 or less: now; NULL: there is none); share of the notification
@@ -18,7 +18,7 @@ SELECT
         WHERE NOT d.settled
           AND d.status <> 'picked'
           --any: AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
-          AND (d.event_type = 'dispatcher.prove') = %(canary_events)s
+          AND (d.event_type = 'dispatcher.prove') = %(proof_events)s
           AND d.next_run_at < 'infinity' -- parked; Postgres 16 cannot subtract it
         ORDER BY d.next_run_at, d.id
         --owned: LIMIT 1000

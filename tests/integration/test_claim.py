@@ -11,6 +11,7 @@ import pytest
 from anyio import create_task_group
 
 from dispatcher.core.entry import EntryFormat
+from dispatcher.core.errors import SessionLost
 from dispatcher.core.pacing import CLAIM_BYTES
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.connect import connect
@@ -123,6 +124,19 @@ async def test_a_claim_is_bounded_in_bytes_before_any_row_was_seen(session, db, 
     assert read == rows
 
 
+async def test_rows_that_do_not_fit_and_cannot_be_released_may_be_claimed(session, db):
+    """The caller has to know: no error of a statement that did nothing, after which nobody would hold them."""
+    rows = await insert_events(db, 12, payload=RANDOM)
+    await db.execute("""
+        CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+        CREATE TRIGGER refuse BEFORE UPDATE ON messaging.message_outbox FOR EACH ROW WHEN (NEW.status = 'pending')
+            EXECUTE FUNCTION public.refuse()
+    """)
+    with pytest.raises(SessionLost, match="are claimed, and Postgres refuses to release them"):
+        await take(session, most_bytes=2**20)
+    assert await statuses(db) == {"picked": len(rows)}
+
+
 async def test_rows_of_all_sizes_keep_their_order(session, db):
     rows = []
     for payload in (None, RANDOM, None, NUMBERS, COMPRESSED, RANDOM, None, RANDOM, None, RANDOM):
@@ -211,8 +225,8 @@ async def test_only_what_is_due_by_the_servers_clock(session, db):
 async def test_a_parked_row_is_waited_for_by_nobody(session, db):
     """Postgres 16 cannot even subtract infinity from a time: one parked row would fail every look."""
     await insert_events(db, next_run_at="infinity")
-    assert await session.fetch(load("look"), {"slots": 256, "canary_events": False, "usage": False}) == [(None, None)]
-    assert await session.fetch(load("doze"), {"slots": 256, "canary_events": False}) == [("asleep", None)]
+    assert await session.fetch(load("look"), {"slots": 256, "proof_events": False, "usage": False}) == [(None, None)]
+    assert await session.fetch(load("doze"), {"slots": 256, "proof_events": False}) == [("asleep", None)]
     [(backlog, age_s, _)] = await session.fetch(load("sample"), {"bound": 10, "now": None})
     assert (backlog, age_s) == (1, 0)
 

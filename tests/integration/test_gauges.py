@@ -69,7 +69,7 @@ async def test_what_is_settled_is_no_backlog(session, db, redis, tap):
     assert (await sample(session, redis, tap)).backlog == 6
 
 
-async def test_canary_events_that_were_left_behind_are_no_backlog(session, db, redis, tap):
+async def test_proof_events_that_were_left_behind_are_no_backlog(session, db, redis, tap):
     await insert_events(db, 4, event_type=PROOF_EVENT_TYPE)
     await insert_events(db, 3)
     assert (await sample(session, redis, tap)).backlog == 3

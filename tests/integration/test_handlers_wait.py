@@ -227,7 +227,7 @@ def test_a_wait_has_an_end(after: float | timedelta) -> None:
         raise Wait(after)
 
 
-async def test_a_type_that_may_run_no_more_leaves_canary_events_alone(
+async def test_a_type_that_may_run_no_more_leaves_proof_events_alone(
     dispatcher: StartDispatcher, handlers_module: MakeModule, db: Db
 ) -> None:
     """Those of `dispatcher prove` have no handler either, and are no dead letters."""

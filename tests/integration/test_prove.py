@@ -42,7 +42,7 @@ async def test_beside_a_dispatcher_it_proves_and_leaves_nothing(
     assert (report["committed"], report["received"], report["rows"]) == (100, 100, {"sent": 100})
     assert report["left_behind"] == []
     assert await redis.keys("*") == [STREAM]
-    assert await redis.xlen(STREAM) == 5  # no consumer of it got a canary
+    assert await redis.xlen(STREAM) == 5  # no consumer of it got a proof event
     [(rows,)] = await (await db.execute("SELECT count(*) FROM messaging.message_outbox")).fetchall()
     assert rows == 5
 
@@ -90,7 +90,7 @@ async def test_an_entry_that_comes_twice_is_seen(heard: HearCommand, redis: "Red
     assert report["duplicated"] > 0
 
 
-async def test_no_dispatcher_takes_a_canary_and_none_is_late(
+async def test_no_dispatcher_takes_a_proof_event_and_none_is_late(
     dispatcher: StartDispatcher, command: RunCommand, db: psycopg.AsyncConnection
 ) -> None:
     await insert_events(db, 3, event_type="dispatcher.prove")

@@ -161,7 +161,7 @@ PARAMETERS: dict[str, object] = {
     "at_epochs": [1],
     "share": 256,
     "seen_at": None,
-    "canary_events": False,
+    "proof_events": False,
     "json": "{}",
     "types": ["mail.sent"],
     "handled": False,

@@ -30,7 +30,7 @@ PARAMETERS: dict[str, object] = {
     "fresh_id": 0,
     "fresh": 10,
     "slots": 256,
-    "canary_events": False,
+    "proof_events": False,
     "limit": 10,
     "most_bytes": 1_048_576,
     "window": 10,

@@ -8,7 +8,8 @@ import anyio
 import psycopg
 import pytest
 
-from dispatcher.core.outcome import BatchOutcomes, Sent
+from dispatcher.core.events import Buried, Settled
+from dispatcher.core.outcome import BatchOutcomes, FailedForGood, Sent, Waits
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.relay.settler import Settler
@@ -35,11 +36,8 @@ async def lanes(database_url: str) -> AsyncIterator[list[ReconnectingSession]]:
         tasks.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize(("wait_s", "waits"), [(60.0, True), (0.01, False)], ids=["waits", "goes on"])
-async def test_a_settle_waits_for_the_one_before_but_not_for_long(
-    db: Db, database_url: str, lanes: list[ReconnectingSession], tap: Tap, wait_s: float, waits: bool
-) -> None:
-    settler = Settler(
+def make_settler(tap: Tap, wait_s: float = 1.0) -> Settler:
+    return Settler(
         batch_size=1,
         lease_s=30.0,
         wake=lambda delay_s: None,
@@ -50,6 +48,13 @@ async def test_a_settle_waits_for_the_one_before_but_not_for_long(
         rng=Random(1),
         wait_s=wait_s,
     )
+
+
+@pytest.mark.parametrize(("wait_s", "waits"), [(60.0, True), (0.01, False)], ids=["waits", "goes on"])
+async def test_a_settle_waits_for_the_one_before_but_not_for_long(
+    db: Db, database_url: str, lanes: list[ReconnectingSession], tap: Tap, wait_s: float, waits: bool
+) -> None:
+    settler = make_settler(tap, wait_s)
     ids = await insert_events(db, 2)
     claims = [await claim(await lane.get(), claim_id=new_claim_id(), dispatcher=None, limit=1) for lane in lanes]
     assert [[row.id for row in batch.rows] for batch in claims] == [[row_id] for row_id in ids]
@@ -82,3 +87,37 @@ async def test_a_settle_waits_for_the_one_before_but_not_for_long(
         await until(lambda: len(ended) == 2, "both are settled")
     assert ended == ([0, 1] if waits else [1, 0])
     assert await statuses(db) == {"sent": 2}
+
+
+async def test_a_row_that_waits_is_counted_by_the_settle_that_wrote_it(
+    db: Db, lanes: list[ReconnectingSession], tap: Tap
+) -> None:
+    """When its answer was lost the next try finds nothing to write. A count below 0 would end the process."""
+    settler = make_settler(tap)
+    [row_id] = await insert_events(db, 1)
+    claim_id = new_claim_id()
+    await claim(await lanes[0].get(), claim_id=claim_id, dispatcher=None, limit=1)
+    outcomes = BatchOutcomes.of([(row_id, Waits(60.0, "no credit"))], None)
+    for _ in range(2):
+        await settler.settle(lanes[0], claim_id, outcomes, tried=True)
+    found = [(each.retried, each.waiting) for each in tap.all(Settled)]
+    assert found == [(0, 1), (0, 0)]
+
+
+async def test_a_dead_row_is_told_once_it_is_written(db: Db, lanes: list[ReconnectingSession], tap: Tap) -> None:
+    """Not when a trigger undoes it: it is tried again and again, and would be told as often."""
+    settler = make_settler(tap)
+    [row_id] = await insert_events(db, 1)
+    claim_id = new_claim_id()
+    await claim(await lanes[0].get(), claim_id=claim_id, dispatcher=None, limit=1)
+    await db.execute("""
+        CREATE FUNCTION public.undo() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+        CREATE TRIGGER undo BEFORE UPDATE ON messaging.message_outbox FOR EACH ROW WHEN (NEW.status = 'dead')
+            EXECUTE FUNCTION public.undo()
+    """)
+    outcomes = BatchOutcomes.of([(row_id, FailedForGood("no such room"))], None)
+    await settler.settle(lanes[0], claim_id, outcomes)
+    assert tap.all(Buried) == []
+    await db.execute("DROP TRIGGER undo ON messaging.message_outbox")
+    await settler.settle(lanes[0], claim_id, outcomes)
+    assert tap.all(Buried) == [Buried([(row_id, "no such room")])]

@@ -257,7 +257,7 @@ async def test_a_clean_stop_that_leaves_claims_is_succeeded(
     assert await read_table(db, "dispatcher") == []
 
 
-async def test_canary_events_are_not_searched_for(owner, session, succeed, db, redis, tap):
+async def test_proof_events_are_not_searched_for(owner, session, succeed, db, redis, tap):
     """They are in a stream of their own: from their floor on all of ours would be read."""
     await insert_events(db, 3, event_type=PROOF_EVENT_TYPE)
     _, control = owner

@@ -125,7 +125,7 @@ class OrderedClaimer(Claimer):
             held.let_go_meanwhile.clear()
             cursor.begin(began)
             await cursor.prove(session, self._sessions())
-            from_start = not cursor.running
+            sure = not cursor.running  # no transaction is open that may have written rows before the position
             wanted = self._wanted(group, limit, floor, mark)
             found = None
             if not held.later_event_seen and not self._held_back and not held.rows("locked", "free"):
@@ -138,7 +138,7 @@ class OrderedClaimer(Claimer):
             self._order.groups.note(group, batch.aggregate_keys.values(), full=group.more)
             if batch.rows or batch.undone_by_trigger or group.more:
                 return batch
-            if from_start:
+            if sure:
                 cursor.ended(monotonic())
                 return batch
             cursor.reset()  # a transaction may be over during which its position was right
@@ -204,8 +204,8 @@ class OrderedClaimer(Claimer):
 
         One look tells of 10,000 of them: a later event behind one of which it does not tell would go out before it.
         """
-        held, none_else = self._order.held, replace(wanted, limit=0, fresh_limit=0, by_id=())
-        while rows := await peek(session, replace(none_else, parked=held.rows("parked"))):
+        held, parked_only = self._order.held, replace(wanted, limit=0, fresh_limit=0, by_id=())
+        while rows := await peek(session, replace(parked_only, parked=held.rows("parked"))):
             for row in rows:
                 held.add(row.id, row.aggregate_key, "parked")
 

@@ -1,6 +1,6 @@
 """What becomes of what one sink was sent: wait for its replies, decide each row's outcome, settle.
 
-The AfterTurn (finish.py) calls it once a turn is over, for each sink of the batch, while the next lane already claims.
+AfterTurn (after_turn.py) calls it once a turn is over, for each sink of the batch, while the next lane already claims.
 `Settler` (relay/settler.py) writes the outcomes to Postgres.
 """
 

@@ -20,8 +20,8 @@ ASK_EVERY_S = 0.1
 class RowsOfOurs:
     """Which rows the doorbell looks for: parameters of doze.sql and look.sql. `owned()`: with an order, our slots."""
 
-    def __init__(self, slots: int, *, canary_events: bool = False, owned: Callable[[], Ranges] | None = None) -> None:
-        self._fixed: dict[str, object] = {"slots": slots, "canary_events": canary_events}
+    def __init__(self, slots: int, *, proof_events: bool = False, owned: Callable[[], Ranges] | None = None) -> None:
+        self._fixed: dict[str, object] = {"slots": slots, "proof_events": proof_events}
         self._owned = owned
 
     @property

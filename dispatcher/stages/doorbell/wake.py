@@ -55,7 +55,7 @@ class Doorbell:
         heartbeat_channel: str,
         observe: Observer,
         clock: Callable[[], float] = monotonic,
-        canary_events: bool = False,
+        proof_events: bool = False,
         owners: OwnerBell | None = None,
     ) -> None:
         self._control = control
@@ -67,7 +67,7 @@ class Doorbell:
         self._backoff = PollBackoff(tick_s)
         self._owners = owners
         owned = None if owners is None else lambda: owners.ranges
-        self._rows = RowsOfOurs(slots, canary_events=canary_events, owned=owned)
+        self._rows = RowsOfOurs(slots, proof_events=proof_events, owned=owned)
         self._due_check = DueCheck(self._rows, observe, clock)
         self._arrivals = ArrivalRate()
         self._session: Session | None = None  # the session the fields below speak of
