@@ -139,6 +139,8 @@ async def consuming(
             if pool == "blocking pool":
                 blocking = sync.Redis.from_pool(sync.BlockingConnectionPool.from_url(url, **client))
             stack.callback(blocking.close)
+            if pool == "cluster":
+                stack.callback(blocking.disconnect_connection_pools)  # which close() leaves open, if made by from_url
             store = RedisDedupStore(blocking, GROUP) if dedup else None
             consumer = Consumer(blocking, settings, dedup=store, outages=outages, concurrency=concurrency)
         else:
