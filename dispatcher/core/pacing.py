@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from math import exp, inf
 
-# Bytes of payloads and headers in UTF-8. In Python's memory a text with one whale in it takes four times as much.
+# Bytes of payloads and headers in UTF-8. In Python's memory a text with one emoji takes four bytes a character.
 CLAIM_BYTES = 4 * 1024 * 1024  # that one claim brings, as claim.sql and read_row.sql have it
 HANDLER_BYTES = 12 * 1024 * 1024  # of all rows that are claimed for handlers and not settled
 HOLD_BACK_AT = 0.9  # of MAXLEN unread by the slowest group: backpressure begins

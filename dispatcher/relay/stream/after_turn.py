@@ -25,8 +25,6 @@ from dispatcher.stages.publish import SentBatch, replies_of
 PATIENCE_S = 0.05  # how long a lane waits for the slowest shard of its batch
 TOGETHER_S = 0.005  # how long those that have answered wait for others, to be settled with them
 
-Answer = asyncio.Future[list[Any]]
-
 
 class WrittenPart(NamedTuple):
     """What a turn wrote to one sink, and the rows that are isolated because they failed before.
