@@ -23,7 +23,7 @@ except ImportError:  # from SQLAlchemy 2.1 on, where greenlet is not installed: 
     _T = TypeVar("_T")
 
     class _Absent(Generic[_T]):
-        """No object is one."""
+        """Stands for a class that cannot be imported: isinstance() of it is always false."""
 
     AsyncConnection = AsyncEngine = AsyncSession = async_scoped_session = _Absent  # type: ignore[assignment, misc]
 

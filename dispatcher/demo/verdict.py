@@ -27,7 +27,7 @@ class Verdict:
 
 
 def late(latency: Histogram, of: str = "") -> Check:
-    """Whether the p95 is over the SLA."""
+    """Fails when the p95 is not under the SLA (SLA_P95_MS, milliseconds). `of`: which events, for the text."""
     p95_ms = latency.quantile(0.95) / 1e6
     return p95_ms >= SLA_P95_MS, f"p95{of} is {p95_ms:,.0f} ms, the SLA is under {SLA_P95_MS:,.0f} ms"
 

@@ -142,7 +142,7 @@ class Settler:
 
         A settled row stays in its page if the version of before its claim can be removed from there. Postgres keeps
         that as long as a statement runs that began before the claim was committed. With batches of 512 the settle of
-        the batch before was one, and up to an eighth of the rows moved: such a row is written to the WAL whole.
+        the batch before was one, and up to 18 in 100 rows moved: such a row is written to the WAL whole.
         """
         before, this = self._last, anyio.Event()
         self._last = this

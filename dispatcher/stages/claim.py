@@ -49,7 +49,7 @@ class EventTypeFilter:
     only_these: bool
 
     def parameters(self) -> dict[str, object]:
-        """As the statements take it."""
+        """The parameters `types` and `handled` of claim.sql. A claim of all but these leaves out proof events too."""
         types = [*self.types, *(() if self.only_these else (PROOF_EVENT_TYPE,))]
         return {"types": types, "handled": self.only_these}
 
@@ -63,7 +63,7 @@ class Texts:
 
 
 class NoTexts(Enum):
-    """Why a row has none."""
+    """Why a row whose texts were read later has none: it is left out, or released."""
 
     DELETED = auto()  # somebody deleted it meanwhile
     NO_ROOM = auto()  # it does not fit in the budget any more

@@ -33,7 +33,7 @@ class Meter:
         return Counter(name, documentation, labels, registry=self.registry)
 
     def gauge(self, across: Across, name: str, documentation: str, *labels: str) -> Gauge:
-        """A gauge; it begins at 0."""
+        """A gauge. `across`: how merge.py makes one value of those of several processes."""
         self.across[name] = across
         return Gauge(name, documentation, labels, registry=self.registry)
 

@@ -79,7 +79,7 @@ class RedisUp:
         meter.hear(events.Sampled, lambda event: self._set(answers=event.redis_error is None))
 
     def forget(self) -> None:
-        """The last sample is too old."""
+        """Show NaN from now on, for the last sample is too old; an open breaker stays 0: it is certain without one."""
         self._answers = False
         if not self._breaker_open:
             self._gauge.set(_NAN)

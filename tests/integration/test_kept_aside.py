@@ -14,11 +14,11 @@ from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outcome import BatchOutcomes, Done, Sent
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.relay.settler import Settler
 from dispatcher.stages.claim import claim, new_claim_id
 from tests.support.handlers import MakeModule
 from tests.support.rows import STREAM, insert_events, read_stream, read_table, statuses
 from tests.support.running import Running, StartDispatcher
+from tests.support.settler import make_settler
 from tests.support.tap import Tap
 from tests.support.waiting import becomes, until
 
@@ -169,16 +169,7 @@ async def test_redis_may_move_meanwhile(db: Db, link: ReconnectingSession, tap: 
             outcomes.add(row_id, Sent("2-2"))
         outcomes.unknown.clear()
 
-    settler = Settler(
-        batch_size=10,
-        lease_s=30.0,
-        wake=lambda delay_s: None,
-        doubt=lambda: None,
-        given_back=lambda ids: None,
-        on_aside_round=lambda: None,
-        observe=tap,
-        rng=Random(1),
-    )
+    settler = make_settler(tap)
     await db.execute(
         "INSERT INTO messaging.stream_server (stream, run_id, replid, last_id) VALUES (%s, 'first', 'set', '0-0')",
         (STREAM,),

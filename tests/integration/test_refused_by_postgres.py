@@ -16,12 +16,12 @@ from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.relay import claimer
-from dispatcher.relay.settler import Settler
 from dispatcher.service import lifecycle
 from dispatcher.stages.claim import claim, new_claim_id
 from tests.support.handlers import MakeModule
 from tests.support.rows import insert_events, statuses
 from tests.support.running import StartDispatcher
+from tests.support.settler import make_settler
 from tests.support.tap import Tap
 
 PATIENT_S = 30.0
@@ -89,16 +89,7 @@ async def refused(tap: Tap, times: int) -> None:
 
 async def test_a_settle_is_tried_less_and_less_often(db: Db, link: ReconnectingSession, tap: Tap) -> None:
     rng = Impatient()
-    settler = Settler(
-        batch_size=10,
-        lease_s=30.0,
-        wake=lambda delay_s: None,
-        doubt=lambda: None,
-        given_back=lambda ids: None,
-        on_aside_round=lambda: None,
-        observe=tap,
-        rng=rng,
-    )
+    settler = make_settler(tap, rng=rng)
     batch = await one_row(db, link)
     await refuse(db, "sent")
     outcomes = BatchOutcomes()

@@ -12,9 +12,9 @@ from dispatcher.core.events import Buried, Settled
 from dispatcher.core.outcome import BatchOutcomes, FailedForGood, Sent, Waits
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.relay.settler import Settler
 from dispatcher.stages.claim import claim, new_claim_id
 from tests.support.rows import insert_events, statuses
+from tests.support.settler import make_settler
 from tests.support.tap import Tap
 from tests.support.waiting import becomes, caught_up, until
 
@@ -36,25 +36,11 @@ async def lanes(database_url: str) -> AsyncIterator[list[ReconnectingSession]]:
         tasks.cancel_scope.cancel()
 
 
-def make_settler(tap: Tap, wait_s: float = 1.0) -> Settler:
-    return Settler(
-        batch_size=1,
-        lease_s=30.0,
-        wake=lambda delay_s: None,
-        doubt=lambda: None,
-        given_back=lambda ids: None,
-        on_aside_round=lambda: None,
-        observe=tap,
-        rng=Random(1),
-        wait_s=wait_s,
-    )
-
-
 @pytest.mark.parametrize(("wait_s", "waits"), [(60.0, True), (0.01, False)], ids=["waits", "goes on"])
 async def test_a_settle_waits_for_the_one_before_but_not_for_long(
     db: Db, database_url: str, lanes: list[ReconnectingSession], tap: Tap, wait_s: float, waits: bool
 ) -> None:
-    settler = make_settler(tap, wait_s)
+    settler = make_settler(tap, batch_size=1, wait_s=wait_s)
     ids = await insert_events(db, 2)
     claims = [await claim(await lane.get(), claim_id=new_claim_id(), dispatcher=None, limit=1) for lane in lanes]
     assert [[row.id for row in batch.rows] for batch in claims] == [[row_id] for row_id in ids]

@@ -30,7 +30,10 @@ FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 async def needs(redis: "Redis", version: str, what: str) -> None:
     """Skip the test on an older Redis (Valkey says 7.2.4)."""
-    if (await redis.info("server"))["redis_version"] < version:
+    there, wanted = (
+        tuple(map(int, each.split("."))) for each in ((await redis.info("server"))["redis_version"], version)
+    )
+    if there < wanted:
         pytest.skip(f"{what} since Redis {version}")
 
 

@@ -19,7 +19,7 @@ CATCH_UP_S = 0.1  # between two looks at a consumer group that has to catch up
 
 
 class NotNow(Enum):
-    """Why a turn may claim nothing."""
+    """Why a turn may claim nothing, and so what the lane does before its next turn."""
 
     WAITED = auto()  # for a sink that is not open, or a stop came: ask again at once
     NO_ROOM = auto()  # nothing was waited for: wait_changed() before the next turn
