@@ -165,6 +165,11 @@ def is_unavailable(reply: str) -> bool:
     return redis_code(reply) == "NOPERM" or _has(_NO_SUCH_COMMAND, reply)
 
 
+def without_abort(reply: str) -> str:
+    """The error for which EXEC itself was refused; of any other reply the reply."""
+    return reply.removeprefix("EXECABORT Transaction discarded because of: ")
+
+
 def in_short(reply: str) -> str:
     """The code of an error reply; its text where it has no code of its own."""
     code = redis_code(reply)

@@ -140,6 +140,7 @@ def _build_sink(c: Context, keys: tuple[str, ...], slots: Sequence[int], observe
         observe=observe,
         verify=redis_loss.verify,
         searcher=searches,
+        in_order=c.stream_slots is not None,
     )
     bisector_gate = SinkGate(
         bisector,
@@ -150,6 +151,7 @@ def _build_sink(c: Context, keys: tuple[str, ...], slots: Sequence[int], observe
         verify=lambda connected: redis_loss.verify(connected, holds=publisher.incarnation),
         searcher=searches,
         retry_misconfigured=True,
+        in_order=c.stream_slots is not None,
     )
     backpressure = Backpressure(
         publisher,

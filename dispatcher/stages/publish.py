@@ -169,6 +169,9 @@ def _in_blocks(blocks: Sequence[Block], answers: list[Any]) -> list[Any]:
 def _of_whole(answers: list[Any]) -> list[Any]:
     """The answers to rows within MULTI and EXEC: refused as a whole, taken, or not known."""
     begun, *queued, done = answers
+    if isinstance(begun, Refused):
+        # Its commands were not queued, so some were taken: to call them refused would publish them without end.
+        return [each if isinstance(each, Refused | NotSent) else NoReply(begun.text) for each in queued]
     if isinstance(done, list):
         if len(done) == len(queued):
             return [Refused(str(each)) if isinstance(each, Exception) else each for each in done]
@@ -194,6 +197,8 @@ def _aborted(refused: Refused) -> bool:
 def _checked(reply: Any) -> Reply:
     if reply is None:
         return NotSent(GONE)
+    if type(reply) is bytes and not reply[:1].isdigit():  # QUEUED, say: no entry was added
+        return Refused(f"UNEXPECTED reply {reply[:20].decode(errors='replace')} to XADD")
     if isinstance(reply, list | int):
         return Refused(f"UNEXPECTED reply of type {type(reply).__name__} to XADD")
     checked: Reply = reply

@@ -210,4 +210,5 @@ async def test_an_answer_that_xadd_never_gives_is_a_refusal(redis_connection, re
     odd = [("PING",), ("LPUSH", "list", "x"), ("LRANGE", "list", "0", "1")]
     pending = send(redis_connection, FORMAT, batch(), 5.0)
     replies = await replies_of(pending._replace(replies=redis_connection.send(odd, 5.0)))
-    assert replies == [b"PONG"] + [Refused(f"UNEXPECTED reply of type {kind} to XADD") for kind in ("int", "list")]
+    what = ("PONG", "of type int", "of type list")
+    assert replies == [Refused(f"UNEXPECTED reply {each} to XADD") for each in what]

@@ -4,20 +4,22 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
 import psycopg
 import pytest
 from redis.asyncio import Redis
 
-from dispatcher.core.events import AuditChanged, BackpressureBlind, BackpressureChanged
+from dispatcher.core.errors import Misconfigured
+from dispatcher.core.events import AuditChanged, BackpressureBlind, BackpressureChanged, BreakerChanged
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, client_name
 from dispatcher.upkeep.backpressure import Backpressure
 from dispatcher.upkeep.fence import end_connections
 from tests.support.command import RunCommand
 from tests.support.redis import StartValkey
-from tests.support.rows import STREAM, insert_events, statuses
+from tests.support.rows import STREAM, insert_events, read_stream, statuses
 from tests.support.running import StartDispatcher
 from tests.support.tap import Tap
-from tests.support.waiting import becomes
+from tests.support.waiting import PATIENCE_S, becomes
 
 AsUser = Callable[..., Any]
 
@@ -139,3 +141,50 @@ async def test_a_proxy_that_does_not_know_a_command(
     for name in unknown.split():
         assert f"{'CLIENT KILL' if name == 'CLIENT' else name} is unknown" in said
     assert "not at a proxy" in said
+
+
+ENOUGH = f"~{STREAM} +xadd +xrange +xlen +xinfo +info +select +client"
+
+
+@pytest.mark.parametrize("missing", ["multi", "exec", "multi exec"])
+async def test_an_order_needs_a_transaction_of_redis(
+    own_valkey: StartValkey,
+    dispatcher: StartDispatcher,
+    db: psycopg.AsyncConnection[Any],
+    command: RunCommand,
+    missing: str,
+) -> None:
+    """With the rights for no order, MULTI was refused and its entries were taken: they were published without end."""
+    server = own_valkey()
+    url = server.url.replace("redis://", "redis://app:right@")
+    taken = " ".join(f"-{each}" for each in missing.split())
+    order = {"redis_url": url, "order": "aggregate", "tick_ms": 100}
+    async with Redis.from_url(server.url, decode_responses=True) as admin:
+
+        async def user(rights: str) -> None:
+            await admin.execute_command(*f"ACL SETUSER app {rights}".split())  # type: ignore[no-untyped-call]
+
+        await user(f"on >right {ENOUGH} +multi +exec {taken}")
+        await insert_events(db, 20, aggregate_id="a")
+        with pytest.raises(ExceptionGroup) as raised, anyio.fail_after(PATIENCE_S):
+            async with dispatcher(**order, wait=False):
+                await anyio.sleep_forever()  # until the dispatcher ends
+        assert raised.group_contains(Misconfigured, match=r"\+multi \+exec")
+        assert await read_stream(admin) == []
+        code, said = await command("doctor", REDIS_URL=url, DISPATCH_ORDER="aggregate")
+        assert code == 1
+        for each in missing.split():
+            assert f"{each.upper()} is forbidden: with an order nothing is published" in said
+        assert "+client +multi +exec" in said
+        await user("+multi +exec")
+        async with dispatcher(**order) as running:
+            await becomes(lambda: statuses(db), {"sent": 20})
+            await user(taken)
+            await insert_events(db, 20, aggregate_id="a")
+            shut = await running.tap.next(BreakerChanged)
+            assert shut.state == "open"
+            assert "NOPERM" in (shut.reason or "")
+            await user("+multi +exec")
+            await becomes(lambda: statuses(db), {"sent": 40})
+        events = [entry["event_id"] for entry in await read_stream(admin)]
+        assert len(events) == len(set(events)) == 40

@@ -63,7 +63,11 @@ async def examine(wanted: Examination) -> list[Finding]:
 
     async def ask_redis() -> None:
         findings, facts = await look_at_all(
-            wanted.redis_url, wanted.layout.keys, wanted.database.connect_timeout_s, full=wanted.redis_full
+            wanted.redis_url,
+            wanted.layout.keys,
+            wanted.database.connect_timeout_s,
+            full=wanted.redis_full,
+            in_order=wanted.layout.order != "none",
         )
         redis.extend(findings)
         if facts:

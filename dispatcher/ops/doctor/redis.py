@@ -13,7 +13,7 @@ from typing import Any
 from dispatcher.core.decide import NoReply, NotSent, Refused
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
-from dispatcher.core.outages import is_unavailable
+from dispatcher.core.outages import is_unavailable, without_abort
 from dispatcher.core.redis_url import Address
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.info import COUNTED, fields_of
@@ -31,6 +31,8 @@ RIGHTS = {
     "CLIENT KILL": "an entry of a dead dispatcher may still arrive: events are doubled",
     "CLIENT LIST": "the connection of a dead dispatcher is not found: events are doubled",
     "INFO": "lost entries are not noticed",
+    "MULTI": "with an order nothing is published",
+    "EXEC": "with an order nothing is published",
 }
 
 
@@ -45,11 +47,11 @@ class RedisFacts:
 
 
 async def look_at_redis(
-    url: str, streams: Sequence[str], timeout_s: float, *, full: float, at: Address | None = None
+    url: str, streams: Sequence[str], timeout_s: float, *, full: float, in_order: bool, at: Address | None = None
 ) -> tuple[list[Finding], dict[str, RedisFacts]]:
     """The findings about the server, and the replies about each stream (none: the server did not answer).
 
-    `at`: the node of a Cluster that serves these streams.
+    `at`: the node of a Cluster that serves these streams. `in_order`: whether an order is kept.
     """
     target = RedisTarget.parse(url)
     if at is not None:
@@ -64,7 +66,7 @@ async def look_at_redis(
     try:
         by_stream = dict[str, RedisFacts]()
         for stream in streams:
-            facts = await _ask(connection, stream)
+            facts = await _ask(connection, stream, in_order)
             by_stream[stream] = replace(facts, groups=await _groups(connection, facts, stream))
         facts = by_stream[streams[0]]
         told = await ask_elsewhere(connection, facts.info.get("run_id", ""))
@@ -122,7 +124,7 @@ async def _groups(
     )
 
 
-async def _ask(connection: RedisConnection, stream: str) -> RedisFacts:
+async def _ask(connection: RedisConnection, stream: str, in_order: bool) -> RedisFacts:
     commands: dict[str, tuple[str, ...]] = {
         "INFO": ("INFO",),
         "appendfsync": ("CONFIG", "GET", "appendfsync"),
@@ -136,6 +138,8 @@ async def _ask(connection: RedisConnection, stream: str) -> RedisFacts:
         "CLIENT LIST": ("CLIENT", "LIST", "ID", NOBODY),
         "CLIENT KILL": ("CLIENT", "KILL", "ID", NOBODY),
     }
+    if in_order:
+        commands |= {"MULTI": ("MULTI",), "EXEC": ("EXEC",)}
     before = time.time()
     replies = await connection.send(list(commands.values()), DEADLINE_S)
     between = (before + time.time()) / 2
@@ -203,17 +207,17 @@ def _refusal(facts: RedisFacts) -> str:
 
 def _rights(facts: RedisFacts, stream: str) -> Finding:
     """Check the ACL for the commands without which events can be doubled or lost."""
-    denied = [
-        name for name in RIGHTS if isinstance(facts.replies[name], Refused) and is_unavailable(facts.replies[name].text)
-    ]
+    refused = {name: facts.replies[name] for name in RIGHTS if isinstance(facts.replies.get(name), Refused)}
+    denied = [name for name, reply in refused.items() if is_unavailable(without_abort(reply.text))]
     if not denied:
         return ok("redis-rights", "this user may do what a dispatcher does")
     said = "; ".join(f"{name} is {_why_not(facts, name)}: {RIGHTS[name]}" for name in denied)
     remedy = f"ACL SETUSER <user> ~{stream} +xadd +xrange +xlen +xinfo +info +select +client"
+    remedy += " +multi +exec" if "MULTI" in facts.replies else ""
     if any(_why_not(facts, name) == "unknown" for name in denied):
         remedy = "point REDIS_URL at a Redis or Valkey that knows it, not at a proxy, and undo rename-command"
     return bad("redis-rights", said, remedy)
 
 
 def _why_not(facts: RedisFacts, name: str) -> str:
-    return "forbidden" if facts.replies[name].text.startswith("NOPERM") else "unknown"
+    return "forbidden" if without_abort(facts.replies[name].text).startswith("NOPERM") else "unknown"

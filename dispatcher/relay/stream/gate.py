@@ -10,10 +10,11 @@ import anyio
 
 from dispatcher.core.breaker import Breaker
 from dispatcher.core.decide import Refused
-from dispatcher.core.errors import DispatcherError, Misconfigured
+from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.events import BreakerChanged, Observer, Reconciled, StillAway, Ticked
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.layout import Layout
+from dispatcher.core.outages import passes, without_abort
 from dispatcher.core.outcome import BatchOutcomes, Released, Sent
 from dispatcher.core.row import Batch
 from dispatcher.infra.redis.connection import RedisConnection
@@ -29,7 +30,7 @@ class SinkGate:
     `verify` is asked about each new connection, and each one after a failure, before anything is published on it: which
     incarnation of Redis it leads to. It raises DispatcherError while nothing may be published there.
     `retry_misconfigured`: retry configuration errors from the start, because another connection with the same settings
-    has already worked.
+    has already worked. `in_order`: nothing may be published without MULTI and EXEC.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class SinkGate:
         verify: Verify | None = None,
         searcher: Searcher | None = None,
         retry_misconfigured: bool = False,
+        in_order: bool = False,
     ) -> None:
         self.connection = connection
         self._breaker = breaker
@@ -54,6 +56,7 @@ class SinkGate:
         self._connecting = anyio.Lock()
         self._stopping = anyio.Event()
         self._ever_up = retry_misconfigured
+        self._in_order = in_order
 
     def stop(self) -> None:
         """End every wait of `wait_open()`."""
@@ -87,6 +90,8 @@ class SinkGate:
                     await self.connection.connect()
                 verify = self._verify
                 incarnation = await verify(self.connection) if verify else RedisIncarnation()
+                if self._in_order:
+                    await self._try_transaction()
                 self.connection.set_incarnation(incarnation)
             except DispatcherError as error:
                 if isinstance(error, Misconfigured) and not self._ever_up:
@@ -99,6 +104,26 @@ class SinkGate:
             if self._breaker.connection_only:
                 self._reopen()
         return True
+
+    async def _try_transaction(self) -> None:
+        """Raise Misconfigured where Redis refuses MULTI or EXEC: what is sent between them would be taken all the same.
+
+        Raises Unreachable when it does not answer.
+        """
+        begun, done = await self.connection.send([("MULTI",), ("EXEC",)], self._timeout_s)
+        if isinstance(begun, bytes) and isinstance(done, list):
+            return
+        self.connection.close()  # where only EXEC was refused, an old Redis would queue all that follows
+        answer = done if isinstance(begun, bytes) else begun
+        if not isinstance(answer, Refused):
+            raise Unreachable(f"Redis at {self.connection.address}: {getattr(answer, 'error', 'no answer to MULTI')}")
+        said = without_abort(answer.text)
+        if passes(said):
+            raise Unreachable(f"Redis at {self.connection.address}: {said[:100]}")
+        raise Misconfigured(
+            f"Redis at {self.connection.address} takes no transaction, which DISPATCH_ORDER=aggregate needs "
+            f"({said[:100]}): allow this user +multi +exec; a proxy that does not know them cannot keep an order"
+        )
 
     @property
     def ready(self) -> bool:
