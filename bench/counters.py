@@ -33,7 +33,7 @@ QUIET = LOGGED | {
     "full_page_writes": "off",
     "fsync": "off",
 }
-RELAY = {"claim", "read_row", "settle_sent", "settle_retry", "settle_dead", "release", "doze", "look"}
+RELAY = {"claim", "read_row", "settle_sent", "settle_retry", "settle_dead", "release", "doze", "due_check"}
 ROWS, SINGLES, INSERTS = 10_240, 40, 1000
 RATE, RATE_S = 500.0, 3.0
 # WAL records that carry one entry of an index each.

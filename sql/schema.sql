@@ -440,9 +440,9 @@ BEGIN
         RETURN NULL;
     END IF;
     PERFORM pg_catalog.pg_notify('outbox_doorbell', '');
-    -- For the transaction's other rows. Not 'rung', by which the condition of an earlier trigger, until it is replaced below, says
-    -- only that it queued this call. Undone with the savepoint that is rolled back, exactly as the NOTIFY is, when
-    -- SET CONSTRAINTS ... IMMEDIATE made it ring inside one.
+    -- So the transaction's other rows do not ring again. The word is not 'rung': the trigger of an earlier release, until it is
+    -- replaced below, sets 'rung' before this function has run, when nobody has rung yet. Where SET CONSTRAINTS ... IMMEDIATE made it
+    -- ring inside a savepoint that is rolled back, this setting is undone, exactly as the NOTIFY is.
     PERFORM pg_catalog.set_config('dispatcher.doorbell', 'rang', true);
     RETURN NULL;
 END

@@ -136,11 +136,11 @@ class Held:
         return again
 
     def note_not_ours(self, row_id: int) -> None:
-        """This row is not ours any more: it holds until somebody has looked."""
+        """This row is not ours any more: it holds until the next check (watch.py)."""
         if row_id in self._rows:
             self.add(row_id, self._rows[row_id][0], "unknown")
 
-    def note_looked(self, found: Iterable[tuple[int, str, str]], asked: Collection[int]) -> bool:
+    def note_checked(self, found: Iterable[tuple[int, str, str]], asked: Collection[int]) -> bool:
         """Hear what the table says of rows: id, kind and event_id, see held_check.sql. Returns as `note_settled`."""
         again, there = False, {row_id: (kind, event_id) for row_id, kind, event_id in found}
         for row_id in asked:

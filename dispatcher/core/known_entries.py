@@ -68,7 +68,7 @@ class KnownEntries:
         return {stream: (self._oldest.get(stream, NONE), self.newest(stream)) for stream in self.streams}
 
     def put_back(self, ends: Mapping[str, tuple[str, str]]) -> None:
-        """Take these for the oldest again: nobody could look for them."""
+        """Take these for the oldest again: nobody could search for them."""
         self._oldest |= {stream: oldest for stream, (oldest, _) in ends.items() if oldest != NONE}
 
     def forget(self) -> None:

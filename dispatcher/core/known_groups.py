@@ -11,7 +11,7 @@ from typing import Any
 from dispatcher.core.timestamps import iso_of, seconds_of
 
 KEPT_S = 86_400.0  # a group that went, and a loss, are said for so long
-TOGETHER_S = 60.0  # an audit and a look at the groups are of the same loss: the clocks differ
+TOGETHER_S = 60.0  # an audit and a sample of the groups are of the same loss: the clocks differ
 MOST = 64  # groups that are remembered
 
 
@@ -63,7 +63,7 @@ def gone_groups(known: Iterable[KnownGroup], there: Collection[str], now: float)
 
 
 class GroupWatch:
-    """What one process saw, look after look. `known`: what others wrote before it."""
+    """What one process saw, sample after sample. `known`: what others wrote before it."""
 
     def __init__(self, known: Iterable[KnownGroup] = ()) -> None:
         self._known: dict[str, KnownGroup] = {}  # all written by note_seen()

@@ -58,9 +58,9 @@ class BatchSizer:
 
 @dataclass(slots=True)
 class PollBackoff:
-    """Pauses between looks while some writer holds the doorbell's key: short at first, doubling up to the tick.
+    """Pauses between due checks while some writer holds the doorbell's key: short at first, doubling up to the tick.
 
-    A writer in the middle of its commit will not ring for what it wrote, so somebody has to look again. Written by the
+    A writer in the middle of its commit will not ring for what it wrote, so the due check is repeated. Written by the
     stream relay's turn only. Seconds.
     """
 
@@ -90,21 +90,21 @@ class ArrivalRate:
 
     A commit that rings holds a lock of the whole server until it is flushed, and is on a standby where commits wait for
     one. So commits that ring run one at a time: where a flush takes 20 ms they are 50 a second, however many writers
-    there are. A few a second may ring. Hundreds must not, nor may they when they wait for one another (`note_queue`).
-    And to be rung and to sleep again costs five statements an event, where a claim every POLL_S costs less
-    than two, however many rows it finds. Written by the stream relay's turn only. Times are monotonic seconds.
+    there are. A few a second may ring. Hundreds must not, nor may they when they wait for one another
+    (`note_rings_wait`). And to be rung and to sleep again costs five statements an event, where a claim every POLL_S
+    costs less than two, however many rows it finds. Written by the stream relay's turn only. Monotonic seconds.
     """
 
     window_s: float = 0.1
     poll_above: float = 150.0  # rows a second: take the key no more, claim every POLL_S
     ring_again_below: float = 100.0  # lower than poll_above, so that a rate between the two does not flap
-    may_queue_above: float = 15.0  # rows a second: slower than this no commits wait for one another for long
-    queue_for_s: float = 2.0  # nobody rings for so long once commits were seen to wait
+    rings_may_wait_above: float = 15.0  # rows a second: slower than this no commits wait for one another for long
+    no_ring_for_s: float = 2.0  # nobody has to ring for so long once commits were seen to wait
     polling: bool = False
     _rate: float = 0.0
     _at: float = -inf
     _row_at: float = -inf
-    _queue_until: float = -inf
+    _no_ring_until: float = -inf
 
     def note(self, rows: int, now: float) -> None:
         """Note that a claim took so many rows."""
@@ -112,20 +112,20 @@ class ArrivalRate:
         self._at = now
         if rows:
             self._row_at = now
-        if now < self._queue_until:
+        if now < self._no_ring_until:
             return
         if self._rate < self.ring_again_below or now - self._row_at > self.quiet_s():
             self.polling = False
         elif self._rate > self.poll_above:
             self.polling = True
 
-    def may_queue(self, now: float) -> bool:
+    def rings_may_wait(self, now: float) -> bool:
         """Whether commits that ring may be waiting for one another: they come one by one, but not seldom."""
-        return not self.polling and self.rate(now) > self.may_queue_above
+        return not self.polling and self.rate(now) > self.rings_may_wait_above
 
-    def note_queue(self, now: float) -> None:
+    def note_rings_wait(self, now: float) -> None:
         """Note that commits that ring wait for one another: rows come as slowly as these let each other pass."""
-        self.polling, self._queue_until = True, now + self.queue_for_s
+        self.polling, self._no_ring_until = True, now + self.no_ring_for_s
 
     def rate(self, now: float) -> float:
         """Rows a second, averaged over the last window with older ones fading."""
@@ -135,16 +135,16 @@ class ArrivalRate:
         """So long without a row ends the polling: six rows that did not come, so a bulk insert is not polled after."""
         return min(max(6.0 / self._rate, 0.005), 0.025) if self._rate else 0.025
 
-    def poll_s(self, now: float, looked_s: float = 0.0) -> float:
-        """How long to pause between claims while polling; `looked_s`: how long the last one took.
+    def poll_s(self, now: float, claimed_s: float = 0.0) -> float:
+        """How long to pause between claims while polling; `claimed_s`: how long the last one took.
 
         POLL_S at any usual rate: from 500 rows a second on most claims find some. Above 8,000 rows a second, where
-        writers fill the machine, it grows to LONGEST_POLL_S. As long as the claim took, at least: to look takes no more
-        than half of a session, though it passes rows of others.
+        writers fill the machine, it grows to LONGEST_POLL_S. As long as the claim took, at least: claims take no more
+        than half of a session's time, though they pass rows of others.
         """
-        if self._rate < self.ring_again_below and now < self._queue_until:
+        if self._rate < self.ring_again_below and now < self._no_ring_until:
             return SLOW_COMMITS_POLL_S
-        return min(max(POLL_S, (self.rate(now) - 8000.0) * 1e-6, looked_s), LONGEST_POLL_S)
+        return min(max(POLL_S, (self.rate(now) - 8000.0) * 1e-6, claimed_s), LONGEST_POLL_S)
 
 
 @dataclass(slots=True)
@@ -156,7 +156,7 @@ class FreshShare:
     """
 
     others: float = 0.25  # of the rows, while both kinds wait
-    look_every: int = 8  # claims
+    keep_every: int = 8  # claims: of so many without room for others one keeps it
     _unseen: int = 0  # claims in a row that had no room for others
     _others_wait: bool = False
     _owed: float = 0.0  # rows, to others: a claim for a handler may be of one row
@@ -165,7 +165,7 @@ class FreshShare:
         """Fresh rows that a claim of so many rows may take."""
         if self._others_wait:
             self._owed += rows * self.others
-        elif self._unseen >= self.look_every:
+        elif self._unseen >= self.keep_every:
             self._owed = max(1.0, rows * self.others)
         kept = min(int(self._owed), rows)
         self._owed -= kept
@@ -214,8 +214,8 @@ class PrefetchLimit:
 class FilteredScan:
     """Limits how often a filtered claim scans the index from its start.
 
-    To pass 100,000 rows that wait for handlers takes 30 ms. So after a scan that took more than `costly_s`, claims look
-    only at what fell due or was inserted since then, until `rest` times the scan's time has passed. What was inserted
+    To pass 100,000 rows that wait for handlers takes 30 ms. So after a scan that took more than `costly_s`, claims read
+    only what fell due or was inserted since then, until `rest` times the scan's time has passed. What was inserted
     is told by its id: before a scan, if the one before was costly, the highest id is noted. Monotonic seconds.
     """
 
@@ -240,7 +240,7 @@ class FilteredScan:
             del self._highest[1]
 
     def since(self, now: float) -> tuple[int, float] | None:
-        """Look only at ids above this one, and at what fell due in the last so many seconds; None: at everything."""
+        """Claim only ids above this one, and what fell due in the last so many seconds; None: scan everything."""
         if now >= self._again_at:
             return None
         while len(self._highest) > 1 and self._highest[1][0] <= self._scanned_at - self.slack_s:
@@ -250,11 +250,11 @@ class FilteredScan:
         return self._highest[0][1], now - self._scanned_at + self.slack_s
 
     def note_scan(self, began: float, took_s: float, *, to_the_end: bool) -> None:
-        """Note a scan from the start. `to_the_end`: it looked at everything, and did not stop at a full batch."""
+        """Note a scan from the start. `to_the_end`: it read everything, and did not stop at a full batch."""
         self.rest_s = rest_after(took_s, self.rest) if took_s > self.costly_s else 0.0
         if to_the_end:
             self._scanned_at, self._again_at = began, began + self.rest_s
 
     def reset(self) -> None:
-        """Look at everything next: a row that fell due long ago was put back."""
+        """Scan everything next: a row that fell due long ago was put back."""
         self.rest_s, self._again_at = 0.0, -inf

@@ -9,21 +9,21 @@ class Silence:
 
     def __init__(self, lease_s: float, *, at_most_s: float) -> None:
         self._lease_s = lease_s
-        self._at_most_s = at_most_s  # what one look may count for: one that came late says nothing of the time before
-        self._watched_s = 0.0  # how long signs could be seen to change; stands still while nobody looks
-        self._looked_at: float | None = None
+        self._at_most_s = at_most_s  # what one check may count for: one that came late says nothing of the time before
+        self._watched_s = 0.0  # how long signs could be seen to change; stands still while nobody checks
+        self._checked_at: float | None = None
         self._seen: dict[int, tuple[str, float]] = {}  # by id: the value, and _watched_s when it began to stand still
 
     def forget(self) -> None:
         """Begin anew: while we had no session others may have had none either."""
         self._seen.clear()
-        self._looked_at = None
+        self._checked_at = None
 
-    def looked(self, now: float) -> None:
-        """Note a look, before what it saw."""
-        if self._looked_at is not None:
-            self._watched_s += min(now - self._looked_at, self._at_most_s)
-        self._looked_at = now
+    def note_check(self, now: float) -> None:
+        """Note a check, before what it saw."""
+        if self._checked_at is not None:
+            self._watched_s += min(now - self._checked_at, self._at_most_s)
+        self._checked_at = now
 
     def note(self, dispatcher: int, sign: str) -> bool:
         """Note a dispatcher's last sign of life. Returns whether it stood still for the lease."""

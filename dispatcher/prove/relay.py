@@ -44,7 +44,7 @@ class NoPause:
     def note_claim_ended(self) -> None:
         """Nobody waits for it."""
 
-    def may_look(self) -> bool:
+    def may_try_sink(self) -> bool:
         """Always."""
         return True
 

@@ -17,7 +17,7 @@ START_AGAIN_AT_MOST_S = 10.0
 
 
 class ClaimStart(NamedTuple):
-    """Where a claim begins. `since_s`: how far back it looks; None: to the start.
+    """Where a claim begins. `since_s`: how far back it scans; None: to the start.
 
     `fresh_limit`: how many rows may be fresh; None: it takes what comes after `after`, fresh rows first.
     """
@@ -100,7 +100,7 @@ class ClaimCursor:
         return all_seen
 
     def reset(self) -> None:
-        """Look at everything next: old rows were put back. Without a filter a claim after a short one does so."""
+        """Scan everything next: old rows were put back. Without a filter a claim after a short one does so."""
         if self._filter is not None:
             self._filter.reset()
             self._begin_again()

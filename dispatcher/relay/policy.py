@@ -62,8 +62,8 @@ class PauseCheck(Protocol):
         """Hear that a claim is not in flight any more: whoever paused waits for that."""
         ...
 
-    def may_look(self) -> bool:
-        """Whether Redis may be looked at meanwhile: that notes in Postgres that it holds the streams."""
+    def may_try_sink(self) -> bool:
+        """Whether Redis may be asked while nothing is claimed: that notes in Postgres that it holds the streams."""
         ...
 
 
@@ -82,8 +82,8 @@ class StreamPause:
         """Hear that a claim is not in flight any more."""
         self._pause_check.note_claim_ended()
 
-    def may_look(self) -> bool:
-        """Whether Redis may be looked at: not for another layout, or before ours stands."""
+    def may_try_sink(self) -> bool:
+        """Whether Redis may be asked while nothing is claimed: not for another layout, or before ours stands."""
         return not self._layout_differs()
 
 

@@ -160,7 +160,7 @@ class Settler:
         if outcomes.released or outcomes.retries:
             self._given_back([*outcomes.released, *(row_id for row_id, _ in outcomes.retries)])
         if settlement.released:
-            self._wake(0.0)  # due again, and a lane that sleeps looked while we still held them
+            self._wake(0.0)  # due again, and a lane that sleeps ran its due check while we still held them
         if outcomes.retries:
             self._wake(min(retry.delay_s for _, retry in outcomes.retries))
         if dead := outcomes.buried(settlement.not_ours | settlement.undone):

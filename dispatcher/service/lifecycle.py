@@ -103,7 +103,7 @@ class Service:
         def changed() -> None:
             doorbell.nudge()
             if self._keeper is not None:  # under another layout than ours we own no slot
-                self._keeper.look_soon()
+                self._keeper.check_soon()
 
         return PauseWatcher(
             self._name,

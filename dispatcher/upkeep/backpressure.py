@@ -2,8 +2,8 @@
 
 Redis trims in silence, and afterwards the group's lag looks small. An entry goes only when MAXLEN newer ones are
 there, so nothing unread is trimmed while no group has more than MAXLEN to read. The slowest group may have nine tenths;
-the last tenth is shared out among the dispatchers, and each looks again before it has published more than its share.
-The look goes down the connection that carries the entries, so it counts all that this dispatcher has written before it.
+the last tenth is shared out among the dispatchers, and each asks Redis again before it has published more than that.
+The question goes down the connection that carries the entries, so it counts all that this dispatcher wrote before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ from dispatcher.infra.sqlfiles import load
 from dispatcher.upkeep.duty import repeat
 
 SHARED = 0.1  # what is left above HOLD_BACK_AT
-LOOK_EVERY_S = 1.0  # at least, while something is published
+ASK_EVERY_S = 1.0  # at least, while something is published
 COUNT_EVERY_S = 10.0
 COUNT_NEAR_EVERY_S = 1.0  # from half of MAXLEN on: soon the number will matter
 NEAR_AT = 0.5
@@ -60,7 +60,7 @@ class Backpressure:
         self._near = False
         self._nearing = anyio.Event()
         self._left = 0
-        self._look_at = 0.0
+        self._ask_at = 0.0
         self._positions = {stream: StreamPositions() for stream in self._streams}
 
     async def allowance(self) -> int:
@@ -74,8 +74,8 @@ class Backpressure:
         return 0 if self._on else max(self._left, 0)
 
     def due(self) -> bool:
-        """Whether a look is due."""
-        return self._on or self._left <= 0 or self._clock() >= self._look_at
+        """Whether Redis is to be asked again."""
+        return self._on or self._left <= 0 or self._clock() >= self._ask_at
 
     def spend(self, rows: int) -> None:
         """Note that so many rows are about to be published."""
@@ -106,7 +106,7 @@ class Backpressure:
             self._nearing.set()
         # One more than there are: the next one may just have started.
         self._left = max(1, int(SHARED * self._maxlen / (self._dispatchers + 1)))
-        self._look_at = self._clock() + LOOK_EVERY_S
+        self._ask_at = self._clock() + ASK_EVERY_S
         if on != self._on:
             self._on = on
             self._observe(BackpressureChanged(on, group, unread))
@@ -124,7 +124,7 @@ class Backpressure:
         for stream, found in zip(self._streams, replies, strict=True):
             blind += _why_blind(found, "xinfo")
             if not isinstance(found, list):
-                # No stream yet, or no right to look. A connection that broke takes no entries either.
+                # No stream yet, or no right to ask. A connection that broke takes no entries either.
                 if self._on and not isinstance(found, Refused):
                     return "", self._maxlen
                 continue

@@ -102,7 +102,7 @@ class GroupsLookup:
     async def read(
         self, fetch: Fetch, seen: SeenStreams, exempt: Sequence[str], loss: Loss | None
     ) -> tuple[KnownGroup, ...]:
-        """What is known after this look; without an answer for each stream that of the last one."""
+        """What is known after this sample; without an answer for each stream, what the last one found."""
         if self._watch is None:
             self._watch = GroupWatch(await read_known_groups(fetch))
         if seen.infos and not seen.missing:

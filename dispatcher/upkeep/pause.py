@@ -82,8 +82,8 @@ class PauseWatcher:
         if self._acknowledged == (self._generation, True):
             self._rung.set()
 
-    def may_look(self) -> bool:
-        """Whether Redis may be looked at meanwhile: always."""
+    def may_try_sink(self) -> bool:
+        """Whether Redis may be asked while nothing is claimed: always."""
         return True
 
     async def run(self, unfinished: Unfinished | None) -> None:

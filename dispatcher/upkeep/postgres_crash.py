@@ -103,7 +103,10 @@ class PostgresCrashAudit:
         return {"floor": f"{max(oldest[0] - SKEW_MS, 0)}-0", "replid": "", "several": True}
 
     async def audit(self, session: Session) -> None:
-        """Look, unless another dispatcher does. Raises SessionLost, psycopg.Error, Unreachable or Misconfigured."""
+        """Search the streams, unless another dispatcher does.
+
+        Raises SessionLost, psycopg.Error, Unreachable or Misconfigured.
+        """
         # Behind a pooler a session lock would stay in the pool. Two at once find the same, so it only spares work.
         if not session.pooled:
             [(ours,)] = await session.fetch(_LOCK)
@@ -122,7 +125,7 @@ class PostgresCrashAudit:
                 await session.fetch(_UNLOCK)
 
     async def _search(self, session: Session) -> None:
-        # What was claimed before the crash must not arrive after the look: it was written on a connection of before.
+        # What was claimed before the crash must not arrive after the search: it was written on a connection of before.
         names = [name for (name,) in await session.fetch(load("all_dispatchers"))]
         ended = set[str]()
         for sink in self._sinks:
@@ -131,13 +134,13 @@ class PostgresCrashAudit:
             if sink.searcher.server not in ended:
                 await end_connections(sink.searcher, names, self._deadline_s)
                 ended.add(sink.searcher.server)
-        looked_at = found = 0
+        searched = found = 0  # entries
         for since, begin in await session.fetch(load("crash_since"), {"streams": self._streams}):
             for sink in self._sinks:
-                looked, settled = await self._search_sink(session, sink, since, begin)
-                looked_at, found = looked_at + looked, found + settled
+                entries, settled = await self._search_sink(session, sink, since, begin)
+                searched, found = searched + entries, found + settled
         await session.fetch(load("mark_unbroken"), {"layout": self._layout.claims_by})
-        self._observe(CrashAudited(found, looked_at))
+        self._observe(CrashAudited(found, searched))
         self._wake()
 
     async def _search_sink(self, session: Session, sink: AuditedSink, since: str, begin: str) -> tuple[int, int]:
@@ -150,12 +153,12 @@ class PostgresCrashAudit:
             if await sink.verify(searcher) != incarnation:
                 raise Unreachable("another incarnation of Redis holds the stream than a moment ago")
 
-        looked_at = found = 0
+        searched = found = 0
         for stream in sink.streams:
             async for page in read_pages(searcher, stream, begin, self._deadline_s, again):
-                looked_at += len(page)
+                searched += len(page)
                 found += await self._settle(session, incarnation, stream, since, page)
-        return looked_at, found
+        return searched, found
 
     async def _settle(
         self, session: Session, incarnation: RedisIncarnation, stream: str, since: str, page: list[tuple[str, str]]

@@ -148,7 +148,7 @@ class RedisLossAudit:
         A primary that was made a replica, lost entries and is a primary again has cut no connection; nor has a stream
         that was deleted.
         """
-        looks = 0
+        checks = 0
         while True:
             await anyio.sleep(EVERY_S)
             incarnation = connection.incarnation
@@ -165,14 +165,14 @@ class RedisLossAudit:
                 connection.entries.note_clock(clock_ms)
             fields = info_fields(info)
             same = fields.get("role") == "master" and fields.get("master_replid") == incarnation.replid
-            looks += 1
+            checks += 1
             now = [length if isinstance(length, int) else 0 for length in lengths]
             shrank = any(
                 isinstance(length, int) and length < before / 2
                 for length, before in zip(lengths, self._lengths, strict=True)
             )
             self._lengths = now
-            if same and (shrank or looks % NOTE_EVERY == 0):
+            if same and (shrank or checks % NOTE_EVERY == 0):
                 # All must leave for the server that the settings name now, or two would hold parts of the stream.
                 same = not await connection.leads_elsewhere() and await self._note_ends(connection, incarnation)
             if not same:
@@ -248,7 +248,7 @@ class RedisLossAudit:
         except Unreachable:
             pass
         if connection.incarnation == incarnation:
-            connection.entries.put_back(entries)  # for the next look
+            connection.entries.put_back(entries)  # for the next check
         return there
 
     def _tell_whether_on(self, on: bool, reason: str | None) -> None:

@@ -2,7 +2,7 @@
 
 One dispatcher at a time, under the lock of the prune procedures, deletes a small batch a few times a second. It walks
 the primary key from the lowest id on: ids grow with time, so the walk ends at the first window whose rows are mostly
-recent, and an idle look reads one window however large the table is. What the walk passed by, because it was not
+recent, and an idle run reads one window however large the table is. What the walk passed by, because it was not
 settled or was sent again lately, is found by the next walk from the start.
 """
 
@@ -26,12 +26,12 @@ _LOWEST_ID = -(2**63)
 
 @dataclass(frozen=True, slots=True)
 class RetentionPace:
-    """How much is looked at, and how often."""
+    """How much is read, and how often."""
 
-    window: int = 1000  # rows looked at, and at most deleted, in one statement
+    window: int = 1000  # rows that one statement reads, and deletes at most
     slow_s: float = 0.2  # a batch that takes longer (large payloads, a slow disk) halves the next one
     pause_s: float = 0.25  # between batches while there is more to delete
-    every_s: float = 60.0  # between looks when there is not
+    every_s: float = 60.0  # between runs when there is not
     walk_again_s: float = 3600.0  # from the lowest id again, at most this often ...
     rest: float = 20.0  # ... and after walking past rows for t seconds in vain, no sooner than 20 t later
 
@@ -40,7 +40,7 @@ PACE = RetentionPace()
 
 
 class Retention:
-    """Deletes settled rows and dead-letter copies that are old enough, a batch a look."""
+    """Deletes settled rows and dead-letter copies that are old enough, a batch a run."""
 
     def __init__(self, *, outbox_days: int, dlq_days: int, observe: Observer, pace: RetentionPace = PACE) -> None:
         self._pace = pace
@@ -57,7 +57,7 @@ class Retention:
     async def delete_batch(self, session: Session, *, now: datetime | None = None) -> bool:
         """Delete one batch of each table. True: there is probably more.
 
-        Raises SessionLost or psycopg.Error; then nothing was deleted, or the next look finds out what was.
+        Raises SessionLost or psycopg.Error; then nothing was deleted, or the next run finds out what was.
         """
         window, began = self._window, monotonic()
         clocks = {"ours": datetime.now(UTC), "now": now}
@@ -83,7 +83,7 @@ class Retention:
         return more
 
     async def run(self, postgres: ReconnectingSession) -> None:
-        """Look until cancelled, several times a second while there is something to delete, else once a minute."""
+        """Delete until cancelled, several times a second while there is something to delete, else once a minute."""
         await repeat(postgres, self._delete, failed=self._tell_refused, pause_s=self._pace.every_s)
 
     async def _delete(self, session: Session) -> float:

@@ -79,4 +79,4 @@ class SlotHandover:
             if freed := len(await session.fetch(load("slots_free"))):
                 self._observe(SlotsFreed(freed))
             self._unfinished = False
-            self._keeper.look_soon()
+            self._keeper.check_soon()

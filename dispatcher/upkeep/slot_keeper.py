@@ -1,7 +1,7 @@
 """The keeper of slots: owns a fair share of the 256 slots for this dispatcher, while there is an order.
 
 Each dispatcher makes the same plan of the same tables (core/slot_plan.py) and does its own part of it: it releases what
-the plan gives to others, once nothing of it is in hand, and takes what is free and its own. It looks when another one
+the plan gives to others, once nothing of it is in hand, and takes what is free and its own. It checks when another one
 says that something changed, and every few seconds, which is its sign of life too.
 
 All of it runs on the control session, which holds our lock in the registry: who looks dead takes no slot. Ownership
@@ -88,7 +88,7 @@ class SlotKeeper:
         self._observe = observe
         self._clock = clock
         self._silence = Silence(lease_s, at_most_s=2 * self._every_s)
-        self._session: Session | None = None  # the session of the last look
+        self._session: Session | None = None  # the session of the last check
         self._known: dict[int, int] = {}  # the epoch of each slot of ours
         self._told: dict[int, int] | None = None  # as told last
         self._revoked = 0  # slots taken from us since then
@@ -97,22 +97,22 @@ class SlotKeeper:
         self._leaving = False  # written by stop()
         self._left = anyio.Event()  # nothing is ours any more, after a stop
         self._rung = anyio.Event()  # replaced by run()
-        self.frozen: tuple[Frozen, ...] = ()  # as of the last look
-        self.unfinished = False  # as of the last look: slots are revoked, and not free yet
+        self.frozen: tuple[Frozen, ...] = ()  # as of the last check
+        self.unfinished = False  # as of the last check: slots are revoked, and not free yet
         for view in views:
-            view.drained = self.look_soon
+            view.drained = self.check_soon
         upkeep.prepare(self._listen)
         upkeep.on_change(lambda up, reason: self._hear())
-        self._control.on_change(lambda up, reason: self.look_soon())
+        self._control.on_change(lambda up, reason: self.check_soon())
 
-    def look_soon(self) -> None:
-        """Look now: something changed, here or in Postgres."""
+    def check_soon(self) -> None:
+        """Check now: something changed, here or in Postgres."""
         self._rung.set()
 
     def stop(self) -> None:
         """Give up all slots, each as soon as nothing of it is in hand."""
         self._leaving = True
-        self.look_soon()
+        self.check_soon()
 
     async def leave(self) -> None:
         """Wait until the last slot is released, after `stop()` and when no relay works any more.
@@ -129,7 +129,7 @@ class SlotKeeper:
         failed = tell_failure(self._observe, "slots")
         while True:
             session = await self._control.get()
-            self._rung, rest_s = anyio.Event(), AGAIN_S  # cleared, then look: what happens meanwhile is not lost
+            self._rung, rest_s = anyio.Event(), AGAIN_S  # replaced, then checked: what happens meanwhile is not lost
             try:
                 await self.do_our_part(session)
                 rest_s = self._every_s
@@ -141,7 +141,7 @@ class SlotKeeper:
                 await self._rung.wait()
 
     async def do_our_part(self, session: Session) -> None:
-        """Look once, and do our part of the plan. Raises SessionLost or psycopg.Error; the next look goes on."""
+        """Check once, and do our part of the plan. Raises SessionLost or psycopg.Error; the next check goes on."""
         state = await self._read(session)
         us, share = self._registry.id, self._own_share()
         if us is None:
@@ -179,8 +179,8 @@ class SlotKeeper:
         state = SlotsState._make(row)
         if not state.done:  # somebody removed our row: nobody could take over from us
             await self._registry.enrol(session)
-            self.look_soon()
-        self._silence.looked(self._clock())
+            self.check_soon()
+        self._silence.note_check(self._clock())
         self.frozen = tuple(
             Frozen(id, name, seen_at)
             for id, name, share, seen_at, alive in state.dispatchers()
@@ -233,7 +233,7 @@ class SlotKeeper:
             return 0
         parameters = {"self": us, "wanted": sorted(releasable)}
         rows = await session.fetch(load("slots_release"), parameters)
-        # What was not ours any more is found by the next look.
+        # What was not ours any more is found by the next check.
         self._lose([slot for slot, *_ in rows])
         return len(rows)
 
@@ -266,7 +266,7 @@ class SlotKeeper:
             return
         try:
             if any(channel == CHANGED for channel, _, _ in session.drain_notifications()):
-                self.look_soon()
+                self.check_soon()
             session.when_readable(self._hear)
         except SessionLost:
             return  # it is opened again, and calls us

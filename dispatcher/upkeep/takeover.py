@@ -29,7 +29,7 @@ from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.slot_handover import SlotHandover
 from dispatcher.upkeep.watched_claims import WatchedClaim, WatchedClaims
 
-WINDOW = 20_000  # unsettled rows that one look for overdue claims reads
+WINDOW = 20_000  # unsettled rows that one check for overdue claims reads
 ADOPT = 2_000  # rows taken over in one statement
 EVERY_S = 1.0
 AT_THE_START = ("-infinity", 0)  # of the unsettled rows, which lie in the order of (next_run_at, id)
@@ -76,7 +76,7 @@ class Takeover:
         self._handover = handover  # None: no order is kept
         self._told: set[int] = set()  # ids of the dead that had no rows, and are told of
         self._after = AT_THE_START  # the key after which the next window begins
-        self._session: Session | None = None  # the session of the last look
+        self._session: Session | None = None  # the session of the last check
         self._patient_until = 0.0
         self._overdue_at = 0.0
         self._watched = WatchedClaims(lease_s, at_most_s=2 * self._overdue_every_s)
@@ -84,7 +84,7 @@ class Takeover:
         self._renewed_at = clock()  # their leases, last
 
     async def run(self, postgres: ReconnectingSession) -> None:
-        """Look every second until cancelled; for overdue claims six times a lease, but each 1 to 5 seconds."""
+        """Check every second until cancelled; for overdue claims six times a lease, but each 1 to 5 seconds."""
         await repeat(postgres, self._round, failed=tell_failure(self._observe, "takeover"), pause_s=self._every_s)
 
     async def _round(self, session: Session) -> float:
@@ -201,7 +201,7 @@ class Takeover:
             },
         )
         self._after = (last_time, last_id) if rows_read == self._window else AT_THE_START
-        self._watched.looked(began, self._clock(), postgres_s)
+        self._watched.note_check(began, self._clock(), postgres_s)
         stood_still: dict[WatchedClaim, str | None] = {}
         for claim_id, owner, name, _, _, row, picked_at, age_s, as_it_was in listed:
             claim = WatchedClaim(claim_id, owner, picked_at)
@@ -252,7 +252,7 @@ class Takeover:
             await self.settle_adopted(session)
 
     async def settle_adopted(self, session: Session) -> None:
-        """Look for adopted rows: sent when found; an attempt when their handler had begun; else released.
+        """Search the stream for adopted rows: sent when found; an attempt when their handler had begun; else released.
 
         Raises Unreachable, SessionLost or psycopg.Error; later calls do what is left, or waits for its node.
         """

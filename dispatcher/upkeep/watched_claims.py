@@ -7,8 +7,8 @@ are believed only for the time in which we have seen that clock run as ours does
 
 from typing import NamedTuple
 
-SLOW_S = 1.0  # a look that took longer says too little about Postgres's clock
-APART_S = 0.2  # so far both clocks may drift apart between two looks
+SLOW_S = 1.0  # a check that took longer says too little about Postgres's clock
+APART_S = 0.2  # so far both clocks may drift apart between two checks
 
 
 class WatchedClaim(NamedTuple):
@@ -24,36 +24,36 @@ class WatchedClaims:
 
     def __init__(self, lease_s: float, *, at_most_s: float) -> None:
         self._lease_s = lease_s
-        self._at_most_s = at_most_s  # what one look may count for: one that came late says nothing of the time before
-        self._watched_s = 0.0  # how long claims could be seen to be renewed; stands still while nobody looks
+        self._at_most_s = at_most_s  # what one check may count for: one that came late says nothing of the time before
+        self._watched_s = 0.0  # how long claims could be seen to be renewed; stands still while nobody checks
         self._believed_from_s = 0.0  # of _watched_s: since when Postgres's clock has run as ours
-        self._look: tuple[float, float, float] | None = None  # the last one: began, ended, Postgres's clock
+        self._last_check: tuple[float, float, float] | None = None  # the last one: began, ended, Postgres's clock
         # Of each one of its rows, and _watched_s when it began to stand still.
         self._claims: dict[WatchedClaim, tuple[int, float]] = {}
 
     def forget(self) -> None:
         """Begin anew on a new session: while there was none nobody could renew, and it may be another server."""
         self._claims.clear()
-        self._look, self._believed_from_s = None, self._watched_s
+        self._last_check, self._believed_from_s = None, self._watched_s
 
     def due(self, now: float) -> dict[WatchedClaim, int]:
-        """Begin a look: those that stood still for the lease, and one row of each. Ask whether it is as it was."""
-        if self._look is not None:
-            self._watched_s += min(now - self._look[0], self._at_most_s)
+        """Begin a check: those that stood still for the lease, and one row of each. Ask whether it is as it was."""
+        if self._last_check is not None:
+            self._watched_s += min(now - self._last_check[0], self._at_most_s)
         return {
             claim: row for claim, (row, since_s) in self._claims.items() if self._watched_s - since_s >= self._lease_s
         }
 
-    def looked(self, began: float, ended: float, postgres_s: float) -> None:
-        """Note when a look began and ended, and what Postgres's clock said (Unix seconds)."""
+    def note_check(self, began: float, ended: float, postgres_s: float) -> None:
+        """Note when a check began and ended, and what Postgres's clock said (Unix seconds)."""
         as_ours = False
-        if self._look is not None:
-            last_began, last_ended, last_postgres_s = self._look
+        if self._last_check is not None:
+            last_began, last_ended, last_postgres_s = self._last_check
             passed_s = postgres_s - last_postgres_s
             as_ours = began - last_ended - APART_S <= passed_s <= ended - last_began + APART_S
         if not as_ours or ended - began > SLOW_S:
             self._believed_from_s = self._watched_s
-        self._look = began, ended, postgres_s
+        self._last_check = began, ended, postgres_s
 
     def note(self, claim: WatchedClaim, row: int, age_s: float) -> bool:
         """Note a claim that was listed just now, and one of its rows. Returns whether it has stood still for the lease.

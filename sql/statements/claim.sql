@@ -25,8 +25,8 @@
 --   ordered: keeps the order of each aggregate (docs/explanation/order.md). free: load() without ordered.
 -- To read one form of it, as Postgres gets it: python -c 'from dispatcher.infra.sqlfiles import load; print(load("claim"))' prints the
 -- plainest, load("claim", split=True) that of a backlog.
--- The row of unbroken counts only where it was inserted: its xmin is then the one that it names itself (marked, or sealed where a layout
--- stands). A row that was copied by value, as by a dump, has another xmin: that is no proof that this database lost nothing.
+-- The row of unbroken names the transaction that inserted it: in the column sealed, or in marked where no layout stands. A row that was
+-- copied, by a dump for instance, has the xmin of another transaction. It says nothing of this database, so nothing is claimed.
 -- In order, ownership is asked for once, in the snapshot in which the rows are looked at; no locked row is skipped, for the one behind it
 -- may be of its aggregate; and a row that was scheduled goes after fresh rows of lower ids, which may be of its aggregate too. To test
 -- one bit of a mask costs the same however many parts the slots make.

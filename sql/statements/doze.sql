@@ -4,7 +4,7 @@
 -- Returns: one row: who has the key (below); seconds until the first claimable row is due (NULL: there is none).
 -- Loaded by: dispatcher/stages/doorbell/wake.py
 -- Index: message_outbox_due_idx, its head.
--- The second column is the first one of look.sql, whose lines marked --owned belong to load("doze", owned=True), with an order.
+-- The second column is the first one of due_check.sql, whose lines marked --owned belong to load("doze", owned=True), with an order.
 -- asleep: we have it, and writers ring from now on; the second column is older than that, so ask once more. writers: a writer that
 -- does not ring is committing; ask again shortly. peer: another dispatcher sleeps and is the one to be rung.
 SELECT
@@ -13,5 +13,5 @@ SELECT
         WHEN pg_try_advisory_lock_shared(1869968482, 1) AND pg_advisory_unlock_shared(1869968482, 1) THEN 'writers'
         ELSE 'peer'
     END,
---like: look, from '    (', before '    ),'
+--like: due_check, from '    (', before '    ),'
     )

@@ -118,7 +118,7 @@ async def test_a_group_whose_lag_redis_cannot_tell_is_counted(redis_connection, 
     assert tap.all(BackpressureChanged) == ([BackpressureChanged(True, "search", real + 54)] if held else [])
     await redis.xreadgroup("search", "me", {STREAM: ">"}, count=real + 54 - 10)
     await redis.xdel(STREAM, ids[-1])
-    pressure._look_at = 0.0
+    pressure._ask_at = 0.0
     assert await pressure.allowance() > 0
     [group] = (await read_stream_info(redis, STREAM)).groups
     assert group.lag == 10

@@ -225,7 +225,9 @@ async def test_only_what_is_due_by_the_servers_clock(session, db):
 async def test_a_parked_row_is_waited_for_by_nobody(session, db):
     """Postgres 16 cannot even subtract infinity from a time: one parked row would fail every look."""
     await insert_events(db, next_run_at="infinity")
-    assert await session.fetch(load("look"), {"slots": 256, "proof_events": False, "usage": False}) == [(None, None)]
+    assert await session.fetch(load("due_check"), {"slots": 256, "proof_events": False, "usage": False}) == [
+        (None, None)
+    ]
     assert await session.fetch(load("doze"), {"slots": 256, "proof_events": False}) == [("asleep", None)]
     [(backlog, age_s, _)] = await session.fetch(load("sample"), {"bound": 10, "now": None})
     assert (backlog, age_s) == (1, 0)

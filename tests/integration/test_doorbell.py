@@ -106,7 +106,7 @@ async def test_a_ring_that_comes_during_the_look(
 
         async def commit_behind(sql: str, params: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
             rows = await fetch(sql, params)
-            if sql == load("look"):
+            if sql == load("due_check"):
                 assert rows[0][0] is None
                 await insert_events(db)
                 if received == "with another answer":

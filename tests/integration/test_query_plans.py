@@ -70,7 +70,7 @@ MAY_TOUCH = {
     "settle_dead": 2 * BATCH,
     "release": 2 * BATCH,
     "release everything": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
-    "look": 3 * BATCH,  # passes the rows that are held
+    "due_check": 3 * BATCH,  # passes the rows that are held
     "doze": 3 * BATCH,
     "look owned": 3 * BATCH + 1000,  # and a window of foreign rows
     "doze owned": 3 * BATCH + 1000,

@@ -118,7 +118,7 @@ async def test_a_producers_commit_rings_the_doorbell(roles: psycopg.AsyncConnect
     "name",
     [
         "claim",
-        "look",
+        "due_check",
         "doze",
         "overdue",
         "adopt",

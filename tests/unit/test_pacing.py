@@ -159,13 +159,13 @@ def test_polls_are_a_millisecond_and_a_half_apart_until_writers_fill_the_machine
 def test_where_commits_wait_for_one_another_nobody_rings_for_a_while() -> None:
     arrivals = ArrivalRate()
     now = steady(arrivals, 5.0, 1.0)
-    assert not arrivals.may_queue(now)
+    assert not arrivals.rings_may_wait(now)
     now = steady(arrivals, 30.0, 1.0, now)
-    assert arrivals.may_queue(now)
-    arrivals.note_queue(now)
-    assert not arrivals.may_queue(now)
+    assert arrivals.rings_may_wait(now)
+    arrivals.note_rings_wait(now)
+    assert not arrivals.rings_may_wait(now)
     assert arrivals.poll_s(now) == 0.005
-    later = steady(arrivals, 30.0, arrivals.queue_for_s - 0.1, now)
+    later = steady(arrivals, 30.0, arrivals.no_ring_for_s - 0.1, now)
     arrivals.note(0, later + 0.09)  # quiet, which ends the polling at other times
     assert arrivals.polling
     steady(arrivals, 30.0, 0.2, later)

@@ -25,7 +25,7 @@ class Watch:
         self.now += after_s
         self.postgres_s += after_s
         self.due = self.claims.due(self.now)
-        self.claims.looked(self.now, self.now + took_s, self.postgres_s)
+        self.claims.note_check(self.now, self.now + took_s, self.postgres_s)
         return self.claims.note(claim, 1, self.postgres_s - picked_at)
 
 

@@ -32,7 +32,7 @@ class Slept(TelemetryEvent):
 class Ticked(TelemetryEvent):
     """A turn of a relay or a wait of it ended ("ok"), or a try failed ("error"). Counted in the tick metrics.
 
-    A turn is a batch from claim to settle, a claim for handlers, or a look of the waiting relay that found nothing due;
+    A turn is a batch from claim to settle, a claim for handlers, or a due check that found nothing due;
     a wait, one because of a pause or of a consumer group that lags. A claim of the stream relay that finds no row emits
     none. Also counted as failed: tries to reconnect, and failures of the doorbell, of takeover, of audits and of the
     reading of the pause.

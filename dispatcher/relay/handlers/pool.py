@@ -84,7 +84,7 @@ class HandlerPool:
         return self._shares.to_claim(self._running + waiting, self._policy.claims.event_types)
 
     def report(self) -> None:
-        """Tell what is in flight, when that changed; and look for room: a stuck handler that ends tells nobody."""
+        """Tell what is in flight, when that changed; and find room: a stuck handler that ends tells nobody."""
         waiting = len(self._in_flight.waiting) + len(self._in_flight.suspects)
         now = InHand(len(self._in_flight.running), waiting, self._executor.stuck)
         if now != self._told:

@@ -28,7 +28,7 @@ from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.stages.settle import Settlement, release
 
 MOST_GROUPS = 2  # one is claimed while the other is answered; with three, each claim would scan more rows not its own
-WAIT_S = 0.02  # for slots, before a stop, a pause, or a sink that is closed by now is looked for
+WAIT_S = 0.02  # for slots, before a stop, a pause, or a sink that is shut by now is noticed
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class InOrder:
         if connection_epochs != self._connection_epochs:  # rows that Redis lost may be back, before our cursor
             self._connection_epochs = connection_epochs
             self.groups.reset()
-        if await self.watch.look(session, self.slots, self.held, self.claims_in_flight()):
+        if await self.watch.check(session, self.slots, self.held, self.claims_in_flight()):
             self.groups.reset()
         with anyio.move_on_after(WAIT_S):
             while (group := self._next(mask_of(closed))) is None:
@@ -236,12 +236,12 @@ class InOrder:
         flight = self._flights.get(claim_id)
         if flight is not None:
             self.forgotten(flight.rows)
-            self.watch.look_soon()
+            self.watch.check_soon()
             self.rescan()
         self.claim_ended(claim_id)
 
     def note_not_ours(self, ids: Collection[int]) -> None:
-        """These rows are not ours any more: they hold until somebody has looked what became of them."""
+        """These rows are not ours any more: they hold until the next check (watch.py) finds out what became of them."""
         for row_id in ids:
             self.held.note_not_ours(row_id)
 
@@ -289,11 +289,11 @@ def make_order(
         order.note_change()
         wake_relay()
 
-    def look() -> None:
-        watch.look_soon()
+    def check_soon() -> None:
+        watch.check_soon()
         if len(held):
             wake_relay()
 
     parts.slots.changed = changed
-    doorbell.listener.on_control(look)
+    doorbell.listener.on_control(check_soon)
     return order

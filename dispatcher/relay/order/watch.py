@@ -1,4 +1,4 @@
-"""Keeps what is held as the table has it: loads it with the slots, and looks whether somebody else has changed it."""
+"""Keeps what is held as the table has it: loads it with the slots, and checks whether somebody else has changed it."""
 
 from collections.abc import Collection
 from contextlib import suppress
@@ -21,20 +21,22 @@ MOST_DEAD = 10_000  # whose next entry did not tell of them yet, that are read
 
 
 class HeldWatch:
-    """Used by the task whose turn it is to claim; `look_soon()` by anyone. `event_types`: that the relay claims."""
+    """Used by the task whose turn it is to claim; `check_soon()` by anyone. `event_types`: that the relay claims."""
 
     def __init__(self, event_types: EventTypeFilter | None = None) -> None:
         types = None if event_types is None else list(event_types.types)
         self._of: dict[str, object] = {"types": types, "handled": event_types is not None and event_types.only_these}
         self._soon = False
-        self._look_at = 0.0  # when to look next
+        self._check_at = 0.0  # when to check next
 
-    def look_soon(self) -> None:
+    def check_soon(self) -> None:
         """A person may have retried or skipped something."""
         self._soon = True
 
-    async def look(self, session: Session, slots: OwnedSlots, held: Held, claims: Collection[str]) -> bool:
-        """Load, look and write down what is due. Whether rows may be claimed that lie before the claims' cursors.
+    async def check(self, session: Session, slots: OwnedSlots, held: Held, claims: Collection[str]) -> bool:
+        """Load what is held in slots that we gained, check what is held, write down which dead events were told of.
+
+        Returns whether rows may be claimed that lie before the claims' cursors.
 
         Raises SessionLost or psycopg.Error.
         """
@@ -43,12 +45,12 @@ class HeldWatch:
             slots.loaded(gained)
         if held.followed:
             await self._write_followed(session, held)
-        if not len(held) or (not self._soon and monotonic() < self._look_at):
+        if not len(held) or (not self._soon and monotonic() < self._check_at):
             return bool(gained)  # another one may have owned them since our cursors passed their rows
-        return await self._check(session, held, claims) or bool(gained)
+        return await self._check_rows(session, held, claims) or bool(gained)
 
     async def write_followed(self, postgres: ReconnectingSession, held: Held) -> None:
-        """Write down which dead events the entries after them told of. A failure is tried again with the next look."""
+        """Write down which dead events the entries after them told of. A failure is tried again with the next check."""
         if (session := postgres.session) is not None:
             with suppress(SessionLost, psycopg.Error):
                 await self._write_followed(session, held)
@@ -68,12 +70,12 @@ class HeldWatch:
             elif held.state(row_id) is None:
                 held.add(row_id, key, kind)
 
-    async def _check(self, session: Session, held: Held, claims: Collection[str]) -> bool:
+    async def _check_rows(self, session: Session, held: Held, claims: Collection[str]) -> bool:
         again, self._soon = False, False
         rows = sorted(held.rows("retry", "parked", "locked", "unknown", "dead", "free", "type"))
         for first in range(0, len(rows), AT_ONCE):
             asked = rows[first : first + AT_ONCE]
             found = await session.fetch(load("held_check"), {"ids": asked, "claims": list(claims), **self._of})
-            again |= held.note_looked([(row_id, kind, event_id) for row_id, kind, event_id in found], asked)
-        self._look_at = monotonic() + EVERY_S
+            again |= held.note_checked([(row_id, kind, event_id) for row_id, kind, event_id in found], asked)
+        self._check_at = monotonic() + EVERY_S
         return again

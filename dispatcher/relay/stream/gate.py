@@ -218,7 +218,7 @@ class SinkGate:
                 with anyio.move_on_after(SEARCH_AGAIN_S):
                     await self._stopping.wait()
             else:
-                self._shut(str(error), connection_only=self._not_reached())  # or the next look would follow at once
+                self._shut(str(error), connection_only=self._not_reached())  # or the next try would follow at once
             return False
         found, unknown = search.found, len(outcomes.unknown)
         for row_id in outcomes.unknown:

@@ -32,7 +32,7 @@ from dispatcher.relay.stream.sinks import Allowance, NotNow, OneSink, Sink, Sink
 from dispatcher.stages.doorbell.wake import Doorbell
 from dispatcher.stages.publish import send, unsent
 
-LOOK_WHILE_PAUSED_S = 1.0
+TRY_SINKS_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class StreamParts:
 class StreamRelay:
     """Runs lanes until told to stop. State is written by the lane that has the turn, unless said otherwise.
 
-    `wake_handlers()` is called each turn; it lets the handler relay look for rows.
+    `wake_handlers()` is called each turn; it lets the handler relay claim.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class StreamRelay:
         )
         self._after_turn = AfterTurn(self._claim_ended, self._sink_can_take_rows)
         self._may_sleep = False  # the last claim came back short: sleep before the next
-        self._look_at = 0.0  # when to look at the sink again, while paused
+        self._try_sinks_at = 0.0  # when to ask the sinks again, while paused
 
     def _make_sink(self, policy: StreamPolicy, parts: SinkParts, rng: Random) -> Sink:
         answers = SinkAnswers(
@@ -216,7 +216,7 @@ class StreamRelay:
         return written
 
     def _own_backend_pids(self) -> list[int]:
-        """Backend pids of our own sessions. The order cursor ignores them when it looks for open writers."""
+        """Backend pids of our own sessions. The order's cursor waits for none of these: they write no events."""
         return [lane.session.backend_pid for lane in [*self._lanes, self._chores] if lane.session is not None]
 
     async def _stand_by(self, postgres: ReconnectingSession) -> None:
@@ -226,17 +226,17 @@ class StreamRelay:
         self._pause_check.note_claim_ended()
         await self._try_open_while_paused()
         took_s = monotonic() - began
-        await self._doorbell.wait_while_paused(LOOK_WHILE_PAUSED_S)
+        await self._doorbell.wait_while_paused(TRY_SINKS_EVERY_S)
         self._observe(Ticked("ok", took_s))
 
     async def _try_open_while_paused(self) -> None:
         """Find out whether Redis and the groups let rows through: alerts about what is over must end, paused or not."""
-        if monotonic() >= self._look_at and not self._stopping.is_set() and self._pause_check.may_look():
+        if monotonic() >= self._try_sinks_at and not self._stopping.is_set() and self._pause_check.may_try_sink():
             await self._sinks.try_open()
-            self._look_at = monotonic() + LOOK_WHILE_PAUSED_S
+            self._try_sinks_at = monotonic() + TRY_SINKS_EVERY_S
 
     async def _wake(self) -> None:
-        """Sleep if there was nothing to do, and let the handler relay look for rows."""
+        """Sleep if there was nothing to do, and let the handler relay claim."""
         if self._may_sleep:
             self._may_sleep = False
             if await self._doorbell.wait() == "nudge":
@@ -252,7 +252,7 @@ class StreamRelay:
         began = monotonic()
         allowance = await self._sinks.allow(lambda: min(self._sizer.limit(), self._settler.aside.room))
         if allowance is NotNow.NO_ROOM:
-            await self._doorbell.release_key()  # nobody will look: writers need not ring
+            await self._doorbell.release_key()  # nobody will claim: writers need not ring
             await self._sinks.wait_changed()
             self._observe(Ticked("ok", monotonic() - began))
         if isinstance(allowance, NotNow):
@@ -292,7 +292,7 @@ class StreamRelay:
             await self._doorbell.ring_peers()
 
     async def _release_key_without_sessions(self) -> None:
-        """Release the doorbell's key while no lane has a session: writers would ring, and nobody could look."""
+        """Release the doorbell's key while no lane has a session: writers would ring, and nobody could claim."""
         if any(lane.session is not None for lane in self._lanes):
             return
         async with self._turns:

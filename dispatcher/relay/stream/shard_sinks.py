@@ -44,12 +44,12 @@ class ShardSinks:
         self._wake()
 
     async def allow(self, most: Callable[[], int]) -> Allowance | NotNow:
-        """What may be claimed now. Sinks that are not open are looked at again, beside the lanes."""
+        """What may be claimed now. Sinks that are not open are tried again, beside the lanes."""
         began = monotonic()
         ready = {number: sink for number, sink in enumerate(self.all) if sink.ready}
         for number, sink in enumerate(self.all):
             if number not in ready or sink.flow.due():
-                sink.look_again()
+                sink.check_again()
         if not ready or (self._whole and len(ready) < len(self.all)):
             return NotNow.NO_ROOM
         rows = min(most(), *(sink.flow.left() for sink in ready.values()))

@@ -15,7 +15,7 @@ from dispatcher.relay.stream.answers import SinkAnswers
 from dispatcher.relay.stream.bisect import PoisonBisector
 from dispatcher.relay.stream.gate import SinkGate
 
-CATCH_UP_S = 0.1  # between two looks at a consumer group that has to catch up
+CATCH_UP_S = 0.1  # between two checks of a consumer group that has to catch up
 
 
 class NotNow(Enum):
@@ -49,7 +49,7 @@ class Sink:
     bisector: PoisonBisector
     slots: Sequence[int] = ()
     in_background: int = 0  # batches that are settled in the background, for no lane waits for them any more
-    _look_again: anyio.Event = field(default_factory=anyio.Event)  # replaced by keep()
+    _check_again: anyio.Event = field(default_factory=anyio.Event)  # replaced by keep()
 
     @property
     def ready(self) -> bool:
@@ -60,11 +60,11 @@ class Sink:
         """End every wait of it."""
         self.gate.stop()
         self.bisector.stop()
-        self.look_again()
+        self.check_again()
 
-    def look_again(self) -> None:
-        """Look at it again."""
-        self._look_again.set()
+    def check_again(self) -> None:
+        """Connect it, or ask what its groups have to read, in keep()."""
+        self._check_again.set()
 
     async def keep(self, stopping: anyio.Event, changed: Callable[[], None]) -> None:
         """Connect it, find out when it is back, ask what its groups have to read; until stopped.
@@ -72,7 +72,7 @@ class Sink:
         Raises Misconfigured when a person has to act and it was never up.
         """
         while not stopping.is_set():
-            self._look_again = anyio.Event()
+            self._check_again = anyio.Event()
             if not self.gate.ready:
                 if await self.gate.try_open():
                     await self.flow.allowance()
@@ -84,7 +84,7 @@ class Sink:
                     with anyio.move_on_after(CATCH_UP_S):
                         await stopping.wait()
             else:
-                await self._look_again.wait()
+                await self._check_again.wait()
 
 
 class Sinks(Protocol):
@@ -116,7 +116,7 @@ class Sinks(Protocol):
 class OneSink:
     """The sink of a relay that has one.
 
-    `release_key()` is awaited before a wait for it: nobody will look meanwhile, so writers need not ring.
+    `release_key()` is awaited before a wait for it: nobody will claim meanwhile, so writers need not ring.
     """
 
     def __init__(self, sink: Sink, stopping: anyio.Event, release_key: Callable[[], Awaitable[None]]) -> None:

@@ -18,7 +18,7 @@ ASK_EVERY_S = 0.1
 
 
 class RowsOfOurs:
-    """Which rows the doorbell looks for: parameters of doze.sql and look.sql. `owned()`: with an order, our slots."""
+    """Which rows may wake us: parameters of doze.sql and due_check.sql. `owned()`: with an order, our slots."""
 
     def __init__(self, slots: int, *, proof_events: bool = False, owned: Callable[[], Ranges] | None = None) -> None:
         self._fixed: dict[str, object] = {"slots": slots, "proof_events": proof_events}
@@ -38,7 +38,7 @@ class RowsOfOurs:
 
 
 class DueCheck:
-    """Looks into the outbox for the doorbell; used by the one task whose turn it is to claim."""
+    """Asks the outbox when the next row is due; used by the one task whose turn it is to claim."""
 
     def __init__(self, rows: RowsOfOurs, observe: Observer, clock: Callable[[], float]) -> None:
         self._rows = rows
@@ -54,7 +54,7 @@ class DueCheck:
     async def due_s(self, session: Session) -> tuple[float, bool]:
         """Seconds until a row is due (inf: none waits), and whether the notification queue fills up."""
         ask = self._clock() - self._asked_at >= ASK_EVERY_S
-        statement, rows = load("look", owned=self._rows.in_order), self._rows.parameters()
+        statement, rows = load("due_check", owned=self._rows.in_order), self._rows.parameters()
         [(due_s, usage)] = await session.fetch(statement, rows | {"usage": ask})
         if usage is not None:
             self._asked_at = self._clock()
@@ -73,7 +73,7 @@ def why_due(*, first: bool, writers: bool, planned: bool) -> WakeCause:
     if first:
         return "busy"  # a row was due already, before the sleep began
     if writers:
-        return "writers"  # a writer held the key, so we looked again after a short pause
+        return "writers"  # a writer held the key, so we checked again after a short pause
     if planned:
         return "due"  # the check before said that a row would be due now
     return "tick"  # the tick or a shorter pause passed

@@ -61,7 +61,7 @@ class OwnerBell:
         """Pass on until cancelled."""
         while True:
             await self._rung.wait()
-            self._rung = anyio.Event()  # cleared, then look: a ring that comes meanwhile is passed on too
+            self._rung = anyio.Event()  # replaced, then asked: a ring that comes meanwhile is passed on too
             session, us = self._control.session, self._dispatcher_id()
             if session is None or us is None:
                 continue  # the new session counts as a ring for everybody

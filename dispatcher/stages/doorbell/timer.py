@@ -14,7 +14,7 @@ class WakeTimer:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._now = False  # look at once
+        self._now = False  # wake at once
         self._due_at = inf  # when some row of ours is due
         self._ended: asyncio.Future[None] | None = None  # of the wait that is under way
 

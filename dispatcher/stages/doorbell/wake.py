@@ -28,15 +28,15 @@ from dispatcher.stages.doorbell.owners import OwnerBell
 from dispatcher.stages.doorbell.timer import WakeTimer
 
 RING_PEERS_EVERY_S = 1.0
-LOOK_FOR_QUEUE_EVERY_S = 0.25
-QUEUE = 2  # so many commits that wait for another one are a queue; one waits now and then at a light load too
+COUNT_RINGS_EVERY_S = 0.25
+MANY_WAIT = 2  # commits that wait to ring: so many are too many; one waits now and then at a light load too
 ALL_SLOTS = 256
 _RING_PEERS = f"SELECT pg_notify('{BACKLOG}', '')"
 _RELEASE = f"SELECT pg_advisory_unlock({locks.DOORBELL})"
 
-# asleep: we have the key, and every writer rings us. writers: a writer that does not ring is committing, so look again
-# soon. peer: another dispatcher has the key and is rung. filling: Postgres's notification queue is half full, so nobody
-# has the key, nobody rings, and we look on the tick.
+# asleep: we have the key, and every writer rings us. writers: a writer that does not ring is committing, so check
+# again soon. peer: another dispatcher has the key and is rung. filling: Postgres's notification queue is half full, so
+# nobody has the key, nobody rings, and we check on the tick.
 Position = Literal["asleep", "writers", "peer", "filling"]
 
 
@@ -72,7 +72,7 @@ class Doorbell:
         self._arrivals = ArrivalRate()
         self._session: Session | None = None  # the session the fields below speak of
         self._holds_key = self._listens = False
-        self._rang_peers_at = self._handed_on_at = self._looked_for_queue_at = -inf
+        self._rang_peers_at = self._handed_on_at = self._counted_rings_at = -inf
         self._timer = WakeTimer(clock)
         self._woken_by: WakeCause = "nudge"
         self._woken_at = -inf  # when the last wait ended: since then somebody claimed
@@ -81,7 +81,7 @@ class Doorbell:
         control.on_change(self._control_changed)
 
     def nudge(self, due_in_s: float = 0.0) -> None:
-        """Wake in so many seconds, when a row of ours is due; 0: now, or the relay must look at its state."""
+        """Wake in so many seconds, when a row of ours is due; 0: now, or the relay's state has changed."""
         self._timer.wake_in(due_in_s)
 
     def _control_changed(self, up: bool, reason: str | None) -> None:
@@ -105,8 +105,8 @@ class Doorbell:
         if rows:
             # Rows came: make the pauses short again. Otherwise constant writers make us wait as long as the tick.
             self._backoff.reset()
-        if self._holds_key and self._woken_by == "notify" and self._arrivals.may_queue(now):
-            await self._look_for_queue(now)
+        if self._holds_key and self._woken_by == "notify" and self._arrivals.rings_may_wait(now):
+            await self._count_rings_waiting(now)
         if self._holds_key and self._arrivals.polling:
             await self.release_key()
             await self._hand_on_key(now)
@@ -115,15 +115,15 @@ class Doorbell:
             # The row that rang is not in our slots, and its dispatcher was not rung: only the holder of the key is.
             await self._quietly(self._control.session, _RING_PEERS)
 
-    async def _look_for_queue(self, now: float) -> None:
+    async def _count_rings_waiting(self, now: float) -> None:
         """Find out whether commits that ring wait for one another, as where each waits long for its flush."""
         session = self._control.session
-        if session is None or session is not self._session or now - self._looked_for_queue_at < LOOK_FOR_QUEUE_EVERY_S:
+        if session is None or session is not self._session or now - self._counted_rings_at < COUNT_RINGS_EVERY_S:
             return
-        self._looked_for_queue_at = now
+        self._counted_rings_at = now
         waiting = await self._quietly(session, load("rings_waiting"))
-        if waiting and waiting[0][0] >= QUEUE:
-            self._arrivals.note_queue(now)
+        if waiting and waiting[0][0] >= MANY_WAIT:
+            self._arrivals.note_rings_wait(now)
 
     async def _hand_on_key(self, now: float) -> None:
         """With an order, ring the peers, so that one of them takes the key: we look for rows of our own slots only."""
@@ -163,7 +163,7 @@ class Doorbell:
             self._observe(Ticked("error", 0.0, describe(error)))
 
     async def release_key(self) -> None:
-        """Release the key: from now on writers need not ring, because we look without being rung."""
+        """Release the key: from now on writers need not ring, because we claim without being rung."""
         session = self._control.session
         if session is None or session is not self._session or not self._holds_key:
             return
@@ -181,7 +181,7 @@ class Doorbell:
     async def _wait(self) -> WakeCause:
         session = self._control.session
         if self._replaced(session) and session is not None:
-            return "reconnect"  # rings between the old and the new session are lost, so look now
+            return "reconnect"  # rings between the old and the new session are lost, so claim now
         if self._arrivals.polling and not self._holds_key:
             now = self._clock()
             pause_s = min(self._arrivals.poll_s(now, now - self._woken_at), self._tick_s)
@@ -228,15 +228,15 @@ class Doorbell:
         while True:
             if self._timer.nudged(early=True):
                 return "nudge"
-            # Clear the flag, then look: a ring that comes during the look is still there to wake us.
+            # First read what came, then check: a ring that comes during the due check is still there to wake us.
             self.listener.hear(session)
             began = self._clock()
             position, due_s = await self._take_position(session)
             now = self._clock()
             pause_s = inf
             if due_s <= 0 and self._due_but_not_claimed:
-                # A row is due, but the claim did not take it: it is locked, or waits for another one. Looking again at
-                # once would spin, so pause.
+                # A row is due, but the claim did not take it: it is locked, or waits for another one. To check
+                # again at once would spin, so pause.
                 self._due_but_not_claimed, due_s = False, inf
                 pause_s = self._backoff.pause_s()
             if due_s <= 0:
@@ -258,7 +258,7 @@ class Doorbell:
                 return cause
 
     async def _take_position(self, session: Session) -> tuple[Position, float]:
-        """Get the key if it is free, then look. Returns who has it, and in how many seconds a row is due."""
+        """Get the key if it is free, then check. Returns who has it, and in how many seconds a row is due."""
         if self._due_check.filling:
             due_s, filling = await self._due_check.due_s(session)
             if filling:
@@ -274,7 +274,7 @@ class Doorbell:
         if not self._listens:  # or an earlier LISTEN was refused, and rings would reach nobody
             await session.fetch(f"LISTEN {DOORBELL}")
             self._listens = True
-        # The look inside doze.sql is older than the key: a silent writer may have committed between the two.
+        # The due check inside doze.sql is older than the key: a silent writer may have committed between the two.
         due_s, filling = await self._due_check.due_s(session)
         if not filling:
             return "asleep", due_s
@@ -287,7 +287,7 @@ class Doorbell:
         self._observe(Slept(self._holds_key, timeout_s))
         deadline, waits = self._clock() + timeout_s, True
         while waits:
-            # Before waiting too: a ring that came with the answer to the look is not on the socket any more.
+            # Before waiting too: a ring that came with the answer to the due check is not on the socket any more.
             if cause := self.listener.hear(session):
                 return cause
             waits = await self._timer.wait(deadline, session.when_readable)

@@ -1,4 +1,4 @@
--- look: asks when the next row is due.
+-- due_check: asks when the next row is due.
 -- Parameters: slots (only slots below this number), proof_events (whether only events of `dispatcher prove`, or all others), usage
 --   (whether to ask for the notification queue).
 -- Parameters with an order: lows, highs (ranges of slots that we own; slots does not matter then).
@@ -6,7 +6,7 @@
 --   queue in use (NULL: not asked for).
 -- Loaded by: dispatcher/stages/doorbell/due.py
 -- Index: message_outbox_due_idx, its head.
--- Lines marked --owned belong to load("look", owned=True), with an order, those marked --any to the other one. If none of the first 1,000
+-- Lines marked --owned belong to load("due_check", owned=True), with an order, those marked --any to the other one. If none of the first 1,000
 -- rows is in a slot of ours, ours is due no earlier than the last of these: a claim finds out.
 SELECT
     (
