@@ -163,7 +163,7 @@ class PostgresCrashAudit:
     async def _settle(
         self, session: Session, incarnation: RedisIncarnation, stream: str, since: str, page: list[tuple[str, str]]
     ) -> int:
-        ours = {event_id: stream_id for stream_id, event_id in page if _is_uuid(event_id)}
+        ours = {event_id: stream_id for stream_id, event_id in page if _may_be_ours(event_id)}
         rows = await session.fetch(
             load("settle_found"),
             {
@@ -180,9 +180,9 @@ class PostgresCrashAudit:
         return len(rows)
 
 
-def _is_uuid(text: str) -> bool:
+def _may_be_ours(event_id: str) -> bool:
+    """Whether it is written as Postgres writes a UUID: of what Python takes for one Postgres refuses some, for good."""
     try:
-        UUID(text)
+        return str(UUID(event_id)) == event_id
     except ValueError:
         return False
-    return True

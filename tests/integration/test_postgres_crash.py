@@ -36,6 +36,7 @@ Db = psycopg.AsyncConnection[Any]
 Make = Callable[..., Awaitable[PostgresCrashAudit]]
 FORGET = "DELETE FROM messaging.unbroken"
 NEW = "UPDATE messaging.message_outbox SET status = 'pending', picked_at = NULL, picked_by = NULL, claim_id = NULL, "
+OTHER = "c56a4180-65aa-42ec-a945-5fd21dec0538"
 CLAIM_FORGOTTEN = NEW + "sent_at = NULL, stream_id = NULL"
 
 
@@ -121,6 +122,21 @@ async def test_forgotten_settles_and_claims_are_found(
     assert [row["stream_id"] for row in table] == [*ids[:5], None]
     assert {row["attempts"] for row in table} == {0}
     assert tap.all(CrashAudited) == [CrashAudited(5, 5)]
+
+
+@pytest.mark.parametrize("other", [f"urn:uuid:{OTHER}", f"{{{OTHER}}}", OTHER.replace("56", "_6"), OTHER.upper()])
+async def test_ids_of_others_in_the_stream_do_not_end_the_look(
+    session: Session, make: Make, db: Db, redis: "Redis", tap: Tap, other: str
+) -> None:
+    """Python reads a UUID in forms that Postgres refuses: the audit failed for ever, and nothing was claimed."""
+    await insert_events(db, 2)
+    await publish(redis, db)
+    await redis.xadd(STREAM, {"event_id": other})
+    await db.execute(FORGET)
+    await (await make()).audit(session)
+    assert await statuses(db) == {"sent": 2}
+    [audited] = tap.all(CrashAudited)
+    assert (audited.found, audited.looked_at) == (2, 3)
 
 
 async def test_the_note_bounds_the_look(session: Session, make: Make, db: Db, redis: "Redis", tap: Tap) -> None:
