@@ -19,8 +19,8 @@ WHERE o.ctid = ANY (ARRAY(
       AND d.status = 'picked'
       AND (
           d.claim_id = ANY (%(claims)s::uuid[])
-          OR (d.claim_id, d.picked_at) IN (
-              SELECT s.claim_id, s.picked_at
+          OR (d.claim_id, coalesce(d.picked_at, '-infinity')) IN ( -- NULL: picked by hand, while triggers were off
+              SELECT s.claim_id, coalesce(s.picked_at, '-infinity')
               FROM unnest(%(still_claims)s::uuid[], %(still_at)s::timestamptz[]) AS s (claim_id, picked_at)
           )
           OR (d.claim_id IS NULL AND %(unclaimed)s AND (%(owner)s::bigint IS NULL OR d.picked_by = %(owner)s))

@@ -33,6 +33,8 @@
 -- Fresh rows have next_run_at 1970-01-01 (core/row.py has it too): they are due whatever the clock says, though it was set back.
 -- The clock is read in subqueries: a function of it would be evaluated for each row, and no index scan could begin or end there.
 -- Times are text in UTC: the earliest time that the table allows is no Python time in a zone west of Greenwich.
+-- A time that no Python time can be comes as the nearest that can: rows that were written while triggers were off may have one, and each
+-- would end every claim that takes it.
 -- The last column is the age in seconds for the latency histogram: since the event was first due; since it occurred, if it failed
 -- before or nobody scheduled it; 0 if a plain UPDATE put a sent row back.
 -- Payload and headers: '!' and the size stand for text of more than most_bytes, '?' and the size (of the text, or as it is stored, which
@@ -124,13 +126,13 @@ WHERE o.ctid = ANY (
 ))
 RETURNING
     CASE WHEN o.status = 'picked' AND o.claim_id = %(claim_id)s THEN o.id END,
-    o.next_run_at AT TIME ZONE 'UTC',
+    greatest(o.next_run_at, '0001-01-01 00:00:00+00') AT TIME ZONE 'UTC',
     o.event_id::text,
     o.message_id::text,
     CASE WHEN octet_length(o.event_type) > 1000 THEN left(o.event_type, 1001) ELSE o.event_type END,
     CASE WHEN octet_length(o.aggregate_type) > 1000 THEN left(o.aggregate_type, 1001) ELSE o.aggregate_type END,
     CASE WHEN octet_length(o.aggregate_id) > 1000 THEN left(o.aggregate_id, 1001) ELSE o.aggregate_id END,
-    o.occurred_at AT TIME ZONE 'UTC',
+    least(greatest(o.occurred_at, '0001-01-01 00:00:00+00'), '9999-12-31 00:00:00+00') AT TIME ZONE 'UTC',
     CASE
         WHEN pg_column_size(o.payload) < 1000 AND pg_column_compression(o.payload) IS NULL THEN o.payload::text::varchar(4096)
         WHEN pg_column_size(o.payload) > 4194304 / %(limit)s::integer OR %(most_bytes)s::integer IS NULL THEN '?' || pg_column_size(o.payload)
@@ -158,8 +160,8 @@ RETURNING
     END,
     o.attempts,
     coalesce(date_part('epoch', coalesce(%(now)s::timestamptz, clock_timestamp()) - CASE
-        WHEN o.attempts > 0 THEN o.occurred_at
-        WHEN o.sent_at IS NULL THEN greatest(o.occurred_at, o.next_run_at)
+        WHEN o.attempts > 0 THEN least(greatest(o.occurred_at, '0001-01-01 00:00:00+00'), '9999-12-31 00:00:00+00')
+        WHEN o.sent_at IS NULL THEN least(greatest(o.occurred_at, o.next_run_at, '0001-01-01 00:00:00+00'), '9999-12-31 00:00:00+00')
     END), 0),
     coalesce(o.last_error LIKE ANY ('{ProcessLost:%%,ServerLost:%%}'), false)
     --sharded: , (hashtextextended(o.aggregate_id, 0) & 255)::integer

@@ -59,6 +59,6 @@ SELECT NULL::text, NULL::bigint, NULL::text, (SELECT count(*) FROM seen),
        date_part('epoch', clock_timestamp()), NULL::boolean
 UNION ALL
 SELECT c.claim_id::text, c.picked_by, r.name, NULL::bigint, NULL::text, c.id, CASE WHEN c.claim_id IS NOT NULL THEN c.picked_at::text END,
-       date_part('epoch', clock_timestamp()) - date_part('epoch', c.picked_at), c.still
+       coalesce(date_part('epoch', clock_timestamp()) - date_part('epoch', c.picked_at), 0), c.still
 FROM claims AS c
 LEFT JOIN ONLY messaging.dispatcher AS r ON r.id = c.picked_by

@@ -6,7 +6,6 @@ out: a person who reads both looks for two causes.
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from math import ceil, floor
 from typing import Literal
 
@@ -15,6 +14,7 @@ from dispatcher.core.findings.remedies import dead_do, held_do
 from dispatcher.core.findings.runbook import PAGES
 from dispatcher.core.findings.troubles import HELD_S, VERY_HELD_S, Severity
 from dispatcher.core.process_state import DeadGroups, EndedDispatcher, HeldCount, PastTrouble, RetryCount
+from dispatcher.core.timestamps import moment_of
 
 LEVELS: tuple[Severity, ...] = ("fine", "note", "warn", "bad")
 PROMISED_S = 1.5  # p95 from the commit to the stream, as the runbook promises
@@ -259,7 +259,7 @@ def over(past: PastTrouble, now: float) -> Need | None:
 def clock(moment: float, now: float | None = None) -> str:
     """`07:59:18 UTC` of Unix seconds; with the date when it is more than half a day from `now`."""
     day = "" if now is None or abs(moment - now) < 43_200 else "%Y-%m-%d "
-    return datetime.fromtimestamp(moment, UTC).strftime(f"{day}%H:%M:%S UTC")
+    return moment_of(moment).strftime(f"{day}%H:%M:%S UTC")
 
 
 def lasting(seconds: float) -> str:
