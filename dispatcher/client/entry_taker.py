@@ -30,7 +30,7 @@ class Failed(Exception):
         self.error = error
 
 
-class LetBy(Exception):
+class OthersFirst(Exception):
     """What the event needs is away: it has waited, and now others are tried."""
 
 
@@ -71,8 +71,8 @@ class EntryTaker(ABC):
         """Acknowledge it."""
 
     @abstractmethod
-    def _again(self, entry: Entry, delay_ms: int, *, free: bool) -> Steps:
-        """Let it come again after the pause. `free`: this delivery does not count."""
+    def _again(self, entry: Entry, delay_ms: int, *, counted: bool) -> Steps:
+        """Let it come again after the pause. `counted`: as a delivery."""
 
     def _take(self, entry: Entry) -> Steps:
         """Handle one entry, then acknowledge it, or leave it for a retry, or move it to the dead stream."""
@@ -90,13 +90,13 @@ class EntryTaker(ABC):
                     yield from self._patiently(CallApplication("add", event), entry)
         except Failed as failed:
             return (yield from self._failed(entry, event, failed.error))
-        except LetBy:
-            return (yield from self._again(entry, self._group.delay_ms(1), free=True))
+        except OthersFirst:
+            return (yield from self._again(entry, self._group.delay_ms(1), counted=False))
         self._patience.note_handled(entry.ref, event.event_type)
         return (yield from self._done(entry))
 
     def _patiently(self, work: CallApplication, entry: Entry) -> Steps:
-        """Run the step; in an outage wait and run it again. Raises Failed, LetBy or NotOurs."""
+        """Run the step; in an outage wait and run it again. Raises Failed, OthersFirst or NotOurs."""
         event = work.event
         while True:
             began = self._clock()
@@ -130,7 +130,7 @@ class EntryTaker(ABC):
             if stopping:
                 raise NotOurs
             if self._patience.note_if_over():
-                raise LetBy
+                raise OthersFirst
 
     def _most(self, event: Received) -> int:
         """How many deliveries it has."""
@@ -139,7 +139,7 @@ class EntryTaker(ABC):
     def _failed(self, entry: Entry, event: Received, error: Exception) -> Steps:
         if isinstance(error, raised.Wait):  # nobody's failure
             delay_ms = min(self._group.claim_idle_millis, int(error.after_s * 1000))
-            return (yield from self._again(entry, delay_ms, free=True))
+            return (yield from self._again(entry, delay_ms, counted=False))
         line = raised_at(error).rpartition("/")[2]
         reason = f"{type(error).__name__} at {line}" if line else type(error).__name__
         if self._on_error is not None:
@@ -155,7 +155,7 @@ class EntryTaker(ABC):
             "event %s (%s) failed, delivery %d of %d, next in %d ms: %s",
             event.event_id, event.event_type, entry.deliveries, self._most(event), delay_ms, reason,
         )  # fmt: skip
-        return (yield from self._again(entry, delay_ms, free=False))
+        return (yield from self._again(entry, delay_ms, counted=True))
 
     def _put_away(self, entry: Entry, event: Received | None, reason: str) -> Steps:
         """Add the entry to the dead stream, then acknowledge it: a crash between the two doubles it there."""

@@ -130,10 +130,10 @@ class GroupReader(Reader):
         self._shards[entry.key].done.append(entry.id)
         yield from self._shards[entry.key].acknowledge()
 
-    def _again(self, entry: Entry, delay_ms: int, *, free: bool) -> Steps:
+    def _again(self, entry: Entry, delay_ms: int, *, counted: bool) -> Steps:
         """Let the entry be claimed after the pause, by any consumer; that counts as its next delivery."""
         if self._deliveries.held(entry):  # else another consumer may have it, and would lose it to us
-            options = {"retrycount": entry.deliveries - 1} if free else {}
+            options = {} if counted else {"retrycount": entry.deliveries - 1}
             idle = max(0, self._group.claim_idle_millis - delay_ms)
             shard = self._shards[entry.key]
             yield shard.call("xclaim", self._group.consumer, 0, [entry.id], idle=idle, justid=True, **options)

@@ -212,11 +212,11 @@ class OrderedReader(LeaseKeeper):
         yield from self._fenced(self._leased[entry.key])
         yield from super()._put_away(entry, event, reason)
 
-    def _again(self, entry: Entry, delay_ms: int, *, free: bool) -> Steps:
+    def _again(self, entry: Entry, delay_ms: int, *, counted: bool) -> Steps:
         """It is the first of its line again after the pause; the others of its aggregate wait for that."""
         shard, queued = self._leased[entry.key], self._in_hand[entry.key][entry.id]
-        yield from self._uncount(shard, [entry.id], entry.deliveries - free)
-        queued.deliveries = entry.deliveries + (not free)
+        yield from self._uncount(shard, [entry.id], entry.deliveries - (not counted))
+        queued.deliveries = entry.deliveries + counted
         queued.is_new = False
         if not shard.leaving:
             self._lines.hold(queued, self._clock() + delay_ms / 1000)

@@ -34,7 +34,7 @@ class NoConnectionLeft(Unreachable):
         self.sure = sure
 
 
-class StreamMoved(Unreachable):
+class IncarnationChanged(Unreachable):
     """The incarnation of Redis changed since the rows to be settled were published or found there."""
 
 

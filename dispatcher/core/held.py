@@ -6,15 +6,29 @@ see sql/statements/claim.sql. Two aggregates with the same key would only wait f
 """
 
 from collections.abc import Collection, Iterable
-from typing import Literal, NamedTuple
+from enum import StrEnum
+from typing import NamedTuple
 
 from dispatcher.core.outcome import BatchOutcomes
 
-# ours: our claim has it, or had it a moment ago. unknown: picked by a claim that is not ours. locked: somebody else had
-# it locked when the claim came by. free: nobody has it any more, and it may lie before the cursor of the claims. type:
-# no event of its type may be claimed now.
-State = Literal["ours", "retry", "parked", "locked", "unknown", "dead", "free", "type"]
 MOST_DEAD = 50_000  # dead events whose next entry is to tell of them; of more the oldest are forgotten
+
+
+class HoldReason(StrEnum):
+    """Why a row holds its aggregate. The values are also those of held_load.sql and held_check.sql."""
+
+    OUR_CLAIM = "our_claim"  # a claim of ours has it, or had it a moment ago
+    OTHER_CLAIM = "other_claim"  # another dispatcher has claimed it
+    RETRY = "retry"  # it failed, or waits, and is due again later
+    PARKED = "parked"
+    DEAD = "dead"
+    LOCKED = "locked"  # somebody had locked it when we claimed
+    CLAIMABLE = "claimable"  # nobody has it any more, and it may lie before the claims' cursors
+    TYPE_WAITS = "type_waits"  # no event of its type may be claimed now
+
+
+# Rows that hold for one of these are claimed in their turn: by their ids, or once their type may be claimed again.
+FOUND_BY_CLAIMS = (HoldReason.LOCKED, HoldReason.CLAIMABLE, HoldReason.TYPE_WAITS)
 
 
 class Dead(NamedTuple):
@@ -29,12 +43,11 @@ class Held:
 
     def __init__(self, *, hold: bool) -> None:
         self.hold = hold
-        self.later_event_seen: set[int] = (
-            set()
-        )  # aggregates of which a claim met a later event, by key: look before a claim
+        self.later_event_seen: set[int] = set()  # keys of held aggregates of which a claim met a later event
         self.followed: list[int] = []  # rows of dead events whose next entry is out; emptied by whoever writes it down
-        self.let_go_meanwhile: set[int] = set()  # keys let go since the running claim began; cleared before each claim
-        self._rows: dict[int, tuple[int, State]] = {}  # by row id: the key, and why it holds
+        # Keys of which a row has ceased to hold since the running claim began; cleared before each claim.
+        self.let_go_meanwhile: set[int] = set()
+        self._rows: dict[int, tuple[int, HoldReason]] = {}  # by row id: the key, and why it holds
         self._by_key: dict[int, set[int]] = {}
         self._dead: dict[int, Dead] = {}  # by key
 
@@ -52,12 +65,12 @@ class Held:
         rows = self._by_key.get(key)
         return rows is not None and any(each < row_id and each not in but for each in rows)
 
-    def add(self, row_id: int, key: int, state: State) -> None:
+    def add(self, row_id: int, key: int, reason: HoldReason) -> None:
         """This row holds its aggregate from now on, or for another reason than before."""
-        self._rows[row_id] = (key, state)
+        self._rows[row_id] = (key, reason)
         self._by_key.setdefault(key, set()).add(row_id)
 
-    def state(self, row_id: int) -> State | None:
+    def reason(self, row_id: int) -> HoldReason | None:
         """Why this row holds; None: it does not."""
         known = self._rows.get(row_id)
         return None if known is None else known[1]
@@ -79,14 +92,18 @@ class Held:
 
     def forget(self, slots: Collection[int]) -> None:
         """What is known of these slots is of an earlier time of owning them. Rows that are ours are kept."""
-        for row_id in [each for each, (key, state) in self._rows.items() if key & 255 in slots and state != "ours"]:
+        for row_id in [
+            each
+            for each, (key, reason) in self._rows.items()
+            if key & 255 in slots and reason is not HoldReason.OUR_CLAIM
+        ]:
             self.let_go(row_id)
         for key in [each for each in self._dead if each & 255 in slots]:
             del self._dead[key]
 
-    def rows(self, *states: State) -> list[int]:
+    def rows(self, *reasons: HoldReason) -> list[int]:
         """The rows that hold for one of these reasons."""
-        return [row_id for row_id, (_, state) in self._rows.items() if state in states]
+        return [row_id for row_id, (_, reason) in self._rows.items() if reason in reasons]
 
     def after_dead(self, key: int) -> Dead | None:
         """The dead event that the next entry of this aggregate has to tell of."""
@@ -121,13 +138,13 @@ class Held:
                 again |= self.let_go(row_id)
         for row_id, _ in outcomes.retries:
             if row_id in self._rows and row_id not in undone:
-                self.add(row_id, self._rows[row_id][0], "retry")
+                self.add(row_id, self._rows[row_id][0], HoldReason.RETRY)
         for row_id, _ in outcomes.dead:
             if row_id not in self._rows or row_id in not_ours or row_id in undone:
                 continue
             key = self._rows[row_id][0]
             if self.hold:
-                self.add(row_id, key, "dead")
+                self.add(row_id, key, HoldReason.DEAD)
             else:
                 self.note_died(row_id, key, event_ids.get(row_id, ""))
                 again |= self.let_go(row_id)
@@ -138,27 +155,27 @@ class Held:
     def note_not_ours(self, row_id: int) -> None:
         """This row is not ours any more: it holds until the next check (watch.py)."""
         if row_id in self._rows:
-            self.add(row_id, self._rows[row_id][0], "unknown")
+            self.add(row_id, self._rows[row_id][0], HoldReason.OTHER_CLAIM)
 
     def note_checked(self, found: Iterable[tuple[int, str, str]], asked: Collection[int]) -> bool:
         """Hear what the table says of rows: id, kind and event_id, see held_check.sql. Returns as `note_settled`."""
         again, there = False, {row_id: (kind, event_id) for row_id, kind, event_id in found}
         for row_id in asked:
             known = self._rows.get(row_id)
-            if known is None or known[1] == "ours":  # claimed since it was asked for
+            if known is None or known[1] is HoldReason.OUR_CLAIM:  # claimed since it was asked for
                 continue
             kind, event_id = there.get(row_id, ("gone", ""))
-            if kind in ("gone", "sent", "waits"):
+            if kind in ("gone", "sent", "holds_nothing"):
                 again |= self.let_go(row_id)
-            elif kind == "dead" and not self.hold:
+            elif kind == HoldReason.DEAD and not self.hold:
                 self.note_died(row_id, known[0], event_id)
                 again |= self.let_go(row_id)
-            elif kind == "free":
-                again |= known[1] not in ("free", "locked", "type")
-                self.add(row_id, known[0], known[1] if known[1] in ("locked", "type") else "free")
-            elif kind == "retry":
-                again |= known[1] != "retry"
-                self.add(row_id, known[0], "retry")
-            elif kind in ("parked", "unknown", "dead"):
-                self.add(row_id, known[0], kind)  # type: ignore[arg-type]
+            elif kind == HoldReason.CLAIMABLE:
+                again |= known[1] not in FOUND_BY_CLAIMS
+                self.add(row_id, known[0], known[1] if known[1] in FOUND_BY_CLAIMS else HoldReason.CLAIMABLE)
+            elif kind == HoldReason.RETRY:
+                again |= known[1] is not HoldReason.RETRY
+                self.add(row_id, known[0], HoldReason.RETRY)
+            elif kind in (HoldReason.PARKED, HoldReason.OTHER_CLAIM, HoldReason.DEAD):
+                self.add(row_id, known[0], HoldReason(kind))
         return again

@@ -148,7 +148,7 @@ class ArrivalRate:
 
 
 @dataclass(slots=True)
-class FreshShare:
+class FreshLimit:
     """How many rows of a claim may be fresh: fresh rows come first, and must not starve those that fell due.
 
     While all that a claim may take is fresh, every eighth one keeps a part for the others; every one, while others fill

@@ -31,7 +31,7 @@ def _matches_more(wanted: list[_Step], earlier: Sequence[list[_Step]], alphabet:
     seen, walk = {start}, [start]
     while walk:
         here = walk.pop()
-        ends = [len(steps) in places for steps, places in zip(automata, here, strict=True)]
+        ends = [len(steps) in states for steps, states in zip(automata, here, strict=True)]
         if ends[0] and not any(ends[1:]):
             return True
         for character in alphabet:
@@ -47,27 +47,27 @@ def _matches_more(wanted: list[_Step], earlier: Sequence[list[_Step]], alphabet:
     return False
 
 
-def _after(steps: list[_Step], places: frozenset[int], character: str) -> frozenset[int]:
-    if not places:
-        return places
+def _after(steps: list[_Step], states: frozenset[int], character: str) -> frozenset[int]:
+    if not states:
+        return states
     found = set()
-    for place in places:
-        if place < len(steps):
-            step = steps[place]
+    for state in states:
+        if state < len(steps):
+            step = steps[state]
             if step is None:
-                found.add(place)
+                found.add(state)
             elif step(character):
-                found.add(place + 1)
+                found.add(state + 1)
     return _rest(steps, found)
 
 
-def _rest(steps: list[_Step], places: set[int]) -> frozenset[int]:
-    """These places, and those behind a `*`, which may stand for nothing."""
-    found = set(places)
-    for place in sorted(places):
-        while place < len(steps) and steps[place] is None:
-            place += 1
-            found.add(place)
+def _rest(steps: list[_Step], states: set[int]) -> frozenset[int]:
+    """These states, and those behind a `*`, which may stand for nothing."""
+    found = set(states)
+    for state in sorted(states):
+        while state < len(steps) and steps[state] is None:
+            state += 1
+            found.add(state)
     return frozenset(found)
 
 

@@ -16,27 +16,27 @@ MOST_RANGES = 8  # of one dispatcher; then all slots are laid anew: from a dozen
 
 
 class Member(NamedTuple):
-    """A dispatcher that may own slots: some of the first `share` of 256; a canary's share is less than all."""
+    """A dispatcher that may own slots: some of the first `may_own` of 256; a canary may own less than all."""
 
     id: int
-    share: int = SLOTS
+    may_own: int = SLOTS
 
 
 def fair_shares(members: Iterable[Member]) -> dict[int, int]:
     """How many slots each should own, by id: as equal as the shares allow, and all that somebody may own."""
-    left = sorted({member for member in members if member.share > 0}, key=lambda member: (member.share, member.id))
+    left = sorted({member for member in members if member.may_own > 0}, key=lambda member: (member.may_own, member.id))
     shares: dict[int, int] = {}
     given = 0
     while left:
         # The `at` narrowest members have the slots up to the limit of the widest of them: so many each. Where that is
         # least, those get it and no more; the wider ones share what is left.
         _, tightest = min(
-            ((left[at - 1].share - given) / at, -at)
+            ((left[at - 1].may_own - given) / at, -at)
             for at in range(1, len(left) + 1)
-            if at == len(left) or left[at].share > left[at - 1].share
+            if at == len(left) or left[at].may_own > left[at - 1].may_own
         )
         bound, left = left[:-tightest], left[-tightest:]
-        room = bound[-1].share - given
+        room = bound[-1].may_own - given
         for at, member in enumerate(bound):
             shares[member.id] = room // len(bound) + (at < room % len(bound))
         given += room
@@ -45,7 +45,7 @@ def fair_shares(members: Iterable[Member]) -> dict[int, int]:
 
 def plan(owners: Sequence[int | None], members: Sequence[Member]) -> list[int | None]:
     """Who should own each slot. `owners`: by slot; those who are no members count as nobody."""
-    shares, most = fair_shares(members), {member.id: member.share for member in members}
+    shares, most = fair_shares(members), {member.id: member.may_own for member in members}
     target = [owner if owner in shares and slot < most[owner] else None for slot, owner in enumerate(owners)]
     for number, member in enumerate(sorted(shares, key=lambda each: _first(target, each))):
         _trim(target, member, shares[member], from_below=bool(number % 2))

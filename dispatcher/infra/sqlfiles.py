@@ -29,20 +29,26 @@ def load(
     filtered: bool = False,
     split: bool = False,
     sharded: bool = False,
-    closed: bool = False,
+    left_out: bool = False,
     ordered: bool = False,
     owned: bool = False,
 ) -> str:
     """The statement of sql/statements/<name>.sql, with the lines whose marker (`--filtered: ` ...) is wanted.
 
-    `filtered`: those, else those marked `plain`. `split`, `closed`: those too. `sharded`: those, else those marked
-    `single`. `ordered`: those, else `free`. `owned`: those, else `any`. A line `--like: claim, from 'A', before 'B'`
+    `filtered`: those, else those marked `plain`. `split`, `left_out`: those too. `sharded`: those, else those marked
+    `single`. `ordered`: those, else `unordered`. `owned`: those, else `any`. `--like: claim, from 'A', before 'B'`
     stands for a part of another statement. Of the lines that are comments only the first is left, which names it:
     behind a pooler the text is sent, and looked through for parameters, each time.
     """
     text = _LIKE.sub(_part, _text("statements", name))
-    markers = {"ordered": ordered, "free": not ordered, "split": split, "filtered": filtered, "plain": not filtered}
-    markers |= {"sharded": sharded, "single": not sharded, "closed": closed}
+    markers = {
+        "ordered": ordered,
+        "unordered": not ordered,
+        "split": split,
+        "filtered": filtered,
+        "plain": not filtered,
+    }
+    markers |= {"sharded": sharded, "single": not sharded, "left_out": left_out}
     markers |= {"owned": owned, "any": not owned}
     for marker, wanted in markers.items():
         text = re.sub(rf"^ *--{marker}: " + ("" if wanted else r".*\n"), "", text, flags=re.MULTILINE)

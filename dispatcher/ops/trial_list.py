@@ -96,14 +96,14 @@ _TAKEOVER: Mapping[str, object] = {
     "still_claims": [],
     "still_at": [],
     "unclaimed": False,
-    "closed": [],
+    "left_out": [],
 }
 _SETTLE: Mapping[str, object] = {
     "stream_ids": ["0-1"],
     "delays": [1.0],
     "costs": [1],
     "errors": ["a trial"],
-    "places": [None],
+    "raised_at": [None],
     "by": None,
     "reason": None,
     "marks": [0],
@@ -111,7 +111,7 @@ _SETTLE: Mapping[str, object] = {
 _STREAM: Mapping[str, object] = {
     "stream": STREAM,
     "streams": [STREAM],
-    "unnamed": True,
+    "is_default": True,
     "run_id": "",
     "replid": "",
     "several": False,

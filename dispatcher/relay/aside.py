@@ -16,7 +16,7 @@ import anyio
 import psycopg
 
 from dispatcher.core.backoff import Backoff
-from dispatcher.core.errors import SessionLost, SettleUndone, StreamMoved
+from dispatcher.core.errors import IncarnationChanged, SessionLost, SettleUndone
 from dispatcher.core.events import Observer
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outcome import BatchOutcomes, Outcome
@@ -32,14 +32,14 @@ REFUSALS = 64  # of one round: when everything is refused, it costs no more than
 PAUSES = Backoff(base_s=0.2, cap_s=30.0)
 WHILE_STOPPING = Backoff(base_s=0.2, cap_s=1.0)
 
-OnMoved = Callable[[BatchOutcomes, Batch], Awaitable[None]]
+SearchAgain = Callable[[BatchOutcomes, Batch], Awaitable[None]]
 
 
 @dataclass(eq=False, slots=True)
 class KeptBatch:
     """What is left of a batch. `due`: when it is tried, monotonic seconds; `refused`: rounds that settled nothing.
 
-    `batch` and `on_moved`: see Settler.settle().
+    `batch` and `search_again`: see Settler.settle().
     """
 
     postgres: ReconnectingSession
@@ -48,7 +48,7 @@ class KeptBatch:
     incarnation: RedisIncarnation | None
     streams: Mapping[int, str]
     batch: Batch | None
-    on_moved: OnMoved | None
+    search_again: SearchAgain | None
     refused: int = 0
     due: float = 0.0
 
@@ -158,11 +158,11 @@ class KeptAside:
             session = chores.session or await kept.postgres.get_any()
             try:
                 settlement = await settle(session, kept.claim_id, outcomes)
-            except StreamMoved:
-                if kept.on_moved is None or kept.batch is None:
+            except IncarnationChanged:
+                if kept.search_again is None or kept.batch is None:
                     raise
                 outcomes = BatchOutcomes.of([*rows, *chain(*pieces), *left], kept.incarnation, kept.streams)
-                await kept.on_moved(outcomes, kept.batch)
+                await kept.search_again(outcomes, kept.batch)
                 kept.rows, kept.incarnation = outcomes.each(), outcomes.incarnation
                 pieces, left = [kept.rows], []
             except SessionLost:

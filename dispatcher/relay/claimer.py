@@ -51,7 +51,7 @@ class Claimer:
         self._pause_check = pause
         self._observe = observe
         self._cursor = ClaimCursor(filtered=policy.event_types is not None)
-        self._closed: tuple[int, ...] = ()  # slots that are left out
+        self._left_out: tuple[int, ...] = ()  # slots that are left out
         self._uncertain = UncertainClaims()
         self._failures = StatementFailures("claim", observe, rng)
         self._must_try_out_first = False  # of a settled batch no row was ours: see doubt()
@@ -86,14 +86,14 @@ class Claimer:
             self._event_types = event_types
             self.rescan()
 
-    def leave_out(self, closed: tuple[int, ...]) -> None:
+    def leave_out(self, left_out: tuple[int, ...]) -> None:
         """From now on claim no row of these slots.
 
         The rows stay in the index; the cursor steps over them, as it does with event types that we do not claim.
         """
-        if closed != self._closed:
-            self._closed = closed
-            self._cursor = ClaimCursor(filtered=bool(closed) or self._policy.event_types is not None)
+        if left_out != self._left_out:
+            self._left_out = left_out
+            self._cursor = ClaimCursor(filtered=bool(left_out) or self._policy.event_types is not None)
 
     async def claim(
         self,
@@ -101,12 +101,12 @@ class Claimer:
         limit: int,
         floor: str | None,
         mark: HandlerMark | None = None,
-        closed: tuple[int, ...] = (),
+        left_out: tuple[int, ...] = (),
     ) -> Batch | None:
         """Claim up to `limit` rows; a batch without rows when nothing is due.
 
         `floor`: the newest entry id known, None when the rows do not go to the stream; then `mark` is what they say to
-        a successor. `closed`: slots that are left out. Returns None when no claim was made: there is no session, the
+        a successor. `left_out`: slots that are left out. Returns None when no claim was made: there is no session, the
         statement failed (that is told, and waited for), everything is paused, or the answer came so late that the rows
         were released.
         """
@@ -114,7 +114,7 @@ class Claimer:
         if session is None:
             return None
         began = monotonic()
-        self.leave_out(closed)
+        self.leave_out(left_out)
         try:
             await self._uncertain.release(session)
             if self._must_try_out_first:
@@ -174,8 +174,8 @@ class Claimer:
                     fresh_after=start.fresh_after,
                     floor=floor,
                     mark=mark,
-                    event_types=self._event_types or (ALL_TYPES if self._closed else None),
-                    closed=self._closed,
+                    event_types=self._event_types or (ALL_TYPES if self._left_out else None),
+                    left_out=self._left_out,
                     since_s=start.since_s,
                     most_bytes=self._policy.max_payload_bytes,
                     sharded=self._policy.sharded,

@@ -1,11 +1,11 @@
 """Where the next claim begins: after the last row of a full batch, at the start, or (filtered) a little way back.
 
-There are two places, one for fresh rows and one for those that were scheduled, retried or put back: see claim.sql.
+It has two positions, one for fresh rows and one for those that were scheduled, retried or put back: see claim.sql.
 """
 
 from typing import NamedTuple
 
-from dispatcher.core.pacing import FilteredScan, FreshShare, rest_after
+from dispatcher.core.pacing import FilteredScan, FreshLimit, rest_after
 from dispatcher.core.row import UNSCHEDULED, Batch
 from dispatcher.stages.claim import FROM_THE_START, IndexKey, last_index_key
 
@@ -33,7 +33,7 @@ class ClaimCursor:
 
     def __init__(self, *, filtered: bool) -> None:
         self._filter = FilteredScan() if filtered else None
-        self._share = FreshShare()
+        self._fresh_limit = FreshLimit()
         self._fresh_after: IndexKey = FROM_THE_START
         self._after: IndexKey = FROM_THE_START
         self._from_start_at = 0.0
@@ -49,7 +49,7 @@ class ClaimCursor:
         if not self._at_the_start and now - self._from_start_at > max(START_AGAIN_S, rest_s):
             self._begin_again()
         self._whole = self._at_the_start
-        fresh_limit = self._share.limit(limit)
+        fresh_limit = self._fresh_limit.limit(limit)
         if self._whole:
             self._from_start_at = now
             if self._filter is not None and (since := self._filter.since(now)) is not None:
@@ -76,7 +76,7 @@ class ClaimCursor:
         if batch.over_budget:  # more of both kinds may have been released
             limit = len(batch.rows)
         fresh_limit = limit if start.fresh_limit is None else min(start.fresh_limit, limit)
-        self._share.note(limit, fresh_limit, len(fresh), len(others))
+        self._fresh_limit.note(limit, fresh_limit, len(fresh), len(others))
         more_fresh = len(fresh) >= fresh_limit
         room = limit - len(fresh)
         more_others = len(others) >= room
@@ -93,7 +93,7 @@ class ClaimCursor:
         It began after the start, where rows committed late may be, or was to take no fresh row.
         """
         fresh_limit = limit if start.fresh_limit is None else start.fresh_limit
-        self._share.note(limit, fresh_limit, 0, 0)
+        self._fresh_limit.note(limit, fresh_limit, 0, 0)
         self._note_scan(batch, to_the_end=fresh_limit > 0)
         all_seen = self._at_the_start and fresh_limit > 0
         self._begin_again()

@@ -9,13 +9,13 @@ from time import monotonic
 import anyio
 import psycopg
 
-from dispatcher.core.errors import SessionLost, StreamMoved
+from dispatcher.core.errors import IncarnationChanged, SessionLost
 from dispatcher.core.events import Buried, Observer, Settled
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch
 from dispatcher.infra.postgres.failures import AGAIN_AND_AGAIN, StatementFailures
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
-from dispatcher.relay.aside import MOST_BATCHES, KeptAside, KeptBatch, OnMoved
+from dispatcher.relay.aside import MOST_BATCHES, KeptAside, KeptBatch, SearchAgain
 from dispatcher.relay.undone import settle_undone
 from dispatcher.stages.settle import Settlement, settle
 
@@ -71,15 +71,15 @@ class Settler:
         outcomes: BatchOutcomes,
         *,
         batch: Batch | None = None,
-        on_moved: OnMoved | None = None,
+        search_again: SearchAgain | None = None,
         tried: bool = False,
     ) -> Settlement | None:
         """Write the outcomes of rows of one claim. If the session is lost, the next one is used, or another lane's.
 
-        None: Postgres refused it several times, and they are kept aside now. `on_moved(outcomes, batch)` is called when
-        another incarnation of Redis holds the stream than the one that has the entries: it has to find out what became
-        of them, and changes `outcomes`. `batch` is given to it: it has at least the rows of these outcomes. `tried`:
-        settle_together() may have settled some of them.
+        None: Postgres refused it several times, and they are kept aside now. `search_again(outcomes, batch)` is called
+        when another incarnation of Redis holds the stream than the one that has the entries: it has to find out what
+        became of them, and changes `outcomes`. `batch` is given to it: it has at least the rows of these outcomes.
+        `tried`: settle_together() may have settled some of them.
         """
         failures = StatementFailures("settle", self._observe, self._rng)
         while True:
@@ -89,15 +89,15 @@ class Settler:
                 async with self._one_by_one():
                     settlement = await settle(session, claim_id, outcomes)
                 break
-            except StreamMoved:
-                if on_moved is None or batch is None:
+            except IncarnationChanged:
+                if search_again is None or batch is None:
                     raise
-                await on_moved(outcomes, batch)
+                await search_again(outcomes, batch)
             except (SessionLost, psycopg.Error) as error:
                 # If other batches are already kept aside, this trouble lasts: do not wait for five refusals.
                 if isinstance(error, psycopg.Error) and (self.aside or failures.refused >= AGAIN_AND_AGAIN - 1):
                     where = outcomes.incarnation, outcomes.streams
-                    kept = KeptBatch(postgres, claim_id, outcomes.each(), *where, batch, on_moved)
+                    kept = KeptBatch(postgres, claim_id, outcomes.each(), *where, batch, search_again)
                     self.aside.keep(kept, error, began)
                     return None
                 await failures.tell_and_wait(error, began)
@@ -109,27 +109,27 @@ class Settler:
             self._doubt()
         if settlement.undone:
             rows = [(row_id, outcome) for row_id, outcome in outcomes.each() if row_id in settlement.undone]
-            kept = KeptBatch(postgres, claim_id, rows, outcomes.incarnation, outcomes.streams, batch, on_moved)
+            kept = KeptBatch(postgres, claim_id, rows, outcomes.incarnation, outcomes.streams, batch, search_again)
             self.aside.keep(kept, await settle_undone(session, len(rows)), began)
             self._doubt()
         self._tell(claim_id, outcomes, settlement)
         return settlement
 
     async def settle_together(
-        self, postgres: ReconnectingSession, claim_id: str, parts: Sequence[BatchOutcomes]
+        self, postgres: ReconnectingSession, claim_id: str, by_sink: Sequence[BatchOutcomes]
     ) -> frozenset[int]:
         """Settle what several sinks took of one claim, by one statement. Tried once.
 
-        Returns the ids of the rows that settle() has to settle, each part by itself: it knows what to do about them.
+        Returns the ids of the rows that settle() has to settle, sink by sink: it knows what to do about them.
         """
-        streams = dict(chain.from_iterable(part.streams.items() for part in parts))
-        whole = BatchOutcomes.of(chain.from_iterable(part.each() for part in parts), None, streams)
-        incarnations = [part.incarnation for part in parts if part.incarnation is not None]
+        streams = dict(chain.from_iterable(outcomes.streams.items() for outcomes in by_sink))
+        whole = BatchOutcomes.of(chain.from_iterable(outcomes.each() for outcomes in by_sink), None, streams)
+        incarnations = [outcomes.incarnation for outcomes in by_sink if outcomes.incarnation is not None]
         session = await postgres.get_any()
         try:
             async with self._one_by_one():
                 settlement = await settle(session, claim_id, whole, incarnations=incarnations)
-        except (StreamMoved, SessionLost, psycopg.Error):
+        except (IncarnationChanged, SessionLost, psycopg.Error):
             return frozenset(whole.sent_ids)
         if settlement.not_ours and settlement.wrote_nothing:
             self._doubt()

@@ -43,7 +43,7 @@ class Order:
             registry,
             self._sessions.upkeep,
             self._views,
-            share=share,
+            may_own=share,
             lease_s=s.lease_ms / 1000,
             observe=self._observe,
         )

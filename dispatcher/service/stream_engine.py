@@ -121,7 +121,7 @@ def _build_sink(c: Context, keys: tuple[str, ...], slots: Sequence[int], observe
     redis_loss = RedisLossAudit(
         keys,
         c.sessions.upkeep,
-        unnamed=layout.stream,
+        default_stream=layout.stream,
         window_s=s.audit_window_s,
         deadline_s=deadline_s,
         wake=c.doorbell.nudge,

@@ -97,7 +97,7 @@ async def claim(
     floor: str | None = "0-0",
     mark: HandlerMark | None = None,
     event_types: EventTypeFilter | None = None,
-    closed: Sequence[int] = (),
+    left_out: Sequence[int] = (),
     since_s: float | None = None,
     most_bytes: int = ANY_SIZE,
     sharded: bool = False,
@@ -111,8 +111,8 @@ async def claim(
     searches for these rows; None: they do not go to the stream, and `mark` says whether their handlers begin at once.
     `event_types`: only these rows. `since_s`, with a `fresh_limit`: of rows that are not fresh only those that
     fell due in the last so many seconds. `most_bytes`: a payload of more bytes of JSON stays in Postgres (NOT_READ).
-    `sharded`: tell the slot of each row. `closed`: slots that are left out. `layout`: the fingerprint of ours; nothing
-    is claimed where another one stands. `now`: instead of Postgres's clock.
+    `sharded`: tell the slot of each row. `left_out`: slots to leave out. `layout`: the fingerprint of ours; nothing is
+    claimed where another one stands. `now`: instead of Postgres's clock.
 
     The batch holds at most CLAIM_BYTES of payloads and headers, but at least one row: what does not fit is released.
     Raises SessionLost (the claim may have been made) or psycopg.Error (it was not made, or was released).
@@ -130,15 +130,15 @@ async def claim(
         "now": now,
     }
     split = fresh_limit is not None
-    statement = load("claim", filtered=event_types is not None, split=split, sharded=sharded, closed=bool(closed))
+    statement = load("claim", filtered=event_types is not None, split=split, sharded=sharded, left_out=bool(left_out))
     if split:
         parameters |= {
             "fresh": fresh_limit,
             "fresh_time": fresh_after.after_time,
             "fresh_id": fresh_after.after_id,
         }
-    if closed:
-        parameters["closed"] = list(closed)
+    if left_out:
+        parameters["left_out"] = list(left_out)
     if event_types is not None:
         parameters |= event_types.parameters() | {"since_s": since_s}
     rows = await fetch_claimed(session, statement, parameters, most_bytes)

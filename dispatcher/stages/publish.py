@@ -20,11 +20,11 @@ MULTI, EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
 GONE = "the stream is gone from Redis, and was there a moment ago"  # the reply to XADD NOMKSTREAM was nil
 
 
-class SentBatch(NamedTuple):
-    """A batch on its way: its pipeline's future replies, and the rows that were not sent because they never can be."""
+class WrittenBatch(NamedTuple):
+    """A batch whose pipeline is written: the replies to come, and the rows that were left out of the pipeline."""
 
     replies: asyncio.Future[list[Any]]
-    # Rows that were not sent, by position in the batch. With an order KeptBack: an earlier event of its aggregate never
+    # Rows that were left out, by position in the batch. With an order KeptBack: an earlier event of its aggregate never
     # can be sent, and this one waits until that one is dead.
     unpublishable: Mapping[int, Unpublishable | KeptBack]
     incarnation: RedisIncarnation | None = None  # where it was sent
@@ -39,7 +39,9 @@ class Block(NamedTuple):
     whole: bool
 
 
-def send(connection: RedisConnection, entry: EntryFormat | EntryFormats, batch: Batch, deadline_s: float) -> SentBatch:
+def send(
+    connection: RedisConnection, entry: EntryFormat | EntryFormats, batch: Batch, deadline_s: float
+) -> WrittenBatch:
     """Write the batch's pipeline now, without waiting: batches sent in turn reach the stream in that order."""
     if batch.aggregate_keys:
         return _send_in_order(connection, entry, batch, deadline_s)
@@ -53,10 +55,12 @@ def send(connection: RedisConnection, entry: EntryFormat | EntryFormats, batch: 
             unpublishable[position] = Unpublishable(reason)
         else:
             commands.append(entry.xadd(row, make=make))
-    return SentBatch(connection.send(commands, deadline_s), unpublishable, connection.incarnation)
+    return WrittenBatch(connection.send(commands, deadline_s), unpublishable, connection.incarnation)
 
 
-def _send_to_several(connection: RedisConnection, formats: EntryFormats, batch: Batch, deadline_s: float) -> SentBatch:
+def _send_to_several(
+    connection: RedisConnection, formats: EntryFormats, batch: Batch, deadline_s: float
+) -> WrittenBatch:
     unpublishable: dict[int, Unpublishable] = {}
     commands: list[bytes] = []
     streams: dict[int, str] = {}
@@ -70,12 +74,12 @@ def _send_to_several(connection: RedisConnection, formats: EntryFormats, batch: 
         if stream not in make:
             make[stream] = not connection.has_stream(stream)
         commands.append(entry.xadd(row, make=make[stream]))
-    return SentBatch(connection.send(commands, deadline_s), unpublishable, connection.incarnation, streams)
+    return WrittenBatch(connection.send(commands, deadline_s), unpublishable, connection.incarnation, streams)
 
 
 def _send_in_order(
     connection: RedisConnection, formats: EntryFormat | EntryFormats, batch: Batch, deadline_s: float
-) -> SentBatch:
+) -> WrittenBatch:
     """The rows of each stream one after the other, and whole or not at all those that others of their aggregate follow.
 
     Redis with no memory left takes some entries of a pipeline, refuses others, and takes some again. Within MULTI it
@@ -84,15 +88,15 @@ def _send_in_order(
     unpublishable: dict[int, Unpublishable | KeptBack] = {}
     stopped: set[int] = set()  # aggregates of which an event cannot be sent: those after it wait until it is dead
     streams: dict[int, str] = {}
-    parts: dict[str, _Part] = {}
+    by_stream: dict[str, _StreamCommands] = {}
     several, keys, after_dead = isinstance(formats, EntryFormats), batch.aggregate_keys, batch.after_dead
     sent = 0
     for position, row in enumerate(batch.rows):
         entry = formats.of(row) if isinstance(formats, EntryFormats) else formats
         if several:
             streams[row.id] = entry.stream
-        if (part := parts.get(entry.stream)) is None:
-            part = parts[entry.stream] = _Part(make=not connection.has_stream(entry.stream))
+        if (commands := by_stream.get(entry.stream)) is None:
+            commands = by_stream[entry.stream] = _StreamCommands(make=not connection.has_stream(entry.stream))
         key = keys[row.id]
         if stopped and key in stopped:
             unpublishable[position] = KeptBack()
@@ -101,20 +105,20 @@ def _send_in_order(
             unpublishable[position] = Unpublishable(reason)
             stopped.add(key)
             continue
-        command = entry.xadd(row, make=part.make)
+        command = entry.xadd(row, make=commands.make)
         if after_dead and (dead := after_dead.get(row.id)) is not None:
             command = with_field(command, AFTER_DEAD, dead)
-        part.rows.append(sent)
-        part.commands.append(command)
-        part.keys.append(key)
+        commands.rows.append(sent)
+        commands.commands.append(command)
+        commands.keys.append(key)
         sent += 1
     blocks, wire = list[Block](), list[Command]()
-    for part in parts.values():
-        part.write(blocks, wire)
-    return SentBatch(connection.send(wire, deadline_s), unpublishable, connection.incarnation, streams, blocks)
+    for commands in by_stream.values():
+        commands.write(blocks, wire)
+    return WrittenBatch(connection.send(wire, deadline_s), unpublishable, connection.incarnation, streams, blocks)
 
 
-class _Part:
+class _StreamCommands:
     """What goes to one stream. `make`: whether its first entry may make it."""
 
     def __init__(self, make: bool) -> None:
@@ -136,20 +140,22 @@ class _Part:
             wire += [MULTI, *compress(self.commands, together), EXEC]
 
 
-def unsent(batch: Batch, why: str) -> SentBatch:
+def unsent(batch: Batch, why: str) -> WrittenBatch:
     """A batch that was not written at all: its rows are released."""
     replies: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
     replies.set_result([NotSent(why)] * len(batch.rows))
-    return SentBatch(replies, {})
+    return WrittenBatch(replies, {})
 
 
-async def replies_of(sent: SentBatch) -> list[Reply]:
+async def replies_of(written: WrittenBatch) -> list[Reply]:
     """The batch's replies, one a row, in the order of its rows."""
     # Shielded: a cancelled lane must not make a reply that arrives look lost.
-    answers = await asyncio.shield(sent.replies)
-    replies: list[Reply] = [_checked(reply) for reply in (_in_blocks(sent.blocks, answers) if sent.blocks else answers)]
-    for position in sorted(sent.unpublishable):
-        replies.insert(position, sent.unpublishable[position])
+    answers = await asyncio.shield(written.replies)
+    replies: list[Reply] = [
+        _checked(reply) for reply in (_in_blocks(written.blocks, answers) if written.blocks else answers)
+    ]
+    for position in sorted(written.unpublishable):
+        replies.insert(position, written.unpublishable[position])
     return replies
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from dispatcher.core.errors import StreamMoved
+from dispatcher.core.errors import IncarnationChanged
 from dispatcher.core.incarnation import ANOTHER_INCARNATION, RedisIncarnation
 from dispatcher.core.outcome import BatchOutcomes, Waits
 from dispatcher.infra.postgres.session import Session
@@ -56,8 +56,8 @@ async def settle(
     `incarnations`: what holds the entries of the rows that were sent; None: that of the outcomes. Each stream of a
     Cluster lies on one of them. Rows whose outcome is unknown are left as they are.
 
-    Raises SessionLost: run it again on another session; and StreamMoved: search for the entries of the rows to be
-    settled as sent, which another incarnation may have lost.
+    Raises SessionLost: run it again on another session; and IncarnationChanged: search for the entries of the rows to
+    be settled as sent, which another incarnation may have lost.
     """
     common: dict[str, object] = {"claim_id": claim_id, "now": now}
     sent = retried = dead = released = frozenset[int]()
@@ -66,7 +66,7 @@ async def settle(
             sent = await _settle_sent(session, common, outcomes, incarnations)
         except psycopg.Error as error:
             if error.sqlstate == ANOTHER_INCARNATION:
-                raise StreamMoved("another incarnation of Redis holds the stream now") from None
+                raise IncarnationChanged("another incarnation of Redis holds the stream now") from None
             raise
     if outcomes.done_ids:
         nowhere = {**common, **NOWHERE}
@@ -81,7 +81,7 @@ async def settle(
             delays=[retry.delay_s for _, retry in outcomes.retries],
             errors=[retry.error for _, retry in outcomes.retries],
             costs=[0 if isinstance(retry, Waits) else 1 for _, retry in outcomes.retries],
-            places=[None if isinstance(retry, Waits) else retry.where for _, retry in outcomes.retries],
+            raised_at=[None if isinstance(retry, Waits) else retry.where for _, retry in outcomes.retries],
         )
     if outcomes.dead:
         dead = await _run(
@@ -90,7 +90,7 @@ async def settle(
             common,
             ids=[row_id for row_id, _ in outcomes.dead],
             errors=[outcome.error for _, outcome in outcomes.dead],
-            places=[outcome.where for _, outcome in outcomes.dead],
+            raised_at=[outcome.where for _, outcome in outcomes.dead],
         )
     if outcomes.released:
         released = await release(session, [claim_id], outcomes.released)

@@ -77,14 +77,14 @@ class AdoptedSearch:
     def ready(self) -> bool:
         """Whether a sink answers: else no dispatcher can be fenced, and no stream searched.
 
-        Of a Cluster's shards those that do not answer are left out, see `closed`; other sinks have to answer all.
+        Of a Cluster's shards those that do not answer are left out, see `left_out`; other sinks have to answer all.
         """
         self._incarnations = [each.connection.incarnation for each in self._sinks]
         self._away = [each for each in self._sinks if not each.connection.up or each.connection.incarnation is None]
         return not self._away or (len(self._away) < len(self._sinks) and all(each.slots for each in self._sinks))
 
     @property
-    def closed(self) -> list[int]:
+    def left_out(self) -> list[int]:
         """The slots whose rows cannot be taken over now: nobody can be fenced where they may have been sent."""
         return [slot for sink in self._away for slot in sink.slots]
 

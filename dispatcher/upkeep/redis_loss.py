@@ -39,7 +39,7 @@ PROXY = "each connection to Redis is told another run id: a proxy makes it up, a
 class RedisLossAudit:
     """Remembers in Postgres which incarnation of Redis holds the streams, and audits a new one. One for each server.
 
-    `unnamed`: the stream of the rows that name none; None: the first.
+    `default_stream`: the stream of the rows that name none; None: the first.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class RedisLossAudit:
         deadline_s: float,
         wake: Callable[[], None],
         observe: Observer,
-        unnamed: str | None = None,
+        default_stream: str | None = None,
         chunk: int = CHUNK,
     ) -> None:
         self._streams = tuple(streams)
@@ -59,7 +59,7 @@ class RedisLossAudit:
             self._streams,
             postgres,
             window_s=window_s,
-            unnamed=self._streams[0] if unnamed is None else unnamed,
+            default_stream=self._streams[0] if default_stream is None else default_stream,
             chunk=chunk,
         )
         self._deadline_s = deadline_s

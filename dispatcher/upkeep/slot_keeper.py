@@ -50,21 +50,21 @@ class SlotsState(NamedTuple):
     fenced: list[bool]
     ids: list[int] | None
     names: list[str] | None
-    shares: list[int | None] | None
+    may_own: list[int | None] | None
     seen_at: list[str] | None
     alive: list[bool] | None
     done: int
 
     def dispatchers(self) -> list[tuple[int, str, int | None, str, bool]]:
-        """id, name, share, last sign of life and whether it holds its lock of each."""
-        columns = (self.ids, self.names, self.shares, self.seen_at, self.alive)
+        """id, name, how many slots it may own (None: none), last sign of life and whether it holds its lock of each."""
+        columns = (self.ids, self.names, self.may_own, self.seen_at, self.alive)
         return list(zip(*(each or [] for each in columns), strict=True))
 
 
 class SlotKeeper:
     """Keeps the slots of one dispatcher. Its fields are written by its own task, but for `_rung`.
 
-    `views`: those of the relays, which own the same. `share()`: of how many of the first slots we may own some now;
+    `views`: those of the relays, which own the same. `may_own()`: of how many of the first slots we may own some now;
     None: of none. Seconds are monotonic.
     """
 
@@ -74,7 +74,7 @@ class SlotKeeper:
         upkeep: ReconnectingSession,
         views: Sequence[OwnedSlots],
         *,
-        share: Callable[[], int | None],
+        may_own: Callable[[], int | None],
         lease_s: float,
         observe: Observer,
         clock: Callable[[], float] = monotonic,
@@ -83,7 +83,7 @@ class SlotKeeper:
         self._control = registry.control
         self._upkeep = upkeep
         self._views = views
-        self._share = share
+        self._may_own = may_own
         self._every_s = min(EVERY_S, lease_s / 4)
         self._observe = observe
         self._clock = clock
@@ -143,7 +143,7 @@ class SlotKeeper:
     async def do_our_part(self, session: Session) -> None:
         """Check once, and do our part of the plan. Raises SessionLost or psycopg.Error; the next check goes on."""
         state = await self._read(session)
-        us, share = self._registry.id, self._own_share()
+        us, may_own = self._registry.id, self._we_may_own()
         if us is None:
             return
         self._compare(state, us)
@@ -153,7 +153,7 @@ class SlotKeeper:
             for id, name, theirs, _, alive in state.dispatchers()
             if theirs and alive and id != us and not any(each.id == id for each in self.frozen)
         ]
-        target = plan(state.owners, [*members, Member(us, share)] if share else members)
+        target = plan(state.owners, [*members, Member(us, may_own)] if may_own else members)
         given_up = [slot for slot in self._known if target[slot] != us]
         for view in self._views:
             view.give_up(given_up)
@@ -174,7 +174,7 @@ class SlotKeeper:
         if session is not self._session:
             self._session = session
             self._silence.forget()
-        parameters = {"self": self._registry.id, "share": self._own_share()}
+        parameters = {"self": self._registry.id, "may_own": self._we_may_own()}
         [row] = await session.fetch(load("slots_state"), parameters)
         state = SlotsState._make(row)
         if not state.done:  # somebody removed our row: nobody could take over from us
@@ -183,8 +183,8 @@ class SlotKeeper:
         self._silence.note_check(self._clock())
         self.frozen = tuple(
             Frozen(id, name, seen_at)
-            for id, name, share, seen_at, alive in state.dispatchers()
-            if alive and id != self._registry.id and (share or id in state.owners) and self._silence.note(id, seen_at)
+            for id, name, may_own, seen_at, alive in state.dispatchers()
+            if alive and id != self._registry.id and (may_own or id in state.owners) and self._silence.note(id, seen_at)
         )
         self.unfinished = any(each is not None for each in state.revoked_from)
         alive = {id for id, _, _, _, alive in state.dispatchers() if alive}
@@ -202,8 +202,8 @@ class SlotKeeper:
             self._ownerless = told
             self._observe(SlotsWithoutOwner(told))
 
-    def _own_share(self) -> int | None:
-        return None if self._leaving else self._share()
+    def _we_may_own(self) -> int | None:
+        return None if self._leaving else self._may_own()
 
     def _compare(self, state: SlotsState, us: int) -> None:
         """What is ours in Postgres is ours, under the epoch that stands there, and nothing else."""

@@ -31,16 +31,16 @@ class AuditStep(NamedTuple):
 class StreamServers:
     """Of the streams of one server. Everything raises Unreachable while Postgres does not answer.
 
-    `unnamed`: the stream of the rows that name none.
+    `default_stream`: the stream of the rows that name none.
     """
 
     def __init__(
-        self, streams: Sequence[str], postgres: ReconnectingSession, *, window_s: float, unnamed: str, chunk: int
+        self, streams: Sequence[str], postgres: ReconnectingSession, *, window_s: float, default_stream: str, chunk: int
     ) -> None:
         self._streams = streams
         self._postgres = postgres
         self._window_s = window_s
-        self._unnamed = unnamed
+        self._default_stream = default_stream
         self._chunk = chunk
         # Of each stream mark_at in Postgres, and since when it is seen (monotonic).
         self._turns: dict[str, tuple[float, float]] = {}
@@ -85,7 +85,7 @@ class StreamServers:
         parameters: dict[str, object] = {
             **_identity((stream,), seen.incarnation),
             "stream": stream,
-            "unnamed": stream == self._unnamed,
+            "is_default": stream == self._default_stream,
             "life": life,
             "last_id": end.last_id if gap is None else gap.after,
             "below": None if gap is None else gap.before,

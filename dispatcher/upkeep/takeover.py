@@ -240,7 +240,7 @@ class Takeover:
                     "still_at": [claim.picked_at for claim in stood_still],
                     "unclaimed": without_claim,
                     "owner": owner,
-                    "closed": self._search.closed,
+                    "left_out": self._search.left_out,
                     "limit": ADOPT,
                 },
             )

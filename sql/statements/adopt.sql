@@ -2,7 +2,7 @@
 -- Parameters: self (our id in the registry, or NULL), claim_id, limit (rows); claims (whole claims: those that a fenced dispatcher
 --   had made before; one that was only cut off may claim again, and publishes what it claims later); still_claims, still_at (claims,
 --   and when each was made or renewed: only rows that are as they were then); unclaimed (whether to take also rows that are picked
---   without a claim id), owner (of this dispatcher; NULL: of any); closed (slots that are left out: of shards whose node is away).
+--   without a claim id), owner (of this dispatcher; NULL: of any); left_out (slots that are left out: of shards whose node is away).
 -- Returns: id, event_id, stream_id (the floor, or the mark of a row whose handler had begun), attempts, event_type and slot of each row.
 --   A row that is missing was settled or renewed meanwhile.
 -- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/takeover.py
@@ -25,7 +25,7 @@ WHERE o.ctid = ANY (ARRAY(
           )
           OR (d.claim_id IS NULL AND %(unclaimed)s AND (%(owner)s::bigint IS NULL OR d.picked_by = %(owner)s))
       )
-      AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(closed)s::integer[])
+      AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(left_out)s::integer[])
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
 ))

@@ -21,8 +21,8 @@
 --   filtered: some event types have handlers. plain: load() without filtered.
 --   split: in a backlog, where each of the two kinds of rows has its cursor and its share. Without a backlog one scan is enough.
 --   sharded: tells the slot, where the stream depends on it.
---   closed: leaves out the slots (closed) of shards of a Cluster whose node is away.
---   ordered: keeps the order of each aggregate (docs/explanation/order.md). free: load() without ordered.
+--   left_out: leaves out the slots (left_out) of shards of a Cluster whose node is away.
+--   ordered: keeps the order of each aggregate (docs/explanation/order.md). unordered: load() without ordered.
 -- To read one form of it, as Postgres gets it: python -c 'from dispatcher.infra.sqlfiles import load; print(load("claim"))' prints the
 -- plainest, load("claim", split=True) that of a backlog.
 -- The row of unbroken names the transaction that inserted it: in the column sealed, or in marked where no layout stands. A row that was
@@ -53,8 +53,8 @@
     --ordered:         AND NOT EXISTS (SELECT FROM unnest(%(running)s::text[]) AS r (xid) WHERE pg_visible_in_snapshot(r.xid::xid8, pg_current_snapshot()))
     --ordered:         AS ours
     --ordered: ),
-    --free: --split: WITH fresh AS MATERIALIZED (SELECT ARRAY(
-    --free: --split:     SELECT d.ctid
+    --unordered: --split: WITH fresh AS MATERIALIZED (SELECT ARRAY(
+    --unordered: --split:     SELECT d.ctid
     --ordered: fresh AS MATERIALIZED (SELECT coalesce(array_agg(r.ctid), '{}') AS ctids, count(*) AS rows, max(r.id) AS last FROM (
     --ordered:     SELECT d.ctid, d.id
     --split:     FROM ONLY messaging.message_outbox AS d
@@ -62,15 +62,15 @@
     --split:       AND d.status <> 'picked'
     --split:       AND d.next_run_at <= '1970-01-01 00:00:00+00'
     --split:       AND (d.next_run_at, d.id) > (%(fresh_time)s::timestamp AT TIME ZONE 'UTC', %(fresh_id)s::bigint)
-    --free: --split:       AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
+    --unordered: --split:       AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
     --ordered:       AND (%(mask)s::bytea IS NULL OR get_bit(%(mask)s::bytea, hashtextextended(d.aggregate_id, 0) & 255) = 1)
     --ordered:       AND (SELECT m.ours FROM mine AS m)
-    --split:   --closed: AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(closed)s::integer[])
-    --free: --split:       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
+    --split:   --left_out: AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(left_out)s::integer[])
+    --unordered: --split:       AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
     --split:   --plain: AND d.event_type <> 'dispatcher.prove'
     --split:   --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     --split:     ORDER BY d.next_run_at, d.id
-    --free: --split:     LIMIT %(fresh)s
+    --unordered: --split:     LIMIT %(fresh)s
     --ordered:     LIMIT (SELECT CASE WHEN EXISTS ( -- nothing that was scheduled is due: no room is kept for it
     --ordered:         SELECT FROM ONLY messaging.message_outbox AS d
     --ordered:         WHERE NOT d.settled
@@ -79,8 +79,8 @@
     --ordered:           AND d.next_run_at <= (SELECT coalesce(%(now)s::timestamptz, clock_timestamp()))
     --ordered:           AND (d.next_run_at, d.id) > (%(after_time)s::timestamp AT TIME ZONE 'UTC', %(after_id)s::bigint)
     --ordered:     ) THEN %(fresh)s::integer ELSE %(limit)s::integer END)
-    --free: --split:     FOR UPDATE SKIP LOCKED
-    --free: --split: ) AS ctids)
+    --unordered: --split:     FOR UPDATE SKIP LOCKED
+    --unordered: --split: ) AS ctids)
     --ordered:     FOR UPDATE NOWAIT
     --ordered: ) AS r)
 UPDATE ONLY messaging.message_outbox AS o
@@ -108,20 +108,20 @@ WHERE o.ctid = ANY (
           --filtered: ))
           , %(after_id)s::bigint
       )
-      --free: AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
+      --unordered: AND (%(slots)s::integer > 255 OR (hashtextextended(d.aggregate_id, 0) & 255) < %(slots)s)
       --ordered: AND (%(mask)s::bytea IS NULL OR get_bit(%(mask)s::bytea, hashtextextended(d.aggregate_id, 0) & 255) = 1)
       --ordered: AND (SELECT m.ours FROM mine AS m)
       --ordered: AND (d.status = 'retry' OR d.id < (
       --ordered:     SELECT CASE WHEN f.rows < %(fresh)s THEN 9223372036854775807 ELSE coalesce(f.last, %(fresh_id)s::bigint) END FROM fresh AS f
       --ordered: ))
-      --closed: AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(closed)s::integer[])
-      --free: AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
+      --left_out: AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(left_out)s::integer[])
+      --unordered: AND (%(floor)s::text IS NULL OR EXISTS (SELECT FROM ONLY messaging.unbroken AS u WHERE u.xmin = coalesce(u.sealed, u.marked) AND u.layout = %(layout)s))
       --plain: AND d.event_type <> 'dispatcher.prove' -- those of `dispatcher prove`, which claims them itself
       --filtered: AND (d.event_type = ANY (%(types)s::text[])) = %(handled)s
     ORDER BY d.next_run_at, d.id
     LIMIT %(limit)s
     --split: - (SELECT cardinality(f.ctids) FROM fresh AS f)
-    --free: FOR UPDATE SKIP LOCKED
+    --unordered: FOR UPDATE SKIP LOCKED
     --ordered: FOR UPDATE NOWAIT
 ))
 RETURNING

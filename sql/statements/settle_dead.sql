@@ -1,6 +1,6 @@
 -- settle_dead: settles rows of one claim as dead, copies them to the dead-letter queue and notes it in their history, in the same
 --   statement.
--- Parameters: claim_id, ids, errors (one a row), places (file and line of the handler that raised, one a row, or NULL), now (NULL: the
+-- Parameters: claim_id, ids, errors (one a row), raised_at (file and line of the handler that raised, one a row, or NULL), now (NULL: the
 --   server's clock).
 -- Returns: id of each row. A row that is missing was lost to another claim.
 -- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/settle.py
@@ -14,7 +14,7 @@ WITH buried AS (
         attempts = o.attempts + 1,
         last_error = s.error,
         stream_id = NULL
-    FROM unnest(%(ids)s::bigint[], %(errors)s::text[], %(places)s::text[]) AS s (id, error, place)
+    FROM unnest(%(ids)s::bigint[], %(errors)s::text[], %(raised_at)s::text[]) AS s (id, error, place)
     WHERE o.id BETWEEN s.id AND s.id
       AND o.claim_id = %(claim_id)s
       AND o.status = 'picked'

@@ -1,7 +1,7 @@
 -- settle_retry: settles rows of one claim that are tried again: they failed for a reason of their own, or they wait (core/outcome.py: Waits).
 --   A failed attempt is noted in the event's history.
 -- Parameters: claim_id, ids, delays (seconds, one a row), errors (one a row), costs (attempts that it costs, one a row: 1, or 0 for
---   a wait), places (file and line of the handler that raised, one a row, or NULL), now (NULL: the server's clock).
+--   a wait), raised_at (file and line of the handler that raised, one a row, or NULL), now (NULL: the server's clock).
 -- Returns: id of each row. A row that is missing was lost to another claim.
 -- Loaded by: dispatcher/ops/trial_list.py, dispatcher/stages/settle.py
 -- Index: message_outbox_pkey, message_history_event_idx.
@@ -13,7 +13,7 @@ WITH failed AS (
         next_run_at = coalesce(%(now)s::timestamptz, clock_timestamp()) + make_interval(secs => s.delay_s),
         last_error = s.error,
         stream_id = NULL
-    FROM unnest(%(ids)s::bigint[], %(delays)s::double precision[], %(errors)s::text[], %(costs)s::integer[], %(places)s::text[])
+    FROM unnest(%(ids)s::bigint[], %(delays)s::double precision[], %(errors)s::text[], %(costs)s::integer[], %(raised_at)s::text[])
         AS s (id, delay_s, error, cost, place)
     WHERE o.id BETWEEN s.id AND s.id
       AND o.claim_id = %(claim_id)s

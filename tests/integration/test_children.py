@@ -93,7 +93,15 @@ async def test_an_audit_puts_back_no_row_of_a_child(db: Db) -> None:
     )
     await insert_events(db, 5, status="sent", sent_at="9000-01-01 00:00:00+00", stream_id="8-1")
     lost = {"stream": "s", "run_id": "b", "replid": "b", "last_id": "0-0", "window_s": 60.0, "at_most": 100}
-    lost |= {"life": None, "below": None, "newest_id": "0-0", "added": None, "why": None, "so_far": 0, "unnamed": True}
+    lost |= {
+        "life": None,
+        "below": None,
+        "newest_id": "0-0",
+        "added": None,
+        "why": None,
+        "so_far": 0,
+        "is_default": True,
+    }
     [(republished, *_)] = await (await db.execute(load("audit_stream").encode(), lost)).fetchall()
     assert republished == 5
     assert (await db.execute("SELECT FROM messaging.outbox_archive WHERE status = 'sent'")).rowcount == 10

@@ -183,7 +183,7 @@ async def test_redis_may_move_meanwhile(db: Db, link: ReconnectingSession, tap: 
     )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(settler.aside.run, link)
-        assert await settler.settle(link, batch.claim_id, outcomes, batch=batch, on_moved=moved) is None
+        assert await settler.settle(link, batch.claim_id, outcomes, batch=batch, search_again=moved) is None
         await becomes(lambda: statuses(db), {"sent": 4, "picked": 1})
         assert settler.aside.claims == {batch.claim_id}
         assert settler.aside.room == 39

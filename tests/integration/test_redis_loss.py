@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from redis.asyncio import Redis
 
-from dispatcher.core.errors import StreamMoved, Unreachable
+from dispatcher.core.errors import IncarnationChanged, Unreachable
 from dispatcher.core.events import AuditChanged, Reconciled, Republished, Settled
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outcome import BatchOutcomes
@@ -366,7 +366,7 @@ async def test_a_settle_after_another_run_took_over_is_refused(session, db):
     batch = await claim(session, claim_id=new_claim_id(), dispatcher=7, limit=10)
     await remember(db)
     outcomes = BatchOutcomes([row], ["5-5"], incarnation=RedisIncarnation("older", "old", ((STREAM, 0),)))
-    with pytest.raises(StreamMoved):
+    with pytest.raises(IncarnationChanged):
         await settle(session, batch.claim_id, outcomes)
     assert await statuses(db) == {"picked": 1}
     outcomes.incarnation = RedisIncarnation("old", "old", ((STREAM, 0),))

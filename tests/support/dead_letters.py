@@ -16,7 +16,13 @@ async def bury(db: psycopg.AsyncConnection[Any], ids: list[int], error: str = "E
         "WHERE id = ANY (%s)",
         [claim_id, ids],
     )
-    params = {"ids": ids, "errors": [error] * len(ids), "places": [None] * len(ids), "claim_id": claim_id, "now": None}
+    params = {
+        "ids": ids,
+        "errors": [error] * len(ids),
+        "raised_at": [None] * len(ids),
+        "claim_id": claim_id,
+        "now": None,
+    }
     done = await (await db.execute(load("settle_dead").encode(), params)).fetchall()
     assert len(done) == len(ids)
 

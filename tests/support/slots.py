@@ -81,7 +81,7 @@ async def keep(database_url: str) -> AsyncIterator[Keep]:
                 registry,
                 links[1],
                 [view],
-                share=lambda: shares[0],
+                may_own=lambda: shares[0],
                 lease_s=lease_s,
                 observe=tap,
                 clock=clock,

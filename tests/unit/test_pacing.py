@@ -11,7 +11,7 @@ from dispatcher.core.pacing import (
     ArrivalRate,
     BatchSizer,
     FilteredScan,
-    FreshShare,
+    FreshLimit,
     PollBackoff,
     PrefetchLimit,
 )
@@ -268,7 +268,7 @@ def test_a_backlog_that_lasts_for_days_is_no_list_that_grows() -> None:
     assert looks_back(detour, 10_000.1) == [9_999, pytest.approx(1.1)]
 
 
-def claims(share: FreshShare, rows: int, fresh: float, others: float, count: int) -> tuple[int, int, int]:
+def claims(share: FreshLimit, rows: int, fresh: float, others: float, count: int) -> tuple[int, int, int]:
     """So many claims of so many rows, of backlogs of fresh and other rows: what was taken, what stayed empty."""
     took_fresh = took_others = unused = 0
     for _ in range(count):
@@ -286,7 +286,7 @@ def claims(share: FreshShare, rows: int, fresh: float, others: float, count: int
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 10, 256, 1000])
 def test_fresh_rows_and_others_starve_each_other_in_no_backlog(rows: int) -> None:
-    took_fresh, took_others, unused = claims(FreshShare(), rows, inf, inf, 400)
+    took_fresh, took_others, unused = claims(FreshLimit(), rows, inf, inf, 400)
     assert unused == 0
     assert took_others >= 0.2 * rows * 400
     assert took_fresh >= 0.6 * rows * 400
@@ -295,12 +295,12 @@ def test_fresh_rows_and_others_starve_each_other_in_no_backlog(rows: int) -> Non
 @pytest.mark.parametrize("rows", [1, 7, 256])
 @pytest.mark.parametrize(("fresh", "others"), [(inf, 0), (0, inf)])
 def test_a_backlog_of_one_kind_has_nearly_all_rows(rows: int, fresh: float, others: float) -> None:
-    took_fresh, took_others, _ = claims(FreshShare(), rows, fresh, others, 900)
+    took_fresh, took_others, _ = claims(FreshLimit(), rows, fresh, others, 900)
     assert took_fresh + took_others >= (0.96 if rows > 3 else 0.88) * rows * 900
 
 
 def test_one_that_fell_due_waits_for_few_claims() -> None:
-    share = FreshShare()
+    share = FreshLimit()
     claims(share, 256, inf, 0, 100)
     assert claims(share, 256, inf, 1, 9)[1] == 1
 

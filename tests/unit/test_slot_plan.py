@@ -83,7 +83,7 @@ def test_shares_stay_fair_in_few_ranges_and_moves_few_while_dispatchers_come_and
         target, shares = plan(owners, members), fair_shares(members)
         assert {id: target.count(id) for id in shares} == shares
         assert all(
-            target[slot] is None or slot < m.share for m in members for slot in range(SLOTS) if target[slot] == m.id
+            target[slot] is None or slot < m.may_own for m in members for slot in range(SLOTS) if target[slot] == m.id
         )
         assert all(count <= MOST_RANGES for owner, count in ranges_of(target).items() if owner is not None)
         assert plan(target, members) == target, "nothing is left to do"

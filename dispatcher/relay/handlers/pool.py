@@ -18,7 +18,7 @@ from dispatcher.core.pacing import CLAIM_BYTES, HANDLER_BYTES, BatchSizer, Prefe
 from dispatcher.core.row import Batch, ClaimedRow, HandlerMark
 from dispatcher.relay.handlers.call import HandlerExecutor, HandlerResult, call_handler
 from dispatcher.relay.handlers.in_flight import HandlerTask, InFlight
-from dispatcher.relay.handlers.shares import Shares
+from dispatcher.relay.handlers.type_limits import TypeLimits
 from dispatcher.relay.policy import HandlerPolicy
 from dispatcher.stages.claim import EventTypeFilter
 
@@ -38,7 +38,7 @@ class HandlerPool:
         in_flight: InFlight,
         *,
         begin: Callable[[HandlerTask, HandlerMark], Awaitable[bool]],
-        shares: Shares,
+        type_limits: TypeLimits,
         observe: Observer,
         rng: Random,
     ) -> None:
@@ -46,7 +46,7 @@ class HandlerPool:
         self._executor = executor
         self._in_flight = in_flight
         self._begin = begin
-        self._shares = shares
+        self._type_limits = type_limits
         self._observe = observe
         self._rng = rng
         self.prefetch = PrefetchLimit(policy.parallel, policy.batch_size)
@@ -81,7 +81,7 @@ class HandlerPool:
     def event_types(self) -> EventTypeFilter | None:
         """What to claim now."""
         waiting = Counter(task.row.event_type for task in self._in_flight.waiting)
-        return self._shares.to_claim(self._running + waiting, self._policy.claims.event_types)
+        return self._type_limits.to_claim(self._running + waiting, self._policy.claims.event_types)
 
     def report(self) -> None:
         """Tell what is in flight, when that changed; and find room: a stuck handler that ends tells nobody."""
@@ -105,7 +105,7 @@ class HandlerPool:
 
     def _may_begin(self, task: HandlerTask) -> bool:
         event_type = task.row.event_type
-        if self._running[event_type] < self._shares.most(event_type, self._running):
+        if self._running[event_type] < self._type_limits.most(event_type, self._running):
             return True
         self._in_flight.end(task, HELD_BACK)
         return False
@@ -153,18 +153,18 @@ class HandlerPool:
             self.prefetch.note(now - began)
             error = None if result.handled == "done" else getattr(result.outcome, "error", None)
             age_s = row.age_s + now - task.claimed_at
-            outcome, handled = self._share(row, result, now - began)
+            outcome, handled = self._judge(row, result, now - began)
             self._observe(Handled(row.id, row.event_type, handled, age_s, now - began, error, result.where))
             self._in_flight.end(task, outcome)
 
-    def _share(self, row: ClaimedRow, result: HandlerResult, seconds: float) -> tuple[Outcome, HandledAs]:
+    def _judge(self, row: ClaimedRow, result: HandlerResult, seconds: float) -> tuple[Outcome, HandledAs]:
         """Note the end with its type; what becomes of the row. An outage may turn out to be its own failure."""
         if result.failed is None:
             late = result.handled == "timeout"
-            self._shares.ended(row.event_type, seconds, done=result.handled == "done", late=late)
+            self._type_limits.ended(row.event_type, seconds, done=result.handled == "done", late=late)
             return result.outcome, result.handled
         error = getattr(result.outcome, "error", "")
-        wait_s = self._shares.outage(row.event_type, row.id, error)
+        wait_s = self._type_limits.outage(row.event_type, row.id, error)
         return (result.failed, "retry") if wait_s is None else (Waits(wait_s, error), "outage")
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from dispatcher.relay.handlers.in_flight import HandlerTask, InFlight
 from dispatcher.relay.handlers.loop import HandlerLoop
 from dispatcher.relay.handlers.pool import HandlerPool
 from dispatcher.relay.handlers.settler import HandlerLeases, HandlerSettler
-from dispatcher.relay.handlers.shares import Shares
+from dispatcher.relay.handlers.type_limits import TypeLimits
 from dispatcher.relay.lease_renewer import LeaseRenewer
 from dispatcher.relay.order.claimer import OrderedClaimer
 from dispatcher.relay.order.in_order import InOrder, OrderParts, make_order
@@ -76,13 +76,13 @@ class HandlerRelay:
             self._claimer.claim_ended, self._order.forgotten if self._order is not None else None
         )
         self._begins = LeaseRenewer(observe, rng)  # of suspects that are about to run
-        self._shares = Shares(policy.handlers, policy.parallel, self.wake, observe, rng)
+        self._type_limits = TypeLimits(policy.handlers, policy.parallel, self.wake, observe, rng)
         self._pool = HandlerPool(
             policy,
             executor,
             self._in_flight,
             begin=self._begin,
-            shares=self._shares,
+            type_limits=self._type_limits,
             observe=observe,
             rng=rng,
         )
@@ -175,7 +175,7 @@ class HandlerRelay:
         more = False
         while not self._stopping.is_set():
             if not more:
-                due_s = min((self._due[0] if self._due else inf) - monotonic(), self._shares.opens_in())
+                due_s = min((self._due[0] if self._due else inf) - monotonic(), self._type_limits.opens_in())
                 with anyio.move_on_after(min(self._policy.tick_s, max(0.0, due_s))):
                     await self._woken.wait()
             self._woken.clear()

@@ -1,6 +1,21 @@
-"""The claimer of a relay in order: claims one group of the slots at a time, and leaves alone what has to wait."""
+"""The claimer of a relay in order: claims one group of slots at a time, and leaves alone what has to wait.
 
-from collections.abc import Callable, Mapping, Sequence
+A claim goes these steps, and has each from one neighbour:
+
+1. `InOrder.ready` (in_order.py) gives the slot group whose turn it is (groups.py): no slot of it is in hand.
+2. Its `OrderedCursor` (cursor.py) says after which rows of the index of work the claim may begin.
+3. `Held` (core/held.py) knows which aggregates are held, by which rows and why.
+4. Rows are claimed by stages/claim_in_order.py. While no row that we know of has to wait: plainly, by one statement.
+   Else carefully: `peek` reads the rows, `choose` (choose.py) picks those that wait for no other, `claim_chosen` claims
+   these. So too when the plain statement met a row that somebody had locked.
+5. Both ways end in a `Scan` (cursor.py): how far the index was read. From that the cursor knows where the next claim
+   begins, and the group whether there is more.
+6. `InOrder` notes the rows, and releases those that have to wait after all: what holds them was found out meanwhile.
+
+The base class (relay/claimer.py) does around this what is the same without an order: uncertain claims, pause, trials.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
 from time import monotonic
@@ -9,26 +24,20 @@ import psycopg
 
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.events import Observer
-from dispatcher.core.row import UNSCHEDULED, Batch, HandlerMark
+from dispatcher.core.held import HoldReason
+from dispatcher.core.row import UNSCHEDULED, Batch, ClaimedRow, HandlerMark
 from dispatcher.infra.postgres.session import Session
 from dispatcher.relay.claimer import Claimer
-from dispatcher.relay.order.choose import Choice, choose
-from dispatcher.relay.order.cursor import Looked, fresh_key
+from dispatcher.relay.order.choose import choose
+from dispatcher.relay.order.cursor import Scan, fresh_key, index_order
 from dispatcher.relay.order.groups import SlotGroup
 from dispatcher.relay.order.in_order import InOrder
 from dispatcher.relay.policy import ClaimPolicy, PauseCheck
 from dispatcher.stages.claim import EventTypeFilter, IndexKey, new_claim_id
-from dispatcher.stages.claim_in_order import (
-    OrderedClaim,
-    Peeked,
-    claim_chosen,
-    claim_plainly,
-    none_claimed,
-    peek,
-)
+from dispatcher.stages.claim_in_order import OrderedClaim, claim_chosen, claim_plainly, none_claimed, peek
 
-WINDOW = 2  # rows that a careful claim looks at for each one that it may take
-MOST_LOOKED_AT = 20_000
+WINDOW = 2  # rows that a careful claim peeks at for each one that it may take
+MOST_PEEKED = 20_000
 OTHERS = 8  # one row in so many is kept for what was scheduled and is due: it must not come after fresh ones behind it
 
 
@@ -54,7 +63,7 @@ class OrderedClaimer(Claimer):
         self._by_id_from = 0  # with which of these rows the next claim begins
         self._parked_since: OrderedClaim | None = None  # a claim that found rows parked that were not before
         self._held_back = frozenset[str]()  # event types that are not claimed now; earlier ones of an aggregate hold it
-        self._window = 0  # rows that the last careful claim looked at, if it took none
+        self._window = 0  # rows that the last careful claim peeked at, if it took none
 
     def claim_ended(self, claim_id: str) -> None:
         """Note that no row of this claim is worked on any more."""
@@ -75,15 +84,15 @@ class OrderedClaimer(Claimer):
                 held_back = frozenset(self._event_types.types) - held_back
         if held_back != self._held_back:
             self._held_back = held_back
-            self._order.free_types()
+            self._order.let_go_types()
 
     async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
         claim_id = new_claim_id()
-        group = await self._order.ready(session, self.connection_epochs, self._closed)
+        group = await self._order.ready(session, self.connection_epochs, self._left_out)
         if group is None or self._pause_check.paused():  # it may have waited
-            # Whoever owns no slot sleeps until it gains some: it would look fifty times a second for nothing.
+            # Whoever owns no slot sleeps until it gains some: it would come here fifty times a second for nothing.
             return none_claimed(claim_id, floor)._replace(full=bool(self._order.slots.owned))
-        group.leave_out(self._closed)
+        group.leave_out(self._left_out)
         if not group.open:
             group.more = False
             return none_claimed(claim_id, floor)._replace(full=self._order.groups.more)
@@ -94,7 +103,7 @@ class OrderedClaimer(Claimer):
         try:
             batch = await self._claim_group(session, claim_id, group, limit, floor, mark)
             if made := bool(batch.rows or batch.undone_by_trigger):
-                batch = await self._look_through(session, batch)
+                batch = await self._note_claimed(session, batch)
         except (SessionLost, psycopg.Error) as error:
             if made or isinstance(error, SessionLost):
                 self._uncertain.add(claim_id, session)
@@ -104,17 +113,17 @@ class OrderedClaimer(Claimer):
             self.claim_ended(claim_id)
         return batch._replace(full=self._order.groups.more)
 
-    async def _look_through(self, session: Session, batch: Batch) -> Batch:
-        """What was claimed, without what has to wait."""
+    async def _note_claimed(self, session: Session, batch: Batch) -> Batch:
+        """Note the rows that were claimed. Returns the batch without those that have to wait, which are released."""
         order = self._order
         order.claimed(batch)
         if self._parked_since is not None:
             await self._note_parked(session, self._parked_since)
-        kept = await order.hold_back_waiting(session, batch)
+        kept = await order.release_waiting(session, batch)
         if len(kept.rows) < len(batch.rows):
             order.claimed(kept)
         if order.one_per_aggregate:
-            order.begun(batch.claim_id)
+            order.let_others_claim(batch.claim_id)
         return kept
 
     async def _claim_group(
@@ -127,14 +136,9 @@ class OrderedClaimer(Claimer):
             await cursor.prove(session, self._sessions())
             sure = not cursor.running  # no transaction is open that may have written rows before the position
             wanted = self._wanted(group, limit, floor, mark)
-            found = None
-            if not held.later_event_seen and not self._held_back and not held.rows("locked", "free"):
-                found = await claim_plainly(session, claim_id, wanted)
-                if found is not None and found[1]:
-                    self._parked_since = wanted
-            batch = found[0] if found is not None else await self._claim_carefully(session, claim_id, group, wanted)
-            if found is not None:
-                self._note_plain(group, wanted, batch)
+            batch = await self._claim_plainly(session, claim_id, group, wanted)
+            if batch is None:
+                batch = await self._claim_carefully(session, claim_id, group, wanted)
             self._order.groups.note(group, batch.aggregate_keys.values(), full=group.more)
             if batch.rows or batch.undone_by_trigger or group.more:
                 return batch
@@ -148,7 +152,7 @@ class OrderedClaimer(Claimer):
         return OrderedClaim(
             dispatcher=self._dispatcher_id(),
             limit=limit,
-            fresh_limit=min(group.cursor.share.limit(limit), limit - limit // OTHERS),
+            fresh_limit=min(group.cursor.fresh_limit.limit(limit), limit - limit // OTHERS),
             fresh_after=position.fresh,
             after=position.other,
             floor=floor,
@@ -160,14 +164,14 @@ class OrderedClaimer(Claimer):
             most_bytes=self._policy.max_payload_bytes,
             event_types=self._event_types,
             running=list(group.cursor.running),
-            parked=self._order.held.rows("parked"),
+            parked=self._order.held.rows(HoldReason.PARKED),
             by_id=self._by_id(max(1, limit // OTHERS)),
             held_back=tuple(self._held_back),
         )
 
     def _by_id(self, most: int) -> list[int]:
         """Rows that are tried by their ids, for they may lie before the cursor: these now, others next time."""
-        ids = self._order.held.rows("free", "locked")
+        ids = self._order.held.rows(HoldReason.CLAIMABLE, HoldReason.LOCKED)
         if len(ids) > most:
             ids.sort()
             self._by_id_from = self._by_id_from % len(ids)
@@ -175,94 +179,90 @@ class OrderedClaimer(Claimer):
             self._by_id_from += most
         return ids
 
-    def _note_plain(self, group: SlotGroup, wanted: OrderedClaim, batch: Batch) -> None:
-        """Note how far a plain claim has looked."""
+    async def _claim_plainly(
+        self, session: Session, claim_id: str, group: SlotGroup, wanted: OrderedClaim
+    ) -> Batch | None:
+        """Claim without a peek. None: rows have to be chosen, as some may have to wait or somebody has locked one."""
+        held = self._order.held
+        if held.later_event_seen or self._held_back or held.rows(HoldReason.LOCKED, HoldReason.CLAIMABLE):
+            return None
+        claimed = await claim_plainly(session, claim_id, wanted)
+        if claimed is None:
+            return None
+        batch, others_parked = claimed
+        if others_parked:
+            self._parked_since = wanted
         if batch.over_budget:  # what did not fit was released: it lies before the last key
             group.more = True
-            return
-        others = [(row.next_run_at, row.id) for row in batch.rows if row.next_run_at != UNSCHEDULED]
-        fresh = [row for row in batch.rows if row.fresh] if others else batch.rows
-        room = wanted.limit - len(fresh)
-        group.cursor.share.note(wanted.limit, wanted.fresh_limit, len(fresh), len(others))
-        more_fresh, more_others = len(fresh) >= wanted.fresh_limit, len(others) >= room
-        group.more = more_fresh or more_others
-        if not batch.rows:  # perhaps the claim was refused, and looked at nothing
-            return
-        group.cursor.note(
-            Looked(fresh_key(fresh[-1].id) if fresh else None, not more_fresh),
-            # Of those that were scheduled only what comes before the last fresh row was looked at.
-            Looked(
-                IndexKey(*max(others)) if others and not more_fresh else None,
-                bool(room) and not (more_others or more_fresh),
-            ),
-        )
-        if not group.more:
+            return batch
+        self._note_scan(group, wanted, _scan_of(batch.rows, wanted), read=bool(batch.rows))
+        if batch.rows and not group.more:
             group.cursor.ended(monotonic())
+        return batch
+
+    def _note_scan(self, group: SlotGroup, wanted: OrderedClaim, scan: Scan, *, read: bool) -> None:
+        """Note how far a claim has read. `read`: it did; a claim without rows was perhaps refused, and read nothing."""
+        done_fresh = min(scan.done_fresh, wanted.limit)
+        group.cursor.fresh_limit.note(wanted.limit, wanted.fresh_limit, done_fresh, scan.done_others)
+        group.more = scan.more
+        if read:
+            group.cursor.note(scan)
 
     async def _note_parked(self, session: Session, wanted: OrderedClaim) -> None:
         """Rows are parked that were not before: they hold the later ones, before any of those is published.
 
-        One look tells of 10,000 of them: a later event behind one of which it does not tell would go out before it.
+        One peek tells of 10,000 of them: a later event behind one of which it does not tell would go out before it.
         """
         held, parked_only = self._order.held, replace(wanted, limit=0, fresh_limit=0, by_id=())
-        while rows := await peek(session, replace(parked_only, parked=held.rows("parked"))):
+        while rows := await peek(session, replace(parked_only, parked=held.rows(HoldReason.PARKED))):
             for row in rows:
-                held.add(row.id, row.aggregate_key, "parked")
+                held.add(row.id, row.aggregate_key, HoldReason.PARKED)
 
     async def _claim_carefully(self, session: Session, claim_id: str, group: SlotGroup, wanted: OrderedClaim) -> Batch:
-        """Look first, and claim what does not have to wait."""
-        limit = wanted.limit
+        """Peek, and claim what does not have to wait."""
+        limit, held = wanted.limit, self._order.held
         window = max(WINDOW * limit, self._window)
         fresh_window = wanted.fresh_limit * window // limit
         rows = await peek(session, replace(wanted, limit=window, fresh_limit=fresh_window))
         if any(row.kind == "parked" for row in rows):
             await self._note_parked(session, wanted)
-        choice = choose(rows, self._order.held, limit, fresh_window, one_per_aggregate=self._order.one_per_aggregate)
-        self._note_careful(group, wanted, rows, choice, window, fresh_window)
-        self._window = min(2 * window, MOST_LOOKED_AT)
+        one = self._order.one_per_aggregate
+        choice = choose(rows, held, limit, window=window, fresh_window=fresh_window, one_per_aggregate=one)
+        self._note_scan(group, wanted, choice.scan, read=bool(rows))
+        if choice.earlier_first:
+            self._begin_again(group)
+        self._window = min(2 * window, MOST_PEEKED)
         if not choice.rows:
             return none_claimed(claim_id, wanted.floor)
         batch = await claim_chosen(session, claim_id, wanted, list(choice.rows))
         self._window = 0 if batch.rows else self._window
         if not batch.rows and group.cursor.running:  # one of them may be over
-            group.cursor.reset()
-            group.more = True
+            self._begin_again(group)
         elif not batch.undone_by_trigger:
             for row_id in choice.rows.keys() - batch.aggregate_keys.keys():
-                self._order.held.add(row_id, choice.rows[row_id], "locked")
+                held.add(row_id, choice.rows[row_id], HoldReason.LOCKED)
         if batch.over_budget:  # what did not fit was released
-            group.cursor.reset()
-            group.more = True
+            self._begin_again(group)
         return batch
 
-    def _note_careful(
-        self,
-        group: SlotGroup,
-        wanted: OrderedClaim,
-        rows: Sequence[Peeked],
-        choice: Choice,
-        window: int,
-        fresh_window: int,
-    ) -> None:
-        """Note how far a careful claim has looked."""
-        fresh, others = (sum(row.kind == kind for row in rows) for kind in ("fresh", "other"))
-        seen, last = choice.seen, choice.last
-        more_fresh = seen["fresh"] < fresh or seen["fresh"] >= fresh_window
-        room = window - fresh
-        more_other = seen["other"] < others or seen["other"] >= room
-        group.cursor.share.note(wanted.limit, wanted.fresh_limit, min(seen["fresh"], wanted.limit), seen["other"])
-        if rows:
-            group.cursor.note(
-                Looked(fresh_key(last["fresh"].id) if "fresh" in last else None, not more_fresh),
-                Looked(
-                    _key(last["other"]) if "other" in last and not more_fresh else None,
-                    bool(room) and not more_other and not more_fresh,
-                ),
-            )
-        group.more = more_fresh or more_other or choice.let_go
-        if choice.let_go:
-            group.cursor.reset()
+    @staticmethod
+    def _begin_again(group: SlotGroup) -> None:
+        """The next claim of the group begins at the start."""
+        group.cursor.reset()
+        group.more = True
 
 
-def _key(row: Peeked) -> IndexKey:
-    return IndexKey(row.due_at or UNSCHEDULED, row.id)
+def _scan_of(rows: list[ClaimedRow], wanted: OrderedClaim) -> Scan:
+    """What a plain claim read: the rows that it took, in the order of their ids."""
+    others = [IndexKey(row.next_run_at, row.id) for row in rows if row.next_run_at != UNSCHEDULED]
+    fresh = [row for row in rows if row.fresh] if others else rows
+    return Scan(
+        limit=wanted.limit,
+        fresh_limit=wanted.fresh_limit,
+        fresh=len(fresh),
+        others=len(others),
+        done_fresh=len(fresh),
+        done_others=len(others),
+        last_fresh=fresh_key(fresh[-1].id) if fresh else None,
+        last_other=max(others, key=index_order) if others else None,
+    )

@@ -3,14 +3,14 @@
 A transaction that commits late has lower ids than rows that are gone. Its event may be followed by one of the same
 aggregate that lies after the cursor; to begin there would take the second and not the first. So the cursor moves only
 to rows of which this is known: every transaction that may have written one of a lower id is over, or still runs as the
-claim looks. Until then claims begin before them, and pass over what is settled.
+claim reads the index. Until then claims begin before them, and pass over what is settled.
 
 To know it, the highest id is read, and whoever writes then (the candidate). Once those are over it holds for all rows
 up to that id (the proven position): in a backlog one such proof is enough for many claims.
 
     the index of work ---- position -------------- proven --------------- reached ---->
-        all was seen, and  |  all is committed:    |  claims have looked  |  nobody has looked here yet
-        nothing can appear |  the next claim sees  |  here, and somebody  |
+        all was read, and  |  all is committed:    |  claims have read    |  no claim has read this yet
+        nothing can appear |  the next claim sees  |  this, and somebody  |
         any more           |  it, and moves        |  may still commit    |
                            |  `position` on        |  a row               |
 """
@@ -20,7 +20,7 @@ from datetime import datetime
 from time import monotonic
 from typing import NamedTuple
 
-from dispatcher.core.pacing import FreshShare, rest_after
+from dispatcher.core.pacing import FreshLimit, rest_after
 from dispatcher.core.row import UNSCHEDULED
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
@@ -29,7 +29,7 @@ from dispatcher.stages.claim import FROM_THE_START, IndexKey
 START_AGAIN_S = 1.0  # what somebody put back by hand may lie anywhere
 REST = 20.0
 START_AGAIN_AT_MOST_S = 60.0
-PROVE_EVERY_S = 0.05  # what was settled meanwhile is passed over: cheaper than to look before each claim
+PROVE_EVERY_S = 0.05  # what was settled meanwhile is passed over: cheaper than a proof before each claim
 PROVE_REST = 5.0
 COSTLY_S = 0.003  # a claim that took longer is not made from the start each time
 LONG_S = 0.2  # a transaction that runs for longer is not waited for: each claim asks whether it is over
@@ -46,15 +46,44 @@ class Position(NamedTuple):
 START = Position()
 
 
-class Looked(NamedTuple):
-    """How far a claim has looked. `last`: the key of the last row, None: there was none; `to_the_end`: all was seen."""
+class Scan(NamedTuple):
+    """What one statement read of the index of work, from the position on: fresh rows, then others.
 
-    last: IndexKey | None
-    to_the_end: bool
+    It might read `limit` rows, of which `fresh_limit` fresh, and has read `fresh` and `others`. Of these the claimer
+    went through `done_fresh` and `done_others`; `last_fresh` and `last_other` are the last of them (None: none).
+    """
 
-    def covers(self, key: IndexKey) -> bool:
-        """Whether it has seen everything up to this key."""
-        return self.to_the_end or (self.last is not None and _order(self.last) >= _order(key))
+    limit: int
+    fresh_limit: int
+    fresh: int
+    others: int
+    done_fresh: int
+    done_others: int
+    last_fresh: IndexKey | None
+    last_other: IndexKey | None
+
+    @property
+    def more_fresh(self) -> bool:
+        """Whether there may be more fresh rows to claim."""
+        return self.done_fresh < self.fresh or self.done_fresh >= self.fresh_limit
+
+    @property
+    def more_others(self) -> bool:
+        """Whether there may be more of the others."""
+        return self.done_others < self.others or self.done_others >= self.limit - self.fresh
+
+    @property
+    def more(self) -> bool:
+        """Whether there may be more rows to claim."""
+        return self.more_fresh or self.more_others
+
+    def covers_others(self, key: IndexKey) -> bool:
+        """Whether all others up to this key were gone through: only those before the last fresh row were read."""
+        if self.more_fresh:
+            return False
+        if not self.more_others and self.limit > self.fresh:
+            return True
+        return self.last_other is not None and index_order(self.last_other) >= index_order(key)
 
 
 class Candidate(NamedTuple):
@@ -69,10 +98,10 @@ class Candidate(NamedTuple):
 class OrderedCursor:
     """Where claims of one set of slots begin. Used by the task whose turn it is to claim."""
 
-    share: FreshShare = field(default_factory=FreshShare)
+    fresh_limit: FreshLimit = field(default_factory=FreshLimit)
     position: Position = START  # where the next claim begins
     running: list[str] = field(default_factory=list)  # transactions during which `position` is right
-    _reached: Position = START  # how far claims have looked
+    _reached: Position = START  # how far claims have read
     _candidate: Candidate | None = None
     _proven: Position | None = None  # whoever wrote then is over: a claim from now on sees all that lies before it
     _proved_at: float = 0.0
@@ -81,7 +110,7 @@ class OrderedCursor:
     _pass_s: float = 0.0  # how long it took from the start to the end, last time
 
     def reset(self) -> None:
-        """Look at everything next: rows were put back that lie before the position."""
+        """Begin the next claim at the start: rows were put back that lie before the position."""
         self.position = self._reached = START
         self.running, self._candidate, self._proven = [], None, None
 
@@ -104,7 +133,7 @@ class OrderedCursor:
         rows = await session.fetch(load("writers"))
         writing = {name: xid for _, name, xid, pid in rows if name is not None and pid not in pids}
         # Whoever writes later has higher ids than this one, and than any that a claim has seen.
-        reached = Position(max(fresh_key(rows[0][0]), self._reached.fresh, key=_order), self._reached.other)
+        reached = Position(max(fresh_key(rows[0][0]), self._reached.fresh, key=index_order), self._reached.other)
         self._proved_at = monotonic()
         self._proof_s = self._proved_at - now
         if not writing:
@@ -124,33 +153,38 @@ class OrderedCursor:
 
     @property
     def _is_proven(self) -> bool:
-        """Whether a proof would bring nothing: no claim has looked beyond the last one."""
+        """Whether a proof would bring nothing: no claim has read beyond the last one."""
         if self._proven is None:
             return self._reached == self.position
         seen, proven = self._reached, self._proven
-        return _order(seen.fresh) <= _order(proven.fresh) and seen.other in (proven.other, self.position.other)
+        return index_order(seen.fresh) <= index_order(proven.fresh) and seen.other in (
+            proven.other,
+            self.position.other,
+        )
 
-    def note(self, fresh: Looked, other: Looked) -> None:
-        """A claim from the position on has looked so far."""
+    def note(self, scan: Scan) -> None:
+        """Note how far a claim from the position on has read, and move the position as far as that is proven."""
+        last_other = None if scan.more_fresh else scan.last_other
         self._reached = Position(
-            max(fresh.last or FROM_THE_START, self._reached.fresh, key=_order),
-            max(other.last or FROM_THE_START, self._reached.other, key=_order),
+            max(scan.last_fresh or FROM_THE_START, self._reached.fresh, key=index_order),
+            max(last_other or FROM_THE_START, self._reached.other, key=index_order),
         )
         if self._proven is not None:
-            seen = self._reached.fresh if fresh.to_the_end else fresh.last or self.position.fresh
+            read = (scan.last_fresh or self.position.fresh) if scan.more_fresh else self._reached.fresh
             self.position = Position(
-                max(min(seen, self._proven.fresh, key=_order), self.position.fresh, key=_order),
-                self._proven.other if other.covers(self._proven.other) else self.position.other,
+                max(min(read, self._proven.fresh, key=index_order), self.position.fresh, key=index_order),
+                self._proven.other if scan.covers_others(self._proven.other) else self.position.other,
             )
 
     def ended(self, now: float) -> None:
-        """All that is due was seen. The next claim begins at the start, if that is cheap."""
+        """All that is due was claimed or is held. The next claim begins at the start, if that is cheap."""
         self._pass_s = now - self._from_start_at
         if self._pass_s <= COSTLY_S:
             self.reset()
 
 
-def _order(key: IndexKey) -> tuple[datetime, int]:
+def index_order(key: IndexKey) -> tuple[datetime, int]:
+    """What keys are compared by: the order of the index of work."""
     at = key.after_time
     return (datetime.min if isinstance(at, str) else at, key.after_id)
 

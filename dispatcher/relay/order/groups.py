@@ -1,4 +1,4 @@
-"""The slots that a dispatcher owns, in groups: a claim takes rows of one group, and groups are in hand or free.
+"""The slots that a dispatcher owns, in groups: a claim takes rows of one group, of which no slot is in hand.
 
 Of each slot one batch is in flight. So that lanes overlap in a backlog, the slots are divided into groups that take
 turns; at a light load one claim takes all, because each claim costs. They are divided so that each group has about as
@@ -25,24 +25,24 @@ class SlotGroup:
 
     mask: SlotMask
     cursor: OrderedCursor = field(default_factory=OrderedCursor)
-    closed: SlotMask = 0  # slots that were left out of the last claim
+    left_out: SlotMask = 0  # slots that were left out of the last claim
     more: bool = True  # there may be something to claim
 
     @property
     def open(self) -> SlotMask:
         """Its slots without those that are left out."""
-        return self.mask & ~self.closed
+        return self.mask & ~self.left_out
 
     @property
     def mask_parameter(self) -> str | None:
         """The slots as the statements take them; None: all."""
         return None if self.open == ALL else "\\x" + self.open.to_bytes(SLOTS // 8, "little").hex()
 
-    def leave_out(self, closed: Iterable[int]) -> None:
+    def leave_out(self, left_out: Iterable[int]) -> None:
         """From now on claim no row of these slots: what a claim passed over then may be claimed now."""
-        mask = mask_of(closed) & self.mask
-        if mask != self.closed:
-            self.closed = mask
+        mask = mask_of(left_out) & self.mask
+        if mask != self.left_out:
+            self.left_out = mask
             self.cursor.reset()
 
 
@@ -63,21 +63,21 @@ class SlotGroups:
         for group in self.all:
             group.cursor.reset()
 
-    def next(self, free: SlotMask, in_hand: SlotMask, closed: SlotMask) -> SlotGroup | None:
+    def next(self, claimable: SlotMask, in_hand: SlotMask, left_out: SlotMask) -> SlotGroup | None:
         """The group whose turn it is; None: each has a slot in hand.
 
-        `free`: which of our slots may be claimed; `in_hand`: which are in hand; `closed`: which will be left out of the
-        claim.
+        `claimable`: our slots that may be claimed; `in_hand`: those that are in hand; `left_out`: those that the claim
+        will leave out.
         """
-        owned = free | in_hand
+        owned = claimable | in_hand
         if owned != self._of or len(self.all) != self._wanted:
-            if in_hand & ~closed and owned == self._of:
+            if in_hand & ~left_out and owned == self._of:
                 return None  # a batch in flight would have rows of several of the new groups
             self._divide(owned)
         for _ in self.all:
             group = self.all[self._turn % len(self.all)]
             self._turn += 1
-            if not group.mask & ~closed & ~free:
+            if not group.mask & ~left_out & ~claimable:
                 return group
         return None
 

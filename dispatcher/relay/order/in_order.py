@@ -2,7 +2,7 @@
 
 A slot of a batch is in hand until all of its rows of this batch are in the stream, though their settle may still be on
 its way; or until what is not in the stream was given back, or holds its aggregate. So a later claim of the same slots
-finds no earlier row of an aggregate that could still be published, or refused, behind it. Slots whose sink is closed
+finds no earlier row of an aggregate that could still be published, or refused, behind it. Slots whose sink is shut
 are left out of the claims: the others do not wait for them.
 
 A claim goes this way: `begin` (all slots of its group are in hand), `claimed` (those without a row are given back),
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from dispatcher.core.held import Held
+from dispatcher.core.held import Held, HoldReason
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.owned_slots import OwnedSlots, SlotMask, mask_of
 from dispatcher.core.row import Batch, ClaimedRow
@@ -58,18 +58,18 @@ class InOrder:
     sink_slots: Sequence[SlotMask] = ()  # by sink: the slots of its rows
     # Rows that are not in the stream, by id: the claim of ours that has them, and their event_id.
     _ours: dict[int, tuple[str, str]] = field(default_factory=dict)
-    _free: anyio.Event = field(default_factory=anyio.Event)  # replaced by ready()
+    _slots_changed: anyio.Event = field(default_factory=anyio.Event)  # replaced by ready()
     _connection_epochs: Mapping[int, int] = field(default_factory=dict)
 
     # Before a claim.
 
     async def ready(
-        self, session: Session, connection_epochs: Mapping[int, int], closed: Collection[int]
+        self, session: Session, connection_epochs: Mapping[int, int], left_out: Collection[int]
     ) -> SlotGroup | None:
         """The group to claim now; waits for a moment until there is one. None: there is none yet.
 
-        `connection_epochs`: of the sinks that are open, by their numbers; `closed`: slots of the others, which no group
-        has to have back from an earlier claim. Raises SessionLost or psycopg.Error.
+        `connection_epochs`: of the sinks that are open, by their numbers; `left_out`: slots of the others: they may
+        still be in hand. Raises SessionLost or psycopg.Error.
         """
         if connection_epochs != self._connection_epochs:  # rows that Redis lost may be back, before our cursor
             self._connection_epochs = connection_epochs
@@ -77,23 +77,23 @@ class InOrder:
         if await self.watch.check(session, self.slots, self.held, self.claims_in_flight()):
             self.groups.reset()
         with anyio.move_on_after(WAIT_S):
-            while (group := self._next(mask_of(closed))) is None:
-                self._free = anyio.Event()
-                await self._free.wait()
+            while (group := self._next(mask_of(left_out))) is None:
+                self._slots_changed = anyio.Event()
+                await self._slots_changed.wait()
         return group
 
-    def _next(self, closed: SlotMask) -> SlotGroup | None:
+    def _next(self, left_out: SlotMask) -> SlotGroup | None:
         in_hand = 0
         for flight in self._flights.values():
             # Where the connection changed nothing is claimed before the settle knows.
             in_hand |= flight.in_hand | flight.perhaps_lost(self._connection_epochs, self.sink_slots)
-        group = self.groups.next(self.slots.claimable(), in_hand, closed)
+        group = self.groups.next(self.slots.claimable(), in_hand, left_out)
         # Slots of a batch that an earlier connection published are claimable too: `self.slots` knows no connections.
-        return group if group is None or not group.mask & in_hand & ~closed else None
+        return group if group is None or not group.mask & in_hand & ~left_out else None
 
     def note_change(self) -> None:
         """Slots were gained, or may be claimed again."""
-        self._free.set()
+        self._slots_changed.set()
 
     def rescan(self) -> None:
         """Rows were put back that may lie anywhere."""
@@ -101,9 +101,9 @@ class InOrder:
         for group in self.groups.all:
             group.more = True
 
-    def free_types(self) -> None:
-        """Other event types than before may be claimed: what held for its type is claimed in its turn."""
-        for row_id in self.held.rows("type"):
+    def let_go_types(self) -> None:
+        """Other event types may be claimed now: rows that hold because of their type are claimed in their turn."""
+        for row_id in self.held.rows(HoldReason.TYPE_WAITS):
             self.held.let_go(row_id)
         self.rescan()
 
@@ -124,7 +124,7 @@ class InOrder:
         flight.not_sent = dict(flight.rows)
         self._put_down(flight, flight.in_hand & ~mask_of(flight.rows.values()))
 
-    async def hold_back_waiting(self, session: Session, batch: Batch) -> Batch:
+    async def release_waiting(self, session: Session, batch: Batch) -> Batch:
         """The batch without rows that have to wait for others: those are released. Raises SessionLost or psycopg.Error.
 
         A row that was tried before holds its aggregate from here on, for it is isolated.
@@ -165,15 +165,15 @@ class InOrder:
             batch = batch.only(kept)
         return batch._replace(after_dead=after_dead) if after_dead else batch
 
-    def begun(self, claim_id: str) -> None:
-        """Each row of the claim holds its aggregate: other rows of its slots may be claimed."""
+    def let_others_claim(self, claim_id: str) -> None:
+        """Each row of the claim holds its aggregate, so other rows of its slots may be claimed before it is settled."""
         flight = self._flights.get(claim_id)
         if flight is not None:
             self._let_next_claim(flight, flight.in_hand)
 
     def _hold(self, claim_id: str, row: ClaimedRow, key: int) -> None:
         """This row of ours is not in the stream, and may not get there now."""
-        self.held.add(row.id, key, "ours")
+        self.held.add(row.id, key, HoldReason.OUR_CLAIM)
         self._ours[row.id] = (claim_id, row.event_id)
 
     # After a claim.
@@ -213,7 +213,7 @@ class InOrder:
         if self.held.note_settled(outcomes, settlement.not_ours - later, settlement.undone | later, event_ids):
             self.rescan()
             self.wake_relay()
-        for row_id in [each for each in self._ours if self.held.state(each) != "ours"]:
+        for row_id in [each for each in self._ours if self.held.reason(each) is not HoldReason.OUR_CLAIM]:
             del self._ours[row_id]
         flight = self._flights.get(claim_id)
         if flight is not None and (left := flight.settled(outcomes, settlement.undone)):
@@ -229,7 +229,7 @@ class InOrder:
             self._put_down(flight, flight.in_hand)
             if flight.opened:
                 self.slots.settled(flight.opened)
-            self._free.set()
+            self._slots_changed.set()
 
     def released(self, claim_id: str) -> None:
         """The rows of a claim on which nobody works were released, as far as they were ours still."""
@@ -252,7 +252,7 @@ class InOrder:
 
     def forgotten(self, ids: Collection[int]) -> None:
         """These rows are in flight no more: what is not written by now was lost, or is kept aside."""
-        self.note_not_ours([row_id for row_id in ids if self.held.state(row_id) == "ours"])
+        self.note_not_ours([row_id for row_id in ids if self.held.reason(row_id) is HoldReason.OUR_CLAIM])
 
     def _let_next_claim(self, flight: Flight, mask: SlotMask) -> None:
         """All rows of these slots are in the stream, or hold their aggregate: they may be claimed before we settle."""
@@ -260,13 +260,13 @@ class InOrder:
             self.slots.let_next_claim(mask)
             flight.opened |= mask
             flight.in_hand &= ~mask
-            self._free.set()
+            self._slots_changed.set()
 
     def _put_down(self, flight: Flight, mask: SlotMask) -> None:
         if mask:
             flight.in_hand &= ~mask
             self.slots.give_back(mask)
-            self._free.set()
+            self._slots_changed.set()
 
 
 def make_order(

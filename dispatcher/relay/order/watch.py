@@ -7,7 +7,7 @@ from time import monotonic
 import psycopg
 
 from dispatcher.core.errors import SessionLost
-from dispatcher.core.held import Held
+from dispatcher.core.held import Held, HoldReason
 from dispatcher.core.layout import SLOTS
 from dispatcher.core.owned_slots import OwnedSlots, mask_of
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
@@ -17,6 +17,7 @@ from dispatcher.stages.claim import EventTypeFilter
 
 EVERY_S = 1.0
 AT_ONCE = 5_000  # rows that one statement asks for
+CHECKED = frozenset(HoldReason) - {HoldReason.OUR_CLAIM}
 MOST_DEAD = 10_000  # whose next entry did not tell of them yet, that are read
 
 
@@ -67,12 +68,12 @@ class HeldWatch:
         for row_id, key, kind, event_id in await session.fetch(load("held_load"), parameters):
             if kind == "after":
                 held.note_died(row_id, key, event_id)
-            elif held.state(row_id) is None:
-                held.add(row_id, key, kind)
+            elif held.reason(row_id) is None:
+                held.add(row_id, key, HoldReason(kind))
 
     async def _check_rows(self, session: Session, held: Held, claims: Collection[str]) -> bool:
         again, self._soon = False, False
-        rows = sorted(held.rows("retry", "parked", "locked", "unknown", "dead", "free", "type"))
+        rows = sorted(held.rows(*CHECKED))
         for first in range(0, len(rows), AT_ONCE):
             asked = rows[first : first + AT_ONCE]
             found = await session.fetch(load("held_check"), {"ids": asked, "claims": list(claims), **self._of})

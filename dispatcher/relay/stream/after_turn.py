@@ -1,4 +1,4 @@
-"""After the turn: a lane waits for the replies to what its turn wrote, and settles each sink's part (answers.py).
+"""After the turn: a lane waits for the replies to what its turn wrote, and settles for each sink (answers.py).
 
 What the shards of a Cluster took is settled by one statement for all that have answered: a statement for each shard
 would cost many times as much. The slowest must not hold the others, nor its lane: after a moment the lane goes on, and
@@ -20,13 +20,13 @@ from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.relay.stream.sinks import Sink
-from dispatcher.stages.publish import SentBatch, replies_of
+from dispatcher.stages.publish import WrittenBatch, replies_of
 
 PATIENCE_S = 0.05  # how long a lane waits for the slowest shard of its batch
 TOGETHER_S = 0.005  # how long those that have answered wait for others, to be settled with them
 
 
-class WrittenPart(NamedTuple):
+class SinkBatch(NamedTuple):
     """What a turn wrote to one sink, and the rows that are isolated because they failed before.
 
     `began`: the turn, in monotonic seconds.
@@ -34,7 +34,7 @@ class WrittenPart(NamedTuple):
 
     sink: Sink
     batch: Batch
-    sent: SentBatch
+    written: WrittenBatch
     began: float
     isolated: list[ClaimedRow]
 
@@ -42,76 +42,76 @@ class WrittenPart(NamedTuple):
 class AfterTurn:
     """What becomes of all that turns wrote.
 
-    `claim_ended(claim_id)` is called when nothing of the claim is worked on any more; `changed()` when a part is done
-    for which no lane waited, so that rows may be claimed for its sink again.
+    `claim_ended(claim_id)` is called when nothing of the claim is worked on any more; `changed()` when a
+    batch is done for which no lane waited, so that rows may be claimed for its sink again.
     """
 
     def __init__(self, claim_ended: Callable[[str], None], changed: Callable[[], None]) -> None:
         self._claim_ended = claim_ended
         self._changed = changed
         self._tasks_of = Counter[str]()  # by claim id: how many tasks work on it
-        self.background: TaskGroup | None = None  # for parts that no lane waits for; written by the relay's run()
+        self.background: TaskGroup | None = None  # for what no lane waits for; written by the relay's run()
 
-    async def run(self, postgres: ReconnectingSession, parts: Sequence[WrittenPart]) -> None:
+    async def run(self, postgres: ReconnectingSession, sink_batches: Sequence[SinkBatch]) -> None:
         """Wait for the replies, settle; what may be poison goes to the bisector of its sink."""
-        claim_id = parts[0].batch.claim_id
+        claim_id = sink_batches[0].batch.claim_id
         self._tasks_of[claim_id] += 1
         try:
-            if len(parts) == 1 and not parts[0].sink.slots:
-                await self._wait_and_settle(postgres, parts[0])
+            if len(sink_batches) == 1 and not sink_batches[0].sink.slots:
+                await self._wait_and_settle(postgres, sink_batches[0])
                 return
-            waiting = {part.sent.replies: part for part in parts}
+            waiting = {sink_batch.written.replies: sink_batch for sink_batch in sink_batches}
             until = monotonic() + PATIENCE_S
             while answered := await _answered(waiting, until):
                 await self._settle_together(postgres, [waiting.pop(each) for each in answered])
-            for part in waiting.values():
-                self._start_in_background(part, partial(self._wait_and_settle, postgres, part))
+            for sink_batch in waiting.values():
+                self._start_in_background(sink_batch, partial(self._wait_and_settle, postgres, sink_batch))
         finally:
             self._task_ended(claim_id)
 
-    async def _settle_together(self, postgres: ReconnectingSession, parts: Sequence[WrittenPart]) -> None:
-        """Settle the parts that were taken as a whole. What cannot be settled so goes on beside, each part by itself.
+    async def _settle_together(self, postgres: ReconnectingSession, sink_batches: Sequence[SinkBatch]) -> None:
+        """Settle at once what sinks took as a whole. Every other batch goes on beside, by itself.
 
         One that is searched for, or asked about again, may wait for its node: the others must not.
         """
-        taken, replies = list[tuple[WrittenPart, BatchOutcomes]](), list[Reply]()
-        for part in parts:
-            answered = await replies_of(part.sent)  # at once: all of them have come
-            if part.isolated or not all(type(each) is bytes for each in answered):  # bytes: an entry id
-                self._start_in_background(part, partial(self._wait_and_settle, postgres, part))
+        taken, replies = list[tuple[SinkBatch, BatchOutcomes]](), list[Reply]()
+        for sink_batch in sink_batches:
+            answered = await replies_of(sink_batch.written)  # at once: all of them have come
+            if sink_batch.isolated or not all(type(each) is bytes for each in answered):  # bytes: an entry id
+                self._start_in_background(sink_batch, partial(self._wait_and_settle, postgres, sink_batch))
                 continue
-            taken.append((part, part.sink.answers.decide(part.batch, part.sent, answered)))
+            taken.append((sink_batch, sink_batch.sink.answers.decide(sink_batch.batch, sink_batch.written, answered)))
             replies += answered
         if not taken:
             return
         first = taken[0][0]
-        whole = first.batch._replace(rows=[row for part, _ in taken for row in part.batch.rows])
+        whole = first.batch._replace(rows=[row for sink_batch, _ in taken for row in sink_batch.batch.rows])
         left = await first.sink.answers.settle_together(
             postgres, whole, replies, [outcomes for _, outcomes in taken], first.began
         )
-        for part, outcomes in taken if left else ():
+        for sink_batch, outcomes in taken if left else ():
             if unsettled := [each for each in outcomes.each() if each[0] in left]:
                 again = BatchOutcomes.of(unsettled, outcomes.incarnation, outcomes.streams)
                 self._start_in_background(
-                    part, partial(part.sink.answers.settle, postgres, part.batch, again, tried=True)
+                    sink_batch, partial(sink_batch.sink.answers.settle, postgres, sink_batch.batch, again, tried=True)
                 )
 
-    def _start_in_background(self, part: WrittenPart, work: Callable[[], Awaitable[object]]) -> None:
-        """Go on with a part for which no lane waits."""
+    def _start_in_background(self, sink_batch: SinkBatch, work: Callable[[], Awaitable[object]]) -> None:
+        """Go on with the batch of a sink for which no lane waits."""
         assert self.background is not None  # noqa: S101
-        claim_id = part.batch.claim_id
+        claim_id = sink_batch.batch.claim_id
         self._tasks_of[claim_id] += 1
-        part.sink.in_background += 1
+        sink_batch.sink.in_background += 1
 
         async def run() -> None:
             try:
                 await work()
             finally:
                 self._task_ended(claim_id)
-                part.sink.in_background -= 1
+                sink_batch.sink.in_background -= 1
                 self._changed()
 
-        self.background.start_soon(run, name="part of a batch")
+        self.background.start_soon(run, name="batch of one sink")
 
     def _task_ended(self, claim_id: str) -> None:
         self._tasks_of[claim_id] -= 1
@@ -120,12 +120,12 @@ class AfterTurn:
             self._claim_ended(claim_id)
 
     @staticmethod
-    async def _wait_and_settle(postgres: ReconnectingSession, part: WrittenPart) -> None:
-        batch, sink = part.batch, part.sink
-        waiting = [batch._replace(rows=part.isolated)]  # for the bisector
+    async def _wait_and_settle(postgres: ReconnectingSession, sink_batch: SinkBatch) -> None:
+        batch, sink = sink_batch.batch, sink_batch.sink
+        waiting = [batch._replace(rows=sink_batch.isolated)]  # for the bisector
         isolated = [
-            *part.isolated,
-            *await sink.answers.wait_and_settle(postgres, batch, part.sent, part.began, also=waiting),
+            *sink_batch.isolated,
+            *await sink.answers.wait_and_settle(postgres, batch, sink_batch.written, sink_batch.began, also=waiting),
         ]
         if isolated:
             await sink.bisector.add(postgres, batch._replace(rows=isolated))

@@ -21,7 +21,7 @@ from dispatcher.relay.policy import StreamPolicy
 from dispatcher.relay.settler import Settler
 from dispatcher.relay.stream.gate import SinkGate
 from dispatcher.relay.stream.reconcile import Reconciler
-from dispatcher.stages.publish import SentBatch, replies_of
+from dispatcher.stages.publish import WrittenBatch, replies_of
 
 REMEMBERED = 10_000  # at most so many rows whose connection was cut once; then all are forgotten
 
@@ -52,7 +52,7 @@ class SinkAnswers:
         self,
         postgres: ReconnectingSession,
         batch: Batch,
-        sent: SentBatch,
+        written: WrittenBatch,
         began: float,
         *,
         also: Collection[Batch] = (),
@@ -61,8 +61,8 @@ class SinkAnswers:
 
         `also`: other rows of the claim, whose leases are renewed while this batch waits for the sink.
         """
-        replies = await self._judge_refusals(await replies_of(sent))
-        outcomes = self.decide(batch, sent, replies)
+        replies = await self._judge_refusals(await replies_of(written))
+        outcomes = self.decide(batch, written, replies)
         self.tell_published(batch, replies)
         error = outcomes.sink_error
         isolated: list[ClaimedRow] = []
@@ -72,7 +72,7 @@ class SinkAnswers:
             # If Redis answered a row with an error before it closed the connection, that row is the cause.
             if was_cut(replies) and not outcomes.retries:
                 isolated = self._cut_again([row for row in batch.rows if row.id in unanswered], outcomes)
-                if isolated and not (sent.incarnation and sent.incarnation.lives_on(outcomes.incarnation)):
+                if isolated and not (written.incarnation and written.incarnation.lives_on(outcomes.incarnation)):
                     make_suspects(isolated, outcomes)
                     isolated = []
         elif self._cut_once:
@@ -82,10 +82,10 @@ class SinkAnswers:
         await self._end(postgres, began, error)
         return isolated
 
-    def decide(self, batch: Batch, sent: SentBatch, replies: list[Reply]) -> BatchOutcomes:
+    def decide(self, batch: Batch, written: WrittenBatch, replies: list[Reply]) -> BatchOutcomes:
         """What became of each row, by these replies. The gate and the order learn of it."""
         outcomes = decide_batch(batch.rows, replies, self._policy.retry, self._rng)
-        outcomes.incarnation, outcomes.streams = sent.incarnation, sent.streams
+        outcomes.incarnation, outcomes.streams = written.incarnation, written.streams
         self._gate.note_outcomes(outcomes)
         if self.order is not None:
             self.order.answered(batch, outcomes)
@@ -96,15 +96,15 @@ class SinkAnswers:
         postgres: ReconnectingSession,
         batch: Batch,
         replies: Sequence[Reply],
-        parts: Sequence[BatchOutcomes],
+        by_sink: Sequence[BatchOutcomes],
         began: float,
     ) -> frozenset[int]:
         """Settle at once what several sinks took of a batch; the ids of rows to be settled sink by sink after all.
 
-        `parts`: by sink, decided by its own SinkAnswers, as `batch` and `replies` have them one after the other.
+        `by_sink`: decided by each sink, by its own SinkAnswers, as `batch` and `replies` have them one after the other.
         """
         self.tell_published(batch, replies)
-        left = await self._settler.settle_together(postgres, batch.claim_id, parts)
+        left = await self._settler.settle_together(postgres, batch.claim_id, by_sink)
         await self._end(postgres, began, None)
         return left
 
@@ -149,7 +149,7 @@ class SinkAnswers:
         `also`: as for `wait_and_settle()`; `tried`: as for Settler.settle().
         """
 
-        async def moved(outcomes: BatchOutcomes, batch: Batch) -> None:
+        async def search_again(outcomes: BatchOutcomes, batch: Batch) -> None:
             if outcomes.incarnation is not None:
                 self._gate.connection.distrust(outcomes.incarnation)
             outcomes.doubt_sent()
@@ -157,9 +157,11 @@ class SinkAnswers:
 
         if self.order is not None:
             self.order.note_announced(batch, outcomes)
-        await self._settler.settle(postgres, batch.claim_id, outcomes, batch=batch, on_moved=moved, tried=tried)
-        # Rows that are kept aside keep `moved`, perhaps for hours, and `moved` keeps `also`: no batch from here on, or
-        # the payloads of all of them would stay in memory.
+        await self._settler.settle(
+            postgres, batch.claim_id, outcomes, batch=batch, search_again=search_again, tried=tried
+        )
+        # Rows that are kept aside keep `search_again`, perhaps for hours, and that keeps `also`: no batch from here on,
+        # or the payloads of all of them would stay in memory.
         also = ()
 
     def _cut_again(self, unanswered: list[ClaimedRow], outcomes: BatchOutcomes) -> list[ClaimedRow]:

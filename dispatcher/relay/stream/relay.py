@@ -23,7 +23,7 @@ from dispatcher.relay.order.groups import ALL
 from dispatcher.relay.order.in_order import InOrder, OrderParts, make_order
 from dispatcher.relay.policy import FlowControl, PauseCheck, StreamPolicy
 from dispatcher.relay.settler import Settler
-from dispatcher.relay.stream.after_turn import AfterTurn, WrittenPart
+from dispatcher.relay.stream.after_turn import AfterTurn, SinkBatch
 from dispatcher.relay.stream.answers import SinkAnswers
 from dispatcher.relay.stream.bisect import PoisonBisector
 from dispatcher.relay.stream.gate import SinkGate
@@ -198,7 +198,7 @@ class StreamRelay:
             if written is not None:
                 await self._after_turn.run(postgres, written)
 
-    async def _turn(self, postgres: ReconnectingSession) -> list[WrittenPart] | None:
+    async def _turn(self, postgres: ReconnectingSession) -> list[SinkBatch] | None:
         """One turn: wake, claim, write the pipeline. None: nothing was claimed."""
         if self._pause_check.paused():
             await self._stand_by(postgres)
@@ -207,7 +207,7 @@ class StreamRelay:
         allowance = await self._allowance()
         if isinstance(allowance, NotNow):
             return None
-        batch = await self._claimer.claim(postgres, allowance.rows, allowance.floor, closed=allowance.closed)
+        batch = await self._claimer.claim(postgres, allowance.rows, allowance.floor, left_out=allowance.left_out)
         if batch is None:
             return None
         self._sizer.note(len(batch.rows), batch.size, full=batch.full)
@@ -263,11 +263,11 @@ class StreamRelay:
                 await self._doorbell.release_key()  # we own no slot, so a ring would be for rows we may not claim
         return allowance
 
-    def _publish(self, batch: Batch, allowance: Allowance) -> list[WrittenPart]:
+    def _publish(self, batch: Batch, allowance: Allowance) -> list[SinkBatch]:
         """Write the pipelines, without waiting for their replies."""
-        return [self._publish_part(number, part, allowance) for number, part in self._sinks.split(batch).items()]
+        return [self._publish_to(number, rows, allowance) for number, rows in self._sinks.split(batch).items()]
 
-    def _publish_part(self, number: int, batch: Batch, allowance: Allowance) -> WrittenPart:
+    def _publish_to(self, number: int, batch: Batch, allowance: Allowance) -> SinkBatch:
         sink = self._sinks.all[number]
         sink.flow.spend(len(batch.rows))
         # Rows that failed before go to the bisector's connection, so a poison row cannot cut this one. A trial stays
@@ -277,10 +277,10 @@ class StreamRelay:
             batch = batch._replace(rows=[row for row in batch.rows if not row.attempts and not row.suspect])
         connection = sink.gate.connection
         if connection.epoch == allowance.connection_epochs.get(number):
-            sent = send(connection, self._policy.entry, batch, self._policy.publish_timeout_s)
+            written = send(connection, self._policy.entry, batch, self._policy.publish_timeout_s)
         else:  # connected again meanwhile: not audited yet, or the batch's floor is of another incarnation
-            sent = unsent(batch, "the connection was replaced before it")
-        return WrittenPart(sink, batch, sent, allowance.began, isolated)
+            written = unsent(batch, "the connection was replaced before it")
+        return SinkBatch(sink, batch, written, allowance.began, isolated)
 
     async def _note_claim(self, batch: Batch, allowance: Allowance) -> None:
         """Decide how the next turn wakes, and whether other dispatchers are needed."""

@@ -28,7 +28,7 @@ class NotNow(Enum):
 class Allowance(NamedTuple):
     """How many rows a turn may claim, one at least. `trial`: they try the sink out. `began`: monotonic seconds.
 
-    `connection_epochs`: of each sink that is open, see RedisConnection; `closed`: slots of the others.
+    `connection_epochs`: of each sink that is open, see RedisConnection; `left_out`: slots of the others.
     """
 
     rows: int
@@ -36,7 +36,7 @@ class Allowance(NamedTuple):
     began: float
     connection_epochs: Mapping[int, int]
     floor: str
-    closed: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

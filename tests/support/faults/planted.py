@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from dispatcher.core.held import Held, State
+from dispatcher.core.held import Held, HoldReason
 from dispatcher.core.owned_slots import OwnedSlots, slots_of
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
@@ -28,8 +28,8 @@ GATE = (
 def no_multi() -> None:
     """Publish a batch entry by entry: some may be refused, and later ones taken."""
 
-    def send(connection: Any, entry: Any, batch: Any, deadline_s: float) -> publish.SentBatch:
-        return publish.send(connection, entry, batch._replace(keys={}), deadline_s)
+    def send(connection: Any, entry: Any, batch: Any, deadline_s: float) -> publish.WrittenBatch:
+        return publish.send(connection, entry, batch._replace(aggregate_keys={}), deadline_s)
 
     publish._send_in_order = send  # type: ignore[assignment]
 
@@ -37,7 +37,7 @@ def no_multi() -> None:
 def no_held_set() -> None:
     """Forget which events failed: later ones of their aggregates go out."""
 
-    def add(self: Held, row_id: int, key: int, state: State) -> None:
+    def add(self: Held, row_id: int, key: int, reason: HoldReason) -> None:
         """Forget it."""
 
     Held.add = add  # type: ignore[method-assign]
@@ -47,10 +47,10 @@ def ignore_what_others_picked() -> None:
     """What an owner finds picked by another holds its aggregate: the second guard of each handover, left out too."""
     known = Held.add
 
-    def add(self: Held, row_id: int, key: int, state: State) -> None:
+    def add(self: Held, row_id: int, key: int, reason: HoldReason) -> None:
         """All but those."""
-        if state != "unknown":
-            known(self, row_id, key, state)
+        if reason is not HoldReason.OTHER_CLAIM:
+            known(self, row_id, key, reason)
 
     Held.add = add  # type: ignore[method-assign]
 

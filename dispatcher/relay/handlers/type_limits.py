@@ -37,7 +37,7 @@ class _Type:
     met: dict[int, tuple[int, int]] = field(default_factory=dict)  # by row: `done` then; times that it had grown
 
 
-class Shares:
+class TypeLimits:
     """Written by the tasks of one handler relay. `wake()` is called when more may be claimed than before."""
 
     def __init__(
