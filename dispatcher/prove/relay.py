@@ -56,7 +56,7 @@ class NoPause:
         """As many rows as a claim takes."""
         return 10_000
 
-    def due(self) -> bool:
+    def would_ask_redis(self) -> bool:
         """There is nothing to ask."""
         return False
 

@@ -35,7 +35,7 @@ class ClaimerParts(TypedDict):
 
 
 class Claimer:
-    """Claims, and knows which claims are in flight. Used by one task at a time; `claim_ended()` by any task."""
+    """Claims, and knows which claims are in flight. Used by one task at a time; any task may call `claim_ended()`."""
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class Claimer:
         self._pause_check = pause
         self._observe = observe
         self._cursor = ClaimCursor(filtered=policy.event_types is not None)
-        self._left_out: tuple[int, ...] = ()  # slots that are left out
+        self._left_out: tuple[int, ...] = ()  # slots whose rows are not claimed
         self._uncertain = UncertainClaims()
         self._failures = StatementFailures("claim", observe, rng)
-        self._must_try_out_first = False  # of a settled batch no row was ours: see doubt()
+        self._trials_first = False  # before the next claim: see doubt()
         self._event_types = policy.event_types
         self._put_back = PutBack(observe, self.doubt)
         self.in_flight: set[str] = set()  # claim ids, from before the first statement of each to claim_ended()
@@ -65,23 +65,23 @@ class Claimer:
         return len(self.in_flight) + len(self._uncertain)
 
     def claim_ended(self, claim_id: str) -> None:
-        """Note that no row of this claim is worked on any more."""
+        """Note that no row of this claim is worked on any more. To call it twice does no harm."""
         self.in_flight.discard(claim_id)
 
     def doubt(self) -> None:
-        """Of a settled batch no row was ours. Before the next claim, run the trials: can we settle at all?"""
-        self._must_try_out_first = True
+        """Hear that no row of a settled batch was ours. Before the next claim the trials run: can we settle at all?"""
+        self._trials_first = True
 
     def given_back(self, ids: Iterable[int]) -> None:
         """Hear that rows were settled, and not as sent."""
         self._put_back.given_back(ids)
 
     def rescan(self) -> None:
-        """Begin the next claim at the start: rows that fell due long ago were put back."""
+        """Begin the next claim at the start: rows may be due whose index keys are before the cursor."""
         self._cursor.reset()
 
     def choose(self, event_types: EventTypeFilter | None) -> None:
-        """From now on claim these event types. Others than before: from the start, where their rows may have waited."""
+        """Claim these event types from now on. If they changed, begin at the start: rows of new types may wait."""
         if event_types != self._event_types:
             self._event_types = event_types
             self.rescan()
@@ -89,7 +89,8 @@ class Claimer:
     def leave_out(self, left_out: tuple[int, ...]) -> None:
         """From now on claim no row of these slots.
 
-        The rows stay in the index; the cursor steps over them, as it does with event types that we do not claim.
+        The rows of these slots stay in the index. The cursor steps over them, as over rows of event types that are not
+        claimed.
         """
         if left_out != self._left_out:
             self._left_out = left_out
@@ -105,10 +106,11 @@ class Claimer:
     ) -> Batch | None:
         """Claim up to `limit` rows; a batch without rows when nothing is due.
 
-        `floor`: the newest entry id known, None when the rows do not go to the stream; then `mark` is what they say to
-        a successor. `left_out`: slots that are left out. Returns None when no claim was made: there is no session, the
-        statement failed (that is told, and waited for), everything is paused, or the answer came so late that the rows
-        were released.
+        `floor`: the newest entry id known; None when the rows do not go to the stream. Then `mark` is what the rows say
+        to a successor. `left_out`: slots whose rows are not claimed.
+
+        Returns None when no claim was made: there is no session, the statement failed (the failure was told, and a
+        pause has passed), everything is paused, or the answer came so late that the rows were released.
         """
         session = postgres.session
         if session is None:
@@ -117,14 +119,16 @@ class Claimer:
         self.leave_out(left_out)
         try:
             await self._uncertain.release(session)
-            if self._must_try_out_first:
-                await self._try_out(session)
-            # Whoever paused waits until nothing is in flight: from here on nothing is awaited before the claim counts.
+            if self._trials_first:
+                await self._run_trials(session)
+            # Whoever paused waits until no claim is in flight. So _claim() adds the claim to in_flight before it awaits
+            # anything: else a pause could see that nothing is in flight, and this claim would come after. The _claim()
+            # of OrderedClaimer awaits its slots first, so it asks about the pause once more.
             if self._pause_check.paused():
                 return None
             batch = await self._claim(session, limit, floor, mark)
             if monotonic() - began > self._policy.lease_s / 2:
-                # This process was frozen meanwhile: another one may have taken the rows over already.
+                # This process was frozen meanwhile: another dispatcher may have taken the rows over already.
                 self._uncertain.add(batch.claim_id, session)
                 self.claim_ended(batch.claim_id)
                 await self._uncertain.release(session)
@@ -145,7 +149,7 @@ class Claimer:
     async def _without_put_back(self, session: Session, batch: Batch) -> Batch:
         try:
             kept = await self._put_back.without(session, batch)
-        except (SessionLost, psycopg.Error):  # or the rows would stay in flight, and nobody would work on them
+        except (SessionLost, psycopg.Error):  # else the rows would stay in flight, and nobody would work on them
             self._uncertain.add(batch.claim_id, session)
             self.claim_ended(batch.claim_id)
             raise
@@ -169,7 +173,7 @@ class Claimer:
                     dispatcher=self._dispatcher_id(),
                     limit=limit,
                     fresh_limit=start.fresh_limit,
-                    slots=self._policy.slots,
+                    first_slots=self._policy.first_slots,
                     after=start.after,
                     fresh_after=start.fresh_after,
                     floor=floor,
@@ -194,16 +198,16 @@ class Claimer:
             if batch.undone_by_trigger or self._cursor.found_nothing(batch, limit, start):
                 return batch
 
-    async def _try_out(self, session: Session) -> None:
-        self._must_try_out_first = False  # cleared first: if the trials cannot run now, the next loss sets it again
+    async def _run_trials(self, session: Session) -> None:
+        self._trials_first = False  # cleared first: if the trials cannot run now, the next loss sets it again
         try:
             await require_trials(session, "Postgres")
         except Misconfigured:
-            self._must_try_out_first = True
+            self._trials_first = True
             raise
 
     async def release_uncertain(self, postgres: ReconnectingSession) -> None:
-        """Release claims whose answer was lost, while nothing may be claimed. A failure is tried again later."""
+        """Release claims whose answer was lost, while nothing may be claimed. If this fails, the next call does it."""
         session, began = postgres.session, monotonic()
         if session is not None and self._uncertain:
             try:
@@ -213,7 +217,7 @@ class Claimer:
 
 
 class UncertainClaims:
-    """Claims whose answer was lost or came too late: they may have been made, and nobody works on their rows."""
+    """Claims whose answer was lost or came too late. They may have been made, and nobody works on their rows."""
 
     def __init__(self) -> None:
         self._claims: list[tuple[str, int]] = []  # claim id, backend pid of the session that claimed
@@ -228,11 +232,11 @@ class UncertainClaims:
         return {claim_id for claim_id, _ in self._claims}
 
     def add(self, claim_id: str, session: Session) -> None:
-        """Note a claim of this session. Twice does no harm."""
+        """Note a claim that this session made. To note it twice does no harm."""
         self._claims.append((claim_id, session.backend_pid))
 
     async def release(self, session: Session) -> None:
-        """End the sessions that made these claims, so that they cannot claim any more, then release what they claimed.
+        """End the sessions that made these claims, so that no claim of theirs is made later; then release the claims.
 
         Raises SessionLost or psycopg.Error; then the claims stay noted.
         """

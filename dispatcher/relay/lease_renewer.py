@@ -28,7 +28,7 @@ class LeaseRenewer:
         self._failures = StatementFailures("renew leases", observe, rng)
         self._renewed_at = monotonic()
 
-    def due(self, every_s: float) -> bool:
+    def is_time(self, every_s: float) -> bool:
         """Whether so many seconds have passed since the last renewal."""
         return monotonic() - self._renewed_at > every_s
 

@@ -15,9 +15,9 @@ TraceBatch = Callable[[Batch, Sequence[Reply]], None]
 
 @dataclass(frozen=True, slots=True)
 class ClaimPolicy:
-    """What one relay claims. `slots`: of 256. `event_types` None: all of them."""
+    """What one relay claims. `first_slots`: rows of the slots below this number. `event_types` None: of all types."""
 
-    slots: int
+    first_slots: int  # 256: all slots; a canary has fewer
     lease_s: float
     max_payload_bytes: int
     event_types: EventTypeFilter | None = None
@@ -27,7 +27,7 @@ class ClaimPolicy:
 
 @dataclass(frozen=True, slots=True)
 class StreamPolicy:
-    """What the stream relay was told. `event_types` of its claims: all but those that have handlers."""
+    """What the stream relay was told. Its claims take all event types but those that have handlers."""
 
     claims: ClaimPolicy
     entry: EntryFormat | EntryFormats
@@ -38,7 +38,7 @@ class StreamPolicy:
 
 @dataclass(frozen=True, slots=True)
 class HandlerPolicy:
-    """What the handler relay was told. `event_types` of its claims: None takes all, and buries what has no handler."""
+    """What the handler relay was told. Where its claims take all event types, a row without a handler is buried."""
 
     claims: ClaimPolicy
     handlers: HandlersByType
@@ -59,11 +59,11 @@ class PauseCheck(Protocol):
         ...
 
     def note_claim_ended(self) -> None:
-        """Hear that a claim is not in flight any more: whoever paused waits for that."""
+        """Hear that a claim is not in flight any more: whoever paused waits until none is in flight."""
         ...
 
     def may_try_sink(self) -> bool:
-        """Whether Redis may be asked while nothing is claimed: that notes in Postgres that it holds the streams."""
+        """Whether Redis may be asked while nothing is claimed: that notes in Postgres which Redis has the streams."""
         ...
 
 
@@ -83,7 +83,7 @@ class StreamPause:
         self._pause_check.note_claim_ended()
 
     def may_try_sink(self) -> bool:
-        """Whether Redis may be asked while nothing is claimed: not for another layout, or before ours stands."""
+        """Whether Redis may be asked while nothing is claimed: not while another layout than ours, or none, stands."""
         return not self._layout_differs()
 
 
@@ -91,15 +91,15 @@ class FlowControl(Protocol):
     """How many rows may be published before a consumer group has to catch up (upkeep/backpressure.py)."""
 
     async def allowance(self) -> int:
-        """Rows that may be published now; 0: none. It may ask Redis."""
+        """How many rows may be published now; 0: none. May ask Redis."""
         ...
 
     def left(self) -> int:
-        """The same, as it was known last."""
+        """How many rows may be published now, as it was known last. Asks nobody."""
         ...
 
-    def due(self) -> bool:
-        """Whether `allowance()` would ask Redis."""
+    def would_ask_redis(self) -> bool:
+        """Whether the next `allowance()` would ask Redis."""
         ...
 
     def spend(self, rows: int) -> None:

@@ -91,7 +91,7 @@ async def claim(
     dispatcher: int | None,
     limit: int,
     fresh_limit: int | None = None,
-    slots: int = 256,
+    first_slots: int = 256,
     after: IndexKey = FROM_THE_START,
     fresh_after: IndexKey = FROM_THE_START,
     floor: str | None = "0-0",
@@ -104,7 +104,7 @@ async def claim(
     layout: str = "",
     now: datetime | None = None,
 ) -> Batch:
-    """Take up to `limit` due rows of the first `slots` of 256 slots: first fresh ones, then others.
+    """Take up to `limit` due rows of the slots below `first_slots`: fresh rows first, then rows that are not fresh.
 
     `after`: the key after which the claim begins. With a `fresh_limit` that holds for rows that are not fresh; fresh
     ones, at most so many, begin after `fresh_after`. `floor`: the newest entry id known now, after which a takeover
@@ -121,7 +121,7 @@ async def claim(
         "claim_id": claim_id,
         "dispatcher": dispatcher,
         "limit": limit,
-        "slots": slots,
+        "slots": first_slots,
         "after_time": after.after_time,
         "after_id": after.after_id,
         "floor": floor,

@@ -1,4 +1,4 @@
-"""Settle: write down what became of a claim's rows, and only of rows the claim still holds."""
+"""Settle: write what became of the rows of a claim, and only of rows that still bear its claim id."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -12,21 +12,17 @@ from dispatcher.core.outcome import BatchOutcomes, Waits
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 
-NOWHERE: Mapping[str, object] = {
-    "stream": None,
-    "run_id": None,
-    "replid": None,
-    "life": None,
-}  # any incarnation will do
-NO_STREAMS: Mapping[str, object] = {"streams": None, "run_ids": None, "replids": None, "lives": None}
+# Which incarnation has to hold the stream for a row to be settled as sent: any; and the same for several streams.
+ANY_INCARNATION: Mapping[str, object] = {"stream": None, "run_id": None, "replid": None, "life": None}
+ANY_INCARNATIONS: Mapping[str, object] = {"streams": None, "run_ids": None, "replids": None, "lives": None}
 
 
 class Settlement(NamedTuple):
-    """How many rows each statement changed, and which it did not.
+    """How many rows each statement changed, and which rows no statement changed.
 
-    `retried` are those that it cost an attempt; `waiting` those that it did not.
-    `not_ours`: another dispatcher had taken them over. `undone`: they bear our claim as before, though the statement
-    raised no error: a trigger undid it.
+    `retried`: rows that are retried and lost an attempt; `waiting`: rows that are retried and lost none.
+    `not_ours`: ids of rows that another dispatcher had taken over. `undone`: ids of rows that bear our claim as before,
+    though the statement raised no error: a trigger undid it.
     """
 
     sent: int
@@ -53,11 +49,11 @@ async def settle(
 ) -> Settlement:
     """Write the outcomes. Every statement is fenced by the claim id and may safely be run again.
 
-    `incarnations`: what holds the entries of the rows that were sent; None: that of the outcomes. Each stream of a
-    Cluster lies on one of them. Rows whose outcome is unknown are left as they are.
+    `incarnations`: the incarnations of Redis that hold the entries of the sent rows, one for each node of a Cluster;
+    None: the incarnation that the outcomes name. Rows whose outcome is unknown are left as they are.
 
-    Raises SessionLost: run it again on another session; and IncarnationChanged: search for the entries of the rows to
-    be settled as sent, which another incarnation may have lost.
+    Raises SessionLost: settle again on another session. Raises IncarnationChanged: another incarnation of Redis holds
+    the stream now and may have lost entries, so search the stream for the entries of the sent rows.
     """
     common: dict[str, object] = {"claim_id": claim_id, "now": now}
     sent = retried = dead = released = frozenset[int]()
@@ -69,9 +65,9 @@ async def settle(
                 raise IncarnationChanged("another incarnation of Redis holds the stream now") from None
             raise
     if outcomes.done_ids:
-        nowhere = {**common, **NOWHERE}
+        anywhere = {**common, **ANY_INCARNATION}
         ids = outcomes.done_ids
-        sent |= await _run(session, "settle_sent", nowhere, ids=ids, stream_ids=[None] * len(ids))
+        sent |= await _run(session, "settle_sent", anywhere, ids=ids, stream_ids=[None] * len(ids))
     if outcomes.retries:
         retried = await _run(
             session,
@@ -102,13 +98,13 @@ async def settle(
 
 
 async def _still_ours(session: Session, claim_id: str, ids: frozenset[int]) -> frozenset[int]:
-    """Those of these rows that bear the claim as before. Their leases are renewed."""
+    """The ids of the rows that bear the claim as before. Renews the leases of these rows."""
     parameters = {"ids": list(ids), "claim_ids": [claim_id] * len(ids), "floor": None}
     return frozenset(row_id for row_id, _ in await session.fetch(load("renew_claims"), parameters))
 
 
 async def release(session: Session, claim_ids: Iterable[str], ids: list[int] | None = None) -> frozenset[int]:
-    """Release rows of these claims: all of them, or those of `ids`. Returns the ids of those that were released."""
+    """Release the rows of these claims; with `ids`, only these rows. Returns the ids of the rows that were released."""
     rows = await session.fetch(load("release"), {"claim_ids": list(claim_ids), "ids": ids})
     return frozenset(row_id for (row_id,) in rows)
 
@@ -124,22 +120,22 @@ async def _settle_sent(
         incarnations = [outcomes.incarnation] if outcomes.incarnation is not None else []
     known = [each for each in incarnations if each.known]
     if not outcomes.streams:
-        fence = NOWHERE
+        required = ANY_INCARNATION
         for each in known:
             [(stream, life)] = each.lives
-            fence = {"stream": stream, "run_id": each.run_id, "replid": each.replid, "life": life}
-        return await _run(session, "settle_sent", {**common, **fence}, **columns)
+            required = {"stream": stream, "run_id": each.run_id, "replid": each.replid, "life": life}
+        return await _run(session, "settle_sent", {**common, **required}, **columns)
     keys = [outcomes.streams[row_id] for row_id in outcomes.sent_ids]
-    fence = NO_STREAMS
+    required = ANY_INCARNATIONS
     if known:
         lives = [(each, *life) for each in known for life in each.lives_of(keys)]
-        fence = {
+        required = {
             "streams": [stream for _, stream, _ in lives],
             "run_ids": [each.run_id for each, _, _ in lives],
             "replids": [each.replid for each, _, _ in lives],
             "lives": [life for *_, life in lives],
         }
-    rows = await session.fetch(load("settle_sent", sharded=True), {**common, **fence, **columns, "keys": keys})
+    rows = await session.fetch(load("settle_sent", sharded=True), {**common, **required, **columns, "keys": keys})
     return frozenset(row_id for (row_id,) in rows if row_id is not None)
 
 

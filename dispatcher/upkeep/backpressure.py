@@ -64,17 +64,17 @@ class Backpressure:
         self._positions = {stream: StreamPositions() for stream in self._streams}
 
     async def allowance(self) -> int:
-        """Rows that may be published now; 0: none, ask again a little later."""
-        if self.due():
+        """How many rows may be published now; 0: none, ask again a little later."""
+        if self.would_ask_redis():
             await self._measure()
         return self.left()
 
     def left(self) -> int:
-        """The same, as it was known last."""
+        """How many rows may be published now, as it was known last."""
         return 0 if self._on else max(self._left, 0)
 
-    def due(self) -> bool:
-        """Whether Redis is to be asked again."""
+    def would_ask_redis(self) -> bool:
+        """Whether the next `allowance()` would ask Redis."""
         return self._on or self._left <= 0 or self._clock() >= self._ask_at
 
     def spend(self, rows: int) -> None:

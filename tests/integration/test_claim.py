@@ -53,7 +53,7 @@ async def take(session: Session, limit: int = 100, *, after: IndexKey = FROM_THE
         dispatcher=7,
         limit=limit,
         after=after,
-        slots=slots,
+        first_slots=slots,
         floor="1748779200000-5",
         **rest,
     )

@@ -77,7 +77,7 @@ class HandlerLeases:
                 self._in_flight.end(task, CROWDED)
                 self._pool.prefetch.note(WAIT_S)
             self._pool.report()
-            if self._in_flight and self._leases.due(self._lease_s / 5):
+            if self._in_flight and self._leases.is_time(self._lease_s / 5):
                 await self._renew()
             elif not self._in_flight:
                 self._leases.done()

@@ -22,7 +22,7 @@ from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.relay.stream.sinks import Sink
 from dispatcher.stages.publish import WrittenBatch, replies_of
 
-PATIENCE_S = 0.05  # how long a lane waits for the slowest shard of its batch
+SLOWEST_S = 0.05  # how long a lane waits for the slowest shard of its batch
 TOGETHER_S = 0.005  # how long those that have answered wait for others, to be settled with them
 
 
@@ -61,7 +61,7 @@ class AfterTurn:
                 await self._wait_and_settle(postgres, sink_batches[0])
                 return
             waiting = {sink_batch.written.replies: sink_batch for sink_batch in sink_batches}
-            until = monotonic() + PATIENCE_S
+            until = monotonic() + SLOWEST_S
             while answered := await _answered(waiting, until):
                 await self._settle_together(postgres, [waiting.pop(each) for each in answered])
             for sink_batch in waiting.values():

@@ -167,7 +167,7 @@ class PoisonBisector:
     async def _still_ours(self, case: IsolatedBatch, rows: list[ClaimedRow]) -> list[ClaimedRow]:
         """Renew the leases of all that wait here, now and then, and of these rows; those that are still ours."""
         floor = self._gate.connection.floor  # none of them is in the stream now
-        if self._waiting_leases.due(self._policy.claims.lease_s / 8):
+        if self._waiting_leases.is_time(self._policy.claims.lease_s / 8):
             for other in list(self._queue):  # lanes add to it meanwhile
                 await self._waiting_leases.renew(other.postgres, rows_of([other.batch]), floor=floor)
         while True:

@@ -47,6 +47,6 @@ class Reconciler:
                 search = gate.search_of(batch, outcomes, search)
                 if await gate.search_for_unknown(batch, outcomes, search=search, for_s=self._lease_s / 8):
                     break
-            if leases.due(self._lease_s / 4):
+            if leases.is_time(self._lease_s / 4):
                 await leases.renew(postgres, rows_of([batch, *also]))
         leases.done()

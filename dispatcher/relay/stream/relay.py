@@ -248,10 +248,10 @@ class StreamRelay:
     async def _allowance(self) -> Allowance | NotNow:
         """How much this turn may claim: nothing now, because of a stop, the sink, a group, or what is kept aside."""
         if self._stopping.is_set():
-            return NotNow.WAITED
+            return NotNow.ASK_AGAIN
         began = monotonic()
         allowance = await self._sinks.allow(lambda: min(self._sizer.limit(), self._settler.aside.room))
-        if allowance is NotNow.NO_ROOM:
+        if allowance is NotNow.WAIT_FIRST:
             await self._doorbell.release_key()  # nobody will claim: writers need not ring
             await self._sinks.wait_changed()
             self._observe(Ticked("ok", monotonic() - began))

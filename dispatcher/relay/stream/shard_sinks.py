@@ -36,7 +36,7 @@ class ShardSinks:
 
     def start(self, tasks: TaskGroup) -> None:
         for sink in self.all:
-            tasks.start_soon(sink.keep, self._stopping, self.note_change, name="sink")
+            tasks.start_soon(sink.keep_ready, self._stopping, self.note_change, name="sink")
 
     def note_change(self) -> None:
         """A sink is open again, or not late any more."""
@@ -48,13 +48,13 @@ class ShardSinks:
         began = monotonic()
         ready = {number: sink for number, sink in enumerate(self.all) if sink.ready}
         for number, sink in enumerate(self.all):
-            if number not in ready or sink.flow.due():
+            if number not in ready or sink.flow.would_ask_redis():
                 sink.check_again()
         if not ready or (self._whole and len(ready) < len(self.all)):
-            return NotNow.NO_ROOM
+            return NotNow.WAIT_FIRST
         rows = min(most(), *(sink.flow.left() for sink in ready.values()))
         if rows <= 0:
-            return NotNow.NO_ROOM
+            return NotNow.WAIT_FIRST
         return Allowance(
             rows,
             False,

@@ -21,8 +21,8 @@ CATCH_UP_S = 0.1  # between two checks of a consumer group that has to catch up
 class NotNow(Enum):
     """Why a turn may claim nothing, and so what the lane does before its next turn."""
 
-    WAITED = auto()  # for a sink that is not open, or a stop came: ask again at once
-    NO_ROOM = auto()  # nothing was waited for: wait_changed() before the next turn
+    ASK_AGAIN = auto()  # at once: allow() has waited for a sink that is not open, or a stop came
+    WAIT_FIRST = auto()  # wait_changed() before the next turn: allow() has not waited
 
 
 class Allowance(NamedTuple):
@@ -49,7 +49,7 @@ class Sink:
     bisector: PoisonBisector
     slots: Sequence[int] = ()
     in_background: int = 0  # batches that are settled in the background, for no lane waits for them any more
-    _check_again: anyio.Event = field(default_factory=anyio.Event)  # replaced by keep()
+    _check_again: anyio.Event = field(default_factory=anyio.Event)  # replaced by keep_ready()
 
     @property
     def ready(self) -> bool:
@@ -63,10 +63,10 @@ class Sink:
         self.check_again()
 
     def check_again(self) -> None:
-        """Connect it, or ask what its groups have to read, in keep()."""
+        """Connect it, or ask what its groups have to read, in keep_ready()."""
         self._check_again.set()
 
-    async def keep(self, stopping: anyio.Event, changed: Callable[[], None]) -> None:
+    async def keep_ready(self, stopping: anyio.Event, changed: Callable[[], None]) -> None:
         """Connect it, find out when it is back, ask what its groups have to read; until stopped.
 
         Raises Misconfigured when a person has to act and it was never up.
@@ -77,7 +77,7 @@ class Sink:
                 if await self.gate.try_open():
                     await self.flow.allowance()
                     changed()
-            elif self.flow.due():
+            elif self.flow.would_ask_redis():
                 if await self.flow.allowance() > 0:
                     changed()
                 else:
@@ -133,11 +133,11 @@ class OneSink:
         if gate.is_shut():
             await self._release_key()
         if not await gate.wait_open():
-            return NotNow.WAITED
+            return NotNow.ASK_AGAIN
         epoch, trial, began = gate.connection.epoch, gate.begin_trial(), monotonic()
         rows = min(await self._sink.flow.allowance(), most())
         if rows <= 0:
-            return NotNow.NO_ROOM
+            return NotNow.WAIT_FIRST
         return Allowance(1 if trial else rows, trial, began, {0: epoch}, gate.connection.floor)
 
     async def try_open(self) -> None:
