@@ -18,6 +18,7 @@ from dispatcher.ops.trials import require_trials
 from dispatcher.relay.cursor import ClaimCursor
 from dispatcher.relay.policy import ClaimPolicy, PauseCheck
 from dispatcher.relay.put_back import PutBack
+from dispatcher.relay.settler import Settler
 from dispatcher.relay.undone import claim_undone
 from dispatcher.stages.claim import EventTypeFilter, claim, new_claim_id
 from dispatcher.stages.settle import release
@@ -50,6 +51,7 @@ class Claimer:
         self._dispatcher_id = dispatcher_id
         self._pause_check = pause
         self._observe = observe
+        self._rng = rng
         self._cursor = ClaimCursor(filtered=policy.event_types is not None)
         self._left_out: tuple[int, ...] = ()  # slots whose rows are not claimed
         self._uncertain = UncertainClaims()
@@ -58,6 +60,21 @@ class Claimer:
         self._event_types = policy.event_types
         self._put_back = PutBack(observe, self.doubt)
         self.in_flight: set[str] = set()  # claim ids, from before the first statement of each to claim_ended()
+
+    def make_settler(
+        self, *, batch_size: int, wake: Callable[[float], None], on_aside_round: Callable[[], None]
+    ) -> Settler:
+        """The settler of what is claimed here: it tells this claimer what the next claim has to know. See Settler."""
+        return Settler(
+            batch_size=batch_size,
+            lease_s=self._policy.lease_s,
+            wake=wake,
+            doubt=self.doubt,
+            given_back=self.given_back,
+            on_aside_round=on_aside_round,
+            observe=self._observe,
+            rng=self._rng,
+        )
 
     @property
     def unfinished(self) -> int:

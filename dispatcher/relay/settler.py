@@ -53,7 +53,7 @@ class Settler:
         self._rng = rng
         self._wait_s = wait_s
         self._last: anyio.Event | None = None  # set when the settle that began last has ended
-        # Called with the claim; set by the relay, if there is an order.
+        # Called with the claim; set by the claimer, if there is an order.
         self.on_settled: Callable[[str, BatchOutcomes, Settlement], None] | None = None
         self.aside = KeptAside(
             most_rows=MOST_BATCHES * batch_size,

@@ -117,30 +117,27 @@ async def claim(
     The batch holds at most CLAIM_BYTES of payloads and headers, but at least one row: what does not fit is released.
     Raises SessionLost (the claim may have been made) or psycopg.Error (it was not made, or was released).
     """
-    parameters: dict[str, object] = {
+    split, filtered = fresh_limit is not None, event_types is not None
+    statement = load("claim", filtered=filtered, split=split, sharded=sharded, left_out=bool(left_out))
+    parameters: dict[str, object] = {  # those that this form of the statement does not name do no harm
         "claim_id": claim_id,
         "dispatcher": dispatcher,
         "limit": limit,
         "slots": first_slots,
         "after_time": after.after_time,
         "after_id": after.after_id,
+        "fresh": fresh_limit,
+        "fresh_time": fresh_after.after_time,
+        "fresh_id": fresh_after.after_id,
         "floor": floor,
         "mark": mark,
+        "left_out": list(left_out),
         "layout": layout,
+        "since_s": since_s,
         "now": now,
     }
-    split = fresh_limit is not None
-    statement = load("claim", filtered=event_types is not None, split=split, sharded=sharded, left_out=bool(left_out))
-    if split:
-        parameters |= {
-            "fresh": fresh_limit,
-            "fresh_time": fresh_after.after_time,
-            "fresh_id": fresh_after.after_id,
-        }
-    if left_out:
-        parameters["left_out"] = list(left_out)
     if event_types is not None:
-        parameters |= event_types.parameters() | {"since_s": since_s}
+        parameters |= event_types.parameters()
     rows = await fetch_claimed(session, statement, parameters, most_bytes)
     return await batch_of(session, claim_id, rows if sharded else [(*row, 0) for row in rows], floor, most_bytes)
 

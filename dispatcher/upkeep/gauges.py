@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -113,6 +113,16 @@ class GroupsLookup:
         return self._known
 
 
+@dataclass(slots=True)
+class Lookups:
+    """What one sample remembers for the next. `positions`: what was learned of each stream; None: nothing is."""
+
+    held: HeldLookup | None = None  # None: there is no order
+    dead: DeadLookup = field(default_factory=DeadLookup)
+    groups: GroupsLookup | None = None  # None: no group is remembered
+    positions: Mapping[str, StreamPositions] | None = None
+
+
 def _redis_error(seen: SeenStreams) -> str | None:
     """Why Redis did not answer; a right that is missing is no outage."""
     if seen.failure is None or isinstance(seen.failure, NoPermissionError):
@@ -141,29 +151,25 @@ async def sample_once(
     observe: Observer,
     *,
     known: int | None = None,
-    positions: Mapping[str, StreamPositions] | None = None,
+    lookups: Lookups | None = None,
     exempt: Sequence[str] = (),
-    held: HeldLookup | None = None,
-    by_error: DeadLookup | None = None,
-    by_name: GroupsLookup | None = None,
     now: datetime | None = None,
     bounds: GaugesBounds = BOUNDS,
 ) -> int:
     """Emit one Sampled, which says also that Redis does not answer; returns the backlog.
 
-    `known`: a backlog that need not be counted again; `positions`: what earlier samples learned of each stream;
-    `exempt`: patterns of groups that may be left unread; `now`: instead of Postgres's clock, for tests; `held`: None
-    where there is no order; `by_error`: None groups the dead events anew; `by_name`: None: no group is remembered.
-    Raises SessionLost or psycopg.Error.
+    `known`: a backlog that need not be counted again; `exempt`: patterns of groups that may be left unread; `now`:
+    instead of Postgres's clock, for tests. Raises SessionLost or psycopg.Error.
     """
-    bound = bounds.backlog if known is None else 0
+    lookups = lookups or Lookups()
+    held, groups, bound = lookups.held, lookups.groups, bounds.backlog if known is None else 0
     [(backlog, oldest_age_s, queue_usage)] = await fetch(load("sample"), {"bound": bound, "now": now})
     backlog = backlog if known is None else known
     dead, newest = await _read_dead(fetch, bounds.dead)
     retrying = await read_retrying(fetch, ordered=held is not None, holds=held is not None and held.hold)
     ended, sent = await read_ended_and_sent(fetch)
     loss = latest_loss((at.timestamp(), rows) for _, at, rows, *_ in await fetch(load("status_losses"), None))
-    seen = SeenStreams() if redis is None else await read_streams(redis, streams, positions, readers=True)
+    seen = SeenStreams() if redis is None else await read_streams(redis, streams, lookups.positions, readers=True)
     of_streams = StreamFigures.of(seen, exempt, bounds.groups)
     observe(
         Sampled(
@@ -180,11 +186,11 @@ async def sample_once(
             dispatchers=await _read_dispatchers(fetch, bounds.dispatchers),
             streams=of_streams.each if len(streams) > 1 else (),
             held=None if held is None else await held.read(fetch, again=known is None),
-            dead_groups=await (by_error or DeadLookup()).read(fetch, dead, newest["at"]),
+            dead_groups=await lookups.dead.read(fetch, dead, newest["at"]),
             retrying=retrying,
             doorbell=await read_doorbell(fetch),
             snapshot=await read_snapshot(fetch),
-            known_groups=await by_name.read(fetch, seen, exempt, loss) if by_name else (),
+            known_groups=await groups.read(fetch, seen, exempt, loss) if groups else (),
             loss=loss,
             group_dead=of_streams.group_dead,
             ended=ended,
@@ -213,9 +219,9 @@ async def run(
     event goes to the stream.
     """
     asked = Asked(redis_url)
-    url, redis, positions = "", None, _positions(streams)
+    url, redis = "", None
     current_url: str | None = None
-    by_error, by_name = DeadLookup(), GroupsLookup()
+    lookups = Lookups(held, groups=GroupsLookup(), positions=_positions(streams))
     backlog: int | None = None
     count_at = 0.0
     try:
@@ -224,22 +230,13 @@ async def run(
             with suppress(Misconfigured, Unreachable):  # a file is gone or half written: go on with what there is
                 if (current_url := await asked.get()) and (current_url != url or redis is None):
                     url, redis = current_url, await _replaced(redis, current_url, name)
-                    positions = _positions(streams)
+                    lookups.positions = _positions(streams)
             # Postgres away or too busy: the age of the last sample says so, and the next may succeed.
             with suppress(SessionLost, psycopg.Error):
                 if redis is not None or current_url == "":
                     known = backlog if began < count_at else None
                     backlog = await sample_once(
-                        fetch,
-                        redis,
-                        streams,
-                        observe,
-                        known=known,
-                        positions=positions,
-                        exempt=exempt,
-                        held=held,
-                        by_error=by_error,
-                        by_name=by_name,
+                        fetch, redis, streams, observe, known=known, lookups=lookups, exempt=exempt
                     )
                     if known is None:
                         count_at = time.monotonic() + timing.rest * (time.monotonic() - began)

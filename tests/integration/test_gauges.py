@@ -23,7 +23,7 @@ from dispatcher.infra.postgres.target import PostgresTarget
 from dispatcher.infra.redis.info import GroupInfo, StreamInfo, read_stream_info
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import PROOF_EVENT_TYPE
-from dispatcher.upkeep.gauges import DeadLookup, GaugesBounds, GaugesTiming, HeldLookup, run, sample_once
+from dispatcher.upkeep.gauges import DeadLookup, GaugesBounds, GaugesTiming, HeldLookup, Lookups, run, sample_once
 from dispatcher.upkeep.registry import Registry
 from tests.integration.test_held import add, fail
 from tests.support.dead_letters import bury
@@ -240,7 +240,7 @@ async def test_what_the_dead_died_of_is_asked_again_when_another_one_died(sessio
         return await session.fetch(statement, parameters)
 
     for _ in range(2):
-        await sample_once(fetch, redis, (STREAM,), tap, by_error=gauge)
+        await sample_once(fetch, redis, (STREAM,), tap, lookups=Lookups(dead=gauge))
         seen = await tap.next(Sampled)
         assert seen.dead_groups is not None
         assert (seen.dead_groups.errors, seen.dead_groups.most, seen.dead_groups.error) == (2, 3, "KeyError: 1")
@@ -248,7 +248,7 @@ async def test_what_the_dead_died_of_is_asked_again_when_another_one_died(sessio
         assert seen.dead_groups.since < seen.newest_dead_at
     assert asked.count(load("dead_stats")) == 1
     await bury(db, await insert_events(db, 1), "another")
-    await sample_once(fetch, redis, (STREAM,), tap, by_error=gauge)
+    await sample_once(fetch, redis, (STREAM,), tap, lookups=Lookups(dead=gauge))
     seen = await tap.next(Sampled)
     assert seen.dead_groups is not None
     assert seen.dead_groups.errors == 3
@@ -294,7 +294,7 @@ async def test_held_aggregates_are_counted_where_there_is_an_order_and_only_as_o
         return await session.fetch(sql, params)
 
     async def held(gauge: HeldLookup | None, known: int | None = None) -> HeldCount | None:
-        await sample_once(fetch, redis, (STREAM,), tap, held=gauge, known=known)
+        await sample_once(fetch, redis, (STREAM,), tap, lookups=Lookups(held=gauge), known=known)
         sampled: Sampled = await tap.next(Sampled)
         return sampled.held
 

@@ -30,7 +30,6 @@ from dispatcher.relay.lease_renewer import LeaseRenewer
 from dispatcher.relay.order.claimer import OrderedClaimer
 from dispatcher.relay.order.in_order import InOrder, OrderParts, make_order
 from dispatcher.relay.policy import HandlerPolicy, PauseCheck
-from dispatcher.relay.settler import Settler
 from dispatcher.stages.doorbell.wake import Doorbell
 
 REST = 3.0  # after a claim that found nothing: each turn of the stream relay asks for one
@@ -86,7 +85,9 @@ class HandlerRelay:
             observe=observe,
             rng=rng,
         )
-        settler = self._make_settler(observe, rng)
+        settler = self._claimer.make_settler(
+            batch_size=policy.batch_size, wake=self._wake_in, on_aside_round=self._note_aside
+        )
         self._aside = settler.aside
         self._settler = HandlerSettler(postgres, self._in_flight, settler, pause)
         self._leases = HandlerLeases(
@@ -110,21 +111,6 @@ class HandlerRelay:
             event_types=self._policy.claims.event_types,
             one_per_aggregate=True,
         )
-
-    def _make_settler(self, observe: Observer, rng: Random) -> Settler:
-        settler = Settler(
-            batch_size=self._policy.batch_size,
-            lease_s=self._policy.claims.lease_s,
-            wake=self._wake_in,
-            doubt=self._claimer.doubt,
-            given_back=self._claimer.given_back,
-            on_aside_round=self._note_aside,
-            observe=observe,
-            rng=rng,
-        )
-        if self._order is not None:
-            settler.on_settled = self._order.settled
-        return settler
 
     def claims_in_flight(self) -> set[str]:
         """The ids of the claims that are worked on."""

@@ -33,6 +33,7 @@ from dispatcher.relay.order.cursor import Scan, fresh_key, index_order
 from dispatcher.relay.order.groups import SlotGroup
 from dispatcher.relay.order.in_order import InOrder
 from dispatcher.relay.policy import ClaimPolicy, PauseCheck
+from dispatcher.relay.settler import Settler
 from dispatcher.stages.claim import EventTypeFilter, IndexKey, new_claim_id
 from dispatcher.stages.claim_in_order import OrderedClaim, claim_chosen, claim_plainly, none_claimed, peek
 
@@ -64,6 +65,14 @@ class OrderedClaimer(Claimer):
         self._parked_since: OrderedClaim | None = None  # a claim that found rows parked that were not before
         self._held_back = frozenset[str]()  # event types that are not claimed now; earlier ones of an aggregate hold it
         self._window = 0  # rows that the last careful claim peeked at, if it took none
+
+    def make_settler(
+        self, *, batch_size: int, wake: Callable[[float], None], on_aside_round: Callable[[], None]
+    ) -> Settler:
+        """The same, and the order hears of each settle."""
+        settler = super().make_settler(batch_size=batch_size, wake=wake, on_aside_round=on_aside_round)
+        settler.on_settled = self._order.settled
+        return settler
 
     def claim_ended(self, claim_id: str) -> None:
         """Note that no row of this claim is worked on any more."""

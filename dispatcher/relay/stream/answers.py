@@ -84,11 +84,16 @@ class SinkAnswers:
 
     def decide(self, batch: Batch, written: WrittenBatch, replies: list[Reply]) -> BatchOutcomes:
         """What became of each row, by these replies. The gate and the order learn of it."""
-        outcomes = decide_batch(batch.rows, replies, self._policy.retry, self._rng)
-        outcomes.incarnation, outcomes.streams = written.incarnation, written.streams
+        outcomes = self.outcomes_of(batch, written, replies)
         self._gate.note_outcomes(outcomes)
         if self.order is not None:
             self.order.answered(batch, outcomes)
+        return outcomes
+
+    def outcomes_of(self, batch: Batch, written: WrittenBatch, replies: list[Reply]) -> BatchOutcomes:
+        """What became of each row, by these replies, and where its entry is. Nobody is told."""
+        outcomes = decide_batch(batch.rows, replies, self._policy.retry, self._rng)
+        outcomes.incarnation, outcomes.streams = written.incarnation, written.streams
         return outcomes
 
     async def settle_together(

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import anyio
 
-from dispatcher.core.decide import ClosesConnection, decide, decide_batch
+from dispatcher.core.decide import ClosesConnection, decide
 from dispatcher.core.events import ClosedConnection, Observer
 from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.row import Batch, ClaimedRow
@@ -182,11 +182,9 @@ class PoisonBisector:
         """Publish and settle; what is to be tried again, in the pieces it is to be tried in, the last one first."""
         connection = self._gate.connection
         piece = case.batch._replace(rows=rows, floor=connection.floor)
-        incarnation = connection.incarnation
-        sent = send(connection, self._policy.entry, piece, self._policy.publish_timeout_s)
-        replies = await replies_of(sent)
-        outcomes = decide_batch(rows, replies, self._policy.retry, self._rng)
-        outcomes.incarnation, outcomes.streams = incarnation, sent.streams
+        written = send(connection, self._policy.entry, piece, self._policy.publish_timeout_s)
+        replies = await replies_of(written)
+        outcomes = self._answers.outcomes_of(piece, written, replies)
         self._answers.tell_published(piece, replies)
         cut = was_cut(replies)
         if not cut:
@@ -200,8 +198,8 @@ class PoisonBisector:
             missing = [row for row in rows if row.id in unanswered & set(outcomes.released)]
             outcomes.released = [row_id for row_id in outcomes.released if row_id not in unanswered]
             now = self._gate.connection.incarnation
-            if incarnation is not None and incarnation.lives_on(now):
-                if now == incarnation:
+            if written.incarnation is not None and written.incarnation.lives_on(now):
+                if now == written.incarnation:
                     again = self._split(missing, rows, outcomes)
                 else:  # its stream was emptied meanwhile
                     outcomes.released += [row.id for row in missing]

@@ -22,7 +22,6 @@ from dispatcher.relay.order.claimer import OrderedClaimer
 from dispatcher.relay.order.groups import ALL
 from dispatcher.relay.order.in_order import InOrder, OrderParts, make_order
 from dispatcher.relay.policy import FlowControl, PauseCheck, StreamPolicy
-from dispatcher.relay.settler import Settler
 from dispatcher.relay.stream.after_turn import AfterTurn, SinkBatch
 from dispatcher.relay.stream.answers import SinkAnswers
 from dispatcher.relay.stream.bisect import PoisonBisector
@@ -105,18 +104,10 @@ class StreamRelay:
                 lanes=len(parts.lanes),
             )
             self._claimer = OrderedClaimer(policy.claims, self._order, sessions=self._own_backend_pids, **claiming)
-        self._settler = Settler(
-            batch_size=batch_size,
-            lease_s=policy.claims.lease_s,
-            wake=parts.doorbell.nudge,
-            doubt=self._claimer.doubt,
-            given_back=self._claimer.given_back,
-            on_aside_round=parts.pause.note_claim_ended,
-            observe=observe,
-            rng=rng,
+        self._settler = self._claimer.make_settler(
+            batch_size=batch_size, wake=parts.doorbell.nudge, on_aside_round=parts.pause.note_claim_ended
         )
         if self._order is not None:
-            self._settler.on_settled = self._order.settled
             self._order.sink_slots = [mask_of(each.slots) if each.slots else ALL for each in parts.sinks]
         sinks = [self._make_sink(policy, each, rng) for each in parts.sinks]
         self._sinks: Sinks = (
