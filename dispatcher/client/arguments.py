@@ -67,11 +67,16 @@ def require_handler(handle: Any, *, asynchronous: bool) -> None:
     if not callable(handle):
         raise TypeError(f"the function is a {type(handle).__name__}, and cannot be called")
     inner = _inner(handle)
-    if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
-        raise TypeError(
-            f"the function {_name(inner)} is a generator, which does nothing when called: remove its `yield`"
-        )
+    _require_no_generator(inner)
     _require_kind(f"the function {_name(inner)}", inner, asynchronous)
+
+
+def require_hook(hook: Any, *, may_await: bool) -> None:
+    """Raise TypeError for a function of on_start() or on_stop() that would never run."""
+    inner = _inner(hook)
+    _require_no_generator(inner)
+    if not may_await:
+        _require_kind(f"the function {_name(inner)}", inner, asynchronous=False)
 
 
 def require_store(store: Any, *, asynchronous: bool) -> None:
@@ -93,6 +98,13 @@ def require_listener(on_error: Any) -> None:
     """Raise TypeError for an on_error that would never run."""
     if inspect.iscoroutinefunction(_inner(on_error)):
         raise TypeError("on_error is a coroutine function, which nobody would await: write `def`")
+
+
+def _require_no_generator(function: Any) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"the function {_name(function)} is a generator, which does nothing when called: remove its `yield`"
+        )
 
 
 def _require_kind(what: str, function: Any, asynchronous: bool) -> None:

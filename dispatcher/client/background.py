@@ -6,7 +6,9 @@ import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
+
+from dispatcher.client.arguments import require_hook
 
 log = logging.getLogger("dispatcher.client")
 F = TypeVar("F", bound=Callable[[], Any])
@@ -15,17 +17,27 @@ F = TypeVar("F", bound=Callable[[], Any])
 class Hooks:
     """What an application does before a consumer's first event, and after its last one."""
 
+    _awaits: ClassVar[bool]  # whether a hook may be a coroutine function
+
     def __init__(self) -> None:
         self._at_start: list[Callable[[], Any]] = []
         self._at_stop: list[Callable[[], Any]] = []
 
     def on_start(self, function: F) -> F:
-        """Call this function before the first event: what it raises ends run()."""
+        """Call this function before the first event: what it raises ends run().
+
+        Raises TypeError for a generator; a Consumer's for a coroutine function too.
+        """
+        require_hook(function, may_await=self._awaits)
         self._at_start.append(function)
         return function
 
     def on_stop(self, function: F) -> F:
-        """Call this function when run() ends, after the last event, whatever ends it. The last one is called first."""
+        """Call this function when run() ends, after the last event, whatever ends it. The last one is called first.
+
+        Raises TypeError as on_start().
+        """
+        require_hook(function, may_await=self._awaits)
         self._at_stop.append(function)
         return function
 
@@ -33,6 +45,7 @@ class Hooks:
 class OnThread(Hooks):
     """`with consumer:` run() on a thread of its own."""
 
+    _awaits = False
     _thread: threading.Thread | None = None
     _error: BaseException | None = None
 
@@ -71,6 +84,7 @@ class OnThread(Hooks):
 class InTask(Hooks):
     """`async with consumer:` run() in a task of its own."""
 
+    _awaits = True
     _task: "asyncio.Task[None] | None" = None
 
     async def run(self) -> None:

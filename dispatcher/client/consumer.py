@@ -107,6 +107,8 @@ class Consumer(OnThread):
             self._call(self._at_start)
             threads.work(self._runners, self._concurrency, self._handle, single=self._single)
         finally:
+            for runner in self._runners:
+                runner.forget_stop()  # or the next run() would return at once, and nobody would read
             self._call(self._at_stop[::-1])
 
     def stop(self) -> None:
@@ -192,6 +194,7 @@ class AsyncConsumer(InTask):
             await self._call(self._at_start)
             await tasks.work(runners, self._handle, self.stop)
         finally:
+            self._forget_stop()
             await self._call(self._at_stop[::-1])
 
     def stop(self) -> None:
@@ -199,6 +202,12 @@ class AsyncConsumer(InTask):
         for reader, _ in self._readers:
             reader.stopping = True
         self._stopped.set()
+
+    def _forget_stop(self) -> None:
+        """It has been obeyed: the next run() would return at once, and nobody would read."""
+        for reader, _ in self._readers:
+            reader.stopping = False
+        self._stopped = asyncio.Event()  # another loop may run the next one
 
     async def _handle(self, step: CallApplication) -> Any:
         try:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import redis
 
 from dispatcher.client.deliveries import NotOurs
-from dispatcher.client.function_answers import FunctionTooSlow, WrongAnswer
+from dispatcher.client.function_answers import FunctionBroke, FunctionTooSlow, WrongAnswer
 from dispatcher.client.group import Group
 from dispatcher.client.patience import Patience, judge
 from dispatcher.client.received import Malformed, Received, receive
 from dispatcher.client.steps import Call, CallApplication, Entry, Sleep, Steps, text
 from dispatcher.core.decide import brief
-from dispatcher.core.frames import raised_at
+from dispatcher.core.frames import raised_at, text_of
 from dispatcher.core.parse import CannotParse
 from dispatcher.handlers import exceptions as raised
 from dispatcher.handlers.outages import Outages
@@ -140,12 +140,13 @@ class EntryTaker(ABC):
         if isinstance(error, raised.Wait):  # nobody's failure
             delay_ms = min(self._group.claim_idle_millis, int(error.after_s * 1000))
             return (yield from self._again(entry, delay_ms, counted=False))
-        line = raised_at(error).rpartition("/")[2]
-        reason = f"{type(error).__name__} at {line}" if line else type(error).__name__
+        told: BaseException = error.__cause__ or error if isinstance(error, FunctionBroke) else error
+        line = raised_at(told).rpartition("/")[2]
+        reason = f"{type(told).__name__} at {line}" if line else type(told).__name__
         if self._on_error is not None:
             self._on_error(event, error)
         if isinstance(error, CannotParse | raised.Dead | FunctionTooSlow):
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {text_of(error)}"
         if isinstance(error, CannotParse | raised.Dead) or entry.deliveries >= self._most(event):
             return (yield from self._put_away(entry, event, reason))
         delay_ms = self._group.delay_ms(entry.deliveries)

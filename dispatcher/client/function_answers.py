@@ -1,8 +1,10 @@
 """What the function of a consumer and a store may answer, and how it fails: the rest would lose events unseen."""
 
+import asyncio
 import concurrent.futures
 import inspect
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -20,6 +22,25 @@ class FunctionCancelled(Exception):
 
 class FunctionTooSlow(Exception):
     """The function did not end in its time, and was cancelled: the event failed."""
+
+
+class FunctionBroke(Exception):
+    """The function raised what is no Exception, such as the panic of a library in Rust: the event failed."""
+
+
+_END_RUN = (KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError)
+
+
+@contextmanager
+def failing() -> Iterator[None]:
+    """Whatever the block raises is an Exception, or means to end run(). Raises FunctionBroke."""
+    try:
+        yield
+    except BaseException as error:
+        inside = error.subgroup(_END_RUN) if isinstance(error, BaseExceptionGroup) else None
+        if isinstance(error, (Exception, *_END_RUN)) or inside is not None:
+            raise
+        raise FunctionBroke(type(error).__name__) from error
 
 
 def check_answer(answer: object) -> None:

@@ -87,13 +87,18 @@ class Patience:
 
     def is_outage(self, error: Exception) -> bool:
         """Whether the error says that a server is away. An SQLSTATE says more than the class: psycopg has one class for
-        a lost connection and for an event's own query that took too long. A function of the application knows best.
+        a lost connection and for an event's own query that took too long. A function of the application knows best,
+        unless it fails: then the error is the event's own.
         """
-        if is_outage(error):
-            return True
-        if isinstance(self._named, type | tuple):
-            return isinstance(error, self._named) and not sqlstate_of(error)
-        return bool(self._named(error))
+        try:
+            if is_outage(error):
+                return True
+            if isinstance(self._named, type | tuple):
+                return isinstance(error, self._named) and not sqlstate_of(error)
+            return bool(self._named(error))
+        except Exception as wrong:  # or an error without a text, or without a status, would end run()
+            log.warning("outages raised %s when asked about %s", type(wrong).__name__, type(error).__name__)
+            return False
 
     def note_if_its_own(self, ref: EntryRef, event_type: str) -> bool:
         """Whether an event sees an outage again, while others of its type are handled and none has seen one since.

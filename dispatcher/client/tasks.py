@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from dispatcher.client.commands import GONE, answer_of
+from dispatcher.client.function_answers import failing
 from dispatcher.client.reader import Reader
 from dispatcher.client.steps import (
     AwaitEntry,
@@ -73,7 +74,8 @@ class StepRunner:
             case Call(method, arguments, options):
                 return await answer_of(getattr(self._commands, method)(*arguments, **options))
             case CallApplication():
-                return await run(step)
+                with failing():
+                    return await run(step)
             case TakeTurn(seconds):
                 return await self._take_turn(seconds)
             case EndTurn():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dispatcher.client.commands import GONE
+from dispatcher.client.function_answers import failing
 from dispatcher.client.reader import Reader
 from dispatcher.client.steps import (
     AwaitEntry,
@@ -45,6 +46,12 @@ class StepRunner:
         """From any thread, or from a signal handler."""
         self._reader.stopping = True
         self._woken.put(None)
+
+    def forget_stop(self) -> None:
+        """The stop has been obeyed: work() may be called again."""
+        self._reader.stopping = False
+        while not self._woken.empty():
+            self._woken.get()
 
     def work(self, run: Run, crew: "Crew | None" = None) -> None:
         """Until the reader has ended. `crew`: who handles its entries; None: this thread."""
@@ -82,7 +89,8 @@ class StepRunner:
             case Call(method, arguments, options):
                 return getattr(self._commands, method)(*arguments, **options)
             case CallApplication():
-                return run(step)
+                with failing():
+                    return run(step)
             case TakeTurn(seconds):
                 return crew is None or crew.take_turn(self, seconds)
             case EndTurn() if crew is not None:

@@ -1,4 +1,12 @@
-"""Where an exception was raised: what a log may say where the exception's message could quote a payload."""
+"""What an exception of an application says of itself, and where it was raised."""
+
+
+def text_of(error: BaseException) -> str:
+    """Its message; empty when that cannot be made: an exception may have a __str__ that fails."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def raised_at(error: BaseException) -> str:

@@ -9,6 +9,8 @@ error by what it carries, so that an application may use any of them.
 import errno
 from collections.abc import Iterator
 
+from dispatcher.core.frames import text_of
+
 # Redis passes from these states by itself.
 PASSING = frozenset(
     {
@@ -222,8 +224,10 @@ def _broke(error: BaseException) -> bool:
         return True
     if _of_driver(error) and "OperationalError" in names:
         return True
-    said = str(error)
-    return bool(names & {"InterfaceError", "DatabaseError"}) and "connection" in said and "closed" in said
+    if not names & {"InterfaceError", "DatabaseError"}:
+        return False
+    said = text_of(error)
+    return "connection" in said and "closed" in said
 
 
 def _unwrapped(error: BaseException) -> Iterator[BaseException]:

@@ -1,5 +1,6 @@
 """Which exceptions of a handler mean that a server it needs is away: those that are known, and those that it names."""
 
+import inspect
 from collections.abc import Callable
 
 from dispatcher.core.outages import is_outage
@@ -9,6 +10,9 @@ Outages = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Base
 
 def check(outages: object) -> str | None:
     """What is wrong with a value given as outages, or None."""
+    call = getattr(outages, "__call__", None)  # noqa: B004 -- an object whose __call__ is async
+    if inspect.iscoroutinefunction(outages) or inspect.iscoroutinefunction(call):
+        return "outages is a coroutine function, which nobody would await: write `def`"
     each = outages if isinstance(outages, tuple) else (outages,)
     if callable(outages) or all(isinstance(one, type) and issubclass(one, BaseException) for one in each):
         return None

@@ -138,6 +138,8 @@ def hosts() -> Kind:
     wanted = "host names such as dispatcher.example.com,*.internal with commas between them, without ports"
 
     def parse(value: object) -> tuple[str, ...]:
+        if _quoted(value):
+            raise ValueError(wanted + _quoted(value))
         names = value.split(",") if isinstance(value, str) else value
         if not isinstance(names, list | tuple):
             raise ValueError(wanted)
@@ -153,6 +155,8 @@ def patterns() -> Kind:
     wanted = "names of consumer groups, or patterns such as web-*, with commas between them"
 
     def parse(value: object) -> tuple[str, ...]:
+        if _quoted(value):  # no group has such a name: all would hold publishing back
+            raise ValueError(wanted + _quoted(value))
         names = value.split(",") if isinstance(value, str) else value
         if not isinstance(names, list | tuple):
             raise ValueError(wanted)
@@ -187,6 +191,8 @@ def redis_url() -> Kind:
 
 
 def _parse_routes(value: object) -> tuple[Route, ...]:
+    if _quoted(value):  # no event type matches: all would go to the main stream
+        raise ValueError(ROUTES + _quoted(value))
     if isinstance(value, str):
         value = [pair.partition("=")[::2] for pair in re.split(r"[\s,]+", value) if pair]
     if not isinstance(value, list | tuple):

@@ -11,4 +11,4 @@ SELECT
     e -> 'payload',
     e -> 'headers',
     coalesce(CAST(e ->> 'next_run_at' AS timestamptz), CAST('1970-01-01 00:00:00+00' AS timestamptz)) -- not scheduled: due at once
-FROM jsonb_array_elements(CAST(%(events)s AS jsonb)) AS listed (e)
+FROM jsonb_array_elements(CAST(CAST(%(events)s AS text) AS jsonb)) AS listed (e)

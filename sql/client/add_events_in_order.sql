@@ -8,7 +8,7 @@ WITH locked AS MATERIALIZED (
         SELECT pg_advisory_xact_lock(k.key)
         FROM (
             SELECT DISTINCT hashtextextended((a ->> 0) || '/' || (a ->> 1), 1869968482) AS key
-            FROM jsonb_array_elements(CAST(%(locks)s AS jsonb)) AS aggregates (a)
+            FROM jsonb_array_elements(CAST(CAST(%(locks)s AS text) AS jsonb)) AS aggregates (a)
             ORDER BY 1
         ) AS k
     ) AS each
@@ -24,5 +24,5 @@ SELECT
     e -> 'payload',
     e -> 'headers',
     coalesce(CAST(e ->> 'next_run_at' AS timestamptz), CAST('1970-01-01 00:00:00+00' AS timestamptz)) -- not scheduled: due at once
-FROM jsonb_array_elements(CAST(%(events)s AS jsonb)) AS listed (e)
+FROM jsonb_array_elements(CAST(CAST(%(events)s AS text) AS jsonb)) AS listed (e)
 WHERE (SELECT l.many FROM locked AS l) >= 0 -- before the first id is taken

@@ -202,6 +202,22 @@ async def with_asyncpg_pool(url: str) -> AsyncIterator[AddAsync]:
         yield either(with_asyncpg_alone.add_event, with_asyncpg_alone.add_events, connection)
 
 
+@asynccontextmanager
+async def with_asyncpg_codecs(url: str) -> AsyncIterator[AddAsync]:
+    """As asyncpg's manual has it, so that rows have dicts: its parameters of jsonb are dicts too."""
+    connection = await asyncpg.connect(url, statement_cache_size=0)
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(name, encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+    await connection.set_type_codec("uuid", encoder=lambda it: it.hex, decoder=uuid.UUID, schema="pg_catalog")
+    try:
+        async with connection.transaction():
+            yield either(with_asyncpg_alone.add_event, with_asyncpg_alone.add_events, connection)
+            await with_asyncpg_alone.create_table(connection)
+            assert await with_asyncpg_alone.first_time(connection, "a", uuid.uuid4())
+    finally:
+        await connection.close()
+
+
 SYNC = [
     with_psycopg,
     with_psycopg_autocommit,
@@ -222,6 +238,7 @@ ASYNC = [
     with_several_async_engines,
     with_asyncpg,
     with_asyncpg_pool,
+    with_asyncpg_codecs,
 ]
 Transaction = Callable[[str], AbstractContextManager[Any]]
 AsyncTransaction = Callable[[str], AbstractAsyncContextManager[Any]]

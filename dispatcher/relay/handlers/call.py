@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from dispatcher.core.decide import RetryPolicy, brief
 from dispatcher.core.events import HandledAs
-from dispatcher.core.frames import raised_at
+from dispatcher.core.frames import raised_at, text_of
 from dispatcher.core.outcome import Done, FailedAttempt, FailedForGood, Outcome, Waits
 from dispatcher.core.parse import CannotParse, parse
 from dispatcher.core.redact import redact
@@ -204,9 +204,6 @@ def described(error: BaseException, row: ClaimedRow) -> str:
     if isinstance(error, CannotParse):
         # Ours: it quotes nothing, and there is nothing to compare with.
         return brief(f"{type(error).__name__}: {error}")
-    try:
-        message = str(error)
-    except Exception:  # its __str__ is broken
-        message = ""
+    message = text_of(error)
     name = type(error).__name__
     return brief(f"{name}: {redact(message, row.payload, row.headers)}" if message else name)
