@@ -88,7 +88,7 @@ class EntryFormat:
     def _too_large(self, what: str, left: str) -> str:
         size = left.removeprefix(NOT_READ)
         if not size:
-            return "payload or headers are more than a gigabyte as text, which Postgres cannot write"
+            return "Postgres cannot write payload or headers: more than a gigabyte, or characters that UTF-8 lacks"
         return f"{what} {size} bytes, DISPATCH_MAX_PAYLOAD_BYTES allows {self.max_payload_bytes}"
 
 

@@ -9,10 +9,8 @@ import re
 from dataclasses import asdict, dataclass
 from uuid import UUID
 
-import psycopg
-
 from dispatcher.core.errors import Misconfigured
-from dispatcher.infra.postgres.session import Fetch
+from dispatcher.infra.postgres.session import UNREADABLE, Fetch
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.find import MAX_BYTES, Filter, TooLarge, find_page
 from dispatcher.ops.dead_letters.identity import EventRef, parse
@@ -113,13 +111,15 @@ async def show(fetch: Fetch, event: EventRef, *, payload: bool = False) -> str |
     names = {"id": event, "event_id": None} if isinstance(event, int) else {"id": None, "event_id": event}
     try:
         rows = await fetch(load("event_show"), names | {"payload": payload, "at_most": MAX_BYTES, "now": None})
-    except psycopg.errors.ProgramLimitExceeded:  # as text it is more than a gigabyte
+    except UNREADABLE:
         rows = [(None,)]
     if not rows:
         return None
     [(found,)] = rows
     if found is None:
-        raise TooLarge(f"event {event} is more than {MAX_BYTES} bytes: read its payload in Postgres")
+        raise TooLarge(
+            f"event {event} is more than {MAX_BYTES} bytes, or UTF-8 lacks its characters: read its payload in Postgres"
+        )
     return str(found)
 
 

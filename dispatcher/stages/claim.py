@@ -14,7 +14,7 @@ import psycopg
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.pacing import CLAIM_BYTES
 from dispatcher.core.row import NOT_READ, READ_LATER, Batch, ClaimedRow, HandlerMark
-from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.session import UNREADABLE, Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.settle import release
 
@@ -145,10 +145,10 @@ async def claim(
 async def fetch_claimed(
     session: Session, statement: str, parameters: dict[str, Any], most_bytes: int
 ) -> list[tuple[Any, ...]]:
-    """What a claim answers; without any text where one row is too large to be read, or it would stop all others."""
+    """What a claim answers; without any text where one row cannot be read, or it would stop all others."""
     try:
         return await session.fetch(statement, parameters | {"most_bytes": most_bytes})
-    except psycopg.errors.ProgramLimitExceeded:
+    except UNREADABLE:
         return await session.fetch(statement, parameters | {"most_bytes": None})
 
 
@@ -250,7 +250,7 @@ async def _texts(session: Session, ids: list[int], most_bytes: int) -> dict[int,
 
     try:
         return await read(ids)
-    except psycopg.errors.ProgramLimitExceeded:  # one of them cannot be read at all: they are read one by one
+    except UNREADABLE:  # one of them cannot be read at all: they are read one by one
         began, found, size = monotonic(), dict[int, Texts | NoTexts](), 0
     for row_id in ids:
         if size > CLAIM_BYTES or monotonic() - began > ONE_BY_ONE_S:
@@ -258,7 +258,7 @@ async def _texts(session: Session, ids: list[int], most_bytes: int) -> dict[int,
             continue
         try:
             found |= await read([row_id])
-        except psycopg.errors.ProgramLimitExceeded:
+        except UNREADABLE:
             found[row_id] = Texts(NOT_READ, None)
         text = found[row_id]
         size += len(text.payload) if isinstance(text, Texts) else 0

@@ -2,7 +2,8 @@
 -- Parameters: ids (in the claim's order), most_bytes (larger text stays in Postgres for good).
 -- Returns: id, payload and headers: '!' and the size stand for text of more than most_bytes. The payload is NULL from the first row on
 --   that does not fit in an answer of 4 MiB; the first row always does. A row that is missing is gone. SQLSTATE 54000: as text one of them is
---   more than a gigabyte, as a few thousand numbers like 1e131071 are, which take twelve bytes each in jsonb.
+--   more than a gigabyte, as a few thousand numbers like 1e131071 are, which take twelve bytes each in jsonb; 22P05: one of them has a
+--   character that UTF-8 lacks.
 -- Loaded by: dispatcher/stages/claim.py
 -- Index: message_outbox_pkey.
 WITH written AS MATERIALIZED (

@@ -1,4 +1,7 @@
-"""Rows that our triggers refuse, written while they were off (by a bulk load, say): none of them stops the others."""
+"""Rows that cannot be read: times that Python lacks (written while our triggers were off), characters that UTF-8 lacks.
+
+None of them stops the others.
+"""
 
 from typing import Any
 
@@ -6,7 +9,9 @@ import psycopg
 import pytest
 from redis.asyncio import Redis
 
+from dispatcher.infra.postgres.migrations import migrate
 from tests.support.command import RunCommand
+from tests.support.postgres import Databases
 from tests.support.rows import insert_events, one_row, read_stream
 from tests.support.running import StartDispatcher
 from tests.support.waiting import until
@@ -14,6 +19,7 @@ from tests.support.waiting import until
 LEASE_MS = 3000
 ALL_SENT = "SELECT 1 FROM messaging.message_outbox HAVING count(*) FILTER (WHERE status = 'sent') = 5"
 BY_HAND = "status = 'picked', picked_by = NULL, claim_id = {}, picked_at = {}"
+SETTLED = "SELECT 1 FROM messaging.message_outbox HAVING bool_and(settled)"
 
 
 @pytest.mark.both_versions
@@ -39,3 +45,32 @@ async def test_an_odd_row_goes_out_with_the_others(
     async with dispatcher(tick_ms=100, lease_ms=LEASE_MS):
         await until(lambda: one_row(db, ALL_SENT), "all are sent")
     assert len(await read_stream(redis)) == 5
+
+
+@pytest.mark.parametrize("column", ["payload", "headers"])
+async def test_a_character_that_utf8_lacks_costs_its_row_alone(
+    postgres: Databases, db: psycopg.AsyncConnection[Any], dispatcher: StartDispatcher, column: str
+) -> None:
+    """Each claim that took it was refused ("has no equivalent in encoding UTF8"), so nothing went out."""
+    name = f"{db.info.dbname}_1252"
+    await db.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'WIN1252' LOCALE 'C'".encode())
+    try:
+        url = postgres.url(name)
+        await migrate(url)
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as there:
+            ids = await insert_events(there, 5)
+            await there.execute("SET client_encoding = 'WIN1252'")
+            odd = b"""UPDATE messaging.message_outbox SET %b = '{"a": "\x81"}' WHERE id = %d""" % (
+                column.encode(),
+                ids[2],
+            )
+            there.pgconn.exec_(odd)
+            async with dispatcher(database_url=url, tick_ms=100):
+                await until(lambda: one_row(there, SETTLED), "all are settled")
+            [(dead, error)] = await (
+                await there.execute("SELECT outbox_id, last_error FROM messaging.message_dlq")
+            ).fetchall()
+            assert dead == ids[2]
+            assert "characters that UTF-8 lacks" in error
+    finally:
+        postgres.drop(name)

@@ -26,6 +26,8 @@ MAX_NOTIFICATIONS = 1000  # kept until they are drained; the oldest go first
 _STALE_STATEMENTS = ("0A000", "26000")
 _READ_ONLY_TRANSACTION = "25006"
 _NOT_OURS = ("28", "42")  # no right, no such role: settings may name another role by now
+# Of a text that is more than a gigabyte, or (in a database in WIN1252, say) has a character that UTF-8 lacks.
+UNREADABLE = (psycopg.errors.ProgramLimitExceeded, psycopg.errors.UntranslatableCharacter)
 READ_ONLY = "the server became read-only: it is a standby, or about to be one"
 
 

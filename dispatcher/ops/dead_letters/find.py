@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-import psycopg
-
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.process_state import DeadGroups
-from dispatcher.infra.postgres.session import Fetch
+from dispatcher.infra.postgres.session import UNREADABLE, Fetch
 from dispatcher.infra.sqlfiles import load
 from dispatcher.ops.dead_letters.identity import EventRef
 
@@ -82,7 +80,7 @@ async def find_page(
     parameters = {"limit": limit, "offset": offset, "before_id": before, "payload": payload, "at_most": max_bytes}
     try:
         [(count, events)] = await fetch(load("dead_list"), asdict(which) | parameters)
-    except psycopg.errors.ProgramLimitExceeded:  # as text one of them is more than a gigabyte
+    except UNREADABLE:
         count, events = limit, None
     if events is None:
         raise TooLarge(
@@ -96,13 +94,15 @@ async def find_one(fetch: Fetch, event: EventRef, *, payload: bool = False, max_
     names = {"id": event, "event_id": None} if isinstance(event, int) else {"id": None, "event_id": event}
     try:
         rows = await fetch(load("dead_show"), names | {"payload": payload, "at_most": max_bytes})
-    except psycopg.errors.ProgramLimitExceeded:  # as text it is more than a gigabyte
+    except UNREADABLE:
         rows = [(None,)]
     if not rows:
         return None
     [(found,)] = rows
     if found is None:
-        raise TooLarge(f"event {event} is more than {max_bytes} bytes: read its payload in Postgres")
+        raise TooLarge(
+            f"event {event} is more than {max_bytes} bytes, or UTF-8 lacks its characters: read its payload in Postgres"
+        )
     return str(found)
 
 
