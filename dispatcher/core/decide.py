@@ -18,30 +18,30 @@ MAX_ERROR_CHARS = 500
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How many attempts a row has that fails for its own sake, and the pauses between them."""
+    """How many attempts a row has that fails because of itself, and the pauses between these attempts."""
 
     max_attempts: int
     backoff: Backoff
 
 
 @dataclass(frozen=True, slots=True)
-class NotSent:
-    """Certainly not applied, because of the sink: the pipeline was never written."""
+class NotApplied:
+    """Certainly not applied, because of the sink: nothing was written, the stream is gone, or a proxy refuses all."""
 
     error: str
 
 
 @dataclass(frozen=True, slots=True)
 class KeptBack:
-    """Certainly not applied, because of another row of the batch: it says nothing of the sink."""
+    """Certainly not applied, because of another row of the batch: this says nothing of the sink."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoReply:
-    """The pipeline was written, at least in part, and this entry's answer never came."""
+    """The pipeline was written, at least in part, and the reply to this entry never came."""
 
     error: str
-    cut: bool = False  # the other end closed the connection; not: it was silent for too long, or we closed it
+    cut: bool = False  # the other end closed the connection; False: it was silent for too long, or we closed it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +53,19 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unpublishable:
-    """The row can never be published, which was found before it was sent (it is too large, for example)."""
+    """The row can never be published, and so was not written (it is too large, for example)."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class ClosesConnection:
-    """Whenever the entry is sent, and nothing else, the other end closes the connection; small ones it takes."""
+    """The other end closes the connection whenever this entry is written alone, and takes small entries."""
 
     error: str
 
 
-Reply = bytes | NotSent | KeptBack | NoReply | Refused | Unpublishable | ClosesConnection
+Reply = bytes | NotApplied | KeptBack | NoReply | Refused | Unpublishable | ClosesConnection
 
 
 def brief(text: str) -> str:
@@ -75,11 +75,11 @@ def brief(text: str) -> str:
 
 
 def decide(reply: Reply, attempts: int, policy: RetryPolicy, rng: Random) -> Outcome:
-    """One reply to one outcome. `attempts` is the row's count before this try."""
+    """The outcome that follows from one reply. `attempts`: the row's count before this try."""
     match reply:
         case bytes():
             return Sent(reply.decode("ascii"))
-        case NotSent(error):
+        case NotApplied(error):
             return Released(brief(error))
         case KeptBack():
             return Released()
@@ -105,9 +105,9 @@ def _failed(why: str, attempts: int, policy: RetryPolicy, rng: Random) -> Outcom
 def decide_batch(
     rows: Sequence[ClaimedRow], replies: Sequence[Reply], policy: RetryPolicy, rng: Random
 ) -> BatchOutcomes:
-    """A batch's replies, in the order of its rows, to its outcomes.
+    """The outcomes of a batch. `replies`: in the order of its rows.
 
-    Raises ValueError when the counts differ: matching by index would settle the wrong rows.
+    Raises ValueError when the counts differ: rows would get the outcomes of other rows.
     """
     if len(rows) != len(replies):
         raise ValueError(f"{len(replies)} replies for {len(rows)} rows")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dispatcher.core.layout import Layout
-from dispatcher.core.row import MOST_NAME_CHARS, NOT_READ, ClaimedRow
+from dispatcher.core.row import MOST_NAME_CHARS, NEVER_READ, ClaimedRow
 
 _BODY = (
     "$8\r\nevent_id\r\n$%d\r\n%s\r\n"
@@ -30,21 +30,21 @@ class EntryFormat:
     stream: str
     maxlen: int
     max_payload_bytes: int
-    # Templates of a row without headers, and with them: where a stream that is not there is made, and where it is not.
-    _makes: tuple[str, str] = field(init=False, repr=False, compare=False)
-    _makes_none: tuple[str, str] = field(init=False, repr=False, compare=False)
+    # Templates of a row without headers and of one with headers: first those that may create the stream.
+    _creating: tuple[str, str] = field(init=False, repr=False, compare=False)
+    _without_creating: tuple[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         trim = ("MAXLEN", "~", str(self.maxlen), "*")
-        object.__setattr__(self, "_makes", _templates("XADD", self.stream, *trim))
-        object.__setattr__(self, "_makes_none", _templates("XADD", self.stream, "NOMKSTREAM", *trim))
+        object.__setattr__(self, "_creating", _templates("XADD", self.stream, *trim))
+        object.__setattr__(self, "_without_creating", _templates("XADD", self.stream, "NOMKSTREAM", *trim))
 
-    def xadd(self, row: ClaimedRow, *, make: bool = True) -> bytes:
+    def xadd(self, row: ClaimedRow, *, may_create: bool = True) -> bytes:
         """`XADD stream MAXLEN ~ n * field value ...` for one row, the payload's text unchanged.
 
-        `make` False: with NOMKSTREAM, to which the reply is nil when the stream is gone.
+        `may_create` False: with NOMKSTREAM. The reply is nil when the stream is gone.
         """
-        plain, with_headers = self._makes if make else self._makes_none
+        plain, with_headers = self._creating if may_create else self._without_creating
         (
             _, _, event_id, message_id, event_type, aggregate_type, aggregate_id, occurred_at, payload, headers,
             _, _, _, _,
@@ -72,11 +72,11 @@ class EntryFormat:
             for name in ("event_type", "aggregate_type", "aggregate_id"):
                 if len(getattr(row, name)) > MOST_NAME_CHARS:
                     return f"{name} is longer than {MOST_NAME_CHARS} characters"
-        if row.payload.startswith(NOT_READ):
+        if row.payload.startswith(NEVER_READ):
             return self._too_large("payload is", row.payload)
         headers = row.headers
-        if headers is not None and (headers.startswith(NOT_READ) or len(headers) > self.max_payload_bytes):
-            return self._too_large("headers are", headers if headers.startswith(NOT_READ) else str(len(headers)))
+        if headers is not None and (headers.startswith(NEVER_READ) or len(headers) > self.max_payload_bytes):
+            return self._too_large("headers are", headers if headers.startswith(NEVER_READ) else str(len(headers)))
         size = len(row.payload)
         if size * 4 <= self.max_payload_bytes:
             return None  # even four bytes a character would fit; nothing is encoded to find out
@@ -86,7 +86,7 @@ class EntryFormat:
         return self._too_large("payload is", str(size))
 
     def _too_large(self, what: str, left: str) -> str:
-        size = left.removeprefix(NOT_READ)
+        size = left.removeprefix(NEVER_READ)
         if not size:
             return "Postgres cannot write payload or headers: more than a gigabyte, or characters that UTF-8 lacks"
         return f"{what} {size} bytes, DISPATCH_MAX_PAYLOAD_BYTES allows {self.max_payload_bytes}"

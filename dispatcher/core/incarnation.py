@@ -1,7 +1,7 @@
-"""Which incarnation of Redis a connection leads to, and what is known of the end of its stream.
+"""Which incarnation of Redis a connection leads to, and what is known of the end of a stream.
 
-What one incarnation acknowledged another may have lost. The stream of one incarnation may lose its end too: FLUSHALL,
-DEL, RENAME, or an older copy of it put in its place.
+Another incarnation may have lost what this one acknowledged. A stream may also lose its end while its server runs on:
+by FLUSHALL, DEL, RENAME, or when an older copy of the stream is put in its place.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,8 +15,8 @@ ANOTHER_INCARNATION = "DS001"  # the SQLSTATE of messaging.holds_stream: another
 class RedisIncarnation:
     """Identifies one lifetime of one Redis data set, by run id and replication id ("" where Redis does not tell).
 
-    If it changes, acknowledged entries may be lost. `lives`: of each stream in it, how often it lost its end while a
-    server ran on.
+    If it changes, acknowledged entries may be lost. `lives`: each stream in it, and how often that stream lost its end
+    while a server ran on.
     """
 
     run_id: str = ""
@@ -29,15 +29,15 @@ class RedisIncarnation:
         return bool(self.run_id and self.replid)
 
     def same_server(self, other: "RedisIncarnation | None") -> bool:
-        """Whether the other one is the same lifetime of the same data set, whatever became of the streams in it."""
+        """Whether both ids are the same, known or not, whatever became of the streams."""
         return other is not None and (self.run_id, self.replid) == (other.run_id, other.replid)
 
-    def lives_on(self, now: "RedisIncarnation | None") -> bool:
-        """Whether it is certain that this server has not ended; `now`: what answers."""
+    def surely_same(self, now: "RedisIncarnation | None") -> bool:
+        """Whether `now`, which answers now, is certainly the same lifetime of the same data set: both ids are known."""
         return self.known and self.same_server(now)
 
     def lives_of(self, streams: Iterable[str]) -> list[tuple[str, int]]:
-        """The streams that lie on it, of these, each with its life."""
+        """The streams among these that lie on this incarnation, each with its life."""
         wanted = set(streams)
         return [(stream, life) for stream, life in self.lives if stream in wanted]
 
@@ -90,7 +90,7 @@ def lost_its_end(known_id: str, noted_id: str, added: int | None, end: StreamEnd
     if end.first_id is not None and stream_order(end.first_id) <= stream_order(known_id):
         return True  # older entries are there, so it was not trimmed: an older copy of the stream
     # All that is there is newer than the known entry, which was trimmed if no more entries are there than were added
-    # after it (one fewer than after the noted one, at least, where that is older). More are there: it is another life.
+    # after it (one fewer than after the noted one, at least, where that is older). More are there: another life.
     return end.length > end.added - added - (stream_order(known_id) > stream_order(noted_id))
 
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 # The next_run_at of a row that nobody scheduled; UTC; sql/statements/claim.sql has it too.
 UNSCHEDULED = datetime(1970, 1, 1)
 
-NOT_READ = "!"  # begins what stands for a JSON text that was left in Postgres; then its size in bytes, if that is known
-READ_LATER = "?"  # begins what stands for a JSON text that was left out of a claim's answer; then a size in bytes
+NEVER_READ = "!"  # begins what stands for a JSON text that is never read (too large, say); then its bytes, if known
+READ_LATER = "?"  # begins what stands for a JSON text that a second statement reads; then a size in bytes
 MOST_NAME_CHARS = 1000  # of event_type, aggregate_type and aggregate_id each; claim.sql returns no more than one more
 
 PROCESS_LOST = "ProcessLost"  # begins the error of a row whose process ended under its handler; claim.sql knows it
@@ -49,7 +49,7 @@ class ClaimedRow(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Characters of payload and headers."""
+        """Characters of payload and headers: as many bytes, if the text is ASCII."""
         return len(self.payload) + len(self.headers or "")
 
     @property
@@ -82,7 +82,7 @@ class Batch(NamedTuple):
     floor: str  # the newest stream id known before it was published: its entries come after
     claimed_at: float  # this process's monotonic clock, seconds, when the claim's answer arrived
     full: bool = False  # there may be more to claim
-    size: int = 0  # characters of payload and headers
+    size: int = 0  # characters of payload and headers, as of ClaimedRow.size
     undone_by_trigger: int = 0  # rows that were claimed and are not ours, because a trigger undid it
     over_budget: bool = False  # more rows were claimed than fit in the budget of bytes: those were released
     aggregate_keys: Mapping[int, int] = MappingProxyType({})  # in order: by row id, see core/held.py

@@ -13,28 +13,30 @@ import psycopg
 
 from dispatcher.core.errors import SessionLost
 from dispatcher.core.pacing import CLAIM_BYTES
-from dispatcher.core.row import NOT_READ, READ_LATER, Batch, ClaimedRow, HandlerMark
+from dispatcher.core.row import NEVER_READ, READ_LATER, Batch, ClaimedRow, HandlerMark
 from dispatcher.infra.postgres.session import UNREADABLE, Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.settle import release
 
-ONE_BY_ONE_S = 2.0  # for reading rows one by one: each that cannot be read takes a second, and the lease runs
+ONE_BY_ONE_S = 2.0  # for reading rows one by one: a row that cannot be read takes a second, and the lease runs
 ANY_SIZE = 2**30
-CUT_CHARS = 4096  # a text of that length may not be whole: see claim.sql
+TRUNCATED_AT = 4096  # characters: claim.sql cuts a text there, so one of exactly this length may not be whole
 PROOF_EVENT_TYPE = "dispatcher.prove"  # the event type of `dispatcher prove`, which no dispatcher claims
 
 _PAYLOAD = ClaimedRow._fields.index("payload")
 _HEADERS = _PAYLOAD + 1
 _AFTER = _HEADERS + 1
-_order = itemgetter(1, 0)  # (next_run_at, id)
+_by_index_key = itemgetter(1, 0)  # (next_run_at, id)
 _by_id = itemgetter(0)
 _new: Any = tuple.__new__
 
 
 @dataclass(frozen=True, slots=True)
 class IndexKey:
-    """Where a row lies in the index of work. A claim takes rows after one: the entries before it are dead in a backlog,
-    and cost time.
+    """Where a row lies in the index of work.
+
+    A claim takes the rows after a key. In a backlog the rows before that key are claimed or settled already, and leave
+    dead entries in the index: to pass over these costs time.
     """
 
     after_time: datetime | str  # naive, UTC
@@ -56,21 +58,21 @@ class EventTypeFilter:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Payload and headers of a row that was read later; one that can never be read is NOT_READ."""
+    """Payload and headers of a row, as the second statement read them, or NEVER_READ."""
 
     payload: str
     headers: str | None
 
 
 class NoTexts(Enum):
-    """Why a row whose texts were read later has none: it is left out, or released."""
+    """Why the second statement read no texts of a row."""
 
-    DELETED = auto()  # somebody deleted it meanwhile
-    NO_ROOM = auto()  # it does not fit in the budget any more
+    DELETED = auto()  # somebody deleted the row meanwhile: the batch goes without it
+    OVER_BUDGET = auto()  # the texts do not fit in the budget any more: the row is released
 
 
 class ReadRows(NamedTuple):
-    """The first rows of a claim, with all their texts. `over_budget`: there were others, which were released."""
+    """The first rows of a claim, with all their texts. `over_budget`: more rows were claimed, and were released."""
 
     rows: list[tuple[Any, ...]]
     over_budget: bool
@@ -80,7 +82,7 @@ FROM_THE_START = IndexKey("-infinity", 0)
 
 
 def new_claim_id() -> str:
-    """A new fencing token. It is made here and not in Postgres, so that a claim whose answer was lost can be named."""
+    """A new fencing token. Made here, not in Postgres, so that a claim whose answer was lost can be named."""
     return str(uuid4())
 
 
@@ -106,16 +108,18 @@ async def claim(
 ) -> Batch:
     """Take up to `limit` due rows of the slots below `first_slots`: fresh rows first, then rows that are not fresh.
 
-    `after`: the key after which the claim begins. With a `fresh_limit` that holds for rows that are not fresh; fresh
-    ones, at most so many, begin after `fresh_after`. `floor`: the newest entry id known now, after which a takeover
-    searches for these rows; None: they do not go to the stream, and `mark` says whether their handlers begin at once.
-    `event_types`: only these rows. `since_s`, with a `fresh_limit`: of rows that are not fresh only those that
-    fell due in the last so many seconds. `most_bytes`: a payload of more bytes of JSON stays in Postgres (NOT_READ).
-    `sharded`: tell the slot of each row. `left_out`: slots to leave out. `layout`: the fingerprint of ours; nothing is
-    claimed where another one stands. `now`: instead of Postgres's clock.
+    `after`: the key after which the claim begins. With a `fresh_limit`, `after` holds for rows that are not fresh: the
+    claim takes at most so many fresh rows, those after `fresh_after`. `floor`: the newest entry id known now, after
+    which a takeover searches for these rows. None: the rows do not go to the stream, and `mark` says whether their
+    handlers begin at once. `event_types`: only rows of these types. `since_s`, with a `fresh_limit`: rows that are not
+    fresh are taken only if they fell due in the last so many seconds. `most_bytes`: a payload of more bytes of JSON
+    stays in Postgres (NEVER_READ). `sharded`: tell the slot of each row. `left_out`: slots whose rows are not taken.
+    `layout`: the fingerprint of our layout; nothing is claimed where another layout stands. `now`: in place of
+    Postgres's clock.
 
-    The batch holds at most CLAIM_BYTES of payloads and headers, but at least one row: what does not fit is released.
-    Raises SessionLost (the claim may have been made) or psycopg.Error (it was not made, or was released).
+    The batch holds at most CLAIM_BYTES of payloads and headers, but at least one row: rows that do not fit are
+    released. Python counts characters here: as many bytes, if the text is ASCII.
+    Raises SessionLost (the claim may have been made) or psycopg.Error (the claim was not made, or was released).
     """
     split, filtered = fresh_limit is not None, event_types is not None
     statement = load("claim", filtered=filtered, split=split, sharded=sharded, left_out=bool(left_out))
@@ -145,7 +149,7 @@ async def claim(
 async def fetch_claimed(
     session: Session, statement: str, parameters: dict[str, Any], most_bytes: int
 ) -> list[tuple[Any, ...]]:
-    """What a claim answers; without any text where one row cannot be read, or it would stop all others."""
+    """What a claim answers; without any text, if one row cannot be read: else that row would stop all claims."""
     try:
         return await session.fetch(statement, parameters | {"most_bytes": most_bytes})
     except UNREADABLE:
@@ -161,14 +165,14 @@ async def batch_of(
     *,
     sort_by_id: bool = False,
 ) -> Batch:
-    """The batch of a claim's answer, with what was left out of it. Raises as `claim`."""
+    """The batch of a claim's answer, with the texts that the answer does not hold whole. Raises as `claim`."""
     claimed_at, answered = monotonic(), len(rows)
     rows = [row for row in rows if row[0] is not None]
     undone = answered - len(rows)
-    rows.sort(key=_by_id if sort_by_id else _order)
+    rows.sort(key=_by_id if sort_by_id else _by_index_key)
     texts, over_budget = _texts_of(rows), False
     sizes = list(map(len, texts))
-    if CUT_CHARS in sizes or READ_LATER in {text[0] for text in texts}:
+    if TRUNCATED_AT in sizes or READ_LATER in {text[0] for text in texts}:
         rows, over_budget = await _read(session, claim_id, rows, most_bytes)
         sizes = list(map(len, _texts_of(rows)))
     # Not _make(): to have it count the columns takes as long again.
@@ -188,42 +192,48 @@ def _texts_of(rows: list[tuple[Any, ...]]) -> list[str]:
     return [row[_PAYLOAD] for row in rows] + [row[_HEADERS] for row in rows if row[_HEADERS] is not None]
 
 
-def _left_out(row: tuple[Any, ...]) -> bool:
-    return any(text is not None and (text[0] == READ_LATER or len(text) == CUT_CHARS) for text in row[_PAYLOAD:_AFTER])
+def _is_incomplete(row: tuple[Any, ...]) -> bool:
+    """Whether the claim's answer lacks, or may lack, some of the payload or the headers."""
+    return any(
+        text is not None and (text[0] == READ_LATER or len(text) == TRUNCATED_AT) for text in row[_PAYLOAD:_AFTER]
+    )
 
 
-def _bytes_of(text: str | None, most_bytes: int) -> int:
-    """About how much memory a text will take once it is read; what is too large is not read at all."""
+def _size_of(text: str | None, most_bytes: int) -> int:
+    """About how many characters a text has once it is read.
+
+    A text of more than `most_bytes` is not read. A text that was cut may have up to `most_bytes`, so it counts as that.
+    """
     if text is None:
         return 0
-    if len(text) == CUT_CHARS:
+    if len(text) == TRUNCATED_AT:
         return most_bytes
     return min(int(text[1:]), most_bytes) if text[0] == READ_LATER else len(text)
 
 
 async def _read(session: Session, claim_id: str, rows: list[tuple[Any, ...]], most_bytes: int) -> ReadRows:
-    """The first rows, as many as fit in the budget, with what was left out of the claim's answer.
+    """The first rows, as many as fit in the budget, with all their texts. Releases the other rows.
 
-    Rows that can never be read are among them, as NOT_READ.
+    Rows that can never be read are among the first rows, with NEVER_READ for their texts.
     """
     left, first = CLAIM_BYTES, list[tuple[Any, ...]]()
     for row in rows:
-        size = _bytes_of(row[_PAYLOAD], most_bytes) + _bytes_of(row[_HEADERS], most_bytes)
+        size = _size_of(row[_PAYLOAD], most_bytes) + _size_of(row[_HEADERS], most_bytes)
         if first and size > left:
             break
         left -= size
         first.append(row)
     try:
-        wanted = [row[0] for row in first if _left_out(row)]
+        wanted = [row[0] for row in first if _is_incomplete(row)]
         texts = await _texts(session, wanted, most_bytes)
         kept, end = list[tuple[Any, ...]](), len(first)
         for at, row in enumerate(first):
             read = texts.get(row[0])
-            if read is None:  # nothing of it was left out
+            if read is None:  # the answer held its texts whole
                 kept.append(row)
             elif isinstance(read, Texts):
                 kept.append((*row[:_PAYLOAD], read.payload, read.headers, *row[_AFTER:]))
-            elif read is NoTexts.NO_ROOM:
+            elif read is NoTexts.OVER_BUDGET:
                 end = at
                 break
         if end < len(rows):
@@ -232,34 +242,36 @@ async def _read(session: Session, claim_id: str, rows: list[tuple[Any, ...]], mo
         try:
             await release(session, [claim_id])
         except psycopg.Error as refused:
+            # No session was lost, but the rows stay claimed. SessionLost makes the claimer note the claim as uncertain,
+            # and release it before the next claim.
             raise SessionLost(f"the rows are claimed, and Postgres refuses to release them ({refused})") from error
         raise
     return ReadRows(kept, end < len(rows))
 
 
 async def _texts(session: Session, ids: list[int], most_bytes: int) -> dict[int, Texts | NoTexts]:
-    """The texts of these rows, by id; from the first on that does not fit there is no room for any."""
+    """The texts of these rows, by id. From the first row on that does not fit in the budget, no row has texts."""
 
     async def read(wanted: list[int]) -> dict[int, Texts | NoTexts]:
         found: dict[int, Texts | NoTexts] = dict.fromkeys(wanted, NoTexts.DELETED)
         for row_id, payload, headers in await session.fetch(
             load("read_row"), {"ids": wanted, "most_bytes": most_bytes}
         ):
-            found[row_id] = NoTexts.NO_ROOM if payload is None else Texts(payload, headers)
+            found[row_id] = NoTexts.OVER_BUDGET if payload is None else Texts(payload, headers)
         return found
 
     try:
         return await read(ids)
-    except UNREADABLE:  # one of them cannot be read at all: they are read one by one
+    except UNREADABLE:  # one row cannot be read at all: the rows are read one by one
         began, found, size = monotonic(), dict[int, Texts | NoTexts](), 0
     for row_id in ids:
         if size > CLAIM_BYTES or monotonic() - began > ONE_BY_ONE_S:
-            found[row_id] = NoTexts.NO_ROOM
+            found[row_id] = NoTexts.OVER_BUDGET
             continue
         try:
             found |= await read([row_id])
         except UNREADABLE:
-            found[row_id] = Texts(NOT_READ, None)
+            found[row_id] = Texts(NEVER_READ, None)
         text = found[row_id]
         size += len(text.payload) if isinstance(text, Texts) else 0
     return found

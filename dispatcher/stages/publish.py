@@ -1,4 +1,4 @@
-"""Publish: one pipeline a batch, one reply a row, nothing sent twice."""
+"""Publish: one pipeline a batch, one reply a row, nothing written twice."""
 
 import asyncio
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any, NamedTuple
 
-from dispatcher.core.decide import KeptBack, NoReply, NotSent, Refused, Reply, Unpublishable
+from dispatcher.core.decide import KeptBack, NoReply, NotApplied, Refused, Reply, Unpublishable
 from dispatcher.core.entry import EntryFormat, EntryFormats, with_field
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.outages import is_redis_outage, redis_code
@@ -21,19 +21,19 @@ GONE = "the stream is gone from Redis, and was there a moment ago"  # the reply 
 
 
 class WrittenBatch(NamedTuple):
-    """A batch whose pipeline is written: the replies to come, and the rows that were left out of the pipeline."""
+    """A batch whose pipeline is written: the replies to come, and the rows that were not written."""
 
     replies: asyncio.Future[list[Any]]
-    # Rows that were left out, by position in the batch. With an order KeptBack: an earlier event of its aggregate never
-    # can be sent, and this one waits until that one is dead.
-    unpublishable: Mapping[int, Unpublishable | KeptBack]
-    incarnation: RedisIncarnation | None = None  # where it was sent
-    streams: Mapping[int, str] = {}  # by row id, to which; empty: there is only one
-    blocks: Sequence["Block"] = ()  # in order: what was written together
+    # By position in the batch, what stands for the reply to a row that was not written. KeptBack, with an order: an
+    # earlier event of the aggregate can never be published, and this row waits until that event is dead.
+    not_written: Mapping[int, Unpublishable | KeptBack]
+    incarnation: RedisIncarnation | None = None  # of Redis, as the pipeline was written
+    streams: Mapping[int, str] = {}  # row id to stream; empty: there is one stream only
+    blocks: Sequence["Block"] = ()  # with an order: the blocks of the pipeline, as they were written
 
 
 class Block(NamedTuple):
-    """Rows of one stream, by position among those that were sent. `whole`: within MULTI and EXEC."""
+    """Rows of one stream, by position among the rows that were written. `whole`: within MULTI and EXEC."""
 
     rows: list[int]
     whole: bool
@@ -42,93 +42,94 @@ class Block(NamedTuple):
 def send(
     connection: RedisConnection, entry: EntryFormat | EntryFormats, batch: Batch, deadline_s: float
 ) -> WrittenBatch:
-    """Write the batch's pipeline now, without waiting: batches sent in turn reach the stream in that order."""
+    """Write the batch's pipeline now, without waiting: batches written in turn reach the stream in that order."""
     if batch.aggregate_keys:
         return _send_in_order(connection, entry, batch, deadline_s)
     if isinstance(entry, EntryFormats):
         return _send_to_several(connection, entry, batch, deadline_s)
-    unpublishable: dict[int, Unpublishable] = {}
+    not_written: dict[int, Unpublishable] = {}
     commands: list[bytes] = []
-    make = not connection.has_stream(entry.stream)
+    may_create = not connection.has_stream(entry.stream)
     for position, row in enumerate(batch.rows):
         if reason := entry.unpublishable(row):
-            unpublishable[position] = Unpublishable(reason)
+            not_written[position] = Unpublishable(reason)
         else:
-            commands.append(entry.xadd(row, make=make))
-    return WrittenBatch(connection.send(commands, deadline_s), unpublishable, connection.incarnation)
+            commands.append(entry.xadd(row, may_create=may_create))
+    return WrittenBatch(connection.send(commands, deadline_s), not_written, connection.incarnation)
 
 
 def _send_to_several(
     connection: RedisConnection, formats: EntryFormats, batch: Batch, deadline_s: float
 ) -> WrittenBatch:
-    unpublishable: dict[int, Unpublishable] = {}
+    not_written: dict[int, Unpublishable] = {}
     commands: list[bytes] = []
     streams: dict[int, str] = {}
-    make: dict[str, bool] = {}
+    may_create: dict[str, bool] = {}
     for position, row in enumerate(batch.rows):
         entry = formats.of(row)
         streams[row.id] = stream = entry.stream
         if reason := entry.unpublishable(row):
-            unpublishable[position] = Unpublishable(reason)
+            not_written[position] = Unpublishable(reason)
             continue
-        if stream not in make:
-            make[stream] = not connection.has_stream(stream)
-        commands.append(entry.xadd(row, make=make[stream]))
-    return WrittenBatch(connection.send(commands, deadline_s), unpublishable, connection.incarnation, streams)
+        if stream not in may_create:
+            may_create[stream] = not connection.has_stream(stream)
+        commands.append(entry.xadd(row, may_create=may_create[stream]))
+    return WrittenBatch(connection.send(commands, deadline_s), not_written, connection.incarnation, streams)
 
 
 def _send_in_order(
     connection: RedisConnection, formats: EntryFormat | EntryFormats, batch: Batch, deadline_s: float
 ) -> WrittenBatch:
-    """The rows of each stream one after the other, and whole or not at all those that others of their aggregate follow.
+    """Write the streams one after the other. Where several rows are of one aggregate, all are taken or none.
 
     Redis with no memory left takes some entries of a pipeline, refuses others, and takes some again. Within MULTI it
-    refuses all. Rows that are alone of their aggregate go before it: to queue a command costs Redis as much again.
+    refuses all. A row that is the only one of its aggregate is written before MULTI: a command within MULTI costs Redis
+    twice as much.
     """
-    unpublishable: dict[int, Unpublishable | KeptBack] = {}
-    stopped: set[int] = set()  # aggregates of which an event cannot be sent: those after it wait until it is dead
+    not_written: dict[int, Unpublishable | KeptBack] = {}
+    stopped: set[int] = set()  # aggregates of an event that can never be published: later events wait until it is dead
     streams: dict[int, str] = {}
     by_stream: dict[str, _StreamCommands] = {}
     several, keys, after_dead = isinstance(formats, EntryFormats), batch.aggregate_keys, batch.after_dead
-    sent = 0
+    written = 0
     for position, row in enumerate(batch.rows):
         entry = formats.of(row) if isinstance(formats, EntryFormats) else formats
         if several:
             streams[row.id] = entry.stream
         if (commands := by_stream.get(entry.stream)) is None:
-            commands = by_stream[entry.stream] = _StreamCommands(make=not connection.has_stream(entry.stream))
+            commands = by_stream[entry.stream] = _StreamCommands(may_create=not connection.has_stream(entry.stream))
         key = keys[row.id]
         if stopped and key in stopped:
-            unpublishable[position] = KeptBack()
+            not_written[position] = KeptBack()
             continue
         if reason := entry.unpublishable(row):
-            unpublishable[position] = Unpublishable(reason)
+            not_written[position] = Unpublishable(reason)
             stopped.add(key)
             continue
-        command = entry.xadd(row, make=commands.make)
+        command = entry.xadd(row, may_create=commands.may_create)
         if after_dead and (dead := after_dead.get(row.id)) is not None:
             command = with_field(command, AFTER_DEAD, dead)
-        commands.rows.append(sent)
+        commands.rows.append(written)
         commands.commands.append(command)
         commands.keys.append(key)
-        sent += 1
+        written += 1
     blocks, wire = list[Block](), list[Command]()
     for commands in by_stream.values():
         commands.write(blocks, wire)
-    return WrittenBatch(connection.send(wire, deadline_s), unpublishable, connection.incarnation, streams, blocks)
+    return WrittenBatch(connection.send(wire, deadline_s), not_written, connection.incarnation, streams, blocks)
 
 
 class _StreamCommands:
-    """What goes to one stream. `make`: whether its first entry may make it."""
+    """The commands for one stream. `may_create`: whether an XADD may create the stream."""
 
-    def __init__(self, make: bool) -> None:
-        self.make = make
-        self.rows: list[int] = []  # by position among those that are sent
+    def __init__(self, may_create: bool) -> None:
+        self.may_create = may_create
+        self.rows: list[int] = []  # by position among the rows that are written
         self.commands: list[bytes] = []
         self.keys: list[int] = []
 
     def write(self, blocks: list["Block"], wire: list[Command]) -> None:
-        """First the rows that are alone of their aggregate, then the others within MULTI and EXEC."""
+        """Append to both: first the rows that are alone of their aggregate, then the others within MULTI and EXEC."""
         count = Counter(self.keys)
         together = [count[key] > 1 for key in self.keys]
         alone = [not each for each in together]
@@ -140,10 +141,10 @@ class _StreamCommands:
             wire += [MULTI, *compress(self.commands, together), EXEC]
 
 
-def unsent(batch: Batch, why: str) -> WrittenBatch:
-    """A batch that was not written at all: its rows are released."""
+def unwritten(batch: Batch, why: str) -> WrittenBatch:
+    """A batch of which nothing is written: its rows are released."""
     replies: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-    replies.set_result([NotSent(why)] * len(batch.rows))
+    replies.set_result([NotApplied(why)] * len(batch.rows))
     return WrittenBatch(replies, {})
 
 
@@ -154,13 +155,13 @@ async def replies_of(written: WrittenBatch) -> list[Reply]:
     replies: list[Reply] = [
         _checked(reply) for reply in (_in_blocks(written.blocks, answers) if written.blocks else answers)
     ]
-    for position in sorted(written.unpublishable):
-        replies.insert(position, written.unpublishable[position])
+    for position in sorted(written.not_written):
+        replies.insert(position, written.not_written[position])
     return replies
 
 
 def _in_blocks(blocks: Sequence[Block], answers: list[Any]) -> list[Any]:
-    """The answer to each row that was sent, in their order."""
+    """The reply to each row that was written, in the order of the rows."""
     replies: list[Any] = [None] * sum(len(block.rows) for block in blocks)
     at = 0
     for block in blocks:
@@ -173,18 +174,19 @@ def _in_blocks(blocks: Sequence[Block], answers: list[Any]) -> list[Any]:
 
 
 def _of_whole(answers: list[Any]) -> list[Any]:
-    """The answers to rows within MULTI and EXEC: refused as a whole, taken, or not known."""
+    """The replies to the rows between MULTI and EXEC: all refused, all taken, or not known."""
     begun, *queued, done = answers
     if isinstance(begun, Refused):
-        # Its commands were not queued, so some were taken: to call them refused would publish them without end.
-        return [each if isinstance(each, Refused | NotSent) else NoReply(begun.text) for each in queued]
+        # MULTI was refused, so each XADD ran by itself and some were taken: called refused, they would be published
+        # again and again.
+        return [each if isinstance(each, Refused | NotApplied) else NoReply(begun.text) for each in queued]
     if isinstance(done, list):
         if len(done) == len(queued):
             return [Refused(str(each)) if isinstance(each, Exception) else each for each in done]
         return [NoReply(f"EXEC answered {len(done)} of {len(queued)} commands")] * len(queued)
-    if isinstance(done, NotSent):
+    if isinstance(done, NotApplied):
         return [done] * len(queued)
-    if isinstance(done, NoReply):  # what was refused as it was queued was not applied in any case
+    if isinstance(done, NoReply):  # a command that MULTI refused to queue was not applied in any case
         return [each if isinstance(each, Refused) else done for each in queued]
     if not isinstance(done, Refused):
         return [Refused(f"UNEXPECTED reply of type {type(done).__name__} to EXEC")] * len(queued)
@@ -192,7 +194,7 @@ def _of_whole(answers: list[Any]) -> list[Any]:
     of_sink = next((each for each in [*refused, done] if is_redis_outage(each.text) and not _aborted(each)), None)
     if of_sink is not None or not refused:
         return [of_sink or done] * len(queued)
-    # One row was refused for its own sake, it seems, and the others for its: they say nothing of the sink.
+    # One row was refused because of itself, it seems, and the others because of that row: the sink is not to blame.
     return [each if isinstance(each, Refused) else KeptBack() for each in queued]
 
 
@@ -202,7 +204,7 @@ def _aborted(refused: Refused) -> bool:
 
 def _checked(reply: Any) -> Reply:
     if reply is None:
-        return NotSent(GONE)
+        return NotApplied(GONE)
     if type(reply) is bytes and not reply[:1].isdigit():  # QUEUED, say: no entry was added
         return Refused(f"UNEXPECTED reply {reply[:20].decode(errors='replace')} to XADD")
     if isinstance(reply, list | int):

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
-from dispatcher.core.decide import NoReply, NotSent, Refused, Reply, Unpublishable
+from dispatcher.core.decide import NoReply, NotApplied, Refused, Reply, Unpublishable
 from dispatcher.core.entry import EntryFormat
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.connect import connect
@@ -182,7 +182,7 @@ async def test_a_lost_reply_is_unknown_and_a_connection_that_is_gone_is_not(redi
         Unpublishable("payload is 3000000 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 2097152"),
     ]
     assert await redis.xlen(STREAM) == 1
-    assert await publish(redis_connection, row(3)) == [NotSent("redis is not connected")]
+    assert await publish(redis_connection, row(3)) == [NotApplied("redis is not connected")]
 
 
 async def test_batches_sent_in_turn_reach_the_stream_in_that_order(redis_connection, redis):

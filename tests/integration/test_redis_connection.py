@@ -8,7 +8,7 @@ import anyio
 import pytest
 from redis.asyncio import Redis
 
-from dispatcher.core.decide import NoReply, NotSent, Refused
+from dispatcher.core.decide import NoReply, NotApplied, Refused
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from tests.support.addresses import NAME, lead_to_both, swallowing
@@ -106,10 +106,10 @@ async def test_bursts_sent_before_the_first_is_answered_are_answered_in_order(ma
 
 async def test_nothing_is_sent_before_it_is_connected_or_after(make_broker, redis_url, redis):
     redis_connection = make_broker(redis_url)
-    assert await redis_connection.send([xadd(1)] * 2, 5.0) == [NotSent("redis is not connected")] * 2
+    assert await redis_connection.send([xadd(1)] * 2, 5.0) == [NotApplied("redis is not connected")] * 2
     await redis_connection.connect()
     redis_connection.close()
-    assert await redis_connection.send([xadd(1)], 5.0) == [NotSent("redis is not connected")]
+    assert await redis_connection.send([xadd(1)], 5.0) == [NotApplied("redis is not connected")]
     assert await redis.xlen(STREAM) == 0
 
 
@@ -142,7 +142,7 @@ async def test_a_cut_loses_what_was_not_answered_and_keeps_what_was(make_broker,
     assert [type(reply) for reply in await answered] == [bytes]
     await losses.first()
     assert len(losses.reasons) == 1
-    assert await redis_connection.send([xadd(4)], 5.0) == [NotSent("redis is not connected")]
+    assert await redis_connection.send([xadd(4)], 5.0) == [NotApplied("redis is not connected")]
 
 
 async def test_a_reply_that_nobody_asked_for_ends_the_connection(make_broker, redis_url, redis, losses):

@@ -12,7 +12,7 @@ from dispatcher.core.backoff import Backoff
 from dispatcher.core.decide import (
     KeptBack,
     NoReply,
-    NotSent,
+    NotApplied,
     Refused,
     Reply,
     RetryPolicy,
@@ -44,7 +44,7 @@ sink_errors = st.one_of(
         st.sampled_from(PASSING_PHRASES + NEEDS_A_PERSON_PHRASES),
         texts,
     ),
-    texts.filter(brief).map(NotSent),
+    texts.filter(brief).map(NotApplied),
     texts.map(NoReply),
 )
 replies = st.one_of(stream_ids, row_errors, sink_errors, texts.map(Unpublishable))
@@ -121,7 +121,7 @@ def test_what_can_never_succeed_dies_at_once(reason: str, policy: RetryPolicy) -
 
 def test_a_lost_reply_is_unknown_and_an_unsent_one_is_not() -> None:
     assert the(NoReply("the connection was closed")) == Unknown("the connection was closed")
-    assert the(NotSent("redis is not connected")) == Released("redis is not connected")
+    assert the(NotApplied("redis is not connected")) == Released("redis is not connected")
 
 
 @given(st.text(max_size=2000))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.core.entry import EntryFormat
-from dispatcher.core.row import NOT_READ, ClaimedRow
+from dispatcher.core.row import NEVER_READ, ClaimedRow
 
 FORMAT = EntryFormat("sanctum:messages", 1_000_000, 64)
 THEN = datetime(2025, 2, 3, 4, 5, 6, 7)
@@ -110,7 +110,7 @@ def test_the_limit_is_bytes_of_utf8_exactly(letter: str) -> None:
     assert FORMAT.unpublishable(row(fits + "x")) == "payload is 65 bytes, DISPATCH_MAX_PAYLOAD_BYTES allows 64"
 
 
-@given(anything.filter(lambda text: not text.startswith(NOT_READ)), st.integers(min_value=1, max_value=200))
+@given(anything.filter(lambda text: not text.startswith(NEVER_READ)), st.integers(min_value=1, max_value=200))
 def test_a_payload_fits_when_its_bytes_do(payload: str, allowed: int) -> None:
     reason = EntryFormat("s", 10, allowed).unpublishable(row(payload))
     assert (reason is None) == (len(payload.encode()) <= allowed)

@@ -16,7 +16,7 @@ from dispatcher.core.pacing import (
     PrefetchLimit,
 )
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages.claim import CUT_CHARS
+from dispatcher.stages.claim import TRUNCATED_AT
 
 BUDGET = CLAIM_BYTES
 batches = st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 2**31)), max_size=50)
@@ -309,4 +309,4 @@ def test_the_statements_have_the_budget_of_a_claim() -> None:
     assert f"{CLAIM_BYTES} / %(limit)s" in load("claim")
     assert f"{CLAIM_BYTES // 4} / %(limit)s" in load("claim")
     assert f"<= {CLAIM_BYTES}" in load("read_row")
-    assert f"::varchar({CUT_CHARS})" in load("claim")
+    assert f"::varchar({TRUNCATED_AT})" in load("claim")

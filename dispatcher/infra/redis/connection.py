@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from dispatcher.core.decide import NoReply, NotSent, Refused
+from dispatcher.core.decide import NoReply, NotApplied, Refused
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.known_entries import NONE, KnownEntries
@@ -97,7 +97,7 @@ class RedisConnection:
         """Write the commands now; a future of one reply each. See Pipe.send."""
         if self._pipe is None:
             done: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-            done.set_result([NotSent("redis is not connected")] * len(commands))
+            done.set_result([NotApplied("redis is not connected")] * len(commands))
             return done
         return self._pipe.send(commands, deadline_s, most_bytes)
 
@@ -253,7 +253,7 @@ class RedisConnection:
     async def _ask(self, pipe: Pipe, where: str, commands: list[tuple[str, ...]]) -> list[Any]:
         replies = await pipe.send(commands, self._connect_timeout_s)
         for command, reply in zip(commands, replies, strict=True):
-            if isinstance(reply, NoReply | NotSent):
+            if isinstance(reply, NoReply | NotApplied):
                 said = [each.text for each in replies if isinstance(each, Refused)]
                 raise Unreachable(f"{where}: {said[0][:200] if said else reply.error}")
             if isinstance(reply, Refused) and command[0] in ("AUTH", "SELECT"):

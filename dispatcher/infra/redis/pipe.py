@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import hiredis
 
-from dispatcher.core.decide import NoReply, NotSent, Refused
+from dispatcher.core.decide import NoReply, NotApplied, Refused
 from dispatcher.core.outages import is_wrong_server
 from dispatcher.infra.forks import not_for_children
 
@@ -61,11 +61,11 @@ class Pipe(asyncio.Protocol):
         The connection is closed when their replies are larger than `most_bytes` together.
 
         A reply is what hiredis makes of it (bytes, int, list, None), `Refused` for an error, `NoReply` where the
-        connection broke or the deadline passed first, `NotSent` when it was closed already. The future never fails.
+        connection broke or the deadline passed first, `NotApplied` when it was closed already. The future never fails.
         """
         done: asyncio.Future[list[Any]] = self._loop.create_future()
         if self._transport is None or not self.open:
-            done.set_result([NotSent(self.wrong_server or self._why)] * len(commands))
+            done.set_result([NotApplied(self.wrong_server or self._why)] * len(commands))
             return done
         if not commands:
             done.set_result([])

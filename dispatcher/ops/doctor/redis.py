@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dispatcher.core.decide import NoReply, NotSent, Refused
+from dispatcher.core.decide import NoReply, NotApplied, Refused
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
 from dispatcher.core.outages import is_unavailable, without_abort
@@ -72,7 +72,7 @@ async def look_at_redis(
         told = await ask_elsewhere(connection, facts.info.get("run_id", ""))
     finally:
         connection.close()
-    if any(isinstance(reply, NoReply | NotSent) for each in by_stream.values() for reply in each.replies.values()):
+    if any(isinstance(reply, NoReply | NotApplied) for each in by_stream.values() for reply in each.replies.values()):
         return [
             bad(
                 "redis",

@@ -10,7 +10,7 @@ from time import monotonic
 
 import anyio
 
-from dispatcher.core.decide import NoReply, NotSent, Refused, Reply, decide_batch
+from dispatcher.core.decide import NoReply, NotApplied, Refused, Reply, decide_batch
 from dispatcher.core.events import Observer, Published, Ticked
 from dispatcher.core.outages import is_redis_outage
 from dispatcher.core.outcome import BatchOutcomes, Waits
@@ -72,7 +72,7 @@ class SinkAnswers:
             # If Redis answered a row with an error before it closed the connection, that row is the cause.
             if was_cut(replies) and not outcomes.retries:
                 isolated = self._cut_again([row for row in batch.rows if row.id in unanswered], outcomes)
-                if isolated and not (written.incarnation and written.incarnation.lives_on(outcomes.incarnation)):
+                if isolated and not (written.incarnation and written.incarnation.surely_same(outcomes.incarnation)):
                     make_suspects(isolated, outcomes)
                     isolated = []
         elif self._cut_once:
@@ -126,7 +126,7 @@ class SinkAnswers:
         if await self._gate.probe() is None:
             return replies
         return [
-            NotSent(f"redis: {reply.text}") if own and isinstance(reply, Refused) else reply
+            NotApplied(f"redis: {reply.text}") if own and isinstance(reply, Refused) else reply
             for reply, own in zip(replies, refused, strict=True)
         ]
 

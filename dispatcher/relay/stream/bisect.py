@@ -198,7 +198,7 @@ class PoisonBisector:
             missing = [row for row in rows if row.id in unanswered & set(outcomes.released)]
             outcomes.released = [row_id for row_id in outcomes.released if row_id not in unanswered]
             now = self._gate.connection.incarnation
-            if written.incarnation is not None and written.incarnation.lives_on(now):
+            if written.incarnation is not None and written.incarnation.surely_same(now):
                 if now == written.incarnation:
                     again = self._split(missing, rows, outcomes)
                 else:  # its stream was emptied meanwhile

@@ -29,7 +29,7 @@ from dispatcher.relay.stream.gate import SinkGate
 from dispatcher.relay.stream.shard_sinks import ShardSinks
 from dispatcher.relay.stream.sinks import Allowance, NotNow, OneSink, Sink, Sinks
 from dispatcher.stages.doorbell.wake import Doorbell
-from dispatcher.stages.publish import send, unsent
+from dispatcher.stages.publish import send, unwritten
 
 TRY_SINKS_EVERY_S = 1.0
 
@@ -270,7 +270,7 @@ class StreamRelay:
         if connection.epoch == allowance.connection_epochs.get(number):
             written = send(connection, self._policy.entry, batch, self._policy.publish_timeout_s)
         else:  # connected again meanwhile: not audited yet, or the batch's floor is of another incarnation
-            written = unsent(batch, "the connection was replaced before it")
+            written = unwritten(batch, "the connection was replaced before it")
         return SinkBatch(sink, batch, written, allowance.began, isolated)
 
     async def _note_claim(self, batch: Batch, allowance: Allowance) -> None:
