@@ -67,8 +67,8 @@ class KnownEntries:
         """As `take`, and nothing is taken."""
         return {stream: (self._oldest.get(stream, NONE), self.newest(stream)) for stream in self.streams}
 
-    def put_back(self, ends: Mapping[str, tuple[str, str]]) -> None:
-        """Take these for the oldest again: nobody could search for them."""
+    def restore(self, ends: Mapping[str, tuple[str, str]]) -> None:
+        """Undo `take`: nobody could search for these."""
         self._oldest |= {stream: oldest for stream, (oldest, _) in ends.items() if oldest != NONE}
 
     def forget(self) -> None:

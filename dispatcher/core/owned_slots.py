@@ -7,18 +7,18 @@ keep the order, and both are kept here:
 - A slot is released in Postgres when nothing of it is in hand. A batch that is in flight, or a claim whose answer is
   not there yet, would go on under the next owner.
 
-So a relay takes slots in hand *before* it sends the claim, and gives them back when no row of theirs can be published,
+So slots are in hand *before* a relay sends the claim, and until no row of theirs can be published,
 settled or released any more:
 
     mask = slots.claimable()
     slots.begin_claim(mask)
     batch = claim(mask, slots.slot_epochs(mask))  # its answer was lost: they stay in hand until that is resolved
-    slots.give_back(those without a row)          # at once
+    slots.end_claim(those without a row)          # at once
     ...
-    slots.give_back(those of the batch)           # when each of its rows is settled or released
+    slots.end_claim(those of the batch)           # when each of its rows is settled or released
 
 A batch that is in the stream as a whole may be followed by the next one before it is settled:
-`let_next_claim`, then `settled`, in place of `give_back`.
+`let_next_claim`, then `settled`, in place of `end_claim`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -100,10 +100,10 @@ class OwnedSlots:
         """Take slots in hand, before the statement is sent."""
         self._in_hand |= mask
 
-    def give_back(self, mask: SlotMask) -> None:
+    def end_claim(self, mask: SlotMask) -> None:
         """No row of these slots can be published, settled or released by us any more."""
-        put_down, self._in_hand = self._in_hand & mask, self._in_hand & ~mask
-        if put_down & self._giving_up:
+        ended, self._in_hand = self._in_hand & mask, self._in_hand & ~mask
+        if ended & self._giving_up:
             self.drained()
 
     def let_next_claim(self, mask: SlotMask) -> None:

@@ -157,29 +157,29 @@ class FreshLimit:
 
     others: float = 0.25  # of the rows, while both kinds wait
     keep_every: int = 8  # claims: of so many without room for others one keeps it
-    _unseen: int = 0  # claims in a row that had no room for others
+    _without_room: int = 0  # claims in a row that had no room for others
     _others_wait: bool = False
-    _owed: float = 0.0  # rows, to others: a claim for a handler may be of one row
+    _reserved: float = 0.0  # rows, for others; less than one where claims are of one row, as for handlers
 
     def limit(self, rows: int) -> int:
         """Fresh rows that a claim of so many rows may take."""
         if self._others_wait:
-            self._owed += rows * self.others
-        elif self._unseen >= self.keep_every:
-            self._owed = max(1.0, rows * self.others)
-        kept = min(int(self._owed), rows)
-        self._owed -= kept
+            self._reserved += rows * self.others
+        elif self._without_room >= self.keep_every:
+            self._reserved = max(1.0, rows * self.others)
+        kept = min(int(self._reserved), rows)
+        self._reserved -= kept
         return rows - kept
 
     def note(self, rows: int, fresh_limit: int, fresh: int, others: int) -> None:
         """Hear what a claim of `rows` took: `fresh` rows, of at most `fresh_limit`, and `others` that fell due."""
         room = rows - fresh
         if room:
-            self._unseen, self._others_wait = 0, others >= room
+            self._without_room, self._others_wait = 0, others >= room
             if fresh < fresh_limit or not self._others_wait:
-                self._owed = 0.0
+                self._reserved = 0.0
         elif not self._others_wait:
-            self._unseen += 1
+            self._without_room += 1
 
 
 @dataclass(slots=True)

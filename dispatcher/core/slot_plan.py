@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from dispatcher.core.layout import SLOTS
 
-MOST_RANGES = 8  # of one dispatcher; then all slots are laid anew: from a dozen on a claim is slow
+MOST_RANGES = 8  # of one dispatcher; with more all slots are given anew: from a dozen ranges on a claim is slow
 
 
 class Member(NamedTuple):
@@ -23,13 +23,13 @@ class Member(NamedTuple):
 
 
 def fair_shares(members: Iterable[Member]) -> dict[int, int]:
-    """How many slots each should own, by id: as equal as the shares allow, and all that somebody may own."""
+    """How many slots each should own, by id: every slot that somebody may own is given, as equally as possible."""
     left = sorted({member for member in members if member.may_own > 0}, key=lambda member: (member.may_own, member.id))
     shares: dict[int, int] = {}
     given = 0
     while left:
-        # The `at` narrowest members have the slots up to the limit of the widest of them: so many each. Where that is
-        # least, those get it and no more; the wider ones share what is left.
+        # A canary may own only the first slots. So the first `at` members, narrowest first, get what the widest of them
+        # may own, divided by `at`. Where that is least, they get it and no more; the others share what is left.
         _, tightest = min(
             ((left[at - 1].may_own - given) / at, -at)
             for at in range(1, len(left) + 1)
@@ -55,11 +55,11 @@ def plan(owners: Sequence[int | None], members: Sequence[Member]) -> list[int | 
         _make_room(target, sum(lacking.values()), width, {id for id in shares if most[id] > width})
         _fill(target, lacking, width)
     if max((len(_runs(target, member)) for member in shares), default=0) > MOST_RANGES:
-        return _laid_anew(target, shares, most)
+        return _one_range_each(target, shares, most)
     return target
 
 
-def _laid_anew(target: Sequence[int | None], shares: dict[int, int], most: dict[int, int]) -> list[int | None]:
+def _one_range_each(target: Sequence[int | None], shares: dict[int, int], most: dict[int, int]) -> list[int | None]:
     """One range each: the narrow first, others about where they are."""
 
     def width_and_position(member: int) -> tuple[int, float, int]:

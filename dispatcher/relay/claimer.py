@@ -165,7 +165,7 @@ class Claimer:
 
     async def _without_put_back(self, session: Session, batch: Batch) -> Batch:
         try:
-            kept = await self._put_back.without(session, batch)
+            kept = await self._put_back.bury_repeated(session, batch)
         except (SessionLost, psycopg.Error):  # else the rows would stay in flight, and nobody would work on them
             self._uncertain.add(batch.claim_id, session)
             self.claim_ended(batch.claim_id)

@@ -38,31 +38,31 @@ class PutBack:
             for row_id in ids:
                 self._seen.pop(row_id, None)
 
-    async def without(self, session: Session, batch: Batch) -> Batch:
+    async def bury_repeated(self, session: Session, batch: Batch) -> Batch:
         """The batch without rows that are sent and put back at once, again and again: those are buried.
 
         Raises SessionLost or psycopg.Error.
         """
         if not self._seen and not any_put_back(batch.rows):
-            return batch  # nothing goes round
+            return batch  # no row was put back
         again = self._note(batch)
         if not again or not (names := await name_triggers(session)):
             return batch
         self._doubt()
-        guilty = [row_id for row_id, times in again.items() if times >= MOST]
-        if not guilty:
+        to_bury = [row_id for row_id, times in again.items() if times >= MOST]
+        if not to_bury:
             return batch
         error = brief(
             f"PutBack: sent {MOST} times, and put back at once each time: something in Postgres undoes it{names}"
         )
-        outcomes = BatchOutcomes(dead=[(row_id, FailedForGood(error)) for row_id in guilty])
+        outcomes = BatchOutcomes(dead=[(row_id, FailedForGood(error)) for row_id in to_bury])
         settlement = await settle(session, batch.claim_id, outcomes)
-        for row_id in guilty:
+        for row_id in to_bury:
             del self._seen[row_id]
-        if dead := [(row_id, error) for row_id in guilty if row_id not in settlement.not_ours]:
+        if dead := [(row_id, error) for row_id in to_bury if row_id not in settlement.not_ours]:
             self._observe(Buried(dead))
         self._observe(Settled(0, 0, settlement.dead, 0, 0, len(settlement.not_ours)))
-        return batch.only([row for row in batch.rows if row.id not in guilty])
+        return batch.only([row for row in batch.rows if row.id not in to_bury])
 
     def _note(self, batch: Batch) -> dict[int, int]:
         """How often each row was put back at once, of those that were at least twice."""

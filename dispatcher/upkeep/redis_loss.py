@@ -66,7 +66,7 @@ class RedisLossAudit:
         self._wake = wake
         self._observe = observe
         self._on: bool | None = None  # what was reported last; written by _tell_whether_on()
-        self._lived = False  # this process knew a Redis that holds the stream: no clone; written by verify()
+        self._knew_holder = False  # this process knew a Redis that holds the stream: no clone; written by verify()
         self._proxied = False  # the run id is one of a connection, and tells nothing; written by _is_behind_proxy()
         self._lengths = [0] * len(self._streams)  # at the last check
 
@@ -87,12 +87,12 @@ class RedisLossAudit:
         if len(noted) == len(self._streams):
             held = _with_lives(seen.incarnation, noted)
             if not await self._gaps(connection, held, noted):
-                self._lived = True
+                self._knew_holder = True
                 return held
         elif not noted:
             if await self._is_behind_proxy(connection, seen.incarnation):
                 return RedisIncarnation()
-            if not self._lived:
+            if not self._knew_holder:
                 await refuse_clone(self._servers.ask, connection, self._deadline_s)
         # A dispatcher that does not know of the new incarnation yet may publish to it, and settle, after we asked for
         # the newest entry. Under the lock nobody settles: rows that say `sent` and are newer than that entry are lost.
@@ -107,7 +107,7 @@ class RedisLossAudit:
         if now is None or not now.incarnation.same_server(incarnation):
             raise Unreachable("another incarnation of Redis holds the stream than a moment ago")
         connection.entries.begin(now.last_ids, now.clock_ms)
-        self._lived = True
+        self._knew_holder = True
         gaps = await self._gaps(connection, _with_lives(incarnation, noted), noted)
         lives = {stream: known.life for stream, known in noted.items()}
         republished, why = 0, ""  # why: of the first stream of which something can be lost
@@ -248,7 +248,7 @@ class RedisLossAudit:
         except Unreachable:
             pass
         if connection.incarnation == incarnation:
-            connection.entries.put_back(entries)  # for the next check
+            connection.entries.restore(entries)  # for the next check
         return there
 
     def _tell_whether_on(self, on: bool, reason: str | None) -> None:

@@ -131,7 +131,7 @@ class SlotKeeper:
             session = await self._control.get()
             self._rung, rest_s = anyio.Event(), AGAIN_S  # replaced, then checked: what happens meanwhile is not lost
             try:
-                await self.do_our_part(session)
+                await self.follow_plan(session)
                 rest_s = self._every_s
             except SessionLost:
                 pass
@@ -140,14 +140,14 @@ class SlotKeeper:
             with anyio.move_on_after(rest_s):
                 await self._rung.wait()
 
-    async def do_our_part(self, session: Session) -> None:
-        """Check once, and do our part of the plan. Raises SessionLost or psycopg.Error; the next check goes on."""
+    async def follow_plan(self, session: Session) -> None:
+        """Check once, and do what the plan says. Raises SessionLost or psycopg.Error; the next check goes on."""
         state = await self._read(session)
         us, may_own = self._registry.id, self._we_may_own()
         if us is None:
             return
         self._compare(state, us)
-        await self._own_up(session, state, us)
+        await self._tell_nothing_in_hand(session, state, us)
         members = [
             Member(id, min(theirs, SLOTS))
             for id, name, theirs, _, alive in state.dispatchers()
@@ -213,7 +213,7 @@ class SlotKeeper:
         self._lose(lost)
         self._gain({slot: epoch for slot, epoch in ours.items() if slot not in self._known})
 
-    async def _own_up(self, session: Session, state: SlotsState, us: int) -> None:
+    async def _tell_nothing_in_hand(self, session: Session, state: SlotsState, us: int) -> None:
         """Say of slots that were revoked from us, who are awake, that we have nothing of them in hand.
 
         Whoever revoked them fences us, unless it died before that: then nobody would, and they had no owner for good.

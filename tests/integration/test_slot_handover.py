@@ -342,7 +342,7 @@ async def test_one_that_wakes_up_when_its_successor_has_died_before_the_fence_ne
     await successor.look()
     await frozen.look()
     assert await owners(db) == {None: 1, second.id: 128, frozen.id: 127}, "of one it has a claim without an answer"
-    frozen.view.give_back(mask_of([7]))
+    frozen.view.end_claim(mask_of([7]))
     for _ in range(2):
         await frozen.look()
         await second.look()

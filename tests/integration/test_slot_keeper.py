@@ -40,7 +40,7 @@ async def test_a_slot_in_hand_is_released_when_it_is_given_back(keep: Keep, db: 
     assert ranges_of(one.view.claimable()) == ((0, 99),), "nothing more is claimed of what is to be given up"
     await two.look()
     assert list(two.view.owned) == [(201, 255)]
-    one.view.give_back(mask_of({*range(100, 201)} - {150}))
+    one.view.end_claim(mask_of({*range(100, 201)} - {150}))
     await one.look()
     await two.look()
     assert list(two.view.owned) == [(128, 149), (151, 255)]
@@ -69,7 +69,7 @@ async def test_one_that_stops_gives_up_what_it_has_and_gets_nothing_back(keep: K
     assert len(await (await db.execute("SELECT FROM messaging.dispatcher WHERE id = %s", (one.id,))).fetchall()) == 1, (
         "who owns a slot stays in the registry, or nobody would fence it"
     )
-    one.view.give_back(mask_of([7]))
+    one.view.end_claim(mask_of([7]))
     await one.look()
     await two.look()
     assert await owners(db) == {two.id: 256}
@@ -114,7 +114,7 @@ async def test_what_was_revoked_is_lost_at_the_next_look_and_its_epoch_is_anothe
     assert one.tap.all(SlotsChanged)[-1] == SlotsChanged(owned=251, ranges=1, gained=0, released=0, revoked=5)
     # Another is done with it, and somebody gave it to us meanwhile: it has to be loaded anew.
     await db.execute("UPDATE messaging.slot_owner SET revoked_from = NULL, owner = %s WHERE slot < 5", (one.id,))
-    await one.keeper.do_our_part(one.control)
+    await one.keeper.follow_plan(one.control)
     assert (one.view.owned, ranges_of(one.view.claimable())) == (ALL, ((5, 255),))
     assert list(one.view.gained) == [0, 1, 2, 3, 4]
     assert one.view.slot_epochs(mask_of(range(SLOTS))) == before + 5
@@ -124,7 +124,7 @@ async def test_a_slot_that_was_lost_and_regained_between_two_looks_is_loaded_ane
     one = await keep("beef0001")
     await one.look()
     await db.execute("UPDATE messaging.slot_owner SET epoch = epoch + 2 WHERE slot = 9")
-    await one.keeper.do_our_part(one.control)
+    await one.keeper.follow_plan(one.control)
     assert (one.view.owned, one.view.gained) == (ALL, {9: 2})
 
 

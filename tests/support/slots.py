@@ -48,7 +48,7 @@ class Keeping:
 
     async def look(self) -> None:
         """One look of the keeper; what was gained is loaded at once."""
-        await self.keeper.do_our_part(self.control)
+        await self.keeper.follow_plan(self.control)
         self.view.loaded(self.view.gained)
 
     async def die(self, db: Any) -> None:

@@ -47,9 +47,9 @@ def test_a_slot_in_hand_is_not_claimed_again_and_the_claim_gives_back_what_it_fo
     owned = owner_of(*range(10))
     owned.begin_claim(owned.claimable())
     assert (ranges_of(owned.claimable()), owned.out_of_hand(range(11))) == ((), frozenset({10}))
-    owned.give_back(mask_of({*range(10)} - {4, 7}))
+    owned.end_claim(mask_of({*range(10)} - {4, 7}))
     assert ranges_of(owned.claimable()) == ((0, 3), (5, 6), (8, 9))
-    owned.give_back(mask_of([4]))
+    owned.end_claim(mask_of([4]))
     assert ranges_of(owned.claimable()) == ((0, 6), (8, 9))
 
 
@@ -60,10 +60,10 @@ def test_a_slot_is_releasable_only_when_nothing_of_it_is_in_hand() -> None:
     owned.begin_claim(mask_of(range(2, 4)))
     owned.give_up([1, 2, 9])
     assert (ranges_of(owned.claimable()), owned.releasable) == ((), frozenset({1}))
-    owned.give_back(mask_of([3]))
+    owned.end_claim(mask_of([3]))
     assert ranges_of(owned.claimable()) == ((3, 3),)
     assert (owned.releasable, drained) == (frozenset({1}), list[frozenset[int]]())
-    owned.give_back(mask_of([2]))
+    owned.end_claim(mask_of([2]))
     assert drained == [frozenset({1, 2})]
     owned.lose([1, 2])
     assert (owned.owned, owned.releasable) == (((3, 3),), frozenset())
@@ -102,7 +102,7 @@ def test_a_slot_that_was_lost_in_hand_stays_in_hand_and_is_not_claimed_when_it_c
     owned.gain({5: 2})
     owned.loaded(owned.gained)
     assert ranges_of(owned.claimable()) == ()
-    owned.give_back(mask_of([5]))
+    owned.end_claim(mask_of([5]))
     assert (ranges_of(owned.claimable()), owned.slot_epochs(mask_of([5]))) == (((5, 5),), 2)
 
 

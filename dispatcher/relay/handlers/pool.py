@@ -22,7 +22,7 @@ from dispatcher.relay.handlers.type_limits import TypeLimits
 from dispatcher.relay.policy import HandlerPolicy
 from dispatcher.stages.claim import EventTypeFilter
 
-HELD_BACK = Released("no more handlers of its type may run now")
+NO_MORE_OF_TYPE = Released("no more handlers of its type may run now")
 
 
 class HandlerPool:
@@ -107,7 +107,7 @@ class HandlerPool:
         event_type = task.row.event_type
         if self._running[event_type] < self._type_limits.most(event_type, self._running):
             return True
-        self._in_flight.end(task, HELD_BACK)
+        self._in_flight.end(task, NO_MORE_OF_TYPE)
         return False
 
     def _start(self, handlers: TaskGroup, task: HandlerTask) -> None:

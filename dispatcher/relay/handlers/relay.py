@@ -161,7 +161,7 @@ class HandlerRelay:
         more = False
         while not self._stopping.is_set():
             if not more:
-                due_s = min((self._due[0] if self._due else inf) - monotonic(), self._type_limits.opens_in())
+                due_s = min((self._due[0] if self._due else inf) - monotonic(), self._type_limits.next_try_s())
                 with anyio.move_on_after(min(self._policy.tick_s, max(0.0, due_s))):
                     await self._woken.wait()
             self._woken.clear()

@@ -15,7 +15,7 @@ from dispatcher.relay.settler import Settler
 
 CHECK_EVERY_S = 1.0
 WAIT_S = 1.0  # a row that waits longer for a place is released: another dispatcher may have one
-CROWDED = Released("no handler was free")
+NO_PLACE = Released("no handler was free")
 
 
 class HandlerSettler:
@@ -74,7 +74,7 @@ class HandlerLeases:
             await anyio.sleep(min(CHECK_EVERY_S, self._lease_s / 4))
             now = monotonic()
             for task in [each for each in self._in_flight.waiting if now - each.claimed_at > WAIT_S]:
-                self._in_flight.end(task, CROWDED)
+                self._in_flight.end(task, NO_PLACE)
                 self._pool.prefetch.note(WAIT_S)
             self._pool.report()
             if self._in_flight and self._leases.is_time(self._lease_s / 5):

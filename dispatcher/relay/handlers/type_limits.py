@@ -31,10 +31,10 @@ class _Type:
 
     mean_s: float | None = None
     outages: int = 0  # one after the other; 0: its server answers
-    closed_until: float = 0.0
-    alone: bool = True  # nobody of this type has met an outage since one was done: it may be that one event's own
+    waits_until: float = 0.0
+    first_outage: bool = True  # the next one would be the first since a handler ended well: it may be that event's own
     done: int = 0
-    met: dict[int, tuple[int, int]] = field(default_factory=dict)  # by row: `done` then; times that it had grown
+    outages_of: dict[int, tuple[int, int]] = field(default_factory=dict)  # by row: `done` then; times that it had grown
 
 
 class TypeLimits:
@@ -53,7 +53,7 @@ class TypeLimits:
         self._wake = wake
         self._observe = observe
         self._rng = rng
-        self._held_back: frozenset[str] = frozenset()  # at the last claim
+        self._full: frozenset[str] = frozenset()  # at the last claim
 
     def most(self, event_type: str, running: Counter[str]) -> int:
         """How many handlers of this type may run, when so many of each type do."""
@@ -61,7 +61,7 @@ class TypeLimits:
         if known is None:
             return self._parallel  # it has no handler and is buried
         if known.outages:
-            return 1 if monotonic() >= known.closed_until else 0
+            return 1 if monotonic() >= known.waits_until else 0
         if len(self._types) == 1 or (known.mean_s is not None and known.mean_s < SLOW_S):
             return self._parallel
         others = running.total() - running[event_type]
@@ -70,17 +70,17 @@ class TypeLimits:
     def to_claim(self, running: Counter[str], event_types: EventTypeFilter | None) -> EventTypeFilter | None:
         """What to claim of `event_types` (None: everything), without types that may run no more handlers now."""
         full = frozenset(each for each in self._types if running[each] >= self.most(each, running))
-        self._held_back = full
+        self._full = full
         if not full:
             return event_types
         if event_types is None:
             return EventTypeFilter(tuple(full), only_these=False)
         return EventTypeFilter(tuple(each for each in event_types.types if each not in full), only_these=True)
 
-    def opens_in(self) -> float:
+    def next_try_s(self) -> float:
         """Seconds until a type that meets an outage may be tried again; infinity: there is none to wait for."""
         now = monotonic()
-        return min((each.closed_until - now for each in self._types.values() if each.closed_until > now), default=inf)
+        return min((each.waits_until - now for each in self._types.values() if each.waits_until > now), default=inf)
 
     def ended(self, event_type: str, seconds: float, *, done: bool, late: bool) -> None:
         """Note the end of a handler that met no outage. `late`: it timed out, so its server may be away still."""
@@ -88,30 +88,30 @@ class TypeLimits:
         mean_s = known.mean_s
         known.mean_s = seconds if mean_s is None else mean_s * 0.8 + seconds * 0.2
         known.done += done
-        known.alone = known.alone or done
+        known.first_outage = known.first_outage or done
         if known.outages and not late:
-            known.outages, known.closed_until = 0, 0.0
+            known.outages, known.waits_until = 0, 0.0
             self._observe(HandlerOutage(event_type, None))
-        if self._held_back:
+        if self._full:
             self._wake()
 
     def outage(self, event_type: str, row_id: int, error: str) -> float | None:
         """Note that the server of a handler is away. Seconds for the event to wait; None: the failure is its own."""
         known = self._types[event_type]
-        done, times = known.met.get(row_id, (known.done, 0))
+        done, times = known.outages_of.get(row_id, (known.done, 0))
         times = min(times + (known.done > done), PROOFS)
-        if len(known.met) >= REMEMBERED:
-            known.met.clear()
-        known.met[row_id] = (known.done, times)
+        if len(known.outages_of) >= REMEMBERED:
+            known.outages_of.clear()
+        known.outages_of[row_id] = (known.done, times)
         if times == PROOFS and known.done > done:
             return None
         now = monotonic()
-        if known.alone:  # a second one closes the type, not the first: each of many may need a server of its own
-            known.alone = False
+        if known.first_outage:  # only the second makes all of the type wait: each event may need a server of its own
+            known.first_outage = False
             return AWAY.reconnect_delay(1, self._rng)
-        if now >= known.closed_until:
+        if now >= known.waits_until:
             known.outages += 1
-            known.closed_until = now + AWAY.reconnect_delay(known.outages, self._rng)
+            known.waits_until = now + AWAY.reconnect_delay(known.outages, self._rng)
             if known.outages == 1:
                 self._observe(HandlerOutage(event_type, error))
-        return known.closed_until - now + self._rng.uniform(0.0, 0.1)
+        return known.waits_until - now + self._rng.uniform(0.0, 0.1)

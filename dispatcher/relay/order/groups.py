@@ -52,8 +52,8 @@ class SlotGroups:
     def __init__(self, most: int) -> None:
         self._most = most
         self._weights = [0.0] * SLOTS
-        self._of: SlotMask = 0  # the slots that were divided
-        self._wanted = 1
+        self._divided: SlotMask = 0  # the slots that were divided
+        self._number = 1
         self._claims = 0  # since they were divided
         self.all: list[SlotGroup] = []
         self._turn = 0
@@ -70,8 +70,8 @@ class SlotGroups:
         will leave out.
         """
         owned = claimable | in_hand
-        if owned != self._of or len(self.all) != self._wanted:
-            if in_hand & ~left_out and owned == self._of:
+        if owned != self._divided or len(self.all) != self._number:
+            if in_hand & ~left_out and owned == self._divided:
                 return None  # a batch in flight would have rows of several of the new groups
             self._divide(owned)
         for _ in self.all:
@@ -91,19 +91,19 @@ class SlotGroups:
         group.more = full
         self._claims += 1
         if not full:
-            if self._wanted > 1 and self._claims > DIVIDE_AGAIN_AFTER:
-                self._wanted = 1
+            if self._number > 1 and self._claims > DIVIDE_AGAIN_AFTER:
+                self._number = 1
             return
         self._weights = [each * FADES for each in self._weights]
         for key in keys:
             self._weights[key & 255] += 1.0
-        if self._claims > DIVIDE_AGAIN_AFTER or self._wanted == 1:
-            self._wanted, self._claims = len(self._divisions(self._of)), 0
+        if self._claims > DIVIDE_AGAIN_AFTER or self._number == 1:
+            self._number, self._claims = len(self._divisions(self._divided)), 0
 
     def _divide(self, owned: SlotMask) -> None:
-        masks = self._divisions(owned) if self._wanted > 1 else [owned]
-        self._of, self._claims, self._turn = owned, 0, 0
-        self._wanted = len(masks)
+        masks = self._divisions(owned) if self._number > 1 else [owned]
+        self._divided, self._claims, self._turn = owned, 0, 0
+        self._number = len(masks)
         self.all = [SlotGroup(mask) for mask in masks if mask]
 
     def _divisions(self, owned: SlotMask) -> list[SlotMask]:

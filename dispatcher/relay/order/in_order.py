@@ -5,7 +5,7 @@ its way; or until what is not in the stream was given back, or holds its aggrega
 finds no earlier row of an aggregate that could still be published, or refused, behind it. Slots whose sink is shut
 are left out of the claims: the others do not wait for them.
 
-A claim goes this way: `begin` (all slots of its group are in hand), `claimed` (those without a row are given back),
+A claim goes this way: `begin` (all slots of its group are in hand), `claimed` (those without a row no more),
 `answered` (its rows are in the stream or hold their aggregate: their slots may be claimed again), `settled` (that is
 written), `claim_ended` (nobody works on it any more). `released`: what it had was given back without being published.
 """
@@ -20,7 +20,7 @@ from dispatcher.core.outcome import BatchOutcomes
 from dispatcher.core.owned_slots import OwnedSlots, SlotMask, mask_of
 from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.session import Session
-from dispatcher.relay.order.flight import Flight
+from dispatcher.relay.order.claim_in_flight import ClaimInFlight
 from dispatcher.relay.order.groups import SlotGroup, SlotGroups
 from dispatcher.relay.order.watch import HeldWatch
 from dispatcher.stages.claim import EventTypeFilter
@@ -54,10 +54,10 @@ class InOrder:
     claims_in_flight: Callable[[], Collection[str]]
     wake_relay: Callable[[], None]
     one_per_aggregate: bool = False
-    _flights: dict[str, Flight] = field(default_factory=dict)  # by claim id
+    _in_flight: dict[str, ClaimInFlight] = field(default_factory=dict)  # by claim id
     sink_slots: Sequence[SlotMask] = ()  # by sink: the slots of its rows
     # Rows that are not in the stream, by id: the claim of ours that has them, and their event_id.
-    _ours: dict[int, tuple[str, str]] = field(default_factory=dict)
+    _unsent: dict[int, tuple[str, str]] = field(default_factory=dict)
     _slots_changed: anyio.Event = field(default_factory=anyio.Event)  # replaced by ready()
     _connection_epochs: Mapping[int, int] = field(default_factory=dict)
 
@@ -84,9 +84,9 @@ class InOrder:
 
     def _next(self, left_out: SlotMask) -> SlotGroup | None:
         in_hand = 0
-        for flight in self._flights.values():
+        for claim in self._in_flight.values():
             # Where the connection changed nothing is claimed before the settle knows.
-            in_hand |= flight.in_hand | flight.perhaps_lost(self._connection_epochs, self.sink_slots)
+            in_hand |= claim.in_hand | claim.perhaps_lost(self._connection_epochs, self.sink_slots)
         group = self.groups.next(self.slots.claimable(), in_hand, left_out)
         # Slots of a batch that an earlier connection published are claimable too: `self.slots` knows no connections.
         return group if group is None or not group.mask & in_hand & ~left_out else None
@@ -112,17 +112,17 @@ class InOrder:
     def begin(self, claim_id: str, group: SlotGroup) -> None:
         """A claim of this group is about to be sent."""
         self.slots.begin_claim(group.open)
-        self._flights[claim_id] = Flight(group.open, self._connection_epochs)
+        self._in_flight[claim_id] = ClaimInFlight(group.open, self._connection_epochs)
 
     def claimed(self, batch: Batch) -> None:
         """The claim was answered: only slots of which it has a row stay in hand."""
-        flight = self._flights[batch.claim_id]
+        claim = self._in_flight[batch.claim_id]
         keys = batch.aggregate_keys
         if len(keys) > len(batch.rows):  # others were released
             keys = {row.id: keys[row.id] for row in batch.rows}
-        flight.rows = {row_id: key & 255 for row_id, key in keys.items()}
-        flight.not_sent = dict(flight.rows)
-        self._put_down(flight, flight.in_hand & ~mask_of(flight.rows.values()))
+        claim.rows = {row_id: key & 255 for row_id, key in keys.items()}
+        claim.not_sent = dict(claim.rows)
+        self._end_claim(claim, claim.in_hand & ~mask_of(claim.rows.values()))
 
     async def release_waiting(self, session: Session, batch: Batch) -> Batch:
         """The batch without rows that have to wait for others: those are released. Raises SessionLost or psycopg.Error.
@@ -167,14 +167,14 @@ class InOrder:
 
     def let_others_claim(self, claim_id: str) -> None:
         """Each row of the claim holds its aggregate, so other rows of its slots may be claimed before it is settled."""
-        flight = self._flights.get(claim_id)
-        if flight is not None:
-            self._let_next_claim(flight, flight.in_hand)
+        claim = self._in_flight.get(claim_id)
+        if claim is not None:
+            self._let_next_claim(claim, claim.in_hand)
 
     def _hold(self, claim_id: str, row: ClaimedRow, key: int) -> None:
         """This row of ours is not in the stream, and may not get there now."""
         self.held.add(row.id, key, HoldReason.OUR_CLAIM)
-        self._ours[row.id] = (claim_id, row.event_id)
+        self._unsent[row.id] = (claim_id, row.event_id)
 
     # After a claim.
 
@@ -187,16 +187,16 @@ class InOrder:
         for row in batch.rows if len(sent) < len(batch.rows) else ():
             if row.id not in sent:
                 self._hold(batch.claim_id, row, batch.aggregate_keys[row.id])
-        flight = self._flights.get(batch.claim_id)
-        if flight is not None:
-            if len(sent) == len(flight.not_sent):
-                flight.not_sent = {}
+        claim = self._in_flight.get(batch.claim_id)
+        if claim is not None:
+            if len(sent) == len(claim.not_sent):
+                claim.not_sent = {}
             else:
-                flight.failed.update(row.id for row in batch.rows if row.id not in sent)
+                claim.failed.update(row.id for row in batch.rows if row.id not in sent)
                 for row_id in sent:
-                    if row_id not in flight.failed:
-                        flight.not_sent.pop(row_id, None)
-            self._let_next_claim(flight, flight.in_hand & ~mask_of(flight.not_sent.values()))
+                    if row_id not in claim.failed:
+                        claim.not_sent.pop(row_id, None)
+            self._let_next_claim(claim, claim.in_hand & ~mask_of(claim.not_sent.values()))
 
     def note_announced(self, batch: Batch, outcomes: BatchOutcomes) -> None:
         """Note which dead events the entries that are in the stream have told of."""
@@ -208,34 +208,34 @@ class InOrder:
     def settled(self, claim_id: str, outcomes: BatchOutcomes, settlement: Settlement) -> None:
         """What became of rows of a claim is written."""
         # Rows that were released may be in a later claim by now, before we hear of it: that one holds them.
-        later = frozenset(row_id for row_id, (holder, _) in self._ours.items() if holder != claim_id)
-        event_ids = {row_id: event_id for row_id, (_, event_id) in self._ours.items()}
+        later = frozenset(row_id for row_id, (holder, _) in self._unsent.items() if holder != claim_id)
+        event_ids = {row_id: event_id for row_id, (_, event_id) in self._unsent.items()}
         if self.held.note_settled(outcomes, settlement.not_ours - later, settlement.undone | later, event_ids):
             self.rescan()
             self.wake_relay()
-        for row_id in [each for each in self._ours if self.held.reason(each) is not HoldReason.OUR_CLAIM]:
-            del self._ours[row_id]
-        flight = self._flights.get(claim_id)
-        if flight is not None and (left := flight.settled(outcomes, settlement.undone)):
+        for row_id in [each for each in self._unsent if self.held.reason(each) is not HoldReason.OUR_CLAIM]:
+            del self._unsent[row_id]
+        claim = self._in_flight.get(claim_id)
+        if claim is not None and (left := claim.settled(outcomes, settlement.undone)):
             # Another part of it may wait for its node for long. Without one all of it is finished in a moment.
-            self._put_down(flight, flight.in_hand & ~left)
-            self.slots.settled(flight.opened & ~left)
-            flight.opened &= left
+            self._end_claim(claim, claim.in_hand & ~left)
+            self.slots.settled(claim.claimable_again & ~left)
+            claim.claimable_again &= left
 
     def claim_ended(self, claim_id: str) -> None:
         """Nothing of the claim is worked on any more, but for rows that hold their aggregates."""
-        flight = self._flights.pop(claim_id, None)
-        if flight is not None:
-            self._put_down(flight, flight.in_hand)
-            if flight.opened:
-                self.slots.settled(flight.opened)
+        claim = self._in_flight.pop(claim_id, None)
+        if claim is not None:
+            self._end_claim(claim, claim.in_hand)
+            if claim.claimable_again:
+                self.slots.settled(claim.claimable_again)
             self._slots_changed.set()
 
     def released(self, claim_id: str) -> None:
         """The rows of a claim on which nobody works were released, as far as they were ours still."""
-        flight = self._flights.get(claim_id)
-        if flight is not None:
-            self.forgotten(flight.rows)
+        claim = self._in_flight.get(claim_id)
+        if claim is not None:
+            self.forgotten(claim.rows)
             self.watch.check_soon()
             self.rescan()
         self.claim_ended(claim_id)
@@ -254,18 +254,19 @@ class InOrder:
         """These rows are in flight no more: what is not written by now was lost, or is kept aside."""
         self.note_not_ours([row_id for row_id in ids if self.held.reason(row_id) is HoldReason.OUR_CLAIM])
 
-    def _let_next_claim(self, flight: Flight, mask: SlotMask) -> None:
+    def _let_next_claim(self, claim: ClaimInFlight, mask: SlotMask) -> None:
         """All rows of these slots are in the stream, or hold their aggregate: they may be claimed before we settle."""
         if mask:
             self.slots.let_next_claim(mask)
-            flight.opened |= mask
-            flight.in_hand &= ~mask
+            claim.claimable_again |= mask
+            claim.in_hand &= ~mask
             self._slots_changed.set()
 
-    def _put_down(self, flight: Flight, mask: SlotMask) -> None:
+    def _end_claim(self, claim: ClaimInFlight, mask: SlotMask) -> None:
+        """These slots of the claim are in hand no more."""
         if mask:
-            flight.in_hand &= ~mask
-            self.slots.give_back(mask)
+            claim.in_hand &= ~mask
+            self.slots.end_claim(mask)
             self._slots_changed.set()
 
 

@@ -26,7 +26,10 @@ class HeldWatch:
 
     def __init__(self, event_types: EventTypeFilter | None = None) -> None:
         types = None if event_types is None else list(event_types.types)
-        self._of: dict[str, object] = {"types": types, "handled": event_types is not None and event_types.only_these}
+        self._event_types: dict[str, object] = {
+            "types": types,
+            "handled": event_types is not None and event_types.only_these,
+        }
         self._soon = False
         self._check_at = 0.0  # when to check next
 
@@ -64,7 +67,7 @@ class HeldWatch:
     async def _load(self, session: Session, gained: Collection[int], held: Held, claims: Collection[str]) -> None:
         held.forget(gained)
         mask = "\\x" + mask_of(gained).to_bytes(SLOTS // 8, "little").hex()
-        parameters = {"mask": mask, "claims": list(claims), "hold": held.hold, "most": MOST_DEAD, **self._of}
+        parameters = {"mask": mask, "claims": list(claims), "hold": held.hold, "most": MOST_DEAD, **self._event_types}
         for row_id, key, kind, event_id in await session.fetch(load("held_load"), parameters):
             if kind == "after":
                 held.note_died(row_id, key, event_id)
@@ -76,7 +79,7 @@ class HeldWatch:
         rows = sorted(held.rows(*CHECKED))
         for first in range(0, len(rows), AT_ONCE):
             asked = rows[first : first + AT_ONCE]
-            found = await session.fetch(load("held_check"), {"ids": asked, "claims": list(claims), **self._of})
+            found = await session.fetch(load("held_check"), {"ids": asked, "claims": list(claims), **self._event_types})
             again |= held.note_checked([(row_id, kind, event_id) for row_id, kind, event_id in found], asked)
         self._check_at = monotonic() + EVERY_S
         return again

@@ -123,10 +123,10 @@ class AfterTurn:
     async def _wait_and_settle(postgres: ReconnectingSession, sink_batch: SinkBatch) -> None:
         batch, sink = sink_batch.batch, sink_batch.sink
         waiting = [batch._replace(rows=sink_batch.isolated)]  # for the bisector
-        isolated = [
-            *sink_batch.isolated,
-            *await sink.answers.wait_and_settle(postgres, batch, sink_batch.written, sink_batch.began, also=waiting),
-        ]
+        cut = await sink.answers.wait_and_settle(
+            postgres, batch, sink_batch.written, sink_batch.began, renew_too=waiting
+        )
+        isolated = [*sink_batch.isolated, *cut]
         if isolated:
             await sink.bisector.add(postgres, batch._replace(rows=isolated))
 

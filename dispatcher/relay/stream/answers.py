@@ -55,11 +55,11 @@ class SinkAnswers:
         written: WrittenBatch,
         began: float,
         *,
-        also: Collection[Batch] = (),
+        renew_too: Collection[Batch] = (),
     ) -> list[ClaimedRow]:
         """Wait for the replies, decide, settle. Returns the rows to be isolated, which are still claimed.
 
-        `also`: other rows of the claim, whose leases are renewed while this batch waits for the sink.
+        `renew_too`: other rows of the claim, whose leases are renewed while this batch waits for the sink.
         """
         replies = await self._judge_refusals(await replies_of(written))
         outcomes = self.decide(batch, written, replies)
@@ -68,7 +68,7 @@ class SinkAnswers:
         isolated: list[ClaimedRow] = []
         if outcomes.unknown:
             unanswered = set(outcomes.unknown)
-            await self._reconciler.reconcile(self._gate, postgres, batch, outcomes, also=also)
+            await self._reconciler.reconcile(self._gate, postgres, batch, outcomes, renew_too=renew_too)
             # If Redis answered a row with an error before it closed the connection, that row is the cause.
             if was_cut(replies) and not outcomes.retries:
                 isolated = self._cut_again([row for row in batch.rows if row.id in unanswered], outcomes)
@@ -77,8 +77,8 @@ class SinkAnswers:
                     isolated = []
         elif self._cut_once:
             self._cut_once.difference_update(outcomes.sent_ids)
-        keep = [*also, batch._replace(rows=isolated)]
-        await self.settle(postgres, batch, outcomes, also=keep)
+        keep = [*renew_too, batch._replace(rows=isolated)]
+        await self.settle(postgres, batch, outcomes, renew_too=keep)
         await self._end(postgres, began, error)
         return isolated
 
@@ -146,28 +146,28 @@ class SinkAnswers:
         batch: Batch,
         outcomes: BatchOutcomes,
         *,
-        also: Collection[Batch] = (),
+        renew_too: Collection[Batch] = (),
         tried: bool = False,
     ) -> None:
         """Settle; when another incarnation of Redis holds the stream by then, search it for the entries first.
 
-        `also`: as for `wait_and_settle()`; `tried`: as for Settler.settle().
+        `renew_too`: as for `wait_and_settle()`; `tried`: as for Settler.settle().
         """
 
         async def search_again(outcomes: BatchOutcomes, batch: Batch) -> None:
             if outcomes.incarnation is not None:
                 self._gate.connection.distrust(outcomes.incarnation)
             outcomes.doubt_sent()
-            await self._reconciler.reconcile(self._gate, postgres, batch, outcomes, also=also)
+            await self._reconciler.reconcile(self._gate, postgres, batch, outcomes, renew_too=renew_too)
 
         if self.order is not None:
             self.order.note_announced(batch, outcomes)
         await self._settler.settle(
             postgres, batch.claim_id, outcomes, batch=batch, search_again=search_again, tried=tried
         )
-        # Rows that are kept aside keep `search_again`, perhaps for hours, and that keeps `also`: no batch from here on,
-        # or the payloads of all of them would stay in memory.
-        also = ()
+        # Rows that are kept aside keep `search_again`, perhaps for hours, and that keeps `renew_too`: no batch from
+        # here on, or the payloads of all of them would stay in memory.
+        renew_too = ()
 
     def _cut_again(self, unanswered: list[ClaimedRow], outcomes: BatchOutcomes) -> list[ClaimedRow]:
         """Rows that are not in the stream after a second cut; after a first one they are released, as by an outage."""

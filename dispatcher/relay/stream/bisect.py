@@ -130,7 +130,7 @@ class PoisonBisector:
         pieces = [*reversed(alone), *([others] if others else [])]  # the last one first
         while pieces:
             # First the connection, then the leases: a dispatcher that fences us ends it before it adopts our rows.
-            if not await self._takes_entries() or (pieces[-1][0].suspect and not await self._is_calm(case, pieces)):
+            if not await self._takes_entries() or (pieces[-1][0].suspect and not await self._is_stable(case, pieces)):
                 await self._release(case, [row for piece in pieces for row in piece])
                 return
             piece = pieces.pop()
@@ -158,9 +158,9 @@ class PoisonBisector:
         self._gate.note_outcomes(BatchOutcomes(sink_error=why))
         return False
 
-    async def _is_calm(self, case: IsolatedBatch, pieces: list[list[ClaimedRow]]) -> bool:
+    async def _is_stable(self, case: IsolatedBatch, pieces: list[list[ClaimedRow]]) -> bool:
         rows = [row for piece in pieces for row in piece]
-        return await self._suspects.wait_until_calm(
+        return await self._suspects.wait_until_stable(
             self._policy.claims.lease_s / 8, lambda: self._still_ours(case, rows)
         )
 
@@ -192,7 +192,7 @@ class PoisonBisector:
         unanswered = set(outcomes.unknown)
         others = [each.batch for each in self._queue]
         if outcomes.unknown:
-            await self._reconciler.reconcile(self._gate, case.postgres, piece, outcomes, also=others)
+            await self._reconciler.reconcile(self._gate, case.postgres, piece, outcomes, renew_too=others)
         again: list[list[ClaimedRow]] = []
         if cut:
             missing = [row for row in rows if row.id in unanswered & set(outcomes.released)]
@@ -208,7 +208,7 @@ class PoisonBisector:
             elif missing and self._suspects.judge(rows[0], outcomes, self._policy.retry):
                 again = [missing]
         self._suspects.passed(outcomes.sent_ids)
-        await self._answers.settle(case.postgres, piece, outcomes, also=others)
+        await self._answers.settle(case.postgres, piece, outcomes, renew_too=others)
         return again
 
     def _split(

@@ -30,12 +30,12 @@ class Reconciler:
         batch: Batch,
         outcomes: BatchOutcomes,
         *,
-        also: Collection[Batch] = (),
+        renew_too: Collection[Batch] = (),
     ) -> None:
         """File what is unknown as sent or released. At a stop it stays unknown, and its rows claimed.
 
-        `also`: other batches whose leases are renewed while this one waits: an outage longer than the lease must not
-        look like a frozen dispatcher.
+        `renew_too`: other batches whose leases are renewed while this one waits: an outage longer than the lease must
+        not look like a frozen dispatcher.
         """
         leases = LeaseRenewer(self._observe, self._rng)
         search: Search | None = None
@@ -48,5 +48,5 @@ class Reconciler:
                 if await gate.search_for_unknown(batch, outcomes, search=search, for_s=self._lease_s / 8):
                     break
             if leases.is_time(self._lease_s / 4):
-                await leases.renew(postgres, rows_of([batch, *also]))
+                await leases.renew(postgres, rows_of([batch, *renew_too]))
         leases.done()

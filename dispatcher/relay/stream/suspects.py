@@ -39,12 +39,12 @@ class Suspects:
         self._stopping = stopping
         self._observe = observe
         self._rng = rng
-        self._calm: object = None  # the server that has been up for long enough
+        self._stable_server: object = None  # the server that has been up for long enough
         self._takes_others = False  # whether it took another entry, or a write of ours, before the row that is tried
         self._lost: dict[int, int] = {}  # by row: how often Redis was lost under it while it was alone
         self._charged: set[int] = set()
 
-    async def wait_until_calm(self, every_s: float, renew: Callable[[], Awaitable[object]]) -> bool:
+    async def wait_until_stable(self, every_s: float, renew: Callable[[], Awaitable[object]]) -> bool:
         """Wait until Redis has been up for a while. False: it was lost meanwhile, or we stop.
 
         `renew()` is called about every `every_s` seconds: leases must not run out.
@@ -52,7 +52,7 @@ class Suspects:
         connection = self._gate.connection
         server = self._server(connection)
         until = monotonic() + self._rng.uniform(UP_S, 2 * UP_S)
-        while self._calm != server and (left_s := until - monotonic()) > 0:
+        while self._stable_server != server and (left_s := until - monotonic()) > 0:
             with anyio.move_on_after(min(left_s, every_s)):
                 await self._stopping.wait()
             if self._stopping.is_set() or not connection.up or self._server(connection) != server:
@@ -60,7 +60,7 @@ class Suspects:
             await renew()
         if not await self._gate.wait_open() or self._server(connection) != server:
             return False
-        self._calm = server
+        self._stable_server = server
         self._takes_others = self._took_others() or await self._gate.takes_writes()
         return True
 

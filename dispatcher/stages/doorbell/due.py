@@ -13,7 +13,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 
 FILLING = 0.5  # share of the queue in use
-CALM = 0.25
+FILLING_NO_MORE = 0.25  # below it writers may ring again
 ASK_EVERY_S = 0.1
 
 
@@ -58,7 +58,7 @@ class DueCheck:
         [(due_s, usage)] = await session.fetch(statement, rows | {"usage": ask})
         if usage is not None:
             self._asked_at = self._clock()
-            filling = usage > (CALM if self.filling else FILLING)
+            filling = usage > (FILLING_NO_MORE if self.filling else FILLING)
             if filling != self.filling:
                 self.filling = filling
                 self._observe(NotificationQueueChanged(filling, usage))

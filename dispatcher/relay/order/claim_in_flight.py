@@ -8,12 +8,12 @@ from dispatcher.core.owned_slots import SlotMask, mask_of
 
 
 @dataclass(slots=True)
-class Flight:
+class ClaimInFlight:
     """One claim. `in_hand`: its slots that no other claim may take."""
 
     in_hand: SlotMask
     connection_epochs: Mapping[int, int]  # by sink, as it was claimed
-    opened: SlotMask = 0  # slots that other claims may take, though its rows of them are not settled
+    claimable_again: SlotMask = 0  # slots that other claims may take, though its rows of them are not settled
     rows: dict[int, int] = field(default_factory=dict)  # that are not settled, with their slots, by id
     not_sent: dict[int, int] = field(default_factory=dict)  # rows that are not in the stream, with their slots, by id
     failed: set[int] = field(default_factory=set)  # rows that were answered, and are not in the stream
