@@ -25,7 +25,7 @@ pytestmark = pytest.mark.both_versions
 WAITING, SETTLED, BATCH, WINDOW = 100_000, 100_000, 256, 1000
 OURS, OVERDUE = new_claim_id(), new_claim_id()
 CLAIMS = ["claim filtered", "claim split", "claim filtered split", "claim sharded", "settle_sent sharded"]
-OWNED = ["look owned", "doze owned"]
+OWNED = ["due_check owned", "doze owned"]
 IN_ORDER = ["claim split sharded ordered", "claim_chosen sharded ordered", "peek ordered"]
 INSERTS = {"prove_insert", "trial_insert"}  # read nothing, or the newest twenty rows
 FILES = sorted(
@@ -72,7 +72,7 @@ MAY_TOUCH = {
     "release everything": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
     "due_check": 3 * BATCH,  # passes the rows that are held
     "doze": 3 * BATCH,
-    "look owned": 3 * BATCH + 1000,  # and a window of foreign rows
+    "due_check owned": 3 * BATCH + 1000,  # and a window of foreign rows
     "doze owned": 3 * BATCH + 1000,
     "ring_owners": 3 * BATCH + 2 * 64,
     "slots_free": WAITING + 2 * BATCH,  # what is unsettled; once a dispatcher that died
