@@ -176,6 +176,8 @@ def waits(conditions: Sequence[Condition], groups: Sequence[GroupInfo] = ()) -> 
         since, what, do = min(the_same)
         many = f" ({len(the_same)} of {len(conditions)} dispatchers)" if len(conditions) > 1 else ""
         level: Severity = "bad" if holds_up(kind) else wake_needs.unheard(tick_s) if kind == "listener" else "warn"
+        if kind == "layout" and sum(len(each) for (of, *_), each in said.items() if of == kind) < len(conditions):
+            level, what = "warn", f"Some dispatchers claim nothing for the streams, the others do: {reason}"
         found.append(Need(level, kind, what + many, seconds_of(since), do, page=page_of_trouble(kind, reason)))
     return found
 
