@@ -79,8 +79,9 @@ class Tail(_Base):
     or a `position`.
     `shards`: as of the dispatchers. `count`: entries of one read, at most: fewer where they are large, for about 4 MiB.
     `block`: the longest wait; a stop waits for it (`block_ms` is its old name, in milliseconds).
-    `on_missed(key)`: entries may have been trimmed before they were read, as when this process stood still for hours:
-    what it keeps is to be loaded anew. Redis being away is waited out; a wrong password is raised.
+    `on_missed(key)`: entries may have been trimmed before they were read, as when this process stood still for hours,
+    or Redis lost the newest ones: what it keeps is to be loaded anew. Redis being away is waited out; a wrong password
+    is raised.
     """
 
     def __init__(

@@ -1,16 +1,22 @@
 """Reads a stream without a group, and without I/O: the steps that Tail and AsyncTail carry out."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
+
+import redis
 
 from dispatcher.client.entry_taker import OF_REDIS
 from dispatcher.client.patience import wait_out
 from dispatcher.client.received import Malformed, receive
 from dispatcher.client.steps import Call, Deliver, Steps, pages_of, sizes_of, text
+from dispatcher.core.outages import is_unavailable, reply_of
 from dispatcher.core.page_size import PageSize
 
 log = logging.getLogger("dispatcher.client")
 NEWEST, OLDEST = "$", "0-0"
+REMEMBERED = 100  # ids of each key, where to go on if Redis loses the newest entries
+LOOK_S = 5.0  # between two looks for such a loss, or 20 waits if that is less
 OnMissed = Callable[[str], object]
 
 
@@ -35,6 +41,8 @@ class TailReader:
         self._clock = clock
         self._replied_at = clock()
         self._unsure: set[str] = set()  # keys of which entries may have been trimmed since the last read
+        self._ends = {key: deque[str](maxlen=REMEMBERED) for key in after}  # with what each of the last reads ended
+        self._look_at = 0.0
 
     def steps(self) -> Steps:
         """Steps until a stop. Waits while Redis is away; raises errors that need a person."""
@@ -47,6 +55,7 @@ class TailReader:
                     yield from self._turn()
                     failures, worked = 0, True
             except OF_REDIS as error:
+                self._look_at = 0.0  # it may be another server, or the same one with older data
                 yield from wait_out(error, failures, worked=worked)
                 failures += 1
 
@@ -78,10 +87,15 @@ class TailReader:
             elif not stood_still:
                 self._unsure.discard(key)
             self._read[key] = text(entries[-1][0])
+            self._ends[key].append(self._read[key])
             for entry_id, fields in entries:
                 if self.stopping:
                     return
                 yield from self._deliver(key, text(entry_id), fields)
+        if now >= self._look_at:
+            for key in self._read.keys() - {key for key, _ in pages}:
+                yield from self._look_for_a_loss(key)
+            self._look_at = now + min(LOOK_S, self._block_ms / 50)
 
     def _look_for_a_gap(self, key: str) -> Steps:
         """A stream loses its oldest entries first: while the last one that was read, or one before it, is there, none
@@ -94,6 +108,38 @@ class TailReader:
         if self._on_missed is not None:
             self._on_missed(key)
 
+    def _look_for_a_loss(self, key: str) -> Steps:
+        """Ids rise, unless Redis loses its data while its clock goes back: then what is new lies below what was read,
+        and would be passed over. Go on behind the newest that was read and is still there.
+        """
+        ends = self._ends[key]
+        if not ends or ends[-1] != self._read[key] or not (yield from self._has_ended_before(key, ends[-1])):
+            return
+        lost = ends[-1]
+        while ends and not (yield Call("xrange", (key, ends[-1], ends[-1]), {"count": 1})):
+            ends.pop()
+        self._read[key] = ends[-1] if ends else OLDEST
+        log.warning("Redis lost entries of %s up to %s: it is read on after %s", key, lost, self._read[key])
+        if self._on_missed is not None:
+            self._on_missed(key)
+
+    def _has_ended_before(self, key: str, entry_id: str) -> Steps:
+        """Whether the stream has given no id as high as this one: it is not the one in which that was read."""
+        try:
+            newest = yield Call("xrevrange", (key,), {"count": 1})
+            if newest and _number(text(newest[0][0])) >= _number(entry_id):
+                return False
+            found = yield Call("xinfo_stream", (key,))
+        except redis.ResponseError as error:
+            reply = reply_of(error) or ""
+            if is_unavailable(reply):  # nobody can tell
+                return False
+            if "no such key" in reply:
+                return True
+            raise
+        known = {text(name): value for name, value in found.items()}["last-generated-id"]
+        return _number(text(known)) < _number(entry_id)  # else its newest entries were deleted
+
     def _deliver(self, key: str, entry_id: str, fields: dict[object, object]) -> Steps:
         try:
             event = receive(entry_id, fields, 1, key)
@@ -102,3 +148,9 @@ class TailReader:
         else:
             yield Deliver(event)
         self.after[key] = entry_id
+
+
+def _number(entry_id: str) -> tuple[int, int]:
+    """An id of Redis, to be compared."""
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence or 0)

@@ -125,6 +125,35 @@ async def test_who_missed_entries_is_told(kind: str, redis: "aio.Redis", redis_u
     assert missed == [STREAM]
 
 
+async def test_what_comes_below_what_was_read_is_not_passed_over(
+    kind: str, redis: "aio.Redis", redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis loses data while its clock goes back: its new entries have lower ids than those that it lost."""
+
+    async def put(name: str, milliseconds: int, where: Any = redis) -> None:
+        await publish(where, name, entry_id=f"{milliseconds}-0")
+
+    missed: list[str] = []
+    async with watching(kind, redis_url, after="0", on_missed=missed.append) as watched:
+        for name, moment in (("a", 100), ("b", 200), ("c", 300), ("d", 400)):
+            await put(name, moment)
+            assert await watched.next() == [name]
+        async with redis.pipeline(transaction=True) as at_once:
+            at_once.delete(STREAM)
+            for name, moment in (("a", 100), ("b", 200), ("new", 250)):
+                await put(name, moment, at_once)
+            await at_once.execute()
+        assert await watched.next() == ["new"]
+        async with redis.pipeline(transaction=True) as at_once:
+            at_once.delete(STREAM)
+            await put("newer", 50, at_once)
+            await at_once.execute()
+        assert await watched.next() == ["newer"]
+        assert await watched.rest() == []
+    assert missed == [STREAM, STREAM]
+    assert f"Redis lost entries of {STREAM} up to 400-0: it is read on after 200-0" in caplog.text
+
+
 async def test_who_begins_at_the_oldest_entry_or_between_two_missed_nothing(
     kind: str, redis: "aio.Redis", redis_url: str
 ) -> None:

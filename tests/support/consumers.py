@@ -187,6 +187,7 @@ async def publish(
     key: str = STREAM,
     event_type: str = "order.created",
     payload: str = '{"total": 42}',
+    entry_id: str = "*",
 ) -> str:
     """An entry as the dispatcher writes it; its id."""
     entry = await redis.xadd(
@@ -200,6 +201,7 @@ async def publish(
             "occurred_at": "2025-06-01T12:00:00.123456+00:00",
             "payload": payload,
         },
+        id=entry_id,
     )
     return str(entry)
 

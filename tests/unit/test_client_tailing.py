@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import pytest
+import redis
+
 from dispatcher.client.steps import Call, Deliver, advance
 from dispatcher.client.tailing import TailReader
 from dispatcher.core.page_size import PageSize
@@ -36,6 +39,8 @@ class Reading:
         if isinstance(self.step, Deliver):
             return "deliver", self.step.event.entry_id
         assert isinstance(self.step, Call)
+        if self.step.method in ("xrevrange", "xinfo_stream"):
+            return (self.step.method, self.step.arguments[0])
         return ("xread",) if self.step.method == "xread" else ("gap", self.step.arguments[0], self.step.arguments[2])
 
     def reads(self, *ids: str, key: str = KEY, look_behind: str | None = None, kept: bool = True, **more: Any) -> None:
@@ -84,3 +89,36 @@ def test_what_was_trimmed_of_a_key_that_was_empty_is_noticed_when_something_come
     reading.answer([])
     reading.reads("9-0", look_behind="1-0", kept=False)
     assert reading.missed == [KEY]
+
+
+@pytest.mark.parametrize("given", ["3-0", "2-9", None])
+def test_a_stream_whose_newest_entries_were_deleted_is_no_loss(given: str | None) -> None:
+    """It has given ids as high as what was read."""
+    reading = Reading()
+    reading.answer([])
+    reading.reads("3-0", look_behind="1-0")
+    reading.answer([], after_s=3_600)
+    assert reading.asked() == ("xrevrange", KEY)
+    reading.answer([] if given is None else [(given, FIELDS)])
+    if given != "3-0":
+        assert reading.asked() == ("xinfo_stream", KEY)
+        reading.answer({"last-generated-id": b"3-0"})
+    assert reading.asked() == ("xread",)
+    assert reading.missed == []
+
+
+def test_a_moment_that_is_not_yet_there_is_no_loss() -> None:
+    """`after` may be a time to come: only what was read can be lost."""
+    reading = Reading()
+    reading.answer([], after_s=3_600)
+    assert reading.asked() == ("xread",)
+
+
+def test_who_may_not_look_for_a_loss_reads_on() -> None:
+    reading = Reading()
+    reading.answer([])
+    reading.reads("3-0", look_behind="1-0")
+    reading.answer([], after_s=3_600)
+    reading.step = advance(reading.steps, None, redis.exceptions.NoPermissionError("no permission for xrevrange"))
+    assert reading.asked() == ("xread",)
+    assert reading.missed == []
