@@ -15,8 +15,8 @@ from dispatcher.cli import main
 from dispatcher.core.entry import EntryFormat
 from dispatcher.core.row import ClaimedRow
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.relay.stream import relay as lanes
-from dispatcher.service import sessions as links
+from dispatcher.relay import cursor
+from dispatcher.service import sessions
 from dispatcher.stages.claim import FROM_THE_START
 
 
@@ -32,19 +32,26 @@ class Technique:
     settings: tuple[tuple[str, str], ...] = ()
 
 
+def _replace(owner: Any, name: str, by: object) -> None:
+    """Set what is there already. A name that is gone is an error: the technique would stay on, and be measured so."""
+    if not hasattr(owner, name):
+        raise AttributeError(f"{owner.__name__} has no {name} any more: what is to be switched off here?")
+    setattr(owner, name, by)
+
+
 def _one_lane() -> None:
-    links.LANES = 1
+    _replace(sessions, "LANES", 1)
 
 
 def _no_cursor() -> None:
-    vars(lanes)["last_index_key"] = lambda _batch: FROM_THE_START
+    _replace(cursor, "last_index_key", lambda _batch: FROM_THE_START)
 
 
 def _python_packing() -> None:
     connection: Any = cast("Any", Connection)()
     serializer: Any = PythonRespSerializer(connection._buffer_cutoff, connection.encoder.encode)
 
-    def xadd(entry: EntryFormat, row: ClaimedRow) -> bytes:
+    def xadd(entry: EntryFormat, row: ClaimedRow, **_: bool) -> bytes:
         fields = {
             "event_id": row.event_id,
             "message_id": row.message_id,
@@ -57,7 +64,7 @@ def _python_packing() -> None:
         words = ("XADD", entry.stream, "MAXLEN", "~", str(entry.maxlen), "*", *chain.from_iterable(fields.items()))
         return b"".join(serializer.pack(*words))
 
-    EntryFormat.xadd = xadd  # type: ignore[assignment,method-assign]
+    _replace(EntryFormat, "xadd", xadd)
 
 
 def _synchronous_commit() -> None:
@@ -66,13 +73,13 @@ def _synchronous_commit() -> None:
     def durable(target: PostgresTarget, server_version: int) -> dict[str, str]:
         return settings(target, server_version) | {"synchronous_commit": "on"}
 
-    PostgresTarget.session_settings = durable  # type: ignore[assignment,method-assign]
+    _replace(PostgresTarget, "session_settings", durable)
 
 
 _TABLE = "ALTER TABLE messaging.message_outbox"
 _USUAL_INDEX = "ON messaging.message_outbox (next_run_at, id) WHERE status IN ('pending', 'retry')"
 TECHNIQUES = {
-    "batches": Technique("batches of 256 (16 instead)", settings=(("DISPATCH_BATCH_SIZE", "16"),)),
+    "batches": Technique("batches of up to 512 (16)", settings=(("DISPATCH_BATCH_SIZE", "16"),)),
     "lanes": Technique("three lanes that take turns (one)", _one_lane),
     "packing": Technique("entries written from one template (redis-py's packer)", _python_packing),
     "commit": Technique("synchronous_commit off in our sessions (on)", _synchronous_commit),
