@@ -30,12 +30,12 @@ from dispatcher.demo.payloads import COLUMNS, sample_events
 from dispatcher.infra.postgres.target import PostgresTarget as Address
 from dispatcher.infra.sqlfiles import load
 
-BATCH, BURSTS = 256, 3
+BATCH, BURSTS = 512, 3  # the largest of the dispatcher: DISPATCH_BATCH_SIZE
 SHARE = 0.75
 CLIENTS = (1, 2, 3)
 NAMES = {count: f"claim and settle, {count} session{'s' * (count > 1)}" for count in CLIENTS}
 NOTE = (
-    "Claim and settle: the same SQL by pgbench, no Redis, batches of 256. XADD: bursts of 256 packed beforehand, three "
+    "Claim and settle: the same SQL by pgbench, no Redis, batches of 512. XADD: bursts of 512 packed beforehand, three "
     "under way. The drain's target is its share of one session: the relay claims with one session at a time."
 )
 ANSWER = """
