@@ -46,7 +46,7 @@ class Held:
         self.later_event_seen: set[int] = set()  # keys of held aggregates of which a claim met a later event
         self.followed: list[int] = []  # rows of dead events whose next entry is out; emptied by whoever writes it down
         # Keys of which a row has ceased to hold since the running claim began; cleared before each claim.
-        self.let_go_meanwhile: set[int] = set()
+        self.holds_ended: set[int] = set()
         self._rows: dict[int, tuple[int, HoldReason]] = {}  # by row id: the key, and why it holds
         self._by_key: dict[int, set[int]] = {}
         self._dead: dict[int, Dead] = {}  # by key
@@ -56,8 +56,8 @@ class Held:
         return len(self._by_key)
 
     @property
-    def says_nothing(self) -> bool:
-        """Whether no row has to wait, and none tells of a dead event."""
+    def is_empty(self) -> bool:
+        """Whether no row has to wait, and no entry has to tell of a dead event."""
         return not self._by_key and not self._dead
 
     def blocks(self, key: int, row_id: int, but: Collection[int] = ()) -> bool:
@@ -75,13 +75,13 @@ class Held:
         known = self._rows.get(row_id)
         return None if known is None else known[1]
 
-    def let_go(self, row_id: int) -> bool:
+    def end_hold(self, row_id: int) -> bool:
         """This row holds nothing any more. Returns whether a later event of its aggregate was seen."""
         known = self._rows.pop(row_id, None)
         if known is None:
             return False
         key = known[0]
-        self.let_go_meanwhile.add(key)
+        self.holds_ended.add(key)
         rows = self._by_key[key]
         rows.discard(row_id)
         waited = key in self.later_event_seen
@@ -97,7 +97,7 @@ class Held:
             for each, (key, reason) in self._rows.items()
             if key & 255 in slots and reason is not HoldReason.OUR_CLAIM
         ]:
-            self.let_go(row_id)
+            self.end_hold(row_id)
         for key in [each for each in self._dead if each & 255 in slots]:
             del self._dead[key]
 
@@ -135,7 +135,7 @@ class Held:
             return again
         for row_id in [*outcomes.sent_ids, *outcomes.done_ids, *outcomes.released]:
             if row_id in self._rows and row_id not in undone:
-                again |= self.let_go(row_id)
+                again |= self.end_hold(row_id)
         for row_id, _ in outcomes.retries:
             if row_id in self._rows and row_id not in undone:
                 self.add(row_id, self._rows[row_id][0], HoldReason.RETRY)
@@ -147,7 +147,7 @@ class Held:
                 self.add(row_id, key, HoldReason.DEAD)
             else:
                 self.note_died(row_id, key, event_ids.get(row_id, ""))
-                again |= self.let_go(row_id)
+                again |= self.end_hold(row_id)
         for row_id in not_ours:
             self.note_not_ours(row_id)
         return again
@@ -166,10 +166,10 @@ class Held:
                 continue
             kind, event_id = there.get(row_id, ("gone", ""))
             if kind in ("gone", "sent", "holds_nothing"):
-                again |= self.let_go(row_id)
+                again |= self.end_hold(row_id)
             elif kind == HoldReason.DEAD and not self.hold:
                 self.note_died(row_id, known[0], event_id)
-                again |= self.let_go(row_id)
+                again |= self.end_hold(row_id)
             elif kind == HoldReason.CLAIMABLE:
                 again |= known[1] not in FOUND_BY_CLAIMS
                 self.add(row_id, known[0], known[1] if known[1] in FOUND_BY_CLAIMS else HoldReason.CLAIMABLE)

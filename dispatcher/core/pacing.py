@@ -124,7 +124,7 @@ class ArrivalRate:
         return not self.polling and self.rate(now) > self.rings_may_wait_above
 
     def note_rings_wait(self, now: float) -> None:
-        """Note that commits that ring wait for one another: rows come as slowly as these let each other pass."""
+        """Note that commits that ring wait for one another: rows come only as fast as such commits end."""
         self.polling, self._no_ring_until = True, now + self.no_ring_for_s
 
     def rate(self, now: float) -> float:
@@ -132,7 +132,7 @@ class ArrivalRate:
         return self._rate * exp((self._at - now) / self.window_s) if self._rate else 0.0
 
     def quiet_s(self) -> float:
-        """So long without a row ends the polling: six rows that did not come, so a bulk insert is not polled after."""
+        """Polling ends after so long without a row: six should have come by then. It ends soon after a bulk insert."""
         return min(max(6.0 / self._rate, 0.005), 0.025) if self._rate else 0.025
 
     def poll_s(self, now: float, claimed_s: float = 0.0) -> float:

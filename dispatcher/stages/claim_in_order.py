@@ -22,7 +22,7 @@ _COLUMNS = 14  # of ClaimedRow
 
 
 @dataclass(frozen=True, slots=True)
-class OrderedClaim:
+class ClaimRequest:
     """What one claim asks for. `mask`: the slots on the wire, None: all; `owned`: how many; `slot_epochs`: the
     sum of their epochs.
 
@@ -90,7 +90,7 @@ class Peeked(NamedTuple):
     held_back: bool
 
 
-async def claim_plainly(session: Session, claim_id: str, wanted: OrderedClaim) -> tuple[Batch, bool] | None:
+async def claim_plainly(session: Session, claim_id: str, wanted: ClaimRequest) -> tuple[Batch, bool] | None:
     """Claim rows in the order of their ids, and say whether others are parked. None: somebody has locked a row.
 
     Raises as `claim` does.
@@ -103,21 +103,21 @@ async def claim_plainly(session: Session, claim_id: str, wanted: OrderedClaim) -
         return None
 
 
-async def peek(session: Session, wanted: OrderedClaim) -> list[Peeked]:
+async def peek(session: Session, wanted: ClaimRequest) -> list[Peeked]:
     """Look at what might be claimed, in order. Raises SessionLost or psycopg.Error."""
     statement = load("peek", ordered=True, filtered=wanted.event_types is not None)
     rows = await session.fetch(statement, wanted.parameters() | {"by_id": list(wanted.by_id)})
     return [Peeked(*row) for row in rows]
 
 
-async def claim_chosen(session: Session, claim_id: str, wanted: OrderedClaim, ids: list[int]) -> Batch:
+async def claim_chosen(session: Session, claim_id: str, wanted: ClaimRequest, ids: list[int]) -> Batch:
     """Claim these rows; those that are missing are locked by somebody. Raises as `claim` does."""
     statement = load("claim_chosen", sharded=True, ordered=True)
     return (await _claimed(session, claim_id, statement, wanted.parameters() | {"ids": ids}, wanted))[0]
 
 
 async def _claimed(
-    session: Session, claim_id: str, statement: str, parameters: dict[str, Any], wanted: OrderedClaim
+    session: Session, claim_id: str, statement: str, parameters: dict[str, Any], wanted: ClaimRequest
 ) -> tuple[Batch, bool]:
     parameters["claim_id"] = claim_id
     rows = await fetch_claimed(session, statement, parameters, wanted.most_bytes)

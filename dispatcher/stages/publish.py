@@ -33,10 +33,10 @@ class WrittenBatch(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Rows of one stream, by position among the rows that were written. `whole`: within MULTI and EXEC."""
+    """Rows of one stream, by position among the rows that were written. `in_transaction`: within MULTI and EXEC."""
 
     rows: list[int]
-    whole: bool
+    in_transaction: bool
 
 
 def send(
@@ -134,10 +134,10 @@ class _StreamCommands:
         together = [count[key] > 1 for key in self.keys]
         alone = [not each for each in together]
         if any(alone):
-            blocks.append(Block(list(compress(self.rows, alone)), whole=False))
+            blocks.append(Block(list(compress(self.rows, alone)), in_transaction=False))
             wire += compress(self.commands, alone)
         if any(together):
-            blocks.append(Block(list(compress(self.rows, together)), whole=True))
+            blocks.append(Block(list(compress(self.rows, together)), in_transaction=True))
             wire += [MULTI, *compress(self.commands, together), EXEC]
 
 
@@ -165,15 +165,17 @@ def _in_blocks(blocks: Sequence[Block], answers: list[Any]) -> list[Any]:
     replies: list[Any] = [None] * sum(len(block.rows) for block in blocks)
     at = 0
     for block in blocks:
-        took = len(block.rows) + 2 if block.whole else len(block.rows)
+        took = len(block.rows) + 2 if block.in_transaction else len(block.rows)
         answered = answers[at : at + took]
         at += took
-        for position, reply in zip(block.rows, _of_whole(answered) if block.whole else answered, strict=True):
+        if block.in_transaction:
+            answered = _of_transaction(answered)
+        for position, reply in zip(block.rows, answered, strict=True):
             replies[position] = reply
     return replies
 
 
-def _of_whole(answers: list[Any]) -> list[Any]:
+def _of_transaction(answers: list[Any]) -> list[Any]:
     """The replies to the rows between MULTI and EXEC: all refused, all taken, or not known."""
     begun, *queued, done = answers
     if isinstance(begun, Refused):

@@ -1,6 +1,7 @@
 """What it costs a row that its handler had begun when its process ended: the row may be what ended it.
 
-Beside it others had begun, so each of them runs alone from then on, and only one that ran alone can be buried for it.
+Other handlers ran beside it, and nobody knows which of them ended the process. So each of their rows runs alone from
+then on, and only one that ran alone can be buried for it.
 """
 
 from collections.abc import Sequence

@@ -1,12 +1,12 @@
-"""The handover of slots from a dispatcher that is dead or frozen, step by step; the takeover strings them together.
+"""The handover of slots from a dispatcher that is dead or frozen, in four steps. The takeover calls them in this order.
 
     revoke   commit that nobody owns its slots: no claim that begins after this takes a row of them
     fence    end its sessions and connections: a claim that began before this has ended, and has committed or not
     adopt    settle or release the rows that it had in hand, after the stream was searched for them (takeover.py)
     free     only now may another own its slots
 
-A step less, and a claim of the old owner could commit beside one of the new. Each step is durable, so that another
-dispatcher goes on if this one dies on the way.
+Without one of the steps a claim of the old owner could commit beside one of the new. Each step is durable, so
+that another dispatcher goes on if this one dies on the way.
 """
 
 from collections.abc import Sequence

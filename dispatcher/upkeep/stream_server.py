@@ -43,7 +43,7 @@ class StreamServers:
         self._default_stream = default_stream
         self._chunk = chunk
         # Of each stream mark_at in Postgres, and since when it is seen (monotonic).
-        self._turns: dict[str, tuple[float, float]] = {}
+        self._marks: dict[str, tuple[float, float]] = {}
 
     @property
     def up(self) -> bool:
@@ -102,20 +102,20 @@ class StreamServers:
     async def write_ends(self, incarnation: RedisIncarnation, ends: Mapping[str, StreamEnd], address: str) -> None:
         """Note the ends of the streams; and move a window on, once this process has seen its mark for so long."""
         now, lives = monotonic(), dict(incarnation.lives)
-        turns = [self._turns.get(stream, (None, now)) for stream in ends]
+        marks = [self._marks.get(stream, (None, now)) for stream in ends]
         parameters: dict[str, object] = {
             "lives": [lives[stream] for stream in ends],
             "newest_ids": [end.known_id for end in ends.values()],
             "entries": [end.added for end in ends.values()],
-            "turns": [mark_at if now - since >= self._window_s else None for mark_at, since in turns],
+            "seen_marks": [mark_at if now - since >= self._window_s else None for mark_at, since in marks],
             "address": address,
         }
         rows = await self._fetch(
             self._session(), load("note_stream"), {**_identity(tuple(ends), incarnation), **parameters}
         )
         for stream, mark_at in rows:
-            if self._turns.get(stream, (None, now))[0] != mark_at:
-                self._turns[stream] = (mark_at, now)
+            if self._marks.get(stream, (None, now))[0] != mark_at:
+                self._marks[stream] = (mark_at, now)
 
     async def ask(self, sql: str, parameters: Mapping[str, object] | None) -> list[tuple[Any, ...]]:
         return await self._fetch(self._session(), sql, dict(parameters or {}))

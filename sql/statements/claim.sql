@@ -19,7 +19,7 @@
 -- A line that begins with a marker, "--split: " for instance, belongs only to what load() of dispatcher/infra/sqlfiles.py returns when it is
 -- asked for lines of that marker; one with two markers, when it is asked for both. The markers:
 --   filtered: some event types have handlers. plain: load() without filtered.
---   split: in a backlog, where each of the two kinds of rows has its cursor and its share. Without a backlog one scan is enough.
+--   split: in a backlog, where each of the two kinds of rows has its cursor and its limit. Without a backlog one scan is enough.
 --   sharded: tells the slot, where the stream depends on it.
 --   left_out: leaves out the slots (left_out) of shards of a Cluster whose node is away.
 --   ordered: keeps the order of each aggregate (docs/explanation/order.md). unordered: load() without ordered.
@@ -27,9 +27,9 @@
 -- plainest, load("claim", split=True) that of a backlog.
 -- The row of unbroken names the transaction that inserted it: in the column sealed, or in marked where no layout stands. A row that was
 -- copied, by a dump for instance, has the xmin of another transaction. It says nothing of this database, so nothing is claimed.
--- In order, ownership is asked for once, in the snapshot in which the rows are looked at; no locked row is skipped, for the one behind it
+-- In order, ownership is asked for once, in the snapshot in which the rows are read; no locked row is skipped, for the one behind it
 -- may be of its aggregate; and a row that was scheduled goes after fresh rows of lower ids, which may be of its aggregate too. To test
--- one bit of a mask costs the same however many parts the slots make.
+-- one bit of a mask costs the same however many ranges the slots form.
 -- Fresh rows have next_run_at 1970-01-01 (core/row.py has it too): they are due whatever the clock says, though it was set back.
 -- The clock is read in subqueries: a function of it would be evaluated for each row, and no index scan could begin or end there.
 -- Times are text in UTC: the earliest time that the table allows is no Python time in a zone west of Greenwich.

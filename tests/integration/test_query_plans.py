@@ -222,7 +222,7 @@ PARAMETERS: dict[str, object] = {
     "lives": [0],
     "newest_ids": ["0-0"],
     "entries": [0],
-    "turns": [None],
+    "seen_marks": [None],
     "keys": [STREAM] * BATCH,
     "key": None,
     "layout": "",

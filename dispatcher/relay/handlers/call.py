@@ -27,7 +27,7 @@ from dispatcher.handlers.load import LoadedHandler
 from dispatcher.handlers.outages import Outages, meets
 from dispatcher.infra import django_connections
 from dispatcher.infra.traces import Message, parent_in, processing
-from dispatcher.relay.handlers.threads import Ran, Threads
+from dispatcher.relay.handlers.threads import CallResult, Threads
 
 CANCEL_S = 1.0  # what a cancelled task gets to clean up
 
@@ -53,8 +53,8 @@ class HandlerExecutor:
     """
 
     threads: Threads
-    late: set["asyncio.Future[Ran]"]
-    types: dict["asyncio.Future[Ran]", str] = field(default_factory=dict)
+    late: set["asyncio.Future[CallResult]"]
+    types: dict["asyncio.Future[CallResult]", str] = field(default_factory=dict)
 
     @property
     def stuck(self) -> int:
@@ -133,25 +133,25 @@ def _in_a_thread(call: Callable[[], Any]) -> Any:
         return call()
 
 
-def _on_the_loop(call: Callable[[], Awaitable[Any]]) -> "asyncio.Future[Ran]":
-    async def run() -> Ran:
+def _on_the_loop(call: Callable[[], Awaitable[Any]]) -> "asyncio.Future[CallResult]":
+    async def run() -> CallResult:
         try:
             async with django_connections.usable_async():
-                return Ran(await call())
+                return CallResult(await call())
         except BaseException as error:  # SystemExit, or a group with one, would end the loop
-            return Ran(raised=error)
+            return CallResult(raised=error)
 
     return asyncio.get_running_loop().create_task(run(), name="handler")
 
 
 async def _within(
-    future: "asyncio.Future[Ran]", deadline: float, executor: HandlerExecutor, event_type: str
-) -> Ran | None:
+    future: "asyncio.Future[CallResult]", deadline: float, executor: HandlerExecutor, event_type: str
+) -> CallResult | None:
     """The call's end, or None when it is not over in time; it is abandoned then."""
     try:
         await asyncio.wait([future], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
         if future.done():
-            return Ran(raised=asyncio.CancelledError()) if future.cancelled() else future.result()
+            return CallResult(raised=asyncio.CancelledError()) if future.cancelled() else future.result()
         if isinstance(future, asyncio.Task):
             future.cancel()
             await asyncio.wait([future], timeout=CANCEL_S)

@@ -18,14 +18,14 @@ NO_THREAD_S = 1.0  # until a call is tried again for which no thread could be st
 
 
 @dataclass(slots=True)
-class Ran:
+class CallResult:
     """What came of a call: its result, or what it raised."""
 
     result: Any = None
     raised: BaseException | None = None
 
 
-Job = tuple[Callable[[], Any], contextvars.Context, "asyncio.Future[Ran]"]
+Job = tuple[Callable[[], Any], contextvars.Context, "asyncio.Future[CallResult]"]
 
 
 class Threads:
@@ -33,8 +33,8 @@ class Threads:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._idle: list[_Worker] = []
-        self._abandoned: set[asyncio.Future[Ran]] = set()
+        self._idle: list[_HandlerThread] = []
+        self._abandoned: set[asyncio.Future[CallResult]] = set()
         self._started = 0
 
     @property
@@ -42,23 +42,23 @@ class Threads:
         """Threads that were abandoned and have not ended their call."""
         return len(self._abandoned)
 
-    def call(self, function: Callable[[], Any]) -> "asyncio.Future[Ran]":
+    def call(self, function: Callable[[], Any]) -> "asyncio.Future[CallResult]":
         """Run it in a thread. The future never raises: what the call raised is in it."""
-        future: asyncio.Future[Ran] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[CallResult] = asyncio.get_running_loop().create_future()
         if self._idle:
-            worker = self._idle.pop()
+            thread = self._idle.pop()
         else:
-            worker = _Worker(f"{self._name}-{self._started + 1}", asyncio.get_running_loop(), self._ended)
+            thread = _HandlerThread(f"{self._name}-{self._started + 1}", asyncio.get_running_loop(), self._ended)
             try:
-                worker.start()
+                thread.start()
             except RuntimeError as error:  # the system has no thread left: nobody's failure, and no end of the process
-                future.set_result(Ran(raised=Wait(NO_THREAD_S, f"no thread can be started ({error})")))
+                future.set_result(CallResult(raised=Wait(NO_THREAD_S, f"no thread can be started ({error})")))
                 return future
             self._started += 1
-        worker.jobs.put((function, contextvars.copy_context(), future))
+        thread.jobs.put((function, contextvars.copy_context(), future))
         return future
 
-    def abandon(self, future: "asyncio.Future[Ran]") -> None:
+    def abandon(self, future: "asyncio.Future[CallResult]") -> None:
         """Wait for this call no more."""
         if not future.done():
             self._abandoned.add(future)
@@ -68,21 +68,21 @@ class Threads:
         while self._idle:
             self._idle.pop().jobs.put(None)
 
-    def _ended(self, worker: "_Worker", future: "asyncio.Future[Ran]", ran: Ran) -> None:
+    def _ended(self, thread: "_HandlerThread", future: "asyncio.Future[CallResult]", ran: CallResult) -> None:
         self._abandoned.discard(future)
-        self._idle.append(worker)
+        self._idle.append(thread)
         if not future.done():
             future.set_result(ran)
 
 
-class _Worker(threading.Thread):
+class _HandlerThread(threading.Thread):
     """Takes one call after another."""
 
     def __init__(
         self,
         name: str,
         loop: asyncio.AbstractEventLoop,
-        ended: "Callable[[_Worker, asyncio.Future[Ran], Ran], None]",
+        ended: "Callable[[_HandlerThread, asyncio.Future[CallResult], CallResult], None]",
     ) -> None:
         super().__init__(name=name, daemon=True)
         self.jobs: SimpleQueue[Job | None] = SimpleQueue()
@@ -93,9 +93,9 @@ class _Worker(threading.Thread):
         while (job := self.jobs.get()) is not None:
             function, context, future = job
             try:
-                ran = Ran(context.run(function))
+                ran = CallResult(context.run(function))
             except BaseException as error:  # SystemExit too: it would end this thread in silence
-                ran = Ran(raised=error)
+                ran = CallResult(raised=error)
             try:
                 self._loop.call_soon_threadsafe(self._ended, self, future, ran)
             except RuntimeError:

@@ -50,7 +50,7 @@ def choose(
         if row.kind != "by_id":
             last[row.kind] = fresh_key(row.id) if row.kind == "fresh" else IndexKey(row.due_at or UNSCHEDULED, row.id)
             done[row.kind] += 1
-        if key in held.let_go_meanwhile:
+        if key in held.holds_ended:
             # An earlier row of it waited until just now, perhaps before this claim's cursor: it has to go first.
             earlier_first = True
         elif held.blocks(key, row.id) or (one_per_aggregate and key in keys):

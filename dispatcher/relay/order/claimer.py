@@ -35,7 +35,7 @@ from dispatcher.relay.order.in_order import InOrder
 from dispatcher.relay.policy import ClaimPolicy, PauseCheck
 from dispatcher.relay.settler import Settler
 from dispatcher.stages.claim import EventTypeFilter, IndexKey, new_claim_id
-from dispatcher.stages.claim_in_order import OrderedClaim, claim_chosen, claim_plainly, none_claimed, peek
+from dispatcher.stages.claim_in_order import ClaimRequest, claim_chosen, claim_plainly, none_claimed, peek
 
 WINDOW = 2  # rows that a careful claim peeks at for each one that it may take
 MOST_PEEKED = 20_000
@@ -62,7 +62,7 @@ class OrderedClaimer(Claimer):
         self._uncertain.on_released = order.released
         self.connection_epochs: Mapping[int, int] = {}  # by sink; written by the relay before each claim
         self._by_id_from = 0  # with which of these rows the next claim begins
-        self._parked_since: OrderedClaim | None = None  # a claim that found rows parked that were not before
+        self._parked_since: ClaimRequest | None = None  # a claim that found rows parked that were not before
         self._held_back = frozenset[str]()  # event types that are not claimed now; earlier ones of an aggregate hold it
         self._window = 0  # rows that the last careful claim peeked at, if it took none
 
@@ -93,7 +93,7 @@ class OrderedClaimer(Claimer):
                 held_back = frozenset(self._event_types.types) - held_back
         if held_back != self._held_back:
             self._held_back = held_back
-            self._order.let_go_types()
+            self._order.end_holds_of_types()
 
     async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
         claim_id = new_claim_id()
@@ -140,7 +140,7 @@ class OrderedClaimer(Claimer):
     ) -> Batch:
         cursor, held, began = group.cursor, self._order.held, monotonic()
         while True:
-            held.let_go_meanwhile.clear()
+            held.holds_ended.clear()
             cursor.begin(began)
             await cursor.prove(session, self._sessions())
             sure = not cursor.running  # no transaction is open that may have written rows before the position
@@ -156,9 +156,9 @@ class OrderedClaimer(Claimer):
                 return batch
             cursor.reset()  # a transaction may be over during which its position was right
 
-    def _wanted(self, group: SlotGroup, limit: int, floor: str | None, mark: HandlerMark | None) -> OrderedClaim:
+    def _wanted(self, group: SlotGroup, limit: int, floor: str | None, mark: HandlerMark | None) -> ClaimRequest:
         position = group.cursor.position
-        return OrderedClaim(
+        return ClaimRequest(
             dispatcher=self._dispatcher_id(),
             limit=limit,
             fresh_limit=min(group.cursor.fresh_limit.limit(limit), limit - limit // OTHERS),
@@ -189,7 +189,7 @@ class OrderedClaimer(Claimer):
         return ids
 
     async def _claim_plainly(
-        self, session: Session, claim_id: str, group: SlotGroup, wanted: OrderedClaim
+        self, session: Session, claim_id: str, group: SlotGroup, wanted: ClaimRequest
     ) -> Batch | None:
         """Claim without a peek. None: rows have to be chosen, as some may have to wait or somebody has locked one."""
         held = self._order.held
@@ -209,7 +209,7 @@ class OrderedClaimer(Claimer):
             group.cursor.ended(monotonic())
         return batch
 
-    def _note_scan(self, group: SlotGroup, wanted: OrderedClaim, scan: Scan, *, read: bool) -> None:
+    def _note_scan(self, group: SlotGroup, wanted: ClaimRequest, scan: Scan, *, read: bool) -> None:
         """Note how far a claim has read. `read`: it did; a claim without rows was perhaps refused, and read nothing."""
         done_fresh = min(scan.done_fresh, wanted.limit)
         group.cursor.fresh_limit.note(wanted.limit, wanted.fresh_limit, done_fresh, scan.done_others)
@@ -217,7 +217,7 @@ class OrderedClaimer(Claimer):
         if read:
             group.cursor.note(scan)
 
-    async def _note_parked(self, session: Session, wanted: OrderedClaim) -> None:
+    async def _note_parked(self, session: Session, wanted: ClaimRequest) -> None:
         """Rows are parked that were not before: they hold the later ones, before any of those is published.
 
         One peek tells of 10,000 of them: a later event behind one of which it does not tell would go out before it.
@@ -227,7 +227,7 @@ class OrderedClaimer(Claimer):
             for row in rows:
                 held.add(row.id, row.aggregate_key, HoldReason.PARKED)
 
-    async def _claim_carefully(self, session: Session, claim_id: str, group: SlotGroup, wanted: OrderedClaim) -> Batch:
+    async def _claim_carefully(self, session: Session, claim_id: str, group: SlotGroup, wanted: ClaimRequest) -> Batch:
         """Peek, and claim what does not have to wait."""
         limit, held = wanted.limit, self._order.held
         window = max(WINDOW * limit, self._window)
@@ -261,7 +261,7 @@ class OrderedClaimer(Claimer):
         group.more = True
 
 
-def _scan_of(rows: list[ClaimedRow], wanted: OrderedClaim) -> Scan:
+def _scan_of(rows: list[ClaimedRow], wanted: ClaimRequest) -> Scan:
     """What a plain claim read: the rows that it took, in the order of their ids."""
     others = [IndexKey(row.next_run_at, row.id) for row in rows if row.next_run_at != UNSCHEDULED]
     fresh = [row for row in rows if row.fresh] if others else rows

@@ -101,10 +101,10 @@ class InOrder:
         for group in self.groups.all:
             group.more = True
 
-    def let_go_types(self) -> None:
+    def end_holds_of_types(self) -> None:
         """Other event types may be claimed now: rows that hold because of their type are claimed in their turn."""
         for row_id in self.held.rows(HoldReason.TYPE_WAITS):
-            self.held.let_go(row_id)
+            self.held.end_hold(row_id)
         self.rescan()
 
     # Around a claim.
@@ -135,15 +135,15 @@ class InOrder:
         held, keys = self.held, batch.aggregate_keys
         tried_before = any(row.attempts or row.suspect for row in batch.rows)
         # Of these an earlier row waited until just now, perhaps before this claim's cursor: it has to go first.
-        let_go = held.let_go_meanwhile and held.let_go_meanwhile.intersection(keys.values())
-        if held.says_nothing and not self.one_per_aggregate and not tried_before and not let_go:
+        earlier_first = held.holds_ended and held.holds_ended.intersection(keys.values())
+        if held.is_empty and not self.one_per_aggregate and not tried_before and not earlier_first:
             return batch
         kept: list[ClaimedRow] = []
         to_release: list[int] = []
         after_dead: dict[int, str] = {}
         for row in batch.rows:
             key = keys[row.id]
-            if key in let_go:
+            if key in earlier_first:
                 to_release.append(row.id)
                 continue
             if held.blocks(key, row.id):
@@ -158,7 +158,7 @@ class InOrder:
             if dead is not None and dead.row_id < row.id and key not in {keys[each] for each in after_dead}:
                 after_dead[row.id] = dead.event_id
             kept.append(row)
-        if let_go:
+        if earlier_first:
             self.rescan()
         if to_release:
             await release(session, [batch.claim_id], to_release)

@@ -3,7 +3,7 @@
 Redis may end on a row (a bug, a module), come back, and end on it again. So a row under which Redis was lost twice is
 published alone, once Redis has been up for a while. It is charged only if Redis takes other entries before it, and ends
 twice in a row just as this one is sent. Others that crash Redis again and again (another application, another
-dispatcher) do so at other moments, for the while has a random length. A Redis that ends on every write takes no other
+dispatcher) do so at other moments, for that while has a random length. A Redis that ends on every write takes no other
 entries.
 """
 

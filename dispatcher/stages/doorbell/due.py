@@ -17,7 +17,7 @@ FILLING_NO_MORE = 0.25  # below it writers may ring again
 ASK_EVERY_S = 0.1
 
 
-class RowsOfOurs:
+class OwnRows:
     """Which rows may wake us: parameters of doze.sql and due_check.sql. `owned()`: with an order, our slots."""
 
     def __init__(self, slots: int, *, proof_events: bool = False, owned: Callable[[], Ranges] | None = None) -> None:
@@ -40,7 +40,7 @@ class RowsOfOurs:
 class DueCheck:
     """Asks the outbox when the next row is due; used by the one task whose turn it is to claim."""
 
-    def __init__(self, rows: RowsOfOurs, observe: Observer, clock: Callable[[], float]) -> None:
+    def __init__(self, rows: OwnRows, observe: Observer, clock: Callable[[], float]) -> None:
         self._rows = rows
         self._observe = observe
         self._clock = clock

@@ -22,7 +22,7 @@ from dispatcher.infra.postgres import locks
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session, describe
 from dispatcher.infra.sqlfiles import load
-from dispatcher.stages.doorbell.due import DueCheck, RowsOfOurs, why_due
+from dispatcher.stages.doorbell.due import DueCheck, OwnRows, why_due
 from dispatcher.stages.doorbell.listener import BACKLOG, DOORBELL, Listener
 from dispatcher.stages.doorbell.owners import OwnerBell
 from dispatcher.stages.doorbell.timer import WakeTimer
@@ -67,7 +67,7 @@ class Doorbell:
         self._backoff = PollBackoff(tick_s)
         self._owners = owners
         owned = None if owners is None else lambda: owners.ranges
-        self._rows = RowsOfOurs(slots, proof_events=proof_events, owned=owned)
+        self._rows = OwnRows(slots, proof_events=proof_events, owned=owned)
         self._due_check = DueCheck(self._rows, observe, clock)
         self._arrivals = ArrivalRate()
         self._session: Session | None = None  # the session the fields below speak of
@@ -113,7 +113,7 @@ class Doorbell:
         self._due_but_not_claimed = not rows and self._woken_by in ("busy", "due", "tick", "writers")
         if not rows and self._slots < ALL_SLOTS and self._woken_by == "notify" and self._control.session is not None:
             # The row that rang is not in our slots, and its dispatcher was not rung: only the holder of the key is.
-            await self._quietly(self._control.session, _RING_PEERS)
+            await self._try_fetch(self._control.session, _RING_PEERS)
 
     async def _count_rings_waiting(self, now: float) -> None:
         """Find out whether commits that ring wait for one another, as where each waits long for its flush."""
@@ -121,7 +121,7 @@ class Doorbell:
         if session is None or session is not self._session or now - self._counted_rings_at < COUNT_RINGS_EVERY_S:
             return
         self._counted_rings_at = now
-        waiting = await self._quietly(session, load("rings_waiting"))
+        waiting = await self._try_fetch(session, load("rings_waiting"))
         if waiting and waiting[0][0] >= MANY_WAIT:
             self._arrivals.note_rings_wait(now)
 
@@ -131,7 +131,7 @@ class Doorbell:
             return
         if self._control.session is not None:
             self._handed_on_at = now
-            await self._quietly(self._control.session, _RING_PEERS)
+            await self._try_fetch(self._control.session, _RING_PEERS)
 
     def note_arrivals(self, rows: int) -> None:
         """Note rows that the handler relay claimed: they too say how fast writers ring."""
@@ -167,7 +167,7 @@ class Doorbell:
         session = self._control.session
         if session is None or session is not self._session or not self._holds_key:
             return
-        if await self._quietly(session, _RELEASE) is not None:
+        if await self._try_fetch(session, _RELEASE) is not None:
             self._holds_key = False
 
     async def ring_peers(self) -> None:
@@ -176,7 +176,7 @@ class Doorbell:
         if session is None or self._due_check.filling or now - self._rang_peers_at < RING_PEERS_EVERY_S:
             return
         self._rang_peers_at = now
-        await self._quietly(session, _RING_PEERS)
+        await self._try_fetch(session, _RING_PEERS)
 
     async def _wait(self) -> WakeCause:
         session = self._control.session
@@ -196,7 +196,7 @@ class Doorbell:
                 if not self._holds_key:
                     # doze.sql may have taken the key before it failed. We do not know, so release: the next one would
                     # take it a second time, and one release would not be enough.
-                    await self._quietly(session, _RELEASE)
+                    await self._try_fetch(session, _RELEASE)
         return "nudge" if await self._pause(self._tick_s) else "tick"
 
     def _replaced(self, session: Session | None) -> bool:
@@ -208,7 +208,7 @@ class Doorbell:
         self.listener.begin()
         return True
 
-    async def _quietly(self, session: Session, sql: str) -> list[tuple[Any, ...]] | None:
+    async def _try_fetch(self, session: Session, sql: str) -> list[tuple[Any, ...]] | None:
         """The rows of the statement; None: it failed, or the session was lost."""
         try:
             return await session.fetch(sql)
