@@ -261,7 +261,7 @@ def _of_processes(meter: Meter) -> None:
 def _of_takeover_and_retention(meter: Meter) -> None:
     meter.count(
         "messaging_outbox_claims_taken_over",
-        "Rows taken from a dead or overdue claim",
+        "Rows taken over from dispatchers that died or froze",
         events.TakenOver,
         lambda event: event.rows,
     )

@@ -15,7 +15,7 @@ from dispatcher.stages.claim import PROOF_EVENT_TYPE
 
 
 class AdoptedRow(NamedTuple):
-    """A row under a claim of ours. `stream_id`: the floor, or the mark of a row for a handler."""
+    """A row that was put under a claim of ours. `stream_id`: its floor, or the mark of a row for a handler."""
 
     id: int
     event_id: str
@@ -26,13 +26,16 @@ class AdoptedRow(NamedTuple):
 
     @property
     def floor(self) -> str | None:
-        """The entry id after which it may be in the stream; None: a handler's, a proof event, or `picked` by hand."""
+        """The entry id after which the row may be in the stream. None: it is not in the stream.
+
+        So it is with a row for a handler, a proof event, and a row that was set to `picked` by hand.
+        """
         return None if self.event_type == PROOF_EVENT_TYPE or self.stream_id in tuple(HandlerMark) else self.stream_id
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """Rows that the stream was not searched for yet. `cause`: what happened to their owner."""
+    """Rows under one claim of ours that are not settled yet. `cause`: what happened to their owner."""
 
     claim_id: str
     rows: list[AdoptedRow]
@@ -40,7 +43,10 @@ class Adopted:
 
 
 async def renew(session: Session, adopted: Sequence[Adopted]) -> None:
-    """Renew the leases of these rows, or others would take us for frozen. Raises SessionLost or psycopg.Error."""
+    """Renew the leases of these rows: else other dispatchers would take us for frozen.
+
+    Raises SessionLost or psycopg.Error.
+    """
     rows = [(row.id, each.claim_id) for each in adopted for row in each.rows]
     ids, claim_ids = [row_id for row_id, _ in rows], [claim_id for _, claim_id in rows]
     await session.fetch(load("renew_claims"), {"ids": ids, "claim_ids": claim_ids, "floor": None})
@@ -48,7 +54,10 @@ async def renew(session: Session, adopted: Sequence[Adopted]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SearchedSink:
-    """A connection that publishes to these streams, and who searches them. `slots`: whose rows go there, of a shard."""
+    """A connection that publishes to these streams, and the searcher of these streams.
+
+    `slots`: rows of these slots go to this sink, if it is a shard; empty: it is the only sink.
+    """
 
     streams: Sequence[str]
     connection: RedisConnection
@@ -57,7 +66,7 @@ class SearchedSink:
 
 
 class Found(NamedTuple):
-    """Row id to entry id, and where that was found."""
+    """What was found on one sink: row id to entry id, and the incarnation of Redis that has the entries."""
 
     entries: dict[int, str]
     incarnation: RedisIncarnation | None
@@ -70,14 +79,16 @@ class AdoptedSearch:
         self._sinks = sinks
         self._layout = layout
         self._lease_s = lease_s
-        self._incarnations: list[RedisIncarnation | None] = [None] * len(sinks)  # what is searched
-        self._searches: dict[int, tuple[str, Search]] = {}  # by sink: the claim that is searched for
-        self._away: list[SearchedSink] = []  # at the last ready()
+        self._searches: dict[int, tuple[str, Search]] = {}  # by sink: claim id, and the search for rows of that claim
+        # As note_which_answer() found it last: the incarnation of each sink, and the sinks that do not answer.
+        self._incarnations: list[RedisIncarnation | None] = [None] * len(sinks)
+        self._away: list[SearchedSink] = []
 
-    def ready(self) -> bool:
-        """Whether a sink answers: else no dispatcher can be fenced, and no stream searched.
+    def note_which_answer(self) -> bool:
+        """Note which sinks answer. Returns whether dispatchers can be fenced now, and streams searched.
 
-        Of a Cluster's shards those that do not answer are left out, see `left_out`; other sinks have to answer all.
+        In a Cluster one shard that answers is enough: rows of the others wait, see `left_out`. Elsewhere all sinks
+        have to answer.
         """
         self._incarnations = [each.connection.incarnation for each in self._sinks]
         self._away = [each for each in self._sinks if not each.connection.up or each.connection.incarnation is None]
@@ -85,23 +96,23 @@ class AdoptedSearch:
 
     @property
     def left_out(self) -> list[int]:
-        """The slots whose rows cannot be taken over now: nobody can be fenced where they may have been sent."""
+        """The slots whose rows cannot be taken over now: their sink is away, so nobody can be fenced there."""
         return [slot for sink in self._away for slot in sink.slots]
 
     def connections(self) -> list[RedisConnection]:
-        """One to each server that answers."""
+        """One connection to each server that answers."""
         there = [each.connection for each in self._sinks if each not in self._away]
         return list({connection.server: connection for connection in there}.values())
 
     def split(self, adopted: Adopted) -> tuple[Adopted, Adopted]:
-        """The rows that can be searched for, and those that wait for a sink."""
+        """The rows whose stream can be searched now, and the rows that wait for their sink."""
         away = {stream for sink in self._away for stream in sink.streams}
-        wait = [row for row in adopted.rows if row.floor and self._layout.key_of(row.event_type, row.slot) in away]
-        now = [row for row in adopted.rows if row not in wait] if wait else adopted.rows
-        return replace(adopted, rows=now), replace(adopted, rows=wait)
+        waiting = [row for row in adopted.rows if row.floor and self._layout.key_of(row.event_type, row.slot) in away]
+        searchable = [row for row in adopted.rows if row not in waiting] if waiting else adopted.rows
+        return replace(adopted, rows=searchable), replace(adopted, rows=waiting)
 
     async def find(self, session: Session, adopted: Adopted) -> list[Found]:
-        """What is in the streams, by sink. Raises Unreachable, SessionLost or psycopg.Error."""
+        """The rows that are in the streams, by sink. Raises Unreachable, SessionLost or psycopg.Error."""
         floors = {row.id: row.floor for row in adopted.rows if row.floor}
         if not floors:
             return []
@@ -115,7 +126,7 @@ class AdoptedSearch:
             last = self._searches.get(number)
             if last is None or last[0] != adopted.claim_id or last[1].incarnation != incarnation:
                 last = self._searches[number] = (adopted.claim_id, Search(floor, here, incarnation))
-            search = last[1]  # after a failure it goes on where it was
+            search = last[1]  # after a failure this search goes on where it was
             while not await sink.searcher.go_on(search, self._lease_s / 4):
                 await renew(session, [adopted])
             found.append(Found(search.found, incarnation))

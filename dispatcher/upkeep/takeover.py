@@ -1,10 +1,10 @@
 """The takeover: settles or releases the rows of a dispatcher that died or froze, so that no crash leaves one behind.
 
-A dead dispatcher is known by its free lock, within a second; a frozen one by its lease (watched_claims.py). Either is
-fenced first. Then the stream is searched for each of its rows: one that is found is settled as sent, one that is not is
+A dead dispatcher is known by its free lock, within a second; a frozen dispatcher by its lease (watched_claims.py). It
+is fenced first. Then the stream is searched for its rows: a row that is found is settled as sent, the others are
 released.
 
-A row whose handler had begun costs an attempt: see charge.py.
+A row loses an attempt if its handler had begun: see charge.py.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -22,18 +22,18 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import new_claim_id
 from dispatcher.stages.settle import release, settle
-from dispatcher.upkeep.adopted import Adopted, AdoptedRow, AdoptedSearch, Found, SearchedSink, renew
+from dispatcher.upkeep.adopted import Adopted, AdoptedRow, AdoptedSearch, SearchedSink, renew
 from dispatcher.upkeep.charge import charge, tell_charged
 from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import fence
 from dispatcher.upkeep.slot_handover import SlotHandover
 from dispatcher.upkeep.watched_claims import WatchedClaim, WatchedClaims
 
-WINDOW = 20_000  # unsettled rows that one check for overdue claims reads
+WINDOW = 20_000  # unsettled rows that one check of the claims reads
 ADOPT = 2_000  # rows taken over in one statement
 EVERY_S = 1.0
 AT_THE_START = ("-infinity", 0)  # of the unsettled rows, which lie in the order of (next_run_at, id)
-PATIENCE_S = 3.0  # after our own session was replaced: those of other dispatchers may be on their way too
+AFTER_RECONNECT_S = 3.0  # as our session was replaced, other dispatchers may just be opening theirs: not dead
 
 
 class Takeover:
@@ -60,7 +60,7 @@ class Takeover:
     ) -> None:
         self._window = window
         self._every_s = every_s
-        self._overdue_every_s = min(max(lease_s / 6, every_s), 5.0)
+        self._check_claims_every_s = min(max(lease_s / 6, every_s), 5.0)
         self._clock = clock
         self._search = AdoptedSearch(sinks, layout, lease_s=lease_s)  # no sink: no event goes to the stream
         self._layout = layout
@@ -69,44 +69,44 @@ class Takeover:
         self._retry = retry  # of rows for handlers
         self._rng = rng
         self._dispatcher_id = dispatcher_id
-        self._own_row_gone = own_row_gone  # called when the registry has no row of ours any more
+        self._own_row_gone = own_row_gone  # called when our own row in the registry is gone
         self._claims_in_flight = claims_in_flight  # our own
         self._rows_released = rows_released
         self._observe = observe
         self._handover = handover  # None: no order is kept
-        self._told: set[int] = set()  # ids of the dead that had no rows, and are told of
+        self._told: set[int] = set()  # ids of dead dispatchers that TakenOver was told of
         self._after = AT_THE_START  # the key after which the next window begins
         self._session: Session | None = None  # the session of the last check
-        self._patient_until = 0.0
-        self._overdue_at = 0.0
-        self._watched = WatchedClaims(lease_s, at_most_s=2 * self._overdue_every_s)
-        self._adopted: list[Adopted] = []  # not settled yet
-        self._renewed_at = clock()  # their leases, last
+        self._dead_not_before = 0.0
+        self._check_claims_at = 0.0
+        self._watched = WatchedClaims(lease_s, at_most_s=2 * self._check_claims_every_s)
+        self._adopted: list[Adopted] = []  # adopted rows that are not settled yet
+        self._renewed_at = clock()  # when the leases of adopted rows were renewed last
 
     async def run(self, postgres: ReconnectingSession) -> None:
-        """Check every second until cancelled; for overdue claims six times a lease, but each 1 to 5 seconds."""
+        """Check every second until cancelled; the claims of others every sixth of a lease, but every 1 to 5 seconds."""
         await repeat(postgres, self._round, failed=tell_failure(self._observe, "takeover"), pause_s=self._every_s)
 
     async def _round(self, session: Session) -> float:
         if session is not self._session:
             first, self._session = self._session is None, session
-            self._patient_until = 0.0 if first else monotonic() + PATIENCE_S
+            self._dead_not_before = 0.0 if first else monotonic() + AFTER_RECONNECT_S
             self._watched.forget()
-        # Without the sink no dispatcher can be fenced, no stream searched, nothing published. Rows of the shards whose
-        # node is away wait for it; those of the others do not.
-        if not self._search.ready():
+        # Without the sink no dispatcher can be fenced, no stream searched, nothing published. In a Cluster only rows
+        # of shards whose node is away wait.
+        if not self._search.note_which_answer():
             return self._every_s
         await self.settle_adopted(session)
-        # Behind a pooler a session lock would stay in the pool.
-        if monotonic() >= self._patient_until and not session.pooled:
+        # Behind a transaction pooler the lock that we take on a dead dispatcher would stay in the pool.
+        if monotonic() >= self._dead_not_before and not session.pooled:
             await self.take_over_from_dead_and_slot_owners(session)
-        if monotonic() >= self._overdue_at:
-            self._overdue_at = monotonic() + self._overdue_every_s
+        if monotonic() >= self._check_claims_at:
+            self._check_claims_at = monotonic() + self._check_claims_every_s
             await self.take_over_from_frozen(session)
         return self._every_s
 
     async def take_over_from_dead_and_slot_owners(self, session: Session) -> None:
-        """Take over from the dead, and with an order from owners of slots that are frozen with nothing in hand."""
+        """Take over from the dead; with an order, also from owners of slots that froze with nothing in hand."""
         if self._handover is not None:
             await self._handover.fence_frozen(session, self._search.connections(), self._deadline_s)
         await self.take_over_from_dead(session)
@@ -120,11 +120,11 @@ class Takeover:
             if owner == us:
                 self._own_row_gone()
                 continue
-            # We hold its lock meanwhile: only one dispatcher takes over, and a failure leaves no lock behind.
-            [(ours,)] = await session.fetch(
+            # We hold the lock of the dead dispatcher meanwhile: only one dispatcher takes over from it.
+            [(locked,)] = await session.fetch(
                 f"SELECT pg_try_advisory_lock({locks.REGISTRY}, %(id)s::integer)", {"id": owner}
             )
-            if not ours:
+            if not locked:
                 continue
             try:
                 claims = await self._fence_dead(session, owner, name)
@@ -138,19 +138,20 @@ class Takeover:
                 total += rows
                 if self._handover is not None:
                     await self._handover.free(session)
-                await session.fetch(load("sign_off"), {"id": owner})  # nothing, while rows wait for their node
+                await session.fetch(load("sign_off"), {"id": owner})  # does nothing while rows wait for their node
             finally:
                 await session.fetch(f"SELECT pg_advisory_unlock({locks.REGISTRY}, %(id)s::integer)", {"id": owner})
         return total
 
     async def _fence_dead(self, session: Session, owner: int, name: str) -> list[str]:
-        """Fence a dispatcher. Returns the claims that it cannot publish, settle or release any more."""
+        """Fence a dispatcher. Returns its claims that it cannot publish, settle or release any more."""
         connections, deadline_s = self._search.connections(), self._deadline_s
         if self._handover is not None and await self._handover.revoke(session, owner, name):
             await self._handover.fence(session, connections, owner, name, deadline_s)
-            # After the fence: it owns nothing, so it claims nothing, and a claim that was under way has ended.
+            # Listed after the fence: the dispatcher owns no slot, so it claims nothing more, and no claim is under way.
             return await self._claims_of(session, owner)
-        # Before the fence: what it claims on a session that is opened after it, it may publish.
+        # Listed before the fence: the dispatcher may be alive, open new sessions after the fence, and publish what it
+        # claims on these.
         claims = await self._claims_of(session, owner)
         await fence(session, connections, name, deadline_s)
         return claims
@@ -159,12 +160,12 @@ class Takeover:
         return [claim for (claim,) in await session.fetch(load("claims_of"), {"owner": owner})]
 
     async def take_over_from_frozen(self, session: Session) -> int:
-        """Take over claims that were not renewed for the length of the lease; returns how many rows."""
+        """Take over claims that have stood still for the length of the lease; returns how many rows."""
         stood_still = await self._claims_that_stood_still(session)
-        ours = self._claims_in_flight()
+        own_claims = self._claims_in_flight()
         by_owner: dict[tuple[int | None, str | None], list[WatchedClaim]] = {}
         for claim, name in stood_still.items():
-            if claim.claim_id not in ours:
+            if claim.claim_id not in own_claims:
                 by_owner.setdefault((claim.owner, name), []).append(claim)
         total = 0
         for (owner, name), claims in by_owner.items():
@@ -184,31 +185,31 @@ class Takeover:
         return total
 
     async def _claims_that_stood_still(self, session: Session) -> dict[WatchedClaim, str | None]:
-        """List the claims of the next window. Returns those that stood still for a lease, with their owners' names."""
+        """Check the claims of the next window. Returns those that stood still for a lease, and their owners' names."""
         began = self._clock()
-        due = self._watched.due(began)
+        known = self._watched.begin_check(began)  # claims that stood still so far
         after_time, after_id = self._after
-        # overdue.sql says what the columns are: first of the window, then of each claim.
+        # list_claims.sql says what the columns are: first of the window, then of each claim.
         [(_, _, _, rows_read, last_time, last_id, _, postgres_s, _), *listed] = await session.fetch(
-            load("overdue"),
+            load("list_claims"),
             {
                 "after_time": after_time,
                 "after_id": after_id,
                 "window": self._window,
-                "rows": list(due.values()),
-                "claim_ids": [claim.claim_id for claim in due],
-                "picked_at": [claim.picked_at for claim in due],
+                "rows": list(known.values()),
+                "claim_ids": [claim.claim_id for claim in known],
+                "picked_at": [claim.picked_at for claim in known],
             },
         )
         self._after = (last_time, last_id) if rows_read == self._window else AT_THE_START
         self._watched.note_check(began, self._clock(), postgres_s)
         stood_still: dict[WatchedClaim, str | None] = {}
-        for claim_id, owner, name, _, _, row, picked_at, age_s, as_it_was in listed:
+        for claim_id, owner, name, _, _, row, picked_at, age_s, as_listed_before in listed:
             claim = WatchedClaim(claim_id, owner, picked_at)
-            if self._watched.note(claim, row, age_s) or as_it_was:
+            if self._watched.note(claim, row, age_s) or as_listed_before:
                 stood_still[claim] = name
-        for claim in due.keys() - stood_still.keys():
-            self._watched.drop(claim)  # or another of its rows must stand for it
+        for claim in known.keys() - stood_still.keys():
+            self._watched.drop(claim)  # its row was settled or renewed: if it has others, another row will stand for it
         return stood_still
 
     async def _adopt_and_settle(
@@ -224,8 +225,8 @@ class Takeover:
     ) -> int:
         """Adopt the rows of these claims and settle them, a part at a time; returns how many. See adopt.sql.
 
-        `stood_still`: not those that show a sign of life by now. `without_claim`: also rows that are picked without a
-        claim id. `owner`: the dispatcher that died; None: it froze.
+        `stood_still`: of these claims only rows that were not renewed since. `without_claim`: also rows that are picked
+        without a claim id. `owner`: the dispatcher that died; None: the owner froze.
         """
         total = 0
         while True:
@@ -254,38 +255,38 @@ class Takeover:
     async def settle_adopted(self, session: Session) -> None:
         """Search the stream for adopted rows: sent when found; an attempt when their handler had begun; else released.
 
-        Raises Unreachable, SessionLost or psycopg.Error; later calls do what is left, or waits for its node.
+        Raises Unreachable, SessionLost or psycopg.Error; a later call settles the rows that are left.
         """
         if self._adopted and self._clock() - self._renewed_at >= self._lease_s / 4:
             self._renewed_at = self._clock()
             await renew(session, self._adopted)
         at = 0
         while at < len(self._adopted):
-            now, wait = self._search.split(self._adopted[at])
-            if now.rows:
-                await self._settle_part(session, now)
-            if wait.rows:
-                self._adopted[at] = wait
+            searchable, waiting = self._search.split(self._adopted[at])
+            if searchable.rows:
+                await self._settle_part(session, searchable)
+            if waiting.rows:
+                self._adopted[at] = waiting
                 at += 1
             else:
                 self._adopted.pop(at)
 
     async def _settle_part(self, session: Session, adopted: Adopted) -> None:
         streams = self._layout.keys_by_row(adopted.rows)
-        undone = frozenset[int]()  # still claimed; those of them that are in a stream must not be published again
-        *others, last = await self._search.find(session, adopted) or [Found({}, None)]
-        for found, incarnation in others:
-            there = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)
-            undone |= (await settle(session, adopted.claim_id, there)).undone
-        found, incarnation = last
-        outcomes = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)
+        undone, in_streams = frozenset[int](), 0
+        for found, incarnation in await self._search.find(session, adopted):
+            sent = BatchOutcomes(list(found), list(found.values()), incarnation=incarnation, streams=streams)
+            undone |= (await settle(session, adopted.claim_id, sent)).undone
+            in_streams += len(found)
         charged = [row for row in adopted.rows if row.stream_id in tuple(HandlerMark)]
+        outcomes = BatchOutcomes()
         for row in charged:
             outcomes.add(row.id, charge(row, adopted.cause, self._retry, self._rng))
         settlement = await settle(session, adopted.claim_id, outcomes)
         undone |= settlement.undone
+        # All rows but those that are undone: release.sql leaves rows that were just settled, as they are not picked any
+        # more. Rows that are undone stay claimed: released, they would be published again, though they may be sent.
         await release(session, [adopted.claim_id], [row.id for row in adopted.rows if row.id not in undone])
-        in_streams = len(found) + sum(len(other.entries) for other in others)
         self._observe(Reconciled(in_streams, len(adopted.rows) - in_streams))
         if charged:
             tell_charged(charged, outcomes, settlement, self._observe)

@@ -85,7 +85,7 @@
     --ordered: ) AS r)
 UPDATE ONLY messaging.message_outbox AS o
 SET status = 'picked',
-    picked_at = (SELECT coalesce(%(now)s::timestamptz, clock_timestamp())), -- one reading: overdue.sql lists it once
+    picked_at = (SELECT coalesce(%(now)s::timestamptz, clock_timestamp())), -- one reading: list_claims.sql lists it once
     picked_by = %(dispatcher)s,
     claim_id = %(claim_id)s,
     stream_id = CASE

@@ -7,7 +7,7 @@
 -- Index: message_outbox_pkey.
 -- BETWEEN: see settle_sent.sql.
 UPDATE ONLY messaging.message_outbox AS o
-SET picked_at = (SELECT clock_timestamp()), -- one reading: see overdue.sql
+SET picked_at = (SELECT clock_timestamp()), -- one reading: see list_claims.sql
     stream_id = coalesce(%(floor)s::text, o.stream_id)
 FROM unnest(%(ids)s::bigint[], %(claim_ids)s::uuid[]) AS s (id, claim_id)
 WHERE o.id BETWEEN s.id AND s.id

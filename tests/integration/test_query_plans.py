@@ -23,7 +23,7 @@ from tests.support.rows import STREAM, insert_events
 pytestmark = pytest.mark.both_versions
 
 WAITING, SETTLED, BATCH, WINDOW = 100_000, 100_000, 256, 1000
-OURS, OVERDUE = new_claim_id(), new_claim_id()
+OURS, STOOD_STILL = new_claim_id(), new_claim_id()
 CLAIMS = ["claim filtered", "claim split", "claim filtered split", "claim sharded", "settle_sent sharded"]
 OWNED = ["due_check owned", "doze owned"]
 IN_ORDER = ["claim split sharded ordered", "claim_chosen sharded ordered", "peek ordered"]
@@ -76,7 +76,7 @@ MAY_TOUCH = {
     "doze owned": 3 * BATCH + 1000,
     "ring_owners": 3 * BATCH + 2 * 64,
     "slots_free": WAITING + 2 * BATCH,  # what is unsettled; once a dispatcher that died
-    "overdue": 3 * WINDOW,
+    "list_claims": 3 * WINDOW,
     "adopt": 2 * (WAITING + 2 * BATCH),  # what is unsettled; rare
     "claims_of": WAITING + 2 * BATCH,  # what is unsettled; once a dispatcher that died
     "sequences_behind": 2,
@@ -209,7 +209,7 @@ PARAMETERS: dict[str, object] = {
     "owner": None,
     "claims": [OURS],
     "unclaimed": False,
-    "still_claims": [OVERDUE],
+    "still_claims": [STOOD_STILL],
     "still_at": ["2025-06-01 00:00:00+00"],
     "rows": [1],
     "picked_at": ["2025-06-01 00:00:00+00"],
@@ -342,7 +342,7 @@ async def fill(db: psycopg.AsyncConnection[Any]) -> list[int]:
     await insert_events(db, SETTLED - 1000, status="sent", sent_at="9000-01-01 00:00:00+00")
     await insert_events(db, 1000, status="dead")
     held = {"status": "picked", "picked_by": 7}
-    await insert_events(db, BATCH, claim_id=OVERDUE, picked_at="2025-06-01 00:00:00+00", **held)
+    await insert_events(db, BATCH, claim_id=STOOD_STILL, picked_at="2025-06-01 00:00:00+00", **held)
     ours = await insert_events(db, BATCH, claim_id=OURS, picked_at="9000-01-01 00:00:00+00", **held)
     await insert_events(db, WAITING)
     return ours
@@ -392,7 +392,7 @@ async def test_no_statement_touches_more_than_it_must(session, db, analyzed):
                 "settle_retry",
                 "settle_dead",
                 "release",
-                "overdue",
+                "list_claims",
             ):
                 assert rows >= BATCH, f"{phase}: {name} had nothing to do, which proves nothing"
 

@@ -120,7 +120,7 @@ async def test_a_producers_commit_rings_the_doorbell(roles: psycopg.AsyncConnect
         "claim",
         "due_check",
         "doze",
-        "overdue",
+        "list_claims",
         "adopt",
         "renew_claims",
         "release",

@@ -307,7 +307,7 @@ async def test_postgres_comes_late(
 
 
 @pytest.mark.promise("frozen")
-async def test_overdue_claims_come_back(dispatcher: StartDispatcher, db: Db) -> None:
+async def test_claims_that_stood_still_come_back(dispatcher: StartDispatcher, db: Db) -> None:
     [row] = await insert_events(db)
     await db.execute(
         "UPDATE messaging.message_outbox SET status = 'picked', picked_at = clock_timestamp() - interval '1 h', "

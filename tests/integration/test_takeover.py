@@ -66,7 +66,7 @@ class Watch(Takeover):
         super().__init__(*arguments, clock=lambda: self.now, own_row_gone=lambda: None, **named)
 
     async def watch(self, session: Session, for_s: float) -> int:
-        """Look at once and then every five seconds for so long; returns how many rows were taken over."""
+        """Check at once and then every five seconds for so long; returns how many rows were taken over."""
         total = await self.take_over_from_frozen(session)
         for step in range(0, int(for_s), 5):
             self.now += min(5.0, for_s - step)
@@ -119,7 +119,7 @@ CLOCKS = {"behind": timedelta(days=1), "as usual": timedelta(0), "ahead": timede
 
 @pytest.mark.promise("frozen")
 @pytest.mark.parametrize("clock", CLOCKS)
-async def test_an_overdue_claim_comes_back_and_costs_nothing(session, db, tap, make, clock):
+async def test_a_claim_that_stood_still_comes_back_and_costs_nothing(session, db, tap, make, clock):
     picked_at = datetime.now(UTC) + CLOCKS[clock]
     fresh, tried = [
         *await insert_events(db, **held(picked_at=picked_at)),
@@ -190,19 +190,19 @@ async def test_a_renewal_is_a_sign_of_life_also_when_the_clock_went_back(session
 
 
 @pytest.mark.promise("clock")
-async def test_a_row_that_is_renewed_between_the_look_and_the_takeover_stays(session, db, tap, make, monkeypatch):
+async def test_a_row_that_is_renewed_between_the_check_and_the_takeover_stays(session, db, tap, make, monkeypatch):
     gone, renewed = await insert_events(db, 2, **held(picked_by=None))
     takeover = make(LEASE_S)
     assert await takeover.watch(session, LEASE_S - 1) == 0
     real = session.fetch
 
-    async def renew_after_the_look(sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+    async def renew_after_the_check(sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = await real(sql, parameters)
-        if "AS still" in sql:
+        if "AS stood_still" in sql:
             await db.execute("UPDATE messaging.message_outbox SET picked_at = now() WHERE id = %s", [renewed])
         return rows
 
-    monkeypatch.setattr(session, "fetch", renew_after_the_look)
+    monkeypatch.setattr(session, "fetch", renew_after_the_check)
     takeover.now += 1
     assert await takeover.take_over_from_frozen(session) == 1
     assert [(row["id"], row["status"]) for row in await read_table(db)] == [(gone, "pending"), (renewed, "picked")]
@@ -246,7 +246,7 @@ async def test_a_retry_waits_no_longer_when_the_clock_goes_back(session, db, tap
 
 
 @pytest.mark.parametrize("status", ["pending", "retry", "sent", "dead"])
-async def test_it_looks_at_nothing_but_claims(session, db, tap, status, make):
+async def test_it_lists_nothing_but_claims(session, db, tap, status, make):
     await insert_events(db, 3, **held(status=status))
     assert await make(LEASE_S).watch(session, 2 * LEASE_S) == 0
     assert await statuses(db) == {status: 3}
@@ -362,7 +362,7 @@ async def test_who_waits_for_a_shard_with_rows_that_it_took_over_is_not_taken_fo
     async with await psycopg.AsyncConnection.connect(
         database_url, application_name="dispatcher lane-0 bbbbbbbb b", autocommit=True
     ) as of_ours:
-        assert ours._search.ready()
+        assert ours._search.note_which_answer()
         through.stall()
         with pytest.raises(Unreachable):
             await ours.watch(session, LEASE_S)
@@ -370,7 +370,7 @@ async def test_who_waits_for_a_shard_with_rows_that_it_took_over_is_not_taken_fo
         for _ in range(0, 3 * int(LEASE_S), 5):
             ours.now, other.now = ours.now + 5.0, other.now + 5.0
             await ours._round(session)
-            assert other._search.ready()
+            assert other._search.note_which_answer()
             await other.take_over_from_frozen(session)
         waiting = await statuses(db)
         assert 0 < waiting.pop("picked") < 20

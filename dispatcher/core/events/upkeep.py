@@ -9,9 +9,9 @@ from dispatcher.core.process_state import Sample
 
 @dataclass(frozen=True, slots=True)
 class TakenOver(TelemetryEvent):
-    """This dispatcher took over rows of a dead dispatcher or of an overdue claim; of a dead one perhaps none.
+    """This dispatcher took over rows of a dispatcher that died (perhaps it had none) or froze.
 
-    Emitted before the stream is searched for them: some turn out to be sent. Reconciled follows, with both numbers.
+    Emitted before the stream is searched for the rows: some turn out to be sent. Reconciled follows, with both numbers.
     """
 
     rows: int
@@ -19,7 +19,7 @@ class TakenOver(TelemetryEvent):
     died: bool = False  # its lock was free: it ended without signing off
 
     def line(self) -> Line:
-        text = "Rows of a dead or overdue claim were taken over"
+        text = "Rows of a dispatcher that died or froze were taken over"
         if not self.rows:
             text = "A dispatcher ended without signing off; it had no rows"
         return Line("WARNING", "claims_taken_over", text, {"rows": self.rows, "owner": self.owner})

@@ -1,7 +1,8 @@
-"""Searches the stream for events, from the newest entry id that was known before they were sent.
+"""Searches the stream for events, from the newest entry id that was known before the events were published.
 
-Redis gives entries whole, payloads too, and knows no limit in bytes. So a page is bounded here: by what the entries
-before it took, and by ending the connection when a reply is larger than that. What was found before that is kept.
+Redis gives entries whole, payloads too, and knows no limit in bytes. So the size of a page is bounded here: by how
+large the entries before it were, and by closing the connection when a reply is larger than MOST_BYTES. What earlier
+pages found is kept.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -16,49 +17,49 @@ from dispatcher.core.layout import Layout, RowOfStream
 from dispatcher.core.outages import is_never_readable
 from dispatcher.infra.redis.connection import RedisConnection
 
-PAGE = 200  # entries read at once, of small ones
-KEPT_PAGE = 32  # at most so many where the connection must not end, however large they are
-PAGE_BYTES = 4 * 1024 * 1024  # what a page of larger ones should take
+PAGE = 200  # entries read at once, if they are small
+PAGE_WITHOUT_CLOSING = 32  # the same, where no page may close the connection, however large its entries are
+PAGE_BYTES = 4 * 1024 * 1024  # how large a page of larger entries should be
 MOST_BYTES = 2 * PAGE_BYTES  # a page of several entries that takes more is read again in smaller ones
-PATIENCE = 16  # times the deadline, at most, for one single entry
-AGAIN_S = 0.1  # between a page that was lost and the next try
+MOST_DEADLINES = 16  # so many times the deadline, at most, for a page of one entry
+AGAIN_S = 0.1  # pause between a page that was lost and the next try
 
 
 class PageLost(Unreachable):
-    """The connection ended under a page: it was too large, or took too long. The next one is smaller."""
+    """The connection ended while a page came: the page was too large, or took too long. The next page is smaller."""
 
 
-class Look:
-    """A walk over the entries after `floor` up to the newest. After an error it goes on where it was.
+class StreamWalk:
+    """A walk over the entries of a stream, page by page, from `floor` up to the newest.
 
-    The connection may be another one then, to the same incarnation of Redis. `may_cut`: it may be ended by a page that
-    is too large.
+    After an error the walk goes on where it was, perhaps on another connection to the same incarnation of Redis.
+    `may_close`: a page that is too large may close the connection.
     """
 
-    def __init__(self, stream: str, floor: str, *, may_cut: bool = True) -> None:
+    def __init__(self, stream: str, floor: str, *, may_close: bool = True) -> None:
         self.ended = False
         self._stream = stream
         self._begin = id_after(floor)
-        self._may_cut = may_cut
-        self._most = PAGE if may_cut else KEPT_PAGE
-        self._count = PAGE if may_cut else 1
-        self._patience = 1
+        self._may_close = may_close
+        self._most = PAGE if may_close else PAGE_WITHOUT_CLOSING
+        self._count = PAGE if may_close else 1
+        self._deadlines = 1
 
     async def page(self, connection: RedisConnection, deadline_s: float) -> list[tuple[str, str]]:
-        """The next page: (entry id, event id), "" in an entry that is not ours.
+        """The next page: entry id and event id of each entry, "" for the event id of an entry that is not ours.
 
-        No entry where our user may never read the stream. Raises PageLost, or Unreachable when it cannot be read now.
+        Empty where our user may never read the stream. Raises PageLost, or Unreachable when it cannot be read now.
         """
-        count, began, deadline_s = self._count, monotonic(), deadline_s * self._patience
+        count, began, deadline_s = self._count, monotonic(), deadline_s * self._deadlines
         command = ("XRANGE", self._stream, self._begin, "+", "COUNT", str(count))
-        [page] = await connection.send([command], deadline_s, MOST_BYTES if count > 1 and self._may_cut else None)
+        [page] = await connection.send([command], deadline_s, MOST_BYTES if count > 1 and self._may_close else None)
         if isinstance(page, Refused) and is_never_readable(page.text):
             self.ended = True
             return []
         if isinstance(page, NoReply):
             self._count = max(1, count // 8)
             if count == 1:
-                self._patience = min(2 * self._patience, PATIENCE)
+                self._deadlines = min(2 * self._deadlines, MOST_DEADLINES)
             raise PageLost(page.error)
         if not isinstance(page, list):
             raise Unreachable(page.text if isinstance(page, Refused) else getattr(page, "error", "no page of entries"))
@@ -73,7 +74,7 @@ class Look:
 
 
 def by_stream(layout: Layout, rows: Iterable[RowOfStream]) -> dict[str, dict[str, int]]:
-    """For each stream that rows may be in: event id to row id."""
+    """For each stream that one of these rows goes to: event id to row id."""
     wanted: dict[str, dict[str, int]] = {}
     for row in rows:
         wanted.setdefault(layout.key_of(row.event_type, row.slot), {})[row.event_id] = row.id
@@ -81,43 +82,46 @@ def by_stream(layout: Layout, rows: Iterable[RowOfStream]) -> dict[str, dict[str
 
 
 class Search:
-    """Looks for events, a stream after the other. `found`: row id to entry id.
+    """Searches for events, one stream after the other. `found`: row id to entry id.
 
-    `wanted`: by stream, event id to row id. The answer is certain only once the connection that carried the events is
-    dead. Where our user may never read the stream, nothing is found: to publish twice is better than never.
+    `wanted`: by stream, event id to row id. An event that is not found is certainly not in the stream only if the
+    connection that carried the event is dead: RedisConnection.connect() ends our old connection on the server,
+    upkeep/fence.py ends that of another dispatcher. Where our user may never read the stream, nothing is found: to
+    publish an event twice is better than never.
     """
 
     def __init__(
         self, floor: str, wanted: Mapping[str, Mapping[str, int]], incarnation: RedisIncarnation | None
     ) -> None:
         self.wanted = wanted
-        self.incarnation = incarnation  # that is searched
+        self.incarnation = incarnation  # the one to search; None: any
         self.found: dict[int, str] = {}
-        self._looks = [(Look(stream, floor), dict(events)) for stream, events in wanted.items() if events]
+        self._walks = [(StreamWalk(stream, floor), dict(events)) for stream, events in wanted.items() if events]
 
     @property
     def done(self) -> bool:
-        """Whether no page is left to read, or all is found."""
-        return not self._looks
+        """Whether no page is left to read, or all events are found."""
+        return not self._walks
 
     async def read(self, connection: RedisConnection, deadline_s: float) -> None:
-        """Read one more page, and note what it holds. Raises as Look.page()."""
-        look, missing = self._looks[-1]
-        for stream_id, event_id in await look.page(connection, deadline_s):
+        """Read one more page, and note which events are in it. Raises as StreamWalk.page()."""
+        walk, missing = self._walks[-1]
+        for stream_id, event_id in await walk.page(connection, deadline_s):
             if event_id in missing:
                 self.found[missing.pop(event_id)] = stream_id
-        if look.ended or not missing:
-            self._looks.pop()
+        if walk.ended or not missing:
+            self._walks.pop()
 
 
 Verify = Callable[[RedisConnection], Awaitable[RedisIncarnation]]
 
 
 class Searcher:
-    """Searches for whoever asks, a page at a time, so that all of them together take the memory of one page.
+    """Runs the searches of all who ask, a page at a time, so that all together take the memory of one page.
 
-    `verify` says which incarnation a new connection leads to. The connection is its own, so that a search holds up no
-    publishing, and open only while somebody searches. Without `verify` it is somebody else's, and used as it is.
+    With `verify`, which says which incarnation a new connection leads to, the connection belongs to the searcher: no
+    search holds up publishing, and the connection is open only while somebody searches. Without `verify` the connection
+    belongs to somebody else: the searcher uses it as it is, and never opens or closes it.
     """
 
     def __init__(self, connection: RedisConnection, deadline_s: float, verify: Verify | None = None) -> None:
@@ -128,9 +132,9 @@ class Searcher:
         self._asking = 0
 
     async def go_on(self, search: Search, for_s: float) -> bool:
-        """Search on for about so many seconds, at least a page; whether it is done.
+        """Search on for about `for_s` seconds, and at least one page. Returns whether the search is done.
 
-        Raises DispatcherError when the stream cannot be read now; what was found is kept.
+        Raises DispatcherError when the stream cannot be read now. What was found is kept in `search`.
         """
         until = monotonic() + for_s
         self._asking += 1
@@ -172,14 +176,14 @@ async def read_pages(
     deadline_s: float,
     again: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[list[tuple[str, str]]]:
-    """All pages of a look. `again` connects again after a lost page. Raises what it raises, and Unreachable.
+    """All pages of a walk. `again` connects again after a lost page. Raises what `again` raises, and Unreachable.
 
-    Without `again` no page ends the connection for its size: whoever asked would begin anew each time, for ever.
+    Without `again` no page closes the connection for its size: the caller would begin anew each time, for ever.
     """
-    look = Look(stream, floor, may_cut=again is not None)
-    while not look.ended:
+    walk = StreamWalk(stream, floor, may_close=again is not None)
+    while not walk.ended:
         try:
-            page = await look.page(connection, deadline_s)
+            page = await walk.page(connection, deadline_s)
         except PageLost:
             if again is None:
                 raise

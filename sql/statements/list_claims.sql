@@ -1,16 +1,16 @@
--- overdue: lists the claims in one window of the unsettled rows, and says which of those that were listed before have stood still.
--- Parameters: after_time, after_id (the cursor), window (rows); rows, claim_ids, picked_at (claims listed before: one row of each, as
---   it was listed).
+-- list_claims: lists the claims in one window of the unsettled rows, and says which of the claims that were named have stood still.
+-- Parameters: after_time, after_id (the cursor), window (rows); rows, claim_ids, picked_at (claims that were listed before: one row of
+--   each claim, as the row was listed).
 -- Returns: first a row with NULLs, the number of rows read, the last key (NULL: none; begin again), and the server's clock (Unix
 --   seconds). Then the claims: claim id (NULL: rows picked without one, all of them together), its owner's id, the owner's name
---   (NULL: not registered any more), the id of one row, when that was claimed or renewed (text; NULL without a claim id), how long ago
---   that is by the server's clock (seconds), whether it was asked for and is as it was.
+--   (NULL: not registered any more), the id of one row, when that row was claimed or renewed (text; NULL without a claim id), how long
+--   ago by the server's clock (seconds), whether the claim was named and has stood still.
 -- A retry of the window that failed in the future, because the clock went back since, gets the wait that it was given from now on.
 -- Loaded by: dispatcher/upkeep/takeover.py
 -- Index: message_outbox_due_idx, one window from the cursor on; message_outbox_pkey.
 -- Without a backlog a window holds everything; with a backlog of millions nobody should read all of it every second.
--- Times are text, because Python has no infinity. No claim is judged by the clock, which may have been set since: how long it has
--- stood still is measured by who asks.
+-- Times are text, because Python has no infinity. No claim is judged by the clock, which may have been set since: whoever runs
+-- this measures how long a claim has stood still.
 WITH seen AS MATERIALIZED (
     SELECT d.ctid, d.next_run_at, d.id, d.status, d.picked_at, d.picked_by, d.claim_id
     FROM ONLY messaging.message_outbox AS d
@@ -19,7 +19,7 @@ WITH seen AS MATERIALIZED (
     ORDER BY d.next_run_at, d.id
     LIMIT %(window)s
 ),
-followed AS (
+rescheduled AS (
     UPDATE ONLY messaging.message_outbox AS o
     SET next_run_at = o.next_run_at - (o.picked_at - clock_timestamp()), picked_at = clock_timestamp()
     WHERE o.ctid = ANY (ARRAY(
@@ -42,7 +42,7 @@ last AS (
     SELECT s.next_run_at, s.id FROM seen AS s ORDER BY s.next_run_at DESC, s.id DESC LIMIT 1
 ),
 claims AS (
-    SELECT s.claim_id, s.picked_by, min(s.id) AS id, min(s.picked_at) AS picked_at, false AS still
+    SELECT s.claim_id, s.picked_by, min(s.id) AS id, min(s.picked_at) AS picked_at, false AS stood_still
     FROM seen AS s
     WHERE s.status = 'picked'
     GROUP BY s.claim_id, s.picked_by, CASE WHEN s.claim_id IS NOT NULL THEN s.picked_at END
@@ -59,6 +59,6 @@ SELECT NULL::text, NULL::bigint, NULL::text, (SELECT count(*) FROM seen),
        date_part('epoch', clock_timestamp()), NULL::boolean
 UNION ALL
 SELECT c.claim_id::text, c.picked_by, r.name, NULL::bigint, NULL::text, c.id, CASE WHEN c.claim_id IS NOT NULL THEN c.picked_at::text END,
-       coalesce(date_part('epoch', clock_timestamp()) - date_part('epoch', c.picked_at), 0), c.still
+       coalesce(date_part('epoch', clock_timestamp()) - date_part('epoch', c.picked_at), 0), c.stood_still
 FROM claims AS c
 LEFT JOIN ONLY messaging.dispatcher AS r ON r.id = c.picked_by
