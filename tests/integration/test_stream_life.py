@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from redis.asyncio import Redis
 
-from dispatcher.core.events import AuditChanged, Republished, Settled
+from dispatcher.core.events import AuditChanged, Republished, Settled, Ticked
 from dispatcher.core.incarnation import stream_order
 from dispatcher.embedded import EmbeddedPostgres
 from dispatcher.infra.postgres.migrations import migrate
@@ -119,6 +119,26 @@ async def noted(db: psycopg.AsyncConnection[Any]) -> None:
         return (await (await db.execute("SELECT newest_id FROM messaging.stream_server")).fetchall())[0][0]
 
     await becomes(look, newest, "what is noted")
+
+
+@pytest.mark.promise("redis-loss")
+async def test_it_is_emptied_while_it_refuses_what_is_new(dispatcher: StartDispatcher, own_valkey: StartValkey, db):
+    """Redis is full, and somebody flushes it. Until the end of a new stream was noted, a try that failed forgot it."""
+    server = own_valkey(options={"maxmemory-policy": "noeviction"})
+    async with (
+        Redis.from_url(server.url, decode_responses=True) as redis,
+        dispatcher(redis_url=server.url, tick_ms=100) as running,
+    ):
+        await insert_events(db, 20)
+        await becomes(lambda: statuses(db), {"sent": 20})
+        await redis.config_set("maxmemory", 1)
+        await insert_events(db, 5)
+        for _ in range(4):  # tries
+            await running.tap.next(Ticked, lambda ticked: "OOM" in (ticked.error or ""))
+        await redis.flushall()
+        await redis.config_set("maxmemory", 0)
+        await becomes(lambda: statuses(db), {"sent": 25})
+        await all_once(db, redis)
 
 
 @pytest.mark.promise("redis-loss")

@@ -103,7 +103,7 @@ class RedisConnection:
 
     def set_incarnation(self, incarnation: RedisIncarnation | None) -> None:
         """Note what the connection leads to. None: it is verified again before anything is published."""
-        if self.incarnation is not None:
+        if self.incarnation is not None and self.entries.added:  # or each try that fails would forget what is there
             self.left = (self.incarnation, self.entries.ends())
         self.incarnation = incarnation
         self.entries.forget()
