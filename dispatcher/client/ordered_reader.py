@@ -49,8 +49,8 @@ class OrderedReader(LeaseKeeper):
             raise self.failed.pop(0)
         if self._clock() >= self._visit_at:
             yield from self._visit()
-        for shard in self._to_look_through():
-            yield from self._look_for_pending(shard)
+        for shard in self._to_search():
+            yield from self._search_pending(shard)
         if not any(shard.token and not shard.leaving for shard in self._leased.values()):
             return (yield from self._wait())
         self._has_turn = yield TakeTurn(self._until(self._visit_at))
@@ -64,7 +64,7 @@ class OrderedReader(LeaseKeeper):
         if entry is not None:
             return (yield Handle(self._handle_next(entry)))
         yield EndTurn()
-        if not self._to_look_through():
+        if not self._to_search():
             yield from self._wait()
 
     # What waits
@@ -79,15 +79,15 @@ class OrderedReader(LeaseKeeper):
             shard.full = False
         return not shard.full
 
-    def _to_look_through(self) -> list[LeasedShard]:
+    def _to_search(self) -> list[LeasedShard]:
         ours = [shard for shard in self._held() if not shard.leaving and shard.pending_from is not None]
         return [shard for shard in ours if self._has_room(shard)]
 
-    def _look_for_pending(self, shard: LeasedShard) -> Steps:
+    def _search_pending(self, shard: LeasedShard) -> Steps:
         """One page of what was delivered and not acknowledged, to us or whoever read the shard before."""
-        begin, looks = shard.pending_from, shard.looks
+        begin, searches = shard.pending_from, shard.searches
         page = yield from run(PENDING, [shard.key], self._group.group, begin, PAGE)
-        if shard.looks != looks or not shard.token:
+        if shard.searches != searches or not shard.token:
             return  # it begins anew
         trimmed = []
         for pending, deliveries, *aggregate in page:
@@ -109,17 +109,17 @@ class OrderedReader(LeaseKeeper):
     def _read_new(self) -> Steps:
         if not (shards := self._readable()):
             return
-        looks = [shard.looks for shard in shards]
+        searches = [shard.searches for shard in shards]
         keys = [key for shard in shards for key in (shard.lease, shard.key)]
         group = self._group
         count = max(1, self._size.count // len(shards))
         tokens = [shard.token for shard in shards]
         answers = yield from run(READ, keys, self._shares.me, group.group, group.consumer, count, *tokens)
         self._size.note([size_of(flat) for _, entries, _ in answers for _, flat in entries])
-        for shard, token, before, (is_ours, entries, last) in zip(shards, tokens, looks, answers, strict=True):
+        for shard, token, before, (is_ours, entries, last) in zip(shards, tokens, searches, answers, strict=True):
             if shard.token == token and not is_ours:
                 self._lost(shard)
-            elif shard.token == token and shard.looks == before:  # else all of it is pending, and will be found
+            elif shard.token == token and shard.searches == before:  # else all of it is pending, and will be found
                 for entry_id, flat in entries:
                     fields, size = pairs_of(flat), size_of(flat)
                     line = line_of(shard.key, fields.get(b"aggregate_type", b""), fields.get(b"aggregate_id", b""))
@@ -147,12 +147,12 @@ class OrderedReader(LeaseKeeper):
 
     def _doubt(self) -> None:
         for shard in self._leased.values():
-            self._look_again(shard)
+            self._search_again(shard)
 
-    def _look_again(self, shard: LeasedShard) -> None:
-        """Look anew for what is pending."""
+    def _search_again(self, shard: LeasedShard) -> None:
+        """Search anew for what is pending."""
         shard.pending_from = "-"
-        shard.looks += 1
+        shard.searches += 1
         self._lines.drop(shard.key, failed=False)
 
     # One entry
@@ -169,7 +169,7 @@ class OrderedReader(LeaseKeeper):
         except NotOurs:
             pass
         except BaseException:
-            self._look_again(shard)  # or the next one of the aggregate would begin without it
+            self._search_again(shard)  # or the next one of the aggregate would begin without it
             raise
         finally:
             del self._in_hand[key][queued.id]

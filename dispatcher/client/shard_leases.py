@@ -33,9 +33,9 @@ class LeasedShard(Shard):
     sure_until = 0.0  # on the reader's clock: so long another consumer cannot have begun anything of it
     leaving = False  # ours, to be given up as soon as nothing of it is in hand
     pending_from: str | None = "-"  # from where on to look for what is pending; None: all of that is known
-    looks = 0  # how often that search has begun anew
+    searches = 0  # how often that search has begun
     last = "0-0"  # the group has read to here
-    free = False  # for us to take, when we looked last
+    free = False  # for us to take, at the last check
     full = False  # so much of it waits that it is read no further for now
     uncounted: Sequence[str] = ()  # entries that were read and not begun, to be released when it is given up
 

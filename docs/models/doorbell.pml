@@ -4,14 +4,14 @@
  *
  *   apt-get install spin gcc
  *   spin -DNW=2 -DND=2 -run -safety -m100000 doorbell.pml             "errors: 0" is what we want to see
- *   spin -DNW=1 -DND=1 -DNO_SECOND_LOOK -run -safety doorbell.pml     the same without the second look: "errors: 1"
- *   spin -DNW=1 -DND=1 -DNO_SECOND_LOOK -t -p -g doorbell.pml         ... and the steps that led there
+ *   spin -DNW=1 -DND=1 -DNO_SECOND_CHECK -run -safety doorbell.pml    the same without the second due check: "errors: 1"
+ *   spin -DNW=1 -DND=1 -DNO_SECOND_CHECK -t -p -g doorbell.pml        ... and the steps that led there
  *
  * NW: writers, 1 to 3. ND: dispatchers, 1 or 2. One of these leaves a part of the protocol out:
- *   NO_SECOND_LOOK          wait on what doze.sql saw, which is older than K
- *   DRAIN_AFTER_THE_LOOK    throw notices away after looking instead of before
- *   RING_NOT_LOOKED_AT      wait for the socket without looking at what came with an answer
- *   LISTEN_AFTER_THE_LOOK   look, then LISTEN
+ *   NO_SECOND_CHECK         wait on what doze.sql saw, which is older than K
+ *   DRAIN_AFTER_CHECK       throw notices away after the due check instead of before
+ *   RING_NOT_READ           wait for the socket without reading what came with an answer
+ *   LISTEN_AFTER_CHECK      the due check, then LISTEN
  *   RECONNECT_IS_NO_WAKE_UP go on waiting when the session is back
  *   KEY_FREED_TOO_EARLY     the writer frees K before its row is visible
  *   SAVEPOINT_USES_UP_RING  the mark "rang" outlives the savepoint that set it
@@ -112,10 +112,10 @@ wait:
 drain_notifications:
     atomic {
         USE_SESSION;
-#ifndef DRAIN_AFTER_THE_LOOK
+#ifndef DRAIN_AFTER_CHECK
         socket[me] = false; notices[me] = false;
 #endif
-        if :: holds_key && listens -> goto look :: holds_key && !listens -> goto listen :: else fi
+        if :: holds_key && listens -> goto due_check :: holds_key && !listens -> goto listen :: else fi
     }
 
     /* doze.sql: the snapshot, K exclusively, K shared, the answer */
@@ -143,25 +143,25 @@ doze_answer:
         :: position == peer && listens -> goto unlisten
         :: else -> goto decide
         fi;
-#ifdef LISTEN_AFTER_THE_LOOK
-        goto look
+#ifdef LISTEN_AFTER_CHECK
+        goto due_check
 #else
-        if :: listens -> goto look :: else fi
+        if :: listens -> goto due_check :: else fi
 #endif
     }
 
 listen:
     atomic {
         USE_SESSION; READ_ANSWER; listening[me] = true; listens = true;
-#ifdef LISTEN_AFTER_THE_LOOK
+#ifdef LISTEN_AFTER_CHECK
         goto decide
 #endif
     }
 
-look:
+due_check:
     atomic {
         USE_SESSION;
-#ifndef NO_SECOND_LOOK
+#ifndef NO_SECOND_CHECK
         due = A_ROW
 #endif
     }
@@ -176,14 +176,14 @@ unlisten:
 decide:
     atomic { if :: due -> due = false; goto woken :: else fi }
 
-    /* _listen(): before waiting too, look at what has come. A ping to ourselves may take a ring off the socket. */
+    /* _listen(): before waiting too, read what has come. A ping to ourselves may take a ring off the socket. */
     atomic { USE_SESSION; if :: READ_ANSWER :: skip fi }
     atomic {
         USE_SESSION;
-#ifdef DRAIN_AFTER_THE_LOOK
+#ifdef DRAIN_AFTER_CHECK
         socket[me] = false; notices[me] = false;
 #else
-#ifndef RING_NOT_LOOKED_AT
+#ifndef RING_NOT_READ
         if :: socket[me] || notices[me] -> goto woken :: else fi;
 #endif
 #endif

@@ -57,7 +57,7 @@ async def test_a_commit_rings_the_sleeper(bell: StartBell, db: Db) -> None:
 
 
 @pytest.mark.promise("wake")
-async def test_a_silent_writer_that_commits_after_the_last_look(bell: StartBell, db: Db) -> None:
+async def test_a_silent_writer_that_commits_after_the_last_due_check(bell: StartBell, db: Db) -> None:
     async with bell() as ours, other_session(db) as writer:
         async with writer.transaction():
             await insert_events(writer)
@@ -77,7 +77,7 @@ async def test_a_silent_writer_that_commits_after_the_last_look(bell: StartBell,
 
 
 @pytest.mark.promise("wake")
-async def test_a_silent_writer_that_commits_between_the_key_and_the_look(
+async def test_a_silent_writer_that_commits_between_the_key_and_the_due_check(
     bell: StartBell, db: Db, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the look inside doze.sql cannot see, because its snapshot is older than the key."""
@@ -98,7 +98,7 @@ async def test_a_silent_writer_that_commits_between_the_key_and_the_look(
 
 @pytest.mark.promise("wake")
 @pytest.mark.parametrize("received", ["on the socket", "with another answer"])
-async def test_a_ring_that_comes_during_the_look(
+async def test_a_ring_that_comes_during_the_due_check(
     bell: StartBell, db: Db, monkeypatch: pytest.MonkeyPatch, received: str
 ) -> None:
     async with bell() as ours:

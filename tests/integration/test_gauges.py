@@ -270,7 +270,7 @@ async def test_the_count_of_the_dead_is_bounded(session, db, redis, tap):
 
 
 @pytest.mark.promise("console")
-async def test_a_redis_that_forbids_the_look_is_not_away(session, tap):
+async def test_a_redis_that_forbids_the_sample_is_not_away(session, tap):
     class Forbids(Redis):
         async def xlen(self, name: Any) -> int:
             raise NoPermissionError("this user has no permissions to run the 'xlen' command")

@@ -225,10 +225,10 @@ async def test_a_parked_event_holds_the_later_ones(dispatcher: StartDispatcher, 
 
 
 @pytest.mark.parametrize("carefully", [False, True])
-async def test_more_parked_events_than_one_look_tells_of_hold_the_later_ones(
+async def test_more_parked_events_than_one_peek_tells_of_hold_the_later_ones(
     dispatcher: StartDispatcher, db: Db, carefully: bool
 ) -> None:
-    """Somebody parks a whole backlog. A look tells of 10,000, the oldest first."""
+    """Somebody parks a whole backlog. A peek tells of 10,000, the oldest first."""
     add_parked = """
         INSERT INTO messaging.message_outbox (event_type, aggregate_id, payload, next_run_at)
         SELECT 'order.created', 'p' || i, '{}', 'infinity' FROM generate_series(%s::int, %s) AS i

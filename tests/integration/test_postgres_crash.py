@@ -89,7 +89,7 @@ async def claimable(session: Session) -> int:
 
 
 @pytest.mark.promise("postgres-crash")
-async def test_nothing_is_claimed_before_the_look(session: Session, make: Make, db: Db) -> None:
+async def test_nothing_is_claimed_before_the_search(session: Session, make: Make, db: Db) -> None:
     await insert_events(db, 3)
     audit = await make()
     assert await audit.note(session)
@@ -139,7 +139,7 @@ async def test_ids_of_others_in_the_stream_do_not_end_the_look(
     assert (audited.found, audited.looked_at) == (2, 3)
 
 
-async def test_the_note_bounds_the_look(session: Session, make: Make, db: Db, redis: "Redis", tap: Tap) -> None:
+async def test_the_note_bounds_the_search(session: Session, make: Make, db: Db, redis: "Redis", tap: Tap) -> None:
     """Rows that are replayed are in the stream too, before the note: they go out again."""
     await insert_events(db, 4)
     ids = await publish(redis, db)

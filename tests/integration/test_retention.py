@@ -336,7 +336,7 @@ def touched(plan: dict[str, Any], table: str) -> int:
 @pytest.mark.both_versions
 @pytest.mark.promise("retention")
 @pytest.mark.timeout(400)
-async def test_an_idle_look_touches_one_window_of_a_large_table(session, db):
+async def test_an_idle_run_touches_one_window_of_a_large_table(session, db):
     await db.execute("SET dispatcher.doorbell = off")
     await db.execute("ALTER TABLE messaging.message_outbox SET (autovacuum_enabled = off)")
     ids = await insert_events(db, 200_000, status="sent", occurred_at=NEW, sent_at=NEW)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 DispatcherFlaw = Literal[
-    "no second look",
-    "drain after the look",
-    "a ring that came with an answer is not looked at",
-    "LISTEN after the second look",
+    "no second due check",
+    "drain after the due check",
+    "a ring that came with an answer is not read",
+    "LISTEN after the second due check",
     "a reconnect is no wake-up",
     "what was known of the old session is believed of the new",
     "asleep on a key that writers hold",
@@ -20,7 +20,7 @@ DispatcherFlaw = Literal[
 At = Literal[
     "claim", "wait", "poll pause", "tick pause",
     "hear", "doze", "doze: K exclusively", "doze: K shared", "doze: answer",
-    "LISTEN", "UNLISTEN", "look", "look: answer", "_listen", "wait_readable", "refused", "dead",
+    "LISTEN", "UNLISTEN", "due check", "due check: answer", "_listen", "wait_readable", "refused", "dead",
 ]  # fmt: skip
 # Where the control session is not used: only the next use of it finds out that it broke.
 _WITHOUT_SESSION = ("claim", "wait", "poll pause", "tick pause", "refused", "dead")
@@ -87,7 +87,7 @@ def dispatcher_steps(us: Dispatcher, sees: Sees, flaw: str | None) -> Iterator[D
         case "poll pause":
             yield DispatcherStep("has paused", us._replace(at="claim"))
         case "hear":
-            cleared = us if flaw == "drain after the look" else us._replace(socket=False, notices=False)
+            cleared = us if flaw == "drain after the due check" else us._replace(socket=False, notices=False)
             yield DispatcherStep("drains its notices", cleared._replace(at=_first_statement(us, flaw)))
         case "doze":
             yield DispatcherStep("doze: takes the snapshot", us._replace(at="doze: K exclusively", due=sees.row))
@@ -106,19 +106,19 @@ def dispatcher_steps(us: Dispatcher, sees: Sees, flaw: str | None) -> Iterator[D
             yield DispatcherStep(f"doze: the answer is {us.position}", _after_doze(read_answer(us), flaw))
         case "LISTEN":
             heard = read_answer(us)._replace(listening=True, listens=True)
-            if flaw == "no second look" or flaw == "LISTEN after the second look":
+            if flaw == "no second due check" or flaw == "LISTEN after the second due check":
                 yield DispatcherStep("LISTEN", _decide(heard))
             else:
-                yield DispatcherStep("LISTEN", heard._replace(at="look"))
+                yield DispatcherStep("LISTEN", heard._replace(at="due check"))
         case "UNLISTEN":
             yield DispatcherStep("UNLISTEN", _decide(read_answer(us)._replace(listening=False, listens=False)))
-        case "look":
-            yield DispatcherStep("look: takes the snapshot", us._replace(at="look: answer", due=sees.row))
-        case "look: answer":
-            looked = read_answer(us)
-            late = flaw == "LISTEN after the second look" and not us.listens
-            what = "look: a row is due" if us.due else "look: nothing is due"
-            yield DispatcherStep(what, looked._replace(at="LISTEN") if late else _decide(looked))
+        case "due check":
+            yield DispatcherStep("due check: takes the snapshot", us._replace(at="due check: answer", due=sees.row))
+        case "due check: answer":
+            checked = read_answer(us)
+            late = flaw == "LISTEN after the second due check" and not us.listens
+            what = "due check: a row is due" if us.due else "due check: nothing is due"
+            yield DispatcherStep(what, checked._replace(at="LISTEN") if late else _decide(checked))
         case "_listen":
             yield from _begin_to_wait(us, flaw)
         case "wait_readable":
@@ -133,7 +133,7 @@ def dispatcher_steps(us: Dispatcher, sees: Sees, flaw: str | None) -> Iterator[D
 def _first_statement(us: Dispatcher, flaw: str | None) -> At:
     if not us.holds_key:
         return "doze"
-    return "look" if us.listens or flaw == "no LISTEN after one that was refused" else "LISTEN"
+    return "due check" if us.listens or flaw == "no LISTEN after one that was refused" else "LISTEN"
 
 
 def read_answer(us: Dispatcher) -> Dispatcher:
@@ -143,9 +143,9 @@ def read_answer(us: Dispatcher) -> Dispatcher:
 
 def _after_doze(us: Dispatcher, flaw: str | None) -> Dispatcher:
     if us.position == "asleep":
-        us = us._replace(holds_key=True, due=us.due and flaw == "no second look")  # what doze saw is older than K
-        if us.listens or flaw == "LISTEN after the second look":
-            return _decide(us) if flaw == "no second look" else us._replace(at="look")
+        us = us._replace(holds_key=True, due=us.due and flaw == "no second due check")  # what doze saw is older than K
+        if us.listens or flaw == "LISTEN after the second due check":
+            return _decide(us) if flaw == "no second due check" else us._replace(at="due check")
         return us._replace(at="LISTEN")
     if us.position == "writers" and flaw == "asleep on a key that writers hold":
         us = us._replace(position="asleep")
@@ -167,9 +167,9 @@ def _begin_to_wait(us: Dispatcher, flaw: str | None) -> Iterator[DispatcherStep]
     if us.socket:
         # With or without need: any statement takes rings off the socket.
         yield DispatcherStep("pings itself", read_answer(us))
-    if flaw == "drain after the look":
+    if flaw == "drain after the due check":
         yield DispatcherStep("drains its notices, waits", us._replace(at="wait_readable", socket=False, notices=False))
-    elif flaw == "a ring that came with an answer is not looked at":
+    elif flaw == "a ring that came with an answer is not read":
         yield DispatcherStep("waits", us._replace(at="wait_readable"))
     elif us.socket or us.notices:
         yield DispatcherStep("finds a ring before it waits", _awake(us))

@@ -2,7 +2,7 @@
 
 from tests.model.dispatcher import Dispatcher, read_answer
 
-_STATEMENTS = ("doze: answer", "LISTEN", "UNLISTEN", "look: answer")
+_STATEMENTS = ("doze: answer", "LISTEN", "UNLISTEN", "due check: answer")
 
 
 def tick(us: Dispatcher) -> Dispatcher | None:

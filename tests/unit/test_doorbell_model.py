@@ -37,8 +37,8 @@ def test_nothing_can_be_left_out(flaw: Flaw) -> None:
     print(f"\n{flaw}:", *trace, sep="\n  ")  # noqa: T201
 
 
-def test_why_there_is_a_second_look() -> None:
-    assert Doorbell(1, 1, flaw="no second look").check().trace == [
+def test_why_there_is_a_second_due_check() -> None:
+    assert Doorbell(1, 1, flaw="no second due check").check().trace == [
         "writer 1 inserts",
         "writer 1 begins its commit: gets K shared, silent",
         "dispatcher 1 claims",
