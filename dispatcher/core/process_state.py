@@ -80,6 +80,9 @@ class PastTrouble:
     reason: str | None = None
 
 
+ENDED = 8  # dispatchers that were taken over from are remembered
+
+
 @dataclass(frozen=True, slots=True)
 class EndedDispatcher:
     """One of which rows were taken over, perhaps none. `died`: it ended without signing off; else it was frozen."""
@@ -271,7 +274,8 @@ def merged(states: Sequence[ProcessState]) -> ProcessState:
         sample=max(samples, key=lambda one: one.at, default=None),
         processes=sum(one.processes for one in states),
         past=max((one.past for one in states if one.past), key=lambda each: each.until, default=None),
-        ended=tuple(each for one in states for each in one.ended),
+        # The newest ones: a supervisor adds up those of every worker that ended, for as long as it lives.
+        ended=tuple(sorted((each for one in states for each in one.ended), key=lambda each: each.at)[-ENDED:]),
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dispatcher.core.findings import group_needs, needs, snapshot_needs, wake_needs
+from dispatcher.core.findings import ended_needs, group_needs, needs, snapshot_needs, wake_needs
 from dispatcher.core.findings.causes import judged
 from dispatcher.core.findings.condition import Condition, holds_up, is_exempt
 from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, Need
@@ -131,7 +131,7 @@ def _of_outbox(outbox: OutboxStatus) -> Iterator[Need]:
     yield from [] if queue is None else [queue]
     living = {each.name for each in outbox.living}
     died = (each for one in outbox.living for each in one.condition.ended)
-    yield from needs.ended(died, living, outbox.now, [each.started_at.timestamp() for each in outbox.dispatchers])
+    yield from ended_needs.ended(died, living, outbox.now, [each.started_at.timestamp() for each in outbox.dispatchers])
     ended = [past for past in (each.condition.past for each in outbox.living) if past is not None]
     last = max(ended, key=lambda each: each.until, default=None)
     if last is not None and (over := needs.over(last, outbox.now)) is not None:

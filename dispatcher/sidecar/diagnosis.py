@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from math import inf
 
 from dispatcher.core.counted import counted
-from dispatcher.core.findings import group_needs, needs, snapshot_needs, wake_needs
+from dispatcher.core.findings import ended_needs, group_needs, needs, snapshot_needs, wake_needs
 from dispatcher.core.findings.causes import judged
 from dispatcher.core.findings.needs import FRESH_DEAD_S, LATE_S, Need
 from dispatcher.core.findings.runbook import PAGES, page_of_trouble
@@ -67,7 +67,7 @@ def diagnose(
     ours = {each.name for each in reading.ended}
     others = [each for each in sample.ended if each.name not in ours] if sample else []
     started = [each.started_at for each in sample.dispatchers] if sample else []
-    found += needs.ended([*reading.ended, *others], living, now, started)
+    found += ended_needs.ended([*reading.ended, *others], living, now, started)
     if reading.past is not None and (over := needs.over(reading.past, now)) is not None:
         found.append(over)
     return judged(found)

@@ -12,6 +12,7 @@ from dispatcher.core.findings.wake_needs import QUEUE_WARN
 from dispatcher.core.known_groups import KnownGroup
 from dispatcher.core.latencies import Latencies
 from dispatcher.core.process_state import (
+    ENDED,
     EndedDispatcher,
     PastTrouble,
     ProcessState,
@@ -19,8 +20,6 @@ from dispatcher.core.process_state import (
     Trouble,
     TroubleKind,
 )
-
-ENDED = 8  # dispatchers that were taken over from are remembered
 
 
 class StateTracker:

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.core.errors import Misconfigured
-from dispatcher.core.events import AuditChanged, BackpressureBlind, BackpressureChanged, BreakerChanged
+from dispatcher.core.events import AuditChanged, BackpressureBlind, BackpressureChanged, BreakerChanged, Sampled
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, client_name
 from dispatcher.upkeep.backpressure import Backpressure
 from dispatcher.upkeep.fence import end_connections
@@ -141,6 +141,29 @@ async def test_a_proxy_that_does_not_know_a_command(
     for name in unknown.split():
         assert f"{'CLIENT KILL' if name == 'CLIENT' else name} is unknown" in said
     assert "not at a proxy" in said
+
+
+async def test_a_server_that_does_not_know_hello(
+    own_valkey: StartValkey,
+    dispatcher: StartDispatcher,
+    db: psycopg.AsyncConnection[Any],
+    command: RunCommand,
+    tmp_path: Path,
+) -> None:
+    """As Redis 5. redis-py 8 begins with it: all went out, and everything that is looked up said that Redis is away."""
+    renamed = tmp_path / "renamed.conf"
+    renamed.write_text('rename-command HELLO ""\n')
+    server = own_valkey(options={"include": str(renamed)})
+    async with Redis.from_url(server.url, protocol=2) as redis, dispatcher(redis_url=server.url) as running:
+        await redis.xgroup_create(STREAM, "billing", mkstream=True)
+        await insert_events(db, 20)
+        await becomes(lambda: statuses(db), {"sent": 20})
+        sampled = await running.tap.next(Sampled, where=lambda event: event.stream_length == 20)
+        assert (sampled.redis_error, sampled.group_lag) == (None, {"billing": 20})
+        code, said = await command("status", REDIS_URL=server.url)
+        assert (code, "20 to read" in said) == (0, True)
+        code, said = await command("groups", REDIS_URL=server.url)
+        assert (code, "billing" in said) == (0, True)
 
 
 ENOUGH = f"~{STREAM} +xadd +xrange +xlen +xinfo +info +select +client"

@@ -6,10 +6,11 @@ from typing import Any, get_args
 
 import pytest
 
-from dispatcher.core.findings.needs import level_of
+from dispatcher.core.findings.needs import Need, level_of
 from dispatcher.core.findings.troubles import QUEUE_HOLDER
 from dispatcher.core.latencies import Latencies
 from dispatcher.core.process_state import (
+    ENDED,
     DeadGroups,
     EndedDispatcher,
     HeldCount,
@@ -22,6 +23,7 @@ from dispatcher.core.process_state import (
     SnapshotHolder,
     Trouble,
     TroubleKind,
+    merged,
 )
 from dispatcher.sidecar.diagnosis import diagnose
 from dispatcher.sidecar.history import RecentWindow
@@ -459,6 +461,31 @@ def test_a_dispatcher_that_died_is_not_to_be_started_again_once_another_was():
     assert said(NOW - 900) == ["Start it again"] * 2
     assert sorted(said(NOW - 900, NOW - 30)) == ["Nothing to do.", "Start it again"]
     assert said(NOW - 40, NOW - 30) == ["Nothing to do."] * 2
+
+
+def test_dispatchers_that_end_again_and_again_need_somebody():
+    """Each for itself was a note with "Nothing to do", for another one had been started: it died as well."""
+    started = tuple(RunningDispatcher("new", "h", 1, "0.1.0", NOW - 1) for _ in range(9))
+
+    def said(*ages: float) -> list[Need]:
+        died = tuple(EndedDispatcher(f"vm-{age}", NOW - age, 2, died=True) for age in ages)
+        sample = replace(CALM.sample or Sample(0, 0.0, 0.0, 10, {}, at=NOW), ended=died, dispatchers=started)
+        return diagnose(replace(CALM, sample=sample), RecentWindow(), NOW)
+
+    assert {each.level for each in said(6, 12, 18, 700, 800)} == {"note"}
+    [again] = said(18, 6, 12, 24, 700)
+    assert (again.level, again.needs_somebody, again.page) == ("warn", "by morning", "restarting")
+    assert again.what.startswith("Dispatchers end again and again: 4 or more since ")
+    assert "the last one vm-6 at " in again.what
+    assert again.since == NOW - 24
+
+
+def test_of_many_that_ended_in_turn_the_newest_are_kept():
+    """A supervisor keeps what its dead workers told: it grew with each of them."""
+    reading = CALM
+    for turn in range(100):
+        reading = merged([reading, replace(CALM, ended=(EndedDispatcher(f"w-{turn}", NOW + turn, 0, died=True),))])
+    assert [each.name for each in reading.ended] == [f"w-{turn}" for turn in range(100 - ENDED, 100)]
 
 
 def test_postgres_away_is_said_once():

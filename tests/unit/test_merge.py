@@ -116,6 +116,9 @@ def test_a_worker_that_starts_again_or_answers_no_more_says_nothing_of_the_other
     pool.workers = [running("one", report(*well)), running("again", report(settled(1))), None]
     assert (pool.not_ready(), value("messaging_dispatch_database_up")) == (None, 1)
     assert value("messaging_outbox_sent_total") == 4
+    no_layout_yet = report(*well[:2])
+    pool.workers = [running("one", report(*well)), running("again", no_layout_yet), None]
+    assert pool.not_ready() is None
     old = running("frozen", report(*well, sampled(500, {})), seconds_ago=11.0)
     pool.workers = [running("one", report(*well, sampled(0, {}))), old, None]
     assert pool.not_ready() == "frozen: does not answer"

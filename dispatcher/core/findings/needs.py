@@ -4,8 +4,8 @@ First the worst, then the cause before what comes of it, then the oldest. A find
 out: a person who reads both looks for two causes.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import ceil, floor
 from typing import Literal
 
@@ -13,7 +13,7 @@ from dispatcher.core.counted import counted
 from dispatcher.core.findings.remedies import dead_do, held_do
 from dispatcher.core.findings.runbook import PAGES
 from dispatcher.core.findings.troubles import HELD_S, VERY_HELD_S, Severity
-from dispatcher.core.process_state import DeadGroups, EndedDispatcher, HeldCount, PastTrouble, RetryCount
+from dispatcher.core.process_state import DeadGroups, HeldCount, PastTrouble, RetryCount
 from dispatcher.core.timestamps import moment_of
 
 LEVELS: tuple[Severity, ...] = ("fine", "note", "warn", "bad")
@@ -21,9 +21,7 @@ PROMISED_S = 1.5  # p95 from the commit to the stream, as the runbook promises
 LATE_S, VERY_LATE_S = 5.0, 60.0  # the oldest event is overdue for longer: a warning; bad
 FRESH_DEAD_S = 900.0  # dead events younger than this are bad, older ones a warning, until somebody decides
 OVER_S = 300.0  # what is over is said for so long
-UNKNOWN = "unknown"  # the owner of rows that no dispatcher's row names
 SOON_EMPTY_S = 900.0  # a backlog that is gone in less needs nobody
-ENDED_S = 3600.0  # a dispatcher that died is said for so long
 COUNTED = 10_000  # dead events are counted no further
 EVENTS_COUNTED = 1_000_000  # events that wait are counted no further
 
@@ -205,35 +203,6 @@ def catching_up(backlog: int, age_s: float, since: float, rate: float | None = N
     if rate is not None and (left_s := empty_in_s(backlog, rate)) is not None:
         what += f"; {-rate:,.0f} fewer each second, gone in about {lasting(max(1.0, left_s))}"
     return Need("warn", "catching-up", what, since, "Wait: it passes by itself.", "events", PAGES["catching-up"])
-
-
-def ended(
-    found: Iterable[EndedDispatcher], living: Collection[str], now: float, started: Iterable[float] = ()
-) -> Iterator[Need]:
-    """Dispatchers of which rows were taken over within an hour. One that lost its session only lives on: `living`.
-
-    `started`: when each that lives was started: one that was started after another died stands in for it.
-    """
-    new = sorted(started)
-    by_name: dict[str, EndedDispatcher] = {}
-    for each in found:
-        known = by_name.get(each.name)
-        rows = each.rows + known.rows if known else each.rows
-        by_name[each.name] = replace(each, at=max(each.at, known.at) if known else each.at, rows=rows)
-    for each in sorted(by_name.values(), key=lambda one: one.at, reverse=True):
-        if each.name in living or each.name == UNKNOWN or now - each.at >= ENDED_S:
-            continue
-        again = new.pop() if new and new[-1] > each.at else None
-        how = "ended without signing off" if each.died else "gave no sign of life for the length of a lease"
-        were = "was" if each.rows == 1 else "were"
-        taken = f"; its {counted(each.rows, 'row')} {were} taken over" if each.rows else ", and had no rows"
-        what = f"The dispatcher {each.name} {how}{taken}, at {clock(each.at, now)}"
-        do = "Start it again, if so many are meant to run. Its log says why it ended, unless it was killed. Its events "
-        do += "go out by others."
-        if again is not None:
-            what += f"; another was started since, at {clock(again, now)}"
-            do = "Nothing to do."
-        yield Need("note", "ended", what, each.at, do, page=PAGES["ended"])
 
 
 def over(past: PastTrouble, now: float) -> Need | None:

@@ -49,6 +49,7 @@ def open_client(url: str, timeout_s: float, name: str | None = None) -> Redis:
     target, options = RedisTarget.parse(url), parse_url(read_redis_url(url).server_url)
     connection_class = options.pop("connection_class", Connection)
     patience: dict[str, Any] = {
+        "protocol": 2,  # redis-py 8 begins with HELLO, which Redis 5 and some proxies do not know
         "client_name": name,
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": timeout_s,

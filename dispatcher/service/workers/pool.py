@@ -41,8 +41,9 @@ class Worker:
     @property
     def opened(self) -> bool:
         """Whether it has opened everything that could be opened: no setting of it is wrong."""
-        troubles = self.report.state.troubles if self.report else ()
-        return self.report is not None and all(trouble.kind != "starting" for trouble in troubles)
+        if self.report is None or self.report.not_ready == "starting":  # it has begun, and has not read the layout yet
+            return False
+        return all(trouble.kind != "starting" for trouble in self.report.state.troubles)
 
     @property
     def silent(self) -> bool:
