@@ -1,9 +1,9 @@
 """After the turn: a lane waits for the replies to what its turn wrote, and settles for each sink (answers.py).
 
-What the shards of a Cluster took is settled by one statement for all that have answered: a statement for each shard
-would cost many times as much. The slowest must not hold the others, nor its lane: after a moment the lane goes on, and
-what is not answered, or was not taken, is settled in the background, with the lane's session. Its shard is left out
-of the claims until then.
+Rows that the shards of a Cluster took are settled by one statement for all shards that have answered: a statement for
+each shard would cost many times as much. The slowest shard must not hold up the other shards or the lane. So the lane
+goes on after a moment, and rows whose shard has not answered, or did not take them, are settled in the background, with
+the session of the lane. That shard is left out of the claims until its rows are settled.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from dispatcher.relay.stream.sinks import Sink
 from dispatcher.stages.publish import WrittenBatch, replies_of
 
 SLOWEST_S = 0.05  # how long a lane waits for the slowest shard of its batch
-TOGETHER_S = 0.005  # how long those that have answered wait for others, to be settled with them
+TOGETHER_S = 0.005  # how long shards that have answered wait for other shards, to be settled with them
 
 
 class SinkBatch(NamedTuple):
     """What a turn wrote to one sink, and the rows that are isolated because they failed before.
 
-    `began`: the turn, in monotonic seconds.
+    `began`: when the turn began, in monotonic seconds.
     """
 
     sink: Sink
@@ -40,7 +40,7 @@ class SinkBatch(NamedTuple):
 
 
 class AfterTurn:
-    """What becomes of all that turns wrote.
+    """Settles what turns wrote.
 
     `claim_ended(claim_id)` is called when nothing of the claim is worked on any more; `changed()` when a
     batch is done for which no lane waited, so that rows may be claimed for its sink again.
@@ -53,7 +53,7 @@ class AfterTurn:
         self.background: TaskGroup | None = None  # for what no lane waits for; written by the relay's run()
 
     async def run(self, postgres: ReconnectingSession, sink_batches: Sequence[SinkBatch]) -> None:
-        """Wait for the replies, settle; what may be poison goes to the bisector of its sink."""
+        """Wait for the replies and settle. Rows that may be poison go to the bisector of their sink."""
         claim_id = sink_batches[0].batch.claim_id
         self._tasks_of[claim_id] += 1
         try:
@@ -70,13 +70,13 @@ class AfterTurn:
             self._task_ended(claim_id)
 
     async def _settle_together(self, postgres: ReconnectingSession, sink_batches: Sequence[SinkBatch]) -> None:
-        """Settle at once what sinks took as a whole. Every other batch goes on beside, by itself.
+        """Settle together the batches of which the sink took every row. Every other batch is settled beside, by itself.
 
-        One that is searched for, or asked about again, may wait for its node: the others must not.
+        The rows of such a batch are searched for, or judged by a probe: this may have to wait for the node.
         """
         taken, replies = list[tuple[SinkBatch, BatchOutcomes]](), list[Reply]()
         for sink_batch in sink_batches:
-            answered = await replies_of(sink_batch.written)  # at once: all of them have come
+            answered = await replies_of(sink_batch.written)  # does not wait: all replies have come
             if sink_batch.isolated or not all(type(each) is bytes for each in answered):  # bytes: an entry id
                 self._start_in_background(sink_batch, partial(self._wait_and_settle, postgres, sink_batch))
                 continue
@@ -97,7 +97,7 @@ class AfterTurn:
                 )
 
     def _start_in_background(self, sink_batch: SinkBatch, work: Callable[[], Awaitable[object]]) -> None:
-        """Go on with the batch of a sink for which no lane waits."""
+        """Do the rest of the work on the batch of one sink, while no lane waits for it."""
         assert self.background is not None  # noqa: S101
         claim_id = sink_batch.batch.claim_id
         self._tasks_of[claim_id] += 1
@@ -122,7 +122,7 @@ class AfterTurn:
     @staticmethod
     async def _wait_and_settle(postgres: ReconnectingSession, sink_batch: SinkBatch) -> None:
         batch, sink = sink_batch.batch, sink_batch.sink
-        waiting = [batch._replace(rows=sink_batch.isolated)]  # for the bisector
+        waiting = [batch._replace(rows=sink_batch.isolated)]  # for the bisector: their leases are renewed meanwhile
         cut = await sink.answers.wait_and_settle(
             postgres, batch, sink_batch.written, sink_batch.began, renew_too=waiting
         )
@@ -134,7 +134,7 @@ class AfterTurn:
 async def _answered(
     waiting: Mapping[asyncio.Future[list[Any]], object], until: float
 ) -> set[asyncio.Future[list[Any]]]:
-    """Those that are answered by `until` (monotonic seconds), or within TOGETHER_S of the first; empty: none is."""
+    """The futures that are done by `until` (monotonic seconds), or within TOGETHER_S of the first one that is done."""
     if not waiting:
         return set()
     left_s = max(0.0, until - monotonic())

@@ -1,6 +1,6 @@
-"""What becomes of what one sink was sent: wait for its replies, decide each row's outcome, settle.
+"""The replies of one sink: wait for them, decide the outcome of each row, settle.
 
-AfterTurn (after_turn.py) calls it once a turn is over, for each sink of the batch, while the next lane already claims.
+AfterTurn (after_turn.py) does so once a turn is over, for each sink of the batch, while the next lane already claims.
 `Settler` (relay/settler.py) writes the outcomes to Postgres.
 """
 
@@ -27,7 +27,7 @@ REMEMBERED = 10_000  # at most so many rows whose connection was cut once; then 
 
 
 class SinkAnswers:
-    """Settles batches by what their sink answered, those of several lanes at once."""
+    """Settles batches by what their sink answered. Several lanes use it at once."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class SinkAnswers:
         return isolated
 
     def decide(self, batch: Batch, written: WrittenBatch, replies: list[Reply]) -> BatchOutcomes:
-        """What became of each row, by these replies. The gate and the order learn of it."""
+        """The outcome of each row, by these replies. The gate and the order are told."""
         outcomes = self.outcomes_of(batch, written, replies)
         self._gate.note_outcomes(outcomes)
         if self.order is not None:
@@ -91,7 +91,7 @@ class SinkAnswers:
         return outcomes
 
     def outcomes_of(self, batch: Batch, written: WrittenBatch, replies: list[Reply]) -> BatchOutcomes:
-        """What became of each row, by these replies, and where its entry is. Nobody is told."""
+        """The outcome of each row, by these replies, and where the entries are. Nobody is told."""
         outcomes = decide_batch(batch.rows, replies, self._policy.retry, self._rng)
         outcomes.incarnation, outcomes.streams = written.incarnation, written.streams
         return outcomes
@@ -104,9 +104,10 @@ class SinkAnswers:
         by_sink: Sequence[BatchOutcomes],
         began: float,
     ) -> frozenset[int]:
-        """Settle at once what several sinks took of a batch; the ids of rows to be settled sink by sink after all.
+        """Settle together the rows of a batch that several sinks took. Returns the ids of rows still to be settled.
 
-        `by_sink`: decided by each sink, by its own SinkAnswers, as `batch` and `replies` have them one after the other.
+        These have to be settled sink by sink. `by_sink`: what decide() of each sink returned, in the order in which
+        `batch` and `replies` have the rows of the sinks.
         """
         self.tell_published(batch, replies)
         left = await self._settler.settle_together(postgres, batch.claim_id, by_sink)
@@ -119,10 +120,10 @@ class SinkAnswers:
         self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
 
     async def _judge_refusals(self, replies: list[Reply]) -> list[Reply]:
-        """The replies, with refusals of the sink in place of the rows' own where a proxy refuses for its Redis."""
+        """The replies. Where a proxy refused all rows for its Redis, with NotApplied in place of Refused."""
         refused = [isinstance(reply, Refused) and not is_redis_outage(reply.text) for reply in replies]
         if not any(refused) or any(type(reply) is bytes for reply in replies):
-            return replies  # what was taken between proves that the refusals are the rows' own
+            return replies  # a row that was taken proves that the refusals are the other rows' own
         if await self._gate.probe() is None:
             return replies
         return [
@@ -131,7 +132,7 @@ class SinkAnswers:
         ]
 
     def tell_published(self, batch: Batch, replies: Sequence[Reply]) -> None:
-        """Tell of the entries that Redis acknowledged just now."""
+        """Tell of the rows that Redis acknowledged just now."""
         if self._policy.trace is not None:
             self._policy.trace(batch, replies)
         elapsed = monotonic() - batch.claimed_at
@@ -149,7 +150,7 @@ class SinkAnswers:
         renew_too: Collection[Batch] = (),
         tried: bool = False,
     ) -> None:
-        """Settle; when another incarnation of Redis holds the stream by then, search it for the entries first.
+        """Settle. If another incarnation of Redis holds the stream by then, search the stream for the entries first.
 
         `renew_too`: as for `wait_and_settle()`; `tried`: as for Settler.settle().
         """
@@ -170,7 +171,7 @@ class SinkAnswers:
         renew_too = ()
 
     def _cut_again(self, unanswered: list[ClaimedRow], outcomes: BatchOutcomes) -> list[ClaimedRow]:
-        """Rows that are not in the stream after a second cut; after a first one they are released, as by an outage."""
+        """The rows that are not in the stream after a second cut; none after a first cut, which may be an outage."""
         released = set(outcomes.released)
         missing = [row for row in unanswered if row.id in released]
         if not any(row.id in self._cut_once or row.attempts or row.suspect for row in missing):
@@ -185,11 +186,11 @@ class SinkAnswers:
 
 
 def make_suspects(rows: Iterable[ClaimedRow], outcomes: BatchOutcomes, delay_s: float = 0.0) -> None:
-    """Let rows under which Redis ended be published alone next, by whoever claims them; it costs no attempt."""
+    """File that Redis ended under these rows: whoever claims them next publishes each alone. It costs no attempt."""
     for row in rows:
         outcomes.add(row.id, Waits(delay_s, f"{SERVER_LOST}: Redis ended, or was replaced, while this row was sent"))
 
 
 def was_cut(replies: Sequence[Reply]) -> bool:
-    """Whether the other end closed the connection before it had answered all."""
+    """Whether the other end closed the connection before it had answered all rows."""
     return any(isinstance(reply, NoReply) and reply.cut for reply in replies)

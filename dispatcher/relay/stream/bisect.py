@@ -1,13 +1,14 @@
-"""Bisect: rows that may be what closes the connection are isolated, down to the one that does it.
+"""Bisect: rows that may be what closes the connection are isolated, down to the row that does it.
 
-A batch that keeps killing the connection while Redis works holds a row that Redis, or a proxy before it, cannot take.
-Its rows, and those that failed before, are isolated, on a connection of their own, so that the lanes go on
-meanwhile. When that one is cut, what is not in the stream is tried in halves. A row that is cut off twice while it is
-alone there is the cause, and costs an attempt.
+A batch under which the connection ends again and again while Redis works holds a row that Redis, or a proxy before it,
+cannot take. The rows of such a batch, and rows that failed before, are isolated: published on a connection of their
+own, while the lanes go on. When this connection is cut, the rows that are not in the stream are tried in halves. A row
+that is cut off twice while it is alone on the connection is the cause, and loses an attempt.
 
-No outage does. Before each try the sink must answer an XADD that it always refuses (the id 0-0), so it is reachable and
-takes writes; and it must be the same incarnation of Redis afterwards. Anything else releases the rows. Those
-under which Redis itself ended twice come back marked as suspects, and are tried one by one: see suspects.py.
+No row loses an attempt by an outage. Before each try the sink must answer an XADD that Redis always refuses (the id
+0-0): so the sink is reachable and takes writes. After the try it must be the same incarnation of Redis. If not, the
+rows are released. A row under which Redis itself ended twice comes back marked as a suspect, and is tried alone:
+suspects.py.
 """
 
 from collections import deque
@@ -32,8 +33,8 @@ from dispatcher.relay.stream.reconcile import Reconciler
 from dispatcher.relay.stream.suspects import Suspects
 from dispatcher.stages.publish import replies_of, send
 
-MAX_WAITING = 4  # batches; with more the lanes wait, or every claimed row could end up here
-PROOFS = 2  # so often a row must be cut off alone before it is charged
+MAX_WAITING = 4  # batches; with more the lanes wait: else every claimed row could end up here
+PROOFS = 2  # so often a row must be cut off while it is alone, before it loses an attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class CutAlone(NamedTuple):
 
 
 class PoisonBisector:
-    """Publishes isolated rows, one batch at a time. Its state is written by run(), its queue by the lanes."""
+    """Publishes isolated rows, one batch at a time. run() writes the state; the lanes write the queue."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class PoisonBisector:
         rng: Random,
     ) -> None:
         self._policy = policy
-        self._gate = gate  # to a connection of its own
+        self._gate = gate  # of the bisector's own connection
         self._answers = answers
         self._stopping = stopping
         self._pause_check = pause
@@ -75,7 +76,7 @@ class PoisonBisector:
         self._rng = rng
         self._reconciler = Reconciler(lease_s=policy.claims.lease_s, stopping=stopping, observe=observe, rng=rng)
         self._leases = LeaseRenewer(observe, rng)  # of the rows that are tried
-        self._waiting_leases = LeaseRenewer(observe, rng)  # of all that wait here
+        self._waiting_leases = LeaseRenewer(observe, rng)  # of all rows in the queue
         self._queue: deque[IsolatedBatch] = deque()
         self._changed = anyio.Event()  # replaced by whoever sets it
         self._suspects = Suspects(gate, publisher, stopping=stopping, observe=observe, rng=rng)
@@ -84,16 +85,16 @@ class PoisonBisector:
 
     @property
     def claims(self) -> set[str]:
-        """The ids of the claims that are worked on here."""
+        """The ids of the claims whose rows are isolated."""
         return {case.batch.claim_id for case in self._queue}
 
     def stop(self) -> None:
-        """Release everything and end."""
+        """Release all rows, and let run() end."""
         self._gate.stop()
         self._note_change()
 
     async def add(self, postgres: ReconnectingSession, batch: Batch) -> None:
-        """Take over rows of a claim; waits while there are too many here."""
+        """Isolate rows of a claim. Waits while too many batches are isolated."""
         case = IsolatedBatch(postgres, batch)
         if self._stopping.is_set():
             await self._release(case, batch.rows)
@@ -104,7 +105,7 @@ class PoisonBisector:
             await self._changed.wait()
 
     async def run(self) -> None:
-        """Work until stopped and nothing is left."""
+        """Publish isolated rows until stopped and nothing is left."""
         try:
             while not self._stopping.is_set() or self._queue:
                 if not self._queue:
@@ -129,7 +130,7 @@ class PoisonBisector:
         others = [row for row in case.batch.rows if not row.suspect]
         pieces = [*reversed(alone), *([others] if others else [])]  # the last one first
         while pieces:
-            # First the connection, then the leases: a dispatcher that fences us ends it before it adopts our rows.
+            # First the connection, then the leases: who fences us ends our connection before adopting our rows.
             if not await self._takes_entries() or (pieces[-1][0].suspect and not await self._is_stable(case, pieces)):
                 await self._release(case, [row for piece in pieces for row in piece])
                 return
@@ -141,7 +142,7 @@ class PoisonBisector:
                 pieces += await self._try(case, ours)
 
     async def _in_order(self, case: IsolatedBatch, order: InOrder, piece: list[ClaimedRow]) -> list[ClaimedRow]:
-        """What waits for no row that failed here; the rest is released. What is not ours any more is left out."""
+        """Those of our rows that wait for no row that failed here. The rows that wait are released."""
         ours = await self._still_ours(case, piece)
         order.note_not_ours([row.id for row in piece if row not in ours])
         may_go = order.may_go(case.batch, ours)
@@ -150,7 +151,7 @@ class PoisonBisector:
         return may_go
 
     async def _takes_entries(self) -> bool:
-        """Whether the sink answers, and takes entries that it has no reason of their own to refuse."""
+        """Whether the sink answers, and takes entries as such."""
         if self._stopping.is_set() or not await self._gate.wait_open():
             return False
         if (why := await self._gate.probe()) is None:
@@ -165,8 +166,8 @@ class PoisonBisector:
         )
 
     async def _still_ours(self, case: IsolatedBatch, rows: list[ClaimedRow]) -> list[ClaimedRow]:
-        """Renew the leases of all that wait here, now and then, and of these rows; those that are still ours."""
-        floor = self._gate.connection.floor  # none of them is in the stream now
+        """Renew the leases of these rows, and now and then of the queue. Returns which of these rows are still ours."""
+        floor = self._gate.connection.floor  # none of the rows is in the stream now
         if self._waiting_leases.is_time(self._policy.claims.lease_s / 8):
             for other in list(self._queue):  # lanes add to it meanwhile
                 await self._waiting_leases.renew(other.postgres, rows_of([other.batch]), floor=floor)
@@ -179,7 +180,7 @@ class PoisonBisector:
                 return []
 
     async def _try(self, case: IsolatedBatch, rows: list[ClaimedRow]) -> list[list[ClaimedRow]]:
-        """Publish and settle; what is to be tried again, in the pieces it is to be tried in, the last one first."""
+        """Publish and settle these rows. Returns the pieces to be tried again, the last one first."""
         connection = self._gate.connection
         piece = case.batch._replace(rows=rows, floor=connection.floor)
         written = send(connection, self._policy.entry, piece, self._policy.publish_timeout_s)
@@ -201,7 +202,7 @@ class PoisonBisector:
             if written.incarnation is not None and written.incarnation.surely_same(now):
                 if now == written.incarnation:
                     again = self._split(missing, rows, outcomes)
-                else:  # its stream was emptied meanwhile
+                else:  # the stream was emptied meanwhile
                     outcomes.released += [row.id for row in missing]
             elif not rows[0].suspect:
                 make_suspects(missing, outcomes)

@@ -1,7 +1,7 @@
-"""The gate before the sink: connects, holds claims back while it fails, lets a trial through, reconciles.
+"""The gate before the sink: connects, holds claims back while the sink fails, lets a trial through, searches.
 
 The gate is open while its breaker is closed, and shut while its breaker is open. An outage of Redis costs no row an
-attempt: nothing is claimed while the gate is shut, and what was in flight is released.
+attempt: nothing is claimed while the gate is shut, and rows that were in flight are released.
 """
 
 from time import monotonic
@@ -27,8 +27,8 @@ SEARCH_AGAIN_S = 0.5
 class SinkGate:
     """One connection to the sink, and its breaker. Used by all lanes.
 
-    `verify` is asked about each new connection, and each one after a failure, before anything is published on it: which
-    incarnation of Redis it leads to. It raises DispatcherError while nothing may be published there.
+    `verify(connection)` says which incarnation of Redis the connection leads to, and raises DispatcherError while
+    nothing may be published there. It is called before anything is published on a new connection, and after a failure.
     `retry_misconfigured`: retry configuration errors from the start, because another connection with the same settings
     has already worked. `in_order`: nothing may be published without MULTI and EXEC.
     """
@@ -67,9 +67,9 @@ class SinkGate:
         return self._breaker.begin_trial(monotonic())
 
     async def wait_open(self) -> bool:
-        """Whether something may be sent now. Waits for the breaker and connects; False: ask again.
+        """Whether something may be sent now. Waits for the breaker and connects. False: ask again.
 
-        Raises Misconfigured when a person has to act and the sink was never up; later that is waited out.
+        Raises Misconfigured when a person has to act and the sink was never up. Once it was up, False is returned.
         """
         if self.ready:  # hundreds of times a second: the lock below costs a tenth of what an empty claim costs us
             return True
@@ -163,7 +163,7 @@ class SinkGate:
             self._observe(BreakerChanged("closed", None))
 
     async def try_open(self) -> bool:
-        """Whether the sink takes entries, found out without one: while nothing may be claimed. Raises as wait_open."""
+        """Whether the sink takes entries: asked by a probe, as nothing may be claimed. Raises as wait_open."""
         if not await self.wait_open():
             return False
         if self._breaker.state != "closed":
@@ -174,7 +174,7 @@ class SinkGate:
         return True
 
     async def probe(self) -> str | None:
-        """Why the sink takes no entries now, by an XADD that it always refuses; None: it takes them.
+        """Why the sink takes no entries now, by an XADD that Redis always refuses; None: it takes entries.
 
         A reply that speaks of that XADD proves more than PING does: reachable, writable, and no proxy's own error.
         """
@@ -186,14 +186,14 @@ class SinkGate:
         return str(getattr(reply, "error", "it took an XADD that nobody may take"))
 
     async def takes_writes(self) -> bool:
-        """Whether Redis has just taken a write that is none of the stream: a key that lives for a millisecond."""
+        """Whether Redis takes a write now that is not to the stream: a key that lives for a millisecond."""
         stream = self.connection.streams[0]
         key = f"{stream}:probe" if "{" in stream else f"{{{stream}}}:probe"  # the stream's slot
         [reply] = await self.connection.send([("SET", key, "", "PX", "1")], self._timeout_s)
         return reply in (b"OK", "OK")
 
     def search_of(self, batch: Batch, outcomes: BatchOutcomes, last: Search | None = None) -> Search:
-        """The search for rows whose reply was lost: `last`, where that looks for the same, else a new one."""
+        """The search for rows whose reply was lost: `last`, if that searches for the same rows; else a new search."""
         unknown = set(outcomes.unknown)
         wanted = by_stream(self._layout, [row for row in batch.rows if row.id in unknown])
         if last is not None and (last.wanted, last.incarnation) == (wanted, outcomes.incarnation):
@@ -205,9 +205,9 @@ class SinkGate:
     ) -> bool:
         """Search the streams, after the batch's floor, for rows whose reply was lost; file them as sent or released.
 
-        The connection that carried them is dead by now (see RedisConnection.connect), so nothing can arrive after the
-        search. False: it failed, or is not done after about `for_s` seconds. The rows stay unknown then; `search`, of
-        search_of(), knows where to go on. Several may search for rows of one claim at a time.
+        The connection that carried the rows is dead by now (see RedisConnection.connect), so no entry can arrive after
+        the search. False: the search failed, or is not done after about `for_s` seconds. Then the rows stay unknown,
+        and `search`, of search_of(), knows where to go on. Several tasks may search for rows of one claim at a time.
         """
         search = search or self.search_of(batch, outcomes)
         try:
@@ -218,7 +218,7 @@ class SinkGate:
                 with anyio.move_on_after(SEARCH_AGAIN_S):
                     await self._stopping.wait()
             else:
-                self._shut(str(error), connection_only=self._not_reached())  # or the next try would follow at once
+                self._shut(str(error), connection_only=self._not_reached())  # else the next try would follow at once
             return False
         found, unknown = search.found, len(outcomes.unknown)
         for row_id in outcomes.unknown:

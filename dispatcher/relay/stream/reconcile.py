@@ -1,4 +1,4 @@
-"""Reconcile: rows whose reply was lost are searched for in the stream, as soon as the sink is back."""
+"""Reconcile: once the sink is back, the stream is searched for rows whose reply was lost."""
 
 from collections.abc import Collection
 from random import Random
@@ -15,7 +15,7 @@ from dispatcher.relay.stream.gate import SinkGate
 
 
 class Reconciler:
-    """Waits for the sink and searches. Keeps nothing between two batches."""
+    """Waits for the sink, then searches the stream. Keeps nothing between two batches."""
 
     def __init__(self, *, lease_s: float, stopping: anyio.Event, observe: Observer, rng: Random) -> None:
         self._lease_s = lease_s
@@ -32,10 +32,10 @@ class Reconciler:
         *,
         renew_too: Collection[Batch] = (),
     ) -> None:
-        """File what is unknown as sent or released. At a stop it stays unknown, and its rows claimed.
+        """File rows of unknown outcome as sent or released. After a stop they stay unknown, and claimed.
 
-        `renew_too`: other batches whose leases are renewed while this one waits: an outage longer than the lease must
-        not look like a frozen dispatcher.
+        `renew_too`: other batches whose leases are renewed while this batch waits. Else we would look frozen, if
+        an outage lasts longer than the lease.
         """
         leases = LeaseRenewer(self._observe, self._rng)
         search: Search | None = None

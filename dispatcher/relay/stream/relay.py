@@ -36,7 +36,7 @@ TRY_SINKS_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SinkParts:
-    """What a sink is made of. `bisector_gate`: for rows that are isolated.
+    """What a sink is made of. `bisector_gate`: of the connection for isolated rows.
 
     `slots`: rows of these slots go to this sink; empty: all rows.
     """
@@ -64,9 +64,9 @@ class StreamParts:
 
 
 class StreamRelay:
-    """Runs lanes until told to stop. State is written by the lane that has the turn, unless said otherwise.
+    """Runs lanes until told to stop. The lane that has the turn writes the state, unless said otherwise.
 
-    `wake_handlers()` is called each turn; it lets the handler relay claim.
+    `wake_handlers()` is called each turn, and lets the handler relay claim.
     """
 
     def __init__(
@@ -141,11 +141,11 @@ class StreamRelay:
         self._pause_check.note_claim_ended()
 
     def _sink_can_take_rows(self) -> None:
-        self._claimer.rescan()  # while the sink was shut its rows waited; their keys may be before the cursor
+        self._claimer.rescan()  # rows waited while the sink was shut; their index keys may be before the cursor
         self._doorbell.nudge()
 
     def claims_in_flight(self) -> set[str]:
-        """The ids of the claims that are worked on."""
+        """The ids of the claims of which rows are worked on."""
         isolated = set[str]().union(*(sink.bisector.claims for sink in self._sinks.all))
         return self._claimer.in_flight | isolated | self._settler.aside.claims
 
@@ -176,7 +176,7 @@ class StreamRelay:
 
     async def _lane(self, postgres: ReconnectingSession) -> None:
         while not self._stopping.is_set():
-            # Without the turn: a lane whose session is away must not keep the others from claiming.
+            # Before the turn: a lane whose session is away must not keep the other lanes from claiming.
             if postgres.session is None:
                 await self._release_key_without_sessions()
                 if await postgres.get_unless(self._stopping) is None:
@@ -221,7 +221,7 @@ class StreamRelay:
         self._observe(Ticked("ok", took_s))
 
     async def _try_open_while_paused(self) -> None:
-        """Find out whether Redis and the groups let rows through: alerts about what is over must end, paused or not."""
+        """Find out whether Redis and the groups let rows through: an alert about a trouble that is over must end."""
         if monotonic() >= self._try_sinks_at and not self._stopping.is_set() and self._pause_check.may_try_sink():
             await self._sinks.try_open()
             self._try_sinks_at = monotonic() + TRY_SINKS_EVERY_S
@@ -237,7 +237,7 @@ class StreamRelay:
         self._wake_handlers()
 
     async def _allowance(self) -> Allowance | NotNow:
-        """How much this turn may claim: nothing now, because of a stop, the sink, a group, or what is kept aside."""
+        """How much this turn may claim; nothing because of a stop, the sink, a consumer group, or rows kept aside."""
         if self._stopping.is_set():
             return NotNow.ASK_AGAIN
         began = monotonic()

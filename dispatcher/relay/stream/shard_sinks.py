@@ -1,8 +1,9 @@
 """The sinks of a relay that publishes to the shards of a Cluster, each with its own gate.
 
-A shard is what moves as a whole between the nodes of a Cluster, so each has a connection, a breaker and an audit of its
-own: it is followed to whichever node serves it, and while that one is away the others go on. What is not open is left
-out of the claims, and a batch whose shard does not answer is settled beside the lane that wrote it.
+A shard moves as a whole between the nodes of a Cluster. So each shard has a connection, a breaker and an audit of its
+own: the connection follows the shard to whichever node serves it, and while that node is away the other shards go on.
+Slots of a shard whose gate is not open are left out of the claims. A batch whose shard does not answer is settled
+beside the lane that wrote it.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,12 +40,12 @@ class ShardSinks:
             tasks.start_soon(sink.keep_ready, self._stopping, self.note_change, name="sink")
 
     def note_change(self) -> None:
-        """A sink is open again, or not late any more."""
+        """A sink is open again, or has no batch in the background any more."""
         self._changed.set()
         self._wake()
 
     async def allow(self, most: Callable[[], int]) -> Allowance | NotNow:
-        """What may be claimed now. Sinks that are not open are tried again, beside the lanes."""
+        """How much may be claimed now. Sinks that are not open are tried again, beside the lanes."""
         began = monotonic()
         ready = {number: sink for number, sink in enumerate(self.all) if sink.ready}
         for number, sink in enumerate(self.all):

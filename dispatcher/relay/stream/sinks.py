@@ -26,9 +26,10 @@ class NotNow(Enum):
 
 
 class Allowance(NamedTuple):
-    """How many rows a turn may claim, one at least. `trial`: they try the sink out. `began`: monotonic seconds.
+    """How many rows a turn may claim, at least one. `trial`: the row tries the sink out. `began`: monotonic seconds.
 
-    `connection_epochs`: of each sink that is open, see RedisConnection; `left_out`: slots of the others.
+    `connection_epochs`: of each sink that is open, see RedisConnection. `left_out`: slots of the sinks that are not
+    open.
     """
 
     rows: int
@@ -41,35 +42,36 @@ class Allowance(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Sink:
-    """One gate, and what is done with the rows that go through it. `slots`: whose rows these are."""
+    """One gate, and what works on the rows that go through it. `slots`: rows of these slots; empty: all rows."""
 
     gate: SinkGate
     flow: FlowControl
     answers: SinkAnswers
     bisector: PoisonBisector
     slots: Sequence[int] = ()
-    in_background: int = 0  # batches that are settled in the background, for no lane waits for them any more
+    in_background: int = 0  # batches that are settled in the background, while no lane waits for them
     _check_again: anyio.Event = field(default_factory=anyio.Event)  # replaced by keep_ready()
 
     @property
     def ready(self) -> bool:
-        """Whether rows may be claimed for it now."""
+        """Whether rows may be claimed for this sink now."""
         return not self.in_background and self.gate.ready and self.flow.left() > 0
 
     def stop(self) -> None:
-        """End every wait of it."""
+        """End every wait for this sink."""
         self.gate.stop()
         self.bisector.stop()
         self.check_again()
 
     def check_again(self) -> None:
-        """Connect it, or ask what its groups have to read, in keep_ready()."""
+        """Let keep_ready() connect, or ask what the consumer groups have to read."""
         self._check_again.set()
 
     async def keep_ready(self, stopping: anyio.Event, changed: Callable[[], None]) -> None:
-        """Connect it, find out when it is back, ask what its groups have to read; until stopped.
+        """Connect, again when the sink was away, and ask what its consumer groups have to read; until stopped.
 
-        Raises Misconfigured when a person has to act and it was never up.
+        `changed()` is called when rows may be claimed for the sink again. Raises Misconfigured when a person has to act
+        and the sink was never up.
         """
         while not stopping.is_set():
             self._check_again = anyio.Event()
@@ -88,7 +90,7 @@ class Sink:
 
 
 class Sinks(Protocol):
-    """All sinks of a relay, by number."""
+    """All sinks of a relay. The number of a sink is its place in `all`."""
 
     all: Sequence[Sink]
 
@@ -101,7 +103,7 @@ class Sinks(Protocol):
         ...
 
     async def try_open(self) -> None:
-        """Find out whether they let rows through, while nothing is claimed."""
+        """Find out whether the sinks take rows, while nothing is claimed."""
         ...
 
     async def wait_changed(self) -> None:
@@ -109,14 +111,14 @@ class Sinks(Protocol):
         ...
 
     def split(self, batch: Batch) -> Mapping[int, Batch]:
-        """The batch by sink, each part in the order of the batch."""
+        """By number of the sink: its rows of the batch, in the order of the batch."""
         ...
 
 
 class OneSink:
     """The sink of a relay that has one.
 
-    `release_key()` is awaited before a wait for it: nobody will claim meanwhile, so writers need not ring.
+    `release_key()` is awaited before a wait for the sink: nobody claims meanwhile, so writers need not ring.
     """
 
     def __init__(self, sink: Sink, stopping: anyio.Event, release_key: Callable[[], Awaitable[None]]) -> None:
@@ -126,7 +128,7 @@ class OneSink:
         self._release_key = release_key
 
     def start(self, tasks: TaskGroup) -> None:
-        """It needs nothing: allow() connects it."""
+        """Nothing runs beside the lanes: allow() connects the sink."""
 
     async def allow(self, most: Callable[[], int]) -> Allowance | NotNow:
         gate = self._sink.gate

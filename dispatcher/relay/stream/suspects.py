@@ -1,9 +1,9 @@
-"""The loss of Redis under a row that was sent alone: the row's own failure, or an outage that met it by chance.
+"""Redis was lost while a row was sent alone: is it the row's own failure, or an outage that met the row by chance?
 
-Redis may end on a row (a bug, a module), come back, and end on it again. So a row under which Redis was lost twice is
-published alone, once Redis has been up for a while. It is charged only if Redis takes other entries before it, and ends
-twice in a row just as this one is sent. Others that crash Redis again and again (another application, another
-dispatcher) do so at other moments, for that while has a random length. A Redis that ends on every write takes no other
+Redis may end on a row (a bug, a module), come back, and end on that row again. So a row under which Redis was lost
+twice is published alone, once Redis has been up for a while. The row is charged only if Redis takes other entries
+before it, and ends twice in a row just as this row is sent. Another application or dispatcher that crashes Redis again
+and again does so at other moments, for that while has a random length. A Redis that ends on every write takes no other
 entries.
 """
 
@@ -40,12 +40,12 @@ class Suspects:
         self._observe = observe
         self._rng = rng
         self._stable_server: object = None  # the server that has been up for long enough
-        self._takes_others = False  # whether it took another entry, or a write of ours, before the row that is tried
-        self._lost: dict[int, int] = {}  # by row: how often Redis was lost under it while it was alone
+        self._takes_others = False  # whether that server took another entry, or a write of ours, before this row
+        self._lost: dict[int, int] = {}  # by row id: how often Redis was lost while the row was sent alone
         self._charged: set[int] = set()
 
     async def wait_until_stable(self, every_s: float, renew: Callable[[], Awaitable[object]]) -> bool:
-        """Wait until Redis has been up for a while. False: it was lost meanwhile, or we stop.
+        """Wait until Redis has been up for a while. False: Redis was lost meanwhile, or we stop.
 
         `renew()` is called about every `every_s` seconds: leases must not run out.
         """
@@ -65,7 +65,7 @@ class Suspects:
         return True
 
     def judge(self, row: ClaimedRow, outcomes: BatchOutcomes, policy: RetryPolicy) -> bool:
-        """Redis was lost while this row was sent alone. Whether to try it once more; else its outcome is filed."""
+        """Redis was lost while this row was sent alone. Returns whether to try it again; else files its outcome."""
         if len(self._lost) > REMEMBERED:
             self._lost.clear()
             self._charged.clear()
@@ -100,7 +100,7 @@ class Suspects:
 
     @staticmethod
     def _server(connection: RedisConnection) -> object:
-        """What stands for the server that answers: where it does not say who it is, the connection."""
+        """What stands for the server that answers; the connection, where the server does not say who it is."""
         incarnation = connection.incarnation
         if incarnation is None or not incarnation.known:
             return connection.epoch
