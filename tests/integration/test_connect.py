@@ -1,12 +1,17 @@
 """A connection that cannot be made is told in plain words: what is wrong, where, and no password."""
 
 import asyncio
-from collections.abc import Callable
+import gc
+import types
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import psycopg
 import pytest
+from psycopg import waiting
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dispatcher.core.errors import Misconfigured, NoConnectionLeft, Unreachable
@@ -263,6 +268,40 @@ async def test_a_server_that_says_nothing_is_given_up_and_left(database_url, pro
         await connect(PostgresTarget(through.via(database_url), "test", connect_timeout_s=0.2), "lane")
     await through.stop()
     await until(lambda: open_files() <= before, "its socket is closed, and the proxy's own")
+
+
+@types.coroutine
+def cancelled_at(wait: int, scope: anyio.CancelScope, work: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Runs `work`, and cancels the scope as it waits for the nth time."""
+    step, waits = partial(work.send, None), 0
+    while True:
+        try:
+            future = step()
+        except StopIteration as end:
+            return end.value
+        waits += 1
+        if waits == wait:
+            scope.cancel()
+        try:
+            yield future
+        except BaseException as error:
+            step = partial(work.throw, error)
+        else:
+            step = partial(work.send, None)
+
+
+async def test_who_is_cancelled_while_it_connects_leaves_no_connection(database_url, db, monkeypatch):
+    """psycopg lets the loop run now and then where it waits for nothing: here each time."""
+    monkeypatch.setattr(waiting, "MAX_BUSY_TIME", 0.0, raising=False)
+    session, wait = None, 0
+    while session is None:
+        wait += 1
+        with anyio.CancelScope() as scope:
+            session = await cancelled_at(wait, scope, connect(PostgresTarget(database_url, "test"), "lane"))
+        gc.collect()  # a connection that nobody closed says so, which fails the test
+    assert wait > 3
+    await session.close()
+    await becomes(partial(sessions_there, db), 0, "the number of sessions")
 
 
 async def test_a_second_host_is_tried_when_the_first_says_nothing(database_url, proxy):

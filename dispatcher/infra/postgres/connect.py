@@ -67,12 +67,14 @@ async def _open(target: PostgresTarget, purpose: str) -> tuple[Session, psycopg.
     except DialFailed as failed:
         raise explain(_where(target), failed, target.secrets()) from None
     connection = psycopg.AsyncConnection(pgconn)
-    await connection.set_autocommit(True)
     try:
+        await connection.set_autocommit(True)  # it asks no server, and yet psycopg lets the loop run now and then
         return Session(connection, target.query_timeout_s + 2.0), connection
-    except OSError as error:
+    except BaseException as error:
         await connection.close()
-        raise Unreachable(f"{_where(target)}: {os.strerror(error.errno or 0)}") from None
+        if isinstance(error, OSError):
+            raise Unreachable(f"{_where(target)}: {os.strerror(error.errno or 0)}") from None
+        raise
 
 
 async def _introduce(
