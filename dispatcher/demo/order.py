@@ -119,15 +119,15 @@ def _report(
     tally: Tally, sent: int, codes: Sequence[int], changes: Sequence[str], database_url: str, redis_url: str
 ) -> Report:
     with psycopg.connect(database_url, autocommit=True) as connection:
-        places = {
+        positions = {
             event.encode(): (aggregate, number)
             for event, aggregate, number in connection.execute(
                 "SELECT event_id::text, aggregate_id, id FROM messaging.message_outbox"
             )
         }
     entries = list(_entries(redis_url))
-    doubled, overtaken = len(entries) - len(set(entries)), count_overtaken(entries, places)
-    aggregates = len({aggregate for aggregate, _ in places.values()})
+    doubled, overtaken = len(entries) - len(set(entries)), count_overtaken(entries, positions)
+    aggregates = len({aggregate for aggregate, _ in positions.values()})
     table = Table(title="Order within each aggregate, DISPATCH_ORDER=aggregate", title_justify="left")
     table.add_column("events of", style="bold")
     table.add_column(f"{aggregates} aggregates", justify="right")
@@ -160,15 +160,15 @@ def _entries(redis_url: str) -> Iterable[bytes]:
             start = f"({page[-1][0].decode()}"
 
 
-def count_overtaken(entries: Iterable[bytes], places: dict[bytes, tuple[str, int]]) -> int:
-    """How many first entries came after that of a later event of their aggregate. `places`: aggregate and number."""
+def count_overtaken(entries: Iterable[bytes], positions: dict[bytes, tuple[str, int]]) -> int:
+    """How many first entries came after that of a later event of their aggregate. `positions`: aggregate and number."""
     newest: dict[str, int] = {}
     seen, overtaken = set[bytes](), 0
     for event in entries:
-        if event in seen or event not in places:
+        if event in seen or event not in positions:
             continue
         seen.add(event)
-        aggregate, number = places[event]
+        aggregate, number = positions[event]
         overtaken += number < newest.get(aggregate, number)
         newest[aggregate] = max(number, newest.get(aggregate, number))
     return overtaken
