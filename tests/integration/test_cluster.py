@@ -84,6 +84,15 @@ async def test_the_node_of_the_key_is_found(own_cluster: StartCluster) -> None:
     held.close()
 
 
+@pytest.mark.parametrize("endpoint", ["hostname", "unknown-endpoint"])
+async def test_nodes_that_tell_no_address_of_the_wanted_kind(own_cluster: StartCluster, endpoint: str) -> None:
+    """A node without cluster-announce-hostname is told as "?", a name that nobody knows: no connection, for ever."""
+    cluster = own_cluster(primaries=3, replicas=0)
+    for node in cluster.nodes:
+        node.ask("CONFIG", "SET", "cluster-preferred-endpoint-type", endpoint)
+    assert await leads_to(cluster.url, cluster.owner(SLOT))
+
+
 async def test_who_asks_for_the_topology_at_the_same_time_shares_the_answer(own_cluster: StartCluster) -> None:
     """As the shards of a node do that went away: each of them by itself would ask every node."""
     cluster = await anyio.to_thread.run_sync(

@@ -174,7 +174,11 @@ def _topology(found: Any, asked: str) -> Topology | None:
     """From the reply to CLUSTER SLOTS; a node without an address is at the one that was asked."""
 
     def at(node: list[Any]) -> Address:
-        return (node[0] or b"").decode() or asked, int(node[1])
+        host, port, *more = node
+        if host == b"?":  # nodes are told by their names, and it has none: its address stands behind
+            about = more[1] if len(more) > 1 else []
+            host = dict(zip(about[::2], about[1::2], strict=False)).get(b"ip")
+        return (host or b"").decode() or asked, int(port)
 
     ranges = [
         (int(first), int(last), at(primary), tuple(map(at, replicas))) for first, last, primary, *replicas in found
