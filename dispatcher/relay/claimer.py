@@ -56,9 +56,9 @@ class Claimer:
         self._left_out: tuple[int, ...] = ()  # slots whose rows are not claimed
         self._uncertain = UncertainClaims()
         self._failures = StatementFailures("claim", observe, rng)
-        self._trials_first = False  # before the next claim: see doubt()
+        self._trials_first = False  # before the next claim: see run_trials_first()
         self._event_types = policy.event_types
-        self._put_back = PutBack(observe, self.doubt)
+        self._put_back = PutBack(observe, self.run_trials_first)
         self.in_flight: set[str] = set()  # claim ids, from before the first statement of each to claim_ended()
 
     def make_settler(
@@ -69,7 +69,7 @@ class Claimer:
             batch_size=batch_size,
             lease_s=self._policy.lease_s,
             wake=wake,
-            doubt=self.doubt,
+            run_trials_first=self.run_trials_first,
             given_back=self.given_back,
             on_aside_round=on_aside_round,
             observe=self._observe,
@@ -85,7 +85,7 @@ class Claimer:
         """Note that no row of this claim is worked on any more. To call it twice does no harm."""
         self.in_flight.discard(claim_id)
 
-    def doubt(self) -> None:
+    def run_trials_first(self) -> None:
         """Hear that no row of a settled batch was ours. Before the next claim the trials run: can we settle at all?"""
         self._trials_first = True
 

@@ -1,6 +1,6 @@
-"""Rows that are put back each time they were sent: a trigger behind our settle may do so, and it would never end.
+"""Rows that are put back each time they were sent: a trigger may do so after our settle, and it would never end.
 
-A settled row that a plain UPDATE put back is replayed, once for each such UPDATE. One that comes again at once, again
+A settled row that a plain UPDATE put back is replayed, once for each such UPDATE. A row that comes back at once, again
 and again, while the table has triggers of others, is published no more: it is dead, with the triggers as its cause.
 """
 
@@ -16,30 +16,30 @@ from dispatcher.ops.trials import name_triggers
 from dispatcher.stages.settle import settle
 
 AT_ONCE_S = 10.0  # between two claims of the same row
-DOUBTED = 2  # claims of a row that was put back, after which the statements are tried
-MOST = 5  # and after which it is published no more
+TRIALS_AFTER = 2  # claims of a row that was put back, after which the trials run
+MOST = 5  # claims of such a row, after which it is published no more
 REMEMBERED = 10_000  # rows
 
 
 class PutBack:
     """What one relay saw of rows that were put back. Used by one task at a time."""
 
-    def __init__(self, observe: Observer, doubt: Callable[[], None]) -> None:
+    def __init__(self, observe: Observer, run_trials_first: Callable[[], None]) -> None:
         self._observe = observe
-        self._doubt = doubt
+        self._run_trials_first = run_trials_first
         self._seen: dict[int, tuple[int, float]] = {}  # by row: how often it was put back at once, and when last
 
     def given_back(self, ids: Iterable[int]) -> None:
-        """Hear that these rows were not sent: their next claim follows no settle that somebody undid.
+        """Hear that these rows were settled, and not as sent: so nobody undid a settle before their next claim.
 
-        Else a row that was put back once, and waits for Redis or for a server of its handler, would be buried.
+        Without this a row that was put back once, and then waits for Redis or a server of its handler, would be buried.
         """
         if self._seen:
             for row_id in ids:
                 self._seen.pop(row_id, None)
 
     async def bury_repeated(self, session: Session, batch: Batch) -> Batch:
-        """The batch without rows that are sent and put back at once, again and again: those are buried.
+        """The batch without rows that were sent and put back at once, again and again: these rows are buried.
 
         Raises SessionLost or psycopg.Error.
         """
@@ -48,7 +48,7 @@ class PutBack:
         again = self._note(batch)
         if not again or not (names := await name_triggers(session)):
             return batch
-        self._doubt()
+        self._run_trials_first()
         to_bury = [row_id for row_id, times in again.items() if times >= MOST]
         if not to_bury:
             return batch
@@ -65,7 +65,7 @@ class PutBack:
         return batch.only([row for row in batch.rows if row.id not in to_bury])
 
     def _note(self, batch: Batch) -> dict[int, int]:
-        """How often each row was put back at once, of those that were at least twice."""
+        """How often each row was put back at once: only rows for which that was at least twice."""
         now, again = monotonic(), dict[int, int]()
         if len(self._seen) > REMEMBERED:
             self._seen.clear()
@@ -74,6 +74,6 @@ class PutBack:
             if row.put_back_by_update or times:
                 times = times + 1 if now - last < AT_ONCE_S else 1
                 self._seen[row.id] = (times, now)
-                if times >= DOUBTED:
+                if times >= TRIALS_AFTER:
                     again[row.id] = times
         return again

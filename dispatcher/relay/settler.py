@@ -25,12 +25,12 @@ WAIT_S = 0.05  # how long a settle waits for the one that began before it
 class Settler:
     """Settles for one relay, several batches at once. `wake(delay_s)`: a row is due again in so many seconds.
 
-    `doubt()`: a batch was settled of which no row was ours. Another dispatcher took all over, or something in Postgres
-    undoes what we do, and what is claimed next would be published again and again. `given_back(ids)`: these rows were
-    settled, and not as sent.
+    `run_trials_first()` is called when no row of a settled batch was ours, or a row was undone: before the next claim
+    the trials have to run. For if something in Postgres undoes our settles, rows that are claimed next would be
+    published again and again. `given_back(ids)` is called with the rows that were settled, and not as sent.
 
-    `aside.run()` has to run beside. `batch_size`: rows. `on_aside_round()` is called after each round of what is kept
-    aside: a pause may be waiting for it. `wait_s`: how long a settle waits for the one before.
+    `aside.run()` has to run beside. `batch_size`: rows. `on_aside_round()` is called after each round of the rows that
+    are kept aside: a pause may wait for them. `wait_s`: how long a settle waits for the settle before.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Settler:
         batch_size: int,
         lease_s: float,
         wake: Callable[[float], None],
-        doubt: Callable[[], None],
+        run_trials_first: Callable[[], None],
         given_back: Callable[[Iterable[int]], None],
         on_aside_round: Callable[[], None],
         observe: Observer,
@@ -47,7 +47,7 @@ class Settler:
         wait_s: float = WAIT_S,
     ) -> None:
         self._wake = wake
-        self._doubt = doubt
+        self._run_trials_first = run_trials_first
         self._given_back = given_back
         self._observe = observe
         self._rng = rng
@@ -72,14 +72,14 @@ class Settler:
         *,
         batch: Batch | None = None,
         search_again: SearchAgain | None = None,
-        tried: bool = False,
+        tried_together: bool = False,
     ) -> Settlement | None:
         """Write the outcomes of rows of one claim. If the session is lost, the next one is used, or another lane's.
 
-        None: Postgres refused it several times, and they are kept aside now. `search_again(outcomes, batch)` is called
-        when another incarnation of Redis holds the stream than the one that has the entries: it has to find out what
-        became of them, and changes `outcomes`. `batch` is given to it: it has at least the rows of these outcomes.
-        `tried`: settle_together() may have settled some of them.
+        None: Postgres refused the settle several times, and the rows are kept aside now. `search_again(outcomes,
+        batch)` is called when another incarnation of Redis holds the stream than the one that has the entries: it has
+        to search for the entries, and change `outcomes`. `batch` has at least the rows of these outcomes.
+        `tried_together`: settle_together() was tried before, and may have settled some of the rows.
         """
         failures = StatementFailures("settle", self._observe, self._rng)
         while True:
@@ -101,26 +101,26 @@ class Settler:
                     self.aside.keep(kept, error, began)
                     return None
                 await failures.tell_and_wait(error, began)
-        if failures or tried:
+        if failures or tried_together:
             failures.clear()
-            # Rows that an earlier try settled, whose answer was lost, are not found by the last one: done, not lost.
+            # A row that an earlier try settled, whose answer was lost, is not found by this try: settled, not lost.
             settlement = settlement._replace(not_ours=frozenset())
         elif settlement.not_ours and settlement.wrote_nothing:
-            self._doubt()
+            self._run_trials_first()
         if settlement.undone:
             rows = [(row_id, outcome) for row_id, outcome in outcomes.each() if row_id in settlement.undone]
             kept = KeptBatch(postgres, claim_id, rows, outcomes.incarnation, outcomes.streams, batch, search_again)
             self.aside.keep(kept, await settle_undone(session, len(rows)), began)
-            self._doubt()
+            self._run_trials_first()
         self._tell(claim_id, outcomes, settlement)
         return settlement
 
     async def settle_together(
         self, postgres: ReconnectingSession, claim_id: str, by_sink: Sequence[BatchOutcomes]
     ) -> frozenset[int]:
-        """Settle what several sinks took of one claim, by one statement. Tried once.
+        """Settle the rows of one claim that several sinks took, by one statement. Tried once.
 
-        Returns the ids of the rows that settle() has to settle, sink by sink: it knows what to do about them.
+        Returns the ids of the rows that settle() still has to settle, sink by sink: it handles failures, this does not.
         """
         streams = dict(chain.from_iterable(outcomes.streams.items() for outcomes in by_sink))
         whole = BatchOutcomes.of(chain.from_iterable(outcomes.each() for outcomes in by_sink), None, streams)
@@ -132,17 +132,18 @@ class Settler:
         except (IncarnationChanged, SessionLost, psycopg.Error):
             return frozenset(whole.sent_ids)
         if settlement.not_ours and settlement.wrote_nothing:
-            self._doubt()
+            self._run_trials_first()
         self._tell(claim_id, whole, settlement)
         return settlement.undone
 
     @asynccontextmanager
     async def _one_by_one(self) -> AsyncIterator[None]:
-        """Begin a settle when the one before it has ended: else its rows would leave their pages.
+        """Begin a settle when the settle before it has ended: else rows of this settle would leave their pages.
 
-        A settled row stays in its page if the version of before its claim can be removed from there. Postgres keeps
-        that as long as a statement runs that began before the claim was committed. With batches of 512 the settle of
-        the batch before was one, and up to 18 in 100 rows moved: such a row is written to the WAL whole.
+        A settled row stays in its page if Postgres can remove there the version of the row from before its claim.
+        Postgres keeps that version while any statement runs that began before the claim was committed: with batches of
+        512 the settle of the batch before. Then up to 18 in 100 rows moved, and a row that moves is written to the WAL
+        whole.
         """
         before, this = self._last, anyio.Event()
         self._last = this

@@ -102,7 +102,7 @@ class PauseWatcher:
 
     async def _read(self, unfinished: Unfinished | None) -> bool:
         """Read the switch. False: Postgres did not answer, and what was known goes on."""
-        if unfinished is not None and self._acknowledged is not None and self._overdue() and not self._signed_off:
+        if unfinished is not None and self._acknowledged is not None and self._time_to_write() and not self._signed_off:
             rows = await self._write(unfinished)
         else:
             rows = await self._fetch("pause_state", None)
@@ -120,7 +120,7 @@ class PauseWatcher:
 
     async def _acknowledge(self, unfinished: Unfinished) -> bool:
         """Write what we obey, when that changed or was not written for a while. False: Postgres refused it."""
-        if self._state(unfinished) != self._acknowledged or self._overdue() or self._has_news():
+        if self._state(unfinished) != self._acknowledged or self._time_to_write() or self._has_news():
             return await self._write(unfinished) is not None
         return True
 
@@ -131,7 +131,7 @@ class PauseWatcher:
         """Whether the condition changed since it was written; one that flaps is written once a second."""
         return self._condition() != self._said and monotonic() - self._acknowledged_at >= AGAIN_S
 
-    def _overdue(self) -> bool:
+    def _time_to_write(self) -> bool:
         return monotonic() - self._acknowledged_at >= NOTE_EVERY_S
 
     async def _write(self, unfinished: Unfinished) -> list[tuple[Any, ...]] | None:

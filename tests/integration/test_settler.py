@@ -85,7 +85,7 @@ async def test_a_row_that_waits_is_counted_by_the_settle_that_wrote_it(
     await claim(await lanes[0].get(), claim_id=claim_id, dispatcher=None, limit=1)
     outcomes = BatchOutcomes.of([(row_id, Waits(60.0, "no credit"))], None)
     for _ in range(2):
-        await settler.settle(lanes[0], claim_id, outcomes, tried=True)
+        await settler.settle(lanes[0], claim_id, outcomes, tried_together=True)
     found = [(each.retried, each.waiting) for each in tap.all(Settled)]
     assert found == [(0, 1), (0, 0)]
 

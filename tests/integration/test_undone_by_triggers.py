@@ -198,15 +198,15 @@ async def test_nobodys_settles_are_rolled_back_with_the_trials(
 ) -> None:
     """The handlers' claims and settles share a session, and the trials are one transaction on it."""
 
-    doubted: list[HandlerRelay] = []
+    relays: list[HandlerRelay] = []
 
     async def handle(payload: dict[str, int]) -> None:
-        for relay in doubted:
-            relay._claimer.doubt()  # the next claim begins with the trials
+        for relay in relays:
+            relay._claimer.run_trials_first()  # the next claim begins with the trials
         await asyncio.sleep(0.005 * (payload["n"] % 10))
 
     async with dispatcher(handlers=handlers_module({"work": handle}), unrouted="dead") as running:
-        doubted += [relay for relay in [running.service._engine.handlers] if relay is not None]
+        relays += [relay for relay in [running.service._engine.handlers] if relay is not None]
         await insert_events(db, 200, event_type="work")
         await running.tap.add_up(Settled, sent=200)
         assert await statuses(db) == {"sent": 200}

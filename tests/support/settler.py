@@ -14,7 +14,7 @@ def make_settler(
         batch_size=batch_size,
         lease_s=30.0,
         wake=lambda delay_s: None,
-        doubt=lambda: None,
+        run_trials_first=lambda: None,
         given_back=lambda ids: None,
         on_aside_round=lambda: None,
         observe=observe,

@@ -93,7 +93,8 @@ class AfterTurn:
             if unsettled := [each for each in outcomes.each() if each[0] in left]:
                 again = BatchOutcomes.of(unsettled, outcomes.incarnation, outcomes.streams)
                 self._start_in_background(
-                    sink_batch, partial(sink_batch.sink.answers.settle, postgres, sink_batch.batch, again, tried=True)
+                    sink_batch,
+                    partial(sink_batch.sink.answers.settle, postgres, sink_batch.batch, again, tried_together=True),
                 )
 
     def _start_in_background(self, sink_batch: SinkBatch, work: Callable[[], Awaitable[object]]) -> None:

@@ -148,11 +148,11 @@ class SinkAnswers:
         outcomes: BatchOutcomes,
         *,
         renew_too: Collection[Batch] = (),
-        tried: bool = False,
+        tried_together: bool = False,
     ) -> None:
         """Settle. If another incarnation of Redis holds the stream by then, search the stream for the entries first.
 
-        `renew_too`: as for `wait_and_settle()`; `tried`: as for Settler.settle().
+        `renew_too`: as for `wait_and_settle()`; `tried_together`: as for Settler.settle().
         """
 
         async def search_again(outcomes: BatchOutcomes, batch: Batch) -> None:
@@ -164,7 +164,7 @@ class SinkAnswers:
         if self.order is not None:
             self.order.note_announced(batch, outcomes)
         await self._settler.settle(
-            postgres, batch.claim_id, outcomes, batch=batch, search_again=search_again, tried=tried
+            postgres, batch.claim_id, outcomes, batch=batch, search_again=search_again, tried_together=tried_together
         )
         # Rows that are kept aside keep `search_again`, perhaps for hours, and that keeps `renew_too`: no batch from
         # here on, or the payloads of all of them would stay in memory.
