@@ -176,8 +176,9 @@ def _topology(found: Any, asked: str) -> Topology | None:
     def at(node: list[Any]) -> Address:
         host, port, *more = node
         if host == b"?":  # nodes are told by their names, and it has none: its address stands behind
-            about = more[1] if len(more) > 1 else []
-            host = dict(zip(about[::2], about[1::2], strict=False)).get(b"ip")
+            about: Any = more[1] if len(more) > 1 else {}
+            pairs = about if isinstance(about, dict) else dict(zip(about[::2], about[1::2], strict=False))
+            host = pairs.get(b"ip")
         return (host or b"").decode() or asked, int(port)
 
     ranges = [
