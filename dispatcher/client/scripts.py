@@ -18,17 +18,22 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local answer = {{}}
 for i, lease in ipairs(KEYS) do
   local verb, mine, lasts = ARGV[3 * i], ARGV[3 * i + 1], tonumber(ARGV[3 * i + 2])
-  local found = redis.call('HMGET', lease, 'holder', 'token', 'until')
+  local found = redis.call('HMGET', lease, 'holder', 'token', 'until', 'lasts')
   local holder, token, ends = found[1] or '', found[2] or '0', tonumber(found[3] or 0)
+  local lasted = tonumber(found[4] or 0)
+  if lasted > 0 and ends > now + lasted then -- the clock went back: else a dead holder would keep it for so long
+    ends = now + lasted
+    redis.call('HSET', lease, 'until', string.format('%.0f', ends))
+  end
   local is_mine = holder == ARGV[1] and token == mine
   if verb == 'take' and (holder == '' or holder == ARGV[1] or ends <= now) then
     holder, ends = ARGV[1], now + lasts
     token = string.format('%.0f', math.max(token + 1, mine + 1, time[1] * 1000000 + time[2]))
-    redis.call('HSET', lease, 'holder', holder, 'token', token, 'until', string.format('%.0f', ends))
+    redis.call('HSET', lease, 'holder', holder, 'token', token, 'until', string.format('%.0f', ends), 'lasts', lasts)
     is_mine = true
   elseif verb == 'keep' and is_mine and lasts > 0 then
     ends = now + lasts
-    redis.call('HSET', lease, 'until', string.format('%.0f', ends))
+    redis.call('HSET', lease, 'until', string.format('%.0f', ends), 'lasts', lasts)
   elseif verb == 'drop' and is_mine then
     holder, is_mine = '', false
     redis.call('HSET', lease, 'holder', '')
@@ -41,9 +46,12 @@ if tonumber(ARGV[2]) > 0 then
 else
   redis.call('HDEL', KEYS[1], me)
 end
-local fields = redis.call('HGETALL', KEYS[1])
+local fields, lasts = redis.call('HGETALL', KEYS[1]), tonumber(ARGV[2])
 for i = 1, #fields, 2 do
   if string.sub(fields[i], 1, 2) == 'c:' then
+    if lasts > 0 and tonumber(fields[i + 1]) > now + lasts then -- the clock went back
+      redis.call('HSET', KEYS[1], fields[i], string.format('%.0f', now + lasts))
+    end
     if tonumber(fields[i + 1]) > now then
       table.insert(answer[1], string.sub(fields[i], 3))
     else
@@ -62,7 +70,7 @@ if lease[1] ~= ARGV[1] or lease[2] ~= ARGV[2] then return {0} end
 if tonumber(ARGV[3]) > 0 then
   local time = redis.call('TIME')
   local ends = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[3]
-  redis.call('HSET', KEYS[1], 'until', string.format('%.0f', ends))
+  redis.call('HSET', KEYS[1], 'until', string.format('%.0f', ends), 'lasts', ARGV[3])
 end
 if #ARGV == 3 then return {1} end
 return {1, redis.call(unpack(ARGV, 4))}

@@ -1,9 +1,10 @@
 """Who reads a shard of a stream that is read in order: one consumer at a time, by a lease in Redis with a token.
 
-A lease is a hash beside the key of its shard: `holder`, `token`, and `until` in milliseconds of Redis's clock. The
-token rises each time the lease is taken. All that a holder does to its shard it does by a script that compares holder
-and token first, reading included: a consumer that was frozen for longer than its lease can take no entry and
-acknowledge none. The first lease of those that a reader asks for also says which consumers there are (`c:<name>`).
+A lease is a hash beside the key of its shard: `holder`, `token`, `until` in milliseconds of Redis's clock, and `lasts`,
+for how many it was given, which bounds it when that clock goes back. The token rises each time the lease is taken. All
+that a holder does to its shard it does by a script that compares holder and token first, reading included: a consumer
+that was frozen for longer than its lease can take no entry and acknowledge none. The first lease of those that a reader
+asks for also says which consumers there are (`c:<name>`).
 """
 
 from collections.abc import Mapping, Sequence
