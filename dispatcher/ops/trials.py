@@ -42,6 +42,11 @@ class Tried:
         match (self.sqlstate or "")[:2]:
             case "42" if self.sqlstate == "42501":
                 return f"{GIVE_RIGHTS}; where it names what is Postgres's own (pg_...), a superuser has to GRANT that"
+            case "42" if self.sqlstate == "42P10":
+                return (
+                    "a publication has a part of the table: ALTER PUBLICATION ... SET (publish = 'insert'), "
+                    "or leave the table out of it"
+                )
             case "42":
                 return f"as the owner: {MIGRATE}"
             case "55" if self.sqlstate == "55000":

@@ -107,6 +107,26 @@ async def test_a_publication_of_all_tables(
         assert await without.fetchall() == []
 
 
+@pytest.mark.parametrize("what", ["(event_type, payload)", "WHERE (status = 'sent')"])
+async def test_a_publication_that_refuses_updates_is_named(
+    own_postgres: StartPostgres, dispatcher: StartDispatcher, what: str
+) -> None:
+    """The remedy was `dispatcher migrate`, which mends nothing; that of today does."""
+    server = await anyio.to_thread.run_sync(lambda: own_postgres(options={"wal_level": "logical"}))
+    await migrate(server.url())
+    async with await psycopg.AsyncConnection.connect(server.url(), autocommit=True) as db:
+        await db.execute(f"CREATE PUBLICATION some_of_it FOR TABLE messaging.message_outbox {what}".encode())
+        session = await connect(PostgresTarget(server.url(), "test"), "test")
+        found = [each for each in await schema.trials(session) if each.level != "ok"]
+        await session.close()
+        assert (found[0].check, "42P10" in found[0].found) == ("try-claim", True)
+        assert "ALTER PUBLICATION ... SET (publish = 'insert')" in (found[0].remedy or "")
+        await db.execute("ALTER PUBLICATION some_of_it SET (publish = 'insert')")
+        async with dispatcher(database_url=server.url()) as running:
+            await insert_events(db, 10)
+            await running.tap.add_up(Settled, sent=10)
+
+
 async def test_the_registry_passes_ids_that_are_taken(db: Db, dispatcher: StartDispatcher) -> None:
     await db.execute("INSERT INTO messaging.dispatcher (id, name) SELECT i, 'other' FROM generate_series(1, 50) AS i")
     await db.execute("SELECT setval('messaging.dispatcher_id_seq', 1, false)")
