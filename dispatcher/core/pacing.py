@@ -149,36 +149,36 @@ class ArrivalRate:
 
 @dataclass(slots=True)
 class FreshLimit:
-    """How many rows of a claim may be fresh: fresh rows come first, and must not starve those that fell due.
+    """How many rows of a claim may be fresh: fresh rows come first, and must not starve scheduled rows that fell due.
 
-    While all that a claim may take is fresh, every eighth one keeps a part for the others; every one, while others fill
-    it. Rows that one kind does not use go to the other in either case. Written by one claimer only.
+    While claims take fresh rows only, every eighth claim keeps a part for scheduled rows; every claim does, while
+    scheduled rows fill that part. Rows that one kind does not use go to the other kind. Written by one claimer only.
     """
 
-    others: float = 0.25  # of the rows, while both kinds wait
-    keep_every: int = 8  # claims: of so many without room for others one keeps it
-    _without_room: int = 0  # claims in a row that had no room for others
-    _others_wait: bool = False
-    _reserved: float = 0.0  # rows, for others; less than one where claims are of one row, as for handlers
+    scheduled: float = 0.25  # part of the rows, while both kinds wait
+    keep_every: int = 8  # after so many claims without room for scheduled rows one claim keeps it
+    _without_room: int = 0  # claims in a row that had no room for scheduled rows
+    _scheduled_wait: bool = False
+    _reserved: float = 0.0  # rows, for scheduled ones; less than one where claims are of one row, as for handlers
 
     def limit(self, rows: int) -> int:
-        """Fresh rows that a claim of so many rows may take."""
-        if self._others_wait:
-            self._reserved += rows * self.others
+        """How many fresh rows a claim of so many rows may take."""
+        if self._scheduled_wait:
+            self._reserved += rows * self.scheduled
         elif self._without_room >= self.keep_every:
-            self._reserved = max(1.0, rows * self.others)
+            self._reserved = max(1.0, rows * self.scheduled)
         kept = min(int(self._reserved), rows)
         self._reserved -= kept
         return rows - kept
 
-    def note(self, rows: int, fresh_limit: int, fresh: int, others: int) -> None:
-        """Hear what a claim of `rows` took: `fresh` rows, of at most `fresh_limit`, and `others` that fell due."""
+    def note(self, rows: int, fresh_limit: int, fresh: int, scheduled: int) -> None:
+        """Hear what a claim of `rows` rows took: `fresh` rows, of at most `fresh_limit`, and `scheduled` rows."""
         room = rows - fresh
         if room:
-            self._without_room, self._others_wait = 0, others >= room
-            if fresh < fresh_limit or not self._others_wait:
+            self._without_room, self._scheduled_wait = 0, scheduled >= room
+            if fresh < fresh_limit or not self._scheduled_wait:
                 self._reserved = 0.0
-        elif not self._others_wait:
+        elif not self._scheduled_wait:
             self._without_room += 1
 
 

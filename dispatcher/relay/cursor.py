@@ -1,6 +1,6 @@
 """Where the next claim begins: after the last row of a full batch, at the start, or (filtered) a little way back.
 
-It has two positions, one for fresh rows and one for those that were scheduled, retried or put back: see claim.sql.
+It has two positions, one for fresh rows and one for scheduled rows: see claim.sql.
 """
 
 from typing import NamedTuple
@@ -9,17 +9,17 @@ from dispatcher.core.pacing import FilteredScan, FreshLimit, rest_after
 from dispatcher.core.row import UNSCHEDULED, Batch
 from dispatcher.stages.claim import FROM_THE_START, IndexKey, last_index_key
 
-# Rows that were committed late have older keys: once a second a claim begins at the start. Beside an open snapshot that
-# scan passes all rows that were settled since, so it may take at most a twentieth of the time.
+# Rows that were committed late have older keys: once a second a claim begins at the start. Beside an open snapshot this
+# scan passes all rows that were settled since, so such scans may take at most a twentieth of the time.
 START_AGAIN_S = 1.0
 REST = 20.0
 START_AGAIN_AT_MOST_S = 10.0
 
 
 class ClaimStart(NamedTuple):
-    """Where a claim begins. `since_s`: how far back it scans; None: to the start.
+    """Where a claim begins. `since_s`: how many seconds back it takes scheduled rows; None: all that are due.
 
-    `fresh_limit`: how many rows may be fresh; None: it takes what comes after `after`, fresh rows first.
+    `fresh_limit`: how many rows may be fresh; None: the claim takes the rows after `after`, fresh rows first.
     """
 
     fresh_limit: int | None
@@ -70,27 +70,27 @@ class ClaimCursor:
             self._filter.note_highest(now, row_id)
 
     def advance(self, batch: Batch, limit: int, start: ClaimStart) -> bool:
-        """Note a claim's rows. Returns whether more may follow: it took as many of one kind as it might."""
+        """Note a claim's rows. Returns whether more may be due: the claim took as many rows of one kind as it might."""
         fresh = [row for row in batch.rows if row.fresh]
-        others = batch.rows[len(fresh) :]  # in the order of next_run_at
+        scheduled = batch.rows[len(fresh) :]  # in the order of next_run_at
         if batch.over_budget:  # more of both kinds may have been released
             limit = len(batch.rows)
         fresh_limit = limit if start.fresh_limit is None else min(start.fresh_limit, limit)
-        self._fresh_limit.note(limit, fresh_limit, len(fresh), len(others))
+        self._fresh_limit.note(limit, fresh_limit, len(fresh), len(scheduled))
         more_fresh = len(fresh) >= fresh_limit
         room = limit - len(fresh)
-        more_others = len(others) >= room
-        self._note_scan(batch, to_the_end=not (more_fresh or more_others))
+        more_scheduled = len(scheduled) >= room
+        self._note_scan(batch, to_the_end=not (more_fresh or more_scheduled))
         if fresh or not more_fresh:
             self._fresh_after = last_index_key(batch._replace(rows=fresh)) if more_fresh else FROM_THE_START
         if room:
-            self._after = last_index_key(batch) if more_others else FROM_THE_START
-        return more_fresh or more_others
+            self._after = last_index_key(batch) if more_scheduled else FROM_THE_START
+        return more_fresh or more_scheduled
 
     def found_nothing(self, batch: Batch, limit: int, start: ClaimStart) -> bool:
-        """Note an empty claim. False: claim again, for it left something out.
+        """Note an empty claim. False: claim again, for the claim did not see all rows.
 
-        It began after the start, where rows committed late may be, or was to take no fresh row.
+        It began after the start, where rows that were committed late may lie, or was to take no fresh row.
         """
         fresh_limit = limit if start.fresh_limit is None else start.fresh_limit
         self._fresh_limit.note(limit, fresh_limit, 0, 0)
@@ -100,7 +100,10 @@ class ClaimCursor:
         return all_seen
 
     def reset(self) -> None:
-        """Scan everything next: old rows were put back. Without a filter a claim after a short one does so."""
+        """Begin the next claim at the start: rows may be due that lie before the cursor.
+
+        Without a filter this does nothing: the claim after one that found few rows begins at the start anyway.
+        """
         if self._filter is not None:
             self._filter.reset()
             self._begin_again()

@@ -4,7 +4,7 @@
 --   for handlers), mark (of rows for handlers: whether their handlers begin at once, see HandlerMark; NULL: the rows go to the
 --   stream), after_time, after_id (the cursor; time in UTC), slots (only slots below this number), limit (rows), most_bytes (larger
 --   text stays in Postgres for good), layout (the fingerprint of ours; without a floor it does not matter), now (NULL: the server's clock).
--- Parameters in a backlog: fresh (rows, at most, that are fresh; in order only while others are due), fresh_time, fresh_id (their cursor; the other one is of the others).
+-- Parameters in a backlog: fresh (rows, at most, that are fresh; in order only while others are due), fresh_time, fresh_id (their cursor; the other cursor is of scheduled rows).
 -- Parameters when some event types have handlers: types, handled (true: these types only; false: all others), since_s (NULL, or
 --   only rows that fell due in the last so many seconds: to pass over 100,000 rows of the other types takes 30 ms).
 -- Parameters in order, in place of slots: mask (32 bytes: the slots to claim; NULL: all), owned (how many these are), epochs (the sum of

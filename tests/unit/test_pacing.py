@@ -268,41 +268,41 @@ def test_a_backlog_that_lasts_for_days_is_no_list_that_grows() -> None:
     assert looks_back(detour, 10_000.1) == [9_999, pytest.approx(1.1)]
 
 
-def claims(share: FreshLimit, rows: int, fresh: float, others: float, count: int) -> tuple[int, int, int]:
-    """So many claims of so many rows, of backlogs of fresh and other rows: what was taken, what stayed empty."""
-    took_fresh = took_others = unused = 0
+def claims(fresh_limit: FreshLimit, rows: int, fresh: float, scheduled: float, count: int) -> tuple[int, int, int]:
+    """So many claims of so many rows, of backlogs of fresh and scheduled rows: what was taken, what stayed empty."""
+    took_fresh = took_scheduled = unused = 0
     for _ in range(count):
-        limit = share.limit(rows)
+        limit = fresh_limit.limit(rows)
         of_fresh = int(min(limit, fresh - took_fresh))
-        of_others = int(min(rows - of_fresh, others - took_others))
-        share.note(rows, limit, of_fresh, of_others)
-        took_fresh, took_others, unused = (
+        of_scheduled = int(min(rows - of_fresh, scheduled - took_scheduled))
+        fresh_limit.note(rows, limit, of_fresh, of_scheduled)
+        took_fresh, took_scheduled, unused = (
             took_fresh + of_fresh,
-            took_others + of_others,
-            unused + rows - of_fresh - of_others,
+            took_scheduled + of_scheduled,
+            unused + rows - of_fresh - of_scheduled,
         )
-    return took_fresh, took_others, unused
+    return took_fresh, took_scheduled, unused
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 10, 256, 1000])
-def test_fresh_rows_and_others_starve_each_other_in_no_backlog(rows: int) -> None:
-    took_fresh, took_others, unused = claims(FreshLimit(), rows, inf, inf, 400)
+def test_fresh_and_scheduled_rows_starve_each_other_in_no_backlog(rows: int) -> None:
+    took_fresh, took_scheduled, unused = claims(FreshLimit(), rows, inf, inf, 400)
     assert unused == 0
-    assert took_others >= 0.2 * rows * 400
+    assert took_scheduled >= 0.2 * rows * 400
     assert took_fresh >= 0.6 * rows * 400
 
 
 @pytest.mark.parametrize("rows", [1, 7, 256])
-@pytest.mark.parametrize(("fresh", "others"), [(inf, 0), (0, inf)])
-def test_a_backlog_of_one_kind_has_nearly_all_rows(rows: int, fresh: float, others: float) -> None:
-    took_fresh, took_others, _ = claims(FreshLimit(), rows, fresh, others, 900)
-    assert took_fresh + took_others >= (0.96 if rows > 3 else 0.88) * rows * 900
+@pytest.mark.parametrize(("fresh", "scheduled"), [(inf, 0), (0, inf)])
+def test_a_backlog_of_one_kind_has_nearly_all_rows(rows: int, fresh: float, scheduled: float) -> None:
+    took_fresh, took_scheduled, _ = claims(FreshLimit(), rows, fresh, scheduled, 900)
+    assert took_fresh + took_scheduled >= (0.96 if rows > 3 else 0.88) * rows * 900
 
 
-def test_one_that_fell_due_waits_for_few_claims() -> None:
-    share = FreshLimit()
-    claims(share, 256, inf, 0, 100)
-    assert claims(share, 256, inf, 1, 9)[1] == 1
+def test_a_scheduled_row_that_fell_due_waits_for_few_claims() -> None:
+    fresh_limit = FreshLimit()
+    claims(fresh_limit, 256, inf, 0, 100)
+    assert claims(fresh_limit, 256, inf, 1, 9)[1] == 1
 
 
 def test_the_statements_have_the_budget_of_a_claim() -> None:
