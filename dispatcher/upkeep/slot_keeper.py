@@ -30,7 +30,7 @@ from dispatcher.upkeep.registry import Registry
 CHANGED = "outbox_slots"  # rung by whoever releases, frees or joins
 EVERY_S = 5.0
 AGAIN_S = 0.5  # after a failure
-PATIENCE_S = 10.0  # so long slots may have no owner before that is said
+TELL_OWNERLESS_AFTER_S = 10.0  # slots that nobody owned for so long are told of
 
 
 class Frozen(NamedTuple):
@@ -197,7 +197,7 @@ class SlotKeeper:
             self._ownerless_since = None
         elif self._ownerless_since is None:
             self._ownerless_since = now
-        late = self._ownerless_since is not None and now - self._ownerless_since >= PATIENCE_S
+        late = self._ownerless_since is not None and now - self._ownerless_since >= TELL_OWNERLESS_AFTER_S
         if (told := slots if late else 0) != self._ownerless and not self._leaving:
             self._ownerless = told
             self._observe(SlotsWithoutOwner(told))

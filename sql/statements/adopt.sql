@@ -1,13 +1,13 @@
 -- adopt: takes claimed rows over from a dispatcher that is fenced, or that has not renewed its lease, under a claim of our own.
--- Parameters: self (our id in the registry, or NULL), claim_id, limit (rows); claims (whole claims: those that a fenced dispatcher
---   had made before; one that was only cut off may claim again, and publishes what it claims later); still_claims, still_at (claims,
---   and when each was made or renewed: only rows that are as they were then); unclaimed (whether to take also rows that are picked
---   without a claim id), owner (of this dispatcher; NULL: of any); left_out (slots that are left out: of shards whose node is away).
+-- Parameters: self (our id in the registry, or NULL), claim_id, limit (rows); claims (whole claims, which a dispatcher made before it
+--   was fenced: if it was only cut off, it may make new claims, and publish their rows); still_claims, still_at (claims that stood
+--   still, and when each was made or renewed: only rows that were not renewed since); unclaimed (whether to take also rows that are
+--   picked without a claim id), owner (the dispatcher whose rows these are; NULL: any); left_out (slots of shards whose node is away).
 -- Returns: id, event_id, stream_id (the floor, or the mark of a row whose handler had begun), attempts, event_type and slot of each row.
 --   A row that is missing was settled or renewed meanwhile.
 -- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/takeover.py
 -- Index: message_outbox_due_idx; walks all that is unsettled, which is affordable because it is rare.
--- No time is compared with the clock: it may have been set since the claim.
+-- No time is compared with the clock: the clock may have been set since the claim.
 UPDATE ONLY messaging.message_outbox AS o
 SET picked_at = (SELECT clock_timestamp()),
     picked_by = %(self)s,
