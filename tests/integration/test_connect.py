@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import types
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
@@ -83,6 +84,20 @@ async def test_a_database_or_a_role_that_does_not_exist(database_url, db):
     )
     nobody = database_url.replace("postgres@", f"nobody:{PASSWORD}@")
     assert "The role does not exist" in str(await refusal(PostgresTarget(nobody, "test")))
+
+
+async def test_a_refusal_where_no_file_in_memory_may_be_made(database_url, db, monkeypatch):
+    """Some hardened containers forbid memfd_create: a server that starts up ended the process with an OSError."""
+
+    def forbidden(name: str) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "memfd_create", forbidden)
+    nowhere = PostgresTarget(database_url.rsplit("/", 1)[0] + "/no_file_in_memory", "test")
+    with pytest.raises(
+        Unreachable, match='takes no connection now: FATAL: database "no_file_in_memory" does not exist'
+    ):
+        await connect(nowhere, "lane")
 
 
 async def test_a_wrong_password_and_none(own_postgres):

@@ -10,7 +10,7 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 from random import shuffle
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import anyio
 from psycopg import pq
@@ -171,24 +171,32 @@ async def _attempt(parts: Parts, limit_s: float) -> PGconn:
                 if failure.words in _codes:
                     failure.sqlstate, failure.traced = _codes[failure.words], True
                     raise
-                if len(_codes) >= MOST_CODES:
+                if len(_codes) >= MOST_CODES or (trace := _trace_file()) is None:
                     raise
-            return await _traced(parts)
+            with trace:
+                return await _traced(parts, trace.fileno())
     except TimeoutError:
         raise DialFailed("silent", f"it did not answer within {limit_s:g} s") from None
 
 
-async def _traced(parts: Parts) -> PGconn:
+def _trace_file() -> BinaryIO | None:
+    """None: hardened containers forbid it, or no descriptor is left."""
+    try:
+        return os.fdopen(os.memfd_create("libpq"), "rb")
+    except OSError:
+        return None
+
+
+async def _traced(parts: Parts, trace: int) -> PGconn:
     """Connect once more to learn the SQLSTATE, which libpq tells nobody but its trace. It may work this time."""
-    with os.fdopen(os.memfd_create("libpq"), "rb") as trace:
-        try:
-            return await _connect(parts, trace=trace.fileno())
-        except DialFailed as failure:
-            text = os.pread(trace.fileno(), 1 << 16, 0).decode(errors="replace")
-            # A refusal with TLS may be followed by one without: the first is the reason.
-            code, failure.traced = _ERROR_CODE.search(text), True
-            failure.sqlstate = _codes[failure.words] = code[1] if code else None
-            raise
+    try:
+        return await _connect(parts, trace=trace)
+    except DialFailed as failure:
+        text = os.pread(trace, 1 << 16, 0).decode(errors="replace")
+        # A refusal with TLS may be followed by one without: the first is the reason.
+        code, failure.traced = _ERROR_CODE.search(text), True
+        failure.sqlstate = _codes[failure.words] = code[1] if code else None
+        raise
 
 
 def _can_trace() -> bool:
