@@ -101,6 +101,7 @@ class GroupReader(Reader):
         self._due = min(self._shards.values(), key=lambda each: each.claim_at)
         now = self._clock()
         if shard.cursor == "0-0":
+            yield from shard.recall_late()
             yield from shard.names.tidy()
         trimmed = len(rest[0]) if rest else 0
         for entry_id, fields in entries:
@@ -137,7 +138,7 @@ class GroupReader(Reader):
             idle = max(0, self._group.claim_idle_millis - delay_ms)
             shard = self._shards[entry.key]
             yield shard.call("xclaim", self._group.consumer, 0, [entry.id], idle=idle, justid=True, **options)
-            shard.retry_in(delay_ms)
+            shard.retry_in(delay_ms, entry.id, entry.deliveries - (not counted))
             self._due = min(self._due, shard, key=lambda each: each.claim_at)
 
     def _leave(self) -> Steps:

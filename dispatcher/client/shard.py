@@ -11,6 +11,7 @@ from dispatcher.client.group import Group
 from dispatcher.client.steps import Call, Steps, text
 
 OFTEN_S, SELDOM_S = 0.05, 5.0  # between two searches for abandoned entries
+LATE_S = 1.0  # an entry that could be claimed so long ago, and was not, will not be: see recall_late()
 
 
 class Shard:
@@ -25,6 +26,7 @@ class Shard:
         self._group = group
         self._clock = clock
         self._retries: list[float] = []  # a heap: when what failed here can be claimed again
+        self._failed: dict[str, tuple[float, int]] = {}  # the same by its id, and how often it was delivered
 
     def call(self, method: str, *arguments: Any, **options: Any) -> Call:
         """A Call whose first arguments are the key and the group."""
@@ -55,6 +57,8 @@ class Shard:
             count=1,
         )
         self.cursor = text(answer[0])
+        for entry_id, _ in answer[1]:
+            self._failed.pop(text(entry_id), None)
         now = self._clock()
         if self.cursor != "0-0":
             self.claim_at = now  # after those of other keys, which are due already
@@ -65,10 +69,29 @@ class Shard:
         self.claim_at = min([now + pause_s, *self._retries[:1]])
         return answer, begin
 
-    def retry_in(self, delay_ms: int) -> None:
+    def retry_in(self, delay_ms: int, entry_id: str, deliveries: int) -> None:
         """Search for an entry then, which failed here."""
-        heapq.heappush(self._retries, self._clock() + (delay_ms + 1) / 1000)  # Redis counts whole milliseconds
+        due = self._clock() + (delay_ms + 1) / 1000  # Redis counts whole milliseconds
+        heapq.heappush(self._retries, due)
+        self._failed[entry_id] = due, deliveries
         self.claim_at = min(self.claim_at, self._retries[0])
+
+    def recall_late(self) -> Steps:
+        """At the end of a search: let what failed here and was not found be claimed at once, unless another has it.
+
+        Redis counts an idle time by its clock: if that went back by an hour, the entry would wait for an hour more.
+        """
+        now, group = self._clock(), self._group
+        for entry_id, (due, deliveries) in list(self._failed.items()):
+            if now < due + LATE_S:
+                continue
+            del self._failed[entry_id]
+            alone = {"min": entry_id, "max": entry_id, "count": 1, "consumername": group.consumer}
+            found = yield self.call("xpending_range", **alone)
+            if found and int(found[0]["times_delivered"]) == deliveries:
+                idle = group.claim_idle_millis
+                yield self.call("xclaim", group.consumer, 0, [entry_id], idle=idle, justid=True)
+                self.retry_in(0, entry_id, deliveries)
 
     def drop_trimmed(self, begin: str, end: str, waiting: set[str]) -> Steps:
         """Acknowledge what is pending for us and not in the stream any more; how many. Redis 7 does it by itself; Redis

@@ -5,7 +5,7 @@ from typing import Any
 
 from redis import asyncio as aio
 
-from dispatcher.client.consumer import Group
+from dispatcher.client.consumer import Group, Received
 from dispatcher.client.shard_leases import lease_of
 from tests.support.clock import StartClockedValkey
 from tests.support.consumers import (
@@ -17,9 +17,11 @@ from tests.support.consumers import (
     consuming,
     group,
     nothing_is_pending,
+    pending,
     publish,
+    until_nothing_is_pending,
 )
-from tests.support.waiting import becomes
+from tests.support.waiting import becomes, until
 
 
 def ordered() -> Group:
@@ -49,3 +51,30 @@ async def test_the_shards_of_a_dead_consumer_go_to_others_though_the_clock_went_
         async with consuming(kind, server.url, ordered()) as running:
             assert [(await running.next()).aggregate_id for _ in KEYS] == ["one"] * SHARDS
             await nothing_is_pending(client)
+
+
+@both_kinds
+async def test_what_failed_comes_again_though_the_clock_went_back(
+    kind: str, clocked_valkey: StartClockedValkey
+) -> None:
+    """Redis measures by its clock how long it was idle; by ours it is time."""
+    server, set_clock = clocked_valkey()
+
+    def behave(event: Received) -> None:
+        if event.deliveries == 1:
+            raise ValueError
+
+    async def waits() -> bool:
+        return [each["time_since_delivered"] > 1000 for each in await pending(client)] == [True]
+
+    settings = group(retry=timedelta(seconds=2), claim_idle=timedelta(minutes=5))
+    async with (
+        aio.Redis.from_url(server.url, decode_responses=True) as client,
+        consuming(kind, server.url, settings, behave) as running,
+    ):
+        await publish(client, "one")
+        assert (await running.next()).deliveries == 1
+        await until(waits, "it waits for its next delivery", PATIENCE_S)
+        set_clock(-3600)
+        assert (await running.next()).deliveries == 2
+        await until_nothing_is_pending(client)
