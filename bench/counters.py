@@ -38,7 +38,8 @@ ROWS, SINGLES, INSERTS = 10_240, 40, 1000
 RATE, RATE_S = 500.0, 3.0
 # WAL records that carry one entry of an index each.
 ENTRY = r"^(?:Btree/(?:INSERT_LEAF|INSERT_POST|SPLIT_L|SPLIT_R)|Hash/INSERT)\s+(\d+)"
-NEVER = "60000"  # ms: no tick adds a look
+NEVER = "60000"  # ms: no tick adds a due check
+ASLEEP_WITHIN_S = 30.0  # far longer than it takes; or a statement with another name would be waited for without end
 TABLE = "'messaging.message_outbox'::regclass"
 PLACE = "SELECT pg_current_wal_insert_lsn()::text"
 WAL = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')"
@@ -239,15 +240,18 @@ def _at_a_rate(servers: Rig, dispatcher: DispatcherProcess, log: StatementLog, l
 
 
 def _until_asleep(servers: Rig, dispatcher: DispatcherProcess) -> None:
-    """Returns when the control session has looked, found nothing, and waits for a ring."""
+    """Returns when the control session has checked, found nothing due, and waits for a ring."""
     asleep = """
         SELECT count(*) FROM pg_stat_activity
         WHERE application_name LIKE 'dispatcher control %' AND state = 'idle'
-        AND query ~ '^-- (doze|look):'
+        AND query ~ '^-- (doze|due_check):'
             AND clock_timestamp() - state_change > interval '20 ms'
     """
+    ends = time.monotonic() + ASLEEP_WITHIN_S
     while not servers.value(asleep):
         dispatcher.check()
+        if time.monotonic() > ends:
+            raise DispatcherError(f"the dispatcher was not asleep within {ASLEEP_WITHIN_S:g} s")
         time.sleep(0.01)
 
 
