@@ -104,3 +104,11 @@ def id_after(stream_id: str) -> str:
     """The first id after this one. "(id" says the same, but only since Redis 6.2."""
     milliseconds, sequence = stream_order(stream_id)
     return f"{milliseconds + 1}-0" if sequence == 2**64 - 1 else f"{milliseconds}-{sequence + 1}"
+
+
+def id_before(stream_id: str) -> str:
+    """The last id before this one; of the first one, which no entry has, itself."""
+    milliseconds, sequence = stream_order(stream_id)
+    if sequence:
+        return f"{milliseconds}-{sequence - 1}"
+    return f"{milliseconds - 1}-{2**64 - 1}" if milliseconds else "0-0"

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from dispatcher.core.dead_stream import dead_stream_of
 from dispatcher.core.errors import DispatcherError
+from dispatcher.core.incarnation import id_after, id_before
 from dispatcher.infra.redis.client import open_client
 from dispatcher.infra.redis.target import RedisTarget
 from dispatcher.ops.groups import try_to_connect
@@ -104,7 +105,7 @@ class DeadEntries:
         found: list[DeadEntry] = []
         for stream in self.streams:
             with self._explained(stream, "+xrevrange"):
-                page = await self._client.xrevrange(stream, f"({before}" if before else "+", "-", count=limit)
+                page = await self._client.xrevrange(stream, id_before(before) if before else "+", "-", count=limit)
             found += _entries(stream, page)
         return sorted(found, key=attrgetter("sort_key"), reverse=True)[:limit]
 
@@ -140,7 +141,7 @@ class DeadEntries:
                 if not page:
                     break
                 yield page
-                begin = f"({page[-1].id}"
+                begin = id_after(page[-1].id)
 
     async def remove(self, entries: Iterable[DeadEntry]) -> int:
         """Delete them for good; how many were still there."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.core.incarnation import id_after, id_before
 from dispatcher.infra.redis.positions import PAGE, StreamPositions
 
 Entries = list[tuple[str, dict[str, str]]]
@@ -92,3 +93,12 @@ async def test_before_redis_7_new_entries_are_counted_from_look_to_look() -> Non
     assert sum(reads) == 400
     assert await look(700, 2000, most=300) == 1301  # too many to count: all that is there
     assert sum(reads) <= 300 // 5 + 2 * PAGE
+
+
+@pytest.mark.parametrize(
+    ("one", "next_one"), [("5-1", "5-2"), ("5-0", "5-1"), (f"4-{2**64 - 1}", "5-0"), ("0-0", "0-1")]
+)
+def test_the_id_beside_an_id(one: str, next_one: str) -> None:
+    """Redis before 6.2 knows no "(id"."""
+    assert (id_after(one), id_before(next_one)) == (next_one, one)
+    assert id_before("0-0") == "0-0"
