@@ -28,6 +28,7 @@ import click
 
 from dispatcher import __version__
 from dispatcher.commands.suggest import SuggestingGroup
+from dispatcher.core.environment import in_utf8
 from dispatcher.core.errors import DispatcherError
 
 COMMANDS = {
@@ -100,10 +101,12 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit. `args`: without the program's name; None: those of the process."""
-    if (sys.argv[1:] if args is None else args)[:1] != ["run"]:
+    typed = [in_utf8(each) for each in (sys.argv[1:] if args is None else args)]
+    if typed[:1] != ["run"]:
         early_stop.leave_interrupts_to_python()
     try:
-        code = cli.main(args, prog_name="dispatcher", standalone_mode=False)
+        _require_text(typed)
+        code = cli.main(typed, prog_name="dispatcher", standalone_mode=False)
     except DispatcherError as error:
         _fail(error)
     except BaseExceptionGroup as group:
@@ -126,6 +129,15 @@ def main(args: list[str] | None = None) -> None:
         _say(f"the output cannot be written ({error.strerror})")
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _require_text(typed: list[str]) -> None:
+    """Raise UsageError for an argument that no server would take, and no JSON."""
+    for number, each in enumerate(typed, 1):
+        try:
+            each.encode()
+        except UnicodeError:
+            raise click.UsageError(f"Argument {number} is no text in UTF-8.") from None
 
 
 def _fail(error: DispatcherError) -> NoReturn:

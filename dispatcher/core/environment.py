@@ -1,8 +1,16 @@
-"""Keeps variables that are meant for other programs from reaching into the libraries that we import."""
+"""Reads what we are given in UTF-8, and keeps variables that are meant for other programs from our libraries."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def in_utf8(text: str) -> str:
+    """An argument or a variable as it was written, in UTF-8; in a locale of another encoding Python read it as that."""
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError:
+        return text
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class SecretFile:
         if not data.strip():
             raise ValueError("is empty")
         try:
-            return data.decode()
+            return data.decode("utf-8-sig")  # Windows puts a mark before the text
         except UnicodeDecodeError:
             raise ValueError("is not UTF-8 text") from None
 

@@ -100,11 +100,23 @@ def _quoted(value: object) -> str:
 
 
 def key() -> Kind:
-    return text("1 to 512 printable characters", "KEY", r"[^\x00-\x1f\x7f\ud800-\udfff]{1,512}")
+    return _printable("1 to 512 printable characters", "KEY", 512)
 
 
 def name() -> Kind:
-    return text("a name of 1 to 80 printable characters", "NAME", r"[^\x00-\x1f\x7f\ud800-\udfff]{1,80}")
+    return _printable("a name of 1 to 80 printable characters", "NAME", 80)
+
+
+def _printable(wanted: str, metavar: str, most: int) -> Kind:
+    plain = text(wanted, metavar, rf"[^\x00-\x1f\x7f\ud800-\udfff]{{1,{most}}}")
+
+    def parse(value: object) -> object:
+        found = str(plain.parse(value))
+        if not found.isprintable():  # pasted from a page, with a space of no width: it would be another key
+            raise ValueError(f"{wanted}; one of these cannot be seen")
+        return found
+
+    return Kind(parse, wanted, metavar)
 
 
 def page_url() -> Kind:

@@ -1,12 +1,12 @@
 """Reads settings from flags, environment and defaults, and reports everything that is wrong with them at once."""
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field
 from typing import Any, NamedTuple
 
 from dispatcher.core.counted import counted
+from dispatcher.core.environment import in_utf8
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.layout import MOST_KEYS, Layout
 from dispatcher.settings.files import SUFFIX, SecretFile
@@ -85,13 +85,7 @@ def is_service_link(variable: str, value: str) -> bool:
 
 
 def _in_utf8(value: object) -> object:
-    """Text as it was written, in UTF-8; in a locale of another encoding Python read it as that."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return os.fsencode(value).decode()
-    except UnicodeError:
-        return value
+    return in_utf8(value) if isinstance(value, str) else value
 
 
 def _without_redis(fields: Mapping[str, Field[Any]], env: Mapping[str, str], flags: Mapping[str, object]) -> bool:

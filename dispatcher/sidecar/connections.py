@@ -124,6 +124,11 @@ class LimitedRequestHandler(web.RequestHandler):
             self.transport.abort()
         self.force_close()
 
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """Not where the rest of a body, which nobody needs, is not what its head says: anybody could fill the log."""
+        if not isinstance(options.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **options)
+
     def handle_error(
         self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:

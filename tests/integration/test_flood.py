@@ -214,18 +214,30 @@ async def test_probes_are_answered_while_their_address_floods_the_api_with_new_c
         assert len(asked) <= (100.0 + 100.0 * (anyio.current_time() - began)) / API_COST + 1
 
 
-async def test_what_is_no_http_fills_no_log_and_learns_nothing(caplog):
+async def answer_to(request: bytes) -> bytes:
+    """All that comes back until the end of the connection."""
     async with site() as client, await anyio.connect_tcp("127.0.0.1", port_of(client)) as stream:
-        await stream.send(b"\x16\x03\x01 what is this\r\n\r\n")
+        await stream.send(request)
         answer = b""
         try:
             while True:
                 answer += await stream.receive()
         except anyio.EndOfStream:
-            pass
+            return answer
+
+
+async def test_what_is_no_http_fills_no_log_and_learns_nothing(caplog):
+    answer = await answer_to(b"\x16\x03\x01 what is this\r\n\r\n")
     assert b" 400 " in answer.splitlines()[0]
     assert answer.endswith(b'{"error": "this is no HTTP request that is understood here"}')
     assert b"Server: dispatcher" in answer
+    assert caplog.records == []
+
+
+async def test_a_body_that_is_not_what_its_head_says_fills_no_log(caplog):
+    head = b"POST /health HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 7\r\n\r\n"
+    answer = await answer_to(head + b"no gzip")
+    assert b" 405 " in answer.splitlines()[0]
     assert caplog.records == []
 
 

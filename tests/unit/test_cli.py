@@ -1,5 +1,6 @@
 """The command line: help that needs no imports, one plain message for each failure, the right exit code."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -183,3 +184,18 @@ def test_a_full_disk_below_the_errors_leaves_the_exit_code() -> None:
     program = [sys.executable, "-m", "dispatcher", "status", "--database-url", "x"]
     with Path("/dev/full").open("w") as full:
         assert subprocess.run(program, stderr=full, stdout=full, check=False).returncode == 2
+
+
+@pytest.mark.parametrize("command", [["events", "find"], ["dlq", "list", "--event-type"], ["pause", "--reason"]])
+def test_an_argument_that_is_no_text_is_named(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """As a terminal of another encoding gives it: no server would take it."""
+    assert call(*command, "\udcff\udcfe") == 2
+    assert f"Argument {len(command) + 1} is no text in UTF-8." in capsys.readouterr().err
+
+
+def test_arguments_are_read_in_utf_8_whatever_the_locale_is() -> None:
+    locale = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "dispatcher", "nonsense-\u00fc"]
+    ran = subprocess.run(command, capture_output=True, check=False, env=dict(os.environ) | locale)
+    assert ran.returncode == 2
+    assert ascii("nonsense-\u00fc").strip("'") in ran.stderr.decode() or "nonsense-\u00fc" in ran.stderr.decode()

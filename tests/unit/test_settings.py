@@ -580,3 +580,17 @@ def test_the_name_of_a_deployment_is_any_text() -> None:
     settings = Settings.load(env, {})
     assert (settings.deployment, settings.grafana_url) == ("Bücher, Produktion", "https://g.example.com/d/x?a=b")
     assert "DISPATCH_DEPLOYMENT" in problems({"DISPATCH_DEPLOYMENT": "x" * 81})
+
+
+def test_a_mark_that_windows_puts_before_the_text_is_no_part_of_it(tmp_path: Path) -> None:
+    for variable, value in (("DATABASE_URL", URLS["DATABASE_URL"]), ("DISPATCH_API_TOKEN", SECRET)):
+        file = tmp_path / variable
+        file.write_bytes(b"\xef\xbb\xbf" + value.encode() + b"\r\n")
+        env = {name: one for name, one in URLS.items() if name != variable} | {f"{variable}_FILE": str(file)}
+        settings = Settings.load(env, {})
+        assert value in (settings.database_url, settings.api_token)
+
+
+@pytest.mark.parametrize("seen", ["sanctum:messages\u200b", "\ufeffsanctum:messages", "sanctum:\u00a0messages"])
+def test_a_name_with_what_cannot_be_seen_is_refused(seen: str) -> None:
+    assert problems({"DISPATCH_STREAM_NAME": seen}).endswith("; one of these cannot be seen")
