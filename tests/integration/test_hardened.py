@@ -1,6 +1,7 @@
 """Servers that were hardened, restored or upgraded: what works under others' rules, and words for what does not."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -125,6 +126,19 @@ async def test_a_publication_that_refuses_updates_is_named(
         async with dispatcher(database_url=server.url()) as running:
             await insert_events(db, 10)
             await running.tap.add_up(Settled, sent=10)
+
+
+async def test_functions_of_others_before_those_of_postgres_change_nothing(db: Db, dispatcher: StartDispatcher) -> None:
+    """A schema before pg_catalog in the search_path, as tests that travel in time have: events that are due waited."""
+    await db.execute("CREATE SCHEMA override")
+    await db.execute(
+        "CREATE FUNCTION override.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS "
+        "$$ SELECT pg_catalog.clock_timestamp() - interval '1 hour' $$"
+    )
+    await db.execute(f"ALTER DATABASE {db.info.dbname} SET search_path = override, pg_catalog, public".encode())
+    await insert_events(db, 3, next_run_at=datetime.now(UTC) - timedelta(minutes=1))
+    async with dispatcher(tick_ms=100) as running:
+        await running.tap.add_up(Settled, sent=3)
 
 
 async def test_the_registry_passes_ids_that_are_taken(db: Db, dispatcher: StartDispatcher) -> None:

@@ -16,6 +16,12 @@ from dispatcher.infra.postgres.target import PostgresTarget
 MINIMUM_VERSION = 140000
 
 _SET = "SELECT set_config(s.name, s.value, false) FROM unnest(%(names)s::text[], %(values)s::text[]) AS s (name, value)"
+# A role or a database may name schemas before pg_catalog: a clock_timestamp() of somebody's there would be ours.
+_POSTGRES_FIRST = (
+    "SELECT pg_catalog.set_config('search_path', "
+    "pg_catalog.concat('pg_catalog, ', pg_catalog.current_setting('search_path')), false) "
+    "WHERE pg_catalog.array_position(pg_catalog.current_schemas(true), 'pg_catalog') OPERATOR(pg_catalog.>) 1"
+)
 
 
 async def connect(target: PostgresTarget, purpose: str) -> Session:
@@ -125,6 +131,12 @@ async def _owns(session: Session, target: PostgresTarget) -> bool:
 async def _set(session: Session, settings: dict[str, str]) -> tuple[str, ...]:
     """Set all in one round trip; one by one where the server refuses one. Returns what it refused, by name."""
     refused: list[str] = []
+    try:
+        await session.fetch(_POSTGRES_FIRST, once=True)
+    except psycopg.DatabaseError as error:
+        if error.sqlstate is None:
+            raise
+        refused.append("search_path")
     try:
         await session.fetch(_SET, {"names": list(settings), "values": list(settings.values())}, once=True)
     except psycopg.DatabaseError as error:
