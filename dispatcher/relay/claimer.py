@@ -86,7 +86,7 @@ class Claimer:
         self.in_flight.discard(claim_id)
 
     def run_trials_first(self) -> None:
-        """Hear that no row of a settled batch was ours. Before the next claim the trials run: can we settle at all?"""
+        """Run the trials before the next claim: no row of a settled batch was ours, or something undid a settle."""
         self._trials_first = True
 
     def given_back(self, ids: Iterable[int]) -> None:

@@ -16,7 +16,7 @@ from dispatcher.upkeep.adopted import AdoptedRow
 
 
 def charge(row: AdoptedRow, cause: str, retry: RetryPolicy, rng: Random) -> Outcome:
-    """What becomes of such a row. It runs alone next, because of how its error begins."""
+    """The outcome of such a row. The row runs alone next, because its error begins with PROCESS_LOST."""
     error, attempt = brief(f"{PROCESS_LOST}: {cause}"), row.attempts + 1
     delay_s = retry.backoff.reconnect_delay(attempt, rng)
     if row.stream_id == HandlerMark.MAY_HAVE_BEGUN:
@@ -29,7 +29,7 @@ def charge(row: AdoptedRow, cause: str, retry: RetryPolicy, rng: Random) -> Outc
 def tell_charged(
     rows: Sequence[AdoptedRow], outcomes: BatchOutcomes, settlement: Settlement, observe: Observer
 ) -> None:
-    """Tell of these rows as whoever handles one does."""
+    """Tell of these rows what a handler relay tells of a row that it handled."""
     errors = {row_id: each.error for row_id, each in [*outcomes.retries, *outcomes.dead]}
     unwritten = settlement.not_ours | settlement.undone
     for row in rows:
