@@ -25,6 +25,7 @@ from tests.support.consumers import (
     Running,
     abandon,
     both_kinds,
+    close,
     consuming,
     group,
     nothing_is_pending,
@@ -217,7 +218,7 @@ async def test_an_answer_that_nobody_can_wait_for_ends_the_run(kind: str, where:
     with pytest.raises(TypeError, match="the function returned a coroutine"):
         await asyncio.wait_for(running, PATIENCE_S)
     assert sum([len(await pending(client, key)) for key in KEYS]) > 0
-    await theirs.aclose() if kind == "asyncio" else theirs.close()
+    await theirs.aclose() if kind == "asyncio" else close(theirs)
 
 
 @both_kinds

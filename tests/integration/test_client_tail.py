@@ -13,7 +13,7 @@ from redis import asyncio as aio
 from dispatcher.client.received import Received
 from dispatcher.client.tail import AsyncTail, Tail
 from tests.support.cluster import ChangingCluster
-from tests.support.consumers import PATIENCE_S, logged, publish
+from tests.support.consumers import PATIENCE_S, close, logged, publish
 from tests.support.proxy import StartProxy
 from tests.support.rows import STREAM
 from tests.support.waiting import caught_up, until
@@ -63,7 +63,7 @@ async def watching(kind: str, url: str, *, cluster: bool = False, **settings: An
     finally:
         watched.tail.stop()
         await asyncio.wait([watched.task])
-        await client.aclose() if kind == "asyncio" else client.close()
+        await client.aclose() if kind == "asyncio" else close(client)
     await watched.task
 
 

@@ -51,6 +51,13 @@ async def read_to_the_end(client: Any, key: str) -> bool:
     return all((each["last-delivered-id"], each["pending"]) == (newest, 0) for each in groups)
 
 
+def close(client: Any) -> None:
+    """Close a client that blocks, with all its connections."""
+    client.close()
+    if isinstance(client, sync.RedisCluster):
+        client.disconnect_connection_pools()  # type: ignore[no-untyped-call]  # left open, if it was made by from_url
+
+
 class Away(Exception):
     """What the handler needs is away."""
 
@@ -138,9 +145,7 @@ async def consuming(
                 blocking = await asyncio.to_thread(sync.Redis.from_url, url, single_connection_client=single, **client)
             if pool == "blocking pool":
                 blocking = sync.Redis.from_pool(sync.BlockingConnectionPool.from_url(url, **client))
-            stack.callback(blocking.close)
-            if pool == "cluster":
-                stack.callback(blocking.disconnect_connection_pools)  # which close() leaves open, if made by from_url
+            stack.callback(close, blocking)
             store = RedisDedupStore(blocking, GROUP) if dedup else None
             consumer = Consumer(blocking, settings, dedup=store, outages=outages, concurrency=concurrency)
         else:
