@@ -1,6 +1,7 @@
 """A consumer beside other work: `with consumer:` on a thread, `async with consumer:` in a task."""
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import threading
@@ -34,6 +35,8 @@ class Hooks:
 
     def on_stop(self, function: F) -> F:
         """Call this function when run() ends, after the last event, whatever ends it. The last one is called first.
+
+        Each is called, whatever another one raises.
 
         Raises TypeError as on_start().
         """
@@ -76,9 +79,14 @@ class OnThread(Hooks):
             self._error = error
             _say(error)
 
-    def _call(self, hooks: list[Callable[[], Any]]) -> None:
-        for hook in hooks:
+    def _begin(self) -> None:
+        for hook in self._at_start:
             hook()
+
+    def _end(self) -> None:
+        with contextlib.ExitStack() as stack:
+            for hook in self._at_stop:
+                stack.callback(hook)
 
 
 class InTask(Hooks):
@@ -107,11 +115,20 @@ class InTask(Hooks):
             if error is None:
                 self._task.result()
 
-    async def _call(self, hooks: list[Callable[[], Any]]) -> None:
-        for hook in hooks:
-            answer = hook()
-            if inspect.isawaitable(answer):
-                await answer
+    async def _begin(self) -> None:
+        for hook in self._at_start:
+            await _called(hook)
+
+    async def _end(self) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for hook in self._at_stop:
+                stack.push_async_callback(_called, hook)
+
+
+async def _called(hook: Callable[[], Any]) -> None:
+    answer = hook()
+    if inspect.isawaitable(answer):
+        await answer
 
 
 def _say_of_task(task: "asyncio.Task[None]") -> None:

@@ -104,12 +104,12 @@ class Consumer(OnThread):
         """
         self._routes.complete(handle)
         try:
-            self._call(self._at_start)
+            self._begin()
             threads.work(self._runners, self._concurrency, self._handle, single=self._single)
         finally:
             for runner in self._runners:
                 runner.forget_stop()  # or the next run() would return at once, and nobody would read
-            self._call(self._at_stop[::-1])
+            self._end()
 
     def stop(self) -> None:
         """End run() after the current event, or after at most `block`. From any thread, or from a signal handler."""
@@ -191,11 +191,11 @@ class AsyncConsumer(InTask):
         turns = None if self._single else asyncio.Semaphore(self._concurrency)
         runners = [tasks.StepRunner(*each, self._stopped, turns) for each in self._readers]
         try:
-            await self._call(self._at_start)
+            await self._begin()
             await tasks.work(runners, self._handle, self.stop)
         finally:
             self._forget_stop()
-            await self._call(self._at_stop[::-1])
+            await self._end()
 
     def stop(self) -> None:
         """End run() after the current event, or after at most `block`. From the loop: loop.add_signal_handler(...)."""

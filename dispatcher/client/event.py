@@ -150,18 +150,27 @@ def arrays_of(events: Iterable[Event]) -> list[str]:
 
 
 def one_event(event: Event, in_order: bool) -> tuple[str, dict[str, Any]]:
-    """The file of sql/client that adds it, and its parameters. Raises ValueError."""
+    """The file of sql/client that adds it, and its parameters. Raises ValueError, or TypeError for what is no Event."""
+    _require_event(event)
     if not in_order:
         return "add_event", event.parameters()
     name, [parameters] = many_events([event], in_order)
     return name, parameters
 
 
+def _require_event(given: object) -> None:
+    if not isinstance(given, Event):
+        kind = type(given)
+        raise TypeError(f"a dispatcher.client.Event is needed, not a {kind.__module__}.{kind.__qualname__}")
+
+
 def many_events(events: Sequence[Event], in_order: bool) -> tuple[str, list[dict[str, Any]]]:
-    """The file of sql/client that adds them, and the parameters of each time that it is run. Raises ValueError.
+    """The file of sql/client that adds them, and the parameters of each time that it is run. Raises as one_event.
 
     In order the first run locks all aggregates: taken run by run, two callers could wait for each other.
     """
+    for each in events:
+        _require_event(each)
     arrays = arrays_of(events)
     if not in_order:
         return "add_events", [{"events": array} for array in arrays]

@@ -518,3 +518,14 @@ def test_a_backslash_before_u0000_is_text(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         add_event(connection, Event(event_type="a", aggregate_id="b", payload={"path": r"\u0000"}))
     assert [row["payload"] for row in rows(database_url)] == [{"path": r"\u0000"}]
+
+
+@pytest.mark.parametrize("given", [{"event_type": "a"}, "a", Event], ids=["a dict", "text", "the class"])
+def test_what_is_no_event_is_named(given: Any, database_url: str) -> None:
+    named = f"a dispatcher.client.Event is needed, not a builtins.{type(given).__name__}"
+    with psycopg.connect(database_url) as connection:
+        with pytest.raises(TypeError, match=named):
+            add_event(connection, given)
+        with pytest.raises(TypeError, match=named):
+            add_events(connection, [SHORT, given])
+    assert rows(database_url) == []

@@ -130,3 +130,27 @@ async def test_it_runs_again_after_a_stop(kind: str, redis: "aio.Redis", redis_u
         await publish(redis, "second")
         async with asyncio.timeout(PATIENCE_S / 10):
             assert (await running.next()).aggregate_id == "second"
+
+
+@both_kinds
+async def test_each_function_is_called_at_the_stop_whatever_another_raises(kind: str, redis_url: str) -> None:
+    """One that cannot close its pool must not keep the others from closing theirs."""
+    called = list[str]()
+
+    def broken() -> None:
+        called.append("broken")
+        raise LookupError("it is closed already")
+
+    client: Any = sync.Redis.from_url(redis_url) if kind == "blocking" else aio.Redis.from_url(redis_url)
+    consumer: Any = (Consumer if kind == "blocking" else AsyncConsumer)(client, group())
+    consumer.on("nothing")(awaited if kind == "asyncio" else lambda event: None)
+    consumer.on_start(consumer.stop)
+    for hook in (lambda: called.append("first"), broken, lambda: called.append("last")):
+        consumer.on_stop(hook)
+    with pytest.raises(LookupError):
+        await (consumer.run() if kind == "asyncio" else asyncio.to_thread(consumer.run))
+    assert called == ["last", "broken", "first"]
+    await client.aclose() if kind == "asyncio" else client.close()
+
+
+async def awaited(event: Received) -> None: ...
