@@ -143,6 +143,10 @@ async def serve(
         await end_slow_ones(http_server, limits)
     finally:
         with anyio.CancelScope(shield=True):
+            # asyncio forgets, and does not close, what it accepted in the turn of the loop before the listener closes.
+            for one in [each for listener in listeners for each in listener.sockets]:
+                asyncio.get_running_loop().remove_reader(one)
+            await asyncio.sleep(0)
             for listener in listeners:
                 listener.close()
             await runner.cleanup()

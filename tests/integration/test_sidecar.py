@@ -1,6 +1,7 @@
 """The sidecar over real HTTP: what probes and Prometheus get, and what anybody else gets."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 
@@ -8,6 +9,7 @@ import aiohttp
 import aiohttp.web
 import anyio
 import pytest
+from anyio.abc import TaskStatus
 from prometheus_client.parser import text_string_to_metric_families
 
 from dispatcher.core import events
@@ -19,6 +21,7 @@ from dispatcher.sidecar.errors import MAX_BODY_BYTES
 from dispatcher.sidecar.readiness import Readiness
 from dispatcher.telemetry.metrics import Metrics
 from tests.support.http import port_of, served
+from tests.support.waiting import caught_up
 
 
 @pytest.fixture
@@ -287,6 +290,24 @@ async def test_the_port_is_free_after_a_stop(readiness, metrics):
             assert answer.status == 200
     async with served(build(readiness, metrics.registry), port=port) as again, again.get("/health") as answer:
         assert answer.status == 200
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_connects_as_it_stops_is_not_left_open(readiness, metrics, turns):
+    """`turns`: of the loop, from the connection to the stop."""
+
+    async def serving(*, task_status: TaskStatus[int]) -> None:
+        await serve(build(readiness, metrics.registry), "127.0.0.1", 0, task_status=task_status)
+
+    async with anyio.create_task_group() as tasks:
+        port = await tasks.start(serving)
+        late = socket.create_connection(("127.0.0.1", port), timeout=10)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        tasks.cancel_scope.cancel()
+    await caught_up()
+    with late, contextlib.suppress(ConnectionResetError):
+        assert await anyio.to_thread.run_sync(late.recv, 1) == b""
 
 
 async def test_a_bug_of_ours_is_a_json_500_that_shows_nothing(readiness, metrics, caplog):
