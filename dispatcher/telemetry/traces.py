@@ -22,13 +22,14 @@ from dispatcher.core.decide import Refused, Reply
 from dispatcher.core.entry import EntryFormat, EntryFormats
 from dispatcher.core.errors import Misconfigured
 from dispatcher.core.events import Observer, SpansDropped
+from dispatcher.core.install import how_to_install
 from dispatcher.core.outages import redis_code
 from dispatcher.core.row import Batch
 from dispatcher.infra.traces import Message, Parent, context_of, name_of, note_error, parent_in
 
 MOST_WAITING = 10_000  # spans that the thread has not made yet
 FLUSH_S = 2.0  # what the export gets at a stop
-INSTALL = "pip install 'outbox-dispatcher[otel]'"
+INSTALL = how_to_install("otel")
 
 
 class _Sent(NamedTuple):

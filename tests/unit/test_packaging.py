@@ -71,7 +71,8 @@ def test_without_the_server_the_command_says_in_one_line_what_to_install(module:
     done = without_packages("-m", module, "run")
     assert done.returncode == 2
     assert re.fullmatch(
-        r"dispatcher: the server is not installed; run: pip install 'outbox-dispatcher\[server\]' \(missing: .*\)\n",
+        r"dispatcher: the server is not installed; run: pip install '\.\[server\]' in a checkout, or from PyPI, once "
+        r"released: pip install 'outbox-dispatcher\[server\]' \(missing: .*\)\n",
         done.stderr,
     )
 
