@@ -177,6 +177,7 @@ def _age(speaks: tuple[int, ...]) -> Finding:
     lacks = "it does not tell what a group has read: each dispatcher reads all new entries once more to count them; "
     lacks += "nor what was ever added: a stream that was made anew and written to at once is taken for the same"
     if speaks < (6, 2):
+        lacks += ", even by a dispatcher, under load (it has no NOMKSTREAM)"
         lacks += "; consumers written with dispatcher.client need XAUTOCLAIM, which it does not have"
     return warning("redis-version", lacks, "update to Redis 7 or Valkey")
 
