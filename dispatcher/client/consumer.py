@@ -74,7 +74,7 @@ class Consumer(OnThread):
         self._dedup = dedup
         self._concurrency = concurrency
         self._span = spans_of(group)
-        self._routes = FunctionRoutes(asynchronous=False)
+        self._routes = FunctionRoutes(group.group, asynchronous=False)
         readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.max_deliveries)
         self._runners = [threads.StepRunner(reader, commands_for(client, keys)) for keys, reader in readers.items()]
         # One reader, one event at a time: no turns to share.
@@ -83,7 +83,8 @@ class Consumer(OnThread):
     def on(self, *event_types: str, attempts: int | None = None) -> Callable[[F], F]:
         """Handle events of these types with the function below. The first registered match wins.
 
-        "order.*" matches every type that begins with "order.".
+        "order.*" matches every type that begins with "order.". An event that no name fits is acknowledged, with a
+        warning for its type; under on("*"), last, a function that does nothing says that this is meant.
 
         `attempts`: after so many deliveries an event goes to the dead stream, in place of the group's max_deliveries.
         A thread cannot be ended, so there is no timeout here: give one to whatever the function calls.
@@ -158,7 +159,7 @@ class AsyncConsumer(InTask):
         self._dedup = dedup
         self._concurrency = concurrency
         self._span = spans_of(group)
-        self._routes = FunctionRoutes(asynchronous=True)
+        self._routes = FunctionRoutes(group.group, asynchronous=True)
         readers = readers_of(client, group, outages, on_error, dedup is not None, self._routes.max_deliveries)
         self._readers = [(reader, commands_for(client, keys)) for keys, reader in readers.items()]
         # One reader, one event at a time: no turns to share.
@@ -168,7 +169,8 @@ class AsyncConsumer(InTask):
     def on(self, *event_types: str, timeout: timedelta | None = None, attempts: int | None = None) -> Callable[[F], F]:
         """Handle events of these types with the function below. The first registered match wins.
 
-        "order.*" matches every type that begins with "order.".
+        "order.*" matches every type that begins with "order.". An event that no name fits is acknowledged, with a
+        warning for its type; under on("*"), last, a function that does nothing says that this is meant.
 
         `timeout`: after this time the function is cancelled and the event has failed. `attempts`: after so many
         deliveries an event goes to the dead stream, in place of the group's max_deliveries.

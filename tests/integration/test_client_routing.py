@@ -1,6 +1,7 @@
 """Functions under @consumer.on, their limits, what Retry, Wait and Dead say, and a consumer beside other work."""
 
 import asyncio
+import contextlib
 import logging
 from datetime import timedelta
 from typing import Any
@@ -23,7 +24,7 @@ from tests.support.consumers import (
     until_nothing_is_pending,
 )
 from tests.support.rows import STREAM
-from tests.support.waiting import until
+from tests.support.waiting import becomes, until
 
 both_kinds = pytest.mark.parametrize("kind", ["blocking", "asyncio"])
 
@@ -60,6 +61,44 @@ async def test_the_first_pattern_that_fits_handles_an_event(kind: str, redis: "a
     await client.aclose() if kind == "asyncio" else client.close()
     assert set(got) == {("created", "order.created"), ("others", "order.paid"), ("others", "invoice.sent")}
     assert await read_to_the_end(redis, STREAM), "what nobody handles is acknowledged"
+
+
+@both_kinds
+async def test_a_type_that_no_function_handles_is_logged_once(
+    kind: str, redis: "aio.Redis", redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`@consumer.on("order.create")`: every order.created was acknowledged, and no line said so."""
+
+    def here(event: Received) -> None: ...
+
+    async def there(event: Received) -> None: ...
+
+    function: Any = here if kind == "blocking" else there
+    for meant in (False, True):
+        module: Any = sync if kind == "blocking" else aio
+        client = module.Redis.from_url(redis_url)
+        consumer: Any = (Consumer if kind == "blocking" else AsyncConsumer)(client, group(group=f"meant-{meant}"))
+        consumer.on("order.create", "invoice.*")(function)
+        if meant:
+            consumer.on("*")(function)
+        for number, event_type in enumerate(("order.created", "order.created", "user.gone")):
+            await publish(redis, str(number), event_type=event_type)
+        await redis.xgroup_create(STREAM, f"meant-{meant}", id="0")
+        async with contextlib.AsyncExitStack() as stack:
+            if kind == "blocking":
+                stack.enter_context(consumer)
+            else:
+                await stack.enter_async_context(consumer)
+            await becomes(lambda: read_to_the_end(redis, STREAM), True, "it is read to its end", PATIENCE_S)
+        await client.aclose() if kind == "asyncio" else client.close()
+        await redis.xgroup_destroy(STREAM, f"meant-{meant}")
+    said = [line for line in caplog.messages if "not handled" in line]
+    assert said == [
+        "events of the type order.created are acknowledged and not handled: on() of the group meant-False names "
+        "order.create, invoice.*; is order.create misspelt?",
+        "events of the type user.gone are acknowledged and not handled: on() of the group meant-False names "
+        "order.create, invoice.*",
+    ]
 
 
 @both_kinds

@@ -118,7 +118,16 @@ def test_what_the_console_says() -> None:
 
 def test_what_a_consumer_says() -> None:
     """Each line of its log is a row of the table, and no other."""
-    names = ("lease_keeper", "ordered_reader", "patience", "group_reader", "reader", "tailing", "entry_taker")
+    names = (
+        "lease_keeper",
+        "ordered_reader",
+        "patience",
+        "group_reader",
+        "reader",
+        "tailing",
+        "entry_taker",
+        "function_routes",
+    )
     files = [ROOT / "dispatcher" / "client" / f"{name}.py" for name in names]
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
     calls = [each for tree in trees for each in ast.walk(tree) if isinstance(each, ast.Call)]
