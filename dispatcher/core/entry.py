@@ -88,7 +88,7 @@ class EntryFormat:
     def _too_large(self, what: str, left: str) -> str:
         size = left.removeprefix(NEVER_READ)
         if not size:
-            return "Postgres cannot write payload or headers: more than a gigabyte, or characters that UTF-8 lacks"
+            return "Postgres cannot write the event as text: more than a gigabyte, or characters that UTF-8 lacks"
         return f"{what} {size} bytes, DISPATCH_MAX_PAYLOAD_BYTES allows {self.max_payload_bytes}"
 
 

@@ -97,6 +97,7 @@ _TAKEOVER: Mapping[str, object] = {
     "still_at": [],
     "unclaimed": False,
     "left_out": [],
+    "escaped": False,
 }
 _SETTLE: Mapping[str, object] = {
     "stream_ids": ["0-1"],

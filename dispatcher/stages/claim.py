@@ -23,6 +23,8 @@ ANY_SIZE = 2**30
 TRUNCATED_AT = 4096  # characters: claim.sql cuts a text there, so one of exactly this length may not be whole
 PROOF_EVENT_TYPE = "dispatcher.prove"  # the event type of `dispatcher prove`, which no dispatcher claims
 
+_NAMES = ClaimedRow._fields.index("event_type")
+_AFTER_NAMES = _NAMES + 3
 _PAYLOAD = ClaimedRow._fields.index("payload")
 _HEADERS = _PAYLOAD + 1
 _AFTER = _HEADERS + 1
@@ -58,10 +60,14 @@ class EventTypeFilter:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Payload and headers of a row, as the second statement read them, or NEVER_READ."""
+    """Payload, headers and names of a row, as the second statement read them, or NEVER_READ.
+
+    `names`: event_type, aggregate_type and aggregate_id; None: they stay as the claim's answer has them.
+    """
 
     payload: str
     headers: str | None
+    names: tuple[str, str, str] | None = None
 
 
 class NoTexts(Enum):
@@ -149,7 +155,10 @@ async def claim(
 async def fetch_claimed(
     session: Session, statement: str, parameters: dict[str, Any], most_bytes: int
 ) -> list[tuple[Any, ...]]:
-    """What a claim answers; without any text, if one row cannot be read: else that row would stop all claims."""
+    """What a claim answers; without any text, if one row cannot be read: else that row would stop all claims.
+
+    Then the names are escaped too, and _texts() reads all.
+    """
     try:
         return await session.fetch(statement, parameters | {"most_bytes": most_bytes})
     except UNREADABLE:
@@ -232,7 +241,9 @@ async def _read(session: Session, claim_id: str, rows: list[tuple[Any, ...]], mo
             if read is None:  # the answer held its texts whole
                 kept.append(row)
             elif isinstance(read, Texts):
-                kept.append((*row[:_PAYLOAD], read.payload, read.headers, *row[_AFTER:]))
+                names = read.names or row[_NAMES:_AFTER_NAMES]
+                between = row[_AFTER_NAMES:_PAYLOAD]
+                kept.append((*row[:_NAMES], *names, *between, read.payload, read.headers, *row[_AFTER:]))
             elif read is NoTexts.OVER_BUDGET:
                 end = at
                 break
@@ -254,10 +265,10 @@ async def _texts(session: Session, ids: list[int], most_bytes: int) -> dict[int,
 
     async def read(wanted: list[int]) -> dict[int, Texts | NoTexts]:
         found: dict[int, Texts | NoTexts] = dict.fromkeys(wanted, NoTexts.DELETED)
-        for row_id, payload, headers in await session.fetch(
+        for row_id, payload, headers, *names in await session.fetch(
             load("read_row"), {"ids": wanted, "most_bytes": most_bytes}
         ):
-            found[row_id] = NoTexts.OVER_BUDGET if payload is None else Texts(payload, headers)
+            found[row_id] = NoTexts.OVER_BUDGET if payload is None else Texts(payload, headers, (*names,))
         return found
 
     try:

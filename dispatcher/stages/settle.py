@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import psycopg
 
+from dispatcher.core.decide import MAX_ERROR_CHARS
 from dispatcher.core.errors import IncarnationChanged
 from dispatcher.core.incarnation import ANOTHER_INCARNATION, RedisIncarnation
-from dispatcher.core.outcome import BatchOutcomes, Waits
+from dispatcher.core.outcome import BatchOutcomes, FailedAttempt, FailedForGood, Waits
 from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 
@@ -69,25 +70,16 @@ async def settle(
         ids = outcomes.done_ids
         sent |= await _run(session, "settle_sent", anywhere, ids=ids, stream_ids=[None] * len(ids))
     if outcomes.retries:
-        retried = await _run(
+        retried = await _run_with_errors(
             session,
             "settle_retry",
             common,
-            ids=[row_id for row_id, _ in outcomes.retries],
+            outcomes.retries,
             delays=[retry.delay_s for _, retry in outcomes.retries],
-            errors=[retry.error for _, retry in outcomes.retries],
             costs=[0 if isinstance(retry, Waits) else 1 for _, retry in outcomes.retries],
-            raised_at=[None if isinstance(retry, Waits) else retry.where for _, retry in outcomes.retries],
         )
     if outcomes.dead:
-        dead = await _run(
-            session,
-            "settle_dead",
-            common,
-            ids=[row_id for row_id, _ in outcomes.dead],
-            errors=[outcome.error for _, outcome in outcomes.dead],
-            raised_at=[outcome.where for _, outcome in outcomes.dead],
-        )
+        dead = await _run_with_errors(session, "settle_dead", common, outcomes.dead)
     if outcomes.released:
         released = await release(session, [claim_id], outcomes.released)
     unchanged = frozenset(outcomes.known_ids() - sent - retried - dead - released)
@@ -142,3 +134,24 @@ async def _settle_sent(
 async def _run(session: Session, statement: str, common: Mapping[str, object], **columns: object) -> frozenset[int]:
     rows = await session.fetch(load(statement), {**common, **columns})
     return frozenset(row_id for (row_id,) in rows if row_id is not None)
+
+
+async def _run_with_errors(
+    session: Session,
+    statement: str,
+    common: Mapping[str, object],
+    outcomes: Sequence[tuple[int, FailedAttempt | Waits | FailedForGood]],
+    **columns: object,
+) -> frozenset[int]:
+    columns["ids"] = [row_id for row_id, _ in outcomes]
+    errors: list[str | None] = [outcome.error for _, outcome in outcomes]
+    where = [None if isinstance(outcome, Waits) else outcome.where for _, outcome in outcomes]
+    try:
+        return await _run(session, statement, common, **columns, errors=errors, raised_at=where)
+    except psycopg.errors.UntranslatableCharacter:  # the encoding of the database lacks a character of an error
+        errors, where = [[_in_ascii(each) for each in texts] for texts in (errors, where)]
+        return await _run(session, statement, common, **columns, errors=errors, raised_at=where)
+
+
+def _in_ascii(text: str | None) -> str | None:
+    return None if text is None else text.encode("ascii", "backslashreplace").decode()[:MAX_ERROR_CHARS]

@@ -1,13 +1,13 @@
 """Rows that were taken over, and the search for them: in the stream of a server, or of each shard of a Cluster."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dispatcher.core.incarnation import RedisIncarnation, stream_order
 from dispatcher.core.layout import Layout
 from dispatcher.core.row import HandlerMark
-from dispatcher.infra.postgres.session import Session
+from dispatcher.infra.postgres.session import UNREADABLE, Session
 from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.redis.search import Search, Searcher, by_stream
 from dispatcher.infra.sqlfiles import load
@@ -31,6 +31,27 @@ class AdoptedRow(NamedTuple):
         So it is with a row for a handler, a proof event, and a row that was set to `picked` by hand.
         """
         return None if self.event_type == PROOF_EVENT_TYPE or self.stream_id in tuple(HandlerMark) else self.stream_id
+
+
+async def adopt(session: Session, parameters: Mapping[str, object]) -> list[AdoptedRow]:
+    """Put rows under a claim of ours, see adopt.sql. Raises SessionLost or psycopg.Error."""
+    try:
+        rows = await session.fetch(load("adopt"), {**parameters, "escaped": False})
+    except UNREADABLE:
+        rows = await session.fetch(load("adopt"), {**parameters, "escaped": True})
+    else:
+        return [AdoptedRow._make(row) for row in rows]
+    adopted = [AdoptedRow._make(row) for row in rows]
+    return [await _with_type(session, row) if "\\" in row.event_type else row for row in adopted]
+
+
+async def _with_type(session: Session, row: AdoptedRow) -> AdoptedRow:
+    """The row with its event type as it is: it says which stream is searched."""
+    try:
+        read = await session.fetch(load("read_row"), {"ids": [row.id], "most_bytes": 0})
+    except UNREADABLE:  # such a row is never published, so it is in no stream
+        return row
+    return row._replace(event_type=read[0][3]) if read else row
 
 
 @dataclass(frozen=True, slots=True)

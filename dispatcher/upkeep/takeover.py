@@ -22,7 +22,7 @@ from dispatcher.infra.postgres.session import Session
 from dispatcher.infra.sqlfiles import load
 from dispatcher.stages.claim import new_claim_id
 from dispatcher.stages.settle import release, settle
-from dispatcher.upkeep.adopted import Adopted, AdoptedRow, AdoptedSearch, SearchedSink, renew
+from dispatcher.upkeep.adopted import Adopted, AdoptedSearch, SearchedSink, adopt, renew
 from dispatcher.upkeep.charge import charge, tell_charged
 from dispatcher.upkeep.duty import repeat, tell_failure
 from dispatcher.upkeep.fence import fence
@@ -231,8 +231,8 @@ class Takeover:
         total = 0
         while True:
             claim_id = new_claim_id()
-            rows = await session.fetch(
-                load("adopt"),
+            rows = await adopt(
+                session,
                 {
                     "self": self._dispatcher_id(),
                     "claim_id": claim_id,
@@ -249,7 +249,7 @@ class Takeover:
                 return total
             total += len(rows)
             self._observe(TakenOver(len(rows), name, died=owner is not None))
-            self._adopted.append(Adopted(claim_id, [AdoptedRow._make(row) for row in rows], cause))
+            self._adopted.append(Adopted(claim_id, rows, cause))
             await self.settle_adopted(session)
 
     async def settle_adopted(self, session: Session) -> None:

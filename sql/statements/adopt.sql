@@ -2,10 +2,11 @@
 -- Parameters: self (our id in the registry, or NULL), claim_id, limit (rows); claims (whole claims, which a dispatcher made before it
 --   was fenced: if it was only cut off, it may make new claims, and publish their rows); still_claims, still_at (claims that stood
 --   still, and when each was made or renewed: only rows that were not renewed since); unclaimed (whether to take also rows that are
---   picked without a claim id), owner (the dispatcher whose rows these are; NULL: any); left_out (slots of shards whose node is away).
+--   picked without a claim id), owner (the dispatcher whose rows these are; NULL: any); left_out (slots of shards whose node is away);
+--   escaped (whether each byte of event_type that is not ASCII comes as \ooo, for one of them cannot be read).
 -- Returns: id, event_id, stream_id (the floor, or the mark of a row whose handler had begun), attempts, event_type and slot of each row.
 --   A row that is missing was settled or renewed meanwhile.
--- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/takeover.py
+-- Loaded by: dispatcher/ops/trial_list.py, dispatcher/upkeep/adopted.py
 -- Index: message_outbox_due_idx; walks all that is unsettled, which is affordable because it is rare.
 -- No time is compared with the clock: the clock may have been set since the claim.
 UPDATE ONLY messaging.message_outbox AS o
@@ -29,5 +30,6 @@ WHERE o.ctid = ANY (ARRAY(
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
 ))
-RETURNING o.id, o.event_id::text, o.stream_id, o.attempts, o.event_type,
+RETURNING o.id, o.event_id::text, o.stream_id, o.attempts,
+    CASE WHEN %(escaped)s THEN encode(convert_to(o.event_type, getdatabaseencoding()::name), 'escape') ELSE o.event_type END,
     (hashtextextended(o.aggregate_id, 0) & 255)::integer -- not o.slot: rows of a large table of before 20251201 have 0 there

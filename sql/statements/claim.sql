@@ -39,7 +39,8 @@
 -- before or nobody scheduled it; 0 if a plain UPDATE put a sent row back.
 -- Payload and headers: '!' and the size stand for text of more than most_bytes, '?' and the size (of the text, or as it is stored, which
 -- may be compressed) for text that is read later, see read_row.sql: what takes more than its share of 4 MiB, so the answer is bounded
--- whatever the rows hold (headers may take a quarter of that as well). most_bytes NULL: all is read later, for one text cannot be read.
+-- whatever the rows hold (headers may take a quarter of that as well). most_bytes NULL: all is read later, for one text cannot be read,
+-- and each byte of a name that is not ASCII comes as \ooo: the name may be the one.
 -- The text is measured, not what is stored: twelve bytes of jsonb, such as 1e131071, may be 131,072 of text. To measure costs a row
 -- 0.8 us, so text of small rows is only cut, at 4,096 characters: one of that length may not be whole, and is read later too.
 -- A name of more than 1,000 bytes comes as its first 1,001 characters at most, and may be a megabyte in the table.
@@ -129,9 +130,12 @@ RETURNING
     greatest(o.next_run_at, '0001-01-01 00:00:00+00') AT TIME ZONE 'UTC',
     o.event_id::text,
     o.message_id::text,
-    CASE WHEN octet_length(o.event_type) > 1000 THEN left(o.event_type, 1001) ELSE o.event_type END,
-    CASE WHEN octet_length(o.aggregate_type) > 1000 THEN left(o.aggregate_type, 1001) ELSE o.aggregate_type END,
-    CASE WHEN octet_length(o.aggregate_id) > 1000 THEN left(o.aggregate_id, 1001) ELSE o.aggregate_id END,
+    CASE WHEN %(most_bytes)s::integer IS NULL THEN encode(convert_to(left(o.event_type, 1001), getdatabaseencoding()::name), 'escape')
+         WHEN octet_length(o.event_type) > 1000 THEN left(o.event_type, 1001) ELSE o.event_type END,
+    CASE WHEN %(most_bytes)s::integer IS NULL THEN encode(convert_to(left(o.aggregate_type, 1001), getdatabaseencoding()::name), 'escape')
+         WHEN octet_length(o.aggregate_type) > 1000 THEN left(o.aggregate_type, 1001) ELSE o.aggregate_type END,
+    CASE WHEN %(most_bytes)s::integer IS NULL THEN encode(convert_to(left(o.aggregate_id, 1001), getdatabaseencoding()::name), 'escape')
+         WHEN octet_length(o.aggregate_id) > 1000 THEN left(o.aggregate_id, 1001) ELSE o.aggregate_id END,
     least(greatest(o.occurred_at, '0001-01-01 00:00:00+00'), '9999-12-31 00:00:00+00') AT TIME ZONE 'UTC',
     CASE
         WHEN %(most_bytes)s::integer IS NOT NULL AND pg_column_size(o.payload) < 1000 AND pg_column_compression(o.payload) IS NULL THEN o.payload::text::varchar(4096)

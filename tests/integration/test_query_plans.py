@@ -235,6 +235,7 @@ PARAMETERS: dict[str, object] = {
     "replid": "data set",
     "several": False,
     "left_out": [1],
+    "escaped": False,
     "address": "localhost:6379/0",
     "settle": True,
     "life": 0,

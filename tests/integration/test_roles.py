@@ -49,6 +49,7 @@ PARAMETERS: dict[str, object] = {
     "replid": None,
     "several": False,
     "left_out": [1],
+    "escaped": False,
     "life": None,
     "self": 1,
     "owner": 1,

@@ -158,7 +158,7 @@ async def test_a_row_that_postgres_cannot_write_as_text_is_dead_and_holds_up_nob
         event = await running.tap.next(Settled)
     assert (event.sent, event.dead) == (4, 1)
     copies = await (await db.execute("SELECT outbox_id, attempts, last_error FROM messaging.message_dlq")).fetchall()
-    error = "Postgres cannot write payload or headers: more than a gigabyte, or characters that UTF-8 lacks"
+    error = "Postgres cannot write the event as text: more than a gigabyte, or characters that UTF-8 lacks"
     assert copies == [(poison, 1, error)]
 
 
