@@ -44,7 +44,8 @@ class Held:
     def __init__(self, *, hold: bool) -> None:
         self.hold = hold
         self.later_event_seen: set[int] = set()  # keys of held aggregates of which a claim met a later event
-        self.followed: list[int] = []  # rows of dead events whose next entry is out; emptied by whoever writes it down
+        # Rows of dead events that no entry has to tell of any more; emptied by whoever writes that down (watch.py).
+        self.told: list[int] = []
         # Keys of which a row has ceased to hold since the running claim began; cleared before each claim.
         self.holds_ended: set[int] = set()
         self._rows: dict[int, tuple[int, HoldReason]] = {}  # by row id: the key, and why it holds
@@ -116,11 +117,11 @@ class Held:
             del self._dead[next(iter(self._dead))]
         self._dead[key] = Dead(row_id, event_id) if known is None or known.row_id < row_id else known
 
-    def note_announced(self, key: int, dead: Dead) -> None:
-        """An entry that tells of this dead event is out."""
+    def forget_dead(self, key: int, dead: Dead) -> None:
+        """No entry has to tell of this dead event any more: one that does is in the stream, or the event is retried."""
         if self._dead.get(key) == dead:
             del self._dead[key]
-        self.followed.append(dead.row_id)
+        self.told.append(dead.row_id)
 
     def note_settled(
         self, outcomes: BatchOutcomes, not_ours: Collection[int], undone: Collection[int], event_ids: dict[int, str]

@@ -15,8 +15,8 @@ class ClaimInFlight:
     connection_epochs: Mapping[int, int]  # by sink, as it was claimed
     claimable_again: SlotMask = 0  # slots that other claims may take, though its rows of them are not settled
     rows: dict[int, int] = field(default_factory=dict)  # that are not settled, with their slots, by id
-    not_sent: dict[int, int] = field(default_factory=dict)  # rows that are not in the stream, with their slots, by id
-    failed: set[int] = field(default_factory=set)  # rows that were answered, and are not in the stream
+    not_in_stream: dict[int, int] = field(default_factory=dict)  # rows that are not known to be there, as in `rows`
+    refused: set[int] = field(default_factory=set)  # those that were answered: refused, released, or not found
 
     def perhaps_lost(self, connection_epochs: Mapping[int, int], sink_slots: Sequence[SlotMask]) -> SlotMask:
         """Slots whose sink is open, by another connection than as this was claimed: its entries may be lost.
@@ -33,5 +33,5 @@ class ClaimInFlight:
         """Rows of it are settled, but for `undone`. The slots that have others; 0: it has none any more."""
         gone = outcomes.known_ids().difference(undone)
         self.rows = {row_id: slot for row_id, slot in self.rows.items() if row_id not in gone}
-        self.not_sent = {row_id: slot for row_id, slot in self.not_sent.items() if row_id not in gone}
+        self.not_in_stream = {row_id: slot for row_id, slot in self.not_in_stream.items() if row_id not in gone}
         return mask_of(self.rows.values())

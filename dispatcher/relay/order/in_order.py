@@ -1,13 +1,15 @@
 """What one relay has to know to keep the order: which slots are in hand, which aggregates are held, what to claim next.
 
-A slot of a batch is in hand until all of its rows of this batch are in the stream, though their settle may still be on
-its way; or until what is not in the stream was given back, or holds its aggregate. So a later claim of the same slots
-finds no earlier row of an aggregate that could still be published, or refused, behind it. Slots whose sink is shut
-are left out of the claims: the others do not wait for them.
+A claim takes all slots of a group in hand, and no other claim takes a slot that is in hand. So a later claim cannot
+overtake an earlier row of the same aggregate that may still be published, or refused. Slots whose sink is shut are left
+out of the claims: the other slots do not wait for them. What happens to a claim, in this order:
 
-A claim goes this way: `begin` (all slots of its group are in hand), `claimed` (those without a row no more),
-`answered` (its rows are in the stream or hold their aggregate: their slots may be claimed again), `settled` (that is
-written), `claim_ended` (nobody works on it any more). `released`: what it had was given back without being published.
+- `begin`: all slots of its group are in hand.
+- `claimed`: Postgres has answered. Slots without a row of this claim are not in hand any more.
+- `answered`: Redis has answered. A row that is not in the stream holds its aggregate. A slot with all its rows in the
+  stream may be claimed again before the settle. (Handlers: `let_others_claim`, for each row holds its aggregate.)
+- `settled`: Postgres has the outcomes. Slots without a row that is left are not in hand any more.
+- `claim_ended`: nobody works on the claim. `released`, in place of the last three: its rows were not published.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -57,7 +59,7 @@ class InOrder:
     _in_flight: dict[str, ClaimInFlight] = field(default_factory=dict)  # by claim id
     sink_slots: Sequence[SlotMask] = ()  # by sink: the slots of its rows
     # Rows that are not in the stream, by id: the claim of ours that has them, and their event_id.
-    _unsent: dict[int, tuple[str, str]] = field(default_factory=dict)
+    _not_in_stream: dict[int, tuple[str, str]] = field(default_factory=dict)
     _slots_changed: anyio.Event = field(default_factory=anyio.Event)  # replaced by ready()
     _connection_epochs: Mapping[int, int] = field(default_factory=dict)
 
@@ -68,8 +70,8 @@ class InOrder:
     ) -> SlotGroup | None:
         """The group to claim now; waits for a moment until there is one. None: there is none yet.
 
-        `connection_epochs`: of the sinks that are open, by their numbers; `left_out`: slots of the others: they may
-        still be in hand. Raises SessionLost or psycopg.Error.
+        `connection_epochs`: of open sinks, by number; `left_out`: slots of the other sinks. Raises SessionLost or
+        psycopg.Error.
         """
         if connection_epochs != self._connection_epochs:  # rows that Redis lost may be back, before our cursor
             self._connection_epochs = connection_epochs
@@ -107,8 +109,6 @@ class InOrder:
             self.held.end_hold(row_id)
         self.rescan()
 
-    # Around a claim.
-
     def begin(self, claim_id: str, group: SlotGroup) -> None:
         """A claim of this group is about to be sent."""
         self.slots.begin_claim(group.open)
@@ -121,7 +121,7 @@ class InOrder:
         if len(keys) > len(batch.rows):  # others were released
             keys = {row.id: keys[row.id] for row in batch.rows}
         claim.rows = {row_id: key & 255 for row_id, key in keys.items()}
-        claim.not_sent = dict(claim.rows)
+        claim.not_in_stream = dict(claim.rows)
         self._end_claim(claim, claim.in_hand & ~mask_of(claim.rows.values()))
 
     async def release_waiting(self, session: Session, batch: Batch) -> Batch:
@@ -154,7 +154,7 @@ class InOrder:
                 self._hold(batch.claim_id, row, key)
             dead = None if self.one_per_aggregate else held.after_dead(key)
             if dead is not None and dead.row_id == row.id:  # somebody retried it: nothing is missing
-                held.note_announced(key, dead)
+                held.forget_dead(key, dead)
             if dead is not None and dead.row_id < row.id and key not in {keys[each] for each in after_dead}:
                 after_dead[row.id] = dead.event_id
             kept.append(row)
@@ -174,7 +174,7 @@ class InOrder:
     def _hold(self, claim_id: str, row: ClaimedRow, key: int) -> None:
         """This row of ours is not in the stream, and may not get there now."""
         self.held.add(row.id, key, HoldReason.OUR_CLAIM)
-        self._unsent[row.id] = (claim_id, row.event_id)
+        self._not_in_stream[row.id] = (claim_id, row.event_id)
 
     # After a claim.
 
@@ -184,40 +184,40 @@ class InOrder:
         sent: Collection[int] = outcomes.sent_ids
         if len(sent) < len(batch.rows):
             sent = set(sent)
-        for row in batch.rows if len(sent) < len(batch.rows) else ():
-            if row.id not in sent:
-                self._hold(batch.claim_id, row, batch.aggregate_keys[row.id])
+            for row in batch.rows:
+                if row.id not in sent:
+                    self._hold(batch.claim_id, row, batch.aggregate_keys[row.id])
         claim = self._in_flight.get(batch.claim_id)
         if claim is not None:
-            if len(sent) == len(claim.not_sent):
-                claim.not_sent = {}
+            if len(sent) == len(claim.not_in_stream):
+                claim.not_in_stream.clear()
             else:
-                claim.failed.update(row.id for row in batch.rows if row.id not in sent)
+                claim.refused.update(row.id for row in batch.rows if row.id not in sent)
                 for row_id in sent:
-                    if row_id not in claim.failed:
-                        claim.not_sent.pop(row_id, None)
-            self._let_next_claim(claim, claim.in_hand & ~mask_of(claim.not_sent.values()))
+                    if row_id not in claim.refused:
+                        claim.not_in_stream.pop(row_id, None)
+            self._let_next_claim(claim, claim.in_hand & ~mask_of(claim.not_in_stream.values()))
 
     def note_announced(self, batch: Batch, outcomes: BatchOutcomes) -> None:
         """Note which dead events the entries that are in the stream have told of."""
         for row_id, event_id in batch.after_dead.items():
             dead = self.held.after_dead(batch.aggregate_keys[row_id])
             if dead is not None and dead.event_id == event_id and row_id in outcomes.sent_ids:
-                self.held.note_announced(batch.aggregate_keys[row_id], dead)
+                self.held.forget_dead(batch.aggregate_keys[row_id], dead)
 
     def settled(self, claim_id: str, outcomes: BatchOutcomes, settlement: Settlement) -> None:
         """What became of rows of a claim is written."""
         # Rows that were released may be in a later claim by now, before we hear of it: that one holds them.
-        later = frozenset(row_id for row_id, (holder, _) in self._unsent.items() if holder != claim_id)
-        event_ids = {row_id: event_id for row_id, (_, event_id) in self._unsent.items()}
+        later = frozenset(row_id for row_id, (holder, _) in self._not_in_stream.items() if holder != claim_id)
+        event_ids = {row_id: event_id for row_id, (_, event_id) in self._not_in_stream.items()}
         if self.held.note_settled(outcomes, settlement.not_ours - later, settlement.undone | later, event_ids):
             self.rescan()
             self.wake_relay()
-        for row_id in [each for each in self._unsent if self.held.reason(each) is not HoldReason.OUR_CLAIM]:
-            del self._unsent[row_id]
+        for row_id in [each for each in self._not_in_stream if self.held.reason(each) is not HoldReason.OUR_CLAIM]:
+            del self._not_in_stream[row_id]
         claim = self._in_flight.get(claim_id)
         if claim is not None and (left := claim.settled(outcomes, settlement.undone)):
-            # Another part of it may wait for its node for long. Without one all of it is finished in a moment.
+            # Rows of the claim that go to another node may wait for long. Slots without such rows need not wait.
             self._end_claim(claim, claim.in_hand & ~left)
             self.slots.settled(claim.claimable_again & ~left)
             claim.claimable_again &= left

@@ -47,22 +47,22 @@ class HeldWatch:
         if gained := slots.gained:
             await self._load(session, gained, held, claims)
             slots.loaded(gained)
-        if held.followed:
-            await self._write_followed(session, held)
+        if held.told:
+            await self._write_told(session, held)
         if not len(held) or (not self._soon and monotonic() < self._check_at):
             return bool(gained)  # another one may have owned them since our cursors passed their rows
         return await self._check_rows(session, held, claims) or bool(gained)
 
-    async def write_followed(self, postgres: ReconnectingSession, held: Held) -> None:
+    async def write_told(self, postgres: ReconnectingSession, held: Held) -> None:
         """Write down which dead events the entries after them told of. A failure is tried again with the next check."""
         if (session := postgres.session) is not None:
             with suppress(SessionLost, psycopg.Error):
-                await self._write_followed(session, held)
+                await self._write_told(session, held)
 
-    async def _write_followed(self, session: Session, held: Held) -> None:
-        done = list(held.followed)
-        await session.fetch(load("mark_followed"), {"ids": done})
-        held.followed = [each for each in held.followed if each not in done]
+    async def _write_told(self, session: Session, held: Held) -> None:
+        done = list(held.told)
+        await session.fetch(load("mark_told"), {"ids": done})
+        held.told = [each for each in held.told if each not in done]
 
     async def _load(self, session: Session, gained: Collection[int], held: Held, claims: Collection[str]) -> None:
         held.forget(gained)

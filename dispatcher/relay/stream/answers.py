@@ -115,8 +115,8 @@ class SinkAnswers:
         return left
 
     async def _end(self, postgres: ReconnectingSession, began: float, error: str | None) -> None:
-        if self.order is not None and self.order.held.followed:
-            await self.order.watch.write_followed(postgres, self.order.held)
+        if self.order is not None and self.order.held.told:
+            await self.order.watch.write_told(postgres, self.order.held)
         self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
 
     async def _judge_refusals(self, replies: list[Reply]) -> list[Reply]:
