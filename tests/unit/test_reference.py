@@ -97,8 +97,12 @@ def test_exit_codes() -> None:
 
 def test_versions_of_python() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    [cell] = [row[1] for row in table("Versions", page("reference/support.md")) if row[0] == "Python"]
-    assert f"{project['requires-python'].removeprefix('>=')} or later" in cell
+    oldest = project["requires-python"].removeprefix(">=")
+    supported = {
+        row[0]: row[1] for row in table("Versions", page("reference/support.md")) if row[0].startswith("Python")
+    }
+    assert supported[f"Python before {oldest}"] == "no"
+    assert next(iter(supported)).startswith(f"Python {oldest}, ")
 
 
 def test_what_the_console_says() -> None:
