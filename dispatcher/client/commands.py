@@ -80,6 +80,19 @@ def commands_for(client: Any, keys: tuple[str, ...]) -> Any:
     return ClusterCommands(client, keys[0]) if isinstance(client, redis.RedisCluster) else Commands(client)
 
 
+def address_of(client: Any) -> str:
+    """Where a client leads, for the log: no user and no password."""
+    if isinstance(client, OF_A_CLUSTER):
+        nodes = client.nodes_manager.startup_nodes.values()
+        return f"Cluster of {', '.join(f'{node.host}:{node.port}' for node in nodes)}"
+    pool = client.connection_pool
+    where: dict[str, Any] = pool.connection_kwargs
+    if (service := getattr(pool, "service_name", None)) is not None:
+        return f"service '{service}' of the sentinels, database {where.get('db') or 0}"
+    address = where.get("path") or f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
+    return f"{address}/{where.get('db') or 0}"
+
+
 async def answer_of(command: Awaitable[Any]) -> Any:
     """The answer of a command on asyncio; raises CancelledError if the task was cancelled meanwhile.
 

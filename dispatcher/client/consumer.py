@@ -22,7 +22,7 @@ import redis.asyncio
 from dispatcher.client import function_answers, tasks, threads
 from dispatcher.client.arguments import require_consumer
 from dispatcher.client.background import InTask, OnThread
-from dispatcher.client.commands import OF_A_CLUSTER, commands_for
+from dispatcher.client.commands import OF_A_CLUSTER, address_of, commands_for
 from dispatcher.client.dedup import AsyncDedupStore, DedupStore
 from dispatcher.client.entry_taker import OnError
 from dispatcher.client.function_routes import FunctionRoute, FunctionRoutes, seconds_of
@@ -278,8 +278,12 @@ def readers_of(
     shares = Shares(group.consumer, group.claim_idle_millis / 1000)
 
     def reader(keys: tuple[str, ...]) -> Reader:
+        made: Reader
         if group.ordered:
-            return OrderedReader(group, outages, on_error, has_store, keys, shares, max_deliveries=max_deliveries)
-        return GroupReader(group, outages, on_error, has_store, keys, max_deliveries=max_deliveries)
+            made = OrderedReader(group, outages, on_error, has_store, keys, shares, max_deliveries=max_deliveries)
+        else:
+            made = GroupReader(group, outages, on_error, has_store, keys, max_deliveries=max_deliveries)
+        made.server = address_of(client)
+        return made
 
     return {keys: reader(keys) for keys in keys_of_readers(client, group)}

@@ -18,6 +18,7 @@ from dispatcher.core.outages import (
     redis_code,
     reply_of,
     sqlstate_of,
+    words_of_system,
 )
 from dispatcher.handlers.outages import Outages
 
@@ -25,6 +26,8 @@ LONGEST_PAUSE_S = 5.0
 TRIES_IN_PLACE = 5  # after 0.1 + 0.2 + 0.4 + 0.8 + 1.6 s others are let by
 SECONDS_IN_PLACE = 5.0  # or when its tries have taken so long
 REMEMBERED = 10_000  # at most so many events that saw an outage; then all are forgotten
+
+MISSPELT = "right before the first event; else compare it with the dispatchers' DISPATCH_STREAM_NAME"
 
 log = logging.getLogger("dispatcher.client")
 EntryRef = tuple[str, str]  # of an entry: its key and its id
@@ -47,10 +50,13 @@ def judge(error: Exception) -> Verdict:
 
 
 def said(error: Exception) -> str:
-    """An error of a call to Redis for the log: the server's words where they describe its state, else no words."""
+    """An error of a call to Redis for the log: the server's words where they describe its state, or the system's where
+    it was not reached; else no words.
+    """
     reply = reply_of(error)
     if reply is None:
-        return type(error).__name__
+        words = words_of_system(error)
+        return f"{type(error).__name__} ({words})" if words else type(error).__name__
     return reply[:200] if redis_code(reply) in PASSING else f"{type(error).__name__} {redis_code(reply)}"
 
 
@@ -59,10 +65,10 @@ def pause_s(failures: int) -> float:
     return min(LONGEST_PAUSE_S, 0.1 * 2.0 ** min(failures, 10))
 
 
-def wait_out(error: Exception, failures: int, *, worked: bool) -> Steps:
+def wait_out(error: Exception, failures: int, *, worked: bool, server: str) -> Steps:
     """What to do about an error of a call to Redis before the next one; raises it when it needs a person.
 
-    `failures`: in a row. `worked`: whether Redis has ever answered as it should.
+    `failures`: in a row. `worked`: whether Redis has ever answered as it should. `server`: its address.
     """
     verdict = judge(error)
     if verdict == "raise" or (verdict == "unknown" and not worked):
@@ -70,7 +76,7 @@ def wait_out(error: Exception, failures: int, *, worked: bool) -> Steps:
     if verdict == "wrong server":
         yield Reconnect()
     seconds = pause_s(failures)
-    log.warning("Redis: %s; trying again in %.1f s", said(error), seconds)
+    log.warning("Redis at %s: %s; trying again in %.1f s", server, said(error), seconds)
     yield Sleep(seconds)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from dispatcher.client.entry_taker import OF_REDIS, EntryTaker, OnError
 from dispatcher.client.group import Group
-from dispatcher.client.patience import judge, wait_out
+from dispatcher.client.patience import MISSPELT, judge, said, wait_out
 from dispatcher.client.shard import Shard
 from dispatcher.client.steps import EndTurn, Steps
 from dispatcher.core.counted import counted
@@ -26,6 +26,7 @@ class Reader(EntryTaker):
     """
 
     _shards: Mapping[str, Shard]
+    server = "an unknown address"  # where Redis is, for the log; who has its client sets it
 
     def __init__(
         self,
@@ -55,9 +56,12 @@ class Reader(EntryTaker):
         started = False
         while not self.stopping:
             try:
-                yield from self._create_group()
+                was_there = yield from self._create_group()
                 if not started:
                     log.info("reads %s in the group %s as %s", self._where(), group.group, group.consumer)
+                    # In a Cluster a shard of few events may have no key yet: the reader of the first speaks for all.
+                    if not was_there and group.keys[0] in self._shards:
+                        log.warning("%s was not in Redis, and is made: %s", self._where(), MISSPELT)
                     started = True
                 while not self.stopping:
                     yield from self._turn()
@@ -70,12 +74,12 @@ class Reader(EntryTaker):
                 if judge(error) == "no group":
                     log.warning("the group %s of %s is gone; making it again", group.group, self._where())
                     continue
-                yield from wait_out(error, failures, worked=self._worked)
+                yield from wait_out(error, failures, worked=self._worked, server=self.server)
                 failures += 1
         try:
             yield from self._leave()
         except OF_REDIS as error:
-            log.warning("stopped without signing off (%s); what is pending is claimed later", type(error).__name__)
+            log.warning("stopped without signing off (%s); what is pending is claimed later", said(error))
 
     def _where(self) -> str:
         """The stream, or its one key that is read here, for the log."""
@@ -94,6 +98,9 @@ class Reader(EntryTaker):
             )
 
     def _create_group(self) -> Steps:
+        """Whether one of the keys was there."""
+        found = False
         for shard in self._shards.values():
-            yield from shard.create(self._start)
+            found = (yield from shard.create(self._start)) or found
         self._start = "0"  # made again, it was lost: all that is left in the stream may be new to it
+        return found

@@ -33,12 +33,16 @@ class Shard:
         return Call(method, (self.key, self._group.group, *arguments), options)
 
     def create(self, start: str) -> Steps:
-        """Make the group, and the key with it."""
-        try:
-            yield self.call("xgroup_create", id=start, mkstream=True)
-        except redis.ResponseError as error:
-            if not str(error).startswith("BUSYGROUP"):
-                raise
+        """Make the group, and the key with it. Whether the key was there."""
+        for made in (False, True):
+            try:
+                yield self.call("xgroup_create", id=start, mkstream=made)
+            except redis.ResponseError as error:
+                if "requires the key to exist" in str(error) and not made:
+                    continue
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+            return not made
 
     def acknowledge(self) -> Steps:
         """XACK all that is in `done`, in one call; nothing when that is empty."""

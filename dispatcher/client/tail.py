@@ -18,7 +18,7 @@ import redis
 import redis.asyncio
 
 from dispatcher.client.arguments import require_client, require_patience
-from dispatcher.client.commands import GONE, OF_A_CLUSTER, answer_of, commands_for
+from dispatcher.client.commands import GONE, OF_A_CLUSTER, address_of, answer_of, commands_for
 from dispatcher.client.group import duration, millis, require_shards, shard_keys
 from dispatcher.client.received import Received
 from dispatcher.client.steps import Call, Deliver, Reconnect, Sleep, Step, advance
@@ -59,7 +59,9 @@ class _Base:
 
         def reader(part: Iterable[str]) -> TailReader:
             after_each = {key: positions[key] for key in part}
-            return TailReader(after_each, PageSize(count, bytes_each), millis(block), on_missed, time.monotonic)
+            made = TailReader(after_each, PageSize(count, bytes_each), millis(block), on_missed, time.monotonic)
+            made.server, made.says_empty = address_of(client), keys[0] in after_each
+            return made
 
         self._readers = [(reader(part), commands_for(client, part)) for part in parts]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import redis
 
 from dispatcher.client.entry_taker import OF_REDIS
-from dispatcher.client.patience import wait_out
+from dispatcher.client.patience import MISSPELT, wait_out
 from dispatcher.client.received import Malformed, receive
 from dispatcher.client.steps import Call, Deliver, Steps, pages_of, sizes_of, text
 from dispatcher.core.outages import is_unavailable, reply_of
@@ -22,6 +22,9 @@ OnMissed = Callable[[str], object]
 
 class TailReader:
     """The steps over some keys. A stop sets `stopping`; these steps write all else."""
+
+    server = "an unknown address"  # where Redis is, for the log; who has its client sets it
+    says_empty = True  # in a Cluster the reader of the first key only: a shard of few events may be empty
 
     def __init__(
         self,
@@ -49,22 +52,30 @@ class TailReader:
         failures, worked = 0, False
         while not self.stopping:
             try:
-                yield from self._begin()
+                yield from self._begin(first=not worked)
                 self._unsure.update(self._read)  # after a pause of unknown length
                 while not self.stopping:
                     yield from self._turn()
                     failures, worked = 0, True
             except OF_REDIS as error:
                 self._look_at = 0.0  # it may be another server, or the same one with older data
-                yield from wait_out(error, failures, worked=worked)
+                yield from wait_out(error, failures, worked=worked, server=self.server)
                 failures += 1
 
-    def _begin(self) -> Steps:
-        """Make an id of "$": asked again and again, it would pass over what comes between two reads."""
+    def _begin(self, *, first: bool) -> Steps:
+        """Make an id of "$": asked again and again, it would pass over what comes between two reads.
+
+        The first time look whether there is anything: a misspelt name would be read for ever in silence.
+        """
+        empty = first and self.says_empty
         for key, after in self._read.items():
-            if after == NEWEST:
+            if after == NEWEST or empty:
                 newest = yield Call("xrevrange", (key,), {"count": 1})
-                self._read[key] = self.after[key] = text(newest[0][0]) if newest else OLDEST
+                empty = empty and not newest
+                if after == NEWEST:
+                    self._read[key] = self.after[key] = text(newest[0][0]) if newest else OLDEST
+        if empty:
+            log.warning("%s has no entry: %s", next(iter(self._read)), MISSPELT)
 
     def _turn(self) -> Steps:
         """Read once and deliver."""

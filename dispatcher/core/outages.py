@@ -7,6 +7,7 @@ error by what it carries, so that an application may use any of them.
 """
 
 import errno
+import os
 from collections.abc import Iterator
 
 from dispatcher.core.frames import text_of
@@ -213,6 +214,24 @@ def reply_of(error: BaseException) -> str | None:
     if code:
         return f"{code} {error}"
     return str(error) if "ResponseError" in names else None
+
+
+def words_of_system(error: BaseException) -> str:
+    """Why a connection failed, as the operating system says it; "" if it said nothing.
+
+    No words of redis-py: they may hold what was sent.
+    """
+    inner: BaseException | None = error
+    for _ in range(5):
+        if inner is None:
+            break
+        if isinstance(inner, OSError):
+            if reason := getattr(inner, "reason", None):  # of TLS, whose errno is none of the system
+                return str(reason)
+            number = inner.errno or 0
+            return os.strerror(number) if number > 0 else str(inner.strerror or inner)[:200]
+        inner = inner.__cause__ or inner.__context__
+    return ""
 
 
 def _broke(error: BaseException) -> bool:

@@ -29,6 +29,8 @@ class Reading:
         after = {KEY: "1-0", OTHER: "1-0"}
         self.steps = TailReader(after, PageSize(100), 50, self.missed.append, lambda: self.now).steps()
         self.step = advance(self.steps, None, None)
+        assert self.asked() == ("xrevrange", KEY)  # whether there is anything
+        self.answer([("1-0", FIELDS)])
 
     def answer(self, given: Any, *, after_s: float = 0.0) -> None:
         self.now += after_s
