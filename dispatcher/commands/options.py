@@ -2,14 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
 
 from dispatcher.core.layout import DEFAULT_STREAM, Layout
 from dispatcher.infra.postgres.target import PostgresTarget
-from dispatcher.settings import Settings
+from dispatcher.settings import Settings, unknown_variables
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,8 +43,18 @@ yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 def settings_from(flags: dict[str, str | None], *more: str) -> dict[str, Any]:
-    """The settings of the database and `more`, from these flags or else the environment. Raises Misconfigured."""
+    """The settings of the database and `more`, from these flags or else the environment. Raises Misconfigured.
+
+    Warns first of variables whose names are misspelt: they may be why it fails.
+    """
+    warn_of_unknown_variables(flags)
     return Settings.load_some(("database_url", *more, "connect_timeout_ms"), os.environ, flags)
+
+
+def warn_of_unknown_variables(flags: Mapping[str, object]) -> None:
+    """A line for each variable that looks like ours and is not."""
+    for warning in unknown_variables(os.environ, flags):
+        click.echo(f"dispatcher: warning: {warning}", err=True)
 
 
 def target(settings: dict[str, Any], query_timeout_s: float, *, url: str | None = None) -> PostgresTarget:

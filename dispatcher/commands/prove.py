@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dispatcher.commands.options import database, json_output, redis_url
+from dispatcher.commands.options import database, json_output, redis_url, warn_of_unknown_variables
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured
 from dispatcher.demo.report import latency_rows
@@ -57,6 +57,7 @@ def prove(
     under 1.5 s. It proves the way of an event through these servers, not the dispatchers that run: look at those with
     `dispatcher status`. While one of them holds the doorbell, this relay polls every 20 ms, and the latency says so.
     """
+    warn_of_unknown_variables(flags)
     settings = Settings.load(os.environ, flags)
     if not settings.redis_url:
         raise Misconfigured("REDIS_URL is needed: proof events go to a stream")

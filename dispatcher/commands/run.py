@@ -6,10 +6,11 @@ from collections.abc import Callable
 import anyio
 import click
 
+from dispatcher.commands.options import warn_of_unknown_variables
 from dispatcher.core.environment import take_away
 from dispatcher.infra import early_stop
 from dispatcher.infra.output import never_wait_for_output
-from dispatcher.settings import Settings, unknown_variables
+from dispatcher.settings import Settings
 from dispatcher.settings.describe import with_unit
 from dispatcher.settings.setting import Group, flag_of, setting_of
 
@@ -78,9 +79,8 @@ def run(**flags: object) -> int:
     name one. It is read again for every connection, so that a rotated secret is used without a restart.
     """
     never_wait_for_output()
+    warn_of_unknown_variables(flags)
     settings = Settings.load(os.environ, flags)
-    for warning in unknown_variables(os.environ):
-        click.echo(f"dispatcher: warning: {warning}", err=True)
     for name in take_away(*PROMETHEUS):
         click.echo(f"dispatcher: warning: {name} is set and not obeyed: the metrics are at /metrics only", err=True)
     from dispatcher.service.process import LOOP_OPTIONS

@@ -92,6 +92,19 @@ def test_migrate_without_a_database_exits_2(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err.startswith("dispatcher: DATABASE_URL or POSTGRES_URL is not set")
 
 
+@pytest.mark.parametrize("command", ["status", "doctor", "run", "prove", "groups"])
+def test_a_misspelt_variable_is_named_before_the_error_that_follows_from_it(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URI", "host=secret")
+    monkeypatch.setenv("DISPATCH_STREM_NAME", "orders")
+    assert call(command) == 2
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    wanted = "dispatcher: warning: {} is set, but this version has no such setting; did you mean {}?"
+    assert first == wanted.format("DATABASE_URI", "DATABASE_URL")
+    assert second == wanted.format("DISPATCH_STREM_NAME", "DISPATCH_STREAM_NAME")
+
+
 def test_run_has_a_flag_for_every_setting() -> None:
     flags = {flag for option in run.params for flag in option.opts}
     assert {row.flag for row in describe()} <= flags

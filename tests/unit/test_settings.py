@@ -429,6 +429,32 @@ def test_a_variable_that_is_none_of_ours_is_pointed_out_without_its_value() -> N
     assert SECRET not in "".join(warnings)
 
 
+def test_a_slip_in_a_name_without_our_prefix_is_pointed_out() -> None:
+    """OUTBOX_RETENTION_DAY=1 kept the rows for 7 days; DISPATCHER_HTTP_PORT=9000 looked like a word of Kubernetes."""
+    slips = {
+        "OUTBOX_RETENTION_DAY": "OUTBOX_RETENTION_DAYS",
+        "REDIS_STREAM_MAX_LEN": "REDIS_STREAM_MAXLEN",
+        "DATABASE_URI": "DATABASE_URL",
+        "REDIS_URI": "REDIS_URL",
+        "DLQ_RETENITON_DAYS": "DLQ_RETENTION_DAYS",
+        "DISPTCH_TICK_MS": "DISPATCH_TICK_MS",
+        "DISPATCHER_HTTP_PORT": "DISPATCH_HTTP_PORT",
+    }
+    for slip, meant in slips.items():
+        [warning] = unknown_variables({slip: "9000"})
+        assert warning == f"{slip} is set, but this version has no such setting; did you mean {meant}?"
+
+
+def test_variables_of_other_programs_are_not_pointed_out() -> None:
+    others = ("POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "REDIS_TLS_URL", "REDIS_HOST", "REDIS_PORT")
+    more = ("DATABASE_HOST", "DATABASE_NAME", "DB_URL", "OUTBOX_TABLE", "RETENTION_DAYS", "DISPATCHER_ID", "PORT")
+    assert unknown_variables(dict.fromkeys((*others, *more), "1")) == []
+    # The application's own, beside the setting that it resembles.
+    near = {"DATABASE_URI": "1", "POSTGRES_URI": "1", "REDIS_URI": "1"}
+    assert unknown_variables(URLS | near | {"DISPATCHER_HTTP_PORT": "tcp://10.0.0.1:80"}) == []
+    assert unknown_variables(near, {"dsn": "host=db", "redis_url": "redis://r"}) == []
+
+
 def test_the_table_describes_every_setting_once() -> None:
     rows = describe()
     assert len(rows) == len(Settings.table())
