@@ -116,6 +116,7 @@ _STREAM: Mapping[str, object] = {
     "run_id": "",
     "replid": "",
     "several": False,
+    "may_fall": False,
     "last_id": "0-0",
     "life": None,
     "below": None,

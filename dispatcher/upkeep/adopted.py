@@ -144,9 +144,10 @@ class AdoptedSearch:
             here = {stream: events for stream, events in wanted.items() if stream in sink.streams}
             if not here:
                 continue
+            begin = sink.connection.entries.search_from(floor)
             last = self._searches.get(number)
             if last is None or last[0] != adopted.claim_id or last[1].incarnation != incarnation:
-                last = self._searches[number] = (adopted.claim_id, Search(floor, here, incarnation))
+                last = self._searches[number] = (adopted.claim_id, Search(begin, here, incarnation))
             search = last[1]  # after a failure this search goes on where it was
             while not await sink.searcher.go_on(search, self._lease_s / 4):
                 await renew(session, [adopted])

@@ -94,13 +94,15 @@ class PostgresCrashAudit:
     def _known(self) -> dict[str, object]:
         """The newest entry, and the data set that it is of. Of several none is named: their clocks may differ."""
         incarnations = [sink.publisher.incarnation for sink in self._sinks]
+        several = len(self._sinks) > 1
         if None in incarnations:
-            return {"floor": None, "replid": "", "several": len(self._sinks) > 1}
-        if len(self._sinks) == 1 and incarnations[0] is not None:
-            floor, replid = self._sinks[0].publisher.floor, incarnations[0].replid
-            return {"floor": floor, "replid": replid, "several": False}
-        oldest = min(stream_order(sink.publisher.floor) for sink in self._sinks)
-        return {"floor": f"{max(oldest[0] - SKEW_MS, 0)}-0", "replid": "", "several": True}
+            return {"floor": None, "replid": "", "several": several, "may_fall": False}
+        entries = [sink.publisher.entries for sink in self._sinks]
+        if not several and incarnations[0] is not None:
+            floor, by_clock = entries[0].search_from(entries[0].floor), len(self._streams) > 1
+            return {"floor": floor, "replid": incarnations[0].replid, "several": False, "may_fall": by_clock}
+        oldest = min(stream_order(each.floor) for each in entries)
+        return {"floor": f"{max(oldest[0] - SKEW_MS, 0)}-0", "replid": "", "several": True, "may_fall": False}
 
     async def audit(self, session: Session) -> None:
         """Search the streams, unless another dispatcher does.

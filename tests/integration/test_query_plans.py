@@ -234,6 +234,7 @@ PARAMETERS: dict[str, object] = {
     "run_id": "run",
     "replid": "data set",
     "several": False,
+    "may_fall": False,
     "left_out": [1],
     "escaped": False,
     "address": "localhost:6379/0",

@@ -48,6 +48,7 @@ PARAMETERS: dict[str, object] = {
     "run_id": None,
     "replid": None,
     "several": False,
+    "may_fall": False,
     "left_out": [1],
     "escaped": False,
     "life": None,

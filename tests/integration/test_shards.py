@@ -1,6 +1,7 @@
 """Many streams: each event in the one key of its type and slot, found there after a lost reply, a loss and a crash."""
 
 import json
+import time
 from collections import Counter
 from typing import Any
 
@@ -9,10 +10,12 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.core.events import CrashAudited, LayoutChanged, Reconciled, Republished, Sampled, Settled
+from dispatcher.core.incarnation import stream_order
 from dispatcher.core.layout import Layout, Route
+from tests.support.clock import StartClockedValkey
 from tests.support.command import HearCommand
 from tests.support.proxy import Direction, StartProxy
-from tests.support.rows import STREAM, insert_events, read_stream, read_table
+from tests.support.rows import STREAM, insert_events, one_row, read_stream, read_table
 from tests.support.running import StartDispatcher
 from tests.support.waiting import until
 
@@ -89,6 +92,49 @@ async def test_a_lost_reply_is_looked_for_in_each_stream(
         await running.tap.add_up(Settled, sent=60)
         assert sum(each.found for each in running.tap.all(Reconciled)) > 0
     await each_once_in_its_key(db, redis)
+
+
+async def test_a_lost_reply_is_found_though_redis_s_clock_stepped_back_before_the_entries(
+    dispatcher: StartDispatcher, db: Any, clocked_valkey: StartClockedValkey, proxy: StartProxy
+) -> None:
+    """The floor was read from the clock: the entries came below it, were not found, and were published again."""
+    server, set_clock = clocked_valkey()
+    through = await proxy(server.url)
+    async with Redis.from_url(server.url, decode_responses=True) as redis:
+        async with dispatcher(**SHARDED, redis_url=through.via(server.url)) as running:
+            await some_of_each(db, 1)
+            await running.tap.add_up(Settled, sent=3)
+            through.hold("to_client")
+            set_clock(-30)
+            async with db.transaction():
+                await some_of_each(db, 20)
+            await until(lambda: some_arrived(redis, 63), "the entries are in their streams")
+            through.cut()
+            await through.restore()
+            await running.tap.add_up(Settled, sent=60)
+        await each_once_in_its_key(db, redis)
+
+
+async def test_what_is_noted_for_a_crash_of_postgres_follows_redis_s_clock_back(
+    dispatcher: StartDispatcher, db: Any, clocked_valkey: StartClockedValkey
+) -> None:
+    """Entries that came below it would not be found after a crash, and be published again."""
+    server, set_clock = clocked_valkey()
+    noted = "SELECT 1 FROM messaging.newest_entry WHERE messaging.stream_order(stream_id) {} messaging.stream_order(%s)"
+    async with (
+        Redis.from_url(server.url, decode_responses=True) as redis,
+        dispatcher(**SHARDED, redis_url=server.url) as running,
+    ):
+        await some_of_each(db, 1)
+        await running.tap.add_up(Settled, sent=3)
+        an_hour_ago = f"{int((time.time() - 3600) * 1000)}-0"
+        await until(lambda: one_row(db, noted.format(">"), an_hour_ago), "what is noted is of today")
+        set_clock(-7200)
+        await some_of_each(db, 20)
+        await running.tap.add_up(Settled, sent=60)
+        entries = [entry["stream_id"] for found in (await all_entries(redis)).values() for entry in found]
+        lowest = min(entries, key=stream_order)
+        await until(lambda: one_row(db, noted.format("<"), lowest), "what is noted is below all entries")
 
 
 async def some_arrived(redis: Redis, wanted: int) -> bool:

@@ -91,3 +91,21 @@ def test_of_several_streams_the_floor_is_below_the_clock_and_follows_it_back() -
     assert known.floor == "39-0"
     known.begin({"a": "99-2"}, None)  # a server that does not tell its clock
     assert known.floor == "0-0"
+
+
+def test_a_search_begins_below_what_the_clock_was_set_back_by() -> None:
+    seconds = 0.0
+    known = KnownEntries(["a", "b"], now=lambda: seconds)
+    known.begin({}, 100_000)
+    seconds = 1.0
+    known.note_clock(101_000)
+    assert known.search_from("100999-0") == "99999-0"
+    seconds = 2.0
+    known.note_clock(92_000)  # ten seconds back
+    seconds = 3.0
+    known.note_clock(93_000)
+    assert known.search_from("100999-0") == "89999-0"
+    assert known.search_from("5-0") == "0-0"
+    seconds = 1000.0
+    assert known.search_from("100999-0") == "99999-0"
+    assert KnownEntries(["a"]).search_from("7-3") == "7-3"

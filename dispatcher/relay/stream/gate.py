@@ -198,7 +198,7 @@ class SinkGate:
         wanted = by_stream(self._layout, [row for row in batch.rows if row.id in unknown])
         if last is not None and (last.wanted, last.incarnation) == (wanted, outcomes.incarnation):
             return last
-        return Search(batch.floor, wanted, outcomes.incarnation)
+        return Search(self.connection.entries.search_from(batch.floor), wanted, outcomes.incarnation)
 
     async def search_for_unknown(
         self, batch: Batch, outcomes: BatchOutcomes, *, search: Search | None = None, for_s: float = SEARCH_S
