@@ -10,7 +10,7 @@ from dispatcher.client.entry_taker import OF_REDIS
 from dispatcher.client.patience import MISSPELT, wait_out
 from dispatcher.client.received import Malformed, receive
 from dispatcher.client.steps import Call, Deliver, Steps, pages_of, sizes_of, text
-from dispatcher.core.outages import is_unavailable, reply_of
+from dispatcher.core.outages import reply_of, tells_nothing
 from dispatcher.core.page_size import PageSize
 
 log = logging.getLogger("dispatcher.client")
@@ -143,7 +143,7 @@ class TailReader:
             found = yield Call("xinfo_stream", (key,))
         except redis.ResponseError as error:
             reply = reply_of(error) or ""
-            if is_unavailable(reply):  # nobody can tell
+            if tells_nothing(reply):  # nobody can tell
                 return False
             if "no such key" in reply:
                 return True

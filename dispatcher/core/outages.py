@@ -75,6 +75,7 @@ PASSING_PHRASES = (
     "connection refused",
     "connection reset",
     "connection timed out",
+    "i/o timeout",
 )
 NEEDS_A_PERSON_PHRASES = (
     "unknown command",
@@ -166,6 +167,14 @@ def is_never_readable(reply: str) -> bool:
 def is_unavailable(reply: str) -> bool:
     """Whether a Redis error reply means that our user may never run this command, or that a proxy does not know it."""
     return redis_code(reply) == "NOPERM" or _has(_NO_SUCH_COMMAND, reply)
+
+
+def tells_nothing(reply: str) -> bool:
+    """Whether a Redis error reply to INFO or XINFO means that they tell nothing here, today or tomorrow.
+
+    A proxy refuses in words of its own: so it is each refusal that is neither an outage nor a key that is missing.
+    """
+    return is_unavailable(reply) or not (is_redis_outage(reply) or "no such key" in reply.lower())
 
 
 def without_abort(reply: str) -> str:

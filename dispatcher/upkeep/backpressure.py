@@ -15,7 +15,7 @@ import anyio
 from dispatcher.core.decide import Refused
 from dispatcher.core.events import BackpressureBlind, BackpressureChanged, Observer
 from dispatcher.core.findings.condition import is_exempt
-from dispatcher.core.outages import in_short, is_unavailable
+from dispatcher.core.outages import in_short, is_unavailable, tells_nothing
 from dispatcher.core.pacing import GO_ON_BELOW, HOLD_BACK_AT
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.infra.postgres.session import Session
@@ -170,6 +170,7 @@ class Backpressure:
 
 def _why_blind(reply: Any, right: str) -> list[str]:
     """Why a group's place cannot be told, of the reply to a command that needs this right."""
-    if isinstance(reply, Refused) and is_unavailable(reply.text):
+    refused = tells_nothing if right == "xinfo" else is_unavailable
+    if isinstance(reply, Refused) and refused(reply.text):
         return [f"Redis refused: {in_short(reply.text)}; allow this user +{right}"]
     return []

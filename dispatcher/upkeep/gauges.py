@@ -16,12 +16,12 @@ from typing import Any
 import anyio
 import psycopg
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError
 
 from dispatcher.core.errors import Misconfigured, SessionLost, Unreachable
 from dispatcher.core.events import Observer, Sampled
 from dispatcher.core.findings.condition import is_exempt
 from dispatcher.core.known_groups import GroupWatch, KnownGroup, Loss, latest_loss
+from dispatcher.core.outages import reply_of, tells_nothing
 from dispatcher.core.process_state import DeadGroups, HeldCount, RunningDispatcher
 from dispatcher.infra.asked import Asked
 from dispatcher.infra.postgres.session import Fetch
@@ -124,8 +124,11 @@ class Lookups:
 
 
 def _redis_error(seen: SeenStreams) -> str | None:
-    """Why Redis did not answer; a right that is missing is no outage."""
-    if seen.failure is None or isinstance(seen.failure, NoPermissionError):
+    """Why Redis did not answer; a right that is missing is no outage, nor is a proxy that does not ask it."""
+    if seen.failure is None:
+        return None
+    reply = reply_of(seen.failure)
+    if reply is not None and tells_nothing(reply):
         return None
     return describe_failure(seen.failure)
 

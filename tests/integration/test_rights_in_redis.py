@@ -1,5 +1,6 @@
 """What Redis forbids, or an old one does not tell, is said and lived with: nothing is believed that was not seen."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from dispatcher.infra.redis.connection import RedisConnection, RedisTarget, clie
 from dispatcher.upkeep.backpressure import Backpressure
 from dispatcher.upkeep.fence import end_connections
 from tests.support.command import RunCommand
+from tests.support.proxy import Direction, StartProxy
 from tests.support.redis import StartValkey
 from tests.support.rows import STREAM, insert_events, read_stream, statuses
 from tests.support.running import StartDispatcher
@@ -140,6 +142,46 @@ async def test_a_proxy_that_does_not_know_a_command(
     assert code == 1
     for name in unknown.split():
         assert f"{'CLIENT KILL' if name == 'CLIENT' else name} is unknown" in said
+    assert "not at a proxy" in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ERR handle request, command 'INFO' is not allowed",  # Codis
+        "ERR invalid request",  # Envoy, the older
+        "ERR command not support for normal user",
+        "FORBIDDEN",
+    ],
+)
+async def test_a_proxy_that_refuses_to_tell_in_words_of_its_own(
+    redis_url: str,
+    proxy: StartProxy,
+    dispatcher: StartDispatcher,
+    db: psycopg.AsyncConnection[Any],
+    command: RunCommand,
+    words: str,
+) -> None:
+    """It was taken for an outage that passes: nothing was ever published, or all that is looked up said so."""
+    through = await proxy(redis_url)
+
+    def filtered(direction: Direction, data: bytes) -> bytes:
+        if direction == "to_server":
+            return re.sub(rb"\r\n(X?)INFO\r\n", rb"\r\n\1INFX\r\n", data)
+        return re.sub(rb"-ERR unknown command 'X?INFX'[^\r]*", f"-{words}".encode(), data)
+
+    through.make_filter = lambda: filtered
+    async with dispatcher(redis_url=through.via(redis_url)) as running:
+        await insert_events(db, 20)
+        await becomes(lambda: statuses(db), {"sent": 20})
+        said = words.removeprefix("ERR").strip()
+        assert [(audit.on, said in (audit.reason or "")) for audit in running.tap.all(AuditChanged)] == [(False, True)]
+        await running.tap.next(BackpressureBlind, where=lambda event: said in (event.reason or ""))
+        assert (await running.tap.next(Sampled)).redis_error is None
+    code, said = await command("doctor", REDIS_URL=through.via(redis_url))
+    assert code == 1
+    assert "INFO is unknown" in said
+    assert "XINFO is unknown" in said
     assert "not at a proxy" in said
 
 

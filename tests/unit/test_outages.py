@@ -16,6 +16,7 @@ from dispatcher.core.outages import (
     is_wrong_server,
     needs_a_person,
     passes,
+    tells_nothing,
 )
 
 AWAY = (
@@ -99,3 +100,20 @@ def test_what_a_handler_makes_of_an_outage_is_its_own() -> None:
     error = LookupError()
     error.__cause__ = ConnectionRefusedError()
     assert not is_outage(error)
+
+
+@pytest.mark.parametrize(
+    ("reply", "nothing"),
+    [
+        ("NOPERM User app has no permissions to run the 'info' command", True),
+        ("ERR handle request, command 'INFO' is not allowed", True),
+        ("ERR invalid request", True),
+        ("ERR handle response, i/o timeout", False),
+        ("ERR no such key", False),
+        ("LOADING Redis is loading the dataset in memory", False),
+        ("NOAUTH Authentication required.", False),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
+    ],
+)
+def test_who_tells_nothing_is_told_from_an_outage(reply: str, nothing: bool) -> None:
+    assert tells_nothing(reply) is nothing

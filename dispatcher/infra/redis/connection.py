@@ -13,7 +13,7 @@ from dispatcher.core.decide import NoReply, NotApplied, Refused
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.known_entries import NONE, KnownEntries
-from dispatcher.core.outages import is_unavailable
+from dispatcher.core.outages import tells_nothing
 from dispatcher.infra.asked import Asked
 from dispatcher.infra.redis.cluster import no_single_server
 from dispatcher.infra.redis.pipe import Command, Pipe
@@ -200,7 +200,7 @@ class RedisConnection:
                 raise Misconfigured(f"{where} {instead}")
             self._nomkstream = version >= (6, 2)
             run_id = None if self.run_ids_differ else run_id
-        elif isinstance(info, Refused) and not is_unavailable(info.text):
+        elif isinstance(info, Refused) and not tells_nothing(info.text):
             raise self._refusal(where, info.text)
         # XINFO carries payloads: of many streams only their types are asked, where the clock is a floor for all.
         several = len(self.streams) > 1 and clock_ms is not None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from dispatcher.core.decide import Refused
 from dispatcher.core.errors import Unreachable
 from dispatcher.core.incarnation import RedisIncarnation, StreamEnd, id_after, lost_its_end, stream_order
-from dispatcher.core.outages import in_short, is_unavailable
+from dispatcher.core.outages import in_short, tells_nothing
 from dispatcher.infra.redis.connection import RedisConnection
 from dispatcher.infra.redis.info import fields_of
 from dispatcher.infra.redis.replies import clock_in, info_fields
@@ -52,7 +52,7 @@ class KnownEnd:
 
 
 class Forbidden(Exception):
-    """Our user may not ask. Or a proxy knows no such command. The text is the refusal, in short."""
+    """Our user may not ask. Or a proxy allows no such command. The text is the refusal, in short."""
 
 
 async def ask_incarnation(connection: RedisConnection, streams: Sequence[str], deadline_s: float) -> SeenServer:
@@ -61,7 +61,7 @@ async def ask_incarnation(connection: RedisConnection, streams: Sequence[str], d
         [("INFO", "server"), ("INFO", "replication"), *[("XINFO", "STREAM", each) for each in streams]], deadline_s
     )
     for reply in (about, replication, *of_streams):
-        if isinstance(reply, Refused) and is_unavailable(reply.text):
+        if isinstance(reply, Refused) and tells_nothing(reply.text):
             raise Forbidden(in_short(reply.text))
     if not isinstance(about, bytes) or not isinstance(replication, bytes):
         raise Unreachable(_why(about) if not isinstance(about, bytes) else _why(replication))

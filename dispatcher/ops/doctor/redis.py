@@ -13,7 +13,7 @@ from typing import Any
 from dispatcher.core.decide import NoReply, NotApplied, Refused
 from dispatcher.core.errors import DispatcherError
 from dispatcher.core.findings.finding import Finding, bad, ok, unknown, warning
-from dispatcher.core.outages import is_unavailable, without_abort
+from dispatcher.core.outages import is_unavailable, tells_nothing, without_abort
 from dispatcher.core.redis_url import Address
 from dispatcher.infra.redis.connection import RedisConnection, RedisTarget
 from dispatcher.infra.redis.info import COUNTED, fields_of
@@ -209,7 +209,7 @@ def _refusal(facts: RedisFacts) -> str:
 def _rights(facts: RedisFacts, stream: str) -> Finding:
     """Check the ACL for the commands without which events can be doubled or lost."""
     refused = {name: facts.replies[name] for name in RIGHTS if isinstance(facts.replies.get(name), Refused)}
-    denied = [name for name, reply in refused.items() if is_unavailable(without_abort(reply.text))]
+    denied = [name for name, reply in refused.items() if _is_denied(name, without_abort(reply.text))]
     if not denied:
         return ok("redis-rights", "this user may do what a dispatcher does")
     said = "; ".join(f"{name} is {_why_not(facts, name)}: {RIGHTS[name]}" for name in denied)
@@ -218,6 +218,10 @@ def _rights(facts: RedisFacts, stream: str) -> Finding:
     if any(_why_not(facts, name) == "unknown" for name in denied):
         remedy = "point REDIS_URL at a Redis or Valkey that knows it, not at a proxy, and undo rename-command"
     return bad("redis-rights", said, remedy)
+
+
+def _is_denied(name: str, reply: str) -> bool:
+    return tells_nothing(reply) if name in ("INFO", "XINFO") else is_unavailable(reply)
 
 
 def _why_not(facts: RedisFacts, name: str) -> str:
