@@ -502,7 +502,7 @@ async def test_the_tutorial(cli: StartCli, server_folder: Path, tmp_path: Path) 
 
         async def event() -> str:
             """The next event on the screen; between them the consumer says that Redis is away."""
-            while (line := await _line(output)).startswith("Redis: "):
+            while (line := await _line(output)).startswith("Redis "):
                 pass
             return line.rstrip()
 
@@ -538,6 +538,14 @@ async def test_the_tutorial(cli: StartCli, server_folder: Path, tmp_path: Path) 
         retry = [words for block in blocks("8. An event dies", "sh", text) for _, words in commands(block)][-1]
         await run(sys.executable, "-m", *retry, env=urls)
         assert await event() == "picture.taken 1"
+
+        with psycopg.connect(urls["DATABASE_URL"], autocommit=True) as connection:  # README goes on with this table
+            connection.execute(code("Add an event", "sql").encode())
+        assert await event() == "order.created 6"
+        screen.terminate()
+        assert await screen.wait() == 0
+        async with Redis.from_url(urls["REDIS_URL"]) as redis:
+            assert await redis.xinfo_consumers("sanctum:messages", "screen") == []
 
 
 def enabled(text: str, heading: str) -> dict[str, str]:
