@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 
 from dispatcher.client.event import Event, NoTransaction, handled, many_events, one_event
-from dispatcher.client.statements import OnDuplicate, numbered, wrong
+from dispatcher.client.statements import OnDuplicate, adding, numbered, wrong
 from dispatcher.infra import sqlfiles
 
 Connection = Any  # asyncpg.Connection, or the proxy for it that a pool lends
@@ -32,7 +32,8 @@ async def add_event(
     _require_transaction(connection, "add_event")
     name, parameters = one_event(event, in_order)
     sql, names = numbered(name, on_duplicate)
-    await connection.execute(sql, *(parameters[each] for each in names))
+    with adding():
+        await connection.execute(sql, *(parameters[each] for each in names))
     return event.event_id
 
 
@@ -48,8 +49,9 @@ async def add_events(
     listed = list(events)
     name, runs = many_events(listed, in_order)
     sql, names = numbered(name, on_duplicate)
-    for parameters in runs:
-        await connection.execute(sql, *(parameters[each] for each in names))
+    with adding():
+        for parameters in runs:
+            await connection.execute(sql, *(parameters[each] for each in names))
     return [event.event_id for event in listed]
 
 

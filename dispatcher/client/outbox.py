@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from dispatcher.client.event import Event, NoTransaction, many_events, one_event
-from dispatcher.client.statements import OnDuplicate, statement, wrong
+from dispatcher.client.statements import OnDuplicate, adding, statement, wrong
 
 if TYPE_CHECKING:
     import psycopg
@@ -30,7 +30,8 @@ def add_event(
     require(connection, "add_event", asynchronous=False)
     require_transaction(connection)
     name, parameters = one_event(event, in_order)
-    cursor(connection).execute(statement(name, on_duplicate), parameters)
+    with adding():
+        cursor(connection).execute(statement(name, on_duplicate), parameters)
     return event.event_id
 
 
@@ -45,7 +46,8 @@ async def add_event_async(
     require(connection, "add_event", asynchronous=True)
     await require_transaction_async(connection)
     name, parameters = one_event(event, in_order)
-    await cursor(connection).execute(statement(name, on_duplicate), parameters)
+    with adding():
+        await cursor(connection).execute(statement(name, on_duplicate), parameters)
     return event.event_id
 
 
@@ -65,8 +67,9 @@ def add_events(
     require_transaction(connection)
     listed = list(events)
     name, runs = many_events(listed, in_order)
-    for parameters in runs:
-        cursor(connection).execute(statement(name, on_duplicate), parameters)
+    with adding():
+        for parameters in runs:
+            cursor(connection).execute(statement(name, on_duplicate), parameters)
     return [event.event_id for event in listed]
 
 
@@ -82,8 +85,9 @@ async def add_events_async(
     await require_transaction_async(connection)
     listed = list(events)
     name, runs = many_events(listed, in_order)
-    for parameters in runs:
-        await cursor(connection).execute(statement(name, on_duplicate), parameters)
+    with adding():
+        for parameters in runs:
+            await cursor(connection).execute(statement(name, on_duplicate), parameters)
     return [event.event_id for event in listed]
 
 

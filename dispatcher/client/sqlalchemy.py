@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session
 
 from dispatcher.client.event import Event, NoTransaction, handled, many_events, one_event
-from dispatcher.client.statements import OnDuplicate, named, wrong
+from dispatcher.client.statements import OnDuplicate, adding, named, wrong
 from dispatcher.infra import sqlfiles
 
 try:
@@ -50,7 +50,8 @@ def add_event(
     """
     connection = _in_transaction(session, "add_event", bind)
     name, parameters = one_event(event, in_order)
-    connection.execute(statement(name, on_duplicate), parameters)
+    with adding():
+        connection.execute(statement(name, on_duplicate), parameters)
     return event.event_id
 
 
@@ -83,8 +84,9 @@ def add_events(
     connection = _in_transaction(session, "add_events", bind)
     listed = list(events)
     name, runs = many_events(listed, in_order)
-    for parameters in runs:
-        connection.execute(statement(name, on_duplicate), parameters)
+    with adding():
+        for parameters in runs:
+            connection.execute(statement(name, on_duplicate), parameters)
     return [event.event_id for event in listed]
 
 

@@ -1,12 +1,18 @@
 """The SQL of the client for each driver's style of parameters, and who is called with what it cannot use."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Literal
 
+from dispatcher.core.outages import sqlstate_of
 from dispatcher.infra import sqlfiles
 
 OnDuplicate = Literal["raise", "ignore"]
+
+UNDEFINED_TABLE = "42P01"
+NO_OUTBOX = "The outbox is not in this database: run `dispatcher migrate`, or connect to the database that has it."
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 
@@ -33,6 +39,18 @@ def numbered(name: str, on_duplicate: OnDuplicate = "raise") -> tuple[str, tuple
     sql = statement(name, on_duplicate)
     names = tuple(dict.fromkeys(_PARAMETER.findall(sql)))
     return _PARAMETER.sub(lambda found: f"${names.index(found[1]) + 1}", sql), names
+
+
+@contextmanager
+def adding() -> Iterator[None]:
+    """Around the INSERT: a driver's error that says only that a table is missing gets a note on what to do."""
+    try:
+        yield
+    except Exception as error:
+        # The class stays the driver's: an application catches that. A trigger of its own may miss another table.
+        if sqlstate_of(error) == UNDEFINED_TABLE and "message_outbox" in str(error):
+            error.add_note(NO_OUTBOX)
+        raise
 
 
 _INSTEAD = {

@@ -39,6 +39,7 @@ from dispatcher.client import (
     sqlalchemy,
 )
 from dispatcher.client import asyncpg as with_asyncpg_alone
+from dispatcher.client.statements import NO_OUTBOX
 
 EVENT_ID, MESSAGE_ID = uuid.UUID(int=1), uuid.UUID(int=2)
 LATER = datetime(2099, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -320,6 +321,41 @@ async def test_the_same_without_blocking_the_loop(transaction: AsyncTransaction,
         async with transaction(database_url) as add:
             await add([Event(event_type="a", aggregate_id="b", payload=1), SHORT], many=True)
     assert len(rows(database_url)) == 2 + len(MANY)
+
+
+NO_TABLE = r'relation "messaging\.message_outbox" does not exist'
+
+
+def without_outbox(url: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute("ALTER TABLE messaging.message_outbox RENAME TO elsewhere")
+
+
+def check_the_remedy(error: BaseException) -> None:
+    """The driver's own error, whose class an application may catch, with a note."""
+    assert error.__notes__ == [NO_OUTBOX]
+    assert not type(error).__module__.startswith("dispatcher")
+
+
+@pytest.mark.usefixtures("django_alias")
+@pytest.mark.parametrize("transaction", SYNC)
+def test_without_an_outbox_the_drivers_error_says_how_to_make_it(transaction: Transaction, database_url: str) -> None:
+    """`relation "messaging.message_outbox" does not exist` was all that a new application was told."""
+    without_outbox(database_url)
+    for what, many in ((SHORT, False), ([SHORT], True)):
+        with pytest.raises(Exception, match=NO_TABLE) as raised, transaction(database_url) as add:
+            add(what, many=many)
+        check_the_remedy(raised.value)
+
+
+@pytest.mark.parametrize("transaction", ASYNC)
+async def test_without_an_outbox_it_says_so_on_the_loop(transaction: AsyncTransaction, database_url: str) -> None:
+    without_outbox(database_url)
+    for what, many in ((SHORT, False), ([SHORT], True)):
+        with pytest.raises(Exception, match=NO_TABLE) as raised:
+            async with transaction(database_url) as add:
+                await add(what, many=many)
+        check_the_remedy(raised.value)
 
 
 @pytest.mark.promise("add-event")

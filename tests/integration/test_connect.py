@@ -80,7 +80,7 @@ async def test_a_database_or_a_role_that_does_not_exist(database_url, db):
     address = PostgresTarget(nowhere, "test").address()
     assert str(await refusal(PostgresTarget(nowhere, "test"))) == (
         f'Postgres at {address} refused the connection: FATAL: database "nowhere" does not exist (SQLSTATE 3D000). '
-        "The database does not exist"
+        "Create that database (createdb), or mend its name in DATABASE_URL"
     )
     nobody = database_url.replace("postgres@", f"nobody:{PASSWORD}@")
     assert "The role does not exist" in str(await refusal(PostgresTarget(nobody, "test")))

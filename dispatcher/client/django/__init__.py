@@ -15,7 +15,7 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from dispatcher.client.event import Event, NoTransaction, handled, many_events, one_event
-from dispatcher.client.statements import OnDuplicate, statement, wrong
+from dispatcher.client.statements import OnDuplicate, adding, statement, wrong
 from dispatcher.infra import sqlfiles
 
 
@@ -33,7 +33,7 @@ def add_event(
     """
     if not isinstance(event, Event):
         raise wrong("add_event", event, "an Event, which comes first here")
-    with _in_transaction(using) as cursor:
+    with adding(), _in_transaction(using) as cursor:
         name, parameters = one_event(event, in_order)
         cursor.execute(statement(name, on_duplicate), parameters)
     return event.event_id
@@ -52,7 +52,7 @@ def add_events(
     Raises as add_event.
     """
     listed = list(events)
-    with _in_transaction(using) as cursor:
+    with adding(), _in_transaction(using) as cursor:
         name, runs = many_events(listed, in_order)
         for parameters in runs:
             cursor.execute(statement(name, on_duplicate), parameters)

@@ -15,7 +15,7 @@ _OF_A_POOLER = ("08P01", "XX000")  # whatever PgBouncer, or Supavisor, refuses
 _REMEDIES = {
     "28P01": "The user or password is wrong, or the password has expired (VALID UNTIL)",
     "28000": "The role does not exist, may not log in (NOLOGIN), or pg_hba.conf does not let it in from here",
-    "3D000": "The database does not exist",
+    "3D000": "Create that database (createdb), or mend its name in DATABASE_URL",
     "42501": "As its owner: GRANT CONNECT ON DATABASE ... TO this role",
     "55000": "As a superuser: ALTER DATABASE ... ALLOW_CONNECTIONS true",
 }
