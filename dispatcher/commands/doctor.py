@@ -1,6 +1,7 @@
 """`dispatcher doctor`: makes every check that an operator would make by hand, and names each remedy."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 
 import anyio
@@ -100,24 +101,28 @@ def _page(finding: Finding) -> str | None:
 
 def show(findings: list[Finding], held: list[Held]) -> None:
     """The worst first, a line each with what to do below it; then how the servers are set up, which is the same
-    tomorrow; then the guarantees; then the counts of the findings.
+    tomorrow; then what is ok; then the guarantees; then the counts of the findings.
     """
     setup = [each for each in findings if each.check in SETUP and each.level == "warning"]
+    told = [each for each in findings if each not in setup]
+    _show_findings(each for each in told if each.level != "ok")
+    if setup:
+        say("notes on the setup (what to do: --json):", colour=COLOURS["warning"])
+    for each in setup:
+        say(f"{each.check}: {each.found}", indent="    ")
+    _show_findings(each for each in told if each.level == "ok")
+    for promise in held:
+        because = f" (because of: {', '.join(promise.because)})" if promise.because else ""
+        say(f"holds here: {promise.holds}: {promise.says}{because}", colour=HOLDS.get(promise.holds))
+    counts = {level: sum(each.level == level for each in findings) for level in reversed(WORST)}
+    click.echo(", ".join(f"{count} {level}" for level, count in counts.items() if count))
+
+
+def _show_findings(findings: Iterable[Finding]) -> None:
     for each in findings:
-        if each in setup:
-            continue
         say(f"{each.level}: {each.check}: {each.found}", colour=COLOURS.get(each.level))
         if each.remedy:
             say(each.remedy, indent="    ")
         if each.level in ("bad", "warning") and each.remedy and not each.remedy.startswith(ELSEWHERE):
             page = _page(each)
             say(f"Needs somebody: {each.needs_somebody}.{f' Runbook: {address(page)}' if page else ''}", indent="    ")
-    if setup:
-        say("notes on the setup (what to do: --json):", colour=COLOURS["warning"])
-    for each in setup:
-        say(f"{each.check}: {each.found}", indent="    ")
-    for promise in held:
-        because = f" (because of: {', '.join(promise.because)})" if promise.because else ""
-        say(f"holds here: {promise.holds}: {promise.says}{because}", colour=HOLDS.get(promise.holds))
-    counts = {level: sum(each.level == level for each in findings) for level in reversed(WORST)}
-    click.echo(", ".join(f"{count} {level}" for level, count in counts.items() if count))

@@ -45,7 +45,8 @@ class Service:
 
     def __init__(self, settings: Settings, observe: Observer | None = None, *, worker: str | None = None) -> None:
         self._settings = settings
-        self.exit_code = 0  # written by run() and watch_signals()
+        self.exit_code = 0  # written by _cut_short()
+        self._cut_short_by: str | None = None
         self._readiness = probes.Readiness()
         self._metrics = metrics.Metrics(settings.layout.keys)
         log = logs.configure(settings.log_level, settings.log_format, worker=worker)
@@ -159,8 +160,7 @@ class Service:
             heard = False
             async for number in signals:
                 if heard:
-                    self.exit_code = 1
-                    self._forced.cancel()
+                    self._cut_short("a second signal")
                 heard = True
                 self.stop(signal.Signals(number).name)
 
@@ -178,7 +178,13 @@ class Service:
         self._engine.close()
         if self._traces is not None and not self.exit_code:
             await self._traces.close()
-        self._observe(Stopped(self._released))
+        self._observe(Stopped(self._released, self._cut_short_by))
+
+    def _cut_short(self, why: str) -> None:
+        """End at once. Sessions too: a statement in flight is shielded, and only the end of its session ends it."""
+        self.exit_code = 1
+        self._cut_short_by = self._cut_short_by or why
+        self._forced.cancel()
 
     async def _open(self, beside: TaskGroup) -> None:
         s = self._settings
@@ -223,9 +229,7 @@ class Service:
             async def deadline() -> None:
                 await self._stopping.wait()
                 await anyio.sleep(self._settings.shutdown_grace_ms / 1000)
-                self.exit_code = 1
-                # Sessions too: a statement in flight is shielded, and only the end of its session ends it.
-                self._forced.cancel()
+                self._cut_short("the grace is over")
 
             working.start_soon(deadline, name="grace")
             self._released = await self._engine.run()

@@ -22,6 +22,7 @@ from dispatcher.core.events import (
     Slept,
     Started,
     Stopped,
+    Stopping,
     TakenOver,
     Ticked,
     Woke,
@@ -30,6 +31,7 @@ from dispatcher.service import Service, lifecycle, run
 from dispatcher.service.process import run_to_the_end
 from dispatcher.settings import Settings
 from dispatcher.stages import claim
+from tests.support.handlers import MakeModule
 from tests.support.postgres import StartPostgres
 from tests.support.proxy import StartProxy
 from tests.support.redis import StartValkey
@@ -199,6 +201,33 @@ async def test_a_signal_after_a_stop_of_ours_forces_nothing(database_url: str, r
         signal.raise_signal(signal.SIGTERM)
     assert service.exit_code == 0
     assert await read_table(db, "dispatcher") == []
+
+
+async def test_a_second_signal_says_that_it_ended_at_once(
+    database_url: str, redis_url: str, handlers_module: MakeModule, db: Db
+) -> None:
+    """The log said `Stopped, given_back 0`, as of a stop that left nothing behind."""
+    begun = asyncio.Event()
+
+    async def endless(payload: Any) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    tap = Tap()
+    name = handlers_module({"endless": endless})
+    service = Service(settings(database_url=database_url, redis_url=redis_url, handlers=name), tap)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run_to_the_end, service)
+        await tap.next(Started)
+        await insert_events(db, event_type="endless")
+        await begun.wait()
+        signal.raise_signal(signal.SIGTERM)
+        await tap.next(Stopping)
+        signal.raise_signal(signal.SIGTERM)
+        stopped = await tap.next(Stopped)
+    assert service.exit_code == 1
+    assert stopped.cut_short == "a second signal"
+    assert await statuses(db) == {"picked": 1}
 
 
 @pytest.mark.promise("postgres-outage")

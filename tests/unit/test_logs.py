@@ -62,6 +62,7 @@ def test_a_line_is_one_json_object(out):
         (events.SidecarUp("127.0.0.1", 8080), "sidecar_up", "INFO"),
         (events.Stopping("SIGTERM"), "dispatcher_stopping", "INFO"),
         (events.Stopped(2), "dispatcher_stopped", "INFO"),
+        (events.Stopped(0, "a second signal"), "dispatcher_stopped", "WARNING"),
         (events.BreakerChanged("open", "OOM"), "breaker_opened", "WARNING"),
         (events.BreakerChanged("closed", None), "breaker_closed", "INFO"),
         (events.ListenerChanged(False, "gone"), "listener_down", "WARNING"),

@@ -116,9 +116,17 @@ class Stopping(TelemetryEvent):
 
 @dataclass(frozen=True, slots=True)
 class Stopped(TelemetryEvent):
-    """Everything is closed. `released`: rows claimed for handlers that were released at the end."""
+    """Everything is closed. `released`: rows claimed for handlers that were released at the end.
+
+    `cut_short`: why it did not wait for what was in flight; None: nothing was.
+    """
 
     released: int
+    cut_short: str | None = None
 
     def line(self) -> Line:
-        return Line("INFO", "dispatcher_stopped", "Stopped", {"given_back": self.released})
+        fields: Fields = {"given_back": self.released}
+        if self.cut_short is None:
+            return Line("INFO", "dispatcher_stopped", "Stopped", fields)
+        text = "Ended at once, without signing off: another dispatcher takes over what was in flight"
+        return Line("WARNING", "dispatcher_stopped", text, fields | {"reason": self.cut_short})
