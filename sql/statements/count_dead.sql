@@ -34,7 +34,7 @@ SELECT
         ) AS dead
     ),
     (
-        SELECT json_build_object('at', date_part('epoch', newest.died_at), 'error', newest.last_error)::text
+        SELECT json_build_object('at', date_part('epoch', least(greatest(newest.died_at, '0001-01-01 00:00:00+00'), '9999-12-31 00:00:00+00')), 'error', newest.last_error)::text
         FROM (
             SELECT d.outbox_id, d.died_at, d.replayed_at, d.last_error
             FROM ONLY messaging.message_dlq AS d

@@ -10,8 +10,8 @@
 -- rows is in a slot of ours, ours is due no earlier than the last of these: a claim finds out.
 SELECT
     (
-        --any: SELECT date_part('epoch', d.next_run_at - clock_timestamp())
-        --owned: SELECT date_part('epoch', w.next_run_at - clock_timestamp())
+        --any: SELECT date_part('epoch', greatest(d.next_run_at, '0001-01-01 00:00:00+00') - clock_timestamp())
+        --owned: SELECT date_part('epoch', greatest(w.next_run_at, '0001-01-01 00:00:00+00') - clock_timestamp())
         --owned: FROM (
         --owned: SELECT d.next_run_at, hashtextextended(d.aggregate_id, 0) & 255 AS slot, row_number() OVER (ORDER BY d.next_run_at, d.id) AS number
         FROM ONLY messaging.message_outbox AS d

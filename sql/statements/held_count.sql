@@ -76,6 +76,6 @@ aged AS (
 SELECT
     (SELECT count(*) FROM held),
     (SELECT count(*) FROM held AS h WHERE h.dead),
-    greatest(coalesce(max(date_part('epoch', clock_timestamp() - a.since)), 0), 0),
+    greatest(coalesce(max(date_part('epoch', clock_timestamp() - least(greatest(a.since, '0001-01-01 00:00:00+00'), '9999-12-31 00:00:00+00'))), 0), 0),
     (array_agg(a.last_error ORDER BY a.since))[1]
 FROM aged AS a

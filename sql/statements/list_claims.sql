@@ -33,8 +33,8 @@ rescheduled AS (
         ))
           AND d.status = 'retry'
           AND d.picked_at > clock_timestamp() + interval '1 second'
-          AND isfinite(d.picked_at)
-          AND isfinite(d.next_run_at)
+          AND d.picked_at < '4000-01-01 00:00:00+00' -- a time that the subtraction cannot give would end the whole check
+          AND d.next_run_at BETWEEN '1970-01-01 00:00:00+00' AND '9999-12-31 00:00:00+00'
         FOR UPDATE SKIP LOCKED
     ))
 ),

@@ -5,7 +5,7 @@
 -- Loaded by: dispatcher/ops/retrying.py
 -- Index: message_outbox_due_idx: the first hundred that are fresh, and the first thousand of the others; message_history_event_idx. With `holds` message_outbox_dead_idx.
 -- Beside sample.sql, which counts a row that was tried from when it occurred: whoever is on call would look for events that wait, and
--- find one that is due in half an hour. With an order a row behind one that failed waits for that one.
+-- find one that is due in half an hour. Odd times: see sample.sql. With an order a row behind one that failed waits for that one.
 WITH tried AS MATERIALIZED (
     SELECT d.id, d.aggregate_type, d.aggregate_id, d.event_type, d.attempts, d.status, d.next_run_at, d.last_error, d.picked_at, d.occurred_at
     FROM (
@@ -52,16 +52,16 @@ SELECT
     (SELECT w.attempts FROM worst AS w),
     (SELECT left(w.event_type, 200) FROM worst AS w),
     (SELECT left(w.last_error, 200) FROM worst AS w),
-    (SELECT date_part('epoch', w.next_run_at) FROM worst AS w),
+    (SELECT date_part('epoch', least(w.next_run_at, '9999-12-31 00:00:00+00')) FROM worst AS w),
     (SELECT w.id FROM worst AS w),
     (
         SELECT date_part('epoch', coalesce((
             SELECT min(h.at) FROM ONLY messaging.message_history AS h WHERE h.outbox_id = w.id AND h.what = 'failed'
-        ), w.tried_at))
+        ), least(greatest(w.tried_at, '0001-01-01 00:00:00+00'), '9999-12-31 00:00:00+00')))
         FROM worst AS w
     ),
     (
-        SELECT greatest(coalesce(max(date_part('epoch', coalesce(%(now)s::timestamptz, clock_timestamp()) - e.since)), 0), 0)
+        SELECT greatest(coalesce(max(date_part('epoch', coalesce(%(now)s::timestamptz, clock_timestamp()) - least(greatest(e.since, '0001-01-01 00:00:00+00'), '9999-12-31 00:00:00+00'))), 0), 0)
         FROM waiting AS e
         WHERE NOT (
             %(ordered)s::boolean

@@ -8,7 +8,8 @@
 -- Proof events that a `dispatcher prove` left behind, when it was killed, are no backlog: the oldest rows come first.
 -- Overdue is judged on the hundred fresh rows that come first, and on the hundred others that are due first (see claim.sql). A row
 -- that was tried, or that nobody scheduled, counts from when it occurred, any other from when it was due, so that an event scheduled
--- for later is not late, and one whose handler waits for ever is.
+-- for later is not late, and one whose handler waits for ever is. A time that Python lacks counts as the nearest that it has: Postgres 16
+-- cannot subtract an infinite one.
 SELECT
     (
         SELECT count(*)
@@ -32,7 +33,7 @@ SELECT
         WHERE head.event_type = 'dispatcher.prove'
     ),
     (
-        SELECT greatest(coalesce(max(date_part('epoch', t.now - t.since)), 0), 0)
+        SELECT greatest(coalesce(max(date_part('epoch', t.now - least(greatest(t.since, '0001-01-01 00:00:00+00'), '9999-12-31 00:00:00+00'))), 0), 0)
         FROM (
             SELECT
                 coalesce(%(now)s::timestamptz, clock_timestamp()) AS now,

@@ -311,3 +311,36 @@ async def test_held_aggregates_are_counted_where_there_is_an_order_and_only_as_o
     await db.execute("DELETE FROM messaging.message_outbox")
     assert await held(going_on, known=2) == counted, "while the count of the backlog rests, this one does"
     assert await held(going_on) == HeldCount()
+
+
+TIMES = ["infinity", "-infinity", "20000-01-01", "0044-03-15 BC"]
+TRIED = "status = 'retry', attempts = 1, next_run_at = clock_timestamp() + interval '1 hour', "
+
+
+@pytest.mark.both_versions
+@pytest.mark.parametrize("time", TIMES)
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "occurred_at = '{}'",
+        "next_run_at = '{}'",
+        TRIED + "occurred_at = '{}', picked_at = NULL",
+        TRIED + "picked_at = '{}'",
+    ],
+)
+async def test_a_row_with_a_time_that_python_lacks_hides_no_figure(session, redis, tap, db, changed, time):
+    """Postgres 16 refuses to subtract an infinite time: while the row was unsettled, all figures were missing."""
+    await insert_events(db, 3)
+    await db.execute("SET session_replication_role = replica")
+    await db.execute(f"UPDATE messaging.message_outbox SET {changed.format(time)} WHERE id = 2".encode())
+    lookups = Lookups(held=HeldLookup(hold=True))
+    await sample_once(session.fetch, redis, (STREAM,), tap, lookups=lookups)
+    seen = await tap.next(Sampled)
+    assert seen.backlog == 3
+    assert 0 <= seen.oldest_age_s < 1e11
+    assert seen.retrying is not None
+    assert all(abs(each or 0) < 1e12 for each in (seen.retrying.next_at, seen.retrying.overdue_s, seen.retrying.since))
+    assert seen.held is not None
+    for owned in (False, True):
+        parameters = {"slots": 256, "proof_events": False, "usage": False, "lows": [0], "highs": [255]}
+        await session.fetch(load("due_check", owned=owned), parameters)

@@ -51,6 +51,23 @@ async def test_an_odd_row_goes_out_with_the_others(
     assert len(await read_stream(redis)) == 5
 
 
+@pytest.mark.both_versions
+async def test_a_retry_of_a_far_future_stops_no_takeover(
+    dispatcher: StartDispatcher, db: psycopg.AsyncConnection[Any], redis: "Redis"
+) -> None:
+    """What it was to be rescheduled to was out of Postgres's range: the check for dead claims was refused for ever."""
+    [odd, picked] = await insert_events(db, 2)
+    await db.execute("SET session_replication_role = replica")
+    retried = "status = 'retry', attempts = 1, picked_at = '20000-01-01', next_run_at = now() + interval '1 hour'"
+    await db.execute(f"UPDATE messaging.message_outbox SET {retried} WHERE id = {odd}".encode())
+    by_hand = BY_HAND.format("gen_random_uuid()", "now()") + ", stream_id = '0-0'"
+    await db.execute(f"UPDATE messaging.message_outbox SET {by_hand} WHERE id = {picked}".encode())
+    async with dispatcher(tick_ms=100, lease_ms=LEASE_MS):
+        sent = f"SELECT 1 FROM messaging.message_outbox WHERE id = {picked} AND status = 'sent'"
+        await until(lambda: one_row(db, sent), "the other row is taken over")
+    assert len(await read_stream(redis)) == 1
+
+
 @pytest.fixture
 async def win1252(postgres: Databases, db: psycopg.AsyncConnection[Any]) -> AsyncIterator[str]:
     """The URL of a database in WIN1252, migrated."""
