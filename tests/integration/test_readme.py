@@ -328,6 +328,7 @@ with TestClient(app) as client, client.websocket_connect("/events") as socket:
     print("connected", flush=True)
     print(socket.receive_text(), flush=True)
 """
+    await publish(redis, "6", payload="before")  # or the tail warns of a stream that is not there
     async with running_python(program, REDIS_URL=redis_url) as process:
         assert process.stdout is not None
         assert await _line(process.stdout) == "connected\n"
