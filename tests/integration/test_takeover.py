@@ -3,7 +3,7 @@
 How long is measured by the clock of the dispatcher that watches: the times in the table may be of any clock.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -320,6 +320,38 @@ async def test_it_goes_on_when_its_session_breaks(database_url, db, tap: Tap, ma
         tasks.cancel_scope.cancel()
 
 
+async def connected(url: str, stream: str) -> RedisConnection:
+    connection = RedisConnection(
+        RedisTarget.parse(url), name="b", streams=(stream,), connect_timeout_s=30.0, on_lost=lambda why: None
+    )
+    await connection.connect()
+    connection.set_incarnation(RedisIncarnation())
+    return connection
+
+
+def sinks_of(layout: Layout, connections: Iterable[RedisConnection], deadline_s: float) -> list[SearchedSink]:
+    """A sink for each shard; of all but the first a search has this deadline."""
+    return [
+        SearchedSink((key,), connection, Searcher(connection, deadline_s if shard else 30.0), layout.slots_of(shard))
+        for shard, (key, connection) in enumerate(zip(layout.keys, connections, strict=True))
+    ]
+
+
+def watch_of(sinks: list[SearchedSink], layout: Layout, tap: Tap, us: int) -> Watch:
+    return Watch(
+        sinks,
+        layout=layout,
+        lease_s=LEASE_S,
+        deadline_s=30.0,
+        retry=RetryPolicy(10, Backoff(0.25, 60.0)),
+        rng=Random(1),
+        dispatcher_id=lambda: us,
+        claims_in_flight=lambda: (),
+        rows_released=lambda: None,
+        observe=tap,
+    )
+
+
 async def test_who_waits_for_a_shard_with_rows_that_it_took_over_is_not_taken_for_frozen(
     session: Session,
     db: psycopg.AsyncConnection[Any],
@@ -331,30 +363,10 @@ async def test_who_waits_for_a_shard_with_rows_that_it_took_over_is_not_taken_fo
 ) -> None:
     """The node of a shard went away under the search, for longer than a lease. Others look meanwhile."""
     layout, through = Layout(STREAM, shards=2), await proxy(redis_url)
-    away = RedisConnection(
-        RedisTarget.parse(through.via(redis_url)), name="b", streams=(layout.keys[1],), connect_timeout_s=30.0,
-        on_lost=lambda why: None,
-    )  # fmt: skip
-    await away.connect()
-    away.set_incarnation(RedisIncarnation())
+    away = await connected(through.via(redis_url), layout.keys[1])
 
     def takeover(us: int) -> Watch:
-        sinks = [
-            SearchedSink((key,), connection, Searcher(connection, 0.2 if shard else 30.0), layout.slots_of(shard))
-            for shard, (key, connection) in enumerate(zip(layout.keys, (redis_connection, away), strict=True))
-        ]
-        return Watch(
-            sinks,
-            layout=layout,
-            lease_s=LEASE_S,
-            deadline_s=30.0,
-            retry=RetryPolicy(10, Backoff(0.25, 60.0)),
-            rng=Random(1),
-            dispatcher_id=lambda: us,
-            claims_in_flight=lambda: (),
-            rows_released=lambda: None,
-            observe=tap,
-        )
+        return watch_of(sinks_of(layout, (redis_connection, away), 0.2), layout, tap, us)
 
     await db.execute("INSERT INTO messaging.dispatcher (id, name) VALUES (98, 'b-1-bbbbbbbb')")
     await insert_events(db, 20, **held(stream_id="0-0"))
@@ -376,3 +388,40 @@ async def test_who_waits_for_a_shard_with_rows_that_it_took_over_is_not_taken_fo
         assert 0 < waiting.pop("picked") < 20
         assert set(waiting) == {"pending"}
         await of_ours.execute("SELECT 1")  # nobody has ended it
+
+
+SWALLOWED = """
+CREATE FUNCTION public.undo() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF NEW.status = 'sent' AND hashtextextended(NEW.aggregate_id, 0) & 255 IN ({slots}) THEN RETURN NULL; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER undo BEFORE UPDATE ON messaging.message_outbox FOR EACH ROW EXECUTE FUNCTION public.undo()
+"""
+
+
+@pytest.mark.parametrize("of_shard", [0, 1])
+async def test_rows_of_any_shard_that_a_trigger_undoes_stay_claimed(
+    session: Session,
+    db: psycopg.AsyncConnection[Any],
+    redis_connection: RedisConnection,
+    redis_url: str,
+    tap: Tap,
+    of_shard: int,
+) -> None:
+    """They are in the stream: released because another shard was settled after them, they would be published again."""
+    layout = Layout(STREAM, shards=2)
+    other = await connected(redis_url, layout.keys[1])
+    await db.execute(SWALLOWED.format(slots=", ".join(map(str, layout.slots_of(of_shard)))).encode())
+    await insert_events(db, 20, **held(stream_id="0-0"))
+    undone = set[int]()
+    for row in await read_table(db):
+        key = layout.key_of(row["event_type"], row["slot"])
+        await redis_connection.send([("XADD", key, "*", "event_id", str(row["event_id"]))], 30.0)
+        undone |= {row["id"]} if key == layout.keys[of_shard] else set()
+    takeover = watch_of(sinks_of(layout, (redis_connection, other), 30.0), layout, tap, 99)
+    assert takeover._search.note_which_answer()
+    await takeover.watch(session, LEASE_S)
+    assert 0 < len(undone) < 20
+    assert {row["id"] for row in await read_table(db) if row["status"] == "picked"} == undone
+    assert await statuses(db) == {"picked": len(undone), "sent": 20 - len(undone)}
+    other.close()
