@@ -10,6 +10,9 @@ other; for more at a time give `concurrency`, or run more consumers. A stream wi
 Cluster.
 """
 
+import dispatcher.client.needs_redis  # noqa: F401 -- before anything else imports redis
+
+# isort: split
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager

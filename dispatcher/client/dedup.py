@@ -6,6 +6,9 @@ another consumer takes the entry over, if two consumers have two entries of one 
 live, or if Redis loses the mark. Work that must not happen twice belongs in a transaction.
 """
 
+import dispatcher.client.needs_redis  # noqa: F401 -- before anything else imports redis
+
+# isort: split
 import uuid
 import warnings
 from datetime import timedelta

@@ -5,6 +5,9 @@ newest entry, or after the last one that it has dealt with (`after=tail.position
 event_id.
 """
 
+import dispatcher.client.needs_redis  # noqa: F401 -- before anything else imports redis
+
+# isort: split
 import asyncio
 import contextlib
 import queue

@@ -48,6 +48,12 @@ def test_the_bare_client_can_be_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("module", ["consumer", "tail", "dedup"])
+def test_without_redis_py_a_reader_says_what_to_install(module: str) -> None:
+    done = without_packages("-c", f"import dispatcher.client.{module}")
+    assert done.stderr.endswith("ModuleNotFoundError: reading the stream needs redis-py; run: pip install redis\n")
+
+
 def test_sqlalchemy_without_greenlet_is_enough_for_its_plain_sessions() -> None:
     """SQLAlchemy 2.1 brings no greenlet, and without it has nothing for asyncio."""
     program = """
