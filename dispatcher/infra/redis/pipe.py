@@ -14,6 +14,7 @@ import hiredis
 from dispatcher.core.decide import NoReply, NotApplied, Refused
 from dispatcher.core.outages import is_wrong_server
 from dispatcher.infra.forks import not_for_children
+from dispatcher.infra.redis.shapes import in_shape
 
 _INCOMPLETE = object()
 _pack = cast("Callable[[tuple[str, ...]], bytes]", hiredis.pack_command)  # its stub allows a tuple of one only
@@ -24,11 +25,12 @@ Command = tuple[str, ...] | bytes  # its words, or packed already
 class _Burst:
     """Commands written together. `replies` grows in order; the future holds them all in the end."""
 
-    __slots__ = ("done", "expected", "most_bytes", "replies", "timer")
+    __slots__ = ("commands", "done", "expected", "most_bytes", "replies", "timer")
 
-    def __init__(self, expected: int, done: asyncio.Future[list[Any]], most_bytes: int | None) -> None:
+    def __init__(self, commands: Sequence[Command], done: asyncio.Future[list[Any]], most_bytes: int | None) -> None:
+        self.commands = () if isinstance(commands[0], bytes) else commands  # () of entries: publish.py checks these
         self.most_bytes = most_bytes
-        self.expected = expected
+        self.expected = len(commands)
         self.replies: list[Any] = []
         self.done = done
         self.timer: asyncio.TimerHandle | None = None
@@ -60,8 +62,9 @@ class Pipe(asyncio.Protocol):
 
         The connection is closed when their replies are larger than `most_bytes` together.
 
-        A reply is what hiredis makes of it (bytes, int, list, None), `Refused` for an error, `NoReply` where the
-        connection broke or the deadline passed first, `NotApplied` when it was closed already. The future never fails.
+        A reply is what hiredis makes of it (bytes, int, list, None), `Refused` for an error, or for what the command
+        never gives, `NoReply` where the connection broke or the deadline passed first, `NotApplied` when it was closed
+        already. The future never fails.
         """
         done: asyncio.Future[list[Any]] = self._loop.create_future()
         if self._transport is None or not self.open:
@@ -71,7 +74,7 @@ class Pipe(asyncio.Protocol):
             done.set_result([])
             return done
         data = b"".join([command if isinstance(command, bytes) else _pack(command) for command in commands])
-        burst = _Burst(len(commands), done, most_bytes)
+        burst = _Burst(commands, done, most_bytes)
         burst.timer = self._loop.call_later(deadline_s, self.abort, f"no reply within {deadline_s:g} s")
         self._bursts.append(burst)
         self._transport.write(data)
@@ -144,4 +147,5 @@ class Pipe(asyncio.Protocol):
         if burst.timer is not None:
             burst.timer.cancel()
         if not burst.done.done():
-            burst.done.set_result(burst.replies)
+            replies = burst.replies
+            burst.done.set_result(in_shape(burst.commands, replies) if burst.commands else replies)

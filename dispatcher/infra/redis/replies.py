@@ -16,7 +16,7 @@ def info_fields(info: bytes) -> dict[str, str]:
 
 def clock_in(info: bytes) -> int | None:
     """The server's clock in milliseconds, from INFO server; None: an older one does not tell."""
-    found = re.search(rb"^server_time_usec:(\d+)", info, re.MULTILINE)
+    found = re.search(rb"^server_time_usec:(\d{1,18})\r?$", info, re.MULTILINE)
     return int(found[1]) // 1000 if found else None
 
 

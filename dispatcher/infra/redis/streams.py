@@ -14,6 +14,8 @@ from dispatcher.core.layout import keys_without
 from dispatcher.infra.redis.info import REDIS_DEADLINE_S, StreamInfo, added_at, read_stream_info
 from dispatcher.infra.redis.positions import StreamPositions
 
+ODD_REPLY = (TypeError, ValueError, LookupError, AttributeError)  # redis-py and we read one of a shape of its own
+
 
 @dataclass(slots=True)
 class SeenStreams:
@@ -38,6 +40,8 @@ async def read_streams(
             try:
                 known = positions[key] if positions is not None else None
                 seen.infos[key] = await read_stream_info(redis, key, known, readers=readers)
+            except ODD_REPLY as error:
+                raise ResponseError(f"UNEXPECTED reply ({type(error).__name__})") from None
             except (RedisError, OSError, TimeoutError) as error:
                 if not isinstance(error, ResponseError | NoPermissionError):
                     away.add(node)
