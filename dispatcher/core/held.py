@@ -45,7 +45,7 @@ class Held:
         self.hold = hold
         self.later_event_seen: set[int] = set()  # keys of held aggregates of which a claim met a later event
         # Rows of dead events that no entry has to tell of any more; emptied by whoever writes that down (watch.py).
-        self.told: list[int] = []
+        self.announced: list[int] = []
         # Keys of which a row has ceased to hold since the running claim began; cleared before each claim.
         self.holds_ended: set[int] = set()
         self._rows: dict[int, tuple[int, HoldReason]] = {}  # by row id: the key, and why it holds
@@ -121,7 +121,7 @@ class Held:
         """No entry has to tell of this dead event any more: one that does is in the stream, or the event is retried."""
         if self._dead.get(key) == dead:
             del self._dead[key]
-        self.told.append(dead.row_id)
+        self.announced.append(dead.row_id)
 
     def note_settled(
         self, outcomes: BatchOutcomes, not_ours: Collection[int], undone: Collection[int], event_ids: dict[int, str]

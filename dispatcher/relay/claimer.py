@@ -90,7 +90,7 @@ class Claimer:
         self._trials_first = True
 
     def given_back(self, ids: Iterable[int]) -> None:
-        """Hear that rows were settled, and not as sent."""
+        """Hear that rows were released, or are to be retried."""
         self._put_back.given_back(ids)
 
     def rescan(self) -> None:

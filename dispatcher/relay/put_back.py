@@ -30,7 +30,7 @@ class PutBack:
         self._seen: dict[int, tuple[int, float]] = {}  # by row: how often it was put back at once, and when last
 
     def given_back(self, ids: Iterable[int]) -> None:
-        """Hear that these rows were settled, and not as sent: so nobody undid a settle before their next claim.
+        """Hear that these rows were released, or are to be retried: so nobody undid a settle before their next claim.
 
         Without this a row that was put back once, and then waits for Redis or a server of its handler, would be buried.
         """

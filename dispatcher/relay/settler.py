@@ -27,10 +27,11 @@ class Settler:
 
     `run_trials_first()` is called when no row of a settled batch was ours, or a row was undone: before the next claim
     the trials have to run. For if something in Postgres undoes our settles, rows that are claimed next would be
-    published again and again. `given_back(ids)` is called with the rows that were settled, and not as sent.
+    published again and again. `given_back(ids)` is called with rows that were released, or are to be
+    retried.
 
-    `aside.run()` has to run beside. `batch_size`: rows. `on_aside_round()` is called after each round of the rows that
-    are kept aside: a pause may wait for them. `wait_s`: how long a settle waits for the settle before.
+    `aside.run()` has to run beside. `batch_size`: rows. `on_aside_round()` is called after each try of a batch that is
+    kept aside: a pause may wait for it. `wait_s`: how long a settle waits for the settle before.
     """
 
     def __init__(
@@ -76,9 +77,10 @@ class Settler:
     ) -> Settlement | None:
         """Write the outcomes of rows of one claim. If the session is lost, the next one is used, or another lane's.
 
-        None: Postgres refused the settle several times, and the rows are kept aside now. `search_again(outcomes,
-        batch)` is called when another incarnation of Redis holds the stream than the one that has the entries: it has
-        to search for the entries, and change `outcomes`. `batch` has at least the rows of these outcomes.
+        None: the rows are kept aside now, for Postgres refused the settle several times, or keeps refusing others.
+        `search_again(outcomes, batch)` is called when another incarnation of Redis holds the stream than the one that
+        has the entries: it has to search for the entries, and change `outcomes`. `batch` has at least the rows of these
+        outcomes.
         `tried_together`: settle_together() was tried before, and may have settled some of the rows.
         """
         failures = StatementFailures("settle", self._observe, self._rng)
@@ -120,7 +122,7 @@ class Settler:
     ) -> frozenset[int]:
         """Settle the rows of one claim that several sinks took, by one statement. Tried once.
 
-        Returns the ids of the rows that settle() still has to settle, sink by sink: it handles failures, this does not.
+        Returns the ids of the rows that settle() still has to settle, sink by sink: it tries again after a failure.
         """
         streams = dict(chain.from_iterable(outcomes.streams.items() for outcomes in by_sink))
         whole = BatchOutcomes.of(chain.from_iterable(outcomes.each() for outcomes in by_sink), None, streams)
@@ -138,12 +140,12 @@ class Settler:
 
     @asynccontextmanager
     async def _one_by_one(self) -> AsyncIterator[None]:
-        """Begin a settle when the settle before it has ended: else rows of this settle would leave their pages.
+        """Begin a settle when the settle before it has ended, or after `wait_s`: else its rows would leave their pages.
 
         A settled row stays in its page if Postgres can remove there the version of the row from before its claim.
-        Postgres keeps that version while any statement runs that began before the claim was committed: with batches of
-        512 the settle of the batch before. Then up to 18 in 100 rows moved, and a row that moves is written to the WAL
-        whole.
+        Postgres keeps that version while any statement runs that began before the claim was committed. With batches of
+        512 the settle of the batch before was such a statement. Up to 18 in 100 rows moved then, and a row that moves
+        is written to the WAL whole.
         """
         before, this = self._last, anyio.Event()
         self._last = this

@@ -53,7 +53,7 @@ MAY_TOUCH = {
     "peek ordered": 6 * BATCH,
     "held_load": WAITING + 2 * BATCH + 2000,  # what is unsettled, and what is dead; once slots were got
     "held_check": BATCH,
-    "mark_told": 0,
+    "mark_announced": 0,
     "settle_sent sharded": 2 * BATCH,
     "layout_set": WAITING + 2 * BATCH,  # what is unsettled; a person sets it
     "layout_state": 0,

@@ -153,7 +153,7 @@ async def test_a_dispatcher_claims_in_order(roles: psycopg.AsyncConnection) -> N
     for name, rows in {"peek": 1, "claim": 1, "claim_chosen": 0, "held_load": 0, "held_check": 1}.items():
         statement = sqlfiles.load(name, split=True, sharded=True, ordered=True)
         assert len(await (await roles.execute(statement.encode(), parameters)).fetchall()) == rows, name
-    for name in ("writers", "mark_told"):
+    for name in ("writers", "mark_announced"):
         await roles.execute(sqlfiles.load(name).encode(), parameters)
 
 

@@ -47,22 +47,22 @@ class HeldWatch:
         if gained := slots.gained:
             await self._load(session, gained, held, claims)
             slots.loaded(gained)
-        if held.told:
-            await self._write_told(session, held)
+        if held.announced:
+            await self._write_announced(session, held)
         if not len(held) or (not self._soon and monotonic() < self._check_at):
             return bool(gained)  # another one may have owned them since our cursors passed their rows
         return await self._check_rows(session, held, claims) or bool(gained)
 
-    async def write_told(self, postgres: ReconnectingSession, held: Held) -> None:
+    async def write_announced(self, postgres: ReconnectingSession, held: Held) -> None:
         """Write down which dead events the entries after them told of. A failure is tried again with the next check."""
         if (session := postgres.session) is not None:
             with suppress(SessionLost, psycopg.Error):
-                await self._write_told(session, held)
+                await self._write_announced(session, held)
 
-    async def _write_told(self, session: Session, held: Held) -> None:
-        done = list(held.told)
-        await session.fetch(load("mark_told"), {"ids": done})
-        held.told = [each for each in held.told if each not in done]
+    async def _write_announced(self, session: Session, held: Held) -> None:
+        done = list(held.announced)
+        await session.fetch(load("mark_announced"), {"ids": done})
+        held.announced = [each for each in held.announced if each not in done]
 
     async def _load(self, session: Session, gained: Collection[int], held: Held, claims: Collection[str]) -> None:
         held.forget(gained)

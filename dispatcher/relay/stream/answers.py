@@ -59,7 +59,8 @@ class SinkAnswers:
     ) -> list[ClaimedRow]:
         """Wait for the replies, decide, settle. Returns the rows to be isolated, which are still claimed.
 
-        `renew_too`: other rows of the claim, whose leases are renewed while this batch waits for the sink.
+        `began`: when the turn began, monotonic seconds. `renew_too`: other rows of the claim, whose leases are renewed
+        while this batch waits for the sink.
         """
         replies = await self._judge_refusals(await replies_of(written))
         outcomes = self.decide(batch, written, replies)
@@ -115,12 +116,12 @@ class SinkAnswers:
         return left
 
     async def _end(self, postgres: ReconnectingSession, began: float, error: str | None) -> None:
-        if self.order is not None and self.order.held.told:
-            await self.order.watch.write_told(postgres, self.order.held)
+        if self.order is not None and self.order.held.announced:
+            await self.order.watch.write_announced(postgres, self.order.held)
         self._observe(Ticked("error" if error else "ok", monotonic() - began, error))
 
     async def _judge_refusals(self, replies: list[Reply]) -> list[Reply]:
-        """The replies. Where a proxy refused all rows for its Redis, with NotApplied in place of Refused."""
+        """The replies; with NotApplied for refusals, where no row was taken and the sink refuses a probe too."""
         refused = [isinstance(reply, Refused) and not is_redis_outage(reply.text) for reply in replies]
         if not any(refused) or any(type(reply) is bytes for reply in replies):
             return replies  # a row that was taken proves that the refusals are the other rows' own
@@ -171,7 +172,10 @@ class SinkAnswers:
         renew_too = ()
 
     def _cut_again(self, unanswered: list[ClaimedRow], outcomes: BatchOutcomes) -> list[ClaimedRow]:
-        """The rows that are not in the stream after a second cut; none after a first cut, which may be an outage."""
+        """The rows that are not in the stream, if one of them was cut before or has failed; else none.
+
+        A first cut may be an outage. Rows that are returned are to be isolated: they are not among `released` any more.
+        """
         released = set(outcomes.released)
         missing = [row for row in unanswered if row.id in released]
         if not any(row.id in self._cut_once or row.attempts or row.suspect for row in missing):

@@ -64,9 +64,9 @@ class StreamParts:
 
 
 class StreamRelay:
-    """Runs lanes until told to stop. The lane that has the turn writes the state, unless said otherwise.
+    """Runs lanes until told to stop. Only the lane that has the turn changes the fields, unless said otherwise.
 
-    `wake_handlers()` is called each turn, and lets the handler relay claim.
+    `wake_handlers()` is called each turn but while nothing may be claimed, and lets the handler relay claim.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class StreamRelay:
         return self._claimer.unfinished + len(self.claims_in_flight() - self._claimer.in_flight)
 
     def stop(self) -> None:
-        """Claim nothing new. `run()` returns when what is in flight is settled."""
+        """Claim nothing new. `run()` returns when all in flight is settled, or left to a takeover."""
         self._stopping.set()
         for sink in self._sinks.all:
             sink.stop()
@@ -211,7 +211,7 @@ class StreamRelay:
         return [lane.session.backend_pid for lane in [*self._lanes, self._chores] if lane.session is not None]
 
     async def _stand_by(self, postgres: ReconnectingSession) -> None:
-        """Claim nothing until the tick, or until somebody resumed."""
+        """Claim nothing for a tick, a second at most, or until somebody resumed, rang or nudged."""
         self._may_sleep, began = False, monotonic()
         await self._claimer.release_uncertain(postgres)
         self._pause_check.note_claim_ended()
@@ -227,7 +227,7 @@ class StreamRelay:
             self._try_sinks_at = monotonic() + TRY_SINKS_EVERY_S
 
     async def _wake(self) -> None:
-        """Sleep if there was nothing to do, and let the handler relay claim."""
+        """Sleep if the last claim came back short, and let the handler relay claim."""
         if self._may_sleep:
             self._may_sleep = False
             if await self._doorbell.wait() == "nudge":

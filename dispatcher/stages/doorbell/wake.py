@@ -1,11 +1,12 @@
 """Sleep until there may be something to claim, without slowing the writers down while awake.
 
 A dispatcher that sleeps holds the doorbell's key, an advisory lock, exclusively; a writer that fails to take the key
-shared at its commit rings. A dispatcher that is awake releases the key, and writers commit in silence. No wake-up is
-lost: once a dispatcher has the key, every writer that stayed silent has ended, and the due check after that sees what
-they committed; every later writer rings. See triggers/doorbell.sql and docs/explanation/architecture.md.
+shared at its commit rings. While rows come slowly the dispatcher keeps the key awake too; when they come fast it
+releases the key, claims at short intervals, and writers commit in silence. No wake-up is lost: once a dispatcher has
+the key, every writer that stayed silent has ended, and the due check after that sees what they committed; every later
+writer rings. See triggers/doorbell.sql and docs/explanation/architecture.md.
 
-All methods are called by one task at a time, the one whose turn it is to claim; `nudge` by anyone.
+All methods are called by one task at a time, the one whose turn it is to claim; `nudge` and `note_arrivals` by anyone.
 """
 
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from dispatcher.stages.doorbell.timer import WakeTimer
 
 RING_PEERS_EVERY_S = 1.0
 COUNT_RINGS_EVERY_S = 0.25
-MANY_WAIT = 2  # commits that wait to ring: so many are too many; one waits now and then at a light load too
+MANY_WAIT = 2  # commits that wait to ring: two are a queue; a single one happens at a light load too
 ALL_SLOTS = 256
 _RING_PEERS = f"SELECT pg_notify('{BACKLOG}', '')"
 _RELEASE = f"SELECT pg_advisory_unlock({locks.DOORBELL})"
@@ -70,7 +71,7 @@ class Doorbell:
         self._rows = OwnRows(slots, proof_events=proof_events, owned=owned)
         self._due_check = DueCheck(self._rows, observe, clock)
         self._arrivals = ArrivalRate()
-        self._session: Session | None = None  # the session the fields below speak of
+        self._session: Session | None = None  # the session that the next two speak of
         self._holds_key = self._listens = False
         self._rang_peers_at = self._handed_on_at = self._counted_rings_at = -inf
         self._timer = WakeTimer(clock)
@@ -81,7 +82,7 @@ class Doorbell:
         control.on_change(self._control_changed)
 
     def nudge(self, due_in_s: float = 0.0) -> None:
-        """Wake in so many seconds, when a row of ours is due; 0: now, or the relay's state has changed."""
+        """Wake in so many seconds, when a row of ours is due; 0: at once, or the relay's state changed."""
         self._timer.wake_in(due_in_s)
 
     def _control_changed(self, up: bool, reason: str | None) -> None:
@@ -109,14 +110,14 @@ class Doorbell:
             await self._count_rings_waiting(now)
         if self._holds_key and self._arrivals.polling:
             await self.release_key()
-            await self._hand_on_key(now)
+            await self._offer_key(now)
         self._due_but_not_claimed = not rows and self._woken_by in ("busy", "due", "tick", "writers")
         if not rows and self._slots < ALL_SLOTS and self._woken_by == "notify" and self._control.session is not None:
             # The row that rang is not in our slots, and its dispatcher was not rung: only the holder of the key is.
             await self._try_fetch(self._control.session, _RING_PEERS)
 
     async def _count_rings_waiting(self, now: float) -> None:
-        """Find out whether commits that ring wait for one another, as where each waits long for its flush."""
+        """Find out whether commits that ring wait for one another, as happens where a flush to disk is slow."""
         session = self._control.session
         if session is None or session is not self._session or now - self._counted_rings_at < COUNT_RINGS_EVERY_S:
             return
@@ -125,7 +126,7 @@ class Doorbell:
         if waiting and waiting[0][0] >= MANY_WAIT:
             self._arrivals.note_rings_wait(now)
 
-    async def _hand_on_key(self, now: float) -> None:
+    async def _offer_key(self, now: float) -> None:
         """With an order, ring the peers, so that one of them takes the key: we look for rows of our own slots only."""
         if self._owners is None or self._owners.owns_all or now - self._handed_on_at < self._tick_s:
             return
@@ -149,7 +150,7 @@ class Doorbell:
     async def wait_while_paused(self, longest_s: float) -> None:
         """Wait for the tick, at most `longest_s`, a nudge or a pause or resume while nothing may be claimed."""
         session = self._control.session
-        self._replaced(session)
+        self._note_session(session)
         await self.release_key()
         if session is None or session.closed:
             await self._pause(min(longest_s, self._tick_s))
@@ -163,7 +164,7 @@ class Doorbell:
             self._observe(Ticked("error", 0.0, describe(error)))
 
     async def release_key(self) -> None:
-        """Release the key: from now on writers need not ring, because we claim without being rung."""
+        """Release the key: writers need not ring, because we claim without it, or cannot claim now."""
         session = self._control.session
         if session is None or session is not self._session or not self._holds_key:
             return
@@ -180,7 +181,7 @@ class Doorbell:
 
     async def _wait(self) -> WakeCause:
         session = self._control.session
-        if self._replaced(session) and session is not None:
+        if self._note_session(session) and session is not None:
             return "reconnect"  # rings between the old and the new session are lost, so claim now
         if self._arrivals.polling and not self._holds_key:
             now = self._clock()
@@ -199,7 +200,7 @@ class Doorbell:
                     await self._try_fetch(session, _RELEASE)
         return "nudge" if await self._pause(self._tick_s) else "tick"
 
-    def _replaced(self, session: Session | None) -> bool:
+    def _note_session(self, session: Session | None) -> bool:
         """Whether the session is another one than before; then nothing is known of it."""
         if session is self._session:
             return False

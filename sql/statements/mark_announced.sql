@@ -1,4 +1,4 @@
--- mark_told: notes that the next entries of dead events' aggregates went out, with the field after_dead.
+-- mark_announced: notes that the next entries of dead events' aggregates went out, with the field after_dead.
 -- Parameters: ids (of the dead events' rows).
 -- Returns: nothing.
 -- Loaded by: dispatcher/relay/order/watch.py
