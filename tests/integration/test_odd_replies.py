@@ -2,15 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import psycopg
 import pytest
 
 from dispatcher.core.decide import Refused
+from dispatcher.core.errors import Unreachable
 from dispatcher.core.events import Sampled
+from dispatcher.infra.redis.cluster import read_topology
+from dispatcher.infra.redis.sentinel import named_primaries
 from dispatcher.infra.redis.shapes import in_shape
+from dispatcher.infra.redis.target import RedisTarget
 from tests.support.rows import insert_events, statuses
 from tests.support.running import StartDispatcher
 from tests.support.waiting import becomes
@@ -113,6 +117,26 @@ async def test_a_reply_of_another_shape_ends_no_dispatcher(
         await becomes(lambda: statuses(db), {"sent": 20})
         await running.tap.next(Sampled)
     assert server.entries == 20
+
+
+@pytest.mark.parametrize(("kind", "command"), [("cluster", "CLUSTER"), ("sentinel", "SENTINEL")])
+@pytest.mark.parametrize("odd", [[[1]], [[b"a", None]], 5, [None]], ids=str)
+async def test_a_node_or_a_sentinel_that_answers_in_another_shape_is_passed_over(
+    odd_server: tuple[Server, str], kind: str, command: str, odd: Value
+) -> None:
+    """A TypeError ended the process, for others are asked beside it."""
+    server, url = odd_server
+    server.odd = {command: odd, "HELLO": [b"server", b"redis", b"version", b"7.2.0", b"proto", 3]}
+    address = url.removeprefix("redis://").removesuffix("/0")
+    target = RedisTarget.parse(f"redis+{kind}://{address}{'/main' if kind == 'sentinel' else ''}")
+    asked: Awaitable[Any]
+    if target.cluster is not None:
+        asked = read_topology(target.cluster, 5.0)
+    else:
+        assert target.sentinels is not None
+        asked = named_primaries(target.sentinels, 5.0)
+    with pytest.raises(Unreachable):
+        await asked
 
 
 ENTRY = [b"1-0", [b"event_id", b"a"]]

@@ -21,6 +21,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.redis_url import Address
 from dispatcher.infra.redis.at_once import ask_at_once, asking_options, tls_failure
+from dispatcher.infra.redis.shapes import ODD_REPLY
 
 SLOTS = 16384
 NO_CLUSTER = "has no cluster mode: write redis:// in REDIS_URL for redis+cluster://"
@@ -162,7 +163,7 @@ async def _ask(target: ClusterTarget, address: Address, timeout_s: float, views:
         text = str(error)
         if "cluster support disabled" in text or "unknown command" in text.lower():
             views.wrong.append(Misconfigured(f"{where} {NO_CLUSTER}"))
-    except (RedisError, OSError, TimeoutError, UnicodeError) as error:  # the others are asked too
+    except (RedisError, OSError, TimeoutError, *ODD_REPLY) as error:  # the others are asked too
         if (reason := tls_failure(error)) is not None:
             views.wrong.append(Misconfigured(f"{where}: TLS failed ({reason}). Check REDIS_URL"))
     finally:

@@ -18,6 +18,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 from dispatcher.core.errors import Misconfigured, Unreachable
 from dispatcher.core.redis_url import Address
 from dispatcher.infra.redis.at_once import ask_at_once, asking_options, tls_failure
+from dispatcher.infra.redis.shapes import ODD_REPLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ async def _ask(sentinels: Sentinels, address: Address, timeout_s: float, answers
             )
         else:
             answers.silent += 1
-    except (RedisError, OSError, TimeoutError) as error:
+    except (RedisError, OSError, TimeoutError, *ODD_REPLY) as error:
         if (reason := tls_failure(error)) is not None:
             where = f"the sentinel at {address[0]}:{address[1]}"
             answers.refused.append(f"{where}: TLS failed ({reason}). Check REDIS_URL")

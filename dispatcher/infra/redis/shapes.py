@@ -6,6 +6,9 @@ from typing import Any
 
 from dispatcher.core.decide import Refused
 
+# What redis-py, or who reads what it gives, raises for a reply of another shape.
+ODD_REPLY = (TypeError, ValueError, LookupError, AttributeError)
+
 _is_id = re.compile(rb"\d{1,20}-\d{1,20}").fullmatch
 
 

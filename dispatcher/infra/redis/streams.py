@@ -13,8 +13,7 @@ from redis.exceptions import NoPermissionError, RedisClusterException, RedisErro
 from dispatcher.core.layout import keys_without
 from dispatcher.infra.redis.info import REDIS_DEADLINE_S, StreamInfo, added_at, read_stream_info
 from dispatcher.infra.redis.positions import StreamPositions
-
-ODD_REPLY = (TypeError, ValueError, LookupError, AttributeError)  # redis-py and we read one of a shape of its own
+from dispatcher.infra.redis.shapes import ODD_REPLY
 
 
 @dataclass(slots=True)
