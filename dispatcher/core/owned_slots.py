@@ -7,8 +7,8 @@ keep the order, and both are kept here:
 - A slot is released in Postgres when nothing of it is in hand. A batch that is in flight, or a claim whose answer is
   not there yet, would go on under the next owner.
 
-So slots are in hand *before* a relay sends the claim, and until no row of theirs can be published,
-settled or released any more:
+So slots are in hand *before* a relay sends the claim, and until each row of theirs is settled or released, or holds
+its aggregate (rows that are isolated or kept aside):
 
     mask = slots.claimable()
     slots.begin_claim(mask)
@@ -101,7 +101,7 @@ class OwnedSlots:
         self._in_hand |= mask
 
     def end_claim(self, mask: SlotMask) -> None:
-        """No row of these slots can be published, settled or released by us any more."""
+        """Take slots out of hand: none of their rows is in flight, but for those that hold their aggregates."""
         ended, self._in_hand = self._in_hand & mask, self._in_hand & ~mask
         if ended & self._giving_up:
             self.drained()

@@ -95,7 +95,7 @@ _TAKEOVER: Mapping[str, object] = {
     "owner": NOBODY,
     "still_claims": [],
     "still_at": [],
-    "unclaimed": False,
+    "picked_without_claim": False,
     "left_out": [],
     "escaped": False,
 }

@@ -36,7 +36,7 @@ class ClaimerParts(TypedDict):
 
 
 class Claimer:
-    """Claims, and knows which claims are in flight. Used by one task at a time; any task may call `claim_ended()`."""
+    """Claims, and knows on which claims lanes work. Used by one task at a time; any task may call `claim_ended()`."""
 
     def __init__(
         self,
@@ -78,11 +78,14 @@ class Claimer:
 
     @property
     def unfinished(self) -> int:
-        """How many claims may still be made or worked on; 0 when a pause is obeyed."""
+        """How many claims may still be made, or have a lane; the relay adds those isolated or kept aside."""
         return len(self.in_flight) + len(self._uncertain)
 
     def claim_ended(self, claim_id: str) -> None:
-        """Note that no row of this claim is worked on any more. To call it twice does no harm."""
+        """Note that no lane works on this claim any more. To call it twice does no harm.
+
+        Its rows that are isolated or kept aside may be in flight still: the relay knows of these.
+        """
         self.in_flight.discard(claim_id)
 
     def run_trials_first(self) -> None:
@@ -94,10 +97,10 @@ class Claimer:
         self._put_back.given_back(ids)
 
     def rescan(self) -> None:
-        """Begin the next claim at the start: rows may be due whose index keys are before the cursor."""
+        """Begin the next claim at the start: rows before the cursor may be due. See ClaimCursor.reset()."""
         self._cursor.reset()
 
-    def choose(self, event_types: EventTypeFilter | None) -> None:
+    def set_event_types(self, event_types: EventTypeFilter | None) -> None:
         """Claim these event types from now on. If they changed, begin at the start: rows of new types may wait."""
         if event_types != self._event_types:
             self._event_types = event_types

@@ -1,4 +1,4 @@
-"""The claim: marks due rows as ours, in order, with a claim id that no other claim has."""
+"""The claim: marks due rows as ours, in the order of the index of work, with a claim id that no other claim has."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class IndexKey:
     """Where a row lies in the index of work.
 
     A claim takes the rows after a key. In a backlog the rows before that key are claimed or settled already, and leave
-    dead entries in the index: to pass over these costs time.
+    obsolete tuples in the index: to pass over these costs time.
     """
 
     after_time: datetime | str  # naive, UTC
@@ -117,13 +117,13 @@ async def claim(
     `after`: the key after which the claim begins. With a `fresh_limit`, `after` holds for rows that are not fresh: the
     claim takes at most so many fresh rows, those after `fresh_after`. `floor`: the newest entry id known now, after
     which a takeover searches for these rows. None: the rows do not go to the stream, and `mark` says whether their
-    handlers begin at once. `event_types`: only rows of these types. `since_s`, with a `fresh_limit`: rows that are not
-    fresh are taken only if they fell due in the last so many seconds. `most_bytes`: a payload of more bytes of JSON
-    stays in Postgres (NEVER_READ). `sharded`: tell the slot of each row. `left_out`: slots whose rows are not taken.
-    `layout`: the fingerprint of our layout; nothing is claimed where another layout stands. `now`: in place of
-    Postgres's clock.
+    handlers begin at once. `event_types`: only rows of these types, or of all others. `since_s`, with a `fresh_limit`
+    and `event_types`: rows that are not fresh are taken only if they fell due in the last so many seconds.
+    `most_bytes`: a payload, or headers, of more bytes of JSON stay in Postgres (NEVER_READ). `sharded`: tell the slot
+    of each row. `left_out`: slots whose rows are not taken. `layout`: the fingerprint of our layout; nothing is claimed
+    where another layout is in force. `now`: in place of Postgres's clock.
 
-    The batch holds at most CLAIM_BYTES of payloads and headers, but at least one row: rows that do not fit are
+    The batch holds at most CLAIM_BYTES of payloads and headers, but the first row always: rows that do not fit are
     released. Python counts characters here: as many bytes, if the text is ASCII.
     Raises SessionLost (the claim may have been made) or psycopg.Error (the claim was not made, or was released).
     """
@@ -155,7 +155,7 @@ async def claim(
 async def fetch_claimed(
     session: Session, statement: str, parameters: dict[str, Any], most_bytes: int
 ) -> list[tuple[Any, ...]]:
-    """What a claim answers; without any text, if one row cannot be read: else that row would stop all claims.
+    """What a claim answers. If one row cannot be read, ask again without texts: else that row would stop all claims.
 
     Then the names are escaped too, and _texts() reads all.
     """
@@ -184,7 +184,7 @@ async def batch_of(
     if TRUNCATED_AT in sizes or READ_LATER in {text[0] for text in texts}:
         rows, over_budget = await _read(session, claim_id, rows, most_bytes)
         sizes = list(map(len, _texts_of(rows)))
-    # Not _make(): to have it count the columns takes as long again.
+    # Not _make(): it checks the length, which doubles the time.
     claimed: list[ClaimedRow] = [_new(ClaimedRow, row) for row in rows]
     return Batch(
         claim_id,
@@ -223,7 +223,7 @@ def _size_of(text: str | None, most_bytes: int) -> int:
 async def _read(session: Session, claim_id: str, rows: list[tuple[Any, ...]], most_bytes: int) -> ReadRows:
     """The first rows, as many as fit in the budget, with all their texts. Releases the other rows.
 
-    Rows that can never be read are among the first rows, with NEVER_READ for their texts.
+    Rows that can never be read are kept among them, with NEVER_READ as text.
     """
     left, first = CLAIM_BYTES, list[tuple[Any, ...]]()
     for row in rows:

@@ -111,7 +111,10 @@ async def peek(session: Session, wanted: ClaimRequest) -> list[Peeked]:
 
 
 async def claim_chosen(session: Session, claim_id: str, wanted: ClaimRequest, ids: list[int]) -> Batch:
-    """Claim these rows; those that are missing are locked by somebody. Raises as `claim` does."""
+    """Claim these rows. One that is missing is locked or not due any more; all are, if the claim was refused.
+
+    Raises as `claim` does.
+    """
     statement = load("claim_chosen", sharded=True, ordered=True)
     return (await _claimed(session, claim_id, statement, wanted.parameters() | {"ids": ids}, wanted))[0]
 

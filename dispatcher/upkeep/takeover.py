@@ -1,10 +1,9 @@
 """The takeover: settles or releases the rows of a dispatcher that died or froze, so that no crash leaves one behind.
 
-A dead dispatcher is known by its free lock, within a second; a frozen dispatcher by its lease (watched_claims.py). It
-is fenced first. Then the stream is searched for its rows: a row that is found is settled as sent, the others are
-released.
-
-A row loses an attempt if its handler had begun: see charge.py.
+A dead dispatcher is known by its free lock, within a second (not just after we reconnected, and never behind a pooler);
+a frozen dispatcher by its lease (watched_claims.py). It is fenced first, if the registry has it. Then the stream is
+searched for its rows: a row that is found is settled as sent. A row whose handler had, or may have, begun is charged
+(charge.py). All others are released.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -74,23 +73,23 @@ class Takeover:
         self._rows_released = rows_released
         self._observe = observe
         self._handover = handover  # None: no order is kept
-        self._told: set[int] = set()  # ids of dead dispatchers that TakenOver was told of
+        self._told: set[int] = set()  # ids of dead dispatchers for which a TakenOver was emitted
         self._after = AT_THE_START  # the key after which the next window begins
         self._session: Session | None = None  # the session of the last check
-        self._dead_not_before = 0.0
+        self._check_dead_from = 0.0
         self._check_claims_at = 0.0
         self._watched = WatchedClaims(lease_s, at_most_s=2 * self._check_claims_every_s)
         self._adopted: list[Adopted] = []  # adopted rows that are not settled yet
         self._renewed_at = clock()  # when the leases of adopted rows were renewed last
 
     async def run(self, postgres: ReconnectingSession) -> None:
-        """Check every second until cancelled; the claims of others every sixth of a lease, but every 1 to 5 seconds."""
+        """Check every second until cancelled; the claims of others every lease/6 within the bounds of 1 s and 5 s."""
         await repeat(postgres, self._round, failed=tell_failure(self._observe, "takeover"), pause_s=self._every_s)
 
     async def _round(self, session: Session) -> float:
         if session is not self._session:
             first, self._session = self._session is None, session
-            self._dead_not_before = 0.0 if first else monotonic() + AFTER_RECONNECT_S
+            self._check_dead_from = 0.0 if first else monotonic() + AFTER_RECONNECT_S
             self._watched.forget()
         # Without the sink no dispatcher can be fenced, no stream searched, nothing published. In a Cluster only rows
         # of shards whose node is away wait.
@@ -98,7 +97,7 @@ class Takeover:
             return self._every_s
         await self.settle_adopted(session)
         # Behind a transaction pooler the lock that we take on a dead dispatcher would stay in the pool.
-        if monotonic() >= self._dead_not_before and not session.pooled:
+        if monotonic() >= self._check_dead_from and not session.pooled:
             await self.take_over_from_dead_and_slot_owners(session)
         if monotonic() >= self._check_claims_at:
             self._check_claims_at = monotonic() + self._check_claims_every_s
@@ -114,7 +113,7 @@ class Takeover:
             await self._handover.free(session)
 
     async def take_over_from_dead(self, session: Session) -> int:
-        """Take over from every dispatcher whose lock is free; returns how many rows."""
+        """Take over from every dispatcher whose lock is free; returns how many rows were adopted."""
         total, us = 0, self._dispatcher_id()
         for owner, name in await session.fetch(load("dead_dispatchers"), {"self": us}):
             if owner == us:
@@ -130,7 +129,7 @@ class Takeover:
                 claims = await self._fence_dead(session, owner, name)
                 cause = f"the process {name} ended while the handler of this event ran"
                 rows = await self._adopt_and_settle(
-                    session, name, cause, claims=claims, without_claim=True, owner=owner
+                    session, name, cause, claims=claims, picked_without_claim=True, owner=owner
                 )
                 if not rows and owner not in self._told:
                     self._observe(TakenOver(0, name, died=True))
@@ -144,7 +143,7 @@ class Takeover:
         return total
 
     async def _fence_dead(self, session: Session, owner: int, name: str) -> list[str]:
-        """Fence a dispatcher. Returns its claims that it cannot publish, settle or release any more."""
+        """Fence a dispatcher. Returns its claims whose rows may be adopted now."""
         connections, deadline_s = self._search.connections(), self._deadline_s
         if self._handover is not None and await self._handover.revoke(session, owner, name):
             await self._handover.fence(session, connections, owner, name, deadline_s)
@@ -160,7 +159,7 @@ class Takeover:
         return [claim for (claim,) in await session.fetch(load("claims_of"), {"owner": owner})]
 
     async def take_over_from_frozen(self, session: Session) -> int:
-        """Take over claims that have stood still for the length of the lease; returns how many rows."""
+        """Take over claims that have stood still for the length of the lease; returns how many rows were adopted."""
         stood_still = await self._claims_that_stood_still(session)
         own_claims = self._claims_in_flight()
         by_owner: dict[tuple[int | None, str | None], list[WatchedClaim]] = {}
@@ -172,13 +171,13 @@ class Takeover:
             if name is not None and owner != self._dispatcher_id():
                 await fence(session, self._search.connections(), name, self._deadline_s)
             named = [claim for claim in claims if claim.claim_id is not None]
-            without_claim = len(named) < len(claims)
+            picked_without_claim = len(named) < len(claims)
             cause = (
                 f"the process {name or 'unknown'} gave no sign of life for a lease ({self._lease_s:g} s) "
                 "while the handler of this event ran: it blocks the event loop, or the process was frozen"
             )
             total += await self._adopt_and_settle(
-                session, name or "unknown", cause, stood_still=named, without_claim=without_claim
+                session, name or "unknown", cause, stood_still=named, picked_without_claim=picked_without_claim
             )
             for claim in claims:
                 self._watched.drop(claim)
@@ -187,7 +186,7 @@ class Takeover:
     async def _claims_that_stood_still(self, session: Session) -> dict[WatchedClaim, str | None]:
         """Check the claims of the next window. Returns those that stood still for a lease, and their owners' names."""
         began = self._clock()
-        known = self._watched.begin_check(began)  # claims that stood still so far
+        suspected = self._watched.begin_check(began)  # claims that stood still so far
         after_time, after_id = self._after
         # list_claims.sql says what the columns are: first of the window, then of each claim.
         [(_, _, _, rows_read, last_time, last_id, _, postgres_s, _), *listed] = await session.fetch(
@@ -196,19 +195,19 @@ class Takeover:
                 "after_time": after_time,
                 "after_id": after_id,
                 "window": self._window,
-                "rows": list(known.values()),
-                "claim_ids": [claim.claim_id for claim in known],
-                "picked_at": [claim.picked_at for claim in known],
+                "rows": list(suspected.values()),
+                "claim_ids": [claim.claim_id for claim in suspected],
+                "picked_at": [claim.picked_at for claim in suspected],
             },
         )
         self._after = (last_time, last_id) if rows_read == self._window else AT_THE_START
         self._watched.note_check(began, self._clock(), postgres_s)
         stood_still: dict[WatchedClaim, str | None] = {}
-        for claim_id, owner, name, _, _, row, picked_at, age_s, as_listed_before in listed:
+        for claim_id, owner, name, _, _, row, picked_at, age_s, unchanged in listed:
             claim = WatchedClaim(claim_id, owner, picked_at)
-            if self._watched.note(claim, row, age_s) or as_listed_before:
+            if self._watched.note(claim, row, age_s) or unchanged:
                 stood_still[claim] = name
-        for claim in known.keys() - stood_still.keys():
+        for claim in suspected.keys() - stood_still.keys():
             self._watched.drop(claim)  # its row was settled or renewed: if it has others, another row will stand for it
         return stood_still
 
@@ -220,13 +219,13 @@ class Takeover:
         *,
         claims: Collection[str] = (),
         stood_still: Collection[WatchedClaim] = (),
-        without_claim: bool = False,
+        picked_without_claim: bool = False,
         owner: int | None = None,
     ) -> int:
-        """Adopt the rows of these claims and settle them, a part at a time; returns how many. See adopt.sql.
+        """Adopt the rows of these claims and settle them, a part at a time; returns how many rows. See adopt.sql.
 
-        `stood_still`: of these claims only rows that were not renewed since. `without_claim`: also rows that are picked
-        without a claim id. `owner`: the dispatcher that died; None: the owner froze.
+        `stood_still`: of these claims only rows that were not renewed since. `picked_without_claim`: also rows that are
+        picked without a claim id. `owner`: the dispatcher that died; None: the owner froze.
         """
         total = 0
         while True:
@@ -239,7 +238,7 @@ class Takeover:
                     "claims": list(claims),
                     "still_claims": [claim.claim_id for claim in stood_still],
                     "still_at": [claim.picked_at for claim in stood_still],
-                    "unclaimed": without_claim,
+                    "picked_without_claim": picked_without_claim,
                     "owner": owner,
                     "left_out": self._search.left_out,
                     "limit": ADOPT,
@@ -253,7 +252,7 @@ class Takeover:
             await self.settle_adopted(session)
 
     async def settle_adopted(self, session: Session) -> None:
-        """Search the stream for adopted rows: sent when found; an attempt when their handler had begun; else released.
+        """Search the stream for adopted rows: sent when found; charged if their handler may have begun; else released.
 
         Raises Unreachable, SessionLost or psycopg.Error; a later call settles the rows that are left.
         """

@@ -1,7 +1,7 @@
 -- adopt: takes claimed rows over from a dispatcher that is fenced, or that has not renewed its lease, under a claim of our own.
 -- Parameters: self (our id in the registry, or NULL), claim_id, limit (rows); claims (whole claims, which a dispatcher made before it
 --   was fenced: if it was only cut off, it may make new claims, and publish their rows); still_claims, still_at (claims that stood
---   still, and when each was made or renewed: only rows that were not renewed since); unclaimed (whether to take also rows that are
+--   still, and when each was made or renewed: only rows that were not renewed since); picked_without_claim (whether to take also rows that are
 --   picked without a claim id), owner (the dispatcher whose rows these are; NULL: any); left_out (slots of shards whose node is away);
 --   escaped (whether each byte of event_type that is not ASCII comes as \ooo, for one of them cannot be read).
 -- Returns: id, event_id, stream_id (the floor, or the mark of a row whose handler had begun), attempts, event_type and slot of each row.
@@ -24,7 +24,7 @@ WHERE o.ctid = ANY (ARRAY(
               SELECT s.claim_id, coalesce(s.picked_at, '-infinity')
               FROM unnest(%(still_claims)s::uuid[], %(still_at)s::timestamptz[]) AS s (claim_id, picked_at)
           )
-          OR (d.claim_id IS NULL AND %(unclaimed)s AND (%(owner)s::bigint IS NULL OR d.picked_by = %(owner)s))
+          OR (d.claim_id IS NULL AND %(picked_without_claim)s AND (%(owner)s::bigint IS NULL OR d.picked_by = %(owner)s))
       )
       AND (hashtextextended(d.aggregate_id, 0) & 255) <> ALL (%(left_out)s::integer[])
     LIMIT %(limit)s

@@ -4,7 +4,7 @@
 -- Returns: first a row with NULLs, the number of rows read, the last key (NULL: none; begin again), and the server's clock (Unix
 --   seconds). Then the claims: claim id (NULL: rows picked without one, all of them together), its owner's id, the owner's name
 --   (NULL: not registered any more), the id of one row, when that row was claimed or renewed (text; NULL without a claim id), how long
---   ago by the server's clock (seconds), whether the claim was named and has stood still.
+--   ago by the server's clock (seconds), whether the claim was named and is unchanged.
 -- A retry of the window that failed in the future, because the clock went back since, gets the wait that it was given from now on.
 -- Loaded by: dispatcher/upkeep/takeover.py
 -- Index: message_outbox_due_idx, one window from the cursor on; message_outbox_pkey.
@@ -42,7 +42,7 @@ last AS (
     SELECT s.next_run_at, s.id FROM seen AS s ORDER BY s.next_run_at DESC, s.id DESC LIMIT 1
 ),
 claims AS (
-    SELECT s.claim_id, s.picked_by, min(s.id) AS id, min(s.picked_at) AS picked_at, false AS stood_still
+    SELECT s.claim_id, s.picked_by, min(s.id) AS id, min(s.picked_at) AS picked_at, false AS unchanged
     FROM seen AS s
     WHERE s.status = 'picked'
     GROUP BY s.claim_id, s.picked_by, CASE WHEN s.claim_id IS NOT NULL THEN s.picked_at END
@@ -59,6 +59,6 @@ SELECT NULL::text, NULL::bigint, NULL::text, (SELECT count(*) FROM seen),
        date_part('epoch', clock_timestamp()), NULL::boolean
 UNION ALL
 SELECT c.claim_id::text, c.picked_by, r.name, NULL::bigint, NULL::text, c.id, CASE WHEN c.claim_id IS NOT NULL THEN c.picked_at::text END,
-       coalesce(date_part('epoch', clock_timestamp()) - date_part('epoch', c.picked_at), 0), c.stood_still
+       coalesce(date_part('epoch', clock_timestamp()) - date_part('epoch', c.picked_at), 0), c.unchanged
 FROM claims AS c
 LEFT JOIN ONLY messaging.dispatcher AS r ON r.id = c.picked_by

@@ -208,7 +208,7 @@ PARAMETERS: dict[str, object] = {
     "self": 7,
     "owner": None,
     "claims": [OURS],
-    "unclaimed": False,
+    "picked_without_claim": False,
     "still_claims": [STOOD_STILL],
     "still_at": ["2025-06-01 00:00:00+00"],
     "rows": [1],

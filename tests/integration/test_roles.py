@@ -55,7 +55,7 @@ PARAMETERS: dict[str, object] = {
     "self": 1,
     "owner": 1,
     "claims": [CLAIM_ID],
-    "unclaimed": False,
+    "picked_without_claim": False,
     "still_claims": [CLAIM_ID],
     "still_at": ["2025-06-01 00:00:00+00"],
     "usage": True,

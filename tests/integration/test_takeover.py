@@ -198,7 +198,7 @@ async def test_a_row_that_is_renewed_between_the_check_and_the_takeover_stays(se
 
     async def renew_after_the_check(sql: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = await real(sql, parameters)
-        if "AS stood_still" in sql:
+        if "AS unchanged" in sql:
             await db.execute("UPDATE messaging.message_outbox SET picked_at = now() WHERE id = %s", [renewed])
         return rows
 

@@ -69,7 +69,7 @@ class HandlerRelay:
         self._claimer = (
             Claimer(policy.claims, **claiming)
             if self._order is None
-            else OrderedClaimer(policy.claims, self._order, sessions=self._own_backend_pids, **claiming)
+            else OrderedClaimer(policy.claims, self._order, own_pids=self._own_backend_pids, **claiming)
         )
         self._in_flight = InFlight(
             self._claimer.claim_ended, self._order.forgotten if self._order is not None else None
@@ -179,7 +179,7 @@ class HandlerRelay:
             if event_types is not None and event_types.only_these and not event_types.types:
                 more = False  # all wait for a server
                 continue
-            self._claimer.choose(event_types)
+            self._claimer.set_event_types(event_types)
             began = monotonic()
             batch = await self._claimer.claim(self._postgres, limit, None, self._pool.mark(limit))
             more = batch is None or batch.full

@@ -37,20 +37,21 @@ from dispatcher.relay.settler import Settler
 from dispatcher.stages.claim import EventTypeFilter, IndexKey, new_claim_id
 from dispatcher.stages.claim_in_order import ClaimRequest, claim_chosen, claim_plainly, none_claimed, peek
 
-WINDOW = 2  # rows that a careful claim peeks at for each one that it may take
+PEEK_FACTOR = 2  # rows that a careful claim peeks at for each one that it may take
 MOST_PEEKED = 20_000
-OTHERS = 8  # one row in so many is kept for what was scheduled and is due: it must not come after fresh ones behind it
+# One row in so many is kept for what was scheduled and is due: else fresh rows with higher ids would overtake it.
+ONE_IN_SO_MANY_SCHEDULED = 8
 
 
 class OrderedClaimer(Claimer):
-    """Claims the group that InOrder.ready() found. `sessions`: pids of sessions that write no events."""
+    """Claims the group that InOrder.ready() found. `own_pids`: backend pids of our sessions, which write no events."""
 
     def __init__(
         self,
         policy: ClaimPolicy,
         order: InOrder,
         *,
-        sessions: Callable[[], list[int]],
+        own_pids: Callable[[], list[int]],
         dispatcher_id: Callable[[], int | None],
         pause: PauseCheck,
         observe: Observer,
@@ -58,13 +59,13 @@ class OrderedClaimer(Claimer):
     ) -> None:
         super().__init__(policy, dispatcher_id=dispatcher_id, pause=pause, observe=observe, rng=rng)
         self._order = order
-        self._sessions = sessions
+        self._own_pids = own_pids
         self._uncertain.on_released = order.released
         self.connection_epochs: Mapping[int, int] = {}  # by sink; written by the relay before each claim
-        self._by_id_from = 0  # with which of these rows the next claim begins
+        self._by_id_from = 0  # index into the rows of _by_id() where the next claim begins
         self._parked_since: ClaimRequest | None = None  # a claim that found rows parked that were not before
-        self._held_back = frozenset[str]()  # event types that are not claimed now; earlier ones of an aggregate hold it
-        self._window = 0  # rows that the last careful claim peeked at, if it took none
+        self._waiting_types = frozenset[str]()  # that are not claimed now: an event of them holds its aggregate
+        self._least_window = 0  # the next careful claim peeks at so many rows, at least: more after one that took none
 
     def make_settler(
         self, *, batch_size: int, wake: Callable[[float], None], on_aside_round: Callable[[], None]
@@ -75,31 +76,32 @@ class OrderedClaimer(Claimer):
         return settler
 
     def claim_ended(self, claim_id: str) -> None:
-        """Note that no row of this claim is worked on any more."""
+        """Note that no lane works on this claim any more. See Claimer."""
         super().claim_ended(claim_id)
         if claim_id not in self._uncertain.ids:  # what may have been made is in hand until it is released
             self._order.claim_ended(claim_id)
 
     def rescan(self) -> None:
-        """Begin the next claims at the start: rows were put back."""
+        """Begin the next claims at the start: rows before the cursors may be claimable."""
         self._order.rescan()
 
-    def choose(self, event_types: EventTypeFilter | None) -> None:
+    def set_event_types(self, event_types: EventTypeFilter | None) -> None:
         """From now on claim these of our event types. Events of the others hold the later ones of their aggregates."""
-        held_back = frozenset[str]()
+        waiting = frozenset[str]()
         if event_types is not None and event_types != self._event_types:
-            held_back = frozenset(event_types.types)
+            waiting = frozenset(event_types.types)
             if event_types.only_these and self._event_types is not None:
-                held_back = frozenset(self._event_types.types) - held_back
-        if held_back != self._held_back:
-            self._held_back = held_back
+                waiting = frozenset(self._event_types.types) - waiting
+        if waiting != self._waiting_types:
+            self._waiting_types = waiting
             self._order.end_holds_of_types()
 
     async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
         claim_id = new_claim_id()
         group = await self._order.ready(session, self.connection_epochs, self._left_out)
         if group is None or self._pause_check.paused():  # it may have waited
-            # Whoever owns no slot sleeps until it gains some: it would come here fifty times a second for nothing.
+            # full: do not sleep. Whoever owns no slot sleeps until it gains some: else it would come here fifty times a
+            # second for nothing.
             return none_claimed(claim_id, floor)._replace(full=bool(self._order.slots.owned))
         group.leave_out(self._left_out)
         if not group.open:
@@ -108,7 +110,9 @@ class OrderedClaimer(Claimer):
         self.in_flight.add(claim_id)
         self._order.begin(claim_id, group)
         self._parked_since = None
-        made = False  # whether rows were claimed: what fails after that leaves them picked, and nobody would hold them
+        made = (
+            False  # whether rows were claimed: what fails after that leaves them picked, and nobody would work on them
+        )
         try:
             batch = await self._claim_group(session, claim_id, group, limit, floor, mark)
             if made := bool(batch.rows or batch.undone_by_trigger):
@@ -132,7 +136,7 @@ class OrderedClaimer(Claimer):
         if len(kept.rows) < len(batch.rows):
             order.claimed(kept)
         if order.one_per_aggregate:
-            order.let_others_claim(batch.claim_id)
+            order.open_all_slots(batch.claim_id)
         return kept
 
     async def _claim_group(
@@ -142,7 +146,7 @@ class OrderedClaimer(Claimer):
         while True:
             held.holds_ended.clear()
             cursor.begin(began)
-            await cursor.prove(session, self._sessions())
+            await cursor.prove(session, self._own_pids())
             sure = not cursor.running  # no transaction is open that may have written rows before the position
             wanted = self._wanted(group, limit, floor, mark)
             batch = await self._claim_plainly(session, claim_id, group, wanted)
@@ -154,14 +158,14 @@ class OrderedClaimer(Claimer):
             if sure:
                 cursor.ended(monotonic())
                 return batch
-            cursor.reset()  # a transaction may be over during which its position was right
+            cursor.reset()  # its position was valid only while a certain transaction ran, which may be over by now
 
     def _wanted(self, group: SlotGroup, limit: int, floor: str | None, mark: HandlerMark | None) -> ClaimRequest:
         position = group.cursor.position
         return ClaimRequest(
             dispatcher=self._dispatcher_id(),
             limit=limit,
-            fresh_limit=min(group.cursor.fresh_limit.limit(limit), limit - limit // OTHERS),
+            fresh_limit=min(group.cursor.fresh_limit.limit(limit), limit - limit // ONE_IN_SO_MANY_SCHEDULED),
             fresh_after=position.fresh,
             after=position.other,
             floor=floor,
@@ -174,8 +178,8 @@ class OrderedClaimer(Claimer):
             event_types=self._event_types,
             running=list(group.cursor.running),
             parked=self._order.held.rows(HoldReason.PARKED),
-            by_id=self._by_id(max(1, limit // OTHERS)),
-            held_back=tuple(self._held_back),
+            by_id=self._by_id(max(1, limit // ONE_IN_SO_MANY_SCHEDULED)),
+            held_back=tuple(self._waiting_types),
         )
 
     def _by_id(self, most: int) -> list[int]:
@@ -193,7 +197,7 @@ class OrderedClaimer(Claimer):
     ) -> Batch | None:
         """Claim without a peek. None: rows have to be chosen, as some may have to wait or somebody has locked one."""
         held = self._order.held
-        if held.later_event_seen or self._held_back or held.rows(HoldReason.LOCKED, HoldReason.CLAIMABLE):
+        if held.later_event_seen or self._waiting_types or held.rows(HoldReason.LOCKED, HoldReason.CLAIMABLE):
             return None
         claimed = await claim_plainly(session, claim_id, wanted)
         if claimed is None:
@@ -210,7 +214,7 @@ class OrderedClaimer(Claimer):
         return batch
 
     def _note_scan(self, group: SlotGroup, wanted: ClaimRequest, scan: Scan, *, read: bool) -> None:
-        """Note how far a claim has read. `read`: it did; a claim without rows was perhaps refused, and read nothing."""
+        """Note how far a claim has read. `read`: whether it read at all: a claim without rows may have been refused."""
         done_fresh = min(scan.done_fresh, wanted.limit)
         group.cursor.fresh_limit.note(wanted.limit, wanted.fresh_limit, done_fresh, scan.done_others)
         group.more = scan.more
@@ -220,7 +224,7 @@ class OrderedClaimer(Claimer):
     async def _note_parked(self, session: Session, wanted: ClaimRequest) -> None:
         """Rows are parked that were not before: they hold the later ones, before any of those is published.
 
-        One peek tells of 10,000 of them: a later event behind one of which it does not tell would go out before it.
+        One peek returns at most 10,000 of them. It is repeated until none is left: a later event would overtake them.
         """
         held, parked_only = self._order.held, replace(wanted, limit=0, fresh_limit=0, by_id=())
         while rows := await peek(session, replace(parked_only, parked=held.rows(HoldReason.PARKED))):
@@ -230,7 +234,7 @@ class OrderedClaimer(Claimer):
     async def _claim_carefully(self, session: Session, claim_id: str, group: SlotGroup, wanted: ClaimRequest) -> Batch:
         """Peek, and claim what does not have to wait."""
         limit, held = wanted.limit, self._order.held
-        window = max(WINDOW * limit, self._window)
+        window = max(PEEK_FACTOR * limit, self._least_window)
         fresh_window = wanted.fresh_limit * window // limit
         rows = await peek(session, replace(wanted, limit=window, fresh_limit=fresh_window))
         if any(row.kind == "parked" for row in rows):
@@ -240,11 +244,11 @@ class OrderedClaimer(Claimer):
         self._note_scan(group, wanted, choice.scan, read=bool(rows))
         if choice.earlier_first:
             self._begin_again(group)
-        self._window = min(2 * window, MOST_PEEKED)
+        self._least_window = min(2 * window, MOST_PEEKED)
         if not choice.rows:
             return none_claimed(claim_id, wanted.floor)
         batch = await claim_chosen(session, claim_id, wanted, list(choice.rows))
-        self._window = 0 if batch.rows else self._window
+        self._least_window = 0 if batch.rows else self._least_window
         if not batch.rows and group.cursor.running:  # one of them may be over
             self._begin_again(group)
         elif not batch.undone_by_trigger:

@@ -4,12 +4,12 @@ A claim takes all slots of a group in hand, and no other claim takes a slot that
 overtake an earlier row of the same aggregate that may still be published, or refused. Slots whose sink is shut are left
 out of the claims: the other slots do not wait for them. What happens to a claim, in this order:
 
-- `begin`: all slots of its group are in hand.
+- `begin`: all slots of its group that are not left out are in hand.
 - `claimed`: Postgres has answered. Slots without a row of this claim are not in hand any more.
-- `answered`: Redis has answered. A row that is not in the stream holds its aggregate. A slot with all its rows in the
-  stream may be claimed again before the settle. (Handlers: `let_others_claim`, for each row holds its aggregate.)
+- `answered`: Redis has answered. A row that is not known to be in the stream holds its aggregate. A slot with all its
+  rows there may be claimed again before the settle. (Handlers: `open_all_slots`, for each row holds its aggregate.)
 - `settled`: Postgres has the outcomes. Slots without a row that is left are not in hand any more.
-- `claim_ended`: nobody works on the claim. `released`, in place of the last three: its rows were not published.
+- `claim_ended`: no lane works on it; rows isolated or kept aside hold. `released`, in place of these three: not sent.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -58,7 +58,7 @@ class InOrder:
     one_per_aggregate: bool = False
     _in_flight: dict[str, ClaimInFlight] = field(default_factory=dict)  # by claim id
     sink_slots: Sequence[SlotMask] = ()  # by sink: the slots of its rows
-    # Rows that are not in the stream, by id: the claim of ours that has them, and their event_id.
+    # Rows not known to be in the stream, by id: the claim of ours that has them, and their event_id.
     _not_in_stream: dict[int, tuple[str, str]] = field(default_factory=dict)
     _slots_changed: anyio.Event = field(default_factory=anyio.Event)  # replaced by ready()
     _connection_epochs: Mapping[int, int] = field(default_factory=dict)
@@ -87,35 +87,35 @@ class InOrder:
     def _next(self, left_out: SlotMask) -> SlotGroup | None:
         in_hand = 0
         for claim in self._in_flight.values():
-            # Where the connection changed nothing is claimed before the settle knows.
+            # The connection was replaced: its entries may be lost, so these slots are not claimed until the settle.
             in_hand |= claim.in_hand | claim.perhaps_lost(self._connection_epochs, self.sink_slots)
         group = self.groups.next(self.slots.claimable(), in_hand, left_out)
-        # Slots of a batch that an earlier connection published are claimable too: `self.slots` knows no connections.
+        # claimable() knows no connections: it may offer slots of a batch that an earlier connection published.
         return group if group is None or not group.mask & in_hand & ~left_out else None
 
     def note_change(self) -> None:
-        """Slots were gained, or may be claimed again."""
+        """Wake ready(): slots were gained, or may be claimed again."""
         self._slots_changed.set()
 
     def rescan(self) -> None:
-        """Rows were put back that may lie anywhere."""
+        """Begin the next claims at the start: rows before the cursors may be claimable."""
         self.groups.reset()
         for group in self.groups.all:
             group.more = True
 
     def end_holds_of_types(self) -> None:
-        """Other event types may be claimed now: rows that hold because of their type are claimed in their turn."""
+        """End the holds of rows whose type was not claimed: other types may be claimed now, and these in their turn."""
         for row_id in self.held.rows(HoldReason.TYPE_WAITS):
             self.held.end_hold(row_id)
         self.rescan()
 
     def begin(self, claim_id: str, group: SlotGroup) -> None:
-        """A claim of this group is about to be sent."""
+        """Take the open slots of this group in hand: its claim is about to be sent."""
         self.slots.begin_claim(group.open)
         self._in_flight[claim_id] = ClaimInFlight(group.open, self._connection_epochs)
 
     def claimed(self, batch: Batch) -> None:
-        """The claim was answered: only slots of which it has a row stay in hand."""
+        """Note the rows of a claim: only slots of which it has a row stay in hand."""
         claim = self._in_flight[batch.claim_id]
         keys = batch.aggregate_keys
         if len(keys) > len(batch.rows):  # others were released
@@ -125,16 +125,16 @@ class InOrder:
         self._end_claim(claim, claim.in_hand & ~mask_of(claim.rows.values()))
 
     async def release_waiting(self, session: Session, batch: Batch) -> Batch:
-        """The batch without rows that have to wait for others: those are released. Raises SessionLost or psycopg.Error.
+        """The batch without rows that have to wait: those are released; all, if a trigger undid one.
 
-        A row that was tried before holds its aggregate from here on, for it is isolated.
+        Sets `after_dead`. What may be isolated, or goes to a handler, holds from here on. Raises as `ready` does.
         """
         if batch.undone_by_trigger:  # of which rows is not known, so none may be published
             await release(session, [batch.claim_id])
             return batch.only([])
         held, keys = self.held, batch.aggregate_keys
         tried_before = any(row.attempts or row.suspect for row in batch.rows)
-        # Of these an earlier row waited until just now, perhaps before this claim's cursor: it has to go first.
+        # Of these aggregates an earlier row held until just now, perhaps before the cursor: it has to go first.
         earlier_first = held.holds_ended and held.holds_ended.intersection(keys.values())
         if held.is_empty and not self.one_per_aggregate and not tried_before and not earlier_first:
             return batch
@@ -165,21 +165,21 @@ class InOrder:
             batch = batch.only(kept)
         return batch._replace(after_dead=after_dead) if after_dead else batch
 
-    def let_others_claim(self, claim_id: str) -> None:
-        """Each row of the claim holds its aggregate, so other rows of its slots may be claimed before it is settled."""
+    def open_all_slots(self, claim_id: str) -> None:
+        """Let other rows of its slots be claimed before the claim is settled: each of its rows holds its aggregate."""
         claim = self._in_flight.get(claim_id)
         if claim is not None:
-            self._let_next_claim(claim, claim.in_hand)
+            self._open_slots(claim, claim.in_hand)
 
     def _hold(self, claim_id: str, row: ClaimedRow, key: int) -> None:
-        """This row of ours is not in the stream, and may not get there now."""
+        """This row of ours is not known to be in the stream, and perhaps will not get there."""
         self.held.add(row.id, key, HoldReason.OUR_CLAIM)
         self._not_in_stream[row.id] = (claim_id, row.event_id)
 
     # After a claim.
 
     def answered(self, batch: Batch, outcomes: BatchOutcomes) -> None:
-        """The sink has answered rows of a claim: what is not in the stream holds its aggregate from here on."""
+        """The sink has answered rows of a claim: those not known to be in the stream hold their aggregates."""
         self.note_announced(batch, outcomes)
         sent: Collection[int] = outcomes.sent_ids
         if len(sent) < len(batch.rows):
@@ -196,7 +196,7 @@ class InOrder:
                 for row_id in sent:
                     if row_id not in claim.refused:
                         claim.not_in_stream.pop(row_id, None)
-            self._let_next_claim(claim, claim.in_hand & ~mask_of(claim.not_in_stream.values()))
+            self._open_slots(claim, claim.in_hand & ~mask_of(claim.not_in_stream.values()))
 
     def note_announced(self, batch: Batch, outcomes: BatchOutcomes) -> None:
         """Note which dead events the entries that are in the stream have told of."""
@@ -208,9 +208,9 @@ class InOrder:
     def settled(self, claim_id: str, outcomes: BatchOutcomes, settlement: Settlement) -> None:
         """What became of rows of a claim is written."""
         # Rows that were released may be in a later claim by now, before we hear of it: that one holds them.
-        later = frozenset(row_id for row_id, (holder, _) in self._not_in_stream.items() if holder != claim_id)
+        reclaimed = frozenset(row_id for row_id, (holder, _) in self._not_in_stream.items() if holder != claim_id)
         event_ids = {row_id: event_id for row_id, (_, event_id) in self._not_in_stream.items()}
-        if self.held.note_settled(outcomes, settlement.not_ours - later, settlement.undone | later, event_ids):
+        if self.held.note_settled(outcomes, settlement.not_ours - reclaimed, settlement.undone | reclaimed, event_ids):
             self.rescan()
             self.wake_relay()
         for row_id in [each for each in self._not_in_stream if self.held.reason(each) is not HoldReason.OUR_CLAIM]:
@@ -223,7 +223,7 @@ class InOrder:
             claim.claimable_again &= left
 
     def claim_ended(self, claim_id: str) -> None:
-        """Nothing of the claim is worked on any more, but for rows that hold their aggregates."""
+        """No lane works on the claim any more. Rows isolated or kept aside hold their aggregates."""
         claim = self._in_flight.pop(claim_id, None)
         if claim is not None:
             self._end_claim(claim, claim.in_hand)
@@ -251,11 +251,11 @@ class InOrder:
         return [row for row in rows if not self.held.blocks(batch.aggregate_keys[row.id], row.id, together)]
 
     def forgotten(self, ids: Collection[int]) -> None:
-        """These rows are in flight no more: what is not written by now was lost, or is kept aside."""
+        """No lane has these rows any more: what holds as ours was lost, or is kept aside; the next check finds out."""
         self.note_not_ours([row_id for row_id in ids if self.held.reason(row_id) is HoldReason.OUR_CLAIM])
 
-    def _let_next_claim(self, claim: ClaimInFlight, mask: SlotMask) -> None:
-        """All rows of these slots are in the stream, or hold their aggregate: they may be claimed before we settle."""
+    def _open_slots(self, claim: ClaimInFlight, mask: SlotMask) -> None:
+        """Let these slots be claimed before we settle: all their rows are in the stream, or hold their aggregates."""
         if mask:
             self.slots.let_next_claim(mask)
             claim.claimable_again |= mask
@@ -263,7 +263,7 @@ class InOrder:
             self._slots_changed.set()
 
     def _end_claim(self, claim: ClaimInFlight, mask: SlotMask) -> None:
-        """These slots of the claim are in hand no more."""
+        """Take these slots of the claim out of hand."""
         if mask:
             claim.in_hand &= ~mask
             self.slots.end_claim(mask)

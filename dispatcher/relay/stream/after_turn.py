@@ -42,8 +42,9 @@ class SinkBatch(NamedTuple):
 class AfterTurn:
     """Settles what turns wrote.
 
-    `claim_ended(claim_id)` is called when nothing of the claim is worked on any more; `changed()` when a
-    batch is done for which no lane waited, so that rows may be claimed for its sink again.
+    `claim_ended(claim_id)` is called when no lane works on the claim any more, nor a task in the background; rows that
+    are isolated or kept aside may be in flight still. `changed()` is called when a batch is done for which no lane
+    waited, so that rows may be claimed for its sink again.
     """
 
     def __init__(self, claim_ended: Callable[[str], None], changed: Callable[[], None]) -> None:

@@ -103,7 +103,7 @@ class StreamRelay:
                 event_types=policy.claims.event_types,
                 lanes=len(parts.lanes),
             )
-            self._claimer = OrderedClaimer(policy.claims, self._order, sessions=self._own_backend_pids, **claiming)
+            self._claimer = OrderedClaimer(policy.claims, self._order, own_pids=self._own_backend_pids, **claiming)
         self._settler = self._claimer.make_settler(
             batch_size=batch_size, wake=parts.doorbell.nudge, on_aside_round=parts.pause.note_claim_ended
         )
