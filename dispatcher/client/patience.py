@@ -14,7 +14,7 @@ from dispatcher.core.outages import (
     is_outage,
     is_wrong_server,
     needs_a_person,
-    passes,
+    passes_by_itself,
     redis_code,
     reply_of,
     sqlstate_of,
@@ -46,7 +46,7 @@ def judge(error: Exception) -> Verdict:
         return "wrong server"
     if needs_a_person(reply):
         return "raise"
-    return "waits" if passes(reply) else "unknown"
+    return "waits" if passes_by_itself(reply) else "unknown"
 
 
 def said(error: Exception) -> str:

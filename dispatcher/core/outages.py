@@ -136,7 +136,7 @@ def redis_code(reply: str) -> str:
     return reply.partition(" ")[0]
 
 
-def passes(reply: str) -> bool:
+def passes_by_itself(reply: str) -> bool:
     """Whether a Redis error reply describes a state that passes by itself."""
     return redis_code(reply) in PASSING or _has(PASSING_PHRASES, reply)
 
@@ -151,7 +151,7 @@ def is_redis_outage(reply: str) -> bool:
 
     No for an "ERR" that nobody knows: whose it is, a second command has to tell.
     """
-    return passes(reply) or needs_a_person(reply)
+    return passes_by_itself(reply) or needs_a_person(reply)
 
 
 def is_wrong_server(reply: str) -> bool:

@@ -1,4 +1,4 @@
-"""What became of a row that was published or handled: seven frozen values, matched once."""
+"""What became of a row that was published or handled: seven frozen values."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -120,7 +120,7 @@ class BatchOutcomes:
         return known
 
     def doubt_sent(self) -> None:
-        """File what was sent as unknown: another incarnation of Redis holds the stream, perhaps without them."""
+        """Note what was sent as unknown: another incarnation of Redis holds the stream, perhaps without them."""
         self.unknown.extend(self.sent_ids)
         self.sent_ids.clear()
         self.stream_ids.clear()
@@ -130,7 +130,7 @@ class BatchOutcomes:
         return [(row_id, dead.error) for row_id, dead in self.dead if row_id not in without]
 
     def add(self, row_id: int, outcome: Outcome) -> None:
-        """File one row's outcome."""
+        """Note one row's outcome."""
         match outcome:
             case Sent(stream_id):
                 self.sent_ids.append(row_id)

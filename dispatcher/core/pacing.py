@@ -98,7 +98,7 @@ class ArrivalRate:
     window_s: float = 0.1
     poll_above: float = 150.0  # rows a second: take the key no more, claim every POLL_S
     ring_again_below: float = 100.0  # lower than poll_above, so that a rate between the two does not flap
-    rings_may_wait_above: float = 15.0  # rows a second: slower than this no commits wait for one another for long
+    commits_may_queue_above: float = 15.0  # rows a second: slower than this no commits wait for one another for long
     no_ring_for_s: float = 2.0  # nobody has to ring for so long once commits were seen to wait
     polling: bool = False
     _rate: float = 0.0
@@ -119,9 +119,9 @@ class ArrivalRate:
         elif self._rate > self.poll_above:
             self.polling = True
 
-    def rings_may_wait(self, now: float) -> bool:
+    def commits_may_queue(self, now: float) -> bool:
         """Whether commits that ring may be waiting for one another: they come one by one, but not seldom."""
-        return not self.polling and self.rate(now) > self.rings_may_wait_above
+        return not self.polling and self.rate(now) > self.commits_may_queue_above
 
     def note_rings_wait(self, now: float) -> None:
         """Note that commits that ring wait for one another: rows come only as fast as such commits end."""
@@ -228,8 +228,8 @@ class FilteredScan:
     _highest: list[tuple[float, int]] = field(default_factory=list)  # when, and the highest id then; ascending
 
     @property
-    def wants_highest(self) -> bool:
-        """Whether the highest id is to be noted before the scan that is about to begin."""
+    def wants_highest_id(self) -> bool:
+        """Whether the highest id is to be noted before the scan that is about to begin: a later one may begin there."""
         return self.rest_s > 0.0
 
     def note_highest(self, now: float, row_id: int) -> None:

@@ -36,7 +36,7 @@ class ClaimerParts(TypedDict):
 
 
 class Claimer:
-    """Claims, and knows on which claims lanes work. Used by one task at a time; any task may call `claim_ended()`."""
+    """Claims, and knows on which claims lanes work. Used by one task at a time, `claim_left_lanes()` by any task."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Claimer:
         self._trials_first = False  # before the next claim: see run_trials_first()
         self._event_types = policy.event_types
         self._put_back = PutBack(observe, self.run_trials_first)
-        self.in_flight: set[str] = set()  # claim ids, from before the first statement of each to claim_ended()
+        self.in_flight: set[str] = set()  # claim ids, from before the first statement of each to claim_left_lanes()
 
     def make_settler(
         self, *, batch_size: int, wake: Callable[[float], None], on_aside_round: Callable[[], None]
@@ -81,7 +81,7 @@ class Claimer:
         """How many claims may still be made, or have a lane; the relay adds those isolated or kept aside."""
         return len(self.in_flight) + len(self._uncertain)
 
-    def claim_ended(self, claim_id: str) -> None:
+    def claim_left_lanes(self, claim_id: str) -> None:
         """Note that no lane works on this claim any more. To call it twice does no harm.
 
         Its rows that are isolated or kept aside may be in flight still: the relay knows of these.
@@ -150,7 +150,7 @@ class Claimer:
             if monotonic() - began > self._policy.lease_s / 2:
                 # This process was frozen meanwhile: another dispatcher may have taken the rows over already.
                 self._uncertain.add(batch.claim_id, session)
-                self.claim_ended(batch.claim_id)
+                self.claim_left_lanes(batch.claim_id)
                 await self._uncertain.release(session)
                 return None
             if batch.rows:
@@ -171,10 +171,10 @@ class Claimer:
             kept = await self._put_back.bury_repeated(session, batch)
         except (SessionLost, psycopg.Error):  # else the rows would stay in flight, and nobody would work on them
             self._uncertain.add(batch.claim_id, session)
-            self.claim_ended(batch.claim_id)
+            self.claim_left_lanes(batch.claim_id)
             raise
         if not kept.rows:
-            self.claim_ended(batch.claim_id)
+            self.claim_left_lanes(batch.claim_id)
         return kept
 
     async def _claim(self, session: Session, limit: int, floor: str | None, mark: HandlerMark | None) -> Batch:
@@ -183,7 +183,7 @@ class Claimer:
             claim_id = new_claim_id()
             self.in_flight.add(claim_id)
             try:
-                if self._cursor.wants_highest:
+                if self._cursor.wants_highest_id:
                     began = monotonic()
                     [(highest,)] = await session.fetch(load("highest_id"))
                     self._cursor.note_highest(began, highest)
@@ -207,14 +207,14 @@ class Claimer:
                 )
             except SessionLost:
                 self._uncertain.add(claim_id, session)
-                self.claim_ended(claim_id)
+                self.claim_left_lanes(claim_id)
                 raise
             except psycopg.Error:
-                self.claim_ended(claim_id)
+                self.claim_left_lanes(claim_id)
                 raise
             if batch.rows:
                 return batch._replace(full=self._cursor.advance(batch, limit, start))
-            self.claim_ended(claim_id)
+            self.claim_left_lanes(claim_id)
             if batch.undone_by_trigger or self._cursor.found_nothing(batch, limit, start):
                 return batch
 

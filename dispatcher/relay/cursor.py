@@ -60,9 +60,9 @@ class ClaimCursor:
         return ClaimStart(fresh_limit, self._fresh_after, self._after, None)
 
     @property
-    def wants_highest(self) -> bool:
+    def wants_highest_id(self) -> bool:
         """Whether the claim that is about to begin is to be told the highest id: see `note_highest`."""
-        return self._whole and self._filter is not None and self._filter.wants_highest
+        return self._whole and self._filter is not None and self._filter.wants_highest_id
 
     def note_highest(self, now: float, row_id: int) -> None:
         """Note the highest id of the table, before the claim begins."""

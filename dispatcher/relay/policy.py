@@ -27,7 +27,7 @@ class ClaimPolicy:
 
 @dataclass(frozen=True, slots=True)
 class StreamPolicy:
-    """What the stream relay was told. Its claims take all event types but those that have handlers."""
+    """Settings of the stream relay. Its claims take all event types but those that have handlers."""
 
     claims: ClaimPolicy
     entry: EntryFormat | EntryFormats

@@ -121,7 +121,7 @@ async def claim(
     and `event_types`: rows that are not fresh are taken only if they fell due in the last so many seconds.
     `most_bytes`: a payload, or headers, of more bytes of JSON stay in Postgres (NEVER_READ). `sharded`: tell the slot
     of each row. `left_out`: slots whose rows are not taken. `layout`: the fingerprint of our layout; nothing is claimed
-    where another layout is in force. `now`: in place of Postgres's clock.
+    where Postgres has another layout. `now`: in place of Postgres's clock.
 
     The batch holds at most CLAIM_BYTES of payloads and headers, but the first row always: rows that do not fit are
     released. Python counts characters here: as many bytes, if the text is ASCII.

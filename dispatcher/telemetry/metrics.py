@@ -1,8 +1,8 @@
 """Events to Prometheus: every metric's name, type and labels, and the event that changes it.
 
-The names of the runbook are a contract. Labels of counters have a closed set of values, and each series exists from the
-start at 0, so that an alert on `increase(...)` sees the first error too. Hence an alert on ticks has to `sum` over
-`result`: a flat error series is good news, not a dispatcher that is down.
+The names of the runbook are a contract: alerts and dashboards of its readers use them. Labels of counters have a closed
+set of values, and each series exists from the start at 0, so that an alert on `increase(...)` sees the first error too.
+Hence an alert on ticks has to `sum` over `result`: a flat error series is good news, not a dispatcher that is down.
 """
 
 import time
@@ -82,11 +82,11 @@ class Metrics:
 
 
 def _of_the_runbook(meter: Meter) -> None:
-    ticks = meter.counter("messaging_dispatch_ticks", "Turns, waits and failed tries; idle looks included", "result")
+    ticks = meter.counter("messaging_dispatch_ticks", "Turns, waits and failed tries; idle checks included", "result")
     by_result = {result: ticks.labels(result) for result in ("ok", "error")}
     tick_duration = meter.histogram(
         "messaging_dispatch_tick_duration_seconds",
-        "One turn of the loop: an idle look, or one batch from claim to settle",
+        "One turn of the loop: an idle check, or one batch from claim to settle",
         tuple(sorted({*EDGES, 3.0})),  # the runbook alerts on 1.5 and 3
     )
 

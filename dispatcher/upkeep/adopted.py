@@ -144,7 +144,7 @@ class AdoptedSearch:
             here = {stream: events for stream, events in wanted.items() if stream in sink.streams}
             if not here:
                 continue
-            begin = sink.connection.entries.search_from(floor)
+            begin = sink.connection.known_entries.search_from(floor)
             last = self._searches.get(number)
             if last is None or last[0] != adopted.claim_id or last[1].incarnation != incarnation:
                 last = self._searches[number] = (adopted.claim_id, Search(begin, here, incarnation))

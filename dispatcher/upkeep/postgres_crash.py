@@ -97,7 +97,7 @@ class PostgresCrashAudit:
         several = len(self._sinks) > 1
         if None in incarnations:
             return {"floor": None, "replid": "", "several": several, "may_fall": False}
-        entries = [sink.publisher.entries for sink in self._sinks]
+        entries = [sink.publisher.known_entries for sink in self._sinks]
         if not several and incarnations[0] is not None:
             floor, by_clock = entries[0].search_from(entries[0].floor), len(self._streams) > 1
             return {"floor": floor, "replid": incarnations[0].replid, "several": False, "may_fall": by_clock}

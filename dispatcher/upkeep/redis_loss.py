@@ -80,7 +80,7 @@ class RedisLossAudit:
         if seen is None:
             return RedisIncarnation()
         # Once a replica, a primary may have dropped entries: those to come may be older than the known ones.
-        connection.entries.begin(seen.last_ids, seen.clock_ms)
+        connection.known_entries.begin(seen.last_ids, seen.clock_ms)
         if holds is not None and holds.same_server(seen.incarnation):
             return holds
         noted = await self._servers.noted(seen.incarnation)
@@ -106,7 +106,7 @@ class RedisLossAudit:
         now = await self._ask_server(connection)
         if now is None or not now.incarnation.same_server(incarnation):
             raise Unreachable("another incarnation of Redis holds the stream than a moment ago")
-        connection.entries.begin(now.last_ids, now.clock_ms)
+        connection.known_entries.begin(now.last_ids, now.clock_ms)
         self._knew_holder = True
         gaps = await self._gaps(connection, _with_lives(incarnation, noted), noted)
         lives = {stream: known.life for stream, known in noted.items()}
@@ -162,7 +162,7 @@ class RedisLossAudit:
             if not isinstance(info, bytes) or connection.incarnation != incarnation:
                 continue
             if isinstance(replies[0], bytes) and (clock_ms := clock_in(replies[0])) is not None:
-                connection.entries.note_clock(clock_ms)
+                connection.known_entries.note_clock(clock_ms)
             fields = info_fields(info)
             same = fields.get("role") == "master" and fields.get("master_replid") == incarnation.replid
             checks += 1
@@ -187,7 +187,7 @@ class RedisLossAudit:
             self._tell_whether_on(False, f"Redis refused: {code}; allow this user +info and +xinfo")
             return None
         if self._proxied:
-            connection.entries.begin(seen.last_ids, seen.clock_ms)
+            connection.known_entries.begin(seen.last_ids, seen.clock_ms)
             return None
         known = seen.incarnation.known
         self._tell_whether_on(known, None if known else "INFO tells no run id or replication id")
@@ -227,7 +227,7 @@ class RedisLossAudit:
 
         False: another one holds the stream, or it has lost its end.
         """
-        entries = connection.entries.take()
+        entries = connection.known_entries.take()
         if not self._servers.up:
             return True
         there = True
@@ -248,7 +248,7 @@ class RedisLossAudit:
         except Unreachable:
             pass
         if connection.incarnation == incarnation:
-            connection.entries.restore(entries)  # for the next check
+            connection.known_entries.restore(entries)  # for the next check
         return there
 
     def _tell_whether_on(self, on: bool, reason: str | None) -> None:

@@ -15,7 +15,14 @@ from redis.retry import Retry
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from dispatcher.core.outages import is_never_readable, is_outage, is_wrong_server, needs_a_person, passes, reply_of
+from dispatcher.core.outages import (
+    is_never_readable,
+    is_outage,
+    is_wrong_server,
+    needs_a_person,
+    passes_by_itself,
+    reply_of,
+)
 from dispatcher.embedded.ports import free_port
 from tests.support.redis import StartValkey
 
@@ -139,7 +146,7 @@ def refusal(url: str, *command: Any) -> str:
     reply = reply_of(failed.value)
     assert reply is not None, failed.value
     # An application that gets the error itself judges alike.
-    assert is_outage(failed.value) == (passes(reply) or needs_a_person(reply))
+    assert is_outage(failed.value) == (passes_by_itself(reply) or needs_a_person(reply))
     return reply
 
 
@@ -160,7 +167,7 @@ def test_what_passes_by_itself(own_valkey: StartValkey) -> None:
         replies.append(refusal(url, "XRANGE", "s", "-", "+"))
     codes = [reply.partition(" ")[0] for reply in replies]
     assert codes == ["OOM", "NOREPLICAS", "READONLY", "MASTERDOWN"]
-    assert all(passes(reply) and not needs_a_person(reply) for reply in replies)
+    assert all(passes_by_itself(reply) and not needs_a_person(reply) for reply in replies)
     assert [is_wrong_server(reply) for reply in replies] == [False, True, True, True]
     assert not any(is_never_readable(reply) for reply in replies)
 
@@ -177,7 +184,7 @@ def test_a_script_that_runs_for_long(own_valkey: StartValkey) -> None:
                 break
         reply = refusal(url, *XADD)
         assert reply.startswith("BUSY ")
-        assert passes(reply)
+        assert passes_by_itself(reply)
         assert not is_wrong_server(reply)
         admin.script_kill()
         connection.disconnect()
@@ -200,14 +207,14 @@ def test_what_lasts_until_a_person_acts(own_valkey: StartValkey) -> None:
         replies.append(refusal(url, *XADD))
     codes = ["WRONGTYPE", "NOPERM", "NOPERM", "ERR", "WRONGPASS", "NOAUTH"]
     assert [reply.partition(" ")[0] for reply in replies] == codes
-    assert all(needs_a_person(reply) and not passes(reply) for reply in replies)
+    assert all(needs_a_person(reply) and not passes_by_itself(reply) for reply in replies)
     assert [is_never_readable(reply) for reply in replies] == [True, True, True, True, False, False]
 
 
 def test_what_is_the_entrys_own(redis_url: str) -> None:
     for command in (("XADD", "s", "*", "k"), ("XADD", "s", "nonsense", "k", "v"), ("XLEN",)):
         reply = refusal(redis_url, *command)
-        assert not passes(reply)
+        assert not passes_by_itself(reply)
         assert not needs_a_person(reply)
         assert not is_wrong_server(reply)
 

@@ -152,7 +152,7 @@ async def test_a_claim_that_asks_for_the_highest_id_first_is_in_flight(
         )
         return next((said for (said,) in await found.fetchall()), None)
 
-    monkeypatch.setattr(FilteredScan, "wants_highest", True)
+    monkeypatch.setattr(FilteredScan, "wants_highest_id", True)
     handlers = handlers_module({"mail.sent": lambda payload: None})
     async with dispatcher(handlers=handlers, tick_ms=50) as running, anyio.create_task_group() as tasks:
         await insert_events(db)

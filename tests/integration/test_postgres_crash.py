@@ -144,12 +144,12 @@ async def test_the_note_bounds_the_search(session: Session, make: Make, db: Db, 
     await insert_events(db, 4)
     ids = await publish(redis, db)
     audit = await make()
-    audit._sinks[0].publisher.entries.floor = ids[1]
+    audit._sinks[0].publisher.known_entries.floor = ids[1]
     assert await audit.note(session)
-    audit._sinks[0].publisher.entries.floor = ids[0]  # an older one, by somebody who published less
+    audit._sinks[0].publisher.known_entries.floor = ids[0]  # an older one, by somebody who published less
     assert await audit.note(session)
     await db.execute(FORGET)
-    audit._sinks[0].publisher.entries.floor = ids[3]
+    audit._sinks[0].publisher.known_entries.floor = ids[3]
     assert not await audit.note(session)  # too late: claims of before the look may be forgotten
     await audit.audit(session)
     assert await statuses(db) == {"pending": 2, "sent": 2}
@@ -165,7 +165,7 @@ async def test_a_claim_that_is_older_than_the_note(session: Session, make: Make,
     )
     await db.execute("UPDATE messaging.message_outbox SET stream_id = %s WHERE id = 3", (ids[2],))  # a plain replay
     audit = await make()
-    audit._sinks[0].publisher.entries.floor = ids[1]
+    audit._sinks[0].publisher.known_entries.floor = ids[1]
     assert await audit.note(session)
     await db.execute(FORGET)
     await audit.audit(session)
@@ -179,7 +179,7 @@ async def test_after_a_failover_that_the_note_does_not_know(
     await insert_events(db, 2)
     audit = await make()
     audit._sinks[0].publisher.incarnation = RedisIncarnation("run a", "data a", ((STREAM, 0),))
-    audit._sinks[0].publisher.entries.floor = "5000-0"
+    audit._sinks[0].publisher.known_entries.floor = "5000-0"
     assert await audit.note(session)
     await db.execute(
         "INSERT INTO messaging.stream_server (stream, run_id, replid, last_id) VALUES (%s, 'run b', 'data b', '900-0')",
@@ -191,7 +191,7 @@ async def test_after_a_failover_that_the_note_does_not_know(
     await audit.audit(session)
     assert await statuses(db) == {"sent": 2}
     audit._sinks[0].publisher.incarnation = RedisIncarnation("run b", "data b", ((STREAM, 0),))
-    audit._sinks[0].publisher.entries.floor = "1001-0"
+    audit._sinks[0].publisher.known_entries.floor = "1001-0"
     assert await audit.note(session)
     rows = await session.fetch("SELECT stream_id, replid FROM messaging.newest_entry")
     assert rows == [("1001-0", "data b")]

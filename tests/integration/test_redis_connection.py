@@ -196,7 +196,7 @@ async def test_it_learns_where_the_stream_ends(make_broker, redis_url, redis):
     await redis.xdel(STREAM, "77-3")
     await redis_connection.connect()
     assert redis_connection.floor == "77-3"
-    redis_connection.entries.note(["78-0"])
+    redis_connection.known_entries.note(["78-0"])
     assert redis_connection.floor == "78-0"
     await redis.flushall()
     await redis_connection.connect()

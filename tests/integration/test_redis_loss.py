@@ -415,7 +415,7 @@ async def test_while_postgres_cannot_be_asked_nothing_is_published(
 async def test_what_was_known_before_is_no_floor_on_another_data_set(audit, redis_connection, redis):
     """Made a replica and a primary again on the same connection: its clock may be behind, and new entries with it."""
     await redis.xadd(STREAM, {"a": "b"}, id="900-0")
-    redis_connection.entries.floor = "5000-0"
+    redis_connection.known_entries.floor = "5000-0"
     await audit.verify(redis_connection)
     assert redis_connection.floor == "900-0"
 

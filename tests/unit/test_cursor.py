@@ -81,7 +81,7 @@ def test_rows_of_other_types_are_passed_once() -> None:
     place = ClaimCursor(filtered=True)
     assert not take(place, 100.0, batch_of(101.0, 7), 2)  # a second to pass them
     assert keys(place, 101.1) == (FROM_THE_START, FROM_THE_START)
-    assert place.wants_highest, "before the claim that is about to begin"
+    assert place.wants_highest_id, "before the claim that is about to begin"
     place.note_highest(101.1, 1000)
     place.advance(batch_of(102.1, 8), 2, place.start(101.1, 2))
     start = place.start(102.2, 2)

@@ -64,7 +64,7 @@ def test_the_limit_who_stands_by_finds_on_its_tick_what_the_holder_of_the_key_le
 def test_the_steps_are_those_of_the_code() -> None:
     """Whoever renames, removes or reorders a step of wake.py is led here: the model has to follow."""
     source = (ROOT / "dispatcher" / "stages" / "doorbell" / "wake.py").read_text(encoding="utf-8")
-    position = source[source.index("async def _take_position") : source.index("async def _listen")]
+    position = source[source.index("async def _take_key") : source.index("async def _listen")]
     assert re.findall(r'load\("(\w+)"|f"(\w+) \{DOORBELL\}"|(_due_check\.due_s|_RELEASE)', position) == [
         ("", "", "_due_check.due_s"),  # while the notification queue fills up: see below
         ("doze", "", ""),
@@ -73,12 +73,12 @@ def test_the_steps_are_those_of_the_code() -> None:
         ("", "", "_due_check.due_s"),
         ("", "", "_RELEASE"),
     ]
-    sleep = source[source.index("async def _sleep") : source.index("async def _take_position")]
-    assert sleep.index(".hear(session)") < sleep.index("._take_position(") < sleep.index("._listen(")
+    sleep = source[source.index("async def _sleep") : source.index("async def _take_key")]
+    assert sleep.index(".hear(session)") < sleep.index("._take_key(") < sleep.index("._listen(")
     listen = source[source.index("async def _listen") : source.index("async def _pause")]
     assert listen.index(".hear(session)") < listen.index(".when_readable)")
     # "filling" is outside the model: K is not held, nobody has to ring, and rows do wait for the tick.
-    assert set(get_args(wake.Position)) == {"asleep", "writers", "peer", "filling"}
+    assert set(get_args(wake.KeyState)) == {"asleep", "writers", "peer", "filling"}
     doze = load("doze")
     exclusively, shared = doze.index("pg_try_advisory_lock("), doze.index("pg_try_advisory_lock_shared(")
     assert exclusively < shared < doze.index("FROM ONLY messaging.message_outbox")

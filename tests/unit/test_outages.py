@@ -15,7 +15,7 @@ from dispatcher.core.outages import (
     is_redis_outage,
     is_wrong_server,
     needs_a_person,
-    passes,
+    passes_by_itself,
     tells_nothing,
 )
 
@@ -62,7 +62,7 @@ def test_no_code_is_in_two_lists() -> None:
     ],
 )
 def test_what_passes(reply: str) -> None:
-    assert passes(reply)
+    assert passes_by_itself(reply)
     assert not needs_a_person(reply)
     assert is_redis_outage(reply)
 

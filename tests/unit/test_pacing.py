@@ -159,11 +159,11 @@ def test_polls_are_a_millisecond_and_a_half_apart_until_writers_fill_the_machine
 def test_where_commits_wait_for_one_another_nobody_rings_for_a_while() -> None:
     arrivals = ArrivalRate()
     now = steady(arrivals, 5.0, 1.0)
-    assert not arrivals.rings_may_wait(now)
+    assert not arrivals.commits_may_queue(now)
     now = steady(arrivals, 30.0, 1.0, now)
-    assert arrivals.rings_may_wait(now)
+    assert arrivals.commits_may_queue(now)
     arrivals.note_rings_wait(now)
-    assert not arrivals.rings_may_wait(now)
+    assert not arrivals.commits_may_queue(now)
     assert arrivals.poll_s(now) == 0.005
     later = steady(arrivals, 30.0, arrivals.no_ring_for_s - 0.1, now)
     arrivals.note(0, later + 0.09)  # quiet, which ends the polling at other times
@@ -216,7 +216,7 @@ def test_quick_handlers_get_some_ahead_and_in_whole_batches() -> None:
 def test_a_short_way_is_walked_from_the_start_each_time() -> None:
     detour = FilteredScan()
     detour.note_scan(100.0, 0.002, to_the_end=True)
-    assert not detour.wants_highest
+    assert not detour.wants_highest_id
     assert detour.since(100.01) is None
 
 
@@ -227,7 +227,7 @@ def looks_back(detour: FilteredScan, now: float) -> list[float]:
 def test_a_long_way_is_not_walked_again_for_twenty_times_as_long() -> None:
     detour = FilteredScan()
     detour.note_scan(100.0, 0.5, to_the_end=True)
-    assert detour.wants_highest
+    assert detour.wants_highest_id
     assert detour.since(104.0) is None  # nobody knows yet what is newer than that
     detour.note_highest(104.0, 7)
     detour.note_scan(104.0, 0.5, to_the_end=True)

@@ -49,7 +49,7 @@ class RedisConnection:
         self._name = client_name(name)
         self.streams = tuple(streams)
         self._key = next(iter(self.streams), "")  # in a Cluster, the node that serves it
-        self.entries = KnownEntries(streams)
+        self.known_entries = KnownEntries(streams)
         self._connect_timeout_s = connect_timeout_s
         self._on_lost = on_lost
         self._pipe: Pipe | None = None  # written by connect() and close()
@@ -84,12 +84,12 @@ class RedisConnection:
     @property
     def floor(self) -> str:
         """Entries of rows that are claimed now can only come after this id."""
-        return self.entries.floor
+        return self.known_entries.floor
 
     def has_stream(self, stream: str) -> bool:
         """Whether the stream must be there, so that an entry must not make it anew: a loss would go unnoticed."""
         known = self.incarnation is not None and self.incarnation.known
-        return self._nomkstream and known and self.entries.newest(stream) != NONE
+        return self._nomkstream and known and self.known_entries.newest(stream) != NONE
 
     def send(
         self, commands: Sequence[Command], deadline_s: float, most_bytes: int | None = None
@@ -103,10 +103,11 @@ class RedisConnection:
 
     def set_incarnation(self, incarnation: RedisIncarnation | None) -> None:
         """Note what the connection leads to. None: it is verified again before anything is published."""
-        if self.incarnation is not None and self.entries.added:  # or each try that fails would forget what is there
-            self.left = (self.incarnation, self.entries.ends())
+        # Without this condition each try that fails would forget what is there.
+        if self.incarnation is not None and self.known_entries.added:
+            self.left = (self.incarnation, self.known_entries.ends())
         self.incarnation = incarnation
-        self.entries.forget()
+        self.known_entries.forget()
         self.epoch += 1
 
     def distrust(self, incarnation: RedisIncarnation) -> None:
@@ -224,7 +225,7 @@ class RedisConnection:
                 raise Misconfigured(
                     f"{where}: the key '{stream}' is not a stream. Set another {setting} or rename the key"
                 )
-        self.entries.begin(last_ids, clock_ms)
+        self.known_entries.begin(last_ids, clock_ms)
 
     async def run_id_elsewhere(self) -> str | None:
         """The run id that one more connection is told, opened and closed for this; None: it could not be asked."""

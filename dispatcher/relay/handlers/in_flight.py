@@ -22,13 +22,13 @@ Ended = tuple[HandlerTask, Outcome]
 
 
 class InFlight:
-    """Written by the tasks of one handler relay. `claim_ended(claim_id)` is called when its last row is settled.
+    """Written by the tasks of one handler relay. `claim_left_lanes(claim_id)` is called when none of its rows is here.
 
     `forgotten(ids)`: in order, with the rows that are in flight no more.
     """
 
     def __init__(
-        self, claim_ended: Callable[[str], None], forgotten: Callable[[list[int]], None] | None = None
+        self, claim_left_lanes: Callable[[str], None], forgotten: Callable[[list[int]], None] | None = None
     ) -> None:
         self.waiting: deque[HandlerTask] = deque()
         self.suspects: deque[HandlerTask] = deque()  # each waits until it can run alone
@@ -39,7 +39,7 @@ class InFlight:
         self.some_ended = asyncio.Event()  # cleared by whoever settles
         self.room = asyncio.Event()  # a place may be free; cleared by whoever waits for it
         self._some_settled = asyncio.Event()
-        self._claim_ended = claim_ended
+        self._claim_left_lanes = claim_left_lanes
         self._forgotten = forgotten
         self._rows: Counter[str] = Counter()  # rows in flight, by claim id
 
@@ -101,7 +101,7 @@ class InFlight:
             self.size -= task.row.size
             if self._rows[task.claim_id] <= 0:
                 del self._rows[task.claim_id]
-                self._claim_ended(task.claim_id)
+                self._claim_left_lanes(task.claim_id)
 
     def everything(self) -> list[HandlerTask]:
         """All rows not settled yet."""

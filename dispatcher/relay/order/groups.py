@@ -13,7 +13,7 @@ from dispatcher.core.layout import SLOTS
 from dispatcher.core.owned_slots import SlotMask, mask_of, slots_of
 from dispatcher.relay.order.cursor import OrderedCursor
 
-ALL = (1 << SLOTS) - 1
+ALL_SLOTS_MASK = (1 << SLOTS) - 1
 FADES = 0.9  # what a claim's rows count when the next one came
 SMALLEST = 0.2  # share of the rows: a smaller group would cost more than it brings
 DIVIDE_AGAIN_AFTER = 8  # claims: a short change of the load does not count
@@ -36,7 +36,7 @@ class SlotGroup:
     @property
     def mask_parameter(self) -> str | None:
         """The slots as the statements take them; None: all."""
-        return None if self.open == ALL else "\\x" + self.open.to_bytes(SLOTS // 8, "little").hex()
+        return None if self.open == ALL_SLOTS_MASK else "\\x" + self.open.to_bytes(SLOTS // 8, "little").hex()
 
     def leave_out(self, left_out: Iterable[int]) -> None:
         """From now on claim no row of these slots: what a claim passed over then may be claimed now."""

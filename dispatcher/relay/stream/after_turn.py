@@ -42,13 +42,13 @@ class SinkBatch(NamedTuple):
 class AfterTurn:
     """Settles what turns wrote.
 
-    `claim_ended(claim_id)` is called when no lane works on the claim any more, nor a task in the background; rows that
-    are isolated or kept aside may be in flight still. `changed()` is called when a batch is done for which no lane
+    `claim_left_lanes(claim_id)` is called when no lane works on the claim any more, nor a task in the background; rows
+    that are isolated or kept aside may be in flight still. `changed()` is called when a batch is done for which no lane
     waited, so that rows may be claimed for its sink again.
     """
 
-    def __init__(self, claim_ended: Callable[[str], None], changed: Callable[[], None]) -> None:
-        self._claim_ended = claim_ended
+    def __init__(self, claim_left_lanes: Callable[[str], None], changed: Callable[[], None]) -> None:
+        self._claim_left_lanes = claim_left_lanes
         self._changed = changed
         self._tasks_of = Counter[str]()  # by claim id: how many tasks work on it
         self.background: TaskGroup | None = None  # for what no lane waits for; written by the relay's run()
@@ -119,7 +119,7 @@ class AfterTurn:
         self._tasks_of[claim_id] -= 1
         if not self._tasks_of[claim_id]:
             del self._tasks_of[claim_id]
-            self._claim_ended(claim_id)
+            self._claim_left_lanes(claim_id)
 
     @staticmethod
     async def _wait_and_settle(postgres: ReconnectingSession, sink_batch: SinkBatch) -> None:

@@ -190,7 +190,7 @@ class SinkAnswers:
 
 
 def make_suspects(rows: Iterable[ClaimedRow], outcomes: BatchOutcomes, delay_s: float = 0.0) -> None:
-    """File that Redis ended under these rows: whoever claims them next publishes each alone. It costs no attempt."""
+    """Note that Redis exited while these rows were sent: they are published alone next time. It costs no attempt."""
     for row in rows:
         outcomes.add(row.id, Waits(delay_s, f"{SERVER_LOST}: Redis ended, or was replaced, while this row was sent"))
 

@@ -14,7 +14,7 @@ from dispatcher.core.errors import DispatcherError, Misconfigured, Unreachable
 from dispatcher.core.events import BreakerChanged, Observer, Reconciled, StillAway, Ticked
 from dispatcher.core.incarnation import RedisIncarnation
 from dispatcher.core.layout import Layout
-from dispatcher.core.outages import passes, without_abort
+from dispatcher.core.outages import passes_by_itself, without_abort
 from dispatcher.core.outcome import BatchOutcomes, Released, Sent
 from dispatcher.core.row import Batch
 from dispatcher.infra.redis.connection import RedisConnection
@@ -85,7 +85,7 @@ class SinkGate:
                 return True
             began = monotonic()
             try:
-                # A user who was replaced keeps the connection, and may do nothing on it any more.
+                # If the settings name another user by now, the old connection stays, but may do nothing any more.
                 if not self.connection.up or await self.connection.is_outdated():
                     await self.connection.connect()
                 verify = self._verify
@@ -118,7 +118,7 @@ class SinkGate:
         if not isinstance(answer, Refused):
             raise Unreachable(f"Redis at {self.connection.address}: {getattr(answer, 'error', 'no answer to MULTI')}")
         said = without_abort(answer.text)
-        if passes(said):
+        if passes_by_itself(said):
             raise Unreachable(f"Redis at {self.connection.address}: {said[:100]}")
         raise Misconfigured(
             f"Redis at {self.connection.address} takes no transaction, which DISPATCH_ORDER=aggregate needs "
@@ -142,7 +142,7 @@ class SinkGate:
             self._reopen()
         if outcomes.stream_ids and outcomes.incarnation in (None, self.connection.incarnation):
             streams = [outcomes.streams[row_id] for row_id in outcomes.sent_ids] if outcomes.streams else None
-            self.connection.entries.note(outcomes.stream_ids, streams)
+            self.connection.known_entries.note(outcomes.stream_ids, streams)
 
     def _not_reached(self) -> bool:
         # A server that answered "not me" may do so again on the next connection: that alone is no proof.
@@ -198,12 +198,12 @@ class SinkGate:
         wanted = by_stream(self._layout, [row for row in batch.rows if row.id in unknown])
         if last is not None and (last.wanted, last.incarnation) == (wanted, outcomes.incarnation):
             return last
-        return Search(self.connection.entries.search_from(batch.floor), wanted, outcomes.incarnation)
+        return Search(self.connection.known_entries.search_from(batch.floor), wanted, outcomes.incarnation)
 
     async def search_for_unknown(
         self, batch: Batch, outcomes: BatchOutcomes, *, search: Search | None = None, for_s: float = SEARCH_S
     ) -> bool:
-        """Search the streams, after the batch's floor, for rows whose reply was lost; file them as sent or released.
+        """Search the streams, after the batch's floor, for rows whose reply was lost; note them as sent or released.
 
         The connection that carried the rows is dead by now (see RedisConnection.connect), so no entry can arrive after
         the search. False: the search failed, or is not done after about `for_s` seconds. Then the rows stay unknown,

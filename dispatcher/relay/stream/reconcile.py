@@ -32,7 +32,7 @@ class Reconciler:
         *,
         renew_too: Collection[Batch] = (),
     ) -> None:
-        """File rows of unknown outcome as sent or released. After a stop they stay unknown, and claimed.
+        """Note rows of unknown outcome as sent or released. After a stop they stay unknown, and claimed.
 
         `renew_too`: other batches whose leases are renewed while this batch waits. Else we would look frozen, if
         an outage lasts longer than the lease.

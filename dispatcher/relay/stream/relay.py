@@ -19,7 +19,7 @@ from dispatcher.core.row import Batch, ClaimedRow
 from dispatcher.infra.postgres.reconnecting import ReconnectingSession
 from dispatcher.relay.claimer import Claimer, ClaimerParts
 from dispatcher.relay.order.claimer import OrderedClaimer
-from dispatcher.relay.order.groups import ALL
+from dispatcher.relay.order.groups import ALL_SLOTS_MASK
 from dispatcher.relay.order.in_order import InOrder, OrderParts, make_order
 from dispatcher.relay.policy import FlowControl, PauseCheck, StreamPolicy
 from dispatcher.relay.stream.after_turn import AfterTurn, SinkBatch
@@ -108,14 +108,14 @@ class StreamRelay:
             batch_size=batch_size, wake=parts.doorbell.nudge, on_aside_round=parts.pause.note_claim_ended
         )
         if self._order is not None:
-            self._order.sink_slots = [mask_of(each.slots) if each.slots else ALL for each in parts.sinks]
+            self._order.sink_slots = [mask_of(each.slots) if each.slots else ALL_SLOTS_MASK for each in parts.sinks]
         sinks = [self._make_sink(policy, each, rng) for each in parts.sinks]
         self._sinks: Sinks = (
             OneSink(sinks[0], self._stopping, parts.doorbell.release_key)
             if len(sinks) == 1
             else ShardSinks(sinks, parts.sink_of, stopping=self._stopping, wake=self._sink_can_take_rows)
         )
-        self._after_turn = AfterTurn(self._claim_ended, self._sink_can_take_rows)
+        self._after_turn = AfterTurn(self._claim_left_lanes, self._sink_can_take_rows)
         self._may_sleep = False  # the last claim came back short: sleep before the next
         self._try_sinks_at = 0.0  # when to ask the sinks again, while paused
 
@@ -136,8 +136,8 @@ class StreamRelay:
         answers.order = bisector.order = self._order
         return Sink(parts.gate, parts.flow, answers, bisector, parts.slots)
 
-    def _claim_ended(self, claim_id: str) -> None:
-        self._claimer.claim_ended(claim_id)
+    def _claim_left_lanes(self, claim_id: str) -> None:
+        self._claimer.claim_left_lanes(claim_id)
         self._pause_check.note_claim_ended()
 
     def _sink_can_take_rows(self) -> None:
@@ -269,7 +269,7 @@ class StreamRelay:
         connection = sink.gate.connection
         if connection.epoch == allowance.connection_epochs.get(number):
             written = send(connection, self._policy.entry, batch, self._policy.publish_timeout_s)
-        else:  # connected again meanwhile: not audited yet, or the batch's floor is of another incarnation
+        else:  # connected again meanwhile: not verified yet, or the batch's floor is of another incarnation
             written = unwritten(batch, "the connection was replaced before it")
         return SinkBatch(sink, batch, written, allowance.began, isolated)
 

@@ -65,15 +65,15 @@ class DueCheck:
         return inf if due_s is None else due_s, self.filling
 
 
-def why_due(*, first: bool, writers: bool, planned: bool) -> WakeCause:
+def why_due(*, first: bool, writers: bool, until_due: bool) -> WakeCause:
     """The cause of a wake-up, when the due check finds a row that is due. See docs/reference/metrics.md.
 
-    `first`: no pause was made yet. `writers`, `planned`: what the pause before this check waited for.
+    `first`: no pause was made yet. `writers`, `until_due`: what the pause before this check waited for.
     """
     if first:
         return "busy"  # a row was due already, before the sleep began
     if writers:
         return "writers"  # a writer held the key, so we checked again after a short pause
-    if planned:
+    if until_due:
         return "due"  # the check before said that a row would be due now
     return "tick"  # the tick or a shorter pause passed

@@ -27,9 +27,9 @@ class WakeTimer:
         if due_in_s <= 0:
             self._now = True
 
-    def nudged(self, *, early: bool = False) -> bool:
-        """Whether there was a nudge whose time has come; then it is forgotten. `early`: only one that was for now."""
-        if not self._now and (early or self._clock() < self._due_at):
+    def nudged(self, *, only_now: bool = False) -> bool:
+        """Whether there was a nudge whose time has come; then it is forgotten. `only_now`: one that was for now."""
+        if not self._now and (only_now or self._clock() < self._due_at):
             return False
         self._now, self._due_at = False, inf
         return True

@@ -38,7 +38,7 @@ _RELEASE = f"SELECT pg_advisory_unlock({locks.DOORBELL})"
 # asleep: we have the key, and every writer rings us. writers: a writer that does not ring is committing, so check
 # again soon. peer: another dispatcher has the key and is rung. filling: Postgres's notification queue is half full, so
 # nobody has the key, nobody rings, and we check on the tick.
-Position = Literal["asleep", "writers", "peer", "filling"]
+KeyState = Literal["asleep", "writers", "peer", "filling"]
 
 
 class Doorbell:
@@ -106,7 +106,7 @@ class Doorbell:
         if rows:
             # Rows came: make the pauses short again. Otherwise constant writers make us wait as long as the tick.
             self._backoff.reset()
-        if self._holds_key and self._woken_by == "notify" and self._arrivals.rings_may_wait(now):
+        if self._holds_key and self._woken_by == "notify" and self._arrivals.commits_may_queue(now):
             await self._count_rings_waiting(now)
         if self._holds_key and self._arrivals.polling:
             await self.release_key()
@@ -224,15 +224,15 @@ class Doorbell:
 
         Returns why the loop ended.
         """
-        first, planned = True, False
-        before: Position | None = None
+        first, until_due = True, False
+        before: KeyState | None = None
         while True:
-            if self._timer.nudged(early=True):
+            if self._timer.nudged(only_now=True):
                 return "nudge"
             # First read what came, then check: a ring that comes during the due check is still there to wake us.
             self.listener.hear(session)
             began = self._clock()
-            position, due_s = await self._take_position(session)
+            key_state, due_s = await self._take_key(session)
             now = self._clock()
             pause_s = inf
             if due_s <= 0 and self._due_but_not_claimed:
@@ -241,36 +241,36 @@ class Doorbell:
                 self._due_but_not_claimed, due_s = False, inf
                 pause_s = self._backoff.pause_s()
             if due_s <= 0:
-                return why_due(first=first, writers=before == "writers", planned=planned)
-            before = position
+                return why_due(first=first, writers=before == "writers", until_due=until_due)
+            before = key_state
             if not first:
                 self._observe(Ticked("ok", now - began))
             first = False
-            if position != "filling":
+            if key_state != "filling":
                 await self.listener.heartbeat.check(session)
-            timeout, planned = min(self._tick_s, due_s), due_s < self._tick_s
+            timeout, until_due = min(self._tick_s, due_s), due_s < self._tick_s
             if pause_s < inf:
                 timeout = min(timeout, pause_s)
-            elif position == "writers":
+            elif key_state == "writers":
                 timeout = min(timeout, self._backoff.pause_s())
             else:
                 self._backoff.reset()
             if cause := await self._listen(session, timeout):
                 return cause
 
-    async def _take_position(self, session: Session) -> tuple[Position, float]:
+    async def _take_key(self, session: Session) -> tuple[KeyState, float]:
         """Get the key if it is free, then check. Returns who has it, and in how many seconds a row is due."""
         if self._due_check.filling:
             due_s, filling = await self._due_check.due_s(session)
             if filling:
                 return "filling", due_s
         if not self._holds_key:
-            [(position, due)] = await session.fetch(load("doze", owned=self._rows.in_order), self._rows.parameters())
-            if position == "peer" and self._listens:
+            [(key_state, due)] = await session.fetch(load("doze", owned=self._rows.in_order), self._rows.parameters())
+            if key_state == "peer" and self._listens:
                 await session.fetch(f"UNLISTEN {DOORBELL}")  # one ring must not wake a herd
                 self._listens = False
-            if position != "asleep":
-                return position, inf if due is None else due
+            if key_state != "asleep":
+                return key_state, inf if due is None else due
             self._holds_key = True
         if not self._listens:  # or an earlier LISTEN was refused, and rings would reach nobody
             await session.fetch(f"LISTEN {DOORBELL}")
