@@ -5,7 +5,7 @@ import json
 import anyio
 import click
 
-from dispatcher.commands.options import database, json_output, settings_from, target
+from dispatcher.commands.options import database, json_output, postgres_target, settings_from
 from dispatcher.ops import accept_copy as ops
 from dispatcher.ops.session import ask
 
@@ -24,7 +24,7 @@ def accept_copy(as_json: bool, **flags: str | None) -> int:
     It asks no question. If the copy is for tests, delete its events instead: an outbox without events is accepted by
     itself.
     """
-    why = anyio.run(ask, target(settings_from(flags), 30.0), "accept a copy", ops.accept_copy)
+    why = anyio.run(ask, postgres_target(settings_from(flags), 30.0), "accept a copy", ops.accept_copy)
     if as_json:
         click.echo(json.dumps({"copy": why}))
     elif why is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import click
 
 from dispatcher.commands.event_options import EventParam, ask, filter_of, filters
-from dispatcher.commands.options import F, database, json_output, require_terminal, together, yes
+from dispatcher.commands.options import F, database, json_output, options_together, require_terminal, yes
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.postgres.session import Fetch
@@ -36,7 +36,7 @@ class Deciding:
 
 def chosen(every: str, dry_run: str) -> Callable[[F], F]:
     """The arguments of decide(). `every` and `dry_run`: the help of --all and --dry-run."""
-    return together(
+    return options_together(
         click.argument("events", type=EventParam(), nargs=-1),
         filters,
         click.option("--all", "everything", is_flag=True, help=every),

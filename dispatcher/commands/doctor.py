@@ -12,10 +12,10 @@ from dispatcher.commands.options import (
     database,
     json_output,
     layout_of,
+    postgres_target,
     redis_url,
     settings_from,
     stream_name,
-    target,
 )
 from dispatcher.commands.tables import say
 from dispatcher.core.findings.finding import SETUP, Finding
@@ -64,7 +64,10 @@ def doctor(no_trigger: bool, strict: bool, as_json: bool, **flags: str | None) -
     """
     more = ("listen_url", "redis_url", "handlers", "unrouted", *LAYOUT, "stream_maxlen", "backpressure_except")
     settings = settings_from(flags, *more)
-    database, listening = target(settings, STATEMENT_S), target(settings, STATEMENT_S, url=settings.get("listen_url"))
+    database, listening = (
+        postgres_target(settings, STATEMENT_S),
+        postgres_target(settings, STATEMENT_S, url=settings.get("listen_url")),
+    )
     check = PoolerCheck()
     findings = anyio.run(
         examine,

@@ -7,7 +7,7 @@ from typing import TypeVar
 import anyio
 import click
 
-from dispatcher.commands.options import settings_from, target, together
+from dispatcher.commands.options import options_together, postgres_target, settings_from
 from dispatcher.infra.postgres.session import Fetch
 from dispatcher.ops.dead_letters.find import Filter
 from dispatcher.ops.dead_letters.identity import EventRef, parse
@@ -35,7 +35,7 @@ class EventParam(click.ParamType[EventRef]):
             self.fail(f"'{value}' is no event: it must be {error}", param, ctx)
 
 
-filters = together(
+filters = options_together(
     click.option("--event-type", metavar="TYPE", help="Only of this event type."),
     click.option("--aggregate-type", metavar="TYPE", help="Only of this aggregate type."),
     click.option("--aggregate-id", metavar="ID", help="Only of this aggregate."),
@@ -50,7 +50,7 @@ def ask(
 ) -> T:
     """Open a session, put one question, close it. Raises DispatcherError."""
     verb, *too_slow = subject
-    where = target(settings_from(flags), STATEMENT_S)
+    where = postgres_target(settings_from(flags), STATEMENT_S)
     return anyio.run(ask_postgres, where, verb, lambda session: question(session.fetch), *too_slow)
 
 

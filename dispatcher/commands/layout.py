@@ -12,10 +12,10 @@ from dispatcher.commands.options import (
     database,
     json_output,
     layout_of,
+    postgres_target,
     redis_url,
     require_terminal,
     settings_from,
-    target,
     yes,
 )
 from dispatcher.commands.tables import say
@@ -46,7 +46,7 @@ def layout(context: click.Context, /, as_json: bool, **flags: str | None) -> int
         return 0
     settings = settings_from(flags, *SETTINGS)
     ours = layout_of(settings)
-    state, keys = anyio.run(_read, target(settings, STATEMENT_S), settings["redis_url"], ours)
+    state, keys = anyio.run(_read, postgres_target(settings, STATEMENT_S), settings["redis_url"], ours)
     if as_json:
         click.echo(as_text(ours, state, keys))
     else:
@@ -86,7 +86,7 @@ def set_layout(timeout: float, yes: bool, as_json: bool, **flags: str | None) ->
     """
     settings = settings_from(flags, *SETTINGS)
     wanted = layout_of(settings)
-    where = target(settings, STATEMENT_S)
+    where = postgres_target(settings, STATEMENT_S)
     state, keys = anyio.run(_read, where, settings["redis_url"], wanted)
     if state.is_of(wanted):
         click.echo(as_text(wanted, state, keys) if as_json else f"It stands already: {wanted}.")

@@ -14,7 +14,7 @@ from dispatcher.settings import Settings, unknown_variables
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+def options_together(*options: Callable[[F], F]) -> Callable[[F], F]:
     """One decorator for several; `--help` lists them in this order."""
 
     def add(command: F) -> F:
@@ -27,7 +27,7 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 def database_options(what: str) -> Callable[[F], F]:
     """--database-url, and --dsn, which is Dispatchbox's name for it."""
-    return together(
+    return options_together(
         click.option("--database-url", metavar="URL", help=what),
         click.option("--dsn", metavar="DSN", help="The same as --database-url, by the name it has in Dispatchbox."),
     )
@@ -57,7 +57,7 @@ def warn_of_unknown_variables(flags: Mapping[str, object]) -> None:
         click.echo(f"dispatcher: warning: {warning}", err=True)
 
 
-def target(settings: dict[str, Any], query_timeout_s: float, *, url: str | None = None) -> PostgresTarget:
+def postgres_target(settings: dict[str, Any], query_timeout_s: float, *, url: str | None = None) -> PostgresTarget:
     """Where a command connects to. `query_timeout_s` is the limit of one statement, in seconds."""
     return PostgresTarget(
         url or settings["database_url"],

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import anyio
 import click
 
-from dispatcher.commands.options import database, json_output, settings_from, target, together
+from dispatcher.commands.options import database, json_output, options_together, postgres_target, settings_from
 from dispatcher.core.counted import counted
 from dispatcher.core.timestamps import iso
 from dispatcher.ops.pause import Acknowledgement, PauseSession, PauseSwitch
 
 STATEMENT_S = 10.0
 
-switch_options = together(
+switch_options = options_together(
     click.option(
         "--timeout",
         type=click.FloatRange(0, 86_400),
@@ -48,7 +48,7 @@ async def run_switch(
     paused: bool, reason: str | None, timeout: float, as_json: bool, flags: dict[str, str | None]
 ) -> int:
     """Pause or resume, wait, report; returns the exit code."""
-    async with PauseSession(target(settings_from(flags), STATEMENT_S), "pause") as pausing:
+    async with PauseSession(postgres_target(settings_from(flags), STATEMENT_S), "pause") as pausing:
         switch, changed = await pausing.switch(paused=paused, reason=reason)
         with _progress(switch) as progress:
             acknowledgements = await pausing.wait(switch, timeout, progress)

@@ -9,7 +9,7 @@ import anyio
 import click
 
 from dispatcher.commands.duration import duration, seconds_of
-from dispatcher.commands.options import database, json_output, settings_from, target
+from dispatcher.commands.options import database, json_output, postgres_target, settings_from
 from dispatcher.commands.tables import say
 from dispatcher.core.counted import counted
 from dispatcher.infra.postgres.target import PostgresTarget
@@ -72,7 +72,7 @@ def prune(
         if only not in (None, name) and age_s is not None:
             raise click.UsageError(f"--{name}-older-than does nothing with --only {only}: leave one of the two out.")
     settings = settings_from(flags, "outbox_retention_days", "dlq_retention_days")
-    where = target(settings, STATEMENT_S)
+    where = postgres_target(settings, STATEMENT_S)
     outbox_s = settings["outbox_retention_days"] * 86_400.0 if outbox_older_than is None else outbox_older_than
     dlq_s = settings["dlq_retention_days"] * 86_400.0 if dlq_older_than is None else dlq_older_than
     ages = {"outbox_s": None if only == "dlq" else outbox_s, "dlq_s": None if only == "outbox" else dlq_s}

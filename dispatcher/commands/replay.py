@@ -8,7 +8,7 @@ import anyio
 import click
 
 from dispatcher.commands.duration import seconds_of
-from dispatcher.commands.options import database, json_output, require_terminal, settings_from, target, yes
+from dispatcher.commands.options import database, json_output, postgres_target, require_terminal, settings_from, yes
 from dispatcher.commands.progress import rows_progress
 from dispatcher.commands.tables import say
 from dispatcher.core.counted import counted
@@ -92,7 +92,7 @@ def replay(
         raise click.UsageError("--all takes every sent row: leave it out, or the other options.")
     if not dry_run and not yes:
         require_terminal()
-    where = target(settings_from(flags), STATEMENT_S)
+    where = postgres_target(settings_from(flags), STATEMENT_S)
     found = anyio.run(_find, where, selection)
     if not as_json or not (yes or dry_run):
         say(_summary(found), err=as_json)

@@ -14,7 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dispatcher.commands.options import LAYOUT, database, layout_of, redis_url, settings_from, stream_name, target
+from dispatcher.commands.options import (
+    LAYOUT,
+    database,
+    layout_of,
+    postgres_target,
+    redis_url,
+    settings_from,
+    stream_name,
+)
 from dispatcher.commands.tables import ago, plain, say, show_facts, span
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import Misconfigured, Unreachable
@@ -58,7 +66,7 @@ def status(watch: float | None, as_json: bool, **flags: str | None) -> None:
     Exit code 1 when a server cannot be reached (the other one is shown), 2 when something is set up wrongly.
     """
     settings = settings_from(flags, "redis_url", "handlers", "unrouted", *LAYOUT, "query_timeout_ms")
-    where = target(settings, settings["query_timeout_ms"] / 1000)
+    where = postgres_target(settings, settings["query_timeout_ms"] / 1000)
     ask = partial(_ask, where, settings.get("redis_url", ""), layout_of(settings))
     if watch is not None:
         with suppress(KeyboardInterrupt):  # the way to end it

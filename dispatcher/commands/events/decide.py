@@ -9,11 +9,11 @@ import click
 from dispatcher.commands.decisions import reason, why
 from dispatcher.commands.dlq.decide import decide_dead
 from dispatcher.commands.event_options import EventParam
-from dispatcher.commands.options import database, json_output, together
+from dispatcher.commands.options import database, json_output, options_together
 from dispatcher.ops.dead_letters.decide import Decision
 from dispatcher.ops.session import operator
 
-named = together(click.argument("events", type=EventParam(), nargs=-1, required=True), json_output, database)
+named = options_together(click.argument("events", type=EventParam(), nargs=-1, required=True), json_output, database)
 ALONE = {"everything": False, "dry_run": False, "yes": False}  # who names events needs no question
 
 

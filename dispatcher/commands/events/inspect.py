@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dispatcher.commands.event_options import EVENTS, EventParam, ask, filter_of, filters
-from dispatcher.commands.options import database, json_output, together
+from dispatcher.commands.options import database, json_output, options_together
 from dispatcher.commands.tables import ago, plain, show_facts, show_table
 from dispatcher.core.errors import DispatcherError
 from dispatcher.infra.postgres.session import Fetch
@@ -17,7 +17,7 @@ from dispatcher.ops.outbox_events import STATUSES, EventPage, find, list_events,
 from dispatcher.ops.pause import read_acknowledgements
 
 COLUMNS = ("id", "event type", "aggregate", "status", "attempts", "when", "error")
-paging = together(
+paging = options_together(
     click.option(
         "--limit", type=click.IntRange(1, PAGE), default=20, show_default=True, help="The most events to show."
     ),

@@ -8,7 +8,7 @@ import anyio
 import click
 
 from dispatcher.commands.groups.options import EntryId, dead_of, dead_stream, of_group, server_options, servers_of
-from dispatcher.commands.options import require_terminal, together, yes
+from dispatcher.commands.options import options_together, require_terminal, yes
 from dispatcher.commands.tables import ago, plain, show_facts, show_table
 from dispatcher.core.counted import counted
 from dispatcher.core.timestamps import iso
@@ -18,7 +18,7 @@ from dispatcher.ops.replay import ReplaySession
 NAMED = 10  # entries named in a message
 PAGE = 500
 
-chosen = together(
+chosen = options_together(
     of_group,
     click.argument("entries", type=EntryId(), nargs=-1),
     click.option("--all", "everything", is_flag=True, help="Every entry of the dead stream."),

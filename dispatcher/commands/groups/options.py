@@ -33,7 +33,7 @@ class StreamServers(NamedTuple):
     postgres: PostgresTarget
 
 
-server_options = options.together(options.stream_name, options.redis_url, options.database, options.json_output)
+server_options = options.options_together(options.stream_name, options.redis_url, options.database, options.json_output)
 of_group = click.argument("group")
 dead_stream = click.option(
     "--dead-stream", metavar="KEY", default="", help="Where the consumers put entries away, if they name it themselves."
@@ -45,7 +45,7 @@ async def servers_of(flags: dict[str, str | None]) -> StreamServers:
     settings = options.settings_from(flags, "redis_url", "handlers", "unrouted", *options.LAYOUT)
     if not (url := settings.get("redis_url", "")):
         raise Misconfigured("no event goes to a stream (DISPATCH_UNROUTED=dead), so there are no groups")
-    where = options.target(settings, STATEMENT_S)
+    where = options.postgres_target(settings, STATEMENT_S)
     return StreamServers(url, (await standing_layout(where, options.layout_of(settings))).keys, where)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import click
 
-from dispatcher.commands.options import LAYOUT, layout_of, settings_from, target
+from dispatcher.commands.options import LAYOUT, layout_of, postgres_target, settings_from
 from dispatcher.commands.tables import plain, show_table, span
 from dispatcher.core.counted import counted
 from dispatcher.core.errors import DispatcherError, Unreachable
@@ -24,7 +24,7 @@ def show_groups(as_json: bool, flags: dict[str, str | None]) -> None:
     """Print the groups of each stream. Raises DispatcherError."""
     more = ("redis_url", "handlers", "unrouted", *LAYOUT, "stream_maxlen", "backpressure_except")
     settings = settings_from(flags, *more)
-    streams, problem, note = anyio.run(_ask, settings, target(settings, STATEMENT_S))
+    streams, problem, note = anyio.run(_ask, settings, postgres_target(settings, STATEMENT_S))
     if note:
         click.echo(note, err=True)
     if as_json:

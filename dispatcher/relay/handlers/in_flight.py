@@ -24,7 +24,7 @@ Ended = tuple[HandlerTask, Outcome]
 class InFlight:
     """Written by the tasks of one handler relay. `claim_left_lanes(claim_id)` is called when none of its rows is here.
 
-    `forgotten(ids)`: in order, with the rows that are in flight no more.
+    `forgotten(ids)`: in order, with the rows that are not here any more: settled, lost or kept aside.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class InFlight:
             await self._some_settled.wait()
 
     def forget(self, tasks: Iterable[HandlerTask]) -> None:
-        """Count these rows as in flight no more."""
+        """Drop these rows: they are settled, lost or kept aside."""
         if self._forgotten is not None:
             tasks = list(tasks)
             self._forgotten([task.row.id for task in tasks])
