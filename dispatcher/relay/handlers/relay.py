@@ -125,7 +125,7 @@ class HandlerRelay:
         self._woken.set()
 
     def rescan(self) -> None:
-        """Claim soon, from the start: rows that fell due long ago were put back."""
+        """Claim soon, from the start: rows before the cursor may be due."""
         self._claimer.rescan()
         self._woken.set()
 

@@ -110,7 +110,7 @@ class OrderedCursor:
     _pass_s: float = 0.0  # how long it took from the start to the end, last time
 
     def reset(self) -> None:
-        """Begin the next claim at the start: rows were put back that lie before the position."""
+        """Begin the next claim at the start: rows before the position may be claimable."""
         self.position = self._reached = START
         self.running, self._candidate, self._proven = [], None, None
 
