@@ -79,7 +79,7 @@ class Engine:
         return count + self.handlers.unfinished() if self.handlers else count
 
     def rows_released(self) -> None:
-        """Look for rows that were put back."""
+        """Claim soon: rows were released or put back."""
         self._doorbell.nudge()
         if self.handlers is not None:
             self.handlers.rescan()
