@@ -116,6 +116,8 @@ async def test_a_publication_that_refuses_updates_is_named(
     server = await anyio.to_thread.run_sync(lambda: own_postgres(options={"wal_level": "logical"}))
     await migrate(server.url())
     async with await psycopg.AsyncConnection.connect(server.url(), autocommit=True) as db:
+        if db.info.server_version < 150_000:
+            pytest.skip("before Postgres 15 a publication has whole tables")
         await db.execute(f"CREATE PUBLICATION some_of_it FOR TABLE messaging.message_outbox {what}".encode())
         session = await connect(PostgresTarget(server.url(), "test"), "test")
         found = [each for each in await schema.trials(session) if each.level != "ok"]
