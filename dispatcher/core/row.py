@@ -40,7 +40,7 @@ class ClaimedRow(NamedTuple):
     aggregate_type: str
     aggregate_id: str
     occurred_at: datetime  # naive, UTC
-    payload: str  # the JSON text as Postgres prints it; ciphertext, never parsed
+    payload: str  # the JSON text as Postgres prints it; never parsed, for it may be ciphertext
     headers: str | None
     attempts: int
     age_s: float  # seconds from when it could first go out to the claim, by Postgres's clock; claim.sql says since when

@@ -1,8 +1,9 @@
 """Events to Prometheus: every metric's name, type and labels, and the event that changes it.
 
-The names of the runbook are a contract: alerts and dashboards of its readers use them. Labels of counters have a closed
-set of values, and each series exists from the start at 0, so that an alert on `increase(...)` sees the first error too.
-Hence an alert on ticks has to `sum` over `result`: a flat error series is good news, not a dispatcher that is down.
+Names in `_promised_names` are a contract that is older than this product: alerts and dashboards use them. Labels of
+counters have a closed set of values, and each series exists from the start at 0, so that an alert on `increase(...)`
+sees the first error too. Hence an
+alert on ticks has to `sum` over `result`: a flat error series is good news, not a dispatcher that is down.
 """
 
 import time
@@ -44,7 +45,7 @@ class Metrics:
         meter = Meter(self.registry)
         self.across, self._heard = meter.across, meter.heard
         # In the order in which they are shown.
-        _of_the_runbook(meter)
+        _promised_names(meter)
         self._latencies(meter)
         _of_the_relay(meter)
         _of_redis_and_the_groups(meter)
@@ -81,13 +82,13 @@ class Metrics:
             self._servers.redis_up.forget()
 
 
-def _of_the_runbook(meter: Meter) -> None:
+def _promised_names(meter: Meter) -> None:
     ticks = meter.counter("messaging_dispatch_ticks", "Turns, waits and failed tries; idle checks included", "result")
     by_result = {result: ticks.labels(result) for result in ("ok", "error")}
     tick_duration = meter.histogram(
         "messaging_dispatch_tick_duration_seconds",
         "One turn of the loop: an idle check, or one batch from claim to settle",
-        tuple(sorted({*EDGES, 3.0})),  # the runbook alerts on 1.5 and 3
+        tuple(sorted({*EDGES, 3.0})),  # alerts ask for 1.5 and 3
     )
 
     def ticked(event: events.Ticked) -> None:

@@ -4,7 +4,7 @@
 --   for handlers), mark (of rows for handlers: whether their handlers begin at once, see HandlerMark; NULL: the rows go to the
 --   stream), after_time, after_id (the cursor; time in UTC), slots (only slots below this number), limit (rows), most_bytes (larger
 --   text stays in Postgres for good), layout (the fingerprint of ours; without a floor it does not matter), now (NULL: the server's clock).
--- Parameters in a backlog: fresh (rows, at most, that are fresh; in order only while others are due), fresh_time, fresh_id (their cursor; the other cursor is of scheduled rows).
+-- Parameters where the two kinds of rows are claimed apart (split): fresh (rows, at most, that are fresh; in order only while others are due), fresh_time, fresh_id (their cursor; the other cursor is of scheduled rows).
 -- Parameters when some event types have handlers: types, handled (true: these types only; false: all others), since_s (NULL, or
 --   only rows that fell due in the last so many seconds: to pass over 100,000 rows of the other types takes 30 ms).
 -- Parameters in order, in place of slots: mask (32 bytes: the slots to claim; NULL: all), owned (how many these are), epochs (the sum of
@@ -19,12 +19,13 @@
 -- A line that begins with a marker, "--split: " for instance, belongs only to what load() of dispatcher/infra/sqlfiles.py returns when it is
 -- asked for lines of that marker; one with two markers, when it is asked for both. The markers:
 --   filtered: some event types have handlers. plain: load() without filtered.
---   split: in a backlog, where each of the two kinds of rows has its cursor and its limit. Without a backlog one scan is enough.
+--   split: fresh rows and scheduled ones are claimed apart, each with a cursor and a limit: while room is kept for scheduled rows, or their
+--     cursor is not at the start (ClaimCursor.start of dispatcher/relay/cursor.py). Else one scan is enough.
 --   sharded: tells the slot, where the stream depends on it.
 --   left_out: leaves out the slots (left_out) of shards of a Cluster whose node is away.
 --   ordered: keeps the order of each aggregate (docs/explanation/order.md). unordered: load() without ordered.
 -- To read one form of it, as Postgres gets it: python -c 'from dispatcher.infra.sqlfiles import load; print(load("claim"))' prints the
--- plainest, load("claim", split=True) that of a backlog.
+-- plainest, load("claim", split=True) that of two scans.
 -- The row of unbroken names the transaction that inserted it: in the column sealed, or in marked where no layout stands. A row that was
 -- copied, by a dump for instance, has the xmin of another transaction. It says nothing of this database, so nothing is claimed.
 -- In order, ownership is asked for once, in the snapshot in which the rows are read; no locked row is skipped, for the one behind it

@@ -17,7 +17,7 @@ from dispatcher.core.process_state import DeadGroups, HeldCount, PastTrouble, Re
 from dispatcher.core.timestamps import moment_of
 
 LEVELS: tuple[Severity, ...] = ("fine", "note", "warn", "bad")
-PROMISED_S = 1.5  # p95 from the commit to the stream, as the runbook promises
+PROMISED_S = 1.5  # p95 from the commit to the stream: the SLA
 LATE_S, VERY_LATE_S = 5.0, 60.0  # the oldest event is overdue for longer: a warning; bad
 FRESH_DEAD_S = 900.0  # dead events younger than this are bad, older ones a warning, until somebody decides
 OVER_S = 300.0  # what is over is said for so long
