@@ -7,6 +7,7 @@ import asyncio
 import json
 import math
 import re
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,9 @@ async def seen(
     databases = databases_of(options.postgres_names[0])
     name = await asyncio.to_thread(databases.clone)
     kept = {"appendfsync": "always"}  # or its restart could lose what it had
-    valkey = redis_of(options.redis)(server_folder / "live-valkey", appendonly=True, options=kept)
+    # A folder of this time only: where tests move between workers this may begin a second time in one of them.
+    data = Path(tempfile.mkdtemp(prefix="live-valkey-", dir=server_folder))
+    valkey = redis_of(options.redis)(data, appendonly=True, options=kept)
     await asyncio.to_thread(valkey.start)
     async with Redis.from_url(valkey.url) as redis:
         await redis.xgroup_create(STREAM, "billing", "0", mkstream=True)
